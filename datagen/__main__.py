@@ -1,0 +1,5 @@
+"""`python -m datagen`: the command line."""
+
+from datagen.cli import main
+
+main()

@@ -1,0 +1,257 @@
+"""From a recipe to a dataset: resolve the recipe against its source, then have every shard derived."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from datagen import assembly, files, otsu, sources
+from datagen import manifest as manifests
+from datagen.engines import local
+from datagen.errors import InputError, RecipeError
+from datagen.layout import MANIFEST, SPLITS
+from datagen.manifest import DigitFacts, Manifest, SourceFacts
+from datagen.recipe import Recipe
+from datagen.sources.record import Source
+from datagen.sources.split import Conflict, Division, divide
+from datagen.stores import Section
+from datagen.tasks import TASKS, Deriver, Inputs
+
+_CONFLICTS_LISTED = 100
+_TILES = 4096  # a job's worth of thresholds
+_EMBEDDED_OR_PINNED = ("mnist", "fashion-mnist", "strokes")  # sources whose bytes follow from their name
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build did: the manifest (None where only a part was built), shards written and kept, and seconds."""
+
+    manifest: Manifest | None
+    written: int
+    kept: int
+    seconds: float
+
+
+class Resolved:
+    """A recipe together with its source: everything that any sample follows from."""
+
+    def __init__(self, recipe: Recipe, source: Source, *, workers: int = 1) -> None:
+        self.recipe = recipe
+        self.source = source
+        self._workers = workers
+        self._inputs: dict[str, Inputs] = {}
+        self._require_enough()
+
+    @cached_property
+    def division(self) -> Division:
+        """The source's samples, by split."""
+        return divide(self.source, val=self.recipe.val, seed=self.recipe.seed)
+
+    @cached_property
+    def plan(self) -> Manifest:
+        """The manifest before anything is built."""
+        return manifests.seal(
+            Manifest(digest="", recipe=self.recipe.without_path(), source=self._source_facts(), tasks={}, files=())
+        )
+
+    def inputs(self, split: str) -> Inputs:
+        """What the samples of `split` follow from."""
+        if split not in self._inputs:
+            digits = self.division.digits[split]
+            thresholds = _thresholds(digits.images, self._workers)
+            self._inputs[split] = Inputs(
+                split, digits.images, digits.labels, thresholds, self.recipe.mosaics, self.recipe.seed
+            )
+        return self._inputs[split]
+
+    def deriver(self, section: Section) -> Deriver:
+        """The function that fills in samples of `section`."""
+        return TASKS[section.task].deriver(self.inputs(section.split))
+
+    def sample(self, task: str, split: str, index: int) -> Mapping[str, npt.NDArray[np.generic]]:
+        """One sample, derived: column name -> array of the shape of one sample."""
+        section = next((one for one in sections(self.plan) if (one.task, one.split) == (task, split)), None)
+        if section is None:
+            raise RecipeError(
+                f"no such task and split: {task} {split}", expected=f"{'|'.join(TASKS)} {'|'.join(SPLITS)}"
+            )
+        if not 0 <= index < section.count:
+            raise RecipeError(f"no such sample in {section.folder}", expected=f"0 to {section.count - 1}", found=index)
+        out = {column.name: np.empty((1, *column.shape), column.dtype) for column in section.columns}
+        self.deriver(section)(index, out)
+        return {name: block[0] for name, block in out.items()}
+
+    def _source_facts(self) -> SourceFacts:
+        source, division = self.source, self.division
+        digits = {
+            split: DigitFacts(len(division.digits[split].labels), dropped.within, dropped.across)
+            for split, dropped in division.dropped.items()
+        }
+        return SourceFacts(
+            name=source.name,
+            classes=source.classes,
+            tile=division.digits["train"].images.shape[1:],
+            digests=source.digests,
+            licence=source.licence,
+            attribution=source.attribution,
+            digits=digits,
+            conflicts=len(division.conflicts),
+            conflicts_listed=tuple(map(_spell, division.conflicts[:_CONFLICTS_LISTED])),
+        )
+
+    def _require_enough(self) -> None:
+        rows, columns = self.recipe.mosaics.grid
+        problems = []
+        for split in SPLITS:
+            digits, wanted = len(self.division.digits[split].labels), self.recipe.mosaics.count(split)
+            if wanted > digits ** (rows * columns):
+                can = digits ** (rows * columns)
+                problems.append(f"{split} can give {can:,} ({digits:,} digits in {rows} x {columns}), not {wanted:,}")
+        if problems:
+            raise RecipeError("more mosaics than the source has: " + "; ".join(problems), remedy="ask for fewer")
+
+
+def build(
+    recipe: Recipe,
+    root: Path,
+    *,
+    directory: Path | None = None,
+    cache: Path | None = None,
+    workers: int = 1,
+    part: tuple[int, int] | None = None,
+    report: Callable[[str], None] | None = None,
+    fetching: sources.Progress | None = None,
+    progress: assembly.Progress | None = None,
+) -> Built:
+    """Build the dataset of `recipe` in `root`, or end the building of it, or find that there is nothing to do.
+
+    `directory` and `cache` are where the source is looked for; `part` is a half-open range of the global shard
+    list, to be built without committing. Raises the package's errors; whatever they are, nothing that was in
+    `root` before is harmed, and a later call goes on where this one ended.
+    """
+    started = time.perf_counter()
+    finished = _finished(recipe, root, workers) if recipe.source in _EMBEDDED_OR_PINNED else None
+    if finished is not None:
+        return Built(finished, 0, _shard_count(finished), time.perf_counter() - started)
+    files.require_writable(root)
+    resolved = resolve(recipe, directory=directory, cache=cache, workers=workers, report=report, progress=fetching)
+    listed = sections(resolved.plan)
+    span = None if part is None else _part(part, len(assembly.shard_list(listed)))
+    assembly.require_free(root, resolved.plan)
+    if (root / MANIFEST).exists():
+        finished = _finished(recipe, root, workers)
+        if finished is not None:
+            return Built(finished, 0, _shard_count(finished), time.perf_counter() - started)
+        assembly.reopen(root)
+    done = assembly.assemble(
+        root, resolved.plan, listed, resolved.deriver, workers=workers, part=span, progress=progress
+    )
+    return Built(done.manifest, done.written, done.kept, time.perf_counter() - started)
+
+
+def resolve(
+    recipe: Recipe,
+    *,
+    directory: Path | None = None,
+    cache: Path | None = None,
+    workers: int = 1,
+    report: Callable[[str], None] | None = None,
+    progress: sources.Progress | None = None,
+) -> Resolved:
+    """The recipe with its source loaded. Of a source that lies in a path, `directory` may give the path."""
+    spec = recipe.source
+    if spec in ("idx", "npz", "images"):
+        if directory is None:
+            raise RecipeError(
+                f"the source {spec!r} needs a path", remedy=f"give --source-dir, or a source such as '{spec}:PATH'"
+            )
+        spec, directory = f"{spec}:{directory}", None
+    source = sources.load(spec, directory=directory, cache=cache, report=report, progress=progress)
+    return Resolved(recipe, source, workers=workers)
+
+
+def resolve_dataset(root: Path, *, directory: Path | None = None, cache: Path | None = None) -> Resolved:
+    """What the dataset in `root` follows from, its source loaded anew and found to be the same."""
+    manifest = manifests.load(root)
+    resolved = resolve(manifest.recipe, directory=directory, cache=cache)
+    if resolved.plan != assembly.plan_of(manifest):
+        raise InputError(
+            "the source is not the one that the dataset was built from",
+            path=root,
+            expected=dict(manifest.source.digests),
+            found=dict(resolved.plan.source.digests),
+        )
+    return resolved
+
+
+def sections(plan: Manifest) -> list[Section]:
+    """All sections of the dataset that a plan describes, in the global order."""
+    tile = (plan.source.tile[0], plan.source.tile[1])
+    mosaics, storage = plan.recipe.mosaics, plan.recipe.storage
+    return [
+        Section(
+            task.name,
+            split,
+            task.count(plan.source.digits[split].count, mosaics, split),
+            task.columns(tile, mosaics),
+            storage.shard_size,
+            storage.compression,
+        )
+        for task in TASKS.values()
+        for split in SPLITS
+    ]
+
+
+def finish(root: Path, *, workers: int = 1) -> Built:
+    """Commit a build whose parts were built one by one. Raises what `assembly.finish` raises."""
+    started = time.perf_counter()
+    done = assembly.finish(root, sections=sections, workers=workers)
+    return Built(done.manifest, done.written, done.kept, time.perf_counter() - started)
+
+
+def _finished(recipe: Recipe, root: Path, workers: int) -> Manifest | None:
+    """The manifest in `root` if it is this recipe's dataset and every file of it is whole."""
+    if not (root / MANIFEST).exists():
+        return None
+    manifest = manifests.load(root)
+    same = manifest.recipe == recipe.without_path()
+    return manifest if same and assembly.is_whole(root, manifest, workers=workers) else None
+
+
+def _shard_count(manifest: Manifest) -> int:
+    return len(assembly.shard_list(sections(manifest)))
+
+
+def _part(part: tuple[int, int], total: int) -> range:
+    start, stop = part
+    if not 0 <= start < stop <= total:
+        raise RecipeError(
+            "no such part of the shard list", expected=f"A:B with 0 <= A < B <= {total}", found=f"{start}:{stop}"
+        )
+    return range(start, stop)
+
+
+def _thresholds(images: npt.NDArray[np.uint8], workers: int) -> npt.NDArray[np.uint8]:
+    out = np.empty(len(images), np.uint8)
+
+    def work(start: int, slot: local.Slot) -> None:
+        slot.check()
+        with slot.compute:
+            out[start : start + _TILES] = otsu.threshold(images[start : start + _TILES])
+
+    for _ in local.run(work, range(0, len(images), _TILES), workers=workers):
+        pass
+    return out
+
+
+def _spell(conflict: Conflict) -> str:
+    return (
+        f"{conflict.dropped_split}[{conflict.dropped_row}] = {conflict.dropped_label}, "
+        f"kept {conflict.kept_split}[{conflict.kept_row}] = {conflict.kept_label}"
+    )

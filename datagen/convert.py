@@ -1,0 +1,74 @@
+"""The same data in another format, shard size or compression: every sample is read, hashed and written anew."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from datagen import assembly, recipe
+from datagen import manifest as manifests
+from datagen.build import Built
+from datagen.dataset import Dataset
+from datagen.errors import FormatError
+from datagen.layout import MANIFEST
+from datagen.stores import Section
+from datagen.tasks import Deriver
+
+
+def convert(
+    origin: Path,
+    target: Path,
+    *,
+    format_name: str | None = None,
+    shard_size: int | None = None,
+    compression: str | None = None,
+    workers: int = 1,
+    progress: assembly.Progress | None = None,
+) -> Built:
+    """Write the dataset in `origin` to `target`, with the storage given; None keeps what `origin` has.
+
+    The result is the very dataset that a build with that storage writes. Raises DamageError, and leaves no manifest,
+    where the samples of `origin` do not have the digest that its manifest states.
+    """
+    started = time.perf_counter()
+    dataset = Dataset(origin)
+    storage = {"format": format_name, "shard_size": shard_size, "compression": compression}
+    table = recipe.to_table(dataset.manifest.recipe)
+    table["storage"].update({key: value for key, value in storage.items() if value is not None})
+    wanted = recipe.from_table(table, origin=str(target))
+    plan = replace(assembly.plan_of(dataset.manifest), recipe=wanted)
+    if target.exists() and target.samefile(origin):
+        raise FormatError("a dataset is not converted in its own folder", path=target, remedy="name another folder")
+    assembly.require_free(target, plan)
+    listed = [
+        replace(section, shard_size=wanted.storage.shard_size, compression=wanted.storage.compression)
+        for section in dataset.sections.values()
+    ]
+    if (target / MANIFEST).exists():
+        finished = manifests.load(target)
+        if assembly.is_whole(target, finished, workers=workers):
+            return Built(finished, 0, len(assembly.shard_list(listed)), time.perf_counter() - started)
+        assembly.reopen(target)
+    done = assembly.assemble(
+        target,
+        plan,
+        listed,
+        lambda section: _reader(dataset, section),
+        workers=workers,
+        expected=dataset.manifest.digest,
+        progress=progress,
+    )
+    return Built(done.manifest, done.written, done.kept, time.perf_counter() - started)
+
+
+def _reader(dataset: Dataset, section: Section) -> Deriver:
+    def read(start: int, out: Mapping[str, npt.NDArray[Any]]) -> None:
+        for name, block in out.items():
+            block[:] = dataset.rows(section.task, section.split, name, start, start + len(block))
+
+    return read

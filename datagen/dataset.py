@@ -1,0 +1,121 @@
+"""A finished dataset, opened for reading: its sections, its shard tables, and the samples of a column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from datagen import manifest as manifests
+from datagen.errors import DamageError, RecipeError, StorageError
+from datagen.hashing import bytes_digest
+from datagen.manifest import ColumnFacts, FileFacts, Manifest, SplitFacts, Table
+from datagen.stores import Array, Column, Section, open_store
+
+
+class Dataset:
+    """The dataset in `root`. Raises what `manifest.load` raises; the shards are looked at only when they are read."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.manifest = manifests.load(root)
+        self._tables: dict[str, Table] = {}
+
+    @cached_property
+    def sections(self) -> dict[tuple[str, str], Section]:
+        """The section of each (task, split)."""
+        return {(task, split): section_of(self.manifest, task, split) for task, split in self._names()}
+
+    def rows(self, task: str, split: str, column: str, start: int, stop: int) -> Array:
+        """Samples start to stop of a column, as one array (stop - start, *shape).
+
+        Mapped from the shards where they are not compressed, else decoded by the format's own library. Raises
+        DamageError where a shard is not as long as its table says.
+        """
+        section = self._section(task, split)
+        kind = next((kind for kind in section.columns if kind.name == column), None)
+        if kind is None:
+            known = ", ".join(kind.name for kind in section.columns)
+            raise RecipeError(f"{task} has no column {column}", expected=f"one of {known}")
+        if not 0 <= start <= stop <= section.count:
+            raise RecipeError(
+                f"no such samples in {section.folder}", expected=f"0 to {section.count}", found=f"{start}:{stop}"
+            )
+        if section.compression != "none":
+            return open_store(self.manifest.recipe.storage.format).read_rows(self.root, section, kind, start, stop)
+        pieces = [
+            self._map(section, kind, shard)[max(start - samples.start, 0) : stop - samples.start]
+            for shard in range(start // section.shard_size, -(-stop // section.shard_size))
+            for samples in [section.extent(shard)]
+        ]
+        return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty((0, *kind.shape), kind.dtype), *pieces])
+
+    def table(self, task: str, split: str) -> Table:
+        """The shard table of a section: SHARD_FACTS (columns, shards), its digest checked."""
+        section, facts = self._section(task, split), self.manifest.tasks[task][split]
+        if section.folder not in self._tables:
+            self._tables[section.folder] = read_table(self.root, section, facts.table)
+        return self._tables[section.folder]
+
+    def _map(self, section: Section, column: Column, shard: int) -> Array:
+        index = section.columns.index(column)
+        facts = self.table(section.task, section.split)[index, shard]
+        path = self.root / self.manifest.tasks[section.task][section.split].columns[index].path.format(shard=shard)
+        shape = (len(section.extent(shard)), *column.shape)
+        try:
+            return np.memmap(path, column.dtype, "r", int(facts["offset"]), shape)
+        except (OSError, ValueError) as error:
+            raise DamageError(
+                f"the shard cannot be mapped: {error}", path=path, expected=f"{facts['file_bytes']} bytes"
+            ) from error
+
+    def _section(self, task: str, split: str) -> Section:
+        section = self.sections.get((task, split))
+        if section is None:
+            known = ", ".join(f"{task}/{split}" for task, split in self.sections)
+            raise RecipeError(f"no such section: {task}/{split}", path=self.root, expected=f"one of {known}")
+        return section
+
+    def _names(self) -> Iterator[tuple[str, str]]:
+        return ((task, split) for task, splits in self.manifest.tasks.items() for split in splits)
+
+
+def section_of(manifest: Manifest, task: str, split: str) -> Section:
+    """The section as the store wants it, from the facts in the manifest."""
+    facts, storage = manifest.tasks[task][split], manifest.recipe.storage
+    columns = tuple(Column(column.name, column.dtype, column.shape, column.axes) for column in facts.columns)
+    return Section(task, split, facts.count, columns, storage.shard_size, storage.compression)
+
+
+def split_facts(section: Section, format_name: str, roots: list[str], table: FileFacts) -> SplitFacts:
+    """The facts for the manifest, from the section, the content root (hex) of each column, and the table's file."""
+    rule = open_store(format_name).path_rule
+    columns = tuple(
+        ColumnFacts(column.name, column.dtype, column.shape, column.axes, rule(section, column), root)
+        for column, root in zip(section.columns, roots, strict=True)
+    )
+    return SplitFacts(section.count, columns, table)
+
+
+def read_table(root: Path, section: Section, facts: FileFacts) -> Table:
+    """The table that `facts` describe: SHARD_FACTS (columns, shards). Raises DamageError where it is another one."""
+    path = root / facts.path
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"the shard table cannot be read: {error.strerror}", path=path) from error
+    if bytes_digest(data) != facts.digest:
+        raise DamageError("the shard table is damaged", path=path, expected=facts.digest, found=bytes_digest(data))
+    rows = manifests.table_from_bytes(data, shards=section.shards, columns=len(section.columns), path=path)
+    for column, line in zip(section.columns, rows, strict=True):
+        lengths = [len(section.extent(shard)) * column.sample_bytes for shard in range(section.shards)]
+        if line["length"].tolist() != lengths:
+            raise DamageError(f"the shard table contradicts the manifest on {column.name}", path=path)
+    return rows
+
+
+def table_path(section: Section) -> str:
+    """Path of a section's shard table, relative to the dataset."""
+    return f"{section.folder}.shards"

@@ -1,0 +1,79 @@
+"""Shard jobs on this machine, in threads: no copy of the digits a worker, nothing left behind when the process dies.
+
+The heavy steps (gathering, hashing, writing) all run outside the interpreter's lock. Threads that wait for the
+disk hold no compute slot, so that writing one shard durably and deriving the next overlap.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_WAITING_ROOM = 2  # threads beyond the workers, for shards that are waiting for the disk
+_PATIENCE = 0.7  # seconds that an interrupted run waits for its threads
+
+
+class CancelledError(Exception):
+    """Raised inside a job by `Slot.check` when the run is being ended."""
+
+
+class Slot:
+    """What a job gets: `compute` is to be held while it uses the processor, `check()` called now and then."""
+
+    def __init__(self, workers: int) -> None:
+        self.compute: AbstractContextManager[object] = threading.BoundedSemaphore(workers)
+        self._stopped = threading.Event()
+
+    def check(self) -> None:
+        """Raise CancelledError if the run is being ended."""
+        if self._stopped.is_set():
+            raise CancelledError
+
+    def stop(self) -> None:
+        """Let every job end at its next `check`."""
+        self._stopped.set()
+
+
+def run(work: Callable[[T, Slot], R], jobs: Sequence[T], *, workers: int) -> Iterator[tuple[T, R]]:
+    """Do `work(job, slot)` for every job, `workers` computing at once; yields (job, result) as they end.
+
+    The first error of a job ends the others and is raised here; so does closing the iterator, or an interruption.
+    """
+    slot = Slot(workers)
+    waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
+    for job in jobs:
+        waiting.put(job)
+    done: queue.SimpleQueue[tuple[T, R | None, BaseException | None]] = queue.SimpleQueue()
+
+    def serve() -> None:
+        while True:
+            try:
+                job = waiting.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                slot.check()
+                done.put((job, work(job, slot), None))
+            except BaseException as error:  # noqa: BLE001  (handed over to the caller's thread, which raises it)
+                done.put((job, None, error))
+                return
+
+    threads = [threading.Thread(target=serve, daemon=True) for _ in range(min(workers + _WAITING_ROOM, len(jobs)))]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in jobs:
+            job, result, error = done.get()
+            if error is not None:
+                raise error
+            yield job, result  # type: ignore[misc]
+    finally:
+        slot.stop()
+        for thread in threads:
+            thread.join(_PATIENCE / len(threads))

@@ -1,0 +1,91 @@
+"""One small tree of errors; each says what was expected, what was found, and what to do.
+
+The class decides the exit code, so that the command line only has to print.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PROBLEMS_FOUND = 1
+USAGE = 2
+INTERRUPTED = 130
+
+
+class DatagenError(Exception):
+    """Base of every error that this package raises on purpose.
+
+    `path` is where the trouble lies, `expected` and `found` the two sides of the contradiction, `remedy` what
+    to do about it; each may be None. `exit_code` is the process's status when the error reaches the top.
+    """
+
+    exit_code = 3
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        path: Path | str | None = None,
+        expected: object = None,
+        found: object = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.problem = problem
+        self.path = path
+        self.expected = expected
+        self.found = found
+        self.remedy = remedy
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        head = self.problem if self.path is None else f"{self.path}: {self.problem}"
+        sides = [
+            f"{name} {value}"
+            for name, value in (("expected", self.expected), ("found", self.found))
+            if value is not None
+        ]
+        detail = f" ({', '.join(sides)})" if sides else ""
+        remedy = f"; {self.remedy}" if self.remedy else ""
+        return f"{head}{detail}{remedy}"
+
+
+class InputError(DatagenError):
+    """The labelled images given are not usable."""
+
+    exit_code = 3
+
+
+class RecipeError(DatagenError):
+    """The recipe is malformed, contradicts itself, or asks for more than the source can give."""
+
+    exit_code = 3
+
+
+class FormatError(DatagenError):
+    """The directory is not a dataset, is another one, or is of a version this program does not know."""
+
+    exit_code = 4
+
+
+class DamageError(DatagenError):
+    """A dataset whose bytes are not what its manifest says."""
+
+    exit_code = 5
+
+
+class BusyError(DatagenError):
+    """Another process holds the directory."""
+
+    exit_code = 6
+
+
+class StorageError(DatagenError):
+    """The place to read or write is full, read-only or unreachable."""
+
+    exit_code = 7
+
+
+class SourceError(DatagenError):
+    """A source of images could not be had: nothing local, and no mirror answered with the pinned bytes."""
+
+    exit_code = 8

@@ -1,0 +1,179 @@
+"""Files that are whole or absent: temp in the same folder, fsync, rename, sync the folder; and locks.
+
+Every trouble of the operating system comes out as a StorageError that names the path and what to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from datagen.errors import BusyError, StorageError
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space, or choose another place; what is done so far is kept for the next run",
+    errno.EDQUOT: "raise the quota, or choose another place; what is done so far is kept for the next run",
+    errno.EFBIG: "raise the limit on the size of a file, or choose smaller shards",
+    errno.EROFS: "choose a place that can be written",
+    errno.EACCES: "change the permissions, or choose another place",
+    errno.EPERM: "change the permissions, or choose another place",
+}
+_TEMPORARY = (".datagen-", ".tmp")
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError of the body into a StorageError about `path`."""
+    try:
+        yield
+    except OSError as error:
+        problem = (error.strerror or str(error)).lower()
+        where = error.filename if isinstance(error.filename, str) else path
+        remedy = _REMEDIES.get(error.errno or 0)
+        raise StorageError(f"the storage says: {problem}", path=where, remedy=remedy) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the entries of `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Create `folder` and its parents, durably; existing ones are left as they are."""
+    with storage_errors(folder):
+        missing = [place for place in (folder, *folder.parents) if not place.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        for place in missing:
+            sync_folder(place.parent)
+
+
+class Draft:
+    """A file being written beside its final place, which it takes on `commit`, or never.
+
+    `descriptor` is open for reading and writing. Not safe for use by two threads at once.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        make_folder(path.parent)
+        with storage_errors(path):
+            self._temporary = path.parent / secrets.token_hex(8).join(_TEMPORARY)
+            self.descriptor = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+
+    @property
+    def temporary(self) -> Path:
+        """Where the content is until `commit`."""
+        return self._temporary
+
+    def commit(self) -> None:
+        """Make the content durable and give it its name."""
+        with storage_errors(self.path):
+            os.fsync(self.descriptor)
+            self._close()
+            self._temporary.replace(self.path)
+            sync_folder(self.path.parent)
+
+    def discard(self) -> None:
+        """Remove what was written; harmless after `commit`."""
+        self._close()
+        with storage_errors(self.path):
+            self._temporary.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self.descriptor >= 0:
+            descriptor, self.descriptor = self.descriptor, -1
+            os.close(descriptor)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` to `path`: afterwards the file is there whole and durable, or as it was before."""
+    draft = Draft(path)
+    try:
+        with storage_errors(path):
+            write_all(draft.descriptor, data)
+        draft.commit()
+    finally:
+        draft.discard()
+
+
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write the whole of `data` at the descriptor's position; a short write goes on where it ended."""
+    rest = memoryview(data).cast("B")
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove the drafts that killed writers left anywhere below `folder`."""
+    with storage_errors(folder):
+        for place, _, names in os.walk(folder):
+            for name in filter(is_draft, names):
+                (Path(place) / name).unlink(missing_ok=True)
+
+
+def is_draft(name: str) -> bool:
+    """Whether a file of this name is a draft."""
+    prefix, suffix = _TEMPORARY
+    return name.startswith(prefix) and name.endswith(suffix)
+
+
+@contextmanager
+def lock(folder: Path, *, exclusive: bool) -> Iterator[None]:
+    """Hold `folder` while the body runs: alone, or shared with other shared holders.
+
+    The lock is the operating system's, on the folder itself: it dies with its owner and leaves no file behind.
+    Raises BusyError where another process holds it.
+    """
+    with storage_errors(folder):
+        descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        try:
+            fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(
+                "another process is writing here",
+                path=folder,
+                remedy="wait for it to end, or choose another folder",
+            ) from None
+        except OSError as error:
+            raise StorageError(
+                f"the file system takes no lock: {error.strerror}", path=folder, remedy="choose another place"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Raise StorageError unless the file system that holds `folder` (or its nearest parent) has `needed` bytes."""
+    place = next(place for place in (folder, *folder.parents) if place.exists())
+    with storage_errors(place):
+        free = shutil.disk_usage(place).free
+    if free < needed:
+        raise StorageError(
+            "not enough space",
+            path=place,
+            expected=f"{needed:,} bytes free",
+            found=f"{free:,}",
+            remedy=_REMEDIES[errno.ENOSPC].split(";")[0],
+        )
+
+
+def require_writable(folder: Path) -> None:
+    """Raise StorageError unless files can be made in `folder`, or in its nearest existing parent."""
+    place = next(place for place in (folder, *folder.parents) if place.exists())
+    if not place.is_dir():
+        raise StorageError("not a folder", path=place, remedy="choose another place")
+    if not os.access(place, os.W_OK | os.X_OK) or os.statvfs(place).f_flag & os.ST_RDONLY:
+        raise StorageError("the folder cannot be written", path=place, remedy=_REMEDIES[errno.EACCES])

@@ -1,0 +1,108 @@
+"""The two kinds of digest: SHA-256 trees that say what the data is, XXH3-128 that notices damage.
+
+A column's tree is that of RFC 6962, section 2.1, over leaves of 256 samples: a full shard, 256 * 2**k samples, is
+then an inner node, so that roots of shards add up to the root of the column whatever the shard size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from datagen.layout import CHUNK
+
+_LEAF, _NODE = b"\x00", b"\x01"
+_READ = 1 << 20
+
+Array = npt.NDArray[Any]
+
+
+class ColumnHasher:
+    """The leaves of one column, from blocks of consecutive samples of any length.
+
+    `dtype` is the column's little-endian type string (such as "|u1"), `shape` the shape of one sample.
+    """
+
+    def __init__(self, dtype: str, shape: Sequence[int]) -> None:
+        header = f"datagen {dtype} {','.join(map(str, shape))}\n".encode()
+        self._empty = hashlib.sha256(_LEAF + header)
+        self._current = self._empty.copy()
+        self._filled = 0
+        self._leaves: list[bytes] = []
+
+    def update(self, block: Array) -> None:
+        """Take the next samples: an array (n, *shape), C-contiguous, of the column's dtype."""
+        start = 0
+        while start < len(block):
+            stop = min(len(block), start + CHUNK - self._filled)
+            self._current.update(block[start:stop].data)
+            self._filled += stop - start
+            start = stop
+            if self._filled == CHUNK:
+                self._close_leaf()
+
+    def root(self) -> bytes:
+        """The root over all samples taken so far, of which there must be one at least."""
+        if self._filled:
+            self._close_leaf()
+        return merkle_root(self._leaves)
+
+    def _close_leaf(self) -> None:
+        self._leaves.append(self._current.digest())
+        self._current = self._empty.copy()
+        self._filled = 0
+
+
+def merkle_root(nodes: Sequence[bytes]) -> bytes:
+    """Root of the binary tree over `nodes` (one at least), the left side full: RFC 6962, section 2.1.
+
+    The nodes are leaves, or roots of equal full subtrees of which only the last may be smaller.
+    """
+    if len(nodes) == 1:
+        return nodes[0]
+    split = 1 << (len(nodes) - 1).bit_length() - 1
+    return hashlib.sha256(_NODE + merkle_root(nodes[:split]) + merkle_root(nodes[split:])).digest()
+
+
+def dataset_digest(columns: Iterable[tuple[str, str, str, str, Sequence[int], str]]) -> str:
+    """SHA-256 (hex) of the sorted list of (task, split, column, dtype, whole shape, root in hex)."""
+    return hashlib.sha256(
+        canonical_json(sorted([*names, list(shape), root] for *names, shape, root in columns))
+    ).hexdigest()
+
+
+def canonical_json(value: object) -> bytes:
+    """The one spelling of a JSON value: keys sorted, two spaces a level, ASCII, finite numbers, a line feed last."""
+    return (json.dumps(value, sort_keys=True, indent=2, allow_nan=False) + "\n").encode("ascii")
+
+
+def sample_digests(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """XXH3-128 (seed 0, canonical big-endian) of each image's C-order bytes: uint8 (n, ...) -> uint8 (n, 16)."""
+    size = images[0].size if len(images) else 0
+    flat = images.reshape(-1).data
+    digest = xxhash.xxh3_128_digest
+    joined = b"".join([digest(flat[i : i + size]) for i in range(0, len(images) * size, size)])
+    return np.frombuffer(joined, np.uint8).reshape(-1, 16)
+
+
+def file_digest(path: Path) -> str:
+    """XXH3-128 (hex) of a file's bytes."""
+    hasher = xxhash.xxh3_128()
+    buffer = bytearray(_READ)
+    view = memoryview(buffer)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            hasher.update(view[:count])
+    return hasher.hexdigest()
+
+
+def bytes_digest(data: bytes) -> str:
+    """XXH3-128 (hex) of `data`, as `file_digest` gives for a file that holds it."""
+    return xxhash.xxh3_128_hexdigest(data)

@@ -1,0 +1,153 @@
+"""The keyed bijection that says which digits stand in mosaic `i`: distinct indices give distinct rows.
+
+An alternating Feistel network over Z(n^a) x Z(n^b), a + b = cells, on numbers held as base-n digits. Integers
+only, so every machine computes the same rows; `docs/format.md` describes it and lists test vectors.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROUNDS = 8
+MAX_N = 2**32  # digits are stored as uint32, and the bias n / 2^64 of a reduction stays below 2^-30
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_BLOCK = 16384  # indices at a time: a few arrays of 128 KiB stay in the cache
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """A bijection between the indices [0, n^cells) and the ordered choices of `cells` numbers below `n`.
+
+    `seed` and `split` choose the bijection. Raises ValueError unless 1 <= n <= 2^32 and cells >= 1.
+    """
+
+    n: int
+    cells: int
+    seed: int
+    split: str
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n <= MAX_N:
+            raise ValueError(f"n must be in 1..{MAX_N}, found {self.n}")
+        if self.cells < 1:
+            raise ValueError(f"cells must be at least 1, found {self.cells}")
+
+    @property
+    def size(self) -> int:
+        """The number of indices, n^cells."""
+        return self.n**self.cells
+
+    def rows(self, indices: NDArray[np.uint64]) -> NDArray[np.uint32]:
+        """The rows of each index: uint64 (m,) -> uint32 (m, cells).
+
+        Cell j, counted along the grid's rows, holds digit j of the permuted index, digit 0 the least
+        significant. Raises TypeError unless `indices` is uint64, ValueError where one is not below `size`.
+        """
+        if indices.dtype != np.uint64:
+            raise TypeError(f"indices must be uint64, found {indices.dtype}")
+        if indices.size and int(indices.max()) >= self.size:
+            raise ValueError(f"indices must be below {self.size}, found {int(indices.max())}")
+        out = np.empty((len(indices), self.cells), np.uint32)
+        for start in range(0, len(indices), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            out[block] = self._permute(_digits(indices[block], self.n, self.cells), inverse=False).T
+        return out
+
+    def index(self, rows: NDArray[np.uint32]) -> list[int]:
+        """The index of each row, the inverse of `rows`: uint32 (m, cells) -> m Python integers.
+
+        Raises ValueError where a row holds a number that is not below `n`, or the width is not `cells`.
+        """
+        if rows.ndim != 2 or rows.shape[1] != self.cells:
+            raise ValueError(f"rows must be (m, {self.cells}), found {rows.shape}")
+        if rows.size and int(rows.max()) >= self.n:
+            raise ValueError(f"rows must hold numbers below {self.n}, found {int(rows.max())}")
+        digits = self._permute(rows.T.astype(np.uint64), inverse=True)
+        return [sum(int(d) * self.n**j for j, d in enumerate(column)) for column in digits.T]
+
+    def _permute(self, digits: NDArray[np.uint64], inverse: bool) -> NDArray[np.uint64]:
+        """Permute numbers given as digits (cells, m)."""
+        if self.cells == 1:
+            return self._walk(digits[0], inverse)[None]
+        return self._feistel(digits, inverse)
+
+    def _feistel(self, digits: NDArray[np.uint64], inverse: bool) -> NDArray[np.uint64]:
+        """Run the rounds in place on digits (cells, m): even rounds change the low half, odd ones the high."""
+        low, high = digits[: self.cells // 2], digits[self.cells // 2 :]
+        for number in reversed(range(ROUNDS)) if inverse else range(ROUNDS):
+            source, target = (low, high) if number % 2 else (high, low)
+            _add(target, _absorb(source, self._keys[number]), self.n, inverse)
+        return digits
+
+    def _walk(self, values: NDArray[np.uint64], inverse: bool) -> NDArray[np.uint64]:
+        """Permute single digits (m,): a network over Z(m) x Z(m), m^2 >= n, walked until it is below n.
+
+        With one digit the low half would be empty and the network a mere rotation.
+        """
+        square = replace(self, n=math.isqrt(self.n - 1) + 1, cells=2)
+        base = np.uint64(square.n)
+        low, high = square._feistel(_digits(values, square.n, 2), inverse)
+        walked = low + base * high
+        outside = np.flatnonzero(walked >= self.n)
+        if outside.size:
+            walked[outside] = self._walk(walked[outside], inverse)
+        return walked
+
+    @cached_property
+    def _keys(self) -> list[np.uint64]:
+        """One 64-bit key a round: the first 8 bytes, little-endian, of SHA-256 of seed, round and split."""
+        texts = (f"datagen-permutation/{self.seed}/{number}/{self.split}" for number in range(ROUNDS))
+        return [np.uint64(int.from_bytes(hashlib.sha256(t.encode()).digest()[:8], "little")) for t in texts]
+
+
+def _digits(values: NDArray[np.uint64], n: int, count: int) -> NDArray[np.uint64]:
+    """The lowest `count` base-n digits of each value, least significant first: (m,) -> (count, m)."""
+    digits = np.empty((count, len(values)), np.uint64)
+    rest = values
+    for digit in digits:
+        quotient = rest // np.uint64(n)
+        np.subtract(rest, quotient * np.uint64(n), out=digit)
+        rest = quotient
+    return digits
+
+
+def _absorb(source: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
+    """Hash the digits (count, m) into 64-bit states (m,)."""
+    state = np.full(source.shape[1], key)
+    for digit in source:
+        state ^= digit
+        _mix(state)
+    return state
+
+
+def _add(target: NDArray[np.uint64], state: NDArray[np.uint64], n: int, inverse: bool) -> None:
+    """Add to (or subtract from) the numbers in `target`, digits (count, m), the ones that `state` (m,) yields.
+
+    Addition is modulo n^count, by digits with carry. To subtract is to add the complement to n - 1 of every
+    digit, and one.
+    """
+    base = np.uint64(n)
+    carry = np.full(len(state), inverse)
+    for digit in target:
+        state += _GOLDEN
+        word = _mix(state.copy())
+        word -= word // base * base
+        digit += (base - np.uint64(1)) - word if inverse else word
+        digit += carry
+        carry = digit >= base
+        digit -= base * carry
+
+
+def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Scramble 64-bit words (m,) in place: the finaliser of splitmix64 (Steele, Lea and Flood, 2014)."""
+    words ^= words >> np.uint64(30)
+    words *= np.uint64(0xBF58476D1CE4E5B9)
+    words ^= words >> np.uint64(27)
+    words *= np.uint64(0x94D049BB133111EB)
+    words ^= words >> np.uint64(31)
+    return words

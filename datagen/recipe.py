@@ -1,0 +1,233 @@
+"""What to build, as a frozen record: read from TOML, validated whole before the disk is touched."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from datagen.errors import RecipeError
+from datagen.layout import CHUNK, DEFAULT_SHARD_SIZE, MAX_SHARD_SIZE, SPLITS
+
+FORMATS = ("zarr", "hdf5")
+COMPRESSIONS = ("none", "zstd")
+MAX_GRID_SIDE = 64  # tiles
+MAX_COUNT = 1 << 40  # mosaics a split
+MAX_SEED = (1 << 63) - 1
+
+
+@dataclass(frozen=True)
+class Mosaics:
+    """The grid of the mosaics, in tiles, and how many of them each split holds."""
+
+    grid: tuple[int, int] = (2, 2)
+    train: int = 262_144
+    val: int = 32_768
+    test: int = 32_768
+
+    def count(self, split: str) -> int:
+        """How many mosaics `split` holds."""
+        return int(getattr(self, split))
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How the columns lie on disk; nothing here changes what the data is."""
+
+    format: str = "zarr"
+    shard_size: int = DEFAULT_SHARD_SIZE
+    compression: str = "none"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a dataset follows from, but for the source's bytes.
+
+    `source` names a source as `datagen.sources.load` takes it, `val` is how many samples are taken off the end of the
+    training set where the source brings no validation split (None: one twelfth), `seed` keys the bijection and
+    the splits of sources that come whole.
+    """
+
+    source: str
+    val: int | None = None
+    seed: int = 0
+    mosaics: Mosaics = Mosaics()
+    storage: Storage = Storage()
+
+    @property
+    def content(self) -> Recipe:
+        """The recipe as far as it decides what the data is: with the default storage."""
+        return replace(self, storage=Storage())
+
+    def without_path(self) -> Recipe:
+        """The recipe as a dataset records it: of a source that lies in a path, only the kind."""
+        return replace(self, source=self.source.partition(":")[0])
+
+
+def load(name_or_file: str) -> Recipe:
+    """The packaged recipe of that name, or else the one in that TOML file.
+
+    Raises RecipeError where there is neither, or where the file is no valid recipe.
+    """
+    if name_or_file in packaged():
+        text = (resources.files("datagen.recipes") / f"{name_or_file}.toml").read_text("utf-8")
+        return parse(text, origin=name_or_file)
+    path = Path(name_or_file)
+    if not path.is_file():
+        raise RecipeError(
+            "no such recipe",
+            path=name_or_file,
+            expected=f"a TOML file or one of {', '.join(packaged())}",
+            remedy="see 'datagen build --help'",
+        )
+    try:
+        return parse(path.read_text("utf-8"), origin=name_or_file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot be read: {error}", path=path) from error
+
+
+def packaged() -> tuple[str, ...]:
+    """Names of the recipes that come with the package."""
+    entries = resources.files("datagen.recipes").iterdir()
+    return tuple(sorted(entry.name.removesuffix(".toml") for entry in entries if entry.name.endswith(".toml")))
+
+
+def parse(text: str, *, origin: str) -> Recipe:
+    """A recipe from TOML text; `origin` names it in errors."""
+    try:
+        table = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise RecipeError(f"not TOML: {error}", path=origin) from error
+    return from_table(table, origin=origin)
+
+
+def from_table(table: Mapping[str, Any], *, origin: str) -> Recipe:
+    """A recipe from nested mappings, every value checked; all problems are told at once, in one RecipeError."""
+    problems: list[str] = []
+    top = _known(table, _TOP, "", problems)
+    mosaics = _known(_section(table, "mosaics", problems), _MOSAICS, "mosaics.", problems)
+    storage = _known(_section(table, "storage", problems), _STORAGE, "storage.", problems)
+    if "source" not in table:
+        problems.append('source is missing: name one, as in source = "mnist"')
+    if problems:
+        raise RecipeError("not a valid recipe: " + "; ".join(problems), path=origin)
+    if "grid" in mosaics:
+        mosaics["grid"] = tuple(mosaics["grid"])
+    return Recipe(**top, mosaics=Mosaics(**mosaics), storage=Storage(**storage))
+
+
+def to_table(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as nested plain values, all keys spelled out; `from_table` takes them back."""
+    table = asdict(recipe)
+    table["mosaics"]["grid"] = list(recipe.mosaics.grid)
+    if recipe.val is None:
+        del table["val"]
+    return table
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as TOML, always spelled the same; `parse` takes it back."""
+    table = to_table(recipe)
+    sections = {name: table.pop(name) for name in ("mosaics", "storage")}
+    parts = ["".join(f"{key} = {_toml(value)}\n" for key, value in table.items())]
+    for name, section in sections.items():
+        parts.append(f"[{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in section.items()))
+    return "\n".join(parts)
+
+
+def known_digest(recipe: Recipe) -> str | None:
+    """The published dataset digest of a packaged recipe; None for every other one."""
+    known = json.loads((resources.files("datagen.recipes") / "digests.json").read_text("utf-8"))
+    for name, digest in known.items():
+        if load(name).content == recipe.content:
+            return str(digest)
+    return None
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return str(value)
+
+
+def _section(table: Mapping[str, Any], name: str, problems: list[str]) -> Mapping[str, Any]:
+    section = table.get(name, {})
+    if isinstance(section, Mapping):
+        return section
+    problems.append(f"{name} must be a table, not {section!r}")
+    return {}
+
+
+_Check = Callable[[Any], str | None]
+
+
+def _known(
+    section: Mapping[str, Any], checks: Mapping[str, _Check | None], prefix: str, problems: list[str]
+) -> dict[str, Any]:
+    """The values of `section` that have a check and pass it; what is unknown or wrong goes into `problems`."""
+    values: dict[str, Any] = {}
+    for key, value in section.items():
+        if key not in checks:
+            close = difflib.get_close_matches(key, checks, 1)
+            problems.append(f"unknown key {prefix}{key}" + (f" (did you mean {prefix}{close[0]}?)" if close else ""))
+            continue
+        check = checks[key]
+        if check is None:
+            continue
+        complaint = check(value)
+        if complaint is None:
+            values[key] = value
+        else:
+            problems.append(f"{prefix}{key} must be {complaint}, not {value!r}")
+    return values
+
+
+def _integer(low: int, high: int) -> _Check:
+    def check(value: Any) -> str | None:
+        return None if type(value) is int and low <= value <= high else f"an integer from {low:,} to {high:,}"
+
+    return check
+
+
+def _one_of(names: tuple[str, ...]) -> _Check:
+    return lambda value: None if value in names else f"one of {', '.join(names)}"
+
+
+def _source(value: Any) -> str | None:
+    usable = isinstance(value, str) and value and all(character.isprintable() for character in value)
+    return None if usable else 'the name of a source, such as "mnist" or "images:DIR"'
+
+
+def _grid(value: Any) -> str | None:
+    usable = (
+        isinstance(value, (list, tuple))
+        and len(value) == 2
+        and all(type(side) is int and 1 <= side <= MAX_GRID_SIDE for side in value)
+    )
+    return None if usable else f"[rows, columns], each from 1 to {MAX_GRID_SIDE}"
+
+
+def _shard_size(value: Any) -> str | None:
+    usable = type(value) is int and CHUNK <= value <= MAX_SHARD_SIZE and value & (value - 1) == 0
+    return None if usable else f"{CHUNK} times a power of two, up to {MAX_SHARD_SIZE:,}"
+
+
+_TOP: dict[str, _Check | None] = {
+    "source": _source,
+    "val": _integer(1, MAX_COUNT),
+    "seed": _integer(0, MAX_SEED),
+    "mosaics": None,
+    "storage": None,
+}
+_MOSAICS: dict[str, _Check | None] = {"grid": _grid, **{split: _integer(1, MAX_COUNT) for split in SPLITS}}
+_STORAGE: dict[str, _Check | None] = {
+    "format": _one_of(FORMATS),
+    "shard_size": _shard_size,
+    "compression": _one_of(COMPRESSIONS),
+}

@@ -1,0 +1,323 @@
+"""MNIST and Fashion-MNIST, pinned byte for byte: from a folder, a cache or public mirrors, or not at all.
+
+A pin is the SHA-256 of the decompressed file, so any container will do, and nothing is used before it is
+checked. The cache holds decompressed files, which are mapped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datagen import files
+from datagen.errors import InputError, SourceError, StorageError
+from datagen.sources import checks, idx, mirrors
+from datagen.sources.mirrors import TIMEOUT, Progress
+from datagen.sources.record import Source
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class PinnedFile:
+    """One IDX file: `name` without suffix, `digest` (SHA-256, hex) and `size` of its decompressed bytes."""
+
+    part: str
+    kind: idx.Kind
+    name: str
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A source whose every byte is known beforehand.
+
+    `mirrors` are base URLs that end in a slash, in the order to be tried; `places` are folders in which a
+    package of the system may have put the files.
+    """
+
+    name: str
+    description: str
+    files: tuple[PinnedFile, ...]
+    mirrors: tuple[str, ...]
+    classes: tuple[str, ...]
+    licence: str
+    attribution: str
+    places: tuple[Path, ...] = ()
+
+
+def _canonical(digests: Sequence[str]) -> tuple[PinnedFile, ...]:
+    return (
+        PinnedFile("train", "images", "train-images-idx3-ubyte", 47_040_016, digests[0]),
+        PinnedFile("train", "labels", "train-labels-idx1-ubyte", 60_008, digests[1]),
+        PinnedFile("test", "images", "t10k-images-idx3-ubyte", 7_840_016, digests[2]),
+        PinnedFile("test", "labels", "t10k-labels-idx1-ubyte", 10_008, digests[3]),
+    )
+
+
+MNIST = Pinned(
+    name="mnist",
+    description="70,000 handwritten digits, 28x28",
+    files=_canonical(
+        (
+            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        )
+    ),
+    mirrors=(
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        "http://yann.lecun.com/exdb/mnist/",
+    ),
+    classes=tuple("0123456789"),
+    licence="CC-BY-SA-3.0",
+    attribution="Yann LeCun and Corinna Cortes",
+)
+
+FASHION_MNIST = Pinned(
+    name="fashion-mnist",
+    description="70,000 articles of clothing, 28x28",
+    files=_canonical(
+        (
+            "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        )
+    ),
+    mirrors=("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
+    classes=(
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    ),
+    licence="MIT",
+    attribution="Han Xiao, Kashif Rasul and Roland Vollgraf, Zalando SE",
+    places=(Path("/usr/share/datasets/fashion-mnist"),),
+)
+
+
+def load(
+    pinned: Pinned,
+    *,
+    directory: Path | None = None,
+    cache: Path | None = None,
+    report: Report | None = None,
+    progress: Progress | None = None,
+    timeout: float = TIMEOUT,
+) -> Source:
+    """The pinned source, from `directory` and nowhere else if it is given, else cache, system, or mirrors.
+
+    `report` hears of files that are damaged and of mirrors that fail; see `fetch` for the errors of mirrors.
+    Raises InputError where `directory` lacks a file or holds other bytes than the pinned.
+    """
+    if directory is not None:
+        return _read_folder(pinned, directory)
+    for folder in (cache_folder(pinned, cache), *pinned.places):
+        if _is_complete(pinned, folder):
+            try:
+                return _read_folder(pinned, folder)
+            except InputError as error:
+                if folder in pinned.places:  # `fetch` tells of the cache
+                    _tell(report, str(error))
+    fetch(pinned, cache=cache, report=report, progress=progress, timeout=timeout)
+    return _read_folder(pinned, cache_folder(pinned, cache))
+
+
+def fetch(
+    pinned: Pinned,
+    *,
+    cache: Path | None = None,
+    report: Report | None = None,
+    progress: Progress | None = None,
+    timeout: float = TIMEOUT,
+) -> list[Path]:
+    """Bring into the cache what it lacks, or holds damaged, of the pinned files; their paths.
+
+    Raises SourceError, with what every mirror said, where none gives a file with the pinned bytes, and
+    StorageError where the cache has no room. `timeout` is in seconds, for connecting and for each answer.
+    """
+    folder = cache_folder(pinned, cache)
+    wanted = [file for file in pinned.files if not _is_cached(file, folder, report)]
+    tried = [_Mirror(base) for base in mirrors.chosen(pinned.mirrors)]
+    if wanted:
+        files.require_writable(folder)
+        files.require_space(folder, sum(file.size for file in wanted))
+    for file in wanted:
+        data = _first_good(file, tried, report, progress, timeout)
+        if data is None:
+            raise _not_had(pinned, file, tried)
+        files.write_atomic(folder / file.name, data)
+    return [folder / file.name for file in pinned.files]
+
+
+def where(pinned: Pinned, *, directory: Path | None = None, cache: Path | None = None) -> str | None:
+    """The folder in which `load` would find every file, by name alone; None where it would ask the mirrors."""
+    if directory is not None:
+        return f"directory {directory}" if _is_complete(pinned, directory) else None
+    if _is_complete(pinned, cache_folder(pinned, cache)):
+        return f"cache {cache_folder(pinned, cache)}"
+    return next((f"system {place}" for place in pinned.places if _is_complete(pinned, place)), None)
+
+
+def default_cache() -> Path:
+    """$DATAGEN_CACHE, else datagen below $XDG_CACHE_HOME, else ~/.cache/datagen."""
+    if own := os.environ.get("DATAGEN_CACHE"):
+        return Path(own)
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "datagen"
+    try:
+        return Path.home() / ".cache" / "datagen"
+    except RuntimeError as error:
+        raise StorageError("this user has no home folder", remedy="set DATAGEN_CACHE to a folder") from error
+
+
+def cache_folder(pinned: Pinned, cache: Path | None) -> Path:
+    """Where the cache keeps the files of this source."""
+    return (default_cache() if cache is None else cache) / pinned.name
+
+
+def _spellings(name: str) -> tuple[str, ...]:
+    dotted = name.replace("-idx", ".idx")
+    return name, f"{name}.gz", dotted, f"{dotted}.gz"
+
+
+def _place(file: PinnedFile, folder: Path) -> Path | None:
+    return next((folder / name for name in _spellings(file.name) if (folder / name).is_file()), None)
+
+
+def _is_complete(pinned: Pinned, folder: Path) -> bool:
+    with checks.reading(folder):
+        return all(_place(file, folder) for file in pinned.files)
+
+
+def _read_folder(pinned: Pinned, folder: Path) -> Source:
+    checks.require_folder(folder)
+    with checks.reading(folder):
+        places = [_place(file, folder) for file in pinned.files]
+    lacking = [
+        f"{file.name}: not there, neither raw nor gzipped"
+        for file, place in zip(pinned.files, places, strict=True)
+        if place is None
+    ]
+    checks.fail_on(lacking, folder, f"give a folder that holds the {len(places)} files of {pinned.name}")
+    # zlib and hashlib release the interpreter's lock, so the files are inflated and hashed side by side.
+    with ThreadPoolExecutor(len(places)) as pool:
+        results = list(pool.map(_attempt, pinned.files, [place for place in places if place]))
+    errors = [result for result in results if isinstance(result, InputError)]
+    if len(errors) == 1:
+        raise errors[0]
+    checks.fail_on([str(error) for error in errors], folder)
+    contents = [result for result in results if isinstance(result, idx.Idx)]
+    return _source(pinned, contents)
+
+
+def _attempt(file: PinnedFile, path: Path) -> idx.Idx | InputError:
+    try:
+        return _read_pinned(file, path)
+    except InputError as error:
+        return error
+
+
+def _read_pinned(file: PinnedFile, path: Path) -> idx.Idx:
+    content = idx.read(path, file.kind, file.size)
+    if content.digest != file.digest:
+        raise InputError(
+            f"not the pinned {file.name}",
+            path=path,
+            expected=f"SHA-256 {file.digest} of the decompressed bytes",
+            found=content.digest,
+            remedy="get the file anew, or name the folder as idx:DIR if it holds other data",
+        )
+    return content
+
+
+def _source(pinned: Pinned, read: Sequence[idx.Idx]) -> Source:
+    contents = {(file.part, file.kind): content for file, content in zip(pinned.files, read, strict=True)}
+    names = dict.fromkeys(file.part for file in pinned.files)
+    return Source(
+        name=pinned.name,
+        parts={name: idx.pair(contents[name, "images"], contents[name, "labels"], name) for name in names},
+        classes=pinned.classes,
+        digests={f"{part}-{kind}": content.digest for (part, kind), content in contents.items()},
+        licence=pinned.licence,
+        attribution=pinned.attribution,
+    )
+
+
+def _is_cached(file: PinnedFile, folder: Path, report: Report | None) -> bool:
+    path = folder / file.name
+    if not path.exists():
+        return False
+    try:
+        _read_pinned(file, path)
+    except InputError as error:
+        _tell(report, f"{error}; it is fetched again")
+        return False
+    return True
+
+
+@dataclass
+class _Mirror:
+    """A mirror in the course of one `fetch`: what it said in place of files, and whether it answers at all."""
+
+    base: str
+    said: list[str] = field(default_factory=list)
+    gone: bool = False
+
+
+def _first_good(
+    file: PinnedFile, tried: list[_Mirror], report: Report | None, progress: Progress | None, timeout: float
+) -> bytes | None:
+    """The decompressed bytes of `file` from the first mirror that gives them; the others are marked."""
+    # Deflate adds at most 5 bytes to each 16 KiB, and a mirror may serve the file raw.
+    limit = file.size + file.size // 1000 + 4096
+    for mirror in tried:
+        if mirror.gone:
+            continue
+        url = f"{mirror.base.rstrip('/')}/{file.name}.gz"
+        try:
+            return _verified(file, mirrors.get(url, limit=limit, timeout=timeout, progress=progress))
+        except mirrors.RefusalError as refusal:
+            mirror.gone = refusal.gone
+            mirror.said.append(f"{file.name}.gz: {refusal}")
+            _tell(report, f"{mirror.base}: {mirror.said[-1]}")
+    return None
+
+
+def _verified(file: PinnedFile, data: bytes) -> bytes:
+    if data.lstrip()[:1] == b"<":
+        raise mirrors.RefusalError("answered with a web page, not the file")
+    try:
+        content = idx.decode(data, f"{len(data):,} bytes", file.kind, file.size)
+    except InputError as error:
+        raise mirrors.RefusalError(str(error)) from error
+    if content.digest != file.digest:
+        raise mirrors.RefusalError(f"other bytes than the pinned: expected {file.digest}, found {content.digest}")
+    return content.raw.tobytes()
+
+
+def _not_had(pinned: Pinned, file: PinnedFile, tried: list[_Mirror]) -> SourceError:
+    told = [f"\n  {mirror.base}: {'; '.join(mirror.said)}" for mirror in tried]
+    return SourceError(
+        f"{pinned.name} could not be had; no mirror gave {file.name}:{''.join(told)}\n",
+        remedy=f"give the folder that holds its {len(pinned.files)} files with --source-dir",
+    )
+
+
+def _tell(report: Report | None, message: str) -> None:
+    if report:
+        report(message)

@@ -1,0 +1,234 @@
+"""Which sample of a source is in which split: disjoint by content, decided by the source and the seed alone.
+
+An image found in several splits stays in test, else in val, else in train; among equals the lowest index
+stays. Equal digests are compared byte by byte before anyone says "duplicate".
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from datagen.errors import InputError, RecipeError
+from datagen.layout import SPLITS
+from datagen.sources.record import Part, Source, UInt8
+
+Int64 = npt.NDArray[np.int64]
+
+_STAYS = ("test", "val", "train")  # where an image found in several splits stays, first choice first
+_TENTHS = ("test", "val", *["train"] * 8)  # the split of each residue mod 10 where the source comes unsplit
+_DEFAULT_VAL = 12  # one in twelve: 5,000 of MNIST's 60,000
+
+
+@dataclass(frozen=True)
+class Digits:
+    """The samples of one split, in the source's order.
+
+    `images` is uint8 (n, height, width), C-contiguous, and `labels` uint8 (n,); both are views of the source
+    where no sample was left out. `origin` is int64 (n,), each sample's row in the source's part `part`.
+    """
+
+    images: UInt8
+    labels: UInt8
+    origin: Int64
+    part: str
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """How many samples of a split were left out for a twin in the same split, and for one in another."""
+
+    within: int
+    across: int
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Equal images with unequal labels; rows are those of the source's parts, as in `Digits.origin`."""
+
+    kept_split: str
+    kept_row: int
+    kept_label: int
+    dropped_split: str
+    dropped_row: int
+    dropped_label: int
+
+
+@dataclass(frozen=True)
+class Division:
+    """A source divided: `digits` and `dropped` by split, and the conflicts in the order of what was dropped."""
+
+    digits: Mapping[str, Digits]
+    dropped: Mapping[str, Dropped]
+    conflicts: tuple[Conflict, ...]
+
+
+def divide(source: Source, *, val: int | None, seed: int) -> Division:
+    """Divide `source` into train, val and test, without an image twice.
+
+    Parts of these names are taken as they come. Where there is no part "val" it is the last `val` samples of
+    train (default: one twelfth), or, where train comes sorted by class so that its end is no fair sample, the
+    `val` samples of least key. A single part "all" goes 80/10/10 by key. The key of an image is its content's
+    digest, hashed with `seed`: see `keys`.
+    Raises RecipeError where `val` does not fit the source, InputError where a split would be empty.
+    """
+    digits = _assigned(source, val, seed)
+    twins = list(_twins(digits))
+    dropped = {split: np.zeros(len(digits[split].labels), bool) for split in SPLITS}
+    counts = {split: {"within": 0, "across": 0} for split in SPLITS}
+    for (kept_split, _), (split, row) in twins:
+        dropped[split][row] = True
+        counts[split]["within" if split == kept_split else "across"] += 1
+    conflicts = [conflict for kept, twin in twins if (conflict := _conflict(digits, kept, twin))]
+    conflicts.sort(key=lambda conflict: (SPLITS.index(conflict.dropped_split), conflict.dropped_row))
+    left = {split: _without(digits[split], dropped[split]) for split in SPLITS}
+    _require_samples(source, left)
+    return Division(
+        digits=left,
+        dropped={split: Dropped(**counts[split]) for split in SPLITS},
+        conflicts=tuple(conflicts),
+    )
+
+
+def digests(images: UInt8) -> npt.NDArray[np.uint64]:
+    """XXH3-64 of each image's bytes, uint64 (n,)."""
+    rows = _rows(images)
+    return np.fromiter((xxhash.xxh3_64_intdigest(row) for row in rows), np.uint64, len(images))
+
+
+def keys(images: UInt8, seed: int) -> npt.NDArray[np.uint64]:
+    """The key of each image, uint64 (n,): it depends on the seed and the image's bytes, on nothing else.
+
+    It is the first 8 bytes, big-endian, of SHA-256 over the ASCII text `datagen split SEED ` (SEED in decimal)
+    followed by the image's XXH3-128 (seed 0, canonical bytes).
+    """
+    start = hashlib.sha256(f"datagen split {seed} ".encode())
+    keyed = bytearray()
+    for row in _rows(images):
+        state = start.copy()
+        state.update(xxhash.xxh3_128_digest(row))
+        keyed += state.digest()[:8]
+    return np.frombuffer(keyed, ">u8").astype(np.uint64)
+
+
+def _rows(images: UInt8) -> Iterator[memoryview]:
+    size = images[0].size if len(images) else 1
+    flat = np.ascontiguousarray(images).reshape(-1).data
+    return (flat[start : start + size] for start in range(0, len(flat), size))
+
+
+# Assignment
+
+
+def _assigned(source: Source, val: int | None, seed: int) -> dict[str, Digits]:
+    parts = source.parts
+    if val is not None and ("all" in parts or "val" in parts):
+        how = "comes with its own val" if "val" in parts else "comes unsplit and is divided 80/10/10"
+        raise RecipeError(f"val = {val} cannot be met: {source.name} {how}", remedy="leave val out")
+    if "all" in parts:
+        return _by_tenths(parts["all"], seed)
+    if "val" in parts:
+        return {split: _taken(parts[split], split, slice(None)) for split in SPLITS}
+    train, held = _held_out(source.name, parts["train"], val, seed)
+    return {
+        "train": _taken(parts["train"], "train", train),
+        "val": _taken(parts["train"], "train", held),
+        "test": _taken(parts["test"], "test", slice(None)),
+    }
+
+
+def _by_tenths(part: Part, seed: int) -> dict[str, Digits]:
+    split_of = np.array([SPLITS.index(split) for split in _TENTHS])[keys(part.images, seed) % 10]
+    return {split: _taken(part, "all", np.flatnonzero(split_of == number)) for number, split in enumerate(SPLITS)}
+
+
+def _held_out(name: str, train: Part, val: int | None, seed: int) -> tuple[slice | Int64, slice | Int64]:
+    """Which rows of the part "train" stay train, and which are val."""
+    count = len(train.labels)
+    held = max(1, count // _DEFAULT_VAL) if val is None else val
+    if not 0 < held < count:
+        if val is None:
+            raise InputError(f"{name}: train has too few images for a val", expected="2 or more", found=count)
+        raise RecipeError(f"val = {val} cannot be met by {name}", expected=f"1 to {count - 1:,}", found=f"{val:,}")
+    if not _comes_sorted(train.labels):
+        return slice(0, count - held), slice(count - held, count)
+    chosen = np.argsort(keys(train.images, seed), kind="stable")[:held]
+    is_val = np.zeros(count, bool)
+    is_val[chosen] = True
+    return np.flatnonzero(~is_val), np.flatnonzero(is_val)
+
+
+def _comes_sorted(labels: UInt8) -> bool:
+    return bool(labels[0] < labels[-1] and np.all(labels[:-1] <= labels[1:]))
+
+
+def _taken(part: Part, name: str, rows: slice | Int64) -> Digits:
+    origin = np.arange(len(part.labels), dtype=np.int64)[rows]
+    return Digits(part.images[rows], part.labels[rows], origin, name)
+
+
+# Duplicates
+
+Place = tuple[str, int]  # a split, and a row of its `Digits`
+
+
+def _twins(digits: Mapping[str, Digits]) -> Iterator[tuple[Place, Place]]:
+    """Each sample that has an equal before it in the order of `_STAYS`: (the first of its equals, itself)."""
+    counts = [len(digits[split].labels) for split in _STAYS]
+    ends = np.cumsum(counts)
+    every = np.concatenate([digests(digits[split].images) for split in _STAYS])
+    order = np.argsort(every, kind="stable")
+    same = every[order[1:]] == every[order[:-1]]
+    starts = np.flatnonzero(same & ~np.concatenate(([False], same[:-1])))
+
+    def place(number: int) -> Place:
+        which = int(np.searchsorted(ends, number, side="right"))
+        return _STAYS[which], number - int(ends[which]) + counts[which]
+
+    for start in starts:
+        stop = start + 1
+        while stop <= len(same) and same[stop - 1]:
+            stop += 1
+        yield from _equals(digits, [place(int(number)) for number in order[start:stop]])
+
+
+def _equals(digits: Mapping[str, Digits], suspects: list[Place]) -> Iterator[tuple[Place, Place]]:
+    """Of samples with equal digests, those whose bytes are equal too."""
+    first: dict[bytes, Place] = {}
+    for split, row in suspects:
+        kept = first.setdefault(digits[split].images[row].tobytes(), (split, row))
+        if kept != (split, row):
+            yield kept, (split, row)
+
+
+def _conflict(digits: Mapping[str, Digits], kept: Place, twin: Place) -> Conflict | None:
+    (kept_row, kept_label), (row, label) = (
+        (int(digits[split].origin[row]), int(digits[split].labels[row])) for split, row in (kept, twin)
+    )
+    if kept_label == label:
+        return None
+    return Conflict(kept[0], kept_row, kept_label, twin[0], row, label)
+
+
+def _without(digits: Digits, dropped: npt.NDArray[np.bool_]) -> Digits:
+    if not dropped.any():
+        return digits
+    rows = np.flatnonzero(~dropped)
+    return Digits(digits.images[rows], digits.labels[rows], digits.origin[rows], digits.part)
+
+
+def _require_samples(source: Source, digits: Mapping[str, Digits]) -> None:
+    empty = [split for split in SPLITS if not len(digits[split].labels)]
+    if empty:
+        told = ", ".join(f"{split} {len(digits[split].labels):,}" for split in SPLITS)
+        raise InputError(
+            f"{source.name}: no images left for {' and '.join(empty)} once duplicates are dropped",
+            expected="at least one image in each split",
+            found=told,
+            remedy="give more images, or give train, val and test apart",
+        )

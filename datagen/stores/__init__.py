@@ -1,0 +1,32 @@
+"""How columns lie on disk: one record of functions a format, and nothing else knows the format's library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from datagen.stores.section import Array, Column, Extent, Section, ShardWriter
+
+__all__ = ["Array", "Column", "Extent", "Section", "ShardWriter", "Store", "open_store"]
+
+
+@dataclass(frozen=True)
+class Store:
+    """A format: where a column's shard lies, how a shard is written, what frames the shards, how its library reads."""
+
+    path_rule: Callable[[Section, Column], str]
+    open_shard: Callable[[Path, Section, int], ShardWriter]
+    write_frame: Callable[[Path, Section], list[str]]
+    read_rows: Callable[[Path, Section, Column, int, int], Array]
+
+
+def open_store(name: str) -> Store:
+    """The store of the format "zarr" or "hdf5"; only its own library is imported, and only when it is needed."""
+    if name == "hdf5":
+        from datagen.stores import hdf5
+
+        return Store(hdf5.path_rule, hdf5.ShardWriter, hdf5.write_frame, hdf5.read_rows)
+    from datagen.stores import zarr
+
+    return Store(zarr.path_rule, zarr.ShardWriter, zarr.write_frame, zarr.read_rows)

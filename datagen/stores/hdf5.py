@@ -1,0 +1,197 @@
+"""HDF5 stores: one file a shard with contiguous datasets that can be mapped, and one virtual view of the whole.
+
+h5py lays out an empty shard and says where each dataset's bytes belong; they are then written there in one pass.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from datagen.errors import StorageError
+from datagen.files import Draft, storage_errors
+from datagen.hashing import file_digest
+from datagen.layout import CHUNK
+from datagen.stores.section import Array, Column, Extent, Section
+
+_ALIGNMENT = 64  # bytes; every dataset begins on such a boundary, so that a map of it is aligned for any dtype
+_ZSTD_FILTER, _ZSTD_LEVEL = 32015, 3
+
+
+def path_rule(section: Section, column: Column) -> str:  # noqa: ARG001  (all columns of a shard share its file)
+    """Path of a shard's file relative to the dataset, as a format string over `shard`."""
+    return f"{section.folder}/{{shard:05d}}.h5"
+
+
+class ShardWriter:
+    """Writes one file with one dataset a column."""
+
+    def __init__(self, root: Path, section: Section, shard: int) -> None:
+        self._section = section
+        self._draft = Draft(root / f"{section.folder}/{shard:05d}.h5")
+        try:
+            self._offsets = self._lay_out(len(section.extent(shard)))
+        except BaseException:
+            self._draft.discard()
+            raise
+        self._lengths = dict.fromkeys(self._offsets, 0)
+        self._chunks = None if section.compression == "none" else _ChunkWriter(self._draft, section)
+
+    def append(self, column: str, block: Array) -> None:
+        view = block.data.cast("B")
+        offset = self._offsets[column]
+        if offset is None:
+            assert self._chunks is not None
+            self._chunks.append(column, view)
+        else:
+            _write_at(self._draft, offset + self._lengths[column], view)
+        self._lengths[column] += len(view)
+
+    def commit(self) -> dict[str, Extent]:
+        if self._chunks is not None:
+            self._chunks.finish()
+        with storage_errors(self._draft.path):
+            size = os.fstat(self._draft.descriptor).st_size
+            digest = bytes.fromhex(file_digest(self._draft.temporary))
+        self._draft.commit()
+        return {name: Extent(offset, self._lengths[name], size, digest) for name, offset in self._offsets.items()}
+
+    def discard(self) -> None:
+        if self._chunks is not None:
+            self._chunks.close()
+        self._draft.discard()
+
+    def _lay_out(self, count: int) -> dict[str, int | None]:
+        with storage_errors(self._draft.path), _create(self._draft.temporary) as file:
+            offsets = {}
+            for column in self._section.columns:
+                dataset = _create_dataset(file, self._section, column, count)
+                offsets[column.name] = dataset.get_offset()
+            return offsets
+
+
+class _ChunkWriter:
+    """Writes chunks of 256 samples, each compressed here, into the datasets laid out in a draft."""
+
+    def __init__(self, draft: Draft, section: Section) -> None:
+        from numcodecs import Zstd
+
+        self._draft = draft
+        self._encode = Zstd(level=_ZSTD_LEVEL).encode
+        self._columns = {column.name: column for column in section.columns}
+        self._pending = {name: bytearray() for name in self._columns}
+        self._positions = dict.fromkeys(self._columns, 0)
+        with storage_errors(draft.path):
+            self._file = h5py.File(draft.temporary, "r+")
+
+    def append(self, name: str, view: memoryview) -> None:
+        pending, step = self._pending[name], CHUNK * self._columns[name].sample_bytes
+        pending += view
+        while len(pending) >= step:
+            self._write(name, pending[:step])
+            del pending[:step]
+
+    def finish(self) -> None:
+        """Write the last chunks, filled up with zeros, and close the file."""
+        for name, pending in self._pending.items():
+            if pending:
+                self._write(name, pending + bytes(CHUNK * self._columns[name].sample_bytes - len(pending)))
+        self.close()
+
+    def close(self) -> None:
+        with storage_errors(self._draft.path):
+            self._file.close()
+
+    def _write(self, name: str, chunk: bytearray) -> None:
+        position = (self._positions[name], *(0 for _ in self._columns[name].shape))
+        with storage_errors(self._draft.path):
+            self._file[name].id.write_direct_chunk(position, bytes(self._encode(chunk)))
+        self._positions[name] += CHUNK
+
+
+def write_frame(root: Path, section: Section) -> list[str]:
+    """Write the view of the whole columns, all.h5; returns its path relative to the dataset."""
+    name = f"{section.folder}/all.h5"
+    draft = Draft(root / name)
+    try:
+        with storage_errors(draft.path), _create(draft.temporary) as file:
+            for column in section.columns:
+                _create_view(file, section, column)
+        draft.commit()
+    finally:
+        draft.discard()
+    return [name]
+
+
+def read_rows(root: Path, section: Section, column: Column, start: int, stop: int) -> Array:
+    """Samples start to stop of a column, read through h5py."""
+    if section.compression != "none":
+        register_zstd()
+    with h5py.File(root / section.folder / "all.h5", "r") as file:
+        return np.asarray(file[column.name][start:stop])
+
+
+def register_zstd() -> None:
+    """Let h5py read and write Zstandard. Raises StorageError where the plugin is not installed."""
+    try:
+        import hdf5plugin  # noqa: F401  (the import registers its filters)
+    except ImportError as error:
+        raise StorageError(
+            "HDF5 with zstd needs the package hdf5plugin", remedy="pip install 'datagen[export]', or choose zarr"
+        ) from error
+
+
+def _create(path: Path) -> h5py.File:
+    return h5py.File(
+        path,
+        "w",
+        libver=("v110", "v110"),
+        track_order=False,
+        alignment_threshold=1,
+        alignment_interval=_ALIGNMENT,
+    )
+
+
+def _create_dataset(file: h5py.File, section: Section, column: Column, count: int) -> Any:
+    """A dataset without times whose bytes, where it is not compressed, have their place at once."""
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_obj_track_times(False)
+    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    if section.compression == "none":
+        properties.set_layout(h5py.h5d.CONTIGUOUS)
+        properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    else:
+        properties.set_chunk((CHUNK, *column.shape))
+        properties.set_filter(_ZSTD_FILTER, h5py.h5z.FLAG_OPTIONAL, (_ZSTD_LEVEL,))
+    shape = (count, *column.shape)
+    maximum = (h5py.h5s.UNLIMITED, *column.shape) if section.compression != "none" else shape
+    space = h5py.h5s.create_simple(shape, maximum)
+    kind = h5py.h5t.py_create(np.dtype(column.dtype))
+    return h5py.h5d.create(file.id, column.name.encode(), kind, space, properties)
+
+
+def _create_view(file: h5py.File, section: Section, column: Column) -> None:
+    """A virtual dataset over all shards, without times."""
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_obj_track_times(False)
+    properties.set_layout(h5py.h5d.VIRTUAL)
+    whole = h5py.h5s.create_simple((section.count, *column.shape))
+    for shard in range(section.shards):
+        samples = section.extent(shard)
+        shape = (len(samples), *column.shape)
+        whole.select_hyperslab((samples.start, *(0 for _ in column.shape)), shape)
+        properties.set_virtual(whole, f"{shard:05d}.h5".encode(), column.name.encode(), h5py.h5s.create_simple(shape))
+    whole.select_all()
+    kind = h5py.h5t.py_create(np.dtype(column.dtype))
+    h5py.h5d.create(file.id, column.name.encode(), kind, whole, properties)
+
+
+def _write_at(draft: Draft, position: int, view: memoryview) -> None:
+    with storage_errors(draft.path):
+        while view:
+            written = os.pwrite(draft.descriptor, view, position)
+            view, position = view[written:], position + written

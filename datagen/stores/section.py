@@ -1,0 +1,82 @@
+"""The plain facts that a store needs of one split of one task, and what it tells of a shard it wrote."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from datagen.layout import CHUNK
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its name, its little-endian type string, the shape of one sample, and what its axes are called."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one sample."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Section:
+    """One split of one task, as it lies on disk."""
+
+    task: str
+    split: str
+    count: int
+    columns: tuple[Column, ...]
+    shard_size: int
+    compression: str
+
+    @property
+    def folder(self) -> str:
+        """The folder of the section, relative to the dataset."""
+        return f"{self.task}/{self.split}"
+
+    @property
+    def shards(self) -> int:
+        """How many shards there are."""
+        return -(-self.count // self.shard_size)
+
+    def extent(self, shard: int) -> range:
+        """The samples of a shard."""
+        return range(shard * self.shard_size, min(self.count, (shard + 1) * self.shard_size))
+
+    def chunks(self, shard: int) -> int:
+        """How many chunks of 256 samples a shard holds; the last may be short."""
+        return -(-len(self.extent(shard)) // CHUNK)
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Where a column of a shard lies: `offset` is None where it is compressed, so in no single run of bytes."""
+
+    offset: int | None
+    length: int
+    file_bytes: int
+    file_digest: bytes
+
+
+class ShardWriter(Protocol):
+    """A shard being written: the samples of each column in order, then `commit`; or `discard` at any moment."""
+
+    def append(self, column: str, block: Array) -> None:
+        """Take the next samples of a column: (n, *shape), C-contiguous."""
+
+    def commit(self) -> dict[str, Extent]:
+        """Make the shard's files durable, give them their names, and tell where each column lies."""
+
+    def discard(self) -> None:
+        """Remove what is not committed."""

@@ -1,0 +1,37 @@
+"""Circles: each digit with its class and the tight circle that encloses its foreground, exact and as a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy.typing as npt
+
+from datagen import circle
+from datagen.recipe import Mosaics
+from datagen.stores import Column
+from datagen.tasks.task import Deriver, Inputs, Task, foreground_mask, one_per_digit
+
+
+def _columns(tile: tuple[int, int], mosaics: Mosaics) -> tuple[Column, ...]:  # noqa: ARG001  (a Task's signature)
+    return (
+        Column("image", "|u1", tile, ("y", "x")),
+        Column("mask", "|u1", tile, ("y", "x")),
+        Column("label", "|u1", (), ()),
+        Column("circle", "<i8", (4,), ("component",)),
+    )
+
+
+def _deriver(inputs: Inputs) -> Deriver:
+    def derive(start: int, out: Mapping[str, npt.NDArray[Any]]) -> None:
+        rows = slice(start, start + len(out["image"]))
+        out["image"][:] = inputs.images[rows]
+        out["label"][:] = inputs.labels[rows]
+        foreground_mask(out["image"], inputs.thresholds[rows], out["mask"])
+        out["circle"][:] = circle.enclose(out["mask"])
+        out["mask"][:] = circle.raster(out["circle"], *inputs.tile)
+
+    return derive
+
+
+CIRCLES = Task("circles", _columns, one_per_digit, _deriver)

@@ -1,0 +1,137 @@
+"""What the command line prints: tables, sizes, JSON, and progress where a terminal is there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from datagen.layout import FORMAT_VERSION, SPLITS
+
+if TYPE_CHECKING:
+    from datagen.build import Built
+    from datagen.manifest import Manifest
+
+
+def say(quiet: bool) -> Callable[[str], None] | None:
+    """What to call with a remark of the library: it goes to the error stream, or nowhere."""
+    return None if quiet else lambda text: click.echo(text, err=True)
+
+
+@contextmanager
+def bar(label: str, silent: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar on a terminal; elsewhere nothing."""
+    if silent or not sys.stderr.isatty():
+        yield None
+        return
+    with click.progressbar(length=1, label=label, file=sys.stderr) as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.length = total
+            bar.update(done - bar.pos)
+
+        yield advance
+
+
+@contextmanager
+def fetching_line(silent: bool) -> Iterator[Callable[[str, int, int | None], None] | None]:
+    """A line that tells how far a download is, on a terminal; elsewhere nothing."""
+    if silent or not sys.stderr.isatty():
+        yield None
+        return
+
+    def advance(name: str, done: int, total: int | None) -> None:
+        share = f" of {size(total)}" if total else ""
+        click.echo(f"\r\033[Kfetching {name}: {size(done)}{share}", nl=done == total, err=True)
+
+    yield advance
+
+
+def manifest_facts(manifest: Manifest) -> dict[str, Any]:
+    """What `info --json` prints."""
+    from datagen import recipe as recipes
+
+    tasks = {
+        task: {
+            split: {
+                "samples": facts.count,
+                "bytes": facts.bytes,
+                "columns": {
+                    c.name: {"dtype": c.dtype, "shape": [facts.count, *c.shape], "root": c.root} for c in facts.columns
+                },
+            }
+            for split, facts in splits.items()
+        }
+        for task, splits in manifest.tasks.items()
+    }
+    source = {**vars(manifest.source), "digits": {split: vars(d) for split, d in manifest.source.digits.items()}}
+    return {
+        "digest": manifest.digest,
+        "format_version": FORMAT_VERSION,
+        "recipe": recipes.to_table(manifest.recipe),
+        "source": source,
+        "tasks": tasks,
+    }
+
+
+def built_facts(built: Built, root: Path) -> dict[str, Any]:
+    """What `build --json` prints."""
+    facts = {} if built.manifest is None else manifest_facts(built.manifest)
+    run = {"shards_written": built.written, "shards_kept": built.kept, "seconds": round(built.seconds, 3)}
+    return {**facts, "path": str(root), "finished": built.manifest is not None, **run}
+
+
+def print_built(built: Built, root: Path) -> None:
+    """Print what a build did, and what is there now."""
+    if built.manifest is None:
+        click.echo(
+            f"{root}: {built.written} shards written, {built.kept} were there; commit with 'datagen finish {root}'"
+        )
+        return
+    done = f"built in {built.seconds:.1f} s" if built.written else "whole, nothing to do"
+    kept = f", {built.kept} shards were there" if built.written and built.kept else ""
+    click.echo(f"{root}: {done}{kept}")
+    print_manifest(built.manifest)
+
+
+def print_manifest(manifest: Manifest) -> None:
+    """Print the samples of each task and split, their bytes, and the digest."""
+    rows = [["", *SPLITS, "bytes"]]
+    for task, splits in manifest.tasks.items():
+        sizes = " + ".join(size(facts.bytes) for facts in splits.values())
+        rows.append([task, *(f"{facts.count:,}" for facts in splits.values()), sizes])
+    _print_table(rows)
+    click.echo(f"digest    {manifest.digest}")
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        click.echo("  ".join([row[0].ljust(widths[0]), *cells]))
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON; paths are strings, mappings are objects."""
+    click.echo(json.dumps(value, indent=2, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return dict(value)
+
+
+def size(count: int) -> str:
+    """Bytes for people: 1.7 GB."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

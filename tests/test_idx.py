@@ -1,0 +1,333 @@
+"""IDX files are read exactly as they stand, or refused with the reason."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import os
+import struct
+import tracemalloc
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from datagen import sources
+from datagen.errors import DatagenError, InputError, StorageError
+from datagen.sources import idx, idx_folder
+from datagen.sources.record import UInt8
+
+TWO_IMAGES = struct.pack(">4I", 0x803, 2, 1, 3) + bytes([1, 2, 3, 4, 5, 6])
+THREE_LABELS = struct.pack(">2I", 0x801, 3) + bytes([7, 0, 9])
+
+
+def write(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def raw(data: bytes) -> bytes:
+    return data
+
+
+either = pytest.mark.parametrize("pack", [raw, gzip.compress])
+
+
+@either
+def test_images_are_read_as_the_bytes_stand(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    file = idx.read(write(tmp_path / "any name", pack(TWO_IMAGES)), "images")
+    assert file.values.tolist() == [[[1, 2, 3]], [[4, 5, 6]]]
+    assert file.raw.tobytes() == TWO_IMAGES
+    assert file.digest == hashlib.sha256(TWO_IMAGES).hexdigest()
+
+
+@either
+def test_labels_are_read_as_the_bytes_stand(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    assert idx.read(write(tmp_path / "l", pack(THREE_LABELS)), "labels").values.tolist() == [7, 0, 9]
+
+
+def test_a_gzip_of_several_members_is_one_file(tmp_path: Path) -> None:
+    data = gzip.compress(THREE_LABELS[:5]) + gzip.compress(THREE_LABELS[5:])
+    assert idx.decode(data, "l", "labels").values.tolist() == [7, 0, 9]
+
+
+def test_the_values_share_the_memory_of_the_file(tmp_path: Path) -> None:
+    for data in (TWO_IMAGES, gzip.compress(TWO_IMAGES)):
+        file = idx.read(write(tmp_path / "i", data), "images")
+        assert np.shares_memory(file.raw, file.values)
+
+
+def test_a_raw_file_is_mapped_and_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "i"
+    with path.open("wb") as stream:
+        stream.write(struct.pack(">4I", 0x803, 40_000, 28, 28))
+        stream.truncate(16 + 40_000 * 784)
+    tracemalloc.start()
+    file = idx.read(path, "images")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert file.values.shape == (40_000, 28, 28)
+    assert not file.values.flags.writeable
+    assert peak < 1_000_000
+
+
+BAD: dict[str, tuple[idx.Kind, bytes, tuple[str, ...]]] = {
+    "empty": ("images", b"", ("too short", "header of 16 bytes", "found 0 bytes")),
+    "half a header": ("images", TWO_IMAGES[:9], ("too short", "found 9 bytes")),
+    "truncated": ("images", TWO_IMAGES[:-1], ("truncated", "expected 22 bytes", "found 21")),
+    "oversized": ("images", TWO_IMAGES + b"x", ("oversized", "expected 22 bytes", "found 23")),
+    "labels for images": ("images", THREE_LABELS + bytes(9), ("wrong magic", "0x00000803", "0x00000801")),
+    "images for labels": ("labels", TWO_IMAGES, ("wrong magic", "0x00000801", "0x00000803")),
+    "floats": ("images", b"\0\0\x0d\x03" + TWO_IMAGES[4:], ("wrong magic", "float32, 3-dimensional")),
+    "web page": ("images", b"<!DOCTYPE html><html></html>", ("wrong magic", "b'<!DO'")),
+    "no image": ("images", struct.pack(">4I", 0x803, 0, 28, 28), ("a size of zero", "found 0x28x28")),
+    "no width": ("images", struct.pack(">4I", 0x803, 5, 28, 0), ("a size of zero", "found 5x28x0")),
+    "no label": ("labels", struct.pack(">2I", 0x801, 0), ("a size of zero",)),
+    "too wide": (
+        "images",
+        struct.pack(">4I", 0x803, 1, 1, 513) + bytes(513),
+        ("too large", "at most 512x512", "found 1x513"),
+    ),
+}
+
+
+@either
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_file_is_refused_with_both_sides(tmp_path: Path, case: str, pack: Callable[[bytes], bytes]) -> None:
+    kind, data, words = BAD[case]
+    path = write(tmp_path / "file", pack(data))
+    with pytest.raises(InputError) as caught:
+        idx.read(path, kind)
+    assert caught.value.exit_code == 3
+    assert str(caught.value).startswith(f"{path}: ")
+    for word in words:
+        assert word in str(caught.value)
+
+
+BAD_GZIP = {
+    "truncated": gzip.compress(TWO_IMAGES)[:-9],
+    "without its checksum": gzip.compress(TWO_IMAGES)[:-8],
+    "wrong checksum": gzip.compress(TWO_IMAGES)[:-8] + bytes(8),
+    "followed by something else": gzip.compress(TWO_IMAGES) + b"something else",
+    "not deflate": b"\x1f\x8b\x08\0\0\0\0\0\0\3" + b"\xff" * 40,
+    "only the magic": b"\x1f\x8b",
+    "another method": b"\x1f\x8b\x07" + bytes(40),
+}
+
+
+@pytest.mark.parametrize("case", BAD_GZIP)
+def test_a_gzip_that_is_none_is_refused(tmp_path: Path, case: str) -> None:
+    path = write(tmp_path / "file.gz", BAD_GZIP[case])
+    with pytest.raises(InputError, match="corrupt or truncated gzip") as caught:
+        idx.read(path, "images")
+    assert str(path) in str(caught.value)
+
+
+def test_a_gzip_that_expands_without_end_is_not_inflated(tmp_path: Path) -> None:
+    endless = zlib.compressobj(9, wbits=31)
+    data = endless.compress(THREE_LABELS) + b"".join(endless.compress(bytes(1 << 20)) for _ in range(64))
+    path = write(tmp_path / "bomb.gz", data + endless.flush())
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"oversized.*expected 11 bytes by its header, found 12 or more"):
+        idx.read(path, "labels")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000
+
+
+def test_a_header_that_promises_more_than_the_gzip_can_hold_allocates_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path / "i.gz", gzip.compress(struct.pack(">4I", 0x803, 2**32 - 1, 512, 512)))
+    with pytest.raises(InputError, match="the header promises more than the gzip can hold"):
+        idx.read(path, "images")
+
+
+def test_a_gzip_beyond_the_limit_is_refused_before_it_is_inflated() -> None:
+    with pytest.raises(InputError, match=r"expected at most 21 bytes, found 22 by its header"):
+        idx.decode(gzip.compress(TWO_IMAGES), "i", "images", limit=21)
+
+
+def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, found in (
+        (tmp_path / "absent", "nothing of that name"),
+        (tmp_path, "a folder"),
+        (tmp_path / "pipe", ""),
+    ):
+        with pytest.raises(InputError, match=f"no such file.*{found}") as caught:
+            idx.read(path, "images")
+        assert str(path) in str(caught.value)
+
+
+def test_an_unreadable_file_is_a_fault_of_the_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "i", TWO_IMAGES)
+
+    def refuse(self: Path, mode: str) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(StorageError, match="permission denied") as caught:
+        idx.read(path, "images")
+    assert caught.value.exit_code == 7
+    assert str(path) in str(caught.value)
+
+
+@given(
+    values=npst.arrays(np.uint8, npst.array_shapes(min_dims=3, max_dims=3, max_side=6))
+    | npst.arrays(np.uint8, st.integers(1, 300)),
+    zipped=st.booleans(),
+)
+def test_what_is_written_is_read_back(values: UInt8, zipped: bool) -> None:
+    kind: idx.Kind = "images" if values.ndim == 3 else "labels"
+    data = idx.encode(values)
+    file = idx.decode(gzip.compress(data) if zipped else data, "memory", kind)
+    assert file.values.dtype == np.uint8
+    np.testing.assert_array_equal(file.values, values)
+    assert file.digest == idx.decode(data, "memory", kind).digest
+
+
+@given(data=st.binary(max_size=80), start=st.sampled_from([b"", TWO_IMAGES[:4], b"\x1f\x8b\x08\0"]))
+def test_random_bytes_raise_nothing_but_an_input_error(data: bytes, start: bytes) -> None:
+    for kind in idx.MAGICS:
+        for content in (start + data, gzip.compress(start + data)):
+            try:
+                file = idx.decode(content, "memory", kind)
+            except InputError:
+                continue
+            assert idx.encode(file.values) == file.raw.tobytes()
+
+
+@given(place=st.integers(0, len(gzip.compress(TWO_IMAGES, mtime=0)) - 1), byte=st.integers(0, 255))
+def test_one_damaged_byte_of_a_gzip_never_gives_other_values(place: int, byte: int) -> None:
+    damaged = bytearray(gzip.compress(TWO_IMAGES, mtime=0))
+    damaged[place] = byte
+    with contextlib.suppress(InputError):
+        assert idx.decode(bytes(damaged), "memory", "images").raw.tobytes() == TWO_IMAGES
+
+
+# A folder
+
+
+def lay(folder: Path, **arrays: list[int]) -> None:
+    """Write `train=[0, 1]` as two images and two labels, and so on."""
+    for prefix, labels in arrays.items():
+        images = np.arange(len(labels) * 6, dtype=np.uint8).reshape(len(labels), 2, 3)
+        write(folder / f"{prefix}-images-idx3-ubyte", idx.encode(images))
+        write(folder / f"{prefix}-labels-idx1-ubyte", idx.encode(np.array(labels, np.uint8)))
+
+
+def test_a_folder_named_as_mnist_is_gives_its_parts(tmp_path: Path) -> None:
+    lay(tmp_path, train=[0, 2, 1], t10k=[1])
+    source = sources.load(f"idx:{tmp_path}")
+    assert source.classes == ("0", "1", "2")
+    assert list(source.parts) == ["train", "test"]
+    assert source.parts["train"].labels.tolist() == [0, 2, 1]
+    assert source.parts["test"].images.tolist() == [[[0, 1, 2], [3, 4, 5]]]
+    assert set(source.digests) == {"train-images", "train-labels", "test-images", "test-labels"}
+
+
+def test_dotted_names_prefixes_and_gzip_are_understood(tmp_path: Path) -> None:
+    lay(tmp_path, **{"emnist-digits-train": [0, 1], "emnist-digits-test": [1], "emnist-digits-val": [0]})
+    for path in list(tmp_path.iterdir()):
+        write(tmp_path / f"{path.name.replace('-idx', '.idx')}.gz", gzip.compress(path.read_bytes()))
+        path.unlink()
+    assert list(idx_folder.load(tmp_path).parts) == ["train", "val", "test"]
+
+
+def test_a_single_pair_of_another_name_comes_unsplit(tmp_path: Path) -> None:
+    lay(tmp_path, digits=[4, 0])
+    assert list(idx_folder.load(tmp_path).parts) == ["all"]
+
+
+def test_of_a_file_raw_and_gzipped_the_raw_one_is_read(tmp_path: Path) -> None:
+    lay(tmp_path, digits=[4, 0])
+    write(tmp_path / "digits-labels-idx1-ubyte.gz", b"not even a gzip")
+    assert idx_folder.load(tmp_path).parts["all"].labels.tolist() == [4, 0]
+
+
+def test_class_names_come_from_their_file(tmp_path: Path) -> None:
+    lay(tmp_path, digits=[1, 0])
+    write(tmp_path / "classes.txt", "ā\nb\n".encode())
+    assert idx_folder.load(tmp_path).classes == ("ā", "b")
+
+
+def truncate_labels(folder: Path) -> None:
+    write(folder / "train-labels-idx1-ubyte", idx.encode(np.array([0, 1], np.uint8)))
+
+
+def label_254(folder: Path) -> None:
+    write(folder / "train-labels-idx1-ubyte", idx.encode(np.array([0, 254, 1], np.uint8)))
+
+
+def two_classes(folder: Path) -> None:
+    write(folder / "classes.txt", b"a\nb\n")
+
+
+def latin_classes(folder: Path) -> None:
+    write(folder / "classes.txt", b"\xff\n")
+
+
+def same_classes(folder: Path) -> None:
+    write(folder / "classes.txt", b"a\nb\na\n")
+
+
+def other_size(folder: Path) -> None:
+    write(folder / "t10k-images-idx3-ubyte", idx.encode(np.zeros((1, 3, 3), np.uint8)))
+
+
+def no_test_labels(folder: Path) -> None:
+    (folder / "t10k-labels-idx1-ubyte").unlink()
+
+
+def two_tests(folder: Path) -> None:
+    lay(folder, test=[0])
+
+
+def another_pair(folder: Path) -> None:
+    lay(folder, digits=[0])
+
+
+def nothing(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+BAD_FOLDERS: dict[Callable[[Path], None], str] = {
+    truncate_labels: r"images and labels do not match \(expected 3 labels, found 2\)",
+    label_254: r"train-labels: 1 labels outside the classes, the first at 1 \(expected 0 to 253, found 254\)",
+    two_classes: r"train: 1 labels outside the 2 classes, the first at 1: expected 0 to 1, found 2",
+    latin_classes: r"classes.txt: class names are not UTF-8",
+    same_classes: r"two classes have the same name",
+    other_size: r"tiles of unequal sizes: train 2x3, test 3x3",
+    no_test_labels: r"no labels of test",
+    two_tests: r"two files hold the images of test: t10k-images-idx3-ubyte and test-images-idx3-ubyte",
+    another_pair: r"digits-images-idx3-ubyte: neither train, val nor test",
+    nothing: r"no IDX file here",
+}
+
+
+@pytest.mark.parametrize("harm", BAD_FOLDERS)
+def test_a_folder_that_contradicts_itself_is_refused(tmp_path: Path, harm: Callable[[Path], None]) -> None:
+    lay(tmp_path, train=[0, 2, 1], t10k=[1])
+    idx_folder.load(tmp_path)
+    harm(tmp_path)
+    with pytest.raises(InputError, match=BAD_FOLDERS[harm]) as caught:
+        idx_folder.load(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_an_absent_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no such folder.*nothing of that name"):
+        sources.load(f"idx:{tmp_path / 'absent'}")
+
+
+def test_an_unknown_source_is_answered_with_those_there_are() -> None:
+    for spec in ("mnits", "idx:", "ftp:there", ""):
+        with pytest.raises(DatagenError, match=r"one of mnist, fashion-mnist, strokes, idx:DIR") as caught:
+            sources.load(spec)
+        assert caught.value.exit_code == 3

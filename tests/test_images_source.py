@@ -1,0 +1,283 @@
+"""Folders of images are read in one order everywhere; whatever does not belong is told, all of it at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from datagen import sources
+from datagen.errors import InputError
+from datagen.sources import images
+from datagen.sources.record import UInt8
+
+
+def tile(number: int) -> UInt8:
+    return np.arange(number, number + 12, dtype=np.uint8).reshape(3, 4)
+
+
+def write(path: Path, image: npt.NDArray[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done, data = cv2.imencode(path.suffix.lower(), image)
+    assert done
+    path.write_bytes(data.tobytes())
+    return path
+
+
+def lay(folder: Path, *, names: tuple[str, ...] = ("b", "a"), suffix: str = ".png") -> Path:
+    """Two classes, two images each, written in an order that is not the sorted one."""
+    for label, name in enumerate(names):
+        for number in (1, 0):
+            write(folder / name / f"{number}{suffix}", tile(10 * label + number))
+    return folder
+
+
+def lay_split(folder: Path, *splits: str) -> Path:
+    for split in splits:
+        lay(folder / split)
+    return folder
+
+
+def test_folders_are_classes_and_everything_is_in_sorted_order(tmp_path: Path) -> None:
+    source = sources.load(f"images:{lay(tmp_path)}")
+    assert source.classes == ("a", "b")
+    assert list(source.parts) == ["all"]
+    assert source.parts["all"].labels.tolist() == [0, 0, 1, 1]
+    np.testing.assert_array_equal(source.parts["all"].images, [tile(10), tile(11), tile(0), tile(1)])
+
+
+@pytest.mark.parametrize("splits", [("train", "test"), ("test", "val", "train")])
+def test_folders_of_splits_are_parts(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    source = images.load(lay_split(tmp_path, *splits))
+    assert list(source.parts) == [split for split in ("train", "val", "test") if split in splits]
+    assert all(part.labels.tolist() == [0, 0, 1, 1] for part in source.parts.values())
+    assert len(set(source.digests.values())) == 1
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".pgm", ".tif", ".tiff", ".PNG"])
+def test_the_lossless_formats_give_the_same_pixels(tmp_path: Path, suffix: str) -> None:
+    source = images.load(lay(tmp_path, suffix=suffix))
+    np.testing.assert_array_equal(source.parts["all"].images[0], tile(10))
+
+
+def test_a_jpeg_is_read(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "0.jpg", np.full((8, 8), 77, np.uint8))
+    assert images.load(tmp_path).parts["all"].images.tolist() == [[[77] * 8] * 8]
+
+
+def test_hidden_files_and_folders_are_passed_over(tmp_path: Path) -> None:
+    lay(tmp_path)
+    (tmp_path / ".DS_Store").write_bytes(b"x")
+    (tmp_path / "a" / ".thumbs").mkdir()
+    assert len(images.load(tmp_path).parts["all"].labels) == 4
+
+
+def test_links_are_followed(tmp_path: Path) -> None:
+    lay(tmp_path / "real")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "a").symlink_to(tmp_path / "real" / "a")
+    (tmp_path / "linked" / "b").mkdir()
+    for number in (0, 1):
+        (tmp_path / "linked" / "b" / f"{number}.png").symlink_to(tmp_path / "real" / "b" / f"{number}.png")
+    assert images.load(tmp_path / "linked").digests == images.load(tmp_path / "real").digests
+
+
+def test_the_digest_covers_names_labels_and_pixels(tmp_path: Path) -> None:
+    digests = {images.load(lay(tmp_path / "plain")).digests["all"]}
+    write(lay(tmp_path / "pixel") / "a" / "0.png", tile(99))
+    (lay(tmp_path / "name") / "a" / "0.png").rename(tmp_path / "name" / "a" / "00.png")
+    write(lay(tmp_path / "more") / "A" / "0.png", tile(5))
+    digests |= {images.load(tmp_path / folder).digests["all"] for folder in ("pixel", "name", "more")}
+    assert len(digests) == 4
+
+
+def colour(folder: Path) -> None:
+    write(folder / "a" / "2.png", np.zeros((3, 4, 3), np.uint8))
+
+
+def colour_that_is_grey(folder: Path) -> None:
+    write(folder / "a" / "2.png", np.repeat(tile(0)[:, :, None], 3, axis=2))
+
+
+def sixteen_bits(folder: Path) -> None:
+    write(folder / "a" / "2.png", tile(0).astype(np.uint16) * 256)
+
+
+def another_size(folder: Path) -> None:
+    write(folder / "b" / "2.png", np.zeros((3, 5), np.uint8))
+
+
+def too_large(folder: Path) -> None:
+    write(folder / "a" / "2.bmp", np.zeros((513, 2), np.uint8))
+
+
+def too_large_a_png(folder: Path) -> None:
+    write(folder / "a" / "2.png", np.zeros((2, 5000), np.uint8))
+
+
+def empty_class(folder: Path) -> None:
+    (folder / "c").mkdir()
+
+
+def stray_file(folder: Path) -> None:
+    (folder / "a" / "notes.txt").write_text("hello")
+
+
+def stray_folder(folder: Path) -> None:
+    (folder / "a" / "more").mkdir()
+
+
+def stray_file_above(folder: Path) -> None:
+    (folder / "labels.csv").write_text("hello")
+
+
+def broken_link(folder: Path) -> None:
+    (folder / "a" / "2.png").symlink_to(folder / "absent.png")
+
+
+def pipe(folder: Path) -> None:
+    os.mkfifo(folder / "a" / "2.png")
+
+
+def not_an_image(folder: Path) -> None:
+    (folder / "a" / "2.bmp").write_text("hello")
+
+
+def empty_file(folder: Path) -> None:
+    (folder / "a" / "2.pgm").write_bytes(b"")
+
+
+def truncated_png(folder: Path) -> None:
+    path = write(folder / "a" / "2.png", tile(0))
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def damaged_png(folder: Path) -> None:
+    path = write(folder / "a" / "2.png", tile(0))
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IDAT") + 8] ^= 1
+    path.write_bytes(data)
+
+
+def truncated_jpeg(folder: Path) -> None:
+    path = write(folder / "a" / "2.jpg", np.arange(12, dtype=np.uint8).reshape(3, 4))
+    path.write_bytes(path.read_bytes()[:-2])
+
+
+def name_of_no_encoding(folder: Path) -> None:
+    (folder / os.fsdecode(b"\xff")).mkdir()
+
+
+BAD: dict[Callable[[Path], None], str] = {
+    colour: r"a/2\.png: colour \(3 channels\): convert it to 8-bit grey",
+    colour_that_is_grey: r"a/2\.png: colour \(3 channels\): convert it to 8-bit grey",
+    sixteen_bits: r"a/2\.png: 16 bits a pixel \(uint16\): convert it to 8-bit grey",
+    another_size: r"b/2\.png: 3x5 pixels where the first image has 3x4",
+    too_large: r"a/2\.bmp: 513x2 pixels where at most 512x512",
+    too_large_a_png: r"a/2\.png: 2x5000 pixels where at most 512x512",
+    empty_class: r"c/: an empty folder",
+    stray_file: r"a/notes\.txt: a stray file where only images should be",
+    stray_folder: r"a/more: a stray folder where only images should be",
+    stray_file_above: r"labels\.csv: a stray file where only folders of classes should be",
+    broken_link: r"a/2\.png: a stray link or device",
+    pipe: r"a/2\.png: a stray link or device",
+    not_an_image: r"a/2\.bmp: not a whole image file",
+    empty_file: r"a/2\.pgm: not a whole image file",
+    truncated_png: r"a/2\.png: a damaged or truncated PNG",
+    damaged_png: r"a/2\.png: a damaged or truncated PNG",
+    truncated_jpeg: r"a/2\.jpg: a truncated JPEG",
+    name_of_no_encoding: r"\\udcff: the name of a class must be UTF-8",
+}
+
+
+@pytest.mark.parametrize("harm", BAD, ids=lambda harm: harm.__name__)
+def test_what_does_not_belong_is_told(
+    tmp_path: Path, harm: Callable[[Path], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    images.load(lay(tmp_path))
+    harm(tmp_path)
+    with pytest.raises(InputError, match=BAD[harm]) as caught:
+        images.load(tmp_path)
+    assert caught.value.exit_code == 3
+    assert str(caught.value).startswith(f"{tmp_path}: ")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
+    lay(tmp_path)
+    for harm in (colour, another_size, empty_class, stray_file):
+        harm(tmp_path)
+    with pytest.raises(InputError, match="4 problems:") as caught:
+        images.load(tmp_path)
+    for harm in ("a/2.png", "b/2.png", "c/", "a/notes.txt"):
+        assert f"\n  {harm}: " in str(caught.value)
+
+
+def test_of_many_problems_twenty_are_told_and_the_rest_counted(tmp_path: Path) -> None:
+    for number in range(31):
+        write(tmp_path / "a" / f"{number:02}.png", np.zeros((3, 4, 3), np.uint8))
+    with pytest.raises(InputError, match="31 problems") as caught:
+        images.load(tmp_path)
+    assert str(caught.value).count("colour") == 20
+    assert str(caught.value).endswith("and 11 more")
+
+
+def test_an_unreadable_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay(tmp_path)
+
+    def refuse(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(InputError, match=r"4 problems:\n  a/0\.png: cannot be read: permission denied"):
+        images.load(tmp_path)
+
+
+def test_an_empty_or_absent_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="an empty folder"):
+        images.load(tmp_path)
+    with pytest.raises(InputError, match="no such folder"):
+        images.load(tmp_path / "absent")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "test").mkdir()
+    with pytest.raises(InputError, match=r"train/: an empty folder.*\n.*test/: an empty folder"):
+        images.load(tmp_path)
+
+
+@pytest.mark.parametrize(("present", "absent"), [("train", "test"), ("test", "train"), ("val", "train")])
+def test_train_and_test_are_needed_where_one_split_is(tmp_path: Path, present: str, absent: str) -> None:
+    lay_split(tmp_path, present)
+    with pytest.raises(InputError, match=f"no folder {absent}/"):
+        images.load(tmp_path)
+
+
+def test_classes_beside_splits_are_told(tmp_path: Path) -> None:
+    lay_split(tmp_path, "train", "test")
+    lay(tmp_path, names=("7",))
+    with pytest.raises(InputError, match="7: something else beside train/, val/ and test/"):
+        images.load(tmp_path)
+
+
+def test_test_may_lack_a_class_of_train_but_not_have_another(tmp_path: Path) -> None:
+    lay_split(tmp_path, "train")
+    lay(tmp_path / "test", names=("b",))
+    assert images.load(tmp_path).parts["test"].labels.tolist() == [1, 1]
+    lay(tmp_path / "test", names=("c",))
+    with pytest.raises(InputError, match="test/c/: a class that train/ does not have"):
+        images.load(tmp_path)
+
+
+def test_more_than_254_classes_are_refused(tmp_path: Path) -> None:
+    for number in range(255):
+        write(tmp_path / f"{number:03}" / "0.pgm", np.full((1, 1), number, np.uint8))
+    with pytest.raises(InputError, match="255 folders of classes where at most 254 are possible"):
+        images.load(tmp_path)
+    (tmp_path / "254" / "0.pgm").unlink()
+    (tmp_path / "254").rmdir()
+    assert images.load(tmp_path).parts["all"].labels[-1] == 253

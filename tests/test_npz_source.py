@@ -1,0 +1,266 @@
+"""NumPy archives are read as they were written, or refused with the reason; nothing in them is executed."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import tracemalloc
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datagen import sources
+from datagen.errors import InputError
+from datagen.sources import npz
+from datagen.sources.record import UInt8
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def tiles(count: int = 3) -> UInt8:
+    return np.arange(count * 2 * 5, dtype=np.uint8).reshape(count, 2, 5)
+
+
+def whole(**others: npt.NDArray[Any]) -> Arrays:
+    arrays: Arrays = {"images": tiles(), "labels": np.array([0, 2, 1])}
+    return arrays | others
+
+
+def save(path: Path, arrays: Arrays, *, compressed: bool = False) -> Path:
+    with path.open("wb") as stream:
+        (np.savez_compressed if compressed else np.savez)(stream, **arrays)
+    return path
+
+
+def member(array: npt.NDArray[Any]) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array)
+    return stream.getvalue()
+
+
+def zipped(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(f"{name}.npy", data)
+    return path
+
+
+def test_images_and_labels_come_unsplit(tmp_path: Path) -> None:
+    source = sources.load(f"npz:{save(tmp_path / 'a.npz', whole())}")
+    assert list(source.parts) == ["all"]
+    np.testing.assert_array_equal(source.parts["all"].images, tiles())
+    assert source.parts["all"].images.dtype == source.parts["all"].labels.dtype == np.uint8
+    assert source.parts["all"].labels.tolist() == [0, 2, 1]
+    assert source.classes == ("0", "1", "2")
+    assert set(source.digests) == {"images", "labels"}
+
+
+@pytest.mark.parametrize("splits", [("train", "test"), ("train", "val", "test")])
+def test_arrays_of_splits_come_split(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    arrays: Arrays = {}
+    for number, split in enumerate(splits):
+        arrays |= {f"{split}_images": tiles(number + 1), f"{split}_labels": np.arange(number + 1)}
+    source = npz.load(save(tmp_path / "a.npz", arrays))
+    assert [(name, len(part.labels)) for name, part in source.parts.items()] == [
+        (split, number + 1) for number, split in enumerate(splits)
+    ]
+
+
+def test_classes_may_be_named(tmp_path: Path) -> None:
+    source = npz.load(save(tmp_path / "a.npz", whole(classes=np.array(["zero", "ein", "ā"]))))
+    assert source.classes == ("zero", "ein", "ā")
+
+
+def test_other_arrays_are_passed_over(tmp_path: Path) -> None:
+    npz.load(save(tmp_path / "a.npz", whole(weights=np.array([{}], object))))
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "<i2", ">i4", "<u8", "<i8"])
+def test_labels_of_any_integer_type_are_the_same(tmp_path: Path, dtype: str) -> None:
+    plain = npz.load(save(tmp_path / "a.npz", whole()))
+    typed = npz.load(save(tmp_path / "b.npz", whole(labels=np.array([[0], [2], [1]], dtype))))
+    assert typed.digests == plain.digests
+    assert typed.parts["all"].labels.tolist() == [0, 2, 1]
+
+
+def test_digests_depend_on_the_content_and_not_on_how_it_is_stored(tmp_path: Path) -> None:
+    plain = npz.load(save(tmp_path / "a.npz", whole()))
+    packed = npz.load(save(tmp_path / "b.npz", whole(images=np.asfortranarray(tiles())), compressed=True))
+    np.testing.assert_array_equal(packed.parts["all"].images, tiles())
+    assert packed.parts["all"].images.flags.c_contiguous
+    assert packed.digests == plain.digests
+    reshaped = npz.load(save(tmp_path / "c.npz", whole(images=tiles().reshape(3, 5, 2))))
+    assert reshaped.digests["images"] != plain.digests["images"]
+    assert plain.digests["labels"] == "f9d0a19a31b4ba8f4cd8d6a5a5e0b9ab8d2c2ab6bbd21d9b9ac4e1f8e5a9c6c7"
+
+
+BAD: dict[str, tuple[Arrays, str]] = {
+    "colour": (
+        whole(images=np.zeros((3, 2, 5, 3), np.uint8)),
+        r"images: colour images \(expected uint8 \(n, height, width\), found uint8 \(3, 2, 5, 3\)\); "
+        r"convert the images to 8-bit grey",
+    ),
+    "16 bits": (whole(images=tiles().astype(np.uint16)), r"not 8-bit grey.*found uint16 \(3, 2, 5\)"),
+    "floats": (whole(images=tiles() / 255), r"not 8-bit grey.*found float64"),
+    "flat images": (whole(images=tiles().reshape(3, 10)), r"found uint8 \(3, 10\)"),
+    "objects": (whole(images=np.array([{}], object)), r"found object \(1,\)"),
+    "object labels": (whole(labels=np.array([0, 2, 1], object)), r"labels: not labels.*found object"),
+    "float labels": (whole(labels=np.array([0.0, 2, 1])), r"expected integers \(n,\), found float64 \(3,\)"),
+    "one-hot labels": (whole(labels=np.eye(3, dtype=int)), r"found int64 \(3, 3\)"),
+    "a negative label": (
+        whole(labels=np.array([0, -1, 1])),
+        r"1 labels outside the classes, the first at 1 \(expected 0 to 253, found -1\)",
+    ),
+    "label 254": (whole(labels=np.array([0, 1, 254], np.uint8)), r"first at 2 \(expected 0 to 253, found 254\)"),
+    "label 2^64-1": (whole(labels=np.array([0, 1, 2**64 - 1], np.uint64)), r"found 18446744073709551615"),
+    "a label without a class": (
+        whole(classes=np.array(["a", "b"])),
+        r"all: 1 labels outside the 2 classes, the first at 1: expected 0 to 1, found 2",
+    ),
+    "too few labels": (whole(labels=np.array([0, 1])), r"all: 3 images but 2 labels"),
+    "no images": (whole(images=tiles(0), labels=np.array([], int)), r"all: no images"),
+    "large tiles": (whole(images=np.zeros((3, 1, 513), np.uint8)), r"tiles of 1x513 pixels where 1x1 to 512x512"),
+    "flat tiles": (whole(images=np.zeros((3, 0, 4), np.uint8)), r"tiles of 0x4 pixels"),
+    "no labels": ({"images": tiles()}, r"no array labels; found images"),
+    "nothing known": ({"x_train": tiles()}, r"no array images.*no array labels.*found x_train; give images and"),
+    "no test": (
+        {"train_images": tiles(), "train_labels": np.zeros(3, int)},
+        r"no array test_images(.|\n)*no array test_labels",
+    ),
+    "half a val": (
+        {
+            "train_images": tiles(),
+            "train_labels": np.zeros(3, int),
+            "val_images": tiles(),
+            "test_images": tiles(),
+            "test_labels": np.zeros(3, int),
+        },
+        r"no array val_labels",
+    ),
+    "both": (
+        whole(train_images=tiles(), train_labels=np.zeros(3), test_images=tiles(), test_labels=np.zeros(3)),
+        r"both images and labels of their own and those of splits",
+    ),
+    "unequal sizes": (
+        {
+            "train_images": tiles(),
+            "train_labels": np.zeros(3, int),
+            "test_images": np.zeros((1, 3, 3), np.uint8),
+            "test_labels": np.zeros(1, int),
+        },
+        r"tiles of unequal sizes: train 2x5, test 3x3",
+    ),
+    "class names as bytes": (whole(classes=np.array([b"a"])), r"classes: not a list of names"),
+    "equal class names": (whole(classes=np.array(["a", "b", "a"])), r"two classes have the same name"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_arrays_are_refused_with_both_sides(tmp_path: Path, case: str) -> None:
+    arrays, words = BAD[case]
+    path = save(tmp_path / "a.npz", arrays)
+    with pytest.raises(InputError, match=words) as caught:
+        npz.load(path)
+    assert caught.value.exit_code == 3
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_pickles_are_not_opened(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    path = save(tmp_path / "a.npz", whole(images=np.array([Trap()], object)))
+    with pytest.raises(InputError):
+        npz.load(path)
+    assert not (tmp_path / "executed").exists()
+
+
+def header(text: str) -> bytes:
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text.encode()
+
+
+HOSTILE: dict[str, tuple[bytes, str]] = {
+    "no header": (b"hello", "images: not a NumPy array"),
+    "an endless header": (b"\x93NUMPY\2\0" + struct.pack("<I", 1 << 31), "images: not a NumPy array"),
+    "code for a header": (header("__import__('os')"), "its header is not NumPy's"),
+    "a header cut short": (member(tiles())[:40], "its header is not NumPy's"),
+    "a shape of texts": (header("{'descr': '|u1', 'fortran_order': False, 'shape': 'abc'}"), "header is not NumPy's"),
+    "a negative shape": (
+        header("{'descr': '|u1', 'fortran_order': False, 'shape': (-1, 2, 5)}"),
+        "header is not NumPy's",
+    ),
+    "a shape beyond the bytes": (
+        header("{'descr': '|u1', 'fortran_order': False, 'shape': (281474976710655, 512, 512)}"),
+        r"images: not as long as its header says \(expected 73,786,976,294,838,206,464 bytes",
+    ),
+    "bytes after the last": (member(tiles()) + b"x", r"\(expected 30 bytes, found 31\)"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_member_that_lies_is_refused_before_anything_is_allocated(tmp_path: Path, case: str) -> None:
+    data, words = HOSTILE[case]
+    path = zipped(tmp_path / "a.npz", {"images": data, "labels": member(np.array([0, 1, 2]))})
+    with pytest.raises(InputError, match=words) as caught:
+        npz.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_an_archive_that_expands_beyond_bounds_is_not_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datagen.sources.checks.MAX_INFLATED", 1 << 20)
+    large = whole(images=np.zeros((1 << 14, 28, 28), np.uint8), labels=np.zeros(1 << 14, np.uint8))
+    path = save(tmp_path / "bomb.npz", large, compressed=True)
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"12,861,\d+ bytes of arrays where 1,048,576 are the most possible"):
+        npz.load(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def test_an_archive_that_claims_more_than_deflate_can_give_is_refused(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a.npz", {name: member(array) for name, array in whole().items()})
+    data = bytearray(path.read_bytes())
+    for signature, place in ((b"PK\1\2", 24), (b"PK\3\4", 22)):
+        start = data.index(signature)
+        data[start + place : start + place + 4] = struct.pack("<I", 4_000_000)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"images: 4,000,000 bytes cannot be in a file of"):
+        npz.load(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"<html></html>", b"PK\3\4" + bytes(50)])
+def test_what_is_no_archive_is_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "a.npz"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.npz: not a whole \.npz file"):
+        npz.load(path)
+
+
+def test_an_absent_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        npz.load(tmp_path / "absent.npz")
+
+
+@given(cut=st.integers(0, 2000), places=st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=3))
+def test_damage_never_raises_anything_but_an_input_error(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, places: list[tuple[int, int]]
+) -> None:
+    path = save(tmp_path_factory.getbasetemp() / "damaged.npz", whole(), compressed=True)
+    data = bytearray(path.read_bytes())
+    for place, byte in places:
+        data[place % len(data)] = byte
+    path.write_bytes(data[: len(data) - cut] if cut < len(data) and not places else data)
+    try:
+        source = npz.load(path)
+    except InputError:
+        return
+    np.testing.assert_array_equal(source.parts["all"].images, tiles())
