@@ -3,16 +3,18 @@
 To 512x512, int64 suffices everywhere: see the bounds beside each formula.
 """
 
-import numpy as np
-from numpy.typing import NDArray
+from __future__ import annotations
 
-_Ints = NDArray[np.int64]
+import numpy as np
+import numpy.typing as npt
+
+_Ints = npt.NDArray[np.int64]
 
 _CANDIDATES = 2**16  # candidate points at a time, so that the 64-bit working arrays stay in a cache of 2 MiB
 _PIXELS = 2**20  # pixels at a time
 
 
-def enclose(masks: NDArray[np.uint8] | NDArray[np.bool_]) -> _Ints:
+def enclose(masks: npt.NDArray[np.uint8] | npt.NDArray[np.bool_]) -> _Ints:
     """The minimal circle around all foreground pixel centres: (n, H, W), foreground non-zero -> int64 (n, 4).
 
     Columns x, y, den, r2: centre (x/den, y/den), x the column and y the row, squared radius r2/den^2, den > 0 and
@@ -27,20 +29,24 @@ def enclose(masks: NDArray[np.uint8] | NDArray[np.bool_]) -> _Ints:
     return out
 
 
-def raster(circles: _Ints, height: int, width: int) -> NDArray[np.uint8]:
-    """The pixels whose centres are inside or on each circle: int64 (n, 4) -> uint8 {0, 1} (n, height, width)."""
-    out = np.empty((len(circles), height, width), np.uint8)
+def raster(circles: _Ints, height: int, width: int, out: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:
+    """The pixels whose centres are inside or on each circle: int64 (n, 4) -> uint8 {0, 1} (n, height, width).
+
+    Writes into `out` where given. Circles are as `enclose` returns them, of tiles to 512x512.
+    """
+    if out is None:
+        out = np.empty((len(circles), height, width), np.uint8)
     step = max(1, _PIXELS // (height * width))
     for start in range(0, len(circles), step):
         x, y, den, r2 = circles[start : start + step, :, None].transpose(1, 0, 2)
-        # den < 2^19 and |den * column - x| < 2^28 to 512x512, so a square stays below 2^57
+        # den < 2^19 and 0 <= x, y < 2^28, so a difference stays below 2^28 and a square below 2^56
         across = (den * np.arange(width) - x) ** 2
         room = np.where(den > 0, r2, -1) - (den * np.arange(height) - y) ** 2
         np.less_equal(across[:, None, :], room[:, :, None], out=out[start : start + step].view(np.bool_))
     return out
 
 
-def _candidates(masks: NDArray[np.bool_]) -> tuple[_Ints, _Ints]:
+def _candidates(masks: npt.NDArray[np.bool_]) -> tuple[_Ints, _Ints]:
     """The points on which alone the circle depends: the first and last foreground pixel of each row.
 
     bool (n, H, W) -> x (n, 2, H) and y (n, 1, H). Rows without foreground repeat the first row that has some. Every
@@ -79,8 +85,8 @@ def _minimal(x: _Ints, y: _Ints) -> _Ints:
 def _farthest(x: _Ints, y: _Ints, centre: _Ints, den: _Ints) -> _Ints:
     """The point of each tile farthest from centre / den: (2, n).
 
-    Compares den times the squared distance, less what the points share: below 2^41, as den < 2^19 and the centre of
-    a minimal circle lies inside the frame.
+    Compares den times the squared distance, less a term that the points share: below 2^40, as den < 2^19 and the
+    centre of a minimal circle lies inside the frame.
     """
     den, (cx, cy) = den[:, None, None], 2 * centre[:, :, None, None]
     distance = (x * (den * x - cx) + y * (den * y - cy)).reshape(len(x), -1)
@@ -94,7 +100,7 @@ def _grow(support: _Ints) -> tuple[_Ints, _Ints, _Ints]:
     It passes through the origin. So it is the circle on the diameter from the origin to one old point, or passes
     through two old points that make no obtuse triangle with the origin, and holds the others: the first of these
     six that does is it. Returns the new support (2, 3, n), the origin among it, with centre (2, n) and den (n,).
-    Bounds to 512x512: coordinates < 2^9, norms < 2^19, den < 2^20, numerators < 2^30, products < 2^41.
+    Bounds to 512x512: coordinates < 2^9, norms and den < 2^19, centres < 2^29, products < 2^40.
     """
     after, last = support[:, [1, 2, 0]], support[:, [2, 0, 1]]
     norm, dot = _dot(support, support), _dot(after, last)
@@ -118,7 +124,11 @@ def _grow(support: _Ints) -> tuple[_Ints, _Ints, _Ints]:
 
 
 def _canonical(origin: _Ints, centre: _Ints, den: _Ints) -> _Ints:
-    """The columns x, y, den, r2 of circles through `origin` around origin + centre / den: (n, 4)."""
+    """The columns x, y, den, r2 of circles through `origin` around origin + centre / den: (n, 4).
+
+    What divides den and the absolute centre also divides the relative one, so r2 is an integer. The radius is at most
+    half of the frame's diagonal: r2 < 2^55.
+    """
     x, y = den * origin + centre
     shared = np.gcd(np.gcd(x, y), den)
     radius = centre // shared
@@ -126,5 +136,6 @@ def _canonical(origin: _Ints, centre: _Ints, den: _Ints) -> _Ints:
 
 
 def _dot(a: _Ints, b: _Ints) -> _Ints:
-    """The scalar product of vectors along the first axis."""
-    return a[0] * b[0] + a[1] * b[1]
+    """The scalar products of vectors (2, ...)."""
+    product: _Ints = a[0] * b[0] + a[1] * b[1]
+    return product

@@ -3,10 +3,12 @@
 Floating point selects, Python integers decide: the compared products pass 2^64 even at 28x28.
 """
 
+from __future__ import annotations
+
 from fractions import Fraction
 
 import numpy as np
-from numpy.typing import NDArray
+import numpy.typing as npt
 
 _LEVELS = 256
 _BLOCK = 2**16  # pixels at a time, so that the working arrays stay in the cache
@@ -23,7 +25,7 @@ _COUNT_AND_SUM = (1 << _SHIFT) + np.arange(_LEVELS)
 _NEAR = 1 - 2.0**-50
 
 
-def threshold(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def threshold(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Otsu's threshold of each tile, uint8 (n, H, W) -> uint8 (n,); foreground is `image > threshold`.
 
     The smallest t that maximises the between-class variance of the tile's histogram (Otsu, 1979), compared exactly.
@@ -42,7 +44,7 @@ def threshold(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return out
 
 
-def _histograms(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+def _histograms(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     """Count the pixels of each level: uint8 (n, p) -> int64 (n, 256). Zeros, most of a digit, are not visited."""
     n, size = pixels.shape
     inked = pixels != 0
@@ -55,8 +57,8 @@ def _histograms(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def _select(
-    counts: NDArray[np.int64], size: int, integers: NDArray[np.int64], floats: NDArray[np.float64]
-) -> NDArray[np.uint8]:
+    counts: npt.NDArray[np.int64], size: int, integers: npt.NDArray[np.int64], floats: npt.NDArray[np.float64]
+) -> npt.NDArray[np.uint8]:
     """The threshold of each histogram: int64 (n, 256), overwritten -> uint8 (n,).
 
     Works in the given buffers, (3, n, 256) and (2, n, 256): fresh memory would cost more than the arithmetic.
@@ -77,7 +79,7 @@ def _select(
     np.multiply(d, d, out=score)
     score /= spread
 
-    best = score.argmax(axis=1)
+    best: npt.NDArray[np.intp] = score.argmax(axis=1)
     largest = score[np.arange(len(score)), best]
     constant = largest == 0
     best[constant] = ink[constant, 0] // size
@@ -88,6 +90,7 @@ def _select(
     return best.astype(np.uint8)
 
 
-def _decide(d: NDArray[np.float64], spread: NDArray[np.int64], levels: NDArray[np.intp]) -> int:
+def _decide(d: npt.NDArray[np.float64], spread: npt.NDArray[np.int64], levels: npt.NDArray[np.intp]) -> int:
     """The first of the candidate levels whose d^2 / spread is largest, in Python integers: d^2 reaches 2^88."""
-    return max(levels.tolist(), key=lambda level: Fraction(int(d[level]) ** 2, int(spread[level])))
+    candidates: list[int] = levels.tolist()
+    return max(candidates, key=lambda level: Fraction(int(d[level]) ** 2, int(spread[level])))

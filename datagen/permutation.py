@@ -4,13 +4,15 @@ An alternating Feistel network over Z(n^a) x Z(n^b), a + b = cells, on numbers h
 only, so every machine computes the same rows; `docs/format.md` describes it and lists test vectors.
 """
 
+from __future__ import annotations
+
 import hashlib
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
+import numpy.typing as npt
 
 ROUNDS = 8
 MAX_N = 2**32  # digits are stored as uint32, and the bias n / 2^64 of a reduction stays below 2^-30
@@ -40,9 +42,10 @@ class Permutation:
     @property
     def size(self) -> int:
         """The number of indices, n^cells."""
-        return self.n**self.cells
+        size: int = self.n**self.cells
+        return size
 
-    def rows(self, indices: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    def rows(self, indices: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
         """The rows of each index: uint64 (m,) -> uint32 (m, cells).
 
         Cell j, counted along the grid's rows, holds digit j of the permuted index, digit 0 the least
@@ -58,7 +61,7 @@ class Permutation:
             out[block] = self._permute(_digits(indices[block], self.n, self.cells), inverse=False).T
         return out
 
-    def index(self, rows: NDArray[np.uint32]) -> list[int]:
+    def index(self, rows: npt.NDArray[np.uint32]) -> list[int]:
         """The index of each row, the inverse of `rows`: uint32 (m, cells) -> m Python integers.
 
         Raises ValueError where a row holds a number that is not below `n`, or the width is not `cells`.
@@ -70,13 +73,13 @@ class Permutation:
         digits = self._permute(rows.T.astype(np.uint64), inverse=True)
         return [sum(int(d) * self.n**j for j, d in enumerate(column)) for column in digits.T]
 
-    def _permute(self, digits: NDArray[np.uint64], inverse: bool) -> NDArray[np.uint64]:
+    def _permute(self, digits: npt.NDArray[np.uint64], inverse: bool) -> npt.NDArray[np.uint64]:
         """Permute numbers given as digits (cells, m)."""
         if self.cells == 1:
             return self._walk(digits[0], inverse)[None]
         return self._feistel(digits, inverse)
 
-    def _feistel(self, digits: NDArray[np.uint64], inverse: bool) -> NDArray[np.uint64]:
+    def _feistel(self, digits: npt.NDArray[np.uint64], inverse: bool) -> npt.NDArray[np.uint64]:
         """Run the rounds in place on digits (cells, m): even rounds change the low half, odd ones the high."""
         low, high = digits[: self.cells // 2], digits[self.cells // 2 :]
         for number in reversed(range(ROUNDS)) if inverse else range(ROUNDS):
@@ -84,7 +87,7 @@ class Permutation:
             _add(target, _absorb(source, self._keys[number]), self.n, inverse)
         return digits
 
-    def _walk(self, values: NDArray[np.uint64], inverse: bool) -> NDArray[np.uint64]:
+    def _walk(self, values: npt.NDArray[np.uint64], inverse: bool) -> npt.NDArray[np.uint64]:
         """Permute single digits (m,): a network over Z(m) x Z(m), m^2 >= n, walked until it is below n.
 
         With one digit the low half would be empty and the network a mere rotation.
@@ -92,7 +95,7 @@ class Permutation:
         square = replace(self, n=math.isqrt(self.n - 1) + 1, cells=2)
         base = np.uint64(square.n)
         low, high = square._feistel(_digits(values, square.n, 2), inverse)
-        walked = low + base * high
+        walked: npt.NDArray[np.uint64] = low + base * high
         outside = np.flatnonzero(walked >= self.n)
         if outside.size:
             walked[outside] = self._walk(walked[outside], inverse)
@@ -105,7 +108,7 @@ class Permutation:
         return [np.uint64(int.from_bytes(hashlib.sha256(t.encode()).digest()[:8], "little")) for t in texts]
 
 
-def _digits(values: NDArray[np.uint64], n: int, count: int) -> NDArray[np.uint64]:
+def _digits(values: npt.NDArray[np.uint64], n: int, count: int) -> npt.NDArray[np.uint64]:
     """The lowest `count` base-n digits of each value, least significant first: (m,) -> (count, m)."""
     digits = np.empty((count, len(values)), np.uint64)
     rest = values
@@ -116,7 +119,7 @@ def _digits(values: NDArray[np.uint64], n: int, count: int) -> NDArray[np.uint64
     return digits
 
 
-def _absorb(source: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
+def _absorb(source: npt.NDArray[np.uint64], key: np.uint64) -> npt.NDArray[np.uint64]:
     """Hash the digits (count, m) into 64-bit states (m,)."""
     state = np.full(source.shape[1], key)
     for digit in source:
@@ -125,7 +128,7 @@ def _absorb(source: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
     return state
 
 
-def _add(target: NDArray[np.uint64], state: NDArray[np.uint64], n: int, inverse: bool) -> None:
+def _add(target: npt.NDArray[np.uint64], state: npt.NDArray[np.uint64], n: int, inverse: bool) -> None:
     """Add to (or subtract from) the numbers in `target`, digits (count, m), the ones that `state` (m,) yields.
 
     Addition is modulo n^count, by digits with carry. To subtract is to add the complement to n - 1 of every
@@ -143,7 +146,7 @@ def _add(target: NDArray[np.uint64], state: NDArray[np.uint64], n: int, inverse:
         digit -= base * carry
 
 
-def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _mix(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Scramble 64-bit words (m,) in place: the finaliser of splitmix64 (Steele, Lea and Flood, 2014)."""
     words ^= words >> np.uint64(30)
     words *= np.uint64(0xBF58476D1CE4E5B9)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +160,19 @@ def truncated_png(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
 
 
+def truncated_bmp(folder: Path) -> None:
+    path = write(folder / "a" / "2.bmp", tile(0))
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def a_png_that_claims_to_be_huge(folder: Path) -> None:
+    def chunk(content: bytes) -> bytes:
+        return struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+
+    header = chunk(b"IHDR" + struct.pack(">IIBBBBB", 100_000, 70_000, 8, 0, 0, 0, 0))
+    (folder / "a" / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IEND"))
+
+
 def damaged_png(folder: Path) -> None:
     path = write(folder / "a" / "2.png", tile(0))
     data = bytearray(path.read_bytes())
@@ -190,6 +205,8 @@ BAD: dict[Callable[[Path], None], str] = {
     not_an_image: r"a/2\.bmp: not a whole image file",
     empty_file: r"a/2\.pgm: not a whole image file",
     truncated_png: r"a/2\.png: a damaged or truncated PNG",
+    truncated_bmp: r"a/2\.bmp: not a whole image file",
+    a_png_that_claims_to_be_huge: r"a/2\.png: 70000x100000 pixels where at most 512x512",
     damaged_png: r"a/2\.png: a damaged or truncated PNG",
     truncated_jpeg: r"a/2\.jpg: a truncated JPEG",
     name_of_no_encoding: r"\\udcff: the name of a class must be UTF-8",
@@ -215,8 +232,8 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
         harm(tmp_path)
     with pytest.raises(InputError, match="4 problems:") as caught:
         images.load(tmp_path)
-    for harm in ("a/2.png", "b/2.png", "c/", "a/notes.txt"):
-        assert f"\n  {harm}: " in str(caught.value)
+    for place in ("a/2.png", "b/2.png", "c/", "a/notes.txt"):
+        assert f"\n  {place}: " in str(caught.value)
 
 
 def test_of_many_problems_twenty_are_told_and_the_rest_counted(tmp_path: Path) -> None:

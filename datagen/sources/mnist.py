@@ -313,7 +313,7 @@ def _verified(file: PinnedFile, data: bytes) -> bytes:
 def _not_had(pinned: Pinned, file: PinnedFile, tried: list[_Mirror]) -> SourceError:
     told = [f"\n  {mirror.base}: {'; '.join(mirror.said)}" for mirror in tried]
     return SourceError(
-        f"{pinned.name} could not be had; no mirror gave {file.name}:{''.join(told)}\n",
+        f"{pinned.name} could not be had; no mirror gave {file.name}:{''.join(told)}",
         remedy=f"give the folder that holds its {len(pinned.files)} files with --source-dir",
     )
 

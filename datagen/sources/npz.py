@@ -6,11 +6,13 @@ The archive's directory says how long each array is, and its own header must agr
 from __future__ import annotations
 
 import ast
+import errno
 import hashlib
 import math
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -47,15 +49,24 @@ def load(path: Path) -> Source:
     are of the decoded arrays, labels as uint8, whatever the compression.
     """
     checks.require_file(path)
-    try:
-        with checks.reading(path), zipfile.ZipFile(path) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            wanted = _wanted(members, path)
-            checks.fail_on(_implausible(members, wanted, path), path)
-            arrays = {name: _array(archive, members[name], name, path) for name in wanted}
-    except _CORRUPT as error:
-        raise InputError(f"not a whole .npz file: {error}", path=path, remedy="write it anew") from error
+    with checks.reading(path), _corruption(path), zipfile.ZipFile(path) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        wanted = _wanted(members, path)
+        checks.fail_on(_implausible(members, wanted, path), path)
+        arrays = {name: _array(archive, members[name], name, path) for name in wanted}
     return _source(arrays, path)
+
+
+@contextmanager
+def _corruption(path: Path) -> Iterator[None]:
+    """Turn what zipfile raises over a damaged archive into an InputError."""
+    try:
+        yield
+    except (*_CORRUPT, OSError) as error:
+        # Of the operating system's errors only EINVAL is the file's fault: a seek to an offset that it claims.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        raise InputError(f"not a whole .npz file: {error}", path=path, remedy="write it anew") from error
 
 
 def _source(arrays: dict[str, npt.NDArray[Any]], path: Path) -> Source:

@@ -84,7 +84,7 @@ def draw(indices: UInt64) -> tuple[UInt8, UInt8]:
 
 
 def load() -> Source:
-    """The source: 60,000 training digits and 10,000 test digits, drawn in a few seconds."""
+    """The source: 60,000 training digits, of indices 0 to 59,999, and the next 10,000 as test digits."""
     images, labels = draw(np.arange(TRAIN + TEST, dtype=np.uint64))
     parts = {
         "train": Part(images[:TRAIN], labels[:TRAIN]),
@@ -159,7 +159,7 @@ def _controls(glyph: Glyph, indices: UInt64) -> tuple[Float64, Float64]:
     poses = (glyph.poses - 50.0) / 100.0
     one = poses[_choose(indices, Stream.POSE, len(poses))]
     other = poses[_choose(indices, Stream.OTHER_POSE, len(poses))]
-    mixture = _uniform(indices, Stream.MIXTURE, -0.1, 0.6)[:, None, None]
+    mixture = _uniform(indices, Stream.MIXTURE, -0.1, 0.5)[:, None, None]
     points = one + mixture * (other - one)
     care = _uniform(indices, Stream.CARE, 0.5, 1.4)
     shake = []
@@ -183,13 +183,13 @@ def _along(glyph: Glyph, values: Float64) -> Float64:
 def _warp(indices: UInt64, x: Float64, y: Float64) -> tuple[Float64, Float64]:
     """The writer's habits, the same along the whole digit: proportions, bends, slant and turn."""
     y, x = (
-        y + 0.16 * _normal(indices, Stream.WAIST) * (0.25 - y * y) + 0.10 * _normal(indices, Stream.SAG) * (x * x),
+        y + 0.16 * _normal(indices, Stream.WAIST) * (0.25 - y * y) + 0.13 * _normal(indices, Stream.SAG) * (x * x),
         x * (1.0 + 0.30 * _normal(indices, Stream.TAPER) * y)
         + 0.14 * _normal(indices, Stream.BOW) * (y * y)
         + 0.12 * _normal(indices, Stream.LEAN) * (0.25 - x * x),
     )
     width = 1.0 + 0.13 * _normal(indices, Stream.WIDTH)
-    x = x * (1.04 * width * width)
+    x = x * (1.02 * width * width)
     x = x - y * (0.14 + 0.27 * _normal(indices, Stream.SLANT))
     # A turn by twice the angle whose tangent is `half`, without a sine.
     half = 0.05 * _normal(indices, Stream.TURN)
@@ -200,7 +200,7 @@ def _warp(indices: UInt64, x: Float64, y: Float64) -> tuple[Float64, Float64]:
 
 def _radius(indices: UInt64) -> Float64:
     """Half the width of each sample's pen, in pixels of the fitted image."""
-    middle = 1.27 + 0.36 * _normal(indices, Stream.RADIUS)
+    middle = 1.24 + 0.37 * _normal(indices, Stream.RADIUS)
     return np.minimum(np.maximum(middle, 0.8), 2.7)
 
 

@@ -1,0 +1,50 @@
+# One word runs each loop. `make help` lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCE_DIR ?= $(DATAGEN_SOURCE_DIR)
+WORKERS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+export DATAGEN_SOURCE_DIR := $(SOURCE_DIR)
+
+.DEFAULT_GOAL := help
+.PHONY: help data test test-long check format bench matrix
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  SOURCE_DIR=DIR  read MNIST there instead of fetching it; WORKERS=N  cores to use"
+
+data: $(VENV)/base  ## Build data/mnist (the embedded strokes where MNIST cannot be had) and its contact sheets
+	@$(BIN)/datagen build --recipe mnist --fallback strokes --preview --workers $(WORKERS)
+
+test: $(VENV)/dev  ## Run the tests, without network; with MNIST too where SOURCE_DIR has it
+	@$(BIN)/pytest -q -n $(WORKERS) -m "not long"
+
+test-long: $(VENV)/dev  ## Run all tests: also every MNIST digit against slow exact code
+	@$(BIN)/pytest -q -n $(WORKERS)
+
+check: $(VENV)/dev  ## Check format, lint, types and the import contract
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(VENV)/dev  ## Format the code and mend what the linter can
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(VENV)/dev  ## Measure build against copying, memory, and ten times as many mosaics
+	@$(BIN)/python benchmarks/build.py
+
+matrix: $(VENV)/dev  ## Build with old and new versions of every library: one digest
+	@$(BIN)/python benchmarks/matrix.py
+
+$(VENV)/base: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed; say which with PYTHON=") if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/base
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,203 @@
+"""What a build costs, beside `cp -r` and `sync` of the same bytes and beside the loop that users write today.
+
+Each pair of commands alternates in one run, as whole processes; what is reported is the median, the spread and the
+ratio pair by pair. Writes one JSON file of evidence: see --help.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+
+LOOP_SAMPLES = 2000
+SPLITS = (262_144, 32_768, 32_768)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process: wall and processor seconds, and its peak memory in MiB."""
+
+    wall: float
+    cpu: float
+    peak: float
+
+
+def measure(command: Sequence[str | Path], **environment: str) -> Run:
+    """Run a command to its end, as the operating system accounts for it."""
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [str(part) for part in command], env={**os.environ, **environment}, stdout=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - started
+    if status:
+        raise SystemExit(f"{command} ended with status {status}")
+    scale = 1 << 20 if sys.platform == "darwin" else 1 << 10
+    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / scale)
+
+
+def build_command(out: Path, source: Path, workers: int, times: int = 1) -> list[str | Path]:
+    """The build of the default recipe, or of one with so many times the mosaics."""
+    command = [sys.executable, "-m", "datagen", "build", "--recipe", "mnist", "--out", out, "--quiet"]
+    counts = [] if times == 1 else ["--mosaics", *(str(count * times) for count in SPLITS)]
+    return [*command, "--source-dir", source, "--workers", str(workers), *counts]
+
+
+def raw_copy(source: Path, folder: Path) -> Path:
+    """The source's files, decompressed as the cache holds them."""
+    folder.mkdir()
+    for path in sorted(source.glob("*-ubyte*")):
+        data = path.read_bytes()
+        (folder / path.stem).write_bytes(gzip.decompress(data) if path.suffix == ".gz" else data)
+    return folder
+
+
+def alternate(rounds: int, **steps: Callable[[], Run]) -> dict[str, list[Run]]:
+    """Every step once a round, the first round not counted."""
+    runs: dict[str, list[Run]] = {name: [] for name in steps}
+    for number in range(rounds + 1):
+        for name, step in steps.items():
+            run = step()
+            click.echo(f"round {number} {name:6} wall {run.wall:6.2f} s  cpu {run.cpu:6.2f} s  {run.peak:6.0f} MiB")
+            if number:
+                runs[name].append(run)
+    return runs
+
+
+def fresh(folder: Path) -> None:
+    """Remove what an earlier round wrote, and let the disk come to rest."""
+    shutil.rmtree(folder, ignore_errors=True)
+    os.sync()
+
+
+def user_loop(source: Path, folder: Path) -> float:
+    """Seconds a sample of the usual loop: draw four digits, stack them, Otsu, write two PNGs."""
+    import cv2
+    import numpy as np
+
+    images = np.frombuffer((source / "train-images-idx3-ubyte").read_bytes(), np.uint8, offset=16).reshape(-1, 28, 28)
+    random = np.random.default_rng(0)
+    folder.mkdir()
+    started = time.perf_counter()
+    for number in range(LOOP_SAMPLES):
+        a, b, c, d = images[random.integers(0, len(images), 4)]
+        mosaic = np.vstack([np.hstack([a, b]), np.hstack([c, d])])
+        _, mask = cv2.threshold(mosaic, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+        cv2.imwrite(str(folder / f"{number}.png"), mosaic)
+        cv2.imwrite(str(folder / f"{number}-mask.png"), mask)
+    return (time.perf_counter() - started) / LOOP_SAMPLES
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Minimum, median and maximum."""
+    return {
+        "min": round(min(values), 3),
+        "median": round(statistics.median(values), 3),
+        "max": round(max(values), 3),
+    }
+
+
+def summary(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
+    """The spread of each figure of some runs."""
+    return {
+        "wall_s": spread([run.wall for run in runs]),
+        "cpu_s": spread([run.cpu for run in runs]),
+        "peak_mib": spread([run.peak for run in runs]),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    packages = ("numpy", "opencv-python-headless", "zarr", "h5py", "xxhash", "click")
+    return {
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "processor": platform.processor() or platform.machine(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
+
+
+@click.command()
+@click.option("--source-dir", type=click.Path(path_type=Path, exists=True), envvar="DATAGEN_SOURCE_DIR", required=True)
+@click.option("--workers", default=2, show_default=True)
+@click.option("--rounds", default=5, show_default=True, help="Counted rounds, after one that is not.")
+@click.option("--ten-times/--no-ten-times", default=True, help="Also build ten times as many mosaics: 21 GB.")
+@click.option("--scratch", type=click.Path(path_type=Path), help="A folder on the disk to be measured.")
+@click.option("--evidence", type=click.Path(path_type=Path), default=Path("results/build.json"), show_default=True)
+def main(
+    source_dir: Path, workers: int, rounds: int, ten_times: bool, scratch: Path | None, evidence: Path
+) -> None:
+    """Measure, print, and write the evidence."""
+    with tempfile.TemporaryDirectory(dir=scratch) as name:
+        facts = measure_all(Path(name), source_dir, workers, rounds, ten_times)
+    evidence.parent.mkdir(exist_ok=True)
+    evidence.write_text(json.dumps(facts, indent=2) + "\n")
+    click.echo(json.dumps(facts, indent=2))
+
+
+def measure_all(place: Path, source_dir: Path, workers: int, rounds: int, ten_times: bool) -> dict[str, Any]:
+    """All measurements, in the folder `place`."""
+    source, out, copy = raw_copy(source_dir, place / "source"), place / "out", place / "copy"
+
+    def build() -> Run:
+        fresh(out)
+        return measure(build_command(out, source, workers))
+
+    def copying() -> Run:
+        fresh(copy)
+        return measure(["sh", "-c", f"cp -r '{out}' '{copy}' && sync"])
+
+    def again() -> Run:
+        return measure(build_command(out, source, workers))
+
+    runs = alternate(rounds, build=build, copy=copying, again=again)
+    loop = [user_loop(source, place / f"loop{number}") for number in range(3)]
+    manifest = json.loads((out / "manifest.json").read_text())
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    a_mosaic = statistics.median(run.wall for run in runs["build"]) / sum(SPLITS)
+    facts = {
+        "command": "make bench",
+        "digest": manifest["digest"],
+        "bytes": size,
+        "workers": workers,
+        "rounds": rounds,
+        "build": summary(runs["build"]),
+        "copy_and_sync": summary(runs["copy"]),
+        "build_over_copy": spread([a.wall / b.wall for a, b in zip(runs["build"], runs["copy"], strict=True)]),
+        "build_again": summary(runs["again"]),
+        "user_loop_us_a_sample": spread([1e6 * seconds for seconds in loop]),
+        "build_us_a_mosaic": round(1e6 * a_mosaic, 2),
+        "faster_than_user_loop": round(statistics.median(loop) / a_mosaic, 1),
+        "machine": machine(),
+    }
+    if ten_times:
+        fresh(out)
+        fresh(copy)
+        ten = measure(build_command(out, source, workers, times=10))
+        base = runs["build"]
+        facts["ten_times_the_mosaics"] = {
+            **summary([ten]),
+            "peak_over_base": round(ten.peak / statistics.median(run.peak for run in base), 3),
+            "cpu_over_base": round(ten.cpu / statistics.median(run.cpu for run in base), 2),
+        }
+    return facts
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""What pictures are painted with: colours, letters, enlarged pixels, rings, and pictures set side by side.
+
+A picture is RGB, uint8 (height, width, 3). The same arguments give the same pixels.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+UInt8 = npt.NDArray[np.uint8]
+Colour = tuple[int, int, int]
+
+PAGE: Colour = (24, 27, 33)
+TEXT: Colour = (232, 235, 240)
+FAINT: Colour = (150, 158, 170)
+ACCENT: Colour = (255, 176, 32)
+SPOT: Colour = (64, 224, 255)
+WHITE: Colour = (255, 255, 255)
+
+# Ten colours bright enough for black, found by a search for the largest smallest distance: 0.19 in OKLab between any
+# two, and 0.12 to a viewer without red, green or blue cones (Machado, Oliveira and Fernandes 2009).
+_TEN: tuple[Colour, ...] = (
+    (75, 225, 255),
+    (195, 0, 0),
+    (195, 225, 0),
+    (0, 75, 255),
+    (255, 150, 150),
+    (105, 165, 30),
+    (255, 255, 225),
+    (165, 0, 180),
+    (120, 105, 120),
+    (195, 135, 255),
+)
+_IGNORE: Colour = (70, 70, 70)
+_FINE = 4  # letters are drawn this many times as large, then averaged
+_TINT = 0.4  # how much of its colour an overlay gives to a pixel
+
+
+def class_colours(classes: int) -> UInt8:
+    """The colour of each value of a semantic mask: (256, 3). 0 is black, class + 1 that class's own colour."""
+    table = np.zeros((256, 3), np.uint8)
+    table[255] = _IGNORE
+    for label in range(classes):
+        table[label + 1] = _class_colour(label)
+    return table
+
+
+def two_colours(foreground: Colour) -> UInt8:
+    """The colour of each value of a binary mask: (256, 3). 0 is black, all else `foreground`."""
+    table = np.full((256, 3), foreground, np.uint8)
+    table[0] = 0
+    return table
+
+
+def _class_colour(label: int) -> Colour:
+    if label < len(_TEN):
+        return _TEN[label]
+    turn = label - len(_TEN)
+    hue = turn * 0.6180339887498949 % 1  # the golden section spreads any number of hues
+    red, green, blue = colorsys.hsv_to_rgb(hue, (0.85, 0.5, 0.7)[turn % 3], (1.0, 0.9, 0.65, 0.8)[turn % 4])
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def plain(name: str, index: int, *, longest: int = 14) -> str:
+    """A class's name in letters that can be drawn: accents dropped, long names cut, all else "class INDEX"."""
+    letters = [letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter)]
+    text = "".join(letters).strip()
+    if not (text and text.isascii() and text.isprintable()):
+        return f"class {index}"
+    return text if len(text) <= longest else f"{text[: longest - 2].rstrip()}.."
+
+
+def words(text: str, size: int, colour: Colour = TEXT) -> UInt8:
+    """A line of ASCII text on the page, its capitals `size` pixels high: (2 * size, width, 3)."""
+    cover = _letters(text, size)
+    return blend(blank(*cover.shape), cover / 255.0, colour)
+
+
+@lru_cache(maxsize=1024)
+def _letters(text: str, size: int) -> UInt8:
+    font, thickness = cv2.FONT_HERSHEY_SIMPLEX, max(1, size * _FINE // 7)
+    scale = size * _FINE / 21  # the font's capitals are 21 units high
+    (width, _), _ = cv2.getTextSize(text, font, scale, thickness)
+    fine = np.zeros((2 * size * _FINE, (width // _FINE + 2) * _FINE), np.uint8)
+    cv2.putText(fine, text, (0, 3 * size * _FINE // 2), font, scale, (255,), thickness, cv2.LINE_AA)
+    blocks = fine.reshape(2 * size, _FINE, -1, _FINE)
+    return (blocks.sum(axis=(1, 3), dtype=np.int64) // _FINE**2).astype(np.uint8)
+
+
+def blank(height: int, width: int) -> UInt8:
+    """An empty piece of the page."""
+    return np.full((height, width, 3), PAGE, np.uint8)
+
+
+def blend(picture: UInt8, cover: npt.NDArray[np.float64], colour: UInt8 | Colour) -> UInt8:
+    """The picture with as much of `colour` in each pixel as `cover` (height, width), from 0 to 1, says."""
+    share = cover[..., None]
+    return np.rint(picture * (1 - share) + np.asarray(colour) * share).astype(np.uint8)
+
+
+def beside(pictures: Sequence[UInt8], gap: int = 0) -> UInt8:
+    """The pictures in a row, tops in line."""
+    return _joined(pictures, gap, 1)
+
+
+def above(pictures: Sequence[UInt8], gap: int = 0) -> UInt8:
+    """The pictures in a column, left sides in line."""
+    return _joined(pictures, gap, 0)
+
+
+def framed(picture: UInt8, top: int, left: int) -> UInt8:
+    """The picture amid a margin of the page, as wide below as above and on the right as on the left."""
+    return set_in(blank(picture.shape[0] + 2 * top, picture.shape[1] + 2 * left), picture, top, left)
+
+
+def set_in(page: UInt8, picture: UInt8, top: int, left: int) -> UInt8:
+    """The page, changed in place: the picture covers it from `top` and `left` on."""
+    page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return page
+
+
+def ends(left: UInt8, right: UInt8, width: int) -> UInt8:
+    """Two pictures at the two ends of a line at least `width` wide, bottoms in line."""
+    height = max(left.shape[0], right.shape[0])
+    width = max(width, left.shape[1] + right.shape[1] + 24)
+    line = set_in(blank(height, width), left, height - left.shape[0], 0)
+    return set_in(line, right, height - right.shape[0], width - right.shape[1])
+
+
+def _joined(pictures: Sequence[UInt8], gap: int, axis: int) -> UInt8:
+    along = sum(picture.shape[axis] for picture in pictures) + gap * (len(pictures) - 1)
+    across = max(picture.shape[1 - axis] for picture in pictures)
+    page, at = (blank(across, along) if axis else blank(along, across)), 0
+    for picture in pictures:
+        set_in(page, picture, *((0, at) if axis else (at, 0)))
+        at += picture.shape[axis] + gap
+    return page
+
+
+def scale_for(height: int, width: int, box: int) -> float:
+    """By what to enlarge an image so that its longer side is about `box`: a whole number, or a fraction below 2/3."""
+    ratio = box / max(height, width)
+    return ratio if ratio < 2 / 3 else float(max(1, round(ratio)))
+
+
+def grey(image: UInt8, scale: float) -> UInt8:
+    """A grey image (h, w) as a picture: each pixel a square where it is enlarged, averages where it is reduced."""
+    if scale >= 1:
+        return np.repeat(_squares(image, scale)[..., None], 3, axis=2)
+    step = max(1, int(0.25 / scale))  # of a very large image, a part is plenty to average
+    size = (_length(image.shape[1], scale), _length(image.shape[0], scale))
+    small = cv2.resize(np.ascontiguousarray(image[::step, ::step]), size, interpolation=cv2.INTER_AREA)
+    return np.repeat(small.astype(np.uint8).reshape(size[1], size[0], 1), 3, axis=2)
+
+
+def painted(mask: UInt8, scale: float, colours: UInt8) -> UInt8:
+    """A mask (h, w) as a picture, each value in its colour of the table (256, 3)."""
+    return colours[_squares(mask, scale)]
+
+
+def overlay(image: UInt8, mask: UInt8, scale: float, colours: UInt8) -> UInt8:
+    """The image tinted with the colours of its mask, which is also outlined, along its pixels and inside of it."""
+    regions = _squares(mask, scale)
+    kernel = np.ones((5, 5) if scale >= 4 else (3, 3), np.uint8)
+    inner = cv2.erode(regions, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=(0,))
+    edge = (inner != cv2.dilate(regions, kernel)).reshape(regions.shape) & (regions > 0)
+    cover = np.where(edge & (scale >= 2), 1.0, np.where(regions > 0, _TINT, 0.0))
+    return blend(grey(image, scale), cover, colours[regions])
+
+
+def ring(picture: UInt8, x: float, y: float, radius: float, colour: Colour) -> UInt8:
+    """The picture with a circle two pixels wide; x, y and radius in pixels, 0, 0 the outer corner of the first one."""
+    return blend(picture, np.clip(1.5 - np.abs(_distance(picture, x, y) - radius), 0, 1), colour)
+
+
+def spot(picture: UInt8, x: float, y: float, radius: float, colour: Colour) -> UInt8:
+    """The picture with a disc; x, y and radius as `ring` has them."""
+    return blend(picture, np.clip(radius + 0.5 - _distance(picture, x, y), 0, 1), colour)
+
+
+def _distance(picture: UInt8, x: float, y: float) -> npt.NDArray[np.float64]:
+    rows, columns = np.arange(picture.shape[0])[:, None], np.arange(picture.shape[1])
+    return np.sqrt((columns + 0.5 - x) ** 2 + (rows + 0.5 - y) ** 2)
+
+
+def _squares(plane: UInt8, scale: float) -> UInt8:
+    """The plane (h, w) enlarged or reduced; each pixel is that of the original in which its centre lies."""
+    rows, columns = (
+        np.minimum(((np.arange(_length(side, scale)) + 0.5) / scale).astype(np.intp), side - 1) for side in plane.shape
+    )
+    return plane[rows[:, None], columns]
+
+
+def _length(side: int, scale: float) -> int:
+    return max(1, round(side * scale))
+
+
+def png(picture: UInt8) -> bytes:
+    """The picture as a PNG file's bytes."""
+    return bytes(cv2.imencode(".png", picture[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 6])[1])
