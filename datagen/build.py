@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from datagen.errors import InputError, RecipeError
 from datagen.layout import MANIFEST, SPLITS
 from datagen.manifest import DigitFacts, Manifest, SourceFacts
 from datagen.recipe import Recipe
-from datagen.sources.record import Source
+from datagen.sources.record import Progress, Report, Source
 from datagen.sources.split import Conflict, Division, divide
 from datagen.stores import Section
 from datagen.tasks import TASKS, Deriver, Inputs
@@ -125,8 +125,8 @@ def build(
     cache: Path | None = None,
     workers: int = 1,
     part: tuple[int, int] | None = None,
-    report: Callable[[str], None] | None = None,
-    fetching: sources.Progress | None = None,
+    report: Report | None = None,
+    fetching: Progress | None = None,
     progress: assembly.Progress | None = None,
 ) -> Built:
     """Build the dataset of `recipe` in `root`, or end the building of it, or find that there is nothing to do.
@@ -161,8 +161,8 @@ def resolve(
     directory: Path | None = None,
     cache: Path | None = None,
     workers: int = 1,
-    report: Callable[[str], None] | None = None,
-    progress: sources.Progress | None = None,
+    report: Report | None = None,
+    progress: Progress | None = None,
 ) -> Resolved:
     """The recipe with its source loaded. Of a source that lies in a path, `directory` may give the path."""
     spec = recipe.source

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from datagen import manifest as manifests
-from datagen.errors import DamageError, RecipeError, StorageError
+from datagen.errors import DamageError, RecipeError
+from datagen.files import storage_errors
 from datagen.hashing import bytes_digest
-from datagen.manifest import ColumnFacts, FileFacts, Manifest, SplitFacts, Table
+from datagen.manifest import NO_OFFSET, ColumnFacts, FileFacts, Manifest, SplitFacts, Table
 from datagen.stores import Array, Column, Section, open_store
 
 
@@ -32,7 +33,7 @@ class Dataset:
         """Samples start to stop of a column, as one array (stop - start, *shape).
 
         Mapped from the shards where they are not compressed, else decoded by the format's own library. Raises
-        DamageError where a shard is not as long as its table says.
+        DamageError where a shard is missing, not as long as its table says, or cannot be decoded.
         """
         section = self._section(task, split)
         kind = next((kind for kind in section.columns if kind.name == column), None)
@@ -43,11 +44,12 @@ class Dataset:
             raise RecipeError(
                 f"no such samples in {section.folder}", expected=f"0 to {section.count}", found=f"{start}:{stop}"
             )
+        shards = range(start // section.shard_size, -(-stop // section.shard_size))
         if section.compression != "none":
-            return open_store(self.manifest.recipe.storage.format).read_rows(self.root, section, kind, start, stop)
+            return self._decode(section, kind, start, stop, shards)
         pieces = [
             self._map(section, kind, shard)[max(start - samples.start, 0) : stop - samples.start]
-            for shard in range(start // section.shard_size, -(-stop // section.shard_size))
+            for shard in shards
             for samples in [section.extent(shard)]
         ]
         return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty((0, *kind.shape), kind.dtype), *pieces])
@@ -60,16 +62,39 @@ class Dataset:
         return self._tables[section.folder]
 
     def _map(self, section: Section, column: Column, shard: int) -> Array:
+        path, facts = self._shard(section, column, shard)
+        shape = (len(section.extent(shard)), *column.shape)
+        with storage_errors(path):
+            return np.memmap(path, column.dtype, "r", int(facts["offset"]), shape)
+
+    def _decode(self, section: Section, column: Column, start: int, stop: int, shards: range) -> Array:
+        for shard in shards:  # both libraries read zeros where a shard is missing
+            self._shard(section, column, shard)
+        rows = open_store(self.manifest.recipe.storage.format).read_rows(self.root, section, column, start, stop)
+        if (rows.dtype, rows.shape) != (np.dtype(column.dtype), (stop - start, *column.shape)):
+            raise DamageError(
+                f"the column {column.name} is stored as something else",
+                path=self.root / section.folder,
+                expected=f"{column.dtype} {(stop - start, *column.shape)}",
+                found=f"{rows.dtype.str} {rows.shape}",
+            )
+        return rows
+
+    def _shard(self, section: Section, column: Column, shard: int) -> tuple[Path, np.void]:
+        """Path and facts of a column's shard, which is there and as long as its table says."""
         index = section.columns.index(column)
         facts = self.table(section.task, section.split)[index, shard]
         path = self.root / self.manifest.tasks[section.task][section.split].columns[index].path.format(shard=shard)
-        shape = (len(section.extent(shard)), *column.shape)
-        try:
-            return np.memmap(path, column.dtype, "r", int(facts["offset"]), shape)
-        except (OSError, ValueError) as error:
+        with storage_errors(path):
+            found = path.stat().st_size if path.is_file() and not path.is_symlink() else None
+        if found != facts["file_bytes"]:
             raise DamageError(
-                f"the shard cannot be mapped: {error}", path=path, expected=f"{facts['file_bytes']} bytes"
-            ) from error
+                "the shard is not as long as its table says",
+                path=path,
+                expected=f"{facts['file_bytes']:,} bytes",
+                found="no file" if found is None else f"{found:,}",
+            )
+        return path, facts
 
     def _section(self, task: str, split: str) -> Section:
         section = self.sections.get((task, split))
@@ -102,16 +127,20 @@ def split_facts(section: Section, format_name: str, roots: list[str], table: Fil
 def read_table(root: Path, section: Section, facts: FileFacts) -> Table:
     """The table that `facts` describe: SHARD_FACTS (columns, shards). Raises DamageError where it is another one."""
     path = root / facts.path
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise StorageError(f"the shard table cannot be read: {error.strerror}", path=path) from error
+    with storage_errors(path):
+        if path.is_symlink() or not path.is_file():
+            raise DamageError("the shard table is not there", path=path)
+        with path.open("rb") as file:
+            data = file.read(facts.bytes + 1)
     if bytes_digest(data) != facts.digest:
         raise DamageError("the shard table is damaged", path=path, expected=facts.digest, found=bytes_digest(data))
     rows = manifests.table_from_bytes(data, shards=section.shards, columns=len(section.columns), path=path)
     for column, line in zip(section.columns, rows, strict=True):
         lengths = [len(section.extent(shard)) * column.sample_bytes for shard in range(section.shards)]
-        if line["length"].tolist() != lengths:
+        mapped = line["offset"] != NO_OFFSET
+        inside = (line["length"] <= line["file_bytes"]) & (line["offset"] <= line["file_bytes"] - line["length"])
+        as_stored = inside & mapped if section.compression == "none" else ~mapped
+        if line["length"].tolist() != lengths or not as_stored.all():
             raise DamageError(f"the shard table contradicts the manifest on {column.name}", path=path)
     return rows
 

@@ -45,7 +45,8 @@ class DatagenError(Exception):
             if value is not None
         ]
         detail = f" ({', '.join(sides)})" if sides else ""
-        remedy = f"; {self.remedy}" if self.remedy else ""
+        separator = "\n" if "\n" in self.problem else "; "
+        remedy = f"{separator}{self.remedy}" if self.remedy else ""
         return f"{head}{detail}{remedy}"
 
 

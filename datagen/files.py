@@ -157,8 +157,8 @@ def lock(folder: Path, *, exclusive: bool) -> Iterator[None]:
 
 def require_space(folder: Path, needed: int) -> None:
     """Raise StorageError unless the file system that holds `folder` (or its nearest parent) has `needed` bytes."""
-    place = next(place for place in (folder, *folder.parents) if place.exists())
-    with storage_errors(place):
+    with storage_errors(folder):
+        place = next(place for place in (folder, *folder.parents) if place.exists())
         free = shutil.disk_usage(place).free
     if free < needed:
         raise StorageError(
@@ -172,8 +172,10 @@ def require_space(folder: Path, needed: int) -> None:
 
 def require_writable(folder: Path) -> None:
     """Raise StorageError unless files can be made in `folder`, or in its nearest existing parent."""
-    place = next(place for place in (folder, *folder.parents) if place.exists())
+    with storage_errors(folder):
+        place = next(place for place in (folder, *folder.parents) if place.exists())
+        writable = os.access(place, os.W_OK | os.X_OK) and not os.statvfs(place).f_flag & os.ST_RDONLY
     if not place.is_dir():
         raise StorageError("not a folder", path=place, remedy="choose another place")
-    if not os.access(place, os.W_OK | os.X_OK) or os.statvfs(place).f_flag & os.ST_RDONLY:
+    if not writable:
         raise StorageError("the folder cannot be written", path=place, remedy=_REMEDIES[errno.EACCES])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,9 @@ class ColumnHasher:
                 self._close_leaf()
 
     def root(self) -> bytes:
-        """The root over all samples taken so far, of which there must be one at least."""
-        if self._filled:
-            self._close_leaf()
-        return merkle_root(self._leaves)
+        """The root over all samples taken so far, of which there must be one at least; more may follow."""
+        short = [self._current.digest()] if self._filled else []
+        return merkle_root([*self._leaves, *short])
 
     def _close_leaf(self) -> None:
         self._leaves.append(self._current.digest())
@@ -85,10 +85,10 @@ def canonical_json(value: object) -> bytes:
 
 def sample_digests(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """XXH3-128 (seed 0, canonical big-endian) of each image's C-order bytes: uint8 (n, ...) -> uint8 (n, 16)."""
-    size = images[0].size if len(images) else 0
+    size = math.prod(images.shape[1:])
     flat = images.reshape(-1).data
     digest = xxhash.xxh3_128_digest
-    joined = b"".join([digest(flat[i : i + size]) for i in range(0, len(images) * size, size)])
+    joined = b"".join([digest(flat[i * size : (i + 1) * size]) for i in range(len(images))])
     return np.frombuffer(joined, np.uint8).reshape(-1, 16)
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-import types
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen import recipe as recipes
-from datagen.errors import DamageError, DatagenError, FormatError, StorageError
+from datagen.errors import DamageError, DatagenError, FormatError
+from datagen.files import storage_errors
 from datagen.hashing import canonical_json, dataset_digest
 from datagen.layout import FORMAT_NAME, FORMAT_VERSION, MANIFEST, MAX_MANIFEST_BYTES, SPLITS, TASKS
 from datagen.recipe import Recipe
@@ -53,8 +54,8 @@ class FileFacts:
 class ColumnFacts:
     """A column of one split: `shape` is that of one sample, `root` the content root (hex) of all its samples.
 
-    `axes` names the axes of a sample; `path` is the rule for the path of a shard's file, a Python format string over
-    `shard`.
+    `axes` names the axes of a sample; `path` is the rule for the path of a shard's file: {shard} stands for the
+    shard's number, {shard:05d} for that number in five digits.
     """
 
     name: str
@@ -160,7 +161,9 @@ def from_bytes(data: bytes, *, path: Path) -> Manifest:
         raise DamageError("not spelled as a manifest is, or its sha256 is not that of the rest", path=path)
     problems = _contradictions(manifest)
     if problems:
-        raise DamageError("the manifest contradicts itself: " + "; ".join(problems), path=path)
+        more = [f"and {len(problems) - _MAX_LISTED:,} more"] * (len(problems) > _MAX_LISTED)
+        listed = "; ".join([*problems[:_MAX_LISTED], *more])
+        raise DamageError(f"the manifest contradicts itself: {listed}", path=path)
     return manifest
 
 
@@ -175,19 +178,17 @@ def load(root: Path) -> Manifest:
 
 def read_bounded(path: Path, limit: int) -> bytes:
     """The content of a regular file of at most `limit` bytes, no link followed."""
-    if not path.is_file() or path.is_symlink():
-        raise FormatError(
-            "not a finished dataset: there is no manifest",
-            path=path.parent,
-            expected=f"a file {path.name}",
-            found="nothing" if not path.exists() else "something else",
-            remedy="build it with 'datagen build', or end the parts of a build with 'datagen finish'",
-        )
-    try:
+    with storage_errors(path):
+        if not path.is_file() or path.is_symlink():
+            raise FormatError(
+                "not a finished dataset: there is no manifest",
+                path=path.parent,
+                expected=f"a file {path.name}",
+                found="something else" if path.is_symlink() or path.exists() else "nothing",
+                remedy="build it with 'datagen build', or end the parts of a build with 'datagen finish'",
+            )
         with path.open("rb") as file:
             data = file.read(limit + 1)
-    except OSError as error:
-        raise StorageError(f"cannot be read: {error.strerror}", path=path) from error
     if len(data) > limit:
         raise DamageError("too large", path=path, expected=f"at most {limit:,} bytes", found=f"{path.stat().st_size:,}")
     return data
@@ -220,13 +221,13 @@ def _check_version(plain: dict[str, Any], path: Path) -> None:
     name = stated.get("name") if isinstance(stated, dict) else None
     version = stated.get("version") if isinstance(stated, dict) else None
     if name != FORMAT_NAME:
-        raise FormatError("not a manifest of this format", path=path, expected=FORMAT_NAME, found=repr(name))
+        raise FormatError("not a manifest of this format", path=path, expected=FORMAT_NAME, found=reprlib.repr(name))
     if version != FORMAT_VERSION or type(version) is not int:
         raise FormatError(
             "a version of the format that this program does not know",
             path=path,
             expected=FORMAT_VERSION,
-            found=repr(version),
+            found=reprlib.repr(version),
             remedy="install the version of datagen that wrote it, or a later one",
         )
 
@@ -243,11 +244,12 @@ def _from_plain(plain: dict[str, Any]) -> Manifest:
     return Manifest(**values, recipe=recipes.from_table(table, origin=MANIFEST))
 
 
+_KINDS = {str: "Unicode text", int: "an integer from 0 to 2^63 - 1", tuple: "a list"}
 _ORDER = (*TASKS, *SPLITS)  # in JSON the keys are sorted; in records they stand in the order of the work
 
 
 def _typed(kind: Any, value: Any, where: str) -> Any:
-    """`value` as the annotation `kind` wants it: records, tuples and mappings of them, strings and integers."""
+    """`value` as the annotation `kind` wants it: records, tuples and mappings of them, text, natural numbers."""
     origin = get_origin(kind)
     if is_dataclass(kind) and isinstance(value, dict):
         hints = get_type_hints(kind)
@@ -256,56 +258,89 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
         return tuple(_typed(get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is Mapping and isinstance(value, dict):
         names = sorted(value, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
-        return {name: _typed(get_args(kind)[1], value[name], f"{where}.{name}") for name in names}
-    if isinstance(kind, type) and origin is None and type(value) is kind and kind in (int, str):
+        return {_typed(str, name, where): _typed(get_args(kind)[1], value[name], f"{where}.{name}") for name in names}
+    if kind is str and type(value) is str and not _SURROGATE.search(value):
         return value
-    name = kind.__name__ if isinstance(kind, (type, types.GenericAlias)) else str(kind)
-    raise _WrongTypeError(f"{where} must be {name}, not {type(value).__name__}")
+    if kind is int and type(value) is int and 0 <= value < 1 << 63:
+        return value
+    found = reprlib.repr(value) if type(value) is kind else type(value).__name__
+    raise _WrongTypeError(f"{where} must be {_KINDS.get(origin or kind, 'an object')}, not {found}")
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character, which JSON can spell and no terminal can print
 _HEX = re.compile(r"[0-9a-f]+")
-_PATH = re.compile(r"[a-z0-9_.{}:-]+(/[a-z0-9_.{}:-]+)*")
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_PATH = re.compile(r"(?!.{256})[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
+_SHARD = re.compile(r"\{shard(:05d)?\}")
+_MAX_SIDE = 1 << 20  # of a sample, along any axis
+_MAX_LISTED = 20  # problems that a message names before it counts the rest
 _DTYPES = ("|u1", "<u4", "<i8")
 
 
 def _contradictions(manifest: Manifest) -> list[str]:
-    problems = []
+    problems = _source_problems(manifest.source) + _digest_problems(manifest.digest, 32, "digest")
     for task, splits in manifest.tasks.items():
+        problems += _name_problems(task, "tasks")
         for split, facts in splits.items():
             where = f"tasks.{task}.{split}"
-            problems += [f"{where}.count must be positive"] * (not 0 < facts.count <= recipes.MAX_COUNT)
-            problems += _file_problems(facts.table, where)
-            for column in facts.columns:
-                problems += _column_problems(column, f"{where}.{column.name}")
+            if split not in manifest.source.digits:
+                problems.append(f"{where}: the source has no such split")
+            problems += _split_problems(facts, manifest.recipe.storage.shard_size, where)
     for file in manifest.files:
         problems += _file_problems(file, "files")
-    problems += _digest_problems(manifest.digest, 32, "digest")
     if not problems and manifest.columns_digest() != manifest.digest:
         problems.append("digest is not that of the columns")
     return problems
 
 
-def _column_problems(column: ColumnFacts, where: str) -> list[str]:
-    problems = _digest_problems(column.root, 32, where) + _path_problems(column.path, where)
-    if column.dtype not in _DTYPES:
-        problems.append(f"{where}: dtype {column.dtype!r} is none of {', '.join(_DTYPES)}")
-    if not all(0 < side < 1 << 20 for side in column.shape) or len(column.shape) > 3:
-        problems.append(f"{where}: {column.shape} is not the shape of a sample")
+def _source_problems(source: SourceFacts) -> list[str]:
+    problems = []
+    if set(source.digits) != set(SPLITS):
+        problems.append(f"source.digits must tell of {', '.join(SPLITS)}")
+    if len(source.tile) != 2 or not all(0 < side < _MAX_SIDE for side in source.tile):
+        problems.append("source.tile must be a height and a width")
     return problems
+
+
+def _split_problems(facts: SplitFacts, shard_size: int, where: str) -> list[str]:
+    problems = _file_problems(facts.table, where)
+    if not 0 < facts.count <= recipes.MAX_COUNT:
+        problems.append(f"{where}.count must be from 1 to {recipes.MAX_COUNT:,}")
+    size = len(facts.columns) * -(-facts.count // shard_size) * SHARD_FACTS.itemsize
+    if facts.table.bytes != size:
+        problems.append(f"{where}.table must have {size:,} bytes")
+    if len({column.name for column in facts.columns}) < len(facts.columns):
+        problems.append(f"{where}: two columns have the same name")
+    return problems + [problem for column in facts.columns for problem in _column_problems(column, where)]
+
+
+def _column_problems(column: ColumnFacts, where: str) -> list[str]:
+    problems = _name_problems(column.name, where)
+    where = f"{where}.{column.name}"
+    problems += _digest_problems(column.root, 32, where)
+    path, places = _SHARD.subn("0", column.path)
+    if places != 1 or not _PATH.fullmatch(path):
+        problems.append(f"{where}: {reprlib.repr(column.path)} is not a rule for paths within the dataset")
+    if column.dtype not in _DTYPES:
+        problems.append(f"{where}: dtype {reprlib.repr(column.dtype)} is none of {', '.join(_DTYPES)}")
+    if len(column.shape) > 3 or not all(0 < side < _MAX_SIDE for side in column.shape):
+        problems.append(f"{where}: {reprlib.repr(column.shape)} is not the shape of a sample")
+    if len(column.axes) != len(column.shape):
+        problems.append(f"{where}: axes must name each axis of a sample")
+    return problems + [problem for axis in column.axes for problem in _name_problems(axis, f"{where}.axes")]
 
 
 def _file_problems(file: FileFacts, where: str) -> list[str]:
-    problems = _digest_problems(file.digest, 16, where) + _path_problems(file.path, where)
-    if file.bytes < 0:
-        problems.append(f"{where}: {file.path} cannot have {file.bytes} bytes")
-    return problems
+    good = _PATH.fullmatch(file.path)
+    problems = [] if good else [f"{where}: {reprlib.repr(file.path)} is not a path within the dataset"]
+    return problems + _digest_problems(file.digest, 16, where)
+
+
+def _name_problems(name: str, where: str) -> list[str]:
+    good = _NAME.fullmatch(name)
+    return [] if good else [f"{where}: {reprlib.repr(name)} is not a name of letters a to z, digits and underscores"]
 
 
 def _digest_problems(digest: str, size: int, where: str) -> list[str]:
     good = len(digest) == 2 * size and _HEX.fullmatch(digest)
-    return [] if good else [f"{where}: {digest!r} is not a digest of {size} bytes in hex"]
-
-
-def _path_problems(path: str, where: str) -> list[str]:
-    good = _PATH.fullmatch(path) and not any(part in (".", "..") for part in path.split("/"))
-    return [] if good else [f"{where}: {path!r} is not a path within the dataset"]
+    return [] if good else [f"{where}: {reprlib.repr(digest)} is not a digest of {size} bytes in hex"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import reprlib
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +20,7 @@ COMPRESSIONS = ("none", "zstd")
 MAX_GRID_SIDE = 64  # tiles
 MAX_COUNT = 1 << 40  # mosaics a split
 MAX_SEED = (1 << 63) - 1
+_MAX_LISTED = 20  # unknown keys that a message names before it counts the rest
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,14 @@ def load(name_or_file: str) -> Recipe:
         text = (resources.files("datagen.recipes") / f"{name_or_file}.toml").read_text("utf-8")
         return parse(text, origin=name_or_file)
     path = Path(name_or_file)
-    if not path.is_file():
-        raise RecipeError(
-            "no such recipe",
-            path=name_or_file,
-            expected=f"a TOML file or one of {', '.join(packaged())}",
-            remedy="see 'datagen build --help'",
-        )
     try:
+        if not path.is_file():
+            raise RecipeError(
+                "no such recipe",
+                path=name_or_file,
+                expected=f"a TOML file or one of {', '.join(packaged())}",
+                remedy="see 'datagen build --help'",
+            )
         return parse(path.read_text("utf-8"), origin=name_or_file)
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot be read: {error}", path=path) from error
@@ -101,7 +103,7 @@ def parse(text: str, *, origin: str) -> Recipe:
     """A recipe from TOML text; `origin` names it in errors."""
     try:
         table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # tomllib's own error, and that of a number of too many digits
         raise RecipeError(f"not TOML: {error}", path=origin) from error
     return from_table(table, origin=origin)
 
@@ -160,7 +162,7 @@ def _section(table: Mapping[str, Any], name: str, problems: list[str]) -> Mappin
     section = table.get(name, {})
     if isinstance(section, Mapping):
         return section
-    problems.append(f"{name} must be a table, not {section!r}")
+    problems.append(f"{name} must be a table, not {_shown(section)}")
     return {}
 
 
@@ -172,20 +174,34 @@ def _known(
 ) -> dict[str, Any]:
     """The values of `section` that have a check and pass it; what is unknown or wrong goes into `problems`."""
     values: dict[str, Any] = {}
+    unknown = [key for key in section if key not in checks]
+    problems += [_unknown(key, checks, prefix) for key in unknown[:_MAX_LISTED]]
+    if len(unknown) > _MAX_LISTED:
+        problems.append(f"{len(unknown) - _MAX_LISTED:,} more unknown keys")
     for key, value in section.items():
-        if key not in checks:
-            close = difflib.get_close_matches(key, checks, 1)
-            problems.append(f"unknown key {prefix}{key}" + (f" (did you mean {prefix}{close[0]}?)" if close else ""))
-            continue
-        check = checks[key]
+        check = checks.get(key)
         if check is None:
             continue
         complaint = check(value)
         if complaint is None:
             values[key] = value
         else:
-            problems.append(f"{prefix}{key} must be {complaint}, not {value!r}")
+            problems.append(f"{prefix}{key} must be {complaint}, not {_shown(value)}")
     return values
+
+
+def _unknown(key: str, checks: Mapping[str, _Check | None], prefix: str) -> str:
+    close = difflib.get_close_matches(key, checks, 1)
+    told = key if key.isprintable() and len(key) <= 40 else _shown(key)
+    return f"unknown key {prefix}{told}" + (f" (did you mean {prefix}{close[0]}?)" if close else "")
+
+
+def _shown(value: Any) -> str:
+    """The value for a message, cut short: it comes from outside, and may be of any size and depth."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # of an integer of thousands of digits
+        return "a number of thousands of digits"
 
 
 def _integer(low: int, high: int) -> _Check:

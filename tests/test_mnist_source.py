@@ -18,7 +18,7 @@ import pytest
 
 from datagen import files, sources
 from datagen.errors import InputError, RecipeError, SourceError, StorageError
-from datagen.sources import idx, mirrors, mnist
+from datagen.sources import fetching, idx, mirrors, mnist
 
 CONTENTS = {
     "train-images-idx3-ubyte": idx.encode(np.arange(3 * 20 * 20).astype(np.uint8).reshape(3, 20, 20)),
@@ -235,19 +235,19 @@ def test_the_cache_is_filled_with_decompressed_files_and_progress_is_told(
 ) -> None:
     told: list[tuple[str, int, int | None]] = []
     pinned = with_mirrors(serve(good))
-    paths = mnist.fetch(pinned, cache=tmp_path, progress=lambda *event: told.append(event))
+    paths = fetching.fetch(pinned, cache=tmp_path, progress=lambda *event: told.append(event))
     assert paths == [tmp_path / "tiny" / name for name in CONTENTS]
     assert everything(tmp_path) == CONTENTS
     assert [name for name, done, total in told if done == total] == [f"{name}.gz" for name in CONTENTS]
 
 
 def test_a_second_fetch_asks_nobody(tmp_path: Path, serve: Callable[[Answer], str]) -> None:
-    mnist.fetch(with_mirrors(serve(good)), cache=tmp_path)
-    mnist.fetch(TINY, cache=tmp_path)
+    fetching.fetch(with_mirrors(serve(good)), cache=tmp_path)
+    fetching.fetch(TINY, cache=tmp_path)
 
 
 def test_a_mirror_may_serve_files_that_are_not_compressed(tmp_path: Path, serve: Callable[[Answer], str]) -> None:
-    mnist.fetch(with_mirrors(serve(lambda request: send(request, asked(request)))), cache=tmp_path)
+    fetching.fetch(with_mirrors(serve(lambda request: send(request, asked(request)))), cache=tmp_path)
     assert everything(tmp_path) == CONTENTS
 
 
@@ -321,7 +321,7 @@ def test_a_mirror_that_fails_is_noted_and_the_next_one_tried(
 ) -> None:
     heard: list[str] = []
     bad = serve(answer)
-    mnist.fetch(with_mirrors(bad, serve(good)), cache=tmp_path, report=heard.append)
+    fetching.fetch(with_mirrors(bad, serve(good)), cache=tmp_path, report=heard.append)
     assert everything(tmp_path) == CONTENTS
     assert heard[0].startswith(f"{bad}: train-images-idx3-ubyte.gz: ")
     assert REFUSALS[answer] in heard[0]
@@ -355,7 +355,7 @@ def test_a_mirror_that_hangs_is_left_after_the_timeout_and_not_asked_again(
     heard: list[str] = []
     start = time.monotonic()
     pinned = with_mirrors(serve(hang), serve(good))
-    mnist.fetch(pinned, cache=tmp_path, report=heard.append, timeout=0.2)
+    fetching.fetch(pinned, cache=tmp_path, report=heard.append, timeout=0.2)
     released.set()
     assert time.monotonic() - start < 3
     assert len(requests) == 1
@@ -371,7 +371,7 @@ def test_a_mirror_that_hangs_in_the_middle_is_left_too(tmp_path: Path, serve: Ca
         released.wait(10)
 
     heard: list[str] = []
-    mnist.fetch(with_mirrors(serve(hang), serve(good)), cache=tmp_path, report=heard.append, timeout=0.2)
+    fetching.fetch(with_mirrors(serve(hang), serve(good)), cache=tmp_path, report=heard.append, timeout=0.2)
     released.set()
     assert "no answer in 0.2 s" in heard[0]
 
@@ -393,7 +393,7 @@ def test_a_mirror_that_drips_is_left(serve: Callable[[Answer], str]) -> None:
 
 def test_a_mirror_that_cannot_be_reached_is_asked_once(tmp_path: Path, serve: Callable[[Answer], str]) -> None:
     heard: list[str] = []
-    mnist.fetch(with_mirrors("http://127.0.0.1:9/", serve(good)), cache=tmp_path, report=heard.append)
+    fetching.fetch(with_mirrors("http://127.0.0.1:9/", serve(good)), cache=tmp_path, report=heard.append)
     assert [told.split(":")[-2:-1] for told in heard] == [[" could not be reached"]]
 
 
@@ -401,7 +401,7 @@ def test_mirrors_may_be_chosen_by_the_environment(
     tmp_path: Path, serve: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATAGEN_MIRRORS", f"{serve(not_found)} {serve(good).rstrip('/')}")
-    mnist.fetch(TINY, cache=tmp_path)
+    fetching.fetch(TINY, cache=tmp_path)
     assert everything(tmp_path) == CONTENTS
 
 
@@ -409,7 +409,7 @@ def test_mirrors_may_be_chosen_by_the_environment(
 def test_only_http_is_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("DATAGEN_MIRRORS", url)
     with pytest.raises(InputError, match=rf"DATAGEN_MIRRORS: not a mirror .*found {url}"):
-        mnist.fetch(TINY, cache=tmp_path)
+        fetching.fetch(TINY, cache=tmp_path)
 
 
 def test_an_address_that_is_none_is_a_refusal() -> None:
@@ -431,7 +431,7 @@ def test_a_cache_that_cannot_be_written_is_told_before_anything_is_fetched(
 
     (tmp_path / "tiny").write_bytes(b"a file in the way")
     with pytest.raises(StorageError) as caught:
-        mnist.fetch(with_mirrors(serve(answer)), cache=tmp_path)
+        fetching.fetch(with_mirrors(serve(answer)), cache=tmp_path)
     assert caught.value.exit_code == 7
     assert requests == []
     assert everything(tmp_path) == {"tiny": b"a file in the way"}
@@ -445,7 +445,7 @@ def test_a_disk_without_room_is_told_before_anything_is_fetched(
 
     monkeypatch.setattr(files, "require_space", full)
     with pytest.raises(StorageError, match=f"expected {sum(map(len, CONTENTS.values()))}"):
-        mnist.fetch(TINY, cache=tmp_path)
+        fetching.fetch(TINY, cache=tmp_path)
 
 
 def test_a_disk_that_fills_leaves_what_was_whole(
@@ -461,7 +461,7 @@ def test_a_disk_that_fills_leaves_what_was_whole(
 
     monkeypatch.setattr(files, "write_all", fill)
     with pytest.raises(StorageError, match="no space left"):
-        mnist.fetch(with_mirrors(serve(good)), cache=tmp_path)
+        fetching.fetch(with_mirrors(serve(good)), cache=tmp_path)
     assert set(everything(tmp_path)) == {"train-images-idx3-ubyte", "train-labels-idx1-ubyte"}
 
 

@@ -36,10 +36,8 @@ def whole(**others: npt.NDArray[Any]) -> Arrays:
 
 def save(path: Path, arrays: Arrays, *, compressed: bool = False) -> Path:
     with path.open("wb") as stream:
-        if compressed:
-            np.savez_compressed(stream, allow_pickle=True, **arrays)
-        else:
-            np.savez(stream, allow_pickle=True, **arrays)
+        write: Any = np.savez_compressed if compressed else np.savez
+        write(stream, **arrays)
     return path
 
 

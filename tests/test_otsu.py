@@ -116,11 +116,11 @@ def test_mirror_images_of_grey_are_ties_and_exact(tile: Tile) -> None:
 
 @given(tiles, st.integers(1, 200))
 def test_repeating_every_pixel_leaves_the_threshold_alone(tile: Tile, times: int) -> None:
-    height, width = tile.shape
-    assert one(np.repeat(tile, min(times, 512 // width), axis=1)) == one(tile)
+    times = min(times, 512 // tile.shape[1])
+    assert one(np.repeat(tile, times, axis=1)) == one(tile)
 
 
-@given(st.lists(arrays(np.uint8, (2, 3), elements=few_levels), max_size=9))
+@given(st.lists(arrays(np.uint8, (2, 3), elements=few_levels), max_size=5))
 def test_each_tile_of_a_stack_has_its_own_threshold_across_blocks(stack: list[Tile]) -> None:
     images = np.array(stack, np.uint8).reshape(-1, 2, 3)
     with pytest.MonkeyPatch.context() as patch:

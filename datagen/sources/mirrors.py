@@ -7,12 +7,10 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 
 from datagen.errors import InputError
 from datagen.layout import VERSION
-
-Progress = Callable[[str, int, int | None], None]  # file name, bytes done, bytes in all if known
+from datagen.sources.record import Progress
 
 TIMEOUT = 10.0  # seconds without an answer
 SLOWEST = 1024  # bytes a second, once TIMEOUT has passed; slower counts as no answer

@@ -7,18 +7,14 @@ checked. The cache holds decompressed files, which are mapped.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from datagen import files
-from datagen.errors import InputError, SourceError, StorageError
-from datagen.sources import checks, idx, mirrors
-from datagen.sources.mirrors import TIMEOUT, Progress
-from datagen.sources.record import Source
-
-Report = Callable[[str], None]
+from datagen.errors import InputError, StorageError
+from datagen.sources import checks, idx
+from datagen.sources.record import Progress, Report, Source
 
 
 @dataclass(frozen=True)
@@ -117,11 +113,10 @@ def load(
     cache: Path | None = None,
     report: Report | None = None,
     progress: Progress | None = None,
-    timeout: float = TIMEOUT,
 ) -> Source:
     """The pinned source, from `directory` and nowhere else if it is given, else cache, system, or mirrors.
 
-    `report` hears of files that are damaged and of mirrors that fail; see `fetch` for the errors of mirrors.
+    `report` hears of files that are damaged and of mirrors that fail; see `fetching.fetch` for the errors of mirrors.
     Raises InputError where `directory` lacks a file or holds other bytes than the pinned.
     """
     if directory is not None:
@@ -131,37 +126,12 @@ def load(
             try:
                 return _read_folder(pinned, folder)
             except InputError as error:
-                if folder in pinned.places:  # `fetch` tells of the cache
-                    _tell(report, str(error))
-    fetch(pinned, cache=cache, report=report, progress=progress, timeout=timeout)
+                if report and folder in pinned.places:  # `fetch` tells of the cache
+                    report(str(error))
+    from datagen.sources import fetching  # needs an HTTP client, which takes longer to import than MNIST to read
+
+    fetching.fetch(pinned, cache=cache, report=report, progress=progress)
     return _read_folder(pinned, cache_folder(pinned, cache))
-
-
-def fetch(
-    pinned: Pinned,
-    *,
-    cache: Path | None = None,
-    report: Report | None = None,
-    progress: Progress | None = None,
-    timeout: float = TIMEOUT,
-) -> list[Path]:
-    """Bring into the cache what it lacks, or holds damaged, of the pinned files; their paths.
-
-    Raises SourceError, with what every mirror said, where none gives a file with the pinned bytes, and
-    StorageError where the cache has no room. `timeout` is in seconds, for connecting and for each answer.
-    """
-    folder = cache_folder(pinned, cache)
-    wanted = [file for file in pinned.files if not _is_cached(file, folder, report)]
-    tried = [_Mirror(base) for base in mirrors.chosen(pinned.mirrors)]
-    if wanted:
-        files.require_writable(folder)
-        files.require_space(folder, sum(file.size for file in wanted))
-    for file in wanted:
-        data = _first_good(file, tried, report, progress, timeout)
-        if data is None:
-            raise _not_had(pinned, file, tried)
-        files.write_atomic(folder / file.name, data)
-    return [folder / file.name for file in pinned.files]
 
 
 def where(pinned: Pinned, *, directory: Path | None = None, cache: Path | None = None) -> str | None:
@@ -227,12 +197,13 @@ def _read_folder(pinned: Pinned, folder: Path) -> Source:
 
 def _attempt(file: PinnedFile, path: Path) -> idx.Idx | InputError:
     try:
-        return _read_pinned(file, path)
+        return read_pinned(file, path)
     except InputError as error:
         return error
 
 
-def _read_pinned(file: PinnedFile, path: Path) -> idx.Idx:
+def read_pinned(file: PinnedFile, path: Path) -> idx.Idx:
+    """The file at `path`. Raises InputError where it holds other bytes than the pinned."""
     content = idx.read(path, file.kind, file.size)
     if content.digest != file.digest:
         raise InputError(
@@ -256,68 +227,3 @@ def _source(pinned: Pinned, read: Sequence[idx.Idx]) -> Source:
         licence=pinned.licence,
         attribution=pinned.attribution,
     )
-
-
-def _is_cached(file: PinnedFile, folder: Path, report: Report | None) -> bool:
-    path = folder / file.name
-    if not path.exists():
-        return False
-    try:
-        _read_pinned(file, path)
-    except InputError as error:
-        _tell(report, f"{error}; it is fetched again")
-        return False
-    return True
-
-
-@dataclass
-class _Mirror:
-    """A mirror in the course of one `fetch`: what it said in place of files, and whether it answers at all."""
-
-    base: str
-    said: list[str] = field(default_factory=list)
-    gone: bool = False
-
-
-def _first_good(
-    file: PinnedFile, tried: list[_Mirror], report: Report | None, progress: Progress | None, timeout: float
-) -> bytes | None:
-    """The decompressed bytes of `file` from the first mirror that gives them; the others are marked."""
-    # Deflate adds at most 5 bytes to each 16 KiB, and a mirror may serve the file raw.
-    limit = file.size + file.size // 1000 + 4096
-    for mirror in tried:
-        if mirror.gone:
-            continue
-        url = f"{mirror.base.rstrip('/')}/{file.name}.gz"
-        try:
-            return _verified(file, mirrors.get(url, limit=limit, timeout=timeout, progress=progress))
-        except mirrors.RefusalError as refusal:
-            mirror.gone = refusal.gone
-            mirror.said.append(f"{file.name}.gz: {refusal}")
-            _tell(report, f"{mirror.base}: {mirror.said[-1]}")
-    return None
-
-
-def _verified(file: PinnedFile, data: bytes) -> bytes:
-    if data.lstrip()[:1] == b"<":
-        raise mirrors.RefusalError("answered with a web page, not the file")
-    try:
-        content = idx.decode(data, f"{len(data):,} bytes", file.kind, file.size)
-    except InputError as error:
-        raise mirrors.RefusalError(str(error)) from error
-    if content.digest != file.digest:
-        raise mirrors.RefusalError(f"other bytes than the pinned: expected {file.digest}, found {content.digest}")
-    return content.raw.tobytes()
-
-
-def _not_had(pinned: Pinned, file: PinnedFile, tried: list[_Mirror]) -> SourceError:
-    told = [f"\n  {mirror.base}: {'; '.join(mirror.said)}" for mirror in tried]
-    return SourceError(
-        f"{pinned.name} could not be had; no mirror gave {file.name}:{''.join(told)}",
-        remedy=f"give the folder that holds its {len(pinned.files)} files with --source-dir",
-    )
-
-
-def _tell(report: Report | None, message: str) -> None:
-    if report:
-        report(message)

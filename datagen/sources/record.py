@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 UInt8 = npt.NDArray[np.uint8]
+
+Report = Callable[[str], None]  # hears of what went wrong on the way
+Progress = Callable[[str, int, int | None], None]  # file name, bytes done, bytes in all if known
 
 MAX_SIDE = 512  # pixels; the circle's integers fit int64 up to this height and width
 MAX_CLASSES = 254  # the semantic mask holds class + 1 in a byte, and 255 stays free for "ignore"

@@ -59,7 +59,7 @@ class Stream(IntEnum):
     PRESSURE = 100  # + knot along the path
     STROKE = 200  # + 2 * stroke, x then y
     POINT = 300  # + 2 * control point, x then y
-    GRAIN = 400  # + pen position
+    GRAIN = 400  # + a quarter of the pen positions
 
 
 def draw(indices: UInt64) -> tuple[UInt8, UInt8]:
@@ -216,9 +216,17 @@ def _pressure(glyph: Glyph, indices: UInt64) -> Float64:
     part = (at - left)[:, None]
     lift = _uniform(indices, Stream.LIFT, -0.15, 0.35)
     waves = knots[left] + part * (knots[left + 1] - knots[left])
-    roughness = _uniform(indices, Stream.ROUGHNESS, 0.0, 0.16)
-    grain = _normal(indices, [Stream.GRAIN + position for position in range(len(glyph.ends))])
-    return np.asarray(waves * (1.0 - lift * glyph.ends[:, None]) * (1.0 + roughness * grain))
+    roughness = _uniform(indices, Stream.ROUGHNESS, 0.0, 0.3)
+    return np.asarray(waves * (1.0 - lift * glyph.ends[:, None]) * (1.0 + roughness * _grain(glyph, indices)))
+
+
+def _grain(glyph: Glyph, indices: UInt64) -> Float64:
+    """A number from -1 to 1 for each pen position (positions, n); a hash serves four of them."""
+    positions = len(glyph.ends)
+    bits = _hash(indices, [Stream.GRAIN + quarter for quarter in range((positions + 3) // 4)])
+    parts = [(bits >> np.uint64(shift)) & np.uint64(0xFFFF) for shift in (0, 16, 32, 48)]
+    grain: Float64 = np.array(parts).reshape(-1, len(indices))[:positions].astype(np.float64)
+    return grain / 32768.0 - 1.0
 
 
 # From pen path to pixels.

@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from datagen.errors import StorageError
+from datagen.errors import DamageError, StorageError
 from datagen.files import Draft, storage_errors
 from datagen.hashing import file_digest
 from datagen.layout import CHUNK
@@ -35,11 +35,11 @@ class ShardWriter:
         self._draft = Draft(root / f"{section.folder}/{shard:05d}.h5")
         try:
             self._offsets = self._lay_out(len(section.extent(shard)))
+            self._chunks = None if section.compression == "none" else _ChunkWriter(self._draft, section)
         except BaseException:
             self._draft.discard()
             raise
         self._lengths = dict.fromkeys(self._offsets, 0)
-        self._chunks = None if section.compression == "none" else _ChunkWriter(self._draft, section)
 
     def append(self, column: str, block: Array) -> None:
         view = block.data.cast("B")
@@ -128,11 +128,15 @@ def write_frame(root: Path, section: Section) -> list[str]:
 
 
 def read_rows(root: Path, section: Section, column: Column, start: int, stop: int) -> Array:
-    """Samples start to stop of a column, read through h5py."""
+    """Samples start to stop of a column, read through h5py. Raises DamageError where it cannot."""
     if section.compression != "none":
         register_zstd()
-    with h5py.File(root / section.folder / "all.h5", "r") as file:
-        return np.asarray(file[column.name][start:stop])
+    path = root / section.folder / "all.h5"
+    try:
+        with h5py.File(path, "r") as file:
+            return np.asarray(file[column.name][start:stop])
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:  # of h5py and the filter
+        raise DamageError(f"h5py cannot read {column.name}: {error}", path=path) from error
 
 
 def register_zstd() -> None:

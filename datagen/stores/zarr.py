@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from datagen.errors import DamageError
 from datagen.files import Draft, storage_errors, write_all, write_atomic
 from datagen.hashing import canonical_json
 from datagen.layout import CHUNK
@@ -116,11 +117,15 @@ def write_frame(root: Path, section: Section) -> list[str]:
 
 
 def read_rows(root: Path, section: Section, column: Column, start: int, stop: int) -> Array:
-    """Samples start to stop of a column, read through zarr."""
+    """Samples start to stop of a column, read through zarr. Raises DamageError where it cannot."""
     import zarr
 
-    array: Any = zarr.open_array(root / section.folder / column.name, mode="r")
-    return np.asarray(array[start:stop])
+    path = root / section.folder / column.name
+    try:
+        array: Any = zarr.open_array(path, mode="r")
+        return np.asarray(array[start:stop])
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:  # of zarr and its codecs
+        raise DamageError(f"zarr cannot read it: {error}", path=path) from error
 
 
 def _array_metadata(section: Section, column: Column) -> dict[str, Any]:

@@ -1,0 +1,90 @@
+"""What the README says, done: its commands run as written, its code reads data, its digests are the shipped ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder in which every `datagen` command of the README has run, in order, each with status 0."""
+    place = tmp_path_factory.mktemp("readme")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    ran = 0
+    for command in commands():
+        if command[:1] == ["datagen"]:
+            subprocess.run(command, cwd=place, env=environment, check=True, capture_output=True)
+            ran += 1
+    assert ran > 10
+    return place
+
+
+def test_every_command_runs_as_written(folder: Path) -> None:
+    assert (folder / "seven.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in (folder / "data/small-preview").iterdir()) == [
+        "circles.png",
+        "foreground.png",
+        "mosaics.png",
+        "overview.png",
+    ]
+
+
+def test_a_build_in_parts_is_the_build_in_one_go(folder: Path) -> None:
+    manifests = [json.loads((folder / "data" / name / "manifest.json").read_text()) for name in ("small", "parts")]
+    assert manifests[0] == manifests[1]
+
+
+def test_the_python_examples_read_the_same_images(folder: Path) -> None:
+    (folder / "data/mnist").symlink_to(folder / "data/small")
+    (folder / "data/mnist-hdf5").symlink_to(folder / "data/small-hdf5")
+    by_zarr, by_h5py, by_numpy = blocks("python")
+    check = "\nimport numpy\nnumpy.save({name!r}, {value})"
+    for name, code, value in (
+        ("zarr", by_zarr, "image"),
+        ("h5py", by_h5py, "image"),
+        ("numpy", by_numpy, "shard[:256]"),
+    ):
+        script = code + check.format(name=f"{name}.npy", value=value)
+        subprocess.run([sys.executable, "-c", script], cwd=folder, check=True, capture_output=True)
+    saved = [(folder / f"{name}.npy").read_bytes() for name in ("zarr", "h5py", "numpy")]
+    assert saved[0] == saved[1] == saved[2]
+
+
+def test_the_digests_are_the_ones_that_ship_with_the_recipes() -> None:
+    shipped = json.loads((resources.files("datagen.recipes") / "digests.json").read_text("utf-8"))
+    for recipe in ("mnist", "strokes"):
+        assert f"| `{recipe}` | `{shipped[recipe]}` |" in README
+
+
+def test_make_commands_are_targets_of_the_makefile() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {command[1] for command in commands() if command[:1] == ["make"]}
+    assert named
+    assert named <= targets
+
+
+def test_links_lead_to_files() -> None:
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
