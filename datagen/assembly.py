@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from datagen.tasks import Deriver
 
 _BLOCK_BYTES = 1 << 23  # of one sample's columns together: what is derived, hashed and written while in the cache
 _FRAME_BYTES = 1 << 20  # more than the metadata of a section takes
+_MAX_LISTED = 5  # things that a message names
 
 Progress = Callable[[int, int], None]
 
@@ -91,7 +92,7 @@ def assemble(
     jobs = jobs if part is None else [jobs[number] for number in part]
     require_free(root, plan)
     files.require_writable(root)
-    files.require_space(root, sum(job.bytes for job in jobs if not _record(root, job).exists()) + _FRAME_BYTES)
+    files.require_space(root, sum(job.bytes for job in jobs if not _is_there(root, job, plan)) + _FRAME_BYTES)
     files.make_folder(root)
     with files.lock(root, exclusive=part is None):
         require_free(root, plan)
@@ -114,6 +115,8 @@ def finish(root: Path, *, sections: Callable[[Manifest], Sequence[Section]], wor
 
     Raises FormatError where no build is in progress, or where shards are missing: it names them.
     """
+    if not root.is_dir():
+        manifests.load(root)  # says that there is no dataset
     with files.lock(root, exclusive=True):
         if not (root / DRAFT).exists():
             finished = manifests.load(root)
@@ -135,25 +138,27 @@ def finish(root: Path, *, sections: Callable[[Manifest], Sequence[Section]], wor
 
 
 def require_free(root: Path, plan: Manifest) -> None:
-    """Raise FormatError unless `root` is absent, empty, or a dataset (in progress or finished) of this plan."""
-    if not root.exists():
+    """Raise FormatError where `root` is a folder that holds anything but a dataset, begun or finished, of this plan."""
+    if not root.is_dir():
         return
     present = _existing_plan(root)
     if present is None:
-        strangers = [entry.name for entry in root.iterdir() if not files.is_draft(entry.name)] if root.is_dir() else []
-        if strangers or not root.is_dir():
+        strangers = [entry.name for entry in root.iterdir() if not files.is_draft(entry.name)]
+        if strangers:
             raise FormatError(
                 "holds something else",
                 path=root,
                 expected="a new or empty folder, or a dataset of the same recipe",
-                found=", ".join(sorted(strangers)[:5]) or "a file",
+                found=", ".join(sorted(strangers)[:_MAX_LISTED]),
                 remedy="choose another folder with --out",
             )
     elif plan_of(present) != plan_of(plan):
+        expected, found = _difference(plan, present)
         raise FormatError(
             "holds a dataset of another recipe or source",
             path=root,
-            expected=_difference(plan, present),
+            expected=expected,
+            found=found,
             remedy="choose another folder with --out, or remove this one yourself",
         )
 
@@ -171,8 +176,13 @@ def known_facts(root: Path, jobs: Sequence[Shard], plan: Manifest, *, workers: i
     about_to_end = _existing_plan(root) or plan
     recorded = {job.name: rows for job in jobs for rows in [_recorded(root, job, about_to_end)] if rows is not None}
     checks = [job for job in jobs if job.name in recorded]
-    whole = local.run(lambda job, _: _is_whole(root, job, plan, recorded[job.name]), checks, workers=workers)
-    return {job.name: recorded[job.name] for job, good in whole if good}
+
+    def check(job: Shard, slot: local.Slot) -> bool:
+        with slot.compute:
+            slot.check()
+            return _is_whole(root, job, plan, recorded[job.name])
+
+    return {job.name: recorded[job.name] for job, good in local.run(check, checks, workers=workers) if good}
 
 
 def reopen(root: Path) -> None:
@@ -185,7 +195,8 @@ def reopen(root: Path) -> None:
 def is_whole(root: Path, manifest: Manifest, *, workers: int) -> bool:
     """Whether every file of a finished dataset is what the manifest says, by size and digest of its bytes."""
     tables = [facts.table for splits in manifest.tasks.values() for facts in splits.values()]
-    if (root / PROGRESS).exists() or not all(_is_file(root, file) for file in (*manifest.files, *tables)):
+    begun = any((root / name).exists() for name in (DRAFT, PROGRESS))
+    if begun or not all(_is_file(root, file) for file in (*manifest.files, *tables)):
         return False
     names = [(task, split) for task, splits in manifest.tasks.items() for split in splits]
     jobs = shard_list(section_of(manifest, task, split) for task, split in names)
@@ -210,15 +221,21 @@ def _begin(root: Path, plan: Manifest, *, exclusive: bool) -> None:
         files.write_atomic(root / DRAFT, manifests.to_bytes(plan))
 
 
-def _difference(wanted: Manifest, present: Manifest) -> str:
-    for ours, theirs, name in (
-        (recipes.to_table(wanted.recipe), recipes.to_table(present.recipe), "recipe"),
-        (vars(wanted.source), vars(present.source), "source"),
-    ):
-        for key, value in ours.items():
-            if theirs.get(key) != value:
-                return f"{name}.{key} = {value!r}, found {theirs.get(key)!r}"
-    return "the same recipe"
+def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        values.update(flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return values
+
+
+def _difference(wanted: Manifest, present: Manifest) -> list[str]:
+    """The keys in which two plans differ, with the values of the one and of the other."""
+    ours, theirs = (
+        flat({"recipe": recipes.to_table(plan.recipe), "source": asdict(plan.source)}) for plan in (wanted, present)
+    )
+    keys = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)][:_MAX_LISTED]
+    return [", ".join(f"{key} = {side.get(key, 'none')}" for key in keys) for side in (ours, theirs)]
 
 
 def _write(
@@ -256,6 +273,7 @@ def _write_shard(root: Path, format_name: str, job: Shard, derive: Deriver, slot
                 for name, samples in block.items():
                     hashers[name].update(samples)
                     writer.append(name, samples)
+        slot.check()
         extents = writer.commit()
     finally:
         writer.discard()
@@ -299,15 +317,22 @@ def _recorded(root: Path, job: Shard, draft: Manifest) -> Table | None:
         return None
 
 
-def _is_whole(root: Path, job: Shard, plan: Manifest, rows: Table) -> bool:
+def _paths(job: Shard, plan: Manifest) -> list[str]:
+    """The shard's file for each of its columns; it may be the same one."""
     rule = open_store(plan.recipe.storage.format).path_rule
-    expected = {
-        rule(job.section, column).format(shard=job.index): FileFacts(
-            "", int(row["file_bytes"]), row["file_digest"].tobytes().hex()
-        )
-        for column, row in zip(job.section.columns, rows, strict=True)
+    return [rule(job.section, column).format(shard=job.index) for column in job.section.columns]
+
+
+def _is_there(root: Path, job: Shard, plan: Manifest) -> bool:
+    return all((root / path).exists() for path in _paths(job, plan))
+
+
+def _is_whole(root: Path, job: Shard, plan: Manifest, rows: Table) -> bool:
+    facts = {
+        FileFacts(path, int(row["file_bytes"]), row["file_digest"].tobytes().hex())
+        for path, row in zip(_paths(job, plan), rows, strict=True)
     }
-    return all(_is_file(root, replace(facts, path=path)) for path, facts in expected.items())
+    return all(_is_file(root, file) for file in facts)
 
 
 def _is_file(root: Path, facts: FileFacts) -> bool:
@@ -326,17 +351,28 @@ def _commit(
     manifest = _manifest(root, plan, sections, facts)
     wanted = expected or recipes.known_digest(plan.recipe)
     if wanted not in (None, manifest.digest):
+        _forget(root)
         raise DamageError(
-            "the data have another digest than they must", path=root, expected=wanted, found=manifest.digest
+            "the data have another digest than they must",
+            path=root,
+            expected=wanted,
+            found=manifest.digest,
+            remedy="run it again: nothing of this will be kept",
         )
     files.write_atomic(root / DRAFT, manifests.to_bytes(manifest))
+    _forget(root)
+    with files.storage_errors(root):
+        (root / DRAFT).replace(root / MANIFEST)
+        files.sync_folder(root)
+    return manifest
+
+
+def _forget(root: Path) -> None:
+    """Remove the records of a build in progress, durably."""
     with files.storage_errors(root):
         if (root / PROGRESS).exists():
             shutil.rmtree(root / PROGRESS)
         files.sync_folder(root)
-        (root / DRAFT).replace(root / MANIFEST)
-        files.sync_folder(root)
-    return manifest
 
 
 def _manifest(root: Path, plan: Manifest, sections: Sequence[Section], facts: Mapping[str, Table]) -> Manifest:

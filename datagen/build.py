@@ -64,10 +64,7 @@ class Resolved:
         """What the samples of `split` follow from."""
         if split not in self._inputs:
             digits = self.division.digits[split]
-            thresholds = _thresholds(digits.images, self._workers)
-            self._inputs[split] = Inputs(
-                split, digits.images, digits.labels, thresholds, self.recipe.mosaics, self.recipe.seed
-            )
+            self._inputs[split] = inputs_of(self.recipe, split, digits.images, digits.labels, self._workers)
         return self._inputs[split]
 
     def deriver(self, section: Section) -> Deriver:
@@ -176,10 +173,12 @@ def resolve(
     return Resolved(recipe, source, workers=workers)
 
 
-def resolve_dataset(root: Path, *, directory: Path | None = None, cache: Path | None = None) -> Resolved:
+def resolve_dataset(
+    root: Path, *, directory: Path | None = None, cache: Path | None = None, workers: int = 1
+) -> Resolved:
     """What the dataset in `root` follows from, its source loaded anew and found to be the same."""
     manifest = manifests.load(root)
-    resolved = resolve(manifest.recipe, directory=directory, cache=cache)
+    resolved = resolve(manifest.recipe, directory=directory, cache=cache, workers=workers)
     if resolved.plan != assembly.plan_of(manifest):
         raise InputError(
             "the source is not the one that the dataset was built from",
@@ -188,6 +187,21 @@ def resolve_dataset(root: Path, *, directory: Path | None = None, cache: Path | 
             found=dict(resolved.plan.source.digests),
         )
     return resolved
+
+
+def is_at_hand(source: str, *, directory: Path | None = None, cache: Path | None = None) -> bool:
+    """Whether a source, as a dataset records it, can be loaded without asking a mirror."""
+    if source in ("idx", "npz", "images"):
+        return directory is not None
+    listed = {one.name: one for one in sources.available(directory=directory, cache=cache)}
+    return source in listed and listed[source].found is not None
+
+
+def inputs_of(
+    recipe: Recipe, split: str, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8], workers: int = 1
+) -> Inputs:
+    """What the samples of a split follow from, given its digits: uint8 (n, height, width) and (n,)."""
+    return Inputs(split, images, labels, _thresholds(images, workers), recipe.mosaics, recipe.seed)
 
 
 def sections(plan: Manifest) -> list[Section]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Callable
@@ -22,8 +23,10 @@ from datagen.terminal import (
     print_built,
     print_json,
     print_manifest,
+    print_verdict,
     say,
     size,
+    verdict_facts,
 )
 
 if TYPE_CHECKING:
@@ -210,7 +213,7 @@ def build(
     except SourceError as error:
         if fallback is None:
             raise
-        root = root.parent / fallback
+        root = root.parent / Path(fallback).stem
         click.secho(f"{error}\nBuilding the recipe {fallback!r} in {root} INSTEAD.", fg="yellow", err=True)
         built = _build(_recipe(recipe_name=fallback), root, None, workers, shards, silent)
     pictures = _preview(root) if preview and built.manifest is not None else []
@@ -286,6 +289,51 @@ def info(directory: Path, as_json: bool) -> None:
             f"          {source.conflicts:,} duplicates with another label, such as {source.conflicts_listed[0]}"
         )
     click.echo(f"storage   {storage.format}, {storage.shard_size:,} samples a shard, compression {storage.compression}")
+
+
+@cli.command()
+@_directory_argument
+@click.option("--quick", is_flag=True, help="Only the frame: claims, files and their sizes; no shard is read.")
+@click.option("--sample", type=click.IntRange(min=1), metavar="N", help="The frame, and N random samples.")
+@click.option("--seed", type=int, metavar="N", help="Choose the samples of --sample as an earlier run did.")
+@click.option("--expect", metavar="DIGEST", help="The dataset digest that it must have.")
+@_source_dir_option
+@_workers_option
+@_quiet_option
+@_json_option
+def verify(
+    directory: Path,
+    quick: bool,
+    sample: int | None,
+    seed: int | None,
+    expect: str | None,
+    source_dir: Path | None,
+    workers: int,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Prove a dataset: every byte, every sample, every claim; exit 1 if anything is wrong."""
+    from datagen import verify as library
+
+    if quick and sample:
+        raise click.UsageError("--quick and --sample exclude each other")
+    with bar("verifying", quiet or as_json) as progress:
+        verdict = library.verify(
+            directory,
+            quick=quick,
+            sample=sample,
+            seed=secrets.randbits(32) if seed is None else seed,
+            expect=expect,
+            directory=source_dir,
+            workers=workers,
+            progress=progress,
+        )
+    if as_json:
+        print_json(verdict_facts(verdict))
+    elif not quiet or verdict.problems:
+        print_verdict(verdict, directory)
+    if verdict.problems:
+        click.get_current_context().exit(PROBLEMS_FOUND)
 
 
 @cli.command()

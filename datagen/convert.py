@@ -14,7 +14,7 @@ from datagen import assembly, recipe
 from datagen import manifest as manifests
 from datagen.build import Built
 from datagen.dataset import Dataset
-from datagen.errors import FormatError
+from datagen.errors import DamageError, FormatError
 from datagen.layout import MANIFEST
 from datagen.stores import Section
 from datagen.tasks import Deriver
@@ -32,8 +32,8 @@ def convert(
 ) -> Built:
     """Write the dataset in `origin` to `target`, with the storage given; None keeps what `origin` has.
 
-    The result is the very dataset that a build with that storage writes. Raises DamageError, and leaves no manifest,
-    where the samples of `origin` do not have the digest that its manifest states.
+    The result is the very dataset that a build with that storage writes. Raises DamageError, and writes nothing,
+    where a file of `origin` is not what its manifest says.
     """
     started = time.perf_counter()
     dataset = Dataset(origin)
@@ -42,7 +42,7 @@ def convert(
     table["storage"].update({key: value for key, value in storage.items() if value is not None})
     wanted = recipe.from_table(table, origin=str(target))
     plan = replace(assembly.plan_of(dataset.manifest), recipe=wanted)
-    if target.exists() and target.samefile(origin):
+    if origin.resolve() in (target.resolve(), *target.resolve().parents):
         raise FormatError("a dataset is not converted in its own folder", path=target, remedy="name another folder")
     assembly.require_free(target, plan)
     listed = [
@@ -54,6 +54,8 @@ def convert(
         if assembly.is_whole(target, finished, workers=workers):
             return Built(finished, 0, len(assembly.shard_list(listed)), time.perf_counter() - started)
         assembly.reopen(target)
+    if not assembly.is_whole(origin, dataset.manifest, workers=workers):
+        raise DamageError("the dataset is damaged", path=origin, remedy="build it again: only the damage is redone")
     done = assembly.assemble(
         target,
         plan,

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from datagen import recipe
+from datagen.assembly import flat
 from datagen.dataset import Dataset
 from datagen.hashing import merkle_root
 from datagen.manifest import Manifest
@@ -45,7 +46,7 @@ def differences(first: Path, second: Path) -> list[Difference]:
 
 
 def _recipe_differences(a: Manifest, b: Manifest) -> Iterator[Difference]:
-    ours, theirs = (_flat(recipe.to_table(manifest.recipe)) for manifest in (a, b))
+    ours, theirs = (flat(recipe.to_table(manifest.recipe)) for manifest in (a, b))
     for key in sorted({*ours, *theirs}):
         if ours.get(key) != theirs.get(key):
             yield Difference(f"recipe {key}", str(ours.get(key, "none")), str(theirs.get(key, "none")), is_data=False)
@@ -53,13 +54,6 @@ def _recipe_differences(a: Manifest, b: Manifest) -> Iterator[Difference]:
         sides = [manifest.source.digests.get(name, "none") for manifest in (a, b)]
         if sides != [digest, digest]:
             yield Difference(f"source {name}", sides[0], sides[1], is_data=False)
-
-
-def _flat(table: dict[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in table.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat
 
 
 def _section_differences(a: Dataset, b: Dataset) -> Iterator[Difference]:

@@ -33,8 +33,9 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        problem = (error.strerror or str(error)).lower()
-        where = error.filename if isinstance(error.filename, str) else path
+        problem = os.strerror(error.errno).lower() if error.errno else str(error)  # h5py's own words take a page
+        named = Path(error.filename) if isinstance(error.filename, str) else path
+        where = path if is_draft(named.name) else named
         remedy = _REMEDIES.get(error.errno or 0)
         raise StorageError(f"the storage says: {problem}", path=where, remedy=remedy) from error
 

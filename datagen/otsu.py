@@ -14,7 +14,7 @@ _LEVELS = 256
 _BLOCK = 2**16  # pixels at a time, so that the working arrays stay in the cache
 
 # A count and a sum in one word, so that one pass accumulates both: to 512x512 the sum stays below 2^26.
-_SHIFT = 32
+_SHIFT = 26
 _COUNT_AND_SUM = (1 << _SHIFT) + np.arange(_LEVELS)
 
 # For a tile of N pixels with sum S, let w and s be the count and the sum of the pixels <= t, and d = N s - w S. The
@@ -63,16 +63,14 @@ def _select(
 
     Works in the given buffers, (3, n, 256) and (2, n, 256): fresh memory would cost more than the arithmetic.
     """
-    below, sums, spread = integers
+    both, below, spread = integers
     d, score = floats
     counts *= _COUNT_AND_SUM
-    np.cumsum(counts, axis=1, out=sums)
-    np.right_shift(sums, _SHIFT, out=below)
-    sums &= (1 << _SHIFT) - 1
-    ink = sums[:, -1:].copy()
-    sums *= size
-    np.multiply(below, ink, out=spread)
-    np.subtract(sums, spread, out=d)
+    np.cumsum(counts, axis=1, out=both)
+    np.right_shift(both, _SHIFT, out=below)
+    np.multiply(below, both[:, -1:], out=spread)
+    both *= size
+    np.subtract(both, spread, out=d)  # the counts in `both` cancel; every product is below 2^63
     np.subtract(size, below, out=spread)
     spread *= below
     np.maximum(spread, 1, out=spread)  # where a class is empty, d = 0
@@ -82,7 +80,7 @@ def _select(
     best: npt.NDArray[np.intp] = score.argmax(axis=1)
     largest = score[np.arange(len(score)), best]
     constant = largest == 0
-    best[constant] = ink[constant, 0] // size
+    best[constant] = counts[constant].argmax(axis=1)
     near = score >= (largest * _NEAR)[:, None]
     near &= counts > 0  # an empty level repeats the score of the level below it
     for row in np.flatnonzero((np.count_nonzero(near, axis=1) > 1) & ~constant):

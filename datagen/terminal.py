@@ -16,6 +16,7 @@ from datagen.layout import FORMAT_VERSION, SPLITS
 if TYPE_CHECKING:
     from datagen.build import Built
     from datagen.manifest import Manifest
+    from datagen.verify import Verdict
 
 
 def say(quiet: bool) -> Callable[[str], None] | None:
@@ -107,6 +108,28 @@ def print_manifest(manifest: Manifest) -> None:
         rows.append([task, *(f"{facts.count:,}" for facts in splits.values()), sizes])
     _print_table(rows)
     click.echo(f"digest    {manifest.digest}")
+
+
+def verdict_facts(verdict: Verdict) -> dict[str, Any]:
+    """What `verify --json` prints."""
+    facts = {**vars(verdict), "problems": [vars(problem) for problem in verdict.problems]}
+    rate = verdict.bytes / verdict.seconds
+    return {"whole": not verdict.problems, **facts, "bytes_per_second": round(rate)}
+
+
+def print_verdict(verdict: Verdict, root: Path) -> None:
+    """Print what a verification found, what it stood on, and what it did not look at."""
+    for problem in verdict.problems:
+        click.echo(f"{root}/{problem}")
+    found = f"{len(verdict.problems):,} problems" if verdict.problems else "whole"
+    rate = f", {size(round(verdict.bytes / verdict.seconds))}/s" if verdict.level == "full" else ""
+    click.echo(
+        f"{root}: {found}; {verdict.level}: {verdict.samples:,} samples derived anew in {verdict.seconds:.1f} s{rate}"
+    )
+    click.echo(f"stood on  {verdict.stood_on}")
+    for matter in verdict.not_looked_at:
+        click.echo(f"not looked at: {matter}")
+    click.echo(f"digest    {verdict.digest}")
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:

@@ -6,11 +6,12 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+import pytest
 
 from datagen import recipe as recipes
 from datagen.dataset import Dataset
@@ -131,3 +132,59 @@ def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
         env={**os.environ, "DATAGEN_SOURCE_DIR": ""} | options.pop("env", {}),
         **options,
     )
+
+
+class Death(BaseException):
+    """What every change of the disk raises once the process is to be dead."""
+
+
+class Disk:
+    """While it is entered, counts the system calls of `os` that change the disk, in `calls` (name, path).
+
+    Ahead of call number `dies_before`, and of every later one, it raises Death: no clean-up succeeds, as after
+    SIGKILL. Call number i of `fails` = (i, errno) fails with that error.
+    """
+
+    CHANGES = ("open", "write", "pwrite", "fsync", "replace", "rename", "unlink", "rmdir", "mkdir")
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *, dies_before: int | None = None, fails: tuple[int, int] | None = None
+    ) -> None:
+        self.calls: list[tuple[str, Path]] = []
+        self._dies_before = dies_before
+        self._fails = fails
+        self._monkeypatch = monkeypatch
+        self._opened: dict[int, Path] = {}
+
+    def __enter__(self) -> Self:
+        self._real = {name: getattr(os, name) for name in self.CHANGES}
+        for name in self.CHANGES:
+            self._monkeypatch.setattr(os, name, self._watched(name, self._real[name]))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, call in self._real.items():
+            self._monkeypatch.setattr(os, name, call)
+
+    def _watched(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(first: Any, *others: Any, **options: Any) -> Any:
+            path = (
+                self._opened.get(first) if isinstance(first, int) else Path(others[0] if name == "replace" else first)
+            )
+            looks = (name == "open" and not others[0] & os.O_CREAT) or (name == "mkdir" and Path(first).is_dir())
+            if not looks:
+                self._step(name, path or Path())
+            result = call(first, *others, **options)
+            if name == "open":
+                self._opened[result] = Path(first)
+            return result
+
+        return watched
+
+    def _step(self, name: str, path: Path) -> None:
+        number = len(self.calls)
+        if self._dies_before is not None and number >= self._dies_before:
+            raise Death
+        self.calls.append((name, path))
+        if self._fails is not None and number == self._fails[0]:
+            raise OSError(self._fails[1], os.strerror(self._fails[1]), str(path))

@@ -72,19 +72,20 @@ def test_mosaics_are_the_same_across_blocks_of_any_size(drawn: tuple[Bytes, Byte
     assert [found.tolist() for found in in_blocks] == [found.tolist() for found in composed(*drawn)]
 
 
-def test_no_more_is_held_than_a_block_of_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
+@pytest.mark.parametrize(("size", "lengths"), [(89, [60, 60, 30]), (1, [30] * 5)])
+def test_no_more_is_held_than_a_block_of_tiles(monkeypatch: pytest.MonkeyPatch, size: int, lengths: list[int]) -> None:
+    found: list[int] = []
     take = np.take
 
     def spy(*args: object, **kwargs: Bytes) -> Bytes:
-        sizes.append(kwargs["out"].size)
-        found: Bytes = take(*args, **kwargs)  # type: ignore[call-overload]
-        return found
+        found.append(kwargs["out"].size)
+        taken: Bytes = take(*args, **kwargs)  # type: ignore[call-overload]
+        return taken
 
-    monkeypatch.setattr(mosaic, "_BLOCK", 16)  # two mosaics' tiles of one column
+    monkeypatch.setattr(mosaic, "_BLOCK", size)  # a column of a mosaic has 2 x 3 x 5 bytes
     monkeypatch.setattr(np, "take", spy)
-    composed(TILES, THRESHOLDS, LABELS, np.zeros((5, 2, 1), np.uint32))
-    assert sizes == [16, 16, 8]
+    composed(np.zeros((3, 3, 5), np.uint8), THRESHOLDS, LABELS, np.zeros((5, 2, 1), np.uint32))
+    assert found == lengths
 
 
 def test_tiles_may_be_read_only() -> None:
@@ -99,9 +100,9 @@ def test_a_row_number_that_is_not_below_the_number_of_tiles_is_refused() -> None
         composed(TILES, THRESHOLDS, LABELS, np.array([[[0, 3]]], np.uint32))
 
 
-@pytest.mark.parametrize("wrong", [np.empty((1, 2, 6), np.uint8), np.empty((1, 2, 8), np.uint8)[:, :, ::2]])
+@pytest.mark.parametrize("wrong", [np.empty((1, 2, 4), np.uint8), np.empty((1, 2, 12), np.uint8)[:, :, ::2]])
 def test_an_output_of_another_shape_or_layout_is_refused(wrong: Bytes) -> None:
-    rows, right = np.array([[[0, 1]]], np.uint32), np.empty((1, 2, 4), np.uint8)
+    rows, right = np.array([[[0, 1, 0]]], np.uint32), np.empty((1, 2, 6), np.uint8)
     for outputs in ((wrong, right), (right, wrong)):
-        with pytest.raises(ValueError, match=r"outputs must be C-contiguous \(1, 2, 4\)"):
+        with pytest.raises(ValueError, match=r"outputs must be C-contiguous \(1, 2, 6\)"):
             mosaic.compose(TILES, THRESHOLDS, LABELS, rows, *outputs)

@@ -21,21 +21,19 @@ tiles = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=6), eleme
 
 
 def exact_threshold(tile: Tile) -> int:
-    """The definition, level by level, in fractions."""
-    pixels = [int(value) for value in tile.ravel()]
-    if min(pixels) == max(pixels):
-        return pixels[0]
-    counts = np.bincount(tile.ravel(), minlength=256).tolist()
-    best, best_variance = 0, Fraction(-1)
-    below, ink = 0, 0
-    for level, count in enumerate(counts):
-        below += count
-        ink += level * count
-        above = len(pixels) - below
-        if below and above:
-            gap = Fraction(ink, below) - Fraction(sum(pixels) - ink, above)
-            if below * above * gap**2 > best_variance:
-                best, best_variance = level, below * above * gap**2
+    """The definition, level by level, in integers: variance x pixels^2 = square / spread."""
+    counts: list[int] = np.bincount(tile.ravel()).tolist()
+    levels = [level for level, count in enumerate(counts) if count]
+    whole = sum(level * counts[level] for level in levels)
+    best, best_square, best_spread = levels[0], 0, 1
+    below = ink = 0
+    for level in levels[:-1]:
+        below += counts[level]
+        ink += level * counts[level]
+        above = tile.size - below
+        square, spread = (ink * above - (whole - ink) * below) ** 2, below * above
+        if square * best_spread > best_square * spread:
+            best, best_square, best_spread = level, square, spread
     return best
 
 
@@ -92,6 +90,16 @@ def test_a_tile_of_512_by_512_is_exact_at_the_largest_sums() -> None:
     assert one(tile) == exact_threshold(tile)
 
 
+def test_digits_do_not_pay_for_exactness(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decide(*_: object) -> int:
+        raise AssertionError("a clear case went to Python integers")
+
+    monkeypatch.setattr(otsu, "_decide", decide)
+    assert [one(tile) for tile in ([[5, 200]], [[0, 0, 1, 9]], [[0, 7, 7, 255]], [[9, 9]], [[0]])] == [5, 1, 7, 9, 0]
+    with pytest.raises(AssertionError, match="a clear case"):
+        one([[0, 1, 2]])
+
+
 def test_near_ties_are_decided_by_integers() -> None:
     # Pell numbers: bigger^2 = 2 smaller^2 + 1, which 53 bits cannot tell from equality
     smaller, bigger = 2, 3
@@ -130,10 +138,24 @@ def test_each_tile_of_a_stack_has_its_own_threshold_across_blocks(stack: list[Ti
     assert found.tolist() == [exact_threshold(tile) for tile in images]
 
 
-def test_a_tile_larger_than_a_block_is_taken_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    images = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
-    monkeypatch.setattr(otsu, "_BLOCK", 5)
-    assert otsu.threshold(images).tolist() == [5, 17]
+@pytest.mark.parametrize(("size", "lengths"), [(24, [2, 2, 1]), (23, [1] * 5), (1, [1] * 5)])
+def test_tiles_are_taken_in_blocks(monkeypatch: pytest.MonkeyPatch, size: int, lengths: list[int]) -> None:
+    images = np.arange(60, dtype=np.uint8).reshape(5, 3, 4)
+    found: list[int] = []
+    histograms = otsu._histograms
+
+    def spy(pixels: Tile) -> npt.NDArray[np.int64]:
+        found.append(len(pixels))
+        return histograms(pixels)
+
+    monkeypatch.setattr(otsu, "_BLOCK", size)
+    monkeypatch.setattr(otsu, "_histograms", spy)
+    assert otsu.threshold(images).tolist() == [5, 17, 29, 41, 53]
+    assert found == lengths
+
+
+def test_no_tiles_have_no_thresholds() -> None:
+    assert otsu.threshold(np.empty((0, 28, 28), np.uint8)).shape == (0,)
 
 
 def test_a_view_of_read_only_tiles_will_do() -> None:

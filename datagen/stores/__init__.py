@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datagen.stores.section import Array, Column, Extent, Section, ShardWriter
+from datagen.stores.section import Array, Column, Contradiction, Extent, Section, ShardWriter
 
-__all__ = ["Array", "Column", "Extent", "Section", "ShardWriter", "Store", "open_store"]
+__all__ = ["Array", "Column", "Contradiction", "Extent", "Section", "ShardWriter", "Store", "open_store"]
 
 
 @dataclass(frozen=True)
 class Store:
-    """A format: where a column's shard lies, how a shard is written, what frames the shards, how its library reads."""
+    """A format: where a column's shard lies, how a shard is written, what frames the shards, how its library reads.
+
+    `frame_problems` and `shard_problems` tell where the library would read other bytes than those at the offsets.
+    """
 
     path_rule: Callable[[Section, Column], str]
     open_shard: Callable[[Path, Section, int], ShardWriter]
     write_frame: Callable[[Path, Section], list[str]]
     read_rows: Callable[[Path, Section, Column, int, int], Array]
+    frame_problems: Callable[[Path, Section], list[Contradiction]]
+    shard_problems: Callable[[Path, Section, int, Sequence[int | None]], list[Contradiction]]
 
 
 def open_store(name: str) -> Store:
@@ -26,7 +31,11 @@ def open_store(name: str) -> Store:
     if name == "hdf5":
         from datagen.stores import hdf5
 
-        return Store(hdf5.path_rule, hdf5.ShardWriter, hdf5.write_frame, hdf5.read_rows)
+        return Store(
+            hdf5.path_rule, hdf5.ShardWriter, hdf5.write_frame, hdf5.read_rows, hdf5.frame_problems, hdf5.shard_problems
+        )
     from datagen.stores import zarr
 
-    return Store(zarr.path_rule, zarr.ShardWriter, zarr.write_frame, zarr.read_rows)
+    return Store(
+        zarr.path_rule, zarr.ShardWriter, zarr.write_frame, zarr.read_rows, zarr.frame_problems, zarr.shard_problems
+    )

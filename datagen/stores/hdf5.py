@@ -5,7 +5,9 @@ h5py lays out an empty shard and says where each dataset's bytes belong; they ar
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from datagen.errors import DamageError, StorageError
 from datagen.files import Draft, storage_errors
 from datagen.hashing import file_digest
 from datagen.layout import CHUNK
-from datagen.stores.section import Array, Column, Extent, Section
+from datagen.stores.section import Array, Column, Contradiction, Extent, Section
 
 _ALIGNMENT = 64  # bytes; every dataset begins on such a boundary, so that a map of it is aligned for any dtype
 _ZSTD_FILTER, _ZSTD_LEVEL = 32015, 3
@@ -127,6 +129,85 @@ def write_frame(root: Path, section: Section) -> list[str]:
     return [name]
 
 
+def frame_problems(root: Path, section: Section) -> list[Contradiction]:
+    """Where all.h5 does not show just the shards, each in its place."""
+    path = f"{section.folder}/all.h5"
+
+    def check(file: h5py.File) -> Iterator[str]:
+        for column in section.columns:
+            dataset = _plain_dataset(file, column, section.count)
+            if dataset is None:
+                yield f"{column.name} of another kind"
+            elif not dataset.is_virtual or _mappings(dataset) != _expected_mappings(section, column):
+                yield f"{column.name} that shows something else"
+
+    return _inspect(root, path, section, "a view of every shard", check)
+
+
+def shard_problems(root: Path, section: Section, shard: int, offsets: Sequence[int | None]) -> list[Contradiction]:
+    """Where a shard's datasets are not plain ones that lie at these offsets."""
+    path = f"{section.folder}/{shard:05d}.h5"
+
+    def check(file: h5py.File) -> Iterator[str]:
+        for column, offset in zip(section.columns, offsets, strict=True):
+            dataset = _plain_dataset(file, column, len(section.extent(shard)))
+            if dataset is None:
+                yield f"{column.name} of another kind"
+            elif dataset.is_virtual or dataset.external is not None:
+                yield f"{column.name} that lies elsewhere"
+            elif section.compression == "none" and (dataset.chunks is not None or dataset.id.get_offset() != offset):
+                yield f"{column.name} at {dataset.id.get_offset()}, not {offset}"
+
+    return _inspect(root, path, section, "datasets that lie where the table says", check)
+
+
+def _inspect(
+    root: Path, path: str, section: Section, expected: str, check: Callable[[h5py.File], Iterator[str]]
+) -> list[Contradiction]:
+    try:
+        with h5py.File(root / path, "r") as file:
+            found = list(check(file))
+            if set(file) != {column.name for column in section.columns}:
+                found.append(f"the names {', '.join(sorted(file)[:8])}")
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        found = [f"what HDF5 cannot read: {error}"]
+    return [Contradiction(path, expected, what) for what in found]
+
+
+def _plain_dataset(file: h5py.File, column: Column, count: int) -> h5py.Dataset | None:
+    """The column's dataset, if it is one of the right shape and dtype and no link to another place."""
+    if column.name not in file or not isinstance(file.get(column.name, getlink=True), h5py.HardLink):
+        return None
+    dataset = file[column.name]
+    plain = isinstance(dataset, h5py.Dataset) and dataset.shape == (count, *column.shape)
+    return dataset if plain and dataset.dtype == np.dtype(column.dtype) else None
+
+
+def _mappings(dataset: h5py.Dataset) -> list[tuple[Any, ...]]:
+    """What a virtual dataset shows: file, dataset, the block's first and last place, its size, how much of the file."""
+    return [
+        (
+            one.file_name,
+            one.dset_name,
+            *one.vspace.get_select_bounds(),
+            one.vspace.get_select_npoints(),
+            one.src_space.get_select_type(),
+        )
+        for one in dataset.virtual_sources()
+    ]
+
+
+def _expected_mappings(section: Section, column: Column) -> list[tuple[Any, ...]]:
+    mappings = []
+    for shard in range(section.shards):
+        samples = section.extent(shard)
+        first = (samples.start, *(0 for _ in column.shape))
+        last = (samples.stop - 1, *(side - 1 for side in column.shape))
+        size = math.prod((len(samples), *column.shape))
+        mappings.append((f"{shard:05d}.h5", column.name, first, last, size, h5py.h5s.SEL_ALL))
+    return mappings
+
+
 def read_rows(root: Path, section: Section, column: Column, start: int, stop: int) -> Array:
     """Samples start to stop of a column, read through h5py. Raises DamageError where it cannot."""
     if section.compression != "none":
@@ -169,6 +250,7 @@ def _create_dataset(file: h5py.File, section: Section, column: Column, count: in
         properties.set_layout(h5py.h5d.CONTIGUOUS)
         properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     else:
+        register_zstd()  # also so that HDF5 puts the filter's name in every file, not only where it happens to be loaded
         properties.set_chunk((CHUNK, *column.shape))
         properties.set_filter(_ZSTD_FILTER, h5py.h5z.FLAG_OPTIONAL, (_ZSTD_LEVEL,))
     shape = (count, *column.shape)

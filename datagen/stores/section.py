@@ -69,6 +69,15 @@ class Extent:
     file_digest: bytes
 
 
+@dataclass(frozen=True)
+class Contradiction:
+    """A file whose frame would lead the format's library to other bytes than the mapped ones."""
+
+    path: str
+    expected: str
+    found: str
+
+
 class ShardWriter(Protocol):
     """A shard being written: the samples of each column in order, then `commit`; or `discard` at any moment."""
 

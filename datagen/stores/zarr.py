@@ -6,18 +6,19 @@ chunks within a shard, the fsync before the rename, and one write a byte are the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from datagen.errors import DamageError
 from datagen.files import Draft, storage_errors, write_all, write_atomic
 from datagen.hashing import canonical_json
 from datagen.layout import CHUNK
-from datagen.stores.section import Array, Column, Extent, Section
+from datagen.stores.section import Array, Column, Contradiction, Extent, Section
 
 _ABSENT = (1 << 64) - 1  # in a shard's index: offset and length of a chunk that is not there
 _ZSTD_LEVEL = 3
@@ -58,7 +59,7 @@ class _ShardFile:
     def __init__(self, path: Path, section: Section, column: Column) -> None:
         self.draft = Draft(path)
         self._chunk_bytes = CHUNK * column.sample_bytes
-        self._index = np.full((section.shard_size // CHUNK, 2), _ABSENT, "<u8")
+        self._index = _empty_index(section)
         self._encode = _encoder(section.compression)
         self._digest = xxhash.xxh3_128()
         self._pending = bytearray()
@@ -85,8 +86,7 @@ class _ShardFile:
             self._index[: len(offsets)] = [(offset, self._chunk_bytes) for offset in offsets]
         elif self._pending:
             self._write_encoded(self._pending + padding)
-        index = self._index.tobytes()
-        self._write(index + crc32c(index).to_bytes(4, "little"))
+        self._write(_checked(self._index))
         self.draft.commit()
         offset = 0 if self._encode is None else None
         return Extent(offset, self._length, self._position, self._digest.digest())
@@ -107,13 +107,80 @@ class _ShardFile:
 
 def write_frame(root: Path, section: Section) -> list[str]:
     """Write the metadata of the section's group and arrays; returns their paths relative to the dataset."""
-    group = {"zarr_format": 3, "node_type": "group", "attributes": {}}
-    documents = {f"{section.folder}/zarr.json": group}
-    for column in section.columns:
-        documents[f"{section.folder}/{column.name}/zarr.json"] = _array_metadata(section, column)
+    documents = _documents(section)
     for path, document in documents.items():
         write_atomic(root / path, canonical_json(document))
     return list(documents)
+
+
+def frame_problems(root: Path, section: Section) -> list[Contradiction]:
+    """Where the metadata are not exactly what `write_frame` writes, so that zarr might read something else."""
+    problems = []
+    for path, document in _documents(section).items():
+        found = (root / path).read_bytes()
+        if found != canonical_json(document):
+            problems.append(Contradiction(path, "the metadata of this section", f"{len(found):,} other bytes"))
+    return problems
+
+
+def shard_problems(root: Path, section: Section, shard: int, offsets: Sequence[int | None]) -> list[Contradiction]:
+    """Where the end of a shard's files, their index above all, does not lead zarr to the run of bytes from 0 on."""
+    problems: list[Contradiction] = []
+    for column, offset in zip(section.columns, offsets, strict=True):
+        path = path_rule(section, column).format(shard=shard)
+        if section.compression != "none":
+            problems += _compressed_problems(root, path, section, column, shard)
+            continue
+        chunk_bytes, length = CHUNK * column.sample_bytes, len(section.extent(shard)) * column.sample_bytes
+        index = _empty_index(section)
+        index[: section.chunks(shard)] = [(i * chunk_bytes, chunk_bytes) for i in range(section.chunks(shard))]
+        expected = bytes(-length % chunk_bytes) + _checked(index)
+        with (root / path).open("rb") as file:
+            file.seek(length)
+            found = file.read(len(expected) + 1)
+        if offset != 0 or found != expected:
+            problems.append(Contradiction(path, "chunks in order from byte 0, then their index", "something else"))
+    return problems
+
+
+def _compressed_problems(
+    root: Path, path: str, section: Section, column: Column, shard: int
+) -> Iterator[Contradiction]:
+    """Where a compressed shard's index, or the size that a chunk says it will decode to, is not what it must be."""
+    index_bytes = _empty_index(section).nbytes
+    data = np.memmap(root / path, np.uint8, "r")
+    tail = data[-index_bytes - 4 :].tobytes()
+    if len(data) < index_bytes + 4 or crc32c(tail[:-4]).to_bytes(4, "little") != tail[-4:]:
+        yield Contradiction(path, "an index and its checksum at the end", "something else")
+        return
+    position = 0
+    chunks = np.frombuffer(tail[:-4], "<u8").reshape(-1, 2).tolist()
+    for number, (offset, length) in enumerate(chunks):
+        if number >= section.chunks(shard):
+            if (offset, length) != (_ABSENT, _ABSENT):
+                yield Contradiction(path, f"no chunk {number}", f"{length} bytes at {offset}")
+        elif offset != position or offset + length > len(data) - index_bytes - 4:
+            yield Contradiction(path, f"chunk {number} at {position}", f"{length} bytes at {offset}")
+            return
+        elif zstd_size(data[offset : offset + min(length, 18)].tobytes()) != CHUNK * column.sample_bytes:
+            yield Contradiction(path, f"chunk {number} of {CHUNK * column.sample_bytes} bytes", "another size")
+            return
+        else:
+            position += length
+
+
+def zstd_size(start: bytes) -> int | None:
+    """The decoded size that a Zstandard frame states in its first 18 bytes (RFC 8878, 3.1.1.1), if it does."""
+    if len(start) < 6 or start[:4] != b"\x28\xb5\x2f\xfd":
+        return None
+    descriptor = start[4]
+    single, dictionary = descriptor >> 5 & 1, (0, 1, 2, 4)[descriptor & 3]
+    width = (single, 2, 4, 8)[descriptor >> 6]
+    begin = 5 + (1 - single) + dictionary
+    field = start[begin : begin + width]
+    if not width or len(field) < width:
+        return None
+    return int.from_bytes(field, "little") + (256 if width == 2 else 0)
 
 
 def read_rows(root: Path, section: Section, column: Column, start: int, stop: int) -> Array:
@@ -126,6 +193,16 @@ def read_rows(root: Path, section: Section, column: Column, start: int, stop: in
         return np.asarray(array[start:stop])
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:  # of zarr and its codecs
         raise DamageError(f"zarr cannot read it: {error}", path=path) from error
+
+
+def _documents(section: Section) -> dict[str, dict[str, Any]]:
+    """The metadata of the group and of each array, by path."""
+    documents: dict[str, dict[str, Any]] = {
+        f"{section.folder}/zarr.json": {"zarr_format": 3, "node_type": "group", "attributes": {}}
+    }
+    for column in section.columns:
+        documents[f"{section.folder}/{column.name}/zarr.json"] = _array_metadata(section, column)
+    return documents
 
 
 def _array_metadata(section: Section, column: Column) -> dict[str, Any]:
@@ -158,6 +235,16 @@ def _encoder(compression: str) -> Callable[[bytes | bytearray], bytes] | None:
 
     encode = Zstd(level=_ZSTD_LEVEL).encode
     return lambda chunk: bytes(encode(chunk))
+
+
+def _empty_index(section: Section) -> npt.NDArray[np.uint64]:
+    return np.full((section.shard_size // CHUNK, 2), _ABSENT, "<u8")
+
+
+def _checked(index: npt.NDArray[np.uint64]) -> bytes:
+    """The index as it stands at the end of a shard: followed by its checksum."""
+    data = index.tobytes()
+    return data + crc32c(data).to_bytes(4, "little")
 
 
 def crc32c(data: bytes) -> int:
