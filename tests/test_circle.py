@@ -183,13 +183,45 @@ def test_each_mask_of_a_stack_has_its_own_circle_and_raster_across_blocks(stack:
     assert filled.tolist() == [rasterised(enclosed(mask), 4, 3) for mask in several]
 
 
-def test_a_mask_larger_than_a_block_is_taken_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    several = np.stack([drawn([(0, 0), (2, 2)], 3, 3), drawn([(1, 1)], 3, 3)])
-    monkeypatch.setattr(circle, "_PIXELS", 1)
-    monkeypatch.setattr(circle, "_CANDIDATES", 1)
-    found = circle.enclose(several)
-    assert found.tolist() == [[1, 1, 1, 2], [1, 1, 1, 0]]
-    assert circle.raster(found, 3, 3).sum(axis=(1, 2)).tolist() == [9, 1]
+@pytest.mark.parametrize(
+    ("pixels", "candidates", "lengths"),
+    [(29, 1000, [2, 2, 1]), (1000, 23, [2, 2, 1]), (1, 1000, [1] * 5), (1000, 1, [1] * 5), (1000, 1000, [5])],
+)
+def test_masks_are_taken_in_blocks(
+    monkeypatch: pytest.MonkeyPatch, pixels: int, candidates: int, lengths: list[int]
+) -> None:
+    found: list[int] = []
+    real = circle._candidates
+
+    def spy(block: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        found.append(len(block))
+        return real(block)
+
+    monkeypatch.setattr(circle, "_PIXELS", pixels)  # a mask has 4 x 3
+    monkeypatch.setattr(circle, "_CANDIDATES", candidates)  # a mask has 2 x 4
+    monkeypatch.setattr(circle, "_candidates", spy)
+    assert circle.enclose(np.ones((5, 4, 3), np.uint8)).tolist() == [[2, 3, 2, 13]] * 5
+    assert found == lengths
+
+
+@pytest.mark.parametrize(("pixels", "lengths"), [(29, [2, 2, 1]), (1, [1] * 5)])
+def test_rasters_are_filled_in_blocks(monkeypatch: pytest.MonkeyPatch, pixels: int, lengths: list[int]) -> None:
+    found: list[int] = []
+    less_equal = np.less_equal
+
+    def spy(one: Mask, two: Mask, out: npt.NDArray[np.bool_]) -> None:
+        found.append(len(out))
+        less_equal(one, two, out=out)
+
+    monkeypatch.setattr(circle, "_PIXELS", pixels)
+    monkeypatch.setattr(np, "less_equal", spy)
+    assert circle.raster(np.array([[2, 3, 2, 13]] * 5), 4, 3).all()
+    assert found == lengths
+
+
+def test_no_masks_have_no_circles() -> None:
+    assert circle.enclose(np.empty((0, 28, 28), np.uint8)).shape == (0, 4)
+    assert circle.raster(np.empty((0, 4), np.int64), 28, 28).shape == (0, 28, 28)
 
 
 @given(masks)

@@ -250,7 +250,7 @@ def _create_dataset(file: h5py.File, section: Section, column: Column, count: in
         properties.set_layout(h5py.h5d.CONTIGUOUS)
         properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     else:
-        register_zstd()  # also so that HDF5 puts the filter's name in every file, not only where it happens to be loaded
+        register_zstd()  # the name of a filter stands in the file where it is loaded, so it always is
         properties.set_chunk((CHUNK, *column.shape))
         properties.set_filter(_ZSTD_FILTER, h5py.h5z.FLAG_OPTIONAL, (_ZSTD_LEVEL,))
     shape = (count, *column.shape)

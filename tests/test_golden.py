@@ -1,0 +1,272 @@
+"""A tiny dataset in both formats, kept for ever: read by the words of the format page alone, and built anew.
+
+The reader below knows nothing of the package; whoever writes another one may begin with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import pytest
+import xxhash
+import zarr
+
+from datagen.build import build
+from datagen.dataset import Dataset
+from datagen.recipe import Mosaics, Recipe, Storage
+
+Array = npt.NDArray[Any]
+
+GOLDEN = Path(__file__).parent / "golden"
+FORMATS = ("zarr", "hdf5")
+
+# What a dataset is may never change while the version of its format stays 1: published digests, and every dataset that
+# anybody has, would no longer be what a build gives. These change together with FORMAT_VERSION, or not at all.
+DIGEST = "?"
+ROOTS: dict[str, str] = {}
+
+SHARD = np.dtype([("offset", "<u8"), ("length", "<u8"), ("bytes", "<u8"), ("digest", "|u1", 16), ("root", "|u1", 32)])
+
+
+# The source, by formula.
+
+COUNTS = {"train": 20, "val": 6, "test": 8}
+HEIGHT, WIDTH = 5, 4
+
+
+def tile(number: int) -> Array:
+    """Distinct tiles without any randomness; the first six are special."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    special = [
+        0 * x,  # empty
+        0 * x + 200,  # constant
+        255 * ((y == 3) & (x == 1)),  # a single pixel
+        100 * (x % 2) + 50,  # two equal peaks
+        255 * (y == 2),  # one row
+        255 * ((x == 0) | (y == 4)),  # a corner: its circle leaves the tile
+    ]
+    return (special[number] if number < 6 else (number * 37 + 61 * y * y + 97 * x * (number % 5 + 1)) % 256).astype("|u1")
+
+
+def write_source(path: Path) -> None:
+    arrays, first = {}, 0
+    for split, count in COUNTS.items():
+        arrays[f"{split}_images"] = np.stack([tile(number) for number in range(first, first + count)])
+        arrays[f"{split}_labels"] = np.arange(first, first + count) % 10
+        first += count
+    with path.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def write_dataset(folder: Path, format_name: str) -> Path:
+    """Build the golden dataset in `folder`/FORMAT."""
+    folder.mkdir(exist_ok=True)
+    write_source(folder / "source.npz")
+    recipe = Recipe(
+        source=f"npz:{folder / 'source.npz'}",
+        seed=7,
+        mosaics=Mosaics(grid=(1, 2), train=300, val=8, test=8),
+        storage=Storage(format=format_name, shard_size=256),
+    )
+    build(recipe, folder / format_name)
+    return folder / format_name
+
+
+# The reader, by the format page.
+
+
+def read(root: Path) -> dict[str, Array]:
+    """Every column, whole, by its name TASK/SPLIT/COLUMN; every digest on the way is compared."""
+    manifest = read_manifest(root)
+    for facts in manifest["files"]:
+        check_file(root, facts)
+    found, listed = {}, []
+    for task, split, name, column, samples, root_of_column in read_columns(root, manifest):
+        assert root_of_column == column["root"]
+        listed.append([task, split, name, column["dtype"], list(samples.shape), column["root"]])
+        found[f"{task}/{split}/{name}"] = samples
+    assert hashlib.sha256(canonical(sorted(listed))).hexdigest() == manifest["digest"]
+    return found
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    data = (root / "manifest.json").read_bytes()
+    manifest: dict[str, Any] = json.loads(data)
+    assert canonical(manifest) == data
+    assert manifest["format"] == {"name": "datagen", "version": 1}
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    assert hashlib.sha256(canonical(rest)).hexdigest() == manifest["sha256"]
+    return manifest
+
+
+def read_columns(root: Path, manifest: Any) -> Iterator[tuple[str, str, str, Any, Array, str]]:
+    size = manifest["recipe"]["storage"]["shard_size"]
+    for task, splits in manifest["tasks"].items():
+        for split, facts in splits.items():
+            count, columns = facts["count"], facts["columns"]
+            check_file(root, facts["table"])
+            table = np.fromfile(root / facts["table"]["path"], SHARD).reshape(len(columns), -(-count // size))
+            for column, shards in zip(columns, table, strict=True):
+                pieces, roots = [], []
+                for number, shard in enumerate(shards):
+                    path = root / column["path"].format(shard=number)
+                    assert path.stat().st_size == shard["bytes"]
+                    assert xxhash.xxh3_128_digest(path.read_bytes()) == shard["digest"].tobytes()
+                    shape = (min(size, count - number * size), *column["shape"])
+                    run = np.memmap(path, column["dtype"], "r", int(shard["offset"]), shape)
+                    assert run.nbytes == shard["length"]
+                    assert content_root(column, run) == shard["root"].tobytes()
+                    pieces.append(run)
+                    roots.append(shard["root"].tobytes())
+                yield task, split, column["name"], column, np.concatenate(pieces), tree(roots).hex()
+
+
+def check_file(root: Path, facts: Any) -> None:
+    data = (root / facts["path"]).read_bytes()
+    assert (len(data), xxhash.xxh3_128_hexdigest(data)) == (facts["bytes"], facts["digest"])
+
+
+def content_root(column: Any, samples: Array) -> bytes:
+    header = f"datagen {column['dtype']} {','.join(map(str, column['shape']))}\n".encode()
+    return tree(
+        [
+            hashlib.sha256(b"\0" + header + samples[start : start + 256].tobytes()).digest()
+            for start in range(0, len(samples), 256)
+        ]
+    )
+
+
+def tree(nodes: list[bytes]) -> bytes:
+    if len(nodes) == 1:
+        return nodes[0]
+    left = 1
+    while left * 2 < len(nodes):
+        left *= 2
+    return hashlib.sha256(b"\1" + tree(nodes[:left]) + tree(nodes[left:])).digest()
+
+
+def canonical(value: Any) -> bytes:
+    return (json.dumps(value, sort_keys=True, indent=2) + "\n").encode("ascii")
+
+
+# The tests.
+
+
+@pytest.fixture(scope="module", params=FORMATS)
+def golden(request: pytest.FixtureRequest) -> Path:
+    return GOLDEN / str(request.param)
+
+
+@pytest.fixture(scope="module", params=FORMATS)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The golden dataset in one format, and the same built anew."""
+    return GOLDEN / str(request.param), write_dataset(tmp_path_factory.mktemp("golden"), str(request.param))
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_the_golden_digest_and_roots_never_change(pair: tuple[Path, Path]) -> None:
+    for root in pair:
+        manifest = read_manifest(root)
+        assert manifest["digest"] == DIGEST
+        assert {
+            f"{task}/{split}/{column['name']}": column["root"]
+            for task, splits in manifest["tasks"].items()
+            for split, facts in splits.items()
+            for column in facts["columns"]
+        } == ROOTS
+
+
+def test_a_reader_of_the_format_page_reads_it_whole_and_finds_every_digest_right(pair: tuple[Path, Path]) -> None:
+    stored, built = (read(root) for root in pair)
+    assert set(stored) == set(built) == set(ROOTS)
+    for name, samples in stored.items():
+        np.testing.assert_array_equal(samples, built[name], strict=True)
+
+
+def test_both_formats_hold_the_same_samples() -> None:
+    one, other = (read(GOLDEN / name) for name in FORMATS)
+    for name, samples in one.items():
+        np.testing.assert_array_equal(samples, other[name], strict=True)
+
+
+def test_a_build_writes_the_very_bytes_of_the_golden_zarr(tmp_path: Path) -> None:
+    assert contents(write_dataset(tmp_path, "zarr")) == contents(GOLDEN / "zarr")
+
+
+def test_a_build_writes_the_same_files_and_recipe_as_the_golden_hdf5(tmp_path: Path) -> None:
+    built, stored = contents(write_dataset(tmp_path, "hdf5")), contents(GOLDEN / "hdf5")
+    assert set(built) == set(stored)  # the frames that HDF5 puts round the samples are its version's
+    assert built["recipe.toml"] == stored["recipe.toml"]
+
+
+def test_the_package_reads_the_golden_dataset_as_the_other_reader_does(golden: Path) -> None:
+    dataset = Dataset(golden)
+    for name, samples in read(golden).items():
+        task, split, column = name.split("/")
+        np.testing.assert_array_equal(dataset.rows(task, split, column, 0, len(samples)), samples, strict=True)
+
+
+def test_the_libraries_of_the_formats_read_the_golden_dataset_too() -> None:
+    for name, samples in read(GOLDEN / "zarr").items():
+        section, _, column = name.rpartition("/")
+        group: Any = zarr.open_group(GOLDEN / "zarr" / section, mode="r")
+        np.testing.assert_array_equal(group[column][:], samples, strict=True)
+        with h5py.File(GOLDEN / "hdf5" / section / "all.h5") as file:
+            np.testing.assert_array_equal(file[column][:], samples, strict=True)
+
+
+def test_the_golden_samples_are_what_the_formulas_say(golden: Path) -> None:
+    data, first = read(golden), 0
+    for split, count in COUNTS.items():
+        digits = np.stack([tile(number) for number in range(first, first + count)])
+        labels = np.arange(first, first + count) % 10
+        first += count
+        for task in ("foreground", "circles"):
+            np.testing.assert_array_equal(data[f"{task}/{split}/image"], digits)
+        np.testing.assert_array_equal(data[f"circles/{split}/label"], labels)
+        mask, threshold = data[f"foreground/{split}/mask"], data[f"foreground/{split}/threshold"]
+        np.testing.assert_array_equal(mask, digits > threshold[:, None, None])
+        source = data[f"mosaics/{split}/source"]
+        assert len({row.tobytes() for row in source}) == len(source)
+        np.testing.assert_array_equal(data[f"mosaics/{split}/label"], labels[source])
+        image = data[f"mosaics/{split}/image"]
+        for column in (0, 1):
+            part = (slice(None), slice(None), slice(column * WIDTH, (column + 1) * WIDTH))
+            np.testing.assert_array_equal(image[part], digits[source[:, 0, column]])
+            semantic = mask[source[:, 0, column]] * (labels[source[:, 0, column]] + 1)[:, None, None]
+            np.testing.assert_array_equal(data[f"mosaics/{split}/mask"][part], semantic)
+        digests = [xxhash.xxh3_128_digest(one.tobytes()) for one in image]
+        assert [row.tobytes() for row in data[f"mosaics/{split}/digest"]] == digests
+
+
+def test_the_special_tiles_have_the_truth_worked_out_by_hand(golden: Path) -> None:
+    data = read(golden)
+    # empty, constant, a single pixel, two equal peaks, one row, a corner
+    assert data["foreground/train/threshold"][:6].tolist() == [0, 200, 0, 50, 0, 0]
+    assert data["foreground/train/mask"][:6].sum((1, 2)).tolist() == [0, 0, 1, 10, 4, 8]
+    assert data["circles/train/circle"][:6].tolist() == [
+        [0, 0, 0, 0],
+        [0, 0, 0, 0],
+        [1, 3, 1, 0],
+        [2, 2, 1, 5],  # columns 1 and 3, rows 0 to 4
+        [3, 4, 2, 9],  # row 2: centre (1.5, 2), radius 1.5
+        [3, 4, 2, 25],  # from (0, 0) to (3, 4): centre (1.5, 2), radius 2.5
+    ]
+    assert data["circles/train/mask"][:3].sum((1, 2)).tolist() == [0, 0, 1]
+
+
+def test_the_golden_files_stay_small() -> None:
+    files = [path for path in GOLDEN.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 300_000
+    assert math.prod((HEIGHT, WIDTH)) == 20
