@@ -21,7 +21,7 @@ from datagen.recipe import Recipe
 from datagen.sources.record import Progress, Report, Source
 from datagen.sources.split import Conflict, Division, divide
 from datagen.stores import Section
-from datagen.tasks import TASKS, Deriver, Inputs
+from datagen.tasks import Deriver, Inputs, find
 
 _CONFLICTS_LISTED = 100
 _TILES = 4096  # a job's worth of thresholds
@@ -69,14 +69,14 @@ class Resolved:
 
     def deriver(self, section: Section) -> Deriver:
         """The function that fills in samples of `section`."""
-        return TASKS[section.task].deriver(self.inputs(section.split))
+        return find(section.task).deriver(self.inputs(section.split))
 
     def sample(self, task: str, split: str, index: int) -> Mapping[str, npt.NDArray[np.generic]]:
         """One sample, derived: column name -> array of the shape of one sample."""
         section = next((one for one in sections(self.plan) if (one.task, one.split) == (task, split)), None)
         if section is None:
             raise RecipeError(
-                f"no such task and split: {task} {split}", expected=f"{'|'.join(TASKS)} {'|'.join(SPLITS)}"
+                f"no such task and split: {task} {split}", expected=f"{'|'.join(self.recipe.tasks)} {'|'.join(SPLITS)}"
             )
         if not 0 <= index < section.count:
             raise RecipeError(f"no such sample in {section.folder}", expected=f"0 to {section.count - 1}", found=index)
@@ -217,7 +217,7 @@ def sections(plan: Manifest) -> list[Section]:
             storage.shard_size,
             storage.compression,
         )
-        for task in TASKS.values()
+        for task in map(find, plan.recipe.tasks)
         for split in SPLITS
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import secrets
 import signal
 import sys
@@ -73,13 +74,33 @@ def _interrupt(signum: int, frame: object) -> NoReturn:  # noqa: ARG001  (a sign
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="datagen")
-def cli() -> None:
+@click.option(
+    "--with",
+    "files",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE.py",
+    help="Python file that defines more tasks; they are built and verified too. Its code is run.",
+)
+@click.pass_context
+def cli(context: click.Context, files: tuple[Path, ...]) -> None:
     """Exact, provable datasets from labelled digit images: foreground, circles and mosaics.
 
     \b
     Exit codes: 0 done, 1 differences found, 2 usage, 3 bad input or recipe, 4 not a dataset,
     5 damaged, 6 busy, 7 storage, 8 a source could not be had, 130 interrupted.
     """
+    context.obj = [name for path in files for name in _register_tasks(path)]
+
+
+def _register_tasks(path: Path) -> list[str]:
+    """Run a file, make the tasks that it defines known, and give their names."""
+    from datagen.tasks import Task, register
+
+    defined = [value for value in runpy.run_path(str(path)).values() if isinstance(value, Task)]
+    for task in defined:
+        register(task)
+    return [task.name for task in defined]
 
 
 def _workers() -> int:
@@ -466,6 +487,7 @@ def _recipe(
     from datagen import recipe as recipes
 
     table = recipes.to_table(recipes.load(recipe_name))
+    table["tasks"] += [name for name in click.get_current_context().obj or [] if name not in table["tasks"]]
     if source is not None:
         table.pop("val", None)
     top = {"source": source, "val": val_digits, "seed": seed}

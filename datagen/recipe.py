@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import reprlib
 import tomllib
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from datagen.errors import RecipeError
-from datagen.layout import CHUNK, DEFAULT_SHARD_SIZE, MAX_SHARD_SIZE, SPLITS
+from datagen.layout import CHUNK, DEFAULT_SHARD_SIZE, MAX_SHARD_SIZE, SPLITS, TASKS
 
 FORMATS = ("zarr", "hdf5")
 COMPRESSIONS = ("none", "zstd")
@@ -52,12 +53,13 @@ class Recipe:
 
     `source` names a source as `datagen.sources.load` takes it, `val` is how many samples are taken off the end of the
     training set where the source brings no validation split (None: one twelfth), `seed` keys the bijection and
-    the splits of sources that come whole.
+    the splits of sources that come whole. `tasks` are the derived datasets; there may be more than the three.
     """
 
     source: str
     val: int | None = None
     seed: int = 0
+    tasks: tuple[str, ...] = TASKS
     mosaics: Mosaics = Mosaics()
     storage: Storage = Storage()
 
@@ -120,6 +122,8 @@ def from_table(table: Mapping[str, Any], *, origin: str) -> Recipe:
         raise RecipeError("not a valid recipe: " + "; ".join(problems), path=origin)
     if "grid" in mosaics:
         mosaics["grid"] = tuple(mosaics["grid"])
+    if "tasks" in top:
+        top["tasks"] = tuple(top["tasks"])
     return Recipe(**top, mosaics=Mosaics(**mosaics), storage=Storage(**storage))
 
 
@@ -127,6 +131,7 @@ def to_table(recipe: Recipe) -> dict[str, Any]:
     """The recipe as nested plain values, all keys spelled out; `from_table` takes them back."""
     table = asdict(recipe)
     table["mosaics"]["grid"] = list(recipe.mosaics.grid)
+    table["tasks"] = list(recipe.tasks)
     if recipe.val is None:
         del table["val"]
     return table
@@ -152,10 +157,7 @@ def known_digest(recipe: Recipe) -> str | None:
 
 
 def _toml(value: object) -> str:
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
-    return str(value)
+    return json.dumps(value, ensure_ascii=False)  # of printable strings, integers and lists: JSON is TOML there
 
 
 def _section(table: Mapping[str, Any], name: str, problems: list[str]) -> Mapping[str, Any]:
@@ -229,6 +231,16 @@ def _grid(value: Any) -> str | None:
     return None if usable else f"[rows, columns], each from 1 to {MAX_GRID_SIDE}"
 
 
+def _tasks(value: Any) -> str | None:
+    usable = (
+        isinstance(value, (list, tuple))
+        and all(isinstance(name, str) and re.fullmatch("[a-z][a-z0-9_]{0,63}", name) for name in value)
+        and len(set(value)) == len(value)
+        and {"foreground", "circles"} <= set(value)
+    )
+    return None if usable else "a list of distinct names, foreground and circles among them: they hold the digits"
+
+
 def _shard_size(value: Any) -> str | None:
     usable = type(value) is int and CHUNK <= value <= MAX_SHARD_SIZE and value & (value - 1) == 0
     return None if usable else f"{CHUNK} times a power of two, up to {MAX_SHARD_SIZE:,}"
@@ -238,6 +250,7 @@ _TOP: dict[str, _Check | None] = {
     "source": _source,
     "val": _integer(1, MAX_COUNT),
     "seed": _integer(0, MAX_SEED),
+    "tasks": _tasks,
     "mosaics": None,
     "storage": None,
 }

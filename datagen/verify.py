@@ -124,7 +124,7 @@ def _check_all(
         if progress is not None:
             progress(findings.bytes, total)
     for section in readable:
-        if section not in derivers:
+        if section.split not in inputs:
             findings.not_looked_at.append(f"whether {section.folder} follows from its digits: they cannot be read")
     if len(readable) < len(dataset.sections):
         findings.not_looked_at.append("the samples of sections whose files are not as the manifest says")
@@ -228,7 +228,11 @@ def _check_sample(dataset: Dataset, readable: list[Section], number: int, seed: 
     for section in readable:
         rows = [position - first for position in chosen if first <= position < first + section.count]
         first += section.count
-        if not rows or not {("foreground", section.split), ("circles", section.split)} <= usable.keys():
+        if (
+            not rows
+            or section.task not in TASKS
+            or not {("foreground", section.split), ("circles", section.split)} <= usable.keys()
+        ):
             continue
         if section.split not in inputs:
             inputs[section.split] = _stored_inputs(dataset, usable["foreground", section.split], 1)

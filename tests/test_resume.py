@@ -197,7 +197,7 @@ def test_to_repair_a_shard_takes_no_space_for_the_others(
 def test_a_limit_on_the_size_of_files_ends_the_build_with_a_message(tmp_path: Path, storage: dict[str, Any]) -> None:
     recipe = save_recipe(tmp_path / "recipe.toml", tiny_source(tmp_path, tile=(28, 28)), shard_size=1024, **storage)
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000)); import datagen.__main__"
-    command = [sys.executable, "-c", limited, "build", "--recipe", recipe, "--out", tmp_path / "data"]
+    command = [sys.executable, "-c", limited, "build", "--recipe", str(recipe), "--out", str(tmp_path / "data")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert "Traceback" not in done.stderr
     assert "too large" in done.stderr
@@ -225,13 +225,13 @@ def test_a_folder_that_cannot_be_written_is_refused(source: Path) -> None:
             textwrap.dedent(as_nobody),
             "build",
             "--recipe",
-            recipe,
+            str(recipe),
             "--out",
-            place / "data",
+            str(place / "data"),
         ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
         place.chmod(0o755)
-        assert os.listdir(place) == ["recipe.toml"]
+        assert list(tree(place)) == ["recipe.toml"]
     assert done.returncode == 7, done.stderr
     assert f"{place}: the folder cannot be written; change the permissions, or choose another place" in done.stderr
 
@@ -259,7 +259,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path: 
     [
         ({"seed": 1}, "recipe.seed = 1", "recipe.seed = 0"),
         ({"format": "hdf5"}, "recipe.storage.format = hdf5", "recipe.storage.format = zarr"),
-        ({"grid": [1, 2], "train": 9}, "recipe.mosaics.grid = [1, 2], recipe.mosaics.train = 9", "= [2, 2], "),
+        ({"grid": [2, 3], "train": 9}, "recipe.mosaics.grid = [2, 3], recipe.mosaics.train = 9", "= [2, 2], "),
         ({"val": 4}, "recipe.mosaics.val = 4", "recipe.mosaics.val = 64"),
     ],
 )
@@ -342,7 +342,7 @@ def test_what_a_build_in_progress_leaves_is_swept_from_a_finished_dataset(
 ) -> None:
     root = shutil.copytree(whole["zarr"], tmp_path / "data")
     for leave in (
-        lambda: (root / PROGRESS).mkdir(),
+        (root / PROGRESS).mkdir,
         lambda: files.write_atomic(root / PROGRESS / "mosaics.train.00001", b"half a record"),
         lambda: files.write_atomic(root / PROGRESS / "mosaics.train.00001", bytes(5 * 72)),
         lambda: shutil.copy(root / MANIFEST, root / DRAFT),
@@ -358,7 +358,7 @@ def test_a_dataset_that_cannot_say_what_it_is_is_left_alone(
 ) -> None:
     root = shutil.copytree(whole["zarr"], tmp_path / "data")
     if damage == "flip":
-        flip(root / MANIFEST, 1000)
+        flip(root / MANIFEST, (root / MANIFEST).read_bytes().index(b'"root": "') + 20)
     else:
         (root / MANIFEST).unlink()
     before = tree(root)
@@ -427,7 +427,7 @@ def test_finish_names_the_parts_that_are_missing_or_damaged(
     recipe, root = tiny_recipe(source), tmp_path / "data"
     build.build(recipe, root, part=(1, 4))
     build.build(recipe, root, part=(5, 11))
-    with pytest.raises(FormatError, match="not complete.* 0:1 4:5 11:12") as caught:
+    with pytest.raises(FormatError, match=r"not complete.* 0:1 4:5 11:12") as caught:
         build.finish(root)
     assert caught.value.exit_code == 4
     assert not (root / MANIFEST).exists()
@@ -472,7 +472,7 @@ def long_tree(long_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 
 def wait_for_records(process: subprocess.Popen[str], root: Path, count: int) -> None:
     deadline = time.monotonic() + PATIENCE
-    while not (root / PROGRESS).is_dir() or len(list((root / PROGRESS).iterdir())) < count:
+    while not (root / PROGRESS).is_dir() or len(list((root / PROGRESS).glob("[!.]*"))) < count:
         assert process.poll() is None, f"ended before {count} records: {process.stderr and process.stderr.read()}"
         assert time.monotonic() < deadline
         time.sleep(0.001)
