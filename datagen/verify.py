@@ -111,7 +111,9 @@ def _check_all(
     """Read every byte, derive every sample, and look for equal images."""
     inputs = _inputs(dataset, readable, places, workers, findings)
     derivers = {
-        section: TASKS[section.task].deriver(inputs[section.split]) for section in readable if section.split in inputs
+        section: TASKS[section.task].deriver(inputs[section.split])
+        for section in readable
+        if section.task in TASKS and section.split in inputs
     }
     jobs = sorted(assembly.shard_list(readable), key=lambda job: -job.bytes)
     total = sum(job.bytes for job in jobs)
