@@ -22,7 +22,7 @@ from datagen.dataset import read_table, section_of, split_facts, table_path
 from datagen.engines import local
 from datagen.errors import DamageError, DatagenError, FormatError
 from datagen.hashing import ColumnHasher, bytes_digest, file_digest, merkle_root
-from datagen.layout import DRAFT, MANIFEST, MAX_MANIFEST_BYTES, PROGRESS, RECIPE
+from datagen.layout import CHUNK, DRAFT, MANIFEST, MAX_MANIFEST_BYTES, PROGRESS, RECIPE
 from datagen.manifest import NO_OFFSET, SHARD_FACTS, FileFacts, Manifest, Table
 from datagen.stores import Extent, Section, open_store
 from datagen.tasks import Deriver
@@ -55,6 +55,11 @@ class Shard:
     def bytes(self) -> int:
         """Bytes of its samples."""
         return len(self.samples) * sum(column.sample_bytes for column in self.section.columns)
+
+    @property
+    def room(self) -> int:
+        """Bytes that it may take on disk: whole chunks, as Zarr has them."""
+        return self.section.chunks(self.index) * CHUNK * sum(column.sample_bytes for column in self.section.columns)
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ def assemble(
     jobs = jobs if part is None else [jobs[number] for number in part]
     require_free(root, plan)
     files.require_writable(root)
-    files.require_space(root, sum(job.bytes for job in jobs if not _is_there(root, job, plan)) + _FRAME_BYTES)
+    files.require_space(root, sum(job.room for job in jobs if not _is_there(root, job, plan)) + _FRAME_BYTES)
     files.make_folder(root)
     with files.lock(root, exclusive=part is None):
         require_free(root, plan)

@@ -251,7 +251,7 @@ def test_a_forged_table_is_refused_or_harmless(copy: Path, field: str, value: in
 @pytest.mark.parametrize("size", [0, 72, 5 * 3 * 72 - 72, 5 * 3 * 72 + 72])
 def test_a_sealed_table_of_another_size_is_refused(copy: Path, size: int) -> None:
     with_table(copy, bytes(size))
-    with pytest.raises(DamageError, match="not the size"):
+    with pytest.raises(DamageError, match=r"not the size|the shard table is damaged"):
         Dataset(copy).table("mosaics", "train")
 
 
@@ -263,13 +263,10 @@ def test_a_table_of_lengths_that_do_not_follow_from_the_manifest_is_refused(copy
         Dataset(copy).table("mosaics", "train")
 
 
-@pytest.mark.parametrize("compression", ["zstd", "none"])
-def test_a_manifest_that_lies_about_compression_is_refused(copy: Path, compression: str) -> None:
-    if manifests.load(copy).recipe.storage.compression == compression:
-        pytest.skip("not a lie here")
-
+def test_a_manifest_that_lies_about_compression_is_refused(copy: Path) -> None:
     def lie(manifest: Manifest) -> Manifest:
-        storage = replace(manifest.recipe.storage, compression=compression)
+        other = "zstd" if manifest.recipe.storage.compression == "none" else "none"
+        storage = replace(manifest.recipe.storage, compression=other)
         return replace(manifest, recipe=replace(manifest.recipe, storage=storage))
 
     reseal(copy, lie)
@@ -277,21 +274,17 @@ def test_a_manifest_that_lies_about_compression_is_refused(copy: Path, compressi
         Dataset(copy).rows("mosaics", "train", "image", 0, 1)
 
 
-def test_a_compressed_column_that_is_stored_as_something_else_is_refused(copy: Path) -> None:
-    manifest = manifests.load(copy)
-    if manifest.recipe.storage.compression == "none":
-        pytest.skip("what is mapped has the type of the manifest")
-    if manifest.recipe.storage.format == "zarr":
-        path = copy / "mosaics/train/source/zarr.json"
+@pytest.mark.parametrize("name", ["zarr", "hdf5"])
+def test_a_compressed_column_that_is_stored_as_something_else_is_refused(tmp_path: Path, name: str) -> None:
+    root = write(tmp_path, name, "zstd")
+    if name == "zarr":
+        path = root / "mosaics/train/source/zarr.json"
         path.write_bytes(path.read_bytes().replace(b'"uint32"', b'"int32"'))
-        expected = "the column source is stored as something else"
     else:
-        path = copy / "mosaics/train/all.h5"
-        with h5py.File(path, "w") as file:
+        with h5py.File(root / "mosaics/train/all.h5", "w") as file:
             file.create_dataset("source", data=np.zeros((600, 1, 2), "<i4"))
-        expected = "the column source is stored as something else"
-    with pytest.raises(DamageError, match=expected):
-        Dataset(copy).rows("mosaics", "train", "source", 0, 1)
+    with pytest.raises(DamageError, match="the column source is stored as something else"):
+        Dataset(root).rows("mosaics", "train", "source", 0, 1)
 
 
 def test_hdf5_never_reads_zeros_for_a_shard_that_is_missing(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def small() -> Manifest:
         conflicts=0,
         conflicts_listed=(),
     )
-    recipe = Recipe("npz", 5, 0, Mosaics((1, 2), 4, 4, 4), Storage(shard_size=256))
+    recipe = Recipe("npz", val=5, mosaics=Mosaics((1, 2), 4, 4, 4), storage=Storage(shard_size=256))
     tasks = {"foreground": {"train": SplitFacts(300, (image, label), table)}}
     return seal(Manifest("", recipe, source, tasks, (FileFacts("recipe.toml", 7, "00" * 16),)))
 

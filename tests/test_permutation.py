@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import pickle
+from dataclasses import FrozenInstanceError
 from itertools import combinations, product
 
 import numpy as np
@@ -227,6 +229,13 @@ def test_rows_of_another_shape_or_range_are_refused(rows: list[object], message:
 def test_an_empty_or_too_wide_domain_is_refused(n: int, cells: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Permutation(n, cells, 0, "train")
+
+
+def test_a_permutation_is_a_value_that_travels() -> None:
+    function = Permutation(55_000, 4, 0, "train")
+    assert hash(pickle.loads(pickle.dumps(function))) == hash(function)
+    with pytest.raises(FrozenInstanceError):
+        function.seed = 1  # type: ignore[misc]
 
 
 def test_no_indices_give_no_rows() -> None:

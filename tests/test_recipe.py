@@ -29,6 +29,9 @@ RECIPES = st.builds(
     source=PRINTABLE,
     val=st.none() | COUNTS,
     seed=st.integers(0, MAX_SEED),
+    tasks=st.lists(st.from_regex("[a-z][a-z0-9_]{0,63}", fullmatch=True), max_size=2).map(
+        lambda others: tuple(dict.fromkeys([*others, "circles", "foreground"]))
+    ),
     mosaics=st.builds(Mosaics, grid=st.tuples(SIDES, SIDES), train=COUNTS, val=COUNTS, test=COUNTS),
     storage=st.builds(
         Storage,
@@ -74,7 +77,7 @@ def test_the_packaged_recipes_are_all_there() -> None:
 
 def test_the_defaults_are_those_of_the_contract() -> None:
     recipe = recipes.parse('source = "mnist"', origin="x")
-    assert (recipe.seed, recipe.val) == (0, None)
+    assert (recipe.seed, recipe.val, recipe.tasks) == (0, None, ("foreground", "circles", "mosaics"))
     assert recipe.mosaics == Mosaics((2, 2), 262_144, 32_768, 32_768)
     assert recipe.storage == Storage("zarr", 32_768, "none")
     assert [recipe.mosaics.count(split) for split in ("train", "val", "test")] == [262_144, 32_768, 32_768]
@@ -124,6 +127,15 @@ def test_a_recipe_cannot_be_changed_after_it_was_checked() -> None:
         ("seed = -1", "seed must be an integer from 0 to 9,223,372,036,854,775,807, not -1"),
         ("seed = 9223372036854775808", "seed must be an integer from 0"),
         ("seed = false", "seed must be an integer"),
+        ("tasks = 3", "tasks must be a list of distinct names, foreground and circles among them"),
+        ("tasks = []", "not []"),
+        ('tasks = ["foreground"]', "not ['foreground']"),
+        ('tasks = ["foreground", "circles", "circles"]', "tasks must be a list of distinct names"),
+        ('tasks = ["foreground", "circles", "a/b"]', "tasks must be"),
+        ('tasks = ["foreground", "circles", "a\\n"]', "tasks must be"),
+        ('tasks = ["foreground", "circles", ""]', "tasks must be"),
+        ('tasks = ["foreground", "circles", ["x"]]', "tasks must be"),
+        ('tasks = "foreground circles"', "tasks must be"),
         ("mosaics = 3", "mosaics must be a table, not 3"),
         ("storage = []", "storage must be a table, not []"),
         ("mosaics.grid = 2", "mosaics.grid must be [rows, columns], each from 1 to 64, not 2"),

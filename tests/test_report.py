@@ -236,8 +236,8 @@ def circle_sample(points: list[tuple[int, int]], side: int) -> dict[str, npt.NDA
 
 
 def test_the_circle_goes_through_the_centres_of_the_pixels_that_hold_it_up() -> None:
-    points, scale = [(1, 1), (7, 1), (1, 7)], 50  # 448 / 9 pixels
-    sample = circle_sample(points, 9)
+    points, inner, scale = [(1, 1), (7, 1), (1, 7)], (3, 2), 50  # 448 / 9 pixels
+    sample = circle_sample([*points, inner], 9)
     assert sample["circle"].tolist() == [4, 4, 1, 18]
     picture = decoded(sample_picture("circles", sample, tuple("0123456789")))
     top, left = find(picture, palette.grey(np.asarray(sample["image"], np.uint8), scale))
@@ -247,6 +247,7 @@ def test_the_circle_goes_through_the_centres_of_the_pixels_that_hold_it_up() -> 
         return tuple(picture[top + int((row + 0.5) * scale), left + int((column + 0.5) * scale)].tolist())
 
     assert {at(column, row) for column, row in points} == {palette.SPOT}
+    assert at(*inner) == (200, 200, 200)
     radius = math.sqrt(18)
     around = [(4 + radius * math.cos(turn), 4 + radius * math.sin(turn)) for turn in np.linspace(0, 6, 40)]
     near = [any(math.dist(place, point) < 0.3 for point in points) for place in around]
