@@ -6,31 +6,23 @@ The same dataset gives the same pictures. What they show is chosen for variety, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from datagen import otsu, palette
 from datagen.dataset import Dataset
-from datagen.errors import DamageError
 from datagen.files import write_atomic
 from datagen.palette import ACCENT, FAINT, SPOT, WHITE, UInt8, words
-
-Sample = Mapping[str, npt.NDArray[Any]]
-_Pick = tuple[str, int]  # a split and a row of it
+from datagen.picks import Sample, choose, read_sample
 
 _SHEET_WIDTH = 1640  # pixels that the strips of a sheet fill; one is always there, however wide
 _MARGIN = 36
 _TITLE, _LARGE, _SMALL = 22, 14, 11  # heights of capitals
 _LEGEND = 20  # classes that a legend names
-_CANDIDATES = 9  # digits of a class among which one is chosen
-_NEAR = 4096  # rows among which these are, so that one short read brings them
-_DIGITS = 1 << 20  # of a split, that are chosen from
-_MOSAICS = 48  # likewise
 
 
 @dataclass(frozen=True)
@@ -87,8 +79,8 @@ def sample_picture(task: str, sample: Sample, classes: tuple[str, ...]) -> bytes
 
 def _sheet(dataset: Dataset, task: str) -> UInt8:
     """One task: a page of samples, each with where in the dataset it is."""
-    picks = _picks(dataset, task, 9 if task == "mosaics" else 20)
-    samples = [_read(dataset, task, *pick) for pick in picks]
+    picks = choose(dataset, task, 9 if task == "mosaics" else 20)
+    samples = [read_sample(dataset, task, *pick) for pick in picks]
     look = _look(dataset.manifest.source.classes, 168 if task == "mosaics" else 112, _SMALL, samples)
     heading, *strips = _strips(task, samples, look, [f"{split} {row:,}" for split, row in picks])
     columns = min(len(strips), max(1, (_SHEET_WIDTH + 40) // (heading.shape[1] + 40)))
@@ -110,7 +102,7 @@ def _overview(dataset: Dataset) -> UInt8:
 
 def _panel(dataset: Dataset, task: str) -> list[UInt8]:
     """What stands in a task's column, from the top down."""
-    samples = [_read(dataset, task, *pick) for pick in _picks(dataset, task, 3 if task == "mosaics" else 5)]
+    samples = [read_sample(dataset, task, *pick) for pick in choose(dataset, task, 3 if task == "mosaics" else 5)]
     look = _look(dataset.manifest.source.classes, 224 if task == "mosaics" else 112, _LARGE, samples)
     title = [words(task, _TITLE), words(_view(task).tagline, _LARGE), words(_counts(dataset, task), _LARGE, FAINT)]
     heading, *strips = _strips(task, samples, look)
@@ -292,92 +284,3 @@ def _beyond(circle: npt.NDArray[np.int64], shape: tuple[int, ...]) -> tuple[int,
         return max(0, math.ceil(radius - 0.5 - min(at, side - 1 - at)))
 
     return past(y / den, shape[0]), past(x / den, shape[1])
-
-
-def _read(dataset: Dataset, task: str, split: str, row: int) -> Sample:
-    """All columns of one sample; of a digit's foreground also the label, which stands with its circle.
-
-    Raises DamageError for what cannot be drawn.
-    """
-    owners = {column.name: task for column in dataset.manifest.tasks[task][split].columns}
-    if task == "foreground":
-        owners["label"] = "circles"
-    sample = {name: dataset.rows(owner, split, name, row, row + 1)[0] for name, owner in owners.items()}
-    problem = _contradiction(sample, len(dataset.manifest.source.classes))
-    if problem:
-        raise DamageError(f"{task}/{split}, sample {row}: {problem}", path=dataset.root, remedy="see 'datagen verify'")
-    return sample
-
-
-def _contradiction(sample: Sample, classes: int) -> str | None:
-    """Why a sample cannot be drawn, if it cannot."""
-    if "label" in sample and sample["label"].max() >= classes:
-        return "a label that is no class"
-    if "circle" in sample:
-        (x, y, den, r2), (height, width) = map(int, sample["circle"]), sample["image"].shape
-        within = 0 <= x <= den * width and 0 <= y <= den * height and 0 <= r2 <= den**2 * (height**2 + width**2)
-        return None if within else "a circle that is around no pixels of the image"
-    return None
-
-
-def _picks(dataset: Dataset, task: str, wanted: int) -> list[_Pick]:
-    """Up to `wanted` samples of a task, from all of its splits, that show how they differ."""
-    if task == "mosaics":
-        return _pick_mosaics(dataset, wanted)
-    if task in ("foreground", "circles"):
-        return _pick_digits(dataset, task, wanted)
-    splits = dataset.manifest.tasks[task].items()
-    return [(split, row) for split, facts in splits for row in range(min(facts.count, -(-wanted // len(splits))))]
-
-
-def _pick_digits(dataset: Dataset, task: str, wanted: int) -> list[_Pick]:
-    """Digits of the first class to the last, from each split in turn, in turn small and large ones."""
-    splits = list(dataset.manifest.tasks[task])
-    labels = {split: _labels(dataset, "circles", split, _DIGITS) for split in splits}
-    present = sorted({label for some in labels.values() for label in np.unique(some).tolist()})
-    picks: list[_Pick] = []
-    for turn in range(wanted):
-        label = present[turn * len(present) // wanted]
-        for split in (splits[(turn + i) % len(splits)] for i in range(len(splits))):
-            rows = np.flatnonzero(labels[split] == label)
-            ranked = _ranked(dataset, task, split, rows[turn * len(rows) // wanted :])
-            rest = [row for row in ranked if (split, row) not in picks]
-            if rest:
-                picks.append((split, rest[-(turn % 2)]))
-                break
-    return picks
-
-
-def _ranked(dataset: Dataset, task: str, split: str, rows: npt.NDArray[np.intp]) -> list[int]:
-    """The first few of the rows, from the smallest mask to the largest."""
-    rows = rows[:_CANDIDATES]
-    rows = rows[rows < rows[:1] + _NEAR]
-    if not len(rows):
-        return []
-    masks = dataset.rows(task, split, "mask", int(rows[0]), int(rows[-1]) + 1)
-    return [row for _, row in sorted((np.count_nonzero(masks[row - rows[0]]), row) for row in rows.tolist())]
-
-
-def _pick_mosaics(dataset: Dataset, wanted: int) -> list[_Pick]:
-    """Mosaics from each split in turn: of the first ones, that with the most of the classes that were shown least."""
-    splits = list(dataset.manifest.tasks["mosaics"])
-    candidates = [
-        (split, row, np.unique(labels))
-        for split in splits
-        for row, labels in enumerate(_labels(dataset, "mosaics", split, _MOSAICS))
-    ]
-    shown = np.zeros(256)
-    picks: list[_Pick] = []
-    for turn in range(wanted):
-        split = splits[turn * len(splits) // wanted]
-        rest = [one for one in candidates if one[0] == split and one[:2] not in picks]
-        if rest:
-            best = max(rest, key=lambda one: float((0.25 ** shown[one[2]]).sum()))
-            shown[best[2]] += 1
-            picks.append(best[:2])
-    return picks
-
-
-def _labels(dataset: Dataset, task: str, split: str, most: int) -> npt.NDArray[np.uint8]:
-    """The labels of the first samples of a split, at most so many."""
-    return dataset.rows(task, split, "label", 0, min(dataset.manifest.tasks[task][split].count, most))
