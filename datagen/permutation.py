@@ -80,8 +80,8 @@ class Permutation:
         return self._feistel(digits, inverse)
 
     def _feistel(self, digits: npt.NDArray[np.uint64], inverse: bool) -> npt.NDArray[np.uint64]:
-        """Run the rounds in place on digits (cells, m): even rounds change the low half, odd ones the high."""
-        low, high = digits[: self.cells // 2], digits[self.cells // 2 :]
+        """Run the rounds in place on digits (count, m): even rounds change the low half, odd ones the high."""
+        low, high = digits[: len(digits) // 2], digits[len(digits) // 2 :]
         for number in reversed(range(ROUNDS)) if inverse else range(ROUNDS):
             source, target = (low, high) if number % 2 else (high, low)
             _add(target, _absorb(source, self._keys[number]), self.n, inverse)
@@ -92,7 +92,7 @@ class Permutation:
 
         With one digit the low half would be empty and the network a mere rotation.
         """
-        square = replace(self, n=math.isqrt(self.n - 1) + 1, cells=2)
+        square = replace(self, n=math.isqrt(self.n - 1) + 1)
         base = np.uint64(square.n)
         low, high = square._feistel(_digits(values, square.n, 2), inverse)
         walked: npt.NDArray[np.uint64] = low + base * high

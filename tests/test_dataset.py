@@ -59,8 +59,11 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def copy(whole: Dataset, tmp_path: Path) -> Path:
-    """A dataset to be damaged."""
-    return Path(shutil.copytree(whole.root, tmp_path / "copy"))
+    """A dataset to be damaged, of which only mosaics/train is there."""
+    shutil.copytree(whole.root / "mosaics/train", tmp_path / "mosaics/train")
+    for name in ("manifest.json", "mosaics/train.shards"):
+        shutil.copy(whole.root / name, tmp_path / name)
+    return tmp_path
 
 
 def library_column(dataset: Dataset, task: str, split: str, column: str) -> Array:
@@ -232,20 +235,20 @@ def test_a_huge_table_is_not_read_whole(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("field", ["offset", "length", "file_bytes"])
-@pytest.mark.parametrize("value", [0, 1, 1 << 20, (1 << 63) - 1, 1 << 63, NO_OFFSET - 1, NO_OFFSET])
-def test_a_forged_table_is_refused_or_harmless(copy: Path, field: str, value: int) -> None:
+def test_a_forged_table_is_refused_or_harmless(copy: Path, field: str) -> None:
     dataset = Dataset(copy)
-    table = dataset.table("mosaics", "train").copy()
-    before = dataset.rows("mosaics", "train", "label", 0, 600)
-    table[field][2, 1] = value
-    with_table(copy, table.tobytes())
-    try:
-        rows = Dataset(copy).rows("mosaics", "train", "label", 0, 600)
-    except DatagenError as error:
-        assert isinstance(error, DamageError), error
-    else:
-        assert field == "offset"
-        assert rows.shape == before.shape
+    shape = dataset.rows("mosaics", "train", "label", 0, 600).shape
+    for value in (0, 1, 1 << 20, (1 << 63) - 1, 1 << 63, NO_OFFSET - 1, NO_OFFSET):
+        table = dataset.table("mosaics", "train").copy()
+        table[field][2, 1] = value
+        with_table(copy, table.tobytes())
+        try:
+            rows = Dataset(copy).rows("mosaics", "train", "label", 0, 600)
+        except DatagenError as error:
+            assert isinstance(error, DamageError), error
+        else:
+            assert field == "offset"
+            assert rows.shape == shape
 
 
 @pytest.mark.parametrize("size", [0, 72, 5 * 3 * 72 - 72, 5 * 3 * 72 + 72])

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from datagen.stores import Section
 
+_SHOWN = 200  # characters of a name or a value in a message; it comes from outside, and may be of any length
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -22,18 +24,24 @@ class Problem:
 
     def __str__(self) -> str:
         sample = "" if self.index is None else f" sample {self.index:,} of {self.task}/{self.split}:"
-        return f"{self.path}:{sample} {self.kind}: expected {self.expected}, found {self.found}"
+        path, expected, found = map(_shown, (self.path, self.expected, self.found))
+        return f"{path}:{sample} {self.kind}: expected {expected}, found {found}"
 
 
 @dataclass
 class Findings:
-    """What has been found so far, and what was looked at. `stood_on` says what vouches for the digits."""
+    """What has been found so far, and what was looked at. `vouchers` are what vouches for the digits, if anything."""
 
     problems: list[Problem] = field(default_factory=list)
     samples: int = 0
     bytes: int = 0
-    stood_on: str = "the dataset itself"
+    vouchers: list[str] = field(default_factory=list)
     not_looked_at: list[str] = field(default_factory=list)
+
+    @property
+    def stood_on(self) -> str:
+        """What vouches for the digits, in words."""
+        return ", ".join(self.vouchers) or "the dataset itself"
 
     def report(self, kind: str, path: str, expected: object, found: object, section: Section | None = None) -> None:
         """Take down a problem of a file or a section."""
@@ -43,3 +51,17 @@ class Findings:
     def add(self, problems: Iterable[Problem]) -> None:
         """Take down problems."""
         self.problems.extend(problems)
+
+    def skip(self, matter: str) -> None:
+        """Take down, once, what is not looked at."""
+        if matter not in self.not_looked_at:
+            self.not_looked_at.append(matter)
+
+
+def _shown(text: str) -> str:
+    """Text of the dataset for a terminal: nothing that could steer one, and not too long."""
+    cut = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for character in cut
+    )

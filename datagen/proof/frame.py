@@ -1,102 +1,79 @@
 """What can be proven without reading a shard: that the claims agree, and that the files are there and of their size.
 
 Nothing that a dataset says is followed before it is bounded: no link, no path out of the folder, no count that the
-sizes of the files do not bear out.
+files do not bear out.
 """
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-
-import numpy as np
 
 from datagen import build, recipe
+from datagen.assembly import Shard
 from datagen.dataset import Dataset, table_path
 from datagen.errors import DatagenError
 from datagen.hashing import file_digest, merkle_root
-from datagen.layout import MANIFEST, RECIPE
-from datagen.manifest import NO_OFFSET, SHARD_FACTS, FileFacts, Manifest
+from datagen.layout import CHUNK, MANIFEST, RECIPE
+from datagen.manifest import SHARD_FACTS, FileFacts, Manifest
 from datagen.proof.findings import Findings
-from datagen.stores import Section, open_store
+from datagen.proof.inventory import Inventory, described, inventory
+from datagen.sources.record import MAX_CLASSES, MAX_SIDE
+from datagen.stores import Section, Store, open_store
 from datagen.tasks import TASKS
 
-_NAMED = 5  # shards of a column that are named; the others have the same trouble
+_MISSING = 10_000  # shard files beyond those there that are named one by one
+_MAX_DECODED = 1 << 30  # bytes of what is looked at in one piece: a sample, or a chunk of compressed ones
 
-Inventory = Mapping[str, int]
 
-
-def check_frame(dataset: Dataset, findings: Findings) -> list[Section]:
-    """Check all that is not samples; returns the sections whose shards can be read as the manifest says."""
+def check_frame(dataset: Dataset, findings: Findings) -> list[Shard]:
+    """Check all that is not samples; returns the shards that can be read as the manifest says."""
     manifest, there = dataset.manifest, inventory(dataset.root)
-    belonging = {MANIFEST, *(file.path for file in manifest.files)}
     for file in manifest.files:
-        _check_file(dataset.root, file, there, findings)
+        _check_file(dataset, file, there, findings)
     _check_recipe(dataset, there, findings)
-    readable = []
-    claimed = {section.folder: section for section in dataset.sections.values()}
-    due = {section.folder: section for section in _due_sections(manifest, findings)}
-    unknown = {folder for folder, section in claimed.items() if section.task in _unknown_tasks(manifest)}
-    for folder in sorted({*claimed, *due}):
-        if folder not in unknown and claimed.get(folder) != due.get(folder):
-            findings.report("another section", MANIFEST, due.get(folder, "none"), claimed.get(folder, "none"))
-            belonging.update(path for path in there if path.startswith((f"{folder}/", f"{folder}.")))
-            continue
-        shards = _check_section(dataset, claimed[folder], there, findings)
-        if shards is None:
+    sensible = _check_claims(manifest, findings)
+    due = _due_sections(manifest, findings)
+    belonging = {MANIFEST, *(file.path for file in manifest.files)}
+    readable: list[Shard] = []
+    for folder, section in {section.folder: section for section in dataset.sections.values()}.items():
+        known = section.task not in _unknown_tasks(manifest)
+        if known and section != due.get(folder):
+            _report_section(due.get(folder), section, findings)
+            shards = None
+        else:
+            shards = _check_section(dataset, section, there, belonging, findings)
+        if shards is None:  # what belongs there cannot be told
             belonging.update(path for path in there if path.startswith((f"{folder}/", f"{folder}.")))
         else:
-            belonging.update(shards, {manifest.tasks[claimed[folder].task][claimed[folder].split].table.path})
-            readable += [claimed[folder]] * all(there.get(path) == size for path, size in shards.items())
+            readable += shards
+    for folder in due.keys() - {section.folder for section in dataset.sections.values()}:
+        _report_section(due[folder], None, findings)
     for path in sorted(there.keys() - belonging):
-        findings.report("unexpected", path, "nothing", "a file" if there[path] >= 0 else "a link or an empty folder")
-    return readable
-
-
-def inventory(root: Path) -> dict[str, int]:
-    """Size of every file below `root`, by relative path; -1 for what is no regular file. No link is followed."""
-    there: dict[str, int] = {}
-    folders = [""]
-    while folders:
-        folder = folders.pop()
-        with os.scandir(root / folder) as entries:
-            found = list(entries)
-        if folder and not found:
-            there[folder.rstrip("/")] = -1
-        for entry in found:
-            status = entry.stat(follow_symlinks=False)
-            if stat.S_ISDIR(status.st_mode):
-                folders.append(f"{folder}{entry.name}/")
-            else:
-                there[f"{folder}{entry.name}"] = status.st_size if stat.S_ISREG(status.st_mode) else -1
-    return there
+        findings.report("unexpected", path, "nothing", described(path, there))
+    return readable if sensible else []
 
 
 def _check_file(
-    root: Path, file: FileFacts, there: Inventory, findings: Findings, section: Section | None = None
+    dataset: Dataset, file: FileFacts, there: Inventory, findings: Findings, section: Section | None = None
 ) -> bool:
     """Check a small file in full; whether it is what the manifest says."""
     if not _check_size(file.path, file.bytes, there, findings, section):
         return False
-    found = file_digest(root / file.path)
+    try:
+        found = file_digest(dataset.root / file.path)
+    except OSError as error:
+        findings.report("unreadable", file.path, "what was written", error.strerror, section)
+        return False
     if found != file.digest:
         findings.report("damaged", file.path, file.digest, found, section)
     return found == file.digest
 
 
 def _check_size(path: str, size: int, there: Inventory, findings: Findings, section: Section | None = None) -> bool:
-    found = there.get(path)
-    if found == size:
+    if there.get(path) == size:
         return True
-    if found is None:
-        folder = any(other.startswith(f"{path}/") for other in there)
-        findings.report("missing", path, f"{size:,} bytes", "a folder" if folder else "nothing", section)
-    else:
-        told = "a link or an empty folder" if found < 0 else f"{found:,} bytes"
-        findings.report("another size", path, f"{size:,} bytes", told, section)
+    kind = "another size" if there.get(path, -1) >= 0 else "missing"
+    findings.report(kind, path, f"{size:,} bytes", described(path, there), section)
     return False
 
 
@@ -104,59 +81,126 @@ def _check_recipe(dataset: Dataset, there: Inventory, findings: Findings) -> Non
     wanted = recipe.to_toml(dataset.manifest.recipe).encode()
     if RECIPE not in {file.path for file in dataset.manifest.files}:
         findings.report("not listed", MANIFEST, RECIPE, "no such file")
-    if there.get(RECIPE) == len(wanted) and (dataset.root / RECIPE).read_bytes() == wanted:
+    if there.get(RECIPE, -1) < 0 or (
+        there[RECIPE] == len(wanted) and (dataset.root / RECIPE).read_bytes() == wanted
+    ):
         return
     findings.report("another recipe", RECIPE, "the recipe in the manifest", "something else")
 
 
-def _due_sections(manifest: Manifest, findings: Findings) -> list[Section]:
-    """The sections that the recipe and the source ask for, of the tasks that are known here."""
+def _check_claims(manifest: Manifest, findings: Findings) -> bool:
+    """Whether the manifest's claims of the source and of the mosaics can be true of any source."""
+    source, (rows, columns) = manifest.source, manifest.recipe.mosaics.grid
+    dropped = sum(digits.dropped_within + digits.dropped_across for digits in source.digits.values())
+    facts = [
+        (max(source.tile) <= MAX_SIDE, f"digits of at most {MAX_SIDE} x {MAX_SIDE}", "{} x {}".format(*source.tile)),
+        (0 < len(source.classes) <= MAX_CLASSES, f"1 to {MAX_CLASSES} classes", len(source.classes)),
+        (
+            len(source.conflicts_listed) <= source.conflicts <= dropped,
+            f"from {len(source.conflicts_listed):,} (those listed) to {dropped:,} (those dropped) conflicts",
+            f"{source.conflicts:,}",
+        ),
+    ]
+    for split, digits in source.digits.items():
+        most, wanted = digits.count ** (rows * columns), manifest.recipe.mosaics.count(split)
+        told = f"at most {most:,} mosaics in {split}, of {digits.count:,} digits" if wanted > most else ""
+        facts.append((wanted <= most, told, f"{wanted:,}"))
+    for true, expected, found in facts:
+        if not true:
+            findings.report("contradiction", MANIFEST, expected, found)
+    return all(true for true, _, _ in facts)
+
+
+def _due_sections(manifest: Manifest, findings: Findings) -> dict[str, Section]:
+    """The sections that the recipe and the source ask for, of the tasks that are known here, by folder."""
     unknown = _unknown_tasks(manifest)
-    findings.not_looked_at += [f"whether {task} is right: no task of that name is known here" for task in unknown]
+    for task in unknown:
+        findings.skip(f"whether {task} is right: no task of that name is known here")
     known = tuple(task for task in manifest.recipe.tasks if task not in unknown)
-    try:
-        return build.sections(replace(manifest, recipe=replace(manifest.recipe, tasks=known)))
-    except (KeyError, IndexError) as error:
-        findings.report("incomplete", MANIFEST, "the digits of every split, and their size", f"no {error}")
-        return []
+    due = build.sections(replace(manifest, recipe=replace(manifest.recipe, tasks=known)))
+    return {section.folder: section for section in due}
 
 
 def _unknown_tasks(manifest: Manifest) -> list[str]:
     return [task for task in manifest.recipe.tasks if task not in TASKS]
 
 
-def _check_section(dataset: Dataset, section: Section, there: Inventory, findings: Findings) -> dict[str, int] | None:
-    """Check a section's table, metadata, and the sizes of its shards.
+def _report_section(due: Section | None, claimed: Section | None, findings: Findings) -> None:
+    """Tell in what the manifest's facts of a section are not those that follow from its recipe and its digits."""
+    expected, found = ("none" if one is None else f"{one.count:,} samples" for one in (due, claimed))
+    if due and claimed and due.count == claimed.count:
+        expected, found = (
+            ", ".join(f"{column.name} {column.dtype} {list(column.shape)}" for column in one.columns)
+            for one in (due, claimed)
+        )
+    findings.report("another section", MANIFEST, expected, found, due or claimed)
 
-    Returns the size of each shard file, by path; None where the table cannot tell.
+
+def _check_section(
+    dataset: Dataset, section: Section, there: Inventory, belonging: set[str], findings: Findings
+) -> list[Shard] | None:
+    """Check a section's table, metadata, and the sizes of its shards; all that belongs to it joins `belonging`.
+
+    Returns the shards whose files are there; None where it cannot be told what they are.
     """
     facts = dataset.manifest.tasks[section.task][section.split]
     store = open_store(dataset.manifest.recipe.storage.format)
     rules = [store.path_rule(section, column) for column in section.columns]
+    if not _check_bounds(section, rules, facts.table, there, findings):
+        return None
     stated = [*(column.path for column in facts.columns), facts.table.path]
-    for rule, path in zip([*rules, table_path(section)], stated, strict=True):
-        if path != rule:
-            findings.report("another path", MANIFEST, rule, path, section)
-    size = section.shards * len(section.columns) * SHARD_FACTS.itemsize
-    if facts.table.bytes != size:
-        findings.report("another size", MANIFEST, f"a table of {size:,} bytes", f"{facts.table.bytes:,}", section)
-        return None
-    if not _check_file(dataset.root, facts.table, there, findings, section):
-        return None
+    moved = [(rule, path) for rule, path in zip([*rules, table_path(section)], stated, strict=True) if rule != path]
+    for rule, path in moved:
+        findings.report("another path", MANIFEST, rule, path, section)
+    framed = _check_listing(dataset.manifest, section, store, there, findings)
+    belonging.update((rule.format(shard=shard) for rule in rules for shard in range(section.shards)))
+    belonging.add(table_path(section))
+    if moved or not _check_file(dataset, facts.table, there, findings, section):
+        return None if moved else []
     if not _check_table(dataset, section, findings):
-        return None
-    shards = {
-        rule.format(shard=shard): int(row["file_bytes"])
-        for rule, line in zip(rules, dataset.table(section.task, section.split), strict=True)
-        for shard, row in enumerate(line)
-    }
-    for path, expected in shards.items():
-        _check_size(path, expected, there, findings, section)
-    frame = [file.path for file in dataset.manifest.files if file.path.startswith(f"{section.folder}/")]
-    if all(there.get(path, -1) >= 0 for path in frame):
+        return []
+    if framed:
         for problem in store.frame_problems(dataset.root, section):
             findings.report("misleading", problem.path, problem.expected, problem.found, section)
-    return shards
+    table = dataset.table(section.task, section.split)
+    jobs = []
+    for shard in range(section.shards):
+        sizes = dict.fromkeys((rule.format(shard=shard), int(row["file_bytes"])) for rule, row in zip(rules, table[:, shard], strict=True))
+        good = [_check_size(path, size, there, findings, section) for path, size in sizes]
+        jobs += [Shard(section, shard)] * all(good)
+    return jobs
+
+
+def _check_bounds(
+    section: Section, rules: list[str], table: FileFacts, there: Inventory, findings: Findings
+) -> bool:
+    """Whether the section is of a size that its files can bear out, and that can be looked at."""
+    size = section.shards * len(section.columns) * SHARD_FACTS.itemsize
+    files, largest = len(set(rules)) * section.shards, max(column.sample_bytes for column in section.columns)
+    if table.bytes != size:
+        findings.report("another size", MANIFEST, f"a table of {size:,} bytes", f"{table.bytes:,}", section)
+    elif files > len(there) + _MISSING:
+        findings.report("missing", section.folder, f"{files:,} files of shards", f"{len(there):,} files in all", section)
+    elif largest * (1 if section.compression == "none" else CHUNK) > _MAX_DECODED:
+        what = "a sample" if section.compression == "none" else f"a chunk of {CHUNK} samples"
+        told = f"{what} of at most {_MAX_DECODED:,} bytes, to be looked at"
+        findings.report("too large", MANIFEST, told, f"{largest:,} bytes a sample", section)
+    else:
+        return True
+    return False
+
+
+def _check_listing(
+    manifest: Manifest, section: Section, store: Store, there: Inventory, findings: Findings
+) -> bool:
+    """Whether the manifest lists just the metadata of a section, and all of it is there."""
+    listed = {file.path for file in manifest.files if file.path.startswith(f"{section.folder}/")}
+    frame = set(store.frame_paths(section))
+    for path in sorted(frame - listed):
+        findings.report("not listed", MANIFEST, path, "no such file", section)
+    for path in sorted(listed - frame):
+        findings.report("unexpected", path, "nothing among the shards", "a file that the manifest lists", section)
+    return frame <= listed and all(there.get(path, -1) >= 0 for path in frame)
 
 
 def _check_table(dataset: Dataset, section: Section, findings: Findings) -> bool:
@@ -165,18 +209,11 @@ def _check_table(dataset: Dataset, section: Section, findings: Findings) -> bool
     try:
         table = dataset.table(section.task, section.split)
     except DatagenError as error:
-        findings.report("contradiction", facts.table.path, "a table that agrees with the manifest", error, section)
+        findings.report("contradiction", facts.table.path, "a table that agrees with the manifest", error.problem, section)
         return False
     before = len(findings.problems)
     for column, claimed, line in zip(section.columns, facts.columns, table, strict=True):
         root = merkle_root([row.tobytes() for row in line["root"]]).hex()
         if root != claimed.root:
             findings.report("contradiction", facts.table.path, f"{column.name} with {claimed.root}", root, section)
-        if section.compression == "none":
-            bad = line["offset"].astype(object) + line["length"].astype(object) > line["file_bytes"]
-        else:
-            bad = line["offset"] != NO_OFFSET
-        for shard in np.flatnonzero(bad)[:_NAMED]:
-            found = f"offset {line['offset'][shard]} in {line['file_bytes'][shard]:,} bytes"
-            findings.report("contradiction", facts.table.path, f"{column.name} within shard {shard}", found, section)
     return len(findings.problems) == before

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,14 @@ import numpy.typing as npt
 from datagen.assembly import Shard
 from datagen.dataset import Dataset
 from datagen.engines.local import Slot
+from datagen.errors import DatagenError
 from datagen.hashing import ColumnHasher, file_digest
 from datagen.proof.findings import Problem
-from datagen.stores import Array, Section, open_store
+from datagen.proof.reading import read_rows
+from datagen.stores import Array, Contradiction, Section, open_store
 from datagen.tasks import Deriver
+
+UNREADABLE = ("misleading", "unreadable")  # kinds of problems of a shard whose samples are not looked at
 
 _BLOCK_BYTES = 1 << 23  # of samples hashed, derived and compared while in the cache
 _NAMED = 3  # samples of a column and block that are named
@@ -23,79 +28,125 @@ _NAMED = 3  # samples of a column and block that are named
 def check_shard(dataset: Dataset, job: Shard, derive: Deriver | None, slot: Slot) -> list[Problem]:
     """Check every byte of one shard: file digests, content roots, frame, and, given `derive`, every sample."""
     problems: list[Problem] = []
-    section = job.section
-    table = dataset.table(section.task, section.split)[:, job.index]
-    rules = [column.path for column in dataset.manifest.tasks[section.task][section.split].columns]
-    paths = [rule.format(shard=job.index) for rule in rules]
     with slot.compute:
-        for path, row in dict(zip(paths, table, strict=True)).items():
-            found, expected = file_digest(dataset.root / path), row["file_digest"].tobytes().hex()
-            if found != expected:
-                problems.append(_of_file("damaged", path, expected, found, section))
-        store = open_store(dataset.manifest.recipe.storage.format)
-        offsets = [int(row["offset"]) if section.compression == "none" else None for row in table]
-        problems += [
-            _of_file("misleading", one.path, one.expected, one.found, section)
-            for one in store.shard_problems(dataset.root, section, job.index, offsets)
-        ]
-        if section.compression != "none" and problems:
-            return problems  # what is not what it was written as is not decoded
-        hashers = {column.name: ColumnHasher(column.dtype, column.shape) for column in section.columns}
-        for start, stored in _blocks(dataset, job):
-            slot.check()
-            for name, block in stored.items():
-                hashers[name].update(block)
-            if derive is not None:
-                problems += _differing(section, dict(zip(stored, paths, strict=True)), start, stored, derive)
-        for column, path, row in zip(section.columns, paths, table, strict=True):
-            found, expected = hashers[column.name].root().hex(), row["root"].tobytes().hex()
-            if found != expected:
-                problems.append(_of_file(f"another content of {column.name}", path, expected, found, section))
+        try:
+            problems += _damaged(dataset, job)
+            problems += _misleading(dataset, job)
+            # What is not what it was written as is not decoded.
+            if job.section.compression == "none" or not problems:
+                problems += _wrong(dataset, job, derive, slot)
+        except (DatagenError, OSError) as error:
+            problems.append(_unreadable(dataset, job.section, error))
     return problems
 
 
-def check_rows(dataset: Dataset, section: Section, derive: Deriver, rows: list[int]) -> list[Problem]:
-    """Check single samples of a section against `derive`."""
+def check_rows(dataset: Dataset, section: Section, derive: Deriver, rows: Sequence[int]) -> list[Problem]:
+    """Check single samples of a section against `derive`; of a compressed one, only those that are safe to decode."""
     problems: list[Problem] = []
-    columns = dataset.manifest.tasks[section.task][section.split].columns
+    rules = [column.path for column in dataset.manifest.tasks[section.task][section.split].columns]
+    safe: dict[int, bool] = {}
     for row in rows:
-        paths = {column.name: column.path.format(shard=row // section.shard_size) for column in columns}
-        stored = {
-            column.name: dataset.rows(section.task, section.split, column.name, row, row + 1)
-            for column in section.columns
-        }
-        problems += _differing(section, paths, row, stored, derive)
+        shard = row // section.shard_size
+        paths = {column.name: rule.format(shard=shard) for column, rule in zip(section.columns, rules, strict=True)}
+        try:
+            if shard not in safe:
+                found = _misleading(dataset, Shard(section, shard)) if section.compression != "none" else []
+                problems += found
+                safe[shard] = not found
+            if safe[shard]:
+                columns = section.columns
+                stored = {one.name: read_rows(dataset, section, one, range(row, row + 1)) for one in columns}
+                problems += _differing(section, paths, row, stored, derive, _like(stored))
+        except (DatagenError, OSError) as error:
+            problems.append(_unreadable(dataset, section, error))
+            safe[shard] = False
+    return problems
+
+
+def is_safe(dataset: Dataset, job: Shard) -> bool:
+    """Whether a shard can be read: of a compressed one, that nothing in it decodes to more than it must."""
+    return job.section.compression == "none" or not _contradictions(dataset, job)
+
+
+def _damaged(dataset: Dataset, job: Shard) -> Iterator[Problem]:
+    """The files of a shard that are not those which were written."""
+    section = job.section
+    digests: dict[str, str] = {}
+    told = set()
+    for path, row in zip(_paths(dataset, job), dataset.table(section.task, section.split)[:, job.index], strict=True):
+        if path not in digests:
+            digests[path] = file_digest(dataset.root / path)
+        found, expected = digests[path], row["file_digest"].tobytes().hex()
+        if found != expected and (path, expected) not in told:
+            told.add((path, expected))
+            yield _of_file("damaged", path, expected, found, section)
+
+
+def _misleading(dataset: Dataset, job: Shard) -> list[Problem]:
+    """Where the format's library would read other samples than the run of bytes that the table tells of."""
+    found = _contradictions(dataset, job)
+    return [_of_file("misleading", one.path, one.expected, one.found, job.section) for one in found]
+
+
+def _contradictions(dataset: Dataset, job: Shard) -> list[Contradiction]:
+    section = job.section
+    table = dataset.table(section.task, section.split)[:, job.index]
+    offsets = [int(row["offset"]) if section.compression == "none" else None for row in table]
+    store = open_store(dataset.manifest.recipe.storage.format)
+    return store.shard_problems(dataset.root, section, job.index, offsets)
+
+
+def _wrong(dataset: Dataset, job: Shard, derive: Deriver | None, slot: Slot) -> list[Problem]:
+    """The samples that do not follow, and the columns whose content is another one."""
+    problems: list[Problem] = []
+    section, paths = job.section, _paths(dataset, job)
+    hashers = {column.name: ColumnHasher(column.dtype, column.shape) for column in section.columns}
+    named = dict(zip(hashers, paths, strict=True))
+    due: dict[str, npt.NDArray[Any]] = {}
+    for start, stored in _blocks(dataset, job):
+        slot.check()
+        for name, block in stored.items():
+            hashers[name].update(block)
+        if derive is not None:
+            due = due or _like(stored)
+            problems += _differing(section, named, start, stored, derive, due)
+    table = dataset.table(section.task, section.split)[:, job.index]
+    for (name, hasher), path, row in zip(hashers.items(), paths, table, strict=True):
+        found, expected = hasher.root().hex(), row["root"].tobytes().hex()
+        if found != expected:
+            problems.append(_of_file(f"another content of {name}", path, expected, found, section))
     return problems
 
 
 def _blocks(dataset: Dataset, job: Shard) -> Iterator[tuple[int, Mapping[str, Array]]]:
-    """The samples of a shard as they are stored, in blocks, with the number of each block's first."""
+    """The samples of a shard as they are stored, in blocks, each in the same buffers as the one before."""
     section, samples = job.section, job.samples
     size = max(_BLOCK_BYTES // sum(column.sample_bytes for column in section.columns), 1)
-    if section.compression == "none":
-        whole = {
-            column.name: dataset.rows(section.task, section.split, column.name, samples.start, samples.stop)
-            for column in section.columns
-        }
-        for start in range(0, len(samples), size):
-            yield samples.start + start, {name: column[start : start + size] for name, column in whole.items()}
-        return
+    size = min(size, len(samples))
+    mapped = section.compression == "none"
+    buffers = {
+        column.name: np.empty((size, *column.shape), column.dtype) if mapped else None for column in section.columns
+    }
     for start in range(samples.start, samples.stop, size):
-        stop = min(start + size, samples.stop)
-        yield (
-            start,
-            {
-                column.name: np.ascontiguousarray(dataset.rows(section.task, section.split, column.name, start, stop))
-                for column in section.columns
-            },
-        )
+        rows = range(start, min(start + size, samples.stop))
+        block = {}
+        for column in section.columns:
+            buffer = buffers[column.name]
+            out = None if buffer is None else buffer[: len(rows)]
+            block[column.name] = read_rows(dataset, section, column, rows, out)
+        yield start, block
 
 
 def _differing(
-    section: Section, paths: Mapping[str, str], start: int, stored: Mapping[str, Array], derive: Deriver
+    section: Section,
+    paths: Mapping[str, str],
+    start: int,
+    stored: Mapping[str, Array],
+    derive: Deriver,
+    buffers: Mapping[str, npt.NDArray[Any]],
 ) -> Iterator[Problem]:
-    """The samples of a block that are not what is derived."""
-    due: dict[str, npt.NDArray[Any]] = {name: np.empty_like(block) for name, block in stored.items()}
+    """The samples of a block that are not what is derived, in `buffers`."""
+    due = {name: buffers[name][: len(block)] for name, block in stored.items()}
     derive(start, due)
     for name, block in stored.items():
         if _same(block, due[name]):
@@ -107,6 +158,10 @@ def _differing(
             yield Problem(
                 f"wrong {name}", paths[name], _shown(due[name][row]), found, section.task, section.split, index
             )
+
+
+def _like(stored: Mapping[str, Array]) -> dict[str, npt.NDArray[Any]]:
+    return {name: np.empty_like(block) for name, block in stored.items()}
 
 
 def _same(a: Array, b: Array) -> bool:
@@ -126,8 +181,25 @@ def _described(value: Array, due: Array) -> str:
         return str(value.tolist())
     places = np.argwhere(value != due)
     first = tuple(places[0].tolist())
-    return f"{len(places):,} other values, the first at {first}: {value[first]}, not {due[first]}"
+    others = f"{len(places):,} other values, the first" if len(places) > 1 else "another value"
+    return f"{others} at {first}: {value[first]}, not {due[first]}"
+
+
+def _paths(dataset: Dataset, job: Shard) -> list[str]:
+    """The file of each column; it may be the same one."""
+    columns = dataset.manifest.tasks[job.section.task][job.section.split].columns
+    return [column.path.format(shard=job.index) for column in columns]
 
 
 def _of_file(kind: str, path: str, expected: str, found: str, section: Section) -> Problem:
     return Problem(kind, path, expected, found, section.task, section.split)
+
+
+def _unreadable(dataset: Dataset, section: Section, error: DatagenError | OSError) -> Problem:
+    if isinstance(error, DatagenError):
+        place, found = error.path, error.problem
+    else:
+        place, found = error.filename, error.strerror or str(error)
+    path = Path(place or dataset.root / section.folder)
+    inside = path.relative_to(dataset.root).as_posix() if path.is_relative_to(dataset.root) else section.folder
+    return _of_file("unreadable", inside, "what was written", found, section)

@@ -15,7 +15,7 @@ __all__ = ["Array", "Column", "Contradiction", "Extent", "Section", "ShardWriter
 class Store:
     """A format: where a column's shard lies, how a shard is written, what frames the shards, how its library reads.
 
-    `frame_problems` and `shard_problems` tell where the library would read other bytes than those at the offsets.
+    `frame_paths` are the files that `write_frame` writes. `frame_problems` and `shard_problems` tell where the library would read other bytes than those at the offsets.
     """
 
     path_rule: Callable[[Section, Column], str]
@@ -24,6 +24,7 @@ class Store:
     read_rows: Callable[[Path, Section, Column, int, int], Array]
     frame_problems: Callable[[Path, Section], list[Contradiction]]
     shard_problems: Callable[[Path, Section, int, Sequence[int | None]], list[Contradiction]]
+    frame_paths: Callable[[Section], list[str]]
 
 
 def open_store(name: str) -> Store:
@@ -32,10 +33,22 @@ def open_store(name: str) -> Store:
         from datagen.stores import hdf5
 
         return Store(
-            hdf5.path_rule, hdf5.ShardWriter, hdf5.write_frame, hdf5.read_rows, hdf5.frame_problems, hdf5.shard_problems
+            hdf5.path_rule,
+            hdf5.ShardWriter,
+            hdf5.write_frame,
+            hdf5.read_rows,
+            hdf5.frame_problems,
+            hdf5.shard_problems,
+            hdf5.frame_paths,
         )
     from datagen.stores import zarr
 
     return Store(
-        zarr.path_rule, zarr.ShardWriter, zarr.write_frame, zarr.read_rows, zarr.frame_problems, zarr.shard_problems
+        zarr.path_rule,
+        zarr.ShardWriter,
+        zarr.write_frame,
+        zarr.read_rows,
+        zarr.frame_problems,
+        zarr.shard_problems,
+        zarr.frame_paths,
     )

@@ -29,7 +29,7 @@ def _deriver(inputs: Inputs) -> Deriver:
         out["label"][:] = inputs.labels[rows]
         foreground_mask(out["image"], inputs.thresholds[rows], out["mask"])
         out["circle"][:] = circle.enclose(out["mask"])
-        out["mask"][:] = circle.raster(out["circle"], *inputs.tile)
+        circle.raster(out["circle"], *inputs.tile, out=out["mask"])
 
     return derive
 

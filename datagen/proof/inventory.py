@@ -1,0 +1,49 @@
+"""What lies in a folder: every entry by its path, looked at without opening it or following a link."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+Inventory = Mapping[str, int]  # path relative to the dataset -> size of a regular file, or one of the negative kinds
+
+LINK, SPECIAL, EMPTY, DEEP = -1, -2, -3, -4
+_KINDS = {LINK: "a link", SPECIAL: "a pipe, socket or device", EMPTY: "an empty folder", DEEP: "a folder too deep"}
+_DEPTH = 12  # folders; the deepest file of a dataset, a Zarr shard, lies in 7
+
+
+def inventory(root: Path) -> dict[str, int]:
+    """Every entry below `root` that is no folder with entries; no link is followed, and no folder deeper than 12."""
+    there: dict[str, int] = {}
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        with os.scandir(root / folder) as entries:
+            found = list(entries)
+        if folder and not found:
+            there[folder.rstrip("/")] = EMPTY
+        for entry in found:
+            path, status = f"{folder}{entry.name}", entry.stat(follow_symlinks=False)
+            if not stat.S_ISDIR(status.st_mode):
+                there[path] = _size(status)
+            elif path.count("/") < _DEPTH:
+                folders.append(f"{path}/")
+            else:
+                there[path] = DEEP
+    return there
+
+
+def described(path: str, there: Inventory) -> str:
+    """What there is at `path`, in words."""
+    size = there.get(path)
+    if size is None:
+        return "a folder" if any(other.startswith(f"{path}/") for other in there) else "nothing"
+    return _KINDS[size] if size < 0 else f"{size:,} bytes"
+
+
+def _size(status: os.stat_result) -> int:
+    if stat.S_ISREG(status.st_mode):
+        return status.st_size
+    return LINK if stat.S_ISLNK(status.st_mode) else SPECIAL

@@ -1,0 +1,487 @@
+"""The command line: every command and option, what it prints, and the exit code of each kind of trouble."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from helpers import COUNTS, MOSAICS, columns, flip, save_recipe, save_source, split_digits, tiny_source, tree
+
+from datagen import __version__, errors, sources
+from datagen import recipe as recipes
+from datagen.cli import cli
+from datagen.layout import SPLITS
+
+GOLDEN = "43147033cd3f3b6c48647fd56d94a3695de6c23341051aa513f31c709cbc82de"  # see test_build.py
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test in an empty folder of its own, with no source but what it names."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.delenv("DATAGEN_SOURCE_DIR", raising=False)
+    monkeypatch.setenv("DATAGEN_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_source(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture(scope="module")
+def recipe(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_recipe(tmp_path_factory.mktemp("recipe") / "tiny.toml", source)
+
+
+@pytest.fixture(scope="module")
+def data(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("whole") / "data"
+    assert run("build", "--recipe", recipe, "--out", root).exit_code == 0
+    return root
+
+
+def run(*arguments: object) -> Result:
+    """The command line in this process. Whatever is no error of click's comes out as it is."""
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+def printed(*arguments: object) -> Any:
+    """What a command prints as JSON, and nothing else."""
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.output)
+
+
+def refused(code: int, *arguments: object) -> str:
+    """The one message of a command that fails with this exit code."""
+    result = run(*arguments)
+    assert result.exit_code == code, result.output
+    assert result.output.startswith("Error: ") or "\nError: " in result.output
+    assert "Traceback" not in result.output
+    return result.output
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+
+# The program itself.
+
+
+def test_the_version_is_told() -> None:
+    assert run("--version").output == f"datagen, version {__version__}\n"
+
+
+def test_help_tells_every_command_and_the_exit_codes() -> None:
+    said = run("-h").output
+    assert all(f"\n  {name} " in said for name in cli.commands)
+    assert {"build", "fetch", "sources", "info", "sample", "convert", "diff", "shards", "finish"} <= {*cli.commands}
+    assert "6 busy" in said
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_explains_itself_and_every_option(name: str) -> None:
+    result = run(name, "--help")
+    assert result.exit_code == 0
+    assert cli.commands[name].get_short_help_str(200).rstrip(".") in result.output.replace("\n  ", " ")
+    for option in cli.commands[name].params:
+        assert not isinstance(option, click.Option) or option.help, option
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = {"numpy", "cv2", "zarr", "h5py", "xxhash", "numcodecs", "importlib.metadata"}
+    ask = "import sys; sys.argv = ['datagen', '--help']\ntry:\n    import datagen.__main__\nexcept SystemExit: pass\n"
+    done = python("-c", f"{ask}print(sorted({heavy} & set(sys.modules)), file=sys.stderr)")
+    assert done.stdout.startswith("Usage: datagen ")
+    assert done.stderr == "[]\n"
+
+
+def test_the_module_runs_as_the_command_does() -> None:
+    assert python("-m", "datagen", "--version").stdout == f"datagen, version {__version__}\n"
+    done = python("-m", "datagen", "info", "nowhere")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.startswith("Error: nowhere: not a finished dataset")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_has_its_completion(shell: str) -> None:
+    said = run("completion", shell).output
+    assert "_DATAGEN_COMPLETE" in said
+    assert f"{shell}_complete" in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["bild"],
+        ["build", "--wrkers", "2"],
+        ["build", "--workers", "0"],
+        ["build", "--workers", "many"],
+        ["build", "--format", "parquet"],
+        ["build", "--compression", "lzma"],
+        ["build", "--grid", "2"],
+        ["build", "--grid", "2x-1"],
+        ["build", "--shards", "7"],
+        ["build", "--shards", "a:b"],
+        ["build", "--mosaics", "1", "2"],
+        ["sample", "data", "mosaics", "training", "0"],
+        ["sample", "data", "mosaics", "train", "-1"],
+        ["convert", "data"],
+        ["diff", "data"],
+        ["completion", "tcsh"],
+    ],
+)
+def test_wrong_usage_exits_with_2_and_writes_nothing(arguments: list[str]) -> None:
+    refused(2, *arguments)
+    assert not any(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.InputError, 3),
+        (errors.RecipeError, 3),
+        (errors.FormatError, 4),
+        (errors.DamageError, 5),
+        (errors.BusyError, 6),
+        (errors.StorageError, 7),
+        (errors.SourceError, 8),
+    ],
+)
+def test_every_class_of_error_has_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, error: type[errors.DatagenError], code: int
+) -> None:
+    def fail(**_: object) -> None:
+        raise error("trouble", path="some/where", expected=1, found=2, remedy="try again")
+
+    monkeypatch.setattr(sources, "available", fail)
+    assert refused(code, "sources") == "Error: some/where: trouble (expected 1, found 2); try again\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "Error: interrupted; the same command goes on where this one ended\n"),
+        (OSError(28, "No space left on device", "a/file"), 7, "Error: a/file: No space left on device\n"),
+    ],
+)
+def test_interruptions_and_the_systems_errors_have_theirs(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
+) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(sources, "available", fail)
+    assert refused(code, "sources") == said
+
+
+# build, shards, finish
+
+
+def test_build_says_what_it_made_and_then_that_there_is_nothing_to_do(recipe: Path) -> None:
+    said = run("build", "--recipe", recipe, "--out", "here").output.splitlines()
+    assert said[0].startswith("here: built in ")
+    rows = {line.split()[0]: line.split()[1:] for line in said[1:]}
+    assert rows["foreground"][:3] == [str(COUNTS[split]) for split in SPLITS]
+    assert rows["mosaics"][:3] == [str(MOSAICS[split]) for split in SPLITS]
+    assert rows["digest"] == [GOLDEN]
+    assert run("build", "--recipe", recipe, "--out", "here").output.startswith("here: whole, nothing to do\n")
+
+
+def test_build_prints_json_with_the_facts_of_info_and_of_the_run(recipe: Path) -> None:
+    built = printed("build", "--recipe", recipe, "--out", "here")
+    assert (built["path"], built["finished"], built["shards_written"], built["shards_kept"]) == ("here", True, 12, 0)
+    assert built["seconds"] > 0
+    assert printed("info", "here").items() <= built.items()
+    again = printed("build", "--recipe", recipe, "--out", "here")
+    assert (again["shards_written"], again["shards_kept"]) == (0, 12)
+
+
+def test_quiet_commands_print_nothing(recipe: Path) -> None:
+    commands: list[list[object]] = [
+        ["build", "--recipe", recipe, "--out", "part", "--shards", "0:12"],
+        ["finish", "part"],
+        ["build", "--recipe", recipe, "--out", "part"],
+        ["convert", "part", "other", "--format", "hdf5"],
+        ["verify", "other", "--quick"],
+    ]
+    for command in commands:
+        result = run(*command, "--quiet")
+        assert (result.exit_code, result.output) == (0, ""), command
+
+
+def test_the_default_place_is_named_after_the_recipe(recipe: Path) -> None:
+    assert printed("build", "--recipe", recipe)["path"] == "data/tiny"
+    assert Path("data/tiny/manifest.json").is_file()
+
+
+def test_every_override_is_in_the_recipe_of_the_dataset(recipe: Path, tmp_path: Path) -> None:
+    whole = save_source(tmp_path / "whole.npz", {split: split_digits()[split] for split in ("train", "test")})
+    overrides = ["--source", f"npz:{whole}", "--val-digits", 5, "--seed", 7, "--grid", "1x2", "--mosaics", 9, 8, 7]
+    storage = ["--format", "hdf5", "--shard-size", 1024, "--compression", "zstd", "--workers", 3]
+    built = printed("build", "--recipe", recipe, "--out", "here", *overrides, *storage)
+    expected = {
+        "source": "npz",
+        "val": 5,
+        "seed": 7,
+        "mosaics": {"grid": [1, 2], "train": 9, "val": 8, "test": 7},
+        "storage": {"format": "hdf5", "shard_size": 1024, "compression": "zstd"},
+    }
+    assert expected.items() <= built["recipe"].items()
+    assert built["source"]["digits"]["val"]["count"] == 5
+
+
+def test_the_source_may_lie_where_an_option_or_the_environment_says(
+    source: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = save_recipe(Path("tiny.toml"), "npz")
+    assert "needs a path" in refused(3, "build", "--recipe", recipe, "--out", "a")
+    assert printed("build", "--recipe", recipe, "--out", "a", "--source-dir", source)["digest"] == GOLDEN
+    monkeypatch.setenv("DATAGEN_SOURCE_DIR", str(source))
+    assert printed("build", "--recipe", recipe, "--out", "b")["digest"] == GOLDEN
+    assert tree(Path("a")) == tree(Path("b")) == tree(data)
+
+
+def test_shards_lists_what_parts_are_made_of_and_finish_commits_them(recipe: Path, data: Path) -> None:
+    listed = printed("shards", "--recipe", recipe)
+    assert [shard["number"] for shard in listed] == list(range(12))
+    assert listed[6] == {"number": 6, "name": "mosaics.train.00000", "samples": 256, "bytes": 256 * 196}
+    lines = run("shards", "--recipe", recipe).output.splitlines()
+    assert lines[6].split()[:3] == ["6", "mosaics.train.00000", "256"]
+    part = run("build", "--recipe", recipe, "--out", "here", "--shards", "6:12").output
+    assert part == "here: 6 shards written, 0 were there; commit with 'datagen finish here'\n"
+    assert refused(4, "finish", "here").count("0:6") == 1
+    assert printed("build", "--recipe", recipe, "--out", "here", "--shards", "0:7")["finished"] is False
+    finished = printed("finish", "here", "--workers", 1)
+    assert (finished["digest"], finished["shards_kept"]) == (GOLDEN, 12)
+    assert run("finish", "here").output.startswith("here: whole, nothing to do")
+    assert tree(Path("here")) == tree(data)
+
+
+def test_a_fallback_is_built_beside_and_said_loudly(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    load = sources.load
+
+    def offline(spec: str, **options: Any) -> object:
+        if spec == "mnist":
+            raise errors.SourceError("no mirror answered")
+        return load(spec, **options)
+
+    monkeypatch.setattr(sources, "load", offline)
+    assert refused(8, "build") == "Error: no mirror answered\n"
+    result = run("build", "--fallback", recipe)
+    assert result.exit_code == 0
+    assert "no mirror answered" in result.output
+    assert "in data/tiny INSTEAD" in result.output
+    assert [path.name for path in Path("data").iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("source = ", "not TOML"),
+        ("val = 5", "source is missing"),
+        ("sead = 3", "unknown key sead (did you mean seed?)"),
+        ("[mosaics]\ntrain = 0", "mosaics.train must be an integer from 1"),
+        ("[mosaics]\ntrain = -5", "mosaics.train must be an integer from 1"),
+        ("[mosaics]\ntest = 1_000_000_000_000_000", "mosaics.test must be an integer from 1 to 1,099,511,627,776"),
+        ("[mosaics]\ngrid = [0, 2]", "mosaics.grid must be [rows, columns]"),
+        ("[mosaics]\ngrid = [2]", "mosaics.grid must be [rows, columns]"),
+        ("[mosaics]\nval = 5000", "val can give 4,096 (8 digits in 2 x 2), not 5,000"),
+        ("[storage]\nshard_size = 300", "storage.shard_size must be 256 times a power of two"),
+        ('[storage]\nformat = "npy"', "storage.format must be one of zarr, hdf5"),
+        ("seed = 1.5", "seed must be an integer"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_and_nothing_is_written(source: Path, text: str, message: str) -> None:
+    head = "" if text.startswith(("source", "val")) else f'source = "npz:{source}"\n'
+    Path("recipe.toml").write_text(head + text)
+    assert message in refused(3, "build", "--recipe", "recipe.toml", "--out", "here")
+    assert [path.name for path in Path().iterdir()] == ["recipe.toml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipe", "mnits"], "no such recipe"),
+        (["--mosaics", 0, 1, 1], "mosaics.train must be"),
+        (["--grid", "0x2"], "mosaics.grid must be"),
+        (["--grid", "65x1"], "mosaics.grid must be"),
+        (["--seed", -1], "seed must be"),
+        (["--val-digits", 0], "val must be"),
+        (["--shard-size", 257], "storage.shard_size must be"),
+        (["--source", "nmist"], "no such source"),
+        (["--source", "npz:absent.npz"], "absent.npz: no such file"),
+    ],
+)
+def test_a_wrong_override_is_refused_and_nothing_is_written(arguments: list[object], message: str) -> None:
+    assert message in refused(3, "build", "--out", "here", *arguments)
+    assert not any(Path().iterdir())
+
+
+# What reads a dataset.
+
+
+def test_info_prints_the_digest_and_what_is_in_the_dataset(data: Path) -> None:
+    facts = printed("info", data)
+    assert {*facts} == {"digest", "format_version", "recipe", "source", "tasks"}
+    assert facts["digest"] == GOLDEN
+    section = facts["tasks"]["mosaics"]["test"]
+    assert (section["samples"], section["bytes"]) == (300, 300 * 196)
+    assert section["columns"]["image"]["shape"] == [300, 10, 8]
+    assert facts["source"]["digits"]["train"] == {"count": 40, "dropped_within": 0, "dropped_across": 0}
+    said = run("info", data).output
+    assert f"digest    {GOLDEN}\n" in said
+    assert "train: 40 distinct digits of 5x4" in said
+    assert "storage   zarr, 256 samples a shard, compression none" in said
+
+
+def test_the_default_directory_is_that_of_mnist(data: Path) -> None:
+    assert "data/mnist: not a finished dataset" in refused(4, "info")
+    shutil.copytree(data, "data/mnist")
+    assert printed("info")["digest"] == printed("finish")["digest"] == GOLDEN
+
+
+def test_info_of_a_build_in_progress_and_of_a_damaged_manifest(recipe: Path) -> None:
+    run("build", "--recipe", recipe, "--out", "here", "--shards", "0:3")
+    assert "datagen finish" in refused(4, "info", "here")
+    run("build", "--recipe", recipe, "--out", "here")
+    flip(Path("here/manifest.json"), Path("here/manifest.json").read_bytes().index(b'"root": "') + 20)
+    refused(5, "info", "here")
+
+
+@pytest.mark.parametrize("form", ["dataset", "recipe"])
+def test_a_sample_is_the_stored_row(source: Path, recipe: Path, data: Path, form: str) -> None:
+    where = [data, "--source-dir", source] if form == "dataset" else [recipe]
+    stored = columns(data)
+    for task in ("foreground", "circles", "mosaics"):
+        for split in SPLITS:
+            sample = printed("sample", *where, task, split, 5)
+            assert [sample.pop(key) for key in ("task", "split", "index")] == [task, split, 5]
+            assert {*sample} == {column for t, s, column in stored if (t, s) == (task, split)}
+            for name, value in sample.items():
+                np.testing.assert_array_equal(value, stored[task, split, name][5])
+
+
+def test_a_sample_in_text_shows_its_small_values(recipe: Path, data: Path) -> None:
+    lines = dict(line.split(maxsplit=1) for line in run("sample", recipe, "mosaics", "val", 3).output.splitlines())
+    stored = columns(data)
+    assert lines["image"] == "uint8 10x8"
+    assert lines["label"] == str(stored["mosaics", "val", "label"][3].tolist())
+    assert lines["digest"] == stored["mosaics", "val", "digest"][3].tobytes().hex()
+
+
+def test_a_sample_can_be_drawn(recipe: Path) -> None:
+    run("sample", recipe, "circles", "val", 3, "--png", "sample.png")
+    assert Path("sample.png").read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_a_sample_that_does_not_exist_or_of_another_source_is_refused(
+    source: Path, recipe: Path, data: Path, tmp_path: Path
+) -> None:
+    assert "expected 0 to 63, found 64" in refused(3, "sample", recipe, "mosaics", "val", 64)
+    assert "no such task" in refused(3, "sample", recipe, "boxes", "val", 0)
+    assert "needs a path" in refused(3, "sample", data, "mosaics", "val", 0)
+    other = tiny_source(tmp_path, {**COUNTS, "test": 11})
+    assert "not the one" in refused(3, "sample", data, "mosaics", "val", 0, "--source-dir", other)
+    Path("empty").mkdir()
+    refused(4, "sample", "empty", "mosaics", "val", 0)
+
+
+def test_convert_and_diff_agree_on_the_data(data: Path) -> None:
+    done = printed("convert", data, "other", "--format", "hdf5", "--shard-size", 512, "--compression", "zstd")
+    assert (done["digest"], done["path"], done["finished"]) == (GOLDEN, "other", True)
+    assert done["recipe"]["storage"] == {"format": "hdf5", "shard_size": 512, "compression": "zstd"}
+    assert run("convert", data, "again", "--workers", 1).output.startswith("again: built in ")
+    assert run("diff", data, "again").output == "the same data, recipe, source and storage\n"
+    assert printed("diff", data, "again") == []
+    assert "recipe storage.format: zarr | hdf5\n" in run("diff", data, "other").output
+    assert {one["is_data"] for one in printed("diff", data, "other")} == {False}
+
+
+def test_diff_exits_with_1_where_the_data_differ(recipe: Path, data: Path) -> None:
+    run("build", "--recipe", recipe, "--out", "other", "--seed", 1)
+    for options in ([], ["--json"]):
+        result = run("diff", data, "other", *options)
+        assert result.exit_code == 1
+        assert "mosaics/train image samples" in result.output
+    assert json.loads(result.output)[0] == {"what": "recipe seed", "a": "0", "b": "1", "is_data": False}
+
+
+def test_convert_of_a_damaged_dataset_exits_with_5(data: Path) -> None:
+    shutil.copytree(data, "here")
+    flip(Path("here/mosaics/val/image/c/0/0/0"), 0)
+    assert "here: the dataset is damaged" in refused(5, "convert", "here", "other", "--format", "hdf5")
+    assert not Path("other").exists()
+
+
+def test_places_that_cannot_be_used_have_the_exit_code_of_their_kind(recipe: Path, data: Path) -> None:
+    Path("file").write_text("text")
+    shutil.copytree(data, "whole")
+    Path("full").mkdir()
+    Path("full/diary").write_text("text")
+    cases: list[tuple[int, Callable[[], str], str]] = [
+        (7, lambda: refused(7, "build", "--recipe", recipe, "--out", "file"), "file: not a folder"),
+        (4, lambda: refused(4, "build", "--recipe", recipe, "--out", "full"), "full: holds something else"),
+        (4, lambda: refused(4, "build", "--recipe", recipe, "--out", "whole", "--seed", 1), "recipe.seed = 1"),
+        (4, lambda: refused(4, "convert", "whole", "whole", "--format", "hdf5"), "in its own folder"),
+        (4, lambda: refused(4, "convert", "whole", "full"), "full: holds something else"),
+        (4, lambda: refused(4, "diff", "whole", "absent"), "absent: not a finished dataset"),
+        (4, lambda: refused(4, "finish", "absent"), "absent: not a finished dataset"),
+    ]
+    before = tree(Path())
+    for _, call, message in cases:
+        assert message in call()
+    assert tree(Path()) == before
+
+
+def test_verify_exits_with_1_where_it_finds_a_problem(data: Path) -> None:
+    assert printed("verify", data, "--quick")["whole"] is True
+    shutil.copytree(data, "here")
+    Path("here/mosaics/val/image/c/0/0/0").unlink()
+    result = run("verify", "here", "--quick", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.output)["whole"] is False
+
+
+def test_preview_draws_beside_the_dataset_or_where_it_is_told(recipe: Path) -> None:
+    assert run("build", "--recipe", recipe, "--out", "here", "--preview").output.endswith(
+        "contact sheets: here-preview\n"
+    )
+    drawn = run("preview", "here", "--out", "there").output.split()
+    assert drawn
+    assert all(Path(path).parent == Path("there") and Path(path).stat().st_size for path in drawn)
+    assert {Path(path).name for path in drawn} == {path.name for path in Path("here-preview").iterdir()}
+
+
+# What lists and fetches sources.
+
+
+def test_sources_lists_each_with_its_licence() -> None:
+    listed = {one["name"]: one for one in printed("sources")}
+    assert {"mnist", "fashion-mnist", "strokes", "idx:DIR", "npz:FILE", "images:DIR"} == {*listed}
+    assert all(one["description"] and one["licence"] for one in listed.values())
+    assert "strokes" in run("sources").output
+
+
+def test_fetch_prints_the_paths_it_brought(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "fetch", lambda name, **_: [Path(f"cache/{name}")])
+    assert run("fetch", "fashion-mnist").output == "cache/fashion-mnist\n"
+    assert printed("fetch") == ["cache/mnist"]
+    assert run("fetch", "--quiet").output == ""
+
+
+@pytest.mark.parametrize("name", recipes.packaged())
+def test_every_packaged_recipe_can_be_named(name: str) -> None:
+    assert "absent: no such file" in refused(3, "build", "--recipe", name, "--source", "npz:absent")
