@@ -173,7 +173,11 @@ def load(root: Path) -> Manifest:
     Raises FormatError where there is none, and what `from_bytes` raises.
     """
     path = root / MANIFEST
-    return from_bytes(read_bounded(path, MAX_MANIFEST_BYTES), path=path)
+    manifest = from_bytes(read_bounded(path, MAX_MANIFEST_BYTES), path=path)
+    if set(manifest.tasks) != set(manifest.recipe.tasks):
+        expected, found = ", ".join(manifest.recipe.tasks), ", ".join(manifest.tasks) or "none"
+        raise DamageError("not the tasks of its recipe", path=path, expected=expected, found=found)
+    return manifest
 
 
 def read_bounded(path: Path, limit: int) -> bytes:

@@ -138,6 +138,7 @@ def refused(data: bytes, kind: type[DatagenError] = DamageError) -> str:
     return str(caught.value)
 
 
+@settings(max_examples=40)
 @given(sealed())
 def test_a_manifest_comes_back_from_its_bytes(manifest: Manifest) -> None:
     data = to_bytes(manifest)
@@ -505,7 +506,7 @@ JUNK = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.data(), JUNK, st.booleans())
 def test_no_value_anywhere_raises_anything_but_the_package_s_errors(data: st.DataObject, junk: Any, drop: bool) -> None:
     value = plain()
@@ -522,7 +523,7 @@ def test_no_value_anywhere_raises_anything_but_the_package_s_errors(data: st.Dat
         assert to_bytes(manifest) == spelled
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.data(), st.binary(max_size=4))
 def test_no_damage_to_the_bytes_goes_unnoticed(data: st.DataObject, inserted: bytes) -> None:
     whole = to_bytes(small())
@@ -534,9 +535,20 @@ def test_no_damage_to_the_bytes_goes_unnoticed(data: st.DataObject, inserted: by
             from_bytes(damaged, path=PATH)
 
 
+def with_all_tasks() -> Manifest:
+    return seal(replace(small(), tasks=dict.fromkeys(small().recipe.tasks, small().tasks["foreground"])))
+
+
 def test_a_manifest_is_loaded_from_its_folder(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_bytes(to_bytes(small()))
-    assert manifests.load(tmp_path) == small()
+    (tmp_path / "manifest.json").write_bytes(to_bytes(with_all_tasks()))
+    assert manifests.load(tmp_path) == with_all_tasks()
+
+
+def test_a_plan_under_the_name_of_a_manifest_is_no_dataset(tmp_path: Path) -> None:
+    for tasks in ({}, small().tasks):
+        (tmp_path / "manifest.json").write_bytes(to_bytes(seal(replace(small(), tasks=tasks))))
+        with pytest.raises(DamageError, match=r"not the tasks of its recipe .*expected foreground, circles, mosaics"):
+            manifests.load(tmp_path)
 
 
 def test_a_folder_without_a_manifest_is_no_dataset(tmp_path: Path) -> None:

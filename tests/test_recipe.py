@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from datagen import recipe as recipes
@@ -247,6 +247,7 @@ def test_no_damage_to_a_recipe_raises_anything_but_a_recipe_error(
         recipes.parse(text[:start] + inserted + text[stop:], origin="x")
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(st.sampled_from(["source", "val", "seed", "mosaics", "storage"]) | st.text(), TABLES))
 def test_no_table_raises_anything_but_a_recipe_error(table: dict[str, Any]) -> None:
     try:

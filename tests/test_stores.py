@@ -115,7 +115,7 @@ def test_whole_columns_and_slices_are_read_through_the_format_s_library(
             np.testing.assert_array_equal(rows, data[column.name][start:stop])
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.sampled_from(FORMATS), KINDS, st.integers(1, 1100), st.sampled_from([256, 512, 1024]), st.integers(1, 600))
 def test_mapped_runs_hold_the_samples(
     name: str, kind: tuple[str, tuple[int, ...]], count: int, shard_size: int, step: int
@@ -462,6 +462,20 @@ def test_a_disk_that_fills_is_told_and_nothing_is_left(
             write_shard(tmp_path, name, of, 0, samples(of), 100)
     assert "mosaics/val" in str(caught.value)
     assert not tree(tmp_path)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_writes_that_end_early_go_on_where_they_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    of = section()
+    write(tmp_path / "a", name, of, samples(of))
+    write_some, write_some_at = os.write, os.pwrite
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda file, data: write_some(file, data[: 1 + len(data) // 3]))
+        patch.setattr(os, "pwrite", lambda file, data, at: write_some_at(file, data[: 1 + len(data) // 3], at))
+        write(tmp_path / "b", name, of, samples(of))
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
 
 
 def test_a_section_counts_shards_chunks_and_samples() -> None:

@@ -91,6 +91,8 @@ def check_parts(parts: Mapping[str, Part], classes: Sequence[str], path: Path) -
         problems.append(f"tiles of unequal sizes: {told}")
     if len(classes) > MAX_CLASSES:
         problems.append(f"{len(classes)} classes where at most {MAX_CLASSES} are possible")
+    if not all(name and name.isprintable() for name in classes):
+        problems.append("a class whose name is empty or holds characters that cannot be printed")
     if len(set(classes)) < len(classes):
         problems.append("two classes have the same name")
     fail_on(problems, path)
