@@ -153,7 +153,7 @@ def test_what_no_dataset_holds_is_damage_and_nothing_is_drawn(
 
 
 def test_class_names_that_cannot_be_drawn_do_not_matter(tmp_path: Path) -> None:
-    names = ["été", "日本", "a name that is much too long to stand below a small picture", "\t"]
+    names = ["été", "日本", "a name that is much too long to stand below a small picture", "\N{SNOWMAN}"]
     root = make_dataset(tmp_path, noise(24, 5, 5), np.arange(24) % 4, Mosaics((2, 2), 9, 9, 9), classes=names)
     assert len(write_preview(root, tmp_path / "preview")) == 4
     drawn = [palette.plain(name, index) for index, name in enumerate(names)]

@@ -25,7 +25,7 @@ from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.engines import local
 from datagen.errors import BusyError, DamageError, FormatError, RecipeError, StorageError
-from datagen.layout import DRAFT, MANIFEST, PROGRESS
+from datagen.layout import DRAFT, MANIFEST, PROGRESS, SPLITS
 
 SHARDS = 12  # of the tiny recipe
 PATIENCE = 60  # seconds, for what takes one
@@ -49,11 +49,12 @@ def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_name: str) -> Assemble:
-    """Builds one section of two shards in one thread, so that step n is the same in each run."""
+    """Builds sections of two shards and of one in one thread, so that step n is the same in each run."""
     monkeypatch.setattr(local, "_WAITING_ROOM", 0)
     source = tiny_source(tmp_path, {"train": 1, "val": 300, "test": 1}, (1, 3))
-    resolved = build.resolve(tiny_recipe(source, format=format_name, **dict.fromkeys(("train", "val", "test"), 1)))
-    sections = [one for one in build.sections(resolved.plan) if one.folder == "foreground/val"]
+    recipe = tiny_recipe(source, format=format_name, tasks=["foreground", "circles"], **dict.fromkeys(SPLITS, 1))
+    resolved = build.resolve(recipe)
+    sections = [one for one in build.sections(resolved.plan) if one.folder in ("foreground/val", "circles/test")]
     return lambda root: assembly.assemble(root, resolved.plan, sections, resolved.deriver, workers=1)
 
 
@@ -75,7 +76,7 @@ def is_whole(root: Path) -> bool:
 # Death at any moment: no step of the process after it, not even its clean-up.
 
 
-@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_a_build_that_dies_at_any_step_is_absent_or_complete_and_the_next_ends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Assemble, format_name: str, stride: int
@@ -92,7 +93,7 @@ def test_a_build_that_dies_at_any_step_is_absent_or_complete_and_the_next_ends_i
         kept.add(small(root).kept)
         assert tree(root) == undisturbed, f"died before step {step} of {steps}: {disk.calls[step]}"
         shutil.rmtree(root)
-    assert kept == {0, 1, 2}
+    assert kept == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
@@ -110,7 +111,7 @@ def test_every_file_is_durable_before_it_has_its_name_and_the_manifest_is_the_la
     assert len(disk.calls) == renames[-1] + 2
     records = [number for number in renames if disk.calls[number][1].parent.name == PROGRESS]
     shards = [number for number in renames if disk.calls[number][1].parent.name != PROGRESS and number < records[-1]]
-    assert len(records) == 2
+    assert len(records) == 3
     assert [number for number in shards if number > records[0]], "no record ahead of the shard that it is about"
 
 
@@ -169,8 +170,8 @@ def test_an_exception_in_the_middle_leaves_no_draft_and_no_manifest(
 def test_too_little_space_is_found_before_anything_is_made(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, total = tiny_recipe(source), 0
-    total = sum(job.bytes for job in assembly.shard_list(build.sections(build.resolve(recipe).plan)))
+    recipe = tiny_recipe(source)
+    total = sum(job.room for job in assembly.shard_list(build.sections(build.resolve(recipe).plan)))
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=total))
     with pytest.raises(StorageError, match="not enough space") as caught:
@@ -186,23 +187,13 @@ def test_to_repair_a_shard_takes_no_space_for_the_others(
     root = shutil.copytree(whole["zarr"], tmp_path / "data")
     (root / "foreground/val/image/c/0/0/0").unlink()
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=(1 << 20) + 10_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=(1 << 20) + 256 * 41))  # a chunk
     assert build.build(tiny_recipe(source), root).written == 1
     assert tree(root) == tree(whole["zarr"])
 
 
-_BY_HDF5 = pytest.mark.xfail(reason="HDF5 tells of a full disk by RuntimeError when it closes a file", strict=True)
-
-
-@pytest.mark.parametrize(
-    ("format_name", "compression"),
-    [
-        ("zarr", "none"),
-        ("zarr", "zstd"),
-        pytest.param("hdf5", "none", marks=_BY_HDF5),
-        pytest.param("hdf5", "zstd", marks=_BY_HDF5),
-    ],
-)
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+@pytest.mark.parametrize("format_name", FORMATS)
 def test_a_limit_on_the_size_of_files_ends_the_build_with_a_message(
     tmp_path: Path, format_name: str, compression: str
 ) -> None:
@@ -211,9 +202,11 @@ def test_a_limit_on_the_size_of_files_ends_the_build_with_a_message(
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000)); import datagen.__main__"
     command = [sys.executable, "-c", limited, "build", "--recipe", str(recipe), "--out", str(tmp_path / "data")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert "Traceback" not in done.stderr
-    assert "too large" in done.stderr
-    assert "raise the limit on the size of a file" in done.stderr
+    *before, message = done.stderr.splitlines()
+    # What h5py compresses it cannot close without room for it; it says so by itself, before the message.
+    assert before == [] or (format_name, compression) == ("hdf5", "zstd")
+    assert "too large" in message
+    assert "raise the limit on the size of a file" in message
     assert done.returncode == 7
     assert not (tmp_path / "data" / MANIFEST).exists()
     assert has_no_draft(tmp_path / "data")
