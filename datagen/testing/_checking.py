@@ -1,0 +1,114 @@
+"""What every task must hold, asserted for given inputs; what its samples should be is not looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from datagen import manifest as manifests
+from datagen.dataset import split_facts, table_path
+from datagen.errors import DatagenError
+from datagen.layout import DEFAULT_SHARD_SIZE, MANIFEST, SPLITS, TASKS
+from datagen.manifest import SHARD_FACTS, DigitFacts, FileFacts, Manifest, SourceFacts
+from datagen.recipe import Recipe
+from datagen.sources.checks import NOT_STATED
+from datagen.stores import Column, Section
+from datagen.tasks import Deriver, Inputs, Task
+
+_LOOKED_AT = 64  # samples at either end of the split
+_BLOCKS = (1, 2, 5)
+_ARRAYS = ("images", "labels", "thresholds")
+
+
+def check_task(task: Task, inputs: Inputs) -> None:
+    """Raise AssertionError unless `task` is for these `inputs` what every task must be.
+
+    Its name, columns (dtype, shape, axes) and count are such as a dataset can hold; every column is filled whole;
+    each sample follows from the inputs and its index alone: it is the same by itself, in a block of any length, in any
+    order, and a second time; and the inputs, which may be read-only, are left as they are. Looked at are
+    up to 64 samples at either end. Whether the samples are right is for your own test to say.
+
+    >>> from datagen.tasks import find
+    >>> from datagen.testing import inputs
+    >>> from hypothesis import given, settings
+    >>> @settings(max_examples=20)
+    ... @given(inputs())
+    ... def test_circles_are_a_task(inputs):
+    ...     check_task(find("circles"), inputs)
+    >>> test_circles_are_a_task()
+    """
+    section = _declared(task, inputs)
+    for start, stop in {(0, min(section.count, _LOOKED_AT)), (max(section.count - _LOOKED_AT, 0), section.count)}:
+        samples = range(start, stop)
+        given = _copy(inputs, writeable=True)
+        due = _derived(task.deriver(given), section, [samples], 0xA5)
+        for name in _ARRAYS:
+            kept = np.array_equal(getattr(given, name), getattr(inputs, name))
+            assert kept, f"{task.name}: deriving writes to inputs.{name}"
+        derive = task.deriver(_copy(inputs, writeable=False))
+        again = _differing(due, _derived(derive, section, [samples], 0xA5))
+        assert not again, f"{task.name}: {again} is another one the second time"
+        unfilled = _differing(due, _derived(derive, section, [samples], 0x5A))
+        assert not unfilled, f"{task.name}: {unfilled} is not filled whole"
+        for length in _BLOCKS:
+            blocks = [samples[first : first + length] for first in range(0, len(samples), length)][::-1]
+            differing = _differing(due, _derived(derive, section, blocks, 0xA5))
+            assert not differing, f"{task.name}: {differing} is another one in blocks of {length}, the last one first"
+
+
+def _declared(task: Task, inputs: Inputs) -> Section:
+    """The section of these inputs, as the task declares it; AssertionError where no manifest can hold it."""
+    columns = task.columns(inputs.tile, inputs.mosaics)
+    count = task.count(len(inputs.images), inputs.mosaics, inputs.split)
+    section = Section(task.name, inputs.split, count, columns, DEFAULT_SHARD_SIZE, "none")
+    try:
+        manifests.from_bytes(manifests.to_bytes(_manifest_of(section, inputs)), path=Path(MANIFEST))
+    except (DatagenError, TypeError) as error:
+        raise AssertionError(f"{task.name}: no dataset can hold what it declares: {error}") from error
+    return section
+
+
+def _manifest_of(section: Section, inputs: Inputs) -> Manifest:
+    size = section.shards * len(section.columns) * SHARD_FACTS.itemsize
+    table = FileFacts(table_path(section), size, bytes(16).hex())
+    facts = split_facts(section, "zarr", [bytes(32).hex()] * len(section.columns), table)
+    digits = dict.fromkeys(SPLITS, DigitFacts(len(inputs.images), 0, 0))
+    source = SourceFacts("npz", (), inputs.tile, {}, NOT_STATED, NOT_STATED, digits, 0, ())
+    recipe = Recipe("npz", tasks=tuple(dict.fromkeys((*TASKS, section.task))), mosaics=inputs.mosaics)
+    return manifests.seal(Manifest("", recipe, source, {section.task: {section.split: facts}}, ()))
+
+
+def _copy(inputs: Inputs, *, writeable: bool) -> Inputs:
+    copies = {name: getattr(inputs, name).copy() for name in _ARRAYS}
+    for array in copies.values():
+        array.flags.writeable = writeable
+    return replace(inputs, **copies)
+
+
+def _derived(derive: Deriver, section: Section, blocks: Sequence[range], poison: int) -> dict[str, npt.NDArray[Any]]:
+    """The samples of the blocks, derived one block after another into buffers full of `poison`, in ascending order."""
+    parts = []
+    for block in blocks:
+        out = {column.name: _poisoned(column, len(block), poison) for column in section.columns}
+        derive(block.start, dict(out))
+        parts.append((block.start, out))
+    parts.sort(key=lambda part: part[0])
+    return {column.name: np.concatenate([out[column.name] for _, out in parts]) for column in section.columns}
+
+
+def _poisoned(column: Column, count: int, poison: int) -> npt.NDArray[Any]:
+    return np.full(count * column.sample_bytes, poison, np.uint8).view(column.dtype).reshape(count, *column.shape)
+
+
+def _differing(due: Mapping[str, npt.NDArray[Any]], found: Mapping[str, npt.NDArray[Any]]) -> str:
+    """The first column and sample in which the two are not the same, "" where there is none."""
+    for name, column in due.items():
+        rows = np.flatnonzero((column != found[name]).reshape(len(column), -1).any(axis=1))
+        if len(rows):
+            return f"{name} of sample {rows[0]:,}"
+    return ""

@@ -1,0 +1,162 @@
+"""Whole tiny datasets on disk, built once for each content; and such as a writer with a bug would leave."""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import shutil
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from hypothesis import strategies as st
+
+from datagen import assembly, build
+from datagen import recipe as recipe_rules
+from datagen.errors import RecipeError
+from datagen.hashing import canonical_json
+from datagen.layout import TASKS
+from datagen.recipe import Recipe
+from datagen.sources.record import Source
+from datagen.stores import Section
+from datagen.tasks import Deriver
+from datagen.testing._images import Shape
+from datagen.testing._recipes import recipes
+from datagen.testing._sources import save_source, sources
+
+_KEPT = 16  # folders of a kind: mostly under 1 MiB each
+
+
+class _Folders:
+    """Temporary folders by key, made when first asked for; beyond `_KEPT` the least recently used goes."""
+
+    def __init__(self) -> None:
+        self._paths: OrderedDict[Hashable, Path] = OrderedDict()
+
+    def get(self, key: Hashable, fill: Callable[[Path], object]) -> Path:
+        """The folder of `key`, which `fill(folder)` has filled."""
+        if key not in self._paths:
+            folder = Path(tempfile.mkdtemp(dir=_temporary_place()))
+            fill(folder)
+            self._paths[key] = folder
+        self._paths.move_to_end(key)
+        if len(self._paths) > _KEPT:
+            shutil.rmtree(self._paths.popitem(last=False)[1], ignore_errors=True)
+        return self._paths[key]
+
+
+@cache
+def _temporary_place() -> Path:
+    """A folder that is removed at exit; in memory where the system offers it, for a build waits for the disk often."""
+    in_memory = "/dev/shm" if "TMPDIR" not in os.environ and os.access("/dev/shm", os.W_OK | os.X_OK) else None
+    place, owner = Path(tempfile.mkdtemp(prefix="datagen-testing-", dir=in_memory)), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == owner:  # a fork's end is not ours
+            shutil.rmtree(place, ignore_errors=True)
+
+    atexit.register(remove)
+    return place
+
+
+_BUILT, _COPIES = _Folders(), _Folders()
+_NUMBERS = itertools.count()
+
+
+@dataclass(frozen=True, eq=False)
+class TinyDataset:
+    """A whole dataset of a few digits, and the source and the recipe that it follows from.
+
+    It is built when `root` is first asked for. The folder is yours to change: what follows from the same source and
+    recipe is built once, but everyone gets a copy. The sixteen copies asked for last are kept, until the process ends.
+    """
+
+    source: Source
+    recipe: Recipe
+
+    @cached_property
+    def root(self) -> Path:
+        """The dataset's folder."""
+        built = _BUILT.get(self._key(), self._build)
+        folder = _COPIES.get(next(_NUMBERS), lambda copy: shutil.copytree(built, copy, dirs_exist_ok=True))
+        return folder / "data"
+
+    @property
+    def source_path(self) -> Path:
+        """The source as a .npz file: `verify(root, directory=source_path)` then stands on the source."""
+        return self.root.parent / "source.npz"
+
+    def _key(self) -> bytes:
+        facts = [recipe_rules.to_table(self.recipe), dict(self.source.digests), self.source.classes]
+        return canonical_json(facts)
+
+    def _build(self, folder: Path) -> None:
+        path = save_source(self.source, folder / "source.npz")
+        build.build(self.recipe, folder / "data", directory=path)
+
+
+@st.composite
+def datasets(
+    draw: st.DrawFn,
+    *,
+    tasks: tuple[str, ...] = TASKS,
+    format: str | None = None,  # noqa: A002  (the recipe's own word)
+    compression: str | None = None,
+    shape: Shape | None = None,
+) -> TinyDataset:
+    """Whole tiny datasets on disk, as `TinyDataset` records.
+
+    `tasks` may name those that `datagen.tasks.register` made known; `format` ("zarr", "hdf5") and `compression`
+    ("none", "zstd") are drawn where they are None, as is `shape`, (height, width) of a digit. A build takes about a
+    tenth of a second, and is no part of drawing: give the test `@settings(deadline=None)`, and fewer examples.
+
+    >>> from datagen.verify import verify
+    >>> from hypothesis import given, settings
+    >>> @settings(deadline=None, max_examples=2)
+    ... @given(datasets(format="hdf5"))
+    ... def test_a_dataset_is_whole(dataset):
+    ...     assert verify(dataset.root).problems == ()
+    >>> test_a_dataset_is_whole()
+    """
+    source = draw(sources(shape=shape))
+    return TinyDataset(source, draw(recipes(source, tasks=tasks, format=format, compression=compression)))
+
+
+def plant(dataset: TinyDataset, task: str, split: str, column: str, index: int, value: npt.ArrayLike) -> Path:
+    """Build `dataset` anew with another `value` for one sample, every digest made to fit; returns the root.
+
+    This is what a writer with a bug leaves: no digest tells, only deriving the sample anew does. The folder is kept
+    as long as one of `TinyDataset`. Raises RecipeError where there is no such sample, ValueError where it has this
+    value.
+
+    >>> plant(dataset, "foreground", "test", "threshold", 0, 7)  # doctest: +SKIP
+    """
+    resolved = build.Resolved(dataset.recipe, dataset.source)
+    sample = resolved.sample(task, split, index)
+    if column not in sample:
+        raise RecipeError(f"{task} has no column {column}", expected=f"one of {', '.join(sample)}")
+    if np.array_equal(sample[column], value):
+        raise ValueError(f"{column} of sample {index} of {task}/{split} has this value: nothing would be wrong")
+
+    def deriver(section: Section) -> Deriver:
+        derive = resolved.deriver(section)
+
+        def derive_wrongly(start: int, out: Mapping[str, npt.NDArray[Any]]) -> None:
+            derive(start, out)
+            if start <= index < start + len(out[column]):
+                out[column][index - start] = value
+
+        return derive_wrongly if (section.task, section.split) == (task, split) else derive
+
+    def fill(folder: Path) -> None:
+        save_source(dataset.source, folder / "source.npz")
+        assembly.assemble(folder / "data", resolved.plan, build.sections(resolved.plan), deriver, workers=1)
+
+    return _COPIES.get(next(_NUMBERS), fill) / "data"

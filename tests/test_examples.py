@@ -1,0 +1,99 @@
+"""The examples of the documentation run as they are written: every block of code, every command, every test."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs/testing.md").read_text("utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    return [shlex.split(line) for block in blocks("bash") for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder that sees the documentation, with each block of Python in a file of its own."""
+    place = tmp_path_factory.mktemp("examples")
+    (place / "docs").symlink_to(ROOT / "docs")
+    for number, block in enumerate(blocks("python")):
+        (place / f"test_block_{number}.py").write_text(block)
+    return place
+
+
+@pytest.fixture(scope="module")
+def output(folder: Path) -> str:
+    """What pytest says of the blocks and of the examples, errors being what they are in this project."""
+    options = [
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--hypothesis-profile=ci",
+        f"--rootdir={folder}",
+        "-c",
+        str(ROOT / "pyproject.toml"),
+    ]
+    places = [str(ROOT / "docs/examples"), *sorted(map(str, folder.glob("test_block_*.py")))]
+    return run([sys.executable, "-m", "pytest", *options, *places], folder)
+
+
+def run(command: list[str], folder: Path) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "DATAGEN"))}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def test_every_block_of_python_runs_and_every_test_in_it_passes(output: str) -> None:
+    tests = re.findall(r"^def test_", "".join(blocks("python")), re.MULTILINE)
+    examples = re.findall(r"^def test_", (ROOT / "docs/examples/test_boxes.py").read_text(), re.MULTILINE)
+    assert (len(blocks("python")), len(examples)) == (5, 5)
+    assert f"{len(tests) + len(examples)} passed" in output
+
+
+def test_every_command_runs_and_verify_finds_nothing(folder: Path, output: str) -> None:
+    assert (folder / "digits.npz").exists(), output  # a block of the page writes it
+    said = {command[3]: run(command, folder) for command in commands() if command[0] == "datagen"}
+    assert list(said) == ["build", "verify", "sample"]
+    assert "whole" in said["verify"]
+    assert "box" in said["sample"]
+    manifest = json.loads((folder / "data/boxes/manifest.json").read_text())
+    assert manifest["recipe"]["tasks"] == ["foreground", "circles", "mosaics", "boxes"]
+    assert [command for command in commands() if command[0] != "datagen"] == [["pytest", "docs/examples"]]
+
+
+def test_without_the_file_verify_says_that_boxes_were_not_looked_at(folder: Path, output: str) -> None:
+    run(["datagen", "--with", "docs/examples/boxes.py", "build", "--source", "npz:digits.npz", *SMALL], folder)
+    verdict = json.loads(run(["datagen", "verify", "data/unknown", "--json"], folder))
+    assert any("boxes" in told for told in verdict["not_looked_at"]), verdict
+
+
+SMALL = ["--mosaics", "10", "2", "2", "--format", "hdf5", "--out", "data/unknown"]
+
+
+def test_links_lead_to_files() -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", PAGE) if "://" not in link]
+    assert links
+    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
+
+
+def test_the_table_names_all_that_is_published() -> None:
+    from datagen import testing
+
+    lines = [line for line in PAGE.splitlines() if line.startswith("| `")]
+    named = set(re.findall(r"`(\w+)\(", "".join(line.split("|")[1] for line in lines)))
+    assert named == {name for name in testing.__all__ if name.islower()}
