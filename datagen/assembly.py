@@ -20,7 +20,7 @@ from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.dataset import read_table, section_of, split_facts, table_path
 from datagen.engines import local
-from datagen.errors import DamageError, DatagenError, FormatError
+from datagen.errors import DamageError, DatagenError, FormatError, RecipeError
 from datagen.hashing import ColumnHasher, bytes_digest, file_digest, merkle_root
 from datagen.layout import CHUNK, DRAFT, MANIFEST, MAX_MANIFEST_BYTES, PROGRESS, RECIPE
 from datagen.manifest import NO_OFFSET, SHARD_FACTS, FileFacts, Manifest, Table
@@ -93,6 +93,7 @@ def assemble(
     section. Raises DamageError, and writes no manifest, where the dataset's digest would not be `expected`;
     FormatError where `root` holds something else; BusyError where another process writes it.
     """
+    _require_storable(plan, sections)
     jobs = shard_list(sections)
     jobs = jobs if part is None else [jobs[number] for number in part]
     require_free(root, plan)
@@ -166,6 +167,21 @@ def require_free(root: Path, plan: Manifest) -> None:
             found=found,
             remedy="choose another folder with --out, or remove this one yourself",
         )
+
+
+def _require_storable(plan: Manifest, sections: Sequence[Section]) -> None:
+    """Raise RecipeError unless a manifest can state these sections: a task may declare what no reader takes."""
+    tasks: dict[str, dict[str, manifests.SplitFacts]] = {}
+    for section in sections:
+        size = section.shards * len(section.columns) * SHARD_FACTS.itemsize
+        table = FileFacts(table_path(section), size, bytes(16).hex())
+        roots = [bytes(32).hex()] * len(section.columns)
+        facts = split_facts(section, plan.recipe.storage.format, roots, table)
+        tasks.setdefault(section.task, {})[section.split] = facts
+    try:
+        manifests.from_bytes(manifests.to_bytes(manifests.seal(replace(plan, tasks=tasks))), path=Path(MANIFEST))
+    except (DamageError, TypeError) as error:
+        raise RecipeError(f"no dataset can hold what its tasks declare: {error}") from error
 
 
 def plan_of(manifest: Manifest) -> Manifest:

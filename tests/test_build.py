@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ from datagen.errors import RecipeError
 from datagen.hashing import ColumnHasher
 from datagen.layout import SPLITS
 from datagen.permutation import Permutation
-from datagen.stores import Array
+from datagen.stores import Array, Column
+from datagen.tasks import TASKS
 
 COLUMNS = {
     "foreground": ("image", "mask", "threshold"),
@@ -360,4 +362,32 @@ def test_the_shard_list_names_each_shard_once_in_the_order_of_the_tasks(source: 
 def test_a_split_that_cannot_give_so_many_mosaics_says_how_many_it_can(source: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"val can give 4,096 \(8 digits in 2 x 2\), not 4,097"):
         build.build(tiny_recipe(source, val=4097), tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_counts_beyond_all_reason_are_refused_before_anything_is_listed_or_made(tmp_path: Path) -> None:
+    many = tiny_source(tmp_path, {"train": 1200, "val": 8, "test": 12})
+    with pytest.raises(RecipeError, match=r"too many shards \(expected at most 262,144, found 3,906,2"):
+        build.build(tiny_recipe(many, train=10**9), tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        Column("x", "<f4", (), ()),
+        Column("x", "|u1", (2,), ()),
+        Column("X", "|u1", (), ()),
+        Column("x", "|u1", (0,), ("a",)),
+    ],
+    ids=["dtype", "axes", "name", "empty"],
+)
+def test_a_task_that_declares_what_no_reader_takes_is_refused_before_anything_is_made(
+    source: Path, tmp_path: Path, column: Column, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = replace(TASKS["foreground"], name="odd", columns=lambda tile, mosaics: (column,))
+    monkeypatch.setitem(TASKS, "odd", odd)
+    recipe = replace(tiny_recipe(source), tasks=(*tiny_recipe(source).tasks, "odd"))
+    with pytest.raises(RecipeError, match="no dataset can hold what its tasks declare: .*odd"):
+        build.build(recipe, tmp_path / "data")
     assert not (tmp_path / "data").exists()
