@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import runpy
 import secrets
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,6 +14,17 @@ import click
 from datagen import __version__
 from datagen.errors import INTERRUPTED, PROBLEMS_FOUND, DatagenError, SourceError, StorageError
 from datagen.layout import SPLITS
+from datagen.options import (
+    DEFAULT,
+    directory_argument,
+    half_open,
+    json_option,
+    quiet_option,
+    recipe_options,
+    source_dir_option,
+    storage_options,
+    workers_option,
+)
 from datagen.terminal import (
     bar,
     built_facts,
@@ -35,8 +44,6 @@ if TYPE_CHECKING:
     from datagen.recipe import Recipe
 
 # Imports of NumPy and all above it stand inside the commands: `datagen --help` must answer at once.
-
-DEFAULT = Path("data/mnist")
 
 
 def _failure(message: str, exit_code: int) -> click.ClickException:
@@ -103,75 +110,9 @@ def _register_tasks(path: Path) -> list[str]:
     return [task.name for task in defined]
 
 
-def _workers() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _grid(_: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    return None if value is None else _pair(value, "x", param, "RxC, such as 2x2")
-
-
-def _span(_: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    return None if value is None else _pair(value, ":", param, "A:B, such as 0:8")
-
-
-def _pair(value: str, separator: str, param: click.Parameter, expected: str) -> tuple[int, int]:
-    first, found, second = value.partition(separator)
-    if not (found and first.isdecimal() and second.isdecimal()):
-        raise click.BadParameter(f"expected {expected}, found {value!r}", param=param)
-    return int(first), int(second)
-
-
-_Decorator = Callable[[Callable[..., None]], Callable[..., None]]
-
-
-def _options(*decorators: _Decorator) -> _Decorator:
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return decorate
-
-
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-_workers_option = click.option(
-    "--workers", type=click.IntRange(1, 256), default=_workers, show_default="all cores", help="Cores to use."
-)
-_source_dir_option = click.option(
-    "--source-dir",
-    type=click.Path(path_type=Path),
-    envvar="DATAGEN_SOURCE_DIR",
-    show_envvar=True,
-    help="Where the source's files are; nothing is fetched then.",
-)
-_directory_argument = click.argument(
-    "directory", metavar="[DIR]", type=click.Path(path_type=Path), default=DEFAULT, required=False
-)
-_storage_options = _options(
-    click.option("--format", "format_name", type=click.Choice(["zarr", "hdf5"]), help="Format of the stores."),
-    click.option("--shard-size", type=int, metavar="N", help="Samples a shard: 256 times a power of two."),
-    click.option("--compression", type=click.Choice(["none", "zstd"]), help="What is compressed cannot be mapped."),
-)
-_recipe_options = _options(
-    click.option(
-        "--recipe", "recipe_name", metavar="NAME|FILE", default="mnist", show_default=True, help="What to build."
-    ),
-    click.option("--source", metavar="SPEC", help="Source to use instead: see 'datagen sources'."),
-    click.option("--val-digits", type=int, metavar="N", help="Digits taken off the end of the training set."),
-    click.option("--seed", type=int, metavar="N", help="Key of the order of the mosaics."),
-    click.option("--grid", callback=_grid, metavar="RxC", help="Rows and columns of a mosaic."),
-    click.option("--mosaics", type=int, nargs=3, metavar="TRAIN VAL TEST", help="Mosaics in each split."),
-    _storage_options,
-)
-
-
 @cli.command()
-@_json_option
-@_source_dir_option
+@json_option
+@source_dir_option
 def sources(as_json: bool, source_dir: Path | None) -> None:
     """List the sources of labelled images, and where each would be read now."""
     from datagen import sources as library
@@ -187,8 +128,8 @@ def sources(as_json: bool, source_dir: Path | None) -> None:
 
 @cli.command()
 @click.argument("name", default="mnist")
-@_json_option
-@_quiet_option
+@json_option
+@quiet_option
 def fetch(name: str, as_json: bool, quiet: bool) -> None:
     """Bring a source's files from public mirrors into the cache."""
     from datagen import sources as library
@@ -203,17 +144,17 @@ def fetch(name: str, as_json: bool, quiet: bool) -> None:
 
 
 @cli.command()
-@_recipe_options
+@recipe_options
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to build.  [default: data/RECIPE]")
-@_source_dir_option
-@_workers_option
+@source_dir_option
+@workers_option
 @click.option(
-    "--shards", callback=_span, metavar="A:B", help="Build this part of 'datagen shards', without committing."
+    "--shards", callback=half_open, metavar="A:B", help="Build this part of 'datagen shards', without committing."
 )
 @click.option("--fallback", metavar="NAME", help="Recipe to build beside it where the source cannot be had.")
 @click.option("--preview", is_flag=True, help="Draw contact sheets in DIR-preview.")
-@_quiet_option
-@_json_option
+@quiet_option
+@json_option
 def build(
     out: Path | None,
     source_dir: Path | None,
@@ -247,9 +188,9 @@ def build(
 
 
 @cli.command()
-@_recipe_options
-@_source_dir_option
-@_json_option
+@recipe_options
+@source_dir_option
+@json_option
 def shards(source_dir: Path | None, as_json: bool, **overrides: Any) -> None:
     """Print the global list of shards, for 'datagen build --shards A:B'."""
     from datagen.assembly import shard_list
@@ -270,10 +211,10 @@ def shards(source_dir: Path | None, as_json: bool, **overrides: Any) -> None:
 
 
 @cli.command()
-@_directory_argument
-@_workers_option
-@_quiet_option
-@_json_option
+@directory_argument
+@workers_option
+@quiet_option
+@json_option
 def finish(directory: Path, workers: int, quiet: bool, as_json: bool) -> None:
     """Commit a dataset whose parts were built with --shards, once all are there."""
     from datagen import build as library
@@ -286,8 +227,8 @@ def finish(directory: Path, workers: int, quiet: bool, as_json: bool) -> None:
 
 
 @cli.command()
-@_directory_argument
-@_json_option
+@directory_argument
+@json_option
 def info(directory: Path, as_json: bool) -> None:
     """Say what a dataset holds."""
     from datagen import manifest as manifests
@@ -313,15 +254,15 @@ def info(directory: Path, as_json: bool) -> None:
 
 
 @cli.command()
-@_directory_argument
+@directory_argument
 @click.option("--quick", is_flag=True, help="Only the frame: claims, files and their sizes; no shard is read.")
 @click.option("--sample", type=click.IntRange(min=1), metavar="N", help="The frame, and N random samples.")
 @click.option("--seed", type=int, metavar="N", help="Choose the samples of --sample as an earlier run did.")
 @click.option("--expect", metavar="DIGEST", help="The dataset digest that it must have.")
-@_source_dir_option
-@_workers_option
-@_quiet_option
-@_json_option
+@source_dir_option
+@workers_option
+@quiet_option
+@json_option
 def verify(
     directory: Path,
     quick: bool,
@@ -363,8 +304,8 @@ def verify(
 @click.argument("split", type=click.Choice(SPLITS))
 @click.argument("index", type=click.IntRange(min=0))
 @click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Draw the sample in this file.")
-@_source_dir_option
-@_json_option
+@source_dir_option
+@json_option
 def sample(
     where: str, task: str, split: str, index: int, png: Path | None, source_dir: Path | None, as_json: bool
 ) -> None:
@@ -394,10 +335,10 @@ def sample(
 @cli.command()
 @click.argument("origin", metavar="FROM", type=click.Path(path_type=Path))
 @click.argument("target", metavar="TO", type=click.Path(path_type=Path))
-@_storage_options
-@_workers_option
-@_quiet_option
-@_json_option
+@storage_options
+@workers_option
+@quiet_option
+@json_option
 def convert(
     origin: Path,
     target: Path,
@@ -430,7 +371,7 @@ def convert(
 @cli.command()
 @click.argument("first", metavar="A", type=click.Path(path_type=Path))
 @click.argument("second", metavar="B", type=click.Path(path_type=Path))
-@_json_option
+@json_option
 def diff(first: Path, second: Path, as_json: bool) -> None:
     """Say by digest in what two datasets differ; exit 1 if in anything that is data."""
     from datagen import diff as library
@@ -448,7 +389,7 @@ def diff(first: Path, second: Path, as_json: bool) -> None:
 
 
 @cli.command()
-@_directory_argument
+@directory_argument
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Where to draw.  [default: DIR-preview]")
 def preview(directory: Path, out: Path | None) -> None:
     """Draw contact sheets of a dataset."""

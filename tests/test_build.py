@@ -388,6 +388,6 @@ def test_a_task_that_declares_what_no_reader_takes_is_refused_before_anything_is
     odd = replace(TASKS["foreground"], name="odd", columns=lambda tile, mosaics: (column,))
     monkeypatch.setitem(TASKS, "odd", odd)
     recipe = replace(tiny_recipe(source), tasks=(*tiny_recipe(source).tasks, "odd"))
-    with pytest.raises(RecipeError, match="no dataset can hold what its tasks declare: .*odd"):
+    with pytest.raises(RecipeError, match=r"no dataset can hold what its tasks declare: .*odd"):
         build.build(recipe, tmp_path / "data")
     assert not (tmp_path / "data").exists()

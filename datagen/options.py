@@ -1,0 +1,78 @@
+"""The options that commands share: each stands here once, with its help."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+DEFAULT = Path("data/mnist")
+
+
+def _workers() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _grid(_: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    return None if value is None else _pair(value, "x", param, "RxC, such as 2x2")
+
+
+def half_open(_: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """The callback of an option that takes A:B."""
+    return None if value is None else _pair(value, ":", param, "A:B, such as 0:8")
+
+
+def _pair(value: str, separator: str, param: click.Parameter, expected: str) -> tuple[int, int]:
+    first, found, second = value.partition(separator)
+    if not (found and first.isdecimal() and second.isdecimal()):
+        raise click.BadParameter(f"expected {expected}, found {value!r}", param=param)
+    return int(first), int(second)
+
+
+_Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+def _options(*decorators: _Decorator) -> _Decorator:
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+workers_option = click.option(
+    "--workers", type=click.IntRange(1, 256), default=_workers, show_default="all cores", help="Cores to use."
+)
+source_dir_option = click.option(
+    "--source-dir",
+    type=click.Path(path_type=Path),
+    envvar="DATAGEN_SOURCE_DIR",
+    show_envvar=True,
+    help="Where the source's files are; nothing is fetched then.",
+)
+directory_argument = click.argument(
+    "directory", metavar="[DIR]", type=click.Path(path_type=Path), default=DEFAULT, required=False
+)
+storage_options = _options(
+    click.option("--format", "format_name", type=click.Choice(["zarr", "hdf5"]), help="Format of the stores."),
+    click.option("--shard-size", type=int, metavar="N", help="Samples a shard: 256 times a power of two."),
+    click.option("--compression", type=click.Choice(["none", "zstd"]), help="What is compressed cannot be mapped."),
+)
+recipe_options = _options(
+    click.option(
+        "--recipe", "recipe_name", metavar="NAME|FILE", default="mnist", show_default=True, help="What to build."
+    ),
+    click.option("--source", metavar="SPEC", help="Source to use instead: see 'datagen sources'."),
+    click.option("--val-digits", type=int, metavar="N", help="Digits taken off the end of the training set."),
+    click.option("--seed", type=int, metavar="N", help="Key of the order of the mosaics."),
+    click.option("--grid", callback=_grid, metavar="RxC", help="Rows and columns of a mosaic."),
+    click.option("--mosaics", type=int, nargs=3, metavar="TRAIN VAL TEST", help="Mosaics in each split."),
+    storage_options,
+)
