@@ -114,7 +114,7 @@ def _register_tasks(path: Path) -> list[str]:
 @json_option
 @source_dir_option
 def sources(as_json: bool, source_dir: Path | None) -> None:
-    """List the sources of labelled images, and where each would be read now."""
+    """List the sources of images, and where each is now."""
     from datagen import sources as library
 
     listed = library.available(directory=source_dir)
@@ -166,7 +166,7 @@ def build(
     as_json: bool,
     **overrides: Any,
 ) -> None:
-    """Build a dataset; where one is begun or damaged, only what is missing."""
+    """Build a dataset, or what is missing or damaged of it."""
     recipe = _recipe(**overrides)
     root = out or DEFAULT.parent / Path(overrides["recipe_name"]).stem
     silent = quiet or as_json
@@ -192,7 +192,7 @@ def build(
 @source_dir_option
 @json_option
 def shards(source_dir: Path | None, as_json: bool, **overrides: Any) -> None:
-    """Print the global list of shards, for 'datagen build --shards A:B'."""
+    """Print the numbered list of shards, for build --shards A:B."""
     from datagen.assembly import shard_list
     from datagen.build import resolve, sections
 
@@ -216,7 +216,7 @@ def shards(source_dir: Path | None, as_json: bool, **overrides: Any) -> None:
 @quiet_option
 @json_option
 def finish(directory: Path, workers: int, quiet: bool, as_json: bool) -> None:
-    """Commit a dataset whose parts were built with --shards, once all are there."""
+    """Commit a dataset built in parts, once all are there."""
     from datagen import build as library
 
     built = library.finish(directory, workers=workers)
@@ -274,7 +274,10 @@ def verify(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Prove a dataset: every byte, every sample, every claim; exit 1 if anything is wrong."""
+    """Prove a dataset: every byte, every sample, every claim.
+
+    Exits with 1 if anything is wrong, after all problems are told.
+    """
     from datagen import verify as library
 
     if quick and sample:
@@ -309,7 +312,7 @@ def verify(
 def sample(
     where: str, task: str, split: str, index: int, png: Path | None, source_dir: Path | None, as_json: bool
 ) -> None:
-    """Compute one sample anew from the recipe and the source, without the stores."""
+    """Compute one sample anew, without the stores."""
     from datagen import build as library
 
     is_dataset = Path(where).is_dir()
@@ -349,7 +352,7 @@ def convert(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Write a dataset anew in another format, shard size or compression; the digest stays."""
+    """Write a dataset in another storage; its digest stays."""
     from datagen import convert as library
 
     with bar("converting", quiet or as_json) as progress:
@@ -373,7 +376,10 @@ def convert(
 @click.argument("second", metavar="B", type=click.Path(path_type=Path))
 @json_option
 def diff(first: Path, second: Path, as_json: bool) -> None:
-    """Say by digest in what two datasets differ; exit 1 if in anything that is data."""
+    """Say by digest in what two datasets differ.
+
+    Exits with 1 if they differ in anything that is data, and not only in recipe or storage.
+    """
     from datagen import diff as library
 
     differences = library.differences(first, second)
@@ -400,7 +406,7 @@ def preview(directory: Path, out: Path | None) -> None:
 @cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the script that completes datagen's commands in a shell.
+    """Print the script that completes commands in a shell.
 
     \b
     For bash:  datagen completion bash >> ~/.bashrc
