@@ -25,6 +25,7 @@ from datagen.tasks import Deriver, Inputs, find
 
 _CONFLICTS_LISTED = 100
 _TILES = 4096  # a job's worth of thresholds
+_MAX_SHARDS = 1 << 18  # a million would take a minute to list, and no file system likes so many files
 _EMBEDDED_OR_PINNED = ("mnist", "fashion-mnist", "strokes")  # sources whose bytes follow from their name
 
 
@@ -112,6 +113,14 @@ class Resolved:
                 problems.append(f"{split} can give {can:,} ({digits:,} digits in {rows} x {columns}), not {wanted:,}")
         if problems:
             raise RecipeError("more mosaics than the source has: " + "; ".join(problems), remedy="ask for fewer")
+        shards = sum(section.shards for section in sections(self.plan))
+        if shards > _MAX_SHARDS:
+            raise RecipeError(
+                "too many shards",
+                expected=f"at most {_MAX_SHARDS:,}",
+                found=f"{shards:,}",
+                remedy="ask for larger shards, or for fewer mosaics",
+            )
 
 
 def build(

@@ -7,34 +7,36 @@ sample is derived from them anew, and what is stored must be that, byte for byte
 from __future__ import annotations
 
 import random
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from datagen import assembly, build, recipe
+from datagen.assembly import Shard
 from datagen.dataset import Dataset
 from datagen.engines import local
-from datagen.errors import InputError, RecipeError
-from datagen.hashing import sample_digests
+from datagen.errors import DatagenError, InputError, RecipeError, SourceError
 from datagen.layout import MANIFEST, SPLITS
+from datagen.proof.digits import stored_inputs
+from datagen.proof.duplicates import equal_digits, equal_mosaics
 from datagen.proof.findings import Findings, Problem
 from datagen.proof.frame import check_frame
-from datagen.proof.samples import check_rows, check_shard
-from datagen.proof.uniqueness import Digests, equal_groups
-from datagen.stores import Array, Section
-from datagen.tasks import TASKS, Inputs
+from datagen.proof.samples import UNREADABLE, check_rows, check_shard, unreadable
+from datagen.stores import Section
+from datagen.tasks import TASKS, Deriver, Inputs
 
 __all__ = ["Problem", "Verdict", "verify"]
+
+SOURCE = "the source"
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What a verification found. `stood_on` says what vouches for the digits; `not_looked_at` what was left out.
 
-    `samples` and `bytes` are those that were derived and compared.
+    `samples` are those that were derived anew and compared, `bytes` what was read of samples.
     """
 
     digest: str
@@ -62,22 +64,26 @@ def verify(
     """Verify the dataset in `root`: in full, or as little as `quick` says, or that and `sample` random samples.
 
     `directory` and `cache` are where the source is looked for when all is verified; `seed` chooses the samples;
-    `expect` is the dataset digest that it must have. Raises what opening the manifest raises: without a manifest
-    there is no claim.
+    `expect` is the dataset digest that it must have. Raises RecipeError where `expect` is no digest, and what
+    opening the manifest raises: without a manifest there is no claim.
     """
     started = time.perf_counter()
+    if expect is not None and not re.fullmatch("[0-9a-fA-F]{64}", expect):
+        raise RecipeError("not a dataset digest", expected="64 hexadecimal digits", found=repr(expect))
     dataset, findings = Dataset(root), Findings()
     _check_digest(dataset, expect, findings)
     readable = check_frame(dataset, findings)
     if sample is not None:
         level = f"sample of {sample:,} (seed {seed})"
-        _check_sample(dataset, readable, sample, seed, findings)
+        _check_sample(dataset, readable, sample, seed, workers, findings)
     elif quick:
         level = "quick"
         findings.not_looked_at += ["the bytes of the shards", "whether the samples follow from the digits"]
+        findings.skip("whether all images are distinct")
     else:
         level = "full"
         _check_all(dataset, readable, (directory, cache), workers, findings, progress)
+    _say_what_cannot_be_known(findings)
     return Verdict(
         digest=dataset.manifest.digest,
         level=level,
@@ -90,19 +96,26 @@ def verify(
     )
 
 
+def _say_what_cannot_be_known(findings: Findings) -> None:
+    if not findings.vouchers:
+        findings.skip("whether these are the digits of the source, with its labels: give --source-dir or --expect")
+    if SOURCE not in findings.vouchers:
+        findings.skip("what the manifest tells of its source: names, licence, duplicates that were dropped")
+
+
 def _check_digest(dataset: Dataset, expect: str | None, findings: Findings) -> None:
     """Compare the dataset digest with the published one of the recipe and with the one that is expected."""
-    known = recipe.known_digest(dataset.manifest.recipe)
-    for digest, standing in ((known, "the published digest of its recipe"), (expect, "the digest expected")):
-        if digest is not None:
-            findings.stood_on = standing
-            if digest != dataset.manifest.digest:
-                findings.report("another dataset", MANIFEST, digest, dataset.manifest.digest)
+    known, found = recipe.known_digest(dataset.manifest.recipe), dataset.manifest.digest
+    for digest, standing in ((known, "published for this recipe"), (expect and expect.lower(), "expected")):
+        if digest == found:
+            findings.vouchers.append(f"the digest {standing}")
+        elif digest is not None:
+            findings.report(f"not the digest {standing}", MANIFEST, digest, found)
 
 
 def _check_all(
     dataset: Dataset,
-    readable: list[Section],
+    readable: list[Shard],
     places: tuple[Path | None, Path | None],
     workers: int,
     findings: Findings,
@@ -110,135 +123,90 @@ def _check_all(
 ) -> None:
     """Read every byte, derive every sample, and look for equal images."""
     inputs = _inputs(dataset, readable, places, workers, findings)
-    derivers = {
-        section: TASKS[section.task].deriver(inputs[section.split])
-        for section in readable
-        if section.task in TASKS and section.split in inputs
-    }
-    jobs = sorted(assembly.shard_list(readable), key=lambda job: -job.bytes)
-    total = sum(job.bytes for job in jobs)
+    derivers = _derivers(readable, inputs)
+    total, lost = sum(job.bytes for job in readable), set[Shard]()
+    order = sorted(readable, key=lambda job: -job.bytes)
     for job, problems in local.run(
-        lambda job, slot: check_shard(dataset, job, derivers.get(job.section), slot), jobs, workers=workers
+        lambda job, slot: check_shard(dataset, job, derivers.get(job.section), slot), order, workers=workers
     ):
         findings.add(problems)
-        findings.samples += len(job.samples)
+        findings.samples += len(job.samples) if job.section in derivers else 0
         findings.bytes += job.bytes
+        compressed = job.section.compression != "none"
+        if any(compressed or problem.kind in UNREADABLE for problem in problems):
+            lost.add(job)
         if progress is not None:
             progress(findings.bytes, total)
-    for section in readable:
-        if section.split not in inputs:
-            findings.not_looked_at.append(f"whether {section.folder} follows from its digits: they cannot be read")
-    if len(readable) < len(dataset.sections):
-        findings.not_looked_at.append("the samples of sections whose files are not as the manifest says")
-    findings.add(_equal_digits(inputs))
-    findings.add(_equal_mosaics(dataset, [section for section in readable if section.task == "mosaics"]))
+    whole = [job for job in readable if job not in lost]
+    if len(whole) < sum(section.shards for section in dataset.sections.values()):
+        findings.skip("samples of shards that are not as the manifest says")
+    findings.add(equal_digits(inputs))
+    mosaics = [job for job in whole if job.section.task == "mosaics"]
+    try:
+        findings.add(equal_mosaics(dataset, mosaics))
+    except (DatagenError, OSError) as error:
+        findings.add([unreadable(dataset, mosaics[0].section, error)])
 
 
 def _inputs(
     dataset: Dataset,
-    readable: list[Section],
+    readable: list[Shard],
     places: tuple[Path | None, Path | None],
     workers: int,
     findings: Findings,
 ) -> dict[str, Inputs]:
     """What the samples of each split must follow from: the source's digits if it is at hand, else those stored."""
+    if not readable:
+        return {}
     directory, cache = places
     if build.is_at_hand(dataset.manifest.recipe.source, directory=directory, cache=cache):
         try:
             resolved = build.resolve_dataset(dataset.root, directory=directory, cache=cache, workers=workers)
         except (InputError, RecipeError) as error:
-            findings.report("another source", MANIFEST, "the source that the dataset was built from", error)
+            found = f"{error.problem}, {error.found}" if error.found else error.problem
+            findings.report("another source", MANIFEST, error.expected or "the source it was built from", found)
+        except SourceError as error:
+            findings.skip(f"the source: {error.problem}")
         else:
-            findings.stood_on = "the source"
+            findings.vouchers.append(SOURCE)
             return {split: resolved.inputs(split) for split in SPLITS}
-    else:
-        findings.not_looked_at.append("whether these are the digits of the source, which is not at hand")
-    usable = {(section.task, section.split): section for section in readable}
+    return _stored_inputs(dataset, SPLITS, readable, workers, findings, tell=False)
+
+
+def _stored_inputs(
+    dataset: Dataset, splits: Iterable[str], readable: list[Shard], workers: int, findings: Findings, *, tell: bool
+) -> dict[str, Inputs]:
+    found = {split: stored_inputs(dataset, split, readable, workers, findings, tell=tell) for split in splits}
+    return {split: inputs for split, inputs in found.items() if inputs is not None}
+
+
+def _derivers(readable: Sequence[Shard], inputs: Mapping[str, Inputs]) -> dict[Section, Deriver]:
     return {
-        split: _stored_inputs(dataset, usable["foreground", split], workers)
-        for split in SPLITS
-        if {("foreground", split), ("circles", split)} <= usable.keys()
+        section: TASKS[section.task].deriver(inputs[section.split])
+        for section in dict.fromkeys(job.section for job in readable)
+        if section.task in TASKS and section.split in inputs
     }
 
 
-def _stored_inputs(dataset: Dataset, digits: Section, workers: int) -> Inputs:
-    images = np.ascontiguousarray(dataset.rows("foreground", digits.split, "image", 0, digits.count))
-    labels = np.ascontiguousarray(dataset.rows("circles", digits.split, "label", 0, digits.count))
-    return build.inputs_of(dataset.manifest.recipe, digits.split, images, labels, workers)
-
-
-def _equal_digits(inputs: Mapping[str, Inputs]) -> Iterator[Problem]:
-    """Digits that are there twice, in one split or in two."""
-
-    def read() -> Iterator[Digests]:
-        return (sample_digests(one.images) for one in inputs.values())
-
-    counts = {split: len(one.images) for split, one in inputs.items()}
-    for (split, row), (other, index) in _equal_pairs(read, counts, lambda split, row: inputs[split].images[row]):
-        kind = "digit twice" if other == split else "digit in two splits"
-        found = f"the image of {split} {row:,}"
-        yield Problem(kind, f"foreground/{other}", "distinct digits", found, "foreground", other, index)
-
-
-def _equal_mosaics(dataset: Dataset, sections: list[Section]) -> Iterator[Problem]:
-    """Mosaics that are there twice, in one split or in two."""
-
-    def read() -> Iterator[Digests]:
-        for section in sections:
-            for shard in range(section.shards):
-                samples = section.extent(shard)
-                yield dataset.rows("mosaics", section.split, "digest", samples.start, samples.stop)
-
-    def image(split: str, row: int) -> Array:
-        return dataset.rows("mosaics", split, "image", row, row + 1)
-
-    counts = {section.split: section.count for section in sections}
-    for (split, row), (other, index) in _equal_pairs(read, counts, image):
-        found = f"the image of {split} {row:,}"
-        yield Problem("duplicate", f"mosaics/{other}", "distinct images", found, "mosaics", other, index)
-
-
-Place = tuple[str, int]  # a split, and a row in it
-
-
-def _equal_pairs(
-    read: Callable[[], Iterator[Digests]], counts: Mapping[str, int], image: Callable[[str, int], Array]
-) -> Iterator[tuple[Place, Place]]:
-    """Each image that equals an earlier one, with that one: by digest, and then byte for byte."""
-    splits, starts = list(counts), np.cumsum([0, *counts.values()])
-
-    def place(position: int) -> Place:
-        which = int(np.searchsorted(starts, position, side="right")) - 1
-        return splits[which], position - int(starts[which])
-
-    for group in equal_groups(read, int(starts[-1])):
-        first: dict[bytes, Place] = {}
-        for position in group:
-            kept = first.setdefault(image(*place(position)).tobytes(), place(position))
-            if kept != place(position):
-                yield kept, place(position)
-
-
-def _check_sample(dataset: Dataset, readable: list[Section], number: int, seed: int, findings: Findings) -> None:
-    """Derive a random choice of samples anew, from the digits that are stored."""
+def _check_sample(
+    dataset: Dataset, readable: list[Shard], number: int, seed: int, workers: int, findings: Findings
+) -> None:
+    """Derive a random choice of samples anew, from the digits that are stored; `readable` is in the order of files."""
     findings.not_looked_at += ["all other samples", "the digests of the shards", "whether all images are distinct"]
-    total = sum(section.count for section in readable)
+    total = sum(len(job.samples) for job in readable)
     chosen = sorted(random.Random(seed).sample(range(total), min(number, total)))
-    usable = {(section.task, section.split): section for section in readable}
-    inputs: dict[str, Inputs] = {}
-    first = 0
-    for section in readable:
-        rows = [position - first for position in chosen if first <= position < first + section.count]
-        first += section.count
-        if (
-            not rows
-            or section.task not in TASKS
-            or not {("foreground", section.split), ("circles", section.split)} <= usable.keys()
-        ):
-            continue
-        if section.split not in inputs:
-            inputs[section.split] = _stored_inputs(dataset, usable["foreground", section.split], 1)
-        deriver = TASKS[section.task].deriver(inputs[section.split])
-        findings.add(check_rows(dataset, section, deriver, rows))
-        findings.samples += len(rows)
-        findings.bytes += len(rows) * sum(column.sample_bytes for column in section.columns)
+    rows: dict[Shard, list[int]] = {}
+    first, at = 0, 0
+    for job in readable:
+        last = first + len(job.samples)
+        while at < len(chosen) and chosen[at] < last:
+            rows.setdefault(job, []).append(job.samples[chosen[at] - first])
+            at += 1
+        first = last
+    splits = dict.fromkeys(job.section.split for job in rows)
+    derivers = _derivers(readable, _stored_inputs(dataset, splits, readable, workers, findings, tell=True))
+    for job, chosen in rows.items():
+        if job.section in derivers:
+            findings.add(check_rows(dataset, job, derivers[job.section], chosen))
+            findings.samples += len(chosen)
+            findings.bytes += len(chosen) * sum(column.sample_bytes for column in job.section.columns)

@@ -241,6 +241,12 @@ def test_every_override_is_in_the_recipe_of_the_dataset(recipe: Path, tmp_path: 
     assert built["source"]["digits"]["val"]["count"] == 5
 
 
+def test_another_source_does_not_take_over_the_validation_digits_of_the_recipe(source: Path) -> None:
+    built = printed("build", "--recipe", "strokes", "--source", f"npz:{source}", "--mosaics", 2, 1, 1, "--out", "here")
+    assert "val" not in built["recipe"]
+    assert built["source"]["digits"]["val"]["count"] == COUNTS["val"]
+
+
 def test_the_source_may_lie_where_an_option_or_the_environment_says(
     source: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,8 +10,10 @@ import pytest
 from helpers import columns, save_source, split_digits, tiny_recipe, tree
 
 from datagen import build
+from datagen.dataset import Dataset
 from datagen.diff import Difference, differences
 from datagen.errors import FormatError
+from datagen.stores import Array
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,20 @@ def test_other_counts_are_told_and_the_common_samples_compared(data: Path, tmp_p
     assert told(found)["mosaics/train samples"] == ("700", "500")
     assert told(found)["mosaics/train image samples"] == ("0 of 500 differ", "none of those in both")
     assert all(one.is_data for one in found if one.what.startswith(("mosaics", "digest")))
+
+
+def test_only_runs_of_samples_whose_digests_differ_are_read(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, read, rows = another(tmp_path, train=600, shard_size=512), set(), Dataset.rows
+
+    def watched(self: Dataset, task: str, split: str, column: str, start: int, stop: int) -> Array:
+        read.add((task, split, start, stop))
+        return rows(self, task, split, column, start, stop)
+
+    monkeypatch.setattr(Dataset, "rows", watched)
+    assert told(differences(data, other))["mosaics/train mask samples"] == ("0 of 600 differ", "none of those in both")
+    assert read == {("mosaics", "train", 512, 600)}  # two shards of the one and a shard of the other agree before
 
 
 def test_other_shapes_are_told_without_comparing_samples(data: Path, tmp_path: Path) -> None:

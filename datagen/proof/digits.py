@@ -14,7 +14,7 @@ from datagen.errors import DatagenError
 from datagen.hashing import ColumnHasher
 from datagen.proof.findings import Findings, Problem
 from datagen.proof.reading import read_rows
-from datagen.proof.samples import is_safe
+from datagen.proof.samples import misleading, unreadable
 from datagen.stores import Array, Section
 from datagen.tasks import Inputs
 
@@ -22,23 +22,28 @@ _NAMED = 3  # digits of a split that are named; the others have the same trouble
 
 
 def stored_inputs(
-    dataset: Dataset, split: str, readable: Collection[Shard], workers: int, findings: Findings
+    dataset: Dataset, split: str, readable: Collection[Shard], workers: int, findings: Findings, *, tell: bool
 ) -> Inputs | None:
     """What the samples of a split follow from, by its own digits; None where no copy of them is undamaged.
 
-    Each image is stored twice. That of `foreground` counts, unless it alone is damaged.
+    Each image is stored twice. That of `foreground` counts, unless it alone is damaged. Damage is told in `findings`
+    if `tell`: where every shard is checked, it is found there.
     """
     foreground, circles = (dataset.sections.get((task, split)) for task in ("foreground", "circles"))
     if foreground is None or circles is None:
         findings.skip(f"whether the samples of {split} follow from its digits: the manifest tells of none")
         return None
-    size = 2 * foreground.count * foreground.columns[0].sample_bytes
-    if size > _memory() // 2:
-        findings.skip(f"whether {split} follows from its digits: they would take {size:,} bytes of memory")
+    size = foreground.count * foreground.columns[0].sample_bytes
+    try:
+        if size > _memory() // 4:
+            raise MemoryError
+        damage = findings if tell else Findings()
+        images = _column(dataset, foreground, "image", readable, damage)
+        images = _column(dataset, circles, "image", readable, damage) if images is None else images
+        labels = _column(dataset, circles, "label", readable, damage)
+    except MemoryError:
+        findings.skip(f"whether the samples of {split} follow from its digits, which take {size:,} bytes of memory")
         return None
-    images = _column(dataset, foreground, "image", readable)
-    images = _column(dataset, circles, "image", readable) if images is None else images
-    labels = _column(dataset, circles, "label", readable)
     if images is None or labels is None:
         findings.skip(f"whether the samples of {split} follow from its digits, which are damaged")
         return None
@@ -46,28 +51,43 @@ def stored_inputs(
     return build.inputs_of(dataset.manifest.recipe, split, images, labels, workers)
 
 
-def _column(dataset: Dataset, section: Section, name: str, readable: Collection[Shard]) -> Array | None:
-    """A whole column, if its samples are those of its content roots."""
+def _column(
+    dataset: Dataset, section: Section, name: str, readable: Collection[Shard], damage: Findings
+) -> Array | None:
+    """A whole column, if its samples are those of its content roots; else what is wrong goes into `damage`."""
     number, column = next((i, column) for i, column in enumerate(section.columns) if column.name == name)
-    whole = np.empty((section.count, *column.shape), column.dtype)
     jobs = [Shard(section, shard) for shard in range(section.shards)]
     if not set(jobs) <= set(readable):
-        return None
+        return None  # told where the files are looked for
+    whole = np.empty((section.count, *column.shape), column.dtype)
     for job in jobs:
-        rows, hasher = job.samples, ColumnHasher(column.dtype, column.shape)
-        samples = whole[rows.start : rows.stop]
-        try:
-            if not is_safe(dataset, job):
-                return None
-            stored = read_rows(dataset, section, column, rows, samples)
-        except (DatagenError, OSError):
-            return None  # told where its shard is checked
-        if stored is not samples:
-            samples[:] = stored
-        hasher.update(samples)
-        if hasher.root() != dataset.table(section.task, section.split)[number, job.index]["root"].tobytes():
+        samples = whole[job.samples.start : job.samples.stop]
+        problems = _read(dataset, job, number, samples)
+        damage.add(problems)
+        if problems:
             return None
     return whole
+
+
+def _read(dataset: Dataset, job: Shard, number: int, samples: Array) -> list[Problem]:
+    """Read a column of a shard into `samples`; what there is against trusting it."""
+    section, column = job.section, job.section.columns[number]
+    try:
+        problems = [] if section.compression == "none" else misleading(dataset, job)
+        if problems:
+            return problems
+        stored = read_rows(dataset, section, column, job.samples, samples)
+    except (DatagenError, OSError) as error:
+        return [unreadable(dataset, section, error)]
+    if stored is not samples:
+        samples[:] = stored
+    hasher = ColumnHasher(column.dtype, column.shape)
+    hasher.update(samples)
+    path = dataset.manifest.tasks[section.task][section.split].columns[number].path.format(shard=job.index)
+    expected, found = dataset.table(section.task, section.split)[number, job.index]["root"].tobytes(), hasher.root()
+    kind = f"another content of {column.name}"
+    same = found == expected
+    return [] if same else [Problem(kind, path, expected.hex(), found.hex(), section.task, section.split)]
 
 
 def _check_labels(dataset: Dataset, circles: Section, labels: Array, findings: Findings) -> None:

@@ -81,9 +81,7 @@ def _check_recipe(dataset: Dataset, there: Inventory, findings: Findings) -> Non
     wanted = recipe.to_toml(dataset.manifest.recipe).encode()
     if RECIPE not in {file.path for file in dataset.manifest.files}:
         findings.report("not listed", MANIFEST, RECIPE, "no such file")
-    if there.get(RECIPE, -1) < 0 or (
-        there[RECIPE] == len(wanted) and (dataset.root / RECIPE).read_bytes() == wanted
-    ):
+    if there.get(RECIPE, -1) < 0 or (there[RECIPE] == len(wanted) and (dataset.root / RECIPE).read_bytes() == wanted):
         return
     findings.report("another recipe", RECIPE, "the recipe in the manifest", "something else")
 
@@ -153,7 +151,7 @@ def _check_section(
     for rule, path in moved:
         findings.report("another path", MANIFEST, rule, path, section)
     framed = _check_listing(dataset.manifest, section, store, there, findings)
-    belonging.update((rule.format(shard=shard) for rule in rules for shard in range(section.shards)))
+    belonging.update(rule.format(shard=shard) for rule in rules for shard in range(section.shards))
     belonging.add(table_path(section))
     if moved or not _check_file(dataset, facts.table, there, findings, section):
         return None if moved else []
@@ -165,22 +163,24 @@ def _check_section(
     table = dataset.table(section.task, section.split)
     jobs = []
     for shard in range(section.shards):
-        sizes = dict.fromkeys((rule.format(shard=shard), int(row["file_bytes"])) for rule, row in zip(rules, table[:, shard], strict=True))
+        sizes = dict.fromkeys(
+            (rule.format(shard=shard), int(row["file_bytes"])) for rule, row in zip(rules, table[:, shard], strict=True)
+        )
         good = [_check_size(path, size, there, findings, section) for path, size in sizes]
         jobs += [Shard(section, shard)] * all(good)
     return jobs
 
 
-def _check_bounds(
-    section: Section, rules: list[str], table: FileFacts, there: Inventory, findings: Findings
-) -> bool:
+def _check_bounds(section: Section, rules: list[str], table: FileFacts, there: Inventory, findings: Findings) -> bool:
     """Whether the section is of a size that its files can bear out, and that can be looked at."""
     size = section.shards * len(section.columns) * SHARD_FACTS.itemsize
     files, largest = len(set(rules)) * section.shards, max(column.sample_bytes for column in section.columns)
     if table.bytes != size:
         findings.report("another size", MANIFEST, f"a table of {size:,} bytes", f"{table.bytes:,}", section)
     elif files > len(there) + _MISSING:
-        findings.report("missing", section.folder, f"{files:,} files of shards", f"{len(there):,} files in all", section)
+        findings.report(
+            "missing", section.folder, f"{files:,} files of shards", f"{len(there):,} files in all", section
+        )
     elif largest * (1 if section.compression == "none" else CHUNK) > _MAX_DECODED:
         what = "a sample" if section.compression == "none" else f"a chunk of {CHUNK} samples"
         told = f"{what} of at most {_MAX_DECODED:,} bytes, to be looked at"
@@ -190,9 +190,7 @@ def _check_bounds(
     return False
 
 
-def _check_listing(
-    manifest: Manifest, section: Section, store: Store, there: Inventory, findings: Findings
-) -> bool:
+def _check_listing(manifest: Manifest, section: Section, store: Store, there: Inventory, findings: Findings) -> bool:
     """Whether the manifest lists just the metadata of a section, and all of it is there."""
     listed = {file.path for file in manifest.files if file.path.startswith(f"{section.folder}/")}
     frame = set(store.frame_paths(section))
@@ -209,7 +207,9 @@ def _check_table(dataset: Dataset, section: Section, findings: Findings) -> bool
     try:
         table = dataset.table(section.task, section.split)
     except DatagenError as error:
-        findings.report("contradiction", facts.table.path, "a table that agrees with the manifest", error.problem, section)
+        findings.report(
+            "contradiction", facts.table.path, "a table that agrees with the manifest", error.problem, section
+        )
         return False
     before = len(findings.problems)
     for column, claimed, line in zip(section.columns, facts.columns, table, strict=True):

@@ -1,4 +1,4 @@
-"""Samples as they are stored, for one who trusts nothing: no link followed, no pipe waited for, no map that can break."""
+"""Samples as they are stored, read without trust: no link followed, no pipe waited for, no map that can break."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from datagen.files import storage_errors
 from datagen.stores import Array, Column, Section
 
 
-def read_rows(
-    dataset: Dataset, section: Section, column: Column, rows: range, out: Array | None = None
-) -> Array:
+def read_rows(dataset: Dataset, section: Section, column: Column, rows: range, out: Array | None = None) -> Array:
     """Samples of a column, one array (n, *shape), in `out` where it is given and the column is not compressed.
 
     Raises DamageError where they cannot be read: a file that ends early is no reason to die.
@@ -43,7 +41,7 @@ def read_rows(
 
 def _fill(path: Path, offset: int, array: Array) -> None:
     """Fill a contiguous array with the bytes of a file from `offset` on."""
-    view = memoryview(array.reshape(-1).view(np.uint8))
+    view = array.reshape(-1).view(np.uint8).data
     with storage_errors(path), _regular(path) as descriptor:
         while view:
             count = os.preadv(descriptor, [view], offset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from datagen.dataset import Dataset
 from datagen.engines.local import Slot
 from datagen.errors import DatagenError
 from datagen.hashing import ColumnHasher, file_digest
+from datagen.layout import CHUNK
 from datagen.proof.findings import Problem
 from datagen.proof.reading import read_rows
-from datagen.stores import Array, Contradiction, Section, open_store
+from datagen.stores import Array, Section, open_store
 from datagen.tasks import Deriver
 
 UNREADABLE = ("misleading", "unreadable")  # kinds of problems of a shard whose samples are not looked at
@@ -31,41 +33,64 @@ def check_shard(dataset: Dataset, job: Shard, derive: Deriver | None, slot: Slot
     with slot.compute:
         try:
             problems += _damaged(dataset, job)
-            problems += _misleading(dataset, job)
+            problems += misleading(dataset, job)
             # What is not what it was written as is not decoded.
             if job.section.compression == "none" or not problems:
                 problems += _wrong(dataset, job, derive, slot)
         except (DatagenError, OSError) as error:
-            problems.append(_unreadable(dataset, job.section, error))
+            problems.append(unreadable(dataset, job.section, error))
     return problems
 
 
-def check_rows(dataset: Dataset, section: Section, derive: Deriver, rows: Sequence[int]) -> list[Problem]:
-    """Check single samples of a section against `derive`; of a compressed one, only those that are safe to decode."""
+def check_rows(dataset: Dataset, job: Shard, derive: Deriver, rows: Sequence[int]) -> list[Problem]:
+    """Check single samples of a shard, in ascending order, against `derive`; only what is safe is decoded."""
     problems: list[Problem] = []
-    rules = [column.path for column in dataset.manifest.tasks[section.task][section.split].columns]
-    safe: dict[int, bool] = {}
-    for row in rows:
-        shard = row // section.shard_size
-        paths = {column.name: rule.format(shard=shard) for column, rule in zip(section.columns, rules, strict=True)}
-        try:
-            if shard not in safe:
-                found = _misleading(dataset, Shard(section, shard)) if section.compression != "none" else []
-                problems += found
-                safe[shard] = not found
-            if safe[shard]:
-                columns = section.columns
-                stored = {one.name: read_rows(dataset, section, one, range(row, row + 1)) for one in columns}
-                problems += _differing(section, paths, row, stored, derive, _like(stored))
-        except (DatagenError, OSError) as error:
-            problems.append(_unreadable(dataset, section, error))
-            safe[shard] = False
+    section, paths = (
+        job.section,
+        dict(zip((one.name for one in job.section.columns), _paths(dataset, job), strict=True)),
+    )
+    try:
+        if section.compression != "none":
+            problems += misleading(dataset, job)
+        for block in [] if problems else _near(section, rows):
+            stored = {one.name: read_rows(dataset, section, one, block) for one in section.columns}
+            for row in rows[bisect_left(rows, block.start) : bisect_left(rows, block.stop)]:
+                one = slice(row - block.start, row - block.start + 1)
+                single = {name: values[one] for name, values in stored.items()}
+                problems += _differing(section, paths, row, single, derive, _like(single))
+    except (DatagenError, OSError) as error:
+        problems.append(unreadable(dataset, section, error))
     return problems
 
 
-def is_safe(dataset: Dataset, job: Shard) -> bool:
-    """Whether a shard can be read: of a compressed one, that nothing in it decodes to more than it must."""
-    return job.section.compression == "none" or not _contradictions(dataset, job)
+def _near(section: Section, rows: Sequence[int]) -> list[range]:
+    """The ranges of samples to read for some rows: each by itself, or the chunks they are in, each decoded once."""
+    if section.compression == "none":
+        return [range(row, row + 1) for row in rows]
+    return [
+        range(chunk * CHUNK, min((chunk + 1) * CHUNK, section.count))
+        for chunk in dict.fromkeys(row // CHUNK for row in rows)
+    ]
+
+
+def misleading(dataset: Dataset, job: Shard) -> list[Problem]:
+    """Where the format's library would read other samples than the table tells of, or decode to more than these."""
+    section = job.section
+    table = dataset.table(section.task, section.split)[:, job.index]
+    offsets = [int(row["offset"]) if section.compression == "none" else None for row in table]
+    found = open_store(dataset.manifest.recipe.storage.format).shard_problems(dataset.root, section, job.index, offsets)
+    return [_of_file("misleading", one.path, one.expected, one.found, section) for one in found]
+
+
+def unreadable(dataset: Dataset, section: Section, error: DatagenError | OSError) -> Problem:
+    """The problem that a file of a section cannot be read, as an error tells it."""
+    if isinstance(error, DatagenError):
+        place, found = error.path, error.problem
+    else:
+        place, found = error.filename, error.strerror or str(error)
+    path = Path(place or dataset.root / section.folder)
+    inside = path.relative_to(dataset.root).as_posix() if path.is_relative_to(dataset.root) else section.folder
+    return _of_file("unreadable", inside, "what was written", found, section)
 
 
 def _damaged(dataset: Dataset, job: Shard) -> Iterator[Problem]:
@@ -80,20 +105,6 @@ def _damaged(dataset: Dataset, job: Shard) -> Iterator[Problem]:
         if found != expected and (path, expected) not in told:
             told.add((path, expected))
             yield _of_file("damaged", path, expected, found, section)
-
-
-def _misleading(dataset: Dataset, job: Shard) -> list[Problem]:
-    """Where the format's library would read other samples than the run of bytes that the table tells of."""
-    found = _contradictions(dataset, job)
-    return [_of_file("misleading", one.path, one.expected, one.found, job.section) for one in found]
-
-
-def _contradictions(dataset: Dataset, job: Shard) -> list[Contradiction]:
-    section = job.section
-    table = dataset.table(section.task, section.split)[:, job.index]
-    offsets = [int(row["offset"]) if section.compression == "none" else None for row in table]
-    store = open_store(dataset.manifest.recipe.storage.format)
-    return store.shard_problems(dataset.root, section, job.index, offsets)
 
 
 def _wrong(dataset: Dataset, job: Shard, derive: Deriver | None, slot: Slot) -> list[Problem]:
@@ -193,13 +204,3 @@ def _paths(dataset: Dataset, job: Shard) -> list[str]:
 
 def _of_file(kind: str, path: str, expected: str, found: str, section: Section) -> Problem:
     return Problem(kind, path, expected, found, section.task, section.split)
-
-
-def _unreadable(dataset: Dataset, section: Section, error: DatagenError | OSError) -> Problem:
-    if isinstance(error, DatagenError):
-        place, found = error.path, error.problem
-    else:
-        place, found = error.filename, error.strerror or str(error)
-    path = Path(place or dataset.root / section.folder)
-    inside = path.relative_to(dataset.root).as_posix() if path.is_relative_to(dataset.root) else section.folder
-    return _of_file("unreadable", inside, "what was written", found, section)

@@ -15,7 +15,8 @@ __all__ = ["Array", "Column", "Contradiction", "Extent", "Section", "ShardWriter
 class Store:
     """A format: where a column's shard lies, how a shard is written, what frames the shards, how its library reads.
 
-    `frame_paths` are the files that `write_frame` writes. `frame_problems` and `shard_problems` tell where the library would read other bytes than those at the offsets.
+    `frame_paths` are the files that `write_frame` writes. `frame_problems` and `shard_problems` tell where the library
+    would read other bytes than those at the offsets, or decode more than the samples.
     """
 
     path_rule: Callable[[Section, Column], str]

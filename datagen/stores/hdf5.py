@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from datagen.files import Draft, storage_errors
 from datagen.hashing import file_digest
 from datagen.layout import CHUNK
 from datagen.stores.section import Array, Column, Contradiction, Extent, Section
+from datagen.stores.zarr import ZSTD_HEADER, zstd_size
 
 _ALIGNMENT = 64  # bytes; every dataset begins on such a boundary, so that a map of it is aligned for any dtype
 _ZSTD_FILTER, _ZSTD_LEVEL = 32015, 3
@@ -68,7 +72,7 @@ class ShardWriter:
         self._draft.discard()
 
     def _lay_out(self, count: int) -> dict[str, int | None]:
-        with storage_errors(self._draft.path), _create(self._draft.temporary) as file:
+        with _writing(self._draft.path), _create(self._draft.temporary) as file:
             offsets = {}
             for column in self._section.columns:
                 dataset = _create_dataset(file, self._section, column, count)
@@ -87,7 +91,7 @@ class _ChunkWriter:
         self._columns = {column.name: column for column in section.columns}
         self._pending = {name: bytearray() for name in self._columns}
         self._positions = dict.fromkeys(self._columns, 0)
-        with storage_errors(draft.path):
+        with _writing(draft.path):
             self._file = h5py.File(draft.temporary, "r+")
 
     def append(self, name: str, view: memoryview) -> None:
@@ -105,12 +109,12 @@ class _ChunkWriter:
         self.close()
 
     def close(self) -> None:
-        with storage_errors(self._draft.path):
+        with _writing(self._draft.path):
             self._file.close()
 
     def _write(self, name: str, chunk: bytearray) -> None:
         position = (self._positions[name], *(0 for _ in self._columns[name].shape))
-        with storage_errors(self._draft.path):
+        with _writing(self._draft.path):
             self._file[name].id.write_direct_chunk(position, bytes(self._encode(chunk)))
         self._positions[name] += CHUNK
 
@@ -120,13 +124,18 @@ def write_frame(root: Path, section: Section) -> list[str]:
     name = f"{section.folder}/all.h5"
     draft = Draft(root / name)
     try:
-        with storage_errors(draft.path), _create(draft.temporary) as file:
+        with _writing(draft.path), _create(draft.temporary) as file:
             for column in section.columns:
                 _create_view(file, section, column)
         draft.commit()
     finally:
         draft.discard()
     return [name]
+
+
+def frame_paths(section: Section) -> list[str]:
+    """The files that `write_frame` writes, relative to the dataset."""
+    return [f"{section.folder}/all.h5"]
 
 
 def frame_problems(root: Path, section: Section) -> list[Contradiction]:
@@ -145,7 +154,7 @@ def frame_problems(root: Path, section: Section) -> list[Contradiction]:
 
 
 def shard_problems(root: Path, section: Section, shard: int, offsets: Sequence[int | None]) -> list[Contradiction]:
-    """Where a shard's datasets are not plain ones that lie at these offsets."""
+    """Where a shard's datasets are not plain ones that lie at these offsets, or would decode to more than samples."""
     path = f"{section.folder}/{shard:05d}.h5"
 
     def check(file: h5py.File) -> Iterator[str]:
@@ -157,8 +166,32 @@ def shard_problems(root: Path, section: Section, shard: int, offsets: Sequence[i
                 yield f"{column.name} that lies elsewhere"
             elif section.compression == "none" and (dataset.chunks is not None or dataset.id.get_offset() != offset):
                 yield f"{column.name} at {dataset.id.get_offset()}, not {offset}"
+            elif section.compression != "none":
+                yield from _chunk_problems(root / path, dataset, section.chunks(shard), column)
 
     return _inspect(root, path, section, "datasets that lie where the table says", check)
+
+
+def _chunk_problems(path: Path, dataset: h5py.Dataset, chunks: int, column: Column) -> Iterator[str]:
+    """Where a compressed dataset is not cut as it must be, or a chunk says that it will decode to another size."""
+    properties, decoded = dataset.id.get_create_plist(), CHUNK * column.sample_bytes
+    filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
+    if dataset.chunks != (CHUNK, *column.shape) or filters != [_ZSTD_FILTER]:
+        yield f"{column.name} cut or compressed in another way"
+        return
+    if dataset.id.get_num_chunks() != chunks:
+        yield f"{column.name} in {dataset.id.get_num_chunks():,} chunks, not {chunks:,}"
+        return
+    with path.open("rb") as file:
+        for chunk in range(chunks):
+            stored = dataset.id.get_chunk_info_by_coord((chunk * CHUNK, *(0 for _ in column.shape)))
+            if stored.byte_offset is None or stored.filter_mask:
+                yield f"{column.name} with chunk {chunk} not compressed"
+                return
+            file.seek(stored.byte_offset)
+            if zstd_size(file.read(min(stored.size, ZSTD_HEADER))) != decoded:
+                yield f"{column.name} with chunk {chunk} not of {decoded:,} bytes"
+                return
 
 
 def _inspect(
@@ -167,8 +200,8 @@ def _inspect(
     try:
         with h5py.File(root / path, "r") as file:
             found = list(check(file))
-            if set(file) != {column.name for column in section.columns}:
-                found.append(f"the names {', '.join(sorted(file)[:8])}")
+            if len(file) != len(section.columns) or set(file) != {column.name for column in section.columns}:
+                found.append(f"{len(file):,} datasets, {', '.join(map(repr, islice(file, 8)))} among them")
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         found = [f"what HDF5 cannot read: {error}"]
     return [Contradiction(path, expected, what) for what in found]
@@ -180,7 +213,8 @@ def _plain_dataset(file: h5py.File, column: Column, count: int) -> h5py.Dataset 
         return None
     dataset = file[column.name]
     plain = isinstance(dataset, h5py.Dataset) and dataset.shape == (count, *column.shape)
-    return dataset if plain and dataset.dtype == np.dtype(column.dtype) else None
+    # Types are compared by HDF5: one of 8 bits of which h5py reads only some has the same dtype.
+    return dataset if plain and dataset.id.get_type() == h5py.h5t.py_create(np.dtype(column.dtype)) else None
 
 
 def _mappings(dataset: h5py.Dataset) -> list[tuple[Any, ...]]:
@@ -228,6 +262,19 @@ def register_zstd() -> None:
         raise StorageError(
             "HDF5 with zstd needs the package hdf5plugin", remedy="pip install 'datagen[export]', or choose zarr"
         ) from error
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn what h5py raises for want of room into a StorageError: an OSError, or a RuntimeError of closing a file."""
+    with storage_errors(path):
+        try:
+            yield
+        except RuntimeError as error:
+            number = re.search(r"errno = (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def _create(path: Path) -> h5py.File:

@@ -6,6 +6,7 @@ chunks within a shard, the fsync before the rename, and one write a byte are the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from datagen.stores.section import Array, Column, Contradiction, Extent, Section
 
 _ABSENT = (1 << 64) - 1  # in a shard's index: offset and length of a chunk that is not there
 _ZSTD_LEVEL = 3
+ZSTD_HEADER = 18  # bytes of a frame that tell its decoded size, at most
 
 
 def path_rule(section: Section, column: Column) -> str:
@@ -113,13 +115,20 @@ def write_frame(root: Path, section: Section) -> list[str]:
     return list(documents)
 
 
+def frame_paths(section: Section) -> list[str]:
+    """The files that `write_frame` writes, relative to the dataset."""
+    return list(_documents(section))
+
+
 def frame_problems(root: Path, section: Section) -> list[Contradiction]:
     """Where the metadata are not exactly what `write_frame` writes, so that zarr might read something else."""
     problems = []
     for path, document in _documents(section).items():
-        found = (root / path).read_bytes()
-        if found != canonical_json(document):
-            problems.append(Contradiction(path, "the metadata of this section", f"{len(found):,} other bytes"))
+        expected = canonical_json(document)
+        with (root / path).open("rb") as file:
+            found = file.read(len(expected) + 1)
+        if found != expected:
+            problems.append(Contradiction(path, "the metadata of this section", "something else"))
     return problems
 
 
@@ -147,26 +156,35 @@ def _compressed_problems(
     root: Path, path: str, section: Section, column: Column, shard: int
 ) -> Iterator[Contradiction]:
     """Where a compressed shard's index, or the size that a chunk says it will decode to, is not what it must be."""
-    index_bytes = _empty_index(section).nbytes
-    data = np.memmap(root / path, np.uint8, "r")
-    tail = data[-index_bytes - 4 :].tobytes()
-    if len(data) < index_bytes + 4 or crc32c(tail[:-4]).to_bytes(4, "little") != tail[-4:]:
-        yield Contradiction(path, "an index and its checksum at the end", "something else")
-        return
-    position = 0
-    chunks = np.frombuffer(tail[:-4], "<u8").reshape(-1, 2).tolist()
-    for number, (offset, length) in enumerate(chunks):
-        if number >= section.chunks(shard):
-            if (offset, length) != (_ABSENT, _ABSENT):
-                yield Contradiction(path, f"no chunk {number}", f"{length} bytes at {offset}")
-        elif offset != position or offset + length > len(data) - index_bytes - 4:
-            yield Contradiction(path, f"chunk {number} at {position}", f"{length} bytes at {offset}")
+    tail_bytes, decoded = _empty_index(section).nbytes + 4, CHUNK * column.sample_bytes
+    with (root / path).open("rb") as file:
+        end = file.seek(0, os.SEEK_END) - tail_bytes
+        file.seek(max(end, 0))
+        tail = file.read(tail_bytes)
+        if end < 0 or crc32c(tail[:-4]).to_bytes(4, "little") != tail[-4:]:
+            yield Contradiction(path, "an index and its checksum at the end", "something else")
             return
-        elif zstd_size(data[offset : offset + min(length, 18)].tobytes()) != CHUNK * column.sample_bytes:
-            yield Contradiction(path, f"chunk {number} of {CHUNK * column.sample_bytes} bytes", "another size")
-            return
-        else:
+        position = 0
+        for number, (offset, length) in enumerate(np.frombuffer(tail[:-4], "<u8").reshape(-1, 2).tolist()):
+            if number >= section.chunks(shard):
+                if (offset, length) != (_ABSENT, _ABSENT):
+                    yield Contradiction(path, f"no chunk {number}", f"{length:,} bytes at {offset:,}")
+                continue
+            if offset != position or offset + length > end:
+                yield Contradiction(path, f"chunk {number} at {position:,}", f"{length:,} bytes at {offset:,}")
+                return
+            file.seek(offset)
+            claimed = zstd_size(file.read(min(length, ZSTD_HEADER)))
+            if claimed != decoded:
+                yield Contradiction(path, f"chunk {number} of {decoded:,} bytes", _told(claimed))
+                return
             position += length
+    if position != end:
+        yield Contradiction(path, f"{position:,} bytes of chunks", f"{end:,}")
+
+
+def _told(claimed: int | None) -> str:
+    return "no frame that states its size" if claimed is None else f"one that decodes to {claimed:,}"
 
 
 def zstd_size(start: bytes) -> int | None:
