@@ -7,8 +7,9 @@ SOURCE_DIR ?= $(DATAGEN_SOURCE_DIR)
 WORKERS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 export DATAGEN_SOURCE_DIR := $(SOURCE_DIR)
 
+DATASET ?= data/mnist
 .DEFAULT_GOAL := help
-.PHONY: help data test test-long check format bench matrix
+.PHONY: help data verify test test-long check format bench matrix
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,6 +17,9 @@ help:  ## List the targets
 
 data: $(VENV)/base  ## Build data/mnist (the embedded strokes where MNIST cannot be had) and its contact sheets
 	@$(BIN)/datagen build --recipe mnist --fallback strokes --preview --workers $(WORKERS)
+
+verify: $(VENV)/base  ## Prove the dataset: every byte, every sample, every claim (DATASET=DIR)
+	@$(BIN)/datagen verify $(DATASET) --workers $(WORKERS)
 
 test: $(VENV)/dev  ## Run the tests, without network; with MNIST too where SOURCE_DIR has it
 	@$(BIN)/pytest -q -n $(WORKERS) -m "not long"

@@ -53,7 +53,7 @@ def measure(command: Sequence[str | Path], **environment: str) -> Run:
 
 def build_command(out: Path, source: Path, workers: int, times: int = 1) -> list[str | Path]:
     """The build of the default recipe, or of one with so many times the mosaics."""
-    command = [sys.executable, "-m", "datagen", "build", "--recipe", "mnist", "--out", out, "--quiet"]
+    command: list[str | Path] = [sys.executable, "-m", "datagen", "build", "--recipe", "mnist", "--out", out, "--quiet"]
     counts = [] if times == 1 else ["--mosaics", *(str(count * times) for count in SPLITS)]
     return [*command, "--source-dir", source, "--workers", str(workers), *counts]
 
@@ -140,9 +140,7 @@ def machine() -> dict[str, Any]:
 @click.option("--ten-times/--no-ten-times", default=True, help="Also build ten times as many mosaics: 21 GB.")
 @click.option("--scratch", type=click.Path(path_type=Path), help="A folder on the disk to be measured.")
 @click.option("--evidence", type=click.Path(path_type=Path), default=Path("results/build.json"), show_default=True)
-def main(
-    source_dir: Path, workers: int, rounds: int, ten_times: bool, scratch: Path | None, evidence: Path
-) -> None:
+def main(source_dir: Path, workers: int, rounds: int, ten_times: bool, scratch: Path | None, evidence: Path) -> None:
     """Measure, print, and write the evidence."""
     with tempfile.TemporaryDirectory(dir=scratch) as name:
         facts = measure_all(Path(name), source_dir, workers, rounds, ten_times)

@@ -1,8 +1,8 @@
 """One digest everywhere: builds with old and new versions of every library, and reads back what was written.
 
-Makes a virtual environment for each line of ENVIRONMENTS, installs the project there, builds MNIST (where --source-dir has it)
-and the strokes in both formats with one to four workers, and reads every column through zarr or h5py. Fails unless
-all digests and all columns agree. Writes one JSON file of evidence.
+Makes a virtual environment for each line of ENVIRONMENTS, installs the project there, builds strokes and MNIST (where
+--source-dir has it) in both formats with one to four workers, and reads every column through zarr or h5py. Fails
+unless all digests and all columns agree. Writes one JSON file of evidence.
 """
 
 from __future__ import annotations
