@@ -37,8 +37,12 @@ format: $(VENV)/dev  ## Format the code and mend what the linter can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(VENV)/dev  ## Measure build against copying, memory, and ten times as many mosaics
-	@$(BIN)/python benchmarks/build.py
+bench: $(VENV)/dev  ## Measure build and verify against copying and hashing; writes results/ and the README's table
+	@$(BIN)/python benchmarks/build.py --workers $(WORKERS)
+	@$(BIN)/python benchmarks/verify.py --workers $(WORKERS)
+	@$(BIN)/python benchmarks/parts.py --workers $(WORKERS)
+	@$(BIN)/python benchmarks/uniqueness.py
+	@$(BIN)/python benchmarks/table.py
 
 matrix: $(VENV)/dev  ## Build with old and new versions of every library: one digest
 	@$(BIN)/python benchmarks/matrix.py

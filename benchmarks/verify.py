@@ -1,0 +1,71 @@
+"""What a verification costs, beside `sha256sum` over the same files: whole processes in turn, medians and ratios.
+
+Writes one JSON file of evidence: see --help.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+from build import alternate, build_command, machine, measure, raw_copy, spread, summary
+
+
+@click.command()
+@click.option("--source-dir", type=click.Path(path_type=Path, exists=True), envvar="DATAGEN_SOURCE_DIR", required=True)
+@click.option("--workers", default=2, show_default=True)
+@click.option("--rounds", default=5, show_default=True, help="Counted rounds, after one that is not.")
+@click.option("--scratch", type=click.Path(path_type=Path), help="A folder on the disk to be measured.")
+@click.option("--evidence", type=click.Path(path_type=Path), default=Path("results/verify.json"), show_default=True)
+def main(source_dir: Path, workers: int, rounds: int, scratch: Path | None, evidence: Path) -> None:
+    """Measure, print, and write the evidence."""
+    with tempfile.TemporaryDirectory(dir=scratch) as name:
+        place = Path(name)
+        out = place / "out"
+        measure(build_command(out, raw_copy(source_dir, place / "source"), workers))
+        verify: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "datagen",
+            "verify",
+            out,
+            "--quiet",
+            "--workers",
+            str(workers),
+        ]
+        alone = {"DATAGEN_SOURCE_DIR": "", "DATAGEN_CACHE": str(place / "cache")}
+        runs = alternate(
+            rounds,
+            full=lambda: measure(verify, **alone),
+            sha256sum=lambda: measure(["sh", "-c", f"find '{out}' -type f -print0 | xargs -0 sha256sum"]),
+            source=lambda: measure([*verify, "--source-dir", place / "source"], **alone),
+            quick=lambda: measure([*verify, "--quick"], **alone),
+            sample=lambda: measure([*verify, "--sample", "1000", "--seed", "0"], **alone),
+        )
+        size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+        digest = json.loads((out / "manifest.json").read_text())["digest"]
+    facts = {
+        "command": "make bench",
+        "digest": digest,
+        "bytes": size,
+        "workers": workers,
+        "rounds": rounds,
+        "full": summary(runs["full"]),
+        "full_gb_per_s": spread([size / run.wall / 1e9 for run in runs["full"]]),
+        "sha256sum": summary(runs["sha256sum"]),
+        "full_over_sha256sum": spread([a.wall / b.wall for a, b in zip(runs["full"], runs["sha256sum"], strict=True)]),
+        "full_with_source": summary(runs["source"]),
+        "quick": summary(runs["quick"]),
+        "sample_1000": summary(runs["sample"]),
+        "machine": machine(),
+    }
+    evidence.parent.mkdir(exist_ok=True)
+    evidence.write_text(json.dumps(facts, indent=2) + "\n")
+    click.echo(json.dumps(facts, indent=2))
+
+
+if __name__ == "__main__":
+    main()
