@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -123,15 +124,19 @@ def flip(path: Path, position: int) -> None:
 
 def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     """The command line in a process and a session of its own, its output in pipes."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "datagen", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "DATAGEN_SOURCE_DIR": ""} | options.pop("env", {}),
-        **options,
-    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore SIGINT
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "datagen", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "DATAGEN_SOURCE_DIR": ""} | options.pop("env", {}),
+            **options,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Death(BaseException):

@@ -11,8 +11,9 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from datagen import recipe as recipes
 from datagen.engines import local
 from datagen.errors import BusyError, DamageError, FormatError, RecipeError, StorageError
 from datagen.layout import DRAFT, MANIFEST, PROGRESS, SPLITS
+from datagen.stores import Array, Section
+from datagen.tasks import Deriver
 
 SHARDS = 12  # of the tiny recipe
 PATIENCE = 60  # seconds, for what takes one
@@ -167,18 +170,55 @@ def test_an_exception_in_the_middle_leaves_no_draft_and_no_manifest(
     assert tree(tmp_path / "data") == tree(whole[format_name])
 
 
+def test_an_interruption_leaves_no_draft_of_a_job_that_does_not_end_in_time(
+    tmp_path: Path, source: Path, whole: dict[str, Path]
+) -> None:
+    resolved, root = build.resolve(tiny_recipe(source)), tmp_path / "data"
+    begun, release = threading.Event(), threading.Event()
+
+    def deriver(section: Section) -> Deriver:
+        derive = resolved.deriver(section)
+
+        def dawdle(start: int, out: Mapping[str, Array]) -> None:
+            if section.folder == "mosaics/val":
+                begun.set()
+                release.wait(PATIENCE)
+            derive(start, out)
+
+        return dawdle
+
+    def progress(done: int, total: int) -> None:
+        if begun.is_set():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sections = build.sections(resolved.plan)
+        assembly.assemble(root, resolved.plan, sections, deriver, workers=2, progress=progress)
+    assert has_no_draft(root)
+    release.set()
+    for thread in [thread for thread in threading.enumerate() if thread.name.endswith("(serve)")]:
+        thread.join(PATIENCE)
+    assert has_no_draft(root)
+    build.build(tiny_recipe(source), root)
+    assert tree(root) == tree(whole["zarr"])
+
+
 def test_too_little_space_is_found_before_anything_is_made(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = tiny_recipe(source)
-    total = sum(job.room for job in assembly.shard_list(build.sections(build.resolve(recipe).plan)))
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=total))
+    recipe, usage = tiny_recipe(source), shutil.disk_usage(tmp_path)
+    shards = assembly.shard_list(build.sections(build.resolve(recipe).plan))
+    needed = sum(job.room for job in shards) + (1 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
     with pytest.raises(StorageError, match="not enough space") as caught:
         build.build(recipe, tmp_path / "deep" / "data")
-    assert f"{total:,}" in str(caught.value.found)
+    assert caught.value.expected == f"{needed:,} bytes free"
     assert caught.value.exit_code == 7
     assert not (tmp_path / "deep").exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed))
+    build.build(recipe, tmp_path / "deep" / "data")
+    stored = sum(path.stat().st_size for path in (tmp_path / "deep").rglob("*") if path.is_file())
+    assert sum(job.bytes for job in shards) < stored <= needed
 
 
 def test_to_repair_a_shard_takes_no_space_for_the_others(
@@ -341,6 +381,22 @@ def test_only_what_is_damaged_is_written_again(
         assert tree(root) == tree(whole[format_name]), kind
         assert not (root / victim).is_symlink()
         assert shards_outside(root, section) == untouched
+
+
+def test_a_dataset_under_repair_has_no_manifest_and_an_interrupted_repair_goes_on(
+    tmp_path: Path, source: Path, whole: dict[str, Path]
+) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    root = shutil.copytree(whole["zarr"], tmp_path / "data")
+    for victim in ("mosaics/train/image/c/1/0/0", "foreground/val/mask/c/0/0/0"):
+        (root / victim).unlink()
+    with pytest.raises(KeyboardInterrupt):
+        build.build(tiny_recipe(source), root, progress=interrupt)
+    assert not (root / MANIFEST).exists()
+    assert build.build(tiny_recipe(source), root).kept >= SHARDS - 2
+    assert tree(root) == tree(whole["zarr"])
 
 
 def test_what_a_build_in_progress_leaves_is_swept_from_a_finished_dataset(
