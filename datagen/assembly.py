@@ -29,6 +29,7 @@ from datagen.tasks import Deriver
 
 _BLOCK_BYTES = 1 << 23  # of one sample's columns together: what is derived, hashed and written while in the cache
 _FRAME_BYTES = 1 << 20  # more than the metadata of a section takes
+_FRAME_FACTS = 1 << 17  # bytes of the manifest that are kept for the facts of files
 _MAX_LISTED = 5  # things that a message names
 
 Progress = Callable[[int, int], None]
@@ -97,11 +98,17 @@ def assemble(
     jobs = shard_list(sections)
     jobs = jobs if part is None else [jobs[number] for number in part]
     require_free(root, plan)
-    files.require_writable(root)
-    files.require_space(root, sum(job.room for job in jobs if not _is_there(root, job, plan)) + _FRAME_BYTES)
-    files.make_folder(root)
+    if not (root / MANIFEST).exists():
+        files.require_writable(root)
+        files.require_space(root, sum(job.room for job in jobs if not _is_there(root, job, plan)) + _FRAME_BYTES)
+        files.make_folder(root)
     with files.lock(root, exclusive=part is None):
         require_free(root, plan)
+        if (root / MANIFEST).exists():
+            finished = manifests.load(root)
+            if part is not None or is_whole(root, finished, workers=workers):
+                return Assembled(finished, 0, len(jobs))
+            _reopen(root, finished)
         _begin(root, plan, exclusive=part is None)
         try:
             facts = known_facts(root, jobs, plan, workers=workers)
@@ -159,7 +166,7 @@ def require_free(root: Path, plan: Manifest) -> None:
                 remedy="choose another folder with --out",
             )
     elif plan_of(present) != plan_of(plan):
-        expected, found = _difference(plan, present)
+        expected, found = difference(plan, present)
         raise FormatError(
             "holds a dataset of another recipe or source",
             path=root,
@@ -179,9 +186,17 @@ def _require_storable(plan: Manifest, sections: Sequence[Section]) -> None:
         facts = split_facts(section, plan.recipe.storage.format, roots, table)
         tasks.setdefault(section.task, {})[section.split] = facts
     try:
-        manifests.from_bytes(manifests.to_bytes(manifests.seal(replace(plan, tasks=tasks))), path=Path(MANIFEST))
+        data = manifests.to_bytes(manifests.seal(replace(plan, tasks=tasks)))
+        manifests.from_bytes(data, path=Path(MANIFEST))
     except (DamageError, TypeError) as error:
         raise RecipeError(f"no dataset can hold what its tasks declare: {error}") from error
+    if len(data) > MAX_MANIFEST_BYTES - _FRAME_FACTS:
+        raise RecipeError(
+            "what the source says of itself does not fit a manifest",
+            expected=f"at most {MAX_MANIFEST_BYTES - _FRAME_FACTS:,} bytes",
+            found=f"{len(data):,}",
+            remedy="give the classes shorter names",
+        )
 
 
 def plan_of(manifest: Manifest) -> Manifest:
@@ -206,18 +221,32 @@ def known_facts(root: Path, jobs: Sequence[Shard], plan: Manifest, *, workers: i
     return {job.name: recorded[job.name] for job, good in local.run(check, checks, workers=workers) if good}
 
 
-def reopen(root: Path) -> None:
-    """Take the manifest of a finished dataset back into a draft, so that damaged shards can be written again."""
-    with files.lock(root, exclusive=True), files.storage_errors(root):
+def _reopen(root: Path, finished: Manifest) -> None:
+    """Take the manifest of a finished dataset back into a draft, so that what is wrong can be written again.
+
+    Where its digest is not the published one of its recipe, nothing that it says of shards is trusted.
+    """
+    files.require_writable(root)
+    with files.storage_errors(root):
         (root / MANIFEST).rename(root / DRAFT)
         files.sync_folder(root)
+    if not _is_as_published(finished):
+        files.write_atomic(root / DRAFT, manifests.to_bytes(plan_of(finished)))
+
+
+def _is_as_published(manifest: Manifest) -> bool:
+    return recipes.known_digest(manifest.recipe) in (None, manifest.digest)
 
 
 def is_whole(root: Path, manifest: Manifest, *, workers: int) -> bool:
-    """Whether every file of a finished dataset is what the manifest says, by size and digest of its bytes."""
+    """Whether every file of a finished dataset is what the manifest says, by size and digest of its bytes.
+
+    Of a packaged recipe the dataset must also be the published one. That samples follow from the digits is for
+    `verify` to say.
+    """
     tables = [facts.table for splits in manifest.tasks.values() for facts in splits.values()]
     begun = any((root / name).exists() for name in (DRAFT, PROGRESS))
-    if begun or not all(_is_file(root, file) for file in (*manifest.files, *tables)):
+    if begun or not _is_as_published(manifest) or not all(_is_file(root, file) for file in (*manifest.files, *tables)):
         return False
     names = [(task, split) for task, splits in manifest.tasks.items() for split in splits]
     jobs = shard_list(section_of(manifest, task, split) for task, split in names)
@@ -239,7 +268,8 @@ def _begin(root: Path, plan: Manifest, *, exclusive: bool) -> None:
     if exclusive:
         files.remove_drafts(root)
     if not (root / DRAFT).exists():
-        files.write_atomic(root / DRAFT, manifests.to_bytes(plan))
+        files.write_atomic(root / DRAFT, manifests.to_bytes(plan), replace=exclusive)
+        require_free(root, plan)  # of two parts that begin at once, the first decides what is built here
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -250,7 +280,7 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def _difference(wanted: Manifest, present: Manifest) -> list[str]:
+def difference(wanted: Manifest, present: Manifest) -> list[str]:
     """The keys in which two plans differ, with the values of the one and of the other."""
     ours, theirs = (
         flat({"recipe": recipes.to_table(plan.recipe), "source": asdict(plan.source)}) for plan in (wanted, present)
@@ -299,7 +329,9 @@ def _write_shard(root: Path, format_name: str, job: Shard, derive: Deriver, slot
     finally:
         writer.discard()
     rows = np.array([_row(extents[column.name], hashers[column.name].root()) for column in columns], SHARD_FACTS)
-    files.write_atomic(_record(root, job), rows.tobytes())
+    data = rows.tobytes()
+    slot.check()
+    files.write_atomic(_record(root, job), data + bytes.fromhex(bytes_digest(data)))
     return rows
 
 
@@ -327,9 +359,9 @@ def _record(root: Path, job: Shard) -> Path:
 def _recorded(root: Path, job: Shard, draft: Manifest) -> Table | None:
     path = _record(root, job)
     if path.is_file():
-        data = path.read_bytes()
-        whole = len(data) == len(job.section.columns) * SHARD_FACTS.itemsize
-        return np.frombuffer(data, SHARD_FACTS) if whole else None
+        data, size = path.read_bytes(), len(job.section.columns) * SHARD_FACTS.itemsize
+        whole = bytes_digest(data[:size]) == data[size:].hex()
+        return np.frombuffer(data[:size], SHARD_FACTS) if whole else None
     # A build that was about to end has swept its records away, but its draft pins the tables made of them.
     facts = draft.tasks.get(job.section.task, {}).get(job.section.split)
     try:
@@ -372,6 +404,7 @@ def _commit(
     manifest = _manifest(root, plan, sections, facts)
     wanted = expected or recipes.known_digest(plan.recipe)
     if wanted not in (None, manifest.digest):
+        files.write_atomic(root / DRAFT, manifests.to_bytes(plan_of(plan)))  # the tables of an earlier build go too
         _forget(root)
         raise DamageError(
             "the data have another digest than they must",

@@ -100,7 +100,7 @@ class Resolved:
             attribution=source.attribution,
             digits=digits,
             conflicts=len(division.conflicts),
-            conflicts_listed=tuple(map(_spell, division.conflicts[:_CONFLICTS_LISTED])),
+            conflicts_listed=tuple(_spell(one, division) for one in division.conflicts[:_CONFLICTS_LISTED]),
         )
 
     def _require_enough(self) -> None:
@@ -145,16 +145,11 @@ def build(
     finished = _finished(recipe, root, workers) if recipe.source in _EMBEDDED_OR_PINNED else None
     if finished is not None:
         return Built(finished, 0, _shard_count(finished), time.perf_counter() - started)
-    files.require_writable(root)
+    if not (root / MANIFEST).exists():
+        files.require_writable(root)
     resolved = resolve(recipe, directory=directory, cache=cache, workers=workers, report=report, progress=fetching)
     listed = sections(resolved.plan)
     span = None if part is None else _part(part, len(assembly.shard_list(listed)))
-    assembly.require_free(root, resolved.plan)
-    if (root / MANIFEST).exists():
-        finished = _finished(recipe, root, workers)
-        if finished is not None:
-            return Built(finished, 0, _shard_count(finished), time.perf_counter() - started)
-        assembly.reopen(root)
     done = assembly.assemble(
         root, resolved.plan, listed, resolved.deriver, workers=workers, part=span, progress=progress
     )
@@ -169,8 +164,12 @@ def resolve(
     workers: int = 1,
     report: Report | None = None,
     progress: Progress | None = None,
+    offline: bool = False,
 ) -> Resolved:
-    """The recipe with its source loaded. Of a source that lies in a path, `directory` may give the path."""
+    """The recipe with its source loaded, without asking mirrors if `offline`.
+
+    Of a source that lies in a path, `directory` may give the path.
+    """
     spec = recipe.source
     if spec in ("idx", "npz", "images"):
         if directory is None:
@@ -178,22 +177,25 @@ def resolve(
                 f"the source {spec!r} needs a path", remedy=f"give --source-dir, or a source such as '{spec}:PATH'"
             )
         spec, directory = f"{spec}:{directory}", None
-    source = sources.load(spec, directory=directory, cache=cache, report=report, progress=progress)
+    source = sources.load(spec, directory=directory, cache=cache, report=report, progress=progress, offline=offline)
     return Resolved(recipe, source, workers=workers)
 
 
 def resolve_dataset(
-    root: Path, *, directory: Path | None = None, cache: Path | None = None, workers: int = 1
+    root: Path,
+    *,
+    directory: Path | None = None,
+    cache: Path | None = None,
+    workers: int = 1,
+    offline: bool = False,
 ) -> Resolved:
     """What the dataset in `root` follows from, its source loaded anew and found to be the same."""
     manifest = manifests.load(root)
-    resolved = resolve(manifest.recipe, directory=directory, cache=cache, workers=workers)
+    resolved = resolve(manifest.recipe, directory=directory, cache=cache, workers=workers, offline=offline)
     if resolved.plan != assembly.plan_of(manifest):
+        expected, found = assembly.difference(assembly.plan_of(manifest), resolved.plan)
         raise InputError(
-            "the source is not the one that the dataset was built from",
-            path=root,
-            expected=dict(manifest.source.digests),
-            found=dict(resolved.plan.source.digests),
+            "the source is not the one that the dataset was built from", path=root, expected=expected, found=found
         )
     return resolved
 
@@ -273,8 +275,13 @@ def _thresholds(images: npt.NDArray[np.uint8], workers: int) -> npt.NDArray[np.u
     return out
 
 
-def _spell(conflict: Conflict) -> str:
-    return (
-        f"{conflict.dropped_split}[{conflict.dropped_row}] = {conflict.dropped_label}, "
-        f"kept {conflict.kept_split}[{conflict.kept_row}] = {conflict.kept_label}"
+def _spell(conflict: Conflict, division: Division) -> str:
+    """As the format page has it: rows are those of the source's parts."""
+    dropped, kept = (
+        f"{division.digits[split].part}[{row}] = {label}"
+        for split, row, label in (
+            (conflict.dropped_split, conflict.dropped_row, conflict.dropped_label),
+            (conflict.kept_split, conflict.kept_row, conflict.kept_label),
+        )
     )
+    return f"{dropped} left out of {conflict.dropped_split}, {kept} kept in {conflict.kept_split}"

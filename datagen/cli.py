@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from datagen import __version__
-from datagen.errors import INTERRUPTED, PROBLEMS_FOUND, DatagenError, SourceError, StorageError
+from datagen.errors import INTERRUPTED, PROBLEMS_FOUND, DatagenError, RecipeError, SourceError, StorageError
 from datagen.layout import SPLITS
 from datagen.options import (
     DEFAULT,
@@ -104,7 +105,13 @@ def _register_tasks(path: Path) -> list[str]:
     """Run a file, make the tasks that it defines known, and give their names."""
     from datagen.tasks import Task, register
 
-    defined = [value for value in runpy.run_path(str(path)).values() if isinstance(value, Task)]
+    try:
+        values = runpy.run_path(str(path)).values()
+    except Exception as error:
+        raise RecipeError(f"the file cannot be run: {type(error).__name__}: {error}", path=path) from error
+    defined = [value for value in values if isinstance(value, Task)]
+    if not defined:
+        raise RecipeError("the file defines no task", path=path, expected="a datagen.tasks.Task", found="none")
     for task in defined:
         register(task)
     return [task.name for task in defined]
@@ -168,7 +175,8 @@ def build(
 ) -> None:
     """Build a dataset, or what is missing or damaged of it."""
     recipe = _recipe(**overrides)
-    root = out or DEFAULT.parent / Path(overrides["recipe_name"]).stem
+    named = overrides["recipe_name"] if overrides["source"] is None else recipe.without_path().source
+    root = out or DEFAULT.parent / Path(named).stem
     silent = quiet or as_json
     try:
         built = _build(recipe, root, source_dir, workers, shards, silent)
@@ -223,7 +231,7 @@ def finish(directory: Path, workers: int, quiet: bool, as_json: bool) -> None:
     if as_json:
         print_json(built_facts(built, directory))
     elif not quiet:
-        print_built(built, directory)
+        print_built(built, directory, done="committed")
 
 
 @cli.command()
@@ -289,7 +297,7 @@ def verify(
             sample=sample,
             seed=secrets.randbits(32) if seed is None else seed,
             expect=expect,
-            directory=source_dir,
+            directory=_source_dir_of(directory, source_dir),
             workers=workers,
             progress=progress,
         )
@@ -416,6 +424,21 @@ def completion(shell: str) -> None:
     kind = get_completion_class(shell)
     assert kind is not None
     click.echo(kind(cli, {}, "datagen", "_DATAGEN_COMPLETE").source())
+
+
+def _source_dir_of(root: Path, source_dir: Path | None) -> Path | None:
+    """The folder given for the source of the dataset in `root`; one of the environment only where it has the files."""
+    origin = click.get_current_context().get_parameter_source("source_dir")
+    if source_dir is None or origin is not ParameterSource.ENVIRONMENT:
+        return source_dir
+    from datagen import manifest as manifests
+    from datagen import sources as library
+
+    try:
+        library.load(manifests.load(root).recipe.source, directory=source_dir, offline=True)
+    except DatagenError:
+        return None
+    return source_dir
 
 
 def _recipe(

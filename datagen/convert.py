@@ -11,11 +11,9 @@ from typing import Any
 import numpy.typing as npt
 
 from datagen import assembly, recipe
-from datagen import manifest as manifests
 from datagen.build import Built
 from datagen.dataset import Dataset
 from datagen.errors import DamageError, FormatError
-from datagen.layout import MANIFEST
 from datagen.stores import Section
 from datagen.tasks import Deriver
 
@@ -49,11 +47,6 @@ def convert(
         replace(section, shard_size=wanted.storage.shard_size, compression=wanted.storage.compression)
         for section in dataset.sections.values()
     ]
-    if (target / MANIFEST).exists():
-        finished = manifests.load(target)
-        if assembly.is_whole(target, finished, workers=workers):
-            return Built(finished, 0, len(assembly.shard_list(listed)), time.perf_counter() - started)
-        assembly.reopen(target)
     if not assembly.is_whole(origin, dataset.manifest, workers=workers):
         raise DamageError("the dataset is damaged", path=origin, remedy="build it again: only the damage is redone")
     done = assembly.assemble(

@@ -19,9 +19,9 @@ from datagen.stores import Array, Column, Section, open_store
 class Dataset:
     """The dataset in `root`. Raises what `manifest.load` raises; the shards are looked at only when they are read."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.manifest = manifests.load(root)
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self.manifest = manifests.load(self.root)
         self._tables: dict[str, Table] = {}
 
     @cached_property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -50,10 +50,10 @@ def _recipe_differences(a: Manifest, b: Manifest) -> Iterator[Difference]:
     for key in sorted({*ours, *theirs}):
         if ours.get(key) != theirs.get(key):
             yield Difference(f"recipe {key}", str(ours.get(key, "none")), str(theirs.get(key, "none")), is_data=False)
-    for name, digest in sorted({**a.source.digests, **b.source.digests}.items()):
-        sides = [manifest.source.digests.get(name, "none") for manifest in (a, b)]
-        if sides != [digest, digest]:
-            yield Difference(f"source {name}", sides[0], sides[1], is_data=False)
+    ours, theirs = (flat(asdict(manifest.source)) for manifest in (a, b))
+    for key in sorted({*ours, *theirs}):
+        if ours.get(key) != theirs.get(key):
+            yield Difference(f"source {key}", str(ours.get(key, "none")), str(theirs.get(key, "none")), is_data=False)
 
 
 def _section_differences(a: Dataset, b: Dataset) -> Iterator[Difference]:

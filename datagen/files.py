@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from datagen.errors import BusyError, StorageError
@@ -76,12 +76,16 @@ class Draft:
         """Where the content is until `commit`."""
         return self._temporary
 
-    def commit(self) -> None:
-        """Make the content durable and give it its name."""
+    def commit(self, *, replace: bool = True) -> None:
+        """Make the content durable and give it its name; without `replace`, a file that has the name keeps it."""
         with storage_errors(self.path):
             os.fsync(self.descriptor)
             self._close()
-            self._temporary.replace(self.path)
+            if replace:
+                self._temporary.replace(self.path)
+            else:
+                with suppress(FileExistsError):
+                    self.path.hardlink_to(self._temporary)
             sync_folder(self.path.parent)
 
     def discard(self) -> None:
@@ -96,13 +100,16 @@ class Draft:
             os.close(descriptor)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path`: afterwards the file is there whole and durable, or as it was before."""
+def write_atomic(path: Path, data: bytes, *, replace: bool = True) -> None:
+    """Write `data` to `path`: afterwards the file is there whole and durable, or as it was before.
+
+    Without `replace`, a file that is already there stays.
+    """
     draft = Draft(path)
     try:
         with storage_errors(path):
             write_all(draft.descriptor, data)
-        draft.commit()
+        draft.commit(replace=replace)
     finally:
         draft.discard()
 

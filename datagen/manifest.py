@@ -11,8 +11,9 @@ import json
 import math
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -158,7 +159,11 @@ def from_bytes(data: bytes, *, path: Path) -> Manifest:
     except DatagenError as error:
         raise DamageError(f"the recipe in the manifest is not valid: {error}", path=path) from error
     if to_bytes(manifest) != data:
-        raise DamageError("not spelled as a manifest is, or its sha256 is not that of the rest", path=path)
+        raise DamageError(
+            "the manifest is damaged: not spelled as one is, or its sha256 is not that of the rest",
+            path=path,
+            remedy="without it nothing is known of the shards: remove the folder and build it again",
+        )
     problems = _contradictions(manifest)
     if problems:
         more = [f"and {len(problems) - _MAX_LISTED:,} more"] * (len(problems) > _MAX_LISTED)
@@ -206,6 +211,12 @@ def table_from_bytes(data: bytes, *, shards: int, columns: int, path: Path) -> T
     return np.frombuffer(data, SHARD_FACTS).reshape(columns, shards)
 
 
+@cache
+def _hints(record: Hashable) -> dict[str, Any]:
+    """The types of a record's fields; to evaluate them anew for each record would take most of the time of reading."""
+    return get_type_hints(record)
+
+
 class _WrongTypeError(Exception):
     """A JSON value is not of the type that the record wants there."""
 
@@ -241,7 +252,7 @@ def _from_plain(plain: dict[str, Any]) -> Manifest:
     if not isinstance(table, dict):
         raise _WrongTypeError("recipe must be an object")
     values = {
-        field.name: _typed(get_type_hints(Manifest)[field.name], plain.get(field.name), field.name)
+        field.name: _typed(_hints(Manifest)[field.name], plain.get(field.name), field.name)
         for field in fields(Manifest)
         if field.name != "recipe"
     }
@@ -256,7 +267,7 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
     """`value` as the annotation `kind` wants it: records, tuples and mappings of them, text, natural numbers."""
     origin = get_origin(kind)
     if is_dataclass(kind) and isinstance(value, dict):
-        hints = get_type_hints(kind)
+        hints = _hints(kind)  # type: ignore[arg-type]
         return kind(**{name: _typed(hint, value.get(name), f"{where}.{name}") for name, hint in hints.items()})  # type: ignore[operator]
     if origin is tuple and isinstance(value, list):
         return tuple(_typed(get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(value))

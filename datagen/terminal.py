@@ -87,14 +87,14 @@ def built_facts(built: Built, root: Path) -> dict[str, Any]:
     return {**facts, "path": str(root), "finished": built.manifest is not None, **run}
 
 
-def print_built(built: Built, root: Path) -> None:
+def print_built(built: Built, root: Path, *, done: str = "whole, nothing to do") -> None:
     """Print what a build did, and what is there now."""
     if built.manifest is None:
         click.echo(
             f"{root}: {built.written} shards written, {built.kept} were there; commit with 'datagen finish {root}'"
         )
         return
-    done = f"built in {built.seconds:.1f} s" if built.written else "whole, nothing to do"
+    done = f"built in {built.seconds:.1f} s" if built.written else done
     kept = f", {built.kept} shards were there" if built.written and built.kept else ""
     click.echo(f"{root}: {done}{kept}")
     print_manifest(built.manifest)
@@ -121,7 +121,14 @@ def print_verdict(verdict: Verdict, root: Path) -> None:
     """Print what a verification found, what it stood on, and what it did not look at."""
     for problem in verdict.problems:
         click.echo(f"{root}/{problem}")
-    found = f"{len(verdict.problems):,} problems" if verdict.problems else "whole"
+    count = len(verdict.problems)
+    found = (
+        f"{count:,} problem{'s' * (count > 1)}"
+        if count
+        else "whole"
+        if verdict.level == "full"
+        else "nothing wrong found"
+    )
     rate = f", {size(round(verdict.bytes / verdict.seconds))}/s" if verdict.level == "full" else ""
     click.echo(
         f"{root}: {found}; {verdict.level}: {verdict.samples:,} samples derived anew in {verdict.seconds:.1f} s{rate}"

@@ -161,7 +161,9 @@ def _inputs(
     directory, cache = places
     if build.is_at_hand(dataset.manifest.recipe.source, directory=directory, cache=cache):
         try:
-            resolved = build.resolve_dataset(dataset.root, directory=directory, cache=cache, workers=workers)
+            resolved = build.resolve_dataset(
+                dataset.root, directory=directory, cache=cache, workers=workers, offline=True
+            )
         except (InputError, RecipeError) as error:
             found = f"{error.problem}, {error.found}" if error.found else error.problem
             findings.report("another source", MANIFEST, error.expected or "the source it was built from", found)

@@ -22,7 +22,7 @@ _HEADER = 16  # bytes
 def mnist_tiles() -> npt.NDArray[np.uint8]:
     """All MNIST digits, training set first: uint8 (70000, 28, 28). Skips where the files are not to be had."""
     folder = os.environ.get("DATAGEN_SOURCE_DIR")
-    if folder is None:
+    if not folder:
         pytest.skip("DATAGEN_SOURCE_DIR is not set: no MNIST")
     parts = []
     for name, count in _IMAGES.items():

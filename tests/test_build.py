@@ -311,7 +311,10 @@ def test_the_manifest_counts_what_was_dropped_and_lists_conflicts(tmp_path: Path
     assert manifest is not None
     facts = manifest.source
     assert vars(facts.digits["train"]) == {"count": 38, "dropped_within": 1, "dropped_across": 1}
-    assert facts.conflicts_listed == ("train[6] = 6, kept train[5] = 5", "train[7] = 7, kept test[2] = 2")
+    assert facts.conflicts_listed == (
+        "train[6] = 6 left out of train, train[5] = 5 kept in train",
+        "train[7] = 7 left out of train, test[2] = 2 kept in test",
+    )
     assert len(columns(tmp_path / "data")["foreground", "train", "image"]) == 38
 
 

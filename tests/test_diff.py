@@ -64,7 +64,7 @@ def test_one_changed_pixel_is_told_by_the_samples_that_show_it(
     assert listed == ", ".join(map(str, showing[:10])) + ", ..."
     assert max(showing) > 512 > min(showing)  # in several shards
     assert found["digest"][0] != found["digest"][1]
-    assert found["source train_images"][0] != found["source train_images"][1]
+    assert found["source digests.train_images"][0] != found["source digests.train_images"][1]
     assert not [what for what in found if "/val" in what or "/test" in what or "label" in what]
 
 

@@ -402,3 +402,11 @@ def test_a_writer_killed_at_any_moment_leaves_old_or_new_content(tmp_path: Path)
         assert len(set(content)) == 1
     files.remove_drafts(tmp_path)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_is_there_stays_where_it_is_not_to_be_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for data in (b"first", b"second"):
+        files.write_atomic(path, data, replace=False)
+        assert path.read_bytes() == b"first"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]

@@ -145,7 +145,7 @@ def test_people_are_told_the_file_the_sample_and_the_values_in_few_words(tiny: T
         f"{tiny.root}/foreground/train/threshold/c/0: sample 1 of foreground/train: "
         "wrong threshold: expected 0, found 77\n" in result.stdout
     )
-    assert "1 problems" in result.stdout
+    assert "1 problem;" in result.stdout
     assert "stood on  the dataset itself\n" in result.stdout
     assert max(map(len, result.stdout.splitlines())) < 200 + len(str(tiny.root))
 
@@ -201,7 +201,7 @@ def test_the_default_folder_is_data_mnist(tiny: Tiny, monkeypatch: pytest.Monkey
     tiny.root.rename(tmp_path / "data/mnist")
     monkeypatch.chdir(tmp_path)
     result = run("--quick")
-    assert (result.exit_code, result.stdout.startswith("data/mnist: whole; quick:")) == (0, True)
+    assert (result.exit_code, result.stdout.startswith("data/mnist: nothing wrong found; quick:")) == (0, True)
 
 
 def test_a_quick_look_takes_less_than_a_second(tiny: Tiny) -> None:

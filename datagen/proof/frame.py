@@ -31,6 +31,7 @@ def check_frame(dataset: Dataset, findings: Findings) -> list[Shard]:
     for file in manifest.files:
         _check_file(dataset, file, there, findings)
     _check_recipe(dataset, there, findings)
+    _check_listed(dataset, findings)
     sensible = _check_claims(manifest, findings)
     due = _due_sections(manifest, findings)
     belonging = {MANIFEST, *(file.path for file in manifest.files)}
@@ -51,6 +52,14 @@ def check_frame(dataset: Dataset, findings: Findings) -> list[Shard]:
     for path in sorted(there.keys() - belonging):
         findings.report("unexpected", path, "nothing", described(path, there))
     return readable if sensible else []
+
+
+def _check_listed(dataset: Dataset, findings: Findings) -> None:
+    """The manifest may list what frames its sections, and nothing else: a file of another kind is another face."""
+    store = open_store(dataset.manifest.recipe.storage.format)
+    due = {RECIPE, *(path for section in dataset.sections.values() for path in store.frame_paths(section))}
+    for path in sorted({file.path for file in dataset.manifest.files} - due):
+        findings.report("unexpected", path, "nothing", "a file that the manifest lists")
 
 
 def _check_file(

@@ -35,13 +35,14 @@ def load(
     cache: Path | None = None,
     report: Report | None = None,
     progress: Progress | None = None,
+    offline: bool = False,
 ) -> Source:
     """The source that `spec` names, whole and checked.
 
     `directory` is where `mnist` and `fashion-mnist` are, and nowhere else; other sources do without it. Where
     it is None they are looked for in `cache` (default: `$DATAGEN_CACHE`, else the user's cache folder), then
-    on public mirrors; `report` hears what went wrong on the way, `progress` of each block. A relative path in
-    `spec` is relative to the working folder.
+    on public mirrors, unless `offline`; `report` hears what went wrong on the way, `progress` of each block. A
+    relative path in `spec` is relative to the working folder.
     Raises RecipeError for a name that is not known, InputError, StorageError or SourceError as the source does.
     """
     scheme, colon, rest = spec.partition(":")
@@ -53,7 +54,9 @@ def load(
         return strokes.load()
     from datagen.sources import mnist
 
-    return mnist.load(_pinned(spec), directory=directory, cache=cache, report=report, progress=progress)
+    return mnist.load(
+        _pinned(spec), directory=directory, cache=cache, report=report, progress=progress, offline=offline
+    )
 
 
 def fetch(

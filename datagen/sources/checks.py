@@ -14,6 +14,7 @@ from datagen.errors import InputError, StorageError
 from datagen.sources.record import MAX_CLASSES, MAX_SIDE, Part, UInt8
 
 NOT_STATED = "not stated"  # licence and attribution of the user's own images
+MAX_CLASS_NAME = 255  # characters
 MAX_LISTED = 20  # problems that a message names before it counts the rest
 MAX_INFLATED = 4 << 30  # bytes of a compressed file that are held in memory
 MAX_EXPANSION = 1032  # the most bytes that one byte of deflate can stand for
@@ -91,8 +92,8 @@ def check_parts(parts: Mapping[str, Part], classes: Sequence[str], path: Path) -
         problems.append(f"tiles of unequal sizes: {told}")
     if len(classes) > MAX_CLASSES:
         problems.append(f"{len(classes)} classes where at most {MAX_CLASSES} are possible")
-    if not all(name and name.isprintable() for name in classes):
-        problems.append("a class whose name is empty or holds characters that cannot be printed")
+    if not all(0 < len(name) <= MAX_CLASS_NAME and name.isprintable() for name in classes):
+        problems.append(f"a class whose name is not 1 to {MAX_CLASS_NAME} characters that can be printed")
     if len(set(classes)) < len(classes):
         problems.append("two classes have the same name")
     fail_on(problems, path)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from datagen.errors import InputError, StorageError
+from datagen.errors import InputError, SourceError, StorageError
 from datagen.sources import checks, idx
 from datagen.sources.record import Progress, Report, Source
 
@@ -113,11 +113,13 @@ def load(
     cache: Path | None = None,
     report: Report | None = None,
     progress: Progress | None = None,
+    offline: bool = False,
 ) -> Source:
     """The pinned source, from `directory` and nowhere else if it is given, else cache, system, or mirrors.
 
     `report` hears of files that are damaged and of mirrors that fail; see `fetching.fetch` for the errors of mirrors.
-    Raises InputError where `directory` lacks a file or holds other bytes than the pinned.
+    Raises InputError where `directory` lacks a file or holds other bytes than the pinned, SourceError where only
+    the mirrors are left and `offline` forbids to ask them.
     """
     if directory is not None:
         return _read_folder(pinned, directory)
@@ -128,6 +130,8 @@ def load(
             except InputError as error:
                 if report and folder in pinned.places:  # `fetch` tells of the cache
                     report(str(error))
+    if offline:
+        raise SourceError(f"{pinned.name} is not whole in any place here", remedy="give --source-dir")
     from datagen.sources import fetching  # needs an HTTP client, which takes longer to import than MNIST to read
 
     fetching.fetch(pinned, cache=cache, report=report, progress=progress)
