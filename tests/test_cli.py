@@ -491,3 +491,16 @@ def test_fetch_prints_the_paths_it_brought(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("name", recipes.packaged())
 def test_every_packaged_recipe_can_be_named(name: str) -> None:
     assert "absent: no such file" in refused(3, "build", "--recipe", name, "--source", "npz:absent")
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("this is no Python", "the file cannot be run: SyntaxError"),
+        ("1 / 0", "the file cannot be run: ZeroDivisionError"),
+        ("TASK = None", "the file defines no task"),
+    ],
+)
+def test_a_file_that_defines_no_task_is_refused(tmp_path: Path, code: str, told: str) -> None:
+    (tmp_path / "task.py").write_text(code)
+    assert told in refused(3, "--with", tmp_path / "task.py", "sources")

@@ -445,6 +445,56 @@ def test_data_of_another_digest_than_they_must_have_are_not_committed_nor_kept(
     assert tree(tmp_path / "data") == tree(whole["zarr"])
 
 
+def test_a_dataset_that_is_not_the_published_one_is_built_anew_and_nothing_of_it_kept(
+    tmp_path: Path, source: Path, whole: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(whole["zarr"], root)
+    published = manifests.load(root).digest
+    assert build.build(tiny_recipe(source), root).written == 0
+    monkeypatch.setattr(recipes, "known_digest", lambda _: "0" * 64)
+    for _ in range(2):  # the second run finds nothing to trust either
+        with pytest.raises(DamageError, match="another digest"):
+            build.build(tiny_recipe(source), root)
+        assert hidden(root) == [DRAFT]
+    monkeypatch.setattr(recipes, "known_digest", lambda _: published)
+    assert build.build(tiny_recipe(source), root).kept == 0
+    assert tree(root) == tree(whole["zarr"])
+
+
+def test_a_record_that_is_damaged_is_not_believed(tmp_path: Path, source: Path, whole: dict[str, Path]) -> None:
+    root = tmp_path / "data"
+    build.build(tiny_recipe(source), root, part=(0, SHARDS))
+    for place in (-1, -20, 0):  # in the checksum, in a content root, in an offset
+        record = root / PROGRESS / "mosaics.val.00000"
+        data = bytearray(record.read_bytes())
+        data[place] ^= 1
+        record.write_bytes(data)
+        done = build.build(tiny_recipe(source), root, part=(0, SHARDS))
+        assert (done.written, done.kept) == (1, SHARDS - 1)
+    build.finish(root)
+    assert tree(root) == tree(whole["zarr"])
+
+
+def test_a_part_that_comes_after_the_commit_leaves_nothing_behind(
+    tmp_path: Path, source: Path, whole: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(whole["zarr"], root)
+    monkeypatch.setattr(build, "_finished", lambda *_: None)  # as if the others committed only now
+    assert build.build(tiny_recipe(source), root, part=(0, 2)).written == 0
+    assert tree(root) == tree(whole["zarr"])
+
+
+def test_a_whole_dataset_in_a_folder_that_cannot_be_written_is_found_whole(
+    tmp_path: Path, source: Path, whole: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(whole["zarr"], root)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert build.build(tiny_recipe(source), root).written == 0
+
+
 # Several writers, and builds in parts.
 
 

@@ -571,3 +571,22 @@ def test_a_chunk_that_decodes_to_more_than_it_must_takes_no_memory(
         lied = {"unreadable", "wrong mask"}  # zarr says that it cannot decode it, HDF5 gives what it has
         where = {one["kind"] for one in problems if one["path"] == "mosaics/train/mask"}
         assert (found | where) & lied if stated == 256 * 80 else "misleading" in found, (place, problems)
+
+
+@pytest.mark.parametrize("path", ["payload.bin", "mosaics/zarr.json", "zarr.json"])
+def test_a_file_that_frames_nothing_is_told_also_where_the_manifest_lists_it(tiny: Tiny, path: str) -> None:
+    (tiny.root / path).write_bytes(b"{}")
+    listed = {"path": path, "bytes": 2, "digest": ""}
+    tiny.edit(lambda plain: plain.update(files=sorted([*plain["files"], listed], key=lambda file: str(file["path"]))))
+    seal(tiny)
+    found = verify(tiny.root, quick=True).problems
+    assert [(one.kind, one.path, one.found) for one in found] == [
+        ("unexpected", path, "a file that the manifest lists")
+    ]
+
+
+def test_a_source_folder_of_the_environment_is_taken_only_where_it_has_the_source(tiny: Tiny, tmp_path: Path) -> None:
+    environment = {"DATAGEN_SOURCE_DIR": str(tmp_path / "elsewhere")}
+    done = CliRunner().invoke(cli, ["verify", str(tiny.root)], env=environment, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert run(tiny.root, "--source-dir", tmp_path / "elsewhere").exit_code != 0
