@@ -38,7 +38,8 @@ def table(results: Path = ROOT / "results") -> str:
     head = (
         f"`make bench` on {machine['cores']} cores of a shared {machine['model']} ({machine['system'].split('-')[0]}), "
         f"Python {machine['python']}, {build['workers']} workers, {build['bytes'] / 1e9:.2f} GB, "
-        f"dataset `{build['digest'][:12]}`, seed 0: median of {build['rounds']} alternating runs, "
+        f"dataset `{build['digest'][:12]}`, seed 0: median of {build['rounds']} alternating runs "
+        f"({verify['rounds']} of verify), "
         "in brackets the least and the most. The evidence is in [results/](results/), "
         "the limits are in [docs/speed.md](docs/speed.md).\n"
     )

@@ -287,11 +287,10 @@ def _rewrite_view(tiny: Tiny, names: Sequence[str], bits: int = 8) -> None:
 
 
 def _rewrite_shard(tiny: Tiny, change: Callable[[h5py.File, Array], object]) -> None:
-    """Another `mask` in an HDF5 shard; the bytes at its old place stay as they are, as far as the table tells."""
-    path = tiny.file("mosaics/val/mask:0")
-    with h5py.File(path, "r+") as file:
+    """Another `mask` in an HDF5 shard; the bytes at its old place stay, and that is where the table tells it to be."""
+    with h5py.File(tiny.file("mosaics/val/mask:0"), "r+") as file:
         masks = np.array(file["mask"])
-        file.move("mask", "kept")
+        del file["mask"]
         change(file, masks)
 
 
@@ -305,16 +304,17 @@ def _external(tiny: Tiny) -> None:
 
 
 def _soft_link(tiny: Tiny) -> None:
-    _rewrite_shard(tiny, lambda file, masks: file.__setitem__("mask", h5py.SoftLink("/kept")))
+    _rewrite_shard(tiny, lambda file, masks: file.__setitem__("mask", h5py.SoftLink("/image")))
 
 
 def _external_link(tiny: Tiny) -> None:
-    def change(file: h5py.File, masks: Array) -> None:
-        with h5py.File(tiny.outside / "other.h5", "w") as other:
-            other["mask"] = masks
-        file["mask"] = h5py.ExternalLink(str(tiny.outside / "other.h5"), "/mask")
-
-    _rewrite_shard(tiny, change)
+    """To a dataset of another file that lies there at the very same offset, and holds something else."""
+    shutil.copy(tiny.file("mosaics/val/mask:0"), tiny.outside / "other.h5")
+    with h5py.File(tiny.outside / "other.h5", "r+") as other:
+        other["mask"][0, 0, 0] ^= 1
+    _rewrite_shard(
+        tiny, lambda file, masks: file.__setitem__("mask", h5py.ExternalLink(str(tiny.outside / "other.h5"), "/mask"))
+    )
 
 
 def _retype(tiny: Tiny) -> None:
@@ -473,7 +473,8 @@ _INNER: Cell = Found("misleading", "mosaics/val/mask:0")
 _VIEW = [Found("damaged", "mosaics/train/all.h5")], [Found("misleading", "mosaics/train/all.h5")]
 _INDEX = "mosaics/train/mask:0"
 _METADATA = "mosaics/train/mask/zarr.json"
-_INNER_ROWS = [Found("another size", "mosaics/val/mask:0")], [PASSED_OVER, _INNER]
+_LINKED = _damaged("mosaics/val/mask:0"), [PASSED_OVER, _INNER]
+_STORED = [Found("another size", "mosaics/val/mask:0")], [PASSED_OVER, _INNER]
 
 _OF_LIBRARIES = [
     Plant(
@@ -492,9 +493,9 @@ _OF_LIBRARIES = [
         formats=("zarr",),
     ),
     Plant("a view of another type", _retype, *_VIEW, formats=("hdf5",)),
-    Plant("a dataset stored outside its file", _external, *_INNER_ROWS, formats=("hdf5",)),
-    Plant("a soft link in place of a dataset", _soft_link, *_INNER_ROWS, formats=("hdf5",)),
-    Plant("a link to another file in place of a dataset", _external_link, *_INNER_ROWS, formats=("hdf5",)),
+    Plant("a dataset stored outside its file", _external, *_STORED, formats=("hdf5",)),
+    Plant("a soft link in place of a dataset", _soft_link, *_LINKED, formats=("hdf5",)),
+    Plant("a link to another file in place of a dataset", _external_link, *_LINKED, formats=("hdf5",)),
 ]
 
 

@@ -88,3 +88,12 @@ def test_links_lead_to_files() -> None:
     links = re.findall(r"\]\(([^)]+)\)", README)
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_table_of_speed_is_what_the_evidence_says() -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        from table import readme
+    finally:
+        sys.path.pop(0)
+    assert readme() == README

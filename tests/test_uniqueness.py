@@ -85,6 +85,13 @@ def test_equal_digests_beyond_all_bounds_fill_no_partition(budget: int) -> None:
     ]
 
 
+def test_what_repeats_only_before_a_partition_is_full_is_not_lost() -> None:
+    digests = np.full((30_000, 16), 9, np.uint8)
+    digests[:80] = np.repeat(distinct(40), 2, axis=0)  # a quarter of these pairs go where all the others go
+    groups = equal_groups(reader(digests), len(digests), budget=len(digests) * 8 // 4)
+    assert groups[:40] == [[2 * pair, 2 * pair + 1] for pair in range(40)]
+
+
 @pytest.mark.parametrize("budget", [1 << 10, 1 << 28])
 def test_of_many_repeated_digests_a_thousand_are_given_and_each_is_right(budget: int) -> None:
     digests = np.concatenate([distinct(3000)] * 2)
@@ -108,12 +115,15 @@ def test_it_reads_once_for_a_partition_and_once_more_if_there_is_anything_to_tel
     assert times == 8 + 8 + 1
 
 
-@pytest.mark.parametrize("kind", ["random", "equal", "one word"])
+@pytest.mark.parametrize("kind", ["random", "equal", "one first word", "one second word"])
 def test_memory_follows_the_budget_and_not_the_count(kind: str) -> None:
     count, budget = 1 << 18, 1 << 18
     digests = distinct(count) if kind != "equal" else np.zeros((count, 16), np.uint8)
-    if kind == "one word":
+    if kind == "one first word":
         digests[:, :8] = 0
+    if kind == "one second word":
+        digests = np.ascontiguousarray(digests[:, ::-1])
+        digests[:, 8:] = 0
     read = reader(digests, 4096)
     tracemalloc.start()
     try:
