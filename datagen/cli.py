@@ -186,7 +186,7 @@ def build(
         root = root.parent / Path(fallback).stem
         click.secho(f"{error}\nBuilding the recipe {fallback!r} in {root} INSTEAD.", fg="yellow", err=True)
         built = _build(_recipe(recipe_name=fallback), root, None, workers, shards, silent)
-    pictures = _preview(root) if preview and built.manifest is not None else []
+    pictures = _fresh_preview(root) if preview and built.manifest is not None else []
     if as_json:
         print_json(built_facts(built, root))
     elif not quiet:
@@ -405,10 +405,16 @@ def diff(first: Path, second: Path, as_json: bool) -> None:
 @cli.command()
 @directory_argument
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Where to draw.  [default: DIR-preview]")
-def preview(directory: Path, out: Path | None) -> None:
+@quiet_option
+@json_option
+def preview(directory: Path, out: Path | None, quiet: bool, as_json: bool) -> None:
     """Draw contact sheets of a dataset."""
-    for path in _preview(directory, out):
-        click.echo(path)
+    paths = _preview(directory, out)
+    if as_json:
+        print_json(paths)
+    elif not quiet:
+        for path in paths:
+            click.echo(path)
 
 
 @cli.command()
@@ -489,7 +495,22 @@ def _build(
         )
 
 
+def _fresh_preview(root: Path) -> list[Path]:
+    """The contact sheets of the dataset in `root`, drawn only where they are older than the dataset or missing."""
+    from datagen.layout import MANIFEST
+
+    folder, built = _preview_folder(root), (root / MANIFEST).stat().st_mtime_ns
+    there = sorted(folder.glob("*.png"))
+    names = {"overview", *(path.name for path in root.iterdir() if path.is_dir())}
+    fresh = {path.stem for path in there if path.stat().st_mtime_ns >= built}
+    return there if names <= fresh else _preview(root)
+
+
+def _preview_folder(root: Path) -> Path:
+    return root.with_name(f"{root.name}-preview")
+
+
 def _preview(root: Path, folder: Path | None = None) -> list[Path]:
     from datagen.report import write_preview
 
-    return write_preview(root, folder or root.with_name(f"{root.name}-preview"))
+    return write_preview(root, folder or _preview_folder(root))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -459,6 +460,23 @@ def test_verify_exits_with_1_where_it_finds_a_problem(data: Path) -> None:
     result = run("verify", "here", "--quick", "--json")
     assert result.exit_code == 1
     assert json.loads(result.output)["whole"] is False
+
+
+def test_contact_sheets_are_drawn_again_only_where_they_are_missing_or_older(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = ("build", "--recipe", recipe, "--out", "here", "--preview")
+    assert run(*build).exit_code == 0
+    times = {path: path.stat().st_mtime_ns for path in Path("here-preview").iterdir()}
+    monkeypatch.setattr("datagen.report.write_preview", lambda *_: pytest.fail("drawn again"))
+    assert run(*build).output.endswith("contact sheets: here-preview\n")
+    monkeypatch.undo()
+    oldest = min(times)
+    os.utime(oldest, (0, 0))
+    Path("here-preview/overview.png").unlink()
+    assert run(*build).exit_code == 0
+    assert {path.name for path in Path("here-preview").iterdir()} == {path.name for path in times}
+    assert printed("preview", "here") == [str(path) for path in map(Path, run("preview", "here").output.split())]
 
 
 def test_preview_draws_beside_the_dataset_or_where_it_is_told(recipe: Path) -> None:
