@@ -468,9 +468,9 @@ def test_contact_sheets_are_drawn_again_only_where_they_are_missing_or_older(
     build = ("build", "--recipe", recipe, "--out", "here", "--preview")
     assert run(*build).exit_code == 0
     times = {path: path.stat().st_mtime_ns for path in Path("here-preview").iterdir()}
-    monkeypatch.setattr("datagen.report.write_preview", lambda *_: pytest.fail("drawn again"))
-    assert run(*build).output.endswith("contact sheets: here-preview\n")
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr("datagen.report.write_preview", lambda *_: pytest.fail("drawn again"))
+        assert run(*build).output.endswith("contact sheets: here-preview\n")
     oldest = min(times)
     os.utime(oldest, (0, 0))
     Path("here-preview/overview.png").unlink()
