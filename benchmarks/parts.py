@@ -35,6 +35,7 @@ PARTS: list[tuple[str, Any, str]] = [
     ("circle masks", circle, "raster"),
     ("bijection", permutation.Permutation, "rows"),
     ("compose mosaics and masks", mosaics, "compose"),
+    ("semantic masks of digits", mosaics, "semantic_masks"),
     ("XXH3-128 of each mosaic", mosaics, "sample_digests"),
     ("SHA-256 of all columns", hashing.ColumnHasher, "update"),
     ("XXH3-128 of all files, padding, index", zarr._ShardFile, "_write"),

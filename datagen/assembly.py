@@ -27,7 +27,6 @@ from datagen.manifest import NO_OFFSET, SHARD_FACTS, FileFacts, Manifest, Table
 from datagen.stores import Extent, Section, open_store
 from datagen.tasks import Deriver
 
-_BLOCK_BYTES = 1 << 23  # of one sample's columns together: what is derived, hashed and written while in the cache
 _FRAME_BYTES = 1 << 20  # more than the metadata of a section takes
 _FRAME_FACTS = 1 << 17  # bytes of the manifest that are kept for the facts of files
 _MAX_LISTED = 5  # things that a message names
@@ -91,8 +90,8 @@ def assemble(
     """Write the shards that `root` lacks, and end with the manifest; or, given `part` of the shard list, only those.
 
     `plan` is the manifest without tasks: what is being built. `deriver` makes the function that fills in samples of a
-    section. Raises DamageError, and writes no manifest, where the dataset's digest would not be `expected`;
-    FormatError where `root` holds something else; BusyError where another process writes it.
+    section; it is asked for consecutive ones. Raises DamageError, and writes no manifest, where the dataset's digest
+    would not be `expected`; FormatError where `root` holds something else; BusyError where another process writes it.
     """
     _require_storable(plan, sections)
     jobs = shard_list(sections)
@@ -337,12 +336,13 @@ def _write_shard(root: Path, format_name: str, job: Shard, derive: Deriver, slot
 
 def _blocks(job: Shard, derive: Deriver) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
     """The shard's samples in blocks, each in the same buffers as the one before."""
-    columns, samples = job.section.columns, job.samples
-    size = min(max(_BLOCK_BYTES // sum(column.sample_bytes for column in columns), 1), len(samples))
-    buffers = {column.name: np.empty((size, *column.shape), column.dtype) for column in columns}
-    for start in range(samples.start, samples.stop, size):
-        block = {name: buffer[: samples.stop - start] for name, buffer in buffers.items()}
-        derive(start, block)
+    buffers: dict[str, npt.NDArray[Any]] = {}
+    for samples in job.section.blocks(job.index):
+        buffers = buffers or {
+            column.name: np.empty((len(samples), *column.shape), column.dtype) for column in job.section.columns
+        }
+        block = {name: buffer[: len(samples)] for name, buffer in buffers.items()}
+        derive(np.array(samples), block)
         yield block
 
 

@@ -82,7 +82,7 @@ class Resolved:
         if not 0 <= index < section.count:
             raise RecipeError(f"no such sample in {section.folder}", expected=f"0 to {section.count - 1}", found=index)
         out = {column.name: np.empty((1, *column.shape), column.dtype) for column in section.columns}
-        self.deriver(section)(index, out)
+        self.deriver(section)(np.array([index]), out)
         return {name: block[0] for name, block in out.items()}
 
     def _source_facts(self) -> SourceFacts:

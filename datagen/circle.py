@@ -53,9 +53,9 @@ def _candidates(masks: npt.NDArray[np.bool_]) -> tuple[_Ints, _Ints]:
     mask must have foreground.
     """
     n, height, width = masks.shape
-    inked = masks.any(axis=2)
-    rows = np.where(inked, np.arange(height), inked.argmax(axis=1)[:, None])
     first, last = masks.argmax(axis=2), width - 1 - masks[:, :, ::-1].argmax(axis=2)
+    inked = (first > 0) | masks[:, :, 0]
+    rows = np.where(inked, np.arange(height), inked.argmax(axis=1)[:, None])
     tiles = np.arange(n)[:, None]
     return np.stack([first[tiles, rows], last[tiles, rows]], axis=1), rows[:, None]
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from datagen import assembly, recipe
@@ -62,8 +63,9 @@ def convert(
 
 
 def _reader(dataset: Dataset, section: Section) -> Deriver:
-    def read(start: int, out: Mapping[str, npt.NDArray[Any]]) -> None:
+    def read(indices: npt.NDArray[np.int64], out: Mapping[str, npt.NDArray[Any]]) -> None:
+        start, stop = int(indices[0]), int(indices[-1]) + 1  # an assembly asks for consecutive samples
         for name, block in out.items():
-            block[:] = dataset.rows(section.task, section.split, name, start, start + len(block))
+            block[:] = dataset.rows(section.task, section.split, name, start, stop)
 
     return read

@@ -18,6 +18,8 @@ ROUNDS = 8
 MAX_N = 2**32  # digits are stored as uint32, and the bias n / 2^64 of a reduction stays below 2^-30
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31)
+_FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _BLOCK = 16384  # indices at a time: a few arrays of 128 KiB stay in the cache
 
 
@@ -124,7 +126,7 @@ def _absorb(source: npt.NDArray[np.uint64], key: np.uint64) -> npt.NDArray[np.ui
     state = np.full(source.shape[1], key)
     for digit in source:
         state ^= digit
-        _mix(state)
+        mix64(state)
     return state
 
 
@@ -135,22 +137,23 @@ def _add(target: npt.NDArray[np.uint64], state: npt.NDArray[np.uint64], n: int, 
     digit, and one.
     """
     base = np.uint64(n)
+    words = mix64(state + _GOLDEN * np.arange(1, len(target) + 1, dtype=np.uint64)[:, None])
+    words -= words // base * base
+    if inverse:
+        np.subtract(base - np.uint64(1), words, out=words)
     carry = np.full(len(state), inverse)
-    for digit in target:
-        state += _GOLDEN
-        word = _mix(state.copy())
-        word -= word // base * base
-        digit += (base - np.uint64(1)) - word if inverse else word
+    for digit, word in zip(target, words, strict=True):
+        digit += word
         digit += carry
         carry = digit >= base
         digit -= base * carry
 
 
-def _mix(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Scramble 64-bit words (m,) in place: the finaliser of splitmix64 (Steele, Lea and Flood, 2014)."""
-    words ^= words >> np.uint64(30)
-    words *= np.uint64(0xBF58476D1CE4E5B9)
-    words ^= words >> np.uint64(27)
-    words *= np.uint64(0x94D049BB133111EB)
-    words ^= words >> np.uint64(31)
+def mix64(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Scramble 64-bit words in place, one to one: the finaliser of SplitMix64 (Steele, Lea and Flood, 2014)."""
+    words ^= words >> _SHIFTS[0]
+    words *= _FACTORS[0]
+    words ^= words >> _SHIFTS[1]
+    words *= _FACTORS[1]
+    words ^= words >> _SHIFTS[2]
     return words

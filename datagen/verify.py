@@ -23,7 +23,7 @@ from datagen.proof.digits import stored_inputs
 from datagen.proof.duplicates import equal_digits, equal_mosaics
 from datagen.proof.findings import Findings, Problem
 from datagen.proof.frame import check_frame
-from datagen.proof.samples import UNREADABLE, check_rows, check_shard, unreadable
+from datagen.proof.samples import UNREADABLE, check_samples, check_shard, unreadable
 from datagen.stores import Section
 from datagen.tasks import TASKS, Deriver, Inputs
 
@@ -209,6 +209,6 @@ def _check_sample(
     derivers = _derivers(readable, _stored_inputs(dataset, splits, readable, workers, findings, tell=True))
     for job, chosen in rows.items():
         if job.section in derivers:
-            findings.add(check_rows(dataset, job, derivers[job.section], chosen))
+            findings.add(check_samples(dataset, job, derivers[job.section], chosen))
             findings.samples += len(chosen)
             findings.bytes += len(chosen) * sum(column.sample_bytes for column in job.section.columns)

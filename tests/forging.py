@@ -175,7 +175,8 @@ def rederive(tiny: Tiny, split: str) -> None:
         derive = TASKS[task].deriver(inputs)
         for shard in range(-(-splits[split]["count"] // SHARD)):
             names = [column["name"] for column in splits[split]["columns"]]
-            derive(shard * SHARD, {name: tiny.samples(f"{task}/{split}/{name}:{shard}") for name in names})
+            samples = {name: tiny.samples(f"{task}/{split}/{name}:{shard}") for name in names}
+            derive(shard * SHARD + np.arange(len(samples[names[0]])), samples)
 
 
 def files(tiny: Tiny) -> Iterator[Path]:

@@ -242,3 +242,10 @@ def test_no_indices_give_no_rows() -> None:
     function = Permutation(5, 3, 0, "train")
     assert function.rows(np.empty(0, np.uint64)).shape == (0, 3)
     assert function.index(np.empty((0, 3), np.uint32)) == []
+
+
+def test_the_mixer_is_splitmix64() -> None:
+    """The first outputs of SplitMix64 from state 0, whose state steps by the golden constant."""
+    states = np.arange(1, 4, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    expected = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+    assert permutation.mix64(states).tolist() == expected

@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from helpers import FORMATS, Death, Disk, flip, hidden, save_recipe, start, tiny_recipe, tiny_source, tree
 
@@ -179,11 +181,11 @@ def test_an_interruption_leaves_no_draft_of_a_job_that_does_not_end_in_time(
     def deriver(section: Section) -> Deriver:
         derive = resolved.deriver(section)
 
-        def dawdle(start: int, out: Mapping[str, Array]) -> None:
+        def dawdle(indices: npt.NDArray[np.int64], out: Mapping[str, Array]) -> None:
             if section.folder == "mosaics/val":
                 begun.set()
                 release.wait(PATIENCE)
-            derive(start, out)
+            derive(indices, out)
 
         return dawdle
 

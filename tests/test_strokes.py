@@ -138,13 +138,6 @@ def test_each_digit_varies_from_sample_to_sample(drawn: Drawn) -> None:
         assert deviation.max() > 90, digit
 
 
-def test_the_mixer_is_splitmix64() -> None:
-    """The first outputs of SplitMix64 from state 0, whose state steps by the golden constant."""
-    states = np.arange(1, 4, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    expected = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
-    assert strokes._mix(states).tolist() == expected
-
-
 def test_nearly_normal_numbers_have_mean_0_and_deviation_1() -> None:
     numbers = strokes._normal(np.arange(40_000, dtype=np.uint64), strokes.Stream.SLANT)
     assert abs(numbers.mean()) < 0.02

@@ -391,6 +391,7 @@ def test_the_tasks_of_the_package_are_what_every_task_must_be(name: str) -> None
 
 
 Out = Mapping[str, npt.NDArray[Any]]
+Indices = npt.NDArray[np.int64]
 DIGITS = Inputs(
     split="train",
     images=np.arange(40, dtype=np.uint8).reshape(10, 2, 2),
@@ -403,53 +404,56 @@ VALUE = Column("value", "<u4", (2,), ("place",))
 
 
 def a_task(
-    derive: Callable[[Inputs, int, Out], None], *columns: Column, name: str = "values", count: Any = one_per_digit
+    derive: Callable[[Inputs, Indices, Out], None], *columns: Column, name: str = "values", count: Any = one_per_digit
 ) -> Task:
     def deriver(inputs: Inputs) -> Deriver:
-        return lambda start, out: derive(inputs, start, out)
+        return lambda indices, out: derive(inputs, indices, out)
 
     return Task(name, lambda tile, mosaics: columns or (VALUE,), count, deriver)
 
 
-def rightly(inputs: Inputs, start: int, out: Out) -> None:
-    rows = slice(start, start + len(out["value"]))
-    out["value"][:] = inputs.labels[rows, None]
+def rightly(inputs: Inputs, indices: Indices, out: Out) -> None:
+    out["value"][:] = inputs.labels[indices, None]
 
 
-def half(inputs: Inputs, start: int, out: Out) -> None:
-    out["value"][:, 0] = inputs.labels[start : start + len(out["value"])]
+def half(inputs: Inputs, indices: Indices, out: Out) -> None:
+    out["value"][:, 0] = inputs.labels[indices]
 
 
-def all_but_zeros(inputs: Inputs, start: int, out: Out) -> None:
-    for row in range(len(out["value"])):
-        if inputs.labels[start + row]:
-            out["value"][row] = inputs.labels[start + row]
+def all_but_zeros(inputs: Inputs, indices: Indices, out: Out) -> None:
+    for row, index in enumerate(indices):
+        if inputs.labels[index]:
+            out["value"][row] = inputs.labels[index]
 
 
-def into_another_array(inputs: Inputs, start: int, out: Out) -> None:
+def into_another_array(inputs: Inputs, indices: Indices, out: Out) -> None:
     assert isinstance(out, dict)
     out["value"] = np.zeros_like(out["value"])
 
 
-def the_place_in_the_block(inputs: Inputs, start: int, out: Out) -> None:
+def the_place_in_the_block(inputs: Inputs, indices: Indices, out: Out) -> None:
     out["value"][:] = np.arange(len(out["value"]))[:, None]
 
 
-def the_sum_of_the_block(inputs: Inputs, start: int, out: Out) -> None:
-    out["value"][:] = inputs.labels[start : start + len(out["value"])].sum()
+def the_sum_of_the_block(inputs: Inputs, indices: Indices, out: Out) -> None:
+    out["value"][:] = inputs.labels[indices].sum()
 
 
-def writing_to_its_inputs(inputs: Inputs, start: int, out: Out) -> None:
-    rightly(inputs, start, out)
-    inputs.images[start] += 1
+def writing_to_its_inputs(inputs: Inputs, indices: Indices, out: Out) -> None:
+    rightly(inputs, indices, out)
+    inputs.images[indices[0]] += 1
 
 
-def in_need_of_writable_inputs(inputs: Inputs, start: int, out: Out) -> None:
-    rightly(inputs, start, out)
-    inputs.images[start] += 0
+def in_need_of_writable_inputs(inputs: Inputs, indices: Indices, out: Out) -> None:
+    rightly(inputs, indices, out)
+    inputs.images[indices[0]] += 0
 
 
-def at_random(inputs: Inputs, start: int, out: Out) -> None:
+def as_if_they_followed_each_other(inputs: Inputs, indices: Indices, out: Out) -> None:
+    out["value"][:] = indices[0] + np.arange(len(indices))[:, None]
+
+
+def at_random(inputs: Inputs, indices: Indices, out: Out) -> None:
     out["value"][:] = np.random.default_rng().integers(1 << 32, size=out["value"].shape)
 
 
@@ -465,11 +469,14 @@ def test_a_task_that_is_right_passes() -> None:
         (into_another_array, "values: value of sample 0 is not filled whole"),
         (the_place_in_the_block, "value of sample 1 is another one in blocks of 1"),
         (the_sum_of_the_block, "value of sample 0 is another one in blocks of 1"),
+        (as_if_they_followed_each_other, "value of sample 1 is another one among samples that do not follow"),
         (writing_to_its_inputs, "deriving writes to inputs.images"),
         (at_random, "value of sample 0 is another one the second time"),
     ],
 )
-def test_a_task_that_is_not_is_told_what_is_wrong(derive: Callable[[Inputs, int, Out], None], complaint: str) -> None:
+def test_a_task_that_is_not_is_told_what_is_wrong(
+    derive: Callable[[Inputs, Indices, Out], None], complaint: str
+) -> None:
     with pytest.raises(AssertionError, match=complaint):
         check_task(a_task(derive), DIGITS)
 
@@ -482,7 +489,7 @@ def test_a_task_that_needs_writable_inputs_fails_where_it_writes() -> None:
 def test_a_state_that_grows_from_call_to_call_is_found() -> None:
     calls = itertools.count()
 
-    def derive(inputs: Inputs, start: int, out: Out) -> None:
+    def derive(inputs: Inputs, indices: Indices, out: Out) -> None:
         out["value"][:] = next(calls)
 
     with pytest.raises(AssertionError, match="another one the second time"):
@@ -490,8 +497,8 @@ def test_a_state_that_grows_from_call_to_call_is_found() -> None:
 
 
 def test_what_is_wrong_at_the_end_of_a_long_split_alone_is_found() -> None:
-    def derive(inputs: Inputs, start: int, out: Out) -> None:
-        out["value"][: 1000 - start] = 7
+    def derive(inputs: Inputs, indices: Indices, out: Out) -> None:
+        out["value"][indices < 1000] = 7
 
     task = a_task(derive, count=lambda digits, mosaics, split: 1001)
     with pytest.raises(AssertionError, match=r"value of sample 63 is not filled whole"):

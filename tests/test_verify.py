@@ -22,6 +22,7 @@ from forging import SHARD, Tiny, build_tiny, copy_of, reseal, seal
 from helpers import FORMATS, flip
 
 from datagen import recipe as recipes
+from datagen.assembly import Shard
 from datagen.cli import cli
 from datagen.dataset import Dataset
 from datagen.errors import DamageError, RecipeError
@@ -31,7 +32,7 @@ from datagen.manifest import SHARD_FACTS, load
 from datagen.proof import frame
 from datagen.proof.findings import Problem
 from datagen.proof.inventory import inventory
-from datagen.proof.reading import read_rows
+from datagen.proof.reading import ShardReader
 from datagen.stores import zarr as zarr_store
 from datagen.tasks import TASKS
 from datagen.verify import Verdict, verify
@@ -423,8 +424,8 @@ def test_a_file_that_shrinks_is_a_problem_and_no_crash(tiny: Tiny) -> None:
     dataset = Dataset(tiny.root)
     section = dataset.sections["mosaics", "train"]
     os.truncate(tiny.file("mosaics/train/image:0"), 1000)
-    with pytest.raises(DamageError, match="ends early"):
-        read_rows(dataset, section, section.columns[0], range(SHARD))
+    with ShardReader(dataset, Shard(section, 0)) as reader, pytest.raises(DamageError, match="ends early"):
+        reader.read(section.columns[0], range(SHARD))
 
 
 @pytest.mark.parametrize("level", [{}, {"sample": 2000}], ids=["full", "sample"])

@@ -13,7 +13,7 @@ from datagen.dataset import Dataset
 from datagen.errors import DatagenError
 from datagen.hashing import ColumnHasher
 from datagen.proof.findings import Findings, Problem
-from datagen.proof.reading import read_rows
+from datagen.proof.reading import ShardReader
 from datagen.proof.samples import misleading, unreadable
 from datagen.stores import Array, Section
 from datagen.tasks import Inputs
@@ -72,18 +72,19 @@ def _column(
 def _read(dataset: Dataset, job: Shard, number: int, samples: Array) -> list[Problem]:
     """Read a column of a shard into `samples`; what there is against trusting it."""
     section, column = job.section, job.section.columns[number]
-    try:
-        problems = [] if section.compression == "none" else misleading(dataset, job)
-        if problems:
-            return problems
-        stored = read_rows(dataset, section, column, job.samples, samples)
-    except (DatagenError, OSError) as error:
-        return [unreadable(dataset, section, error)]
+    with ShardReader(dataset, job) as reader:
+        path = reader.paths[column.name]
+        try:
+            problems = [] if section.compression == "none" else misleading(dataset, job)
+            if problems:
+                return problems
+            stored = reader.read(column, job.samples, samples)
+        except (DatagenError, OSError) as error:
+            return [unreadable(dataset, section, error)]
     if stored is not samples:
         samples[:] = stored
     hasher = ColumnHasher(column.dtype, column.shape)
     hasher.update(samples)
-    path = dataset.manifest.tasks[section.task][section.split].columns[number].path.format(shard=job.index)
     expected, found = dataset.table(section.task, section.split)[number, job.index]["root"].tobytes(), hasher.root()
     kind = f"another content of {column.name}"
     same = found == expected

@@ -11,7 +11,7 @@ from datagen.assembly import Shard
 from datagen.dataset import Dataset
 from datagen.hashing import sample_digests
 from datagen.proof.findings import Problem
-from datagen.proof.reading import read_rows
+from datagen.proof.reading import ShardReader
 from datagen.proof.uniqueness import FOLLOWED, Digests, equal_groups
 from datagen.stores import Array, Column, Section
 from datagen.tasks import Inputs
@@ -36,20 +36,21 @@ def equal_digits(inputs: Mapping[str, Inputs]) -> Iterator[Problem]:
 
 
 def equal_mosaics(dataset: Dataset, jobs: Sequence[Shard]) -> Iterator[Problem]:
-    """Mosaics of these shards that are there twice, in one split or in two. Raises what `read_rows` raises."""
+    """Mosaics of these shards that are there twice, in one split or in two. Raises what reading them raises."""
 
     def read() -> Iterator[Digests]:
         for job in jobs:
-            digest = _column(job.section, "digest")
-            for start in range(job.samples.start, job.samples.stop, _ROWS):
-                rows = range(start, min(start + _ROWS, job.samples.stop))
-                yield read_rows(dataset, job.section, digest, rows)
+            with ShardReader(dataset, job) as reader:
+                digest = _column(job.section, "digest")
+                for start in range(0, len(job.samples), _ROWS):
+                    yield reader.read(digest, job.samples[start : start + _ROWS])
 
     sections = {job.section.split: job.section for job in jobs}
 
     def image(split: str, row: int) -> Array:
         section = sections[split]
-        return read_rows(dataset, section, _column(section, "image"), range(row, row + 1))
+        with ShardReader(dataset, Shard(section, row // section.shard_size)) as reader:
+            return reader.read(_column(section, "image"), range(row, row + 1))
 
     spans = [(job.section.split, job.samples) for job in jobs]
     for (split, row), (other, index) in _equal_pairs(read, spans, image):

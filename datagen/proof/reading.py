@@ -4,58 +4,110 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
+from datagen.assembly import Shard
 from datagen.dataset import Dataset
 from datagen.errors import DamageError
 from datagen.files import storage_errors
-from datagen.stores import Array, Column, Section
+from datagen.layout import CHUNK
+from datagen.stores import Array, Column
+
+_READ = 1 << 20
 
 
-def read_rows(dataset: Dataset, section: Section, column: Column, rows: range, out: Array | None = None) -> Array:
-    """Samples of a column, one array (n, *shape), in `out` where it is given and the column is not compressed.
+class ShardReader(AbstractContextManager["ShardReader"]):
+    """The samples and the files of one shard. Its methods raise DamageError or StorageError where a file is in the way.
 
-    Raises DamageError where they cannot be read: a file that ends early is no reason to die.
+    A file is opened when something of it is first read, and closed with the reader.
     """
-    if section.compression != "none":
-        stored = dataset.rows(section.task, section.split, column.name, rows.start, rows.stop)
-        return np.ascontiguousarray(stored)
-    array = np.empty((len(rows), *column.shape), column.dtype) if out is None else out
-    index, filled = section.columns.index(column), 0
-    rule = dataset.manifest.tasks[section.task][section.split].columns[index].path
-    while filled < len(rows):
-        row = rows.start + filled
-        shard = row // section.shard_size
-        samples = section.extent(shard)
-        count = min(len(rows) - filled, samples.stop - row)
-        offset = int(dataset.table(section.task, section.split)[index, shard]["offset"])
-        offset += (row - samples.start) * column.sample_bytes
-        _fill(dataset.root / rule.format(shard=shard), offset, array[filled : filled + count])
-        filled += count
-    return array
+
+    def __init__(self, dataset: Dataset, job: Shard) -> None:
+        self._dataset, self._job = dataset, job
+        facts = dataset.manifest.tasks[job.section.task][job.section.split].columns
+        self.paths = {column.name: column.path.format(shard=job.index) for column in facts}
+        self._offsets = dataset.table(job.section.task, job.section.split)[:, job.index]["offset"].tolist()
+        self._files: dict[str, _File] = {}
+
+    def __exit__(self, *error: object) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def read(self, column: Column, samples: range, out: Array | None = None) -> Array:
+        """Consecutive samples, one array (n, *shape), in `out` where it is given and the column is not compressed."""
+        section = self._job.section
+        if section.compression != "none":
+            stored = self._dataset.rows(section.task, section.split, column.name, samples.start, samples.stop)
+            return np.ascontiguousarray(stored)
+        array = np.empty((len(samples), *column.shape), column.dtype) if out is None else out
+        offset = self._offsets[section.columns.index(column)]
+        offset += (samples.start - self._job.samples.start) * column.sample_bytes
+        self._file(self.paths[column.name]).fill(offset, array)
+        return array
+
+    def pick(self, column: Column, samples: Sequence[int]) -> Array:
+        """Some samples, in ascending order: (n, *shape). A chunk of a compressed column is decoded once."""
+        out = np.empty((len(samples), *column.shape), column.dtype)
+        if self._job.section.compression == "none":
+            for row, sample in enumerate(samples):
+                self.read(column, range(sample, sample + 1), out[row : row + 1])
+            return out
+        chunks = np.array(samples) // CHUNK
+        for chunk in np.unique(chunks).tolist():
+            whole = range(chunk * CHUNK, min((chunk + 1) * CHUNK, self._job.section.count))
+            rows = np.flatnonzero(chunks == chunk)
+            out[rows] = self.read(column, whole)[np.array(samples)[rows] - whole.start]
+        return out
+
+    def digest(self, path: str) -> str:
+        """XXH3-128 (hex) of the file at `path`, one of `paths`: of its bytes up to the end."""
+        return self._file(path).digest()
+
+    def _file(self, path: str) -> _File:
+        if path not in self._files:
+            self._files[path] = _File(self._dataset.root / path)
+        return self._files[path]
 
 
-def _fill(path: Path, offset: int, array: Array) -> None:
-    """Fill a contiguous array with the bytes of a file from `offset` on."""
-    view = array.reshape(-1).view(np.uint8).data
-    with storage_errors(path), _regular(path) as descriptor:
-        while view:
-            count = os.preadv(descriptor, [view], offset)
-            if not count:
-                raise DamageError("the file ends early", path=path, expected=f"{offset + len(view):,} bytes")
-            view, offset = view[count:], offset + count
+class _File:
+    """A regular file. What is read in order, from its first byte on, is digested on the way and not read again."""
 
-
-@contextmanager
-def _regular(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    def __init__(self, path: Path) -> None:
+        self._path, self._hasher, self._digested = path, xxhash.xxh3_128(), 0
+        with storage_errors(path):
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+            self.close()
             raise DamageError("no regular file", path=path)
-        yield descriptor
-    finally:
-        os.close(descriptor)
+
+    def fill(self, offset: int, array: Array) -> None:
+        """Fill a contiguous array with the bytes from `offset` on."""
+        view = array.reshape(-1).view(np.uint8).data
+        with storage_errors(self._path):
+            while view:
+                count = os.preadv(self._descriptor, [view], offset)
+                if not count:
+                    raise DamageError("the file ends early", path=self._path, expected=f"{offset + len(view):,} bytes")
+                self._digest(offset, view[:count])
+                view, offset = view[count:], offset + count
+
+    def digest(self) -> str:
+        """XXH3-128 (hex) of the whole file."""
+        view = memoryview(bytearray(_READ))
+        with storage_errors(self._path):
+            while count := os.preadv(self._descriptor, [view], self._digested):
+                self._digest(self._digested, view[:count])
+        return self._hasher.hexdigest()
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _digest(self, offset: int, view: memoryview) -> None:
+        if offset == self._digested:
+            self._hasher.update(view)
+            self._digested += len(view)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,63 +13,52 @@ from datagen.assembly import Shard
 from datagen.dataset import Dataset
 from datagen.engines.local import Slot
 from datagen.errors import DatagenError
-from datagen.hashing import ColumnHasher, file_digest
-from datagen.layout import CHUNK
+from datagen.hashing import ColumnHasher
+from datagen.manifest import Table
 from datagen.proof.findings import Problem
-from datagen.proof.reading import read_rows
+from datagen.proof.reading import ShardReader
 from datagen.stores import Array, Section, open_store
 from datagen.tasks import Deriver
 
 UNREADABLE = ("misleading", "unreadable")  # kinds of problems of a shard whose samples are not looked at
 
-_BLOCK_BYTES = 1 << 23  # of samples hashed, derived and compared while in the cache
 _NAMED = 3  # samples of a column and block that are named
 
 
 def check_shard(dataset: Dataset, job: Shard, derive: Deriver | None, slot: Slot) -> list[Problem]:
     """Check every byte of one shard: file digests, content roots, frame, and, given `derive`, every sample."""
     problems: list[Problem] = []
-    with slot.compute:
+    section = job.section
+    with slot.compute, ShardReader(dataset, job) as reader:
         try:
-            problems += _damaged(dataset, job)
             problems += misleading(dataset, job)
-            # What is not what it was written as is not decoded.
-            if job.section.compression == "none" or not problems:
-                problems += _wrong(dataset, job, derive, slot)
+            if section.compression == "none":
+                problems += _wrong(dataset, job, reader, derive, slot)
+                problems += _damaged(dataset, job, reader)
+            else:
+                problems += _damaged(dataset, job, reader)
+                # What is not what it was written as is not decoded.
+                problems += [] if problems else _wrong(dataset, job, reader, derive, slot)
         except (DatagenError, OSError) as error:
-            problems.append(unreadable(dataset, job.section, error))
+            problems.append(unreadable(dataset, section, error))
     return problems
 
 
-def check_rows(dataset: Dataset, job: Shard, derive: Deriver, rows: Sequence[int]) -> list[Problem]:
-    """Check single samples of a shard, in ascending order, against `derive`; only what is safe is decoded."""
+def check_samples(dataset: Dataset, job: Shard, derive: Deriver, samples: Sequence[int]) -> list[Problem]:
+    """Check some samples of a shard, in ascending order, against `derive`; only what is safe is decoded."""
     problems: list[Problem] = []
-    section, paths = (
-        job.section,
-        dict(zip((one.name for one in job.section.columns), _paths(dataset, job), strict=True)),
-    )
-    try:
-        if section.compression != "none":
-            problems += misleading(dataset, job)
-        for block in [] if problems else _near(section, rows):
-            stored = {one.name: read_rows(dataset, section, one, block) for one in section.columns}
-            for row in rows[bisect_left(rows, block.start) : bisect_left(rows, block.stop)]:
-                one = slice(row - block.start, row - block.start + 1)
-                single = {name: values[one] for name, values in stored.items()}
-                problems += _differing(section, paths, row, single, derive, _like(single))
-    except (DatagenError, OSError) as error:
-        problems.append(unreadable(dataset, section, error))
+    section = job.section
+    with ShardReader(dataset, job) as reader:
+        try:
+            if section.compression != "none":
+                problems += misleading(dataset, job)
+            size = section.samples_a_block
+            for block in [] if problems else [samples[at : at + size] for at in range(0, len(samples), size)]:
+                stored = {one.name: reader.pick(one, block) for one in section.columns}
+                problems += _differing(section, reader.paths, np.array(block), stored, derive, _like(stored))
+        except (DatagenError, OSError) as error:
+            problems.append(unreadable(dataset, section, error))
     return problems
-
-
-def _near(section: Section, rows: Sequence[int]) -> list[range]:
-    """The ranges of samples to read for some rows: each by itself, or the chunks they are in, each decoded once."""
-    if section.compression == "none":
-        return [range(row, row + 1) for row in rows]
-    return [
-        range(chunk * CHUNK, min((chunk + 1) * CHUNK, section.count))
-        for chunk in dict.fromkeys(row // CHUNK for row in rows)
-    ]
 
 
 def misleading(dataset: Dataset, job: Shard) -> list[Problem]:
@@ -93,78 +81,67 @@ def unreadable(dataset: Dataset, section: Section, error: DatagenError | OSError
     return _of_file("unreadable", inside, "what was written", found, section)
 
 
-def _damaged(dataset: Dataset, job: Shard) -> Iterator[Problem]:
+def _damaged(dataset: Dataset, job: Shard, reader: ShardReader) -> Iterator[Problem]:
     """The files of a shard that are not those which were written."""
-    section = job.section
-    digests: dict[str, str] = {}
     told = set()
-    for path, row in zip(_paths(dataset, job), dataset.table(section.task, section.split)[:, job.index], strict=True):
-        if path not in digests:
-            digests[path] = file_digest(dataset.root / path)
-        found, expected = digests[path], row["file_digest"].tobytes().hex()
+    for path, row in zip(reader.paths.values(), _table(dataset, job), strict=True):
+        found, expected = reader.digest(path), row["file_digest"].tobytes().hex()
         if found != expected and (path, expected) not in told:
             told.add((path, expected))
-            yield _of_file("damaged", path, expected, found, section)
+            yield _of_file("damaged", path, expected, found, job.section)
 
 
-def _wrong(dataset: Dataset, job: Shard, derive: Deriver | None, slot: Slot) -> list[Problem]:
+def _wrong(dataset: Dataset, job: Shard, reader: ShardReader, derive: Deriver | None, slot: Slot) -> Iterator[Problem]:
     """The samples that do not follow, and the columns whose content is another one."""
-    problems: list[Problem] = []
-    section, paths = job.section, _paths(dataset, job)
+    section = job.section
     hashers = {column.name: ColumnHasher(column.dtype, column.shape) for column in section.columns}
-    named = dict(zip(hashers, paths, strict=True))
     due: dict[str, npt.NDArray[Any]] = {}
-    for start, stored in _blocks(dataset, job):
+    for samples, stored in _blocks(section, job, reader):
         slot.check()
         for name, block in stored.items():
             hashers[name].update(block)
         if derive is not None:
             due = due or _like(stored)
-            problems += _differing(section, named, start, stored, derive, due)
-    table = dataset.table(section.task, section.split)[:, job.index]
-    for (name, hasher), path, row in zip(hashers.items(), paths, table, strict=True):
+            yield from _differing(section, reader.paths, np.array(samples), stored, derive, due)
+    for (name, hasher), row in zip(hashers.items(), _table(dataset, job), strict=True):
         found, expected = hasher.root().hex(), row["root"].tobytes().hex()
         if found != expected:
-            problems.append(_of_file(f"another content of {name}", path, expected, found, section))
-    return problems
+            yield _of_file(f"another content of {name}", reader.paths[name], expected, found, section)
 
 
-def _blocks(dataset: Dataset, job: Shard) -> Iterator[tuple[int, Mapping[str, Array]]]:
+def _blocks(section: Section, job: Shard, reader: ShardReader) -> Iterator[tuple[range, Mapping[str, Array]]]:
     """The samples of a shard as they are stored, in blocks, each in the same buffers as the one before."""
-    section, samples = job.section, job.samples
-    size = max(_BLOCK_BYTES // sum(column.sample_bytes for column in section.columns), 1)
-    size = min(size, len(samples))
-    mapped = section.compression == "none"
-    buffers = {
-        column.name: np.empty((size, *column.shape), column.dtype) if mapped else None for column in section.columns
-    }
-    for start in range(samples.start, samples.stop, size):
-        rows = range(start, min(start + size, samples.stop))
+    buffers: dict[str, Array] = {}
+    for samples in section.blocks(job.index):
         block = {}
         for column in section.columns:
-            buffer = buffers[column.name]
-            out = None if buffer is None else buffer[: len(rows)]
-            block[column.name] = read_rows(dataset, section, column, rows, out)
-        yield start, block
+            buffer = buffers.get(column.name)
+            block[column.name] = reader.read(column, samples, None if buffer is None else buffer[: len(samples)])
+        buffers = buffers or block
+        yield samples, block
+
+
+def _table(dataset: Dataset, job: Shard) -> Table:
+    return dataset.table(job.section.task, job.section.split)[:, job.index]
 
 
 def _differing(
     section: Section,
     paths: Mapping[str, str],
-    start: int,
+    indices: npt.NDArray[np.int64],
     stored: Mapping[str, Array],
     derive: Deriver,
     buffers: Mapping[str, npt.NDArray[Any]],
 ) -> Iterator[Problem]:
-    """The samples of a block that are not what is derived, in `buffers`."""
-    due = {name: buffers[name][: len(block)] for name, block in stored.items()}
-    derive(start, due)
+    """The samples of those indices that are not what is derived, in `buffers`."""
+    due = {name: buffers[name][: len(indices)] for name in stored}
+    derive(indices, due)
     for name, block in stored.items():
         if _same(block, due[name]):
             continue
         rows = (block != due[name]).reshape(len(block), -1).any(axis=1)
         for row in np.flatnonzero(rows)[:_NAMED]:
-            index, more = start + int(row), int(rows.sum()) - 1
+            index, more = int(indices[row]), int(rows.sum()) - 1
             found = _described(block[row], due[name][row]) + (f"; {more:,} more near it" if more else "")
             yield Problem(
                 f"wrong {name}", paths[name], _shown(due[name][row]), found, section.task, section.split, index
@@ -194,12 +171,6 @@ def _described(value: Array, due: Array) -> str:
     first = tuple(places[0].tolist())
     others = f"{len(places):,} other values, the first" if len(places) > 1 else "another value"
     return f"{others} at {first}: {value[first]}, not {due[first]}"
-
-
-def _paths(dataset: Dataset, job: Shard) -> list[str]:
-    """The file of each column; it may be the same one."""
-    columns = dataset.manifest.tasks[job.section.task][job.section.split].columns
-    return [column.path.format(shard=job.index) for column in columns]
 
 
 def _of_file(kind: str, path: str, expected: str, found: str, section: Section) -> Problem:

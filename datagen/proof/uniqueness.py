@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
+from datagen.permutation import mix64
+
 BUDGET = 1 << 28  # bytes of one partition; sorting takes place in it
 FOLLOWED = 100  # positions of one digest that are given; the rest would be more of the same
 _SUSPECTS = 1000  # repeated words that are followed up; likewise
@@ -95,17 +97,7 @@ def _followed_up(read: Callable[[], Iterator[Digests]], suspects: Words, key: Ke
 def _words(digests: Digests, key: Key) -> Words:
     """A keyed word for each digest: of those with the same half, different ones have different words."""
     halves = np.ascontiguousarray(digests).view(np.uint64)
-    words = _mixed(halves[:, 0] ^ key[0])
+    words = mix64(halves[:, 0] ^ key[0])
     words ^= halves[:, 1]
     words ^= key[1]
-    return _mixed(words)
-
-
-def _mixed(words: Words) -> Words:
-    """Scramble 64-bit words (m,) in place: the finaliser of splitmix64 (Steele, Lea and Flood, 2014)."""
-    words ^= words >> np.uint64(30)
-    words *= np.uint64(0xBF58476D1CE4E5B9)
-    words ^= words >> np.uint64(27)
-    words *= np.uint64(0x94D049BB133111EB)
-    words ^= words >> np.uint64(31)
-    return words
+    return mix64(words)

@@ -13,6 +13,7 @@ from enum import IntEnum, auto
 import numpy as np
 import numpy.typing as npt
 
+from datagen.permutation import mix64
 from datagen.sources.glyphs import GLYPHS, Glyph
 from datagen.sources.record import Part, Source, UInt8
 
@@ -117,17 +118,10 @@ def _glyphs() -> Iterator[tuple[Glyph, int]]:
 # Random numbers: hashes of (stream, index).
 
 
-def _mix(z: UInt64) -> UInt64:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014): a bijection of 64 bits that scatters well."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
 def _hash(indices: UInt64, streams: int | list[int]) -> UInt64:
     """64 random bits for each sample; for a list of streams (streams, n)."""
-    keys = _mix(np.atleast_1d(np.array(streams, np.uint64)) * np.uint64(0xD1342543DE82EF95))
-    rows = _mix(keys[:, None] + indices * np.uint64(0x9E3779B97F4A7C15))
+    keys = mix64(np.atleast_1d(np.array(streams, np.uint64)) * np.uint64(0xD1342543DE82EF95))
+    rows = mix64(keys[:, None] + indices * np.uint64(0x9E3779B97F4A7C15))
     return rows if isinstance(streams, list) else rows[0]
 
 

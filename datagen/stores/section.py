@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +13,8 @@ import numpy.typing as npt
 from datagen.layout import CHUNK
 
 Array = npt.NDArray[Any]
+
+_BLOCK_BYTES = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,16 @@ class Section:
     def extent(self, shard: int) -> range:
         """The samples of a shard."""
         return range(shard * self.shard_size, min(self.count, (shard + 1) * self.shard_size))
+
+    @property
+    def samples_a_block(self) -> int:
+        """How many samples are derived, hashed and written together, to find them in the cache: about 8 MiB."""
+        return max(_BLOCK_BYTES // sum(column.sample_bytes for column in self.columns), 1)
+
+    def blocks(self, shard: int) -> Iterator[range]:
+        """The samples of a shard, block by block."""
+        samples, size = self.extent(shard), self.samples_a_block
+        return (samples[start : start + size] for start in range(0, len(samples), size))
 
     def chunks(self, shard: int) -> int:
         """How many chunks of 256 samples a shard holds; the last may be short."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from datagen import circle
@@ -23,11 +24,10 @@ def _columns(tile: tuple[int, int], mosaics: Mosaics) -> tuple[Column, ...]:  # 
 
 
 def _deriver(inputs: Inputs) -> Deriver:
-    def derive(start: int, out: Mapping[str, npt.NDArray[Any]]) -> None:
-        rows = slice(start, start + len(out["image"]))
-        out["image"][:] = inputs.images[rows]
-        out["label"][:] = inputs.labels[rows]
-        foreground_mask(out["image"], inputs.thresholds[rows], out["mask"])
+    def derive(indices: npt.NDArray[np.int64], out: Mapping[str, npt.NDArray[Any]]) -> None:
+        out["image"][:] = inputs.images[indices]
+        out["label"][:] = inputs.labels[indices]
+        foreground_mask(out["image"], inputs.thresholds[indices], out["mask"])
         out["circle"][:] = circle.enclose(out["mask"])
         circle.raster(out["circle"], *inputs.tile, out=out["mask"])
 

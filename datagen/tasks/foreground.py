@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from datagen.recipe import Mosaics
@@ -21,10 +22,9 @@ def _columns(tile: tuple[int, int], mosaics: Mosaics) -> tuple[Column, ...]:  # 
 
 
 def _deriver(inputs: Inputs) -> Deriver:
-    def derive(start: int, out: Mapping[str, npt.NDArray[Any]]) -> None:
-        rows = slice(start, start + len(out["image"]))
-        out["image"][:] = inputs.images[rows]
-        out["threshold"][:] = inputs.thresholds[rows]
+    def derive(indices: npt.NDArray[np.int64], out: Mapping[str, npt.NDArray[Any]]) -> None:
+        out["image"][:] = inputs.images[indices]
+        out["threshold"][:] = inputs.thresholds[indices]
         foreground_mask(out["image"], out["threshold"], out["mask"])
 
     return derive

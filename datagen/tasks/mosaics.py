@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen.hashing import sample_digests
-from datagen.mosaic import compose
+from datagen.mosaic import compose, semantic_masks
 from datagen.permutation import Permutation
 from datagen.recipe import Mosaics
 from datagen.stores import Column
@@ -36,11 +36,13 @@ def _deriver(inputs: Inputs) -> Deriver:
     rows, columns = inputs.mosaics.grid
     permutation = Permutation(len(inputs.images), rows * columns, inputs.seed, inputs.split)
 
-    def derive(start: int, out: Mapping[str, npt.NDArray[Any]]) -> None:
-        indices = np.arange(start, start + len(out["image"]), dtype=np.uint64)
-        out["source"][:] = permutation.rows(indices).reshape(-1, rows, columns)
+    masks = semantic_masks(inputs.images, inputs.thresholds, inputs.labels)
+
+    def derive(indices: npt.NDArray[np.int64], out: Mapping[str, npt.NDArray[Any]]) -> None:
+        out["source"][:] = permutation.rows(indices.astype(np.uint64)).reshape(-1, rows, columns)
         np.take(inputs.labels, out["source"], out=out["label"])
-        compose(inputs.images, inputs.thresholds, inputs.labels, out["source"], out["image"], out["mask"])
+        compose(inputs.images, out["source"], out["image"])
+        compose(masks, out["source"], out["mask"])
         out["digest"][:] = sample_digests(out["image"])
 
     return derive

@@ -33,7 +33,7 @@ class Inputs:
         return self.images.shape[1], self.images.shape[2]
 
 
-Deriver = Callable[[int, Mapping[str, npt.NDArray[Any]]], None]
+Deriver = Callable[[npt.NDArray[np.int64], Mapping[str, npt.NDArray[Any]]], None]
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Task:
     """A derived dataset, as three functions.
 
     `columns(tile, mosaics)` are its columns; `count(digits, mosaics, split)` is how many samples it has;
-    `deriver(inputs)` makes the function `derive(start, out)` that fills `out`, one array (m, *shape) a column, with
-    samples start to start + m: each a pure function of `inputs` and its index.
+    `deriver(inputs)` makes the function `derive(indices, out)` that fills `out`, one array (m, *shape) a column, with
+    the samples of those indices, int64 (m,): each a pure function of `inputs` and its index.
     """
 
     name: str

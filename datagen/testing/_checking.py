@@ -59,6 +59,9 @@ def check_task(task: Task, inputs: Inputs) -> None:
             blocks = [samples[first : first + length] for first in range(0, len(samples), length)][::-1]
             differing = _differing(due, _derived(derive, section, blocks, 0xA5))
             assert not differing, f"{task.name}: {differing} is another one in blocks of {length}, the last one first"
+        apart = [block for block in (samples[1::2][::-1], samples[::2]) if block]
+        scattered = _differing(due, _derived(derive, section, apart, 0xA5))
+        assert not scattered, f"{task.name}: {scattered} is another one among samples that do not follow each other"
 
 
 def _declared(task: Task, inputs: Inputs) -> Section:
@@ -95,10 +98,10 @@ def _derived(derive: Deriver, section: Section, blocks: Sequence[range], poison:
     parts = []
     for block in blocks:
         out = {column.name: _poisoned(column, len(block), poison) for column in section.columns}
-        derive(block.start, dict(out))
-        parts.append((block.start, out))
-    parts.sort(key=lambda part: part[0])
-    return {column.name: np.concatenate([out[column.name] for _, out in parts]) for column in section.columns}
+        derive(np.array(block, np.int64), dict(out))
+        parts.append(out)
+    order = np.argsort(np.concatenate([np.array(block, np.int64) for block in blocks]))
+    return {column.name: np.concatenate([out[column.name] for out in parts])[order] for column in section.columns}
 
 
 def _poisoned(column: Column, count: int, poison: int) -> npt.NDArray[Any]:

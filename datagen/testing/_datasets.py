@@ -148,10 +148,9 @@ def plant(dataset: TinyDataset, task: str, split: str, column: str, index: int, 
     def deriver(section: Section) -> Deriver:
         derive = resolved.deriver(section)
 
-        def derive_wrongly(start: int, out: Mapping[str, npt.NDArray[Any]]) -> None:
-            derive(start, out)
-            if start <= index < start + len(out[column]):
-                out[column][index - start] = value
+        def derive_wrongly(indices: npt.NDArray[np.int64], out: Mapping[str, npt.NDArray[Any]]) -> None:
+            derive(indices, out)
+            out[column][indices == index] = value
 
         return derive_wrongly if (section.task, section.split) == (task, split) else derive
 

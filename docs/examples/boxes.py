@@ -50,11 +50,10 @@ def _columns(tile: tuple[int, int], mosaics: Mosaics) -> tuple[Column, ...]:  # 
 
 
 def _deriver(inputs: Inputs) -> Deriver:
-    def derive(start: int, out: Mapping[str, npt.NDArray[Any]]) -> None:
-        rows = slice(start, start + len(out["image"]))
-        out["image"][:] = inputs.images[rows]
-        out["label"][:] = inputs.labels[rows]
-        out["box"][:] = enclose(inputs.images[rows] > inputs.thresholds[rows, None, None])
+    def derive(indices: npt.NDArray[np.int64], out: Mapping[str, npt.NDArray[Any]]) -> None:
+        out["image"][:] = inputs.images[indices]
+        out["label"][:] = inputs.labels[indices]
+        out["box"][:] = enclose(out["image"] > inputs.thresholds[indices, None, None])
 
     return derive
 
