@@ -5,8 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from datagen.layout import SPLITS
+
+if TYPE_CHECKING:
+    from datagen.recipe import Recipe
 
 DEFAULT = Path("data/mnist")
 
@@ -76,3 +82,33 @@ recipe_options = _options(
     click.option("--mosaics", type=int, nargs=3, metavar="TRAIN VAL TEST", help="Mosaics in each split."),
     storage_options,
 )
+
+
+def recipe_of(
+    *,
+    recipe_name: str,
+    source: str | None = None,
+    val_digits: int | None = None,
+    seed: int | None = None,
+    grid: tuple[int, int] | None = None,
+    mosaics: tuple[int, int, int] | None = None,
+    format_name: str | None = None,
+    shard_size: int | None = None,
+    compression: str | None = None,
+) -> Recipe:
+    """The recipe of that name or file, with what the command line says otherwise, validated whole."""
+    from datagen import recipe as recipes
+
+    table = recipes.to_table(recipes.load(recipe_name))
+    table["tasks"] += [name for name in click.get_current_context().obj or [] if name not in table["tasks"]]
+    if source is not None:
+        table.pop("val", None)
+    top = {"source": source, "val": val_digits, "seed": seed}
+    table.update({key: value for key, value in top.items() if value is not None})
+    if grid is not None:
+        table["mosaics"]["grid"] = list(grid)
+    if mosaics:
+        table["mosaics"].update(zip(SPLITS, mosaics, strict=True))
+    storage = {"format": format_name, "shard_size": shard_size, "compression": compression}
+    table["storage"].update({key: value for key, value in storage.items() if value is not None})
+    return recipes.from_table(table, origin=recipe_name)

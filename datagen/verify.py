@@ -161,17 +161,22 @@ def _inputs(
     directory, cache = places
     if build.is_at_hand(dataset.manifest.recipe.source, directory=directory, cache=cache):
         try:
-            resolved = build.resolve_dataset(
-                dataset.root, directory=directory, cache=cache, workers=workers, offline=True
+            resolved = build.resolve(
+                dataset.manifest.recipe, directory=directory, cache=cache, workers=workers, offline=True
             )
-        except (InputError, RecipeError) as error:
-            found = f"{error.problem}, {error.found}" if error.found else error.problem
-            findings.report("another source", MANIFEST, error.expected or "the source it was built from", found)
-        except SourceError as error:
+        except RecipeError as error:
+            findings.report("another source", MANIFEST, "the source it was built from", str(error))
+        except (InputError, SourceError) as error:
+            if directory is not None:  # whoever names a place is to know that the source is not in it
+                raise
             findings.skip(f"the source: {error.problem}")
         else:
-            findings.vouchers.append(SOURCE)
-            return {split: resolved.inputs(split) for split in SPLITS}
+            stated = assembly.plan_of(dataset.manifest)
+            if resolved.plan == stated:
+                findings.vouchers.append(SOURCE)
+                return {split: resolved.inputs(split) for split in SPLITS}
+            expected, found = assembly.difference(stated, resolved.plan)
+            findings.report("another source", MANIFEST, expected, found)
     return _stored_inputs(dataset, SPLITS, readable, workers, findings, tell=False)
 
 

@@ -215,6 +215,11 @@ def test_quiet_commands_print_nothing(recipe: Path) -> None:
         ["build", "--recipe", recipe, "--out", "part"],
         ["convert", "part", "other", "--format", "hdf5"],
         ["verify", "other", "--quick"],
+        ["info", "part"],
+        ["diff", "part", "part"],
+        ["shards", "--recipe", recipe],
+        ["sources"],
+        ["sample", recipe, "mosaics", "test", 1],
     ]
     for command in commands:
         result = run(*command, "--quiet")

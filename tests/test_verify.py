@@ -25,11 +25,12 @@ from datagen import recipe as recipes
 from datagen.assembly import Shard
 from datagen.cli import cli
 from datagen.dataset import Dataset
-from datagen.errors import DamageError, RecipeError
+from datagen.errors import DamageError, InputError, RecipeError
 from datagen.hashing import merkle_root
 from datagen.layout import MANIFEST
 from datagen.manifest import SHARD_FACTS, load
 from datagen.proof import frame
+from datagen.proof import inventory as inventories
 from datagen.proof.findings import Problem
 from datagen.proof.inventory import inventory
 from datagen.proof.reading import ShardReader
@@ -236,10 +237,28 @@ def test_the_published_digest_of_a_recipe_is_compared_by_itself(
     assert kinds(verdict.problems) == (set() if is_right else {("not the digest published for this recipe", MANIFEST)})
 
 
-def test_a_source_that_cannot_be_read_is_told(tiny: Tiny) -> None:
+def test_a_named_place_without_the_source_is_bad_input_and_no_finding(tiny: Tiny) -> None:
     result = run(tiny.root, "--source-dir", tiny.root)
-    assert result.exit_code == 1
-    assert "manifest.json: another source: expected " in result.stdout
+    assert result.exit_code == InputError.exit_code
+    assert result.stdout == ""
+    assert str(tiny.root) in result.stderr
+
+
+def test_a_folder_that_cannot_be_opened_is_told_with_the_rest(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = os.scandir
+
+    def closed(path: Path) -> object:
+        if path.name == "val" and path.parent.name == "mosaics":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    flip(tiny.file("circles/val/label:0"), 9)
+    monkeypatch.setattr(inventories.os, "scandir", closed)
+    problems = verify(tiny.root).problems
+    assert ("unreadable", "mosaics/val") in kinds(problems)
+    assert ("damaged", tiny.path("circles/val/label:0")) in kinds(problems)
+    missing = {problem.found for problem in problems if problem.kind == "missing"}
+    assert missing == {"nothing that can be seen"}
 
 
 @pytest.mark.parametrize("name", ["a\nb", "\x1b[31mred", "\udcff", "x" * 250])

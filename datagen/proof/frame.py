@@ -16,7 +16,7 @@ from datagen.hashing import file_digest, merkle_root
 from datagen.layout import CHUNK, MANIFEST, RECIPE
 from datagen.manifest import SHARD_FACTS, FileFacts, Manifest
 from datagen.proof.findings import Findings
-from datagen.proof.inventory import Inventory, described, inventory
+from datagen.proof.inventory import CLOSED, Inventory, described, inventory
 from datagen.sources.record import MAX_CLASSES, MAX_SIDE
 from datagen.stores import Section, Store, open_store
 from datagen.tasks import TASKS
@@ -50,7 +50,8 @@ def check_frame(dataset: Dataset, findings: Findings) -> list[Shard]:
     for folder in due.keys() - {section.folder for section in dataset.sections.values()}:
         _report_section(due[folder], None, findings)
     for path in sorted(there.keys() - belonging):
-        findings.report("unexpected", path, "nothing", described(path, there))
+        kind, expected = ("unreadable", "a folder") if there[path] == CLOSED else ("unexpected", "nothing")
+        findings.report(kind, path, expected, described(path, there))
     return readable if sensible else []
 
 
@@ -90,9 +91,14 @@ def _check_recipe(dataset: Dataset, there: Inventory, findings: Findings) -> Non
     wanted = recipe.to_toml(dataset.manifest.recipe).encode()
     if RECIPE not in {file.path for file in dataset.manifest.files}:
         findings.report("not listed", MANIFEST, RECIPE, "no such file")
-    if there.get(RECIPE, -1) < 0 or (there[RECIPE] == len(wanted) and (dataset.root / RECIPE).read_bytes() == wanted):
+    if there.get(RECIPE, -1) < 0:
         return
-    findings.report("another recipe", RECIPE, "the recipe in the manifest", "something else")
+    try:
+        same = there[RECIPE] == len(wanted) and (dataset.root / RECIPE).read_bytes() == wanted
+    except OSError:
+        return  # told where the files that the manifest lists are read
+    if not same:
+        findings.report("another recipe", RECIPE, "the recipe in the manifest", "something else")
 
 
 def _check_claims(manifest: Manifest, findings: Findings) -> bool:

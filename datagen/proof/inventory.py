@@ -5,23 +5,38 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 Inventory = Mapping[str, int]  # path relative to the dataset -> size of a regular file, or one of the negative kinds
 
-LINK, SPECIAL, EMPTY, DEEP = -1, -2, -3, -4
-_KINDS = {LINK: "a link", SPECIAL: "a pipe, socket or device", EMPTY: "an empty folder", DEEP: "a folder too deep"}
+LINK, SPECIAL, EMPTY, DEEP, CLOSED = -1, -2, -3, -4, -5
+_KINDS = {
+    LINK: "a link",
+    SPECIAL: "a pipe, socket or device",
+    EMPTY: "an empty folder",
+    DEEP: "a folder too deep",
+    CLOSED: "a folder that cannot be opened",
+}
 _DEPTH = 12  # folders; the deepest file of a dataset, a Zarr shard, lies in 7
 
 
 def inventory(root: Path) -> dict[str, int]:
-    """Every entry below `root` that is no folder with entries; no link is followed, and no folder deeper than 12."""
+    """Every entry below `root` that is no folder with entries; no link is followed, and no folder deeper than 12.
+
+    Raises OSError where `root` itself cannot be opened.
+    """
     there: dict[str, int] = {}
     folders = [""]
     while folders:
         folder = folders.pop()
-        with os.scandir(root / folder) as entries:
-            found = list(entries)
+        try:
+            with os.scandir(root / folder) as entries:
+                found = list(entries)
+        except OSError:
+            if not folder:
+                raise
+            there[folder.rstrip("/")] = CLOSED
+            continue
         if folder and not found:
             there[folder.rstrip("/")] = EMPTY
         for entry in found:
@@ -38,6 +53,8 @@ def inventory(root: Path) -> dict[str, int]:
 def described(path: str, there: Inventory) -> str:
     """What there is at `path`, in words."""
     size = there.get(path)
+    if size is None and any(there.get(str(folder)) == CLOSED for folder in PurePosixPath(path).parents):
+        return "nothing that can be seen"
     if size is None:
         return "a folder" if any(other.startswith(f"{path}/") for other in there) else "nothing"
     return _KINDS[size] if size < 0 else f"{size:,} bytes"

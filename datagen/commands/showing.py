@@ -1,0 +1,90 @@
+"""Commands that show samples: one by one, and as contact sheets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from datagen.layout import SPLITS
+from datagen.options import directory_argument, json_option, quiet_option, recipe_of, source_dir_option
+from datagen.terminal import print_json, say
+
+
+@click.command()
+@click.argument("where", metavar="DIR|RECIPE")
+@click.argument("task")
+@click.argument("split", type=click.Choice(SPLITS))
+@click.argument("index", type=click.IntRange(min=0))
+@click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Draw the sample in this file.")
+@source_dir_option
+@quiet_option
+@json_option
+def sample(
+    where: str,
+    task: str,
+    split: str,
+    index: int,
+    png: Path | None,
+    source_dir: Path | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Compute one sample anew, without the stores."""
+    from datagen import build as library
+
+    is_dataset = Path(where).is_dir()
+    resolved = (
+        library.resolve_dataset(Path(where), directory=source_dir)
+        if is_dataset
+        else library.resolve(recipe_of(recipe_name=where), directory=source_dir, report=say(quiet or as_json))
+    )
+    values = resolved.sample(task, split, index)
+    if png is not None:
+        from datagen.files import write_atomic
+        from datagen.report import sample_picture
+
+        write_atomic(png, sample_picture(task, values, resolved.source.classes))
+    if as_json:
+        print_json({"task": task, "split": split, "index": index, **{name: v.tolist() for name, v in values.items()}})
+    if as_json or quiet:
+        return
+    for name, value in values.items():
+        shown = bytes(value).hex() if name == "digest" else str(value.tolist())
+        click.echo(f"{name:10} " + (shown if value.size <= 64 else f"{value.dtype} {'x'.join(map(str, value.shape))}"))
+
+
+@click.command()
+@directory_argument
+@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Where to draw.  [default: DIR-preview]")
+@quiet_option
+@json_option
+def preview(directory: Path, out: Path | None, quiet: bool, as_json: bool) -> None:
+    """Draw contact sheets of a dataset."""
+    paths = _preview(directory, out)
+    if as_json:
+        print_json(paths)
+    elif not quiet:
+        for path in paths:
+            click.echo(path)
+
+
+def fresh_preview(root: Path) -> list[Path]:
+    """The contact sheets of the dataset in `root`, drawn only where they are older than the dataset or missing."""
+    from datagen.layout import MANIFEST
+
+    folder, built = _preview_folder(root), (root / MANIFEST).stat().st_mtime_ns
+    there = sorted(folder.glob("*.png"))
+    names = {"overview", *(path.name for path in root.iterdir() if path.is_dir())}
+    fresh = {path.stem for path in there if path.stat().st_mtime_ns >= built}
+    return there if names <= fresh else _preview(root)
+
+
+def _preview_folder(root: Path) -> Path:
+    return root.with_name(f"{root.name}-preview")
+
+
+def _preview(root: Path, folder: Path | None = None) -> list[Path]:
+    from datagen.report import write_preview
+
+    return write_preview(root, folder or _preview_folder(root))
