@@ -1,4 +1,4 @@
-"""From functions that derive samples to a finished dataset: shard jobs, what is already there, and the commit.
+"""From functions that derive samples to a finished dataset: every shard durably written, and the commit.
 
 A build in progress is a dataset whose manifest has not got its name yet. The draft of the manifest is written first
 and says what is being built; a record follows each durable shard; the manifest takes its name last.
@@ -6,9 +6,8 @@ and says what is being built; a record follows each durable shard; the manifest 
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,48 +17,21 @@ import numpy.typing as npt
 from datagen import files
 from datagen import manifest as manifests
 from datagen import recipe as recipes
-from datagen.dataset import read_table, section_of, split_facts, table_path
+from datagen.dataset import split_facts, table_path
 from datagen.engines import local
-from datagen.errors import DamageError, DatagenError, FormatError, RecipeError
-from datagen.hashing import ColumnHasher, bytes_digest, file_digest, merkle_root
-from datagen.layout import CHUNK, DRAFT, MANIFEST, MAX_MANIFEST_BYTES, PROGRESS, RECIPE
+from datagen.errors import DamageError, FormatError, StorageError
+from datagen.hashing import ColumnHasher, bytes_digest, merkle_root
+from datagen.layout import DRAFT, MANIFEST, RECIPE
 from datagen.manifest import NO_OFFSET, SHARD_FACTS, FileFacts, Manifest, Table
+from datagen.plans import plan_of, read_draft, require_free, require_storable
+from datagen.records import forget_records, is_as_published, is_there, is_whole, known_facts, write_record
+from datagen.shards import Shard, shard_list
 from datagen.stores import Extent, Section, open_store
 from datagen.tasks import Deriver
 
 _FRAME_BYTES = 1 << 20  # more than the metadata of a section takes
-_FRAME_FACTS = 1 << 17  # bytes of the manifest that are kept for the facts of files
-_MAX_LISTED = 5  # things that a message names
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A shard job, as plain data: the global list of a dataset is these in order."""
-
-    section: Section
-    index: int
-
-    @property
-    def name(self) -> str:
-        """The shard's name, as listings and records have it."""
-        return f"{self.section.task}.{self.section.split}.{self.index:05d}"
-
-    @property
-    def samples(self) -> range:
-        """The samples it holds."""
-        return self.section.extent(self.index)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of its samples."""
-        return len(self.samples) * sum(column.sample_bytes for column in self.section.columns)
-
-    @property
-    def room(self) -> int:
-        """Bytes that it may take on disk: whole chunks, as Zarr has them."""
-        return self.section.chunks(self.index) * CHUNK * sum(column.sample_bytes for column in self.section.columns)
 
 
 @dataclass(frozen=True)
@@ -69,11 +41,6 @@ class Assembled:
     manifest: Manifest | None
     written: int
     kept: int
-
-
-def shard_list(sections: Iterable[Section]) -> list[Shard]:
-    """The global list of shards, the same for everybody who builds the same recipe."""
-    return [Shard(section, index) for section in sections for index in range(section.shards)]
 
 
 def assemble(
@@ -93,13 +60,13 @@ def assemble(
     section; it is asked for consecutive ones. Raises DamageError, and writes no manifest, where the dataset's digest
     would not be `expected`; FormatError where `root` holds something else; BusyError where another process writes it.
     """
-    _require_storable(plan, sections)
+    require_storable(plan, sections)
     jobs = shard_list(sections)
     jobs = jobs if part is None else [jobs[number] for number in part]
     require_free(root, plan)
     if not (root / MANIFEST).exists():
         files.require_writable(root)
-        files.require_space(root, sum(job.room for job in jobs if not _is_there(root, job, plan)) + _FRAME_BYTES)
+        files.require_space(root, sum(job.room for job in jobs if not is_there(root, job, plan)) + _FRAME_BYTES)
         files.make_folder(root)
     with files.lock(root, exclusive=part is None):
         require_free(root, plan)
@@ -133,7 +100,7 @@ def finish(root: Path, *, sections: Callable[[Manifest], Sequence[Section]], wor
         if not (root / DRAFT).exists():
             finished = manifests.load(root)
             return Assembled(finished, 0, len(shard_list(sections(finished))))
-        plan = _read_draft(root)
+        plan = read_draft(root)
         jobs = shard_list(sections(plan))
         facts = known_facts(root, jobs, plan, workers=workers)
         missing = [str(number) for number, job in enumerate(jobs) if job.name not in facts]
@@ -149,77 +116,6 @@ def finish(root: Path, *, sections: Callable[[Manifest], Sequence[Section]], wor
         return Assembled(_commit(root, plan, sections(plan), facts, None), 0, len(jobs))
 
 
-def require_free(root: Path, plan: Manifest) -> None:
-    """Raise FormatError where `root` is a folder that holds anything but a dataset, begun or finished, of this plan."""
-    if not root.is_dir():
-        return
-    present = _existing_plan(root)
-    if present is None:
-        strangers = [entry.name for entry in root.iterdir() if not files.is_draft(entry.name)]
-        if strangers:
-            raise FormatError(
-                "holds something else",
-                path=root,
-                expected="a new or empty folder, or a dataset of the same recipe",
-                found=", ".join(sorted(strangers)[:_MAX_LISTED]),
-                remedy="choose another folder with --out",
-            )
-    elif plan_of(present) != plan_of(plan):
-        expected, found = difference(plan, present)
-        raise FormatError(
-            "holds a dataset of another recipe or source",
-            path=root,
-            expected=expected,
-            found=found,
-            remedy="choose another folder with --out, or remove this one yourself",
-        )
-
-
-def _require_storable(plan: Manifest, sections: Sequence[Section]) -> None:
-    """Raise RecipeError unless a manifest can state these sections: a task may declare what no reader takes."""
-    tasks: dict[str, dict[str, manifests.SplitFacts]] = {}
-    for section in sections:
-        size = section.shards * len(section.columns) * SHARD_FACTS.itemsize
-        table = FileFacts(table_path(section), size, bytes(16).hex())
-        roots = [bytes(32).hex()] * len(section.columns)
-        facts = split_facts(section, plan.recipe.storage.format, roots, table)
-        tasks.setdefault(section.task, {})[section.split] = facts
-    try:
-        data = manifests.to_bytes(manifests.seal(replace(plan, tasks=tasks)))
-        manifests.from_bytes(data, path=Path(MANIFEST))
-    except (DamageError, TypeError) as error:
-        raise RecipeError(f"no dataset can hold what its tasks declare: {error}") from error
-    if len(data) > MAX_MANIFEST_BYTES - _FRAME_FACTS:
-        raise RecipeError(
-            "what the source says of itself does not fit a manifest",
-            expected=f"at most {MAX_MANIFEST_BYTES - _FRAME_FACTS:,} bytes",
-            found=f"{len(data):,}",
-            remedy="give the classes shorter names",
-        )
-
-
-def plan_of(manifest: Manifest) -> Manifest:
-    """What a manifest says before anything is built: the recipe and the source."""
-    return manifests.seal(replace(manifest, tasks={}, files=()))
-
-
-def known_facts(root: Path, jobs: Sequence[Shard], plan: Manifest, *, workers: int) -> dict[str, Table]:
-    """The facts of each shard, by name, that is recorded and whose files are still what the record says.
-
-    Facts come from the records of a build in progress and from the shard tables of one that was about to end.
-    """
-    about_to_end = _existing_plan(root) or plan
-    recorded = {job.name: rows for job in jobs for rows in [_recorded(root, job, about_to_end)] if rows is not None}
-    checks = [job for job in jobs if job.name in recorded]
-
-    def check(job: Shard, slot: local.Slot) -> bool:
-        with slot.compute:
-            slot.check()
-            return _is_whole(root, job, plan, recorded[job.name])
-
-    return {job.name: recorded[job.name] for job, good in local.run(check, checks, workers=workers) if good}
-
-
 def _reopen(root: Path, finished: Manifest) -> None:
     """Take the manifest of a finished dataset back into a draft, so that what is wrong can be written again.
 
@@ -229,38 +125,8 @@ def _reopen(root: Path, finished: Manifest) -> None:
     with files.storage_errors(root):
         (root / MANIFEST).rename(root / DRAFT)
         files.sync_folder(root)
-    if not _is_as_published(finished):
+    if not is_as_published(finished):
         files.write_atomic(root / DRAFT, manifests.to_bytes(plan_of(finished)))
-
-
-def _is_as_published(manifest: Manifest) -> bool:
-    return recipes.known_digest(manifest.recipe) in (None, manifest.digest)
-
-
-def is_whole(root: Path, manifest: Manifest, *, workers: int) -> bool:
-    """Whether every file of a finished dataset is what the manifest says, by size and digest of its bytes.
-
-    Of a packaged recipe the dataset must also be the published one. That samples follow from the digits is for
-    `verify` to say.
-    """
-    tables = [facts.table for splits in manifest.tasks.values() for facts in splits.values()]
-    begun = any((root / name).exists() for name in (DRAFT, PROGRESS))
-    if begun or not _is_as_published(manifest) or not all(_is_file(root, file) for file in (*manifest.files, *tables)):
-        return False
-    names = [(task, split) for task, splits in manifest.tasks.items() for split in splits]
-    jobs = shard_list(section_of(manifest, task, split) for task, split in names)
-    return len(known_facts(root, jobs, manifest, workers=workers)) == len(jobs)
-
-
-def _existing_plan(root: Path) -> Manifest | None:
-    if (root / MANIFEST).exists():
-        return manifests.load(root)
-    return _read_draft(root) if (root / DRAFT).exists() else None
-
-
-def _read_draft(root: Path) -> Manifest:
-    path = root / DRAFT
-    return manifests.from_bytes(manifests.read_bounded(path, MAX_MANIFEST_BYTES), path=path)
 
 
 def _begin(root: Path, plan: Manifest, *, exclusive: bool) -> None:
@@ -269,23 +135,6 @@ def _begin(root: Path, plan: Manifest, *, exclusive: bool) -> None:
     if not (root / DRAFT).exists():
         files.write_atomic(root / DRAFT, manifests.to_bytes(plan), replace=exclusive)
         require_free(root, plan)  # of two parts that begin at once, the first decides what is built here
-
-
-def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        values.update(flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
-    return values
-
-
-def difference(wanted: Manifest, present: Manifest) -> list[str]:
-    """The keys in which two plans differ, with the values of the one and of the other."""
-    ours, theirs = (
-        flat({"recipe": recipes.to_table(plan.recipe), "source": asdict(plan.source)}) for plan in (wanted, present)
-    )
-    keys = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)][:_MAX_LISTED]
-    return [", ".join(f"{key} = {side.get(key, 'none')}" for key in keys) for side in (ours, theirs)]
 
 
 def _write(
@@ -328,9 +177,8 @@ def _write_shard(root: Path, format_name: str, job: Shard, derive: Deriver, slot
     finally:
         writer.discard()
     rows = np.array([_row(extents[column.name], hashers[column.name].root()) for column in columns], SHARD_FACTS)
-    data = rows.tobytes()
     slot.check()
-    files.write_atomic(_record(root, job), data + bytes.fromhex(bytes_digest(data)))
+    write_record(root, job, rows)
     return rows
 
 
@@ -352,60 +200,18 @@ def _row(extent: Extent, root: bytes) -> tuple[Any, ...]:
     return (offset, extent.length, extent.file_bytes, digest, content)
 
 
-def _record(root: Path, job: Shard) -> Path:
-    return root / PROGRESS / job.name
-
-
-def _recorded(root: Path, job: Shard, draft: Manifest) -> Table | None:
-    path = _record(root, job)
-    if path.is_file():
-        data, size = path.read_bytes(), len(job.section.columns) * SHARD_FACTS.itemsize
-        whole = bytes_digest(data[:size]) == data[size:].hex()
-        return np.frombuffer(data[:size], SHARD_FACTS) if whole else None
-    # A build that was about to end has swept its records away, but its draft pins the tables made of them.
-    facts = draft.tasks.get(job.section.task, {}).get(job.section.split)
-    try:
-        return None if facts is None else read_table(root, job.section, facts.table)[:, job.index]
-    except DatagenError:
-        return None
-
-
-def _paths(job: Shard, plan: Manifest) -> list[str]:
-    """The shard's file for each of its columns; it may be the same one."""
-    rule = open_store(plan.recipe.storage.format).path_rule
-    return [rule(job.section, column).format(shard=job.index) for column in job.section.columns]
-
-
-def _is_there(root: Path, job: Shard, plan: Manifest) -> bool:
-    return all((root / path).exists() for path in _paths(job, plan))
-
-
-def _is_whole(root: Path, job: Shard, plan: Manifest, rows: Table) -> bool:
-    facts = {
-        FileFacts(path, int(row["file_bytes"]), row["file_digest"].tobytes().hex())
-        for path, row in zip(_paths(job, plan), rows, strict=True)
-    }
-    return all(_is_file(root, file) for file in facts)
-
-
-def _is_file(root: Path, facts: FileFacts) -> bool:
-    path = root / facts.path
-    try:
-        regular = path.is_file() and not path.is_symlink()
-        return regular and path.stat().st_size == facts.bytes and file_digest(path) == facts.digest
-    except OSError:
-        return False
-
-
 def _commit(
     root: Path, plan: Manifest, sections: Sequence[Section], facts: Mapping[str, Table], expected: str | None
 ) -> Manifest:
     """Write all that is not samples; the manifest takes its name as the very last step."""
+    gone = [job.name for job in shard_list(sections) if not is_there(root, job, plan)]
+    if gone:
+        raise StorageError(f"a shard that was written is gone: {gone[0]}", path=root, remedy="run it again")
     manifest = _manifest(root, plan, sections, facts)
     wanted = expected or recipes.known_digest(plan.recipe)
     if wanted not in (None, manifest.digest):
         files.write_atomic(root / DRAFT, manifests.to_bytes(plan_of(plan)))  # the tables of an earlier build go too
-        _forget(root)
+        forget_records(root)
         raise DamageError(
             "the data have another digest than they must",
             path=root,
@@ -414,19 +220,11 @@ def _commit(
             remedy="run it again: nothing of this will be kept",
         )
     files.write_atomic(root / DRAFT, manifests.to_bytes(manifest))
-    _forget(root)
+    forget_records(root)
     with files.storage_errors(root):
         (root / DRAFT).replace(root / MANIFEST)
         files.sync_folder(root)
     return manifest
-
-
-def _forget(root: Path) -> None:
-    """Remove the records of a build in progress, durably."""
-    with files.storage_errors(root):
-        if (root / PROGRESS).exists():
-            shutil.rmtree(root / PROGRESS)
-        files.sync_folder(root)
 
 
 def _manifest(root: Path, plan: Manifest, sections: Sequence[Section], facts: Mapping[str, Table]) -> Manifest:

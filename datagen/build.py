@@ -17,7 +17,10 @@ from datagen.engines import local
 from datagen.errors import InputError, RecipeError
 from datagen.layout import MANIFEST, SPLITS
 from datagen.manifest import DigitFacts, Manifest, SourceFacts
+from datagen.plans import difference, plan_of
 from datagen.recipe import Recipe
+from datagen.records import is_whole
+from datagen.shards import shard_list
 from datagen.sources.record import Progress, Report, Source
 from datagen.sources.split import Conflict, Division, divide
 from datagen.stores import Section
@@ -149,7 +152,7 @@ def build(
         files.require_writable(root)
     resolved = resolve(recipe, directory=directory, cache=cache, workers=workers, report=report, progress=fetching)
     listed = sections(resolved.plan)
-    span = None if part is None else _part(part, len(assembly.shard_list(listed)))
+    span = None if part is None else _part(part, len(shard_list(listed)))
     done = assembly.assemble(
         root, resolved.plan, listed, resolved.deriver, workers=workers, part=span, progress=progress
     )
@@ -192,8 +195,8 @@ def resolve_dataset(
     """What the dataset in `root` follows from, its source loaded anew and found to be the same."""
     manifest = manifests.load(root)
     resolved = resolve(manifest.recipe, directory=directory, cache=cache, workers=workers, offline=offline)
-    if resolved.plan != assembly.plan_of(manifest):
-        expected, found = assembly.difference(assembly.plan_of(manifest), resolved.plan)
+    if resolved.plan != plan_of(manifest):
+        expected, found = difference(plan_of(manifest), resolved.plan)
         raise InputError(
             "the source is not the one that the dataset was built from", path=root, expected=expected, found=found
         )
@@ -246,11 +249,11 @@ def _finished(recipe: Recipe, root: Path, workers: int) -> Manifest | None:
         return None
     manifest = manifests.load(root)
     same = manifest.recipe == recipe.without_path()
-    return manifest if same and assembly.is_whole(root, manifest, workers=workers) else None
+    return manifest if same and is_whole(root, manifest, workers=workers) else None
 
 
 def _shard_count(manifest: Manifest) -> int:
-    return len(assembly.shard_list(sections(manifest)))
+    return len(shard_list(sections(manifest)))
 
 
 def _part(part: tuple[int, int], total: int) -> range:

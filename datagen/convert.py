@@ -15,6 +15,8 @@ from datagen import assembly, recipe
 from datagen.build import Built
 from datagen.dataset import Dataset
 from datagen.errors import DamageError, FormatError
+from datagen.plans import plan_of, require_free
+from datagen.records import is_whole
 from datagen.stores import Section
 from datagen.tasks import Deriver
 
@@ -40,15 +42,15 @@ def convert(
     table = recipe.to_table(dataset.manifest.recipe)
     table["storage"].update({key: value for key, value in storage.items() if value is not None})
     wanted = recipe.from_table(table, origin=str(target))
-    plan = replace(assembly.plan_of(dataset.manifest), recipe=wanted)
+    plan = replace(plan_of(dataset.manifest), recipe=wanted)
     if origin.resolve() in (target.resolve(), *target.resolve().parents):
         raise FormatError("a dataset is not converted in its own folder", path=target, remedy="name another folder")
-    assembly.require_free(target, plan)
+    require_free(target, plan)
     listed = [
         replace(section, shard_size=wanted.storage.shard_size, compression=wanted.storage.compression)
         for section in dataset.sections.values()
     ]
-    if not assembly.is_whole(origin, dataset.manifest, workers=workers):
+    if not is_whole(origin, dataset.manifest, workers=workers):
         raise DamageError("the dataset is damaged", path=origin, remedy="build it again: only the damage is redone")
     done = assembly.assemble(
         target,

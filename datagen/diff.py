@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from datagen import recipe
-from datagen.assembly import flat
 from datagen.dataset import Dataset
 from datagen.hashing import merkle_root
 from datagen.manifest import Manifest
+from datagen.plans import flat
 
 _ROWS = 4096  # samples compared at a time
 _LISTED = 10  # samples named

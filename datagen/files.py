@@ -136,18 +136,18 @@ def is_draft(name: str) -> bool:
 
 
 @contextmanager
-def lock(folder: Path, *, exclusive: bool) -> Iterator[None]:
+def lock(folder: Path, *, exclusive: bool, wait: bool = False) -> Iterator[None]:
     """Hold `folder` while the body runs: alone, or shared with other shared holders.
 
     The lock is the operating system's, on the folder itself: it dies with its owner and leaves no file behind.
-    Raises BusyError where another process holds it.
+    Raises BusyError where another process holds it, or with `wait` waits for that to end.
     """
     with storage_errors(folder):
         descriptor = os.open(folder, os.O_RDONLY)
     try:
         mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
         try:
-            fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, mode if wait else mode | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BusyError(
                 "another process is writing here",

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from datagen import otsu, palette
 from datagen.dataset import Dataset
-from datagen.files import write_atomic
+from datagen.files import lock, make_folder, remove_drafts, write_atomic
 from datagen.palette import ACCENT, FAINT, SPOT, WHITE, UInt8, words
 from datagen.picks import Sample, choose, read_sample
 
@@ -57,11 +57,14 @@ def write_preview(root: Path, folder: Path) -> list[Path]:
     dataset = Dataset(root)
     pictures = {"overview": _overview(dataset)} | {task: _sheet(dataset, task) for task in dataset.manifest.tasks}
     paths = []
-    for name, picture in pictures.items():
-        path, data = folder / f"{name}.png", palette.png(picture)
-        if not path.is_file() or path.read_bytes() != data:
-            write_atomic(path, data)
-        paths.append(path)
+    make_folder(folder)
+    with lock(folder, exclusive=True, wait=True):
+        remove_drafts(folder)  # of drawings that were killed
+        for name, picture in pictures.items():
+            path, data = folder / f"{name}.png", palette.png(picture)
+            if not path.is_file() or path.read_bytes() != data:
+                write_atomic(path, data)
+            paths.append(path)
     return paths
 
 

@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datagen import assembly, build, recipe
-from datagen.assembly import Shard
+from datagen import assembly, build, plans, recipe
 from datagen.dataset import Dataset
 from datagen.engines import local
 from datagen.errors import DatagenError, InputError, RecipeError, SourceError
@@ -24,6 +23,7 @@ from datagen.proof.duplicates import equal_digits, equal_mosaics
 from datagen.proof.findings import Findings, Problem
 from datagen.proof.frame import check_frame
 from datagen.proof.samples import UNREADABLE, check_samples, check_shard, unreadable
+from datagen.shards import Shard
 from datagen.stores import Section
 from datagen.tasks import TASKS, Deriver, Inputs
 
@@ -171,11 +171,11 @@ def _inputs(
                 raise
             findings.skip(f"the source: {error.problem}")
         else:
-            stated = assembly.plan_of(dataset.manifest)
+            stated = plans.plan_of(dataset.manifest)
             if resolved.plan == stated:
                 findings.vouchers.append(SOURCE)
                 return {split: resolved.inputs(split) for split in SPLITS}
-            expected, found = assembly.difference(stated, resolved.plan)
+            expected, found = plans.difference(stated, resolved.plan)
             findings.report("another source", MANIFEST, expected, found)
     return _stored_inputs(dataset, SPLITS, readable, workers, findings, tell=False)
 

@@ -26,12 +26,13 @@ from helpers import (
     tree,
 )
 
-from datagen import assembly, build, otsu
+from datagen import build, otsu
 from datagen import manifest as manifests
 from datagen.errors import RecipeError
 from datagen.hashing import ColumnHasher
 from datagen.layout import SPLITS
 from datagen.permutation import Permutation
+from datagen.shards import shard_list
 from datagen.stores import Array, Column
 from datagen.tasks import TASKS
 
@@ -352,7 +353,7 @@ def test_a_sample_that_does_not_exist_is_refused(source: Path) -> None:
 
 
 def test_the_shard_list_names_each_shard_once_in_the_order_of_the_tasks(source: Path) -> None:
-    listed = assembly.shard_list(build.sections(build.resolve(tiny_recipe(source)).plan))
+    listed = shard_list(build.sections(build.resolve(tiny_recipe(source)).plan))
     assert [job.name for job in listed] == [
         *(f"{task}.{split}.00000" for task in ("foreground", "circles") for split in SPLITS),
         *(f"mosaics.train.0000{shard}" for shard in range(3)),

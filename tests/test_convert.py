@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from helpers import flip, tiny_recipe, tiny_source, tree
 
-from datagen import assembly, build
+from datagen import build
 from datagen import manifest as manifests
 from datagen.convert import convert
 from datagen.errors import DamageError, FormatError, RecipeError
@@ -130,7 +130,7 @@ def test_an_origin_damaged_only_after_it_was_checked_is_refused_and_nothing_of_i
     origin, target = shutil.copytree(built["zarr"], tmp_path / "origin"), tmp_path / "data"
     flip(origin / "foreground/val/image/c/0/0/0", 5)
     with monkeypatch.context() as patch, pytest.raises(DamageError, match="another digest"):
-        patch.setattr(assembly, "is_whole", lambda *_, **__: True)
+        patch.setattr("datagen.convert.is_whole", lambda *_, **__: True)
         convert(origin, target, **to(storage))
     assert not (target / MANIFEST).exists()
     with pytest.raises(FormatError, match="not complete"):

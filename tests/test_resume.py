@@ -23,12 +23,13 @@ import numpy.typing as npt
 import pytest
 from helpers import FORMATS, Death, Disk, flip, hidden, save_recipe, start, tiny_recipe, tiny_source, tree
 
-from datagen import assembly, build, files
+from datagen import assembly, build, files, records
 from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.engines import local
 from datagen.errors import BusyError, DamageError, FormatError, RecipeError, StorageError
 from datagen.layout import DRAFT, MANIFEST, PROGRESS, SPLITS
+from datagen.shards import shard_list
 from datagen.stores import Array, Section
 from datagen.tasks import Deriver
 
@@ -75,7 +76,7 @@ def shards_outside(root: Path, section: str) -> dict[Path, int]:
 
 
 def is_whole(root: Path) -> bool:
-    return assembly.is_whole(root, manifests.load(root), workers=1)
+    return records.is_whole(root, manifests.load(root), workers=1)
 
 
 # Death at any moment: no step of the process after it, not even its clean-up.
@@ -209,7 +210,7 @@ def test_too_little_space_is_found_before_anything_is_made(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, usage = tiny_recipe(source), shutil.disk_usage(tmp_path)
-    shards = assembly.shard_list(build.sections(build.resolve(recipe).plan))
+    shards = shard_list(build.sections(build.resolve(recipe).plan))
     needed = sum(job.room for job in shards) + (1 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
     with pytest.raises(StorageError, match="not enough space") as caught:

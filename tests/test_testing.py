@@ -22,12 +22,13 @@ from helpers import FORMATS, tree
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
-from datagen import assembly, otsu, testing
+from datagen import otsu, testing
 from datagen import recipe as recipe_rules
 from datagen import sources as source_rules
 from datagen.build import Resolved, build, resolve_dataset
 from datagen.errors import DatagenError, InputError, RecipeError
 from datagen.layout import SPLITS, TASKS
+from datagen.plans import plan_of
 from datagen.recipe import COMPRESSIONS, Mosaics, Recipe
 from datagen.sources.record import MAX_CLASSES, Part, Source, UInt8
 from datagen.sources.split import divide
@@ -278,7 +279,7 @@ def test_a_dataset_is_whole_and_stands_on_its_source(format_name: str, compressi
         assert (verdict.problems, verdict.stood_on) == ((), "the source")
         storage = resolve_dataset(dataset.root, directory=dataset.source_path).recipe.storage
         assert (storage.format, storage.compression) == (format_name, compression)
-        assert assembly.plan_of(resolve_dataset(dataset.root, directory=dataset.source_path).plan) == (
+        assert plan_of(resolve_dataset(dataset.root, directory=dataset.source_path).plan) == (
             Resolved(dataset.recipe, dataset.source).plan
         )
 

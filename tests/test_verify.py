@@ -22,7 +22,6 @@ from forging import SHARD, Tiny, build_tiny, copy_of, reseal, seal
 from helpers import FORMATS, flip
 
 from datagen import recipe as recipes
-from datagen.assembly import Shard
 from datagen.cli import cli
 from datagen.dataset import Dataset
 from datagen.errors import DamageError, InputError, RecipeError
@@ -34,6 +33,7 @@ from datagen.proof import inventory as inventories
 from datagen.proof.findings import Problem
 from datagen.proof.inventory import inventory
 from datagen.proof.reading import ShardReader
+from datagen.shards import Shard
 from datagen.stores import zarr as zarr_store
 from datagen.tasks import TASKS
 from datagen.verify import Verdict, verify

@@ -64,10 +64,12 @@ def run(work: Callable[[T, Slot], R], jobs: Sequence[T], *, workers: int) -> Ite
                 done.put((job, None, error))
                 return
 
-    threads = [threading.Thread(target=serve, daemon=True) for _ in range(min(workers + _WAITING_ROOM, len(jobs)))]
-    for thread in threads:
-        thread.start()
+    threads: list[threading.Thread] = []
     try:
+        for _ in range(min(workers + _WAITING_ROOM, len(jobs))):
+            thread = threading.Thread(target=serve, daemon=True)
+            thread.start()  # raises where the system gives no more threads; those that run end like the others
+            threads.append(thread)
         for _ in jobs:
             job, result, error = done.get()
             if error is not None:

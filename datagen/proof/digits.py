@@ -8,13 +8,13 @@ from collections.abc import Collection
 import numpy as np
 
 from datagen import build
-from datagen.assembly import Shard
 from datagen.dataset import Dataset
 from datagen.errors import DatagenError
 from datagen.hashing import ColumnHasher
 from datagen.proof.findings import Findings, Problem
 from datagen.proof.reading import ShardReader
 from datagen.proof.samples import misleading, unreadable
+from datagen.shards import Shard
 from datagen.stores import Array, Section
 from datagen.tasks import Inputs
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from datagen.assembly import Shard
 from datagen.dataset import Dataset
 from datagen.hashing import sample_digests
 from datagen.proof.findings import Problem
 from datagen.proof.reading import ShardReader
 from datagen.proof.uniqueness import FOLLOWED, Digests, equal_groups
+from datagen.shards import Shard
 from datagen.stores import Array, Column, Section
 from datagen.tasks import Inputs
 

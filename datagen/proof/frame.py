@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from datagen import build, recipe
-from datagen.assembly import Shard
 from datagen.dataset import Dataset, table_path
 from datagen.errors import DatagenError
 from datagen.hashing import file_digest, merkle_root
@@ -17,6 +16,7 @@ from datagen.layout import CHUNK, MANIFEST, RECIPE
 from datagen.manifest import SHARD_FACTS, FileFacts, Manifest
 from datagen.proof.findings import Findings
 from datagen.proof.inventory import CLOSED, Inventory, described, inventory
+from datagen.shards import Shard
 from datagen.sources.record import MAX_CLASSES, MAX_SIDE
 from datagen.stores import Section, Store, open_store
 from datagen.tasks import TASKS

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from datagen.assembly import Shard
 from datagen.dataset import Dataset
 from datagen.errors import DamageError
 from datagen.files import storage_errors
 from datagen.layout import CHUNK
+from datagen.shards import Shard
 from datagen.stores import Array, Column
 
 _READ = 1 << 20

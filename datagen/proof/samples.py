@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from datagen.assembly import Shard
 from datagen.dataset import Dataset
 from datagen.engines.local import Slot
 from datagen.errors import DatagenError
@@ -17,6 +16,7 @@ from datagen.hashing import ColumnHasher
 from datagen.manifest import Table
 from datagen.proof.findings import Problem
 from datagen.proof.reading import ShardReader
+from datagen.shards import Shard
 from datagen.stores import Array, Section, open_store
 from datagen.tasks import Deriver
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from datagen import files
-from datagen.errors import InputError, SourceError
+from datagen.errors import BusyError, InputError, SourceError
 from datagen.sources import idx, mirrors
 from datagen.sources.mirrors import TIMEOUT
 from datagen.sources.mnist import Pinned, PinnedFile, cache_folder, read_pinned
@@ -31,12 +32,17 @@ def fetch(
     tried = [_Mirror(base) for base in mirrors.chosen(pinned.mirrors)]
     if wanted:
         files.require_writable(folder)
+        if folder.exists():
+            with suppress(BusyError), files.lock(folder, exclusive=True):
+                files.remove_drafts(folder)  # of fetches that were killed: those that live hold the lock to write
         files.require_space(folder, sum(file.size for file in wanted))
     for file in wanted:
         data = _first_good(file, tried, report, progress, timeout)
         if data is None:
             raise _not_had(pinned, file, tried)
-        files.write_atomic(folder / file.name, data)
+        files.make_folder(folder)
+        with files.lock(folder, exclusive=False, wait=True):
+            files.write_atomic(folder / file.name, data)
     return [folder / file.name for file in pinned.files]
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen import manifest as manifests
-from datagen.dataset import split_facts, table_path
 from datagen.errors import DatagenError
 from datagen.layout import DEFAULT_SHARD_SIZE, MANIFEST, SPLITS, TASKS
-from datagen.manifest import SHARD_FACTS, DigitFacts, FileFacts, Manifest, SourceFacts
+from datagen.manifest import DigitFacts, Manifest, SourceFacts
+from datagen.plans import with_sections
 from datagen.recipe import Recipe
 from datagen.sources.checks import NOT_STATED
 from datagen.stores import Column, Section
@@ -77,13 +77,10 @@ def _declared(task: Task, inputs: Inputs) -> Section:
 
 
 def _manifest_of(section: Section, inputs: Inputs) -> Manifest:
-    size = section.shards * len(section.columns) * SHARD_FACTS.itemsize
-    table = FileFacts(table_path(section), size, bytes(16).hex())
-    facts = split_facts(section, "zarr", [bytes(32).hex()] * len(section.columns), table)
     digits = dict.fromkeys(SPLITS, DigitFacts(len(inputs.images), 0, 0))
     source = SourceFacts("npz", (), inputs.tile, {}, NOT_STATED, NOT_STATED, digits, 0, ())
     recipe = Recipe("npz", tasks=tuple(dict.fromkeys((*TASKS, section.task))), mosaics=inputs.mosaics)
-    return manifests.seal(Manifest("", recipe, source, {section.task: {section.split: facts}}, ()))
+    return with_sections(Manifest("", recipe, source, {}, ()), [section])
 
 
 def _copy(inputs: Inputs, *, writeable: bool) -> Inputs:

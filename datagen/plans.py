@@ -1,0 +1,107 @@
+"""Plans: manifests of what is to be built, without tasks. What a folder was begun for, and what two plans differ in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from datagen import files
+from datagen import manifest as manifests
+from datagen import recipe as recipes
+from datagen.dataset import split_facts, table_path
+from datagen.errors import DamageError, FormatError, RecipeError
+from datagen.layout import DRAFT, MANIFEST, MAX_MANIFEST_BYTES
+from datagen.manifest import SHARD_FACTS, FileFacts, Manifest
+from datagen.stores import Section
+
+_FRAME_FACTS = 1 << 17  # bytes of the manifest that are kept for the facts of files
+_MAX_LISTED = 5  # things that a message names
+
+
+def plan_of(manifest: Manifest) -> Manifest:
+    """What a manifest says before anything is built: the recipe and the source."""
+    return manifests.seal(replace(manifest, tasks={}, files=()))
+
+
+def existing_plan(root: Path) -> Manifest | None:
+    if (root / MANIFEST).exists():
+        return manifests.load(root)
+    return read_draft(root) if (root / DRAFT).exists() else None
+
+
+def read_draft(root: Path) -> Manifest:
+    path = root / DRAFT
+    return manifests.from_bytes(manifests.read_bounded(path, MAX_MANIFEST_BYTES), path=path)
+
+
+def require_free(root: Path, plan: Manifest) -> None:
+    """Raise FormatError where `root` is a folder that holds anything but a dataset, begun or finished, of this plan."""
+    if not root.is_dir():
+        return
+    present = existing_plan(root)
+    if present is None:
+        strangers = [entry.name for entry in root.iterdir() if not files.is_draft(entry.name)]
+        if strangers:
+            raise FormatError(
+                "holds something else",
+                path=root,
+                expected="a new or empty folder, or a dataset of the same recipe",
+                found=", ".join(sorted(strangers)[:_MAX_LISTED]),
+                remedy="choose another folder with --out",
+            )
+    elif plan_of(present) != plan_of(plan):
+        expected, found = difference(plan, present)
+        raise FormatError(
+            "holds a dataset of another recipe or source",
+            path=root,
+            expected=expected,
+            found=found,
+            remedy="choose another folder with --out, or remove this one yourself",
+        )
+
+
+def with_sections(plan: Manifest, sections: Iterable[Section]) -> Manifest:
+    """The manifest of these sections, were every digest of theirs zero."""
+    tasks: dict[str, dict[str, manifests.SplitFacts]] = {}
+    for section in sections:
+        size = section.shards * len(section.columns) * SHARD_FACTS.itemsize
+        table = FileFacts(table_path(section), size, bytes(16).hex())
+        roots = [bytes(32).hex()] * len(section.columns)
+        facts = split_facts(section, plan.recipe.storage.format, roots, table)
+        tasks.setdefault(section.task, {})[section.split] = facts
+    return manifests.seal(replace(plan, tasks=tasks))
+
+
+def require_storable(plan: Manifest, sections: Sequence[Section]) -> None:
+    """Raise RecipeError unless a manifest can state these sections: a task may declare what no reader takes."""
+    try:
+        data = manifests.to_bytes(with_sections(plan, sections))
+        manifests.from_bytes(data, path=Path(MANIFEST))
+    except (DamageError, TypeError) as error:
+        raise RecipeError(f"no dataset can hold what its tasks declare: {error}") from error
+    if len(data) > MAX_MANIFEST_BYTES - _FRAME_FACTS:
+        raise RecipeError(
+            "what the source says of itself does not fit a manifest",
+            expected=f"at most {MAX_MANIFEST_BYTES - _FRAME_FACTS:,} bytes",
+            found=f"{len(data):,}",
+            remedy="give the classes shorter names",
+        )
+
+
+def difference(wanted: Manifest, present: Manifest) -> list[str]:
+    """The keys in which two plans differ, with the values of the one and of the other."""
+    ours, theirs = (
+        flat({"recipe": recipes.to_table(plan.recipe), "source": asdict(plan.source)}) for plan in (wanted, present)
+    )
+    keys = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)][:_MAX_LISTED]
+    return [", ".join(f"{key} = {side.get(key, 'none')}" for key in keys) for side in (ours, theirs)]
+
+
+def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        values.update(flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return values

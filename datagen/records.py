@@ -1,0 +1,118 @@
+"""What is there of a dataset: the shards that a record or a table tells of, and whose files are still what it says."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from datagen import files
+from datagen import recipe as recipes
+from datagen.dataset import read_table, section_of
+from datagen.engines import local
+from datagen.errors import DatagenError
+from datagen.hashing import bytes_digest, file_digest
+from datagen.layout import DRAFT, PROGRESS
+from datagen.manifest import SHARD_FACTS, FileFacts, Manifest, Table
+from datagen.plans import existing_plan
+from datagen.shards import Shard, shard_list
+from datagen.stores import open_store
+
+
+def known_facts(root: Path, jobs: Sequence[Shard], plan: Manifest, *, workers: int) -> dict[str, Table]:
+    """The facts of each shard, by name, that is recorded and whose files are still what the record says.
+
+    Facts come from the records of a build in progress and from the shard tables of one that was about to end.
+    """
+    about_to_end = existing_plan(root) or plan
+    recorded = {job.name: rows for job in jobs for rows in [_recorded(root, job, about_to_end)] if rows is not None}
+    checks = [job for job in jobs if job.name in recorded]
+
+    def check(job: Shard, slot: local.Slot) -> bool:
+        with slot.compute:
+            slot.check()
+            return _is_undamaged(root, job, plan, recorded[job.name])
+
+    return {job.name: recorded[job.name] for job, good in local.run(check, checks, workers=workers) if good}
+
+
+def is_whole(root: Path, manifest: Manifest, *, workers: int) -> bool:
+    """Whether every file of a finished dataset is what the manifest says, by size and digest of its bytes.
+
+    Of a packaged recipe the dataset must also be the published one. That samples follow from the digits is for
+    `verify` to say.
+    """
+    tables = [facts.table for splits in manifest.tasks.values() for facts in splits.values()]
+    begun = any((root / name).exists() for name in (DRAFT, PROGRESS))
+    if begun or not is_as_published(manifest) or not all(_is_file(root, file) for file in (*manifest.files, *tables)):
+        return False
+    names = [(task, split) for task, splits in manifest.tasks.items() for split in splits]
+    jobs = shard_list(section_of(manifest, task, split) for task, split in names)
+    return len(known_facts(root, jobs, manifest, workers=workers)) == len(jobs)
+
+
+def write_record(root: Path, job: Shard, rows: Table) -> None:
+    """Record a shard that is durable now: its facts, one for each column, and their own digest."""
+    data = rows.tobytes()
+    files.write_atomic(_record(root, job), data + bytes.fromhex(bytes_digest(data)))
+
+
+def forget_records(root: Path) -> None:
+    """Remove the records of a build in progress, durably."""
+    with files.storage_errors(root):
+        if (root / PROGRESS).exists():
+            shutil.rmtree(root / PROGRESS)
+        files.sync_folder(root)
+
+
+def is_there(root: Path, job: Shard, plan: Manifest) -> bool:
+    """Whether the shard has files, whatever is in them."""
+    return all((root / path).exists() for path in _paths(job, plan))
+
+
+def is_as_published(manifest: Manifest) -> bool:
+    """Whether the manifest's digest is the published one of its recipe, if there is one."""
+    return recipes.known_digest(manifest.recipe) in (None, manifest.digest)
+
+
+def _record(root: Path, job: Shard) -> Path:
+    return root / PROGRESS / job.name
+
+
+def _recorded(root: Path, job: Shard, draft: Manifest) -> Table | None:
+    path = _record(root, job)
+    if path.is_file():
+        data, size = path.read_bytes(), len(job.section.columns) * SHARD_FACTS.itemsize
+        whole = bytes_digest(data[:size]) == data[size:].hex()
+        return np.frombuffer(data[:size], SHARD_FACTS) if whole else None
+    # A build that was about to end has swept its records away, but its draft pins the tables made of them.
+    facts = draft.tasks.get(job.section.task, {}).get(job.section.split)
+    try:
+        return None if facts is None else read_table(root, job.section, facts.table)[:, job.index]
+    except DatagenError:
+        return None
+
+
+def _paths(job: Shard, plan: Manifest) -> list[str]:
+    """The shard's file for each of its columns; it may be the same one."""
+    rule = open_store(plan.recipe.storage.format).path_rule
+    return [rule(job.section, column).format(shard=job.index) for column in job.section.columns]
+
+
+def _is_undamaged(root: Path, job: Shard, plan: Manifest, rows: Table) -> bool:
+    facts = {
+        FileFacts(path, int(row["file_bytes"]), row["file_digest"].tobytes().hex())
+        for path, row in zip(_paths(job, plan), rows, strict=True)
+    }
+    return all(_is_file(root, file) for file in facts)
+
+
+def _is_file(root: Path, facts: FileFacts) -> bool:
+    path = root / facts.path
+    try:
+        regular = path.is_file() and not path.is_symlink()
+        return regular and path.stat().st_size == facts.bytes and file_digest(path) == facts.digest
+    except OSError:
+        return False
