@@ -8,12 +8,17 @@ WORKERS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 export DATAGEN_SOURCE_DIR := $(SOURCE_DIR)
 
 DATASET ?= data/mnist
+SECONDS ?= 60
+RUNS ?= runs
+SEED ?= 0
+PRESET ?=
 .DEFAULT_GOAL := help
-.PHONY: help data verify test test-long check format bench matrix
+.PHONY: help data verify train-all test test-long mutants check format bench matrix fuzz
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  SOURCE_DIR=DIR  read MNIST there instead of fetching it; WORKERS=N  cores to use"
+	@echo "  DATASET=DIR  what to verify or train on; PRESET=cpu|gpu|record SEED=N RUNS=DIR  how to train, and where"
 
 data: $(VENV)/base  ## Build data/mnist (the embedded strokes where MNIST cannot be had) and its contact sheets
 	@$(BIN)/datagen build --recipe mnist --fallback strokes --preview --workers $(WORKERS)
@@ -21,11 +26,24 @@ data: $(VENV)/base  ## Build data/mnist (the embedded strokes where MNIST cannot
 verify: $(VENV)/base  ## Prove the dataset: every byte, every sample, every claim (DATASET=DIR)
 	@$(BIN)/datagen verify $(DATASET) --workers $(WORKERS)
 
+# What make data fell back to stands in for a data/mnist that is not to be had. A run that was interrupted goes on.
+train-all: $(VENV)/train  ## Train and score all three models into runs/ (the data is built if it is absent)
+	@test $(DATASET) != data/mnist -o -e data/mnist/manifest.json || $(MAKE) --no-print-directory data
+	@dataset=$(DATASET); \
+	if test $$dataset = data/mnist -a ! -e data/mnist/manifest.json; then \
+		dataset=data/strokes; echo "There is no data/mnist: training on $$dataset INSTEAD." >&2; \
+	fi; \
+	$(BIN)/modeling train all --dataset $$dataset --out $(RUNS) --seed $(SEED) $(PRESET:%=--preset %) --resume && \
+	$(BIN)/modeling score all --dataset $$dataset --out $(RUNS)
+
 test: $(VENV)/dev  ## Run the tests, without network; with MNIST too where SOURCE_DIR has it
 	@$(BIN)/pytest -q -n $(WORKERS) -m "not long"
 
 test-long: $(VENV)/dev  ## Run all tests: also every MNIST digit against slow exact code
 	@$(BIN)/pytest -q -n $(WORKERS)
+
+mutants: $(VENV)/dev  ## Change the mathematics in every small way, and see that a test notices; writes results/mutants.json
+	@$(BIN)/python tests/mutants.py --workers $(WORKERS)
 
 check: $(VENV)/dev  ## Check format, lint, types and the import contract
 	@$(BIN)/ruff format --check .
@@ -47,12 +65,23 @@ bench: $(VENV)/dev  ## Measure build and verify against copying and hashing; wri
 matrix: $(VENV)/dev  ## Build with old and new versions of every library: one digest
 	@$(BIN)/python benchmarks/matrix.py
 
+fuzz: $(VENV)/fuzz  ## Fuzz each reader of foreign bytes for SECONDS=60, guided by coverage
+	@$(BIN)/python tests/fuzz.py all --seconds $(SECONDS)
+
 $(VENV)/base: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed; say which with PYTHON=") if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
+$(VENV)/train: $(VENV)/base
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train]'
+	@touch $@
+
 $(VENV)/dev: $(VENV)/base
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VENV)/fuzz: $(VENV)/dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	@touch $@

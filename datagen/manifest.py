@@ -273,7 +273,10 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
         return tuple(_typed(get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is Mapping and isinstance(value, dict):
         names = sorted(value, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
-        return {_typed(str, name, where): _typed(get_args(kind)[1], value[name], f"{where}.{name}") for name in names}
+        return {
+            _typed(str, name, where): _typed(get_args(kind)[1], value[name], f"{where}.{_shown(name)}")
+            for name in names
+        }
     if kind is str and type(value) is str and not _SURROGATE.search(value):
         return value
     if kind is int and type(value) is int and 0 <= value < 1 << 63:
@@ -297,7 +300,7 @@ def _contradictions(manifest: Manifest) -> list[str]:
     for task, splits in manifest.tasks.items():
         problems += _name_problems(task, "tasks")
         for split, facts in splits.items():
-            where = f"tasks.{task}.{split}"
+            where = f"tasks.{_shown(task)}.{_shown(split)}"
             if split not in manifest.source.digits:
                 problems.append(f"{where}: the source has no such split")
             problems += _split_problems(facts, manifest.recipe.storage.shard_size, where)
@@ -331,7 +334,7 @@ def _split_problems(facts: SplitFacts, shard_size: int, where: str) -> list[str]
 
 def _column_problems(column: ColumnFacts, where: str) -> list[str]:
     problems = _name_problems(column.name, where)
-    where = f"{where}.{column.name}"
+    where = f"{where}.{_shown(column.name)}"
     problems += _digest_problems(column.root, 32, where)
     path, places = _SHARD.subn("0", column.path)
     if places != 1 or not _PATH.fullmatch(path):
@@ -343,6 +346,11 @@ def _column_problems(column: ColumnFacts, where: str) -> list[str]:
     if len(column.axes) != len(column.shape):
         problems.append(f"{where}: axes must name each axis of a sample")
     return problems + [problem for axis in column.axes for problem in _name_problems(axis, f"{where}.axes")]
+
+
+def _shown(name: str) -> str:
+    """The name for messages, cut short where it is none: it comes from outside, and stands in each of many."""
+    return name if _NAME.fullmatch(name) else reprlib.repr(name)
 
 
 def _file_problems(file: FileFacts, where: str) -> list[str]:

@@ -21,6 +21,8 @@ COMPRESSIONS = ("none", "zstd")
 MAX_GRID_SIDE = 64  # tiles
 MAX_COUNT = 1 << 40  # mosaics a split
 MAX_SEED = (1 << 63) - 1
+MAX_BYTES = 1 << 16  # of a recipe's file
+_MAX_DOTS = 64  # a line: the time that TOML takes grows with the square of the parts of a key
 _MAX_LISTED = 20  # unknown keys that a message names before it counts the rest
 
 
@@ -90,7 +92,12 @@ def load(name_or_file: str) -> Recipe:
                 expected=f"a TOML file or one of {', '.join(packaged())}",
                 remedy="see 'datagen build --help'",
             )
-        return parse(path.read_text("utf-8"), origin=name_or_file)
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            found = f"{path.stat().st_size:,}"
+            raise RecipeError("too large", path=name_or_file, expected=f"at most {MAX_BYTES:,} bytes", found=found)
+        return parse(data.decode("utf-8"), origin=name_or_file)
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot be read: {error}", path=path) from error
 
@@ -103,6 +110,9 @@ def packaged() -> tuple[str, ...]:
 
 def parse(text: str, *, origin: str) -> Recipe:
     """A recipe from TOML text; `origin` names it in errors."""
+    dots = max(line.count(".") for line in text.split("\n"))
+    if dots > _MAX_DOTS:
+        raise RecipeError("too many dots in a line", path=origin, expected=f"at most {_MAX_DOTS}", found=f"{dots:,}")
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # tomllib's own error, and that of a number of too many digits
@@ -219,6 +229,8 @@ def _one_of(names: tuple[str, ...]) -> _Check:
 
 def _source(value: Any) -> str | None:
     usable = isinstance(value, str) and value and all(character.isprintable() for character in value)
+    if usable and value.count(".") > _MAX_DOTS:  # or its own TOML would not be taken
+        return f"a name with at most {_MAX_DOTS} dots"
     return None if usable else 'the name of a source, such as "mnist" or "images:DIR"'
 
 

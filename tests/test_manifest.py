@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import time
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -332,7 +333,7 @@ RULES_OUTSIDE = [
 ]
 
 
-@pytest.mark.parametrize("path", PLACES_OUTSIDE, ids=repr)
+@pytest.mark.parametrize("path", PLACES_OUTSIDE)
 def test_a_path_that_leaves_the_dataset_is_refused_however_well_forged(path: str) -> None:
     for edit in (set_path(path), set_table(path)):
         value = plain()
@@ -348,7 +349,7 @@ def test_only_the_path_of_a_shard_has_a_place_for_its_number(path: str) -> None:
         assert "is not a path within the dataset" in refused(forged(value))
 
 
-@pytest.mark.parametrize("rule", RULES_OUTSIDE, ids=repr)
+@pytest.mark.parametrize("rule", RULES_OUTSIDE)
 def test_a_rule_for_paths_does_nothing_but_place_the_number_of_the_shard(rule: str) -> None:
     value = plain()
     set_rule(rule)(value)
@@ -374,7 +375,7 @@ def test_no_rule_that_is_taken_can_be_anything_but_a_path_within_the_dataset(rul
 BAD_NAMES = ["", "A", "a b", "a/b", "..", ".", "a.b", "a-b", "1a", "_a", "\u00e9", "a\n", "a\0", "{shard}", "x" * 65]
 
 
-@pytest.mark.parametrize("name", BAD_NAMES, ids=repr)
+@pytest.mark.parametrize("name", BAD_NAMES)
 def test_names_that_form_paths_are_of_letters_digits_and_underscores(name: str) -> None:
     edits: list[Callable[[Any], object]] = [
         lambda value: value["tasks"].update({name: value["tasks"].pop("foreground")}),
@@ -449,6 +450,146 @@ def test_all_contradictions_are_told_at_once_and_the_first_twenty_by_name() -> N
     assert "'../x'" in message
     value["files"] = [{"path": "..", "bytes": 1, "digest": ""}] * 100
     assert re.search(r"and \d+ more", refused(forged(value)))
+
+
+def test_every_contradiction_is_told_in_full() -> None:
+    value = plain()
+    train = value["tasks"]["foreground"]["train"]
+    image, label = train["columns"]
+    image.update(root="ab", path="../{shard}", dtype="O", shape=[0, 3], axes=["Y"])
+    label.update(name="image", path="x")
+    train["columns"].append({**label, "name": "L"})
+    train.update(count=0)
+    train["table"].update(path="..", bytes=1, digest="e")
+    value["tasks"]["foreground"]["extra"] = plain()["tasks"]["foreground"]["train"]
+    value["tasks"]["Rings"] = {}
+    value["source"]["digits"].pop("val")
+    value["source"]["tile"] = [2]
+    value["files"][0].update(path="/x", digest="")
+    value["digest"] = "12"
+    head, told = refused(resealed(value)).split(" itself: ")
+    assert head == "some/manifest.json: the manifest contradicts"
+    assert told.split("; ") == [
+        "source.digits must tell of train, val, test",
+        "source.tile must be a height and a width",
+        "digest: '12' is not a digest of 32 bytes in hex",
+        "tasks.foreground.train: '..' is not a path within the dataset",
+        "tasks.foreground.train: 'e' is not a digest of 16 bytes in hex",
+        "tasks.foreground.train.count must be from 1 to 1,099,511,627,776",
+        "tasks.foreground.train.table must have 0 bytes",
+        "tasks.foreground.train: two columns have the same name",
+        "tasks.foreground.train.image: 'ab' is not a digest of 32 bytes in hex",
+        "tasks.foreground.train.image: '../{shard}' is not a rule for paths within the dataset",
+        "tasks.foreground.train.image: dtype 'O' is none of |u1, <u4, <i8",
+        "tasks.foreground.train.image: (0, 3) is not the shape of a sample",
+        "tasks.foreground.train.image: axes must name each axis of a sample",
+        "tasks.foreground.train.image.axes: 'Y' is not a name of letters a to z, digits and underscores",
+        "tasks.foreground.train.image: 'x' is not a rule for paths within the dataset",
+        "tasks.foreground.train: 'L' is not a name of letters a to z, digits and underscores",
+        "tasks.foreground.train.'L': 'x' is not a rule for paths within the dataset",
+        "tasks.foreground.extra: the source has no such split",
+        "tasks: 'Rings' is not a name of letters a to z, digits and underscores",
+        "files: '/x' is not a path within the dataset",
+        "and 1 more",
+    ]
+
+
+def test_a_wrong_digest_is_the_one_contradiction_of_an_edited_fact() -> None:
+    assert refused(resealed(plain() | {"digest": "00" * 32})).endswith(" itself: digest is not that of the columns")
+
+
+def test_twenty_contradictions_are_told_without_a_count_of_more() -> None:
+    message = refused(resealed(plain() | {"files": [{"path": "..", "bytes": 1, "digest": "00" * 16}] * 20}))
+    assert message.endswith("; files: '..' is not a path within the dataset")
+    assert message.count("; ") == 19
+
+
+WRONG_TYPES: dict[str, tuple[Callable[[Any], object], str]] = {
+    "no text": (lambda value: value["source"].update(name=7), "source.name must be Unicode text, not int"),
+    "half a character": (
+        lambda value: value["source"].update(name="\ud800"),
+        r"source.name must be Unicode text, not '\ud800'",
+    ),
+    "no text in a list": (
+        lambda value: value["source"].update(classes=["zero", None]),
+        "source.classes[1] must be Unicode text, not NoneType",
+    ),
+    "no text in an object": (
+        lambda value: value["source"]["digests"].update(images=[]),
+        "source.digests.images must be Unicode text, not list",
+    ),
+    "no number": (
+        lambda value: value["files"][0].update(bytes="7"),
+        "files[0].bytes must be an integer from 0 to 2^63 - 1, not str",
+    ),
+    "a negative number": (
+        lambda value: value["tasks"]["foreground"]["train"].update(count=-1),
+        "tasks.foreground.train.count must be an integer from 0 to 2^63 - 1, not -1",
+    ),
+    "a number too large": (
+        lambda value: value["source"]["digits"]["val"].update(dropped_within=1 << 63),
+        "source.digits.val.dropped_within must be an integer from 0 to 2^63 - 1, not 9223372036854775808",
+    ),
+    "no list": (lambda value: value.update(files={}), "files must be a list, not dict"),
+    "no object": (lambda value: value.update(tasks=[]), "tasks must be an object, not list"),
+    "no record": (lambda value: value.update(source="npz"), "source must be an object, not str"),
+    "no recipe": (lambda value: value.update(recipe=[]), "recipe must be an object"),
+    "nothing": (lambda value: value.pop("digest"), "digest must be Unicode text, not NoneType"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TYPES)
+def test_a_value_of_a_wrong_type_is_told_with_its_place_in_the_manifest(name: str) -> None:
+    edit, told = WRONG_TYPES[name]
+    value = plain()
+    edit(value)
+    assert refused(resealed(value)) == f"some/manifest.json: not a manifest of this version: {told}"
+
+
+def test_what_is_no_manifest_of_this_version_is_told_in_full() -> None:
+    assert refused(b"[]\n", FormatError) == "some/manifest.json: not a manifest (expected a JSON object, found list)"
+    for stated, found in (({"name": "croissant"}, "'croissant'"), ("croissant", "None")):
+        assert refused(canonical_json({"format": stated}), FormatError) == (
+            f"some/manifest.json: not a manifest of this format (expected datagen, found {found})"
+        )
+    assert refused(canonical_json({"format": {"name": "datagen", "version": 2}}), FormatError) == (
+        "some/manifest.json: a version of the format that this program does not know (expected 1, found 2); "
+        "install the version of datagen that wrote it, or a later one"
+    )
+    assert refused(to_bytes(small()) + b" ") == (
+        "some/manifest.json: the manifest is damaged: not spelled as one is, or its sha256 is not that of the rest; "
+        "without it nothing is known of the shards: remove the folder and build it again"
+    )
+
+
+def test_a_manifest_that_cannot_be_taken_from_its_folder_is_told_in_full(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+
+    def told(kind: type[DatagenError]) -> str:
+        with pytest.raises(kind) as caught:
+            manifests.load(tmp_path)
+        return str(caught.value)
+
+    assert told(FormatError) == (
+        f"{tmp_path}: not a finished dataset: there is no manifest (expected a file manifest.json, found nothing); "
+        "build it with 'datagen build', or end the parts of a build with 'datagen finish'"
+    )
+    facts = small().tasks["foreground"]
+    for tasks, found in (({}, "none"), (dict.fromkeys(["foreground", "circles"], facts), "foreground, circles")):
+        path.write_bytes(to_bytes(seal(replace(small(), tasks=tasks))))
+        assert told(DamageError) == (
+            f"{path}: not the tasks of its recipe (expected foreground, circles, mosaics, found {found})"
+        )
+    path.write_bytes(b"[]\n")
+    assert told(FormatError).startswith(f"{path}: not a manifest")
+    path.write_bytes(bytes(MAX_MANIFEST_BYTES + 1))
+    assert told(DamageError) == f"{path}: too large (expected at most 1,048,576 bytes, found 1,048,577)"
+
+
+def test_a_shard_table_of_another_size_is_told_in_full() -> None:
+    with pytest.raises(DamageError) as caught:
+        manifests.table_from_bytes(bytes(7), columns=1, shards=2, path=PATH)
+    assert str(caught.value) == "some/manifest.json: not the size of the split's table (expected 144, found 7)"
 
 
 @pytest.mark.parametrize(
@@ -622,3 +763,43 @@ NO = manifests.NO_OFFSET
 def test_a_shard_table_of_another_size_is_damage(size: int) -> None:
     with pytest.raises(DamageError, match=f"expected 144, found {size}"):
         manifests.table_from_bytes(bytes(size), columns=1, shards=2, path=PATH)
+
+
+LONG = "\x1b[2J" + "x" * 50_000  # also clears a terminal that it is printed on
+
+
+def columns_of_nothing(value: Any) -> None:
+    nothing = {"axes": [], "dtype": "", "name": "", "path": "", "root": "", "shape": []}
+    facts = value["tasks"].pop("foreground")
+    facts["train"]["columns"] = [nothing] * 500
+    value["tasks"][LONG] = facts
+
+
+def a_shape_of_many_sides(value: Any) -> None:
+    facts = value["tasks"].pop("foreground")
+    facts["train"]["columns"][0]["shape"] = [1] * 5000
+    value["tasks"][LONG] = facts
+
+
+def a_column_of_many_axes(value: Any) -> None:
+    value["tasks"]["foreground"]["train"]["columns"][0].update(name=LONG, axes=[""] * 5000)
+
+
+def a_split_without_facts(value: Any) -> None:
+    value["tasks"]["foreground"] = {LONG: {}}
+
+
+@pytest.mark.parametrize(
+    "edit", [columns_of_nothing, a_shape_of_many_sides, a_column_of_many_axes, a_split_without_facts]
+)
+def test_a_name_of_any_length_is_told_short_and_costs_little(edit: Callable[[Any], None]) -> None:
+    value = plain()
+    edit(value)
+    data = resealed(value)
+    assert len(data) < MAX_MANIFEST_BYTES
+    tracemalloc.start()
+    message = refused(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert message.isprintable()
+    assert peak < 40 * len(data)

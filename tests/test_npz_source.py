@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import struct
+import sys
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -247,6 +248,14 @@ def test_what_is_no_archive_is_refused(tmp_path: Path, data: bytes) -> None:
         npz.load(path)
 
 
+@pytest.mark.parametrize("before", [b"PK", b"#!/bin/sh\n", bytes(100)])
+def test_an_archive_with_bytes_before_it_is_refused_as_numpy_does(tmp_path: Path, before: bytes) -> None:
+    path = save(tmp_path / "a.npz", whole())
+    path.write_bytes(before + path.read_bytes())
+    with pytest.raises(InputError, match=r"not a whole \.npz file: bytes before the first array"):
+        npz.load(path)
+
+
 def test_an_offset_before_the_start_of_the_file_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "a.npz", whole())
     data = bytearray(path.read_bytes())
@@ -276,3 +285,83 @@ def test_damage_never_raises_anything_but_an_input_error(
     except InputError:
         return
     np.testing.assert_array_equal(source.parts["all"].images, tiles())
+
+
+def claiming(data: bytes, sizes: dict[str, int]) -> bytes:
+    """The archive with other sizes of its members, decompressed, in both places where they stand."""
+    changed = bytearray(data)
+    for name, size in sizes.items():
+        for signature, place, names in ((b"PK\1\2", 24, 46), (b"PK\3\4", 22, 30)):
+            start = data.index(signature)
+            while data[start + names : start + names + len(name)] != name.encode():
+                start = data.index(signature, start + 1)
+            changed[start + place : start + place + 4] = struct.pack("<I", size)
+    return bytes(changed)
+
+
+def test_a_member_whose_compressed_bytes_end_too_early_is_refused(tmp_path: Path) -> None:
+    whole_member = member(np.zeros((3, 20, 20), np.uint8))
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images.npy", whole_member[:200])  # its checksum is that of these 200 bytes
+        archive.writestr("labels.npy", member(np.array([0, 1, 2])))
+    path.write_bytes(claiming(path.read_bytes(), {"images": len(whole_member)}))
+    with pytest.raises(
+        InputError, match=r"images: compressed bytes that end too early \(expected 1,200 bytes, found 72"
+    ):
+        npz.load(path)
+
+
+def test_a_class_name_beyond_unicode_is_refused(tmp_path: Path) -> None:
+    for byteorder in "<>":
+        names = np.array(["a", "b", "c"], f"{byteorder}U2")
+        for code in (sys.maxunicode + 1, 0xFFFFFFFF):
+            names.view(f"{byteorder}u4")[3] = code
+            path = save(tmp_path / "a.npz", whole(classes=names))
+            with pytest.raises(InputError, match="classes: a name is not Unicode text"):
+                npz.load(path)
+        names.view(f"{byteorder}u4")[3] = sys.maxunicode - 0xFFFF  # U+100000, for private use: no character to print
+        with pytest.raises(InputError, match="characters that can be printed"):
+            npz.load(save(tmp_path / "a.npz", whole(classes=names)))
+
+
+NOT_NUMPY: dict[str, bytes] = {
+    "another version": b"\x93NUMPY\1\x20" + header("{'descr': '|u1', 'fortran_order': False, 'shape': (3, 2, 5)}")[8:],
+    "an offset beyond any memory": header(
+        "{'descr': {'names': ['a'], 'formats': ['u1'], 'offsets': [99999999999999999999]}, "
+        "'fortran_order': False, 'shape': (3, 2, 5)}"
+    ),
+    "a type of types": header("{'descr': ('u1', {}), 'fortran_order': False, 'shape': (3, 2, 5)}"),
+    "a type that is no more": header("{'descr': 'a5', 'fortran_order': False, 'shape': (3, 2, 5)}"),
+    "a text of another time": header("{'descr': '\\d', 'fortran_order': False, 'shape': (3, 2, 5)}"),
+    "a field too many": header("{'descr': '|u1', 'fortran_order': False, 'shape': (3, 2, 5), 'x': 0}"),
+    "a list for a shape": header("{'descr': '|u1', 'fortran_order': False, 'shape': [3, 2, 5]}"),
+    "a number for a truth": header("{'descr': '|u1', 'fortran_order': 0, 'shape': (3, 2, 5)}"),
+    "a shape of many sides": header("{'descr': '|u1', 'fortran_order': False, 'shape': (" + "1, " * 3000 + ")}"),
+    "a type of many fields": header(
+        "{'descr': [" + ", ".join(f"('\\x1b[2J{number}', 'u1')" for number in range(300)) + "], "
+        "'fortran_order': False, 'shape': (3,)}"
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOT_NUMPY)
+def test_a_header_that_numpy_does_not_write_is_refused_in_few_words(tmp_path: Path, case: str) -> None:
+    data = NOT_NUMPY[case] + bytes(30)
+    path = zipped(tmp_path / "a.npz", {"images": data, "labels": member(np.array([0, 1, 2]))})
+    with pytest.raises(InputError, match="images: ") as caught:
+        npz.load(path)
+    assert len(str(caught.value)) < 1000
+    assert str(caught.value).isprintable()
+
+
+def test_names_of_members_are_told_in_few_words_that_can_be_printed(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a.npz", {f"\x1b[2J{number}" + "x" * 50_000: b"" for number in range(30)})
+    with pytest.raises(InputError, match="no array images") as caught:
+        npz.load(path)
+    assert len(str(caught.value)) < 10_000
+    assert str(caught.value).replace("\n", "").isprintable()
+    path.write_bytes(path.read_bytes().replace(b"x.npyPK", b"y.npyPK", 1).replace(b"\x1b[2J0", b"images", 1))
+    with pytest.raises(InputError) as caught:
+        npz.load(path)
+    assert len(str(caught.value)) < 10_000

@@ -311,3 +311,34 @@ def test_every_published_digest_belongs_to_a_packaged_recipe() -> None:
     known = json.loads((Path(recipes.__file__).parent / "recipes" / "digests.json").read_text("utf-8"))
     assert set(known) <= set(recipes.packaged())
     assert all(len(bytes.fromhex(digest)) == 32 for digest in known.values())
+
+
+@pytest.mark.parametrize("shape", ["{} = 1", "[{}]", "[[{}]]", "mosaics = {{{} = 1}}", "storage.{} = 1"])
+def test_a_key_of_thousands_of_parts_is_refused_at_once(shape: str) -> None:
+    started = time.perf_counter()
+    assert "too many dots in a line (expected at most 64, found" in refused(shape.format("a." * 30_000 + "a"))
+    assert time.perf_counter() - started < 1
+
+
+def test_the_most_dots_that_a_line_may_have_are_read_in_time(tmp_path: Path) -> None:
+    path = "../" * 32
+    assert recipes.parse(f'source = "idx:{path}"', origin="x").source == f"idx:{path}"
+    assert "found 65" in refused(f'source = "idx:{path}."')
+    assert "source must be a name with at most 64 dots" in refused(f'source = "idx:{path}\\u002E"')
+    text = 'source = "x"\n[' + "a." * 64 + "a]\n" + "".join(f"b{number} = 1\n" for number in range(6590))
+    (tmp_path / "r.toml").write_text(text)
+    assert recipes.MAX_BYTES - 1000 < len(text) <= recipes.MAX_BYTES
+    started = time.perf_counter()
+    with pytest.raises(RecipeError, match="unknown key a"):
+        recipes.load(str(tmp_path / "r.toml"))
+    assert time.perf_counter() - started < 5
+
+
+def test_a_file_too_large_for_a_recipe_is_not_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_bytes(b'source = "x"\n#'.ljust(recipes.MAX_BYTES, b" "))
+    assert recipes.load(str(path)) == Recipe(source="x")
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)  # a hole
+    with pytest.raises(RecipeError, match=r"too large \(expected at most 65,536 bytes, found 1,099,511,627,776\)"):
+        recipes.load(str(path))

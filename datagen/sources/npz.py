@@ -9,6 +9,8 @@ import ast
 import errno
 import hashlib
 import math
+import sys
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -25,8 +27,11 @@ from datagen.layout import SPLITS
 from datagen.sources import checks
 from datagen.sources.record import Part, Source
 
+_BEGINNING = b"PK\3\4"  # of an archive with a member in it; zipfile passes over whatever comes before
+_WIDTHS = {b"\x93NUMPY\1\0": 2, b"\x93NUMPY\2\0": 4, b"\x93NUMPY\3\0": 4}  # bytes that tell the header's length
 _MAX_HEADER = 10_000  # bytes; NumPy's own bound on what it parses
 _BLOCK = 1 << 20
+_MAX_SHOWN = 200  # characters that a message repeats of what stands in the archive
 _CORRUPT = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError, ValueError)
 _GREY = "convert the images to 8-bit grey, uint8 (n, height, width)"
 
@@ -49,7 +54,10 @@ def load(path: Path) -> Source:
     are of the decoded arrays, labels as uint8, whatever the compression.
     """
     checks.require_file(path)
-    with checks.reading(path), _corruption(path), zipfile.ZipFile(path) as archive:
+    with checks.reading(path), _corruption(path), path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        file.seek(0)
+        if file.read(4) != _BEGINNING:
+            raise zipfile.BadZipFile("bytes before the first array")
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         wanted = _wanted(members, path)
         checks.fail_on(_implausible(members, wanted, path), path)
@@ -66,7 +74,7 @@ def _corruption(path: Path) -> Iterator[None]:
         # Of the operating system's errors only EINVAL is the file's fault: a seek to an offset that it claims.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
-        raise InputError(f"not a whole .npz file: {error}", path=path, remedy="write it anew") from error
+        raise InputError(f"not a whole .npz file: {_shown(str(error))}", path=path, remedy="write it anew") from error
 
 
 def _source(arrays: dict[str, npt.NDArray[Any]], path: Path) -> Source:
@@ -107,7 +115,7 @@ def _wanted(members: Mapping[str, object], path: Path) -> list[str]:
     names = [f"{prefix}{kind}" for prefix in prefixes or [""] for kind in ("images", "labels")]
     absent = sorted(f"{prefix}{kind}" for prefix in required for kind in ("images", "labels"))
     problems += [f"no array {name}" for name in absent if name not in members]
-    found = ", ".join(sorted(members)[: checks.MAX_LISTED]) or "no array"
+    found = ", ".join(map(_shown, sorted(members)[: checks.MAX_LISTED])) or "no array"
     checks.fail_on(problems, path, f"found {found}; give images and labels, or train_images and so on")
     return [*names, *(["classes"] if "classes" in members else [])]
 
@@ -145,6 +153,14 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, path: Pat
         while block := member.read(_BLOCK):
             data[done : done + len(block)] = np.frombuffer(block, np.uint8)
             done += len(block)
+    if done != expected:
+        raise InputError(
+            f"{name}: compressed bytes that end too early",
+            path=path,
+            expected=f"{expected:,} bytes",
+            found=f"{done:,}",
+            remedy="write it anew",
+        )
     array = data.view(header.dtype)
     if header.fortran:
         return np.ascontiguousarray(array.reshape(header.shape[::-1]).T)
@@ -153,23 +169,34 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, path: Pat
 
 def _header(member: IO[bytes], name: str, path: Path) -> _Header:
     start = member.read(8)
-    width = 2 if start[6:7] == b"\1" else 4
+    width = _WIDTHS.get(start, 0)
     length = int.from_bytes(member.read(width), "little")
-    if start[:6] != b"\x93NUMPY" or length > _MAX_HEADER:
+    if not width or length > _MAX_HEADER:
         raise InputError(f"{name}: not a NumPy array", path=path, expected="an .npy header", found=repr(start))
     try:
-        fields = ast.literal_eval(member.read(length).decode("latin-1"))
-        dtype, shape, fortran = np.dtype(fields["descr"]), fields["shape"], fields["fortran_order"]
-        if not all(type(size) is int and 0 <= size < 1 << 48 for size in shape):
-            raise ValueError(f"shape {shape}")
-    except (SyntaxError, TypeError, KeyError, ValueError, MemoryError, RecursionError) as error:
-        raise InputError(f"{name}: its header is not NumPy's: {error}", path=path) from error
-    return _Header(dtype, tuple(shape), bool(fortran), 8 + width + length)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # what NumPy writes makes nobody warn
+            dtype, shape, fortran = _fields(ast.literal_eval(member.read(length).decode("latin-1")))
+    except (SyntaxError, TypeError, ValueError, OverflowError, MemoryError, RecursionError, Warning) as error:
+        raise InputError(f"{name}: its header is not NumPy's: {_shown(str(error))}", path=path) from error
+    return _Header(dtype, shape, fortran, 8 + width + length)
+
+
+def _fields(header: object) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
+    """The fields of a header, which are just those that NumPy writes; ValueError, or what NumPy raises, if not."""
+    if not isinstance(header, dict) or set(header) != {"descr", "shape", "fortran_order"}:
+        raise ValueError("other fields than descr, shape and fortran_order")
+    descr, shape, fortran = header["descr"], header["shape"], header["fortran_order"]
+    if not isinstance(descr, str | list) or not isinstance(shape, tuple) or not isinstance(fortran, bool):
+        raise ValueError("fields of other types than NumPy's")
+    if not all(type(size) is int and 0 <= size < 1 << 48 for size in shape):
+        raise ValueError(f"shape {shape}")
+    return np.dtype(descr), shape, fortran
 
 
 def _check_kind(header: _Header, name: str, path: Path) -> None:
     dtype, dimensions = header.dtype, len(header.shape)
-    found = f"{dtype} {header.shape}"
+    found = _shown(f"{dtype} {header.shape}")
     if name == "classes":
         if dtype.kind != "U" or dimensions != 1:
             raise InputError(f"{name}: not a list of names", path=path, expected="strings (n,)", found=found)
@@ -182,8 +209,17 @@ def _check_kind(header: _Header, name: str, path: Path) -> None:
         raise InputError(f"{name}: {what}", path=path, expected="uint8 (n, height, width)", found=found, remedy=_GREY)
 
 
+def _shown(text: str) -> str:
+    """Text that comes from the archive, for a message: cut short, and escaped where it cannot be printed."""
+    short = text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+    return short if short.isprintable() else repr(short)
+
+
 def _class_names(names: npt.NDArray[Any], path: Path) -> tuple[str, ...]:
+    codes = np.frombuffer(names.tobytes(), np.dtype(np.uint32).newbyteorder(names.dtype.byteorder))
     try:
+        if codes.max(initial=0) > sys.maxunicode:  # of which NumPy would make a SystemError
+            raise ValueError("a code point beyond Unicode")
         listed = tuple(str(name) for name in names)
         "".join(listed).encode()
     except ValueError as error:

@@ -1,0 +1,107 @@
+"""What is fuzzed is reached: each target takes what it begins with, and fails where its reader has a defect."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import fuzz
+import fuzz_targets
+import numpy as np
+import pytest
+from fuzz_inputs import GOLDEN
+from fuzz_targets import TARGETS, forged, taken
+
+from datagen import manifest as manifests
+from datagen.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+READERS = {
+    "idx": "datagen.sources.idx.decode",
+    "manifest": "datagen.recipe.from_table",
+    "recipe": "datagen.recipe.parse",
+    "table": "datagen.manifest.table_from_bytes",
+    "npz": "datagen.sources.npz._array",
+    "shard": "datagen.stores.zarr.read_rows",
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_target_takes_what_it_begins_with(name: str) -> None:
+    for data in TARGETS[name].seeds():
+        assert len(data) <= TARGETS[name].max_bytes
+        TARGETS[name].check(data)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_an_error_that_is_not_the_package_s_own_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = TARGETS[name].seeds()
+
+    def fail(*_: object, **__: object) -> None:
+        raise LookupError("planted")
+
+    monkeypatch.setattr(READERS[name], fail)
+    with pytest.raises(LookupError, match="planted"):
+        for data in seeds:
+            TARGETS[name].check(data)
+
+
+def test_a_message_must_be_short_and_such_as_can_be_printed() -> None:
+    def refuse(message: str) -> None:
+        raise InputError(message)
+
+    assert taken(refuse, "one line\nand another") is None
+    for message in ("x" * 20_001, "\x1b[2J"):
+        with pytest.raises(AssertionError, match="a message"):
+            taken(refuse, message)
+
+
+def test_digests_made_anew_are_those_of_a_manifest() -> None:
+    whole = (GOLDEN / "zarr" / "manifest.json").read_bytes()
+    assert forged(whole) == whole
+    for reduced in TARGETS["manifest"].seeds():
+        forgery = forged(reduced)
+        assert forgery is not None
+        assert len(manifests.from_bytes(forgery, path=Path("manifest.json")).tasks) == 1
+    assert forged(b"[]") is forged(b"{") is forged(b"[" * 100_000) is None
+
+
+def test_checksums_made_anew_are_those_of_an_archive() -> None:
+    for archive in TARGETS["npz"].seeds()[2:]:
+        place = archive.index(b"PK\1\2") + 16
+        damaged = archive[:place] + bytes(4) + archive[place + 4 :]
+        assert fuzz_targets._with_checksums(damaged) == archive
+
+
+@pytest.mark.skipif(not fuzz.STATM.exists(), reason="what a process holds is known on Linux only")
+def test_an_input_that_takes_too_much_memory_is_found() -> None:
+    with fuzz.MemoryLimit():
+        np.empty(fuzz.MEMORY // 2, np.uint8)
+        with pytest.raises(MemoryError):
+            np.empty(2 * fuzz.MEMORY, np.uint8)
+    np.empty(2 * fuzz.MEMORY, np.uint8)
+
+
+def test_every_target_can_be_asked_for() -> None:
+    assert set(fuzz.NAMES) == set(TARGETS)
+
+
+def test_the_documentation_tells_of_the_run_in_the_evidence() -> None:
+    page = (ROOT / "docs" / "testing.md").read_text("utf-8")
+    evidence = json.loads((ROOT / "results" / "fuzz.json").read_text("utf-8"))
+    assert set(evidence["targets"]) == set(TARGETS)
+    for name, told in evidence["targets"].items():
+        assert told["findings"] == 0
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        assert row.endswith(f"| {told['executions']:,} | {told['edges']:,} | {told['corpus']:,} |")
+    total = sum(told["seconds"] for told in evidence["targets"].values())
+    assert total >= 30 * 60
+    assert f"{total:,.0f} seconds in all, no finding" in page
+
+
+def test_a_run_tells_what_it_did(tmp_path: Path) -> None:
+    pytest.importorskip("atheris")
+    told = fuzz.run("idx", 1, 1, tmp_path / "corpus", tmp_path / "findings")
+    assert told["executions"] > 0
+    assert told["edges"] > 0
+    assert told["found"] == []
