@@ -1,0 +1,169 @@
+"""What a shuffled epoch of the mosaics (image, mask, label) costs: ours, a plain numpy.take, and other libraries.
+
+The floor is numpy.take on one contiguous array in memory, into warm buffers, its order drawn beforehand; ours reads the
+mapped shards, its order and its tensors included. Peers keep --count samples in their own formats, and are skipped
+where they are not installed. All take turns in one process; its processor seconds count, all threads together.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+import torch
+from peers import PEERS, Read
+
+from modeling.loader import Loader
+from modeling.order import Order
+from modeling.shards import Split, open_dataset
+
+COLUMNS = ("image", "mask", "label")
+
+Array = npt.NDArray[Any]
+Epoch = Callable[[], Iterator[Any]]
+
+
+def floor(arrays: list[Array], batch: int) -> Epoch:
+    """A plain gather into buffers that are used again; the order is drawn once, and is not on the clock."""
+    order = np.random.default_rng(0).permutation(len(arrays[0]))
+    outs = [np.empty((batch, *array.shape[1:]), array.dtype) for array in arrays]
+
+    def epoch() -> Iterator[Any]:
+        for start in range(0, len(order), batch):
+            indices = order[start : start + batch]
+            for array, out in zip(arrays, outs, strict=True):
+                np.take(array, indices, axis=0, out=out[: len(indices)], mode="clip")
+            yield outs
+
+    return epoch
+
+
+def through_torch(split: Split, order: Order) -> Epoch:
+    """The same split and order through torch's DataLoader, without workers."""
+    chosen = split.select(*COLUMNS)
+    batches = [order.batch(0, step) for step in range(order.steps)]
+    return lambda: iter(torch.utils.data.DataLoader(chosen, batch_size=None, sampler=batches))  # type: ignore[arg-type]
+
+
+def clock(epoch: Epoch, batch: int, seconds: float) -> tuple[float, float]:
+    """Samples a processor second and a wall second, over an epoch or so many seconds, from the second batch on."""
+    batches = epoch()
+    next(batches)  # threads and buffers are there then
+    started, used, count = time.perf_counter(), time.process_time(), 0
+    for _ in batches:
+        count += batch
+        if time.perf_counter() - started > seconds:
+            break
+    return count / (time.process_time() - used), count / (time.perf_counter() - started)
+
+
+def once(read: Read, order: Array, batch: int) -> Epoch:
+    batches: Iterable[Array] = np.split(order, range(batch, len(order), batch))
+    return lambda: read(batches)
+
+
+def peers(split: Split, folder: Path, count: int, batch: int) -> tuple[dict[str, Epoch], dict[str, str]]:
+    """The peers that could be written and read, and why the others could not."""
+    samples = {name: split[name][:count] for name in COLUMNS}
+    order = np.random.default_rng(0).permutation(count)
+    ready: dict[str, Epoch] = {}
+    skipped: dict[str, str] = {}
+    for name, (distribution, write) in PEERS.items():
+        place = folder / distribution / write.__name__
+        place.mkdir(parents=True)
+        try:
+            epoch = once(write(samples, place), order, batch)
+            next(epoch())
+        except ImportError:
+            skipped[name] = "not installed"
+        except Exception as error:  # noqa: BLE001  (whatever stops a peer stops that peer alone)
+            skipped[name] = f"{type(error).__name__}: {str(error)[:200]}"
+        else:
+            ready[f"{name} ({metadata.version(distribution)})"] = epoch
+            click.echo(f"written: {name}", err=True)
+    return ready, skipped
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    return {"median": round(statistics.median(values)), "least": round(min(values)), "most": round(max(values))}
+
+
+def ratios(values: list[float], floors: list[float]) -> dict[str, float]:
+    found = [value / base for value, base in zip(values, floors, strict=True)]
+    return {"median": round(statistics.median(found), 3), "least": round(min(found), 3), "most": round(max(found), 3)}
+
+
+@click.command()
+@click.option("--dataset", type=click.Path(path_type=Path), default=Path("data/mnist"), show_default=True)
+@click.option("--count", default=65_536, show_default=True, help="Samples that each peer keeps; ours reads the split.")
+@click.option("--batch", default=512, show_default=True)
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--seconds", default=5.0, show_default=True, help="Most wall time for one peer in one round.")
+@click.option("--scratch", type=click.Path(path_type=Path), help="Where peers write; removed at the end.")
+@click.option("--evidence", type=click.Path(path_type=Path), default=Path("results/loader.json"), show_default=True)
+def main(
+    dataset: Path, count: int, batch: int, rounds: int, seconds: float, scratch: Path | None, evidence: Path
+) -> None:
+    """Measure in turns, print, write the evidence."""
+    opened = open_dataset(dataset)
+    split = opened.split("mosaics", "train")
+    order = Order(len(split), 0, batch)
+    loader, streamed = Loader(split, COLUMNS, order), Loader(split, COLUMNS, order, mode="streamed")
+    epochs = itertools.count()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        theirs, skipped = peers(split, Path(folder), min(count, len(split)), batch)
+        contestants: dict[str, Epoch] = {
+            "numpy.take (the floor)": floor([np.asarray(split[name]) for name in COLUMNS], batch),
+            "ours": lambda: loader.epoch(next(epochs)),
+            "ours, streamed by a thread": lambda: streamed.epoch(next(epochs)),
+            "ours through torch's DataLoader": through_torch(split, order),
+            **theirs,
+        }
+        cpu: dict[str, list[float]] = {name: [] for name in contestants}
+        wall: dict[str, list[float]] = {name: [] for name in contestants}
+        clock(contestants["ours"], batch, 3600)  # warm: pages mapped, buffers touched
+        for number in range(rounds):
+            for name, epoch in contestants.items():
+                rates = clock(epoch, batch, seconds if name in theirs else 3600)
+                cpu[name].append(rates[0])
+                wall[name].append(rates[1])
+            click.echo(f"round {number + 1} of {rounds}: load {os.getloadavg()[0]:.1f}", err=True)
+    base = "numpy.take (the floor)"
+    facts = {
+        "command": "python benchmarks/loader.py",
+        "digest": opened.digest,
+        "samples": len(split),
+        "samples_of_peers": min(count, len(split)),
+        "batch": batch,
+        "rounds": rounds,
+        "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+        "load": [round(load, 1) for load in os.getloadavg()],
+        "python": sys.version.split()[0],
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+        "samples_per_cpu_s": {name: summary(values) for name, values in cpu.items()},
+        "samples_per_wall_s": {name: summary(values) for name, values in wall.items()},
+        "cpu_over_floor": {name: ratios(values, cpu[base]) for name, values in cpu.items()},
+        "skipped": skipped,
+    }
+    evidence.parent.mkdir(exist_ok=True)
+    evidence.write_text(json.dumps(facts, indent=2) + "\n")
+    click.echo(json.dumps(facts, indent=2))
+
+
+if __name__ == "__main__":
+    main()

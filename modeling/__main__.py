@@ -1,0 +1,5 @@
+"""`python -m modeling`: the command line."""
+
+from modeling.cli import main
+
+main()

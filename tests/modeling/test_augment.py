@@ -1,0 +1,170 @@
+"""Ground truth after augmentation is exact: the definitions that `datagen` builds with hold for what comes out."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from datagen.circle import enclose, raster
+from datagen.otsu import threshold
+from datagen.sources import strokes
+from modeling import augment, circles
+
+UInt8 = npt.NDArray[np.uint8]
+
+
+def digits(count: int, start: int = 0) -> tuple[Tensor, Tensor]:
+    images, labels = strokes.draw(np.arange(start, start + count, dtype=np.uint64))
+    return torch.from_numpy(images), torch.from_numpy(labels)
+
+
+def keyed(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def exact_masks(images: Tensor) -> Tensor:
+    array = images.numpy()
+    return torch.from_numpy((array > threshold(array)[:, None, None]).astype(np.uint8))
+
+
+tiles = st.integers(0, 2**32 - 1).flatmap(
+    lambda seed: st.tuples(st.just(seed), st.integers(1, 40), st.integers(1, 9), st.integers(1, 9), st.integers(1, 256))
+)
+
+
+@given(tiles)
+def test_thresholds_that_are_certain_are_exact(case: tuple[int, int, int, int, int]) -> None:
+    seed, n, height, width, levels = case
+    images = np.random.default_rng(seed).integers(0, levels, (n, height, width), dtype=np.uint8)
+    found, certain = augment.otsu(torch.from_numpy(images))
+    assert np.array_equal(found.numpy()[certain.numpy()], threshold(images)[certain.numpy()])
+
+
+def test_thresholds_of_digits_are_certain() -> None:
+    images, _ = digits(500)
+    found, certain = augment.otsu(images)
+    assert certain.float().mean() > 0.99
+    assert torch.equal(found, torch.from_numpy(threshold(images.numpy())))
+
+
+def test_a_tie_that_rounding_could_decide_is_uncertain() -> None:
+    found, certain = augment.otsu(torch.tensor([[[0, 1, 2]], [[0, 9, 9]]], dtype=torch.uint8))
+    assert certain.tolist() == [False, True]
+    assert found[1] == 0
+
+
+def test_a_constant_digit_has_its_value_as_threshold() -> None:
+    found, certain = augment.otsu(torch.full((1, 4, 5), 200, dtype=torch.uint8))
+    assert (found.item(), certain.item()) == (200, True)
+
+
+def test_strength_0_moves_nothing() -> None:
+    images, _ = digits(20)
+    assert torch.equal(augment.warp(images, keyed(0), 0.0), images)
+
+
+def test_a_warped_digit_has_only_grey_levels_it_had_and_black() -> None:
+    images, _ = digits(50)
+    warped = augment.warp(images, keyed(0), 2.0)
+    for before, after in zip(images, warped, strict=True):
+        assert set(after.unique().tolist()) <= set(before.unique().tolist()) | {0}
+        assert not torch.equal(before, after)
+
+
+def test_a_warp_is_the_nearest_pixel_of_an_affine_map() -> None:
+    """Warp images whose pixels tell their row and their column, and fit the map that they went through."""
+    side = 61
+    row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    for seed in range(20):
+        pair = [augment.warp(place.to(torch.uint8)[None] + 1, keyed(seed), 1.0)[0] for place in (row, column)]
+        kept = pair[0] > 0
+        known = torch.stack([row[kept], column[kept], torch.ones_like(row[kept])], 1).double()
+        wanted = torch.stack([place[kept] for place in pair], 1).double() - 1
+        fit = torch.linalg.lstsq(known, wanted).solution
+        assert (known @ fit - wanted).abs().max() < 0.7  # half a pixel of rounding, and the error of the fit
+        assert 0.7 < torch.linalg.det(fit[:2]).item() < 1.4  # never mirrored
+
+
+def test_foreground_after_augmentation_is_the_exact_one() -> None:
+    images, _ = digits(300)
+    image, mask, changed = augment.foreground(images, keyed(1), 1.0)
+    assert 0.6 < changed.float().mean() < 0.9
+    assert torch.equal(mask[changed], exact_masks(image)[changed])
+    assert torch.equal(image[~changed], images[~changed])
+    assert (image[changed] != images[changed]).flatten(1).any(1).all()
+
+
+def test_digits_without_certain_foreground_are_left_as_they_are() -> None:
+    images = torch.zeros(40, 28, 28, dtype=torch.uint8)
+    _, _, changed = augment.foreground(images, keyed(2), 1.0)
+    assert not changed.any()
+
+
+def test_circles_after_augmentation_are_the_exact_ones() -> None:
+    images, _ = digits(300)
+    rows = torch.from_numpy(enclose(exact_masks(images).numpy()))
+    image, found = augment.circle(images, rows, keyed(3), 1.0)
+    exact = circles.from_rows(torch.from_numpy(enclose(exact_masks(image).numpy())))
+    torch.testing.assert_close(found, exact, atol=1e-5, rtol=0)
+    assert (image != images).flatten(1).any(1).sum() > 150
+
+
+@pytest.mark.parametrize("grid", [(2, 2), (1, 3)])
+def test_mosaics_after_augmentation_have_each_tile_s_own_foreground(grid: tuple[int, int]) -> None:
+    rows, columns = grid
+    n = 60
+    images, labels = digits(n * rows * columns)
+    stored = exact_masks(images) * (labels[:, None, None] + 1)
+
+    def compose(parts: Tensor) -> Tensor:
+        return parts.view(n, rows, columns, 28, 28).transpose(2, 3).reshape(n, rows * 28, columns * 28)
+
+    image, mask = augment.mosaic(compose(images), compose(stored), labels.view(n, rows, columns), keyed(4), 1.0)
+    assert (image != compose(images)).any()
+    for row in range(rows):
+        for column in range(columns):
+            cell = (slice(None), slice(28 * row, 28 * row + 28), slice(28 * column, 28 * column + 28))
+            own = labels.view(n, rows, columns)[:, row, column]
+            assert torch.equal(mask[cell], exact_masks(image[cell]) * (own[:, None, None] + 1))
+
+
+def test_the_same_key_gives_the_same_change() -> None:
+    images, _ = digits(30)
+    first, second = (augment.foreground(images, keyed(5), 1.0)[0] for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, augment.foreground(images, keyed(6), 1.0)[0])
+
+
+masks = st.integers(0, 2**32 - 1).flatmap(
+    lambda seed: st.tuples(st.just(seed), st.integers(1, 12), st.integers(1, 12), st.sampled_from([0.03, 0.2, 0.7]))
+)
+
+
+@given(masks)
+def test_minimal_circles_are_the_exact_ones(case: tuple[int, int, int, float]) -> None:
+    seed, height, width, density = case
+    mask = (np.random.default_rng(seed).random((30, height, width)) < density).astype(np.uint8)
+    exact = circles.from_rows(torch.from_numpy(enclose(mask)))
+    torch.testing.assert_close(circles.minimal(torch.from_numpy(mask)), exact, atol=1e-5, rtol=0)
+
+
+def test_a_raster_holds_the_pixels_of_the_circle_and_no_other() -> None:
+    circle = torch.tensor([[2.0, 1.0, 1.0], [0.25, 3.0, 0.3], [1.0, 1.0, 1.4]])
+    found = circles.raster(circle, 4, 5)
+    for (x, y, r), mask in zip(circle.tolist(), found.tolist(), strict=True):
+        for row in range(4):
+            for column in range(5):
+                assert mask[row][column] == ((column - x) ** 2 + (row - y) ** 2 <= r**2)
+
+
+def test_the_raster_of_a_stored_circle_a_hair_larger_is_the_stored_mask() -> None:
+    images, _ = digits(200)
+    rows = enclose(exact_masks(images).numpy())
+    circle = circles.from_rows(torch.from_numpy(rows))
+    circle[:, 2] += 1e-4
+    assert torch.equal(circles.raster(circle, 28, 28), torch.from_numpy(raster(rows, 28, 28)))

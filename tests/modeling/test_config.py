@@ -1,0 +1,114 @@
+"""Configurations survive JSON, and say what is wrong with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modeling.config import PRESETS, Config, preset
+from modeling.errors import InputError
+
+FIELDS = {field.name for field in dataclasses.fields(Config)}
+EVERY = [(task, name) for task, presets in PRESETS.items() for name in presets]
+
+
+@pytest.mark.parametrize(("task", "name"), EVERY)
+def test_every_preset_is_valid_and_survives_json(task: str, name: str) -> None:
+    config = preset(task, name, seed=3)
+    assert (config.task, config.preset, config.seed) == (task, name, 3)
+    assert Config.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_every_task_has_the_three_presets() -> None:
+    assert set(PRESETS) == {"foreground", "circles", "mosaics"}
+    assert all(set(presets) == {"cpu", "gpu", "record"} for presets in PRESETS.values())
+
+
+@given(
+    st.floats(0, 100),
+    st.integers(1, 10**9),
+    st.lists(st.integers(1, 999), min_size=1, max_size=5),
+    st.booleans(),
+)
+def test_settings_are_read_as_they_are_spelled(rate: float, steps: int, channels: list[int], last: bool) -> None:
+    spelled = [
+        f"learning_rate={rate!r}",
+        f"steps={steps}",
+        f"channels={','.join(map(str, channels))}",
+        f"channels_last={str(last).lower()}",
+        "precision=bfloat16",
+    ]
+    config = preset("mosaics", "cpu").override(spelled)
+    assert (config.learning_rate, config.steps, config.channels_last) == (rate, steps, last)
+    assert config.channels == tuple(channels)
+    assert config.precision == "bfloat16"
+    assert Config.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+@pytest.mark.parametrize(
+    ("assignment", "told"),
+    [
+        ("steps", "field=value"),
+        ("stpes=3", "found 'stpes=3'"),
+        ("task=mosaics", "no such setting"),
+        ("preset=gpu", "no such setting"),
+        ("steps=many", "steps cannot be 'many' .expected int"),
+        ("steps=1.5", "steps cannot be"),
+        ("learning_rate=fast", "expected float"),
+        ("channels_last=maybe", "expected bool"),
+        ("channels=", "channels cannot be"),
+        ("steps=0", "steps is 0, expected 1 or more"),
+        ("ema=1", "ema is 1.0, expected less than 1"),
+        ("learning_rate=nan", "learning_rate is nan, expected float"),
+        ("learning_rate=-1", "expected 0 or more"),
+        ("precision=float16", "expected one of float32, bfloat16"),
+        ("compile=maybe", "expected one of none, default"),
+        ("channels=8,0", "expected numbers above 0"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_told(assignment: str, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        preset("foreground", "cpu").override([assignment])
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    with pytest.raises(InputError, match=r"steps is 0.*batch is -1.*log_every is 0"):
+        preset("foreground", "cpu").override(["steps=0", "log_every=0", "batch=-1"])
+
+
+@pytest.mark.parametrize("change", [{"steps": 1.0}, {"steps": True}, {"precision": None}, {"ema": math.nan}])
+def test_json_of_another_type_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(change))):
+        Config.from_json({**preset("circles", "cpu").to_json(), **change})
+
+
+def test_a_missing_or_an_unknown_field_is_refused() -> None:
+    values = preset("circles", "cpu").to_json()
+    with pytest.raises(InputError, match="found also colour"):
+        Config.from_json({**values, "colour": 1})
+    del values["steps"]
+    with pytest.raises(InputError, match="expected also steps"):
+        Config.from_json(values)
+
+
+def test_an_unknown_task_or_preset_is_refused() -> None:
+    with pytest.raises(InputError, match="one of foreground, circles, mosaics"):
+        preset("squares", "cpu")
+    with pytest.raises(InputError, match="one of cpu, gpu, record"):
+        preset("circles", "tpu")
+
+
+def test_differences_name_both_values() -> None:
+    config = preset("circles", "cpu")
+    other = config.override([f"steps={config.steps + 1}", "ema=0.25"])
+    assert config.differences(config) == []
+    assert config.differences(other) == [
+        f"steps: {config.steps}, not {config.steps + 1}",
+        f"ema: {config.ema}, not 0.25",
+    ]

@@ -1,0 +1,181 @@
+"""Several ranks take the steps of one, score no sample twice, and end with a clear word when one of them dies."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import fakes
+import numpy as np
+import pytest
+import torch
+from fake_task import PLAIN, SETTINGS, train_rank
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modeling import checkpoint, runs
+from modeling.distributed import Ranks, joined
+from modeling.errors import TrainingError
+from modeling.evaluation import infer
+from modeling.shards import Dataset, open_dataset
+from modeling.state import State
+from modeling.train import train
+
+CPU = torch.device("cpu")
+# Gradients add up in another order, and Muon makes differences of directions out of them.
+TOLERANCE = 2e-4
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fakes.tiny(tmp_path_factory.mktemp("ranks"), train=100, val=21, test=20)
+
+
+@pytest.fixture(scope="module")
+def dataset(folder: Path) -> Dataset:
+    return open_dataset(folder)
+
+
+def start(ranks: int, folder: Path, out: Path, **changes: Any) -> list[ForkServerProcess]:
+    """So many ranks that train together, each a process; what one has to say of an error is in `out`-rank.txt."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["torch", "modeling.train"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = [
+        processes.Process(target=train_rank, args=(rank, ranks, port, folder, out, told(out, rank)), kwargs=changes)
+        for rank in range(ranks)
+    ]
+    for process in started:
+        process.start()
+    return started
+
+
+def finish(started: list[ForkServerProcess]) -> list[int | None]:
+    for process in started:
+        process.join(300)
+    return [process.exitcode for process in started]
+
+
+def told(out: Path, rank: int) -> Path:
+    return out.with_name(f"{out.name}-{rank}.txt")
+
+
+def average(out: Path) -> torch.Tensor:
+    weights = checkpoint.load(out / runs.LAST)[0]["average"]
+    return torch.cat([tensor.reshape(-1).double() for name, tensor in weights.items() if name != "seen"])
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_several_ranks_take_the_steps_of_one(dataset: Dataset, folder: Path, tmp_path: Path, ranks: int) -> None:
+    changes = {"steps": 12, "batch": 32}  # the last batch of an epoch has 4 samples: 1 and 3 for three ranks
+    assert finish(start(ranks, folder, tmp_path / "several", **changes)) == [0] * ranks
+    config = SETTINGS.override([f"{name}={value}" for name, value in changes.items()])
+    alone = train(dataset, config, tmp_path / "one", task=PLAIN)
+    several = json.loads((tmp_path / "several" / runs.EVIDENCE).read_text())
+    begun = State(PLAIN, config, {"tile": [28, 28]}, CPU).average.state_dict()
+    way = average(tmp_path / "one") - torch.cat([t.reshape(-1).double() for n, t in begun.items() if n != "seen"])
+    apart = average(tmp_path / "several") - average(tmp_path / "one")
+    assert float(apart.norm() / way.norm()) < TOLERANCE
+    assert several["environment"]["ranks"] == ranks
+    assert [entry["samples"] for entry in several["history"]] == [entry["samples"] for entry in alone.history]
+    for mine, its in zip(several["history"], alone.history, strict=True):
+        assert mine["scores"]["right"] == pytest.approx(its["scores"]["right"], abs=1e-3)
+    losses = [
+        [
+            line["loss"]
+            for line in map(json.loads, (tmp_path / name / runs.LOG).read_text().splitlines())
+            if "loss" in line
+        ]
+        for name in ("one", "several")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_rank_that_is_killed_ends_the_others_with_a_word_and_resuming_goes_on(folder: Path, tmp_path: Path) -> None:
+    changes = {"steps": 60, "evaluate_every": 60}
+    assert finish(start(2, folder, tmp_path / "whole", **changes)) == [0, 0]
+    out = tmp_path / "run"
+    started = start(2, folder, out, **changes)
+    while not (out / runs.EVIDENCE).exists() and started[0].is_alive():
+        time.sleep(0.01)
+    started[1].kill()
+    assert finish(started) == [1, -signal.SIGKILL]
+    assert "a rank is gone" in told(out, 0).read_text()
+    assert "--resume" in told(out, 0).read_text()
+    stopped = checkpoint.load(out / runs.LAST)[1]["step"]
+    assert 0 < stopped < 60
+    assert finish(start(2, folder, out, **changes)) == [0, 0]
+    assert torch.equal(average(out), average(tmp_path / "whole"))
+    assert json.loads((out / runs.EVIDENCE).read_text())["resumed"] == [{"step": stopped, "same_environment": True}]
+
+
+def test_resuming_with_another_number_of_ranks_is_noted(dataset: Dataset, folder: Path, tmp_path: Path) -> None:
+    out, asked = tmp_path / "run", iter([False, False, True])
+    train(dataset, SETTINGS.override(["steps=6"]), out, task=PLAIN, stop=lambda: next(asked))
+    assert finish(start(2, folder, out, steps=6)) == [0, 0]
+    assert json.loads((out / runs.EVIDENCE).read_text())["resumed"] == [{"step": 3, "same_environment": False}]
+
+
+def test_every_rank_hears_why_the_first_refuses(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").touch()
+    assert finish(start(2, folder, tmp_path / "run")) == [4, 4]
+    assert "not a run" in told(tmp_path / "run", 0).read_text()
+    assert told(tmp_path / "run", 0).read_text() == told(tmp_path / "run", 1).read_text()
+
+
+@given(st.integers(0, 1000), st.integers(1, 12))
+def test_the_shares_of_all_ranks_are_all_samples_once(samples: int, count: int) -> None:
+    shares = [Ranks(CPU, rank, count).share(samples) for rank in range(count)]
+    assert [i for share in shares for i in range(share.start, share.stop)] == list(range(samples))
+    sizes = [share.stop - share.start for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_shares_of_ranks_put_together_are_the_predictions_of_one(dataset: Dataset) -> None:
+    state, split = State(PLAIN, SETTINGS, {"tile": [28, 28]}, CPU), dataset.split("foreground", "val")
+
+    class Third(Ranks):
+        def gather(self, value: Any) -> list[Any]:
+            return [value]
+
+    parts = [
+        infer(PLAIN, state.average, split, 21, Third(CPU, rank, 3), dtype=torch.float32)["mask"] for rank in range(3)
+    ]
+    whole = infer(PLAIN, state.average, split, 21, Ranks(CPU), dtype=torch.float32, batch=4)["mask"]
+    assert whole.shape == (21, 28, 28)
+    assert np.array_equal(np.concatenate(parts), whole)
+
+
+def test_one_process_alone_is_one_rank_that_agrees_with_itself() -> None:
+    with joined(CPU) as ranks:
+        assert (ranks.rank, ranks.count, ranks.first) == (0, 1, True)
+        assert ranks.gather("x") == ["x"]
+        assert ranks.agree(lambda: 3) == 3
+        assert ranks.add_gradients([], stop=True) is True
+
+
+def test_a_first_rank_that_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no answer"))
+    )
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match="a rank is gone: no answer"), joined(CPU):
+        pass

@@ -1,0 +1,336 @@
+"""The command line does as it says: files, exit codes, and words for every trouble."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fakes
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from modeling import runs
+from modeling.cli import cli
+from modeling.options import interruptible
+from modeling.predictions import write_predictions
+from modeling.shards import open_dataset
+from modeling.terminal import duration, percent, progress
+
+ROOT = Path(__file__).parent.parent.parent
+SMALL = [
+    *("--set", "steps=4", "--set", "batch=8", "--set", "channels=4,8", "--set", "log_every=2"),
+    *("--set", "evaluate_every=2", "--set", "val_samples=16", "--threads", "1", "--device", "cpu"),
+]
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fakes.tiny(tmp_path_factory.mktemp("cli"), train=60, val=40, test=40)
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all three runs are."""
+    before = torch.get_num_threads()
+    out = tmp_path_factory.mktemp("trained") / "runs"
+    result = call("train", "all", "--dataset", str(folder), "--out", str(out), *SMALL)
+    assert result.exit_code == 0, result.output
+    torch.set_num_threads(before)
+    return out
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments)
+
+
+def python(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+    )
+
+
+def test_help_needs_neither_numpy_nor_torch() -> None:
+    heavy = "numpy torch safetensors tensorboard"
+    code = f"import sys, modeling.cli; print([name for name in {heavy.split()} if name in sys.modules])"
+    assert python("-c", code).communicate()[0].strip() == "[]"
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["score"]])
+def test_every_command_has_help(command: list[str]) -> None:
+    result = call(*command, "--help")
+    assert result.exit_code == 0
+    assert "Usage:" in result.output
+
+
+def test_training_all_makes_three_runs_and_tells_of_each(folder: Path, trained: Path) -> None:
+    for task in ("foreground", "circles", "mosaics"):
+        names = {path.name for path in (trained / task).iterdir()}
+        assert names == {runs.CONFIG, runs.LAST, runs.BEST, runs.EVIDENCE, runs.LOG}
+        evidence = json.loads((trained / task / runs.EVIDENCE).read_text())
+        assert evidence["finished"]
+        assert evidence["config"]["preset"] == "cpu"
+    again = call("train", "all", "--dataset", str(folder), "--out", str(trained), "--resume", *SMALL)
+    assert again.exit_code == 0
+    assert again.stdout.count("trained; 4 steps") == 3
+
+
+def test_json_is_the_evidence(folder: Path, tmp_path: Path) -> None:
+    result = call(
+        "train", "foreground", "--dataset", str(folder), "--out", str(tmp_path), "--seed", "3", "--json", *SMALL
+    )
+    assert result.stderr == ""
+    assert json.loads(result.stdout) == [json.loads((tmp_path / "foreground" / runs.EVIDENCE).read_text())]
+    assert json.loads(result.stdout)[0]["seed"] == 3
+
+
+def test_quiet_training_says_nothing(folder: Path, tmp_path: Path) -> None:
+    result = call("train", "foreground", "--dataset", str(folder), "--out", str(tmp_path), "--quiet", *SMALL)
+    assert (result.exit_code, result.output) == (0, "")
+
+
+def test_scores_of_all_runs_are_printed_and_written_as_fractions(folder: Path, trained: Path) -> None:
+    result = call("score", "all", "--dataset", str(folder), "--out", str(trained), "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    scores = json.loads((trained / "scores.json").read_text())
+    for task, name in (("foreground", "iou"), ("circles", "accuracy"), ("circles", "gated_iou"), ("mosaics", "dice")):
+        assert 0 <= scores[task][name] <= 1
+        assert f"{scores[task][name]:.3%}" in result.stdout
+    assert "baseline" in result.stdout
+    assert (trained / "foreground" / "scores.json").exists()
+
+
+def test_one_run_is_scored_on_the_split_asked_for(folder: Path, trained: Path) -> None:
+    result = call("score", str(trained / "circles"), "--dataset", str(folder), "--split", "val", "--json")
+    (record,) = json.loads(result.stdout)
+    assert record["task"] == "circles"
+    assert list(record["splits"]) == ["val"]
+
+
+def test_anybodys_predictions_are_scored(folder: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(folder)
+    mask = dataset.split("foreground", "test")["mask"][:]
+    write_predictions(tmp_path / "mine.npz", {"mask": mask}, dataset, "foreground", "test")
+    result = call(
+        *("score", "--predictions", str(tmp_path / "mine.npz"), "--task", "foreground"),
+        *("--split", "test", "--dataset", str(folder), "--json"),
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)[0]["splits"]["test"]["scores"]["iou"]["value"] == 1
+    write_predictions(tmp_path / "none.npz", {"mask": np.zeros_like(mask)}, dataset, "foreground", "test")
+    result = call(
+        *("score", "--predictions", str(tmp_path / "none.npz"), "--task", "foreground", "--dataset", str(folder)),
+    )
+    assert "0.000%" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["train", "squares"], 2, "is not one of"),
+        (["train", "foreground", "--set", "stpes=3"], 3, "no such setting"),
+        (["train", "foreground", "--set", "steps=0"], 3, "steps is 0"),
+        (["train", "foreground", "--dataset", "nowhere"], 4, "nowhere"),
+        (["score"], 2, "say which run"),
+        (["score", "all", "--predictions", "x.npz"], 2, "say which run"),
+        (["score", "--predictions", "x.npz"], 2, "needs --task"),
+        (["score", "--predictions", "x.npz", "--task", "circles"], 3, "there is no file of predictions"),
+        (["score", "nothing"], 3, "there is no checkpoint"),
+    ],
+)
+def test_what_cannot_be_done_is_told(folder: Path, arguments: list[str], code: int, words: str) -> None:
+    if "--dataset" not in arguments:
+        arguments = [*arguments, "--dataset", str(folder)]
+    result = call(*arguments)
+    assert result.exit_code == code, result.output
+    assert words in result.stderr
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told(folder: Path) -> None:
+    result = call("train", "foreground", "--dataset", str(folder), "--device", "cuda")
+    assert result.exit_code == 3
+    assert "there is no GPU" in result.stderr
+
+
+def test_a_run_that_is_there_is_refused_and_kept(folder: Path, trained: Path) -> None:
+    before = (trained / "mosaics" / runs.LAST).read_bytes()
+    options = ["--dataset", str(folder), "--out", str(trained), *SMALL]
+    result = call("train", "mosaics", *options)
+    assert result.exit_code == 3
+    assert "--resume" in result.stderr
+    result = call("train", "mosaics", *options, "--resume", "--set", "steps=5")
+    assert result.exit_code == 3
+    assert "steps: 4, not 5" in result.stderr
+    assert (trained / "mosaics" / runs.LAST).read_bytes() == before
+
+
+def test_a_loss_that_is_no_number_ends_with_1(folder: Path, tmp_path: Path) -> None:
+    result = call(
+        *("train", "foreground", "--dataset", str(folder), "--out", str(tmp_path), *SMALL),
+        *("--set", "learning_rate=1e30", "--set", "muon_rate=1e30", "--set", "warmup=0"),
+    )
+    assert result.exit_code == 1
+    assert "not finite" in result.stderr
+
+
+@pytest.mark.parametrize("package", ["torch", "safetensors"])
+def test_without_torch_the_way_to_it_is_told(folder: Path, package: str) -> None:
+    code = f"import sys; sys.modules['{package}'] = None; from modeling.cli import main; main()"
+    program = python("-c", code, "train", "foreground", "--dataset", str(folder))
+    _, error = program.communicate()
+    assert program.returncode == 3
+    assert "is not installed; pip install 'datagen[train]'" in error
+
+
+def test_without_tensorboard_the_way_to_it_is_told(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    options = ["--dataset", str(folder), "--out", str(tmp_path), "--tensorboard", *SMALL]
+    result = call("train", "foreground", *options)
+    assert result.exit_code == 3
+    assert "pip install tensorboard" in result.stderr
+    assert not (tmp_path / "foreground").exists()
+
+
+def test_tensorboard_gets_losses_and_scores(folder: Path, tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    options = ["--dataset", str(folder), "--out", str(tmp_path), "--tensorboard", *SMALL]
+    assert call("train", "foreground", *options).exit_code == 0
+    found = events.EventAccumulator(str(tmp_path / "foreground" / "tensorboard"))
+    found.Reload()
+    assert {"loss", "learning_rate", "val/iou"} <= set(found.Tags()["scalars"])
+    assert [event.step for event in found.Scalars("val/iou")] == [2, 4]
+
+
+def long_run(folder: Path, out: Path) -> list[str]:
+    return [
+        *("-m", "modeling", "train", "foreground", "--dataset", str(folder), "--out", str(out), "--threads", "1"),
+        *("--set", "steps=100000", "--set", "batch=8", "--set", "channels=4,8", "--set", "log_every=1"),
+        *("--set", "val_samples=8", "--device", "cpu", "--resume"),
+    ]
+
+
+def wait_for(path: Path, program: subprocess.Popen[str]) -> None:
+    while program.poll() is None and not (path.exists() and path.stat().st_size):
+        time.sleep(0.02)
+    assert program.poll() is None, program.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_a_checkpoint_and_says_how_to_go_on(
+    folder: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    program = python(*long_run(folder, tmp_path))
+    wait_for(tmp_path / "foreground" / runs.LOG, program)
+    program.send_signal(number)
+    output, error = program.communicate()
+    assert program.returncode == 130, error
+    assert "--resume goes on" in error
+    assert "interrupted at step" in output
+    evidence = json.loads((tmp_path / "foreground" / runs.EVIDENCE).read_text())
+    assert not evidence["finished"]
+    assert evidence["step"] >= 1
+    lines = (tmp_path / "foreground" / runs.LOG).read_text().splitlines()
+    assert json.loads(lines[-1])["step"] <= evidence["step"]
+
+
+def test_a_second_interruption_ends_at_once() -> None:
+    with interruptible() as stop:
+        assert not stop()
+        signal.raise_signal(signal.SIGINT)
+        assert stop()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="the system does not show which process is which rank")
+def test_under_torchrun_a_rank_that_dies_ends_the_job_with_a_word(folder: Path, tmp_path: Path) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    program = python(*torchrun, *long_run(folder, tmp_path))
+    wait_for(tmp_path / "foreground" / runs.LOG, program)
+    os.kill(worker_of(program.pid, "1"), signal.SIGKILL)
+    _, error = program.communicate()
+    assert program.returncode != 0
+    assert "rank 0: " in error
+    assert "a rank is gone" in error
+    assert "--resume" in error
+
+
+def worker_of(parent: int, rank: str) -> int:
+    """The process that a torchrun started as this rank."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    for child in children:
+        if f"\0RANK={rank}\0".encode() in Path(f"/proc/{child}/environ").read_bytes():
+            return int(child)
+    raise AssertionError(f"no rank {rank} among {children}")
+
+
+class Terminal:
+    """An error stream that says it is a terminal."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+
+RECORDS: list[dict[str, Any]] = [
+    {"step": 3, "resumed": {"step": 3, "same_environment": False}},
+    {"step": 10, "loss": 0.5, "learning_rate": 0.1, "samples_per_second": 1234.5, "seconds_left": 125.2},
+    {"step": 10, "val": {"iou": 0.99631}, "best": True},
+]
+
+
+def test_a_terminal_shows_loss_rate_and_time_left_on_a_line_that_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    tell = progress("foreground", 1000, "iou")
+    for record in RECORDS:
+        tell(record)
+    assert "\r\033[Kforeground  step 10 of 1,000  loss 0.5000  1,234 samples/s  2:05 left\r" in terminal.text
+    assert "val: iou 99.63%, the best so far\n" in terminal.text
+    assert "may differ in their last bits" in terminal.text
+
+
+def test_where_there_is_no_terminal_only_evaluations_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    tell = progress("foreground", 1000, "iou")
+    for record in RECORDS[1:]:
+        tell(record)
+    assert capsys.readouterr().err == "foreground  step 10 of 1,000  val: iou 99.63%, the best so far\n"
+
+
+def test_times_and_shares_are_spelled_for_people() -> None:
+    assert [duration(seconds) for seconds in (0, 59.6, 125, 3725)] == ["0:00", "1:00", "2:05", "1:02:05"]
+    assert [percent(share) for share in (0.99631, None)] == ["99.63%", "-"]

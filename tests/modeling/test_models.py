@@ -1,0 +1,177 @@
+"""The networks take what is stored, of any size, keep their promises of shape, and owe nothing to a batch or a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from datagen.sources import strokes
+from modeling import circles
+from modeling.blocks import Residual, Trunk
+from modeling.models import CircleNet, ForegroundNet, MosaicNet, Refinement, grey_levels, semantic
+
+SIZES = [(28, 28), (56, 56), (30, 45), (5, 3), (84, 84)]
+
+
+def images(count: int, height: int = 28, width: int = 28, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, height, width), generator=generator).to(torch.uint8)
+
+
+def digits(count: int) -> Tensor:
+    return torch.from_numpy(strokes.draw(np.arange(count, dtype=np.uint64))[0])
+
+
+def foreground_net(*, context: bool = True) -> ForegroundNet:
+    torch.manual_seed(0)
+    return ForegroundNet((4, 8, 8), 1, context=context).eval()
+
+
+def mosaic_net() -> MosaicNet:
+    torch.manual_seed(0)
+    return MosaicNet((4, 8, 8), 1, classes=10).eval()
+
+
+def circle_net(rounds: int = 2, height: int = 28, width: int = 28) -> CircleNet:
+    torch.manual_seed(0)
+    return CircleNet((8, 16), 1, classes=10, height=height, width=width, rounds=rounds).eval()
+
+
+NETS: list[Callable[[], nn.Module]] = [foreground_net, lambda: foreground_net(context=False), mosaic_net, circle_net]
+
+
+@pytest.mark.parametrize("context", [True, False])
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_foreground_has_a_logit_for_each_pixel(height: int, width: int, *, context: bool) -> None:
+    outputs = foreground_net(context=context)(images(2, height, width))
+    assert outputs["logits"].shape == (2, height, width)
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_mosaics_have_a_probability_of_each_label_at_each_pixel(height: int, width: int) -> None:
+    outputs = mosaic_net()(images(2, height, width))
+    assert outputs["foreground"].shape == (2, height, width)
+    assert outputs["classes"].shape == (2, 10, -(-height // 2), -(-width // 2))
+    probabilities = semantic(outputs).exp()
+    assert probabilities.shape == (2, 11, height, width)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(2, height, width))
+    torch.testing.assert_close(1 - probabilities[:, 0], outputs["foreground"].sigmoid())
+
+
+@pytest.mark.parametrize(("height", "width"), [(28, 28), (30, 45), (12, 9)])
+@pytest.mark.parametrize("rounds", [0, 1, 3])
+def test_circles_have_a_class_a_circle_for_each_round_and_its_mask(height: int, width: int, rounds: int) -> None:
+    outputs = circle_net(rounds, height, width)(images(2, height, width))
+    assert outputs["label_logits"].shape == (2, 10)
+    assert outputs["circles"].shape == (2, 1 + rounds, 3)
+    assert torch.equal(outputs["circle"], outputs["circles"][:, -1])
+    assert torch.equal(outputs["mask"], circles.raster(outputs["circle"], height, width))
+
+
+@pytest.mark.parametrize("make", NETS)
+def test_a_sample_owes_nothing_to_its_batch(make: Callable[[], nn.Module]) -> None:
+    net, batch = make(), digits(6)
+    together, alone = net(batch), net(batch[2:3])
+    for name in alone:
+        torch.testing.assert_close(together[name][2:3], alone[name], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("make", NETS)
+def test_every_parameter_learns(make: Callable[[], nn.Module]) -> None:
+    net, batch = make().train(), digits(16)
+    for end in [module for module in net.modules() if isinstance(module, nn.Linear | nn.Conv2d)]:
+        if not end.weight.any():
+            nn.init.normal_(end.weight, std=0.01)  # what starts at 0 passes no gradient back
+    outputs = net(batch)
+    sum(values.float().square().sum() for values in outputs.values() if values.requires_grad).backward()  # type: ignore[union-attr]
+    silent = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
+
+
+@pytest.mark.parametrize("make", [foreground_net, mosaic_net, circle_net])
+def test_the_ends_of_a_network_are_parts_of_it(make: Callable[[], nn.Module]) -> None:
+    net = make()
+    for end in net.ends:  # type: ignore[union-attr]
+        assert any(name.startswith(f"{end}.") for name, _ in net.named_parameters()), end
+
+
+def test_grey_levels_are_the_histogram() -> None:
+    batch = images(3, 9, 7)
+    found = grey_levels(batch)
+    for image, shares in zip(batch, found, strict=True):
+        expected = torch.bincount(image.flatten().long(), minlength=256) / 63
+        torch.testing.assert_close(shares, expected)
+
+
+def test_context_sees_the_whole_image_and_without_it_a_far_pixel_does_not_matter() -> None:
+    near = torch.zeros(1, 256, 256, dtype=torch.uint8)
+    far = near.clone()
+    far[0, 200:, 200:] = 255
+    for context in (True, False):
+        net = foreground_net(context=context)
+        if context:
+            nn.init.normal_(net.curve.weight, std=0.1)
+        change = (net(near)["logits"] - net(far)["logits"])[0, :20, :20].abs().max().item()
+        assert (change > 1e-3) == context
+
+
+def test_mosaics_moved_by_whole_coarsest_cells_give_the_same_moved() -> None:
+    """Away from the border, where the padding shows, nothing depends on the place: so no grid is known."""
+    net = mosaic_net()
+    small = digits(1)
+    canvas = torch.zeros(2, 160, 160, dtype=torch.uint8)
+    canvas[0, 64:92, 64:92] = small
+    canvas[1, 72:100, 80:108] = small
+    outputs = net(canvas)
+    torch.testing.assert_close(
+        outputs["foreground"][0, 64:92, 64:92], outputs["foreground"][1, 72:100, 80:108], atol=1e-4, rtol=1e-4
+    )
+    torch.testing.assert_close(
+        outputs["classes"][0, :, 32:46, 32:46], outputs["classes"][1, :, 36:50, 40:54], atol=1e-4, rtol=1e-4
+    )
+
+
+def test_a_look_along_a_circle_sees_the_nearest_pixels_and_their_exact_distances() -> None:
+    image = images(2, 20, 24)
+    circle = torch.tensor([[11.3, 9.8, 6.2], [1.03, 2.07, 3.01]])
+    look = Refinement(4, angles=12, distances=5)
+    seen = look.look(image, circle)
+    assert seen.shape == (2, 12, 5, 2)
+    for sample, (x, y, r) in enumerate(circle.tolist()):
+        for angle in range(12):
+            for index, offset in enumerate(look.offsets.tolist()):
+                direction = look.directions[angle].tolist()
+                column, row = round(x + (r + offset) * direction[0]), round(y + (r + offset) * direction[1])
+                inside = 0 <= column < 24 and 0 <= row < 20
+                grey = image[sample, row, column].item() / 64 if inside else 0.0
+                distance = ((column - x) ** 2 + (row - y) ** 2) ** 0.5 - r
+                assert seen[sample, angle, index].tolist() == pytest.approx([grey, distance], abs=1e-4)
+
+
+def test_a_round_starts_by_changing_nothing() -> None:
+    outputs = circle_net(3)(digits(4))
+    for later in range(1, 4):
+        torch.testing.assert_close(outputs["circles"][:, later], outputs["circles"][:, 0])
+
+
+def test_a_trunk_refines_what_comes_from_below() -> None:
+    """The coarsest scale reaches the output, and so does the finest."""
+    trunk = Trunk((4, 6, 8), 1)
+    x = torch.randn(1, 4, 8, 8, requires_grad=True)
+    scales = trunk.descend(x)
+    assert [tuple(scale.shape[1:]) for scale in scales] == [(4, 8, 8), (6, 4, 4), (8, 2, 2)]
+    for number in range(3):
+        changed = [scale.clone() for scale in scales]
+        changed[number] += 1
+        assert not torch.allclose(trunk.ascend(changed), trunk.ascend(scales))
+
+
+def test_a_residual_block_with_gain_0_is_the_identity() -> None:
+    block = Residual(5)
+    nn.init.zeros_(block.gain)
+    x = torch.randn(2, 5, 6, 7)
+    assert torch.equal(block(x), x)

@@ -1,0 +1,147 @@
+"""Muon moves every direction of a matrix alike, AdamW is torch's own, and each weight has the one it should."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from modeling.optim import MuonAdamW, groups, orthogonalise
+
+
+def matrices(n: int, rows: int, columns: int) -> Tensor:
+    return torch.randn(n, rows, columns, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 32, 288), (2, 100, 10)])
+def test_singular_values_come_near_1_and_directions_stay(shape: tuple[int, int, int]) -> None:
+    x = matrices(*shape)
+    left, values, right = torch.linalg.svd(x, full_matrices=False)
+    found = orthogonalise(x)
+    projected = torch.diagonal(left.mT @ found @ right.mT, dim1=-2, dim2=-1)
+    torch.testing.assert_close(left * projected[:, None] @ right, found, atol=1e-3, rtol=0)
+    assert projected[values > 0.02 * values.norm(dim=-1, keepdim=True)].sub(1).abs().max() < 0.35
+
+
+def test_a_batch_of_matrices_is_treated_one_by_one_and_zero_stays_zero() -> None:
+    x = matrices(3, 8, 12)
+    x[1] = 0
+    together = orthogonalise(x)
+    assert not together[1].any()
+    for alone, found in zip(x, together, strict=True):
+        torch.testing.assert_close(orthogonalise(alone[None])[0], found)
+
+
+def test_scale_of_the_gradient_does_not_matter_to_muon() -> None:
+    moved = []
+    for scale in (1e-4, 1.0, 1e4):
+        weight = nn.Parameter(torch.zeros(8, 12))
+        optimizer = MuonAdamW([{"params": [weight], "lr": 0.1, "muon": True}])
+        weight.grad = matrices(1, 8, 12)[0] * scale
+        optimizer.step()
+        moved.append(weight.detach().clone())
+    torch.testing.assert_close(moved[0], moved[1])
+    torch.testing.assert_close(moved[2], moved[1])
+
+
+def test_a_muon_step_is_that_of_its_definition() -> None:
+    """Momentum 0.95 with Nesterov's look ahead, a tall matrix moved faster by the root of its proportion."""
+    weight = nn.Parameter(matrices(1, 12, 3)[0].clone().view(12, 3, 1, 1))
+    optimizer = MuonAdamW([{"params": [weight], "lr": 0.1, "weight_decay": 0.5, "muon": True}])
+    expected, momentum = weight.detach().clone().view(12, 3), torch.zeros(12, 3)
+    for gradient in matrices(4, 12, 3):
+        momentum = 0.95 * momentum + 0.05 * gradient
+        ahead = 0.05 * gradient + 0.95 * momentum
+        expected = expected * (1 - 0.1 * 0.5) - 0.1 * math.sqrt(12 / 3) * orthogonalise(ahead[None])[0]
+        weight.grad = gradient.view(12, 3, 1, 1)
+        optimizer.step()
+    torch.testing.assert_close(weight.detach().view(12, 3), expected)
+
+
+def test_weights_of_one_shape_do_not_mix() -> None:
+    alone, first, second = (nn.Parameter(torch.zeros(4, 6)) for _ in range(3))
+    one = MuonAdamW([{"params": [alone], "lr": 0.1, "muon": True}])
+    two = MuonAdamW([{"params": [first, second], "lr": 0.1, "muon": True}])
+    alone.grad, first.grad, second.grad = matrices(1, 4, 6)[0], matrices(1, 4, 6)[0], -matrices(2, 4, 6)[1]
+    one.step()
+    two.step()
+    torch.testing.assert_close(first, alone)
+    assert not torch.allclose(second, first)
+
+
+def test_the_rest_is_the_adamw_of_torch() -> None:
+    ours, theirs = (nn.Parameter(torch.linspace(-1, 1, 10)) for _ in range(2))
+    optimizer = MuonAdamW([{"params": [ours], "lr": 0.01, "weight_decay": 0.1, "muon": False}])
+    reference = torch.optim.AdamW([theirs], lr=0.01, weight_decay=0.1, betas=(0.9, 0.99), eps=1e-8)
+    for gradient in matrices(5, 1, 10)[:, 0]:
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        optimizer.step()
+        reference.step()
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("muon", [False, True])
+def test_an_optimiser_restored_goes_on_as_the_one_that_was_saved(muon: bool) -> None:
+    def make() -> tuple[nn.Parameter, MuonAdamW]:
+        weight = nn.Parameter(torch.ones(4, 6))
+        return weight, MuonAdamW([{"params": [weight], "lr": 0.1, "muon": muon}])
+
+    gradients = matrices(6, 4, 6)
+    weight, optimizer = make()
+    for gradient in gradients[:3]:
+        weight.grad = gradient
+        optimizer.step()
+    again, restored = make()
+    again.data.copy_(weight.data)
+    restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for gradient in gradients[3:]:
+        for parameter, steps in ((weight, optimizer), (again, restored)):
+            parameter.grad = gradient
+            steps.step()
+    assert torch.equal(weight, again)
+
+
+def test_a_parameter_without_gradient_stays() -> None:
+    weight, bias = nn.Parameter(torch.ones(3, 3)), nn.Parameter(torch.ones(3))
+    optimizer = MuonAdamW(
+        [
+            {"params": [weight], "lr": 0.1, "weight_decay": 0.1, "muon": True},
+            {"params": [bias], "lr": 0.1, "weight_decay": 0.1},
+        ]
+    )
+    optimizer.step()
+    assert torch.equal(weight, torch.ones(3, 3))
+    assert torch.equal(bias, torch.ones(3))
+
+
+class Net(nn.Module):
+    ends = ("stem", "head")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3)
+        self.inner = nn.Conv2d(4, 4, 3)
+        self.gain = nn.Parameter(torch.ones(4, 1, 1, 1))
+        self.head = nn.Linear(4, 2)
+
+
+def test_kernels_inside_go_to_muon_ends_to_adamw_and_vectors_do_not_decay() -> None:
+    net = Net()
+    inner, ends, vectors = groups(net, rate=0.1, muon_rate=0.2, weight_decay=0.3)
+    assert [id(p) for p in inner["params"]] == [id(net.inner.weight)]
+    assert (inner["lr"], inner["weight_decay"], inner["muon"]) == (0.2, 0.3, True)
+    assert {id(p) for p in ends["params"]} == {id(net.stem.weight), id(net.head.weight)}
+    assert (ends["lr"], ends["weight_decay"], ends["muon"]) == (0.1, 0.3, False)
+    assert {id(p) for p in vectors["params"]} == {
+        id(p) for p in (net.gain, net.stem.bias, net.inner.bias, net.head.bias)
+    }
+    assert (vectors["lr"], vectors["weight_decay"], vectors["muon"]) == (0.1, 0.0, False)
+
+
+def test_without_a_rate_for_muon_all_is_adamw() -> None:
+    parts = groups(Net(), rate=0.1, muon_rate=0.0, weight_decay=0.3)
+    assert not any(part["muon"] for part in parts)
+    assert sum(len(part["params"]) for part in parts) == len(list(Net().parameters()))

@@ -1,0 +1,418 @@
+"""Scores of a split are those of its own truth, beside its baseline's, whoever predicted; and the tables tell them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from fakes import tiny
+from torch import nn
+
+from modeling import checkpoint, runs, score
+from modeling.baselines import fit_baseline
+from modeling.config import Config, preset
+from modeling.distributed import Ranks
+from modeling.errors import InputError
+from modeling.evaluation import infer
+from modeling.evidence import Evidence, describe, environment
+from modeling.metrics import circle_scores, foreground_scores, mosaic_scores
+from modeling.predictions import NAMES, write_predictions
+from modeling.score import (
+    DISPUTED,
+    count_disputed,
+    overall_values,
+    predict_run,
+    score_arrays,
+    score_baseline,
+    score_predictions,
+    score_run,
+    summarize,
+)
+from modeling.scoreboard import class_rows, headline_rows, interval, notes, percent, references, score_rows
+from modeling.shards import Dataset, open_dataset
+from modeling.tasks import TASKS
+
+Array = npt.NDArray[Any]
+
+DRAWS = 30
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return open_dataset(tiny(tmp_path_factory.mktemp("data"), train=30, val=12, test=20))
+
+
+def predictions(dataset: Dataset, task: str, split: str = "test") -> dict[str, Array]:
+    """The truth, but for its first and last samples, which are another's."""
+    truth = dataset.split(task, split)
+    arrays = {name: truth[name][:] for name in NAMES[task]}
+    for array in arrays.values():
+        array[[0, -1]] = array[[3, 5]]
+    return arrays
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_scores_are_those_of_the_truth_of_the_split(dataset: Dataset, split: str) -> None:
+    columns = {task: dataset.split(task, split) for task in NAMES}
+    arrays = {task: predictions(dataset, task, split) for task in NAMES}
+    expected = {
+        "foreground": foreground_scores(
+            arrays["foreground"]["mask"], columns["foreground"]["mask"][:], replicates=DRAWS, seed=3
+        ),
+        "circles": circle_scores(
+            arrays["circles"]["label"],
+            arrays["circles"]["mask"],
+            columns["circles"]["label"][:],
+            columns["circles"]["mask"][:],
+            10,
+            replicates=DRAWS,
+            seed=3,
+        ),
+        "mosaics": mosaic_scores(
+            arrays["mosaics"]["mask"],
+            columns["mosaics"]["mask"][:],
+            10,
+            source=columns["mosaics"]["source"][:],
+            replicates=DRAWS,
+            seed=3,
+        ),
+    }
+    for task, scores in expected.items():
+        assert score_arrays(arrays[task], dataset, task, split, replicates=DRAWS, seed=3) == scores
+        assert len(scores.get("per_class", [])) == {"foreground": 0, "circles": 10, "mosaics": 11}[task]
+        assert all(value is None or value < 1 for value in overall_values(scores).values())
+    assert expected["mosaics"]["bootstrap"]["resampled"] == "digits"
+
+
+@pytest.mark.parametrize("task", NAMES)
+def test_the_truth_scores_one_hundred_percent(dataset: Dataset, task: str) -> None:
+    truth = {name: dataset.split(task, "test")[name][:] for name in NAMES[task]}
+    scores = score_arrays(truth, dataset, task, "test", replicates=DRAWS)
+    assert set(overall_values(scores).values()) == {1.0}
+    assert "disputed_labels" not in scores  # these digits are not MNIST's
+
+
+def test_predictions_that_do_not_fit_are_refused(dataset: Dataset) -> None:
+    with pytest.raises(InputError, match=r"not predictions of mosaics/test: mask: expected integers \(20, 56, 56\)"):
+        score_arrays({"mask": np.zeros((12, 56, 56), np.uint8)}, dataset, "mosaics", "test")
+
+
+def test_a_thousand_draws_of_seed_zero_are_the_default_throughout(dataset: Dataset, tmp_path: Path) -> None:
+    arrays = predictions(dataset, "foreground")
+    write_predictions(tmp_path / "own.npz", arrays, dataset, "foreground", "test")
+    record = score_predictions(tmp_path / "own.npz", dataset, "foreground")
+    expected = {"resampled": "images", "units": 20, "replicates": 1000, "seed": 0, "level": 0.95}
+    assert record["splits"]["test"]["scores"]["bootstrap"] == expected
+    assert record["splits"]["test"]["baseline"]["bootstrap"] == expected
+    assert score_arrays(arrays, dataset, "foreground", "test") == record["splits"]["test"]["scores"]
+    baselines = score_baseline(dataset, "foreground")
+    assert list(baselines) == ["val", "test"]
+    assert baselines["test"] == record["splits"]["test"]["baseline"]
+
+
+@pytest.mark.parametrize("task", NAMES)
+@pytest.mark.parametrize("block", [3, 4096])
+def test_the_baseline_is_scored_like_anybody(
+    monkeypatch: pytest.MonkeyPatch, dataset: Dataset, task: str, block: int
+) -> None:
+    monkeypatch.setattr(score, "_BLOCK", block)
+    baseline = fit_baseline(dataset, task)
+    found = score_baseline(dataset, task, ["test"], replicates=DRAWS, seed=2)
+    arrays = baseline.predict(dataset.split(task, "test")["image"][:])
+    expected = score_arrays(arrays, dataset, task, "test", replicates=DRAWS, seed=2)
+    assert found == {"test": {"name": baseline.name, **expected}}
+
+
+@pytest.mark.parametrize("task", NAMES)
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_anybodys_predictions_are_scored_from_their_file(
+    dataset: Dataset, tmp_path: Path, task: str, split: str
+) -> None:
+    arrays = predictions(dataset, task, split)
+    np.savez(tmp_path / "own.npz", **{name: array.astype(np.int64) for name, array in arrays.items()})  # type: ignore[arg-type]
+    record = score_predictions(tmp_path / "own.npz", dataset, task, split, replicates=DRAWS, seed=5)
+    assert record == {
+        "task": task,
+        "origin": {"predictions": "own.npz"},
+        "dataset": {"digest": dataset.digest, "source": dataset.source, "classes": list("0123456789")},
+        "splits": {
+            split: {
+                "scores": score_arrays(arrays, dataset, task, split, replicates=DRAWS, seed=5),
+                "baseline": score_baseline(dataset, task, [split], replicates=DRAWS, seed=5)[split],
+            }
+        },
+    }
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+
+
+def test_the_summary_has_the_values_of_one_split_by_task(dataset: Dataset) -> None:
+    records = [record_of(dataset, task) for task in NAMES]
+    summary = summarize(records)
+    assert list(summary) == ["foreground", "circles", "mosaics"]
+    assert summary["foreground"]["iou"] == records[0]["splits"]["test"]["scores"]["iou"]["value"]
+    assert {"accuracy", "gated_iou", "iou"} < summary["circles"].keys()
+    assert {"dice", "dice_foreground", "dice_per_image"} < summary["mosaics"].keys()
+    assert not {"per_class", "confusion", "bootstrap"} & summary["mosaics"].keys()
+    assert summarize(records, "val") != summary
+
+
+def test_disputed_labels_are_counted_among_the_missed() -> None:
+    label = np.zeros(10_000, np.uint8)
+    predicted = label.copy()
+    assert count_disputed(predicted, label) == {"labels": 15, "missed": 0, "missed_of_all": 0}
+    predicted[[947, 9729, 5, 6, 9728]] = 1
+    assert count_disputed(predicted, label) == {"labels": 15, "missed": 2, "missed_of_all": 5}
+    assert len(set(DISPUTED)) == 15
+    assert sum(DISPUTED) == 68_696
+
+
+class Mnist:
+    """As much of a dataset of 10,000 test digits as scoring the circles asks for."""
+
+    classes = tuple("0123456789")
+
+    def __init__(self, source: str = "mnist", count: int = 10_000) -> None:
+        self.source = source
+        self._columns = {"label": (np.arange(count) % 10).astype(np.uint8), "mask": np.ones((count, 1, 1), np.uint8)}
+
+    def split(self, task: str, name: str) -> dict[str, Array]:
+        return self._columns
+
+
+@pytest.mark.parametrize(
+    ("source", "split", "count", "told"),
+    [
+        ("mnist", "test", 10_000, True),
+        ("strokes", "test", 10_000, False),
+        ("mnist", "val", 10_000, False),
+        ("mnist", "test", 9_999, False),
+    ],
+)
+def test_only_the_mnist_test_split_has_disputed_labels(source: str, split: str, count: int, told: bool) -> None:
+    fake: Any = Mnist(source, count)
+    arrays = {"label": np.zeros(count, np.uint8), "mask": np.ones((count, 1, 1), np.uint8)}
+    scores = score_arrays(arrays, fake, "circles", split, replicates=1)
+    assert ("disputed_labels" in scores) is told
+    if told:
+        missed = sum(row % 10 != 0 for row in DISPUTED)
+        assert scores["disputed_labels"] == {"labels": 15, "missed": missed, "missed_of_all": 9000}
+
+
+# Runs.
+
+
+def run_of(folder: Path, task: str, dataset: Dataset, *settings: str) -> tuple[Path, nn.Module, Config]:
+    """A run as training would leave it, of weights that learned nothing."""
+    config = preset(task, "cpu", seed=4).override(["channels=4,4,4", *settings])
+    torch.manual_seed(1)
+    model = TASKS[task].build(config, describe(dataset)).eval()
+    evidence = Evidence(
+        task=task,
+        config=config.to_json(),
+        dataset=describe(dataset),
+        environment=environment(torch.device("cpu")),
+        parameters=1,
+        step=77,
+        epochs=0.5,
+        seconds={},
+        history=[],
+        best=None,
+        resumed=[],
+        weights="some digest",
+    )
+    checkpoint.save(folder / runs.BEST, {"average": model.state_dict()}, evidence.to_json())
+    return folder, model, config
+
+
+def inferred(dataset: Dataset, task: str, split: str, model: nn.Module, dtype: torch.dtype) -> dict[str, Array]:
+    samples = dataset.split(task, split)
+    return infer(TASKS[task], model, samples, len(samples), Ranks(torch.device("cpu")), dtype=dtype)
+
+
+@pytest.mark.parametrize("task", NAMES)
+def test_a_run_is_scored_by_its_best_weights(dataset: Dataset, tmp_path: Path, task: str) -> None:
+    run, model, _ = run_of(tmp_path, task, dataset, "precision=float32")
+    record = score_run(run, dataset, replicates=DRAWS, seed=6)
+    assert list(record["splits"]) == ["val", "test"]
+    for split, found in record["splits"].items():
+        arrays = inferred(dataset, task, split, model, torch.float32)
+        assert found["scores"] == score_arrays(arrays, dataset, task, split, replicates=DRAWS, seed=6)
+        assert found["baseline"] == score_baseline(dataset, task, [split], replicates=DRAWS, seed=6)[split]
+        predicted = predict_run(run, dataset, split)
+        assert predicted.keys() == arrays.keys()
+        assert all(np.array_equal(predicted[name], arrays[name]) for name in arrays)
+    assert record["task"] == task
+    assert record["origin"] == {
+        "preset": "cpu",
+        "seed": 4,
+        "step": 77,
+        "trained_on": {"digest": dataset.digest, "source": dataset.source},
+        "weights": "some digest",
+    }
+    assert json.loads((run / "scores.json").read_text()) == record
+
+
+def test_a_run_is_scored_in_the_precision_that_it_was_trained_in(dataset: Dataset, tmp_path: Path) -> None:
+    run, model, _ = run_of(tmp_path, "circles", dataset, "precision=bfloat16")
+    found = predict_run(run, dataset, "test")["circle"]
+    exact, coarse = (
+        inferred(dataset, "circles", "test", model, dtype)["circle"] for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert np.array_equal(found, coarse)
+    assert not np.array_equal(found, exact)
+
+
+def test_a_run_is_scored_on_the_splits_asked_for(dataset: Dataset, tmp_path: Path) -> None:
+    run, _, _ = run_of(tmp_path, "circles", dataset)
+    assert list(score_run(run, dataset, ["test"], replicates=DRAWS)["splits"]) == ["test"]
+
+
+def test_a_run_may_be_scored_on_another_dataset_of_its_classes(dataset: Dataset, tmp_path: Path) -> None:
+    run, _, _ = run_of(tmp_path / "run", "circles", dataset)
+    other = open_dataset(tiny(tmp_path, train=31, val=12, test=20))
+    record = score_run(run, other, ["test"], replicates=DRAWS)
+    assert record["dataset"]["digest"] == other.digest
+    assert record["origin"]["trained_on"]["digest"] == dataset.digest
+
+
+@pytest.mark.parametrize("task", NAMES)
+def test_a_run_is_not_scored_on_other_classes_unless_it_knows_none(dataset: Dataset, tmp_path: Path, task: str) -> None:
+    run, _, _ = run_of(tmp_path, task, dataset)
+    letters = replace(dataset, manifest=replace(dataset.manifest, classes=tuple("abcdefghij")))
+    if task == "foreground":
+        score_run(run, letters, ["test"], replicates=1)
+        return
+    with pytest.raises(InputError, match="trained on other classes") as caught:
+        score_run(run, letters, ["test"], replicates=1)
+    assert (caught.value.path, caught.value.expected) == (run, "0, 1, 2, 3, 4, 5, 6, 7, 8, 9")
+    assert caught.value.found == "a, b, c, d, e, f, g, h, i, j"
+    assert caught.value.remedy == f"score it on a dataset with its classes, or train on {dataset.path}"
+    assert not (run / "scores.json").exists()
+
+
+def test_where_there_is_no_run_there_is_nothing_to_score(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no checkpoint"):
+        score_run(tmp_path / "absent", dataset)
+    assert not (tmp_path / "absent").exists()
+
+
+# Tables.
+
+
+def record_of(dataset: Dataset, task: str) -> dict[str, Any]:
+    splits = {
+        split: {
+            "scores": score_arrays(predictions(dataset, task, split), dataset, task, split, replicates=DRAWS),
+            "baseline": score_baseline(dataset, task, [split], replicates=DRAWS)[split],
+        }
+        for split in ("val", "test")
+    }
+    facts = {"digest": dataset.digest, "source": dataset.source, "classes": list(dataset.classes)}
+    return {"task": task, "origin": {}, "dataset": facts, "splits": splits}
+
+
+@pytest.mark.parametrize("task", NAMES)
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_the_table_has_every_score_with_interval_reference_and_baseline(
+    dataset: Dataset, task: str, split: str
+) -> None:
+    record = record_of(dataset, task)
+    scores, baseline = record["splits"][split]["scores"], record["splits"][split]["baseline"]
+    head, *rows = score_rows(record, split)
+    assert head == [f"{task}, {split}", "score", "95% interval", "reference", f"baseline: {baseline['name']}"]
+    assert [row[0] for row in rows] == list(overall_values(scores))
+    for name, value, between, reference, other in rows:
+        low, high = scores[name]["interval"]
+        assert value == f"{100 * scores[name]['value']:.3f}%"
+        assert between == f"{100 * low:.3f}% to {100 * high:.3f}%"
+        assert reference == ""
+        assert other == f"{100 * baseline[name]['value']:.3f}%"
+
+
+def test_the_reference_stands_beside_scores_on_the_mnist_test_digits_alone(dataset: Dataset) -> None:
+    expected = {
+        "foreground": {"iou": "99.630%", "iou_pooled": "99.630%"},
+        "circles": {"accuracy": "99.460%", "gated_iou": "94.390%", "gated_iou_pooled": "94.390%"},
+        "mosaics": {"dice": "99.290%", "dice_foreground": "99.290%", "dice_per_image": "99.290%"},
+    }
+    for task, others in expected.items():
+        record = record_of(dataset, task)
+        assert references(record, "test") == {}
+        record["dataset"]["source"] = "mnist"
+        assert references(record, "val") == {}
+        assert {row[0]: row[3] for row in score_rows(record, "test")[1:] if row[3]} == others
+
+
+def test_the_scoreboard_says_which_references_are_beaten(dataset: Dataset) -> None:
+    records = [record_of(dataset, task) for task in NAMES]
+    for record in records:
+        record["dataset"]["source"] = "mnist"
+    values = {"iou": 0.9963, "iou_pooled": 0.99631, "accuracy": 0.9947, "gated_iou": 0.9438}
+    for record in records:
+        for name, value in values.items():
+            if name in record["splits"]["test"]["scores"]:
+                record["splits"]["test"]["scores"][name]["value"] = value
+    head, *rows = headline_rows(records)
+    assert head == ["task", "score", "value", "95% interval", "reference", "beaten", "baseline"]
+    assert [row[:2] for row in rows] == [
+        ["foreground", "iou"],
+        ["foreground", "iou_pooled"],
+        ["circles", "accuracy"],
+        ["circles", "gated_iou"],
+        ["circles", "gated_iou_pooled"],
+        ["mosaics", "dice"],
+        ["mosaics", "dice_foreground"],
+        ["mosaics", "dice_per_image"],
+    ]
+    assert [row[5] for row in rows[:4]] == ["no", "yes", "yes", "no"]  # to reach it is not to beat it
+    first = records[0]["splits"]["test"]
+    low, high = first["scores"]["iou"]["interval"]
+    assert rows[0][2:] == [
+        "99.630%",
+        f"{low:.3%} to {high:.3%}",
+        "99.630%",
+        "no",
+        percent(first["baseline"]["iou"]["value"]),
+    ]
+    assert {row[5] for row in headline_rows(records, "val")[1:]} == {""}
+    assert headline_rows(records, "val")[1][2] == percent(records[0]["splits"]["val"]["scores"]["iou"]["value"])
+
+
+def test_the_table_of_classes_has_a_row_a_class(dataset: Dataset) -> None:
+    assert class_rows(record_of(dataset, "foreground"), "test") == []
+    circles, mosaics = record_of(dataset, "circles"), record_of(dataset, "mosaics")
+    head, *rows = class_rows(circles, "test")
+    assert head == ["class", "images", "accuracy", "precision", "gated_iou", "iou"]
+    assert [row[0] for row in rows] == list("0123456789")
+    assert sum(int(row[1]) for row in rows) == 20
+    each = circles["splits"]["test"]["scores"]["per_class"][4]
+    assert rows[4][1:3] == [str(each["n"]), percent(each["accuracy"]["value"])]
+    head, *rows = class_rows(mosaics, "test")
+    assert head == ["class", "pixels", "dice", "iou"]
+    assert [row[0] for row in rows] == ["background", *"0123456789"]
+    assert sum(int(row[1].replace(",", "")) for row in rows) == 20 * 56 * 56
+    assert rows[0][2] == percent(mosaics["splits"]["test"]["scores"]["per_class"][0]["dice"]["value"])
+
+
+def test_notes_say_what_the_intervals_are_and_which_labels_are_disputed(dataset: Dataset) -> None:
+    record = record_of(dataset, "mosaics")
+    units = len(np.unique(dataset.split("mosaics", "test")["source"][:]))
+    assert notes(record, "test") == [f"95% intervals: 30 bootstrap draws of {units} digits, seed 0"]
+    record = record_of(dataset, "circles")
+    record["splits"]["test"]["scores"]["disputed_labels"] = {"labels": 15, "missed": 4, "missed_of_all": 33}
+    assert notes(record, "test") == [
+        "95% intervals: 30 bootstrap draws of 20 images, seed 0",
+        "wrong classes: 33, of these among the 15 test labels that reviewers reject: 4; all count",
+    ]
+
+
+def test_what_is_undefined_is_left_blank() -> None:
+    assert percent(None) == interval({"interval": None}) == ""
+    assert percent(0.0) == "0.000%"
+    assert interval({"interval": [0.0, 1.0]}) == "0.000% to 100.000%"

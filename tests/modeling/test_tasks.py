@@ -1,0 +1,118 @@
+"""Each task, from stored columns to scores: what it reads is there, and its network can learn 8 samples by heart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from fakes import tiny
+
+from modeling.config import PRESETS, Config, preset
+from modeling.evidence import describe
+from modeling.optim import MuonAdamW, groups
+from modeling.shards import Dataset, open_dataset
+from modeling.tasks import TASKS, Task
+
+SMALL: dict[str, dict[str, Any]] = {
+    "foreground": {"channels": (4, 8, 8), "learning_rate": 1e-2},
+    "circles": {"channels": (8, 16), "learning_rate": 3e-3},
+    "mosaics": {"channels": (8, 16, 16), "learning_rate": 1e-2},
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return open_dataset(tiny(tmp_path_factory.mktemp("tasks")))
+
+
+def small(task: str, **changes: Any) -> Config:
+    return replace(preset(task, "cpu"), precision="float32", **SMALL[task], **changes)
+
+
+def read(dataset: Dataset, task: Task, count: int) -> dict[str, torch.Tensor]:
+    split = dataset.split(task.name, "train")
+    return {name: torch.tensor(split[name][:count]) for name in task.columns}
+
+
+def test_the_tasks_are_those_of_the_presets() -> None:
+    assert set(TASKS) == set(PRESETS) == {"foreground", "circles", "mosaics"}
+    assert all(name == task.name for name, task in TASKS.items())
+
+
+@pytest.mark.parametrize("name", list(TASKS))
+def test_8_samples_are_learnt_by_heart(dataset: Dataset, name: str) -> None:
+    task, config = TASKS[name], small(name, augment=0.0)
+    batch = read(dataset, task, 8)
+    torch.manual_seed(0)
+    model = task.build(config, describe(dataset))
+    parts = groups(model, rate=config.learning_rate, muon_rate=0.02, weight_decay=0.0)
+    optimizer = MuonAdamW(parts)
+    generator = torch.Generator().manual_seed(0)
+    rates = [group["lr"] for group in parts]
+    steps = 150
+    for step in range(steps):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * (1 - step / steps)
+        changed = task.augment(batch, generator, config)
+        loss, _ = task.loss(model(changed["image"]), changed, config)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    score = scores(task, model, dataset, 8)[task.headline]["value"]
+    assert score > {"foreground": 0.99, "circles": 0.97, "mosaics": 0.97}[name]
+
+
+def scores(task: Task, model: torch.nn.Module, dataset: Dataset, count: int) -> Mapping[str, Any]:
+    split = dataset.split(task.name, "train")
+    with torch.no_grad():
+        predictions = task.predict(model.eval()(torch.tensor(split["image"][:count])))
+    truth = {column: split[column][:count] for column in split.columns}
+    return task.score({key: value.numpy() for key, value in predictions.items()}, truth)
+
+
+@pytest.mark.parametrize("name", list(TASKS))
+def test_predictions_have_the_shape_and_type_of_the_truth(dataset: Dataset, name: str) -> None:
+    task = TASKS[name]
+    split = dataset.split(name, "test")
+    image = torch.tensor(split["image"][:5])
+    found = task.predict(task.build(small(name), describe(dataset)).eval()(image))
+    for column in ("mask", "label"):
+        if column in found:
+            assert found[column].dtype == torch.uint8
+            assert tuple(found[column].shape) == split[column][:5].shape
+    assert ("circle" in found) == (name == "circles")
+
+
+@pytest.mark.parametrize("name", list(TASKS))
+def test_augmentation_is_keyed_keeps_shapes_and_ends_at_strength_0(dataset: Dataset, name: str) -> None:
+    task, batch = TASKS[name], read(dataset, TASKS[name], 32)
+
+    def augmented(seed: int, strength: float) -> dict[str, torch.Tensor]:
+        return task.augment(batch, torch.Generator().manual_seed(seed), small(name, augment=strength))
+
+    first, again, other, none = augmented(1, 1.0), augmented(1, 1.0), augmented(2, 1.0), augmented(1, 0.0)
+    assert all(torch.equal(first[column], again[column]) for column in first)
+    assert not torch.equal(first["image"], other["image"])
+    assert torch.equal(none["image"], batch["image"])
+    assert first["image"].dtype == torch.uint8
+    assert first["image"].shape == batch["image"].shape
+
+
+@pytest.mark.parametrize("name", list(TASKS))
+def test_the_parts_of_a_loss_are_finite_numbers_without_gradient(dataset: Dataset, name: str) -> None:
+    task, config = TASKS[name], small(name)
+    batch = task.augment(read(dataset, task, 16), torch.Generator().manual_seed(0), config)
+    loss, parts = task.loss(task.build(config, describe(dataset))(batch["image"]), batch, config)
+    assert loss.requires_grad
+    assert parts
+    assert all(part.isfinite() and not part.requires_grad for part in parts.values())
+
+
+@pytest.mark.parametrize("name", list(TASKS))
+@pytest.mark.parametrize("size", ["cpu", "gpu", "record"])
+def test_every_preset_builds(dataset: Dataset, name: str, size: str) -> None:
+    model = TASKS[name].build(preset(name, size), describe(dataset))
+    assert sum(parameter.numel() for parameter in model.parameters()) > 10_000
