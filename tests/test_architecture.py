@@ -44,8 +44,9 @@ def lint(folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A copy of the package and of its contracts."""
-    shutil.copytree(ROOT / "datagen", tmp_path / "datagen", ignore=shutil.ignore_patterns("__pycache__"))
+    """A copy of the packages and of their contracts."""
+    for package in ("datagen", "modeling"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
 
@@ -63,18 +64,24 @@ def test_the_imports_keep_to_the_contracts() -> None:
 @pytest.mark.parametrize(
     ("module", "line", "contract"),
     [
-        ("errors.py", "from datagen import files", "lower floors"),
-        ("recipe.py", "from datagen import manifest", "lower floors"),
-        ("stores/section.py", "from datagen.dataset import Dataset", "lower floors"),
-        ("tasks/task.py", "import datagen.cli", "lower floors"),
-        ("diff.py", "from datagen import verify", "lower floors"),
-        ("otsu.py", "import torch", "neither torch nor modeling"),
-        ("build.py", "from modeling import shards", "neither torch nor modeling"),
-        ("dataset.py", "import zarr", "the libraries of their formats"),
+        ("datagen/errors.py", "from datagen import files", "lower floors"),
+        ("datagen/recipe.py", "from datagen import manifest", "lower floors"),
+        ("datagen/stores/section.py", "from datagen.dataset import Dataset", "lower floors"),
+        ("datagen/tasks/task.py", "import datagen.cli", "lower floors"),
+        ("datagen/diff.py", "from datagen import verify", "lower floors"),
+        ("datagen/otsu.py", "import torch", "neither torch nor modeling"),
+        ("datagen/build.py", "from modeling import shards", "neither torch nor modeling"),
+        ("datagen/dataset.py", "import zarr", "the libraries of their formats"),
+        ("modeling/errors.py", "from modeling import config", "of modeling imports lower floors"),
+        ("modeling/tasks.py", "from modeling import train", "of modeling imports lower floors"),
+        ("modeling/score.py", "from modeling.train import train", "of modeling imports lower floors"),
+        ("modeling/models.py", "from datagen import otsu", "not datagen"),
+        ("modeling/shards.py", "import h5py", "not datagen"),
+        ("modeling/files.py", "import torch", "need no torch"),
     ],
 )
 def test_an_import_that_breaks_a_contract_is_found(project: Path, module: str, line: str, contract: str) -> None:
-    plant(project / "datagen" / module, line)
+    plant(project / module, line)
     checked = lint(project)
     assert checked.returncode == 1, checked.stdout + checked.stderr
     broken = [told for told in checked.stdout.splitlines() if told.endswith("BROKEN")]
@@ -82,8 +89,9 @@ def test_an_import_that_breaks_a_contract_is_found(project: Path, module: str, l
     assert contract in broken[0]
 
 
-def test_a_module_without_a_floor_is_found(project: Path) -> None:
-    (project / "datagen" / "attic.py").touch()
+@pytest.mark.parametrize("package", ["datagen", "modeling"])
+def test_a_module_without_a_floor_is_found(project: Path, package: str) -> None:
+    (project / package / "attic.py").touch()
     checked = lint(project)
     assert checked.returncode == 1
     assert "attic" in checked.stdout
@@ -93,7 +101,7 @@ def test_every_module_is_imported_without_torch() -> None:
     assert python(IMPORT_EVERYTHING) == "whole"
 
 
-@pytest.mark.parametrize("module", ["datagen", "datagen.cli"])
+@pytest.mark.parametrize("module", ["datagen", "datagen.cli", "modeling", "modeling.cli"])
 def test_nothing_heavy_is_imported_before_it_is_needed(module: str) -> None:
     heavy = "numpy cv2 zarr h5py hdf5plugin numcodecs xxhash torch dask urllib.request http.client ssl"
     loaded = python(f"import sys, {module}; print(*[name for name in {heavy.split()} if name in sys.modules])")

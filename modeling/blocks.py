@@ -1,0 +1,73 @@
+"""The parts the networks are built from: residual blocks without normalisation, and the U-shaped trunk.
+
+No part has state beside its weights or mixes the samples of a batch, so training on several devices computes what one
+device would, and averaged weights need no statistics of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Residual(nn.Module):
+    """x + gain * convolution(relu(convolution(x))), 3x3 both; the gain, one a channel, starts below 1.
+
+    The gain multiplies the kernel, which costs less than multiplying the features. There is no rectifier before the
+    first convolution.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.gain = nn.Parameter(torch.full((channels, 1, 1, 1), 0.3))
+        for convolution in (self.first, self.second):
+            nn.init.kaiming_normal_(convolution.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + F.conv2d(F.relu(self.first(x)), self.second.weight * self.gain, padding=1)
+
+
+class Scale(nn.Sequential):
+    """A row of residual blocks at one resolution."""
+
+    def __init__(self, channels: int, blocks: int) -> None:
+        super().__init__(*(Residual(channels) for _ in range(blocks)))
+
+
+class Trunk(nn.Module):
+    """A U-Net on features: down by 2 at each further scale, up again, skip connections added.
+
+    `channels` are those of each scale, fine to coarse; `blocks` are the residual blocks of a scale on each side. The
+    sides of the input must be multiples of 2 ** (len(channels) - 1). (B, channels[0], h, w) -> the same shape.
+    """
+
+    def __init__(self, channels: Sequence[int], blocks: int) -> None:
+        super().__init__()
+        pairs = list(pairwise(channels))
+        self.encoder = nn.ModuleList(Scale(width, blocks) for width in channels)
+        self.decoder = nn.ModuleList(Scale(width, blocks) for width in channels[:-1])
+        self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
+        self.up = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ascend(self.descend(x))
+
+    def descend(self, x: Tensor) -> list[Tensor]:
+        """The features of each scale, fine to coarse, on the way down."""
+        scales = [self.encoder[0](x)]
+        for down, stage in zip(self.down, list(self.encoder)[1:], strict=True):
+            scales.append(stage(down(F.relu(scales[-1]))))
+        return scales
+
+    def ascend(self, scales: list[Tensor]) -> Tensor:
+        """The features of the finest scale after the way up, from those of each scale."""
+        x = scales[-1]
+        for up, stage, skip in zip(reversed(self.up), reversed(self.decoder), scales[-2::-1], strict=True):
+            x = stage(skip + F.interpolate(up(F.relu(x)), scale_factor=2.0, mode="nearest"))
+        return x

@@ -1,0 +1,219 @@
+"""The command line: parse, call the library, print, and turn each error into its exit code. Nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from modeling.errors import INTERRUPTED, InputError, ModelingError, StorageError
+from modeling.options import (
+    TASKS,
+    dataset_option,
+    device_option,
+    find_device,
+    interruptible,
+    json_option,
+    out_option,
+    quiet_option,
+    threads_option,
+)
+from modeling.terminal import print_json, print_scores, print_trained, progress
+
+if TYPE_CHECKING:
+    import torch
+
+    from modeling.config import Config
+    from modeling.evidence import Evidence
+    from modeling.shards import Dataset
+
+# Imports of NumPy, torch and all above them stand inside the commands: `modeling --help` must answer at once.
+
+_OPTIONAL = {"torch", "safetensors"}
+
+
+def _failure(message: str, exit_code: int) -> click.ClickException:
+    """An error of the library, on its way to the terminal."""
+    rank = os.environ.get("RANK")
+    failure = click.ClickException(message if rank is None else f"rank {rank}: {message}")
+    vars(failure)["exit_code"] = exit_code
+    return failure
+
+
+class _Commands(click.Group):
+    """A group whose commands end with the exit code that the error's class states."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModelingError as error:
+            raise _failure(str(error), error.exit_code) from error
+        except ModuleNotFoundError as error:
+            if error.name not in _OPTIONAL:
+                raise
+            message = f"{error.name} is not installed; pip install 'datagen[train]', or give 'make train-all'"
+            raise _failure(message, InputError.exit_code) from error
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _failure(f"{error.filename or 'the system'}: {error.strerror}", StorageError.exit_code) from error
+        except KeyboardInterrupt:
+            raise _failure("interrupted", INTERRUPTED) from None
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its status."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(cli())
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:  # noqa: ARG001  (a signal handler's signature)
+    raise KeyboardInterrupt
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="datagen", prog_name="modeling")
+def cli() -> None:
+    """Train, score and show models of the three datasets: foreground, circles and mosaics.
+
+    \b
+    Exit codes: 0 done, 1 training cannot go on, 2 usage, 3 bad input or settings, 4 not a dataset
+    or a run, 5 damaged, 6 busy, 7 storage, 130 interrupted.
+    """
+
+
+@cli.command()
+@click.argument("task", type=click.Choice([*TASKS, "all"]))
+@dataset_option
+@out_option
+@click.option(
+    "--preset",
+    type=click.Choice(["cpu", "gpu", "record"]),
+    help="Size of network and length of training.  [default: cpu, or gpu where there is one]",
+)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Key of all randomness.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change a setting of the preset.")
+@device_option
+@threads_option
+@click.option("--resume", is_flag=True, help="Go on with what is there; a finished run is left as it is.")
+@click.option("--tensorboard", is_flag=True, help="Write logs for TensorBoard too, to DIR/TASK/tensorboard.")
+@quiet_option
+@json_option
+def train(
+    task: str,
+    directory: Path,
+    out: Path,
+    preset: str | None,
+    seed: int,
+    assignments: tuple[str, ...],
+    device_name: str,
+    threads: int | None,
+    resume: bool,
+    tensorboard: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Train a network, or all three, from scratch."""
+    from modeling import config as configs
+    from modeling.shards import open_dataset
+
+    dataset = open_dataset(directory)
+    device = find_device(device_name, threads)
+    name = preset or ("gpu" if device.type == "cuda" else "cpu")
+    chosen = TASKS if task == "all" else (task,)
+    configurations = [configs.preset(each, name, seed).override(assignments) for each in chosen]
+    follower = int(os.environ.get("RANK", "0")) > 0
+    silent = quiet or as_json or follower
+    done = [
+        _train(dataset, config, out / config.task, device, resume=resume, tensorboard=tensorboard, silent=silent)
+        for config in configurations
+    ]
+    if as_json and not follower:
+        print_json([evidence.to_json() for evidence in done])
+
+
+def _train(
+    dataset: Dataset,
+    config: Config,
+    folder: Path,
+    device: torch.device,
+    *,
+    resume: bool,
+    tensorboard: bool,
+    silent: bool,
+) -> Evidence:
+    """Train one task. Ends with exit code 130 where the run was interrupted: its checkpoint is written then."""
+    from modeling.board import board
+    from modeling.tasks import TASKS
+    from modeling.train import train
+
+    headline = TASKS[config.task].headline
+    listeners = [] if silent else [progress(config.task, config.steps, headline)]
+    with contextlib.ExitStack() as stack:
+        if tensorboard:
+            listeners.append(stack.enter_context(board(folder)))
+        stop = stack.enter_context(interruptible())
+        evidence = train(dataset, config, folder, device=device, resume=resume, listeners=listeners, stop=stop)
+    if not silent:
+        print_trained(evidence, folder, headline)
+    if not evidence.finished:
+        raise _failure("interrupted; the same command with --resume goes on", INTERRUPTED)
+    return evidence
+
+
+@cli.command()
+@click.argument("run", required=False, metavar="RUN|all")
+@dataset_option
+@out_option
+@click.option("--predictions", type=click.Path(path_type=Path), metavar="FILE", help="Score these instead of a run's.")
+@click.option("--task", type=click.Choice(TASKS), help="With --predictions: what they are of.")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test"]),
+    multiple=True,
+    help="What to score on.  [default: val, test]",
+)
+@device_option
+@threads_option
+@quiet_option
+@json_option
+def score(
+    run: str | None,
+    directory: Path,
+    out: Path,
+    predictions: Path | None,
+    task: str | None,
+    split: tuple[str, ...],
+    device_name: str,
+    threads: int | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Score a run (a folder), all runs, or anybody's predictions, beside the reference and a trivial baseline."""
+    if (run is None) == (predictions is None):
+        raise click.UsageError("say which run to score, or give --predictions FILE")
+    if predictions is not None and (task is None or len(split) > 1):
+        raise click.UsageError("--predictions needs --task, and takes at most one --split")
+    from modeling import score as library
+    from modeling.runs import write_json
+    from modeling.shards import open_dataset
+
+    dataset = open_dataset(directory)
+    if predictions is not None and task is not None:
+        records = [library.score_predictions(predictions, dataset, task, *split)]
+    else:
+        device = str(find_device(device_name, threads))
+        folders = [out / each for each in TASKS] if run == "all" else [Path(str(run))]
+        splits = split or library.SPLITS
+        records = [library.score_run(folder, dataset, splits, device=device) for folder in folders]
+        if run == "all" and "test" in splits:
+            write_json(out / library.FILE, library.summarize(records))
+    if as_json:
+        print_json(records)
+    elif not quiet:
+        print_scores(records)

@@ -1,0 +1,196 @@
+"""What a training run is made of: one frozen record, its spelling as JSON, and the presets in one table.
+
+Two runs of equal configuration on equal datasets are the same run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from modeling.errors import InputError
+
+PRECISIONS = ("float32", "bfloat16")
+COMPILE_MODES = ("none", "default", "reduce-overhead", "max-autotune")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run, but for its data and the place it runs at. Raises InputError that names every bad value."""
+
+    task: str
+    preset: str
+    seed: int = 0
+
+    # Model: channels at each scale, fine to coarse; blocks a scale; what only some tasks have.
+    channels: tuple[int, ...] = (16, 32, 64)
+    blocks: int = 1
+    context: bool = True  # foreground: global context
+    refinements: int = 2  # circles: rounds that look again, relative to the circle found so far
+
+    # Steps of one batch each; the order runs on through as many epochs as they take.
+    steps: int = 1000
+    batch: int = 128
+    learning_rate: float = 3e-3  # of AdamW
+    muon_rate: float = 2e-2  # of Muon, for matrices and kernels; 0: AdamW for these too
+    weight_decay: float = 1e-2
+    warmup: int = 50  # steps
+    clip: float = 0.0  # largest norm of the gradient; 0: any
+    ema: float = 0.998  # decay of the averaged weights, which are the ones that are scored
+    augment: float = 1.0  # strength, from 0 for none
+
+    # How it is computed.
+    precision: str = "float32"
+    channels_last: bool = True
+    compile: str = "none"
+
+    # How it is watched.
+    evaluate_every: int = 250  # steps
+    val_samples: int = 4096  # the first so many of val at each evaluation; 0: all
+    log_every: int = 25  # steps
+
+    def __post_init__(self) -> None:
+        problems = [problem for name, value in vars(self).items() for problem in _problems(name, value)]
+        if problems:
+            raise InputError(
+                f"the configuration cannot be used: {'; '.join(problems)}", remedy="mend the values given with --set"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values in the order of the fields; `from_json` reads them back."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Config:
+        """The configuration that `to_json` wrote. Raises InputError for missing, unknown or bad values."""
+        names = set(_KINDS)
+        if set(values) != names:
+            raise InputError(
+                "these are not the fields of a configuration",
+                expected=f"also {', '.join(sorted(names - set(values)))}" if names - set(values) else None,
+                found=f"also {', '.join(sorted(set(values) - names))}" if set(values) - names else None,
+                remedy="it was written by another version; train anew",
+            )
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return cls(**fields)
+
+    def override(self, assignments: Iterable[str]) -> Config:
+        """The same configuration but for each `field=value`. Raises InputError for what is no such thing."""
+        changes: dict[str, Any] = {}
+        for assignment in assignments:
+            name, equals, text = assignment.partition("=")
+            if not equals or name not in _KINDS or name in ("task", "preset"):
+                known = ", ".join(name for name in _KINDS if name not in ("task", "preset"))
+                raise InputError("no such setting", expected=f"field=value, fields: {known}", found=repr(assignment))
+            changes[name] = _parse(name, text)
+        return dataclasses.replace(self, **changes)
+
+    def differences(self, other: Config) -> list[str]:
+        """The fields in which `other` differs, as `name: this value, not that`."""
+        pairs = ((name, value, getattr(other, name)) for name, value in vars(self).items())
+        return [f"{name}: {mine!r}, not {theirs!r}" for name, mine, theirs in pairs if mine != theirs]
+
+
+_KINDS: dict[str, str] = {field.name: str(field.type) for field in dataclasses.fields(Config)}
+_LEAST = {
+    "seed": 0,
+    "blocks": 1,
+    "refinements": 0,
+    "steps": 1,
+    "batch": 1,
+    "learning_rate": 0,
+    "muon_rate": 0,
+    "weight_decay": 0,
+    "warmup": 0,
+    "clip": 0,
+    "ema": 0,
+    "augment": 0,
+    "evaluate_every": 1,
+    "val_samples": 0,
+    "log_every": 1,
+}
+_BELOW = {"ema": 1, "seed": 2**63}
+_CHOICES = {"precision": PRECISIONS, "compile": COMPILE_MODES}
+
+
+def _problems(name: str, value: Any) -> list[str]:
+    """What is wrong with the value of one field: nothing, or one sentence."""
+    if not _is_kind(value, _KINDS[name]):
+        return [f"{name} is {value!r}, expected {_KINDS[name]}"]
+    if name in _CHOICES and value not in _CHOICES[name]:
+        return [f"{name} is {value!r}, expected one of {', '.join(_CHOICES[name])}"]
+    if name in _LEAST and not value >= _LEAST[name]:
+        return [f"{name} is {value}, expected {_LEAST[name]} or more"]
+    if name in _BELOW and not value < _BELOW[name]:
+        return [f"{name} is {value}, expected less than {_BELOW[name]}"]
+    if name == "channels" and not (value and min(value) > 0):
+        return [f"channels is {value}, expected numbers above 0"]
+    return []
+
+
+def _is_kind(value: Any, kind: str) -> bool:
+    if kind == "tuple[int, ...]":
+        return isinstance(value, tuple) and all(_is_kind(item, "int") for item in value)
+    if kind == "float":
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value).__name__ == kind
+
+
+def _parse(name: str, text: str) -> Any:
+    """The value that `text` spells for the field of that name."""
+    readers: dict[str, Callable[[str], Any]] = {
+        "int": int,
+        "float": float,
+        "str": str,
+        "tuple[int, ...]": _parse_integers,
+        "bool": _parse_bool,
+    }
+    try:
+        return readers[_KINDS[name]](text)
+    except (ValueError, KeyError):
+        raise InputError(f"{name} cannot be {text!r}", expected=_KINDS[name]) from None
+
+
+def _parse_integers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _parse_bool(text: str) -> bool:
+    return {"true": True, "false": False}[text.lower()]
+
+
+# docs/models.md has the measurements behind these; all train with a batch of 128 digits or 64 mosaics on two cores.
+_CPU: dict[str, Any] = {"precision": "bfloat16", "batch": 128, "ema": 0.995}
+_GPU: dict[str, Any] = {"precision": "bfloat16", "batch": 512}
+_RECORD: dict[str, Any] = {**_GPU, "blocks": 2, "ema": 0.9995}
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "foreground": {
+        "cpu": {**_CPU, "channels": (16, 32, 64), "steps": 1600, "augment": 0.0, "evaluate_every": 400},
+        "gpu": {**_GPU, "channels": (32, 64, 128), "steps": 1000, "augment": 0.0},
+        "record": {**_RECORD, "channels": (64, 128, 256), "steps": 8000},
+    },
+    "circles": {
+        "cpu": {**_CPU, "channels": (48, 96), "steps": 3200, "evaluate_every": 800, "warmup": 100},
+        "gpu": {**_GPU, "channels": (64, 128), "steps": 1500},
+        "record": {**_RECORD, "channels": (128, 256), "steps": 8000, "refinements": 3},
+    },
+    "mosaics": {
+        "cpu": {**_CPU, "channels": (32, 64, 128), "steps": 2800, "batch": 64, "evaluate_every": 700, "warmup": 100},
+        "gpu": {**_GPU, "channels": (32, 64, 128), "steps": 1500},
+        "record": {**_RECORD, "channels": (64, 128, 256), "steps": 10000},
+    },
+}
+
+
+def preset(task: str, name: str, seed: int = 0) -> Config:
+    """The configuration of that name for a task. Raises InputError where there is none."""
+    if task not in PRESETS:
+        raise InputError("no such task", expected=f"one of {', '.join(PRESETS)}", found=repr(task))
+    if name not in PRESETS[task]:
+        raise InputError(f"no such preset of {task}", expected=f"one of {', '.join(PRESETS[task])}", found=repr(name))
+    return Config(task=task, preset=name, seed=seed, **PRESETS[task][name])

@@ -1,0 +1,77 @@
+"""Files that are whole or absent: a draft beside the final place, fsync, rename, sync the folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from modeling.errors import BusyError, storage_errors
+
+_DRAFT = ".modeling-{}.tmp"
+
+
+def write_atomic(path: Path, data: bytes | memoryview) -> None:
+    """Write `data` to `path`: afterwards the file is there whole and durable, or as it was before.
+
+    Missing parents are made. Raises StorageError.
+    """
+    make_folder(path.parent)
+    with storage_errors(path):
+        draft = path.parent / _DRAFT.format(secrets.token_hex(8))
+        try:
+            with draft.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+        _sync(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and its parents where they are not there. Raises StorageError."""
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove the drafts that killed writers left in `folder`. Raises StorageError."""
+    with storage_errors(folder):
+        for draft in folder.glob(_DRAFT.format("*")):
+            draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Be the only holder of an existing `folder` while the body runs. Raises BusyError where another process is.
+
+    The lock is the operating system's, on the folder itself: it ends with the process, and leaves no file behind.
+    """
+    with storage_errors(folder):
+        descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with storage_errors(folder):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BusyError(
+                    "another process is training here",
+                    path=folder,
+                    remedy="wait for it to end, or choose another folder with --out",
+                ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,112 @@
+"""What the command line prints: tables, JSON, and progress where a terminal is there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from modeling.evidence import Evidence
+
+Record = Mapping[str, Any]
+
+
+def progress(task: str, steps: int, headline: str) -> Callable[[Record], None]:
+    """What to call with each record of a run's log: prints each evaluation, and on a terminal a line that moves on."""
+    moving = sys.stderr.isatty()
+
+    def tell(record: Record) -> None:
+        if "resumed" in record:
+            same = record["resumed"]["same_environment"]
+            unlike = (
+                ""
+                if same
+                else "; not in the environment that it began in, so the weights may differ in their last bits"
+            )
+            _line(f"{task}  goes on from step {record['step']:,}{unlike}", moving, stay=True)
+        elif "val" in record:
+            best = ", the best so far" if record["best"] else ""
+            score = f"{headline} {percent(record['val'][headline])}"
+            _line(f"{task}  step {record['step']:,} of {steps:,}  val: {score}{best}", moving, stay=True)
+        elif moving:
+            _line(
+                f"{task}  step {record['step']:,} of {steps:,}  loss {record['loss']:.4f}"
+                f"  {record['samples_per_second']:,.0f} samples/s  {duration(record['seconds_left'])} left",
+                moving,
+                stay=False,
+            )
+
+    return tell
+
+
+def _line(text: str, moving: bool, *, stay: bool) -> None:
+    click.echo(f"\r\033[K{text}" if moving else text, nl=stay, err=True)
+
+
+def print_trained(evidence: Evidence, folder: Path, headline: str) -> None:
+    """Print what a run came to."""
+    seconds = sum(evidence.seconds.values())
+    done = "trained" if evidence.finished else f"interrupted at step {evidence.step:,}"
+    click.echo(
+        f"{folder}: {done}; {evidence.step:,} steps, {evidence.epochs:.2f} epochs, {evidence.parameters:,} parameters,"
+        f" {duration(seconds)}"
+    )
+    if evidence.best is not None:
+        best = evidence.best
+        click.echo(
+            f"  best on {best['samples']:,} samples of val: {headline} {percent(best['scores'][headline])}"
+            f" at step {best['step']:,}"
+        )
+    click.echo(f"  weights {evidence.weights}")
+
+
+def print_scores(records: Sequence[Record]) -> None:
+    """Print the scores of each split of each record, and then those that have a reference beside it."""
+    from modeling import scoreboard
+
+    for record in records:
+        for split in record["splits"]:
+            print_table(scoreboard.score_rows(record, split))
+            for note in scoreboard.notes(record, split):
+                click.echo(note)
+            click.echo()
+            if rows := scoreboard.class_rows(record, split):
+                print_table(rows)
+                click.echo()
+    tested = [record for record in records if "test" in record["splits"]]
+    if len(tested) > 1:
+        print_table(scoreboard.headline_rows(tested))
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of cells, the first column to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        click.echo("  ".join([row[0].ljust(widths[0]), *cells]))
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON; paths are strings, mappings are objects."""
+    click.echo(json.dumps(value, indent=2, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else dict(value)
+
+
+def percent(share: float | None) -> str:
+    """A score for people: 99.63%; a dash where it is undefined."""
+    return "-" if share is None else f"{share:.2%}"
+
+
+def duration(seconds: float) -> str:
+    """A time for people: 2:05, or 1:02:05."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
