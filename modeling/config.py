@@ -175,7 +175,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "record": {**_RECORD, "channels": (64, 128, 256), "steps": 8000},
     },
     "circles": {
-        "cpu": {**_CPU, "channels": (48, 96), "steps": 3200, "evaluate_every": 800, "warmup": 100},
+        "cpu": {**_CPU, "channels": (48, 96), "steps": 2600, "evaluate_every": 650, "warmup": 100},
         "gpu": {**_GPU, "channels": (64, 128), "steps": 1500},
         "record": {**_RECORD, "channels": (128, 256), "steps": 8000, "refinements": 3},
     },

@@ -42,7 +42,7 @@ class _Traffic(TorchDispatchMode):
     """Adds up the bytes of the tensors that go into and come out of each operation, but for views, which move none."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
 
     def __torch_dispatch__(

@@ -17,7 +17,9 @@ from modeling.models import CircleNet, ForegroundNet, MosaicNet
 Batch = dict[str, Tensor]
 Loss = tuple[Tensor, dict[str, Tensor]]
 
-_MARGIN = 0.035  # pixels that circles are trained to be larger: a support pixel lost costs more than a pixel won by mistake
+_MARGIN = (
+    0.035  # pixels that circles are trained to be larger: a support pixel lost costs more than a pixel won by mistake
+)
 
 
 Facts = Mapping[str, Any]  # of a dataset: "classes" (names) and "tile" (height and width of a digit)

@@ -29,7 +29,6 @@ from datagen.hashing import merkle_root
 from datagen.layout import MANIFEST
 from datagen.manifest import SHARD_FACTS, load
 from datagen.proof import frame
-from datagen.proof import inventory as inventories
 from datagen.proof.findings import Problem
 from datagen.proof.inventory import inventory
 from datagen.proof.reading import ShardReader
@@ -247,13 +246,13 @@ def test_a_named_place_without_the_source_is_bad_input_and_no_finding(tiny: Tiny
 def test_a_folder_that_cannot_be_opened_is_told_with_the_rest(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     scan = os.scandir
 
-    def closed(path: Path) -> object:
-        if path.name == "val" and path.parent.name == "mosaics":
+    def closed(path: str | Path) -> object:
+        if Path(path) == tiny.root / "mosaics/val":
             raise PermissionError(13, "Permission denied", str(path))
         return scan(path)
 
     flip(tiny.file("circles/val/label:0"), 9)
-    monkeypatch.setattr(inventories.os, "scandir", closed)
+    monkeypatch.setattr(os, "scandir", closed)
     problems = verify(tiny.root).problems
     assert ("unreadable", "mosaics/val") in kinds(problems)
     assert ("damaged", tiny.path("circles/val/label:0")) in kinds(problems)

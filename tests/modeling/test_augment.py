@@ -86,7 +86,7 @@ def test_a_warp_is_the_nearest_pixel_of_an_affine_map() -> None:
         known = torch.stack([row[kept], column[kept], torch.ones_like(row[kept])], 1).double()
         wanted = torch.stack([place[kept] for place in pair], 1).double() - 1
         fit = torch.linalg.lstsq(known, wanted).solution
-        assert (known @ fit - wanted).abs().max() < 0.7  # half a pixel of rounding, and the error of the fit
+        assert (known @ fit - wanted).abs().max() < 1  # half a pixel of rounding, and the error of the fit
         assert 0.7 < torch.linalg.det(fit[:2]).item() < 1.4  # never mirrored
 
 

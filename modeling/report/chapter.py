@@ -1,0 +1,180 @@
+"""The chapter of a task: curves, scores, confusion, where errors lie, examples and worst cases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from modeling.report import charts, words
+from modeling.report.cases import FARTHEST, Distance
+from modeling.report.charts import Bar, Estimate, Line
+from modeling.report.confusion import confusion_part
+from modeling.report.gallery import gallery
+from modeling.report.markup import Markup, details, join, table, tag
+from modeling.report.run import Record, Run
+from modeling.report.shown import SPLIT, Shown
+from modeling.scoreboard import class_rows, notes, percent, references, score_rows
+from modeling.shards import Dataset
+from modeling.tasks import TASKS
+
+_ABOUT_A_LINE = ("step", "loss", "learning_rate", "samples_per_second", "seconds_left")
+_MOST = 40  # classes in a chart
+
+
+def chapter(shown: Shown, dataset: Dataset) -> Markup:
+    """All that is known of one run."""
+    run = shown.run
+    scores = run.scores
+    return tag(
+        "section",
+        tag("h2", run.task),
+        tag("p", words.TASKS[run.task], class_="lead"),
+        *(tag("p", warning, class_="warning") for warning in _warnings(shown, dataset)),
+        tag("h3", "Training"),
+        _curves(run),
+        *(_score_parts(scores, run.task) if scores else ()),
+        *(_distance_parts(shown.distances, run.task) if shown.distances else ()),
+        *(gallery(shown, dataset.classes) if shown.pictures else ()),
+        id=run.task,
+    )
+
+
+def estimates(record: Record, split: str, names: Sequence[str], *, prefix: str = "") -> list[Estimate]:
+    """Scores of a split with what they are compared with; those that are undefined are left out."""
+    scores, baseline = (record["splits"][split][name] for name in ("scores", "baseline"))
+    found = []
+    for name in names:
+        others = {"reference": references(record, split).get(name), "baseline": baseline[name]["value"]}
+        known = {kind: value for kind, value in others.items() if value is not None}
+        if scores[name]["value"] is not None:
+            found.append(_estimate(f"{prefix}{name}", scores[name], known))
+    return found
+
+
+def _estimate(name: str, score: Record, others: dict[str, float] | None = None) -> Estimate:
+    ends = score["interval"]
+    return Estimate(name, score["value"], (ends[0], ends[1]) if ends else None, others or {})
+
+
+def _warnings(shown: Shown, dataset: Dataset) -> list[str]:
+    """What is missing, or is of something else than it seems."""
+    run, found = shown.run, []
+    if run.evidence is None:
+        found.append("This run has no checkpoint yet: there are only its settings.")
+    elif not run.evidence["finished"]:
+        done = f"This run is not finished: {run.evidence['step']:,} of {run.config['steps']:,} steps"
+        found.append(f"{done}. modeling train --resume goes on.")
+    if shown.best is None:
+        found.append("It has no best weights yet, so there are no predictions to show.")
+    if run.digest != dataset.digest:
+        found.append(f"It is trained on another dataset, {run.digest[:12]}.")
+    if run.scores is None:
+        found.append(f"This run has not been scored: modeling score RUN does it. RUN is the folder of {run.task}.")
+    else:
+        if run.scores["dataset"]["digest"] != dataset.digest:
+            found.append(f"The scores are of another dataset, {run.scores['dataset']['digest'][:12]}.")
+        if shown.best is not None and run.scores["origin"].get("weights") != shown.best["weights"]:
+            found.append("The scores are of other weights than the pictures: score the run anew.")
+        if SPLIT not in run.scores["splits"]:
+            found.append(f"It has not been scored on {SPLIT}.")
+    return found
+
+
+def _curves(run: Run) -> Markup:
+    if not (run.log or run.history):
+        return tag("p", "The log of this run has no lines yet.", class_="note")
+    headline = TASKS[run.task].headline
+    steps = [line["step"] for line in run.log]
+    parts = [name for name in (run.log[0] if run.log else ()) if name not in _ABOUT_A_LINE]
+    names = ["loss", *(parts if len(parts) > 1 else ())]  # a loss of one part is that part
+    losses = [Line(name, steps, [line.get(name, 0.0) for line in run.log]) for name in names]
+    rates = [Line("learning rate", steps, [line["learning_rate"] for line in run.log])]
+    scored = [line for line in run.history if line["val"].get(headline) is not None]
+    values = Line(headline, [line["step"] for line in scored], [line["val"][headline] for line in scored])
+    best = max(values.values, default=None)
+    told = "" if best is None else f", best {percent(best)}"
+    return tag(
+        "div",
+        charts.line_chart("Loss on train, logarithmic", losses, log=True),
+        charts.line_chart("Learning rate", rates),
+        charts.line_chart(f"{headline} on val{told}", [values], shares=True),
+        class_="charts",
+    )
+
+
+def _score_parts(record: Record, task: str) -> list[Markup]:
+    """Tables of the scores, test first and open, then the confusion on test."""
+    order = sorted(record["splits"], key=lambda split: split != SPLIT)
+    parts = [tag("h3", "Scores")]
+    for split in order:
+        table_ = _score_table(record, split, task)
+        parts.append(table_ if split == order[0] else details(f"Scores on {split}", table_))
+    first = order[0]
+    scores = record["splits"][first]["scores"]
+    classes = class_rows(record, first)
+    if classes:
+        name = "dice" if task == "mosaics" else "accuracy"
+        title = f"{'Dice' if task == 'mosaics' else 'Accuracy'} of each class"
+        labels = [row[0] for row in classes[1:]]
+        per_class = [
+            _estimate(label, each[name])
+            for label, each in zip(labels, scores["per_class"], strict=True)
+            if each[name]["value"] is not None
+        ]
+        parts.append(tag("h3", title))
+        if 0 < len(per_class) <= _MOST:
+            parts.append(charts.dot_chart(f"{title} on {first}, with 95% intervals", per_class))
+        shown = table(f"Scores of each class on {first}", classes, class_="numbers")
+        parts.append(details("All scores of each class", shown))
+    return [*parts, *confusion_part(record, first)]
+
+
+def _score_table(record: Record, split: str, task: str) -> Markup:
+    """The scores of a split, each with what it means; columns that hold nothing are left out."""
+    head, *body = score_rows(record, split)
+    head = ["score", "value", *head[2:]]
+    kept = [number for number in range(len(head)) if any(row[number] for row in body)]
+    headline = TASKS[task].headline
+    rows: list[list[str]] = [[head[number] for number in kept]]
+    for row in body:
+        chosen = " (chooses the checkpoint on val)" if row[0] == headline else ""
+        told = tag("span", f"{words.meaning(task, row[0]) or ''}{chosen}", class_="note")
+        name = join([tag("code", row[0]), " ", told])
+        rows.append([name, *(row[number] for number in kept[1:])])
+    shown = table(f"{task} on {split}", rows, class_="numbers")
+    return join([shown, *(tag("p", f"{note}.", class_="note") for note in notes(record, split))])
+
+
+def _distance_parts(distances: Sequence[Distance], task: str) -> list[Markup]:
+    """Where the errors lie: shares of wrong pixels by distance from the boundary, as a chart and as numbers."""
+    kinds = {"foreground or background": "outline"} | ({"class": "label"} if task == "mosaics" else {})
+    bars = [
+        Bar(
+            _distance_name(each.distance),
+            {name: getattr(each, kind) / max(1, each.pixels) for name, kind in kinds.items()},
+        )
+        for each in distances
+    ]
+    head = ["distance", "pixels", *(f"wrong {name}" for name in kinds), "share wrong"]
+    rows = [
+        [
+            f"{abs(each.distance)} {'inside' if each.distance < 0 else 'outside'}",
+            f"{each.pixels:,}",
+            *(f"{getattr(each, kind):,}" for kind in kinds.values()),
+            f"{sum(bar.shares.values()):.3%}",
+        ]
+        for each, bar in zip(distances, bars, strict=True)
+    ]
+    told = (
+        "How many steps a pixel lies from the other side of the boundary of the true mask: -1 and +1 touch it,"
+        f" negative is inside, {FARTHEST} is that far or farther."
+    )
+    return [
+        tag("h3", "Errors by distance from the boundary"),
+        tag("p", told),
+        charts.bar_chart("Share of pixels that are wrong", bars, "distance from the boundary, in pixels"),
+        details("The numbers", table(f"Wrong pixels by distance on {SPLIT}", [head, *rows], class_="numbers")),
+    ]
+
+
+def _distance_name(distance: int) -> str:
+    return f"{distance:+d}"

@@ -1,0 +1,101 @@
+"""What the folder of a run holds, read for a report; what is not there is None or empty."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modeling import runs
+from modeling.config import PRESETS
+from modeling.errors import DamagedError, InputError, storage_errors
+from modeling.score import FILE
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The records of a run. `log` has the lines of the losses, `history` those of the evaluations on val."""
+
+    folder: Path
+    task: str
+    config: Record
+    digest: str  # of the dataset that it is trained on
+    evidence: Record | None
+    scores: Record | None
+    log: list[Record]
+    history: list[Record]
+
+    @property
+    def has_weights(self) -> bool:
+        return (self.folder / runs.BEST).is_file()
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """`folder` itself where it is a run, else the runs in it, one a task. Raises InputError where there is none."""
+    if (folder / runs.CONFIG).is_file():
+        return [folder]
+    found = [folder / task for task in PRESETS if (folder / task / runs.CONFIG).is_file()]
+    if not found:
+        raise InputError(
+            "there is no run",
+            path=folder,
+            expected=f"a folder with {runs.CONFIG}, or with runs named {', '.join(PRESETS)}",
+            remedy="train first: modeling train all",
+        )
+    return found
+
+
+def read_run(folder: Path) -> Run:
+    """The records of the run in `folder`. Raises DamagedError where one of them cannot be read."""
+    begun = _read(folder / runs.CONFIG, "config", "dataset")
+    task = begun and begun["config"].get("task")
+    if begun is None or task not in PRESETS:
+        raise _damaged(folder / runs.CONFIG)
+    lines = _read_log(folder / runs.LOG)
+    return Run(
+        folder=folder,
+        task=task,
+        config=begun["config"],
+        digest=begun["dataset"],
+        evidence=_read(folder / runs.EVIDENCE, "environment", "config", "dataset", "seconds"),
+        scores=_read(folder / FILE, "dataset", "origin", "splits"),
+        log=[line for line in lines if "loss" in line],
+        history=[line for line in lines if "val" in line],
+    )
+
+
+def _read(path: Path, *keys: str) -> Record | None:
+    """The object with these keys, at least, in a file of JSON; None where there is no file."""
+    if not path.is_file():
+        return None
+    try:
+        with storage_errors(path):
+            found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise _damaged(path) from error
+    if not isinstance(found, dict) or not found.keys() >= set(keys):
+        raise _damaged(path)
+    return found
+
+
+def _read_log(path: Path) -> list[Record]:
+    """The whole lines of a log; the last is torn while a run is under way."""
+    if not path.is_file():
+        return []
+    with storage_errors(path):
+        lines = path.read_bytes().splitlines(keepends=True)
+    try:
+        return [json.loads(line) for line in lines if line.endswith(b"\n")]
+    except ValueError as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> DamagedError:
+    return DamagedError(
+        "the record of a run cannot be read",
+        path=path,
+        remedy="score or train anew; a run goes on with modeling train --resume",
+    )
