@@ -60,7 +60,7 @@ def main(count: int, evidence: Path) -> None:
         pass
     making = time.perf_counter() - started
     before, started = peak(), time.perf_counter()
-    found = equal_groups(lambda: blocks(count, pair), count)
+    found, _ = equal_groups(lambda: blocks(count, pair), count)
     seconds = time.perf_counter() - started
     facts = {
         "command": "python benchmarks/uniqueness.py",

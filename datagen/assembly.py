@@ -24,10 +24,18 @@ from datagen.hashing import ColumnHasher, bytes_digest, merkle_root
 from datagen.layout import DRAFT, MANIFEST, RECIPE
 from datagen.manifest import NO_OFFSET, SHARD_FACTS, FileFacts, Manifest, Table
 from datagen.plans import plan_of, read_draft, require_free, require_storable
-from datagen.records import forget_records, is_as_published, is_there, is_whole, known_facts, write_record
+from datagen.records import (
+    forget_records,
+    is_as_long,
+    is_as_published,
+    is_there,
+    is_whole,
+    known_facts,
+    write_record,
+)
 from datagen.shards import Shard, shard_list
 from datagen.stores import Extent, Section, open_store
-from datagen.tasks import Deriver
+from datagen.tasks import Deriver, as_indices
 
 _FRAME_BYTES = 1 << 20  # more than the metadata of a section takes
 
@@ -190,7 +198,7 @@ def _blocks(job: Shard, derive: Deriver) -> Iterator[Mapping[str, npt.NDArray[An
             column.name: np.empty((len(samples), *column.shape), column.dtype) for column in job.section.columns
         }
         block = {name: buffer[: len(samples)] for name, buffer in buffers.items()}
-        derive(np.array(samples), block)
+        derive(as_indices(samples), block)
         yield block
 
 
@@ -204,9 +212,9 @@ def _commit(
     root: Path, plan: Manifest, sections: Sequence[Section], facts: Mapping[str, Table], expected: str | None
 ) -> Manifest:
     """Write all that is not samples; the manifest takes its name as the very last step."""
-    gone = [job.name for job in shard_list(sections) if not is_there(root, job, plan)]
-    if gone:
-        raise StorageError(f"a shard that was written is gone: {gone[0]}", path=root, remedy="run it again")
+    lost = [job.name for job in shard_list(sections) if not is_as_long(root, job, plan, facts[job.name])]
+    if lost:
+        raise StorageError(f"a shard is no longer as it was written: {lost[0]}", path=root, remedy="run it again")
     manifest = _manifest(root, plan, sections, facts)
     wanted = expected or recipes.known_digest(plan.recipe)
     if wanted not in (None, manifest.digest):

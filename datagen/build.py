@@ -24,7 +24,7 @@ from datagen.shards import shard_list
 from datagen.sources.record import Progress, Report, Source
 from datagen.sources.split import Conflict, Division, divide
 from datagen.stores import Section
-from datagen.tasks import Deriver, Inputs, find
+from datagen.tasks import Deriver, Inputs, as_indices, find
 
 _CONFLICTS_LISTED = 100
 _TILES = 4096  # a job's worth of thresholds
@@ -85,7 +85,7 @@ class Resolved:
         if not 0 <= index < section.count:
             raise RecipeError(f"no such sample in {section.folder}", expected=f"0 to {section.count - 1}", found=index)
         out = {column.name: np.empty((1, *column.shape), column.dtype) for column in section.columns}
-        self.deriver(section)(np.array([index]), out)
+        self.deriver(section)(as_indices([index]), out)
         return {name: block[0] for name, block in out.items()}
 
     def _source_facts(self) -> SourceFacts:

@@ -77,7 +77,7 @@ def cli(context: click.Context, files: tuple[Path, ...]) -> None:
     """Exact, provable datasets from labelled digit images: foreground, circles and mosaics.
 
     \b
-    Exit codes: 0 done, 1 differences found, 2 usage, 3 bad input or recipe, 4 not a dataset,
+    Exit codes: 0 done, 1 problems or differences found, 2 usage, 3 bad input or recipe, 4 not a dataset,
     5 damaged, 6 busy, 7 storage, 8 a source could not be had, 130 interrupted.
     """
     context.obj = [name for path in files for name in _register_tasks(path)]

@@ -66,7 +66,8 @@ def convert(
 
 def _reader(dataset: Dataset, section: Section) -> Deriver:
     def read(indices: npt.NDArray[np.int64], out: Mapping[str, npt.NDArray[Any]]) -> None:
-        start, stop = int(indices[0]), int(indices[-1]) + 1  # an assembly asks for consecutive samples
+        start, stop = int(indices[0]), int(indices[-1]) + 1
+        assert stop - start == len(indices)  # an assembly asks for consecutive samples
         for name, block in out.items():
             block[:] = dataset.rows(section.task, section.split, name, start, stop)
 

@@ -121,12 +121,14 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
-def remove_drafts(folder: Path) -> None:
-    """Remove the drafts that killed writers left anywhere below `folder`."""
+def remove_drafts(folder: Path, *, below: bool = True) -> None:
+    """Remove the drafts that killed writers left in `folder` and, unless told otherwise, anywhere below it."""
     with storage_errors(folder):
-        for place, _, names in os.walk(folder):
+        for place, folders, names in os.walk(folder):
             for name in filter(is_draft, names):
                 (Path(place) / name).unlink(missing_ok=True)
+            if not below:
+                folders.clear()
 
 
 def is_draft(name: str) -> bool:

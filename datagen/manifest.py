@@ -137,7 +137,7 @@ def seal(manifest: Manifest) -> Manifest:
 
 def to_bytes(manifest: Manifest) -> bytes:
     """The canonical bytes of manifest.json."""
-    plain = asdict(replace(manifest, recipe=None))  # type: ignore[arg-type]
+    plain = asdict(manifest)
     plain["recipe"] = recipes.to_table(manifest.recipe)
     plain["format"] = {"name": FORMAT_NAME, "version": FORMAT_VERSION}
     plain["sha256"] = hashlib.sha256(canonical_json(plain)).hexdigest()

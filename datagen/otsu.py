@@ -58,8 +58,8 @@ def _histograms(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
 
 def _select(
     counts: npt.NDArray[np.int64], size: int, integers: npt.NDArray[np.int64], floats: npt.NDArray[np.float64]
-) -> npt.NDArray[np.uint8]:
-    """The threshold of each histogram: int64 (n, 256), overwritten -> uint8 (n,).
+) -> npt.NDArray[np.intp]:
+    """The threshold of each histogram: int64 (n, 256), overwritten -> intp (n,).
 
     Works in the given buffers, (3, n, 256) and (2, n, 256): fresh memory would cost more than the arithmetic.
     """
@@ -85,7 +85,7 @@ def _select(
     near &= counts > 0  # an empty level repeats the score of the level below it
     for row in np.flatnonzero((np.count_nonzero(near, axis=1) > 1) & ~constant):
         best[row] = _decide(d[row], spread[row], np.flatnonzero(near[row]))
-    return best.astype(np.uint8)
+    return best
 
 
 def _decide(d: npt.NDArray[np.float64], spread: npt.NDArray[np.int64], levels: npt.NDArray[np.intp]) -> int:

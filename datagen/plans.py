@@ -26,12 +26,14 @@ def plan_of(manifest: Manifest) -> Manifest:
 
 
 def existing_plan(root: Path) -> Manifest | None:
+    """The manifest in `root`, of a dataset or of a build in progress; None without one. Raises what reading it does."""
     if (root / MANIFEST).exists():
         return manifests.load(root)
     return read_draft(root) if (root / DRAFT).exists() else None
 
 
 def read_draft(root: Path) -> Manifest:
+    """The manifest of the build in progress in `root`. Raises DamageError or StorageError where it cannot be read."""
     path = root / DRAFT
     return manifests.from_bytes(manifests.read_bounded(path, MAX_MANIFEST_BYTES), path=path)
 

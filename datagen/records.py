@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,6 +73,12 @@ def is_there(root: Path, job: Shard, plan: Manifest) -> bool:
     return all((root / path).exists() for path in _paths(job, plan))
 
 
+def is_as_long(root: Path, job: Shard, plan: Manifest, rows: Table) -> bool:
+    """Whether the shard's files are there, regular, and as long as `rows`, its facts, say."""
+    sizes = zip(_paths(job, plan), rows["file_bytes"].tolist(), strict=True)
+    return all(_size(root / path) == size for path, size in sizes)
+
+
 def is_as_published(manifest: Manifest) -> bool:
     """Whether the manifest's digest is the published one of its recipe, if there is one."""
     return recipes.known_digest(manifest.recipe) in (None, manifest.digest)
@@ -112,7 +119,15 @@ def _is_undamaged(root: Path, job: Shard, plan: Manifest, rows: Table) -> bool:
 def _is_file(root: Path, facts: FileFacts) -> bool:
     path = root / facts.path
     try:
-        regular = path.is_file() and not path.is_symlink()
-        return regular and path.stat().st_size == facts.bytes and file_digest(path) == facts.digest
+        return _size(path) == facts.bytes and file_digest(path) == facts.digest
     except OSError:
         return False
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a regular file; None of anything else."""
+    try:
+        facts = path.lstat()
+    except OSError:
+        return None
+    return facts.st_size if stat.S_ISREG(facts.st_mode) else None

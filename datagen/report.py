@@ -59,7 +59,7 @@ def write_preview(root: Path, folder: Path) -> list[Path]:
     paths = []
     make_folder(folder)
     with lock(folder, exclusive=True, wait=True):
-        remove_drafts(folder)  # of drawings that were killed
+        remove_drafts(folder, below=False)  # of drawings that were killed
         for name, picture in pictures.items():
             path, data = folder / f"{name}.png", palette.png(picture)
             if not path.is_file() or path.read_bytes() != data:

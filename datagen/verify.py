@@ -57,21 +57,25 @@ def verify(
     seed: int = 0,
     expect: str | None = None,
     directory: Path | None = None,
+    insist: bool = True,
     cache: Path | None = None,
     workers: int = 1,
     progress: assembly.Progress | None = None,
 ) -> Verdict:
     """Verify the dataset in `root`: in full, or as little as `quick` says, or that and `sample` random samples.
 
-    `directory` and `cache` are where the source is looked for when all is verified; `seed` chooses the samples;
-    `expect` is the dataset digest that it must have. Raises RecipeError where `expect` is no digest, and what
-    opening the manifest raises: without a manifest there is no claim.
+    `directory` and `cache` are where the source is looked for when all is verified; if it is not in `directory`, that
+    is an error unless `insist` is False. `seed` chooses the samples; `expect` is the dataset digest that it must have.
+    Raises RecipeError where `expect` is no digest, what opening the manifest raises (without a manifest there is no
+    claim), and InputError or SourceError where the source is not in a `directory` insisted on.
     """
     started = time.perf_counter()
     if expect is not None and not re.fullmatch("[0-9a-fA-F]{64}", expect):
         raise RecipeError("not a dataset digest", expected="64 hexadecimal digits", found=repr(expect))
     dataset, findings = Dataset(root), Findings()
     _check_digest(dataset, expect, findings)
+    whole = not quick and sample is None
+    source = _source(dataset, directory, cache, workers, findings, insist=insist) if whole else None
     readable = check_frame(dataset, findings)
     if sample is not None:
         level = f"sample of {sample:,} (seed {seed})"
@@ -82,7 +86,7 @@ def verify(
         findings.skip("whether all images are distinct")
     else:
         level = "full"
-        _check_all(dataset, readable, (directory, cache), workers, findings, progress)
+        _check_all(dataset, readable, source, workers, findings, progress)
     _say_what_cannot_be_known(findings)
     return Verdict(
         digest=dataset.manifest.digest,
@@ -116,21 +120,24 @@ def _check_digest(dataset: Dataset, expect: str | None, findings: Findings) -> N
 def _check_all(
     dataset: Dataset,
     readable: list[Shard],
-    places: tuple[Path | None, Path | None],
+    source: build.Resolved | None,
     workers: int,
     findings: Findings,
     progress: assembly.Progress | None,
 ) -> None:
-    """Read every byte, derive every sample, and look for equal images."""
-    inputs = _inputs(dataset, readable, places, workers, findings)
-    derivers = _derivers(readable, inputs)
+    """Read every byte, derive every sample, from the digits of `source` if it is there, and look for equal images."""
+    if source is None:
+        inputs = _stored_inputs(dataset, SPLITS if readable else (), readable, workers, findings, tell=False)
+    else:
+        inputs = {split: source.inputs(split) for split in SPLITS}
+    derivers = _derivers(readable, inputs, findings)
     total, lost = sum(job.bytes for job in readable), set[Shard]()
     order = sorted(readable, key=lambda job: -job.bytes)
-    for job, problems in local.run(
+    for job, (problems, derived) in local.run(
         lambda job, slot: check_shard(dataset, job, derivers.get(job.section), slot), order, workers=workers
     ):
         findings.add(problems)
-        findings.samples += len(job.samples) if job.section in derivers else 0
+        findings.samples += derived
         findings.bytes += job.bytes
         compressed = job.section.compression != "none"
         if any(compressed or problem.kind in UNREADABLE for problem in problems):
@@ -148,36 +155,32 @@ def _check_all(
         findings.add([unreadable(dataset, mosaics[0].section, error)])
 
 
-def _inputs(
-    dataset: Dataset,
-    readable: list[Shard],
-    places: tuple[Path | None, Path | None],
-    workers: int,
-    findings: Findings,
-) -> dict[str, Inputs]:
-    """What the samples of each split must follow from: the source's digits if it is at hand, else those stored."""
-    if not readable:
-        return {}
-    directory, cache = places
-    if build.is_at_hand(dataset.manifest.recipe.source, directory=directory, cache=cache):
-        try:
-            resolved = build.resolve(
-                dataset.manifest.recipe, directory=directory, cache=cache, workers=workers, offline=True
-            )
-        except RecipeError as error:
-            findings.report("another source", MANIFEST, "the source it was built from", str(error))
-        except (InputError, SourceError) as error:
-            if directory is not None:  # whoever names a place is to know that the source is not in it
-                raise
+def _source(
+    dataset: Dataset, directory: Path | None, cache: Path | None, workers: int, findings: Findings, *, insist: bool
+) -> build.Resolved | None:
+    """The source that the dataset was built from, if it is at hand and the same; in `findings` if it is another."""
+    recorded = dataset.manifest.recipe
+    if directory is None and not build.is_at_hand(recorded.source, cache=cache):
+        return None
+    try:
+        resolved = build.resolve(recorded, directory=directory, cache=cache, workers=workers, offline=True)
+    except RecipeError as error:
+        findings.report("another source", MANIFEST, "the source it was built from", str(error))
+        return None
+    except (InputError, SourceError) as error:
+        if directory is None:
             findings.skip(f"the source: {error.problem}")
-        else:
-            stated = plans.plan_of(dataset.manifest)
-            if resolved.plan == stated:
-                findings.vouchers.append(SOURCE)
-                return {split: resolved.inputs(split) for split in SPLITS}
-            expected, found = plans.difference(stated, resolved.plan)
-            findings.report("another source", MANIFEST, expected, found)
-    return _stored_inputs(dataset, SPLITS, readable, workers, findings, tell=False)
+            return None
+        if insist:  # whoever names a place is to know that the source is not in it
+            raise
+        return _source(dataset, None, cache, workers, findings, insist=False)
+    stated = plans.plan_of(dataset.manifest)
+    if resolved.plan == stated:
+        findings.vouchers.append(SOURCE)
+        return resolved
+    expected, found = plans.difference(stated, resolved.plan)
+    findings.report("another source", MANIFEST, expected, found)
+    return None
 
 
 def _stored_inputs(
@@ -187,12 +190,15 @@ def _stored_inputs(
     return {split: inputs for split, inputs in found.items() if inputs is not None}
 
 
-def _derivers(readable: Sequence[Shard], inputs: Mapping[str, Inputs]) -> dict[Section, Deriver]:
-    return {
-        section: TASKS[section.task].deriver(inputs[section.split])
-        for section in dict.fromkeys(job.section for job in readable)
-        if section.task in TASKS and section.split in inputs
-    }
+def _derivers(readable: Sequence[Shard], inputs: Mapping[str, Inputs], findings: Findings) -> dict[Section, Deriver]:
+    derivers = {}
+    for section in dict.fromkeys(job.section for job in readable):
+        if section.task in TASKS and section.split in inputs:
+            try:
+                derivers[section] = TASKS[section.task].deriver(inputs[section.split])
+            except MemoryError:
+                findings.skip(f"whether the samples of {section.folder} follow from the digits: memory is short")
+    return derivers
 
 
 def _check_sample(
@@ -202,18 +208,19 @@ def _check_sample(
     findings.not_looked_at += ["all other samples", "the digests of the shards", "whether all images are distinct"]
     total = sum(len(job.samples) for job in readable)
     chosen = sorted(random.Random(seed).sample(range(total), min(number, total)))
-    rows: dict[Shard, list[int]] = {}
+    samples: dict[Shard, list[int]] = {}
     first, at = 0, 0
     for job in readable:
         last = first + len(job.samples)
         while at < len(chosen) and chosen[at] < last:
-            rows.setdefault(job, []).append(job.samples[chosen[at] - first])
+            samples.setdefault(job, []).append(job.samples[chosen[at] - first])
             at += 1
         first = last
-    splits = dict.fromkeys(job.section.split for job in rows)
-    derivers = _derivers(readable, _stored_inputs(dataset, splits, readable, workers, findings, tell=True))
-    for job, chosen in rows.items():
+    splits = dict.fromkeys(job.section.split for job in samples)
+    derivers = _derivers(readable, _stored_inputs(dataset, splits, readable, workers, findings, tell=True), findings)
+    for job, picked in samples.items():
         if job.section in derivers:
-            findings.add(check_samples(dataset, job, derivers[job.section], chosen))
-            findings.samples += len(chosen)
-            findings.bytes += len(chosen) * sum(column.sample_bytes for column in job.section.columns)
+            problems, derived = check_samples(dataset, job, derivers[job.section], picked)
+            findings.add(problems)
+            findings.samples += derived
+            findings.bytes += derived * sum(column.sample_bytes for column in job.section.columns)

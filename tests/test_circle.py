@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -23,6 +23,27 @@ Circle = tuple[int, int, int, int]  # x, y, den, r2
 
 masks = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=5), elements=st.integers(0, 1))
 frames = st.tuples(st.integers(1, 512), st.integers(1, 512))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def searches_end() -> Iterator[None]:
+    """Let a search that does not come to its end fail, where it would go on for ever."""
+    steps = itertools.count()
+    minimal, farthest = circle._minimal, circle._farthest
+
+    def begin(x: npt.NDArray[np.int64], y: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        nonlocal steps
+        steps = itertools.count()
+        return minimal(x, y)
+
+    def step(*arguments: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        assert next(steps) < 1000
+        return farthest(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(circle, "_minimal", begin)
+        patch.setattr(circle, "_farthest", step)
+        yield
 
 
 def on_diameter(p: Point, q: Point) -> Circle:
@@ -138,6 +159,29 @@ def test_a_raster_holds_the_centres_on_the_circle_and_none_outside() -> None:
 def test_the_circle_is_the_smallest_of_all_that_hold_the_foreground(mask: Mask) -> None:
     points = foreground(mask)
     assert enclosed(mask) == (smallest(points) if points else (0, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(0, 0), (2, 0), (2, 1), (1, 2)],
+        [(1, 1), (6, 1), (6, 2), (4, 5)],
+        [(0, 0), (3, 1), (6, 1), (0, 4), (4, 5)],
+    ],
+)
+def test_masks_whose_circle_takes_several_exchanges_of_its_support(points: list[Point]) -> None:
+    assert enclosed(drawn(points, 7, 7)) == smallest(points) == welzl(points)
+
+
+def test_a_circle_grows_to_the_minimal_one_around_the_new_point_and_the_old_support() -> None:
+    origin = (0, 0)
+    near = list(itertools.product((1, 2, 3), (-2, -1, 0, 1)))
+    old = [points for points in itertools.product(near, repeat=3) if not holds(smallest(points), origin)]
+    support, centre, den = circle._grow(np.array(old).transpose(2, 1, 0))
+    found = circle._canonical(np.zeros_like(centre), centre, den)
+    for points, grown, new in zip(old, found.tolist(), support.transpose(2, 1, 0).tolist(), strict=True):
+        assert tuple(grown) == smallest([origin, *points])
+        assert tuple(grown) == smallest([(x, y) for x, y in new])
 
 
 @given(masks, st.integers(1, 255))

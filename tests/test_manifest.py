@@ -415,6 +415,7 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Any, Any], object], str]] = {
     "a column twice": (lambda value, split: split["columns"][0].update(name="label"), "two columns have the same name"),
     "a tile of one side": (lambda value, split: value["source"].update(tile=[2]), "source.tile must be"),
     "a tile of three": (lambda value, split: value["source"].update(tile=[2, 3, 3]), "source.tile must be"),
+    "a tile too high": (lambda value, split: value["source"].update(tile=[1 << 20, 3]), "source.tile must be"),
     "a tile of none": (lambda value, split: value["source"].update(tile=[0, 3]), "source.tile must be"),
     "a split missing": (lambda value, split: value["source"]["digits"].pop("val"), "source.digits must tell of"),
     "a split too many": (
@@ -432,6 +433,22 @@ def test_a_contradiction_is_told_however_well_forged(name: str) -> None:
     message = refused(forged(value))
     assert "the manifest contradicts itself" in message
     assert told in message
+
+
+def test_a_sample_may_have_three_axes_of_any_side_to_a_mebi() -> None:
+    value = plain()
+    sides = [1, (1 << 20) - 1, 7]
+    value["tasks"]["foreground"]["train"]["columns"][0].update(shape=sides, axes=["channel", "y", "x"])
+    assert from_bytes(forged(value), path=PATH).tasks["foreground"]["train"].columns[0].shape == tuple(sides)
+
+
+@pytest.mark.parametrize("count", [1, 1 << 40])
+def test_a_split_may_have_one_sample_or_as_many_as_a_recipe_may_ask_for(count: int) -> None:
+    value = plain()
+    train = value["tasks"]["foreground"]["train"]
+    train.update(count=count)
+    train["table"].update(bytes=2 * -(-count // 256) * 72)
+    assert from_bytes(forged(value), path=PATH).tasks["foreground"]["train"].count == count
 
 
 def test_the_forger_of_these_tests_is_careful() -> None:
@@ -509,6 +526,10 @@ WRONG_TYPES: dict[str, tuple[Callable[[Any], object], str]] = {
     "half a character": (
         lambda value: value["source"].update(name="\ud800"),
         r"source.name must be Unicode text, not '\ud800'",
+    ),
+    "half a character for a name": (
+        lambda value: value["source"].update(digests={"\ud800": "00"}),
+        r"source.digests must be Unicode text, not '\ud800'",
     ),
     "no text in a list": (
         lambda value: value["source"].update(classes=["zero", None]),
@@ -612,6 +633,15 @@ def test_a_recipe_that_is_not_valid_is_damage_of_the_manifest(edit: Callable[[An
     started = time.perf_counter()
     assert "the recipe in the manifest is not valid" in refused(forged(value))
     assert time.perf_counter() - started < 5
+
+
+def test_what_is_wrong_with_a_recipe_is_told_in_full() -> None:
+    value = plain()
+    value["recipe"].update(seed=-1)
+    assert refused(forged(value)) == (
+        "some/manifest.json: the recipe in the manifest is not valid: manifest.json: not a valid recipe: "
+        "seed must be an integer from 0 to 9,223,372,036,854,775,807, not -1"
+    )
 
 
 def test_defaults_left_out_of_the_recipe_are_another_spelling() -> None:

@@ -50,6 +50,7 @@ def one(tile: npt.ArrayLike) -> int:
         ([[0, 1, 2]], 0),  # {0} {1, 2} and {0, 1} {2} are equally good
         ([[0, 0, 1, 9]], 1),
         ([[0, 8, 9, 9]], 0),
+        ([[0, 5, 5, 5, 5], [7, 7, 7, 7, 12]], 0),  # 0, 5 and 7 are equally good, 0 in a single pixel
         ([[0, 255]], 0),
         ([[254, 255]], 254),
     ],
@@ -96,6 +97,7 @@ def test_digits_do_not_pay_for_exactness(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(otsu, "_decide", decide)
     assert [one(tile) for tile in ([[5, 200]], [[0, 0, 1, 9]], [[0, 7, 7, 255]], [[9, 9]], [[0]])] == [5, 1, 7, 9, 0]
+    assert otsu.threshold(np.array([[[5, 200]], [[0, 9]], [[9, 9]]], np.uint8)).tolist() == [5, 0, 9]
     with pytest.raises(AssertionError, match="a clear case"):
         one([[0, 1, 2]])
 
@@ -110,6 +112,15 @@ def test_near_ties_are_decided_by_integers() -> None:
     assert otsu._decide(np.array([smaller, bigger], float), spread, levels) == 1
     assert otsu._decide(np.array([bigger, smaller], float), spread[::-1], levels) == 0
     assert otsu._decide(np.array([-smaller, smaller], float), spread[[0, 0]], levels) == 0
+
+
+def test_a_near_tie_goes_to_the_smaller_difference_where_its_classes_are_more_unequal() -> None:
+    # Pell numbers again: bigger^2 = 2 smaller^2 - 1
+    smaller, bigger = 1, 1
+    while bigger < 2**40:
+        smaller, bigger = 2 * bigger + 3 * smaller, 3 * bigger + 4 * smaller
+    assert bigger**2 == 2 * smaller**2 - 1
+    assert otsu._decide(np.array([bigger, smaller], float), np.array([2, 1]), np.arange(2)) == 1
 
 
 @given(tiles)

@@ -238,6 +238,22 @@ def test_a_permutation_is_a_value_that_travels() -> None:
         function.seed = 1  # type: ignore[misc]
 
 
+def test_indices_are_taken_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    function = Permutation(7, 3, 0, "train")
+    expected = rows_of(function, 0, 5).tolist()
+    found: list[list[int]] = []
+    digits = permutation._digits
+
+    def spy(values: npt.NDArray[np.uint64], n: int, count: int) -> npt.NDArray[np.uint64]:
+        found.append(values.tolist())
+        return digits(values, n, count)
+
+    monkeypatch.setattr(permutation, "_BLOCK", 2)
+    monkeypatch.setattr(permutation, "_digits", spy)
+    assert rows_of(function, 0, 5).tolist() == expected
+    assert found == [[0, 1], [2, 3], [4]]
+
+
 def test_no_indices_give_no_rows() -> None:
     function = Permutation(5, 3, 0, "train")
     assert function.rows(np.empty(0, np.uint64)).shape == (0, 3)

@@ -52,7 +52,7 @@ def test_groups_are_those_of_a_dictionary(digests: list[bytes], block: int, budg
     digests = digests + digests[::3]  # at most 100 of each, so that all are given
     array = as_array(digests)
     expected = [group[:FOLLOWED] for group in naive(array)]
-    assert equal_groups(reader(array, block), len(array), budget=budget) == expected
+    assert equal_groups(reader(array, block), len(array), budget=budget) == (expected, True)
 
 
 @pytest.mark.parametrize("budget", [1 << 10, 1 << 13, 1 << 28])
@@ -61,7 +61,7 @@ def test_pairs_anywhere_are_found_among_many(budget: int) -> None:
     for first, second in [(0, 1), (2, 19_999), (998, 1002), (10_000, 10_001)]:
         digests[second] = digests[first]
     expected = [[0, 1], [2, 19_999], [998, 1002], [10_000, 10_001]]
-    assert equal_groups(reader(digests), len(digests), budget=budget) == expected
+    assert equal_groups(reader(digests), len(digests), budget=budget) == (expected, True)
 
 
 @pytest.mark.parametrize("budget", [1 << 10, 1 << 28])
@@ -70,33 +70,31 @@ def test_digests_that_share_a_word_are_not_equal(half: int, budget: int) -> None
     digests = distinct(20_000)
     digests[:, half : half + 8] = 7 if half == 0 else digests[0, 8:]
     digests[:, 8 - half : 12 - half] = np.arange(20_000, dtype=">u4").view(np.uint8).reshape(-1, 4)
-    assert equal_groups(reader(digests), len(digests), budget=budget) == []
+    assert equal_groups(reader(digests), len(digests), budget=budget) == ([], True)
     digests[777] = digests[19_000]
-    assert equal_groups(reader(digests), len(digests), budget=budget) == [[777, 19_000]]
+    assert equal_groups(reader(digests), len(digests), budget=budget) == ([[777, 19_000]], True)
 
 
 @pytest.mark.parametrize("budget", [1 << 10, 1 << 28])
 def test_equal_digests_beyond_all_bounds_fill_no_partition(budget: int) -> None:
     digests = np.full((30_000, 16), 9, np.uint8)
     digests[[5, 29_999]] = 8
-    assert equal_groups(reader(digests), len(digests), budget=budget) == [
-        [place for place in range(FOLLOWED + 1) if place != 5],
-        [5, 29_999],
-    ]
+    groups = [[place for place in range(FOLLOWED + 1) if place != 5], [5, 29_999]]
+    assert equal_groups(reader(digests), len(digests), budget=budget) == (groups, True)
 
 
 def test_what_repeats_only_before_a_partition_is_full_is_not_lost() -> None:
     digests = np.full((30_000, 16), 9, np.uint8)
     digests[:80] = np.repeat(distinct(40), 2, axis=0)  # a quarter of these pairs go where all the others go
-    groups = equal_groups(reader(digests), len(digests), budget=len(digests) * 8 // 4)
+    groups, _ = equal_groups(reader(digests), len(digests), budget=len(digests) * 8 // 4)
     assert groups[:40] == [[2 * pair, 2 * pair + 1] for pair in range(40)]
 
 
 @pytest.mark.parametrize("budget", [1 << 10, 1 << 28])
 def test_of_many_repeated_digests_a_thousand_are_given_and_each_is_right(budget: int) -> None:
     digests = np.concatenate([distinct(3000)] * 2)
-    groups = equal_groups(reader(digests), len(digests), budget=budget)
-    assert len(groups) == 1000
+    groups, complete = equal_groups(reader(digests), len(digests), budget=budget)
+    assert (len(groups), complete) == (1000, False)
     assert all(second == first + 3000 for first, second in groups)
 
 
@@ -108,10 +106,10 @@ def test_it_reads_once_for_a_partition_and_once_more_if_there_is_anything_to_tel
         times += 1
         return reader(digests)()
 
-    assert equal_groups(read, 4096, budget=4096) == []
+    assert equal_groups(read, 4096, budget=4096) == ([], True)
     assert times == 8
     digests[1] = digests[0]
-    assert equal_groups(read, 4096, budget=4096) == [[0, 1]]
+    assert equal_groups(read, 4096, budget=4096) == ([[0, 1]], True)
     assert times == 8 + 8 + 1
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from datagen.errors import PROBLEMS_FOUND, DatagenError
+from datagen.errors import PROBLEMS_FOUND
 from datagen.options import directory_argument, json_option, quiet_option, source_dir_option, workers_option
 from datagen.terminal import bar, manifest_facts, print_json, print_manifest, print_verdict, verdict_facts
 
@@ -69,8 +69,14 @@ def verify(
     """
     from datagen import verify as library
 
+    origin = click.get_current_context().get_parameter_source("source_dir")
+    named = source_dir is not None and origin is not ParameterSource.ENVIRONMENT
     if quick and sample:
         raise click.UsageError("--quick and --sample exclude each other")
+    if named and (quick or sample):
+        raise click.UsageError("--quick and --sample do not look at the source: leave out --source-dir")
+    if seed is not None and not sample:
+        raise click.UsageError("--seed chooses the samples of --sample: give both")
     with bar("verifying", quiet or as_json) as progress:
         verdict = library.verify(
             directory,
@@ -78,7 +84,8 @@ def verify(
             sample=sample,
             seed=secrets.randbits(32) if seed is None else seed,
             expect=expect,
-            directory=_source_dir_of(directory, source_dir),
+            directory=source_dir,
+            insist=named,
             workers=workers,
             progress=progress,
         )
@@ -112,18 +119,3 @@ def diff(first: Path, second: Path, quiet: bool, as_json: bool) -> None:
             click.echo("the same data, recipe, source and storage")
     if any(difference.is_data for difference in differences):
         click.get_current_context().exit(PROBLEMS_FOUND)
-
-
-def _source_dir_of(root: Path, source_dir: Path | None) -> Path | None:
-    """The folder given for the source of the dataset in `root`; one of the environment only where it has the files."""
-    origin = click.get_current_context().get_parameter_source("source_dir")
-    if source_dir is None or origin is not ParameterSource.ENVIRONMENT:
-        return source_dir
-    from datagen import manifest as manifests
-    from datagen import sources as library
-
-    try:
-        library.load(manifests.load(root).recipe.source, directory=source_dir, offline=True)
-    except DatagenError:
-        return None
-    return source_dir

@@ -33,7 +33,7 @@ def stored_inputs(
     if foreground is None or circles is None:
         findings.skip(f"whether the samples of {split} follow from its digits: the manifest tells of none")
         return None
-    size = foreground.count * foreground.columns[0].sample_bytes
+    size = _digit_bytes(dataset)
     try:
         if size > _memory() // 4:
             raise MemoryError
@@ -41,24 +41,31 @@ def stored_inputs(
         images = _column(dataset, foreground, "image", readable, damage)
         images = _column(dataset, circles, "image", readable, damage) if images is None else images
         labels = _column(dataset, circles, "label", readable, damage)
+        if images is None or labels is None:
+            findings.skip(f"whether the samples of {split} follow from its digits, which are damaged")
+            return None
+        _check_labels(dataset, circles, labels, findings)
+        return build.inputs_of(dataset.manifest.recipe, split, images, labels, workers)
     except MemoryError:
-        findings.skip(f"whether the samples of {split} follow from its digits, which take {size:,} bytes of memory")
+        short = f"with masks, those of all splits take {size:,} bytes"
+        findings.skip(f"whether the samples of {split} follow from its digits: {short}")
         return None
-    if images is None or labels is None:
-        findings.skip(f"whether the samples of {split} follow from its digits, which are damaged")
-        return None
-    _check_labels(dataset, circles, labels, findings)
-    return build.inputs_of(dataset.manifest.recipe, split, images, labels, workers)
+
+
+def _digit_bytes(dataset: Dataset) -> int:
+    """Bytes of the digits of all splits, and as many again for their semantic masks."""
+    sections = [section for (task, _), section in dataset.sections.items() if task == "foreground"]
+    return 2 * sum(section.count * section.columns[0].sample_bytes for section in sections)
 
 
 def _column(
     dataset: Dataset, section: Section, name: str, readable: Collection[Shard], damage: Findings
 ) -> Array | None:
     """A whole column, if its samples are those of its content roots; else what is wrong goes into `damage`."""
-    number, column = next((i, column) for i, column in enumerate(section.columns) if column.name == name)
     jobs = [Shard(section, shard) for shard in range(section.shards)]
     if not set(jobs) <= set(readable):
-        return None  # told where the files are looked for
+        return None  # told where the files, or the claims, are looked at
+    number, column = next((i, column) for i, column in enumerate(section.columns) if column.name == name)
     whole = np.empty((section.count, *column.shape), column.dtype)
     for job in jobs:
         samples = whole[job.samples.start : job.samples.stop]

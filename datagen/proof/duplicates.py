@@ -11,12 +11,13 @@ from datagen.dataset import Dataset
 from datagen.hashing import sample_digests
 from datagen.proof.findings import Problem
 from datagen.proof.reading import ShardReader
-from datagen.proof.uniqueness import FOLLOWED, Digests, equal_groups
+from datagen.proof.uniqueness import FOLLOWED, SUSPECTS, Digests, equal_groups
 from datagen.shards import Shard
 from datagen.stores import Array, Column, Section
 from datagen.tasks import Inputs
 
 _ROWS = 1 << 16  # digests that are read at a time
+_CHANCE = "no more than chance brings about"
 
 Place = tuple[str, int]  # a split, and a row in it
 Span = tuple[str, range]  # a split, and the rows of it whose digests are read
@@ -29,7 +30,12 @@ def equal_digits(inputs: Mapping[str, Inputs]) -> Iterator[Problem]:
         return (sample_digests(one.images) for one in inputs.values())
 
     spans = [(split, range(len(one.images))) for split, one in inputs.items()]
-    for (split, row), (other, index) in _equal_pairs(read, spans, lambda split, row: inputs[split].images[row]):
+    pairs = _equal_pairs(read, spans, lambda split, row: inputs[split].images[row])
+    for pair in pairs:
+        if pair is None:
+            yield Problem("too many equal digests", "foreground", _CHANCE, f"at least {SUSPECTS:,}", "foreground")
+            continue
+        (split, row), (other, index) = pair
         kind = "digit twice" if other == split else "digit in two splits"
         found = f"the image of {split} {row:,}"
         yield Problem(kind, f"foreground/{other}", "distinct digits", found, "foreground", other, index)
@@ -53,7 +59,11 @@ def equal_mosaics(dataset: Dataset, jobs: Sequence[Shard]) -> Iterator[Problem]:
             return reader.read(_column(section, "image"), range(row, row + 1))
 
     spans = [(job.section.split, job.samples) for job in jobs]
-    for (split, row), (other, index) in _equal_pairs(read, spans, image):
+    for pair in _equal_pairs(read, spans, image):
+        if pair is None:
+            yield Problem("too many equal digests", "mosaics", _CHANCE, f"at least {SUSPECTS:,}", "mosaics")
+            continue
+        (split, row), (other, index) = pair
         found = f"the image of {split} {row:,}"
         yield Problem("duplicate", f"mosaics/{other}", "distinct images", found, "mosaics", other, index)
 
@@ -64,11 +74,11 @@ def _column(section: Section, name: str) -> Column:
 
 def _equal_pairs(
     read: Callable[[], Iterator[Digests]], spans: Sequence[Span], image: Callable[[str, int], Array]
-) -> Iterator[tuple[Place, Place]]:
+) -> Iterator[tuple[Place, Place] | None]:
     """Each image that equals an earlier one, with that one: by digest, and then byte for byte.
 
-    Where a digest occurs more often than is followed up, its last place followed is told too, whatever its image:
-    no chance brings that about.
+    Where a digest occurs more often than is followed up, its last place followed is told too, whatever its image;
+    where more digests repeat than are followed up, None comes last. No chance brings either about.
     """
     starts = np.cumsum([0, *(len(rows) for _, rows in spans)])
 
@@ -77,7 +87,8 @@ def _equal_pairs(
         split, rows = spans[which]
         return split, rows[position - int(starts[which])]
 
-    for group in equal_groups(read, int(starts[-1])):
+    groups, complete = equal_groups(read, int(starts[-1]))
+    for group in groups:
         kept: dict[bytes, Place] = {}
         told = False
         for position in group:
@@ -89,3 +100,5 @@ def _equal_pairs(
                 yield first, found
         if len(group) == FOLLOWED and not told:
             yield place(group[0]), place(group[-1])
+    if not complete:
+        yield None

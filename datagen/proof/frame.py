@@ -50,7 +50,7 @@ def check_frame(dataset: Dataset, findings: Findings) -> list[Shard]:
     for folder in due.keys() - {section.folder for section in dataset.sections.values()}:
         _report_section(due[folder], None, findings)
     for path in sorted(there.keys() - belonging):
-        kind, expected = ("unreadable", "a folder") if there[path] == CLOSED else ("unexpected", "nothing")
+        kind, expected = ("unreadable", "what can be looked at") if there[path] == CLOSED else ("unexpected", "nothing")
         findings.report(kind, path, expected, described(path, there))
     return readable if sensible else []
 

@@ -15,7 +15,7 @@ _KINDS = {
     SPECIAL: "a pipe, socket or device",
     EMPTY: "an empty folder",
     DEEP: "a folder too deep",
-    CLOSED: "a folder that cannot be opened",
+    CLOSED: "something that cannot be looked at",
 }
 _DEPTH = 12  # folders; the deepest file of a dataset, a Zarr shard, lies in 7
 
@@ -40,7 +40,12 @@ def inventory(root: Path) -> dict[str, int]:
         if folder and not found:
             there[folder.rstrip("/")] = EMPTY
         for entry in found:
-            path, status = f"{folder}{entry.name}", entry.stat(follow_symlinks=False)
+            path = f"{folder}{entry.name}"
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except OSError:
+                there[path] = CLOSED
+                continue
             if not stat.S_ISDIR(status.st_mode):
                 there[path] = _size(status)
             elif path.count("/") < _DEPTH:

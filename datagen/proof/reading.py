@@ -22,7 +22,9 @@ _READ = 1 << 20
 
 
 class ShardReader(AbstractContextManager["ShardReader"]):
-    """The samples and the files of one shard. Its methods raise DamageError or StorageError where a file is in the way.
+    """The samples and the files of one shard.
+
+    Its methods raise DamageError where a file is no regular one or ends early, StorageError where it cannot be read.
 
     A file is opened when something of it is first read, and closed with the reader.
     """
@@ -75,7 +77,10 @@ class ShardReader(AbstractContextManager["ShardReader"]):
 
 
 class _File:
-    """A regular file. What is read in order, from its first byte on, is digested on the way and not read again."""
+    """A regular file. What is read in order, from its first byte on, is digested on the way and not read again.
+
+    That is all of a Zarr shard; of an HDF5 shard, which begins with its header, nothing.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path, self._hasher, self._digested = path, xxhash.xxh3_128(), 0

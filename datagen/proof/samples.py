@@ -18,36 +18,52 @@ from datagen.proof.findings import Problem
 from datagen.proof.reading import ShardReader
 from datagen.shards import Shard
 from datagen.stores import Array, Section, open_store
-from datagen.tasks import Deriver
+from datagen.tasks import Deriver, as_indices
 
 UNREADABLE = ("misleading", "unreadable")  # kinds of problems of a shard whose samples are not looked at
 
 _NAMED = 3  # samples of a column and block that are named
 
 
-def check_shard(dataset: Dataset, job: Shard, derive: Deriver | None, slot: Slot) -> list[Problem]:
-    """Check every byte of one shard: file digests, content roots, frame, and, given `derive`, every sample."""
+def check_shard(dataset: Dataset, job: Shard, derive: Deriver | None, slot: Slot) -> tuple[list[Problem], int]:
+    """Check every byte of one shard: file digests, content roots, frame, and, given `derive`, every sample.
+
+    Returns the problems, and how many samples were derived and compared.
+    """
     problems: list[Problem] = []
-    section = job.section
+    compared = 0
     with slot.compute, ShardReader(dataset, job) as reader:
         try:
             problems += misleading(dataset, job)
-            if section.compression == "none":
-                problems += _wrong(dataset, job, reader, derive, slot)
+            if job.section.compression != "none":
                 problems += _damaged(dataset, job, reader)
-            else:
+                if problems:  # what is not what it was written as is not decoded
+                    return problems, 0
+            hashers = {column.name: ColumnHasher(column.dtype, column.shape) for column in job.section.columns}
+            due: dict[str, npt.NDArray[Any]] = {}
+            for samples, stored in _blocks(job, reader):
+                slot.check()
+                for name, block in stored.items():
+                    hashers[name].update(block)
+                if derive is not None:
+                    due = due or _like(stored)
+                    problems += _differing(job.section, reader.paths, samples, stored, derive, due)
+                    compared += len(samples)
+            problems += _misrooted(dataset, job, reader, hashers)
+            if job.section.compression == "none":
                 problems += _damaged(dataset, job, reader)
-                # What is not what it was written as is not decoded.
-                problems += [] if problems else _wrong(dataset, job, reader, derive, slot)
         except (DatagenError, OSError) as error:
-            problems.append(unreadable(dataset, section, error))
-    return problems
+            problems.append(unreadable(dataset, job.section, error))
+    return problems, compared
 
 
-def check_samples(dataset: Dataset, job: Shard, derive: Deriver, samples: Sequence[int]) -> list[Problem]:
-    """Check some samples of a shard, in ascending order, against `derive`; only what is safe is decoded."""
+def check_samples(dataset: Dataset, job: Shard, derive: Deriver, samples: Sequence[int]) -> tuple[list[Problem], int]:
+    """Check some samples of a shard, in ascending order, against `derive`; only what is safe is decoded.
+
+    Returns the problems, and how many samples were derived and compared.
+    """
     problems: list[Problem] = []
-    section = job.section
+    section, compared = job.section, 0
     with ShardReader(dataset, job) as reader:
         try:
             if section.compression != "none":
@@ -55,10 +71,11 @@ def check_samples(dataset: Dataset, job: Shard, derive: Deriver, samples: Sequen
             size = section.samples_a_block
             for block in [] if problems else [samples[at : at + size] for at in range(0, len(samples), size)]:
                 stored = {one.name: reader.pick(one, block) for one in section.columns}
-                problems += _differing(section, reader.paths, np.array(block), stored, derive, _like(stored))
+                problems += _differing(section, reader.paths, block, stored, derive, _like(stored))
+                compared += len(block)
         except (DatagenError, OSError) as error:
             problems.append(unreadable(dataset, section, error))
-    return problems
+    return problems, compared
 
 
 def misleading(dataset: Dataset, job: Shard) -> list[Problem]:
@@ -91,30 +108,22 @@ def _damaged(dataset: Dataset, job: Shard, reader: ShardReader) -> Iterator[Prob
             yield _of_file("damaged", path, expected, found, job.section)
 
 
-def _wrong(dataset: Dataset, job: Shard, reader: ShardReader, derive: Deriver | None, slot: Slot) -> Iterator[Problem]:
-    """The samples that do not follow, and the columns whose content is another one."""
-    section = job.section
-    hashers = {column.name: ColumnHasher(column.dtype, column.shape) for column in section.columns}
-    due: dict[str, npt.NDArray[Any]] = {}
-    for samples, stored in _blocks(section, job, reader):
-        slot.check()
-        for name, block in stored.items():
-            hashers[name].update(block)
-        if derive is not None:
-            due = due or _like(stored)
-            yield from _differing(section, reader.paths, np.array(samples), stored, derive, due)
+def _misrooted(
+    dataset: Dataset, job: Shard, reader: ShardReader, hashers: Mapping[str, ColumnHasher]
+) -> Iterator[Problem]:
+    """The columns whose content is another one."""
     for (name, hasher), row in zip(hashers.items(), _table(dataset, job), strict=True):
         found, expected = hasher.root().hex(), row["root"].tobytes().hex()
         if found != expected:
-            yield _of_file(f"another content of {name}", reader.paths[name], expected, found, section)
+            yield _of_file(f"another content of {name}", reader.paths[name], expected, found, job.section)
 
 
-def _blocks(section: Section, job: Shard, reader: ShardReader) -> Iterator[tuple[range, Mapping[str, Array]]]:
+def _blocks(job: Shard, reader: ShardReader) -> Iterator[tuple[range, Mapping[str, Array]]]:
     """The samples of a shard as they are stored, in blocks, each in the same buffers as the one before."""
     buffers: dict[str, Array] = {}
-    for samples in section.blocks(job.index):
+    for samples in job.section.blocks(job.index):
         block = {}
-        for column in section.columns:
+        for column in job.section.columns:
             buffer = buffers.get(column.name)
             block[column.name] = reader.read(column, samples, None if buffer is None else buffer[: len(samples)])
         buffers = buffers or block
@@ -128,20 +137,20 @@ def _table(dataset: Dataset, job: Shard) -> Table:
 def _differing(
     section: Section,
     paths: Mapping[str, str],
-    indices: npt.NDArray[np.int64],
+    samples: Sequence[int],
     stored: Mapping[str, Array],
     derive: Deriver,
     buffers: Mapping[str, npt.NDArray[Any]],
 ) -> Iterator[Problem]:
-    """The samples of those indices that are not what is derived, in `buffers`."""
-    due = {name: buffers[name][: len(indices)] for name in stored}
-    derive(indices, due)
+    """The samples, of those stored, that are not what is derived in `buffers`."""
+    due = {name: buffers[name][: len(samples)] for name in stored}
+    derive(as_indices(samples), due)
     for name, block in stored.items():
         if _same(block, due[name]):
             continue
         rows = (block != due[name]).reshape(len(block), -1).any(axis=1)
         for row in np.flatnonzero(rows)[:_NAMED]:
-            index, more = int(indices[row]), int(rows.sum()) - 1
+            index, more = samples[row], int(rows.sum()) - 1
             found = _described(block[row], due[name][row]) + (f"; {more:,} more near it" if more else "")
             yield Problem(
                 f"wrong {name}", paths[name], _shown(due[name][row]), found, section.task, section.split, index

@@ -16,7 +16,7 @@ from datagen.permutation import mix64
 
 BUDGET = 1 << 28  # bytes of one partition; sorting takes place in it
 FOLLOWED = 100  # positions of one digest that are given; the rest would be more of the same
-_SUSPECTS = 1000  # repeated words that are followed up; likewise
+SUSPECTS = 1000  # repeated words that are followed up; likewise
 _LEAST = 1 << 10  # words of the smallest partition
 
 Digests = npt.NDArray[np.uint8]
@@ -24,13 +24,15 @@ Words = npt.NDArray[np.uint64]
 Key = tuple[np.uint64, np.uint64]
 
 
-def equal_groups(read: Callable[[], Iterator[Digests]], count: int, *, budget: int = BUDGET) -> list[list[int]]:
-    """Groups of positions, ascending, whose 16-byte digests are equal; empty if all are distinct.
+def equal_groups(
+    read: Callable[[], Iterator[Digests]], count: int, *, budget: int = BUDGET
+) -> tuple[list[list[int]], bool]:
+    """Groups of positions, ascending, whose 16-byte digests are equal (none if all are distinct); whether that is all.
 
     `read()` gives the digests from the first on, in blocks uint8 (m, 16), `count` in all; it is called once for
     each partition and perhaps once more, so that memory stays within about three times `budget` bytes however many
-    there are. Of more than a thousand repeated digests a thousand are followed up, and of each the first hundred
-    positions.
+    there are. Of each digest the first hundred positions are given. After a thousand repeated digests the search ends:
+    the groups are then not all.
     """
     bits = max(0, (count * 8 - 1) // budget).bit_length()
     key = (np.uint64(secrets.randbits(64)), np.uint64(secrets.randbits(64)))
@@ -39,9 +41,10 @@ def equal_groups(read: Callable[[], Iterator[Digests]], count: int, *, budget: i
     suspects: list[Words] = []
     for part in range(1 << bits):
         suspects.append(_repeated(read, part, bits, key, buffer))
-        if sum(map(len, suspects)) >= _SUSPECTS:
+        if sum(map(len, suspects)) >= SUSPECTS:
             break
-    return _followed_up(read, np.concatenate(suspects)[:_SUSPECTS], key)
+    found = np.concatenate(suspects)
+    return _followed_up(read, found[:SUSPECTS], key), len(found) < SUSPECTS
 
 
 def _repeated(read: Callable[[], Iterator[Digests]], part: int, bits: int, key: Key, buffer: Words) -> Words:
@@ -60,7 +63,7 @@ def _repeated(read: Callable[[], Iterator[Digests]], part: int, bits: int, key: 
             buffer[filled : filled + taken] = chosen[:taken]
             filled, chosen = filled + taken, chosen[taken:]
     found.append(_repeats(buffer[:filled]))
-    return np.unique(np.concatenate(found))[:_SUSPECTS]
+    return np.unique(np.concatenate(found))[:SUSPECTS]
 
 
 def _sorted_once(words: Words) -> tuple[int, Words]:
@@ -77,7 +80,7 @@ def _sorted_once(words: Words) -> tuple[int, Words]:
 def _repeats(words: Words) -> Words:
     """The first of the words that are there more than once; `words` is sorted in place."""
     words.sort()
-    return np.unique(words[1:][words[1:] == words[:-1]])[:_SUSPECTS]
+    return np.unique(words[1:][words[1:] == words[:-1]])[:SUSPECTS]
 
 
 def _followed_up(read: Callable[[], Iterator[Digests]], suspects: Words, key: Key) -> list[list[int]]:

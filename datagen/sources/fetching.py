@@ -34,7 +34,8 @@ def fetch(
         files.require_writable(folder)
         if folder.exists():
             with suppress(BusyError), files.lock(folder, exclusive=True):
-                files.remove_drafts(folder)  # of fetches that were killed: those that live hold the lock to write
+                # Of fetches that were killed: those that live hold the lock to write.
+                files.remove_drafts(folder, below=False)
         files.require_space(folder, sum(file.size for file in wanted))
     for file in wanted:
         data = _first_good(file, tried, report, progress, timeout)

@@ -6,9 +6,9 @@ from datagen.errors import RecipeError
 from datagen.tasks.circles import CIRCLES
 from datagen.tasks.foreground import FOREGROUND
 from datagen.tasks.mosaics import MOSAICS
-from datagen.tasks.task import Deriver, Inputs, Task
+from datagen.tasks.task import Deriver, Inputs, Task, as_indices
 
-__all__ = ["TASKS", "Deriver", "Inputs", "Task", "find", "register"]
+__all__ = ["TASKS", "Deriver", "Inputs", "Task", "as_indices", "find", "register"]
 
 TASKS: dict[str, Task] = {task.name: task for task in (FOREGROUND, CIRCLES, MOSAICS)}
 

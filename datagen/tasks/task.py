@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,13 +42,21 @@ class Task:
 
     `columns(tile, mosaics)` are its columns; `count(digits, mosaics, split)` is how many samples it has;
     `deriver(inputs)` makes the function `derive(indices, out)` that fills `out`, one array (m, *shape) a column, with
-    the samples of those indices, int64 (m,): each a pure function of `inputs` and its index.
+    the samples of those indices, int64 (m,) and read-only, in any order: each a pure function of `inputs` and its
+    index.
     """
 
     name: str
     columns: Callable[[tuple[int, int], Mosaics], tuple[Column, ...]]
     count: Callable[[int, Mosaics, str], int]
     deriver: Callable[[Inputs], Deriver]
+
+
+def as_indices(samples: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Numbers of samples as a deriver takes them: int64 (m,), read-only."""
+    indices = np.array(samples, np.int64)
+    indices.flags.writeable = False
+    return indices
 
 
 def foreground_mask(images: Array, thresholds: Array, out: npt.NDArray[np.uint8]) -> None:

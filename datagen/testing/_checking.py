@@ -18,7 +18,7 @@ from datagen.plans import with_sections
 from datagen.recipe import Recipe
 from datagen.sources.checks import NOT_STATED
 from datagen.stores import Column, Section
-from datagen.tasks import Deriver, Inputs, Task
+from datagen.tasks import Deriver, Inputs, Task, as_indices
 
 _LOOKED_AT = 64  # samples at either end of the split
 _BLOCKS = (1, 2, 5)
@@ -95,7 +95,7 @@ def _derived(derive: Deriver, section: Section, blocks: Sequence[range], poison:
     parts = []
     for block in blocks:
         out = {column.name: _poisoned(column, len(block), poison) for column in section.columns}
-        derive(np.array(block, np.int64), dict(out))
+        derive(as_indices(block), dict(out))
         parts.append(out)
     order = np.argsort(np.concatenate([np.array(block, np.int64) for block in blocks]))
     return {column.name: np.concatenate([out[column.name] for out in parts])[order] for column in section.columns}
