@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from modeling.commands import export, predict
 from modeling.errors import INTERRUPTED, InputError, ModelingError, StorageError
 from modeling.options import (
     TASKS,
@@ -217,3 +218,30 @@ def score(
         print_json(records)
     elif not quiet:
         print_scores(records)
+
+
+@cli.command()
+@click.argument("folder", required=False, type=click.Path(path_type=Path), default=Path("runs"), metavar="[RUNS]")
+@dataset_option
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to write it.  [default: RUNS/report]"
+)
+@device_option
+@threads_option
+@quiet_option
+def report(folder: Path, directory: Path, out: Path | None, device_name: str, threads: int | None, quiet: bool) -> None:
+    """Show runs on one page of HTML: curves, scores, examples, worst cases.
+
+    RUNS is where the runs are, or one run.  [default: runs]
+    """
+    from modeling.report import write_report
+    from modeling.shards import open_dataset
+
+    device = str(find_device(device_name, threads))
+    page, *pictures = write_report(folder, open_dataset(directory), out or folder / "report", device=device)
+    if not quiet:
+        click.echo(f"{page}: written, and {len(pictures)} pictures beside it")
+
+
+cli.add_command(predict)
+cli.add_command(export)

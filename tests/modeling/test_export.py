@@ -1,0 +1,289 @@
+"""An exported model takes images as stored, in any number, and computes what the network does; else it is refused."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fakes
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from modeling import export
+from modeling.cli import cli
+from modeling.config import preset
+from modeling.errors import InputError
+from modeling.export import KEY, SAMPLES, TOLERANCE, ExportError, compare, random_images, require_parity
+from modeling.shards import Dataset, open_dataset
+from modeling.train import train
+from modeling.trained import load_run
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+TASKS = fakes.TASKS
+SMALL = ["steps=3", "batch=8", "channels=4,8", "evaluate_every=3", "val_samples=8", "refinements=1"]
+OUTPUTS = {
+    "foreground": ["logits", "mask"],
+    "circles": ["label_logits", "circle", "mask", "label"],
+    "mosaics": ["classes", "foreground", "mask"],
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return open_dataset(fakes.tiny(tmp_path_factory.mktemp("export"), train=30, val=12, test=20))
+
+
+@pytest.fixture(scope="module")
+def runs(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a run of each task, a few steps long."""
+    out, threads = tmp_path_factory.mktemp("runs"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    for task in TASKS:
+        train(dataset, preset(task, "cpu").override(SMALL), out / task, device=torch.device("cpu"))
+    yield out
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def exported(dataset: Dataset, runs: Path) -> dict[str, tuple[Result, Any]]:
+    """By task, what the command printed and a session of what it wrote."""
+    done = {}
+    for task in TASKS:
+        result = call(runs / task, "--onnx", "--json", *(["--dataset", dataset.path] if task != "foreground" else []))
+        assert result.exit_code == 0, result.output
+        path = runs / task / "model.onnx"
+        done[task] = (result, onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]))
+    return done
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["export", *map(str, arguments), "--threads", "1"])
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("count", [1, 5])
+def test_the_model_computes_what_the_network_does(
+    dataset: Dataset, runs: Path, exported: dict[str, tuple[Result, Any]], task: str, count: int
+) -> None:
+    trained, (_, session) = load_run(runs / task), exported[task]
+    images = dataset.split(task, "test")["image"][:count]
+    outputs = trained.model(torch.from_numpy(images))
+    expected = {**outputs, **trained.task.predict(outputs)}
+    assert [output.name for output in session.get_outputs()] == OUTPUTS[task]
+    for name, found in zip(OUTPUTS[task], session.run(None, {"image": images}), strict=True):
+        assert found.dtype == expected[name].numpy().dtype
+        assert found.shape == tuple(expected[name].shape)
+        assert found.astype(np.float64) == pytest.approx(expected[name].double().numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize("task", ["foreground", "mosaics"])
+def test_other_sizes_are_taken_where_they_fit_and_refused_else(
+    runs: Path, exported: dict[str, tuple[Result, Any]], task: str
+) -> None:
+    trained, (result, session) = load_run(runs / task), exported[task]
+    multiple = json.loads(result.stdout)["multiple"]
+    assert multiple == trained.model.multiple
+    images = random_images((8 * multiple, 13 * multiple), 2)
+    (*_, mask) = session.run(None, {"image": images})
+    expected = trained.task.predict(trained.model(torch.from_numpy(images)))["mask"].numpy()
+    assert np.array_equal(mask, expected)
+    onnxruntime.set_default_logger_severity(4)
+    with pytest.raises(Exception, match="ONNXRuntimeError"):
+        session.run(None, {"image": random_images((8 * multiple + 1, 8 * multiple), 2)})
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_metadata_is_the_record_and_names_no_place(
+    dataset: Dataset, runs: Path, exported: dict[str, tuple[Result, Any]], task: str
+) -> None:
+    printed = json.loads(exported[task][0].stdout)
+    path = runs / task / "model.onnx"
+    assert printed.pop("file") == str(path)
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    assert [entry.key for entry in model.metadata_props] == [KEY]
+    assert json.loads(model.metadata_props[0].value) == printed
+    assert printed["run"]["weights"] == load_run(runs / task).evidence.weights
+    assert str(Path(export.__file__).parent).encode() not in path.read_bytes()
+    sides = [side.dim_param or side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim]
+    multiple = printed["multiple"]
+    free = [f"{multiple}*rows", f"{multiple}*columns"]
+    assert sides == ["batch", *([28, 28] if task == "circles" else free)]
+    parity = printed["parity"]
+    if task == "foreground":
+        assert parity["of"] == "of random grey levels" and parity["images"] == SAMPLES
+    else:
+        assert parity["of"] == f"of val of {dataset.source}, dataset {dataset.digest[:12]}" and parity["images"] == 12
+    assert list(parity["outputs"]) == OUTPUTS[task]
+    assert parity["outputs"]["mask"]["differing"] == 0
+
+
+def test_the_differences_are_printed(
+    dataset: Dataset, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = {
+        "logits": {"largest": 2.5e-6, "mean": 1e-7, "of_99_percent": 2e-6},
+        "mask": {"differing": 0, "values": 9},
+    }
+    monkeypatch.setattr(export, "export_onnx", lambda *_: {"parity": {"images": 9, "of": "of val", "outputs": outputs}})
+    result = call(runs / "foreground", "--onnx", "--dataset", dataset.path, "--out", tmp_path / "x.onnx")
+    assert [line.split() for line in result.stdout.splitlines()[1:3]] == [
+        ["logits", "2.50e-06", "1.00e-07", "-"],
+        ["mask", "-", "-", "0.0000%"],
+    ]
+    assert "agree on 9 images of val" in result.stdout
+
+
+class Shifted(torch.nn.Module):
+    """A network as large as another one's output, and off by so much in some images."""
+
+    def __init__(self, off: npt.NDArray[np.float32]) -> None:
+        super().__init__()
+        self.off = off
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        place = image[:, 0, 0].long().numpy()
+        grey = image.float() + torch.from_numpy(self.off[place])[:, None, None]
+        return {"grey": grey, "bright": (grey > 100).to(torch.uint8)}
+
+
+class Unscaled(torch.nn.Module):
+    """A network whose output is of the wrong type."""
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"grey": image}
+
+
+def test_differences_are_found_and_measured() -> None:
+    model = identity_model()
+    images = np.zeros((200, 4, 4), np.uint8)
+    images[:, 0, 0] = np.arange(200)
+    images[:, 1:] = 100
+    off = np.zeros(256, np.float32)
+    assert compare(Shifted(off), model, [images[:1], images[1:]], ["grey", "bright"]) == {
+        "grey": {"largest": 0, "mean": 0, "of_99_percent": 0, "magnitude": 199},
+        "bright": {"differing": 0, "values": 3200},
+    }
+    off[[7, 8, 9]] = [0.25, 0.5, 1.0]
+    found = compare(Shifted(off), model, [images[:1], images[1:]], ["grey", "bright"])
+    expected = {"largest": 1.0, "mean": pytest.approx(1.75 / 200), "of_99_percent": 0.25, "magnitude": 199}
+    assert found["grey"] == expected
+    assert found["bright"] == {"differing": 36 / 3200, "values": 3200}
+    with pytest.raises(ExportError, match="another type or shape"):
+        compare(Unscaled(), model, [images], ["grey"])
+
+
+def identity_model() -> bytes:
+    """An ONNX model of what `Shifted` is without being off."""
+    helper, types = onnx.helper, onnx.TensorProto
+    shape = ["batch", 4, 4]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["image"], ["grey"], to=types.FLOAT),
+            helper.make_node("Constant", [], ["limit"], value_float=100.0),
+            helper.make_node("Greater", ["grey", "limit"], ["above"]),
+            helper.make_node("Cast", ["above"], ["bright"], to=types.UINT8),
+        ],
+        "identity",
+        [helper.make_tensor_value_info("image", types.UINT8, shape)],
+        [
+            helper.make_tensor_value_info("grey", types.FLOAT, shape),
+            helper.make_tensor_value_info("bright", types.UINT8, shape),
+        ],
+    )
+    return bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "told"),
+    [
+        ("logits", {"largest": 1e-3, "of_99_percent": 0.0, "magnitude": 99.1}, None),
+        (
+            "logits",
+            {"largest": 1.1e-3, "of_99_percent": 0.0, "magnitude": 99.0},
+            "logits differs by 0.0011, at most 0.001",
+        ),
+        ("logits", {"largest": float("nan"), "of_99_percent": 0.0, "magnitude": 99.0}, "logits differs by nan"),
+        ("circle", {"largest": 0.1, "of_99_percent": 1e-3, "magnitude": 99.1}, None),
+        ("circle", {"largest": 0.1, "of_99_percent": 1.1e-3, "magnitude": 99.0}, "circle differs by 0.0011"),
+        ("mask", {"differing": 1e-4, "values": 10**6}, None),
+        ("mask", {"differing": 2e-4, "values": 10**6}, "mask differs by 0.0002, at most 0.0001"),
+    ],
+)
+def test_more_than_the_tolerance_is_refused(name: str, found: dict[str, float], told: str | None) -> None:
+    assert TOLERANCE == {"numbers": 1e-5, "whole numbers": 1e-4}
+    if told is None:
+        require_parity({name: found}, Path("x"))
+    else:
+        with pytest.raises(ExportError, match=told) as caught:
+            require_parity({name: found}, Path("x"))
+        assert caught.value.exit_code == 1
+
+
+def test_a_model_that_differs_is_not_written(
+    runs: Path, exported: dict[str, tuple[Result, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = onnx.load(runs / "circles" / "model.onnx"), OUTPUTS["circles"]
+    monkeypatch.setattr(export, "_convert", lambda *_: done)
+    monkeypatch.setitem(export.TOLERANCE, "numbers", -1.0)
+    result = call(runs / "circles", "--onnx", "--out", tmp_path / "x.onnx")
+    assert result.exit_code == 1
+    assert "does not compute what the network does" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_packages_are_named_with_the_way_to_them(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def fail(name: str, *arguments: Any, **keywords: Any) -> Any:
+        if name in ("onnxruntime", "onnxscript"):
+            raise ModuleNotFoundError(name=name)
+        return real(name, *arguments, **keywords)
+
+    monkeypatch.setattr(builtins, "__import__", fail)
+    with pytest.raises(InputError, match=r"onnxruntime, onnxscript not installed; pip install 'datagen\[onnx\]'"):
+        export.export_onnx(load_run(runs / "circles"), tmp_path / "x", random_images((28, 28), 9), "random")
+
+
+def test_the_examples_of_the_page_run_as_they_stand(
+    runs: Path,
+    exported: dict[str, tuple[Result, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = (Path(__file__).parents[2] / "docs/predicting.md").read_text("utf-8")
+    (tmp_path / "circles.onnx").write_bytes((runs / "circles" / "model.onnx").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, names)
+    assert (names["label"].shape, names["circle"].shape) == ((5,), (5, 3))
+    assert capsys.readouterr().out.startswith("['0', '1', ")
+
+
+def test_what_to_export_as_must_be_said(runs: Path) -> None:
+    result = call(runs / "circles")
+    assert result.exit_code == 2
+    assert "--onnx" in result.stderr
+
+
+def test_random_images_are_always_the_same_and_mostly_black() -> None:
+    images = random_images((28, 30))
+    assert images.shape == (SAMPLES, 28, 30)
+    assert np.array_equal(images[:2], random_images((28, 30), 2))
+    assert 0.45 < (images == 0).mean() < 0.55 and images.max() > 250

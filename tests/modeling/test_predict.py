@@ -1,0 +1,455 @@
+"""Predictions of anybody's images are those of the network, and what is unlike its training is refused or told."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import fakes
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from modeling import overlays, png, predict
+from modeling.cli import cli
+from modeling.config import preset
+from modeling.errors import InputError
+from modeling.findings import rows, words
+from modeling.inputs import are_blank, are_light, read_inputs
+from modeling.models import semantic
+from modeling.score import predict_run, score_predictions
+from modeling.shards import Dataset, open_dataset
+from modeling.train import train
+from modeling.trained import load_run, require_classes
+
+TASKS = fakes.TASKS
+SIZE = {"foreground": (28, 28), "circles": (28, 28), "mosaics": (56, 56)}
+SMALL = ["steps=3", "batch=8", "channels=4,8", "evaluate_every=3", "val_samples=8", "precision=float32"]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return open_dataset(fakes.tiny(tmp_path_factory.mktemp("predict"), train=30, val=12, test=20))
+
+
+@pytest.fixture(scope="module")
+def runs(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a run of each task, a few steps long."""
+    out, threads = tmp_path_factory.mktemp("runs"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    for task in TASKS:
+        train(dataset, preset(task, "cpu").override(SMALL), out / task, device=torch.device("cpu"))
+    yield out
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def digits(dataset: Dataset, tmp_path: Path) -> Path:
+    """A folder of four digits."""
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    for number, image in enumerate(dataset.split("circles", "test")["image"][:4]):
+        cv2.imwrite(str(folder / f"d{number}.png"), image)
+    return folder
+
+
+def read_png(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """What a PNG file shows."""
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert image is not None
+    return image.astype(np.uint8)
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["predict", *map(str, arguments), "--threads", "1", "--device", "cpu"])
+
+
+def blob(height: int = 28, width: int = 28) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """A light block on a dark ground."""
+    image = np.zeros((height, width), np.uint8)
+    image[height // 4 : height // 2, width // 4 : width // 2] = 200
+    return image
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_dataset_is_predicted_as_it_is_scored_and_its_file_can_be_scored(
+    dataset: Dataset, runs: Path, tmp_path: Path, task: str
+) -> None:
+    record = predict.predict(runs / task, [dataset.path], tmp_path, split="test")
+    assert record["files"] == [f"data-{task}-test.npz"]
+    assert len(record["images"]) == 20
+    with np.load(tmp_path / record["files"][0]) as file:
+        for name, expected in predict_run(runs / task, dataset, "test").items():
+            assert np.array_equal(file[name], expected)
+    assert score_predictions(tmp_path / record["files"][0], dataset, task, "test", replicates=2)["task"] == task
+    assert json.loads((tmp_path / predict.FILE).read_text()) == record
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_pngs_and_arrays_of_the_same_images_give_the_same(
+    dataset: Dataset, runs: Path, tmp_path: Path, task: str
+) -> None:
+    images = dataset.split(task, "test")["image"][:3]
+    for number, image in enumerate(images):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), image)
+    np.save(tmp_path / "all.npy", images)
+    np.save(tmp_path / "one.npy", images[1])
+    inputs = [*(tmp_path / f"{number}.png" for number in range(3)), tmp_path / "all.npy", tmp_path / "one.npy"]
+    out = tmp_path / "out"
+    record = predict.predict(runs / task, inputs, out)
+    assert [each["name"] for each in record["images"]] == ["0", "1", "2", "all[0]", "all[1]", "all[2]", "one[0]"]
+    assert record["warnings"] == []
+    found = [{key: value for key, value in each.items() if key != "name"} for each in record["images"]]
+    assert found[:3] == found[3:6]
+    assert found[1].keys() == found[6].keys() and found[1].get("label") == found[6].get("label")
+    with np.load(out / "all.npz") as file:
+        assert str(file["task"]) == task
+        mask = file["mask"]
+    assert mask.shape == images.shape
+    for number in range(3):
+        assert np.array_equal(read_indices((out / f"{number}-mask.png").read_bytes()), mask[number])
+
+
+def read_indices(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The values of an indexed PNG file, for which OpenCV gives the colours."""
+    height, width = struct.unpack(">II", data[16:24])[::-1]
+    at = data.index(b"IDAT")
+    (length,) = struct.unpack(">I", data[at - 4 : at])
+    lines = np.frombuffer(zlib.decompress(data[at + 4 : at + 4 + length]), np.uint8).reshape(height, width + 1)
+    return lines[:, 1:]
+
+
+def test_the_colours_of_a_written_mask_are_those_of_its_values() -> None:
+    mask = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    colours = overlays.class_colours(12)
+    assert len({tuple(colour) for colour in colours.tolist()}) == 13
+    data = png.encode_indexed(mask, colours)
+    seen = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert seen is not None
+    assert np.array_equal(seen[..., ::-1], colours[mask])
+
+
+def test_circles_are_told_with_class_and_confidence(runs: Path, digits: Path, tmp_path: Path) -> None:
+    record = predict.predict(runs / "circles", [digits], tmp_path / "out")
+    trained = load_run(runs / "circles")
+    images = np.stack([read_png(path) for path in sorted(digits.iterdir())])
+    outputs = trained.model(torch.from_numpy(images))
+    shares = outputs["label_logits"].softmax(1)
+    for each, share, circle in zip(record["images"], shares, outputs["circle"], strict=True):
+        assert each["label"] == int(share.argmax()) and each["class"] == trained.classes[each["label"]]
+        assert each["confidence"] == pytest.approx(float(share.max()), rel=1e-5)
+        assert list(each["circle"].values()) == pytest.approx(circle.tolist(), rel=1e-5)
+    head, first, *_ = rows(record)
+    assert head == ["image", "size", "class", "confidence", "x", "y", "r"]
+    assert first[:2] == ["d0", "28 x 28"]
+
+
+def test_confidence_is_the_mean_probability_of_what_was_predicted(dataset: Dataset, runs: Path) -> None:
+    trained = load_run(runs / "mosaics")
+    images = dataset.split("mosaics", "test")["image"][:2]
+    arrays = predict.predict_arrays(trained, images)
+    probability = semantic(trained.model(torch.from_numpy(images))).exp().numpy()
+    for mask, shares, found in zip(arrays["mask"], probability, arrays["confidence"], strict=True):
+        for label in range(11):
+            there = mask == label
+            assert (
+                np.isnan(found[label])
+                if not there.any()
+                else found[label] == pytest.approx(shares[label][there].mean(), rel=1e-4)
+            )
+    trained = load_run(runs / "foreground")
+    images = dataset.split("foreground", "test")["image"][:2]
+    arrays = predict.predict_arrays(trained, images)
+    share = trained.model(torch.from_numpy(images))["logits"].sigmoid().numpy()
+    expected = np.where(arrays["mask"], share, 1 - share).mean((1, 2))
+    assert arrays["confidence"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_many_images_are_predicted_in_batches_in_their_order(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = np.stack([np.roll(blob(), number, 1) for number in range(7)])
+    np.save(tmp_path / "all.npy", images)
+    whole = predict.predict(runs / "circles", [tmp_path / "all.npy"], tmp_path / "whole")
+    monkeypatch.setattr(predict, "_PIXELS", 3 * 28 * 28)
+    parts = predict.predict(runs / "circles", [tmp_path / "all.npy"], tmp_path / "parts")
+    for one, other in zip(whole["images"], parts["images"], strict=True):
+        assert one["name"] == other["name"]
+        assert one["circle"] == pytest.approx(other["circle"], abs=1e-4)
+
+
+@pytest.mark.parametrize("task", ["foreground", "mosaics"])
+def test_any_size_is_predicted_where_the_network_can_and_told_once(runs: Path, tmp_path: Path, task: str) -> None:
+    for number, size in enumerate([(29, 31), (64, 40), (29, 31), SIZE[task]]):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), blob(*size))
+    record = predict.predict(runs / task, [tmp_path], tmp_path / "out")
+    (warning,) = record["warnings"]
+    height, width = SIZE[task]
+    assert f"trained on images of {height} x {width}; these are 29 x 31, 64 x 40: any size works" in warning
+    assert [each["size"] for each in record["images"]] == [[29, 31], [64, 40], [29, 31], [height, width]]
+
+
+def test_a_circle_needs_the_size_of_training(runs: Path, tmp_path: Path, digits: Path) -> None:
+    cv2.imwrite(str(digits / "wide.png"), blob(28, 32))
+    result = call(runs / "circles", digits, "--out", tmp_path / "out")
+    assert result.exit_code == 3
+    assert "wide.png: images of another size (expected 28 x 28, found 28 x 32)" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_light_ground_is_told_and_inverted_on_request(runs: Path, digits: Path, tmp_path: Path) -> None:
+    path = digits / "d1.png"
+    light = 255 - read_png(path)
+    cv2.imwrite(str(tmp_path / "light.png"), light)
+    asked = call(runs / "circles", tmp_path / "light.png", digits, "--out", tmp_path / "a")
+    assert "1 of 5 images have a light ground" in asked.stderr and "--invert turns them" in asked.stderr
+    call(runs / "circles", tmp_path / "light.png", "--out", tmp_path / "b", "--invert")
+    call(runs / "circles", path, "--out", tmp_path / "c")
+    inverted, plain = (json.loads((tmp_path / each / predict.FILE).read_text()) for each in "bc")
+    assert inverted["images"][0]["circle"] == plain["images"][0]["circle"]
+    assert inverted["warnings"] == []
+    wrong = predict.predict(runs / "circles", [path], tmp_path / "d", invert=True)
+    assert "without --invert" in wrong["warnings"][0]
+
+
+def test_light_and_blank_images_are_known_by_their_pixels() -> None:
+    image = np.full((28, 28), 255, np.uint8)
+    image[1:-1, 1:-1] = 0  # light along the border only
+    assert are_light(np.stack([image, 255 - image, blob(), 255 - blob()])).tolist() == [True, False, False, True]
+    assert are_blank(np.stack([image, image * 0, image * 0 + 255, blob()])).tolist() == [False, True, True, False]
+
+
+def test_a_blank_image_is_told(runs: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "white.png"), np.full((28, 28), 255, np.uint8))
+    cv2.imwrite(str(tmp_path / "blob.png"), blob())
+    record = predict.predict(runs / "foreground", [tmp_path], tmp_path / "out")
+    (warning,) = record["warnings"]
+    assert warning.startswith("1 of 2 images are blank, one grey level throughout (white)")
+
+
+def as_png(image: np.ndarray[Any, Any]) -> bytes:
+    return bytes(cv2.imencode(".png", image)[1])
+
+
+def transparent(opacity: int) -> bytes:
+    return as_png(np.dstack([blob()] * 3 + [np.full((28, 28), opacity, np.uint8)]))
+
+
+def coloured() -> bytes:
+    image = np.dstack([blob()] * 3)
+    image[3, 3, 0] = 9
+    return as_png(image)
+
+
+def keyed() -> bytes:
+    """A grey PNG file in which black is transparent."""
+    data, content = as_png(blob()), b"tRNS\0\0"
+    return data[:33] + struct.pack(">I", 2) + content + struct.pack(">I", zlib.crc32(content)) + data[33:]
+
+
+def flipped() -> bytes:
+    data = as_png(blob())
+    at = data.index(b"IDAT") + 10
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def undecodable() -> bytes:
+    """A PNG file with right checksums, and too few pixels."""
+    content = b"IDAT" + zlib.compress(bytes(100))
+    data = as_png(blob())
+    chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+    return data[:33] + chunk + data[-12:]
+
+
+BAD_PNGS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "sixteen bits": (lambda: as_png(blob().astype(np.uint16) * 256), "16 bits"),
+    "colours": (coloured, "the image has colours"),
+    "transparent": (lambda: transparent(254), "transparent pixels"),
+    "a transparent grey": (keyed, "transparent colour"),
+    "cut short": (lambda: as_png(blob())[:-1], "cut short"),
+    "cut in a chunk": (lambda: as_png(blob())[:60], "cut short"),
+    "only a signature": (lambda: as_png(blob())[:8], "cut short"),
+    "a flipped bit": (flipped, "a wrong checksum"),
+    "too few pixels": (undecodable, "cannot be decoded"),
+    "another format": (lambda: bytes(cv2.imencode(".jpg", blob())[1]), "not a PNG file"),
+    "nothing": (lambda: b"", "not a PNG file"),
+    "a thread": (lambda: as_png(np.zeros((1, 28), np.uint8)), "sides of at least 8 pixels"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_PNGS)
+def test_a_png_file_that_would_be_mangled_is_refused(runs: Path, tmp_path: Path, kind: str) -> None:
+    make, told = BAD_PNGS[kind]
+    path = tmp_path / "bad.png"
+    path.write_bytes(make())
+    with pytest.raises(InputError, match=told) as caught:
+        read_inputs([path], "foreground", "test")
+    assert str(path) in str(caught.value)
+
+
+def test_grey_that_is_stored_as_colour_is_taken_and_nothing_is_lost() -> None:
+    for data in (as_png(np.dstack([blob()] * 3)), transparent(255), as_png(blob())):
+        assert np.array_equal(png.decode(data), blob())
+
+
+def test_a_huge_image_is_refused_by_its_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(png, "LARGEST", 28 * 28 - 1)
+    with pytest.raises(InputError, match="too large"):
+        png.decode(as_png(blob()))
+
+
+@pytest.mark.parametrize(
+    ("array", "told"),
+    [
+        (blob() / 255, r"not grey levels.*float64 from 0\.0 to 0\.78"),
+        (np.full((2, 28, 28), np.nan, np.float32), "float32 with NaN"),
+        (blob().astype(np.uint16), "uint16"),
+        (np.zeros((28, 28, 3), np.uint8), "no channels"),
+        (np.zeros((0, 28, 28), np.uint8), r"not images.*\(0, 28, 28\)"),
+        (np.zeros((2, 2, 28, 28), np.uint8), "not images"),
+        (np.array(["text"]), "not grey levels.*<U4"),
+    ],
+)
+def test_an_array_of_something_else_is_refused(tmp_path: Path, array: np.ndarray[Any, Any], told: str) -> None:
+    np.save(tmp_path / "bad.npy", array)
+    with pytest.raises(InputError, match=told):
+        read_inputs([tmp_path / "bad.npy"], "foreground", "test")
+
+
+def test_a_file_that_holds_no_array_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "object.npy", np.array([None, 1], object), allow_pickle=True)
+    np.save(tmp_path / "whole.npy", np.zeros((3, 28, 28), np.uint8))
+    (tmp_path / "short.npy").write_bytes((tmp_path / "whole.npy").read_bytes()[:1000])
+    (tmp_path / "text.npy").write_text("no array")
+    (tmp_path / "empty.npy").write_bytes(b"")
+    names = ["object.npy", "short.npy", "text.npy", "empty.npy"]
+    with pytest.raises(InputError, match="4 inputs cannot be used") as caught:
+        read_inputs([tmp_path / name for name in names], "foreground", "test")
+    assert all(f"{name}: not an .npy file of numbers" in str(caught.value) for name in names)
+
+
+def test_every_trouble_is_told_at_once_and_nothing_is_written(runs: Path, digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (digits / "bad.png").write_bytes(b"GIF89a")
+    (tmp_path / "notes.txt").write_text("no image")
+    inputs = [digits, tmp_path / "empty", tmp_path / "gone.png", tmp_path / "notes.txt"]
+    result = call(runs / "foreground", *inputs, "--out", tmp_path / "out")
+    assert result.exit_code == 3
+    for told in ("4 inputs", "bad.png: not a PNG", "neither a dataset nor a folder", "no such file", "not an input"):
+        assert told in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_some_of_many_troubles_are_listed(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="12 inputs cannot be used") as caught:
+        read_inputs([tmp_path / f"{number}.png" for number in range(12)], "foreground", "test")
+    assert str(caught.value).endswith("and 2 more")
+
+
+def test_masks_are_not_written_among_the_images(runs: Path, digits: Path) -> None:
+    before = sorted(digits.iterdir())
+    with pytest.raises(InputError, match="among the images"):
+        predict.predict(runs / "circles", [digits], digits)
+    assert sorted(digits.iterdir()) == before
+
+
+def test_equal_names_are_told_apart(runs: Path, digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    for name in ("d0", "d0-2"):
+        cv2.imwrite(str(tmp_path / f"other/{name}.png"), blob())
+    inputs = [digits / "d0.png", tmp_path / "other/d0.png", tmp_path / "other/d0-2.png"]
+    record = predict.predict(runs / "circles", inputs, tmp_path / "out")
+    assert [each["name"] for each in record["images"]] == ["d0", "d0-2", "d0-2-2"]
+    assert len(set(record["files"])) == 3
+
+
+def test_a_run_of_other_classes_is_refused_but_for_the_foreground(dataset: Dataset, runs: Path) -> None:
+    for task in TASKS:
+        trained = load_run(runs / task)
+        require_classes(trained, dataset)
+        trained.evidence.dataset["classes"][3] = "drei"
+        if task == "foreground":
+            require_classes(trained, dataset)
+        else:
+            with pytest.raises(InputError, match=r"other classes \(expected 0, 1, 2, drei, 4"):
+                require_classes(trained, dataset)
+
+
+def test_a_dataset_is_predicted_by_split_and_never_inverted(dataset: Dataset, runs: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="leave --invert out"):
+        predict.predict(runs / "circles", [dataset.path], tmp_path, invert=True)
+    result = call(runs / "mosaics", dataset.path, "--split", "val", "--out", tmp_path, "--json")
+    assert len(json.loads(result.stdout)["images"]) == 12
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_overlays_show_image_and_prediction_side_by_side(
+    dataset: Dataset, runs: Path, tmp_path: Path, task: str
+) -> None:
+    image = dataset.split(task, "test")["image"][0]
+    cv2.imwrite(str(tmp_path / "one.png"), image)
+    record = predict.predict(runs / task, [tmp_path / "one.png"], tmp_path / "out", overlay=True)
+    assert record["files"] == ["one-mask.png", "one-overlay.png"]
+    picture = read_png(tmp_path / "out/one-overlay.png")
+    scale = 392 // image.shape[0]
+    left = picture[16 : 16 + 392, 16 : 16 + 392]
+    assert np.array_equal(left, np.repeat(np.kron(image, np.ones((scale, scale), np.uint8))[..., None], 3, 2))
+    assert picture.shape[1] == 2 * 392 + 3 * 16
+
+
+def test_an_overlay_tints_the_mask_and_draws_the_circle_where_it_is() -> None:
+    image = blob()
+    mask = (image > 0).astype(np.uint8)
+    right = overlays.draw_overlay(image, mask, "")[16:408, 424:816]
+    tinted = right[:: 392 // 28, :: 392 // 28].any(-1)
+    assert np.array_equal(tinted, mask > 0)
+    for name in ("blue", "Ziffer \u00e4", "\u6570"):
+        picture = overlays.draw_overlay(image, mask, "", names=[name])
+        assert picture.shape[0] > 420
+    x, y, r = 13.5, 10.0, 6.0
+    right = overlays.draw_overlay(image * 0, mask, "", circle=(x, y, r))[16:408, 424:816]
+    ys, xs = np.nonzero(right.any(-1))
+    assert (xs.min() / 14 - 0.5, xs.max() / 14 - 0.5) == pytest.approx((x - r, x + r), abs=0.25)
+    assert (ys.min() / 14 - 0.5, ys.max() / 14 - 0.5) == pytest.approx((y - r, y + r), abs=0.25)
+    nothing = overlays.draw_overlay(image * 0, mask, "", circle=(float("nan"), y, r))[16:408, 424:816]
+    assert not nothing.any()
+
+
+def test_overlays_end_at_their_limit_and_say_so(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "OVERLAYS", 2)
+    np.save(tmp_path / "five.npy", np.stack([blob()] * 5))
+    np.save(tmp_path / "one.npy", blob())
+    record = predict.predict(
+        runs / "foreground", [tmp_path / "five.npy", tmp_path / "one.npy"], tmp_path / "out", overlay=True
+    )
+    assert len([name for name in record["files"] if name.endswith("overlay.png")]) == 2
+    assert record["warnings"] == ["only the first 2 overlays were drawn; 4 more were left out"]
+
+
+def test_the_table_is_short_and_says_how_much_more_there_is(runs: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "many.npy", np.stack([blob()] * 25))
+    result = call(runs / "foreground", tmp_path / "many.npy", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "many[19]" in result.stdout and "many[20]" not in result.stdout
+    assert "and 5 more; 1 files in" in result.stdout
+    quiet = call(runs / "foreground", tmp_path / "many.npy", "--out", tmp_path / "out", "--quiet")
+    assert (quiet.exit_code, quiet.output) == (0, "")
+
+
+def test_classes_are_told_by_area() -> None:
+    classes = [{"class": "a", "pixels": 3, "confidence": 0.5}, {"class": "b", "pixels": 9, "confidence": 0.25}]
+    found = {"name": "x", "size": [56, 56], "classes": classes}
+    assert rows({"run": {"task": "mosaics"}, "images": [found]})[1] == ["x", "56 x 56", "b 25.0%, a 50.0%"]
+    assert words(found) == "12 pixels of foreground"
+
+
+def test_a_folder_without_weights_is_told(tmp_path: Path, digits: Path) -> None:
+    result = call(tmp_path, digits, "--out", tmp_path / "out")
+    assert result.exit_code == 3
+    assert "there is no checkpoint" in result.stderr
