@@ -41,15 +41,24 @@ def image_scores(task: str, predictions: Arrays, split: Split, classes: int) -> 
     IoU for the foreground; the same or, where the class is wrong, 0 for circles; for mosaics, whose headline is
     pooled, Dice within the image: the mean over the labels in its truth or its prediction.
     """
-    labels = classes + 1 if task == "mosaics" else 2
-    counts = count_pixels(predictions["mask"], split["mask"][:], labels)
+    if task == "foreground":
+        return image_ious(predictions["mask"], split)
+    if task == "circles":
+        return np.where(predictions["label"] == split["label"][:], image_ious(predictions["mask"], split), 0.0)
+    counts = count_pixels(predictions["mask"], split["mask"][:], classes + 1)
     both, sizes = counts.both[:, 0], counts.predicted[:, 0] + counts.true[:, 0]
-    if task == "mosaics":
-        dice = np.divide(2 * both, sizes, out=np.zeros(both.shape), where=sizes > 0)
-        return np.asarray(dice.sum(axis=1) / np.count_nonzero(sizes, axis=1), np.float64)
-    inter, union = both[:, 1], sizes[:, 1] - both[:, 1]
-    iou = np.divide(inter, union, out=np.ones(len(inter)), where=union > 0)
-    return iou if task == "foreground" else np.where(predictions["label"] == split["label"][:], iou, 0.0)
+    dice = np.divide(2 * both, sizes, out=np.zeros(both.shape), where=sizes > 0)
+    return np.asarray(dice.sum(axis=1) / np.count_nonzero(sizes, axis=1), np.float64)
+
+
+def image_ious(predicted: Bytes, split: Split) -> Floats:
+    """The IoU of each image's foreground, of whatever class, float64 (N,); 1 where there is none and none is found."""
+    inter, union = np.empty((2, len(predicted)), np.int64)
+    for start in range(0, len(predicted), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        found, truth = predicted[block] > 0, split["mask"][block] > 0
+        inter[block], union[block] = (found & truth).sum(axis=(1, 2)), (found | truth).sum(axis=(1, 2))
+    return np.divide(inter, union, out=np.ones(len(inter)), where=union > 0)
 
 
 def choose_spread(count: int, wanted: int) -> list[int]:
@@ -57,10 +66,13 @@ def choose_spread(count: int, wanted: int) -> list[int]:
     return list(range(count)) if count <= wanted else [number * count // wanted for number in range(wanted)]
 
 
-def choose_worst(scores: Floats, wanted: int, group: Integers | None = None) -> list[int]:
-    """The rows of the lowest scores, the lowest first, of equals the first; one of each group, none without fault."""
+def choose_worst(scores: Floats, ties: Floats, wanted: int, group: Integers | None = None) -> list[int]:
+    """The rows of the lowest scores, the lowest first, of equals those of the lowest `ties`, of these the first.
+
+    One row of each group, and none without fault.
+    """
     chosen: dict[int, int] = {}
-    for row in np.argsort(scores, kind="stable").tolist():
+    for row in np.lexsort((ties, scores)).tolist():
         if len(chosen) == wanted or scores[row] >= 1:
             break
         chosen.setdefault(row if group is None else int(group[row]), row)

@@ -32,7 +32,7 @@ def chapter(shown: Shown, dataset: Dataset) -> Markup:
         tag("h3", "Training"),
         _curves(run),
         *(_score_parts(scores, run.task) if scores else ()),
-        *(_distance_parts(shown.distances, run.task) if shown.distances else ()),
+        tag("div", *_blocks(shown), class_="blocks"),
         *(gallery(shown, dataset.classes) if shown.pictures else ()),
         id=run.task,
     )
@@ -68,7 +68,7 @@ def _warnings(shown: Shown, dataset: Dataset) -> list[str]:
     if run.digest != dataset.digest:
         found.append(f"It is trained on another dataset, {run.digest[:12]}.")
     if run.scores is None:
-        found.append(f"This run has not been scored: modeling score RUN does it. RUN is the folder of {run.task}.")
+        found.append("This run has not been scored: modeling score, given its folder, does it.")
     else:
         if run.scores["dataset"]["digest"] != dataset.digest:
             found.append(f"The scores are of another dataset, {run.scores['dataset']['digest'][:12]}.")
@@ -102,36 +102,51 @@ def _curves(run: Run) -> Markup:
 
 
 def _score_parts(record: Record, task: str) -> list[Markup]:
-    """Tables of the scores, test first and open, then the confusion on test."""
-    order = sorted(record["splits"], key=lambda split: split != SPLIT)
-    parts = [tag("h3", "Scores")]
-    for split in order:
-        table_ = _score_table(record, split, task)
-        parts.append(table_ if split == order[0] else details(f"Scores on {split}", table_))
-    first = order[0]
-    scores = record["splits"][first]["scores"]
-    classes = class_rows(record, first)
-    if classes:
-        name = "dice" if task == "mosaics" else "accuracy"
-        title = f"{'Dice' if task == 'mosaics' else 'Accuracy'} of each class"
-        labels = [row[0] for row in classes[1:]]
-        per_class = [
-            _estimate(label, each[name])
-            for label, each in zip(labels, scores["per_class"], strict=True)
-            if each[name]["value"] is not None
-        ]
-        parts.append(tag("h3", title))
-        if 0 < len(per_class) <= _MOST:
-            parts.append(charts.dot_chart(f"{title} on {first}, with 95% intervals", per_class))
-        shown = table(f"Scores of each class on {first}", classes, class_="numbers")
-        parts.append(details("All scores of each class", shown))
-    return [*parts, *confusion_part(record, first)]
+    """Tables of the scores, of test open and of other splits to be opened."""
+    first, *rest = _splits(record)
+    others = [details(f"Scores on {split}", _score_table(record, split, task)) for split in rest]
+    return [tag("h3", "Scores"), _score_table(record, first, task), *others]
+
+
+def _splits(record: Record) -> list[str]:
+    """What has been scored, test first."""
+    return sorted(record["splits"], key=lambda split: split != SPLIT)
+
+
+def _blocks(shown: Shown) -> list[Markup]:
+    """Scores by class, errors by distance and the confusion: what fits side by side."""
+    record, parts = shown.run.scores, []
+    if record is not None:
+        parts.append(_class_part(record, _splits(record)[0]))
+    if shown.distances:
+        parts.append(_distance_parts(shown.distances, shown.run.task))
+    if record is not None:
+        parts.append(confusion_part(record, _splits(record)[0]))
+    return [tag("div", *part) for part in parts if part]
+
+
+def _class_part(record: Record, split: str) -> list[Markup]:
+    """The main score of each class as a chart, all of them as a table; nothing where the task has no classes."""
+    rows = class_rows(record, split)
+    if not rows:
+        return []
+    name, title = ("dice", "Dice") if record["task"] == "mosaics" else ("accuracy", "Accuracy")
+    per_class = record["splits"][split]["scores"]["per_class"]
+    known = [
+        _estimate(row[0], each[name])
+        for row, each in zip(rows[1:], per_class, strict=True)
+        if each[name]["value"] is not None
+    ]
+    chart = charts.dot_chart(f"{title} on {split}, with 95% intervals", known) if 0 < len(known) <= _MOST else None
+    shown = details("All scores of each class", table(f"Scores of each class on {split}", rows, class_="numbers"))
+    return [tag("h3", f"{title} of each class"), *([chart] if chart else ()), shown]
 
 
 def _score_table(record: Record, split: str, task: str) -> Markup:
     """The scores of a split, each with what it means; columns that hold nothing are left out."""
     head, *body = score_rows(record, split)
-    head = ["score", "value", *head[2:]]
+    baseline = head[-1]
+    head = ["score", "value", *head[2:-1], "baseline"]
     kept = [number for number in range(len(head)) if any(row[number] for row in body)]
     headline = TASKS[task].headline
     rows: list[list[str]] = [[head[number] for number in kept]]
@@ -141,7 +156,7 @@ def _score_table(record: Record, split: str, task: str) -> Markup:
         name = join([tag("code", row[0]), " ", told])
         rows.append([name, *(row[number] for number in kept[1:])])
     shown = table(f"{task} on {split}", rows, class_="numbers")
-    return join([shown, *(tag("p", f"{note}.", class_="note") for note in notes(record, split))])
+    return join([shown, *(tag("p", f"{note}.", class_="note") for note in (baseline, *notes(record, split)))])
 
 
 def _distance_parts(distances: Sequence[Distance], task: str) -> list[Markup]:

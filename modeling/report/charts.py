@@ -10,8 +10,9 @@ from itertools import pairwise
 from modeling.report.markup import Markup, tag
 
 _WIDTH, _HEIGHT = 360.0, 220.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 12.0, 10.0, 38.0
-_LETTER = 6.6  # width of a letter of 12 pixels, about
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 12.0, 10.0, 38.0
+_EDGE = 22.0  # left and right of a chart without names: half a label
+_LETTER = 7.5  # width of a letter of 12 pixels, at most but for capitals
 _LONGEST = 14  # letters of a name beside a chart
 
 Place = Callable[[float], float]
@@ -81,7 +82,7 @@ def error_chart(title: str, estimates: Sequence[Estimate]) -> Markup:
     ends = [end for each in estimates for end in (each.value, *(each.interval or ()), *each.others.values())]
     least = min((1 - end for end in ends if end < 1), default=0.01)
     low = max(-5, math.floor(math.log10(least)))
-    place = _scale(low, 0, 12, _WIDTH - 22)
+    place = _scale(low, 0, _EDGE, _WIDTH - _EDGE)
 
     def across(value: float) -> float:
         return place(max(low, math.log10(max(1 - value, 1e-12))))
@@ -93,8 +94,8 @@ def error_chart(title: str, estimates: Sequence[Estimate]) -> Markup:
         parts.append(_text(x, height - 10, f"{10.0**power * 100:g}%", "middle"))
     for number, each in enumerate(estimates):
         y = top + row * number + 28
-        parts.append(_text(12, y - 13, each.name, "start", "name"))
-        parts.append(tag("line", x1=12.0, x2=_WIDTH - 22, y1=y, y2=y, class_="track"))
+        parts.append(_text(_EDGE, y - 13, each.name, "start", "name"))
+        parts.append(tag("line", x1=_EDGE, x2=_WIDTH - _EDGE, y1=y, y2=y, class_="track"))
         if "baseline" in each.others:
             x = across(each.others["baseline"])
             parts.append(tag("rect", x=x - 4, y=y - 4, width=8.0, height=8.0, class_="baseline"))
@@ -118,7 +119,7 @@ def error_chart(title: str, estimates: Sequence[Estimate]) -> Markup:
 
 def dot_chart(title: str, estimates: Sequence[Estimate]) -> Markup:
     """Values with their intervals, one below the other, on an axis that ends at 100%."""
-    row, top, left, right = 22.0, 4.0, 16 + _LETTER * max(len(_short(each.name)) for each in estimates), 62.0
+    row, top, left, right = 22.0, 4.0, 16 + _LETTER * max(len(_short(each.name)) for each in estimates), 68.0
     height = top + row * len(estimates) + 24
     ends = [end for each in estimates for end in (each.value, *(each.interval or ()))]
     ticks = _ticks(min(0.999, *ends), 1.0, 3)
@@ -228,12 +229,15 @@ def _ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten within `low` to `high`, with 2 and 5 times them where these are few; at least two numbers."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    sizes = (1.0,) if len(powers) > 3 else (1.0, 2.0, 5.0)
-    ticks = [size * 10.0**power for power in powers for size in sizes]
-    inner = [tick for tick in ticks if low <= tick <= high]
-    return inner if len(inner) > 1 else [max(tick for tick in ticks if tick <= low), *inner, high * 1.1]
+    """Powers of ten within `low` to `high`, with 2 and 5 times them where these are few, or what encloses them."""
+    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)  # logarithms are rounded
+    for sizes in ((1.0,), (1.0, 2.0, 5.0)):
+        ticks = [size * 10.0**power for power in powers for size in sizes]
+        inner = [tick for tick in ticks if low <= tick <= high]
+        if len(inner) > 2:
+            break
+    ends = {max(tick for tick in ticks if tick <= low), min(tick for tick in ticks if tick >= high)}
+    return inner if len(inner) > 1 else sorted({*inner, *ends})
 
 
 def _numbers(ticks: Sequence[float]) -> list[str]:

@@ -47,9 +47,10 @@ def _matrix(counts: list[list[int]], labels: list[str], split: str, unit: str) -
         total = sum(line)
         cells = [_cell(count, total, right=row == column, whole=whole) for column, count in enumerate(line)]
         rows.append(tag("tr", tag("th", labels[row], scope="row"), *cells))
-    caption = tag("caption", f"Confusion of {unit} on {split}", note)
+    title = f"Confusion of {unit} on {split}"
+    caption = tag("caption", tag("span", title, note, class_="fixed"))
     matrix = tag("table", caption, tag("thead", head), tag("tbody", *rows), class_="matrix")
-    return scrolling(matrix, f"Confusion of {unit} on {split}")
+    return scrolling(matrix, title)
 
 
 def _cell(count: int, total: int, *, right: bool, whole: bool) -> Markup:

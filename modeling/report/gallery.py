@@ -11,7 +11,9 @@ from modeling.report.shown import SPLIT, Picture, Shown
 _LEGEND = 30  # classes that a legend names
 _WORST = {
     "foreground": "The lowest IoU of single images, the worst first.",
-    "circles": "The lowest gated IoU of single images: first those of a wrong class, in their order.",
+    "circles": (
+        "The lowest gated IoU of single images: first those of a wrong class, which counts as 0, worst circle first."
+    ),
     "mosaics": (
         "The lowest Dice within single mosaics, the worst first; of mosaics with most errors in the same digit only the"
         " worst."
@@ -54,10 +56,16 @@ def _legend(task: str, classes: tuple[str, ...]) -> Markup:
     if task != "mosaics":
         return tag("ul", *entries, class_="legend")
     entries.append(_entry("a wrong class", WRONG_CLASS))
+    named = [tag("li", "truth and prediction:"), *_classes(classes)]
+    return join([tag("ul", *named, class_="legend"), tag("ul", tag("li", "difference:"), *entries, class_="legend")])
+
+
+def _classes(classes: tuple[str, ...]) -> list[Markup]:
+    """The colour of each class, of very many the first."""
     named = [_entry(name, class_colour(label)) for label, name in enumerate(classes[:_LEGEND])]
     if len(classes) > _LEGEND:
         named.append(tag("li", f"and {len(classes) - _LEGEND} more"))
-    return join([tag("ul", *named, class_="legend"), tag("ul", *entries, class_="legend")])
+    return named
 
 
 def _entry(name: str, colour: Colour) -> Markup:

@@ -36,7 +36,7 @@ def table(caption: str, rows: Sequence[Sequence[str]], *, class_: str | None = N
     small = tag("span", note, class_="note") if note else None
     columns = tag("tr", *(tag("th", cell, scope="col") for cell in head))
     lines = [tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])) for row in body]
-    parts = [tag("caption", caption, small), tag("thead", columns), tag("tbody", *lines)]
+    parts = [tag("caption", tag("span", caption, small, class_="fixed")), tag("thead", columns), tag("tbody", *lines)]
     return scrolling(tag("table", *parts, class_=class_), caption)
 
 

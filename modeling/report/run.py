@@ -88,9 +88,12 @@ def _read_log(path: Path) -> list[Record]:
     with storage_errors(path):
         lines = path.read_bytes().splitlines(keepends=True)
     try:
-        return [json.loads(line) for line in lines if line.endswith(b"\n")]
+        found = [json.loads(line) for line in lines if line.endswith(b"\n")]
     except ValueError as error:
         raise _damaged(path) from error
+    if not all(isinstance(line, dict) and "step" in line for line in found):
+        raise _damaged(path)
+    return found
 
 
 def _damaged(path: Path) -> DamagedError:

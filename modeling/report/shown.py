@@ -50,13 +50,14 @@ def show_run(run: Run, dataset: Dataset, device: str) -> Shown:
     split = dataset.split(run.task, SPLIT)
     predictions = predict_run(run.folder, dataset, SPLIT, device=device)
     scores = cases.image_scores(run.task, predictions, split, len(dataset.classes))
+    ious = cases.image_ious(predictions["mask"], split)
     group = cases.worst_digits(predictions["mask"], split, dataset.grid) if run.task == "mosaics" else None
     rows = {
         "example": cases.choose_spread(len(split), _EXAMPLES),
-        "worst": cases.choose_worst(scores, _WORST, group),
+        "worst": cases.choose_worst(scores, ious, _WORST, group),
     }
     drawn = [
-        _draw(run.task, kind, number, row, split, predictions, float(scores[row]), dataset.classes)
+        _draw(run.task, kind, number, row, split, predictions, (float(scores[row]), float(ious[row])), dataset.classes)
         for kind, chosen in rows.items()
         for number, row in enumerate(chosen, 1)
     ]
@@ -71,20 +72,26 @@ def _draw(
     row: int,
     split: Split,
     predictions: cases.Arrays,
-    score: float,
+    scores: tuple[float, float],
     classes: tuple[str, ...],
 ) -> Picture:
     sample = split[row]
     found = {name: values[row] for name, values in predictions.items()}
-    caption, told = _words(task, row, sample, found, score, classes)
+    caption, told = _words(task, row, sample, found, scores, classes)
     png = pictures.draw_case(task, sample, found)
     return Picture(kind, f"{task}-{kind}-{number}.png", png, caption, told)
 
 
 def _words(
-    task: str, row: int, sample: dict[str, Any], found: dict[str, Any], score: float, classes: tuple[str, ...]
+    task: str,
+    row: int,
+    sample: dict[str, Any],
+    found: dict[str, Any],
+    scores: tuple[float, float],
+    classes: tuple[str, ...],
 ) -> tuple[str, str]:
-    """A caption, and a text for who does not see the picture."""
+    """A caption, and a text for who does not see the picture; `scores` are the task's own and the plain IoU."""
+    score, iou = scores
     truth, mask = sample["mask"], found["mask"]
     missed, extra = int(((truth > 0) & (mask == 0)).sum()), int(((truth == 0) & (mask > 0)).sum())
     outline = f"{_count(missed)} missed, {extra:,} too many"
@@ -93,8 +100,9 @@ def _words(
     if task == "circles":
         due, said = classes[int(sample["label"])], classes[int(found["label"])]
         verdict = f"{due}, found {due}" if due == said else f"{due}, taken for {said}"
+        scored = f"IoU {percent(iou)}" if due == said else f"circle IoU {percent(iou)}, gated 0%"
         told = f"Circle of {SPLIT} image {row:,}, class {verdict}: {outline}."
-        return f"{SPLIT} {row:,}: {verdict}; gated IoU {percent(score)}", told
+        return f"{SPLIT} {row:,}: {verdict}; {scored}", told
     other = int(((truth > 0) & (mask > 0) & (truth != mask)).sum())
     shown = _names(sample["label"].reshape(-1).tolist(), classes)
     wrong = sorted({int(label) - 1 for label in np.unique(mask[(mask > 0) & (mask != truth)])})

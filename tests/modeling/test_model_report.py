@@ -1,0 +1,609 @@
+"""The report is one page that needs nothing else, says what is missing, and shows what the records and pixels say."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+from base64 import b64decode
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import fakes
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+import modeling.report
+from modeling import metrics, runs
+from modeling.cli import cli
+from modeling.errors import DamagedError, InputError
+from modeling.report import PAGE, cases, charts, confusion, pictures, words, write_report
+from modeling.report.markup import Markup, tag
+from modeling.score import predict_run
+from modeling.scoreboard import percent
+from modeling.shards import Dataset, Split, open_dataset
+from modeling.tasks import TASKS
+
+SMALL = [
+    *("--set", "steps=6", "--set", "batch=8", "--set", "channels=4,8", "--set", "log_every=2"),
+    *("--set", "evaluate_every=3", "--set", "val_samples=16", "--threads", "1", "--device", "cpu"),
+]
+STYLE = (Path(modeling.report.__file__).parent / "style.css").read_text("utf-8")
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fakes.tiny(tmp_path_factory.mktemp("report"), train=60, val=40, test=40)
+
+
+@pytest.fixture(scope="module")
+def dataset(data: Path) -> Dataset:
+    return open_dataset(data)
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all three runs are, scored."""
+    before = torch.get_num_threads()
+    out = tmp_path_factory.mktemp("trained") / "runs"
+    assert call("train", "all", "--dataset", str(data), "--out", str(out), *SMALL).exit_code == 0
+    assert call("score", "all", "--dataset", str(data), "--out", str(out), "--device", "cpu").exit_code == 0
+    torch.set_num_threads(before)
+    return out
+
+
+@pytest.fixture(scope="module")
+def page(trained: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page about them."""
+    return write_report(trained, dataset, tmp_path_factory.mktemp("page"))[0]
+
+
+@pytest.fixture
+def runs_folder(trained: Path, tmp_path: Path) -> Path:
+    """The runs, to be changed."""
+    return Path(shutil.copytree(trained, tmp_path / "runs"))
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments)
+
+
+class Reader(HTMLParser):
+    """The elements of a page with their attributes, and its text without that of the style."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((name, {key: value or "" for key, value in attributes}))
+        if name not in ("br", "img", "link", "meta"):
+            self.open.append(name)
+
+    def handle_endtag(self, name: str) -> None:
+        assert self.open.pop() == name
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.text += data
+
+    def all(self, name: str) -> list[dict[str, str]]:
+        return [attributes for found, attributes in self.elements if found == name]
+
+
+def read(folder: Path, dataset: Dataset, out: Path) -> Reader:
+    return Reader(write_report(folder, dataset, out)[0].read_text("utf-8"))
+
+
+def decoded(png: bytes) -> Any:
+    """The pixels of a PNG file, (H, W, 4): blue, green, red, cover."""
+    return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def test_the_page_takes_nothing_from_elsewhere_and_runs_no_program(page: Path) -> None:
+    reader = Reader(page.read_text("utf-8"))
+    links = [value for _, found in reader.elements for key, value in found.items() if key in ("src", "href")]
+    assert len(links) > 40
+    assert all(link.startswith(("data:", "#")) for link in links)
+    assert not re.search(r"url\(|@import|https?:", page.read_text("utf-8"))
+    assert not {"script", "iframe", "object", "embed", "form"} & {name for name, _ in reader.elements}
+    (policy,) = (found["content"] for found in reader.all("meta") if "http-equiv" in found)
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_every_picture_has_a_text_and_is_a_file_beside_the_page_too(page: Path) -> None:
+    images = Reader(page.read_text("utf-8")).all("img")
+    files = {path.read_bytes(): path.name for path in page.parent.glob("*.png")}
+    assert len(files) >= 3 * 8
+    assert len(images) == len(list(page.parent.glob("*.png")))
+    for image in images:
+        data = b64decode(image["src"].removeprefix("data:image/png;base64,"))
+        assert data in files
+        assert decoded(data).shape == (int(image["height"]), int(image["width"]), 4)
+        assert len(image["alt"]) > 20
+
+
+def test_the_page_is_in_order_for_who_does_not_see_it(page: Path) -> None:
+    reader = Reader(page.read_text("utf-8"))
+    names = [name for name, _ in reader.elements]
+    assert reader.all("html") == [{"lang": "en"}]
+    levels = [int(name[1]) for name in names if re.fullmatch("h[1-6]", name)]
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    assert names.count("table") == names.count("caption") > 8
+    places = [found["id"] for _, found in reader.elements if "id" in found]
+    assert len(places) == len(set(places))
+    assert {found["href"] for found in reader.all("a")} == {f"#{place}" for place in places}
+    assert all(found.get("aria-label") for found in reader.all("svg") if found.get("role") == "img")
+    assert all("aria-hidden" in found for found in reader.all("svg") if found.get("role") != "img")
+
+
+def test_the_page_has_every_score_of_the_records(page: Path, trained: Path) -> None:
+    text = Reader(page.read_text("utf-8")).text
+    for task in TASKS:
+        record = json.loads((trained / task / "scores.json").read_text())
+        for split in record["splits"].values():
+            for name, score in split["scores"].items():
+                if isinstance(score, dict) and "value" in score:
+                    assert percent(score["value"]) in text
+                    assert words.meaning(task, name) is not None
+        evidence = json.loads((trained / task / runs.EVIDENCE).read_text())
+        assert evidence["dataset"]["digest"] in text
+        assert evidence["environment"]["versions"]["torch"] in text
+        assert f"{evidence['parameters']:,}" in text
+
+
+def test_the_same_runs_give_the_same_page(page: Path, trained: Path, dataset: Dataset, tmp_path: Path) -> None:
+    again = write_report(trained, dataset, tmp_path)
+    assert again[0].name == PAGE
+    assert {path.name: path.read_bytes() for path in again} == {
+        path.name: path.read_bytes() for path in page.parent.iterdir()
+    }
+
+
+def test_a_reference_is_shown_where_there_is_one(runs_folder: Path, dataset: Dataset, tmp_path: Path) -> None:
+    assert "a reference for the test digits of MNIST only" in read(runs_folder, dataset, tmp_path / "a").text
+    for task in TASKS:
+        path = runs_folder / task / "scores.json"
+        record = json.loads(path.read_text())
+        record["dataset"]["source"] = "mnist"
+        path.write_text(json.dumps(record))
+    path = runs_folder / "circles" / "scores.json"
+    record = json.loads(path.read_text())
+    record["splits"]["test"]["scores"]["accuracy"]["value"] = 1.0
+    path.write_text(json.dumps(record))
+    text = read(runs_folder, dataset, tmp_path / "b").text
+    assert "beats the reference, 99.460%" in text
+    assert "below the reference, 99.290%" in text
+
+
+def test_a_run_that_is_not_scored_is_told_and_shown(runs_folder: Path, dataset: Dataset, tmp_path: Path) -> None:
+    (runs_folder / "circles" / "scores.json").unlink()
+    reader = read(runs_folder, dataset, tmp_path / "out")
+    assert reader.text.count("This run has not been scored") == 1
+    assert "circles-worst-1.png" in {path.name for path in (tmp_path / "out").iterdir()}
+    for task in ("foreground", "mosaics"):
+        (runs_folder / task / "scores.json").unlink()
+    assert "None of these runs has been scored on test yet" in read(runs_folder, dataset, tmp_path / "out").text
+
+
+def test_a_task_without_a_run_is_told(runs_folder: Path, dataset: Dataset, tmp_path: Path) -> None:
+    shutil.rmtree(runs_folder / "foreground")
+    reader = read(runs_folder, dataset, tmp_path / "out")
+    assert "There is no run of foreground here." in reader.text
+    assert {found["href"] for found in reader.all("a")} == {"#scores", "#circles", "#mosaics", "#evidence"}
+    alone = read(runs_folder / "mosaics", dataset, tmp_path / "alone")
+    assert "There is no run of foreground and of circles here." in alone.text
+
+
+def test_a_run_that_has_just_begun_is_told(runs_folder: Path, dataset: Dataset, tmp_path: Path) -> None:
+    folder = runs_folder / "mosaics"
+    for path in folder.iterdir():
+        if path.name != runs.CONFIG:
+            path.unlink()
+    reader = read(folder, dataset, tmp_path)
+    for told in ("no checkpoint yet", "no best weights yet", "has not been scored", "has no lines yet"):
+        assert told in reader.text
+    assert not reader.all("img")
+
+
+def test_an_interrupted_run_is_told(runs_folder: Path, dataset: Dataset, tmp_path: Path) -> None:
+    path = runs_folder / "foreground" / runs.EVIDENCE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"finished": False, "step": 4}))
+    with (runs_folder / "foreground" / runs.LOG).open("a") as log:
+        log.write('{"step": 5, "lo')  # torn, as while it is written
+    assert "not finished: 4 of 6 steps" in read(runs_folder / "foreground", dataset, tmp_path).text
+
+
+def test_scores_of_something_else_are_told(runs_folder: Path, dataset: Dataset, tmp_path: Path) -> None:
+    path = runs_folder / "foreground" / "scores.json"
+    record = json.loads(path.read_text())
+    record["origin"]["weights"] = record["dataset"]["digest"] = "0" * 64
+    del record["splits"]["test"]
+    path.write_text(json.dumps(record))
+    text = read(runs_folder / "foreground", dataset, tmp_path).text
+    for told in ("of other weights than the pictures", "of another dataset, 000000000000", "not been scored on test"):
+        assert told in text
+    assert "foreground on val" in text
+
+
+def test_names_are_text_whatever_they_hold(runs_folder: Path, dataset: Dataset, tmp_path: Path) -> None:
+    evil = "</style><script>alert('&')</script>"
+    for task in ("foreground", "circles", "mosaics"):
+        path = runs_folder / task / "scores.json"
+        record = json.loads(path.read_text())
+        record["dataset"]["classes"] = [f"{evil}{number}" for number in range(10)]
+        path.write_text(json.dumps(record))
+        if task != "foreground":  # whose weights fit whatever classes
+            (runs_folder / task / runs.BEST).unlink()
+    manifest = dataclasses.replace(dataset.manifest, source=evil, classes=tuple(evil * n for n in range(1, 11)))
+    reader = read(runs_folder, dataclasses.replace(dataset, manifest=manifest), tmp_path / "out")
+    assert reader.text.count(evil) > 20
+    assert reader.all("script") == []
+    assert tag("p", "a < b", title='"') == '<p title="&quot;">a &lt; b</p>'
+    assert tag("p", Markup("<br>"), hidden=True, id=None) == "<p hidden><br></p>"
+
+
+def test_where_there_is_no_run_the_way_to_one_is_told(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="modeling train all"):
+        write_report(tmp_path, dataset, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", [runs.CONFIG, runs.EVIDENCE, runs.LOG, "scores.json"])
+@pytest.mark.parametrize("content", ["{", "[]\n", "{}\n", '"\xff"'])
+def test_a_record_that_cannot_be_read_is_told(
+    runs_folder: Path, dataset: Dataset, tmp_path: Path, name: str, content: str
+) -> None:
+    path = runs_folder / "foreground" / name
+    path.write_text(content, "latin-1")
+    if name == runs.LOG and not content.endswith("\n"):
+        path.write_text(content + "\n", "latin-1")
+    with pytest.raises(DamagedError, match=re.escape(str(path))):
+        write_report(runs_folder, dataset, tmp_path / "out")
+
+
+def test_the_command_writes_into_the_folder_of_the_runs(runs_folder: Path, data: Path, tmp_path: Path) -> None:
+    options = ["--dataset", str(data), "--device", "cpu"]
+    result = call("report", str(runs_folder), *options)
+    assert result.exit_code == 0, result.output
+    assert (runs_folder / "report" / PAGE).is_file()
+    assert "pictures beside it" in result.stdout
+    result = call("report", str(runs_folder / "circles"), *options, "--out", str(tmp_path / "here"), "--quiet")
+    assert (result.exit_code, result.output) == (0, "")
+    assert (tmp_path / "here" / PAGE).is_file()
+    assert call("report", str(tmp_path / "nothing"), *options).exit_code == 3
+
+
+def test_scores_of_images_have_the_mean_that_is_their_score(trained: Path, dataset: Dataset) -> None:
+    means = {"foreground": "iou", "circles": "gated_iou", "mosaics": "dice_per_image"}
+    for task, name in means.items():
+        split = dataset.split(task, "test")
+        predictions = predict_run(trained / task, dataset, "test")
+        mask = split["mask"][:]
+        scores: dict[str, Any] = {
+            "foreground": lambda found=predictions, mask=mask: metrics.foreground_scores(found["mask"], mask),
+            "circles": lambda found=predictions, mask=mask, split=split: metrics.circle_scores(
+                found["label"], found["mask"], split["label"][:], mask
+            ),
+            "mosaics": lambda found=predictions, mask=mask: metrics.mosaic_scores(found["mask"], mask, 10),
+        }
+        images = cases.image_scores(task, predictions, split, 10)
+        assert len(images) == len(split)
+        assert images.mean() == pytest.approx(scores[task]()[name]["value"], abs=1e-12)
+
+
+class Fixed(dict[str, Any]):
+    """Columns of a split that a test makes up."""
+
+    @classmethod
+    def of(cls, **columns: Any) -> Split:
+        split: Any = cls({name: np.asarray(column) for name, column in columns.items()})
+        return split
+
+
+def test_the_worst_are_one_of_each_group_and_the_lowest_of_ties() -> None:
+    scores, ties = np.array([0.5, 0.0, 1.0, 0.0, 0.2, 0.0]), np.array([0.0, 0.9, 0.0, 0.3, 0.0, 0.3])
+    assert cases.choose_worst(scores, ties, 9) == [3, 5, 1, 4, 0]
+    assert cases.choose_worst(scores, ties, 2) == [3, 5]
+    assert cases.choose_worst(scores, ties, 9, np.array([7, 8, 9, 8, 7, 6])) == [3, 5, 4]
+
+
+def test_examples_are_at_equal_distances() -> None:
+    assert cases.choose_spread(10_000, 8) == [0, 1250, 2500, 3750, 5000, 6250, 7500, 8750]
+    assert cases.choose_spread(3, 8) == [0, 1, 2]
+    assert cases.choose_spread(9, 8) == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_the_digit_with_most_errors_is_the_one_to_blame() -> None:
+    mask = np.zeros((2, 4, 6), np.uint8)
+    found = mask.copy()
+    found[0, 0, 0] = found[0, 3, 3] = found[0, 2, 5] = 1  # one in the first tile, two in the last
+    found[1, 1, 3:] = 2
+    split = Fixed.of(mask=mask, source=[[[10, 11], [12, 13]], [[14, 15], [16, 17]]])
+    assert cases.worst_digits(found, split, (2, 2)).tolist() == [13, 15]
+
+
+def test_errors_are_counted_by_steps_from_the_boundary() -> None:
+    mask = np.zeros((1, 9, 9), np.uint8)
+    mask[0, 3:6, 3:6] = 4
+    found = mask.copy()
+    found[0, 4, 4] = 5  # the middle: two steps inside, of a wrong class
+    found[0, 3, 3] = 0  # a corner: one step
+    found[0, 2, 2] = 1  # outside of it, diagonally: one step
+    found[0, 0, 8] = 1  # a corner of the image: three steps
+    rows = {each.distance: each for each in cases.errors_by_distance(found, Fixed.of(mask=mask))}
+    assert list(rows) == [-5, -4, -3, -2, -1, 1, 2, 3, 4, 5]
+    counted = {distance: (row.pixels, row.outline, row.label) for distance, row in rows.items() if row.pixels}
+    assert counted == {-2: (1, 0, 1), -1: (8, 1, 0), 1: (16, 1, 0), 2: (24, 0, 0), 3: (32, 1, 0)}
+
+
+def test_pixels_without_a_boundary_are_far_from_it() -> None:
+    mask = np.stack([np.zeros((9, 9), np.uint8), np.ones((9, 9), np.uint8)])
+    rows = cases.errors_by_distance(1 - mask, Fixed.of(mask=mask))
+    assert [(row.distance, row.outline) for row in rows if row.pixels] == [(-5, 81), (5, 81)]
+
+
+def panels(png: bytes) -> list[Any]:
+    """The four panels of a picture, RGB; what lies between them is clear."""
+    picture = decoded(png)
+    side = picture.shape[0]
+    parts = [picture[:, start : start + side] for start in range(0, picture.shape[1], side + 8)]
+    assert (picture[:, side : side + 8, 3] == 0).all()
+    assert all((part[..., 3] == 255).all() for part in parts)
+    return [part[:, :, 2::-1] for part in parts]
+
+
+def test_pictures_show_what_is_missed_invented_and_of_a_wrong_class() -> None:
+    image = np.full((4, 4), 90, np.uint8)
+    truth, found = np.zeros((2, 4, 4), np.uint8)
+    truth[0, :3], found[0, 1:] = 3, 3  # missed, right, right, invented
+    truth[1, 0], found[1, 0] = 3, 4
+    sample = {"image": image, "mask": truth}
+    shown, due, said, difference = panels(pictures.draw_case("mosaics", sample, {"mask": found}))
+    assert shown.shape == (168, 168, 3)
+    assert (shown == 90).all()
+    middles = [part[21::42, 21::42].tolist() for part in (due, said, difference)]
+    right, wrong, nothing, dim = (*map(list, map(pictures.class_colour, (2, 3))), [0, 0, 0], [30, 30, 30])
+    assert middles[0][:2] == [[right, right, right, nothing], [right, nothing, nothing, nothing]]
+    assert middles[1][:2] == [[nothing, right, right, right], [wrong, nothing, nothing, nothing]]
+    assert middles[2][0] == [list(pictures.TRUTH), dim, dim, list(pictures.PREDICTION)]
+    assert middles[2][1] == [list(pictures.WRONG_CLASS), dim, dim, dim]
+
+
+def test_circles_are_drawn_where_they_are() -> None:
+    plane = np.zeros((24, 24), np.uint8)
+    sample = {"image": plane, "mask": plane, "circle": np.array([20, 30, 2, 144])}  # centre 10, 15; radius 6
+    prediction = {"mask": plane, "circle": np.array([0.0, 0.0, 0.0])}  # found none
+    _, due, said, _ = panels(pictures.draw_case("circles", sample, prediction))
+    scale = 6  # 28 pixels with the margin, 168 of the panel
+    rows, columns = np.nonzero((due == pictures.TRUTH).all(axis=-1))
+    x, y = (columns + 0.5) / scale - 2.5, (rows + 0.5) / scale - 2.5
+    distance = np.hypot(x - 10, y - 15)
+    ring = distance > 1
+    assert np.abs(distance[ring] - 6).max() < 0.4
+    assert ring.sum() > 300
+    assert (distance[~ring] < 0.6).all()
+    assert not said.any()
+
+
+def test_class_colours_differ() -> None:
+    assert len({pictures.class_colour(label) for label in range(100)}) == 100
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 150.0), (0.984, 0.9924), (0.5, 0.5), (0.0, 0.0), (-2.0, 3.0), (1, 1)])
+def test_ticks_enclose_the_values_in_round_steps(low: float, high: float) -> None:
+    ticks = charts._ticks(low, high, 4)
+    assert ticks[0] <= low + 1e-9
+    assert ticks[-1] >= high - 1e-9
+    assert 2 <= len(ticks) <= 7
+    assert len(set(charts._percents(ticks))) == len(ticks)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.003, 0.7, [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5]),
+        (0.0004, 2.0, [0.001, 0.01, 0.1, 1.0]),
+        (0.58, 0.61, [0.5, 1.0]),
+        (1.0, 1.0, [1.0]),
+        (3.0, 8.0, [2.0, 5.0, 10.0]),
+    ],
+)
+def test_logarithmic_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
+    assert charts._log_ticks(low, high) == pytest.approx(expected)
+
+
+def coordinates(svg: str) -> list[float]:
+    """All places in a chart."""
+    numbers = re.findall(r'(?:\b[xy][12]?|cx|cy)="([^"]*)"', svg)
+    return [float(number) for number in numbers] + [
+        float(number) for points in re.findall(r'points="([^"]*)"', svg) for number in re.split("[ ,]", points)
+    ]
+
+
+def test_charts_stay_in_their_frames_whatever_the_values() -> None:
+    odd = [1e-9, 0.5, float("inf"), 0.0, -1.0, float("nan"), 40.0]
+    line = charts.Line("a", list(range(7)), odd)
+    perfect = charts.Estimate("all", 1.0, (1.0, 1.0), {"reference": 0.9963, "baseline": 0.0})
+    unknown = charts.Estimate("a very long name of a class", 0.0, None)
+    drawn = [
+        charts.line_chart("t", [line], log=True),
+        charts.line_chart("t", [charts.Line("b", [3], [0.25]), charts.Line("c", [3], [0.25])], shares=True),
+        charts.error_chart("t", [perfect, unknown]),
+        charts.dot_chart("t", [perfect, unknown]),
+        charts.dot_chart("t", [perfect]),
+        charts.bar_chart("t", [charts.Bar("-1", {"a": 0.0, "b": 0.0}), charts.Bar("+1", {"a": 0.0, "b": 0.0})], "d"),
+        charts.bar_chart("t", [charts.Bar("-1", {"a": 0.6, "b": 0.4})], "d"),
+    ]
+    for svg in drawn:
+        places = coordinates(svg)
+        assert len(places) > 10
+        assert min(places) >= -1
+        assert max(places) <= 360
+    assert charts.line_chart("t", [charts.Line("a", [1], [-1.0])], log=True) == '<p class="note">Nothing to draw.</p>'
+
+
+def test_a_better_score_is_drawn_further_left() -> None:
+    estimates = [charts.Estimate(str(value), value, None) for value in (0.5, 0.9, 0.999, 0.9999)]
+    places = re.findall(r'<circle cx="([^"]*)" cy="[^"]*" r="5" class="score"', charts.error_chart("t", estimates))
+    places = [float(place) for place in places[:4]]
+    assert places == sorted(places, reverse=True)
+    assert places[1] - places[2] == pytest.approx(2 * (places[2] - places[3]), abs=0.05)  # one decade, two decades
+
+
+def test_the_confusion_tells_its_largest_mistakes() -> None:
+    counts = [[0, 0, 0], [30, 60, 10], [2, 0, 998]]
+    record = {
+        "task": "mosaics",
+        "dataset": {"classes": ["a", "b"]},
+        "splits": {"test": {"scores": {"confusion": counts}}},
+    }
+    _, matrix, _, mistakes = confusion.confusion_part(record, "test")
+    items = re.findall("<li>(.*?)</li>", mistakes)
+    assert items == [
+        "a taken for background: 30 pixels, 30.000%",
+        "a taken for b: 10 pixels, 10.000%",
+        "b taken for background: 2 pixels, 0.200%",
+    ]
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", matrix)
+    assert cells == ["", "", "", "", "30.0", "60.0", "10.0", ".20", "", "99.8"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.004, "<.01"), (0.05, ".05"), (0.999, "1.0"), (99.97, "99.9"), (100.0, "100"), (8.15, "8.2")]
+)
+def test_percentages_have_four_letters(value: float, text: str) -> None:
+    assert confusion._percentage(value) == text
+
+
+def themes() -> list[dict[str, tuple[float, ...]]]:
+    """The colours of the style by name, light and dark, from 0 to 1."""
+    light, dark = re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)
+    found = []
+    for block in (light, dark):
+        colours = {}
+        for name, value in re.findall(r"--([a-z]+): ([^;]*);", block):
+            numbers = [int(value[i : i + 2], 16) for i in (1, 3, 5)] if value[0] == "#" else map(int, value.split())
+            colours[name] = tuple(number / 255 for number in numbers)
+        found.append(colours)
+    return found
+
+
+def contrast(one: tuple[float, ...], two: tuple[float, ...]) -> float:
+    """The ratio of the Web Content Accessibility Guidelines 2.2."""
+
+    def luminance(colour: tuple[float, ...]) -> float:
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    darker, lighter = sorted((luminance(one), luminance(two)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+@pytest.mark.parametrize("theme", themes(), ids=["light", "dark"])
+def test_text_stands_out_from_what_it_is_on(theme: dict[str, tuple[float, ...]]) -> None:
+    for ground in ("page", "card"):
+        for text in ("text", "faint", "two", "good", "bad"):
+            assert contrast(theme[text], theme[ground]) >= 4.5, (text, ground)
+    for line in ("one", "two", "three", "four"):
+        assert contrast(theme[line], theme["page"]) >= 3, line
+    for shade, most in re.findall(r"rgb\(var\(--(\w+)\) / calc\(var\(--shade\) \* (\.\d+)\)\)", STYLE):
+        share = float(most)
+        mixed = tuple(share * a + (1 - share) * b for a, b in zip(theme[shade], theme["page"], strict=True))
+        assert contrast(theme["text"], mixed) >= 4.5, shade
+
+
+def find_browser() -> str | None:
+    """A Chromium or Chrome of the system, or the one that Playwright installed."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        sync_api = pytest.importorskip("playwright.sync_api")
+        with sync_api.sync_playwright() as playwright:
+            own = playwright.chromium.executable_path
+        found = own if Path(own).is_file() else None
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = find_browser()
+    if path is None:
+        pytest.skip("there is no Chromium: install chromium, or give 'playwright install chromium'")
+    options = ["--no-sandbox"] if os.geteuid() == 0 else []  # which Chromium refuses to root
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=options)
+        yield opened
+        opened.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_browser_shows_the_page_whole(browser: Any, page: Path, width: int, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+    tab = context.new_page()
+    told: list[str] = []
+    asked: list[str] = []
+    tab.on("console", lambda message: told.append(message.text))
+    tab.on("pageerror", lambda error: told.append(str(error)))
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(page.as_uri())
+    tab.wait_for_load_state("load")
+    sizes = tab.evaluate("[...document.images].map(image => image.naturalWidth * image.complete)")
+    assert len(sizes) >= 3 * 8
+    assert min(sizes) > 0
+    for opened in (False, True):
+        tab.evaluate(f"document.querySelectorAll('details').forEach(each => each.open = {str(opened).lower()})")
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert tab.evaluate("document.documentElement.scrollHeight") > 3000
+    ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    theme = themes()[scheme == "dark"]
+    assert ground == "rgb({:.0f}, {:.0f}, {:.0f})".format(*(255 * part for part in theme["page"]))
+    assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
+    assert told == []
+    context.close()
+
+
+def test_a_browser_shows_long_names_and_what_is_missing_whole(
+    browser: Any, runs_folder: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    names = tuple(f"{letter * 90}" for letter in "abcdefghij")
+    for task in ("circles", "mosaics"):
+        path = runs_folder / task / "scores.json"
+        path.write_text(
+            json.dumps(json.loads(path.read_text()) | {"dataset": {"digest": "0", "source": "", "classes": names}})
+        )
+        (runs_folder / task / runs.BEST).unlink()
+    (runs_folder / "foreground" / "scores.json").unlink()
+    manifest = dataclasses.replace(dataset.manifest, source="x" * 300, classes=names)
+    page, *_ = write_report(runs_folder, dataclasses.replace(dataset, manifest=manifest), tmp_path / "out")
+    context = browser.new_context(viewport={"width": 360, "height": 900}, offline=True)
+    tab = context.new_page()
+    told: list[str] = []
+    tab.on("console", lambda message: told.append(message.text))
+    tab.goto(page.as_uri())
+    tab.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    assert told == []
+    context.close()
