@@ -13,7 +13,7 @@ RUNS ?= runs
 SEED ?= 0
 PRESET ?=
 .DEFAULT_GOAL := help
-.PHONY: help data verify train-all test test-long mutants check format bench matrix fuzz
+.PHONY: help data verify train-all report test test-long mutants check format bench matrix fuzz
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ train-all: $(VENV)/train  ## Train and score all three models into runs/ (the da
 	fi; \
 	$(BIN)/modeling train all --dataset $$dataset --out $(RUNS) --seed $(SEED) $(PRESET:%=--preset %) --resume && \
 	$(BIN)/modeling score all --dataset $$dataset --out $(RUNS)
+
+report: $(VENV)/train  ## Show what is in RUNS=runs as one page, runs/report/report.html
+	@$(BIN)/modeling report $(RUNS) --dataset $(DATASET)
 
 test: $(VENV)/dev  ## Run the tests, without network; with MNIST too where SOURCE_DIR has it
 	@$(BIN)/pytest -q -n $(WORKERS) -m "not long"

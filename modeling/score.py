@@ -14,7 +14,6 @@ import numpy as np
 from modeling.baselines import fit_baseline
 from modeling.bootstrap import REPLICATES, SEED, Array
 from modeling.counts import Bytes
-from modeling.errors import InputError
 from modeling.metrics import Scores, circle_scores, foreground_scores, mosaic_scores
 from modeling.predictions import check_predictions, read_predictions
 from modeling.shards import Dataset
@@ -155,40 +154,16 @@ def _record(
 
 def _load(run: Path, dataset: Dataset, device: str) -> tuple[Callable[[str], dict[str, Array]], dict[str, Any]]:
     """What predicts a split by the best weights of a run, and the evidence of these."""
-    import torch
-
-    from modeling import checkpoint, runs
     from modeling.distributed import Ranks
     from modeling.evaluation import infer
-    from modeling.evidence import Evidence
-    from modeling.tasks import TASKS
+    from modeling.trained import load_run, require_classes
 
-    tree, facts = checkpoint.load(run / runs.BEST)
-    evidence = Evidence.from_json(facts)
-    config, task = evidence.settings(), TASKS[evidence.task]
-    if task.name != "foreground":
-        _require_classes(run, evidence.dataset["classes"], dataset)
-    model = task.build(config, evidence.dataset)
-    model.load_state_dict(tree["average"])
-    ranks = Ranks(torch.device(device))
-    model = model.to(ranks.device).eval()
-    dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+    trained = load_run(run, device)
+    require_classes(trained, dataset)
+    ranks = Ranks(trained.device)
 
     def predict(split: str) -> dict[str, Array]:
-        samples = dataset.split(task.name, split)
-        return infer(task, model, samples, len(samples), ranks, dtype=dtype)
+        samples = dataset.split(trained.task.name, split)
+        return infer(trained.task, trained.model, samples, len(samples), ranks, dtype=trained.dtype)
 
-    return predict, facts
-
-
-def _require_classes(run: Path, trained: Iterable[str], dataset: Dataset) -> None:
-    """Raise InputError where a run knows other classes than the dataset has."""
-    known, found = ", ".join(trained), ", ".join(dataset.classes)
-    if known != found:
-        raise InputError(
-            "the run was trained on other classes",
-            path=run,
-            expected=known,
-            found=found,
-            remedy=f"score it on a dataset with its classes, or train on {dataset.path}",
-        )
+    return predict, trained.evidence.to_json()
