@@ -292,7 +292,7 @@ def test_a_run_is_not_scored_on_other_classes_unless_it_knows_none(dataset: Data
         score_run(run, letters, ["test"], replicates=1)
     assert (caught.value.path, caught.value.expected) == (run, "0, 1, 2, 3, 4, 5, 6, 7, 8, 9")
     assert caught.value.found == "a, b, c, d, e, f, g, h, i, j"
-    assert caught.value.remedy == f"score it on a dataset with its classes, or train on {dataset.path}"
+    assert caught.value.remedy == f"use a dataset with its classes, or train on {dataset.path}"
     assert not (run / "scores.json").exists()
 
 
