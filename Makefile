@@ -68,7 +68,7 @@ bench: $(VENV)/dev  ## Measure build and verify against copying and hashing; wri
 matrix: $(VENV)/dev  ## Build with old and new versions of every library: one digest
 	@$(BIN)/python benchmarks/matrix.py
 
-fuzz: $(VENV)/fuzz  ## Fuzz each reader of foreign bytes for SECONDS=60, guided by coverage
+fuzz: $(VENV)/dev  ## Fuzz each reader of foreign bytes for SECONDS=60, guided by coverage
 	@$(BIN)/python tests/fuzz.py all --seconds $(SECONDS)
 
 $(VENV)/base: pyproject.toml
@@ -83,8 +83,4 @@ $(VENV)/train: $(VENV)/base
 
 $(VENV)/dev: $(VENV)/base
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $@
-
-$(VENV)/fuzz: $(VENV)/dev
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	@touch $@

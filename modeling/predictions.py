@@ -39,7 +39,7 @@ _UNREADABLE = (  # what zipfile, zlib and NumPy raise for bytes that are no arch
     ValueError,
     EOFError,
     KeyError,
-    NotImplementedError,
+    NotImplementedError,  # a compression or version of archives that zipfile does not know
     RuntimeError,
 )
 _REMEDY = "docs/metrics.md tells what a file of predictions holds"

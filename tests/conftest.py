@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 from pathlib import Path
 
@@ -11,27 +10,23 @@ import numpy.typing as npt
 import pytest
 from hypothesis import settings
 
+from datagen import sources
+
 settings.register_profile("shared", deadline=None)  # a shared machine stalls for longer than any sensible deadline
 settings.load_profile("shared")
 
-_IMAGES = {"train-images-idx3-ubyte": 60_000, "t10k-images-idx3-ubyte": 10_000}
-_HEADER = 16  # bytes
+
+@pytest.fixture(scope="session")
+def mnist_folder() -> Path:
+    """Where the files of MNIST are. What needs them is passed over where nobody says: they are fetched for no test."""
+    folder = os.environ.get("DATAGEN_SOURCE_DIR")
+    if not folder:
+        pytest.skip("needs MNIST: make test SOURCE_DIR=DIR, or set DATAGEN_SOURCE_DIR")
+    return Path(folder)
 
 
 @pytest.fixture(scope="session")
-def mnist_tiles() -> npt.NDArray[np.uint8]:
-    """All MNIST digits, training set first: uint8 (70000, 28, 28). Skips where the files are not to be had."""
-    folder = os.environ.get("DATAGEN_SOURCE_DIR")
-    if not folder:
-        pytest.skip("DATAGEN_SOURCE_DIR is not set: no MNIST")
-    parts = []
-    for name, count in _IMAGES.items():
-        raw, compressed = Path(folder, name), Path(folder, name + ".gz")
-        if raw.is_file():
-            content = raw.read_bytes()
-        elif compressed.is_file():
-            content = gzip.decompress(compressed.read_bytes())
-        else:
-            pytest.skip(f"neither {raw} nor {compressed} exists: no MNIST")
-        parts.append(np.frombuffer(content, np.uint8, offset=_HEADER).reshape(count, 28, 28))
-    return np.concatenate(parts)
+def mnist_tiles(mnist_folder: Path) -> npt.NDArray[np.uint8]:
+    """All MNIST digits, training set first: uint8 (70000, 28, 28)."""
+    parts = sources.load("mnist", directory=mnist_folder).parts
+    return np.concatenate([parts["train"].images, parts["test"].images])

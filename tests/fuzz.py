@@ -1,7 +1,8 @@
 """Fuzzes the readers of foreign bytes, guided by coverage: nothing but the package's own errors may come out.
 
-Needs the extra `fuzz` (Atheris, which is libFuzzer for Python). An input may take 5 seconds and, on Linux, 256 MiB of
-memory beyond what the process had before. Exit code 1 where something was found; the inputs that show it are kept.
+Needs Atheris, which is libFuzzer for Python: on Linux, part of the extra `dev`. An input may take 5 seconds and, on
+Linux, 256 MiB of memory beyond what the process had before. Exit code 1 where something was found; the inputs that
+show it are kept.
 """
 
 from __future__ import annotations

@@ -205,6 +205,7 @@ def _archive(data: bytes) -> bytes:
 def _with_checksums(data: bytes) -> bytes:
     """The archive with the checksums in its directory those of what its members are, as far as that can be told."""
     mended = bytearray(data)
+    # What is no archive, or one that zipfile does not know (NotImplementedError), is left as it is.
     with suppress(zipfile.BadZipFile, zlib.error, struct.error, OSError, ValueError, NotImplementedError):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()

@@ -260,12 +260,11 @@ def test_what_is_killed_at_any_moment_is_not_called_whole_and_the_next_run_ends_
 
 
 @pytest.mark.long
-def test_the_default_dataset_killed_five_times_is_the_published_one_in_the_end(tmp_path: Path) -> None:
-    directory = os.environ.get("DATAGEN_SOURCE_DIR")
-    if not directory:
-        pytest.skip("DATAGEN_SOURCE_DIR is not set: no MNIST")
+def test_the_default_dataset_killed_five_times_is_the_published_one_in_the_end(
+    mnist_folder: Path, tmp_path: Path
+) -> None:
     place, log, draw = tmp_path / "place", tmp_path / "log", random.Random(SEED)
-    command = ["build", "--recipe", "mnist", "--source-dir", directory, "--out", place / "mnist", "--workers", 2]
+    command = ["build", "--recipe", "mnist", "--source-dir", mnist_folder, "--out", place / "mnist", "--workers", 2]
 
     def start() -> Running:
         place.mkdir(exist_ok=True)
@@ -284,12 +283,12 @@ def test_the_default_dataset_killed_five_times_is_the_published_one_in_the_end(t
         kills += killed
         assert not running.has_company()
         if (place / "mnist" / MANIFEST).exists():
-            assert verify(place / "mnist", directory=Path(directory), workers=2, expect=MNIST_DIGEST).problems == ()
+            assert verify(place / "mnist", directory=mnist_folder, workers=2, expect=MNIST_DIGEST).problems == ()
         if not killed:
             shutil.rmtree(place)
     assert start().wait() == 0, f"DATAGEN_KILLS_SEED={SEED}: {log.read_text()}"
     assert manifests.load(place / "mnist").digest == MNIST_DIGEST
-    assert verify(place / "mnist", directory=Path(directory), workers=2).problems == ()
+    assert verify(place / "mnist", directory=mnist_folder, workers=2).problems == ()
     assert {path.relative_to(place) for path in place.rglob("*")} == names
 
 

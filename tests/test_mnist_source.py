@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -494,9 +493,8 @@ def test_pins_and_mirrors_are_well_formed(pinned: mnist.Pinned) -> None:
     assert len(pinned.classes) == 10
 
 
-@pytest.mark.skipif("DATAGEN_SOURCE_DIR" not in os.environ, reason="needs MNIST: set DATAGEN_SOURCE_DIR")
-def test_mnist_itself_is_what_the_pins_say() -> None:
-    source = sources.load("mnist", directory=Path(os.environ["DATAGEN_SOURCE_DIR"]))
+def test_mnist_itself_is_what_the_pins_say(mnist_folder: Path) -> None:
+    source = sources.load("mnist", directory=mnist_folder)
     assert source.parts["train"].images.shape == (60_000, 28, 28)
     assert source.parts["test"].images.shape == (10_000, 28, 28)
     assert np.bincount(source.parts["test"].labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]

@@ -5,7 +5,6 @@ These digests may change only together with the version of the format, or with w
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -26,12 +25,18 @@ def test_every_packaged_recipe_has_its_published_digest() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["mnist", "strokes"])
-def test_a_packaged_recipe_builds_the_published_dataset(name: str, tmp_path: Path) -> None:
-    directory = os.environ.get("DATAGEN_SOURCE_DIR")
-    if name == "mnist" and not directory:
-        pytest.skip("DATAGEN_SOURCE_DIR is not set: no MNIST")
-    built = build(recipe.load(name), tmp_path / name, directory=Path(directory) if directory else None, workers=2)
+def test_the_recipe_of_mnist_builds_the_published_dataset(mnist_folder: Path, tmp_path: Path) -> None:
+    build_and_prove("mnist", mnist_folder, tmp_path / "mnist")
+
+
+@pytest.mark.long
+def test_the_recipe_of_strokes_builds_the_published_dataset(tmp_path: Path) -> None:
+    build_and_prove("strokes", None, tmp_path / "strokes")
+
+
+def build_and_prove(name: str, directory: Path | None, out: Path) -> None:
+    """Build a packaged recipe: it must have its published digest, and no problem."""
+    built = build(recipe.load(name), out, directory=directory, workers=2)
     assert built.manifest is not None
     assert built.manifest.digest == PUBLISHED[name]
-    assert verify(tmp_path / name, directory=Path(directory) if directory else None, workers=2).problems == ()
+    assert verify(out, directory=directory, workers=2).problems == ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -222,9 +221,8 @@ def test_a_split_that_would_be_empty_is_refused(parts: Mapping[str, Samples], wo
     assert caught.value.exit_code == 3
 
 
-@pytest.mark.skipif("DATAGEN_SOURCE_DIR" not in os.environ, reason="needs MNIST: set DATAGEN_SOURCE_DIR")
-def test_mnist_is_divided_without_loss() -> None:
-    mnist = sources.load("mnist", directory=Path(os.environ["DATAGEN_SOURCE_DIR"]))
+def test_mnist_is_divided_without_loss(mnist_folder: Path) -> None:
+    mnist = sources.load("mnist", directory=mnist_folder)
     division = split.divide(mnist, val=None, seed=0)
     assert {name: len(digits.labels) for name, digits in division.digits.items()} == {
         "train": 55_000,

@@ -338,16 +338,22 @@ def decoded_chunks(data: bytes, chunks: int) -> list[bytes | None]:
     return [None if offset == ABSENT else data[offset : offset + size] for offset, size in index_of(data, chunks)]
 
 
-def test_this_version_of_zarr_writes_the_very_same_bytes(tmp_path: Path) -> None:
+def test_zarr_writes_the_very_same_bytes(tmp_path: Path) -> None:
     of = section(1300, shard_size=1024, columns=COLUMNS[:1])
     data = samples(of)
     write(tmp_path, "zarr", of, data)
     ours = tree(tmp_path)
     array: Any = zarr.open_array(tmp_path / of.folder / "image", mode="r+", config={"write_empty_chunks": True})
     array[:] = data["image"]
-    if zarr.__version__ != "3.1.6":
-        pytest.skip("the order of chunks in a shard is a habit of zarr, not a rule: known of 3.1.6 only")
-    assert tree(tmp_path) == ours
+    theirs = tree(tmp_path)
+    if zarr.__version__ != "3.1.6":  # the order of chunks in a shard is a habit of zarr, not a rule: known of this one
+        ours, theirs = ({path: in_order(data) for path, data in files.items()} for files in (ours, theirs))
+    assert theirs == ours
+
+
+def in_order(data: bytes) -> object:
+    """What a file of a store holds, in whatever order the chunks of a shard lie."""
+    return data if data.startswith(b"{") else decoded_chunks(data, 4)
 
 
 @pytest.mark.parametrize(

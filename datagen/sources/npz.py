@@ -32,6 +32,7 @@ _WIDTHS = {b"\x93NUMPY\1\0": 2, b"\x93NUMPY\2\0": 4, b"\x93NUMPY\3\0": 4}  # byt
 _MAX_HEADER = 10_000  # bytes; NumPy's own bound on what it parses
 _BLOCK = 1 << 20
 _MAX_SHOWN = 200  # characters that a message repeats of what stands in the archive
+# What zipfile raises for bytes that are no archive it can read; NotImplementedError: of another compression or version.
 _CORRUPT = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError, ValueError)
 _GREY = "convert the images to 8-bit grey, uint8 (n, height, width)"
 
