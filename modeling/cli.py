@@ -6,6 +6,8 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -24,14 +26,13 @@ from modeling.options import (
     quiet_option,
     threads_option,
 )
-from modeling.terminal import print_json, print_scores, print_trained, progress
+from modeling.terminal import Progress, print_json, print_scores, print_trained
 
 if TYPE_CHECKING:
     import torch
 
     from modeling.config import Config
     from modeling.evidence import Evidence
-    from modeling.shards import Dataset
 
 # Imports of NumPy, torch and all above them stand inside the commands: `modeling --help` must answer at once.
 
@@ -101,6 +102,13 @@ def cli() -> None:
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change a setting of the preset.")
 @device_option
 @threads_option
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, len(TASKS)),
+    metavar="N",
+    help="With all: how many to train at once, each in a process and with its share of the threads."
+    "  [default: 3; as many as there are threads on a CPU with less]",
+)
 @click.option("--resume", is_flag=True, help="Go on with what is there; a finished run is left as it is.")
 @click.option("--tensorboard", is_flag=True, help="Write logs for TensorBoard too, to DIR/TASK/tensorboard.")
 @quiet_option
@@ -114,6 +122,7 @@ def train(
     assignments: tuple[str, ...],
     device_name: str,
     threads: int | None,
+    jobs: int | None,
     resume: bool,
     tensorboard: bool,
     quiet: bool,
@@ -121,50 +130,84 @@ def train(
 ) -> None:
     """Train a network, or all three, from scratch."""
     from modeling import config as configs
+    from modeling import tasks
     from modeling.shards import open_dataset
 
-    dataset = open_dataset(directory)
+    open_dataset(directory)
     device = find_device(device_name, threads)
     name = preset or ("gpu" if device.type == "cuda" else "cpu")
     chosen = TASKS if task == "all" else (task,)
-    configurations = [configs.preset(each, name, seed).override(assignments) for each in chosen]
+    configurations = {each: configs.preset(each, name, seed).override(assignments) for each in chosen}
+    headlines = {each: tasks.TASKS[each].headline for each in chosen}
     follower = int(os.environ.get("RANK", "0")) > 0
     silent = quiet or as_json or follower
-    done = [
-        _train(dataset, config, out / config.task, device, resume=resume, tensorboard=tensorboard, silent=silent)
-        for config in configurations
-    ]
+    progress = Progress({each: config.steps for each, config in configurations.items()}, headlines)
+    work = {
+        each: partial(_train, directory, config, out / each, device_name, resume=resume, board=tensorboard)
+        for each, config in configurations.items()
+    }
+    done = _run_all(work, device, jobs, (lambda _task, _record: None) if silent else progress)
+    for each, evidence in done.items():
+        if not silent:
+            print_trained(evidence, out / each, headlines[each])
     if as_json and not follower:
-        print_json([evidence.to_json() for evidence in done])
+        print_json([evidence.to_json() for evidence in done.values()])
+    if len(done) < len(work) or not all(evidence.finished for evidence in done.values()):
+        raise _failure("interrupted; the same command with --resume goes on", INTERRUPTED)
 
 
 def _train(
-    dataset: Dataset,
+    directory: Path,
     config: Config,
     folder: Path,
-    device: torch.device,
+    device_name: str,
+    tell: Callable[[Any], None],
+    stop: Callable[[], bool],
     *,
+    threads: int | None = None,
     resume: bool,
-    tensorboard: bool,
-    silent: bool,
+    board: bool,
 ) -> Evidence:
-    """Train one task. Ends with exit code 130 where the run was interrupted: its checkpoint is written then."""
-    from modeling.board import board
-    from modeling.tasks import TASKS
+    """Train one task, in this process or one of its own."""
+    from modeling.board import board as open_board
+    from modeling.shards import open_dataset
     from modeling.train import train
 
-    headline = TASKS[config.task].headline
-    listeners = [] if silent else [progress(config.task, config.steps, headline)]
+    listeners = [tell]
     with contextlib.ExitStack() as stack:
-        if tensorboard:
-            listeners.append(stack.enter_context(board(folder)))
-        stop = stack.enter_context(interruptible())
-        evidence = train(dataset, config, folder, device=device, resume=resume, listeners=listeners, stop=stop)
-    if not silent:
-        print_trained(evidence, folder, headline)
-    if not evidence.finished:
-        raise _failure("interrupted; the same command with --resume goes on", INTERRUPTED)
-    return evidence
+        if board:
+            listeners.append(stack.enter_context(open_board(folder)))
+        device = find_device(device_name, threads)
+        return train(
+            open_dataset(directory), config, folder, device=device, resume=resume, listeners=listeners, stop=stop
+        )
+
+
+def _run_all(
+    work: Mapping[str, partial[Evidence]], device: torch.device, jobs: int | None, tell: Callable[[str, Any], None]
+) -> dict[str, Evidence]:
+    """Train tasks, side by side where that is faster or asked for: what of them was begun, by task.
+
+    Under torchrun, and where there is only one to train, they are trained in this process.
+    """
+    import torch
+
+    from modeling.jobs import run_jobs, share_threads
+
+    threads = torch.get_num_threads()
+    at_once = min(len(work), jobs or (threads if device.type == "cpu" else len(work)))
+    with interruptible() as stop:
+        if at_once == 1 or "RANK" in os.environ:
+            done = {}
+            for task, train in work.items():
+                done[task] = train(partial(tell, task), stop)
+                if stop():
+                    break
+            return done
+        shares = zip(reversed([*work]), share_threads(threads, at_once, len(work)), strict=True)
+        longest_first = {task: partial(work[task], threads=share) for task, share in shares}
+        done = run_jobs(longest_first, at_once, tell=tell, stop=stop)
+        return {task: done[task] for task in work if task in done}
 
 
 @cli.command()

@@ -13,7 +13,7 @@ from typing import Any
 
 from modeling.errors import InputError
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16")
 COMPILE_MODES = ("none", "default", "reduce-overhead", "max-autotune")
 
 
@@ -43,7 +43,7 @@ class Config:
     augment: float = 1.0  # strength, from 0 for none
 
     # How it is computed.
-    precision: str = "float32"
+    precision: str = "auto"  # bfloat16 where the device is faster in it, else float32
     channels_last: bool = True
     compile: str = "none"
 
@@ -165,8 +165,8 @@ def _parse_bool(text: str) -> bool:
 
 
 # docs/models.md has the measurements behind these; all train with a batch of 128 digits or 64 mosaics on two cores.
-_CPU: dict[str, Any] = {"precision": "bfloat16", "batch": 128, "ema": 0.995}
-_GPU: dict[str, Any] = {"precision": "bfloat16", "batch": 512}
+_CPU: dict[str, Any] = {"batch": 128, "ema": 0.995}
+_GPU: dict[str, Any] = {"batch": 512}
 _RECORD: dict[str, Any] = {**_GPU, "blocks": 2, "ema": 0.9995}
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "foreground": {

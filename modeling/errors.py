@@ -56,7 +56,7 @@ class InputError(ModelingError):
 
 
 class TrainingError(ModelingError):
-    """Training cannot go on from here: a loss that is no number, or a rank that is gone."""
+    """Training cannot go on from here: a loss that is no number, or a process that is gone."""
 
     exit_code = PROBLEMS_FOUND
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from modeling.distributed import Ranks
+from modeling.precision import autocast
 from modeling.shards import Split
 from modeling.tasks import Task
 
@@ -18,15 +19,15 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 def infer(
-    task: Task, model: nn.Module, split: Split, count: int, ranks: Ranks, *, batch: int = 512, dtype: torch.dtype
+    task: Task, model: nn.Module, split: Split, count: int, ranks: Ranks, *, batch: int = 512, precision: str
 ) -> Arrays:
     """The predictions for the first `count` samples: name -> array, as the task names them; the same on every rank.
 
-    `dtype` is what convolutions and products are computed in.
+    `precision` is what convolutions and products are computed in: float32 or bfloat16.
     """
     share = ranks.share(count)
     with torch.inference_mode():
-        parts = list(_predict(task, model, split, range(share.start, share.stop), ranks.device, batch, dtype))
+        parts = list(_predict(task, model, split, range(share.start, share.stop), ranks.device, batch, precision))
     gathered = [part for parts_of_rank in ranks.gather(parts) for part in parts_of_rank]
     return {name: np.concatenate([part[name] for part in gathered]) for name in gathered[0]}
 
@@ -38,21 +39,20 @@ def _predict(
     samples: range,
     device: torch.device,
     batch: int,
-    dtype: torch.dtype,
+    precision: str,
 ) -> Iterator[Arrays]:
-    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
     for start in range(samples.start, samples.stop, batch):
         image = torch.from_numpy(split["image"][start : min(start + batch, samples.stop)]).to(device)
-        with autocast:
+        with autocast(device, precision):
             outputs = model(image)
         yield {name: values.cpu().numpy() for name, values in task.predict(outputs).items()}
 
 
 def evaluate(
-    task: Task, model: nn.Module, split: Split, count: int, ranks: Ranks, *, dtype: torch.dtype
+    task: Task, model: nn.Module, split: Split, count: int, ranks: Ranks, *, precision: str
 ) -> dict[str, float | None]:
     """The scores of a model on the first `count` samples of a split, by name; None where a score is undefined."""
-    predictions = infer(task, model, split, count, ranks, dtype=dtype)
+    predictions = infer(task, model, split, count, ranks, precision=precision)
     truth = {name: column[:count] for name, column in split.columns.items()}
     scores = task.score(predictions, truth)
     return {name: score["value"] for name, score in scores.items() if isinstance(score, dict) and "value" in score}

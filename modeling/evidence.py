@@ -16,7 +16,13 @@ import torch
 from modeling.config import Config
 from modeling.shards import Dataset
 
-_BITS = ("versions", "device", "threads", "ranks")  # on these, and on the machine, the bits of the weights depend
+_BITS = (
+    "versions",
+    "device",
+    "precision",
+    "threads",
+    "ranks",
+)  # on these, and on the machine, the bits of the weights depend
 
 
 @dataclass(frozen=True)
@@ -70,12 +76,13 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def environment(device: torch.device, ranks: int = 1) -> dict[str, Any]:
-    """Versions, device, threads, ranks, and the git commit of this code, if it is under git."""
+def environment(device: torch.device, precision: str, ranks: int = 1) -> dict[str, Any]:
+    """Versions, device, what is computed in, threads, ranks, and the git commit of this code, if it is under git."""
     return {
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "torch": str(torch.__version__)},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "system": platform.system(),
+        "precision": precision,
         "threads": torch.get_num_threads(),
         "ranks": ranks,
         "git": _commit(Path(__file__).parent),

@@ -23,6 +23,7 @@ from modeling.files import make_folder, write_atomic
 from modeling.findings import describe, format_size, words
 from modeling.inputs import Source, UInt8, are_blank, are_light, read_inputs
 from modeling.models import semantic
+from modeling.precision import autocast
 from modeling.predictions import write_predictions
 from modeling.runs import write_json
 from modeling.trained import Trained, load_run, require_classes
@@ -87,7 +88,7 @@ def predict_arrays(trained: Trained, images: UInt8) -> Arrays:
     device = trained.device
     with (
         torch.inference_mode(),
-        torch.autocast(device.type, dtype=torch.bfloat16, enabled=trained.dtype == torch.bfloat16),
+        autocast(device, trained.precision),
     ):
         outputs = trained.model(torch.from_numpy(np.array(images)).to(device))
         found = trained.task.predict(outputs)

@@ -164,6 +164,6 @@ def _load(run: Path, dataset: Dataset, device: str) -> tuple[Callable[[str], dic
 
     def predict(split: str) -> dict[str, Array]:
         samples = dataset.split(trained.task.name, split)
-        return infer(trained.task, trained.model, samples, len(samples), ranks, dtype=trained.dtype)
+        return infer(trained.task, trained.model, samples, len(samples), ranks, precision=trained.precision)
 
     return predict, trained.evidence.to_json()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,36 +17,38 @@ if TYPE_CHECKING:
 Record = Mapping[str, Any]
 
 
-def progress(task: str, steps: int, headline: str) -> Callable[[Record], None]:
-    """What to call with each record of a run's log: prints each evaluation, and on a terminal a line that moves on."""
-    moving = sys.stderr.isatty()
+class Progress:
+    """What to call with the name of a task and each record of its log.
 
-    def tell(record: Record) -> None:
+    Prints a line for each evaluation; on a terminal also one that moves on, with all tasks that are being trained.
+    """
+
+    def __init__(self, steps: Mapping[str, int], headlines: Mapping[str, str]) -> None:
+        self._steps, self._headlines = steps, headlines
+        self._moving = sys.stderr.isatty()
+        self._now: dict[str, str] = {}
+
+    def __call__(self, task: str, record: Record) -> None:
+        steps = self._steps[task]
         if "resumed" in record:
+            unlike = "; not in the environment that it began in, so the weights may differ in their last bits"
             same = record["resumed"]["same_environment"]
-            unlike = (
-                ""
-                if same
-                else "; not in the environment that it began in, so the weights may differ in their last bits"
-            )
-            _line(f"{task}  goes on from step {record['step']:,}{unlike}", moving, stay=True)
+            self._stay(f"{task}  goes on from step {record['step']:,}{'' if same else unlike}")
         elif "val" in record:
-            best = ", the best so far" if record["best"] else ""
+            headline, best = self._headlines[task], ", the best so far" if record["best"] else ""
             score = f"{headline} {percent(record['val'][headline])}"
-            _line(f"{task}  step {record['step']:,} of {steps:,}  val: {score}{best}", moving, stay=True)
-        elif moving:
-            _line(
-                f"{task}  step {record['step']:,} of {steps:,}  loss {record['loss']:.4f}"
-                f"  {record['samples_per_second']:,.0f} samples/s  {duration(record['seconds_left'])} left",
-                moving,
-                stay=False,
+            self._now.pop(task, None)
+            self._stay(f"{task}  step {record['step']:,} of {steps:,}  val: {score}{best}")
+        elif self._moving:
+            self._now[task] = (
+                f"{task} {record['step'] / steps:.0%} loss {record['loss']:.4f}"
+                f" {record['samples_per_second']:,.0f} samples/s {duration(record['seconds_left'])} left"
             )
+            width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be overwritten
+            click.echo(f"\r\033[K{' | '.join(self._now.values())[:width]}", nl=False, err=True)
 
-    return tell
-
-
-def _line(text: str, moving: bool, *, stay: bool) -> None:
-    click.echo(f"\r\033[K{text}" if moving else text, nl=stay, err=True)
+    def _stay(self, text: str) -> None:
+        click.echo(f"\r\033[K{text}" if self._moving else text, err=True)
 
 
 def print_trained(evidence: Evidence, folder: Path, headline: str) -> None:

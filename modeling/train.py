@@ -28,6 +28,7 @@ from modeling.files import hold, make_folder
 from modeling.loader import Loader
 from modeling.meter import Meter, Pace
 from modeling.order import Order
+from modeling.precision import autocast, choose_precision
 from modeling.shards import Dataset
 from modeling.state import State, key
 from modeling.tasks import TASKS, Task
@@ -114,6 +115,7 @@ class _Run:
         self.train_split, self.val_split = dataset.split(task.name, "train"), dataset.split(task.name, "val")
         self.order = Order(len(self.train_split), config.seed, config.batch)
         self.generator = torch.Generator(ranks.device)
+        self.precision = choose_precision(config.precision, ranks.device)
         self.meter = Meter(out)
         compiled = config.compile != "none"
         self.forward = torch.compile(self.state.model, mode=config.compile) if compiled else self.state.model
@@ -121,7 +123,7 @@ class _Run:
             task=task.name,
             config=config.to_json(),
             dataset=describe(dataset),
-            environment=environment(ranks.device, ranks.count),
+            environment=environment(ranks.device, self.precision, ranks.count),
             parameters=sum(parameter.numel() for parameter in self.state.parameters),
             step=0,
             epochs=0.0,
@@ -194,7 +196,7 @@ class _Run:
         weight = len(part["image"]) / samples
         losses: dict[str, Tensor] = {}
         if weight:
-            with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            with autocast(self.ranks.device, self.precision):
                 outputs = self.forward(part["image"])
             loss, parts = self.task.loss(outputs, part, config)
             (loss * weight).backward()
@@ -224,9 +226,8 @@ class _Run:
     def _evaluate(self) -> Record:
         """Score the averaged weights on val; keep them if they are the best so far."""
         count = min(self.config.val_samples or len(self.val_split), len(self.val_split))
-        dtype = torch.bfloat16 if self.config.precision == "bfloat16" else torch.float32
         self._require_finite()
-        scores = evaluate(self.task, self.state.average, self.val_split, count, self.ranks, dtype=dtype)
+        scores = evaluate(self.task, self.state.average, self.val_split, count, self.ranks, precision=self.precision)
         self.pace.lap("evaluating")
         entry = {"step": self.step, "samples": count, "scores": scores}
         best = self.evidence.best

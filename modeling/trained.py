@@ -41,9 +41,9 @@ class Trained:
         return rows * height, columns * width
 
     @property
-    def dtype(self) -> torch.dtype:
+    def precision(self) -> str:
         """What convolutions and products were computed in when the weights were chosen."""
-        return torch.bfloat16 if self.config.precision == "bfloat16" else torch.float32
+        return str(self.evidence.environment["precision"])
 
     def describe(self) -> dict[str, Any]:
         """What these weights are: plain values."""

@@ -44,7 +44,7 @@ def _facts(evidence: Record) -> list[list[str]]:
         ["preset and seed", f"{config['preset']}, {config['seed']}"],
         ["steps", f"{evidence['step']:,} of {config['steps']:,}, {evidence['epochs']:.2f} epochs"],
         ["parameters", f"{evidence['parameters']:,}"],
-        ["device", f"{where['device']}, {where['system']}"],
+        ["device", f"{where['device']}, {where['system']}, {where['precision']}"],
         ["threads and ranks", f"{where['threads']}, {where['ranks']}"],
         ["versions", ", ".join(f"{name} {version}" for name, version in where["versions"].items())],
         ["time", ", ".join(f"{kind} {_duration(spent)}" for kind, spent in seconds.items())],

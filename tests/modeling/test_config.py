@@ -67,7 +67,7 @@ def test_settings_are_read_as_they_are_spelled(rate: float, steps: int, channels
         ("ema=1", "ema is 1.0, expected less than 1"),
         ("learning_rate=nan", "learning_rate is nan, expected float"),
         ("learning_rate=-1", "expected 0 or more"),
-        ("precision=float16", "expected one of float32, bfloat16"),
+        ("precision=float16", "expected one of auto, float32, bfloat16"),
         ("compile=maybe", "expected one of none, default"),
         ("channels=8,0", "expected numbers above 0"),
     ],

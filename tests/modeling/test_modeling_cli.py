@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from modeling.cli import cli
 from modeling.options import interruptible
 from modeling.predictions import write_predictions
 from modeling.shards import open_dataset
-from modeling.terminal import duration, percent, progress
+from modeling.terminal import Progress, duration, percent
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = [
@@ -59,7 +60,7 @@ def call(*arguments: str) -> Result:
     return CliRunner().invoke(cli, arguments)
 
 
-def python(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+def python(*arguments: str, start_new_session: bool = False, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, *arguments],
         stdout=subprocess.PIPE,
@@ -67,6 +68,7 @@ def python(*arguments: str, **environment: str) -> subprocess.Popen[str]:
         text=True,
         cwd=ROOT,
         env={**os.environ, **environment},
+        start_new_session=start_new_session,
     )
 
 
@@ -257,6 +259,38 @@ def test_an_interrupted_run_leaves_a_checkpoint_and_says_how_to_go_on(
     assert json.loads(lines[-1])["step"] <= evidence["step"]
 
 
+@pytest.mark.parametrize("group", [True, False])
+def test_runs_side_by_side_that_are_interrupted_leave_a_checkpoint_each(
+    folder: Path, tmp_path: Path, group: bool
+) -> None:
+    command = [each.replace("foreground", "all") for each in long_run(folder, tmp_path)]
+    program = python(*command, "--jobs", "2", start_new_session=group)
+    for task in ("circles", "mosaics"):
+        wait_for(tmp_path / task / runs.LOG, program)
+    if group:  # as a terminal does
+        os.killpg(program.pid, signal.SIGINT)
+    else:
+        program.terminate()
+    output, error = program.communicate()
+    assert program.returncode == 130, error
+    assert error.count("writing a checkpoint") == 1
+    assert "--resume goes on" in error
+    assert output.count("interrupted at step") == 2
+    for task in ("circles", "mosaics"):
+        assert not json.loads((tmp_path / task / runs.EVIDENCE).read_text())["finished"]
+    assert not (tmp_path / "foreground").exists()
+
+
+def test_runs_side_by_side_are_those_of_one_after_another(folder: Path, tmp_path: Path) -> None:
+    for jobs in ("1", "3"):
+        arguments = ["--out", str(tmp_path / jobs), "--jobs", jobs, "--threads", jobs]
+        assert call("train", "all", "--dataset", str(folder), *SMALL, *arguments).exit_code == 0
+    for task in ("foreground", "circles", "mosaics"):
+        alone, beside = (json.loads((tmp_path / jobs / task / runs.EVIDENCE).read_text()) for jobs in ("1", "3"))
+        assert alone["environment"]["threads"] == beside["environment"]["threads"] == 1
+        assert alone["weights"] == beside["weights"]
+
+
 def test_a_second_interruption_ends_at_once() -> None:
     before = signal.getsignal(signal.SIGINT)
     with interruptible() as stop:
@@ -317,16 +351,30 @@ RECORDS: list[dict[str, Any]] = [
 def test_a_terminal_shows_loss_rate_and_time_left_on_a_line_that_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    tell = progress("foreground", 1000, "iou")
+    tell = partial(Progress({"foreground": 1000}, {"foreground": "iou"}), "foreground")
     for record in RECORDS:
         tell(record)
-    assert "\r\033[Kforeground  step 10 of 1,000  loss 0.5000  1,234 samples/s  2:05 left\r" in terminal.text
+    assert "\r\033[Kforeground 1% loss 0.5000 1,234 samples/s 2:05 left\r" in terminal.text
     assert "val: iou 99.63%, the best so far\n" in terminal.text
     assert "may differ in their last bits" in terminal.text
 
 
+def test_a_terminal_shows_all_that_train_on_one_line_as_long_as_it_is_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "70")
+    tell = Progress({"foreground": 1000, "circles": 20}, {"foreground": "iou", "circles": "gated_iou"})
+    tell("foreground", RECORDS[1])
+    tell("circles", RECORDS[1])
+    shown = "foreground 1% loss 0.5000 1,234 samples/s 2:05 left | circles 50% loss 0.5000 1,234"
+    assert terminal.text.endswith(f"\r\033[K{shown[:69]}")
+    tell("foreground", {"step": 1000, "val": {"iou": 0.99631}, "best": True})
+    tell("circles", RECORDS[1])
+    assert terminal.text.endswith("best so far\n\r\033[Kcircles 50% loss 0.5000 1,234 samples/s 2:05 left")
+
+
 def test_where_there_is_no_terminal_only_evaluations_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    tell = progress("foreground", 1000, "iou")
+    tell = partial(Progress({"foreground": 1000}, {"foreground": "iou"}), "foreground")
     for record in RECORDS[1:]:
         tell(record)
     assert capsys.readouterr().err == "foreground  step 10 of 1,000  val: iou 99.63%, the best so far\n"

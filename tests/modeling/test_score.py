@@ -209,14 +209,14 @@ def test_only_the_mnist_test_split_has_disputed_labels(source: str, split: str, 
 
 def run_of(folder: Path, task: str, dataset: Dataset, *settings: str) -> tuple[Path, nn.Module, Config]:
     """A run as training would leave it, of weights that learned nothing."""
-    config = preset(task, "cpu", seed=4).override(["channels=4,4,4", *settings])
+    config = preset(task, "cpu", seed=4).override(["channels=4,4,4", "precision=float32", *settings])
     torch.manual_seed(1)
     model = TASKS[task].build(config, describe(dataset)).eval()
     evidence = Evidence(
         task=task,
         config=config.to_json(),
         dataset=describe(dataset),
-        environment=environment(torch.device("cpu")),
+        environment=environment(torch.device("cpu"), config.precision),
         parameters=1,
         step=77,
         epochs=0.5,
@@ -230,9 +230,9 @@ def run_of(folder: Path, task: str, dataset: Dataset, *settings: str) -> tuple[P
     return folder, model, config
 
 
-def inferred(dataset: Dataset, task: str, split: str, model: nn.Module, dtype: torch.dtype) -> dict[str, Array]:
+def inferred(dataset: Dataset, task: str, split: str, model: nn.Module, precision: str) -> dict[str, Array]:
     samples = dataset.split(task, split)
-    return infer(TASKS[task], model, samples, len(samples), Ranks(torch.device("cpu")), dtype=dtype)
+    return infer(TASKS[task], model, samples, len(samples), Ranks(torch.device("cpu")), precision=precision)
 
 
 @pytest.mark.parametrize("task", NAMES)
@@ -241,7 +241,7 @@ def test_a_run_is_scored_by_its_best_weights(dataset: Dataset, tmp_path: Path, t
     record = score_run(run, dataset, replicates=DRAWS, seed=6)
     assert list(record["splits"]) == ["val", "test"]
     for split, found in record["splits"].items():
-        arrays = inferred(dataset, task, split, model, torch.float32)
+        arrays = inferred(dataset, task, split, model, "float32")
         assert found["scores"] == score_arrays(arrays, dataset, task, split, replicates=DRAWS, seed=6)
         assert found["baseline"] == score_baseline(dataset, task, [split], replicates=DRAWS, seed=6)[split]
         predicted = predict_run(run, dataset, split)
@@ -262,7 +262,7 @@ def test_a_run_is_scored_in_the_precision_that_it_was_trained_in(dataset: Datase
     run, model, _ = run_of(tmp_path, "circles", dataset, "precision=bfloat16")
     found = predict_run(run, dataset, "test")["circle"]
     exact, coarse = (
-        inferred(dataset, "circles", "test", model, dtype)["circle"] for dtype in (torch.float32, torch.bfloat16)
+        inferred(dataset, "circles", "test", model, precision)["circle"] for precision in ("float32", "bfloat16")
     )
     assert np.array_equal(found, coarse)
     assert not np.array_equal(found, exact)

@@ -24,6 +24,7 @@ from modeling.config import Config
 from modeling.errors import BusyError, DamagedError, FormatError, InputError, TrainingError
 from modeling.evidence import Evidence
 from modeling.files import hold
+from modeling.precision import choose_precision
 from modeling.shards import Dataset, open_dataset
 from modeling.state import State, key
 from modeling.train import rate_factor, train
@@ -354,6 +355,7 @@ def test_the_evidence_tells_what_was_trained_on_what_and_where(dataset: Dataset,
     assert told["dataset"]["digest"] == dataset.digest
     assert told["environment"]["versions"]["torch"] == torch.__version__
     assert told["environment"]["threads"] == 1
+    assert told["environment"]["precision"] == choose_precision("auto", torch.device("cpu"))
     assert told["environment"]["device"]
     assert told["finished"] is True
     assert told["step"] == 40

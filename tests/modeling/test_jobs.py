@@ -1,0 +1,129 @@
+"""Jobs side by side: what they return, tell and fail with; that all end when one fails, or when asked to, or alone."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modeling.errors import DamagedError, TrainingError
+from modeling.jobs import Stop, Tell, run_jobs, share_threads
+
+ROOT = Path(__file__).parent.parent.parent
+PATIENCE = 60.0  # seconds; a process that takes longer hangs
+
+
+def count(up_to: int, tell: Tell, stop: Stop) -> int:
+    for number in range(up_to):
+        tell(number)
+    return up_to
+
+
+def fail(tell: Tell, stop: Stop) -> None:
+    raise DamagedError("torn", path="shard", expected=1, found=2, remedy="mend it")
+
+
+def die(number: int, tell: Tell, stop: Stop) -> None:
+    os.kill(os.getpid(), number)
+
+
+def crash(tell: Tell, stop: Stop) -> None:
+    raise ZeroDivisionError
+
+
+def wait(folder: Path, tell: Tell, stop: Stop) -> str:
+    """Wait to be asked to stop, and leave a file that tells so."""
+    (folder / "began").touch()
+    tell("began")
+    until = time.monotonic() + PATIENCE
+    while not stop():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    (folder / "stopped").touch()
+    return "stopped"
+
+
+def test_jobs_return_what_they_return_and_tell_what_they_tell() -> None:
+    told: list[tuple[str, Any]] = []
+    jobs = {name: functools.partial(count, number) for number, name in enumerate("abc")}
+    found = run_jobs(jobs, 2, tell=lambda name, message: told.append((name, message)))
+    assert found == {"a": 0, "b": 1, "c": 2}
+    assert sorted(told) == [("b", 0), ("c", 0), ("c", 1)]
+
+
+def test_the_error_of_a_job_is_raised_when_the_others_have_stopped(tmp_path: Path) -> None:
+    with pytest.raises(DamagedError) as caught:
+        run_jobs({"waits": functools.partial(wait, tmp_path), "fails": fail}, 2)
+    assert str(caught.value) == "shard: torn (expected 1, found 2); mend it"
+    assert (tmp_path / "stopped").exists() == (tmp_path / "began").exists()
+
+
+@pytest.mark.parametrize(("job", "status"), [(functools.partial(die, signal.SIGKILL), -9), (crash, 1)])
+def test_a_process_that_is_gone_is_told_of(job: Any, status: int, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(TrainingError, match=rf"the process of x is gone \(found exit code {status}\); .*--resume"):
+        run_jobs({"x": job}, 1)
+    assert ("ZeroDivisionError" in capfd.readouterr().err) == (job is crash)
+
+
+def test_when_asked_to_stop_those_that_run_stop_and_no_more_begin(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+    jobs = {folder.name: functools.partial(wait, folder) for folder in folders}
+    assert run_jobs(jobs, 1, stop=(folders[0] / "began").exists) == {"a": "stopped"}
+    assert not list(folders[1].iterdir())
+
+
+def test_an_error_in_the_first_process_leaves_none_behind(tmp_path: Path) -> None:
+    def interrupt(name: str, message: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs({"waits": functools.partial(wait, tmp_path)}, 1, tell=interrupt)
+    assert not (tmp_path / "stopped").exists()  # it was killed
+
+
+def test_jobs_stop_when_the_process_that_began_them_is_killed(tmp_path: Path) -> None:
+    code = f"""
+import functools, pathlib
+from test_jobs import wait
+from modeling.jobs import run_jobs
+if __name__ == "__main__":
+    run_jobs({{"a": functools.partial(wait, pathlib.Path({str(tmp_path)!r}))}}, 1)
+"""
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)])
+    first = subprocess.Popen([sys.executable, script], env={**os.environ, "PYTHONPATH": paths})
+    wait_for(tmp_path / "began")
+    first.kill()
+    first.wait()
+    wait_for(tmp_path / "stopped")
+
+
+def wait_for(path: Path) -> None:
+    until = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert time.monotonic() < until, path
+        time.sleep(0.01)
+
+
+@given(threads=st.integers(1, 64), jobs=st.integers(1, 5), data=st.data())
+def test_threads_are_shared_out_whichever_jobs_run_together(threads: int, jobs: int, data: st.DataObject) -> None:
+    at_once = data.draw(st.integers(1, jobs))
+    shares = share_threads(threads, at_once, jobs)
+    assert len(shares) == jobs
+    assert min(shares) >= 1
+    assert sum(sorted(shares)[-at_once:]) <= max(threads, at_once)
+    assert max(shares) - min(shares) <= 1
+    if at_once == jobs <= threads:
+        assert sum(shares) == threads

@@ -1,0 +1,35 @@
+"""What is computed in: as asked, else by what the device is fast in; and that it is what is computed in."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from modeling.precision import autocast, choose_precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("tiles", "expected"), [({"amx_bf16": True}, "bfloat16"), ({"amx_bf16": False}, "float32"), ({}, "float32")]
+)
+def test_a_cpu_computes_in_bfloat16_where_it_has_tiles_for_it(
+    tiles: dict[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, **tiles})
+    assert choose_precision("auto", CPU) == expected
+
+
+@pytest.mark.parametrize(("units", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_a_gpu_computes_in_bfloat16_where_it_has_units_for_it(
+    units: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: units or including_emulation)
+    assert choose_precision("auto", torch.device("cuda")) == expected
+
+
+@pytest.mark.parametrize("asked", ["float32", "bfloat16"])
+def test_what_is_asked_for_is_what_is_computed_in(asked: str) -> None:
+    assert choose_precision(asked, CPU) == asked
+    with autocast(CPU, asked):
+        assert (torch.eye(2) @ torch.eye(2)).dtype == getattr(torch, asked)
