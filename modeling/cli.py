@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from modeling.config import Config
-    from modeling.evidence import Evidence
+    from modeling.runs.evidence import Evidence
     from modeling.shards import Dataset
 
 # Imports of NumPy, torch and all above them stand inside the commands: `modeling --help` must answer at once.
@@ -149,9 +149,9 @@ def _train(
     silent: bool,
 ) -> Evidence:
     """Train one task. Ends with exit code 130 where the run was interrupted: its checkpoint is written then."""
-    from modeling.board import board
     from modeling.tasks import TASKS
-    from modeling.train import train
+    from modeling.training.board import board
+    from modeling.training.train import train
 
     headline = TASKS[config.task].headline
     listeners = [] if silent else [progress(config.task, config.steps, headline)]
@@ -200,8 +200,8 @@ def score(
         raise click.UsageError("say which run to score, or give --predictions FILE")
     if predictions is not None and (task is None or len(split) > 1):
         raise click.UsageError("--predictions needs --task, and takes at most one --split")
-    from modeling import score as library
-    from modeling.runs import write_json
+    from modeling.files import write_json
+    from modeling.scoring import score as library
     from modeling.shards import open_dataset
 
     dataset = open_dataset(directory)

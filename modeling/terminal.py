@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from modeling.evidence import Evidence
+    from modeling.runs.evidence import Evidence
 
 Record = Mapping[str, Any]
 
@@ -67,7 +67,7 @@ def print_trained(evidence: Evidence, folder: Path, headline: str) -> None:
 
 def print_scores(records: Sequence[Record]) -> None:
     """Print the scores of each split of each record, and then those that have a reference beside it."""
-    from modeling import scoreboard
+    from modeling.scoring import scoreboard
 
     for record in records:
         for split in record["splits"]:

@@ -16,14 +16,14 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from modeling import export
 from modeling.cli import cli
 from modeling.config import preset
 from modeling.errors import InputError
-from modeling.export import KEY, SAMPLES, TOLERANCE, ExportError, compare, random_images, require_parity
+from modeling.inference import export
+from modeling.inference.export import KEY, SAMPLES, TOLERANCE, ExportError, compare, random_images, require_parity
+from modeling.runs.trained import load_run
 from modeling.shards import Dataset, open_dataset
-from modeling.train import train
-from modeling.trained import load_run
+from modeling.training.train import train
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -114,7 +114,7 @@ def test_the_metadata_is_the_record_and_names_no_place(
     assert [entry.key for entry in model.metadata_props] == [KEY]
     assert json.loads(model.metadata_props[0].value) == printed
     assert printed["run"]["weights"] == load_run(runs / task).evidence.weights
-    assert str(Path(export.__file__).parent).encode() not in path.read_bytes()
+    assert str(Path(export.__file__).parents[1]).encode() not in path.read_bytes()
     sides = [side.dim_param or side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim]
     multiple = printed["multiple"]
     free = [f"{multiple}*rows", f"{multiple}*columns"]

@@ -27,8 +27,8 @@ from modeling.cli import cli
 from modeling.errors import DamagedError, InputError
 from modeling.report import PAGE, cases, charts, confusion, pictures, words, write_report
 from modeling.report.markup import Markup, tag
-from modeling.score import predict_run
-from modeling.scoreboard import percent
+from modeling.scoring.score import predict_run
+from modeling.scoring.scoreboard import percent
 from modeling.shards import Dataset, Split, open_dataset
 from modeling.tasks import TASKS
 

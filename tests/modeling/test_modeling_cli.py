@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 from modeling import runs
 from modeling.cli import cli
 from modeling.options import interruptible
-from modeling.predictions import write_predictions
+from modeling.scoring.predictions import write_predictions
 from modeling.shards import open_dataset
 from modeling.terminal import duration, percent, progress
 

@@ -16,17 +16,17 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from modeling import overlays, png, predict
 from modeling.cli import cli
 from modeling.config import preset
 from modeling.errors import InputError
-from modeling.findings import rows, words
-from modeling.inputs import are_blank, are_light, read_inputs
-from modeling.models import semantic
-from modeling.score import predict_run, score_predictions
+from modeling.inference import overlays, png, predict
+from modeling.inference.findings import rows, words
+from modeling.inference.inputs import are_blank, are_light, read_inputs
+from modeling.networks.mosaics import semantic
+from modeling.runs.trained import load_run, require_classes
+from modeling.scoring.score import predict_run, score_predictions
 from modeling.shards import Dataset, open_dataset
-from modeling.train import train
-from modeling.trained import load_run, require_classes
+from modeling.training.train import train
 
 TASKS = fakes.TASKS
 SIZE = {"foreground": (28, 28), "circles": (28, 28), "mosaics": (56, 56)}

@@ -19,14 +19,16 @@ import torch
 from fake_task import FAKE, SETTINGS, train_fake
 from torch import Tensor
 
-from modeling import checkpoint, runs
+from modeling import files, runs
 from modeling.config import Config
 from modeling.errors import BusyError, DamagedError, FormatError, InputError, TrainingError
-from modeling.evidence import Evidence
 from modeling.files import hold
+from modeling.runs import checkpoint
+from modeling.runs import folder as run_folder
+from modeling.runs.evidence import Evidence
 from modeling.shards import Dataset, open_dataset
-from modeling.state import State, key
-from modeling.train import rate_factor, train
+from modeling.training.state import State, key
+from modeling.training.train import rate_factor, train
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +154,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_bits(
     folder: Path, whole: Path, tmp_path: Path
 ) -> None:
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["torch", "modeling.train"])  # which takes most of the time, so once
+    processes.set_forkserver_preload(["torch", "modeling.training.train"])  # which takes most of the time, so once
     moments, out, killed = random.Random(1), tmp_path / "run", 0
     for _ in range(5):
         program = processes.Process(target=train_fake, args=(folder, out))
@@ -192,7 +194,7 @@ def test_death_between_any_two_files_leaves_a_run_to_go_on_from(
     expected = tmp_path / "expected"
     run(dataset, expected, config)
     done = []
-    for module in (checkpoint, runs):
+    for module in (checkpoint, run_folder, files):
         original = module.write_atomic
 
         def dying(path: Path, data: bytes, original: Any = original) -> None:

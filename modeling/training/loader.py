@@ -14,10 +14,10 @@ from typing import Literal
 import numpy as np
 import torch
 
-from modeling.columns import Column
 from modeling.errors import InputError
-from modeling.mapping import Array
-from modeling.order import Order
+from modeling.reading.columns import Column
+from modeling.reading.mapping import Array
+from modeling.reading.order import Order
 from modeling.shards import Split
 
 Batch = dict[str, torch.Tensor]

@@ -17,15 +17,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from modeling import overlays, png
 from modeling.errors import InputError
-from modeling.files import make_folder, write_atomic
-from modeling.findings import describe, format_size, words
-from modeling.inputs import Source, UInt8, are_blank, are_light, read_inputs
-from modeling.models import semantic
-from modeling.predictions import write_predictions
-from modeling.runs import write_json
-from modeling.trained import Trained, load_run, require_classes
+from modeling.files import make_folder, write_atomic, write_json
+from modeling.inference import overlays, png
+from modeling.inference.findings import describe, format_size, words
+from modeling.inference.inputs import Source, UInt8, are_blank, are_light, read_inputs
+from modeling.networks.mosaics import semantic
+from modeling.runs.trained import Trained, load_run, require_classes
+from modeling.scoring.predictions import write_predictions
 
 Arrays = dict[str, npt.NDArray[Any]]
 Record = dict[str, Any]

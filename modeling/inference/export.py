@@ -19,9 +19,9 @@ from torch.export import Dim
 
 from modeling.errors import InputError, ModelingError
 from modeling.files import write_atomic
-from modeling.inputs import UInt8
+from modeling.inference.inputs import UInt8
+from modeling.runs.trained import Trained
 from modeling.tasks import Task
-from modeling.trained import Trained
 
 Array = npt.NDArray[Any]
 Record = dict[str, Any]

@@ -10,7 +10,7 @@ _SUBSETS = ((0, 1, 1), (0, 2, 2), (0, 3, 3), (0, 1, 2), (0, 1, 3), (0, 2, 3))
 _SLACK = 1e-9  # relative; coordinates are whole, so circles that differ do so by far more
 
 
-def from_rows(rows: Tensor) -> Tensor:
+def circles_from_rows(rows: Tensor) -> Tensor:
     """Stored circles, int64 (n, 4) = x, y, den, r2, as float32 (n, 3): x, y and radius in pixels. No circle: zeros."""
     x, y, den, r2 = rows.double().unbind(-1)
     den = den.clamp(min=1)
@@ -25,7 +25,7 @@ def raster(circle: Tensor, height: int, width: int) -> Tensor:
     return ((columns - x).square() + (rows - y).square() <= r.square()).to(torch.uint8)
 
 
-def minimal(mask: Tensor) -> Tensor:
+def minimal_circles(mask: Tensor) -> Tensor:
     """The minimal circle around the pixel centres of each mask: (n, H, W) -> float32 (n, 3) = x, y, r; empty: zeros.
 
     Start from one point; while a point lies outside, take the farthest, and replace the circle by the minimal one

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from modeling.baselines import fit_baseline
-from modeling.bootstrap import REPLICATES, SEED, Array
-from modeling.counts import Bytes
+from modeling.files import write_json
 from modeling.metrics import Scores, circle_scores, foreground_scores, mosaic_scores
-from modeling.predictions import check_predictions, read_predictions
+from modeling.metrics.bootstrap import REPLICATES, SEED, Array
+from modeling.metrics.counts import Bytes
+from modeling.scoring.baselines import fit_baseline
+from modeling.scoring.predictions import check_predictions, read_predictions
 from modeling.shards import Dataset
 
 SPLITS = ("val", "test")
@@ -34,7 +35,7 @@ Arrays = Mapping[str, Array]
 def score_arrays(
     arrays: Arrays, dataset: Dataset, task: str, split: str, *, replicates: int = REPLICATES, seed: int = SEED
 ) -> Scores:
-    """Every score of predictions of a split, in its order: the arrays that `modeling.predictions` names, uint8.
+    """Every score of predictions of a split, in its order: the arrays that `modeling.scoring.predictions` names, uint8.
 
     Raises InputError where they do not fit the split.
     """
@@ -105,8 +106,6 @@ def score_run(
     The dataset need not be the one that the run was trained on. Raises InputError where its classes are others (no
     matter for the foreground), or where the folder holds no run with weights.
     """
-    from modeling import runs
-
     predict, facts = _load(run, dataset, device)
     scores = {
         split: score_arrays(predict(split), dataset, facts["task"], split, replicates=replicates, seed=seed)
@@ -120,7 +119,7 @@ def score_run(
         "weights": facts["weights"],
     }
     record = _record(dataset, facts["task"], scores, origin, replicates, seed)
-    runs.write_json(run / FILE, record)
+    write_json(run / FILE, record)
     return record
 
 
@@ -154,9 +153,9 @@ def _record(
 
 def _load(run: Path, dataset: Dataset, device: str) -> tuple[Callable[[str], dict[str, Array]], dict[str, Any]]:
     """What predicts a split by the best weights of a run, and the evidence of these."""
-    from modeling.distributed import Ranks
-    from modeling.evaluation import infer
-    from modeling.trained import load_run, require_classes
+    from modeling.runs.trained import load_run, require_classes
+    from modeling.training.distributed import Ranks
+    from modeling.training.evaluation import infer
 
     trained = load_run(run, device)
     require_classes(trained, dataset)

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modeling import png
-from modeling.columns import Column
 from modeling.errors import InputError, storage_errors
+from modeling.inference import png
+from modeling.reading.columns import Column
 from modeling.shards import Dataset, open_dataset
 
 UInt8 = npt.NDArray[np.uint8]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modeling.overlays import plain_name
+from modeling.inference.overlays import plain_name
 
 Record = Mapping[str, Any]
 

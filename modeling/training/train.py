@@ -18,19 +18,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modeling import checkpoint, runs
+from modeling import runs
 from modeling.config import Config
-from modeling.distributed import Ranks, joined
 from modeling.errors import TrainingError
-from modeling.evaluation import evaluate
-from modeling.evidence import Evidence, describe, environment, same_bits
-from modeling.files import hold, make_folder
-from modeling.loader import Loader
-from modeling.meter import Meter, Pace
-from modeling.order import Order
+from modeling.files import hold, make_folder, write_json
+from modeling.reading.order import Order
+from modeling.runs import checkpoint
+from modeling.runs.evidence import Evidence, describe, environment, same_bits
 from modeling.shards import Dataset
-from modeling.state import State, key
 from modeling.tasks import TASKS, Task
+from modeling.training.distributed import Ranks, joined
+from modeling.training.evaluation import evaluate
+from modeling.training.loader import Loader
+from modeling.training.meter import Meter, Pace
+from modeling.training.state import State, key
 
 Batch = dict[str, Tensor]
 Record = dict[str, Any]
@@ -268,7 +269,7 @@ class _Run:
         if self.best is not None and self.published is not self.best:
             checkpoint.save(self.out / runs.BEST, {"average": self.best["average"]}, self.best["evidence"])
             self.published = self.best
-        runs.write_json(self.out / runs.EVIDENCE, self.evidence.to_json())
+        write_json(self.out / runs.EVIDENCE, self.evidence.to_json())
 
     def _update_evidence(self) -> None:
         self.evidence = replace(

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modeling.digests import CHUNK, canonical_json, merkle_root
 from modeling.errors import DamagedError, FormatError, InputError, storage_errors
-from modeling.fields import (
+from modeling.reading.digests import CHUNK, canonical_json, merkle_root
+from modeling.reading.fields import (
     WrongValueError,
     check_name,
     read_digest,
@@ -25,7 +25,7 @@ from modeling.fields import (
     read_text,
     read_texts,
 )
-from modeling.sections import REBUILD, SectionFacts, check_table, is_regular, read_file, read_section
+from modeling.reading.sections import REBUILD, SectionFacts, check_table, is_regular, read_file, read_section
 
 NAME, VERSION = "datagen", 1
 

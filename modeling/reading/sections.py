@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modeling.errors import DamagedError, storage_errors
-from modeling.fields import (
+from modeling.reading.fields import (
     MAX_SIDE,
     WrongValueError,
     check_name,

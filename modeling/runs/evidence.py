@@ -78,7 +78,7 @@ def environment(device: torch.device, ranks: int = 1) -> dict[str, Any]:
         "system": platform.system(),
         "threads": torch.get_num_threads(),
         "ranks": ranks,
-        "git": _commit(Path(__file__).parent),
+        "git": _commit(Path(__file__).parents[1]),
     }
 
 
@@ -103,7 +103,7 @@ def _commit(package: Path) -> dict[str, Any] | None:
         return ran.stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", "evidence.py")
+        git("ls-files", "--error-unmatch", "__init__.py")
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--", "."))}
     except (OSError, subprocess.CalledProcessError):
         return None

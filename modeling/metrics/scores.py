@@ -1,7 +1,7 @@
 """Every score of the three tasks, by the formulas of `docs/metrics.md`: integer counts, summed, then divided once.
 
-A score is a dict of value (None where it is undefined), n and interval: that of `modeling.bootstrap`, over images, or
-over digits where mosaics share them.
+A score is a dict of value (None where it is undefined), n and interval: that of `modeling.metrics.bootstrap`, over
+images, or over digits where mosaics share them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from modeling.bootstrap import LEVEL, REPLICATES, SEED, Array, Estimate, Floats, estimate
-from modeling.counts import Bytes, Integers, PixelCounts, count_pixels
+from modeling.metrics.bootstrap import LEVEL, REPLICATES, SEED, Array, Estimate, Floats, estimate
+from modeling.metrics.counts import Bytes, Integers, PixelCounts, count_pixels
 
 Scores = dict[str, Any]
 

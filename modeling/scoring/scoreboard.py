@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from modeling.score import overall_values
+from modeling.scoring.score import overall_values
 
 Rows = list[list[str]]
 Scores = Mapping[str, Any]

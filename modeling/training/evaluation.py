@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from modeling.distributed import Ranks
 from modeling.shards import Split
 from modeling.tasks import Task
+from modeling.training.distributed import Ranks
 
 Arrays = dict[str, npt.NDArray[Any]]
 

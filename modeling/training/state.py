@@ -12,8 +12,8 @@ from torch import Tensor
 
 from modeling.config import Config
 from modeling.errors import InputError
-from modeling.optim import MuonAdamW, groups
 from modeling.tasks import Task
+from modeling.training.optim import MuonAdamW, groups
 
 
 class State:

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from modeling import checkpoint, runs
 from modeling.config import Config
 from modeling.errors import InputError
-from modeling.evidence import Evidence
+from modeling.runs import checkpoint
+from modeling.runs.evidence import Evidence
+from modeling.runs.folder import BEST
 from modeling.shards import Dataset
 from modeling.tasks import TASKS, Task
 
@@ -60,7 +61,7 @@ class Trained:
 
 def load_run(path: Path, device: str | torch.device = "cpu") -> Trained:
     """The best weights of a run. Raises InputError where there are none, DamagedError where they are damaged."""
-    tree, facts = checkpoint.load(path / runs.BEST)
+    tree, facts = checkpoint.load(path / BEST)
     evidence = Evidence.from_json(facts)
     config, task = evidence.settings(), TASKS[evidence.task]
     model = task.build(config, evidence.dataset)

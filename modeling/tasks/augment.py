@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from modeling import circles
+from modeling.networks import geometry
 
 _LEVELS = 256
 _NEAR = 1 - 2.0**-49  # scores closer than this may be equal: four roundings of 2^-53 each, and room
@@ -43,8 +43,8 @@ def foreground(image: Tensor, generator: torch.Generator, strength: float) -> tu
 def circle(image: Tensor, rows: Tensor, generator: torch.Generator, strength: float) -> tuple[Tensor, Tensor]:
     """Digits and their minimal circles after a random change: uint8 (n, H, W), int64 (n, 4) -> uint8, float (n, 3)."""
     image, mask, changed = foreground(image, generator, strength)
-    found = circles.from_rows(rows)
-    found[changed] = circles.minimal(mask[changed])
+    found = geometry.circles_from_rows(rows)
+    found[changed] = geometry.minimal_circles(mask[changed])
     return image, found
 
 

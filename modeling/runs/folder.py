@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modeling import checkpoint
 from modeling.config import Config
 from modeling.errors import DamagedError, FormatError, InputError, storage_errors
-from modeling.files import remove_drafts, write_atomic
+from modeling.files import remove_drafts, write_atomic, write_json
+from modeling.runs import checkpoint
 
 CONFIG, LAST, BEST = "config.json", "last.safetensors", "best.safetensors"
 EVIDENCE, LOG = "evidence.json", "log.jsonl"
@@ -68,11 +68,6 @@ def _require_same(folder: Path, config: Config, digest: str) -> None:
         raise InputError(
             "the run is on another dataset", path=folder, expected=trained_on, found=digest, remedy=_ANOTHER
         )
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a value as JSON, whole or not at all. Raises StorageError."""
-    write_atomic(path, json.dumps(value, indent=2, allow_nan=False).encode() + b"\n")
 
 
 class Log:

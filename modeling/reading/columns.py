@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modeling.mapping import Array, Run, map_apart, map_together
+from modeling.reading.mapping import Array, Run, map_apart, map_together
 
 Indices = npt.NDArray[np.integer[Any]]
 
