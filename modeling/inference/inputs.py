@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modeling.errors import InputError, storage_errors
-from modeling.inference import png
+from modeling.pictures import png
 from modeling.reading.columns import Column
 from modeling.shards import Dataset, open_dataset
 

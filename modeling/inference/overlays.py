@@ -11,39 +11,18 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-UInt8 = npt.NDArray[np.uint8]
-Colour = tuple[int, int, int]
+from modeling.pictures.drawing import AMBER, CYAN, Colour, UInt8, draw_circle, enlarge, mask_colours
 
 PAGE: Colour = (24, 27, 33)
 TEXT: Colour = (232, 235, 240)
-REGION: Colour = (255, 176, 32)  # of binary masks
-RING: Colour = (64, 224, 255)
+REGION = AMBER  # of binary masks
+RING = CYAN
 
 _SIDE = 392  # pixels that the longer side of a small image is enlarged to, about
 _GAP = 16
 _FINE = 4  # letters are drawn this many times as large, then averaged
 _TINT = 0.4  # the share of its colour that a pixel of a mask gets
-
-# Ten colours that differ on black, also to viewers without red, green or blue cones; then the hues all around.
-_TEN = (
-    *((75, 225, 255), (195, 0, 0), (195, 225, 0), (0, 75, 255), (255, 150, 150)),
-    *((105, 165, 30), (255, 255, 225), (165, 0, 180), (120, 105, 120), (195, 135, 255)),
-)
-
-
-def class_colours(classes: int) -> UInt8:
-    """The colour of each value of a mask of classes: (1 + classes, 3); 0 is black."""
-    hues = np.arange(max(0, classes - len(_TEN))) * 111 % 180  # OpenCV's hues go to 180; steps of 111 spread them
-    hsv = np.stack([hues, np.full_like(hues, 150), np.full_like(hues, 230)], 1).astype(np.uint8)
-    rest = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0] if len(hues) else np.zeros((0, 3), np.uint8)
-    return np.concatenate([np.zeros((1, 3), np.uint8), np.array(_TEN[:classes], np.uint8).reshape(-1, 3), rest])
-
-
-def binary_colours() -> UInt8:
-    """The colour of each value of a binary mask: (2, 3); black and white."""
-    return np.array([[0, 0, 0], [255, 255, 255]], np.uint8)
 
 
 def draw_overlay(
@@ -59,12 +38,10 @@ def draw_overlay(
     `names` of classes make it a mask of classes: k + 1 is class k, and those in it are named below.
     """
     scale = max(1, round(_SIDE / max(image.shape)))
-    table = np.array([PAGE, REGION], np.uint8) if names is None else class_colours(len(names))
-    plain = np.repeat(_enlarge(image, scale)[..., None], 3, 2)
-    right = plain.copy() if circle else _tint(plain, _enlarge(mask, scale), table, scale)
-    if circle:
-        _draw_circle(right, circle, scale)
-    parts = [_row([plain, right]), _line(words)]
+    table = np.array([PAGE, REGION], np.uint8) if names is None else mask_colours(len(names))
+    plain = np.repeat(enlarge(image, scale)[..., None], 3, 2)
+    marked = draw_circle(plain, circle, scale, RING) if circle else _tint(plain, enlarge(mask, scale), table, scale)
+    parts = [_row([plain, marked]), _line(words)]
     if names is not None:
         labels = [int(label) for label in np.unique(mask) if label]
         legend = [[_swatch(table[label]), _line(plain_name(names[label - 1], label - 1))] for label in labels]
@@ -78,10 +55,6 @@ def plain_name(name: str, label: int) -> str:
     return letters if letters and letters.isascii() and letters.isprintable() else f"class {label}"
 
 
-def _enlarge(plane: UInt8, scale: int) -> UInt8:
-    return plane.repeat(scale, 0).repeat(scale, 1)
-
-
 def _tint(picture: UInt8, regions: UInt8, colours: UInt8, scale: int) -> UInt8:
     """The picture with its regions tinted, and outlined inside of them."""
     stroke = 1 + (scale >= 4) + (scale >= 10)
@@ -90,18 +63,6 @@ def _tint(picture: UInt8, regions: UInt8, colours: UInt8, scale: int) -> UInt8:
     edge = (least != cv2.dilate(regions, kernel)) & (regions > 0) & (scale > 1)
     share = np.where(edge, 1.0, np.where(regions > 0, _TINT, 0.0))[..., None]
     return np.rint(picture * (1 - share) + colours[regions] * share).astype(np.uint8)
-
-
-def _draw_circle(picture: UInt8, circle: tuple[float, float, float], scale: int) -> None:
-    """Draw a circle and its centre in place. Pixel (0, 0) has its centre at (0.5, 0.5) of what is enlarged."""
-    bits = 4  # of fractions of a pixel that OpenCV draws with
-    x, y, r = ((circle[0] + 0.5) * scale - 0.5, (circle[1] + 0.5) * scale - 0.5, circle[2] * scale)
-    if not all(np.isfinite((x, y, r))) or max(map(abs, (x, y, r))) > 2**16:
-        return
-    centre = (round(x * 2**bits), round(y * 2**bits))
-    thick = 1 + (scale >= 4)
-    cv2.circle(picture, centre, round(max(r, 0) * 2**bits), RING, thick, cv2.LINE_AA, bits)
-    cv2.circle(picture, centre, round(1.5 * thick * 2**bits), RING, cv2.FILLED, cv2.LINE_AA, bits)
 
 
 def _line(text: str, size: int = 12) -> UInt8:

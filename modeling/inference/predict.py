@@ -19,10 +19,12 @@ from torch import Tensor
 
 from modeling.errors import InputError
 from modeling.files import make_folder, write_atomic, write_json
-from modeling.inference import overlays, png
 from modeling.inference.findings import describe, format_size, words
 from modeling.inference.inputs import Source, UInt8, are_blank, are_light, read_inputs
+from modeling.inference.overlays import draw_overlay
 from modeling.networks.mosaics import semantic
+from modeling.pictures import png
+from modeling.pictures.drawing import binary_colours, mask_colours
 from modeling.runs.trained import Trained, load_run, require_classes
 from modeling.scoring.predictions import write_predictions
 
@@ -174,7 +176,7 @@ class _Work:
         if self.drawn > OVERLAYS:
             return
         mosaics, circle = self.trained.task.name == "mosaics", record.get("circle")
-        picture = overlays.draw_overlay(
+        picture = draw_overlay(
             image,
             mask,
             words(record),
@@ -195,7 +197,7 @@ class _Work:
             self._put(f"{first.name}.npz", buffer.getvalue())
         else:
             mosaics = task == "mosaics"
-            colours = overlays.class_colours(len(self.trained.classes)) if mosaics else overlays.binary_colours()
+            colours = mask_colours(len(self.trained.classes)) if mosaics else binary_colours()
             for source, mask in zip(sources, arrays["mask"], strict=True):
                 self._put(f"{source.name}-mask.png", png.encode_indexed(mask, colours))
 

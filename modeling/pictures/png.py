@@ -79,9 +79,10 @@ def _grey(image: UInt8) -> UInt8:
     return np.ascontiguousarray(image[..., 0])
 
 
-def encode(picture: UInt8) -> bytes:
-    """A picture, RGB (H, W, 3), as the bytes of a PNG file."""
-    return bytes(cv2.imencode(".png", picture[..., ::-1])[1])
+def encode(picture: UInt8, *, small: bool = False) -> bytes:
+    """A picture, RGB (H, W, 3) or RGB and opacity (H, W, 4), as the bytes of a PNG file; `small` takes longer."""
+    swapped = picture[..., [2, 1, 0, 3][: picture.shape[2]]]  # OpenCV's order
+    return bytes(cv2.imencode(".png", swapped, [cv2.IMWRITE_PNG_COMPRESSION, 9] if small else [])[1])
 
 
 def encode_indexed(mask: UInt8, colours: UInt8) -> bytes:
