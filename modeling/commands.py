@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from modeling.options import device_option, find_device, json_option, quiet_option, threads_option
-from modeling.terminal import print_json, print_table
+from modeling.terminal import print_json, print_parity, print_table
 
 if TYPE_CHECKING:
     from modeling.inference.inputs import UInt8
@@ -122,19 +122,7 @@ def export(
         print_json({"file": path, **record})
     elif not quiet:
         parity = record["parity"]
-        print_table(
-            [
-                ["output", "largest difference", "mean", "values that differ"],
-                *(
-                    [
-                        name,
-                        *(f"{each[key]:.2e}" if key in each else "-" for key in ("largest", "mean")),
-                        f"{each['differing']:.4%}" if "differing" in each else "-",
-                    ]
-                    for name, each in parity["outputs"].items()
-                ),
-            ]
-        )
+        print_parity(parity["outputs"])
         click.echo(f"\n{path}: the network and onnxruntime agree on {parity['images']:,} images {parity['of']}")
 
 

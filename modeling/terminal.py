@@ -83,6 +83,15 @@ def print_scores(records: Sequence[Record]) -> None:
         print_table(scoreboard.headline_rows(tested))
 
 
+def print_parity(outputs: Mapping[str, Record]) -> None:
+    """Print how far each output of an exported model is from the network's; a dash for what it does not have."""
+    rows = [["output", "largest difference", "mean", "values that differ"]]
+    for name, each in outputs.items():
+        distances = [f"{each[key]:.2e}" if key in each else "-" for key in ("largest", "mean")]
+        rows.append([name, *distances, f"{each['differing']:.4%}" if "differing" in each else "-"])
+    print_table(rows)
+
+
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Print rows of cells, the first column to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,3 +36,12 @@ def mnist_tiles() -> npt.NDArray[np.uint8]:
             pytest.skip(f"neither {raw} nor {compressed} exists: no MNIST")
         parts.append(np.frombuffer(content, np.uint8, offset=_HEADER).reshape(count, 28, 28))
     return np.concatenate(parts)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch computes on one thread."""
+    from helpers import on_one_thread
+
+    with on_one_thread():
+        yield

@@ -7,7 +7,6 @@ import multiprocessing
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -33,13 +32,7 @@ CPU = torch.device("cpu")
 # Gradients add up in another order, and Muon makes differences of directions out of them.
 TOLERANCE = 2e-4
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

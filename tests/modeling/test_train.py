@@ -9,7 +9,7 @@ import multiprocessing
 import random
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import fakes
 import pytest
 import torch
 from fake_task import FAKE, SETTINGS, train_fake
+from helpers import on_one_thread
 from torch import Tensor
 
 from modeling import files, runs
@@ -30,13 +31,7 @@ from modeling.shards import Dataset, open_dataset
 from modeling.training.state import State, key
 from modeling.training.train import rate_factor, train
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +92,9 @@ class Stopper:
 @pytest.fixture(scope="module")
 def whole(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run from beginning to end."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("whole") / "run"
-    assert run(dataset, out).finished
-    torch.set_num_threads(before)
+    with on_one_thread():
+        assert run(dataset, out).finished
     return out
 
 
