@@ -26,9 +26,9 @@ import numpy.typing as npt
 import torch
 from peers import PEERS, Read
 
-from modeling.loader import Loader
-from modeling.order import Order
+from modeling.reading.order import Order
 from modeling.shards import Split, open_dataset
+from modeling.training.loader import Loader
 
 COLUMNS = ("image", "mask", "label")
 

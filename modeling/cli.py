@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import torch
 
     from modeling.config import Config
-    from modeling.evidence import Evidence
+    from modeling.runs.evidence import Evidence
 
 # Imports of NumPy, torch and all above them stand inside the commands: `modeling --help` must answer at once.
 
@@ -169,9 +169,9 @@ def _train(
     board: bool,
 ) -> Evidence:
     """Train one task, in this process or one of its own."""
-    from modeling.board import board as open_board
     from modeling.shards import open_dataset
-    from modeling.train import train
+    from modeling.training.board import board as open_board
+    from modeling.training.train import train
 
     listeners = [tell]
     with contextlib.ExitStack() as stack:
@@ -192,7 +192,7 @@ def _run_all(
     """
     import torch
 
-    from modeling.jobs import run_jobs, share_threads
+    from modeling.training.jobs import run_jobs, share_threads
 
     threads = torch.get_num_threads()
     at_once = min(len(work), jobs or (threads if device.type == "cpu" else len(work)))
@@ -243,8 +243,8 @@ def score(
         raise click.UsageError("say which run to score, or give --predictions FILE")
     if predictions is not None and (task is None or len(split) > 1):
         raise click.UsageError("--predictions needs --task, and takes at most one --split")
-    from modeling import score as library
-    from modeling.runs import write_json
+    from modeling.files import write_json
+    from modeling.scoring import score as library
     from modeling.shards import open_dataset
 
     dataset = open_dataset(directory)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from modeling.options import device_option, find_device, json_option, quiet_option, threads_option
-from modeling.terminal import print_json, print_table
+from modeling.terminal import print_json, print_parity, print_table
 
 if TYPE_CHECKING:
-    from modeling.inputs import UInt8
-    from modeling.trained import Trained
+    from modeling.inference.inputs import UInt8
+    from modeling.runs.trained import Trained
 
 _ROWS = 20  # of a table, on the terminal
 _DATASET = Path("data/mnist")
@@ -62,8 +62,8 @@ def predict(
 
     INPUT is a PNG file, an .npy file of uint8 (H, W) or (N, H, W), a folder of PNG files, or a dataset.
     """
-    from modeling import predict as library
-    from modeling.findings import rows
+    from modeling.inference import predict as library
+    from modeling.inference.findings import rows
 
     device = find_device(device_name, threads)
     record = library.predict(run, inputs, out, split=split, invert=invert, overlay=overlay, device=device)
@@ -111,8 +111,8 @@ def export(
     """Write the best weights of RUN as a model for other programs, and compare the two."""
     if not as_onnx:
         raise click.UsageError("say what to export as: --onnx")
-    from modeling.export import export_onnx
-    from modeling.trained import load_run
+    from modeling.inference.export import export_onnx
+    from modeling.runs.trained import load_run
 
     find_device("cpu", threads)
     trained = load_run(run)
@@ -122,25 +122,13 @@ def export(
         print_json({"file": path, **record})
     elif not quiet:
         parity = record["parity"]
-        print_table(
-            [
-                ["output", "largest difference", "mean", "values that differ"],
-                *(
-                    [
-                        name,
-                        *(f"{each[key]:.2e}" if key in each else "-" for key in ("largest", "mean")),
-                        f"{each['differing']:.4%}" if "differing" in each else "-",
-                    ]
-                    for name, each in parity["outputs"].items()
-                ),
-            ]
-        )
+        print_parity(parity["outputs"])
         click.echo(f"\n{path}: the network and onnxruntime agree on {parity['images']:,} images {parity['of']}")
 
 
 def _images(trained: Trained, directory: Path | None) -> tuple[UInt8, str]:
     """Images to compare on, and what they are."""
-    from modeling.export import SAMPLES, random_images
+    from modeling.inference.export import SAMPLES, random_images
     from modeling.shards import open_dataset
 
     if directory is None and not (_DATASET / "manifest.json").exists():

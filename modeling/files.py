@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from modeling.errors import BusyError, storage_errors
 
@@ -31,6 +33,11 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
         finally:
             draft.unlink(missing_ok=True)
         _sync(path.parent)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a value as JSON, whole or not at all. Raises StorageError."""
+    write_atomic(path, json.dumps(value, indent=2, allow_nan=False).encode() + b"\n")
 
 
 def make_folder(folder: Path) -> None:

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from modeling import manifest as manifests
-from modeling.columns import Column, Indices, check_indices
-from modeling.digests import content_root
 from modeling.errors import DamagedError, InputError
-from modeling.manifest import Manifest
-from modeling.mapping import Array, Run
-from modeling.sections import REBUILD, ColumnFacts, SectionFacts
+from modeling.reading import manifest as manifests
+from modeling.reading.columns import Column, Indices, check_indices
+from modeling.reading.digests import content_root
+from modeling.reading.manifest import Manifest
+from modeling.reading.mapping import Array, Run
+from modeling.reading.sections import REBUILD, ColumnFacts, SectionFacts
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from modeling.evidence import Evidence
+    from modeling.runs.evidence import Evidence
 
 Record = Mapping[str, Any]
 
@@ -70,7 +70,7 @@ def print_trained(evidence: Evidence, folder: Path, headline: str) -> None:
 
 def print_scores(records: Sequence[Record]) -> None:
     """Print the scores of each split of each record, and then those that have a reference beside it."""
-    from modeling import scoreboard
+    from modeling.scoring import scoreboard
 
     for record in records:
         for split in record["splits"]:
@@ -84,6 +84,15 @@ def print_scores(records: Sequence[Record]) -> None:
     tested = [record for record in records if "test" in record["splits"]]
     if len(tested) > 1:
         print_table(scoreboard.headline_rows(tested))
+
+
+def print_parity(outputs: Mapping[str, Record]) -> None:
+    """Print how far each output of an exported model is from the network's; a dash for what it does not have."""
+    rows = [["output", "largest difference", "mean", "values that differ"]]
+    for name, each in outputs.items():
+        distances = [f"{each[key]:.2e}" if key in each else "-" for key in ("largest", "mean")]
+        rows.append([name, *distances, f"{each['differing']:.4%}" if "differing" in each else "-"])
+    print_table(rows)
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,3 +31,12 @@ def mnist_tiles(mnist_folder: Path) -> npt.NDArray[np.uint8]:
     """All MNIST digits, training set first: uint8 (70000, 28, 28)."""
     parts = sources.load("mnist", directory=mnist_folder).parts
     return np.concatenate([parts["train"].images, parts["test"].images])
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch computes on one thread."""
+    from helpers import on_one_thread
+
+    with on_one_thread():
+        yield

@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -193,3 +194,16 @@ class Disk:
         self.calls.append((name, path))
         if self._fails is not None and number == self._fails[0]:
             raise OSError(self._fails[1], os.strerror(self._fails[1]), str(path))
+
+
+@contextmanager
+def on_one_thread() -> Iterator[None]:
+    """Let torch compute on one thread, and on as many as before in the end, whatever the body sets."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from modeling.counts import Bytes, count_pixels
+from modeling.metrics.counts import Bytes, count_pixels
 from modeling.shards import Split
 
 FARTHEST = 5  # pixels from the boundary; what is farther is counted there

@@ -12,7 +12,7 @@ from modeling.report.gallery import gallery
 from modeling.report.markup import Markup, details, join, table, tag
 from modeling.report.run import Record, Run
 from modeling.report.shown import SPLIT, Shown
-from modeling.scoreboard import class_rows, notes, percent, references, score_rows
+from modeling.scoring.scoreboard import class_rows, notes, percent, references, score_rows
 from modeling.shards import Dataset
 from modeling.tasks import TASKS
 

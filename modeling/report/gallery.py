@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from base64 import b64encode
 
+from modeling.pictures.drawing import Colour, class_colour
 from modeling.report.markup import Markup, join, tag
-from modeling.report.pictures import PANELS, PREDICTION, TRUTH, WRONG_CLASS, Colour, class_colour
+from modeling.report.pictures import PANELS, PREDICTION, TRUTH, WRONG_CLASS
 from modeling.report.shown import SPLIT, Picture, Shown
 
 _LEGEND = 30  # classes that a legend names

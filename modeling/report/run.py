@@ -10,7 +10,7 @@ from typing import Any
 from modeling import runs
 from modeling.config import PRESETS
 from modeling.errors import DamagedError, InputError, storage_errors
-from modeling.score import FILE
+from modeling.scoring.score import FILE
 
 Record = dict[str, Any]
 

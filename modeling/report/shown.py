@@ -10,8 +10,8 @@ import numpy as np
 
 from modeling.report import cases, pictures
 from modeling.report.run import Run
-from modeling.score import predict_run
-from modeling.scoreboard import percent
+from modeling.scoring.score import predict_run
+from modeling.scoring.scoreboard import percent
 from modeling.shards import Dataset, Split
 
 SPLIT = "test"
@@ -45,7 +45,8 @@ def show_run(run: Run, dataset: Dataset, device: str) -> Shown:
     """Predict the test split by the best weights of a run, and choose what to show of it."""
     if not run.has_weights:
         return Shown(run)
-    from modeling import checkpoint, runs
+    from modeling import runs
+    from modeling.runs import checkpoint
 
     split = dataset.split(run.task, SPLIT)
     predictions = predict_run(run.folder, dataset, SPLIT, device=device)

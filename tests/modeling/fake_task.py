@@ -18,7 +18,7 @@ from modeling.config import Config
 from modeling.errors import ModelingError
 from modeling.shards import open_dataset
 from modeling.tasks import Task
-from modeling.train import train
+from modeling.training.train import train
 
 
 class FakeNet(nn.Module):

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from helpers import on_one_thread
 
 from datagen import recipe as recipes
 from datagen.build import build
 from datagen.sources import strokes
+from modeling.shards import Dataset
 
 FORMATS = ("zarr", "hdf5")
 TASKS = ("foreground", "circles", "mosaics")
@@ -45,6 +47,18 @@ def tiny(
     built = _build(format, (train, val, test), tile, grid, shard_size, compression)
     shutil.copytree(built, folder / name)
     return folder / name
+
+
+def train_runs(dataset: Dataset, out: Path, *changes: str) -> Path:
+    """Train a small network of each task for three steps, with these `KEY=VALUE` too; `out`, a folder of runs."""
+    from modeling.config import preset
+    from modeling.training.train import train
+
+    small = ("steps=3", "batch=8", "channels=4,8", "evaluate_every=3", "val_samples=8", *changes)
+    with on_one_thread():
+        for task in TASKS:
+            train(dataset, preset(task, "cpu").override(small), out / task)
+    return out
 
 
 @cache

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fakes import tiny
 
-from modeling.arrangements import Bytes, arrange
+from modeling.scoring.arrangements import Bytes, arrange
 from modeling.shards import Dataset, open_dataset
 
 
@@ -106,7 +106,7 @@ def test_what_too_few_digits_fill_is_left_out(tmp_path: Path) -> None:
 
 
 def test_places_are_drawn_from_the_whole_digit() -> None:
-    from modeling.arrangements import Draws
+    from modeling.scoring.arrangements import Draws
 
     places = Draws(2000, 0).places(2000, 28, 3)
     assert set(places[:, 0]) == set(range(1, 28))

@@ -13,7 +13,8 @@ from torch import Tensor
 from datagen.circle import enclose, raster
 from datagen.otsu import threshold
 from datagen.sources import strokes
-from modeling import augment, circles
+from modeling.networks import geometry
+from modeling.tasks import augment
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -109,7 +110,7 @@ def test_circles_after_augmentation_are_the_exact_ones() -> None:
     images, _ = digits(300)
     rows = torch.from_numpy(enclose(exact_masks(images).numpy()))
     image, found = augment.circle(images, rows, keyed(3), 1.0)
-    exact = circles.from_rows(torch.from_numpy(enclose(exact_masks(image).numpy())))
+    exact = geometry.circles_from_rows(torch.from_numpy(enclose(exact_masks(image).numpy())))
     torch.testing.assert_close(found, exact, atol=1e-5, rtol=0)
     assert (image != images).flatten(1).any(1).sum() > 150
 
@@ -149,13 +150,13 @@ masks = st.integers(0, 2**32 - 1).flatmap(
 def test_minimal_circles_are_the_exact_ones(case: tuple[int, int, int, float]) -> None:
     seed, height, width, density = case
     mask = (np.random.default_rng(seed).random((30, height, width)) < density).astype(np.uint8)
-    exact = circles.from_rows(torch.from_numpy(enclose(mask)))
-    torch.testing.assert_close(circles.minimal(torch.from_numpy(mask)), exact, atol=1e-5, rtol=0)
+    exact = geometry.circles_from_rows(torch.from_numpy(enclose(mask)))
+    torch.testing.assert_close(geometry.minimal_circles(torch.from_numpy(mask)), exact, atol=1e-5, rtol=0)
 
 
 def test_a_raster_holds_the_pixels_of_the_circle_and_no_other() -> None:
     circle = torch.tensor([[2.0, 1.0, 1.0], [0.25, 3.0, 0.3], [1.0, 1.0, 1.4]])
-    found = circles.raster(circle, 4, 5)
+    found = geometry.raster(circle, 4, 5)
     for (x, y, r), mask in zip(circle.tolist(), found.tolist(), strict=True):
         for row in range(4):
             for column in range(5):
@@ -165,6 +166,6 @@ def test_a_raster_holds_the_pixels_of_the_circle_and_no_other() -> None:
 def test_the_raster_of_a_stored_circle_a_hair_larger_is_the_stored_mask() -> None:
     images, _ = digits(200)
     rows = enclose(exact_masks(images).numpy())
-    circle = circles.from_rows(torch.from_numpy(rows))
+    circle = geometry.circles_from_rows(torch.from_numpy(rows))
     circle[:, 2] += 1e-4
-    assert torch.equal(circles.raster(circle, 28, 28), torch.from_numpy(raster(rows, 28, 28)))
+    assert torch.equal(geometry.raster(circle, 28, 28), torch.from_numpy(raster(rows, 28, 28)))

@@ -13,10 +13,10 @@ from fakes import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling import baselines
-from modeling.baselines import FITS, fit_baseline, fit_constant_circle, fit_threshold, predict_background
 from modeling.errors import InputError
 from modeling.metrics import foreground_scores
+from modeling.scoring import baselines
+from modeling.scoring.baselines import FITS, fit_baseline, fit_constant_circle, fit_threshold, predict_background
 from modeling.shards import open_dataset
 
 Array = npt.NDArray[Any]

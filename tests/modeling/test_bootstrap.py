@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling import bootstrap
-from modeling.bootstrap import Array, Floats, draw_weights, estimate
+from modeling.metrics import bootstrap
+from modeling.metrics.bootstrap import Array, Floats, draw_weights, estimate
 
 GOLDEN = [328350.0, 272225.7, 385112.05]
 

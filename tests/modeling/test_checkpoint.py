@@ -13,8 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling import checkpoint
 from modeling.errors import DamagedError, FormatError, InputError, StorageError
+from modeling.runs import checkpoint
 
 FACTS = {"step": 7, "rate": 0.1, "history": [{"iou": None}]}
 

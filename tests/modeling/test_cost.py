@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from modeling.cost import Cost, measure, step_cost
+from modeling.networks.cost import Cost, measure, step_cost
 
 
 def test_a_product_costs_two_operations_a_term_and_three_matrices_of_traffic() -> None:

@@ -7,7 +7,6 @@ import multiprocessing
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -20,25 +19,20 @@ from fake_task import PLAIN, SETTINGS, train_rank
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling import checkpoint, runs
-from modeling.distributed import Ranks, joined
+from modeling import runs
 from modeling.errors import TrainingError
-from modeling.evaluation import infer
+from modeling.runs import checkpoint
 from modeling.shards import Dataset, open_dataset
-from modeling.state import State
-from modeling.train import train
+from modeling.training.distributed import Ranks, joined
+from modeling.training.evaluation import infer
+from modeling.training.state import State
+from modeling.training.train import train
 
 CPU = torch.device("cpu")
 # Gradients add up in another order, and Muon makes differences of directions out of them.
 TOLERANCE = 2e-4
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +48,7 @@ def dataset(folder: Path) -> Dataset:
 def start(ranks: int, folder: Path, out: Path, **changes: Any) -> list[ForkServerProcess]:
     """So many ranks that train together, each a process; what one has to say of an error is in `out`-rank.txt."""
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["torch", "modeling.train"])
+    processes.set_forkserver_preload(["torch", "modeling.training.train"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,20 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from modeling import export
 from modeling.cli import cli
-from modeling.config import preset
 from modeling.errors import InputError
-from modeling.export import KEY, SAMPLES, TOLERANCE, ExportError, compare, random_images, require_parity
+from modeling.inference import export
+from modeling.inference.export import KEY, SAMPLES, TOLERANCE, ExportError, compare, random_images, require_parity
+from modeling.runs.trained import load_run
 from modeling.shards import Dataset, open_dataset
-from modeling.train import train
-from modeling.trained import load_run
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TASKS = fakes.TASKS
-SMALL = ["steps=3", "batch=8", "channels=4,8", "evaluate_every=3", "val_samples=8", "refinements=1"]
 OUTPUTS = {
     "foreground": ["logits", "mask"],
     "circles": ["label_logits", "circle", "mask", "label"],
@@ -44,14 +42,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def runs(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def runs(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of each task, a few steps long."""
-    out, threads = tmp_path_factory.mktemp("runs"), torch.get_num_threads()
-    torch.set_num_threads(1)
-    for task in TASKS:
-        train(dataset, preset(task, "cpu").override(SMALL), out / task, device=torch.device("cpu"))
-    yield out
-    torch.set_num_threads(threads)
+    return fakes.train_runs(dataset, tmp_path_factory.mktemp("runs"), "refinements=1")
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +107,7 @@ def test_the_metadata_is_the_record_and_names_no_place(
     assert [entry.key for entry in model.metadata_props] == [KEY]
     assert json.loads(model.metadata_props[0].value) == printed
     assert printed["run"]["weights"] == load_run(runs / task).evidence.weights
-    assert str(Path(export.__file__).parent).encode() not in path.read_bytes()
+    assert str(Path(export.__file__).parents[1]).encode() not in path.read_bytes()
     sides = [side.dim_param or side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim]
     multiple = printed["multiple"]
     free = [f"{multiple}*rows", f"{multiple}*columns"]

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeling.errors import DamagedError, TrainingError
-from modeling.jobs import Stop, Tell, run_jobs, share_threads
+from modeling.training.jobs import Stop, Tell, run_jobs, share_threads
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 60.0  # seconds; a process that takes longer hangs
@@ -96,7 +96,7 @@ def test_jobs_stop_when_the_process_that_began_them_is_killed(tmp_path: Path) ->
     code = f"""
 import functools, pathlib
 from test_jobs import wait
-from modeling.jobs import run_jobs
+from modeling.training.jobs import run_jobs
 if __name__ == "__main__":
     run_jobs({{"a": functools.partial(wait, pathlib.Path({str(tmp_path)!r}))}}, 1)
 """

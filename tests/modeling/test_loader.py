@@ -17,12 +17,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling import loader as module
 from modeling.errors import DamagedError, InputError
-from modeling.loader import Batch, Loader, Mode
-from modeling.mapping import Array
-from modeling.order import Order
+from modeling.reading.mapping import Array
+from modeling.reading.order import Order
 from modeling.shards import Split, open_dataset
+from modeling.training import loader as module
+from modeling.training.loader import Batch, Loader, Mode
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 COLUMNS = ("image", "label", "circle")
@@ -165,8 +165,8 @@ def test_what_does_not_fit_together_is_refused(split: Split) -> None:
 MEMORY = """
 import resource, sys
 import torch
-from modeling.loader import Loader
-from modeling.order import Order
+from modeling.training.loader import Loader
+from modeling.reading.order import Order
 from modeling.shards import open_dataset
 
 def anonymous():

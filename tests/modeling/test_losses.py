@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modeling import losses
+from modeling.tasks import losses
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling.columns import Column
-from modeling.mapping import ALIGNMENT, Run, map_apart, map_together, place_runs
+from modeling.reading.columns import Column
+from modeling.reading.mapping import ALIGNMENT, Run, map_apart, map_together, place_runs
 
 BYTE = np.dtype("|u1")
 

@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 from torchmetrics import functional as torch_metrics
 
-from modeling import bootstrap, counts
-from modeling.counts import count_pixels
-from modeling.metrics import circle_scores, foreground_scores, mosaic_scores
+from modeling.metrics import bootstrap, circle_scores, counts, foreground_scores, mosaic_scores
+from modeling.metrics.counts import count_pixels
 
 Bytes = npt.NDArray[np.uint8]
 Scores = dict[str, Any]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from fakes import tiny
 
-from modeling.baselines import FITS
 from modeling.metrics import circle_scores, foreground_scores, mosaic_scores
-from modeling.predictions import NAMES
-from modeling.score import overall_values
+from modeling.scoring.baselines import FITS
+from modeling.scoring.predictions import NAMES
+from modeling.scoring.score import overall_values
 from modeling.tasks import TASKS
 
 PAGE = (Path(__file__).parents[2] / "docs/metrics.md").read_text("utf-8")

@@ -18,17 +18,18 @@ import cv2
 import fakes
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner, Result
+from helpers import on_one_thread
 
 import modeling.report
 from modeling import metrics, runs
 from modeling.cli import cli
 from modeling.errors import DamagedError, InputError
+from modeling.pictures.drawing import class_colour
 from modeling.report import PAGE, cases, charts, confusion, pictures, words, write_report
 from modeling.report.markup import Markup, tag
-from modeling.score import predict_run
-from modeling.scoreboard import percent
+from modeling.scoring.score import predict_run
+from modeling.scoring.scoreboard import percent
 from modeling.shards import Dataset, Split, open_dataset
 from modeling.tasks import TASKS
 
@@ -38,12 +39,7 @@ SMALL = [
 ]
 STYLE = (Path(modeling.report.__file__).parent / "style.css").read_text("utf-8")
 
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +55,10 @@ def dataset(data: Path) -> Dataset:
 @pytest.fixture(scope="module")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where all three runs are, scored."""
-    before = torch.get_num_threads()
     out = tmp_path_factory.mktemp("trained") / "runs"
-    assert call("train", "all", "--dataset", str(data), "--out", str(out), *SMALL).exit_code == 0
-    assert call("score", "all", "--dataset", str(data), "--out", str(out), "--device", "cpu").exit_code == 0
-    torch.set_num_threads(before)
+    with on_one_thread():
+        assert call("train", "all", "--dataset", str(data), "--out", str(out), *SMALL).exit_code == 0
+        assert call("score", "all", "--dataset", str(data), "--out", str(out), "--device", "cpu").exit_code == 0
     return out
 
 
@@ -383,7 +378,7 @@ def test_pictures_show_what_is_missed_invented_and_of_a_wrong_class() -> None:
     assert shown.shape == (168, 168, 3)
     assert (shown == 90).all()
     middles = [part[21::42, 21::42].tolist() for part in (due, said, difference)]
-    right, wrong, nothing, dim = (*map(list, map(pictures.class_colour, (2, 3))), [0, 0, 0], [30, 30, 30])
+    right, wrong, nothing, dim = (*map(list, map(class_colour, (2, 3))), [0, 0, 0], [30, 30, 30])
     assert middles[0][:2] == [[right, right, right, nothing], [right, nothing, nothing, nothing]]
     assert middles[1][:2] == [[nothing, right, right, right], [wrong, nothing, nothing, nothing]]
     assert middles[2][0] == [list(pictures.TRUTH), dim, dim, list(pictures.PREDICTION)]
@@ -407,7 +402,7 @@ def test_circles_are_drawn_where_they_are() -> None:
 
 
 def test_class_colours_differ() -> None:
-    assert len({pictures.class_colour(label) for label in range(100)}) == 100
+    assert len({class_colour(label) for label in range(100)}) == 100
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 150.0), (0.984, 0.9924), (0.5, 0.5), (0.0, 0.0), (-2.0, 3.0), (1, 1)])

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,12 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from helpers import on_one_thread
 
 from modeling import runs
 from modeling.cli import cli
 from modeling.options import interruptible
-from modeling.predictions import write_predictions
+from modeling.scoring.predictions import write_predictions
 from modeling.shards import open_dataset
 from modeling.terminal import Progress, duration, percent
 
@@ -32,12 +32,7 @@ SMALL = [
     *("--set", "evaluate_every=2", "--set", "val_samples=16", "--threads", "1", "--device", "cpu"),
 ]
 
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +43,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where all three runs are."""
-    before = torch.get_num_threads()
     out = tmp_path_factory.mktemp("trained") / "runs"
-    result = call("train", "all", "--dataset", str(folder), "--out", str(out), *SMALL)
+    with on_one_thread():
+        result = call("train", "all", "--dataset", str(folder), "--out", str(out), *SMALL)
     assert result.exit_code == 0, result.output
-    torch.set_num_threads(before)
     return out
 
 

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from datagen.sources import strokes
-from modeling import circles
-from modeling.blocks import Residual, Trunk
-from modeling.models import CircleNet, ForegroundNet, MosaicNet, Refinement, grey_levels, semantic
+from modeling.networks import geometry
+from modeling.networks.blocks import Residual, Trunk
+from modeling.networks.circles import CircleNet, Refinement
+from modeling.networks.foreground import ForegroundNet
+from modeling.networks.images import grey_levels
+from modeling.networks.mosaics import MosaicNet, semantic
 
 SIZES = [(28, 28), (56, 56), (30, 45), (5, 3), (84, 84)]
 
@@ -69,7 +72,7 @@ def test_circles_have_a_class_a_circle_for_each_round_and_its_mask(height: int, 
     assert outputs["label_logits"].shape == (2, 10)
     assert outputs["circles"].shape == (2, 1 + rounds, 3)
     assert torch.equal(outputs["circle"], outputs["circles"][:, -1])
-    assert torch.equal(outputs["mask"], circles.raster(outputs["circle"], height, width))
+    assert torch.equal(outputs["mask"], geometry.raster(outputs["circle"], height, width))
 
 
 @pytest.mark.parametrize("make", NETS)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modeling.optim import MuonAdamW, groups, orthogonalise
+from modeling.training.optim import MuonAdamW, groups, orthogonalise
 
 
 def matrices(n: int, rows: int, columns: int) -> Tensor:

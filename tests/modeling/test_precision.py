@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from modeling.precision import autocast, choose_precision
+from modeling.networks.precision import autocast, choose_precision
 
 CPU = torch.device("cpu")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,22 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from modeling import overlays, png, predict
 from modeling.cli import cli
-from modeling.config import preset
 from modeling.errors import InputError
-from modeling.findings import rows, words
-from modeling.inputs import are_blank, are_light, read_inputs
-from modeling.models import semantic
-from modeling.score import predict_run, score_predictions
+from modeling.inference import overlays, predict
+from modeling.inference.findings import rows, words
+from modeling.inference.inputs import are_blank, are_light, read_inputs
+from modeling.networks.mosaics import semantic
+from modeling.pictures import png
+from modeling.pictures.drawing import mask_colours
+from modeling.runs.trained import load_run, require_classes
+from modeling.scoring.score import predict_run, score_predictions
 from modeling.shards import Dataset, open_dataset
-from modeling.train import train
-from modeling.trained import load_run, require_classes
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TASKS = fakes.TASKS
 SIZE = {"foreground": (28, 28), "circles": (28, 28), "mosaics": (56, 56)}
-SMALL = ["steps=3", "batch=8", "channels=4,8", "evaluate_every=3", "val_samples=8", "precision=float32"]
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +40,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def runs(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def runs(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of each task, a few steps long."""
-    out, threads = tmp_path_factory.mktemp("runs"), torch.get_num_threads()
-    torch.set_num_threads(1)
-    for task in TASKS:
-        train(dataset, preset(task, "cpu").override(SMALL), out / task, device=torch.device("cpu"))
-    yield out
-    torch.set_num_threads(threads)
+    return fakes.train_runs(dataset, tmp_path_factory.mktemp("runs"), "precision=float32")
 
 
 @pytest.fixture
@@ -127,7 +123,7 @@ def read_indices(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 def test_the_colours_of_a_written_mask_are_those_of_its_values() -> None:
     mask = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    colours = overlays.class_colours(12)
+    colours = mask_colours(12)
     assert len({tuple(colour) for colour in colours.tolist()}) == 13
     data = png.encode_indexed(mask, colours)
     seen = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)

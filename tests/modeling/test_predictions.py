@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeling.errors import InputError, StorageError
-from modeling.predictions import NAMES, check_predictions, expected_arrays, read_predictions, write_predictions
+from modeling.scoring.predictions import NAMES, check_predictions, expected_arrays, read_predictions, write_predictions
 from modeling.shards import Dataset, open_dataset
 
 Array = npt.NDArray[Any]

@@ -14,16 +14,16 @@ import torch
 from fakes import tiny
 from torch import nn
 
-from modeling import checkpoint, runs, score
-from modeling.baselines import fit_baseline
+from modeling import runs
 from modeling.config import Config, preset
-from modeling.distributed import Ranks
 from modeling.errors import InputError
-from modeling.evaluation import infer
-from modeling.evidence import Evidence, describe, environment
 from modeling.metrics import circle_scores, foreground_scores, mosaic_scores
-from modeling.predictions import NAMES, write_predictions
-from modeling.score import (
+from modeling.runs import checkpoint
+from modeling.runs.evidence import Evidence, describe, environment
+from modeling.scoring import score
+from modeling.scoring.baselines import fit_baseline
+from modeling.scoring.predictions import NAMES, write_predictions
+from modeling.scoring.score import (
     DISPUTED,
     count_disputed,
     overall_values,
@@ -34,9 +34,11 @@ from modeling.score import (
     score_run,
     summarize,
 )
-from modeling.scoreboard import class_rows, headline_rows, interval, notes, percent, references, score_rows
+from modeling.scoring.scoreboard import class_rows, headline_rows, interval, notes, percent, references, score_rows
 from modeling.shards import Dataset, open_dataset
 from modeling.tasks import TASKS
+from modeling.training.distributed import Ranks
+from modeling.training.evaluation import infer
 
 Array = npt.NDArray[Any]
 

@@ -18,12 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datagen.dataset import Dataset as Reference
-from modeling import columns as column_module
-from modeling import sections, shards
-from modeling.columns import Column
-from modeling.digests import canonical_json
+from modeling import shards
 from modeling.errors import DamagedError, FormatError, InputError, ModelingError, StorageError
-from modeling.mapping import Array
+from modeling.reading import columns as column_module
+from modeling.reading import sections
+from modeling.reading.columns import Column
+from modeling.reading.digests import canonical_json
+from modeling.reading.mapping import Array
 from modeling.shards import open_dataset
 
 GOLDEN = Path(__file__).parent.parent / "golden"

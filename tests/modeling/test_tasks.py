@@ -11,10 +11,10 @@ import torch
 from fakes import tiny
 
 from modeling.config import PRESETS, Config, preset
-from modeling.evidence import describe
-from modeling.optim import MuonAdamW, groups
+from modeling.runs.evidence import describe
 from modeling.shards import Dataset, open_dataset
 from modeling.tasks import TASKS, Task
+from modeling.training.optim import MuonAdamW, groups
 
 SMALL: dict[str, dict[str, Any]] = {
     "foreground": {"channels": (4, 8, 8), "learning_rate": 1e-2},

@@ -9,7 +9,7 @@ import multiprocessing
 import random
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,22 @@ import fakes
 import pytest
 import torch
 from fake_task import FAKE, SETTINGS, train_fake
+from helpers import on_one_thread
 from torch import Tensor
 
-from modeling import checkpoint, runs
+from modeling import files, runs
 from modeling.config import Config
 from modeling.errors import BusyError, DamagedError, FormatError, InputError, TrainingError
-from modeling.evidence import Evidence
 from modeling.files import hold
-from modeling.precision import choose_precision
+from modeling.networks.precision import choose_precision
+from modeling.runs import checkpoint
+from modeling.runs import folder as run_folder
+from modeling.runs.evidence import Evidence
 from modeling.shards import Dataset, open_dataset
-from modeling.state import State, key
-from modeling.train import rate_factor, train
+from modeling.training.state import State, key
+from modeling.training.train import rate_factor, train
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +93,9 @@ class Stopper:
 @pytest.fixture(scope="module")
 def whole(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run from beginning to end."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("whole") / "run"
-    assert run(dataset, out).finished
-    torch.set_num_threads(before)
+    with on_one_thread():
+        assert run(dataset, out).finished
     return out
 
 
@@ -153,7 +148,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_bits(
     folder: Path, whole: Path, tmp_path: Path
 ) -> None:
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["torch", "modeling.train"])  # which takes most of the time, so once
+    processes.set_forkserver_preload(["torch", "modeling.training.train"])  # which takes most of the time, so once
     moments, out, killed = random.Random(1), tmp_path / "run", 0
     for _ in range(5):
         program = processes.Process(target=train_fake, args=(folder, out))
@@ -193,7 +188,7 @@ def test_death_between_any_two_files_leaves_a_run_to_go_on_from(
     expected = tmp_path / "expected"
     run(dataset, expected, config)
     done = []
-    for module in (checkpoint, runs):
+    for module in (checkpoint, run_folder, files):
         original = module.write_atomic
 
         def dying(path: Path, data: bytes, original: Any = original) -> None:

@@ -1,0 +1,1 @@
+"""A trained run put to use: predictions for anybody's images, and the network as an ONNX model."""

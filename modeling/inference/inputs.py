@@ -1,0 +1,183 @@
+"""What `modeling predict` reads: PNG files, folders of them, .npy arrays and datasets, all as grey images, uint8.
+
+Nothing is changed to fit: what is not 8-bit grey is refused, and all that is wrong with all inputs is told at once.
+"""
+
+from __future__ import annotations
+
+import tokenize
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modeling.errors import InputError, storage_errors
+from modeling.pictures import png
+from modeling.reading.columns import Column
+from modeling.shards import Dataset, open_dataset
+
+UInt8 = npt.NDArray[np.uint8]
+
+MANIFEST = "manifest.json"
+
+_LEAST = 8  # pixels of a side: less is an array with its channels last, or no image
+_DARK = 128  # grey levels below this are dark
+_TOLD = 10  # problems that an error names
+_UNREADABLE = (ValueError, EOFError, SyntaxError, tokenize.TokenError)  # what NumPy raises for bytes that are no array
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Images of one input, (N, H, W) and uint8, in memory or mapped. `name` begins the names of what is written of it.
+
+    `array` says whether many images may be there: they are numbered then. Of a dataset, `dataset` and `split` are set.
+    """
+
+    name: str
+    path: Path
+    images: UInt8 | Column
+    array: bool
+    dataset: Dataset | None = None
+    split: str = ""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.images.shape[1], self.images.shape[2]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def image_name(self, index: int) -> str:
+        """What to call one of the images."""
+        return f"{self.name}[{index}]" if self.array else self.name
+
+
+def read_inputs(
+    paths: Iterable[Path], task: str, split: str, refuse: Callable[[Source], str | None] | None = None
+) -> list[Source]:
+    """The images of each input in turn; of a dataset, those of `split` of `task`. The names differ.
+
+    `refuse` may say what else is wrong with a source. Raises InputError that names every input that cannot be used, and
+    for a dataset what opening it raises.
+    """
+    sources: list[Source] = []
+    problems: list[str] = []
+    for path in (inner for given in paths for inner in _expand(given)):
+        try:
+            source = _read(path, task, split)
+            problem = refuse(source) if refuse else None
+            problems += [f"{source.path}: {problem}"] if problem else []
+            sources.append(source)
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        more = len(problems) - _TOLD
+        listed = "\n  ".join([*problems[:_TOLD], *([f"and {more:,} more"] if more > 0 else [])])
+        count = "an input" if len(problems) == 1 else f"{len(problems):,} inputs"
+        raise InputError(f"{count} cannot be used, and nothing was predicted:\n  {listed}")
+    return _named_apart(sources)
+
+
+def _expand(path: Path) -> list[Path]:
+    """The PNG files of a folder, by name, where it is one and not a dataset."""
+    if not path.is_dir() or (path / MANIFEST).exists():
+        return [path]
+    with storage_errors(path):
+        found = sorted(each for each in path.iterdir() if each.suffix.lower() == ".png")
+    return found or [path]
+
+
+def _read(path: Path, task: str, split: str) -> Source:
+    if (path / MANIFEST).exists():
+        dataset = open_dataset(path)
+        images = dataset.split(task, split)["image"]
+        name = f"{path.resolve().name}-{task}-{split}"
+        return Source(name, path, images, array=True, dataset=dataset, split=split)
+    if path.is_dir():
+        raise InputError("neither a dataset nor a folder of PNG files", path=path)
+    if not path.is_file():
+        raise InputError("there is no such file or folder", path=path)
+    if path.suffix.lower() == ".npy":
+        return Source(path.stem, path, read_npy(path), array=True)
+    if path.suffix.lower() != ".png":
+        raise InputError("not an input", path=path, expected="a .png or .npy file, a folder of PNG files, or a dataset")
+    with storage_errors(path):
+        data = path.read_bytes()
+    try:
+        return Source(path.stem, path, _images(png.decode(data)), array=False)
+    except InputError as error:
+        error.path = path
+        raise
+
+
+def read_npy(path: Path) -> UInt8:
+    """The images (N, H, W) of an .npy file of shape (H, W) or (N, H, W), mapped. Raises InputError."""
+    with storage_errors(path):
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except _UNREADABLE as error:
+            raise InputError(f"not an .npy file of numbers: {error}", path=path) from error
+    try:
+        return _images(array)
+    except InputError as error:
+        error.path = path
+        raise
+
+
+def _images(array: npt.NDArray[Any]) -> UInt8:
+    """The array as (N, H, W). Raises InputError where it holds no grey images."""
+    if array.dtype != np.uint8:
+        raise InputError(
+            "not grey levels",
+            expected="uint8, from 0 to 255",
+            found=_describe(array),
+            remedy="scale and round the values yourself, then .astype('uint8')",
+        )
+    if array.ndim not in (2, 3) or not array.size or min(array.shape[-2:]) < _LEAST:
+        raise InputError(
+            "not images",
+            expected=f"shape (H, W) or (N, H, W), no channels, sides of at least {_LEAST} pixels",
+            found=f"shape {array.shape}",
+        )
+    if array.shape[-2] * array.shape[-1] > png.LARGEST:
+        raise InputError("the images are too large", expected=f"at most {png.LARGEST:,} pixels", found=array.shape[-2:])
+    return array if array.ndim == 3 else array[None]
+
+
+def _describe(array: npt.NDArray[Any]) -> str:
+    if array.dtype.kind not in "biuf" or not array.size:
+        return str(array.dtype)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        return f"{array.dtype} with NaN or infinite values"
+    return f"{array.dtype} from {array.min()} to {array.max()}"
+
+
+def _named_apart(sources: Sequence[Source]) -> list[Source]:
+    """The sources with a number after each name that another has had before."""
+    taken: set[str] = set()
+    seen: Counter[str] = Counter()
+    named = []
+    for source in sources:
+        name = source.name
+        while name in taken:
+            seen[source.name] += 1
+            name = f"{source.name}-{seen[source.name] + 1}"
+        taken.add(name)
+        named.append(replace(source, name=name))
+    return named
+
+
+def are_light(images: UInt8) -> npt.NDArray[np.bool_]:
+    """Which images (n, H, W) have a light ground, by the median of the pixels along their borders."""
+    border = [images[:, 0], images[:, -1], images[:, 1:-1, 0], images[:, 1:-1, -1]]
+    return np.median(np.concatenate(border, axis=1), axis=1) >= _DARK
+
+
+def are_blank(images: UInt8) -> npt.NDArray[np.bool_]:
+    """Which images (n, H, W) are of one grey level throughout."""
+    return images.min(axis=(1, 2)) == images.max(axis=(1, 2))

@@ -1,0 +1,252 @@
+"""Every score of the three tasks, by the formulas of `docs/metrics.md`: integer counts, summed, then divided once.
+
+A score is a dict of value (None where it is undefined), n and interval: that of `modeling.metrics.bootstrap`, over
+images, or over digits where mosaics share them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from modeling.metrics.bootstrap import LEVEL, REPLICATES, SEED, Array, Estimate, Floats, estimate
+from modeling.metrics.counts import Bytes, Integers, PixelCounts, count_pixels
+
+Scores = dict[str, Any]
+
+
+def foreground_scores(predicted: Bytes, mask: Bytes, *, replicates: int = REPLICATES, seed: int = SEED) -> Scores:
+    """Scores of binary masks, uint8 (N, H, W) of 0 and 1: iou and dice (means over images; the headline is iou),
+    iou_pooled, dice_pooled, pixel_accuracy; and the confusion of pixels.
+    """
+    counts = count_pixels(predicted, mask, 2)
+    n = len(mask)
+    inter, union, both = _binary(counts)
+    columns = {
+        "iou": _ratio(inter, union, 1.0),
+        "dice": _ratio(2 * inter, both, 1.0),
+        "inter": inter,
+        "union": union,
+        "both": both,
+        "right": counts.both.sum(axis=(1, 2)),
+    }
+    pixels = mask.size
+
+    def statistic(total: Mapping[str, Floats]) -> dict[str, Floats]:
+        return {
+            "iou": total["iou"] / n,
+            "iou_pooled": _ratio(total["inter"], total["union"], 1.0),
+            "dice": total["dice"] / n,
+            "dice_pooled": _ratio(2 * total["inter"], total["both"], 1.0),
+            "pixel_accuracy": total["right"] / pixels,
+        }
+
+    estimates = estimate(columns, statistic, replicates=replicates, seed=seed)
+    return {
+        **{name: _score(found, n) for name, found in estimates.items()},
+        "confusion": counts.confusion.tolist(),
+        "bootstrap": _describe("images", n, replicates, seed),
+    }
+
+
+def circle_scores(
+    predicted_label: Bytes,
+    predicted_mask: Bytes,
+    label: Bytes,
+    mask: Bytes,
+    classes: int | None = None,
+    *,
+    replicates: int = REPLICATES,
+    seed: int = SEED,
+) -> Scores:
+    """Scores of classes, uint8 (N,), and circle masks, uint8 (N, H, W) of 0 and 1: accuracy, gated_iou (the headline:
+    mean over images of the IoU, 0 where the class is wrong), iou, and both IoUs pooled; per class; and the confusion.
+
+    `classes` is how many there are, by default as many as occur. Raises ValueError where shapes or values do not fit.
+    """
+    n = len(mask)
+    classes = _require_labels(predicted_label, label, n, classes)
+    inter, union, _ = _binary(count_pixels(predicted_mask, mask, 2))
+    right = predicted_label == label
+    iou = _ratio(inter, union, 1.0)
+    of_class = label[:, None] == np.arange(classes)
+    columns = {
+        "right": right,
+        "iou": iou,
+        "gated_iou": iou * right,
+        "inter": inter,
+        "gated_inter": inter * right,
+        "union": union,
+        "class_n": of_class,
+        "class_predicted": predicted_label[:, None] == np.arange(classes),
+        "class_right": of_class & right[:, None],
+        "class_iou": of_class * iou[:, None],
+        "class_gated_iou": of_class * (iou * right)[:, None],
+    }
+
+    def statistic(total: Mapping[str, Floats]) -> dict[str, Floats]:
+        return {
+            "accuracy": total["right"] / n,
+            "gated_iou": total["gated_iou"] / n,
+            "iou": total["iou"] / n,
+            "gated_iou_pooled": _ratio(total["gated_inter"], total["union"], 1.0),
+            "iou_pooled": _ratio(total["inter"], total["union"], 1.0),
+            "class_accuracy": _ratio(total["class_right"], total["class_n"], np.nan),
+            "class_precision": _ratio(total["class_right"], total["class_predicted"], np.nan),
+            "class_gated_iou": _ratio(total["class_gated_iou"], total["class_n"], np.nan),
+            "class_iou": _ratio(total["class_iou"], total["class_n"], np.nan),
+        }
+
+    estimates = estimate(columns, statistic, replicates=replicates, seed=seed)
+    pairs = label.astype(np.int64) * classes + predicted_label
+    return {
+        **_overall(estimates, n),
+        "per_class": _per_class(estimates, of_class.sum(axis=0)),
+        "confusion": np.bincount(pairs, minlength=classes * classes).reshape(classes, classes).tolist(),
+        "bootstrap": _describe("images", n, replicates, seed),
+    }
+
+
+def mosaic_scores(
+    predicted: Bytes,
+    mask: Bytes,
+    classes: int | None = None,
+    *,
+    source: Array | None = None,
+    replicates: int = REPLICATES,
+    seed: int = SEED,
+) -> Scores:
+    """Scores of semantic masks, uint8 (N, H, W): 0 is background, k + 1 is class k.
+
+    `classes` is how many there are, by default as many as occur.
+
+    dice and iou are pooled: counts of the whole set, then the mean over the labels that occur in the truth or in the
+    prediction; dice is the headline. *_foreground: without background. *_per_image: the mean over images of the mean
+    over the labels that occur in the image; _in_truth: those of its truth only; _absent_one: all, 1 where absent.
+    pixel_accuracy is Dice over all labels at once (micro). Per label; and the confusion of pixels.
+
+    `source`, integers (N, R, C), tells which digit each tile shows; intervals are then over digits, not over images.
+    Raises ValueError where shapes or values do not fit.
+    """
+    if source is not None and (source.ndim != 3 or len(source) != len(mask)):
+        raise ValueError(f"source must be (N, R, C) with N = {len(mask)}, not {source.shape}")
+    grid = (1, 1) if source is None else source.shape[1:]
+    labels = 1 + (max(int(predicted.max()), int(mask.max())) if classes is None else classes)
+    counts = count_pixels(predicted, mask, labels, grid)
+    n, tiles = counts.true.shape[:2]
+    digits = np.arange(n) if source is None else source.reshape(-1)
+    per_image = _per_image(counts)
+    means = {name: math.fsum(values.tolist()) / n for name, values in per_image.items()}
+    columns: dict[str, Array] = {
+        name: values.reshape(n * tiles, -1)
+        for name, values in (("both", counts.both), ("predicted", counts.predicted), ("true", counts.true))
+    }
+    # A mean over images, each of several digits, is resampled by its projection: the sum over digits of how far the
+    # images that show the digit lie from the mean. With one tile an image this is the plain bootstrap of the mean.
+    columns |= {name: np.repeat(values - means[name], tiles) for name, values in per_image.items()}
+    columns = _sum_by(digits, columns)
+
+    def statistic(total: Mapping[str, Floats]) -> dict[str, Floats]:
+        dice, iou = _dice_and_iou(total["both"], total["predicted"], total["true"])
+        return {
+            "dice": _mean_defined(dice),
+            "dice_foreground": _mean_defined(dice[:, 1:]),
+            **{name: np.clip(means[name] + total[name] / n, 0.0, 1.0) for name in per_image},
+            "iou": _mean_defined(iou),
+            "iou_foreground": _mean_defined(iou[:, 1:]),
+            "pixel_accuracy": total["both"].sum(axis=1) / total["true"].sum(axis=1),
+            "class_dice": dice,
+            "class_iou": iou,
+        }
+
+    estimates = estimate(columns, statistic, replicates=replicates, seed=seed)
+    estimates |= {name: replace(estimates[name], value=np.array(mean)) for name, mean in means.items()}  # not rounded
+    unit = "images" if source is None else "digits"
+    return {
+        **_overall(estimates, n),
+        "per_class": _per_class(estimates, counts.confusion.sum(axis=1)),
+        "confusion": counts.confusion.tolist(),
+        "bootstrap": _describe(unit, len(columns["true"]), replicates, seed),
+    }
+
+
+def _binary(counts: PixelCounts) -> tuple[Integers, Integers, Integers]:
+    """|P and T|, |P or T| and |P| + |T| of each image's label 1, over its tiles: int64 (N,)."""
+    inter = counts.both[:, :, 1].sum(axis=1)
+    both = (counts.predicted[:, :, 1] + counts.true[:, :, 1]).sum(axis=1)
+    return inter, both - inter, both
+
+
+def _per_image(counts: PixelCounts) -> dict[str, Floats]:
+    """The scores of each image by itself, float64 (N,), under every convention for labels that it does not show."""
+    both, predicted, true = (table.sum(axis=1) for table in (counts.both, counts.predicted, counts.true))
+    dice, iou = _dice_and_iou(both, predicted, true)
+    return {
+        "dice_per_image": _mean_defined(dice),
+        "dice_per_image_in_truth": _mean_defined(np.where(true > 0, dice, np.nan)),
+        "dice_per_image_absent_one": np.where(np.isnan(dice), 1.0, dice).mean(axis=1),
+        "iou_per_image": _mean_defined(iou),
+    }
+
+
+def _dice_and_iou(both: Array, predicted: Array, true: Array) -> tuple[Floats, Floats]:
+    """2 TP / (2 TP + FP + FN) and TP / (TP + FP + FN), NaN where the label is in neither mask."""
+    either = predicted + true
+    return _ratio(2 * both, either, np.nan), _ratio(both, either - both, np.nan)
+
+
+def _ratio(part: Array, whole: Array, empty: float) -> Floats:
+    """part / whole, and `empty` where `whole` is 0."""
+    return np.divide(part, whole, out=np.full(np.shape(whole), empty), where=whole != 0)
+
+
+def _mean_defined(values: Floats) -> Floats:
+    """The mean of what is not NaN in each row, float64 (rows, k) -> (rows,); NaN where nothing is."""
+    defined = ~np.isnan(values)
+    return _ratio(np.where(defined, values, 0.0).sum(axis=1), np.count_nonzero(defined, axis=1), np.nan)
+
+
+def _sum_by(unit: Array, columns: Mapping[str, Array]) -> dict[str, Array]:
+    """Add up the rows that share a unit: (rows, ...) -> (units, ...), units in rising order."""
+    order = np.argsort(unit, kind="stable")  # so that floating-point sums are the same everywhere
+    _, starts = np.unique(unit[order], return_index=True)
+    return {name: np.add.reduceat(column[order], starts) for name, column in columns.items()}
+
+
+def _overall(estimates: Mapping[str, Estimate], n: int) -> Scores:
+    return {name: _score(found, n) for name, found in estimates.items() if not name.startswith("class_")}
+
+
+def _per_class(estimates: Mapping[str, Estimate], counts: Iterable[int]) -> list[Scores]:
+    found = {name.removeprefix("class_"): each for name, each in estimates.items() if name.startswith("class_")}
+    return [
+        {"label": label, "n": int(n)}
+        | {
+            name: _score(Estimate(each.value[label], each.low[label], each.high[label]), n)
+            for name, each in found.items()
+        }
+        for label, n in enumerate(counts)
+    ]
+
+
+def _score(found: Estimate, n: int) -> Scores:
+    value, low, high = (None if np.isnan(each) else float(each) for each in (found.value, found.low, found.high))
+    return {"value": value, "n": int(n), "interval": None if low is None else [low, high]}
+
+
+def _describe(unit: str, units: int, replicates: int, seed: int) -> Scores:
+    return {"resampled": unit, "units": units, "replicates": replicates, "seed": seed, "level": LEVEL}
+
+
+def _require_labels(predicted: Bytes, truth: Bytes, n: int, classes: int | None) -> int:
+    """The number of classes."""
+    if predicted.shape != (n,) or truth.shape != (n,):
+        raise ValueError(f"labels must be ({n},), one a mask: {predicted.shape} and {truth.shape}")
+    occurring = 1 + max(int(predicted.max()), int(truth.max()))
+    if classes is not None and occurring > classes:
+        raise ValueError(f"labels must be below {classes}: {occurring - 1}")
+    return classes or occurring

@@ -1,0 +1,106 @@
+"""Circles of pixels in torch: stored rows to floats, rasters, and the minimal enclosing circles of batches of masks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# The pairs and triples of four points that hold the first of them: indices, a pair's last repeated.
+_SUBSETS = ((0, 1, 1), (0, 2, 2), (0, 3, 3), (0, 1, 2), (0, 1, 3), (0, 2, 3))
+_SLACK = 1e-9  # relative; coordinates are whole, so circles that differ do so by far more
+
+
+def circles_from_rows(rows: Tensor) -> Tensor:
+    """Stored circles, int64 (n, 4) = x, y, den, r2, as float32 (n, 3): x, y and radius in pixels. No circle: zeros."""
+    x, y, den, r2 = rows.double().unbind(-1)
+    den = den.clamp(min=1)
+    return torch.stack([x / den, y / den, r2.sqrt() / den], -1).float()
+
+
+def raster(circle: Tensor, height: int, width: int) -> Tensor:
+    """The pixels whose centres are inside or on each circle: float (..., 3) = x, y, r -> uint8 (..., height, width)."""
+    x, y, r = circle[..., None, None].unbind(-3)
+    columns = torch.arange(width, device=circle.device, dtype=circle.dtype)
+    rows = torch.arange(height, device=circle.device, dtype=circle.dtype)[:, None]
+    return ((columns - x).square() + (rows - y).square() <= r.square()).to(torch.uint8)
+
+
+def minimal_circles(mask: Tensor) -> Tensor:
+    """The minimal circle around the pixel centres of each mask: (n, H, W) -> float32 (n, 3) = x, y, r; empty: zeros.
+
+    Start from one point; while a point lies outside, take the farthest, and replace the circle by the minimal one
+    around it and the at most three points that support the circle so far. The radius grows with each step, so the
+    steps end; what is computed in double precision differs from the exact circle by rounding only.
+    """
+    points = _ends_of_rows(mask != 0)
+    filled = points.isfinite().all(-1)
+    found = filled.any(1)
+    points = torch.where(filled[..., None], points, _first(points, filled)[:, None])
+    support = points[:, :1].expand(-1, 3, -1).clone()
+    circle = torch.cat([support[:, 0], torch.zeros_like(support[:, 0, :1])], -1)
+    while True:
+        distance = (points - circle[:, None, :2]).square().sum(-1).sqrt()
+        farthest, index = distance.max(1)
+        outside = (farthest > circle[:, 2] * (1 + _SLACK) + _SLACK).nonzero()[:, 0]
+        if not len(outside):
+            return torch.where(found[:, None], circle, 0.0).float()
+        pivot = points[outside, index[outside]]
+        circle[outside], support[outside] = _around(torch.cat([pivot[:, None], support[outside]], 1))
+
+
+def _ends_of_rows(mask: Tensor) -> Tensor:
+    """The first and last pixel of each row of each mask, NaN for rows without: (n, H, W) -> float64 (n, 2 H, 2).
+
+    No other pixel can lie on the minimal circle.
+    """
+    n, height, width = mask.shape
+    first = mask.int().argmax(-1)
+    last = width - 1 - mask.flip(-1).int().argmax(-1)
+    x = torch.stack([first, last], 1).double()
+    x[~mask.any(-1)[:, None].expand(-1, 2, -1)] = torch.nan
+    y = torch.arange(height, device=mask.device, dtype=x.dtype).expand_as(x)
+    return torch.stack([x, y], -1).view(n, 2 * height, 2)
+
+
+def _first(points: Tensor, filled: Tensor) -> Tensor:
+    """The first point of each row that is filled, (0, 0) where none is: (n, p, 2) -> (n, 2)."""
+    chosen = points[torch.arange(len(points), device=points.device), filled.int().argmax(1)]
+    return chosen.nan_to_num(0.0)
+
+
+def _around(points: Tensor) -> tuple[Tensor, Tensor]:
+    """The minimal circle of four points that has the first on it, and its support: (n, 4, 2) -> (n, 3), (n, 3, 2)."""
+    subsets = points[:, torch.tensor(_SUBSETS, device=points.device)]
+    circles = torch.where(
+        torch.tensor([a == b for _, a, b in _SUBSETS], device=points.device)[:, None],
+        _on_diameter(subsets),
+        _through_three(subsets),
+    )
+    distance = (points[:, None] - circles[:, :, None, :2]).square().sum(-1).sqrt()
+    holds = (distance <= circles[:, :, 2:] * (1 + _SLACK) + _SLACK).all(-1)
+    radius = torch.where(holds, circles[..., 2], torch.inf)
+    best = radius.argmin(1)
+    row = torch.arange(len(points), device=points.device)
+    return circles[row, best], subsets[row, best]
+
+
+def _on_diameter(triple: Tensor) -> Tensor:
+    """The circle on the diameter between the first and the second point: (..., 3, 2) -> (..., 3)."""
+    a, b = triple[..., 0, :], triple[..., 1, :]
+    return torch.cat([(a + b) / 2, (a - b).square().sum(-1, keepdim=True).sqrt() / 2], -1)
+
+
+def _through_three(triple: Tensor) -> Tensor:
+    """The circle through three points, NaN where they lie on a line: (..., 3, 2) -> (..., 3).
+
+    With the first point moved to the origin the centre solves 2 b.c = |b|^2 and 2 d.c = |d|^2.
+    """
+    origin = triple[..., 0, :]
+    b, d = triple[..., 1, :] - origin, triple[..., 2, :] - origin
+    determinant = 2 * (b[..., 0] * d[..., 1] - b[..., 1] * d[..., 0])
+    determinant = torch.where(determinant == 0, torch.nan, determinant)
+    bb, dd = b.square().sum(-1), d.square().sum(-1)
+    x = (d[..., 1] * bb - b[..., 1] * dd) / determinant
+    y = (b[..., 0] * dd - d[..., 0] * bb) / determinant
+    centre = torch.stack([x, y], -1)
+    return torch.cat([origin + centre, centre.square().sum(-1, keepdim=True).sqrt()], -1)

@@ -1,0 +1,51 @@
+"""The network of the mosaics task: uint8 (B, H, W) of any size -> classes of cells and the foreground of pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modeling.networks.blocks import Trunk
+from modeling.networks.images import pad, scale
+
+
+class MosaicNet(nn.Module):
+    """A U-Net for mosaics that does not know the grid: 2x2 pixels are one cell, and all scales work on cells or
+    coarser.
+
+    `classes` (B, K, ceil(H / 2), ceil(W / 2)) are logits of the class of each cell, whatever in it is foreground.
+    `foreground` (B, H, W) is the logit of each pixel to be foreground: linear in its grey level, with a slope for
+    each cell and an offset for each pixel. `semantic` puts both together.
+    """
+
+    ends = ("stem", "class_head", "pixel_head")
+
+    def __init__(self, channels: Sequence[int], blocks: int, *, classes: int) -> None:
+        super().__init__()
+        self.multiple = 2 ** len(channels)
+        self.stem = nn.Conv2d(4, channels[0], 3, padding=1)
+        self.trunk = Trunk(channels, blocks)
+        self.class_head = nn.Conv2d(channels[0], classes, 1)
+        self.pixel_head = nn.Conv2d(channels[0], 5, 1)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        height, width = image.shape[-2:]
+        padded = scale(pad(image, self.multiple))
+        x = F.relu(self.trunk(F.relu(self.stem(F.pixel_unshuffle(padded, 2)))))
+        pixel = self.pixel_head(x).float()
+        slope = F.interpolate(pixel[:, :1], scale_factor=2.0, mode="nearest")
+        foreground = (F.pixel_shuffle(pixel[:, 1:], 2) + slope * (padded * 16))[:, 0, :height, :width]
+        classes = self.class_head(x)[:, :, : -(-height // 2), : -(-width // 2)]
+        return {"classes": classes.float(), "foreground": foreground}
+
+
+def semantic(outputs: dict[str, Tensor]) -> Tensor:
+    """Logarithms of the probabilities of background and each class: MosaicNet's outputs -> (B, 1 + K, H, W)."""
+    foreground = outputs["foreground"][:, None]
+    cells = F.log_softmax(outputs["classes"], 1)
+    height, width = foreground.shape[-2:]
+    classes = cells.repeat_interleave(2, -1).repeat_interleave(2, -2)[..., :height, :width]
+    return torch.cat([F.logsigmoid(-foreground), F.logsigmoid(foreground) + classes], 1)

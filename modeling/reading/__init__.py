@@ -1,0 +1,4 @@
+"""The format on disk: manifest, shards and columns, checked and mapped with NumPy alone.
+
+`modeling.shards` is its front.
+"""

@@ -1,0 +1,116 @@
+"""What a run can show for itself: what was trained on what, where, by which versions, how far, and how well on val."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from modeling.config import Config
+from modeling.shards import Dataset
+
+_BITS = (
+    "versions",
+    "device",
+    "precision",
+    "threads",
+    "ranks",
+)  # on these, and on the machine, the bits of the weights depend
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The facts of a run at step `step` of `config.steps`; JSON throughout.
+
+    `history` has an entry for each evaluation on val, `best` is the one that the best weights come from, `weights` the
+    digest of the averaged weights at `step`. `seconds` add up over all parts of an interrupted run; `resumed` has
+    the step of each resumption, and whether the environment was the same, as equal bits need.
+    """
+
+    task: str
+    config: dict[str, Any]
+    dataset: dict[str, Any]
+    environment: dict[str, Any]
+    parameters: int
+    step: int
+    epochs: float
+    seconds: dict[str, float]
+    history: list[dict[str, Any]]
+    best: dict[str, Any] | None
+    resumed: list[dict[str, Any]]
+    weights: str
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= int(self.config["steps"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `from_json` reads them back."""
+        return {**vars(self), "seed": self.config["seed"], "finished": self.finished}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Evidence:
+        """The evidence that `to_json` wrote."""
+        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
+
+    def settings(self) -> Config:
+        """The configuration as a record. Raises InputError where it was written by another version."""
+        return Config.from_json(self.config)
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """What a dataset is, as far as a model must know it: digest, source, classes, tile and grid."""
+    return {
+        "digest": dataset.digest,
+        "source": dataset.source,
+        "classes": list(dataset.classes),
+        "tile": list(dataset.tile),
+        "grid": list(dataset.grid),
+    }
+
+
+def environment(device: torch.device, precision: str, ranks: int = 1) -> dict[str, Any]:
+    """Versions, device, what is computed in, threads, ranks, and the git commit of this code, if it is under git."""
+    return {
+        "versions": {"python": platform.python_version(), "numpy": np.__version__, "torch": str(torch.__version__)},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "system": platform.system(),
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "ranks": ranks,
+        "git": _commit(Path(__file__).parents[1]),
+    }
+
+
+def same_bits(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two environments agree in all that the bits of the weights depend on."""
+    return all(before[name] == now[name] for name in _BITS)
+
+
+def _processor() -> str:
+    """The processor's own name where the system tells it, else the architecture."""
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text("utf-8", errors="replace").splitlines() if facts.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def _commit(package: Path) -> dict[str, Any] | None:
+    """The commit that holds the package, and whether its files differ; None where git does not keep them."""
+
+    def git(*arguments: str) -> str:
+        ran = subprocess.run(["git", "-C", package, *arguments], capture_output=True, text=True, check=True)
+        return ran.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--", "."))}
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,83 @@
+"""A trained network, read from the folder of its run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from modeling.config import Config
+from modeling.errors import InputError
+from modeling.runs import checkpoint
+from modeling.runs.evidence import Evidence
+from modeling.runs.folder import BEST
+from modeling.shards import Dataset
+from modeling.tasks import TASKS, Task
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """The best weights of the run in the folder `path`, ready to compute on `device`, and what is known of them."""
+
+    path: Path
+    task: Task
+    model: nn.Module
+    config: Config
+    evidence: Evidence
+    device: torch.device
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the labels."""
+        return tuple(self.evidence.dataset["classes"])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images that it was trained on."""
+        height, width = self.evidence.dataset["tile"]
+        rows, columns = self.evidence.dataset["grid"] if self.task.name == "mosaics" else (1, 1)
+        return rows * height, columns * width
+
+    @property
+    def precision(self) -> str:
+        """What convolutions and products were computed in when the weights were chosen."""
+        return str(self.evidence.environment["precision"])
+
+    def describe(self) -> dict[str, Any]:
+        """What these weights are: plain values."""
+        data = self.evidence.dataset
+        return {
+            "task": self.task.name,
+            "preset": self.config.preset,
+            "seed": self.config.seed,
+            "step": self.evidence.step,
+            "weights": self.evidence.weights,
+            "trained_on": {"digest": data["digest"], "source": data["source"]},
+        }
+
+
+def load_run(path: Path, device: str | torch.device = "cpu") -> Trained:
+    """The best weights of a run. Raises InputError where there are none, DamagedError where they are damaged."""
+    tree, facts = checkpoint.load(path / BEST)
+    evidence = Evidence.from_json(facts)
+    config, task = evidence.settings(), TASKS[evidence.task]
+    model = task.build(config, evidence.dataset)
+    model.load_state_dict(tree["average"])
+    place = torch.device(device)
+    model = model.to(place).eval().requires_grad_(False)
+    return Trained(path, task, model, config, evidence, place)
+
+
+def require_classes(trained: Trained, dataset: Dataset) -> None:
+    """Raise InputError where the run knows other classes than the dataset has; no matter for the foreground."""
+    if trained.task.name != "foreground" and trained.classes != dataset.classes:
+        raise InputError(
+            "the run was trained on other classes",
+            path=trained.path,
+            expected=", ".join(trained.classes),
+            found=", ".join(dataset.classes),
+            remedy=f"use a dataset with its classes, or train on {dataset.path}",
+        )

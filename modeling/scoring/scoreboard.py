@@ -1,0 +1,95 @@
+"""Records of scores as rows of cells, for a terminal or a page: percentages, intervals, reference and baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from modeling.scoring.score import overall_values
+
+Rows = list[list[str]]
+Scores = Mapping[str, Any]
+
+# What is to be beaten on the official MNIST test digits, under every definition of the same score.
+REFERENCE = {
+    "foreground": {"iou": 0.9963, "iou_pooled": 0.9963},
+    "circles": {"accuracy": 0.9946, "gated_iou": 0.9439, "gated_iou_pooled": 0.9439},
+    "mosaics": {"dice": 0.9929, "dice_foreground": 0.9929, "dice_per_image": 0.9929},
+}
+
+
+def score_rows(record: Scores, split: str) -> Rows:
+    """Every score of a split: name, value, 95% interval, reference, baseline; a head first."""
+    scores, baseline = (record["splits"][split][name] for name in ("scores", "baseline"))
+    head = [f"{record['task']}, {split}", "score", "95% interval", "reference", f"baseline: {baseline['name']}"]
+    others = references(record, split)
+    return [
+        head,
+        *(
+            [name, percent(value), interval(scores[name]), percent(others.get(name)), percent(baseline[name]["value"])]
+            for name, value in overall_values(scores).items()
+        ),
+    ]
+
+
+def class_rows(record: Scores, split: str) -> Rows:
+    """The scores of each class of a split, a head first; no rows where the task has no classes."""
+    scores = record["splits"][split]["scores"]
+    if "per_class" not in scores:
+        return []
+    names = [name for name in scores["per_class"][0] if name not in ("label", "n")]
+    labels = record["dataset"]["classes"]
+    if record["task"] == "mosaics":
+        labels = ["background", *labels]
+    counted = "pixels" if record["task"] == "mosaics" else "images"
+    return [
+        ["class", counted, *names],
+        *(
+            [label, f"{each['n']:,}", *(percent(each[name]["value"]) for name in names)]
+            for label, each in zip(labels, scores["per_class"], strict=True)
+        ),
+    ]
+
+
+def headline_rows(records: Iterable[Scores], split: str = "test") -> Rows:
+    """The scores that have a reference, of several tasks: score, reference, whether it is beaten, baseline."""
+    rows = [["task", "score", "value", "95% interval", "reference", "beaten", "baseline"]]
+    for record in records:
+        scores, baseline = (record["splits"][split][name] for name in ("scores", "baseline"))
+        others = references(record, split)
+        for name in REFERENCE[record["task"]]:
+            value, other = scores[name]["value"], others.get(name)
+            beaten = "" if other is None else "yes" if value > other else "no"
+            cells = [percent(value), interval(scores[name]), percent(other), beaten, percent(baseline[name]["value"])]
+            rows.append([record["task"], name, *cells])
+    return rows
+
+
+def references(record: Scores, split: str) -> dict[str, float]:
+    """What is to be beaten, by score; nothing but on the MNIST test digits."""
+    measured = record["dataset"]["source"] == "mnist" and split == "test"
+    return REFERENCE[record["task"]] if measured else {}
+
+
+def notes(record: Scores, split: str) -> list[str]:
+    """What must be known to read the scores of a split."""
+    scores = record["splits"][split]["scores"]
+    how, disputed = scores["bootstrap"], scores.get("disputed_labels")
+    drawn = f"{how['replicates']:,} bootstrap draws of {how['units']:,} {how['resampled']}, seed {how['seed']}"
+    found = [f"95% intervals: {drawn}"]
+    if disputed:
+        found.append(
+            f"wrong classes: {disputed['missed_of_all']:,}, of these among the {disputed['labels']} test labels that"
+            f" reviewers reject: {disputed['missed']}; all count"
+        )
+    return found
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage of three decimals; nothing for None."""
+    return "" if share is None else f"{share:.3%}"
+
+
+def interval(score: Mapping[str, Any]) -> str:
+    """The interval of a score; nothing where it has none."""
+    return " to ".join(f"{end:.3%}" for end in score["interval"] or ())

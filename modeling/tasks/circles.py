@@ -1,0 +1,68 @@
+"""The class of a digit, and the minimal circle around its foreground."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modeling import metrics
+from modeling.config import Config
+from modeling.networks import geometry
+from modeling.networks.circles import CircleNet
+from modeling.tasks import augment, losses
+from modeling.tasks.task import Batch, Facts, Loss, Task
+
+# Pixels that circles are trained to be larger: a support pixel lost costs more than a pixel won by mistake.
+_MARGIN = 0.035
+
+
+def _build(config: Config, facts: Facts) -> nn.Module:
+    height, width = facts["tile"]
+    return CircleNet(
+        config.channels,
+        config.blocks,
+        classes=len(facts["classes"]),
+        height=height,
+        width=width,
+        rounds=config.refinements,
+    )
+
+
+def _augment(batch: Batch, generator: torch.Generator, config: Config) -> Batch:
+    image, circle = batch["image"], geometry.circles_from_rows(batch["circle"])
+    if config.augment:
+        image, circle = augment.circle(image, batch["circle"], generator, config.augment)
+    return {**batch, "image": image, "circle": circle}
+
+
+def _lose(outputs: dict[str, Tensor], batch: Batch, _config: Config) -> Loss:
+    wanted = batch["circle"] + batch["circle"].new_tensor([0.0, 0.0, _MARGIN])
+    label = F.cross_entropy(outputs["label_logits"], batch["label"].long())
+    circle = losses.circle_distance(outputs["circles"], wanted)
+    return label + circle, {"label": label.detach(), "circle": circle.detach()}
+
+
+def _predict(outputs: dict[str, Tensor]) -> Batch:
+    label = outputs["label_logits"].argmax(1).to(torch.uint8)
+    return {"label": label, "circle": outputs["circle"], "mask": outputs["mask"]}
+
+
+def _score(predictions: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:
+    found, due = predictions, truth
+    return metrics.circle_scores(found["label"], found["mask"], due["label"], due["mask"], replicates=0)
+
+
+CIRCLES = Task(
+    name="circles",
+    columns=("image", "label", "circle"),
+    build=_build,
+    augment=_augment,
+    loss=_lose,
+    predict=_predict,
+    score=_score,
+    headline="gated_iou",
+)

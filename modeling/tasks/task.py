@@ -1,0 +1,30 @@
+"""What a task is: all that training and scoring need to know of it, in one record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modeling.config import Config
+
+Batch = dict[str, Tensor]
+Loss = tuple[Tensor, dict[str, Tensor]]
+Facts = Mapping[str, Any]  # of a dataset: "classes" (names) and "tile" (height and width of a digit)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that training and scoring need to know of a task."""
+
+    name: str
+    columns: tuple[str, ...]
+    build: Callable[[Config, Facts], nn.Module]
+    augment: Callable[[Batch, torch.Generator, Config], Batch]
+    loss: Callable[[dict[str, Tensor], Batch, Config], Loss]
+    predict: Callable[[dict[str, Tensor]], Batch]
+    score: Callable[..., dict[str, Any]]
+    headline: str  # the score, larger is better, that chooses the checkpoint on val

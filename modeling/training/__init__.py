@@ -1,0 +1,1 @@
+"""Training: batches in order, steps of the optimiser, evaluation on val; alone or on many devices."""

@@ -1,0 +1,58 @@
+"""Inference over samples of a split, in their order, each once: by one process, or shared out among ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from modeling.networks.precision import autocast
+from modeling.shards import Split
+from modeling.tasks import Task
+from modeling.training.distributed import Ranks
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def infer(
+    task: Task, model: nn.Module, split: Split, count: int, ranks: Ranks, *, batch: int = 512, precision: str
+) -> Arrays:
+    """The predictions for the first `count` samples: name -> array, as the task names them; the same on every rank.
+
+    `precision` is what convolutions and products are computed in: float32 or bfloat16.
+    """
+    share = ranks.share(count)
+    with torch.inference_mode():
+        parts = list(_predict(task, model, split, range(share.start, share.stop), ranks.device, batch, precision))
+    gathered = [part for parts_of_rank in ranks.gather(parts) for part in parts_of_rank]
+    return {name: np.concatenate([part[name] for part in gathered]) for name in gathered[0]}
+
+
+def _predict(
+    task: Task,
+    model: nn.Module,
+    split: Split,
+    samples: range,
+    device: torch.device,
+    batch: int,
+    precision: str,
+) -> Iterator[Arrays]:
+    for start in range(samples.start, samples.stop, batch):
+        image = torch.from_numpy(split["image"][start : min(start + batch, samples.stop)]).to(device)
+        with autocast(device, precision):
+            outputs = model(image)
+        yield {name: values.cpu().numpy() for name, values in task.predict(outputs).items()}
+
+
+def evaluate(
+    task: Task, model: nn.Module, split: Split, count: int, ranks: Ranks, *, precision: str
+) -> dict[str, float | None]:
+    """The scores of a model on the first `count` samples of a split, by name; None where a score is undefined."""
+    predictions = infer(task, model, split, count, ranks, precision=precision)
+    truth = {name: column[:count] for name, column in split.columns.items()}
+    scores = task.score(predictions, truth)
+    return {name: score["value"] for name, score in scores.items() if isinstance(score, dict) and "value" in score}

@@ -1,0 +1,94 @@
+"""What training changes: weights, averaged weights and the optimiser's memory; saved and restored bit for bit."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modeling.config import Config
+from modeling.errors import InputError
+from modeling.tasks import Task
+from modeling.training.optim import MuonAdamW, groups
+
+
+class State:
+    """A task's network on a device, at the start of training.
+
+    `model` is what learns; `average` is its exponential moving average, the one that is scored. `rates` are the
+    learning rates of the optimiser's groups before any schedule.
+    """
+
+    def __init__(self, task: Task, config: Config, facts: Mapping[str, Any], device: torch.device) -> None:
+        torch.manual_seed(key(config.seed, "weights"))
+        layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.model = task.build(config, facts).train()
+        self.model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        parts = groups(
+            self.model, rate=config.learning_rate, muon_rate=config.muon_rate, weight_decay=config.weight_decay
+        )
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        self.optimizer = MuonAdamW(parts, dtype=dtype)
+        self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self._decay = config.ema
+        self._clip = config.clip
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return list(self.model.parameters())
+
+    def advance(self, step: int, factor: float) -> None:
+        """Take step number `step` by the gradients that are there, with learning rates scaled by `factor`."""
+        if self._clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self._clip)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._follow(
+            min(self._decay, (step + 1) / (step + 10))
+        )  # at first the weights change too fast for a long memory
+
+    @torch.no_grad()
+    def _follow(self, decay: float) -> None:
+        """Move the average towards the weights; what is not a floating-point number is taken as it is."""
+        pairs = list(zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True))
+        moving = [pair for pair in pairs if pair[0].is_floating_point()]
+        torch._foreach_lerp_([mean for mean, _ in moving], [value for _, value in moving], 1 - decay)
+        for mean, value in pairs:
+            if not mean.is_floating_point():
+                mean.copy_(value)
+
+    def is_finite(self) -> bool:
+        """Whether all averaged weights are finite; once a weight was not, its average never is again."""
+        return all(bool(tensor.isfinite().all()) for tensor in self.average.state_dict().values())
+
+    def tree(self) -> dict[str, Any]:
+        """All of the state, for `checkpoint.save`."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, tree: Mapping[str, Any]) -> None:
+        """Become the state that `tree` was taken from. Raises InputError where it is that of another network."""
+        try:
+            self.model.load_state_dict(tree["model"])
+            self.average.load_state_dict(tree["average"])
+            self.optimizer.load_state_dict(tree["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise InputError(
+                "the checkpoint is of another network or optimiser",
+                remedy="it was written by another version of this program; train anew in another folder: --out",
+            ) from error
+
+
+def key(seed: int, moment: int | str) -> int:
+    """The 63 bits that all randomness of a step (or of another moment) of a run derives from."""
+    return int.from_bytes(hashlib.sha256(f"modeling {seed} {moment}".encode()).digest()[:8], "big") >> 1
