@@ -78,9 +78,10 @@ def print_scores(records: Sequence[Record]) -> None:
             for note in scoreboard.notes(record, split):
                 click.echo(note)
             click.echo()
-            if rows := scoreboard.class_rows(record, split):
-                print_table(rows)
-                click.echo()
+            for rows in (scoreboard.class_rows(record, split), scoreboard.arrangement_rows(record, split)):
+                if rows:
+                    print_table(rows)
+                    click.echo()
     tested = [record for record in records if "test" in record["splits"]]
     if len(tested) > 1:
         print_table(scoreboard.headline_rows(tested))

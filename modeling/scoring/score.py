@@ -15,9 +15,11 @@ from modeling.files import write_json
 from modeling.metrics import Scores, circle_scores, foreground_scores, mosaic_scores
 from modeling.metrics.bootstrap import REPLICATES, SEED, Array
 from modeling.metrics.counts import Bytes
+from modeling.reading.columns import Column
+from modeling.scoring.arrangements import arrange
 from modeling.scoring.baselines import fit_baseline
 from modeling.scoring.predictions import check_predictions, read_predictions
-from modeling.shards import Dataset
+from modeling.shards import Dataset, Split
 
 SPLITS = ("val", "test")
 FILE = "scores.json"
@@ -30,6 +32,8 @@ _MNIST_TEST = 10_000
 _BLOCK = 4096  # images that a baseline is asked for at a time
 
 Arrays = Mapping[str, Array]
+Images = Column | Bytes
+Predict = Callable[[Images], dict[str, Array]]
 
 
 def score_arrays(
@@ -107,9 +111,11 @@ def score_run(
     matter for the foreground), or where the folder holds no run with weights.
     """
     predict, facts = _load(run, dataset, device)
+    task = facts["task"]
+    parts = {split: dataset.split(task, split) for split in splits}
     scores = {
-        split: score_arrays(predict(split), dataset, facts["task"], split, replicates=replicates, seed=seed)
-        for split in splits
+        split: score_arrays(predict(part["image"]), dataset, task, split, replicates=replicates, seed=seed)
+        for split, part in parts.items()
     }
     origin = {
         "preset": facts["config"]["preset"],
@@ -118,15 +124,18 @@ def score_run(
         "trained_on": {"digest": facts["dataset"]["digest"], "source": facts["dataset"]["source"]},
         "weights": facts["weights"],
     }
-    record = _record(dataset, facts["task"], scores, origin, replicates, seed)
+    record = _record(dataset, task, scores, origin, replicates, seed)
+    if task == "mosaics":
+        for split, part in parts.items():
+            record["splits"][split]["arrangements"] = _score_arrangements(predict, part, dataset, replicates, seed)
     write_json(run / FILE, record)
     return record
 
 
 def predict_run(run: Path, dataset: Dataset, split: str, *, device: str = "cpu") -> dict[str, Array]:
     """What the best weights of a run predict for a split, in its order, as its task names the arrays."""
-    predict, _ = _load(run, dataset, device)
-    return predict(split)
+    predict, facts = _load(run, dataset, device)
+    return predict(dataset.split(facts["task"], split)["image"])
 
 
 def summarize(records: Iterable[Scores], split: str = "test") -> dict[str, dict[str, float | None]]:
@@ -151,8 +160,18 @@ def _record(
     }
 
 
-def _load(run: Path, dataset: Dataset, device: str) -> tuple[Callable[[str], dict[str, Array]], dict[str, Any]]:
-    """What predicts a split by the best weights of a run, and the evidence of these."""
+def _score_arrangements(predict: Predict, part: Split, dataset: Dataset, replicates: int, seed: int) -> Scores:
+    """Scores of mosaics unlike the stored ones, by the name of the arrangement; intervals are over mosaics."""
+    found = {}
+    for name, (image, mask) in arrange(part).items():
+        predicted = predict(image)["mask"]
+        scores = mosaic_scores(predicted, mask, len(dataset.classes), replicates=replicates, seed=seed)
+        found[name] = {"mosaics": len(image), "size": list(image.shape[1:]), "scores": scores}
+    return found
+
+
+def _load(run: Path, dataset: Dataset, device: str) -> tuple[Predict, dict[str, Any]]:
+    """What predicts images by the best weights of a run, and the evidence of these."""
     from modeling.runs.trained import load_run, require_classes
     from modeling.training.distributed import Ranks
     from modeling.training.evaluation import infer
@@ -161,8 +180,7 @@ def _load(run: Path, dataset: Dataset, device: str) -> tuple[Callable[[str], dic
     require_classes(trained, dataset)
     ranks = Ranks(trained.device)
 
-    def predict(split: str) -> dict[str, Array]:
-        samples = dataset.split(trained.task.name, split)
-        return infer(trained.task, trained.model, samples, len(samples), ranks, precision=trained.precision)
+    def predict(images: Images) -> dict[str, Array]:
+        return infer(trained.task, trained.model, images, len(images), ranks, precision=trained.precision)
 
     return predict, trained.evidence.to_json()

@@ -51,6 +51,28 @@ def class_rows(record: Scores, split: str) -> Rows:
     ]
 
 
+def arrangement_rows(record: Scores, split: str) -> Rows:
+    """The Dice of mosaics unlike the stored ones beside that of the stored ones, a head first; no rows without them."""
+    part = record["splits"][split]
+    if not part.get("arrangements"):
+        return []
+    names = ("dice", "dice_foreground", "dice_per_image")
+    stored = part["scores"]
+    return [
+        [f"mosaics, {split}, as", "mosaics", "pixels", *names],
+        ["stored", f"{stored['dice']['n']:,}", "", *(percent(stored[name]["value"]) for name in names)],
+        *(
+            [
+                name,
+                f"{each['mosaics']:,}",
+                " x ".join(map(str, each["size"])),
+                *(percent(each["scores"][score]["value"]) for score in names),
+            ]
+            for name, each in part["arrangements"].items()
+        ),
+    ]
+
+
 def headline_rows(records: Iterable[Scores], split: str = "test") -> Rows:
     """The scores that have a reference, of several tasks: score, reference, whether it is beaten, baseline."""
     rows = [["task", "score", "value", "95% interval", "reference", "beaten", "baseline"]]

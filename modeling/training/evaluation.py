@@ -11,23 +11,26 @@ import torch
 from torch import nn
 
 from modeling.networks.precision import autocast
+from modeling.reading.columns import Column
 from modeling.shards import Split
 from modeling.tasks import Task
 from modeling.training.distributed import Ranks
 
 Arrays = dict[str, npt.NDArray[Any]]
+Images = Column | npt.NDArray[np.uint8]
 
 
 def infer(
-    task: Task, model: nn.Module, split: Split, count: int, ranks: Ranks, *, batch: int = 512, precision: str
+    task: Task, model: nn.Module, images: Images, count: int, ranks: Ranks, *, batch: int = 512, precision: str
 ) -> Arrays:
-    """The predictions for the first `count` samples: name -> array, as the task names them; the same on every rank.
+    """The predictions for the first `count` images, uint8 (N, H, W) or a column of such: name -> array, as the task
+    names them; the same on every rank.
 
     `precision` is what convolutions and products are computed in: float32 or bfloat16.
     """
     share = ranks.share(count)
     with torch.inference_mode():
-        parts = list(_predict(task, model, split, range(share.start, share.stop), ranks.device, batch, precision))
+        parts = list(_predict(task, model, images, range(share.start, share.stop), ranks.device, batch, precision))
     gathered = [part for parts_of_rank in ranks.gather(parts) for part in parts_of_rank]
     return {name: np.concatenate([part[name] for part in gathered]) for name in gathered[0]}
 
@@ -35,14 +38,14 @@ def infer(
 def _predict(
     task: Task,
     model: nn.Module,
-    split: Split,
+    images: Images,
     samples: range,
     device: torch.device,
     batch: int,
     precision: str,
 ) -> Iterator[Arrays]:
     for start in range(samples.start, samples.stop, batch):
-        image = torch.from_numpy(split["image"][start : min(start + batch, samples.stop)]).to(device)
+        image = torch.from_numpy(images[start : min(start + batch, samples.stop)]).to(device)
         with autocast(device, precision):
             outputs = model(image)
         yield {name: values.cpu().numpy() for name, values in task.predict(outputs).items()}
@@ -52,7 +55,7 @@ def evaluate(
     task: Task, model: nn.Module, split: Split, count: int, ranks: Ranks, *, precision: str
 ) -> dict[str, float | None]:
     """The scores of a model on the first `count` samples of a split, by name; None where a score is undefined."""
-    predictions = infer(task, model, split, count, ranks, precision=precision)
+    predictions = infer(task, model, split["image"], count, ranks, precision=precision)
     truth = {name: column[:count] for name, column in split.columns.items()}
     scores = task.score(predictions, truth)
     return {name: score["value"] for name, score in scores.items() if isinstance(score, dict) and "value" in score}

@@ -85,6 +85,7 @@ PLAIN = dataclasses.replace(FAKE, build=lambda config, facts: FakeNet(config.cha
 SETTINGS = Config(
     task="foreground",
     preset="cpu",
+    precision="float32",
     channels=(4,),
     steps=40,
     batch=32,

@@ -151,9 +151,10 @@ def test_shares_of_ranks_put_together_are_the_predictions_of_one(dataset: Datase
             return [value]
 
     parts = [
-        infer(PLAIN, state.average, split, 21, Third(CPU, rank, 3), precision="float32")["mask"] for rank in range(3)
+        infer(PLAIN, state.average, split["image"], 21, Third(CPU, rank, 3), precision="float32")["mask"]
+        for rank in range(3)
     ]
-    whole = infer(PLAIN, state.average, split, 21, Ranks(CPU), precision="float32", batch=4)["mask"]
+    whole = infer(PLAIN, state.average, split["image"], 21, Ranks(CPU), precision="float32", batch=4)["mask"]
     assert whole.shape == (21, 28, 28)
     assert np.array_equal(np.concatenate(parts), whole)
 

@@ -21,6 +21,7 @@ from modeling.metrics import circle_scores, foreground_scores, mosaic_scores
 from modeling.runs import checkpoint
 from modeling.runs.evidence import Evidence, describe, environment
 from modeling.scoring import score
+from modeling.scoring.arrangements import arrange
 from modeling.scoring.baselines import fit_baseline
 from modeling.scoring.predictions import NAMES, write_predictions
 from modeling.scoring.score import (
@@ -34,7 +35,16 @@ from modeling.scoring.score import (
     score_run,
     summarize,
 )
-from modeling.scoring.scoreboard import class_rows, headline_rows, interval, notes, percent, references, score_rows
+from modeling.scoring.scoreboard import (
+    arrangement_rows,
+    class_rows,
+    headline_rows,
+    interval,
+    notes,
+    percent,
+    references,
+    score_rows,
+)
 from modeling.shards import Dataset, open_dataset
 from modeling.tasks import TASKS
 from modeling.training.distributed import Ranks
@@ -234,7 +244,7 @@ def run_of(folder: Path, task: str, dataset: Dataset, *settings: str) -> tuple[P
 
 def inferred(dataset: Dataset, task: str, split: str, model: nn.Module, precision: str) -> dict[str, Array]:
     samples = dataset.split(task, split)
-    return infer(TASKS[task], model, samples, len(samples), Ranks(torch.device("cpu")), precision=precision)
+    return infer(TASKS[task], model, samples["image"], len(samples), Ranks(torch.device("cpu")), precision=precision)
 
 
 @pytest.mark.parametrize("task", NAMES)
@@ -258,6 +268,37 @@ def test_a_run_is_scored_by_its_best_weights(dataset: Dataset, tmp_path: Path, t
         "weights": "some digest",
     }
     assert json.loads((run / "scores.json").read_text()) == record
+
+
+def test_mosaics_are_also_scored_as_they_are_not_stored(dataset: Dataset, tmp_path: Path) -> None:
+    run, model, _ = run_of(tmp_path, "mosaics", dataset)
+    part = score_run(run, dataset, ["test"], replicates=DRAWS, seed=6)["splits"]["test"]
+    made = arrange(dataset.split("mosaics", "test"))
+    assert list(part["arrangements"]) == list(made) == ["larger", "shifted", "cut"]
+    ranks = Ranks(torch.device("cpu"))
+    for name, (image, mask) in made.items():
+        predicted = infer(TASKS["mosaics"], model, image, len(image), ranks, precision="float32")["mask"]
+        assert part["arrangements"][name] == {
+            "mosaics": len(image),
+            "size": [*mask.shape[1:]],
+            "scores": mosaic_scores(predicted, mask, len(dataset.classes), replicates=DRAWS, seed=6),
+        }
+
+
+def test_the_table_of_arrangements_has_them_beside_the_stored_mosaics(dataset: Dataset, tmp_path: Path) -> None:
+    record = score_run(run_of(tmp_path, "mosaics", dataset)[0], dataset, ["test"], replicates=0)
+    head, stored, *others = arrangement_rows(record, "test")
+    assert head == ["mosaics, test, as", "mosaics", "pixels", "dice", "dice_foreground", "dice_per_image"]
+    scores = record["splits"]["test"]["scores"]
+    assert stored == ["stored", "20", "", *(percent(scores[name]["value"]) for name in head[3:])]
+    assert [row[:3] for row in others] == [
+        [name, str(each["mosaics"]), "84 x 84" if name != "cut" else "56 x 56"]
+        for name, each in record["splits"]["test"]["arrangements"].items()
+    ]
+    assert (
+        arrangement_rows(score_run(run_of(tmp_path, "circles", dataset)[0], dataset, ["test"], replicates=0), "test")
+        == []
+    )
 
 
 def test_a_run_is_scored_in_the_precision_that_it_was_trained_in(dataset: Dataset, tmp_path: Path) -> None:
