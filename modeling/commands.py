@@ -129,9 +129,10 @@ def export(
 def _images(trained: Trained, directory: Path | None) -> tuple[UInt8, str]:
     """Images to compare on, and what they are."""
     from modeling.inference.export import SAMPLES, random_images
+    from modeling.reading.manifest import MANIFEST
     from modeling.shards import open_dataset
 
-    if directory is None and not (_DATASET / "manifest.json").exists():
+    if directory is None and not (_DATASET / MANIFEST).exists():
         return random_images(trained.size), "of random grey levels"
     dataset = open_dataset(directory or _DATASET)
     images = dataset.split(trained.task.name, "val")["image"]
