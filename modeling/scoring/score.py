@@ -5,9 +5,9 @@ Nothing here needs torch until a run is scored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from modeling.metrics.counts import Bytes
 from modeling.scoring.baselines import fit_baseline
 from modeling.scoring.predictions import check_predictions, read_predictions
 from modeling.shards import Dataset
+
+if TYPE_CHECKING:
+    from modeling.runs.trained import Trained
 
 SPLITS = ("val", "test")
 FILE = "scores.json"
@@ -106,27 +109,34 @@ def score_run(
     The dataset need not be the one that the run was trained on. Raises InputError where its classes are others (no
     matter for the foreground), or where the folder holds no run with weights.
     """
-    predict, facts = _load(run, dataset, device)
+    from modeling.runs.trained import load_run
+
+    trained = load_run(run, device)
+    task = trained.task.name
     scores = {
-        split: score_arrays(predict(split), dataset, facts["task"], split, replicates=replicates, seed=seed)
+        split: score_arrays(
+            predict_split(trained, dataset, split), dataset, task, split, replicates=replicates, seed=seed
+        )
         for split in splits
     }
-    origin = {
-        "preset": facts["config"]["preset"],
-        "seed": facts["config"]["seed"],
-        "step": facts["step"],
-        "trained_on": {"digest": facts["dataset"]["digest"], "source": facts["dataset"]["source"]},
-        "weights": facts["weights"],
-    }
-    record = _record(dataset, facts["task"], scores, origin, replicates, seed)
+    origin = {name: value for name, value in trained.describe().items() if name != "task"}
+    record = _record(dataset, task, scores, origin, replicates, seed)
     write_json(run / FILE, record)
     return record
 
 
-def predict_run(run: Path, dataset: Dataset, split: str, *, device: str = "cpu") -> dict[str, Array]:
-    """What the best weights of a run predict for a split, in its order, as its task names the arrays."""
-    predict, _ = _load(run, dataset, device)
-    return predict(split)
+def predict_split(trained: Trained, dataset: Dataset, split: str) -> dict[str, Array]:
+    """What a trained network predicts for a split, in its order, as its task names the arrays.
+
+    Raises InputError where its classes are others than the dataset's (no matter for the foreground).
+    """
+    from modeling.runs.trained import require_classes
+    from modeling.training.distributed import Ranks
+    from modeling.training.evaluation import infer
+
+    require_classes(trained, dataset)
+    samples = dataset.split(trained.task.name, split)
+    return infer(trained.task, trained.model, samples, len(samples), Ranks(trained.device), dtype=trained.dtype)
 
 
 def summarize(records: Iterable[Scores], split: str = "test") -> dict[str, dict[str, float | None]]:
@@ -149,20 +159,3 @@ def _record(
         "dataset": {"digest": dataset.digest, "source": dataset.source, "classes": list(dataset.classes)},
         "splits": {split: {"scores": each, "baseline": baseline[split]} for split, each in scores.items()},
     }
-
-
-def _load(run: Path, dataset: Dataset, device: str) -> tuple[Callable[[str], dict[str, Array]], dict[str, Any]]:
-    """What predicts a split by the best weights of a run, and the evidence of these."""
-    from modeling.runs.trained import load_run, require_classes
-    from modeling.training.distributed import Ranks
-    from modeling.training.evaluation import infer
-
-    trained = load_run(run, device)
-    require_classes(trained, dataset)
-    ranks = Ranks(trained.device)
-
-    def predict(split: str) -> dict[str, Array]:
-        samples = dataset.split(trained.task.name, split)
-        return infer(trained.task, trained.model, samples, len(samples), ranks, dtype=trained.dtype)
-
-    return predict, trained.evidence.to_json()
