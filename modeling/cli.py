@@ -256,7 +256,7 @@ def score(
         splits = split or library.SPLITS
         records = [library.score_run(folder, dataset, splits, device=device) for folder in folders]
         if run == "all" and "test" in splits:
-            write_json(out / library.FILE, library.summarize(records))
+            write_json(out / library.file_name(*records), library.summarize(records))
     if as_json:
         print_json(records)
     elif not quiet:

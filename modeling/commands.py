@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modeling.options import device_option, find_device, json_option, quiet_option, threads_option
+from modeling.options import DATASET, device_option, find_device, json_option, quiet_option, threads_option
 from modeling.terminal import print_json, print_parity, print_table
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from modeling.runs.trained import Trained
 
 _ROWS = 20  # of a table, on the terminal
-_DATASET = Path("data/mnist")
 
 _run = click.argument("run", type=click.Path(path_type=Path))
 
@@ -129,11 +128,12 @@ def export(
 def _images(trained: Trained, directory: Path | None) -> tuple[UInt8, str]:
     """Images to compare on, and what they are."""
     from modeling.inference.export import SAMPLES, random_images
+    from modeling.reading.manifest import MANIFEST
     from modeling.shards import open_dataset
 
-    if directory is None and not (_DATASET / "manifest.json").exists():
+    if directory is None and not (DATASET / MANIFEST).exists():
         return random_images(trained.size), "of random grey levels"
-    dataset = open_dataset(directory or _DATASET)
+    dataset = open_dataset(directory or DATASET)
     images = dataset.split(trained.task.name, "val")["image"]
     if images.shape[1:] != trained.size:
         return random_images(trained.size), "of random grey levels: those of the dataset are of another size"

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PROBLEMS_FOUND = 1
-USAGE = 2
 INTERRUPTED = 130
 
 

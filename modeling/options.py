@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     import torch
 
 TASKS = tuple(PRESETS)
+DATASET = Path("data/mnist")
 
 dataset_option = click.option(
     "--dataset",
     "directory",
     type=click.Path(path_type=Path),
-    default=Path("data/mnist"),
+    default=DATASET,
     show_default=True,
     metavar="DIR",
     help="Where 'datagen build' put it.",

@@ -18,11 +18,10 @@ import numpy.typing as npt
 from modeling.errors import InputError, storage_errors
 from modeling.pictures import png
 from modeling.reading.columns import Column
+from modeling.reading.manifest import MANIFEST
 from modeling.shards import Dataset, open_dataset
 
 UInt8 = npt.NDArray[np.uint8]
-
-MANIFEST = "manifest.json"
 
 _LEAST = 8  # pixels of a side: less is an array with its channels last, or no image
 _DARK = 128  # grey levels below this are dark

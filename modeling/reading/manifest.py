@@ -29,7 +29,7 @@ from modeling.reading.sections import REBUILD, SectionFacts, check_table, is_reg
 
 NAME, VERSION = "datagen", 1
 
-_MANIFEST, _UNFINISHED = "manifest.json", (".manifest.json", ".build")
+MANIFEST, _UNFINISHED = "manifest.json", (".manifest.json", ".build")
 _MAX_MANIFEST_BYTES = 1 << 20
 _REMEDY = "nothing is known of the samples without it: remove the folder and build the dataset again (make data)"
 
@@ -52,7 +52,7 @@ def read(root: Path) -> Manifest:
     Raises FormatError where there is no dataset or one of an unknown version, InputError where it is compressed, and
     DamagedError where the files contradict each other.
     """
-    path = root / _MANIFEST
+    path = root / MANIFEST
     plain = _read_manifest(path)
     try:
         manifest = _interpret(root, plain)
@@ -101,16 +101,16 @@ def _check_built(path: Path) -> None:
             raise FormatError(
                 "the dataset is not finished: a build is in progress here, or was interrupted",
                 path=path.parent,
-                expected=f"a file {_MANIFEST}",
+                expected=f"a file {MANIFEST}",
                 found="the records of a build",
                 remedy="wait for the build, or give the same build command again: it does only what is missing",
             )
         else:
-            found = "something else" if path.exists() or path.is_symlink() else f"no {_MANIFEST}"
+            found = "something else" if path.exists() or path.is_symlink() else f"no {MANIFEST}"
     raise FormatError(
         "there is no dataset here",
         path=path.parent,
-        expected=f"a folder with a file {_MANIFEST}",
+        expected=f"a folder with a file {MANIFEST}",
         found=found,
         remedy="build one: make data",
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from modeling.report import cases, pictures
 from modeling.report.run import Run
-from modeling.scoring.score import predict_run
+from modeling.scoring.score import predict_split
 from modeling.scoring.scoreboard import percent
 from modeling.shards import Dataset, Split
 
@@ -45,11 +45,11 @@ def show_run(run: Run, dataset: Dataset, device: str) -> Shown:
     """Predict the test split by the best weights of a run, and choose what to show of it."""
     if not run.has_weights:
         return Shown(run)
-    from modeling import runs
-    from modeling.runs import checkpoint
+    from modeling.runs.trained import load_run
 
+    trained = load_run(run.folder, device)
     split = dataset.split(run.task, SPLIT)
-    predictions = predict_run(run.folder, dataset, SPLIT, device=device)
+    predictions = predict_split(trained, dataset, SPLIT)
     scores = cases.image_scores(run.task, predictions, split, len(dataset.classes))
     ious = cases.image_ious(predictions["mask"], split)
     group = cases.worst_digits(predictions["mask"], split, dataset.grid) if run.task == "mosaics" else None
@@ -62,8 +62,8 @@ def show_run(run: Run, dataset: Dataset, device: str) -> Shown:
         for kind, chosen in rows.items()
         for number, row in enumerate(chosen, 1)
     ]
-    _, best = checkpoint.load(run.folder / runs.BEST)
-    return Shown(run, best, len(split), drawn, cases.errors_by_distance(predictions["mask"], split))
+    distances = cases.errors_by_distance(predictions["mask"], split)
+    return Shown(run, trained.evidence.to_json(), len(split), drawn, distances)
 
 
 def _draw(

@@ -5,9 +5,9 @@ Nothing here needs torch until a run is scored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,10 @@ from modeling.reading.columns import Column
 from modeling.scoring.arrangements import arrange
 from modeling.scoring.baselines import fit_baseline
 from modeling.scoring.predictions import check_predictions, read_predictions
-from modeling.shards import Dataset, Split
+from modeling.shards import Dataset
+
+if TYPE_CHECKING:
+    from modeling.runs.trained import Trained
 
 SPLITS = ("val", "test")
 FILE = "scores.json"
@@ -32,8 +35,6 @@ _MNIST_TEST = 10_000
 _BLOCK = 4096  # images that a baseline is asked for at a time
 
 Arrays = Mapping[str, Array]
-Images = Column | Bytes
-Predict = Callable[[Images], dict[str, Array]]
 
 
 def score_arrays(
@@ -107,35 +108,45 @@ def score_run(
 ) -> Scores:
     """The record of scores of the best weights of a run, also written to `scores.json` in its folder.
 
-    The dataset need not be the one that the run was trained on. Raises InputError where its classes are others (no
+    The dataset need not be the one that the run was trained on: then the file is `scores-DIGEST.json`, with the first
+    12 digits of the dataset's digest. Raises InputError where its classes are others (no
     matter for the foreground), or where the folder holds no run with weights.
     """
-    predict, facts = _load(run, dataset, device)
-    task = facts["task"]
-    parts = {split: dataset.split(task, split) for split in splits}
+    from modeling.runs.trained import load_run
+
+    trained, splits = load_run(run, device), tuple(splits)
+    task = trained.task.name
     scores = {
-        split: score_arrays(predict(part["image"]), dataset, task, split, replicates=replicates, seed=seed)
-        for split, part in parts.items()
+        split: score_arrays(
+            predict_split(trained, dataset, split), dataset, task, split, replicates=replicates, seed=seed
+        )
+        for split in splits
     }
-    origin = {
-        "preset": facts["config"]["preset"],
-        "seed": facts["config"]["seed"],
-        "step": facts["step"],
-        "trained_on": {"digest": facts["dataset"]["digest"], "source": facts["dataset"]["source"]},
-        "weights": facts["weights"],
-    }
+    origin = {name: value for name, value in trained.describe().items() if name != "task"}
     record = _record(dataset, task, scores, origin, replicates, seed)
     if task == "mosaics":
-        for split, part in parts.items():
-            record["splits"][split]["arrangements"] = _score_arrangements(predict, part, dataset, replicates, seed)
-    write_json(run / FILE, record)
+        for split in splits:
+            record["splits"][split]["arrangements"] = _score_arrangements(trained, dataset, split, replicates, seed)
+    write_json(run / file_name(record), record)
     return record
 
 
-def predict_run(run: Path, dataset: Dataset, split: str, *, device: str = "cpu") -> dict[str, Array]:
-    """What the best weights of a run predict for a split, in its order, as its task names the arrays."""
-    predict, facts = _load(run, dataset, device)
-    return predict(dataset.split(facts["task"], split)["image"])
+def predict_split(trained: Trained, dataset: Dataset, split: str) -> dict[str, Array]:
+    """What a trained network predicts for a split, in its order, as its task names the arrays.
+
+    Raises InputError where its classes are others than the dataset's (no matter for the foreground).
+    """
+    from modeling.runs.trained import require_classes
+
+    require_classes(trained, dataset)
+    return _predict(trained, dataset.split(trained.task.name, split)["image"])
+
+
+def file_name(*records: Scores) -> str:
+    """What the file of these records of runs is called: scores of other data than was trained on replace no others."""
+    digest = str(records[0]["dataset"]["digest"])
+    own = all(record["origin"]["trained_on"]["digest"] == digest for record in records)
+    return FILE if own else f"scores-{digest[:12]}.json"
 
 
 def summarize(records: Iterable[Scores], split: str = "test") -> dict[str, dict[str, float | None]]:
@@ -160,27 +171,18 @@ def _record(
     }
 
 
-def _score_arrangements(predict: Predict, part: Split, dataset: Dataset, replicates: int, seed: int) -> Scores:
-    """Scores of mosaics unlike the stored ones, by the name of the arrangement; intervals are over mosaics."""
-    found = {}
-    for name, (image, mask) in arrange(part).items():
-        predicted = predict(image)["mask"]
-        scores = mosaic_scores(predicted, mask, len(dataset.classes), replicates=replicates, seed=seed)
-        found[name] = {"mosaics": len(image), "size": list(image.shape[1:]), "scores": scores}
-    return found
-
-
-def _load(run: Path, dataset: Dataset, device: str) -> tuple[Predict, dict[str, Any]]:
-    """What predicts images by the best weights of a run, and the evidence of these."""
-    from modeling.runs.trained import load_run, require_classes
+def _predict(trained: Trained, images: Column | Bytes) -> dict[str, Array]:
     from modeling.training.distributed import Ranks
     from modeling.training.evaluation import infer
 
-    trained = load_run(run, device)
-    require_classes(trained, dataset)
-    ranks = Ranks(trained.device)
+    return infer(trained.task, trained.model, images, len(images), Ranks(trained.device), precision=trained.precision)
 
-    def predict(images: Images) -> dict[str, Array]:
-        return infer(trained.task, trained.model, images, len(images), ranks, precision=trained.precision)
 
-    return predict, trained.evidence.to_json()
+def _score_arrangements(trained: Trained, dataset: Dataset, split: str, replicates: int, seed: int) -> Scores:
+    """Scores of mosaics unlike the stored ones, by the name of the arrangement; intervals are over mosaics."""
+    found = {}
+    for name, (image, mask) in arrange(dataset.split("mosaics", split)).items():
+        predicted = _predict(trained, image)["mask"]
+        scores = mosaic_scores(predicted, mask, len(dataset.classes), replicates=replicates, seed=seed)
+        found[name] = {"mosaics": len(image), "size": list(image.shape[1:]), "scores": scores}
+    return found

@@ -50,9 +50,8 @@ class State:
             group["lr"] = rate * factor
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self._follow(
-            min(self._decay, (step + 1) / (step + 10))
-        )  # at first the weights change too fast for a long memory
+        # At first the weights change too fast for a long memory.
+        self._follow(min(self._decay, (step + 1) / (step + 10)))
 
     @torch.no_grad()
     def _follow(self, decay: float) -> None:

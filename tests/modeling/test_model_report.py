@@ -28,7 +28,8 @@ from modeling.errors import DamagedError, InputError
 from modeling.pictures.drawing import class_colour
 from modeling.report import PAGE, cases, charts, confusion, pictures, words, write_report
 from modeling.report.markup import Markup, tag
-from modeling.scoring.score import predict_run
+from modeling.runs.trained import load_run
+from modeling.scoring.score import predict_split
 from modeling.scoring.scoreboard import percent
 from modeling.shards import Dataset, Split, open_dataset
 from modeling.tasks import TASKS
@@ -293,7 +294,7 @@ def test_scores_of_images_have_the_mean_that_is_their_score(trained: Path, datas
     means = {"foreground": "iou", "circles": "gated_iou", "mosaics": "dice_per_image"}
     for task, name in means.items():
         split = dataset.split(task, "test")
-        predictions = predict_run(trained / task, dataset, "test")
+        predictions = predict_split(load_run(trained / task), dataset, "test")
         mask = split["mask"][:]
         scores: dict[str, Any] = {
             "foreground": lambda found=predictions, mask=mask: metrics.foreground_scores(found["mask"], mask),

@@ -25,7 +25,7 @@ from modeling.networks.mosaics import semantic
 from modeling.pictures import png
 from modeling.pictures.drawing import mask_colours
 from modeling.runs.trained import load_run, require_classes
-from modeling.scoring.score import predict_run, score_predictions
+from modeling.scoring.score import predict_split, score_predictions
 from modeling.shards import Dataset, open_dataset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -81,7 +81,7 @@ def test_a_dataset_is_predicted_as_it_is_scored_and_its_file_can_be_scored(
     assert record["files"] == [f"data-{task}-test.npz"]
     assert len(record["images"]) == 20
     with np.load(tmp_path / record["files"][0]) as file:
-        for name, expected in predict_run(runs / task, dataset, "test").items():
+        for name, expected in predict_split(load_run(runs / task), dataset, "test").items():
             assert np.array_equal(file[name], expected)
     assert score_predictions(tmp_path / record["files"][0], dataset, task, "test", replicates=2)["task"] == task
     assert json.loads((tmp_path / predict.FILE).read_text()) == record

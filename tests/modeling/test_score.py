@@ -20,6 +20,7 @@ from modeling.errors import InputError
 from modeling.metrics import circle_scores, foreground_scores, mosaic_scores
 from modeling.runs import checkpoint
 from modeling.runs.evidence import Evidence, describe, environment
+from modeling.runs.trained import load_run
 from modeling.scoring import score
 from modeling.scoring.arrangements import arrange
 from modeling.scoring.baselines import fit_baseline
@@ -28,7 +29,7 @@ from modeling.scoring.score import (
     DISPUTED,
     count_disputed,
     overall_values,
-    predict_run,
+    predict_split,
     score_arrays,
     score_baseline,
     score_predictions,
@@ -256,7 +257,7 @@ def test_a_run_is_scored_by_its_best_weights(dataset: Dataset, tmp_path: Path, t
         arrays = inferred(dataset, task, split, model, "float32")
         assert found["scores"] == score_arrays(arrays, dataset, task, split, replicates=DRAWS, seed=6)
         assert found["baseline"] == score_baseline(dataset, task, [split], replicates=DRAWS, seed=6)[split]
-        predicted = predict_run(run, dataset, split)
+        predicted = predict_split(load_run(run), dataset, split)
         assert predicted.keys() == arrays.keys()
         assert all(np.array_equal(predicted[name], arrays[name]) for name in arrays)
     assert record["task"] == task
@@ -303,7 +304,7 @@ def test_the_table_of_arrangements_has_them_beside_the_stored_mosaics(dataset: D
 
 def test_a_run_is_scored_in_the_precision_that_it_was_trained_in(dataset: Dataset, tmp_path: Path) -> None:
     run, model, _ = run_of(tmp_path, "circles", dataset, "precision=bfloat16")
-    found = predict_run(run, dataset, "test")["circle"]
+    found = predict_split(load_run(run), dataset, "test")["circle"]
     exact, coarse = (
         inferred(dataset, "circles", "test", model, precision)["circle"] for precision in ("float32", "bfloat16")
     )
@@ -322,6 +323,8 @@ def test_a_run_may_be_scored_on_another_dataset_of_its_classes(dataset: Dataset,
     record = score_run(run, other, ["test"], replicates=DRAWS)
     assert record["dataset"]["digest"] == other.digest
     assert record["origin"]["trained_on"]["digest"] == dataset.digest
+    assert json.loads((run / f"scores-{other.digest[:12]}.json").read_text()) == record
+    assert not (run / "scores.json").exists()
 
 
 @pytest.mark.parametrize("task", NAMES)

@@ -1,0 +1,163 @@
+"""What `make train-all` takes and what its models score, for several seeds: whole processes, one seed after another.
+
+Each seed is trained and scored by the two commands that `make train-all` gives. Writes one JSON file of evidence, from
+which the README's table is made: see --help.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from build import machine, spread
+
+TASKS = ("foreground", "circles", "mosaics")
+_PATIENCE = 0.5  # seconds between two looks at the memory of the processes
+
+
+@click.command()
+@click.option("--dataset", type=click.Path(path_type=Path, exists=True), default=Path("data/mnist"), show_default=True)
+@click.option("--seeds", default="0,1,2", show_default=True, metavar="LIST")
+@click.option("--preset", type=click.Choice(["cpu", "gpu", "record"]), default="cpu", show_default=True)
+@click.option("--runs", type=click.Path(path_type=Path), help="Keep the runs there, one folder a seed.")
+@click.option("--also", type=click.Path(path_type=Path, exists=True), multiple=True, help="Score these datasets too.")
+@click.option("--evidence", type=click.Path(path_type=Path), default=Path("results/training.json"), show_default=True)
+def main(dataset: Path, seeds: str, preset: str, runs: Path | None, also: tuple[Path, ...], evidence: Path) -> None:
+    """Train and score with each seed, print, and write the evidence after each."""
+    with tempfile.TemporaryDirectory() as scratch:
+        facts: dict[str, Any] = {
+            "command": f"python benchmarks/training.py --preset {preset} --seeds {seeds}",
+            "preset": preset,
+            "machine": machine(),
+            "runs": [],
+        }
+        for seed in map(int, seeds.split(",")):
+            facts["runs"].append(train_and_score(dataset, preset, seed, (runs or Path(scratch)) / str(seed), also))
+            facts |= summarize(facts["runs"])
+            evidence.parent.mkdir(exist_ok=True)
+            evidence.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+    click.echo(json.dumps({name: facts[name] for name in ("test", "val", "train_s", "score_s", "wall_s")}, indent=2))
+
+
+def train_and_score(dataset: Path, preset: str, seed: int, out: Path, also: Sequence[Path]) -> dict[str, Any]:
+    """One seed: what each step took, what each run says of itself, and every score but those by class."""
+    place = ["--dataset", dataset, "--out", out]
+    trained = run("train", "all", *place, "--preset", preset, "--seed", seed, "--quiet")
+    scored = run("score", "all", *place, "--quiet")
+    return {
+        "seed": seed,
+        "train": trained,
+        "score": scored,
+        "tasks": {task: told(out / task) for task in TASKS},
+        "also": [elsewhere(out, each) for each in also],
+    }
+
+
+def run(*arguments: object) -> dict[str, float]:
+    """Wall seconds of one `modeling` command, processor seconds of it and its children, and the most memory of one."""
+    before, started, peak = os.times(), time.perf_counter(), 0.0
+    process = subprocess.Popen([sys.executable, "-m", "modeling", *map(str, arguments)])
+    while process.poll() is None:
+        peak = max([peak, *map(own_memory, descendants(process.pid))])
+        time.sleep(_PATIENCE)
+    if process.returncode:
+        raise SystemExit(f"{arguments} ended with status {process.returncode}")
+    after = os.times()
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return {"wall_s": round(time.perf_counter() - started, 1), "cpu_s": round(cpu, 1), "peak_own_mib": round(peak)}
+
+
+def descendants(pid: int) -> list[int]:
+    """A process and those that it started, and they; as far as the system tells, which Linux does."""
+    found = [pid]
+    for each in found:
+        for children in Path(f"/proc/{each}/task").glob("*/children"):
+            try:
+                found += map(int, children.read_text().split())
+            except OSError:  # it has just ended
+                continue
+    return found
+
+
+def own_memory(pid: int) -> float:
+    """MiB of a process that are not pages of files, which the page cache holds anyway."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0.0
+    sizes = [line.split()[1] for line in status.splitlines() if line.startswith("RssAnon:")]
+    return int(sizes[0]) / 1024 if sizes else 0.0
+
+
+def told(folder: Path) -> dict[str, Any]:
+    """What a run says of itself, without its history, and its scores on each split, without those of each class."""
+    evidence, scores = (json.loads((folder / name).read_text("utf-8")) for name in ("evidence.json", "scores.json"))
+    kept = {name: evidence[name] for name in ("config", "dataset", "environment", "parameters", "epochs", "seconds")}
+    splits = {
+        split: {
+            **overall(part["scores"]),
+            "baseline": part["baseline"]["name"],
+            "arrangements": {name: overall(each["scores"]) for name, each in part.get("arrangements", {}).items()},
+        }
+        for split, part in scores["splits"].items()
+    }
+    return {**kept, "weights": scores["origin"]["weights"], "step": scores["origin"]["step"], "scores": splits}
+
+
+def overall(scores: dict[str, Any]) -> dict[str, Any]:
+    """The scores of a whole split: value, n and interval."""
+    found = {name: each for name, each in scores.items() if isinstance(each, dict) and "value" in each}
+    disputed = scores.get("disputed_labels")
+    return {**found, "disputed_labels": disputed} if disputed else found
+
+
+def elsewhere(out: Path, dataset: Path) -> dict[str, Any]:
+    """The scores on test of another dataset, whose classes may be others: then of the foreground alone."""
+    found: dict[str, Any] = {}
+    for task in TASKS:
+        command = [sys.executable, "-m", "modeling", "score", str(out / task), "--dataset", str(dataset)]
+        done = subprocess.run([*command, "--split", "test", "--json"], capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            record = json.loads(done.stdout)[0]
+            found |= {"dataset": record["dataset"]["digest"], "source": record["dataset"]["source"]}
+            found[task] = overall(record["splits"]["test"]["scores"])
+    return found
+
+
+def summarize(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The spread over the seeds of every score and every time."""
+    spreads: dict[str, Any] = {
+        split: {
+            task: {
+                name: spread_of([one["tasks"][task]["scores"][split][name]["value"] for one in runs])
+                for name, each in runs[0]["tasks"][task]["scores"][split].items()
+                if isinstance(each, dict) and "value" in each
+            }
+            for task in TASKS
+        }
+        for split in ("val", "test")
+    }
+    return {
+        **spreads,
+        "train_s": spread([one["train"]["wall_s"] for one in runs]),
+        "score_s": spread([one["score"]["wall_s"] for one in runs]),
+        "wall_s": spread([one["train"]["wall_s"] + one["score"]["wall_s"] for one in runs]),
+        "peak_own_mib": spread([one["train"]["peak_own_mib"] for one in runs]),
+    }
+
+
+def spread_of(shares: Sequence[float]) -> dict[str, float]:
+    """Minimum, mean and maximum of scores, as fractions."""
+    return {"min": min(shares), "mean": sum(shares) / len(shares), "max": max(shares)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""The evidence of a run names the commit of the code, and tells where any of its files differs from that."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "modeling"
+
+TELL_BEFORE_AND_AFTER_A_CHANGE = """
+import json, pathlib, torch
+from modeling.runs.evidence import environment
+
+told = [environment(torch.device("cpu"))["git"]]
+path = pathlib.Path("modeling/tasks/losses.py")
+path.write_text(path.read_text() + "# changed")
+told.append(environment(torch.device("cpu"))["git"])
+print(json.dumps(told))
+"""
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_commit_is_named_and_a_change_in_any_folder_is_seen(tmp_path: Path, kept: bool) -> None:
+    shutil.copytree(PACKAGE, tmp_path / "modeling", ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def call(*command: str) -> str:
+        ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        return ran.stdout.strip()
+
+    call("git", "init", "--quiet")
+    if kept:
+        call("git", "add", "modeling")
+    call("git", "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "--quiet", "--allow-empty", "-m", "all")
+    commit = call("git", "rev-parse", "HEAD")
+    expected = [{"commit": commit, "changed": changed} for changed in (False, True)] if kept else [None, None]
+    assert json.loads(call(sys.executable, "-c", TELL_BEFORE_AND_AFTER_A_CHANGE)) == expected
