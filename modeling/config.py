@@ -170,17 +170,17 @@ _GPU: dict[str, Any] = {"batch": 512}
 _RECORD: dict[str, Any] = {**_GPU, "blocks": 2, "ema": 0.9995}
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "foreground": {
-        "cpu": {**_CPU, "channels": (16, 32, 64), "steps": 1600, "augment": 0.0, "evaluate_every": 400},
+        "cpu": {**_CPU, "channels": (16, 32, 64), "steps": 1000, "augment": 0.0, "evaluate_every": 250},
         "gpu": {**_GPU, "channels": (32, 64, 128), "steps": 1000, "augment": 0.0},
         "record": {**_RECORD, "channels": (64, 128, 256), "steps": 8000},
     },
     "circles": {
-        "cpu": {**_CPU, "channels": (48, 96), "steps": 2600, "evaluate_every": 650, "warmup": 100},
+        "cpu": {**_CPU, "channels": (48, 96), "steps": 1800, "evaluate_every": 450, "warmup": 100},
         "gpu": {**_GPU, "channels": (64, 128), "steps": 1500},
         "record": {**_RECORD, "channels": (128, 256), "steps": 8000, "refinements": 3},
     },
     "mosaics": {
-        "cpu": {**_CPU, "channels": (32, 64, 128), "steps": 2800, "batch": 64, "evaluate_every": 700, "warmup": 100},
+        "cpu": {**_CPU, "channels": (32, 64, 128), "steps": 2400, "batch": 64, "evaluate_every": 600, "warmup": 100},
         "gpu": {**_GPU, "channels": (32, 64, 128), "steps": 1500},
         "record": {**_RECORD, "channels": (64, 128, 256), "steps": 10000},
     },
