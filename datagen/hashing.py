@@ -88,7 +88,7 @@ def sample_digests(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     size = math.prod(images.shape[1:])
     flat = images.reshape(-1).data
     digest = xxhash.xxh3_128_digest
-    joined = b"".join([digest(flat[i * size : (i + 1) * size]) for i in range(len(images))])
+    joined = b"".join([digest(flat[start : start + size]) for start in range(0, len(flat), size)])
     return np.frombuffer(joined, np.uint8).reshape(-1, 16)
 
 

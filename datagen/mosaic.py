@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
-_BLOCK = 2**19  # bytes of tiles at a time, so that they are still in the cache when their lines are laid out
+_BLOCK = 2**18  # lines of tiles at a time: their numbers take 2 MiB
 
 
 def semantic_masks(
@@ -21,31 +24,42 @@ def semantic_masks(
     return masks
 
 
-def compose(tiles: npt.NDArray[np.uint8], rows: npt.NDArray[np.uint32], out: npt.NDArray[np.uint8]) -> None:
-    """Lay the tiles that `rows` names into grids: uint8 (n, H, W), uint32 (m, R, C) -> `out`, uint8 (m, R*H, C*W).
+def compose(
+    layers: Sequence[npt.NDArray[np.uint8]], rows: npt.NDArray[np.uint32], outs: Sequence[npt.NDArray[np.uint8]]
+) -> None:
+    """Lay the tiles that `rows` names into grids, in each layer: uint8 (n, H, W), uint32 (m, R, C) -> (m, R*H, C*W).
 
-    `tiles` is C-contiguous (a memory map will do) and holds images or masks; so is `out`. Raises IndexError where a
-    row number is not below n, ValueError where the output has another shape or layout.
+    `layers` hold images or masks, all of one shape; `outs` are the outputs, uint8. They are C-contiguous, both (a
+    memory map will do for a layer). Raises IndexError where a row number is not below n, ValueError where an output
+    has another shape or layout.
     """
-    n, height, width = tiles.shape
+    n, height, width = layers[0].shape
     m, grid_rows, grid_columns = rows.shape
     if rows.size and int(rows.max()) >= n:
         raise IndexError(f"row numbers must be below {n}, found {int(rows.max())}")
-    if out.shape != (m, grid_rows * height, grid_columns * width) or not out.flags.c_contiguous:
-        raise ValueError(f"the output must be C-contiguous {(m, grid_rows * height, grid_columns * width)}")
-    pixels = tiles.reshape(n, height * width)
-    step = max(1, _BLOCK // (grid_rows * height * width))
-    buffer = np.empty((min(step, m) * grid_rows, height * width), np.uint8)
+    shape = (m, grid_rows * height, grid_columns * width)
+    if any(out.shape != shape or not out.flags.c_contiguous for out in outs):
+        raise ValueError(f"the output must be C-contiguous {shape}")
+    step = max(1, _BLOCK // (grid_rows * grid_columns * height))
     for start in range(0, m, step):
-        block = slice(start, start + step)
-        lines = _lines(out[block], width).reshape(-1, grid_columns)
-        for column in range(grid_columns):
-            chosen = rows[block, :, column].ravel()
-            tile = buffer[: len(chosen)]
-            np.take(pixels, chosen, axis=0, out=tile, mode="clip")  # mode "raise" would copy `out`
-            lines[:, column] = _lines(tile, width).ravel()
+        numbers = _line_numbers(rows[start : start + step], height)
+        for tiles, out in zip(layers, outs, strict=True):
+            lines = _items(out[start : start + step], width).reshape(-1)
+            np.take(_items(tiles, width).reshape(-1), numbers, out=lines, mode="clip")  # "raise" would copy `out`
 
 
-def _lines(array: npt.NDArray[np.uint8], width: int) -> npt.NDArray[np.void]:
-    """View the last axis as items of `width` bytes: NumPy copies an item faster than a short row."""
-    return array.view(np.dtype((np.void, width)))
+def _line_numbers(rows: npt.NDArray[np.uint32], height: int) -> npt.NDArray[np.intp]:
+    """Which line of all tiles stands at each place of the grids, line by line: (m, R, C) -> (m * R * height * C,)."""
+    grid_columns = rows.shape[2]
+    numbers = np.empty((rows.shape[0] * rows.shape[1], height * grid_columns), np.intp)
+    first = rows.astype(np.intp)
+    first *= height
+    size = first.strides[1]  # bytes of a row of the grid, which its lines repeat
+    _items(numbers, size)[:] = _items(first, size).reshape(-1, 1)
+    numbers += np.repeat(np.arange(height), grid_columns)
+    return numbers.reshape(-1)
+
+
+def _items(array: npt.NDArray[Any], size: int) -> npt.NDArray[np.void]:
+    """View the last axis as items of `size` bytes: NumPy copies an item faster than a short row."""
+    return array.view(np.dtype((np.void, size)))

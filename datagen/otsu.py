@@ -12,16 +12,13 @@ import numpy.typing as npt
 
 _LEVELS = 256
 _BLOCK = 2**16  # pixels at a time, so that the working arrays stay in the cache
-
-# A count and a sum in one word, so that one pass accumulates both: to 512x512 the sum stays below 2^26.
-_SHIFT = 26
-_COUNT_AND_SUM = (1 << _SHIFT) + np.arange(_LEVELS)
+_TILES = 2**8  # and tiles at a time at most, so that 16 bits hold a tile's number and a level
 
 # For a tile of N pixels with sum S, let w and s be the count and the sum of the pixels <= t, and d = N s - w S. The
-# between-class variance is d^2 / (w (N - w)) but for a constant factor. To 512x512, |d| < 2^44 and w (N - w) <= 2^34
-# are exact in float64, so a score carries two roundings, of the square and of the quotient, each of relative error
-# <= 2^-53. A true maximum therefore scores at least (1 - 2^-53)^4 > 1 - 2^-51 times the largest score; twice that
-# margin also covers the rounding of the limit itself.
+# between-class variance is d^2 / (w (N - w)) but for a constant factor. To 512x512, N s and w S are below 2^44, so
+# |d| < 2^44 and w (N - w) <= 2^34 are exact in float64 too, and a score carries two roundings, of the square and of
+# the quotient, each of relative error <= 2^-53. A true maximum therefore scores at least (1 - 2^-53)^4 > 1 - 2^-51
+# times the largest score; twice that margin also covers the rounding of the limit itself.
 _NEAR = 1 - 2.0**-50
 
 
@@ -34,13 +31,9 @@ def threshold(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     pixels = images.reshape(len(images), images.shape[1] * images.shape[2])
     size = pixels.shape[1]
     out = np.empty(len(images), np.uint8)
-    step = max(1, _BLOCK // size)
-    integers = np.empty((3, min(step, len(images)), _LEVELS), np.int64)
-    floats = np.empty((2, *integers.shape[1:]))
+    step = min(max(1, _BLOCK // size), _TILES)
     for start in range(0, len(images), step):
-        block = pixels[start : start + step]
-        n = len(block)
-        out[start : start + step] = _select(_histograms(block), size, integers[:, :n], floats[:, :n])
+        out[start : start + step] = _select(_histograms(pixels[start : start + step]), size)
     return out
 
 
@@ -48,47 +41,43 @@ def _histograms(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     """Count the pixels of each level: uint8 (n, p) -> int64 (n, 256). Zeros, most of a digit, are not visited."""
     n, size = pixels.shape
     inked = pixels != 0
-    ink = np.count_nonzero(inked, axis=1)
-    bins = np.repeat(np.arange(0, n * _LEVELS, _LEVELS), ink)
-    bins += pixels[inked]
-    counts = np.bincount(bins, minlength=n * _LEVELS).reshape(n, _LEVELS)
-    counts[:, 0] = size - ink
+    bins = np.arange(0, n * _LEVELS, _LEVELS, dtype=np.uint16)[:, None] + pixels
+    counts = np.bincount(bins[inked], minlength=n * _LEVELS).reshape(n, _LEVELS)
+    counts[:, 0] = size - counts.sum(axis=1)
     return counts
 
 
-def _select(
-    counts: npt.NDArray[np.int64], size: int, integers: npt.NDArray[np.int64], floats: npt.NDArray[np.float64]
-) -> npt.NDArray[np.intp]:
-    """The threshold of each histogram: int64 (n, 256), overwritten -> intp (n,).
+def _select(counts: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.intp]:
+    """The threshold of each histogram of `size` pixels: int64 (n, 256) -> intp (n,).
 
-    Works in the given buffers, (3, n, 256) and (2, n, 256): fresh memory would cost more than the arithmetic.
+    Only levels that occur are looked at, those of all tiles in one line: an empty level has the score of the level
+    below it. `first` is where a tile's levels begin.
     """
-    both, below, spread = integers
-    d, score = floats
-    counts *= _COUNT_AND_SUM
-    np.cumsum(counts, axis=1, out=both)
-    np.right_shift(both, _SHIFT, out=below)
-    np.multiply(below, both[:, -1:], out=spread)
-    both *= size
-    np.subtract(both, spread, out=d)  # the counts in `both` cancel; every product is below 2^63
-    np.subtract(size, below, out=spread)
-    spread *= below
-    np.maximum(spread, 1, out=spread)  # where a class is empty, d = 0
-    np.multiply(d, d, out=score)
+    places = np.flatnonzero(counts != 0)
+    tile, level = places >> 8, places & 255  # faster than a division by _LEVELS
+    first = np.searchsorted(places, np.arange(0, counts.size, _LEVELS))
+    count = counts.reshape(-1)[places]
+    below = np.cumsum(count) - size * tile
+    sums = np.cumsum(count * level)  # of all pixels of the block so far: below 2^26, as are those of a single tile
+    earlier = np.append(0, sums[first[1:] - 1])
+    whole = np.append(earlier[1:], sums[-1]) - earlier
+    d = size * (sums - earlier[tile]) - below * whole[tile]
+    spread = np.maximum((size - below) * below, 1)  # at the last level no pixel is above, and d = 0
+    score = d.astype(np.float64)
+    score *= score
     score /= spread
 
-    best: npt.NDArray[np.intp] = score.argmax(axis=1)
-    largest = score[np.arange(len(score)), best]
-    constant = largest == 0
-    best[constant] = counts[constant].argmax(axis=1)
-    near = score >= (largest * _NEAR)[:, None]
-    near &= counts > 0  # an empty level repeats the score of the level below it
-    for row in np.flatnonzero((np.count_nonzero(near, axis=1) > 1) & ~constant):
-        best[row] = _decide(d[row], spread[row], np.flatnonzero(near[row]))
+    limit = np.maximum.reduceat(score, first) * _NEAR
+    near = np.flatnonzero(score >= limit[tile])
+    chosen = np.searchsorted(near, first)
+    best: npt.NDArray[np.intp] = level[near[chosen]]
+    number = np.diff(chosen, append=len(near))
+    for row in np.flatnonzero(number > 1):
+        best[row] = level[_decide(d, spread, near[chosen[row] :][: number[row]])]
     return best
 
 
-def _decide(d: npt.NDArray[np.float64], spread: npt.NDArray[np.int64], levels: npt.NDArray[np.intp]) -> int:
-    """The first of the candidate levels whose d^2 / spread is largest, in Python integers: d^2 reaches 2^88."""
-    candidates: list[int] = levels.tolist()
-    return max(candidates, key=lambda level: Fraction(int(d[level]) ** 2, int(spread[level])))
+def _decide(d: npt.NDArray[np.int64], spread: npt.NDArray[np.int64], candidates: npt.NDArray[np.intp]) -> int:
+    """The first of the candidate places whose d^2 / spread is largest, in Python integers: d^2 reaches 2^88."""
+    places: list[int] = candidates.tolist()
+    return max(places, key=lambda place: Fraction(int(d[place]) ** 2, int(spread[place])))

@@ -22,8 +22,7 @@ TILES = np.array([[[0, 1], [2, 3]], [[4, 5], [6, 7]], [[8, 9], [10, 255]]], np.u
 def composed(tiles: Bytes, thresholds: Bytes, labels: Bytes, rows: Rows) -> tuple[Bytes, Bytes]:
     shape = len(rows), rows.shape[1] * tiles.shape[1], rows.shape[2] * tiles.shape[2]
     image, mask = np.full(shape, 99, np.uint8), np.full(shape, 99, np.uint8)
-    mosaic.compose(tiles, rows, image)
-    mosaic.compose(mosaic.semantic_masks(tiles, thresholds, labels), rows, mask)
+    mosaic.compose((tiles, mosaic.semantic_masks(tiles, thresholds, labels)), rows, (image, mask))
     return image, mask
 
 
@@ -73,17 +72,19 @@ def test_mosaics_are_the_same_across_blocks_of_any_size(drawn: tuple[Bytes, Byte
     assert [found.tolist() for found in in_blocks] == [found.tolist() for found in composed(*drawn)]
 
 
-@pytest.mark.parametrize(("size", "lengths"), [(89, [60, 60, 30] * 2), (1, [30] * 10)])
-def test_no_more_is_held_than_a_block_of_tiles(monkeypatch: pytest.MonkeyPatch, size: int, lengths: list[int]) -> None:
+@pytest.mark.parametrize(("size", "lengths"), [(17, [12, 12, 12, 12, 6, 6]), (1, [6] * 10)])
+def test_no_more_is_held_than_the_line_numbers_of_a_block(
+    monkeypatch: pytest.MonkeyPatch, size: int, lengths: list[int]
+) -> None:
     found: list[int] = []
     take = np.take
 
-    def spy(*args: object, **kwargs: Bytes) -> Bytes:
-        found.append(kwargs["out"].size)
-        taken: Bytes = take(*args, **kwargs)  # type: ignore[call-overload]
+    def spy(lines: Bytes, numbers: Rows, **kwargs: Bytes) -> Bytes:
+        found.append(len(numbers))
+        taken: Bytes = take(lines, numbers, **kwargs)  # type: ignore[call-overload]
         return taken
 
-    monkeypatch.setattr(mosaic, "_BLOCK", size)  # a column of a mosaic has 2 x 3 x 5 bytes
+    monkeypatch.setattr(mosaic, "_BLOCK", size)  # a mosaic has 2 x 3 lines
     monkeypatch.setattr(np, "take", spy)
     composed(np.zeros((3, 3, 5), np.uint8), THRESHOLDS, LABELS, np.zeros((5, 2, 1), np.uint32))
     assert found == lengths
@@ -104,4 +105,9 @@ def test_a_row_number_that_is_not_below_the_number_of_tiles_is_refused() -> None
 @pytest.mark.parametrize("wrong", [np.empty((1, 2, 4), np.uint8), np.empty((1, 2, 12), np.uint8)[:, :, ::2]])
 def test_an_output_of_another_shape_or_layout_is_refused(wrong: Bytes) -> None:
     with pytest.raises(ValueError, match=r"the output must be C-contiguous \(1, 2, 6\)"):
-        mosaic.compose(TILES, np.array([[[0, 1, 0]]], np.uint32), wrong)
+        mosaic.compose((TILES,), np.array([[[0, 1, 0]]], np.uint32), (wrong,))
+
+
+def test_a_layer_without_an_output_is_refused() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        mosaic.compose((TILES, TILES), np.array([[[0]]], np.uint32), (np.empty((1, 2, 2), np.uint8),))

@@ -19,6 +19,7 @@ from datagen.shards import Shard
 from datagen.stores import Array, Column
 
 _READ = 1 << 20
+_PIECE = 1 << 18  # bytes that are still in the second-level cache when they are digested
 
 
 class ShardReader(AbstractContextManager["ShardReader"]):
@@ -95,7 +96,7 @@ class _File:
         view = array.reshape(-1).view(np.uint8).data
         with storage_errors(self._path):
             while view:
-                count = os.preadv(self._descriptor, [view], offset)
+                count = os.preadv(self._descriptor, [view[:_PIECE]], offset)
                 if not count:
                     raise DamageError("the file ends early", path=self._path, expected=f"{offset + len(view):,} bytes")
                 self._digest(offset, view[:count])

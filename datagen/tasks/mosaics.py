@@ -41,8 +41,7 @@ def _deriver(inputs: Inputs) -> Deriver:
     def derive(indices: npt.NDArray[np.int64], out: Mapping[str, npt.NDArray[Any]]) -> None:
         out["source"][:] = permutation.rows(indices.astype(np.uint64)).reshape(-1, rows, columns)
         np.take(inputs.labels, out["source"], out=out["label"])
-        compose(inputs.images, out["source"], out["image"])
-        compose(masks, out["source"], out["mask"])
+        compose((inputs.images, masks), out["source"], (out["image"], out["mask"]))
         out["digest"][:] = sample_digests(out["image"])
 
     return derive
