@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
     from modeling.runs.evidence import Evidence
 
 Record = Mapping[str, Any]
+
+
+def failure(message: str, exit_code: int) -> click.ClickException:
+    """An error of the library, on its way to the terminal."""
+    rank = os.environ.get("RANK")
+    raised = click.ClickException(message if rank is None else f"rank {rank}: {message}")
+    vars(raised)["exit_code"] = exit_code
+    return raised
 
 
 class Progress:

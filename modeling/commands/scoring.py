@@ -1,0 +1,95 @@
+"""The commands that show how good a run is: its scores, and a page about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from modeling.options import (
+    TASKS,
+    dataset_option,
+    device_option,
+    find_device,
+    json_option,
+    out_option,
+    quiet_option,
+    threads_option,
+)
+from modeling.terminal import print_json, print_scores
+
+
+@click.command()
+@click.argument("run", required=False, metavar="RUN|all")
+@dataset_option
+@out_option
+@click.option("--predictions", type=click.Path(path_type=Path), metavar="FILE", help="Score these instead of a run's.")
+@click.option("--task", type=click.Choice(TASKS), help="With --predictions: what they are of.")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test"]),
+    multiple=True,
+    help="What to score on.  [default: val, test]",
+)
+@device_option
+@threads_option
+@quiet_option
+@json_option
+def score(
+    run: str | None,
+    directory: Path,
+    out: Path,
+    predictions: Path | None,
+    task: str | None,
+    split: tuple[str, ...],
+    device_name: str,
+    threads: int | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Score a run (a folder), all runs, or anybody's predictions, beside the reference and a trivial baseline."""
+    if (run is None) == (predictions is None):
+        raise click.UsageError("say which run to score, or give --predictions FILE")
+    if predictions is not None and (task is None or len(split) > 1):
+        raise click.UsageError("--predictions needs --task, and takes at most one --split")
+    from modeling.files import write_json
+    from modeling.scoring import score as library
+    from modeling.shards import open_dataset
+
+    dataset = open_dataset(directory)
+    if predictions is not None and task is not None:
+        records = [library.score_predictions(predictions, dataset, task, *split)]
+    else:
+        device = str(find_device(device_name, threads))
+        folders = [out / each for each in TASKS] if run == "all" else [Path(str(run))]
+        splits = split or library.SPLITS
+        records = [library.score_run(folder, dataset, splits, device=device) for folder in folders]
+        if run == "all" and "test" in splits:
+            write_json(out / library.file_name(*records), library.summarize(records))
+    if as_json:
+        print_json(records)
+    elif not quiet:
+        print_scores(records)
+
+
+@click.command()
+@click.argument("folder", required=False, type=click.Path(path_type=Path), default=Path("runs"), metavar="[RUNS]")
+@dataset_option
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to write it.  [default: RUNS/report]"
+)
+@device_option
+@threads_option
+@quiet_option
+def report(folder: Path, directory: Path, out: Path | None, device_name: str, threads: int | None, quiet: bool) -> None:
+    """Show runs on one page of HTML: curves, scores, examples, worst cases.
+
+    RUNS is where the runs are, or one run.  [default: runs]
+    """
+    from modeling.report import write_report
+    from modeling.shards import open_dataset
+
+    device = str(find_device(device_name, threads))
+    page, *pictures = write_report(folder, open_dataset(directory), out or folder / "report", device=device)
+    if not quiet:
+        click.echo(f"{page}: written, and {len(pictures)} pictures beside it")

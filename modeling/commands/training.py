@@ -1,0 +1,153 @@
+"""The command that trains: one task in this process, or all of them side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from modeling.errors import INTERRUPTED
+from modeling.options import (
+    TASKS,
+    dataset_option,
+    device_option,
+    find_device,
+    interruptible,
+    json_option,
+    out_option,
+    quiet_option,
+    threads_option,
+)
+from modeling.terminal import Progress, failure, print_json, print_trained
+
+if TYPE_CHECKING:
+    import torch
+
+    from modeling.config import Config
+    from modeling.runs.evidence import Evidence
+
+
+@click.command()
+@click.argument("task", type=click.Choice([*TASKS, "all"]))
+@dataset_option
+@out_option
+@click.option(
+    "--preset",
+    type=click.Choice(["cpu", "gpu", "record"]),
+    help="Size of network and length of training.  [default: cpu, or gpu where there is one]",
+)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Key of all randomness.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change a setting of the preset.")
+@device_option
+@threads_option
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, len(TASKS)),
+    metavar="N",
+    help="With all: how many to train at once, each in a process and with its share of the threads."
+    "  [default: 3; as many as there are threads on a CPU with less]",
+)
+@click.option("--resume", is_flag=True, help="Go on with what is there; a finished run is left as it is.")
+@click.option("--tensorboard", is_flag=True, help="Write logs for TensorBoard too, to DIR/TASK/tensorboard.")
+@quiet_option
+@json_option
+def train(
+    task: str,
+    directory: Path,
+    out: Path,
+    preset: str | None,
+    seed: int,
+    assignments: tuple[str, ...],
+    device_name: str,
+    threads: int | None,
+    jobs: int | None,
+    resume: bool,
+    tensorboard: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Train a network, or all three, from scratch."""
+    from modeling import config as configs
+    from modeling import tasks
+    from modeling.shards import open_dataset
+
+    open_dataset(directory)
+    device = find_device(device_name, threads)
+    name = preset or ("gpu" if device.type == "cuda" else "cpu")
+    chosen = TASKS if task == "all" else (task,)
+    configurations = {each: configs.preset(each, name, seed).override(assignments) for each in chosen}
+    headlines = {each: tasks.TASKS[each].headline for each in chosen}
+    follower = int(os.environ.get("RANK", "0")) > 0
+    silent = quiet or as_json or follower
+    progress = Progress({each: config.steps for each, config in configurations.items()}, headlines)
+    work = {
+        each: partial(_train, directory, config, out / each, device_name, resume=resume, board=tensorboard)
+        for each, config in configurations.items()
+    }
+    done = _run_all(work, device, jobs, (lambda _task, _record: None) if silent else progress)
+    for each, evidence in done.items():
+        if not silent:
+            print_trained(evidence, out / each, headlines[each])
+    if as_json and not follower:
+        print_json([evidence.to_json() for evidence in done.values()])
+    if len(done) < len(work) or not all(evidence.finished for evidence in done.values()):
+        raise failure("interrupted; the same command with --resume goes on", INTERRUPTED)
+
+
+def _train(
+    directory: Path,
+    config: Config,
+    folder: Path,
+    device_name: str,
+    tell: Callable[[Any], None],
+    stop: Callable[[], bool],
+    *,
+    threads: int | None = None,
+    resume: bool,
+    board: bool,
+) -> Evidence:
+    """Train one task, in this process or one of its own."""
+    from modeling.shards import open_dataset
+    from modeling.training.board import board as open_board
+    from modeling.training.train import train
+
+    listeners = [tell]
+    with contextlib.ExitStack() as stack:
+        if board:
+            listeners.append(stack.enter_context(open_board(folder)))
+        device = find_device(device_name, threads)
+        return train(
+            open_dataset(directory), config, folder, device=device, resume=resume, listeners=listeners, stop=stop
+        )
+
+
+def _run_all(
+    work: Mapping[str, partial[Evidence]], device: torch.device, jobs: int | None, tell: Callable[[str, Any], None]
+) -> dict[str, Evidence]:
+    """Train tasks, side by side where that is faster or asked for: what of them was begun, by task.
+
+    Under torchrun, and where there is only one to train, they are trained in this process.
+    """
+    import torch
+
+    from modeling.training.jobs import run_jobs, share_threads
+
+    threads = torch.get_num_threads()
+    at_once = min(len(work), jobs or (threads if device.type == "cpu" else len(work)))
+    with interruptible() as stop:
+        if at_once == 1 or "RANK" in os.environ:
+            done = {}
+            for task, train in work.items():
+                done[task] = train(partial(tell, task), stop)
+                if stop():
+                    break
+            return done
+        shares = zip(reversed([*work]), share_threads(threads, at_once, len(work)), strict=True)
+        longest_first = {task: partial(work[task], threads=share) for task, share in shares}
+        done = run_jobs(longest_first, at_once, tell=tell, stop=stop)
+        return {task: done[task] for task in work if task in done}
