@@ -42,12 +42,13 @@ class MuonAdamW(torch.optim.Optimizer):
     """Muon on the groups with `muon` true, AdamW on the others; a schedule scales each group's `lr`.
 
     Weight decay is decoupled. A matrix of m rows and n columns moves by lr * sqrt(max(1, m / n)) in every direction;
-    kernels count as matrices with a row for each output channel. Matrices of one shape are orthogonalised together.
+    kernels count as matrices with a row for each output channel. Matrices of one shape are orthogonalised together, in
+    products of `dtype`.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], *, dtype: torch.dtype = torch.float32) -> None:
         super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0, "muon": False})
-        self._dtype = dtype
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
@@ -72,7 +73,7 @@ class MuonAdamW(torch.optim.Optimizer):
         for (rows, columns), alike in shapes.items():
             # Nesterov: look one step of momentum ahead.
             ahead = [p.grad.lerp(self.state[p]["momentum"], _MOMENTUM).reshape(rows, columns) for p in alike]  # type: ignore[union-attr]
-            updates = orthogonalise(torch.stack(ahead), dtype=self._dtype)
+            updates = orthogonalise(torch.stack(ahead), dtype=self.dtype)
             for parameter, update in zip(alike, updates, strict=True):
                 parameter.add_(update.view(parameter.shape), alpha=-lr * math.sqrt(max(1.0, rows / columns)))
 
