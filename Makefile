@@ -13,7 +13,7 @@ RUNS ?= runs
 SEED ?= 0
 PRESET ?=
 .DEFAULT_GOAL := help
-.PHONY: help data verify train-all report test test-long mutants check format bench matrix fuzz
+.PHONY: help data verify train-all report test test-long mutants check format bench roofline matrix fuzz
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ bench: $(VENV)/dev  ## Measure build and verify against copying and hashing; wri
 	@$(BIN)/python benchmarks/parts.py --workers $(WORKERS)
 	@$(BIN)/python benchmarks/uniqueness.py
 	@$(BIN)/python benchmarks/table.py
+
+roofline: $(VENV)/train  ## Measure steps of training against what the machine can do; writes results/roofline.json
+	@$(BIN)/python benchmarks/roofline.py --dataset $(DATASET) $(PRESET:%=--preset %)
 
 matrix: $(VENV)/dev  ## Build with old and new versions of every library: one digest
 	@$(BIN)/python benchmarks/matrix.py

@@ -50,7 +50,9 @@ class CircleNet(nn.Module):
         looks = (f"rounds.{index}.{end}" for index in range(rounds) for end in ("point", "score"))
         self.ends = ("stem", "label_head", "circle_head.2", "greys", *looks)
         self.middle: Tensor
+        self.radial: Tensor
         self.register_buffer("middle", torch.tensor([(width - 1) / 2, (height - 1) / 2, 0.0]), persistent=False)
+        self.register_buffer("radial", torch.tensor([0.0, 0.0, 1.0]), persistent=False)
         self.unit = (height + width) / 8  # pixels; about the spread of what the circle head has to find
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -61,7 +63,7 @@ class CircleNet(nn.Module):
         x = F.relu(x)
         pooled = torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
         first = self.circle_head(F.relu(self.squeeze(x)).flatten(1)).float()
-        found = [self.middle + self.unit * (first + first.new_tensor([0.0, 0.0, 1.0]))]
+        found = [self.middle + self.unit * (first + self.radial)]
         context = F.relu(self.context(pooled) + self.greys(grey_levels(image) * 16)).float()
         for look in self.rounds:
             found.append(look(image, found[-1].detach(), context))

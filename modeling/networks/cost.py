@@ -50,9 +50,17 @@ class _Traffic(TorchDispatchMode):
     ) -> Any:
         found = func(*args, **(kwargs or {}))
         if not func.is_view:
-            tensors = [leaf for leaf in tree_leaves((args, kwargs, found)) if isinstance(leaf, Tensor)]
+            # What changes lists of tensors in place gives nothing back, and has written them all the same.
+            written = found if func._schema.returns else _changed(func, args)
+            tensors = [leaf for leaf in tree_leaves((args, kwargs, written)) if isinstance(leaf, Tensor)]
             self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         return found
+
+
+def _changed(func: Any, args: tuple[Any, ...]) -> list[Any]:
+    """The arguments that an operation says it changes."""
+    infos = [argument.alias_info for argument in func._schema.arguments]
+    return [value for value, info in zip(args, infos, strict=False) if info is not None and info.is_write]
 
 
 def step_cost(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 # The pairs and triples of four points that hold the first of them: indices, a pair's last repeated.
 _SUBSETS = ((0, 1, 1), (0, 2, 2), (0, 3, 3), (0, 1, 2), (0, 1, 3), (0, 2, 3))
+_PAIRS = 3
 _SLACK = 1e-9  # relative; coordinates are whole, so circles that differ do so by far more
 
 
@@ -38,6 +39,7 @@ def minimal_circles(mask: Tensor) -> Tensor:
     points = torch.where(filled[..., None], points, _first(points, filled)[:, None])
     support = points[:, :1].expand(-1, 3, -1).clone()
     circle = torch.cat([support[:, 0], torch.zeros_like(support[:, 0, :1])], -1)
+    subsets = torch.tensor(_SUBSETS, device=mask.device)  # copied there once, not at every step
     while True:
         distance = (points - circle[:, None, :2]).square().sum(-1).sqrt()
         farthest, index = distance.max(1)
@@ -45,7 +47,7 @@ def minimal_circles(mask: Tensor) -> Tensor:
         if not len(outside):
             return torch.where(found[:, None], circle, 0.0).float()
         pivot = points[outside, index[outside]]
-        circle[outside], support[outside] = _around(torch.cat([pivot[:, None], support[outside]], 1))
+        circle[outside], support[outside] = _around(torch.cat([pivot[:, None], support[outside]], 1), subsets)
 
 
 def _ends_of_rows(mask: Tensor) -> Tensor:
@@ -68,14 +70,13 @@ def _first(points: Tensor, filled: Tensor) -> Tensor:
     return chosen.nan_to_num(0.0)
 
 
-def _around(points: Tensor) -> tuple[Tensor, Tensor]:
-    """The minimal circle of four points that has the first on it, and its support: (n, 4, 2) -> (n, 3), (n, 3, 2)."""
-    subsets = points[:, torch.tensor(_SUBSETS, device=points.device)]
-    circles = torch.where(
-        torch.tensor([a == b for _, a, b in _SUBSETS], device=points.device)[:, None],
-        _on_diameter(subsets),
-        _through_three(subsets),
-    )
+def _around(points: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """The minimal circle of four points that has the first on it, and its support: (n, 4, 2) -> (n, 3), (n, 3, 2).
+
+    `indices` (6, 3) are _SUBSETS.
+    """
+    subsets = points[:, indices]
+    circles = torch.cat([_on_diameter(subsets[:, :_PAIRS]), _through_three(subsets[:, _PAIRS:])], 1)
     distance = (points[:, None] - circles[:, :, None, :2]).square().sum(-1).sqrt()
     holds = (distance <= circles[:, :, 2:] * (1 + _SLACK) + _SLACK).all(-1)
     radius = torch.where(holds, circles[..., 2], torch.inf)

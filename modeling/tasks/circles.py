@@ -40,7 +40,8 @@ def _augment(batch: Batch, generator: torch.Generator, config: Config) -> Batch:
 
 
 def _lose(outputs: dict[str, Tensor], batch: Batch, _config: Config) -> Loss:
-    wanted = batch["circle"] + batch["circle"].new_tensor([0.0, 0.0, _MARGIN])
+    centre, radius = batch["circle"].split([2, 1], 1)
+    wanted = torch.cat([centre, radius + _MARGIN], 1)  # a constant tensor would be copied to the device at every step
     label = F.cross_entropy(outputs["label_logits"], batch["label"].long())
     circle = losses.circle_distance(outputs["circles"], wanted)
     return label + circle, {"label": label.detach(), "circle": circle.detach()}

@@ -136,6 +136,8 @@ class Loader:
         finally:
             free.put(None)
             thread.join()
+            if stream is not None:  # what takes the slots' memory next waits for copies that are under way
+                torch.cuda.current_stream(self.device).wait_stream(stream)
 
 
 class _Buffers:
@@ -170,6 +172,7 @@ class _Slot:
         self._stream = stream
         self._copied = None if stream is None else torch.cuda.Event()
         self._used = None if stream is None else torch.cuda.Event()
+        self.release()  # the memory may have been that of tensors which queued work has yet to read
         self._count = 0
 
     def fill(self, indices: Array) -> None:

@@ -42,12 +42,13 @@ class MuonAdamW(torch.optim.Optimizer):
     """Muon on the groups with `muon` true, AdamW on the others; a schedule scales each group's `lr`.
 
     Weight decay is decoupled. A matrix of m rows and n columns moves by lr * sqrt(max(1, m / n)) in every direction;
-    kernels count as matrices with a row for each output channel. Matrices of one shape are orthogonalised together.
+    kernels count as matrices with a row for each output channel. Matrices of one shape are orthogonalised together, in
+    products of `dtype`.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], *, dtype: torch.dtype = torch.float32) -> None:
         super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0, "muon": False})
-        self._dtype = dtype
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
@@ -56,25 +57,27 @@ class MuonAdamW(torch.optim.Optimizer):
             moved = [parameter for parameter in group["params"] if parameter.grad is not None]
             if group["weight_decay"] and moved:
                 torch._foreach_mul_(moved, 1 - group["lr"] * group["weight_decay"])
-            if group["muon"]:
-                self._step_muon(moved, group["lr"])
-            elif moved:
-                self._step_adamw(moved, group["lr"])
+            if moved:
+                (self._step_muon if group["muon"] else self._step_adamw)(moved, group["lr"])
 
     def _step_muon(self, parameters: list[Tensor], lr: float) -> None:
-        shapes: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
         for parameter in parameters:
-            state = self.state[parameter]
-            if not state:
-                state["momentum"] = torch.zeros_like(parameter)
-            state["momentum"].lerp_(parameter.grad, 1 - _MOMENTUM)
-            shapes[(len(parameter), parameter.numel() // len(parameter))].append(parameter)
+            if not self.state[parameter]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+        momenta = [self.state[parameter]["momentum"] for parameter in parameters]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
+        # Nesterov: look one step of momentum ahead.
+        ahead = torch._foreach_lerp(gradients, momenta, _MOMENTUM)
+        shapes: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for parameter, direction in zip(parameters, ahead, strict=True):
+            shapes[(len(parameter), parameter.numel() // len(parameter))].append((parameter, direction))
         for (rows, columns), alike in shapes.items():
-            # Nesterov: look one step of momentum ahead.
-            ahead = [p.grad.lerp(self.state[p]["momentum"], _MOMENTUM).reshape(rows, columns) for p in alike]  # type: ignore[union-attr]
-            updates = orthogonalise(torch.stack(ahead), dtype=self._dtype)
-            for parameter, update in zip(alike, updates, strict=True):
-                parameter.add_(update.view(parameter.shape), alpha=-lr * math.sqrt(max(1.0, rows / columns)))
+            matrices = torch.stack([direction.reshape(rows, columns) for _, direction in alike])
+            updates = orthogonalise(matrices, dtype=self.dtype)
+            moves = [update.view(parameter.shape) for (parameter, _), update in zip(alike, updates, strict=True)]
+            scale = -lr * math.sqrt(max(1.0, rows / columns))
+            torch._foreach_add_([parameter for parameter, _ in alike], moves, alpha=scale)
 
     def _step_adamw(self, parameters: list[Tensor], lr: float) -> None:
         for parameter in parameters:
@@ -84,8 +87,7 @@ class MuonAdamW(torch.optim.Optimizer):
         states = [self.state[parameter] for parameter in parameters]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         means, squares = [state["mean"] for state in states], [state["square"] for state in states]
-        for state in states:
-            state["step"] += 1
+        torch._foreach_add_([state["step"] for state in states], 1)  # on the CPU, so to read them waits for nothing
         steps = [float(state["step"]) for state in states]
         torch._foreach_lerp_(means, gradients, 1 - _BETAS[0])
         torch._foreach_mul_(squares, _BETAS[1])

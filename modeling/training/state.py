@@ -37,6 +37,10 @@ class State:
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self._decay = config.ema
         self._clip = config.clip
+        # The tensors stay the same for good, and to list them takes longer on the host than to move them.
+        pairs = list(zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True))
+        self._moving = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._taken = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -56,16 +60,14 @@ class State:
     @torch.no_grad()
     def _follow(self, decay: float) -> None:
         """Move the average towards the weights; what is not a floating-point number is taken as it is."""
-        pairs = list(zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True))
-        moving = [pair for pair in pairs if pair[0].is_floating_point()]
-        torch._foreach_lerp_([mean for mean, _ in moving], [value for _, value in moving], 1 - decay)
-        for mean, value in pairs:
-            if not mean.is_floating_point():
-                mean.copy_(value)
+        torch._foreach_lerp_([mean for mean, _ in self._moving], [value for _, value in self._moving], 1 - decay)
+        for mean, value in self._taken:
+            mean.copy_(value)
 
     def is_finite(self) -> bool:
         """Whether all averaged weights are finite; once a weight was not, its average never is again."""
-        return all(bool(tensor.isfinite().all()) for tensor in self.average.state_dict().values())
+        finite = [tensor.isfinite().all() for tensor in self.average.state_dict().values()]
+        return bool(torch.stack(finite).all())  # one wait for the device
 
     def tree(self) -> dict[str, Any]:
         """All of the state, for `checkpoint.save`."""

@@ -25,6 +25,13 @@ def test_views_move_nothing_and_other_operations_what_they_read_and_write() -> N
     assert measure(lambda: x + x) == Cost(operations=0, bytes=3 * 4 * 12)
 
 
+def test_what_is_changed_in_place_is_read_and_written_alone_or_in_a_list() -> None:
+    x, y = torch.ones(2, 6), torch.ones(3)
+    assert measure(lambda: x.mul_(2)).bytes == 2 * 4 * 12
+    assert measure(lambda: torch._foreach_mul_([x, y], 2)).bytes == 2 * 4 * (12 + 3)
+    assert measure(lambda: torch._foreach_add_([x, y], [x, y])).bytes == 3 * 4 * (12 + 3)
+
+
 def test_a_step_counts_forward_and_both_halves_of_backward() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
+from unittest.mock import MagicMock
 
 import fakes
 import numpy as np
@@ -137,6 +139,22 @@ def test_the_thread_ends_when_the_loop_is_left(split: Split) -> None:
     batches = Loader(split, ["image"], Order(len(split), 0, 8), mode="streamed").epoch(0)
     next(batches)
     del batches
+
+
+def test_the_first_copy_to_a_gpu_waits_for_what_was_queued_when_its_memory_was_taken(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[str] = []
+    event, stream = MagicMock(), MagicMock()
+    event.record.side_effect = lambda *on: log.append(f"record on {'the side' if on else 'the main stream'}")
+    stream.wait_event.side_effect = lambda _event: log.append("the side waits")
+    plain = module._buffer
+    monkeypatch.setattr(module, "_buffer", lambda column, count, pinned: plain(column, count, pinned=False))
+    monkeypatch.setattr(torch.cuda, "Event", lambda: event)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _stream: contextlib.nullcontext())
+    slot = module._Slot(split.select("image"), 8, torch.device("cpu"), stream)
+    slot.fill(np.arange(8))
+    assert log == ["record on the main stream", "the side waits", "record on the side"]
 
 
 def test_an_error_of_the_thread_is_raised_in_the_loop(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from fakes import tiny
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling.config import PRESETS, Config, preset
 from modeling.runs.evidence import describe
@@ -109,6 +110,29 @@ def test_the_parts_of_a_loss_are_finite_numbers_without_gradient(dataset: Datase
     assert loss.requires_grad
     assert parts
     assert all(part.isfinite() and not part.requires_grad for part in parts.values())
+
+
+class Constants(TorchDispatchMode):
+    """Counts the tensors that are made of Python's numbers, each a copy that a GPU and its host wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten.lift_fresh.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", list(TASKS))
+def test_a_step_copies_no_constants_to_the_device(dataset: Dataset, name: str) -> None:
+    task, config = TASKS[name], small(name)
+    batch = task.augment(read(dataset, task, 16), torch.Generator().manual_seed(0), config)
+    model = task.build(config, describe(dataset))
+    with Constants() as made:
+        torch.tensor(0.0)
+        task.loss(model(batch["image"]), batch, config)[0].backward()
+    assert made.count == 1
 
 
 @pytest.mark.parametrize("name", list(TASKS))

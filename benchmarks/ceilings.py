@@ -1,0 +1,85 @@
+"""What a machine can do at most: the rate of matrix products, and that of copying memory; on a GPU or a CPU.
+
+Each is the median over repeats, after some that do not count. A GPU is timed by its own events, so what the host takes
+to ask for the work is not in the figure.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+SIDES = {"cpu": (1024, 2048), "cuda": (4096, 8192, 16384)}  # of square matrices; the fastest is the ceiling
+COPIED = {"cpu": 1 << 28, "cuda": 1 << 30}  # bytes: far more than any cache holds
+REPEATS = 10
+_UNCOUNTED = 3  # repeats, in which memory is touched and libraries choose their kernels
+
+
+def measure(device: torch.device) -> dict[str, Any]:
+    """The ceilings of `device`: operations a second in each precision of training, bytes a second of a copy.
+
+    Products in float32 may be computed in TF32 on a GPU, as training allows.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if device.type == "cuda" else before)
+    try:
+        rates = {precision: _products(device, precision) for precision in ("float32", "bfloat16")}
+    finally:
+        torch.set_float32_matmul_precision(before)
+    return {"operations_per_s": rates, "bytes_per_s": _copies(device), "repeats": REPEATS}
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Minimum, median and maximum, to four digits."""
+    found = {"min": min(values), "median": statistics.median(values), "max": max(values)}
+    return {name: float(f"{value:.4g}") for name, value in found.items()}
+
+
+def _products(device: torch.device, precision: str) -> dict[str, Any]:
+    """Two operations a multiplication with its addition, by the side of the matrices."""
+    dtype = getattr(torch, precision)
+    rates = {}
+    for side in SIDES[device.type]:
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+        product = torch.empty_like(a)
+        spent = _seconds(partial(torch.mm, a, b, out=product), device)
+        rates[side] = spread([2 * side**3 / each for each in spent])
+    best = max(rates, key=lambda side: rates[side]["median"])
+    return {"median": rates[best]["median"], "by_side": {str(side): rate for side, rate in rates.items()}}
+
+
+def _copies(device: torch.device) -> dict[str, Any]:
+    """Bytes read and bytes written, both counted."""
+    count = COPIED[device.type]
+    source = torch.ones(count, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    rate = spread([2 * count / each for each in _seconds(lambda: target.copy_(source), device)])
+    return {**rate, "copied": count}
+
+
+def _seconds(call: Callable[[], object], device: torch.device) -> list[float]:
+    """The time of each counted call, on the device itself."""
+    for _ in range(_UNCOUNTED):
+        call()
+    if device.type != "cuda":
+        return [_clock(call) for _ in range(REPEATS)]
+    pairs = []
+    for _ in range(REPEATS):
+        pair = tuple(torch.cuda.Event(enable_timing=True) for _ in range(2))
+        pair[0].record()
+        call()
+        pair[1].record()
+        pairs.append(pair)
+    torch.cuda.synchronize(device)
+    return [before.elapsed_time(after) / 1000 for before, after in pairs]
+
+
+def _clock(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started

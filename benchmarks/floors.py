@@ -1,0 +1,88 @@
+"""The least time of a step of training by the ceilings of a machine: from its operations and its bytes, part by part.
+
+Bytes are counted as if nothing stayed in a cache between two operations, so code that joins operations, or a cache that
+holds a batch, can be faster than a floor that is one of bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from steps import Spans
+
+from modeling.config import Config
+from modeling.networks.cost import Cost, measure, step_cost
+from modeling.networks.precision import choose_precision
+from modeling.reading.order import Order
+from modeling.runs.evidence import describe
+from modeling.shards import Dataset
+from modeling.tasks import TASKS
+from modeling.training.state import State
+
+# What is counted together, and the parts whose time it is.
+GROUPS = {
+    "batch": ("wait",),
+    "augment": ("augment",),
+    "network": ("forward", "loss", "backward"),
+    "optimiser": ("optimiser", "rest"),
+}
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a part of a step costs, and the precision that its products are computed in."""
+
+    cost: Cost
+    precision: str
+
+
+def count(dataset: Dataset, config: Config, device: torch.device) -> dict[str, Counted]:
+    """The costs of a step, by group: each part is run once, on the first batch of training."""
+    task = TASKS[config.task]
+    split = dataset.split(task.name, "train").select(*task.columns)
+    taken = split.take(Order(len(split), config.seed, config.batch).batch(0, 0))
+    batch = {name: torch.from_numpy(values).to(device) for name, values in taken.items()}
+    state = State(task, config, describe(dataset), device)
+    precision = choose_precision(config.precision, device)
+    changed: dict[str, torch.Tensor] = {}
+    generator = torch.Generator(device).manual_seed(config.seed)
+    augment = measure(lambda: changed.update(task.augment(batch, generator, config)))
+    network = step_cost(
+        state.model,
+        lambda outputs: task.loss(outputs, changed, config)[0],
+        changed["image"],
+        getattr(torch, precision),
+    )
+    optimiser = measure(lambda: state.advance(0, 1.0))
+    read_and_written = 2 * sum(tensor.nbytes for tensor in batch.values())
+    return {
+        "batch": Counted(Cost(0, read_and_written), precision),
+        "augment": Counted(augment, precision),
+        "network": Counted(network, precision),
+        "optimiser": Counted(optimiser, str(state.optimizer.dtype).removeprefix("torch.")),
+    }
+
+
+def find_floors(costs: dict[str, Counted], ceilings: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Seconds of each group and of the whole "step", by operations, by bytes, and the larger of the two."""
+    floors = {}
+    for name, counted in costs.items():
+        rate = ceilings["operations_per_s"][counted.precision]["median"]
+        floors[name] = {
+            "operations": counted.cost.operations,
+            "bytes": counted.cost.bytes,
+            "operations_s": counted.cost.operations / rate,
+            "bytes_s": counted.cost.bytes / ceilings["bytes_per_s"]["median"],
+        }
+    floors["step"] = {kind: sum(floor[kind] for floor in floors.values()) for kind in floors["network"]}
+    for floor in floors.values():
+        floor["floor_s"] = max(floor["operations_s"], floor["bytes_s"])
+    return floors
+
+
+def achieved(floors: dict[str, dict[str, float]], medians: Spans) -> dict[str, float]:
+    """Floor over time, of each group that costs anything and of the step; `medians` has seconds of parts and "step"."""
+    spent = {name: sum(medians[part] for part in parts) for name, parts in GROUPS.items()} | {"step": medians["step"]}
+    return {name: round(floors[name]["floor_s"] / spent[name], 4) for name in spent if floors[name]["floor_s"]}

@@ -1,0 +1,165 @@
+"""Steady steps of training beside what the machine can do: the time of each part, its floor, and the wait for data.
+
+The floor of a step is that of its operations at the rate of matrix products, or of its bytes at the rate of copying,
+whichever takes longer; `modeling.networks.cost` counts both. Writes one JSON file of evidence after each task; what
+could not be measured is absent, and "absent" says why.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import ceilings
+import click
+import floors
+import torch
+from ceilings import spread
+from steps import PARTS, Spans, take_steps
+
+from modeling import config as configs
+from modeling.config import PRESETS, Config
+from modeling.networks.precision import choose_precision
+from modeling.options import TASKS, dataset_option, device_option, find_device, threads_option
+from modeling.runs.evidence import describe, environment
+from modeling.shards import Dataset, open_dataset
+from modeling.training.loader import Mode
+
+MODES: dict[str, tuple[Mode, ...]] = {"cpu": ("mapped",), "cuda": ("resident", "streamed")}
+
+Record = dict[str, Any]
+
+
+@click.command()
+@dataset_option
+@device_option
+@threads_option
+@click.option("--preset", type=click.Choice([*PRESETS[TASKS[0]]]), help="[default: cpu, or gpu where there is one]")
+@click.option("--task", type=click.Choice([*TASKS, "all"]), default="all", show_default=True)
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change a setting of the preset.")
+@click.option("--steps", type=click.IntRange(1), default=50, show_default=True, help="Steps that count.")
+@click.option("--warm-up", type=click.IntRange(1), default=10, show_default=True, help="Steps before them.")
+@click.option("--evidence", type=click.Path(path_type=Path), default=Path("results/roofline.json"), show_default=True)
+def main(
+    directory: Path,
+    device_name: str,
+    threads: int | None,
+    preset: str | None,
+    task: str,
+    assignments: tuple[str, ...],
+    steps: int,
+    warm_up: int,
+    evidence: Path,
+) -> None:
+    """Measure, print, and write the evidence after each task."""
+    device = find_device(device_name, threads)
+    preset = preset or ("gpu" if device.type == "cuda" else "cpu")
+    dataset = open_dataset(directory)
+    chosen = [configs.preset(each, preset).override(assignments) for each in (TASKS if task == "all" else (task,))]
+    settings = [f"--preset {preset}", *(f"--set {assignment}" for assignment in assignments)]
+    facts: Record = {
+        "command": " ".join(["python benchmarks/roofline.py", *settings]),
+        "preset": preset,
+        "dataset": describe(dataset),
+        "environment": environment(device, choose_precision(chosen[0].precision, device)),
+        "machine": describe_machine(device),
+        "steps": steps,
+        "warm_up": warm_up,
+        "ceilings": ceilings.measure(device),
+        "tasks": {},
+        "absent": {},
+    }
+    if device.type == "cpu":
+        facts["absent"] |= {
+            "host_s, peak_bytes": "the CPU is the device",
+            "resident, streamed": "ways to feed a GPU; a CPU takes its batches from the mapped shards",
+        }
+    evidence.parent.mkdir(exist_ok=True)
+    for config in chosen:
+        facts["tasks"][config.task] = measure(dataset, config, device, facts, warm_up, steps)
+        evidence.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+    click.echo(table(facts))
+
+
+def describe_machine(device: torch.device) -> Record:
+    """What is not in `environment`: the load beside this, and of a GPU its size and the versions of its libraries."""
+    facts: Record = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
+    if device.type == "cuda":
+        told = torch.cuda.get_device_properties(device)
+        facts |= {
+            "capability": f"{told.major}.{told.minor}",
+            "multiprocessors": told.multi_processor_count,
+            "bytes": told.total_memory,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+        }
+    return facts
+
+
+def measure(dataset: Dataset, config: Config, device: torch.device, facts: Record, warm_up: int, steps: int) -> Record:
+    """Floors and times of one task, for each way to feed the device; `facts` is told why one is absent."""
+    floor = floors.find_floors(floors.count(dataset, config, device), facts["ceilings"])
+    found: Record = {"floors": floor, "fed": {}}
+    for mode in MODES[device.type]:
+        click.echo(f"{config.task}, {mode}", err=True)
+        if config.compile != "none":
+            torch.compiler.reset()  # what was compiled for the way before keeps its memory
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        try:
+            marks, evidence = take_steps(dataset, config, device, mode, warm_up=warm_up, steps=steps)
+        except torch.OutOfMemoryError as error:
+            facts["absent"][f"{config.task}, {mode}"] = str(error).splitlines()[0]
+            continue
+        found |= {"config": evidence.config, "parameters": evidence.parameters}
+        fed = summarise(marks.device()[warm_up:], config.batch)
+        fed["achieved"] = floors.achieved(floor, {name: each["median"] for name, each in fed["parts_s"].items()})
+        if device.type == "cuda":
+            fed["host_s"] = summarise(marks.host()[warm_up:], config.batch)["parts_s"]
+            fed["peak_bytes"] = torch.cuda.max_memory_allocated(device)
+        found["fed"][mode] = fed
+    return found
+
+
+def summarise(steps: list[Spans], batch: int) -> Record:
+    """The spread of each part and of the whole "step" in seconds, samples a second, and the share spent waiting."""
+    whole = [sum(step.values()) for step in steps]
+    parts = {part: spread([step[part] for step in steps]) for part in PARTS} | {"step": spread(whole)}
+    return {
+        "parts_s": parts,
+        "samples_per_s": round(batch / parts["step"]["median"], 1),
+        "waiting": round(sum(step["wait"] for step in steps) / sum(whole), 4),
+    }
+
+
+def table(facts: Record) -> str:
+    """The figures for a reader: milliseconds, medians."""
+    rates, told = facts["ceilings"], facts["environment"]
+    lines = [
+        f"{told['device']}, {told['threads']} threads, {told['precision']}, preset {facts['preset']}",
+        *(
+            f"products in {precision}: {rate['median'] / 1e12:.3g} TFLOP/s"
+            for precision, rate in rates["operations_per_s"].items()
+        ),
+        f"copying: {rates['bytes_per_s']['median'] / 1e9:.3g} GB/s",
+        "",
+        f"{'ms a step':<22}" + "".join(f"{name:>10}" for name in (*PARTS, "step", "floor", "achieved", "waiting")),
+    ]
+    for task, measured in facts["tasks"].items():
+        for mode, fed in measured["fed"].items():
+            times = [fed["parts_s"][name]["median"] for name in (*PARTS, "step")] + [
+                measured["floors"]["step"]["floor_s"]
+            ]
+            shares = fed["achieved"]["step"], fed["waiting"]
+            lines.append(
+                f"{f'{task}, {mode}':<22}"
+                + "".join(f"{1000 * each:>10.3g}" for each in times)
+                + "".join(f"{each:>10.1%}" for each in shares)
+            )
+    return "\n".join([*lines, *(f"absent: {what}: {why}" for what, why in facts["absent"].items())])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The marks between the parts of a step, and the evidence that the benchmark writes: on a CPU, of tiny networks."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import time
+from pathlib import Path
+from typing import get_args
+
+import fakes
+import pytest
+import torch
+from click.testing import CliRunner
+from torch.optim import optimizer
+
+from modeling.config import preset
+from modeling.networks.cost import Cost
+from modeling.shards import Dataset, open_dataset
+from modeling.training import train as training
+from modeling.training.loader import Loader, Mode
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import ceilings
+import floors
+import roofline
+import steps
+
+sys.path.pop(0)
+
+CPU = torch.device("cpu")
+SMALL = ("batch=250", "channels=4,8", "log_every=2")  # three steps an epoch, the last of 100 samples
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return open_dataset(fakes.tiny(tmp_path_factory.mktemp("roofline")))
+
+
+def test_time_belongs_to_the_part_that_it_ends_and_a_step_ends_when_the_next_batch_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = itertools.accumulate(range(100))  # span number n takes n seconds
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
+    marks = steps.Marks(CPU)
+    one = ["wait", "augment", "forward", "loss", "backward", "optimiser", "rest"]
+    for part in ["rest", *one, "wait", *one, "wait", "augment"]:  # the second wait finds the end of an epoch
+        marks.set(part)
+    first, second = marks.host()
+    assert first == dict(zip(one, range(1, 8), strict=True))
+    assert second == {**dict(zip(one, range(9, 16), strict=True)), "wait": 8 + 9}
+    assert marks.device() == [first, second]
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("mode", get_args(Mode))
+def test_the_steps_that_are_timed_are_those_of_training(dataset: Dataset, mode: Mode, tmp_path: Path) -> None:
+    config = preset("circles", "cpu").override([*SMALL, "steps=9", "evaluate_every=9"])
+    marks, evidence = steps.take_steps(dataset, config, CPU, mode, warm_up=2, steps=5)
+    taken = itertools.count(1)
+    plain = training.train(dataset, config, tmp_path / "run", stop=lambda: next(taken) == 8)
+    assert (evidence.step, evidence.weights) == (8, plain.weights)
+    assert len(marks.host()) == 7
+    assert all(set(step) == set(steps.PARTS) and min(step.values()) > 0 for step in marks.host())
+
+
+def test_training_is_left_as_it_was(dataset: Dataset) -> None:
+    hooks = optimizer._global_optimizer_pre_hooks, optimizer._global_optimizer_post_hooks
+    steps.take_steps(dataset, preset("foreground", "cpu").override(SMALL), CPU, "mapped", warm_up=1, steps=1)
+    assert training.Loader is Loader  # type: ignore[attr-defined]
+    assert [len(each) for each in hooks] == [0, 0]
+
+
+def test_a_floor_is_the_longer_of_operations_and_bytes(dataset: Dataset) -> None:
+    costs = {
+        "network": floors.Counted(Cost(operations=600, bytes=10), "bfloat16"),
+        "optimiser": floors.Counted(Cost(operations=30, bytes=90), "float32"),
+    }
+    rates = {"float32": {"median": 10.0}, "bfloat16": {"median": 100.0}}
+    found = floors.find_floors(costs, {"operations_per_s": rates, "bytes_per_s": {"median": 10.0}})
+    assert {name: floor["floor_s"] for name, floor in found.items()} == {"network": 6.0, "optimiser": 9.0, "step": 10.0}
+    assert found["step"] == {"operations": 630, "bytes": 100, "operations_s": 9.0, "bytes_s": 10.0, "floor_s": 10.0}
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_evidence_has_every_task_its_floors_and_why_something_is_absent(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ceilings, "SIDES", {"cpu": (16, 64)})
+    monkeypatch.setattr(ceilings, "COPIED", {"cpu": 1 << 16})
+    place = tmp_path / "results" / "roofline.json"
+    options = ["--dataset", dataset.path, "--device", "cpu", "--preset", "cpu", "--steps", 3, "--warm-up", 1]
+    changes = [part for each in SMALL for part in ("--set", each)]
+    ran = CliRunner().invoke(roofline.main, [*map(str, options), *changes, "--evidence", str(place)])
+    assert ran.exit_code == 0, ran.output
+    facts = json.loads(place.read_text())
+    assert facts["dataset"]["digest"] == dataset.digest
+    assert facts["environment"]["threads"] == 1
+    assert facts["absent"].keys() == {"host_s, peak_bytes", "resident, streamed"}
+    assert facts["ceilings"]["operations_per_s"]["float32"]["median"] > 0
+    assert list(facts["tasks"]) == list(fakes.TASKS)
+    for task, measured in facts["tasks"].items():
+        fed = measured["fed"]["mapped"]
+        assert measured["config"]["channels"] == [4, 8]
+        assert fed["parts_s"]["step"]["median"] >= fed["parts_s"]["backward"]["median"] > 0
+        assert fed["samples_per_s"] == pytest.approx(250 / fed["parts_s"]["step"]["median"], rel=1e-2)
+        assert 0 < fed["waiting"] < 1
+        assert fed["achieved"]["step"] == pytest.approx(
+            measured["floors"]["step"]["floor_s"] / fed["parts_s"]["step"]["median"], abs=1e-4
+        )
+        assert f"{task}, mapped" in ran.output
+
+
+def test_what_does_not_fit_the_memory_is_absent_with_the_reason(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise torch.OutOfMemoryError("no room\nfor more")
+
+    monkeypatch.setattr(roofline, "take_steps", refuse)
+    rates = {name: {"median": 1.0} for name in ("float32", "bfloat16")}
+    facts = {"ceilings": {"operations_per_s": rates, "bytes_per_s": {"median": 1.0}}, "absent": {}}
+    config = preset("circles", "cpu").override(SMALL)
+    assert roofline.measure(dataset, config, CPU, facts, 1, 1)["fed"] == {}
+    assert facts["absent"] == {"circles, mapped": "no room"}
