@@ -62,10 +62,15 @@ def main(dataset: Path, seeds: str, at_once: int, evidence: Path) -> None:
             for name, settings in choices.items()
             for seed in map(int, seeds.split(","))
         ]
-        runs = [{"task": task, "choice": name, "seed": seed, **each.result()} for task, name, seed, each in begun]
-    facts = {"command": f"python benchmarks/ablation.py --seeds {seeds}", "machine": machine(), "runs": runs}
-    evidence.parent.mkdir(exist_ok=True)
-    evidence.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+        facts: dict[str, Any] = {
+            "command": f"python benchmarks/ablation.py --dataset {dataset} --seeds {seeds}",
+            "machine": machine(),
+            "runs": [],
+        }
+        evidence.parent.mkdir(exist_ok=True)
+        for task, name, seed, each in begun:
+            facts["runs"].append({"task": task, "choice": name, "seed": seed, **each.result()})
+            evidence.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
     click.echo(tables(facts))
 
 
@@ -75,9 +80,9 @@ def run(task: str, settings: list[str], seed: int, dataset: Path, out: Path) -> 
     place = ["--dataset", str(dataset), "--threads", "1"]
     modeling = [sys.executable, "-m", "modeling"]
     trained = [*modeling, "train", task, *place, "--out", str(out), "--seed", str(seed), *changes, "--json"]
-    evidence = json.loads(subprocess.run(trained, check=True, capture_output=True, text=True).stdout)[0]
+    evidence = json.loads(subprocess.run(trained, check=True, stdout=subprocess.PIPE, text=True).stdout)[0]
     scored = [*modeling, "score", str(out / task), *place, "--split", "val", "--json"]
-    record = json.loads(subprocess.run(scored, check=True, capture_output=True, text=True).stdout)[0]
+    record = json.loads(subprocess.run(scored, check=True, stdout=subprocess.PIPE, text=True).stdout)[0]
     kept = ("config", "environment", "parameters", "seconds", "weights")
     return {
         **{name: evidence[name] for name in kept},

@@ -20,6 +20,7 @@ import click
 from build import machine, spread
 
 TASKS = ("foreground", "circles", "mosaics")
+_OTHER_CLASSES = 3  # the exit code for what was given to work on, or to score, and cannot be used
 _PATIENCE = 0.5  # seconds between two looks at the memory of the processes
 
 
@@ -33,8 +34,9 @@ _PATIENCE = 0.5  # seconds between two looks at the memory of the processes
 def main(dataset: Path, seeds: str, preset: str, runs: Path | None, also: tuple[Path, ...], evidence: Path) -> None:
     """Train and score with each seed, print, and write the evidence after each."""
     with tempfile.TemporaryDirectory() as scratch:
+        others = "".join(f" --also {each}" for each in also)
         facts: dict[str, Any] = {
-            "command": f"python benchmarks/training.py --preset {preset} --seeds {seeds}",
+            "command": f"python benchmarks/training.py --preset {preset} --seeds {seeds} --dataset {dataset}{others}",
             "preset": preset,
             "machine": machine(),
             "runs": [],
@@ -79,11 +81,11 @@ def descendants(pid: int) -> list[int]:
     """A process and those that it started, and they; as far as the system tells, which Linux does."""
     found = [pid]
     for each in found:
-        for children in Path(f"/proc/{each}/task").glob("*/children"):
-            try:
+        try:
+            for children in Path(f"/proc/{each}/task").glob("*/children"):
                 found += map(int, children.read_text().split())
-            except OSError:  # it has just ended
-                continue
+        except OSError:  # it has just ended
+            continue
     return found
 
 
@@ -125,6 +127,8 @@ def elsewhere(out: Path, dataset: Path) -> dict[str, Any]:
     for task in TASKS:
         command = [sys.executable, "-m", "modeling", "score", str(out / task), "--dataset", str(dataset)]
         done = subprocess.run([*command, "--split", "test", "--json"], capture_output=True, text=True, check=False)
+        if done.returncode not in (0, _OTHER_CLASSES):
+            raise SystemExit(f"{command} ended with status {done.returncode}: {done.stderr}")
         if done.returncode == 0:
             record = json.loads(done.stdout)[0]
             found |= {"dataset": record["dataset"]["digest"], "source": record["dataset"]["source"]}
@@ -154,9 +158,12 @@ def summarize(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def spread_of(shares: Sequence[float]) -> dict[str, float]:
-    """Minimum, mean and maximum of scores, as fractions."""
-    return {"min": min(shares), "mean": sum(shares) / len(shares), "max": max(shares)}
+def spread_of(shares: Sequence[float | None]) -> dict[str, float] | None:
+    """Minimum, mean and maximum of scores, as fractions; None where one of them is undefined."""
+    defined = [share for share in shares if share is not None]
+    if len(defined) < len(shares):
+        return None
+    return {"min": min(defined), "mean": sum(defined) / len(defined), "max": max(defined)}
 
 
 if __name__ == "__main__":
