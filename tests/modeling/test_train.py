@@ -24,7 +24,6 @@ from modeling import files, runs
 from modeling.config import Config
 from modeling.errors import BusyError, DamagedError, FormatError, InputError, TrainingError
 from modeling.files import hold
-from modeling.networks.precision import choose_precision
 from modeling.runs import checkpoint
 from modeling.runs import folder as run_folder
 from modeling.runs.evidence import Evidence
@@ -367,7 +366,7 @@ def test_the_evidence_tells_what_was_trained_on_what_and_where(dataset: Dataset,
     assert told["dataset"]["digest"] == dataset.digest
     assert told["environment"]["versions"]["torch"] == torch.__version__
     assert told["environment"]["threads"] == 1
-    assert told["environment"]["precision"] == choose_precision("auto", torch.device("cpu"))
+    assert told["environment"]["precision"] == "float32"
     assert told["environment"]["device"]
     assert told["finished"] is True
     assert told["step"] == 40
