@@ -32,6 +32,7 @@ def decoder(samples: Samples) -> Callable[[bytes], dict[str, Array]]:
 
 
 def stack(found: list[dict[str, Array]]) -> list[Array]:
+    """The columns of the samples, in the order of the first one's."""
     return [np.stack([sample[name] for sample in found]) for name in found[0]]
 
 
@@ -66,7 +67,12 @@ def mosaicml(samples: Samples, folder: Path) -> Read:
         for i in range(len(samples["image"])):
             writer.write({name: array[i] for name, array in samples.items()})
     dataset = library.StreamingDataset(local=str(folder / "all"), shuffle=False, batch_size=CHUNK)
-    return each(lambda batch: stack([dataset[i] for i in batch.tolist()]))
+
+    def read(batch: Array) -> list[Array]:
+        found = [dataset[i] for i in batch.tolist()]  # whose columns are in the order of their names
+        return [np.stack([sample[name] for sample in found]) for name in samples]
+
+    return each(read)
 
 
 def webdataset(samples: Samples, folder: Path) -> Read:
