@@ -1,8 +1,9 @@
 """What a shuffled epoch of the mosaics (image, mask, label) costs: ours, a plain numpy.take, and other libraries.
 
 The floor is numpy.take on one contiguous array in memory, into warm buffers, its order drawn beforehand; ours reads the
-mapped shards, its order and its tensors included. Peers keep --count samples in their own formats, and are skipped
-where they are not installed. All take turns in one process; its processor seconds count, all threads together.
+mapped shards, its order and its tensors included. Peers keep --count samples in their own formats; what they read is
+compared with what was written before it is timed, and one that cannot be measured is told with the reason. All take
+turns in one process; its processor seconds count, all threads together.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import click
 import numpy as np
 import numpy.typing as npt
 import torch
-from peers import PEERS, Read
+from peers import PEERS, Peer, check
+from peers.base import CHUNK, Read, Samples
 
 from modeling.reading.order import Order
 from modeling.shards import Split, open_dataset
@@ -75,26 +77,35 @@ def once(read: Read, order: Array, batch: int) -> Epoch:
     return lambda: read(batches)
 
 
-def peers(split: Split, folder: Path, count: int, batch: int) -> tuple[dict[str, Epoch], dict[str, str]]:
-    """The peers that could be written and read, and why the others could not."""
-    samples = {name: split[name][:count] for name in COLUMNS}
-    order = np.random.default_rng(0).permutation(count)
+def reason(peer: Peer, error: Exception) -> str:
+    """Why a peer cannot be measured, in one line."""
+    if not isinstance(error, ModuleNotFoundError):
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"not installed: {error}" + (f"; it needs {peer.needs}" if peer.needs else "")
+
+
+def prepare(
+    chosen: Iterable[str], samples: Samples, folder: Path, batch: int
+) -> tuple[dict[str, Epoch], dict[str, str]]:
+    """The peers that were written and read back right, and why the others are not measured."""
+    order = np.random.default_rng(0).permutation(len(samples["image"]))
     ready: dict[str, Epoch] = {}
-    skipped: dict[str, str] = {}
-    for name, (distribution, write) in PEERS.items():
-        place = folder / distribution / write.__name__
-        place.mkdir(parents=True)
+    absent: dict[str, str] = {}
+    for number, name in enumerate(chosen):
+        peer = PEERS[name]
+        place = folder / str(number)
+        place.mkdir()
+        started = time.perf_counter()
         try:
-            epoch = once(write(samples, place), order, batch)
-            next(epoch())
-        except ImportError:
-            skipped[name] = "not installed"
+            read = peer.write(samples, place)
+            check(peer, read, samples, order, batch)
         except Exception as error:  # noqa: BLE001  (whatever stops a peer stops that peer alone)
-            skipped[name] = f"{type(error).__name__}: {str(error)[:200]}"
+            absent[name] = reason(peer, error)
+            click.echo(f"not measured: {name}: {absent[name]}", err=True)
         else:
-            ready[f"{name} ({metadata.version(distribution)})"] = epoch
-            click.echo(f"written: {name}", err=True)
-    return ready, skipped
+            ready[f"{name} ({metadata.version(peer.distribution)})"] = once(read, order, batch)
+            click.echo(f"written and checked: {name}, {time.perf_counter() - started:.1f} s", err=True)
+    return ready, absent
 
 
 def summary(values: list[float]) -> dict[str, float]:
@@ -108,16 +119,23 @@ def ratios(values: list[float], floors: list[float]) -> dict[str, float]:
 
 @click.command()
 @click.option("--dataset", type=click.Path(path_type=Path), default=Path("data/mnist"), show_default=True)
+@click.option("--peer", "chosen", multiple=True, type=click.Choice(list(PEERS)), help="Only these; all unless given.")
 @click.option("--count", default=65_536, show_default=True, help="Samples that each peer keeps; ours reads the split.")
-@click.option("--batch", default=512, show_default=True)
 @click.option("--rounds", default=5, show_default=True)
-@click.option("--seconds", default=5.0, show_default=True, help="Most wall time for one peer in one round.")
+@click.option("--seconds", default=3.0, show_default=True, help="Most wall time for one peer in one round.")
 @click.option("--scratch", type=click.Path(path_type=Path), help="Where peers write; removed at the end.")
 @click.option("--evidence", type=click.Path(path_type=Path), default=Path("results/loader.json"), show_default=True)
 def main(
-    dataset: Path, count: int, batch: int, rounds: int, seconds: float, scratch: Path | None, evidence: Path
+    dataset: Path,
+    chosen: tuple[str, ...],
+    count: int,
+    rounds: int,
+    seconds: float,
+    scratch: Path | None,
+    evidence: Path,
 ) -> None:
     """Measure in turns, print, write the evidence."""
+    batch = CHUNK
     opened = open_dataset(dataset)
     split = opened.split("mosaics", "train")
     order = Order(len(split), 0, batch)
@@ -125,7 +143,8 @@ def main(
     epochs = itertools.count()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        theirs, skipped = peers(split, Path(folder), min(count, len(split)), batch)
+        samples = {name: split[name][:count] for name in COLUMNS}
+        theirs, absent = prepare(chosen or PEERS, samples, Path(folder), batch)
         contestants: dict[str, Epoch] = {
             "numpy.take (the floor)": floor([np.asarray(split[name]) for name in COLUMNS], batch),
             "ours": lambda: loader.epoch(next(epochs)),
@@ -158,7 +177,8 @@ def main(
         "samples_per_cpu_s": {name: summary(values) for name, values in cpu.items()},
         "samples_per_wall_s": {name: summary(values) for name, values in wall.items()},
         "cpu_over_floor": {name: ratios(values, cpu[base]) for name, values in cpu.items()},
-        "skipped": skipped,
+        "shuffles": {name: PEERS[name.rpartition(" (")[0]].shuffles for name in theirs},
+        "not_measured": absent,
     }
     evidence.parent.mkdir(exist_ok=True)
     evidence.write_text(json.dumps(facts, indent=2) + "\n")

@@ -1,0 +1,71 @@
+"""What a peer is, and the check that what it reads is what was written."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Samples = Mapping[str, Array]
+Read = Callable[[Iterable[Array]], Iterator[Sequence[Any]]]
+
+CHUNK, SHARD = 512, 16_384
+
+ASKED = "every sample, in the order that is asked for"
+OWN = "every sample, in an order of its own"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One way to keep samples and to read them in batches.
+
+    `write(samples, folder)` writes them and returns `read`; read(batches of indices) yields for each batch one array a
+    column, in the order of the columns. A peer that cannot be told an order reads as many batches of CHUNK samples in
+    one that it draws itself, and `shuffles` says how far that mixes. `distribution` is the one whose version is told,
+    `needs` what installing it takes beyond `pip install`.
+    """
+
+    distribution: str
+    write: Callable[[Samples, Path], Read]
+    shuffles: str = ASKED
+    needs: str = ""
+
+
+def load(name: str) -> Any:
+    """A library that may not be installed; its types are nobody's business here."""
+    return importlib.import_module(name)
+
+
+def each(read: Callable[[Array], Sequence[Any]]) -> Read:
+    """Read batch by batch."""
+    return lambda batches: (read(batch) for batch in batches)
+
+
+def stream(epoch: Callable[[], Iterable[Sequence[Any]]]) -> Read:
+    """Read in the order that `epoch` has, as many batches as are asked for."""
+    return lambda batches: (found for found, _ in zip(epoch(), batches, strict=False))
+
+
+def check(peer: Peer, read: Read, samples: Samples, order: Array, batch: int) -> None:
+    """Read one batch, and compare it with the samples: ValueError where it is not they, to the byte and the dtype.
+
+    The rows of a peer with an order of its own are found by their first column, whose rows must all differ.
+    """
+    wanted = order[:batch]
+    found = [np.asarray(array) for array in next(iter(read([wanted])))]
+    if peer.shuffles != ASKED:
+        first = next(iter(samples.values()))
+        places = {row.tobytes(): place for place, row in enumerate(first)}
+        wanted = np.array([places.get(row.tobytes(), -1) for row in found[0]])
+        if len(wanted) != len(order[:batch]) or len(set(wanted.tolist())) != len(wanted) or wanted.min() < 0:
+            raise ValueError(f"expected {len(order[:batch])} samples that differ, found others")
+    for name, array in zip(samples, found, strict=True):
+        truth = samples[name][wanted]
+        if array.dtype != truth.dtype or not np.array_equal(array, truth):
+            raise ValueError(f"read another {name} than was written")
