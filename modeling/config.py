@@ -28,7 +28,7 @@ class Config:
     # Model: channels at each scale, fine to coarse; blocks a scale; what only some tasks have.
     channels: tuple[int, ...] = (16, 32, 64)
     blocks: int = 1
-    context: bool = True  # foreground: global context
+    context: bool = True  # foreground: global context; mosaics: local context
     refinements: int = 2  # circles: rounds that look again, relative to the circle found so far
 
     # Steps of one batch each; the order runs on through as many epochs as they take.

@@ -56,7 +56,7 @@ class Trunk(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.ascend(self.descend(x))
+        return self.ascend(self.descend(x))[0]
 
     def descend(self, x: Tensor) -> list[Tensor]:
         """The features of each scale, fine to coarse, on the way down."""
@@ -65,9 +65,9 @@ class Trunk(nn.Module):
             scales.append(stage(down(F.relu(scales[-1]))))
         return scales
 
-    def ascend(self, scales: list[Tensor]) -> Tensor:
-        """The features of the finest scale after the way up, from those of each scale."""
-        x = scales[-1]
+    def ascend(self, scales: list[Tensor]) -> list[Tensor]:
+        """The features of each scale, fine to coarse, after the way up, from those on the way down."""
+        features = [scales[-1]]
         for up, stage, skip in zip(reversed(self.up), reversed(self.decoder), scales[-2::-1], strict=True):
-            x = stage(skip + F.interpolate(up(F.relu(x)), scale_factor=2.0, mode="nearest"))
-        return x
+            features.append(stage(skip + F.interpolate(up(F.relu(features[-1])), scale_factor=2.0, mode="nearest")))
+        return features[::-1]

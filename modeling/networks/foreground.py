@@ -42,10 +42,10 @@ class ForegroundNet(nn.Module):
         x = self.stem(scale(pad(image, self.multiple)))
         scales = self.trunk.descend(x)
         if not self.context:
-            logits = self.head(F.relu(self.trunk.ascend(scales)))[:, 0, :height, :width]
+            logits = self.head(F.relu(self.trunk.ascend(scales)[0]))[:, 0, :height, :width]
             return {"logits": logits.float()}
         summary = F.relu(self.mixer(F.relu(self.embedding(grey_levels(image) * 16))))
         scales[-1] = scales[-1] + self.offset(summary)[:, :, None, None]
-        logits = self.head(F.relu(self.trunk.ascend(scales)))[:, 0, :height, :width]
+        logits = self.head(F.relu(self.trunk.ascend(scales)[0]))[:, 0, :height, :width]
         curve = self.curve(summary).float()
         return {"logits": logits.float() + curve.gather(1, image.flatten(1).long()).view_as(image)}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from modeling.networks.blocks import Trunk
 from modeling.networks.images import pad, scale
+from modeling.networks.statistics import LocalContext
 
 
 class MosaicNet(nn.Module):
@@ -18,26 +19,36 @@ class MosaicNet(nn.Module):
 
     `classes` (B, K, ceil(H / 2), ceil(W / 2)) are logits of the class of each cell, whatever in it is foreground.
     `foreground` (B, H, W) is the logit of each pixel to be foreground: linear in its grey level, with a slope for
-    each cell and an offset for each pixel. `semantic` puts both together.
+    each cell and an offset for each pixel. With local context both are corrected by the grey levels around, cells of
+    4x4 pixels at a time. `semantic` puts classes and foreground together.
     """
 
-    ends = ("stem", "class_head", "pixel_head")
+    ends = ("stem", "class_head", "pixel_head", "context.levels", "context.correction", "context.pointer")
 
-    def __init__(self, channels: Sequence[int], blocks: int, *, classes: int) -> None:
+    def __init__(self, channels: Sequence[int], blocks: int, *, classes: int, context: bool) -> None:
         super().__init__()
         self.multiple = 2 ** len(channels)
         self.stem = nn.Conv2d(4, channels[0], 3, padding=1)
         self.trunk = Trunk(channels, blocks)
         self.class_head = nn.Conv2d(channels[0], classes, 1)
         self.pixel_head = nn.Conv2d(channels[0], 5, 1)
+        self.level = min(1, len(channels) - 1)  # the scale that is as fine as the local context
+        self.context = LocalContext(channels[self.level], 2 ** (1 + self.level)) if context else None
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         height, width = image.shape[-2:]
-        padded = scale(pad(image, self.multiple))
-        x = F.relu(self.trunk(F.relu(self.stem(F.pixel_unshuffle(padded, 2)))))
+        whole = pad(image, self.multiple)
+        grey = scale(whole)
+        features = self.trunk.ascend(self.trunk.descend(F.relu(self.stem(F.pixel_unshuffle(grey, 2)))))
+        x = F.relu(features[0])
         pixel = self.pixel_head(x).float()
         slope = F.interpolate(pixel[:, :1], scale_factor=2.0, mode="nearest")
-        foreground = (F.pixel_shuffle(pixel[:, 1:], 2) + slope * (padded * 16))[:, 0, :height, :width]
+        offset = F.pixel_shuffle(pixel[:, 1:], 2)
+        if self.context is not None:
+            found = self.context(whole, F.relu(features[self.level])) * 16
+            corrections = F.interpolate(found, scale_factor=float(self.context.cell), mode="nearest")
+            offset, slope = offset + corrections[:, :1], slope + corrections[:, 1:] / 16
+        foreground = (offset + slope * (grey * 16))[:, 0, :height, :width]
         classes = self.class_head(x)[:, :, : -(-height // 2), : -(-width // 2)]
         return {"classes": classes.float(), "foreground": foreground}
 

@@ -16,7 +16,7 @@ from modeling.tasks.task import Batch, Facts, Loss, Task
 
 
 def _build(config: Config, facts: Facts) -> nn.Module:
-    return MosaicNet(config.channels, config.blocks, classes=len(facts["classes"]))
+    return MosaicNet(config.channels, config.blocks, classes=len(facts["classes"]), context=config.context)
 
 
 def _augment(batch: Batch, generator: torch.Generator, config: Config) -> Batch:

@@ -1,0 +1,78 @@
+"""The grey levels of the digit that a place belongs to, where nobody says which digits there are."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modeling.networks.images import LEVELS
+
+_RANGES = 16  # of grey levels, each as wide as the next
+_REACH = 3  # cells from the middle of a window to its edge: 7 cells of 4 pixels are as wide as an MNIST digit
+_PLACES = (0, 2, 4, 6)  # cells from the edge of a window to where its cell may point: every second place will do
+
+
+class LocalContext(nn.Module):
+    """What the grey levels around say about the foreground: an offset and a slope for each cell of the image.
+
+    Over a window of 7x7 cells around each cell, the pixels in each of 16 ranges of grey levels are counted and added
+    up. A small network turns these statistics into the offset and the slope that would be right for a digit in the
+    middle of the window. And each cell points, by its features, to where in its own window the digit is centred that
+    it belongs to: it takes the mean of the offsets and slopes there, by the weights that it gave to 4x4 places.
+
+    No threshold criterion is wired in and no grid is known. Always in float32, but for the pointing.
+    """
+
+    def __init__(self, features: int, cell: int, *, width: int = 32) -> None:
+        super().__init__()
+        self.cell = cell
+        self.levels = nn.Linear(2 * _RANGES, width)
+        self.mixer = nn.Linear(width, width)
+        self.correction = nn.Linear(width, 2)
+        self.pointer = nn.Linear(features, len(_PLACES) ** 2)
+        nn.init.zeros_(self.correction.weight)
+        nn.init.zeros_(self.correction.bias)
+
+    def forward(self, image: Tensor, features: Tensor) -> Tensor:
+        """Offset and slope: uint8 (B, H, W) and (B, C, H / cell, W / cell) -> float32 (B, 2, H / cell, W / cell)."""
+        weights = self.pointer(features.permute(0, 2, 3, 1)).float().softmax(-1).permute(0, 3, 1, 2)
+        with torch.autocast(image.device.type, enabled=False):
+            seen = window_sums(level_sums(image, self.cell)) / ((2 * _REACH + 1) * self.cell) ** 2
+            hidden = F.relu(self.mixer(F.relu(self.levels(seen * 16))))
+            centred = F.pad(self.correction(hidden).permute(0, 3, 1, 2), (_REACH,) * 4)
+            height, width = weights.shape[-2:]
+            near = torch.stack([centred[..., y : y + height, x : x + width] for y in _PLACES for x in _PLACES], 2)
+            return (near * weights[:, None]).sum(2)
+
+
+def level_sums(image: Tensor, cell: int) -> Tensor:
+    """Pixels of each cell in each range of grey levels, and how far above the range's start they are, added up.
+
+    uint8 (B, H, W) of sides that cells divide -> float32 (B, H / cell, W / cell, 32): 16 counts, then 16 sums in
+    shares of a range. Numerators are whole, so the order in which they are added makes no difference.
+    """
+    batch, height, width = image.shape
+    down, across = height // cell, width // cell
+    pixels = image.view(batch, down, cell, across, cell).transpose(2, 3).reshape(batch, down, across, cell * cell)
+    span = LEVELS // _RANGES
+    ranges = torch.div(pixels, span, rounding_mode="floor").long()
+    above = (pixels - ranges * span).float()
+    sums = torch.zeros(batch, down, across, 2 * _RANGES, device=image.device)
+    sums.scatter_add_(3, ranges, torch.ones_like(above))
+    sums.scatter_add_(3, ranges + _RANGES, above)
+    return torch.cat([sums[..., :_RANGES], sums[..., _RANGES:] / span], 3)
+
+
+def window_sums(cells: Tensor) -> Tensor:
+    """The sum over the window around each cell, nothing being outside of the image: (B, h, w, K) -> the same shape."""
+    batch, height, width, values = cells.shape
+    down, across = (_band(size, cells) for size in (height, width))
+    rows = down @ cells.reshape(batch, height, width * values)
+    return across @ rows.view(batch, height, width, values)
+
+
+def _band(size: int, like: Tensor) -> Tensor:
+    """1 where row and column are no further apart than a window reaches: (size, size)."""
+    places = torch.arange(size, device=like.device)
+    return ((places[:, None] - places).abs() <= _REACH).to(like.dtype)
