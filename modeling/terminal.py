@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -29,7 +30,8 @@ def failure(message: str, exit_code: int) -> click.ClickException:
 class Progress:
     """What to call with the name of a task and each record of its log.
 
-    Prints a line for each evaluation; on a terminal also one that moves on, with all tasks that are being trained.
+    Prints a line for each evaluation; on a terminal also one that moves on, with all tasks that are being trained. That
+    nobody reads it any more is no reason to lose a run: what cannot be printed is not.
     """
 
     def __init__(self, steps: Mapping[str, int], headlines: Mapping[str, str]) -> None:
@@ -54,10 +56,14 @@ class Progress:
                 f" {record['samples_per_second']:,.0f} samples/s {duration(record['seconds_left'])} left"
             )
             width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be overwritten
-            click.echo(f"\r\033[K{' | '.join(self._now.values())[:width]}", nl=False, err=True)
+            self._print(f"\r\033[K{' | '.join(self._now.values())[:width]}")
 
     def _stay(self, text: str) -> None:
-        click.echo(f"\r\033[K{text}" if self._moving else text, err=True)
+        self._print(f"\r\033[K{text}\n" if self._moving else f"{text}\n")
+
+    def _print(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            click.echo(text, nl=False, err=True)
 
 
 def print_trained(evidence: Evidence, folder: Path, headline: str) -> None:

@@ -21,10 +21,10 @@ from helpers import on_one_thread
 
 from modeling import runs
 from modeling.cli import cli
-from modeling.options import interruptible
 from modeling.scoring.predictions import write_predictions
 from modeling.shards import open_dataset
 from modeling.terminal import Progress, duration, percent
+from modeling.training.signals import interruptible
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = [
@@ -251,6 +251,31 @@ def test_an_interrupted_run_leaves_a_checkpoint_and_says_how_to_go_on(
     assert evidence["step"] >= 1
     lines = (tmp_path / "foreground" / runs.LOG).read_text().splitlines()
     assert json.loads(lines[-1])["step"] <= evidence["step"]
+
+
+def test_an_interrupted_run_leaves_a_checkpoint_though_nobody_reads_what_it_tells(folder: Path, tmp_path: Path) -> None:
+    program = python(*long_run(folder, tmp_path), "--set", "evaluate_every=50")
+    wait_for(tmp_path / "foreground" / runs.LOG, program)
+    assert program.stderr is not None
+    program.stderr.close()  # as `2>&1 | tee` does, which Ctrl-C ends too
+    until = told(tmp_path) + 120  # evaluations are told meanwhile
+    while program.poll() is None and told(tmp_path) < until:
+        time.sleep(0.02)
+    program.send_signal(signal.SIGINT)
+    assert program.stdout is not None
+    program.stdout.read()
+    program.stdout.close()
+    program.wait()
+    evidence = json.loads((tmp_path / "foreground" / runs.EVIDENCE).read_text())
+    assert not evidence["finished"]
+    assert evidence["step"] >= until
+    assert evidence["step"] % 50 or evidence["step"] == told(tmp_path)
+
+
+def told(out: Path) -> int:
+    """The last step that the log of a run tells of."""
+    lines = (out / "foreground" / runs.LOG).read_bytes().splitlines(keepends=True)
+    return int(json.loads([line for line in lines if line.endswith(b"\n")][-1])["step"])
 
 
 @pytest.mark.parametrize("group", [True, False])
