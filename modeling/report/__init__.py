@@ -22,8 +22,8 @@ def write_report(folder: Path, dataset: Dataset, out: Path, *, device: str = "cp
     """Write the page about the runs in `folder`, or about the one run that it is, and the pictures into `out`.
 
     Their paths, the page first. The pictures are of the test split, predicted by the best weights of each run. Raises
-    InputError where there is no run or one of other classes than the dataset's, DamagedError where a record cannot be
-    read, and StorageError.
+    InputError where there is no run or one that does not fit the dataset, DamagedError where a record cannot be read,
+    and StorageError.
     """
     shown = [show_run(read_run(run), dataset, device) for run in find_runs(folder)]
     pages = {PAGE: build_page(shown, dataset).encode()}

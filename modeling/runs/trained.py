@@ -71,8 +71,9 @@ def load_run(path: Path, device: str | torch.device = "cpu") -> Trained:
     return Trained(path, task, model, config, evidence, place)
 
 
-def require_classes(trained: Trained, dataset: Dataset) -> None:
-    """Raise InputError where the run knows other classes than the dataset has; no matter for the foreground."""
+def require_fit(trained: Trained, dataset: Dataset) -> None:
+    """Raise InputError where the dataset has other classes than the run knows (no matter for the foreground), or digits
+    of another size than the circles of the run (the other networks take any)."""
     if trained.task.name != "foreground" and trained.classes != dataset.classes:
         raise InputError(
             "the run was trained on other classes",
@@ -80,4 +81,19 @@ def require_classes(trained: Trained, dataset: Dataset) -> None:
             expected=", ".join(trained.classes),
             found=", ".join(dataset.classes),
             remedy=f"use a dataset with its classes, or train on {dataset.path}",
+        )
+    require_size(trained, dataset.tile, dataset.path)
+
+
+def require_size(trained: Trained, size: tuple[int, int], path: Path) -> None:
+    """Raise InputError where a run cannot predict images of this height and width, those in `path`."""
+    if trained.task.name == "circles" and size != trained.size:
+        expected, found = (f"{height} x {width}" for height, width in (trained.size, size))
+        raise InputError(
+            "images of another size",
+            path=path,
+            expected=expected,
+            found=found,
+            remedy="a circle needs the size that the run was trained on: crop or scale the images to"
+            f" {expected} yourself, one digit in the middle of each",
         )

@@ -110,7 +110,7 @@ def score_run(
 
     The dataset need not be the one that the run was trained on: then the file is `scores-DIGEST.json`, with the first
     12 digits of the dataset's digest. Raises InputError where its classes are others (no
-    matter for the foreground), or where the folder holds no run with weights.
+    matter for the foreground) or a circle's images of another size, or where the folder holds no run with weights.
     """
     from modeling.runs.trained import load_run
 
@@ -134,11 +134,11 @@ def score_run(
 def predict_split(trained: Trained, dataset: Dataset, split: str) -> dict[str, Array]:
     """What a trained network predicts for a split, in its order, as its task names the arrays.
 
-    Raises InputError where its classes are others than the dataset's (no matter for the foreground).
+    Raises InputError where the run does not fit the dataset: `require_fit` tells of what.
     """
-    from modeling.runs.trained import require_classes
+    from modeling.runs.trained import require_fit
 
-    require_classes(trained, dataset)
+    require_fit(trained, dataset)
     return _predict(trained, dataset.split(trained.task.name, split)["image"])
 
 
