@@ -90,8 +90,8 @@ class Log:
 
 
 def _step(line: bytes) -> float:
-    """The step that a line of the log tells of; infinite where the line is torn."""
+    """The step that a line of the log tells of; infinite where the line is torn or no record."""
     try:
         return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
-    except ValueError:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return math.inf

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from modeling.config import Config
-from modeling.errors import InputError
+from modeling.errors import FormatError, InputError
 from modeling.runs import checkpoint
 from modeling.runs.evidence import Evidence
 from modeling.runs.folder import BEST
@@ -60,12 +60,24 @@ class Trained:
 
 
 def load_run(path: Path, device: str | torch.device = "cpu") -> Trained:
-    """The best weights of a run. Raises InputError where there are none, DamagedError where they are damaged."""
+    """The best weights of a run.
+
+    Raises InputError where there are none, FormatError where they are none of this version of the program, DamagedError
+    where they are damaged.
+    """
     tree, facts = checkpoint.load(path / BEST)
-    evidence = Evidence.from_json(facts)
-    config, task = evidence.settings(), TASKS[evidence.task]
-    model = task.build(config, evidence.dataset)
-    model.load_state_dict(tree["average"])
+    try:
+        evidence = Evidence.from_json(facts)
+        config, task = evidence.settings(), TASKS[evidence.task]
+        model = task.build(config, evidence.dataset)
+        model.load_state_dict(tree["average"])
+    except (FormatError, InputError, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise FormatError(
+            "the weights are not of a network that this program knows",
+            path=path / BEST,
+            found=str(error).splitlines()[0] if str(error) else None,
+            remedy="they were written by another version of this program; train anew in another folder: --out",
+        ) from error
     place = torch.device(device)
     model = model.to(place).eval().requires_grad_(False)
     return Trained(path, task, model, config, evidence, place)

@@ -361,7 +361,7 @@ class Terminal:
 
 
 RECORDS: list[dict[str, Any]] = [
-    {"step": 3, "resumed": {"step": 3, "same_environment": False}},
+    {"step": 3, "resumed": {"step": 3, "same_environment": False, "before": {}}},
     {"step": 10, "loss": 0.5, "learning_rate": 0.1, "samples_per_second": 1234.5, "seconds_left": 125.2},
     {"step": 10, "val": {"iou": 0.99631}, "best": True},
 ]
