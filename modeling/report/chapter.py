@@ -72,7 +72,8 @@ def _warnings(shown: Shown, dataset: Dataset) -> list[str]:
     else:
         if run.scores["dataset"]["digest"] != dataset.digest:
             found.append(f"The scores are of another dataset, {run.scores['dataset']['digest'][:12]}.")
-        if shown.best is not None and run.scores["origin"].get("weights") != shown.best["weights"]:
+        weights = run.scores["origin"].get("weights")
+        if shown.best is not None and weights != shown.best["weights"]:
             found.append("The scores are of other weights than the pictures: score the run anew.")
         if SPLIT not in run.scores["splits"]:
             found.append(f"It has not been scored on {SPLIT}.")
