@@ -28,6 +28,7 @@ from modeling.pictures import png
 from modeling.pictures.drawing import binary_colours, mask_colours
 from modeling.runs.trained import Trained, load_run, require_fit, require_size
 from modeling.scoring.predictions import write_predictions
+from modeling.tasks.inference import infer_batch
 
 Arrays = dict[str, npt.NDArray[Any]]
 Record = dict[str, Any]
@@ -86,8 +87,7 @@ def predict_arrays(trained: Trained, images: UInt8) -> Arrays:
         torch.inference_mode(),
         autocast(device, trained.precision),
     ):
-        outputs = trained.model(torch.from_numpy(np.array(images)).to(device))
-        found = trained.task.predict(outputs)
+        outputs, found = infer_batch(trained.task, trained.model, images, device, trained.precision)
         found["confidence"] = _confidence(trained.task.name, outputs, found)
     return {name: values.cpu().numpy() for name, values in found.items()}
 

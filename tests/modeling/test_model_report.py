@@ -365,7 +365,7 @@ def test_scores_of_images_have_the_mean_that_is_their_score(trained: Path, datas
             ),
             "mosaics": lambda found=predictions, mask=mask: metrics.mosaic_scores(found["mask"], mask, 10),
         }
-        images = cases.image_scores(task, predictions, split, 10)
+        images = cases.image_scores(task, predictions, split, 10, cases.image_ious(predictions["mask"], split))
         assert len(images) == len(split)
         assert images.mean() == pytest.approx(scores[task]()[name]["value"], abs=1e-12)
 
