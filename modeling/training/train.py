@@ -91,6 +91,7 @@ def _deterministic(device: torch.device) -> Iterator[None]:
     """On a CPU, only operations whose result does not hang on timing; on a GPU, the fastest."""
     settings: Any = torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
+    on_cuda = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
@@ -102,6 +103,8 @@ def _deterministic(device: torch.device) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0])
         settings.fill_uninitialized_memory = before[1]
+        torch.backends.cudnn.benchmark = on_cuda[0]
+        torch.set_float32_matmul_precision(on_cuda[1])
 
 
 class _Run:

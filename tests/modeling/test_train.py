@@ -30,7 +30,7 @@ from modeling.runs import folder as run_folder
 from modeling.runs.evidence import Evidence
 from modeling.shards import Dataset, open_dataset
 from modeling.training.state import State, key
-from modeling.training.train import rate_factor, train
+from modeling.training.train import _deterministic, rate_factor, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -125,6 +125,23 @@ def test_training_leaves_the_callers_random_state_and_settings_alone(dataset: Da
     run(dataset, tmp_path / "a", dataclasses.replace(SETTINGS, steps=2))
     assert torch.equal(torch.rand(3), expected)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_is_set_for_training_is_set_back(device: str) -> None:
+    def settings() -> list[Any]:
+        memory: Any = torch.utils.deterministic
+        return [
+            torch.are_deterministic_algorithms_enabled(),
+            memory.fill_uninitialized_memory,
+            torch.backends.cudnn.benchmark,
+            torch.get_float32_matmul_precision(),
+        ]
+
+    before = settings()
+    with _deterministic(torch.device(device)):
+        assert settings() != before
+    assert settings() == before
 
 
 @pytest.mark.parametrize("stops", [[1], [7], [10, 3], [39], [13, 1, 1, 20]])
