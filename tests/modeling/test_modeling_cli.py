@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ from modeling import runs
 from modeling.cli import cli
 from modeling.scoring.predictions import write_predictions
 from modeling.shards import open_dataset
-from modeling.terminal import Progress, duration, percent
+from modeling.terminal import Progress, duration, percent, print_table
 from modeling.training.signals import interruptible
 
 ROOT = Path(__file__).parent.parent.parent
@@ -397,6 +398,21 @@ def test_where_there_is_no_terminal_only_evaluations_are_told(capsys: pytest.Cap
     for record in RECORDS[1:]:
         tell(record)
     assert capsys.readouterr().err == "foreground  step 10 of 1,000  val: iou 99.63%, the best so far\n"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("utf-8", "é  \\x1b[2J\\u202ex"), ("ascii", "\\xe9  \\x1b[2J\\u202ex")]
+)
+def test_names_do_not_steer_the_terminal_and_can_always_be_printed(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, shown: str
+) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    print_table([["é", "\x1b[2J\u202ex"], ["\udc80", ""]])
+    stream.flush()
+    first, second = stream.buffer.getvalue().decode(encoding).splitlines()  # type: ignore[attr-defined]
+    assert first.split() == shown.split()
+    assert second.split() == ["\\udc80"]
 
 
 def test_times_and_shares_are_spelled_for_people() -> None:
