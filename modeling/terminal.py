@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from modeling.spelling import duration, percent
+
 if TYPE_CHECKING:
     from modeling.runs.evidence import Evidence
 
@@ -47,7 +49,7 @@ class Progress:
             self._stay(f"{task}  goes on from step {record['step']:,}{'' if same else unlike}")
         elif "val" in record:
             headline, best = self._headlines[task], ", the best so far" if record["best"] else ""
-            score = f"{headline} {percent(record['val'][headline])}"
+            score = f"{headline} {percent(record['val'][headline], 2) or '-'}"
             self._now.pop(task, None)
             self._stay(f"{task}  step {record['step']:,} of {steps:,}  val: {score}{best}")
         elif self._moving:
@@ -77,7 +79,7 @@ def print_trained(evidence: Evidence, folder: Path, headline: str) -> None:
     if evidence.best is not None:
         best = evidence.best
         click.echo(
-            f"  best on {best['samples']:,} samples of val: {headline} {percent(best['scores'][headline])}"
+            f"  best on {best['samples']:,} samples of val: {headline} {percent(best['scores'][headline], 2) or '-'}"
             f" at step {best['step']:,}"
         )
     click.echo(f"  weights {evidence.weights}")
@@ -134,15 +136,3 @@ def print_json(value: object) -> None:
 
 def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else dict(value)
-
-
-def percent(share: float | None) -> str:
-    """A score for people: 99.63%; a dash where it is undefined."""
-    return "-" if share is None else f"{share:.2%}"
-
-
-def duration(seconds: float) -> str:
-    """A time for people: 2:05, or 1:02:05."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -12,8 +12,9 @@ from modeling.report.gallery import gallery
 from modeling.report.markup import Markup, details, join, table, tag
 from modeling.report.run import Record, Run
 from modeling.report.shown import SPLIT, Shown
-from modeling.scoring.scoreboard import class_rows, notes, percent, references, score_rows
+from modeling.scoring.scoreboard import class_rows, notes, references, score_rows
 from modeling.shards import Dataset
+from modeling.spelling import percent
 from modeling.tasks import TASKS
 
 _ABOUT_A_LINE = ("step", "loss", "learning_rate", "samples_per_second", "seconds_left")

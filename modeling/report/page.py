@@ -11,8 +11,9 @@ from modeling.report.evidence import evidence_part
 from modeling.report.markup import Markup, join, table, tag
 from modeling.report.run import Record
 from modeling.report.shown import SPLIT, Shown
-from modeling.scoring.scoreboard import REFERENCE, headline_rows, interval, percent, references
+from modeling.scoring.scoreboard import REFERENCE, headline_rows, interval, references
 from modeling.shards import Dataset
+from modeling.spelling import percent
 
 # Nothing from elsewhere, and no programs: the browser is told to hold the page to it.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -11,8 +11,8 @@ import numpy as np
 from modeling.report import cases, pictures
 from modeling.report.run import Run
 from modeling.scoring.score import predict_split
-from modeling.scoring.scoreboard import percent
 from modeling.shards import Dataset, Split
+from modeling.spelling import percent
 
 SPLIT = "test"
 

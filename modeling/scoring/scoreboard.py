@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from modeling.scoring.score import overall_values
+from modeling.spelling import percent
 
 Rows = list[list[str]]
 Scores = Mapping[str, Any]
@@ -112,11 +113,6 @@ def notes(record: Scores, split: str) -> list[str]:
     return found
 
 
-def percent(share: float | None) -> str:
-    """A share as a percentage of three decimals; nothing for None."""
-    return "" if share is None else f"{share:.3%}"
-
-
 def interval(score: Mapping[str, Any]) -> str:
     """The interval of a score; nothing where it has none."""
-    return " to ".join(f"{end:.3%}" for end in score["interval"] or ())
+    return " to ".join(percent(end) for end in score["interval"] or ())

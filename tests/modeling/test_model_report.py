@@ -30,8 +30,8 @@ from modeling.report import PAGE, cases, charts, confusion, pictures, words, wri
 from modeling.report.markup import Markup, tag
 from modeling.runs.trained import load_run
 from modeling.scoring.score import predict_split
-from modeling.scoring.scoreboard import percent
 from modeling.shards import Dataset, Split, open_dataset
+from modeling.spelling import percent
 from modeling.tasks import TASKS
 
 SMALL = [

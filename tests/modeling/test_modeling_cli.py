@@ -24,7 +24,8 @@ from modeling import runs
 from modeling.cli import cli
 from modeling.scoring.predictions import write_predictions
 from modeling.shards import open_dataset
-from modeling.terminal import Progress, duration, percent, print_table
+from modeling.spelling import duration, percent
+from modeling.terminal import Progress, print_table
 from modeling.training.signals import interruptible
 
 ROOT = Path(__file__).parent.parent.parent
@@ -417,4 +418,5 @@ def test_names_do_not_steer_the_terminal_and_can_always_be_printed(
 
 def test_times_and_shares_are_spelled_for_people() -> None:
     assert [duration(seconds) for seconds in (0, 59.6, 125, 3725)] == ["0:00", "1:00", "2:05", "1:02:05"]
-    assert [percent(share) for share in (0.99631, None)] == ["99.63%", "-"]
+    assert [percent(share, 2) for share in (0.99631, None)] == ["99.63%", ""]
+    assert percent(0.99631) == "99.631%"

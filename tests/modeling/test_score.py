@@ -43,11 +43,11 @@ from modeling.scoring.scoreboard import (
     headline_rows,
     interval,
     notes,
-    percent,
     references,
     score_rows,
 )
 from modeling.shards import Dataset, open_dataset
+from modeling.spelling import percent
 from modeling.tasks import TASKS
 from modeling.training.distributed import Ranks
 from modeling.training.evaluation import infer
