@@ -407,11 +407,12 @@ def test_where_there_is_no_terminal_only_evaluations_are_told(capsys: pytest.Cap
 def test_names_do_not_steer_the_terminal_and_can_always_be_printed(
     monkeypatch: pytest.MonkeyPatch, encoding: str, shown: str
 ) -> None:
-    stream = io.TextIOWrapper(io.BytesIO(), encoding)
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding)
     monkeypatch.setattr(sys, "stdout", stream)
     print_table([["é", "\x1b[2J\u202ex"], ["\udc80", ""]])
     stream.flush()
-    first, second = stream.buffer.getvalue().decode(encoding).splitlines()  # type: ignore[attr-defined]
+    first, second = written.getvalue().decode(encoding).splitlines()
     assert first.split() == shown.split()
     assert second.split() == ["\\udc80"]
 
