@@ -57,7 +57,7 @@ def _require_same(folder: Path, config: Config, digest: str) -> None:
         with storage_errors(path):
             begun = json.loads(path.read_bytes())
         before, trained_on = Config.from_json(begun["config"]), begun["dataset"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError("the record of what is trained cannot be read", path=path, remedy=_ANOTHER) from error
     differences = before.differences(config)
     if differences:

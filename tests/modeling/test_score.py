@@ -171,7 +171,12 @@ def test_anybodys_predictions_are_scored_from_their_file(
     assert record == {
         "task": task,
         "origin": {"predictions": "own.npz"},
-        "dataset": {"digest": dataset.digest, "source": dataset.source, "classes": list("0123456789")},
+        "dataset": {
+            "digest": dataset.digest,
+            "source": dataset.source,
+            "classes": list("0123456789"),
+            "grid": [2, 2],
+        },
         "splits": {
             split: {
                 "scores": score_arrays(arrays, dataset, task, split, replicates=DRAWS, seed=5),

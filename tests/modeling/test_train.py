@@ -170,6 +170,12 @@ def test_lines_of_the_log_that_are_no_records_are_dropped(tmp_path: Path) -> Non
         assert (tmp_path / runs.LOG).read_bytes() == 2 * kept
 
 
+def test_a_record_of_what_is_trained_that_is_nested_too_deeply_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / runs.CONFIG).write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(DamagedError, match=r"config\.json: the record of what is trained cannot be read"):
+        runs.begin(tmp_path, SETTINGS, "", resume=True)
+
+
 def test_a_run_that_is_resumed_from_other_code_says_so_and_keeps_what_it_was(dataset: Dataset, tmp_path: Path) -> None:
     assert not run(dataset, tmp_path, stop=Stopper(3)).finished
     tree, facts = checkpoint.load(tmp_path / runs.LAST)
