@@ -55,8 +55,8 @@ def cli() -> None:
     """Train, score and show models of the three datasets: foreground, circles and mosaics.
 
     \b
-    Exit codes: 0 done, 1 training cannot go on, 2 usage, 3 bad input or settings, 4 not a dataset
-    or a run, 5 damaged, 6 busy, 7 storage, 130 interrupted.
+    Exit codes: 0 done, 1 training cannot go on or an exported model computes something else, 2 usage,
+    3 bad input or settings, 4 not a dataset or a run, 5 damaged, 6 busy, 7 storage, 130 interrupted.
     """
 
 

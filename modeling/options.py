@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,25 +46,6 @@ out_option = click.option(
     metavar="DIR",
     help="Where the runs are: that of a task in DIR/TASK, the scores of all on test in DIR/scores.json.",
 )
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Whether SIGINT or SIGTERM came. A second one ends the work at once, without a checkpoint."""
-    came: list[int] = []
-
-    def note(signum: int, frame: object) -> None:  # noqa: ARG001
-        if came:
-            raise KeyboardInterrupt
-        came.append(signum)
-        click.echo("\ninterrupted: writing a checkpoint", err=True)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(came)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def find_device(name: str, threads: int | None) -> torch.device:

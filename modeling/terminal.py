@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from modeling.spelling import duration, percent
 
 if TYPE_CHECKING:
     from modeling.runs.evidence import Evidence
@@ -29,7 +32,8 @@ def failure(message: str, exit_code: int) -> click.ClickException:
 class Progress:
     """What to call with the name of a task and each record of its log.
 
-    Prints a line for each evaluation; on a terminal also one that moves on, with all tasks that are being trained.
+    Prints a line for each evaluation; on a terminal also one that moves on, with all tasks that are being trained. That
+    nobody reads it any more is no reason to lose a run: what cannot be printed is not.
     """
 
     def __init__(self, steps: Mapping[str, int], headlines: Mapping[str, str]) -> None:
@@ -45,7 +49,7 @@ class Progress:
             self._stay(f"{task}  goes on from step {record['step']:,}{'' if same else unlike}")
         elif "val" in record:
             headline, best = self._headlines[task], ", the best so far" if record["best"] else ""
-            score = f"{headline} {percent(record['val'][headline])}"
+            score = f"{headline} {percent(record['val'][headline], 2) or '-'}"
             self._now.pop(task, None)
             self._stay(f"{task}  step {record['step']:,} of {steps:,}  val: {score}{best}")
         elif self._moving:
@@ -54,10 +58,14 @@ class Progress:
                 f" {record['samples_per_second']:,.0f} samples/s {duration(record['seconds_left'])} left"
             )
             width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be overwritten
-            click.echo(f"\r\033[K{' | '.join(self._now.values())[:width]}", nl=False, err=True)
+            self._print(f"\r\033[K{' | '.join(self._now.values())[:width]}")
 
     def _stay(self, text: str) -> None:
-        click.echo(f"\r\033[K{text}" if self._moving else text, err=True)
+        self._print(f"\r\033[K{text}\n" if self._moving else f"{text}\n")
+
+    def _print(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            click.echo(text, nl=False, err=True)
 
 
 def print_trained(evidence: Evidence, folder: Path, headline: str) -> None:
@@ -71,7 +79,7 @@ def print_trained(evidence: Evidence, folder: Path, headline: str) -> None:
     if evidence.best is not None:
         best = evidence.best
         click.echo(
-            f"  best on {best['samples']:,} samples of val: {headline} {percent(best['scores'][headline])}"
+            f"  best on {best['samples']:,} samples of val: {headline} {percent(best['scores'][headline], 2) or '-'}"
             f" at step {best['step']:,}"
         )
     click.echo(f"  weights {evidence.weights}")
@@ -107,10 +115,18 @@ def print_parity(outputs: Mapping[str, Record]) -> None:
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Print rows of cells, the first column to the left, the others to the right."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         click.echo("  ".join([row[0].ljust(widths[0]), *cells]))
+
+
+def printable(text: str) -> str:
+    """The text with escapes for all that would steer a terminal, or that standard output has no bytes for."""
+    plain = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return plain.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def print_json(value: object) -> None:
@@ -120,15 +136,3 @@ def print_json(value: object) -> None:
 
 def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else dict(value)
-
-
-def percent(share: float | None) -> str:
-    """A score for people: 99.63%; a dash where it is undefined."""
-    return "-" if share is None else f"{share:.2%}"
-
-
-def duration(seconds: float) -> str:
-    """A time for people: 2:05, or 1:02:05."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from modeling.options import DATASET, device_option, find_device, json_option, quiet_option, threads_option
-from modeling.terminal import print_json, print_parity, print_table
+from modeling.terminal import print_json, print_parity, print_table, printable
 
 if TYPE_CHECKING:
     from modeling.inference.inputs import UInt8
@@ -70,7 +70,7 @@ def predict(
         print_json(record)
         return
     for warning in record["warnings"]:
-        click.echo(f"warning: {warning}", err=True)
+        click.echo(f"warning: {printable(warning)}", err=True)
     if quiet:
         return
     table = rows(record)
@@ -78,7 +78,8 @@ def predict(
     more = len(table) - 1 - _ROWS
     click.echo()
     click.echo(
-        f"{f'and {more:,} more; ' if more > 0 else ''}{len(record['files']):,} files in {out}, and {library.FILE}"
+        f"{f'and {more:,} more; ' if more > 0 else ''}{len(record['files']):,} files in {printable(str(out))},"
+        f" and {library.FILE}"
     )
 
 

@@ -17,7 +17,6 @@ from modeling.options import (
     dataset_option,
     device_option,
     find_device,
-    interruptible,
     json_option,
     out_option,
     quiet_option,
@@ -136,6 +135,7 @@ def _run_all(
     import torch
 
     from modeling.training.jobs import run_jobs, share_threads
+    from modeling.training.signals import interruptible
 
     threads = torch.get_num_threads()
     at_once = min(len(work), jobs or (threads if device.type == "cpu" else len(work)))

@@ -63,13 +63,16 @@ def export_onnx(trained: Trained, path: Path, images: UInt8, origin: str) -> Rec
     """Write a run as an ONNX model to `path` and return its record, which is in the model's metadata as well.
 
     The model takes uint8 (B, H, W) for any B and, but for circles, any H and W that are multiples of `multiple`. It is
-    compared with the network in float32 on `images` (n, H, W), whose `origin` the record states. Raises InputError
+    compared with the network in float32 on `images` (n, H, W), padded with black to such multiples, whose `origin` the
+    record states. Raises InputError
     where a package is missing, ExportError where a difference exceeds TOLERANCE: then nothing is written.
     """
     _require_packages()
     multiple = None if trained.task.name == "circles" else int(trained.model.multiple)  # type: ignore[arg-type]
     predictor = _Predictor(trained.task, trained.model.to("cpu")).eval()
     proto, names = _convert(predictor, trained.size, multiple)
+    if multiple:
+        images = np.pad(images, ((0, 0), *((0, -side % multiple) for side in images.shape[1:])))
     parts = [part for part in np.split(images, [1, 8]) if len(part)]
     if multiple:
         parts.append(np.pad(images[:4], ((0, 0), (0, multiple), (2 * multiple, 0))))

@@ -5,20 +5,20 @@ Nothing is changed to fit: what is not 8-bit grey is refused, and all that is wr
 
 from __future__ import annotations
 
-import tokenize
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from modeling.errors import InputError, storage_errors
+from modeling.errors import DamagedError, FormatError, InputError, ModelingError, storage_errors
 from modeling.pictures import png
 from modeling.reading.columns import Column
 from modeling.reading.manifest import MANIFEST
+from modeling.reading.npy import read_header
 from modeling.shards import Dataset, open_dataset
 
 UInt8 = npt.NDArray[np.uint8]
@@ -26,7 +26,6 @@ UInt8 = npt.NDArray[np.uint8]
 _LEAST = 8  # pixels of a side: less is an array with its channels last, or no image
 _DARK = 128  # grey levels below this are dark
 _TOLD = 10  # problems that an error names
-_UNREADABLE = (ValueError, EOFError, SyntaxError, tokenize.TokenError)  # what NumPy raises for bytes that are no array
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,28 +56,29 @@ class Source:
 
 
 def read_inputs(
-    paths: Iterable[Path], task: str, split: str, refuse: Callable[[Source], str | None] | None = None
+    paths: Iterable[Path], task: str, split: str, require: Callable[[Source], None] = lambda _source: None
 ) -> list[Source]:
     """The images of each input in turn; of a dataset, those of `split` of `task`. The names differ.
 
-    `refuse` may say what else is wrong with a source. Raises InputError that names every input that cannot be used, and
-    for a dataset what opening it raises.
+    `require` may raise InputError for a source. All that is wrong with all inputs is raised at once, as an InputError,
+    or as what opening a dataset raises where that is all there is; StorageError at once.
     """
     sources: list[Source] = []
-    problems: list[str] = []
+    problems: list[ModelingError] = []
     for path in (inner for given in paths for inner in _expand(given)):
         try:
             source = _read(path, task, split)
-            problem = refuse(source) if refuse else None
-            problems += [f"{source.path}: {problem}"] if problem else []
+            require(source)
             sources.append(source)
-        except InputError as error:
-            problems.append(str(error))
+        except (InputError, FormatError, DamagedError) as error:
+            problems.append(error)
     if problems:
         more = len(problems) - _TOLD
-        listed = "\n  ".join([*problems[:_TOLD], *([f"and {more:,} more"] if more > 0 else [])])
+        listed = "\n  ".join([*map(str, problems[:_TOLD]), *([f"and {more:,} more"] if more > 0 else [])])
         count = "an input" if len(problems) == 1 else f"{len(problems):,} inputs"
-        raise InputError(f"{count} cannot be used, and nothing was predicted:\n  {listed}")
+        kinds = {type(problem) for problem in problems}
+        kind = kinds.pop() if len(kinds) == 1 else InputError
+        raise kind(f"{count} cannot be used, and nothing was predicted:\n  {listed}")
     return _named_apart(sources)
 
 
@@ -118,14 +118,27 @@ def read_npy(path: Path) -> UInt8:
     """The images (N, H, W) of an .npy file of shape (H, W) or (N, H, W), mapped. Raises InputError."""
     with storage_errors(path):
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except _UNREADABLE as error:
+            array = _map(path)
+        except ValueError as error:
             raise InputError(f"not an .npy file of numbers: {error}", path=path) from error
     try:
         return _images(array)
     except InputError as error:
         error.path = path
         raise
+
+
+def _map(path: Path) -> npt.NDArray[Any]:
+    """The array of an .npy file, mapped. Raises ValueError where it is none."""
+    with path.open("rb") as file:
+        header, offset = read_header(file), file.tell()
+    if not header.nbytes:
+        return np.empty(header.shape, header.dtype)
+    length = path.stat().st_size - offset
+    if length < header.nbytes:
+        raise ValueError(f"it holds {length:,} bytes of values, expected {header.nbytes:,}")
+    order: Literal["F", "C"] = "F" if header.fortran else "C"
+    return np.memmap(path, header.dtype, "r", offset, header.shape, order)
 
 
 def _images(array: npt.NDArray[Any]) -> UInt8:

@@ -26,8 +26,9 @@ from modeling.networks.mosaics import semantic
 from modeling.networks.precision import autocast
 from modeling.pictures import png
 from modeling.pictures.drawing import binary_colours, mask_colours
-from modeling.runs.trained import Trained, load_run, require_classes
+from modeling.runs.trained import Trained, load_run, require_fit, require_size
 from modeling.scoring.predictions import write_predictions
+from modeling.tasks.inference import infer_batch
 
 Arrays = dict[str, npt.NDArray[Any]]
 Record = dict[str, Any]
@@ -56,14 +57,9 @@ def predict(
     Raises InputError where the run or an input cannot be used: then nothing is written; StorageError.
     """
     trained = load_run(run, device)
-    sources = read_inputs(inputs, trained.task.name, split, lambda source: _refusal(trained, source, invert))
-    for source in sources:
-        if source.dataset is not None:
-            require_classes(trained, source.dataset)
-        elif source.path.resolve().parent == out.resolve() and not source.array:
-            raise InputError(
-                "masks would be written among the images", path=out, remedy="choose another folder with --out"
-            )
+    sources = read_inputs(
+        inputs, trained.task.name, split, lambda source: _require(trained, source, out, invert=invert)
+    )
     make_folder(out)
     work = _Work(trained, out, overlay)
     for _, group in groupby(sources, key=lambda source: (source.size, source.array and source.name)):
@@ -91,8 +87,7 @@ def predict_arrays(trained: Trained, images: UInt8) -> Arrays:
         torch.inference_mode(),
         autocast(device, trained.precision),
     ):
-        outputs = trained.model(torch.from_numpy(np.array(images)).to(device))
-        found = trained.task.predict(outputs)
+        outputs, found = infer_batch(trained.task, trained.model, images, device, trained.precision)
         found["confidence"] = _confidence(trained.task.name, outputs, found)
     return {name: values.cpu().numpy() for name, values in found.items()}
 
@@ -111,17 +106,18 @@ def _confidence(task: str, outputs: Mapping[str, Tensor], found: Mapping[str, Te
     return (sums / counts).float()
 
 
-def _refusal(trained: Trained, source: Source, invert: bool) -> str | None:
-    """Why a source cannot be predicted by this run, if it cannot."""
-    if invert and source.dataset is not None:
-        return "a dataset is predicted as it is; leave --invert out"
-    if trained.task.name == "circles" and source.size != trained.size:
-        expected, found = format_size(trained.size), format_size(source.size)
-        return (
-            f"images of another size (expected {expected}, found {found}); a circle needs the size that the run was"
-            f" trained on: crop or scale the images to {expected} yourself, one digit in the middle of each"
-        )
-    return None
+def _require(trained: Trained, source: Source, out: Path, *, invert: bool) -> None:
+    """Raise InputError where a source cannot be predicted by this run into `out`."""
+    if source.dataset is None:
+        require_size(trained, source.size, source.path)
+        if source.path.resolve().parent == out.resolve() and not source.array:
+            raise InputError(
+                "masks would be written among the images", path=out, remedy="choose another folder with --out"
+            )
+    elif invert:
+        raise InputError("a dataset is predicted as it is; leave --invert out", path=source.path)
+    else:
+        require_fit(trained, source.dataset)
 
 
 def _warn_of_sizes(trained: Trained, sources: Iterable[Source]) -> list[str]:

@@ -25,7 +25,15 @@ from modeling.reading.fields import (
     read_text,
     read_texts,
 )
-from modeling.reading.sections import REBUILD, SectionFacts, check_table, is_regular, read_file, read_section
+from modeling.reading.sections import (
+    REBUILD,
+    SectionFacts,
+    check_columns,
+    check_table,
+    is_regular,
+    read_file,
+    read_section,
+)
 
 NAME, VERSION = "datagen", 1
 
@@ -155,12 +163,15 @@ def _interpret(root: Path, plain: dict[str, Any]) -> Manifest:
         for splits in [read_object(tasks, task)]
         for split in _in_order(splits)
     }
+    tile, grid = read_pair(source, "tile"), read_pair(mosaics, "grid")
+    for section in sections.values():
+        check_columns(section, tile, grid)
     return Manifest(
         digest=read_digest(plain, "digest"),
         source=read_text(source, "name"),
         classes=read_texts(source, "classes"),
-        tile=read_pair(source, "tile"),
-        grid=read_pair(mosaics, "grid"),
+        tile=tile,
+        grid=grid,
         sections=sections,
     )
 

@@ -93,7 +93,9 @@ def read_section(root: Path, task: str, split: str, size: int, plain: dict[str, 
     expected = len(columns) * shards * SHARD.itemsize
     if read_natural(table, "bytes") != expected or expected > _MAX_TABLE_BYTES:
         raise WrongValueError(f"the table of {where} must have {expected} bytes, and {_MAX_TABLE_BYTES} at most")
-    data = read_file(root / check_path(read_text(table, "path")), size=expected)
+    path = root / check_path(read_text(table, "path"))
+    _check_folders(root, path)
+    data = read_file(path, size=expected)
     return SectionFacts(task, split, count, size, columns, np.frombuffer(data, SHARD).reshape(len(columns), shards))
 
 
@@ -112,12 +114,51 @@ def _column(where: str, plain: object) -> ColumnFacts:
     return ColumnFacts(check_name(read_text(plain, "name")), dtype, tuple(shape), path, read_digest(plain, "root"))
 
 
+def check_columns(section: SectionFacts, tile: tuple[int, int], grid: tuple[int, int]) -> None:
+    """Raise WrongValueError unless a section of one of the three tasks has its columns, of their dtypes and shapes."""
+    (height, width), (rows, columns) = tile, grid
+    digit, mosaic, cells = (height, width), (rows * height, columns * width), (rows, columns)
+    byte = "|u1"
+    known: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {
+        "foreground": {"image": (byte, digit), "mask": (byte, digit), "threshold": (byte, ())},
+        "circles": {"image": (byte, digit), "mask": (byte, digit), "label": (byte, ()), "circle": ("<i8", (4,))},
+        "mosaics": {
+            "image": (byte, mosaic),
+            "mask": (byte, mosaic),
+            "label": (byte, cells),
+            "source": ("<u4", cells),
+            "digest": (byte, (16,)),
+        },
+    }
+    found = {column.name: (column.dtype, column.shape) for column in section.columns}
+    for name, expected in known.get(section.task, {}).items():
+        if found.get(name) != expected:
+            told = "{} {}".format(*found[name]) if name in found else "nothing"
+            raise WrongValueError(
+                f"{section.task}/{section.split} must have a column {name} of {expected[0]} {expected[1]}, found {told}"
+            )
+
+
+def _check_folders(root: Path, path: Path) -> None:
+    """Raise DamagedError where a folder between `root` and `path` is a link: it may lead out of the dataset."""
+    for inner in [*path.relative_to(root).parents][:-1]:
+        if (root / inner).is_symlink():
+            raise DamagedError(
+                "not the folder that was built",
+                path=root / inner,
+                expected="a folder",
+                found="a link",
+                remedy="put the folder itself there: a dataset is whole in one place",
+            )
+
+
 def check_table(root: Path, section: SectionFacts) -> None:
     """That each run of the table is as long as the manifest says, within its file, and the file is that long."""
     for column, row in zip(section.columns, section.table, strict=True):
         for number, (extent, shard) in enumerate(zip(section.extents(), row, strict=True)):
             offset, length, size = (int(shard[field]) for field in ("offset", "length", "file_bytes"))
             path = root / column.path.format(shard=number)
+            _check_folders(root, path)
             if length != len(extent) * column.sample_bytes or offset + length > size:
                 raise DamagedError(
                     f"the shard table of {section.task}/{section.split} contradicts the manifest on {column.name}",

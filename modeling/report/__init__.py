@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modeling.files import write_atomic
 from modeling.report.page import build_page
-from modeling.report.run import Run, find_runs, read_run
+from modeling.report.run import Run, damage_of, find_runs, read_run
 from modeling.report.shown import Picture, Shown, show_run
 from modeling.shards import Dataset
 
@@ -22,10 +22,14 @@ def write_report(folder: Path, dataset: Dataset, out: Path, *, device: str = "cp
     """Write the page about the runs in `folder`, or about the one run that it is, and the pictures into `out`.
 
     Their paths, the page first. The pictures are of the test split, predicted by the best weights of each run. Raises
-    InputError where there is no run or one of other classes than the dataset's, DamagedError where a record cannot be
-    read, and StorageError.
+    InputError where there is no run or one that does not fit the dataset, DamagedError where a record cannot be read,
+    and StorageError.
     """
-    shown = [show_run(read_run(run), dataset, device) for run in find_runs(folder)]
+    records = [read_run(run, dataset.digest) for run in find_runs(folder)]
+    for run in records:  # each by itself, and before anything is computed, so that what is wrong has a place
+        with damage_of(run.folder):
+            build_page([Shown(run)], dataset)
+    shown = [show_run(run, dataset, device) for run in records]
     pages = {PAGE: build_page(shown, dataset).encode()}
     pictures = {picture.name: picture.png for each in shown for picture in each.pictures}
     for name, data in {**pictures, **pages}.items():

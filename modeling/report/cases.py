@@ -35,16 +35,16 @@ class Distance:
     label: int
 
 
-def image_scores(task: str, predictions: Arrays, split: Split, classes: int) -> Floats:
+def image_scores(task: str, predictions: Arrays, split: Split, classes: int, ious: Floats) -> Floats:
     """The headline of each image by itself, float64 (N,).
 
     IoU for the foreground; the same or, where the class is wrong, 0 for circles; for mosaics, whose headline is
-    pooled, Dice within the image: the mean over the labels in its truth or its prediction.
+    pooled, Dice within the image: the mean over the labels in its truth or its prediction. `ious` are `image_ious`.
     """
     if task == "foreground":
-        return image_ious(predictions["mask"], split)
+        return ious
     if task == "circles":
-        return np.where(predictions["label"] == split["label"][:], image_ious(predictions["mask"], split), 0.0)
+        return np.where(predictions["label"] == split["label"][:], ious, 0.0)
     counts = count_pixels(predictions["mask"], split["mask"][:], classes + 1)
     both, sizes = counts.both[:, 0], counts.predicted[:, 0] + counts.true[:, 0]
     dice = np.divide(2 * both, sizes, out=np.zeros(both.shape), where=sizes > 0)

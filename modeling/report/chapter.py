@@ -12,8 +12,9 @@ from modeling.report.gallery import gallery
 from modeling.report.markup import Markup, details, join, table, tag
 from modeling.report.run import Record, Run
 from modeling.report.shown import SPLIT, Shown
-from modeling.scoring.scoreboard import class_rows, notes, percent, references, score_rows
+from modeling.scoring.scoreboard import class_rows, notes, references, score_rows
 from modeling.shards import Dataset
+from modeling.spelling import percent
 from modeling.tasks import TASKS
 
 _ABOUT_A_LINE = ("step", "loss", "learning_rate", "samples_per_second", "seconds_left")
@@ -72,7 +73,8 @@ def _warnings(shown: Shown, dataset: Dataset) -> list[str]:
     else:
         if run.scores["dataset"]["digest"] != dataset.digest:
             found.append(f"The scores are of another dataset, {run.scores['dataset']['digest'][:12]}.")
-        if shown.best is not None and run.scores["origin"].get("weights") != shown.best["weights"]:
+        weights = run.scores["origin"].get("weights")
+        if shown.best is not None and weights != shown.best["weights"]:
             found.append("The scores are of other weights than the pictures: score the run anew.")
         if SPLIT not in run.scores["splits"]:
             found.append(f"It has not been scored on {SPLIT}.")

@@ -6,7 +6,7 @@ import math
 
 from modeling.report.markup import Markup, scrolling, tag
 from modeling.report.run import Record
-from modeling.scoring.scoreboard import percent
+from modeling.spelling import percent
 
 _MOST = 30  # labels of which a matrix can be read
 _TOP = 5

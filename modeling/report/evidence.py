@@ -9,8 +9,7 @@ from modeling.report.markup import Markup, details, table, tag
 from modeling.report.run import Record
 from modeling.report.shown import Shown
 from modeling.shards import Dataset
-
-_FEW_SECONDS = 120.0
+from modeling.spelling import duration
 
 
 def evidence_part(shown: Sequence[Shown], dataset: Dataset) -> Markup:
@@ -47,16 +46,12 @@ def _facts(evidence: Record) -> list[list[str]]:
         ["device", f"{where['device']}, {where['system']}, {where['precision']}"],
         ["threads and ranks", f"{where['threads']}, {where['ranks']}"],
         ["versions", ", ".join(f"{name} {version}" for name, version in where["versions"].items())],
-        ["time", ", ".join(f"{kind} {_duration(spent)}" for kind, spent in seconds.items())],
+        ["time", ", ".join(f"{kind} {duration(spent)}" for kind, spent in seconds.items())],
         ["resumed", ", ".join(f"at step {each['step']:,}" for each in evidence["resumed"]) or "never"],
     ]
     if git:
         rows.append(["code", f"commit {git['commit']}{', changed since' if git['changed'] else ''}"])
     return rows
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < _FEW_SECONDS else f"{seconds / 60:.1f} min"
 
 
 def _plain(value: Any) -> str:

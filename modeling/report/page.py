@@ -11,8 +11,9 @@ from modeling.report.evidence import evidence_part
 from modeling.report.markup import Markup, join, table, tag
 from modeling.report.run import Record
 from modeling.report.shown import SPLIT, Shown
-from modeling.scoring.scoreboard import REFERENCE, headline_rows, interval, percent, references
+from modeling.scoring.scoreboard import REFERENCE, headline_rows, interval, references
 from modeling.shards import Dataset
+from modeling.spelling import percent
 
 # Nothing from elsewhere, and no programs: the browser is told to hold the page to it.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -45,12 +46,16 @@ def build_page(shown: Sequence[Shown], dataset: Dataset) -> str:
     )
     main = tag(
         "main",
-        _scores([each.run.scores for each in shown if each.run.scores]),
+        _scores([scores for each in shown if (scores := each.run.scores) and _is_of(scores, dataset)]),
         tag("p", f"There is no run of {' and of '.join(absent)} here.", class_="warning") if absent else None,
         *(chapter(each, dataset) for each in shown),
         evidence_part(shown, dataset),
     )
     return f"<!DOCTYPE html>\n{tag('html', head, tag('body', top, main), lang='en')}\n"
+
+
+def _is_of(scores: Record, dataset: Dataset) -> bool:
+    return bool(scores["dataset"]["digest"] == dataset.digest)
 
 
 def _what(dataset: Dataset) -> Markup:
@@ -105,7 +110,7 @@ def _card(record: Record, name: str) -> Markup:
     value = score["value"]
     verdict = None
     if other is not None:
-        beaten = value > other
+        beaten = value is not None and value > other
         verdict = tag(
             "p",
             tag("strong", "beats" if beaten else "below", class_="good" if beaten else "bad"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 from modeling import runs
 from modeling.config import PRESETS
 from modeling.errors import DamagedError, InputError, storage_errors
-from modeling.scoring.score import FILE
+from modeling.scoring.score import FILE, file_of
 
 Record = dict[str, Any]
 
@@ -48,12 +50,20 @@ def find_runs(folder: Path) -> list[Path]:
     return found
 
 
-def read_run(folder: Path) -> Run:
-    """The records of the run in `folder`. Raises DamagedError where one of them cannot be read."""
-    begun = _read(folder / runs.CONFIG, "config", "dataset")
-    task = begun and begun["config"].get("task")
-    if begun is None or task not in PRESETS:
-        raise _damaged(folder / runs.CONFIG)
+def read_run(folder: Path, digest: str) -> Run:
+    """The records of the run in `folder`, its scores on the dataset of that digest; where there are none of these, the
+    scores on what it is trained on.
+
+    Raises DamagedError where one of them cannot be read. What they hold is looked at where it is shown, within
+    `damage_of`.
+    """
+    path = folder / runs.CONFIG
+    begun = _read(path, "config", "dataset")
+    if begun is None or not isinstance(begun["config"], dict) or not isinstance(begun["dataset"], str):
+        raise _damaged(path)
+    task = begun["config"].get("task")
+    if task not in [*PRESETS]:
+        raise _damaged(path)
     lines = _read_log(folder / runs.LOG)
     return Run(
         folder=folder,
@@ -61,10 +71,23 @@ def read_run(folder: Path) -> Run:
         config=begun["config"],
         digest=begun["dataset"],
         evidence=_read(folder / runs.EVIDENCE, "environment", "config", "dataset", "seconds"),
-        scores=_read(folder / FILE, "dataset", "origin", "splits"),
+        scores=_read_scores(folder / file_of(digest, begun["dataset"])) or _read_scores(folder / FILE),
         log=[line for line in lines if "loss" in line],
         history=[line for line in lines if "val" in line],
     )
+
+
+@contextmanager
+def damage_of(folder: Path) -> Iterator[None]:
+    """Raise DamagedError for what goes wrong where records in `folder` hold other values than they should."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise _damaged(folder) from error
+
+
+def _read_scores(path: Path) -> Record | None:
+    return _read(path, "dataset", "origin", "splits")
 
 
 def _read(path: Path, *keys: str) -> Record | None:
@@ -74,7 +97,7 @@ def _read(path: Path, *keys: str) -> Record | None:
     try:
         with storage_errors(path):
             found = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path) from error
     if not isinstance(found, dict) or not found.keys() >= set(keys):
         raise _damaged(path)
@@ -89,7 +112,7 @@ def _read_log(path: Path) -> list[Record]:
         lines = path.read_bytes().splitlines(keepends=True)
     try:
         found = [json.loads(line) for line in lines if line.endswith(b"\n")]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path) from error
     if not all(isinstance(line, dict) and "step" in line for line in found):
         raise _damaged(path)

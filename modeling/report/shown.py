@@ -11,8 +11,8 @@ import numpy as np
 from modeling.report import cases, pictures
 from modeling.report.run import Run
 from modeling.scoring.score import predict_split
-from modeling.scoring.scoreboard import percent
 from modeling.shards import Dataset, Split
+from modeling.spelling import percent
 
 SPLIT = "test"
 
@@ -50,8 +50,8 @@ def show_run(run: Run, dataset: Dataset, device: str) -> Shown:
     trained = load_run(run.folder, device)
     split = dataset.split(run.task, SPLIT)
     predictions = predict_split(trained, dataset, SPLIT)
-    scores = cases.image_scores(run.task, predictions, split, len(dataset.classes))
     ious = cases.image_ious(predictions["mask"], split)
+    scores = cases.image_scores(run.task, predictions, split, len(dataset.classes), ious)
     group = cases.worst_digits(predictions["mask"], split, dataset.grid) if run.task == "mosaics" else None
     rows = {
         "example": cases.choose_spread(len(split), _EXAMPLES),

@@ -20,7 +20,7 @@ from torch import Tensor
 from modeling.errors import DamagedError, FormatError, InputError, storage_errors
 from modeling.files import write_atomic
 
-FORMAT = "modeling checkpoint 1"
+FORMAT = "modeling checkpoint 2"
 _KEY = "checkpoint"  # the only entry of the file's own metadata: several would come in any order
 
 
@@ -54,15 +54,20 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise FormatError("not a checkpoint", path=path, expected=FORMAT, found="another safetensors file")
     try:
         digest, header = itemgetter("digest", "header")(json.loads(metadata[_KEY]))
-        damaged = _digest(header, tensors) != digest
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if _digest(header, tensors) != digest:
+            raise _damaged(path)
+        stated, tree, facts = itemgetter("format", "tree", "facts")(json.loads(header))
+        if stated != FORMAT:
+            raise FormatError(
+                "a checkpoint of another version",
+                path=path,
+                expected=FORMAT,
+                found=ascii(stated)[:64],
+                remedy="it was written by another version of this program; train anew in another folder: --out",
+            )
+        return _unpack(tree, tensors), facts
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError) as error:
         raise _damaged(path) from error
-    if damaged:
-        raise _damaged(path)
-    content = json.loads(header)
-    if content["format"] != FORMAT:
-        raise FormatError("a checkpoint of another version", path=path, expected=FORMAT, found=content["format"])
-    return _unpack(content["tree"], tensors), content["facts"]
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:

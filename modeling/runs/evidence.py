@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from modeling.config import Config
+from modeling.errors import FormatError
 from modeling.shards import Dataset
 
 _BITS = (
@@ -22,7 +23,24 @@ _BITS = (
     "precision",
     "threads",
     "ranks",
+    "git",
 )  # on these, and on the machine, the bits of the weights depend
+
+
+_KINDS: dict[str, Any] = {
+    "task": str,
+    "config": dict,
+    "dataset": dict,
+    "environment": dict,
+    "parameters": int,
+    "step": int,
+    "epochs": int | float,
+    "seconds": dict,
+    "history": list,
+    "best": dict | None,
+    "resumed": list,
+    "weights": str,
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +49,7 @@ class Evidence:
 
     `history` has an entry for each evaluation on val, `best` is the one that the best weights come from, `weights` the
     digest of the averaged weights at `step`. `seconds` add up over all parts of an interrupted run; `resumed` has
-    the step of each resumption, and whether the environment was the same, as equal bits need.
+    the step of each resumption, whether the environment was the same, as equal bits need, and which it was before.
     """
 
     task: str
@@ -57,8 +75,31 @@ class Evidence:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Evidence:
-        """The evidence that `to_json` wrote."""
-        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
+        """The evidence that `to_json` wrote. Raises FormatError where another version wrote it, or something else."""
+        try:
+            found = cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
+            known = all(isinstance(getattr(found, name), kind) for name, kind in _KINDS.items()) and found._is_known()
+        except (KeyError, TypeError):
+            known = False
+        if not known:
+            raise FormatError(
+                "the evidence of a run is none that this program knows",
+                remedy="it was written by another version of this program; train anew in another folder: --out",
+            )
+        return found
+
+    def _is_known(self) -> bool:
+        """Whether the facts that are used are there, of the kinds that they are of."""
+        data, where, steps = self.dataset, self.environment, self.config["steps"]
+        pairs = (data["tile"], data["grid"])
+        return (
+            all(
+                isinstance(text, str) for text in (data["digest"], data["source"], *data["classes"], where["precision"])
+            )
+            and all(len(pair) == 2 and all(type(side) is int and side > 0 for side in pair) for pair in pairs)
+            and all(name in where for name in _BITS)
+            and type(steps) is int
+        )
 
     def settings(self) -> Config:
         """The configuration as a record. Raises InputError where it was written by another version."""

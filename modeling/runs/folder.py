@@ -57,7 +57,7 @@ def _require_same(folder: Path, config: Config, digest: str) -> None:
         with storage_errors(path):
             begun = json.loads(path.read_bytes())
         before, trained_on = Config.from_json(begun["config"]), begun["dataset"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError("the record of what is trained cannot be read", path=path, remedy=_ANOTHER) from error
     differences = before.differences(config)
     if differences:
@@ -90,8 +90,8 @@ class Log:
 
 
 def _step(line: bytes) -> float:
-    """The step that a line of the log tells of; infinite where the line is torn."""
+    """The step that a line of the log tells of; infinite where the line is torn or no record."""
     try:
         return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
-    except ValueError:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return math.inf

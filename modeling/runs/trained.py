@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from modeling.config import Config
-from modeling.errors import InputError
+from modeling.errors import FormatError, InputError
 from modeling.runs import checkpoint
 from modeling.runs.evidence import Evidence
 from modeling.runs.folder import BEST
@@ -60,19 +60,32 @@ class Trained:
 
 
 def load_run(path: Path, device: str | torch.device = "cpu") -> Trained:
-    """The best weights of a run. Raises InputError where there are none, DamagedError where they are damaged."""
+    """The best weights of a run.
+
+    Raises InputError where there are none, FormatError where they are none of this version of the program, DamagedError
+    where they are damaged.
+    """
     tree, facts = checkpoint.load(path / BEST)
-    evidence = Evidence.from_json(facts)
-    config, task = evidence.settings(), TASKS[evidence.task]
-    model = task.build(config, evidence.dataset)
-    model.load_state_dict(tree["average"])
+    try:
+        evidence = Evidence.from_json(facts)
+        config, task = evidence.settings(), TASKS[evidence.task]
+        model = task.build(config, evidence.dataset)
+        model.load_state_dict(tree["average"])
+    except (FormatError, InputError, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise FormatError(
+            "the weights are not of a network that this program knows",
+            path=path / BEST,
+            found=str(error).splitlines()[0] if str(error) else None,
+            remedy="they were written by another version of this program; train anew in another folder: --out",
+        ) from error
     place = torch.device(device)
     model = model.to(place).eval().requires_grad_(False)
     return Trained(path, task, model, config, evidence, place)
 
 
-def require_classes(trained: Trained, dataset: Dataset) -> None:
-    """Raise InputError where the run knows other classes than the dataset has; no matter for the foreground."""
+def require_fit(trained: Trained, dataset: Dataset) -> None:
+    """Raise InputError where the dataset has other classes than the run knows (no matter for the foreground), or digits
+    of another size than the circles of the run (the other networks take any)."""
     if trained.task.name != "foreground" and trained.classes != dataset.classes:
         raise InputError(
             "the run was trained on other classes",
@@ -80,4 +93,19 @@ def require_classes(trained: Trained, dataset: Dataset) -> None:
             expected=", ".join(trained.classes),
             found=", ".join(dataset.classes),
             remedy=f"use a dataset with its classes, or train on {dataset.path}",
+        )
+    require_size(trained, dataset.tile, dataset.path)
+
+
+def require_size(trained: Trained, size: tuple[int, int], path: Path) -> None:
+    """Raise InputError where a run cannot predict images of this height and width, those in `path`."""
+    if trained.task.name == "circles" and size != trained.size:
+        expected, found = (f"{height} x {width}" for height, width in (trained.size, size))
+        raise InputError(
+            "images of another size",
+            path=path,
+            expected=expected,
+            found=found,
+            remedy="a circle needs the size that the run was trained on: crop or scale the images to"
+            f" {expected} yourself, one digit in the middle of each",
         )

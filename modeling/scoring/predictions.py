@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import io
 import struct
-import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ import numpy.typing as npt
 
 from modeling.errors import InputError, storage_errors
 from modeling.files import write_atomic
+from modeling.reading.npy import Header, read_header
 from modeling.shards import Dataset
 
 Array = npt.NDArray[Any]
@@ -34,8 +34,6 @@ _UNREADABLE = (  # what zipfile, zlib and NumPy raise for bytes that are no arch
     zipfile.BadZipFile,
     zlib.error,
     struct.error,
-    tokenize.TokenError,
-    SyntaxError,
     ValueError,
     EOFError,
     KeyError,
@@ -52,11 +50,11 @@ class Expected:
     shape: tuple[int, ...]
     limit: int
 
-    def problem_of_header(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> str | None:
-        """What is wrong with an array of this shape and dtype, if anything is."""
-        if shape == self.shape and dtype.kind in "biu":
+    def problem_of_header(self, found: Header | Array) -> str | None:
+        """What is wrong with the shape and dtype of an array, if anything is."""
+        if found.shape == self.shape and found.dtype.kind in "biu":
             return None
-        return f"expected integers {self.shape}, found {dtype} {shape}"
+        return f"expected integers {self.shape}, found {found.dtype} {found.shape}"
 
     def problem_of_values(self, array: Array) -> str | None:
         """What is wrong with the values of an array of the right shape and dtype, if anything is."""
@@ -85,7 +83,7 @@ def check_predictions(
         if array is None:
             problem: str | None = f"there is no such array, expected integers {expected.shape}"
         else:
-            problem = expected.problem_of_header(array.shape, array.dtype) or expected.problem_of_values(array)
+            problem = expected.problem_of_header(array) or expected.problem_of_values(array)
             fitting[name] = array
         if problem:
             problems.append(f"{name}: {problem}")
@@ -120,7 +118,7 @@ def read_predictions(path: Path | str, dataset: Dataset, task: str, split: str) 
                 headers = {name.removesuffix(".npy"): _read_header(archive, name) for name in archive.namelist()}
                 _require_facts(archive, headers, (task, split, dataset.digest), path)
                 present = [name for name in expected if name in headers]
-                found = [(name, expected[name].problem_of_header(*headers[name])) for name in present]
+                found = [(name, expected[name].problem_of_header(headers[name])) for name in present]
                 problems = [f"{name}: {problem}" for name, problem in found if problem]
                 _raise_if(problems, path, f"not predictions of {task}/{split}")
                 arrays = {name: _read_array(archive, name) for name in present}
@@ -133,14 +131,14 @@ def read_predictions(path: Path | str, dataset: Dataset, task: str, split: str) 
     return check_predictions(arrays, dataset, task, split, path=path)
 
 
-def _require_facts(archive: zipfile.ZipFile, headers: Mapping[str, Any], facts: tuple[str, ...], path: Path) -> None:
+def _require_facts(archive: zipfile.ZipFile, headers: Mapping[str, Header], facts: tuple[str, ...], path: Path) -> None:
     """Raise InputError where the file says that it belongs to another task, split or dataset."""
     for name, expected in zip(_FACTS, facts, strict=True):
         if name not in headers:
             continue
-        shape, dtype = headers[name]
-        if shape or dtype.kind != "U" or dtype.itemsize > _FACT_BYTES:
-            raise ValueError(f"{name} must be one short text, not {dtype} {shape}")
+        header = headers[name]
+        if header.shape or header.dtype.kind != "U" or header.nbytes > _FACT_BYTES:
+            raise ValueError(f"{name} must be one short text, not {header.dtype} {header.shape}")
         found = str(_read_array(archive, name))
         if found != expected:
             raise InputError(
@@ -148,14 +146,13 @@ def _require_facts(archive: zipfile.ZipFile, headers: Mapping[str, Any], facts: 
             )
 
 
-def _read_header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _read_header(archive: zipfile.ZipFile, name: str) -> Header:
     """Shape and dtype, as a member claims them."""
     with archive.open(name) as file:
-        version = np.lib.format.read_magic(file)
-        if version != (1, 0):  # later ones are for headers of more than 64 KiB
-            raise ValueError(f"{name} is of version {version} of the .npy format, expected (1, 0)")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        return shape, dtype
+        try:
+            return read_header(file)
+        except ValueError as error:
+            raise ValueError(f"{ascii(name)[:64]}: {error}") from error
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> Array:

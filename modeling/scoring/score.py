@@ -5,20 +5,23 @@ Nothing here needs torch until a run is scored.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modeling.errors import DamagedError
 from modeling.files import write_json
 from modeling.metrics import Scores, circle_scores, foreground_scores, mosaic_scores
 from modeling.metrics.bootstrap import REPLICATES, SEED, Array
 from modeling.metrics.counts import Bytes
 from modeling.reading.columns import Column
+from modeling.reading.sections import REBUILD
 from modeling.scoring.arrangements import arrange
 from modeling.scoring.baselines import fit_baseline
-from modeling.scoring.predictions import check_predictions, read_predictions
+from modeling.scoring.predictions import check_predictions, expected_arrays, read_predictions
 from modeling.shards import Dataset
 
 if TYPE_CHECKING:
@@ -42,20 +45,31 @@ def score_arrays(
 ) -> Scores:
     """Every score of predictions of a split, in its order: the arrays that `modeling.scoring.predictions` names, uint8.
 
-    Raises InputError where they do not fit the split.
+    Raises InputError where they do not fit the split, DamagedError where its truth has labels that there are not.
     """
     fitting = check_predictions(arrays, dataset, task, split)
-    truth, classes = dataset.split(task, split), len(dataset.classes)
-    mask, options = truth["mask"][:], {"replicates": replicates, "seed": seed}
+    truth, classes = _read_truth(dataset, task, split), len(dataset.classes)
+    mask, options = truth["mask"], {"replicates": replicates, "seed": seed}
     if task == "foreground":
         return foreground_scores(fitting["mask"], mask, **options)
     if task == "mosaics":
-        return mosaic_scores(fitting["mask"], mask, classes, source=truth["source"][:], **options)
-    label = truth["label"][:]
+        return mosaic_scores(fitting["mask"], mask, classes, source=dataset.split(task, split)["source"][:], **options)
+    label = truth["label"]
     scores = circle_scores(fitting["label"], fitting["mask"], label, mask, classes, **options)
     if dataset.source == "mnist" and split == "test" and len(label) == _MNIST_TEST:
         scores["disputed_labels"] = count_disputed(fitting["label"], label)
     return scores
+
+
+def _read_truth(dataset: Dataset, task: str, split: str) -> dict[str, Bytes]:
+    """What predictions of a split are compared with, by their names."""
+    columns, found = dataset.split(task, split), {}
+    for name, expected in expected_arrays(dataset, task, split).items():
+        found[name] = columns[name][:]
+        problem = expected.problem_of_values(found[name])
+        if problem:
+            raise DamagedError(f"{name} of {task}/{split} is no truth: {problem}", path=dataset.path, remedy=REBUILD)
+    return found
 
 
 def count_disputed(predicted: Bytes, label: Bytes) -> dict[str, int]:
@@ -106,11 +120,12 @@ def score_run(
     replicates: int = REPLICATES,
     seed: int = SEED,
 ) -> Scores:
-    """The record of scores of the best weights of a run, also written to `scores.json` in its folder.
+    """The record of scores of the best weights of a run, also written to `scores.json` in its folder, with the splits
+    that are there already of the same weights and dataset.
 
     The dataset need not be the one that the run was trained on: then the file is `scores-DIGEST.json`, with the first
     12 digits of the dataset's digest. Raises InputError where its classes are others (no
-    matter for the foreground), or where the folder holds no run with weights.
+    matter for the foreground) or a circle's images of another size, or where the folder holds no run with weights.
     """
     from modeling.runs.trained import load_run
 
@@ -127,26 +142,42 @@ def score_run(
     if task == "mosaics":
         for split in splits:
             record["splits"][split]["arrangements"] = _score_arrangements(trained, dataset, split, replicates, seed)
-    write_json(run / file_name(record), record)
+    path = run / file_name(record)
+    write_json(path, {**record, "splits": {**_scored_before(path, record), **record["splits"]}})
     return record
+
+
+def _scored_before(path: Path, record: Scores) -> dict[str, Any]:
+    """The splits in a file of scores that is of the same weights and dataset; none where it is not, or not there."""
+    try:
+        before = json.loads(path.read_bytes())
+        same = all(before[name] == record[name] for name in ("task", "origin", "dataset"))
+        return dict(before["splits"]) if same else {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}  # what cannot be read is replaced
 
 
 def predict_split(trained: Trained, dataset: Dataset, split: str) -> dict[str, Array]:
     """What a trained network predicts for a split, in its order, as its task names the arrays.
 
-    Raises InputError where its classes are others than the dataset's (no matter for the foreground).
+    Raises InputError where the run does not fit the dataset: `require_fit` tells of what.
     """
-    from modeling.runs.trained import require_classes
+    from modeling.runs.trained import require_fit
 
-    require_classes(trained, dataset)
+    require_fit(trained, dataset)
     return _predict(trained, dataset.split(trained.task.name, split)["image"])
 
 
 def file_name(*records: Scores) -> str:
     """What the file of these records of runs is called: scores of other data than was trained on replace no others."""
     digest = str(records[0]["dataset"]["digest"])
-    own = all(record["origin"]["trained_on"]["digest"] == digest for record in records)
-    return FILE if own else f"scores-{digest[:12]}.json"
+    (name, *others) = {file_of(digest, record["origin"]["trained_on"]["digest"]) for record in records}
+    return file_of(digest) if others else name
+
+
+def file_of(digest: str, trained_on: str | None = None) -> str:
+    """What the file of scores on the dataset of this digest is called."""
+    return FILE if digest == trained_on else f"scores-{digest[:12]}.json"
 
 
 def summarize(records: Iterable[Scores], split: str = "test") -> dict[str, dict[str, float | None]]:
@@ -166,7 +197,12 @@ def _record(
     return {
         "task": task,
         "origin": dict(origin),
-        "dataset": {"digest": dataset.digest, "source": dataset.source, "classes": list(dataset.classes)},
+        "dataset": {
+            "digest": dataset.digest,
+            "source": dataset.source,
+            "classes": list(dataset.classes),
+            "grid": list(dataset.grid),
+        },
         "splits": {split: {"scores": each, "baseline": baseline[split]} for split, each in scores.items()},
     }
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
-from modeling.networks.precision import autocast
 from modeling.reading.columns import Column
 from modeling.shards import Split
 from modeling.tasks import Task
+from modeling.tasks.inference import infer_batch
 from modeling.training.distributed import Ranks
+
+_TRUTH = ("label", "mask", "source")  # what scores look at; the other columns are much to copy
 
 Arrays = dict[str, npt.NDArray[Any]]
 Images = Column | npt.NDArray[np.uint8]
@@ -29,26 +29,13 @@ def infer(
     `precision` is what convolutions and products are computed in: float32 or bfloat16.
     """
     share = ranks.share(count)
-    with torch.inference_mode():
-        parts = list(_predict(task, model, images, range(share.start, share.stop), ranks.device, batch, precision))
+    parts = []
+    for start in range(share.start, share.stop, batch):
+        some = images[start : min(start + batch, share.stop)]
+        _, found = infer_batch(task, model, some, ranks.device, precision)
+        parts.append({name: values.cpu().numpy() for name, values in found.items()})
     gathered = [part for parts_of_rank in ranks.gather(parts) for part in parts_of_rank]
     return {name: np.concatenate([part[name] for part in gathered]) for name in gathered[0]}
-
-
-def _predict(
-    task: Task,
-    model: nn.Module,
-    images: Images,
-    samples: range,
-    device: torch.device,
-    batch: int,
-    precision: str,
-) -> Iterator[Arrays]:
-    for start in range(samples.start, samples.stop, batch):
-        image = torch.from_numpy(images[start : min(start + batch, samples.stop)]).to(device)
-        with autocast(device, precision):
-            outputs = model(image)
-        yield {name: values.cpu().numpy() for name, values in task.predict(outputs).items()}
 
 
 def evaluate(
@@ -56,6 +43,6 @@ def evaluate(
 ) -> dict[str, float | None]:
     """The scores of a model on the first `count` samples of a split, by name; None where a score is undefined."""
     predictions = infer(task, model, split["image"], count, ranks, precision=precision)
-    truth = {name: column[:count] for name, column in split.columns.items() if name != "image"}  # much to copy
+    truth = {name: split[name][:count] for name in _TRUTH if name in split.columns}
     scores = task.score(predictions, truth)
     return {name: score["value"] for name, score in scores.items() if isinstance(score, dict) and "value" in score}

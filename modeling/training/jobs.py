@@ -8,19 +8,19 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from multiprocessing import connection
+from collections.abc import Callable, Mapping
+from multiprocessing import connection, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from modeling.errors import ModelingError, TrainingError
+from modeling.training.signals import SIGNALS, blocked
 
 Tell = Callable[[Any], None]
 Stop = Callable[[], bool]
 Job = Callable[[Tell, Stop], Any]  # that can be pickled, as can all that it tells and returns
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PATIENCE = 0.1  # seconds between two looks whether to stop
 
 
@@ -48,16 +48,17 @@ def run_jobs(
     waiting, results, errors = list(jobs), {}, []
     running: dict[Connection, tuple[str, SpawnProcess]] = {}
     asked = False
+    resource_tracker.ensure_running()  # or the first start would start it, and that unblocks the signals
     try:
         while running or (waiting and not asked):
-            while waiting and not asked and len(running) < at_once:
+            while waiting and len(running) < at_once and not (asked or stop()):
                 name = waiting.pop(0)
                 ours, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=_work, args=(jobs[name], theirs), name=name)
-                with _blocked(_SIGNALS):  # the process unblocks them when it knows what to do with them
+                with blocked():  # the process unblocks them when it knows what to do with them
                     process.start()
+                    running[ours] = name, process
                 theirs.close()
-                running[ours] = name, process
             for ready in connection.wait(list(running), _PATIENCE):
                 assert isinstance(ready, Connection)
                 name, process = running[ready]
@@ -102,7 +103,7 @@ def _work(job: Job, pipe: Connection) -> None:
     came: list[int] = []
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the first process asks by SIGTERM
     signal.signal(signal.SIGTERM, lambda number, _frame: came.append(number))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     parent = multiprocessing.parent_process()
 
     def stop() -> bool:
@@ -113,13 +114,3 @@ def _work(job: Job, pipe: Connection) -> None:
             pipe.send(("done", job(lambda message: pipe.send(("told", message)), stop)))
         except ModelingError as error:
             pipe.send(("failed", error))
-
-
-@contextlib.contextmanager
-def _blocked(signals: Sequence[signal.Signals]) -> Iterator[None]:
-    """Signals wait for as long as this is open; a process that starts meanwhile keeps them waiting."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -83,7 +83,7 @@ class State:
             self.model.load_state_dict(tree["model"])
             self.average.load_state_dict(tree["average"])
             self.optimizer.load_state_dict(tree["optimizer"])
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 "the checkpoint is of another network or optimiser",
                 remedy="it was written by another version of this program; train anew in another folder: --out",

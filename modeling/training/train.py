@@ -145,7 +145,11 @@ class _Run:
         before = Evidence.from_json(facts)
         if not before.finished:
             now = self.evidence.environment
-            resumed = {"step": before.step, "same_environment": same_bits(before.environment, now)}
+            resumed = {
+                "step": before.step,
+                "same_environment": same_bits(before.environment, now),
+                "before": before.environment,
+            }
             before = replace(before, environment=now, resumed=[*before.resumed, resumed])
         self.step, self.evidence = before.step, before
         self.pace = Pace(self.step, self.config.steps, before.seconds)

@@ -117,14 +117,16 @@ def test_a_rank_that_is_killed_ends_the_others_with_a_word_and_resuming_goes_on(
     assert 0 < stopped < 60
     assert finish(start(2, folder, out, **changes)) == [0, 0]
     assert torch.equal(average(out), average(tmp_path / "whole"))
-    assert json.loads((out / runs.EVIDENCE).read_text())["resumed"] == [{"step": stopped, "same_environment": True}]
+    (resumed,) = json.loads((out / runs.EVIDENCE).read_text())["resumed"]
+    assert (resumed["step"], resumed["same_environment"]) == (stopped, True)
 
 
 def test_resuming_with_another_number_of_ranks_is_noted(dataset: Dataset, folder: Path, tmp_path: Path) -> None:
     out, asked = tmp_path / "run", iter([False, False, True])
     train(dataset, SETTINGS.override(["steps=6"]), out, task=PLAIN, stop=lambda: next(asked))
     assert finish(start(2, folder, out, steps=6)) == [0, 0]
-    assert json.loads((out / runs.EVIDENCE).read_text())["resumed"] == [{"step": 3, "same_environment": False}]
+    (resumed,) = json.loads((out / runs.EVIDENCE).read_text())["resumed"]
+    assert (resumed["step"], resumed["same_environment"], resumed["before"]["ranks"]) == (3, False, 1)
 
 
 def test_every_rank_hears_why_the_first_refuses(folder: Path, tmp_path: Path) -> None:

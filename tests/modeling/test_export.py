@@ -16,11 +16,13 @@ import torch
 from click.testing import CliRunner, Result
 
 from modeling.cli import cli
+from modeling.config import preset
 from modeling.errors import InputError
 from modeling.inference import export
 from modeling.inference.export import KEY, SAMPLES, TOLERANCE, ExportError, compare, random_images, require_parity
 from modeling.runs.trained import load_run
 from modeling.shards import Dataset, open_dataset
+from modeling.training.train import train
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -267,6 +269,14 @@ def test_the_examples_of_the_page_run_as_they_stand(
         exec(block, names)
     assert (names["label"].shape, names["circle"].shape) == ((5,), (5, 3))
     assert capsys.readouterr().out.startswith("['0', '1', ")
+
+
+def test_a_network_whose_multiple_the_size_of_training_is_not_is_exported_too(dataset: Dataset, tmp_path: Path) -> None:
+    settings = ("steps=1", "batch=8", "channels=4,4,4,4", "evaluate_every=1", "val_samples=8")
+    train(dataset, preset("foreground", "cpu").override(settings), tmp_path / "run")
+    result = call(tmp_path / "run", "--onnx", "--dataset", dataset.path, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["multiple"] == 8
 
 
 def test_what_to_export_as_must_be_said(runs: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,9 @@ def count(up_to: int, tell: Tell, stop: Stop) -> int:
     return up_to
 
 
-def fail(tell: Tell, stop: Stop) -> None:
+def fail(folder: Path, tell: Tell, stop: Stop) -> None:
+    """Fail once the job that waits in the folder has begun."""
+    wait_for(folder / "began")
     raise DamagedError("torn", path="shard", expected=1, found=2, remedy="mend it")
 
 
@@ -62,9 +67,9 @@ def test_jobs_return_what_they_return_and_tell_what_they_tell() -> None:
 
 def test_the_error_of_a_job_is_raised_when_the_others_have_stopped(tmp_path: Path) -> None:
     with pytest.raises(DamagedError) as caught:
-        run_jobs({"waits": functools.partial(wait, tmp_path), "fails": fail}, 2)
+        run_jobs({"waits": functools.partial(wait, tmp_path), "fails": functools.partial(fail, tmp_path)}, 2)
     assert str(caught.value) == "shard: torn (expected 1, found 2); mend it"
-    assert (tmp_path / "stopped").exists() == (tmp_path / "began").exists()
+    assert (tmp_path / "stopped").exists()
 
 
 @pytest.mark.parametrize(("job", "status"), [(functools.partial(die, signal.SIGKILL), -9), (crash, 1)])
@@ -90,6 +95,55 @@ def test_an_error_in_the_first_process_leaves_none_behind(tmp_path: Path) -> Non
     with pytest.raises(KeyboardInterrupt):
         run_jobs({"waits": functools.partial(wait, tmp_path)}, 1, tell=interrupt)
     assert not (tmp_path / "stopped").exists()  # it was killed
+    assert multiprocessing.active_children() == []
+
+
+def test_an_interruption_while_a_process_starts_leaves_none_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = SpawnProcess.start
+
+    def start_interrupted(process: SpawnProcess) -> None:
+        start(process)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(SpawnProcess, "start", start_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs({"waits": functools.partial(wait, tmp_path)}, 1)
+    assert multiprocessing.active_children() == []
+
+
+def test_when_asked_to_stop_after_a_start_no_other_follows(tmp_path: Path) -> None:
+    answers = itertools.chain([False], itertools.repeat(True))
+    found = run_jobs({name: functools.partial(wait, tmp_path) for name in "ab"}, 2, stop=answers.__next__)
+    assert found == {"a": "stopped"}
+
+
+def test_the_first_process_hears_that_it_is_to_stop_before_it_has_begun(tmp_path: Path) -> None:
+    # In a process of its own: what the first start of all starts beside it runs here already.
+    code = f"""
+import functools, itertools, pathlib
+from test_jobs import wait
+from modeling.training.jobs import run_jobs
+if __name__ == "__main__":
+    answers = itertools.chain([False], itertools.repeat(True))
+    print(run_jobs({{"a": functools.partial(wait, pathlib.Path({str(tmp_path)!r}))}}, 2, stop=answers.__next__))
+"""
+    ran = run_script(tmp_path / "script.py", code)
+    output, error = ran.communicate()
+    assert (output, error) == ("{'a': 'stopped'}\n", "")
+
+
+def run_script(script: Path, code: str) -> subprocess.Popen[str]:
+    script.write_text(code)
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)])
+    return subprocess.Popen(
+        [sys.executable, script],
+        env={**os.environ, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_jobs_stop_when_the_process_that_began_them_is_killed(tmp_path: Path) -> None:
@@ -100,13 +154,10 @@ from modeling.training.jobs import run_jobs
 if __name__ == "__main__":
     run_jobs({{"a": functools.partial(wait, pathlib.Path({str(tmp_path)!r}))}}, 1)
 """
-    script = tmp_path / "script.py"
-    script.write_text(code)
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)])
-    first = subprocess.Popen([sys.executable, script], env={**os.environ, "PYTHONPATH": paths})
+    first = run_script(tmp_path / "script.py", code)
     wait_for(tmp_path / "began")
     first.kill()
-    first.wait()
+    first.communicate()
     wait_for(tmp_path / "stopped")
 
 

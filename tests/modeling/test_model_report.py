@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -30,8 +30,8 @@ from modeling.report import PAGE, cases, charts, confusion, pictures, words, wri
 from modeling.report.markup import Markup, tag
 from modeling.runs.trained import load_run
 from modeling.scoring.score import predict_split
-from modeling.scoring.scoreboard import percent
 from modeling.shards import Dataset, Split, open_dataset
+from modeling.spelling import percent
 from modeling.tasks import TASKS
 
 SMALL = [
@@ -182,6 +182,7 @@ def test_a_reference_is_shown_where_there_is_one(runs_folder: Path, dataset: Dat
         path = runs_folder / task / "scores.json"
         record = json.loads(path.read_text())
         record["dataset"]["source"] = "mnist"
+        record["splits"]["test"]["scores"]["bootstrap"]["units"] = 10_000
         path.write_text(json.dumps(record))
     path = runs_folder / "circles" / "scores.json"
     record = json.loads(path.read_text())
@@ -278,6 +279,67 @@ def test_a_record_that_cannot_be_read_is_told(
         write_report(runs_folder, dataset, tmp_path / "out")
 
 
+@pytest.mark.parametrize("name", [runs.CONFIG, runs.EVIDENCE, runs.LOG, "scores.json"])
+def test_a_record_nested_too_deeply_is_told(runs_folder: Path, dataset: Dataset, tmp_path: Path, name: str) -> None:
+    (runs_folder / "foreground" / name).write_text("[" * 100_000 + "]" * 100_000 + "\n")
+    with pytest.raises(DamagedError, match=re.escape(name)):
+        write_report(runs_folder, dataset, tmp_path / "out")
+
+
+FORGED: list[tuple[str, Callable[[Any], object]]] = [
+    ("scores.json", lambda found: found.update(dataset={}, origin={}, splits={})),
+    ("scores.json", lambda found: found.update(origin=[])),
+    ("scores.json", lambda found: found.update(splits=[])),
+    ("scores.json", lambda found: found["splits"].update(test={})),
+    ("scores.json", lambda found: found["splits"]["test"]["scores"].update(iou={"value": "x", "interval": None})),
+    ("scores.json", lambda found: found["splits"]["test"]["scores"]["iou"].update(interval=[1])),
+    ("scores.json", lambda found: found["splits"]["test"]["scores"].pop("bootstrap")),
+    (runs.CONFIG, lambda found: found.update(config=[])),
+    (runs.CONFIG, lambda found: found.update(dataset=3)),
+    (runs.CONFIG, lambda found: found["config"].update(task=[])),
+    (runs.EVIDENCE, lambda found: found.pop("finished")),
+    (runs.EVIDENCE, lambda found: found.update(environment=[])),
+    (runs.EVIDENCE, lambda found: found.update(seconds={"training": "long"})),
+]
+
+
+@pytest.mark.parametrize("number", range(len(FORGED)))
+def test_a_record_of_other_values_is_told(runs_folder: Path, dataset: Dataset, tmp_path: Path, number: int) -> None:
+    name, change = FORGED[number]
+    path = runs_folder / "foreground" / name
+    found = json.loads(path.read_text())
+    change(found)
+    path.write_text(json.dumps(found))
+    with pytest.raises(DamagedError, match=re.escape(str(path.parent))):
+        write_report(runs_folder, dataset, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("line", ['{"step": 1, "loss": "x"}', '{"step": 1, "val": null}', '{"step": [], "loss": 1}'])
+def test_a_line_of_the_log_of_other_values_is_told(
+    runs_folder: Path, dataset: Dataset, tmp_path: Path, line: str
+) -> None:
+    (runs_folder / "foreground" / runs.LOG).write_text(f"{line}\n")
+    with pytest.raises(DamagedError, match="foreground"):
+        write_report(runs_folder, dataset, tmp_path / "out")
+
+
+def test_the_scores_are_those_on_the_dataset_of_the_report(runs_folder: Path, dataset: Dataset, tmp_path: Path) -> None:
+    folder, other = runs_folder / "foreground", "f" * 64
+    changed = dataclasses.replace(dataset, manifest=dataclasses.replace(dataset.manifest, digest=other))
+    reader = read(folder, changed, tmp_path / "a")
+    assert "The scores are of another dataset" in reader.text
+    assert "None of these runs has been scored on test yet" in reader.text  # at the top
+    record = json.loads((folder / "scores.json").read_text())
+    record["dataset"]["digest"] = other
+    record["splits"]["test"]["scores"]["iou"]["value"] = 0.123456
+    (folder / f"scores-{other[:12]}.json").write_text(json.dumps(record))
+    text = read(folder, changed, tmp_path / "b").text
+    assert "The scores are of another dataset" not in text
+    assert "12.346%" in text
+    assert "12.346%" not in read(folder, dataset, tmp_path / "c").text
+
+
 def test_the_command_writes_into_the_folder_of_the_runs(runs_folder: Path, data: Path, tmp_path: Path) -> None:
     options = ["--dataset", str(data), "--device", "cpu"]
     result = call("report", str(runs_folder), *options)
@@ -303,7 +365,7 @@ def test_scores_of_images_have_the_mean_that_is_their_score(trained: Path, datas
             ),
             "mosaics": lambda found=predictions, mask=mask: metrics.mosaic_scores(found["mask"], mask, 10),
         }
-        images = cases.image_scores(task, predictions, split, 10)
+        images = cases.image_scores(task, predictions, split, 10, cases.image_ious(predictions["mask"], split))
         assert len(images) == len(split)
         assert images.mean() == pytest.approx(scores[task]()[name]["value"], abs=1e-12)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -21,10 +22,11 @@ from helpers import on_one_thread
 
 from modeling import runs
 from modeling.cli import cli
-from modeling.options import interruptible
 from modeling.scoring.predictions import write_predictions
 from modeling.shards import open_dataset
-from modeling.terminal import Progress, duration, percent
+from modeling.spelling import duration, percent
+from modeling.terminal import Progress, print_table
+from modeling.training.signals import interruptible
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = [
@@ -253,6 +255,31 @@ def test_an_interrupted_run_leaves_a_checkpoint_and_says_how_to_go_on(
     assert json.loads(lines[-1])["step"] <= evidence["step"]
 
 
+def test_an_interrupted_run_leaves_a_checkpoint_though_nobody_reads_what_it_tells(folder: Path, tmp_path: Path) -> None:
+    program = python(*long_run(folder, tmp_path), "--set", "evaluate_every=50")
+    wait_for(tmp_path / "foreground" / runs.LOG, program)
+    assert program.stderr is not None
+    program.stderr.close()  # as `2>&1 | tee` does, which Ctrl-C ends too
+    until = told(tmp_path) + 120  # evaluations are told meanwhile
+    while program.poll() is None and told(tmp_path) < until:
+        time.sleep(0.02)
+    program.send_signal(signal.SIGINT)
+    assert program.stdout is not None
+    program.stdout.read()
+    program.stdout.close()
+    program.wait()
+    evidence = json.loads((tmp_path / "foreground" / runs.EVIDENCE).read_text())
+    assert not evidence["finished"]
+    assert evidence["step"] >= until
+    assert evidence["step"] % 50 or evidence["step"] == told(tmp_path)
+
+
+def told(out: Path) -> int:
+    """The last step that the log of a run tells of."""
+    lines = (out / "foreground" / runs.LOG).read_bytes().splitlines(keepends=True)
+    return int(json.loads([line for line in lines if line.endswith(b"\n")][-1])["step"])
+
+
 @pytest.mark.parametrize("group", [True, False])
 def test_runs_side_by_side_that_are_interrupted_leave_a_checkpoint_each(
     folder: Path, tmp_path: Path, group: bool
@@ -336,7 +363,7 @@ class Terminal:
 
 
 RECORDS: list[dict[str, Any]] = [
-    {"step": 3, "resumed": {"step": 3, "same_environment": False}},
+    {"step": 3, "resumed": {"step": 3, "same_environment": False, "before": {}}},
     {"step": 10, "loss": 0.5, "learning_rate": 0.1, "samples_per_second": 1234.5, "seconds_left": 125.2},
     {"step": 10, "val": {"iou": 0.99631}, "best": True},
 ]
@@ -374,6 +401,23 @@ def test_where_there_is_no_terminal_only_evaluations_are_told(capsys: pytest.Cap
     assert capsys.readouterr().err == "foreground  step 10 of 1,000  val: iou 99.63%, the best so far\n"
 
 
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("utf-8", "é  \\x1b[2J\\u202ex"), ("ascii", "\\xe9  \\x1b[2J\\u202ex")]
+)
+def test_names_do_not_steer_the_terminal_and_can_always_be_printed(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, shown: str
+) -> None:
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    print_table([["é", "\x1b[2J\u202ex"], ["\udc80", ""]])
+    stream.flush()
+    first, second = written.getvalue().decode(encoding).splitlines()
+    assert first.split() == shown.split()
+    assert second.split() == ["\\udc80"]
+
+
 def test_times_and_shares_are_spelled_for_people() -> None:
     assert [duration(seconds) for seconds in (0, 59.6, 125, 3725)] == ["0:00", "1:00", "2:05", "1:02:05"]
-    assert [percent(share) for share in (0.99631, None)] == ["99.63%", "-"]
+    assert [percent(share, 2) for share in (0.99631, None)] == ["99.63%", ""]
+    assert percent(0.99631) == "99.631%"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,8 @@ from modeling.inference.inputs import are_blank, are_light, read_inputs
 from modeling.networks.mosaics import semantic
 from modeling.pictures import png
 from modeling.pictures.drawing import mask_colours
-from modeling.runs.trained import load_run, require_classes
+from modeling.runs.trained import load_run, require_fit
+from modeling.scoring.predictions import read_predictions
 from modeling.scoring.score import predict_split, score_predictions
 from modeling.shards import Dataset, open_dataset
 
@@ -330,6 +332,50 @@ def test_a_file_that_holds_no_array_is_refused(tmp_path: Path) -> None:
     assert all(f"{name}: not an .npy file of numbers" in str(caught.value) for name in names)
 
 
+def npy(header: str) -> bytes:
+    """An .npy file of that header."""
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header) + 1) + header.encode() + b"\n" + bytes(1000)
+
+
+FORGED = {
+    "an archive": b"PK\3\4 and no more",
+    "huge": npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1180591620717411303424, 9, 9)}"),
+    "huge together": npy("{'descr': '|u1', 'fortran_order': False, 'shape': (4294967296, 4294967296)}"),
+    "negative": npy("{'descr': '|u1', 'fortran_order': False, 'shape': (-3, 9, 9)}"),
+    "boolean": npy("{'descr': '|u1', 'fortran_order': False, 'shape': (True, 9, 9)}"),
+    "nested": npy("(" * 4000 + ")" * 4000),
+    "nested lists": npy("{'descr': " + "-" * 4000 + "1, 'fortran_order': False, 'shape': (9, 9)}"),
+    "keys of two kinds": npy("{1: 2, 'descr': '|u1', 'fortran_order': False, 'shape': (9, 9)}"),
+    "many axes": npy(f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({'1, ' * 99})}}"),
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_a_forged_header_of_an_array_is_refused(dataset: Dataset, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "a.npy").write_bytes(FORGED[kind])
+    with pytest.raises(InputError, match=r"a\.npy: not an \.npy file of numbers: it"):
+        read_inputs([tmp_path / "a.npy"], "foreground", "test")
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("mask.npy", FORGED[kind])
+    with pytest.raises(InputError, match=r"not a file of predictions: 'mask\.npy': it"):
+        read_predictions(tmp_path / "a.npz", dataset, "foreground", "test")
+
+
+def test_an_archive_of_arrays_is_no_array_whatever_it_is_called(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", blob())
+    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    with pytest.raises(InputError, match=r"it begins with b'PK"):
+        read_inputs([tmp_path / "a.npy"], "foreground", "test")
+
+
+def test_arrays_are_read_as_numpy_wrote_them(tmp_path: Path) -> None:
+    images = np.arange(3 * 9 * 10, dtype=np.uint8).reshape(3, 9, 10)
+    for number, array in enumerate((images, np.asfortranarray(images), images[:, ::-1], images[0])):
+        np.save(tmp_path / f"{number}.npy", array)
+        (source,) = read_inputs([tmp_path / f"{number}.npy"], "foreground", "test")
+        assert np.array_equal(source.images, array.reshape(-1, 9, 10))
+
+
 def test_every_trouble_is_told_at_once_and_nothing_is_written(runs: Path, digits: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (digits / "bad.png").write_bytes(b"GIF89a")
@@ -339,6 +385,22 @@ def test_every_trouble_is_told_at_once_and_nothing_is_written(runs: Path, digits
     assert result.exit_code == 3
     for told in ("4 inputs", "bad.png: not a PNG", "neither a dataset nor a folder", "no such file", "not an input"):
         assert told in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_wrong_with_datasets_is_told_with_the_rest(runs: Path, dataset: Dataset, tmp_path: Path) -> None:
+    other = fakes.tiny(tmp_path, train=30, val=12, test=20, tile=(20, 20))
+    manifest = other / "manifest.json"
+    result = call(runs / "circles", other, tmp_path / "gone.png", dataset.path, "--out", tmp_path / "out")
+    assert result.exit_code == 3
+    for told in ("2 inputs", "data: images of another size (expected 28 x 28, found 20 x 20)", "no such file"):
+        assert told in result.stderr
+    manifest.write_bytes(manifest.read_bytes().replace(b'"digest"', b'"digest "'))
+    result = call(runs / "circles", other, tmp_path / "gone.png", "--out", tmp_path / "out")
+    assert result.exit_code == 3
+    assert "2 inputs" in result.stderr
+    assert "the manifest was changed after the build" in result.stderr
+    assert call(runs / "circles", other, "--out", tmp_path / "out").exit_code == 5
     assert not (tmp_path / "out").exists()
 
 
@@ -368,13 +430,13 @@ def test_equal_names_are_told_apart(runs: Path, digits: Path, tmp_path: Path) ->
 def test_a_run_of_other_classes_is_refused_but_for_the_foreground(dataset: Dataset, runs: Path) -> None:
     for task in TASKS:
         trained = load_run(runs / task)
-        require_classes(trained, dataset)
+        require_fit(trained, dataset)
         trained.evidence.dataset["classes"][3] = "drei"
         if task == "foreground":
-            require_classes(trained, dataset)
+            require_fit(trained, dataset)
         else:
             with pytest.raises(InputError, match=r"other classes \(expected 0, 1, 2, drei, 4"):
-                require_classes(trained, dataset)
+                require_fit(trained, dataset)
 
 
 def test_a_dataset_is_predicted_by_split_and_never_inverted(dataset: Dataset, runs: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import nn
 
 from modeling import runs
 from modeling.config import Config, preset
-from modeling.errors import InputError
+from modeling.errors import DamagedError, FormatError, InputError
 from modeling.metrics import circle_scores, foreground_scores, mosaic_scores
 from modeling.runs import checkpoint
 from modeling.runs.evidence import Evidence, describe, environment
@@ -42,11 +43,11 @@ from modeling.scoring.scoreboard import (
     headline_rows,
     interval,
     notes,
-    percent,
     references,
     score_rows,
 )
 from modeling.shards import Dataset, open_dataset
+from modeling.spelling import percent
 from modeling.tasks import TASKS
 from modeling.training.distributed import Ranks
 from modeling.training.evaluation import infer
@@ -54,6 +55,23 @@ from modeling.training.evaluation import infer
 Array = npt.NDArray[Any]
 
 DRAWS = 30
+
+
+OTHER_VERSIONS: dict[str, Callable[[dict[str, Any], dict[str, Any]], object]] = {
+    "a missing weight": lambda tree, _: tree["average"].popitem(),
+    "no average": lambda tree, _: tree.clear(),
+    "an average of numbers": lambda tree, _: tree.update(average=[1]),
+    "another task": lambda _, facts: facts.update(task="squares"),
+    "a task that is a list": lambda _, facts: facts.update(task=[]),
+    "no precision": lambda _, facts: facts["environment"].pop("precision"),
+    "no git": lambda _, facts: facts["environment"].pop("git"),
+    "no weights": lambda _, facts: facts.pop("weights"),
+    "another setting": lambda _, facts: facts["config"].update(depth=3),
+    "no steps": lambda _, facts: facts["config"].pop("steps"),
+    "classes that are numbers": lambda _, facts: facts["dataset"].update(classes=[0, 1]),
+    "a tile of one side": lambda _, facts: facts["dataset"].update(tile=[28]),
+    "a dataset that is a list": lambda _, facts: facts.update(dataset=[]),
+}
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +171,12 @@ def test_anybodys_predictions_are_scored_from_their_file(
     assert record == {
         "task": task,
         "origin": {"predictions": "own.npz"},
-        "dataset": {"digest": dataset.digest, "source": dataset.source, "classes": list("0123456789")},
+        "dataset": {
+            "digest": dataset.digest,
+            "source": dataset.source,
+            "classes": list("0123456789"),
+            "grid": [2, 2],
+        },
         "splits": {
             split: {
                 "scores": score_arrays(arrays, dataset, task, split, replicates=DRAWS, seed=5),
@@ -342,6 +365,51 @@ def test_a_run_is_not_scored_on_other_classes_unless_it_knows_none(dataset: Data
     assert not (run / "scores.json").exists()
 
 
+def test_circles_are_not_scored_on_digits_of_another_size(dataset: Dataset, tmp_path: Path) -> None:
+    other = open_dataset(tiny(tmp_path, train=30, val=12, test=20, tile=(20, 20)))
+    run, _, _ = run_of(tmp_path / "circles", "circles", dataset)
+    with pytest.raises(InputError, match=r"of another size \(expected 28 x 28, found 20 x 20\)") as caught:
+        score_run(run, other, ["test"], replicates=1)
+    assert caught.value.path == other.path
+    mosaics, _, _ = run_of(tmp_path / "mosaics", "mosaics", dataset)
+    assert predict_split(load_run(mosaics), other, "test")["mask"].shape == (20, 40, 40)
+
+
+def test_the_splits_of_the_same_weights_stay_when_another_is_scored(dataset: Dataset, tmp_path: Path) -> None:
+    run, _, _ = run_of(tmp_path, "foreground", dataset)
+    first = score_run(run, dataset, ["test"], replicates=3)
+    second = score_run(run, dataset, ["val"], replicates=3)
+    assert list(second["splits"]) == ["val"]
+    written = json.loads((run / "scores.json").read_text())
+    assert written == {**second, "splits": {**first["splits"], **second["splits"]}}
+    tree, facts = checkpoint.load(run / runs.BEST)
+    checkpoint.save(run / runs.BEST, tree, facts | {"weights": "another digest"})
+    third = score_run(run, dataset, ["val"], replicates=3)
+    assert json.loads((run / "scores.json").read_text()) == third
+    (run / "scores.json").write_text("[]")
+    score_run(run, dataset, ["val"], replicates=3)
+    assert json.loads((run / "scores.json").read_text()) == third
+
+
+@pytest.mark.parametrize("change", OTHER_VERSIONS)
+def test_weights_of_another_version_are_told_with_a_remedy(dataset: Dataset, tmp_path: Path, change: str) -> None:
+    run, _, _ = run_of(tmp_path, "circles", dataset)
+    tree, facts = checkpoint.load(run / runs.BEST)
+    OTHER_VERSIONS[change](tree, facts)
+    checkpoint.save(run / runs.BEST, tree, facts)
+    with pytest.raises(FormatError, match=r"not of a network that this program knows.*train anew") as caught:
+        load_run(run)
+    assert caught.value.path == run / runs.BEST
+
+
+@pytest.mark.parametrize(("task", "name"), [("circles", "label"), ("mosaics", "mask")])
+def test_a_truth_of_more_labels_than_there_are_classes_is_told(dataset: Dataset, task: str, name: str) -> None:
+    few = replace(dataset, manifest=replace(dataset.manifest, classes=("a", "b", "c")))
+    nothing = {each: np.zeros_like(dataset.split(task, "test")[each][:]) for each in NAMES[task]}
+    with pytest.raises(DamagedError, match=rf"{name} of {task}/test is no truth: expected values from 0 to"):
+        score_arrays(nothing, few, task, "test", replicates=1)
+
+
 def test_where_there_is_no_run_there_is_nothing_to_score(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no checkpoint"):
         score_run(tmp_path / "absent", dataset)
@@ -359,7 +427,7 @@ def record_of(dataset: Dataset, task: str) -> dict[str, Any]:
         }
         for split in ("val", "test")
     }
-    facts = {"digest": dataset.digest, "source": dataset.source, "classes": list(dataset.classes)}
+    facts = {"digest": dataset.digest, "source": dataset.source, "classes": list(dataset.classes), "grid": [2, 2]}
     return {"task": task, "origin": {}, "dataset": facts, "splits": splits}
 
 
@@ -385,12 +453,14 @@ def test_the_reference_stands_beside_scores_on_the_mnist_test_digits_alone(datas
     expected = {
         "foreground": {"iou": "99.630%", "iou_pooled": "99.630%"},
         "circles": {"accuracy": "99.460%", "gated_iou": "94.390%", "gated_iou_pooled": "94.390%"},
-        "mosaics": {"dice": "99.290%", "dice_foreground": "99.290%", "dice_per_image": "99.290%"},
+        "mosaics": {"dice": "99.290%", "dice_foreground": "99.290%", "dice_per_image_in_truth": "99.290%"},
     }
     for task, others in expected.items():
         record = record_of(dataset, task)
         assert references(record, "test") == {}
         record["dataset"]["source"] = "mnist"
+        assert references(record, "test") == {}  # not all of them
+        make_official(record)
         assert references(record, "val") == {}
         assert {row[0]: row[3] for row in score_rows(record, "test")[1:] if row[3]} == others
 
@@ -398,7 +468,7 @@ def test_the_reference_stands_beside_scores_on_the_mnist_test_digits_alone(datas
 def test_the_scoreboard_says_which_references_are_beaten(dataset: Dataset) -> None:
     records = [record_of(dataset, task) for task in NAMES]
     for record in records:
-        record["dataset"]["source"] = "mnist"
+        make_official(record)
     values = {"iou": 0.9963, "iou_pooled": 0.99631, "accuracy": 0.9947, "gated_iou": 0.9438}
     for record in records:
         for name, value in values.items():
@@ -414,7 +484,7 @@ def test_the_scoreboard_says_which_references_are_beaten(dataset: Dataset) -> No
         ["circles", "gated_iou_pooled"],
         ["mosaics", "dice"],
         ["mosaics", "dice_foreground"],
-        ["mosaics", "dice_per_image"],
+        ["mosaics", "dice_per_image_in_truth"],
     ]
     assert [row[5] for row in rows[:4]] == ["no", "yes", "yes", "no"]  # to reach it is not to beat it
     first = records[0]["splits"]["test"]
@@ -428,6 +498,30 @@ def test_the_scoreboard_says_which_references_are_beaten(dataset: Dataset) -> No
     ]
     assert {row[5] for row in headline_rows(records, "val")[1:]} == {""}
     assert headline_rows(records, "val")[1][2] == percent(records[0]["splits"]["val"]["scores"]["iou"]["value"])
+
+
+def make_official(record: dict[str, Any]) -> None:
+    """Let a record seem to be of the MNIST digits."""
+    record["dataset"]["source"] = "mnist"
+    for part in record["splits"].values():
+        part["scores"]["bootstrap"]["units"] = 10_000
+
+
+def test_mosaics_of_another_grid_have_no_reference(dataset: Dataset) -> None:
+    record = record_of(dataset, "mosaics")
+    make_official(record)
+    assert references(record, "test")
+    record["dataset"]["grid"] = [3, 3]
+    assert references(record, "test") == {}
+    del record["dataset"]["grid"]
+    assert references(record, "test") == {}
+
+
+def test_a_score_that_is_undefined_beats_nothing(dataset: Dataset) -> None:
+    record = record_of(dataset, "foreground")
+    make_official(record)
+    record["splits"]["test"]["scores"]["iou"]["value"] = None
+    assert headline_rows([record])[1][5] == "no"
 
 
 def test_the_table_of_classes_has_a_row_a_class(dataset: Dataset) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -499,6 +500,10 @@ FORGERIES: dict[str, Callable[[dict[str, Any]], object]] = {
     "a column twice": lambda m: first_section(m)["columns"][1].update(name="image"),
     "a name with a slash": lambda m: first_section(m)["columns"][0].update(name="a/b"),
     "no columns": lambda m: first_section(m).update(columns=[]),
+    "no columns and no table": lambda m: (
+        first_section(m).update(columns=[]),
+        first_section(m)["table"].update(bytes=0),
+    ),
     "a column that is a number": lambda m: first_section(m)["columns"].append(7),
     "a root that is no digest": lambda m: first_section(m)["columns"][0].update(root="0" * 63),
     "another shard size": lambda m: m["recipe"]["storage"].update(shard_size=512),
@@ -525,6 +530,31 @@ def test_a_forged_manifest_is_refused_before_anything_is_mapped(
     with pytest.raises(DamagedError) as caught:
         open_dataset(single)
     str(caught.value).encode()
+
+
+COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
+    "another name": ("found nothing", lambda column: column.update(name="picture")),
+    "another shape": ("found |u1 (3136,)", lambda column: column.update(shape=[56 * 56])),
+    "another dtype": ("found <u4 (56, 14)", lambda column: column.update(dtype="<u4", shape=[56, 14])),
+}
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_columns_that_are_not_those_of_the_task_are_refused(single: Path, kind: str) -> None:
+    told, change = COLUMNS[kind]
+    forge(single, lambda manifest: change(first_section(manifest)["columns"][0]))
+    expected = f"mosaics/train must have a column image of |u1 (56, 56), {told}"
+    with pytest.raises(DamagedError, match=re.escape(expected)):
+        open_dataset(single)
+
+
+def test_a_folder_that_is_a_link_is_refused_but_not_the_dataset_itself(single: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(single)
+    assert open_dataset(tmp_path / "link").sections
+    (single / "mosaics").rename(tmp_path / "elsewhere")
+    (single / "mosaics").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DamagedError, match=r"mosaics: not the folder that was built \(expected a folder, found a link"):
+        open_dataset(single)
 
 
 def test_signing_anew_without_a_change_still_opens(single: Path) -> None:

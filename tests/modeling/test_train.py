@@ -160,6 +160,30 @@ def test_a_run_that_is_stopped_and_resumed_is_that_which_was_not(
     assert all(each["same_environment"] for each in evidence.resumed)
 
 
+def test_lines_of_the_log_that_are_no_records_are_dropped(tmp_path: Path) -> None:
+    kept = b'{"step": 1, "loss": 2}\n'
+    nested = b"[" * 100_000 + b"]" * 100_000
+    for line in (b"{}", b"[]", b"7", b'{"step": null}', b'{"step": [1]}', b'{"step": 1' + b"0" * 400 + b"}", nested):
+        (tmp_path / runs.LOG).write_bytes(kept + line + b"\n" + kept)
+        runs.Log(tmp_path, 5).close()
+        assert (tmp_path / runs.LOG).read_bytes() == 2 * kept
+
+
+def test_a_record_of_what_is_trained_that_is_nested_too_deeply_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / runs.CONFIG).write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(DamagedError, match=r"config\.json: the record of what is trained cannot be read"):
+        runs.begin(tmp_path, SETTINGS, "", resume=True)
+
+
+def test_a_run_that_is_resumed_from_other_code_says_so_and_keeps_what_it_was(dataset: Dataset, tmp_path: Path) -> None:
+    assert not run(dataset, tmp_path, stop=Stopper(3)).finished
+    tree, facts = checkpoint.load(tmp_path / runs.LAST)
+    before = facts["environment"] | {"git": {"commit": "0" * 40, "changed": False}}
+    checkpoint.save(tmp_path / runs.LAST, tree, facts | {"environment": before})
+    evidence = run(dataset, tmp_path, stop=Stopper(1), resume=True)
+    assert evidence.resumed == [{"step": 3, "same_environment": False, "before": before}]
+
+
 def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_bits(
     folder: Path, whole: Path, tmp_path: Path
 ) -> None:
