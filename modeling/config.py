@@ -180,7 +180,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "record": {**_RECORD, "channels": (128, 256), "steps": 8000, "refinements": 3},
     },
     "mosaics": {
-        "cpu": {**_CPU, "channels": (32, 64, 128), "steps": 2600, "batch": 64, "evaluate_every": 650, "warmup": 100},
+        "cpu": {**_CPU, "channels": (32, 64, 128), "steps": 2400, "batch": 64, "evaluate_every": 600, "warmup": 100},
         "gpu": {**_GPU, "channels": (32, 64, 128), "steps": 1500},
         "record": {**_RECORD, "channels": (64, 128, 256), "steps": 10000},
     },
