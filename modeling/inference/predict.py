@@ -23,7 +23,6 @@ from modeling.inference.findings import describe, format_size, words
 from modeling.inference.inputs import Source, UInt8, are_blank, are_light, read_inputs
 from modeling.inference.overlays import draw_overlay
 from modeling.networks.mosaics import semantic
-from modeling.networks.precision import autocast
 from modeling.pictures import png
 from modeling.pictures.drawing import binary_colours, mask_colours
 from modeling.runs.trained import Trained, load_run, require_fit, require_size
@@ -82,12 +81,8 @@ def predict_arrays(trained: Trained, images: UInt8) -> Arrays:
     probability of what was predicted there, (n,); of mosaics, the same over the pixels of each label, (n, 1 + K), NaN
     for labels that were not predicted.
     """
-    device = trained.device
-    with (
-        torch.inference_mode(),
-        autocast(device, trained.precision),
-    ):
-        outputs, found = infer_batch(trained.task, trained.model, images, device, trained.precision)
+    with torch.inference_mode():
+        outputs, found = infer_batch(trained.task, trained.model, images, trained.device, trained.precision)
         found["confidence"] = _confidence(trained.task.name, outputs, found)
     return {name: values.cpu().numpy() for name, values in found.items()}
 
