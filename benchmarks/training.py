@@ -36,13 +36,16 @@ def main(dataset: Path, seeds: str, preset: str, runs: Path | None, also: tuple[
     with tempfile.TemporaryDirectory() as scratch:
         others = "".join(f" --also {each}" for each in also)
         facts: dict[str, Any] = {
-            "command": f"python benchmarks/training.py --preset {preset} --seeds {seeds} --dataset {dataset}{others}",
             "preset": preset,
             "machine": machine(),
             "runs": [],
         }
         for seed in map(int, seeds.split(",")):
             facts["runs"].append(train_and_score(dataset, preset, seed, (runs or Path(scratch)) / str(seed), also))
+            done = ",".join(str(each["seed"]) for each in facts["runs"])
+            facts["command"] = (
+                f"python benchmarks/training.py --preset {preset} --seeds {done} --dataset {dataset}{others}"
+            )
             facts |= summarize(facts["runs"])
             evidence.parent.mkdir(exist_ok=True)
             evidence.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")

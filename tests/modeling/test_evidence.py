@@ -17,10 +17,10 @@ TELL_BEFORE_AND_AFTER_A_CHANGE = """
 import json, pathlib, torch
 from modeling.runs.evidence import environment
 
-told = [environment(torch.device("cpu"))["git"]]
+told = [environment(torch.device("cpu"), "float32")["git"]]
 path = pathlib.Path("modeling/tasks/losses.py")
 path.write_text(path.read_text() + "# changed")
-told.append(environment(torch.device("cpu"))["git"])
+told.append(environment(torch.device("cpu"), "float32")["git"])
 print(json.dumps(told))
 """
 

@@ -108,8 +108,12 @@ def test_an_interruption_while_a_process_starts_leaves_none_behind(
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(SpawnProcess, "start", start_interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run_jobs({"waits": functools.partial(wait, tmp_path)}, 1)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker of pytest-xdist ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_jobs({"waits": functools.partial(wait, tmp_path)}, 1)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert multiprocessing.active_children() == []
 
 
