@@ -29,7 +29,7 @@ from modeling.runs import folder as run_folder
 from modeling.runs.evidence import Evidence
 from modeling.shards import Dataset, open_dataset
 from modeling.training.state import State, key
-from modeling.training.train import _deterministic, rate_factor, train
+from modeling.training.train import _deterministic, flushes_denormals, rate_factor, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -127,6 +127,14 @@ def test_training_leaves_the_callers_random_state_and_settings_alone(dataset: Da
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_no_denormal_number_slows_training_on_a_cpu_down(device: str) -> None:
+    assert not flushes_denormals()
+    with _deterministic(torch.device(device)):
+        assert flushes_denormals() == (device == "cpu")
+    assert not flushes_denormals()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_what_a_device_is_set_to_for_training_is_undone(device: str) -> None:
     def settings() -> list[Any]:
         deterministic: Any = torch.utils.deterministic
@@ -135,6 +143,7 @@ def test_what_a_device_is_set_to_for_training_is_undone(device: str) -> None:
             deterministic.fill_uninitialized_memory,
             torch.backends.cudnn.benchmark,
             torch.get_float32_matmul_precision(),
+            flushes_denormals(),
         ]
 
     before = settings()
