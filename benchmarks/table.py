@@ -1,6 +1,6 @@
-"""The README's table of speed, written from the evidence in results/, so that the two cannot drift apart.
+"""The README's tables of speed and of scores, written from the evidence in results/: the two cannot drift apart.
 
-`python benchmarks/table.py` writes it; a test holds the README to what `table` returns.
+`python benchmarks/table.py` writes them; a test holds the README to what `readme` returns.
 """
 
 from __future__ import annotations
@@ -10,8 +10,26 @@ import re
 from pathlib import Path
 from typing import Any
 
+from modeling.scoring.scoreboard import REFERENCE
+
 ROOT = Path(__file__).parent.parent
-MARKS = "<!-- speed -->\n", "<!-- /speed -->"
+
+# What is shown of the scores, and what it is called in the table.
+SCORES = {
+    "foreground": {"iou": "foreground IoU, mean over images", "iou_pooled": "... pooled"},
+    "circles": {
+        "accuracy": "circles, accuracy",
+        "gated_iou": "circles, IoU, 0 where the class is wrong, mean over images",
+        "gated_iou_pooled": "... pooled",
+        "iou": "... whatever the class, mean over images",
+    },
+    "mosaics": {
+        "dice": "mosaics, Dice, pooled, 11 classes",
+        "dice_foreground": "... without background",
+        "dice_per_image_in_truth": "... mean over images, of the classes in each",
+        "dice_per_image": "... and of those in its prediction",
+    },
+}
 
 
 def table(results: Path = ROOT / "results") -> str:
@@ -47,11 +65,45 @@ def table(results: Path = ROOT / "results") -> str:
     return "\n".join([head, *lines]) + "\n"
 
 
+def scores(results: Path = ROOT / "results") -> str:
+    """The table of scores on the test digits in Markdown, from training.json."""
+    facts = json.loads((results / "training.json").read_text("utf-8"))
+    machine, run = facts["machine"], facts["runs"][0]["tasks"]["mosaics"]
+    seeds = ", ".join(str(each["seed"]) for each in facts["runs"])
+    head = (
+        f"`{facts['command']}` on {machine['cores']} cores of a shared {machine['model']} "
+        f"({machine['system'].split('-')[0]}), no GPU, torch {run['environment']['versions']['torch']}, "
+        f"dataset `{run['dataset']['digest'][:12]}`, seeds {seeds}. The official test digits: n = 10,000, and "
+        f"{run['scores']['test']['dice']['n']:,} mosaics of them; weights chosen on val. `make train-all` took "
+        f"{_minutes(facts['wall_s'])}, of which training {_minutes(facts['train_s'])}.\n"
+    )
+    rows = [
+        (title, facts["test"][task][name], REFERENCE[task].get(name))
+        for task, names in SCORES.items()
+        for name, title in names.items()
+    ]
+    lines = ["| score on test | to beat | mean of the seeds | least to most |", "|---|---|---|---|"]
+    for title, found, reference in rows:
+        least, mean, most = (f"{100 * found[part]:.2f}%" for part in ("min", "mean", "max"))
+        due = "" if reference is None else f"{100 * reference:.2f}%"
+        lines.append(f"| {title} | {due} | {mean} | {least} to {most} |")
+    return "\n".join([head, *lines]) + "\n"
+
+
+TABLES = {"speed": table, "scores": scores}
+
+
 def readme() -> str:
-    """The README with the table of now."""
+    """The README with the tables of now."""
     text = (ROOT / "README.md").read_text("utf-8")
-    begin, end = map(re.escape, MARKS)
-    return re.sub(f"({begin}).*?({end})", lambda found: found[1] + table() + found[2], text, flags=re.DOTALL)
+    for name, made in TABLES.items():
+        before, after = (re.escape(mark) for mark in (f"<!-- {name} -->\n", f"<!-- /{name} -->"))
+        text = re.sub(f"(?<={before}).*?(?={after})", made().replace("\\", r"\\"), text, flags=re.DOTALL)
+    return text
+
+
+def _minutes(seconds: dict[str, float]) -> str:
+    return f"{seconds['median'] / 60:.1f} minutes ({seconds['min'] / 60:.1f} to {seconds['max'] / 60:.1f})"
 
 
 def _spread(values: dict[str, float], unit: str) -> str:

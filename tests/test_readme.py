@@ -90,7 +90,7 @@ def test_links_lead_to_files() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_the_table_of_speed_is_what_the_evidence_says() -> None:
+def test_the_tables_of_speed_and_scores_are_what_the_evidence_says() -> None:
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
         from table import readme
