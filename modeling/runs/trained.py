@@ -79,7 +79,9 @@ def load_run(path: Path, device: str | torch.device = "cpu") -> Trained:
             remedy="they were written by another version of this program; train anew in another folder: --out",
         ) from error
     place = torch.device(device)
-    model = model.to(place).eval().requires_grad_(False)
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    model.to(device=place, memory_format=layout)  # type: ignore[call-overload]
+    model = model.eval().requires_grad_(False)
     return Trained(path, task, model, config, evidence, place)
 
 

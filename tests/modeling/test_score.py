@@ -248,6 +248,7 @@ def run_of(folder: Path, task: str, dataset: Dataset, *settings: str) -> tuple[P
     config = preset(task, "cpu", seed=4).override(["channels=4,4,4", "precision=float32", *settings])
     torch.manual_seed(1)
     model = TASKS[task].build(config, describe(dataset)).eval()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     evidence = Evidence(
         task=task,
         config=config.to_json(),
