@@ -16,7 +16,12 @@ Scores = Mapping[str, Any]
 REFERENCE = {
     "foreground": {"iou": 0.9963, "iou_pooled": 0.9963},
     "circles": {"accuracy": 0.9946, "gated_iou": 0.9439, "gated_iou_pooled": 0.9439},
-    "mosaics": {"dice": 0.9929, "dice_foreground": 0.9929, "dice_per_image_in_truth": 0.9929},
+    "mosaics": {
+        "dice": 0.9929,
+        "dice_foreground": 0.9929,
+        "dice_per_image": 0.9929,
+        "dice_per_image_in_truth": 0.9929,
+    },
 }
 
 _DIGITS, _GRID = 10_000, [2, 2]  # what they were measured on

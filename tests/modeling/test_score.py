@@ -454,7 +454,7 @@ def test_the_reference_stands_beside_scores_on_the_mnist_test_digits_alone(datas
     expected = {
         "foreground": {"iou": "99.630%", "iou_pooled": "99.630%"},
         "circles": {"accuracy": "99.460%", "gated_iou": "94.390%", "gated_iou_pooled": "94.390%"},
-        "mosaics": {"dice": "99.290%", "dice_foreground": "99.290%", "dice_per_image_in_truth": "99.290%"},
+        "mosaics": dict.fromkeys(["dice", "dice_foreground", "dice_per_image", "dice_per_image_in_truth"], "99.290%"),
     }
     for task, others in expected.items():
         record = record_of(dataset, task)
@@ -485,6 +485,7 @@ def test_the_scoreboard_says_which_references_are_beaten(dataset: Dataset) -> No
         ["circles", "gated_iou_pooled"],
         ["mosaics", "dice"],
         ["mosaics", "dice_foreground"],
+        ["mosaics", "dice_per_image"],
         ["mosaics", "dice_per_image_in_truth"],
     ]
     assert [row[5] for row in rows[:4]] == ["no", "yes", "yes", "no"]  # to reach it is not to beat it
