@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling.networks.blocks import Trunk
+from modeling.networks.context import LocalContext
 from modeling.networks.images import pad, scale
-from modeling.networks.statistics import LocalContext
 
 
 class MosaicNet(nn.Module):
@@ -19,21 +19,27 @@ class MosaicNet(nn.Module):
 
     `classes` (B, K, ceil(H / 2), ceil(W / 2)) are logits of the class of each cell, whatever in it is foreground.
     `foreground` (B, H, W) is the logit of each pixel to be foreground: linear in its grey level, with a slope for
-    each cell and an offset for each pixel. With local context both are corrected by the grey levels around, cells of
-    4x4 pixels at a time. `semantic` puts classes and foreground together.
-    """
+    each cell and an offset for each pixel. `semantic` puts classes and foreground together.
 
-    ends = ("stem", "class_head", "pixel_head", "context.levels", "context.correction", "context.pointer")
+    With local context, which has cells of 4x4 pixels, the classes are those that it finds, and offsets and slopes are
+    corrected by it. Without, the network sees a pixel's neighbourhood only, and each cell is read by itself.
+    """
 
     def __init__(self, channels: Sequence[int], blocks: int, *, classes: int, context: bool) -> None:
         super().__init__()
         self.multiple = 2 ** len(channels)
         self.stem = nn.Conv2d(4, channels[0], 3, padding=1)
         self.trunk = Trunk(channels, blocks)
-        self.class_head = nn.Conv2d(channels[0], classes, 1)
         self.pixel_head = nn.Conv2d(channels[0], 5, 1)
+        self.ends: tuple[str, ...] = ("stem", "pixel_head")
         self.level = min(1, len(channels) - 1)  # the scale that is as fine as the local context
-        self.context = LocalContext(channels[self.level], 2 ** (1 + self.level)) if context else None
+        self.context: LocalContext | None = None
+        if context:
+            self.context = LocalContext(channels[self.level], 2 ** (1 + self.level), classes=classes)
+            self.ends += tuple(f"context.{name}" for name in LocalContext.ends)
+        else:
+            self.class_head = nn.Conv2d(channels[0], classes, 1)
+            self.ends += ("class_head",)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         height, width = image.shape[-2:]
@@ -45,12 +51,14 @@ class MosaicNet(nn.Module):
         slope = F.interpolate(pixel[:, :1], scale_factor=2.0, mode="nearest")
         offset = F.pixel_shuffle(pixel[:, 1:], 2)
         if self.context is not None:
-            found = self.context(whole, F.relu(features[self.level])) * 16
-            corrections = F.interpolate(found, scale_factor=float(self.context.cell), mode="nearest")
+            found, classes = self.context(whole, F.relu(features[self.level]))
+            corrections = F.interpolate(found * 16, scale_factor=float(self.context.cell), mode="nearest")
             offset, slope = offset + corrections[:, :1], slope + corrections[:, 1:] / 16
+            classes = F.interpolate(classes, scale_factor=self.context.cell / 2, mode="nearest")
+        else:
+            classes = self.class_head(x).float()
         foreground = (offset + slope * (grey * 16))[:, 0, :height, :width]
-        classes = self.class_head(x)[:, :, : -(-height // 2), : -(-width // 2)]
-        return {"classes": classes.float(), "foreground": foreground}
+        return {"classes": classes[:, :, : -(-height // 2), : -(-width // 2)], "foreground": foreground}
 
 
 def semantic(outputs: dict[str, Tensor]) -> Tensor:

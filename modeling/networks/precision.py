@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def choose_precision(asked: str, device: torch.device) -> str:
@@ -24,4 +24,4 @@ def choose_precision(asked: str, device: torch.device) -> str:
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Compute in `precision`, one of those that `choose_precision` gives, where an operation bears it."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=_DTYPES[precision] is torch.bfloat16)
+    return torch.autocast(device.type, torch.bfloat16, enabled=DTYPES[precision] is torch.bfloat16)

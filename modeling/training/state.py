@@ -12,6 +12,7 @@ from torch import Tensor
 
 from modeling.config import Config
 from modeling.errors import InputError
+from modeling.networks.precision import DTYPES, choose_precision
 from modeling.tasks import Task
 from modeling.training.optim import MuonAdamW, groups
 
@@ -32,8 +33,7 @@ class State:
         parts = groups(
             self.model, rate=config.learning_rate, muon_rate=config.muon_rate, weight_decay=config.weight_decay
         )
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        self.optimizer = MuonAdamW(parts, dtype=dtype)
+        self.optimizer = MuonAdamW(parts, dtype=DTYPES[choose_precision(config.precision, device)])
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self._decay = config.ema
         self._clip = config.clip

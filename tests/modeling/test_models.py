@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datagen.sources import strokes
 from modeling.networks import geometry
 from modeling.networks.blocks import Residual, Trunk
 from modeling.networks.circles import CircleNet, Refinement
+from modeling.networks.context import LocalContext
 from modeling.networks.foreground import ForegroundNet
 from modeling.networks.images import grey_levels
 from modeling.networks.mosaics import MosaicNet, semantic
@@ -104,7 +107,7 @@ def test_every_parameter_learns(make: Callable[[], nn.Module]) -> None:
     assert silent == []
 
 
-@pytest.mark.parametrize("make", [foreground_net, mosaic_net, circle_net])
+@pytest.mark.parametrize("make", [foreground_net, mosaic_net, lambda: mosaic_net(context=False), circle_net])
 def test_the_ends_of_a_network_are_parts_of_it(make: Callable[[], nn.Module]) -> None:
     net = make()
     for end in net.ends:  # type: ignore[union-attr]
@@ -145,6 +148,34 @@ def test_mosaics_moved_by_whole_coarsest_cells_give_the_same_moved() -> None:
     torch.testing.assert_close(
         outputs["classes"][0, :, 32:46, 32:46], outputs["classes"][1, :, 36:50, 40:54], atol=1e-4, rtol=1e-4
     )
+
+
+def test_each_cell_takes_what_the_windows_say_that_it_points_to() -> None:
+    """The local context, spelled out in loops: windows of 7x7 cells, nothing outside, and 4x4 places to point to."""
+    torch.manual_seed(0)
+    context = LocalContext(6, 4, classes=3).eval()
+    nn.init.normal_(context.correction.weight)
+    image, features = images(2, 20, 36), torch.randn(2, 6, 5, 9)
+    corrections, classes = context(image, features)
+    said = {}
+    for sample, row, column in np.ndindex(2, 5, 9):
+        rows, columns = range(max(row - 3, 0), min(row + 4, 5)), range(max(column - 3, 0), min(column + 4, 9))
+        statistics, mean = torch.zeros(32), torch.zeros(6)
+        for y, x in itertools.product(rows, columns):
+            mean += features[sample, :, y, x] / 49
+            for level in image[sample, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4].flatten().tolist():
+                statistics[level // 16] += 1 / (49 * 16)
+                statistics[16 + level // 16] += level % 16 / 16 / (49 * 16)
+        hidden = F.relu(context.mixer(F.relu(context.levels(statistics * 16))))
+        said[sample, row, column] = torch.cat([context.correction(hidden), context.classes(context.reader(mean))])
+    for sample, row, column in np.ndindex(2, 5, 9):
+        weights = context.pointer(features[sample, :, row, column]).softmax(0)
+        places = itertools.product((-3, -1, 1, 3), repeat=2)
+        expected = torch.zeros(5)
+        for weight, (down, right) in zip(weights, places, strict=True):
+            expected += weight * said.get((sample, row + down, column + right), torch.zeros(5))
+        found = torch.cat([corrections[sample, :, row, column], classes[sample, :, row, column]])
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_a_look_along_a_circle_sees_the_nearest_pixels_and_their_exact_distances() -> None:

@@ -1,4 +1,4 @@
-"""The grey levels of the digit that a place belongs to, where nobody says which digits there are."""
+"""What the digit as a whole says about a place in it, where nobody says which digits there are."""
 
 from __future__ import annotations
 
@@ -14,36 +14,46 @@ _PLACES = (0, 2, 4, 6)  # cells from the edge of a window to where its cell may 
 
 
 class LocalContext(nn.Module):
-    """What the grey levels around say about the foreground: an offset and a slope for each cell of the image.
+    """What the surroundings say about each cell of the image: an offset and a slope for its foreground, and its class.
 
     Over a window of 7x7 cells around each cell, the pixels in each of 16 ranges of grey levels are counted and added
-    up. A small network turns these statistics into the offset and the slope that would be right for a digit in the
-    middle of the window. And each cell points, by its features, to where in its own window the digit is centred that
-    it belongs to: it takes the mean of the offsets and slopes there, by the weights that it gave to 4x4 places.
+    up, and the features are averaged. Two small networks turn these into the offset and the slope, and the logits of
+    the classes, that would be right for a digit in the middle of the window. And each cell points, by its features, to
+    where in its own window the digit is centred that it belongs to: it takes the mean of what is right there, by the
+    weights that it gave to 4x4 places. So the cells of a digit agree on its class.
 
     No threshold criterion is wired in and no grid is known. Always in float32, but for the pointing.
     """
 
-    def __init__(self, features: int, cell: int, *, width: int = 32) -> None:
+    ends = ("pointer", "levels", "correction", "classes")
+
+    def __init__(self, features: int, cell: int, *, classes: int, width: int = 32) -> None:
         super().__init__()
         self.cell = cell
+        self.pointer = nn.Linear(features, len(_PLACES) ** 2)
         self.levels = nn.Linear(2 * _RANGES, width)
         self.mixer = nn.Linear(width, width)
         self.correction = nn.Linear(width, 2)
-        self.pointer = nn.Linear(features, len(_PLACES) ** 2)
+        self.reader = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, features), nn.ReLU())
+        self.classes = nn.Linear(features, classes)
         nn.init.zeros_(self.correction.weight)
         nn.init.zeros_(self.correction.bias)
 
-    def forward(self, image: Tensor, features: Tensor) -> Tensor:
-        """Offset and slope: uint8 (B, H, W) and (B, C, H / cell, W / cell) -> float32 (B, 2, H / cell, W / cell)."""
-        weights = self.pointer(features.permute(0, 2, 3, 1)).float().softmax(-1).permute(0, 3, 1, 2)
+    def forward(self, image: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Offset and slope, and logits of the classes: uint8 (B, H, W) and (B, C, H / cell, W / cell) ->
+        float32 (B, 2, H / cell, W / cell) and (B, K, H / cell, W / cell).
+        """
+        places = features.permute(0, 2, 3, 1)
+        weights = self.pointer(places).float().softmax(-1).permute(0, 3, 1, 2)
         with torch.autocast(image.device.type, enabled=False):
-            seen = window_sums(level_sums(image, self.cell)) / ((2 * _REACH + 1) * self.cell) ** 2
-            hidden = F.relu(self.mixer(F.relu(self.levels(seen * 16))))
-            centred = F.pad(self.correction(hidden).permute(0, 3, 1, 2), (_REACH,) * 4)
+            seen = window_means(level_sums(image, self.cell)) / self.cell**2
+            corrections = self.correction(F.relu(self.mixer(F.relu(self.levels(seen * 16)))))
+            classes = self.classes(self.reader(window_means(places.float())))
+            centred = F.pad(torch.cat([corrections, classes], -1).permute(0, 3, 1, 2), (_REACH,) * 4)
             height, width = weights.shape[-2:]
             near = torch.stack([centred[..., y : y + height, x : x + width] for y in _PLACES for x in _PLACES], 2)
-            return (near * weights[:, None]).sum(2)
+            found = (near * weights[:, None]).sum(2)
+        return found[:, :2], found[:, 2:]
 
 
 def level_sums(image: Tensor, cell: int) -> Tensor:
@@ -64,12 +74,12 @@ def level_sums(image: Tensor, cell: int) -> Tensor:
     return torch.cat([sums[..., :_RANGES], sums[..., _RANGES:] / span], 3)
 
 
-def window_sums(cells: Tensor) -> Tensor:
-    """The sum over the window around each cell, nothing being outside of the image: (B, h, w, K) -> the same shape."""
+def window_means(cells: Tensor) -> Tensor:
+    """The mean over the window around each cell, 0 outside of the image: (B, h, w, K) -> the same shape."""
     batch, height, width, values = cells.shape
     down, across = (_band(size, cells) for size in (height, width))
     rows = down @ cells.reshape(batch, height, width * values)
-    return across @ rows.view(batch, height, width, values)
+    return across @ rows.view(batch, height, width, values) / (2 * _REACH + 1) ** 2
 
 
 def _band(size: int, like: Tensor) -> Tensor:
