@@ -180,7 +180,15 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "record": {**_RECORD, "channels": (128, 256), "steps": 8000, "refinements": 3},
     },
     "mosaics": {
-        "cpu": {**_CPU, "channels": (32, 64, 128), "steps": 3600, "batch": 32, "evaluate_every": 900, "warmup": 100},
+        "cpu": {
+            **_CPU,
+            "channels": (32, 64, 128),
+            "steps": 2800,
+            "batch": 32,
+            "evaluate_every": 700,
+            "val_samples": 2048,
+            "warmup": 100,
+        },
         "gpu": {**_GPU, "channels": (32, 64, 128), "steps": 1500},
         "record": {**_RECORD, "channels": (64, 128, 256), "steps": 10000},
     },

@@ -166,7 +166,7 @@ class _Run:
             before = replace(before, environment=now, resumed=[*before.resumed, resumed])
         self.step, self.evidence = before.step, before
         self.pace = Pace(self.step, self.config.steps, before.seconds)
-        self.best = tree["best"]
+        self.best = tree.get("best")
         if self.ranks.first:
             self._publish()  # the run may have died between its checkpoint and this
 
