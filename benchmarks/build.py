@@ -134,6 +134,17 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
+def stolen_seconds() -> float:
+    """Seconds of its cores' time that a virtual machine wanted and did not get, all cores together, since it started;
+    0 where the system does not tell.
+    """
+    try:
+        ticks = int(Path("/proc/stat").read_text().split("\n", 1)[0].split()[8])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     packages = ("numpy", "opencv-python-headless", "zarr", "h5py", "xxhash", "click")

@@ -75,7 +75,8 @@ def scores(results: Path = ROOT / "results") -> str:
         f"({machine['system'].split('-')[0]}), no GPU, torch {run['environment']['versions']['torch']}, "
         f"dataset `{run['dataset']['digest'][:12]}`, seeds {seeds}. The official test digits: n = 10,000, and "
         f"{run['scores']['test']['dice']['n']:,} mosaics of them; weights chosen on val. `make train-all` took "
-        f"{_minutes(facts['wall_s'])}, of which training {_minutes(facts['train_s'])}.\n"
+        f"{_minutes(facts['wall_s'])}, of which training {_minutes(facts['train_s'])}, while other machines on the "
+        f"same hardware took {_share(facts['stolen'])} of the cores' time.\n"
     )
     rows = [
         (title, facts["test"][task][name], REFERENCE[task].get(name))
@@ -104,6 +105,10 @@ def readme() -> str:
 
 def _minutes(seconds: dict[str, float]) -> str:
     return f"{seconds['median'] / 60:.1f} minutes ({seconds['min'] / 60:.1f} to {seconds['max'] / 60:.1f})"
+
+
+def _share(shares: dict[str, float]) -> str:
+    return f"{100 * shares['median']:.0f}% ({100 * shares['min']:.0f} to {100 * shares['max']:.0f}%)"
 
 
 def _spread(values: dict[str, float], unit: str) -> str:

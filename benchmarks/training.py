@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from build import machine, spread
+from build import machine, spread, stolen_seconds
 
 TASKS = ("foreground", "circles", "mosaics")
 _OTHER_CLASSES = 3  # the exit code for what was given to work on, or to score, and cannot be used
@@ -67,17 +67,24 @@ def train_and_score(dataset: Path, preset: str, seed: int, out: Path, also: Sequ
 
 
 def run(*arguments: object) -> dict[str, float]:
-    """Wall seconds of one `modeling` command, processor seconds of it and its children, and the most memory of one."""
-    before, started, peak = os.times(), time.perf_counter(), 0.0
+    """Wall seconds of one `modeling` command, processor seconds of it and its children, the share of the cores' time
+    that other machines on the same hardware took meanwhile, and the most memory of one process.
+    """
+    before, stolen, started, peak = os.times(), stolen_seconds(), time.perf_counter(), 0.0
     process = subprocess.Popen([sys.executable, "-m", "modeling", *map(str, arguments)])
     while process.poll() is None:
         peak = max([peak, *map(own_memory, descendants(process.pid))])
         time.sleep(_PATIENCE)
     if process.returncode:
         raise SystemExit(f"{arguments} ended with status {process.returncode}")
-    after = os.times()
+    wall, after = time.perf_counter() - started, os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return {"wall_s": round(time.perf_counter() - started, 1), "cpu_s": round(cpu, 1), "peak_own_mib": round(peak)}
+    return {
+        "wall_s": round(wall, 1),
+        "cpu_s": round(cpu, 1),
+        "stolen": round((stolen_seconds() - stolen) / (wall * (os.cpu_count() or 1)), 3),
+        "peak_own_mib": round(peak),
+    }
 
 
 def descendants(pid: int) -> list[int]:
@@ -157,6 +164,8 @@ def summarize(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "train_s": spread([one["train"]["wall_s"] for one in runs]),
         "score_s": spread([one["score"]["wall_s"] for one in runs]),
         "wall_s": spread([one["train"]["wall_s"] + one["score"]["wall_s"] for one in runs]),
+        "cpu_s": spread([one["train"]["cpu_s"] + one["score"]["cpu_s"] for one in runs]),
+        "stolen": spread([one["train"]["stolen"] for one in runs]),
         "peak_own_mib": spread([one["train"]["peak_own_mib"] for one in runs]),
     }
 
