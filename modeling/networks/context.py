@@ -9,20 +9,20 @@ from torch import Tensor, nn
 from modeling.networks.images import LEVELS
 
 _RANGES = 16  # of grey levels, each as wide as the next
-_REACH = 3  # cells from the middle of a window to its edge: 7 cells of 4 pixels are as wide as an MNIST digit
-_PLACES = (0, 2, 4, 6)  # cells from the edge of a window to where its cell may point: every second place will do
+_WINDOW = 7  # cells in a row: of 4 pixels each, they are as wide as an MNIST digit
+_SIDE, _STRIDE = 3, 2  # places in a row that a cell may point to, and cells from one to the next: -2, 0 and 2
 
 
 class LocalContext(nn.Module):
     """What the surroundings say about each cell of the image: an offset and a slope for its foreground, and its class.
 
     Over a window of 7x7 cells around each cell, the pixels in each of 16 ranges of grey levels are counted and added
-    up, and the features are averaged. Two small networks turn these into the offset and the slope, and the logits of
-    the classes, that would be right for a digit in the middle of the window. And each cell points, by its features, to
-    where in its own window the digit is centred that it belongs to: it takes the mean of what is right there, by the
-    weights that it gave to 4x4 places. So the cells of a digit agree on its class.
+    up, and of each feature the mean and the maximum are taken. Two small networks turn these into the offset and the
+    slope, and the logits of the classes, that would be right for a digit in the middle of the window. And each cell
+    points, by its features, to where in its own window the digit is centred that it belongs to: it takes the mean of
+    what is right there, by the weights that it gave to 3x3 places. So the cells of a digit agree on its class.
 
-    No threshold criterion is wired in and no grid is known. Always in float32, but for the pointing.
+    No threshold criterion is wired in and no grid is known. What comes from grey levels is always in float32.
     """
 
     ends = ("pointer", "levels", "correction", "classes")
@@ -30,11 +30,13 @@ class LocalContext(nn.Module):
     def __init__(self, features: int, cell: int, *, classes: int, width: int = 32) -> None:
         super().__init__()
         self.cell = cell
-        self.pointer = nn.Linear(features, len(_PLACES) ** 2)
+        self.pointer = nn.Linear(features, _SIDE**2)
         self.levels = nn.Linear(2 * _RANGES, width)
         self.mixer = nn.Linear(width, width)
         self.correction = nn.Linear(width, 2)
-        self.reader = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, features), nn.ReLU())
+        self.reader = nn.Sequential(
+            nn.Linear(2 * features, features), nn.ReLU(), nn.Linear(features, features), nn.ReLU()
+        )
         self.classes = nn.Linear(features, classes)
         nn.init.zeros_(self.correction.weight)
         nn.init.zeros_(self.correction.bias)
@@ -45,13 +47,14 @@ class LocalContext(nn.Module):
         """
         places = features.permute(0, 2, 3, 1)
         weights = self.pointer(places).float().softmax(-1).permute(0, 3, 1, 2)
+        shape = torch.cat([window_sums(places) / _WINDOW**2, window_maxima(features).permute(0, 2, 3, 1)], -1)
+        classes = self.classes(self.reader(shape)).float()
         with torch.autocast(image.device.type, enabled=False):
-            seen = window_means(level_sums(image, self.cell)) / self.cell**2
+            seen = window_sums(level_sums(image, self.cell)) / (_WINDOW * self.cell) ** 2
             corrections = self.correction(F.relu(self.mixer(F.relu(self.levels(seen * 16)))))
-            classes = self.classes(self.reader(window_means(places.float())))
-            centred = F.pad(torch.cat([corrections, classes], -1).permute(0, 3, 1, 2), (_REACH,) * 4)
-            height, width = weights.shape[-2:]
-            near = torch.stack([centred[..., y : y + height, x : x + width] for y in _PLACES for x in _PLACES], 2)
+            said = torch.cat([corrections, classes], -1).permute(0, 3, 1, 2)
+            near = F.unfold(said, _SIDE, dilation=_STRIDE, padding=_STRIDE * (_SIDE - 1) // 2)
+            near = near.view(*said.shape[:2], _SIDE**2, *said.shape[2:])
             found = (near * weights[:, None]).sum(2)
         return found[:, :2], found[:, 2:]
 
@@ -74,15 +77,21 @@ def level_sums(image: Tensor, cell: int) -> Tensor:
     return torch.cat([sums[..., :_RANGES], sums[..., _RANGES:] / span], 3)
 
 
-def window_means(cells: Tensor) -> Tensor:
-    """The mean over the window around each cell, 0 outside of the image: (B, h, w, K) -> the same shape."""
+def window_sums(cells: Tensor) -> Tensor:
+    """The sum over the window around each cell, 0 outside of the image: (B, h, w, K) -> the same shape."""
     batch, height, width, values = cells.shape
     down, across = (_band(size, cells) for size in (height, width))
     rows = down @ cells.reshape(batch, height, width * values)
-    return across @ rows.view(batch, height, width, values) / (2 * _REACH + 1) ** 2
+    return across @ rows.view(batch, height, width, values)
+
+
+def window_maxima(features: Tensor) -> Tensor:
+    """The maximum over the window around each cell, of those that are in the image: (B, C, h, w) -> the same shape."""
+    rows = F.max_pool2d(features, (_WINDOW, 1), stride=1, padding=(_WINDOW // 2, 0))
+    return F.max_pool2d(rows, (1, _WINDOW), stride=1, padding=(0, _WINDOW // 2))
 
 
 def _band(size: int, like: Tensor) -> Tensor:
     """1 where row and column are no further apart than a window reaches: (size, size)."""
     places = torch.arange(size, device=like.device)
-    return ((places[:, None] - places).abs() <= _REACH).to(like.dtype)
+    return ((places[:, None] - places).abs() <= _WINDOW // 2).to(like.dtype)
