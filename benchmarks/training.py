@@ -34,7 +34,8 @@ _PATIENCE = 0.5  # seconds between two looks at the memory of the processes
 def main(dataset: Path, seeds: str, preset: str, runs: Path | None, also: tuple[Path, ...], evidence: Path) -> None:
     """Train and score with each seed, print, and write the evidence after each."""
     with tempfile.TemporaryDirectory() as scratch:
-        others = "".join(f" --also {each}" for each in also)
+        # Of folders the last part only: evidence is published, and names no place of the machine.
+        others = "".join(f" --also {each.resolve().name}" for each in also)
         facts: dict[str, Any] = {
             "preset": preset,
             "machine": machine(),
@@ -43,9 +44,8 @@ def main(dataset: Path, seeds: str, preset: str, runs: Path | None, also: tuple[
         for seed in map(int, seeds.split(",")):
             facts["runs"].append(train_and_score(dataset, preset, seed, (runs or Path(scratch)) / str(seed), also))
             done = ",".join(str(each["seed"]) for each in facts["runs"])
-            facts["command"] = (
-                f"python benchmarks/training.py --preset {preset} --seeds {done} --dataset {dataset}{others}"
-            )
+            place = f"--dataset {dataset.resolve().name}{others}"
+            facts["command"] = f"python benchmarks/training.py --preset {preset} --seeds {done} {place}"
             facts |= summarize(facts["runs"])
             evidence.parent.mkdir(exist_ok=True)
             evidence.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
@@ -165,9 +165,14 @@ def summarize(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "score_s": spread([one["score"]["wall_s"] for one in runs]),
         "wall_s": spread([one["train"]["wall_s"] + one["score"]["wall_s"] for one in runs]),
         "cpu_s": spread([one["train"]["cpu_s"] + one["score"]["cpu_s"] for one in runs]),
-        "stolen": spread([one["train"]["stolen"] for one in runs]),
+        "stolen": spread([stolen_of(one["train"], one["score"]) for one in runs]),
         "peak_own_mib": spread([one["train"]["peak_own_mib"] for one in runs]),
     }
+
+
+def stolen_of(*steps: dict[str, float]) -> float:
+    """The share of the cores' time that other machines took during all of these steps."""
+    return sum(step["stolen"] * step["wall_s"] for step in steps) / sum(step["wall_s"] for step in steps)
 
 
 def spread_of(shares: Sequence[float | None]) -> dict[str, float] | None:
