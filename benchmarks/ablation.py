@@ -63,7 +63,7 @@ def main(dataset: Path, seeds: str, at_once: int, evidence: Path) -> None:
             for seed in map(int, seeds.split(","))
         ]
         facts: dict[str, Any] = {
-            "command": f"python benchmarks/ablation.py --dataset {dataset} --seeds {seeds}",
+            "command": f"python benchmarks/ablation.py --dataset {dataset.resolve().name} --seeds {seeds}",
             "machine": machine(),
             "runs": [],
         }

@@ -115,3 +115,13 @@ def test_nothing_heavy_is_imported_before_it_is_needed(module: str) -> None:
 def test_the_base_install_needs_no_torch() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert not [line for line in project["dependencies"] if line.startswith(("torch", "dask", "hdf5plugin"))]
+
+
+def test_no_file_of_the_repository_is_large() -> None:
+    """Data, weights and dumps of trials belong elsewhere."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    paths = [ROOT / name for name in listed.split("\0") if name]
+    assert paths
+    assert [str(path) for path in paths if path.is_file() and path.stat().st_size > 1 << 20] == []

@@ -32,9 +32,9 @@ class MosaicNet(nn.Module):
         self.trunk = Trunk(channels, blocks)
         self.pixel_head = nn.Conv2d(channels[0], 5, 1)
         self.ends: tuple[str, ...] = ("stem", "pixel_head")
-        self.level = min(1, len(channels) - 1)  # the scale that is as fine as the local context
         self.context: LocalContext | None = None
         if context:
+            self.level = min(1, len(channels) - 1)  # the scale that is as fine as the local context
             self.context = LocalContext(channels[self.level], 2 ** (1 + self.level), classes=classes)
             self.ends += tuple(f"context.{name}" for name in LocalContext.ends)
         else:
