@@ -61,7 +61,7 @@ def count(dataset: Dataset, config: Config, device: torch.device) -> dict[str, C
         "batch": Counted(Cost(0, read_and_written), precision),
         "augment": Counted(augment, precision),
         "network": Counted(network, precision),
-        "optimiser": Counted(optimiser, str(state.optimizer.dtype).removeprefix("torch.")),
+        "optimiser": Counted(optimiser, "float32"),
     }
 
 

@@ -170,12 +170,12 @@ _GPU: dict[str, Any] = {"batch": 512}
 _RECORD: dict[str, Any] = {**_GPU, "blocks": 2, "ema": 0.9995}
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "foreground": {
-        "cpu": {**_CPU, "channels": (16, 32, 64), "steps": 800, "augment": 0.0, "evaluate_every": 200},
+        "cpu": {**_CPU, "channels": (16, 32, 64), "steps": 700, "augment": 0.0, "evaluate_every": 175},
         "gpu": {**_GPU, "channels": (32, 64, 128), "steps": 1000, "augment": 0.0},
         "record": {**_RECORD, "channels": (64, 128, 256), "steps": 8000},
     },
     "circles": {
-        "cpu": {**_CPU, "channels": (48, 96), "steps": 3000, "batch": 64, "evaluate_every": 750, "warmup": 100},
+        "cpu": {**_CPU, "channels": (48, 96), "steps": 3800, "batch": 64, "evaluate_every": 950, "warmup": 100},
         "gpu": {**_GPU, "channels": (64, 128), "steps": 1500},
         "record": {**_RECORD, "channels": (128, 256), "steps": 8000, "refinements": 3},
     },
@@ -183,9 +183,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "cpu": {
             **_CPU,
             "channels": (32, 64, 128),
-            "steps": 3300,
+            "steps": 4200,
             "batch": 32,
-            "evaluate_every": 825,
+            "evaluate_every": 1050,
             "val_samples": 2048,
             "warmup": 100,
         },

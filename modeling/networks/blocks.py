@@ -30,7 +30,7 @@ class Residual(nn.Module):
             nn.init.kaiming_normal_(convolution.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + F.conv2d(F.relu(self.first(x)), self.second.weight * self.gain, padding=1)
+        return x + F.conv2d(F.relu(self.first(x), inplace=True), self.second.weight * self.gain, padding=1)
 
 
 class Scale(nn.Sequential):

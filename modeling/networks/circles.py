@@ -90,7 +90,7 @@ class Refinement(nn.Module):
         turn = torch.arange(angles) * (2 * torch.pi / angles)
         self.register_buffer("directions", torch.stack([turn.cos(), turn.sin()], 1), persistent=False)
         self.register_buffer("offsets", torch.linspace(-2.6, 2.0, distances), persistent=False)
-        self.point = nn.Linear(2, width)
+        self.point = nn.Linear(2, width, bias=False)
         self.shift = nn.Linear(context, width)
         self.ray = nn.Linear(distances * width, width)
         self.mix = nn.Linear(angles * width + context, 128)
@@ -100,9 +100,9 @@ class Refinement(nn.Module):
 
     def forward(self, image: Tensor, circle: Tensor, context: Tensor) -> Tensor:
         with torch.autocast(image.device.type, enabled=False):
-            seen = self.look(image, circle)
-            features = F.relu(self.point(seen) + self.shift(context)[:, None, None])
-            rays = F.relu(self.ray(features.flatten(2)))
+            seen = self.look(image, circle).flatten(1, 2)
+            features = torch.baddbmm(self.shift(context)[:, None], seen, self.point.weight.mT.expand(len(seen), -1, -1))
+            rays = F.relu(self.ray(F.relu(features, inplace=True).view(len(seen), -1, self.ray.in_features)))
             return circle + self.score(F.relu(self.mix(torch.cat([rays.flatten(1), context], 1))))
 
     def look(self, image: Tensor, circle: Tensor) -> Tensor:

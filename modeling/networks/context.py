@@ -41,22 +41,18 @@ class LocalContext(nn.Module):
         nn.init.zeros_(self.correction.weight)
         nn.init.zeros_(self.correction.bias)
 
-    def forward(self, image: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Offset and slope, and logits of the classes: uint8 (B, H, W) and (B, C, H / cell, W / cell) ->
-        float32 (B, 2, H / cell, W / cell) and (B, K, H / cell, W / cell).
+    def forward(self, image: Tensor, features: Tensor) -> Tensor:
+        """Offset, slope and logits of the classes: uint8 (B, H, W) and (B, C, H / cell, W / cell) -> float32
+        (B, 2 + K, H / cell, W / cell).
         """
         places = features.permute(0, 2, 3, 1)
-        weights = self.pointer(places).float().softmax(-1).permute(0, 3, 1, 2)
+        weights = self.pointer(places).float().softmax(-1)
         shape = torch.cat([window_sums(places) / _WINDOW**2, window_maxima(features).permute(0, 2, 3, 1)], -1)
         classes = self.classes(self.reader(shape)).float()
         with torch.autocast(image.device.type, enabled=False):
             seen = window_sums(level_sums(image, self.cell)) / (_WINDOW * self.cell) ** 2
             corrections = self.correction(F.relu(self.mixer(F.relu(self.levels(seen * 16)))))
-            said = torch.cat([corrections, classes], -1).permute(0, 3, 1, 2)
-            near = F.unfold(said, _SIDE, dilation=_STRIDE, padding=_STRIDE * (_SIDE - 1) // 2)
-            near = near.view(*said.shape[:2], _SIDE**2, *said.shape[2:])
-            found = (near * weights[:, None]).sum(2)
-        return found[:, :2], found[:, 2:]
+            return weighted_places(torch.cat([corrections, classes], -1), weights).permute(0, 3, 1, 2)
 
 
 def level_sums(image: Tensor, cell: int) -> Tensor:
@@ -89,6 +85,22 @@ def window_maxima(features: Tensor) -> Tensor:
     """The maximum over the window around each cell, of those that are in the image: (B, C, h, w) -> the same shape."""
     rows = F.max_pool2d(features, (_WINDOW, 1), stride=1, padding=(_WINDOW // 2, 0))
     return F.max_pool2d(rows, (1, _WINDOW), stride=1, padding=(0, _WINDOW // 2))
+
+
+def weighted_places(values: Tensor, weights: Tensor) -> Tensor:
+    """The sum over the 3x3 places around each cell of what is there, 0 outside of the image, by its weight:
+    (B, h, w, K) and (B, h, w, 9) -> (B, h, w, K).
+    """
+    height, width = values.shape[1:3]
+    reach = _STRIDE * (_SIDE - 1) // 2
+    values = F.pad(values, (0, 0, reach, reach, reach, reach))
+    found = None
+    for place, weight in enumerate(weights.unbind(-1)):
+        down, right = _STRIDE * (place // _SIDE), _STRIDE * (place % _SIDE)
+        part = values[:, down : down + height, right : right + width] * weight[..., None]
+        found = part if found is None else found + part
+    assert found is not None
+    return found
 
 
 def _band(size: int, like: Tensor) -> Tensor:

@@ -44,20 +44,18 @@ class MosaicNet(nn.Module):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         height, width = image.shape[-2:]
         whole = pad(image, self.multiple)
-        grey = scale(whole)
-        features = self.trunk.ascend(self.trunk.descend(F.relu(self.stem(F.pixel_unshuffle(grey, 2)))))
+        grey = F.pixel_unshuffle(scale(whole), 2)  # four pixels a cell
+        features = self.trunk.ascend(self.trunk.descend(F.relu(self.stem(grey))))
         x = F.relu(features[0])
         pixel = self.pixel_head(x).float()
-        slope = F.interpolate(pixel[:, :1], scale_factor=2.0, mode="nearest")
-        offset = F.pixel_shuffle(pixel[:, 1:], 2)
+        slope, offset = pixel[:, :1], pixel[:, 1:]
         if self.context is not None:
-            found, classes = self.context(whole, F.relu(features[self.level]))
-            corrections = F.interpolate(found * 16, scale_factor=float(self.context.cell), mode="nearest")
-            offset, slope = offset + corrections[:, :1], slope + corrections[:, 1:] / 16
-            classes = F.interpolate(classes, scale_factor=self.context.cell / 2, mode="nearest")
+            found = self.context(whole, F.relu(features[self.level]))
+            found = F.interpolate(found, scale_factor=self.context.cell / 2, mode="nearest")
+            offset, slope, classes = offset + found[:, :1] * 16, slope + found[:, 1:2], found[:, 2:]
         else:
             classes = self.class_head(x).float()
-        foreground = (offset + slope * (grey * 16))[:, 0, :height, :width]
+        foreground = F.pixel_shuffle(offset + slope * (grey * 16), 2)[:, 0, :height, :width]
         return {"classes": classes[:, :, : -(-height // 2), : -(-width // 2)], "foreground": foreground}
 
 

@@ -1,8 +1,8 @@
 """Light augmentation whose ground truth is recomputed, never interpolated.
 
-A digit is turned, scaled, sheared and moved a little, each new pixel taking the value of the nearest old one; then
-its threshold, mask and circle are computed anew from the new pixels, by the definitions that the stored ones follow.
-Nothing is flipped. A share of the digits stays as stored.
+A digit is turned, scaled, sheared, moved and bent a little, and drawn anew on the grid of pixels; then its threshold,
+mask and circle are computed from the new pixels, by the definitions that the stored ones follow. Nothing is flipped.
+A share of the digits stays as stored.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from modeling.networks import geometry
@@ -22,6 +23,8 @@ _TURN = math.radians(12)
 _STRETCH = 0.12  # of either axis, as a logarithm
 _SHEAR = 0.12
 _MOVE = 1.5  # pixels
+_BEND = 1.0  # pixels, of each of 5x5 knots
+_KNOTS = 5
 _SHARE = 0.75  # of the digits are changed
 
 
@@ -61,22 +64,42 @@ def mosaic(
 
 
 def warp(image: Tensor, generator: torch.Generator, strength: float) -> Tensor:
-    """Each digit under a random affine map, by nearest neighbour, black from outside: uint8 (n, H, W) -> the same."""
+    """Each digit under a random affine map that is bent a little: uint8 (n, H, W) -> the same.
+
+    A grid of knots is moved, smoothly between them (Simard, Steinkraus and Platt, 2003, moved every pixel and smoothed
+    after). Grey levels are bilinear between the four nearest pixels, rounded, and black comes from outside.
+    """
     n, height, width = image.shape
     device = image.device
     turn, wide, high, shear, right, down = (
         2 * torch.rand(6, n, 1, 1, generator=generator, device=device) - 1
     ) * strength
+    knots = (2 * torch.rand(2, n, _KNOTS, _KNOTS, generator=generator, device=device) - 1) * (strength * _BEND)
+    bent_x, bent_y = _between(height, device) @ knots @ _between(width, device).mT
     sine, cosine = torch.sin(turn * _TURN), torch.cos(turn * _TURN)
     wide, high = torch.exp(wide * _STRETCH), torch.exp(high * _STRETCH)
     dy = torch.arange(height, device=device)[:, None] - (height - 1) / 2 - down * _MOVE
     dx = torch.arange(width, device=device) - (width - 1) / 2 - right * _MOVE
     dx = dx + shear * _SHEAR * dy
-    column = ((cosine * dx + sine * dy) * wide + width / 2).floor_()  # half a pixel on: floor rounds
-    row = ((cosine * dy - sine * dx) * high + height / 2).floor_()
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    index = (row * width + column).mul_(inside).long()
-    return (image.flatten(1).gather(1, index.flatten(1)).view_as(image)) * inside
+    column = (cosine * dx + sine * dy) * wide + bent_x
+    row = (cosine * dy - sine * dx) * high + bent_y
+    places = torch.stack([column * (2 / width), row * (2 / height)], -1)  # -1 and 1 are the borders of the image
+    drawn = F.grid_sample(image[:, None].float(), places, padding_mode="zeros", align_corners=False)
+    return drawn[:, 0].round_().to(torch.uint8)
+
+
+def _between(size: int, device: torch.device) -> Tensor:
+    """What each knot, the outer ones at the borders, weighs at each pixel of a side: (size, knots). Rows add up to 1.
+
+    Catmull and Rom's cubic between the knots, which is smooth and goes through them.
+    """
+    at = (torch.arange(size, device=device) + 0.5) * ((_KNOTS - 1) / size)
+    apart = (at[:, None] - torch.arange(-1, _KNOTS + 1, device=device)).abs()
+    inner, outer = 1 + apart**2 * (1.5 * apart - 2.5), 2 + apart * (-4 + apart * (2.5 - 0.5 * apart))
+    weights = torch.where(apart < 1, inner, torch.where(apart < 2, outer, 0.0))
+    weights[:, 1] += weights[:, 0]  # beyond the border a knot like the last
+    weights[:, -2] += weights[:, -1]
+    return weights[:, 1:-1]
 
 
 def otsu(image: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,9 +6,10 @@ Newton-Schulz steps, so that every direction moves at the same rate. AdamW is th
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,32 +24,58 @@ _BETAS = (0.9, 0.99)
 _EPSILON = 1e-8
 
 
-def orthogonalise(matrices: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The semi-orthogonal matrix near each: (n, rows, columns) -> the same shape, singular values about 1.
+def orthogonalise(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """The semi-orthogonal matrix near each: float32 (rows, columns), any -> the same shapes, singular values about 1.
 
-    `dtype` is what the products are computed in; zero matrices stay zero.
+    Every step multiplies X by a polynomial of X X^T, so the steps are taken on that alone, of the shorter side's size,
+    and X is multiplied by their product once, at the end. Matrices with a shorter side in common take them together.
+    Zero matrices stay zero.
     """
     a, b, c = _QUINTIC
-    wide = matrices.shape[-2] <= matrices.shape[-1]
-    x = matrices if wide else matrices.mT
-    x = (x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-12)).to(dtype)
-    for _ in range(_STEPS):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x if wide else x.mT).to(matrices.dtype)
+    wide = [matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT for matrix in matrices]
+    norms = torch._foreach_norm(wide)
+    wide = [matrix / norm.clamp(min=1e-12) for matrix, norm in zip(wide, norms, strict=True)]
+    sides: dict[int, list[int]] = defaultdict(list)
+    for number, matrix in enumerate(wide):
+        sides[len(matrix)].append(number)
+    found = list(matrices)
+    with _float32_products():
+        for numbers in sides.values():
+            gram = torch.stack([wide[number] @ wide[number].mT for number in numbers])
+            product: Tensor | None = None
+            for step in range(_STEPS):
+                polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+                polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
+                product = polynomial if product is None else polynomial @ product
+                if step + 1 < _STEPS:
+                    gram = polynomial @ gram @ polynomial
+            assert product is not None
+            for number, factor in zip(numbers, product, strict=True):
+                near = factor @ wide[number]
+                found[number] = near if near.shape == matrices[number].shape else near.mT
+    return found
+
+
+@contextlib.contextmanager
+def _float32_products() -> Iterator[None]:
+    """No tensor cores: five steps raise what was rounded off near 0 by four orders of magnitude."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class MuonAdamW(torch.optim.Optimizer):
     """Muon on the groups with `muon` true, AdamW on the others; a schedule scales each group's `lr`.
 
     Weight decay is decoupled. A matrix of m rows and n columns moves by lr * sqrt(max(1, m / n)) in every direction;
-    kernels count as matrices with a row for each output channel. Matrices of one shape are orthogonalised together, in
-    products of `dtype`.
+    kernels count as matrices with a row for each output channel.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]], *, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
         super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0, "muon": False})
-        self.dtype = dtype
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
@@ -69,15 +96,13 @@ class MuonAdamW(torch.optim.Optimizer):
         torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
         # Nesterov: look one step of momentum ahead.
         ahead = torch._foreach_lerp(gradients, momenta, _MOMENTUM)
-        shapes: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        for parameter, direction in zip(parameters, ahead, strict=True):
-            shapes[(len(parameter), parameter.numel() // len(parameter))].append((parameter, direction))
-        for (rows, columns), alike in shapes.items():
-            matrices = torch.stack([direction.reshape(rows, columns) for _, direction in alike])
-            updates = orthogonalise(matrices, dtype=self.dtype)
-            moves = [update.view(parameter.shape) for (parameter, _), update in zip(alike, updates, strict=True)]
-            scale = -lr * math.sqrt(max(1.0, rows / columns))
-            torch._foreach_add_([parameter for parameter, _ in alike], moves, alpha=scale)
+        matrices = [direction.reshape(len(direction), -1) for direction in ahead]
+        scales = [-lr * math.sqrt(max(1.0, rows / columns)) for rows, columns in (matrix.shape for matrix in matrices)]
+        moves = [
+            found.reshape(parameter.shape) for parameter, found in zip(parameters, orthogonalise(matrices), strict=True)
+        ]
+        torch._foreach_mul_(moves, scales)
+        torch._foreach_add_(parameters, moves)
 
     def _step_adamw(self, parameters: list[Tensor], lr: float) -> None:
         for parameter in parameters:

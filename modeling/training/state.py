@@ -12,7 +12,6 @@ from torch import Tensor
 
 from modeling.config import Config
 from modeling.errors import InputError
-from modeling.networks.precision import DTYPES, choose_precision
 from modeling.tasks import Task
 from modeling.training.optim import MuonAdamW, groups
 
@@ -33,7 +32,7 @@ class State:
         parts = groups(
             self.model, rate=config.learning_rate, muon_rate=config.muon_rate, weight_decay=config.weight_decay
         )
-        self.optimizer = MuonAdamW(parts, dtype=DTYPES[choose_precision(config.precision, device)])
+        self.optimizer = MuonAdamW(parts)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self._decay = config.ema
         self._clip = config.clip

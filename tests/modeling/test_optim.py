@@ -20,19 +20,31 @@ def matrices(n: int, rows: int, columns: int) -> Tensor:
 def test_singular_values_come_near_1_and_directions_stay(shape: tuple[int, int, int]) -> None:
     x = matrices(*shape)
     left, values, right = torch.linalg.svd(x, full_matrices=False)
-    found = orthogonalise(x)
+    found = torch.stack(orthogonalise(list(x)))
     projected = torch.diagonal(left.mT @ found @ right.mT, dim1=-2, dim2=-1)
     torch.testing.assert_close(left * projected[:, None] @ right, found, atol=1e-3, rtol=0)
     assert projected[values > 0.02 * values.norm(dim=-1, keepdim=True)].sub(1).abs().max() < 0.35
 
 
-def test_a_batch_of_matrices_is_treated_one_by_one_and_zero_stays_zero() -> None:
-    x = matrices(3, 8, 12)
-    x[1] = 0
+def test_matrices_are_treated_one_by_one_and_zero_stays_zero() -> None:
+    x = [*matrices(3, 8, 12), *matrices(2, 20, 8), *matrices(1, 5, 5)]
+    x[1] = torch.zeros(8, 12)
     together = orthogonalise(x)
     assert not together[1].any()
-    for alone, found in zip(x, together, strict=True):
-        torch.testing.assert_close(orthogonalise(alone[None])[0], found)
+    for matrix, found in zip(x, together, strict=True):
+        torch.testing.assert_close(orthogonalise([matrix])[0], found)
+
+
+@pytest.mark.parametrize("shape", [(6, 40), (40, 6), (30, 30)])
+def test_orthogonalise_takes_the_steps_of_its_definition(shape: tuple[int, int]) -> None:
+    """Five times a X + b (X X^T) X + c (X X^T)^2 X in double precision, also for a matrix that is nearly singular."""
+    matrix = matrices(1, *shape)[0]
+    matrix[:, -1] = matrix[:, 0] * (1 + 1e-4)
+    x = matrix.double() / matrix.double().norm()
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x - 4.7750 * gram @ x + 2.0315 * gram @ gram @ x
+    torch.testing.assert_close(orthogonalise([matrix])[0], x.float(), atol=1e-4, rtol=0)
 
 
 def test_scale_of_the_gradient_does_not_matter_to_muon() -> None:
@@ -55,7 +67,7 @@ def test_a_muon_step_is_that_of_its_definition() -> None:
     for gradient in matrices(4, 12, 3):
         momentum = 0.95 * momentum + 0.05 * gradient
         ahead = 0.05 * gradient + 0.95 * momentum
-        expected = expected * (1 - 0.1 * 0.5) - 0.1 * math.sqrt(12 / 3) * orthogonalise(ahead[None])[0]
+        expected = expected * (1 - 0.1 * 0.5) - 0.1 * math.sqrt(12 / 3) * orthogonalise([ahead])[0]
         weight.grad = gradient.view(12, 3, 1, 1)
         optimizer.step()
     torch.testing.assert_close(weight.detach().view(12, 3), expected)
