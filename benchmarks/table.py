@@ -69,11 +69,10 @@ def scores(results: Path = ROOT / "results") -> str:
     """The table of scores on the test digits in Markdown, from training.json."""
     facts = json.loads((results / "training.json").read_text("utf-8"))
     machine, run = facts["machine"], facts["runs"][0]["tasks"]["mosaics"]
-    seeds = ", ".join(str(each["seed"]) for each in facts["runs"])
     head = (
         f"`{facts['command']}` on {machine['cores']} cores of a shared {machine['model']} "
         f"({machine['system'].split('-')[0]}), no GPU, torch {run['environment']['versions']['torch']}, "
-        f"dataset `{run['dataset']['digest'][:12]}`, seeds {seeds}. The official test digits: n = 10,000, and "
+        f"dataset `{run['dataset']['digest'][:12]}`. The official test digits: n = 10,000, and "
         f"{run['scores']['test']['dice']['n']:,} mosaics of them; weights chosen on val. `make train-all` took "
         f"{_minutes(facts['wall_s'])}, of which training {_minutes(facts['train_s'])}, and {_minutes(facts['cpu_s'])} "
         f"of processor time; other machines on the same hardware took {_share(facts['stolen'])} of the cores "

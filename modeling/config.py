@@ -175,7 +175,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "record": {**_RECORD, "channels": (64, 128, 256), "steps": 8000},
     },
     "circles": {
-        "cpu": {**_CPU, "channels": (48, 96), "steps": 3800, "batch": 64, "evaluate_every": 950, "warmup": 100},
+        "cpu": {**_CPU, "channels": (48, 96), "steps": 3400, "batch": 64, "evaluate_every": 850, "warmup": 100},
         "gpu": {**_GPU, "channels": (64, 128), "steps": 1500},
         "record": {**_RECORD, "channels": (128, 256), "steps": 8000, "refinements": 3},
     },
@@ -183,9 +183,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "cpu": {
             **_CPU,
             "channels": (32, 64, 128),
-            "steps": 4200,
+            "steps": 3700,
             "batch": 32,
-            "evaluate_every": 1050,
+            "evaluate_every": 925,
             "val_samples": 2048,
             "warmup": 100,
         },
