@@ -175,7 +175,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "record": {**_RECORD, "channels": (64, 128, 256), "steps": 8000},
     },
     "circles": {
-        "cpu": {**_CPU, "channels": (48, 96), "steps": 3400, "batch": 64, "evaluate_every": 850, "warmup": 100},
+        "cpu": {**_CPU, "channels": (48, 96), "steps": 4000, "batch": 64, "evaluate_every": 1000, "warmup": 100},
         "gpu": {**_GPU, "channels": (64, 128), "steps": 1500},
         "record": {**_RECORD, "channels": (128, 256), "steps": 8000, "refinements": 3},
     },
@@ -183,9 +183,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "cpu": {
             **_CPU,
             "channels": (32, 64, 128),
-            "steps": 3700,
+            "steps": 3300,
             "batch": 32,
-            "evaluate_every": 925,
+            "evaluate_every": 825,
             "val_samples": 2048,
             "warmup": 100,
         },

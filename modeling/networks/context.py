@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,17 +12,22 @@ from modeling.networks.images import LEVELS
 
 _RANGES = 16  # of grey levels, each as wide as the next
 _WINDOW = 7  # cells in a row: of 4 pixels each, they are as wide as an MNIST digit
+_PART = 3  # cells in a row of a part of it; 3x3 parts, of which neighbours share a row, are the window
 _SIDE, _STRIDE = 3, 2  # places in a row that a cell may point to, and cells from one to the next: -2, 0 and 2
+_REACH = _STRIDE * (_SIDE - 1) // 2  # cells that the outer ones of them are away
+_NO_INK = 1e-4  # so that where nobody points, nothing is divided by 0
 
 
 class LocalContext(nn.Module):
     """What the surroundings say about each cell of the image: an offset and a slope for its foreground, and its class.
 
     Over a window of 7x7 cells around each cell, the pixels in each of 16 ranges of grey levels are counted and added
-    up, and of each feature the mean and the maximum are taken. Two small networks turn these into the offset and the
-    slope, and the logits of the classes, that would be right for a digit in the middle of the window. And each cell
+    up, and of each feature the mean is taken, and the maximum in each of 3x3 parts of the window. Two small networks
+    turn these into the offset and the slope, and the logits of the classes, that would be right for a digit in the
+    middle of the window. And each cell
     points, by its features, to where in its own window the digit is centred that it belongs to: it takes the mean of
-    what is right there, by the weights that it gave to 3x3 places. So the cells of a digit agree on its class.
+    what is right there, by the weights that it gave to 3x3 places. So most cells of a digit agree on its class. Once
+    trained (in eval mode), they vote: see `agreed`. While it trains, each cell answers for itself.
 
     No threshold criterion is wired in and no grid is known. What comes from grey levels is always in float32.
     """
@@ -34,9 +41,9 @@ class LocalContext(nn.Module):
         self.levels = nn.Linear(2 * _RANGES, width)
         self.mixer = nn.Linear(width, width)
         self.correction = nn.Linear(width, 2)
-        self.reader = nn.Sequential(
-            nn.Linear(2 * features, features), nn.ReLU(), nn.Linear(features, features), nn.ReLU()
-        )
+        self.arrangement = nn.Conv2d(features, features, 3, padding=_PART - 1, dilation=_PART - 1)
+        self.average = nn.Linear(features, features, bias=False)
+        self.reader = nn.Linear(features, features)
         self.classes = nn.Linear(features, classes)
         nn.init.zeros_(self.correction.weight)
         nn.init.zeros_(self.correction.bias)
@@ -47,12 +54,17 @@ class LocalContext(nn.Module):
         """
         places = features.permute(0, 2, 3, 1)
         weights = self.pointer(places).float().softmax(-1)
-        shape = torch.cat([window_sums(places) / _WINDOW**2, window_maxima(features).permute(0, 2, 3, 1)], -1)
-        classes = self.classes(self.reader(shape)).float()
+        parts = F.max_pool2d(features, _PART, stride=1, padding=_PART // 2)
+        shape = self.arrangement(parts).permute(0, 2, 3, 1) + self.average(window_sums(places) / _WINDOW**2)
+        classes = self.classes(F.relu(self.reader(F.relu(shape)))).float()
         with torch.autocast(image.device.type, enabled=False):
             seen = window_sums(level_sums(image, self.cell)) / (_WINDOW * self.cell) ** 2
             corrections = self.correction(F.relu(self.mixer(F.relu(self.levels(seen * 16)))))
-            return weighted_places(torch.cat([corrections, classes], -1), weights).permute(0, 3, 1, 2)
+            found = weighted_places(torch.cat([corrections, classes], -1), weights)
+            if not self.training:
+                ink = cell_means(image, self.cell)
+                found = torch.cat([found[..., :2], agreed(found[..., 2:].log_softmax(-1), ink, weights)], -1)
+            return found.permute(0, 3, 1, 2)
 
 
 def level_sums(image: Tensor, cell: int) -> Tensor:
@@ -81,26 +93,52 @@ def window_sums(cells: Tensor) -> Tensor:
     return across @ rows.view(batch, height, width, values)
 
 
-def window_maxima(features: Tensor) -> Tensor:
-    """The maximum over the window around each cell, of those that are in the image: (B, C, h, w) -> the same shape."""
-    rows = F.max_pool2d(features, (_WINDOW, 1), stride=1, padding=(_WINDOW // 2, 0))
-    return F.max_pool2d(rows, (1, _WINDOW), stride=1, padding=(0, _WINDOW // 2))
-
-
 def weighted_places(values: Tensor, weights: Tensor) -> Tensor:
     """The sum over the 3x3 places around each cell of what is there, 0 outside of the image, by its weight:
     (B, h, w, K) and (B, h, w, 9) -> (B, h, w, K).
     """
-    height, width = values.shape[1:3]
-    reach = _STRIDE * (_SIDE - 1) // 2
-    values = F.pad(values, (0, 0, reach, reach, reach, reach))
-    found = None
-    for place, weight in enumerate(weights.unbind(-1)):
-        down, right = _STRIDE * (place // _SIDE), _STRIDE * (place % _SIDE)
-        part = values[:, down : down + height, right : right + width] * weight[..., None]
-        found = part if found is None else found + part
-    assert found is not None
-    return found
+    wide = _framed(values)
+    parts = (_seen(wide, place) * weights[..., place, None] for place in range(_SIDE**2))
+    return functools.reduce(torch.add, parts)
+
+
+def sent_to_places(values: Tensor, weights: Tensor) -> Tensor:
+    """The other way round: what each cell gets if all send their values to the 3x3 places around them, by the weights;
+    what is sent out of the image is lost. Shapes as for `weighted_places`.
+    """
+    last = _SIDE**2 - 1
+    wide, given = _framed(values), _framed(weights)
+    # The cell that sees a place as its first is seen by that place as its last.
+    parts = (_seen(wide, last - place) * _seen(given, last - place)[..., place, None] for place in range(_SIDE**2))
+    return functools.reduce(torch.add, parts)
+
+
+def agreed(logits: Tensor, ink: Tensor, weights: Tensor) -> Tensor:
+    """Logits that the cells pointing to one place have in common: (B, h, w, K), ink (B, h, w, 1) from 0, and weights
+    (B, h, w, 9) -> (B, h, w, K).
+
+    Each cell sends its logits to where it points, and takes back the mean of what came there and next to there, each
+    by the ink of the cell that it came from.
+    """
+    votes = sent_to_places(torch.cat([logits * ink, ink], -1), weights).permute(0, 3, 1, 2)
+    near = F.avg_pool2d(votes, 3, stride=1, padding=1).permute(0, 2, 3, 1)
+    return weighted_places(near[..., :-1] / (near[..., -1:] + _NO_INK), weights)
+
+
+def cell_means(image: Tensor, cell: int) -> Tensor:
+    """The mean grey level of each cell, from 0 to 1: uint8 (B, H, W) -> float32 (B, H / cell, W / cell, 1)."""
+    return F.avg_pool2d(image[:, None].float() / LEVELS, cell).permute(0, 2, 3, 1)
+
+
+def _framed(values: Tensor) -> Tensor:
+    """With 0 around, as far as a cell can point: (B, h, w, K) -> (B, h + 4, w + 4, K)."""
+    return F.pad(values, (0, 0, _REACH, _REACH, _REACH, _REACH))
+
+
+def _seen(wide: Tensor, place: int) -> Tensor:
+    """What each cell sees at one of its places: (B, h + 4, w + 4, K) -> (B, h, w, K)."""
+    down, right = (_STRIDE * step for step in divmod(place, _SIDE))
+    return wide[:, down : down + wide.shape[1] - 2 * _REACH, right : right + wide.shape[2] - 2 * _REACH]
 
 
 def _band(size: int, like: Tensor) -> Tensor:

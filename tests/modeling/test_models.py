@@ -15,7 +15,7 @@ from datagen.sources import strokes
 from modeling.networks import geometry
 from modeling.networks.blocks import Residual, Trunk
 from modeling.networks.circles import CircleNet, Refinement
-from modeling.networks.context import LocalContext
+from modeling.networks.context import LocalContext, agreed
 from modeling.networks.foreground import ForegroundNet
 from modeling.networks.images import grey_levels
 from modeling.networks.mosaics import MosaicNet, semantic
@@ -153,32 +153,84 @@ def test_mosaics_moved_by_whole_coarsest_cells_give_the_same_moved() -> None:
 def test_each_cell_takes_what_the_windows_say_that_it_points_to() -> None:
     """The local context, spelled out in loops: windows of 7x7 cells, nothing outside, and 3x3 places to point to."""
     torch.manual_seed(0)
-    context = LocalContext(6, 4, classes=3).eval()
-    nn.init.normal_(context.correction.weight)
+    local = LocalContext(6, 4, classes=3).train()
+    nn.init.normal_(local.correction.weight)
     image, features = images(2, 20, 36), torch.randn(2, 6, 5, 9)
-    outputs = context(image, features)
+    outputs = local(image, features)
     assert outputs.shape == (2, 5, 5, 9)
+
+    def around(row: int, column: int, reach: int) -> tuple[range, range]:
+        """The rows and columns of the cells in the image that are at most so far away."""
+        return range(max(row - reach, 0), min(row + reach + 1, 5)), range(
+            max(column - reach, 0), min(column + reach + 1, 9)
+        )
+
     said = {}
     for sample, row, column in np.ndindex(2, 5, 9):
-        rows, columns = range(max(row - 3, 0), min(row + 4, 5)), range(max(column - 3, 0), min(column + 4, 9))
         statistics, mean = torch.zeros(32), torch.zeros(6)
-        for y, x in itertools.product(rows, columns):
+        for y, x in itertools.product(*around(row, column, 3)):
             mean += features[sample, :, y, x] / 49
             for level in image[sample, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4].flatten().tolist():
                 statistics[level // 16] += 1 / (49 * 16)
                 statistics[16 + level // 16] += level % 16 / 16 / (49 * 16)
-        top = features[sample, :, rows.start : rows.stop, columns.start : columns.stop].amax((1, 2))
-        hidden = F.relu(context.mixer(F.relu(context.levels(statistics * 16))))
-        said[sample, row, column] = torch.cat(
-            [context.correction(hidden), context.classes(context.reader(torch.cat([mean, top])))]
-        )
+        shape = local.average(mean) + local.arrangement.bias
+        for (i, down), (j, right) in itertools.product(enumerate((-2, 0, 2)), repeat=2):
+            if row + down in range(5) and column + right in range(9):
+                rows, columns = around(row + down, column + right, 1)
+                top = features[sample, :, rows.start : rows.stop, columns.start : columns.stop].amax((1, 2))
+                shape = shape + local.arrangement.weight[:, :, i, j] @ top
+        hidden = F.relu(local.mixer(F.relu(local.levels(statistics * 16))))
+        logits = local.classes(F.relu(local.reader(F.relu(shape))))
+        said[sample, row, column] = torch.cat([local.correction(hidden), logits])
     for sample, row, column in np.ndindex(2, 5, 9):
-        weights = context.pointer(features[sample, :, row, column]).softmax(0)
-        places = itertools.product((-2, 0, 2), repeat=2)
+        weights = local.pointer(features[sample, :, row, column]).softmax(0)
         expected = torch.zeros(5)
-        for weight, (down, right) in zip(weights, places, strict=True):
+        for weight, (down, right) in zip(weights, PLACES, strict=True):
             expected += weight * said.get((sample, row + down, column + right), torch.zeros(5))
         torch.testing.assert_close(outputs[sample, :, row, column], expected, atol=1e-5, rtol=1e-4)
+
+
+PLACES = list(itertools.product((-2, 0, 2), repeat=2))  # down and right, in the order of the weights
+
+
+def test_cells_vote_by_their_ink_where_they_point_to() -> None:
+    """The vote, spelled out in loops: sent to 3x3 places, averaged over what came there and next to there, and back."""
+    generator = torch.Generator().manual_seed(0)
+    logits, ink = torch.randn(1, 6, 7, 3, generator=generator), torch.rand(1, 6, 7, 1, generator=generator)
+    weights = torch.rand(1, 6, 7, 9, generator=generator).softmax(-1)
+    votes, came = torch.zeros(6, 7, 3), torch.zeros(6, 7)
+    for row, column, (place, (down, right)) in itertools.product(range(6), range(7), enumerate(PLACES)):
+        y, x = row + down, column + right
+        if y in range(6) and x in range(7):
+            given = weights[0, row, column, place] * ink[0, row, column, 0]
+            votes[y, x] += given * logits[0, row, column]
+            came[y, x] += given
+    found = agreed(logits, ink, weights)
+    for row, column in np.ndindex(6, 7):
+        expected = torch.zeros(3)
+        for place, (down, right) in enumerate(PLACES):
+            y, x = row + down, column + right
+            if y in range(6) and x in range(7):
+                near = slice(max(y - 1, 0), y + 2), slice(max(x - 1, 0), x + 2)
+                expected += weights[0, row, column, place] * votes[near].sum((0, 1)) / (came[near].sum() + 9e-4)
+        torch.testing.assert_close(found[0, row, column], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_cells_that_agree_keep_their_class_and_where_nothing_is_nothing_breaks() -> None:
+    logits = torch.zeros(1, 8, 8, 4)
+    logits[..., 2] = 5
+    weights = torch.full((1, 8, 8, 9), 1 / 9)
+    found = agreed(logits, torch.ones(1, 8, 8, 1), weights)
+    assert (found.argmax(-1) == 2).all()
+    assert agreed(logits, torch.zeros(1, 8, 8, 1), weights).isfinite().all()
+
+
+def test_a_mosaic_network_votes_only_once_it_is_trained() -> None:
+    net, image = mosaic_net(), images(2, 24, 24)
+    with torch.no_grad():
+        trained, training = net(image), net.train()(image)
+    torch.testing.assert_close(trained["foreground"], training["foreground"])
+    assert not torch.allclose(trained["classes"], training["classes"])
 
 
 def test_a_look_along_a_circle_sees_the_nearest_pixels_and_their_exact_distances() -> None:
