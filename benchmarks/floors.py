@@ -59,7 +59,7 @@ def count(dataset: Dataset, config: Config, device: torch.device) -> dict[str, C
     read_and_written = 2 * sum(tensor.nbytes for tensor in batch.values())
     return {
         "batch": Counted(Cost(0, read_and_written), precision),
-        "augment": Counted(augment, precision),
+        "augment": Counted(augment, "float32"),
         "network": Counted(network, precision),
         "optimiser": Counted(optimiser, "float32"),
     }

@@ -164,8 +164,8 @@ def _parse_bool(text: str) -> bool:
     return {"true": True, "false": False}[text.lower()]
 
 
-# docs/models.md has the measurements behind these. On a CPU small batches learn more in the same time.
-_CPU: dict[str, Any] = {"ema": 0.995}
+# docs/models.md has the measurements behind these.
+_CPU: dict[str, Any] = {"ema": 0.995}  # on a CPU small batches learn more in the same time
 _GPU: dict[str, Any] = {"batch": 512}
 _RECORD: dict[str, Any] = {**_GPU, "blocks": 2, "ema": 0.9995}
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {

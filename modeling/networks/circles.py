@@ -102,7 +102,8 @@ class Refinement(nn.Module):
         with torch.autocast(image.device.type, enabled=False):
             seen = self.look(image, circle).flatten(1, 2)
             features = torch.baddbmm(self.shift(context)[:, None], seen, self.point.weight.mT.expand(len(seen), -1, -1))
-            rays = F.relu(self.ray(F.relu(features, inplace=True).view(len(seen), -1, self.ray.in_features)))
+            features = F.relu(features, inplace=True).view(len(seen), len(self.directions), -1)
+            rays = F.relu(self.ray(features))
             return circle + self.score(F.relu(self.mix(torch.cat([rays.flatten(1), context], 1))))
 
     def look(self, image: Tensor, circle: Tensor) -> Tensor:

@@ -12,22 +12,21 @@ from modeling.networks.images import LEVELS
 
 _RANGES = 16  # of grey levels, each as wide as the next
 _WINDOW = 7  # cells in a row: of 4 pixels each, they are as wide as an MNIST digit
-_PART = 3  # cells in a row of a part of it; 3x3 parts, of which neighbours share a row, are the window
+_PARTS, _PART = 3, 3  # parts of the window in a row, and cells in a row of a part; neighbours share a row of cells
 _SIDE, _STRIDE = 3, 2  # places in a row that a cell may point to, and cells from one to the next: -2, 0 and 2
 _REACH = _STRIDE * (_SIDE - 1) // 2  # cells that the outer ones of them are away
-_NO_INK = 1e-4  # so that where nobody points, nothing is divided by 0
+_NOBODY = 1e-4  # a vote without a class, so that where no other came, nothing is divided by 0
 
 
 class LocalContext(nn.Module):
     """What the surroundings say about each cell of the image: an offset and a slope for its foreground, and its class.
 
     Over a window of 7x7 cells around each cell, the pixels in each of 16 ranges of grey levels are counted and added
-    up, and of each feature the mean is taken, and the maximum in each of 3x3 parts of the window. Two small networks
-    turn these into the offset and the slope, and the logits of the classes, that would be right for a digit in the
-    middle of the window. And each cell
-    points, by its features, to where in its own window the digit is centred that it belongs to: it takes the mean of
-    what is right there, by the weights that it gave to 3x3 places. So most cells of a digit agree on its class. Once
-    trained (in eval mode), they vote: see `agreed`. While it trains, each cell answers for itself.
+    up; of each feature the mean is taken, and the maximum in each of 3x3 parts of the window. Two small networks turn
+    these into the offset and the slope, and the logits of the classes, that would be right for a digit in the middle
+    of the window. And each cell points, by its features, to where in its own window the digit is centred that it
+    belongs to: it takes the mean of what is right there, by the weights that it gives to 3x3 places. So most cells of a
+    digit agree on its class.
 
     No threshold criterion is wired in and no grid is known. What comes from grey levels is always in float32.
     """
@@ -41,16 +40,16 @@ class LocalContext(nn.Module):
         self.levels = nn.Linear(2 * _RANGES, width)
         self.mixer = nn.Linear(width, width)
         self.correction = nn.Linear(width, 2)
-        self.arrangement = nn.Conv2d(features, features, 3, padding=_PART - 1, dilation=_PART - 1)
+        self.arrangement = nn.Conv2d(features, features, _PARTS, padding=_PART - 1, dilation=_PART - 1)
         self.average = nn.Linear(features, features, bias=False)
         self.reader = nn.Linear(features, features)
         self.classes = nn.Linear(features, classes)
         nn.init.zeros_(self.correction.weight)
         nn.init.zeros_(self.correction.bias)
 
-    def forward(self, image: Tensor, features: Tensor) -> Tensor:
-        """Offset, slope and logits of the classes: uint8 (B, H, W) and (B, C, H / cell, W / cell) -> float32
-        (B, 2 + K, H / cell, W / cell).
+    def forward(self, image: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Offset, slope and logits of the classes, and the weights of the places: uint8 (B, H, W) and
+        (B, C, H / cell, W / cell) -> float32 (B, H / cell, W / cell, 2 + K) and (B, H / cell, W / cell, 9).
         """
         places = features.permute(0, 2, 3, 1)
         weights = self.pointer(places).float().softmax(-1)
@@ -60,11 +59,7 @@ class LocalContext(nn.Module):
         with torch.autocast(image.device.type, enabled=False):
             seen = window_sums(level_sums(image, self.cell)) / (_WINDOW * self.cell) ** 2
             corrections = self.correction(F.relu(self.mixer(F.relu(self.levels(seen * 16)))))
-            found = weighted_places(torch.cat([corrections, classes], -1), weights)
-            if not self.training:
-                ink = cell_means(image, self.cell)
-                found = torch.cat([found[..., :2], agreed(found[..., 2:].log_softmax(-1), ink, weights)], -1)
-            return found.permute(0, 3, 1, 2)
+            return weighted_places(torch.cat([corrections, classes], -1), weights), weights
 
 
 def level_sums(image: Tensor, cell: int) -> Tensor:
@@ -97,48 +92,36 @@ def weighted_places(values: Tensor, weights: Tensor) -> Tensor:
     """The sum over the 3x3 places around each cell of what is there, 0 outside of the image, by its weight:
     (B, h, w, K) and (B, h, w, 9) -> (B, h, w, K).
     """
-    wide = _framed(values)
-    parts = (_seen(wide, place) * weights[..., place, None] for place in range(_SIDE**2))
+    return _taken(F.pad(values, (0, 0, *[_REACH] * 4)), weights)
+
+
+def agreed(logits: Tensor, foreground: Tensor, weights: Tensor) -> Tensor:
+    """What cells that point to one place have in common: logits (B, h, w, K), the share of each cell that is foreground
+    (B, h, w, 1), and weights (B, h, w, 9) -> (B, h, w, K).
+
+    Each cell sends its log-probabilities to the places that it points to, of which some may lie outside of the image,
+    and takes back the mean of what came there and next to there, each by the foreground of the cell that it came from.
+    """
+    sent = torch.cat([logits.log_softmax(-1) * foreground, foreground], -1)
+    came = functools.reduce(
+        torch.add, (F.pad(sent * weights[..., place, None], _margins(place)) for place in range(_SIDE**2))
+    )
+    near = F.avg_pool2d(came.permute(0, 3, 1, 2), 3, stride=1, padding=1).permute(0, 2, 3, 1)
+    return _taken(near[..., :-1] / (near[..., -1:] + _NOBODY), weights)
+
+
+def _taken(framed: Tensor, weights: Tensor) -> Tensor:
+    """What each cell finds at its places, by its weights: (B, h + 4, w + 4, K) and (B, h, w, 9) -> (B, h, w, K)."""
+    parts = (
+        F.pad(framed, [-margin for margin in _margins(place)]) * weights[..., place, None] for place in range(_SIDE**2)
+    )
     return functools.reduce(torch.add, parts)
 
 
-def sent_to_places(values: Tensor, weights: Tensor) -> Tensor:
-    """The other way round: what each cell gets if all send their values to the 3x3 places around them, by the weights;
-    what is sent out of the image is lost. Shapes as for `weighted_places`.
-    """
-    last = _SIDE**2 - 1
-    wide, given = _framed(values), _framed(weights)
-    # The cell that sees a place as its first is seen by that place as its last.
-    parts = (_seen(wide, last - place) * _seen(given, last - place)[..., place, None] for place in range(_SIDE**2))
-    return functools.reduce(torch.add, parts)
-
-
-def agreed(logits: Tensor, ink: Tensor, weights: Tensor) -> Tensor:
-    """Logits that the cells pointing to one place have in common: (B, h, w, K), ink (B, h, w, 1) from 0, and weights
-    (B, h, w, 9) -> (B, h, w, K).
-
-    Each cell sends its logits to where it points, and takes back the mean of what came there and next to there, each
-    by the ink of the cell that it came from.
-    """
-    votes = sent_to_places(torch.cat([logits * ink, ink], -1), weights).permute(0, 3, 1, 2)
-    near = F.avg_pool2d(votes, 3, stride=1, padding=1).permute(0, 2, 3, 1)
-    return weighted_places(near[..., :-1] / (near[..., -1:] + _NO_INK), weights)
-
-
-def cell_means(image: Tensor, cell: int) -> Tensor:
-    """The mean grey level of each cell, from 0 to 1: uint8 (B, H, W) -> float32 (B, H / cell, W / cell, 1)."""
-    return F.avg_pool2d(image[:, None].float() / LEVELS, cell).permute(0, 2, 3, 1)
-
-
-def _framed(values: Tensor) -> Tensor:
-    """With 0 around, as far as a cell can point: (B, h, w, K) -> (B, h + 4, w + 4, K)."""
-    return F.pad(values, (0, 0, _REACH, _REACH, _REACH, _REACH))
-
-
-def _seen(wide: Tensor, place: int) -> Tensor:
-    """What each cell sees at one of its places: (B, h + 4, w + 4, K) -> (B, h, w, K)."""
+def _margins(place: int) -> list[int]:
+    """How much wider a frame, as far as cells can point, is than the cells moved to one of their places; for F.pad."""
     down, right = (_STRIDE * step for step in divmod(place, _SIDE))
-    return wide[:, down : down + wide.shape[1] - 2 * _REACH, right : right + wide.shape[2] - 2 * _REACH]
+    return [0, 0, right, 2 * _REACH - right, down, 2 * _REACH - down]
 
 
 def _band(size: int, like: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling.networks.blocks import Trunk
-from modeling.networks.context import LocalContext
+from modeling.networks.context import LocalContext, agreed
 from modeling.networks.images import pad, scale
 
 
@@ -22,7 +22,8 @@ class MosaicNet(nn.Module):
     each cell and an offset for each pixel. `semantic` puts classes and foreground together.
 
     With local context, which has cells of 4x4 pixels, the classes are those that it finds, and offsets and slopes are
-    corrected by it. Without, the network sees a pixel's neighbourhood only, and each cell is read by itself.
+    corrected by it. While it trains, each cell answers for itself; in eval mode, the cells of a digit vote: see
+    `agreed`. Without, the network sees a pixel's neighbourhood only, and each cell is read by itself.
     """
 
     def __init__(self, channels: Sequence[int], blocks: int, *, classes: int, context: bool) -> None:
@@ -49,14 +50,27 @@ class MosaicNet(nn.Module):
         x = F.relu(features[0])
         pixel = self.pixel_head(x).float()
         slope, offset = pixel[:, :1], pixel[:, 1:]
-        if self.context is not None:
-            found = self.context(whole, F.relu(features[self.level]))
-            found = F.interpolate(found, scale_factor=self.context.cell / 2, mode="nearest")
-            offset, slope, classes = offset + found[:, :1] * 16, slope + found[:, 1:2], found[:, 2:]
-        else:
+        if self.context is None:
             classes = self.class_head(x).float()
-        foreground = F.pixel_shuffle(offset + slope * (grey * 16), 2)[:, 0, :height, :width]
+            logits = offset + slope * (grey * 16)
+        else:
+            found, weights = self.context(whole, F.relu(features[self.level]))
+            corrections = self._as_cells(found[..., :2])
+            logits = offset + corrections[:, :1] * 16 + (slope + corrections[:, 1:]) * (grey * 16)
+            classes = found[..., 2:]
+            if not self.training:
+                classes = agreed(classes, self._foreground_of(logits), weights)
+            classes = self._as_cells(classes)
+        foreground = F.pixel_shuffle(logits, 2)[:, 0, :height, :width]
         return {"classes": classes[:, :, : -(-height // 2), : -(-width // 2)], "foreground": foreground}
+
+    def _as_cells(self, values: Tensor) -> Tensor:
+        """Values of the cells of the local context for those of the network: (B, h, w, K) -> (B, K, f * h, f * w)."""
+        return F.interpolate(values.permute(0, 3, 1, 2), scale_factor=float(2**self.level), mode="nearest")
+
+    def _foreground_of(self, logits: Tensor) -> Tensor:
+        """The share of each cell of the local context that is foreground: (B, 4, f * h, f * w) -> (B, h, w, 1)."""
+        return F.avg_pool2d(logits.sigmoid().mean(1, keepdim=True), 2**self.level).permute(0, 2, 3, 1)
 
 
 def semantic(outputs: dict[str, Tensor]) -> Tensor:

@@ -23,7 +23,7 @@ _TURN = math.radians(12)
 _STRETCH = 0.12  # of either axis, as a logarithm
 _SHEAR = 0.12
 _MOVE = 1.5  # pixels
-_BEND = 1.0  # pixels, of each of 5x5 knots
+_BEND = 1.0  # pixels along each axis, of each of 5x5 knots
 _KNOTS = 5
 _SHARE = 0.75  # of the digits are changed
 

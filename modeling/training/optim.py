@@ -25,40 +25,48 @@ _EPSILON = 1e-8
 
 
 def orthogonalise(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """The semi-orthogonal matrix near each: float32 (rows, columns), any -> the same shapes, singular values about 1.
+    """The semi-orthogonal matrix near each: float32 (rows, columns) of any shapes -> the same, singular values about 1.
 
-    Every step multiplies X by a polynomial of X X^T, so the steps are taken on that alone, of the shorter side's size,
-    and X is multiplied by their product once, at the end. Matrices with a shorter side in common take them together.
-    Zero matrices stay zero.
+    Every step multiplies X by a polynomial of X X^T, so the steps are taken on that alone, whose side is the shorter
+    one of X, and X is multiplied by their product once, at the end. Matrices that have the shorter side in common take
+    them together. Zero matrices stay zero.
     """
-    a, b, c = _QUINTIC
     wide = [matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT for matrix in matrices]
-    norms = torch._foreach_norm(wide)
-    wide = [matrix / norm.clamp(min=1e-12) for matrix, norm in zip(wide, norms, strict=True)]
+    wide = [matrix / norm.clamp(min=1e-12) for matrix, norm in zip(wide, torch._foreach_norm(wide), strict=True)]
     sides: dict[int, list[int]] = defaultdict(list)
     for number, matrix in enumerate(wide):
         sides[len(matrix)].append(number)
     found = list(matrices)
-    with _float32_products():
+    with _exact_products():
         for numbers in sides.values():
-            gram = torch.stack([wide[number] @ wide[number].mT for number in numbers])
-            product: Tensor | None = None
-            for step in range(_STEPS):
-                polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-                polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
-                product = polynomial if product is None else polynomial @ product
-                if step + 1 < _STEPS:
-                    gram = polynomial @ gram @ polynomial
-            assert product is not None
-            for number, factor in zip(numbers, product, strict=True):
+            factors = _steps(torch.stack([wide[number] @ wide[number].mT for number in numbers]))
+            for number, factor in zip(numbers, factors, strict=True):
                 near = factor @ wide[number]
                 found[number] = near if near.shape == matrices[number].shape else near.mT
     return found
 
 
+def _steps(gram: Tensor) -> Tensor:
+    """By what X is multiplied in all steps together: X X^T (n, side, side) -> (n, side, side)."""
+    factor = _polynomial(gram)
+    product = factor
+    for _ in range(_STEPS - 1):
+        gram = factor @ gram @ factor
+        factor = _polynomial(gram)
+        product = factor @ product
+    return product
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    a, b, c = _QUINTIC
+    factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    factor.diagonal(dim1=-2, dim2=-1).add_(a)
+    return factor
+
+
 @contextlib.contextmanager
-def _float32_products() -> Iterator[None]:
-    """No tensor cores: five steps raise what was rounded off near 0 by four orders of magnitude."""
+def _exact_products() -> Iterator[None]:
+    """No products in TF32: the steps raise what was rounded off near 0 by four orders of magnitude."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

@@ -98,6 +98,18 @@ def test_a_warp_is_a_smooth_map_near_an_affine_one() -> None:
             assert step[inner].norm(dim=-1).sub(1).abs().max() < 0.6  # neighbours stay neighbours
 
 
+def test_what_is_between_knots_is_smooth_and_goes_through_them() -> None:
+    weights = augment._between(28, torch.device("cpu"))
+    assert weights.shape == (28, 5)
+    torch.testing.assert_close(weights.sum(1), torch.ones(28))
+    torch.testing.assert_close(weights, weights.flip(0, 1))
+    places = (torch.arange(28) + 0.5) * 4 / 28  # in knots
+    linear = weights @ torch.arange(5.0)
+    torch.testing.assert_close(linear[7:21], places[7:21])  # two knots from a border, a straight line stays one
+    middle = augment._between(5, torch.device("cpu"))[2]
+    torch.testing.assert_close(middle, torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0]))
+
+
 def test_a_digit_moved_by_half_a_pixel_is_the_mean_of_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_TURN", "_STRETCH", "_SHEAR", "_BEND"):
         monkeypatch.setattr(augment, name, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Callable
 
 import numpy as np
@@ -17,10 +18,11 @@ from modeling.networks.blocks import Residual, Trunk
 from modeling.networks.circles import CircleNet, Refinement
 from modeling.networks.context import LocalContext, agreed
 from modeling.networks.foreground import ForegroundNet
-from modeling.networks.images import grey_levels
+from modeling.networks.images import grey_levels, scale
 from modeling.networks.mosaics import MosaicNet, semantic
 
 SIZES = [(28, 28), (56, 56), (30, 45), (5, 3), (84, 84)]
+PLACES = list(itertools.product((-2, 0, 2), repeat=2))  # that a cell may point to, down and right, in their order
 
 
 def images(count: int, height: int = 28, width: int = 28, seed: int = 0) -> Tensor:
@@ -153,75 +155,69 @@ def test_mosaics_moved_by_whole_coarsest_cells_give_the_same_moved() -> None:
 def test_each_cell_takes_what_the_windows_say_that_it_points_to() -> None:
     """The local context, spelled out in loops: windows of 7x7 cells, nothing outside, and 3x3 places to point to."""
     torch.manual_seed(0)
-    local = LocalContext(6, 4, classes=3).train()
+    local = LocalContext(6, 4, classes=3)
     nn.init.normal_(local.correction.weight)
     image, features = images(2, 20, 36), torch.randn(2, 6, 5, 9)
-    outputs = local(image, features)
-    assert outputs.shape == (2, 5, 5, 9)
-
-    def around(row: int, column: int, reach: int) -> tuple[range, range]:
-        """The rows and columns of the cells in the image that are at most so far away."""
-        return range(max(row - reach, 0), min(row + reach + 1, 5)), range(
-            max(column - reach, 0), min(column + reach + 1, 9)
-        )
-
+    found, pointing = local(image, features)
+    assert (found.shape, pointing.shape) == ((2, 5, 9, 5), (2, 5, 9, 9))
     said = {}
     for sample, row, column in np.ndindex(2, 5, 9):
         statistics, mean = torch.zeros(32), torch.zeros(6)
-        for y, x in itertools.product(*around(row, column, 3)):
+        for y, x in _around(row, column, 3):
             mean += features[sample, :, y, x] / 49
             for level in image[sample, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4].flatten().tolist():
                 statistics[level // 16] += 1 / (49 * 16)
                 statistics[16 + level // 16] += level % 16 / 16 / (49 * 16)
         shape = local.average(mean) + local.arrangement.bias
-        for (i, down), (j, right) in itertools.product(enumerate((-2, 0, 2)), repeat=2):
+        for number, (down, right) in enumerate(PLACES):
             if row + down in range(5) and column + right in range(9):
-                rows, columns = around(row + down, column + right, 1)
-                top = features[sample, :, rows.start : rows.stop, columns.start : columns.stop].amax((1, 2))
-                shape = shape + local.arrangement.weight[:, :, i, j] @ top
+                part = [features[sample, :, y, x] for y, x in _around(row + down, column + right, 1)]
+                shape = shape + local.arrangement.weight.flatten(2)[:, :, number] @ torch.stack(part).amax(0)
         hidden = F.relu(local.mixer(F.relu(local.levels(statistics * 16))))
         logits = local.classes(F.relu(local.reader(F.relu(shape))))
         said[sample, row, column] = torch.cat([local.correction(hidden), logits])
     for sample, row, column in np.ndindex(2, 5, 9):
         weights = local.pointer(features[sample, :, row, column]).softmax(0)
+        torch.testing.assert_close(pointing[sample, row, column], weights)
         expected = torch.zeros(5)
         for weight, (down, right) in zip(weights, PLACES, strict=True):
             expected += weight * said.get((sample, row + down, column + right), torch.zeros(5))
-        torch.testing.assert_close(outputs[sample, :, row, column], expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found[sample, row, column], expected, atol=1e-5, rtol=1e-4)
 
 
-PLACES = list(itertools.product((-2, 0, 2), repeat=2))  # down and right, in the order of the weights
+def _around(row: int, column: int, reach: int) -> list[tuple[int, int]]:
+    """The cells of 5x9 that are at most so far away in each direction."""
+    rows, columns = range(row - reach, row + reach + 1), range(column - reach, column + reach + 1)
+    return [(y, x) for y, x in itertools.product(rows, columns) if y in range(5) and x in range(9)]
 
 
-def test_cells_vote_by_their_ink_where_they_point_to() -> None:
-    """The vote, spelled out in loops: sent to 3x3 places, averaged over what came there and next to there, and back."""
+def test_cells_vote_by_their_foreground_where_they_point_to() -> None:
+    """The vote, spelled out: sent to 3x3 places, also outside, averaged over what came there or next to there, back."""
     generator = torch.Generator().manual_seed(0)
-    logits, ink = torch.randn(1, 6, 7, 3, generator=generator), torch.rand(1, 6, 7, 1, generator=generator)
-    weights = torch.rand(1, 6, 7, 9, generator=generator).softmax(-1)
-    votes, came = torch.zeros(6, 7, 3), torch.zeros(6, 7)
-    for row, column, (place, (down, right)) in itertools.product(range(6), range(7), enumerate(PLACES)):
-        y, x = row + down, column + right
-        if y in range(6) and x in range(7):
-            given = weights[0, row, column, place] * ink[0, row, column, 0]
-            votes[y, x] += given * logits[0, row, column]
-            came[y, x] += given
+    logits, ink = torch.randn(1, 4, 5, 3, generator=generator), torch.rand(1, 4, 5, 1, generator=generator)
+    weights = torch.randn(1, 4, 5, 9, generator=generator).softmax(-1)
+    said = logits.log_softmax(-1)
+    votes: dict[tuple[int, int], Tensor] = defaultdict(lambda: torch.zeros(4))
+    for row, column, (place, (down, right)) in itertools.product(range(4), range(5), enumerate(PLACES)):
+        given = weights[0, row, column, place] * ink[0, row, column]
+        votes[row + down, column + right] += torch.cat([given * said[0, row, column], given])
     found = agreed(logits, ink, weights)
-    for row, column in np.ndindex(6, 7):
+    near = list(itertools.product((-1, 0, 1), repeat=2))
+    for row, column in np.ndindex(4, 5):
         expected = torch.zeros(3)
         for place, (down, right) in enumerate(PLACES):
-            y, x = row + down, column + right
-            if y in range(6) and x in range(7):
-                near = slice(max(y - 1, 0), y + 2), slice(max(x - 1, 0), x + 2)
-                expected += weights[0, row, column, place] * votes[near].sum((0, 1)) / (came[near].sum() + 9e-4)
+            heard = torch.stack([votes[row + down + y, column + right + x].clone() for y, x in near]).sum(0)
+            expected += weights[0, row, column, place] * heard[:3] / (heard[3] + 9 * 1e-4)
         torch.testing.assert_close(found[0, row, column], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_cells_that_agree_keep_their_class_and_where_nothing_is_nothing_breaks() -> None:
+def test_cells_that_agree_keep_their_class_also_at_a_border_and_where_nobody_votes_nothing_breaks() -> None:
     logits = torch.zeros(1, 8, 8, 4)
     logits[..., 2] = 5
-    weights = torch.full((1, 8, 8, 9), 1 / 9)
+    weights = torch.zeros(1, 8, 8, 9)
+    weights[..., 0] = 1  # all point up and to the left, so some out of the image
     found = agreed(logits, torch.ones(1, 8, 8, 1), weights)
-    assert (found.argmax(-1) == 2).all()
+    torch.testing.assert_close(found, logits.log_softmax(-1), atol=1e-2, rtol=0)
     assert agreed(logits, torch.zeros(1, 8, 8, 1), weights).isfinite().all()
 
 
@@ -229,8 +225,41 @@ def test_a_mosaic_network_votes_only_once_it_is_trained() -> None:
     net, image = mosaic_net(), images(2, 24, 24)
     with torch.no_grad():
         trained, training = net(image), net.train()(image)
+    assert net.context is not None
     torch.testing.assert_close(trained["foreground"], training["foreground"])
+    cells = training["classes"][:, :, ::2, ::2].permute(0, 2, 3, 1)
+    share = training["foreground"].sigmoid().view(2, 6, 4, 6, 4).mean((2, 4))[..., None]
+    features = net.trunk.ascend(net.trunk.descend(F.relu(net.stem(F.pixel_unshuffle(scale(image), 2)))))[1]
+    weights = net.context.pointer(F.relu(features).permute(0, 2, 3, 1)).softmax(-1)
+    voted = agreed(cells, share, weights).permute(0, 3, 1, 2)
+    torch.testing.assert_close(trained["classes"], voted.repeat_interleave(2, -1).repeat_interleave(2, -2))
     assert not torch.allclose(trained["classes"], training["classes"])
+
+
+def test_foreground_of_a_mosaic_is_linear_in_the_grey_level_of_each_pixel() -> None:
+    net, image = mosaic_net(context=False), images(2, 18, 22)
+    nn.init.zeros_(net.pixel_head.weight)
+    net.pixel_head.bias = nn.Parameter(torch.tensor([2.0, 0.1, 0.2, 0.3, 0.4]))
+    found = net(image)["foreground"].detach()
+    expected = 2 * image.float() / 16
+    for offset, (y, x) in zip((0.1, 0.2, 0.3, 0.4), itertools.product((0, 1), repeat=2), strict=True):
+        expected[:, y::2, x::2] += offset
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_refinement_is_what_each_ray_says_of_its_pixels() -> None:
+    torch.manual_seed(0)
+    refine, image = Refinement(4, angles=6, distances=5, width=3), images(2, 20, 24)
+    nn.init.normal_(refine.score.weight)
+    circle, context = torch.tensor([[11.3, 9.8, 6.2], [5.0, 7.1, 3.0]]), torch.randn(2, 4)
+    seen = refine.look(image, circle)
+    for sample in range(2):
+        rays = []
+        for angle in range(6):
+            units = [F.relu(refine.point(place) + refine.shift(context[sample])) for place in seen[sample, angle]]
+            rays.append(F.relu(refine.ray(torch.cat(units))))
+        expected = circle[sample] + refine.score(F.relu(refine.mix(torch.cat([*rays, context[sample]]))))
+        torch.testing.assert_close(refine(image, circle, context)[sample], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_look_along_a_circle_sees_the_nearest_pixels_and_their_exact_distances() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from modeling.training import optim
 from modeling.training.optim import MuonAdamW, groups, orthogonalise
 
 
@@ -35,16 +36,37 @@ def test_matrices_are_treated_one_by_one_and_zero_stays_zero() -> None:
         torch.testing.assert_close(orthogonalise([matrix])[0], found)
 
 
+@pytest.mark.parametrize("least", [1.0, 1e-2, 1e-5, 0.0])
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6), (30, 30)])
-def test_orthogonalise_takes_the_steps_of_its_definition(shape: tuple[int, int]) -> None:
-    """Five times a X + b (X X^T) X + c (X X^T)^2 X in double precision, also for a matrix that is nearly singular."""
-    matrix = matrices(1, *shape)[0]
-    matrix[:, -1] = matrix[:, 0] * (1 + 1e-4)
-    x = matrix.double() / matrix.double().norm()
+def test_orthogonalise_takes_the_steps_of_its_definition(shape: tuple[int, int], least: float) -> None:
+    """Five times a X + b (X X^T) X + c (X X^T)^2 X in double precision, also of matrices that are nearly singular."""
+    left, values, right = torch.linalg.svd(matrices(1, *shape)[0].double(), full_matrices=False)
+    values[-2:] = values[0] * least
+    x = left * values @ right
+    found = orthogonalise([x.float()])[0]
+    x /= x.norm()
     for _ in range(5):
         gram = x @ x.mT
         x = 3.4445 * x - 4.7750 * gram @ x + 2.0315 * gram @ gram @ x
-    torch.testing.assert_close(orthogonalise([matrix])[0], x.float(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found, x.float(), atol=2e-4, rtol=0)
+
+
+def test_orthogonalise_takes_exact_products_and_gives_back_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    during = []
+
+    def look(_gram: Tensor) -> Tensor:
+        during.append(torch.get_float32_matmul_precision())
+        raise RuntimeError("no further")
+
+    monkeypatch.setattr(optim, "_steps", look)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with pytest.raises(RuntimeError, match="no further"):
+            orthogonalise(list(matrices(1, 4, 6)))
+        assert (during, torch.get_float32_matmul_precision()) == (["highest"], "high")
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_scale_of_the_gradient_does_not_matter_to_muon() -> None:
