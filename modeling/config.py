@@ -183,9 +183,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "cpu": {
             **_CPU,
             "channels": (32, 64, 128),
-            "steps": 3600,
+            "steps": 3500,
             "batch": 32,
-            "evaluate_every": 900,
+            "evaluate_every": 875,
             "val_samples": 2048,
             "warmup": 100,
         },

@@ -12,7 +12,6 @@ from modeling.networks.images import LEVELS
 
 _RANGES = 16  # of grey levels, each as wide as the next
 _WINDOW = 7  # cells in a row: of 4 pixels each, they are as wide as an MNIST digit
-_PARTS, _PART = 3, 3  # parts of the window in a row, and cells in a row of a part; neighbours share a row of cells
 _SIDE, _STRIDE = 3, 2  # places in a row that a cell may point to, and cells from one to the next: -2, 0 and 2
 _REACH = _STRIDE * (_SIDE - 1) // 2  # cells that the outer ones of them are away
 _NOBODY = 1e-4  # a vote without a class, so that where no other came, nothing is divided by 0
@@ -22,11 +21,10 @@ class LocalContext(nn.Module):
     """What the surroundings say about each cell of the image: an offset and a slope for its foreground, and its class.
 
     Over a window of 7x7 cells around each cell, the pixels in each of 16 ranges of grey levels are counted and added
-    up; of each feature the mean is taken, and the maximum in each of 3x3 parts of the window. Two small networks turn
-    these into the offset and the slope, and the logits of the classes, that would be right for a digit in the middle
-    of the window. And each cell points, by its features, to where in its own window the digit is centred that it
-    belongs to: it takes the mean of what is right there, by the weights that it gives to 3x3 places. So most cells of a
-    digit agree on its class.
+    up, and of each feature the mean and the maximum are taken. Two small networks turn these into the offset and the
+    slope, and the logits of the classes, that would be right for a digit in the middle of the window. And each cell
+    points, by its features, to where in its own window the digit is centred that it belongs to: it takes the mean of
+    what is right there, by the weights that it gives to 3x3 places. So most cells of a digit agree on its class.
 
     No threshold criterion is wired in and no grid is known. What comes from grey levels is always in float32.
     """
@@ -40,9 +38,9 @@ class LocalContext(nn.Module):
         self.levels = nn.Linear(2 * _RANGES, width)
         self.mixer = nn.Linear(width, width)
         self.correction = nn.Linear(width, 2)
-        self.arrangement = nn.Conv2d(features, features, _PARTS, padding=_PART - 1, dilation=_PART - 1)
-        self.average = nn.Linear(features, features, bias=False)
-        self.reader = nn.Linear(features, features)
+        self.reader = nn.Sequential(
+            nn.Linear(2 * features, features), nn.ReLU(), nn.Linear(features, features), nn.ReLU()
+        )
         self.classes = nn.Linear(features, classes)
         nn.init.zeros_(self.correction.weight)
         nn.init.zeros_(self.correction.bias)
@@ -53,9 +51,8 @@ class LocalContext(nn.Module):
         """
         places = features.permute(0, 2, 3, 1)
         weights = self.pointer(places).float().softmax(-1)
-        parts = F.max_pool2d(features, _PART, stride=1, padding=_PART // 2)
-        shape = self.arrangement(parts).permute(0, 2, 3, 1) + self.average(window_sums(places) / _WINDOW**2)
-        classes = self.classes(F.relu(self.reader(F.relu(shape)))).float()
+        shape = torch.cat([window_sums(places) / _WINDOW**2, window_maxima(features).permute(0, 2, 3, 1)], -1)
+        classes = self.classes(self.reader(shape)).float()
         with torch.autocast(image.device.type, enabled=False):
             seen = window_sums(level_sums(image, self.cell)) / (_WINDOW * self.cell) ** 2
             corrections = self.correction(F.relu(self.mixer(F.relu(self.levels(seen * 16)))))
@@ -86,6 +83,12 @@ def window_sums(cells: Tensor) -> Tensor:
     down, across = (_band(size, cells) for size in (height, width))
     rows = down @ cells.reshape(batch, height, width * values)
     return across @ rows.view(batch, height, width, values)
+
+
+def window_maxima(features: Tensor) -> Tensor:
+    """The maximum over the window around each cell, of those that are in the image: (B, C, h, w) -> the same shape."""
+    rows = F.max_pool2d(features, (_WINDOW, 1), stride=1, padding=(_WINDOW // 2, 0))
+    return F.max_pool2d(rows, (1, _WINDOW), stride=1, padding=(0, _WINDOW // 2))
 
 
 def weighted_places(values: Tensor, weights: Tensor) -> Tensor:

@@ -168,13 +168,9 @@ def test_each_cell_takes_what_the_windows_say_that_it_points_to() -> None:
             for level in image[sample, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4].flatten().tolist():
                 statistics[level // 16] += 1 / (49 * 16)
                 statistics[16 + level // 16] += level % 16 / 16 / (49 * 16)
-        shape = local.average(mean) + local.arrangement.bias
-        for number, (down, right) in enumerate(PLACES):
-            if row + down in range(5) and column + right in range(9):
-                part = [features[sample, :, y, x] for y, x in _around(row + down, column + right, 1)]
-                shape = shape + local.arrangement.weight.flatten(2)[:, :, number] @ torch.stack(part).amax(0)
+        top = torch.stack([features[sample, :, y, x] for y, x in _around(row, column, 3)]).amax(0)
         hidden = F.relu(local.mixer(F.relu(local.levels(statistics * 16))))
-        logits = local.classes(F.relu(local.reader(F.relu(shape))))
+        logits = local.classes(local.reader(torch.cat([mean, top])))
         said[sample, row, column] = torch.cat([local.correction(hidden), logits])
     for sample, row, column in np.ndindex(2, 5, 9):
         weights = local.pointer(features[sample, :, row, column]).softmax(0)
