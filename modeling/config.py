@@ -41,6 +41,7 @@ class Config:
     clip: float = 0.0  # largest norm of the gradient; 0: any
     ema: float = 0.998  # decay of the averaged weights, which are the ones that are scored
     augment: float = 1.0  # strength, from 0 for none
+    smoothing: float = 0.0  # share of a class label that is spread over all classes; not of the foreground's
 
     # How it is computed.
     precision: str = "auto"  # bfloat16 where the device is faster in it, else float32
@@ -110,11 +111,12 @@ _LEAST = {
     "clip": 0,
     "ema": 0,
     "augment": 0,
+    "smoothing": 0,
     "evaluate_every": 1,
     "val_samples": 0,
     "log_every": 1,
 }
-_BELOW = {"ema": 1, "seed": 2**63}
+_BELOW = {"ema": 1, "smoothing": 1, "seed": 2**63}
 _CHOICES = {"precision": PRECISIONS, "compile": COMPILE_MODES}
 
 
@@ -188,6 +190,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "evaluate_every": 875,
             "val_samples": 2048,
             "warmup": 100,
+            "ema": 0.998,
+            "smoothing": 0.1,
         },
         "gpu": {**_GPU, "channels": (32, 64, 128), "steps": 1500},
         "record": {**_RECORD, "channels": (64, 128, 256), "steps": 10000},

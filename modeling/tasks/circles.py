@@ -39,10 +39,10 @@ def _augment(batch: Batch, generator: torch.Generator, config: Config) -> Batch:
     return {**batch, "image": image, "circle": circle}
 
 
-def _lose(outputs: dict[str, Tensor], batch: Batch, _config: Config) -> Loss:
+def _lose(outputs: dict[str, Tensor], batch: Batch, config: Config) -> Loss:
     centre, radius = batch["circle"].split([2, 1], 1)
     wanted = torch.cat([centre, radius + _MARGIN], 1)  # a constant tensor would be copied to the device at every step
-    label = F.cross_entropy(outputs["label_logits"], batch["label"].long())
+    label = F.cross_entropy(outputs["label_logits"], batch["label"].long(), label_smoothing=config.smoothing)
     circle = losses.circle_distance(outputs["circles"], wanted)
     return label + circle, {"label": label.detach(), "circle": circle.detach()}
 

@@ -12,16 +12,17 @@ def foreground(logits: Tensor, mask: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, mask.to(logits.dtype))
 
 
-def cell_classes(logits: Tensor, mask: Tensor) -> Tensor:
+def cell_classes(logits: Tensor, mask: Tensor, smoothing: float = 0.0) -> Tensor:
     """Cross-entropy of the class of each foreground pixel, the mean over them; a cell of 2x2 pixels shares its logits.
 
-    `logits` is float (B, K, ceil(H / 2), ceil(W / 2)), `mask` uint8 (B, H, W) with 0 background, class + 1. Without
-    foreground: 0.
+    `logits` is float (B, K, ceil(H / 2), ceil(W / 2)), `mask` uint8 (B, H, W) with 0 background, class + 1. The share
+    `smoothing` of each label is spread over all classes (Szegedy and others, 2016). Without foreground: 0.
     """
     height, width = mask.shape[-2:]
     mask = F.pad(mask, (0, width % 2, 0, height % 2)).long()
     quarters = torch.stack([mask[:, y::2, x::2] for y in (0, 1) for x in (0, 1)], 1)
-    picked = F.log_softmax(logits, 1).gather(1, (quarters - 1).clamp(min=0))
+    said = F.log_softmax(logits, 1)
+    picked = (1 - smoothing) * said.gather(1, (quarters - 1).clamp(min=0)) + smoothing * said.mean(1, keepdim=True)
     inked = quarters > 0
     return -(picked * inked).sum() / inked.sum().clamp(min=1)
 

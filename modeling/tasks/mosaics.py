@@ -26,8 +26,8 @@ def _augment(batch: Batch, generator: torch.Generator, config: Config) -> Batch:
     return {**batch, "image": image, "mask": mask}
 
 
-def _lose(outputs: dict[str, Tensor], batch: Batch, _config: Config) -> Loss:
-    classes = losses.cell_classes(outputs["classes"], batch["mask"])
+def _lose(outputs: dict[str, Tensor], batch: Batch, config: Config) -> Loss:
+    classes = losses.cell_classes(outputs["classes"], batch["mask"], config.smoothing)
     foreground = losses.foreground(outputs["foreground"], batch["mask"] > 0)
     return classes + 4 * foreground, {"classes": classes.detach(), "foreground": foreground.detach()}
 

@@ -24,7 +24,7 @@ def test_foreground_loss_is_the_mean_cross_entropy_of_pixels() -> None:
     assert losses.foreground(logits, mask).item() == pytest.approx(total / 60, rel=1e-5)
 
 
-def naive_cell_classes(logits: Tensor, mask: Tensor) -> float:
+def naive_cell_classes(logits: Tensor, mask: Tensor, smoothing: float = 0.0) -> float:
     total, count = 0.0, 0
     for image in range(len(mask)):
         for row in range(mask.shape[1]):
@@ -32,17 +32,21 @@ def naive_cell_classes(logits: Tensor, mask: Tensor) -> float:
                 label = int(mask[image, row, column])
                 if label:
                     scores = logits[image, :, row // 2, column // 2].tolist()
-                    total += math.log(sum(math.exp(score) for score in scores)) - scores[label - 1]
+                    whole = math.log(sum(math.exp(score) for score in scores))
+                    total += (1 - smoothing) * (whole - scores[label - 1])
+                    total += smoothing * sum(whole - score for score in scores) / len(scores)
                     count += 1
     return total / max(count, 1)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize(("height", "width"), [(4, 6), (3, 5), (1, 1)])
-def test_class_loss_is_the_mean_over_foreground_pixels(height: int, width: int) -> None:
+def test_class_loss_is_the_mean_over_foreground_pixels(height: int, width: int, smoothing: float) -> None:
     mask = torch.randint(0, 4, (2, height, width), generator=torch.Generator().manual_seed(2)).to(torch.uint8)
     mask[0, 0, 0] = 3
     logits = random(2, 3, -(-height // 2), -(-width // 2))
-    assert losses.cell_classes(logits, mask).item() == pytest.approx(naive_cell_classes(logits, mask), rel=1e-5)
+    expected = naive_cell_classes(logits, mask, smoothing)
+    assert losses.cell_classes(logits, mask, smoothing).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_class_loss_without_foreground_is_0_and_has_a_gradient() -> None:
