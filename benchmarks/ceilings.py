@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from modeling.networks.precision import exact_products
+
 SIDES = {"cpu": (1024, 2048), "cuda": (4096, 8192, 16384)}  # of square matrices; the fastest is the ceiling
 COPIED = {"cpu": 1 << 28, "cuda": 1 << 30}  # bytes: far more than any cache holds
 REPEATS = 10
@@ -25,12 +27,8 @@ def measure(device: torch.device) -> dict[str, Any]:
 
     Products in float32 are exact ones, as the optimiser takes them; a network in float32 may take TF32 on a GPU.
     """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
+    with exact_products():
         rates = {precision: _products(device, precision) for precision in ("float32", "bfloat16")}
-    finally:
-        torch.set_float32_matmul_precision(before)
     return {"operations_per_s": rates, "bytes_per_s": _copies(device), "repeats": REPEATS}
 
 

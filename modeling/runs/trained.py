@@ -15,7 +15,7 @@ from modeling.runs import checkpoint
 from modeling.runs.evidence import Evidence
 from modeling.runs.folder import BEST
 from modeling.shards import Dataset
-from modeling.tasks import TASKS, Task
+from modeling.tasks import TASKS, Task, place
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,11 +78,9 @@ def load_run(path: Path, device: str | torch.device = "cpu") -> Trained:
             found=str(error).splitlines()[0] if str(error) else None,
             remedy="they were written by another version of this program; train anew in another folder: --out",
         ) from error
-    place = torch.device(device)
-    layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    model.to(device=place, memory_format=layout)  # type: ignore[call-overload]
-    model = model.eval().requires_grad_(False)
-    return Trained(path, task, model, config, evidence, place)
+    where = torch.device(device)
+    model = place(model, config, where).eval().requires_grad_(False)
+    return Trained(path, task, model, config, evidence, where)
 
 
 def require_fit(trained: Trained, dataset: Dataset) -> None:

@@ -7,6 +7,7 @@ A share of the digits stays as stored.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -88,6 +89,7 @@ def warp(image: Tensor, generator: torch.Generator, strength: float) -> Tensor:
     return drawn[:, 0].round_().to(torch.uint8)
 
 
+@functools.cache  # of a size and a device always the same, and asked for at every step
 def _between(size: int, device: torch.device) -> Tensor:
     """What each knot, the outer ones at the borders, weighs at each pixel of a side: (size, knots). Rows add up to 1.
 

@@ -28,3 +28,10 @@ class Task:
     predict: Callable[[dict[str, Tensor]], Batch]
     score: Callable[..., dict[str, Any]]
     headline: str  # the score, larger is better, that chooses the checkpoint on val
+
+
+def place(network: nn.Module, config: Config, device: torch.device) -> nn.Module:
+    """`network` itself, on a device and with its kernels in the layout that the configuration says."""
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    return network

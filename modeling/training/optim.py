@@ -6,14 +6,15 @@ Newton-Schulz steps, so that every direction moves at the same rate. AdamW is th
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from modeling.networks.precision import exact_products
 
 # The quintic a X + b (X X^T) X + c (X X^T)^2 X of the Muon paper: steep at 0, and five steps bring singular values
 # from 0.01 to within about 0.3 of 1, which is close enough.
@@ -37,7 +38,7 @@ def orthogonalise(matrices: Sequence[Tensor]) -> list[Tensor]:
     for number, matrix in enumerate(wide):
         sides[len(matrix)].append(number)
     found = list(matrices)
-    with _exact_products():
+    with exact_products():  # the steps raise what was rounded off near 0 by four orders of magnitude
         for numbers in sides.values():
             factors = _steps(torch.stack([wide[number] @ wide[number].mT for number in numbers]))
             for number, factor in zip(numbers, factors, strict=True):
@@ -58,21 +59,11 @@ def _steps(gram: Tensor) -> Tensor:
 
 
 def _polynomial(gram: Tensor) -> Tensor:
+    """By what X is multiplied in one step: X X^T (n, side, side) -> (n, side, side)."""
     a, b, c = _QUINTIC
     factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
     factor.diagonal(dim1=-2, dim2=-1).add_(a)
     return factor
-
-
-@contextlib.contextmanager
-def _exact_products() -> Iterator[None]:
-    """No products in TF32: the steps raise what was rounded off near 0 by four orders of magnitude."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 class MuonAdamW(torch.optim.Optimizer):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modeling.config import Config
 from modeling.errors import InputError
-from modeling.tasks import Task
+from modeling.tasks import Task, place
 from modeling.training.optim import MuonAdamW, groups
 
 
@@ -25,9 +25,7 @@ class State:
 
     def __init__(self, task: Task, config: Config, facts: Mapping[str, Any], device: torch.device) -> None:
         torch.manual_seed(key(config.seed, "weights"))
-        layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.model = task.build(config, facts).train()
-        self.model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        self.model = place(task.build(config, facts), config, device).train()
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         parts = groups(
             self.model, rate=config.learning_rate, muon_rate=config.muon_rate, weight_decay=config.weight_decay

@@ -190,14 +190,15 @@ def _around(row: int, column: int, reach: int) -> list[tuple[int, int]]:
 def test_cells_vote_by_their_foreground_where_they_point_to() -> None:
     """The vote, spelled out: sent to 3x3 places, also outside, averaged over what came there or next to there, back."""
     generator = torch.Generator().manual_seed(0)
-    logits, ink = torch.randn(1, 4, 5, 3, generator=generator), torch.rand(1, 4, 5, 1, generator=generator)
+    logits = torch.randn(1, 4, 5, 3, generator=generator)
+    foreground = torch.rand(1, 4, 5, 1, generator=generator)
     weights = torch.randn(1, 4, 5, 9, generator=generator).softmax(-1)
     said = logits.log_softmax(-1)
     votes: dict[tuple[int, int], Tensor] = defaultdict(lambda: torch.zeros(4))
     for row, column, (place, (down, right)) in itertools.product(range(4), range(5), enumerate(PLACES)):
-        given = weights[0, row, column, place] * ink[0, row, column]
+        given = weights[0, row, column, place] * foreground[0, row, column]
         votes[row + down, column + right] += torch.cat([given * said[0, row, column], given])
-    found = agreed(logits, ink, weights)
+    found = agreed(logits, foreground, weights)
     near = list(itertools.product((-1, 0, 1), repeat=2))
     for row, column in np.ndindex(4, 5):
         expected = torch.zeros(3)

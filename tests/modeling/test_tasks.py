@@ -44,6 +44,27 @@ def test_the_tasks_are_those_of_the_presets() -> None:
 
 
 @pytest.mark.parametrize("name", list(TASKS))
+def test_smoothing_spreads_the_labels_of_classes_and_of_nothing_else(dataset: Dataset, name: str) -> None:
+    task = TASKS[name]
+    batch = read(dataset, task, 8)
+    torch.manual_seed(0)
+    outputs = task.build(small(name), describe(dataset))(batch["image"])
+    batch = task.augment(batch, torch.Generator().manual_seed(0), small(name, augment=0.0))
+    sharp, smooth = (task.loss(outputs, batch, small(name, smoothing=share))[1] for share in (0.0, 0.3))
+    of_classes = {"foreground": None, "circles": "label", "mosaics": "classes"}[name]
+    for part in sharp:
+        if part != of_classes:
+            torch.testing.assert_close(smooth[part], sharp[part])
+    if name == "circles":
+        logits, label = outputs["label_logits"], batch["label"].long()
+        spread = 0.7 * sharp["label"] - 0.3 * logits.log_softmax(1).mean()
+        torch.testing.assert_close(smooth["label"], spread.detach())
+        torch.testing.assert_close(sharp["label"], torch.nn.functional.cross_entropy(logits, label).detach())
+    if name == "mosaics":
+        assert not torch.allclose(smooth["classes"], sharp["classes"])
+
+
+@pytest.mark.parametrize("name", list(TASKS))
 def test_8_samples_are_learnt_by_heart(dataset: Dataset, name: str) -> None:
     task, config = TASKS[name], small(name, augment=0.0)
     batch = read(dataset, task, 8)
