@@ -167,8 +167,9 @@ def _parse_bool(text: str) -> bool:
 
 
 # docs/models.md has the measurements behind these.
-_CPU: dict[str, Any] = {"ema": 0.995}  # on a CPU small batches learn more in the same time
+_CPU: dict[str, Any] = {"ema": 0.995}  # of few steps, less are averaged
 _GPU: dict[str, Any] = {"batch": 512}
+_SMOOTH: dict[str, Any] = {"smoothing": 0.1}  # where there are classes to tell
 _RECORD: dict[str, Any] = {**_GPU, "blocks": 2, "ema": 0.9995}
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "foreground": {
@@ -179,30 +180,28 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "circles": {
         "cpu": {
             **_CPU,
+            **_SMOOTH,
             "channels": (48, 96),
             "steps": 4600,
             "batch": 64,
             "evaluate_every": 1150,
             "warmup": 100,
-            "smoothing": 0.1,
         },
-        "gpu": {**_GPU, "channels": (64, 128), "steps": 1500},
-        "record": {**_RECORD, "channels": (128, 256), "steps": 8000, "refinements": 3},
+        "gpu": {**_GPU, **_SMOOTH, "channels": (64, 128), "steps": 1500},
+        "record": {**_RECORD, **_SMOOTH, "channels": (128, 256), "steps": 8000, "refinements": 3},
     },
     "mosaics": {
         "cpu": {
-            **_CPU,
+            **_SMOOTH,
             "channels": (32, 64, 128),
             "steps": 4600,
             "batch": 32,
             "evaluate_every": 1150,
             "val_samples": 4096,
             "warmup": 100,
-            "ema": 0.998,
-            "smoothing": 0.1,
         },
-        "gpu": {**_GPU, "channels": (32, 64, 128), "steps": 1500},
-        "record": {**_RECORD, "channels": (64, 128, 256), "steps": 10000},
+        "gpu": {**_GPU, **_SMOOTH, "channels": (32, 64, 128), "steps": 1500},
+        "record": {**_RECORD, **_SMOOTH, "channels": (64, 128, 256), "steps": 10000},
     },
 }
 
