@@ -197,7 +197,6 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "steps": 4600,
             "batch": 32,
             "evaluate_every": 1150,
-            "val_samples": 4096,
             "warmup": 100,
         },
         "gpu": {**_GPU, **_SMOOTH, "channels": (32, 64, 128), "steps": 1500},
