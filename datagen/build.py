@@ -131,7 +131,6 @@ def build(
     root: Path,
     *,
     directory: Path | None = None,
-    cache: Path | None = None,
     workers: int = 1,
     part: tuple[int, int] | None = None,
     report: Report | None = None,
@@ -140,7 +139,7 @@ def build(
 ) -> Built:
     """Build the dataset of `recipe` in `root`, or end the building of it, or find that there is nothing to do.
 
-    `directory` and `cache` are where the source is looked for; `part` is a half-open range of the global shard
+    `directory` is where the source is looked for; `part` is a half-open range of the global shard
     list, to be built without committing. Raises the package's errors; whatever they are, nothing that was in
     `root` before is harmed, and a later call goes on where this one ended.
     """
@@ -150,7 +149,7 @@ def build(
         return Built(finished, 0, _shard_count(finished), time.perf_counter() - started)
     if not (root / MANIFEST).exists():
         files.require_writable(root)
-    resolved = resolve(recipe, directory=directory, cache=cache, workers=workers, report=report, progress=fetching)
+    resolved = resolve(recipe, directory=directory, workers=workers, report=report, progress=fetching)
     listed = sections(resolved.plan)
     span = None if part is None else _part(part, len(shard_list(listed)))
     done = assembly.assemble(
@@ -163,7 +162,6 @@ def resolve(
     recipe: Recipe,
     *,
     directory: Path | None = None,
-    cache: Path | None = None,
     workers: int = 1,
     report: Report | None = None,
     progress: Progress | None = None,
@@ -180,7 +178,7 @@ def resolve(
                 f"the source {spec!r} needs a path", remedy=f"give --source-dir, or a source such as '{spec}:PATH'"
             )
         spec, directory = f"{spec}:{directory}", None
-    source = sources.load(spec, directory=directory, cache=cache, report=report, progress=progress, offline=offline)
+    source = sources.load(spec, directory=directory, report=report, progress=progress, offline=offline)
     return Resolved(recipe, source, workers=workers)
 
 
@@ -188,13 +186,10 @@ def resolve_dataset(
     root: Path,
     *,
     directory: Path | None = None,
-    cache: Path | None = None,
-    workers: int = 1,
-    offline: bool = False,
 ) -> Resolved:
     """What the dataset in `root` follows from, its source loaded anew and found to be the same."""
     manifest = manifests.load(root)
-    resolved = resolve(manifest.recipe, directory=directory, cache=cache, workers=workers, offline=offline)
+    resolved = resolve(manifest.recipe, directory=directory)
     if resolved.plan != plan_of(manifest):
         expected, found = difference(plan_of(manifest), resolved.plan)
         raise InputError(
@@ -203,11 +198,9 @@ def resolve_dataset(
     return resolved
 
 
-def is_at_hand(source: str, *, directory: Path | None = None, cache: Path | None = None) -> bool:
-    """Whether a source, as a dataset records it, can be loaded without asking a mirror."""
-    if source in ("idx", "npz", "images"):
-        return directory is not None
-    listed = {one.name: one for one in sources.available(directory=directory, cache=cache)}
+def is_at_hand(source: str) -> bool:
+    """Whether a source, as a dataset records it, can be loaded without asking a mirror or its user for a folder."""
+    listed = {one.name: one for one in sources.available()}
     return source in listed and listed[source].found is not None
 
 

@@ -47,9 +47,11 @@ class _Commands(click.Group):
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise _failure(f"{error.filename or 'the system'}: {error.strerror}", StorageError.exit_code) from error
+            raise _failure(
+                f"{error.filename or 'the system'}: {error.strerror or error}", StorageError.exit_code
+            ) from error
         except KeyboardInterrupt:
-            raise _failure("interrupted; the same command goes on where this one ended", INTERRUPTED) from None
+            raise _failure("interrupted; nothing is lost: run the same command again", INTERRUPTED) from None
 
 
 def main() -> NoReturn:

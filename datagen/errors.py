@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 PROBLEMS_FOUND = 1
-USAGE = 2
 INTERRUPTED = 130
 
 

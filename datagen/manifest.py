@@ -297,6 +297,8 @@ _DTYPES = ("|u1", "<u4", "<i8")
 
 def _contradictions(manifest: Manifest) -> list[str]:
     problems = _source_problems(manifest.source) + _digest_problems(manifest.digest, 32, "digest")
+    if manifest.recipe != manifest.recipe.without_path():
+        problems.append("recipe.source must be a name, without a path")
     for task, splits in manifest.tasks.items():
         problems += _name_problems(task, "tasks")
         for split, facts in splits.items():
@@ -324,6 +326,8 @@ def _split_problems(facts: SplitFacts, shard_size: int, where: str) -> list[str]
     problems = _file_problems(facts.table, where)
     if not 0 < facts.count <= recipes.MAX_COUNT:
         problems.append(f"{where}.count must be from 1 to {recipes.MAX_COUNT:,}")
+    if not facts.columns:
+        problems.append(f"{where} has no columns")
     size = len(facts.columns) * -(-facts.count // shard_size) * SHARD_FACTS.itemsize
     if facts.table.bytes != size:
         problems.append(f"{where}.table must have {size:,} bytes")

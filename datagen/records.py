@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from datagen.layout import DRAFT, PROGRESS
 from datagen.manifest import SHARD_FACTS, FileFacts, Manifest, Table
 from datagen.plans import existing_plan
 from datagen.shards import Shard, shard_list
-from datagen.stores import open_store
+from datagen.stores import Section, open_store
 
 
 def known_facts(root: Path, jobs: Sequence[Shard], plan: Manifest, *, workers: int) -> dict[str, Table]:
@@ -27,8 +28,8 @@ def known_facts(root: Path, jobs: Sequence[Shard], plan: Manifest, *, workers: i
 
     Facts come from the records of a build in progress and from the shard tables of one that was about to end.
     """
-    about_to_end = existing_plan(root) or plan
-    recorded = {job.name: rows for job in jobs for rows in [_recorded(root, job, about_to_end)] if rows is not None}
+    tables = _tables(root, {job.section for job in jobs}, existing_plan(root) or plan)
+    recorded = {job.name: rows for job in jobs for rows in [_recorded(root, job, tables)] if rows is not None}
     checks = [job for job in jobs if job.name in recorded]
 
     def check(job: Shard, slot: local.Slot) -> bool:
@@ -88,18 +89,24 @@ def _record(root: Path, job: Shard) -> Path:
     return root / PROGRESS / job.name
 
 
-def _recorded(root: Path, job: Shard, draft: Manifest) -> Table | None:
+def _tables(root: Path, sections: Iterable[Section], draft: Manifest) -> dict[Section, Table]:
+    """The shard tables that a draft pins: a build that was about to end has swept away the records they are made of."""
+    tables = {}
+    for section in sections:
+        facts = draft.tasks.get(section.task, {}).get(section.split)
+        if facts is not None:
+            with contextlib.suppress(DatagenError):
+                tables[section] = read_table(root, section, facts.table)
+    return tables
+
+
+def _recorded(root: Path, job: Shard, tables: Mapping[Section, Table]) -> Table | None:
     path = _record(root, job)
     if path.is_file():
         data, size = path.read_bytes(), len(job.section.columns) * SHARD_FACTS.itemsize
         whole = bytes_digest(data[:size]) == data[size:].hex()
         return np.frombuffer(data[:size], SHARD_FACTS) if whole else None
-    # A build that was about to end has swept its records away, but its draft pins the tables made of them.
-    facts = draft.tasks.get(job.section.task, {}).get(job.section.split)
-    try:
-        return None if facts is None else read_table(root, job.section, facts.table)[:, job.index]
-    except DatagenError:
-        return None
+    return tables[job.section][:, job.index] if job.section in tables else None
 
 
 def _paths(job: Shard, plan: Manifest) -> list[str]:

@@ -58,16 +58,15 @@ def verify(
     expect: str | None = None,
     directory: Path | None = None,
     insist: bool = True,
-    cache: Path | None = None,
     workers: int = 1,
     progress: assembly.Progress | None = None,
 ) -> Verdict:
     """Verify the dataset in `root`: in full, or as little as `quick` says, or that and `sample` random samples.
 
-    `directory` and `cache` are where the source is looked for when all is verified; if it is not in `directory`, that
-    is an error unless `insist` is False. `seed` chooses the samples; `expect` is the dataset digest that it must have.
-    Raises RecipeError where `expect` is no digest, what opening the manifest raises (without a manifest there is no
-    claim), and InputError or SourceError where the source is not in a `directory` insisted on.
+    `directory` is where the source is looked for when all is verified; if it is not there, that is an error, unless
+    `insist` is False: then it is passed over. `seed` chooses the samples; `expect` is the dataset digest that it must
+    have. Raises RecipeError where `expect` is no digest, what opening the manifest raises (without a manifest there is
+    no claim), and InputError or SourceError where the source is not in a `directory` insisted on.
     """
     started = time.perf_counter()
     if expect is not None and not re.fullmatch("[0-9a-fA-F]{64}", expect):
@@ -75,7 +74,7 @@ def verify(
     dataset, findings = Dataset(root), Findings()
     _check_digest(dataset, expect, findings)
     whole = not quick and sample is None
-    source = _source(dataset, directory, cache, workers, findings, insist=insist) if whole else None
+    source = _source(dataset, directory, workers, findings, insist=insist) if whole else None
     readable = check_frame(dataset, findings)
     if sample is not None:
         level = f"sample of {sample:,} (seed {seed})"
@@ -139,14 +138,18 @@ def _check_all(
         findings.add(problems)
         findings.samples += derived
         findings.bytes += job.bytes
-        compressed = job.section.compression != "none"
-        if any(compressed or problem.kind in UNREADABLE for problem in problems):
+        compressed = job.section.compression != "none"  # these are not decoded if anything is wrong
+        if any(compressed or problem.kind == UNREADABLE for problem in problems):
             lost.add(job)
         if progress is not None:
             progress(findings.bytes, total)
     whole = [job for job in readable if job not in lost]
     if len(whole) < sum(section.shards for section in dataset.sections.values()):
         findings.skip("samples of shards that are not as the manifest says")
+    if inputs.keys() < set(SPLITS) or any(
+        job.section.task == "mosaics" and job.section not in derivers for job in readable
+    ):
+        findings.skip("whether all images are distinct")
     findings.add(equal_digits(inputs))
     mosaics = [job for job in whole if job.section.task == "mosaics"]
     try:
@@ -156,29 +159,30 @@ def _check_all(
 
 
 def _source(
-    dataset: Dataset, directory: Path | None, cache: Path | None, workers: int, findings: Findings, *, insist: bool
+    dataset: Dataset, directory: Path | None, workers: int, findings: Findings, *, insist: bool
 ) -> build.Resolved | None:
     """The source that the dataset was built from, if it is at hand and the same; in `findings` if it is another."""
     recorded = dataset.manifest.recipe
-    if directory is None and not build.is_at_hand(recorded.source, cache=cache):
+    if directory is None and not build.is_at_hand(recorded.source):
         return None
+    stated = plans.plan_of(dataset.manifest)
     try:
-        resolved = build.resolve(recorded, directory=directory, cache=cache, workers=workers, offline=True)
+        resolved = build.resolve(recorded, directory=directory, workers=workers, offline=True)
+        if resolved.plan == stated:
+            findings.vouchers.append(SOURCE)
+            return resolved
+        expected, found = plans.difference(stated, resolved.plan)
     except RecipeError as error:
-        findings.report("another source", MANIFEST, "the source it was built from", str(error))
-        return None
+        expected, found = "the source it was built from", str(error)
     except (InputError, SourceError) as error:
         if directory is None:
             findings.skip(f"the source: {error.problem}")
             return None
         if insist:  # whoever names a place is to know that the source is not in it
             raise
-        return _source(dataset, None, cache, workers, findings, insist=False)
-    stated = plans.plan_of(dataset.manifest)
-    if resolved.plan == stated:
-        findings.vouchers.append(SOURCE)
-        return resolved
-    expected, found = plans.difference(stated, resolved.plan)
+        return _source(dataset, None, workers, findings, insist=False)
+    if directory is not None and not insist:
+        return _source(dataset, None, workers, findings, insist=False)
     findings.report("another source", MANIFEST, expected, found)
     return None
 

@@ -62,7 +62,7 @@ def columns(draw: st.DrawFn) -> ColumnFacts:
 @st.composite
 def splits(draw: st.DrawFn, shard_size: int) -> SplitFacts:
     count = draw(st.integers(1, 1 << 40))
-    listed = tuple(draw(st.lists(columns(), max_size=3, unique_by=lambda column: column.name)))
+    listed = tuple(draw(st.lists(columns(), min_size=1, max_size=3, unique_by=lambda column: column.name)))
     size = 72 * len(listed) * -(-count // shard_size)
     return SplitFacts(count, listed, draw(files(st.just(size))))
 
@@ -286,6 +286,7 @@ EDITS: dict[str, Callable[[Any], object]] = {
     "name": lambda value: value["tasks"]["foreground"]["train"]["columns"][1].update(name="mask"),
     "task": lambda value: value["tasks"].update(circles=value["tasks"].pop("foreground")),
     "column": lambda value: value["tasks"]["foreground"]["train"]["columns"].pop(),
+    "source": lambda value: value["recipe"].update(source="npz:/anywhere"),
     "digest": lambda value: value.update(digest="00" * 32),
 }
 
@@ -296,6 +297,13 @@ def test_an_edited_fact_is_noticed_also_where_the_manifest_is_sealed_anew(name: 
     EDITS[name](value)
     assert "its sha256 is not that of the rest" in refused(canonical_json(value))
     assert "contradicts itself" in refused(resealed(value))
+
+
+def test_a_section_has_columns() -> None:
+    facts = small().tasks["foreground"]["train"]
+    empty = replace(facts, columns=(), table=replace(facts.table, bytes=0))
+    data = to_bytes(seal(replace(small(), tasks={"foreground": {"train": empty}})))
+    assert "tasks.foreground.train has no columns" in refused(data)
 
 
 def set_path(path: str) -> Callable[[Any], object]:

@@ -26,9 +26,11 @@ from helpers import FORMATS, Death, Disk, flip, hidden, save_recipe, start, tiny
 from datagen import assembly, build, files, records
 from datagen import manifest as manifests
 from datagen import recipe as recipes
+from datagen.dataset import read_table
 from datagen.engines import local
 from datagen.errors import BusyError, DamageError, FormatError, RecipeError, StorageError
 from datagen.layout import DRAFT, MANIFEST, PROGRESS, SPLITS
+from datagen.manifest import Table
 from datagen.shards import shard_list
 from datagen.stores import Array, Section
 from datagen.tasks import Deriver
@@ -498,6 +500,22 @@ def test_a_whole_dataset_in_a_folder_that_cannot_be_written_is_found_whole(
     assert build.build(tiny_recipe(source), root).written == 0
 
 
+def test_a_table_is_read_once_however_many_shards_it_tells_of(
+    tmp_path: Path, source: Path, whole: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, read = tmp_path / "data", list[str]()
+    shutil.copytree(whole["zarr"], root)
+
+    def counted(root: Path, section: Section, facts: manifests.FileFacts) -> Table:
+        read.append(section.folder)
+        return read_table(root, section, facts)
+
+    monkeypatch.setattr(records, "read_table", counted)
+    assert build.build(tiny_recipe(source), root).written == 0
+    assert len(set(read)) == len(manifests.load(root).tasks) * len(SPLITS)
+    assert len(read) == len(set(read)) < sum(1 for _ in shard_list(build.sections(manifests.load(root))))
+
+
 # Several writers, and builds in parts.
 
 
@@ -627,7 +645,7 @@ def test_an_interrupted_build_ends_within_a_second_and_cleanly(
     _, said = process.communicate(timeout=PATIENCE)
     assert time.monotonic() - sent < 1
     assert process.returncode == 130
-    assert said == "Error: interrupted; the same command goes on where this one ended\n"
+    assert said == "Error: interrupted; nothing is lost: run the same command again\n"
     assert not (root / MANIFEST).exists()
     assert has_no_draft(root)
     assert build.build(recipes.load(str(long_recipe)), root, workers=2).kept >= 5

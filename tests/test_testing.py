@@ -502,7 +502,7 @@ def test_what_is_wrong_at_the_end_of_a_long_split_alone_is_found() -> None:
         out["value"][indices < 1000] = 7
 
     task = a_task(derive, count=lambda digits, mosaics, split: 1001)
-    with pytest.raises(AssertionError, match=r"value of sample 63 is not filled whole"):
+    with pytest.raises(AssertionError, match=r"value of sample 1,000 is not filled whole"):
         check_task(task, DIGITS)
 
 

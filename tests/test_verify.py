@@ -705,3 +705,93 @@ def test_a_source_folder_of_the_environment_is_taken_only_where_it_has_the_sourc
     done = CliRunner().invoke(cli, ["verify", str(tiny.root)], env=environment, catch_exceptions=False)
     assert done.exit_code == 0
     assert run(tiny.root, "--source-dir", tmp_path / "elsewhere").exit_code != 0
+
+
+@pytest.mark.parametrize("difference", ["another source", "no source"])
+def test_a_source_of_the_environment_that_is_another_is_passed_over_and_a_named_one_told(
+    tiny: Tiny, tmp_path: Path, difference: str
+) -> None:
+    place = tiny.other.with_suffix(".npz") if difference == "another source" else tmp_path / "empty.npz"
+    if difference == "no source":
+        np.savez(place, images=np.zeros((0, 5, 4), np.uint8), labels=np.zeros(0, np.uint8))
+    environment = {"DATAGEN_SOURCE_DIR": str(place)}
+    done = CliRunner().invoke(cli, ["verify", str(tiny.root)], env=environment, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert "stood on  the dataset itself" in done.output
+    assert run(tiny.root, "--source-dir", place).exit_code != 0
+
+
+@pytest.mark.parametrize("options", [(), ("--sample", "5000")], ids=["full", "sample"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_compressed_samples_are_not_decoded_by_metadata_that_mislead(
+    built: Callable[[str, str], Tiny], tmp_path: Path, name: str, options: tuple[str, ...]
+) -> None:
+    copy = copy_of(built(name, "zstd"), tmp_path)
+    if name == "hdf5":  # the view leads to another column
+        path = "mosaics/train/all.h5"
+        with h5py.File(copy.root / path, "r+") as file:
+            shape = file["mask"].shape
+            del file["image"]
+            layout = h5py.VirtualLayout(shape, np.uint8)
+            layout[:] = h5py.VirtualSource(copy.outside / "secret.h5", "image", shape)
+            file.create_virtual_dataset("image", layout)
+    else:
+        path = "mosaics/train/image/zarr.json"
+        document = json.loads((copy.root / path).read_bytes())
+        document["shape"][1] = document["chunk_grid"]["configuration"]["chunk_shape"][1] = 1 << 19
+        document["codecs"][0]["configuration"]["chunk_shape"][1] = 1 << 19
+        (copy.root / path).write_text(json.dumps(document))
+    seal(copy)
+    found = json.loads(run(copy.root, "--json", *options).output)
+    assert {(one["kind"], one["path"]) for one in found["problems"]} == {("misleading", path)}
+    if not options:
+        assert "samples of shards that are not as the manifest says" in found["not_looked_at"]
+
+
+def test_metadata_that_cannot_be_read_are_told_with_the_rest(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = "circles/val/mask/zarr.json"
+    flip(tiny.file("mosaics/train/mask:1"), 9)
+    opened = Path.open
+
+    def fail(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self == tiny.root / path:
+            raise OSError(5, "Input/output error", str(self))
+        return opened(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", fail)
+    found = {(one.kind, one.path) for one in verify(tiny.root).problems}
+    assert {("unreadable", path), ("misleading", path), ("damaged", tiny.path("mosaics/train/mask:1"))} <= found
+
+
+def test_images_whose_digests_were_not_derived_are_not_said_to_be_distinct(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = "whether all images are distinct"
+    assert told not in verify(tiny.root).not_looked_at
+    monkeypatch.setattr("datagen.proof.digits._memory", lambda: 1000)
+    assert told in verify(tiny.root).not_looked_at
+
+
+def test_a_recipe_that_tells_of_another_source_contradicts_the_manifest(tiny: Tiny) -> None:
+    tiny.edit(lambda plain: plain["recipe"].update(source="images"))
+    seal(tiny)
+    found = {(one.kind, one.expected, one.found) for one in verify(tiny.root, quick=True).problems}
+    assert ("contradiction", "the source of the recipe, images", "npz") in found
+
+
+@pytest.mark.parametrize("source", ["npz:/anywhere", "images:/", "idx:../there"])
+def test_a_source_with_a_path_is_not_believed(tiny: Tiny, source: str) -> None:
+    tiny.edit(lambda plain: plain["recipe"].update(source=source))
+    seal(tiny)
+    result = run(tiny.root, "--source-dir", tiny.source)
+    assert result.exit_code == 5
+    assert "without a path" in result.output
+
+
+def test_a_shard_that_misleads_the_library_is_derived_all_the_same(tiny: Tiny) -> None:
+    path = tiny.file("mosaics/val/mask:0")
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    reseal(tiny)
+    verdict = verify(tiny.root)
+    assert {(one.kind, one.path) for one in verdict.problems} == {("misleading", tiny.path("mosaics/val/mask:0"))}
+    assert "samples of shards that are not as the manifest says" not in verdict.not_looked_at

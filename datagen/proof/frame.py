@@ -28,10 +28,8 @@ _MAX_DECODED = 1 << 30  # bytes of what is looked at in one piece: a sample, or 
 def check_frame(dataset: Dataset, findings: Findings) -> list[Shard]:
     """Check all that is not samples; returns the shards that can be read as the manifest says."""
     manifest, there = dataset.manifest, inventory(dataset.root)
-    for file in manifest.files:
-        _check_file(dataset, file, there, findings)
+    _check_listed(dataset, there, findings)
     _check_recipe(dataset, there, findings)
-    _check_listed(dataset, findings)
     sensible = _check_claims(manifest, findings)
     due = _due_sections(manifest, findings)
     belonging = {MANIFEST, *(file.path for file in manifest.files)}
@@ -55,12 +53,15 @@ def check_frame(dataset: Dataset, findings: Findings) -> list[Shard]:
     return readable if sensible else []
 
 
-def _check_listed(dataset: Dataset, findings: Findings) -> None:
-    """The manifest may list what frames its sections, and nothing else: a file of another kind is another face."""
+def _check_listed(dataset: Dataset, there: Inventory, findings: Findings) -> None:
+    """The manifest may list what frames its sections, which is read, and nothing else: that would be another face."""
     store = open_store(dataset.manifest.recipe.storage.format)
     due = {RECIPE, *(path for section in dataset.sections.values() for path in store.frame_paths(section))}
-    for path in sorted({file.path for file in dataset.manifest.files} - due):
-        findings.report("unexpected", path, "nothing", "a file that the manifest lists")
+    for file in dataset.manifest.files:
+        if file.path in due:
+            _check_file(dataset, file, there, findings)
+        else:
+            findings.report("unexpected", file.path, "nothing", "a file that the manifest lists")
 
 
 def _check_file(
@@ -103,9 +104,10 @@ def _check_recipe(dataset: Dataset, there: Inventory, findings: Findings) -> Non
 
 def _check_claims(manifest: Manifest, findings: Findings) -> bool:
     """Whether the manifest's claims of the source and of the mosaics can be true of any source."""
-    source, (rows, columns) = manifest.source, manifest.recipe.mosaics.grid
+    source, (rows, columns), recorded = manifest.source, manifest.recipe.mosaics.grid, manifest.recipe.source
     dropped = sum(digits.dropped_within + digits.dropped_across for digits in source.digits.values())
     facts = [
+        (recorded == source.name, f"the source of the recipe, {recorded}", source.name),
         (max(source.tile) <= MAX_SIDE, f"digits of at most {MAX_SIDE} x {MAX_SIDE}", "{} x {}".format(*source.tile)),
         (0 < len(source.classes) <= MAX_CLASSES, f"1 to {MAX_CLASSES} classes", len(source.classes)),
         (
@@ -172,9 +174,11 @@ def _check_section(
         return None if moved else []
     if not _check_table(dataset, section, findings):
         return []
-    if framed:
-        for problem in store.frame_problems(dataset.root, section):
-            findings.report("misleading", problem.path, problem.expected, problem.found, section)
+    misleading = store.frame_problems(dataset.root, section) if framed else []
+    for problem in misleading:
+        findings.report("misleading", problem.path, problem.expected, problem.found, section)
+    if section.compression != "none" and (misleading or not framed):
+        return []  # they would be decoded as the metadata say
     table = dataset.table(section.task, section.split)
     jobs = []
     for shard in range(section.shards):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-
-Inventory = Mapping[str, int]  # path relative to the dataset -> size of a regular file, or one of the negative kinds
 
 LINK, SPECIAL, EMPTY, DEEP, CLOSED = -1, -2, -3, -4, -5
 _KINDS = {
@@ -20,12 +18,21 @@ _KINDS = {
 _DEPTH = 12  # folders; the deepest file of a dataset, a Zarr shard, lies in 7
 
 
-def inventory(root: Path) -> dict[str, int]:
+class Inventory(dict[str, int]):
+    """Path relative to the dataset -> size of a regular file, or one of the negative kinds."""
+
+    @cached_property
+    def folders(self) -> frozenset[str]:
+        """Every folder with entries, once all are there."""
+        return frozenset(str(folder) for path in self for folder in PurePosixPath(path).parents)
+
+
+def inventory(root: Path) -> Inventory:
     """Every entry below `root` that is no folder with entries; no link is followed, and no folder deeper than 12.
 
     Raises OSError where `root` itself cannot be opened.
     """
-    there: dict[str, int] = {}
+    there = Inventory()
     folders = [""]
     while folders:
         folder = folders.pop()
@@ -61,7 +68,7 @@ def described(path: str, there: Inventory) -> str:
     if size is None and any(there.get(str(folder)) == CLOSED for folder in PurePosixPath(path).parents):
         return "nothing that can be seen"
     if size is None:
-        return "a folder" if any(other.startswith(f"{path}/") for other in there) else "nothing"
+        return "a folder" if path in there.folders else "nothing"
     return _KINDS[size] if size < 0 else f"{size:,} bytes"
 
 

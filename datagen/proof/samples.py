@@ -20,7 +20,7 @@ from datagen.shards import Shard
 from datagen.stores import Array, Section, open_store
 from datagen.tasks import Deriver, as_indices
 
-UNREADABLE = ("misleading", "unreadable")  # kinds of problems of a shard whose samples are not looked at
+UNREADABLE = "unreadable"  # the kind of problem of what cannot be looked at
 
 _NAMED = 3  # samples of a column and block that are named
 
@@ -95,7 +95,7 @@ def unreadable(dataset: Dataset, section: Section, error: DatagenError | OSError
         place, found = error.filename, error.strerror or str(error)
     path = Path(place or dataset.root / section.folder)
     inside = path.relative_to(dataset.root).as_posix() if path.is_relative_to(dataset.root) else section.folder
-    return _of_file("unreadable", inside, "what was written", found, section)
+    return _of_file(UNREADABLE, inside, "what was written", found, section)
 
 
 def _damaged(dataset: Dataset, job: Shard, reader: ShardReader) -> Iterator[Problem]:

@@ -59,8 +59,12 @@ class Section:
 
     @property
     def samples_a_block(self) -> int:
-        """How many samples are derived, hashed and written together, to find them in the cache: about 8 MiB."""
-        return max(_BLOCK_BYTES // sum(column.sample_bytes for column in self.columns), 1)
+        """How many samples are derived, hashed and written together, to find them in the cache: about 8 MiB.
+
+        Where they are compressed, whole chunks if one fits, so that none is decoded for two blocks.
+        """
+        samples = max(_BLOCK_BYTES // sum(column.sample_bytes for column in self.columns), 1)
+        return samples if self.compression == "none" or samples < CHUNK else samples // CHUNK * CHUNK
 
     def blocks(self, shard: int) -> Iterator[range]:
         """The samples of a shard, block by block."""

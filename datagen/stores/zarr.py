@@ -125,10 +125,13 @@ def frame_problems(root: Path, section: Section) -> list[Contradiction]:
     problems = []
     for path, document in _documents(section).items():
         expected = canonical_json(document)
-        with (root / path).open("rb") as file:
-            found = file.read(len(expected) + 1)
-        if found != expected:
-            problems.append(Contradiction(path, "the metadata of this section", "something else"))
+        try:
+            with (root / path).open("rb") as file:
+                told = None if file.read(len(expected) + 1) == expected else "something else"
+        except OSError as error:
+            told = f"what cannot be read: {error.strerror}"
+        if told is not None:
+            problems.append(Contradiction(path, "the metadata of this section", told))
     return problems
 
 

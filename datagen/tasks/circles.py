@@ -11,7 +11,7 @@ import numpy.typing as npt
 from datagen import circle
 from datagen.recipe import Mosaics
 from datagen.stores import Column
-from datagen.tasks.task import Deriver, Inputs, Task, foreground_mask, one_per_digit
+from datagen.tasks.task import Deriver, Inputs, Task, foreground_mask, one_per_digit, take_images
 
 
 def _columns(tile: tuple[int, int], mosaics: Mosaics) -> tuple[Column, ...]:  # noqa: ARG001  (a Task's signature)
@@ -25,7 +25,7 @@ def _columns(tile: tuple[int, int], mosaics: Mosaics) -> tuple[Column, ...]:  # 
 
 def _deriver(inputs: Inputs) -> Deriver:
     def derive(indices: npt.NDArray[np.int64], out: Mapping[str, npt.NDArray[Any]]) -> None:
-        out["image"][:] = inputs.images[indices]
+        take_images(inputs, indices, out["image"])
         out["label"][:] = inputs.labels[indices]
         foreground_mask(out["image"], inputs.thresholds[indices], out["mask"])
         out["circle"][:] = circle.enclose(out["mask"])

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from datagen.recipe import Mosaics
 from datagen.stores import Column
-from datagen.tasks.task import Deriver, Inputs, Task, foreground_mask, one_per_digit
+from datagen.tasks.task import Deriver, Inputs, Task, foreground_mask, one_per_digit, take_images
 
 
 def _columns(tile: tuple[int, int], mosaics: Mosaics) -> tuple[Column, ...]:  # noqa: ARG001  (a Task's signature)
@@ -23,7 +23,7 @@ def _columns(tile: tuple[int, int], mosaics: Mosaics) -> tuple[Column, ...]:  # 
 
 def _deriver(inputs: Inputs) -> Deriver:
     def derive(indices: npt.NDArray[np.int64], out: Mapping[str, npt.NDArray[Any]]) -> None:
-        out["image"][:] = inputs.images[indices]
+        take_images(inputs, indices, out["image"])
         out["threshold"][:] = inputs.thresholds[indices]
         foreground_mask(out["image"], out["threshold"], out["mask"])
 

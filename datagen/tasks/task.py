@@ -59,6 +59,11 @@ def as_indices(samples: Sequence[int]) -> npt.NDArray[np.int64]:
     return indices
 
 
+def take_images(inputs: Inputs, indices: npt.NDArray[np.int64], out: npt.NDArray[np.uint8]) -> None:
+    """Write the digits of these rows: int64 (m,) -> uint8 (m, h, w), without another array in between."""
+    np.take(inputs.images, indices, axis=0, out=out, mode="clip")  # "raise" would copy `out`
+
+
 def foreground_mask(images: Array, thresholds: Array, out: npt.NDArray[np.uint8]) -> None:
     """Write 1 where a pixel exceeds its own tile's threshold, 0 elsewhere: uint8 (m, h, w), (m,) -> (m, h, w)."""
     flat = images.reshape(len(images), -1)

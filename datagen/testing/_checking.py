@@ -51,16 +51,16 @@ def check_task(task: Task, inputs: Inputs) -> None:
             kept = np.array_equal(getattr(given, name), getattr(inputs, name))
             assert kept, f"{task.name}: deriving writes to inputs.{name}"
         derive = task.deriver(_copy(inputs, writeable=False))
-        again = _differing(due, _derived(derive, section, [samples], 0xA5))
+        again = _differing(due, _derived(derive, section, [samples], 0xA5), start)
         assert not again, f"{task.name}: {again} is another one the second time"
-        unfilled = _differing(due, _derived(derive, section, [samples], 0x5A))
+        unfilled = _differing(due, _derived(derive, section, [samples], 0x5A), start)
         assert not unfilled, f"{task.name}: {unfilled} is not filled whole"
         for length in _BLOCKS:
             blocks = [samples[first : first + length] for first in range(0, len(samples), length)][::-1]
-            differing = _differing(due, _derived(derive, section, blocks, 0xA5))
+            differing = _differing(due, _derived(derive, section, blocks, 0xA5), start)
             assert not differing, f"{task.name}: {differing} is another one in blocks of {length}, the last one first"
         apart = [block for block in (samples[1::2][::-1], samples[::2]) if block]
-        scattered = _differing(due, _derived(derive, section, apart, 0xA5))
+        scattered = _differing(due, _derived(derive, section, apart, 0xA5), start)
         assert not scattered, f"{task.name}: {scattered} is another one among samples that do not follow each other"
 
 
@@ -105,10 +105,10 @@ def _poisoned(column: Column, count: int, poison: int) -> npt.NDArray[Any]:
     return np.full(count * column.sample_bytes, poison, np.uint8).view(column.dtype).reshape(count, *column.shape)
 
 
-def _differing(due: Mapping[str, npt.NDArray[Any]], found: Mapping[str, npt.NDArray[Any]]) -> str:
-    """The first column and sample in which the two are not the same, "" where there is none."""
+def _differing(due: Mapping[str, npt.NDArray[Any]], found: Mapping[str, npt.NDArray[Any]], first: int) -> str:
+    """The first column and sample in which the two are not the same, "" where there is none; they begin at `first`."""
     for name, column in due.items():
         rows = np.flatnonzero((column != found[name]).reshape(len(column), -1).any(axis=1))
         if len(rows):
-            return f"{name} of sample {rows[0]:,}"
+            return f"{name} of sample {first + rows[0]:,}"
     return ""
