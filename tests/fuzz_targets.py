@@ -168,9 +168,6 @@ def check_table(data: bytes) -> None:
                 assert begin == NO_OFFSET if section.compression != "none" else begin + length <= size
 
 
-MEMBERS = ("images", "labels", "classes")
-
-
 def check_npz(data: bytes) -> None:
     """An archive that is taken, its checksums made anew too, holds what NumPy reads in it, and comes back from another.
 

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+import h5py
 import numpy as np
 import pytest
+import zarr
 
 from datagen import recipe as recipes
 from datagen.dataset import Dataset
@@ -114,6 +116,18 @@ def columns(root: Path) -> dict[tuple[str, str, str], Array]:
         for (task, split), section in dataset.sections.items()
         for column in section.columns
     }
+
+
+def through_library(root: Path, task: str, split: str, column: str) -> Array:
+    """A whole column as a user of zarr or h5py reads it."""
+    folder = root / task / split
+    if (folder / "zarr.json").exists():
+        group: Any = zarr.open_group(folder, mode="r")
+        return np.asarray(group[column][:])
+    import hdf5plugin  # noqa: F401  (the import lets h5py read zstd)
+
+    with h5py.File(folder / "all.h5") as file:
+        return np.asarray(file[column][:])
 
 
 def flip(path: Path, position: int) -> None:

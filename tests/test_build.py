@@ -13,7 +13,6 @@ import hdf5plugin  # noqa: F401  (the import lets h5py read zstd)
 import numpy as np
 import pytest
 import xxhash
-import zarr
 from helpers import (
     COUNTS,
     FORMATS,
@@ -21,6 +20,7 @@ from helpers import (
     columns,
     save_source,
     split_digits,
+    through_library,
     tiny_recipe,
     tiny_source,
     tree,
@@ -127,15 +127,6 @@ def test_the_folder_holds_the_files_of_the_format_and_nothing_else(
     assert set(tree(tmp_path / "data")) == expected
 
 
-def through_library(root: Path, format_name: str, task: str, split: str, column: str) -> Array:
-    """A whole column as a user of zarr or h5py reads it."""
-    if format_name == "zarr":
-        group: Any = zarr.open_group(root / task / split, mode="r")
-        return np.asarray(group[column])
-    with h5py.File(root / task / split / "all.h5") as file:
-        return np.asarray(file[column])
-
-
 def through_maps(root: Path, task: str, split: str, column: str) -> Array:
     """A whole column as the format page says: manifest, shard table, and a map of each shard."""
     manifest = json.loads((root / "manifest.json").read_bytes())
@@ -188,7 +179,7 @@ def test_the_library_and_the_maps_give_the_same_whole_columns(tmp_path: Path, sh
         count = MOSAICS_OF[shape][split] if task == "mosaics" else len(images)
         for column in COLUMNS[task]:
             mapped = through_maps(root, task, split, column)
-            read = through_library(root, format_name, task, split, column)
+            read = through_library(root, task, split, column)
             assert len(read) == count
             assert (read.dtype, read.shape) == (mapped.dtype, mapped.shape)
             np.testing.assert_array_equal(read, mapped, err_msg=f"{task}/{split} {column}")
@@ -207,7 +198,7 @@ def test_compressed_columns_read_through_the_library_are_the_uncompressed_ones(
     build.build(tiny_recipe(source, format=format_name, compression="zstd", shard_size=shard_size), tmp_path / "data")
     plain = columns(zarr_root)
     for (task, split, column), expected in plain.items():
-        read = through_library(tmp_path / "data", format_name, task, split, column)
+        read = through_library(tmp_path / "data", task, split, column)
         np.testing.assert_array_equal(read, expected, err_msg=f"{task}/{split} {column}")
     compressed = columns(tmp_path / "data")
     assert all((compressed[name] == plain[name]).all() for name in plain)

@@ -7,12 +7,11 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-import zarr
+from helpers import through_library
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,7 +22,6 @@ from datagen.errors import DamageError, DatagenError, FormatError, RecipeError, 
 from datagen.hashing import bytes_digest
 from datagen.manifest import NO_OFFSET, SHARD_FACTS, FileFacts, Manifest
 from datagen.recipe import Mosaics, Recipe, Storage
-from datagen.stores import Array
 
 KINDS = [("zarr", "none"), ("zarr", "zstd"), ("hdf5", "none"), ("hdf5", "zstd")]
 COUNT = 600  # mosaics of train, in shards of 256: two whole ones and an edge
@@ -66,18 +64,6 @@ def copy(whole: Dataset, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def library_column(dataset: Dataset, task: str, split: str, column: str) -> Array:
-    """A whole column, through the format's own library."""
-    folder = dataset.root / task / split
-    if dataset.manifest.recipe.storage.format == "zarr":
-        group: Any = zarr.open_group(folder, mode="r")
-        return np.asarray(group[column][:])
-    import hdf5plugin  # noqa: F401  (the import lets h5py read zstd)
-
-    with h5py.File(folder / "all.h5") as file:
-        return np.asarray(file[column][:])
-
-
 def shard_path(dataset: Dataset, column: str, shard: int) -> Path:
     columns = dataset.manifest.tasks["mosaics"]["train"].columns
     rule = next(one.path for one in columns if one.name == column)
@@ -108,11 +94,11 @@ def test_rows_of_a_whole_column_are_what_the_library_reads(whole: Dataset) -> No
         for column in section.columns:
             rows = whole.rows(task, split, column.name, 0, section.count)
             assert rows.shape == (section.count, *column.shape)
-            np.testing.assert_array_equal(rows, library_column(whole, task, split, column.name), strict=True)
+            np.testing.assert_array_equal(rows, through_library(whole.root, task, split, column.name), strict=True)
 
 
 def test_rows_of_any_range_are_the_same_part_of_the_column(whole: Dataset) -> None:
-    columns = {name: library_column(whole, "mosaics", "train", name) for name in ("image", "label", "source")}
+    columns = {name: through_library(whole.root, "mosaics", "train", name) for name in ("image", "label", "source")}
 
     @given(st.sampled_from(sorted(columns)), st.integers(0, COUNT), st.integers(0, COUNT))
     def check(name: str, one: int, other: int) -> None:
@@ -293,7 +279,7 @@ def test_a_compressed_column_that_is_stored_as_something_else_is_refused(tmp_pat
 def test_hdf5_never_reads_zeros_for_a_shard_that_is_missing(tmp_path: Path) -> None:
     dataset = Dataset(write(tmp_path, "hdf5", "zstd"))
     (dataset.root / "mosaics/train/00002.h5").unlink()
-    assert not library_column(dataset, "mosaics", "train", "digest")[512:].any()
+    assert not through_library(dataset.root, "mosaics", "train", "digest")[512:].any()
     with pytest.raises(DamageError, match="no file"):
         dataset.rows("mosaics", "train", "digest", 512, 600)
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pytest
 import xxhash
 import zarr
+from helpers import FORMATS
 
 from datagen.build import build
 from datagen.dataset import Dataset
@@ -25,8 +26,6 @@ from datagen.recipe import Mosaics, Recipe, Storage
 Array = npt.NDArray[Any]
 
 GOLDEN = Path(__file__).parent / "golden"
-FORMATS = ("zarr", "hdf5")
-
 # What a dataset is may never change while the version of its format stays 1: published digests, and every dataset that
 # anybody has, would no longer be what a build gives. These change together with FORMAT_VERSION, or not at all.
 DIGEST = "895e00d8946ee8762fb098a464e4603c17969fe23f3bdb822922bf8293baaf7a"

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import xxhash
 import zarr
+from helpers import FORMATS, tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,7 +34,6 @@ from datagen.stores import hdf5 as hdf5_store
 from datagen.stores import zarr as zarr_store
 
 ABSENT = (1 << 64) - 1
-FORMATS = ("zarr", "hdf5")
 COMPRESSIONS = ("none", "zstd")
 COLUMNS = (
     Column("image", "|u1", (3, 5), ("y", "x")),
@@ -51,6 +51,17 @@ def section(
     count: int = 600, *, shard_size: int = 512, compression: str = "none", columns: tuple[Column, ...] = COLUMNS
 ) -> Section:
     return Section("mosaics", "val", count, columns, shard_size, compression)
+
+
+@pytest.mark.parametrize("side", [1, 5, 181, 182, 500])
+def test_blocks_of_compressed_samples_are_whole_chunks_where_one_fits(side: int) -> None:
+    columns = (Column("image", "|u1", (side, side), ("y", "x")), Column("label", "|u1", (), ()))
+    packed, plain = (section(4000, shard_size=2048, compression=kind, columns=columns) for kind in ("zstd", "none"))
+    assert packed.samples_a_block % 256 == 0 or packed.samples_a_block < 256
+    assert 0 <= plain.samples_a_block - packed.samples_a_block < 256
+    assert plain.samples_a_block * (side**2 + 1) <= 1 << 23
+    for one in (packed, plain):
+        assert [sample for block in one.blocks(1) for sample in block] == list(range(2048, 4000))
 
 
 def samples(of: Section, seed: int = 0) -> dict[str, Array]:
@@ -87,10 +98,6 @@ def write(root: Path, name: str, of: Section, data: Mapping[str, Array], step: i
 
 def place(root: Path, name: str, of: Section, column: Column, shard: int) -> Path:
     return root / open_store(name).path_rule(of, column).format(shard=shard)
-
-
-def tree(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 @contextmanager
