@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from build import machine
+from evidence import machine, write
 from training import overall
 
 # What each task is trained without, or otherwise than by its preset. The first is the preset, but for its length.
@@ -67,10 +67,9 @@ def main(dataset: Path, seeds: str, at_once: int, evidence: Path) -> None:
             "machine": machine(),
             "runs": [],
         }
-        evidence.parent.mkdir(exist_ok=True)
         for task, name, seed, each in begun:
             facts["runs"].append({"task": task, "choice": name, "seed": seed, **each.result()})
-            evidence.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+            write(evidence, facts)
     click.echo(tables(facts))
 
 

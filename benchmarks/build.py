@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -18,11 +17,11 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
+from evidence import machine, spread, write
 
 LOOP_SAMPLES = 2000
 SPLITS = (262_144, 32_768, 32_768)
@@ -106,54 +105,12 @@ def user_loop(source: Path, folder: Path) -> float:
     return (time.perf_counter() - started) / LOOP_SAMPLES
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Minimum, median and maximum."""
-    return {
-        "min": round(min(values), 3),
-        "median": round(statistics.median(values), 3),
-        "max": round(max(values), 3),
-    }
-
-
 def summary(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
     """The spread of each figure of some runs."""
     return {
         "wall_s": spread([run.wall for run in runs]),
         "cpu_s": spread([run.cpu for run in runs]),
         "peak_mib": spread([run.peak for run in runs]),
-    }
-
-
-def _processor() -> str:
-    """The processor's own name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def stolen_seconds() -> float:
-    """Seconds of its cores' time that a virtual machine wanted and did not get, all cores together, since it started;
-    0 where the system does not tell.
-    """
-    try:
-        ticks = int(Path("/proc/stat").read_text().split("\n", 1)[0].split()[8])
-    except (OSError, ValueError, IndexError):
-        return 0.0
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    packages = ("numpy", "opencv-python-headless", "zarr", "h5py", "xxhash", "click")
-    return {
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "model": _processor(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        **{package: version(package) for package in packages},
     }
 
 
@@ -168,8 +125,7 @@ def main(source_dir: Path, workers: int, rounds: int, ten_times: bool, scratch: 
     """Measure, print, and write the evidence."""
     with tempfile.TemporaryDirectory(dir=scratch) as name:
         facts = measure_all(Path(name), source_dir, workers, rounds, ten_times)
-    evidence.parent.mkdir(exist_ok=True)
-    evidence.write_text(json.dumps(facts, indent=2) + "\n")
+    write(evidence, facts)
     click.echo(json.dumps(facts, indent=2))
 
 

@@ -6,13 +6,13 @@ to ask for the work is not in the figure.
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
+from evidence import spread
 
 from modeling.networks.precision import exact_products
 
@@ -30,12 +30,6 @@ def measure(device: torch.device) -> dict[str, Any]:
     with exact_products():
         rates = {precision: _products(device, precision) for precision in ("float32", "bfloat16")}
     return {"operations_per_s": rates, "bytes_per_s": _copies(device), "repeats": REPEATS}
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Minimum, median and maximum, to four digits."""
-    found = {"min": min(values), "median": statistics.median(values), "max": max(values)}
-    return {name: float(f"{value:.4g}") for name, value in found.items()}
 
 
 def _products(device: torch.device, precision: str) -> dict[str, Any]:

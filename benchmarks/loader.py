@@ -11,9 +11,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import platform
-import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +22,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 import torch
+from evidence import machine, spread, write
 from peers import PEERS, Peer, check
 from peers.base import CHUNK, Read, Samples
 
@@ -108,13 +106,8 @@ def prepare(
     return ready, absent
 
 
-def summary(values: list[float]) -> dict[str, float]:
-    return {"median": round(statistics.median(values)), "least": round(min(values)), "most": round(max(values))}
-
-
 def ratios(values: list[float], floors: list[float]) -> dict[str, float]:
-    found = [value / base for value, base in zip(values, floors, strict=True)]
-    return {"median": round(statistics.median(found), 3), "least": round(min(found), 3), "most": round(max(found), 3)}
+    return spread([value / base for value, base in zip(values, floors, strict=True)])
 
 
 @click.command()
@@ -169,19 +162,15 @@ def main(
         "samples_of_peers": min(count, len(split)),
         "batch": batch,
         "rounds": rounds,
-        "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+        "machine": machine() | {"torch": torch.__version__},
         "load": [round(load, 1) for load in os.getloadavg()],
-        "python": sys.version.split()[0],
-        "numpy": np.__version__,
-        "torch": torch.__version__,
-        "samples_per_cpu_s": {name: summary(values) for name, values in cpu.items()},
-        "samples_per_wall_s": {name: summary(values) for name, values in wall.items()},
+        "samples_per_cpu_s": {name: spread(values) for name, values in cpu.items()},
+        "samples_per_wall_s": {name: spread(values) for name, values in wall.items()},
         "cpu_over_floor": {name: ratios(values, cpu[base]) for name, values in cpu.items()},
         "shuffles": {name: PEERS[name.rpartition(" (")[0]].shuffles for name in theirs},
         "not_measured": absent,
     }
-    evidence.parent.mkdir(exist_ok=True)
-    evidence.write_text(json.dumps(facts, indent=2) + "\n")
+    write(evidence, facts)
     click.echo(json.dumps(facts, indent=2))
 
 

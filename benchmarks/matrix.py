@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from evidence import write
 
 # Python, then what is pinned there; what is not named is the newest that this Python can have.
 ENVIRONMENTS: list[tuple[str, dict[str, str]]] = [
@@ -122,10 +123,9 @@ def main(source_dir: Path | None, evidence: Path) -> None:
         lines.append({**versions, "digests": {recipe: sorted(values) for recipe, values in found.items()}})
         for recipe, values in found.items():
             seen.setdefault(recipe, set()).update(values)
-    evidence.parent.mkdir(exist_ok=True)
     builds = [{"format": format_name, "workers": workers} for format_name, workers in BUILDS]
     facts = {"command": "make matrix", "builds": builds, "environments": lines}
-    evidence.write_text(json.dumps(facts, indent=2) + "\n")
+    write(evidence, facts)
     if any(len(values) > 1 for values in seen.values()) or not lines:
         click.secho(f"NOT the same everywhere: {seen}", fg="red", err=True)
         sys.exit(1)

@@ -22,6 +22,7 @@ from typing import Any
 import click
 import numpy as np
 import xxhash
+from evidence import write
 
 from datagen import build, circle, files, hashing, otsu, permutation, recipe, sources
 from datagen.stores import zarr
@@ -129,8 +130,7 @@ def main(source_dir: Path, workers: int, rounds: int, scratch: Path | None, evid
         "cpu_s": least,
         "one_core_gb_per_s": rates(),
     }
-    evidence.parent.mkdir(exist_ok=True)
-    evidence.write_text(json.dumps(facts, indent=2) + "\n")
+    write(evidence, facts)
     click.echo(json.dumps(facts, indent=2))
 
 

@@ -7,7 +7,6 @@ could not be measured is absent, and "absent" says why.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import ceilings
 import click
 import floors
 import torch
-from ceilings import spread
+from evidence import spread, write
 from steps import PARTS, Spans, take_steps
 
 from modeling import config as configs
@@ -76,10 +75,9 @@ def main(
             "host_s, peak_bytes": "the CPU is the device",
             "resident, streamed": "ways to feed a GPU; a CPU takes its batches from the mapped shards",
         }
-    evidence.parent.mkdir(exist_ok=True)
     for config in chosen:
         facts["tasks"][config.task] = measure(dataset, config, device, facts, warm_up, steps)
-        evidence.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+        write(evidence, facts)
     click.echo(table(facts))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from build import machine, spread, stolen_seconds
+from evidence import machine, spread, stolen_seconds, write
 
 TASKS = ("foreground", "circles", "mosaics")
 _OTHER_CLASSES = 3  # the exit code for what was given to work on, or to score, and cannot be used
@@ -47,8 +47,7 @@ def main(dataset: Path, seeds: str, preset: str, runs: Path | None, also: tuple[
             place = f"--dataset {dataset.resolve().name}{others}"
             facts["command"] = f"python benchmarks/training.py --preset {preset} --seeds {done} {place}"
             facts |= summarize(facts["runs"])
-            evidence.parent.mkdir(exist_ok=True)
-            evidence.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+            write(evidence, facts)
     click.echo(json.dumps({name: facts[name] for name in ("test", "val", "train_s", "score_s", "wall_s")}, indent=2))
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 import numpy as np
 import numpy.typing as npt
+from evidence import write
 
 from datagen.proof.uniqueness import BUDGET, Digests, equal_groups
 
@@ -75,8 +76,7 @@ def main(count: int, evidence: Path) -> None:
         "python": sys.version.split()[0],
         "numpy": np.__version__,
     }
-    evidence.parent.mkdir(exist_ok=True)
-    evidence.write_text(json.dumps(facts, indent=2) + "\n")
+    write(evidence, facts)
     click.echo(json.dumps(facts, indent=2))
     if found != [list(pair)] or peak() > LIMIT:
         raise SystemExit("the planted pair was not found, or not within 1 GiB")

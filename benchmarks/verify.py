@@ -11,7 +11,8 @@ import tempfile
 from pathlib import Path
 
 import click
-from build import alternate, build_command, machine, measure, raw_copy, spread, summary
+from build import alternate, build_command, measure, raw_copy, summary
+from evidence import machine, spread, write
 
 
 @click.command()
@@ -62,8 +63,7 @@ def main(source_dir: Path, workers: int, rounds: int, scratch: Path | None, evid
         "sample_1000": summary(runs["sample"]),
         "machine": machine(),
     }
-    evidence.parent.mkdir(exist_ok=True)
-    evidence.write_text(json.dumps(facts, indent=2) + "\n")
+    write(evidence, facts)
     click.echo(json.dumps(facts, indent=2))
 
 
