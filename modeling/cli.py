@@ -34,7 +34,9 @@ class _Commands(click.Group):
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise failure(f"{error.filename or 'the system'}: {error.strerror}", StorageError.exit_code) from error
+            raise failure(
+                f"{error.filename or 'the system'}: {error.strerror or error}", StorageError.exit_code
+            ) from error
         except KeyboardInterrupt:
             raise failure("interrupted", INTERRUPTED) from None
 

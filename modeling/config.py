@@ -73,7 +73,7 @@ class Config:
                 "these are not the fields of a configuration",
                 expected=f"also {', '.join(sorted(names - set(values)))}" if names - set(values) else None,
                 found=f"also {', '.join(sorted(set(values) - names))}" if set(values) - names else None,
-                remedy="it was written by another version; train anew",
+                remedy="they were written by another version of this program; train anew in another folder: --out",
             )
         fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
@@ -167,7 +167,7 @@ def _parse_bool(text: str) -> bool:
 
 
 # docs/models.md has the measurements behind these.
-_CPU: dict[str, Any] = {"ema": 0.995}  # of few steps, less are averaged
+_CPU: dict[str, Any] = {"ema": 0.995}  # of small batches
 _GPU: dict[str, Any] = {"batch": 512}
 _SMOOTH: dict[str, Any] = {"smoothing": 0.1}  # where there are classes to tell
 _RECORD: dict[str, Any] = {**_GPU, "blocks": 2, "ema": 0.9995}

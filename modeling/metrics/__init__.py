@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from modeling.metrics.scores import Scores, circle_scores, foreground_scores, mosaic_scores
+from modeling.metrics.scores import Scores, circle_scores, foreground_scores, mosaic_scores, overall_values
 
-__all__ = ["Scores", "circle_scores", "foreground_scores", "mosaic_scores"]
+__all__ = ["Scores", "circle_scores", "foreground_scores", "mosaic_scores", "overall_values"]

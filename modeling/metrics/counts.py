@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Bytes = npt.NDArray[np.uint8]
+UInt8 = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
 
 _BLOCK = 1 << 18  # pixels at a time, so that the working arrays stay in the cache
@@ -27,7 +27,7 @@ class PixelCounts:
     confusion: Integers
 
 
-def count_pixels(predicted: Bytes, truth: Bytes, labels: int, grid: tuple[int, int] = (1, 1)) -> PixelCounts:
+def count_pixels(predicted: UInt8, truth: UInt8, labels: int, grid: tuple[int, int] = (1, 1)) -> PixelCounts:
     """Count the pixels of each label in the tiles of each image; masks uint8 (N, H, W) of values below `labels`.
 
     `grid` is tiles down and across, counted along rows. Raises ValueError where shapes or values do not fit.
@@ -52,7 +52,7 @@ def count_pixels(predicted: Bytes, truth: Bytes, labels: int, grid: tuple[int, i
     return PixelCounts(both, of_predicted, of_truth, confusion)
 
 
-def _require_masks(predicted: Bytes, truth: Bytes, labels: int, grid: tuple[int, int]) -> None:
+def _require_masks(predicted: UInt8, truth: UInt8, labels: int, grid: tuple[int, int]) -> None:
     if truth.ndim != 3 or not truth.size or predicted.shape != truth.shape:
         raise ValueError(f"masks must be (N, H, W), equal and not empty: {predicted.shape} and {truth.shape}")
     if predicted.dtype != np.uint8 or truth.dtype != np.uint8:

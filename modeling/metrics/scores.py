@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from modeling.metrics.bootstrap import LEVEL, REPLICATES, SEED, Array, Estimate, Floats, estimate
-from modeling.metrics.counts import Bytes, Integers, PixelCounts, count_pixels
+from modeling.metrics.counts import Integers, PixelCounts, UInt8, count_pixels
 
 Scores = dict[str, Any]
 
 
-def foreground_scores(predicted: Bytes, mask: Bytes, *, replicates: int = REPLICATES, seed: int = SEED) -> Scores:
+def foreground_scores(predicted: UInt8, mask: UInt8, *, replicates: int = REPLICATES, seed: int = SEED) -> Scores:
     """Scores of binary masks, uint8 (N, H, W) of 0 and 1: iou and dice (means over images; the headline is iou),
     iou_pooled, dice_pooled, pixel_accuracy; and the confusion of pixels.
     """
@@ -54,10 +54,10 @@ def foreground_scores(predicted: Bytes, mask: Bytes, *, replicates: int = REPLIC
 
 
 def circle_scores(
-    predicted_label: Bytes,
-    predicted_mask: Bytes,
-    label: Bytes,
-    mask: Bytes,
+    predicted_label: UInt8,
+    predicted_mask: UInt8,
+    label: UInt8,
+    mask: UInt8,
     classes: int | None = None,
     *,
     replicates: int = REPLICATES,
@@ -112,8 +112,8 @@ def circle_scores(
 
 
 def mosaic_scores(
-    predicted: Bytes,
-    mask: Bytes,
+    predicted: UInt8,
+    mask: UInt8,
     classes: int | None = None,
     *,
     source: Array | None = None,
@@ -217,6 +217,11 @@ def _sum_by(unit: Array, columns: Mapping[str, Array]) -> dict[str, Array]:
     return {name: np.add.reduceat(column[order], starts) for name, column in columns.items()}
 
 
+def overall_values(scores: Mapping[str, Any]) -> dict[str, float | None]:
+    """The values of the scores of all samples together, by name; None where one is undefined."""
+    return {name: each["value"] for name, each in scores.items() if isinstance(each, dict) and "value" in each}
+
+
 def _overall(estimates: Mapping[str, Estimate], n: int) -> Scores:
     return {name: _score(found, n) for name, found in estimates.items() if not name.startswith("class_")}
 
@@ -242,7 +247,7 @@ def _describe(unit: str, units: int, replicates: int, seed: int) -> Scores:
     return {"resampled": unit, "units": units, "replicates": replicates, "seed": seed, "level": LEVEL}
 
 
-def _require_labels(predicted: Bytes, truth: Bytes, n: int, classes: int | None) -> int:
+def _require_labels(predicted: UInt8, truth: UInt8, n: int, classes: int | None) -> int:
     """The number of classes."""
     if predicted.shape != (n,) or truth.shape != (n,):
         raise ValueError(f"labels must be ({n},), one a mask: {predicted.shape} and {truth.shape}")

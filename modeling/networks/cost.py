@@ -24,11 +24,6 @@ class Cost:
     operations: int
     bytes: int
 
-    @property
-    def intensity(self) -> float:
-        """Operations a byte."""
-        return self.operations / self.bytes
-
 
 def measure(call: Callable[[], object]) -> Cost:
     """What `call` costs, by the shapes of the tensors in it; it is run once."""

@@ -5,25 +5,28 @@ The same runs and dataset give the same page.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+from modeling.errors import storage_errors
 from modeling.files import write_atomic
 from modeling.report.page import build_page
-from modeling.report.run import Run, damage_of, find_runs, read_run
-from modeling.report.shown import Picture, Shown, show_run
+from modeling.report.run import damage_of, find_runs, read_run
+from modeling.report.shown import Shown, show_run
 from modeling.shards import Dataset
 
 PAGE = "report.html"
+_PICTURE = re.compile(r"[a-z]+-(example|worst)-\d+\.png")
 
-__all__ = ["PAGE", "Picture", "Run", "Shown", "write_report"]
+__all__ = ["PAGE", "write_report"]
 
 
 def write_report(folder: Path, dataset: Dataset, out: Path, *, device: str = "cpu") -> list[Path]:
     """Write the page about the runs in `folder`, or about the one run that it is, and the pictures into `out`.
 
-    Their paths, the page first. The pictures are of the test split, predicted by the best weights of each run. Raises
-    InputError where there is no run or one that does not fit the dataset, DamagedError where a record cannot be read,
-    and StorageError.
+    Their paths, the page first; pictures of a report before are removed. The pictures are of the test split, predicted
+    by the best weights of each run. Raises InputError where there is no run or one that does not fit the dataset,
+    DamagedError where a record cannot be read, and StorageError.
     """
     records = [read_run(run, dataset.digest) for run in find_runs(folder)]
     for run in records:  # each by itself, and before anything is computed, so that what is wrong has a place
@@ -34,4 +37,8 @@ def write_report(folder: Path, dataset: Dataset, out: Path, *, device: str = "cp
     pictures = {picture.name: picture.png for each in shown for picture in each.pictures}
     for name, data in {**pictures, **pages}.items():
         write_atomic(out / name, data)
+    with storage_errors(out):
+        for path in out.glob("*.png"):  # of a report before
+            if path.name not in pictures and _PICTURE.fullmatch(path.name):
+                path.unlink()
     return [out / name for name in (*pages, *pictures)]

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from modeling.metrics.counts import Bytes, count_pixels
+from modeling.metrics.counts import UInt8, count_pixels
 from modeling.shards import Split
 
 FARTHEST = 5  # pixels from the boundary; what is farther is counted there
@@ -51,7 +51,7 @@ def image_scores(task: str, predictions: Arrays, split: Split, classes: int, iou
     return np.asarray(dice.sum(axis=1) / np.count_nonzero(sizes, axis=1), np.float64)
 
 
-def image_ious(predicted: Bytes, split: Split) -> Floats:
+def image_ious(predicted: UInt8, split: Split) -> Floats:
     """The IoU of each image's foreground, of whatever class, float64 (N,); 1 where there is none and none is found."""
     inter, union = np.empty((2, len(predicted)), np.int64)
     for start in range(0, len(predicted), _BLOCK):
@@ -79,7 +79,7 @@ def choose_worst(scores: Floats, ties: Floats, wanted: int, group: Integers | No
     return list(chosen.values())
 
 
-def worst_digits(predicted: Bytes, split: Split, grid: tuple[int, int]) -> Integers:
+def worst_digits(predicted: UInt8, split: Split, grid: tuple[int, int]) -> Integers:
     """The row of the digit that has most of the wrong pixels of each mosaic, int64 (N,)."""
     wrong = np.empty((len(predicted), grid[0] * grid[1]), np.int64)
     for start in range(0, len(predicted), _BLOCK):
@@ -92,7 +92,7 @@ def worst_digits(predicted: Bytes, split: Split, grid: tuple[int, int]) -> Integ
     return digits[np.arange(len(digits)), wrong.argmax(axis=1)].astype(np.int64)
 
 
-def errors_by_distance(predicted: Bytes, split: Split) -> list[Distance]:
+def errors_by_distance(predicted: UInt8, split: Split) -> list[Distance]:
     """Pixels and wrong pixels by how many steps, also diagonal ones, they lie from the other side of the boundary.
 
     1 touches the boundary. The boundary is that of the true foreground, of whatever class; the frame is none.
@@ -110,7 +110,7 @@ def errors_by_distance(predicted: Bytes, split: Split) -> list[Distance]:
     ]
 
 
-def _distances(mask: Bytes) -> Integers:
+def _distances(mask: UInt8) -> Integers:
     """The signed distance of each pixel, cut to FARTHEST: int64 (H, W)."""
     inside = (mask > 0).astype(np.uint8)
     within, beyond = (np.minimum(cv2.distanceTransform(side, cv2.DIST_C, 3), FARTHEST) for side in (inside, 1 - inside))

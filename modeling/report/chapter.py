@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from modeling.report import charts, words
 from modeling.report.cases import FARTHEST, Distance
-from modeling.report.charts import Bar, Estimate, Line
+from modeling.report.charts import Bar, Dot, Line
 from modeling.report.confusion import confusion_part
 from modeling.report.gallery import gallery
 from modeling.report.markup import Markup, details, join, table, tag
@@ -39,7 +39,7 @@ def chapter(shown: Shown, dataset: Dataset) -> Markup:
     )
 
 
-def estimates(record: Record, split: str, names: Sequence[str], *, prefix: str = "") -> list[Estimate]:
+def estimates(record: Record, split: str, names: Sequence[str], *, prefix: str = "") -> list[Dot]:
     """Scores of a split with what they are compared with; those that are undefined are left out."""
     scores, baseline = (record["splits"][split][name] for name in ("scores", "baseline"))
     found = []
@@ -51,9 +51,9 @@ def estimates(record: Record, split: str, names: Sequence[str], *, prefix: str =
     return found
 
 
-def _estimate(name: str, score: Record, others: dict[str, float] | None = None) -> Estimate:
+def _estimate(name: str, score: Record, others: dict[str, float] | None = None) -> Dot:
     ends = score["interval"]
-    return Estimate(name, score["value"], (ends[0], ends[1]) if ends else None, others or {})
+    return Dot(name, score["value"], (ends[0], ends[1]) if ends else None, others or {})
 
 
 def _warnings(shown: Shown, dataset: Dataset) -> list[str]:

@@ -28,7 +28,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Dot:
     """A value from 0 to 1, its interval, and the values that it is compared with, by kind."""
 
     name: str
@@ -75,7 +75,7 @@ def line_chart(title: str, lines: Sequence[Line], *, log: bool = False, shares: 
     return _figure(title, _svg(f"{title} over {last:,.0f} steps: {told}", _HEIGHT, parts), legend)
 
 
-def error_chart(title: str, estimates: Sequence[Estimate]) -> Markup:
+def error_chart(title: str, estimates: Sequence[Dot]) -> Markup:
     """What is wrong, 1 - value, on a logarithmic axis: further to the left is better."""
     row, top = 40.0, 6.0
     height = top + row * len(estimates) + 30
@@ -117,7 +117,7 @@ def error_chart(title: str, estimates: Sequence[Estimate]) -> Markup:
     return _figure(title, _svg(f"{title}: {told}", height, parts), legend)
 
 
-def dot_chart(title: str, estimates: Sequence[Estimate]) -> Markup:
+def dot_chart(title: str, estimates: Sequence[Dot]) -> Markup:
     """Values with their intervals, one below the other, on an axis that ends at 100%."""
     row, top, left, right = 22.0, 4.0, 16 + _LETTER * max(len(_short(each.name)) for each in estimates), 68.0
     height = top + row * len(estimates) + 24

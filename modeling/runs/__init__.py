@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from modeling.runs.folder import BEST, CONFIG, EVIDENCE, LAST, LOG, Log, begin
+from modeling.runs.folder import BEST, CONFIG, EVIDENCE, LAST, LOG, Log, begin, in_run
 
-__all__ = ["BEST", "CONFIG", "EVIDENCE", "LAST", "LOG", "Log", "begin"]
+__all__ = ["BEST", "CONFIG", "EVIDENCE", "LAST", "LOG", "Log", "begin", "in_run"]

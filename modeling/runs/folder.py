@@ -9,14 +9,15 @@ log.jsonl          a line for each few steps and for each evaluation
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from modeling.config import Config
-from modeling.errors import DamagedError, FormatError, InputError, storage_errors
+from modeling.errors import DamagedError, FormatError, InputError, ModelingError, storage_errors
 from modeling.files import remove_drafts, write_atomic, write_json
 from modeling.runs import checkpoint
 
@@ -56,7 +57,8 @@ def _require_same(folder: Path, config: Config, digest: str) -> None:
     try:
         with storage_errors(path):
             begun = json.loads(path.read_bytes())
-        before, trained_on = Config.from_json(begun["config"]), begun["dataset"]
+        with in_run(folder):
+            before, trained_on = Config.from_json(begun["config"]), begun["dataset"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError("the record of what is trained cannot be read", path=path, remedy=_ANOTHER) from error
     differences = before.differences(config)
@@ -68,6 +70,16 @@ def _require_same(folder: Path, config: Config, digest: str) -> None:
         raise InputError(
             "the run is on another dataset", path=folder, expected=trained_on, found=digest, remedy=_ANOTHER
         )
+
+
+@contextlib.contextmanager
+def in_run(folder: Path) -> Iterator[None]:
+    """Errors that name no place are of the run in `folder`."""
+    try:
+        yield
+    except ModelingError as error:
+        error.path = error.path or folder
+        raise
 
 
 class Log:

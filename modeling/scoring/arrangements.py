@@ -17,12 +17,11 @@ import numpy.typing as npt
 
 from modeling.shards import Split
 
-Bytes = npt.NDArray[np.uint8]
+UInt8 = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
-Arrangement = Callable[[Bytes, "Draws", tuple[int, int]], Bytes]
 
 
-def arrange(mosaics: Split, seed: int = 0) -> dict[str, tuple[Bytes, Bytes]]:
+def arrange(mosaics: Split, seed: int = 0) -> dict[str, tuple[UInt8, UInt8]]:
     """Images and semantic masks, uint8 (N, H, W) both, by the name of the arrangement; those that have a mosaic.
 
     `mosaics` is a split of that task, with columns image, mask and source.
@@ -48,14 +47,14 @@ class Draws:
         return np.where(limits > 1, 1 + self._places[:, :n] % np.maximum(limits - 1, 1), 0).astype(np.int64).T
 
 
-def _cut_out(mosaics: Split) -> tuple[Bytes, Bytes]:
+def _cut_out(mosaics: Split) -> tuple[UInt8, UInt8]:
     """Image and semantic mask of each digit of a split, uint8 (n, H, W), out of the first mosaic that shows it."""
     source = mosaics["source"][:]
     _, rows, columns = source.shape
     _, first = np.unique(source.reshape(-1), return_index=True)
     index, row, column = np.unravel_index(first, source.shape)
 
-    def cut(name: str) -> Bytes:
+    def cut(name: str) -> UInt8:
         whole = mosaics[name].take(index)
         height, width = whole.shape[1] // rows, whole.shape[2] // columns
         return whole.reshape(-1, rows, height, columns, width)[np.arange(len(whole)), row, :, column]
@@ -63,11 +62,11 @@ def _cut_out(mosaics: Split) -> tuple[Bytes, Bytes]:
     return cut("image"), cut("mask")
 
 
-def _larger(tiles: Bytes, draws: Draws, grid: tuple[int, int]) -> Bytes:
+def _larger(tiles: UInt8, draws: Draws, grid: tuple[int, int]) -> UInt8:
     return _grids(tiles, draws, grid[0] + 1, grid[1] + 1)
 
 
-def _shifted(tiles: Bytes, draws: Draws, grid: tuple[int, int]) -> Bytes:
+def _shifted(tiles: UInt8, draws: Draws, grid: tuple[int, int]) -> UInt8:
     height, width = tiles.shape[1:]
     whole = _grids(tiles, draws, *grid)
     out = np.zeros((len(whole), (grid[0] + 1) * height, (grid[1] + 1) * width), np.uint8)
@@ -76,7 +75,7 @@ def _shifted(tiles: Bytes, draws: Draws, grid: tuple[int, int]) -> Bytes:
     return out
 
 
-def _cut(tiles: Bytes, draws: Draws, grid: tuple[int, int]) -> Bytes:
+def _cut(tiles: UInt8, draws: Draws, grid: tuple[int, int]) -> UInt8:
     height, width = tiles.shape[1:]
     whole = _larger(tiles, draws, grid)
     out = np.empty((len(whole), grid[0] * height, grid[1] * width), np.uint8)
@@ -85,7 +84,7 @@ def _cut(tiles: Bytes, draws: Draws, grid: tuple[int, int]) -> Bytes:
     return out
 
 
-def _grids(tiles: Bytes, draws: Draws, rows: int, columns: int) -> Bytes:
+def _grids(tiles: UInt8, draws: Draws, rows: int, columns: int) -> UInt8:
     """Digits side by side, in the order drawn: uint8 (n // (rows * columns), rows * H, columns * W)."""
     height, width = tiles.shape[1:]
     count = len(tiles) // (rows * columns)
@@ -93,4 +92,4 @@ def _grids(tiles: Bytes, draws: Draws, rows: int, columns: int) -> Bytes:
     return chosen.swapaxes(2, 3).reshape(count, rows * height, columns * width)
 
 
-_ARRANGEMENTS: dict[str, Callable[[Any, Any, Any], Bytes]] = {"larger": _larger, "shifted": _shifted, "cut": _cut}
+_ARRANGEMENTS: dict[str, Callable[[Any, Any, Any], UInt8]] = {"larger": _larger, "shifted": _shifted, "cut": _cut}

@@ -13,7 +13,7 @@ from modeling.errors import InputError
 from modeling.shards import Dataset, Split
 
 Array = npt.NDArray[Any]
-Bytes = npt.NDArray[np.uint8]
+UInt8 = npt.NDArray[np.uint8]
 
 _LEVELS = 256
 _BLOCK = 4096  # images at a time
@@ -25,7 +25,7 @@ class Baseline:
     a file of predictions holds."""
 
     name: str
-    predict: Callable[[Bytes], dict[str, Bytes]]
+    predict: Callable[[UInt8], dict[str, UInt8]]
 
 
 def fit_threshold(train: Split) -> Baseline:
@@ -50,7 +50,7 @@ def fit_constant_circle(train: Split) -> Baseline:
     mask = _draw_circle(circle, train["image"].shape[1:])
     name = "no circle" if circle is None else "circle at ({:.2f}, {:.2f}), radius {:.2f}".format(*circle)
 
-    def predict(images: Bytes) -> dict[str, Bytes]:
+    def predict(images: UInt8) -> dict[str, UInt8]:
         return {"label": np.full(len(images), best, np.uint8), "mask": np.repeat(mask[None], len(images), axis=0)}
 
     return Baseline(f"class {best}, {name}", predict)
@@ -75,7 +75,7 @@ def fit_baseline(dataset: Dataset, task: str) -> Baseline:
     return FITS[task](dataset.split(task, "train"))
 
 
-def _iou_by_threshold(images: Bytes, masks: Bytes) -> npt.NDArray[np.float64]:
+def _iou_by_threshold(images: UInt8, masks: UInt8) -> npt.NDArray[np.float64]:
     """IoU of `image > t` with the mask for every t: float64 (N, 256); both empty is 1."""
     n = len(images)
     keys = images.astype(np.int64) + _LEVELS * (masks != 0) + 2 * _LEVELS * np.arange(n)[:, None, None]
@@ -86,7 +86,7 @@ def _iou_by_threshold(images: Bytes, masks: Bytes) -> npt.NDArray[np.float64]:
     return np.divide(inter, union, out=np.ones(inter.shape), where=union > 0)
 
 
-def _draw_circle(circle: tuple[float, float, float] | None, shape: tuple[int, int]) -> Bytes:
+def _draw_circle(circle: tuple[float, float, float] | None, shape: tuple[int, int]) -> UInt8:
     """The pixels whose centres lie inside or on a circle (x, y, radius), uint8 (H, W); none without one."""
     if circle is None:
         return np.zeros(shape, np.uint8)

@@ -24,7 +24,7 @@ from modeling.reading.npy import Header, read_header
 from modeling.shards import Dataset
 
 Array = npt.NDArray[Any]
-Bytes = npt.NDArray[np.uint8]
+UInt8 = npt.NDArray[np.uint8]
 
 NAMES = {"foreground": ("mask",), "circles": ("label", "mask"), "mosaics": ("mask",)}
 
@@ -75,7 +75,7 @@ def expected_arrays(dataset: Dataset, task: str, split: str) -> dict[str, Expect
 
 def check_predictions(
     arrays: Mapping[str, Array], dataset: Dataset, task: str, split: str, *, path: Path | None = None
-) -> dict[str, Bytes]:
+) -> dict[str, UInt8]:
     """The arrays that are scored, as uint8. Raises InputError that names everything that is wrong with them."""
     problems, fitting = [], {}
     for name, expected in expected_arrays(dataset, task, split).items():
@@ -104,7 +104,7 @@ def write_predictions(path: Path | str, arrays: Mapping[str, Array], dataset: Da
     write_atomic(path, buffer.getbuffer())
 
 
-def read_predictions(path: Path | str, dataset: Dataset, task: str, split: str) -> dict[str, Bytes]:
+def read_predictions(path: Path | str, dataset: Dataset, task: str, split: str) -> dict[str, UInt8]:
     """The arrays that are scored, uint8, from a file of predictions of this split.
 
     Raises InputError where the file is no such thing, or says that it is of another task, split or dataset.

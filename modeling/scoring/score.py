@@ -14,9 +14,9 @@ import numpy as np
 
 from modeling.errors import DamagedError
 from modeling.files import write_json
-from modeling.metrics import Scores, circle_scores, foreground_scores, mosaic_scores
+from modeling.metrics import Scores, circle_scores, foreground_scores, mosaic_scores, overall_values
 from modeling.metrics.bootstrap import REPLICATES, SEED, Array
-from modeling.metrics.counts import Bytes
+from modeling.metrics.counts import UInt8
 from modeling.reading.columns import Column
 from modeling.reading.sections import REBUILD
 from modeling.scoring.arrangements import arrange
@@ -61,7 +61,7 @@ def score_arrays(
     return scores
 
 
-def _read_truth(dataset: Dataset, task: str, split: str) -> dict[str, Bytes]:
+def _read_truth(dataset: Dataset, task: str, split: str) -> dict[str, UInt8]:
     """What predictions of a split are compared with, by their names."""
     columns, found = dataset.split(task, split), {}
     for name, expected in expected_arrays(dataset, task, split).items():
@@ -72,7 +72,7 @@ def _read_truth(dataset: Dataset, task: str, split: str) -> dict[str, Bytes]:
     return found
 
 
-def count_disputed(predicted: Bytes, label: Bytes) -> dict[str, int]:
+def count_disputed(predicted: UInt8, label: UInt8) -> dict[str, int]:
     """How many of the MNIST test labels that reviewers reject there are, are missed, and how many labels are missed."""
     missed = predicted != label
     return {"labels": len(DISPUTED), "missed": int(missed[list(DISPUTED)].sum()), "missed_of_all": int(missed.sum())}
@@ -185,11 +185,6 @@ def summarize(records: Iterable[Scores], split: str = "test") -> dict[str, dict[
     return {record["task"]: overall_values(record["splits"][split]["scores"]) for record in records}
 
 
-def overall_values(scores: Mapping[str, Any]) -> dict[str, float | None]:
-    """The values of the scores of a whole split, by name."""
-    return {name: each["value"] for name, each in scores.items() if isinstance(each, dict) and "value" in each}
-
-
 def _record(
     dataset: Dataset, task: str, scores: Mapping[str, Scores], origin: Mapping[str, Any], replicates: int, seed: int
 ) -> Scores:
@@ -207,7 +202,7 @@ def _record(
     }
 
 
-def _predict(trained: Trained, images: Column | Bytes) -> dict[str, Array]:
+def _predict(trained: Trained, images: Column | UInt8) -> dict[str, Array]:
     from modeling.training.distributed import Ranks
     from modeling.training.evaluation import infer
 

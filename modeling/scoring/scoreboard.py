@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from modeling.scoring.score import overall_values
+from modeling.metrics import overall_values
 from modeling.spelling import percent
 
 Rows = list[list[str]]

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modeling.networks import geometry
+from modeling.networks.images import LEVELS
 
-_LEVELS = 256
 _NEAR = 1 - 2.0**-49  # scores closer than this may be equal: four roundings of 2^-53 each, and room
 
 # At strength 1, uniform between plus and minus:
@@ -113,10 +113,10 @@ def otsu(image: Tensor) -> tuple[Tensor, Tensor]:
     """
     pixels = image.flatten(1).long()
     n, size = pixels.shape
-    counts = torch.zeros(n, _LEVELS, dtype=torch.int64, device=image.device)
+    counts = torch.zeros(n, LEVELS, dtype=torch.int64, device=image.device)
     counts.scatter_add_(1, pixels, torch.ones_like(pixels))
     below = counts.cumsum(1)
-    levels = torch.arange(_LEVELS, device=image.device)
+    levels = torch.arange(LEVELS, device=image.device)
     sums = (counts * levels).cumsum(1)
     # N s - w S and w (N - w), as in the format's definition
     difference = (sums * size - below * sums[:, -1:]).double()

@@ -40,7 +40,7 @@ def _predict(outputs: dict[str, Tensor]) -> Batch:
 
 
 def _score(predictions: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:
-    return metrics.mosaic_scores(predictions["mask"], truth["mask"], source=truth.get("source"), replicates=0)
+    return metrics.mosaic_scores(predictions["mask"], truth["mask"], replicates=0)
 
 
 MOSAICS = Task(

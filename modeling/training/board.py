@@ -27,8 +27,9 @@ def board(folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     writers: list[Any] = []
 
     def write(record: Mapping[str, Any]) -> None:
-        if not writers:  # what a killed run wrote after its last checkpoint is hidden
-            writers.append(SummaryWriter(str(folder / FOLDER), purge_step=record["step"]))
+        if not writers:  # what a killed run wrote after its last checkpoint, at which it was resumed, is hidden
+            purge_step = record["step"] + ("resumed" in record)
+            writers.append(SummaryWriter(str(folder / FOLDER), purge_step=purge_step))
         for name, value in {**record, **record.get("val", {})}.items():
             if isinstance(value, int | float) and not isinstance(value, bool) and name != "step":
                 writers[0].add_scalar(f"val/{name}" if "val" in record else name, value, record["step"])

@@ -8,13 +8,14 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from modeling.metrics import overall_values
 from modeling.reading.columns import Column
 from modeling.shards import Split
 from modeling.tasks import Task
 from modeling.tasks.inference import infer_batch
 from modeling.training.distributed import Ranks
 
-_TRUTH = ("label", "mask", "source")  # what scores look at; the other columns are much to copy
+_TRUTH = ("label", "mask")  # what scores look at; the other columns are much to copy
 
 Arrays = dict[str, npt.NDArray[Any]]
 Images = Column | npt.NDArray[np.uint8]
@@ -46,5 +47,4 @@ def evaluate(
     """The scores of a model on the first `count` samples of a split, by name; None where a score is undefined."""
     predictions = infer(task, model, split["image"], count, ranks, precision=precision)
     truth = {name: split[name][:count] for name in _TRUTH if name in split.columns}
-    scores = task.score(predictions, truth)
-    return {name: score["value"] for name, score in scores.items() if isinstance(score, dict) and "value" in score}
+    return overall_values(task.score(predictions, truth))

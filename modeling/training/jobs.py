@@ -9,6 +9,7 @@ import contextlib
 import multiprocessing
 import signal
 from collections.abc import Callable, Mapping
+from functools import partial
 from multiprocessing import connection, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -109,8 +110,11 @@ def _work(job: Job, pipe: Connection) -> None:
     def stop() -> bool:
         return bool(came) or (parent is not None and not parent.is_alive())
 
-    with contextlib.suppress(BrokenPipeError):  # nobody is left to hear it
-        try:
-            pipe.send(("done", job(lambda message: pipe.send(("told", message)), stop)))
-        except ModelingError as error:
-            pipe.send(("failed", error))
+    def send(kind: str, value: Any) -> None:
+        with contextlib.suppress(BrokenPipeError):  # nobody is left to hear it, and `stop` says so
+            pipe.send((kind, value))
+
+    try:
+        send("done", job(partial(send, "told"), stop))
+    except (ModelingError, ModuleNotFoundError, OSError) as error:  # those that have an exit code
+        send("failed", error)

@@ -21,7 +21,7 @@ class Meter:
         self._checked = 0
 
     def add(self, step: int, rate: float, losses: Mapping[str, Tensor]) -> None:
-        """Take the losses (scalars) of step number `step`, taken at the learning rate `rate`."""
+        """Take the losses (scalars) of step number `step`, taken at the learning rate `rate`; {} counts as 0."""
         self._rows.append((step, rate, {name: loss.detach() for name, loss in losses.items()}))
 
     def check(self) -> None:
@@ -40,8 +40,11 @@ class Meter:
         self.check()
         rows = [losses for *_, losses in self._rows]
         self._rows, self._checked = [], 0
-        names = rows[0] if rows else ()
-        return {name: float(torch.stack([losses[name] for losses in rows]).mean()) for name in names}
+        names = dict.fromkeys(name for losses in rows for name in losses)
+        return {
+            name: float(torch.stack([losses[name] for losses in rows if name in losses]).sum() / len(rows))
+            for name in names
+        }
 
     def _error(self, step: int, rate: float, bad: Mapping[str, float]) -> TrainingError:
         found = ", ".join(f"{name} {value}" for name, value in bad.items())

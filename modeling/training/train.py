@@ -64,7 +64,8 @@ def train(
         begun = ranks.agree(lambda: _begin(out, config, dataset.digest, resume=resume, stack=stack))
         run = _Run(dataset, config, task or TASKS[config.task], ranks, out)
         if begun is not None:
-            run.restore(*begun)
+            with runs.in_run(out):
+                run.restore(*begun)
         if not ranks.first:
             return run.go_on((), stop, checkpoint_seconds)
         log = stack.enter_context(contextlib.closing(runs.Log(out, run.step)))
@@ -95,7 +96,8 @@ def _deterministic(device: torch.device) -> Iterator[None]:
     microcode: the last steps of the circles took ten times as long as the first.
     """
     settings: Any = torch.utils.deterministic
-    before = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = settings.fill_uninitialized_memory
     fastest = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
     flushes = flushes_denormals()
     if device.type == "cuda":
@@ -108,8 +110,8 @@ def _deterministic(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
-        settings.fill_uninitialized_memory = before[1]
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        settings.fill_uninitialized_memory = filled
         torch.backends.cudnn.benchmark = fastest[0]
         torch.set_float32_matmul_precision(fastest[1])
         torch.set_flush_denormal(flushes)
@@ -225,8 +227,7 @@ class _Run:
         stopping = self.ranks.add_gradients(self.state.parameters, stop=stop)
         factor = rate_factor(self.step, config)
         self.state.advance(self.step, factor)
-        if losses:
-            self.meter.add(self.step, config.learning_rate * factor, losses)
+        self.meter.add(self.step, config.learning_rate * factor, losses)
         self.pace.see(samples)
         self.step += 1
         return stopping

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fakes import tiny
 
-from modeling.scoring.arrangements import Bytes, arrange
+from modeling.scoring.arrangements import UInt8, arrange
 from modeling.shards import Dataset, open_dataset
 
 
@@ -29,7 +29,7 @@ def pictures(dataset: Dataset) -> set[bytes]:
     return {digits["image"][row].tobytes() + masks[row].tobytes() for row in shown}
 
 
-def tiles(image: Bytes, mask: Bytes, dataset: Dataset) -> list[bytes]:
+def tiles(image: UInt8, mask: UInt8, dataset: Dataset) -> list[bytes]:
     """The tiles of grids, image and mask."""
     height, width = dataset.tile
     return [
@@ -73,7 +73,7 @@ def test_a_shifted_mosaic_shows_whole_digits_on_a_black_ground(dataset: Dataset)
     assert len(set(seen)) == len(seen)
 
 
-def crop(picture: Bytes, label: Bytes, top: int, left: int, dataset: Dataset) -> tuple[Bytes, Bytes]:
+def crop(picture: UInt8, label: UInt8, top: int, left: int, dataset: Dataset) -> tuple[UInt8, UInt8]:
     (height, width), (rows, columns) = dataset.tile, dataset.grid
     window = np.s_[None, top : top + rows * height, left : left + columns * width]
     return picture[window], label[window]

@@ -45,4 +45,3 @@ def test_a_step_counts_forward_and_both_halves_of_backward() -> None:
     cost = step_cost(Net(), lambda outputs: outputs["logits"].sum(), image, torch.float32)
     # the input wants no gradient, so the first layer has one product less
     assert cost.operations == 2 * 4 * (2 * 10 * 20 + 3 * 20 * 30)
-    assert cost.intensity == cost.operations / cost.bytes

@@ -76,9 +76,12 @@ def average(out: Path) -> torch.Tensor:
     return torch.cat([tensor.reshape(-1).double() for name, tensor in weights.items() if name != "seen"])
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_several_ranks_take_the_steps_of_one(dataset: Dataset, folder: Path, tmp_path: Path, ranks: int) -> None:
-    changes = {"steps": 12, "batch": 32}  # the last batch of an epoch has 4 samples: 1 and 3 for three ranks
+@pytest.mark.parametrize(("ranks", "batch"), [(2, 32), (3, 32), (2, 33)])
+def test_several_ranks_take_the_steps_of_one(
+    dataset: Dataset, folder: Path, tmp_path: Path, ranks: int, batch: int
+) -> None:
+    # The last batch of an epoch of 100 has 4 samples, 1 and 3 for three ranks, or a single one, none for the first.
+    changes = {"steps": 12, "batch": batch}
     assert finish(start(ranks, folder, tmp_path / "several", **changes)) == [0] * ranks
     config = SETTINGS.override([f"{name}={value}" for name, value in changes.items()])
     alone = train(dataset, config, tmp_path / "one", task=PLAIN)

@@ -57,6 +57,20 @@ def wait(folder: Path, tell: Tell, stop: Stop) -> str:
     return "stopped"
 
 
+def wait_and_tell(folder: Path, tell: Tell, stop: Stop) -> None:
+    """The same, and tell of each moment, also when nobody is left to hear it."""
+
+    def asked() -> bool:
+        tell("on it")
+        return stop()
+
+    wait(folder, tell, asked)
+
+
+def lack(error: Exception, tell: Tell, stop: Stop) -> None:
+    raise error
+
+
 def test_jobs_return_what_they_return_and_tell_what_they_tell() -> None:
     told: list[tuple[str, Any]] = []
     jobs = {name: functools.partial(count, number) for number, name in enumerate("abc")}
@@ -117,6 +131,16 @@ def test_an_interruption_while_a_process_starts_leaves_none_behind(
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.parametrize(
+    "error", [ModuleNotFoundError("No module named 'safetensors'", name="safetensors"), PermissionError(13, "no", "f")]
+)
+def test_errors_that_have_an_exit_code_arrive_as_they_are(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised:
+        run_jobs({"a": functools.partial(lack, error)}, 1)
+    assert (str(raised.value), vars(raised.value)) == (str(error), vars(error))
+    assert getattr(raised.value, "name", None) == getattr(error, "name", None)
+
+
 def test_when_asked_to_stop_after_a_start_no_other_follows(tmp_path: Path) -> None:
     answers = itertools.chain([False], itertools.repeat(True))
     found = run_jobs({name: functools.partial(wait, tmp_path) for name in "ab"}, 2, stop=answers.__next__)
@@ -150,13 +174,14 @@ def run_script(script: Path, code: str) -> subprocess.Popen[str]:
     )
 
 
-def test_jobs_stop_when_the_process_that_began_them_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("job", ["wait", "wait_and_tell"])
+def test_jobs_stop_when_the_process_that_began_them_is_killed(tmp_path: Path, job: str) -> None:
     code = f"""
 import functools, pathlib
-from test_jobs import wait
+from test_jobs import {job}
 from modeling.training.jobs import run_jobs
 if __name__ == "__main__":
-    run_jobs({{"a": functools.partial(wait, pathlib.Path({str(tmp_path)!r}))}}, 1)
+    run_jobs({{"a": functools.partial({job}, pathlib.Path({str(tmp_path)!r}))}}, 1)
 """
     first = run_script(tmp_path / "script.py", code)
     wait_for(tmp_path / "began")

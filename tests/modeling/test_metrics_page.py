@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from fakes import tiny
 
-from modeling.metrics import circle_scores, foreground_scores, mosaic_scores
+from modeling.metrics import circle_scores, foreground_scores, mosaic_scores, overall_values
 from modeling.scoring.baselines import FITS
 from modeling.scoring.predictions import NAMES
-from modeling.scoring.score import overall_values
 from modeling.tasks import TASKS
 
 PAGE = (Path(__file__).parents[2] / "docs/metrics.md").read_text("utf-8")

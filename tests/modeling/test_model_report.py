@@ -176,6 +176,16 @@ def test_the_same_runs_give_the_same_page(page: Path, trained: Path, dataset: Da
     }
 
 
+def test_pictures_of_a_report_before_are_removed_and_nothing_else(
+    page: Path, trained: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    for name in ("circles-worst-99.png", "circles-worst-99.jpg", "figure.png", "my-circles-worst-99.png"):
+        (tmp_path / name).touch()
+    written = {path.name for path in write_report(trained, dataset, tmp_path)}
+    others = {path.name for path in tmp_path.iterdir()} - written
+    assert others == {"circles-worst-99.jpg", "figure.png", "my-circles-worst-99.png"}
+
+
 def test_a_reference_is_shown_where_there_is_one(runs_folder: Path, dataset: Dataset, tmp_path: Path) -> None:
     assert "a reference for the test digits of MNIST only" in read(runs_folder, dataset, tmp_path / "a").text
     for task in TASKS:
@@ -502,8 +512,8 @@ def coordinates(svg: str) -> list[float]:
 def test_charts_stay_in_their_frames_whatever_the_values() -> None:
     odd = [1e-9, 0.5, float("inf"), 0.0, -1.0, float("nan"), 40.0]
     line = charts.Line("a", list(range(7)), odd)
-    perfect = charts.Estimate("all", 1.0, (1.0, 1.0), {"reference": 0.9963, "baseline": 0.0})
-    unknown = charts.Estimate("a very long name of a class", 0.0, None)
+    perfect = charts.Dot("all", 1.0, (1.0, 1.0), {"reference": 0.9963, "baseline": 0.0})
+    unknown = charts.Dot("a very long name of a class", 0.0, None)
     drawn = [
         charts.line_chart("t", [line], log=True),
         charts.line_chart("t", [charts.Line("b", [3], [0.25]), charts.Line("c", [3], [0.25])], shares=True),
@@ -522,7 +532,7 @@ def test_charts_stay_in_their_frames_whatever_the_values() -> None:
 
 
 def test_a_better_score_is_drawn_further_left() -> None:
-    estimates = [charts.Estimate(str(value), value, None) for value in (0.5, 0.9, 0.999, 0.9999)]
+    estimates = [charts.Dot(str(value), value, None) for value in (0.5, 0.9, 0.999, 0.9999)]
     places = re.findall(r'<circle cx="([^"]*)" cy="[^"]*" r="5" class="score"', charts.error_chart("t", estimates))
     places = [float(place) for place in places[:4]]
     assert places == sorted(places, reverse=True)

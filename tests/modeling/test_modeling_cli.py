@@ -26,6 +26,7 @@ from modeling.scoring.predictions import write_predictions
 from modeling.shards import open_dataset
 from modeling.spelling import duration, percent
 from modeling.terminal import Progress, print_table
+from modeling.training.board import board
 from modeling.training.signals import interruptible
 
 ROOT = Path(__file__).parent.parent.parent
@@ -74,7 +75,7 @@ def test_help_needs_neither_numpy_nor_torch() -> None:
     assert python("-c", code).communicate()[0].strip() == "[]"
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["score"]])
+@pytest.mark.parametrize("command", [[], *([name] for name in cli.commands)])
 def test_every_command_has_help(command: list[str]) -> None:
     result = call(*command, "--help")
     assert result.exit_code == 0
@@ -221,6 +222,19 @@ def test_tensorboard_gets_losses_and_scores(folder: Path, tmp_path: Path) -> Non
     found.Reload()
     assert {"loss", "learning_rate", "val/iou"} <= set(found.Tags()["scalars"])
     assert [event.step for event in found.Scalars("val/iou")] == [2, 4]
+
+
+def test_tensorboard_keeps_what_was_there_at_the_step_of_the_last_checkpoint(tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with board(tmp_path) as write:
+        for step in (2, 4, 6):  # killed after the checkpoint of step 4
+            write({"step": step, "val": {"iou": step / 10}})
+    with board(tmp_path) as write:
+        write({"step": 4, "resumed": {"step": 4}})
+        write({"step": 6, "val": {"iou": 0.7}})
+    found = events.EventAccumulator(str(tmp_path / "tensorboard"))
+    found.Reload()
+    assert [(each.step, round(each.value, 3)) for each in found.Scalars("val/iou")] == [(2, 0.2), (4, 0.4), (6, 0.7)]
 
 
 def long_run(folder: Path, out: Path) -> list[str]:

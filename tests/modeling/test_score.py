@@ -18,7 +18,7 @@ from torch import nn
 from modeling import runs
 from modeling.config import Config, preset
 from modeling.errors import DamagedError, FormatError, InputError
-from modeling.metrics import circle_scores, foreground_scores, mosaic_scores
+from modeling.metrics import circle_scores, foreground_scores, mosaic_scores, overall_values
 from modeling.runs import checkpoint
 from modeling.runs.evidence import Evidence, describe, environment
 from modeling.runs.trained import load_run
@@ -29,7 +29,6 @@ from modeling.scoring.predictions import NAMES, write_predictions
 from modeling.scoring.score import (
     DISPUTED,
     count_disputed,
-    overall_values,
     predict_split,
     score_arrays,
     score_baseline,

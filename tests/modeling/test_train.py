@@ -140,16 +140,20 @@ def test_what_a_device_is_set_to_for_training_is_undone(device: str) -> None:
         deterministic: Any = torch.utils.deterministic
         return [
             torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
             deterministic.fill_uninitialized_memory,
             torch.backends.cudnn.benchmark,
             torch.get_float32_matmul_precision(),
             flushes_denormals(),
         ]
 
-    before = settings()
-    with _deterministic(torch.device(device)):
-        assert settings() != before
-    assert settings() == before
+    for warned in (False, True):
+        torch.use_deterministic_algorithms(warned, warn_only=warned)
+        before = settings()
+        with _deterministic(torch.device(device)):
+            assert settings() != before
+        assert settings() == before
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("stops", [[1], [7], [10, 3], [39], [13, 1, 1, 20]])
@@ -314,8 +318,20 @@ def test_a_damaged_checkpoint_is_told_and_kept(dataset: Dataset, tmp_path: Path)
 def test_a_checkpoint_of_another_network_is_told(dataset: Dataset, tmp_path: Path) -> None:
     run(dataset, tmp_path / "a", stop=Stopper(3))
     wider = dataclasses.replace(FAKE, build=lambda config, facts: torch.nn.Conv2d(1, 1, 3))
-    with pytest.raises(InputError, match="another network"):
+    with pytest.raises(InputError, match="another network") as raised:
         run(dataset, tmp_path / "a", task=wider, resume=True)
+    assert raised.value.path == tmp_path / "a"
+
+
+def test_a_run_of_a_version_with_other_settings_is_told_with_its_folder(dataset: Dataset, tmp_path: Path) -> None:
+    run(dataset, tmp_path / "a", stop=Stopper(3))
+    path = tmp_path / "a" / runs.CONFIG
+    begun = json.loads(path.read_text())
+    del begun["config"]["smoothing"]
+    path.write_text(json.dumps(begun))
+    with pytest.raises(InputError, match=r"also smoothing.*--out") as raised:
+        run(dataset, tmp_path / "a", resume=True)
+    assert raised.value.path == tmp_path / "a"
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
