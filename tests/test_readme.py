@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from modeling.config import preset
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 
@@ -97,3 +99,11 @@ def test_the_tables_of_speed_and_scores_are_what_the_evidence_says() -> None:
     finally:
         sys.path.pop(0)
     assert readme() == README
+
+
+def test_the_scores_are_of_the_presets_as_they_are() -> None:
+    published = json.loads((ROOT / "results" / "training.json").read_text())
+    for run in published["runs"]:
+        for task, told in run["tasks"].items():
+            assert told["config"] == preset(task, published["preset"], run["seed"]).to_json()
+    assert len(published["runs"]) >= 3

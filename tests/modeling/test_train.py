@@ -7,6 +7,7 @@ import json
 import math
 import multiprocessing
 import random
+import shutil
 import signal
 import time
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from helpers import on_one_thread
 from torch import Tensor
 
 from modeling import files, runs
-from modeling.config import Config
+from modeling.config import Config, preset
 from modeling.errors import BusyError, DamagedError, FormatError, InputError, TrainingError
 from modeling.files import hold
 from modeling.runs import checkpoint
@@ -504,6 +505,20 @@ def test_the_average_follows_the_weights_by_its_formula() -> None:
     assert int(expected["seen"]) == 12
     for name, value in state.average.state_dict().items():
         torch.testing.assert_close(value, expected[name])
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for a CPU with g++")
+def test_a_compiled_network_takes_the_steps_of_one_that_is_not(dataset: Dataset, tmp_path: Path) -> None:
+    config = preset("circles", "cpu").override(
+        ["channels=4,8", "steps=3", "batch=8", "evaluate_every=3", "val_samples=8", "precision=float32"]
+    )
+    for mode in ("none", "default"):
+        train(dataset, dataclasses.replace(config, compile=mode), tmp_path / mode)
+    plain, compiled = (weights(tmp_path / mode) for mode in ("none", "default"))
+    assert plain.keys() == compiled.keys()
+    for name, tensor in plain.items():
+        torch.testing.assert_close(compiled[name], tensor, rtol=1e-3, atol=1e-4)
 
 
 def test_a_gradient_longer_than_the_limit_is_cut() -> None:
