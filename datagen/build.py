@@ -29,7 +29,7 @@ from datagen.tasks import Deriver, Inputs, as_indices, find
 _CONFLICTS_LISTED = 100
 _TILES = 4096  # a job's worth of thresholds
 _MAX_SHARDS = 1 << 18  # a million would take a minute to list, and no file system likes so many files
-_EMBEDDED_OR_PINNED = ("mnist", "fashion-mnist", "strokes")  # sources whose bytes follow from their name
+EMBEDDED_OR_PINNED = ("mnist", "fashion-mnist", "strokes")  # sources whose bytes follow from their name
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def build(
     `root` before is harmed, and a later call goes on where this one ended.
     """
     started = time.perf_counter()
-    finished = _finished(recipe, root, workers) if recipe.source in _EMBEDDED_OR_PINNED else None
+    finished = _finished(recipe, root, workers) if recipe.source in EMBEDDED_OR_PINNED else None
     if finished is not None:
         return Built(finished, 0, _shard_count(finished), time.perf_counter() - started)
     if not (root / MANIFEST).exists():

@@ -51,7 +51,7 @@ class _Commands(click.Group):
                 f"{error.filename or 'the system'}: {error.strerror or error}", StorageError.exit_code
             ) from error
         except KeyboardInterrupt:
-            raise _failure("interrupted; nothing is lost: run the same command again", INTERRUPTED) from None
+            raise _failure("interrupted; run it again: a build goes on where it was", INTERRUPTED) from None
 
 
 def main() -> NoReturn:

@@ -167,22 +167,21 @@ def _parse_bool(text: str) -> bool:
 
 
 # docs/models.md has the measurements behind these.
-_CPU: dict[str, Any] = {"ema": 0.995}  # of small batches
 _GPU: dict[str, Any] = {"batch": 512}
 _SMOOTH: dict[str, Any] = {"smoothing": 0.1}  # where there are classes to tell
 _RECORD: dict[str, Any] = {**_GPU, "blocks": 2, "ema": 0.9995}
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "foreground": {
-        "cpu": {**_CPU, "channels": (16, 32, 64), "steps": 700, "augment": 0.0, "evaluate_every": 175},
+        "cpu": {"channels": (16, 32, 64), "steps": 700, "ema": 0.995, "augment": 0.0, "evaluate_every": 175},
         "gpu": {**_GPU, "channels": (32, 64, 128), "steps": 1000, "augment": 0.0},
         "record": {**_RECORD, "channels": (64, 128, 256), "steps": 8000},
     },
     "circles": {
         "cpu": {
-            **_CPU,
             **_SMOOTH,
             "channels": (48, 96),
             "steps": 4600,
+            "ema": 0.995,
             "batch": 64,
             "evaluate_every": 1150,
             "warmup": 100,

@@ -299,11 +299,17 @@ def test_an_edited_fact_is_noticed_also_where_the_manifest_is_sealed_anew(name: 
     assert "contradicts itself" in refused(resealed(value))
 
 
+def test_the_source_of_a_recipe_is_a_name() -> None:
+    value = plain()
+    value["recipe"]["source"] = "npz:/anywhere"
+    assert refused(forged(value)).endswith("recipe.source must be a name, without a path")
+
+
 def test_a_section_has_columns() -> None:
     facts = small().tasks["foreground"]["train"]
     empty = replace(facts, columns=(), table=replace(facts.table, bytes=0))
     data = to_bytes(seal(replace(small(), tasks={"foreground": {"train": empty}})))
-    assert "tasks.foreground.train has no columns" in refused(data)
+    assert refused(data).endswith("found tasks.foreground.train has no columns")
 
 
 def set_path(path: str) -> Callable[[Any], object]:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from click.testing import CliRunner, Result
 from forging import SHARD, Tiny, build_tiny, copy_of, reseal, seal
 from helpers import FORMATS, flip
 
+from datagen import build
 from datagen import recipe as recipes
 from datagen.cli import cli
 from datagen.dataset import Dataset
@@ -718,7 +720,22 @@ def test_a_source_of_the_environment_that_is_another_is_passed_over_and_a_named_
     done = CliRunner().invoke(cli, ["verify", str(tiny.root)], env=environment, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert "stood on  the dataset itself" in done.output
+    assert (f"not looked at: the source in {place}, which is another" in done.output) == (difference[0] == "a")
     assert run(tiny.root, "--source-dir", place).exit_code != 0
+
+
+def test_a_source_of_the_environment_that_is_pinned_speaks_against_the_dataset(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What follows from a name is the source, wherever it lies; a dataset that is of another is wrong."""
+    source = build.resolve(
+        recipes.from_table(tiny.manifest["recipe"], origin="test"), directory=tiny.other.with_suffix(".npz")
+    ).source
+    tiny.edit(lambda plain: (plain["recipe"].update(source="mnist"), plain["source"].update(name="mnist")))
+    seal(tiny)
+    monkeypatch.setattr("datagen.sources.load", lambda *_, **__: replace(source, name="mnist"))
+    found = verify(tiny.root, directory=tmp_path, insist=False).problems
+    assert "another source" in {one.kind for one in found}
 
 
 @pytest.mark.parametrize("options", [(), ("--sample", "5000")], ids=["full", "sample"])
@@ -742,8 +759,10 @@ def test_compressed_samples_are_not_decoded_by_metadata_that_mislead(
         document["codecs"][0]["configuration"]["chunk_shape"][1] = 1 << 19
         (copy.root / path).write_text(json.dumps(document))
     seal(copy)
+    lost = copy.path("mosaics/train/mask:1")
+    (copy.root / lost).unlink()
     found = json.loads(run(copy.root, "--json", *options).output)
-    assert {(one["kind"], one["path"]) for one in found["problems"]} == {("misleading", path)}
+    assert {(one["kind"], one["path"]) for one in found["problems"]} == {("misleading", path), ("missing", lost)}
     if not options:
         assert "samples of shards that are not as the manifest says" in found["not_looked_at"]
 

@@ -156,7 +156,7 @@ def _check_section(
 ) -> list[Shard] | None:
     """Check a section's table, metadata, and the sizes of its shards; all that belongs to it joins `belonging`.
 
-    Returns the shards whose files are there; None where it cannot be told what they are.
+    Returns the shards whose files are there and can be read; None where it cannot be told what they are.
     """
     facts = dataset.manifest.tasks[section.task][section.split]
     store = open_store(dataset.manifest.recipe.storage.format)
@@ -177,8 +177,6 @@ def _check_section(
     misleading = store.frame_problems(dataset.root, section) if framed else []
     for problem in misleading:
         findings.report("misleading", problem.path, problem.expected, problem.found, section)
-    if section.compression != "none" and (misleading or not framed):
-        return []  # they would be decoded as the metadata say
     table = dataset.table(section.task, section.split)
     jobs = []
     for shard in range(section.shards):
@@ -187,7 +185,8 @@ def _check_section(
         )
         good = [_check_size(path, size, there, findings, section) for path, size in sizes]
         jobs += [Shard(section, shard)] * all(good)
-    return jobs
+    decodable = section.compression == "none" or (framed and not misleading)  # it is done as the metadata say
+    return jobs if decodable else []
 
 
 def _check_bounds(section: Section, rules: list[str], table: FileFacts, there: Inventory, findings: Findings) -> bool:

@@ -144,7 +144,7 @@ def _run_all(
             done = {}
             for task, train in work.items():
                 done[task] = train(partial(tell, task), stop)
-                if not done[task].finished:  # as all ranks agreed; `stop` was asked of this one
+                if not done[task].finished:  # ranks agreed on that; to ask `stop` is to ask this rank alone
                     break
             return done
         shares = zip(reversed([*work]), share_threads(threads, at_once, len(work)), strict=True)

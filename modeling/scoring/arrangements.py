@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from modeling.metrics.counts import UInt8
 from modeling.shards import Split
 
-UInt8 = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from modeling.errors import InputError
+from modeling.metrics.counts import UInt8
 from modeling.shards import Dataset, Split
 
 Array = npt.NDArray[Any]
-UInt8 = npt.NDArray[np.uint8]
 
 _LEVELS = 256
 _BLOCK = 4096  # images at a time

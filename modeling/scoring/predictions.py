@@ -20,11 +20,11 @@ import numpy.typing as npt
 
 from modeling.errors import InputError, storage_errors
 from modeling.files import write_atomic
+from modeling.metrics.counts import UInt8
 from modeling.reading.npy import Header, read_header
 from modeling.shards import Dataset
 
 Array = npt.NDArray[Any]
-UInt8 = npt.NDArray[np.uint8]
 
 NAMES = {"foreground": ("mask",), "circles": ("label", "mask"), "mosaics": ("mask",)}
 

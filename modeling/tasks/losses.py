@@ -23,8 +23,8 @@ def cell_classes(logits: Tensor, mask: Tensor, smoothing: float = 0.0) -> Tensor
     quarters = torch.stack([mask[:, y::2, x::2] for y in (0, 1) for x in (0, 1)], 1)
     said = F.log_softmax(logits, 1)
     picked = (1 - smoothing) * said.gather(1, (quarters - 1).clamp(min=0)) + smoothing * said.mean(1, keepdim=True)
-    inked = quarters > 0
-    return -(picked * inked).sum() / inked.sum().clamp(min=1)
+    foreground = quarters > 0
+    return -(picked * foreground).sum() / foreground.sum().clamp(min=1)
 
 
 def circle_distance(circles: Tensor, truth: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from fakes import tiny
 
-from modeling.scoring.arrangements import UInt8, arrange
+from modeling.metrics.counts import UInt8
+from modeling.scoring.arrangements import arrange
 from modeling.shards import Dataset, open_dataset
 
 

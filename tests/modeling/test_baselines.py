@@ -20,7 +20,7 @@ from modeling.scoring.baselines import FITS, fit_baseline, fit_constant_circle, 
 from modeling.shards import open_dataset
 
 Array = npt.NDArray[Any]
-Bytes = npt.NDArray[np.uint8]
+UInt8 = npt.NDArray[np.uint8]
 
 
 class Given(dict[str, Array]):
@@ -31,7 +31,7 @@ def fitted(fit: Any, **columns: Array) -> Any:
     return fit(Given(columns))
 
 
-def digits(seed: int, count: int, levels: int, side: int = 4) -> tuple[Bytes, Bytes]:
+def digits(seed: int, count: int, levels: int, side: int = 4) -> tuple[UInt8, UInt8]:
     """Images of few grey levels, so that thresholds tie, and masks by a threshold of each image's own."""
     random = np.random.default_rng(seed)
     images = (random.integers(0, levels, (count, side, side)) * (255 // max(1, levels - 1))).astype(np.uint8)

@@ -17,20 +17,20 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 from torchmetrics import functional as torch_metrics
 
-from modeling.metrics import bootstrap, circle_scores, counts, foreground_scores, mosaic_scores
+from modeling.metrics import bootstrap, circle_scores, counts, foreground_scores, mosaic_scores, overall_values
 from modeling.metrics.counts import count_pixels
 
-Bytes = npt.NDArray[np.uint8]
+UInt8 = npt.NDArray[np.uint8]
 Scores = dict[str, Any]
 
 DRAWS = 20  # replicates, where the interval is not the point
 
 
-def masks(*rows: list[list[int]]) -> Bytes:
+def masks(*rows: list[list[int]]) -> UInt8:
     return np.array(rows, np.uint8)
 
 
-def noise(seed: int, shape: tuple[int, ...], values: int, wrong: float = 0.2) -> tuple[Bytes, Bytes]:
+def noise(seed: int, shape: tuple[int, ...], values: int, wrong: float = 0.2) -> tuple[UInt8, UInt8]:
     """A prediction and a truth that differ in about so many places."""
     random = np.random.default_rng(seed)
     truth = random.integers(0, values, shape).astype(np.uint8)
@@ -50,7 +50,7 @@ def mean(found: Iterable[float | None]) -> float | None:
 # The formulas, in loops over pixels.
 
 
-def naive_overlap(predicted: Bytes, truth: Bytes, label: int) -> tuple[int, int, int]:
+def naive_overlap(predicted: UInt8, truth: UInt8, label: int) -> tuple[int, int, int]:
     """True positives, false positives and false negatives of a label."""
     hit = extra = missed = 0
     for found, expected in zip(predicted.reshape(-1).tolist(), truth.reshape(-1).tolist(), strict=True):
@@ -60,12 +60,12 @@ def naive_overlap(predicted: Bytes, truth: Bytes, label: int) -> tuple[int, int,
     return hit, extra, missed
 
 
-def naive_dice(predicted: Bytes, truth: Bytes, label: int) -> float | None:
+def naive_dice(predicted: UInt8, truth: UInt8, label: int) -> float | None:
     hit, extra, missed = naive_overlap(predicted, truth, label)
     return 2 * hit / (2 * hit + extra + missed) if hit + extra + missed else None
 
 
-def naive_iou(predicted: Bytes, truth: Bytes, label: int) -> float | None:
+def naive_iou(predicted: UInt8, truth: UInt8, label: int) -> float | None:
     hit, extra, missed = naive_overlap(predicted, truth, label)
     return hit / (hit + extra + missed) if hit + extra + missed else None
 
@@ -74,7 +74,7 @@ def one_if_empty(value: float | None) -> float:
     return 1.0 if value is None else value
 
 
-def naive_foreground(predicted: Bytes, truth: Bytes) -> dict[str, float | None]:
+def naive_foreground(predicted: UInt8, truth: UInt8) -> dict[str, float | None]:
     pairs = list(zip(predicted, truth, strict=True))
     return {
         "iou": mean(one_if_empty(naive_iou(*pair, 1)) for pair in pairs),
@@ -85,7 +85,7 @@ def naive_foreground(predicted: Bytes, truth: Bytes) -> dict[str, float | None]:
     }
 
 
-def naive_circles(predicted_label: Bytes, predicted: Bytes, label: Bytes, truth: Bytes) -> dict[str, float | None]:
+def naive_circles(predicted_label: UInt8, predicted: UInt8, label: UInt8, truth: UInt8) -> dict[str, float | None]:
     iou, gated, right = [], [], []
     hits, gated_hits, unions = 0, 0, 0
     for found, found_mask, expected, mask in zip(predicted_label, predicted, label, truth, strict=True):
@@ -105,7 +105,7 @@ def naive_circles(predicted_label: Bytes, predicted: Bytes, label: Bytes, truth:
     }
 
 
-def naive_mosaics(predicted: Bytes, truth: Bytes, classes: int) -> dict[str, float | None]:
+def naive_mosaics(predicted: UInt8, truth: UInt8, classes: int) -> dict[str, float | None]:
     labels = range(classes + 1)
     dice = [naive_dice(predicted, truth, label) for label in labels]
     iou = [naive_iou(predicted, truth, label) for label in labels]
@@ -128,7 +128,7 @@ def naive_mosaics(predicted: Bytes, truth: Bytes, classes: int) -> dict[str, flo
     }
 
 
-def naive_confusion(predicted: Bytes, truth: Bytes, size: int) -> list[list[int]]:
+def naive_confusion(predicted: UInt8, truth: UInt8, size: int) -> list[list[int]]:
     table = [[0] * size for _ in range(size)]
     for found, expected in zip(predicted.reshape(-1).tolist(), truth.reshape(-1).tolist(), strict=True):
         table[expected][found] += 1
@@ -351,7 +351,7 @@ def test_mosaic_scores_are_those_of_scikit_learn_and_torchmetrics() -> None:
 # Properties.
 
 
-def score_any(kind: str, found: Bytes, truth: Bytes, **options: Any) -> Scores:
+def score_any(kind: str, found: UInt8, truth: UInt8, **options: Any) -> Scores:
     """Scores of the masks by one of the three tasks; the circles' classes follow from the pixels of the corner."""
     if kind == "foreground":
         return foreground_scores(found, truth, **options)
@@ -625,7 +625,7 @@ def test_scores_are_json_and_another_seed_changes_intervals_only(kind: str) -> N
     assert any(scores[name]["interval"] != other[name]["interval"] for name in values(scores))
 
 
-def mosaics_of(digits: int, count: int, seed: int) -> tuple[Bytes, Bytes, npt.NDArray[np.uint32]]:
+def mosaics_of(digits: int, count: int, seed: int) -> tuple[UInt8, UInt8, npt.NDArray[np.uint32]]:
     """Mosaics 2 x 2 of tiles 3 x 3; a digit is found rightly or badly wherever it stands. Also which digit is where."""
     random = np.random.default_rng(seed)
     source = random.integers(0, digits, (count, 2, 2)).astype(np.uint32)
@@ -722,3 +722,9 @@ def test_without_draws_scores_have_no_interval(kind: str) -> None:
     scores = score_any(kind, found, truth, replicates=0)
     assert values(scores) == values(score_any(kind, found, truth))
     assert all(scores[name]["interval"] is None for name in values(scores))
+
+
+def test_overall_values_are_those_of_the_scores_of_all_samples() -> None:
+    scores = {"n": 3, "dice": {"value": 0.5, "n": 3}, "iou": {"value": None}, "classes": [{"dice": {"value": 1.0}}]}
+    assert overall_values(scores) == {"dice": 0.5, "iou": None}
+    assert overall_values(scores | {"interval": {"level": 0.95}}) == {"dice": 0.5, "iou": None}

@@ -11,6 +11,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fakes
@@ -22,6 +23,7 @@ from helpers import on_one_thread
 
 from modeling import runs
 from modeling.cli import cli
+from modeling.commands import training
 from modeling.scoring.predictions import write_predictions
 from modeling.shards import open_dataset
 from modeling.spelling import duration, percent
@@ -235,6 +237,24 @@ def test_tensorboard_keeps_what_was_there_at_the_step_of_the_last_checkpoint(tmp
     found = events.EventAccumulator(str(tmp_path / "tensorboard"))
     found.Reload()
     assert [(each.step, round(each.value, 3)) for each in found.Scalars("val/iou")] == [(2, 0.2), (4, 0.4), (6, 0.7)]
+
+
+def test_under_torchrun_the_next_task_begins_where_all_ranks_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that alone was asked to stop, after the last step of a task, follows the others into the next."""
+    monkeypatch.setenv("RANK", "0")
+    begun = []
+
+    def work(task: str, *, finished: bool) -> Any:
+        def train(tell: Any, stop: Any) -> Any:
+            begun.append(task)
+            signal.raise_signal(signal.SIGTERM)
+            return SimpleNamespace(finished=finished)
+
+        return train
+
+    tasks: Any = {"a": work("a", finished=True), "b": work("b", finished=False), "c": work("c", finished=True)}
+    done = training._run_all(tasks, torch.device("cpu"), None, lambda _task, _record: None)
+    assert begun == list(done) == ["a", "b"]
 
 
 def long_run(folder: Path, out: Path) -> list[str]:
