@@ -72,6 +72,8 @@ def forget_unkilled(modules: list[str]) -> None:
     """Take back the results of the mutants that no failing test killed, so that the next run tries them again."""
     for module in modules:
         path = WORK / f"{module}.meta"
+        if not path.exists():  # a module that was not among them the last time
+            continue
         facts = json.loads(path.read_text(encoding="utf-8"))
         codes = facts["exit_code_by_key"]
         codes.update({name: None for name, code in codes.items() if code in _SURVIVED | _TIMED_OUT})
