@@ -309,7 +309,7 @@ def test_a_section_has_columns() -> None:
     facts = small().tasks["foreground"]["train"]
     empty = replace(facts, columns=(), table=replace(facts.table, bytes=0))
     data = to_bytes(seal(replace(small(), tasks={"foreground": {"train": empty}})))
-    assert refused(data).endswith("found tasks.foreground.train has no columns")
+    assert refused(data).endswith(" itself: tasks.foreground.train has no columns")
 
 
 def set_path(path: str) -> Callable[[Any], object]:
