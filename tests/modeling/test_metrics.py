@@ -18,6 +18,7 @@ from sklearn import metrics as sklearn_metrics
 from torchmetrics import functional as torch_metrics
 
 from modeling.metrics import bootstrap, circle_scores, counts, foreground_scores, mosaic_scores, overall_values
+from modeling.metrics import scores as metric_scores
 from modeling.metrics.counts import count_pixels
 
 UInt8 = npt.NDArray[np.uint8]
@@ -722,6 +723,16 @@ def test_without_draws_scores_have_no_interval(kind: str) -> None:
     scores = score_any(kind, found, truth, replicates=0)
     assert values(scores) == values(score_any(kind, found, truth))
     assert all(scores[name]["interval"] is None for name in values(scores))
+
+
+def test_rows_of_a_unit_are_added_in_their_order() -> None:
+    """Sums of floating-point numbers hang on the order, and must be the same on every machine."""
+    random = np.random.default_rng(0)
+    unit, values = random.integers(0, 3, 5000), random.random(5000)
+    rows = [values[unit == number] for number in range(3)]
+    starts = np.cumsum([0, *map(len, rows[:-1])])
+    found = metric_scores._sum_by(unit, {"values": values})["values"]
+    assert found.tolist() == np.add.reduceat(np.concatenate(rows), starts).tolist()
 
 
 def test_overall_values_are_those_of_the_scores_of_all_samples() -> None:
