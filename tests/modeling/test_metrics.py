@@ -454,6 +454,7 @@ def test_counts_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch, blo
     table = count_pixels(found, truth, 3, (2, 2))
     for name in ("both", "predicted", "true", "confusion"):
         assert np.array_equal(getattr(table, name), getattr(expected, name))
+        assert getattr(table, name).dtype == np.int64
 
 
 def test_the_largest_label_of_all_is_counted() -> None:
