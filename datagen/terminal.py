@@ -111,10 +111,10 @@ def print_manifest(manifest: Manifest) -> None:
 
 
 def verdict_facts(verdict: Verdict) -> dict[str, Any]:
-    """What `verify --json` prints."""
+    """What `verify --json` prints: `passed` if nothing wrong was found by what `level` looks at, and the rest."""
     facts = {**vars(verdict), "problems": [vars(problem) for problem in verdict.problems]}
     rate = verdict.bytes / verdict.seconds
-    return {"whole": not verdict.problems, **facts, "bytes_per_second": round(rate)}
+    return {"passed": not verdict.problems, **facts, "bytes_per_second": round(rate)}
 
 
 def print_verdict(verdict: Verdict, root: Path) -> None:

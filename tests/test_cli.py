@@ -459,12 +459,12 @@ def test_places_that_cannot_be_used_have_the_exit_code_of_their_kind(recipe: Pat
 
 
 def test_verify_exits_with_1_where_it_finds_a_problem(data: Path) -> None:
-    assert printed("verify", data, "--quick")["whole"] is True
+    assert printed("verify", data, "--quick")["passed"] is True
     shutil.copytree(data, "here")
     Path("here/mosaics/val/image/c/0/0/0").unlink()
     result = run("verify", "here", "--quick", "--json")
     assert result.exit_code == 1
-    assert json.loads(result.output)["whole"] is False
+    assert json.loads(result.output)["passed"] is False
 
 
 def test_contact_sheets_are_drawn_again_only_where_they_are_missing_or_older(
