@@ -32,8 +32,7 @@ CHOICES: dict[str, dict[str, list[str]]] = {
         "the preset": [],
         "AdamW for all weights, not Muon": ["muon_rate=0"],
         "no augmentation": ["augment=0"],
-        "one round": ["refinements=1"],
-        "no round": ["refinements=0"],
+        "no context: pixels by their features alone": ["context=false"],
         "half the channels": ["channels=24,48"],
     },
     "foreground": {

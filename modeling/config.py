@@ -28,8 +28,7 @@ class Config:
     # Model: channels at each scale, fine to coarse; blocks a scale; what only some tasks have.
     channels: tuple[int, ...] = (16, 32, 64)
     blocks: int = 1
-    context: bool = True  # foreground: global context; mosaics: local context
-    refinements: int = 2  # circles: rounds that look again, relative to the circle found so far
+    context: bool = True  # foreground and circles: global context; mosaics: local context
 
     # Steps of one batch each; the order runs on through as many epochs as they take.
     steps: int = 1000
@@ -101,7 +100,6 @@ _KINDS: dict[str, str] = {field.name: str(field.type) for field in dataclasses.f
 _LEAST = {
     "seed": 0,
     "blocks": 1,
-    "refinements": 0,
     "steps": 1,
     "batch": 1,
     "learning_rate": 0,
@@ -187,7 +185,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "warmup": 100,
         },
         "gpu": {**_GPU, **_SMOOTH, "channels": (64, 128), "steps": 1500},
-        "record": {**_RECORD, **_SMOOTH, "channels": (128, 256), "steps": 8000, "refinements": 3},
+        "record": {**_RECORD, **_SMOOTH, "channels": (128, 256), "steps": 8000},
     },
     "mosaics": {
         "cpu": {

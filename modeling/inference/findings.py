@@ -28,7 +28,8 @@ def describe(task: str, classes: Sequence[str], name: str, arrays: Mapping[str, 
     record |= {"pixels": int(mask.sum()), "confidence": float(confidence)}
     if task == "circles":
         label, circle = int(arrays["label"]), arrays["circle"].tolist()
-        record |= {"label": label, "class": classes[label], "circle": dict(zip("xyr", circle, strict=True))}
+        place = dict(zip("xyr", circle, strict=True)) if circle[2] >= 0 else None
+        record |= {"label": label, "class": classes[label], "circle": place}
     return record
 
 
@@ -36,7 +37,8 @@ def words(found: Record) -> str:
     """What was found in an image as a line of ASCII."""
     if "circle" in found:
         name = plain_name(found["class"], found["label"])
-        place = "  ".join(f"{axis} {value:.2f}" for axis, value in found["circle"].items())
+        circle = found["circle"]
+        place = "  ".join(f"{axis} {value:.2f}" for axis, value in circle.items()) if circle else "no circle"
         return f"{name}  {found['confidence']:.1%}   {place}"
     parts = found.get("classes", [found])
     return f"{sum(each['pixels'] for each in parts):,} pixels of foreground"
@@ -58,7 +60,9 @@ def _cells(found: Record) -> list[str]:
         by_area = sorted(found["classes"], key=lambda each: -each["pixels"])
         return [", ".join(f"{each['class']} {each['confidence']:.1%}" for each in by_area) or "-"]
     if "circle" in found:
-        return [found["class"], f"{found['confidence']:.1%}", *(f"{value:.2f}" for value in found["circle"].values())]
+        circle = found["circle"] or {}
+        places = (f"{circle[axis]:.2f}" if circle else "-" for axis in "xyr")
+        return [found["class"], f"{found['confidence']:.1%}", *places]
     return [f"{found['pixels']:,}", f"{found['confidence']:.1%}"]
 
 

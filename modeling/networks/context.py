@@ -1,4 +1,4 @@
-"""What the digit as a whole says about a place in it, where nobody says which digits there are."""
+"""What the digit as a whole says about a place in it: of one digit, and where nobody says which digits there are."""
 
 from __future__ import annotations
 
@@ -8,13 +8,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.networks.images import LEVELS
+from modeling.networks.images import LEVELS, grey_levels
 
 _RANGES = 16  # of grey levels, each as wide as the next
 _WINDOW = 7  # cells in a row: of 4 pixels each, they are as wide as an MNIST digit
 _SIDE, _STRIDE = 3, 2  # places in a row that a cell may point to, and cells from one to the next: -2, 0 and 2
 _REACH = _STRIDE * (_SIDE - 1) // 2  # cells that the outer ones of them are away
 _NOBODY = 1e-4  # a vote without a class, so that where no other came, nothing is divided by 0
+
+
+class GlobalContext(nn.Module):
+    """What the grey levels of the whole image say: a summary of them, and a *curve*, a logit for each grey level.
+
+    Each grey level has a learned embedding; its mean over the image goes through a small network. No threshold
+    criterion is wired in: what the curve is, is learned. Always in float32, since shares of pixels are small.
+    """
+
+    def __init__(self, width: int = 256) -> None:
+        super().__init__()
+        self.embedding = nn.Linear(LEVELS, width)
+        self.mixer = nn.Linear(width, width)
+        self.curve = nn.Linear(width, LEVELS)
+        nn.init.zeros_(self.curve.weight)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The summary, and the logit of each pixel by its level: uint8 (B, H, W) -> float32 (B, width), (B, H, W)."""
+        with torch.autocast(image.device.type, enabled=False):
+            summary = F.relu(self.mixer(F.relu(self.embedding(grey_levels(image) * 16))))
+            return summary, self.curve(summary).gather(1, image.flatten(1).long()).view_as(image)
 
 
 class LocalContext(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -9,25 +11,37 @@ from torch import Tensor
 _SUBSETS = ((0, 1, 1), (0, 2, 2), (0, 3, 3), (0, 1, 2), (0, 1, 3), (0, 2, 3))
 _PAIRS = 3
 _SLACK = 1e-9  # relative; coordinates are whole, so circles that differ do so by far more
+_UNROLLED = 16  # steps of an exported search, which cannot end by what it finds: 9 were the most in millions of masks
+
+NO_CIRCLE = (0.0, 0.0, -1.0)  # around no pixel: every pixel is outside
+ON = 1e-4  # pixels; who is nearer to a circle in float32 is on it, in frames of up to 512 x 512
 
 
 def circles_from_rows(rows: Tensor) -> Tensor:
-    """Stored circles, int64 (n, 4) = x, y, den, r2, as float32 (n, 3): x, y and radius in pixels. No circle: zeros."""
+    """Stored circles, int64 (n, 4) = x, y, den, r2, as float32 (n, 3): x, y and radius in pixels, or NO_CIRCLE."""
     x, y, den, r2 = rows.double().unbind(-1)
+    none = den == 0
     den = den.clamp(min=1)
-    return torch.stack([x / den, y / den, r2.sqrt() / den], -1).float()
+    return torch.stack([x / den, y / den, (r2.sqrt() / den).masked_fill(none, NO_CIRCLE[2])], -1).float()
+
+
+def distances(circle: Tensor, height: int, width: int) -> Tensor:
+    """How far each pixel's centre is outside each circle, below 0 inside: float (..., 3) = x, y, r -> float64 (..., H,
+    W), in pixels. Of the circle's own pixels rounding leaves up to `ON`.
+    """
+    x, y, r = circle.double()[..., None, None].unbind(-3)
+    columns = torch.arange(width, device=circle.device, dtype=torch.float64)
+    rows = torch.arange(height, device=circle.device, dtype=torch.float64)[:, None]
+    return ((columns - x).square() + (rows - y).square()).sqrt() - r
 
 
 def raster(circle: Tensor, height: int, width: int) -> Tensor:
     """The pixels whose centres are inside or on each circle: float (..., 3) = x, y, r -> uint8 (..., height, width)."""
-    x, y, r = circle[..., None, None].unbind(-3)
-    columns = torch.arange(width, device=circle.device, dtype=circle.dtype)
-    rows = torch.arange(height, device=circle.device, dtype=circle.dtype)[:, None]
-    return ((columns - x).square() + (rows - y).square() <= r.square()).to(torch.uint8)
+    return (distances(circle, height, width) <= ON).to(torch.uint8)
 
 
 def minimal_circles(mask: Tensor) -> Tensor:
-    """The minimal circle around the pixel centres of each mask: (n, H, W) -> float32 (n, 3) = x, y, r; empty: zeros.
+    """The minimal circle around the pixel centres of each mask: (n, H, W) -> float32 (n, 3) = x, y, r, or NO_CIRCLE.
 
     Start from one point; while a point lies outside, take the farthest, and replace the circle by the minimal one
     around it and the at most three points that support the circle so far. The radius grows with each step, so the
@@ -35,19 +49,23 @@ def minimal_circles(mask: Tensor) -> Tensor:
     """
     points = _ends_of_rows(mask != 0)
     filled = points.isfinite().all(-1)
-    found = filled.any(1)
     points = torch.where(filled[..., None], points, _first(points, filled)[:, None])
-    support = points[:, :1].expand(-1, 3, -1).clone()
+    support = points[:, :1].expand(-1, 3, -1)
     circle = torch.cat([support[:, 0], torch.zeros_like(support[:, 0, :1])], -1)
     subsets = torch.tensor(_SUBSETS, device=mask.device)  # copied there once, not at every step
-    while True:
+    exported = torch.compiler.is_exporting()
+    for _ in range(_UNROLLED) if exported else itertools.count():
         distance = (points - circle[:, None, :2]).square().sum(-1).sqrt()
         farthest, index = distance.max(1)
-        outside = (farthest > circle[:, 2] * (1 + _SLACK) + _SLACK).nonzero()[:, 0]
-        if not len(outside):
-            return torch.where(found[:, None], circle, 0.0).float()
-        pivot = points[outside, index[outside]]
-        circle[outside], support[outside] = _around(torch.cat([pivot[:, None], support[outside]], 1), subsets)
+        outside = farthest > circle[:, 2] * (1 + _SLACK) + _SLACK
+        if not exported and not outside.any():
+            break
+        pivot = points.gather(1, index[:, None, None].expand(-1, 1, 2))
+        larger, holding = _around(torch.cat([pivot, support], 1), subsets)
+        circle = torch.where(outside[:, None], larger, circle)
+        support = torch.where(outside[:, None, None], holding, support)
+    none = torch.tensor(NO_CIRCLE, dtype=circle.dtype, device=circle.device)
+    return torch.where(filled.any(1)[:, None], circle, none).float()
 
 
 def _ends_of_rows(mask: Tensor) -> Tensor:

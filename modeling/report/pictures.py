@@ -22,7 +22,9 @@ _MARGIN = 2  # pixels of the sample around a circle's image: circles may go beyo
 
 
 def draw_case(task: str, sample: Arrays, prediction: Arrays) -> bytes:
-    """The panels of one sample as the bytes of a PNG file. `circle` of a prediction is x, y and radius in pixels."""
+    """The panels of one sample as the bytes of a PNG file. `circle` of a prediction is x, y and radius in pixels; one
+    of a radius below 0 is none.
+    """
     image, truth, found = sample["image"], sample["mask"], np.asarray(prediction["mask"])
     if task == "circles":
         image, truth, found = (np.pad(plane, _MARGIN) for plane in (image, truth, found))
@@ -31,10 +33,10 @@ def draw_case(task: str, sample: Arrays, prediction: Arrays) -> bytes:
     difference = enlarge(_difference(image, truth, found), scale)
     if task == "circles":
         x, y, den, r2 = (float(number) for number in sample["circle"])
-        due = (x / den, y / den, r2**0.5 / den) if den else (0.0, 0.0, 0.0)
+        due = (x / den, y / den, r2**0.5 / den) if den else None
         true_panel = _circled(grey, due, scale, TRUTH)
         x, y, radius = (float(number) for number in prediction["circle"])
-        found_panel = _circled(grey, (x, y, radius), scale, PREDICTION)
+        found_panel = _circled(grey, (x, y, radius) if radius >= 0 else None, scale, PREDICTION)
     elif task == "foreground":
         true_panel, found_panel = (
             enlarge(_coloured(mask, colour), scale) for mask, colour in ((truth, TRUTH), (found, PREDICTION))
@@ -66,8 +68,10 @@ def _difference(image: UInt8, truth: UInt8, found: UInt8) -> UInt8:
     return picture
 
 
-def _circled(picture: UInt8, circle: tuple[float, float, float], scale: int, colour: Colour) -> UInt8:
-    """The picture, which has margins, with a circle (x, y, radius) in pixels of the sample."""
+def _circled(picture: UInt8, circle: tuple[float, float, float] | None, scale: int, colour: Colour) -> UInt8:
+    """The picture, which has margins, with a circle (x, y, radius) in pixels of the sample, if there is one."""
+    if circle is None:
+        return picture
     x, y, radius = circle
     return draw_circle(picture, (x + _MARGIN, y + _MARGIN, radius), scale, colour)
 

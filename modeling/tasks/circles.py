@@ -16,20 +16,9 @@ from modeling.networks.circles import CircleNet
 from modeling.tasks import augment, losses
 from modeling.tasks.task import Batch, Facts, Loss, Task
 
-# Pixels that circles are trained to be larger: a support pixel lost costs more than a pixel won by mistake.
-_MARGIN = 0.035
-
 
 def _build(config: Config, facts: Facts) -> nn.Module:
-    height, width = facts["tile"]
-    return CircleNet(
-        config.channels,
-        config.blocks,
-        classes=len(facts["classes"]),
-        height=height,
-        width=width,
-        rounds=config.refinements,
-    )
+    return CircleNet(config.channels, config.blocks, classes=len(facts["classes"]), context=config.context)
 
 
 def _augment(batch: Batch, generator: torch.Generator, config: Config) -> Batch:
@@ -40,16 +29,15 @@ def _augment(batch: Batch, generator: torch.Generator, config: Config) -> Batch:
 
 
 def _lose(outputs: dict[str, Tensor], batch: Batch, config: Config) -> Loss:
-    centre, radius = batch["circle"].split([2, 1], 1)
-    wanted = torch.cat([centre, radius + _MARGIN], 1)  # a constant tensor would be copied to the device at every step
     label = F.cross_entropy(outputs["label_logits"], batch["label"].long(), label_smoothing=config.smoothing)
-    circle = losses.circle_distance(outputs["circles"], wanted)
+    circle = losses.minimal_circle(outputs["logits"], batch["circle"])
     return label + circle, {"label": label.detach(), "circle": circle.detach()}
 
 
 def _predict(outputs: dict[str, Tensor]) -> Batch:
     label = outputs["label_logits"].argmax(1).to(torch.uint8)
-    return {"label": label, "circle": outputs["circle"], "mask": outputs["mask"]}
+    circle = geometry.minimal_circles(outputs["logits"] > 0)
+    return {"label": label, "circle": circle, "mask": geometry.raster(circle, *outputs["logits"].shape[-2:])}
 
 
 def _score(predictions: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modeling.networks import geometry
+
+_HALVES = 16  # of a circle, each turned on from the one before
+_HOLDERS = 3  # pixels that hold a circle, at most
+_ON_EDGE = 32  # pixels on the edge of a circle that are looked at, the likeliest ones
+_NEVER = -1e4  # a logit below all others
+
 
 def foreground(logits: Tensor, mask: Tensor) -> Tensor:
     """Binary cross-entropy, the mean over pixels: float (B, H, W), uint8 {0, 1} (B, H, W)."""
@@ -27,11 +34,23 @@ def cell_classes(logits: Tensor, mask: Tensor, smoothing: float = 0.0) -> Tensor
     return -(picked * foreground).sum() / foreground.sum().clamp(min=1)
 
 
-def circle_distance(circles: Tensor, truth: Tensor) -> Tensor:
-    """Distance of the centres plus difference of the radii in pixels, the mean over (B, T, 3) against (B, 3).
+def minimal_circle(logits: Tensor, circle: Tensor) -> Tensor:
+    """What a minimal circle says of the pixels around which it is, as cross-entropy: float (B, H, W), (B, 3) = x, y, r.
 
-    That is how far apart two circles are at most anywhere. The distance is rounded off below a thousandth of a pixel,
-    where its gradient would not be defined.
+    It says two things. What is outside is background: of this the sum over pixels. And every half of the circle has
+    foreground on its edge, for else a smaller one would do: of this, for the likeliest such pixel of each half, the
+    mean over halves, three times, since three pixels hold a circle. It says nothing of pixels inside. The mean over
+    images.
     """
-    x, y, r = (circles - truth[:, None]).unbind(-1)
-    return ((x.square() + y.square() + 1e-6).sqrt() + (r.square() + 1e-6).sqrt()).mean()
+    count, height, width = logits.shape
+    distance = geometry.distances(circle, height, width)
+    background = (F.softplus(logits) * (distance > geometry.ON)).sum()
+
+    on = (distance.abs() <= geometry.ON).flatten(1)
+    logit, place = logits.flatten(1).masked_fill(~on, _NEVER).topk(min(_ON_EDGE, on.shape[1]))
+    turn = torch.arange(_HALVES, device=logits.device) * (2 * torch.pi / _HALVES)
+    across, down = place % width - circle[:, :1], place // width - circle[:, 1:2]
+    within = across[:, None] * turn.cos()[:, None] + down[:, None] * turn.sin()[:, None] >= -geometry.ON
+    likeliest = logit[:, None].expand_as(within).masked_fill(~within, _NEVER).amax(2)
+    held = (F.softplus(-likeliest) * (likeliest > _NEVER)).mean(1).sum()
+    return (background + _HOLDERS * held) / count

@@ -13,7 +13,7 @@ from modeling.config import Config
 
 Batch = dict[str, Tensor]
 Loss = tuple[Tensor, dict[str, Tensor]]
-Facts = Mapping[str, Any]  # of a dataset: "classes" (names) and "tile" (height and width of a digit)
+Facts = Mapping[str, Any]  # of a dataset: "classes", their names
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 TASKS = fakes.TASKS
 OUTPUTS = {
     "foreground": ["logits", "mask"],
-    "circles": ["label_logits", "circle", "mask", "label"],
+    "circles": ["label_logits", "logits", "label", "circle", "mask"],
     "mosaics": ["classes", "foreground", "mask"],
 }
 
@@ -46,7 +46,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 @pytest.fixture(scope="module")
 def runs(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of each task, a few steps long."""
-    return fakes.train_runs(dataset, tmp_path_factory.mktemp("runs"), "refinements=1")
+    return fakes.train_runs(dataset, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from datagen import otsu
+from datagen.circle import enclose
+from datagen.sources import strokes
+from modeling.networks import geometry
 from modeling.tasks import losses
 
 
@@ -58,15 +63,72 @@ def test_class_loss_without_foreground_is_0_and_has_a_gradient() -> None:
     assert not logits.grad.any()
 
 
-def test_circle_loss_is_distance_of_centres_plus_difference_of_radii() -> None:
-    truth = torch.tensor([[10.0, 12.0, 5.0], [1.0, 2.0, 3.0]])
-    found = torch.tensor([[[13.0, 16.0, 5.5], [10.0, 12.0, 4.0]], [[1.0, 2.0, 3.0], [1.0, 1.0, 3.0]]])
-    expected = ((5 + 0.5) + (0 + 1) + (0 + 0) + (1 + 0)) / 4
-    assert losses.circle_distance(found, truth).item() == pytest.approx(expected, abs=2e-3)
+def digits_and_circles(count: int) -> tuple[Tensor, Tensor]:
+    """The foreground of some digits, bool (n, 28, 28), and the circles around it."""
+    images, _ = strokes.draw(np.arange(count, dtype=np.uint64))
+    masks = (images > otsu.threshold(images)[:, None, None]).astype(np.uint8)
+    return torch.from_numpy(masks) > 0, geometry.circles_from_rows(torch.from_numpy(enclose(masks)))
 
 
-def test_circle_loss_has_a_finite_gradient_where_the_circle_is_exact() -> None:
-    circles = torch.tensor([[[1.0, 2.0, 3.0]]], requires_grad=True)
-    losses.circle_distance(circles, torch.tensor([[1.0, 2.0, 3.0]])).backward()
-    assert circles.grad is not None
-    assert circles.grad.isfinite().all()
+def naive_minimal_circle(logits: Tensor, circle: Tensor) -> float:
+    total = 0.0
+    for each, (x, y, r) in zip(logits.tolist(), circle.tolist(), strict=True):
+        edge = []
+        for row, line in enumerate(each):
+            for column, logit in enumerate(line):
+                distance = math.hypot(column - x, row - y) - r
+                if distance > 1e-4:
+                    total += math.log1p(math.exp(logit))
+                elif distance >= -1e-4:
+                    edge.append((column - x, row - y, logit))
+        for number in range(16):
+            across, down = math.cos(math.pi * number / 8), math.sin(math.pi * number / 8)
+            half = [logit for dx, dy, logit in edge if dx * across + dy * down >= -1e-4]
+            total += 3 / 16 * math.log1p(math.exp(-max(half))) if half else 0
+    return total / len(logits)
+
+
+def test_circle_loss_is_that_of_pixels_outside_and_of_the_likeliest_on_each_half_of_the_edge() -> None:
+    _, circles = digits_and_circles(40)
+    circles[3] = torch.tensor(geometry.NO_CIRCLE)
+    circles[4] = torch.tensor([7.0, 9.0, 0.0])
+    logits = 3 * random(40, 28, 28)
+    assert losses.minimal_circle(logits, circles).item() == pytest.approx(
+        naive_minimal_circle(logits, circles), rel=1e-4
+    )
+
+
+def test_the_true_foreground_loses_nothing_and_what_makes_another_circle_does() -> None:
+    foreground, circles = digits_and_circles(60)
+    logits = torch.where(foreground, 30.0, -30.0)
+    assert losses.minimal_circle(logits, circles).item() < 1e-6
+    for mask, circle in zip(foreground, circles, strict=True):
+        outside = (geometry.distances(circle, 28, 28) > geometry.ON).nonzero()
+        if len(outside):
+            more = mask.clone()
+            more[tuple(outside[0])] = True
+            assert losses.minimal_circle(torch.where(more, 30.0, -30.0)[None], circle[None]).item() > 20
+        less = mask & (geometry.distances(circle, 28, 28) < -geometry.ON)
+        assert losses.minimal_circle(torch.where(less, 30.0, -30.0)[None], circle[None]).item() > 20
+
+
+def test_circle_loss_says_nothing_of_pixels_inside() -> None:
+    _, circles = digits_and_circles(20)
+    logits = random(20, 28, 28).requires_grad_()
+    losses.minimal_circle(logits, circles).backward()
+    assert logits.grad is not None
+    inside = geometry.distances(circles, 28, 28) < -geometry.ON
+    assert inside.any()
+    assert not logits.grad[inside].any()
+    assert logits.grad.isfinite().all()
+    assert logits.grad.flatten(1).any(1).all()
+
+
+def test_no_circle_and_circles_whose_edge_holds_no_pixel_have_a_finite_loss() -> None:
+    circles = torch.tensor([geometry.NO_CIRCLE, (5.3, 5.2, 2.1234)])
+    logits = torch.full((2, 12, 12), -40.0).requires_grad_()
+    loss = losses.minimal_circle(logits, circles)
+    loss.backward()
+    assert loss.item() < 1e-6
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()

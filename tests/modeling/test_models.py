@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datagen.sources import strokes
-from modeling.networks import geometry
 from modeling.networks.blocks import Residual, Trunk
-from modeling.networks.circles import CircleNet, Refinement
-from modeling.networks.context import LocalContext, agreed
+from modeling.networks.circles import CircleNet
+from modeling.networks.context import GlobalContext, LocalContext, agreed
 from modeling.networks.foreground import ForegroundNet
 from modeling.networks.images import grey_levels, scale
 from modeling.networks.mosaics import MosaicNet, semantic
@@ -47,9 +46,9 @@ def mosaic_net(*, context: bool = True) -> MosaicNet:
     return net
 
 
-def circle_net(rounds: int = 2, height: int = 28, width: int = 28) -> CircleNet:
+def circle_net(*, context: bool = True) -> CircleNet:
     torch.manual_seed(0)
-    return CircleNet((8, 16), 1, classes=10, height=height, width=width, rounds=rounds).eval()
+    return CircleNet((8, 16), 1, classes=10, context=context).eval()
 
 
 NETS: list[Callable[[], nn.Module]] = [
@@ -58,6 +57,7 @@ NETS: list[Callable[[], nn.Module]] = [
     mosaic_net,
     lambda: mosaic_net(context=False),
     circle_net,
+    lambda: circle_net(context=False),
 ]
 
 
@@ -79,14 +79,12 @@ def test_mosaics_have_a_probability_of_each_label_at_each_pixel(height: int, wid
     torch.testing.assert_close(1 - probabilities[:, 0], outputs["foreground"].sigmoid())
 
 
-@pytest.mark.parametrize(("height", "width"), [(28, 28), (30, 45), (12, 9)])
-@pytest.mark.parametrize("rounds", [0, 1, 3])
-def test_circles_have_a_class_a_circle_for_each_round_and_its_mask(height: int, width: int, rounds: int) -> None:
-    outputs = circle_net(rounds, height, width)(images(2, height, width))
+@pytest.mark.parametrize("context", [True, False])
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_circles_have_a_class_and_a_logit_for_each_pixel(height: int, width: int, *, context: bool) -> None:
+    outputs = circle_net(context=context)(images(2, height, width))
     assert outputs["label_logits"].shape == (2, 10)
-    assert outputs["circles"].shape == (2, 1 + rounds, 3)
-    assert torch.equal(outputs["circle"], outputs["circles"][:, -1])
-    assert torch.equal(outputs["mask"], geometry.raster(outputs["circle"], height, width))
+    assert outputs["logits"].shape == (2, height, width)
 
 
 @pytest.mark.parametrize("make", NETS)
@@ -124,14 +122,17 @@ def test_grey_levels_are_the_histogram() -> None:
         torch.testing.assert_close(shares, expected)
 
 
-def test_context_sees_the_whole_image_and_without_it_a_far_pixel_does_not_matter() -> None:
+@pytest.mark.parametrize("make", [foreground_net, circle_net])
+def test_context_sees_the_whole_image_and_without_it_a_far_pixel_does_not_matter(
+    make: Callable[..., nn.Module],
+) -> None:
     near = torch.zeros(1, 256, 256, dtype=torch.uint8)
     far = near.clone()
     far[0, 200:, 200:] = 255
     for context in (True, False):
-        net = foreground_net(context=context)
+        net = make(context=context)
         if context:
-            nn.init.normal_(net.curve.weight, std=0.1)
+            nn.init.normal_(net.context.curve.weight, std=0.1)  # type: ignore[union-attr, arg-type]
         change = (net(near)["logits"] - net(far)["logits"])[0, :20, :20].abs().max().item()
         assert (change > 1e-3) == context
 
@@ -244,42 +245,26 @@ def test_foreground_of_a_mosaic_is_linear_in_the_grey_level_of_each_pixel() -> N
     torch.testing.assert_close(found, expected)
 
 
-def test_a_refinement_is_what_each_ray_says_of_its_pixels() -> None:
+def test_a_pixel_of_a_digit_gets_its_own_logit_of_its_cell() -> None:
+    """Where nothing is seen but the biases of the four logits of a cell, each stands at its own place."""
+    net = circle_net(context=False)
+    nn.init.zeros_(net.pixel_head.weight)
+    net.pixel_head.bias = nn.Parameter(torch.tensor([0.1, 0.2, 0.3, 0.4]))
+    found = net(images(1, 5, 7))["logits"][0]
+    for number, (y, x) in enumerate(itertools.product((0, 1), repeat=2)):
+        torch.testing.assert_close(found[y::2, x::2], torch.full_like(found[y::2, x::2], 0.1 * (number + 1)))
+
+
+def test_a_curve_is_a_logit_for_each_grey_level_of_the_image() -> None:
     torch.manual_seed(0)
-    refine, image = Refinement(4, angles=6, distances=5, width=3), images(2, 20, 24)
-    nn.init.normal_(refine.score.weight)
-    circle, context = torch.tensor([[11.3, 9.8, 6.2], [5.0, 7.1, 3.0]]), torch.randn(2, 4)
-    seen = refine.look(image, circle)
-    for sample in range(2):
-        rays = []
-        for angle in range(6):
-            units = [F.relu(refine.point(place) + refine.shift(context[sample])) for place in seen[sample, angle]]
-            rays.append(F.relu(refine.ray(torch.cat(units))))
-        expected = circle[sample] + refine.score(F.relu(refine.mix(torch.cat([*rays, context[sample]]))))
-        torch.testing.assert_close(refine(image, circle, context)[sample], expected, atol=1e-4, rtol=1e-4)
-
-
-def test_a_look_along_a_circle_sees_the_nearest_pixels_and_their_exact_distances() -> None:
-    image = images(2, 20, 24)
-    circle = torch.tensor([[11.3, 9.8, 6.2], [1.03, 2.07, 3.01]])
-    look = Refinement(4, angles=12, distances=5)
-    seen = look.look(image, circle)
-    assert seen.shape == (2, 12, 5, 2)
-    for sample, (x, y, r) in enumerate(circle.tolist()):
-        for angle in range(12):
-            for index, offset in enumerate(look.offsets.tolist()):
-                direction = look.directions[angle].tolist()
-                column, row = round(x + (r + offset) * direction[0]), round(y + (r + offset) * direction[1])
-                inside = 0 <= column < 24 and 0 <= row < 20
-                grey = image[sample, row, column].item() / 64 if inside else 0.0
-                distance = ((column - x) ** 2 + (row - y) ** 2) ** 0.5 - r
-                assert seen[sample, angle, index].tolist() == pytest.approx([grey, distance], abs=1e-4)
-
-
-def test_a_round_starts_by_changing_nothing() -> None:
-    outputs = circle_net(3)(digits(4))
-    for later in range(1, 4):
-        torch.testing.assert_close(outputs["circles"][:, later], outputs["circles"][:, 0])
+    context, batch = GlobalContext(8), images(3, 9, 7)
+    nn.init.normal_(context.curve.weight)
+    summary, logits = context(batch)
+    for image, features, found in zip(batch, summary, logits, strict=True):
+        embedded = context.embedding(torch.bincount(image.flatten().long(), minlength=256) * 16 / 63)
+        torch.testing.assert_close(features, F.relu(context.mixer(F.relu(embedded))))
+        curve = context.curve(features)
+        torch.testing.assert_close(found, curve[image.long()])
 
 
 def test_a_trunk_refines_what_comes_from_below() -> None:

@@ -20,8 +20,9 @@ from click.testing import CliRunner, Result
 from modeling.cli import cli
 from modeling.errors import InputError
 from modeling.inference import overlays, predict
-from modeling.inference.findings import rows, words
+from modeling.inference.findings import describe, rows, words
 from modeling.inference.inputs import are_blank, are_light, read_inputs
+from modeling.networks import geometry
 from modeling.networks.mosaics import semantic
 from modeling.pictures import png
 from modeling.pictures.drawing import mask_colours
@@ -139,13 +140,27 @@ def test_circles_are_told_with_class_and_confidence(runs: Path, digits: Path, tm
     images = np.stack([read_png(path) for path in sorted(digits.iterdir())])
     outputs = trained.model(torch.from_numpy(images))
     shares = outputs["label_logits"].softmax(1)
-    for each, share, circle in zip(record["images"], shares, outputs["circle"], strict=True):
+    circles = geometry.minimal_circles(outputs["logits"] > 0)
+    for each, share, circle in zip(record["images"], shares, circles, strict=True):
         assert each["label"] == int(share.argmax()) and each["class"] == trained.classes[each["label"]]
         assert each["confidence"] == pytest.approx(float(share.max()), rel=1e-5)
         assert list(each["circle"].values()) == pytest.approx(circle.tolist(), rel=1e-5)
     head, first, *_ = rows(record)
     assert head == ["image", "size", "class", "confidence", "x", "y", "r"]
     assert first[:2] == ["d0", "28 x 28"]
+
+
+def test_where_no_circle_is_found_that_is_told() -> None:
+    arrays: dict[str, np.ndarray[Any, Any]] = {
+        "mask": np.zeros((4, 5), np.uint8),
+        "label": np.array(1, np.uint8),
+        "circle": np.array(geometry.NO_CIRCLE, np.float32),
+        "confidence": np.array(0.75, np.float32),
+    }
+    found = describe("circles", ["one", "two"], "d0", arrays)
+    assert (found["circle"], found["pixels"]) == (None, 0)
+    assert words(found) == "two  75.0%   no circle"
+    assert rows({"run": {"task": "circles"}, "images": [found]})[1] == ["d0", "4 x 5", "two", "75.0%", "-", "-", "-"]
 
 
 def test_confidence_is_the_mean_probability_of_what_was_predicted(dataset: Dataset, runs: Path) -> None:
