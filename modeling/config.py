@@ -170,18 +170,18 @@ _SMOOTH: dict[str, Any] = {"smoothing": 0.1}  # where there are classes to tell
 _RECORD: dict[str, Any] = {**_GPU, "blocks": 2, "ema": 0.9995}
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "foreground": {
-        "cpu": {"channels": (16, 32, 64), "steps": 700, "ema": 0.995, "augment": 0.0, "evaluate_every": 175},
+        "cpu": {"channels": (16, 32, 64), "steps": 1000, "ema": 0.995, "augment": 0.0},
         "gpu": {**_GPU, "channels": (32, 64, 128), "steps": 1000, "augment": 0.0},
         "record": {**_RECORD, "channels": (64, 128, 256), "steps": 8000},
     },
     "circles": {
         "cpu": {
             **_SMOOTH,
-            "channels": (48, 96),
-            "steps": 4600,
+            "channels": (64, 128),
+            "steps": 4300,
             "ema": 0.995,
             "batch": 64,
-            "evaluate_every": 1150,
+            "evaluate_every": 1075,
             "warmup": 100,
         },
         "gpu": {**_GPU, **_SMOOTH, "channels": (64, 128), "steps": 1500},
@@ -191,9 +191,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "cpu": {
             **_SMOOTH,
             "channels": (32, 64, 128),
-            "steps": 4600,
+            "steps": 4300,
             "batch": 32,
-            "evaluate_every": 1150,
+            "evaluate_every": 1075,
             "warmup": 100,
         },
         "gpu": {**_GPU, **_SMOOTH, "channels": (32, 64, 128), "steps": 1500},
