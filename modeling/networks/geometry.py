@@ -58,11 +58,11 @@ def minimal_circles(mask: Tensor) -> Tensor:
     for _ in range(_UNROLLED) if exported else itertools.count():
         distance = (points - circle[:, None, :2]).square().sum(-1).sqrt()
         farthest, index = distance.max(1)
-        outside = farthest > circle[:, 2] * (1 + _SLACK) + _SLACK
+        outside = farthest > _reach(circle[:, 2])
         if not exported and not outside.any():
             break
-        pivot = points.gather(1, index[:, None, None].expand(-1, 1, 2))
-        larger, holding = _around(torch.cat([pivot, support], 1), subsets)
+        pivot = _each(points, index)
+        larger, holding = _around(torch.cat([pivot[:, None], support], 1), subsets)
         circle = torch.where(outside[:, None], larger, circle)
         support = torch.where(outside[:, None, None], holding, support)
     none = torch.tensor(NO_CIRCLE, dtype=circle.dtype, device=circle.device)
@@ -77,16 +77,14 @@ def _ends_of_rows(mask: Tensor) -> Tensor:
     n, height, width = mask.shape
     first = mask.int().argmax(-1)
     last = width - 1 - mask.flip(-1).int().argmax(-1)
-    x = torch.stack([first, last], 1).double()
-    x[~mask.any(-1)[:, None].expand(-1, 2, -1)] = torch.nan
+    x = torch.stack([first, last], 1).double().masked_fill(~mask.any(-1)[:, None], torch.nan)
     y = torch.arange(height, device=mask.device, dtype=x.dtype).expand_as(x)
     return torch.stack([x, y], -1).view(n, 2 * height, 2)
 
 
 def _first(points: Tensor, filled: Tensor) -> Tensor:
     """The first point of each row that is filled, (0, 0) where none is: (n, p, 2) -> (n, 2)."""
-    chosen = points[torch.arange(len(points), device=points.device), filled.int().argmax(1)]
-    return chosen.nan_to_num(0.0)
+    return _each(points, filled.int().argmax(1)).nan_to_num(0.0)
 
 
 def _around(points: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,11 +95,20 @@ def _around(points: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
     subsets = points[:, indices]
     circles = torch.cat([_on_diameter(subsets[:, :_PAIRS]), _through_three(subsets[:, _PAIRS:])], 1)
     distance = (points[:, None] - circles[:, :, None, :2]).square().sum(-1).sqrt()
-    holds = (distance <= circles[:, :, 2:] * (1 + _SLACK) + _SLACK).all(-1)
+    holds = (distance <= _reach(circles[:, :, 2:])).all(-1)
     radius = torch.where(holds, circles[..., 2], torch.inf)
     best = radius.argmin(1)
-    row = torch.arange(len(points), device=points.device)
-    return circles[row, best], subsets[row, best]
+    return _each(circles, best), _each(subsets.flatten(2), best).unflatten(1, (3, 2))
+
+
+def _reach(radius: Tensor) -> Tensor:
+    """Who is no farther away than this is not outside. ONNX keeps such numbers in float32: 1 + _SLACK would be 1."""
+    return radius + (radius + 1) * _SLACK
+
+
+def _each(values: Tensor, index: Tensor) -> Tensor:
+    """Of each row one entry: (n, k, m), int64 (n,) -> (n, m)."""
+    return values.gather(1, index[:, None, None].expand(-1, 1, values.shape[2]))[:, 0]
 
 
 def _on_diameter(triple: Tensor) -> Tensor:
@@ -111,16 +118,18 @@ def _on_diameter(triple: Tensor) -> Tensor:
 
 
 def _through_three(triple: Tensor) -> Tensor:
-    """The circle through three points, NaN where they lie on a line: (..., 3, 2) -> (..., 3).
+    """The circle through three points, of infinite radius where they lie on a line: (..., 3, 2) -> (..., 3).
 
     With the first point moved to the origin the centre solves 2 b.c = |b|^2 and 2 d.c = |d|^2.
     """
     origin = triple[..., 0, :]
     b, d = triple[..., 1, :] - origin, triple[..., 2, :] - origin
     determinant = 2 * (b[..., 0] * d[..., 1] - b[..., 1] * d[..., 0])
-    determinant = torch.where(determinant == 0, torch.nan, determinant)
+    on_a_line = determinant == 0
+    determinant = determinant.masked_fill(on_a_line, 1.0)
     bb, dd = b.square().sum(-1), d.square().sum(-1)
     x = (d[..., 1] * bb - b[..., 1] * dd) / determinant
     y = (b[..., 0] * dd - d[..., 0] * bb) / determinant
     centre = torch.stack([x, y], -1)
-    return torch.cat([origin + centre, centre.square().sum(-1, keepdim=True).sqrt()], -1)
+    radius = centre.square().sum(-1).sqrt().masked_fill(on_a_line, torch.inf)
+    return torch.cat([origin + centre, radius[..., None]], -1)

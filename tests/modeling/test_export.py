@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from torch import Tensor, nn
 
 from modeling.cli import cli
 from modeling.config import preset
@@ -22,6 +23,7 @@ from modeling.inference import export
 from modeling.inference.export import KEY, SAMPLES, TOLERANCE, ExportError, compare, random_images, require_parity
 from modeling.runs.trained import load_run
 from modeling.shards import Dataset, open_dataset
+from modeling.tasks import TASKS as TASK_OF
 from modeling.training.train import train
 
 onnx = pytest.importorskip("onnx")
@@ -204,27 +206,48 @@ def identity_model() -> bytes:
 @pytest.mark.parametrize(
     ("name", "found", "told"),
     [
-        ("logits", {"largest": 1e-3, "of_99_percent": 0.0, "magnitude": 99.1}, None),
+        ("logits", {"largest": 5e-3, "of_99_percent": 0.0, "magnitude": 99.1}, None),
         (
             "logits",
-            {"largest": 1.1e-3, "of_99_percent": 0.0, "magnitude": 99.0},
-            "logits differs by 0.0011, at most 0.001",
+            {"largest": 5.1e-3, "of_99_percent": 0.0, "magnitude": 99.0},
+            "logits differs by 0.0051, at most 0.005",
         ),
         ("logits", {"largest": float("nan"), "of_99_percent": 0.0, "magnitude": 99.0}, "logits differs by nan"),
-        ("circle", {"largest": 0.1, "of_99_percent": 1e-3, "magnitude": 99.1}, None),
-        ("circle", {"largest": 0.1, "of_99_percent": 1.1e-3, "magnitude": 99.0}, "circle differs by 0.0011"),
+        ("circle", {"largest": 0.1, "of_99_percent": 5e-3, "magnitude": 99.1}, None),
+        ("circle", {"largest": 0.1, "of_99_percent": 5.1e-3, "magnitude": 99.0}, "circle differs by 0.0051"),
         ("mask", {"differing": 1e-4, "values": 10**6}, None),
         ("mask", {"differing": 2e-4, "values": 10**6}, "mask differs by 0.0002, at most 0.0001"),
     ],
 )
 def test_more_than_the_tolerance_is_refused(name: str, found: dict[str, float], told: str | None) -> None:
-    assert TOLERANCE == {"numbers": 1e-5, "whole numbers": 1e-4}
+    assert TOLERANCE == {"numbers": 5e-5, "whole numbers": 1e-4}
     if told is None:
         require_parity({name: found}, Path("x"))
     else:
         with pytest.raises(ExportError, match=told) as caught:
             require_parity({name: found}, Path("x"))
         assert caught.value.exit_code == 1
+
+
+class Drawn(nn.Module):
+    """A network that sees a digit and takes what is lighter than half for its foreground."""
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        logits = image.float() - 127.5
+        return {"label_logits": logits[:, 0, :10], "logits": logits}
+
+
+def test_the_circles_of_any_mask_are_the_same_in_onnxruntime() -> None:
+    """What a short run finds are few and simple masks: these have pixels on a line, on a circle, one, none, all."""
+    predictor = export._Predictor(TASK_OF["circles"], Drawn())
+    proto, names = export._convert(predictor, (28, 28), None)
+    rng = np.random.default_rng(0)
+    masks = rng.random((300, 28, 28)) < rng.choice([0.005, 0.05, 0.5], (300, 1, 1))
+    masks[0], masks[1] = False, True
+    masks[2:30] &= np.arange(28) == 5
+    found = compare(predictor, proto.SerializeToString(), [masks.astype(np.uint8) * np.uint8(255)], names)
+    assert found["circle"]["largest"] <= 1e-6
+    assert found["mask"]["differing"] == 0
 
 
 def test_a_model_that_differs_is_not_written(
