@@ -326,10 +326,10 @@ def test_the_table_of_arrangements_has_them_beside_the_stored_mosaics(dataset: D
 
 
 def test_a_run_is_scored_in_the_precision_that_it_was_trained_in(dataset: Dataset, tmp_path: Path) -> None:
-    run, model, _ = run_of(tmp_path, "circles", dataset, "precision=bfloat16")
-    found = predict_split(load_run(run), dataset, "test")["circle"]
+    run, model, _ = run_of(tmp_path, "mosaics", dataset, "precision=bfloat16")
+    found = predict_split(load_run(run), dataset, "test")["mask"]
     exact, coarse = (
-        inferred(dataset, "circles", "test", model, precision)["circle"] for precision in ("float32", "bfloat16")
+        inferred(dataset, "mosaics", "test", model, precision)["mask"] for precision in ("float32", "bfloat16")
     )
     assert np.array_equal(found, coarse)
     assert not np.array_equal(found, exact)
