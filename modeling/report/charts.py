@@ -62,7 +62,9 @@ def line_chart(title: str, lines: Sequence[Line], *, log: bool = False, shares: 
     names = _percents(ticks) if shares else _numbers(ticks)
     parts = [_across_line(up(tick), name) for tick, name in zip(ticks, names, strict=True)]
     steps = [tick for tick in _ticks(0, last, 4) if tick <= last]
-    parts += [_text(across(tick), _HEIGHT - _BOTTOM + 16, f"{tick:,.0f}", "middle") for tick in steps]
+    for tick in steps:
+        name = f"{tick:,.0f}"
+        parts.append(_text(min(across(tick), _WIDTH - len(name) * _LETTER / 2), _HEIGHT - _BOTTOM + 16, name, "middle"))
     parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 4, "step", "middle", "axis"))
     for number, line in enumerate(lines):
         places = [(across(step), up(value)) for step, value in zip(line.steps, line.values, strict=True)]

@@ -531,6 +531,14 @@ def test_charts_stay_in_their_frames_whatever_the_values() -> None:
     assert charts.line_chart("t", [charts.Line("a", [1], [-1.0])], log=True) == '<p class="note">Nothing to draw.</p>'
 
 
+@pytest.mark.parametrize("last", [6, 1000, 100_000])
+def test_the_numbers_of_steps_stay_in_the_frame(last: int) -> None:
+    svg = charts.line_chart("t", [charts.Line("a", [1, last], [0.5, 0.25])])
+    found = re.findall(r'<text x="([^"]*)"[^>]*middle"[^>]*>([0-9,]+)</text>', svg)
+    assert found[-1][1] == f"{last:,}"
+    assert all(float(x) + 7.5 * len(name) / 2 <= 360 for x, name in found)
+
+
 def test_a_better_score_is_drawn_further_left() -> None:
     estimates = [charts.Dot(str(value), value, None) for value in (0.5, 0.9, 0.999, 0.9999)]
     places = re.findall(r'<circle cx="([^"]*)" cy="[^"]*" r="5" class="score"', charts.error_chart("t", estimates))
