@@ -101,6 +101,19 @@ def test_what_was_built_is_whole(
     assert verdict.samples == (0 if "quick" in options else options.get("sample", 2 * 60 + 1100 + 8 + 520))
 
 
+def test_a_shard_that_is_missing_is_one_problem_and_its_empty_folder_none(tiny: Tiny) -> None:
+    file = tiny.file("mosaics/val/label:0")
+    path = file.relative_to(tiny.root).as_posix()
+    file.unlink()
+    assert not any(file.parent.iterdir())
+    assert kinds(verify(tiny.root, quick=True).problems) == {("missing", path)}
+    (file.parent / "more").mkdir()
+    assert kinds(verify(tiny.root, quick=True).problems) == {
+        ("missing", path),
+        ("unexpected", file.parent.relative_to(tiny.root).as_posix() + "/more"),
+    }
+
+
 def test_json_has_counts_rates_and_a_record_for_each_problem(tiny: Tiny) -> None:
     flip(tiny.file("mosaics/val/label:0"), 9)
     result = run(tiny.root, "--json")

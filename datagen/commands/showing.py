@@ -33,10 +33,11 @@ def sample(
     """Compute one sample anew, without the stores."""
     from datagen import build as library
 
-    is_dataset = Path(where).is_dir()
+    folder = Path(where)
+    is_recipe = folder.is_file() or folder.suffix == ".toml" or folder.name == where  # the name of a packaged one
     resolved = (
-        library.resolve_dataset(Path(where), directory=source_dir)
-        if is_dataset
+        library.resolve_dataset(folder, directory=source_dir)
+        if folder.is_dir() or not is_recipe
         else library.resolve(recipe_of(recipe_name=where), directory=source_dir, report=say(quiet or as_json))
     )
     values = resolved.sample(task, split, index)

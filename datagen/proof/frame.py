@@ -7,6 +7,7 @@ files do not bear out.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import PurePosixPath
 
 from datagen import build, recipe
 from datagen.dataset import Dataset, table_path
@@ -15,7 +16,7 @@ from datagen.hashing import file_digest, merkle_root
 from datagen.layout import CHUNK, MANIFEST, RECIPE
 from datagen.manifest import SHARD_FACTS, FileFacts, Manifest
 from datagen.proof.findings import Findings
-from datagen.proof.inventory import CLOSED, Inventory, described, inventory
+from datagen.proof.inventory import CLOSED, EMPTY, Inventory, described, inventory
 from datagen.shards import Shard
 from datagen.sources.record import MAX_CLASSES, MAX_SIDE
 from datagen.stores import Section, Store, open_store
@@ -47,7 +48,10 @@ def check_frame(dataset: Dataset, findings: Findings) -> list[Shard]:
             readable += shards
     for folder in due.keys() - {section.folder for section in dataset.sections.values()}:
         _report_section(due[folder], None, findings)
+    homes = {str(folder) for path in belonging for folder in PurePosixPath(path).parents}
     for path in sorted(there.keys() - belonging):
+        if there[path] == EMPTY and path in homes:  # what is missing in it is told
+            continue
         kind, expected = ("unreadable", "what can be looked at") if there[path] == CLOSED else ("unexpected", "nothing")
         findings.report(kind, path, expected, described(path, there))
     return readable if sensible else []

@@ -26,6 +26,8 @@ def decode(data: bytes) -> UInt8:
 
     Raises InputError for anything else: what is no PNG or cut short or damaged, 16-bit, coloured, transparent, huge.
     """
+    if not data:
+        raise InputError("the file is empty", expected="a PNG file")
     if not data.startswith(_SIGNATURE):
         raise InputError("not a PNG file", found=f"it begins with {data[:8]!r}", remedy="convert it to PNG")
     chunks = list(_chunks(data))

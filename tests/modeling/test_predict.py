@@ -291,7 +291,7 @@ BAD_PNGS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a flipped bit": (flipped, "a wrong checksum"),
     "too few pixels": (undecodable, "cannot be decoded"),
     "another format": (lambda: bytes(cv2.imencode(".jpg", blob())[1]), "not a PNG file"),
-    "nothing": (lambda: b"", "not a PNG file"),
+    "nothing": (lambda: b"", "the file is empty"),
     "a thread": (lambda: as_png(np.zeros((1, 28), np.uint8)), "sides of at least 8 pixels"),
 }
 
