@@ -34,7 +34,7 @@ SAMPLES = 256  # images that are compared
 # largest magnitude of the output (float32 has steps of 1.2e-7 of it, in each of some hundred operations); whole numbers
 # (masks, labels) by the share of values that differ. A circle holds the pixels whose logits are above 0, which rounding
 # may decide: its largest difference is looked for in 99 of 100 images.
-TOLERANCE = {"numbers": 5e-5, "whole numbers": 1e-4}
+TOLERANCE = {"numbers": 1e-5, "whole numbers": 1e-4}
 
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 

@@ -68,15 +68,20 @@ class LocalContext(nn.Module):
 
     def forward(self, image: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """Offset, slope and logits of the classes, and the weights of the places: uint8 (B, H, W) and
-        (B, C, H / cell, W / cell) -> float32 (B, H / cell, W / cell, 2 + K) and (B, H / cell, W / cell, 9).
+        (B, C, H / cell, W / cell) -> (B, H / cell, W / cell, 2 + K) and (B, H / cell, W / cell, 9).
+
+        Both are float32 while the network trains. Offset and slope are large and cancel at the edge of a digit, so that
+        in eval mode, where another runtime shall find the same, they are computed in float64, with the weights.
         """
+        precision = torch.float32 if self.training else torch.float64
         places = features.permute(0, 2, 3, 1)
-        weights = self.pointer(places).float().softmax(-1)
+        weights = self.pointer(places).to(precision).softmax(-1)
         shape = torch.cat([window_sums(places) / _WINDOW**2, window_maxima(features).permute(0, 2, 3, 1)], -1)
-        classes = self.classes(self.reader(shape)).float()
+        classes = self.classes(self.reader(shape)).to(precision)
         with torch.autocast(image.device.type, enabled=False):
             seen = window_sums(level_sums(image, self.cell)) / (_WINDOW * self.cell) ** 2
-            corrections = self.correction(F.relu(self.mixer(F.relu(self.levels(seen * 16)))))
+            hidden = F.relu(_linear(self.mixer, F.relu(_linear(self.levels, seen.to(precision) * 16))))
+            corrections = _linear(self.correction, hidden)
             return weighted_places(torch.cat([corrections, classes], -1), weights), weights
 
 
@@ -146,6 +151,11 @@ def _margins(place: int) -> list[int]:
     """How much wider a frame, as far as cells can point, is than the cells moved to one of their places; for F.pad."""
     down, right = (_STRIDE * step for step in divmod(place, _SIDE))
     return [0, 0, right, 2 * _REACH - right, down, 2 * _REACH - down]
+
+
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """What the layer makes of x, in the precision of x."""
+    return F.linear(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype))
 
 
 def _band(size: int, like: Tensor) -> Tensor:

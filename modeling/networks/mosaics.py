@@ -59,18 +59,21 @@ class MosaicNet(nn.Module):
             logits = offset + corrections[:, :1] * 16 + (slope + corrections[:, 1:]) * (grey * 16)
             classes = found[..., 2:]
             if not self.training:
-                classes = agreed(classes, self._foreground_of(logits), weights)
+                classes = agreed(classes.float(), self._foreground_of(logits), weights.float())
             classes = self._as_cells(classes)
-        foreground = F.pixel_shuffle(logits, 2)[:, 0, :height, :width]
+        foreground = F.pixel_shuffle(logits, 2)[:, 0, :height, :width].float()
         return {"classes": classes[:, :, : -(-height // 2), : -(-width // 2)], "foreground": foreground}
 
     def _as_cells(self, values: Tensor) -> Tensor:
         """Values of the cells of the local context for those of the network: (B, h, w, K) -> (B, K, f * h, f * w)."""
-        return F.interpolate(values.permute(0, 3, 1, 2), scale_factor=float(2**self.level), mode="nearest")
+        values, times = values.permute(0, 3, 1, 2), 2**self.level
+        if self.training:
+            return F.interpolate(values, scale_factor=float(times), mode="nearest")
+        return values.repeat_interleave(times, 2).repeat_interleave(times, 3)  # onnxruntime resizes no float64
 
     def _foreground_of(self, logits: Tensor) -> Tensor:
         """The share of each cell of the local context that is foreground: (B, 4, f * h, f * w) -> (B, h, w, 1)."""
-        return F.avg_pool2d(logits.sigmoid().mean(1, keepdim=True), 2**self.level).permute(0, 2, 3, 1)
+        return F.avg_pool2d(logits.sigmoid().mean(1, keepdim=True).float(), 2**self.level).permute(0, 2, 3, 1)
 
 
 def semantic(outputs: dict[str, Tensor]) -> Tensor:

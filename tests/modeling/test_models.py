@@ -234,6 +234,23 @@ def test_a_mosaic_network_votes_only_once_it_is_trained() -> None:
     assert not torch.allclose(trained["classes"], training["classes"])
 
 
+def test_large_offsets_that_cancel_leave_no_rounding_once_a_mosaic_network_is_trained() -> None:
+    """What another runtime computes differs by rounding, which the vote would make more of: see LocalContext."""
+    net, image = mosaic_net(), images(2, 48, 48)
+    assert net.context is not None
+    nn.init.normal_(net.context.pointer.weight)
+    nn.init.zeros_(net.pixel_head.weight)
+    nn.init.zeros_(net.context.correction.weight)
+    net.context.correction.bias = nn.Parameter(torch.tensor([60.0, 0.0]))
+    net.pixel_head.bias = nn.Parameter(torch.tensor([0.0, *[-960.0] * 4]))
+    with torch.no_grad():
+        trained, training = net(image)["foreground"], net.train()(image)["foreground"]
+    assert trained.dtype == training.dtype == torch.float32
+    inner = (..., slice(8, -8), slice(8, -8))  # at the border, what a cell points to may be nothing
+    assert trained[inner].abs().max() < 1e-9
+    assert 1e-6 < training[inner].abs().max() < 1e-3
+
+
 def test_foreground_of_a_mosaic_is_linear_in_the_grey_level_of_each_pixel() -> None:
     net, image = mosaic_net(context=False), images(2, 18, 22)
     nn.init.zeros_(net.pixel_head.weight)
