@@ -509,8 +509,10 @@ def test_the_average_follows_the_weights_by_its_formula() -> None:
 
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for a CPU with g++")
-def test_a_compiled_network_takes_the_steps_of_one_that_is_not(dataset: Dataset, tmp_path: Path) -> None:
-    config = preset("circles", "cpu").override(
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of torch's own compiler
+@pytest.mark.parametrize("task", ["foreground", "circles", "mosaics"])
+def test_a_compiled_network_takes_the_steps_of_one_that_is_not(task: str, dataset: Dataset, tmp_path: Path) -> None:
+    config = preset(task, "cpu").override(
         ["channels=4,8", "steps=3", "batch=8", "evaluate_every=3", "val_samples=8", "precision=float32"]
     )
     for mode in ("none", "default"):
