@@ -39,7 +39,7 @@ NAME, VERSION = "datagen", 1
 
 MANIFEST, _UNFINISHED = "manifest.json", (".manifest.json", ".build")
 _MAX_MANIFEST_BYTES = 1 << 20
-_REMEDY = "nothing is known of the samples without it: remove the folder and build the dataset again (make data)"
+_REMEDY = "nothing is known of the samples without it: remove the folder and build the dataset again"
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _check_version(path: Path, stated: object) -> None:
             path=path,
             expected=f"version {VERSION}",
             found=version if version < 1 << 32 else "a huge number",
-            remedy="install a later version of this program, or build the dataset with this one (make data)",
+            remedy="install a later version of this program, or build the dataset with this one",
         )
     if type(version) is not int or version != VERSION:
         raise FormatError(

@@ -110,7 +110,7 @@ def _opened(run: Run, length: int) -> Iterator[int]:
     try:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode) or facts.st_size < run.offset + length:
-            raise _changed(run, length, f"{facts.st_size} bytes")
+            raise _changed(run, length, f"{facts.st_size:,} bytes")
         yield descriptor
     finally:
         os.close(descriptor)
@@ -120,9 +120,9 @@ def _changed(run: Run, length: int, found: str) -> DamagedError:
     return DamagedError(
         "the shard changed after the dataset was opened",
         path=run.path,
-        expected=f"a file of at least {run.offset + length} bytes",
+        expected=f"a file of at least {run.offset + length:,} bytes",
         found=found,
-        remedy="leave a dataset alone while it is in use; give its build command again (make data) to mend it",
+        remedy="leave a dataset alone while it is in use; give its build command again to mend it",
     )
 
 

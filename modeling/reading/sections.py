@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import stat
 from collections.abc import Iterator
@@ -36,7 +37,7 @@ SHARD = np.dtype(
     ]
 )
 
-REBUILD = "give the build command again (make data): it makes anew only what is missing or damaged"
+REBUILD = "give its build command again: it makes anew only what is missing or damaged"
 
 _MAX_TABLE_BYTES = 1 << 26  # some 900,000 runs: more than a process can map
 _DTYPES = ("|u1", "<u4", "<i8")
@@ -163,8 +164,8 @@ def check_table(root: Path, section: SectionFacts) -> None:
                 raise DamagedError(
                     f"the shard table of {section.task}/{section.split} contradicts the manifest on {column.name}",
                     path=path,
-                    expected=f"{len(extent) * column.sample_bytes} bytes within the file",
-                    found=f"{length} bytes at {offset} of {size}",
+                    expected=f"{len(extent) * column.sample_bytes:,} bytes within the file",
+                    found=f"{length:,} bytes at {offset:,} of {size:,}",
                     remedy=REBUILD,
                 )
             check_size(path, size)
@@ -173,11 +174,13 @@ def check_table(root: Path, section: SectionFacts) -> None:
 def check_size(path: Path, size: int) -> None:
     """Raise DamagedError unless `path` is a regular file, no link, of `size` bytes."""
     with storage_errors(path):
-        found = f"{path.stat().st_size} bytes" if is_regular(path) else "no regular file"
-    if found != f"{size} bytes":
-        raise DamagedError(
-            "not the file that was built", path=path, expected=f"{size} bytes", found=found, remedy=REBUILD
-        )
+        if is_regular(path):
+            found = f"{path.stat().st_size:,} bytes"
+        else:
+            found = "no regular file" if os.path.lexists(path) else "nothing"
+    expected = f"{size:,} bytes"
+    if found != expected:
+        raise DamagedError("not the file that was built", path=path, expected=expected, found=found, remedy=REBUILD)
 
 
 def is_regular(path: Path) -> bool:
@@ -196,5 +199,5 @@ def read_file(path: Path, *, size: int | None = None, limit: int | None = None) 
     with storage_errors(path), path.open("rb") as file:
         data = file.read(most + 1)
     if len(data) > most:
-        raise DamagedError("the file is too large", path=path, expected=f"at most {most} bytes", found="more")
+        raise DamagedError("the file is too large", path=path, expected=f"at most {most:,} bytes", found="more")
     return data
