@@ -33,7 +33,7 @@ CHOICES: dict[str, dict[str, list[str]]] = {
         "AdamW for all weights, not Muon": ["muon_rate=0"],
         "no augmentation": ["augment=0"],
         "no context: pixels by their features alone": ["context=false"],
-        "half the channels": ["channels=24,48"],
+        "half the channels": ["channels=32,64"],
     },
     "foreground": {
         "the preset": [],

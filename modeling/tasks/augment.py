@@ -47,6 +47,7 @@ def foreground(image: Tensor, generator: torch.Generator, strength: float) -> tu
 def circle(image: Tensor, rows: Tensor, generator: torch.Generator, strength: float) -> tuple[Tensor, Tensor]:
     """Digits and their minimal circles after a random change: uint8 (n, H, W), int64 (n, 4) -> uint8, float (n, 3)."""
     image, mask, changed = foreground(image, generator, strength)
+    # Of all digits, also those left alone: to pick the others, one would have to wait for the device.
     return image, torch.where(changed[:, None], geometry.minimal_circles(mask), geometry.circles_from_rows(rows))
 
 
