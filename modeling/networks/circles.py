@@ -18,7 +18,7 @@ class CircleNet(nn.Module):
     """One encoder on cells of 2x2 pixels and coarser, with a head for the class and a head for the circle.
 
     `label_logits` (B, K). `logits` (B, H, W): the circle is the minimal one around the pixels where they are above 0.
-    They are trained by circles alone: see `losses.minimal_circle`. The logit of a pixel is read off the finest
+    They are trained by circles alone: see `losses.circle_pixels`. The logit of a pixel is read off the finest
     features; with global context, the curve of the image's grey levels is added.
     """
 

@@ -21,7 +21,7 @@ class GlobalContext(nn.Module):
     """What the grey levels of the whole image say: a summary of them, and a *curve*, a logit for each grey level.
 
     Each grey level has a learned embedding; its mean over the image goes through a small network. No threshold
-    criterion is wired in: what the curve is, is learned. Always in float32, since shares of pixels are small.
+    criterion is wired in: what the curve is, is learned. Never in bfloat16, since shares of pixels are small.
     """
 
     def __init__(self, width: int = 256) -> None:
@@ -47,7 +47,7 @@ class LocalContext(nn.Module):
     points, by its features, to where in its own window the digit is centred that it belongs to: it takes the mean of
     what is right there, by the weights that it gives to 3x3 places. So most cells of a digit agree on its class.
 
-    No threshold criterion is wired in and no grid is known. What comes from grey levels is always in float32.
+    No threshold criterion is wired in and no grid is known. What comes from grey levels is never in bfloat16.
     """
 
     ends = ("pointer", "levels", "correction", "classes")
@@ -71,7 +71,8 @@ class LocalContext(nn.Module):
         (B, C, H / cell, W / cell) -> (B, H / cell, W / cell, 2 + K) and (B, H / cell, W / cell, 9).
 
         Both are float32 while the network trains. Offset and slope are large and cancel at the edge of a digit, so that
-        in eval mode, where another runtime shall find the same, they are computed in float64, with the weights.
+        in eval mode, where another runtime shall find the same, they are computed from grey levels and weighted in
+        float64.
         """
         precision = torch.float32 if self.training else torch.float64
         places = features.permute(0, 2, 3, 1)

@@ -67,7 +67,7 @@ class MosaicNet(nn.Module):
     def _as_cells(self, values: Tensor) -> Tensor:
         """Values of the cells of the local context for those of the network: (B, h, w, K) -> (B, K, f * h, f * w)."""
         values, times = values.permute(0, 3, 1, 2), 2**self.level
-        if self.training:
+        if self.training:  # forward and backward in half the time
             return F.interpolate(values, scale_factor=float(times), mode="nearest")
         return values.repeat_interleave(times, 2).repeat_interleave(times, 3)  # onnxruntime resizes no float64
 

@@ -55,10 +55,10 @@ def enlarge(picture: UInt8, scale: int) -> UInt8:
 def draw_circle(picture: UInt8, circle: tuple[float, float, float], scale: int, colour: Colour) -> UInt8:
     """The picture, enlarged by `scale`, with a circle (x, y, radius) in pixels of the image, and with its centre.
 
-    The centre of the image's first pixel is at (0, 0). A circle that is not finite or has no radius is not drawn.
+    The centre of the image's first pixel is at (0, 0). A circle that is not finite, or of a radius below 0, is none.
     """
     x, y, radius = circle
-    if not np.isfinite(circle).all() or radius <= 0:
+    if not np.isfinite(circle).all() or radius < 0:
         return picture
     rows, columns = np.ogrid[: picture.shape[0], : picture.shape[1]]
     at_x, at_y = ((centre + 0.5) * scale - 0.5 for centre in (x, y))

@@ -33,10 +33,10 @@ def draw_case(task: str, sample: Arrays, prediction: Arrays) -> bytes:
     difference = enlarge(_difference(image, truth, found), scale)
     if task == "circles":
         x, y, den, r2 = (float(number) for number in sample["circle"])
-        due = (x / den, y / den, r2**0.5 / den) if den else None
+        due = (x / den, y / den, r2**0.5 / den) if den else (0.0, 0.0, -1.0)
         true_panel = _circled(grey, due, scale, TRUTH)
         x, y, radius = (float(number) for number in prediction["circle"])
-        found_panel = _circled(grey, (x, y, radius) if radius >= 0 else None, scale, PREDICTION)
+        found_panel = _circled(grey, (x, y, radius), scale, PREDICTION)
     elif task == "foreground":
         true_panel, found_panel = (
             enlarge(_coloured(mask, colour), scale) for mask, colour in ((truth, TRUTH), (found, PREDICTION))
@@ -68,10 +68,8 @@ def _difference(image: UInt8, truth: UInt8, found: UInt8) -> UInt8:
     return picture
 
 
-def _circled(picture: UInt8, circle: tuple[float, float, float] | None, scale: int, colour: Colour) -> UInt8:
-    """The picture, which has margins, with a circle (x, y, radius) in pixels of the sample, if there is one."""
-    if circle is None:
-        return picture
+def _circled(picture: UInt8, circle: tuple[float, float, float], scale: int, colour: Colour) -> UInt8:
+    """The picture, which has margins, with a circle (x, y, radius) in pixels of the sample."""
     x, y, radius = circle
     return draw_circle(picture, (x + _MARGIN, y + _MARGIN, radius), scale, colour)
 

@@ -84,8 +84,8 @@ def load_run(path: Path, device: str | torch.device = "cpu") -> Trained:
 
 
 def require_fit(trained: Trained, dataset: Dataset) -> None:
-    """Raise InputError where the dataset has other classes than the run knows (no matter for the foreground), or digits
-    of another size than the circles of the run (the other networks take any)."""
+    """Raise InputError where the dataset has other classes than the run knows (no matter for the foreground), or, for
+    circles, digits of another size."""
     if trained.task.name != "foreground" and trained.classes != dataset.classes:
         raise InputError(
             "the run was trained on other classes",
@@ -106,6 +106,6 @@ def require_size(trained: Trained, size: tuple[int, int], path: Path) -> None:
             path=path,
             expected=expected,
             found=found,
-            remedy="a circle needs the size that the run was trained on: crop or scale the images to"
+            remedy="class and circle are read off the image as a whole: crop or scale the images to"
             f" {expected} yourself, one digit in the middle of each",
         )

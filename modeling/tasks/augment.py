@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modeling.networks import geometry
 from modeling.networks.images import LEVELS
+from modeling.tasks import geometry
 
 _NEAR = 1 - 2.0**-49  # scores closer than this may be equal: four roundings of 2^-53 each, and room
 
@@ -44,11 +44,10 @@ def foreground(image: Tensor, generator: torch.Generator, strength: float) -> tu
     return torch.where(changed[:, None, None], warped, image), mask.to(torch.uint8), changed
 
 
-def circle(image: Tensor, rows: Tensor, generator: torch.Generator, strength: float) -> tuple[Tensor, Tensor]:
-    """Digits and their minimal circles after a random change: uint8 (n, H, W), int64 (n, 4) -> uint8, float (n, 3)."""
+def circle(image: Tensor, circles: Tensor, generator: torch.Generator, strength: float) -> tuple[Tensor, Tensor]:
+    """Digits and their minimal circles after a random change: uint8 (n, H, W), float64 (n, 3) -> uint8, float64."""
     image, mask, changed = foreground(image, generator, strength)
-    # Of all digits, also those left alone: to pick the others, one would have to wait for the device.
-    return image, torch.where(changed[:, None], geometry.minimal_circles(mask), geometry.circles_from_rows(rows))
+    return image, circles.index_put((changed,), geometry.minimal_circles(mask[changed]))
 
 
 def mosaic(

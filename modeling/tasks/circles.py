@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from modeling import metrics
 from modeling.config import Config
-from modeling.networks import geometry
 from modeling.networks.circles import CircleNet
-from modeling.tasks import augment, losses
+from modeling.tasks import augment, geometry, losses
 from modeling.tasks.task import Batch, Facts, Loss, Task
 
 
@@ -24,20 +23,20 @@ def _build(config: Config, facts: Facts) -> nn.Module:
 def _augment(batch: Batch, generator: torch.Generator, config: Config) -> Batch:
     image, circle = batch["image"], geometry.circles_from_rows(batch["circle"])
     if config.augment:
-        image, circle = augment.circle(image, batch["circle"], generator, config.augment)
+        image, circle = augment.circle(image, circle, generator, config.augment)
     return {**batch, "image": image, "circle": circle}
 
 
 def _lose(outputs: dict[str, Tensor], batch: Batch, config: Config) -> Loss:
     label = F.cross_entropy(outputs["label_logits"], batch["label"].long(), label_smoothing=config.smoothing)
-    circle = losses.minimal_circle(outputs["logits"], batch["circle"])
+    circle = losses.circle_pixels(outputs["logits"], batch["circle"])
     return label + circle, {"label": label.detach(), "circle": circle.detach()}
 
 
 def _predict(outputs: dict[str, Tensor]) -> Batch:
     label = outputs["label_logits"].argmax(1).to(torch.uint8)
     circle = geometry.minimal_circles(outputs["logits"] > 0)
-    return {"label": label, "circle": circle, "mask": geometry.raster(circle, *outputs["logits"].shape[-2:])}
+    return {"label": label, "circle": circle.float(), "mask": geometry.raster(circle, *outputs["logits"].shape[-2:])}
 
 
 def _score(predictions: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:

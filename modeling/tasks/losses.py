@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modeling.networks import geometry
+from modeling.tasks import geometry
 
 _HALVES = 16  # of a circle, each turned on from the one before
 _HOLDERS = 3  # pixels that hold a circle, at most
-_ON_EDGE = 32  # pixels on the edge of a circle that are looked at, the likeliest ones
+_ON_EDGE = 32  # pixels on the edge of a circle that are looked at, the likeliest; in 28 x 28 it has 24 at most
+_BESIDE = 1e-4  # pixels that one may be beside a half and is in it: in float32 it may end there
 _NEVER = -1e4  # a logit below all others
 
 
@@ -34,8 +35,8 @@ def cell_classes(logits: Tensor, mask: Tensor, smoothing: float = 0.0) -> Tensor
     return -(picked * foreground).sum() / foreground.sum().clamp(min=1)
 
 
-def minimal_circle(logits: Tensor, circle: Tensor) -> Tensor:
-    """What a minimal circle says of the pixels around which it is, as cross-entropy: float (B, H, W), (B, 3) = x, y, r.
+def circle_pixels(logits: Tensor, circle: Tensor) -> Tensor:
+    """What a minimal circle says of pixels, as cross-entropy: float (B, H, W), float64 (B, 3) = x, y, r.
 
     It says two things. What is outside is background: of this the sum over pixels. And every half of the circle has
     foreground on its edge, for else a smaller one would do: of this, for the likeliest such pixel of each half, the
@@ -49,8 +50,9 @@ def minimal_circle(logits: Tensor, circle: Tensor) -> Tensor:
     on = (distance.abs() <= geometry.ON).flatten(1)
     logit, place = logits.flatten(1).masked_fill(~on, _NEVER).topk(min(_ON_EDGE, on.shape[1]))
     turn = torch.arange(_HALVES, device=logits.device) * (2 * torch.pi / _HALVES)
-    across, down = place % width - circle[:, :1], place // width - circle[:, 1:2]
-    within = across[:, None] * turn.cos()[:, None] + down[:, None] * turn.sin()[:, None] >= -geometry.ON
+    x, y, _ = circle.float()[:, :, None].unbind(1)
+    across, down = place % width - x, place // width - y
+    within = across[:, None] * turn.cos()[:, None] + down[:, None] * turn.sin()[:, None] >= -_BESIDE
     likeliest = logit[:, None].expand_as(within).masked_fill(~within, _NEVER).amax(2)
     held = (F.softplus(-likeliest) * (likeliest > _NEVER)).mean(1).sum()
     return (background + _HOLDERS * held) / count

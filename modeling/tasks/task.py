@@ -13,7 +13,7 @@ from modeling.config import Config
 
 Batch = dict[str, Tensor]
 Loss = tuple[Tensor, dict[str, Tensor]]
-Facts = Mapping[str, Any]  # of a dataset: "classes", their names
+Facts = Mapping[str, Any]  # of a dataset, as `runs.evidence.describe` tells them: "classes", "tile" and others
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from torch import Tensor
 from datagen.circle import enclose, raster
 from datagen.otsu import threshold
 from datagen.sources import strokes
-from modeling.networks import geometry
-from modeling.tasks import augment
+from modeling.tasks import augment, geometry
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -138,10 +137,10 @@ def test_digits_without_certain_foreground_are_left_as_they_are() -> None:
 
 def test_circles_after_augmentation_are_the_exact_ones() -> None:
     images, _ = digits(300)
-    rows = torch.from_numpy(enclose(exact_masks(images).numpy()))
-    image, found = augment.circle(images, rows, keyed(3), 1.0)
+    stored = geometry.circles_from_rows(torch.from_numpy(enclose(exact_masks(images).numpy())))
+    image, found = augment.circle(images, stored, keyed(3), 1.0)
     exact = geometry.circles_from_rows(torch.from_numpy(enclose(exact_masks(image).numpy())))
-    torch.testing.assert_close(found, exact, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found, exact, atol=1e-9, rtol=0)
     assert (image != images).flatten(1).any(1).sum() > 150
 
 
@@ -181,16 +180,31 @@ def test_minimal_circles_are_the_exact_ones(case: tuple[int, int, int, float]) -
     seed, height, width, density = case
     mask = (np.random.default_rng(seed).random((30, height, width)) < density).astype(np.uint8)
     exact = geometry.circles_from_rows(torch.from_numpy(enclose(mask)))
-    torch.testing.assert_close(geometry.minimal_circles(torch.from_numpy(mask)), exact, atol=1e-5, rtol=0)
+    torch.testing.assert_close(geometry.minimal_circles(torch.from_numpy(mask)), exact, atol=1e-9, rtol=0)
 
 
 def test_a_raster_holds_the_pixels_of_the_circle_and_no_other() -> None:
-    circle = torch.tensor([[2.0, 1.0, 1.0], [0.25, 3.0, 0.3], [1.0, 1.0, 1.4]])
+    circle = torch.tensor([[2.0, 1.0, 1.0], [0.25, 3.0, 0.3], [1.0, 1.0, 1.4]], dtype=torch.float64)
     found = geometry.raster(circle, 4, 5)
     for (x, y, r), mask in zip(circle.tolist(), found.tolist(), strict=True):
         for row in range(4):
             for column in range(5):
                 assert mask[row][column] == ((column - x) ** 2 + (row - y) ** 2 <= r**2)
+
+
+@pytest.mark.parametrize(("count", "side"), [(2000, 28), (200, 100), (8, 512)])
+def test_the_raster_of_a_circle_around_any_points_is_exact(count: int, side: int) -> None:
+    """Also where a pixel lies as near to a circle as one can that is not on it."""
+    rng = np.random.default_rng(side)
+    masks = np.zeros((count, side, side), np.uint8)
+    for mask in masks:
+        mask[*rng.integers(0, side, (2, 3))] = 1
+    masks[0] = 0
+    masks[0][[0, 3, 25], [0, 26, 9]] = 1  # a pixel outside is 0.00005 away from the circle
+    rows = enclose(masks)
+    circles = geometry.minimal_circles(torch.from_numpy(masks))
+    torch.testing.assert_close(circles, geometry.circles_from_rows(torch.from_numpy(rows)), atol=1e-9, rtol=0)
+    assert torch.equal(geometry.raster(circles, side, side), torch.from_numpy(raster(rows, side, side)))
 
 
 def test_the_raster_of_a_stored_circle_is_the_stored_mask() -> None:

@@ -13,6 +13,7 @@ from fakes import tiny
 from modeling.metrics import circle_scores, foreground_scores, mosaic_scores, overall_values
 from modeling.scoring.baselines import FITS
 from modeling.scoring.predictions import NAMES
+from modeling.shards import open_dataset
 from modeling.tasks import TASKS
 
 PAGE = (Path(__file__).parents[2] / "docs/metrics.md").read_text("utf-8")
@@ -89,3 +90,9 @@ def test_the_examples_run_as_they_stand(
     assert names["mask"].shape == (2, 28, 28)
     assert names["mask"][0].sum() == 29  # pixels within 3 of a pixel's centre
     assert names["mask"][0, 10, 17] and not names["mask"][0, 10, 18]
+
+    stored = open_dataset("data/mnist").split("circles", "train")
+    x, y, den, r2 = stored["circle"][:].T.astype(np.float64)
+    names |= {"x": np.float32(x / den), "y": np.float32(y / den), "radius": np.float32(np.sqrt(r2) / den)}
+    exec(drawn, names)
+    assert np.array_equal(names["mask"], stored["mask"][:])

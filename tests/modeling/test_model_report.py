@@ -461,7 +461,7 @@ def test_pictures_show_what_is_missed_invented_and_of_a_wrong_class() -> None:
 def test_circles_are_drawn_where_they_are() -> None:
     plane = np.zeros((24, 24), np.uint8)
     sample = {"image": plane, "mask": plane, "circle": np.array([20, 30, 2, 144])}  # centre 10, 15; radius 6
-    prediction = {"mask": plane, "circle": np.array([0.0, 0.0, 0.0])}  # found none
+    prediction = {"mask": plane, "circle": np.array([0.0, 0.0, -1.0])}  # found none
     _, due, said, _ = panels(pictures.draw_case("circles", sample, prediction))
     scale = 6  # 28 pixels with the margin, 168 of the panel
     rows, columns = np.nonzero((due == pictures.TRUTH).all(axis=-1))
@@ -472,6 +472,11 @@ def test_circles_are_drawn_where_they_are() -> None:
     assert ring.sum() > 300
     assert (distance[~ring] < 0.6).all()
     assert not said.any()
+    sample["circle"] = np.array([0, 0, 0, 0])  # there is none; what is found is one pixel
+    _, due, said, _ = panels(pictures.draw_case("circles", sample, prediction | {"circle": np.array([5.0, 7.0, 0.0])}))
+    assert not due.any()
+    rows, columns = np.nonzero(said.any(axis=-1))
+    assert np.hypot((columns + 0.5) / scale - 2.5 - 5, (rows + 0.5) / scale - 2.5 - 7).max() < 1
 
 
 def test_class_colours_differ() -> None:

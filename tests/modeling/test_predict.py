@@ -22,7 +22,6 @@ from modeling.errors import InputError
 from modeling.inference import overlays, predict
 from modeling.inference.findings import describe, rows, words
 from modeling.inference.inputs import are_blank, are_light, read_inputs
-from modeling.networks import geometry
 from modeling.networks.mosaics import semantic
 from modeling.pictures import png
 from modeling.pictures.drawing import mask_colours
@@ -30,6 +29,7 @@ from modeling.runs.trained import load_run, require_fit
 from modeling.scoring.predictions import read_predictions
 from modeling.scoring.score import predict_split, score_predictions
 from modeling.shards import Dataset, open_dataset
+from modeling.tasks import geometry
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fakes import tiny
@@ -106,6 +107,22 @@ def test_predictions_have_the_shape_and_type_of_the_truth(dataset: Dataset, name
             assert found[column].dtype == torch.uint8
             assert tuple(found[column].shape) == split[column][:5].shape
     assert ("circle" in found) == (name == "circles")
+
+
+def test_who_finds_the_stored_foreground_finds_the_stored_circle_and_mask(dataset: Dataset) -> None:
+    truth = dataset.split("circles", "train")[:64]
+    foreground = torch.tensor(dataset.split("foreground", "train")["mask"][:64]) > 0
+    foreground[0] = False
+    foreground[1] = torch.zeros(28, 28).index_put((torch.tensor(5), torch.tensor(7)), torch.tensor(1.0)) > 0
+    found = TASKS["circles"].predict(
+        {"logits": torch.where(foreground, 30.0, -30.0), "label_logits": torch.zeros(len(foreground), 10)}
+    )
+    x, y, den, r2 = truth["circle"].astype(np.float64).T
+    assert found["circle"].dtype == torch.float32
+    assert found["circle"][:2].tolist() == [[0, 0, -1], [7, 5, 0]]
+    np.testing.assert_allclose(found["circle"][2:], np.stack([x / den, y / den, np.sqrt(r2) / den], 1)[2:], atol=1e-5)
+    assert found["mask"][:2].sum((1, 2)).tolist() == [0, 1]
+    assert np.array_equal(found["mask"][2:], truth["mask"][2:])
 
 
 @pytest.mark.parametrize("name", list(TASKS))
