@@ -29,7 +29,7 @@ def _run(shown: Shown) -> list[Markup]:
         facts.append(["best weights", f"of step {best['step']:,}, {best['weights']}"])
     return [
         tag("h3", run.task),
-        table(f"How {run.task} was trained", [["fact", "value"], *facts], class_="facts"),
+        table(f"How the network for {run.task} was trained", [["fact", "value"], *facts], class_="facts"),
         config,
     ]
 
