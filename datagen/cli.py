@@ -51,7 +51,8 @@ class _Commands(click.Group):
                 f"{error.filename or 'the system'}: {error.strerror or error}", StorageError.exit_code
             ) from error
         except KeyboardInterrupt:
-            raise _failure("interrupted; run it again: a build goes on where it was", INTERRUPTED) from None
+            hint = "; give the same command again: it goes on where it was" if ctx.invoked_subcommand == "build" else ""
+            raise _failure(f"interrupted{hint}", INTERRUPTED) from None
 
 
 def main() -> NoReturn:

@@ -645,7 +645,7 @@ def test_an_interrupted_build_ends_within_a_second_and_cleanly(
     _, said = process.communicate(timeout=PATIENCE)
     assert time.monotonic() - sent < 1
     assert process.returncode == 130
-    assert said == "Error: interrupted; run it again: a build goes on where it was\n"
+    assert said == "Error: interrupted; give the same command again: it goes on where it was\n"
     assert not (root / MANIFEST).exists()
     assert has_no_draft(root)
     assert build.build(recipes.load(str(long_recipe)), root, workers=2).kept >= 5
