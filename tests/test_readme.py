@@ -101,6 +101,25 @@ def test_the_tables_of_speed_and_scores_are_what_the_evidence_says() -> None:
     assert readme() == README
 
 
+def test_the_tables_of_the_ablation_are_what_the_evidence_says() -> None:
+    facts = json.loads((ROOT / "results/ablation.json").read_text("utf-8"))
+    page = (ROOT / "docs/models.md").read_text("utf-8")
+    script = "import ablation, json, sys; print(ablation.tables(json.load(sys.stdin)), end='')"
+    tables = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT / "benchmarks",
+        input=json.dumps(facts),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    assert f"<!-- ablation -->\n{tables}<!-- /ablation -->" in page
+    for one in facts["runs"]:
+        now = vars(preset(one["task"], "cpu", one["seed"])) | {"steps": one["config"]["steps"]}
+        changed = {name for name, value in one["config"].items() if value != json.loads(json.dumps(now[name]))}
+        assert len(changed) == (0 if one["choice"] == "the preset" else 1)
+
+
 def test_the_scores_are_of_the_presets_as_they_are() -> None:
     published = json.loads((ROOT / "results" / "training.json").read_text())
     for run in published["runs"]:
