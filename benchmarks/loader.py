@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -155,8 +156,9 @@ def main(
                 wall[name].append(rates[1])
             click.echo(f"round {number + 1} of {rounds}: load {os.getloadavg()[0]:.1f}", err=True)
     base = "numpy.take (the floor)"
+    options = [part for peer in chosen for part in ("--peer", peer)] + ["--rounds", str(rounds)]
     facts = {
-        "command": "python benchmarks/loader.py",
+        "command": shlex.join(["python", "benchmarks/loader.py", *options]),
         "digest": opened.digest,
         "samples": len(split),
         "samples_of_peers": min(count, len(split)),

@@ -34,10 +34,11 @@ def sample(
     from datagen import build as library
 
     folder = Path(where)
-    is_recipe = folder.is_file() or folder.suffix == ".toml" or folder.name == where  # the name of a packaged one
+    is_file, is_name = folder.is_file() or folder.suffix == ".toml", folder.name == where  # of a packaged recipe
+    is_dataset = folder.is_dir() or not (is_file or is_name)
     resolved = (
         library.resolve_dataset(folder, directory=source_dir)
-        if folder.is_dir() or not is_recipe
+        if is_dataset
         else library.resolve(recipe_of(recipe_name=where), directory=source_dir, report=say(quiet or as_json))
     )
     values = resolved.sample(task, split, index)
