@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from datagen import files
 from datagen.errors import BusyError, StorageError
@@ -180,6 +182,38 @@ def test_a_discarded_draft_leaves_nothing_and_a_committed_one_stays(tmp_path: Pa
     draft.commit()
     draft.discard()
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@settings(deadline=None)
+@given(start=st.integers(0, 200), sizes=st.lists(st.integers(0, 300), max_size=12), limit=st.integers(1, 400))
+def test_a_stream_writes_what_was_appended_by_whole_huge_pages(
+    tmp_path_factory: pytest.TempPathFactory, start: int, sizes: list[int], limit: int
+) -> None:
+    path, content = tmp_path_factory.mktemp("stream") / "file", random.Random(0).randbytes(sum(sizes))
+    write, asked = os.pwritev, []
+
+    def write_some(descriptor: int, parts: list[memoryview], at: int) -> int:
+        asked.append((at, at + sum(map(len, parts))))
+        return write(descriptor, [b"".join(parts)[:limit]], at)
+
+    draft = files.Draft(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "HUGE_PAGE", 64)
+        patch.setattr(os, "pwritev", write_some)
+        stream, first = files.Stream(draft, start), 0
+        for size in sizes:
+            block = bytearray(content[first : first + size])
+            stream.append(block)
+            block[:] = bytes(size)  # a caller's block is its own again
+            first += size
+            assert stream.end == start + first
+        assert all(stop % 64 == 0 for _, stop in asked)
+        assert max((stop for _, stop in asked), default=start) == max(start, stream.end // 64 * 64)
+        stream.flush()
+    draft.commit()
+    assert path.read_bytes() == (bytes(start) + content if content else b"")
+    if limit == 400:  # no write ends early: each but the first begins where a page does
+        assert all(at == start or at % 64 == 0 for at, _ in asked)
 
 
 def test_an_exception_in_the_middle_commits_nothing(tmp_path: Path) -> None:

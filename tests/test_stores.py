@@ -476,7 +476,7 @@ def test_a_disk_that_fills_is_told_and_nothing_is_left(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write" if name == "zarr" else "pwrite", full)
+        patch.setattr(os, "pwritev", full)
         with pytest.raises(StorageError, match="no space left") as caught:
             write_shard(tmp_path, name, of, 0, samples(of), 100)
     assert "mosaics/val" in str(caught.value)
@@ -489,10 +489,14 @@ def test_writes_that_end_early_go_on_where_they_ended(
 ) -> None:
     of = section()
     write(tmp_path / "a", name, of, samples(of))
-    write_some, write_some_at = os.write, os.pwrite
+    write_all = os.pwritev
+
+    def write_some(descriptor: int, parts: list[memoryview], at: int) -> int:
+        data = b"".join(parts)
+        return write_all(descriptor, [data[: 1 + len(data) // 3]], at)
+
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", lambda file, data: write_some(file, data[: 1 + len(data) // 3]))
-        patch.setattr(os, "pwrite", lambda file, data, at: write_some_at(file, data[: 1 + len(data) // 3], at))
+        patch.setattr(os, "pwritev", write_some)
         write(tmp_path / "b", name, of, samples(of))
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 

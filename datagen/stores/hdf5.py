@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from datagen.errors import DamageError, StorageError
-from datagen.files import Draft, storage_errors
+from datagen.files import Draft, Stream, storage_errors
 from datagen.hashing import file_digest
 from datagen.layout import CHUNK
 from datagen.stores.section import Array, Column, Contradiction, Extent, Section
@@ -46,20 +46,23 @@ class ShardWriter:
             self._draft.discard()
             raise
         self._lengths = dict.fromkeys(self._offsets, 0)
+        self._streams = {
+            name: Stream(self._draft, offset) for name, offset in self._offsets.items() if offset is not None
+        }
 
     def append(self, column: str, block: Array) -> None:
         view = block.data.cast("B")
-        offset = self._offsets[column]
-        if offset is None:
-            assert self._chunks is not None
+        if self._chunks is not None:
             self._chunks.append(column, view)
         else:
-            _write_at(self._draft, offset + self._lengths[column], view)
+            self._streams[column].append(view)
         self._lengths[column] += len(view)
 
     def commit(self) -> dict[str, Extent]:
         if self._chunks is not None:
             self._chunks.finish()
+        for stream in self._streams.values():
+            stream.flush()
         with storage_errors(self._draft.path):
             size = os.fstat(self._draft.descriptor).st_size
             digest = bytes.fromhex(file_digest(self._draft.temporary))
@@ -321,10 +324,3 @@ def _create_view(file: h5py.File, section: Section, column: Column) -> None:
     whole.select_all()
     kind = h5py.h5t.py_create(np.dtype(column.dtype))
     h5py.h5d.create(file.id, column.name.encode(), kind, whole, properties)
-
-
-def _write_at(draft: Draft, position: int, view: memoryview) -> None:
-    with storage_errors(draft.path):
-        while view:
-            written = os.pwrite(draft.descriptor, view, position)
-            view, position = view[written:], position + written

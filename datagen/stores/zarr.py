@@ -16,7 +16,7 @@ import numpy.typing as npt
 import xxhash
 
 from datagen.errors import DamageError
-from datagen.files import Draft, storage_errors, write_all, write_atomic
+from datagen.files import Draft, Stream, write_atomic
 from datagen.hashing import canonical_json
 from datagen.layout import CHUNK
 from datagen.stores.section import Array, Column, Contradiction, Extent, Section
@@ -60,6 +60,7 @@ class _ShardFile:
 
     def __init__(self, path: Path, section: Section, column: Column) -> None:
         self.draft = Draft(path)
+        self._stream = Stream(self.draft)
         self._chunk_bytes = CHUNK * column.sample_bytes
         self._index = _empty_index(section)
         self._encode = _encoder(section.compression)
@@ -67,7 +68,6 @@ class _ShardFile:
         self._pending = bytearray()
         self._chunks = 0
         self._length = 0
-        self._position = 0
 
     def append(self, block: Array) -> None:
         view = block.data.cast("B")
@@ -84,27 +84,26 @@ class _ShardFile:
         padding = bytes(-self._length % self._chunk_bytes)
         if self._encode is None:
             self._write(padding)
-            offsets = range(0, self._position, self._chunk_bytes)
+            offsets = range(0, self._stream.end, self._chunk_bytes)
             self._index[: len(offsets)] = [(offset, self._chunk_bytes) for offset in offsets]
         elif self._pending:
             self._write_encoded(self._pending + padding)
         self._write(_checked(self._index))
+        self._stream.flush()
         self.draft.commit()
         offset = 0 if self._encode is None else None
-        return Extent(offset, self._length, self._position, self._digest.digest())
+        return Extent(offset, self._length, self._stream.end, self._digest.digest())
 
     def _write_encoded(self, chunk: bytes | bytearray) -> None:
         assert self._encode is not None
         encoded = self._encode(chunk)
-        self._index[self._chunks] = self._position, len(encoded)
+        self._index[self._chunks] = self._stream.end, len(encoded)
         self._chunks += 1
         self._write(encoded)
 
     def _write(self, data: bytes | memoryview) -> None:
-        with storage_errors(self.draft.path):
-            write_all(self.draft.descriptor, data)
+        self._stream.append(data)
         self._digest.update(data)
-        self._position += len(data)
 
 
 def write_frame(root: Path, section: Section) -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modeling.reading import mapping
 from modeling.reading.columns import Column
 from modeling.reading.mapping import ALIGNMENT, Run, map_apart, map_together, place_runs
 
@@ -98,6 +99,23 @@ def test_the_files_are_let_go_with_the_last_array(tmp_path: Path) -> None:
     del part
     assert owner() is None
     assert is_mapped(path) in (False, None)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs a system that tells how files are mapped")
+@pytest.mark.parametrize("share", [0.25, 0.0])
+def test_huge_pages_are_asked_for_unless_they_would_take_much_of_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    monkeypatch.setattr(mapping, "_SHARE", share)
+    runs = [Run(tmp_path / name, 0, 4096) for name in "ab"]
+    for run in runs:
+        run.path.write_bytes(bytes(4096))
+    together = map_together(runs, BYTE, ())
+    assert together is not None
+    for run in runs:
+        _, described = Path("/proc/self/smaps").read_text().split(str(run.path))
+        flags = next(line.split()[1:] for line in described.splitlines() if line.startswith("VmFlags"))
+        assert ("hg" in flags) == (share > 0)  # the advice to use huge pages
 
 
 def owner_of(array: npt.NDArray[Any]) -> Any:
