@@ -40,7 +40,8 @@ PARTS: list[tuple[str, Any, str]] = [
     ("XXH3-128 of each mosaic", mosaics, "sample_digests"),
     ("SHA-256 of all columns", hashing.ColumnHasher, "update"),
     ("XXH3-128 of all files, padding, index", zarr._ShardFile, "_write"),
-    ("write to the page cache", zarr, "write_all"),
+    ("write to the page cache", files.Stream, "append"),
+    ("write to the page cache", files.Stream, "flush"),
     ("fsync, rename, sync the folder", files.Draft, "commit"),
 ]
 
