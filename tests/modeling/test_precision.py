@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -11,12 +13,20 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    ("tiles", "expected"), [({"amx_bf16": True}, "bfloat16"), ({"amx_bf16": False}, "float32"), ({}, "float32")]
+    ("processor", "expected"),
+    [
+        ({"cpu_name": "Intel(R) Xeon(R) Processor", "avx512_bf16": True, "amx_bf16": True}, "bfloat16"),
+        ({"cpu_name": "Intel(R) Xeon(R) Processor", "avx512_bf16": True, "amx_bf16": False}, "float32"),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True, "amx_bf16": False}, "bfloat16"),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": False, "amx_bf16": False}, "float32"),
+        ({"avx512_bf16": True}, "float32"),
+        ({}, "float32"),
+    ],
 )
-def test_a_cpu_computes_in_bfloat16_where_it_has_tiles_for_it(
-    tiles: dict[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch
+def test_a_cpu_computes_in_bfloat16_where_it_has_fast_units_for_it(
+    processor: dict[str, Any], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, **tiles})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
     assert choose_precision("auto", CPU) == expected
 
 
