@@ -156,7 +156,7 @@ def main(
                 wall[name].append(rates[1])
             click.echo(f"round {number + 1} of {rounds}: load {os.getloadavg()[0]:.1f}", err=True)
     base = "numpy.take (the floor)"
-    options = [part for peer in chosen for part in ("--peer", peer)] + ["--rounds", str(rounds)]
+    options = [part for peer in chosen for part in ("--peer", peer)] + ["--count", str(count), "--rounds", str(rounds)]
     facts = {
         "command": shlex.join(["python", "benchmarks/loader.py", *options]),
         "digest": opened.digest,

@@ -105,8 +105,8 @@ class Draft:
 class Stream:
     """Bytes appended to a draft from byte `start` on, written by whole huge pages; `flush` writes what is left.
 
-    Linux caches a file in pages as large as the writes that made it allow, at most huge ones. Whoever maps a file that
-    lies in those gathers samples from it a fifth faster.
+    Where the file system lets Linux cache a file in large pages, they are as large as the writes that fill them allow.
+    Whoever maps a file that lies in huge ones gathers samples from it a fifth faster.
     """
 
     def __init__(self, draft: Draft, start: int = 0) -> None:
@@ -135,11 +135,14 @@ class Stream:
         self._held = bytearray()
 
     def _write(self, parts: list[bytearray | memoryview]) -> None:
-        """Write the parts one after the other in one call; a short write goes on where it ended."""
+        """Write the parts one after the other, in one call if it can be; a short write goes on where it ended."""
         rest = [memoryview(part) for part in parts if part]
         with storage_errors(self._draft.path):
             while rest:
-                written = os.pwritev(self._draft.descriptor, rest, self._written)
+                if hasattr(os, "pwritev"):
+                    written = os.pwritev(self._draft.descriptor, rest, self._written)
+                else:  # some builds of Python for macOS
+                    written = os.pwrite(self._draft.descriptor, rest[0], self._written)
                 self._written += written
                 while rest and written >= len(rest[0]):
                     written -= len(rest.pop(0))

@@ -32,14 +32,16 @@ def failure(message: str, exit_code: int) -> click.ClickException:
 class Progress:
     """What to call with the name of a task and each record of its log.
 
-    Prints a line for each evaluation; on a terminal also one that moves on, with all tasks that are being trained. That
-    nobody reads it any more is no reason to lose a run: what cannot be printed is not.
+    Prints a line for each evaluation; on a terminal also one that moves on, with all tasks that are being trained, and
+    elsewhere one at the beginning of each and after each tenth of its steps. That nobody reads it any more is no reason
+    to lose a run: what cannot be printed is not.
     """
 
     def __init__(self, steps: Mapping[str, int], headlines: Mapping[str, str]) -> None:
         self._steps, self._headlines = steps, headlines
         self._moving = sys.stderr.isatty()
         self._now: dict[str, str] = {}
+        self._tenths: dict[str, int] = {}  # of the steps of a task that were told, where nothing moves
 
     def __call__(self, task: str, record: Record) -> None:
         steps = self._steps[task]
@@ -53,12 +55,12 @@ class Progress:
             self._now.pop(task, None)
             self._stay(f"{task}  step {record['step']:,} of {steps:,}  val: {score}{best}")
         elif self._moving:
-            self._now[task] = (
-                f"{task} {record['step'] / steps:.0%} loss {record['loss']:.4f}"
-                f" {record['samples_per_second']:,.0f} samples/s {duration(record['seconds_left'])} left"
-            )
+            self._now[task] = f"{task} {record['step'] / steps:.0%} {_pace(record)}"
             width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be overwritten
             self._print(f"\r\033[K{' | '.join(self._now.values())[:width]}")
+        elif (tenth := 10 * record["step"] // steps) > self._tenths.get(task, -1):
+            self._tenths[task] = tenth
+            self._stay(f"{task}  step {record['step']:,} of {steps:,}  {_pace(record)}")
 
     def _stay(self, text: str) -> None:
         self._print(f"\r\033[K{text}\n" if self._moving else f"{text}\n")
@@ -66,6 +68,11 @@ class Progress:
     def _print(self, text: str) -> None:
         with contextlib.suppress(OSError):
             click.echo(text, nl=False, err=True)
+
+
+def _pace(record: Record) -> str:
+    left = duration(record["seconds_left"])
+    return f"loss {record['loss']:.4f} {record['samples_per_second']:,.0f} samples/s {left} left"
 
 
 def print_trained(evidence: Evidence, folder: Path, headline: str) -> None:

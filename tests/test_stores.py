@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -26,6 +27,7 @@ from helpers import FORMATS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from datagen import files
 from datagen.errors import DamageError, StorageError
 from datagen.files import Draft, is_draft
 from datagen.hashing import bytes_digest
@@ -466,16 +468,20 @@ def test_a_compressed_chunk_that_does_not_decode_is_damage(tmp_path: Path) -> No
             open_store(name).read_rows(tmp_path / name, of, of.columns[0], 0, 1)
 
 
+@pytest.mark.parametrize("number", [1, 2, 7])
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_disk_that_fills_is_told_and_nothing_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
 ) -> None:
-    of = section()
+    of, calls, write_all = section(), itertools.count(1), os.pwritev
 
-    def full(*_: Any) -> int:
-        raise OSError(28, "No space left on device")
+    def full(*arguments: Any) -> int:
+        if next(calls) == number:
+            raise OSError(28, "No space left on device")
+        return write_all(*arguments)
 
     with monkeypatch.context() as patch:
+        patch.setattr(files, "HUGE_PAGE", 64)
         patch.setattr(os, "pwritev", full)
         with pytest.raises(StorageError, match="no space left") as caught:
             write_shard(tmp_path, name, of, 0, samples(of), 100)
@@ -483,22 +489,28 @@ def test_a_disk_that_fills_is_told_and_nothing_is_left(
     assert not contents(tmp_path)
 
 
+@pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("name", FORMATS)
-def test_writes_that_end_early_go_on_where_they_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+def test_the_bytes_are_the_same_however_they_come_to_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, compression: str
 ) -> None:
-    of = section()
-    write(tmp_path / "a", name, of, samples(of))
-    write_all = os.pwritev
+    of, write_all = section(compression=compression), os.pwritev
+    extents = [write(tmp_path / "whole", name, of, samples(of))]
 
     def write_some(descriptor: int, parts: list[memoryview], at: int) -> int:
         data = b"".join(parts)
         return write_all(descriptor, [data[: 1 + len(data) // 3]], at)
 
     with monkeypatch.context() as patch:
+        patch.setattr(files, "HUGE_PAGE", 64)
+        extents.append(write(tmp_path / "by pages", name, of, samples(of)))
         patch.setattr(os, "pwritev", write_some)
-        write(tmp_path / "b", name, of, samples(of))
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+        extents.append(write(tmp_path / "in pieces", name, of, samples(of)))
+        patch.delattr(os, "pwritev")
+        extents.append(write(tmp_path / "one by one", name, of, samples(of)))
+    assert all(each == extents[0] for each in extents)
+    for other in ("by pages", "in pieces", "one by one"):
+        assert contents(tmp_path / other) == contents(tmp_path / "whole")
 
 
 def test_a_section_counts_shards_chunks_and_samples() -> None:

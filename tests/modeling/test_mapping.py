@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import weakref
 from pathlib import Path
 from typing import Any
@@ -101,12 +103,15 @@ def test_the_files_are_let_go_with_the_last_array(tmp_path: Path) -> None:
     assert is_mapped(path) in (False, None)
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs a system that tells how files are mapped")
-@pytest.mark.parametrize("share", [0.25, 0.0])
+@pytest.mark.skipif(
+    not (hasattr(mmap, "MADV_HUGEPAGE") and Path("/sys/kernel/mm/transparent_hugepage").exists()),
+    reason="needs a system with huge pages that can be asked for",
+)
+@pytest.mark.parametrize(("memory", "asked"), [(1 << 30, True), (8 << 20, False)])
 def test_huge_pages_are_asked_for_unless_they_would_take_much_of_the_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int, asked: bool
 ) -> None:
-    monkeypatch.setattr(mapping, "_SHARE", share)
+    monkeypatch.setattr(mapping, "_memory", lambda: memory)
     runs = [Run(tmp_path / name, 0, 4096) for name in "ab"]
     for run in runs:
         run.path.write_bytes(bytes(4096))
@@ -115,7 +120,22 @@ def test_huge_pages_are_asked_for_unless_they_would_take_much_of_the_memory(
     for run in runs:
         _, described = Path("/proc/self/smaps").read_text().split(str(run.path))
         flags = next(line.split()[1:] for line in described.splitlines() if line.startswith("VmFlags"))
-        assert ("hg" in flags) == (share > 0)  # the advice to use huge pages
+        assert ("hg" in flags) == asked  # the advice to use huge pages
+
+
+@pytest.mark.skipif(
+    not (Path("/proc/self/cgroup").exists() and "0::" in Path("/proc/self/cgroup").read_text()),
+    reason="needs control groups of version 2",
+)
+def test_the_memory_is_no_more_than_a_control_group_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    monkeypatch.setattr(mapping, "_CONTROL_GROUPS", tmp_path)
+    assert mapping._memory() == machine
+    limit = tmp_path / "memory.max"  # of the group that all others are in
+    limit.write_text("max\n")
+    assert mapping._memory() == machine
+    limit.write_text("12345678\n")
+    assert mapping._memory() == 12345678
 
 
 def owner_of(array: npt.NDArray[Any]) -> Any:

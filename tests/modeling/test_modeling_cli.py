@@ -429,11 +429,20 @@ def test_a_terminal_shows_all_that_train_on_one_line_as_long_as_it_is_wide(monke
     assert terminal.text.endswith("best so far\n\r\033[Kcircles 50% loss 0.5000 1,234 samples/s 2:05 left")
 
 
-def test_where_there_is_no_terminal_only_evaluations_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    tell = partial(Progress({"foreground": 1000}, {"foreground": "iou"}), "foreground")
-    for record in RECORDS[1:]:
-        tell(record)
-    assert capsys.readouterr().err == "foreground  step 10 of 1,000  val: iou 99.63%, the best so far\n"
+def test_where_there_is_no_terminal_the_beginning_each_tenth_and_evaluations_are_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tell = Progress({"foreground": 1000, "circles": 20}, {"foreground": "iou", "circles": "gated_iou"})
+    for step in (10, 50, 90, 110, 190, 410):
+        tell("foreground", {**RECORDS[1], "step": step})
+    tell("circles", RECORDS[1])
+    tell("foreground", {**RECORDS[2], "step": 410})
+    pace = "loss 0.5000 1,234 samples/s 2:05 left"
+    assert capsys.readouterr().err.splitlines() == [
+        *(f"foreground  step {step} of 1,000  {pace}" for step in (10, 110, 410)),
+        f"circles  step 10 of 20  {pace}",
+        "foreground  step 410 of 1,000  val: iou 99.63%, the best so far",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +29,14 @@ def test_a_cpu_computes_in_bfloat16_where_it_has_fast_units_for_it(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
     assert choose_precision("auto", CPU) == expected
+
+
+def test_the_names_by_which_a_processor_is_known_are_those_of_torch() -> None:
+    facts = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    if "vendor_id" in facts:  # an x86
+        capabilities = torch.cpu.get_capabilities()
+        assert {"amx_bf16", "avx512_bf16"} <= capabilities.keys()
+        assert capabilities["cpu_name"].startswith("AMD") == ("AuthenticAMD" in facts)
 
 
 @pytest.mark.parametrize(("units", "expected"), [(True, "bfloat16"), (False, "float32")])
