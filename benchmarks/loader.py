@@ -32,6 +32,7 @@ from modeling.shards import Split, open_dataset
 from modeling.training.loader import Loader
 
 COLUMNS = ("image", "mask", "label")
+WARM_UP = 1.0  # seconds at most that each runs uncounted before its turn: its memory may have gone cold meanwhile
 
 Array = npt.NDArray[Any]
 Epoch = Callable[[], Iterator[Any]]
@@ -146,17 +147,19 @@ def main(
             "ours through torch's DataLoader": through_torch(split, order),
             **theirs,
         }
+        os.sync()  # or the first rounds run beside the writing of what the peers keep
         cpu: dict[str, list[float]] = {name: [] for name in contestants}
         wall: dict[str, list[float]] = {name: [] for name in contestants}
-        clock(contestants["ours"], batch, 3600)  # warm: pages mapped, buffers touched
         for number in range(rounds):
             for name, epoch in contestants.items():
+                clock(epoch, batch, WARM_UP)
                 rates = clock(epoch, batch, seconds if name in theirs else 3600)
                 cpu[name].append(rates[0])
                 wall[name].append(rates[1])
             click.echo(f"round {number + 1} of {rounds}: load {os.getloadavg()[0]:.1f}", err=True)
     base = "numpy.take (the floor)"
-    options = [part for peer in chosen for part in ("--peer", peer)] + ["--count", str(count), "--rounds", str(rounds)]
+    options = [part for peer in chosen for part in ("--peer", peer)] + [f"--count={count}", f"--rounds={rounds}"]
+    options.append(f"--seconds={seconds:g}")
     facts = {
         "command": shlex.join(["python", "benchmarks/loader.py", *options]),
         "digest": opened.digest,
