@@ -158,8 +158,11 @@ def main(
                 wall[name].append(rates[1])
             click.echo(f"round {number + 1} of {rounds}: load {os.getloadavg()[0]:.1f}", err=True)
     base = "numpy.take (the floor)"
-    options = [part for peer in chosen for part in ("--peer", peer)] + [f"--count={count}", f"--rounds={rounds}"]
-    options.append(f"--seconds={seconds:g}")
+    options = [f"--peer={peer}" for peer in chosen] + [
+        f"--count={count}",
+        f"--rounds={rounds}",
+        f"--seconds={seconds:g}",
+    ]
     facts = {
         "command": shlex.join(["python", "benchmarks/loader.py", *options]),
         "digest": opened.digest,
