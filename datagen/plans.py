@@ -51,7 +51,7 @@ def require_free(root: Path, plan: Manifest) -> None:
                 path=root,
                 expected="a new or empty folder, or a dataset of the same recipe",
                 found=", ".join(sorted(strangers)[:_MAX_LISTED]),
-                remedy="choose another folder with --out",
+                remedy="choose another folder",
             )
     elif plan_of(present) != plan_of(plan):
         expected, found = difference(plan, present)
@@ -60,7 +60,7 @@ def require_free(root: Path, plan: Manifest) -> None:
             path=root,
             expected=expected,
             found=found,
-            remedy="choose another folder with --out, or remove this one yourself",
+            remedy="choose another folder, or remove this one yourself",
         )
 
 

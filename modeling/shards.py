@@ -12,10 +12,11 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from modeling.errors import DamagedError, InputError
 from modeling.reading import manifest as manifests
-from modeling.reading.columns import Column, Indices, check_indices
+from modeling.reading.columns import Column, checked_indices
 from modeling.reading.digests import content_root
 from modeling.reading.manifest import Manifest
 from modeling.reading.mapping import Array, Run
@@ -55,14 +56,14 @@ class Split:
             raise InputError("no column was chosen", expected=f"some of {', '.join(self.columns)}")
         return replace(self, columns={name: self._column(name) for name in names})
 
-    def take(self, indices: Indices, out: Mapping[str, Array] | None = None) -> dict[str, Array]:
+    def take(self, indices: npt.ArrayLike, out: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """The samples at `indices` (n,): a dict of arrays (n, *sample_shape), those of `out` if it is given.
 
         This is `Column.take` for all columns; raises what that raises.
         """
-        check_indices(indices, len(self))
+        checked = checked_indices(indices, len(self))
         return {
-            name: column.gather(indices, None if out is None else out[name]) for name, column in self.columns.items()
+            name: column.gather(checked, None if out is None else out[name]) for name, column in self.columns.items()
         }
 
     def _column(self, name: str) -> Column:

@@ -116,6 +116,6 @@ def diff(first: Path, second: Path, quiet: bool, as_json: bool) -> None:
         for difference in differences:
             click.echo(str(difference))
         if not differences:
-            click.echo("the same data, recipe, source and storage")
+            click.echo("the same data, recipe, source and storage, by the manifests alone (the bytes: datagen verify)")
     if any(difference.is_data for difference in differences):
         click.get_current_context().exit(PROBLEMS_FOUND)

@@ -81,14 +81,13 @@ class Column:
             raise ValueError("a column lies in files: an array of it is a copy")
         return np.asarray(self[:], dtype)
 
-    def take(self, indices: Indices, out: Array | None = None) -> Array:
+    def take(self, indices: npt.ArrayLike, out: Array | None = None) -> Array:
         """The samples at `indices`, integers of any shape: an array (*indices.shape, *sample_shape).
 
         `out`, C-contiguous and of that shape and dtype, takes them if given: nothing is allocated then. Raises
         IndexError unless 0 <= indices < n, ValueError for an `out` that cannot take them.
         """
-        check_indices(indices, len(self))
-        return self.gather(indices, out)
+        return self.gather(checked_indices(indices, len(self)), out)
 
     def gather(self, indices: Indices, out: Array | None = None) -> Array:
         """`take`, for indices that are known to be in range."""
@@ -127,7 +126,7 @@ class Column:
 
     def _positions(self, index: Any) -> Indices:
         """The index as integers from 0 to n - 1, of its own shape."""
-        raw = np.asarray(index, np.intp) if isinstance(index, list) and not index else np.asarray(index)
+        raw = _as_array(index)
         if raw.dtype == np.bool_:
             if raw.shape != (len(self),):
                 raise IndexError(f"a mask must have the shape ({len(self)},), found {raw.shape}")
@@ -154,9 +153,16 @@ class Column:
         return {name: value for name, value in self.__dict__.items() if name != "_maps"}
 
 
-def check_indices(indices: Indices, count: int) -> None:
-    """Raise IndexError unless all are integers from 0 to count - 1."""
-    if indices.dtype.kind not in "iu":
-        raise IndexError(f"indices must be integers, found {indices.dtype}")
-    if indices.size and (indices.min() < 0 or indices.max() >= count):
-        raise IndexError(f"indices must be from 0 to {count - 1}, found {indices.min()} to {indices.max()}")
+def checked_indices(indices: npt.ArrayLike, count: int) -> Indices:
+    """The indices as an array. Raises IndexError unless all are integers from 0 to count - 1."""
+    found = _as_array(indices)
+    if found.dtype.kind not in "iu":
+        raise IndexError(f"indices must be integers, found {found.dtype}")
+    if found.size and (found.min() < 0 or found.max() >= count):
+        raise IndexError(f"indices must be from 0 to {count - 1}, found {found.min()} to {found.max()}")
+    return found
+
+
+def _as_array(index: Any) -> Array:
+    """An index as an array; an empty list is one of integers, as it is for NumPy."""
+    return np.asarray(index, np.intp) if isinstance(index, list) and not index else np.asarray(index)

@@ -43,7 +43,11 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises InputError where there is none, FormatError where it is something else, DamagedError where a bit is wrong.
     """
     if not path.is_file():
-        raise InputError("there is no checkpoint", path=path, remedy="train first: modeling train")
+        raise InputError(
+            "there is no checkpoint",
+            path=path,
+            remedy="name the folder of one task of a run, such as runs/circles, or train first: modeling train",
+        )
     try:
         with storage_errors(path), safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -110,6 +110,10 @@ def notes(record: Scores, split: str) -> list[str]:
     how, disputed = scores["bootstrap"], scores.get("disputed_labels")
     drawn = f"{how['replicates']:,} bootstrap draws of {how['units']:,} {how['resampled']}, seed {how['seed']}"
     found = [f"95% intervals: {drawn}"]
+    scored_on, trained_on = record["dataset"], record["origin"].get("trained_on", record["dataset"])
+    if scored_on["digest"] != trained_on["digest"]:
+        names = [f"{each['source']} ({each['digest'][:12]})" for each in (scored_on, trained_on)]
+        found.append(f"not the dataset that it was trained on: scored on {names[0]}, trained on {names[1]}")
     if disputed:
         found.append(
             f"wrong classes: {disputed['missed_of_all']:,}, of these among the {disputed['labels']} test labels that"

@@ -553,6 +553,16 @@ def test_notes_say_what_the_intervals_are_and_which_labels_are_disputed(dataset:
     ]
 
 
+def test_a_note_says_that_another_dataset_was_trained_on(dataset: Dataset) -> None:
+    record = record_of(dataset, "foreground")
+    same = {"digest": dataset.digest, "source": dataset.source}
+    assert notes({**record, "origin": {"trained_on": same}}, "test") == notes(record, "test")
+    other = {"digest": "ab" * 32, "source": "strokes"}
+    _, told = notes({**record, "origin": {"trained_on": other}}, "test")
+    scored_on = f"{dataset.source} ({dataset.digest[:12]})"
+    assert told == f"not the dataset that it was trained on: scored on {scored_on}, trained on strokes (abababababab)"
+
+
 def test_what_is_undefined_is_left_blank() -> None:
     assert percent(None) == interval({"interval": None}) == ""
     assert percent(0.0) == "0.000%"
