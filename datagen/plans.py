@@ -27,9 +27,12 @@ def plan_of(manifest: Manifest) -> Manifest:
 
 def existing_plan(root: Path) -> Manifest | None:
     """The manifest in `root`, of a dataset or of a build in progress; None without one. Raises what reading it does."""
-    if (root / MANIFEST).exists():
-        return manifests.load(root)
-    return read_draft(root) if (root / DRAFT).exists() else None
+    for _ in range(2):  # another process may give the draft its name between the two looks
+        if (root / MANIFEST).exists():
+            return manifests.load(root)
+        if (root / DRAFT).exists():
+            return read_draft(root)
+    return None
 
 
 def read_draft(root: Path) -> Manifest:
@@ -42,9 +45,10 @@ def require_free(root: Path, plan: Manifest) -> None:
     """Raise FormatError where `root` is a folder that holds anything but a dataset, begun or finished, of this plan."""
     if not root.is_dir():
         return
+    # Listed first: what another process begins here from now on, part of the same build, is no stranger.
+    strangers = [entry.name for entry in root.iterdir() if not files.is_draft(entry.name)]
     present = existing_plan(root)
     if present is None:
-        strangers = [entry.name for entry in root.iterdir() if not files.is_draft(entry.name)]
         if strangers:
             raise FormatError(
                 "holds something else",

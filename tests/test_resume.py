@@ -23,14 +23,14 @@ import numpy.typing as npt
 import pytest
 from helpers import FORMATS, Death, Disk, flip, hidden, save_recipe, start, tiny_recipe, tiny_source, tree
 
-from datagen import assembly, build, files, records
+from datagen import assembly, build, files, plans, records
 from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.dataset import read_table
 from datagen.engines import local
 from datagen.errors import BusyError, DamageError, FormatError, RecipeError, StorageError
 from datagen.layout import DRAFT, MANIFEST, PROGRESS, SPLITS
-from datagen.manifest import Table
+from datagen.manifest import Manifest, Table
 from datagen.shards import shard_list
 from datagen.stores import Array, Section
 from datagen.tasks import Deriver
@@ -552,6 +552,35 @@ def test_parts_in_any_order_and_at_once_make_the_same_dataset(
     assert build.finish(root).manifest == finished.manifest  # once more does no harm
     assert build.build(recipe, root, part=(0, 5)).manifest == finished.manifest
     assert tree(root) == tree(whole[format_name])
+
+
+def test_a_part_that_begins_while_another_looks_is_no_stranger_to_it(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, root, look = tiny_recipe(source), tmp_path / "data", plans.existing_plan
+
+    def look_just_before(place: Path) -> Manifest | None:
+        found = look(place)
+        monkeypatch.setattr(plans, "existing_plan", look)
+        build.build(recipe, root, part=(0, 1))
+        return found
+
+    root.mkdir()
+    monkeypatch.setattr(plans, "existing_plan", look_just_before)
+    assert build.build(recipe, root, part=(1, 3)).written == 2
+
+
+def test_a_draft_that_gets_its_name_between_two_looks_is_found(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built, exists = build.build(tiny_recipe(source), tmp_path / "data").manifest, Path.exists
+
+    def one_look_too_early(path: Path, **options: bool) -> bool:
+        monkeypatch.setattr(Path, "exists", exists)
+        return False
+
+    monkeypatch.setattr(Path, "exists", one_look_too_early)
+    assert plans.existing_plan(tmp_path / "data") == built
 
 
 def test_finish_names_the_parts_that_are_missing_or_damaged(
