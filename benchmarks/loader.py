@@ -158,13 +158,9 @@ def main(
                 wall[name].append(rates[1])
             click.echo(f"round {number + 1} of {rounds}: load {os.getloadavg()[0]:.1f}", err=True)
     base = "numpy.take (the floor)"
-    options = [f"--peer={peer}" for peer in chosen] + [
-        f"--count={count}",
-        f"--rounds={rounds}",
-        f"--seconds={seconds:g}",
-    ]
+    limits = [f"--count={count}", f"--rounds={rounds}", f"--seconds={seconds:g}"]
     facts = {
-        "command": shlex.join(["python", "benchmarks/loader.py", *options]),
+        "command": shlex.join(["python", "benchmarks/loader.py", *(f"--peer={peer}" for peer in chosen), *limits]),
         "digest": opened.digest,
         "samples": len(split),
         "samples_of_peers": min(count, len(split)),

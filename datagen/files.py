@@ -157,18 +157,12 @@ def write_atomic(path: Path, data: bytes, *, replace: bool = True) -> None:
     """
     draft = Draft(path)
     try:
-        with storage_errors(path):
-            write_all(draft.descriptor, data)
+        stream = Stream(draft)
+        stream.append(data)
+        stream.flush()
         draft.commit(replace=replace)
     finally:
         draft.discard()
-
-
-def write_all(descriptor: int, data: bytes | memoryview) -> None:
-    """Write the whole of `data` at the descriptor's position; a short write goes on where it ended."""
-    rest = memoryview(data).cast("B")
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
 
 
 def remove_drafts(folder: Path, *, below: bool = True) -> None:

@@ -165,7 +165,7 @@ class Disk:
     SIGKILL. Call number i of `fails` = (i, errno) fails with that error.
     """
 
-    CHANGES = ("open", "write", "pwrite", "fsync", "replace", "rename", "unlink", "rmdir", "mkdir")
+    CHANGES = ("open", "write", "pwrite", "pwritev", "fsync", "replace", "rename", "unlink", "rmdir", "mkdir")
 
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, *, dies_before: int | None = None, fails: tuple[int, int] | None = None

@@ -78,7 +78,7 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("old", [None, b"old"])
-@pytest.mark.parametrize("step", ["write", "fsync", "replace", "open"])
+@pytest.mark.parametrize("step", ["pwritev", "fsync", "replace", "open"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
 def test_a_failing_step_leaves_what_was_there_and_no_draft(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, code: int, old: bytes | None
@@ -97,30 +97,32 @@ def test_a_failing_step_leaves_what_was_there_and_no_draft(
 
 
 def test_a_write_that_ends_early_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write, counts = os.write, []
+    write, counts = os.pwritev, []
 
-    def short(descriptor: int, data: memoryview) -> int:
-        counts.append(write(descriptor, data[: 1 + len(data) // 2]))
+    def short(descriptor: int, parts: list[memoryview], at: int) -> int:
+        data = b"".join(parts)
+        counts.append(write(descriptor, [data[: 1 + len(data) // 2]], at))
         return counts[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", short)
+        patch.setattr(os, "pwritev", short)
         files.write_atomic(tmp_path / "file", bytes(range(256)))
     assert (tmp_path / "file").read_bytes() == bytes(range(256))
     assert len(counts) > 3
 
 
 def test_a_disk_that_fills_midway_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write, path = os.write, tmp_path / "file"
+    write, path = os.pwritev, tmp_path / "file"
     path.write_bytes(b"old")
 
-    def filling(descriptor: int, data: memoryview) -> int:
+    def filling(descriptor: int, parts: list[memoryview], at: int) -> int:
+        data = b"".join(parts)
         if len(data) < 200:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write(descriptor, data[:100])
+        return write(descriptor, [data[:100]], at)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", filling)
+        patch.setattr(os, "pwritev", filling)
         with pytest.raises(StorageError, match="free some space"):
             files.write_atomic(path, bytes(1000))
     assert path.read_bytes() == b"old"

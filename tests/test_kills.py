@@ -300,7 +300,7 @@ def die_at_steps(monkeypatch: pytest.MonkeyPatch, folder: Path, act: Callable[[]
     with Disk(monkeypatch) as disk:
         act()
     expected, last = tree(folder), {name: number for number, (name, _) in enumerate(disk.calls)}
-    assert {*last} >= {"open", "write", "fsync", "replace"}
+    assert {*last} >= {"open", "pwritev", "fsync", "replace"}
     for step in last.values():
         shutil.rmtree(folder)
         with Disk(monkeypatch, dies_before=step), pytest.raises(Death):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -450,15 +451,15 @@ def test_a_disk_without_room_is_told_before_anything_is_fetched(
 def test_a_disk_that_fills_leaves_what_was_whole(
     tmp_path: Path, serve: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = files.write_all
+    write, full = os.pwritev, len(CONTENTS["t10k-images-idx3-ubyte"])
 
-    def fill(descriptor: int, data: bytes | memoryview) -> None:
-        if len(data) == len(CONTENTS["t10k-images-idx3-ubyte"]):
-            write(descriptor, data[:9])
+    def fill(descriptor: int, parts: list[memoryview], at: int) -> int:
+        data = b"".join(parts)
+        if len(data) == full - 9:
             raise OSError(28, "No space left on device")
-        write(descriptor, data)
+        return write(descriptor, [data[:9] if len(data) == full else data], at)
 
-    monkeypatch.setattr(files, "write_all", fill)
+    monkeypatch.setattr(os, "pwritev", fill)
     with pytest.raises(StorageError, match="no space left"):
         fetching.fetch(with_mirrors(serve(good)), cache=tmp_path)
     assert set(everything(tmp_path)) == {"train-images-idx3-ubyte", "train-labels-idx1-ubyte"}

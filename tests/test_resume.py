@@ -130,7 +130,7 @@ def test_every_file_is_durable_before_it_has_its_name_and_the_manifest_is_the_la
 @pytest.mark.parametrize(
     ("call", "number"),
     [
-        ("write", errno.ENOSPC),
+        ("pwritev", errno.ENOSPC),
         ("open", errno.EACCES),
         ("mkdir", errno.EROFS),
         ("fsync", errno.EIO),

@@ -83,18 +83,18 @@ def map_together(runs: Sequence[Run], dtype: np.dtype[Any], shape: tuple[int, ..
     start = -(-reserved // ALIGNMENT) * ALIGNMENT
     for run, first in zip(runs, firsts, strict=True):
         _map_at(start + first * row_bytes, run, run.count * row_bytes)
-    _ask_for_huge_pages(region, size)
+    _ask_for_huge_pages(region)
     # The array keeps the region; with the region, all that is mapped into it is unmapped.
     array = np.frombuffer(region, dtype, rows * math.prod(shape), start - reserved)
     return array.reshape(rows, *shape), firsts
 
 
-def _ask_for_huge_pages(region: mmap.mmap, size: int) -> None:
+def _ask_for_huge_pages(region: mmap.mmap) -> None:
     """Let what is not yet in the cache be read by megabytes, and be mapped by 2 MiB: a gather then costs a fifth less.
 
     Not where the range would take much of the memory: samples that have to be read again would cost megabytes each.
     """
-    if hasattr(mmap, "MADV_HUGEPAGE") and size <= _SHARE * _memory():
+    if hasattr(mmap, "MADV_HUGEPAGE") and len(region) <= _SHARE * _memory():
         with suppress(OSError):  # a kernel without huge pages
             region.madvise(mmap.MADV_HUGEPAGE)
 
