@@ -33,8 +33,7 @@ train-all: $(VENV)/train  ## Train and score all three models into runs/ (the da
 	if test $$dataset = data/mnist -a ! -e data/mnist/manifest.json; then \
 		dataset=data/strokes; echo "There is no data/mnist: training on $$dataset INSTEAD." >&2; \
 	fi; \
-	$(BIN)/modeling train all --dataset $$dataset --out $(RUNS) --seed $(SEED) $(PRESET:%=--preset %) --resume && \
-	$(BIN)/modeling score all --dataset $$dataset --out $(RUNS)
+	$(BIN)/modeling train all --dataset $$dataset --out $(RUNS) --seed $(SEED) $(PRESET:%=--preset %) --resume --score
 
 report: $(VENV)/train  ## Show what is in RUNS=runs as one page, runs/report/report.html
 	@$(BIN)/modeling report $(RUNS) --dataset $(DATASET)

@@ -55,7 +55,8 @@ def count(dataset: Dataset, config: Config, device: torch.device) -> dict[str, C
         changed["image"],
         getattr(torch, precision),
     )
-    optimiser = measure(lambda: state.advance(0, 1.0))
+    rates = state.optimizer.rates(0).to(device)
+    optimiser = measure(lambda: state.advance(rates))
     read_and_written = 2 * sum(tensor.nbytes for tensor in batch.values())
     return {
         "batch": Counted(Cost(0, read_and_written), precision),

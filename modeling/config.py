@@ -14,7 +14,7 @@ from typing import Any
 from modeling.errors import InputError
 
 PRECISIONS = ("auto", "float32", "bfloat16")
-COMPILE_MODES = ("none", "default", "reduce-overhead", "max-autotune")
+COMPILE_MODES = ("none", "default", "max-autotune-no-cudagraphs")  # those that do not record by themselves
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,6 @@ def score(
         raise click.UsageError("say which run to score, or give --predictions FILE")
     if predictions is not None and (task is None or len(split) > 1):
         raise click.UsageError("--predictions needs --task, and takes at most one --split")
-    from modeling.files import write_json
     from modeling.scoring import score as library
     from modeling.shards import open_dataset
 
@@ -61,11 +60,11 @@ def score(
         records = [library.score_predictions(predictions, dataset, task, *split)]
     else:
         device = str(find_device(device_name, threads))
-        folders = [out / each for each in TASKS] if run == "all" else [Path(str(run))]
         splits = split or library.SPLITS
-        records = [library.score_run(folder, dataset, splits, device=device) for folder in folders]
-        if run == "all" and "test" in splits:
-            write_json(out / library.file_name(*records), library.summarize(records))
+        if run == "all":
+            records = library.score_all(out, dataset, splits, device=device)
+        else:
+            records = [library.score_run(Path(str(run)), dataset, splits, device=device)]
     if as_json:
         print_json(records)
     elif not quiet:

@@ -22,7 +22,7 @@ from modeling.options import (
     quiet_option,
     threads_option,
 )
-from modeling.terminal import Progress, failure, print_json, print_trained
+from modeling.terminal import Progress, failure, print_json, print_scores, print_trained
 
 if TYPE_CHECKING:
     import torch
@@ -49,8 +49,9 @@ if TYPE_CHECKING:
     type=click.IntRange(1, len(TASKS)),
     metavar="N",
     help="With all: how many to train at once, each in a process and with its share of the threads."
-    "  [default: 3; as many as there are threads on a CPU with less]",
+    "  [default: 1 on a GPU, which they would share by turns; 3 on a CPU, or as many as it has threads]",
 )
+@click.option("--score", "scored", is_flag=True, help="When they are trained, score them like 'modeling score'.")
 @click.option("--resume", is_flag=True, help="Go on with what is there; a finished run is left as it is.")
 @click.option("--tensorboard", is_flag=True, help="Write logs for TensorBoard too, to DIR/TASK/tensorboard.")
 @quiet_option
@@ -65,6 +66,7 @@ def train(
     device_name: str,
     threads: int | None,
     jobs: int | None,
+    scored: bool,
     resume: bool,
     tensorboard: bool,
     quiet: bool,
@@ -96,6 +98,22 @@ def train(
         print_json([evidence.to_json() for evidence in done.values()])
     if len(done) < len(work) or not all(evidence.finished for evidence in done.values()):
         raise failure("interrupted; the same command with --resume goes on", INTERRUPTED)
+    if scored and not follower:
+        records = _score(task, directory, out, device)
+        if not silent:
+            click.echo()
+            print_scores(records)
+
+
+def _score(task: str, directory: Path, out: Path, device: torch.device) -> list[Any]:
+    """Score what was trained, in this process, which knows the device already."""
+    from modeling.scoring.score import score_all, score_run
+    from modeling.shards import open_dataset
+
+    dataset = open_dataset(directory)
+    if task == "all":
+        return score_all(out, dataset, device=str(device))
+    return [score_run(out / task, dataset, device=str(device))]
 
 
 def _train(
@@ -138,7 +156,7 @@ def _run_all(
     from modeling.training.signals import interruptible
 
     threads = torch.get_num_threads()
-    at_once = min(len(work), jobs or (threads if device.type == "cpu" else len(work)))
+    at_once = min(len(work), jobs or (threads if device.type == "cpu" else 1))
     with interruptible() as stop:
         if at_once == 1 or "RANK" in os.environ:
             done = {}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modeling.config import PRESETS
 from modeling.errors import DamagedError
 from modeling.files import write_json
 from modeling.metrics import Scores, circle_scores, foreground_scores, mosaic_scores, overall_values
@@ -145,6 +146,17 @@ def score_run(
     path = run / file_name(record)
     write_json(path, {**record, "splits": {**_scored_before(path, record), **record["splits"]}})
     return record
+
+
+def score_all(out: Path, dataset: Dataset, splits: Iterable[str] = SPLITS, *, device: str = "cpu") -> list[Scores]:
+    """The records of the runs of all tasks in `out`, like `score_run`. The values on test, if it is among the splits,
+    are written to a file of the same name in `out`.
+    """
+    splits = tuple(splits)
+    records = [score_run(out / task, dataset, splits, device=device) for task in PRESETS]
+    if "test" in splits:
+        write_json(out / file_name(*records), summarize(records))
+    return records
 
 
 def _scored_before(path: Path, record: Scores) -> dict[str, Any]:

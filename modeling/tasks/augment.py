@@ -46,8 +46,10 @@ def foreground(image: Tensor, generator: torch.Generator, strength: float) -> tu
 
 def circle(image: Tensor, circles: Tensor, generator: torch.Generator, strength: float) -> tuple[Tensor, Tensor]:
     """Digits and their minimal circles after a random change: uint8 (n, H, W), float64 (n, 3) -> uint8, float64."""
-    image, mask, changed = foreground(image, generator, strength)
-    return image, circles.index_put((changed,), geometry.minimal_circles(mask[changed]))
+    drawn, mask, changed = foreground(image, generator, strength)
+    found, certain = geometry.minimal_circles_unasked(mask)
+    changed &= certain
+    return torch.where(changed[:, None, None], drawn, image), torch.where(changed[:, None], found, circles)
 
 
 def mosaic(

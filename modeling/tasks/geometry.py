@@ -6,7 +6,7 @@ twice the area of the triangle that holds it: 3e-5 pixels in frames of 28 x 28, 
 
 from __future__ import annotations
 
-import itertools
+import functools
 
 import torch
 from torch import Tensor
@@ -14,8 +14,10 @@ from torch import Tensor
 # The pairs and triples of four points that hold the first of them: indices, a pair's last repeated.
 _SUBSETS = ((0, 1, 1), (0, 2, 2), (0, 3, 3), (0, 1, 2), (0, 1, 3), (0, 2, 3))
 _PAIRS = 3
-# Steps of an exported search, which cannot end by what it finds. In 640,000 masks of 5x7 to 512x512, 9 were the most.
-_UNROLLED = 16
+# Steps of a search that cannot look whether it is over. In 640,000 masks of 5x7 to 512x512, 9 were the most, and in
+# 55,000 augmented digits 8, once.
+_EXPORTED = 16
+_BLIND = 8
 
 NO_CIRCLE = (0.0, 0.0, -1.0)  # around no pixel: every pixel is outside
 ON = 1e-9  # pixels; who is nearer to a circle is on it. To be compared with, not added: ONNX would leave out so little
@@ -51,25 +53,70 @@ def minimal_circles(mask: Tensor) -> Tensor:
     around it and the at most three points that support the circle so far. The radius grows with each step, so the
     steps end.
     """
-    points = _ends_of_rows(mask != 0)
-    filled = points.isfinite().all(-1)
-    points = torch.where(filled[..., None], points, _first(points, filled)[:, None])
-    support = points[:, :1].expand(-1, 3, -1)
-    circle = torch.cat([support[:, 0], torch.zeros_like(support[:, 0, :1])], -1)
-    subsets = torch.tensor(_SUBSETS, device=mask.device)  # copied there once, not at every step
-    exported = torch.compiler.is_exporting()
-    for _ in range(_UNROLLED) if exported else itertools.count():
-        distance = (points - circle[:, None, :2]).square().sum(-1).sqrt()
-        farthest, index = distance.max(1)
-        outside = farthest - circle[:, 2] > ON
-        if not exported and not outside.any():
+    search = _Search(mask)
+    if torch.compiler.is_exporting():
+        for _ in range(_EXPORTED):
+            search.step()
+    else:
+        while bool(search.outside.any()):
+            search.step()
+    return search.circle()
+
+
+def minimal_circles_unasked(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """`minimal_circles`, and whether each is found: (n, H, W) -> float64 (n, 3), bool (n,).
+
+    Nothing is asked of the device, which may be a recording one, so the search takes as many steps as nearly all masks
+    need; what is not found is no circle of its mask. A CPU, which is asked for nothing, takes those that it needs.
+    """
+    search = _Search(mask)
+    for _ in range(_BLIND):
+        if mask.device.type == "cpu" and not search.outside.any():
             break
-        pivot = _each(points, index)
-        larger, holding = _around(torch.cat([pivot[:, None], support], 1), subsets)
-        circle = torch.where(outside[:, None], larger, circle)
-        support = torch.where(outside[:, None, None], holding, support)
-    none = torch.tensor(NO_CIRCLE, dtype=circle.dtype, device=circle.device)
-    return torch.where(filled.any(1)[:, None], circle, none)
+        search.step()
+    return search.circle(), ~search.outside
+
+
+class _Search:
+    """The state of a search for minimal circles: `outside` (n,) tells of each whether a point is left outside of it."""
+
+    def __init__(self, mask: Tensor) -> None:
+        points = _ends_of_rows(mask != 0)
+        filled = points.isfinite().all(-1)
+        self._points = torch.where(filled[..., None], points, _first(points, filled)[:, None])
+        self._filled = filled.any(1)
+        self._support = self._points[:, :1].expand(-1, 3, -1)
+        self._circle = torch.cat([self._support[:, 0], torch.zeros_like(self._support[:, 0, :1])], -1)
+        self._look()
+
+    def step(self) -> None:
+        """Let the circles with a point outside hold the farthest."""
+        larger, holding = _around(torch.cat([_each(self._points, self._farthest)[:, None], self._support], 1))
+        self._circle = torch.where(self.outside[:, None], larger, self._circle)
+        self._support = torch.where(self.outside[:, None, None], holding, self._support)
+        self._look()
+
+    def circle(self) -> Tensor:
+        """The circles so far, NO_CIRCLE where there is no point."""
+        none = _constant(NO_CIRCLE, self._circle.dtype, self._circle.device)
+        return torch.where(self._filled[:, None], self._circle, none)
+
+    def _look(self) -> None:
+        distance = (self._points - self._circle[:, None, :2]).square().sum(-1).sqrt()
+        farthest, self._farthest = distance.max(1)
+        self.outside = farthest - self._circle[:, 2] > ON
+
+
+def _constant(values: tuple[object, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    if torch.compiler.is_exporting():  # then it is of the program that is written, and no tensor to keep
+        return torch.tensor(values, dtype=dtype, device=device)
+    return _kept_constant(values, dtype, device)
+
+
+@functools.cache  # so that it is sent to a device once, and never while that one records
+def _kept_constant(values: tuple[object, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # whoever asks first, it is for training too
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _ends_of_rows(mask: Tensor) -> Tensor:
@@ -90,12 +137,9 @@ def _first(points: Tensor, filled: Tensor) -> Tensor:
     return _each(points, filled.int().argmax(1)).nan_to_num(0.0)
 
 
-def _around(points: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """The minimal circle of four points that has the first on it, and its support: (n, 4, 2) -> (n, 3), (n, 3, 2).
-
-    `indices` (6, 3) are _SUBSETS.
-    """
-    subsets = points[:, indices]
+def _around(points: Tensor) -> tuple[Tensor, Tensor]:
+    """The minimal circle of four points that has the first on it, and its support: (n, 4, 2) -> (n, 3), (n, 3, 2)."""
+    subsets = points[:, _constant(_SUBSETS, torch.int64, points.device)]
     circles = torch.cat([_on_diameter(subsets[:, :_PAIRS]), _through_three(subsets[:, _PAIRS:])], 1)
     distance = (points[:, None] - circles[:, :, None, :2]).square().sum(-1).sqrt()
     holds = (distance - circles[:, :, 2:] <= ON).all(-1)

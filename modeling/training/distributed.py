@@ -38,23 +38,31 @@ class Ranks:
         """This rank's part of so many samples; all parts together are all samples, each once."""
         return slice(self.rank * samples // self.count, (self.rank + 1) * samples // self.count)
 
-    def add_gradients(self, parameters: Iterable[Tensor], *, stop: bool) -> bool:
-        """Add up each gradient over all ranks, in place; whether `stop` is true on any of them.
+    def add_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Add up each gradient over all ranks, in place.
 
         A parameter without a gradient on this rank counts as 0. Raises TrainingError where a rank is gone.
         """
         if self.count == 1:
-            return stop
+            return
         known = list(parameters)
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in known]
-        flat = torch.cat([*(part.reshape(-1) for part in parts), torch.tensor([float(stop)], device=self.device)])
+        flat = torch.cat([part.reshape(-1) for part in parts])
         with _gone():
             dist.all_reduce(flat)
         position = 0
         for parameter, part in zip(known, parts, strict=True):
             parameter.grad = part.copy_(flat[position : position + part.numel()].view(part.shape))
             position += part.numel()
-        return bool(flat[-1] > 0)
+
+    def any(self, value: bool) -> bool:
+        """Whether `value` is true on any rank. Raises TrainingError where a rank is gone."""
+        if self.count == 1:
+            return value
+        flag = torch.tensor(float(value), device=self.device)
+        with _gone():
+            dist.all_reduce(flag)
+            return bool(flag > 0)
 
     def gather(self, value: T) -> list[T]:
         """The values of all ranks, in order, on each of them. Raises TrainingError where a rank is gone."""

@@ -76,6 +76,7 @@ class Loader:
     def _choose(self) -> Mode:
         if self.device.type == "cpu":
             return "mapped"
+        torch.cuda.empty_cache()  # what is kept of a training before this one is free too
         free, _ = torch.cuda.mem_get_info(self.device)
         return "resident" if self.nbytes <= SHARE * free else "streamed"
 

@@ -67,26 +67,43 @@ def _polynomial(gram: Tensor) -> Tensor:
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Muon on the groups with `muon` true, AdamW on the others; a schedule scales each group's `lr`.
+    """Muon on the groups with `muon` true, AdamW on the others, at the learning rate `lr` of each before any schedule.
 
     Weight decay is decoupled. A matrix of m rows and n columns moves by lr * sqrt(max(1, m / n)) in every direction;
-    kernels count as matrices with a row for each output channel.
+    kernels count as matrices with a row for each output channel. What changes from step to step comes as a tensor,
+    `rates`, so that a step is the same work each time, and a GPU can repeat it by itself.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
         super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0, "muon": False})
 
-    @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
-        """Move every parameter that has a gradient."""
+    def rates(self, step: int, factor: float = 1.0) -> Tensor:
+        """What step number `step` (from 0) is taken with, its learning rates scaled by `factor`: float32 (groups, 3).
+
+        A row has the share of the weights that decay leaves, the move along what is found for a weight, below 0, and
+        what the root of AdamW's mean of squares is divided by.
+        """
+        rows = []
         for group in self.param_groups:
+            lr = group["lr"] * factor
+            mean, root = (1.0, 1.0) if group["muon"] else (1 - _BETAS[0] ** (step + 1), 1 - _BETAS[1] ** (step + 1))
+            rows.append([1 - lr * group["weight_decay"], -lr / mean, math.sqrt(root)])
+        return torch.tensor(rows)
+
+    @torch.no_grad()
+    def step(self, rates: Tensor) -> None:  # type: ignore[override]
+        """Move every parameter that has a gradient; `rates` are on the device of the parameters."""
+        for group, row in zip(self.param_groups, rates, strict=True):
+            kept, move, root = row.unbind()
             moved = [parameter for parameter in group["params"] if parameter.grad is not None]
             if group["weight_decay"] and moved:
-                torch._foreach_mul_(moved, 1 - group["lr"] * group["weight_decay"])
-            if moved:
-                (self._step_muon if group["muon"] else self._step_adamw)(moved, group["lr"])
+                torch._foreach_mul_(moved, kept)
+            if moved and group["muon"]:
+                self._step_muon(moved, move)
+            elif moved:
+                self._step_adamw(moved, move, root)
 
-    def _step_muon(self, parameters: list[Tensor], lr: float) -> None:
+    def _step_muon(self, parameters: list[Tensor], move: Tensor) -> None:
         for parameter in parameters:
             if not self.state[parameter]:
                 self.state[parameter]["momentum"] = torch.zeros_like(parameter)
@@ -95,31 +112,30 @@ class MuonAdamW(torch.optim.Optimizer):
         torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
         # Nesterov: look one step of momentum ahead.
         ahead = torch._foreach_lerp(gradients, momenta, _MOMENTUM)
-        matrices = [direction.reshape(len(direction), -1) for direction in ahead]
-        scales = [-lr * math.sqrt(max(1.0, rows / columns)) for rows, columns in (matrix.shape for matrix in matrices)]
-        moves = [
-            found.reshape(parameter.shape) for parameter, found in zip(parameters, orthogonalise(matrices), strict=True)
-        ]
-        torch._foreach_mul_(moves, scales)
+        found = orthogonalise([direction.reshape(len(direction), -1) for direction in ahead])
+        for matrix in found:
+            rows, columns = matrix.shape
+            if rows > columns:
+                matrix.mul_(math.sqrt(rows / columns))
+        moves = [matrix.reshape(parameter.shape) for matrix, parameter in zip(found, parameters, strict=True)]
+        torch._foreach_mul_(moves, move)
         torch._foreach_add_(parameters, moves)
 
-    def _step_adamw(self, parameters: list[Tensor], lr: float) -> None:
+    def _step_adamw(self, parameters: list[Tensor], move: Tensor, root: Tensor) -> None:
         for parameter in parameters:
             if not self.state[parameter]:
-                zeros = torch.zeros_like
-                self.state[parameter].update(step=torch.zeros(()), mean=zeros(parameter), square=zeros(parameter))
-        states = [self.state[parameter] for parameter in parameters]
+                self.state[parameter].update(mean=torch.zeros_like(parameter), square=torch.zeros_like(parameter))
+        means, squares = ([self.state[parameter][name] for parameter in parameters] for name in ("mean", "square"))
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        means, squares = [state["mean"] for state in states], [state["square"] for state in states]
-        torch._foreach_add_([state["step"] for state in states], 1)  # on the CPU, so to read them waits for nothing
-        steps = [float(state["step"]) for state in states]
         torch._foreach_lerp_(means, gradients, 1 - _BETAS[0])
         torch._foreach_mul_(squares, _BETAS[1])
         torch._foreach_addcmul_(squares, gradients, gradients, 1 - _BETAS[1])
         scales = torch._foreach_sqrt(squares)
-        torch._foreach_div_(scales, [math.sqrt(1 - _BETAS[1] ** step) for step in steps])
+        torch._foreach_div_(scales, root)
         torch._foreach_add_(scales, _EPSILON)
-        torch._foreach_addcdiv_(parameters, means, scales, [-lr / (1 - _BETAS[0] ** step) for step in steps])
+        moves = torch._foreach_mul(means, move)
+        torch._foreach_div_(moves, scales)
+        torch._foreach_add_(parameters, moves)
 
 
 def groups(model: nn.Module, *, rate: float, muon_rate: float, weight_decay: float) -> list[dict[str, Any]]:

@@ -19,8 +19,7 @@ from modeling.training.optim import MuonAdamW, groups
 class State:
     """A task's network on a device, at the start of training.
 
-    `model` is what learns; `average` is its exponential moving average, the one that is scored. `rates` are the
-    learning rates of the optimiser's groups before any schedule.
+    `model` is what learns; `average` is its exponential moving average, the one that is scored.
     """
 
     def __init__(self, task: Task, config: Config, facts: Mapping[str, Any], device: torch.device) -> None:
@@ -31,7 +30,6 @@ class State:
             self.model, rate=config.learning_rate, muon_rate=config.muon_rate, weight_decay=config.weight_decay
         )
         self.optimizer = MuonAdamW(parts)
-        self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self._decay = config.ema
         self._clip = config.clip
         # The tensors stay the same for good, and to list them takes longer on the host than to move them.
@@ -43,20 +41,20 @@ class State:
     def parameters(self) -> list[Tensor]:
         return list(self.model.parameters())
 
-    def advance(self, step: int, factor: float) -> None:
-        """Take step number `step` by the gradients that are there, with learning rates scaled by `factor`."""
+    def advance(self, rates: Tensor) -> None:
+        """Take a step by the gradients that are there, with the optimiser's `rates` for it."""
         if self._clip:
             torch.nn.utils.clip_grad_norm_(self.parameters, self._clip)
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
-        self.optimizer.step()
+        self.optimizer.step(rates)
         self.optimizer.zero_grad(set_to_none=True)
-        # At first the weights change too fast for a long memory.
-        self._follow(min(self._decay, (step + 1) / (step + 10)))
 
     @torch.no_grad()
-    def _follow(self, decay: float) -> None:
-        """Move the average towards the weights; what is not a floating-point number is taken as it is."""
+    def follow(self, step: int) -> None:
+        """Move the average towards the weights that step number `step` gave; what is no floating-point number is taken
+        as it is.
+        """
+        # At first the weights change too fast for a long memory.
+        decay = min(self._decay, (step + 1) / (step + 10))
         torch._foreach_lerp_([mean for mean, _ in self._moving], [value for _, value in self._moving], 1 - decay)
         for mean, value in self._taken:
             mean.copy_(value)

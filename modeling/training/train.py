@@ -16,25 +16,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from modeling import runs
 from modeling.config import Config
 from modeling.errors import TrainingError
 from modeling.files import hold, make_folder, write_json
-from modeling.networks.precision import autocast, choose_precision
+from modeling.networks.precision import choose_precision
 from modeling.reading.order import Order
 from modeling.runs import checkpoint
 from modeling.runs.evidence import Evidence, describe, environment, same_bits
 from modeling.shards import Dataset
-from modeling.tasks import TASKS, Task
+from modeling.tasks import TASKS, Batch, Task
 from modeling.training.distributed import Ranks, joined
 from modeling.training.evaluation import evaluate
 from modeling.training.loader import Loader
 from modeling.training.meter import Meter, Pace
+from modeling.training.recording import CudaGraph, Recorded, Work
 from modeling.training.state import State, key
+from modeling.training.step import RATES, Step
 
-Batch = dict[str, Tensor]
 Record = dict[str, Any]
 Listener = Callable[[Record], None]
 
@@ -50,19 +50,22 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     checkpoint_seconds: float = 30.0,
     task: Task | None = None,
+    replay: bool = True,
 ) -> Evidence:
     """Train the task of `config` on `dataset` in the folder `out`, and say how it went.
 
     With `resume`, a run that is there goes on from its last checkpoint. `listeners` are given each record of the log.
     `stop` is asked between steps: where it says so, a checkpoint is written and the evidence is that of an unfinished
-    run. Under torchrun every rank calls this alike. Raises InputError where a run is there already or does not fit,
+    run. On a GPU the steps are recorded once and replayed, unless `replay` is false, which changes but their time.
+    Under torchrun every rank calls this alike. Raises InputError where a run is there already or does not fit,
     BusyError where another process trains there, TrainingError where a loss is no number or a rank is gone.
     """
     with joined(torch.device(device)) as ranks, contextlib.ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([ranks.device] if ranks.device.type == "cuda" else []))
         stack.enter_context(_deterministic(ranks.device))
+        stack.enter_context(_stream(ranks.device))
         begun = ranks.agree(lambda: _begin(out, config, dataset.digest, resume=resume, stack=stack))
-        run = _Run(dataset, config, task or TASKS[config.task], ranks, out)
+        run = _Run(dataset, config, task or TASKS[config.task], ranks, out, replay=replay)
         if begun is not None:
             with runs.in_run(out):
                 run.restore(*begun)
@@ -117,6 +120,18 @@ def _deterministic(device: torch.device) -> Iterator[None]:
         torch.set_flush_denormal(flushes)
 
 
+def _stream(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """On a GPU, work is queued in a stream of its own: the default one cannot be recorded."""
+    return torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def _recorded(step: Step, generator: torch.Generator, ranks: Ranks) -> Work:
+    """The step, or on a GPU one that is recorded; not of several ranks, which may wait for each other in vain."""
+    if ranks.device.type != "cuda" or ranks.count > 1:
+        return step
+    return Recorded(step, CudaGraph(generator))
+
+
 def flushes_denormals() -> bool:
     """Whether this thread takes numbers below 2^-126 for 0."""
     return not bool(torch.full((1,), 2.0**-130) * 1)
@@ -125,7 +140,7 @@ def flushes_denormals() -> bool:
 class _Run:
     """A run between its steps: the state, and all that its evidence tells."""
 
-    def __init__(self, dataset: Dataset, config: Config, task: Task, ranks: Ranks, out: Path) -> None:
+    def __init__(self, dataset: Dataset, config: Config, task: Task, ranks: Ranks, out: Path, *, replay: bool) -> None:
         self.config, self.task, self.ranks, self.out = config, task, ranks, out
         self.step = 0
         self.best: dict[str, Any] | None = None  # the averaged weights that scored best, and the evidence of their step
@@ -137,7 +152,9 @@ class _Run:
         self.precision = choose_precision(config.precision, ranks.device)
         self.meter = Meter(out)
         compiled = config.compile != "none"
-        self.forward = torch.compile(self.state.model, mode=config.compile) if compiled else self.state.model
+        forward = torch.compile(self.state.model, mode=config.compile) if compiled else self.state.model
+        step = Step(task, config, self.state, forward, self.generator, ranks, self.precision)
+        self.take: Work = _recorded(step, self.generator, ranks) if replay else step
         self.evidence = Evidence(
             task=task.name,
             config=config.to_json(),
@@ -185,7 +202,8 @@ class _Run:
             tell({"step": self.step, "resumed": self.evidence.resumed[-1]})
         saved = time.perf_counter()
         for batch in self._batches():
-            stopping = self._train_on(batch, stop=stop())
+            self._train_on(batch)
+            stopping = self.ranks.any(stop())
             due = self.step % self.config.evaluate_every == 0 or self.step == self.config.steps
             if due or self.step % self.config.log_every == 0:
                 tell(self._record())
@@ -205,32 +223,17 @@ class _Run:
             epoch, position = divmod(self.step, self.order.steps)
             yield from itertools.islice(loader.epoch(epoch, position), self.config.steps - self.step)
 
-    def _train_on(self, batch: Batch, *, stop: bool) -> bool:
-        """Take one step; whether any rank was asked to stop.
-
-        Every rank augments the whole batch and trains on its part: so the samples are those of a single rank.
-        """
-        config, moment = self.config, key(self.config.seed, self.step)
+    def _train_on(self, batch: Batch) -> None:
+        """Take one step."""
+        moment, factor = key(self.config.seed, self.step), rate_factor(self.step, self.config)
         torch.manual_seed(moment)
-        batch = self.task.augment(batch, self.generator.manual_seed(moment), config)
-        samples = len(batch["image"])
-        share = self.ranks.share(samples)
-        part = {name: values[share] for name, values in batch.items()}
-        weight = len(part["image"]) / samples
-        losses: dict[str, Tensor] = {}
-        if weight:
-            with autocast(self.ranks.device, self.precision):
-                outputs = self.forward(part["image"])
-            loss, parts = self.task.loss(outputs, part, config)
-            (loss * weight).backward()
-            losses = {name: torch.as_tensor(value) * weight for name, value in {"loss": loss, **parts}.items()}
-        stopping = self.ranks.add_gradients(self.state.parameters, stop=stop)
-        factor = rate_factor(self.step, config)
-        self.state.advance(self.step, factor)
-        self.meter.add(self.step, config.learning_rate * factor, losses)
-        self.pace.see(samples)
+        self.generator.manual_seed(moment)
+        rates = self.state.optimizer.rates(self.step, factor).to(self.ranks.device, non_blocking=True)
+        losses = self.take({**batch, RATES: rates})
+        self.state.follow(self.step)
+        self.meter.add(self.step, self.config.learning_rate * factor, losses)
+        self.pace.see(len(batch["image"]))
         self.step += 1
-        return stopping
 
     def _record(self) -> Record:
         """A line of the log: means since the last one, over all ranks."""

@@ -48,8 +48,9 @@ def build(config: Config, facts: Mapping[str, Any]) -> nn.Module:
 
 
 def augment(batch: dict[str, Tensor], generator: torch.Generator, config: Config) -> dict[str, Tensor]:
-    shift = torch.randint(-2, 3, (2,), generator=generator).tolist()
-    return {name: torch.roll(values, shift, (1, 2)) for name, values in batch.items()}
+    side = torch.arange(28)
+    down, right = ((side + shift) % 28 for shift in torch.randint(-2, 3, (2, 1), generator=generator))
+    return {name: values[:, down][:, :, right] for name, values in batch.items()}
 
 
 def loss(

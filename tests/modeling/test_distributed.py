@@ -169,7 +169,7 @@ def test_one_process_alone_is_one_rank_that_agrees_with_itself() -> None:
         assert (ranks.rank, ranks.count, ranks.first) == (0, 1, True)
         assert ranks.gather("x") == ["x"]
         assert ranks.agree(lambda: 3) == 3
-        assert ranks.add_gradients([], stop=True) is True
+        assert (ranks.any(True), ranks.any(False)) == (True, False)
 
 
 def test_a_first_rank_that_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ def test_scale_of_the_gradient_does_not_matter_to_muon() -> None:
         weight = nn.Parameter(torch.zeros(8, 12))
         optimizer = MuonAdamW([{"params": [weight], "lr": 0.1, "muon": True}])
         weight.grad = matrices(1, 8, 12)[0] * scale
-        optimizer.step()
+        optimizer.step(optimizer.rates(0))
         moved.append(weight.detach().clone())
     torch.testing.assert_close(moved[0], moved[1])
     torch.testing.assert_close(moved[2], moved[1])
@@ -86,12 +86,12 @@ def test_a_muon_step_is_that_of_its_definition() -> None:
     weight = nn.Parameter(matrices(1, 12, 3)[0].clone().view(12, 3, 1, 1))
     optimizer = MuonAdamW([{"params": [weight], "lr": 0.1, "weight_decay": 0.5, "muon": True}])
     expected, momentum = weight.detach().clone().view(12, 3), torch.zeros(12, 3)
-    for gradient in matrices(4, 12, 3):
+    for step, gradient in enumerate(matrices(4, 12, 3)):
         momentum = 0.95 * momentum + 0.05 * gradient
         ahead = 0.05 * gradient + 0.95 * momentum
         expected = expected * (1 - 0.1 * 0.5) - 0.1 * math.sqrt(12 / 3) * orthogonalise([ahead])[0]
         weight.grad = gradient.view(12, 3, 1, 1)
-        optimizer.step()
+        optimizer.step(optimizer.rates(step))
     torch.testing.assert_close(weight.detach().view(12, 3), expected)
 
 
@@ -100,8 +100,8 @@ def test_weights_of_one_shape_do_not_mix() -> None:
     one = MuonAdamW([{"params": [alone], "lr": 0.1, "muon": True}])
     two = MuonAdamW([{"params": [first, second], "lr": 0.1, "muon": True}])
     alone.grad, first.grad, second.grad = matrices(1, 4, 6)[0], matrices(1, 4, 6)[0], -matrices(2, 4, 6)[1]
-    one.step()
-    two.step()
+    one.step(one.rates(0))
+    two.step(two.rates(0))
     torch.testing.assert_close(first, alone)
     assert not torch.allclose(second, first)
 
@@ -110,9 +110,10 @@ def test_the_rest_is_the_adamw_of_torch() -> None:
     ours, theirs = (nn.Parameter(torch.linspace(-1, 1, 10)) for _ in range(2))
     optimizer = MuonAdamW([{"params": [ours], "lr": 0.01, "weight_decay": 0.1, "muon": False}])
     reference = torch.optim.AdamW([theirs], lr=0.01, weight_decay=0.1, betas=(0.9, 0.99), eps=1e-8)
-    for gradient in matrices(5, 1, 10)[:, 0]:
+    for step, gradient in enumerate(matrices(5, 1, 10)[:, 0]):
         ours.grad, theirs.grad = gradient.clone(), gradient.clone()
-        optimizer.step()
+        reference.param_groups[0]["lr"] = 0.01 / (step + 1)
+        optimizer.step(optimizer.rates(step, 1 / (step + 1)))
         reference.step()
     torch.testing.assert_close(ours, theirs)
 
@@ -125,16 +126,16 @@ def test_an_optimiser_restored_goes_on_as_the_one_that_was_saved(muon: bool) -> 
 
     gradients = matrices(6, 4, 6)
     weight, optimizer = make()
-    for gradient in gradients[:3]:
+    for step, gradient in enumerate(gradients[:3]):
         weight.grad = gradient
-        optimizer.step()
+        optimizer.step(optimizer.rates(step))
     again, restored = make()
     again.data.copy_(weight.data)
     restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    for gradient in gradients[3:]:
-        for parameter, steps in ((weight, optimizer), (again, restored)):
+    for step, gradient in enumerate(gradients[3:], 3):
+        for parameter, each in ((weight, optimizer), (again, restored)):
             parameter.grad = gradient
-            steps.step()
+            each.step(each.rates(step))
     assert torch.equal(weight, again)
 
 
@@ -146,7 +147,7 @@ def test_a_parameter_without_gradient_stays() -> None:
             {"params": [bias], "lr": 0.1, "weight_decay": 0.1},
         ]
     )
-    optimizer.step()
+    optimizer.step(optimizer.rates(0))
     assert torch.equal(weight, torch.ones(3, 3))
     assert torch.equal(bias, torch.ones(3))
 

@@ -74,16 +74,13 @@ def test_8_samples_are_learnt_by_heart(dataset: Dataset, name: str) -> None:
     parts = groups(model, rate=config.learning_rate, muon_rate=0.02, weight_decay=0.0)
     optimizer = MuonAdamW(parts)
     generator = torch.Generator().manual_seed(0)
-    rates = [group["lr"] for group in parts]
     steps = 150
     for step in range(steps):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * (1 - step / steps)
         changed = task.augment(batch, generator, config)
         loss, _ = task.loss(model(changed["image"]), changed, config)
         optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
+        optimizer.step(optimizer.rates(step, 1 - step / steps))
     score = scores(task, model, dataset, 8)[task.headline]["value"]
     assert score > {"foreground": 0.99, "circles": 0.97, "mosaics": 0.97}[name]
 

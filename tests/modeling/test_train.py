@@ -497,7 +497,8 @@ def test_the_average_follows_the_weights_by_its_formula() -> None:
         for parameter in state.parameters:
             parameter.grad = torch.ones_like(parameter)
         state.model(torch.zeros(1, 28, 28, dtype=torch.uint8))
-        state.advance(step, 0.5)
+        state.advance(state.optimizer.rates(step, 0.5))
+        state.follow(step)
         decay = min(0.5, (step + 1) / (step + 10))
         for name, value in state.model.state_dict().items():
             moved = decay * expected[name] + (1 - decay) * value
@@ -530,7 +531,7 @@ def test_a_gradient_longer_than_the_limit_is_cut() -> None:
         for parameter in state.parameters:
             parameter.grad = torch.full_like(parameter, 100.0)
         gradients = [parameter.grad for parameter in state.parameters]
-        state.advance(0, 1.0)
+        state.advance(state.optimizer.rates(0))
         lengths.append(
             float(torch.cat([gradient.reshape(-1) for gradient in gradients if gradient is not None]).norm())
         )
