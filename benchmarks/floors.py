@@ -84,6 +84,9 @@ def find_floors(costs: dict[str, Counted], ceilings: dict[str, Any]) -> dict[str
 
 
 def achieved(floors: dict[str, dict[str, float]], medians: Spans) -> dict[str, float]:
-    """Floor over time, of each group that costs anything and of the step; `medians` has seconds of parts and "step"."""
-    spent = {name: sum(medians[part] for part in parts) for name, parts in GROUPS.items()} | {"step": medians["step"]}
+    """Floor over time, of each group that costs anything and was timed, and of the step; `medians` has seconds of parts
+    and "step".
+    """
+    timed = {name: parts for name, parts in GROUPS.items() if set(parts) <= set(medians)}
+    spent = {name: sum(medians[part] for part in parts) for name, parts in timed.items()} | {"step": medians["step"]}
     return {name: round(floors[name]["floor_s"] / spent[name], 4) for name in spent if floors[name]["floor_s"]}

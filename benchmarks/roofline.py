@@ -16,7 +16,7 @@ import click
 import floors
 import torch
 from evidence import spread, write
-from steps import PARTS, Spans, take_steps
+from steps import PARTS, Marks, Spans, take_steps
 
 from modeling import config as configs
 from modeling.config import PRESETS, Config
@@ -26,7 +26,13 @@ from modeling.runs.evidence import describe, environment
 from modeling.shards import Dataset, open_dataset
 from modeling.training.loader import Mode
 
-MODES: dict[str, tuple[Mode, ...]] = {"cpu": ("mapped",), "cuda": ("resident", "streamed")}
+# How the device is fed, and whether steps are replayed: a replayed step is what trains on a GPU, but has no parts.
+WAYS: dict[str, tuple[tuple[Mode, bool], ...]] = {
+    "cpu": (("mapped", False),),
+    "cuda": (("resident", False), ("resident", True), ("streamed", True)),
+}
+
+COLUMNS = (*PARTS[:-1], "replay", PARTS[-1], "step")  # of the table
 
 Record = dict[str, Any]
 
@@ -74,6 +80,7 @@ def main(
         facts["absent"] |= {
             "host_s, peak_bytes": "the CPU is the device",
             "resident, streamed": "ways to feed a GPU; a CPU takes its batches from the mapped shards",
+            "replayed": "a GPU repeats a recorded step; a CPU takes each anew",
         }
     for config in chosen:
         facts["tasks"][config.task] = measure(dataset, config, device, facts, warm_up, steps)
@@ -100,31 +107,32 @@ def measure(dataset: Dataset, config: Config, device: torch.device, facts: Recor
     """Floors and times of one task, for each way to feed the device; `facts` is told why one is absent."""
     floor = floors.find_floors(floors.count(dataset, config, device), facts["ceilings"])
     found: Record = {"floors": floor, "fed": {}}
-    for mode in MODES[device.type]:
-        click.echo(f"{config.task}, {mode}", err=True)
+    for mode, replay in WAYS[device.type]:
+        way = f"{mode}, replayed" if replay else mode
+        click.echo(f"{config.task}, {way}", err=True)
         if config.compile != "none":
             torch.compiler.reset()  # what was compiled for the way before keeps its memory
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         try:
-            marks, evidence = take_steps(dataset, config, device, mode, warm_up=warm_up, steps=steps)
+            marks, evidence = take_steps(dataset, config, device, mode, warm_up=warm_up, steps=steps, replay=replay)
         except torch.OutOfMemoryError as error:
-            facts["absent"][f"{config.task}, {mode}"] = str(error).splitlines()[0]
+            facts["absent"][f"{config.task}, {way}"] = str(error).splitlines()[0]
             continue
         found |= {"config": evidence.config, "parameters": evidence.parameters}
-        fed = summarise(marks.device()[warm_up:], config.batch)
+        fed = summarise(marks, marks.device()[warm_up:], config.batch)
         fed["achieved"] = floors.achieved(floor, {name: each["median"] for name, each in fed["parts_s"].items()})
         if device.type == "cuda":
-            fed["host_s"] = summarise(marks.host()[warm_up:], config.batch)["parts_s"]
+            fed["host_s"] = summarise(marks, marks.host()[warm_up:], config.batch)["parts_s"]
             fed["peak_bytes"] = torch.cuda.max_memory_allocated(device)
-        found["fed"][mode] = fed
+        found["fed"][way] = fed
     return found
 
 
-def summarise(steps: list[Spans], batch: int) -> Record:
+def summarise(marks: Marks, steps: list[Spans], batch: int) -> Record:
     """The spread of each part and of the whole "step" in seconds, samples a second, and the share spent waiting."""
     whole = [sum(step.values()) for step in steps]
-    parts = {part: spread([step[part] for step in steps]) for part in PARTS} | {"step": spread(whole)}
+    parts = {part: spread([step[part] for step in steps]) for part in marks.parts} | {"step": spread(whole)}
     return {
         "parts_s": parts,
         "samples_per_s": round(batch / parts["step"]["median"], 1),
@@ -143,17 +151,16 @@ def table(facts: Record) -> str:
         ),
         f"copying: {rates['bytes_per_s']['median'] / 1e9:.3g} GB/s",
         "",
-        f"{'ms a step':<22}" + "".join(f"{name:>10}" for name in (*PARTS, "step", "floor", "achieved", "waiting")),
+        f"{'ms a step':<32}" + "".join(f"{name:>10}" for name in (*COLUMNS, "floor", "achieved", "waiting")),
     ]
     for task, measured in facts["tasks"].items():
-        for mode, fed in measured["fed"].items():
-            times = [fed["parts_s"][name]["median"] for name in (*PARTS, "step")] + [
-                measured["floors"]["step"]["floor_s"]
-            ]
+        for way, fed in measured["fed"].items():
+            times = [fed["parts_s"].get(name, {}).get("median") for name in COLUMNS]
             shares = fed["achieved"]["step"], fed["waiting"]
             lines.append(
-                f"{f'{task}, {mode}':<22}"
-                + "".join(f"{1000 * each:>10.3g}" for each in times)
+                f"{f'{task}, {way}':<32}"
+                + "".join(f"{'-' if each is None else f'{1000 * each:.3g}':>10}" for each in times)
+                + f"{1000 * measured['floors']['step']['floor_s']:>10.3g}"
                 + "".join(f"{each:>10.1%}" for each in shares)
             )
     return "\n".join([*lines, *(f"absent: {what}: {why}" for what, why in facts["absent"].items())])

@@ -2,7 +2,7 @@
 
 Marks are set where a step passes from one part to the next: by the loader, by the task's functions and by hooks of the
 optimiser. On a GPU a mark is an event among the work that is queued there, beside the time on the host: nothing waits
-for the device in between, so what is timed runs as it does untimed.
+for the device in between, so what is timed runs as it does untimed. A step that is replayed is one part.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import itertools
 import math
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -29,17 +29,21 @@ from modeling.shards import Dataset
 from modeling.tasks import TASKS, Batch, Loss, Task
 from modeling.training import train as training
 from modeling.training.loader import Loader, Mode
+from modeling.training.recording import Work
 
 # In the order of a step. "wait": until the next batch has come; "rest": averaged weights, losses kept, the log.
 PARTS = ("wait", "augment", "forward", "loss", "backward", "optimiser", "rest")
+REPLAYED = ("wait", "replay", "rest")
+_LAST = ("optimiser", "replay")  # after one of these comes the rest
 
 Spans = dict[str, float]  # seconds of a step by part
 
 
 class Marks:
-    """When each part of each step ended: on the host, and on a GPU among the work queued there."""
+    """When each of the `parts` of each step ended: on the host, and on a GPU among the work queued there."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, parts: Sequence[str] = PARTS) -> None:
+        self.parts = parts
         self._device = device
         self._rows: list[tuple[str, float, torch.cuda.Event | None]] = []
 
@@ -63,16 +67,16 @@ class Marks:
         return self._steps([before.elapsed_time(after) / 1000 for before, after in itertools.pairwise(events)])
 
     def _steps(self, spans: list[float]) -> list[Spans]:
-        """A step ends when the next batch is asked for, once the optimiser has been at work."""
+        """A step ends when the next batch is asked for, once the weights have moved."""
         steps: list[Spans] = []
-        step = dict.fromkeys(PARTS, 0.0)
+        step = dict.fromkeys(self.parts, 0.0)
         advanced = False
         for (part, *_), span in zip(self._rows[1:], spans, strict=True):
             step[part] += span
-            advanced = advanced or part == "optimiser"
+            advanced = advanced or part in _LAST
             if part == "rest" and advanced:
                 steps.append(step)
-                step, advanced = dict.fromkeys(PARTS, 0.0), False
+                step, advanced = dict.fromkeys(self.parts, 0.0), False
         return steps
 
 
@@ -95,16 +99,25 @@ class _MarkedLoader(Loader):
 
 
 def take_steps(
-    dataset: Dataset, config: Config, device: torch.device, mode: Mode, *, warm_up: int, steps: int
+    dataset: Dataset,
+    config: Config,
+    device: torch.device,
+    mode: Mode,
+    *,
+    warm_up: int,
+    steps: int,
+    replay: bool = False,
 ) -> tuple[Marks, Evidence]:
     """Train for `warm_up` + `steps` steps and one that ends the last of them: their marks, and what the run tells.
 
-    Neither an evaluation nor a checkpoint is among them; what else a step does, the log included, is done.
+    Neither an evaluation nor a checkpoint is among them; what else a step does, the log included, is done. With
+    `replay`, steps are recorded and replayed where training does so.
     """
-    asked = itertools.count(1)  # `stop` is asked once a step, and that step is still taken
+    asked = itertools.count(1)  # `stop` is asked once a step, after it
     length = max(config.steps, warm_up + steps + 2)
     config = dataclasses.replace(config, steps=length, evaluate_every=length)
-    marks = Marks(device)
+    marks = Marks(device, REPLAYED if replay else PARTS)
+    task = TASKS[config.task]
     with tempfile.TemporaryDirectory() as folder, _marked(marks, mode):
         evidence = training.train(
             dataset,
@@ -113,24 +126,43 @@ def take_steps(
             device=device,
             stop=lambda: next(asked) > warm_up + steps,
             checkpoint_seconds=math.inf,
-            task=_mark_task(TASKS[config.task], marks),
+            task=task if replay else _mark_task(task, marks),
+            replay=replay,
         )
     return marks, evidence
 
 
 @contextlib.contextmanager
 def _marked(marks: Marks, mode: Mode) -> Iterator[None]:
-    """Training takes its batches from a marked loader, and the optimiser marks its steps."""
-    hooks = [
-        register_optimizer_step_pre_hook(lambda *_: marks.set("backward")),
-        register_optimizer_step_post_hook(lambda *_: marks.set("optimiser")),
-    ]
-    try:
-        with mock.patch.object(training, "Loader", functools.partial(_MarkedLoader, marks, mode)):
-            yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    """Training takes its batches from a marked loader; the optimiser, or who replays the steps, marks its work."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(training, "Loader", functools.partial(_MarkedLoader, marks, mode)))
+        if "replay" in marks.parts:
+            stack.enter_context(mock.patch.object(training, "_recorded", _mark_replays(training._recorded, marks)))
+        else:
+            hooks = [
+                register_optimizer_step_pre_hook(lambda *_: marks.set("backward")),
+                register_optimizer_step_post_hook(lambda *_: marks.set("optimiser")),
+            ]
+            for hook in hooks:
+                stack.callback(hook.remove)
+        yield
+
+
+def _mark_replays(recorded: Callable[..., Work], marks: Marks) -> Callable[..., Work]:
+    """The same way to record steps, whose replays mark where they end."""
+
+    def marked(*arguments: Any) -> Work:
+        work = recorded(*arguments)
+
+        def call(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            found = work(inputs)
+            marks.set("replay")
+            return found
+
+        return call
+
+    return marked
 
 
 def _mark_task(task: Task, marks: Marks) -> Task:

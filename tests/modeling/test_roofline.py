@@ -54,15 +54,47 @@ def test_time_belongs_to_the_part_that_it_ends_and_a_step_ends_when_the_next_bat
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("replay", [False, True])
 @pytest.mark.parametrize("mode", get_args(Mode))
-def test_the_steps_that_are_timed_are_those_of_training(dataset: Dataset, mode: Mode, tmp_path: Path) -> None:
+def test_the_steps_that_are_timed_are_those_of_training(
+    dataset: Dataset, mode: Mode, replay: bool, tmp_path: Path
+) -> None:
     config = preset("circles", "cpu").override([*SMALL, "steps=9", "evaluate_every=9"])
-    marks, evidence = steps.take_steps(dataset, config, CPU, mode, warm_up=2, steps=5)
+    marks, evidence = steps.take_steps(dataset, config, CPU, mode, warm_up=2, steps=5, replay=replay)
     taken = itertools.count(1)
     plain = training.train(dataset, config, tmp_path / "run", stop=lambda: next(taken) == 8)
     assert (evidence.step, evidence.weights) == (8, plain.weights)
     assert len(marks.host()) == 7
-    assert all(set(step) == set(steps.PARTS) and min(step.values()) > 0 for step in marks.host())
+    parts = steps.REPLAYED if replay else steps.PARTS
+    assert all(tuple(step) == parts and min(step.values()) > 0 for step in marks.host())
+    told = roofline.summarise(marks, marks.host(), 250)
+    costs = {name: floors.Counted(Cost(10, 10), "float32") for name in floors.GROUPS}
+    rates = {"operations_per_s": {"float32": {"median": 1.0}}, "bytes_per_s": {"median": 1.0}}
+    medians = {name: each["median"] for name, each in told["parts_s"].items()}
+    achieved = floors.achieved(floors.find_floors(costs, rates), medians)
+    assert set(achieved) == ({"batch", "step"} if replay else {*floors.GROUPS, "step"})
+
+
+def test_the_table_has_a_dash_for_parts_that_a_way_does_not_have(dataset: Dataset) -> None:
+    part = {"median": 0.001}
+    fed = {
+        "resident": {"parts_s": dict.fromkeys([*steps.PARTS, "step"], part), "achieved": {"step": 0.5}, "waiting": 0},
+        "resident, replayed": {
+            "parts_s": dict.fromkeys([*steps.REPLAYED, "step"], part),
+            "achieved": {"step": 0.75},
+            "waiting": 0.01,
+        },
+    }
+    facts = {
+        "ceilings": {"operations_per_s": {"bfloat16": {"median": 7e14}}, "bytes_per_s": {"median": 4e12}},
+        "environment": {"device": "a GPU", "threads": 1, "precision": "bfloat16"},
+        "preset": "gpu",
+        "tasks": {"circles": {"floors": {"step": {"floor_s": 0.0005}}, "fed": fed}},
+        "absent": {},
+    }
+    eager, replayed = (line.split() for line in roofline.table(facts).splitlines()[-2:])
+    assert eager[2:] == [*["1"] * 6, "-", "1", "1", "0.5", "50.0%", "0.0%"]
+    assert replayed[3:] == ["1", *["-"] * 5, "1", "1", "1", "0.5", "75.0%", "1.0%"]
 
 
 def test_training_is_left_as_it_was(dataset: Dataset) -> None:
@@ -97,7 +129,7 @@ def test_the_evidence_has_every_task_its_floors_and_why_something_is_absent(
     facts = json.loads(place.read_text())
     assert facts["dataset"]["digest"] == dataset.digest
     assert facts["environment"]["threads"] == 1
-    assert facts["absent"].keys() == {"host_s, peak_bytes", "resident, streamed"}
+    assert facts["absent"].keys() == {"host_s, peak_bytes", "resident, streamed", "replayed"}
     assert facts["ceilings"]["operations_per_s"]["float32"]["median"] > 0
     assert list(facts["tasks"]) == list(fakes.TASKS)
     for task, measured in facts["tasks"].items():
