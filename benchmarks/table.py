@@ -74,9 +74,8 @@ def scores(results: Path = ROOT / "results") -> str:
         f"({machine['system'].split('-')[0]}), no GPU, torch {run['environment']['versions']['torch']}, "
         f"dataset `{run['dataset']['digest'][:12]}`. The official test digits: n = 10,000, and "
         f"{run['scores']['test']['dice']['n']:,} mosaics of them; weights chosen on val. `make train-all` took "
-        f"{_minutes(facts['wall_s'])}, of which training {_minutes(facts['train_s'])}, and {_minutes(facts['cpu_s'])} "
-        f"of processor time; other machines on the same hardware took {_share(facts['stolen'])} of the cores "
-        "meanwhile.\n"
+        f"{_minutes(facts['wall_s'])}, and {_minutes(facts['cpu_s'])} of processor time; "
+        f"other machines on the same hardware took {_share(facts['stolen'])} of the cores meanwhile.\n"
     )
     rows = [
         (title, facts["test"][task][name], REFERENCE[task].get(name))

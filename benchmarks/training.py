@@ -1,7 +1,7 @@
 """What `make train-all` takes and what its models score, for several seeds: whole processes, one seed after another.
 
-Each seed is trained and scored by the two commands that `make train-all` gives. Writes one JSON file of evidence, from
-which the README's table is made: see --help.
+Each seed is trained and scored by the command that `make train-all` gives. Writes one JSON file of evidence, from which
+the README's table is made: see --help.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from evidence import machine, spread, stolen_seconds, write
 
 TASKS = ("foreground", "circles", "mosaics")
 _OTHER_CLASSES = 3  # the exit code for what was given to work on, or to score, and cannot be used
-_PATIENCE = 0.5  # seconds between two looks at the memory of the processes
+_PATIENCE = 0.1  # seconds between two looks at the memory of the processes
+_BEGUN = 3  # times that the beginning of a process is measured
 
 
 @click.command()
@@ -39,6 +40,7 @@ def main(dataset: Path, seeds: str, preset: str, runs: Path | None, also: tuple[
         facts: dict[str, Any] = {
             "preset": preset,
             "machine": machine(),
+            "begin_s": spread([begin() for _ in range(_BEGUN)]),
             "runs": [],
         }
         for seed in map(int, seeds.split(",")):
@@ -48,21 +50,29 @@ def main(dataset: Path, seeds: str, preset: str, runs: Path | None, also: tuple[
             facts["command"] = f"python benchmarks/training.py --preset {preset} --seeds {done} {place}"
             facts |= summarize(facts["runs"])
             write(evidence, facts)
-    click.echo(json.dumps({name: facts[name] for name in ("test", "val", "train_s", "score_s", "wall_s")}, indent=2))
+    click.echo(json.dumps({name: facts[name] for name in ("test", "val", "begin_s", "seconds", "wall_s")}, indent=2))
 
 
 def train_and_score(dataset: Path, preset: str, seed: int, out: Path, also: Sequence[Path]) -> dict[str, Any]:
-    """One seed: what each step took, what each run says of itself, and every score but those by class."""
+    """One seed: what it took, what each run says of itself, and every score but those by class."""
     place = ["--dataset", dataset, "--out", out]
-    trained = run("train", "all", *place, "--preset", preset, "--seed", seed, "--quiet")
-    scored = run("score", "all", *place, "--quiet")
+    taken = run("train", "all", *place, "--preset", preset, "--seed", seed, "--score", "--quiet")
     return {
         "seed": seed,
-        "train": trained,
-        "score": scored,
+        "taken": taken,
         "tasks": {task: told(out / task) for task in TASKS},
         "also": [elsewhere(out, each) for each in also],
     }
+
+
+def begin() -> float:
+    """Seconds until a process that does nothing else has the code of training and the device at hand."""
+    code = (
+        "import torch, modeling.training.train; torch.zeros(1, device='cuda' if torch.cuda.is_available() else 'cpu')"
+    )
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return time.perf_counter() - started
 
 
 def run(*arguments: object) -> dict[str, float]:
@@ -146,7 +156,7 @@ def elsewhere(out: Path, dataset: Path) -> dict[str, Any]:
 
 
 def summarize(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The spread over the seeds of every score and every time."""
+    """The spread over the seeds of every score, of the seconds of each task by kind of work, and of what it took."""
     spreads: dict[str, Any] = {
         split: {
             task: {
@@ -158,20 +168,13 @@ def summarize(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         }
         for split in ("val", "test")
     }
-    return {
-        **spreads,
-        "train_s": spread([one["train"]["wall_s"] for one in runs]),
-        "score_s": spread([one["score"]["wall_s"] for one in runs]),
-        "wall_s": spread([one["train"]["wall_s"] + one["score"]["wall_s"] for one in runs]),
-        "cpu_s": spread([one["train"]["cpu_s"] + one["score"]["cpu_s"] for one in runs]),
-        "stolen": spread([stolen_of(one["train"], one["score"]) for one in runs]),
-        "peak_own_mib": spread([one["train"]["peak_own_mib"] for one in runs]),
+    spent = [each["seconds"] for one in runs for each in one["tasks"].values()]
+    seconds = {
+        task: {kind: spread([one["tasks"][task]["seconds"][kind] for one in runs]) for kind in spent[0]}
+        for task in TASKS
     }
-
-
-def stolen_of(*steps: dict[str, float]) -> float:
-    """The share of the cores' time that other machines took during all of these steps."""
-    return sum(step["stolen"] * step["wall_s"] for step in steps) / sum(step["wall_s"] for step in steps)
+    taken = {name: spread([one["taken"][name] for one in runs]) for name in runs[0]["taken"]}
+    return {**spreads, "seconds": seconds, **taken}
 
 
 def spread_of(shares: Sequence[float | None]) -> dict[str, float] | None:

@@ -69,7 +69,7 @@ class Pace:
     def lap(self, kind: str) -> None:
         """Put the time since the last lap, or the start, down to `kind`."""
         now = time.perf_counter()
-        self.seconds[kind] += now - self._last
+        self.seconds[kind] = self.seconds.get(kind, 0.0) + now - self._last
         self._last = now
 
     def see(self, samples: int) -> None:

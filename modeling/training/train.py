@@ -163,7 +163,7 @@ class _Run:
             parameters=sum(parameter.numel() for parameter in self.state.parameters),
             step=0,
             epochs=0.0,
-            seconds={"training": 0.0, "evaluating": 0.0, "saving": 0.0},
+            seconds={"loading": 0.0, "training": 0.0, "evaluating": 0.0, "saving": 0.0},
             history=[],
             best=None,
             resumed=[],
@@ -219,6 +219,7 @@ class _Run:
     def _batches(self) -> Iterator[Batch]:
         """The batches from the present step to the last, of all ranks together."""
         loader = Loader(self.train_split, self.task.columns, self.order, self.ranks.device)
+        self.pace.lap("loading")
         while self.step < self.config.steps:
             epoch, position = divmod(self.step, self.order.steps)
             yield from itertools.islice(loader.epoch(epoch, position), self.config.steps - self.step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -119,6 +120,58 @@ def test_scores_of_all_runs_are_printed_and_written_as_fractions(folder: Path, t
         assert f"{scores[task][name]:.3%}" in result.stdout
     assert "baseline" in result.stdout
     assert (trained / "foreground" / "scores.json").exists()
+
+
+def test_training_that_is_to_be_scored_gives_the_scores_of_the_other_command(
+    folder: Path, trained: Path, tmp_path: Path
+) -> None:
+    place = ["--dataset", str(folder), "--out", str(trained), "--device", "cpu"]
+    scored = call("score", "all", *place)
+    files = [
+        trained / "scores.json",
+        *(trained / task / "scores.json" for task in ("foreground", "circles", "mosaics")),
+    ]
+    before = [path.read_bytes() for path in files]
+    for path in files:
+        path.unlink()
+    result = call("train", "all", *place, "--resume", "--score", *SMALL)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith(scored.stdout)
+    assert [path.read_bytes() for path in files] == before
+    one = call("train", "circles", "--dataset", str(folder), "--out", str(tmp_path), "--score", "--quiet", *SMALL)
+    assert (one.exit_code, one.output) == (0, "")
+    assert (tmp_path / "circles" / "scores.json").exists()
+    assert not (tmp_path / "scores.json").exists()
+
+
+def test_what_was_interrupted_is_not_scored(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modeling.training.signals.interruptible", lambda: contextlib.nullcontext(lambda: True))
+    result = call("train", "circles", "--dataset", str(folder), "--out", str(tmp_path), "--score", *SMALL)
+    assert result.exit_code == 130
+    assert not (tmp_path / "circles" / "scores.json").exists()
+
+
+def test_tasks_take_turns_on_a_gpu_and_stand_side_by_side_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def run_jobs(_jobs: Any, at_once: int, **_: Any) -> dict[str, Any]:
+        asked.append(at_once)
+        return {}
+
+    monkeypatch.setattr("modeling.training.jobs.run_jobs", run_jobs)
+    evidence = SimpleNamespace(finished=True)
+    alone: list[str] = []
+
+    def work(name: str, _tell: Any, _stop: Any, **_: Any) -> Any:
+        alone.append(name)
+        return evidence
+
+    tasks: Any = {name: partial(work, name) for name in ("foreground", "circles", "mosaics")}
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    for device, jobs in (("cuda", None), ("cpu", None), ("cuda", 2), ("cpu", 2)):
+        training._run_all(tasks, torch.device(device), jobs, lambda *_: None)
+    assert alone == list(tasks)
+    assert asked == [3, 2, 2]
 
 
 def test_one_run_is_scored_on_the_split_asked_for(folder: Path, trained: Path) -> None:

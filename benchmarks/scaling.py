@@ -1,0 +1,103 @@
+"""How `datagen build` and `datagen verify` scale with workers, beside `cp -r` and `sha256sum`: whole processes in turn.
+
+Writes one JSON file of evidence: see --help.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+from build import Run, alternate, build_command, fresh, measure, raw_copy, summary
+from evidence import machine, write
+
+
+def counts(most: int) -> list[int]:
+    """1, 2, 4 and so on up to `most`, which is the last."""
+    return [*(2**power for power in range((most - 1).bit_length())), most]
+
+
+@click.command()
+@click.option("--source-dir", type=click.Path(path_type=Path, exists=True), envvar="DATAGEN_SOURCE_DIR", required=True)
+@click.option("--workers", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True, help="At most.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Counted, after one that is not.")
+@click.option("--scratch", type=click.Path(path_type=Path), help="A folder on the disk to be measured.")
+@click.option("--evidence", type=click.Path(path_type=Path), default=Path("results/scaling.json"), show_default=True)
+def main(source_dir: Path, workers: int, rounds: int, scratch: Path | None, evidence: Path) -> None:
+    """Measure, print, and write the evidence."""
+    with tempfile.TemporaryDirectory(dir=scratch) as name:
+        facts = measure_all(Path(name), source_dir, counts(workers), rounds)
+    write(evidence, facts)
+    click.echo(table(facts))
+
+
+def measure_all(place: Path, source_dir: Path, workers: list[int], rounds: int) -> dict[str, Any]:
+    """All measurements, in the folder `place`."""
+    source, out, copy = raw_copy(source_dir, place / "source"), place / "out", place / "copy"
+
+    def build(count: int) -> Run:
+        fresh(out)
+        return measure(build_command(out, source, count))
+
+    def copying() -> Run:
+        fresh(copy)
+        return measure(["sh", "-c", f"cp -r '{out}' '{copy}' && sync"])
+
+    def verify(count: int) -> Run:
+        return measure([sys.executable, "-m", "datagen", "verify", out, "--quiet", "--workers", str(count)])
+
+    def hashing(count: int) -> Run:
+        """As many `sha256sum` at once."""
+        return measure(["sh", "-c", f"find '{out}' -type f -print0 | xargs -0 -n 1 -P {count} sha256sum"])
+
+    runs = alternate(
+        rounds,
+        **{f"build {count}": partial(build, count) for count in workers},
+        copy=copying,
+        **{f"verify {count}": partial(verify, count) for count in workers},
+        **{f"sha256sum {count}": partial(hashing, count) for count in workers},
+    )
+    manifest = json.loads((out / "manifest.json").read_text())
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    curves = {
+        what: {str(count): curve_point(runs[f"{what} {count}"], runs[f"{what} 1"], size) for count in workers}
+        for what in ("build", "verify", "sha256sum")
+    }
+    return {
+        "command": "python benchmarks/scaling.py",
+        "digest": manifest["digest"],
+        "bytes": size,
+        "rounds": rounds,
+        **curves,
+        "copy_and_sync": summary(runs["copy"]),
+        "machine": machine(),
+    }
+
+
+def curve_point(runs: list[Run], alone: list[Run], size: int) -> dict[str, Any]:
+    """Times with so many workers, bytes a second, and how many times faster than one worker: medians."""
+    wall = statistics.median(run.wall for run in runs)
+    faster = statistics.median(run.wall for run in alone) / wall
+    return {**summary(runs), "gb_per_s": round(size / wall / 1e9, 3), "faster_than_one": round(faster, 2)}
+
+
+def table(facts: dict[str, Any]) -> str:
+    """The curves for a reader: seconds, medians, and times faster than one worker."""
+    kinds = ("build", "verify", "sha256sum")
+    lines = [f"{'workers':<10}" + "".join(f"{kind:>20}" for kind in kinds)]
+    for count in facts["build"]:
+        points = (facts[kind][count] for kind in kinds)
+        cells = (f"{point['wall_s']['median']:.2f} s, {point['faster_than_one']:.2f} x" for point in points)
+        lines.append(f"{count:<10}" + "".join(f"{cell:>20}" for cell in cells))
+    return "\n".join([*lines, f"cp -r and sync: {facts['copy_and_sync']['wall_s']['median']:.2f} s"])
+
+
+if __name__ == "__main__":
+    main()

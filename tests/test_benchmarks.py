@@ -1,0 +1,108 @@
+"""The benchmarks that put whole processes together: what they ask for, and what they make of what they measured."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import build
+import gpu
+import roofline
+import scaling
+import training
+
+sys.path.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"),
+    [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (4, [1, 2, 4]), (6, [1, 2, 4, 6]), (16, [1, 2, 4, 8, 16])],
+)
+def test_workers_double_up_to_all(most: int, expected: list[int]) -> None:
+    assert scaling.counts(most) == expected
+
+
+def test_a_point_of_a_curve_has_medians_and_the_ratio_to_one_worker() -> None:
+    alone = [build.Run(wall=8.0, cpu=8.0, peak=100.0)] * 3
+    runs = [build.Run(wall=wall, cpu=9.0, peak=120.0) for wall in (1.0, 2.0, 5.0)]
+    point = scaling.curve_point(runs, alone, 4_000_000_000)
+    assert point["wall_s"] == {"min": 1.0, "median": 2.0, "max": 5.0}
+    assert (point["gb_per_s"], point["faster_than_one"]) == (2.0, 4.0)
+    facts: dict[str, Any] = {kind: {"1": point, "16": point} for kind in ("build", "verify", "sha256sum")}
+    lines = scaling.table({**facts, "copy_and_sync": {"wall_s": {"median": 3.0}}}).splitlines()
+    assert lines[2].split() == ["16", *["2.00", "s,", "4.00", "x"] * 3]
+    assert lines[3] == "cp -r and sync: 3.00 s"
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that would be run; one of records fails."""
+    commands: list[list[str]] = []
+
+    class Done:
+        def __init__(self, command: list[str], check: bool) -> None:
+            commands.append([Path(command[1]).name, *command[2:]])
+            self.returncode = int("record" in command and "training.py" in command[1])
+
+    monkeypatch.setattr("subprocess.run", Done)
+    return commands
+
+
+def test_everything_on_a_gpu_is_one_command_and_a_part_that_fails_is_told(
+    asked: list[list[str]], tmp_path: Path
+) -> None:
+    places = ["--dataset", str(tmp_path), "--source-dir", str(tmp_path), "--out", str(tmp_path / "results")]
+    result = CliRunner().invoke(gpu.main, [*places, "--records", "2"])
+    assert result.exit_code == 1
+    assert [command[0] for command in asked] == [
+        "training.py",
+        "roofline.py",
+        "roofline.py",
+        "scaling.py",
+        "training.py",
+    ]
+    half, *_, records = asked
+    assert half[1:5] == ["--preset", "gpu", "--seeds", "0,1,2,3,4"]
+    assert records[1:5] == ["--preset", "record", "--seeds", "0,1"]
+    written = [command[command.index("--evidence") + 1] for command in asked]
+    assert len(set(written)) == len(written)
+    assert "records: failed with status 1" in result.stdout
+    assert "scaling: done" in result.stdout
+    # Each asks for what the benchmark knows.
+    for command in asked:
+        options = [part for part in command if part.startswith("--")]
+        main = {"training.py": training.main, "roofline.py": roofline.main, "scaling.py": scaling.main}[command[0]]
+        assert set(options) <= {name for parameter in main.params for name in parameter.opts}
+
+
+def test_only_what_is_named_is_measured(asked: list[list[str]], tmp_path: Path) -> None:
+    places = ["--dataset", str(tmp_path), "--source-dir", str(tmp_path)]
+    assert CliRunner().invoke(gpu.main, [*places, "--only", "scaling"]).exit_code == 0
+    assert [command[0] for command in asked] == ["scaling.py"]
+    unknown = CliRunner().invoke(gpu.main, [*places, "--only", "records"])
+    assert unknown.exit_code == 2
+    assert "there are half-minute, roofline-gpu" in unknown.output
+
+
+def test_what_seeds_took_is_summed_up() -> None:
+    def one(wall: float, iou: float) -> dict[str, Any]:
+        scores = {split: {"iou": {"value": iou}, "name": "x"} for split in ("val", "test")}
+        task = {"scores": scores, "seconds": {"loading": 1.0, "training": wall / 2}}
+        taken = {"wall_s": wall, "cpu_s": 2 * wall, "stolen": 0.0, "peak_own_mib": 400}
+        return {"seed": 0, "taken": taken, "tasks": dict.fromkeys(training.TASKS, task)}
+
+    facts = training.summarize([one(10.0, 0.25), one(30.0, 0.75), one(20.0, 0.5)])
+    assert facts["wall_s"] == {"min": 10.0, "median": 20.0, "max": 30.0}
+    assert facts["seconds"]["mosaics"]["training"]["median"] == 10.0
+    assert facts["test"]["circles"]["iou"] == {"min": 0.25, "mean": 0.5, "max": 0.75}
+    assert json.dumps(facts)
+
+
+def test_a_process_takes_time_to_begin() -> None:
+    assert training.begin() > 0
