@@ -148,13 +148,16 @@ def test_what_a_device_is_set_to_for_training_is_undone(device: str) -> None:
             flushes_denormals(),
         ]
 
-    for warned in (False, True):
+    for warned, products in ((False, "highest"), (True, "high")):
         torch.use_deterministic_algorithms(warned, warn_only=warned)
+        torch.set_float32_matmul_precision(products)
         before = settings()
         with _deterministic(torch.device(device)):
             assert settings() != before
+            assert torch.get_float32_matmul_precision() == "highest"
         assert settings() == before
     torch.use_deterministic_algorithms(False)
+    torch.set_float32_matmul_precision("highest")
 
 
 @pytest.mark.parametrize("stops", [[1], [7], [10, 3], [39], [13, 1, 1, 20]])
