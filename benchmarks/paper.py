@@ -1,0 +1,92 @@
+"""The least time that the steps of a preset take on a GPU that is not at hand: on paper, from counts and its ceilings.
+
+Operations and bytes are counted on this machine, at two sizes of a batch, and drawn out in a line to that of the
+preset; the ceilings are given. Writes one JSON file of evidence, and prints the table that docs/models.md has of it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import floors
+import torch
+from evidence import write
+from floors import Counted
+
+from modeling import config as configs
+from modeling.networks.cost import Cost
+from modeling.options import TASKS, dataset_option
+from modeling.shards import Dataset, open_dataset
+
+_SIZES = (8, 24)  # samples of the two batches that are counted
+PRESETS = ("gpu", "record")
+SHOWN = {"batch": "batch", "augment": "augmentation", "network": "network and loss", "optimiser": "optimiser"}
+
+
+@click.command()
+@dataset_option
+@click.option("--bfloat16", default=790.0, show_default=True, help="Ceiling of matrix products, TFLOP/s.")
+@click.option("--float32", default=50.0, show_default=True, help="The same in float32, without TF32.")
+@click.option("--copying", default=4.3, show_default=True, help="Ceiling of memory, TB/s read and written.")
+@click.option("--evidence", type=click.Path(path_type=Path), default=Path("results/paper.json"), show_default=True)
+def main(directory: Path, bfloat16: float, float32: float, copying: float, evidence: Path) -> None:
+    """Count, print, and write the evidence."""
+    dataset = open_dataset(directory)
+    rates = {"bfloat16": {"median": bfloat16 * 1e12}, "float32": {"median": float32 * 1e12}}
+    ceilings = {"operations_per_s": rates, "bytes_per_s": {"median": copying * 1e12}}
+    facts: dict[str, Any] = {
+        "command": f"python benchmarks/paper.py --bfloat16 {bfloat16:g} --float32 {float32:g} --copying {copying:g}",
+        "digest": dataset.digest,
+        "ceilings": {"bfloat16_tflop_per_s": bfloat16, "float32_tflop_per_s": float32, "tb_per_s": copying},
+        "presets": {},
+    }
+    for preset in PRESETS:
+        facts["presets"][preset] = {}
+        for task in TASKS:
+            config = configs.preset(task, preset).override(["precision=bfloat16"])
+            floor = floors.find_floors(drawn_out(dataset, config), ceilings)
+            facts["presets"][preset][task] = {"config": config.to_json(), "floors": floor}
+    write(evidence, facts)
+    click.echo(table(facts))
+
+
+def drawn_out(dataset: Dataset, config: configs.Config) -> dict[str, Counted]:
+    """What a step of the preset's batch costs, by group; nothing in it grows faster than the samples do."""
+    few, more = (floors.count(dataset, config.override([f"batch={size}"]), torch.device("cpu")) for size in _SIZES)
+    return {name: Counted(along(few[name].cost, more[name].cost, config.batch), few[name].precision) for name in few}
+
+
+def along(few: Cost, more: Cost, batch: int) -> Cost:
+    """The cost at `batch` samples on the line through those at _SIZES."""
+
+    def at(first: int, second: int) -> int:
+        return first + (second - first) * (batch - _SIZES[0]) // (_SIZES[1] - _SIZES[0])
+
+    return Cost(at(few.operations, more.operations), at(few.bytes, more.bytes))
+
+
+def table(facts: dict[str, Any]) -> str:
+    """The floors in Markdown: milliseconds of a step, and seconds of all steps."""
+    heads = ["preset, task", "batch x steps", "GFLOP", "GB", *SHOWN.values(), "a step", "all steps"]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for preset, tasks in facts["presets"].items():
+        for task, found in tasks.items():
+            floor, config = found["floors"], found["config"]
+            step = floor["step"]
+            cells = [
+                f"`{preset}`, {task}",
+                f"{config['batch']} x {config['steps']:,}",
+                f"{step['operations'] / 1e9:,.0f}",
+                f"{step['bytes'] / 1e9:.2f}",
+                *(f"{1000 * floor[name]['floor_s']:.3f} ms" for name in SHOWN),
+                f"{1000 * step['floor_s']:.2f} ms",
+                f"{config['steps'] * step['floor_s']:.1f} s",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
