@@ -152,6 +152,7 @@ def _run_all(
     """
     import torch
 
+    from modeling.training.distributed import joined
     from modeling.training.jobs import run_jobs, share_threads
     from modeling.training.signals import interruptible
 
@@ -160,10 +161,11 @@ def _run_all(
     with interruptible() as stop:
         if at_once == 1 or "RANK" in os.environ:
             done = {}
-            for task, train in work.items():
-                done[task] = train(partial(tell, task), stop)
-                if not done[task].finished:  # ranks agreed on that; to ask `stop` is to ask this rank alone
-                    break
+            with joined(device):  # for all tasks
+                for task, train in work.items():
+                    done[task] = train(partial(tell, task), stop)
+                    if not done[task].finished:  # ranks agreed on that; to ask `stop` is to ask this rank alone
+                        break
             return done
         shares = zip(reversed([*work]), share_threads(threads, at_once, len(work)), strict=True)
         longest_first = {task: partial(work[task], threads=share) for task, share in shares}

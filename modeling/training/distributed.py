@@ -92,7 +92,10 @@ class Ranks:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
-    """The ranks that torchrun started, for the time of the body; alone where it was not torchrun."""
+    """The ranks that torchrun started, for the time of the body; alone where it was not torchrun.
+
+    What is joined already stays so: ranks can meet only once.
+    """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield Ranks(device)
@@ -100,6 +103,9 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
+    if dist.is_initialized():
+        yield Ranks(device, dist.get_rank(), count)
+        return
     with _gone():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:

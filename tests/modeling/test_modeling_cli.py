@@ -144,6 +144,24 @@ def test_training_that_is_to_be_scored_gives_the_scores_of_the_other_command(
     assert not (tmp_path / "scores.json").exists()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ranks_train_all_tasks_one_after_another_and_the_first_scores_and_tells(folder: Path, tmp_path: Path) -> None:
+    program = python(
+        *("-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "modeling", "train", "all", "--score"),
+        *("--dataset", str(folder), "--out", str(tmp_path), *SMALL),
+        OMP_NUM_THREADS="1",
+    )
+    out, err = program.communicate(timeout=300)
+    assert program.returncode == 0, err
+    assert out.count("trained; 4 steps") == 3
+    assert out.count("baseline") == call("score", "all", "--dataset", str(folder), "--out", str(tmp_path)).stdout.count(
+        "baseline"
+    )
+    for task in ("foreground", "circles", "mosaics"):
+        assert json.loads((tmp_path / task / runs.EVIDENCE).read_text())["environment"]["ranks"] == 2
+    assert json.loads((tmp_path / "scores.json").read_text()).keys() == {"foreground", "circles", "mosaics"}
+
+
 def test_what_was_interrupted_is_not_scored(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modeling.training.signals.interruptible", lambda: contextlib.nullcontext(lambda: True))
     result = call("train", "circles", "--dataset", str(folder), "--out", str(tmp_path), "--score", *SMALL)
