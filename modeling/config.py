@@ -167,20 +167,29 @@ def _parse_bool(text: str) -> bool:
 # docs/models.md has the measurements behind these. On a GPU all batches of an epoch of MNIST are equally long, for the
 # sake of the recorded step: 110 of digits, 512 of mosaics.
 _SMOOTH: dict[str, Any] = {"smoothing": 0.1}  # where there are classes to tell
+_FOREGROUND: dict[str, Any] = {"learning_rate": 3e-2, "augment": 0.0}
 _DIGITS: dict[str, Any] = {"batch": 500}
 _MOSAICS: dict[str, Any] = {"batch": 512}
 _RECORD: dict[str, Any] = {"blocks": 2, "ema": 0.9995}
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "foreground": {
-        "cpu": {"channels": (16, 32, 64), "steps": 1000, "ema": 0.995, "augment": 0.0},
-        "gpu": {**_DIGITS, "channels": (32, 64, 128), "steps": 600, "ema": 0.99, "augment": 0.0},
-        "record": {**_DIGITS, **_RECORD, "channels": (64, 128, 256), "steps": 8000},
+        "cpu": {**_FOREGROUND, "channels": (16, 32, 64), "steps": 1000, "ema": 0.995},
+        "gpu": {**_FOREGROUND, **_DIGITS, "channels": (16, 32, 64), "steps": 1000, "ema": 0.99},
+        "record": {
+            **_FOREGROUND,
+            **_DIGITS,
+            **_RECORD,
+            "channels": (64, 128, 256),
+            "steps": 8000,
+            "learning_rate": 1e-2,
+        },
     },
     "circles": {
         "cpu": {
             **_SMOOTH,
             "channels": (64, 128),
             "steps": 4300,
+            "learning_rate": 1e-2,
             "ema": 0.995,
             "batch": 64,
             "evaluate_every": 1075,
@@ -194,6 +203,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             **_SMOOTH,
             "channels": (32, 64, 128),
             "steps": 4300,
+            "learning_rate": 1e-2,
             "batch": 32,
             "evaluate_every": 1075,
             "warmup": 100,
