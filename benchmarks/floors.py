@@ -18,7 +18,7 @@ from modeling.networks.precision import choose_precision
 from modeling.reading.order import Order
 from modeling.runs.evidence import describe
 from modeling.shards import Dataset
-from modeling.tasks import TASKS
+from modeling.tasks import TASKS, Batch
 from modeling.training.state import State
 
 # What is counted together, and the parts whose time it is.
@@ -41,9 +41,7 @@ class Counted:
 def count(dataset: Dataset, config: Config, device: torch.device) -> dict[str, Counted]:
     """The costs of a step, by group: each part is run once, on the first batch of training."""
     task = TASKS[config.task]
-    split = dataset.split(task.name, "train").select(*task.columns)
-    taken = split.take(Order(len(split), config.seed, config.batch).batch(0, 0))
-    batch = {name: torch.from_numpy(values).to(device) for name, values in taken.items()}
+    batch = first_batch(dataset, config, device)
     state = State(task, config, describe(dataset), device)
     precision = choose_precision(config.precision, device)
     changed: dict[str, torch.Tensor] = {}
@@ -56,14 +54,32 @@ def count(dataset: Dataset, config: Config, device: torch.device) -> dict[str, C
         getattr(torch, precision),
     )
     rates = state.optimizer.rates(0).to(device)
-    optimiser = measure(lambda: state.advance(rates))
+
+    def move() -> None:
+        state.advance(rates)
+        state.follow(0)
+
     read_and_written = 2 * sum(tensor.nbytes for tensor in batch.values())
     return {
         "batch": Counted(Cost(0, read_and_written), precision),
         "augment": Counted(augment, "float32"),
         "network": Counted(network, precision),
-        "optimiser": Counted(optimiser, "float32"),
+        "optimiser": Counted(measure(move), "float32"),
     }
+
+
+def count_unasked(dataset: Dataset, config: Config) -> Cost:
+    """The cost of augmenting a batch on a device that is asked for nothing, as a GPU is not: nothing is computed."""
+    batch = first_batch(dataset, config, torch.device("meta"))
+    return measure(lambda: TASKS[config.task].augment(batch, torch.Generator(), config))
+
+
+def first_batch(dataset: Dataset, config: Config, device: torch.device) -> Batch:
+    """The first batch of training, on `device`."""
+    task = TASKS[config.task]
+    split = dataset.split(task.name, "train").select(*task.columns)
+    taken = split.take(Order(len(split), config.seed, config.batch).batch(0, 0))
+    return {name: torch.from_numpy(values).to(device) for name, values in taken.items()}
 
 
 def find_floors(costs: dict[str, Counted], ceilings: dict[str, Any]) -> dict[str, dict[str, float]]:

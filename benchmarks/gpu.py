@@ -13,6 +13,8 @@ from pathlib import Path
 
 import click
 
+from modeling.options import find_device
+
 HERE = Path(__file__).parent
 
 
@@ -26,15 +28,19 @@ HERE = Path(__file__).parent
 def main(dataset: Path, source_dir: Path, seeds: int, records: int, only: tuple[str, ...], out: Path) -> None:
     """Measure part after part; exit with 1 if one failed."""
     parts = {
+        "tests": ["-m", "pytest", "-q", "-rs", "-k", "cuda", HERE.parent / "tests" / "modeling"],
         **({"half-minute": training(dataset, "gpu", seeds, out)} if seeds else {}),
         "roofline-gpu": roofline(dataset, "gpu", out),
         "roofline-record": roofline(dataset, "record", out),
-        "scaling": ["scaling.py", "--source-dir", source_dir, "--rounds", 2, "--evidence", out / "scaling.json"],
+        "scaling": script("scaling.py", "--source-dir", source_dir, "--rounds", 2, "--evidence", out / "scaling.json"),
         **({"records": training(dataset, "record", records, out)} if records else {}),
     }
     if unknown := set(only) - set(parts):
         raise click.UsageError(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
-    ended = {name: take(name, command) for name, command in parts.items() if name in only or not only}
+    chosen = {name: command for name, command in parts.items() if name in only or not only}
+    if chosen.keys() - {"scaling"}:
+        find_device("cuda", None)
+    ended = {name: take(name, command) for name, command in chosen.items()}
     click.echo("\n".join(f"{name}: {word}" for name, word in ended.items()))
     if not all(word.startswith("done") for word in ended.values()):
         raise SystemExit(1)
@@ -44,20 +50,26 @@ def training(dataset: Path, preset: str, seeds: int, out: Path) -> list[object]:
     """The command that trains and scores with seeds from 0 on."""
     numbers = ",".join(map(str, range(seeds)))
     place = ["--dataset", dataset, "--evidence", out / f"training-{preset}.json"]
-    return ["training.py", "--preset", preset, "--seeds", numbers, *place]
+    return script("training.py", "--device", "cuda", "--preset", preset, "--seeds", numbers, *place)
 
 
 def roofline(dataset: Path, preset: str, out: Path) -> list[object]:
     """The command that measures steps against the ceilings of the machine."""
-    return ["roofline.py", "--preset", preset, "--dataset", dataset, "--evidence", out / f"roofline-{preset}.json"]
+    place = ["--dataset", dataset, "--evidence", out / f"roofline-{preset}.json"]
+    return script("roofline.py", "--device", "cuda", "--preset", preset, *place)
 
 
-def take(name: str, command: list[object]) -> str:
-    """Run one part: how it ended, and the seconds that it took."""
-    script, *arguments = map(str, command)
-    click.echo(f"== {name}: python benchmarks/{script} {' '.join(arguments)}", err=True)
+def script(name: str, *arguments: object) -> list[object]:
+    """The command of a benchmark beside this one."""
+    return [HERE / name, *arguments]
+
+
+def take(name: str, arguments: list[object]) -> str:
+    """Run one part by this Python: how it ended, and the seconds that it took."""
+    command = [sys.executable, *map(str, arguments)]
+    click.echo(f"== {name}: {' '.join(command)}", err=True)
     started = time.perf_counter()
-    status = subprocess.run([sys.executable, str(HERE / script), *arguments], check=False).returncode
+    status = subprocess.run(command, check=False).returncode
     word = "done" if status == 0 else f"failed with status {status}"
     return f"{word}, {time.perf_counter() - started:.0f} s"
 

@@ -1,7 +1,7 @@
 """The least time that the steps of a preset take on a GPU that is not at hand: on paper, from counts and its ceilings.
 
 Operations and bytes are counted on this machine, at two sizes of a batch, and drawn out in a line to that of the
-preset; the ceilings are given. Writes one JSON file of evidence, and prints the table that docs/models.md has of it.
+preset; the ceilings are given. Writes one JSON file of evidence, and prints the table that docs/gpu.md has of it.
 """
 
 from __future__ import annotations
@@ -53,9 +53,13 @@ def main(directory: Path, bfloat16: float, float32: float, copying: float, evide
 
 
 def drawn_out(dataset: Dataset, config: configs.Config) -> dict[str, Counted]:
-    """What a step of the preset's batch costs, by group; nothing in it grows faster than the samples do."""
+    """What a step of the preset's batch costs, by group, all of which grow with the samples in a line.
+
+    Augmentation, of which a CPU does only what its samples need, is counted as a GPU does it, for the whole batch.
+    """
     few, more = (floors.count(dataset, config.override([f"batch={size}"]), torch.device("cpu")) for size in _SIZES)
-    return {name: Counted(along(few[name].cost, more[name].cost, config.batch), few[name].precision) for name in few}
+    costs = {name: Counted(along(few[name].cost, more[name].cost, config.batch), few[name].precision) for name in few}
+    return {**costs, "augment": Counted(floors.count_unasked(dataset, config), "float32")}
 
 
 def along(few: Cost, more: Cost, batch: int) -> Cost:

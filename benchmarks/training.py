@@ -20,6 +20,7 @@ import click
 from evidence import machine, spread, stolen_seconds, write
 
 TASKS = ("foreground", "circles", "mosaics")
+_EVIDENCE = Path("results/training.json")
 _OTHER_CLASSES = 3  # the exit code for what was given to work on, or to score, and cannot be used
 _PATIENCE = 0.1  # seconds between two looks at the memory of the processes
 _BEGUN = 3  # times that the beginning of a process is measured
@@ -29,10 +30,21 @@ _BEGUN = 3  # times that the beginning of a process is measured
 @click.option("--dataset", type=click.Path(path_type=Path, exists=True), default=Path("data/mnist"), show_default=True)
 @click.option("--seeds", default="0,1,2", show_default=True, metavar="LIST")
 @click.option("--preset", type=click.Choice(["cpu", "gpu", "record"]), default="cpu", show_default=True)
+@click.option("--task", type=click.Choice([*TASKS, "all"]), default="all", show_default=True)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--runs", type=click.Path(path_type=Path), help="Keep the runs there, one folder a seed.")
 @click.option("--also", type=click.Path(path_type=Path, exists=True), multiple=True, help="Score these datasets too.")
-@click.option("--evidence", type=click.Path(path_type=Path), default=Path("results/training.json"), show_default=True)
-def main(dataset: Path, seeds: str, preset: str, runs: Path | None, also: tuple[Path, ...], evidence: Path) -> None:
+@click.option("--evidence", type=click.Path(path_type=Path), default=_EVIDENCE, show_default=True)
+def main(
+    dataset: Path,
+    seeds: str,
+    preset: str,
+    task: str,
+    device: str,
+    runs: Path | None,
+    also: tuple[Path, ...],
+    evidence: Path,
+) -> None:
     """Train and score with each seed, print, and write the evidence after each."""
     with tempfile.TemporaryDirectory() as scratch:
         # Of folders the last part only: evidence is published, and names no place of the machine.
@@ -44,24 +56,31 @@ def main(dataset: Path, seeds: str, preset: str, runs: Path | None, also: tuple[
             "runs": [],
         }
         for seed in map(int, seeds.split(",")):
-            facts["runs"].append(train_and_score(dataset, preset, seed, (runs or Path(scratch)) / str(seed), also))
+            place = (runs or Path(scratch)) / str(seed)
+            facts["runs"].append(train_and_score(dataset, preset, task, device, seed, place, also))
             done = ",".join(str(each["seed"]) for each in facts["runs"])
-            place = f"--dataset {dataset.resolve().name}{others}"
-            facts["command"] = f"python benchmarks/training.py --preset {preset} --seeds {done} {place}"
+            told = [f"--preset {preset} --seeds {done}"]
+            told += [] if task == "all" else [f"--task {task}"]
+            told += [] if device == "auto" else [f"--device {device}"]
+            told += [f"--dataset {dataset.resolve().name}{others}"]
+            told += [] if evidence == _EVIDENCE else [f"--evidence results/{evidence.name}"]
+            facts["command"] = " ".join(["python benchmarks/training.py", *told])
             facts |= summarize(facts["runs"])
             write(evidence, facts)
     click.echo(json.dumps({name: facts[name] for name in ("test", "val", "begin_s", "seconds", "wall_s")}, indent=2))
 
 
-def train_and_score(dataset: Path, preset: str, seed: int, out: Path, also: Sequence[Path]) -> dict[str, Any]:
+def train_and_score(
+    dataset: Path, preset: str, task: str, device: str, seed: int, out: Path, also: Sequence[Path]
+) -> dict[str, Any]:
     """One seed: what it took, what each run says of itself, and every score but those by class."""
-    place = ["--dataset", dataset, "--out", out]
-    taken = run("train", "all", *place, "--preset", preset, "--seed", seed, "--score", "--quiet")
+    place, tasks = ["--dataset", dataset, "--out", out, "--device", device], TASKS if task == "all" else (task,)
+    taken = run("train", task, *place, "--preset", preset, "--seed", seed, "--score", "--quiet")
     return {
         "seed": seed,
         "taken": taken,
-        "tasks": {task: told(out / task) for task in TASKS},
-        "also": [elsewhere(out, each) for each in also],
+        "tasks": {each: told(out / each) for each in tasks},
+        "also": [elsewhere(out, each, tasks) for each in also],
     }
 
 
@@ -140,10 +159,10 @@ def overall(scores: dict[str, Any]) -> dict[str, Any]:
     return {**found, "disputed_labels": disputed} if disputed else found
 
 
-def elsewhere(out: Path, dataset: Path) -> dict[str, Any]:
+def elsewhere(out: Path, dataset: Path, tasks: Sequence[str]) -> dict[str, Any]:
     """The scores on test of another dataset, whose classes may be others: then of the foreground alone."""
     found: dict[str, Any] = {}
-    for task in TASKS:
+    for task in tasks:
         command = [sys.executable, "-m", "modeling", "score", str(out / task), "--dataset", str(dataset)]
         done = subprocess.run([*command, "--split", "test", "--json"], capture_output=True, text=True, check=False)
         if done.returncode not in (0, _OTHER_CLASSES):
@@ -157,6 +176,7 @@ def elsewhere(out: Path, dataset: Path) -> dict[str, Any]:
 
 def summarize(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The spread over the seeds of every score, of the seconds of each task by kind of work, and of what it took."""
+    tasks = list(runs[0]["tasks"])
     spreads: dict[str, Any] = {
         split: {
             task: {
@@ -164,14 +184,14 @@ def summarize(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 for name, each in runs[0]["tasks"][task]["scores"][split].items()
                 if isinstance(each, dict) and "value" in each
             }
-            for task in TASKS
+            for task in tasks
         }
         for split in ("val", "test")
     }
     spent = [each["seconds"] for one in runs for each in one["tasks"].values()]
     seconds = {
         task: {kind: spread([one["tasks"][task]["seconds"][kind] for one in runs]) for kind in spent[0]}
-        for task in TASKS
+        for task in tasks
     }
     taken = {name: spread([one["taken"][name] for one in runs]) for name in runs[0]["taken"]}
     return {**spreads, "seconds": seconds, **taken}

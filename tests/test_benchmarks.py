@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
+
+from modeling.errors import InputError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import build
@@ -51,6 +54,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             self.returncode = int("record" in command and "training.py" in command[1])
 
     monkeypatch.setattr("subprocess.run", Done)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     return commands
 
 
@@ -60,6 +64,8 @@ def test_everything_on_a_gpu_is_one_command_and_a_part_that_fails_is_told(
     places = ["--dataset", str(tmp_path), "--source-dir", str(tmp_path), "--out", str(tmp_path / "results")]
     result = CliRunner().invoke(gpu.main, [*places, "--records", "2"])
     assert result.exit_code == 1
+    tests, *asked = asked
+    assert tests[:2] == ["-m", "pytest"]
     assert [command[0] for command in asked] == [
         "training.py",
         "roofline.py",
@@ -68,8 +74,8 @@ def test_everything_on_a_gpu_is_one_command_and_a_part_that_fails_is_told(
         "training.py",
     ]
     half, *_, records = asked
-    assert half[1:5] == ["--preset", "gpu", "--seeds", "0,1,2,3,4"]
-    assert records[1:5] == ["--preset", "record", "--seeds", "0,1"]
+    assert half[1:7] == ["--device", "cuda", "--preset", "gpu", "--seeds", "0,1,2,3,4"]
+    assert records[1:7] == ["--device", "cuda", "--preset", "record", "--seeds", "0,1"]
     written = [command[command.index("--evidence") + 1] for command in asked]
     assert len(set(written)) == len(written)
     assert "records: failed with status 1" in result.stdout
@@ -87,7 +93,18 @@ def test_only_what_is_named_is_measured(asked: list[list[str]], tmp_path: Path) 
     assert [command[0] for command in asked] == ["scaling.py"]
     unknown = CliRunner().invoke(gpu.main, [*places, "--only", "records"])
     assert unknown.exit_code == 2
-    assert "there are half-minute, roofline-gpu" in unknown.output
+    assert "there are tests, half-minute, roofline-gpu" in unknown.output
+
+
+def test_nothing_is_measured_as_a_gpu_s_where_there_is_none(
+    asked: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    places = ["--dataset", str(tmp_path), "--source-dir", str(tmp_path)]
+    refused = CliRunner().invoke(gpu.main, places)
+    assert isinstance(refused.exception, InputError)
+    assert CliRunner().invoke(gpu.main, [*places, "--only", "scaling"]).exit_code == 0
+    assert [command[0] for command in asked] == ["scaling.py"]
 
 
 def test_what_seeds_took_is_summed_up() -> None:

@@ -99,6 +99,17 @@ def test_the_tables_of_speed_and_scores_are_what_the_evidence_says(monkeypatch: 
     assert table.readme() == README
 
 
+def test_the_table_of_the_floors_on_paper_is_what_the_evidence_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    paper = importlib.import_module("paper")
+    facts = json.loads((ROOT / "results/paper.json").read_text("utf-8"))
+    page = (ROOT / "docs/gpu.md").read_text("utf-8")
+    assert f"<!-- paper -->\n{paper.table(facts)}<!-- /paper -->" in page
+    for name, tasks in facts["presets"].items():
+        for task, found in tasks.items():
+            assert found["config"] == preset(task, name).override(["precision=bfloat16"]).to_json()
+
+
 def test_the_tables_of_the_ablation_are_what_the_evidence_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     ablation = importlib.import_module("ablation")

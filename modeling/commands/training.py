@@ -51,7 +51,18 @@ if TYPE_CHECKING:
     help="With all: how many to train at once, each in a process and with its share of the threads."
     "  [default: 1 on a GPU, which they would share by turns; 3 on a CPU, or as many as it has threads]",
 )
-@click.option("--score", "scored", is_flag=True, help="When they are trained, score them like 'modeling score'.")
+@click.option(
+    "--replay/--no-replay",
+    default=True,
+    show_default=True,
+    help="On a GPU, record a step once and repeat it, or take each anew.",
+)
+@click.option(
+    "--score",
+    "scored",
+    is_flag=True,
+    help="When they are trained, score them like 'modeling score'; with --json: {trained: [...], scored: [...]}.",
+)
 @click.option("--resume", is_flag=True, help="Go on with what is there; a finished run is left as it is.")
 @click.option("--tensorboard", is_flag=True, help="Write logs for TensorBoard too, to DIR/TASK/tensorboard.")
 @quiet_option
@@ -66,6 +77,7 @@ def train(
     device_name: str,
     threads: int | None,
     jobs: int | None,
+    replay: bool,
     scored: bool,
     resume: bool,
     tensorboard: bool,
@@ -87,22 +99,25 @@ def train(
     silent = quiet or as_json or follower
     progress = Progress({each: config.steps for each, config in configurations.items()}, headlines)
     work = {
-        each: partial(_train, directory, config, out / each, device_name, resume=resume, board=tensorboard)
+        each: partial(
+            _train, directory, config, out / each, device_name, resume=resume, board=tensorboard, replay=replay
+        )
         for each, config in configurations.items()
     }
     done = _run_all(work, device, jobs, (lambda _task, _record: None) if silent else progress)
     for each, evidence in done.items():
         if not silent:
             print_trained(evidence, out / each, headlines[each])
+    finished = len(done) == len(work) and all(evidence.finished for evidence in done.values())
+    records = _score(task, directory, out, device) if scored and finished and not follower else []
     if as_json and not follower:
-        print_json([evidence.to_json() for evidence in done.values()])
-    if len(done) < len(work) or not all(evidence.finished for evidence in done.values()):
+        trained = [evidence.to_json() for evidence in done.values()]
+        print_json({"trained": trained, "scored": records} if scored else trained)
+    if not finished:
         raise failure("interrupted; the same command with --resume goes on", INTERRUPTED)
-    if scored and not follower:
-        records = _score(task, directory, out, device)
-        if not silent:
-            click.echo()
-            print_scores(records)
+    if records and not silent:
+        click.echo()
+        print_scores(records)
 
 
 def _score(task: str, directory: Path, out: Path, device: torch.device) -> list[Any]:
@@ -127,6 +142,7 @@ def _train(
     threads: int | None = None,
     resume: bool,
     board: bool,
+    replay: bool,
 ) -> Evidence:
     """Train one task, in this process or one of its own."""
     from modeling.shards import open_dataset
@@ -139,7 +155,14 @@ def _train(
             listeners.append(stack.enter_context(open_board(folder)))
         device = find_device(device_name, threads)
         return train(
-            open_dataset(directory), config, folder, device=device, resume=resume, listeners=listeners, stop=stop
+            open_dataset(directory),
+            config,
+            folder,
+            device=device,
+            resume=resume,
+            listeners=listeners,
+            stop=stop,
+            replay=replay,
         )
 
 

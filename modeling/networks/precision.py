@@ -35,10 +35,12 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 @contextlib.contextmanager
 def exact_products() -> Iterator[None]:
-    """Products of float32 are computed in float32, not in TF32, whatever is set outside."""
-    before = torch.get_float32_matmul_precision()
+    """Products of float32, those of convolutions too, are computed in float32, not in TF32, whatever is set outside."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]

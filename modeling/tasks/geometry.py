@@ -66,8 +66,8 @@ def minimal_circles(mask: Tensor) -> Tensor:
 def minimal_circles_unasked(mask: Tensor) -> tuple[Tensor, Tensor]:
     """`minimal_circles`, and whether each is found: (n, H, W) -> float64 (n, 3), bool (n,).
 
-    Nothing is asked of the device, which may be a recording one, so the search takes as many steps as nearly all masks
-    need; what is not found is no circle of its mask. A CPU, which is asked for nothing, takes those that it needs.
+    A device that may be recording is asked for nothing, so the search takes as many steps as nearly all masks need;
+    what is not found is no circle of its mask. To ask a CPU costs nothing: there it stops once all are found.
     """
     search = _Search(mask)
     for _ in range(_BLIND):

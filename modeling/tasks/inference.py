@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from modeling.networks.precision import autocast
+from modeling.networks.precision import autocast, exact_products
 from modeling.tasks.task import Batch, Task
 
 
@@ -17,7 +17,7 @@ def infer_batch(
     """The outputs of a network for images (n, H, W) with n above 0, and the predictions as its task names them; tensors
     on `device`, computed in `precision`: float32 or bfloat16.
     """
-    with torch.inference_mode():
+    with torch.inference_mode(), exact_products():
         with autocast(device, precision):
             outputs = model(torch.from_numpy(images).to(device))
         return outputs, task.predict(outputs)

@@ -62,7 +62,7 @@ class Ranks:
         flag = torch.tensor(float(value), device=self.device)
         with _gone():
             dist.all_reduce(flag)
-            return bool(flag > 0)
+        return bool(flag > 0)
 
     def gather(self, value: T) -> list[T]:
         """The values of all ranks, in order, on each of them. Raises TrainingError where a rank is gone."""

@@ -113,11 +113,9 @@ class MuonAdamW(torch.optim.Optimizer):
         # Nesterov: look one step of momentum ahead.
         ahead = torch._foreach_lerp(gradients, momenta, _MOMENTUM)
         found = orthogonalise([direction.reshape(len(direction), -1) for direction in ahead])
-        for matrix in found:
-            rows, columns = matrix.shape
-            if rows > columns:
-                matrix.mul_(math.sqrt(rows / columns))
+        scales = [math.sqrt(max(1.0, rows / columns)) for rows, columns in (matrix.shape for matrix in found)]
         moves = [matrix.reshape(parameter.shape) for matrix, parameter in zip(found, parameters, strict=True)]
+        torch._foreach_mul_(moves, scales)
         torch._foreach_mul_(moves, move)
         torch._foreach_add_(parameters, moves)
 

@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from modeling.errors import TrainingError
+
 Tensors = Mapping[str, Tensor]
 Work = Callable[[Tensors], dict[str, Tensor]]
 
@@ -40,9 +42,20 @@ class CudaGraph:
     @contextlib.contextmanager
     def record(self) -> Iterator[None]:
         # Only this thread is kept from what a recording does not bear: the loader's may go on.
-        stream = torch.cuda.current_stream()
-        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
-            yield
+        stream, first = torch.cuda.current_stream(), None
+        try:
+            with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+                try:
+                    yield
+                except BaseException as error:
+                    first = error  # to end a recording that failed is another error
+                    raise
+        except RuntimeError as error:
+            cause = first or error
+            raise TrainingError(
+                f"this GPU cannot record a step: {str(cause).splitlines()[0]}",
+                remedy="the same command with --resume --no-replay takes the steps one by one",
+            ) from cause
 
     def replay(self) -> None:
         self._graph.replay()
@@ -53,7 +66,7 @@ class Recorded:
 
     It must ask the device for nothing, and find everything that changes between two calls in its tensors. What it is
     called with is copied into memory of its own, and what it returns out of it. Called with tensors of other shapes
-    than those recorded, it does the work unrecorded.
+    than those recorded, it does the work unrecorded; where shapes change every few calls, all of it.
     """
 
     def __init__(self, work: Work, recording: Recording) -> None:

@@ -77,7 +77,10 @@ class State:
         try:
             self.model.load_state_dict(tree["model"])
             self.average.load_state_dict(tree["average"])
+            rates = [group["lr"] for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(tree["optimizer"])
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate  # which was once saved as the schedule had scaled it
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 "the checkpoint is of another network or optimiser",

@@ -21,7 +21,7 @@ from modeling import runs
 from modeling.config import Config
 from modeling.errors import TrainingError
 from modeling.files import hold, make_folder, write_json
-from modeling.networks.precision import choose_precision
+from modeling.networks.precision import choose_precision, exact_products
 from modeling.reading.order import Order
 from modeling.runs import checkpoint
 from modeling.runs.evidence import Evidence, describe, environment, same_bits
@@ -101,9 +101,7 @@ def _deterministic(device: torch.device) -> Iterator[None]:
     settings: Any = torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     filled = settings.fill_uninitialized_memory
-    chooses, products = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
-    flushes = flushes_denormals()
-    torch.set_float32_matmul_precision("highest")
+    chooses, flushes = torch.backends.cudnn.benchmark, flushes_denormals()
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     else:
@@ -111,12 +109,12 @@ def _deterministic(device: torch.device) -> Iterator[None]:
         settings.fill_uninitialized_memory = False  # a help in finding errors, paid for at every step
         torch.set_flush_denormal(True)
     try:
-        yield
+        with exact_products():
+            yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         settings.fill_uninitialized_memory = filled
         torch.backends.cudnn.benchmark = chooses
-        torch.set_float32_matmul_precision(products)
         torch.set_flush_denormal(flushes)
 
 
@@ -153,6 +151,8 @@ class _Run:
         self.meter = Meter(out)
         compiled = config.compile != "none"
         forward = torch.compile(self.state.model, mode=config.compile) if compiled else self.state.model
+        rates = [self.state.optimizer.rates(step, rate_factor(step, config)) for step in range(config.steps)]
+        self.rates = torch.stack(rates).to(ranks.device)
         step = Step(task, config, self.state, forward, self.generator, ranks, self.precision)
         self.take: Work = _recorded(step, self.generator, ranks) if replay else step
         self.evidence = Evidence(
@@ -229,8 +229,7 @@ class _Run:
         moment, factor = key(self.config.seed, self.step), rate_factor(self.step, self.config)
         torch.manual_seed(moment)
         self.generator.manual_seed(moment)
-        rates = self.state.optimizer.rates(self.step, factor).to(self.ranks.device, non_blocking=True)
-        losses = self.take({**batch, RATES: rates})
+        losses = self.take({**batch, RATES: self.rates[self.step]})
         self.state.follow(self.step)
         self.meter.add(self.step, self.config.learning_rate * factor, losses)
         self.pace.see(len(batch["image"]))

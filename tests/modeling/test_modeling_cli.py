@@ -142,6 +142,12 @@ def test_training_that_is_to_be_scored_gives_the_scores_of_the_other_command(
     assert (one.exit_code, one.output) == (0, "")
     assert (tmp_path / "circles" / "scores.json").exists()
     assert not (tmp_path / "scores.json").exists()
+    told = call(
+        "train", "circles", "--dataset", str(folder), "--out", str(tmp_path), "--score", "--resume", "--json", *SMALL
+    )
+    both = json.loads(told.stdout)
+    assert both["trained"] == [json.loads((tmp_path / "circles" / runs.EVIDENCE).read_text())]
+    assert both["scored"] == [json.loads((tmp_path / "circles" / "scores.json").read_text())]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,18 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from modeling import runs
 from modeling.config import Config, preset
+from modeling.errors import TrainingError
+from modeling.runs import checkpoint
 from modeling.runs.evidence import describe
 from modeling.shards import Dataset, open_dataset
-from modeling.tasks import TASKS, Task
+from modeling.tasks import TASKS, Task, augment, geometry
 from modeling.training import step as steps
 from modeling.training import train as training
 from modeling.training.distributed import Ranks
-from modeling.training.recording import WARM_UP, Recorded, Work
+from modeling.training.loader import Loader
+from modeling.training.recording import WARM_UP, CudaGraph, Recorded, Work
 from modeling.training.state import State
 from modeling.training.step import RATES, Step
 
@@ -131,7 +136,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def runs_of(dataset: Dataset) -> list[tuple[Task, Config]]:
     small = ["channels=4,8", "steps=20", "warmup=4", "batch=8", "evaluate_every=8", "val_samples=16"]
     real = [(TASKS[name], preset(name, "gpu").override([*small, "augment=1"])) for name in TASKS]
-    # With dropout, which draws from torch's own generator; every fourth batch is a short one; and gradients are cut.
+    # With dropout, which draws from torch's own generator; every seventh batch is a short one; and gradients are cut.
     return [*real, (FAKE, dataclasses.replace(SETTINGS, batch=16, clip=0.1))]
 
 
@@ -240,17 +245,89 @@ def test_what_asks_or_brings_is_found(
         take_on_meta("foreground", dataset, monkeypatch)
 
 
-def test_the_search_for_circles_that_may_not_look_finds_those_of_digits_and_says_which() -> None:
-    from modeling.tasks import geometry
+def test_a_search_that_may_not_look_says_which_circles_it_found(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = torch.tensor(dataset.split("circles", "train")["image"][:])
+    mask = (image > 128).to(torch.uint8)
+    mask[7] = 0
+    due = geometry.minimal_circles(mask)
+    found, certain = geometry.minimal_circles_unasked(mask)
+    assert bool(certain.all())
+    assert torch.equal(found, due)
+    monkeypatch.setattr(geometry, "_BLIND", 1)
+    found, certain = geometry.minimal_circles_unasked(mask)
+    assert 0 < int(certain.sum()) < len(mask)
+    assert torch.equal(found[certain], due[certain])
+    assert not (found == due).all(1)[~certain].any()
 
-    mask = torch.zeros(3, 28, 28, dtype=torch.uint8)
-    mask[0, 3, 4:20] = mask[1, 5:9, 6] = 1  # the third has none
-    # Points on a spiral: each step of the search finds another one farther out.
-    angles = torch.arange(40) * 0.37
-    spiral = torch.zeros(1, 256, 256, dtype=torch.uint8)
-    radii = 40 + 2.0 * torch.arange(40)
-    spiral[0, (128 + radii * angles.sin()).long(), (128 + radii * angles.cos()).long()] = 1
-    for masks in (mask, spiral):
-        found, certain = geometry.minimal_circles_unasked(masks)
-        assert torch.equal(found[certain], geometry.minimal_circles(masks)[certain])
-    assert bool(geometry.minimal_circles_unasked(mask)[1].all())
+
+def test_a_digit_whose_circle_was_not_found_stays_as_stored(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = dataset.split("circles", "train")
+    image, circles = torch.tensor(split["image"][:]), geometry.circles_from_rows(torch.tensor(split["circle"][:]))
+
+    def augmented() -> tuple[Tensor, Tensor, Tensor]:
+        new, circle = augment.circle(image, circles, torch.Generator().manual_seed(0), 1.0)
+        return new, circle, (new != image).flatten(1).any(1)
+
+    whole, found, changed = augmented()
+    monkeypatch.setattr(geometry, "_BLIND", 1)
+    fewer, some, still = augmented()
+    assert 0 < int(still.sum()) < int(changed.sum())
+    assert torch.equal(fewer[~still], image[~still])
+    assert torch.equal(some[~still], circles[~still])
+    assert torch.equal(fewer[still], whole[still])
+    assert torch.equal(some[still], found[still])
+
+
+def test_only_a_gpu_that_works_alone_records() -> None:
+    step = Step.__new__(Step)
+    made: list[torch.Generator] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "CudaGraph", made.append)
+        generator = torch.Generator()
+        assert training._recorded(step, generator, Ranks(torch.device("cpu"))) is step
+        assert training._recorded(step, generator, Ranks(torch.device("cuda"), 0, 2)) is step
+        assert isinstance(training._recorded(step, generator, Ranks(torch.device("cuda"))), Recorded)
+    assert made == [generator]
+
+
+def test_what_cannot_be_recorded_is_told_with_its_first_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Graph:
+        def register_generator_state(self, generator: torch.Generator) -> None: ...
+
+    @contextlib.contextmanager
+    def capture(*_: Any, **__: Any) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            raise RuntimeError("the capture was invalidated")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
+    graph = CudaGraph(torch.Generator())
+    with pytest.raises(TrainingError, match="cannot record a step: somebody asked") as told, graph.record():
+        raise RuntimeError("somebody asked\nfor a number")
+    assert "--no-replay" in str(told.value)
+    with pytest.raises(TrainingError, match="the capture was invalidated"), graph.record():
+        pass
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("mode", ["resident", "streamed"])
+@pytest.mark.parametrize("name", list(TASKS))
+def test_cuda_replays_what_it_would_do(
+    name: str, mode: Any, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights of steps that were replayed are those of steps taken one by one, but for the order of sums."""
+    config = preset(name, "gpu").override(["steps=20", "batch=16", "augment=1", "precision=float32", "val_samples=16"])
+    monkeypatch.setattr(training, "Loader", functools.partial(Loader, mode=mode))
+    ends = []
+    for replay in (True, False):
+        out = tmp_path / str(replay)
+        training.train(dataset, config, out, device="cuda", replay=replay)
+        ends.append(checkpoint.load(out / runs.LAST)[0]["average"])
+    begun = State(TASKS[name], config, describe(dataset), torch.device("cpu")).average.state_dict()
+    replayed, plain, first = (torch.cat([t.reshape(-1).double().cpu() for t in end.values()]) for end in (*ends, begun))
+    assert float((replayed - plain).norm() / (plain - first).norm()) < 0.02

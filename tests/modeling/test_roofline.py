@@ -16,14 +16,18 @@ from click.testing import CliRunner
 from torch.optim import optimizer
 
 from modeling.config import preset
-from modeling.networks.cost import Cost
+from modeling.networks.cost import Cost, measure
+from modeling.runs.evidence import describe
 from modeling.shards import Dataset, open_dataset
+from modeling.tasks import TASKS
 from modeling.training import train as training
 from modeling.training.loader import Loader, Mode
+from modeling.training.state import State
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import ceilings
 import floors
+import paper
 import roofline
 import steps
 
@@ -113,6 +117,28 @@ def test_a_floor_is_the_longer_of_operations_and_bytes(dataset: Dataset) -> None
     found = floors.find_floors(costs, {"operations_per_s": rates, "bytes_per_s": {"median": 10.0}})
     assert {name: floor["floor_s"] for name, floor in found.items()} == {"network": 6.0, "optimiser": 9.0, "step": 10.0}
     assert found["step"] == {"operations": 630, "bytes": 100, "operations_s": 9.0, "bytes_s": 10.0, "floor_s": 10.0}
+
+
+def test_the_averages_are_part_of_the_optimiser_s_cost(dataset: Dataset) -> None:
+    config = preset("foreground", "cpu").override(SMALL)
+    state = State(TASKS["foreground"], config, describe(dataset), CPU)
+    averages = measure(lambda: state.follow(0)).bytes
+    for parameter in state.parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    moved = measure(lambda: state.advance(state.optimizer.rates(0))).bytes
+    assert averages > 0
+    assert floors.count(dataset, config, CPU)["optimiser"].cost.bytes >= moved + averages
+
+
+def test_on_paper_all_grows_with_the_samples_in_a_line(dataset: Dataset) -> None:
+    config = preset("circles", "gpu").override(["channels=4,8", "batch=40", "precision=float32"])
+    drawn, counted = paper.drawn_out(dataset, config), floors.count(dataset, config, CPU)
+    for name in ("batch", "network", "optimiser"):
+        assert drawn[name].cost.bytes == pytest.approx(counted[name].cost.bytes, rel=0.01)
+        assert drawn[name].cost.operations == pytest.approx(counted[name].cost.operations, rel=0.01)
+    # A CPU ends the search for circles when all are found, a GPU does not look.
+    assert drawn["augment"].cost.bytes > counted["augment"].cost.bytes
+    assert paper.along(Cost(10, 100), Cost(26, 500), 40) == Cost(42, 900)
 
 
 @pytest.mark.usefixtures("one_thread")

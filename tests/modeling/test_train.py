@@ -527,6 +527,18 @@ def test_a_compiled_network_takes_the_steps_of_one_that_is_not(task: str, datase
         torch.testing.assert_close(compiled[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+def test_a_state_goes_on_at_its_own_rates_whatever_a_schedule_made_of_those_that_were_saved() -> None:
+    state, other = (State(FAKE, SETTINGS, {"tile": [28, 28]}, torch.device("cpu")) for _ in range(2))
+    for group in state.optimizer.param_groups:
+        group["lr"] *= 0.25
+    other.restore(state.tree())
+    assert not torch.equal(state.optimizer.rates(3), other.optimizer.rates(3))
+    assert [group["lr"] for group in other.optimizer.param_groups] == [
+        SETTINGS.muon_rate,
+        *[SETTINGS.learning_rate] * 2,
+    ]
+
+
 def test_a_gradient_longer_than_the_limit_is_cut() -> None:
     lengths = []
     for clip in (0.0, 1.0):
