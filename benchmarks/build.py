@@ -57,6 +57,29 @@ def build_command(out: Path, source: Path, workers: int, times: int = 1) -> list
     return [*command, "--source-dir", source, "--workers", str(workers), *counts]
 
 
+def verify_command(out: Path, workers: int) -> list[str | Path]:
+    """The verification of a dataset."""
+    return [sys.executable, "-m", "datagen", "verify", out, "--quiet", "--workers", str(workers)]
+
+
+def build_afresh(out: Path, source: Path, workers: int) -> Run:
+    """Build where nothing is."""
+    fresh(out)
+    return measure(build_command(out, source, workers))
+
+
+def copy_afresh(out: Path, copy: Path) -> Run:
+    """Copy what was built to where nothing is, and let it come to the disk."""
+    fresh(copy)
+    return measure(["sh", "-c", f"cp -r '{out}' '{copy}' && sync"])
+
+
+def built(out: Path) -> dict[str, Any]:
+    """What was built: its digest and its bytes."""
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    return {"digest": json.loads((out / "manifest.json").read_text())["digest"], "bytes": size}
+
+
 def raw_copy(source: Path, folder: Path) -> Path:
     """The source's files, decompressed as the cache holds them."""
     folder.mkdir()
@@ -133,26 +156,17 @@ def measure_all(place: Path, source_dir: Path, workers: int, rounds: int, ten_ti
     """All measurements, in the folder `place`."""
     source, out, copy = raw_copy(source_dir, place / "source"), place / "out", place / "copy"
 
-    def build() -> Run:
-        fresh(out)
-        return measure(build_command(out, source, workers))
-
-    def copying() -> Run:
-        fresh(copy)
-        return measure(["sh", "-c", f"cp -r '{out}' '{copy}' && sync"])
-
-    def again() -> Run:
-        return measure(build_command(out, source, workers))
-
-    runs = alternate(rounds, build=build, copy=copying, again=again)
+    runs = alternate(
+        rounds,
+        build=lambda: build_afresh(out, source, workers),
+        copy=lambda: copy_afresh(out, copy),
+        again=lambda: measure(build_command(out, source, workers)),
+    )
     loop = [user_loop(source, place / f"loop{number}") for number in range(3)]
-    manifest = json.loads((out / "manifest.json").read_text())
-    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     a_mosaic = statistics.median(run.wall for run in runs["build"]) / sum(SPLITS)
     facts = {
         "command": "make bench",
-        "digest": manifest["digest"],
-        "bytes": size,
+        **built(out),
         "workers": workers,
         "rounds": rounds,
         "build": summary(runs["build"]),

@@ -5,17 +5,15 @@ Writes one JSON file of evidence: see --help.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-from build import Run, alternate, build_command, fresh, measure, raw_copy, summary
+from build import Run, alternate, build_afresh, built, copy_afresh, measure, raw_copy, summary, verify_command
 from evidence import machine, write
 
 
@@ -42,38 +40,27 @@ def measure_all(place: Path, source_dir: Path, workers: list[int], rounds: int) 
     """All measurements, in the folder `place`."""
     source, out, copy = raw_copy(source_dir, place / "source"), place / "out", place / "copy"
 
-    def build(count: int) -> Run:
-        fresh(out)
-        return measure(build_command(out, source, count))
-
-    def copying() -> Run:
-        fresh(copy)
-        return measure(["sh", "-c", f"cp -r '{out}' '{copy}' && sync"])
-
-    def verify(count: int) -> Run:
-        return measure([sys.executable, "-m", "datagen", "verify", out, "--quiet", "--workers", str(count)])
-
     def hashing(count: int) -> Run:
         """As many `sha256sum` at once."""
         return measure(["sh", "-c", f"find '{out}' -type f -print0 | xargs -0 -n 1 -P {count} sha256sum"])
 
     runs = alternate(
         rounds,
-        **{f"build {count}": partial(build, count) for count in workers},
-        copy=copying,
-        **{f"verify {count}": partial(verify, count) for count in workers},
+        **{f"build {count}": partial(build_afresh, out, source, count) for count in workers},
+        copy=partial(copy_afresh, out, copy),
+        **{f"verify {count}": partial(measure, verify_command(out, count)) for count in workers},
         **{f"sha256sum {count}": partial(hashing, count) for count in workers},
     )
-    manifest = json.loads((out / "manifest.json").read_text())
-    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    dataset = built(out)
     curves = {
-        what: {str(count): curve_point(runs[f"{what} {count}"], runs[f"{what} 1"], size) for count in workers}
+        what: {
+            str(count): curve_point(runs[f"{what} {count}"], runs[f"{what} 1"], dataset["bytes"]) for count in workers
+        }
         for what in ("build", "verify", "sha256sum")
     }
     return {
         "command": "python benchmarks/scaling.py",
-        "digest": manifest["digest"],
-        "bytes": size,
+        **dataset,
         "rounds": rounds,
         **curves,
         "copy_and_sync": summary(runs["copy"]),

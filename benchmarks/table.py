@@ -1,14 +1,18 @@
-"""The README's tables of speed and of scores, written from the evidence in results/: the two cannot drift apart.
+"""The tables of the README and of docs/ that are written from the evidence in results/: the two cannot drift apart.
 
-`python benchmarks/table.py` writes them; a test holds the README to what `readme` returns.
+`python benchmarks/table.py` writes them; a test holds the pages to what `pages` returns.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import ablation
+import paper
 
 from modeling.scoring.scoreboard import REFERENCE
 
@@ -90,15 +94,32 @@ def scores(results: Path = ROOT / "results") -> str:
     return "\n".join([head, *lines]) + "\n"
 
 
-TABLES = {"speed": table, "scores": scores}
+def _told(name: str, made: Callable[[Any], str]) -> Callable[[], str]:
+    """A table made of one file of evidence."""
+    return lambda: made(json.loads((ROOT / "results" / name).read_text("utf-8")))
 
 
-def readme() -> str:
-    """The README with the tables of now."""
-    text = (ROOT / "README.md").read_text("utf-8")
-    for name, made in TABLES.items():
+# By page and by the name that the comments around a table have.
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"speed": table, "scores": scores},
+    "docs/models.md": {"ablation": _told("ablation.json", ablation.tables)},
+    "docs/gpu.md": {"paper": _told("paper.json", paper.table)},
+}
+
+
+def pages() -> dict[str, str]:
+    """Each page with its tables of now."""
+    return {page: _page(page) for page in TABLES}
+
+
+def _page(page: str) -> str:
+    text = (ROOT / page).read_text("utf-8")
+    for name, made in TABLES[page].items():
         before, after = (re.escape(mark) for mark in (f"<!-- {name} -->\n", f"<!-- /{name} -->"))
-        text = re.sub(f"(?<={before}).*?(?={after})", made().replace("\\", r"\\"), text, flags=re.DOTALL)
+        written = made().replace("\\", r"\\")
+        text, found = re.subn(f"(?<={before}).*?(?={after})", written, text, flags=re.DOTALL)
+        if found != 1:
+            raise ValueError(f"{page} has {found} places for the table {name}, expected 1")
     return text
 
 
@@ -125,4 +146,5 @@ def _cpu(ten: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    (ROOT / "README.md").write_text(readme(), "utf-8")
+    for name, text in pages().items():
+        (ROOT / name).write_text(text, "utf-8")

@@ -6,12 +6,11 @@ Writes one JSON file of evidence: see --help.
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 
 import click
-from build import alternate, build_command, measure, raw_copy, summary
+from build import alternate, build_command, built, measure, raw_copy, summary, verify_command
 from evidence import machine, spread, write
 
 
@@ -27,16 +26,7 @@ def main(source_dir: Path, workers: int, rounds: int, scratch: Path | None, evid
         place = Path(name)
         out = place / "out"
         measure(build_command(out, raw_copy(source_dir, place / "source"), workers))
-        verify: list[str | Path] = [
-            sys.executable,
-            "-m",
-            "datagen",
-            "verify",
-            out,
-            "--quiet",
-            "--workers",
-            str(workers),
-        ]
+        verify = verify_command(out, workers)
         alone = {"DATAGEN_SOURCE_DIR": "", "DATAGEN_CACHE": str(place / "cache")}
         runs = alternate(
             rounds,
@@ -46,16 +36,14 @@ def main(source_dir: Path, workers: int, rounds: int, scratch: Path | None, evid
             quick=lambda: measure([*verify, "--quick"], **alone),
             sample=lambda: measure([*verify, "--sample", "1000", "--seed", "0"], **alone),
         )
-        size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-        digest = json.loads((out / "manifest.json").read_text())["digest"]
+        dataset = built(out)
     facts = {
         "command": "make bench",
-        "digest": digest,
-        "bytes": size,
+        **dataset,
         "workers": workers,
         "rounds": rounds,
         "full": summary(runs["full"]),
-        "full_gb_per_s": spread([size / run.wall / 1e9 for run in runs["full"]]),
+        "full_gb_per_s": spread([dataset["bytes"] / run.wall / 1e9 for run in runs["full"]]),
         "sha256sum": summary(runs["sha256sum"]),
         "full_over_sha256sum": spread([a.wall / b.wall for a, b in zip(runs["full"], runs["sha256sum"], strict=True)]),
         "full_with_source": summary(runs["source"]),

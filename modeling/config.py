@@ -167,16 +167,16 @@ def _parse_bool(text: str) -> bool:
 # docs/models.md has the measurements behind these. On a GPU all batches of an epoch of MNIST are equally long, for the
 # sake of the recorded step: 110 of digits, 512 of mosaics.
 _SMOOTH: dict[str, Any] = {"smoothing": 0.1}  # where there are classes to tell
-_FOREGROUND: dict[str, Any] = {"learning_rate": 3e-2, "augment": 0.0}
+_STORED: dict[str, Any] = {"augment": 0.0}  # foreground: samples as stored
 _DIGITS: dict[str, Any] = {"batch": 500}
 _MOSAICS: dict[str, Any] = {"batch": 512}
 _RECORD: dict[str, Any] = {"blocks": 2, "ema": 0.9995}
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "foreground": {
-        "cpu": {**_FOREGROUND, "channels": (16, 32, 64), "steps": 1000, "ema": 0.995},
-        "gpu": {**_FOREGROUND, **_DIGITS, "channels": (16, 32, 64), "steps": 1000, "ema": 0.99},
+        "cpu": {**_STORED, "channels": (16, 32, 64), "steps": 1000, "learning_rate": 3e-2, "ema": 0.995},
+        "gpu": {**_STORED, **_DIGITS, "channels": (16, 32, 64), "steps": 1000, "learning_rate": 3e-2, "ema": 0.99},
         "record": {
-            **_FOREGROUND,
+            **_STORED,
             **_DIGITS,
             **_RECORD,
             "channels": (64, 128, 256),

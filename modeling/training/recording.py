@@ -77,13 +77,13 @@ class Recorded:
         self._outputs: dict[str, Tensor] = {}
 
     def __call__(self, inputs: Tensors) -> dict[str, Tensor]:
-        if not self._inputs and not self._is_due(inputs):
-            return self._work(inputs)
         if not self._inputs:
+            if not self._is_due(inputs):
+                return self._work(inputs)
             self._inputs = {name: tensor.clone() for name, tensor in inputs.items()}
             with self._recording.record():
                 self._outputs = self._work(self._inputs)
-        if _shapes(inputs) != self._shapes:
+        elif _shapes(inputs) != self._shapes:
             return self._work(inputs)
         for name, tensor in inputs.items():
             self._inputs[name].copy_(tensor)
