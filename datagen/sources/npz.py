@@ -294,22 +294,26 @@ def _labels_problem(header: _Header) -> tuple[str, str | None]:
 
 def _images_problem(header: _Header) -> tuple[str, str]:
     """What an array is that is no 8-bit grey images, and what to do."""
-    dtype, shape = header.dtype, header.shape
-    if dtype.kind == "O":
+    shape = header.shape
+    if header.dtype.kind == "O":
         return "not images but Python objects, which are never opened", _GREY
     if header.grey is not None:
-        return _depth_problem(dtype)
-    if len(shape) == 4 and (shape[3] in (3, 4) or shape[1] in (3, 4)):
-        return "colour images", _GREY
-    if len(shape) == 4 and (shape[3] == 2 or shape[1] == 2):
-        return "images of 2 channels", _GREY
+        return _depth_problem(header.dtype)
     if len(shape) in (4, 5):
-        return "volumes, or images of many channels", "choose one slice or channel, uint8 (n, height, width)"
+        return _channels_problem(shape)
     if len(shape) == 2:
         side = math.isqrt(shape[1])
         sides = f"{side}, {side}" if side * side == shape[1] else "height, width"
         return "flat images", f"give them their shape, as in images.reshape(-1, {sides})"
     return "not 8-bit grey images", _GREY
+
+
+def _channels_problem(shape: tuple[int, ...]) -> tuple[str, str]:
+    if len(shape) == 4 and shape[3] == 2:
+        return "images of 2 channels", _GREY
+    if len(shape) == 4 and (shape[3] in (3, 4) or shape[1] in (3, 4)):
+        return "colour images", _GREY
+    return "volumes, or images of many channels", "choose one slice or channel, uint8 (n, height, width)"
 
 
 def _depth_problem(dtype: np.dtype[Any]) -> tuple[str, str]:
