@@ -326,15 +326,27 @@ def test_qmnist_is_read_as_it_is_published(tmp_path: Path, suffix: str, pack: Ca
 LETTERS = "".join(f"{label} {label + 64} {label + 96}\n" for label in range(1, 27))
 
 
-def test_letters_of_emnist_are_numbered_and_named_by_their_mapping(tmp_path: Path) -> None:
+@pytest.mark.parametrize("with_mapping", [True, False])
+def test_letters_of_emnist_are_numbered_and_named_by_their_mapping(tmp_path: Path, with_mapping: bool) -> None:
     lay(tmp_path, **{"emnist-letters-train": [1, 26, 3], "emnist-letters-test": [2]})
-    write(tmp_path / "emnist-letters-mapping.txt", LETTERS.encode())
+    if with_mapping:
+        write(tmp_path / "emnist-letters-mapping.txt", LETTERS.encode())
     source = sources.load(f"idx:{tmp_path}")
     assert source.classes[:3] == ("Aa", "Bb", "Cc")
     assert len(source.classes) == 26
     assert source.parts["train"].labels.tolist() == [0, 25, 2]
     assert source.parts["test"].labels.tolist() == [1]
     assert source.parts["train"].images.tolist()[0] == [[0, 1, 2], [3, 4, 5]]  # as stored
+
+
+def test_letters_that_were_numbered_anew_keep_their_numbers(tmp_path: Path) -> None:
+    lay(tmp_path, **{"emnist-letters-train": [0, 2, 1], "emnist-letters-test": [1]})
+    source = idx_folder.load(tmp_path)
+    assert source.classes == ("0", "1", "2")
+    assert source.parts["train"].labels.tolist() == [0, 2, 1]
+    write(tmp_path / "emnist-letters-mapping.txt", LETTERS.encode())
+    with pytest.raises(InputError, match=r"train: 1 labels that are not in it, the first at 0: 0; give a classes.txt"):
+        idx_folder.load(tmp_path)
 
 
 def test_a_mapping_is_followed_in_the_order_of_its_lines(tmp_path: Path) -> None:
@@ -398,7 +410,7 @@ def test_halves_of_two_datasets_are_not_put_together(tmp_path: Path) -> None:
 
 def test_what_a_user_should_know_is_remarked_on(tmp_path: Path) -> None:
     heard: list[str] = []
-    for name, labels in {"emnist-letters": [1, 2], "emnist-digits": [0, 1], "digits": [1, 2], "plain": [0, 1]}.items():
+    for name, labels in {"emnist-bymerge": [1, 2], "emnist-digits": [0, 1], "digits": [1, 2], "plain": [0, 1]}.items():
         folder = tmp_path / name
         folder.mkdir()
         lay(folder, **{name: labels})
@@ -406,8 +418,8 @@ def test_what_a_user_should_know_is_remarked_on(tmp_path: Path) -> None:
     transposed = "EMNIST's images are stored transposed and taken so; docs/sources.md says how to turn them"
     begin = 'the labels begin at 1: the class "0" has no images; number them from 0 if that is not meant'
     assert heard == [
-        f"{tmp_path}/emnist-letters: {begin}",
-        f"{tmp_path}/emnist-letters: {transposed}",
+        f"{tmp_path}/emnist-bymerge: {begin}",
+        f"{tmp_path}/emnist-bymerge: {transposed}",
         f"{tmp_path}/emnist-digits: {transposed}",
         f"{tmp_path}/digits: {begin}",
     ]

@@ -93,7 +93,7 @@ def _require_whole(labels: npt.NDArray[np.floating[Any]], name: str, path: Path 
 
 
 def numbered_classes(parts: Mapping[str, Part], path: Path, report: Report | None = None) -> tuple[str, ...]:
-    """The classes "0" to the highest label in any part, for sources that name none.
+    """Name the classes "0" to the highest label in any part, for sources that name none.
 
     `report` hears of labels that do not begin at 0: the classes before the first have no images.
     """

@@ -35,7 +35,7 @@ _TYPES = {0x08: "uint8", 0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "floa
 
 @dataclass(frozen=True)
 class _Header:
-    """The shape and type of the values that a header tells of, and the bytes that it takes itself."""
+    """A header: the shape and type of the values after it, and its own `size` in bytes."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[np.uint8] | np.dtype[np.int32]
@@ -43,7 +43,7 @@ class _Header:
 
     @property
     def file_bytes(self) -> int:
-        """How long the decompressed file must be."""
+        """Give the bytes that the decompressed file must have."""
         return self.size + math.prod(self.shape) * self.dtype.itemsize
 
 

@@ -19,6 +19,7 @@ _STEM = re.compile(r"(?:(?P<dataset>.*)[-_.])?(?P<last>[^-_.]*)", re.DOTALL)
 _PART_ORDER = ("train", "val", "test", "all")
 _PARTS = {"train": "train", "val": "val", "validation": "val", "test": "test", "t10k": "test"}
 _NAMING = "name the files as MNIST's are: train-images-idx3-ubyte.gz and so on"
+_LETTERS = "".join(f"{label} {64 + label} {96 + label}\n" for label in range(1, 27))  # EMNIST's mapping of letters
 _MAX_FOUND = 5  # names that a message gives of what lies in a folder without IDX files
 
 
@@ -40,10 +41,10 @@ def load(path: Path, report: Report | None = None) -> Source:
 
     A name that ends in train, val, test or t10k before `-images` is that part; a single pair with any other
     name is the part "all". Both MNIST's spelling and `train-images.idx3-ubyte` are known; where a file lies
-    there raw and gzipped, the raw one is read. `path` is the folder, or FOLDER/DATASET where the files of
-    several datasets lie in it. QMNIST's labels (`idx2-int`) are known too. `classes.txt`, if there, names the
-    classes, one a line; without it the mapping of an EMNIST dataset names and numbers them. `report` hears
-    what a user should know of the files.
+    there raw and gzipped, the raw one is read. `path` is the folder, or FOLDER/DATASET where the
+    files of several datasets lie in it. QMNIST's labels (`idx2-int`) are known too. `classes.txt`,
+    if there, names the classes, one a line; without it the mapping of an EMNIST dataset names and
+    numbers them. `report` hears what a user should know of the files.
     """
     folder, files = _chosen(path)
     places = _places(files, folder)
@@ -71,7 +72,10 @@ def load(path: Path, report: Report | None = None) -> Source:
 
 
 def _chosen(path: Path) -> tuple[Path, list[_File]]:
-    """The folder that `path` is or names a dataset in, and the files of that one dataset; InputError if not clear."""
+    """Find the folder that `path` is or names a dataset in, and the files of that one dataset.
+
+    Raises InputError where there is no IDX file, or which dataset is meant is not clear.
+    """
     with checks.reading(path):
         folder, dataset = (path, None) if path.is_dir() or not path.parent.is_dir() else (path.parent, path.name)
     if dataset is None:
@@ -94,7 +98,7 @@ def _chosen(path: Path) -> tuple[Path, list[_File]]:
 
 
 def _listed(folder: Path) -> list[_File]:
-    """The IDX files in `folder` in the order of their names; folders and hidden files are passed over."""
+    """List the IDX files in `folder` in the order of their names; folders and hidden files are passed over."""
     with checks.reading(folder):
         names = {path.name for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir()}
     files = []
@@ -115,7 +119,7 @@ def _dataset_and_part(stem: str) -> tuple[str, str]:
 
 
 def _places(files: Sequence[_File], folder: Path) -> _Places:
-    """Where each part's images and labels lie; InputError where that is not clear."""
+    """Find where each part's images and labels lie; InputError where that is not clear."""
     places: _Places = {}
     problems = []
     for file in files:
@@ -148,11 +152,13 @@ def _found(folder: Path) -> str:
 def _classes(
     folder: Path, dataset: str, parts: Mapping[str, Part], report: Report | None
 ) -> tuple[tuple[str, ...], dict[str, Part]]:
-    """The names of the classes, and the parts with the labels that fit them."""
+    """Name the classes, and give the parts with the labels that fit them."""
     if names := _named(folder / "classes.txt"):
         return names, dict(parts)
     mapping = folder / f"{dataset}-mapping.txt"
     content = _text(mapping) if _is_emnist(dataset) else None
+    if content is None and dataset.lower() == "emnist-letters" and _are_letters(parts):
+        content = _LETTERS
     if content is None:
         return checks.numbered_classes(parts, folder, report), dict(parts)
     classes = _mapped(content, mapping)
@@ -160,11 +166,16 @@ def _classes(
 
 
 def _named(path: Path) -> tuple[str, ...]:
-    """The names in a classes.txt, one a line, blank lines passed over; nothing where it is not there."""
+    """Read the names in a classes.txt, blank lines passed over; none where it is not there."""
     lines = [line.strip() for line in text.lines(_text(path) or "")]
     places = {f"line {number}": name for number, name in enumerate(lines, 1) if name}
     checks.fail_on(checks.name_problems(list(places.values()), list(places)), path)
     return tuple(places.values())
+
+
+def _are_letters(parts: Mapping[str, Part]) -> bool:
+    """Tell whether all labels are 1 to 26, as EMNIST's letters have them unless numbered anew."""
+    return all(int(part.labels.min()) >= 1 and int(part.labels.max()) <= 26 for part in parts.values())
 
 
 def _is_emnist(dataset: str) -> bool:
@@ -172,9 +183,10 @@ def _is_emnist(dataset: str) -> bool:
 
 
 def _mapped(content: str, path: Path) -> dict[int, str]:
-    """The classes that a mapping of EMNIST tells of: label -> name, in the order of its lines.
+    """Read what a mapping of EMNIST tells: label -> name of the class, in the order of its lines.
 
-    A line is a label and the codes of its characters: one, or two where capital and small letters are one class.
+    A line is a label and the codes of its characters: two where capital and small letters are one
+    class, else one.
     """
     classes: dict[int, str] = {}
     problems = []
@@ -194,7 +206,7 @@ def _mapped(content: str, path: Path) -> dict[int, str]:
 
 
 def _renumbered(parts: Mapping[str, Part], labels: Sequence[int], path: Path) -> dict[str, Part]:
-    """The parts, each label as its place among `labels`; InputError where one is not among them."""
+    """Replace each label by its place among `labels`; InputError where one is not among them."""
     numbers = np.full(256, 255, np.uint8)
     numbers[labels] = np.arange(len(labels))
     renumbered = {name: Part(part.images, numbers[part.labels]) for name, part in parts.items()}
@@ -204,12 +216,12 @@ def _renumbered(parts: Mapping[str, Part], labels: Sequence[int], path: Path) ->
         if wrong.size:
             found = parts[name].labels[wrong[0]]
             problems.append(f"{name}: {wrong.size:,} labels that are not in it, the first at {wrong[0]}: {found}")
-    checks.fail_on(problems, path)
+    checks.fail_on(problems, path, "give a classes.txt, which goes before it, if the labels are your own")
     return renumbered
 
 
 def _text(path: Path) -> str | None:
-    """The text of a file that may be absent."""
+    """Read a text file; None where it is not there."""
     with checks.reading(path):
         if not path.exists():
             return None

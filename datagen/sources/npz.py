@@ -55,7 +55,7 @@ class _Header:
 
     @property
     def grey(self) -> tuple[int, ...] | None:
-        """The shape (n, height, width) that images of this shape have without an axis of one channel, if any."""
+        """Give the shape (n, height, width), without an axis of one channel; None for no such shape."""
         shape = self.shape
         if len(shape) == 4 and shape[3] == 1:
             return shape[:3]
@@ -68,11 +68,11 @@ def load(path: Path, report: Report | None = None) -> Source:
     """Read the arrays of the .npz file at `path`.
 
     Either `images` uint8 (n, height, width) and `labels` (n,) or (n, 1) of whole numbers, or the same with
-    `train_`, `test_` and perhaps `val_` before the names; or all of these under the names that other programs
-    give, such as `x_train` and `y_train`. An axis of one channel may come before or after height and width.
-    `classes`, strings, may name the classes. Digests are of the decoded arrays by the names and shapes above,
-    labels as uint8, whatever the names in the file and the compression. `report` hears what a user should know
-    of the arrays.
+    `train_`, `test_` and perhaps `val_` before the names; or all of these under the names that other
+    programs give, such as `x_train` and `y_train`. An axis of one channel may come before or after
+    height and width. `classes`, strings, may name the classes. Digests are of the decoded arrays by
+    the names and shapes above, labels as uint8, whatever the names in the file and the compression.
+    `report` hears what a user should know of the arrays.
     """
     checks.require_file(path)
     with checks.reading(path), _corruption(path), path.open("rb") as file:
@@ -141,10 +141,10 @@ def _digest(name: str, array: npt.NDArray[Any]) -> str:
 
 
 def _wanted(members: Mapping[str, object], path: Path) -> dict[str, str]:
-    """The arrays to read: their names as this package gives them -> their names in the file.
+    """Choose the arrays to read: their names as this package gives them -> their names in the file.
 
-    This package's own names go before those of other programs, which are looked at where the own make no
-    source. InputError where none make one.
+    Names of other programs are looked at only where this package's own make no source. Raises
+    InputError where these make none either.
     """
     roles = {name: role for name in members if (role := _role(name))}
     own = {name: role for name, role in roles.items() if name == role}
@@ -158,7 +158,7 @@ def _wanted(members: Mapping[str, object], path: Path) -> dict[str, str]:
 
 
 def _gaps(roles: Mapping[str, str]) -> list[str]:
-    """Why arrays of these names, each with its role, make no source."""
+    """Say why arrays of these names, each with its role, make no source."""
     problems = []
     named: dict[str, str] = {}
     for name, role in roles.items():
@@ -175,7 +175,7 @@ def _gaps(roles: Mapping[str, str]) -> list[str]:
 
 
 def _role(name: str) -> str | None:
-    """What an array of this name holds, as this package names it: "train_images" for "x_train"; None if unknown."""
+    """Name an array as this package does: "train_images" for "x_train"; None if it is unknown."""
     words = name.lower().split("_")
     if len(words) == 1:
         return _KINDS.get(name.lower())
@@ -282,7 +282,7 @@ def _check_kind(header: _Header, role: str, name: str, path: Path) -> None:
 
 
 def _labels_problem(header: _Header) -> tuple[str, str | None]:
-    """What an array is that is no labels, and what to do."""
+    """Say what an array is that is no labels, and what to do."""
     if header.dtype.kind in "US":
         return "names, not labels", "classes, labels = np.unique(labels, return_inverse=True) gives both"
     if header.dtype.kind == "O":
@@ -293,7 +293,7 @@ def _labels_problem(header: _Header) -> tuple[str, str | None]:
 
 
 def _images_problem(header: _Header) -> tuple[str, str]:
-    """What an array is that is no 8-bit grey images, and what to do."""
+    """Say what an array is that is no 8-bit grey images, and what to do."""
     shape = header.shape
     if header.dtype.kind == "O":
         return "not images but Python objects, which are never opened", _GREY
