@@ -189,6 +189,18 @@ def test_an_array_that_is_there_twice_is_refused(tmp_path: Path) -> None:
         npz.load(path)
 
 
+def test_an_archive_without_arrays_is_told_as_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no array images(.|\n)*found no array; give images and labels"):
+        npz.load(save(tmp_path / "a.npz", {}))
+
+
+def test_class_names_of_no_characters_are_no_names(tmp_path: Path) -> None:
+    members = {name: member(array) for name, array in whole().items()}
+    members["classes"] = header("{'descr': '<U0', 'fortran_order': False, 'shape': (3,)}")
+    with pytest.raises(InputError, match="classes: not a list of names"):
+        npz.load(zipped(tmp_path / "a.npz", members))
+
+
 def test_a_single_array_is_refused_as_one(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     np.save(path, tiles())
@@ -341,7 +353,10 @@ def header(text: str) -> bytes:
 
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "no header": (b"hello", "images: not a NumPy array"),
-    "an endless header": (b"\x93NUMPY\2\0" + struct.pack("<I", 1 << 31), "images: not a NumPy array"),
+    "an endless header": (
+        b"\x93NUMPY\2\0" + struct.pack("<I", 1 << 31),
+        r"images: a header too long \(expected at most 10,000 bytes, found 2,147,483,648\)",
+    ),
     "code for a header": (header("__import__('os')"), "its header is not NumPy's"),
     "a header cut short": (member(tiles())[:40], "its header is not NumPy's"),
     "a shape of texts": (header("{'descr': '|u1', 'fortran_order': False, 'shape': 'abc'}"), "header is not NumPy's"),

@@ -133,7 +133,7 @@ def _images(path: Path, report: Report | None) -> Source:  # noqa: ARG001  (it h
 
 _PATHS: dict[str, Callable[[Path, Report | None], Source]] = {"idx": _idx, "npz": _npz, "images": _images}
 _DESCRIPTIONS = {
-    "idx": ("DIR", "IDX files, raw or gzipped, named as MNIST's are"),
-    "npz": ("FILE", "NumPy arrays: images and labels, or train_images, train_labels and so on"),
+    "idx": ("DIR", "IDX files, raw or gzipped, named as MNIST's, QMNIST's or EMNIST's are"),
+    "npz": ("FILE", "NumPy arrays: images and labels, or those of train and test; x and y are known too"),
     "images": ("DIR", "grey image files, one folder a class, below train/ and test/ or not"),
 }

@@ -29,6 +29,7 @@ from datagen.sources import checks
 from datagen.sources.record import Part, Report, Source
 
 _BEGINNING = b"PK\3\4"  # of an archive with a member in it; zipfile passes over whatever comes before
+_EMPTY = b"PK\5\6"  # an archive without any
 _WIDTHS = {b"\x93NUMPY\1\0": 2, b"\x93NUMPY\2\0": 4, b"\x93NUMPY\3\0": 4}  # bytes that tell the header's length
 _MAX_HEADER = 10_000  # bytes; NumPy's own bound on what it parses
 _BLOCK = 1 << 20
@@ -84,9 +85,9 @@ def load(path: Path, report: Report | None = None) -> Source:
 def _read(file: BinaryIO, path: Path, report: Report | None) -> Source:
     with zipfile.ZipFile(file) as archive:
         file.seek(0)
-        if file.read(4) != _BEGINNING:
-            raise zipfile.BadZipFile("bytes before the first array")
         listed = archive.infolist()
+        if file.read(4) != (_BEGINNING if listed else _EMPTY):
+            raise zipfile.BadZipFile("bytes before the first array")
         members = {_name(info): info for info in listed}
         wanted = _wanted(members, path)
         checks.fail_on(_implausible(listed, list(wanted.values()), path), path)
@@ -239,8 +240,12 @@ def _header(member: IO[bytes], name: str, path: Path) -> _Header:
     start = member.read(8)
     width = _WIDTHS.get(start, 0)
     length = int.from_bytes(member.read(width), "little")
-    if not width or length > _MAX_HEADER:
+    if not width:
         raise InputError(f"{name}: not a NumPy array", path=path, expected="an .npy header", found=repr(start))
+    if length > _MAX_HEADER:
+        raise InputError(
+            f"{name}: a header too long", path=path, expected=f"at most {_MAX_HEADER:,} bytes", found=f"{length:,}"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # what NumPy writes makes nobody warn
@@ -265,7 +270,7 @@ def _fields(header: object) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
 def _check_kind(header: _Header, role: str, name: str, path: Path) -> None:
     """Raise InputError unless the array is of the type and shape that its role asks for."""
     if role == "classes":
-        usable = header.dtype.kind == "U" and len(header.shape) == 1
+        usable = header.dtype.kind == "U" and header.dtype.itemsize > 0 and len(header.shape) == 1
         problem, expected, remedy = "not a list of names", "strings (n,)", None
     elif role.endswith("labels"):
         flat = len(header.shape) == 1 or header.shape[1:] == (1,)
@@ -287,7 +292,9 @@ def _labels_problem(header: _Header) -> tuple[str, str | None]:
         return "names, not labels", "classes, labels = np.unique(labels, return_inverse=True) gives both"
     if header.dtype.kind == "O":
         return "not labels but Python objects, which are never opened", "store them as integers"
-    if header.dtype.kind in "iubf" and len(header.shape) == 2:
+    if len(header.shape) == 2 and header.shape[0] == 1:
+        return "not labels but one row of them", "turn it, as in labels.reshape(-1)"
+    if header.dtype.kind in "iubf" and len(header.shape) == 2 and header.shape[1] > 1:
         return "not labels: several values an image", "of rows with a one for the class take labels.argmax(axis=1)"
     return "not labels", None
 
@@ -326,7 +333,7 @@ def _depth_problem(dtype: np.dtype[Any]) -> tuple[str, str]:
         return "not 8-bit grey images but truths", "store them as images.astype(np.uint8) * 255"
     if dtype.kind in "iu":
         return (
-            f"not 8-bit grey images but {dtype.itemsize * 8}-bit integers",
+            f"not 8-bit grey images but {'signed ' * (dtype.kind == 'i')}{dtype.itemsize * 8}-bit integers",
             "of values from 0 to 255 take images.astype(np.uint8); scale others",
         )
     return "not 8-bit grey images", _GREY
