@@ -111,4 +111,4 @@ def recipe_of(
         table["mosaics"].update(zip(SPLITS, mosaics, strict=True))
     storage = {"format": format_name, "shard_size": shard_size, "compression": compression}
     table["storage"].update({key: value for key, value in storage.items() if value is not None})
-    return recipes.from_table(table, origin=recipe_name)
+    return recipes.from_table(table, origin="the options given")  # the recipe itself was found valid above

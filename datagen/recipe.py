@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 import re
 import reprlib
@@ -13,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from datagen import files, text
 from datagen.errors import RecipeError
 from datagen.layout import CHUNK, DEFAULT_SHARD_SIZE, MAX_SHARD_SIZE, SPLITS, TASKS
 
@@ -78,14 +80,15 @@ class Recipe:
 def load(name_or_file: str) -> Recipe:
     """The packaged recipe of that name, or else the one in that TOML file.
 
-    Raises RecipeError where there is neither, or where the file is no valid recipe.
+    Raises RecipeError where there is neither, or where the file is no valid recipe, and StorageError where the file
+    cannot be read.
     """
     if name_or_file in packaged():
-        text = (resources.files("datagen.recipes") / f"{name_or_file}.toml").read_text("utf-8")
-        return parse(text, origin=name_or_file)
+        packed = (resources.files("datagen.recipes") / f"{name_or_file}.toml").read_text("utf-8")
+        return parse(packed, origin=name_or_file)
     path = Path(name_or_file)
-    try:
-        if not path.is_file():
+    with files.storage_errors(path):
+        if not _is_file(path):
             raise RecipeError(
                 "no such recipe",
                 path=name_or_file,
@@ -97,9 +100,16 @@ def load(name_or_file: str) -> Recipe:
         if len(data) > MAX_BYTES:
             found = f"{path.stat().st_size:,}"
             raise RecipeError("too large", path=name_or_file, expected=f"at most {MAX_BYTES:,} bytes", found=found)
-        return parse(data.decode("utf-8"), origin=name_or_file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot be read: {error}", path=path) from error
+    return parse(text.decode(data, name_or_file, RecipeError), origin=name_or_file)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 def packaged() -> tuple[str, ...]:
@@ -108,13 +118,13 @@ def packaged() -> tuple[str, ...]:
     return tuple(sorted(entry.name.removesuffix(".toml") for entry in entries if entry.name.endswith(".toml")))
 
 
-def parse(text: str, *, origin: str) -> Recipe:
+def parse(toml: str, *, origin: str) -> Recipe:
     """A recipe from TOML text; `origin` names it in errors."""
-    dots = max(line.count(".") for line in text.split("\n"))
+    dots = max(line.count(".") for line in toml.split("\n"))
     if dots > _MAX_DOTS:
         raise RecipeError("too many dots in a line", path=origin, expected=f"at most {_MAX_DOTS}", found=f"{dots:,}")
     try:
-        table = tomllib.loads(text)
+        table = tomllib.loads(toml)
     except (ValueError, RecursionError) as error:  # tomllib's own error, and that of a number of too many digits
         raise RecipeError(f"not TOML: {error}", path=origin) from error
     return from_table(table, origin=origin)

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import hashlib
 import os
+import re
 import struct
 import tracemalloc
 import zlib
@@ -23,7 +24,10 @@ from datagen.errors import DatagenError, InputError, StorageError
 from datagen.sources import idx, idx_folder
 from datagen.sources.record import UInt8
 
+PAGE = (Path(__file__).parent.parent / "docs" / "sources.md").read_text("utf-8").partition("\n## IDX files\n")[2]
+PAGE = PAGE.partition("\n## ")[0]
 TWO_IMAGES = struct.pack(">4I", 0x803, 2, 1, 3) + bytes([1, 2, 3, 4, 5, 6])
+QMNIST_LABELS = struct.pack(">3I", 0xC02, 3, 8) + np.arange(100, 124).reshape(3, 8).astype(">i4").tobytes()
 THREE_LABELS = struct.pack(">2I", 0x801, 3) + bytes([7, 0, 9])
 
 
@@ -50,6 +54,15 @@ def test_images_are_read_as_the_bytes_stand(tmp_path: Path, pack: Callable[[byte
 @either
 def test_labels_are_read_as_the_bytes_stand(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
     assert idx.read(write(tmp_path / "l", pack(THREE_LABELS)), "labels").values.tolist() == [7, 0, 9]
+
+
+@either
+def test_labels_of_qmnist_are_the_first_of_their_columns(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    file = idx.read(write(tmp_path / "l", pack(QMNIST_LABELS)), "labels")
+    assert file.values.tolist() == [100, 108, 116]
+    assert file.values.dtype == np.uint8
+    assert file.raw.tobytes() == QMNIST_LABELS
+    assert file.digest == hashlib.sha256(QMNIST_LABELS).hexdigest()
 
 
 def test_a_gzip_of_several_members_is_one_file(tmp_path: Path) -> None:
@@ -89,6 +102,26 @@ BAD: dict[str, tuple[idx.Kind, bytes, tuple[str, ...]]] = {
     "no image": ("images", struct.pack(">4I", 0x803, 0, 28, 28), ("a size of zero", "found 0x28x28")),
     "no width": ("images", struct.pack(">4I", 0x803, 5, 28, 0), ("a size of zero", "found 5x28x0")),
     "no label": ("labels", struct.pack(">2I", 0x801, 0), ("a size of zero",)),
+    "labels of qmnist cut short": ("labels", QMNIST_LABELS[:-4], ("truncated", "expected 108 bytes", "found 104")),
+    "labels of qmnist and more": ("labels", QMNIST_LABELS + b"x", ("oversized", "expected 108 bytes", "found 109")),
+    "half a header of qmnist": ("labels", QMNIST_LABELS[:10], ("too short", "header of 12 bytes", "found 10")),
+    "no label of qmnist": ("labels", struct.pack(">3I", 0xC02, 0, 8), ("a size of zero", "found 0x8")),
+    "integers of other columns": (
+        "labels",
+        struct.pack(">3I", 0xC02, 1, 2) + bytes(8),
+        ("not labels as QMNIST's are", "expected n x 8", "found 1x2"),
+    ),
+    "labels of qmnist for images": ("images", QMNIST_LABELS, ("wrong magic", "0x00000c02: int32, 2-dimensional")),
+    "a label of qmnist beyond the classes": (
+        "labels",
+        QMNIST_LABELS[:44] + struct.pack(">i", 254) + QMNIST_LABELS[48:],
+        ("column 0: 1 labels outside the classes, the first at 1", "expected 0 to 253", "found 254"),
+    ),
+    "a label of qmnist below 0": (
+        "labels",
+        QMNIST_LABELS[:12] + struct.pack(">i", -1) + QMNIST_LABELS[16:],
+        ("the first at 0", "found -1"),
+    ),
     "too wide": (
         "images",
         struct.pack(">4I", 0x803, 1, 1, 513) + bytes(513),
@@ -199,7 +232,8 @@ def test_random_bytes_raise_nothing_but_an_input_error(data: bytes, start: bytes
                 file = idx.decode(content, "memory", kind)
             except InputError:
                 continue
-            assert idx.encode(file.values) == file.raw.tobytes()
+            if data[:4] != QMNIST_LABELS[:4]:
+                assert idx.encode(file.values) == file.raw.tobytes()
 
 
 @given(place=st.integers(0, len(gzip.compress(TWO_IMAGES, mtime=0)) - 1), byte=st.integers(0, 255))
@@ -256,6 +290,169 @@ def test_class_names_come_from_their_file(tmp_path: Path) -> None:
     assert idx_folder.load(tmp_path).classes == ("ā", "b")
 
 
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_class_names_of_any_editor_are_the_same(tmp_path: Path, mark: str, ends: str) -> None:
+    lay(tmp_path, digits=[1, 0])
+    write(tmp_path / "classes.txt", ends.join([f"{mark}ā", "\tb c ", "", ""]).encode())
+    assert idx_folder.load(tmp_path).classes == ("ā", "b c")
+
+
+def test_hidden_files_and_folders_of_the_same_names_are_passed_over(tmp_path: Path) -> None:
+    lay(tmp_path, digits=[1, 0])
+    write(tmp_path / "._digits-images-idx3-ubyte", b"what macOS leaves")
+    (tmp_path / "digits-images.idx3-ubyte").mkdir()
+    assert idx_folder.load(tmp_path).parts["all"].labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(("suffix", "pack"), [("", bytes), (".gz", gzip.compress)])
+def test_qmnist_is_read_as_it_is_published(tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]) -> None:
+    lay(tmp_path, **{"qmnist-train": [7, 0, 9], "qmnist-test": [3]})
+    for path in list(tmp_path.iterdir()):
+        values = idx.decode(path.read_bytes(), path, "labels" if "labels" in path.name else "images").values
+        data, name = path.read_bytes(), path.name
+        path.unlink()
+        if values.ndim == 1:  # then seven columns that are no classes, as the writer and where the digit was written
+            columns = np.stack([values, *[np.full(len(values), 2000 + column) for column in range(7)]], axis=1)
+            data = struct.pack(">3I", 0xC02, len(values), 8) + columns.astype(">i4").tobytes()
+            name = name.replace("idx1-ubyte", "idx2-int")
+        write(tmp_path / f"{name}{suffix}", pack(data))
+    source = sources.load(f"idx:{tmp_path}")
+    assert source.parts["train"].labels.tolist() == [7, 0, 9]
+    assert source.parts["test"].labels.tolist() == [3]
+    assert source.classes == tuple("0123456789")
+
+
+LETTERS = "".join(f"{label} {label + 64} {label + 96}\n" for label in range(1, 27))
+
+
+@pytest.mark.parametrize("with_mapping", [True, False])
+def test_letters_of_emnist_are_numbered_and_named_by_their_mapping(tmp_path: Path, with_mapping: bool) -> None:
+    lay(tmp_path, **{"emnist-letters-train": [1, 26, 3], "emnist-letters-test": [2]})
+    if with_mapping:
+        write(tmp_path / "emnist-letters-mapping.txt", LETTERS.encode())
+    source = sources.load(f"idx:{tmp_path}")
+    assert source.classes[:3] == ("Aa", "Bb", "Cc")
+    assert len(source.classes) == 26
+    assert source.parts["train"].labels.tolist() == [0, 25, 2]
+    assert source.parts["test"].labels.tolist() == [1]
+    assert source.parts["train"].images.tolist()[0] == [[0, 1, 2], [3, 4, 5]]  # as stored
+
+
+def test_letters_that_were_numbered_anew_keep_their_numbers(tmp_path: Path) -> None:
+    lay(tmp_path, **{"emnist-letters-train": [0, 2, 1], "emnist-letters-test": [1]})
+    source = idx_folder.load(tmp_path)
+    assert source.classes == ("0", "1", "2")
+    assert source.parts["train"].labels.tolist() == [0, 2, 1]
+    write(tmp_path / "emnist-letters-mapping.txt", LETTERS.encode())
+    with pytest.raises(InputError, match=r"train: 1 labels that are not in it, the first at 0: 0; give a classes.txt"):
+        idx_folder.load(tmp_path)
+
+
+def test_a_mapping_is_followed_in_the_order_of_its_lines(tmp_path: Path) -> None:
+    lay(tmp_path, **{"emnist-balanced-train": [1, 0, 5], "emnist-balanced-test": [5]})
+    write(tmp_path / "emnist-balanced-mapping.txt", b"5 97\r\n0 48\r\n1 65\r\n\r\n")
+    source = idx_folder.load(tmp_path)
+    assert source.classes == ("a", "0", "A")
+    assert source.parts["train"].labels.tolist() == [2, 1, 0]
+
+
+def test_class_names_go_before_the_mapping_and_leave_the_labels(tmp_path: Path) -> None:
+    lay(tmp_path, **{"emnist-letters-train": [1, 2], "emnist-letters-test": [2]})
+    write(tmp_path / "emnist-letters-mapping.txt", LETTERS.encode())
+    write(tmp_path / "classes.txt", b"none\nA\nB\n")
+    source = idx_folder.load(tmp_path)
+    assert source.classes == ("none", "A", "B")
+    assert source.parts["train"].labels.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("mapping", "told"),
+    [
+        (b"0 48\none 49\n", r"line 2: 'one 49' where a label and codes of characters should be"),
+        (b"0\n", r"line 1: '0' where a label and codes of characters should be"),
+        (b"0 48\n0 49\n", r"line 2: the label 0 is there before, or above 253"),
+        (b"254 48\n", r"line 1: the label 254 is there before, or above 253"),
+        (b"0 48\n1 7\n", r"label 1: the name '\\x07' where 1 to 255 characters that can be printed"),
+        (b"0 48\n1 999999\n2 50", r"label 1: the name '\\U000f423f' where"),
+        (b"0 48\n1 48\n", r"label 1: the name '0', which is that of label 0 too"),
+        (b"0 48\n1 49\n", r"train: 2 labels that are not in it, the first at 1: 5"),
+        (b"\n", r"no class in it"),
+        (b"\xff", r"not UTF-8 text"),
+    ],
+)
+def test_a_mapping_that_is_none_is_refused_by_line(tmp_path: Path, mapping: bytes, told: str) -> None:
+    lay(tmp_path, **{"emnist-digits-train": [1, 5, 7], "emnist-digits-test": [0]})
+    write(tmp_path / "emnist-digits-mapping.txt", mapping)
+    with pytest.raises(InputError, match=rf"emnist-digits-mapping\.txt: {told}"):
+        idx_folder.load(tmp_path)
+
+
+def test_of_several_datasets_in_a_folder_one_is_chosen_by_name(tmp_path: Path) -> None:
+    lay(tmp_path, **{"emnist-digits-train": [1], "emnist-digits-test": [1]})
+    lay(tmp_path, **{"emnist-letters-train": [1, 2], "emnist-letters-test": [2]})
+    write(tmp_path / "emnist-letters-mapping.txt", LETTERS.encode())
+    with pytest.raises(InputError) as caught:
+        sources.load(f"idx:{tmp_path}")
+    told = f"{tmp_path}: files of 2 datasets: emnist-digits, emnist-letters; choose one, as in idx:{tmp_path}/emnist-"
+    assert str(caught.value).startswith(told)
+    assert sources.load(f"idx:{tmp_path}/emnist-letters").classes[:2] == ("Aa", "Bb")
+    assert sources.load(f"idx:{tmp_path}/emnist-digits").parts["train"].labels.tolist() == [1]
+    with pytest.raises(InputError, match=r"emnist-byclass: no such folder"):
+        sources.load(f"idx:{tmp_path}/emnist-byclass")
+
+
+def test_halves_of_two_datasets_are_not_put_together(tmp_path: Path) -> None:
+    lay(tmp_path, **{"emnist-digits-train": [1], "emnist-letters-test": [1]})
+    with pytest.raises(InputError, match="files of 2 datasets: emnist-digits, emnist-letters"):
+        idx_folder.load(tmp_path)
+
+
+def test_what_a_user_should_know_is_remarked_on(tmp_path: Path) -> None:
+    heard: list[str] = []
+    for name, labels in {"emnist-bymerge": [1, 2], "emnist-digits": [0, 1], "digits": [1, 2], "plain": [0, 1]}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        lay(folder, **{name: labels})
+        sources.load(f"idx:{folder}", report=heard.append)
+    transposed = "EMNIST's images are stored transposed and taken so; docs/sources.md says how to turn them"
+    begin = 'the labels begin at 1: the class "0" has no images; number them from 0 if that is not meant'
+    assert heard == [
+        f"{tmp_path}/emnist-bymerge: {begin}",
+        f"{tmp_path}/emnist-bymerge: {transposed}",
+        f"{tmp_path}/emnist-digits: {transposed}",
+        f"{tmp_path}/digits: {begin}",
+    ]
+
+
+def test_emnist_is_turned_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gzip").mkdir()
+    lay(tmp_path / "gzip", **{"emnist-letters-train": [1, 26], "emnist-letters-test": [2]})
+    write(tmp_path / "gzip" / "emnist-letters-mapping.txt", LETTERS.encode())
+    monkeypatch.chdir(tmp_path)
+    exec(PAGE[PAGE.rindex("```python\n") + 10 :].partition("```")[0], {})
+    source = sources.load("npz:letters.npz")
+    assert source.parts["train"].images.tolist()[0] == [[0, 3], [1, 4], [2, 5]]
+    assert source.parts["train"].labels.tolist() == [0, 25]
+    assert len(source.classes) == 26
+
+
+@pytest.mark.parametrize("cell", [line.split(" | ")[0] for line in PAGE.splitlines() if "idx3-ubyte" in line])
+def test_every_naming_on_the_page_is_understood(tmp_path: Path, cell: str) -> None:
+    for name in re.findall(r"`(\S+)`", cell):
+        data = idx.encode(np.array([1, 2], np.uint8))
+        if "images" in name:
+            data = idx.encode(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))
+        elif "idx2-int" in name:
+            data = struct.pack(">3I", 0xC02, 2, 8) + np.repeat([1, 2], 8).astype(">i4").tobytes()
+        elif "mapping" in name:
+            data = LETTERS.encode()
+        write(tmp_path / name, gzip.compress(data) if name.endswith(".gz") else data)
+    source = idx_folder.load(tmp_path)
+    expected = [0, 1] if "mapping" in cell else [1, 2]
+    assert {tuple(part.labels.tolist()) for part in source.parts.values()} == {tuple(expected)}
+
+
 def truncate_labels(folder: Path) -> None:
     write(folder / "train-labels-idx1-ubyte", idx.encode(np.array([0, 1], np.uint8)))
 
@@ -270,6 +467,27 @@ def two_classes(folder: Path) -> None:
 
 def latin_classes(folder: Path) -> None:
     write(folder / "classes.txt", b"\xff\n")
+
+
+def utf_16_classes(folder: Path) -> None:
+    write(folder / "classes.txt", "a\nb\nc\n".encode("utf-16"))
+
+
+def tab_classes(folder: Path) -> None:
+    write(folder / "classes.txt", b"a\n\nb\tc\nd\n")
+
+
+def long_classes(folder: Path) -> None:
+    write(folder / "classes.txt", b"a\nb\n" + b"c" * 256)
+
+
+def no_file_of_classes(folder: Path) -> None:
+    os.mkfifo(folder / "classes.txt")
+
+
+def only_packed_otherwise(folder: Path) -> None:
+    nothing(folder)
+    write(folder / "xnist-images-idx3-ubyte.xz", b"")
 
 
 def same_classes(folder: Path) -> None:
@@ -301,13 +519,18 @@ BAD_FOLDERS: dict[Callable[[Path], None], str] = {
     truncate_labels: r"images and labels do not match \(expected 3 labels, found 2\)",
     label_254: r"train-labels: 1 labels outside the classes, the first at 1 \(expected 0 to 253, found 254\)",
     two_classes: r"train: 1 labels outside the 2 classes, the first at 1: expected 0 to 1, found 2",
-    latin_classes: r"classes.txt: class names are not UTF-8",
-    same_classes: r"two classes have the same name",
+    latin_classes: r"classes.txt: not UTF-8 text \(expected UTF-8, found byte 0xff in line 1\); save the file as UTF-8",
+    utf_16_classes: r"classes.txt: not UTF-8 text \(expected UTF-8, found UTF-16\); save the file as UTF-8",
+    tab_classes: r"classes.txt: line 3: the name 'b\\tc' where 1 to 255 characters that can be printed are possible",
+    long_classes: r"classes.txt: line 3: the name 'c{60}\.\.\.' where 1 to 255",
+    no_file_of_classes: r"classes.txt: no such file",
+    same_classes: r"classes.txt: line 3: the name 'a', which is that of line 1 too",
     other_size: r"tiles of unequal sizes: train 2x3, test 3x3",
     no_test_labels: r"no labels of test",
     two_tests: r"two files hold the images of test: t10k-images-idx3-ubyte and test-images-idx3-ubyte",
-    another_pair: r"digits-images-idx3-ubyte: neither train, val nor test",
-    nothing: r"no IDX file here",
+    another_pair: r"files of 2 datasets: digits, that of t10k-images-idx3-ubyte; choose one, as in idx:.*/digits",
+    nothing: r"no IDX file here \(found an empty folder\); name the files as MNIST's are",
+    only_packed_otherwise: r"no IDX file here \(found xnist-images-idx3-ubyte.xz\)",
 }
 
 

@@ -494,6 +494,10 @@ def test_pins_and_mirrors_are_well_formed(pinned: mnist.Pinned) -> None:
     assert len(pinned.classes) == 10
 
 
+def test_mnist_is_asked_for_over_https_alone() -> None:
+    assert all(mirror.startswith("https://") for mirror in mnist.MNIST.mirrors)
+
+
 def test_mnist_itself_is_what_the_pins_say(mnist_folder: Path) -> None:
     source = sources.load("mnist", directory=mnist_folder)
     assert source.parts["train"].images.shape == (60_000, 28, 28)

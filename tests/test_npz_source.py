@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
+import math
 import os
+import re
 import struct
 import sys
 import tracemalloc
@@ -104,6 +107,139 @@ def test_digests_depend_on_the_content_and_not_on_how_it_is_stored(tmp_path: Pat
     assert plain.digests["labels"] == hashlib.sha256(b"labels 3\n" + bytes([0, 2, 1])).hexdigest()
 
 
+PAGE = (Path(__file__).parent.parent / "docs" / "sources.md").read_text("utf-8")
+PAGE = PAGE.partition("\n## NumPy archives\n")[2].partition("\n## ")[0]
+SIZES = {"n": 3, "h": 2, "w": 5, "k": 3}
+
+
+def rows(heading: str) -> list[tuple[str, str]]:
+    """The rows of the page's table whose head begins so, as its first two cells."""
+    lines = PAGE[PAGE.index(f"\n| {heading} |") + 1 :].splitlines()[2:]
+    cells = [line.split(" | ") for line in itertools.takewhile(lambda line: line.startswith("|"), lines)]
+    return [(first.removeprefix("| "), second.removesuffix(" |")) for first, second in cells]
+
+
+def spelled(cell: str) -> Arrays:
+    """The arrays that a cell of the page spells, as `images uint8 (n, h, w)`; labels are 0, 1, 1."""
+    arrays: Arrays = {}
+    for name, dtype, shape in re.findall(r"`(\w+) (\w+) \(([^)]*)\)`", cell):
+        sides = [SIZES.get(side) if side in SIZES else int(side) for side in re.findall(r"\w+", shape)]
+        count = math.prod(side or 0 for side in sides)
+        values = np.arange(count) if re.search("images|x|arr", name.lower()) else np.minimum(np.arange(count), 1)
+        values = np.array(["a", "b", "c"])[:count] if name == "classes" else values
+        arrays[name] = values.astype(dtype).reshape([side or 0 for side in sides])
+    assert arrays
+    return arrays
+
+
+@pytest.mark.parametrize("cell", [cell for cell, _ in rows("taken")])
+def test_every_layout_that_the_page_offers_is_taken_as_the_same_source(tmp_path: Path, cell: str) -> None:
+    arrays = spelled(cell)
+    source = sources.load(f"npz:{save(tmp_path / 'a.npz', arrays)}")
+    assert set(source.parts) in ({"all"}, {"train", "test"}, {"train", "val", "test"})
+    assert 2 * len(source.parts) == len(arrays.keys() - {"classes"})
+    prefixes = ["" if name == "all" else f"{name}_" for name in source.parts]
+    plain = {f"{prefix}images": tiles() for prefix in prefixes}
+    plain |= {f"{prefix}labels": np.array([0, 1, 1]) for prefix in prefixes}
+    assert source.digests == npz.load(save(tmp_path / "b.npz", plain)).digests
+    for part in source.parts.values():
+        np.testing.assert_array_equal(part.images, tiles())
+        assert part.images.flags.c_contiguous
+        assert part.labels.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(("cell", "words"), rows("refused"))
+def test_every_layout_that_the_page_refuses_is_refused_in_its_words(tmp_path: Path, cell: str, words: str) -> None:
+    path = save(tmp_path / "a.npz", spelled(cell))
+    with pytest.raises(InputError) as caught:
+        npz.load(path)
+    assert caught.value.exit_code == 3
+    assert str(caught.value).startswith(f"{path}: ")
+    for word in words.split("; "):
+        assert word in str(caught.value)
+
+
+def test_the_axis_of_a_channel_may_be_stored_in_any_order(tmp_path: Path) -> None:
+    for images in (tiles()[..., None], tiles()[:, None]):
+        source = npz.load(save(tmp_path / "a.npz", whole(images=np.asfortranarray(images))))
+        np.testing.assert_array_equal(source.parts["all"].images, tiles())
+
+
+def test_arrays_of_other_names_do_not_touch_those_of_the_own_names(tmp_path: Path) -> None:
+    plain = npz.load(save(tmp_path / "a.npz", whole()))
+    others: Arrays = {"x": tiles(9), "y_train": np.zeros(3), "X": tiles(1)}
+    assert npz.load(save(tmp_path / "b.npz", whole(**others))).digests == plain.digests
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+def test_every_version_of_numpy_s_format_is_taken(tmp_path: Path, version: tuple[int, int]) -> None:
+    members = {}
+    for name, array in whole().items():
+        stream = io.BytesIO()
+        np.lib.format.write_array(stream, array, version)
+        members[name] = stream.getvalue()
+    np.testing.assert_array_equal(npz.load(zipped(tmp_path / "a.npz", members)).parts["all"].images, tiles())
+
+
+def test_an_array_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("images.npy", "labels.npy", "images"):
+            archive.writestr(name, member(whole()[name.removesuffix(".npy")]))
+    with pytest.raises(InputError, match=r"a\.npz: images: 2 arrays of that name"):
+        npz.load(path)
+
+
+def test_an_archive_without_arrays_is_told_as_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no array images(.|\n)*found no array; give images and labels"):
+        npz.load(save(tmp_path / "a.npz", {}))
+
+
+def test_class_names_of_no_characters_are_no_names(tmp_path: Path) -> None:
+    members = {name: member(array) for name, array in whole().items()}
+    members["classes"] = header("{'descr': '<U0', 'fortran_order': False, 'shape': (3,)}")
+    with pytest.raises(InputError, match="classes: not a list of names"):
+        npz.load(zipped(tmp_path / "a.npz", members))
+
+
+def test_a_single_array_is_refused_as_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, tiles())
+    with pytest.raises(
+        InputError, match=r"a single array \(expected an \.npz file, found an \.npy file\); give images"
+    ):
+        npz.load(path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ([1, 2, 3], 'the labels begin at 1: the class "0" has no images; number them from 0 if that is not meant'),
+        ([4, 3, 5], 'the labels begin at 3: the classes "0" to "2" have no images'),
+        ([0, 2, 5], None),
+    ],
+)
+def test_labels_that_do_not_begin_at_0_are_remarked_on(tmp_path: Path, labels: list[int], told: str | None) -> None:
+    heard: list[str] = []
+    sources.load(f"npz:{save(tmp_path / 'a.npz', whole(labels=np.array(labels)))}", report=heard.append)
+    assert len(heard) == (told is not None)
+    assert told is None or told in heard[0]
+    named: list[str] = []
+    npz.load(save(tmp_path / "b.npz", whole(labels=np.array(labels), classes=np.array(list("abcdef")))), named.append)
+    assert named == []
+
+
+def test_archives_of_one_array_each_are_put_together_as_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "test"):
+        np.savez(f"k49-{split}-imgs.npz", tiles())
+        np.savez(f"k49-{split}-labels.npz", np.array([0, 1, 1], np.uint8))
+    exec(PAGE[PAGE.index("```python\n") + 10 :].partition("```")[0], {})
+    assert set(npz.load(tmp_path / "k49.npz").parts) == {"train", "test"}
+
+
 BAD: dict[str, tuple[Arrays, str]] = {
     "colour": (
         whole(images=np.zeros((3, 2, 5, 3), np.uint8)),
@@ -115,8 +251,15 @@ BAD: dict[str, tuple[Arrays, str]] = {
     "flat images": (whole(images=tiles().reshape(3, 10)), r"found uint8 \(3, 10\)"),
     "objects": (whole(images=np.array([{}], object)), r"found object \(1,\)"),
     "object labels": (whole(labels=np.array([0, 2, 1], object)), r"labels: not labels.*found object"),
-    "float labels": (whole(labels=np.array([0.0, 2, 1])), r"expected integers \(n,\), found float64 \(3,\)"),
+    "a label of a half": (
+        whole(labels=np.array([0.0, 0.5, 1])),
+        r"labels: 1 labels that are no whole numbers, the first at 1 \(expected 0 to 253, found 0.5\)",
+    ),
+    "a label that is no number": (whole(labels=np.array([0, np.inf, np.nan])), r"labels: 2 labels.*found inf"),
+    "a float label beyond the classes": (whole(labels=np.array([0.0, 1e30, 1])), r"first at 1 .*found 1000000000000"),
+    "complex labels": (whole(labels=np.array([0, 2, 1], complex)), r"labels: not labels \(expected .*found complex128"),
     "one-hot labels": (whole(labels=np.eye(3, dtype=int)), r"found int64 \(3, 3\)"),
+    "a structure": (whole(images=np.zeros((3, 2, 5), [("a", "u1")])), r"images: not 8-bit grey images \(expected"),
     "a negative label": (
         whole(labels=np.array([0, -1, 1])),
         r"1 labels outside the classes, the first at 1 \(expected 0 to 253, found -1\)",
@@ -132,7 +275,7 @@ BAD: dict[str, tuple[Arrays, str]] = {
     "large tiles": (whole(images=np.zeros((3, 1, 513), np.uint8)), r"tiles of 1x513 pixels where 1x1 to 512x512"),
     "flat tiles": (whole(images=np.zeros((3, 0, 4), np.uint8)), r"tiles of 0x4 pixels"),
     "no labels": ({"images": tiles()}, r"no array labels; found images"),
-    "nothing known": ({"x_train": tiles()}, r"no array images(.|\n)*no array labels\nfound x_train; give images and"),
+    "nothing known": ({"arr_0": tiles()}, r"no array images(.|\n)*no array labels\nfound arr_0; give images and"),
     "no test": (
         {"train_images": tiles(), "train_labels": np.zeros(3, int)},
         r"no array test_images(.|\n)*no array test_labels",
@@ -161,7 +304,26 @@ BAD: dict[str, tuple[Arrays, str]] = {
         r"tiles of unequal sizes: train 2x5, test 3x3",
     ),
     "class names as bytes": (whole(classes=np.array([b"a"])), r"classes: not a list of names"),
-    "equal class names": (whole(classes=np.array(["a", "b", "a"])), r"two classes have the same name"),
+    "class names that are no list": (whole(classes=np.array("a")), r"classes: not a list of names"),
+    "no class names": (whole(classes=np.array([], str)), r"labels outside the 0 classes"),
+    "equal class names": (
+        whole(classes=np.array(["a", "b", "a"])),
+        r"class 2: the name 'a', which is that of class 0 too",
+    ),
+    "a class name with a tab": (
+        whole(classes=np.array(["a", "b\tc", "d"])),
+        r"class 1: the name 'b\\tc' where 1 to 255 characters that can be printed are possible",
+    ),
+    "a class name of nothing": (whole(classes=np.array(["a", "b", ""])), r"class 2: the name '' where 1 to 255"),
+    "a long class name": (
+        whole(classes=np.array(["a", "b", "c" * 256])),
+        r"class 2: the name 'c{60}\.\.\.' where",
+    ),
+    "two ways of names": ({"images": tiles(), "y_train": np.zeros(3)}, r"no array labels; found images, y_train"),
+    "names of two spellings": (
+        {"x_train": tiles(), "X_train": tiles(), "y_train": np.zeros(3), "x_test": tiles(), "y_test": np.zeros(3)},
+        r"two arrays hold the train_images: x_train and X_train; found",
+    ),
 }
 
 
@@ -192,7 +354,10 @@ def header(text: str) -> bytes:
 
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "no header": (b"hello", "images: not a NumPy array"),
-    "an endless header": (b"\x93NUMPY\2\0" + struct.pack("<I", 1 << 31), "images: not a NumPy array"),
+    "an endless header": (
+        b"\x93NUMPY\2\0" + struct.pack("<I", 1 << 31),
+        r"images: a header too long \(expected at most 10,000 bytes, found 2,147,483,648\)",
+    ),
     "code for a header": (header("__import__('os')"), "its header is not NumPy's"),
     "a header cut short": (member(tiles())[:40], "its header is not NumPy's"),
     "a shape of texts": (header("{'descr': '|u1', 'fortran_order': False, 'shape': 'abc'}"), "header is not NumPy's"),

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from datagen import recipe as recipes
-from datagen.errors import RecipeError
+from datagen.cli import cli
+from datagen.errors import RecipeError, StorageError
 from datagen.layout import CHUNK, MAX_SHARD_SIZE
 from datagen.recipe import MAX_COUNT, MAX_GRID_SIDE, MAX_SEED, Mosaics, Recipe, Storage
 
@@ -103,6 +105,35 @@ def test_a_recipe_comes_back_from_a_file(tmp_path: Path) -> None:
     recipe = Recipe(source="npz:d\u00e9j\u00e0 vu.npz", val=7, mosaics=Mosaics((1, 3), 5, 6, 7))
     (tmp_path / "r.toml").write_bytes(recipes.to_toml(recipe).encode())
     assert recipes.load(str(tmp_path / "r.toml")) == recipe
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_recipe_of_any_editor_is_read(tmp_path: Path, mark: str, ends: str) -> None:
+    recipe = Recipe(source="npz:s.npz", val=7, mosaics=Mosaics((1, 3), 5, 6, 7))
+    (tmp_path / "r.toml").write_bytes(f"{mark}{recipes.to_toml(recipe)}\n\n".replace("\n", ends).encode())
+    assert recipes.load(str(tmp_path / "r.toml")) == recipe
+
+
+def test_a_recipe_that_may_not_be_read_is_a_fault_of_the_storage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text('source = "mnist"')
+
+    def refuse(self: Path, mode: str) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(StorageError, match=r"r\.toml: the storage says: permission denied; change the permissions"):
+        recipes.load(str(path))
+
+
+def test_options_that_are_no_recipe_are_told_as_options(tmp_path: Path) -> None:
+    path = tmp_path / "s.npz"
+    result = CliRunner().invoke(cli, ["shards", "--source", f"npz:{path}", "--mosaics", "0", "5", "5"])
+    assert result.exit_code == 3
+    assert "Error: the options given: not a valid recipe: mosaics.train must be an integer from 1" in result.output
 
 
 def test_a_recipe_cannot_be_changed_after_it_was_checked() -> None:
@@ -262,8 +293,14 @@ def test_no_table_raises_anything_but_a_recipe_error(table: dict[str, Any]) -> N
     [
         (lambda path: None, "no such recipe"),
         (lambda path: path.mkdir(), "no such recipe"),
-        (lambda path: path.write_bytes(b'source = "\xff"'), "cannot be read"),
-        (lambda path: path.write_bytes('source = "mnist"'.encode("utf-16")), "cannot be read"),
+        (
+            lambda path: path.write_bytes(b'# a\nsource = "\xff"'),
+            "not UTF-8 text .*found byte 0xff in line 2.; save the",
+        ),
+        (
+            lambda path: path.write_bytes('source = "mnist"'.encode("utf-16")),
+            "not UTF-8 text .*found UTF-16.; save the",
+        ),
         (lambda path: path.write_bytes(b""), "source is missing"),
         (lambda path: path.write_bytes(bytes(1000)), "not TOML"),
         (lambda path: path.symlink_to(path), "no such recipe"),

@@ -41,13 +41,13 @@ def load(
 
     `directory` is where `mnist` and `fashion-mnist` are, and nowhere else; other sources do without it. Where
     it is None they are looked for in `cache` (default: `$DATAGEN_CACHE`, else the user's cache folder), then
-    on public mirrors, unless `offline`; `report` hears what went wrong on the way, `progress` of each block. A
-    relative path in `spec` is relative to the working folder.
+    on public mirrors, unless `offline`; `report` hears what went wrong on the way and what a user should know
+    of the files, `progress` of each block. A relative path in `spec` is relative to the working folder.
     Raises RecipeError for a name that is not known, InputError, StorageError or SourceError as the source does.
     """
     scheme, colon, rest = spec.partition(":")
     if colon and rest and scheme in _PATHS:
-        return _PATHS[scheme](Path(rest))
+        return _PATHS[scheme](Path(rest), report)
     if spec == "strokes":
         from datagen.sources import strokes
 
@@ -113,27 +113,27 @@ def _pinned(spec: str) -> Pinned:
     return known[spec]
 
 
-def _idx(path: Path) -> Source:
+def _idx(path: Path, report: Report | None) -> Source:
     from datagen.sources import idx_folder
 
-    return idx_folder.load(path)
+    return idx_folder.load(path, report)
 
 
-def _npz(path: Path) -> Source:
+def _npz(path: Path, report: Report | None) -> Source:
     from datagen.sources import npz
 
-    return npz.load(path)
+    return npz.load(path, report)
 
 
-def _images(path: Path) -> Source:
+def _images(path: Path, report: Report | None) -> Source:  # noqa: ARG001  (it has no remarks)
     from datagen.sources import images
 
     return images.load(path)
 
 
-_PATHS: dict[str, Callable[[Path], Source]] = {"idx": _idx, "npz": _npz, "images": _images}
+_PATHS: dict[str, Callable[[Path, Report | None], Source]] = {"idx": _idx, "npz": _npz, "images": _images}
 _DESCRIPTIONS = {
-    "idx": ("DIR", "IDX files, raw or gzipped, named as MNIST's are"),
-    "npz": ("FILE", "NumPy arrays: images and labels, or train_images, train_labels and so on"),
+    "idx": ("DIR", "IDX files, raw or gzipped, named as MNIST's, QMNIST's or EMNIST's are"),
+    "npz": ("FILE", "NumPy arrays: images and labels, or those of train and test; x and y are known too"),
     "images": ("DIR", "grey image files, one folder a class, below train/ and test/ or not"),
 }

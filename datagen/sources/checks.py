@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from datagen import files
 from datagen.errors import InputError, StorageError
-from datagen.sources.record import MAX_CLASSES, MAX_SIDE, Part, UInt8
+from datagen.sources.record import MAX_CLASSES, MAX_SIDE, Part, Report, UInt8
 
 NOT_STATED = "not stated"  # licence and attribution of the user's own images
 MAX_CLASS_NAME = 255  # characters
+_MAX_SHOWN = 60  # characters of a class's name that a message repeats
 MAX_LISTED = 20  # problems that a message names before it counts the rest
 MAX_INFLATED = 4 << 30  # bytes of a compressed file that are held in memory
 MAX_EXPANSION = 1032  # the most bytes that one byte of deflate can stand for
@@ -64,8 +66,10 @@ def fail_on(problems: Sequence[str], path: Path | str, remedy: str | None = None
     raise InputError(f"{len(problems):,} problems:{''.join(listed)}", path=path, remedy=remedy)
 
 
-def small_labels(labels: npt.NDArray[np.integer], name: str, path: Path) -> UInt8:
-    """`labels`, of any integer type, as uint8; InputError where one lies outside 0..253."""
+def small_labels(labels: npt.NDArray[Any], name: str, path: Path | str) -> UInt8:
+    """Give `labels`, integers, truths or whole floats, as uint8; InputError where one is not 0 to 253."""
+    if labels.dtype.kind == "f":
+        _require_whole(labels, name, path)
     wrong = np.flatnonzero((labels < 0) | (labels >= MAX_CLASSES))
     if wrong.size:
         raise InputError(
@@ -77,9 +81,27 @@ def small_labels(labels: npt.NDArray[np.integer], name: str, path: Path) -> UInt
     return np.ascontiguousarray(labels, np.uint8)
 
 
-def numbered_classes(parts: Mapping[str, Part]) -> tuple[str, ...]:
-    """The classes "0" to the highest label in any part, for sources that name none."""
+def _require_whole(labels: npt.NDArray[np.floating[Any]], name: str, path: Path | str) -> None:
+    broken = np.flatnonzero(~(np.isfinite(labels) & (labels == np.rint(labels))))
+    if broken.size:
+        raise InputError(
+            f"{name}: {broken.size:,} labels that are no whole numbers, the first at {broken[0]}",
+            path=path,
+            expected=f"0 to {MAX_CLASSES - 1}",
+            found=labels[broken[0]],
+        )
+
+
+def numbered_classes(parts: Mapping[str, Part], path: Path, report: Report | None = None) -> tuple[str, ...]:
+    """Name the classes "0" to the highest label in any part, for sources that name none.
+
+    `report` hears of labels that do not begin at 0: the classes before the first have no images.
+    """
     highest = max(int(part.labels.max(initial=0)) for part in parts.values())
+    lowest = min((int(part.labels.min()) for part in parts.values() if part.labels.size), default=0)
+    if report and lowest:
+        empty = 'the class "0" has' if lowest == 1 else f'the classes "0" to "{lowest - 1}" have'
+        report(f"{path}: the labels begin at {lowest}: {empty} no images; number them from 0 if that is not meant")
     return tuple(str(label) for label in range(highest + 1))
 
 
@@ -92,11 +114,26 @@ def check_parts(parts: Mapping[str, Part], classes: Sequence[str], path: Path) -
         problems.append(f"tiles of unequal sizes: {told}")
     if len(classes) > MAX_CLASSES:
         problems.append(f"{len(classes)} classes where at most {MAX_CLASSES} are possible")
-    if not all(0 < len(name) <= MAX_CLASS_NAME and name.isprintable() for name in classes):
-        problems.append(f"a class whose name is not 1 to {MAX_CLASS_NAME} characters that can be printed")
-    if len(set(classes)) < len(classes):
-        problems.append("two classes have the same name")
+    problems += name_problems(classes, [f"class {label}" for label in range(len(classes))])
     fail_on(problems, path)
+
+
+def name_problems(names: Sequence[str], places: Sequence[str]) -> list[str]:
+    """Say which of the classes' names cannot be used and why; `places` says where each one stands."""
+    problems = []
+    first: dict[str, str] = {}
+    for name, place in zip(names, places, strict=True):
+        if not (0 < len(name) <= MAX_CLASS_NAME and name.isprintable()):
+            expected = f"1 to {MAX_CLASS_NAME} characters that can be printed"
+            problems.append(f"{place}: the name {_cut(name)} where {expected} are possible")
+        elif name in first:
+            problems.append(f"{place}: the name {_cut(name)}, which is that of {first[name]} too")
+        first.setdefault(name, place)
+    return problems
+
+
+def _cut(name: str) -> str:
+    return repr(name if len(name) <= _MAX_SHOWN else f"{name[:_MAX_SHOWN]}...")
 
 
 def _part_problems(name: str, part: Part, classes: Sequence[str]) -> Iterator[str]:

@@ -27,7 +27,24 @@ Kind = Literal["images", "labels"]
 
 MAGICS: dict[Kind, int] = {"images": 0x00000803, "labels": 0x00000801}
 HEADER_BYTES: dict[Kind, int] = {"images": 16, "labels": 8}
+_QMNIST = 0x00000C02  # labels as QMNIST has them: int32 (n, 8), of which column 0 is the class
+_QMNIST_COLUMNS = 8
+_QMNIST_HEADER = 12  # bytes
 _TYPES = {0x08: "uint8", 0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
+
+
+@dataclass(frozen=True)
+class _Header:
+    """A header: the shape and type of the values after it, and its own `size` in bytes."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.uint8] | np.dtype[np.int32]
+    size: int
+
+    @property
+    def file_bytes(self) -> int:
+        """Give the bytes that the decompressed file must have."""
+        return self.size + math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -35,6 +52,7 @@ class Idx:
     """One IDX file: `raw` is its decompressed bytes, header and all, and `values` the array in them.
 
     `values` is uint8 (n, height, width) of images, or (n,) of labels; `digest` is the SHA-256 (hex) of `raw`.
+    Of QMNIST's labels `values` is the column of the classes.
     """
 
     raw: UInt8
@@ -53,7 +71,7 @@ def read(path: Path, kind: Kind, limit: int = checks.MAX_INFLATED) -> Idx:
         if _is_gzip(stream.peek(2)):
             return _whole(_inflated(stream, size, path, kind, limit), path, kind)
         if size < HEADER_BYTES[kind]:
-            raise _too_short(path, kind, size)
+            raise _too_short(path, HEADER_BYTES[kind], size)
         mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     return _whole(np.frombuffer(mapped, np.uint8), path, kind)
 
@@ -89,12 +107,14 @@ def _is_gzip(start: bytes) -> bool:
 
 
 def _whole(raw: UInt8, path: Path | str, kind: Kind) -> Idx:
-    shape = _shape(raw[: HEADER_BYTES[kind]].tobytes(), path, kind)
-    expected = HEADER_BYTES[kind] + math.prod(shape)
-    if len(raw) != expected:
-        raise _wrong_length(path, expected, len(raw))
-    values = raw[HEADER_BYTES[kind] :].reshape(shape)
-    return Idx(raw, values, hashlib.sha256(raw.data).hexdigest())
+    header = _header(raw[: HEADER_BYTES["images"]].tobytes(), path, kind)
+    if len(raw) != header.file_bytes:
+        raise _wrong_length(path, header.file_bytes, len(raw))
+    values = raw[header.size :].view(header.dtype).reshape(header.shape)
+    digest = hashlib.sha256(raw.data).hexdigest()
+    if header.dtype == np.uint8:
+        return Idx(raw, values.view(np.uint8), digest)
+    return Idx(raw, checks.small_labels(values[:, 0], "column 0", path), digest)
 
 
 def _inflated(stream: BinaryIO, stored: int, path: Path | str, kind: Kind, limit: int) -> UInt8:
@@ -102,7 +122,9 @@ def _inflated(stream: BinaryIO, stored: int, path: Path | str, kind: Kind, limit
     try:
         with gzip.GzipFile(fileobj=stream) as inflating:
             header = inflating.read(HEADER_BYTES[kind])
-            expected = HEADER_BYTES[kind] + math.prod(_shape(header, path, kind))
+            if _is_qmnist(header, kind):
+                header += inflating.read(_QMNIST_HEADER - len(header))
+            expected = _header(header, path, kind).file_bytes
             _check_plausible(path, expected, stored, limit)
             raw = np.empty(expected, np.uint8)
             raw[: len(header)] = np.frombuffer(header, np.uint8)
@@ -133,11 +155,18 @@ def _check_plausible(path: Path | str, expected: int, stored: int, limit: int) -
         )
 
 
-def _shape(header: bytes, path: Path | str, kind: Kind) -> tuple[int, ...]:
-    if len(header) < HEADER_BYTES[kind]:
-        raise _too_short(path, kind, len(header))
-    magic, *shape = (int(word) for word in np.frombuffer(header, ">u4"))
-    if magic != MAGICS[kind]:
+def _is_qmnist(header: bytes, kind: Kind) -> bool:
+    return kind == "labels" and header[:4] == _QMNIST.to_bytes(4)
+
+
+def _header(header: bytes, path: Path | str, kind: Kind) -> _Header:
+    """Read the header at the beginning of `header`; InputError where it is not that of a usable file."""
+    qmnist = _is_qmnist(header, kind)
+    size = _QMNIST_HEADER if qmnist else HEADER_BYTES[kind]
+    if len(header) < size:
+        raise _too_short(path, size, len(header))
+    magic, *shape = (int(word) for word in np.frombuffer(header[:size], ">u4"))
+    if not qmnist and magic != MAGICS[kind]:
         raise InputError(
             f"not an IDX file of {kind}: wrong magic",
             path=path,
@@ -146,9 +175,11 @@ def _shape(header: bytes, path: Path | str, kind: Kind) -> tuple[int, ...]:
         )
     if min(shape) == 0:
         raise InputError(f"no {kind}: a size of zero", path=path, expected="1 or more", found=_by(shape))
-    if max(shape[1:], default=0) > MAX_SIDE:
+    if qmnist and shape[1] != _QMNIST_COLUMNS:
+        raise InputError("not labels as QMNIST's are", path=path, expected="n x 8 integers", found=_by(shape))
+    if kind == "images" and max(shape[1:]) > MAX_SIDE:
         raise InputError("tiles too large", path=path, expected=f"at most {MAX_SIDE}x{MAX_SIDE}", found=_by(shape[1:]))
-    return tuple(shape)
+    return _Header(tuple(shape), np.dtype(">i4" if qmnist else np.uint8), size)
 
 
 def _by(shape: list[int]) -> str:
@@ -162,12 +193,9 @@ def _described(magic: bytes) -> str:
     return f"{number}: {magic!r}"
 
 
-def _too_short(path: Path | str, kind: Kind, size: int) -> InputError:
+def _too_short(path: Path | str, expected: int, found: int) -> InputError:
     return InputError(
-        "too short for an IDX file",
-        path=path,
-        expected=f"a header of {HEADER_BYTES[kind]} bytes",
-        found=f"{size} bytes",
+        "too short for an IDX file", path=path, expected=f"a header of {expected} bytes", found=f"{found} bytes"
     )
 
 

@@ -69,7 +69,6 @@ MNIST = Pinned(
     mirrors=(
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         "https://storage.googleapis.com/cvdf-datasets/mnist/",
-        "http://yann.lecun.com/exdb/mnist/",
     ),
     classes=tuple("0123456789"),
     licence="CC-BY-SA-3.0",

@@ -13,11 +13,12 @@ import sys
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -25,16 +26,23 @@ import numpy.typing as npt
 from datagen.errors import InputError
 from datagen.layout import SPLITS
 from datagen.sources import checks
-from datagen.sources.record import Part, Source
+from datagen.sources.record import Part, Report, Source
 
 _BEGINNING = b"PK\3\4"  # of an archive with a member in it; zipfile passes over whatever comes before
+_EMPTY = b"PK\5\6"  # an archive without any
 _WIDTHS = {b"\x93NUMPY\1\0": 2, b"\x93NUMPY\2\0": 4, b"\x93NUMPY\3\0": 4}  # bytes that tell the header's length
 _MAX_HEADER = 10_000  # bytes; NumPy's own bound on what it parses
 _BLOCK = 1 << 20
 _MAX_SHOWN = 200  # characters that a message repeats of what stands in the archive
 # What zipfile raises for bytes that are no archive it can read; NotImplementedError: of another compression or version.
 _CORRUPT = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError, ValueError)
+_ARRAY = b"\x93NUMPY"  # with which a single array begins
 _GREY = "convert the images to 8-bit grey, uint8 (n, height, width)"
+_NAMES = "give images and labels, or train_images, train_labels, test_images and test_labels, or x_train and so on"
+
+# The words of the names that other programs give: x_train, y_train, X_test, validation_images ...
+_KINDS = {"images": "images", "x": "images", "labels": "labels", "y": "labels"}
+_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -46,24 +54,49 @@ class _Header:
     fortran: bool
     size: int
 
+    @property
+    def grey(self) -> tuple[int, ...] | None:
+        """Give the shape (n, height, width), without an axis of one channel; None for no such shape."""
+        shape = self.shape
+        if len(shape) == 4 and shape[3] == 1:
+            return shape[:3]
+        if len(shape) == 4 and shape[1] == 1:
+            return (shape[0], *shape[2:])
+        return shape if len(shape) == 3 else None
 
-def load(path: Path) -> Source:
-    """The arrays of the .npz file at `path`.
 
-    Either `images` uint8 (n, height, width) and `labels` (n,) or (n, 1) of any integer type, or the same with
-    `train_`, `test_` and perhaps `val_` before the names; `classes`, strings, may name the classes. Digests
-    are of the decoded arrays, labels as uint8, whatever the compression.
+def load(path: Path, report: Report | None = None) -> Source:
+    """Read the arrays of the .npz file at `path`.
+
+    Either `images` uint8 (n, height, width) and `labels` (n,) or (n, 1) of whole numbers, or the same with
+    `train_`, `test_` and perhaps `val_` before the names; or all of these under the names that other
+    programs give, such as `x_train` and `y_train`. An axis of one channel may come before or after
+    height and width. `classes`, strings, may name the classes. Digests are of the decoded arrays by
+    the names and shapes above, labels as uint8, whatever the names in the file and the compression.
+    `report` hears what a user should know of the arrays.
     """
     checks.require_file(path)
-    with checks.reading(path), _corruption(path), path.open("rb") as file, zipfile.ZipFile(file) as archive:
+    with checks.reading(path), _corruption(path), path.open("rb") as file:
+        if file.read(len(_ARRAY)) == _ARRAY:
+            raise InputError("a single array", path=path, expected="an .npz file", found="an .npy file", remedy=_NAMES)
+        return _read(file, path, report)
+
+
+def _read(file: BinaryIO, path: Path, report: Report | None) -> Source:
+    with zipfile.ZipFile(file) as archive:
         file.seek(0)
-        if file.read(4) != _BEGINNING:
+        listed = archive.infolist()
+        if file.read(4) != (_BEGINNING if listed else _EMPTY):
             raise zipfile.BadZipFile("bytes before the first array")
-        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        members = {_name(info): info for info in listed}
         wanted = _wanted(members, path)
-        checks.fail_on(_implausible(members, wanted, path), path)
-        arrays = {name: _array(archive, members[name], name, path) for name in wanted}
-    return _source(arrays, path)
+        checks.fail_on(_implausible(listed, list(wanted.values()), path), path)
+        arrays = {role: _array(archive, members[name], role, path) for role, name in wanted.items()}
+    return _source(arrays, wanted, path, report)
+
+
+def _name(info: zipfile.ZipInfo) -> str:
+    return info.filename.removesuffix(".npy")
 
 
 @contextmanager
@@ -78,23 +111,25 @@ def _corruption(path: Path) -> Iterator[None]:
         raise InputError(f"not a whole .npz file: {_shown(str(error))}", path=path, remedy="write it anew") from error
 
 
-def _source(arrays: dict[str, npt.NDArray[Any]], path: Path) -> Source:
+def _source(
+    arrays: dict[str, npt.NDArray[Any]], wanted: Mapping[str, str], path: Path, report: Report | None
+) -> Source:
     names = arrays.pop("classes", None)
     labels = {
-        name: checks.small_labels(array.reshape(-1), name, path)
-        for name, array in arrays.items()
-        if name.endswith("labels")
+        role: checks.small_labels(array.reshape(-1), wanted[role], path)
+        for role, array in arrays.items()
+        if role.endswith("labels")
     }
     used = arrays | labels
-    prefixes = [name.removesuffix("labels") for name in labels]
+    prefixes = [role.removesuffix("labels") for role in labels]
     parts = {prefix.rstrip("_") or "all": Part(used[f"{prefix}images"], used[f"{prefix}labels"]) for prefix in prefixes}
-    classes = checks.numbered_classes(parts) if names is None else _class_names(names, path)
+    classes = checks.numbered_classes(parts, path, report) if names is None else _class_names(names, path)
     checks.check_parts(parts, classes, path)
     return Source(
         name="npz",
         parts=parts,
         classes=classes,
-        digests={name: _digest(name, array) for name, array in used.items()},
+        digests={role: _digest(role, array) for role, array in used.items()},
         licence=checks.NOT_STATED,
         attribution=checks.NOT_STATED,
     )
@@ -106,40 +141,73 @@ def _digest(name: str, array: npt.NDArray[Any]) -> str:
     return state.hexdigest()
 
 
-def _wanted(members: Mapping[str, object], path: Path) -> list[str]:
-    """The names of the arrays to read; InputError where they do not make a source."""
-    prefixes = [f"{split}_" for split in SPLITS if f"{split}_images" in members or f"{split}_labels" in members]
-    problems = []
-    if prefixes and ("images" in members or "labels" in members):
-        problems.append("both images and labels of their own and those of splits")
-    required = {"train_", "test_", *prefixes} if prefixes else {""}
-    names = [f"{prefix}{kind}" for prefix in prefixes or [""] for kind in ("images", "labels")]
-    absent = sorted(f"{prefix}{kind}" for prefix in required for kind in ("images", "labels"))
-    problems += [f"no array {name}" for name in absent if name not in members]
+def _wanted(members: Mapping[str, object], path: Path) -> dict[str, str]:
+    """Choose the arrays to read: their names as this package gives them -> their names in the file.
+
+    Names of other programs are looked at only where this package's own make no source. Raises
+    InputError where these make none either.
+    """
+    roles = {name: role for name in members if (role := _role(name))}
+    own = {name: role for name, role in roles.items() if name == role}
+    chosen = next((names for names in (own, roles) if not _gaps(names)), own or roles)
     found = ", ".join(map(_shown, sorted(members)[: checks.MAX_LISTED])) or "no array"
-    checks.fail_on(problems, path, f"found {found}; give images and labels, or train_images and so on")
-    return [*names, *(["classes"] if "classes" in members else [])]
+    checks.fail_on(_gaps(chosen), path, f"found {found}; {_NAMES}")
+    named = {role: name for name, role in chosen.items()}
+    order = [f"{prefix}{kind}" for prefix in ("", *(f"{split}_" for split in SPLITS)) for kind in ("images", "labels")]
+    wanted = {role: named[role] for role in order if role in named}
+    return wanted | ({"classes": "classes"} if "classes" in members else {})
 
 
-def _implausible(members: Mapping[str, zipfile.ZipInfo], wanted: list[str], path: Path) -> list[str]:
+def _gaps(roles: Mapping[str, str]) -> list[str]:
+    """Say why arrays of these names, each with its role, make no source."""
     problems = []
-    for name in wanted:
-        info = members[name]
+    named: dict[str, str] = {}
+    for name, role in roles.items():
+        if role in named:
+            problems.append(f"two arrays hold the {role}: {named[role]} and {name}")
+        named[role] = name
+    prefixes = {role.removesuffix("images").removesuffix("labels") for role in named} or {""}
+    if len(prefixes) > 1 and "" in prefixes:
+        problems.append("both images and labels of their own and those of splits")
+        prefixes -= {""}
+    required = prefixes if prefixes == {""} else prefixes | {"train_", "test_"}
+    absent = sorted(f"{prefix}{kind}" for prefix in required for kind in ("images", "labels"))
+    return problems + [f"no array {role}" for role in absent if role not in named]
+
+
+def _role(name: str) -> str | None:
+    """Name an array as this package does: "train_images" for "x_train"; None if it is unknown."""
+    words = name.lower().split("_")
+    if len(words) == 1:
+        return _KINDS.get(name.lower())
+    if len(words) != 2:
+        return None
+    split, kind = words if words[0] in _SPLITS else reversed(words)
+    return f"{_SPLITS[split]}_{_KINDS[kind]}" if split in _SPLITS and kind in _KINDS else None
+
+
+def _implausible(listed: Sequence[zipfile.ZipInfo], wanted: Sequence[str], path: Path) -> list[str]:
+    problems = []
+    used = [info for info in listed if _name(info) in wanted]
+    names = Counter(map(_name, used))
+    problems += [f"{name}: {count} arrays of that name" for name, count in names.items() if count > 1]
+    for info in used:
         if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            problems.append(f"{name}: encrypted, or compressed in a way that NumPy does not write")
+            problems.append(f"{_name(info)}: encrypted, or compressed in a way that NumPy does not write")
         if info.file_size > path.stat().st_size * checks.MAX_EXPANSION:
-            problems.append(f"{name}: {info.file_size:,} bytes cannot be in a file of {path.stat().st_size:,}")
-    total = sum(members[name].file_size for name in wanted)
+            problems.append(f"{_name(info)}: {info.file_size:,} bytes cannot be in a file of {path.stat().st_size:,}")
+    total = sum(info.file_size for info in used)
     if total > checks.MAX_INFLATED:
         problems.append(f"{total:,} bytes of arrays where {checks.MAX_INFLATED:,} are the most possible")
     return problems
 
 
-def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, path: Path) -> npt.NDArray[Any]:
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, role: str, path: Path) -> npt.NDArray[Any]:
     """The array in one member, C-contiguous, its header checked before anything is allocated."""
+    name = _name(info)
     with archive.open(info) as member:
         header = _header(member, name, path)
-        _check_kind(header, name, path)
+        _check_kind(header, role, name, path)
         stored = info.file_size - header.size
         expected = math.prod(header.shape) * header.dtype.itemsize
         if stored != expected:
@@ -163,17 +231,21 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, path: Pat
             remedy="write it anew",
         )
     array = data.view(header.dtype)
-    if header.fortran:
-        return np.ascontiguousarray(array.reshape(header.shape[::-1]).T)
-    return array.reshape(header.shape)
+    ordered = array.reshape(header.shape[::-1]).T if header.fortran else array
+    shape = header.grey if role.endswith("images") else None
+    return np.ascontiguousarray(ordered).reshape(shape or header.shape)
 
 
 def _header(member: IO[bytes], name: str, path: Path) -> _Header:
     start = member.read(8)
     width = _WIDTHS.get(start, 0)
     length = int.from_bytes(member.read(width), "little")
-    if not width or length > _MAX_HEADER:
+    if not width:
         raise InputError(f"{name}: not a NumPy array", path=path, expected="an .npy header", found=repr(start))
+    if length > _MAX_HEADER:
+        raise InputError(
+            f"{name}: a header too long", path=path, expected=f"at most {_MAX_HEADER:,} bytes", found=f"{length:,}"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # what NumPy writes makes nobody warn
@@ -195,19 +267,76 @@ def _fields(header: object) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
     return np.dtype(descr), shape, fortran
 
 
-def _check_kind(header: _Header, name: str, path: Path) -> None:
-    dtype, dimensions = header.dtype, len(header.shape)
-    found = _shown(f"{dtype} {header.shape}")
-    if name == "classes":
-        if dtype.kind != "U" or dimensions != 1:
-            raise InputError(f"{name}: not a list of names", path=path, expected="strings (n,)", found=found)
-    elif name.endswith("labels"):
-        flat = dimensions == 1 or (dimensions == 2 and header.shape[1] == 1)
-        if dtype.kind not in "iu" or not flat:
-            raise InputError(f"{name}: not labels", path=path, expected="integers (n,)", found=found)
-    elif dtype != np.uint8 or dimensions != 3:
-        what = "colour images" if dimensions == 4 else "not 8-bit grey images"
-        raise InputError(f"{name}: {what}", path=path, expected="uint8 (n, height, width)", found=found, remedy=_GREY)
+def _check_kind(header: _Header, role: str, name: str, path: Path) -> None:
+    """Raise InputError unless the array is of the type and shape that its role asks for."""
+    if role == "classes":
+        usable = header.dtype.kind == "U" and header.dtype.itemsize > 0 and len(header.shape) == 1
+        problem, expected, remedy = "not a list of names", "strings (n,)", None
+    elif role.endswith("labels"):
+        flat = len(header.shape) == 1 or header.shape[1:] == (1,)
+        usable = header.dtype.kind in "iubf" and flat
+        expected = "integers (n,)"
+        problem, remedy = ("", None) if usable else _labels_problem(header)
+    else:
+        usable = header.dtype == np.uint8 and header.grey is not None
+        expected = "uint8 (n, height, width)"
+        problem, remedy = ("", None) if usable else _images_problem(header)
+    if not usable:
+        found = _shown(f"{header.dtype} {header.shape}")
+        raise InputError(f"{name}: {problem}", path=path, expected=expected, found=found, remedy=remedy)
+
+
+def _labels_problem(header: _Header) -> tuple[str, str | None]:
+    """Say what an array is that is no labels, and what to do."""
+    if header.dtype.kind in "US":
+        return "names, not labels", "classes, labels = np.unique(labels, return_inverse=True) gives both"
+    if header.dtype.kind == "O":
+        return "not labels but Python objects, which are never opened", "store them as integers"
+    if len(header.shape) == 2 and header.shape[0] == 1:
+        return "not labels but one row of them", "turn it, as in labels.reshape(-1)"
+    if header.dtype.kind in "iubf" and len(header.shape) == 2 and header.shape[1] > 1:
+        return "not labels: several values an image", "of rows with a one for the class take labels.argmax(axis=1)"
+    return "not labels", None
+
+
+def _images_problem(header: _Header) -> tuple[str, str]:
+    """Say what an array is that is no 8-bit grey images, and what to do."""
+    shape = header.shape
+    if header.dtype.kind == "O":
+        return "not images but Python objects, which are never opened", _GREY
+    if header.grey is not None:
+        return _depth_problem(header.dtype)
+    if len(shape) in (4, 5):
+        return _channels_problem(shape)
+    if len(shape) == 2:
+        side = math.isqrt(shape[1])
+        sides = f"{side}, {side}" if side * side == shape[1] else "height, width"
+        return "flat images", f"give them their shape, as in images.reshape(-1, {sides})"
+    return "not 8-bit grey images", _GREY
+
+
+def _channels_problem(shape: tuple[int, ...]) -> tuple[str, str]:
+    if len(shape) == 4 and shape[3] == 2:
+        return "images of 2 channels", _GREY
+    if len(shape) == 4 and (shape[3] in (3, 4) or shape[1] in (3, 4)):
+        return "colour images", _GREY
+    return "volumes, or images of many channels", "choose one slice or channel, uint8 (n, height, width)"
+
+
+def _depth_problem(dtype: np.dtype[Any]) -> tuple[str, str]:
+    if dtype.kind == "f":
+        return (
+            "not 8-bit grey images but floats",
+            "scale them to 0 to 255 and round: of 0 to 1, as np.rint(images * 255).astype(np.uint8)",
+        )
+    if dtype.kind == "b":
+        return "not 8-bit grey images but truths", "store them as images.astype(np.uint8) * 255"
+    if dtype.kind in "iu":
+        return (
+            f"not 8-bit grey images but {'signed ' * (dtype.kind == 'i')}{dtype.itemsize * 8}-bit integers",
+            "of values from 0 to 255 take images.astype(np.uint8); scale others",
+        )
+    return "not 8-bit grey images", _GREY
 
 
 def _shown(text: str) -> str:
