@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from datagen.layout import SPLITS
 
@@ -37,6 +38,12 @@ def _pair(value: str, separator: str, param: click.Parameter, expected: str) -> 
     if not (found and first.isdecimal() and second.isdecimal()):
         raise click.BadParameter(f"expected {expected}, found {value!r}", param=param)
     return int(first), int(second)
+
+
+def is_given(option: str) -> bool:
+    """Whether an option of the running command stands on its command line, not only in the environment."""
+    origin = click.get_current_context().get_parameter_source(option)
+    return origin is ParameterSource.COMMANDLINE
 
 
 _Decorator = Callable[[Callable[..., None]], Callable[..., None]]
