@@ -83,7 +83,7 @@ recipe_options = _options(
         "--recipe", "recipe_name", metavar="NAME|FILE", default="mnist", show_default=True, help="What to build."
     ),
     click.option("--source", metavar="SPEC", help="Source to use instead: see 'datagen sources'."),
-    click.option("--val-digits", type=int, metavar="N", help="Digits taken off the end of the training set."),
+    click.option("--val-digits", type=int, metavar="N", help="Images taken off the end of the training set, for val."),
     click.option("--seed", type=int, metavar="N", help="Key of the order of the mosaics."),
     click.option("--grid", callback=_grid, metavar="RxC", help="Rows and columns of a mosaic."),
     click.option("--mosaics", type=int, nargs=3, metavar="TRAIN VAL TEST", help="Mosaics in each split."),

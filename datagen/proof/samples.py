@@ -170,7 +170,7 @@ def _same(a: Array, b: Array) -> bool:
 
 
 def _shown(value: Array) -> str:
-    return str(value.tolist()) if value.size <= 16 else "what follows from the digits"
+    return str(value.tolist()) if value.size <= 16 else "what follows from the images"
 
 
 def _described(value: Array, due: Array) -> str:
