@@ -392,7 +392,8 @@ def test_info_of_a_build_in_progress_and_of_a_damaged_manifest(recipe: Path) -> 
 
 @pytest.mark.parametrize("form", ["dataset", "dataset and source", "recipe"])
 def test_a_sample_is_the_stored_row(source: Path, recipe: Path, data: Path, form: str) -> None:
-    where = {"dataset": [data], "dataset and source": [data, "--source-dir", source], "recipe": [recipe]}[form]
+    forms: dict[str, list[object]] = {"dataset": [data], "dataset and source": [data, "--source-dir", source]}
+    where = forms.get(form, [recipe])
     stored = columns(data)
     for task in ("foreground", "circles", "mosaics"):
         for split in SPLITS:

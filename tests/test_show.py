@@ -31,7 +31,7 @@ from datagen.tasks import Task
 
 def columns(tile, mosaics):
     planes = (Column(name, "|u1", tile, ("y", "x")) for name in ("image", "mask"))
-    return (*planes, Column("corner", "|u1", (), ()))
+    return (*planes, Column("corner", "|u1", (), ()), Column("label", "|u1", (), ()), Column("circle", "<i8", (), ()))
 
 
 def deriver(inputs):
@@ -39,6 +39,8 @@ def deriver(inputs):
         out["image"][:] = inputs.images[indices]
         out["mask"][:] = inputs.images[indices] > 100
         out["corner"][:] = inputs.images[indices, 0, 0]
+        out["label"][:] = 255  # no class, and no circle: they mean something else here
+        out["circle"][:] = -7
 
     return derive
 
@@ -221,7 +223,7 @@ def test_damaged_labels_are_refused(copy: Path) -> None:
         (["circles", "test", 10**30], 3, "no such sample in circles/test (expected 0 to 11, found 1,000"),
         (["mosaics", "test", -1], 2, ""),
         (["mosaics", "tset", 0], 2, "'tset' is not one of"),
-        (["mosaics", "test", 0, "--png", "."], 2, "is a directory"),
+        (["mosaics", "test", 0, "--png", "."], 7, "a folder, not a file to draw in; name a file in it"),
     ],
 )
 def test_names_are_checked_before_anything_is_read(
@@ -257,15 +259,16 @@ def test_what_is_no_dataset_exits_with_4(command: str) -> None:
 def test_nothing_is_drawn_into_a_dataset(copy: Path, place: str) -> None:
     before = tree(copy)
     for command in ("show", "sample"):
-        said = refused(2, command, copy, "mosaics", "test", 0, "--png", copy / place)
-        assert "which may hold nothing else" in said
-    assert "which may hold nothing else" in refused(2, "preview", copy, "--out", (copy / place).with_suffix(""))
+        said = refused(3, command, copy, "mosaics", "test", 0, "--png", copy / place)
+        assert f"{copy / place}: pictures are not drawn within a dataset" in said
     assert tree(copy) == before
 
 
 def test_a_task_of_ones_own_is_shown_and_drawn_even_where_it_is_not_known(corners: Path) -> None:
     shown = printed("show", corners, "corners", "val", 2, "--png", "drawn.png")
     assert shown["corner"] == shown["image"][0][0]
+    assert (shown["label"], shown["circle"]) == (255, -7)
+    assert run("preview", corners).exit_code == 0
     assert Path("drawn.png").read_bytes().startswith(b"\x89PNG\r\n")
     assert "datagen --with FILE.py" in refused(3, "sample", corners, "corners", "val", 2)
     assert run("sample", corners, "mosaics", "val", 2).exit_code == 0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from datagen.errors import InputError, StorageError
 from datagen.layout import MANIFEST, RECIPE, SPLITS
 from datagen.options import directory_argument, is_given, json_option, quiet_option, recipe_of, source_dir_option
 from datagen.terminal import print_json, print_sample, sample_facts, say
@@ -15,20 +16,21 @@ if TYPE_CHECKING:
     from datagen.picks import Sample
 
 
-def _outside_datasets(_: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
-    """The callback of an option that names what is to be drawn: in a dataset, verify would find it unexpected."""
-    for folder in () if value is None else (value.resolve(), *value.resolve().parents):
-        if (folder / MANIFEST).is_file() and (folder / RECIPE).is_file():
-            raise click.BadParameter(
-                f"{value} is in the dataset {folder}, which may hold nothing else: choose another place", param=param
-            )
+def _picture(_: click.Context, param: click.Parameter, value: Path | None) -> Path | None:  # noqa: ARG001
+    """The callback of an option that names a file to draw in: none in a dataset, where verify would not expect it."""
+    if value is None:
+        return None
+    if value.is_dir():
+        raise StorageError("a folder, not a file to draw in", path=value, remedy="name a file in it")
+    if any((folder / MANIFEST).is_file() and (folder / RECIPE).is_file() for folder in value.resolve().parents):
+        raise InputError("pictures are not drawn within a dataset", path=value, remedy="choose another place")
     return value
 
 
 png_option = click.option(
     "--png",
-    type=click.Path(path_type=Path, dir_okay=False),
-    callback=_outside_datasets,
+    type=click.Path(path_type=Path),
+    callback=_picture,
     metavar="FILE",
     help="Draw the sample in this file.",
 )
@@ -110,13 +112,7 @@ def sample(
 
 @click.command()
 @directory_argument
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    callback=_outside_datasets,
-    metavar="FOLDER",
-    help="Where to draw.  [default: DIR-preview]",
-)
+@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Where to draw.  [default: DIR-preview]")
 @quiet_option
 @json_option
 def preview(directory: Path, out: Path | None, quiet: bool, as_json: bool) -> None:
