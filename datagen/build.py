@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from datagen import assembly, files, otsu, sources
 from datagen import manifest as manifests
 from datagen.engines import local
-from datagen.errors import InputError, RecipeError
+from datagen.errors import InputError, RecipeError, unknown_name
 from datagen.layout import MANIFEST, SPLITS
 from datagen.manifest import DigitFacts, Manifest, SourceFacts
 from datagen.plans import difference, plan_of
@@ -77,13 +77,9 @@ class Resolved:
 
     def sample(self, task: str, split: str, index: int) -> Mapping[str, npt.NDArray[np.generic]]:
         """One sample, derived: column name -> array of the shape of one sample."""
-        section = next((one for one in sections(self.plan) if (one.task, one.split) == (task, split)), None)
-        if section is None:
-            raise RecipeError(
-                f"no such task and split: {task} {split}", expected=f"{'|'.join(self.recipe.tasks)} {'|'.join(SPLITS)}"
-            )
-        if not 0 <= index < section.count:
-            raise RecipeError(f"no such sample in {section.folder}", expected=f"0 to {section.count - 1}", found=index)
+        require_sample(self.recipe, task, split, index)
+        only = replace(self.plan, recipe=replace(self.plan.recipe, tasks=(task,)))
+        section = section_of_sample(sections(only), task, split, index)
         out = {column.name: np.empty((1, *column.shape), column.dtype) for column in section.columns}
         self.deriver(section)(as_indices([index]), out)
         return {name: block[0] for name, block in out.items()}
@@ -113,7 +109,7 @@ class Resolved:
             digits, wanted = len(self.division.digits[split].labels), self.recipe.mosaics.count(split)
             if wanted > digits ** (rows * columns):
                 can = digits ** (rows * columns)
-                problems.append(f"{split} can give {can:,} ({digits:,} digits in {rows} x {columns}), not {wanted:,}")
+                problems.append(f"{split} can give {can:,} ({digits:,} images in {rows} x {columns}), not {wanted:,}")
         if problems:
             raise RecipeError("more mosaics than the source has: " + "; ".join(problems), remedy="ask for fewer")
         shards = sum(section.shards for section in sections(self.plan))
@@ -182,11 +178,35 @@ def resolve(
     return Resolved(recipe, source, workers=workers)
 
 
-def resolve_dataset(
-    root: Path,
-    *,
-    directory: Path | None = None,
-) -> Resolved:
+def require_sample(recipe: Recipe, task: str, split: str, index: int) -> None:
+    """Raise RecipeError where the recipe alone says that there is no such sample: no source is loaded for that."""
+    if task not in recipe.tasks:
+        raise unknown_name("task", task, recipe.tasks)
+    find(task)
+    if split not in SPLITS:
+        raise unknown_name("split", split, SPLITS)
+    if task == "mosaics":  # of the others, the source says how many there are
+        _require_index(f"{task}/{split}", recipe.mosaics.count(split), index)
+
+
+def section_of_sample(listed: Iterable[Section], task: str, split: str, index: int) -> Section:
+    """The section, of those `listed`, that has this sample. Raises RecipeError where none has."""
+    named = {(one.task, one.split): one for one in listed}
+    if task not in {name for name, _ in named}:
+        raise unknown_name("task", task, dict.fromkeys(name for name, _ in named))
+    if (task, split) not in named:
+        raise unknown_name("split", split, [one for name, one in named if name == task])
+    section = named[task, split]
+    _require_index(section.folder, section.count, index)
+    return section
+
+
+def _require_index(folder: str, count: int, index: int) -> None:
+    if not 0 <= index < count:
+        raise RecipeError(f"no such sample in {folder}", expected=f"0 to {count - 1:,}", found=f"{index:,}")
+
+
+def resolve_dataset(root: Path, *, directory: Path | None = None) -> Resolved:
     """What the dataset in `root` follows from, its source loaded anew and found to be the same."""
     manifest = manifests.load(root)
     resolved = resolve(manifest.recipe, directory=directory)

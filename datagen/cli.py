@@ -24,6 +24,7 @@ _COMMANDS = (
     proving.info,
     proving.verify,
     proving.diff,
+    showing.show,
     showing.sample,
     showing.preview,
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datagen import manifest as manifests
 from datagen import recipe
 from datagen.dataset import Dataset
 from datagen.hashing import merkle_root
@@ -28,7 +29,53 @@ class Difference:
     is_data: bool
 
     def __str__(self) -> str:
-        return f"{self.what}: {self.a} | {self.b}"
+        return f"{self.what}: {self.a} in A, {self.b} in B"
+
+
+@dataclass(frozen=True)
+class SampleDifference(Difference):
+    """The samples of a column that differ: `a` counts them, `b` names the first."""
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.a}: {self.b}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the manifests of A and B say of each other.
+
+    `digests` are the dataset digests of both, `columns` is how many columns either has, in all splits, `differing`
+    names those that are not the same in both. `others` are the differences in recipe, source and storage.
+    """
+
+    digests: tuple[str, str]
+    columns: int
+    differing: tuple[str, ...]
+    others: tuple[Difference, ...]
+
+    @property
+    def same_data(self) -> bool:
+        """Whether both hold the same data."""
+        return self.digests[0] == self.digests[1]
+
+
+def compare(first: Path, second: Path) -> Comparison:
+    """Compare the datasets in two folders by their manifests alone. Raises what opening either raises."""
+    a, b = (manifests.load(Path(root)) for root in (first, second))
+    ours, theirs = _columns(a), _columns(b)
+    names = dict.fromkeys([*ours, *theirs])
+    differing = tuple(name for name in names if ours.get(name) != theirs.get(name))
+    return Comparison((a.digest, b.digest), len(names), differing, tuple(_recipe_differences(a, b)))
+
+
+def _columns(manifest: Manifest) -> dict[str, tuple[object, ...]]:
+    """What the data of each column are, by its name."""
+    return {
+        f"{task}/{split}/{column.name}": (facts.count, column.dtype, column.shape, column.root)
+        for task, splits in manifest.tasks.items()
+        for split, facts in splits.items()
+        for column in facts.columns
+    }
 
 
 def differences(first: Path, second: Path) -> list[Difference]:
@@ -100,7 +147,9 @@ def _sample_difference(a: Dataset, b: Dataset, names: tuple[str, str], column: s
             differing += (start + np.flatnonzero((pair[0] != pair[1]).any(axis=1))).tolist()
     listed = ", ".join(map(str, differing[:_LISTED])) + (", ..." if len(differing) > _LISTED else "")
     what = f"{'/'.join(names)} {column} samples"
-    return Difference(what, f"{len(differing):,} of {count:,} differ", listed or "none of those in both", is_data=True)
+    return SampleDifference(
+        what, f"{len(differing):,} of {count:,} differ", listed or "none of those in both", is_data=True
+    )
 
 
 def _roots(dataset: Dataset, names: tuple[str, str], column: str, step: int) -> list[bytes]:

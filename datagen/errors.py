@@ -5,6 +5,7 @@ The class decides the exit code, so that the command line only has to print.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 PROBLEMS_FOUND = 1
@@ -89,3 +90,30 @@ class SourceError(DatagenError):
     """A source of images could not be had: nothing local, and no mirror answered with the pinned bytes."""
 
     exit_code = 8
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Give the known name that is most like `name`, whatever its case; None where none is like it."""
+    import difflib  # only once something is wrong: --help is to answer at once
+
+    close = difflib.get_close_matches(name.lower(), list(known), 1)
+    return close[0] if close else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """Ask for the known name that is most like `name`; None where none is."""
+    close = closest(name, known)
+    return f"did you mean {close}?" if close else None
+
+
+def unknown_name(
+    kind: str, name: str, known: Iterable[str], *, path: Path | str | None = None, remedy: str | None = None
+) -> RecipeError:
+    """Make the error of a name that nothing has; `remedy` is what to do if it is no slip of the pen."""
+    names = list(known)
+    return RecipeError(
+        f"no such {kind}: {name!r}",
+        path=path,
+        expected=f"one of {', '.join(names)}",
+        remedy=" or ".join(filter(None, (did_you_mean(name, names), remedy))) or None,
+    )

@@ -66,6 +66,10 @@ class ColumnFacts:
     path: str
     root: str
 
+    def bytes(self, count: int) -> int:
+        """Bytes of `count` samples, decoded."""
+        return count * math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
 
 @dataclass(frozen=True)
 class SplitFacts:
@@ -78,8 +82,7 @@ class SplitFacts:
     @property
     def bytes(self) -> int:
         """Bytes of all its samples, decoded."""
-        sizes = (math.prod(column.shape) * np.dtype(column.dtype).itemsize for column in self.columns)
-        return self.count * sum(sizes)
+        return sum(column.bytes(self.count) for column in self.columns)
 
 
 @dataclass(frozen=True)

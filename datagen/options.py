@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from datagen.layout import SPLITS
 
@@ -37,6 +38,12 @@ def _pair(value: str, separator: str, param: click.Parameter, expected: str) -> 
     if not (found and first.isdecimal() and second.isdecimal()):
         raise click.BadParameter(f"expected {expected}, found {value!r}", param=param)
     return int(first), int(second)
+
+
+def is_given(option: str) -> bool:
+    """Whether an option of the running command stands on its command line, not only in the environment."""
+    origin = click.get_current_context().get_parameter_source(option)
+    return origin is ParameterSource.COMMANDLINE
 
 
 _Decorator = Callable[[Callable[..., None]], Callable[..., None]]
@@ -76,7 +83,7 @@ recipe_options = _options(
         "--recipe", "recipe_name", metavar="NAME|FILE", default="mnist", show_default=True, help="What to build."
     ),
     click.option("--source", metavar="SPEC", help="Source to use instead: see 'datagen sources'."),
-    click.option("--val-digits", type=int, metavar="N", help="Digits taken off the end of the training set."),
+    click.option("--val-digits", type=int, metavar="N", help="Images taken off the end of the training set, for val."),
     click.option("--seed", type=int, metavar="N", help="Key of the order of the mosaics."),
     click.option("--grid", callback=_grid, metavar="RxC", help="Rows and columns of a mosaic."),
     click.option("--mosaics", type=int, nargs=3, metavar="TRAIN VAL TEST", help="Mosaics in each split."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import json
 import re
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from datagen import files, text
-from datagen.errors import RecipeError
+from datagen.errors import RecipeError, closest, did_you_mean
 from datagen.layout import CHUNK, DEFAULT_SHARD_SIZE, MAX_SHARD_SIZE, SPLITS, TASKS
 
 FORMATS = ("zarr", "hdf5")
@@ -93,7 +92,7 @@ def load(name_or_file: str) -> Recipe:
                 "no such recipe",
                 path=name_or_file,
                 expected=f"a TOML file or one of {', '.join(packaged())}",
-                remedy="see 'datagen build --help'",
+                remedy=did_you_mean(name_or_file, packaged()) or "see 'datagen build --help'",
             )
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -213,9 +212,10 @@ def _known(
 
 
 def _unknown(key: str, checks: Mapping[str, _Check | None], prefix: str) -> str:
-    close = difflib.get_close_matches(key, checks, 1)
+    tables = {prefix: checks, "": _TOP, "mosaics.": _MOSAICS, "storage.": _STORAGE}  # it may be of another table
+    close = next((f"{home}{name}" for home, names in tables.items() if (name := closest(key, names))), None)
     told = key if key.isprintable() and len(key) <= 40 else _shown(key)
-    return f"unknown key {prefix}{told}" + (f" (did you mean {prefix}{close[0]}?)" if close else "")
+    return f"unknown key {prefix}{told}" + (f" (did you mean {close}?)" if close else "")
 
 
 def _shown(value: Any) -> str:

@@ -73,7 +73,7 @@ def sample_picture(task: str, sample: Sample, classes: tuple[str, ...]) -> bytes
 
     `sample` maps each column to an array of the shape of one sample. Of an unknown task, all images and numbers.
     """
-    look = _look(classes, 448, _LARGE, [sample])
+    look = _look(task, classes, 448, _LARGE, [sample])
     parts = [words(task, _TITLE), *_strips(task, [sample], look)]
     if task == "mosaics":
         parts.append(_legend(look, np.unique(sample["label"]).tolist(), parts[-1].shape[1]))
@@ -84,7 +84,7 @@ def _sheet(dataset: Dataset, task: str) -> UInt8:
     """One task: a page of samples, each with where in the dataset it is."""
     picks = choose(dataset, task, 9 if task == "mosaics" else 20)
     samples = [read_sample(dataset, task, *pick) for pick in picks]
-    look = _look(dataset.manifest.source.classes, 168 if task == "mosaics" else 112, _SMALL, samples)
+    look = _look(task, dataset.manifest.source.classes, 168 if task == "mosaics" else 112, _SMALL, samples)
     heading, *strips = _strips(task, samples, look, [f"{split} {row:,}" for split, row in picks])
     columns = min(len(strips), max(1, (_SHEET_WIDTH + 40) // (heading.shape[1] + 40)))
     rows = [palette.beside(strips[i : i + columns], 40) for i in range(0, len(strips), columns)]
@@ -106,7 +106,7 @@ def _overview(dataset: Dataset) -> UInt8:
 def _panel(dataset: Dataset, task: str) -> list[UInt8]:
     """What stands in a task's column, from the top down."""
     samples = [read_sample(dataset, task, *pick) for pick in choose(dataset, task, 3 if task == "mosaics" else 5)]
-    look = _look(dataset.manifest.source.classes, 224 if task == "mosaics" else 112, _LARGE, samples)
+    look = _look(task, dataset.manifest.source.classes, 224 if task == "mosaics" else 112, _LARGE, samples)
     title = [words(task, _TITLE), words(_view(task).tagline, _LARGE), words(_counts(dataset, task), _LARGE, FAINT)]
     heading, *strips = _strips(task, samples, look)
     legend = [_legend(look, range(len(look.names)), heading.shape[1])] if task == "mosaics" else []
@@ -269,9 +269,9 @@ def _view(task: str) -> _View:
     return _VIEWS.get(task, _View("", _plain_tiles, _plain_caption))
 
 
-def _look(classes: tuple[str, ...], box: int, letters: int, samples: Sequence[Sample]) -> _Look:
+def _look(task: str, classes: tuple[str, ...], box: int, letters: int, samples: Sequence[Sample]) -> _Look:
     """How to draw these samples, with a margin that shows the whole of every circle."""
-    beyond = [_beyond(sample["circle"], sample["image"].shape) for sample in samples if "circle" in sample]
+    beyond = [_beyond(sample["circle"], sample["image"].shape) for sample in samples if task == "circles"]
     margin = (max(down for down, _ in beyond), max(across for _, across in beyond)) if beyond else (0, 0)
     return _Look(tuple(palette.plain(name, index) for index, name in enumerate(classes)), box, letters, margin)
 

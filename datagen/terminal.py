@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,16 @@ from datagen.layout import FORMAT_VERSION, SPLITS
 
 if TYPE_CHECKING:
     from datagen.build import Built
+    from datagen.diff import Comparison, Difference
     from datagen.manifest import Manifest
+    from datagen.picks import Sample
+    from datagen.stores import Array
     from datagen.verify import Verdict
+
+_DIGEST = 12  # hexadecimal digits of a digest that tell it from others
+_LISTED = 6  # columns that a line names
+_ROWS = 12  # differences that a table shows
+_CELL = 32  # characters of a value in a table
 
 
 def say(quiet: bool) -> Callable[[str], None] | None:
@@ -63,7 +71,8 @@ def manifest_facts(manifest: Manifest) -> dict[str, Any]:
                 "samples": facts.count,
                 "bytes": facts.bytes,
                 "columns": {
-                    c.name: {"dtype": c.dtype, "shape": [facts.count, *c.shape], "root": c.root} for c in facts.columns
+                    c.name: {"dtype": c.dtype, "shape": [facts.count, *c.shape], "axes": c.axes, "root": c.root}
+                    for c in facts.columns
                 },
             }
             for split, facts in splits.items()
@@ -106,8 +115,95 @@ def print_manifest(manifest: Manifest) -> None:
     for task, splits in manifest.tasks.items():
         sizes = " + ".join(size(facts.bytes) for facts in splits.values())
         rows.append([task, *(f"{facts.count:,}" for facts in splits.values()), sizes])
+    total = sum(facts.bytes for splits in manifest.tasks.values() for facts in splits.values())
+    decoded = "" if manifest.recipe.storage.compression == "none" else " decoded"
+    rows.append(["total", *[""] * len(SPLITS), size(total) + decoded])
     _print_table(rows)
     click.echo(f"digest    {manifest.digest}")
+
+
+def print_columns(manifest: Manifest) -> None:
+    """Print the columns of each task: type, shape and axes of a sample, and the bytes of all splits."""
+    sizes: dict[tuple[str, ...], int] = {}
+    for task, splits in manifest.tasks.items():
+        for facts in splits.values():
+            for column in facts.columns:
+                shape = "x".join(map(str, column.shape)) or "one number"
+                described = (f"{task}/{column.name}", spelled_dtype(column.dtype), shape, " ".join(column.axes))
+                sizes[described] = sizes.get(described, 0) + column.bytes(facts.count)
+    rows = [["column", "type", "of a sample", "axes", "bytes"]]
+    rows += [[*described, size(count)] for described, count in sizes.items()]
+    _print_table(rows, right=(4,))
+
+
+def spelled_dtype(dtype: str) -> str:
+    """Name a type as NumPy does: "|u1" is uint8."""
+    kind = {"u": "uint", "i": "int"}[dtype[1]]
+    return f"{kind}{8 * int(dtype[2:])}"
+
+
+def sample_facts(task: str, split: str, index: int, values: Sample, *, stood_on: str | None = None) -> dict[str, Any]:
+    """What `show --json` and `sample --json` print; `stood_on` is what the sample was computed from."""
+    origin = {} if stood_on is None else {"stood_on": stood_on}
+    columns = {name: value.tolist() for name, value in values.items()}
+    return {"task": task, "split": split, "index": index, **origin, **columns}
+
+
+def print_sample(values: Sample, *, stood_on: str | None = None) -> None:
+    """Print the columns of a sample, the large ones by type and shape; `stood_on` is what it was computed from."""
+    lines = {name: _shown(name, value) for name, value in values.items()}
+    lines |= {} if stood_on is None else {"stood on": stood_on}
+    width = max(10, *map(len, lines))
+    for name, line in lines.items():
+        click.echo(f"{name:{width}} {line}")
+
+
+def _shown(name: str, value: Array) -> str:
+    if value.size > 64:
+        return f"{value.dtype} {'x'.join(map(str, value.shape))}"
+    return value.tobytes().hex() if name == "digest" else str(value.tolist())
+
+
+def print_comparison(compared: Comparison, names: tuple[str, str]) -> None:
+    """Print whether the data of two datasets are the same, and in what else the two differ, on a few lines."""
+    _print_whether_same(compared)
+    rows = [[_plainer(one.what), _cut(one.a), _cut(one.b)] for one in compared.others[:_ROWS]]
+    if not compared.same_data:
+        rows.insert(0, ["digest", *(digest[:_DIGEST] for digest in compared.digests)])
+    if rows:
+        _print_table([["", *names], *rows], right=())
+    more = len(compared.others) - _ROWS
+    hint = f"{more:,} more differences, and which samples differ" if more > 0 else "which samples differ"
+    if more > 0 or not compared.same_data:
+        click.echo(f"{hint}: give --verbose")
+    if not compared.others:
+        click.echo("recipe, source and storage are the same")
+    click.echo("by the manifests alone (the bytes: datagen verify)")
+
+
+def print_differences(compared: Comparison, names: tuple[str, str], differences: Sequence[Difference]) -> None:
+    """Print whether the data of two datasets are the same, and then every difference, in full."""
+    _print_whether_same(compared)
+    click.echo(f"A is {names[0]}, B is {names[1]}")
+    for difference in differences:
+        click.echo(str(difference))
+
+
+def _print_whether_same(compared: Comparison) -> None:
+    if compared.same_data:
+        click.echo(f"the same data: digest {compared.digests[0][:_DIGEST]}")
+        return
+    listed, count = ", ".join(compared.differing[:_LISTED]), len(compared.differing)
+    more = f", and {count - _LISTED:,} more" if count > _LISTED else ""
+    click.echo(f"the data differ: in {count:,} of {compared.columns:,} columns: {listed}{more}")
+
+
+def _plainer(what: str) -> str:
+    return what.replace("recipe storage.", "storage ").replace("recipe mosaics.", "mosaics ")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _CELL else f"{text[: _CELL - 3]}..."
 
 
 def verdict_facts(verdict: Verdict) -> dict[str, Any]:
@@ -139,11 +235,16 @@ def print_verdict(verdict: Verdict, root: Path) -> None:
     click.echo(f"digest    {verdict.digest}")
 
 
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
+def _print_table(rows: Sequence[Sequence[str]], right: Collection[int] | None = None) -> None:
+    """Print rows of cells in columns: those in `right`, if not told all but the first, end where the longest does."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    flushed = range(1, len(widths)) if right is None else right
     for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        click.echo("  ".join([row[0].ljust(widths[0]), *cells]))
+        cells = [
+            cell.rjust(width) if i in flushed else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        click.echo("  ".join(cells).rstrip())
 
 
 def print_json(value: object) -> None:

@@ -81,7 +81,7 @@ def verify(
         _check_sample(dataset, readable, sample, seed, workers, findings)
     elif quick:
         level = "quick"
-        findings.not_looked_at += ["the bytes of the shards", "whether the samples follow from the digits"]
+        findings.not_looked_at += ["the bytes of the shards", "whether the samples follow from the images"]
         findings.skip("whether all images are distinct")
     else:
         level = "full"
@@ -101,7 +101,7 @@ def verify(
 
 def _say_what_cannot_be_known(findings: Findings) -> None:
     if not findings.vouchers:
-        findings.skip("whether these are the digits of the source, with its labels: give --source-dir or --expect")
+        findings.skip("whether these are the images of the source, with its labels: give --source-dir or --expect")
     if SOURCE not in findings.vouchers:
         findings.skip("what the manifest tells of its source: names, licence, duplicates that were dropped")
 
@@ -202,7 +202,7 @@ def _derivers(readable: Sequence[Shard], inputs: Mapping[str, Inputs], findings:
             try:
                 derivers[section] = TASKS[section.task].deriver(inputs[section.split])
             except MemoryError:
-                findings.skip(f"whether the samples of {section.folder} follow from the digits: memory is short")
+                findings.skip(f"whether the samples of {section.folder} follow from the images: memory is short")
     return derivers
 
 

@@ -60,7 +60,7 @@ class Unseen:
 Cell = Found | Refused | Unseen
 
 PASSED_OVER = Unseen("the bytes of the shards", "not looked at")
-UNKNOWABLE = Unseen("whether these are the digits of the source", "cannot be known without the source")
+UNKNOWABLE = Unseen("whether these are the images of the source", "cannot be known without the source")
 UNTOLD = Unseen("what the manifest tells of its source", UNKNOWABLE.cell)
 ANOTHER = Found("not the digest expected", MANIFEST)
 

@@ -355,7 +355,7 @@ def test_the_shard_list_names_each_shard_once_in_the_order_of_the_tasks(source: 
 
 
 def test_a_split_that_cannot_give_so_many_mosaics_says_how_many_it_can(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"val can give 4,096 \(8 digits in 2 x 2\), not 4,097"):
+    with pytest.raises(RecipeError, match=r"val can give 4,096 \(8 images in 2 x 2\), not 4,097"):
         build.build(tiny_recipe(source, val=4097), tmp_path / "data")
     assert not (tmp_path / "data").exists()
 

@@ -21,6 +21,7 @@ from datagen import __version__, errors, sources
 from datagen import recipe as recipes
 from datagen.cli import cli
 from datagen.layout import SPLITS
+from datagen.terminal import size
 
 GOLDEN = "43147033cd3f3b6c48647fd56d94a3695de6c23341051aa513f31c709cbc82de"  # see test_build.py
 
@@ -220,6 +221,8 @@ def test_quiet_commands_print_nothing(recipe: Path) -> None:
         ["shards", "--recipe", recipe],
         ["sources"],
         ["sample", recipe, "mosaics", "test", 1],
+        ["sample", "part", "mosaics", "test", 1],
+        ["show", "part", "mosaics", "test", 1],
     ]
     for command in commands:
         result = run(*command, "--quiet")
@@ -305,12 +308,14 @@ def test_a_fallback_is_built_beside_and_said_loudly(
         ("source = ", "not TOML"),
         ("val = 5", "source is missing"),
         ("sead = 3", "unknown key sead (did you mean seed?)"),
+        ("shard_size = 256", "unknown key shard_size (did you mean storage.shard_size?)"),
+        ("[mosaics]\nzip = 256", "unknown key mosaics.zip\n"),
         ("[mosaics]\ntrain = 0", "mosaics.train must be an integer from 1"),
         ("[mosaics]\ntrain = -5", "mosaics.train must be an integer from 1"),
         ("[mosaics]\ntest = 1_000_000_000_000_000", "mosaics.test must be an integer from 1 to 1,099,511,627,776"),
         ("[mosaics]\ngrid = [0, 2]", "mosaics.grid must be [rows, columns]"),
         ("[mosaics]\ngrid = [2]", "mosaics.grid must be [rows, columns]"),
-        ("[mosaics]\nval = 5000", "val can give 4,096 (8 digits in 2 x 2), not 5,000"),
+        ("[mosaics]\nval = 5000", "val can give 4,096 (8 images in 2 x 2), not 5,000"),
         ("[storage]\nshard_size = 300", "storage.shard_size must be 256 times a power of two"),
         ('[storage]\nformat = "npy"', "storage.format must be one of zarr, hdf5"),
         ("seed = 1.5", "seed must be an integer"),
@@ -327,13 +332,17 @@ def test_a_wrong_recipe_is_refused_and_nothing_is_written(source: Path, text: st
     ("arguments", "message"),
     [
         (["--recipe", "mnits"], "no such recipe"),
+        (["--recipe", "MNIST"], "did you mean mnist?"),
+        (["--fallback", "stroke"], "did you mean strokes?"),
         (["--mosaics", 0, 1, 1], "mosaics.train must be"),
         (["--grid", "0x2"], "mosaics.grid must be"),
         (["--grid", "65x1"], "mosaics.grid must be"),
         (["--seed", -1], "seed must be"),
         (["--val-digits", 0], "val must be"),
         (["--shard-size", 257], "storage.shard_size must be"),
-        (["--source", "nmist"], "no such source"),
+        (["--source", "nmist"], "did you mean mnist?"),
+        (["--source", "image:photos"], "did you mean images:photos?"),
+        (["--source", "quadrangles"], "found 'quadrangles')\n"),
         (["--source", "npz:absent.npz"], "absent.npz: no such file"),
     ],
 )
@@ -355,8 +364,16 @@ def test_info_prints_the_digest_and_what_is_in_the_dataset(data: Path) -> None:
     assert facts["source"]["digits"]["train"] == {"count": 40, "dropped_within": 0, "dropped_across": 0}
     said = run("info", data).output
     assert f"digest    {GOLDEN}\n" in said
-    assert "train: 40 distinct digits of 5x4" in said
+    assert "train: 40 distinct images of 5x4" in said
     assert "storage   zarr, 256 samples a shard, compression none" in said
+    rows = [line.split() for line in said.splitlines()]
+    images = sum(MOSAICS.values())
+    assert ["mosaics/image", "uint8", "10x8", "y", "x", *size(images * 80).split()] in rows
+    assert ["mosaics/source", "uint32", "2x2", "row", "column", *size(images * 16).split()] in rows
+    assert ["circles/label", "uint8", "one", "number", *size(sum(COUNTS.values())).split()] in rows
+    total = sum(facts["bytes"] for splits in printed("info", data)["tasks"].values() for facts in splits.values())
+    assert ["total", *size(total).split()] in rows
+    assert section["columns"]["source"]["axes"] == ["row", "column"]
 
 
 def test_the_default_directory_is_that_of_mnist(data: Path) -> None:
@@ -373,14 +390,17 @@ def test_info_of_a_build_in_progress_and_of_a_damaged_manifest(recipe: Path) -> 
     refused(5, "info", "here")
 
 
-@pytest.mark.parametrize("form", ["dataset", "recipe"])
+@pytest.mark.parametrize("form", ["dataset", "dataset and source", "recipe"])
 def test_a_sample_is_the_stored_row(source: Path, recipe: Path, data: Path, form: str) -> None:
-    where = [data, "--source-dir", source] if form == "dataset" else [recipe]
+    forms: dict[str, list[object]] = {"dataset": [data], "dataset and source": [data, "--source-dir", source]}
+    where = forms.get(form, [recipe])
     stored = columns(data)
     for task in ("foreground", "circles", "mosaics"):
         for split in SPLITS:
             sample = printed("sample", *where, task, split, 5)
             assert [sample.pop(key) for key in ("task", "split", "index")] == [task, split, 5]
+            stood_on = "the images and labels in the dataset" if form == "dataset" else "the source"
+            assert sample.pop("stood_on") == stood_on
             assert {*sample} == {column for t, s, column in stored if (t, s) == (task, split)}
             for name, value in sample.items():
                 np.testing.assert_array_equal(value, stored[task, split, name][5])
@@ -404,7 +424,6 @@ def test_a_sample_that_does_not_exist_or_of_another_source_is_refused(
 ) -> None:
     assert "expected 0 to 63, found 64" in refused(3, "sample", recipe, "mosaics", "val", 64)
     assert "no such task" in refused(3, "sample", recipe, "boxes", "val", 0)
-    assert "needs a path" in refused(3, "sample", data, "mosaics", "val", 0)
     assert "not a finished dataset" in refused(4, "sample", "data/nothing", "mosaics", "val", 0)
     assert "no such recipe" in refused(3, "sample", "data/nothing.toml", "mosaics", "val", 0)
     assert "no such recipe" in refused(3, "sample", "nothing", "mosaics", "val", 0)
@@ -419,20 +438,26 @@ def test_convert_and_diff_agree_on_the_data(data: Path) -> None:
     assert (done["digest"], done["path"], done["finished"]) == (GOLDEN, "other", True)
     assert done["recipe"]["storage"] == {"format": "hdf5", "shard_size": 512, "compression": "zstd"}
     assert run("convert", data, "again", "--workers", 1).output.startswith("again: built in ")
-    assert run("diff", data, "again").output == (
-        "the same data, recipe, source and storage, by the manifests alone (the bytes: datagen verify)\n"
-    )
+    assert run("diff", data, "again").output.splitlines() == [
+        f"the same data: digest {GOLDEN[:12]}",
+        "recipe, source and storage are the same",
+        "by the manifests alone (the bytes: datagen verify)",
+    ]
     assert printed("diff", data, "again") == []
-    assert "recipe storage.format: zarr | hdf5\n" in run("diff", data, "other").output
+    said = run("diff", data, "other").output.splitlines()
+    assert said[0] == f"the same data: digest {GOLDEN[:12]}"
+    assert said[1].split() == [str(data), "other"]
+    assert said[3].split() == ["storage", "format", "zarr", "hdf5"]
+    assert "recipe storage.format: zarr in A, hdf5 in B\n" in run("diff", data, "other", "--verbose").output
     assert {one["is_data"] for one in printed("diff", data, "other")} == {False}
 
 
 def test_diff_exits_with_1_where_the_data_differ(recipe: Path, data: Path) -> None:
     run("build", "--recipe", recipe, "--out", "other", "--seed", 1)
-    for options in ([], ["--json"]):
+    for options in ([], ["--verbose"], ["--json"]):
         result = run("diff", data, "other", *options)
         assert result.exit_code == 1
-        assert "mosaics/train image samples" in result.output
+        assert ("mosaics/train image samples" in result.output) == bool(options)
     assert json.loads(result.output)[0] == {"what": "recipe seed", "a": "0", "b": "1", "is_data": False}
 
 
@@ -507,6 +532,18 @@ def test_sources_lists_each_with_its_licence() -> None:
     assert {"mnist", "fashion-mnist", "strokes", "idx:DIR", "npz:FILE", "images:DIR"} == {*listed}
     assert all(one["description"] and one["licence"] for one in listed.values())
     assert "strokes" in run("sources").output
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("mnits", "did you mean mnist?"),
+        ("strokes", "nothing to fetch: the source strokes is drawn by the program"),
+        ("images:photos", "nothing to fetch: the source images:photos is read where it lies"),
+    ],
+)
+def test_fetch_says_why_there_is_nothing_to_fetch(name: str, told: str) -> None:
+    assert told in refused(3, "fetch", name)
 
 
 def test_fetch_prints_the_paths_it_brought(monkeypatch: pytest.MonkeyPatch) -> None:

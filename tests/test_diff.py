@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import columns, save_source, split_digits, tiny_recipe, tree
+from helpers import COUNTS, columns, save_source, split_digits, tiny_recipe, tree
 
 from datagen import build
 from datagen.dataset import Dataset
-from datagen.diff import Difference, differences
+from datagen.diff import Difference, compare, differences
 from datagen.errors import FormatError
 from datagen.stores import Array
 
@@ -79,6 +79,35 @@ def test_every_sample_said_to_differ_does_and_no_other(data: Path, tmp_path: Pat
         differing = sum((a != b).any() for a, b in pairs)
         what = f"{task}/{split} {column} samples"
         assert found.get(what, ("",))[0] == (f"{differing} of {count} differ" if differing else "")
+
+
+def test_the_columns_that_differ_are_named_by_the_manifests_alone(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = split_digits()
+    parts["val"][1][3] = 9
+    other = another(tmp_path, parts, format="hdf5")
+    monkeypatch.setattr(Dataset, "rows", lambda *_: pytest.fail("samples were read"))
+    compared = compare(data, other)
+    assert not compared.same_data
+    assert compared.columns == 3 * (3 + 4 + 5)
+    assert compared.differing == ("circles/val/label", "mosaics/val/mask", "mosaics/val/label")
+    assert compared.digests == (Dataset(data).manifest.digest, Dataset(other).manifest.digest)
+    assert "recipe storage.format" in {one.what for one in compared.others}
+
+
+def test_another_storage_has_the_same_data(data: Path, tmp_path: Path) -> None:
+    compared = compare(data, another(tmp_path, format="hdf5", compression="zstd"))
+    assert compared.same_data
+    assert compared.differing == ()
+    assert [one.what for one in compared.others] == ["recipe storage.compression", "recipe storage.format"]
+
+
+def test_columns_of_another_shape_or_count_differ(data: Path, tmp_path: Path) -> None:
+    compared = compare(data, another(tmp_path, grid=[1, 4], train=500))
+    mosaics = {f"mosaics/{split}/{name}" for split in COUNTS for name in ("image", "mask", "label", "source")}
+    assert mosaics <= set(compared.differing)
+    assert not [name for name in compared.differing if not name.startswith("mosaics/")]
 
 
 def test_other_counts_are_told_and_the_common_samples_compared(data: Path, tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_a_dataset_that_is_whole_has_no_problem_and_stands_on_what_it_can(
     stands = {"source": "the source", "expect": "the digest expected"}
     assert (facts["passed"], facts["problems"]) == (True, [])
     assert facts["stood_on"] == stands.get(level, "the dataset itself")
-    assert any("whether these are the digits" in matter for matter in facts["not_looked_at"]) == (level not in stands)
+    assert any("whether these are the images" in matter for matter in facts["not_looked_at"]) == (level not in stands)
     assert (facts["not_looked_at"] == []) == (level == "source")
 
 

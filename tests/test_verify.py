@@ -192,7 +192,7 @@ def test_digits_damaged_in_both_places_say_nothing_of_what_follows_from_them(tin
     assert {(one.kind, one.task) for one in verdict.problems} == {
         (kind, task) for kind in ("damaged", "another content of image") for task in ("foreground", "circles")
     }
-    assert "whether the samples of train follow from its digits, which are damaged" in verdict.not_looked_at
+    assert "whether the samples of train follow from its images, which are damaged" in verdict.not_looked_at
     assert verdict.samples == 2 * 20 + 8 + 520  # of val and test
 
 
@@ -395,10 +395,10 @@ def _set_claim(plain: Any, path: str, value: Any) -> None:
 
 
 CLAIMS = {
-    "source/tile": ([513, 4], "digits of at most 512 x 512"),
+    "source/tile": ([513, 4], "images of at most 512 x 512"),
     "source/classes": (["one"] * 255, "1 to 254 classes"),
     "source/conflicts_listed": (["val[0] = 1, kept train[3] = 2"], "from 1 (those listed) to 0 (those dropped)"),
-    "recipe/mosaics/val": (40**4, "at most 4,096 mosaics in val, of 8 digits"),
+    "recipe/mosaics/val": (40**4, "at most 4,096 mosaics in val, of 8 images"),
 }
 
 
@@ -646,7 +646,7 @@ def test_digits_that_memory_cannot_hold_are_said_not_to_be_looked_at(tiny: Tiny)
     reshape(tiny, tile, count)
     result = limited(tiny.root, "--sample", "3000", memory=400 << 20)
     assert result.returncode == 1, result.stderr
-    held = "whether the samples of train follow from its digits: with masks, those of all splits take "
+    held = "whether the samples of train follow from its images: with masks, those of all splits take "
     (told,) = [one for one in json.loads(result.stdout)["not_looked_at"] if one.startswith(held)]
     assert int(told.removeprefix(held).split()[0].replace(",", "")) >= 2 * count * tile * tile
 

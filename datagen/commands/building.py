@@ -89,14 +89,15 @@ def build(
     named = overrides["recipe_name"] if overrides["source"] is None else recipe.without_path().source
     root = out or DEFAULT.parent / Path(named).stem
     silent = quiet or as_json
+    other = None if fallback is None else recipe_of(recipe_name=fallback)  # refused now, not once it is needed
     try:
         built = _build(recipe, root, source_dir, workers, shards, silent)
     except SourceError as error:
-        if fallback is None:
+        if fallback is None or other is None:
             raise
         root = root.parent / Path(fallback).stem
         click.secho(f"{error}\nBuilding the recipe {fallback!r} in {root} INSTEAD.", fg="yellow", err=True)
-        built = _build(recipe_of(recipe_name=fallback), root, None, workers, shards, silent)
+        built = _build(other, root, None, workers, shards, silent)
     pictures = fresh_preview(root) if preview and built.manifest is not None else []
     if as_json:
         print_json(built_facts(built, root))

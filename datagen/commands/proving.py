@@ -6,11 +6,20 @@ import secrets
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
 from datagen.errors import PROBLEMS_FOUND
-from datagen.options import directory_argument, json_option, quiet_option, source_dir_option, workers_option
-from datagen.terminal import bar, manifest_facts, print_json, print_manifest, print_verdict, verdict_facts
+from datagen.options import directory_argument, is_given, json_option, quiet_option, source_dir_option, workers_option
+from datagen.terminal import (
+    bar,
+    manifest_facts,
+    print_columns,
+    print_comparison,
+    print_differences,
+    print_json,
+    print_manifest,
+    print_verdict,
+    verdict_facts,
+)
 
 
 @click.command()
@@ -27,12 +36,13 @@ def info(directory: Path, quiet: bool, as_json: bool) -> None:
     if as_json or quiet:
         return
     print_manifest(manifest)
+    print_columns(manifest)
     storage, source = manifest.recipe.storage, manifest.source
     click.echo(f"source    {source.name}: {', '.join(source.classes[:12])}{'...' if len(source.classes) > 12 else ''}")
     click.echo(f"          {source.attribution} ({source.licence})")
     for split, digits in source.digits.items():
         click.echo(
-            f"          {split}: {digits.count:,} distinct digits of {source.tile[0]}x{source.tile[1]}; "
+            f"          {split}: {digits.count:,} distinct images of {source.tile[0]}x{source.tile[1]}; "
             f"dropped as duplicates: {digits.dropped_within:,} within, {digits.dropped_across:,} across splits"
         )
     if source.conflicts:
@@ -69,8 +79,7 @@ def verify(
     """
     from datagen import verify as library
 
-    origin = click.get_current_context().get_parameter_source("source_dir")
-    named = source_dir is not None and origin is not ParameterSource.ENVIRONMENT
+    named = is_given("source_dir")
     if quick and sample:
         raise click.UsageError("--quick and --sample exclude each other")
     if named and (quick or sample):
@@ -100,22 +109,25 @@ def verify(
 @click.command()
 @click.argument("first", metavar="A", type=click.Path(path_type=Path))
 @click.argument("second", metavar="B", type=click.Path(path_type=Path))
+@click.option("--verbose", is_flag=True, help="Tell of every column, and which samples differ.")
 @quiet_option
 @json_option
-def diff(first: Path, second: Path, quiet: bool, as_json: bool) -> None:
-    """Say by digest in what two datasets differ.
+def diff(first: Path, second: Path, verbose: bool, quiet: bool, as_json: bool) -> None:
+    """Say whether two datasets hold the same data, and in what else they differ.
 
-    Exits with 1 if they differ in anything that is data, and not only in recipe or storage.
+    Goes by the digests. Exits with 1 if they differ in anything that is data, and not only in recipe or storage.
     """
     from datagen import diff as library
 
-    differences = library.differences(first, second)
+    compared = library.compare(first, second)
+    differences = library.differences(first, second) if as_json or verbose else []
     if as_json:
         print_json([vars(difference) for difference in differences])
     elif not quiet:
-        for difference in differences:
-            click.echo(str(difference))
-        if not differences:
-            click.echo("the same data, recipe, source and storage, by the manifests alone (the bytes: datagen verify)")
-    if any(difference.is_data for difference in differences):
+        names = (str(first), str(second))
+        if verbose:
+            print_differences(compared, names, differences)
+        else:
+            print_comparison(compared, names)
+    if not compared.same_data:
         click.get_current_context().exit(PROBLEMS_FOUND)

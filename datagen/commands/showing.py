@@ -1,14 +1,70 @@
-"""Commands that show samples: one by one, and as contact sheets."""
+"""Commands that show samples: one by one, as they are stored or computed anew, and as contact sheets."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from datagen.layout import SPLITS
-from datagen.options import directory_argument, json_option, quiet_option, recipe_of, source_dir_option
-from datagen.terminal import print_json, say
+from datagen.errors import InputError, StorageError
+from datagen.layout import MANIFEST, RECIPE, SPLITS
+from datagen.options import directory_argument, is_given, json_option, quiet_option, recipe_of, source_dir_option
+from datagen.terminal import print_json, print_sample, sample_facts, say
+
+if TYPE_CHECKING:
+    from datagen.picks import Sample
+
+
+def _picture(_: click.Context, param: click.Parameter, value: Path | None) -> Path | None:  # noqa: ARG001
+    """The callback of an option that names a file to draw in: none in a dataset, where verify would not expect it."""
+    if value is None:
+        return None
+    if value.is_dir():
+        raise StorageError("a folder, not a file to draw in", path=value, remedy="name a file in it")
+    if any((folder / MANIFEST).is_file() and (folder / RECIPE).is_file() for folder in value.resolve().parents):
+        raise InputError("pictures are not drawn within a dataset", path=value, remedy="choose another place")
+    return value
+
+
+png_option = click.option(
+    "--png",
+    type=click.Path(path_type=Path),
+    callback=_picture,
+    metavar="FILE",
+    help="Draw the sample in this file.",
+)
+
+
+@click.command()
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("task")
+@click.argument("split", type=click.Choice(SPLITS))
+@click.argument("index", type=click.IntRange(min=0))
+@png_option
+@quiet_option
+@json_option
+def show(directory: Path, task: str, split: str, index: int, png: Path | None, quiet: bool, as_json: bool) -> None:
+    """Show one sample as it is stored.
+
+    Exits with 5 if the sample's shard is damaged, after what is stored there is shown.
+    """
+    from datagen import samples
+    from datagen.dataset import Dataset
+
+    dataset = Dataset(directory)
+    values = samples.stored(dataset, task, split, index)
+    damage = samples.damage(dataset, task, split, index)
+    if as_json:
+        print_json(sample_facts(task, split, index, values))
+    elif not quiet:
+        print_sample(values)
+    if png is not None:
+        from datagen.picks import read_sample
+
+        _draw(png, task, read_sample(dataset, task, split, index), dataset.manifest.source.classes)
+    if damage is not None:
+        raise damage
 
 
 @click.command()
@@ -16,7 +72,7 @@ from datagen.terminal import print_json, say
 @click.argument("task")
 @click.argument("split", type=click.Choice(SPLITS))
 @click.argument("index", type=click.IntRange(min=0))
-@click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Draw the sample in this file.")
+@png_option
 @source_dir_option
 @quiet_option
 @json_option
@@ -30,30 +86,28 @@ def sample(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Compute one sample anew, without the stores."""
-    from datagen import build as library
+    """Compute one sample anew, whatever is stored of it.
 
+    That of a recipe follows from the recipe's source; that of a dataset from the images and labels that the dataset
+    holds, or from its source in --source-dir.
+    """
     folder = Path(where)
     is_file, is_name = folder.is_file() or folder.suffix == ".toml", folder.name == where  # of a packaged recipe
-    is_dataset = folder.is_dir() or not (is_file or is_name)
-    resolved = (
-        library.resolve_dataset(folder, directory=source_dir)
-        if is_dataset
-        else library.resolve(recipe_of(recipe_name=where), directory=source_dir, report=say(quiet or as_json))
-    )
-    values = resolved.sample(task, split, index)
+    if not folder.is_dir() and (is_file or is_name):
+        values, classes = _of_recipe(where, task, split, index, source_dir, quiet=quiet or as_json)
+        stood_on = "the source"
+    elif is_given("source_dir"):
+        values, classes = _of_source(folder, task, split, index, source_dir)
+        stood_on = "the source"
+    else:
+        values, classes = _of_dataset(folder, task, split, index)
+        stood_on = "the images and labels in the dataset"
     if png is not None:
-        from datagen.files import write_atomic
-        from datagen.report import sample_picture
-
-        write_atomic(png, sample_picture(task, values, resolved.source.classes))
+        _draw(png, task, values, classes)
     if as_json:
-        print_json({"task": task, "split": split, "index": index, **{name: v.tolist() for name, v in values.items()}})
-    if as_json or quiet:
-        return
-    for name, value in values.items():
-        shown = bytes(value).hex() if name == "digest" else str(value.tolist())
-        click.echo(f"{name:10} " + (shown if value.size <= 64 else f"{value.dtype} {'x'.join(map(str, value.shape))}"))
+        print_json(sample_facts(task, split, index, values, stood_on=stood_on))
+    elif not quiet:
+        print_sample(values, stood_on=stood_on)
 
 
 @click.command()
@@ -73,8 +127,6 @@ def preview(directory: Path, out: Path | None, quiet: bool, as_json: bool) -> No
 
 def fresh_preview(root: Path) -> list[Path]:
     """The contact sheets of the dataset in `root`, drawn only where they are older than the dataset or missing."""
-    from datagen.layout import MANIFEST
-
     folder, built = _preview_folder(root), (root / MANIFEST).stat().st_mtime_ns
     there = sorted(folder.glob("*.png"))
     names = {"overview", *(path.name for path in root.iterdir() if path.is_dir())}
@@ -90,3 +142,39 @@ def _preview(root: Path, folder: Path | None = None) -> list[Path]:
     from datagen.report import write_preview
 
     return write_preview(root, folder or _preview_folder(root))
+
+
+_Drawable = tuple["Sample", tuple[str, ...]]  # a sample and the names of the classes
+
+
+def _of_recipe(name: str, task: str, split: str, index: int, source_dir: Path | None, *, quiet: bool) -> _Drawable:
+    from datagen import build
+
+    recipe = recipe_of(recipe_name=name)
+    build.require_sample(recipe, task, split, index)
+    resolved = build.resolve(recipe, directory=source_dir, report=say(quiet))
+    return resolved.sample(task, split, index), resolved.source.classes
+
+
+def _of_source(root: Path, task: str, split: str, index: int, source_dir: Path | None) -> _Drawable:
+    from datagen import build
+    from datagen.dataset import Dataset
+
+    build.section_of_sample(Dataset(root).sections.values(), task, split, index)
+    resolved = build.resolve_dataset(root, directory=source_dir)
+    return resolved.sample(task, split, index), resolved.source.classes
+
+
+def _of_dataset(root: Path, task: str, split: str, index: int) -> _Drawable:
+    from datagen import samples
+    from datagen.dataset import Dataset
+
+    dataset = Dataset(root)
+    return samples.derived(dataset, task, split, index), dataset.manifest.source.classes
+
+
+def _draw(path: Path, task: str, values: Sample, classes: tuple[str, ...]) -> None:
+    from datagen.files import write_atomic
+    from datagen.report import sample_picture
+
+    write_atomic(path, sample_picture(task, values, classes))

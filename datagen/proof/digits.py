@@ -31,7 +31,7 @@ def stored_inputs(
     """
     foreground, circles = (dataset.sections.get((task, split)) for task in ("foreground", "circles"))
     if foreground is None or circles is None:
-        findings.skip(f"whether the samples of {split} follow from its digits: the manifest tells of none")
+        findings.skip(f"whether the samples of {split} follow from its images: the manifest tells of none")
         return None
     size = _digit_bytes(dataset)
     try:
@@ -42,13 +42,13 @@ def stored_inputs(
         images = _column(dataset, circles, "image", readable, damage) if images is None else images
         labels = _column(dataset, circles, "label", readable, damage)
         if images is None or labels is None:
-            findings.skip(f"whether the samples of {split} follow from its digits, which are damaged")
+            findings.skip(f"whether the samples of {split} follow from its images, which are damaged")
             return None
         _check_labels(dataset, circles, labels, findings)
         return build.inputs_of(dataset.manifest.recipe, split, images, labels, workers)
     except MemoryError:
         short = f"with masks, those of all splits take {size:,} bytes"
-        findings.skip(f"whether the samples of {split} follow from its digits: {short}")
+        findings.skip(f"whether the samples of {split} follow from its images: {short}")
         return None
 
 

@@ -38,7 +38,7 @@ def equal_digits(inputs: Mapping[str, Inputs]) -> Iterator[Problem]:
         (split, row), (other, index) = pair
         kind = "digit twice" if other == split else "digit in two splits"
         found = f"the image of {split} {row:,}"
-        yield Problem(kind, f"foreground/{other}", "distinct digits", found, "foreground", other, index)
+        yield Problem(kind, f"foreground/{other}", "distinct images", found, "foreground", other, index)
 
 
 def equal_mosaics(dataset: Dataset, jobs: Sequence[Shard]) -> Iterator[Problem]:

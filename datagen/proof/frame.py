@@ -112,7 +112,7 @@ def _check_claims(manifest: Manifest, findings: Findings) -> bool:
     dropped = sum(digits.dropped_within + digits.dropped_across for digits in source.digits.values())
     facts = [
         (recorded == source.name, f"the source of the recipe, {recorded}", source.name),
-        (max(source.tile) <= MAX_SIDE, f"digits of at most {MAX_SIDE} x {MAX_SIDE}", "{} x {}".format(*source.tile)),
+        (max(source.tile) <= MAX_SIDE, f"images of at most {MAX_SIDE} x {MAX_SIDE}", "{} x {}".format(*source.tile)),
         (0 < len(source.classes) <= MAX_CLASSES, f"1 to {MAX_CLASSES} classes", len(source.classes)),
         (
             len(source.conflicts_listed) <= source.conflicts <= dropped,
@@ -122,7 +122,7 @@ def _check_claims(manifest: Manifest, findings: Findings) -> bool:
     ]
     for split, digits in source.digits.items():
         most, wanted = digits.count ** (rows * columns), manifest.recipe.mosaics.count(split)
-        told = f"at most {most:,} mosaics in {split}, of {digits.count:,} digits" if wanted > most else ""
+        told = f"at most {most:,} mosaics in {split}, of {digits.count:,} images" if wanted > most else ""
         facts.append((wanted <= most, told, f"{wanted:,}"))
     for true, expected, found in facts:
         if not true:

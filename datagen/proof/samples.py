@@ -36,7 +36,7 @@ def check_shard(dataset: Dataset, job: Shard, derive: Deriver | None, slot: Slot
         try:
             problems += misleading(dataset, job)
             if job.section.compression != "none":
-                problems += _damaged(dataset, job, reader)
+                problems += damaged(dataset, job, reader)
                 if problems:  # what is not what it was written as is not decoded
                     return problems, 0
             hashers = {column.name: ColumnHasher(column.dtype, column.shape) for column in job.section.columns}
@@ -51,7 +51,7 @@ def check_shard(dataset: Dataset, job: Shard, derive: Deriver | None, slot: Slot
                     compared += len(samples)
             problems += _misrooted(dataset, job, reader, hashers)
             if job.section.compression == "none":
-                problems += _damaged(dataset, job, reader)
+                problems += damaged(dataset, job, reader)
         except (DatagenError, OSError) as error:
             problems.append(unreadable(dataset, job.section, error))
     return problems, compared
@@ -98,8 +98,8 @@ def unreadable(dataset: Dataset, section: Section, error: DatagenError | OSError
     return _of_file(UNREADABLE, inside, "what was written", found, section)
 
 
-def _damaged(dataset: Dataset, job: Shard, reader: ShardReader) -> Iterator[Problem]:
-    """The files of a shard that are not those which were written."""
+def damaged(dataset: Dataset, job: Shard, reader: ShardReader) -> Iterator[Problem]:
+    """Find the files of a shard that are not those which were written."""
     told = set()
     for path, row in zip(reader.paths.values(), _table(dataset, job), strict=True):
         found, expected = reader.digest(path), row["file_digest"].tobytes().hex()
@@ -170,7 +170,7 @@ def _same(a: Array, b: Array) -> bool:
 
 
 def _shown(value: Array) -> str:
-    return str(value.tolist()) if value.size <= 16 else "what follows from the digits"
+    return str(value.tolist()) if value.size <= 16 else "what follows from the images"
 
 
 def _described(value: Array, due: Array) -> str:

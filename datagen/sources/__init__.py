@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datagen.errors import RecipeError
+from datagen.errors import RecipeError, closest
 
 if TYPE_CHECKING:
     from datagen.sources.mnist import Pinned
@@ -72,6 +72,9 @@ def fetch(
     """
     from datagen.sources import fetching
 
+    if name == "strokes" or name.partition(":")[0] in _PATHS:
+        why = "is drawn by the program" if name == "strokes" else "is read where it lies"
+        raise RecipeError(f"nothing to fetch: the source {name} {why}")
     return fetching.fetch(_pinned(name), cache=cache, report=report, progress=progress)
 
 
@@ -108,8 +111,15 @@ def _pinned(spec: str) -> Pinned:
 
     known = {one.name: one for one in (mnist.MNIST, mnist.FASHION_MNIST)}
     if spec not in known:
+        scheme, colon, place = spec.partition(":")
+        meant = closest(scheme, _PATHS if place else [*known, "strokes"])
         names = [*known, "strokes", *(f"{scheme}:{place}" for scheme, (place, _) in _DESCRIPTIONS.items())]
-        raise RecipeError("no such source", expected=f"one of {', '.join(names)}", found=repr(spec))
+        raise RecipeError(
+            "no such source",
+            expected=f"one of {', '.join(names)}",
+            found=repr(spec),
+            remedy=f"did you mean {meant}{colon}{place}?" if meant else None,
+        )
     return known[spec]
 
 

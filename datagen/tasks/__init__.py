@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datagen.errors import RecipeError
+from datagen.errors import RecipeError, unknown_name
 from datagen.tasks.circles import CIRCLES
 from datagen.tasks.foreground import FOREGROUND
 from datagen.tasks.mosaics import MOSAICS
@@ -22,9 +22,5 @@ def register(task: Task) -> None:
 def find(name: str) -> Task:
     """The task of that name. Raises RecipeError where there is none."""
     if name not in TASKS:
-        raise RecipeError(
-            f"unknown task {name!r}",
-            expected=f"one of {', '.join(TASKS)}",
-            remedy="name the file that defines it: datagen --with FILE.py",
-        )
+        raise unknown_name("task", name, TASKS, remedy="name the file that defines it: datagen --with FILE.py")
     return TASKS[name]
