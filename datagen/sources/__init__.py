@@ -41,13 +41,14 @@ def load(
 
     `directory` is where `mnist` and `fashion-mnist` are, and nowhere else; other sources do without it. Where
     it is None they are looked for in `cache` (default: `$DATAGEN_CACHE`, else the user's cache folder), then
-    on public mirrors, unless `offline`; `report` hears what went wrong on the way, `progress` of each block. A
-    relative path in `spec` is relative to the working folder.
+    on public mirrors, unless `offline`; `report` hears what went wrong on the way, and remarks on images of the
+    user's own; `progress` of each block. A relative path in `spec` is relative to the working folder, one that
+    begins with a tilde to the user's home.
     Raises RecipeError for a name that is not known, InputError, StorageError or SourceError as the source does.
     """
     scheme, colon, rest = spec.partition(":")
     if colon and rest and scheme in _PATHS:
-        return _PATHS[scheme](Path(rest))
+        return _own(scheme, _expanded(Path(rest)), report)
     if spec == "strokes":
         from datagen.sources import strokes
 
@@ -111,6 +112,24 @@ def _pinned(spec: str) -> Pinned:
         names = [*known, "strokes", *(f"{scheme}:{place}" for scheme, (place, _) in _DESCRIPTIONS.items())]
         raise RecipeError("no such source", expected=f"one of {', '.join(names)}", found=repr(spec))
     return known[spec]
+
+
+def _own(scheme: str, path: Path, report: Report | None) -> Source:
+    from datagen.sources import remarks
+
+    source = _PATHS[scheme](path)
+    if report:
+        for remark in remarks.on(source):
+            report(remark)
+    return source
+
+
+def _expanded(path: Path) -> Path:
+    """The path with a tilde turned into a home, as a shell does, though not after a colon."""
+    try:
+        return path.expanduser()
+    except RuntimeError:  # no such user
+        return path
 
 
 def _idx(path: Path) -> Source:
