@@ -522,6 +522,18 @@ except OSError:
 """
 
 
+REFUSE = """
+import sys
+from pathlib import Path
+from datagen.errors import InputError
+from datagen.sources import pictures
+try:
+    pictures.decode(Path(sys.argv[1]).read_bytes())
+except InputError as error:
+    print(error)
+"""
+
+
 def test_a_closed_error_stream_stays_closed(tmp_path: Path) -> None:
     bits = Image.fromarray(GREY).convert("1")
     whole, broken = tmp_path / "whole.tif", tmp_path / "broken.tif"
@@ -539,6 +551,16 @@ def test_what_others_print_is_not_lost(capfd: pytest.CaptureFixture[str]) -> Non
     pictures.decode(saved(GREY, "TIFF", compression="tiff_lzw"))
     os.write(2, b"after\n")
     assert capfd.readouterr().err == "before\nafter\n"
+
+
+def test_the_decoder_logs_nothing_on_the_error_stream(tmp_path: Path) -> None:
+    whole = tiff(RGB, photometric="rgb")
+    samples = whole.index(struct.pack("<HHIH", 277, 3, 1, 3)) + 8
+    broken = tmp_path / "broken.tif"
+    broken.write_bytes(overwritten(whole, samples, b"\xff"))
+    done = subprocess.run([sys.executable, "-c", REFUSE, broken], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert done.stdout == "not a whole image file of a known format\n"
 
 
 def test_memory_that_runs_out_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ simplejpeg does. `docs/sources.md` has a table of all cases.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import struct
@@ -25,6 +26,8 @@ from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, PpmImage
 
 from datagen.errors import InputError
 from datagen.sources.record import MAX_SIDE, UInt8
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its errors are printed, without a name
 
 _TO_GREY = "convert it to 8-bit grey"
 _NOT_WHOLE = "not a whole image file of a known format"
