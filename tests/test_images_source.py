@@ -113,7 +113,7 @@ def colour(folder: Path) -> None:
     write(folder / "a" / "2.png", RED)
 
 
-def turned(folder: Path) -> None:
+def turned_to_another_size(folder: Path) -> None:
     exif = Image.Exif()
     exif[274] = 6
     Image.fromarray(tile(0)).save(folder / "a" / "2.jpg", exif=exif)
@@ -203,7 +203,7 @@ def name_of_no_encoding(folder: Path) -> None:
 
 BAD: dict[Callable[[Path], None], str] = {
     colour: r"a/2\.png: colour; convert it to 8-bit grey",
-    turned: r"a/2\.jpg: orientation 6: viewers turn or mirror it; turn its pixels instead",
+    turned_to_another_size: r"a/2\.jpg: 4x3 pixels where the first image has 3x4",
     sixteen_bits: r"a/2\.png: 16 bits a pixel; convert it to 8-bit grey",
     another_size: r"b/2\.png: 3x5 pixels where the first image has 3x4",
     too_large: r"a/2\.bmp: 513x2 pixels where at most 512x512",

@@ -35,7 +35,15 @@ _NOT_WHOLE = "not a whole image file of a known format"
 _GREY = ("1", "L")  # Pillow's modes
 _BY_PIXEL = ("LA", "La", "P", "PA", "RGB", "RGBA")  # grey or not, opaque or not: the pixels decide
 _ORIENTATION = 274  # the tag of EXIF and TIFF
-_TURNED = range(2, 9)  # orientations that viewers turn or mirror; 1 is upright, others mean nothing
+_TURNS: dict[int, Callable[[UInt8], UInt8]] = {  # how viewers turn and mirror; 1 is upright, others mean nothing
+    2: np.fliplr,
+    3: lambda tile: tile[::-1, ::-1],
+    4: np.flipud,
+    5: np.transpose,
+    6: lambda tile: np.rot90(tile, -1),
+    7: lambda tile: tile[::-1, ::-1].T,
+    8: np.rot90,
+}
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples a pixel of each colour type of PNG
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -80,8 +88,7 @@ def _png(data: bytes) -> UInt8:
     _require_one(getattr(image, "n_frames", 1), "frames")
     if "transparency" in image.info and image.mode != "P":
         raise InputError("a transparent colour", remedy="convert it to 8-bit grey without transparency")
-    _require_upright(image)
-    return _tile(image)
+    return _upright(_tile(image), image)
 
 
 def _jpeg(data: bytes) -> UInt8:
@@ -94,8 +101,7 @@ def _jpeg(data: bytes) -> UInt8:
         tile = simplejpeg.decode_jpeg(data, "GRAY" if colours == "Gray" else "RGB")
     except ValueError as error:
         raise InputError(f"a damaged, truncated or unknown JPEG: {error}") from error
-    _require_upright(JpegImagePlugin.JpegImageFile(BytesIO(data)))
-    return _same_channel(tile)
+    return _upright(_same_channel(tile), JpegImagePlugin.JpegImageFile(BytesIO(data)))
 
 
 def _bmp(data: bytes) -> UInt8:
@@ -129,6 +135,7 @@ def _pgm(data: bytes) -> UInt8:
 
 
 def _tiff(data: bytes) -> UInt8:
+    """Read a TIFF, which Pillow turns by itself as its orientation asks."""
     image = TiffImagePlugin.TiffImageFile(BytesIO(data))
     _require_size(image.height, image.width)
     _require_one(_pages(image), "pages")
@@ -138,8 +145,6 @@ def _tiff(data: bytes) -> UInt8:
         raise InputError(f"{bits} bits a pixel", remedy=_TO_GREY)
     if not {*_numbers(tags.get(_SAMPLE_FORMAT, 1))} <= {*_UNSIGNED}:
         raise InputError("levels that are signed", remedy=_TO_GREY)
-    if tags.get(_ORIENTATION) in _TURNED:
-        raise _turned(tags[_ORIENTATION])
     compression = tags.get(_COMPRESSION, _UNCOMPRESSED)
     if compression == _OLD_JPEG:
         raise InputError("the old kind of JPEG in a TIFF", remedy="write it anew")
@@ -197,19 +202,12 @@ def _require_one(count: int, kind: str) -> None:
         raise InputError(f"{count:,} {kind} where one is expected", remedy="give a file for each")
 
 
-def _require_upright(image: Image.Image) -> None:
+def _upright(tile: UInt8, image: Image.Image) -> UInt8:
+    """The tile turned as the EXIF data of the picture ask."""
     orientation = 1
     with suppress(Exception):  # what cannot be read turns no viewer's picture
         orientation = image.getexif().get(_ORIENTATION, 1)
-    if orientation in _TURNED:
-        raise _turned(orientation)
-
-
-def _turned(orientation: int) -> InputError:
-    return InputError(
-        f"orientation {orientation}: viewers turn or mirror it",
-        remedy="turn its pixels instead, as ImageMagick's 'mogrify -auto-orient' does",
-    )
+    return _TURNS.get(orientation, np.asarray)(tile)
 
 
 # Of single formats
