@@ -191,13 +191,13 @@ def test_interruptions_and_the_systems_errors_have_theirs(
 
 
 def test_build_says_what_it_made_and_then_that_there_is_nothing_to_do(recipe: Path) -> None:
-    said = run("build", "--recipe", recipe, "--out", "here").output.splitlines()
+    said = run("build", "--recipe", recipe, "--out", "here").stdout.splitlines()
     assert said[0].startswith("here: built in ")
     rows = {line.split()[0]: line.split()[1:] for line in said[1:]}
     assert rows["foreground"][:3] == [str(COUNTS[split]) for split in SPLITS]
     assert rows["mosaics"][:3] == [str(MOSAICS[split]) for split in SPLITS]
     assert rows["digest"] == [GOLDEN]
-    assert run("build", "--recipe", recipe, "--out", "here").output.startswith("here: whole, nothing to do\n")
+    assert run("build", "--recipe", recipe, "--out", "here").stdout.startswith("here: whole, nothing to do\n")
 
 
 def test_build_prints_json_with_the_facts_of_info_and_of_the_run(recipe: Path) -> None:
@@ -271,9 +271,9 @@ def test_shards_lists_what_parts_are_made_of_and_finish_commits_them(recipe: Pat
     listed = printed("shards", "--recipe", recipe)
     assert [shard["number"] for shard in listed] == list(range(12))
     assert listed[6] == {"number": 6, "name": "mosaics.train.00000", "samples": 256, "bytes": 256 * 196}
-    lines = run("shards", "--recipe", recipe).output.splitlines()
+    lines = run("shards", "--recipe", recipe).stdout.splitlines()
     assert lines[6].split()[:3] == ["6", "mosaics.train.00000", "256"]
-    part = run("build", "--recipe", recipe, "--out", "here", "--shards", "6:12").output
+    part = run("build", "--recipe", recipe, "--out", "here", "--shards", "6:12").stdout
     assert part == "here: 6 shards written, 0 were there; commit with 'datagen finish here'\n"
     assert refused(4, "finish", "here").count("0:6") == 1
     assert printed("build", "--recipe", recipe, "--out", "here", "--shards", "0:7")["finished"] is False

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shutil
 import struct
+import subprocess
+import sys
+import unicodedata
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 
 from datagen import sources
 from datagen.errors import InputError
-from datagen.sources import images
+from datagen.sources import images, pictures
 from datagen.sources.record import UInt8
+
+RED = np.zeros((3, 4, 3), np.uint8) + np.array([0, 0, 9], np.uint8)
 
 
 def tile(number: int) -> UInt8:
@@ -100,11 +110,13 @@ def test_the_digest_covers_names_labels_and_pixels(tmp_path: Path) -> None:
 
 
 def colour(folder: Path) -> None:
-    write(folder / "a" / "2.png", np.zeros((3, 4, 3), np.uint8))
+    write(folder / "a" / "2.png", RED)
 
 
-def colour_that_is_grey(folder: Path) -> None:
-    write(folder / "a" / "2.png", np.repeat(tile(0)[:, :, None], 3, axis=2))
+def turned_to_another_size(folder: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(tile(0)).save(folder / "a" / "2.jpg", exif=exif)
 
 
 def sixteen_bits(folder: Path) -> None:
@@ -190,9 +202,9 @@ def name_of_no_encoding(folder: Path) -> None:
 
 
 BAD: dict[Callable[[Path], None], str] = {
-    colour: r"a/2\.png: colour \(3 channels\): convert it to 8-bit grey",
-    colour_that_is_grey: r"a/2\.png: colour \(3 channels\): convert it to 8-bit grey",
-    sixteen_bits: r"a/2\.png: 16 bits a pixel \(uint16\): convert it to 8-bit grey",
+    colour: r"a/2\.png: colour; convert it to 8-bit grey",
+    turned_to_another_size: r"a/2\.jpg: 4x3 pixels where the first image has 3x4",
+    sixteen_bits: r"a/2\.png: 16 bits a pixel; convert it to 8-bit grey",
     another_size: r"b/2\.png: 3x5 pixels where the first image has 3x4",
     too_large: r"a/2\.bmp: 513x2 pixels where at most 512x512",
     too_large_a_png: r"a/2\.png: 2x5000 pixels where at most 512x512",
@@ -208,8 +220,8 @@ BAD: dict[Callable[[Path], None], str] = {
     truncated_bmp: r"a/2\.bmp: not a whole image file",
     a_png_that_claims_to_be_huge: r"a/2\.png: 70000x100000 pixels where at most 512x512",
     damaged_png: r"a/2\.png: a damaged or truncated PNG",
-    truncated_jpeg: r"a/2\.jpg: a truncated JPEG",
-    name_of_no_encoding: r"\\udcff: the name of a class must be UTF-8",
+    truncated_jpeg: r"a/2\.jpg: a damaged, truncated or unknown JPEG: Premature end of JPEG file",
+    name_of_no_encoding: r"\\xff: the name of a class must be UTF-8",
 }
 
 
@@ -226,6 +238,25 @@ def test_what_does_not_belong_is_told(
     assert capfd.readouterr() == ("", "")
 
 
+def test_each_file_is_read_and_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+
+    def decode(data: bytes) -> UInt8:
+        decoded.append(data)
+        return pictures.decode(data)
+
+    lay_split(tmp_path, "train", "test")
+    monkeypatch.setattr(images, "pictures", SimpleNamespace(decode=decode))
+    images.load(tmp_path)
+    assert len(decoded) == 8
+
+
+def test_pixels_that_are_all_grey_are_grey_however_the_file_holds_them(tmp_path: Path) -> None:
+    lay(tmp_path)
+    write(tmp_path / "a" / "2.png", np.repeat(tile(7)[:, :, None], 3, axis=2))
+    np.testing.assert_array_equal(images.load(tmp_path).parts["all"].images[2], tile(7))
+
+
 def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
     lay(tmp_path)
     for harm in (colour, another_size, empty_class, stray_file):
@@ -238,7 +269,7 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
 
 def test_of_many_problems_twenty_are_told_and_the_rest_counted(tmp_path: Path) -> None:
     for number in range(31):
-        write(tmp_path / "a" / f"{number:02}.png", np.zeros((3, 4, 3), np.uint8))
+        write(tmp_path / "a" / f"{number:02}.png", RED)
     with pytest.raises(InputError, match="31 problems") as caught:
         images.load(tmp_path)
     assert str(caught.value).count("colour") == 20
@@ -298,3 +329,124 @@ def test_more_than_254_classes_are_refused(tmp_path: Path) -> None:
     (tmp_path / "254" / "0.pgm").unlink()
     (tmp_path / "254").rmdir()
     assert images.load(tmp_path).parts["all"].labels[-1] == 253
+
+
+# Names of splits and of classes
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("training", "testing"), ("Train", "TEST"), ("train", "validation", "test"), ("train", "Valid", "testing")],
+)
+def test_splits_go_by_the_names_that_others_give_them(tmp_path: Path, names: tuple[str, ...]) -> None:
+    source = images.load(lay_split(tmp_path, *names))
+    assert list(source.parts) == (["train", "test"] if len(names) == 2 else ["train", "val", "test"])
+    assert len(set(source.digests.values())) == 1
+
+
+def test_problems_below_a_split_have_the_name_of_its_folder(tmp_path: Path) -> None:
+    lay_split(tmp_path, "Training", "testing")
+    colour(tmp_path / "testing")
+    with pytest.raises(InputError, match=r": testing/a/2\.png: colour"):
+        images.load(tmp_path)
+    shutil.rmtree(tmp_path / "Training" / "b")
+    with pytest.raises(InputError, match="testing/b/: a class that Training/ does not have"):
+        images.load(tmp_path)
+
+
+def test_two_folders_for_a_split_are_told(tmp_path: Path) -> None:
+    lay_split(tmp_path, "train", "training", "test")
+    with pytest.raises(InputError, match=r"train/ and training/: more than one folder for train$"):
+        images.load(tmp_path)
+
+
+def test_classes_of_such_names_stay_classes_beside_others(tmp_path: Path) -> None:
+    lay(tmp_path, names=("valid", "invalid"))
+    assert images.load(tmp_path).classes == ("invalid", "valid")
+
+
+def test_a_class_named_as_a_split_is_told_where_to_go(tmp_path: Path) -> None:
+    lay(tmp_path, names=("plane", "train"))
+    with pytest.raises(
+        InputError, match="a class that is called train goes below them, as train/train/ and test/train/"
+    ):
+        images.load(tmp_path)
+    lay(tmp_path / "split" / "train", names=("plane", "train"))
+    lay(tmp_path / "split" / "test", names=("plane", "train"))
+    assert images.load(tmp_path / "split").classes == ("plane", "train")
+
+
+def test_splits_without_classes_are_not_taken_for_classes(tmp_path: Path) -> None:
+    lay(tmp_path, names=("Train", "Test"))
+    with pytest.raises(InputError, match="2 problems:") as caught:
+        images.load(tmp_path)
+    for name in ("Train", "Test"):
+        assert f"{name}/: images where folders of classes should be: splits are folders named" in str(caught.value)
+
+
+def test_folders_that_all_hold_folders_are_told_how_splits_are_called(tmp_path: Path) -> None:
+    lay_split(tmp_path, "first", "second")
+    with pytest.raises(InputError, match="every folder here holds folders, not images: splits are folders named train"):
+        images.load(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["{}", "a/{}", "a/{}.png", "train/{}"])
+def test_names_are_escaped_in_messages(tmp_path: Path, place: str) -> None:
+    name = "x\x1b]0;title\a\nError: two"
+    lay_split(tmp_path, "train", "test") if place.startswith("train") else lay(tmp_path)
+    (tmp_path / place.format(name)).write_bytes(b"hello")
+    with pytest.raises(InputError, match=re.escape(r"x\x1b]0;title\x07\nError: two")) as caught:
+        images.load(tmp_path)
+    assert str(caught.value).isprintable()
+
+
+def test_a_class_that_only_looks_the_same_is_told(tmp_path: Path) -> None:
+    lay(tmp_path / "train", names=("caf\u00e9",))
+    lay(tmp_path / "test", names=(unicodedata.normalize("NFD", "caf\u00e9"),))
+    with pytest.raises(InputError, match="does not have, though it looks like one: its accents are encoded another"):
+        images.load(tmp_path)
+
+
+READ = """
+import json, sys
+from pathlib import Path
+from datagen.sources import images
+source = images.load(Path(sys.argv[1]))
+part = source.parts["all"]
+print(json.dumps([sys.getfilesystemencoding(), source.classes, dict(source.digests), part.images.tolist()]))
+"""
+CLASSES = ("caf\u00e9", "cafz", "\u65e5\u672c", "\uff21", "\U0001f600", "z")
+
+
+def latin_1(folder: Path) -> dict[str, str]:
+    """The environment of a locale of ISO 8859-1, made in `folder`."""
+    command = ["localedef", "-i", "en_US", "-f", "ISO-8859-1", str(folder / "en_US")]
+    if shutil.which("localedef") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("needs localedef and its locales")
+    return {"LC_ALL": "en_US", "LOCPATH": str(folder)}
+
+
+@pytest.mark.parametrize("locale", ["UTF-8", "C", "POSIX", "ISO-8859-1"])
+def test_names_of_classes_do_not_depend_on_the_locale(tmp_path: Path, locale: str) -> None:
+    for number, name in enumerate(CLASSES):
+        for inner in (os.fsencode("\u00e9.png"), os.fsencode("\u4e2d.png"), b"\xe9.png", b"\x80.png", b"z.png"):
+            path = write(tmp_path / "read" / name / "new.png", tile(10 * number + inner[0] % 7))
+            path.rename(Path(os.fsdecode(os.fsencode(path.parent) + b"/" + inner)))
+    utf_8 = {"PYTHONUTF8": "1"}
+    (tmp_path / "locales").mkdir()
+    environment = {
+        "UTF-8": utf_8,
+        "C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        "POSIX": {"LC_ALL": "POSIX"},
+        "ISO-8859-1": {},
+    }[locale] or {**latin_1(tmp_path / "locales"), "PYTHONUTF8": "0"}
+
+    def read(variables: dict[str, str]) -> Any:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHONUTF8"))}
+        command = [sys.executable, "-c", READ, str(tmp_path / "read")]
+        return json.loads(subprocess.run(command, env=kept | variables, capture_output=True, check=True).stdout)
+
+    encoding, classes, *rest = read(environment)
+    assert encoding == {"C": "ascii", "ISO-8859-1": "iso8859-1"}.get(locale, "utf-8")
+    assert tuple(classes) == tuple(sorted(CLASSES))
+    assert rest == read(utf_8)[2:]

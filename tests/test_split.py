@@ -211,8 +211,16 @@ def test_a_val_that_does_not_fit_is_an_error_of_the_recipe(parts: Mapping[str, S
     ("parts", "words"),
     [
         ({"train": many(1), "test": many(1, 9)}, r"too few images for a val \(expected 2 or more, found 1\)"),
-        ({"train": many(3), "val": many(1, 1), "test": many(3)}, r"no images left for train and val .*train 0, val 0"),
-        ({"all": many(1)}, r"no images left for .*give more images"),
+        (
+            {"train": many(3), "val": many(1, 1), "test": many(3)},
+            r"no images left for train and val once duplicates are dropped .*train 0, val 0.*"
+            r"; give more images, or train, val and test apart$",
+        ),
+        ({"all": many(1)}, r"no images left for \w+ and \w+ \(.*; give more images, or train, val and test apart$"),
+        (
+            {"all": many(3)},
+            r"no images left for [\w ]+ \(.*; give more images, another seed, or train, val and test apart$",
+        ),
     ],
 )
 def test_a_split_that_would_be_empty_is_refused(parts: Mapping[str, Samples], words: str) -> None:

@@ -42,12 +42,13 @@ def load(
     `directory` is where `mnist` and `fashion-mnist` are, and nowhere else; other sources do without it. Where
     it is None they are looked for in `cache` (default: `$DATAGEN_CACHE`, else the user's cache folder), then
     on public mirrors, unless `offline`; `report` hears what went wrong on the way and what a user should know
-    of the files, `progress` of each block. A relative path in `spec` is relative to the working folder.
+    of images of their own, `progress` of each block. A relative path in `spec` is relative to the working folder,
+    one that begins with a tilde to the user's home.
     Raises RecipeError for a name that is not known, InputError, StorageError or SourceError as the source does.
     """
     scheme, colon, rest = spec.partition(":")
     if colon and rest and scheme in _PATHS:
-        return _PATHS[scheme](Path(rest), report)
+        return _own(scheme, _expanded(Path(rest)), report)
     if spec == "strokes":
         from datagen.sources import strokes
 
@@ -123,6 +124,24 @@ def _pinned(spec: str) -> Pinned:
     return known[spec]
 
 
+def _own(scheme: str, path: Path, report: Report | None) -> Source:
+    from datagen.sources import remarks
+
+    source = _PATHS[scheme](path, report)
+    if report:
+        for remark in remarks.on(source):
+            report(remark)
+    return source
+
+
+def _expanded(path: Path) -> Path:
+    """The path with a tilde turned into a home, as a shell does, though not after a colon."""
+    try:
+        return path.expanduser()
+    except RuntimeError:  # no such user
+        return path
+
+
 def _idx(path: Path, report: Report | None) -> Source:
     from datagen.sources import idx_folder
 
@@ -135,7 +154,7 @@ def _npz(path: Path, report: Report | None) -> Source:
     return npz.load(path, report)
 
 
-def _images(path: Path, report: Report | None) -> Source:  # noqa: ARG001  (it has no remarks)
+def _images(path: Path, report: Report | None) -> Source:  # noqa: ARG001  (its remarks are those of every source)
     from datagen.sources import images
 
     return images.load(path)

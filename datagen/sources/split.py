@@ -225,10 +225,12 @@ def _without(digits: Digits, dropped: npt.NDArray[np.bool_]) -> Digits:
 def _require_samples(source: Source, digits: Mapping[str, Digits]) -> None:
     empty = [split for split in SPLITS if not len(digits[split].labels)]
     if empty:
-        told = ", ".join(f"{split} {len(digits[split].labels):,}" for split in SPLITS)
+        left = {split: len(digits[split].labels) for split in SPLITS}
+        dropped = sum(len(part.labels) for part in source.parts.values()) > sum(left.values())
+        by_key = "all" in source.parts and sum(left.values()) >= len(SPLITS)
         raise InputError(
-            f"{source.name}: no images left for {' and '.join(empty)} once duplicates are dropped",
+            f"{source.name}: no images left for {' and '.join(empty)}{' once duplicates are dropped' * dropped}",
             expected="at least one image in each split",
-            found=told,
-            remedy="give more images, or give train, val and test apart",
+            found=", ".join(f"{split} {count:,}" for split, count in left.items()),
+            remedy=f"give more images,{' another seed,' * by_key} or train, val and test apart",
         )
