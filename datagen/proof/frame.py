@@ -63,7 +63,7 @@ def _check_listed(dataset: Dataset, there: Inventory, findings: Findings) -> Non
     due = {RECIPE, *(path for section in dataset.sections.values() for path in _frame(store, section))}
     for file in dataset.manifest.files:
         if file.path in due and _was_consolidated(dataset, store, file, there):
-            found = "zarr.consolidate_metadata's; that touches no sample: the build command, given again, writes it as it was"
+            found = "zarr.consolidate_metadata's, which touches no sample: the same build command writes it as it was"
             findings.report("consolidated", file.path, "the metadata without the key consolidated_metadata", found)
         elif file.path in due:
             _check_file(dataset, file, there, findings)
