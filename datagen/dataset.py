@@ -17,10 +17,14 @@ from datagen.stores import Array, Column, Section, open_store
 
 
 class Dataset:
-    """The dataset in `root`. Raises what `manifest.load` raises; the shards are looked at only when they are read."""
+    """Reads the dataset in `root`, wherever the working folder is later.
+
+    Raises what `manifest.load` raises; the shards are looked at only when they are read.
+    """
 
     def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
+        with storage_errors(Path(root)):
+            self.root = Path(root).absolute()
         self.manifest = manifests.load(self.root)
         self._tables: dict[str, Table] = {}
 
@@ -47,12 +51,14 @@ class Dataset:
         shards = range(start // section.shard_size, -(-stop // section.shard_size))
         if section.compression != "none":
             return self._decode(section, kind, start, stop, shards)
-        pieces = [
-            self._map(section, kind, shard)[max(start - samples.start, 0) : stop - samples.start]
-            for shard in shards
-            for samples in [section.extent(shard)]
-        ]
-        return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty((0, *kind.shape), kind.dtype), *pieces])
+        if len(shards) == 1:
+            return self._map_rows(section, kind, start, stop, shards[0])
+        rows = np.empty((stop - start, *kind.shape), kind.dtype)
+        for shard in shards:  # one by one: a map keeps its file open
+            piece = self._map_rows(section, kind, start, stop, shard)
+            first = max(section.extent(shard).start - start, 0)
+            rows[first : first + len(piece)] = piece
+        return rows
 
     def table(self, task: str, split: str) -> Table:
         """The shard table of a section: SHARD_FACTS (columns, shards), its digest checked."""
@@ -60,6 +66,11 @@ class Dataset:
         if section.folder not in self._tables:
             self._tables[section.folder] = read_table(self.root, section, facts.table)
         return self._tables[section.folder]
+
+    def _map_rows(self, section: Section, column: Column, start: int, stop: int, shard: int) -> Array:
+        """Give the samples from `start` to `stop` that a shard holds."""
+        samples = section.extent(shard)
+        return self._map(section, column, shard)[max(start - samples.start, 0) : stop - samples.start]
 
     def _map(self, section: Section, column: Column, shard: int) -> Array:
         path, facts = self._shard(section, column, shard)

@@ -23,6 +23,7 @@ from datagen.proof.duplicates import equal_digits, equal_mosaics
 from datagen.proof.findings import Findings, Problem
 from datagen.proof.frame import check_frame
 from datagen.proof.samples import UNREADABLE, check_samples, check_shard, unreadable
+from datagen.proof.views import check_views, say_of_views
 from datagen.shards import Shard
 from datagen.stores import Section
 from datagen.tasks import TASKS, Deriver, Inputs
@@ -86,6 +87,7 @@ def verify(
     else:
         level = "full"
         _check_all(dataset, readable, source, workers, findings, progress)
+    say_of_views(dataset, findings, looked_at=whole)
     _say_what_cannot_be_known(findings)
     return Verdict(
         digest=dataset.manifest.digest,
@@ -130,7 +132,7 @@ def _check_all(
     else:
         inputs = {split: source.inputs(split) for split in SPLITS}
     derivers = _derivers(readable, inputs, findings)
-    total, lost = sum(job.bytes for job in readable), set[Shard]()
+    total, lost, wrong = sum(job.bytes for job in readable), set[Shard](), set[Shard]()
     order = sorted(readable, key=lambda job: -job.bytes)
     for job, (problems, derived) in local.run(
         lambda job, slot: check_shard(dataset, job, derivers.get(job.section), slot), order, workers=workers
@@ -138,11 +140,13 @@ def _check_all(
         findings.add(problems)
         findings.samples += derived
         findings.bytes += job.bytes
+        wrong |= {job} if problems else set()
         compressed = job.section.compression != "none"  # these are not decoded if anything is wrong
         if any(compressed or problem.kind == UNREADABLE for problem in problems):
             lost.add(job)
         if progress is not None:
             progress(findings.bytes, total)
+    check_views(dataset, set(readable) - wrong, findings)
     whole = [job for job in readable if job not in lost]
     if len(whole) < sum(section.shards for section in dataset.sections.values()):
         findings.skip("samples of shards that are not as the manifest says")

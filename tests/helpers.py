@@ -126,8 +126,11 @@ def through_library(root: Path, task: str, split: str, column: str) -> Array:
         return np.asarray(group[column][:])
     import hdf5plugin  # noqa: F401  (the import lets h5py read zstd)
 
-    with h5py.File(folder / "all.h5") as file:
-        return np.asarray(file[column][:])
+    shards = []
+    for path in sorted(folder.glob("*.h5")):
+        with h5py.File(path) as file:
+            shards.append(file[column][:])
+    return np.concatenate(shards)
 
 
 def flip(path: Path, position: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,10 +16,13 @@ from typing import Any
 
 import h5py
 import numpy as np
+import zarr
 from forging import SHARD, Tiny, rederive, reseal, seal
 from helpers import flip
+from older import make_older, write_view
 
 from datagen.circle import raster
+from datagen.dataset import Dataset
 from datagen.hashing import sample_digests
 from datagen.layout import MANIFEST, MAX_MANIFEST_BYTES, RECIPE
 from datagen.stores import Array
@@ -261,6 +265,7 @@ def _point_elsewhere(tiny: Tiny) -> None:
         index = np.frombuffer(data[-36:-4], "<u8").reshape(2, 2)[::-1].tobytes()
         path.write_bytes(data[:-36] + index + crc32c(index).to_bytes(4, "little"))
     else:
+        make_older(tiny.root)
         _rewrite_view(tiny, ["00001.h5", "00000.h5", "00002.h5"])
 
 
@@ -323,7 +328,19 @@ def _retype(tiny: Tiny) -> None:
         path = tiny.root / "mosaics/train/mask/zarr.json"
         path.write_text(path.read_text().replace('"uint8"', '"int8"'))
     else:
+        make_older(tiny.root)
         _rewrite_view(tiny, ["00000.h5", "00001.h5", "00002.h5"], bits=7)
+
+
+def _stray_view(tiny: Tiny) -> None:
+    """A view as datasets written earlier have, in one that has none."""
+    write_view(tiny.root, Dataset(tiny.root).sections["mosaics", "train"])
+
+
+def _consolidate(tiny: Tiny) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr says that other implementations may not know of it
+        zarr.consolidate_metadata(str(tiny.root / "mosaics/train"))
 
 
 # The manifest and the tables.
@@ -484,7 +501,7 @@ _OF_LIBRARIES = [
         [PASSED_OVER, Found("misleading", _INDEX)],
         formats=("zarr",),
     ),
-    Plant("a view that points elsewhere than the mapped bytes", _point_elsewhere, *_VIEW, formats=("hdf5",)),
+    Plant("an earlier view that points elsewhere than the mapped bytes", _point_elsewhere, *_VIEW, formats=("hdf5",)),
     Plant(
         "metadata of another type",
         _retype,
@@ -492,7 +509,21 @@ _OF_LIBRARIES = [
         [Found("misleading", _METADATA)],
         formats=("zarr",),
     ),
-    Plant("a view of another type", _retype, *_VIEW, formats=("hdf5",)),
+    Plant("an earlier view of another type", _retype, *_VIEW, formats=("hdf5",)),
+    Plant(
+        "an earlier view that no manifest lists",
+        _stray_view,
+        [Found("unexpected", "mosaics/train/all.h5")],
+        [Found("unexpected", "mosaics/train/all.h5")],
+        formats=("hdf5",),
+    ),
+    Plant(
+        "metadata that zarr consolidated",
+        _consolidate,
+        [Found("consolidated", "mosaics/train/zarr.json")],
+        [Found("consolidated", "mosaics/train/zarr.json")],
+        formats=("zarr",),
+    ),
     Plant("a dataset stored outside its file", _external, *_STORED, formats=("hdf5",)),
     Plant("a soft link in place of a dataset", _soft_link, *_LINKED, formats=("hdf5",)),
     Plant("a link to another file in place of a dataset", _external_link, *_LINKED, formats=("hdf5",)),

@@ -115,7 +115,7 @@ def test_the_folder_holds_the_files_of_the_format_and_nothing_else(
     for task, split in SECTIONS:
         folder, shards = f"{task}/{split}", -(-(MOSAICS if task == "mosaics" else COUNTS)[split] // 256)
         if format_name == "hdf5":
-            expected |= {f"{folder}/all.h5", *(f"{folder}/{shard:05d}.h5" for shard in range(shards))}
+            expected |= {f"{folder}/{shard:05d}.h5" for shard in range(shards)}
         else:
             expected |= {f"{folder}/zarr.json", *(f"{folder}/{name}/zarr.json" for name in COLUMNS[task])}
             inner = {"threshold": "", "label": "/0/0" if task == "mosaics" else "", "circle": "/0", "digest": "/0"}

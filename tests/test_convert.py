@@ -103,7 +103,7 @@ def test_an_interrupted_conversion_goes_on(built: dict[str, Path], tmp_path: Pat
         ("zarr-zstd", "mosaics/val/mask/c/0/0/0", "delete"),
         ("zarr-zstd", "mosaics/val/mask/zarr.json", "cut"),
         ("hdf5", "circles/train/00000.h5", "cut"),
-        ("hdf5-zstd-1024", "circles/train/all.h5", "delete"),
+        ("hdf5-zstd-1024", "circles/train/00000.h5", "delete"),
     ],
 )
 def test_a_damaged_origin_is_refused_and_nothing_is_written(

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
+from helpers import tiny_recipe, tiny_source
 
-from datagen.manifest import SHARD_FACTS
+from datagen.build import build
+from datagen.dataset import Dataset
+from datagen.manifest import SHARD_FACTS, load
 from datagen.permutation import Permutation
 from datagen.recipe import Mosaics
 from datagen.tasks import TASKS
+from datagen.verify import verify
 
 PAGE = (Path(__file__).parent.parent / "docs" / "format.md").read_text("utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+READERS = ("numpy", "h5py", "zarr")
+FIRST = 'root, task, split, name = "data/mnist{}", "mosaics", "train", "image"\n'
+SPLITS = ("train", "val", "test")
 
 
 def table(heading: str) -> list[list[str]]:
@@ -56,3 +71,92 @@ def test_the_shard_table_is_laid_out_as_described() -> None:
     assert described == [
         (name, offset, offset + dtype.itemsize - 1) for name, (dtype, offset, *_) in SHARD_FACTS.fields.items()
     ]
+
+
+def example(reader: str) -> str:
+    """The lines of the page that read a whole column by `reader`."""
+    number = READERS.index(reader)
+    assert f"import {reader}\n" in BLOCKS[number]
+    assert FIRST.format("-hdf5" if reader == "h5py" else "") in BLOCKS[number]
+    return BLOCKS[number]
+
+
+def read(code: str, root: Path, task: str, split: str, column: str) -> Any:
+    """What the lines read of another column, in the dataset in `root`."""
+    names: dict[str, Any] = {}
+    first = re.compile(r"^root, task, split, name = .*$", re.MULTILINE)
+    exec(first.sub(f"root, task, split, name = {str(root)!r}, {task!r}, {split!r}, {column!r}", code), names)
+    return names["whole"]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """A dataset of several shards, each split ending in one that is not full; not to be changed."""
+
+    @cache
+    def make(name: str, compression: str = "none") -> Path:
+        folder = tmp_path_factory.mktemp("page")
+        source = tiny_source(folder, {"train": 600, "val": 300, "test": 257})
+        build(tiny_recipe(source, format=name, compression=compression), folder / "data")
+        return folder / "data"
+
+    return make
+
+
+def test_there_is_one_example_for_each_reader() -> None:
+    assert len(BLOCKS) == len(READERS)
+
+
+@pytest.mark.parametrize(
+    ("reader", "name", "compression"),
+    [
+        ("numpy", "zarr", "none"),
+        ("numpy", "hdf5", "none"),
+        ("h5py", "hdf5", "none"),
+        ("h5py", "hdf5", "zstd"),
+        ("zarr", "zarr", "none"),
+        ("zarr", "zarr", "zstd"),
+    ],
+)
+@pytest.mark.parametrize("task", TASKS)
+def test_the_examples_read_every_column_whole(
+    built: Callable[..., Path], task: str, reader: str, name: str, compression: str
+) -> None:
+    if compression == "zstd":
+        import hdf5plugin  # noqa: F401  (as the page says)
+    dataset = Dataset(built(name, compression))
+    for split in SPLITS:
+        section = dataset.sections[task, split]
+        for column in section.columns:
+            found = read(example(reader), dataset.root, task, split, column.name)
+            expected = dataset.rows(task, split, column.name, 0, section.count)
+            np.testing.assert_array_equal(found, expected, strict=True)
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut short"])
+@pytest.mark.parametrize(("reader", "name"), [("numpy", "zarr"), ("numpy", "hdf5"), ("h5py", "hdf5"), ("zarr", "zarr")])
+def test_the_examples_raise_where_a_shard_is_not_whole_as_far_as_the_page_promises(
+    built: Callable[..., Path], tmp_path: Path, reader: str, name: str, damage: str
+) -> None:
+    root = shutil.copytree(built(name), tmp_path / "data")
+    (rule,) = (one.path for one in load(root).tasks["mosaics"]["train"].columns if one.name == "mask")
+    shard = root / rule.format(shard=2)
+    if damage == "missing":
+        shard.unlink()
+    else:
+        os.truncate(shard, 200)
+    if (reader, damage) == ("zarr", "missing"):
+        assert (read(example(reader), root, "mosaics", "train", "mask")[512:] == 255).all()
+        assert verify(root, quick=True).problems
+        return
+    with pytest.raises((OSError, ValueError)):
+        read(example(reader), root, "mosaics", "train", "mask")
+
+
+def test_the_fill_values_are_those_of_the_page(built: Callable[..., Path]) -> None:
+    told = {"mask": 255, "label": 255, "circle": -1, "source": 2**32 - 1}
+    assert "255 in `mask` and `label`, -1 in `circle`,\n2^32 - 1 in `source`; 0 in all other columns" in PAGE
+    for path in built("zarr").rglob("zarr.json"):
+        document = json.loads(path.read_bytes())
+        if document["node_type"] == "array":
+            assert document["fill_value"] == told.get(path.parent.name, 0)

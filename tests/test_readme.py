@@ -12,8 +12,11 @@ import sys
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from datagen.dataset import Dataset
+from datagen.tasks import TASKS
 from modeling.config import preset
 
 ROOT = Path(__file__).parent.parent
@@ -58,20 +61,35 @@ def test_a_build_in_parts_is_the_build_in_one_go(folder: Path) -> None:
     assert manifests[0] == manifests[1]
 
 
-def test_the_python_examples_read_the_same_images(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def both(folder: Path) -> Dataset:
+    """What the README reads, in both formats, under the names that it gives them."""
     (folder / "data/mnist").symlink_to(folder / "data/small")
     (folder / "data/mnist-hdf5").symlink_to(folder / "data/small-hdf5")
-    by_zarr, by_h5py, by_numpy = blocks("python")
-    check = "\nimport numpy\nnumpy.save({name!r}, {value})"
-    for name, code, value in (
-        ("zarr", by_zarr, "image"),
-        ("h5py", by_h5py, "image"),
-        ("numpy", by_numpy, "shard[:256]"),
-    ):
-        script = code + check.format(name=f"{name}.npy", value=value)
-        subprocess.run([sys.executable, "-c", script], cwd=folder, check=True, capture_output=True)
-    saved = [(folder / f"{name}.npy").read_bytes() for name in ("zarr", "h5py", "numpy")]
-    assert saved[0] == saved[1] == saved[2]
+    return Dataset(folder / "data/small")
+
+
+SPLITS = [(task.name, split) for task in TASKS.values() for split in ("train", "val", "test")]
+
+
+@pytest.mark.parametrize("reader", ["zarr", "h5py", "datagen"])
+@pytest.mark.parametrize(("task", "split"), SPLITS)
+def test_the_python_examples_read_every_column_of_every_task(
+    both: Dataset, folder: Path, monkeypatch: pytest.MonkeyPatch, task: str, split: str, reader: str
+) -> None:
+    (code,) = (block for block in blocks("python") if f"{reader}" in block.partition("\n")[0])
+    assert "/mosaics/train" in code or '"mosaics", "train", ' in code
+    monkeypatch.chdir(folder)
+    for column in both.sections[task, split].columns:
+        names: dict[str, object] = {}
+        other = code.replace("/mosaics/train", f"/{task}/{split}").replace('"mosaics", "train"', f'"{task}", "{split}"')
+        exec(other.replace('"image"', f'"{column.name}"'), names)
+        found = np.asarray(names["image"])
+        np.testing.assert_array_equal(found, both.rows(task, split, column.name, 0, 256), strict=True)
+
+
+def test_there_is_one_python_example_for_each_reader() -> None:
+    assert [block.split()[1] for block in blocks("python")] == ["zarr", "h5py", "datagen.dataset"]
 
 
 def test_the_digests_are_the_ones_that_ship_with_the_recipes() -> None:

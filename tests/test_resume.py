@@ -364,7 +364,6 @@ DAMAGE = SLIGHT | {
         ("zarr", "recipe.toml", SLIGHT, 0),
         ("zarr", "mosaics/train.shards", SLIGHT, 3),
         ("hdf5", "mosaics/train/00001.h5", DAMAGE, 1),
-        ("hdf5", "circles/val/all.h5", SLIGHT, 0),
         ("hdf5", "foreground/test.shards", SLIGHT, 1),
     ],
 )

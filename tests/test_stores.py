@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import shutil
 import struct
 import subprocess
 import sys
@@ -26,6 +27,7 @@ import zarr
 from helpers import FORMATS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from older import write_view
 
 from datagen import files
 from datagen.errors import DamageError, StorageError
@@ -43,6 +45,8 @@ COLUMNS = (
     Column("circle", "<i8", (4,), ("component",)),
     Column("source", "<u4", (2, 2), ("row", "column")),
 )
+
+FILL = {"label": 255, "circle": -1, "source": (1 << 32) - 1}  # what no sample holds
 
 KINDS = st.tuples(
     st.sampled_from(["|u1", "<u4", "<i8"]), st.sampled_from([(), (1,), (3,), (2, 2), (16,), (2, 1, 2), (7, 3)])
@@ -300,9 +304,29 @@ def test_zarr_reads_a_section_as_a_group_of_named_arrays_without_a_warning(tmp_p
             assert array.metadata.dimension_names == ("sample", *column.axes)
             assert array.shards == (512, *column.shape)
             assert array.chunks == (256, *column.shape)
-            assert array.fill_value == 0
+            assert array.fill_value == FILL.get(column.name, 0)
             np.testing.assert_array_equal(array[:], data[column.name])
             np.testing.assert_array_equal(array[-3:], data[column.name][-3:])
+
+
+def test_a_hole_in_zarr_shows_as_a_value_that_no_sample_has_where_there_is_one(tmp_path: Path) -> None:
+    of = section(1300, columns=(*COLUMNS, Column("mask", "|u1", (3, 5), ("y", "x"))))
+    write(tmp_path, "zarr", of, samples(of))
+    group: Any = zarr.open_group(tmp_path / of.folder, mode="r")
+    for column in of.columns:
+        place(tmp_path, "zarr", of, column, 1).unlink()
+        expected = (FILL | {"mask": 255}).get(column.name, 0)
+        assert (group[column.name][512:1024] == np.dtype(column.dtype).type(expected)).all()
+
+
+@pytest.mark.parametrize("damage", ["emptied", "cut"])
+def test_zarr_raises_where_a_shard_is_not_whole(tmp_path: Path, damage: str) -> None:
+    of = section(1300)
+    write(tmp_path, "zarr", of, samples(of))
+    path = place(tmp_path, "zarr", of, of.columns[0], 1)
+    os.truncate(path, 0 if damage == "emptied" else path.stat().st_size - 1)
+    with pytest.raises(DamageError, match="cannot read"):
+        zarr_store.read_rows(tmp_path, of, of.columns[0], 500, 600)
 
 
 def test_zarr_metadata_say_only_what_the_specification_knows(tmp_path: Path) -> None:
@@ -342,8 +366,14 @@ def test_a_shard_written_by_zarr_itself_has_the_same_content_and_index(tmp_path:
         for shard in range(of.shards):
             ours = place(tmp_path / "ours", "zarr", of, column, shard).read_bytes()
             theirs = place(tmp_path / "theirs", "zarr", of, column, shard).read_bytes()
-            assert decoded_chunks(ours, 4) == decoded_chunks(theirs, 4)
-            assert ours == theirs or index_of(ours, 4) != index_of(theirs, 4)
+            length = len(of.extent(shard)) * column.sample_bytes  # zarr fills up the last chunk with the fill value
+            assert joined(ours, 4)[:length] == joined(theirs, 4)[:length]
+            assert len(joined(ours, 4)) == len(joined(theirs, 4))
+
+
+def joined(data: bytes, chunks: int) -> bytes:
+    """All chunks that there are, one after the other."""
+    return b"".join(chunk for chunk in decoded_chunks(data, chunks) if chunk is not None)
 
 
 def decoded_chunks(data: bytes, chunks: int) -> list[bytes | None]:
@@ -409,22 +439,71 @@ def test_every_dataset_of_hdf5_is_aligned_contiguous_and_without_times(tmp_path:
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
-def test_the_view_of_hdf5_shows_every_sample_of_every_shard(tmp_path: Path, compression: str) -> None:
+def test_hdf5_is_the_shards_alone_wherever_they_are_moved(tmp_path: Path, compression: str) -> None:
     of = section(1300, shard_size=256, compression=compression)
     data = samples(of)
     write(tmp_path / "a", "hdf5", of, data)
     (tmp_path / "a").rename(tmp_path / "moved")
+    assert set(contents(tmp_path / "moved")) == {f"{of.folder}/{shard:05d}.h5" for shard in range(6)}
     hdf5_store.register_zstd()
-    with h5py.File(tmp_path / "moved" / of.folder / "all.h5") as file:
-        assert set(file) == set(data)
-        for column in of.columns:
-            dataset = file[column.name]
-            assert dataset.is_virtual
-            assert not dataset.id.get_create_plist().get_obj_track_times()
-            assert [source.file_name for source in dataset.virtual_sources()] == [
-                f"{shard:05d}.h5" for shard in range(6)
-            ]
-            np.testing.assert_array_equal(dataset[:], data[column.name], strict=True)
+    for shard in range(of.shards):
+        (tmp_path / "alone").mkdir()
+        copied = shutil.copy(place(tmp_path / "moved", "hdf5", of, of.columns[0], shard), tmp_path / "alone")
+        with h5py.File(copied) as file:
+            for name, whole in data.items():
+                run = of.extent(shard)
+                np.testing.assert_array_equal(file[name][:], whole[run.start : run.stop], strict=True)
+        shutil.rmtree(tmp_path / "alone")
+
+
+def test_the_view_of_an_earlier_build_is_removed_with_the_frame_it_was(tmp_path: Path) -> None:
+    of = section(1300, shard_size=256)
+    write(tmp_path, "hdf5", of, samples(of))
+    before = contents(tmp_path)
+    write_view(tmp_path, of)
+    assert hdf5_store.view_problems(tmp_path, of) == []
+    assert hdf5_store.write_frame(tmp_path, of) == []
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("damage", ["missing", "emptied", "cut", "virtual", "external"])
+def test_a_shard_of_hdf5_is_never_read_as_zeros(tmp_path: Path, damage: str) -> None:
+    of = section(1300, shard_size=256)
+    write(tmp_path, "hdf5", of, samples(of))
+    path = place(tmp_path, "hdf5", of, of.columns[0], 2)
+    if damage == "missing":
+        path.unlink()
+    elif damage in ("emptied", "cut"):
+        os.truncate(path, 0 if damage == "emptied" else path.stat().st_size - 1)
+    else:
+        with h5py.File(path, "r+") as file:
+            del file["image"]
+            if damage == "external":
+                (tmp_path / "outside").write_bytes(bytes(100))
+                file.create_dataset("image", (256, 3, 5), "|u1", external=[(str(tmp_path / "outside"), 0, 256 * 15)])
+            else:
+                layout = h5py.VirtualLayout((256, 3, 5), "|u1")
+                layout[:] = h5py.VirtualSource("nowhere.h5", "image", (256, 3, 5))
+                file.create_virtual_dataset("image", layout)
+    with pytest.raises(DamageError, match=r"cannot read|stored as something else") as caught:
+        hdf5_store.read_rows(tmp_path, of, of.columns[0], 500, 600)
+    assert str(caught.value.path) == str(path)
+    assert len(hdf5_store.read_rows(tmp_path, of, of.columns[0], 0, 512)) == 512
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_shard_that_may_not_be_read_is_a_matter_of_storage_and_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    of = section()
+    write(tmp_path, name, of, samples(of))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(*{"hdf5": (h5py, "File"), "zarr": (zarr, "open_array")}[name], refuse)
+    with pytest.raises(StorageError, match="permission denied"):
+        open_store(name).read_rows(tmp_path, of, of.columns[0], 0, 1)
 
 
 def test_hdf5_with_zstd_names_the_package_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -446,7 +525,7 @@ def test_hdf5_with_zstd_names_the_package_that_is_missing(tmp_path: Path, monkey
 def test_a_frame_that_the_library_cannot_read_is_damage(tmp_path: Path, name: str, damage: str) -> None:
     of = section()
     write(tmp_path, name, of, samples(of))
-    frame = tmp_path / of.folder / ("all.h5" if name == "hdf5" else "image/zarr.json")
+    frame = tmp_path / of.folder / ("00000.h5" if name == "hdf5" else "image/zarr.json")
     if damage == "removed":
         frame.unlink()
     else:

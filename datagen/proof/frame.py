@@ -19,7 +19,7 @@ from datagen.proof.findings import Findings
 from datagen.proof.inventory import CLOSED, EMPTY, Inventory, described, inventory
 from datagen.shards import Shard
 from datagen.sources.record import MAX_CLASSES, MAX_SIDE
-from datagen.stores import Section, Store, open_store
+from datagen.stores import Contradiction, Section, Store, open_store
 from datagen.tasks import TASKS
 
 _MISSING = 10_000  # shard files beyond those there that are named one by one
@@ -60,12 +60,30 @@ def check_frame(dataset: Dataset, findings: Findings) -> list[Shard]:
 def _check_listed(dataset: Dataset, there: Inventory, findings: Findings) -> None:
     """The manifest may list what frames its sections, which is read, and nothing else: that would be another face."""
     store = open_store(dataset.manifest.recipe.storage.format)
-    due = {RECIPE, *(path for section in dataset.sections.values() for path in store.frame_paths(section))}
+    due = {RECIPE, *(path for section in dataset.sections.values() for path in _frame(store, section))}
     for file in dataset.manifest.files:
-        if file.path in due:
+        if file.path in due and _was_consolidated(dataset, store, file, there):
+            found = "zarr.consolidate_metadata's, which touches no sample: the same build command writes it as it was"
+            findings.report("consolidated", file.path, "the metadata without the key consolidated_metadata", found)
+        elif file.path in due:
             _check_file(dataset, file, there, findings)
         else:
             findings.report("unexpected", file.path, "nothing", "a file that the manifest lists")
+
+
+def _frame(store: Store, section: Section) -> list[str]:
+    """List the files that may frame a section: those that are written now, and the view of earlier ones."""
+    return [*store.frame_paths(section), *([store.views.path(section)] if store.views else [])]
+
+
+def _was_consolidated(dataset: Dataset, store: Store, file: FileFacts, there: Inventory) -> bool:
+    """Say whether zarr wrote a group's metadata anew, with copies of those of its arrays."""
+    if store.is_consolidated is None or there.get(file.path, -1) < 0:
+        return False
+    try:
+        return store.is_consolidated(dataset.root, file.path)
+    except OSError:
+        return False  # told where the file is read
 
 
 def _check_file(
@@ -179,7 +197,7 @@ def _check_section(
     if not _check_table(dataset, section, findings):
         return []
     misleading = store.frame_problems(dataset.root, section) if framed else []
-    for problem in misleading:
+    for problem in [*misleading, *_view_problems(dataset, section, store, there)]:
         findings.report("misleading", problem.path, problem.expected, problem.found, section)
     table = dataset.table(section.task, section.split)
     jobs = []
@@ -191,6 +209,19 @@ def _check_section(
         jobs += [Shard(section, shard)] * all(good)
     decodable = section.compression == "none" or (framed and not misleading)  # it is done as the metadata say
     return jobs if decodable else []
+
+
+def _view_problems(dataset: Dataset, section: Section, store: Store, there: Inventory) -> list[Contradiction]:
+    """Tell where the view of a section, if the manifest lists one, does not lead to the shards."""
+    path = view_of(dataset, section)
+    return store.views.problems(dataset.root, section) if store.views and path and there.get(path, -1) >= 0 else []
+
+
+def view_of(dataset: Dataset, section: Section) -> str | None:
+    """Find the view that the manifest of a dataset written earlier lists for a section: its path."""
+    views = open_store(dataset.manifest.recipe.storage.format).views
+    path = views.path(section) if views else None
+    return path if path in {file.path for file in dataset.manifest.files} else None
 
 
 def _check_bounds(section: Section, rules: list[str], table: FileFacts, there: Inventory, findings: Findings) -> bool:
@@ -218,7 +249,7 @@ def _check_listing(manifest: Manifest, section: Section, store: Store, there: In
     frame = set(store.frame_paths(section))
     for path in sorted(frame - listed):
         findings.report("not listed", MANIFEST, path, "no such file", section)
-    for path in sorted(listed - frame):
+    for path in sorted(listed - set(_frame(store, section))):
         findings.report("unexpected", path, "nothing among the shards", "a file that the manifest lists", section)
     return all(there.get(path, -1) >= 0 for path in frame)
 

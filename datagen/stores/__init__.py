@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from datagen.stores.section import Array, Column, Contradiction, Extent, Section, ShardWriter
+from datagen.stores.section import Array, Column, Contradiction, Extent, Section, ShardWriter, View
 
-__all__ = ["Array", "Column", "Contradiction", "Extent", "Section", "ShardWriter", "Store", "open_store"]
+__all__ = [
+    "Array",
+    "Column",
+    "Contradiction",
+    "Extent",
+    "Section",
+    "ShardWriter",
+    "Store",
+    "View",
+    "Views",
+    "open_store",
+]
+
+
+@dataclass(frozen=True)
+class Views:
+    """Stands for files of datasets written earlier, one a section, that show its columns whole; none is read by here.
+
+    `problems` tell where a view points elsewhere than at the shards, `open` reads as its users do.
+    """
+
+    path: Callable[[Section], str]
+    problems: Callable[[Path, Section], list[Contradiction]]
+    open: Callable[[Path, Section, Column], AbstractContextManager[View]]
 
 
 @dataclass(frozen=True)
@@ -16,7 +40,8 @@ class Store:
     """A format: where a column's shard lies, how a shard is written, what frames the shards, how its library reads.
 
     `frame_paths` are the files that `write_frame` writes. `frame_problems` and `shard_problems` tell where the library
-    would read other bytes than those at the offsets, or decode more than the samples.
+    would read other bytes than those at the offsets, or decode more than the samples. `views` is of a format whose
+    datasets once had views; `is_consolidated` of one whose library may add copies to a file of the frame.
     """
 
     path_rule: Callable[[Section, Column], str]
@@ -26,6 +51,8 @@ class Store:
     frame_problems: Callable[[Path, Section], list[Contradiction]]
     shard_problems: Callable[[Path, Section, int, Sequence[int | None]], list[Contradiction]]
     frame_paths: Callable[[Section], list[str]]
+    views: Views | None = None
+    is_consolidated: Callable[[Path, str], bool] | None = None
 
 
 def open_store(name: str) -> Store:
@@ -41,6 +68,7 @@ def open_store(name: str) -> Store:
             hdf5.frame_problems,
             hdf5.shard_problems,
             hdf5.frame_paths,
+            Views(hdf5.view_path, hdf5.view_problems, hdf5.open_view),
         )
     from datagen.stores import zarr
 
@@ -52,4 +80,5 @@ def open_store(name: str) -> Store:
         zarr.frame_problems,
         zarr.shard_problems,
         zarr.frame_paths,
+        is_consolidated=zarr.is_consolidated,
     )

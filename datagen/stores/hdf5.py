@@ -1,6 +1,9 @@
-"""HDF5 stores: one file a shard with contiguous datasets that can be mapped, and one virtual view of the whole.
+"""HDF5 stores: one file a shard with contiguous datasets that can be mapped.
 
 h5py lays out an empty shard and says where each dataset's bytes belong; they are then written there in one pass.
+
+Datasets written earlier also have a view of the whole columns in each section, `all.h5`. It is checked, and written no
+more: HDF5 shows zeros in place of a shard that it cannot open, and it keeps all shards open at once.
 """
 
 from __future__ import annotations
@@ -18,10 +21,10 @@ import h5py
 import numpy as np
 
 from datagen.errors import DamageError, StorageError
-from datagen.files import Draft, Stream, storage_errors
+from datagen.files import Draft, Stream, storage_errors, sync_folder
 from datagen.hashing import file_digest
 from datagen.layout import CHUNK
-from datagen.stores.section import Array, Column, Contradiction, Extent, Section
+from datagen.stores.section import Array, Column, Contradiction, Extent, Section, View, reading
 from datagen.stores.zarr import ZSTD_HEADER, zstd_size
 
 _ALIGNMENT = 64  # bytes; every dataset begins on such a boundary, so that a map of it is aligned for any dtype
@@ -123,27 +126,33 @@ class _ChunkWriter:
 
 
 def write_frame(root: Path, section: Section) -> list[str]:
-    """Write the view of the whole columns, all.h5; returns its path relative to the dataset."""
-    name = f"{section.folder}/all.h5"
-    draft = Draft(root / name)
-    try:
-        with _writing(draft.path), _create(draft.temporary) as file:
-            for column in section.columns:
-                _create_view(file, section, column)
-        draft.commit()
-    finally:
-        draft.discard()
-    return [name]
+    """Write nothing: the shards need no frame. Remove the view of an earlier build, which would be a stray file."""
+    path = root / view_path(section)
+    with storage_errors(path):
+        if path.is_file() or path.is_symlink():
+            path.unlink()
+            sync_folder(path.parent)
+    return []
 
 
-def frame_paths(section: Section) -> list[str]:
-    """The files that `write_frame` writes, relative to the dataset."""
-    return [f"{section.folder}/all.h5"]
+def frame_paths(section: Section) -> list[str]:  # noqa: ARG001  (as of all stores)
+    """List the files that `write_frame` writes: none."""
+    return []
 
 
-def frame_problems(root: Path, section: Section) -> list[Contradiction]:
-    """Where all.h5 does not show just the shards, each in its place."""
-    path = f"{section.folder}/all.h5"
+def frame_problems(root: Path, section: Section) -> list[Contradiction]:  # noqa: ARG001  (as of all stores)
+    """Tell nothing: there is no frame."""
+    return []
+
+
+def view_path(section: Section) -> str:
+    """Name the view that datasets written earlier have, relative to the dataset."""
+    return f"{section.folder}/all.h5"
+
+
+def view_problems(root: Path, section: Section) -> list[Contradiction]:
+    """Tell where the view is not one of just the shards, each in its place."""
+    path = view_path(section)
 
     def check(file: h5py.File) -> Iterator[str]:
         for column in section.columns:
@@ -154,6 +163,20 @@ def frame_problems(root: Path, section: Section) -> list[Contradiction]:
                 yield f"{column.name} that shows something else"
 
     return _inspect(root, path, section, "a view of every shard", check)
+
+
+@contextmanager
+def open_view(root: Path, section: Section, column: Column) -> Iterator[View]:
+    """Open a column of the view as its users do, once, so that every shard that it has shown stays open.
+
+    Raises DamageError where h5py cannot.
+    """
+    path = root / view_path(section)
+    if section.compression != "none":
+        register_zstd()
+    with reading(path, "h5py"), h5py.File(path, "r") as file:
+        dataset = file[column.name]
+        yield lambda start, stop: np.asarray(dataset[start:stop])
 
 
 def shard_problems(root: Path, section: Section, shard: int, offsets: Sequence[int | None]) -> list[Contradiction]:
@@ -246,15 +269,23 @@ def _expected_mappings(section: Section, column: Column) -> list[tuple[Any, ...]
 
 
 def read_rows(root: Path, section: Section, column: Column, start: int, stop: int) -> Array:
-    """Samples start to stop of a column, read through h5py. Raises DamageError where it cannot."""
+    """Read the samples start to stop of a column through h5py, from the shards. Raises DamageError where it cannot."""
     if section.compression != "none":
         register_zstd()
-    path = root / section.folder / "all.h5"
-    try:
-        with h5py.File(path, "r") as file:
-            return np.asarray(file[column.name][start:stop])
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:  # of h5py and the filter
-        raise DamageError(f"h5py cannot read {column.name}: {error}", path=path) from error
+    rows = np.empty((stop - start, *column.shape), column.dtype)
+    for shard in range(start // section.shard_size, -(-stop // section.shard_size)):
+        samples, path = section.extent(shard), root / path_rule(section, column).format(shard=shard)
+        first, last = max(start, samples.start), min(stop, samples.stop)
+        with reading(path, "h5py"), h5py.File(path, "r") as file:
+            dataset = _plain_dataset(file, column, len(samples))
+            if dataset is None or dataset.is_virtual or dataset.external is not None:
+                raise DamageError(
+                    f"the column {column.name} is stored as something else",
+                    path=path,
+                    expected=f"a dataset of {column.dtype} {(len(samples), *column.shape)}",
+                )
+            rows[first - start : last - start] = dataset[first - samples.start : last - samples.start]
+    return rows
 
 
 def register_zstd() -> None:
@@ -308,19 +339,3 @@ def _create_dataset(file: h5py.File, section: Section, column: Column, count: in
     space = h5py.h5s.create_simple(shape, maximum)
     kind = h5py.h5t.py_create(np.dtype(column.dtype))
     return h5py.h5d.create(file.id, column.name.encode(), kind, space, properties)
-
-
-def _create_view(file: h5py.File, section: Section, column: Column) -> None:
-    """A virtual dataset over all shards, without times."""
-    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    properties.set_obj_track_times(False)
-    properties.set_layout(h5py.h5d.VIRTUAL)
-    whole = h5py.h5s.create_simple((section.count, *column.shape))
-    for shard in range(section.shards):
-        samples = section.extent(shard)
-        shape = (len(samples), *column.shape)
-        whole.select_hyperslab((samples.start, *(0 for _ in column.shape)), shape)
-        properties.set_virtual(whole, f"{shard:05d}.h5".encode(), column.name.encode(), h5py.h5s.create_simple(shape))
-    whole.select_all()
-    kind = h5py.h5t.py_create(np.dtype(column.dtype))
-    h5py.h5d.create(file.id, column.name.encode(), kind, whole, properties)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from datagen.errors import DamageError
+from datagen.files import storage_errors
 from datagen.layout import CHUNK
 
 Array = npt.NDArray[Any]
@@ -86,6 +91,9 @@ class Extent:
     file_digest: bytes
 
 
+View = Callable[[int, int], Array]  # reads the samples start to stop of a column
+
+
 @dataclass(frozen=True)
 class Contradiction:
     """A file whose frame would lead the format's library to other bytes than the mapped ones."""
@@ -106,3 +114,15 @@ class ShardWriter(Protocol):
 
     def discard(self) -> None:
         """Remove what is not committed."""
+
+
+@contextmanager
+def reading(path: Path, library: str) -> Iterator[None]:
+    """Turn what a format's library raises into a DamageError, and what the system refuses into a StorageError."""
+    try:
+        yield
+    except (OSError, ArithmeticError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+            with storage_errors(path):
+                raise
+        raise DamageError(f"{library} cannot read it: {error}", path=path) from error

@@ -6,6 +6,7 @@ chunks within a shard, the fsync before the rename, and one write a byte are the
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,14 +16,17 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from datagen.errors import DamageError
 from datagen.files import Draft, Stream, write_atomic
 from datagen.hashing import canonical_json
 from datagen.layout import CHUNK
-from datagen.stores.section import Array, Column, Contradiction, Extent, Section
+from datagen.stores.section import Array, Column, Contradiction, Extent, Section, reading
 
 _ABSENT = (1 << 64) - 1  # in a shard's index: offset and length of a chunk that is not there
 _ZSTD_LEVEL = 3
+_GROUP = {"zarr_format": 3, "node_type": "group", "attributes": {}}
+_MAX_METADATA = 1 << 20  # bytes of a metadata file that are looked at
+# Values that no sample has, by column: zarr shows the fill value in place of a shard that is missing, without a word.
+_IMPOSSIBLE = {("mask", "|u1"): 255, ("label", "|u1"): 255, ("circle", "<i8"): -1, ("source", "<u4"): (1 << 32) - 1}
 ZSTD_HEADER = 18  # bytes of a frame that tell its decoded size, at most
 
 
@@ -120,18 +124,42 @@ def frame_paths(section: Section) -> list[str]:
 
 
 def frame_problems(root: Path, section: Section) -> list[Contradiction]:
-    """Where the metadata are not exactly what `write_frame` writes, so that zarr might read something else."""
+    """Tell where the metadata are not what `write_frame` writes, so that zarr might read something else.
+
+    Datasets written earlier have 0 as the fill value of every column. What was consolidated is let pass: zarr reads
+    each array by its own metadata all the same, and `is_consolidated` tells of it.
+    """
     problems = []
     for path, document in _documents(section).items():
-        expected = canonical_json(document)
+        spellings = _spellings(document)
         try:
             with (root / path).open("rb") as file:
-                told = None if file.read(len(expected) + 1) == expected else "something else"
+                good = file.read(max(map(len, spellings)) + 1) in spellings
+            told = None if good or is_consolidated(root, path) else "something else"
         except OSError as error:
             told = f"what cannot be read: {error.strerror}"
         if told is not None:
             problems.append(Contradiction(path, "the metadata of this section", told))
     return problems
+
+
+def _spellings(document: dict[str, Any]) -> list[bytes]:
+    """Spell a metadata file in bytes: as it is written now, and as it was before."""
+    earlier = document | ({"fill_value": 0} if "fill_value" in document else {})
+    return [canonical_json(document), canonical_json(earlier)]
+
+
+def is_consolidated(root: Path, path: str) -> bool:
+    """Say whether the file holds a group's metadata as `zarr.consolidate_metadata` writes them anew."""
+    with (root / path).open("rb") as file:
+        data = file.read(_MAX_METADATA + 1)
+    try:
+        document = json.loads(data) if len(data) <= _MAX_METADATA else None
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(document, dict) or "consolidated_metadata" not in document:
+        return False
+    return {key: value for key, value in document.items() if key != "consolidated_metadata"} == _GROUP
 
 
 def shard_problems(root: Path, section: Section, shard: int, offsets: Sequence[int | None]) -> list[Contradiction]:
@@ -208,18 +236,14 @@ def read_rows(root: Path, section: Section, column: Column, start: int, stop: in
     import zarr
 
     path = root / section.folder / column.name
-    try:
+    with reading(path, "zarr"):
         array: Any = zarr.open_array(path, mode="r")
         return np.asarray(array[start:stop])
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:  # of zarr and its codecs
-        raise DamageError(f"zarr cannot read it: {error}", path=path) from error
 
 
 def _documents(section: Section) -> dict[str, dict[str, Any]]:
     """The metadata of the group and of each array, by path."""
-    documents: dict[str, dict[str, Any]] = {
-        f"{section.folder}/zarr.json": {"zarr_format": 3, "node_type": "group", "attributes": {}}
-    }
+    documents: dict[str, dict[str, Any]] = {f"{section.folder}/zarr.json": _GROUP}
     for column in section.columns:
         documents[f"{section.folder}/{column.name}/zarr.json"] = _array_metadata(section, column)
     return documents
@@ -241,7 +265,7 @@ def _array_metadata(section: Section, column: Column) -> dict[str, Any]:
         "data_type": np.dtype(column.dtype).name,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [section.shard_size, *column.shape]}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": 0,
+        "fill_value": _IMPOSSIBLE.get((column.name, column.dtype), 0),
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
         "dimension_names": ["sample", *column.axes],
         "attributes": {},

@@ -7,9 +7,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import fakes
+import numpy as np
 import pytest
+
+from datagen.dataset import Dataset
+from datagen.recipe import Mosaics
+from datagen.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs/reading.md").read_text("utf-8")
@@ -44,6 +50,40 @@ def test_every_block_of_python_runs_as_written(folder: Path) -> None:
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.endswith("checked\n")
+
+
+COLUMNS = [(task.name, number) for task in TASKS.values() for number in range(len(task.columns((28, 28), Mosaics())))]
+
+
+@pytest.mark.parametrize(("task", "number"), COLUMNS)
+def test_the_examples_read_every_column_of_every_task(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, task: str, number: int
+) -> None:
+    """The names of the page stand for any three columns: each column takes its turn in each place."""
+    datagen = Dataset(folder / "data/mnist")
+    columns = [column.name for column in datagen.sections[task, "train"].columns]
+    image, mask, label = (columns[(number + place) % len(columns)] for place in range(3))
+    code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
+    for name, other in (("mosaics", task), ("image", f"<{image}>"), ("mask", f"<{mask}>"), ("label", f"<{label}>")):
+        code = code.replace(f'"{name}"', f'"{other}"')
+    names: dict[str, Any] = {}
+    monkeypatch.chdir(folder)
+    exec(re.sub(r'"<(\w+)>"', r'"\1"', code), names)
+    due = {name: np.array(datagen.rows(task, "train", name, 0, 600)) for name in columns}
+    for found, expected in (
+        (names["image"][:], due[image]),
+        (names["first"], due[image][0]),
+        (names["last"], due[image][-1]),
+        (names["some"], due[image][[7, 3, 3]]),
+        (names["whole"], due[label]),
+        (names["buffers"][image], due[image][[5, 0, 9]]),
+        (names["buffers"][mask], due[mask][[5, 0, 9]]),
+        *((names["sample"][name], due[name][7]) for name in columns),
+    ):
+        np.testing.assert_array_equal(found, expected, strict=True)
+    assert names["images"].numpy().dtype == due[image].dtype
+    last = list(names["loader"].epoch(1))[-1]
+    np.testing.assert_array_equal(last[image].numpy(), due[image][names["order"].batch(1, names["order"].steps - 1)])
 
 
 def test_the_exit_codes_are_those_of_the_errors() -> None:
