@@ -150,7 +150,7 @@ def main(
         ]
         runs = alternate(sides, steps, rounds)
         digests = {label: built(side.data)["digest"] for label, side in zip(("before", "after"), sides, strict=True)}
-    facts = {
+    facts: dict[str, Any] = {
         "command": "python benchmarks/pairs.py BEFORE AFTER",
         "commits": {label: _commit(side.root) for label, side in zip(("before", "after"), sides, strict=True)},
         "digests": digests,
