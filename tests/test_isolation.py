@@ -16,7 +16,18 @@ from isolation import ROOT, environment_of, known, own_place
 from datagen.build import build
 from datagen.sources import mnist
 
-COPIED = ("datagen", "modeling", "tests", "docs", "benchmarks", "results", "README.md", "Makefile", "pyproject.toml")
+COPIED = (
+    "datagen",
+    "modeling",
+    "tests",
+    "docs",
+    "benchmarks",
+    "results",
+    "README.md",
+    "CHANGELOG.md",
+    "Makefile",
+    "pyproject.toml",
+)
 ODD = {
     "_DATAGEN_COMPLETE": "bash_source",
     "COLUMNS": "20",
