@@ -129,7 +129,7 @@ def test_data_are_built_before_training_only_where_the_default_ones_are_absent(c
 def test_a_dataset_with_a_space_in_its_name_is_verified(checkout: Path) -> None:
     (checkout / ".venv/bin/datagen").write_text(REAL)
     recipe = save_recipe(checkout / "tiny.toml", tiny_source(checkout), train=30, val=3, test=3)
-    command = [checkout / ".venv/bin/datagen", "build", "--recipe", recipe, "--out", "my data", "--quiet"]
+    command = [".venv/bin/datagen", "build", "--recipe", str(recipe), "--out", "my data", "--quiet"]
     subprocess.run(command, cwd=checkout, check=True)
     assert "whole" in make(checkout, "verify", "DATASET=my data", "WORKERS=1").stdout
 
