@@ -52,15 +52,20 @@ ODD = {
 FEW = (
     "tests/test_isolation.py::test_a_test_begins_in_an_empty_folder_with_an_empty_home",
     "tests/test_isolation.py::test_what_tests_share_is_made_in_such_a_place_too",
-    "tests/test_cli.py::test_the_module_runs_as_the_command_does",
+    "tests/test_cli.py::test_help_imports_nothing_heavy",
     "tests/test_cli.py::test_the_default_directory_is_that_of_mnist",
     "tests/test_mnist_source.py::test_the_cache_s_place_is_chosen_by_the_environment",
-    "tests/test_mnist_source.py::test_mirrors_may_be_chosen_by_the_environment",
+    "tests/modeling/test_recording.py::test_the_tape_finds_what_hangs_on_the_host",
 )
 MANY = (
     *("tests/test_cli.py", "tests/test_mnist_source.py", "tests/test_verify.py", "tests/test_recipe.py"),
     *("tests/test_readme.py", "tests/test_examples.py", "tests/modeling/test_evidence.py"),
-    *("tests/modeling/test_export.py", "tests/modeling/test_modeling_cli.py", "tests/modeling/test_distributed.py"),
+    *(
+        "tests/modeling/test_recording.py",
+        "tests/modeling/test_export.py",
+        "tests/modeling/test_modeling_cli.py",
+        "tests/modeling/test_distributed.py",
+    ),
 )
 
 
