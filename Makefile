@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCE_DIR ?= $(DATAGEN_SOURCE_DIR)
 WORKERS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 export DATAGEN_SOURCE_DIR := $(SOURCE_DIR)
@@ -12,6 +13,19 @@ SECONDS ?= 60
 RUNS ?= runs
 SEED ?= 0
 PRESET ?=
+TESTS ?=
+quoted = '$(subst ','\'',$(1))'# as one word of a shell, whatever is in it
+preset = $(if $(PRESET),--preset $(call quoted,$(PRESET)))
+workers = --workers $(call quoted,$(WORKERS))
+
+# What make data fell back to stands in for a data/mnist that is not to be had.
+define choose
+dataset=$(call quoted,$(DATASET)); \
+if [ "$$dataset" = data/mnist ] && [ ! -e data/mnist/manifest.json ] && [ -e data/strokes/manifest.json ]; then \
+	dataset=data/strokes; echo "There is no data/mnist: taking $$dataset INSTEAD." >&2; \
+fi;
+endef
+
 .DEFAULT_GOAL := help
 .PHONY: help data verify train-all report test test-long mutants check format bench roofline matrix fuzz
 
@@ -19,33 +33,31 @@ help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  SOURCE_DIR=DIR  read MNIST there instead of fetching it; WORKERS=N  cores to use"
 	@echo "  DATASET=DIR  what to verify or train on; PRESET=cpu|gpu|record SEED=N RUNS=DIR  how to train, and where"
+	@echo "  TESTS='FILE ...'  which tests to run; a value with a space in it takes quotes: DATASET='my data'"
 
 data: $(VENV)/base  ## Build data/mnist (the embedded strokes where MNIST cannot be had) and its contact sheets
-	@$(BIN)/datagen build --recipe mnist --fallback strokes --preview --workers $(WORKERS)
+	@$(BIN)/datagen build --recipe mnist --fallback strokes --preview $(workers)
 
 verify: $(VENV)/base  ## Prove the dataset: every byte, every sample, every claim (DATASET=DIR)
-	@$(BIN)/datagen verify $(DATASET) --workers $(WORKERS)
+	@$(choose) $(BIN)/datagen verify "$$dataset" $(workers)
 
-# What make data fell back to stands in for a data/mnist that is not to be had. A run that was interrupted goes on.
+# A run that was interrupted goes on.
 train-all: $(VENV)/train  ## Train and score all three models into runs/ (the data is built if it is absent)
-	@test $(DATASET) != data/mnist -o -e data/mnist/manifest.json || $(MAKE) --no-print-directory data
-	@dataset=$(DATASET); \
-	if test $$dataset = data/mnist -a ! -e data/mnist/manifest.json; then \
-		dataset=data/strokes; echo "There is no data/mnist: training on $$dataset INSTEAD." >&2; \
-	fi; \
-	$(BIN)/modeling train all --dataset $$dataset --out $(RUNS) --seed $(SEED) $(PRESET:%=--preset %) --resume --score
+	@test $(call quoted,$(DATASET)) != data/mnist || test -e data/mnist/manifest.json || $(MAKE) --no-print-directory data
+	@$(choose) $(BIN)/modeling train all --dataset "$$dataset" --out $(call quoted,$(RUNS)) \
+		--seed $(call quoted,$(SEED)) $(preset) --resume --score
 
 report: $(VENV)/train  ## Show what is in RUNS=runs as one page, runs/report/report.html
-	@$(BIN)/modeling report $(RUNS) --dataset $(DATASET)
+	@$(choose) $(BIN)/modeling report $(call quoted,$(RUNS)) --dataset "$$dataset"
 
-test: $(VENV)/dev  ## Run the tests, without network; with MNIST too where SOURCE_DIR has it
-	@$(BIN)/pytest -q -n $(WORKERS) -m "not long"
+test: $(VENV)/dev  ## Run the tests, or TESTS, without network; with MNIST too where SOURCE_DIR has it
+	@$(BIN)/pytest -q -n $(call quoted,$(WORKERS)) -m "not long" $(TESTS)
 
 test-long: $(VENV)/dev  ## Run all tests: also every MNIST digit against slow exact code
-	@$(BIN)/pytest -q -n $(WORKERS)
+	@$(BIN)/pytest -q -n $(call quoted,$(WORKERS)) $(TESTS)
 
 mutants: $(VENV)/dev  ## Change the mathematics in every small way, and see that a test notices; writes results/mutants.json
-	@$(BIN)/python tests/mutants.py --workers $(WORKERS)
+	@$(BIN)/python tests/mutants.py $(workers)
 
 check: $(VENV)/dev  ## Check format, lint, types and the import contract
 	@$(BIN)/ruff format --check .
@@ -58,31 +70,31 @@ format: $(VENV)/dev  ## Format the code and mend what the linter can
 	@$(BIN)/ruff check --fix .
 
 bench: $(VENV)/dev  ## Measure build and verify against copying and hashing; writes results/ and the README's table
-	@$(BIN)/python benchmarks/build.py --workers $(WORKERS)
-	@$(BIN)/python benchmarks/verify.py --workers $(WORKERS)
-	@$(BIN)/python benchmarks/parts.py --workers $(WORKERS)
+	@$(BIN)/python benchmarks/build.py $(workers)
+	@$(BIN)/python benchmarks/verify.py $(workers)
+	@$(BIN)/python benchmarks/parts.py $(workers)
 	@$(BIN)/python benchmarks/uniqueness.py
 	@$(BIN)/python benchmarks/table.py
 
 roofline: $(VENV)/train  ## Measure steps of training against what the machine can do; writes results/roofline.json
-	@$(BIN)/python benchmarks/roofline.py --dataset $(DATASET) $(PRESET:%=--preset %)
+	@$(choose) $(BIN)/python benchmarks/roofline.py --dataset "$$dataset" $(preset)
 
 matrix: $(VENV)/dev  ## Build with old and new versions of every library: one digest
 	@$(BIN)/python benchmarks/matrix.py
 
 fuzz: $(VENV)/dev  ## Fuzz each reader of foreign bytes for SECONDS=60, guided by coverage
-	@$(BIN)/python tests/fuzz.py all --seconds $(SECONDS)
+	@$(BIN)/python tests/fuzz.py all --seconds $(call quoted,$(SECONDS))
 
 $(VENV)/base: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed; say which with PYTHON=") if sys.version_info < (3, 11) else None'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@$(call quoted,$(PYTHON)) -c 'import sys; sys.exit("Python 3.11 or later is needed; say which with PYTHON=") if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(call quoted,$(PYTHON)) -m venv $(VENV)
+	@$(PIP) --editable .
 	@touch $@
 
 $(VENV)/train: $(VENV)/base
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train]'
+	@$(PIP) --editable '.[train]'
 	@touch $@
 
 $(VENV)/dev: $(VENV)/base
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(PIP) --editable '.[dev]'
 	@touch $@

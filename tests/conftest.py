@@ -1,4 +1,4 @@
-"""What tests share: hypothesis without deadlines; MNIST, where $DATAGEN_SOURCE_DIR says it is."""
+"""What tests share: a place of its own for each, hypothesis without deadlines, MNIST where it is at hand."""
 
 from __future__ import annotations
 
@@ -9,21 +9,47 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import settings
+from hypothesis import configuration, settings
+from isolation import ROOT, environment_of, known, own_place
 
 from datagen import sources
 
 settings.register_profile("shared", deadline=None)  # a shared machine stalls for longer than any sensible deadline
 settings.load_profile("shared")
+configuration.set_hypothesis_home_dir(ROOT / ".hypothesis")  # from wherever the tests are started
+
+STARTED_IN = Path.cwd()
+SOURCE_DIR = os.environ.get("DATAGEN_SOURCE_DIR")  # no test sees the variable itself
+
+
+@pytest.fixture(scope="session", autouse=True)
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give all tests an environment that is known; the folder below which each has its place."""
+    parent = tmp_path_factory.mktemp("places")
+    with environment_of(known(os.environ, STARTED_IN)), own_place(parent):
+        yield parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def place_of_the_module(places: Path) -> Iterator[None]:
+    """Set up what a module shares in a folder and a home of the module's own."""
+    with own_place(places):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def place_of_the_test(places: Path, place_of_the_module: None) -> Iterator[None]:
+    """Run each test in a folder and a home of its own, both empty."""
+    with own_place(places):
+        yield
 
 
 @pytest.fixture(scope="session")
 def mnist_folder() -> Path:
-    """Where the files of MNIST are. What needs them is passed over where nobody says: they are fetched for no test."""
-    folder = os.environ.get("DATAGEN_SOURCE_DIR")
-    if not folder:
+    """The folder of MNIST's files. What needs them is passed over where nobody says: they are fetched for no test."""
+    if not SOURCE_DIR:
         pytest.skip("needs MNIST: make test SOURCE_DIR=DIR, or set DATAGEN_SOURCE_DIR")
-    return Path(folder)
+    return STARTED_IN / SOURCE_DIR
 
 
 @pytest.fixture(scope="session")

@@ -208,10 +208,5 @@ print(anonymous() - before)
 @pytest.mark.parametrize("mode", ["mapped", "streamed"])
 def test_epochs_hold_no_memory_but_that_of_a_few_batches(tmp_path: Path, mode: Mode) -> None:
     place = fakes.tiny(tmp_path, train=6000, tile=(8, 8), shard_size=1024)
-    ran = subprocess.run(
-        [sys.executable, "-c", MEMORY, str(place), mode], capture_output=True, text=True, check=True, cwd=ROOT
-    )
+    ran = subprocess.run([sys.executable, "-c", MEMORY, str(place), mode], capture_output=True, text=True, check=True)
     assert int(ran.stdout) < 1024  # KiB, of 3 MiB in the columns
-
-
-ROOT = Path(__file__).parent.parent.parent

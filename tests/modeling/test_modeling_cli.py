@@ -32,7 +32,6 @@ from modeling.terminal import Progress, print_table
 from modeling.training.board import board
 from modeling.training.signals import interruptible
 
-ROOT = Path(__file__).parent.parent.parent
 SMALL = [
     *("--set", "steps=4", "--set", "batch=8", "--set", "channels=4,8", "--set", "log_every=2"),
     *("--set", "evaluate_every=2", "--set", "val_samples=16", "--threads", "1", "--device", "cpu"),
@@ -66,7 +65,6 @@ def python(*arguments: str, start_new_session: bool = False, **environment: str)
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=ROOT,
         env={**os.environ, **environment},
         start_new_session=start_new_session,
     )
