@@ -16,7 +16,7 @@ from pathlib import Path
 from datagen import assembly, build, plans, recipe
 from datagen.dataset import Dataset
 from datagen.engines import local
-from datagen.errors import DatagenError, InputError, RecipeError, SourceError
+from datagen.errors import DatagenError, InputError, RecipeError, SourceError, StorageError
 from datagen.layout import MANIFEST, SPLITS
 from datagen.proof.digits import stored_inputs
 from datagen.proof.duplicates import equal_digits, equal_mosaics
@@ -50,13 +50,13 @@ class Verdict:
 
 
 def verify(
-    root: Path,
+    root: Path | str,
     *,
     quick: bool = False,
     sample: int | None = None,
     seed: int = 0,
     expect: str | None = None,
-    directory: Path | None = None,
+    directory: Path | str | None = None,
     insist: bool = True,
     workers: int = 1,
     progress: assembly.Progress | None = None,
@@ -159,7 +159,7 @@ def _check_all(
 
 
 def _source(
-    dataset: Dataset, directory: Path | None, workers: int, findings: Findings, *, insist: bool
+    dataset: Dataset, directory: Path | str | None, workers: int, findings: Findings, *, insist: bool
 ) -> build.Resolved | None:
     """The source that the dataset was built from, if it is at hand and the same; in `findings` if it is another."""
     recorded = dataset.manifest.recipe
@@ -181,6 +181,11 @@ def _source(
         if insist:  # whoever names a place is to know that the source is not in it
             raise
         return _source(dataset, None, workers, findings, insist=False)
+    except StorageError as error:
+        if directory is not None:
+            raise
+        findings.skip(f"the source: {error}")  # a cache of another user proves nothing, and denies nothing
+        return None
     if directory is not None and not insist and recorded.source not in build.EMBEDDED_OR_PINNED:
         findings.skip(f"the source in {directory}, which is another: expected {expected}, found {found}")
         return _source(dataset, None, workers, findings, insist=False)
