@@ -72,9 +72,7 @@ def _not_whole(dataset: Dataset) -> DamageError:
     link = first_link(dataset.root, dataset.manifest)
     if link is not None:
         return DamageError("a file of the dataset is a link", path=dataset.root / link, remedy=files.LINK_REMEDY)
-    return DamageError(
-        "the dataset is damaged", path=dataset.root, remedy="build it again: only the damage is redone"
-    )
+    return DamageError("the dataset is damaged", path=dataset.root, remedy="build it again: only the damage is redone")
 
 
 def _reader(dataset: Dataset, section: Section) -> Deriver:

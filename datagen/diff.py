@@ -31,7 +31,7 @@ class Difference:
         return f"{self.what}: {self.a} | {self.b}"
 
 
-def differences(first: Path, second: Path) -> list[Difference]:
+def differences(first: Path | str, second: Path | str) -> list[Difference]:
     """All differences between the datasets in two folders; none of data if their digests are equal.
 
     Only digests are compared, and then the samples of those shards whose digests differ. Raises what opening

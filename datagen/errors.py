@@ -25,7 +25,7 @@ def installs(extra: str) -> str:
     return f"pip install --editable '.[{extra}]' in the checkout"
 
 
-def _printable_list(text: str) -> str:
+def printable_list(text: str) -> str:
     """Spell `text` as `printable` does, but let the line feeds of an indented list stand."""
     return _ITEM.join(map(printable, text.split(_ITEM)))
 
@@ -60,7 +60,7 @@ class DatagenError(Exception):
         super().__init__(self._message())
 
     def _message(self) -> str:
-        problem = _printable_list(self.problem)
+        problem = printable_list(self.problem)
         head = problem if self.path is None else f"{printable(self.path)}: {problem}"
         sides = [
             f"{name} {printable(value)}"

@@ -30,6 +30,7 @@ _REMEDIES = {
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 _TEMPORARY = (".datagen-", ".tmp")
+_LONGEST_NAME = 255  # bytes, on nearly every file system
 LINK_REMEDY = "links are not followed: copy the dataset with cp -rL"
 
 HUGE_PAGE = 1 << 21  # bytes, on the processors that most of us have; where pages have other sizes, nothing is lost
@@ -80,6 +81,29 @@ def require_real_folder(folder: Path) -> None:
         for place in (folder, *folder.parents):
             if place.is_symlink() and not place.exists():
                 raise StorageError("a link that leads nowhere", path=place, remedy="choose another place")
+
+
+def beside(place: Path, name: str) -> Path:
+    """Give the path of `name` in the folder that holds `place`; {name} in it stands for the name of `place`.
+
+    Raises StorageError where there is no such folder, or where the name is longer than file systems take.
+    """
+    if place.name in ("", ".."):  # of . and .. and /
+        with storage_errors(place):
+            place = Path(os.path.realpath(place))
+    if not place.name:
+        raise StorageError("nothing lies beside it", path=place, remedy="choose another place")
+    path = place.with_name(name.replace("{name}", place.name))
+    if len(os.fsencode(path.name)) > _LONGEST_NAME:
+        found = f"{len(os.fsencode(path.name))}: {path.name}"
+        raise StorageError(
+            "too long a name",
+            path=place,
+            expected=f"at most {_LONGEST_NAME} bytes",
+            found=found,
+            remedy="choose a shorter one",
+        )
+    return path
 
 
 def is_within(place: Path, folder: Path) -> bool:

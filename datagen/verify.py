@@ -174,18 +174,13 @@ def _source(
         expected, found = plans.difference(stated, resolved.plan)
     except RecipeError as error:
         expected, found = "the source it was built from", str(error)
-    except (InputError, SourceError) as error:
+    except (InputError, SourceError, StorageError) as error:
         if directory is None:
             findings.skip(f"the source: {error.problem}")
             return None
         if insist:  # whoever names a place is to know that the source is not in it
             raise
         return _source(dataset, None, workers, findings, insist=False)
-    except StorageError as error:
-        if directory is not None:
-            raise
-        findings.skip(f"the source: {error}")  # a cache of another user proves nothing, and denies nothing
-        return None
     if directory is not None and not insist and recorded.source not in build.EMBEDDED_OR_PINNED:
         findings.skip(f"the source in {directory}, which is another: expected {expected}, found {found}")
         return _source(dataset, None, workers, findings, insist=False)

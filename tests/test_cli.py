@@ -101,7 +101,7 @@ def test_every_command_explains_itself_and_every_option(name: str) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     heavy = {"numpy", "cv2", "zarr", "h5py", "xxhash", "numcodecs", "importlib.metadata"}
-    ask = "import sys; sys.argv = ['datagen', '--help']\ntry:\n    import datagen.__main__\nexcept SystemExit: pass\n"
+    ask = "import sys; sys.argv = ['datagen', '--help']\ntry:\n    from datagen.__main__ import main; main()\nexcept SystemExit: pass\n"
     done = python("-c", f"{ask}print(sorted({heavy} & set(sys.modules)), file=sys.stderr)")
     assert done.stdout.startswith("Usage: datagen ")
     assert done.stderr == "[]\n"
@@ -173,7 +173,11 @@ def test_every_class_of_error_has_its_exit_code(
     ("error", "code", "said"),
     [
         (KeyboardInterrupt(), 130, "Error: interrupted\n"),
-        (OSError(28, "No space left on device", "a/file"), 7, "Error: a/file: No space left on device\n"),
+        (PermissionError(13, "?", "a/file"), 7, "Error: a/file: the storage says: permission denied; change the permi"),
+        (OSError(28, "?"), 7, "Error: the storage says: no space left on device; free some space, or choose"),
+        (MemoryError(), 7, "Error: memory is short; end other programs, or give --workers 1\n"),
+        (RuntimeError("can't start new thread"), 7, "Error: the system gives this process no more threads; end other"),
+        (ImportError("libx.so: cannot map\nand a page"), 7, "Error: a library cannot be loaded: libx.so: cannot map; "),
     ],
 )
 def test_interruptions_and_the_systems_errors_have_theirs(
@@ -183,7 +187,18 @@ def test_interruptions_and_the_systems_errors_have_theirs(
         raise error
 
     monkeypatch.setattr(sources, "available", fail)
-    assert refused(code, "sources") == said
+    told = refused(code, "sources")
+    assert told.startswith(said)
+    assert told.count("\n") == 1
+
+
+def test_a_mistake_of_the_program_is_no_trouble_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(sources, "available", fail)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        run("sources")
 
 
 # build, shards, finish

@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from datagen.errors import PROBLEMS_FOUND
 from datagen.options import directory_argument, json_option, quiet_option, source_dir_option, workers_option
-from datagen.terminal import bar, manifest_facts, print_json, print_manifest, print_verdict, verdict_facts
+from datagen.terminal import bar, ends_with, manifest_facts, print_json, print_manifest, print_verdict, verdict_facts
 
 
 @click.command()
@@ -89,12 +89,11 @@ def verify(
             workers=workers,
             progress=progress,
         )
-    if as_json:
-        print_json(verdict_facts(verdict))
-    elif not quiet or verdict.problems:
-        print_verdict(verdict, directory)
-    if verdict.problems:
-        click.get_current_context().exit(PROBLEMS_FOUND)
+    with ends_with(PROBLEMS_FOUND if verdict.problems else 0):
+        if as_json:
+            print_json(verdict_facts(verdict))
+        elif not quiet or verdict.problems:
+            print_verdict(verdict, directory)
 
 
 @click.command()

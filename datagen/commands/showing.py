@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
+from datagen.files import beside
 from datagen.layout import SPLITS
-from datagen.options import directory_argument, json_option, quiet_option, recipe_of, source_dir_option
-from datagen.terminal import print_json, say
+from datagen.options import PATH, directory_argument, json_option, quiet_option, recipe_of, source_dir_option
+from datagen.terminal import ends_with, print_json, say, tell
 
 
 @click.command()
@@ -58,35 +59,36 @@ def sample(
 
 @click.command()
 @directory_argument
-@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Where to draw.  [default: DIR-preview]")
+@click.option("--out", type=PATH, metavar="FOLDER", help="Where to draw.  [default: DIR-preview]")
 @quiet_option
 @json_option
 def preview(directory: Path, out: Path | None, quiet: bool, as_json: bool) -> None:
     """Draw contact sheets of a dataset."""
     paths = _preview(directory, out)
-    if as_json:
-        print_json(paths)
-    elif not quiet:
-        for path in paths:
-            click.echo(path)
+    with ends_with(0):
+        if as_json:
+            print_json(paths)
+        elif not quiet:
+            for path in paths:
+                tell(path)
 
 
 def fresh_preview(root: Path) -> list[Path]:
-    """The contact sheets of the dataset in `root`, drawn only where they are older than the dataset or missing."""
-    from datagen.layout import MANIFEST
+    """The contact sheets of the dataset in `root`, drawn only where those that are there show another, or none."""
+    from datagen import manifest as manifests
+    from datagen.report import shows
 
-    folder, built = _preview_folder(root), (root / MANIFEST).stat().st_mtime_ns
-    there = sorted(folder.glob("*.png"))
-    names = {"overview", *(path.name for path in root.iterdir() if path.is_dir())}
-    fresh = {path.stem for path in there if path.stat().st_mtime_ns >= built}
-    return there if names <= fresh else _preview(root)
+    manifest, folder = manifests.load(root), preview_folder(root)
+    paths = [folder / f"{name}.png" for name in ("overview", *manifest.tasks)]
+    return paths if all(shows(path, manifest.digest) for path in paths) else _preview(root)
 
 
-def _preview_folder(root: Path) -> Path:
-    return root.with_name(f"{root.name}-preview")
+def preview_folder(root: Path) -> Path:
+    """Where the contact sheets of the dataset in `root` are drawn unless told otherwise: beside it."""
+    return beside(root, "{name}-preview")
 
 
 def _preview(root: Path, folder: Path | None = None) -> list[Path]:
     from datagen.report import write_preview
 
-    return write_preview(root, folder or _preview_folder(root))
+    return write_preview(root, folder or preview_folder(root))
