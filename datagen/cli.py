@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import runpy
 from contextlib import suppress
@@ -33,11 +34,19 @@ _COMMANDS = (
 
 
 _GOES_ON = ("build", "convert", "fetch", "finish")  # commands that keep what they have done when they are interrupted
+_OUTPUT = Path("standard output")  # of an error in writing that names no file: those of files do
+_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 _LESS_MEMORY = "end other programs, or give --workers 1"
 
 
 class _Commands(click.Group):
     """A group whose commands end with the exit code that the error's class states."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **extra)
+        except BrokenPipeError:  # of --help; click would end with 1
+            raise Exit(CLOSED_PIPE) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -66,7 +75,7 @@ def _ending(error: BaseException, command: str | None = None) -> click.ClickExce
             remedy="install datagen anew, or see to it that memory is not short",
         )
     elif isinstance(error, OSError):
-        error = storage_error(error)
+        error = storage_error(error, _OUTPUT if error.errno in _WRITING else None)
     return _failure(str(error), error.exit_code) if isinstance(error, DatagenError) else None
 
 

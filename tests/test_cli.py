@@ -101,7 +101,8 @@ def test_every_command_explains_itself_and_every_option(name: str) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     heavy = {"numpy", "cv2", "zarr", "h5py", "xxhash", "numcodecs", "importlib.metadata"}
-    ask = "import sys; sys.argv = ['datagen', '--help']\ntry:\n    from datagen.__main__ import main; main()\nexcept SystemExit: pass\n"
+    ask = "import sys; sys.argv = ['datagen', '--help']\nfrom datagen.__main__ import main\n"
+    ask += "try: main()\nexcept SystemExit: pass\n"
     done = python("-c", f"{ask}print(sorted({heavy} & set(sys.modules)), file=sys.stderr)")
     assert done.stdout.startswith("Usage: datagen ")
     assert done.stderr == "[]\n"
@@ -174,7 +175,12 @@ def test_every_class_of_error_has_its_exit_code(
     [
         (KeyboardInterrupt(), 130, "Error: interrupted\n"),
         (PermissionError(13, "?", "a/file"), 7, "Error: a/file: the storage says: permission denied; change the permi"),
-        (OSError(28, "?"), 7, "Error: the storage says: no space left on device; free some space, or choose"),
+        (
+            OSError(28, "?"),
+            7,
+            "Error: standard output: the storage says: no space left on device; free some space, or choose",
+        ),
+        (OSError(2, "?"), 7, "Error: the storage says: no such file or directory\n"),
         (MemoryError(), 7, "Error: memory is short; end other programs, or give --workers 1\n"),
         (RuntimeError("can't start new thread"), 7, "Error: the system gives this process no more threads; end other"),
         (ImportError("libx.so: cannot map\nand a page"), 7, "Error: a library cannot be loaded: libx.so: cannot map; "),

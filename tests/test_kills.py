@@ -30,7 +30,6 @@ from killing import MIRRORED, TINY, Running, Warm, packed, slow_mirror, start_co
 
 from datagen import build, convert, files, recipe, report
 from datagen import manifest as manifests
-from datagen.engines import local
 from datagen.errors import DamageError, FormatError, StorageError
 from datagen.layout import DRAFT, MANIFEST, PROGRESS
 from datagen.sources import fetching, mirrors
