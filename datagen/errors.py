@@ -68,7 +68,7 @@ class DatagenError(Exception):
             if value is not None
         ]
         detail = f" ({', '.join(sides)})" if sides else ""
-        separator = "\n" if _ITEM in problem else "; "
+        separator = _ITEM if _ITEM in problem else "; "
         remedy = f"{separator}{printable(self.remedy)}" if self.remedy else ""
         return f"{head}{detail}{remedy}"
 

@@ -89,6 +89,8 @@ def preview_folder(root: Path) -> Path:
 
 
 def _preview(root: Path, folder: Path | None = None) -> list[Path]:
+    from datagen import manifest as manifests
     from datagen.report import write_preview
 
+    manifests.load(root)  # says whether there is a dataset, ahead of where its pictures could be
     return write_preview(root, folder or preview_folder(root))
