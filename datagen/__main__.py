@@ -1,5 +1,33 @@
-"""`python -m datagen`: the command line."""
+"""The entry of the command line, and `python -m datagen`: no moment is without an answer to a signal."""
 
-from datagen.cli import main
+from __future__ import annotations
 
-main()
+import os
+import signal
+import sys
+from contextlib import suppress
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its status."""
+    try:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:  # nohup has set another
+                signal.signal(number, signal.default_int_handler)
+        # datagen multiplies no matrices, and where there is no room for its threads, OpenBLAS ends the process.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        from datagen.cli import run  # takes longer than a key needs to be pressed
+
+        status = run()
+    except KeyboardInterrupt:
+        status = 130
+        with suppress(OSError):
+            os.write(2, b"Error: interrupted\n")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # all is done; Python has yet to end
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

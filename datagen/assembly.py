@@ -72,13 +72,13 @@ def assemble(
     jobs = shard_list(sections)
     jobs = jobs if part is None else [jobs[number] for number in part]
     require_free(root, plan)
-    if not (root / MANIFEST).exists():
+    if files.look(root / MANIFEST) is None:
         files.require_writable(root)
         files.require_space(root, sum(job.room for job in jobs if not is_there(root, job, plan)) + _FRAME_BYTES)
         files.make_folder(root)
     with files.lock(root, exclusive=part is None):
         require_free(root, plan)
-        if (root / MANIFEST).exists():
+        if files.look(root / MANIFEST):
             finished = manifests.load(root)
             if part is not None or is_whole(root, finished, workers=workers):
                 return Assembled(finished, 0, len(jobs))
@@ -102,10 +102,12 @@ def finish(root: Path, *, sections: Callable[[Manifest], Sequence[Section]], wor
 
     Raises FormatError where no build is in progress, or where shards are missing: it names them.
     """
-    if not root.is_dir():
+    with files.storage_errors(root):
+        is_folder = root.is_dir()
+    if not is_folder:
         manifests.load(root)  # says that there is no dataset
     with files.lock(root, exclusive=True):
-        if not (root / DRAFT).exists():
+        if files.look(root / DRAFT) is None:
             finished = manifests.load(root)
             return Assembled(finished, 0, len(shard_list(sections(finished))))
         plan = read_draft(root)
@@ -140,7 +142,7 @@ def _reopen(root: Path, finished: Manifest) -> None:
 def _begin(root: Path, plan: Manifest, *, exclusive: bool) -> None:
     if exclusive:
         files.remove_drafts(root)
-    if not (root / DRAFT).exists():
+    if files.look(root / DRAFT) is None:
         files.write_atomic(root / DRAFT, manifests.to_bytes(plan), replace=exclusive)
         require_free(root, plan)  # of two parts that begin at once, the first decides what is built here
 
@@ -253,7 +255,8 @@ def _manifest(root: Path, plan: Manifest, sections: Sequence[Section], facts: Ma
 
 
 def _facts_of(root: Path, path: str) -> FileFacts:
-    data = (root / path).read_bytes()
+    with files.storage_errors(root / path):
+        data = (root / path).read_bytes()
     return FileFacts(path, len(data), bytes_digest(data))
 
 

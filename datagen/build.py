@@ -29,6 +29,7 @@ from datagen.tasks import Deriver, Inputs, as_indices, find
 _CONFLICTS_LISTED = 100
 _TILES = 4096  # a job's worth of thresholds
 _MAX_SHARDS = 1 << 18  # a million would take a minute to list, and no file system likes so many files
+_OWN = ("idx", "npz", "images")  # sources that lie where their user says
 EMBEDDED_OR_PINNED = ("mnist", "fashion-mnist", "strokes")  # sources whose bytes follow from their name
 
 
@@ -124,9 +125,9 @@ class Resolved:
 
 def build(
     recipe: Recipe,
-    root: Path,
+    root: Path | str,
     *,
-    directory: Path | None = None,
+    directory: Path | str | None = None,
     workers: int = 1,
     part: tuple[int, int] | None = None,
     report: Report | None = None,
@@ -140,10 +141,12 @@ def build(
     `root` before is harmed, and a later call goes on where this one ended.
     """
     started = time.perf_counter()
+    root = Path(root)
+    _require_apart(root, recipe.source, directory)
     finished = _finished(recipe, root, workers) if recipe.source in EMBEDDED_OR_PINNED else None
     if finished is not None:
         return Built(finished, 0, _shard_count(finished), time.perf_counter() - started)
-    if not (root / MANIFEST).exists():
+    if files.look(root / MANIFEST) is None:
         files.require_writable(root)
     resolved = resolve(recipe, directory=directory, workers=workers, report=report, progress=fetching)
     listed = sections(resolved.plan)
@@ -157,7 +160,7 @@ def build(
 def resolve(
     recipe: Recipe,
     *,
-    directory: Path | None = None,
+    directory: Path | str | None = None,
     workers: int = 1,
     report: Report | None = None,
     progress: Progress | None = None,
@@ -168,7 +171,7 @@ def resolve(
     Of a source that lies in a path, `directory` may give the path.
     """
     spec = recipe.source
-    if spec in ("idx", "npz", "images"):
+    if spec in _OWN:
         if directory is None:
             raise RecipeError(
                 f"the source {spec!r} needs a path", remedy=f"give --source-dir, or a source such as '{spec}:PATH'"
@@ -206,8 +209,9 @@ def _require_index(folder: str, count: int, index: int) -> None:
         raise RecipeError(f"no such sample in {folder}", expected=f"0 to {count - 1:,}", found=f"{index:,}")
 
 
-def resolve_dataset(root: Path, *, directory: Path | None = None) -> Resolved:
+def resolve_dataset(root: Path | str, *, directory: Path | str | None = None) -> Resolved:
     """What the dataset in `root` follows from, its source loaded anew and found to be the same."""
+    root = Path(root)
     manifest = manifests.load(root)
     resolved = resolve(manifest.recipe, directory=directory)
     if resolved.plan != plan_of(manifest):
@@ -219,9 +223,11 @@ def resolve_dataset(root: Path, *, directory: Path | None = None) -> Resolved:
 
 
 def is_at_hand(source: str) -> bool:
-    """Whether a source, as a dataset records it, can be loaded without asking a mirror or its user for a folder."""
-    listed = {one.name: one for one in sources.available()}
-    return source in listed and listed[source].found is not None
+    """Say whether a source, as a dataset records it, can be loaded without asking a mirror or its user for a folder."""
+    try:
+        return sources.found(source) is not None
+    except RecipeError:  # of a name that only another program knows
+        return False
 
 
 def inputs_of(
@@ -249,16 +255,31 @@ def sections(plan: Manifest) -> list[Section]:
     ]
 
 
-def finish(root: Path, *, workers: int = 1) -> Built:
+def finish(root: Path | str, *, workers: int = 1) -> Built:
     """Commit a build whose parts were built one by one. Raises what `assembly.finish` raises."""
     started = time.perf_counter()
-    done = assembly.finish(root, sections=sections, workers=workers)
+    done = assembly.finish(Path(root), sections=sections, workers=workers)
     return Built(done.manifest, done.written, done.kept, time.perf_counter() - started)
+
+
+def _require_apart(root: Path, spec: str, directory: Path | str | None) -> None:
+    """Raise InputError where the dataset would lie in the folder of its source, or the source in the dataset's.
+
+    Such a source would be another one once the dataset is there, or be refused for it.
+    """
+    scheme, _, path = spec.partition(":")
+    if scheme not in _OWN or not (path or directory):
+        return
+    place = Path(path or directory or "")
+    if files.is_within(place, root):
+        raise InputError("the dataset would be built around its source", path=root, remedy="choose another folder")
+    if scheme != "npz" and files.is_within(root, place):
+        raise InputError("the dataset would lie in the folder of its source", path=root, remedy="choose another folder")
 
 
 def _finished(recipe: Recipe, root: Path, workers: int) -> Manifest | None:
     """The manifest in `root` if it is this recipe's dataset and every file of it is whole."""
-    if not (root / MANIFEST).exists():
+    if files.look(root / MANIFEST) is None:
         return None
     manifest = manifests.load(root)
     same = manifest.recipe == recipe.without_path()

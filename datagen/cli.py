@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import runpy
-import signal
-import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
+from click.exceptions import Exit
 
-from datagen import __version__
+from datagen import __version__, terminal
 from datagen.commands import building, proving, showing
-from datagen.errors import INTERRUPTED, DatagenError, RecipeError, StorageError
+from datagen.errors import CLOSED_PIPE, INTERRUPTED, DatagenError, RecipeError, StorageError, printable_list
+from datagen.files import kind, storage_error, storage_errors
+from datagen.options import PATH
 
 _COMMANDS = (
     building.sources,
@@ -30,6 +34,52 @@ _COMMANDS = (
 )
 
 
+_GOES_ON = ("build", "convert", "fetch", "finish")  # commands that keep what they have done when they are interrupted
+_OUTPUT = Path("standard output")  # of an error in writing that names no file: those of files do
+_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+_LESS_MEMORY = "end other programs, or give --workers 1"
+
+
+class _Commands(click.Group):
+    """A group whose commands end with the exit code that the error's class states."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **extra)
+        except BrokenPipeError:  # of --help; click would end with 1
+            raise Exit(CLOSED_PIPE) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (Exception, KeyboardInterrupt) as error:
+            ending = _ending(error, ctx.invoked_subcommand)
+            if ending is None:
+                raise
+            raise ending from error
+
+
+def _ending(error: BaseException, command: str | None = None) -> click.ClickException | Exit | None:
+    """How `error` ends the command line: a message and its exit code, or an exit; None for a mistake of ours."""
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        hint = "; give the same command again: it goes on where it was" if command in _GOES_ON else ""
+        return _failure(f"interrupted{hint}", INTERRUPTED)
+    if isinstance(error, BrokenPipeError):
+        return Exit(CLOSED_PIPE)
+    if isinstance(error, MemoryError):
+        error = StorageError("memory is short", remedy=_LESS_MEMORY)
+    elif isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        error = StorageError("the system gives this process no more threads", remedy=_LESS_MEMORY)
+    elif isinstance(error, ImportError):
+        error = StorageError(
+            f"a library cannot be loaded: {_reason(error)}",
+            remedy="install datagen anew, or see to it that memory is not short",
+        )
+    elif isinstance(error, OSError):
+        error = storage_error(error, _OUTPUT if error.errno in _WRITING else None)
+    return _failure(str(error), error.exit_code) if isinstance(error, DatagenError) else None
+
+
 def _failure(message: str, exit_code: int) -> click.ClickException:
     """An error of the library, on its way to the terminal."""
     failure = click.ClickException(message)
@@ -37,33 +87,38 @@ def _failure(message: str, exit_code: int) -> click.ClickException:
     return failure
 
 
-class _Commands(click.Group):
-    """A group whose commands end with the exit code that the error's class states."""
+def _reason(error: BaseException) -> str:
+    """The first words of why something could not be imported: NumPy wraps them in a page of advice."""
+    while isinstance(error.__cause__, ImportError):
+        error = error.__cause__
+    return str(error).strip().partition("\n")[0]
 
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except DatagenError as error:
-            raise _failure(str(error), error.exit_code) from error
-        except BrokenPipeError:
+
+def run() -> int:
+    """Run the command line; its exit status."""
+    terminal.secure_streams()
+    try:
+        status = cli.main(standalone_mode=False)
+        terminal.flush()
+    except Exit as exit_:
+        status = exit_.exit_code
+    except click.ClickException as failure:
+        status = _show(failure)
+    except Exception as error:
+        ending = _ending(error)
+        if ending is None:
             raise
-        except OSError as error:
-            raise _failure(
-                f"{error.filename or 'the system'}: {error.strerror or error}", StorageError.exit_code
-            ) from error
-        except KeyboardInterrupt:
-            hint = "; give the same command again: it goes on where it was" if ctx.invoked_subcommand == "build" else ""
-            raise _failure(f"interrupted{hint}", INTERRUPTED) from None
+        status = ending.exit_code if isinstance(ending, Exit) else _show(ending)
+    terminal.abandon_what_cannot_be_written()
+    return status if isinstance(status, int) else 0
 
 
-def main() -> NoReturn:
-    """Run the command line and exit with its status."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(cli())
-
-
-def _interrupt(signum: int, frame: object) -> NoReturn:  # noqa: ARG001  (a signal handler's signature)
-    raise KeyboardInterrupt
+def _show(failure: click.ClickException) -> int:
+    """Print an error, if anybody can still read it; its exit code."""
+    vars(failure)["message"] = printable_list(failure.message)  # an argument may be the name of somebody's file
+    with suppress(OSError):
+        failure.show()
+    return failure.exit_code
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -72,7 +127,7 @@ def _interrupt(signum: int, frame: object) -> NoReturn:  # noqa: ARG001  (a sign
     "--with",
     "files",
     multiple=True,
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=PATH,
     metavar="FILE.py",
     help="Python file that defines more tasks; they are built and verified too. Its code is run.",
 )
@@ -82,7 +137,7 @@ def cli(context: click.Context, files: tuple[Path, ...]) -> None:
 
     \b
     Exit codes: 0 done, 1 problems or differences found, 2 usage, 3 bad input or recipe, 4 not a dataset,
-    5 damaged, 6 busy, 7 storage, 8 a source could not be had, 130 interrupted.
+    5 damaged, 6 busy, 7 storage or memory, 8 a source could not be had, 130 interrupted, 141 a closed pipe.
     """
     context.obj = [name for path in files for name in _register_tasks(path)]
 
@@ -91,9 +146,14 @@ def _register_tasks(path: Path) -> list[str]:
     """Run a file, make the tasks that it defines known, and give their names."""
     from datagen.tasks import Task, register
 
+    found = kind(Path(os.path.realpath(path)))
+    if found != "a file":
+        raise RecipeError("no such file", path=path, expected="a file of Python", found=found)
+    with storage_errors(path), path.open("rb"):
+        pass  # can be read: any other trouble is the file's own
     try:
         values = runpy.run_path(str(path)).values()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RecipeError(f"the file cannot be run: {type(error).__name__}: {error}", path=path) from error
     defined = [value for value in values if isinstance(value, Task)]
     if not defined:
@@ -113,9 +173,9 @@ def completion(shell: str) -> None:
     """
     from click.shell_completion import get_completion_class
 
-    kind = get_completion_class(shell)
-    assert kind is not None
-    click.echo(kind(cli, {}, "datagen", "_DATAGEN_COMPLETE").source())
+    shell_class = get_completion_class(shell)
+    assert shell_class is not None
+    click.echo(shell_class(cli, {}, "datagen", "_DATAGEN_COMPLETE").source())
 
 
 for _command in _COMMANDS:

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from datagen import assembly, recipe
+from datagen import assembly, files, recipe
 from datagen.build import Built
 from datagen.dataset import Dataset
 from datagen.errors import DamageError, FormatError
 from datagen.plans import plan_of, require_free
-from datagen.records import is_whole
+from datagen.records import first_link, is_whole
 from datagen.stores import Section
 from datagen.tasks import Deriver
 
 
 def convert(
-    origin: Path,
-    target: Path,
+    origin: Path | str,
+    target: Path | str,
     *,
     format_name: str | None = None,
     shard_size: int | None = None,
@@ -37,21 +37,24 @@ def convert(
     where a file of `origin` is not what its manifest says.
     """
     started = time.perf_counter()
+    origin, target = Path(origin), Path(target)
     dataset = Dataset(origin)
     storage = {"format": format_name, "shard_size": shard_size, "compression": compression}
     table = recipe.to_table(dataset.manifest.recipe)
     table["storage"].update({key: value for key, value in storage.items() if value is not None})
     wanted = recipe.from_table(table, origin=str(target))
     plan = replace(plan_of(dataset.manifest), recipe=wanted)
-    if origin.resolve() in (target.resolve(), *target.resolve().parents):
+    if files.is_within(target, origin):
         raise FormatError("a dataset is not converted in its own folder", path=target, remedy="name another folder")
+    if files.is_within(origin, target):
+        raise FormatError("it holds the dataset to be converted", path=target, remedy="name another folder")
     require_free(target, plan)
     listed = [
         replace(section, shard_size=wanted.storage.shard_size, compression=wanted.storage.compression)
         for section in dataset.sections.values()
     ]
     if not is_whole(origin, dataset.manifest, workers=workers):
-        raise DamageError("the dataset is damaged", path=origin, remedy="build it again: only the damage is redone")
+        raise _not_whole(dataset)
     done = assembly.assemble(
         target,
         plan,
@@ -62,6 +65,14 @@ def convert(
         progress=progress,
     )
     return Built(done.manifest, done.written, done.kept, time.perf_counter() - started)
+
+
+def _not_whole(dataset: Dataset) -> DamageError:
+    """Tell apart a dataset of links, as download caches hold it, from one whose bytes are wrong."""
+    link = first_link(dataset.root, dataset.manifest)
+    if link is not None:
+        return DamageError("a file of the dataset is a link", path=dataset.root / link, remedy=files.LINK_REMEDY)
+    return DamageError("the dataset is damaged", path=dataset.root, remedy="build it again: only the damage is redone")
 
 
 def _reader(dataset: Dataset, section: Section) -> Deriver:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,8 @@ import numpy as np
 
 from datagen import manifest as manifests
 from datagen.errors import DamageError, RecipeError
-from datagen.files import storage_errors
+from datagen.files import LINK_REMEDY, look, storage_errors
+from datagen.files import kind as kind_of
 from datagen.hashing import bytes_digest
 from datagen.manifest import NO_OFFSET, ColumnFacts, FileFacts, Manifest, SplitFacts, Table
 from datagen.stores import Array, Column, Section, open_store
@@ -96,14 +98,15 @@ class Dataset:
         index = section.columns.index(column)
         facts = self.table(section.task, section.split)[index, shard]
         path = self.root / self.manifest.tasks[section.task][section.split].columns[index].path.format(shard=shard)
-        with storage_errors(path):
-            found = path.stat().st_size if path.is_file() and not path.is_symlink() else None
+        there = look(path)
+        found = there.st_size if there is not None and stat.S_ISREG(there.st_mode) else None
         if found != facts["file_bytes"]:
             raise DamageError(
                 "the shard is not as long as its table says",
                 path=path,
                 expected=f"{facts['file_bytes']:,} bytes",
-                found="no file" if found is None else f"{found:,}",
+                found="no file" if there is None else kind_of(path) if found is None else f"{found:,}",
+                remedy=LINK_REMEDY if there is not None and stat.S_ISLNK(there.st_mode) else None,
             )
         return path, facts
 
@@ -139,8 +142,10 @@ def read_table(root: Path, section: Section, facts: FileFacts) -> Table:
     """The table that `facts` describe: SHARD_FACTS (columns, shards). Raises DamageError where it is another one."""
     path = root / facts.path
     with storage_errors(path):
-        if path.is_symlink() or not path.is_file():
-            raise DamageError("the shard table is not there", path=path)
+        there = kind_of(path)
+        if there != "a file":
+            remedy = LINK_REMEDY if there == "a link" else None
+            raise DamageError("the shard table is not there", path=path, found=there, remedy=remedy)
         with path.open("rb") as file:
             data = file.read(facts.bytes + 1)
     if bytes_digest(data) != facts.digest:

@@ -59,7 +59,7 @@ class Comparison:
         return self.digests[0] == self.digests[1]
 
 
-def compare(first: Path, second: Path) -> Comparison:
+def compare(first: Path | str, second: Path | str) -> Comparison:
     """Compare the datasets in two folders by their manifests alone. Raises what opening either raises."""
     a, b = (manifests.load(Path(root)) for root in (first, second))
     ours, theirs = _columns(a), _columns(b)
@@ -78,7 +78,7 @@ def _columns(manifest: Manifest) -> dict[str, tuple[object, ...]]:
     }
 
 
-def differences(first: Path, second: Path) -> list[Difference]:
+def differences(first: Path | str, second: Path | str) -> list[Difference]:
     """All differences between the datasets in two folders; none of data if their digests are equal.
 
     Only digests are compared, and then the samples of those shards whose digests differ. Raises what opening

@@ -10,13 +10,36 @@ from pathlib import Path
 
 PROBLEMS_FOUND = 1
 INTERRUPTED = 130
+CLOSED_PIPE = 141  # nobody reads the output any more
+
+
+def printable(text: object) -> str:
+    """Spell `text` on one line: what steers a terminal, or stands for no character, is escaped as in Python."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in str(text)
+    )
+
+
+def installs(extra: str) -> str:
+    """Give the line that installs an extra of this package, for messages."""
+    return f"pip install --editable '.[{extra}]' in the checkout"
+
+
+def printable_list(text: str) -> str:
+    """Spell `text` as `printable` does, but let the line feeds of an indented list stand."""
+    return _ITEM.join(map(printable, text.split(_ITEM)))
+
+
+_ITEM = "\n  "  # ahead of each item of a list in a message
 
 
 class DatagenError(Exception):
     """Base of every error that this package raises on purpose.
 
     `path` is where the trouble lies, `expected` and `found` the two sides of the contradiction, `remedy` what
-    to do about it; each may be None. `exit_code` is the process's status when the error reaches the top.
+    to do about it; each may be None. Names in any of them come from outside: the message escapes what cannot be
+    printed. `exit_code` is the process's status when the error reaches the top.
     """
 
     exit_code = 3
@@ -38,15 +61,16 @@ class DatagenError(Exception):
         super().__init__(self._message())
 
     def _message(self) -> str:
-        head = self.problem if self.path is None else f"{self.path}: {self.problem}"
+        problem = printable_list(self.problem)
+        head = problem if self.path is None else f"{printable(self.path)}: {problem}"
         sides = [
-            f"{name} {value}"
+            f"{name} {printable(value)}"
             for name, value in (("expected", self.expected), ("found", self.found))
             if value is not None
         ]
         detail = f" ({', '.join(sides)})" if sides else ""
-        separator = "\n" if "\n" in self.problem else "; "
-        remedy = f"{separator}{self.remedy}" if self.remedy else ""
+        separator = _ITEM if _ITEM in problem else "; "
+        remedy = f"{separator}{printable(self.remedy)}" if self.remedy else ""
         return f"{head}{detail}{remedy}"
 
 

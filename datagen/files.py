@@ -10,6 +10,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,8 +24,14 @@ _REMEDIES = {
     errno.EROFS: "choose a place that can be written",
     errno.EACCES: "change the permissions, or choose another place",
     errno.EPERM: "change the permissions, or choose another place",
+    errno.EMFILE: "raise the limit on open files, or give --workers 1",
+    errno.ENFILE: "end other programs, or give --workers 1",
+    errno.ENOMEM: "end other programs, or give --workers 1",
+    errno.ENAMETOOLONG: "choose a shorter name",
 }
 _TEMPORARY = (".datagen-", ".tmp")
+_LONGEST_NAME = 255  # bytes, on nearly every file system
+LINK_REMEDY = "links are not followed: copy the dataset with cp -rL"
 
 HUGE_PAGE = 1 << 21  # bytes, on the processors that most of us have; where pages have other sizes, nothing is lost
 
@@ -35,11 +42,75 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        problem = os.strerror(error.errno).lower() if error.errno else str(error)  # h5py's own words take a page
-        named = Path(error.filename) if isinstance(error.filename, str) else path
-        where = path if is_draft(named.name) else named
-        remedy = _REMEDIES.get(error.errno or 0)
-        raise StorageError(f"the storage says: {problem}", path=where, remedy=remedy) from error
+        raise storage_error(error, path) from error
+
+
+def storage_error(error: OSError, path: Path | None = None) -> StorageError:
+    """Make the StorageError that tells of `error`: about the file that it names, else about `path`."""
+    problem = os.strerror(error.errno).lower() if error.errno else str(error)  # h5py's own words take a page
+    named = Path(error.filename) if isinstance(error.filename, str) else path
+    where = path if named is not None and is_draft(named.name) else named
+    return StorageError(f"the storage says: {problem}", path=where, remedy=_REMEDIES.get(error.errno or 0))
+
+
+def look(path: Path) -> os.stat_result | None:
+    """Ask for the facts of what is at `path`, no link followed; None where nothing is.
+
+    Raises StorageError where that cannot be known, as in a folder that is closed to this user.
+    """
+    try:
+        return path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise storage_error(error, path) from error
+
+
+def kind(path: Path) -> str:
+    """Name what is at `path` for messages: "a file", "a folder", "a link", "nothing" or "a device or pipe"."""
+    facts = look(path)
+    if facts is None:
+        return "nothing"
+    tests = {"a file": stat.S_ISREG, "a folder": stat.S_ISDIR, "a link": stat.S_ISLNK}
+    return next((name for name, test in tests.items() if test(facts.st_mode)), "a device or pipe")
+
+
+def require_real_folder(folder: Path) -> None:
+    """Raise StorageError where `folder`, or a folder above it, is a link that leads nowhere."""
+    with storage_errors(folder):
+        for place in (folder, *folder.parents):
+            if place.is_symlink() and not place.exists():
+                raise StorageError("a link that leads nowhere", path=place, remedy="choose another place")
+
+
+def beside(place: Path, name: str) -> Path:
+    """Give the path of `name` in the folder that holds `place`; {name} in it stands for the name of `place`.
+
+    Raises StorageError where there is no such folder, or where the name is longer than file systems take.
+    """
+    if place.name in ("", ".."):  # of . and .. and /
+        with storage_errors(place):
+            place = Path(os.path.realpath(place))
+    if not place.name:
+        raise StorageError("nothing lies beside it", path=place, remedy="choose another place")
+    path = place.with_name(name.replace("{name}", place.name))
+    if len(os.fsencode(path.name)) > _LONGEST_NAME:
+        found = f"{len(os.fsencode(path.name))}: {path.name}"
+        raise StorageError(
+            "too long a name",
+            path=place,
+            expected=f"at most {_LONGEST_NAME} bytes",
+            found=found,
+            remedy="choose a shorter one",
+        )
+    return path
+
+
+def is_within(place: Path, folder: Path) -> bool:
+    """Whether `place` is `folder` or lies inside of it, all links followed."""
+    with storage_errors(place):
+        inner, outer = (Path(os.path.realpath(one)) for one in (place, folder))  # of a loop of links, too
+    return outer in (inner, *inner.parents)
 
 
 def sync_folder(folder: Path) -> None:
@@ -53,6 +124,7 @@ def sync_folder(folder: Path) -> None:
 
 def make_folder(folder: Path) -> None:
     """Create `folder` and its parents, durably; existing ones are left as they are."""
+    require_real_folder(folder)
     with storage_errors(folder):
         missing = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
@@ -226,6 +298,7 @@ def require_space(folder: Path, needed: int) -> None:
 
 def require_writable(folder: Path) -> None:
     """Raise StorageError unless files can be made in `folder`, or in its nearest existing parent."""
+    require_real_folder(folder)
     with storage_errors(folder):
         place = next(place for place in (folder, *folder.parents) if place.exists())
         writable = os.access(place, os.W_OK | os.X_OK) and not os.statvfs(place).f_flag & os.ST_RDONLY

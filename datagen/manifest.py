@@ -20,9 +20,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 import numpy as np
 import numpy.typing as npt
 
+from datagen import files
 from datagen import recipe as recipes
 from datagen.errors import DamageError, DatagenError, FormatError
-from datagen.files import storage_errors
 from datagen.hashing import canonical_json, dataset_digest
 from datagen.layout import FORMAT_NAME, FORMAT_VERSION, MANIFEST, MAX_MANIFEST_BYTES, SPLITS, TASKS
 from datagen.recipe import Recipe
@@ -175,11 +175,13 @@ def from_bytes(data: bytes, *, path: Path) -> Manifest:
     return manifest
 
 
-def load(root: Path) -> Manifest:
+def load(root: Path | str) -> Manifest:
     """The manifest of the dataset in `root`.
 
     Raises FormatError where there is none, and what `from_bytes` raises.
     """
+    root = Path(root)
+    _require_folder(root)
     path = root / MANIFEST
     manifest = from_bytes(read_bounded(path, MAX_MANIFEST_BYTES), path=path)
     if set(manifest.tasks) != set(manifest.recipe.tasks):
@@ -188,19 +190,37 @@ def load(root: Path) -> Manifest:
     return manifest
 
 
+def _require_folder(root: Path) -> None:
+    """Raise FormatError where `root` is a file, or a link that leads nowhere; a folder, or nothing, is let pass."""
+    with files.storage_errors(root):
+        is_file, is_lost = root.is_file(), root.is_symlink() and not root.exists()
+    if is_file or is_lost:
+        raise FormatError(
+            "not a dataset",
+            path=root,
+            expected="a folder",
+            found="a file" if is_file else "a link that leads nowhere",
+            remedy=f"name the folder that it lies in, {root.parent}" if root.name == MANIFEST else "name another place",
+        )
+
+
 def read_bounded(path: Path, limit: int) -> bytes:
     """The content of a regular file of at most `limit` bytes, no link followed."""
-    with storage_errors(path):
-        if not path.is_file() or path.is_symlink():
-            raise FormatError(
-                "not a finished dataset: there is no manifest",
-                path=path.parent,
-                expected=f"a file {path.name}",
-                found="something else" if path.is_symlink() or path.exists() else "nothing",
-                remedy="build it with 'datagen build', or end the parts of a build with 'datagen finish'",
-            )
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
+    found = files.kind(path)
+    if found == "a link":
+        raise FormatError(
+            "its manifest is a link", path=path.parent, expected=f"a file {path.name}", remedy=files.LINK_REMEDY
+        )
+    if found != "a file":
+        raise FormatError(
+            "not a finished dataset: there is no manifest",
+            path=path.parent,
+            expected=f"a file {path.name}",
+            found=found,
+            remedy="build it with 'datagen build', or end the parts of a build with 'datagen finish'",
+        )
+    with files.storage_errors(path), path.open("rb") as file:
+        data = file.read(limit + 1)
     if len(data) > limit:
         raise DamageError("too large", path=path, expected=f"at most {limit:,} bytes", found=f"{path.stat().st_size:,}")
     return data

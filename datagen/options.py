@@ -58,6 +58,23 @@ def _options(*decorators: _Decorator) -> _Decorator:
     return decorate
 
 
+class _Path(click.Path):
+    """A path that is not looked at before the command does: what is wrong there has exit codes of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, readable=False)
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        """Refuse the empty path, as of a variable that is not set: it would mean the working folder."""
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = _Path()
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 workers_option = click.option(
@@ -65,14 +82,12 @@ workers_option = click.option(
 )
 source_dir_option = click.option(
     "--source-dir",
-    type=click.Path(path_type=Path),
+    type=PATH,
     envvar="DATAGEN_SOURCE_DIR",
     show_envvar=True,
     help="Where the source's files are; nothing is fetched then.",
 )
-directory_argument = click.argument(
-    "directory", metavar="[DIR]", type=click.Path(path_type=Path), default=DEFAULT, required=False
-)
+directory_argument = click.argument("directory", metavar="[DIR]", type=PATH, default=DEFAULT, required=False)
 storage_options = _options(
     click.option("--format", "format_name", type=click.Choice(["zarr", "hdf5"]), help="Format of the stores."),
     click.option("--shard-size", type=int, metavar="N", help="Samples a shard: 256 times a power of two."),

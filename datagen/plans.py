@@ -28,9 +28,9 @@ def plan_of(manifest: Manifest) -> Manifest:
 def existing_plan(root: Path) -> Manifest | None:
     """The manifest in `root`, of a dataset or of a build in progress; None without one. Raises what reading it does."""
     for _ in range(2):  # another process may give the draft its name between the two looks
-        if (root / MANIFEST).exists():
+        if files.look(root / MANIFEST):
             return manifests.load(root)
-        if (root / DRAFT).exists():
+        if files.look(root / DRAFT):
             return read_draft(root)
     return None
 
@@ -43,10 +43,11 @@ def read_draft(root: Path) -> Manifest:
 
 def require_free(root: Path, plan: Manifest) -> None:
     """Raise FormatError where `root` is a folder that holds anything but a dataset, begun or finished, of this plan."""
-    if not root.is_dir():
-        return
-    # Listed first: what another process begins here from now on, part of the same build, is no stranger.
-    strangers = [entry.name for entry in root.iterdir() if not files.is_draft(entry.name)]
+    with files.storage_errors(root):
+        if not root.is_dir():
+            return
+        # Listed first: what another process begins here from now on, part of the same build, is no stranger.
+        strangers = [entry.name for entry in root.iterdir() if not files.is_draft(entry.name)]
     present = existing_plan(root)
     if present is None:
         if strangers:

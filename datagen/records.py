@@ -14,7 +14,7 @@ from datagen import files
 from datagen import recipe as recipes
 from datagen.dataset import read_table, section_of
 from datagen.engines import local
-from datagen.errors import DatagenError
+from datagen.errors import DamageError, StorageError
 from datagen.hashing import bytes_digest, file_digest
 from datagen.layout import DRAFT, PROGRESS
 from datagen.manifest import SHARD_FACTS, FileFacts, Manifest, Table
@@ -47,12 +47,22 @@ def is_whole(root: Path, manifest: Manifest, *, workers: int) -> bool:
     `verify` to say.
     """
     tables = [facts.table for splits in manifest.tasks.values() for facts in splits.values()]
-    begun = any((root / name).exists() for name in (DRAFT, PROGRESS))
+    begun = any(files.look(root / name) for name in (DRAFT, PROGRESS))
     if begun or not is_as_published(manifest) or not all(_is_file(root, file) for file in (*manifest.files, *tables)):
         return False
     names = [(task, split) for task, splits in manifest.tasks.items() for split in splits]
     jobs = shard_list(section_of(manifest, task, split) for task, split in names)
     return len(known_facts(root, jobs, manifest, workers=workers)) == len(jobs)
+
+
+def first_link(root: Path, manifest: Manifest) -> str | None:
+    """Find a file of a finished dataset that is a link; its path relative to `root`, or None."""
+    tables = [facts.table for splits in manifest.tasks.values() for facts in splits.values()]
+    names = [(task, split) for task, splits in manifest.tasks.items() for split in splits]
+    jobs = shard_list(section_of(manifest, task, split) for task, split in names)
+    shards = (path for job in jobs for path in _paths(job, manifest))
+    paths = (file.path for file in (*manifest.files, *tables))
+    return next((path for path in (*paths, *shards) if files.kind(root / path) == "a link"), None)
 
 
 def write_record(root: Path, job: Shard, rows: Table) -> None:
@@ -64,14 +74,14 @@ def write_record(root: Path, job: Shard, rows: Table) -> None:
 def forget_records(root: Path) -> None:
     """Remove the records of a build in progress, durably."""
     with files.storage_errors(root):
-        if (root / PROGRESS).exists():
+        if files.look(root / PROGRESS):
             shutil.rmtree(root / PROGRESS)
         files.sync_folder(root)
 
 
 def is_there(root: Path, job: Shard, plan: Manifest) -> bool:
     """Whether the shard has files, whatever is in them."""
-    return all((root / path).exists() for path in _paths(job, plan))
+    return all(files.look(root / path) for path in _paths(job, plan))
 
 
 def is_as_long(root: Path, job: Shard, plan: Manifest, rows: Table) -> bool:
@@ -95,15 +105,17 @@ def _tables(root: Path, sections: Iterable[Section], draft: Manifest) -> dict[Se
     for section in sections:
         facts = draft.tasks.get(section.task, {}).get(section.split)
         if facts is not None:
-            with contextlib.suppress(DatagenError):
+            with contextlib.suppress(DamageError):
                 tables[section] = read_table(root, section, facts.table)
     return tables
 
 
 def _recorded(root: Path, job: Shard, tables: Mapping[Section, Table]) -> Table | None:
     path = _record(root, job)
-    if path.is_file():
-        data, size = path.read_bytes(), len(job.section.columns) * SHARD_FACTS.itemsize
+    if _size(path) is not None:
+        with files.storage_errors(path):
+            data = path.read_bytes()
+        size = len(job.section.columns) * SHARD_FACTS.itemsize
         whole = bytes_digest(data[:size]) == data[size:].hex()
         return np.frombuffer(data[:size], SHARD_FACTS) if whole else None
     return tables[job.section][:, job.index] if job.section in tables else None
@@ -125,16 +137,18 @@ def _is_undamaged(root: Path, job: Shard, plan: Manifest, rows: Table) -> bool:
 
 def _is_file(root: Path, facts: FileFacts) -> bool:
     path = root / facts.path
-    try:
-        return _size(path) == facts.bytes and file_digest(path) == facts.digest
-    except OSError:
+    if _size(path) != facts.bytes:
         return False
+    try:
+        with files.storage_errors(path):
+            return file_digest(path) == facts.digest
+    except StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError):  # it has gone since
+            return False
+        raise
 
 
 def _size(path: Path) -> int | None:
-    """Bytes of a regular file; None of anything else."""
-    try:
-        facts = path.lstat()
-    except OSError:
-        return None
-    return facts.st_size if stat.S_ISREG(facts.st_mode) else None
+    """Ask for the bytes of a regular file; None of anything else."""
+    facts = files.look(path)
+    return facts.st_size if facts is not None and stat.S_ISREG(facts.st_mode) else None

@@ -6,6 +6,8 @@ The same dataset gives the same pictures. What they show is chosen for variety, 
 from __future__ import annotations
 
 import math
+import struct
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +17,15 @@ import numpy.typing as npt
 
 from datagen import otsu, palette
 from datagen.dataset import Dataset
-from datagen.files import lock, make_folder, remove_drafts, write_atomic
+from datagen.errors import InputError
+from datagen.files import is_within, lock, make_folder, remove_drafts, storage_errors, write_atomic
 from datagen.palette import ACCENT, FAINT, SPOT, WHITE, UInt8, words
 from datagen.picks import Sample, choose, read_sample
 
 _SHEET_WIDTH = 1640  # pixels that the strips of a sheet fill; one is always there, however wide
 _MARGIN = 36
 _TITLE, _LARGE, _SMALL = 22, 14, 11  # heights of capitals
+_HEAD = 33  # bytes of a PNG file ahead of the second chunk: the signature and the header
 _LEGEND = 20  # classes that a legend names
 
 
@@ -48,24 +52,49 @@ class _View:
     caption: Callable[[Sample, _Look], str]
 
 
-def write_preview(root: Path, folder: Path) -> list[Path]:
+def write_preview(root: Path | str, folder: Path | str) -> list[Path]:
     """Draw the dataset in `root` into `folder`: overview.png and a contact sheet for each task; their paths.
 
-    A picture that is already there, the same, is left alone. Raises what opening and reading the dataset raise, and
-    StorageError where `folder` cannot be written.
+    A picture that is already there, the same, is left alone; each holds the digest of its dataset. Raises what opening
+    and reading the dataset raise, InputError where `folder` lies in the dataset, where no picture belongs, and
+    StorageError where it cannot be written.
     """
-    dataset = Dataset(root)
+    dataset, folder = Dataset(root), Path(folder)
+    if is_within(folder, dataset.root):
+        raise InputError("pictures are not drawn within a dataset", path=folder, remedy="choose another folder")
     pictures = {"overview": _overview(dataset)} | {task: _sheet(dataset, task) for task in dataset.manifest.tasks}
     paths = []
     make_folder(folder)
     with lock(folder, exclusive=True, wait=True):
         remove_drafts(folder, below=False)  # of drawings that were killed
         for name, picture in pictures.items():
-            path, data = folder / f"{name}.png", palette.png(picture)
-            if not path.is_file() or path.read_bytes() != data:
+            path, data = folder / f"{name}.png", _marked(palette.png(picture), dataset.manifest.digest)
+            with storage_errors(path):
+                is_same = path.is_file() and path.read_bytes() == data
+            if not is_same:
                 write_atomic(path, data)
             paths.append(path)
     return paths
+
+
+def shows(path: Path, digest: str) -> bool:
+    """Whether the file at `path` is a picture that was drawn of the dataset with this digest."""
+    mark = _mark(digest)
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD + len(mark))[_HEAD:] == mark
+    except OSError:
+        return False
+
+
+def _marked(png: bytes, digest: str) -> bytes:
+    """The PNG file with the digest of what it shows, as its first chunk of text."""
+    return png[:_HEAD] + _mark(digest) + png[_HEAD:]
+
+
+def _mark(digest: str) -> bytes:
+    content = b"tEXt" + f"datagen digest\0{digest}".encode("latin-1")
+    return struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
 
 
 def sample_picture(task: str, sample: Sample, classes: tuple[str, ...]) -> bytes:

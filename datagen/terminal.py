@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from datagen.errors import printable, printable_list
 from datagen.layout import FORMAT_VERSION, SPLITS
 
 if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar
+
     from datagen.build import Built
     from datagen.diff import Comparison, Difference
     from datagen.manifest import Manifest
@@ -25,40 +30,133 @@ _DIGEST = 12  # hexadecimal digits of a digest that tell it from others
 _LISTED = 6  # columns that a line names
 _ROWS = 12  # differences that a table shows
 _CELL = 32  # characters of a value in a table
+_ERASE, _SHOW_CURSOR = "\r\033[K", "\033[?25h"
+
+
+def secure_streams() -> None:
+    """See to it that all three standard streams are there, and take every character.
+
+    Where one is closed, the next file to be opened would get its number, and a library that complains would write into
+    that file.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            with suppress(OSError):
+                os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  (open to the end)
+        elif isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def flush() -> None:
+    """Write what is held back for standard output. Raises what writing raises."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def abandon_what_cannot_be_written() -> None:
+    """Let what a stream holds back, and cannot write, go nowhere: Python would complain of it in the end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            with suppress(OSError):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, stream.fileno())
+                os.close(null)
+
+
+def tell(text: object = "") -> None:
+    """Print a line on standard output, with what steers a terminal, or stands for no character, escaped."""
+    click.echo(printable(text))
+
+
+@contextmanager
+def ends_with(code: int) -> Iterator[None]:
+    """Let the body print what a command did, then exit with `code`, whether anybody reads it or not."""
+    with suppress(BrokenPipeError):
+        yield
+        if not code:
+            return
+    click.get_current_context().exit(code)
 
 
 def say(quiet: bool) -> Callable[[str], None] | None:
     """What to call with a remark of the library: it goes to the error stream, or nowhere."""
-    return None if quiet else lambda text: click.echo(text, err=True)
+    return None if quiet else _remark
+
+
+def warn(text: str) -> None:
+    """Print a remark that must be seen, whatever else is quiet."""
+    with suppress(OSError):
+        click.secho(printable_list(text), fg="yellow", err=True)
+
+
+def _remark(text: str) -> None:
+    with suppress(OSError):  # nobody reads it any more, which is no reason to end the work
+        click.echo(printable_list(text), err=True)
 
 
 @contextmanager
 def bar(label: str, silent: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on a terminal; elsewhere nothing."""
-    if silent or not sys.stderr.isatty():
+    """A progress bar on a terminal, from the first progress on; elsewhere nothing. What does not end is erased."""
+    if silent or not _is_live():
         yield None
         return
-    with click.progressbar(length=1, label=label, file=sys.stderr) as bar:
+    bar: ProgressBar[int] = click.progressbar(length=1, label=label, file=sys.stderr)
+    drawn = False
 
-        def advance(done: int, total: int) -> None:
-            bar.length = total
+    def advance(done: int, total: int) -> None:
+        nonlocal drawn
+        bar.length, drawn = total, True
+        with suppress(OSError):
             bar.update(done - bar.pos)
 
+    try:
         yield advance
+    finally:
+        with suppress(OSError):
+            if drawn and bar.finished:
+                bar.render_finish()
+            elif drawn:
+                click.echo(f"{_ERASE}{_SHOW_CURSOR}", nl=False, err=True)
 
 
 @contextmanager
 def fetching_line(silent: bool) -> Iterator[Callable[[str, int, int | None], None] | None]:
-    """A line that tells how far a download is, on a terminal; elsewhere nothing."""
-    if silent or not sys.stderr.isatty():
+    """A line that tells how far a download is, on a terminal; elsewhere nothing. What does not end is erased."""
+    if silent or not _is_live():
         yield None
         return
+    pending = False
 
     def advance(name: str, done: int, total: int | None) -> None:
+        nonlocal pending
+        pending = done != total
         share = f" of {size(total)}" if total else ""
-        click.echo(f"\r\033[Kfetching {name}: {size(done)}{share}", nl=done == total, err=True)
+        with suppress(OSError):
+            click.echo(f"{_ERASE}fetching {printable(name)}: {size(done)}{share}", nl=not pending, err=True)
 
-    yield advance
+    try:
+        yield advance
+    finally:
+        if pending:
+            with suppress(OSError):
+                click.echo(_ERASE, nl=False, err=True)
+
+
+def _is_live() -> bool:
+    """Whether the error stream is a terminal on which a line can be written anew."""
+    try:
+        return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    except ValueError:  # it was closed
+        return False
 
 
 def manifest_facts(manifest: Manifest) -> dict[str, Any]:
@@ -99,13 +197,11 @@ def built_facts(built: Built, root: Path) -> dict[str, Any]:
 def print_built(built: Built, root: Path, *, done: str = "whole, nothing to do") -> None:
     """Print what a build did, and what is there now."""
     if built.manifest is None:
-        click.echo(
-            f"{root}: {built.written} shards written, {built.kept} were there; commit with 'datagen finish {root}'"
-        )
+        tell(f"{root}: {built.written} shards written, {built.kept} were there; commit with 'datagen finish {root}'")
         return
     done = f"built in {built.seconds:.1f} s" if built.written else done
     kept = f", {built.kept} shards were there" if built.written and built.kept else ""
-    click.echo(f"{root}: {done}{kept}")
+    tell(f"{root}: {done}{kept}")
     print_manifest(built.manifest)
 
 
@@ -119,7 +215,7 @@ def print_manifest(manifest: Manifest) -> None:
     decoded = "" if manifest.recipe.storage.compression == "none" else " decoded"
     rows.append(["total", *[""] * len(SPLITS), size(total) + decoded])
     _print_table(rows)
-    click.echo(f"digest    {manifest.digest}")
+    tell(f"digest    {manifest.digest}")
 
 
 def print_columns(manifest: Manifest) -> None:
@@ -155,7 +251,7 @@ def print_sample(values: Sample, *, stood_on: str | None = None) -> None:
     lines |= {} if stood_on is None else {"stood on": stood_on}
     width = max(10, *map(len, lines))
     for name, line in lines.items():
-        click.echo(f"{name:{width}} {line}")
+        tell(f"{name:{width}} {line}")
 
 
 def _shown(name: str, value: Array) -> str:
@@ -175,27 +271,27 @@ def print_comparison(compared: Comparison, names: tuple[str, str]) -> None:
     more = len(compared.others) - _ROWS
     hint = f"{more:,} more differences, and which samples differ" if more > 0 else "which samples differ"
     if more > 0 or not compared.same_data:
-        click.echo(f"{hint}: give --verbose")
+        tell(f"{hint}: give --verbose")
     if not compared.others:
-        click.echo("recipe, source and storage are the same")
-    click.echo("by the manifests alone (the bytes: datagen verify)")
+        tell("recipe, source and storage are the same")
+    tell("by the manifests alone (the bytes: datagen verify)")
 
 
 def print_differences(compared: Comparison, names: tuple[str, str], differences: Sequence[Difference]) -> None:
     """Print whether the data of two datasets are the same, and then every difference, in full."""
     _print_whether_same(compared)
-    click.echo(f"A is {names[0]}, B is {names[1]}")
+    tell(f"A is {names[0]}, B is {names[1]}")
     for difference in differences:
-        click.echo(str(difference))
+        tell(str(difference))
 
 
 def _print_whether_same(compared: Comparison) -> None:
     if compared.same_data:
-        click.echo(f"the same data: digest {compared.digests[0][:_DIGEST]}")
+        tell(f"the same data: digest {compared.digests[0][:_DIGEST]}")
         return
     listed, count = ", ".join(compared.differing[:_LISTED]), len(compared.differing)
     more = f", and {count - _LISTED:,} more" if count > _LISTED else ""
-    click.echo(f"the data differ: in {count:,} of {compared.columns:,} columns: {listed}{more}")
+    tell(f"the data differ: in {count:,} of {compared.columns:,} columns: {listed}{more}")
 
 
 def _plainer(what: str) -> str:
@@ -216,7 +312,7 @@ def verdict_facts(verdict: Verdict) -> dict[str, Any]:
 def print_verdict(verdict: Verdict, root: Path) -> None:
     """Print what a verification found, what it stood on, and what it did not look at."""
     for problem in verdict.problems:
-        click.echo(f"{root}/{problem}")
+        tell(f"{root}/{problem}")
     count = len(verdict.problems)
     found = (
         f"{count:,} problem{'s' * (count > 1)}"
@@ -226,13 +322,11 @@ def print_verdict(verdict: Verdict, root: Path) -> None:
         else "nothing wrong found"
     )
     rate = f", {size(round(verdict.bytes / verdict.seconds))}/s" if verdict.level == "full" else ""
-    click.echo(
-        f"{root}: {found}; {verdict.level}: {verdict.samples:,} samples derived anew in {verdict.seconds:.1f} s{rate}"
-    )
-    click.echo(f"stood on  {verdict.stood_on}")
+    tell(f"{root}: {found}; {verdict.level}: {verdict.samples:,} samples derived anew in {verdict.seconds:.1f} s{rate}")
+    tell(f"stood on  {verdict.stood_on}")
     for matter in verdict.not_looked_at:
-        click.echo(f"not looked at: {matter}")
-    click.echo(f"digest    {verdict.digest}")
+        tell(f"not looked at: {matter}")
+    tell(f"digest    {verdict.digest}")
 
 
 def _print_table(rows: Sequence[Sequence[str]], right: Collection[int] | None = None) -> None:
@@ -244,7 +338,7 @@ def _print_table(rows: Sequence[Sequence[str]], right: Collection[int] | None = 
             cell.rjust(width) if i in flushed else cell.ljust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        click.echo("  ".join(cells).rstrip())
+        tell("  ".join(cells).rstrip())
 
 
 def print_json(value: object) -> None:

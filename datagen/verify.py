@@ -16,7 +16,7 @@ from pathlib import Path
 from datagen import assembly, build, plans, recipe
 from datagen.dataset import Dataset
 from datagen.engines import local
-from datagen.errors import DatagenError, InputError, RecipeError, SourceError
+from datagen.errors import DatagenError, InputError, RecipeError, SourceError, StorageError
 from datagen.layout import MANIFEST, SPLITS
 from datagen.proof.digits import stored_inputs
 from datagen.proof.duplicates import equal_digits, equal_mosaics
@@ -51,13 +51,13 @@ class Verdict:
 
 
 def verify(
-    root: Path,
+    root: Path | str,
     *,
     quick: bool = False,
     sample: int | None = None,
     seed: int = 0,
     expect: str | None = None,
-    directory: Path | None = None,
+    directory: Path | str | None = None,
     insist: bool = True,
     workers: int = 1,
     progress: assembly.Progress | None = None,
@@ -163,7 +163,7 @@ def _check_all(
 
 
 def _source(
-    dataset: Dataset, directory: Path | None, workers: int, findings: Findings, *, insist: bool
+    dataset: Dataset, directory: Path | str | None, workers: int, findings: Findings, *, insist: bool
 ) -> build.Resolved | None:
     """The source that the dataset was built from, if it is at hand and the same; in `findings` if it is another."""
     recorded = dataset.manifest.recipe
@@ -178,7 +178,7 @@ def _source(
         expected, found = plans.difference(stated, resolved.plan)
     except RecipeError as error:
         expected, found = "the source it was built from", str(error)
-    except (InputError, SourceError) as error:
+    except (InputError, SourceError, StorageError) as error:
         if directory is None:
             findings.skip(f"the source: {error.problem}")
             return None

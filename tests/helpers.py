@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -224,3 +226,23 @@ def on_one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def in_shell(*arguments: object, shell: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, its streams as `shell` says, such as "2>&-" or "| true"."""
+    line = options.pop("prefix", "") + shlex.join([sys.executable, "-m", "datagen", *map(str, arguments)])
+    env = {**os.environ, "DATAGEN_SOURCE_DIR": ""} | options.pop("env", {})
+    script = f"set -o pipefail\n{options.pop('before', '')}\n{line} {shell}"
+    return subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, env=env, timeout=120, check=False, **options
+    )
+
+
+def without_privileges() -> str:
+    """The start of a command line whose process obeys permissions, though it may be the superuser's."""
+    if os.geteuid():
+        return ""
+    if shutil.which("setpriv") is None:
+        pytest.skip("permissions do not bind the superuser")
+    rights = "-dac_override,-dac_read_search"
+    return f"setpriv --bounding-set {rights} --inh-caps {rights} "

@@ -164,11 +164,11 @@ def slow_mirror() -> Iterator[str]:
 
 def _run(arguments: Sequence[str]) -> NoReturn:
     """The command line with TINY in the place of MNIST."""
-    from datagen import cli
+    from datagen.__main__ import main
 
     mnist.MNIST = TINY
     sys.argv = ["datagen", *arguments]
-    cli.main()
+    main()
 
 
 def _fork(request: Mapping[str, Any]) -> int:

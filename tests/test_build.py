@@ -26,15 +26,19 @@ from helpers import (
     tree,
 )
 
-from datagen import build, otsu
+from datagen import build, otsu, sources
 from datagen import manifest as manifests
-from datagen.errors import RecipeError
+from datagen.convert import convert
+from datagen.diff import differences
+from datagen.errors import InputError, RecipeError, StorageError
 from datagen.hashing import ColumnHasher
 from datagen.layout import SPLITS
 from datagen.permutation import Permutation
+from datagen.report import write_preview
 from datagen.shards import shard_list
 from datagen.stores import Array, Column
 from datagen.tasks import TASKS
+from datagen.verify import verify
 
 COLUMNS = {
     "foreground": ("image", "mask", "threshold"),
@@ -386,3 +390,21 @@ def test_a_task_that_declares_what_no_reader_takes_is_refused_before_anything_is
     with pytest.raises(RecipeError, match=r"no dataset can hold what its tasks declare: .*odd"):
         build.build(recipe, tmp_path / "data")
     assert not (tmp_path / "data").exists()
+
+
+def test_every_function_takes_paths_as_text(tmp_path: Path) -> None:
+    source, root, other = str(tiny_source(tmp_path)), str(tmp_path / "data"), str(tmp_path / "other")
+    recipe = tiny_recipe("npz")
+    build.build(recipe, root, directory=source)
+    assert convert(root, other, format_name="hdf5").manifest == manifests.load(other)
+    assert build.finish(root).manifest == manifests.load(root) == manifests.load(Path(root))
+    assert build.resolve_dataset(root, directory=source).plan == build.resolve(recipe, directory=source).plan
+    assert not verify(root, directory=source).problems
+    assert not any(one.is_data for one in differences(root, other))
+    assert [path.parent for path in write_preview(root, str(tmp_path / "pictures"))] == [tmp_path / "pictures"] * 4
+    assert {one.name for one in sources.available(directory=source, cache=root)} >= {"mnist"}
+    assert sources.found("mnist", directory=root, cache=root) is None
+    with pytest.raises(InputError, match="no such folder"):
+        sources.load("mnist", directory=str(tmp_path / "absent"))
+    with pytest.raises(StorageError, match="not a folder"):
+        sources.fetch("mnist", cache=source)

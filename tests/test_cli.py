@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +17,20 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from helpers import COUNTS, MOSAICS, columns, flip, save_recipe, save_source, split_digits, tiny_source, tree
+from helpers import (
+    COUNTS,
+    MOSAICS,
+    columns,
+    flip,
+    in_shell,
+    save_recipe,
+    save_source,
+    split_digits,
+    start,
+    tiny_source,
+    tree,
+    without_privileges,
+)
 
 from datagen import __version__, errors, sources
 from datagen import recipe as recipes
@@ -102,7 +117,8 @@ def test_every_command_explains_itself_and_every_option(name: str) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     heavy = {"numpy", "cv2", "zarr", "h5py", "xxhash", "numcodecs", "importlib.metadata"}
-    ask = "import sys; sys.argv = ['datagen', '--help']\ntry:\n    import datagen.__main__\nexcept SystemExit: pass\n"
+    ask = "import sys; sys.argv = ['datagen', '--help']\nfrom datagen.__main__ import main\n"
+    ask += "try: main()\nexcept SystemExit: pass\n"
     done = python("-c", f"{ask}print(sorted({heavy} & set(sys.modules)), file=sys.stderr)")
     assert done.stdout.startswith("Usage: datagen ")
     assert done.stderr == "[]\n"
@@ -174,7 +190,16 @@ def test_every_class_of_error_has_its_exit_code(
     ("error", "code", "said"),
     [
         (KeyboardInterrupt(), 130, "Error: interrupted\n"),
-        (OSError(28, "No space left on device", "a/file"), 7, "Error: a/file: No space left on device\n"),
+        (PermissionError(13, "?", "a/file"), 7, "Error: a/file: the storage says: permission denied; change the permi"),
+        (
+            OSError(28, "?"),
+            7,
+            "Error: standard output: the storage says: no space left on device; free some space, or choose",
+        ),
+        (OSError(2, "?"), 7, "Error: the storage says: no such file or directory\n"),
+        (MemoryError(), 7, "Error: memory is short; end other programs, or give --workers 1\n"),
+        (RuntimeError("can't start new thread"), 7, "Error: the system gives this process no more threads; end other"),
+        (ImportError("libx.so: cannot map\nand a page"), 7, "Error: a library cannot be loaded: libx.so: cannot map; "),
     ],
 )
 def test_interruptions_and_the_systems_errors_have_theirs(
@@ -184,7 +209,18 @@ def test_interruptions_and_the_systems_errors_have_theirs(
         raise error
 
     monkeypatch.setattr(sources, "available", fail)
-    assert refused(code, "sources") == said
+    told = refused(code, "sources")
+    assert told.startswith(said)
+    assert told.count("\n") == 1
+
+
+def test_a_mistake_of_the_program_is_no_trouble_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(sources, "available", fail)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        run("sources")
 
 
 # build, shards, finish
@@ -569,3 +605,178 @@ def test_every_packaged_recipe_can_be_named(name: str) -> None:
 def test_a_file_that_defines_no_task_is_refused(tmp_path: Path, code: str, told: str) -> None:
     (tmp_path / "task.py").write_text(code)
     assert told in refused(3, "--with", tmp_path / "task.py", "sources")
+
+
+# Streams, signals, permissions and places that are not as a command would have them.
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_changes_nothing(data: Path, source: Path, recipe: Path, closed: str) -> None:
+    for arguments in (["build", "--recipe", recipe, "--out", "here"], ["convert", data, "other"], ["verify", data]):
+        assert in_shell(*arguments, shell=closed).returncode == 0
+    assert tree(Path("here")) == tree(Path("other")) == tree(data)
+    flip(Path("here/mosaics/val/image/c/0/0/0"), 0)
+    assert in_shell("verify", "here", shell=closed).returncode == 1
+
+
+def test_a_closed_pipe_ends_with_the_code_that_was_due_or_with_141(data: Path) -> None:
+    shutil.copytree(data, "here")
+    flip(Path("here/mosaics/val/image/c/0/0/0"), 0)
+    due = {("verify", data): 0, ("verify", "here"): 1, ("finish", data): 0, ("info", data): 141, ("--help",): 141}
+    for arguments, code in due.items():
+        for shell in ("| true", "2>&1 | true"):
+            done = in_shell(*arguments, shell=f"{shell}; exit ${{PIPESTATUS[0]}}")
+            assert (done.returncode, done.stdout, done.stderr) == (code, "", ""), arguments
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [["info"], ["verify"], ["--help"]])
+def test_output_that_cannot_be_written_is_told(data: Path, arguments: list[str]) -> None:
+    done = in_shell(*arguments, *[data] * (arguments != ["--help"]), shell="> /dev/full")
+    assert done.returncode == 7
+    assert done.stderr.startswith("Error: standard output: the storage says: no space left on device")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_command_in_one_line_while_it_imports(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "click.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    process = start("sources", env={"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path[1:]])})
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(number)
+    assert (process.communicate(timeout=30)[1], process.returncode) == ("Error: interrupted\n", 130)
+
+
+@pytest.mark.parametrize("closed", [".", "manifest.json", "circles/train.shards", "mosaics/val/image/c/0/0/0"])
+def test_what_may_not_be_read_is_trouble_with_the_storage_and_no_damage(data: Path, recipe: Path, closed: str) -> None:
+    shutil.copytree(data, "here")
+    mode = Path("here", closed).stat().st_mode
+    Path("here", closed).chmod(0)
+    try:
+        for arguments in (["convert", "here", "other"], ["build", "--recipe", recipe, "--out", "here"]):
+            done = in_shell(*arguments, prefix=without_privileges())
+            assert done.returncode == 7, done.stderr
+            assert "the storage says: permission denied" in done.stderr
+    finally:
+        Path("here", closed).chmod(mode)
+    assert not Path("other").exists()
+    assert tree(Path("here")) == tree(data)
+
+
+def test_without_a_home_only_fetching_asks_for_one(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "closed/.cache").mkdir(parents=True)
+    (tmp_path / "closed").chmod(0)
+    homes = [{"HOME": str(tmp_path / "closed")}, {"DATAGEN_CACHE": str(data / "manifest.json")}]
+    for home in homes:
+        env = {"DATAGEN_CACHE": "", "XDG_CACHE_HOME": ""} | home
+        assert in_shell("verify", data, env=env, prefix=without_privileges()).returncode == 0
+        assert "on the mirrors" in in_shell("sources", env=env, prefix=without_privileges()).stdout
+        assert in_shell("fetch", env=env, prefix=without_privileges()).returncode == 7
+    (tmp_path / "closed").chmod(0o755)
+
+
+def test_a_user_without_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATAGEN_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def fail() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", fail)
+    assert {one["name"]: one["found"] for one in printed("sources")}["mnist"] is None
+    assert "no home folder; set DATAGEN_CACHE" in refused(7, "fetch")
+
+
+def test_names_that_a_stream_cannot_spell_are_escaped(tmp_path: Path) -> None:
+    arrays = split_digits()
+    with (tmp_path / "named.npz").open("wb") as file:
+        np.savez(
+            file,
+            allow_pickle=False,
+            **{f"{split}_images": arrays[split][0] for split in ("train", "test")},
+            **{f"{split}_labels": arrays[split][1] for split in ("train", "test")},
+            classes=np.array(["\u3042", *map(str, range(9))]),
+        )
+    assert (
+        run("build", "--source", f"npz:{tmp_path / 'named.npz'}", "--mosaics", 2, 1, 1, "--out", "here").exit_code == 0
+    )
+    done = in_shell("info", "here", env={"PYTHONIOENCODING": "latin-1"})
+    assert done.returncode == 0
+    assert "\\u3042" in done.stdout
+
+
+@pytest.mark.parametrize("spelling", [".", "../here", "mosaics/..", "./"])
+def test_pictures_are_drawn_beside_a_dataset_however_it_is_spelled(
+    data: Path, monkeypatch: pytest.MonkeyPatch, spelling: str
+) -> None:
+    shutil.copytree(data, "here")
+    with monkeypatch.context() as patch:
+        patch.chdir("here")
+        assert run("preview", spelling).exit_code == 0
+    assert Path("here-preview/overview.png").is_file()
+    assert tree(Path("here")) == tree(data)
+
+
+def test_pictures_are_not_drawn_within_a_dataset_or_where_no_name_is_left(data: Path, recipe: Path) -> None:
+    shutil.copytree(data, "here")
+    assert "not drawn within a dataset" in refused(3, "preview", "here", "--out", "here/pictures")
+    assert "too long a name" in refused(7, "build", "--recipe", recipe, "--out", "n" * 250, "--preview")
+    assert {path.name for path in Path().iterdir()} == {"here"}
+
+
+def test_pictures_of_another_dataset_are_drawn_anew_whatever_their_times(recipe: Path) -> None:
+    for seed, place in ((1, "old"), (2, "here")):
+        run("build", "--recipe", recipe, "--seed", seed, "--out", place, "--preview")
+    shutil.rmtree("here")
+    shutil.copytree("old", "here")
+    assert run("build", "--recipe", recipe, "--seed", 1, "--out", "here", "--preview").exit_code == 0
+    assert tree(Path("here-preview")) == tree(Path("old-preview"))
+
+
+def test_a_dataset_and_its_source_lie_apart(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "link").symlink_to("photos")
+    before = tree(tmp_path)
+    for scheme, out in (("images", "photos/out"), ("idx", "photos"), ("images", "link/out"), ("images", ".")):
+        assert "its source" in refused(
+            3, "build", "--source", f"{scheme}:{tmp_path / 'photos'}", "--out", tmp_path / out
+        )
+    assert tree(tmp_path) == before
+
+
+def test_links_are_named_and_so_is_what_to_do(data: Path, recipe: Path) -> None:
+    shutil.copytree(data, "here")
+    for path in [path for path in Path("here").rglob("*") if path.is_file()]:
+        path.unlink()
+        path.symlink_to(data / path.relative_to("here"))
+    assert "cp -rL" in refused(4, "info", "here")
+    Path("here/manifest.json").unlink()
+    shutil.copy(data / "manifest.json", "here")
+    assert "cp -rL" in refused(5, "convert", "here", "other")
+    Path("lost").symlink_to("nowhere")
+    assert "a link that leads nowhere" in refused(4, "info", "lost")
+    assert "a link that leads nowhere" in refused(7, "build", "--recipe", recipe, "--out", "lost/here")
+    assert "name the folder that it lies in" in refused(4, "info", data / "manifest.json")
+
+
+def test_an_empty_path_is_wrong_usage(recipe: Path) -> None:
+    assert "the path is empty" in refused(2, "build", "--recipe", recipe, "--out", "")
+    assert "the path is empty" in refused(2, "info", "")
+
+
+@pytest.mark.parametrize("options", [["--quick"], ["--sample", "3"], ["--expect", "x"], []])
+def test_no_bar_stays_that_did_not_end(data: Path, options: list[str]) -> None:
+    reader, writer = pty.openpty()
+    done = in_shell("verify", data, *options, shell=f"2>&{writer}", pass_fds=[writer], env={"TERM": "xterm"})
+    os.set_blocking(reader, False)
+    try:
+        shown = os.read(reader, 1 << 16).decode()
+    except BlockingIOError:
+        shown = ""
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert done.returncode == (3 if "--expect" in options else 0)
+    assert "  0%" not in shown.rpartition("\r")[2]
+    assert ("verifying" in shown) == (not options)

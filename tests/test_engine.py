@@ -113,6 +113,40 @@ def test_nothing_runs_before_anybody_listens() -> None:
     assert not begun
 
 
+@pytest.mark.parametrize("given", [0, 1, 2])
+def test_as_many_threads_as_the_system_gives_do_all_the_work(monkeypatch: pytest.MonkeyPatch, given: int) -> None:
+    start, started = threading.Thread.start, [0]
+
+    def meagre(thread: threading.Thread) -> None:
+        if started[0] == given:
+            raise RuntimeError("can't start new thread")
+        started[0] += 1
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", meagre)
+
+    def work(job: int, slot: local.Slot) -> int:
+        slot.check()
+        with slot.compute:
+            return job * job
+
+    done = list(local.run(work, range(9), workers=8))
+    assert sorted(done) == [(job, job * job) for job in range(9)]
+    assert no_threads_after(PATIENCE)
+
+
+def test_an_error_of_a_job_without_threads_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def work(job: int, _: local.Slot) -> float:
+        return 1 / job
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    with pytest.raises(ZeroDivisionError):
+        list(local.run(work, range(3), workers=2))
+
+
 def no_threads_after(seconds: float) -> bool:
     """Whether all threads of the engine have ended within so many seconds."""
     deadline = time.monotonic() + seconds

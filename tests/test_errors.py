@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from datagen import errors
 from datagen.errors import DatagenError
@@ -49,3 +51,25 @@ def test_each_kind_has_the_exit_code_of_the_contract(kind: type[DatagenError], c
 
 def test_the_other_exit_codes_are_those_of_the_contract() -> None:
     assert (errors.PROBLEMS_FOUND, errors.INTERRUPTED) == (1, 130)
+
+
+def test_what_steers_a_terminal_is_escaped_and_lists_keep_their_lines() -> None:
+    name = "x\x1b]0;title\x07\nError: two.png"
+    error = DatagenError(
+        f"2 problems:\n  {name}: bad\n  b: bad", path=name, expected=name, found="\udcff\u202e", remedy=name
+    )
+    spelled = r"x\x1b]0;title\x07\nError: two.png"
+    assert str(error).split("\n") == [
+        f"{spelled}: 2 problems:",
+        f"  {spelled}: bad",
+        rf"  b: bad (expected {spelled}, found \udcff\u202e)",
+        f"  {spelled}",
+    ]
+
+
+@given(st.text())
+def test_printable_text_is_one_line_of_printable_characters_and_stays_as_it_is(text: str) -> None:
+    spelled = errors.printable(text)
+    assert spelled.isprintable()
+    assert errors.printable(spelled) == spelled
+    assert not text.isprintable() or spelled == text

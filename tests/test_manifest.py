@@ -754,7 +754,7 @@ def link(path: Path) -> None:
 )
 def test_a_manifest_is_a_regular_file_and_no_link_is_followed(tmp_path: Path, make: Callable[[Path], object]) -> None:
     make(tmp_path / "manifest.json")
-    with pytest.raises(FormatError, match="found something else"):
+    with pytest.raises(FormatError, match=r"its manifest is a link|found a folder"):
         manifests.load(tmp_path)
 
 

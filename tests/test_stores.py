@@ -510,7 +510,7 @@ def test_hdf5_with_zstd_names_the_package_that_is_missing(tmp_path: Path, monkey
     of = section(compression="zstd")
     write(tmp_path, "hdf5", of, samples(of))
     monkeypatch.setitem(sys.modules, "hdf5plugin", None)
-    with pytest.raises(StorageError, match=r"needs the package hdf5plugin; pip install 'datagen\[export\]'"):
+    with pytest.raises(StorageError, match=r"needs the package hdf5plugin; pip install --editable '\.\[hdf5-zstd\]'"):
         open_store("hdf5").read_rows(tmp_path, of, of.columns[0], 0, 1)
     with pytest.raises(StorageError, match="needs the package hdf5plugin"):
         open_store("hdf5").open_shard(tmp_path / "new", of, 0)

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from datagen.commands.showing import fresh_preview
+from datagen.commands.showing import fresh_preview, preview_folder
 from datagen.errors import SourceError
+from datagen.files import beside
 from datagen.options import (
     DEFAULT,
+    PATH,
     directory_argument,
     half_open,
     json_option,
@@ -21,7 +23,7 @@ from datagen.options import (
     storage_options,
     workers_option,
 )
-from datagen.terminal import bar, built_facts, fetching_line, print_built, print_json, say, size
+from datagen.terminal import bar, built_facts, ends_with, fetching_line, print_built, print_json, say, size, tell, warn
 
 if TYPE_CHECKING:
     from datagen.build import Built
@@ -40,8 +42,8 @@ def sources(source_dir: Path | None, quiet: bool, as_json: bool) -> None:
     if as_json:
         print_json([vars(source) for source in listed])
     for source in [] if as_json or quiet else listed:
-        click.echo(f"{source.name:14} {source.description}")
-        click.echo(f"{'':14} licence: {source.licence}; now: {source.found or 'on the mirrors'}")
+        tell(f"{source.name:14} {source.description}")
+        tell(f"{'':14} licence: {source.licence}; now: {source.found or 'on the mirrors'}")
 
 
 @click.command()
@@ -54,16 +56,17 @@ def fetch(name: str, quiet: bool, as_json: bool) -> None:
 
     with fetching_line(quiet or as_json) as progress:
         paths = library.fetch(name, report=say(quiet), progress=progress)
-    if as_json:
-        print_json([str(path) for path in paths])
-    elif not quiet:
-        for path in paths:
-            click.echo(path)
+    with ends_with(0):
+        if as_json:
+            print_json([str(path) for path in paths])
+        elif not quiet:
+            for path in paths:
+                tell(path)
 
 
 @click.command()
 @recipe_options
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to build.  [default: data/RECIPE]")
+@click.option("--out", type=PATH, metavar="DIR", help="Where to build.  [default: data/RECIPE]")
 @source_dir_option
 @workers_option
 @click.option(
@@ -90,21 +93,25 @@ def build(
     root = out or DEFAULT.parent / Path(named).stem
     silent = quiet or as_json
     other = None if fallback is None else recipe_of(recipe_name=fallback)  # refused now, not once it is needed
+    if preview:
+        preview_folder(root)  # or that there can be none would be told after the build
     try:
         built = _build(recipe, root, source_dir, workers, shards, silent)
     except SourceError as error:
         if fallback is None or other is None:
             raise
-        root = root.parent / Path(fallback).stem
-        click.secho(f"{error}\nBuilding the recipe {fallback!r} in {root} INSTEAD.", fg="yellow", err=True)
+        root = beside(root, Path(fallback).stem)
+        warn(str(error))
+        warn(f"Building the recipe {fallback!r} in {root} INSTEAD.")
         built = _build(other, root, None, workers, shards, silent)
     pictures = fresh_preview(root) if preview and built.manifest is not None else []
-    if as_json:
-        print_json(built_facts(built, root))
-    elif not quiet:
-        print_built(built, root)
-        if pictures:
-            click.echo(f"contact sheets: {pictures[0].parent}")
+    with ends_with(0):
+        if as_json:
+            print_json(built_facts(built, root))
+        elif not quiet:
+            print_built(built, root)
+            if pictures:
+                tell(f"contact sheets: {pictures[0].parent}")
 
 
 @click.command()
@@ -127,7 +134,7 @@ def shards(source_dir: Path | None, quiet: bool, as_json: bool, **overrides: Any
             ]
         )
     for number, job in [] if as_json or quiet else enumerate(listed):
-        click.echo(f"{number:6}  {job.name:28} {len(job.samples):10,} samples  {size(job.bytes):>9}")
+        tell(f"{number:6}  {job.name:28} {len(job.samples):10,} samples  {size(job.bytes):>9}")
 
 
 @click.command()
@@ -140,15 +147,16 @@ def finish(directory: Path, workers: int, quiet: bool, as_json: bool) -> None:
     from datagen import build as library
 
     built = library.finish(directory, workers=workers)
-    if as_json:
-        print_json(built_facts(built, directory))
-    elif not quiet:
-        print_built(built, directory, done="committed")
+    with ends_with(0):
+        if as_json:
+            print_json(built_facts(built, directory))
+        elif not quiet:
+            print_built(built, directory, done="committed")
 
 
 @click.command()
-@click.argument("origin", metavar="FROM", type=click.Path(path_type=Path))
-@click.argument("target", metavar="TO", type=click.Path(path_type=Path))
+@click.argument("origin", metavar="FROM", type=PATH)
+@click.argument("target", metavar="TO", type=PATH)
 @storage_options
 @workers_option
 @quiet_option
@@ -176,10 +184,11 @@ def convert(
             workers=workers,
             progress=progress,
         )
-    if as_json:
-        print_json(built_facts(built, target))
-    elif not quiet:
-        print_built(built, target)
+    with ends_with(0):
+        if as_json:
+            print_json(built_facts(built, target))
+        elif not quiet:
+            print_built(built, target)
 
 
 def _build(

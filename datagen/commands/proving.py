@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from datagen.errors import PROBLEMS_FOUND
-from datagen.options import directory_argument, is_given, json_option, quiet_option, source_dir_option, workers_option
+from datagen.options import (
+    PATH,
+    directory_argument,
+    is_given,
+    json_option,
+    quiet_option,
+    source_dir_option,
+    workers_option,
+)
 from datagen.terminal import (
     bar,
+    ends_with,
     manifest_facts,
     print_columns,
     print_comparison,
@@ -18,8 +28,12 @@ from datagen.terminal import (
     print_json,
     print_manifest,
     print_verdict,
+    tell,
     verdict_facts,
 )
+
+if TYPE_CHECKING:
+    from datagen.manifest import Manifest
 
 
 @click.command()
@@ -31,25 +45,31 @@ def info(directory: Path, quiet: bool, as_json: bool) -> None:
     from datagen import manifest as manifests
 
     manifest = manifests.load(directory)
-    if as_json:
-        print_json(manifest_facts(manifest))
-    if as_json or quiet:
-        return
+    with ends_with(0):
+        if as_json:
+            print_json(manifest_facts(manifest))
+        elif not quiet:
+            _print_info(manifest)
+
+
+def _print_info(manifest: Manifest) -> None:
+    from datagen.sources.remarks import on_order
+
     print_manifest(manifest)
     print_columns(manifest)
     storage, source = manifest.recipe.storage, manifest.source
-    click.echo(f"source    {source.name}: {', '.join(source.classes[:12])}{'...' if len(source.classes) > 12 else ''}")
-    click.echo(f"          {source.attribution} ({source.licence})")
+    tell(f"source    {source.name}: {', '.join(source.classes[:12])}{'...' if len(source.classes) > 12 else ''}")
+    if source.name == "images" and (remark := on_order(source.classes)):
+        tell(f"          {remark}")
+    tell(f"          {source.attribution} ({source.licence})")
     for split, digits in source.digits.items():
-        click.echo(
+        tell(
             f"          {split}: {digits.count:,} distinct images of {source.tile[0]}x{source.tile[1]}; "
             f"dropped as duplicates: {digits.dropped_within:,} within, {digits.dropped_across:,} across splits"
         )
     if source.conflicts:
-        click.echo(
-            f"          {source.conflicts:,} duplicates with another label, such as {source.conflicts_listed[0]}"
-        )
-    click.echo(f"storage   {storage.format}, {storage.shard_size:,} samples a shard, compression {storage.compression}")
+        tell(f"          {source.conflicts:,} duplicates with another label, such as {source.conflicts_listed[0]}")
+    tell(f"storage   {storage.format}, {storage.shard_size:,} samples a shard, compression {storage.compression}")
 
 
 @click.command()
@@ -98,17 +118,16 @@ def verify(
             workers=workers,
             progress=progress,
         )
-    if as_json:
-        print_json(verdict_facts(verdict))
-    elif not quiet or verdict.problems:
-        print_verdict(verdict, directory)
-    if verdict.problems:
-        click.get_current_context().exit(PROBLEMS_FOUND)
+    with ends_with(PROBLEMS_FOUND if verdict.problems else 0):
+        if as_json:
+            print_json(verdict_facts(verdict))
+        elif not quiet or verdict.problems:
+            print_verdict(verdict, directory)
 
 
 @click.command()
-@click.argument("first", metavar="A", type=click.Path(path_type=Path))
-@click.argument("second", metavar="B", type=click.Path(path_type=Path))
+@click.argument("first", metavar="A", type=PATH)
+@click.argument("second", metavar="B", type=PATH)
 @click.option("--verbose", is_flag=True, help="Tell of every column, and which samples differ.")
 @quiet_option
 @json_option
@@ -121,13 +140,11 @@ def diff(first: Path, second: Path, verbose: bool, quiet: bool, as_json: bool) -
 
     compared = library.compare(first, second)
     differences = library.differences(first, second) if as_json or verbose else []
-    if as_json:
-        print_json([vars(difference) for difference in differences])
-    elif not quiet:
-        names = (str(first), str(second))
-        if verbose:
+    names = (str(first), str(second))
+    with ends_with(0 if compared.same_data else PROBLEMS_FOUND):
+        if as_json:
+            print_json([vars(difference) for difference in differences])
+        elif verbose and not quiet:
             print_differences(compared, names, differences)
-        else:
+        elif not quiet:
             print_comparison(compared, names)
-    if not compared.same_data:
-        click.get_current_context().exit(PROBLEMS_FOUND)

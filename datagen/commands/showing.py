@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from datagen.errors import InputError, StorageError
+from datagen.files import beside
 from datagen.layout import MANIFEST, RECIPE, SPLITS
-from datagen.options import directory_argument, is_given, json_option, quiet_option, recipe_of, source_dir_option
-from datagen.terminal import print_json, print_sample, sample_facts, say
+from datagen.options import PATH, directory_argument, is_given, json_option, quiet_option, recipe_of, source_dir_option
+from datagen.terminal import ends_with, print_json, print_sample, sample_facts, say, tell
 
 if TYPE_CHECKING:
     from datagen.picks import Sample
@@ -29,7 +30,7 @@ def _picture(_: click.Context, param: click.Parameter, value: Path | None) -> Pa
 
 png_option = click.option(
     "--png",
-    type=click.Path(path_type=Path),
+    type=PATH,
     callback=_picture,
     metavar="FILE",
     help="Draw the sample in this file.",
@@ -37,7 +38,7 @@ png_option = click.option(
 
 
 @click.command()
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=PATH)
 @click.argument("task")
 @click.argument("split", type=click.Choice(SPLITS))
 @click.argument("index", type=click.IntRange(min=0))
@@ -55,14 +56,15 @@ def show(directory: Path, task: str, split: str, index: int, png: Path | None, q
     dataset = Dataset(directory)
     values = samples.stored(dataset, task, split, index)
     damage = samples.damage(dataset, task, split, index)
-    if as_json:
-        print_json(sample_facts(task, split, index, values))
-    elif not quiet:
-        print_sample(values)
     if png is not None:
         from datagen.picks import read_sample
 
         _draw(png, task, read_sample(dataset, task, split, index), dataset.manifest.source.classes)
+    with ends_with(0):
+        if as_json:
+            print_json(sample_facts(task, split, index, values))
+        elif not quiet:
+            print_sample(values)
     if damage is not None:
         raise damage
 
@@ -104,44 +106,50 @@ def sample(
         stood_on = "the images and labels in the dataset"
     if png is not None:
         _draw(png, task, values, classes)
-    if as_json:
-        print_json(sample_facts(task, split, index, values, stood_on=stood_on))
-    elif not quiet:
-        print_sample(values, stood_on=stood_on)
+    with ends_with(0):
+        if as_json:
+            print_json(sample_facts(task, split, index, values, stood_on=stood_on))
+        elif not quiet:
+            print_sample(values, stood_on=stood_on)
 
 
 @click.command()
 @directory_argument
-@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Where to draw.  [default: DIR-preview]")
+@click.option("--out", type=PATH, metavar="FOLDER", help="Where to draw.  [default: DIR-preview]")
 @quiet_option
 @json_option
 def preview(directory: Path, out: Path | None, quiet: bool, as_json: bool) -> None:
     """Draw contact sheets of a dataset."""
     paths = _preview(directory, out)
-    if as_json:
-        print_json(paths)
-    elif not quiet:
-        for path in paths:
-            click.echo(path)
+    with ends_with(0):
+        if as_json:
+            print_json(paths)
+        elif not quiet:
+            for path in paths:
+                tell(path)
 
 
 def fresh_preview(root: Path) -> list[Path]:
-    """The contact sheets of the dataset in `root`, drawn only where they are older than the dataset or missing."""
-    folder, built = _preview_folder(root), (root / MANIFEST).stat().st_mtime_ns
-    there = sorted(folder.glob("*.png"))
-    names = {"overview", *(path.name for path in root.iterdir() if path.is_dir())}
-    fresh = {path.stem for path in there if path.stat().st_mtime_ns >= built}
-    return there if names <= fresh else _preview(root)
+    """The contact sheets of the dataset in `root`, drawn only where those that are there show another, or none."""
+    from datagen import manifest as manifests
+    from datagen.report import shows
+
+    manifest, folder = manifests.load(root), preview_folder(root)
+    paths = [folder / f"{name}.png" for name in ("overview", *manifest.tasks)]
+    return paths if all(shows(path, manifest.digest) for path in paths) else _preview(root)
 
 
-def _preview_folder(root: Path) -> Path:
-    return root.with_name(f"{root.name}-preview")
+def preview_folder(root: Path) -> Path:
+    """Where the contact sheets of the dataset in `root` are drawn unless told otherwise: beside it."""
+    return beside(root, "{name}-preview")
 
 
 def _preview(root: Path, folder: Path | None = None) -> list[Path]:
+    from datagen import manifest as manifests
     from datagen.report import write_preview
 
-    return write_preview(root, folder or _preview_folder(root))
+    manifests.load(root)  # says whether there is a dataset, ahead of where its pictures could be
+    return write_preview(root, folder or preview_folder(root))
 
 
 _Drawable = tuple["Sample", tuple[str, ...]]  # a sample and the names of the classes

@@ -44,6 +44,7 @@ def run(work: Callable[[T, Slot], R], jobs: Sequence[T], *, workers: int) -> Ite
     """Do `work(job, slot)` for every job, `workers` computing at once; yields (job, result) as they end.
 
     The first error of a job ends the others and is raised here; so does closing the iterator, or an interruption.
+    Where the system gives fewer threads, those that it gives do the work; where it gives none, the caller's does.
     """
     slot = Slot(workers)
     waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
@@ -66,10 +67,10 @@ def run(work: Callable[[T, Slot], R], jobs: Sequence[T], *, workers: int) -> Ite
 
     threads: list[threading.Thread] = []
     try:
-        for _ in range(min(workers + _WAITING_ROOM, len(jobs))):
-            thread = threading.Thread(target=serve, daemon=True)
-            thread.start()  # raises where the system gives no more threads; those that run end like the others
-            threads.append(thread)
+        _start(serve, min(workers + _WAITING_ROOM, len(jobs)), threads)
+        if not threads:
+            yield from ((job, work(job, slot)) for job in jobs)
+            return
         for _ in jobs:
             job, result, error = done.get()
             if error is not None:
@@ -79,3 +80,14 @@ def run(work: Callable[[T, Slot], R], jobs: Sequence[T], *, workers: int) -> Ite
         slot.stop()
         for thread in threads:
             thread.join(_PATIENCE / len(threads))
+
+
+def _start(serve: Callable[[], None], number: int, threads: list[threading.Thread]) -> None:
+    """Start so many threads, or as many as the system gives, and put them into `threads`."""
+    for _ in range(number):
+        thread = threading.Thread(target=serve, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # there are no more
+            return
+        threads.append(thread)

@@ -122,8 +122,8 @@ def load(
     """
     if directory is not None:
         return _read_folder(pinned, directory)
-    for folder in (cache_folder(pinned, cache), *pinned.places):
-        if _is_complete(pinned, folder):
+    for folder in _places(pinned, cache):
+        if _is_had(pinned, folder):
             try:
                 return _read_folder(pinned, folder)
             except InputError as error:
@@ -141,9 +141,26 @@ def where(pinned: Pinned, *, directory: Path | None = None, cache: Path | None =
     """The folder in which `load` would find every file, by name alone; None where it would ask the mirrors."""
     if directory is not None:
         return f"directory {directory}" if _is_complete(pinned, directory) else None
-    if _is_complete(pinned, cache_folder(pinned, cache)):
-        return f"cache {cache_folder(pinned, cache)}"
-    return next((f"system {place}" for place in pinned.places if _is_complete(pinned, place)), None)
+    folder = next((folder for folder in _places(pinned, cache) if _is_had(pinned, folder)), None)
+    if folder is None:
+        return None
+    return f"{'system' if folder in pinned.places else 'cache'} {folder}"
+
+
+def _places(pinned: Pinned, cache: Path | None) -> tuple[Path, ...]:
+    """The folders where the files may be: that of the cache, if this user has one, and those of the system."""
+    try:
+        return cache_folder(pinned, cache), *pinned.places
+    except StorageError:  # no home is no cache
+        return pinned.places
+
+
+def _is_had(pinned: Pinned, folder: Path) -> bool:
+    """Whether `folder` holds every file, by name alone; what this user may not look into holds none."""
+    try:
+        return _is_complete(pinned, folder)
+    except StorageError:
+        return False
 
 
 def default_cache() -> Path:

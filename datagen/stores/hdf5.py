@@ -20,7 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from datagen.errors import DamageError, StorageError
+from datagen.errors import DamageError, StorageError, installs
 from datagen.files import Draft, Stream, storage_errors, sync_folder
 from datagen.hashing import file_digest
 from datagen.layout import CHUNK
@@ -294,7 +294,7 @@ def register_zstd() -> None:
         import hdf5plugin  # noqa: F401  (the import registers its filters)
     except ImportError as error:
         raise StorageError(
-            "HDF5 with zstd needs the package hdf5plugin", remedy="pip install 'datagen[export]', or choose zarr"
+            "HDF5 with zstd needs the package hdf5plugin", remedy=f"{installs('hdf5-zstd')}, or choose zarr"
         ) from error
 
 
