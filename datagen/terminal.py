@@ -80,11 +80,12 @@ def tell(text: object = "") -> None:
 @contextmanager
 def ends_with(code: int) -> Iterator[None]:
     """Let the body print what a command did, then exit with `code`, whether anybody reads it or not."""
-    with suppress(BrokenPipeError):
+    try:
         yield
-        if not code:
-            return
-    click.get_current_context().exit(code)
+    except BrokenPipeError:
+        abandon_what_cannot_be_written()
+    if code:
+        click.get_current_context().exit(code)
 
 
 def say(quiet: bool) -> Callable[[str], None] | None:

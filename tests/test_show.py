@@ -157,7 +157,7 @@ def test_a_flipped_bit_is_shown_and_then_refused(copy: Path, task: str) -> None:
     flip(copy / task / "test/mask/c/0/0/0", 0)
     result = CliRunner().invoke(cli, ["show", str(copy), task, "test", "0", "--json", "--png", "drawn.png"])
     assert result.exit_code == 5
-    assert f"Error: {copy}/{task}/test/mask/c/0/0/0: the file is not as it was written" in result.stderr
+    assert f"Error: {copy.absolute()}/{task}/test/mask/c/0/0/0: the file is not as it was written" in result.stderr
     shown = json.loads(result.stdout)
     shown["mask"][0][0] ^= 1
     assert shown == whole

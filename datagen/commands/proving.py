@@ -45,11 +45,10 @@ def info(directory: Path, quiet: bool, as_json: bool) -> None:
     from datagen import manifest as manifests
 
     manifest = manifests.load(directory)
-    with ends_with(0):
-        if as_json:
-            print_json(manifest_facts(manifest))
-        elif not quiet:
-            _print_info(manifest)
+    if as_json:
+        print_json(manifest_facts(manifest))
+    elif not quiet:
+        _print_info(manifest)
 
 
 def _print_info(manifest: Manifest) -> None:

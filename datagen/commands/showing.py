@@ -60,11 +60,10 @@ def show(directory: Path, task: str, split: str, index: int, png: Path | None, q
         from datagen.picks import read_sample
 
         _draw(png, task, read_sample(dataset, task, split, index), dataset.manifest.source.classes)
-    with ends_with(0):
-        if as_json:
-            print_json(sample_facts(task, split, index, values))
-        elif not quiet:
-            print_sample(values)
+    if as_json:
+        print_json(sample_facts(task, split, index, values))
+    elif not quiet:
+        print_sample(values)
     if damage is not None:
         raise damage
 
@@ -106,11 +105,10 @@ def sample(
         stood_on = "the images and labels in the dataset"
     if png is not None:
         _draw(png, task, values, classes)
-    with ends_with(0):
-        if as_json:
-            print_json(sample_facts(task, split, index, values, stood_on=stood_on))
-        elif not quiet:
-            print_sample(values, stood_on=stood_on)
+    if as_json:
+        print_json(sample_facts(task, split, index, values, stood_on=stood_on))
+    elif not quiet:
+        print_sample(values, stood_on=stood_on)
 
 
 @click.command()
