@@ -261,11 +261,11 @@ def test_a_limit_on_the_size_of_files_ends_the_build_with_a_message(
 def test_a_folder_that_cannot_be_written_is_refused(source: Path) -> None:
     as_nobody = """
         import os
-        import datagen.build, datagen.cli, datagen.recipe
+        import datagen.build, datagen.__main__, datagen.recipe
         datagen.recipe.packaged()  # imports what this user may soon not read
         if os.geteuid() == 0:  # root may write anywhere
             os.setuid(65534)
-        datagen.cli.main()
+        datagen.__main__.main()
     """
     with tempfile.TemporaryDirectory() as name:  # not below tmp_path, which only its owner may enter
         place = Path(name)

@@ -72,7 +72,7 @@ def limited(root: Path, *options: str, memory: int = MEMORY, seconds: float = 60
     """`datagen verify --json` in a process that has so much address space beyond that of an idle interpreter."""
     code = (
         "import resource, sys; from datagen import verify, stores; from datagen.stores import hdf5;"
-        "import zarr, hdf5plugin; from datagen.cli import main;"
+        "import zarr, hdf5plugin; from datagen.__main__ import main;"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize();"
         f"resource.setrlimit(resource.RLIMIT_AS, (used + {memory},) * 2); main()"
     )
