@@ -114,7 +114,7 @@ _LEAST = {
     "val_samples": 0,
     "log_every": 1,
 }
-_BELOW = {"ema": 1, "smoothing": 1, "seed": 2**63}
+_BELOW = {"ema": 1, "smoothing": 1, "seed": 2**63, "steps": 2**20, "blocks": 2**6}
 _SCALES = 8  # at most: each halves the image, which is padded to a multiple of 2 for each
 _CHOICES = {"precision": PRECISIONS, "compile": COMPILE_MODES}
 

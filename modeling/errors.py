@@ -14,7 +14,7 @@ PROBLEMS_FOUND = 1
 INTERRUPTED = 130
 CLOSED_PIPE = 141  # what a shell says of a program that SIGPIPE ended
 
-INSTALL = "pip install --editable '.[{}]' in the folder of its code"  # of an extra
+INSTALL = "pip install --editable '.[{}]' in its checkout"  # of an extra
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 _OPTIONAL = {"torch", "safetensors"}

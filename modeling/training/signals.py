@@ -48,8 +48,8 @@ def interruptible() -> Iterator[Callable[[], bool]]:
             os.write(2, b"\ninterrupted: writing a checkpoint\n")
 
     before = {number: signal.signal(number, note) for number in SIGNALS}
-    require_uninterrupted()
     try:
+        require_uninterrupted()
         yield lambda: bool(came)
     finally:
         for number, handler in before.items():

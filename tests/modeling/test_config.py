@@ -69,7 +69,7 @@ def test_settings_are_read_as_they_are_spelled(rate: float, steps: int, channels
         ("learning_rate=-1", "expected 0 or more"),
         ("precision=float16", "expected one of auto, float32, bfloat16"),
         ("compile=maybe", "expected one of none, default"),
-        ("channels=8,0", "expected numbers above 0"),
+        ("channels=8,0", "expected 1 to 8 numbers above 0"),
     ],
 )
 def test_a_setting_that_cannot_be_is_told(assignment: str, told: str) -> None:

@@ -57,9 +57,9 @@ VALUES: dict[str, tuple[str, ...]] = {
 REFUSED: dict[str, tuple[str, ...]] = {
     "seed": ("-1", str(2**63), "1.5"),
     "channels": ("", "0", "4,-1", "4,", "1,1,1,1,1,1,1,1,1"),
-    "blocks": ("0", "x"),
+    "blocks": ("0", "x", "64"),
     "context": ("maybe", ""),
-    "steps": ("0", "1e3"),
+    "steps": ("0", "1e3", "1048576"),
     "batch": ("0", "-8"),
     "learning_rate": ("-1", "nan", "inf", "1e999"),
     "muon_rate": ("-1", "nan"),
