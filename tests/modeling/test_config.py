@@ -32,7 +32,7 @@ def test_every_task_has_the_three_presets() -> None:
 
 @given(
     st.floats(0, 100),
-    st.integers(1, 10**9),
+    st.integers(1, 10**6),
     st.lists(st.integers(1, 999), min_size=1, max_size=5),
     st.booleans(),
 )
