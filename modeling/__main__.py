@@ -1,5 +1,22 @@
-"""`python -m modeling`: the command line."""
+"""`python -m modeling`, and the command `modeling`."""
 
-from modeling.cli import main
+from __future__ import annotations
 
-main()
+import sys
+from typing import NoReturn
+
+from modeling.errors import INTERRUPTED
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its status, also where it is interrupted while it is being loaded."""
+    try:
+        from modeling.cli import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -114,7 +114,8 @@ _LEAST = {
     "val_samples": 0,
     "log_every": 1,
 }
-_BELOW = {"ema": 1, "smoothing": 1, "seed": 2**63}
+_BELOW = {"ema": 1, "smoothing": 1, "seed": 2**63, "steps": 2**20, "blocks": 2**6}
+_SCALES = 8  # at most: each halves the image, which is padded to a multiple of 2 for each
 _CHOICES = {"precision": PRECISIONS, "compile": COMPILE_MODES}
 
 
@@ -128,8 +129,8 @@ def _problems(name: str, value: Any) -> list[str]:
         return [f"{name} is {value}, expected {_LEAST[name]} or more"]
     if name in _BELOW and not value < _BELOW[name]:
         return [f"{name} is {value}, expected less than {_BELOW[name]}"]
-    if name == "channels" and not (value and min(value) > 0):
-        return [f"channels is {value}, expected numbers above 0"]
+    if name == "channels" and not (0 < len(value) <= _SCALES and min(value) > 0):
+        return [f"channels is {value}, expected 1 to {_SCALES} numbers above 0, one for each scale"]
     return []
 
 

@@ -5,19 +5,36 @@ The class decides the exit code, so that the command line only has to print.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 PROBLEMS_FOUND = 1
 INTERRUPTED = 130
+CLOSED_PIPE = 141  # what a shell says of a program that SIGPIPE ended
+
+INSTALL = "pip install --editable '.[{}]' in its checkout"  # of an extra
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+_OPTIONAL = {"torch", "safetensors"}
+_SHORT_OF_MEMORY = (  # in the words of torch, of the C library and of the loader of libraries
+    "allocate memory",
+    "bad_alloc",
+    "failed to map segment",
+    "out of memory",
+    "unable to allocate",
+)
+_LINKS = 10  # of a chain of errors are looked at
+_SHORT_OF_THREADS = ("can't start new thread", "resource temporarily unavailable")
 
 
 class ModelingError(Exception):
     """Base of every error that this package raises on purpose.
 
-    `path` is where the trouble lies, `expected` and `found` are the two sides of the contradiction, `remedy` is what
-    to do about it; each may be None. `exit_code` is the process's status when the error reaches the top.
+    `path` is where the trouble lies, `expected` and `found` are the two sides of the contradiction,
+    `remedy` is what to do about it; each may be None. `lines` are told below, each in a line of its
+    own. `exit_code` is the process's status when the error reaches the top.
     """
 
     exit_code = 3
@@ -30,22 +47,25 @@ class ModelingError(Exception):
         expected: object = None,
         found: object = None,
         remedy: str | None = None,
+        lines: Sequence[str] = (),
     ) -> None:
         self.problem = problem
         self.path = path
         self.expected = expected
         self.found = found
         self.remedy = remedy
+        self.lines = tuple(lines)
         super().__init__(problem)
 
     def __str__(self) -> str:
+        """Spell the error on one line, and `lines` below it: names of files break no line and steer no terminal."""
         place = "" if self.path is None else f"{self.path}: "
         sides = [
             f"{name} {side}" for name, side in (("expected", self.expected), ("found", self.found)) if side is not None
         ]
         detail = f" ({', '.join(sides)})" if sides else ""
         remedy = f"; {self.remedy}" if self.remedy else ""
-        return f"{place}{self.problem}{detail}{remedy}"
+        return "\n  ".join(map(escaped, (f"{place}{self.problem}{detail}{remedy}", *self.lines)))
 
 
 class InputError(ModelingError):
@@ -79,15 +99,84 @@ class BusyError(ModelingError):
 
 
 class StorageError(ModelingError):
-    """The place to read or write is full, read-only or unreachable."""
+    """The place to read or write is full, read-only or unreachable; or the machine is short of memory or threads."""
 
     exit_code = 7
 
 
 @contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Raise StorageError for an OSError of the body; `path` is named where the error names none."""
+def storage_errors(path: Path | str, *, only: bool = False) -> Iterator[None]:
+    """Raise StorageError for an OSError of the body.
+
+    `path` is named where the error names none; with `only`, whatever the error names.
+    """
     try:
         yield
     except OSError as error:
-        raise StorageError(error.strerror or str(error), path=error.filename or path) from error
+        named = None if only else error.filename
+        raise StorageError(error.strerror or str(error), path=named or path) from error
+
+
+def escaped(text: str) -> str:
+    """Spell each character that cannot be printed, such as those that steer a terminal, as its escape."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def explain(error: BaseException) -> ModelingError | None:
+    """Tell in words of this package what the machine or an installation is to blame for; None for anything else."""
+    if isinstance(error, ModelingError):
+        return error
+    told = _explain_shortage(error)
+    if told is None and isinstance(error, ImportError):
+        told = _explain_import(error)
+    if told is None and isinstance(error, OSError):
+        told = _explain_storage(error)
+    return told
+
+
+def _explain_shortage(error: BaseException) -> ModelingError | None:
+    """Tell that memory or threads are short, where that is so."""
+    words = _chain(error).lower()
+    if isinstance(error, MemoryError) or any(each in words for each in _SHORT_OF_MEMORY):
+        return StorageError(
+            "memory is short",
+            remedy="free some, or ask for less: --threads 1, --jobs 1, or --set batch= and channels= of training",
+        )
+    if any(each in words for each in _SHORT_OF_THREADS):
+        return StorageError(
+            "no more threads or processes can be started",
+            remedy="raise the limit (ulimit -u), or ask for fewer: --threads 1, --jobs 1",
+        )
+    return None
+
+
+def _explain_import(error: ImportError) -> ModelingError | None:
+    """Tell which package is missing or broken, where it is not one of this project."""
+    if not isinstance(error, ModuleNotFoundError):
+        return InputError(f"a library cannot be loaded: {_first_line(error)}", remedy="install it anew")
+    if error.name not in _OPTIONAL:
+        return None
+    remedy = f"{INSTALL.format('train')}, or give 'make train-all' there"
+    return InputError(f"{error.name} is not installed", remedy=remedy)
+
+
+def _explain_storage(error: OSError) -> ModelingError:
+    """Tell which place does not let itself be read or written."""
+    if isinstance(error, FileNotFoundError) and error.filename is None:
+        return StorageError("the working folder is gone", remedy="change to one that is there")
+    unnamed = "standard output" if error.errno in _NO_ROOM else "the system"  # what writes a file names it
+    return StorageError(error.strerror or str(error), path=error.filename or unnamed)
+
+
+def _chain(error: BaseException | None) -> str:
+    """Join the words of an error and of those that it came from."""
+    words: list[str] = []
+    while error is not None and len(words) < _LINKS:
+        words.append(str(error))
+        error = error.__cause__ or error.__context__
+    return "\n".join(words)
+
+
+def _first_line(error: BaseException) -> str:
+    """Give the first words of an error, or its kind where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

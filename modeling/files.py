@@ -11,18 +11,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from modeling.errors import BusyError, storage_errors
+from modeling.errors import BusyError, StorageError, storage_errors
 
 _DRAFT = ".modeling-{}.tmp"
 
 
-def write_atomic(path: Path, data: bytes | memoryview) -> None:
+def absolute(path: Path | str) -> Path:
+    """Give the path that leads to the same place from any working folder. Raises StorageError where that is gone."""
+    try:
+        return Path(path).absolute()
+    except FileNotFoundError as error:
+        raise StorageError(
+            "the working folder is gone", path=path, remedy="change to one that is there, or name whole paths"
+        ) from error
+
+
+def write_atomic(path: Path | str, data: bytes | memoryview) -> None:
     """Write `data` to `path`: afterwards the file is there whole and durable, or as it was before.
 
-    Missing parents are made. Raises StorageError.
+    Missing parents are made. Raises StorageError, which names `path`, never the draft.
     """
+    path = Path(path)
     make_folder(path.parent)
-    with storage_errors(path):
+    with storage_errors(path, only=True):
         draft = path.parent / _DRAFT.format(secrets.token_hex(8))
         try:
             with draft.open("xb") as file:
@@ -35,26 +46,28 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
         _sync(path.parent)
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path | str, value: Mapping[str, Any]) -> None:
     """Write a value as JSON, whole or not at all. Raises StorageError."""
     write_atomic(path, json.dumps(value, indent=2, allow_nan=False).encode() + b"\n")
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path | str) -> None:
     """Make `folder` and its parents where they are not there. Raises StorageError."""
+    folder = Path(folder)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def remove_drafts(folder: Path) -> None:
-    """Remove the drafts that killed writers left in `folder`. Raises StorageError."""
-    with storage_errors(folder):
+def remove_drafts(folder: Path | str) -> None:
+    """Remove the drafts that killed writers left in `folder`. Raises StorageError, which names the folder."""
+    folder = Path(folder)
+    with storage_errors(folder, only=True):
         for draft in folder.glob(_DRAFT.format("*")):
             draft.unlink(missing_ok=True)
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def hold(folder: Path | str) -> Iterator[None]:
     """Be the only holder of an existing `folder` while the body runs. Raises BusyError where another process is.
 
     The lock is the operating system's, on the folder itself: it ends with the process, and leaves no file behind.

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modeling.errors import DamagedError, InputError
+from modeling.files import absolute
 from modeling.reading import manifest as manifests
 from modeling.reading.columns import Column, checked_indices
 from modeling.reading.digests import content_root
@@ -78,7 +79,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """An opened dataset, in the folder `path`."""
+    """An opened dataset, in the folder `path`, which is spelled from the root on."""
 
     path: Path
     manifest: Manifest
@@ -126,11 +127,13 @@ class Dataset:
 def open_dataset(path: Path | str, *, digests: bool = False) -> Dataset:
     """Open the dataset in the folder `path`; with `digests`, read every sample and compare the content digests.
 
+    Files are mapped when they are first asked for, from the same place whatever the working folder is then.
+
     Raises FormatError where there is no dataset or one of an unknown version, InputError where it is compressed,
     DamagedError where a file is missing, is not as long as recorded or (with `digests`) not what was built, and
     StorageError where the storage does not let it be read.
     """
-    dataset = Dataset(Path(path), manifests.read(Path(path)))
+    dataset = Dataset(absolute(path), manifests.read(Path(path)))
     if digests:
         for section in dataset.manifest.sections.values():
             _check_samples(dataset.split(section.task, section.split), section)

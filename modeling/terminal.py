@@ -9,10 +9,11 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from modeling.errors import StorageError, escaped
 from modeling.spelling import duration, percent
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ Record = Mapping[str, Any]
 
 def failure(message: str, exit_code: int) -> click.ClickException:
     """An error of the library, on its way to the terminal."""
-    rank = os.environ.get("RANK")
-    raised = click.ClickException(message if rank is None else f"rank {rank}: {message}")
+    rank = os.environ.get("RANK", "")
+    raised = click.ClickException(f"rank {rank}: {message}" if rank.isdigit() else message)
     vars(raised)["exit_code"] = exit_code
     return raised
 
@@ -39,7 +40,7 @@ class Progress:
 
     def __init__(self, steps: Mapping[str, int], headlines: Mapping[str, str]) -> None:
         self._steps, self._headlines = steps, headlines
-        self._moving = sys.stderr.isatty()
+        self._moving = sys.stderr is not None and sys.stderr.isatty()
         self._now: dict[str, str] = {}
         self._tenths: dict[str, int] = {}  # of the steps of a task that were told, where nothing moves
 
@@ -79,17 +80,17 @@ def print_trained(evidence: Evidence, folder: Path, headline: str) -> None:
     """Print what a run came to."""
     seconds = sum(evidence.seconds.values())
     done = "trained" if evidence.finished else f"interrupted at step {evidence.step:,}"
-    click.echo(
+    say(
         f"{folder}: {done}; {evidence.step:,} steps, {evidence.epochs:.2f} epochs, {evidence.parameters:,} parameters,"
         f" {duration(seconds)}"
     )
     if evidence.best is not None:
         best = evidence.best
-        click.echo(
+        say(
             f"  best on {best['samples']:,} samples of val: {headline} {percent(best['scores'][headline], 2) or '-'}"
             f" at step {best['step']:,}"
         )
-    click.echo(f"  weights {evidence.weights}")
+    say(f"  weights {evidence.weights}")
 
 
 def print_scores(records: Sequence[Record]) -> None:
@@ -100,12 +101,12 @@ def print_scores(records: Sequence[Record]) -> None:
         for split in record["splits"]:
             print_table(scoreboard.score_rows(record, split))
             for note in scoreboard.notes(record, split):
-                click.echo(note)
-            click.echo()
+                say(note)
+            say()
             for rows in (scoreboard.class_rows(record, split), scoreboard.arrangement_rows(record, split)):
                 if rows:
                     print_table(rows)
-                    click.echo()
+                    say()
     tested = [record for record in records if "test" in record["splits"]]
     if len(tested) > 1:
         print_table(scoreboard.headline_rows(tested))
@@ -126,19 +127,37 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        click.echo("  ".join([row[0].ljust(widths[0]), *cells]))
+        say("  ".join([row[0].ljust(widths[0]), *cells]))
 
 
-def printable(text: str) -> str:
-    """The text with escapes for all that would steer a terminal, or that standard output has no bytes for."""
-    plain = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    return plain.encode(encoding, "backslashreplace").decode(encoding)
+def printable(text: str, stream: IO[str] | None = None) -> str:
+    """The text with escapes for all that would steer a terminal, or that a stream has no bytes for: standard output
+    where none is given.
+    """
+    encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
+    return escaped(text).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def printable_lines(text: str, stream: IO[str] | None = None) -> str:
+    """The text with escapes like `printable`, its lines left apart."""
+    return "\n".join(printable(line, stream) for line in text.split("\n"))
+
+
+def say(text: str = "") -> None:
+    """Print lines on standard output. Raises StorageError where it takes no more, BrokenPipeError where nobody is left
+    to read it.
+    """
+    try:
+        click.echo(printable_lines(text))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StorageError(error.strerror or str(error), path="standard output") from error
 
 
 def print_json(value: object) -> None:
     """Print a value as JSON; paths are strings, mappings are objects."""
-    click.echo(json.dumps(value, indent=2, default=_plain))
+    say(json.dumps(value, indent=2, default=_plain))
 
 
 def _plain(value: Any) -> Any:

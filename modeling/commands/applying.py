@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from modeling.options import DATASET, device_option, find_device, json_option, quiet_option, threads_option
-from modeling.terminal import print_json, print_parity, print_table, printable
+from modeling.options import (
+    DATASET,
+    PATH,
+    device_option,
+    find_device,
+    json_option,
+    load_torch,
+    quiet_option,
+    threads_option,
+)
+from modeling.terminal import print_json, print_parity, print_table, printable, say
 
 if TYPE_CHECKING:
     from modeling.inference.inputs import UInt8
@@ -16,15 +26,15 @@ if TYPE_CHECKING:
 
 _ROWS = 20  # of a table, on the terminal
 
-_run = click.argument("run", type=click.Path(path_type=Path))
+_run = click.argument("run", type=PATH)
 
 
 @click.command()
 @_run
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="INPUT...")
+@click.argument("inputs", nargs=-1, required=True, type=PATH, metavar="INPUT...")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("predictions"),
     show_default=True,
     metavar="DIR",
@@ -61,6 +71,7 @@ def predict(
 
     INPUT is a PNG file, an .npy file of uint8 (H, W) or (N, H, W), a folder of PNG files, or a dataset.
     """
+    load_torch()
     from modeling.inference import predict as library
     from modeling.inference.findings import rows
 
@@ -70,29 +81,24 @@ def predict(
         print_json(record)
         return
     for warning in record["warnings"]:
-        click.echo(f"warning: {printable(warning)}", err=True)
+        click.echo(f"warning: {printable(warning, sys.stderr)}", err=True)
     if quiet:
         return
     table = rows(record)
     print_table(table[: 1 + _ROWS])
     more = len(table) - 1 - _ROWS
-    click.echo()
-    click.echo(
-        f"{f'and {more:,} more; ' if more > 0 else ''}{len(record['files']):,} files in {printable(str(out))},"
-        f" and {library.FILE}"
-    )
+    say()
+    say(f"{f'and {more:,} more; ' if more > 0 else ''}{len(record['files']):,} files in {out}, and {library.FILE}")
 
 
 @click.command()
 @_run
 @click.option("--onnx", "as_onnx", is_flag=True, help="As an ONNX model.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FILE", help="What to write.  [default: model.onnx in RUN]"
-)
+@click.option("--out", type=PATH, metavar="FILE", help="What to write.  [default: model.onnx in RUN]")
 @click.option(
     "--dataset",
     "directory",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="DIR",
     help="Compare on images of its val split.  [default: data/mnist if it is there, else random images]",
 )
@@ -111,6 +117,7 @@ def export(
     """Write the best weights of RUN as a model for other programs, and compare the two."""
     if not as_onnx:
         raise click.UsageError("say what to export as: --onnx")
+    load_torch()
     from modeling.inference.export import export_onnx
     from modeling.runs.trained import load_run
 
@@ -123,7 +130,7 @@ def export(
     elif not quiet:
         parity = record["parity"]
         print_parity(parity["outputs"])
-        click.echo(f"\n{path}: the network and onnxruntime agree on {parity['images']:,} images {parity['of']}")
+        say(f"\n{path}: the network and onnxruntime agree on {parity['images']:,} images {parity['of']}")
 
 
 def _images(trained: Trained, directory: Path | None) -> tuple[UInt8, str]:

@@ -7,23 +7,26 @@ from pathlib import Path
 import click
 
 from modeling.options import (
+    PATH,
     TASKS,
     dataset_option,
     device_option,
     find_device,
     json_option,
+    load_numpy,
+    load_torch,
     out_option,
     quiet_option,
     threads_option,
 )
-from modeling.terminal import print_json, print_scores
+from modeling.terminal import print_json, print_scores, say
 
 
 @click.command()
 @click.argument("run", required=False, metavar="RUN|all")
 @dataset_option
 @out_option
-@click.option("--predictions", type=click.Path(path_type=Path), metavar="FILE", help="Score these instead of a run's.")
+@click.option("--predictions", type=PATH, metavar="FILE", help="Score these instead of a run's.")
 @click.option("--task", type=click.Choice(TASKS), help="With --predictions: what they are of.")
 @click.option(
     "--split",
@@ -52,6 +55,10 @@ def score(
         raise click.UsageError("say which run to score, or give --predictions FILE")
     if predictions is not None and (task is None or len(split) > 1):
         raise click.UsageError("--predictions needs --task, and takes at most one --split")
+    if predictions is None:
+        load_torch()
+    else:
+        load_numpy()
     from modeling.scoring import score as library
     from modeling.shards import open_dataset
 
@@ -72,11 +79,9 @@ def score(
 
 
 @click.command()
-@click.argument("folder", required=False, type=click.Path(path_type=Path), default=Path("runs"), metavar="[RUNS]")
+@click.argument("folder", required=False, type=PATH, default=Path("runs"), metavar="[RUNS]")
 @dataset_option
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to write it.  [default: RUNS/report]"
-)
+@click.option("--out", type=PATH, metavar="DIR", help="Where to write it.  [default: RUNS/report]")
 @device_option
 @threads_option
 @quiet_option
@@ -85,10 +90,11 @@ def report(folder: Path, directory: Path, out: Path | None, device_name: str, th
 
     RUNS is where the runs are, or one run.  [default: runs]
     """
+    load_torch()
     from modeling.report import write_report
     from modeling.shards import open_dataset
 
     device = str(find_device(device_name, threads))
     page, *pictures = write_report(folder, open_dataset(directory), out or folder / "report", device=device)
     if not quiet:
-        click.echo(f"{page}: written, and {len(pictures)} pictures beside it")
+        say(f"{page}: written, and {len(pictures)} pictures beside it")

@@ -18,11 +18,12 @@ from modeling.options import (
     device_option,
     find_device,
     json_option,
+    load_torch,
     out_option,
     quiet_option,
     threads_option,
 )
-from modeling.terminal import Progress, failure, print_json, print_scores, print_trained
+from modeling.terminal import Progress, failure, print_json, print_scores, print_trained, say
 
 if TYPE_CHECKING:
     import torch
@@ -85,9 +86,11 @@ def train(
     as_json: bool,
 ) -> None:
     """Train a network, or all three, from scratch."""
+    load_torch()
     from modeling import config as configs
     from modeling import tasks
     from modeling.shards import open_dataset
+    from modeling.training.distributed import rank_and_count
 
     open_dataset(directory)
     device = find_device(device_name, threads)
@@ -95,7 +98,7 @@ def train(
     chosen = TASKS if task == "all" else (task,)
     configurations = {each: configs.preset(each, name, seed).override(assignments) for each in chosen}
     headlines = {each: tasks.TASKS[each].headline for each in chosen}
-    follower = int(os.environ.get("RANK", "0")) > 0
+    follower = rank_and_count()[0] > 0
     silent = quiet or as_json or follower
     progress = Progress({each: config.steps for each, config in configurations.items()}, headlines)
     work = {
@@ -116,7 +119,7 @@ def train(
     if not finished:
         raise failure("interrupted; the same command with --resume goes on", INTERRUPTED)
     if records and not silent:
-        click.echo()
+        say()
         print_scores(records)
 
 
@@ -182,7 +185,7 @@ def _run_all(
     threads = torch.get_num_threads()
     at_once = min(len(work), jobs or (threads if device.type == "cpu" else 1))
     with interruptible() as stop:
-        if at_once == 1 or "RANK" in os.environ:
+        if at_once == 1 or os.environ.get("RANK"):
             done = {}
             with joined(device):  # for all tasks
                 for task, train in work.items():

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from modeling.errors import InputError, ModelingError
+from modeling.errors import INSTALL, InputError, ModelingError, storage_errors
 from modeling.files import write_atomic
 from modeling.inference.inputs import UInt8
+from modeling.reading.manifest import require_outside
 from modeling.runs.trained import Trained
 from modeling.tasks import Task
 
@@ -57,14 +58,16 @@ class _Predictor(nn.Module):
         return {**outputs, **self.task.predict(outputs)}
 
 
-def export_onnx(trained: Trained, path: Path, images: UInt8, origin: str) -> Record:
+def export_onnx(trained: Trained, path: Path | str, images: UInt8, origin: str) -> Record:
     """Write a run as an ONNX model to `path` and return its record, which is in the model's metadata as well.
 
     The model takes uint8 (B, H, W) for any B and, but for circles, any H and W that are multiples of `multiple`. It is
     compared with the network in float32 on `images` (n, H, W), padded with black to such multiples, whose `origin` the
-    record states. Raises InputError
-    where a package is missing, ExportError where a difference exceeds TOLERANCE: then nothing is written.
+    record states. Raises InputError where a package is missing or `path` is a folder, ExportError where a difference
+    exceeds TOLERANCE: then nothing is written.
     """
+    path = Path(path)
+    _require_place(path)
     _require_packages()
     multiple = None if trained.task.name == "circles" else int(trained.model.multiple)  # type: ignore[arg-type]
     predictor = _Predictor(trained.task, trained.model.to("cpu")).eval()
@@ -110,7 +113,18 @@ def _require_packages() -> None:
         except ModuleNotFoundError:
             missing.append(name)
     if missing:
-        raise InputError(f"{', '.join(missing)} not installed", remedy="pip install 'datagen[onnx]'")
+        raise InputError(f"{', '.join(missing)} not installed", remedy=INSTALL.format("onnx"))
+
+
+def _require_place(path: Path) -> None:
+    """Raise InputError where no model can be written to `path`: before it is made, which takes a while."""
+    require_outside(path)
+    with storage_errors(path):
+        taken = path.is_dir()
+    if taken:
+        raise InputError(
+            "a folder is there", path=path, expected="the name of a file", remedy=f"give --out {path / 'model.onnx'}"
+        )
 
 
 def _convert(predictor: _Predictor, size: tuple[int, int], multiple: int | None) -> tuple[Any, list[str]]:

@@ -5,8 +5,9 @@ Nothing is changed to fit: what is not 8-bit grey is refused, and all that is wr
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,11 @@ from modeling.shards import Dataset, open_dataset
 
 UInt8 = npt.NDArray[np.uint8]
 
+OVERLAYS = 100  # pictures at most in one go
+
+_PNG = ".png"
+_OTHERS = (".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".pgm", ".gif", ".webp")  # pictures that are not read
+_EXPECTED = "a .png or .npy file, a folder of PNG files, or a dataset"
 _LEAST = 8  # pixels of a side: less is an array with its channels last, or no image
 _DARK = 128  # grey levels below this are dark
 _TOLD = 10  # problems that an error names
@@ -50,61 +56,87 @@ class Source:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def file(self) -> str:
+        """The name of the file that its predictions go to."""
+        return f"{self.name}.npz" if self.array else f"{self.name}-mask.png"
+
     def image_name(self, index: int) -> str:
         """What to call one of the images."""
         return f"{self.name}[{index}]" if self.array else self.name
 
+    def overlay(self, index: int) -> str:
+        """The name of the picture of one of the images: without brackets, which shells take for patterns."""
+        return f"{self.name}-{index:05}-overlay.png" if self.array else f"{self.name}-overlay.png"
+
+    def overlays(self) -> list[str]:
+        """The names of all pictures that may be drawn of it."""
+        return [self.overlay(index) for index in range(min(len(self), OVERLAYS))]
+
 
 def read_inputs(
-    paths: Iterable[Path], task: str, split: str, require: Callable[[Source], None] = lambda _source: None
+    paths: Iterable[Path | str], task: str, split: str, require: Callable[[Source], None] = lambda _source: None
 ) -> list[Source]:
     """The images of each input in turn; of a dataset, those of `split` of `task`. The names differ.
 
     `require` may raise InputError for a source. All that is wrong with all inputs is raised at once, as an InputError,
     or as what opening a dataset raises where that is all there is; StorageError at once.
     """
-    sources: list[Source] = []
+    names, sources = _Names(), []
     problems: list[ModelingError] = []
-    for path in (inner for given in paths for inner in _expand(given)):
+    for path in (inner for given in paths for inner in _expand(Path(given))):
         try:
-            source = _read(path, task, split)
+            source = names.take(_read(path, task, split))
             require(source)
             sources.append(source)
         except (InputError, FormatError, DamagedError) as error:
             problems.append(error)
     if problems:
         more = len(problems) - _TOLD
-        listed = "\n  ".join([*map(str, problems[:_TOLD]), *([f"and {more:,} more"] if more > 0 else [])])
+        listed = [*map(str, problems[:_TOLD]), *([f"and {more:,} more"] if more > 0 else [])]
         count = "an input" if len(problems) == 1 else f"{len(problems):,} inputs"
         kinds = {type(problem) for problem in problems}
         kind = kinds.pop() if len(kinds) == 1 else InputError
-        raise kind(f"{count} cannot be used, and nothing was predicted:\n  {listed}")
-    return _named_apart(sources)
+        raise kind(f"{count} cannot be used, and nothing was predicted:", lines=listed)
+    return sources
+
+
+def pictures_passed_over(paths: Iterable[Path | str]) -> list[Path]:
+    """The pictures in folders among the inputs that are no PNG files, and so are not read."""
+    folders = [folder for folder in map(Path, paths) if _is_folder_of_files(folder)]
+    return [path for folder in folders for path in _visible(folder) if path.suffix.lower() in _OTHERS]
+
+
+def _is_folder_of_files(path: Path) -> bool:
+    """Whether an input is a folder and no dataset. Raises StorageError where that cannot be known."""
+    with storage_errors(path):
+        return path.is_dir() and not os.path.lexists(path / MANIFEST)
+
+
+def _visible(folder: Path) -> list[Path]:
+    """What lies in a folder, by name, but for names that begin with a dot: systems and editors put such there."""
+    with storage_errors(folder):
+        return sorted(each for each in folder.iterdir() if not each.name.startswith("."))
 
 
 def _expand(path: Path) -> list[Path]:
     """The PNG files of a folder, by name, where it is one and not a dataset."""
-    if not path.is_dir() or (path / MANIFEST).exists():
+    if not _is_folder_of_files(path):
         return [path]
-    with storage_errors(path):
-        found = sorted(each for each in path.iterdir() if each.suffix.lower() == ".png")
+    found = [each for each in _visible(path) if each.suffix.lower() == _PNG]
     return found or [path]
 
 
 def _read(path: Path, task: str, split: str) -> Source:
-    if (path / MANIFEST).exists():
-        dataset = open_dataset(path)
-        images = dataset.split(task, split)["image"]
-        name = f"{path.resolve().name}-{task}-{split}"
-        return Source(name, path, images, array=True, dataset=dataset, split=split)
-    if path.is_dir():
-        raise InputError("neither a dataset nor a folder of PNG files", path=path)
-    if not path.is_file():
-        raise InputError("there is no such file or folder", path=path)
+    with storage_errors(path):
+        if path.is_dir():
+            return _read_dataset(path, task, split)
+        _require_file(path)
     if path.suffix.lower() == ".npy":
         return Source(path.stem, path, read_npy(path), array=True)
-    if path.suffix.lower() != ".png":
-        raise InputError("not an input", path=path, expected="a .png or .npy file, a folder of PNG files, or a dataset")
+    if path.suffix.lower() != _PNG:
+        remedy = "convert it to a PNG file, 8-bit grey" if path.suffix.lower() in _OTHERS else None
+        raise InputError("not an input", path=path, expected=_EXPECTED, remedy=remedy)
     with storage_errors(path):
         data = path.read_bytes()
     try:
@@ -114,8 +146,36 @@ def _read(path: Path, task: str, split: str) -> Source:
         raise
 
 
-def read_npy(path: Path) -> UInt8:
+def _read_dataset(path: Path, task: str, split: str) -> Source:
+    """The images of a split of the dataset in a folder. Raises InputError where there is none."""
+    if os.path.lexists(path / MANIFEST):
+        dataset = open_dataset(path)
+        images = dataset.split(task, split)["image"]
+        name = f"{path.resolve().name}-{task}-{split}"
+        return Source(name, path, images, array=True, dataset=dataset, split=split)
+    others = Counter(each.suffix.lower() for each in _visible(path) if each.suffix.lower() in _OTHERS)
+    raise InputError(
+        "neither a dataset nor a folder of PNG files",
+        path=path,
+        found=", ".join(f"{count:,} of {suffix}" for suffix, count in others.items()) or None,
+        remedy="convert them to PNG files, 8-bit grey" if others else None,
+    )
+
+
+def _require_file(path: Path) -> None:
+    """Raise InputError unless a path leads to a file."""
+    if path.is_file():
+        return
+    if path.is_symlink() and not path.exists():
+        raise InputError("the link leads nowhere", path=path)
+    if path.exists():
+        raise InputError("neither a file nor a folder", path=path, expected=_EXPECTED, found="a pipe or a device")
+    raise InputError("there is no such file or folder", path=path)
+
+
+def read_npy(path: Path | str) -> UInt8:
     """The images (N, H, W) of an .npy file of shape (H, W) or (N, H, W), mapped. Raises InputError."""
+    path = Path(path)
     with storage_errors(path):
         try:
             array = _map(path)
@@ -169,19 +229,21 @@ def _describe(array: npt.NDArray[Any]) -> str:
     return f"{array.dtype} from {array.min()} to {array.max()}"
 
 
-def _named_apart(sources: Sequence[Source]) -> list[Source]:
-    """The sources with a number after each name that another has had before."""
-    taken: set[str] = set()
-    seen: Counter[str] = Counter()
-    named = []
-    for source in sources:
-        name = source.name
-        while name in taken:
-            seen[source.name] += 1
-            name = f"{source.name}-{seen[source.name] + 1}"
-        taken.add(name)
-        named.append(replace(source, name=name))
-    return named
+class _Names:
+    """Names of sources whose files differ: a source gets a number after its name where another has had it before."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._seen: Counter[str] = Counter()
+
+    def take(self, source: Source) -> Source:
+        """The source by a name that is free, and no longer is."""
+        given = source.name
+        while not self._taken.isdisjoint(written := {source.name, source.file, *source.overlays()}):
+            self._seen[given] += 1
+            source = replace(source, name=f"{given}-{self._seen[given] + 1}")
+        self._taken |= written
+        return source
 
 
 def are_light(images: UInt8) -> npt.NDArray[np.bool_]:

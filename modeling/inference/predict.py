@@ -6,6 +6,7 @@ What looks unlike the images that the run was trained on is predicted as it stan
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -17,32 +18,41 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from modeling.errors import InputError
-from modeling.files import make_folder, write_atomic, write_json
+from modeling.errors import InputError, storage_errors
+from modeling.files import absolute, make_folder, write_atomic, write_json
 from modeling.inference.findings import describe, format_size, words
-from modeling.inference.inputs import Source, UInt8, are_blank, are_light, read_inputs
+from modeling.inference.inputs import (
+    OVERLAYS,
+    Source,
+    UInt8,
+    are_blank,
+    are_light,
+    pictures_passed_over,
+    read_inputs,
+)
 from modeling.inference.overlays import draw_overlay
 from modeling.networks.mosaics import semantic
 from modeling.pictures import png
 from modeling.pictures.drawing import binary_colours, mask_colours
+from modeling.reading.manifest import require_outside
 from modeling.runs.trained import Trained, load_run, require_fit, require_size
 from modeling.scoring.predictions import write_predictions
+from modeling.shards import Dataset
 from modeling.tasks.inference import infer_batch
 
 Arrays = dict[str, npt.NDArray[Any]]
 Record = dict[str, Any]
 
 FILE = "predictions.json"
-OVERLAYS = 100  # pictures at most in one go
 
 _IMAGES, _PIXELS = 512, 2**21  # at most at a time
 _NAMED = 3  # images that a warning names
 
 
 def predict(
-    run: Path,
-    inputs: Sequence[Path],
-    out: Path,
+    run: Path | str,
+    inputs: Sequence[Path | str] | Path | str,
+    out: Path | str,
     *,
     split: str = "test",
     invert: bool = False,
@@ -53,12 +63,18 @@ def predict(
 
     The record, written to `predictions.json` there as well, has an entry for each image, the files and the warnings;
     `docs/predicting.md` describes all of it. `split` is that of datasets; `invert` turns light into dark first.
-    Raises InputError where the run or an input cannot be used: then nothing is written; StorageError.
+    Raises InputError where the run or an input cannot be used, or nothing can be written by its name: then nothing is
+    written; StorageError.
     """
-    trained = load_run(run, device)
-    sources = read_inputs(
-        inputs, trained.task.name, split, lambda source: _require(trained, source, out, invert=invert)
-    )
+    out, inputs = Path(out), [inputs] if isinstance(inputs, str | Path) else inputs
+    require_outside(out)
+    trained, longest = load_run(run, device), _longest_name(out)
+
+    def require(source: Source) -> None:
+        _require(trained, source, out, invert=invert)
+        _require_names(source, out, longest, overlay=overlay)
+
+    sources = read_inputs(inputs, trained.task.name, split, require)
     make_folder(out)
     work = _Work(trained, out, overlay)
     for _, group in groupby(sources, key=lambda source: (source.size, source.array and source.name)):
@@ -66,7 +82,11 @@ def predict(
     record = {
         "run": {"path": str(run), **trained.describe()},
         "inputs": [str(each) for each in inputs],
-        "warnings": [*_warn_of_sizes(trained, sources), *work.warnings(invert=invert)],
+        "warnings": [
+            *_warn_of_pictures(inputs),
+            *_warn_of_sizes(trained, sources),
+            *work.warnings(invert=invert),
+        ],
         "files": sorted(work.files),
         "images": work.records,
     }
@@ -115,6 +135,43 @@ def _require(trained: Trained, source: Source, out: Path, *, invert: bool) -> No
         require_fit(trained, source.dataset)
 
 
+def _longest_name(out: Path) -> int:
+    """Bytes that the name of a file in `out` may have, which need not be there yet."""
+    there = next(folder for folder in (absolute(out), *absolute(out).parents) if os.path.lexists(folder))
+    with storage_errors(there):
+        return os.pathconf(there, "PC_NAME_MAX")
+
+
+def _require_names(source: Source, out: Path, longest: int, *, overlay: bool) -> None:
+    """Raise InputError where what is predicted for a source cannot be written by its name."""
+    for name in [source.file, *(source.overlays() if overlay else [])]:
+        length = len(os.fsencode(name))
+        if length > longest:
+            raise InputError(
+                "the name is too long for what is to be written",
+                path=source.path,
+                expected=f"at most {longest} bytes with all that is added to it",
+                found=f"{length}",
+                remedy="give it a shorter name",
+            )
+        with storage_errors(out / name):
+            taken = (out / name).is_dir()
+        if taken:
+            raise InputError(
+                "a folder is where a file is to be written",
+                path=out / name,
+                remedy="remove it, or choose another folder with --out",
+            )
+
+
+def _warn_of_pictures(inputs: Sequence[Path | str]) -> list[str]:
+    passed = pictures_passed_over(inputs)
+    if not passed:
+        return []
+    listed = _some([path.name for path in passed])
+    return [f"{len(passed):,} pictures that are no PNG files were passed over ({listed}): convert them to PNG"]
+
+
 def _warn_of_sizes(trained: Trained, sources: Iterable[Source]) -> list[str]:
     others = sorted({source.size for source in sources} - {trained.size})
     if not others:
@@ -136,34 +193,40 @@ class _Work:
     records: list[Record] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     light: list[str] = field(default_factory=list)
+    light_data: list[str] = field(default_factory=list)  # those in datasets
     blank: list[str] = field(default_factory=list)
     drawn: int = 0
 
     def do(self, sources: Sequence[Source], *, invert: bool) -> None:
         """Predict sources of one size: one array, or any number of PNG files."""
         names = [source.image_name(index) for source in sources for index in range(len(source))]
+        pictures = [source.overlay(index) for source in sources for index in range(len(source))]
         parts = []
         for start, images in _batches(sources):
             if invert:
                 images = 255 - images
             arrays = predict_arrays(self.trained, images)
             parts.append(arrays)
-            self._look(images, names[start : start + len(images)])
+            self._look(images, names[start : start + len(images)], sources[0].dataset)
             for index, image in enumerate(images):
                 one = {name: values[index] for name, values in arrays.items()}
                 record = describe(self.trained.task.name, self.trained.classes, names[start + index], one)
                 self.records.append(record)
                 if self.overlay:
-                    self._draw(image, one["mask"], record)
+                    self._draw(pictures[start + index], image, one["mask"], record)
         whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         self._write(sources, whole)
 
-    def _look(self, images: UInt8, names: Sequence[str]) -> None:
+    def _look(self, images: UInt8, names: Sequence[str], dataset: Dataset | None) -> None:
         blank = are_blank(images)
         self.blank += [name for name, there in zip(names, blank, strict=True) if there]
-        self.light += [name for name, there in zip(names, are_light(images) & ~blank, strict=True) if there]
+        light = [name for name, there in zip(names, are_light(images) & ~blank, strict=True) if there]
+        if dataset is None:
+            self.light += light
+        elif dataset.digest != self.trained.evidence.dataset["digest"]:  # whose ground is the one that it knows
+            self.light_data += light
 
-    def _draw(self, image: UInt8, mask: UInt8, record: Record) -> None:
+    def _draw(self, name: str, image: UInt8, mask: UInt8, record: Record) -> None:
         self.drawn += 1
         if self.drawn > OVERLAYS:
             return
@@ -175,23 +238,22 @@ class _Work:
             circle=(circle["x"], circle["y"], circle["r"]) if circle else None,
             names=self.trained.classes if mosaics else None,
         )
-        self._put(f"{record['name']}-overlay.png", png.encode(picture))
+        self._put(name, png.encode(picture))
 
     def _write(self, sources: Sequence[Source], arrays: Arrays) -> None:
         (first, *_), task = sources, self.trained.task.name
         if first.dataset is not None:
-            name = f"{first.name}.npz"
-            write_predictions(self.out / name, arrays, first.dataset, task, first.split)
-            self.files.append(name)
+            write_predictions(self.out / first.file, arrays, first.dataset, task, first.split)
+            self.files.append(first.file)
         elif first.array:
             buffer = io.BytesIO()
             np.savez_compressed(buffer, allow_pickle=False, task=np.array(task), **arrays)
-            self._put(f"{first.name}.npz", buffer.getvalue())
+            self._put(first.file, buffer.getvalue())
         else:
             mosaics = task == "mosaics"
             colours = mask_colours(len(self.trained.classes)) if mosaics else binary_colours()
             for source, mask in zip(sources, arrays["mask"], strict=True):
-                self._put(f"{source.name}-mask.png", png.encode_indexed(mask, colours))
+                self._put(source.file, png.encode_indexed(mask, colours))
 
     def _put(self, name: str, data: bytes) -> None:
         write_atomic(self.out / name, data)
@@ -209,6 +271,12 @@ class _Work:
             found.append(
                 f"{len(self.light):,} of {count} have a light ground, by the median of their border pixels"
                 f" ({_some(self.light)}): the run knows light digits on a dark ground; --invert turns them"
+            )
+        if self.light_data:
+            found.append(
+                f"{len(self.light_data):,} of {count} have a light ground, by the median of their border pixels"
+                f" ({_some(self.light_data)}): the run knows the ground of its own dataset; a dataset is predicted as"
+                " it is, so build one of inverted images"
             )
         if self.blank:
             found.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import cv2
 import numpy as np
@@ -20,31 +20,88 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _COLOUR, _PALETTE = 0, 2, 3  # colour types; with transparency 4 and 6
 _CONVERT = "convert it to 8-bit grey without transparency"
 
+_OTHERS = {  # formats by how their files begin
+    b"\xff\xd8\xff": "a JPEG file",
+    b"BM": "a BMP file",
+    b"II*\0": "a TIFF file",
+    b"MM\0*": "a TIFF file",
+    b"P2": "a PGM file",
+    b"P5": "a PGM file",
+    b"GIF8": "a GIF file",
+    b"RIFF": "a WebP file",
+}
+
+_UPRIGHT = 1  # of the eight orientations of EXIF
+_GAMMA = range(45_000, 46_000)  # about 1 / 2.2, in steps of 1/100,000: what is stored is what is shown
+
 
 def decode(data: bytes) -> UInt8:
     """The grey image (H, W) of a PNG file; colours are taken where all are grey, transparency where all is opaque.
 
-    Raises InputError for anything else: what is no PNG or cut short or damaged, 16-bit, coloured, transparent, huge.
+    Raises InputError for anything else: what is no PNG or cut short or damaged, 16-bit, coloured, transparent, huge,
+    and what viewers show otherwise than its pixels lie in the file: turned, in several frames, by another gamma.
     """
     if not data:
         raise InputError("the file is empty", expected="a PNG file")
     if not data.startswith(_SIGNATURE):
-        raise InputError("not a PNG file", found=f"it begins with {data[:8]!r}", remedy="convert it to PNG")
-    chunks = list(_chunks(data))
-    names = [name for name, _ in chunks]
-    if names[0] != b"IHDR" or len(chunks[0][1]) != 13:
-        raise InputError("the PNG file is damaged", expected="IHDR first", found=repr(names[0]))
-    width, height, depth, kind = struct.unpack(">IIBB", chunks[0][1][:10])
+        other = next((kind for start, kind in _OTHERS.items() if data.startswith(start)), None)
+        found = other or f"it begins with {data[:8]!r}"
+        raise InputError("not a PNG file", found=found, remedy="convert it to a PNG file, 8-bit grey")
+    listed = list(_chunks(data))
+    chunks = dict(reversed(listed))  # the first of each name
+    first, header = listed[0]
+    if first != b"IHDR" or len(header) != 13:
+        raise InputError("the PNG file is damaged", expected="IHDR first", found=repr(first))
+    width, height, depth, kind = struct.unpack(">IIBB", header[:10])
     if depth == 16:
         raise InputError("the image has 16 bits a channel", expected="8", found=16, remedy=_CONVERT)
     if width * height > LARGEST:
         raise InputError("the image is too large", expected=f"at most {LARGEST:,} pixels", found=f"{height} x {width}")
-    if b"tRNS" in names and kind in (_GREY, _COLOUR):
+    if b"tRNS" in chunks and kind in (_GREY, _COLOUR):
         raise InputError("the image has a transparent colour", remedy=_CONVERT)
+    _check_shown(chunks)
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise InputError("the PNG file is damaged", found="pixels that cannot be decoded", remedy="get it anew")
     return _grey(image.astype(np.uint8, copy=False))
+
+
+def _check_shown(chunks: Mapping[bytes, bytes]) -> None:
+    """Raise InputError where viewers show something else than the pixels as they lie in the file."""
+    frames = int.from_bytes(chunks.get(b"acTL", b"\0\0\0\1")[:4], "big")
+    if frames != 1:
+        raise InputError("the file is an animation", expected="one image", found=f"{frames:,} frames", remedy=_CONVERT)
+    orientation = _orientation(chunks.get(b"eXIf", b""))
+    if orientation != _UPRIGHT:
+        raise InputError(
+            "the image is to be shown turned or mirrored",
+            expected="an EXIF orientation of 1",
+            found=orientation,
+            remedy="turn its pixels, as 'mogrify -auto-orient' does",
+        )
+    gamma = int.from_bytes(chunks.get(b"gAMA", b""), "big")
+    if gamma and gamma not in _GAMMA and b"sRGB" not in chunks:
+        raise InputError(
+            "the grey levels are to be shown by another gamma",
+            expected="about 0.455",
+            found=f"{gamma / 100_000:g}",
+            remedy=_CONVERT,
+        )
+
+
+def _orientation(exif: bytes) -> int:
+    """The orientation that EXIF states: the entry 0x0112 of the first list of a TIFF file; 1 where it states none."""
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    try:
+        (at,) = struct.unpack_from(f"{order}4xI", exif)
+        (count,) = struct.unpack_from(f"{order}H", exif, at)
+        for number in range(count):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, at + 2 + 12 * number)
+            if (tag, kind) == (0x0112, 3):
+                return int(value)
+    except struct.error:  # nothing, or nothing that can be read
+        pass
+    return _UPRIGHT
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

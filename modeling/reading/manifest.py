@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modeling.errors import DamagedError, FormatError, InputError, storage_errors
+from modeling.files import absolute
 from modeling.reading.digests import CHUNK, canonical_json, merkle_root
 from modeling.reading.fields import (
     WrongValueError,
@@ -26,10 +28,13 @@ from modeling.reading.fields import (
     read_texts,
 )
 from modeling.reading.sections import (
+    LINK,
+    LINKS,
     REBUILD,
     SectionFacts,
     check_columns,
     check_table,
+    describe_other,
     is_regular,
     read_file,
     read_section,
@@ -54,12 +59,13 @@ class Manifest:
     sections: Mapping[tuple[str, str], SectionFacts]
 
 
-def read(root: Path) -> Manifest:
+def read(root: Path | str) -> Manifest:
     """The manifest of the dataset in `root` and its shard tables, checked against each other and the files' sizes.
 
     Raises FormatError where there is no dataset or one of an unknown version, InputError where it is compressed, and
     DamagedError where the files contradict each other.
     """
+    root = Path(root)
     path = root / MANIFEST
     plain = _read_manifest(path)
     try:
@@ -102,7 +108,7 @@ def _check_built(path: Path) -> None:
     """That there is a regular file manifest.json, or the reason why not."""
     with storage_errors(path):
         if not path.parent.is_dir():
-            found = "something else" if path.parent.exists() else "nothing"
+            found = "a file" if path.parent.is_file() else "something else" if path.parent.exists() else "nothing"
         elif is_regular(path):
             return
         elif any((path.parent / name).exists() for name in _UNFINISHED):
@@ -114,14 +120,40 @@ def _check_built(path: Path) -> None:
                 remedy="wait for the build, or give the same build command again: it does only what is missing",
             )
         else:
-            found = "something else" if path.exists() or path.is_symlink() else f"no {MANIFEST}"
+            there = describe_other(path)
+            found = f"no {MANIFEST}" if there == "nothing" else f"{there} of that name"
     raise FormatError(
         "there is no dataset here",
         path=path.parent,
         expected=f"a folder with a file {MANIFEST}",
         found=found,
-        remedy="build one: make data",
+        remedy=LINKS if found.startswith(LINK) else "build one: make data",
     )
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder holds the manifest of a dataset, in whatever state; what cannot be read holds none."""
+    try:
+        if not is_regular(folder / MANIFEST):  # to open a pipe would wait for ever
+            return False
+        with (folder / MANIFEST).open("rb") as file:
+            plain = json.loads(file.read(_MAX_MANIFEST_BYTES + 1))
+        return bool(plain["format"]["name"] == NAME)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def require_outside(path: Path | str) -> None:
+    """Raise InputError where `path` lies in a dataset: what is written there would make it one that is damaged."""
+    place = Path(os.path.realpath(absolute(path)))
+    inside = next((folder for folder in (place, *place.parents) if is_dataset(folder)), None)
+    if inside is not None:
+        raise InputError(
+            "nothing is written into a dataset, which would no longer be whole",
+            path=path,
+            found=f"a place in the dataset {inside}",
+            remedy="choose another with --out",
+        )
 
 
 def _check_version(path: Path, stated: object) -> None:

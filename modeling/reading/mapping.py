@@ -8,6 +8,7 @@ its samples are whole rows of one array that begins where the range does.
 from __future__ import annotations
 
 import ctypes
+import errno
 import math
 import mmap
 import os
@@ -133,6 +134,10 @@ def _opened(run: Run, length: int) -> Iterator[int]:
         descriptor = os.open(run.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise _changed(run, length, "no file") from None
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise _changed(run, length, "a link") from None
     try:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode) or facts.st_size < run.offset + length:

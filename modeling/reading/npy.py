@@ -1,6 +1,7 @@
 """The header of an .npy array, read so that whatever bytes are there give a header that can be believed, or ValueError.
 
-The format is NumPy's own (numpy.lib.format), version 1.0: later ones are for headers of more than 64 KiB.
+The format is NumPy's own (numpy.lib.format): version 1.0, and 2.0 and 3.0, which spell the length of the header
+and the names of fields in other ways.
 """
 
 from __future__ import annotations
@@ -12,7 +13,12 @@ from typing import IO, Any
 
 import numpy as np
 
-_MAGIC = b"\x93NUMPY\x01\x00"
+_MAGIC = b"\x93NUMPY"
+_READERS = {
+    b"\x01\x00": np.lib.format.read_array_header_1_0,
+    b"\x02\x00": np.lib.format.read_array_header_2_0,
+    b"\x03\x00": np.lib.format.read_array_header_2_0,  # but for names of fields, which no array here has
+}
 _AXES = 32
 # What NumPy raises for a header that is no literal of Python, or is another than the one expected.
 _UNREADABLE = (AttributeError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError, tokenize.TokenError)
@@ -37,11 +43,13 @@ def read_header(file: IO[bytes]) -> Header:
 
     Raises ValueError for all that is no header of an array without objects.
     """
-    magic = file.read(len(_MAGIC))
+    magic, version = file.read(len(_MAGIC)), file.read(2)
     if magic != _MAGIC:
-        raise ValueError(f"it begins with {magic!r}, expected {_MAGIC!r}")
+        raise ValueError(f"it begins with {magic + version!r}, expected {_MAGIC!r}")
+    if version not in _READERS:
+        raise ValueError(f"it is of a version of the format that is none of 1.0, 2.0 and 3.0: {version!r}")
     try:
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        shape, fortran, dtype = _READERS[version](file)
     except _UNREADABLE as error:
         raise ValueError("its header cannot be read") from error
     if len(shape) > _AXES or not all(type(side) is int and side >= 0 for side in shape):

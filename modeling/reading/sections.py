@@ -37,6 +37,8 @@ SHARD = np.dtype(
     ]
 )
 
+LINKS = "a dataset is not read through links; copy it with what they lead to: cp -rL DIR COPY"
+LINK = "a link"
 REBUILD = "give its build command again: it makes anew only what is missing or damaged"
 
 _MAX_TABLE_BYTES = 1 << 26  # some 900,000 runs: more than a process can map
@@ -143,13 +145,15 @@ def check_columns(section: SectionFacts, tile: tuple[int, int], grid: tuple[int,
 def _check_folders(root: Path, path: Path) -> None:
     """Raise DamagedError where a folder between `root` and `path` is a link: it may lead out of the dataset."""
     for inner in [*path.relative_to(root).parents][:-1]:
-        if (root / inner).is_symlink():
+        with storage_errors(root / inner):
+            linked = (root / inner).is_symlink()
+        if linked:
             raise DamagedError(
                 "not the folder that was built",
                 path=root / inner,
                 expected="a folder",
                 found="a link",
-                remedy="put the folder itself there: a dataset is whole in one place",
+                remedy=LINKS,
             )
 
 
@@ -174,13 +178,20 @@ def check_table(root: Path, section: SectionFacts) -> None:
 def check_size(path: Path, size: int) -> None:
     """Raise DamagedError unless `path` is a regular file, no link, of `size` bytes."""
     with storage_errors(path):
-        if is_regular(path):
-            found = f"{path.stat().st_size:,} bytes"
-        else:
-            found = "no regular file" if os.path.lexists(path) else "nothing"
+        found = f"{path.stat().st_size:,} bytes" if is_regular(path) else describe_other(path)
     expected = f"{size:,} bytes"
     if found != expected:
-        raise DamagedError("not the file that was built", path=path, expected=expected, found=found, remedy=REBUILD)
+        remedy = LINKS if found == LINK else REBUILD
+        raise DamagedError("not the file that was built", path=path, expected=expected, found=found, remedy=remedy)
+
+
+def describe_other(path: Path) -> str:
+    """Say what is at a path where a regular file should be."""
+    if path.is_symlink():
+        return LINK
+    if path.is_dir():
+        return "a folder"
+    return "a pipe or a device" if os.path.lexists(path) else "nothing"
 
 
 def is_regular(path: Path) -> bool:

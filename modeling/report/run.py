@@ -32,14 +32,15 @@ class Run:
 
     @property
     def has_weights(self) -> bool:
-        return (self.folder / runs.BEST).is_file()
+        return _is_file(self.folder / runs.BEST)
 
 
-def find_runs(folder: Path) -> list[Path]:
+def find_runs(folder: Path | str) -> list[Path]:
     """`folder` itself where it is a run, else the runs in it, one a task. Raises InputError where there is none."""
-    if (folder / runs.CONFIG).is_file():
+    folder = Path(folder)
+    if _is_file(folder / runs.CONFIG):
         return [folder]
-    found = [folder / task for task in PRESETS if (folder / task / runs.CONFIG).is_file()]
+    found = [folder / task for task in PRESETS if _is_file(folder / task / runs.CONFIG)]
     if not found:
         raise InputError(
             "there is no run",
@@ -50,13 +51,14 @@ def find_runs(folder: Path) -> list[Path]:
     return found
 
 
-def read_run(folder: Path, digest: str) -> Run:
+def read_run(folder: Path | str, digest: str) -> Run:
     """The records of the run in `folder`, its scores on the dataset of that digest; where there are none of these, the
     scores on what it is trained on.
 
     Raises DamagedError where one of them cannot be read. What they hold is looked at where it is shown, within
     `damage_of`.
     """
+    folder = Path(folder)
     path = folder / runs.CONFIG
     begun = _read(path, "config", "dataset")
     if begun is None or not isinstance(begun["config"], dict) or not isinstance(begun["dataset"], str):
@@ -92,7 +94,7 @@ def _read_scores(path: Path) -> Record | None:
 
 def _read(path: Path, *keys: str) -> Record | None:
     """The object with these keys, at least, in a file of JSON; None where there is no file."""
-    if not path.is_file():
+    if not _is_file(path):
         return None
     try:
         with storage_errors(path):
@@ -106,7 +108,7 @@ def _read(path: Path, *keys: str) -> Record | None:
 
 def _read_log(path: Path) -> list[Record]:
     """The whole lines of a log; the last is torn while a run is under way."""
-    if not path.is_file():
+    if not _is_file(path):
         return []
     with storage_errors(path):
         lines = path.read_bytes().splitlines(keepends=True)
@@ -117,6 +119,12 @@ def _read_log(path: Path) -> list[Record]:
     if not all(isinstance(line, dict) and "step" in line for line in found):
         raise _damaged(path)
     return found
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file. Raises StorageError where that cannot be known."""
+    with storage_errors(path):
+        return path.is_file()
 
 
 def _damaged(path: Path) -> DamagedError:

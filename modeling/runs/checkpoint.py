@@ -17,14 +17,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from modeling.errors import DamagedError, FormatError, InputError, storage_errors
+from modeling.errors import DamagedError, FormatError, InputError, StorageError, explain, storage_errors
 from modeling.files import write_atomic
 
 FORMAT = "modeling checkpoint 2"
 _KEY = "checkpoint"  # the only entry of the file's own metadata: several would come in any order
 
 
-def save(path: Path, tree: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+def save(path: Path | str, tree: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """Write `tree` and `facts` to `path`, durably, in place of what was there.
 
     `tree` is what torch calls a state: dictionaries and lists of tensors and plain values, such as
@@ -37,12 +37,18 @@ def save(path: Path, tree: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     write_atomic(path, safetensors.torch.save(tensors, {_KEY: metadata}))
 
 
-def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def load(path: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The `tree` and the `facts` that `save` wrote, tensors on the CPU and in memory of their own.
 
-    Raises InputError where there is none, FormatError where it is something else, DamagedError where a bit is wrong.
+    Raises InputError where there is none, FormatError where it is something else, DamagedError where a bit is wrong,
+    StorageError where it cannot be read.
     """
-    if not path.is_file():
+    path = Path(path)
+    with storage_errors(path):
+        there = path.is_file()
+        if there:
+            path.open("rb").close()  # safetensors takes a file that is closed to this user for one that is not there
+    if not there:
         raise InputError(
             "there is no checkpoint",
             path=path,
@@ -53,7 +59,8 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it cannot be iterated)
     except safetensors.SafetensorError as error:
-        raise _damaged(path) from error
+        told = explain(error)
+        raise told if isinstance(told, StorageError) else _damaged(path) from error
     if _KEY not in metadata:
         raise FormatError("not a checkpoint", path=path, expected=FORMAT, found="another safetensors file")
     try:

@@ -18,7 +18,7 @@ from typing import Any
 
 from modeling.config import Config
 from modeling.errors import DamagedError, FormatError, InputError, ModelingError, storage_errors
-from modeling.files import remove_drafts, write_atomic, write_json
+from modeling.files import absolute, remove_drafts, write_atomic, write_json
 from modeling.runs import checkpoint
 
 CONFIG, LAST, BEST = "config.json", "last.safetensors", "best.safetensors"
@@ -27,12 +27,15 @@ EVIDENCE, LOG = "evidence.json", "log.jsonl"
 _ANOTHER = "choose another folder with --out, or give the command that began this one"
 
 
-def begin(folder: Path, config: Config, digest: str, *, resume: bool) -> tuple[dict[str, Any], dict[str, Any]] | None:
+def begin(
+    folder: Path | str, config: Config, digest: str, *, resume: bool
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """Begin a run in an existing folder, or open it to go on: tree and facts of its last checkpoint, None before that.
 
     Raises InputError where a run is there and `resume` is not set, or where the run is of another configuration or of a
     dataset of another digest; FormatError where something else is there.
     """
+    folder = Path(folder)
     with storage_errors(folder):
         remove_drafts(folder)
         there = sorted(path.name for path in folder.iterdir())
@@ -85,8 +88,8 @@ def in_run(folder: Path) -> Iterator[None]:
 class Log:
     """The lines of `log.jsonl`, up to step `step`: what a killed run wrote after its last checkpoint is dropped."""
 
-    def __init__(self, folder: Path, step: int) -> None:
-        self._path = folder / LOG
+    def __init__(self, folder: Path | str, step: int) -> None:
+        self._path = absolute(folder) / LOG
         with storage_errors(self._path):
             lines = self._path.read_bytes().splitlines(keepends=True) if self._path.exists() else []
             write_atomic(self._path, b"".join(line for line in lines if _step(line) <= step))

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from modeling.config import Config
-from modeling.errors import FormatError, InputError
+from modeling.errors import FormatError, InputError, StorageError, explain
+from modeling.files import absolute
 from modeling.runs import checkpoint
 from modeling.runs.evidence import Evidence
 from modeling.runs.folder import BEST
@@ -59,12 +60,13 @@ class Trained:
         }
 
 
-def load_run(path: Path, device: str | torch.device = "cpu") -> Trained:
+def load_run(path: Path | str, device: str | torch.device = "cpu") -> Trained:
     """The best weights of a run.
 
     Raises InputError where there are none, FormatError where they are none of this version of the program, DamagedError
     where they are damaged.
     """
+    path = Path(path)
     tree, facts = checkpoint.load(path / BEST)
     try:
         evidence = Evidence.from_json(facts)
@@ -72,6 +74,8 @@ def load_run(path: Path, device: str | torch.device = "cpu") -> Trained:
         model = task.build(config, evidence.dataset)
         model.load_state_dict(tree["average"])
     except (FormatError, InputError, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        if isinstance(explain(error), StorageError):  # a network that the memory does not hold
+            raise
         raise FormatError(
             "the weights are not of a network that this program knows",
             path=path / BEST,
@@ -80,7 +84,7 @@ def load_run(path: Path, device: str | torch.device = "cpu") -> Trained:
         ) from error
     where = torch.device(device)
     model = place(model, config, where).eval().requires_grad_(False)
-    return Trained(path, task, model, config, evidence, where)
+    return Trained(absolute(path), task, model, config, evidence, where)
 
 
 def require_fit(trained: Trained, dataset: Dataset) -> None:

@@ -74,7 +74,7 @@ def expected_arrays(dataset: Dataset, task: str, split: str) -> dict[str, Expect
 
 
 def check_predictions(
-    arrays: Mapping[str, Array], dataset: Dataset, task: str, split: str, *, path: Path | None = None
+    arrays: Mapping[str, Array], dataset: Dataset, task: str, split: str, *, path: Path | str | None = None
 ) -> dict[str, UInt8]:
     """The arrays that are scored, as uint8. Raises InputError that names everything that is wrong with them."""
     problems, fitting = [], {}
@@ -110,9 +110,9 @@ def read_predictions(path: Path | str, dataset: Dataset, task: str, split: str) 
     Raises InputError where the file is no such thing, or says that it is of another task, split or dataset.
     """
     path, expected = Path(path), expected_arrays(dataset, task, split)
-    if not path.is_file():
-        raise InputError("there is no file of predictions", path=path, remedy=_REMEDY)
     with storage_errors(path):
+        if not path.is_file():
+            raise InputError("there is no file of predictions", path=path, remedy=_REMEDY)
         try:
             with zipfile.ZipFile(path) as archive:
                 headers = {name.removesuffix(".npy"): _read_header(archive, name) for name in archive.namelist()}
@@ -160,6 +160,6 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> Array:
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def _raise_if(problems: list[str], path: Path | None, what: str) -> None:
+def _raise_if(problems: list[str], path: Path | str | None, what: str) -> None:
     if problems:
         raise InputError(f"{what}: {'; '.join(problems)}", path=path, remedy=_REMEDY)

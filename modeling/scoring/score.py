@@ -113,7 +113,7 @@ def score_predictions(
 
 
 def score_run(
-    run: Path,
+    run: Path | str,
     dataset: Dataset,
     splits: Iterable[str] = SPLITS,
     *,
@@ -130,7 +130,8 @@ def score_run(
     """
     from modeling.runs.trained import load_run
 
-    trained, splits = load_run(run, device), tuple(splits)
+    run, splits = Path(run), tuple(splits)
+    trained = load_run(run, device)
     task = trained.task.name
     scores = {
         split: score_arrays(
@@ -148,11 +149,13 @@ def score_run(
     return record
 
 
-def score_all(out: Path, dataset: Dataset, splits: Iterable[str] = SPLITS, *, device: str = "cpu") -> list[Scores]:
+def score_all(
+    out: Path | str, dataset: Dataset, splits: Iterable[str] = SPLITS, *, device: str = "cpu"
+) -> list[Scores]:
     """The records of the runs of all tasks in `out`, like `score_run`. The values on test, if it is among the splits,
     are written to a file of the same name in `out`.
     """
-    splits = tuple(splits)
+    out, splits = Path(out), tuple(splits)
     records = [score_run(out / task, dataset, splits, device=device) for task in PRESETS]
     if "test" in splits:
         write_json(out / file_name(*records), summarize(records))

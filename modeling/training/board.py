@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from modeling.errors import InputError
+from modeling.files import absolute
 
 FOLDER = "tensorboard"
 
 
 @contextmanager
-def board(folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+def board(folder: Path | str) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """What to call with each record of the log, to have it in `folder`/tensorboard.
 
     Raises InputError where TensorBoard is not installed.
@@ -24,12 +25,13 @@ def board(folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
         raise InputError(
             "TensorBoard is not installed", remedy="pip install tensorboard, or leave --tensorboard out"
         ) from error
+    place = absolute(folder) / FOLDER
     writers: list[Any] = []
 
     def write(record: Mapping[str, Any]) -> None:
         if not writers:  # what a killed run wrote after its last checkpoint, at which it was resumed, is hidden
             purge_step = record["step"] + ("resumed" in record)
-            writers.append(SummaryWriter(str(folder / FOLDER), purge_step=purge_step))
+            writers.append(SummaryWriter(str(place), purge_step=purge_step))
         for name, value in {**record, **record.get("val", {})}.items():
             if isinstance(value, int | float) and not isinstance(value, bool) and name != "step":
                 writers[0].add_scalar(f"val/{name}" if "val" in record else name, value, record["step"])

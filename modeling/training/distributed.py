@@ -16,9 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from modeling.errors import ModelingError, TrainingError
+from modeling.errors import InputError, ModelingError, TrainingError
 
 T = TypeVar("T")
+
+_TORCHRUN = "start the ranks by torchrun, or unset RANK and WORLD_SIZE to train in one process"
 
 
 @dataclass(frozen=True)
@@ -96,22 +98,51 @@ def joined(device: torch.device) -> Iterator[Ranks]:
 
     What is joined already stays so: ranks can meet only once.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    _, count = rank_and_count()
     if count == 1:
         yield Ranks(device)
         return
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        device = torch.device("cuda", _read("LOCAL_RANK", ""))
         torch.cuda.set_device(device)
     if dist.is_initialized():
         yield Ranks(device, dist.get_rank(), count)
         return
     with _gone():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        try:
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        except ValueError as error:  # of what torchrun sets, something is missing
+            raise InputError(f"the ranks cannot meet: {error}", remedy=_TORCHRUN) from error
     try:
         yield Ranks(device, dist.get_rank(), count)
     finally:
         dist.destroy_process_group()
+
+
+def rank_and_count() -> tuple[int, int]:
+    """This process's rank and the number of ranks, as torchrun sets them; 0 of 1 where nobody did.
+
+    Raises InputError where the environment has something else by these names.
+    """
+    rank, count = _read("RANK", "0"), _read("WORLD_SIZE", "1")
+    if not rank < count:
+        raise InputError(
+            "the environment is not that of a rank",
+            expected="RANK below WORLD_SIZE",
+            found=f"RANK={rank}, WORLD_SIZE={count}",
+            remedy=_TORCHRUN,
+        )
+    return rank, count
+
+
+def _read(name: str, default: str) -> int:
+    """The whole number that the environment has by a name."""
+    text = os.environ.get(name) or default
+    if not (text.isascii() and text.isdigit()):
+        raise InputError(
+            f"{name} of the environment is no number", expected="a whole number", found=repr(text), remedy=_TORCHRUN
+        )
+    return int(text)
 
 
 @contextmanager

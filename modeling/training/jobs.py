@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from modeling.errors import ModelingError, TrainingError
+from modeling.errors import TrainingError, explain
 from modeling.training.signals import SIGNALS, blocked
 
 Tell = Callable[[Any], None]
@@ -116,5 +116,8 @@ def _work(job: Job, pipe: Connection) -> None:
 
     try:
         send("done", job(partial(send, "told"), stop))
-    except (ModelingError, ModuleNotFoundError, OSError) as error:  # those that have an exit code
-        send("failed", error)
+    except Exception as error:
+        told = explain(error)
+        if told is None:  # nobody foresaw it: its traceback is to be seen
+            raise
+        send("failed", told)

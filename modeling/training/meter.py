@@ -11,6 +11,8 @@ from torch import Tensor
 
 from modeling.errors import TrainingError
 
+LESS = "train anew in another folder with less: --set learning_rate=, muon_rate= or weight_decay="
+
 
 class Meter:
     """Losses by name, of each step since the last `means`."""
@@ -52,7 +54,7 @@ class Meter:
             f"the loss is not finite at step {step}, learning rate {rate:.3g}",
             path=self._out,
             found=found,
-            remedy="the last checkpoint stays as it was; train anew in another folder with less: --set learning_rate=",
+            remedy=f"the last checkpoint stays as it was; {LESS}",
         )
 
 

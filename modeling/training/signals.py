@@ -1,4 +1,4 @@
-"""Signals that ask training to stop: noted between steps, or kept waiting while a process starts."""
+"""Signals that ask to stop: raised at once, noted between steps, or kept waiting while a process starts."""
 
 from __future__ import annotations
 
@@ -6,8 +6,32 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_raised: list[int] = []  # signals for which a KeyboardInterrupt was raised
+
+
+def raise_interrupts() -> None:
+    """From now on, raise KeyboardInterrupt for SIGINT and SIGTERM, and know of it: libraries that are being loaded may
+    drop it. A signal that is ignored, as in the background of a script, stays so.
+    """
+    _raised.clear()
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _raise)
+
+
+def require_uninterrupted() -> None:
+    """Raise KeyboardInterrupt where one was raised before, and was dropped."""
+    if _raised:
+        raise KeyboardInterrupt
+
+
+def _raise(signum: int, frame: object) -> NoReturn:  # noqa: ARG001  (a signal handler's signature)
+    _raised.append(signum)
+    raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
@@ -25,6 +49,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
     before = {number: signal.signal(number, note) for number in SIGNALS}
     try:
+        require_uninterrupted()
         yield lambda: bool(came)
     finally:
         for number, handler in before.items():

@@ -20,8 +20,10 @@ import torch
 from modeling import runs
 from modeling.config import Config
 from modeling.errors import TrainingError
-from modeling.files import hold, make_folder, write_json
+from modeling.files import absolute, hold, make_folder, write_json
+from modeling.networks.compiling import compile_network, compiling, require_compiler
 from modeling.networks.precision import choose_precision, exact_products
+from modeling.reading.manifest import require_outside
 from modeling.reading.order import Order
 from modeling.runs import checkpoint
 from modeling.runs.evidence import Evidence, describe, environment, same_bits
@@ -30,7 +32,7 @@ from modeling.tasks import TASKS, Batch, Task
 from modeling.training.distributed import Ranks, joined
 from modeling.training.evaluation import evaluate
 from modeling.training.loader import Loader
-from modeling.training.meter import Meter, Pace
+from modeling.training.meter import LESS, Meter, Pace
 from modeling.training.recording import CudaGraph, Recorded, Work
 from modeling.training.state import State, key
 from modeling.training.step import RATES, Step
@@ -42,7 +44,7 @@ Listener = Callable[[Record], None]
 def train(
     dataset: Dataset,
     config: Config,
-    out: Path,
+    out: Path | str,
     *,
     device: torch.device | str = "cpu",
     resume: bool = False,
@@ -57,15 +59,20 @@ def train(
     With `resume`, a run that is there goes on from its last checkpoint. `listeners` are given each record of the log.
     `stop` is asked between steps: where it says so, a checkpoint is written and the evidence is that of an unfinished
     run. On a GPU the steps are recorded once and replayed, unless `replay` is false, which changes but their time.
-    Under torchrun every rank calls this alike. Raises InputError where a run is there already or does not fit,
-    BusyError where another process trains there, TrainingError where a loss is no number or a rank is gone.
+    Under torchrun every rank calls this alike. Raises InputError where a run is there already or does not fit, or
+    where the folder lies in a dataset or the machine cannot compute as `config` says, BusyError where
+    another process trains there, TrainingError where a loss is no number or a rank is gone.
     """
+    out = absolute(out)
+    require_outside(out)
     with joined(torch.device(device)) as ranks, contextlib.ExitStack() as stack:
+        precision = choose_precision(config.precision, ranks.device, compiled=config.compile != "none")
+        require_compiler(config.compile, ranks.device)
         stack.enter_context(torch.random.fork_rng([ranks.device] if ranks.device.type == "cuda" else []))
         stack.enter_context(_deterministic(ranks.device))
         stack.enter_context(_stream(ranks.device))
         begun = ranks.agree(lambda: _begin(out, config, dataset.digest, resume=resume, stack=stack))
-        run = _Run(dataset, config, task or TASKS[config.task], ranks, out, replay=replay)
+        run = _Run(dataset, config, task or TASKS[config.task], ranks, out, precision, replay=replay)
         if begun is not None:
             with runs.in_run(out):
                 run.restore(*begun)
@@ -138,7 +145,17 @@ def flushes_denormals() -> bool:
 class _Run:
     """A run between its steps: the state, and all that its evidence tells."""
 
-    def __init__(self, dataset: Dataset, config: Config, task: Task, ranks: Ranks, out: Path, *, replay: bool) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        config: Config,
+        task: Task,
+        ranks: Ranks,
+        out: Path,
+        precision: str,
+        *,
+        replay: bool,
+    ) -> None:
         self.config, self.task, self.ranks, self.out = config, task, ranks, out
         self.step = 0
         self.best: dict[str, Any] | None = None  # the averaged weights that scored best, and the evidence of their step
@@ -147,10 +164,9 @@ class _Run:
         self.train_split, self.val_split = dataset.split(task.name, "train"), dataset.split(task.name, "val")
         self.order = Order(len(self.train_split), config.seed, config.batch)
         self.generator = torch.Generator(ranks.device)
-        self.precision = choose_precision(config.precision, ranks.device)
+        self.precision = precision
         self.meter = Meter(out)
-        compiled = config.compile != "none"
-        forward = torch.compile(self.state.model, mode=config.compile) if compiled else self.state.model
+        forward = compile_network(self.state.model, config.compile)
         rates = [self.state.optimizer.rates(step, rate_factor(step, config)) for step in range(config.steps)]
         self.rates = torch.stack(rates).to(ranks.device)
         step = Step(task, config, self.state, forward, self.generator, ranks, self.precision)
@@ -229,7 +245,8 @@ class _Run:
         moment, factor = key(self.config.seed, self.step), rate_factor(self.step, self.config)
         torch.manual_seed(moment)
         self.generator.manual_seed(moment)
-        losses = self.take({**batch, RATES: self.rates[self.step]})
+        with compiling(self.config.compile):
+            losses = self.take({**batch, RATES: self.rates[self.step]})
         self.state.follow(self.step)
         self.meter.add(self.step, self.config.learning_rate * factor, losses)
         self.pace.see(len(batch["image"]))
@@ -275,7 +292,7 @@ class _Run:
             raise TrainingError(
                 f"the weights are not finite after step {self.step - 1}",
                 path=self.out,
-                remedy="the last checkpoint stays; train anew in another folder with less: --set learning_rate=",
+                remedy=f"the last checkpoint stays as it was; {LESS}",
             )
 
     def _save(self) -> None:

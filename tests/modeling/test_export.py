@@ -273,8 +273,8 @@ def test_missing_packages_are_named_with_the_way_to_them(
         return real(name, *arguments, **keywords)
 
     monkeypatch.setattr(builtins, "__import__", fail)
-    with pytest.raises(InputError, match=r"onnxruntime, onnxscript not installed; pip install 'datagen\[onnx\]'"):
-        export.export_onnx(load_run(runs / "circles"), tmp_path / "x", random_images((28, 28), 9), "random")
+    with pytest.raises(InputError, match=r"onnxruntime, onnxscript not installed; pip install --editable '\.\[onnx\]'"):
+        export.export_onnx(load_run(runs / "circles"), str(tmp_path / "x"), random_images((28, 28), 9), "random")
 
 
 def test_the_examples_of_the_page_run_as_they_stand(

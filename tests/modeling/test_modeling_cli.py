@@ -6,6 +6,8 @@ import contextlib
 import io
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,13 +24,15 @@ import torch
 from click.testing import CliRunner, Result
 from helpers import on_one_thread
 
-from modeling import runs
+from modeling import errors, runs
 from modeling.cli import cli
 from modeling.commands import training
+from modeling.options import load_torch
 from modeling.scoring.predictions import write_predictions
 from modeling.shards import open_dataset
 from modeling.spelling import duration, percent
 from modeling.terminal import Progress, print_table
+from modeling.training import signals
 from modeling.training.board import board
 from modeling.training.signals import interruptible
 
@@ -277,7 +281,7 @@ def test_without_torch_the_way_to_it_is_told(folder: Path, package: str) -> None
     program = python("-c", code, "train", "foreground", "--dataset", str(folder))
     _, error = program.communicate()
     assert program.returncode == 3
-    assert "is not installed; pip install 'datagen[train]'" in error
+    assert f"{package} is not installed; pip install --editable '.[train]' in its checkout" in error
 
 
 def test_without_tensorboard_the_way_to_it_is_told(
@@ -540,3 +544,171 @@ def test_times_and_shares_are_spelled_for_people() -> None:
     assert [duration(seconds) for seconds in (0, 59.6, 125, 3725)] == ["0:00", "1:00", "2:05", "1:02:05"]
     assert [percent(share, 2) for share in (0.99631, None)] == ["99.63%", ""]
     assert percent(0.99631) == "99.631%"
+
+
+def run_with(redirection: str, *arguments: object) -> tuple[int, str]:
+    """Run the command line from a shell that redirects: the exit code, and what was said on standard error."""
+    command = shlex.join([sys.executable, "-m", "modeling", *map(str, arguments)])
+    shell = ["bash", "-c", f"exec 3>&2; {command} {redirection}"]
+    done = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+def test_closed_standard_streams_change_nothing(folder: Path, tmp_path: Path) -> None:
+    place = ["--dataset", folder, "--out", tmp_path, *SMALL]
+    code, error = run_with("2>&-", "train", "foreground", *place)
+    assert (code, error) == (0, "")
+    code, _ = run_with(">&-", "train", "circles", *place)
+    assert code == 0
+    for task in ("foreground", "circles"):  # no word has gone into a file
+        lines = (tmp_path / task / runs.LOG).read_text().splitlines()
+        assert all(json.loads(line)["step"] for line in lines)
+    assert run_with("2>&-", "score", "nothing", "--dataset", folder)[0] == 3
+
+
+def test_a_file_does_not_take_the_place_of_a_closed_standard_stream() -> None:
+    code = (
+        "import os; os.close(2); os.close(0); from modeling.cli import _fill_standard_streams as fill; fill();"
+        "print(os.open(os.devnull, os.O_RDONLY) > 2, os.get_inheritable(2))"
+    )
+    assert python("-c", code).communicate()[0].strip() == "True True"
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [
+        ("| true; exit ${PIPESTATUS[0]}", 141, ""),
+        (">/dev/full", 7, "Error: standard output: No space left on device\n"),
+    ],
+)
+@pytest.mark.parametrize("command", [["--help"], ["train", "--help"]])
+def test_output_that_cannot_go_out_has_an_exit_code_and_no_traceback(
+    command: list[str], redirection: str, code: int, said: str
+) -> None:
+    if "full" in redirection and not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    assert run_with(redirection, *command) == (code, said)
+
+
+def test_an_error_keeps_its_exit_code_where_it_cannot_be_told(folder: Path) -> None:
+    for redirection in ("2>&1 >/dev/null | true; exit ${PIPESTATUS[0]}", "2>/dev/full"):
+        assert run_with(redirection, "score", "nothing", "--dataset", folder) == (3, "")
+
+
+def test_json_into_a_closed_pipe_ends_like_any_filter(folder: Path) -> None:
+    scored = ["score", "--predictions", "x.npz", "--task", "circles", "--dataset", folder]
+    assert run_with("2>/dev/null | true; exit ${PIPESTATUS[0]}", *scored)[0] == 3
+    code = (
+        "import os, sys; from modeling import terminal, cli; import click;"
+        "cli.cli.add_command(click.Command('say', callback=lambda: [terminal.say('x' * 9999) for _ in range(99)]));"
+        "cli.main()"
+    )
+    shell = ["bash", "-c", f"{shlex.join([sys.executable, '-c', code, 'say'])} | true; exit ${{PIPESTATUS[0]}}"]
+    done = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_the_help_lists_every_exit_code() -> None:
+    told = {int(code) for code in re.findall(r"\b(\d+) [a-z]", call("--help").output.partition("Exit codes:")[2])}
+    kinds: list[type[errors.ModelingError]] = [errors.ModelingError, *errors.ModelingError.__subclasses__()]
+    known = {0, 2, errors.PROBLEMS_FOUND, errors.INTERRUPTED, errors.CLOSED_PIPE}
+    assert told == known | {kind.exit_code for kind in kinds}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "circles"],
+        ["score", "run"],
+        ["report", "run"],
+        ["predict", "run", "x.png"],
+        ["export", "run", "--onnx"],
+    ],
+)
+def test_numpy_is_loaded_before_torch_which_would_drop_an_interrupt(command: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name in ('numpy', 'torch'): print('loads', name, flush=True)\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        "from modeling.cli import main\n"
+        "main()\n"
+    )
+    output, _ = python("-c", code, *command, PYTHONPATH=str(ROOT)).communicate()
+    loaded = [line for line in output.splitlines() if line.startswith("loads")]
+    assert loaded[:2] == ["loads numpy", "loads torch"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_that_a_library_drops_is_raised_again(number: signal.Signals) -> None:
+    before = {each: signal.getsignal(each) for each in signals.SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker of pytest-xdist ignores it
+    try:
+        signals.raise_interrupts()
+        signals.require_uninterrupted()
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(number)
+        for ask in (signals.require_uninterrupted, load_torch, lambda: interruptible().__enter__()):
+            with pytest.raises(KeyboardInterrupt):
+                ask()
+        assert signal.getsignal(signal.SIGTERM) is signals._raise
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        signals._raised.clear()
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    before = {each: signal.getsignal(each) for each in signals.SIGNALS}
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signals.raise_interrupts()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def test_an_interrupt_while_the_commands_are_loaded_ends_without_a_traceback() -> None:
+    code = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'click': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from modeling.__main__ import main\n"
+        "main()\n"
+    )
+    program = python("-c", code)
+    assert program.communicate() == ("", "")
+    assert program.returncode == 130
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"RANK": "x"},
+        {"WORLD_SIZE": "-1"},
+        {"RANK": "3"},
+        {"RANK": "2", "WORLD_SIZE": "2"},
+        {"RANK": "0", "WORLD_SIZE": "2"},
+    ],
+)
+def test_an_environment_that_is_not_that_of_a_rank_is_told(
+    environment: dict[str, str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    result = call("train", "circles", "--dataset", str(folder), "--out", str(tmp_path / "runs"), *SMALL)
+    assert result.exit_code == 3, result.output
+    assert "unset RANK and WORLD_SIZE" in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_ranks_that_are_set_to_nothing_are_none(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "")
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert call("train", "circles", "--dataset", str(folder), "--out", str(tmp_path), *SMALL).exit_code == 0

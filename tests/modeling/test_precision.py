@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from modeling.errors import InputError
 from modeling.networks.precision import autocast, choose_precision
 
 CPU = torch.device("cpu")
@@ -37,6 +38,22 @@ def test_the_names_by_which_a_processor_is_known_are_those_of_torch() -> None:
         capabilities = torch.cpu.get_capabilities()
         assert {"amx_bf16", "avx512_bf16"} <= capabilities.keys()
         assert capabilities["cpu_name"].startswith("AMD") == ("AuthenticAMD" in facts)
+
+
+@pytest.mark.parametrize("asked", ["auto", "float32"])
+def test_what_is_compiled_for_a_cpu_is_float32_however_fast_it_is_in_bfloat16(
+    asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    assert choose_precision(asked, CPU, compiled=True) == "float32"
+    with pytest.raises(InputError, match="compile=none"):
+        choose_precision("bfloat16", CPU, compiled=True)
+
+
+def test_what_is_compiled_for_a_gpu_is_what_it_is_fast_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    for asked in ("auto", "bfloat16"):
+        assert choose_precision(asked, torch.device("cuda"), compiled=True) == "bfloat16"
 
 
 @pytest.mark.parametrize(("units", "expected"), [(True, "bfloat16"), (False, "float32")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import zipfile
 import zlib
@@ -17,11 +18,13 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from datagen import recipe as recipes
+from datagen.build import build
 from modeling.cli import cli
 from modeling.errors import InputError
 from modeling.inference import overlays, predict
 from modeling.inference.findings import describe, rows, words
-from modeling.inference.inputs import are_blank, are_light, read_inputs
+from modeling.inference.inputs import are_blank, are_light, read_inputs, read_npy
 from modeling.networks.mosaics import semantic
 from modeling.pictures import png
 from modeling.pictures.drawing import mask_colours
@@ -260,10 +263,22 @@ def coloured() -> bytes:
     return as_png(image)
 
 
+def with_chunk(name: bytes, content: bytes) -> bytes:
+    """A grey PNG file with a chunk more after its header."""
+    data, chunk = as_png(blob()), name + content
+    return data[:33] + struct.pack(">I", len(content)) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[33:]
+
+
 def keyed() -> bytes:
     """A grey PNG file in which black is transparent."""
-    data, content = as_png(blob()), b"tRNS\0\0"
-    return data[:33] + struct.pack(">I", 2) + content + struct.pack(">I", zlib.crc32(content)) + data[33:]
+    return with_chunk(b"tRNS", b"\0\0")
+
+
+def exif(orientation: int, order: str = ">") -> bytes:
+    """What a camera writes of how it was held, after an entry of something else."""
+    entries = [(0x010F, 2, 1, 0), (0x0112, 3, 1, orientation)]
+    listed = b"".join(struct.pack(f"{order}HHIHxx", *entry) for entry in entries)
+    return {">": b"MM", "<": b"II"}[order] + struct.pack(f"{order}HIH", 42, 8, len(entries)) + listed
 
 
 def flipped() -> bytes:
@@ -290,7 +305,11 @@ BAD_PNGS: dict[str, tuple[Callable[[], bytes], str]] = {
     "only a signature": (lambda: as_png(blob())[:8], "cut short"),
     "a flipped bit": (flipped, "a wrong checksum"),
     "too few pixels": (undecodable, "cannot be decoded"),
-    "another format": (lambda: bytes(cv2.imencode(".jpg", blob())[1]), "not a PNG file"),
+    "another format": (lambda: bytes(cv2.imencode(".jpg", blob())[1]), "not a PNG file .*a JPEG file.*convert it to"),
+    "turned": (lambda: with_chunk(b"eXIf", exif(6)), "shown turned or mirrored .*found 6.*auto-orient"),
+    "mirrored, the other byte order": (lambda: with_chunk(b"eXIf", exif(2, "<")), "shown turned or mirrored"),
+    "an animation": (lambda: with_chunk(b"acTL", struct.pack(">II", 3, 0)), "an animation .*3 frames"),
+    "another gamma": (lambda: with_chunk(b"gAMA", struct.pack(">I", 100_000)), "another gamma .*found 1"),
     "nothing": (lambda: b"", "the file is empty"),
     "a thread": (lambda: as_png(np.zeros((1, 28), np.uint8)), "sides of at least 8 pixels"),
 }
@@ -309,6 +328,125 @@ def test_a_png_file_that_would_be_mangled_is_refused(runs: Path, tmp_path: Path,
 def test_grey_that_is_stored_as_colour_is_taken_and_nothing_is_lost() -> None:
     for data in (as_png(np.dstack([blob()] * 3)), transparent(255), as_png(blob())):
         assert np.array_equal(png.decode(data), blob())
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (b"eXIf", exif(1)),
+        (b"eXIf", b""),
+        (b"eXIf", exif(6)[:12]),  # cut short: it says nothing
+        (b"eXIf", b"MM\0*\xff\xff\xff\xff"),
+        (b"acTL", struct.pack(">II", 1, 0)),
+        (b"gAMA", struct.pack(">I", 45_455)),
+        (b"pHYs", struct.pack(">IIB", 1, 1, 0)),
+    ],
+)
+def test_what_is_shown_as_it_lies_in_the_file_is_taken(name: bytes, content: bytes) -> None:
+    assert np.array_equal(png.decode(with_chunk(name, content)), blob())
+
+
+def test_hidden_files_in_a_folder_are_passed_over(runs: Path, digits: Path, tmp_path: Path) -> None:
+    (digits / "._d0.png").write_bytes(b"\0\5\26\7Mac")
+    (digits / ".DS_Store").write_bytes(b"")
+    record = predict.predict(runs / "circles", [digits], tmp_path)
+    assert [each["name"] for each in record["images"]] == ["d0", "d1", "d2", "d3"]
+    assert record["warnings"] == []
+
+
+def test_pictures_that_are_no_png_files_are_told(runs: Path, digits: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(digits / "e.JPG"), blob())
+    cv2.imwrite(str(digits / "e.bmp"), blob())
+    (digits / "notes.txt").write_text("")
+    record = predict.predict(runs / "circles", [digits], tmp_path)
+    assert record["warnings"] == [
+        "2 pictures that are no PNG files were passed over (e.JPG, e.bmp): convert them to PNG"
+    ]
+    for path in digits.glob("*.png"):
+        path.unlink()
+    with pytest.raises(InputError, match=r"folder of PNG files \(found 1 of \.jpg, 1 of \.bmp\); convert them to PNG"):
+        read_inputs([digits], "circles", "test")
+    with pytest.raises(InputError, match=r"e\.bmp: not an input .*; convert it to a PNG file"):
+        read_inputs([digits / "e.bmp"], "circles", "test")
+
+
+def test_what_is_no_file_is_told_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to("nowhere")
+    with pytest.raises(InputError, match=r"neither a file nor a folder .*a pipe or a device"):
+        read_inputs([tmp_path / "pipe.png"], "circles", "test")
+    with pytest.raises(InputError, match="the link leads nowhere"):
+        read_inputs([tmp_path / "link.png"], "circles", "test")
+    with pytest.raises(InputError, match="there is no such file or folder"):
+        read_inputs([tmp_path / "absent.png"], "circles", "test")
+
+
+@pytest.mark.parametrize(("length", "overlay", "fits"), [(246, False, True), (247, False, False), (246, True, False)])
+def test_a_name_that_is_too_long_for_what_is_written_is_told_before_anything_is(
+    runs: Path, digits: Path, tmp_path: Path, length: int, overlay: bool, fits: bool
+) -> None:
+    (digits / "d3.png").rename(digits / ("x" * length + ".png"))
+    out = tmp_path / "new" / "out"
+    if fits:
+        assert len(predict.predict(runs / "circles", [digits], out, overlay=overlay)["files"]) == 4
+        return
+    with pytest.raises(InputError, match=r"the name is too long .*at most 255 bytes.*a shorter name"):
+        predict.predict(runs / "circles", [digits], out, overlay=overlay)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_in_the_place_of_a_mask_is_told_before_anything_is_written(
+    runs: Path, digits: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "d2-mask.png").mkdir()
+    with pytest.raises(InputError, match=r"d2-mask\.png: a folder is where a file is to be written"):
+        predict.predict(runs / "circles", [digits], tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path != digits] == ["d2-mask.png"]
+
+
+def test_pictures_of_an_array_have_names_without_brackets_that_are_nobody_elses(runs: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "mos.npy", np.stack([blob()] * 2))
+    cv2.imwrite(str(tmp_path / "mos-00001.png"), blob())
+    inputs = [tmp_path / "mos-00001.png", tmp_path / "mos.npy"]
+    record = predict.predict(runs / "circles", inputs, tmp_path / "a", overlay=True)
+    pictures = ["mos-00001-overlay.png", "mos-2-00000-overlay.png", "mos-2-00001-overlay.png"]
+    assert record["files"] == sorted([*pictures, "mos-00001-mask.png", "mos-2.npz"])
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {*record["files"], predict.FILE}
+    again = predict.predict(runs / "circles", inputs[::-1], tmp_path / "b", overlay=True)
+    assert {"mos-00000-overlay.png", "mos-00001-overlay.png", "mos-00001-2-overlay.png"} < {*again["files"]}
+    assert [each["name"] for each in again["images"]] == ["mos[0]", "mos[1]", "mos-00001-2"]
+
+
+def test_a_dataset_with_a_light_ground_is_not_to_be_inverted(runs: Path, tmp_path: Path) -> None:
+    def light(number: int) -> np.ndarray[Any, Any]:
+        return np.stack([255 - np.roll(blob(), number + each, 1) for each in range(8)])
+
+    parts: dict[str, Any] = {}
+    for number, split in enumerate(("train", "val", "test")):
+        parts |= {f"{split}_images": light(8 * number), f"{split}_labels": np.arange(8, dtype=np.uint8) % 10}
+    np.savez(tmp_path / "light.npz", **parts)
+    table: dict[str, Any] = {"source": f"npz:{tmp_path / 'light.npz'}", "mosaics": dict.fromkeys(fakes.SPLITS, 8)}
+    build(recipes.from_table(table, origin="light"), tmp_path / "light", workers=1)
+    dataset = open_dataset(tmp_path / "light")
+    (told,) = predict.predict(runs / "foreground", [dataset.path], tmp_path / "out")["warnings"]
+    assert "8 of 8 images have a light ground" in told
+    assert "--invert" not in told and "build one of inverted images" in told
+    own = fakes.train_runs(dataset, tmp_path / "own", "precision=float32")
+    assert predict.predict(own / "foreground", [dataset.path], tmp_path / "out")["warnings"] == []
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+def test_an_array_of_every_version_of_the_format_is_taken(tmp_path: Path, version: tuple[int, int]) -> None:
+    images = np.stack([blob(), 255 - blob()])
+    with (tmp_path / "a.npy").open("wb") as file:
+        np.lib.format.write_array(file, images, version)
+    assert np.array_equal(read_npy(tmp_path / "a.npy"), images)
+
+
+def test_an_array_of_another_version_of_the_format_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\4\0" + bytes(120))
+    with pytest.raises(InputError, match=r"none of 1\.0, 2\.0 and 3\.0"):
+        read_npy(tmp_path / "a.npy")
 
 
 def test_a_huge_image_is_refused_by_its_header(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,335 @@
+"""Places as users have them: spelled as text, left by the working folder, closed, linked, within a dataset."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fakes
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from modeling import runs
+from modeling.cli import cli
+from modeling.config import preset
+from modeling.errors import (
+    DamagedError,
+    FormatError,
+    InputError,
+    ModelingError,
+    StorageError,
+    explain,
+)
+from modeling.files import absolute, hold, make_folder, remove_drafts, write_atomic, write_json
+from modeling.inference.export import export_onnx, random_images
+from modeling.inference.inputs import read_inputs, read_npy
+from modeling.inference.predict import predict
+from modeling.reading import manifest
+from modeling.report import write_report
+from modeling.report.run import find_runs, read_run
+from modeling.runs import checkpoint
+from modeling.runs.trained import load_run
+from modeling.scoring.predictions import read_predictions, write_predictions
+from modeling.scoring.score import score_all, score_predictions, score_run
+from modeling.shards import Dataset, open_dataset
+from modeling.training.board import board
+from modeling.training.train import train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SMALL = ("steps=1", "batch=8", "channels=4,8", "val_samples=8", "precision=float32")
+PRECISION = "precision=float32"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return open_dataset(fakes.tiny(tmp_path_factory.mktemp("places"), train=40, val=12, test=12))
+
+
+@pytest.fixture(scope="module")
+def trained(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of each task."""
+    return fakes.train_runs(dataset, tmp_path_factory.mktemp("trained"), PRECISION)
+
+
+@pytest.fixture
+def copied(trained: Path, tmp_path: Path) -> Path:
+    """A folder of runs that is the caller's own."""
+    shutil.copytree(trained, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that any user may enter, and where files are read by one who is not all-powerful."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o777)
+    before = os.geteuid()
+    try:
+        yield folder
+    finally:
+        os.seteuid(before)
+        for path in [folder, *folder.rglob("*")]:
+            if path.is_dir():
+                path.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+def close(path: Path) -> None:
+    """Let nobody read a file or enter a folder, this process included."""
+    path.chmod(0)
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+
+
+def score(dataset: Dataset, folder: Path) -> Any:
+    write_predictions(str(folder / "p.npz"), {"mask": np.zeros((12, 28, 28), np.uint8)}, dataset, "foreground", "test")
+    read_predictions(str(folder / "p.npz"), dataset, "foreground", "test")
+    return score_predictions(str(folder / "p.npz"), dataset, "foreground", replicates=1)
+
+
+def begin_and_log(dataset: Dataset, folder: Path) -> None:
+    config = preset("circles", "cpu")
+    runs.begin(str(folder), config, dataset.digest, resume=False)
+    log = runs.Log(str(folder), 0)
+    log({"step": 1})
+    log.close()
+    assert (folder / runs.LOG).stat().st_size
+
+
+def save_and_load(dataset: Dataset, folder: Path) -> None:
+    checkpoint.save(str(folder / "c.safetensors"), {"a": [1]}, {"b": 2})
+    assert checkpoint.load(str(folder / "c.safetensors")) == ({"a": [1]}, {"b": 2})
+
+
+def write_files(dataset: Dataset, folder: Path) -> None:
+    make_folder(str(folder / "a"))
+    write_atomic(str(folder / "a" / "b"), b"1")
+    write_json(str(folder / "a" / "c"), {})
+    remove_drafts(str(folder / "a"))
+    with hold(str(folder / "a")):
+        assert sorted(path.name for path in (folder / "a").iterdir()) == ["b", "c"]
+
+
+def write_board(dataset: Dataset, folder: Path) -> None:
+    pytest.importorskip("tensorboard")
+    with board(str(folder)) as write:
+        write({"step": 1, "loss": 2.0})
+    assert (folder / "tensorboard").is_dir()
+
+
+def read_images(dataset: Dataset, folder: Path) -> None:
+    np.save(folder / "a.npy", random_images((28, 28), 2))
+    assert read_npy(str(folder / "a.npy")).shape == (2, 28, 28)
+    assert len(read_inputs([str(folder / "a.npy")], "circles", "test")) == 1
+
+
+TEXTS: dict[str, Callable[[Dataset, Path, str], Any]] = {
+    "open_dataset": lambda dataset, folder, runs: open_dataset(str(dataset.path)),
+    "manifest.read": lambda dataset, folder, runs: manifest.read(str(dataset.path)),
+    "train": lambda dataset, folder, runs: train(dataset, preset("circles", "cpu").override(SMALL), str(folder)),
+    "load_run": lambda dataset, folder, runs: load_run(f"{runs}/circles"),
+    "predict": lambda dataset, folder, runs: predict(f"{runs}/circles", [str(dataset.path)], str(folder)),
+    "predict of one input": lambda dataset, folder, runs: predict(f"{runs}/circles", str(dataset.path), str(folder)),
+    "score_run": lambda dataset, folder, runs: score_run(f"{runs}/circles", dataset, ["test"], replicates=1),
+    "score_all": lambda dataset, folder, runs: score_all(runs, dataset, ["val"]),
+    "predictions": lambda dataset, folder, runs: score(dataset, folder),
+    "write_report": lambda dataset, folder, runs: write_report(runs, dataset, str(folder)),
+    "read_run": lambda dataset, folder, runs: read_run(str(find_runs(runs)[0]), dataset.digest),
+    "checkpoint": lambda dataset, folder, runs: save_and_load(dataset, folder),
+    "begin and Log": lambda dataset, folder, runs: begin_and_log(dataset, folder),
+    "files": lambda dataset, folder, runs: write_files(dataset, folder),
+    "board": lambda dataset, folder, runs: write_board(dataset, folder),
+    "inputs": lambda dataset, folder, runs: read_images(dataset, folder),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tensorboard
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_path_may_be_text(name: str, dataset: Dataset, copied: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    TEXTS[name](dataset, tmp_path / "out", str(copied))
+
+
+def test_what_is_opened_by_a_relative_path_stays_where_it_is(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(dataset.path.parent)
+    opened = open_dataset(dataset.path.name)
+    monkeypatch.chdir(tmp_path)
+    assert np.array_equal(opened.split("circles", "train")["image"][:], dataset.split("circles", "train")["image"][:])
+
+    def move(record: Any) -> None:
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)
+        os.chdir(tmp_path / "elsewhere")
+
+    train(opened, preset("circles", "cpu").override([*SMALL, "steps=2", "log_every=1"]), "run", listeners=[move])
+    assert {path.name for path in (tmp_path / "run").iterdir()} > {runs.BEST, runs.LAST, runs.EVIDENCE}
+    assert not [*(tmp_path / "elsewhere").iterdir()]
+    monkeypatch.chdir(tmp_path)
+    assert load_run("run").path == tmp_path / "run"
+
+
+def test_a_working_folder_that_is_gone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(StorageError, match="data: the working folder is gone"):
+        absolute("data")
+    assert absolute(tmp_path) == tmp_path
+    result = CliRunner().invoke(cli, ["train", "circles"])
+    monkeypatch.undo()
+    assert result.exit_code == 7
+    assert "the working folder is gone; change to one that is there" in result.stderr
+
+
+@pytest.mark.parametrize("closed", ["", runs.BEST])
+def test_a_run_that_may_not_be_read_is_told_as_such(closed: str, trained: Path, place: Path) -> None:
+    shutil.copytree(trained / "circles", place / "run")
+    close(place / "run" / closed)
+    result = CliRunner().invoke(cli, ["predict", str(place / "run"), str(place), "--out", str(place / "out")])
+    assert result.exit_code == 7, result.output
+    assert f"{place / 'run' / runs.BEST}: Permission denied" in result.stderr
+    with pytest.raises(StorageError, match="Permission denied"):
+        load_run(place / "run")
+    if not closed:
+        with pytest.raises(StorageError, match="Permission denied"):
+            find_runs(place / "run")
+
+
+def test_a_dataset_that_may_not_be_read_is_told_as_such(dataset: Dataset, trained: Path, place: Path) -> None:
+    for name in ("data", "shard"):
+        shutil.copytree(dataset.path, place / name)
+    shutil.copytree(trained / "circles", place / "run")
+    shard = open_dataset(place / "shard").split("circles", "test")["image"].runs[0].path
+    shard.chmod(0)
+    close(place / "data")
+    commands = [
+        ["train", "circles", "--out", str(place / "new"), "--dataset", str(place / "data")],
+        ["score", str(place / "run"), "--dataset", str(place / "data")],
+        ["report", str(place / "run"), "--dataset", str(place / "data")],
+        ["predict", str(place / "run"), str(place / "data"), "--out", str(place / "out")],
+        ["predict", str(place / "run"), str(place / "shard"), "--out", str(place / "out")],
+    ]
+    for command in commands:
+        result = CliRunner().invoke(cli, command)
+        assert result.exit_code == 7, (command, result.output)
+        assert "Permission denied" in result.stderr
+
+
+def test_what_cannot_be_written_is_named_and_its_draft_is_not(dataset: Dataset, trained: Path, place: Path) -> None:
+    shutil.copytree(trained / "circles", place / "run")
+    (place / "run").chmod(0o555)
+    (place / "folder").mkdir()
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+    config = load_run(place / "run").config
+    for write in (
+        lambda: write_atomic(place / "run" / "new", b""),
+        lambda: train(dataset, config, place / "run", resume=True),
+    ):
+        with pytest.raises(StorageError, match="Permission denied") as caught:
+            write()
+        assert ".modeling-" not in str(caught.value)
+    with pytest.raises(StorageError, match="folder: Is a directory"):
+        write_atomic(place / "folder", b"")
+    with pytest.raises(InputError, match=r"a folder is there .*give --out .*folder/model\.onnx"):
+        export_onnx(load_run(place / "run"), place / "folder", random_images((28, 28), 9), "random")
+
+
+def test_a_dataset_of_links_is_refused_and_it_is_said_how_to_copy_it(dataset: Dataset, tmp_path: Path) -> None:
+    snapshot = tmp_path / "snapshot"
+    for path in dataset.path.rglob("*"):
+        if path.is_file():
+            link = snapshot / path.relative_to(dataset.path)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path)
+    with pytest.raises(FormatError, match=r"found a link.*cp -rL"):
+        open_dataset(snapshot)
+    (snapshot / manifest.MANIFEST).unlink()
+    shutil.copy(dataset.path / manifest.MANIFEST, snapshot)
+    with pytest.raises(DamagedError, match=r"found a link.*cp -rL"):
+        open_dataset(snapshot)
+
+
+def test_nothing_is_written_into_a_dataset(dataset: Dataset, copied: Path, tmp_path: Path) -> None:
+    shutil.copytree(dataset.path, tmp_path / "data")
+    (tmp_path / "link").symlink_to("data/circles")
+    np.save(tmp_path / "a.npy", random_images((28, 28), 2))
+    trained = load_run(copied / "circles")
+    config = preset("circles", "cpu").override(SMALL)
+    for inside in ("data", "data/runs/deep", "link/x", "data/../data"):
+        out = tmp_path / inside
+        for write in (
+            lambda out=out: train(dataset, config, out),
+            lambda out=out: predict(copied / "circles", [tmp_path / "a.npy"], out),
+            lambda out=out: write_report(copied, dataset, out),
+            lambda out=out: export_onnx(trained, out / "m.onnx", random_images((28, 28), 9), "random"),
+        ):
+            with pytest.raises(InputError, match=r"nothing is written into a dataset.*choose another with --out"):
+                write()
+    before = {path.relative_to(dataset.path) for path in dataset.path.rglob("*")}
+    assert {path.relative_to(tmp_path / "data") for path in (tmp_path / "data").rglob("*")} == before
+    (tmp_path / manifest.MANIFEST).write_text('{"name": "of a web page"}')
+    manifest.require_outside(tmp_path / "x")
+    (tmp_path / manifest.MANIFEST).unlink()
+    os.mkfifo(tmp_path / manifest.MANIFEST)  # to open it would wait for ever
+    manifest.require_outside(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (MemoryError(), 7, "memory is short; free some"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 7, "memory is short"),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), 7, "memory is short"),
+        (OSError(12, "Cannot allocate memory"), 7, "memory is short"),
+        (RuntimeError("can't start new thread"), 7, "no more threads or processes can be started"),
+        (BlockingIOError(11, "Resource temporarily unavailable"), 7, "no more threads or processes"),
+        (
+            ImportError("libgomp.so.1: cannot open\nand more"),
+            3,
+            "a library cannot be loaded: libgomp.so.1: cannot open;",
+        ),
+        (ModuleNotFoundError("", name="torch"), 3, "torch is not installed; pip install --editable '.[train]'"),
+        (PermissionError(13, "Permission denied", "a\x1bb"), 7, r"a\x1bb: Permission denied"),
+        (OSError(28, "No space left on device"), 7, "standard output: No space left on device"),
+        (FileNotFoundError(2, "No such file or directory"), 7, "the working folder is gone"),
+        (InputError("x"), 3, "x"),
+    ],
+)
+def test_what_the_machine_is_to_blame_for_is_told_in_one_line(error: Exception, code: int, told: str) -> None:
+    found = explain(error)
+    assert found is not None
+    assert (found.exit_code, str(found)[: len(told)]) == (code, told)
+    assert "\n" not in str(found)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), ValueError(), ModuleNotFoundError("", name="modeling.x")])
+def test_what_nobody_foresaw_is_not_explained(error: Exception) -> None:
+    assert explain(error) is None
+
+
+def test_memory_that_is_short_is_told_by_what_it_came_from() -> None:
+    try:
+        try:
+            raise MemoryError
+        except MemoryError as cause:
+            raise RuntimeError("worse: std::bad_alloc") from cause
+    except RuntimeError as error:
+        assert isinstance(explain(error), StorageError)
+
+
+def test_names_neither_steer_the_terminal_nor_forge_a_line() -> None:
+    name = "x\x1b]0;owned\x07\nError: two\u202e.png"
+    spelled = r"x\x1b]0;owned\x07\nError: two\u202e.png"
+    assert str(InputError("no", path=name, expected=name, found=name, remedy=name)) == (
+        f"{spelled}: no (expected {spelled}, found {spelled}); {spelled}"
+    )
+    assert str(ModelingError("all:", lines=[name, "two"])) == f"all:\n  {spelled}\n  two"
+    assert str(ModelingError("\udc80 é")) == r"\udc80 é"
