@@ -15,8 +15,8 @@ from modeling.errors import InputError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import build
+import compare
 import gpu
-import pairs
 import roofline
 import scaling
 import training
@@ -127,17 +127,17 @@ def test_a_process_takes_time_to_begin() -> None:
 
 
 def test_the_interval_of_a_median_leaves_out_what_chance_may_reach() -> None:
-    assert pairs.interval([float(value) for value in (9, 1, 8, 2, 7, 3, 6, 4, 5)]) == (2, 8)
-    assert pairs.interval([float(value) for value in range(6)]) == (0, 5)
+    assert compare.interval([float(value) for value in (9, 1, 8, 2, 7, 3, 6, 4, 5)]) == (2, 8)
+    assert compare.interval([float(value) for value in range(6)]) == (0, 5)
     with pytest.raises(ValueError, match="6 values"):
-        pairs.interval([1.0] * 5)
+        compare.interval([1.0] * 5)
 
 
 def test_a_checkout_is_slower_only_if_the_whole_interval_says_so() -> None:
     before = [build.Run(wall=1.0, cpu=2.0, peak=0.0)] * 9
     slow = [build.Run(wall=1.06 + 0.001 * i, cpu=2.0, peak=0.0) for i in range(9)]
     mixed = [build.Run(wall=1.04 + 0.01 * i, cpu=2.0, peak=0.0) for i in range(9)]
-    assert pairs.ratios(before, slow, "wall")["slower"]
-    assert pairs.ratios(before, slow, "wall")["median"] == 1.064
-    assert not pairs.ratios(before, mixed, "wall")["slower"]
-    assert pairs.ratios(before, slow, "cpu") == {"median": 1.0, "low": 1.0, "high": 1.0, "slower": False}
+    assert compare.ratios(before, slow, "wall")["slower"]
+    assert compare.ratios(before, slow, "wall")["median"] == 1.064
+    assert not compare.ratios(before, mixed, "wall")["slower"]
+    assert compare.ratios(before, slow, "cpu") == {"median": 1.0, "low": 1.0, "high": 1.0, "slower": False}

@@ -23,6 +23,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from helpers import on_one_thread
+from isolation import ROOT
 
 from modeling import errors, runs
 from modeling.cli import cli

@@ -137,7 +137,7 @@ STEPS = ("build", "verify", "loader", "training")
 @click.option("--workers", default=2, show_default=True)
 @click.option("--rounds", default=9, show_default=True, help="Counted pairs, after one that is not.")
 @click.option("--step", "steps", type=click.Choice(STEPS), multiple=True, default=STEPS)
-@click.option("--evidence", type=click.Path(path_type=Path), default=Path("results/pairs.json"), show_default=True)
+@click.option("--evidence", type=click.Path(path_type=Path), default=Path("results/compare.json"), show_default=True)
 def main(
     before: Path, after: Path, source_dir: Path, workers: int, rounds: int, steps: tuple[str, ...], evidence: Path
 ) -> None:
@@ -151,7 +151,7 @@ def main(
         runs = alternate(sides, steps, rounds)
         digests = {label: built(side.data)["digest"] for label, side in zip(("before", "after"), sides, strict=True)}
     facts: dict[str, Any] = {
-        "command": "python benchmarks/pairs.py BEFORE AFTER",
+        "command": "python benchmarks/compare.py BEFORE AFTER",
         "commits": {label: _commit(side.root) for label, side in zip(("before", "after"), sides, strict=True)},
         "digests": digests,
         "rounds": rounds,
