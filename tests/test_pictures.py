@@ -97,12 +97,18 @@ def png_of_palette(colours: list[tuple[int, int, int]], alpha: bytes = b"") -> F
 
 
 def png_beside() -> Files:
-    yield png(GREY, before=chunk(b"gAMA", struct.pack(">I", 100_000)))
+    yield png(GREY, before=chunk(b"gAMA", struct.pack(">I", 45_455)))
     yield png(GREY, before=chunk(b"sRGB", b"\0"))
+    yield png(GREY, before=chunk(b"sRGB", b"\0") + chunk(b"gAMA", struct.pack(">I", 100_000)))
     yield png(GREY, before=chunk(b"iCCP", b"wrong\0\0" + zlib.compress(b"no profile")))
     yield png(GREY, before=chunk(b"iCCP", b"wrong\0\0no profile"))
     yield png(GREY, before=chunk(b"zzZz", b"of nobody") + chunk(b"tEXt", b"Comment\0caf\xe9"))
     yield png(GREY) + b"after the end"
+
+
+def png_of_another_gamma() -> Files:
+    yield png(GREY, before=chunk(b"gAMA", struct.pack(">I", 100_000)))
+    yield png(GREY, before=chunk(b"gAMA", struct.pack(">I", 55_556)))
 
 
 def png_transparent() -> Files:
@@ -335,7 +341,11 @@ ROWS: dict[str, tuple[Callable[[], Files], str | None]] = {
         "transparent pixels; convert",
     ),
     "PNG: a transparent colour (`tRNS` of grey or RGB)": (png_transparent, "a transparent colour; convert"),
-    "PNG: gamma, profiles, texts, unknown chunks, bytes after its end": (png_beside, None),
+    "PNG: a gamma (`gAMA`) other than about 1 / 2.2, without `sRGB`": (
+        png_of_another_gamma,
+        "shown by another gamma",
+    ),
+    "PNG: profiles, texts, unknown chunks, bytes after its end": (png_beside, None),
     "PNG: more than one frame (APNG)": (
         each(saved(GREY, "PNG", save_all=True, append_images=[Image.fromarray(255 - GREY)])),
         "2 frames where one is expected",

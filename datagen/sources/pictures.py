@@ -1,7 +1,7 @@
 """Picture files as grey tiles: read as viewers show them, or refused with the reason.
 
 A picture is taken where each of its pixels is an opaque grey of 8 bits, whatever way the file holds it. Colour
-profiles and gamma are passed over. Pillow reads all formats but JPEG, of whose damage it does not tell;
+profiles are passed over. Pillow reads all formats but JPEG, of whose damage it does not tell;
 simplejpeg does. `docs/sources.md` has a table of all cases.
 """
 
@@ -45,6 +45,7 @@ _TURNS: dict[int, Callable[[UInt8], UInt8]] = {  # how viewers turn and mirror; 
     8: np.rot90,
 }
 
+_AS_STORED = range(45_000, 46_000)  # gamma of PNG, about 1 / 2.2: viewers show the levels as they are stored
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples a pixel of each colour type of PNG
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 # of an interlaced PNG: left, top, and the steps to the right and down
@@ -88,6 +89,10 @@ def _png(data: bytes) -> UInt8:
     _require_one(getattr(image, "n_frames", 1), "frames")
     if "transparency" in image.info and image.mode != "P":
         raise InputError("a transparent colour", remedy="convert it to 8-bit grey without transparency")
+    gamma = round(100_000 * image.info.get("gamma", 0))
+    if gamma and gamma not in _AS_STORED and "srgb" not in image.info:
+        found = f"{gamma / 100_000:g}"
+        raise InputError("shown by another gamma", expected="about 0.455", found=found, remedy=_TO_GREY)
     return _upright(_tile(image), image)
 
 
