@@ -29,6 +29,7 @@ _REMEDIES = {
     errno.ENOMEM: "end other programs, or give --workers 1",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of a process or a machine, whatever the file
 _TEMPORARY = (".datagen-", ".tmp")
 _LONGEST_NAME = 255  # bytes, on nearly every file system
 LINK_REMEDY = "links are not followed: copy the dataset with cp -rL"
@@ -51,6 +52,16 @@ def storage_error(error: OSError, path: Path | None = None) -> StorageError:
     named = Path(error.filename) if isinstance(error.filename, str) else path
     where = path if named is not None and is_draft(named.name) else named
     return StorageError(f"the storage says: {problem}", path=where, remedy=_REMEDIES.get(error.errno or 0))
+
+
+def require_enough(error: BaseException) -> None:
+    """Raise StorageError where `error`, or its cause, says that this process is short of files or memory.
+
+    Then nothing is known of the file that was to be read, and no blame falls on it.
+    """
+    for one in (error, error.__cause__):
+        if isinstance(one, OSError) and one.errno in _SHORTAGES:
+            raise storage_error(one) from error
 
 
 def look(path: Path) -> os.stat_result | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -30,7 +31,7 @@ from datagen import recipe as recipes
 from datagen.cli import cli
 from datagen.dataset import Dataset
 from datagen.engines.local import Slot
-from datagen.errors import DamageError, InputError, RecipeError, SourceError
+from datagen.errors import DamageError, InputError, RecipeError, SourceError, StorageError
 from datagen.hashing import merkle_root
 from datagen.layout import MANIFEST
 from datagen.manifest import SHARD_FACTS, load
@@ -38,7 +39,7 @@ from datagen.proof import duplicates, frame, uniqueness
 from datagen.proof.findings import Problem
 from datagen.proof.inventory import inventory
 from datagen.proof.reading import ShardReader
-from datagen.proof.samples import check_shard
+from datagen.proof.samples import check_shard, unreadable
 from datagen.shards import Shard
 from datagen.stores import zarr as zarr_store
 from datagen.tasks import TASKS
@@ -262,6 +263,33 @@ def test_a_named_place_without_the_source_is_bad_input_and_no_finding(tiny: Tiny
     assert result.exit_code == InputError.exit_code
     assert result.stdout == ""
     assert str(tiny.root) in result.stderr
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_want_of_files_or_memory_is_no_problem_of_the_dataset(tiny: Tiny, number: int) -> None:
+    dataset = Dataset(tiny.root)
+    section = dataset.sections["mosaics", "train"]
+    short = OSError(number, os.strerror(number), str(tiny.root / "mosaics/train.shards"))
+    damage = DamageError("cannot be read", path=tiny.root)
+    damage.__cause__ = short
+    for error in (short, damage):
+        with pytest.raises(StorageError, match=os.strerror(number).lower()):
+            unreadable(dataset, section, error)
+    broken = OSError(errno.EIO, os.strerror(errno.EIO), short.filename)
+    assert unreadable(dataset, section, broken).path == "mosaics/train.shards"
+
+
+@linux
+def test_a_process_that_may_open_no_more_files_ends_with_7(tiny: Tiny) -> None:
+    code = (
+        "import os, resource, sys; from datagen import verify, stores; import zarr; from datagen.__main__ import main;"
+        "used = max(map(int, os.listdir('/proc/self/fd')));"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, used + 1));"
+        "sys.argv = ['datagen', 'verify', sys.argv[1]]; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tiny.root], capture_output=True, text=True, check=False)
+    assert done.returncode == 7, done.stderr
+    assert "too many open files; raise the limit on open files" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["empty", "not there"])

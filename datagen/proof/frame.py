@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from datagen import build, recipe
 from datagen.dataset import Dataset, table_path
 from datagen.errors import DatagenError
+from datagen.files import require_enough
 from datagen.hashing import file_digest, merkle_root
 from datagen.layout import CHUNK, MANIFEST, RECIPE
 from datagen.manifest import SHARD_FACTS, FileFacts, Manifest
@@ -95,6 +96,7 @@ def _check_file(
     try:
         found = file_digest(dataset.root / file.path)
     except OSError as error:
+        require_enough(error)
         findings.report("unreadable", file.path, "what was written", error.strerror, section)
         return False
     if found != file.digest:

@@ -7,6 +7,8 @@ import stat
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from datagen.files import require_enough
+
 LINK, SPECIAL, EMPTY, DEEP, CLOSED = -1, -2, -3, -4, -5
 _KINDS = {
     LINK: "a link",
@@ -39,9 +41,10 @@ def inventory(root: Path) -> Inventory:
         try:
             with os.scandir(root / folder) as entries:
                 found = list(entries)
-        except OSError:
+        except OSError as error:
             if not folder:
                 raise
+            require_enough(error)
             there[folder.rstrip("/")] = CLOSED
             continue
         if folder and not found:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from datagen.dataset import Dataset
 from datagen.engines.local import Slot
 from datagen.errors import DatagenError
+from datagen.files import require_enough
 from datagen.hashing import ColumnHasher
 from datagen.manifest import Table
 from datagen.proof.findings import Problem
@@ -88,7 +89,11 @@ def misleading(dataset: Dataset, job: Shard) -> list[Problem]:
 
 
 def unreadable(dataset: Dataset, section: Section, error: DatagenError | OSError) -> Problem:
-    """The problem that a file of a section cannot be read, as an error tells it."""
+    """The problem that a file of a section cannot be read, as an error tells it.
+
+    Raises StorageError where not the file is to blame, but what this process may use.
+    """
+    require_enough(error)
     if isinstance(error, DatagenError):
         place, found = error.path, error.problem
     else:

@@ -36,7 +36,8 @@ def reading(path: Path) -> Iterator[None]:
 
 def missing(path: Path, kind: str) -> InputError:
     """The error for a `kind` ("file", "folder") that is not at `path`."""
-    found = "a folder" if path.is_dir() else "a file" if path.is_file() else "nothing of that name"
+    found = "a folder" if path.is_dir() else "a file" if path.is_file() else files.kind(path)
+    found = "nothing of that name" if found == "nothing" else found
     return InputError(f"no such {kind}", path=path, expected=f"a {kind}", found=found)
 
 

@@ -204,15 +204,22 @@ def _read_folder(pinned: Pinned, folder: Path) -> Source:
         if place is None
     ]
     checks.fail_on(lacking, folder, f"give a folder that holds the {len(places)} files of {pinned.name}")
-    # zlib and hashlib release the interpreter's lock, so the files are inflated and hashed side by side.
-    with ThreadPoolExecutor(len(places)) as pool:
-        results = list(pool.map(_attempt, pinned.files, [place for place in places if place]))
+    results = _attempt_all(pinned.files, [place for place in places if place])
     errors = [result for result in results if isinstance(result, InputError)]
     if len(errors) == 1:
         raise errors[0]
     checks.fail_on([str(error) for error in errors], folder)
     contents = [result for result in results if isinstance(result, idx.Idx)]
     return _source(pinned, contents)
+
+
+def _attempt_all(files: Sequence[PinnedFile], places: Sequence[Path]) -> list[idx.Idx | InputError]:
+    """Read the files side by side: zlib and hashlib release the interpreter's lock."""
+    try:
+        with ThreadPoolExecutor(len(files)) as pool:
+            return list(pool.map(_attempt, files, places))
+    except RuntimeError:  # the system gives no more threads
+        return list(map(_attempt, files, places))
 
 
 def _attempt(file: PinnedFile, path: Path) -> idx.Idx | InputError:
