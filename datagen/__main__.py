@@ -21,12 +21,19 @@ def main() -> NoReturn:
 
         status = run()
     except KeyboardInterrupt:
-        status = 130
-        with suppress(OSError):
-            os.write(2, b"Error: interrupted\n")
+        status = _fail(130, "interrupted")
+    except (ImportError, MemoryError) as error:
+        status = _fail(7, f"the command line cannot be loaded: {error or 'memory is short'}; install datagen anew")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # all is done; Python has yet to end
         signal.signal(number, signal.SIG_IGN)
     sys.exit(status)
+
+
+def _fail(status: int, message: str) -> int:
+    """Print an error without the help of any library; its exit status."""
+    with suppress(OSError):
+        os.write(2, f"Error: {message}\n".encode(errors="backslashreplace"))
+    return status
 
 
 if __name__ == "__main__":

@@ -648,6 +648,13 @@ def test_a_signal_ends_a_command_in_one_line_while_it_imports(tmp_path: Path, nu
     assert (process.communicate(timeout=30)[1], process.returncode) == ("Error: interrupted\n", 130)
 
 
+def test_a_library_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise ImportError('no click')")
+    done = in_shell("sources", env={"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path[1:]])})
+    assert done.returncode == 7
+    assert done.stderr == "Error: the command line cannot be loaded: no click; install datagen anew\n"
+
+
 @pytest.mark.parametrize("closed", [".", "manifest.json", "circles/train.shards", "mosaics/val/image/c/0/0/0"])
 def test_what_may_not_be_read_is_trouble_with_the_storage_and_no_damage(data: Path, recipe: Path, closed: str) -> None:
     shutil.copytree(data, "here")
