@@ -51,10 +51,16 @@ def test_a_message_must_be_short_and_such_as_can_be_printed() -> None:
     def refuse(message: str) -> None:
         raise InputError(message)
 
+    def refuse_raw(message: str) -> None:
+        error = InputError("")
+        error.args = (message,)  # past the escapes of the class
+        raise error
+
     assert taken(refuse, "one line\nand another") is None
-    for message in ("x" * 20_001, "\x1b[2J"):
+    assert taken(refuse, "\x1b[2J") is None  # the class itself escapes it
+    for refused, message in ((refuse, "x" * 20_001), (refuse_raw, "\x1b[2J")):
         with pytest.raises(AssertionError, match="a message"):
-            taken(refuse, message)
+            taken(refused, message)
 
 
 def test_digests_made_anew_are_those_of_a_manifest() -> None:

@@ -87,7 +87,7 @@ def run(script: str, *arguments: object, limit: str = LIMITED) -> subprocess.Com
 
 def datagen(*arguments: object, limit: str = LIMITED) -> subprocess.CompletedProcess[str]:
     """Run the command line with few files."""
-    return run("from datagen.cli import main; main()", *arguments, limit=limit)
+    return run("from datagen.__main__ import main; main()", *arguments, limit=limit)
 
 
 @pytest.mark.parametrize("name", FORMATS)
