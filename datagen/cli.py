@@ -61,7 +61,7 @@ class _Commands(click.Group):
 
 def _ending(error: BaseException, command: str | None = None) -> click.ClickException | Exit | None:
     """How `error` ends the command line: a message and its exit code, or an exit; None for a mistake of ours."""
-    if isinstance(error, KeyboardInterrupt | click.Abort):
+    if isinstance(error, click.Abort) or _stems_from_interrupt(error):
         hint = "; give the same command again: it goes on where it was" if command in _GOES_ON else ""
         return _failure(f"interrupted{hint}", INTERRUPTED)
     if isinstance(error, BrokenPipeError):
@@ -78,6 +78,13 @@ def _ending(error: BaseException, command: str | None = None) -> click.ClickExce
     elif isinstance(error, OSError):
         error = storage_error(error, _OUTPUT if error.errno in _WRITING else None)
     return _failure(str(error), error.exit_code) if isinstance(error, DatagenError) else None
+
+
+def _stems_from_interrupt(error: BaseException | None) -> bool:
+    """Tell whether `error` is an interruption, or what an import made of one that came in the middle of it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _failure(message: str, exit_code: int) -> click.ClickException:
