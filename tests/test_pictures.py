@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 import os
@@ -9,6 +10,7 @@ import re
 import struct
 import subprocess
 import sys
+import tempfile
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -23,7 +25,7 @@ import simplejpeg
 import tifffile
 from PIL import Image, ImageOps, PngImagePlugin
 
-from datagen.errors import InputError
+from datagen.errors import InputError, StorageError
 from datagen.sources import pictures
 from datagen.sources.record import UInt8
 
@@ -709,3 +711,38 @@ def test_memory_that_runs_out_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", refuse)
     with pytest.raises(MemoryError):
         pictures.decode(png(GREY))
+
+
+def refuse_memory_files(*_args: object) -> int:
+    raise OSError(errno.ENOSYS, "not here")
+
+
+def test_compressed_tiffs_are_read_without_a_temporary_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    if not hasattr(os, "memfd_create"):
+        pytest.skip("this system has no files in memory")
+    np.testing.assert_array_equal(pictures.decode(tiff(GREY, compression="zlib")), GREY)
+
+
+def test_compressed_tiffs_are_read_without_files_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "memfd_create", refuse_memory_files, raising=False)
+    np.testing.assert_array_equal(pictures.decode(tiff(GREY, compression="zlib")), GREY)
+    with pytest.raises(InputError, match=r"^a damaged TIFF: "):
+        pictures.decode(next(data for data in itertools.islice(damaged_tiffs(), 1, None)))
+
+
+def test_a_want_of_room_is_not_blamed_on_the_picture(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "memfd_create", refuse_memory_files, raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.raises(StorageError, match=r"no temporary file can be made.*; let TMPDIR name a folder"):
+        pictures.decode(tiff(GREY, compression="zlib"))
+
+
+def test_a_want_of_open_files_is_not_blamed_on_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_descriptor: int) -> int:
+        raise OSError(errno.EMFILE, "too many")
+
+    monkeypatch.setattr(os, "dup", refuse)
+    with pytest.raises(StorageError, match="too many open files"):
+        pictures.decode(tiff(GREY, compression="zlib"))
+    os.fstat(2)  # still open

@@ -51,7 +51,7 @@ _TURNS: dict[int, Callable[[UInt8], UInt8]] = {  # how viewers turn and mirror; 
 }
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # all that the pixels of a PNG are made of
+_COLOURS = (b"IHDR", b"PLTE", b"tRNS")  # the chunks that say what the pixels of a PNG mean
 _AS_STORED = range(45_000, 46_000)  # gamma of PNG, about 1 / 2.2: viewers show the levels as they are stored
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples a pixel of each colour type of PNG
 _OPAQUE_COLOURS = (0, 2)  # the colour types grey and RGB
@@ -62,6 +62,7 @@ _MARKER = re.compile(rb"\xff([^\0\xff\xd0-\xd7])", re.DOTALL)  # of a JPEG, but 
 _ALONE = (0x01, 0xD8)  # markers without a segment
 _APP1, _SCAN, _END = 0xE1, 0xDA, 0xD9
 _SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1, 0xC9), (0xC2, 0xCA)  # frames, each by Huffman's codes and arithmetic ones
+_COEFFICIENTS = (1 << 64) - 1  # of a block, as bits
 _EXIF = b"Exif\0\0"
 
 _GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
@@ -104,13 +105,16 @@ def decode(data: bytes) -> UInt8:
 
 
 def _png(data: bytes) -> UInt8:
-    """Read a PNG; Pillow is given only the chunks of the pixels, as it stumbles over others."""
+    """Read a PNG; Pillow is given only what makes the pixels, as it stumbles over other chunks.
+
+    They are unpacked here, once, as Pillow does not tell where they end too early.
+    """
     chunks = list(_chunks(data))
     width, height, depth = struct.unpack_from(">IIB", chunks[0][8:])
     _require_size(height, width)
     if depth > 8:
         raise InputError(f"{depth} bits a pixel", remedy=_TO_GREY)
-    _require_all_lines(chunks)
+    lines = _lines(chunks)
     ahead = _ahead_of_pixels(chunks)
     _require_one(_frames(ahead), "frames")
     if b"tRNS" in ahead and data[25] in _OPAQUE_COLOURS:
@@ -119,7 +123,8 @@ def _png(data: bytes) -> UInt8:
     if gamma and gamma not in _AS_STORED and b"sRGB" not in ahead:
         found = f"{gamma / 100_000:g}"
         raise InputError("shown by another gamma", expected="about 0.455", found=found, remedy=_TO_GREY)
-    plain = _PNG + b"".join(chunk for chunk in chunks if chunk[4:8] in _PIXELS)
+    kept = [chunk for chunk in chunks if chunk[4:8] in _COLOURS]
+    plain = b"".join([_PNG, *kept, _chunk(b"IDAT", zlib.compress(lines, 0)), _chunk(b"IEND", b"")])
     tile = _tile(PngImagePlugin.PngImageFile(BytesIO(plain)))
     return _upright(tile, next((chunk[8:-4] for chunk in chunks if chunk[4:8] == b"eXIf"), b""))
 
@@ -267,18 +272,25 @@ def _chunks(data: bytes) -> Iterator[bytes]:
         place = end
 
 
-def _require_all_lines(chunks: Sequence[bytes]) -> None:
-    """Raise ValueError unless the pixels of a PNG are all there: Pillow does not look."""
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    """Make a chunk of a PNG."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
+
+
+def _lines(chunks: Sequence[bytes]) -> bytes:
+    """Unpack the lines of a PNG, filtered as they are; ValueError where they are not all there."""
     width, height, depth, colours, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][8:-4])
     bits = depth * _CHANNELS[colours]
-    lines = [
+    passes = [
         (len(range(top, height, down)), len(range(left, width, right)))
         for left, top, right, down in (_PASSES if interlaced else ((0, 0, 1, 1),))
     ]
-    expected = sum(rows * (1 + (columns * bits + 7) // 8) for rows, columns in lines if columns)
+    expected = sum(rows * (1 + (columns * bits + 7) // 8) for rows, columns in passes if columns)
     packed = b"".join(chunk[8:-4] for chunk in chunks if chunk[4:8] == b"IDAT")
-    if len(zlib.decompressobj().decompress(packed, expected)) < expected:
+    unpacked = zlib.decompressobj().decompress(packed, expected)
+    if len(unpacked) < expected:
         raise ValueError("too few pixels")
+    return unpacked
 
 
 def _ahead_of_pixels(chunks: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -333,17 +345,18 @@ def _require_all_scans(data: bytes, segments: Sequence[tuple[int, int, int]]) ->
 
     A decoder says nothing where a file ends between two scans: what is missing is then zero.
     """
-    missing: dict[int, set[int]] = {}
+    missing: dict[int, int] = {}  # component -> the numbers of coefficients, as bits
     progressive = False
     for marker, start, end in segments:
         if marker in (*_SEQUENTIAL, *_PROGRESSIVE):
             progressive = marker in _PROGRESSIVE
-            missing = {component: set(range(64)) for component in data[start + 6 : end : 3]}
+            missing = dict.fromkeys(data[start + 6 : end : 3], _COEFFICIENTS)
         elif marker == _SCAN:
             first, last, bits = data[end - 3 : end] if progressive else (0, 63, 0)
             if bits & 0x0F == 0:
+                band = _COEFFICIENTS << first & _COEFFICIENTS >> (63 - last)
                 for component in data[start + 1 : start + 1 + 2 * data[start] : 2]:
-                    missing[component].difference_update(range(first, last + 1))
+                    missing[component] &= ~band
     if any(missing.values()):
         raise ValueError("it ends before its last scans")
 
