@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pytest
 import simplejpeg
 import tifffile
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageOps
 
 from datagen.errors import InputError, StorageError
 from datagen.sources import pictures
@@ -140,6 +140,8 @@ def png_damaged() -> Files:
         at = whole.index(name) + 6
         yield overwritten(whole, at, bytes([whole[at] ^ 1]))
     yield whole[:8] + chunk(b"CgBI", b"\x50\0\x20\6") + whole[8:]
+    yield png(GREY, kind=3)  # no palette
+    yield png(GREY, 3)
     short = chunk(b"IDAT", zlib.compress(lines(GREY[:-1], 8)))
     start = whole.index(b"IDAT") - 4
     yield whole[:start] + short + chunk(b"IEND", b"")
@@ -639,7 +641,12 @@ def test_a_single_pixel_is_read(data: bytes) -> None:
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TIFF", "JPEG"])
 def test_a_large_picture_is_refused_before_it_is_decoded(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = saved(np.zeros((2, 513), np.uint8), kind)
-    for owner, name in ((Image.Image, "load"), (Image.Image, "convert"), (simplejpeg, "decode_jpeg")):
+    for owner, name in (
+        (Image.Image, "load"),
+        (Image.Image, "convert"),
+        (Image, "frombytes"),
+        (simplejpeg, "decode_jpeg"),
+    ):
         monkeypatch.setattr(owner, name, None)
     with pytest.raises(InputError, match=r"^2x513 pixels where at most 512x512 are possible$"):
         pictures.decode(data)
@@ -708,7 +715,7 @@ def test_memory_that_runs_out_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> N
     def refuse(*_args: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", refuse)
+    monkeypatch.setattr(Image, "frombytes", refuse)
     with pytest.raises(MemoryError):
         pictures.decode(png(GREY))
 

@@ -24,7 +24,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import BmpImagePlugin, Image, PngImagePlugin, PpmImagePlugin, TiffImagePlugin
+from PIL import BmpImagePlugin, Image, PpmImagePlugin, TiffImagePlugin
 
 from datagen import files
 from datagen.errors import DatagenError, InputError, StorageError
@@ -51,10 +51,19 @@ _TURNS: dict[int, Callable[[UInt8], UInt8]] = {  # how viewers turn and mirror; 
 }
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_COLOURS = (b"IHDR", b"PLTE", b"tRNS")  # the chunks that say what the pixels of a PNG mean
+_MODES = {  # colour type and bits a sample -> Pillow's names: of the mode, and of how the pixels are stored
+    (0, 1): ("1", "1"),
+    **{(0, bits): ("L", f"L;{bits}") for bits in (2, 4)},
+    (0, 8): ("L", "L"),
+    (2, 8): ("RGB", "RGB"),
+    **{(3, bits): ("P", f"P;{bits}") for bits in (1, 2, 4)},
+    (3, 8): ("P", "P"),
+    (4, 8): ("LA", "LA"),
+    (6, 8): ("RGBA", "RGBA"),
+}
+_OPAQUE = ("1", "L", "RGB")  # modes of PNG
 _AS_STORED = range(45_000, 46_000)  # gamma of PNG, about 1 / 2.2: viewers show the levels as they are stored
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples a pixel of each colour type of PNG
-_OPAQUE_COLOURS = (0, 2)  # the colour types grey and RGB
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 # of an interlaced PNG: left, top, and the steps to the right and down
 
@@ -105,28 +114,28 @@ def decode(data: bytes) -> UInt8:
 
 
 def _png(data: bytes) -> UInt8:
-    """Read a PNG; Pillow is given only what makes the pixels, as it stumbles over other chunks.
-
-    They are unpacked here, once, as Pillow does not tell where they end too early.
-    """
+    """Read a PNG; Pillow is given only the lines of pixels, as it stumbles over what stands beside them."""
     chunks = list(_chunks(data))
-    width, height, depth = struct.unpack_from(">IIB", chunks[0][8:])
+    width, height, depth, colours, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][8:-4])
     _require_size(height, width)
     if depth > 8:
         raise InputError(f"{depth} bits a pixel", remedy=_TO_GREY)
+    mode, stored = _MODES[colours, depth]
     lines = _lines(chunks)
     ahead = _ahead_of_pixels(chunks)
     _require_one(_frames(ahead), "frames")
-    if b"tRNS" in ahead and data[25] in _OPAQUE_COLOURS:
+    if b"tRNS" in ahead and mode in _OPAQUE:
         raise InputError("a transparent colour", remedy="convert it to 8-bit grey without transparency")
     gamma = int.from_bytes(ahead.get(b"gAMA", b""))
     if gamma and gamma not in _AS_STORED and b"sRGB" not in ahead:
         found = f"{gamma / 100_000:g}"
         raise InputError("shown by another gamma", expected="about 0.455", found=found, remedy=_TO_GREY)
-    kept = [chunk for chunk in chunks if chunk[4:8] in _COLOURS]
-    plain = b"".join([_PNG, *kept, _chunk(b"IDAT", zlib.compress(lines, 0)), _chunk(b"IEND", b"")])
-    tile = _tile(PngImagePlugin.PngImageFile(BytesIO(plain)))
-    return _upright(tile, next((chunk[8:-4] for chunk in chunks if chunk[4:8] == b"eXIf"), b""))
+    image = Image.frombytes(mode, (width, height), zlib.compress(lines, 0), "zip", stored, interlaced)
+    if mode == "P":
+        if b"tRNS" in ahead:
+            image.info["transparency"] = ahead[b"tRNS"]
+        image.putpalette(ahead[b"PLTE"])
+    return _upright(_tile(image), next((chunk[8:-4] for chunk in chunks if chunk[4:8] == b"eXIf"), b""))
 
 
 def _jpeg(data: bytes) -> UInt8:
@@ -270,11 +279,6 @@ def _chunks(data: bytes) -> Iterator[bytes]:
             raise ValueError(f"{kind!r} ahead of the header")
         yield chunk
         place = end
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    """Make a chunk of a PNG."""
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
 
 
 def _lines(chunks: Sequence[bytes]) -> bytes:
