@@ -99,15 +99,21 @@ def decode(data: bytes) -> UInt8:
     read = next((read for beginning, read in _READERS.items() if data.startswith(beginning)), None)
     if read is None:
         raise InputError(_NOT_WHOLE)
+    try:
+        return np.ascontiguousarray(read(data))
+    except (DatagenError, MemoryError):
+        raise
+    except Exception as error:  # over damaged bytes a decoder may raise anything
+        files.require_enough(error)
+        raise InputError("a damaged or truncated PNG" if read is _png else _NOT_WHOLE) from error
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep back Pillow's remarks on what stands beside the pixels, which come without a name."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on what stands beside the pixels, without a name
-        try:
-            return np.ascontiguousarray(read(data))
-        except (DatagenError, MemoryError):
-            raise
-        except Exception as error:  # over damaged bytes a decoder may raise anything
-            files.require_enough(error)
-            raise InputError("a damaged or truncated PNG" if read is _png else _NOT_WHOLE) from error
+        warnings.simplefilter("ignore")
+        yield
 
 
 # Formats
@@ -155,12 +161,14 @@ def _jpeg(data: bytes) -> UInt8:
     return _upright(_same_channel(tile), exif)
 
 
+@_silence()
 def _bmp(data: bytes) -> UInt8:
     image = BmpImagePlugin.BmpImageFile(BytesIO(data))
     _require_size(image.height, image.width)
     return _tile(image)
 
 
+@_silence()
 def _pgm(data: bytes) -> UInt8:
     """Read a PNM file; levels up to a maximum M below 255 become (255 * level + M // 2) // M, the nearest."""
     header = _PGM.match(data) or _PBM.match(data)
@@ -182,6 +190,7 @@ def _pgm(data: bytes) -> UInt8:
     return np.array([(255 * level + most // 2) // most for level in range(most + 1)], np.uint8)[tile]
 
 
+@_silence()
 def _tiff(data: bytes) -> UInt8:
     """Read a TIFF, which Pillow turns by itself as its orientation asks."""
     image = TiffImagePlugin.TiffImageFile(BytesIO(data))
@@ -237,7 +246,7 @@ def _tile(image: Image.Image) -> UInt8:
 
 
 def _same_channel(pixels: npt.NDArray[np.uint8]) -> UInt8:
-    if (pixels != pixels[..., :1]).any():
+    if pixels.shape[-1] > 1 and (pixels != pixels[..., :1]).any():
         raise InputError("colour", remedy=_TO_GREY)
     return pixels[..., 0]
 
@@ -257,7 +266,7 @@ def _upright(tile: UInt8, data: bytes) -> UInt8:
     if not data:
         return tile
     orientation, exif = 1, Image.Exif()
-    with suppress(Exception):  # what cannot be read turns no viewer's picture
+    with _silence(), suppress(Exception):  # what cannot be read turns no viewer's picture
         exif.load(data)
         orientation = exif.get(_ORIENTATION, 1)
     return _TURNS.get(orientation, np.asarray)(tile)
