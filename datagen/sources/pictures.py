@@ -369,7 +369,7 @@ def _require_all_scans(data: bytes, segments: Sequence[tuple[int, int, int]]) ->
             if bits & 0x0F == 0:
                 band = _COEFFICIENTS << first & _COEFFICIENTS >> (63 - last)
                 for component in data[start + 1 : start + 1 + 2 * data[start] : 2]:
-                    missing[component] &= ~band
+                    missing[component] = missing.get(component, 0) & ~band  # a lossless frame has none
     if any(missing.values()):
         raise ValueError("it ends before its last scans")
 
