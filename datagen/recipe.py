@@ -238,8 +238,14 @@ def _one_of(names: tuple[str, ...]) -> _Check:
 
 
 def _source(value: Any) -> str | None:
-    usable = isinstance(value, str) and value and all(character.isprintable() for character in value)
-    if usable and value.count(".") > _MAX_DOTS:  # or its own TOML would not be taken
+    """Say what a source must be; None where `value` is one.
+
+    A path, which is not recorded, may have bytes that are no text in the locale: Python has surrogates for them.
+    """
+    spec = value if isinstance(value, str) else ""
+    scheme, _, path = spec.partition(":")
+    usable = spec and (scheme + re.sub("[\udc80-\udcff]", "", path)).isprintable()
+    if usable and spec.count(".") > _MAX_DOTS:  # or its own TOML would not be taken
         return f"a name with at most {_MAX_DOTS} dots"
     return None if usable else 'the name of a source, such as "mnist" or "images:DIR"'
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -23,7 +24,7 @@ import pytest
 from PIL import Image
 
 from datagen import sources
-from datagen.errors import InputError
+from datagen.errors import InputError, StorageError
 from datagen.sources import images, pictures
 from datagen.sources.record import UInt8
 
@@ -107,6 +108,15 @@ def test_the_digest_covers_names_labels_and_pixels(tmp_path: Path) -> None:
     write(lay(tmp_path / "more") / "A" / "0.png", tile(5))
     digests |= {images.load(tmp_path / folder).digests["all"] for folder in ("pixel", "name", "more")}
     assert len(digests) == 4
+
+
+def test_a_want_of_open_files_is_not_blamed_on_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: Path) -> bytes:
+        raise OSError(errno.EMFILE, "too many")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(StorageError, match="too many open files"):
+        images.load(lay(tmp_path))
 
 
 def colour(folder: Path) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import subprocess
+import sys
 import time
 import tomllib
 from collections.abc import Callable
@@ -17,6 +20,7 @@ from click.testing import CliRunner
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.cli import cli
 from datagen.errors import RecipeError, StorageError
@@ -319,6 +323,37 @@ def test_what_is_no_recipe_file_is_refused_by_name(tmp_path: Path, make: Callabl
 def test_what_is_no_packaged_name_is_refused(name: str) -> None:
     with pytest.raises(RecipeError):
         recipes.load(name)
+
+
+@pytest.mark.parametrize("path", [os.fsdecode(b"/home/caf\xe9"), "/home/\udcc3\udca9 dir:\udcff", "\udc80"])
+def test_a_path_may_have_bytes_of_another_locale(path: str) -> None:
+    recipe = recipes.from_table({"source": f"images:{path}"}, origin="x")
+    assert recipe.source == f"images:{path}"
+    assert recipe.without_path().source == "images"
+
+
+@pytest.mark.parametrize("source", ["\udcc3:/x", "images\udcff", "images:/x\n", "images:\x1b[2J", "images:\ud800"])
+def test_other_text_that_cannot_be_printed_is_no_source(source: str) -> None:
+    with pytest.raises(RecipeError, match=r"source must be the name of a source"):
+        recipes.from_table({"source": source}, origin="x")
+
+
+def test_a_dataset_is_built_from_a_folder_whose_name_the_locale_does_not_know(tmp_path: Path) -> None:
+    for label, number in itertools.product("ab", range(20)):
+        (tmp_path / "caf\u00e9 dir" / label).mkdir(parents=True, exist_ok=True)
+        level = 10 * number + (label == "b")
+        content = b"P5 2 2 255\n" + bytes([level, 0, 0, 0])
+        (tmp_path / "caf\u00e9 dir" / label / f"{number}.pgm").write_bytes(content)
+    command = [sys.executable, "-m", "datagen", "build", "--source", "images:caf\u00e9 dir", "--out", "made"]
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("LC_")}
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    root = str(Path(recipes.__file__).parent.parent)
+    done = subprocess.run(
+        [*command, "--mosaics", "4", "1", "1"], cwd=tmp_path, env={**plain, **locale, "PYTHONPATH": root},
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert manifests.load(tmp_path / "made").recipe.source == "images"
 
 
 def test_a_dataset_records_the_kind_of_a_source_and_not_its_path() -> None:

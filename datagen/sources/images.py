@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datagen.errors import InputError
+from datagen import files as storage
+from datagen.errors import InputError, printable
 from datagen.layout import SPLITS
 from datagen.sources import checks, pictures
 from datagen.sources.record import MAX_CLASSES, Part, Source, UInt8
@@ -54,7 +55,7 @@ class _File:
 
 
 def load(folder: Path) -> Source:
-    """The images below `folder`: `CLASS/FILE`, or `train/CLASS/FILE` and `test/` and perhaps `val/` likewise.
+    """Read the images below `folder`: `CLASS/FILE`, or `train/CLASS/FILE` and `test/` and perhaps `val/` likewise.
 
     Classes are numbered in the order of the sorted names of their folders, so "10" comes before "2"; train must
     have every class that test or val have. The pictures are of one size, each as `pictures.decode` takes it.
@@ -86,14 +87,13 @@ def load(folder: Path) -> Source:
 
 
 def _name(path: Path) -> str:
-    """The name as UTF-8, whatever the locale; bytes that are none become surrogates."""
+    """Spell the name as UTF-8, whatever the locale; bytes that are none become surrogates."""
     return os.fsencode(path.name).decode("utf-8", "surrogateescape")
 
 
 def _told(name: str) -> str:
-    """A name for a message: escaped where it is not UTF-8 or cannot be printed."""
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    """Spell a name for a message: escaped where it is not UTF-8 or cannot be printed."""
+    return printable(name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
 
 
 def _is_utf8(name: str) -> bool:
@@ -104,7 +104,7 @@ def _is_utf8(name: str) -> bool:
 
 
 def _listing(folder: Path, problems: list[str]) -> dict[str, _Group]:
-    """The folders of classes of each part; "all" where the folder has no splits."""
+    """List the folders of classes of each part; "all" where the folder has no splits."""
     entries = _visible(folder)
     places: dict[str, list[Path]] = {split: [] for split in SPLITS}
     for path in entries:
@@ -229,7 +229,7 @@ def _labels(listed: Sequence[_File]) -> UInt8:
 
 
 def _read(files: Mapping[str, Sequence[_File]], problems: list[str]) -> dict[str, UInt8]:
-    """The tiles of each part, all of the size of the first; a part of which no file can be used is not there."""
+    """Read the tiles of each part, all of the size of the first; a part of which no file can be used is not there."""
     images: dict[str, UInt8] = {}
     size: tuple[int, ...] | None = None
     for part, listed in files.items():
@@ -254,12 +254,13 @@ def _decoded(path: Path) -> UInt8:
     try:
         data = path.read_bytes()
     except OSError as error:
+        storage.require_enough(error)
         raise InputError(f"cannot be read: {(error.strerror or str(error)).lower()}") from error
     return pictures.decode(data)
 
 
 def _digest(listed: Sequence[_File], images: UInt8) -> str:
-    """SHA-256 over each file's name within the part, label, size and pixels, in order."""
+    """Compute SHA-256 over each file's name within the part, label, size and pixels, in order."""
     height, width = images.shape[1:]
     state = hashlib.sha256()
     for file, image in zip(listed, images, strict=True):

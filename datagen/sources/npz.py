@@ -23,7 +23,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from datagen.errors import InputError
+from datagen.errors import InputError, printable
 from datagen.layout import SPLITS
 from datagen.sources import checks
 from datagen.sources.record import Part, Report, Source
@@ -340,9 +340,8 @@ def _depth_problem(dtype: np.dtype[Any]) -> tuple[str, str]:
 
 
 def _shown(text: str) -> str:
-    """Text that comes from the archive, for a message: cut short, and escaped where it cannot be printed."""
-    short = text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
-    return short if short.isprintable() else repr(short)
+    """Spell text that comes from the archive for a message: cut short, and escaped where it cannot be printed."""
+    return printable(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}...")
 
 
 def _class_names(names: npt.NDArray[Any], path: Path) -> tuple[str, ...]:

@@ -7,30 +7,35 @@ simplejpeg does. `docs/sources.md` has a table of all cases.
 
 from __future__ import annotations
 
+import errno
 import logging
+import math
 import os
 import re
 import struct
 import tempfile
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, PpmImagePlugin, TiffImagePlugin
+from PIL import BmpImagePlugin, Image, PpmImagePlugin, TiffImagePlugin
 
-from datagen.errors import InputError
+from datagen import files
+from datagen.errors import DatagenError, InputError, StorageError
 from datagen.sources.record import MAX_SIDE, UInt8
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its errors are printed, without a name
 
 _TO_GREY = "convert it to 8-bit grey"
 _NOT_WHOLE = "not a whole image file of a known format"
+_BAD_JPEG = "a damaged, truncated or unknown JPEG"
+_A_FILE_EACH = "give a file for each"
 
 _GREY = ("1", "L")  # Pillow's modes
 _BY_PIXEL = ("LA", "La", "P", "PA", "RGB", "RGBA")  # grey or not, opaque or not: the pixels decide
@@ -45,15 +50,40 @@ _TURNS: dict[int, Callable[[UInt8], UInt8]] = {  # how viewers turn and mirror; 
     8: np.rot90,
 }
 
+_PNG = b"\x89PNG\r\n\x1a\n"
+_MODES = {  # colour type and bits a sample -> Pillow's names: of the mode, and of how the pixels are stored
+    (0, 1): ("1", "1"),
+    **{(0, bits): ("L", f"L;{bits}") for bits in (2, 4)},
+    (0, 8): ("L", "L"),
+    (2, 8): ("RGB", "RGB"),
+    **{(3, bits): ("P", f"P;{bits}") for bits in (1, 2, 4)},
+    (3, 8): ("P", "P"),
+    (4, 8): ("LA", "LA"),
+    (6, 8): ("RGBA", "RGBA"),
+}
+_OPAQUE = ("1", "L", "RGB")  # modes of PNG
 _AS_STORED = range(45_000, 46_000)  # gamma of PNG, about 1 / 2.2: viewers show the levels as they are stored
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples a pixel of each colour type of PNG
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 # of an interlaced PNG: left, top, and the steps to the right and down
 
-_PGM = re.compile(rb"(P[2356](?:\s|#[^\r\n]*[\r\n])+\d+(?:\s|#[^\r\n]*[\r\n])+\d+(?:\s|#[^\r\n]*[\r\n])+)(\d+)(?=\s)")
+_MARKER = re.compile(rb"\xff([^\0\xff\xd0-\xd7])", re.DOTALL)  # of a JPEG, but for those within a scan
+_ALONE = (0x01, 0xD8)  # markers without a segment
+_APP1, _SCAN, _END = 0xE1, 0xDA, 0xD9
+_SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1, 0xC9), (0xC2, 0xCA)  # frames, each by Huffman's codes and arithmetic ones
+_COEFFICIENTS = (1 << 64) - 1  # of a block, as bits
+_EXIF = b"Exif\0\0"
+
+_GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
+_PGM = re.compile(rb"(P[2356]%b\d+%b\d+%b)(\d+)(?=\s)" % (_GAP, _GAP, _GAP))
+_PBM = re.compile(rb"(P[14]%b\d+%b\d+)()(?=\s)" % (_GAP, _GAP))  # has no highest level
+_NOTE = re.compile(rb"#[^\r\n]*")
 _MORE = re.compile(rb"\s*P[1-6]\s")  # the beginning of another image after the first
 
 _NEW_SUBFILE_TYPE, _BITS, _COMPRESSION, _SAMPLE_FORMAT, _JPEG_TABLES = 254, 258, 259, 339, 347  # tags of TIFF
+_DESCRIPTION, _SAMPLES, _DEPTH, _STK_PLANES = 270, 277, 32997, 33629
+_IMAGEJ = re.compile(r"^(?:images|channels|slices|frames)=(\d{1,18})\s*$", re.MULTILINE)
+_SHAPE = re.compile(r'(?:\{"shape": ?\[|shape=\()([\d, ]{1,200})')  # what tifffile notes
 _PLACES = ((273, 279), (324, 325))  # tags of offsets and lengths: of strips, of tiles
 _NOT_A_PAGE = 0b101  # bits of the subfile type: a smaller copy, a mask
 _UNSIGNED = (1, 4)  # sample formats: unsigned, undefined
@@ -62,76 +92,97 @@ _MAX_PIECE = 1 << 24  # bytes of a strip or tile that are unpacked
 
 
 def decode(data: bytes) -> UInt8:
-    """The grey tile (height, width) in a file of a known format. Raises InputError, with the reason and no path."""
+    """Read the grey tile (height, width) of a file of a known format.
+
+    Raises InputError, with the reason and no path; StorageError where the machine lacks what reading takes.
+    """
     read = next((read for beginning, read in _READERS.items() if data.startswith(beginning)), None)
     if read is None:
         raise InputError(_NOT_WHOLE)
+    try:
+        return np.ascontiguousarray(read(data))
+    except (DatagenError, MemoryError):
+        raise
+    except Exception as error:  # over damaged bytes a decoder may raise anything
+        files.require_enough(error)
+        raise InputError("a damaged or truncated PNG" if read is _png else _NOT_WHOLE) from error
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep back Pillow's remarks on what stands beside the pixels, which come without a name."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on what stands beside the pixels, without a name
-        try:
-            return np.ascontiguousarray(read(data))
-        except (InputError, MemoryError):
-            raise
-        except Exception as error:  # over damaged bytes a decoder may raise anything
-            raise InputError("a damaged or truncated PNG" if read is _png else _NOT_WHOLE) from error
+        warnings.simplefilter("ignore")
+        yield
 
 
 # Formats
 
 
 def _png(data: bytes) -> UInt8:
-    image = PngImagePlugin.PngImageFile(BytesIO(data))
-    _require_size(image.height, image.width)
-    if data[24] > 8:  # the depth stands at a fixed place
-        raise InputError(f"{data[24]} bits a pixel", remedy=_TO_GREY)
-    _require_whole_png(data)
-    image.load()
-    _require_one(getattr(image, "n_frames", 1), "frames")
-    if "transparency" in image.info and image.mode != "P":
+    """Read a PNG; Pillow is given only the lines of pixels, as it stumbles over what stands beside them."""
+    chunks = list(_chunks(data))
+    width, height, depth, colours, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][8:-4])
+    _require_size(height, width)
+    if depth > 8:
+        raise InputError(f"{depth} bits a pixel", remedy=_TO_GREY)
+    mode, stored = _MODES[colours, depth]
+    lines = _lines(chunks)
+    ahead = _ahead_of_pixels(chunks)
+    _require_one(_frames(ahead), "frames")
+    if b"tRNS" in ahead and mode in _OPAQUE:
         raise InputError("a transparent colour", remedy="convert it to 8-bit grey without transparency")
-    gamma = round(100_000 * image.info.get("gamma", 0))
-    if gamma and gamma not in _AS_STORED and "srgb" not in image.info:
+    gamma = int.from_bytes(ahead.get(b"gAMA", b""))
+    if gamma and gamma not in _AS_STORED and b"sRGB" not in ahead:
         found = f"{gamma / 100_000:g}"
         raise InputError("shown by another gamma", expected="about 0.455", found=found, remedy=_TO_GREY)
-    return _upright(_tile(image), image)
+    image = Image.frombytes(mode, (width, height), zlib.compress(lines, 0), "zip", stored, interlaced)
+    if mode == "P":
+        if b"tRNS" in ahead:
+            image.info["transparency"] = ahead[b"tRNS"]
+        image.putpalette(ahead[b"PLTE"])
+    return _upright(_tile(image), next((chunk[8:-4] for chunk in chunks if chunk[4:8] == b"eXIf"), b""))
 
 
 def _jpeg(data: bytes) -> UInt8:
-    data = _unremarkable(data)
+    segments = list(_segments(data))
+    plain = _unremarkable(data, segments)
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(plain)
         _require_size(int(height), int(width))
         if colours in ("CMYK", "YCCK"):
             raise InputError(f"colour ({colours})", remedy=_TO_GREY)
-        tile = simplejpeg.decode_jpeg(data, "GRAY" if colours == "Gray" else "RGB")
+        tile = simplejpeg.decode_jpeg(plain, "GRAY" if colours == "Gray" else "RGB")
+        _require_all_scans(data, segments)
     except ValueError as error:
-        raise InputError(f"a damaged, truncated or unknown JPEG: {error}") from error
-    return _upright(_same_channel(tile), JpegImagePlugin.JpegImageFile(BytesIO(data)))
+        raise InputError(f"{_BAD_JPEG}: {error}") from error
+    parts = [data[start:end] for marker, start, end in segments if marker == _APP1]
+    exif = b"".join(part.removeprefix(_EXIF) for part in parts if part.startswith(_EXIF))
+    return _upright(_same_channel(tile), exif)
 
 
+@_silence()
 def _bmp(data: bytes) -> UInt8:
     image = BmpImagePlugin.BmpImageFile(BytesIO(data))
     _require_size(image.height, image.width)
     return _tile(image)
 
 
+@_silence()
 def _pgm(data: bytes) -> UInt8:
     """Read a PNM file; levels up to a maximum M below 255 become (255 * level + M // 2) // M, the nearest."""
-    header = _PGM.match(data)
-    if header is None and not data.startswith((b"P1", b"P4")):
+    header = _PGM.match(data) or _PBM.match(data)
+    if header is None:
         raise InputError(_NOT_WHOLE)
-    most = int(header[2]) if header else 255  # bitmaps have none
+    most = int(header[2] or 255)
     if most > 255:
         raise InputError(f"levels up to {most}: more than 8 bits a pixel", remedy=_TO_GREY)
-    if header:  # as if it were 255, so that the levels come as they are
+    if header[2]:  # as if it were 255, so that the levels come as they are
         data = header[1] + b"255" + data[header.end() :]
     image = PpmImagePlugin.PpmImageFile(BytesIO(data))
     _require_size(image.height, image.width)
+    _require_one_raster(data, len(header[1]) + (3 if header[2] else 0), image)
     tile = _tile(image)
-    if header and data.startswith((b"P5", b"P6")):
-        channels = len(image.getbands())
-        if _MORE.match(data, len(header[1]) + 4 + image.height * image.width * channels):
-            raise InputError("more than one image in the file", remedy="give a file for each")
     if most == 255:
         return tile
     if tile.max() > most:
@@ -139,12 +190,15 @@ def _pgm(data: bytes) -> UInt8:
     return np.array([(255 * level + most // 2) // most for level in range(most + 1)], np.uint8)[tile]
 
 
+@_silence()
 def _tiff(data: bytes) -> UInt8:
     """Read a TIFF, which Pillow turns by itself as its orientation asks."""
     image = TiffImagePlugin.TiffImageFile(BytesIO(data))
     _require_size(image.height, image.width)
     _require_one(_pages(image), "pages")
+    image.info.pop("xmp", None)  # of which Pillow would take an orientation that viewers do not look at
     tags = image.tag_v2
+    _require_one(_planes(tags, image.height * image.width), "images in the page")
     bits = max(_numbers(tags.get(_BITS, 1)))
     if bits > 8:
         raise InputError(f"{bits} bits a pixel", remedy=_TO_GREY)
@@ -158,14 +212,14 @@ def _tiff(data: bytes) -> UInt8:
     if compression == _UNCOMPRESSED:
         return _tile(image)
     with _error_stream_caught() as caught:  # where libtiff tells of damage that it reads past
-        tile = _tile(image)
+        image.load()
     if caught[0]:
         raise InputError(f"a damaged TIFF: {caught[0]}")
-    return tile
+    return _tile(image)
 
 
 _READERS: dict[bytes, Callable[[bytes], UInt8]] = {
-    b"\x89PNG\r\n\x1a\n": _png,
+    _PNG: _png,
     b"\xff\xd8\xff": _jpeg,
     b"BM": _bmp,
     **{b"P%d" % number: _pgm for number in range(1, 7)},
@@ -177,9 +231,9 @@ _READERS: dict[bytes, Callable[[bytes], UInt8]] = {
 
 
 def _tile(image: Image.Image) -> UInt8:
-    """The grey of each pixel; InputError where one has a colour or lets its ground through."""
+    """Give the grey of each pixel; InputError where one has a colour or lets its ground through."""
     if image.mode in _GREY:
-        return np.asarray(image.convert("L"))
+        return np.asarray(image if image.mode == "L" else image.convert("L"))
     if image.mode.startswith(("I", "F")):
         raise InputError("more than 8 bits a pixel", remedy=_TO_GREY)
     if image.mode not in _BY_PIXEL:
@@ -192,7 +246,7 @@ def _tile(image: Image.Image) -> UInt8:
 
 
 def _same_channel(pixels: npt.NDArray[np.uint8]) -> UInt8:
-    if (pixels != pixels[..., :1]).any():
+    if pixels.shape[-1] > 1 and (pixels != pixels[..., :1]).any():
         raise InputError("colour", remedy=_TO_GREY)
     return pixels[..., 0]
 
@@ -204,67 +258,153 @@ def _require_size(height: int, width: int) -> None:
 
 def _require_one(count: int, kind: str) -> None:
     if count > 1:
-        raise InputError(f"{count:,} {kind} where one is expected", remedy="give a file for each")
+        raise InputError(f"{count:,} {kind} where one is expected", remedy=_A_FILE_EACH)
 
 
-def _upright(tile: UInt8, image: Image.Image) -> UInt8:
-    """The tile turned as the EXIF data of the picture ask."""
-    orientation = 1
-    with suppress(Exception):  # what cannot be read turns no viewer's picture
-        orientation = image.getexif().get(_ORIENTATION, 1)
+def _upright(tile: UInt8, data: bytes) -> UInt8:
+    """Turn the tile as the EXIF data of the picture ask, and nothing else, as viewers do."""
+    if not data:
+        return tile
+    orientation, exif = 1, Image.Exif()
+    with _silence(), suppress(Exception):  # what cannot be read turns no viewer's picture
+        exif.load(data)
+        orientation = exif.get(_ORIENTATION, 1)
     return _TURNS.get(orientation, np.asarray)(tile)
 
 
 # Of single formats
 
 
-def _require_whole_png(data: bytes) -> None:
-    """Raise unless all checksums are right, to the end, and the pixels are all there: Pillow does not look."""
-    place, kind, packed = 8, b"", bytearray()
+def _chunks(data: bytes) -> Iterator[bytes]:
+    """Yield the whole chunks of a PNG up to its end; ValueError where one is damaged or the header is not first."""
+    place, kind = len(_PNG), b""
     while kind != b"IEND":
-        length = int.from_bytes(data[place : place + 4])
-        chunk = data[place + 4 : place + 8 + length]
-        kind = chunk[:4]
-        if not kind or zlib.crc32(chunk) != int.from_bytes(data[place + 8 + length : place + 12 + length]):
+        end = place + 12 + int.from_bytes(data[place : place + 4])
+        chunk = data[place:end]
+        kind = chunk[4:8]
+        if not kind or zlib.crc32(chunk[4:-4]) != int.from_bytes(data[end - 4 : end]):
             raise ValueError(f"a wrong checksum of {kind!r}")
-        if kind == b"IDAT":
-            packed += chunk[4:]
-        place += 12 + length
-    width, height, depth, colours, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
+        if place == len(_PNG) and kind != b"IHDR":
+            raise ValueError(f"{kind!r} ahead of the header")
+        yield chunk
+        place = end
+
+
+def _lines(chunks: Sequence[bytes]) -> bytes:
+    """Unpack the lines of a PNG, filtered as they are; ValueError where they are not all there."""
+    width, height, depth, colours, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][8:-4])
     bits = depth * _CHANNELS[colours]
-    lines = [
+    passes = [
         (len(range(top, height, down)), len(range(left, width, right)))
         for left, top, right, down in (_PASSES if interlaced else ((0, 0, 1, 1),))
     ]
-    expected = sum(rows * (1 + (columns * bits + 7) // 8) for rows, columns in lines if columns)
-    if len(zlib.decompressobj().decompress(packed, expected)) < expected:
+    expected = sum(rows * (1 + (columns * bits + 7) // 8) for rows, columns in passes if columns)
+    packed = b"".join(chunk[8:-4] for chunk in chunks if chunk[4:8] == b"IDAT")
+    unpacked = zlib.decompressobj().decompress(packed, expected)
+    if len(unpacked) < expected:
         raise ValueError("too few pixels")
+    return unpacked
 
 
-def _unremarkable(data: bytes) -> bytes:
-    """A JPEG without the oddities of its headers that decoders pass over, though with a warning."""
+def _ahead_of_pixels(chunks: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Give the contents of a PNG's chunks ahead of the pixels, as viewers take them.
+
+    Of several of a kind the first counts, and none whose length is wrong.
+    """
+    lengths = {b"gAMA": 4, b"sRGB": 1, b"acTL": 8}
+    found: dict[bytes, bytes] = {}
+    for chunk in chunks:
+        kind, content = chunk[4:8], chunk[8:-4]
+        if kind == b"IDAT":
+            break
+        if len(content) == lengths.get(kind, len(content)):
+            found.setdefault(kind, content)
+    return found
+
+
+def _frames(ahead: dict[bytes, bytes]) -> int:
+    """Count the frames of an APNG, with a picture that is none of them; of other files it is 1."""
+    count = int.from_bytes(ahead.get(b"acTL", b"")[:4])
+    return count + (b"fcTL" not in ahead) if count else 1
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield the segments of a JPEG up to its end: the marker, where the content begins and where it ends."""
+    end = 2
+    while found := _MARKER.search(data, end):
+        marker, end = found[1][0], found.end()
+        if marker == _END:
+            return
+        if marker not in _ALONE:
+            start = end + 2
+            end += int.from_bytes(data[end:start])
+            yield marker, start, end
+
+
+def _unremarkable(data: bytes, segments: Sequence[tuple[int, int, int]]) -> bytes:
+    """Give a JPEG without the oddities of its headers that decoders pass over, though with a warning."""
     plain = bytearray(data)
     if plain[6:11] == b"JFIF\0":
         plain[11:13] = b"\1\1"  # the revision
-    with suppress(IndexError):
-        at, sequential = 2, False
-        while plain[at + 1] != 0xDA:  # the first scan
-            sequential |= plain[at + 1] in (0xC0, 0xC1)
-            at += 1 if plain[at + 1] == 0xFF else 2 + int.from_bytes(plain[at + 2 : at + 4])
-        end = at + 2 + int.from_bytes(plain[at + 2 : at + 4])
-        if sequential and end <= len(plain):
-            plain[end - 3 : end] = b"\0\x3f\0"  # the only coefficients that it can have
+    if any(marker in _SEQUENTIAL for marker, _, _ in segments):
+        for marker, start, end in segments:
+            if marker == _SCAN and start + 3 <= end <= len(plain):
+                plain[end - 3 : end] = b"\0\x3f\0"  # the only coefficients that it can have
     return bytes(plain)
 
 
+def _require_all_scans(data: bytes, segments: Sequence[tuple[int, int, int]]) -> None:
+    """Raise ValueError unless the scans of a JPEG give all coefficients of each component to the last bit.
+
+    A decoder says nothing where a file ends between two scans: what is missing is then zero.
+    """
+    missing: dict[int, int] = {}  # component -> the numbers of coefficients, as bits
+    progressive = False
+    for marker, start, end in segments:
+        if marker in (*_SEQUENTIAL, *_PROGRESSIVE):
+            progressive = marker in _PROGRESSIVE
+            missing = dict.fromkeys(data[start + 6 : end : 3], _COEFFICIENTS)
+        elif marker == _SCAN:
+            first, last, bits = data[end - 3 : end] if progressive else (0, 63, 0)
+            if bits & 0x0F == 0:
+                band = _COEFFICIENTS << first & _COEFFICIENTS >> (63 - last)
+                for component in data[start + 1 : start + 1 + 2 * data[start] : 2]:
+                    missing[component] = missing.get(component, 0) & ~band  # a lossless frame has none
+    if any(missing.values()):
+        raise ValueError("it ends before its last scans")
+
+
+def _require_one_raster(data: bytes, start: int, image: Image.Image) -> None:
+    """Raise InputError where a PNM file holds another image after the one whose header ends at `start`."""
+    if data.startswith((b"P1", b"P2", b"P3")):
+        more = _MORE.search(_NOTE.sub(b"", data[start:]))
+    else:
+        line = (image.width + 7) // 8 if image.mode == "1" else image.width * len(image.getbands())
+        more = _MORE.match(data, start + 1 + image.height * line)
+    if more:
+        raise InputError("more than one image in the file", remedy=_A_FILE_EACH)
+
+
 def _pages(image: TiffImagePlugin.TiffImageFile) -> int:
-    """How many pages a TIFF has, without the smaller copies and masks of the first; that is read again then."""
+    """Count the pages of a TIFF but for the smaller copies and masks of the first, and go back to that one."""
     count = 1
     for number in range(1, image.n_frames):
         image.seek(number)
         count += not image.tag_v2.get(_NEW_SUBFILE_TYPE, 0) & _NOT_A_PAGE
     image.seek(0)
     return count
+
+
+def _planes(tags: Any, pixels: int) -> int:
+    """Count the images that a page of a TIFF holds by itself, by its tags or the notes of its writer."""
+    note = str(tags.get(_DESCRIPTION, ""))
+    counts = [int(tags.get(_DEPTH, 1)), len(_numbers(tags.get(_STK_PLANES, 1)))]
+    if note.startswith("ImageJ="):
+        counts += map(int, _IMAGEJ.findall(note))
+    if shape := _SHAPE.match(note):
+        held = math.prod(int(side) for side in shape[1].replace(",", " ").split())
+        counts.append(held // (pixels * tags.get(_SAMPLES, 1)))
+    return max(counts)
 
 
 def _numbers(value: Any) -> tuple[int, ...]:
@@ -283,7 +423,9 @@ def _require_whole_pieces(data: bytes, tags: Any, check: Callable[[bytes, bytes]
 
 
 def _check_jpeg(piece: bytes, tables: bytes) -> None:
-    simplejpeg.decode_jpeg(tables[:-2] + piece[2:] if tables else piece)
+    whole = tables[:-2] + piece[2:] if tables else piece
+    simplejpeg.decode_jpeg(whole)
+    _require_all_scans(whole, list(_segments(whole)))
 
 
 def _check_deflated(piece: bytes, _tables: bytes) -> None:
@@ -298,13 +440,11 @@ def _error_stream_caught() -> Iterator[list[str]]:
     """Keep what libraries print to the error stream from it; the first line is the list's one item at the end.
 
     Works on the process's descriptor 2, which may be closed: no other thread should print meanwhile.
+    Raises StorageError where there is no place to keep it.
     """
     caught = [""]
-    with tempfile.TemporaryFile() as file:
-        try:
-            kept = os.dup(2)
-        except OSError:
-            kept = None
+    with _scratch() as file:
+        kept = _duplicate(2)
         os.dup2(file.fileno(), 2)
         try:
             yield caught
@@ -316,3 +456,29 @@ def _error_stream_caught() -> Iterator[list[str]]:
                 os.close(2)
         file.seek(0)
         caught[0] = file.readline().decode("utf-8", "replace").strip()
+
+
+def _scratch() -> IO[bytes]:
+    """Open a file that nobody else sees, in memory where the system can."""
+    try:
+        if hasattr(os, "memfd_create"):
+            with suppress(OSError):
+                return os.fdopen(os.memfd_create("datagen"), "w+b")
+        return tempfile.TemporaryFile()
+    except OSError as error:
+        files.require_enough(error)
+        raise StorageError(
+            "no temporary file can be made, which reading a compressed TIFF takes",
+            found=error.strerror or str(error),
+            remedy="let TMPDIR name a folder that can be written",
+        ) from error
+
+
+def _duplicate(descriptor: int) -> int | None:
+    """Give another descriptor of the same file; None where `descriptor` is closed."""
+    try:
+        return os.dup(descriptor)
+    except OSError as error:
+        if error.errno == errno.EBADF:
+            return None
+        raise files.storage_error(error) from error

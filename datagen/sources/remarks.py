@@ -1,4 +1,4 @@
-"""What a source's user should hear, though nothing is wrong: a light ground, classes numbered as text."""
+"""Tell a source's user of what may surprise, though nothing is wrong: a light ground, classes as text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BLOCK = 1 << 22  # border pixels that are held at once
 
 
 def on(source: Source) -> Iterator[str]:
-    """Remarks on a source of the user's own, each a sentence or two."""
+    """Yield remarks on a source of the user's own, each a sentence or two."""
     if remark := on_ground([part.images for part in source.parts.values()]):
         yield remark
     if source.name == "images" and (remark := on_order(source.classes)):
@@ -52,7 +52,7 @@ def on_order(classes: Sequence[str]) -> str | None:
 
 
 def are_light(images: UInt8) -> npt.NDArray[np.bool_]:
-    """Which images (n, H, W) have a light ground: more than one grey level, and a median border of 128 or more."""
+    """Tell which images (n, H, W) have a light ground: several grey levels, and a median border of 128 or more."""
     height, width = images.shape[1:]
     block = max(1, _BLOCK // (2 * (height + width)))
     light = np.empty(len(images), bool)
