@@ -142,6 +142,7 @@ def build(
     """
     started = time.perf_counter()
     root = Path(root)
+    files.require_outside_datasets(root)
     _require_apart(root, recipe.source, directory)
     finished = _finished(recipe, root, workers) if recipe.source in EMBEDDED_OR_PINNED else None
     if finished is not None:

@@ -48,6 +48,7 @@ def convert(
         raise FormatError("a dataset is not converted in its own folder", path=target, remedy="name another folder")
     if files.is_within(origin, target):
         raise FormatError("it holds the dataset to be converted", path=target, remedy="name another folder")
+    files.require_outside_datasets(target)
     require_free(target, plan)
     listed = [
         replace(section, shard_size=wanted.storage.shard_size, compression=wanted.storage.compression)

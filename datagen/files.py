@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from datagen.errors import BusyError, StorageError
+from datagen.errors import BusyError, InputError, StorageError
+from datagen.layout import DRAFT, MANIFEST, RECIPE
 
 _REMEDIES = {
     errno.ENOSPC: "free some space, or choose another place; what is done so far is kept for the next run",
@@ -124,6 +125,24 @@ def is_within(place: Path, folder: Path) -> bool:
     return outer in (inner, *inner.parents)
 
 
+def require_outside_datasets(place: Path) -> None:
+    """Raise InputError where `place` lies in the folder of a dataset, finished or begun: nothing else belongs there.
+
+    All links are followed. `place` itself may be a dataset.
+    """
+    with storage_errors(place):
+        above = Path(os.path.realpath(place)).parents
+    for folder in above:
+        if kind(folder / DRAFT) == "a file" or kind(folder / MANIFEST) == kind(folder / RECIPE) == "a file":
+            raise InputError(
+                "nothing is drawn or written within a dataset",
+                path=place,
+                expected="a place outside of every dataset",
+                found=f"the dataset {folder}",
+                remedy="choose another place",
+            )
+
+
 def sync_folder(folder: Path) -> None:
     """Make the entries of `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -135,7 +154,7 @@ def sync_folder(folder: Path) -> None:
 
 def make_folder(folder: Path) -> None:
     """Create `folder` and its parents, durably; existing ones are left as they are."""
-    require_real_folder(folder)
+    _nearest_folder(folder)
     with storage_errors(folder):
         missing = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
@@ -294,8 +313,8 @@ def lock(folder: Path, *, exclusive: bool, wait: bool = False) -> Iterator[None]
 
 def require_space(folder: Path, needed: int) -> None:
     """Raise StorageError unless the file system that holds `folder` (or its nearest parent) has `needed` bytes."""
+    place = _nearest_folder(folder)
     with storage_errors(folder):
-        place = next(place for place in (folder, *folder.parents) if place.exists())
         free = shutil.disk_usage(place).free
     if free < needed:
         raise StorageError(
@@ -309,11 +328,19 @@ def require_space(folder: Path, needed: int) -> None:
 
 def require_writable(folder: Path) -> None:
     """Raise StorageError unless files can be made in `folder`, or in its nearest existing parent."""
+    place = _nearest_folder(folder)
+    with storage_errors(folder):
+        writable = os.access(place, os.W_OK | os.X_OK) and not os.statvfs(place).f_flag & os.ST_RDONLY
+    if not writable:
+        raise StorageError("the folder cannot be written", path=place, remedy=_REMEDIES[errno.EACCES])
+
+
+def _nearest_folder(folder: Path) -> Path:
+    """Find the first of `folder` and those above it that exists. Raises StorageError where that is no folder."""
     require_real_folder(folder)
     with storage_errors(folder):
         place = next(place for place in (folder, *folder.parents) if place.exists())
-        writable = os.access(place, os.W_OK | os.X_OK) and not os.statvfs(place).f_flag & os.ST_RDONLY
-    if not place.is_dir():
+        is_folder = place.is_dir()
+    if not is_folder:
         raise StorageError("not a folder", path=place, remedy="choose another place")
-    if not writable:
-        raise StorageError("the folder cannot be written", path=place, remedy=_REMEDIES[errno.EACCES])
+    return place

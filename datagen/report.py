@@ -17,8 +17,7 @@ import numpy.typing as npt
 
 from datagen import otsu, palette
 from datagen.dataset import Dataset
-from datagen.errors import InputError
-from datagen.files import is_within, lock, make_folder, remove_drafts, storage_errors, write_atomic
+from datagen.files import lock, make_folder, remove_drafts, require_outside_datasets, storage_errors, write_atomic
 from datagen.palette import ACCENT, FAINT, SPOT, WHITE, UInt8, words
 from datagen.picks import Sample, choose, read_sample
 
@@ -56,12 +55,11 @@ def write_preview(root: Path | str, folder: Path | str) -> list[Path]:
     """Draw the dataset in `root` into `folder`: overview.png and a contact sheet for each task; their paths.
 
     A picture that is already there, the same, is left alone; each holds the digest of its dataset. Raises what opening
-    and reading the dataset raise, InputError where `folder` lies in the dataset, where no picture belongs, and
+    and reading the dataset raise, InputError where `folder` is a dataset or lies in one, where no picture belongs, and
     StorageError where it cannot be written.
     """
     dataset, folder = Dataset(root), Path(folder)
-    if is_within(folder, dataset.root):
-        raise InputError("pictures are not drawn within a dataset", path=folder, remedy="choose another folder")
+    require_outside_datasets(folder / "overview.png")  # the folder may be a dataset itself
     pictures = {"overview": _overview(dataset)} | {task: _sheet(dataset, task) for task in dataset.manifest.tasks}
     paths = []
     make_folder(folder)

@@ -720,9 +720,49 @@ def test_pictures_are_drawn_beside_a_dataset_however_it_is_spelled(
 
 def test_pictures_are_not_drawn_within_a_dataset_or_where_no_name_is_left(data: Path, recipe: Path) -> None:
     shutil.copytree(data, "here")
-    assert "not drawn within a dataset" in refused(3, "preview", "here", "--out", "here/pictures")
+    assert "drawn or written within a dataset" in refused(3, "preview", "here", "--out", "here/pictures")
     assert "too long a name" in refused(7, "build", "--recipe", recipe, "--out", "n" * 250, "--preview")
     assert {path.name for path in Path().iterdir()} == {"here"}
+
+
+@pytest.mark.parametrize("state", ["finished", "begun"])
+@pytest.mark.parametrize("place", ["sub", "mosaics/deeper/sub", "../link/sub"])
+def test_nothing_is_built_converted_or_drawn_within_another_dataset(
+    data: Path, recipe: Path, state: str, place: str
+) -> None:
+    shutil.copytree(data, "other")
+    Path("link").symlink_to("other")
+    if state == "begun":
+        Path("other/manifest.json").rename("other/.manifest.json")
+    before = tree(Path("other"))
+    for command in (
+        ["preview", data, "--out", f"other/{place}"],
+        ["convert", data, f"other/{place}"],
+        ["build", "--recipe", recipe, "--out", f"other/{place}"],
+        ["build", "--recipe", recipe, "--out", f"other/{place}", "--shards", "0:1"],
+    ):
+        said = refused(3, *command)
+        assert "nothing is drawn or written within a dataset" in said
+        assert "/other); choose another place" in said
+    assert tree(Path("other")) == before
+
+
+def test_pictures_are_not_drawn_among_the_files_of_a_dataset(data: Path) -> None:
+    shutil.copytree(data, "other")
+    assert "nothing is drawn or written within a dataset" in refused(3, "preview", data, "--out", "other")
+    assert tree(Path("other")) == tree(data)
+
+
+def test_a_manifest_of_something_else_keeps_nobody_from_building_there(data: Path, recipe: Path) -> None:
+    Path("manifest.json").write_text("{}")  # of a web page, say
+    assert run("build", "--recipe", recipe, "--out", "here").exit_code == 0
+
+
+def test_a_place_below_a_file_is_no_folder(data: Path) -> None:
+    Path("note").write_text("a note")
+    for place in ("note", "note/deeper"):
+        assert "note: not a folder; choose another place" in refused(7, "preview", data, "--out", place)
+    assert Path("note").read_text() == "a note"
 
 
 def test_pictures_of_another_dataset_are_drawn_anew_whatever_their_times(recipe: Path) -> None:
