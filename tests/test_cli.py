@@ -774,6 +774,19 @@ def test_pictures_of_another_dataset_are_drawn_anew_whatever_their_times(recipe:
     assert tree(Path("here-preview")) == tree(Path("old-preview"))
 
 
+def test_pictures_are_drawn_anew_where_only_the_names_of_the_classes_are_others(tmp_path: Path) -> None:
+    arrays = dict(np.load(tiny_source(tmp_path)))
+    for names in ("0123456789", "abcdefghij"):
+        with (tmp_path / "digits.npz").open("wb") as file:
+            np.savez(file, allow_pickle=False, classes=np.array(list(names)), **arrays)
+        shutil.rmtree("here", ignore_errors=True)
+        recipe = save_recipe(tmp_path / "names.toml", tmp_path / "digits.npz")
+        assert run("build", "--recipe", recipe, "--out", "here", "--preview").exit_code == 0
+        run("preview", "here", "--out", f"of-{names}")
+        assert tree(Path("here-preview")) == tree(Path(f"of-{names}"))
+    assert tree(Path("of-0123456789")) != tree(Path("of-abcdefghij"))
+
+
 def test_a_dataset_and_its_source_lie_apart(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "link").symlink_to("photos")

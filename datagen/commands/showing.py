@@ -131,17 +131,17 @@ def preview(directory: Path, out: Path | None, quiet: bool, as_json: bool) -> No
 
 
 def fresh_preview(root: Path) -> list[Path]:
-    """The contact sheets of the dataset in `root`, drawn only where those that are there show another, or none."""
+    """Draw the contact sheets of the dataset in `root` where those that are there show another; return their paths."""
     from datagen import manifest as manifests
     from datagen.report import shows
 
     manifest, folder = manifests.load(root), preview_folder(root)
     paths = [folder / f"{name}.png" for name in ("overview", *manifest.tasks)]
-    return paths if all(shows(path, manifest.digest) for path in paths) else _preview(root)
+    return paths if all(shows(path, manifest) for path in paths) else _preview(root)
 
 
 def preview_folder(root: Path) -> Path:
-    """Where the contact sheets of the dataset in `root` are drawn unless told otherwise: beside it."""
+    """Name the folder beside `root` in which its contact sheets are drawn unless told otherwise."""
     return beside(root, "{name}-preview")
 
 
