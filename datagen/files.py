@@ -11,11 +11,11 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from datagen.errors import BusyError, InputError, StorageError
+from datagen.errors import BusyError, DamageError, InputError, StorageError
 from datagen.layout import DRAFT, MANIFEST, RECIPE
 
 _REMEDIES = {
@@ -85,6 +85,18 @@ def kind(path: Path) -> str:
         return "nothing"
     tests = {"a file": stat.S_ISREG, "a folder": stat.S_ISDIR, "a link": stat.S_ISLNK}
     return next((name for name, test in tests.items() if test(facts.st_mode)), "a device or pipe")
+
+
+def require_no_link(root: Path, paths: Iterable[str]) -> None:
+    """Raise DamageError where one of `paths`, or a folder between it and `root`, is a link; `root` may be one."""
+    seen = set()
+    for path in paths:
+        steps = path.split("/")
+        for count in range(1, len(steps) + 1):
+            place = "/".join(steps[:count])
+            if place not in seen and kind(root / place) == "a link":
+                raise DamageError("a file or folder of the dataset is a link", path=root / place, remedy=LINK_REMEDY)
+            seen.add(place)
 
 
 def require_real_folder(folder: Path) -> None:

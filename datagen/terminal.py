@@ -189,20 +189,27 @@ def manifest_facts(manifest: Manifest) -> dict[str, Any]:
 
 
 def built_facts(built: Built, root: Path) -> dict[str, Any]:
-    """What `build --json` prints."""
+    """Make what `build --json` prints."""
     facts = {} if built.manifest is None else manifest_facts(built.manifest)
     run = {"shards_written": built.written, "shards_kept": built.kept, "seconds": round(built.seconds, 3)}
+    run |= {"metadata_written": built.committed, "removed": built.removed}
     return {**facts, "path": str(root), "finished": built.manifest is not None, **run}
 
 
-def print_built(built: Built, root: Path, *, done: str = "whole, nothing to do") -> None:
-    """Print what a build did, and what is there now."""
+def print_built(
+    built: Built, root: Path, *, committed: str = "metadata written anew", there: str = "whole, nothing to do"
+) -> None:
+    """Print what a build did, and what is there now.
+
+    `committed` tells of metadata that were written, `there` that nothing was, where no shard was written.
+    """
     if built.manifest is None:
         tell(f"{root}: {built.written} shards written, {built.kept} were there; commit with 'datagen finish {root}'")
         return
-    done = f"built in {built.seconds:.1f} s" if built.written else done
-    kept = f", {built.kept} shards were there" if built.written and built.kept else ""
-    tell(f"{root}: {done}{kept}")
+    done = f"built in {built.seconds:.1f} s" if built.written else committed if built.committed else there
+    kept = f", {built.kept} shards were there" if (built.written or built.committed) and built.kept else ""
+    gone = f"; all.h5 removed from {len(built.removed)} sections: read the shards" if built.removed else ""
+    tell(f"{root}: {done}{kept}{gone}")
     print_manifest(built.manifest)
 
 
@@ -235,8 +242,9 @@ def print_columns(manifest: Manifest) -> None:
 
 def spelled_dtype(dtype: str) -> str:
     """Name a type as NumPy does: "|u1" is uint8."""
-    kind = {"u": "uint", "i": "int"}[dtype[1]]
-    return f"{kind}{8 * int(dtype[2:])}"
+    import numpy as np
+
+    return np.dtype(dtype).name
 
 
 def sample_facts(task: str, split: str, index: int, values: Sample, *, stood_on: str | None = None) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from helpers import (
     tree,
     without_privileges,
 )
+from older import make_older
 
 from datagen import __version__, errors, sources
 from datagen import recipe as recipes
@@ -236,6 +237,60 @@ def test_build_says_what_it_made_and_then_that_there_is_nothing_to_do(recipe: Pa
     assert run("build", "--recipe", recipe, "--out", "here").stdout.startswith("here: whole, nothing to do\n")
 
 
+def test_build_says_that_it_wrote_metadata_where_it_wrote_no_shard(data: Path, recipe: Path) -> None:
+    shutil.copytree(data, "here")
+    Path("here/recipe.toml").write_text("# mine\n")
+    build = ("build", "--recipe", recipe, "--out", "here")
+    assert run(*build).stdout.startswith("here: metadata written anew, 12 shards were there\n")
+    assert tree(Path("here")) == tree(data)
+    Path("here/recipe.toml").write_text("# mine\n")
+    again = printed(*build)
+    assert (again["shards_written"], again["metadata_written"], again["removed"]) == (0, True, [])
+    assert printed(*build)["metadata_written"] is False
+
+
+def test_build_says_that_it_removed_the_views_of_an_earlier_dataset(recipe: Path) -> None:
+    build = ("build", "--recipe", recipe, "--format", "hdf5", "--out", "here")
+    run(*build)
+    make_older(Path("here"))
+    assert run(*build).stdout.startswith("here: whole, nothing to do\n")
+    assert len(list(Path("here").rglob("all.h5"))) == 9
+    Path("here/recipe.toml").write_text("# mine\n")
+    told = "here: metadata written anew, 12 shards were there; all.h5 removed from 9 sections: read the shards\n"
+    assert run(*build).stdout.startswith(told)
+    assert not list(Path("here").rglob("all.h5"))
+
+
+def test_finish_says_whether_anything_was_left_to_do(recipe: Path) -> None:
+    run("build", "--recipe", recipe, "--out", "here", "--shards", "0:12")
+    assert run("finish", "here").stdout.startswith("here: committed, 12 shards were there\n")
+    assert run("finish", "here").stdout.startswith("here: committed before, nothing to do\n")
+
+
+@pytest.mark.parametrize("name", ["mosaics", "circles/val", "circles/train/image/c", "circles/train/image/c/0/0/0"])
+def test_what_is_a_link_in_a_dataset_is_called_so_by_all_that_read_it(data: Path, recipe: Path, name: str) -> None:
+    shutil.copytree(data, "here")
+    Path("link").symlink_to("here")
+    for root in ("here", "link"):
+        assert run("verify", root, "--quick").exit_code == 0
+    shutil.move(f"here/{name}", "there")
+    Path("here", name).symlink_to(Path("there").absolute())
+    task, split = (*name.split("/"), "train")[:2]
+    link = (
+        f"here/{name}: a file or folder of the dataset is a link; links are not followed: copy the dataset with cp -rL"
+    )
+    for command in (("show", "here", task, split, 0), ("preview", "here"), ("convert", "here", "new")):
+        assert link in refused(5, *command)
+    verdict = run("verify", "here")
+    assert verdict.exit_code == 1
+    assert f"here/{name}:" in verdict.output
+    assert "found a link (links are not followed: copy the dataset with cp -rL)" in verdict.output
+    if not name.endswith("0/0/0"):  # a shard is written anew, in its own place
+        assert link in refused(5, "build", "--recipe", recipe, "--out", "here")
+    shutil.copytree("here", "copied")  # as cp -rL does
+    assert run("verify", "copied", "--quick").exit_code == 0
+
+
 def test_build_prints_json_with_the_facts_of_info_and_of_the_run(recipe: Path) -> None:
     built = printed("build", "--recipe", recipe, "--out", "here")
     assert (built["path"], built["finished"], built["shards_written"], built["shards_kept"]) == ("here", True, 12, 0)
@@ -315,7 +370,7 @@ def test_shards_lists_what_parts_are_made_of_and_finish_commits_them(recipe: Pat
     assert printed("build", "--recipe", recipe, "--out", "here", "--shards", "0:7")["finished"] is False
     finished = printed("finish", "here", "--workers", 1)
     assert (finished["digest"], finished["shards_kept"]) == (GOLDEN, 12)
-    assert run("finish", "here").output.startswith("here: committed")
+    assert run("finish", "here").stdout.startswith("here: committed")
     assert tree(Path("here")) == tree(data)
 
 

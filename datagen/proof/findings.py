@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from datagen.errors import printable
 from datagen.stores import Section
 
 _SHOWN = 200  # characters of a name or a value in a message; it comes from outside, and may be of any length
@@ -61,7 +62,4 @@ class Findings:
 def _shown(text: str) -> str:
     """Text of the dataset for a terminal: nothing that could steer one, and not too long."""
     cut = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for character in cut
-    )
+    return printable(cut)

@@ -7,11 +7,11 @@ import stat
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from datagen.files import require_enough
+from datagen.files import LINK_REMEDY, require_enough
 
 LINK, SPECIAL, EMPTY, DEEP, CLOSED = -1, -2, -3, -4, -5
 _KINDS = {
-    LINK: "a link",
+    LINK: f"a link ({LINK_REMEDY})",
     SPECIAL: "a pipe, socket or device",
     EMPTY: "an empty folder",
     DEEP: "a folder too deep",
