@@ -19,15 +19,15 @@ from datagen.errors import BusyError, DamageError, InputError, StorageError
 from datagen.layout import DRAFT, MANIFEST, RECIPE
 
 _REMEDIES = {
-    errno.ENOSPC: "free some space, or choose another place; what is done so far is kept for the next run",
-    errno.EDQUOT: "raise the quota, or choose another place; what is done so far is kept for the next run",
+    errno.ENOSPC: "free some space, or choose another place",
+    errno.EDQUOT: "raise the quota, or choose another place",
     errno.EFBIG: "raise the limit on the size of a file, or choose smaller shards",
     errno.EROFS: "choose a place that can be written",
     errno.EACCES: "change the permissions, or choose another place",
     errno.EPERM: "change the permissions, or choose another place",
-    errno.EMFILE: "raise the limit on open files, or give --workers 1",
-    errno.ENFILE: "end other programs, or give --workers 1",
-    errno.ENOMEM: "end other programs, or give --workers 1",
+    errno.EMFILE: "raise the limit on open files, or use fewer --workers where the command has that option",
+    errno.ENFILE: "end other programs, or use fewer --workers where the command has that option",
+    errno.ENOMEM: "end other programs, or use fewer --workers where the command has that option",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of a process or a machine, whatever the file
@@ -131,7 +131,7 @@ def beside(place: Path, name: str) -> Path:
 
 
 def is_within(place: Path, folder: Path) -> bool:
-    """Whether `place` is `folder` or lies inside of it, all links followed."""
+    """Say whether `place` is `folder` or lies inside of it, all links followed."""
     with storage_errors(place):
         inner, outer = (Path(os.path.realpath(one)) for one in (place, folder))  # of a loop of links, too
     return outer in (inner, *inner.parents)
@@ -290,7 +290,7 @@ def remove_drafts(folder: Path, *, below: bool = True) -> None:
 
 
 def is_draft(name: str) -> bool:
-    """Whether a file of this name is a draft."""
+    """Say whether a file of this name is a draft."""
     prefix, suffix = _TEMPORARY
     return name.startswith(prefix) and name.endswith(suffix)
 
@@ -334,7 +334,7 @@ def require_space(folder: Path, needed: int) -> None:
             path=place,
             expected=f"{needed:,} bytes free",
             found=f"{free:,}",
-            remedy=_REMEDIES[errno.ENOSPC].split(";")[0],
+            remedy=_REMEDIES[errno.ENOSPC],
         )
 
 

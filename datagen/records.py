@@ -98,18 +98,18 @@ def forget_records(root: Path) -> None:
 
 
 def is_there(root: Path, job: Shard, plan: Manifest) -> bool:
-    """Whether the shard has files, whatever is in them."""
+    """Say whether the shard has files, whatever is in them."""
     return all(files.look(root / path) for path in _paths(job, plan))
 
 
 def is_as_long(root: Path, job: Shard, plan: Manifest, rows: Table) -> bool:
-    """Whether the shard's files are there, regular, and as long as `rows`, its facts, say."""
+    """Say whether the shard's files are there, regular, and as long as `rows`, its facts, say."""
     sizes = zip(_paths(job, plan), rows["file_bytes"].tolist(), strict=True)
     return all(_size(root / path) == size for path, size in sizes)
 
 
 def is_as_published(manifest: Manifest) -> bool:
-    """Whether the manifest's digest is the published one of its recipe, if there is one."""
+    """Say whether the manifest's digest is the published one of its recipe, if there is one."""
     return recipes.known_digest(manifest.recipe) in (None, manifest.digest)
 
 

@@ -58,8 +58,8 @@ def write_preview(root: Path | str, folder: Path | str) -> list[Path]:
     """Draw the dataset in `root` into `folder`: overview.png and a contact sheet for each task; their paths.
 
     A picture that is already there, the same, is left alone; each holds the SHA-256 of the manifest. Raises what
-    opening and reading the dataset raise, InputError where `folder` is a dataset or lies in one, where no picture belongs, and
-    StorageError where it cannot be written.
+    opening and reading the dataset raise, InputError where `folder` is a dataset or lies in one, where no picture
+    belongs, and StorageError where it cannot be written.
     """
     dataset, folder = Dataset(root), Path(folder)
     require_outside_datasets(folder / "overview.png")  # the folder may be a dataset itself

@@ -89,7 +89,7 @@ def ends_with(code: int) -> Iterator[None]:
 
 
 def say(quiet: bool) -> Callable[[str], None] | None:
-    """What to call with a remark of the library: it goes to the error stream, or nowhere."""
+    """Give the function that takes remarks of the library to the error stream; None where they go nowhere."""
     return None if quiet else _remark
 
 
@@ -153,7 +153,7 @@ def fetching_line(silent: bool) -> Iterator[Callable[[str, int, int | None], Non
 
 
 def _is_live() -> bool:
-    """Whether the error stream is a terminal on which a line can be written anew."""
+    """Say whether the error stream is a terminal on which a line can be written anew."""
     try:
         return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     except ValueError:  # it was closed
@@ -161,7 +161,7 @@ def _is_live() -> bool:
 
 
 def manifest_facts(manifest: Manifest) -> dict[str, Any]:
-    """What `info --json` prints."""
+    """Make what `info --json` prints."""
     from datagen import recipe as recipes
 
     tasks = {
@@ -248,7 +248,7 @@ def spelled_dtype(dtype: str) -> str:
 
 
 def sample_facts(task: str, split: str, index: int, values: Sample, *, stood_on: str | None = None) -> dict[str, Any]:
-    """What `show --json` and `sample --json` print; `stood_on` is what the sample was computed from."""
+    """Make what `show --json` and `sample --json` print; `stood_on` is what the sample was computed from."""
     origin = {} if stood_on is None else {"stood_on": stood_on}
     columns = {name: value.tolist() for name, value in values.items()}
     return {"task": task, "split": split, "index": index, **origin, **columns}
@@ -312,7 +312,7 @@ def _cut(text: str) -> str:
 
 
 def verdict_facts(verdict: Verdict) -> dict[str, Any]:
-    """What `verify --json` prints: `passed` if nothing wrong was found by what `level` looks at, and the rest."""
+    """Make what `verify --json` prints: `passed` if nothing wrong was found by what `level` looks at, and the rest."""
     facts = {**vars(verdict), "problems": [vars(problem) for problem in verdict.problems]}
     rate = verdict.bytes / verdict.seconds
     return {"passed": not verdict.problems, **facts, "bytes_per_second": round(rate)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pty
@@ -35,7 +36,8 @@ from older import make_older
 
 from datagen import __version__, errors, sources
 from datagen import recipe as recipes
-from datagen.cli import cli
+from datagen.cli import _ending, cli
+from datagen.errors import StorageError
 from datagen.layout import SPLITS
 from datagen.terminal import size
 
@@ -689,8 +691,29 @@ def test_a_closed_pipe_ends_with_the_code_that_was_due_or_with_141(data: Path) -
 def test_output_that_cannot_be_written_is_told(data: Path, arguments: list[str]) -> None:
     done = in_shell(*arguments, *[data] * (arguments != ["--help"]), shell="> /dev/full")
     assert done.returncode == 7
-    assert done.stderr.startswith("Error: standard output: the storage says: no space left on device")
+    told = "no space left on device; free some space, or choose another place"
+    assert done.stderr == f"Error: standard output: the storage says: {told}\n"
     assert done.stderr.count("\n") == 1
+
+
+def test_nothing_that_takes_time_is_imported_ahead_of_the_answer_to_signals() -> None:
+    ask = "import sys; before = {*sys.modules}; import datagen.__main__; print(*{*sys.modules} - before)"
+    assert {*python("-I", "-c", f"import sys; sys.path[:0] = {sys.path!r}; {ask}").stdout.split()} <= {
+        "__future__",
+        "datagen",
+        "datagen.__main__",
+        "datagen.layout",
+        "signal",
+        "_signal",
+    } | {*python("-I", "-c", "import signal, sys; print(*sys.modules)").stdout.split()}
+
+
+def test_a_full_disk_is_said_to_keep_what_is_done_only_of_commands_that_go_on() -> None:
+    error = StorageError("the storage says: no space left on device")
+    error.__cause__ = OSError(errno.ENOSPC, "")
+    kept = "what is done so far is kept for the next run"
+    assert kept in str(_ending(error, "build"))
+    assert kept not in str(_ending(error, "show"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -66,7 +66,7 @@ def inventory(root: Path) -> Inventory:
 
 
 def described(path: str, there: Inventory) -> str:
-    """What there is at `path`, in words."""
+    """Say in words what there is at `path`."""
     size = there.get(path)
     if size is None and any(there.get(str(folder)) == CLOSED for folder in PurePosixPath(path).parents):
         return "nothing that can be seen"
