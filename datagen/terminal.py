@@ -191,9 +191,16 @@ def manifest_facts(manifest: Manifest) -> dict[str, Any]:
 def built_facts(built: Built, root: Path) -> dict[str, Any]:
     """Make what `build --json` prints."""
     facts = {} if built.manifest is None else manifest_facts(built.manifest)
-    run = {"shards_written": built.written, "shards_kept": built.kept, "seconds": round(built.seconds, 3)}
-    run |= {"metadata_written": built.committed, "removed": built.removed}
-    return {**facts, "path": str(root), "finished": built.manifest is not None, **run}
+    return {
+        **facts,
+        "path": str(root),
+        "finished": built.manifest is not None,
+        "shards_written": built.written,
+        "shards_kept": built.kept,
+        "metadata_written": built.committed,
+        "removed": built.removed,
+        "seconds": round(built.seconds, 3),
+    }
 
 
 def print_built(

@@ -200,7 +200,7 @@ def test_every_class_of_error_has_its_exit_code(
             "Error: standard output: the storage says: no space left on device; free some space, or choose",
         ),
         (OSError(2, "?"), 7, "Error: the storage says: no such file or directory\n"),
-        (MemoryError(), 7, "Error: memory is short; end other programs, or give --workers 1\n"),
+        (MemoryError(), 7, "Error: memory is short; end other programs, or use fewer --workers where the"),
         (RuntimeError("can't start new thread"), 7, "Error: the system gives this process no more threads; end other"),
         (ImportError("libx.so: cannot map\nand a page"), 7, "Error: a library cannot be loaded: libx.so: cannot map; "),
     ],

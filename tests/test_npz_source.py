@@ -275,7 +275,7 @@ BAD: dict[str, tuple[Arrays, str]] = {
     "large tiles": (whole(images=np.zeros((3, 1, 513), np.uint8)), r"tiles of 1x513 pixels where 1x1 to 512x512"),
     "flat tiles": (whole(images=np.zeros((3, 0, 4), np.uint8)), r"tiles of 0x4 pixels"),
     "no labels": ({"images": tiles()}, r"no array labels; found images"),
-    "nothing known": ({"arr_0": tiles()}, r"no array images(.|\n)*no array labels\nfound arr_0; give images and"),
+    "nothing known": ({"arr_0": tiles()}, r"no array images(.|\n)*no array labels\n  found arr_0; give images and"),
     "no test": (
         {"train_images": tiles(), "train_labels": np.zeros(3, int)},
         r"no array test_images(.|\n)*no array test_labels",
