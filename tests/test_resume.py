@@ -244,7 +244,8 @@ def test_a_limit_on_the_size_of_files_ends_the_build_with_a_message(
 ) -> None:
     source, storage = tiny_source(tmp_path, tile=(28, 28)), {"format": format_name, "compression": compression}
     recipe = save_recipe(tmp_path / "recipe.toml", source, shard_size=1024, **storage)
-    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000)); import datagen.__main__"
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000)); "
+    limited += "from datagen.__main__ import main; main()"
     command = [sys.executable, "-c", limited, "build", "--recipe", str(recipe), "--out", str(tmp_path / "data")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     remark, *before, message = done.stderr.splitlines()
@@ -261,7 +262,7 @@ def test_a_limit_on_the_size_of_files_ends_the_build_with_a_message(
 def test_a_folder_that_cannot_be_written_is_refused(source: Path) -> None:
     as_nobody = """
         import os
-        import datagen.build, datagen.__main__, datagen.recipe
+        import datagen.__main__, datagen.build, datagen.cli, datagen.recipe, encodings.utf_8_sig
         datagen.recipe.packaged()  # imports what this user may soon not read
         if os.geteuid() == 0:  # root may write anywhere
             os.setuid(65534)
