@@ -1,6 +1,6 @@
 # One word runs each loop. `make help` lists them.
 
-PYTHON ?= python3
+PYTHON ?= python3# a command: its arguments too, quoted as for a shell
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -86,8 +86,8 @@ fuzz: $(VENV)/dev  ## Fuzz each reader of foreign bytes for SECONDS=60, guided b
 	@$(BIN)/python tests/fuzz.py all --seconds $(call quoted,$(SECONDS))
 
 $(VENV)/base: pyproject.toml
-	@$(call quoted,$(PYTHON)) -c 'import sys; sys.exit("Python 3.11 or later is needed; say which with PYTHON=") if sys.version_info < (3, 11) else None'
-	@test -x $(BIN)/python || $(call quoted,$(PYTHON)) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed; say which with PYTHON=") if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) --editable .
 	@touch $@
 

@@ -31,6 +31,7 @@ from datagen.records import (
     is_there,
     is_whole,
     known_facts,
+    require_no_linked_folder,
     write_record,
 )
 from datagen.shards import Shard, shard_list
@@ -44,11 +45,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Assembled:
-    """What an assembly did: the manifest if the dataset is whole now, and how many shards were written and kept."""
+    """Tells what an assembly did: the manifest if the dataset is whole now, and how many shards were written and kept.
+
+    `committed` says whether the metadata were written, `removed` names the views of an earlier build that went.
+    """
 
     manifest: Manifest | None
     written: int
     kept: int
+    committed: bool = False
+    removed: tuple[str, ...] = ()
 
 
 def assemble(
@@ -72,6 +78,7 @@ def assemble(
     jobs = shard_list(sections)
     jobs = jobs if part is None else [jobs[number] for number in part]
     require_free(root, plan)
+    require_no_linked_folder(root, jobs, plan)
     if files.look(root / MANIFEST) is None:
         files.require_writable(root)
         files.require_space(root, sum(job.room for job in jobs if not is_there(root, job, plan)) + _FRAME_BYTES)
@@ -93,8 +100,11 @@ def assemble(
             if part is None:
                 files.remove_drafts(root)
             raise
-        manifest = _commit(root, plan, sections, facts, expected) if part is None else None
-    return Assembled(manifest, len(missing), len(jobs) - len(missing))
+        if part is not None:
+            return Assembled(None, len(missing), len(jobs) - len(missing))
+        views = _views(root, plan, sections)
+        manifest = _commit(root, plan, sections, facts, expected)
+    return Assembled(manifest, len(missing), len(jobs) - len(missing), committed=True, removed=views)
 
 
 def finish(root: Path, *, sections: Callable[[Manifest], Sequence[Section]], workers: int) -> Assembled:
@@ -123,7 +133,16 @@ def finish(root: Path, *, sections: Callable[[Manifest], Sequence[Section]], wor
                 remedy=f"build what is missing or damaged with --shards: {_ranges(missing)}",
             )
         files.remove_drafts(root)
-        return Assembled(_commit(root, plan, sections(plan), facts, None), 0, len(jobs))
+        views = _views(root, plan, sections(plan))
+        manifest = _commit(root, plan, sections(plan), facts, None)
+        return Assembled(manifest, 0, len(jobs), committed=True, removed=views)
+
+
+def _views(root: Path, plan: Manifest, sections: Sequence[Section]) -> tuple[str, ...]:
+    """List the views of an earlier build that are there: a commit removes them."""
+    views = open_store(plan.recipe.storage.format).views
+    paths = [] if views is None else [views.path(section) for section in sections]
+    return tuple(path for path in paths if files.look(root / path))
 
 
 def _reopen(root: Path, finished: Manifest) -> None:

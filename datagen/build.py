@@ -35,12 +35,23 @@ EMBEDDED_OR_PINNED = ("mnist", "fashion-mnist", "strokes")  # sources whose byte
 
 @dataclass(frozen=True)
 class Built:
-    """What a build did: the manifest (None where only a part was built), shards written and kept, and seconds."""
+    """Tells what a build did: the manifest (None where only a part was built), shards written and kept, and seconds.
+
+    `committed` says whether the metadata were written, `removed` names the views of an earlier build that went.
+    """
 
     manifest: Manifest | None
     written: int
     kept: int
     seconds: float
+    committed: bool = False
+    removed: tuple[str, ...] = ()
+
+
+def built(done: assembly.Assembled, started: float) -> Built:
+    """Make the record of an assembly that began at `started`, by the clock of `time.perf_counter`."""
+    seconds = time.perf_counter() - started
+    return Built(done.manifest, done.written, done.kept, seconds, done.committed, done.removed)
 
 
 class Resolved:
@@ -142,6 +153,7 @@ def build(
     """
     started = time.perf_counter()
     root = Path(root)
+    files.require_outside_datasets(root)
     _require_apart(root, recipe.source, directory)
     finished = _finished(recipe, root, workers) if recipe.source in EMBEDDED_OR_PINNED else None
     if finished is not None:
@@ -154,7 +166,7 @@ def build(
     done = assembly.assemble(
         root, resolved.plan, listed, resolved.deriver, workers=workers, part=span, progress=progress
     )
-    return Built(done.manifest, done.written, done.kept, time.perf_counter() - started)
+    return built(done, started)
 
 
 def resolve(
@@ -258,8 +270,7 @@ def sections(plan: Manifest) -> list[Section]:
 def finish(root: Path | str, *, workers: int = 1) -> Built:
     """Commit a build whose parts were built one by one. Raises what `assembly.finish` raises."""
     started = time.perf_counter()
-    done = assembly.finish(Path(root), sections=sections, workers=workers)
-    return Built(done.manifest, done.written, done.kept, time.perf_counter() - started)
+    return built(assembly.finish(Path(root), sections=sections, workers=workers), started)
 
 
 def _require_apart(root: Path, spec: str, directory: Path | str | None) -> None:

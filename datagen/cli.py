@@ -37,7 +37,8 @@ _COMMANDS = (
 _GOES_ON = ("build", "convert", "fetch", "finish")  # commands that keep what they have done when they are interrupted
 _OUTPUT = Path("standard output")  # of an error in writing that names no file: those of files do
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
-_LESS_MEMORY = "end other programs, or give --workers 1"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_LESS_MEMORY = "end other programs, or use fewer --workers where the command has that option"
 
 
 class _Commands(click.Group):
@@ -60,7 +61,7 @@ class _Commands(click.Group):
 
 
 def _ending(error: BaseException, command: str | None = None) -> click.ClickException | Exit | None:
-    """How `error` ends the command line: a message and its exit code, or an exit; None for a mistake of ours."""
+    """Make of `error` a message and its exit code, or an exit; None where it is a mistake of ours."""
     if isinstance(error, click.Abort) or _stems_from_interrupt(error):
         hint = "; give the same command again: it goes on where it was" if command in _GOES_ON else ""
         return _failure(f"interrupted{hint}", INTERRUPTED)
@@ -77,7 +78,11 @@ def _ending(error: BaseException, command: str | None = None) -> click.ClickExce
         )
     elif isinstance(error, OSError):
         error = storage_error(error, _OUTPUT if error.errno in _WRITING else None)
-    return _failure(str(error), error.exit_code) if isinstance(error, DatagenError) else None
+    if not isinstance(error, DatagenError):
+        return None
+    is_full = isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL
+    hint = "; what is done so far is kept for the next run" if is_full and command in _GOES_ON else ""
+    return _failure(f"{error}{hint}", error.exit_code)
 
 
 def _stems_from_interrupt(error: BaseException | None) -> bool:

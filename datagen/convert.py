@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen import assembly, files, recipe
-from datagen.build import Built
+from datagen.build import Built, built
 from datagen.dataset import Dataset
 from datagen.errors import DamageError, FormatError
 from datagen.plans import plan_of, require_free
-from datagen.records import first_link, is_whole
+from datagen.records import is_whole, require_no_link
 from datagen.stores import Section
 from datagen.tasks import Deriver
 
@@ -34,7 +34,7 @@ def convert(
     """Write the dataset in `origin` to `target`, with the storage given; None keeps what `origin` has.
 
     The result is the very dataset that a build with that storage writes. Raises DamageError, and writes nothing,
-    where a file of `origin` is not what its manifest says.
+    where a file of `origin` is not what its manifest says; that zarr consolidated its metadata is no damage.
     """
     started = time.perf_counter()
     origin, target = Path(origin), Path(target)
@@ -48,13 +48,16 @@ def convert(
         raise FormatError("a dataset is not converted in its own folder", path=target, remedy="name another folder")
     if files.is_within(origin, target):
         raise FormatError("it holds the dataset to be converted", path=target, remedy="name another folder")
+    files.require_outside_datasets(target)
     require_free(target, plan)
     listed = [
         replace(section, shard_size=wanted.storage.shard_size, compression=wanted.storage.compression)
         for section in dataset.sections.values()
     ]
-    if not is_whole(origin, dataset.manifest, workers=workers):
-        raise _not_whole(dataset)
+    require_no_link(dataset.root, dataset.manifest)  # as download caches hold a dataset
+    if not is_whole(origin, dataset.manifest, workers=workers, consolidated=True):
+        remedy = "build it again: only the damage is redone"
+        raise DamageError("the dataset is damaged", path=origin, remedy=remedy)
     done = assembly.assemble(
         target,
         plan,
@@ -64,15 +67,7 @@ def convert(
         expected=dataset.manifest.digest,
         progress=progress,
     )
-    return Built(done.manifest, done.written, done.kept, time.perf_counter() - started)
-
-
-def _not_whole(dataset: Dataset) -> DamageError:
-    """Tell apart a dataset of links, as download caches hold it, from one whose bytes are wrong."""
-    link = first_link(dataset.root, dataset.manifest)
-    if link is not None:
-        return DamageError("a file of the dataset is a link", path=dataset.root / link, remedy=files.LINK_REMEDY)
-    return DamageError("the dataset is damaged", path=dataset.root, remedy="build it again: only the damage is redone")
+    return built(done, started)
 
 
 def _reader(dataset: Dataset, section: Section) -> Deriver:

@@ -11,8 +11,8 @@ import numpy as np
 
 from datagen import manifest as manifests
 from datagen.errors import DamageError, RecipeError
-from datagen.files import LINK_REMEDY, look, storage_errors
 from datagen.files import kind as kind_of
+from datagen.files import look, require_no_link, storage_errors
 from datagen.hashing import bytes_digest
 from datagen.manifest import NO_OFFSET, ColumnFacts, FileFacts, Manifest, SplitFacts, Table
 from datagen.stores import Array, Column, Section, open_store
@@ -97,7 +97,9 @@ class Dataset:
         """Path and facts of a column's shard, which is there and as long as its table says."""
         index = section.columns.index(column)
         facts = self.table(section.task, section.split)[index, shard]
-        path = self.root / self.manifest.tasks[section.task][section.split].columns[index].path.format(shard=shard)
+        rule = self.manifest.tasks[section.task][section.split].columns[index].path
+        path = self.root / rule.format(shard=shard)
+        require_no_link(self.root, [rule.format(shard=shard)])
         there = look(path)
         found = there.st_size if there is not None and stat.S_ISREG(there.st_mode) else None
         if found != facts["file_bytes"]:
@@ -106,7 +108,6 @@ class Dataset:
                 path=path,
                 expected=f"{facts['file_bytes']:,} bytes",
                 found="no file" if there is None else kind_of(path) if found is None else f"{found:,}",
-                remedy=LINK_REMEDY if there is not None and stat.S_ISLNK(there.st_mode) else None,
             )
         return path, facts
 
@@ -141,11 +142,11 @@ def split_facts(section: Section, format_name: str, roots: list[str], table: Fil
 def read_table(root: Path, section: Section, facts: FileFacts) -> Table:
     """The table that `facts` describe: SHARD_FACTS (columns, shards). Raises DamageError where it is another one."""
     path = root / facts.path
+    require_no_link(root, [facts.path])
     with storage_errors(path):
         there = kind_of(path)
         if there != "a file":
-            remedy = LINK_REMEDY if there == "a link" else None
-            raise DamageError("the shard table is not there", path=path, found=there, remedy=remedy)
+            raise DamageError("the shard table is not there", path=path, found=there)
         with path.open("rb") as file:
             data = file.read(facts.bytes + 1)
     if bytes_digest(data) != facts.digest:

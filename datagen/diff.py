@@ -42,7 +42,7 @@ class SampleDifference(Difference):
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the manifests of A and B say of each other.
+    """Compares two datasets, A and B, by their manifests.
 
     `digests` are the dataset digests of both, `columns` is how many columns either has, in all splits, `differing`
     names those that are not the same in both. `others` are the differences in recipe, source and storage.
@@ -55,7 +55,7 @@ class Comparison:
 
     @property
     def same_data(self) -> bool:
-        """Whether both hold the same data."""
+        """Say whether both hold the same data."""
         return self.digests[0] == self.digests[1]
 
 
@@ -69,7 +69,7 @@ def compare(first: Path | str, second: Path | str) -> Comparison:
 
 
 def _columns(manifest: Manifest) -> dict[str, tuple[object, ...]]:
-    """What the data of each column are, by its name."""
+    """Map the name of each column to what its data are."""
     return {
         f"{task}/{split}/{column.name}": (facts.count, column.dtype, column.shape, column.root)
         for task, splits in manifest.tasks.items()

@@ -11,22 +11,23 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from datagen.errors import BusyError, StorageError
+from datagen.errors import BusyError, DamageError, InputError, StorageError
+from datagen.layout import DRAFT, MANIFEST, RECIPE
 
 _REMEDIES = {
-    errno.ENOSPC: "free some space, or choose another place; what is done so far is kept for the next run",
-    errno.EDQUOT: "raise the quota, or choose another place; what is done so far is kept for the next run",
+    errno.ENOSPC: "free some space, or choose another place",
+    errno.EDQUOT: "raise the quota, or choose another place",
     errno.EFBIG: "raise the limit on the size of a file, or choose smaller shards",
     errno.EROFS: "choose a place that can be written",
     errno.EACCES: "change the permissions, or choose another place",
     errno.EPERM: "change the permissions, or choose another place",
-    errno.EMFILE: "raise the limit on open files, or give --workers 1",
-    errno.ENFILE: "end other programs, or give --workers 1",
-    errno.ENOMEM: "end other programs, or give --workers 1",
+    errno.EMFILE: "raise the limit on open files, or use fewer --workers where the command has that option",
+    errno.ENFILE: "end other programs, or use fewer --workers where the command has that option",
+    errno.ENOMEM: "end other programs, or use fewer --workers where the command has that option",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of a process or a machine, whatever the file
@@ -86,6 +87,18 @@ def kind(path: Path) -> str:
     return next((name for name, test in tests.items() if test(facts.st_mode)), "a device or pipe")
 
 
+def require_no_link(root: Path, paths: Iterable[str]) -> None:
+    """Raise DamageError where one of `paths`, or a folder between it and `root`, is a link; `root` may be one."""
+    seen = set()
+    for path in paths:
+        steps = path.split("/")
+        for count in range(1, len(steps) + 1):
+            place = "/".join(steps[:count])
+            if place not in seen and kind(root / place) == "a link":
+                raise DamageError("a file or folder of the dataset is a link", path=root / place, remedy=LINK_REMEDY)
+            seen.add(place)
+
+
 def require_real_folder(folder: Path) -> None:
     """Raise StorageError where `folder`, or a folder above it, is a link that leads nowhere."""
     with storage_errors(folder):
@@ -118,10 +131,28 @@ def beside(place: Path, name: str) -> Path:
 
 
 def is_within(place: Path, folder: Path) -> bool:
-    """Whether `place` is `folder` or lies inside of it, all links followed."""
+    """Say whether `place` is `folder` or lies inside of it, all links followed."""
     with storage_errors(place):
         inner, outer = (Path(os.path.realpath(one)) for one in (place, folder))  # of a loop of links, too
     return outer in (inner, *inner.parents)
+
+
+def require_outside_datasets(place: Path) -> None:
+    """Raise InputError where `place` lies in the folder of a dataset, finished or begun: nothing else belongs there.
+
+    All links are followed. `place` itself may be a dataset.
+    """
+    with storage_errors(place):
+        above = Path(os.path.realpath(place)).parents
+    for folder in above:
+        if kind(folder / DRAFT) == "a file" or kind(folder / MANIFEST) == kind(folder / RECIPE) == "a file":
+            raise InputError(
+                "nothing is drawn or written within a dataset",
+                path=place,
+                expected="a place outside of every dataset",
+                found=f"the dataset {folder}",
+                remedy="choose another place",
+            )
 
 
 def sync_folder(folder: Path) -> None:
@@ -135,7 +166,7 @@ def sync_folder(folder: Path) -> None:
 
 def make_folder(folder: Path) -> None:
     """Create `folder` and its parents, durably; existing ones are left as they are."""
-    require_real_folder(folder)
+    _nearest_folder(folder)
     with storage_errors(folder):
         missing = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
@@ -259,7 +290,7 @@ def remove_drafts(folder: Path, *, below: bool = True) -> None:
 
 
 def is_draft(name: str) -> bool:
-    """Whether a file of this name is a draft."""
+    """Say whether a file of this name is a draft."""
     prefix, suffix = _TEMPORARY
     return name.startswith(prefix) and name.endswith(suffix)
 
@@ -294,8 +325,8 @@ def lock(folder: Path, *, exclusive: bool, wait: bool = False) -> Iterator[None]
 
 def require_space(folder: Path, needed: int) -> None:
     """Raise StorageError unless the file system that holds `folder` (or its nearest parent) has `needed` bytes."""
+    place = _nearest_folder(folder)
     with storage_errors(folder):
-        place = next(place for place in (folder, *folder.parents) if place.exists())
         free = shutil.disk_usage(place).free
     if free < needed:
         raise StorageError(
@@ -303,17 +334,25 @@ def require_space(folder: Path, needed: int) -> None:
             path=place,
             expected=f"{needed:,} bytes free",
             found=f"{free:,}",
-            remedy=_REMEDIES[errno.ENOSPC].split(";")[0],
+            remedy=_REMEDIES[errno.ENOSPC],
         )
 
 
 def require_writable(folder: Path) -> None:
     """Raise StorageError unless files can be made in `folder`, or in its nearest existing parent."""
+    place = _nearest_folder(folder)
+    with storage_errors(folder):
+        writable = os.access(place, os.W_OK | os.X_OK) and not os.statvfs(place).f_flag & os.ST_RDONLY
+    if not writable:
+        raise StorageError("the folder cannot be written", path=place, remedy=_REMEDIES[errno.EACCES])
+
+
+def _nearest_folder(folder: Path) -> Path:
+    """Find the first of `folder` and those above it that exists. Raises StorageError where that is no folder."""
     require_real_folder(folder)
     with storage_errors(folder):
         place = next(place for place in (folder, *folder.parents) if place.exists())
-        writable = os.access(place, os.W_OK | os.X_OK) and not os.statvfs(place).f_flag & os.ST_RDONLY
-    if not place.is_dir():
+        is_folder = place.is_dir()
+    if not is_folder:
         raise StorageError("not a folder", path=place, remedy="choose another place")
-    if not writable:
-        raise StorageError("the folder cannot be written", path=place, remedy=_REMEDIES[errno.EACCES])
+    return place

@@ -41,7 +41,7 @@ def _pair(value: str, separator: str, param: click.Parameter, expected: str) -> 
 
 
 def is_given(option: str) -> bool:
-    """Whether an option of the running command stands on its command line, not only in the environment."""
+    """Say whether an option of the running command stands on its command line, not only in the environment."""
     origin = click.get_current_context().get_parameter_source(option)
     return origin is ParameterSource.COMMANDLINE
 

@@ -1,4 +1,4 @@
-"""What is there of a dataset: the shards that a record or a table tells of, and whose files are still what it says."""
+"""Find what is there of a dataset: the shards that a record or a table tells of, and whose files are as it says."""
 
 from __future__ import annotations
 
@@ -40,29 +40,47 @@ def known_facts(root: Path, jobs: Sequence[Shard], plan: Manifest, *, workers: i
     return {job.name: recorded[job.name] for job, good in local.run(check, checks, workers=workers) if good}
 
 
-def is_whole(root: Path, manifest: Manifest, *, workers: int) -> bool:
-    """Whether every file of a finished dataset is what the manifest says, by size and digest of its bytes.
+def is_whole(root: Path, manifest: Manifest, *, workers: int, consolidated: bool = False) -> bool:
+    """Say whether every file of a finished dataset is what the manifest says, by size and digest of its bytes.
 
     Of a packaged recipe the dataset must also be the published one. That samples follow from the digits is for
-    `verify` to say.
+    `verify` to say. With `consolidated`, metadata that zarr consolidated are let pass: that touches no sample.
     """
-    tables = [facts.table for splits in manifest.tasks.values() for facts in splits.values()]
-    begun = any(files.look(root / name) for name in (DRAFT, PROGRESS))
-    if begun or not is_as_published(manifest) or not all(_is_file(root, file) for file in (*manifest.files, *tables)):
+    small, jobs = _content(manifest)
+    if any(files.look(root / name) for name in (DRAFT, PROGRESS)) or not is_as_published(manifest):
         return False
-    names = [(task, split) for task, splits in manifest.tasks.items() for split in splits]
-    jobs = shard_list(section_of(manifest, task, split) for task, split in names)
+    format_name = manifest.recipe.storage.format
+    if not all(_is_file(root, file) or (consolidated and _is_consolidated(root, file, format_name)) for file in small):
+        return False
     return len(known_facts(root, jobs, manifest, workers=workers)) == len(jobs)
 
 
-def first_link(root: Path, manifest: Manifest) -> str | None:
-    """Find a file of a finished dataset that is a link; its path relative to `root`, or None."""
+def require_no_link(root: Path, manifest: Manifest) -> None:
+    """Raise DamageError where a file of a finished dataset, or a folder of it, is a link."""
+    small, jobs = _content(manifest)
+    files.require_no_link(root, (file.path for file in small))
+    files.require_no_link(root, (path for job in jobs for path in _paths(job, manifest)))
+
+
+def require_no_linked_folder(root: Path, jobs: Sequence[Shard], plan: Manifest) -> None:
+    """Raise DamageError where a folder that shards lie in, or are to be written in, is a link to another place."""
+    files.require_no_link(root, {path.rpartition("/")[0] for job in jobs for path in _paths(job, plan)})
+
+
+def _content(manifest: Manifest) -> tuple[list[FileFacts], list[Shard]]:
+    """List what a finished dataset consists of beside its manifest: its small files, and its shards."""
     tables = [facts.table for splits in manifest.tasks.values() for facts in splits.values()]
     names = [(task, split) for task, splits in manifest.tasks.items() for split in splits]
-    jobs = shard_list(section_of(manifest, task, split) for task, split in names)
-    shards = (path for job in jobs for path in _paths(job, manifest))
-    paths = (file.path for file in (*manifest.files, *tables))
-    return next((path for path in (*paths, *shards) if files.kind(root / path) == "a link"), None)
+    return [*manifest.files, *tables], shard_list(section_of(manifest, task, split) for task, split in names)
+
+
+def _is_consolidated(root: Path, file: FileFacts, format_name: str) -> bool:
+    """Say whether a small file is a group's metadata with what `zarr.consolidate_metadata` adds to them."""
+    test = open_store(format_name).is_consolidated
+    if test is None or _size(root / file.path) is None:
+        return False
+    with files.storage_errors(root / file.path):
+        return test(root, file.path)
 
 
 def write_record(root: Path, job: Shard, rows: Table) -> None:
@@ -80,18 +98,18 @@ def forget_records(root: Path) -> None:
 
 
 def is_there(root: Path, job: Shard, plan: Manifest) -> bool:
-    """Whether the shard has files, whatever is in them."""
+    """Say whether the shard has files, whatever is in them."""
     return all(files.look(root / path) for path in _paths(job, plan))
 
 
 def is_as_long(root: Path, job: Shard, plan: Manifest, rows: Table) -> bool:
-    """Whether the shard's files are there, regular, and as long as `rows`, its facts, say."""
+    """Say whether the shard's files are there, regular, and as long as `rows`, its facts, say."""
     sizes = zip(_paths(job, plan), rows["file_bytes"].tolist(), strict=True)
     return all(_size(root / path) == size for path, size in sizes)
 
 
 def is_as_published(manifest: Manifest) -> bool:
-    """Whether the manifest's digest is the published one of its recipe, if there is one."""
+    """Say whether the manifest's digest is the published one of its recipe, if there is one."""
     return recipes.known_digest(manifest.recipe) in (None, manifest.digest)
 
 

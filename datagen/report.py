@@ -5,6 +5,7 @@ The same dataset gives the same pictures. What they show is chosen for variety, 
 
 from __future__ import annotations
 
+import hashlib
 import math
 import struct
 import zlib
@@ -15,10 +16,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from datagen import manifest as manifests
 from datagen import otsu, palette
 from datagen.dataset import Dataset
-from datagen.errors import InputError
-from datagen.files import is_within, lock, make_folder, remove_drafts, storage_errors, write_atomic
+from datagen.files import lock, make_folder, remove_drafts, require_outside_datasets, storage_errors, write_atomic
+from datagen.manifest import Manifest
 from datagen.palette import ACCENT, FAINT, SPOT, WHITE, UInt8, words
 from datagen.picks import Sample, choose, read_sample
 
@@ -55,20 +57,19 @@ class _View:
 def write_preview(root: Path | str, folder: Path | str) -> list[Path]:
     """Draw the dataset in `root` into `folder`: overview.png and a contact sheet for each task; their paths.
 
-    A picture that is already there, the same, is left alone; each holds the digest of its dataset. Raises what opening
-    and reading the dataset raise, InputError where `folder` lies in the dataset, where no picture belongs, and
-    StorageError where it cannot be written.
+    A picture that is already there, the same, is left alone; each holds the SHA-256 of the manifest. Raises what
+    opening and reading the dataset raise, InputError where `folder` is a dataset or lies in one, where no picture
+    belongs, and StorageError where it cannot be written.
     """
     dataset, folder = Dataset(root), Path(folder)
-    if is_within(folder, dataset.root):
-        raise InputError("pictures are not drawn within a dataset", path=folder, remedy="choose another folder")
+    require_outside_datasets(folder / "overview.png")  # the folder may be a dataset itself
     pictures = {"overview": _overview(dataset)} | {task: _sheet(dataset, task) for task in dataset.manifest.tasks}
     paths = []
     make_folder(folder)
     with lock(folder, exclusive=True, wait=True):
         remove_drafts(folder, below=False)  # of drawings that were killed
         for name, picture in pictures.items():
-            path, data = folder / f"{name}.png", _marked(palette.png(picture), dataset.manifest.digest)
+            path, data = folder / f"{name}.png", _marked(palette.png(picture), dataset.manifest)
             with storage_errors(path):
                 is_same = path.is_file() and path.read_bytes() == data
             if not is_same:
@@ -77,9 +78,9 @@ def write_preview(root: Path | str, folder: Path | str) -> list[Path]:
     return paths
 
 
-def shows(path: Path, digest: str) -> bool:
-    """Whether the file at `path` is a picture that was drawn of the dataset with this digest."""
-    mark = _mark(digest)
+def shows(path: Path, manifest: Manifest) -> bool:
+    """Say whether the file at `path` is a picture that was drawn of the dataset with this manifest."""
+    mark = _mark(manifest)
     try:
         with path.open("rb") as file:
             return file.read(_HEAD + len(mark))[_HEAD:] == mark
@@ -87,13 +88,15 @@ def shows(path: Path, digest: str) -> bool:
         return False
 
 
-def _marked(png: bytes, digest: str) -> bytes:
-    """The PNG file with the digest of what it shows, as its first chunk of text."""
-    return png[:_HEAD] + _mark(digest) + png[_HEAD:]
+def _marked(png: bytes, manifest: Manifest) -> bytes:
+    """Add to a PNG file, as its first chunk of text, which dataset it shows."""
+    return png[:_HEAD] + _mark(manifest) + png[_HEAD:]
 
 
-def _mark(digest: str) -> bytes:
-    content = b"tEXt" + f"datagen digest\0{digest}".encode("latin-1")
+def _mark(manifest: Manifest) -> bytes:
+    """Make the chunk of text that tells a dataset from others: pictures also show names, which are no content."""
+    digest = hashlib.sha256(manifests.to_bytes(manifest)).hexdigest()
+    content = b"tEXt" + f"SHA-256 of manifest.json\0{digest}".encode("latin-1")
     return struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
 
 

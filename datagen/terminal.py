@@ -89,7 +89,7 @@ def ends_with(code: int) -> Iterator[None]:
 
 
 def say(quiet: bool) -> Callable[[str], None] | None:
-    """What to call with a remark of the library: it goes to the error stream, or nowhere."""
+    """Give the function that takes remarks of the library to the error stream; None where they go nowhere."""
     return None if quiet else _remark
 
 
@@ -153,7 +153,7 @@ def fetching_line(silent: bool) -> Iterator[Callable[[str, int, int | None], Non
 
 
 def _is_live() -> bool:
-    """Whether the error stream is a terminal on which a line can be written anew."""
+    """Say whether the error stream is a terminal on which a line can be written anew."""
     try:
         return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     except ValueError:  # it was closed
@@ -161,7 +161,7 @@ def _is_live() -> bool:
 
 
 def manifest_facts(manifest: Manifest) -> dict[str, Any]:
-    """What `info --json` prints."""
+    """Make what `info --json` prints."""
     from datagen import recipe as recipes
 
     tasks = {
@@ -189,20 +189,34 @@ def manifest_facts(manifest: Manifest) -> dict[str, Any]:
 
 
 def built_facts(built: Built, root: Path) -> dict[str, Any]:
-    """What `build --json` prints."""
+    """Make what `build --json` prints."""
     facts = {} if built.manifest is None else manifest_facts(built.manifest)
-    run = {"shards_written": built.written, "shards_kept": built.kept, "seconds": round(built.seconds, 3)}
-    return {**facts, "path": str(root), "finished": built.manifest is not None, **run}
+    return {
+        **facts,
+        "path": str(root),
+        "finished": built.manifest is not None,
+        "shards_written": built.written,
+        "shards_kept": built.kept,
+        "metadata_written": built.committed,
+        "removed": built.removed,
+        "seconds": round(built.seconds, 3),
+    }
 
 
-def print_built(built: Built, root: Path, *, done: str = "whole, nothing to do") -> None:
-    """Print what a build did, and what is there now."""
+def print_built(
+    built: Built, root: Path, *, committed: str = "metadata written anew", there: str = "whole, nothing to do"
+) -> None:
+    """Print what a build did, and what is there now.
+
+    `committed` tells of metadata that were written, `there` that nothing was, where no shard was written.
+    """
     if built.manifest is None:
         tell(f"{root}: {built.written} shards written, {built.kept} were there; commit with 'datagen finish {root}'")
         return
-    done = f"built in {built.seconds:.1f} s" if built.written else done
-    kept = f", {built.kept} shards were there" if built.written and built.kept else ""
-    tell(f"{root}: {done}{kept}")
+    done = f"built in {built.seconds:.1f} s" if built.written else committed if built.committed else there
+    kept = f", {built.kept} shards were there" if (built.written or built.committed) and built.kept else ""
+    gone = f"; all.h5 removed from {len(built.removed)} sections: read the shards" if built.removed else ""
+    tell(f"{root}: {done}{kept}{gone}")
     print_manifest(built.manifest)
 
 
@@ -235,12 +249,13 @@ def print_columns(manifest: Manifest) -> None:
 
 def spelled_dtype(dtype: str) -> str:
     """Name a type as NumPy does: "|u1" is uint8."""
-    kind = {"u": "uint", "i": "int"}[dtype[1]]
-    return f"{kind}{8 * int(dtype[2:])}"
+    import numpy as np
+
+    return np.dtype(dtype).name
 
 
 def sample_facts(task: str, split: str, index: int, values: Sample, *, stood_on: str | None = None) -> dict[str, Any]:
-    """What `show --json` and `sample --json` print; `stood_on` is what the sample was computed from."""
+    """Make what `show --json` and `sample --json` print; `stood_on` is what the sample was computed from."""
     origin = {} if stood_on is None else {"stood_on": stood_on}
     columns = {name: value.tolist() for name, value in values.items()}
     return {"task": task, "split": split, "index": index, **origin, **columns}
@@ -304,7 +319,7 @@ def _cut(text: str) -> str:
 
 
 def verdict_facts(verdict: Verdict) -> dict[str, Any]:
-    """What `verify --json` prints: `passed` if nothing wrong was found by what `level` looks at, and the rest."""
+    """Make what `verify --json` prints: `passed` if nothing wrong was found by what `level` looks at, and the rest."""
     facts = {**vars(verdict), "problems": [vars(problem) for problem in verdict.problems]}
     rate = verdict.bytes / verdict.seconds
     return {"passed": not verdict.problems, **facts, "bytes_per_second": round(rate)}

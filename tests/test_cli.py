@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pty
@@ -31,10 +32,12 @@ from helpers import (
     tree,
     without_privileges,
 )
+from older import make_older
 
 from datagen import __version__, errors, sources
 from datagen import recipe as recipes
-from datagen.cli import cli
+from datagen.cli import _ending, cli
+from datagen.errors import StorageError
 from datagen.layout import SPLITS
 from datagen.terminal import size
 
@@ -197,7 +200,7 @@ def test_every_class_of_error_has_its_exit_code(
             "Error: standard output: the storage says: no space left on device; free some space, or choose",
         ),
         (OSError(2, "?"), 7, "Error: the storage says: no such file or directory\n"),
-        (MemoryError(), 7, "Error: memory is short; end other programs, or give --workers 1\n"),
+        (MemoryError(), 7, "Error: memory is short; end other programs, or use fewer --workers where the"),
         (RuntimeError("can't start new thread"), 7, "Error: the system gives this process no more threads; end other"),
         (ImportError("libx.so: cannot map\nand a page"), 7, "Error: a library cannot be loaded: libx.so: cannot map; "),
     ],
@@ -234,6 +237,60 @@ def test_build_says_what_it_made_and_then_that_there_is_nothing_to_do(recipe: Pa
     assert rows["mosaics"][:3] == [str(MOSAICS[split]) for split in SPLITS]
     assert rows["digest"] == [GOLDEN]
     assert run("build", "--recipe", recipe, "--out", "here").stdout.startswith("here: whole, nothing to do\n")
+
+
+def test_build_says_that_it_wrote_metadata_where_it_wrote_no_shard(data: Path, recipe: Path) -> None:
+    shutil.copytree(data, "here")
+    Path("here/recipe.toml").write_text("# mine\n")
+    build = ("build", "--recipe", recipe, "--out", "here")
+    assert run(*build).stdout.startswith("here: metadata written anew, 12 shards were there\n")
+    assert tree(Path("here")) == tree(data)
+    Path("here/recipe.toml").write_text("# mine\n")
+    again = printed(*build)
+    assert (again["shards_written"], again["metadata_written"], again["removed"]) == (0, True, [])
+    assert printed(*build)["metadata_written"] is False
+
+
+def test_build_says_that_it_removed_the_views_of_an_earlier_dataset(recipe: Path) -> None:
+    build = ("build", "--recipe", recipe, "--format", "hdf5", "--out", "here")
+    run(*build)
+    make_older(Path("here"))
+    assert run(*build).stdout.startswith("here: whole, nothing to do\n")
+    assert len(list(Path("here").rglob("all.h5"))) == 9
+    Path("here/recipe.toml").write_text("# mine\n")
+    told = "here: metadata written anew, 12 shards were there; all.h5 removed from 9 sections: read the shards\n"
+    assert run(*build).stdout.startswith(told)
+    assert not list(Path("here").rglob("all.h5"))
+
+
+def test_finish_says_whether_anything_was_left_to_do(recipe: Path) -> None:
+    run("build", "--recipe", recipe, "--out", "here", "--shards", "0:12")
+    assert run("finish", "here").stdout.startswith("here: committed, 12 shards were there\n")
+    assert run("finish", "here").stdout.startswith("here: committed before, nothing to do\n")
+
+
+@pytest.mark.parametrize("name", ["mosaics", "circles/val", "circles/train/image/c", "circles/train/image/c/0/0/0"])
+def test_what_is_a_link_in_a_dataset_is_called_so_by_all_that_read_it(data: Path, recipe: Path, name: str) -> None:
+    shutil.copytree(data, "here")
+    Path("link").symlink_to("here")
+    for root in ("here", "link"):
+        assert run("verify", root, "--quick").exit_code == 0
+    shutil.move(f"here/{name}", "there")
+    Path("here", name).symlink_to(Path("there").absolute())
+    task, split = (*name.split("/"), "train")[:2]
+    link = (
+        f"here/{name}: a file or folder of the dataset is a link; links are not followed: copy the dataset with cp -rL"
+    )
+    for command in (("show", "here", task, split, 0), ("preview", "here"), ("convert", "here", "new")):
+        assert link in refused(5, *command)
+    verdict = run("verify", "here")
+    assert verdict.exit_code == 1
+    assert f"here/{name}:" in verdict.output
+    assert "found a link (links are not followed: copy the dataset with cp -rL)" in verdict.output
+    if not name.endswith("0/0/0"):  # a shard is written anew, in its own place
+        assert link in refused(5, "build", "--recipe", recipe, "--out", "here")
+    shutil.copytree("here", "copied")  # as cp -rL does
+    assert run("verify", "copied", "--quick").exit_code == 0
 
 
 def test_build_prints_json_with_the_facts_of_info_and_of_the_run(recipe: Path) -> None:
@@ -315,7 +372,7 @@ def test_shards_lists_what_parts_are_made_of_and_finish_commits_them(recipe: Pat
     assert printed("build", "--recipe", recipe, "--out", "here", "--shards", "0:7")["finished"] is False
     finished = printed("finish", "here", "--workers", 1)
     assert (finished["digest"], finished["shards_kept"]) == (GOLDEN, 12)
-    assert run("finish", "here").output.startswith("here: committed")
+    assert run("finish", "here").stdout.startswith("here: committed")
     assert tree(Path("here")) == tree(data)
 
 
@@ -634,8 +691,29 @@ def test_a_closed_pipe_ends_with_the_code_that_was_due_or_with_141(data: Path) -
 def test_output_that_cannot_be_written_is_told(data: Path, arguments: list[str]) -> None:
     done = in_shell(*arguments, *[data] * (arguments != ["--help"]), shell="> /dev/full")
     assert done.returncode == 7
-    assert done.stderr.startswith("Error: standard output: the storage says: no space left on device")
+    told = "no space left on device; free some space, or choose another place"
+    assert done.stderr == f"Error: standard output: the storage says: {told}\n"
     assert done.stderr.count("\n") == 1
+
+
+def test_nothing_that_takes_time_is_imported_ahead_of_the_answer_to_signals() -> None:
+    ask = "import sys; before = {*sys.modules}; import datagen.__main__; print(*{*sys.modules} - before)"
+    assert {*python("-I", "-c", f"import sys; sys.path[:0] = {sys.path!r}; {ask}").stdout.split()} <= {
+        "__future__",
+        "datagen",
+        "datagen.__main__",
+        "datagen.layout",
+        "signal",
+        "_signal",
+    } | {*python("-I", "-c", "import signal, sys; print(*sys.modules)").stdout.split()}
+
+
+def test_a_full_disk_is_said_to_keep_what_is_done_only_of_commands_that_go_on() -> None:
+    error = StorageError("the storage says: no space left on device")
+    error.__cause__ = OSError(errno.ENOSPC, "")
+    kept = "what is done so far is kept for the next run"
+    assert kept in str(_ending(error, "build"))
+    assert kept not in str(_ending(error, "show"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -727,9 +805,49 @@ def test_pictures_are_drawn_beside_a_dataset_however_it_is_spelled(
 
 def test_pictures_are_not_drawn_within_a_dataset_or_where_no_name_is_left(data: Path, recipe: Path) -> None:
     shutil.copytree(data, "here")
-    assert "not drawn within a dataset" in refused(3, "preview", "here", "--out", "here/pictures")
+    assert "drawn or written within a dataset" in refused(3, "preview", "here", "--out", "here/pictures")
     assert "too long a name" in refused(7, "build", "--recipe", recipe, "--out", "n" * 250, "--preview")
     assert {path.name for path in Path().iterdir()} == {"here"}
+
+
+@pytest.mark.parametrize("state", ["finished", "begun"])
+@pytest.mark.parametrize("place", ["sub", "mosaics/deeper/sub", "../link/sub"])
+def test_nothing_is_built_converted_or_drawn_within_another_dataset(
+    data: Path, recipe: Path, state: str, place: str
+) -> None:
+    shutil.copytree(data, "other")
+    Path("link").symlink_to("other")
+    if state == "begun":
+        Path("other/manifest.json").rename("other/.manifest.json")
+    before = tree(Path("other"))
+    for command in (
+        ["preview", data, "--out", f"other/{place}"],
+        ["convert", data, f"other/{place}"],
+        ["build", "--recipe", recipe, "--out", f"other/{place}"],
+        ["build", "--recipe", recipe, "--out", f"other/{place}", "--shards", "0:1"],
+    ):
+        said = refused(3, *command)
+        assert "nothing is drawn or written within a dataset" in said
+        assert "/other); choose another place" in said
+    assert tree(Path("other")) == before
+
+
+def test_pictures_are_not_drawn_among_the_files_of_a_dataset(data: Path) -> None:
+    shutil.copytree(data, "other")
+    assert "nothing is drawn or written within a dataset" in refused(3, "preview", data, "--out", "other")
+    assert tree(Path("other")) == tree(data)
+
+
+def test_a_manifest_of_something_else_keeps_nobody_from_building_there(data: Path, recipe: Path) -> None:
+    Path("manifest.json").write_text("{}")  # of a web page, say
+    assert run("build", "--recipe", recipe, "--out", "here").exit_code == 0
+
+
+def test_a_place_below_a_file_is_no_folder(data: Path) -> None:
+    Path("note").write_text("a note")
+    for place in ("note", "note/deeper"):
+        assert "note: not a folder; choose another place" in refused(7, "preview", data, "--out", place)
+    assert Path("note").read_text() == "a note"
 
 
 def test_pictures_of_another_dataset_are_drawn_anew_whatever_their_times(recipe: Path) -> None:
@@ -739,6 +857,19 @@ def test_pictures_of_another_dataset_are_drawn_anew_whatever_their_times(recipe:
     shutil.copytree("old", "here")
     assert run("build", "--recipe", recipe, "--seed", 1, "--out", "here", "--preview").exit_code == 0
     assert tree(Path("here-preview")) == tree(Path("old-preview"))
+
+
+def test_pictures_are_drawn_anew_where_only_the_names_of_the_classes_are_others(tmp_path: Path) -> None:
+    arrays = dict(np.load(tiny_source(tmp_path)))
+    for names in ("0123456789", "abcdefghij"):
+        with (tmp_path / "digits.npz").open("wb") as file:
+            np.savez(file, allow_pickle=False, classes=np.array(list(names)), **arrays)
+        shutil.rmtree("here", ignore_errors=True)
+        recipe = save_recipe(tmp_path / "names.toml", tmp_path / "digits.npz")
+        assert run("build", "--recipe", recipe, "--out", "here", "--preview").exit_code == 0
+        run("preview", "here", "--out", f"of-{names}")
+        assert tree(Path("here-preview")) == tree(Path(f"of-{names}"))
+    assert tree(Path("of-0123456789")) != tree(Path("of-abcdefghij"))
 
 
 def test_a_dataset_and_its_source_lie_apart(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zarr
 from helpers import flip, tiny_recipe, tiny_source, tree
 
 from datagen import build
@@ -138,6 +140,18 @@ def test_an_origin_damaged_only_after_it_was_checked_is_refused_and_nothing_of_i
     flip(origin / "foreground/val/image/c/0/0/0", 5)
     assert convert(origin, target, **to(storage)).kept == 0
     assert tree(target) == tree(built[storage])
+
+
+def test_what_zarr_consolidated_is_converted_for_no_sample_is_touched(built: dict[str, Path], tmp_path: Path) -> None:
+    origin = shutil.copytree(built["zarr"], tmp_path / "origin")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr says that the format is not settled
+        zarr.consolidate_metadata(str(origin / "mosaics/train"))
+    convert(origin, tmp_path / "data", **to("hdf5"))
+    assert tree(tmp_path / "data") == tree(built["hdf5"])
+    flip(origin / "circles/val/label/c/0", 0)
+    with pytest.raises(DamageError, match="build it again: only the damage is redone"):
+        convert(origin, tmp_path / "more", **to("hdf5"))
 
 
 @pytest.mark.parametrize("inside", [".", "h5", "deeper/still"])

@@ -134,6 +134,12 @@ def test_a_dataset_with_a_space_in_its_name_is_verified(checkout: Path) -> None:
     assert "whole" in make(checkout, "verify", "DATASET=my data", "WORKERS=1").stdout
 
 
+def test_python_may_be_a_command_of_several_words(checkout: Path) -> None:
+    (checkout / ".venv/base").unlink()
+    (checkout / ".venv/bin/python").write_text("#!/bin/sh\n")
+    make(checkout, "verify", "DATASET=data", f"PYTHON=env X=1 {PYTHON}")
+
+
 def test_help_names_every_target_and_every_variable(checkout: Path) -> None:
     said = make(checkout, "help").stdout
     for word in ("data", "verify", "train-all", "report", "test", "SOURCE_DIR=", "DATASET=", "RUNS=", "TESTS="):

@@ -256,7 +256,7 @@ BAD: dict[str, tuple[Arrays, str]] = {
         r"labels: 1 labels that are no whole numbers, the first at 1 \(expected 0 to 253, found 0.5\)",
     ),
     "a label that is no number": (whole(labels=np.array([0, np.inf, np.nan])), r"labels: 2 labels.*found inf"),
-    "a float label beyond the classes": (whole(labels=np.array([0.0, 1e30, 1])), r"first at 1 .*found 1000000000000"),
+    "a float label beyond the classes": (whole(labels=np.array([0.0, 1e30, 1])), r"first at 1 .*found 1e\+30\)"),
     "complex labels": (whole(labels=np.array([0, 2, 1], complex)), r"labels: not labels \(expected .*found complex128"),
     "one-hot labels": (whole(labels=np.eye(3, dtype=int)), r"found int64 \(3, 3\)"),
     "a structure": (whole(images=np.zeros((3, 2, 5), [("a", "u1")])), r"images: not 8-bit grey images \(expected"),

@@ -98,7 +98,9 @@ def test_the_same_dataset_gives_the_same_bytes(root: Path, preview: list[Path], 
 
 def test_formats_and_compression_do_not_change_the_pictures(preview: list[Path], tmp_path: Path) -> None:
     packed = make_dataset(tmp_path, *DIGITS, storage=Storage("zarr", 256, "zstd"))
-    assert contents(write_preview(packed, tmp_path / "preview")) == contents(preview)
+    drawn = write_preview(packed, tmp_path / "preview")
+    for ours, theirs in zip(drawn, preview, strict=True):
+        assert (decoded(ours.read_bytes()) == decoded(theirs.read_bytes())).all()
 
 
 def test_only_a_picture_that_differs_is_written_again(root: Path, preview: list[Path], tmp_path: Path) -> None:

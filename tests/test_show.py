@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,8 @@ def test_a_shard_that_cannot_be_read_exits_with_5(
     if damage == "link":
         Path("elsewhere").write_bytes(data)
         path.symlink_to(Path("elsewhere").absolute())
-    assert f"{path}: the shard is not" in refused(5, "show", root, "mosaics", "train", 256)
+    told = "a file or folder of the dataset is a link" if damage == "link" else "the shard is not"
+    assert f"{path}: {told}" in refused(5, "show", root, "mosaics", "train", 256)
     assert run("show", root, "mosaics", "train", 255).exit_code == 0
     assert run("sample", root, "mosaics", "train", 256).exit_code == 0
 
@@ -260,8 +262,35 @@ def test_nothing_is_drawn_into_a_dataset(copy: Path, place: str) -> None:
     before = tree(copy)
     for command in ("show", "sample"):
         said = refused(3, command, copy, "mosaics", "test", 0, "--png", copy / place)
-        assert f"{copy / place}: pictures are not drawn within a dataset" in said
+        assert f"{copy / place}: nothing is drawn or written within a dataset" in said
+        assert f"found the dataset {copy.absolute()})" in said
     assert tree(copy) == before
+
+
+@pytest.mark.parametrize("command", ["show", "sample"])
+def test_no_picture_takes_the_place_of_what_is_no_file(copy: Path, command: str) -> None:
+    os.mkfifo("pipe")
+    Path("loop").symlink_to("loop")
+    Path("to-null").symlink_to("/dev/null")
+    for place, found in (("pipe", "a device or pipe"), ("loop", "a link"), ("/dev/null", "a device or pipe")):
+        said = refused(7, command, copy, "mosaics", "test", 0, "--png", place)
+        assert f"{place}: {found}, not a file to draw in; choose another place" in said
+    refused(7, command, copy, "mosaics", "test", 0, "--png", "to-null")
+    Path("note").write_text("a note")
+    said = refused(7, command, copy, "mosaics", "test", 0, "--png", "note/x.png")
+    assert "note: not a folder; choose another place" in said
+    assert Path("pipe").is_fifo()
+    assert Path("/dev/null").is_char_device()
+    assert Path("to-null").is_symlink()
+
+
+def test_a_picture_named_by_a_link_is_drawn_in_the_file_that_it_leads_to(copy: Path) -> None:
+    Path("link.png").symlink_to("shelf/real.png")
+    assert run("show", copy, "mosaics", "test", 0, "--png", "link.png").exit_code == 0
+    assert Path("link.png").is_symlink()
+    assert Path("shelf/real.png").read_bytes().startswith(b"\x89PNG\r\n")
+    Path("into.png").symlink_to(copy / "x.png")
+    refused(3, "show", copy, "mosaics", "test", 0, "--png", "into.png")
 
 
 def test_a_task_of_ones_own_is_shown_and_drawn_even_where_it_is_not_known(corners: Path) -> None:

@@ -151,7 +151,7 @@ def finish(directory: Path, workers: int, quiet: bool, as_json: bool) -> None:
         if as_json:
             print_json(built_facts(built, directory))
         elif not quiet:
-            print_built(built, directory, done="committed")
+            print_built(built, directory, committed="committed", there="committed before, nothing to do")
 
 
 @click.command()

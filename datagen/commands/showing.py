@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from datagen.errors import InputError, StorageError
-from datagen.files import beside
-from datagen.layout import MANIFEST, RECIPE, SPLITS
+from datagen.errors import StorageError
+from datagen.files import beside, kind, require_outside_datasets
+from datagen.layout import SPLITS
 from datagen.options import PATH, directory_argument, is_given, json_option, quiet_option, recipe_of, source_dir_option
 from datagen.terminal import ends_with, print_json, print_sample, sample_facts, say, tell
 
@@ -18,14 +19,16 @@ if TYPE_CHECKING:
 
 
 def _picture(_: click.Context, param: click.Parameter, value: Path | None) -> Path | None:  # noqa: ARG001
-    """The callback of an option that names a file to draw in: none in a dataset, where verify would not expect it."""
+    """Find the file that an option names to draw in, that of a link; refuse what is no file, or lies in a dataset."""
     if value is None:
         return None
-    if value.is_dir():
-        raise StorageError("a folder, not a file to draw in", path=value, remedy="name a file in it")
-    if any((folder / MANIFEST).is_file() and (folder / RECIPE).is_file() for folder in value.resolve().parents):
-        raise InputError("pictures are not drawn within a dataset", path=value, remedy="choose another place")
-    return value
+    target = Path(os.path.realpath(value)) if kind(value) == "a link" else value
+    found = kind(target)
+    if found not in ("nothing", "a file"):
+        remedy = "name a file in it" if found == "a folder" else "choose another place"
+        raise StorageError(f"{found}, not a file to draw in", path=value, remedy=remedy)
+    require_outside_datasets(target)
+    return target
 
 
 png_option = click.option(
@@ -128,17 +131,17 @@ def preview(directory: Path, out: Path | None, quiet: bool, as_json: bool) -> No
 
 
 def fresh_preview(root: Path) -> list[Path]:
-    """The contact sheets of the dataset in `root`, drawn only where those that are there show another, or none."""
+    """Draw the contact sheets of the dataset in `root` where those that are there show another; return their paths."""
     from datagen import manifest as manifests
     from datagen.report import shows
 
     manifest, folder = manifests.load(root), preview_folder(root)
     paths = [folder / f"{name}.png" for name in ("overview", *manifest.tasks)]
-    return paths if all(shows(path, manifest.digest) for path in paths) else _preview(root)
+    return paths if all(shows(path, manifest) for path in paths) else _preview(root)
 
 
 def preview_folder(root: Path) -> Path:
-    """Where the contact sheets of the dataset in `root` are drawn unless told otherwise: beside it."""
+    """Name the folder beside `root` in which its contact sheets are drawn unless told otherwise."""
     return beside(root, "{name}-preview")
 
 

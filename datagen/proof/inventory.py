@@ -7,11 +7,11 @@ import stat
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from datagen.files import require_enough
+from datagen.files import LINK_REMEDY, require_enough
 
 LINK, SPECIAL, EMPTY, DEEP, CLOSED = -1, -2, -3, -4, -5
 _KINDS = {
-    LINK: "a link",
+    LINK: f"a link ({LINK_REMEDY})",
     SPECIAL: "a pipe, socket or device",
     EMPTY: "an empty folder",
     DEEP: "a folder too deep",
@@ -66,7 +66,7 @@ def inventory(root: Path) -> Inventory:
 
 
 def described(path: str, there: Inventory) -> str:
-    """What there is at `path`, in words."""
+    """Say in words what there is at `path`."""
     size = there.get(path)
     if size is None and any(there.get(str(folder)) == CLOSED for folder in PurePosixPath(path).parents):
         return "nothing that can be seen"

@@ -77,7 +77,7 @@ def small_labels(labels: npt.NDArray[Any], name: str, path: Path | str) -> UInt8
             f"{name}: {wrong.size:,} labels outside the classes, the first at {wrong[0]}",
             path=path,
             expected=f"0 to {MAX_CLASSES - 1}",
-            found=int(labels[wrong[0]]),
+            found=f"{labels[wrong[0]]:g}" if labels.dtype.kind == "f" else int(labels[wrong[0]]),
         )
     return np.ascontiguousarray(labels, np.uint8)
 

@@ -156,7 +156,7 @@ def _places(pinned: Pinned, cache: Path | None) -> tuple[Path, ...]:
 
 
 def _is_had(pinned: Pinned, folder: Path) -> bool:
-    """Whether `folder` holds every file, by name alone; what this user may not look into holds none."""
+    """Say whether `folder` holds every file, by name alone; what this user may not look into holds none."""
     try:
         return _is_complete(pinned, folder)
     except StorageError:
