@@ -666,6 +666,12 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signals.raise_interrupts()
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        with interruptible() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert not stop()
+            signal.raise_signal(signal.SIGTERM)
+            assert stop()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)

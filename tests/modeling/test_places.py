@@ -314,6 +314,30 @@ def test_a_folder_of_something_else_with_files_of_those_names_may_be_written_to(
 
 
 @pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda place: place.symlink_to("nowhere"), "out: a link that leads nowhere; choose another place with --out"),
+        (lambda place: place.write_text("a file"), "out: not a folder; choose another place with --out"),
+    ],
+    ids=["a link to nothing", "a file"],
+)
+@pytest.mark.parametrize("below", ["", "deep/er"])
+def test_an_output_folder_that_can_be_none_is_told_in_words(
+    spoil: Callable[[Path], Any], told: str, below: str, dataset: Dataset, trained: Path, tmp_path: Path
+) -> None:
+    spoil(tmp_path / "out")
+    np.save(tmp_path / "a.npy", random_images((28, 28), 2))
+    given, out = ["--dataset", str(dataset.path)], ["--out", str(tmp_path / "out" / below)]
+    for command in (
+        ["train", "circles", *given, *out],
+        ["report", str(trained), *given, *out],
+        ["predict", str(trained / "circles"), str(tmp_path / "a.npy"), *out],
+    ):
+        result = CliRunner().invoke(cli, command)
+        assert (result.exit_code, told in result.stderr) == (7, True), result.output
+
+
+@pytest.mark.parametrize(
     ("error", "code", "told"),
     [
         (MemoryError(), 7, "memory is short; free some"),

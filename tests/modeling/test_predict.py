@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 import zipfile
 import zlib
@@ -225,14 +226,17 @@ def test_a_light_ground_is_told_and_inverted_on_request(runs: Path, digits: Path
     light = 255 - read_png(path)
     cv2.imwrite(str(tmp_path / "light.png"), light)
     asked = call(runs / "circles", tmp_path / "light.png", digits, "--out", tmp_path / "a")
-    assert "1 of 5 images have a light ground" in asked.stderr and "--invert turns them" in asked.stderr
+    assert (
+        "1 of 5 images have a light ground" in asked.stderr
+        and "if the run was trained on light digits on a dark ground" in asked.stderr
+    )
     call(runs / "circles", tmp_path / "light.png", "--out", tmp_path / "b", "--invert")
     call(runs / "circles", path, "--out", tmp_path / "c")
     inverted, plain = (json.loads((tmp_path / each / predict.FILE).read_text()) for each in "bc")
     assert inverted["images"][0]["circle"] == plain["images"][0]["circle"]
     assert inverted["warnings"] == []
     wrong = predict.predict(runs / "circles", [path], tmp_path / "d", invert=True)
-    assert "without --invert" in wrong["warnings"][0]
+    assert "if the run was trained on dark ground, predict these without --invert" in wrong["warnings"][0]
 
 
 def test_light_and_blank_images_are_known_by_their_pixels() -> None:
@@ -806,6 +810,21 @@ def test_classes_are_told_by_area() -> None:
     found = {"name": "x", "size": [56, 56], "classes": classes}
     assert rows({"run": {"task": "mosaics"}, "images": [found]})[1] == ["x", "56 x 56", "b 25.0%, a 50.0%"]
     assert words(found) == "12 pixels of foreground"
+
+
+def test_a_folder_within_a_folder_of_images_is_passed_over_whatever_it_is_called(digits: Path, runs: Path) -> None:
+    (digits / "more.png").mkdir()
+    sources = read_inputs([digits], "circles", "test")
+    assert [source.name for source in sources] == ["d0", "d1", "d2", "d3"]
+
+
+def test_names_do_not_depend_on_whether_overlays_are_drawn(runs: Path, digits: Path, tmp_path: Path) -> None:
+    shutil.copy(digits / "d0.png", digits / "d0-overlay.png")
+    names = []
+    for overlay in (False, True):
+        record = predict.predict(runs / "circles", [digits], tmp_path / str(overlay), overlay=overlay)
+        names.append([each["name"] for each in record["images"]])
+    assert names[0] == names[1]
 
 
 def test_a_folder_without_weights_is_told(tmp_path: Path, digits: Path) -> None:
