@@ -26,9 +26,7 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _COLOUR, _PALETTE = 0, 2, 3  # colour types; with transparency 4 and 6
 _CHANNELS = {_GREY: 1, _COLOUR: 3, _PALETTE: 1, 4: 2, 6: 4}  # samples a pixel
 _CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")  # who does not know a critical chunk cannot know the pixels
-_ONCE = (b"IHDR", b"PLTE", b"tRNS")  # what the pixels mean
-_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-_EXIF = b"Raw profile type exif\0"  # how a text begins that some programs write in place of a chunk eXIf
+_SHOWN = (b"IHDR", b"PLTE", b"tRNS", b"eXIf")  # what the pixels mean, and how they are turned
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 # of an interlaced file: left, top, and the steps to the right and down
 _CONVERT = "convert it to 8-bit grey without transparency"
@@ -124,9 +122,7 @@ def _decode_chunks(listed: Sequence[tuple[bytes, bytes]], chunks: Mapping[bytes,
     """Decode the pixels and turn them. Pillow is shown the chunks that tell of either and no others, each once."""
     packed = b"".join(content for name, content in listed if name == b"IDAT")
     _require_all_pixels(chunks[b"IHDR"], packed)
-    shown = {name: chunks[name] for name in _ONCE if name in chunks}
-    shown |= {name: content for name, content in listed if name == b"eXIf"}
-    shown |= {name: content for name, content in listed if name in _TEXTS and content.startswith(_EXIF)}
+    shown = {name: chunks[name] for name in _SHOWN if name in chunks}
     image = PngImagePlugin.PngImageFile(BytesIO(_file({**shown, b"IDAT": packed, b"IEND": b""})))
     image.load()
     if image.mode == "P" and b"PLTE" not in chunks:
