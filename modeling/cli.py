@@ -13,7 +13,7 @@ import click
 
 from modeling.commands import applying, scoring, training
 from modeling.errors import CLOSED_PIPE, INTERRUPTED, explain
-from modeling.terminal import failure, printable_lines
+from modeling.terminal import explain_output, failure, printable_lines
 from modeling.training.signals import raise_interrupts
 
 # Imports of NumPy, torch and all above them stand inside the commands: `modeling --help` must answer at once.
@@ -52,7 +52,7 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             raise failure("interrupted", INTERRUPTED) from None
         except Exception as error:
-            told = explain(error)
+            told = explain_output(error) or explain(error)
             if told is None:
                 raise
             raise failure(str(told), told.exit_code) from error
@@ -75,7 +75,7 @@ def _status(run: Callable[[], Any]) -> int:
     except click.ClickException as raised:
         error = raised
     except OSError as raised:  # standard output took no more of a help text
-        told = explain(raised)
+        told = explain_output(raised) or explain(raised)
         assert told is not None
         error = failure(str(told), told.exit_code)
     vars(error)["message"] = printable_lines(error.message, sys.stderr)

@@ -6,6 +6,7 @@ The class decides the exit code, so that the command line only has to print.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,6 @@ CLOSED_PIPE = 141  # what a shell says of a program that SIGPIPE ended
 
 INSTALL = "pip install --editable '.[{}]' in its checkout"  # of an extra
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 _OPTIONAL = {"torch", "safetensors"}
 _SHORT_OF_MEMORY = (  # in the words of torch, of the C library and of the loader of libraries
     "allocate memory",
@@ -136,13 +136,13 @@ def explain(error: BaseException) -> ModelingError | None:
 
 def _explain_shortage(error: BaseException) -> ModelingError | None:
     """Tell that memory or threads are short, where that is so."""
-    words = _chain(error).lower()
-    if isinstance(error, MemoryError) or any(each in words for each in _SHORT_OF_MEMORY):
+    chain = _chain(error)
+    if any(_is_short(each, MemoryError, errno.ENOMEM, _SHORT_OF_MEMORY) for each in chain):
         return StorageError(
             "memory is short",
             remedy="free some, or ask for less: --threads 1, --jobs 1, or --set batch= and channels= of training",
         )
-    if any(each in words for each in _SHORT_OF_THREADS):
+    if any(_is_short(each, BlockingIOError, errno.EAGAIN, _SHORT_OF_THREADS) for each in chain):
         return StorageError(
             "no more threads or processes can be started",
             remedy="raise the limit (ulimit -u), or ask for fewer: --threads 1, --jobs 1",
@@ -150,10 +150,25 @@ def _explain_shortage(error: BaseException) -> ModelingError | None:
     return None
 
 
+def _is_short(error: BaseException, kind: type[BaseException], number: int, words: Sequence[str]) -> bool:
+    """Tell a shortage by the kind of an error, by its number, or else by the words of a library.
+
+    The words of an error with a number are not looked at: names of files are among them.
+    """
+    if isinstance(error, kind):
+        return True
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno == number
+    if not isinstance(error, OSError | RuntimeError | ImportError):
+        return False
+    return any(each in str(error).lower() for each in words)
+
+
 def _explain_import(error: ImportError) -> ModelingError | None:
     """Tell which package is missing or broken, where it is not one of this project."""
     if not isinstance(error, ModuleNotFoundError):
-        return InputError(f"a library cannot be loaded: {_first_line(error)}", remedy="install it anew")
+        remedy = "install it anew, or see to it that memory is not short"
+        return StorageError(f"a library cannot be loaded: {_first_line(error)}", remedy=remedy)
     if error.name not in _OPTIONAL:
         return None
     remedy = f"{INSTALL.format('train')}, or give 'make train-all' there"
@@ -163,18 +178,31 @@ def _explain_import(error: ImportError) -> ModelingError | None:
 def _explain_storage(error: OSError) -> ModelingError:
     """Tell which place does not let itself be read or written."""
     if isinstance(error, FileNotFoundError) and error.filename is None:
-        return StorageError("the working folder is gone", remedy="change to one that is there")
-    unnamed = "standard output" if error.errno in _NO_ROOM else "the system"  # what writes a file names it
-    return StorageError(error.strerror or str(error), path=error.filename or unnamed)
+        if _working_folder_is_gone():
+            return StorageError("the working folder is gone", remedy="change to one that is there")
+        # what was opened or started is named; what is not is a folder for files that nobody keeps
+        return StorageError(error.strerror or str(error), remedy="set TMPDIR to a folder that can be written")
+    return StorageError(error.strerror or str(error), path=error.filename or "the system")
 
 
-def _chain(error: BaseException | None) -> str:
-    """Join the words of an error and of those that it came from."""
-    words: list[str] = []
-    while error is not None and len(words) < _LINKS:
-        words.append(str(error))
-        error = error.__cause__ or error.__context__
-    return "\n".join(words)
+def _working_folder_is_gone() -> bool:
+    """Tell whether the process is in a folder that was removed."""
+    try:
+        os.getcwd()  # noqa: PTH109  (it is asked whether there is one)
+    except FileNotFoundError:
+        return True
+    return False
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """List an error and those that it came from; libraries that are being loaded, and torch, do not say so."""
+    chain: list[BaseException] = []
+    further: BaseException | None = error
+    while further is not None and len(chain) < _LINKS:
+        chain.append(further)
+        unsaid = isinstance(further, ImportError | RuntimeError) and not further.__suppress_context__
+        further = further.__cause__ or (further.__context__ if unsaid else None)
+    return chain
 
 
 def _first_line(error: BaseException) -> str:

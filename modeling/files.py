@@ -14,6 +14,7 @@ from typing import Any
 from modeling.errors import BusyError, StorageError, storage_errors
 
 _DRAFT = ".modeling-{}.tmp"
+_ELSEWHERE = "choose another place with --out"
 
 
 def absolute(path: Path | str) -> Path:
@@ -51,9 +52,21 @@ def write_json(path: Path | str, value: Mapping[str, Any]) -> None:
     write_atomic(path, json.dumps(value, indent=2, allow_nan=False).encode() + b"\n")
 
 
+def require_real_folder(folder: Path | str) -> None:
+    """Raise StorageError where `folder`, or what is to hold it, is there and is none, or is a link to nothing."""
+    folder = Path(folder)
+    with storage_errors(folder):
+        for place in (folder, *folder.parents):
+            if place.is_symlink() and not place.exists():
+                raise StorageError("a link that leads nowhere", path=place, remedy=_ELSEWHERE)
+            if place.exists() and not place.is_dir():
+                raise StorageError("not a folder", path=place, remedy=_ELSEWHERE)
+
+
 def make_folder(folder: Path | str) -> None:
     """Make `folder` and its parents where they are not there. Raises StorageError."""
     folder = Path(folder)
+    require_real_folder(folder)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
 

@@ -82,8 +82,10 @@ def load_torch() -> None:
 
 
 def find_device(name: str, threads: int | None) -> torch.device:
-    """The device of that name, computing with so many threads on the CPU. Raises InputError where there is none."""
-    load_torch()
+    """Give the device of that name, computing with so many threads on the CPU, once `load_torch` has been called.
+
+    Raises InputError where there is none.
+    """
     import torch
 
     if threads is not None:

@@ -143,6 +143,18 @@ def printable_lines(text: str, stream: IO[str] | None = None) -> str:
     return "\n".join(printable(line, stream) for line in text.split("\n"))
 
 
+def explain_output(error: BaseException) -> StorageError | None:
+    """Tell that standard output takes no more, where that is what an error without a name comes from."""
+    if not isinstance(error, OSError) or error.filename is not None:
+        return None
+    try:
+        sys.stdout.flush()  # what could not be written is still held back
+    except OSError as again:
+        if again.errno == error.errno:
+            return StorageError(error.strerror or str(error), path="standard output")
+    return None
+
+
 def say(text: str = "") -> None:
     """Print lines on standard output. Raises StorageError where it takes no more, BrokenPipeError where nobody is left
     to read it.

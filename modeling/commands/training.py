@@ -148,6 +148,7 @@ def _train(
     replay: bool,
 ) -> Evidence:
     """Train one task, in this process or one of its own."""
+    load_torch()
     from modeling.shards import open_dataset
     from modeling.training.board import board as open_board
     from modeling.training.train import train

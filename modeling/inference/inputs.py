@@ -123,7 +123,8 @@ def _expand(path: Path) -> list[Path]:
     """The PNG files of a folder, by name, where it is one and not a dataset."""
     if not _is_folder_of_files(path):
         return [path]
-    found = [each for each in _visible(path) if each.suffix.lower() == _PNG]
+    with storage_errors(path):
+        found = [each for each in _visible(path) if each.suffix.lower() == _PNG and not each.is_dir()]
     return found or [path]
 
 

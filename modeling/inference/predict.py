@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from modeling.errors import InputError, storage_errors
-from modeling.files import absolute, make_folder, write_atomic, write_json
+from modeling.files import absolute, make_folder, require_real_folder, write_atomic, write_json
 from modeling.inference.findings import describe, format_size, words
 from modeling.inference.inputs import (
     OVERLAYS,
@@ -68,6 +68,7 @@ def predict(
     """
     out, inputs = Path(out), [inputs] if isinstance(inputs, str | Path) else inputs
     require_outside(out)
+    require_real_folder(out)
     trained, longest = load_run(run, device), _longest_name(out)
 
     def require(source: Source) -> None:
@@ -265,18 +266,19 @@ class _Work:
         if self.light and invert:
             found.append(
                 f"{len(self.light):,} of {count} have a light ground once inverted ({_some(self.light)}): they were"
-                " dark before; predict these without --invert"
+                " dark before; if the run was trained on dark ground, predict these without --invert"
             )
         elif self.light:
             found.append(
                 f"{len(self.light):,} of {count} have a light ground, by the median of their border pixels"
-                f" ({_some(self.light)}): the run knows light digits on a dark ground; --invert turns them"
+                f" ({_some(self.light)}): if the run was trained on light digits on a dark ground, as MNIST"
+                " has, --invert turns them"
             )
         if self.light_data:
             found.append(
                 f"{len(self.light_data):,} of {count} have a light ground, by the median of their border pixels"
-                f" ({_some(self.light_data)}): the run knows the ground of its own dataset; a dataset is predicted as"
-                " it is, so build one of inverted images"
+                f" ({_some(self.light_data)}): the run knows the ground of its own dataset, and a dataset is predicted"
+                " as it is: if that one is dark, build one of inverted images"
             )
         if self.blank:
             found.append(

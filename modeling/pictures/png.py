@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import struct
+import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from io import BytesIO
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, PngImagePlugin
 
 from modeling.errors import InputError
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its errors are printed, without a name
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -18,6 +24,11 @@ LARGEST = 4096 * 4096  # pixels of one image: a network of 32 channels holds 2 G
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _COLOUR, _PALETTE = 0, 2, 3  # colour types; with transparency 4 and 6
+_CHANNELS = {_GREY: 1, _COLOUR: 3, _PALETTE: 1, 4: 2, 6: 4}  # samples a pixel
+_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")  # who does not know a critical chunk cannot know the pixels
+_SHOWN = (b"IHDR", b"PLTE", b"tRNS", b"eXIf")  # what the pixels mean, and how they are turned
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+# of an interlaced file: left, top, and the steps to the right and down
 _CONVERT = "convert it to 8-bit grey without transparency"
 
 _OTHERS = {  # formats by how their files begin
@@ -31,15 +42,24 @@ _OTHERS = {  # formats by how their files begin
     b"RIFF": "a WebP file",
 }
 
-_UPRIGHT = 1  # of the eight orientations of EXIF
+_ORIENTATION = 0x0112  # the tag of EXIF
+_TURNS: dict[int, Callable[[UInt8], UInt8]] = {  # how viewers turn and mirror; 1 is upright, others mean nothing
+    2: np.fliplr,
+    3: lambda image: image[::-1, ::-1],
+    4: np.flipud,
+    5: np.transpose,
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: image[::-1, ::-1].T,
+    8: np.rot90,
+}
 _GAMMA = range(45_000, 46_000)  # about 1 / 2.2, in steps of 1/100,000: what is stored is what is shown
 
 
 def decode(data: bytes) -> UInt8:
-    """The grey image (H, W) of a PNG file; colours are taken where all are grey, transparency where all is opaque.
+    """Give the grey image (H, W) of a PNG file as viewers show it: turned and mirrored as its EXIF data ask.
 
-    Raises InputError for anything else: what is no PNG or cut short or damaged, 16-bit, coloured, transparent, huge,
-    and what viewers show otherwise than its pixels lie in the file: turned, in several frames, by another gamma.
+    Colours are taken where all are grey, transparency where all is opaque. Raises InputError for anything else: what
+    is no PNG, cut short, damaged, 16-bit, coloured, transparent or huge, of several frames, or of another gamma.
     """
     if not data:
         raise InputError("the file is empty", expected="a PNG file")
@@ -59,26 +79,23 @@ def decode(data: bytes) -> UInt8:
         raise InputError("the image is too large", expected=f"at most {LARGEST:,} pixels", found=f"{height} x {width}")
     if b"tRNS" in chunks and kind in (_GREY, _COLOUR):
         raise InputError("the image has a transparent colour", remedy=_CONVERT)
-    _check_shown(chunks)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise InputError("the PNG file is damaged", found="pixels that cannot be decoded", remedy="get it anew")
-    return _grey(image.astype(np.uint8, copy=False))
+    _require_plain_levels(chunks)
+    _require_one_frame(listed)
+    unknown = next((name for name, _ in listed if name[:1].isupper() and name not in _CRITICAL), None)
+    if unknown:
+        raise _damaged(f"a chunk {unknown!r}, which is not known")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on what stands beside the pixels, without a name
+        try:
+            return _decode_chunks(listed, chunks)
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:  # over damaged bytes a decoder may raise anything
+            raise _damaged("pixels that cannot be decoded") from error
 
 
-def _check_shown(chunks: Mapping[bytes, bytes]) -> None:
-    """Raise InputError where viewers show something else than the pixels as they lie in the file."""
-    frames = int.from_bytes(chunks.get(b"acTL", b"\0\0\0\1")[:4], "big")
-    if frames != 1:
-        raise InputError("the file is an animation", expected="one image", found=f"{frames:,} frames", remedy=_CONVERT)
-    orientation = _orientation(chunks.get(b"eXIf", b""))
-    if orientation != _UPRIGHT:
-        raise InputError(
-            "the image is to be shown turned or mirrored",
-            expected="an EXIF orientation of 1",
-            found=orientation,
-            remedy="turn its pixels, as 'mogrify -auto-orient' does",
-        )
+def _require_plain_levels(chunks: Mapping[bytes, bytes]) -> None:
+    """Raise InputError where viewers show other grey levels than those in the file."""
     gamma = int.from_bytes(chunks.get(b"gAMA", b""), "big")
     if gamma and gamma not in _GAMMA and b"sRGB" not in chunks:
         raise InputError(
@@ -89,19 +106,49 @@ def _check_shown(chunks: Mapping[bytes, bytes]) -> None:
         )
 
 
-def _orientation(exif: bytes) -> int:
-    """The orientation that EXIF states: the entry 0x0112 of the first list of a TIFF file; 1 where it states none."""
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+def _require_one_frame(listed: Sequence[tuple[bytes, bytes]]) -> None:
+    """Raise InputError for an animation; one that states no frames is none, and viewers show its image."""
+    names = [name for name, _ in listed]
+    ahead = listed[: names.index(b"IDAT") if b"IDAT" in names else None]
+    stated = [int.from_bytes(content[:4], "big") for name, content in ahead if name == b"acTL"]
+    count = stated[0] if len(stated) == 1 else 0
+    still = b"fcTL" not in dict(ahead)  # then the image is no frame, and shown by those who know no animations
+    frames = count + still if count else 1
+    if frames != 1:
+        raise InputError("the file is an animation", expected="one image", found=f"{frames:,} frames", remedy=_CONVERT)
+
+
+def _decode_chunks(listed: Sequence[tuple[bytes, bytes]], chunks: Mapping[bytes, bytes]) -> UInt8:
+    """Decode the pixels and turn them. Pillow is shown the chunks that tell of either and no others, each once."""
+    packed = b"".join(content for name, content in listed if name == b"IDAT")
+    _require_all_pixels(chunks[b"IHDR"], packed)
+    shown = {name: chunks[name] for name in _SHOWN if name in chunks}
+    image = PngImagePlugin.PngImageFile(BytesIO(_file({**shown, b"IDAT": packed, b"IEND": b""})))
+    image.load()
+    if image.mode == "P" and b"PLTE" not in chunks:
+        raise _damaged("no palette")
+    return np.ascontiguousarray(_TURNS.get(_orientation(image), np.asarray)(_grey(image)))
+
+
+def _orientation(image: Image.Image) -> int:
+    """Give the orientation that the EXIF data of an image state, in whatever type; 1 where they state none."""
     try:
-        (at,) = struct.unpack_from(f"{order}4xI", exif)
-        (count,) = struct.unpack_from(f"{order}H", exif, at)
-        for number in range(count):
-            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, at + 2 + 12 * number)
-            if (tag, kind) == (0x0112, 3):
-                return int(value)
-    except struct.error:  # nothing, or nothing that can be read
-        pass
-    return _UPRIGHT
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001  (what cannot be read turns no viewer's picture)
+        return 1
+
+
+def _require_all_pixels(header: bytes, packed: bytes) -> None:
+    """Raise InputError where there are too few pixels, which Pillow would take for black."""
+    width, height, depth, kind, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+    bits = depth * _CHANNELS[kind]
+    sides = [
+        (len(range(top, height, down)), len(range(left, width, right)))
+        for left, top, right, down in (_PASSES if interlaced else ((0, 0, 1, 1),))
+    ]
+    expected = sum(rows * (1 + (columns * bits + 7) // 8) for rows, columns in sides if columns)
+    if len(zlib.decompressobj().decompress(packed, expected)) < expected:
+        raise _damaged("too few pixels")
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -116,7 +163,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             raise _cut_short(data)
         content = data[at + 8 : end - 4]
         if zlib.crc32(name + content) != struct.unpack_from(">I", data, end - 4)[0]:
-            raise InputError("the PNG file is damaged", found=f"a wrong checksum at byte {at:,}", remedy="get it anew")
+            raise _damaged(f"a wrong checksum at byte {at:,}")
         yield name, content
         at = end
 
@@ -127,30 +174,39 @@ def _cut_short(data: bytes) -> InputError:
     )
 
 
-def _grey(image: UInt8) -> UInt8:
-    """The only channel of an image (H, W) or (H, W, C) in OpenCV's order, where nothing is lost by that."""
-    if image.ndim == 2:
-        return image
-    if image.shape[2] == 4 and image[..., 3].min() < 255:
+def _damaged(found: str) -> InputError:
+    return InputError("the PNG file is damaged", found=found, remedy="get it anew")
+
+
+def _grey(image: Image.Image) -> UInt8:
+    """Give the only channel (H, W) of an image, where nothing is lost by that."""
+    if image.mode in ("1", "L"):
+        return np.asarray(image.convert("L"))
+    pixels = np.asarray(image.convert("RGBA"))
+    if pixels[..., 3].min() < 255:
         raise InputError("the image has transparent pixels", expected="grey", remedy=_CONVERT)
-    if (image[..., :3] != image[..., :1]).any():
+    if (pixels[..., :3] != pixels[..., :1]).any():
         raise InputError("the image has colours", expected="grey", remedy=_CONVERT)
-    return np.ascontiguousarray(image[..., 0])
+    return pixels[..., 0]
 
 
 def encode(picture: UInt8, *, small: bool = False) -> bytes:
-    """A picture, RGB (H, W, 3) or RGB and opacity (H, W, 4), as the bytes of a PNG file; `small` takes longer."""
+    """Give a picture, RGB (H, W, 3) or RGB and opacity (H, W, 4), as a PNG file; `small` takes longer."""
     swapped = picture[..., [2, 1, 0, 3][: picture.shape[2]]]  # OpenCV's order
     return bytes(cv2.imencode(".png", swapped, [cv2.IMWRITE_PNG_COMPRESSION, 9] if small else [])[1])
 
 
 def encode_indexed(mask: UInt8, colours: UInt8) -> bytes:
-    """A mask (H, W) as the bytes of a PNG file: its values as they are, and for viewers their colours (n, 3), RGB."""
+    """Give a mask (H, W) as a PNG file: its values as they are, and for viewers their colours (n, 3), RGB."""
     height, width = mask.shape
     lines = np.zeros((height, width + 1), np.uint8)  # each begins with 0: not filtered
     lines[:, 1:] = mask
     header = struct.pack(">IIBBBBB", width, height, 8, _PALETTE, 0, 0, 0)
-    contents = {b"IHDR": header, b"PLTE": colours.tobytes(), b"IDAT": zlib.compress(lines.tobytes()), b"IEND": b""}
+    return _file({b"IHDR": header, b"PLTE": colours.tobytes(), b"IDAT": zlib.compress(lines.tobytes()), b"IEND": b""})
+
+
+def _file(contents: Mapping[bytes, bytes]) -> bytes:
+    """Give the PNG file of chunks by name, in their order."""
     return _SIGNATURE + b"".join(
         struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
         for name, content in contents.items()

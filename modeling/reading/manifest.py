@@ -42,7 +42,7 @@ from modeling.reading.sections import (
 
 NAME, VERSION = "datagen", 1
 
-MANIFEST, _UNFINISHED = "manifest.json", (".manifest.json", ".build")
+MANIFEST, RECIPE, _UNFINISHED = "manifest.json", "recipe.toml", (".manifest.json", ".build")
 _MAX_MANIFEST_BYTES = 1 << 20
 _REMEDY = "nothing is known of the samples without it: remove the folder and build the dataset again"
 
@@ -132,10 +132,17 @@ def _check_built(path: Path) -> None:
 
 
 def is_dataset(folder: Path) -> bool:
-    """Whether a folder holds the manifest of a dataset, in whatever state; what cannot be read holds none."""
+    """Tell whether a folder is a dataset, in whatever state: built, being built, or with a manifest that is damaged.
+
+    A manifest that cannot be read is one of a dataset where a recipe lies beside it. What may not be looked at is none.
+    """
     try:
+        if any((folder / name).exists() for name in _UNFINISHED):
+            return True
         if not is_regular(folder / MANIFEST):  # to open a pipe would wait for ever
             return False
+        if is_regular(folder / RECIPE):
+            return True
         with (folder / MANIFEST).open("rb") as file:
             plain = json.loads(file.read(_MAX_MANIFEST_BYTES + 1))
         return bool(plain["format"]["name"] == NAME)

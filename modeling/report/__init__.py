@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from modeling.errors import storage_errors
-from modeling.files import write_atomic
+from modeling.files import require_real_folder, write_atomic
 from modeling.reading.manifest import require_outside
 from modeling.report.page import build_page
 from modeling.report.run import damage_of, find_runs, read_run
@@ -31,6 +31,7 @@ def write_report(folder: Path | str, dataset: Dataset, out: Path | str, *, devic
     """
     out = Path(out)
     require_outside(out)
+    require_real_folder(out)
     records = [read_run(run, dataset.digest) for run in find_runs(folder)]
     for run in records:  # each by itself, and before anything is computed, so that what is wrong has a place
         with damage_of(run.folder):

@@ -36,7 +36,10 @@ def _raise(signum: int, frame: object) -> NoReturn:  # noqa: ARG001  (a signal h
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Whether SIGINT or SIGTERM came. A second one ends the work at once, without a checkpoint."""
+    """Note whether SIGINT or SIGTERM came. A second one ends the work at once, without a checkpoint.
+
+    A signal that is ignored stays so.
+    """
     came: list[int] = []
 
     def note(signum: int, frame: object) -> None:  # noqa: ARG001  (a signal handler's signature)
@@ -47,7 +50,8 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         with contextlib.suppress(OSError):
             os.write(2, b"\ninterrupted: writing a checkpoint\n")
 
-    before = {number: signal.signal(number, note) for number in SIGNALS}
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in heard}
     try:
         require_uninterrupted()
         yield lambda: bool(came)

@@ -157,7 +157,7 @@ class _Run:
         replay: bool,
     ) -> None:
         self.config, self.task, self.ranks, self.out = config, task, ranks, out
-        self.step = 0
+        self.step, self.begun = 0, False  # no step was taken yet in this process
         self.best: dict[str, Any] | None = None  # the averaged weights that scored best, and the evidence of their step
         self.published: dict[str, Any] | None = None
         self.state = State(task, config, describe(dataset), ranks.device)
@@ -245,8 +245,13 @@ class _Run:
         moment, factor = key(self.config.seed, self.step), rate_factor(self.step, self.config)
         torch.manual_seed(moment)
         self.generator.manual_seed(moment)
-        with compiling(self.config.compile):
-            losses = self.take({**batch, RATES: self.rates[self.step]})
+        inputs = {**batch, RATES: self.rates[self.step]}
+        if self.begun:
+            losses = self.take(inputs)
+        else:  # the network is compiled by its first call
+            with compiling(self.config.compile):
+                losses = self.take(inputs)
+            self.begun = True
         self.state.follow(self.step)
         self.meter.add(self.step, self.config.learning_rate * factor, losses)
         self.pace.see(len(batch["image"]))

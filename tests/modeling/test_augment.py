@@ -15,6 +15,8 @@ from datagen.otsu import threshold
 from datagen.sources import strokes
 from modeling.tasks import augment, geometry
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 UInt8 = npt.NDArray[np.uint8]
 
 

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from modeling.errors import DamagedError, FormatError, InputError, StorageError
 from modeling.runs import checkpoint
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FACTS = {"step": 7, "rate": 0.1, "history": [{"iou": None}]}
 
 

@@ -26,6 +26,8 @@ from modeling.shards import Split, open_dataset
 from modeling.training import loader as module
 from modeling.training.loader import Batch, Loader, Mode
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MODES: tuple[Mode, ...] = get_args(Mode)
 COLUMNS = ("image", "label", "circle")
 

@@ -14,6 +14,8 @@ from datagen.circle import enclose
 from datagen.sources import strokes
 from modeling.tasks import geometry, losses
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -548,11 +549,26 @@ def test_times_and_shares_are_spelled_for_people() -> None:
 
 
 def run_with(redirection: str, *arguments: object) -> tuple[int, str]:
-    """Run the command line from a shell that redirects: the exit code, and what was said on standard error."""
+    """Run the command line from a shell that redirects: the exit code, and what was said on standard error.
+
+    Descriptor 3 is a pipe that nobody reads.
+    """
     command = shlex.join([sys.executable, "-m", "modeling", *map(str, arguments)])
-    shell = ["bash", "-c", f"exec 3>&2; {command} {redirection}"]
-    done = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True, check=False)
+    with unread_pipe() as pipe:
+        shell = ["bash", "-c", f"exec 3>&{pipe}; {command} {redirection}"]
+        done = subprocess.run(shell, capture_output=True, text=True, check=False, pass_fds=[pipe])
     return done.returncode, done.stderr
+
+
+@contextlib.contextmanager
+def unread_pipe() -> Iterator[int]:
+    """Open a pipe whose reading end is closed: its writing end."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        yield writing
+    finally:
+        os.close(writing)
 
 
 def test_closed_standard_streams_change_nothing(folder: Path, tmp_path: Path) -> None:
@@ -578,7 +594,7 @@ def test_a_file_does_not_take_the_place_of_a_closed_standard_stream() -> None:
 @pytest.mark.parametrize(
     ("redirection", "code", "said"),
     [
-        ("| true; exit ${PIPESTATUS[0]}", 141, ""),
+        (">&3", 141, ""),
         (">/dev/full", 7, "Error: standard output: No space left on device\n"),
     ],
 )
@@ -592,20 +608,22 @@ def test_output_that_cannot_go_out_has_an_exit_code_and_no_traceback(
 
 
 def test_an_error_keeps_its_exit_code_where_it_cannot_be_told(folder: Path) -> None:
-    for redirection in ("2>&1 >/dev/null | true; exit ${PIPESTATUS[0]}", "2>/dev/full"):
+    for redirection in ("2>&3", "2>/dev/full"):
         assert run_with(redirection, "score", "nothing", "--dataset", folder) == (3, "")
 
 
 def test_json_into_a_closed_pipe_ends_like_any_filter(folder: Path) -> None:
     scored = ["score", "--predictions", "x.npz", "--task", "circles", "--dataset", folder]
-    assert run_with("2>/dev/null | true; exit ${PIPESTATUS[0]}", *scored)[0] == 3
+    assert run_with("2>/dev/null >&3", *scored)[0] == 3
     code = (
         "import os, sys; from modeling import terminal, cli; import click;"
         "cli.cli.add_command(click.Command('say', callback=lambda: [terminal.say('x' * 9999) for _ in range(99)]));"
         "cli.main()"
     )
-    shell = ["bash", "-c", f"{shlex.join([sys.executable, '-c', code, 'say'])} | true; exit ${{PIPESTATUS[0]}}"]
-    done = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True, check=False)
+    with unread_pipe() as pipe:
+        done = subprocess.run(
+            [sys.executable, "-c", code, "say"], stdout=pipe, stderr=subprocess.PIPE, text=True, check=False
+        )
     assert (done.returncode, done.stderr) == (141, "")
 
 
@@ -665,6 +683,12 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signals.raise_interrupts()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        with interruptible() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert not stop()
+            signal.raise_signal(signal.SIGTERM)
+            assert stop()
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         for each, handler in before.items():

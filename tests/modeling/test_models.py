@@ -20,6 +20,8 @@ from modeling.networks.foreground import ForegroundNet
 from modeling.networks.images import grey_levels, scale
 from modeling.networks.mosaics import MosaicNet, semantic
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZES = [(28, 28), (56, 56), (30, 45), (5, 3), (84, 84)]
 PLACES = list(itertools.product((-2, 0, 2), repeat=2))  # that a cell may point to, down and right, in their order
 

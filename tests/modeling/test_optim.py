@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from modeling.training import optim
 from modeling.training.optim import MuonAdamW, groups, orthogonalise
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def matrices(n: int, rows: int, columns: int) -> Tensor:
     return torch.randn(n, rows, columns, generator=torch.Generator().manual_seed(0))

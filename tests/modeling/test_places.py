@@ -283,6 +283,61 @@ def test_nothing_is_written_into_a_dataset(dataset: Dataset, copied: Path, tmp_p
 
 
 @pytest.mark.parametrize(
+    "state", ["whole", "without its recipe", "being built", "begun", "a manifest cut short", "an empty manifest"]
+)
+def test_nothing_is_written_into_a_dataset_in_whatever_state_it_is(
+    state: str, dataset: Dataset, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(dataset.path, folder)
+    file = folder / manifest.MANIFEST
+    if state == "without its recipe":
+        (folder / "recipe.toml").unlink()
+    elif state == "being built":
+        file.rename(folder / ".manifest.json")
+    elif state == "begun":
+        file.unlink()
+        (folder / ".build").mkdir()
+    elif state != "whole":
+        file.write_bytes(file.read_bytes()[: 99 if "short" in state else 0])
+    with pytest.raises(InputError, match="nothing is written into a dataset"):
+        manifest.require_outside(folder / "runs")
+    manifest.require_outside(tmp_path / "runs")
+
+
+def test_a_folder_of_something_else_with_files_of_those_names_may_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text("[bread]")
+    manifest.require_outside(tmp_path / "x")
+    (tmp_path / "recipe.toml").unlink()
+    (tmp_path / manifest.MANIFEST).write_text("no JSON")
+    manifest.require_outside(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda place: place.symlink_to("nowhere"), "out: a link that leads nowhere; choose another place with --out"),
+        (lambda place: place.write_text("a file"), "out: not a folder; choose another place with --out"),
+    ],
+    ids=["a link to nothing", "a file"],
+)
+@pytest.mark.parametrize("below", ["", "deep/er"])
+def test_an_output_folder_that_can_be_none_is_told_in_words(
+    spoil: Callable[[Path], Any], told: str, below: str, dataset: Dataset, trained: Path, tmp_path: Path
+) -> None:
+    spoil(tmp_path / "out")
+    np.save(tmp_path / "a.npy", random_images((28, 28), 2))
+    given, out = ["--dataset", str(dataset.path)], ["--out", str(tmp_path / "out" / below)]
+    for command in (
+        ["train", "circles", *given, *out],
+        ["report", str(trained), *given, *out],
+        ["predict", str(trained / "circles"), str(tmp_path / "a.npy"), *out],
+    ):
+        result = CliRunner().invoke(cli, command)
+        assert (result.exit_code, told in result.stderr) == (7, True), result.output
+
+
+@pytest.mark.parametrize(
     ("error", "code", "told"),
     [
         (MemoryError(), 7, "memory is short; free some"),
@@ -293,13 +348,20 @@ def test_nothing_is_written_into_a_dataset(dataset: Dataset, copied: Path, tmp_p
         (BlockingIOError(11, "Resource temporarily unavailable"), 7, "no more threads or processes"),
         (
             ImportError("libgomp.so.1: cannot open\nand more"),
-            3,
+            7,
             "a library cannot be loaded: libgomp.so.1: cannot open;",
         ),
         (ModuleNotFoundError("", name="torch"), 3, "torch is not installed; pip install --editable '.[train]'"),
         (PermissionError(13, "Permission denied", "a\x1bb"), 7, r"a\x1bb: Permission denied"),
-        (OSError(28, "No space left on device"), 7, "standard output: No space left on device"),
-        (FileNotFoundError(2, "No such file or directory"), 7, "the working folder is gone"),
+        (OSError("libtorch.so: failed to map segment from shared object"), 7, "memory is short"),
+        (OSError(28, "No space left on device"), 7, "the system: No space left on device"),
+        (OSError(28, "No space left on device", "out of memory"), 7, "out of memory: No space left on device"),
+        (PermissionError(13, "Permission denied", "unable to allocate"), 7, "unable to allocate: Permission denied"),
+        (
+            FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"),
+            7,
+            "No usable temporary directory found in ['/tmp']; set TMPDIR to a folder that can be written",
+        ),
         (InputError("x"), 3, "x"),
     ],
 )
@@ -323,6 +385,38 @@ def test_memory_that_is_short_is_told_by_what_it_came_from() -> None:
             raise RuntimeError("worse: std::bad_alloc") from cause
     except RuntimeError as error:
         assert isinstance(explain(error), StorageError)
+
+
+def test_an_error_is_not_told_by_one_that_was_dealt_with_before() -> None:
+    try:
+        try:
+            raise MemoryError
+        except MemoryError:
+            raise PermissionError(13, "Permission denied", "a")  # noqa: B904  (what is asked is who looks back)
+    except PermissionError as error:
+        assert str(explain(error)) == "a: Permission denied"
+    try:
+        try:
+            raise MemoryError
+        except MemoryError:
+            raise ImportError("numpy could not be loaded") from None
+    except ImportError as error:
+        assert "a library cannot be loaded" in str(explain(error))
+
+
+def test_a_bug_that_quotes_a_name_is_no_shortage() -> None:
+    assert explain(ValueError("'out of memory.png'")) is None
+
+
+def test_no_place_for_temporary_files_is_not_taken_for_a_working_folder_that_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/none"])
+    with pytest.raises(FileNotFoundError) as caught:
+        tempfile.gettempdir()
+    assert "working folder" not in str(explain(caught.value))
+    assert "set TMPDIR" in str(explain(caught.value))
 
 
 def test_names_neither_steer_the_terminal_nor_forge_a_line() -> None:

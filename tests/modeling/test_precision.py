@@ -11,6 +11,8 @@ import torch
 from modeling.errors import InputError
 from modeling.networks.precision import autocast, choose_precision
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 import zipfile
 import zlib
@@ -20,6 +21,7 @@ from click.testing import CliRunner, Result
 
 from datagen import recipe as recipes
 from datagen.build import build
+from datagen.sources import pictures
 from modeling.cli import cli
 from modeling.errors import InputError
 from modeling.inference import overlays, predict
@@ -224,14 +226,17 @@ def test_a_light_ground_is_told_and_inverted_on_request(runs: Path, digits: Path
     light = 255 - read_png(path)
     cv2.imwrite(str(tmp_path / "light.png"), light)
     asked = call(runs / "circles", tmp_path / "light.png", digits, "--out", tmp_path / "a")
-    assert "1 of 5 images have a light ground" in asked.stderr and "--invert turns them" in asked.stderr
+    assert (
+        "1 of 5 images have a light ground" in asked.stderr
+        and "if the run was trained on light digits on a dark ground" in asked.stderr
+    )
     call(runs / "circles", tmp_path / "light.png", "--out", tmp_path / "b", "--invert")
     call(runs / "circles", path, "--out", tmp_path / "c")
     inverted, plain = (json.loads((tmp_path / each / predict.FILE).read_text()) for each in "bc")
     assert inverted["images"][0]["circle"] == plain["images"][0]["circle"]
     assert inverted["warnings"] == []
     wrong = predict.predict(runs / "circles", [path], tmp_path / "d", invert=True)
-    assert "without --invert" in wrong["warnings"][0]
+    assert "if the run was trained on dark ground, predict these without --invert" in wrong["warnings"][0]
 
 
 def test_light_and_blank_images_are_known_by_their_pixels() -> None:
@@ -263,10 +268,18 @@ def coloured() -> bytes:
     return as_png(image)
 
 
-def with_chunk(name: bytes, content: bytes) -> bytes:
-    """A grey PNG file with a chunk more after its header."""
-    data, chunk = as_png(blob()), name + content
-    return data[:33] + struct.pack(">I", len(content)) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[33:]
+def chunk(name: bytes, content: bytes) -> bytes:
+    """A chunk as it lies in a PNG file."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def with_chunk(name: bytes, content: bytes, more: bytes = b"") -> bytes:
+    """A grey PNG file with a chunk more after its header, and others that are whole after that."""
+    data = as_png(blob())
+    return data[:33] + chunk(name, content) + more + data[33:]
+
+
+FRAME = chunk(b"fcTL", struct.pack(">5I2H2B", 0, 28, 28, 0, 0, 1, 10, 0, 0))  # the image itself
 
 
 def keyed() -> bytes:
@@ -274,11 +287,12 @@ def keyed() -> bytes:
     return with_chunk(b"tRNS", b"\0\0")
 
 
-def exif(orientation: int, order: str = ">") -> bytes:
-    """What a camera writes of how it was held, after an entry of something else."""
-    entries = [(0x010F, 2, 1, 0), (0x0112, 3, 1, orientation)]
-    listed = b"".join(struct.pack(f"{order}HHIHxx", *entry) for entry in entries)
-    return {">": b"MM", "<": b"II"}[order] + struct.pack(f"{order}HIH", 42, 8, len(entries)) + listed
+def exif(orientation: int, order: str = ">", kind: int = 3) -> bytes:
+    """What a camera writes of how it was held, after an entry of something else; type 3 is SHORT, 4 is LONG."""
+    value = struct.pack(f"{order}Hxx" if kind == 3 else f"{order}I", orientation)
+    entries = [(0x010F, 2, 1, bytes(4)), (0x0112, kind, 1, value)]
+    listed = b"".join(struct.pack(f"{order}HHI", *entry[:3]) + entry[3] for entry in entries)
+    return {">": b"MM", "<": b"II"}[order] + struct.pack(f"{order}HIH", 42, 8, len(entries)) + listed + bytes(4)
 
 
 def flipped() -> bytes:
@@ -287,12 +301,21 @@ def flipped() -> bytes:
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
+def packed(pixels: bytes, kind: int = 0) -> bytes:
+    """A PNG file of 28 x 28 with right checksums and these bytes for its pixels, grey or of another colour type."""
+    header = struct.pack(">IIBBBBB", 28, 28, 8, kind, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+    return as_png(blob())[:8] + chunks
+
+
 def undecodable() -> bytes:
     """A PNG file with right checksums, and too few pixels."""
-    content = b"IDAT" + zlib.compress(bytes(100))
-    data = as_png(blob())
-    chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
-    return data[:33] + chunk + data[-12:]
+    return packed(bytes(28 * 28))
+
+
+def unexplained() -> bytes:
+    """A PNG file of indices into a palette that it does not have."""
+    return packed(bytes(28 * 29), kind=3)
 
 
 BAD_PNGS: dict[str, tuple[Callable[[], bytes], str]] = {
@@ -304,11 +327,13 @@ BAD_PNGS: dict[str, tuple[Callable[[], bytes], str]] = {
     "cut in a chunk": (lambda: as_png(blob())[:60], "cut short"),
     "only a signature": (lambda: as_png(blob())[:8], "cut short"),
     "a flipped bit": (flipped, "a wrong checksum"),
-    "too few pixels": (undecodable, "cannot be decoded"),
+    "too few pixels": (undecodable, "too few pixels"),
     "another format": (lambda: bytes(cv2.imencode(".jpg", blob())[1]), "not a PNG file .*a JPEG file.*convert it to"),
-    "turned": (lambda: with_chunk(b"eXIf", exif(6)), "shown turned or mirrored .*found 6.*auto-orient"),
-    "mirrored, the other byte order": (lambda: with_chunk(b"eXIf", exif(2, "<")), "shown turned or mirrored"),
-    "an animation": (lambda: with_chunk(b"acTL", struct.pack(">II", 3, 0)), "an animation .*3 frames"),
+    "pixels that no filter knows": (lambda: packed(b"\7" * 28 * 29), "cannot be decoded"),
+    "a chunk of another kind": (lambda: with_chunk(b"ABCD", b""), "a chunk b'ABCD', which is not known"),
+    "no palette": (unexplained, "no palette"),
+    "an animation": (lambda: with_chunk(b"acTL", struct.pack(">II", 3, 0), FRAME), "an animation .*3 frames"),
+    "an image and an animation": (lambda: with_chunk(b"acTL", struct.pack(">II", 1, 0)), "an animation .*2 frames"),
     "another gamma": (lambda: with_chunk(b"gAMA", struct.pack(">I", 100_000)), "another gamma .*found 1"),
     "nothing": (lambda: b"", "the file is empty"),
     "a thread": (lambda: as_png(np.zeros((1, 28), np.uint8)), "sides of at least 8 pixels"),
@@ -330,20 +355,141 @@ def test_grey_that_is_stored_as_colour_is_taken_and_nothing_is_lost() -> None:
         assert np.array_equal(png.decode(data), blob())
 
 
+WHERE = np.arange(28 * 28).reshape(28, 28).astype(np.uint8)  # each line and each column is another one
+SHOWN = {  # by the eight orientations of EXIF
+    1: WHERE,
+    2: WHERE[:, ::-1],
+    3: WHERE[::-1, ::-1],
+    4: WHERE[::-1],
+    5: WHERE.T,
+    6: WHERE[::-1].T,
+    7: WHERE[::-1, ::-1].T,
+    8: WHERE.T[::-1],
+}
+
+
+@pytest.mark.parametrize("orientation", [*range(11), 65535])
 @pytest.mark.parametrize(
-    ("name", "content"),
+    "write",
     [
-        (b"eXIf", exif(1)),
-        (b"eXIf", b""),
-        (b"eXIf", exif(6)[:12]),  # cut short: it says nothing
-        (b"eXIf", b"MM\0*\xff\xff\xff\xff"),
-        (b"acTL", struct.pack(">II", 1, 0)),
-        (b"gAMA", struct.pack(">I", 45_455)),
-        (b"pHYs", struct.pack(">IIB", 1, 1, 0)),
+        exif,
+        lambda orientation: exif(orientation, "<"),
+        lambda orientation: exif(orientation, kind=4),
+        lambda orientation: b"Exif\0\0" + exif(orientation),
     ],
+    ids=["big end first", "little end first", "a long", "a prefix"],
 )
-def test_what_is_shown_as_it_lies_in_the_file_is_taken(name: bytes, content: bytes) -> None:
-    assert np.array_equal(png.decode(with_chunk(name, content)), blob())
+def test_an_image_is_turned_as_its_exif_data_ask_like_one_that_a_dataset_is_built_of(
+    orientation: int, write: Callable[[int], bytes]
+) -> None:
+    data = as_png(WHERE)
+    data = data[:33] + chunk(b"eXIf", write(orientation)) + data[33:]
+    assert np.array_equal(png.decode(data), SHOWN.get(orientation, WHERE))
+    assert np.array_equal(png.decode(data), pictures.decode(data))
+
+
+def test_a_wide_image_that_is_turned_is_a_tall_one(runs: Path, tmp_path: Path) -> None:
+    data = as_png(blob(28, 40))
+    (tmp_path / "wide.png").write_bytes(data[:33] + chunk(b"eXIf", exif(6)) + data[33:])
+    record = predict.predict(runs / "foreground", [tmp_path / "wide.png"], tmp_path / "out")
+    assert record["images"][0]["size"] == [40, 28]
+
+
+XMP = b"XML:com.adobe.xmp\0\0\0\0\0<x:xmpmeta xmlns:tiff='a' tiff:Orientation=\"6\"/>"
+BESIDE = {  # what says nothing about the pixels
+    "an orientation in XMP alone": chunk(b"iTXt", XMP),
+    "EXIF data that cannot be read": chunk(b"eXIf", b"MM\0*\xff\xff\xff\xff"),
+    "no EXIF data": chunk(b"eXIf", b""),
+    "an orientation beyond the end": chunk(b"eXIf", exif(6)[:22]),
+    "EXIF data in a text, where viewers do not look": chunk(
+        b"tEXt", b"Raw profile type exif\0\nexif\n 64\n" + exif(6).hex().encode()
+    ),
+    "EXIF data after others": chunk(b"eXIf", exif(1)) + chunk(b"eXIf", exif(6)),
+    "a colour profile that cannot be read": chunk(b"iCCP", b"none"),
+    "a text of megabytes": chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(3 << 20))),
+    "an animation of no frames": chunk(b"acTL", bytes(8)),
+    "an animation of its one image": chunk(b"acTL", struct.pack(">II", 1, 0)) + FRAME,
+    "the size of a pixel": chunk(b"pHYs", struct.pack(">IIB", 1, 1, 0)),
+    "upright": chunk(b"eXIf", exif(1)),
+    "a time that is none": chunk(b"tIME", b"\xff"),
+    "the gamma of nearly all": chunk(b"gAMA", struct.pack(">I", 45_455)),
+    "another gamma that sRGB overrules": chunk(b"gAMA", struct.pack(">I", 100_000)) + chunk(b"sRGB", b"\0"),
+}
+
+
+@pytest.mark.parametrize("kind", BESIDE)
+def test_what_stands_beside_the_pixels_changes_nothing_and_no_word_is_said_of_it(
+    kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = as_png(WHERE)
+    assert np.array_equal(png.decode(data[:33] + BESIDE[kind] + data[33:]), WHERE)
+    assert capfd.readouterr() == ("", "")
+
+
+def in_depth(depth: int, kind: int, *, opaque: bool = True) -> bytes:
+    """A PNG file of noise, (9, 11), with so many bits a sample and that colour type, its palette grey."""
+    count = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
+    noise = (
+        np.random.default_rng(depth + kind).integers(0, 256, (9, 1 + (11 * depth * count + 7) // 8)).astype(np.uint8)
+    )
+    noise[:, 0] = np.arange(9) % (5 if depth == 8 and count == 1 else 1)  # every filter
+    if kind in (2, 6):
+        noise[:, 2::count], noise[:, 3::count] = noise[:, 1::count], noise[:, 1::count]
+    if kind in (4, 6):
+        noise[:, count::count] = 255
+    levels = np.arange(2**depth, dtype=np.uint8)[::-1, None].repeat(3, 1) if kind == 3 else np.zeros((0, 3), np.uint8)
+    palette = chunk(b"PLTE", levels.tobytes()) + chunk(b"tRNS", b"\xff\xff") if kind == 3 else b""
+    header = struct.pack(">IIBBBBB", 11, 9, depth, kind, 0, 0, 0)
+    pixels = zlib.compress(noise.tobytes())
+    halves = chunk(b"IDAT", pixels[:9]) + chunk(b"IDAT", pixels[9:])
+    return as_png(blob())[:8] + chunk(b"IHDR", header) + palette + halves + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    "depth, kind", [*((depth, kind) for depth in (1, 2, 4, 8) for kind in (0, 3)), (8, 2), (8, 4), (8, 6)]
+)
+def test_the_pixels_are_those_that_opencv_reads(depth: int, kind: int) -> None:
+    data = in_depth(depth, kind)
+    seen = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert seen is not None
+    assert np.array_equal(png.decode(data), seen)
+    assert np.array_equal(png.decode(data), pictures.decode(data))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (9, 11)])
+@pytest.mark.parametrize("depth", [1, 8])
+def test_an_interlaced_image_is_read_whole_and_refused_in_part(size: tuple[int, int], depth: int) -> None:
+    height, width = size
+    passes = [
+        ((0, 8), (0, 8)),
+        ((0, 8), (4, 8)),
+        ((4, 8), (0, 4)),
+        ((0, 4), (2, 4)),
+        ((2, 4), (0, 2)),
+        ((0, 2), (1, 2)),
+        ((1, 2), (0, 1)),
+    ]
+    image = np.random.default_rng(0).integers(0, 2, size).astype(np.uint8)
+    lines = b""
+    for (top, down), (left, right) in passes:
+        part = image[top::down, left::right]
+        rows = np.packbits(part, axis=1) if depth == 1 else part * np.uint8(255)
+        lines += b"".join(b"\0" + row.tobytes() for row in rows if part.shape[1])
+    for missing, told in ((0, None), (1, "too few pixels")):
+        header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 1)
+        pixels = chunk(b"IDAT", zlib.compress(lines[: len(lines) - missing]))
+        data = as_png(blob())[:8] + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+        if told is None:
+            assert np.array_equal(png.decode(data), 255 * image)
+        else:
+            with pytest.raises(InputError, match=told):
+                png.decode(data)
+
+
+def test_a_second_header_does_not_make_an_image_that_was_found_small_a_huge_one() -> None:
+    huge = chunk(b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0))
+    data = as_png(WHERE)
+    assert np.array_equal(png.decode(data[:33] + huge + data[33:]), WHERE)
 
 
 def test_hidden_files_in_a_folder_are_passed_over(runs: Path, digits: Path, tmp_path: Path) -> None:
@@ -381,16 +527,17 @@ def test_what_is_no_file_is_told_and_not_waited_for(tmp_path: Path) -> None:
         read_inputs([tmp_path / "absent.png"], "circles", "test")
 
 
-@pytest.mark.parametrize(("length", "overlay", "fits"), [(246, False, True), (247, False, False), (246, True, False)])
+@pytest.mark.parametrize(("spare", "overlay", "fits"), [(9, False, True), (8, False, False), (9, True, False)])
 def test_a_name_that_is_too_long_for_what_is_written_is_told_before_anything_is(
-    runs: Path, digits: Path, tmp_path: Path, length: int, overlay: bool, fits: bool
+    runs: Path, digits: Path, tmp_path: Path, spare: int, overlay: bool, fits: bool
 ) -> None:
-    (digits / "d3.png").rename(digits / ("x" * length + ".png"))
+    longest = os.pathconf(tmp_path, "PC_NAME_MAX")
+    (digits / "d3.png").rename(digits / ("x" * (longest - spare) + ".png"))
     out = tmp_path / "new" / "out"
     if fits:
         assert len(predict.predict(runs / "circles", [digits], out, overlay=overlay)["files"]) == 4
         return
-    with pytest.raises(InputError, match=r"the name is too long .*at most 255 bytes.*a shorter name"):
+    with pytest.raises(InputError, match=f"the name is too long .*at most {longest} bytes.*a shorter name"):
         predict.predict(runs / "circles", [digits], out, overlay=overlay)
     assert not (tmp_path / "new").exists()
 
@@ -659,6 +806,21 @@ def test_classes_are_told_by_area() -> None:
     found = {"name": "x", "size": [56, 56], "classes": classes}
     assert rows({"run": {"task": "mosaics"}, "images": [found]})[1] == ["x", "56 x 56", "b 25.0%, a 50.0%"]
     assert words(found) == "12 pixels of foreground"
+
+
+def test_a_folder_within_a_folder_of_images_is_passed_over_whatever_it_is_called(digits: Path, runs: Path) -> None:
+    (digits / "more.png").mkdir()
+    sources = read_inputs([digits], "circles", "test")
+    assert [source.name for source in sources] == ["d0", "d1", "d2", "d3"]
+
+
+def test_names_do_not_depend_on_whether_overlays_are_drawn(runs: Path, digits: Path, tmp_path: Path) -> None:
+    shutil.copy(digits / "d0.png", digits / "d0-overlay.png")
+    names = []
+    for overlay in (False, True):
+        record = predict.predict(runs / "circles", [digits], tmp_path / str(overlay), overlay=overlay)
+        names.append([each["name"] for each in record["images"]])
+    assert names[0] == names[1]
 
 
 def test_a_folder_without_weights_is_told(tmp_path: Path, digits: Path) -> None:

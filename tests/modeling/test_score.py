@@ -51,6 +51,8 @@ from modeling.tasks import TASKS
 from modeling.training.distributed import Ranks
 from modeling.training.evaluation import infer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Array = npt.NDArray[Any]
 
 DRAWS = 30

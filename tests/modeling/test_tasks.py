@@ -18,6 +18,8 @@ from modeling.shards import Dataset, open_dataset
 from modeling.tasks import TASKS, Task
 from modeling.training.optim import MuonAdamW, groups
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL: dict[str, dict[str, Any]] = {
     "foreground": {"channels": (4, 8, 8), "learning_rate": 1e-2},
     "circles": {"channels": (8, 16), "learning_rate": 3e-3},

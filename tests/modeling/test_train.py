@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -10,7 +11,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -443,6 +444,21 @@ def test_listeners_are_told_what_the_log_is(dataset: Dataset, tmp_path: Path) ->
     heard: list[Any] = []
     run(dataset, tmp_path / "a", dataclasses.replace(SETTINGS, steps=6), listeners=[heard.append])
     assert heard == [json.loads(line) for line in (tmp_path / "a" / runs.LOG).read_text().splitlines()]
+
+
+def test_only_the_first_step_is_watched_for_what_cannot_be_compiled(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched: list[str] = []
+
+    @contextlib.contextmanager
+    def watch(mode: str) -> Iterator[None]:
+        watched.append(mode)
+        yield
+
+    monkeypatch.setattr("modeling.training.train.compiling", watch)
+    run(dataset, tmp_path / "a", dataclasses.replace(SETTINGS, steps=6))
+    assert watched == ["none"]
 
 
 def test_every_sample_is_seen_once_an_epoch(dataset: Dataset, tmp_path: Path) -> None:
