@@ -241,12 +241,11 @@ class Drawn(nn.Module):
         return {"label_logits": logits[:, 0, :10], "logits": logits}
 
 
-def test_the_circles_of_any_mask_are_the_same_in_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Export the search by itself: a short run finds few and simple masks, these have pixels on a line, one, none, all.
-
-    The time that an export takes grows with the square of the steps of the search, which are all alike.
-    """
-    monkeypatch.setattr(geometry, "_EXPORTED", 6)  # one more than these take
+# As many steps as users get, and one more than these masks take: an export's time grows with the square of them.
+@pytest.mark.parametrize("steps", [pytest.param(geometry._EXPORTED, marks=pytest.mark.long), 6])
+def test_the_circles_of_any_mask_are_the_same_in_onnxruntime(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Export the search by itself: a short run finds few and simple masks, these have pixels on a line, one, none, all."""
+    monkeypatch.setattr(geometry, "_EXPORTED", steps)
     predictor = export._Predictor(TASK_OF["circles"], Drawn())
     proto, names = export._convert(predictor, (28, 28), None)
     rng = np.random.default_rng(0)
