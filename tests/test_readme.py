@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from datagen import errors as datagen_errors
 from datagen.dataset import Dataset
 from datagen.tasks import TASKS
+from modeling import errors as modeling_errors
 from modeling.config import preset
 
 ROOT = Path(__file__).parent.parent
@@ -143,3 +145,19 @@ def test_the_scores_are_of_the_presets_as_they_are() -> None:
         for task, told in run["tasks"].items():
             assert told["config"] == preset(task, published["preset"], run["seed"]).to_json()
     assert len(published["runs"]) >= 3
+
+
+def test_every_exit_code_stands_in_readme_help_and_page() -> None:
+    codes: dict[str, set[int]] = {}
+    for errors in (datagen_errors, modeling_errors):
+        raised = {one.exit_code for one in vars(errors).values() if hasattr(one, "exit_code")}
+        codes[errors.__name__.partition(".")[0]] = raised | {0, 2, errors.PROBLEMS_FOUND, errors.INTERRUPTED, 141}
+    rows = re.findall(r"^\| (\d+) \| ([^|]*) \| ([^|]*)\|", (ROOT / "docs/exits.md").read_text("utf-8"), re.MULTILINE)
+    on_page = {name: {int(row[0]) for row in rows if row[column].strip()} for column, name in enumerate(codes, start=1)}
+    assert on_page == codes
+    for name, opening in (("datagen", "Exit codes: "), ("modeling", "Exit codes of `modeling`: ")):
+        sentence = README.partition(opening)[2].partition("\n\n")[0].partition(". ")[0]
+        assert {int(code) for code in re.findall(r"\b(\d+)\s+[a-z]", sentence)} == codes[name]
+        done = subprocess.run([sys.executable, "-m", name, "--help"], capture_output=True, text=True, check=True)
+        told = done.stdout.partition("Exit codes:")[2].partition("\n\n")[0]
+        assert {int(code) for code in re.findall(r"\b(\d+)\s+[a-z]", told)} == codes[name]

@@ -244,7 +244,7 @@ class Drawn(nn.Module):
 # As many steps as users get, and one more than these masks take: an export's time grows with the square of them.
 @pytest.mark.parametrize("steps", [pytest.param(geometry._EXPORTED, marks=pytest.mark.long), 6])
 def test_the_circles_of_any_mask_are_the_same_in_onnxruntime(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Export the search by itself: a short run finds few and simple masks, these have pixels on a line, one, none, all."""
+    """Export the search by itself: short runs find simple masks, these have pixels on a line, one, none, all."""
     monkeypatch.setattr(geometry, "_EXPORTED", steps)
     predictor = export._Predictor(TASK_OF["circles"], Drawn())
     proto, names = export._convert(predictor, (28, 28), None)
