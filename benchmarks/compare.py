@@ -106,9 +106,9 @@ class Checkout:
         return Run(wall, cpu, 0.0)
 
     def training(self) -> Run:
-        """Train the mosaics for 60 steps; imports and one short evaluation are counted."""
+        """Train the mosaics for 25 steps; imports and one short evaluation are counted."""
         fresh(self._place / "runs")
-        sets = ("steps=60", "evaluate_every=60", "val_samples=256")
+        sets = ("steps=25", "evaluate_every=25", "val_samples=64")
         options = [part for one in sets for part in ("--set", one)]
         place = ("--dataset", self.data, "--out", self._place / "runs")
         return self._measure("modeling", "train", "mosaics", *place, *options, "--quiet")

@@ -84,8 +84,8 @@ class Config:
         changes: dict[str, Any] = {}
         for assignment in assignments:
             name, equals, text = assignment.partition("=")
-            if not equals or name not in _KINDS or name in ("task", "preset"):
-                known = ", ".join(name for name in _KINDS if name not in ("task", "preset"))
+            if not equals or name not in SETTINGS:
+                known = ", ".join(SETTINGS)
                 raise InputError("no such setting", expected=f"field=value, fields: {known}", found=repr(assignment))
             changes[name] = _parse(name, text)
         return dataclasses.replace(self, **changes)
@@ -97,6 +97,7 @@ class Config:
 
 
 _KINDS: dict[str, str] = {field.name: str(field.type) for field in dataclasses.fields(Config)}
+SETTINGS = tuple(name for name in _KINDS if name not in ("task", "preset"))  # the keys of --set
 _LEAST = {
     "seed": 0,
     "blocks": 1,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from modeling.config import SETTINGS
 from modeling.errors import INTERRUPTED
 from modeling.options import (
     TASKS,
@@ -42,7 +43,13 @@ if TYPE_CHECKING:
     help="Size of network and length of training.  [default: cpu, or gpu where there is one]",
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Key of all randomness.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change a setting of the preset.")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help=f"Change a setting of the preset; may be given again. Keys, told in docs/models.md: {', '.join(SETTINGS)}.",
+)
 @device_option
 @threads_option
 @click.option(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling.config import PRESETS, Config, preset
+from modeling import config as configs
+from modeling.config import PRESETS, SETTINGS, Config, preset
 from modeling.errors import InputError
 
 FIELDS = {field.name for field in dataclasses.fields(Config)}
@@ -112,3 +115,19 @@ def test_differences_name_both_values() -> None:
         f"steps: {config.steps}, not {config.steps + 1}",
         f"ema: {config.ema}, not 0.25",
     ]
+
+
+def test_the_page_lists_every_setting_with_the_values_that_it_takes() -> None:
+    page = (Path(__file__).parents[2] / "docs/models.md").read_text("utf-8")
+    section = page.partition("## Settings\n")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \|", section, re.MULTILINE))
+    assert tuple(rows) == SETTINGS
+    for key, values in rows.items():
+        numbers = [int(number.replace(",", "")) for number in re.findall(r"\b\d[\d,]*", values)]
+        if key in configs._CHOICES:
+            assert re.findall("`([^`]*)`", values) == list(configs._CHOICES[key])
+        elif key in configs._BELOW:
+            most = configs._BELOW[key] - ("below" not in values)
+            assert numbers == [configs._LEAST[key], most]
+        elif key in configs._LEAST:
+            assert values == f"{configs._LEAST[key]} or more"
