@@ -217,7 +217,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
             path=path.parent,
             expected=f"a file {path.name}",
             found=found,
-            remedy="build it with 'datagen build', or end the parts of a build with 'datagen finish'",
+            remedy="build it with 'datagen build'",
         )
     with files.storage_errors(path), path.open("rb") as file:
         data = file.read(limit + 1)

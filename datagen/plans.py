@@ -12,7 +12,7 @@ from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.dataset import split_facts, table_path
 from datagen.errors import DamageError, FormatError, RecipeError
-from datagen.layout import DRAFT, MANIFEST, MAX_MANIFEST_BYTES
+from datagen.layout import DRAFT, MANIFEST, MAX_MANIFEST_BYTES, RECIPE
 from datagen.manifest import SHARD_FACTS, FileFacts, Manifest
 from datagen.stores import Section
 
@@ -50,6 +50,14 @@ def require_free(root: Path, plan: Manifest) -> None:
         strangers = [entry.name for entry in root.iterdir() if not files.is_draft(entry.name)]
     present = existing_plan(root)
     if present is None:
+        if RECIPE in strangers and any((root / entry).is_dir() for entry in strangers):
+            raise FormatError(
+                "holds what is left of a dataset whose manifest is gone",
+                path=root,
+                expected=f"a file {MANIFEST}",
+                found=", ".join(sorted(strangers)[:_MAX_LISTED]),
+                remedy="bring the manifest back, or remove the folder yourself and give the command again",
+            )
         if strangers:
             raise FormatError(
                 "holds something else",

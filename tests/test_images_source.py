@@ -213,9 +213,9 @@ def name_of_no_encoding(folder: Path) -> None:
 
 BAD: dict[Callable[[Path], None], str] = {
     colour: r"a/2\.png: colour; convert it to 8-bit grey",
-    turned_to_another_size: r"a/2\.jpg: 4x3 pixels where the first image has 3x4",
+    turned_to_another_size: r"a/2\.jpg: 4x3 pixels where the first image, a/.*, has 3x4",
     sixteen_bits: r"a/2\.png: 16 bits a pixel; convert it to 8-bit grey",
-    another_size: r"b/2\.png: 3x5 pixels where the first image has 3x4",
+    another_size: r"b/2\.png: 3x5 pixels where the first image, a/.*, has 3x4",
     too_large: r"a/2\.bmp: 513x2 pixels where at most 512x512",
     too_large_a_png: r"a/2\.png: 2x5000 pixels where at most 512x512",
     empty_class: r"c/: an empty folder",
@@ -460,3 +460,16 @@ def test_names_of_classes_do_not_depend_on_the_locale(tmp_path: Path, locale: st
     assert encoding == {"C": "ascii", "ISO-8859-1": "iso8859-1"}.get(locale, "utf-8")
     assert tuple(classes) == tuple(sorted(CLASSES))
     assert rest == read(utf_8)[2:]
+
+
+def test_one_picture_of_another_size_hides_no_other_problem(tmp_path: Path) -> None:
+    lay(tmp_path)
+    for number in range(30):
+        write(tmp_path / "a" / f"x{number}.png", tile(number))
+    write(tmp_path / "a" / "0.png", np.zeros((3, 9), np.uint8))  # the first by name
+    (tmp_path / "b" / "z.png").write_bytes(b"")
+    with pytest.raises(InputError) as caught:
+        images.load(tmp_path)
+    first, second = str(caught.value).splitlines()[1:3]
+    assert first.strip() == "b/z.png: not a whole image file of a known format"
+    assert second.endswith("where the first image, a/0.png, has 3x9")

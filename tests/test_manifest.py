@@ -607,7 +607,7 @@ def test_a_manifest_that_cannot_be_taken_from_its_folder_is_told_in_full(tmp_pat
 
     assert told(FormatError) == (
         f"{tmp_path}: not a finished dataset: there is no manifest (expected a file manifest.json, found nothing); "
-        "build it with 'datagen build', or end the parts of a build with 'datagen finish'"
+        "build it with 'datagen build'"
     )
     facts = small().tasks["foreground"]
     for tasks, found in (({}, "none"), (dict.fromkeys(["foreground", "circles"], facts), "foreground, circles")):

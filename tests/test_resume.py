@@ -282,6 +282,18 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, source: Path
     assert f"{place}: the folder cannot be written; change the permissions, or choose another place" in done.stderr
 
 
+def test_a_dataset_that_lost_its_manifest_is_told_of_and_left_alone(tmp_path: Path, source: Path) -> None:
+    recipe, root = tiny_recipe(source), tmp_path / "data"
+    build.build(recipe, root)
+    (root / MANIFEST).unlink()
+    before = tree(root)
+    with pytest.raises(FormatError, match=r"left of a dataset whose manifest is gone .*or remove the folder yourself"):
+        build.build(recipe, root)
+    with pytest.raises(FormatError, match=r"there is no manifest .*; build it with 'datagen build'$"):
+        build.finish(root)
+    assert tree(root) == before
+
+
 def test_a_file_in_the_place_of_the_folder_is_refused_and_left_alone(tmp_path: Path, source: Path) -> None:
     (tmp_path / "data").write_text("a diary")
     for place in (tmp_path / "data", tmp_path / "data" / "deeper"):

@@ -229,9 +229,13 @@ def _labels(listed: Sequence[_File]) -> UInt8:
 
 
 def _read(files: Mapping[str, Sequence[_File]], problems: list[str]) -> dict[str, UInt8]:
-    """Read the tiles of each part, all of the size of the first; a part of which no file can be used is not there."""
+    """Read the tiles of each part, all of the size of the first; a part of which no file can be used is not there.
+
+    What cannot be read is told ahead of what has another size, for these may be many, and one file's fault.
+    """
     images: dict[str, UInt8] = {}
     size: tuple[int, ...] | None = None
+    first, others = "", []
     for part, listed in files.items():
         for row, file in enumerate(listed):
             try:
@@ -239,14 +243,16 @@ def _read(files: Mapping[str, Sequence[_File]], problems: list[str]) -> dict[str
             except InputError as error:
                 problems.append(f"{file.told}: {error}")
                 continue
-            size = size or tile.shape
+            if size is None:
+                size, first = tile.shape, file.told
             if tile.shape != size:
                 found = f"{tile.shape[0]}x{tile.shape[1]} pixels"
-                problems.append(f"{file.told}: {found} where the first image has {size[0]}x{size[1]}")
+                others.append(f"{file.told}: {found} where the first image, {first}, has {size[0]}x{size[1]}")
                 continue
             if part not in images:
                 images[part] = np.empty((len(listed), *size), np.uint8)
             images[part][row] = tile
+    problems += others
     return images
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from modeling import runs
 from modeling.config import PRESETS
-from modeling.errors import DamagedError, InputError, storage_errors
+from modeling.errors import DamagedError, FormatError, storage_errors
 from modeling.scoring.score import FILE, file_of
 
 Record = dict[str, Any]
@@ -36,13 +36,13 @@ class Run:
 
 
 def find_runs(folder: Path | str) -> list[Path]:
-    """`folder` itself where it is a run, else the runs in it, one a task. Raises InputError where there is none."""
+    """`folder` itself where it is a run, else the runs in it, one a task. Raises FormatError where there is none."""
     folder = Path(folder)
     if _is_file(folder / runs.CONFIG):
         return [folder]
     found = [folder / task for task in PRESETS if _is_file(folder / task / runs.CONFIG)]
     if not found:
-        raise InputError(
+        raise FormatError(
             "there is no run",
             path=folder,
             expected=f"a folder with {runs.CONFIG}, or with runs named {', '.join(PRESETS)}",

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from modeling.errors import DamagedError, FormatError, InputError, StorageError, explain, storage_errors
+from modeling.errors import DamagedError, FormatError, StorageError, explain, storage_errors
 from modeling.files import write_atomic
 
 FORMAT = "modeling checkpoint 2"
@@ -40,7 +40,7 @@ def save(path: Path | str, tree: Mapping[str, Any], facts: Mapping[str, Any]) ->
 def load(path: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The `tree` and the `facts` that `save` wrote, tensors on the CPU and in memory of their own.
 
-    Raises InputError where there is none, FormatError where it is something else, DamagedError where a bit is wrong,
+    Raises FormatError where there is none or something else, DamagedError where a bit is wrong,
     StorageError where it cannot be read.
     """
     path = Path(path)
@@ -49,7 +49,7 @@ def load(path: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
         if there:
             path.open("rb").close()  # safetensors takes a file that is closed to this user for one that is not there
     if not there:
-        raise InputError(
+        raise FormatError(
             "there is no checkpoint",
             path=path,
             remedy="name the folder of one task of a run, such as runs/circles, or train first: modeling train",

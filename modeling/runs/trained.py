@@ -63,8 +63,8 @@ class Trained:
 def load_run(path: Path | str, device: str | torch.device = "cpu") -> Trained:
     """The best weights of a run.
 
-    Raises InputError where there are none, FormatError where they are none of this version of the program, DamagedError
-    where they are damaged.
+    Raises FormatError where there are none, or none of this version of the program, DamagedError where they are
+    damaged.
     """
     path = Path(path)
     tree, facts = checkpoint.load(path / BEST)

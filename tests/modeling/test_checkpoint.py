@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling.errors import DamagedError, FormatError, InputError, StorageError
+from modeling.errors import DamagedError, FormatError, StorageError
 from modeling.runs import checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -105,7 +105,7 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path, monkeypatch:
 
 
 def test_no_checkpoint_is_told_so(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no checkpoint"):
+    with pytest.raises(FormatError, match="there is no checkpoint"):
         checkpoint.load(tmp_path / "a")
 
 

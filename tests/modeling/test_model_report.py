@@ -24,7 +24,7 @@ from helpers import on_one_thread
 import modeling.report
 from modeling import metrics, runs
 from modeling.cli import cli
-from modeling.errors import DamagedError, InputError
+from modeling.errors import DamagedError, FormatError
 from modeling.pictures.drawing import class_colour
 from modeling.report import PAGE, cases, charts, confusion, pictures, words, write_report
 from modeling.report.markup import Markup, tag
@@ -271,7 +271,7 @@ def test_names_are_text_whatever_they_hold(runs_folder: Path, dataset: Dataset, 
 
 
 def test_where_there_is_no_run_the_way_to_one_is_told(dataset: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="modeling train all"):
+    with pytest.raises(FormatError, match="modeling train all"):
         write_report(tmp_path, dataset, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -359,7 +359,7 @@ def test_the_command_writes_into_the_folder_of_the_runs(runs_folder: Path, data:
     result = call("report", str(runs_folder / "circles"), *options, "--out", str(tmp_path / "here"), "--quiet")
     assert (result.exit_code, result.output) == (0, "")
     assert (tmp_path / "here" / PAGE).is_file()
-    assert call("report", str(tmp_path / "nothing"), *options).exit_code == 3
+    assert call("report", str(tmp_path / "nothing"), *options).exit_code == 4
 
 
 def test_scores_of_images_have_the_mean_that_is_their_score(trained: Path, dataset: Dataset) -> None:

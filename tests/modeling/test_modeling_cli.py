@@ -236,7 +236,7 @@ def test_anybodys_predictions_are_scored(folder: Path, tmp_path: Path) -> None:
         (["score", "all", "--predictions", "x.npz"], 2, "say which run"),
         (["score", "--predictions", "x.npz"], 2, "needs --task"),
         (["score", "--predictions", "x.npz", "--task", "circles"], 3, "there is no file of predictions"),
-        (["score", "nothing"], 3, "there is no checkpoint"),
+        (["score", "nothing"], 4, "there is no checkpoint"),
     ],
 )
 def test_what_cannot_be_done_is_told(folder: Path, arguments: list[str], code: int, words: str) -> None:

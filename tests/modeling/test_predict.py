@@ -825,5 +825,5 @@ def test_names_do_not_depend_on_whether_overlays_are_drawn(runs: Path, digits: P
 
 def test_a_folder_without_weights_is_told(tmp_path: Path, digits: Path) -> None:
     result = call(tmp_path, digits, "--out", tmp_path / "out")
-    assert result.exit_code == 3
+    assert result.exit_code == 4
     assert "there is no checkpoint" in result.stderr
