@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,7 @@ SOURCE_DIR = os.environ.get("DATAGEN_SOURCE_DIR")  # no test sees the variable i
 @pytest.fixture(scope="session", autouse=True)
 def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Give all tests an environment that is known; the folder below which each has its place."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, as would all theirs
     parent = tmp_path_factory.mktemp("places")
     with environment_of(known(os.environ, STARTED_IN)), own_place(parent):
         yield parent
