@@ -24,7 +24,7 @@ from datagen import files
 from datagen import recipe as recipes
 from datagen.errors import DamageError, DatagenError, FormatError
 from datagen.hashing import canonical_json, dataset_digest
-from datagen.layout import FORMAT_NAME, FORMAT_VERSION, MANIFEST, MAX_MANIFEST_BYTES, SPLITS, TASKS
+from datagen.layout import DRAFT, FORMAT_NAME, FORMAT_VERSION, MANIFEST, MAX_MANIFEST_BYTES, SPLITS, TASKS
 from datagen.recipe import Recipe
 
 NO_OFFSET = (1 << 64) - 1  # of a column that lies in no single run of bytes: it is compressed
@@ -212,12 +212,13 @@ def read_bounded(path: Path, limit: int) -> bytes:
             "its manifest is a link", path=path.parent, expected=f"a file {path.name}", remedy=files.LINK_REMEDY
         )
     if found != "a file":
+        begun = files.look(path.parent / DRAFT) is not None
         raise FormatError(
             "not a finished dataset: there is no manifest",
             path=path.parent,
             expected=f"a file {path.name}",
             found=found,
-            remedy="build it with 'datagen build'",
+            remedy="build it with 'datagen build'" + (", or end its parts with 'datagen finish'" if begun else ""),
         )
     with files.storage_errors(path), path.open("rb") as file:
         data = file.read(limit + 1)
