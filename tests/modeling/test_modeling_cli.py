@@ -579,7 +579,7 @@ def test_closed_standard_streams_change_nothing(folder: Path, tmp_path: Path) ->
     for task in ("foreground", "circles"):  # no word has gone into a file
         lines = (tmp_path / task / runs.LOG).read_text().splitlines()
         assert all(json.loads(line)["step"] for line in lines)
-    assert run_with("2>&-", "score", "nothing", "--dataset", folder)[0] == 3
+    assert run_with("2>&-", "score", "nothing", "--dataset", folder)[0] == 4
 
 
 def test_a_file_does_not_take_the_place_of_a_closed_standard_stream() -> None:
@@ -608,7 +608,7 @@ def test_output_that_cannot_go_out_has_an_exit_code_and_no_traceback(
 
 def test_an_error_keeps_its_exit_code_where_it_cannot_be_told(folder: Path) -> None:
     for redirection in ("2>&3", "2>/dev/full"):
-        assert run_with(redirection, "score", "nothing", "--dataset", folder) == (3, "")
+        assert run_with(redirection, "score", "nothing", "--dataset", folder) == (4, "")
 
 
 def test_json_into_a_closed_pipe_ends_like_any_filter(folder: Path) -> None:
