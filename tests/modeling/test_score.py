@@ -413,7 +413,7 @@ def test_a_truth_of_more_labels_than_there_are_classes_is_told(dataset: Dataset,
 
 
 def test_where_there_is_no_run_there_is_nothing_to_score(dataset: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no checkpoint"):
+    with pytest.raises(FormatError, match="there is no checkpoint"):
         score_run(tmp_path / "absent", dataset)
     assert not (tmp_path / "absent").exists()
 
