@@ -57,7 +57,7 @@ test-long: $(VENV)/dev  ## Run all tests: also every MNIST digit against slow ex
 	@$(BIN)/pytest -q -n $(call quoted,$(WORKERS)) $(TESTS)
 
 mutants: $(VENV)/dev  ## Change the mathematics in every small way, and see that a test notices; writes results/mutants.json
-	@$(BIN)/python tests/mutants.py $(workers)
+	@$(BIN)/python tests/tools/mutants.py $(workers)
 
 check: $(VENV)/dev  ## Check format, lint, types and the import contract
 	@$(BIN)/ruff format --check .
@@ -83,7 +83,7 @@ matrix: $(VENV)/dev  ## Build with old and new versions of every library: one di
 	@$(BIN)/python benchmarks/matrix.py
 
 fuzz: $(VENV)/dev  ## Fuzz each reader of foreign bytes for SECONDS=60, guided by coverage
-	@$(BIN)/python tests/fuzz.py all --seconds $(call quoted,$(SECONDS))
+	@$(BIN)/python tests/tools/fuzz.py all --seconds $(call quoted,$(SECONDS))
 
 $(VENV)/base: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed; say which with PYTHON=") if sys.version_info < (3, 11) else None'

@@ -1,7 +1,8 @@
-"""What each choice of the models buys: shorter runs that differ from the cpu preset in one setting, scored on val.
+"""What each choice of the models buys: shorter runs that differ from the cpu preset in one setting,
+scored on val.
 
-Runs of one thread each, as many at a time as there are cores. Writes one JSON file of evidence and prints the tables
-of docs/models.md: see --help.
+Runs of one thread each, as many at a time as there are cores. Writes one JSON file of evidence and
+prints the tables of docs/models.md: see --help.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import click
 from evidence import machine, write
 from training import overall
 
-# What each task is trained without, or otherwise than by its preset. The first is the preset, but for its length.
+# What each task is trained without, or otherwise than by its preset. The first is the preset, but
+# for its length.
 CHOICES: dict[str, dict[str, list[str]]] = {
     "mosaics": {
         "the preset": [],
@@ -44,19 +46,40 @@ CHOICES: dict[str, dict[str, list[str]]] = {
     },
 }
 STEPS = {"mosaics": 600, "circles": 600, "foreground": 400}
-SHOWN = {"mosaics": ("dice", "dice_foreground"), "circles": ("accuracy", "gated_iou", "iou"), "foreground": ("iou",)}
+SHOWN = {
+    "mosaics": ("dice", "dice_foreground"),
+    "circles": ("accuracy", "gated_iou", "iou"),
+    "foreground": ("iou",),
+}
 
 
 @click.command()
-@click.option("--dataset", type=click.Path(path_type=Path, exists=True), default=Path("data/mnist"), show_default=True)
+@click.option(
+    "--dataset",
+    type=click.Path(path_type=Path, exists=True),
+    default=Path("data/mnist"),
+    show_default=True,
+)
 @click.option("--seeds", default="0", show_default=True, metavar="LIST")
 @click.option("--at-once", default=os.cpu_count() or 1, show_default=True)
-@click.option("--evidence", type=click.Path(path_type=Path), default=Path("results/ablation.json"), show_default=True)
+@click.option(
+    "--evidence",
+    type=click.Path(path_type=Path),
+    default=Path("results/ablation.json"),
+    show_default=True,
+)
 def main(dataset: Path, seeds: str, at_once: int, evidence: Path) -> None:
     """Train, score, print, and write the evidence."""
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(at_once) as pool:
         begun = [
-            (task, name, seed, pool.submit(run, task, settings, seed, dataset, Path(scratch, f"{task} {name} {seed}")))
+            (
+                task,
+                name,
+                seed,
+                pool.submit(
+                    run, task, settings, seed, dataset, Path(scratch, f"{task} {name} {seed}")
+                ),
+            )
             for task, choices in CHOICES.items()
             for name, settings in choices.items()
             for seed in map(int, seeds.split(","))
@@ -74,13 +97,30 @@ def main(dataset: Path, seeds: str, at_once: int, evidence: Path) -> None:
 
 def run(task: str, settings: list[str], seed: int, dataset: Path, out: Path) -> dict[str, Any]:
     """One run and its scores on all of val."""
-    changes = [part for setting in [f"steps={STEPS[task]}", *settings] for part in ("--set", setting)]
+    changes = [
+        part for setting in [f"steps={STEPS[task]}", *settings] for part in ("--set", setting)
+    ]
     place = ["--dataset", str(dataset), "--threads", "1"]
     modeling = [sys.executable, "-m", "modeling"]
-    trained = [*modeling, "train", task, *place, "--out", str(out), "--seed", str(seed), *changes, "--json"]
-    evidence = json.loads(subprocess.run(trained, check=True, stdout=subprocess.PIPE, text=True).stdout)[0]
+    trained = [
+        *modeling,
+        "train",
+        task,
+        *place,
+        "--out",
+        str(out),
+        "--seed",
+        str(seed),
+        *changes,
+        "--json",
+    ]
+    evidence = json.loads(
+        subprocess.run(trained, check=True, stdout=subprocess.PIPE, text=True).stdout
+    )[0]
     scored = [*modeling, "score", str(out / task), *place, "--split", "val", "--json"]
-    record = json.loads(subprocess.run(scored, check=True, stdout=subprocess.PIPE, text=True).stdout)[0]
+    record = json.loads(
+        subprocess.run(scored, check=True, stdout=subprocess.PIPE, text=True).stdout
+    )[0]
     kept = ("config", "environment", "parameters", "seconds", "weights")
     return {
         **{name: evidence[name] for name in kept},
@@ -94,7 +134,10 @@ def tables(facts: dict[str, Any]) -> str:
     lines = []
     for task, names in SHOWN.items():
         steps = STEPS[task]
-        lines += ["", f"| {task}, {steps:,} steps | parameters | s | {' | '.join(f'`{name}`' for name in names)} |"]
+        lines += [
+            "",
+            f"| {task}, {steps:,} steps | parameters | s | {' | '.join(f'`{name}`' for name in names)} |",
+        ]
         lines.append("|---|---|---|" + "---|" * len(names))
         for one in facts["runs"]:
             if one["task"] == task:

@@ -1,7 +1,8 @@
-"""What a build costs, beside `cp -r` and `sync` of the same bytes and beside the loop that users write today.
+"""What a build costs, beside `cp -r` and `sync` of the same bytes and beside the loop that users
+write today.
 
-Each pair of commands alternates in one run, as whole processes; what is reported is the median, the spread and the
-ratio pair by pair. Writes one JSON file of evidence: see --help.
+Each pair of commands alternates in one run, as whole processes; what is reported is the median, the
+spread and the ratio pair by pair. Writes one JSON file of evidence: see --help.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def measure(command: Sequence[str | Path], **environment: str) -> Run:
     """Run a command to its end, as the operating system accounts for it."""
     started = time.perf_counter()
     process = subprocess.Popen(
-        [str(part) for part in command], env={**os.environ, **environment}, stdout=subprocess.DEVNULL
+        [str(part) for part in command],
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
     )
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.perf_counter() - started
@@ -52,7 +55,17 @@ def measure(command: Sequence[str | Path], **environment: str) -> Run:
 
 def build_command(out: Path, source: Path, workers: int, times: int = 1) -> list[str | Path]:
     """The build of the default recipe, or of one with so many times the mosaics."""
-    command: list[str | Path] = [sys.executable, "-m", "datagen", "build", "--recipe", "mnist", "--out", out, "--quiet"]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "datagen",
+        "build",
+        "--recipe",
+        "mnist",
+        "--out",
+        out,
+        "--quiet",
+    ]
     counts = [] if times == 1 else ["--mosaics", *(str(count * times) for count in SPLITS)]
     return [*command, "--source-dir", source, "--workers", str(workers), *counts]
 
@@ -87,7 +100,10 @@ def raw_copy(source: Path, folder: Path) -> Path:
         # In blocks: what this process once held would count as a peak of those it starts.
         packed = path.suffix == ".gz"
         name = path.stem if packed else path.name
-        with gzip.open(path) if packed else path.open("rb") as origin, (folder / name).open("wb") as target:
+        with (
+            gzip.open(path) if packed else path.open("rb") as origin,
+            (folder / name).open("wb") as target,
+        ):
             shutil.copyfileobj(origin, target, 1 << 20)
     return folder
 
@@ -98,7 +114,9 @@ def alternate(rounds: int, **steps: Callable[[], Run]) -> dict[str, list[Run]]:
     for number in range(rounds + 1):
         for name, step in steps.items():
             run = step()
-            click.echo(f"round {number} {name:6} wall {run.wall:6.2f} s  cpu {run.cpu:6.2f} s  {run.peak:6.0f} MiB")
+            click.echo(
+                f"round {number} {name:6} wall {run.wall:6.2f} s  cpu {run.cpu:6.2f} s  {run.peak:6.0f} MiB"
+            )
             if number:
                 runs[name].append(run)
     return runs
@@ -115,7 +133,9 @@ def user_loop(source: Path, folder: Path) -> float:
     import cv2
     import numpy as np
 
-    images = np.frombuffer((source / "train-images-idx3-ubyte").read_bytes(), np.uint8, offset=16).reshape(-1, 28, 28)
+    images = np.frombuffer(
+        (source / "train-images-idx3-ubyte").read_bytes(), np.uint8, offset=16
+    ).reshape(-1, 28, 28)
     random = np.random.default_rng(0)
     folder.mkdir()
     started = time.perf_counter()
@@ -138,13 +158,36 @@ def summary(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
 
 
 @click.command()
-@click.option("--source-dir", type=click.Path(path_type=Path, exists=True), envvar="DATAGEN_SOURCE_DIR", required=True)
+@click.option(
+    "--source-dir",
+    type=click.Path(path_type=Path, exists=True),
+    envvar="DATAGEN_SOURCE_DIR",
+    required=True,
+)
 @click.option("--workers", default=2, show_default=True)
-@click.option("--rounds", default=5, show_default=True, help="Counted rounds, after one that is not.")
-@click.option("--ten-times/--no-ten-times", default=True, help="Also build ten times as many mosaics: 21 GB.")
-@click.option("--scratch", type=click.Path(path_type=Path), help="A folder on the disk to be measured.")
-@click.option("--evidence", type=click.Path(path_type=Path), default=Path("results/build.json"), show_default=True)
-def main(source_dir: Path, workers: int, rounds: int, ten_times: bool, scratch: Path | None, evidence: Path) -> None:
+@click.option(
+    "--rounds", default=5, show_default=True, help="Counted rounds, after one that is not."
+)
+@click.option(
+    "--ten-times/--no-ten-times", default=True, help="Also build ten times as many mosaics: 21 GB."
+)
+@click.option(
+    "--scratch", type=click.Path(path_type=Path), help="A folder on the disk to be measured."
+)
+@click.option(
+    "--evidence",
+    type=click.Path(path_type=Path),
+    default=Path("results/build.json"),
+    show_default=True,
+)
+def main(
+    source_dir: Path,
+    workers: int,
+    rounds: int,
+    ten_times: bool,
+    scratch: Path | None,
+    evidence: Path,
+) -> None:
     """Measure, print, and write the evidence."""
     with tempfile.TemporaryDirectory(dir=scratch) as name:
         facts = measure_all(Path(name), source_dir, workers, rounds, ten_times)
@@ -152,7 +195,9 @@ def main(source_dir: Path, workers: int, rounds: int, ten_times: bool, scratch: 
     click.echo(json.dumps(facts, indent=2))
 
 
-def measure_all(place: Path, source_dir: Path, workers: int, rounds: int, ten_times: bool) -> dict[str, Any]:
+def measure_all(
+    place: Path, source_dir: Path, workers: int, rounds: int, ten_times: bool
+) -> dict[str, Any]:
     """All measurements, in the folder `place`."""
     source, out, copy = raw_copy(source_dir, place / "source"), place / "out", place / "copy"
 
@@ -171,7 +216,9 @@ def measure_all(place: Path, source_dir: Path, workers: int, rounds: int, ten_ti
         "rounds": rounds,
         "build": summary(runs["build"]),
         "copy_and_sync": summary(runs["copy"]),
-        "build_over_copy": spread([a.wall / b.wall for a, b in zip(runs["build"], runs["copy"], strict=True)]),
+        "build_over_copy": spread(
+            [a.wall / b.wall for a, b in zip(runs["build"], runs["copy"], strict=True)]
+        ),
         "build_again": summary(runs["again"]),
         "user_loop_us_a_sample": spread([1e6 * seconds for seconds in loop]),
         "build_us_a_mosaic": round(1e6 * a_mosaic, 2),

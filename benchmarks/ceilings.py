@@ -1,7 +1,8 @@
-"""What a machine can do at most: the rate of matrix products, and that of copying memory; on a GPU or a CPU.
+"""What a machine can do at most: the rate of matrix products, and that of copying memory; on a GPU
+or a CPU.
 
-Each is the median over repeats, after some that do not count. A GPU is timed by its own events, so what the host takes
-to ask for the work is not in the figure.
+Each is the median over repeats, after some that do not count. A GPU is timed by its own events, so
+what the host takes to ask for the work is not in the figure.
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ from evidence import spread
 
 from modeling.networks.precision import exact_products
 
-SIDES = {"cpu": (1024, 2048), "cuda": (4096, 8192, 16384)}  # of square matrices; the fastest is the ceiling
+# of square matrices; the fastest is the ceiling
+SIDES = {"cpu": (1024, 2048), "cuda": (4096, 8192, 16384)}
 COPIED = {"cpu": 1 << 28, "cuda": 1 << 30}  # bytes: far more than any cache holds
 REPEATS = 10
 _UNCOUNTED = 3  # repeats, in which memory is touched and libraries choose their kernels
 
 
 def measure(device: torch.device) -> dict[str, Any]:
-    """The ceilings of `device`: operations a second in each precision of training, bytes a second of a copy.
+    """The ceilings of `device`: operations a second in each precision of training, bytes a second
+    of a copy.
 
-    Products in float32 are exact ones, as the optimiser takes them; a network in float32 may take TF32 on a GPU.
+    Products in float32 are exact ones, as the optimiser takes them; a network in float32 may take
+    TF32 on a GPU.
     """
     with exact_products():
         rates = {precision: _products(device, precision) for precision in ("float32", "bfloat16")}
@@ -42,7 +46,10 @@ def _products(device: torch.device, precision: str) -> dict[str, Any]:
         spent = _seconds(partial(torch.mm, a, b, out=product), device)
         rates[side] = spread([2 * side**3 / each for each in spent])
     best = max(rates, key=lambda side: rates[side]["median"])
-    return {"median": rates[best]["median"], "by_side": {str(side): rate for side, rate in rates.items()}}
+    return {
+        "median": rates[best]["median"],
+        "by_side": {str(side): rate for side, rate in rates.items()},
+    }
 
 
 def _copies(device: torch.device) -> dict[str, Any]:

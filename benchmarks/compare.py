@@ -1,4 +1,5 @@
-"""Compare two checkouts: build, verify, loader and training, as whole processes in alternating pairs.
+"""Compare two checkouts: build, verify, loader and training, as whole processes in alternating
+pairs.
 
 Each round runs every step once in each checkout, so that a machine whose speed drifts slows both.
 The ratio AFTER / BEFORE is taken pair by pair; its interval comes from order statistics of the
@@ -135,24 +136,44 @@ STEPS = ("build", "verify", "loader", "training")
     required=True,
 )
 @click.option("--workers", default=2, show_default=True)
-@click.option("--rounds", default=9, show_default=True, help="Counted pairs, after one that is not.")
+@click.option(
+    "--rounds", default=9, show_default=True, help="Counted pairs, after one that is not."
+)
 @click.option("--step", "steps", type=click.Choice(STEPS), multiple=True, default=STEPS)
-@click.option("--evidence", type=click.Path(path_type=Path), default=Path("results/compare.json"), show_default=True)
+@click.option(
+    "--evidence",
+    type=click.Path(path_type=Path),
+    default=Path("results/compare.json"),
+    show_default=True,
+)
 def main(
-    before: Path, after: Path, source_dir: Path, workers: int, rounds: int, steps: tuple[str, ...], evidence: Path
+    before: Path,
+    after: Path,
+    source_dir: Path,
+    workers: int,
+    rounds: int,
+    steps: tuple[str, ...],
+    evidence: Path,
 ) -> None:
     """Measure AFTER against BEFORE, two checkouts; print a table and write the evidence."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         source = raw_copy(source_dir, place / "source")
         sides = [
-            Checkout(root, source, place / label, workers) for root, label in ((before, "before"), (after, "after"))
+            Checkout(root, source, place / label, workers)
+            for root, label in ((before, "before"), (after, "after"))
         ]
         runs = alternate(sides, steps, rounds)
-        digests = {label: built(side.data)["digest"] for label, side in zip(("before", "after"), sides, strict=True)}
+        digests = {
+            label: built(side.data)["digest"]
+            for label, side in zip(("before", "after"), sides, strict=True)
+        }
     facts: dict[str, Any] = {
         "command": "python benchmarks/compare.py BEFORE AFTER",
-        "commits": {label: _commit(side.root) for label, side in zip(("before", "after"), sides, strict=True)},
+        "commits": {
+            label: _commit(side.root)
+            for label, side in zip(("before", "after"), sides, strict=True)
+        },
         "digests": digests,
         "rounds": rounds,
         "workers": workers,
@@ -177,7 +198,9 @@ def main(
             )
 
 
-def alternate(sides: Sequence[Checkout], steps: Sequence[str], rounds: int) -> dict[str, tuple[list[Run], list[Run]]]:
+def alternate(
+    sides: Sequence[Checkout], steps: Sequence[str], rounds: int
+) -> dict[str, tuple[list[Run], list[Run]]]:
     """Run each step once a round in each checkout; who goes first changes from round to round."""
     runs: dict[str, tuple[list[Run], list[Run]]] = {step: ([], []) for step in steps}
     for number in range(rounds + 1):
@@ -188,14 +211,19 @@ def alternate(sides: Sequence[Checkout], steps: Sequence[str], rounds: int) -> d
             for index in (0, 1) if number % 2 else (1, 0):
                 run: Run = getattr(sides[index], step)()
                 label = ("before", "after")[index]
-                click.echo(f"round {number} {step:9} {label:6} wall {run.wall:6.2f} s  cpu {run.cpu:6.2f} s", err=True)
+                click.echo(
+                    f"round {number} {step:9} {label:6} wall {run.wall:6.2f} s  cpu {run.cpu:6.2f} s",
+                    err=True,
+                )
                 if number:
                     runs[step][index].append(run)
     return runs
 
 
 def _commit(root: Path) -> str:
-    found = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
     return found.stdout.strip() or "no git checkout"
 
 

@@ -1,4 +1,6 @@
-"""What every file of evidence has in common: the machine, the spread of a figure, and how the file is written."""
+"""What every file of evidence has in common: the machine, the spread of a figure, and how the file
+is written.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,8 @@ def _processor() -> str:
 
 
 def stolen_seconds() -> float:
-    """Seconds of its cores' time that a virtual machine wanted and did not get, all cores together, since it started;
-    0 where the system does not tell.
+    """Seconds of its cores' time that a virtual machine wanted and did not get, all cores together,
+    since it started; 0 where the system does not tell.
     """
     try:
         ticks = int(Path("/proc/stat").read_text().split("\n", 1)[0].split()[8])
@@ -49,7 +51,9 @@ def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     packages = ("numpy", "opencv-python-headless", "zarr", "h5py", "xxhash", "click")
     return {
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "model": _processor(),
         "system": platform.platform(),
         "python": platform.python_version(),

@@ -1,7 +1,8 @@
-"""The least time of a step of training by the ceilings of a machine: from its operations and its bytes, part by part.
+"""The least time of a step of training by the ceilings of a machine: from its operations and its
+bytes, part by part.
 
-Bytes are counted as if nothing stayed in a cache between two operations, so code that joins operations, or a cache that
-holds a batch, can be faster than a floor that is one of bytes.
+Bytes are counted as if nothing stayed in a cache between two operations, so code that joins
+operations, or a cache that holds a batch, can be faster than a floor that is one of bytes.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ def count(dataset: Dataset, config: Config, device: torch.device) -> dict[str, C
 
 
 def count_unasked(dataset: Dataset, config: Config) -> Cost:
-    """The cost of augmenting a batch on a device that is asked for nothing, as a GPU is not: nothing is computed."""
+    """The cost of augmenting a batch on a device that is asked for nothing, as a GPU is not:
+    nothing is computed.
+    """
     batch = first_batch(dataset, config, torch.device("meta"))
     return measure(lambda: TASKS[config.task].augment(batch, torch.Generator(), config))
 
@@ -83,7 +86,9 @@ def first_batch(dataset: Dataset, config: Config, device: torch.device) -> Batch
 
 
 def find_floors(costs: dict[str, Counted], ceilings: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Seconds of each group and of the whole "step", by operations, by bytes, and the larger of the two."""
+    """Seconds of each group and of the whole "step", by operations, by bytes, and the larger of the
+    two.
+    """
     floors = {}
     for name, counted in costs.items():
         rate = ceilings["operations_per_s"][counted.precision]["median"]
@@ -93,16 +98,24 @@ def find_floors(costs: dict[str, Counted], ceilings: dict[str, Any]) -> dict[str
             "operations_s": counted.cost.operations / rate,
             "bytes_s": counted.cost.bytes / ceilings["bytes_per_s"]["median"],
         }
-    floors["step"] = {kind: sum(floor[kind] for floor in floors.values()) for kind in floors["network"]}
+    floors["step"] = {
+        kind: sum(floor[kind] for floor in floors.values()) for kind in floors["network"]
+    }
     for floor in floors.values():
         floor["floor_s"] = max(floor["operations_s"], floor["bytes_s"])
     return floors
 
 
 def achieved(floors: dict[str, dict[str, float]], medians: Spans) -> dict[str, float]:
-    """Floor over time, of each group that costs anything and was timed, and of the step; `medians` has seconds of parts
-    and "step".
+    """Floor over time, of each group that costs anything and was timed, and of the step; `medians`
+    has seconds of parts and "step".
     """
     timed = {name: parts for name, parts in GROUPS.items() if set(parts) <= set(medians)}
-    spent = {name: sum(medians[part] for part in parts) for name, parts in timed.items()} | {"step": medians["step"]}
-    return {name: round(floors[name]["floor_s"] / spent[name], 4) for name in spent if floors[name]["floor_s"]}
+    spent = {name: sum(medians[part] for part in parts) for name, parts in timed.items()} | {
+        "step": medians["step"]
+    }
+    return {
+        name: round(floors[name]["floor_s"] / spent[name], 4)
+        for name in spent
+        if floors[name]["floor_s"]
+    }

@@ -1,7 +1,8 @@
-"""All that is to be measured on a machine with a GPU, by one command: each part writes its own file of evidence.
+"""All that is to be measured on a machine with a GPU, by one command: each part writes its own file
+of evidence.
 
-A part that fails leaves the others as they are, and the last lines say which. The records, of which a seed takes
-minutes, are measured where `--records` says how many.
+A part that fails leaves the others as they are, and the last lines say which. The records, of which
+a seed takes minutes, are measured where `--records` says how many.
 """
 
 from __future__ import annotations
@@ -19,24 +20,63 @@ HERE = Path(__file__).parent
 
 
 @click.command()
-@click.option("--dataset", type=click.Path(path_type=Path, exists=True), default=Path("data/mnist"), show_default=True)
-@click.option("--source-dir", type=click.Path(path_type=Path, exists=True), envvar="DATAGEN_SOURCE_DIR", required=True)
-@click.option("--seeds", type=click.IntRange(0), default=5, show_default=True, help="Of half a minute: 0, 1 and so on.")
-@click.option("--records", type=click.IntRange(0), default=0, show_default=True, help="Seeds of the records, likewise.")
-@click.option("--only", multiple=True, metavar="PART", help="Measure these parts only; see what is printed first.")
+@click.option(
+    "--dataset",
+    type=click.Path(path_type=Path, exists=True),
+    default=Path("data/mnist"),
+    show_default=True,
+)
+@click.option(
+    "--source-dir",
+    type=click.Path(path_type=Path, exists=True),
+    envvar="DATAGEN_SOURCE_DIR",
+    required=True,
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(0),
+    default=5,
+    show_default=True,
+    help="Of half a minute: 0, 1 and so on.",
+)
+@click.option(
+    "--records",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Seeds of the records, likewise.",
+)
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="PART",
+    help="Measure these parts only; see what is printed first.",
+)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
-def main(dataset: Path, source_dir: Path, seeds: int, records: int, only: tuple[str, ...], out: Path) -> None:
+def main(
+    dataset: Path, source_dir: Path, seeds: int, records: int, only: tuple[str, ...], out: Path
+) -> None:
     """Measure part after part; exit with 1 if one failed."""
     parts = {
         "tests": ["-m", "pytest", "-q", "-rs", "-k", "cuda", HERE.parent / "tests" / "modeling"],
         **({"half-minute": training(dataset, "gpu", seeds, out)} if seeds else {}),
         "roofline-gpu": roofline(dataset, "gpu", out),
         "roofline-record": roofline(dataset, "record", out),
-        "scaling": script("scaling.py", "--source-dir", source_dir, "--rounds", 2, "--evidence", out / "scaling.json"),
+        "scaling": script(
+            "scaling.py",
+            "--source-dir",
+            source_dir,
+            "--rounds",
+            2,
+            "--evidence",
+            out / "scaling.json",
+        ),
         **({"records": training(dataset, "record", records, out)} if records else {}),
     }
     if unknown := set(only) - set(parts):
-        raise click.UsageError(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
+        raise click.UsageError(
+            f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(parts)}"
+        )
     chosen = {name: command for name, command in parts.items() if name in only or not only}
     if chosen.keys() - {"scaling"}:
         find_device("cuda", None)

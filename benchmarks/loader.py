@@ -1,9 +1,11 @@
-"""What a shuffled epoch of the mosaics (image, mask, label) costs: ours, a plain numpy.take, and other libraries.
+"""What a shuffled epoch of the mosaics (image, mask, label) costs: ours, a plain numpy.take, and
+other libraries.
 
-The floor is numpy.take on one contiguous array in memory, into warm buffers, its order drawn beforehand; ours reads the
-mapped shards, its order and its tensors included. Peers keep --count samples in their own formats; what they read is
-compared with what was written before it is timed, and one that cannot be measured is told with the reason. All take
-turns in one process; its processor seconds count, all threads together.
+The floor is numpy.take on one contiguous array in memory, into warm buffers, its order drawn
+beforehand; ours reads the mapped shards, its order and its tensors included. Peers keep --count
+samples in their own formats; what they read is compared with what was written before it is timed,
+and one that cannot be measured is told with the reason. All take turns in one process; its
+processor seconds count, all threads together.
 """
 
 from __future__ import annotations
@@ -32,14 +34,17 @@ from modeling.shards import Split, open_dataset
 from modeling.training.loader import Loader
 
 COLUMNS = ("image", "mask", "label")
-WARM_UP = 1.0  # seconds at most that each runs uncounted before its turn: its memory may have gone cold meanwhile
+# seconds at most that each runs uncounted before its turn: its memory may have gone cold meanwhile
+WARM_UP = 1.0
 
 Array = npt.NDArray[Any]
 Epoch = Callable[[], Iterator[Any]]
 
 
 def floor(arrays: list[Array], batch: int) -> Epoch:
-    """A plain gather into buffers that are used again; the order is drawn once, and is not on the clock."""
+    """A plain gather into buffers that are used again; the order is drawn once, and is not on the
+    clock.
+    """
     order = np.random.default_rng(0).permutation(len(arrays[0]))
     outs = [np.empty((batch, *array.shape[1:]), array.dtype) for array in arrays]
 
@@ -61,7 +66,9 @@ def through_torch(split: Split, order: Order) -> Epoch:
 
 
 def clock(epoch: Epoch, batch: int, seconds: float) -> tuple[float, float]:
-    """Samples a processor second and a wall second, over an epoch or so many seconds, from the second batch on."""
+    """Samples a processor second and a wall second, over an epoch or so many seconds, from the
+    second batch on.
+    """
     batches = epoch()
     next(batches)  # threads and buffers are there then
     started, used, count = time.perf_counter(), time.process_time(), 0
@@ -104,7 +111,9 @@ def prepare(
             click.echo(f"not measured: {name}: {absent[name]}", err=True)
         else:
             ready[f"{name} ({metadata.version(peer.distribution)})"] = once(read, order, batch)
-            click.echo(f"written and checked: {name}, {time.perf_counter() - started:.1f} s", err=True)
+            click.echo(
+                f"written and checked: {name}, {time.perf_counter() - started:.1f} s", err=True
+            )
     return ready, absent
 
 
@@ -113,13 +122,35 @@ def ratios(values: list[float], floors: list[float]) -> dict[str, float]:
 
 
 @click.command()
-@click.option("--dataset", type=click.Path(path_type=Path), default=Path("data/mnist"), show_default=True)
-@click.option("--peer", "chosen", multiple=True, type=click.Choice(list(PEERS)), help="Only these; all unless given.")
-@click.option("--count", default=65_536, show_default=True, help="Samples that each peer keeps; ours reads the split.")
+@click.option(
+    "--dataset", type=click.Path(path_type=Path), default=Path("data/mnist"), show_default=True
+)
+@click.option(
+    "--peer",
+    "chosen",
+    multiple=True,
+    type=click.Choice(list(PEERS)),
+    help="Only these; all unless given.",
+)
+@click.option(
+    "--count",
+    default=65_536,
+    show_default=True,
+    help="Samples that each peer keeps; ours reads the split.",
+)
 @click.option("--rounds", default=5, show_default=True)
-@click.option("--seconds", default=3.0, show_default=True, help="Most wall time for one peer in one round.")
-@click.option("--scratch", type=click.Path(path_type=Path), help="Where peers write; removed at the end.")
-@click.option("--evidence", type=click.Path(path_type=Path), default=Path("results/loader.json"), show_default=True)
+@click.option(
+    "--seconds", default=3.0, show_default=True, help="Most wall time for one peer in one round."
+)
+@click.option(
+    "--scratch", type=click.Path(path_type=Path), help="Where peers write; removed at the end."
+)
+@click.option(
+    "--evidence",
+    type=click.Path(path_type=Path),
+    default=Path("results/loader.json"),
+    show_default=True,
+)
 def main(
     dataset: Path,
     chosen: tuple[str, ...],
@@ -160,7 +191,9 @@ def main(
     base = "numpy.take (the floor)"
     limits = [f"--count={count}", f"--rounds={rounds}", f"--seconds={seconds:g}"]
     facts = {
-        "command": shlex.join(["python", "benchmarks/loader.py", *(f"--peer={peer}" for peer in chosen), *limits]),
+        "command": shlex.join(
+            ["python", "benchmarks/loader.py", *(f"--peer={peer}" for peer in chosen), *limits]
+        ),
         "digest": opened.digest,
         "samples": len(split),
         "samples_of_peers": min(count, len(split)),

@@ -1,8 +1,10 @@
-"""One digest everywhere: builds with old and new versions of every library, and reads back what was written.
+"""One digest everywhere: builds with old and new versions of every library, and reads back what was
+written.
 
-Makes a virtual environment for each line of ENVIRONMENTS, installs the project there, builds strokes and MNIST (where
---source-dir has it) in both formats with one to four workers, and reads every column through zarr or h5py. Fails
-unless all digests and all columns agree. Writes one JSON file of evidence.
+Makes a virtual environment for each line of ENVIRONMENTS, installs the project there, builds
+strokes and MNIST (where --source-dir has it) in both formats with one to four workers, and reads
+every column through zarr or h5py. Fails unless all digests and all columns agree. Writes one JSON
+file of evidence.
 """
 
 from __future__ import annotations
@@ -34,10 +36,23 @@ ENVIRONMENTS: list[tuple[str, dict[str, str]]] = [
     ("3.11", {}),
     (
         "3.12",
-        {"numpy": "2.2.6", "opencv-python-headless": "4.12.0.88", "zarr": "3.1.0", "h5py": "3.14.0"},
+        {
+            "numpy": "2.2.6",
+            "opencv-python-headless": "4.12.0.88",
+            "zarr": "3.1.0",
+            "h5py": "3.14.0",
+        },
     ),
     ("3.12", {}),
-    ("3.13", {"numpy": "2.1.3", "opencv-python-headless": "4.11.0.86", "zarr": "3.1.3", "h5py": "3.13.0"}),
+    (
+        "3.13",
+        {
+            "numpy": "2.1.3",
+            "opencv-python-headless": "4.11.0.86",
+            "zarr": "3.1.3",
+            "h5py": "3.13.0",
+        },
+    ),
     ("3.13", {}),
 ]
 BUILDS = [("zarr", 1), ("zarr", 2), ("zarr", 3), ("zarr", 4), ("hdf5", 2)]
@@ -68,7 +83,9 @@ print(json.dumps({"python": platform.python_version(), **{name: version(name) fo
 
 def run(*command: str | Path) -> str:
     """Output of a command that must succeed."""
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
     return done.stdout
@@ -77,7 +94,10 @@ def run(*command: str | Path) -> str:
 def environment(folder: Path, python: str, pins: dict[str, str]) -> Path | None:
     """The interpreter of a new environment; None where this machine has no such Python."""
     base = shutil.which(f"python{python}")
-    if base is None or subprocess.run([base, "--version"], capture_output=True, check=False).returncode:
+    if (
+        base is None
+        or subprocess.run([base, "--version"], capture_output=True, check=False).returncode
+    ):
         return None
     run(base, "-m", "venv", folder)
     interpreter = folder / "bin" / "python"
@@ -94,7 +114,18 @@ def digests(interpreter: Path, place: Path, source_dir: Path | None) -> dict[str
             out = place / "out"
             options = ["--format", format_name, "--workers", str(workers), "--quiet"]
             directory = ["--source-dir", str(source_dir)] if recipe == "mnist" else []
-            run(interpreter, "-m", "datagen", "build", "--recipe", recipe, "--out", out, *options, *directory)
+            run(
+                interpreter,
+                "-m",
+                "datagen",
+                "build",
+                "--recipe",
+                recipe,
+                "--out",
+                out,
+                *options,
+                *directory,
+            )
             if workers == 2:
                 run(interpreter, "-c", READ_BACK, out)
             facts = json.loads(run(interpreter, "-m", "datagen", "info", out, "--json"))
@@ -105,8 +136,15 @@ def digests(interpreter: Path, place: Path, source_dir: Path | None) -> dict[str
 
 
 @click.command()
-@click.option("--source-dir", type=click.Path(path_type=Path, exists=True), envvar="DATAGEN_SOURCE_DIR")
-@click.option("--evidence", type=click.Path(path_type=Path), default=Path("results/matrix.json"), show_default=True)
+@click.option(
+    "--source-dir", type=click.Path(path_type=Path, exists=True), envvar="DATAGEN_SOURCE_DIR"
+)
+@click.option(
+    "--evidence",
+    type=click.Path(path_type=Path),
+    default=Path("results/matrix.json"),
+    show_default=True,
+)
 def main(source_dir: Path | None, evidence: Path) -> None:
     """Build everywhere, compare, and write the evidence."""
     lines: list[dict[str, Any]] = []
@@ -115,12 +153,16 @@ def main(source_dir: Path | None, evidence: Path) -> None:
         with tempfile.TemporaryDirectory() as name:
             interpreter = environment(Path(name) / "venv", python, pins)
             if interpreter is None:
-                click.secho(f"Python {python} is not on this machine: not run", fg="yellow", err=True)
+                click.secho(
+                    f"Python {python} is not on this machine: not run", fg="yellow", err=True
+                )
                 continue
             versions = json.loads(run(interpreter, "-c", VERSIONS))
             click.echo(str(versions))
             found = digests(interpreter, Path(name), source_dir)
-        lines.append({**versions, "digests": {recipe: sorted(values) for recipe, values in found.items()}})
+        lines.append(
+            {**versions, "digests": {recipe: sorted(values) for recipe, values in found.items()}}
+        )
         for recipe, values in found.items():
             seen.setdefault(recipe, set()).update(values)
     builds = [{"format": format_name, "workers": workers} for format_name, workers in BUILDS]

@@ -1,7 +1,9 @@
-"""The least time that the steps of a preset take on a GPU that is not at hand: on paper, from counts and its ceilings.
+"""The least time that the steps of a preset take on a GPU that is not at hand: on paper, from
+counts and its ceilings.
 
-Operations and bytes are counted on this machine, at two sizes of a batch, and drawn out in a line to that of the
-preset; the ceilings are given. Writes one JSON file of evidence, and prints the table that docs/gpu.md has of it.
+Operations and bytes are counted on this machine, at two sizes of a batch, and drawn out in a line
+to that of the preset; the ceilings are given. Writes one JSON file of evidence, and prints the
+table that docs/gpu.md has of it.
 """
 
 from __future__ import annotations
@@ -22,15 +24,31 @@ from modeling.shards import Dataset, open_dataset
 
 _SIZES = (8, 24)  # samples of the two batches that are counted
 PRESETS = ("gpu", "record")
-SHOWN = {"batch": "batch", "augment": "augmentation", "network": "network and loss", "optimiser": "optimiser"}
+SHOWN = {
+    "batch": "batch",
+    "augment": "augmentation",
+    "network": "network and loss",
+    "optimiser": "optimiser",
+}
 
 
 @click.command()
 @dataset_option
-@click.option("--bfloat16", default=790.0, show_default=True, help="Ceiling of matrix products, TFLOP/s.")
-@click.option("--float32", default=50.0, show_default=True, help="The same in float32, without TF32.")
-@click.option("--copying", default=4.3, show_default=True, help="Ceiling of memory, TB/s read and written.")
-@click.option("--evidence", type=click.Path(path_type=Path), default=Path("results/paper.json"), show_default=True)
+@click.option(
+    "--bfloat16", default=790.0, show_default=True, help="Ceiling of matrix products, TFLOP/s."
+)
+@click.option(
+    "--float32", default=50.0, show_default=True, help="The same in float32, without TF32."
+)
+@click.option(
+    "--copying", default=4.3, show_default=True, help="Ceiling of memory, TB/s read and written."
+)
+@click.option(
+    "--evidence",
+    type=click.Path(path_type=Path),
+    default=Path("results/paper.json"),
+    show_default=True,
+)
 def main(directory: Path, bfloat16: float, float32: float, copying: float, evidence: Path) -> None:
     """Count, print, and write the evidence."""
     dataset = open_dataset(directory)
@@ -39,7 +57,11 @@ def main(directory: Path, bfloat16: float, float32: float, copying: float, evide
     facts: dict[str, Any] = {
         "command": f"python benchmarks/paper.py --bfloat16 {bfloat16:g} --float32 {float32:g} --copying {copying:g}",
         "digest": dataset.digest,
-        "ceilings": {"bfloat16_tflop_per_s": bfloat16, "float32_tflop_per_s": float32, "tb_per_s": copying},
+        "ceilings": {
+            "bfloat16_tflop_per_s": bfloat16,
+            "float32_tflop_per_s": float32,
+            "tb_per_s": copying,
+        },
         "presets": {},
     }
     for preset in PRESETS:
@@ -53,12 +75,20 @@ def main(directory: Path, bfloat16: float, float32: float, copying: float, evide
 
 
 def drawn_out(dataset: Dataset, config: configs.Config) -> dict[str, Counted]:
-    """What a step of the preset's batch costs, by group, all of which grow with the samples in a line.
+    """What a step of the preset's batch costs, by group, all of which grow with the samples in a
+    line.
 
-    Augmentation, of which a CPU does only what its samples need, is counted as a GPU does it, for the whole batch.
+    Augmentation, of which a CPU does only what its samples need, is counted as a GPU does it, for
+    the whole batch.
     """
-    few, more = (floors.count(dataset, config.override([f"batch={size}"]), torch.device("cpu")) for size in _SIZES)
-    costs = {name: Counted(along(few[name].cost, more[name].cost, config.batch), few[name].precision) for name in few}
+    few, more = (
+        floors.count(dataset, config.override([f"batch={size}"]), torch.device("cpu"))
+        for size in _SIZES
+    )
+    costs = {
+        name: Counted(along(few[name].cost, more[name].cost, config.batch), few[name].precision)
+        for name in few
+    }
     return {**costs, "augment": Counted(floors.count_unasked(dataset, config), "float32")}
 
 

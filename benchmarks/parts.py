@@ -1,7 +1,8 @@
-"""Where the processor time of a build goes: each part's seconds in one real build, beside what the machine can do.
+"""Where the processor time of a build goes: each part's seconds in one real build, beside what the
+machine can do.
 
-The parts are the functions below, each wrapped in a clock of its thread's processor time; a part's time does not
-include that of parts it calls. Writes one JSON file of evidence.
+The parts are the functions below, each wrapped in a clock of its thread's processor time; a part's
+time does not include that of parts it calls. Writes one JSON file of evidence.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ class Clock:
 
 
 def rates() -> dict[str, float]:
-    """What this machine can do on one core, in GB/s: the two hashes on 100 MB, and copying into warm memory."""
+    """What this machine can do on one core, in GB/s: the two hashes on 100 MB, and copying into
+    warm memory.
+    """
     data = np.random.default_rng(0).integers(0, 256, 100_000_000, np.uint8)
     warm = data.copy()
     found = {}
@@ -96,11 +99,23 @@ def _seconds(step: Callable[[], object]) -> float:
 
 
 @click.command()
-@click.option("--source-dir", type=click.Path(path_type=Path, exists=True), envvar="DATAGEN_SOURCE_DIR", required=True)
+@click.option(
+    "--source-dir",
+    type=click.Path(path_type=Path, exists=True),
+    envvar="DATAGEN_SOURCE_DIR",
+    required=True,
+)
 @click.option("--workers", default=2, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
-@click.option("--scratch", type=click.Path(path_type=Path), help="A folder on the disk to be measured.")
-@click.option("--evidence", type=click.Path(path_type=Path), default=Path("results/parts.json"), show_default=True)
+@click.option(
+    "--scratch", type=click.Path(path_type=Path), help="A folder on the disk to be measured."
+)
+@click.option(
+    "--evidence",
+    type=click.Path(path_type=Path),
+    default=Path("results/parts.json"),
+    show_default=True,
+)
 def main(source_dir: Path, workers: int, rounds: int, scratch: Path | None, evidence: Path) -> None:
     """Build a few times with clocks in place; report the least of each part."""
     clock = Clock()
@@ -111,7 +126,9 @@ def main(source_dir: Path, workers: int, rounds: int, scratch: Path | None, evid
         clock.seconds.clear()
         with tempfile.TemporaryDirectory(dir=scratch) as place:
             started, used = time.perf_counter(), time.process_time()
-            built = build.build(recipe.load("mnist"), Path(place) / "out", directory=source_dir, workers=workers)
+            built = build.build(
+                recipe.load("mnist"), Path(place) / "out", directory=source_dir, workers=workers
+            )
             runs.append(
                 {
                     "wall": time.perf_counter() - started,

@@ -1,8 +1,9 @@
-"""Steady steps of training beside what the machine can do: the time of each part, its floor, and the wait for data.
+"""Steady steps of training beside what the machine can do: the time of each part, its floor, and
+the wait for data.
 
-The floor of a step is that of its operations at the rate of matrix products, or of its bytes at the rate of copying,
-whichever takes longer; `modeling.networks.cost` counts both. Writes one JSON file of evidence after each task; what
-could not be measured is absent, and "absent" says why.
+The floor of a step is that of its operations at the rate of matrix products, or of its bytes at the
+rate of copying, whichever takes longer; `modeling.networks.cost` counts both. Writes one JSON file
+of evidence after each task; what could not be measured is absent, and "absent" says why.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from modeling.runs.evidence import describe, environment
 from modeling.shards import Dataset, open_dataset
 from modeling.training.loader import Mode
 
-# How the device is fed, and whether steps are replayed: a replayed step is what trains on a GPU, but has no parts.
+# How the device is fed, and whether steps are replayed: a replayed step is what trains on a GPU,
+# but has no parts.
 WAYS: dict[str, tuple[tuple[Mode, bool], ...]] = {
     "cpu": (("mapped", False),),
     "cuda": (("resident", False), ("resident", True), ("streamed", True)),
@@ -41,12 +43,31 @@ Record = dict[str, Any]
 @dataset_option
 @device_option
 @threads_option
-@click.option("--preset", type=click.Choice([*PRESETS[TASKS[0]]]), help="[default: cpu, or gpu where there is one]")
+@click.option(
+    "--preset",
+    type=click.Choice([*PRESETS[TASKS[0]]]),
+    help="[default: cpu, or gpu where there is one]",
+)
 @click.option("--task", type=click.Choice([*TASKS, "all"]), default="all", show_default=True)
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change a setting of the preset.")
-@click.option("--steps", type=click.IntRange(1), default=50, show_default=True, help="Steps that count.")
-@click.option("--warm-up", type=click.IntRange(1), default=10, show_default=True, help="Steps before them.")
-@click.option("--evidence", type=click.Path(path_type=Path), default=Path("results/roofline.json"), show_default=True)
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a setting of the preset.",
+)
+@click.option(
+    "--steps", type=click.IntRange(1), default=50, show_default=True, help="Steps that count."
+)
+@click.option(
+    "--warm-up", type=click.IntRange(1), default=10, show_default=True, help="Steps before them."
+)
+@click.option(
+    "--evidence",
+    type=click.Path(path_type=Path),
+    default=Path("results/roofline.json"),
+    show_default=True,
+)
 def main(
     directory: Path,
     device_name: str,
@@ -62,7 +83,10 @@ def main(
     device = find_device(device_name, threads)
     preset = preset or ("gpu" if device.type == "cuda" else "cpu")
     dataset = open_dataset(directory)
-    chosen = [configs.preset(each, preset).override(assignments) for each in (TASKS if task == "all" else (task,))]
+    chosen = [
+        configs.preset(each, preset).override(assignments)
+        for each in (TASKS if task == "all" else (task,))
+    ]
     settings = [f"--preset {preset}", *(f"--set {assignment}" for assignment in assignments)]
     facts: Record = {
         "command": " ".join(["python benchmarks/roofline.py", *settings]),
@@ -89,7 +113,9 @@ def main(
 
 
 def describe_machine(device: torch.device) -> Record:
-    """What is not in `environment`: the load beside this, and of a GPU its size and the versions of its libraries."""
+    """What is not in `environment`: the load beside this, and of a GPU its size and the versions of
+    its libraries.
+    """
     facts: Record = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
     if device.type == "cuda":
         told = torch.cuda.get_device_properties(device)
@@ -103,8 +129,12 @@ def describe_machine(device: torch.device) -> Record:
     return facts
 
 
-def measure(dataset: Dataset, config: Config, device: torch.device, facts: Record, warm_up: int, steps: int) -> Record:
-    """Floors and times of one task, for each way to feed the device; `facts` is told why one is absent."""
+def measure(
+    dataset: Dataset, config: Config, device: torch.device, facts: Record, warm_up: int, steps: int
+) -> Record:
+    """Floors and times of one task, for each way to feed the device; `facts` is told why one is
+    absent.
+    """
     floor = floors.find_floors(floors.count(dataset, config, device), facts["ceilings"])
     found: Record = {"floors": floor, "fed": {}}
     for mode, replay in WAYS[device.type]:
@@ -115,13 +145,17 @@ def measure(dataset: Dataset, config: Config, device: torch.device, facts: Recor
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         try:
-            marks, evidence = take_steps(dataset, config, device, mode, warm_up=warm_up, steps=steps, replay=replay)
+            marks, evidence = take_steps(
+                dataset, config, device, mode, warm_up=warm_up, steps=steps, replay=replay
+            )
         except torch.OutOfMemoryError as error:
             facts["absent"][f"{config.task}, {way}"] = str(error).splitlines()[0]
             continue
         found |= {"config": evidence.config, "parameters": evidence.parameters}
         fed = summarise(marks, marks.device()[warm_up:], config.batch)
-        fed["achieved"] = floors.achieved(floor, {name: each["median"] for name, each in fed["parts_s"].items()})
+        fed["achieved"] = floors.achieved(
+            floor, {name: each["median"] for name, each in fed["parts_s"].items()}
+        )
         if device.type == "cuda":
             fed["host_s"] = summarise(marks, marks.host()[warm_up:], config.batch)["parts_s"]
             fed["peak_bytes"] = torch.cuda.max_memory_allocated(device)
@@ -130,9 +164,13 @@ def measure(dataset: Dataset, config: Config, device: torch.device, facts: Recor
 
 
 def summarise(marks: Marks, steps: list[Spans], batch: int) -> Record:
-    """The spread of each part and of the whole "step" in seconds, samples a second, and the share spent waiting."""
+    """The spread of each part and of the whole "step" in seconds, samples a second, and the share
+    spent waiting.
+    """
     whole = [sum(step.values()) for step in steps]
-    parts = {part: spread([step[part] for step in steps]) for part in marks.parts} | {"step": spread(whole)}
+    parts = {part: spread([step[part] for step in steps]) for part in marks.parts} | {
+        "step": spread(whole)
+    }
     return {
         "parts_s": parts,
         "samples_per_s": round(batch / parts["step"]["median"], 1),
@@ -151,7 +189,8 @@ def table(facts: Record) -> str:
         ),
         f"copying: {rates['bytes_per_s']['median'] / 1e9:.3g} GB/s",
         "",
-        f"{'ms a step':<32}" + "".join(f"{name:>10}" for name in (*COLUMNS, "floor", "achieved", "waiting")),
+        f"{'ms a step':<32}"
+        + "".join(f"{name:>10}" for name in (*COLUMNS, "floor", "achieved", "waiting")),
     ]
     for task, measured in facts["tasks"].items():
         for way, fed in measured["fed"].items():

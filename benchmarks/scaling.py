@@ -1,4 +1,5 @@
-"""How `datagen build` and `datagen verify` scale with workers, beside `cp -r` and `sha256sum`: whole processes in turn.
+"""How `datagen build` and `datagen verify` scale with workers, beside `cp -r` and `sha256sum`:
+whole processes in turn.
 
 Writes one JSON file of evidence: see --help.
 """
@@ -13,7 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import click
-from build import Run, alternate, build_afresh, built, copy_afresh, measure, raw_copy, summary, verify_command
+from build import (
+    Run,
+    alternate,
+    build_afresh,
+    built,
+    copy_afresh,
+    measure,
+    raw_copy,
+    summary,
+    verify_command,
+)
 from evidence import machine, write
 
 
@@ -23,11 +34,35 @@ def counts(most: int) -> list[int]:
 
 
 @click.command()
-@click.option("--source-dir", type=click.Path(path_type=Path, exists=True), envvar="DATAGEN_SOURCE_DIR", required=True)
-@click.option("--workers", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True, help="At most.")
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Counted, after one that is not.")
-@click.option("--scratch", type=click.Path(path_type=Path), help="A folder on the disk to be measured.")
-@click.option("--evidence", type=click.Path(path_type=Path), default=Path("results/scaling.json"), show_default=True)
+@click.option(
+    "--source-dir",
+    type=click.Path(path_type=Path, exists=True),
+    envvar="DATAGEN_SOURCE_DIR",
+    required=True,
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=os.cpu_count() or 1,
+    show_default=True,
+    help="At most.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Counted, after one that is not.",
+)
+@click.option(
+    "--scratch", type=click.Path(path_type=Path), help="A folder on the disk to be measured."
+)
+@click.option(
+    "--evidence",
+    type=click.Path(path_type=Path),
+    default=Path("results/scaling.json"),
+    show_default=True,
+)
 def main(source_dir: Path, workers: int, rounds: int, scratch: Path | None, evidence: Path) -> None:
     """Measure, print, and write the evidence."""
     with tempfile.TemporaryDirectory(dir=scratch) as name:
@@ -42,7 +77,9 @@ def measure_all(place: Path, source_dir: Path, workers: list[int], rounds: int) 
 
     def hashing(count: int) -> Run:
         """As many `sha256sum` at once."""
-        return measure(["sh", "-c", f"find '{out}' -type f -print0 | xargs -0 -n 1 -P {count} sha256sum"])
+        return measure(
+            ["sh", "-c", f"find '{out}' -type f -print0 | xargs -0 -n 1 -P {count} sha256sum"]
+        )
 
     runs = alternate(
         rounds,
@@ -54,7 +91,8 @@ def measure_all(place: Path, source_dir: Path, workers: list[int], rounds: int) 
     dataset = built(out)
     curves = {
         what: {
-            str(count): curve_point(runs[f"{what} {count}"], runs[f"{what} 1"], dataset["bytes"]) for count in workers
+            str(count): curve_point(runs[f"{what} {count}"], runs[f"{what} 1"], dataset["bytes"])
+            for count in workers
         }
         for what in ("build", "verify", "sha256sum")
     }
@@ -69,10 +107,16 @@ def measure_all(place: Path, source_dir: Path, workers: list[int], rounds: int) 
 
 
 def curve_point(runs: list[Run], alone: list[Run], size: int) -> dict[str, Any]:
-    """Times with so many workers, bytes a second, and how many times faster than one worker: medians."""
+    """Times with so many workers, bytes a second, and how many times faster than one worker:
+    medians.
+    """
     wall = statistics.median(run.wall for run in runs)
     faster = statistics.median(run.wall for run in alone) / wall
-    return {**summary(runs), "gb_per_s": round(size / wall / 1e9, 3), "faster_than_one": round(faster, 2)}
+    return {
+        **summary(runs),
+        "gb_per_s": round(size / wall / 1e9, 3),
+        "faster_than_one": round(faster, 2),
+    }
 
 
 def table(facts: dict[str, Any]) -> str:
@@ -81,9 +125,14 @@ def table(facts: dict[str, Any]) -> str:
     lines = [f"{'workers':<10}" + "".join(f"{kind:>20}" for kind in kinds)]
     for count in facts["build"]:
         points = (facts[kind][count] for kind in kinds)
-        cells = (f"{point['wall_s']['median']:.2f} s, {point['faster_than_one']:.2f} x" for point in points)
+        cells = (
+            f"{point['wall_s']['median']:.2f} s, {point['faster_than_one']:.2f} x"
+            for point in points
+        )
         lines.append(f"{count:<10}" + "".join(f"{cell:>20}" for cell in cells))
-    return "\n".join([*lines, f"cp -r and sync: {facts['copy_and_sync']['wall_s']['median']:.2f} s"])
+    return "\n".join(
+        [*lines, f"cp -r and sync: {facts['copy_and_sync']['wall_s']['median']:.2f} s"]
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Steps of the real training, timed part by part while `modeling.training.train.train` takes them.
 
-Marks are set where a step passes from one part to the next: by the loader, by the task's functions and by hooks of the
-optimiser. On a GPU a mark is an event among the work that is queued there, beside the time on the host: nothing waits
-for the device in between, so what is timed runs as it does untimed. A step that is replayed is one part.
+Marks are set where a step passes from one part to the next: by the loader, by the task's functions
+and by hooks of the optimiser. On a GPU a mark is an event among the work that is queued there,
+beside the time on the host: nothing waits for the device in between, so what is timed runs as it
+does untimed. A step that is replayed is one part.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from unittest import mock
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from modeling.config import Config
 from modeling.runs.evidence import Evidence
@@ -31,7 +35,8 @@ from modeling.training import train as training
 from modeling.training.loader import Loader, Mode
 from modeling.training.recording import Work
 
-# In the order of a step. "wait": until the next batch has come; "rest": averaged weights, losses kept, the log.
+# In the order of a step. "wait": until the next batch has come; "rest": averaged weights, losses
+# kept, the log.
 PARTS = ("wait", "augment", "forward", "loss", "backward", "optimiser", "rest")
 REPLAYED = ("wait", "replay", "rest")
 _LAST = ("optimiser", "replay")  # after one of these comes the rest
@@ -40,7 +45,9 @@ Spans = dict[str, float]  # seconds of a step by part
 
 
 class Marks:
-    """When each of the `parts` of each step ended: on the host, and on a GPU among the work queued there."""
+    """When each of the `parts` of each step ended: on the host, and on a GPU among the work queued
+    there.
+    """
 
     def __init__(self, device: torch.device, parts: Sequence[str] = PARTS) -> None:
         self.parts = parts
@@ -55,16 +62,24 @@ class Marks:
         self._rows.append((part, time.perf_counter(), event))
 
     def host(self) -> list[Spans]:
-        """The whole steps so far, in seconds of the host: on a GPU what it takes to ask for the work."""
-        return self._steps([after[1] - before[1] for before, after in itertools.pairwise(self._rows)])
+        """The whole steps so far, in seconds of the host: on a GPU what it takes to ask for the
+        work.
+        """
+        return self._steps(
+            [after[1] - before[1] for before, after in itertools.pairwise(self._rows)]
+        )
 
     def device(self) -> list[Spans]:
-        """The whole steps so far, in seconds of the device, those counted in which it had nothing to do."""
+        """The whole steps so far, in seconds of the device, those counted in which it had nothing
+        to do.
+        """
         if self._device.type != "cuda":
             return self.host()
         torch.cuda.synchronize(self._device)
         events = [event for *_, event in self._rows if event is not None]
-        return self._steps([before.elapsed_time(after) / 1000 for before, after in itertools.pairwise(events)])
+        return self._steps(
+            [before.elapsed_time(after) / 1000 for before, after in itertools.pairwise(events)]
+        )
 
     def _steps(self, spans: list[float]) -> list[Spans]:
         """A step ends when the next batch is asked for, once the weights have moved."""
@@ -108,10 +123,11 @@ def take_steps(
     steps: int,
     replay: bool = False,
 ) -> tuple[Marks, Evidence]:
-    """Train for `warm_up` + `steps` steps and one that ends the last of them: their marks, and what the run tells.
+    """Train for `warm_up` + `steps` steps and one that ends the last of them: their marks, and what
+    the run tells.
 
-    Neither an evaluation nor a checkpoint is among them; what else a step does, the log included, is done. With
-    `replay`, steps are recorded and replayed where training does so.
+    Neither an evaluation nor a checkpoint is among them; what else a step does, the log included,
+    is done. With `replay`, steps are recorded and replayed where training does so.
     """
     asked = itertools.count(1)  # `stop` is asked once a step, after it
     length = max(config.steps, warm_up + steps + 2)
@@ -134,11 +150,17 @@ def take_steps(
 
 @contextlib.contextmanager
 def _marked(marks: Marks, mode: Mode) -> Iterator[None]:
-    """Training takes its batches from a marked loader; the optimiser, or who replays the steps, marks its work."""
+    """Training takes its batches from a marked loader; the optimiser, or who replays the steps,
+    marks its work.
+    """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(training, "Loader", functools.partial(_MarkedLoader, marks, mode)))
+        stack.enter_context(
+            mock.patch.object(training, "Loader", functools.partial(_MarkedLoader, marks, mode))
+        )
         if "replay" in marks.parts:
-            stack.enter_context(mock.patch.object(training, "_recorded", _mark_replays(training._recorded, marks)))
+            stack.enter_context(
+                mock.patch.object(training, "_recorded", _mark_replays(training._recorded, marks))
+            )
         else:
             hooks = [
                 register_optimizer_step_pre_hook(lambda *_: marks.set("backward")),

@@ -1,4 +1,5 @@
-"""The tables of the README and of docs/ that are written from the evidence in results/: the two cannot drift apart.
+"""The tables of the README and of docs/ that are written from the evidence in results/: the two
+cannot drift apart.
 
 `python benchmarks/table.py` writes them; a test holds the pages to what `pages` returns.
 """
@@ -44,18 +45,33 @@ def table(results: Path = ROOT / "results") -> str:
     ten = build["ten_times_the_mosaics"]
     machine = build["machine"]
     rows = [
-        ("`datagen build`, all three datasets, fsync and digests included", _spread(build["build"]["wall_s"], "s")),
+        (
+            "`datagen build`, all three datasets, fsync and digests included",
+            _spread(build["build"]["wall_s"], "s"),
+        ),
         ("... over `cp -r` and `sync` of the result", _spread(build["build_over_copy"], "times")),
-        ("... a mosaic, beside the usual loop (draw, stack, Otsu, two PNG files)", _beside_loop(build)),
+        (
+            "... a mosaic, beside the usual loop (draw, stack, Otsu, two PNG files)",
+            _beside_loop(build),
+        ),
         ("... peak memory, all threads", _spread(build["build"]["peak_mib"], "MiB")),
-        ("... with ten times as many mosaics", f"{ten['peak_over_base']:g} times the memory, {_cpu(ten)}"),
-        ("`datagen build` of a whole dataset: nothing to do", _spread(build["build_again"]["wall_s"], "s")),
+        (
+            "... with ten times as many mosaics",
+            f"{ten['peak_over_base']:g} times the memory, {_cpu(ten)}",
+        ),
+        (
+            "`datagen build` of a whole dataset: nothing to do",
+            _spread(build["build_again"]["wall_s"], "s"),
+        ),
         ("`datagen verify`, every byte and every sample", _spread(verify["full"]["wall_s"], "s")),
         ("... over `sha256sum` of the same files", _spread(verify["full_over_sha256sum"], "times")),
         ("... peak memory", _spread(verify["full"]["peak_mib"], "MiB")),
         ("`datagen verify --quick`", _spread(verify["quick"]["wall_s"], "s")),
         ("`datagen verify --sample 1000`", _spread(verify["sample_1000"]["wall_s"], "s")),
-        ("equal digests among 100 million", f"{unique['wall_s']:.0f} s, {unique['peak_mib']:,.0f} MiB"),
+        (
+            "equal digests among 100 million",
+            f"{unique['wall_s']:.0f} s, {unique['peak_mib']:,.0f} MiB",
+        ),
     ]
     head = (
         f"`make bench` on {machine['cores']} cores of a shared {machine['model']} ({machine['system'].split('-')[0]}), "
@@ -65,7 +81,11 @@ def table(results: Path = ROOT / "results") -> str:
         "in brackets the least and the most. The evidence is in [results/](results/), "
         "the limits are in [docs/speed.md](docs/speed.md).\n"
     )
-    lines = ["| what | measured |", "|---|---|", *(f"| {what} | {measured} |" for what, measured in rows)]
+    lines = [
+        "| what | measured |",
+        "|---|---|",
+        *(f"| {what} | {measured} |" for what, measured in rows),
+    ]
     return "\n".join([head, *lines]) + "\n"
 
 
@@ -128,11 +148,15 @@ def _minutes(seconds: dict[str, float]) -> str:
 
 
 def _share(shares: dict[str, float]) -> str:
-    return f"{100 * shares['median']:.0f}% ({100 * shares['min']:.0f} to {100 * shares['max']:.0f}%)"
+    return (
+        f"{100 * shares['median']:.0f}% ({100 * shares['min']:.0f} to {100 * shares['max']:.0f}%)"
+    )
 
 
 def _spread(values: dict[str, float], unit: str) -> str:
-    shown = {name: f"{value:,.0f}" if value >= 100 else f"{value:.2f}" for name, value in values.items()}
+    shown = {
+        name: f"{value:,.0f}" if value >= 100 else f"{value:.2f}" for name, value in values.items()
+    }
     return f"{shown['median']} {unit} ({shown['min']} to {shown['max']})"
 
 

@@ -1,7 +1,8 @@
-"""What `make train-all` takes and what its models score, for several seeds: whole processes, one seed after another.
+"""What `make train-all` takes and what its models score, for several seeds: whole processes, one
+seed after another.
 
-Each seed is trained and scored by the command that `make train-all` gives. Writes one JSON file of evidence, from which
-the README's table is made: see --help.
+Each seed is trained and scored by the command that `make train-all` gives. Writes one JSON file of
+evidence, from which the README's table is made: see --help.
 """
 
 from __future__ import annotations
@@ -27,13 +28,29 @@ _BEGUN = 3  # times that the beginning of a process is measured
 
 
 @click.command()
-@click.option("--dataset", type=click.Path(path_type=Path, exists=True), default=Path("data/mnist"), show_default=True)
+@click.option(
+    "--dataset",
+    type=click.Path(path_type=Path, exists=True),
+    default=Path("data/mnist"),
+    show_default=True,
+)
 @click.option("--seeds", default="0,1,2", show_default=True, metavar="LIST")
-@click.option("--preset", type=click.Choice(["cpu", "gpu", "record"]), default="cpu", show_default=True)
+@click.option(
+    "--preset", type=click.Choice(["cpu", "gpu", "record"]), default="cpu", show_default=True
+)
 @click.option("--task", type=click.Choice([*TASKS, "all"]), default="all", show_default=True)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--runs", type=click.Path(path_type=Path), help="Keep the runs there, one folder a seed.")
-@click.option("--also", type=click.Path(path_type=Path, exists=True), multiple=True, help="Score these datasets too.")
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
+@click.option(
+    "--runs", type=click.Path(path_type=Path), help="Keep the runs there, one folder a seed."
+)
+@click.option(
+    "--also",
+    type=click.Path(path_type=Path, exists=True),
+    multiple=True,
+    help="Score these datasets too.",
+)
 @click.option("--evidence", type=click.Path(path_type=Path), default=_EVIDENCE, show_default=True)
 def main(
     dataset: Path,
@@ -67,14 +84,22 @@ def main(
             facts["command"] = " ".join(["python benchmarks/training.py", *told])
             facts |= summarize(facts["runs"])
             write(evidence, facts)
-    click.echo(json.dumps({name: facts[name] for name in ("test", "val", "begin_s", "seconds", "wall_s")}, indent=2))
+    click.echo(
+        json.dumps(
+            {name: facts[name] for name in ("test", "val", "begin_s", "seconds", "wall_s")},
+            indent=2,
+        )
+    )
 
 
 def train_and_score(
     dataset: Path, preset: str, task: str, device: str, seed: int, out: Path, also: Sequence[Path]
 ) -> dict[str, Any]:
     """One seed: what it took, what each run says of itself, and every score but those by class."""
-    place, tasks = ["--dataset", dataset, "--out", out, "--device", device], TASKS if task == "all" else (task,)
+    place, tasks = (
+        ["--dataset", dataset, "--out", out, "--device", device],
+        TASKS if task == "all" else (task,),
+    )
     taken = run("train", task, *place, "--preset", preset, "--seed", seed, "--score", "--quiet")
     return {
         "seed": seed,
@@ -85,18 +110,19 @@ def train_and_score(
 
 
 def begin() -> float:
-    """Seconds until a process that does nothing else has the code of training and the device at hand."""
-    code = (
-        "import torch, modeling.training.train; torch.zeros(1, device='cuda' if torch.cuda.is_available() else 'cpu')"
-    )
+    """Seconds until a process that does nothing else has the code of training and the device at
+    hand.
+    """
+    code = "import torch, modeling.training.train; torch.zeros(1, device='cuda' if torch.cuda.is_available() else 'cpu')"
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True)
     return time.perf_counter() - started
 
 
 def run(*arguments: object) -> dict[str, float]:
-    """Wall seconds of one `modeling` command, processor seconds of it and its children, the share of the cores' time
-    that other machines on the same hardware took meanwhile, and the most memory of one process.
+    """Wall seconds of one `modeling` command, processor seconds of it and its children, the share
+    of the cores' time that other machines on the same hardware took meanwhile, and the most memory
+    of one process.
     """
     before, stolen, started, peak = os.times(), stolen_seconds(), time.perf_counter(), 0.0
     process = subprocess.Popen([sys.executable, "-m", "modeling", *map(str, arguments)])
@@ -106,7 +132,9 @@ def run(*arguments: object) -> dict[str, float]:
     if process.returncode:
         raise SystemExit(f"{arguments} ended with status {process.returncode}")
     wall, after = time.perf_counter() - started, os.times()
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    cpu = (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
     return {
         "wall_s": round(wall, 1),
         "cpu_s": round(cpu, 1),
@@ -116,7 +144,9 @@ def run(*arguments: object) -> dict[str, float]:
 
 
 def descendants(pid: int) -> list[int]:
-    """A process and those that it started, and they; as far as the system tells, which Linux does."""
+    """A process and those that it started, and they; as far as the system tells, which Linux
+    does.
+    """
     found = [pid]
     for each in found:
         try:
@@ -138,33 +168,61 @@ def own_memory(pid: int) -> float:
 
 
 def told(folder: Path) -> dict[str, Any]:
-    """What a run says of itself, without its history, and its scores on each split, without those of each class."""
-    evidence, scores = (json.loads((folder / name).read_text("utf-8")) for name in ("evidence.json", "scores.json"))
-    kept = {name: evidence[name] for name in ("config", "dataset", "environment", "parameters", "epochs", "seconds")}
+    """What a run says of itself, without its history, and its scores on each split, without those
+    of each class.
+    """
+    evidence, scores = (
+        json.loads((folder / name).read_text("utf-8")) for name in ("evidence.json", "scores.json")
+    )
+    kept = {
+        name: evidence[name]
+        for name in ("config", "dataset", "environment", "parameters", "epochs", "seconds")
+    }
     splits = {
         split: {
             **overall(part["scores"]),
             "baseline": part["baseline"]["name"],
-            "arrangements": {name: overall(each["scores"]) for name, each in part.get("arrangements", {}).items()},
+            "arrangements": {
+                name: overall(each["scores"]) for name, each in part.get("arrangements", {}).items()
+            },
         }
         for split, part in scores["splits"].items()
     }
-    return {**kept, "weights": scores["origin"]["weights"], "step": scores["origin"]["step"], "scores": splits}
+    return {
+        **kept,
+        "weights": scores["origin"]["weights"],
+        "step": scores["origin"]["step"],
+        "scores": splits,
+    }
 
 
 def overall(scores: dict[str, Any]) -> dict[str, Any]:
     """The scores of a whole split: value, n and interval."""
-    found = {name: each for name, each in scores.items() if isinstance(each, dict) and "value" in each}
+    found = {
+        name: each for name, each in scores.items() if isinstance(each, dict) and "value" in each
+    }
     disputed = scores.get("disputed_labels")
     return {**found, "disputed_labels": disputed} if disputed else found
 
 
 def elsewhere(out: Path, dataset: Path, tasks: Sequence[str]) -> dict[str, Any]:
-    """The scores on test of another dataset, whose classes may be others: then of the foreground alone."""
+    """The scores on test of another dataset, whose classes may be others: then of the foreground
+    alone.
+    """
     found: dict[str, Any] = {}
     for task in tasks:
-        command = [sys.executable, "-m", "modeling", "score", str(out / task), "--dataset", str(dataset)]
-        done = subprocess.run([*command, "--split", "test", "--json"], capture_output=True, text=True, check=False)
+        command = [
+            sys.executable,
+            "-m",
+            "modeling",
+            "score",
+            str(out / task),
+            "--dataset",
+            str(dataset),
+        ]
+        done = subprocess.run(
+            [*command, "--split", "test", "--json"], capture_output=True, text=True, check=False
+        )
         if done.returncode not in (0, _OTHER_CLASSES):
             raise SystemExit(f"{command} ended with status {done.returncode}: {done.stderr}")
         if done.returncode == 0:
@@ -175,12 +233,16 @@ def elsewhere(out: Path, dataset: Path, tasks: Sequence[str]) -> dict[str, Any]:
 
 
 def summarize(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The spread over the seeds of every score, of the seconds of each task by kind of work, and of what it took."""
+    """The spread over the seeds of every score, of the seconds of each task by kind of work, and of
+    what it took.
+    """
     tasks = list(runs[0]["tasks"])
     spreads: dict[str, Any] = {
         split: {
             task: {
-                name: spread_of([one["tasks"][task]["scores"][split][name]["value"] for one in runs])
+                name: spread_of(
+                    [one["tasks"][task]["scores"][split][name]["value"] for one in runs]
+                )
                 for name, each in runs[0]["tasks"][task]["scores"][split].items()
                 if isinstance(each, dict) and "value" in each
             }
@@ -190,7 +252,9 @@ def summarize(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
     spent = [each["seconds"] for one in runs for each in one["tasks"].values()]
     seconds = {
-        task: {kind: spread([one["tasks"][task]["seconds"][kind] for one in runs]) for kind in spent[0]}
+        task: {
+            kind: spread([one["tasks"][task]["seconds"][kind] for one in runs]) for kind in spent[0]
+        }
         for task in tasks
     }
     taken = {name: spread([one["taken"][name] for one in runs]) for name in runs[0]["taken"]}

@@ -1,7 +1,8 @@
-"""What the search for equal digests costs: 100 million synthetic ones, an equal pair among them, in bounded memory.
+"""What the search for equal digests costs: 100 million synthetic ones, an equal pair among them, in
+bounded memory.
 
-The digests are made anew, block by block, each time they are read: nothing is kept of them, on disk or in memory.
-Writes one JSON file of evidence: see --help.
+The digests are made anew, block by block, each time they are read: nothing is kept of them, on disk
+or in memory. Writes one JSON file of evidence: see --help.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ LIMIT = 1 << 30  # bytes of peak memory that are allowed
 
 
 def mixed(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Words scrambled by a bijection (the finaliser of MurmurHash3): distinct words stay distinct."""
+    """Words scrambled by a bijection (the finaliser of MurmurHash3): distinct words stay
+    distinct.
+    """
     words ^= words >> np.uint64(33)
     words *= np.uint64(0xFF51AFD7ED558CCD)
     words ^= words >> np.uint64(33)
@@ -35,7 +38,9 @@ def mixed(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def blocks(count: int, pair: tuple[int, int]) -> Iterator[Digests]:
-    """Digests that follow from their positions, all distinct but the one at pair[1], which equals that at pair[0]."""
+    """Digests that follow from their positions, all distinct but the one at pair[1], which equals
+    that at pair[0].
+    """
     for start in range(0, count, BLOCK):
         positions = np.arange(start, min(start + BLOCK, count), dtype=np.uint64)
         positions[positions == pair[1]] = pair[0]
@@ -47,12 +52,19 @@ def blocks(count: int, pair: tuple[int, int]) -> Iterator[Digests]:
 
 def peak() -> int:
     """Bytes of memory that this process has held at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1 << 10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1 << 10
+    )
 
 
 @click.command()
 @click.option("--count", default=100_000_000, show_default=True, help="Digests.")
-@click.option("--evidence", type=click.Path(path_type=Path), default=Path("results/uniqueness.json"), show_default=True)
+@click.option(
+    "--evidence",
+    type=click.Path(path_type=Path),
+    default=Path("results/uniqueness.json"),
+    show_default=True,
+)
 def main(count: int, evidence: Path) -> None:
     """Measure, print, write the evidence, and fail unless the pair is found within 1 GiB."""
     pair = (count // 7, count - count // 11)

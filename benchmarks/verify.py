@@ -1,4 +1,5 @@
-"""What a verification costs, beside `sha256sum` over the same files: whole processes in turn, medians and ratios.
+"""What a verification costs, beside `sha256sum` over the same files: whole processes in turn,
+medians and ratios.
 
 Writes one JSON file of evidence: see --help.
 """
@@ -15,11 +16,25 @@ from evidence import machine, spread, write
 
 
 @click.command()
-@click.option("--source-dir", type=click.Path(path_type=Path, exists=True), envvar="DATAGEN_SOURCE_DIR", required=True)
+@click.option(
+    "--source-dir",
+    type=click.Path(path_type=Path, exists=True),
+    envvar="DATAGEN_SOURCE_DIR",
+    required=True,
+)
 @click.option("--workers", default=2, show_default=True)
-@click.option("--rounds", default=5, show_default=True, help="Counted rounds, after one that is not.")
-@click.option("--scratch", type=click.Path(path_type=Path), help="A folder on the disk to be measured.")
-@click.option("--evidence", type=click.Path(path_type=Path), default=Path("results/verify.json"), show_default=True)
+@click.option(
+    "--rounds", default=5, show_default=True, help="Counted rounds, after one that is not."
+)
+@click.option(
+    "--scratch", type=click.Path(path_type=Path), help="A folder on the disk to be measured."
+)
+@click.option(
+    "--evidence",
+    type=click.Path(path_type=Path),
+    default=Path("results/verify.json"),
+    show_default=True,
+)
 def main(source_dir: Path, workers: int, rounds: int, scratch: Path | None, evidence: Path) -> None:
     """Measure, print, and write the evidence."""
     with tempfile.TemporaryDirectory(dir=scratch) as name:
@@ -31,7 +46,9 @@ def main(source_dir: Path, workers: int, rounds: int, scratch: Path | None, evid
         runs = alternate(
             rounds,
             full=lambda: measure(verify, **alone),
-            sha256sum=lambda: measure(["sh", "-c", f"find '{out}' -type f -print0 | xargs -0 sha256sum"]),
+            sha256sum=lambda: measure(
+                ["sh", "-c", f"find '{out}' -type f -print0 | xargs -0 sha256sum"]
+            ),
             source=lambda: measure([*verify, "--source-dir", place / "source"], **alone),
             quick=lambda: measure([*verify, "--quick"], **alone),
             sample=lambda: measure([*verify, "--sample", "1000", "--seed", "0"], **alone),
@@ -45,7 +62,9 @@ def main(source_dir: Path, workers: int, rounds: int, scratch: Path | None, evid
         "full": summary(runs["full"]),
         "full_gb_per_s": spread([dataset["bytes"] / run.wall / 1e9 for run in runs["full"]]),
         "sha256sum": summary(runs["sha256sum"]),
-        "full_over_sha256sum": spread([a.wall / b.wall for a, b in zip(runs["full"], runs["sha256sum"], strict=True)]),
+        "full_over_sha256sum": spread(
+            [a.wall / b.wall for a, b in zip(runs["full"], runs["sha256sum"], strict=True)]
+        ),
         "full_with_source": summary(runs["source"]),
         "quick": summary(runs["quick"]),
         "sample_1000": summary(runs["sample"]),

@@ -1,6 +1,7 @@
 """The entry of the command line, and `python -m datagen`.
 
-Until `main` runs, signals do what Python has them do; so nothing is imported here that Python has not loaded anyway.
+Until `main` runs, signals do what Python has them do; so nothing is imported here that Python has
+not loaded anyway.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ if TYPE_CHECKING:
 
 
 def main() -> NoReturn:
-    """Run the command line and exit with its status: 130 where SIGINT, SIGTERM or SIGHUP ends it."""
+    """Run the command line and exit with its status: 130 where SIGINT, SIGTERM or SIGHUP ends
+    it.
+    """
     try:
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is signal.SIG_DFL:  # nohup has set another
                 signal.signal(number, signal.default_int_handler)
-        # datagen multiplies no matrices, and where there is no room for its threads, OpenBLAS ends the process.
+        # datagen multiplies no matrices, and where there is no room for its threads, OpenBLAS ends
+        # the process.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         from datagen.cli import run  # takes longer than a key needs to be pressed
 
@@ -32,8 +36,15 @@ def main() -> NoReturn:
             raise
         status = _fail(130, "interrupted")
     except (ImportError, MemoryError) as error:
-        status = _fail(7, f"the command line cannot be loaded: {error or 'memory is short'}; install datagen anew")
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # all is done; Python has yet to end
+        status = _fail(
+            7,
+            f"the command line cannot be loaded: {error or 'memory is short'}; install datagen anew",
+        )
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # all is done; Python has yet to end
         signal.signal(number, signal.SIG_IGN)
     sys.exit(status)
 

@@ -1,7 +1,9 @@
-"""From functions that derive samples to a finished dataset: every shard durably written, and the commit.
+"""From functions that derive samples to a finished dataset: every shard durably written, and the
+commit.
 
-A build in progress is a dataset whose manifest has not got its name yet. The draft of the manifest is written first
-and says what is being built; a record follows each durable shard; the manifest takes its name last.
+A build in progress is a dataset whose manifest has not got its name yet. The draft of the manifest
+is written first and says what is being built; a record follows each durable shard; the manifest
+takes its name last.
 """
 
 from __future__ import annotations
@@ -45,9 +47,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Assembled:
-    """Tells what an assembly did: the manifest if the dataset is whole now, and how many shards were written and kept.
+    """Tells what an assembly did: the manifest if the dataset is whole now, and how many shards
+    were written and kept.
 
-    `committed` says whether the metadata were written, `removed` names the views of an earlier build that went.
+    `committed` says whether the metadata were written, `removed` names the views of an earlier
+    build that went.
     """
 
     manifest: Manifest | None
@@ -68,11 +72,13 @@ def assemble(
     expected: str | None = None,
     progress: Progress | None = None,
 ) -> Assembled:
-    """Write the shards that `root` lacks, and end with the manifest; or, given `part` of the shard list, only those.
+    """Write the shards that `root` lacks, and end with the manifest; or, given `part` of the shard
+    list, only those.
 
-    `plan` is the manifest without tasks: what is being built. `deriver` makes the function that fills in samples of a
-    section; it is asked for consecutive ones. Raises DamageError, and writes no manifest, where the dataset's digest
-    would not be `expected`; FormatError where `root` holds something else; BusyError where another process writes it.
+    `plan` is the manifest without tasks: what is being built. `deriver` makes the function that
+    fills in samples of a section; it is asked for consecutive ones. Raises DamageError, and writes
+    no manifest, where the dataset's digest would not be `expected`; FormatError where `root` holds
+    something else; BusyError where another process writes it.
     """
     require_storable(plan, sections)
     jobs = shard_list(sections)
@@ -81,7 +87,9 @@ def assemble(
     require_no_linked_folder(root, jobs, plan)
     if files.look(root / MANIFEST) is None:
         files.require_writable(root)
-        files.require_space(root, sum(job.room for job in jobs if not is_there(root, job, plan)) + _FRAME_BYTES)
+        files.require_space(
+            root, sum(job.room for job in jobs if not is_there(root, job, plan)) + _FRAME_BYTES
+        )
         files.make_folder(root)
     with files.lock(root, exclusive=part is None):
         require_free(root, plan)
@@ -104,10 +112,14 @@ def assemble(
             return Assembled(None, len(missing), len(jobs) - len(missing))
         views = _views(root, plan, sections)
         manifest = _commit(root, plan, sections, facts, expected)
-    return Assembled(manifest, len(missing), len(jobs) - len(missing), committed=True, removed=views)
+    return Assembled(
+        manifest, len(missing), len(jobs) - len(missing), committed=True, removed=views
+    )
 
 
-def finish(root: Path, *, sections: Callable[[Manifest], Sequence[Section]], workers: int) -> Assembled:
+def finish(
+    root: Path, *, sections: Callable[[Manifest], Sequence[Section]], workers: int
+) -> Assembled:
     """Commit the parts of a build: check every shard in `root`, then write the manifest.
 
     Raises FormatError where no build is in progress, or where shards are missing: it names them.
@@ -146,9 +158,11 @@ def _views(root: Path, plan: Manifest, sections: Sequence[Section]) -> tuple[str
 
 
 def _reopen(root: Path, finished: Manifest) -> None:
-    """Take the manifest of a finished dataset back into a draft, so that what is wrong can be written again.
+    """Take the manifest of a finished dataset back into a draft, so that what is wrong can be
+    written again.
 
-    Where its digest is not the published one of its recipe, nothing that it says of shards is trusted.
+    Where its digest is not the published one of its recipe, nothing that it says of shards is
+    trusted.
     """
     files.require_writable(root)
     with files.storage_errors(root):
@@ -163,7 +177,8 @@ def _begin(root: Path, plan: Manifest, *, exclusive: bool) -> None:
         files.remove_drafts(root)
     if files.look(root / DRAFT) is None:
         files.write_atomic(root / DRAFT, manifests.to_bytes(plan), replace=exclusive)
-        require_free(root, plan)  # of two parts that begin at once, the first decides what is built here
+        # of two parts that begin at once, the first decides what is built here
+        require_free(root, plan)
 
 
 def _write(
@@ -180,7 +195,9 @@ def _write(
     # The largest first: the small ones fill the gaps at the end.
     order = sorted(jobs, key=lambda job: -job.bytes)
     results = local.run(
-        lambda job, slot: _write_shard(root, format_name, job, derivers[job.section], slot), order, workers=workers
+        lambda job, slot: _write_shard(root, format_name, job, derivers[job.section], slot),
+        order,
+        workers=workers,
     )
     for job, rows in results:
         done += job.bytes
@@ -189,7 +206,9 @@ def _write(
         yield job.name, rows
 
 
-def _write_shard(root: Path, format_name: str, job: Shard, derive: Deriver, slot: local.Slot) -> Table:
+def _write_shard(
+    root: Path, format_name: str, job: Shard, derive: Deriver, slot: local.Slot
+) -> Table:
     """Derive, hash and write one shard; afterwards it is durable and so is the record of it."""
     columns = job.section.columns
     hashers = {column.name: ColumnHasher(column.dtype, column.shape) for column in columns}
@@ -205,7 +224,9 @@ def _write_shard(root: Path, format_name: str, job: Shard, derive: Deriver, slot
         extents = writer.commit()
     finally:
         writer.discard()
-    rows = np.array([_row(extents[column.name], hashers[column.name].root()) for column in columns], SHARD_FACTS)
+    rows = np.array(
+        [_row(extents[column.name], hashers[column.name].root()) for column in columns], SHARD_FACTS
+    )
     slot.check()
     write_record(root, job, rows)
     return rows
@@ -216,7 +237,8 @@ def _blocks(job: Shard, derive: Deriver) -> Iterator[Mapping[str, npt.NDArray[An
     buffers: dict[str, npt.NDArray[Any]] = {}
     for samples in job.section.blocks(job.index):
         buffers = buffers or {
-            column.name: np.empty((len(samples), *column.shape), column.dtype) for column in job.section.columns
+            column.name: np.empty((len(samples), *column.shape), column.dtype)
+            for column in job.section.columns
         }
         block = {name: buffer[: len(samples)] for name, buffer in buffers.items()}
         derive(as_indices(samples), block)
@@ -230,16 +252,25 @@ def _row(extent: Extent, root: bytes) -> tuple[Any, ...]:
 
 
 def _commit(
-    root: Path, plan: Manifest, sections: Sequence[Section], facts: Mapping[str, Table], expected: str | None
+    root: Path,
+    plan: Manifest,
+    sections: Sequence[Section],
+    facts: Mapping[str, Table],
+    expected: str | None,
 ) -> Manifest:
     """Write all that is not samples; the manifest takes its name as the very last step."""
-    lost = [job.name for job in shard_list(sections) if not is_as_long(root, job, plan, facts[job.name])]
+    lost = [
+        job.name for job in shard_list(sections) if not is_as_long(root, job, plan, facts[job.name])
+    ]
     if lost:
-        raise StorageError(f"a shard is no longer as it was written: {lost[0]}", path=root, remedy="run it again")
+        raise StorageError(
+            f"a shard is no longer as it was written: {lost[0]}", path=root, remedy="run it again"
+        )
     manifest = _manifest(root, plan, sections, facts)
     wanted = expected or recipes.known_digest(plan.recipe)
     if wanted not in (None, manifest.digest):
-        files.write_atomic(root / DRAFT, manifests.to_bytes(plan_of(plan)))  # the tables of an earlier build go too
+        # the tables of an earlier build go too
+        files.write_atomic(root / DRAFT, manifests.to_bytes(plan_of(plan)))
         forget_records(root)
         raise DamageError(
             "the data have another digest than they must",
@@ -256,13 +287,17 @@ def _commit(
     return manifest
 
 
-def _manifest(root: Path, plan: Manifest, sections: Sequence[Section], facts: Mapping[str, Table]) -> Manifest:
+def _manifest(
+    root: Path, plan: Manifest, sections: Sequence[Section], facts: Mapping[str, Table]
+) -> Manifest:
     format_name = plan.recipe.storage.format
     tasks: dict[str, dict[str, manifests.SplitFacts]] = {}
     frame = [RECIPE]
     files.write_atomic(root / RECIPE, recipes.to_toml(plan.recipe).encode())
     for section in sections:
-        table = np.stack([facts[Shard(section, index).name] for index in range(section.shards)], axis=1)
+        table = np.stack(
+            [facts[Shard(section, index).name] for index in range(section.shards)], axis=1
+        )
         roots = [merkle_root([root.tobytes() for root in line["root"]]).hex() for line in table]
         path = table_path(section)
         files.write_atomic(root / path, table.tobytes())
@@ -270,7 +305,9 @@ def _manifest(root: Path, plan: Manifest, sections: Sequence[Section], facts: Ma
             section, format_name, roots, _facts_of(root, path)
         )
         frame += open_store(format_name).write_frame(root, section)
-    return manifests.seal(replace(plan, tasks=tasks, files=tuple(_facts_of(root, path) for path in sorted(frame))))
+    return manifests.seal(
+        replace(plan, tasks=tasks, files=tuple(_facts_of(root, path) for path in sorted(frame)))
+    )
 
 
 def _facts_of(root: Path, path: str) -> FileFacts:

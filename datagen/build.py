@@ -1,4 +1,6 @@
-"""From a recipe to a dataset: resolve the recipe against its source, then have every shard derived."""
+"""From a recipe to a dataset: resolve the recipe against its source, then have every shard
+derived.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +30,20 @@ from datagen.tasks import Deriver, Inputs, as_indices, find
 
 _CONFLICTS_LISTED = 100
 _TILES = 4096  # a job's worth of thresholds
-_MAX_SHARDS = 1 << 18  # a million would take a minute to list, and no file system likes so many files
+# a million would take a minute to list, and no file system likes so many files
+_MAX_SHARDS = 1 << 18
 _OWN = ("idx", "npz", "images")  # sources that lie where their user says
-EMBEDDED_OR_PINNED = ("mnist", "fashion-mnist", "strokes")  # sources whose bytes follow from their name
+# sources whose bytes follow from their name
+EMBEDDED_OR_PINNED = ("mnist", "fashion-mnist", "strokes")
 
 
 @dataclass(frozen=True)
 class Built:
-    """Tells what a build did: the manifest (None where only a part was built), shards written and kept, and seconds.
+    """Tells what a build did: the manifest (None where only a part was built), shards written and
+    kept, and seconds.
 
-    `committed` says whether the metadata were written, `removed` names the views of an earlier build that went.
+    `committed` says whether the metadata were written, `removed` names the views of an earlier
+    build that went.
     """
 
     manifest: Manifest | None
@@ -49,7 +55,9 @@ class Built:
 
 
 def built(done: assembly.Assembled, started: float) -> Built:
-    """Make the record of an assembly that began at `started`, by the clock of `time.perf_counter`."""
+    """Make the record of an assembly that began at `started`, by the clock of
+    `time.perf_counter`.
+    """
     seconds = time.perf_counter() - started
     return Built(done.manifest, done.written, done.kept, seconds, done.committed, done.removed)
 
@@ -73,14 +81,22 @@ class Resolved:
     def plan(self) -> Manifest:
         """The manifest before anything is built."""
         return manifests.seal(
-            Manifest(digest="", recipe=self.recipe.without_path(), source=self._source_facts(), tasks={}, files=())
+            Manifest(
+                digest="",
+                recipe=self.recipe.without_path(),
+                source=self._source_facts(),
+                tasks={},
+                files=(),
+            )
         )
 
     def inputs(self, split: str) -> Inputs:
         """What the samples of `split` follow from."""
         if split not in self._inputs:
             digits = self.division.digits[split]
-            self._inputs[split] = inputs_of(self.recipe, split, digits.images, digits.labels, self._workers)
+            self._inputs[split] = inputs_of(
+                self.recipe, split, digits.images, digits.labels, self._workers
+            )
         return self._inputs[split]
 
     def deriver(self, section: Section) -> Deriver:
@@ -92,7 +108,9 @@ class Resolved:
         require_sample(self.recipe, task, split, index)
         only = replace(self.plan, recipe=replace(self.plan.recipe, tasks=(task,)))
         section = section_of_sample(sections(only), task, split, index)
-        out = {column.name: np.empty((1, *column.shape), column.dtype) for column in section.columns}
+        out = {
+            column.name: np.empty((1, *column.shape), column.dtype) for column in section.columns
+        }
         self.deriver(section)(as_indices([index]), out)
         return {name: block[0] for name, block in out.items()}
 
@@ -111,19 +129,28 @@ class Resolved:
             attribution=source.attribution,
             digits=digits,
             conflicts=len(division.conflicts),
-            conflicts_listed=tuple(_spell(one, division) for one in division.conflicts[:_CONFLICTS_LISTED]),
+            conflicts_listed=tuple(
+                _spell(one, division) for one in division.conflicts[:_CONFLICTS_LISTED]
+            ),
         )
 
     def _require_enough(self) -> None:
         rows, columns = self.recipe.mosaics.grid
         problems = []
         for split in SPLITS:
-            digits, wanted = len(self.division.digits[split].labels), self.recipe.mosaics.count(split)
+            digits, wanted = (
+                len(self.division.digits[split].labels),
+                self.recipe.mosaics.count(split),
+            )
             if wanted > digits ** (rows * columns):
                 can = digits ** (rows * columns)
-                problems.append(f"{split} can give {can:,} ({digits:,} images in {rows} x {columns}), not {wanted:,}")
+                problems.append(
+                    f"{split} can give {can:,} ({digits:,} images in {rows} x {columns}), not {wanted:,}"
+                )
         if problems:
-            raise RecipeError("more mosaics than the source has: " + "; ".join(problems), remedy="ask for fewer")
+            raise RecipeError(
+                "more mosaics than the source has: " + "; ".join(problems), remedy="ask for fewer"
+            )
         shards = sum(section.shards for section in sections(self.plan))
         if shards > _MAX_SHARDS:
             raise RecipeError(
@@ -145,11 +172,12 @@ def build(
     fetching: Progress | None = None,
     progress: assembly.Progress | None = None,
 ) -> Built:
-    """Build the dataset of `recipe` in `root`, or end the building of it, or find that there is nothing to do.
+    """Build the dataset of `recipe` in `root`, or end the building of it, or find that there is
+    nothing to do.
 
     `directory` is where the source is looked for; `part` is a half-open range of the global shard
-    list, to be built without committing. Raises the package's errors; whatever they are, nothing that was in
-    `root` before is harmed, and a later call goes on where this one ended.
+    list, to be built without committing. Raises the package's errors; whatever they are, nothing
+    that was in `root` before is harmed, and a later call goes on where this one ended.
     """
     started = time.perf_counter()
     root = Path(root)
@@ -160,7 +188,9 @@ def build(
         return Built(finished, 0, _shard_count(finished), time.perf_counter() - started)
     if files.look(root / MANIFEST) is None:
         files.require_writable(root)
-    resolved = resolve(recipe, directory=directory, workers=workers, report=report, progress=fetching)
+    resolved = resolve(
+        recipe, directory=directory, workers=workers, report=report, progress=fetching
+    )
     listed = sections(resolved.plan)
     span = None if part is None else _part(part, len(shard_list(listed)))
     done = assembly.assemble(
@@ -186,15 +216,20 @@ def resolve(
     if spec in _OWN:
         if directory is None:
             raise RecipeError(
-                f"the source {spec!r} needs a path", remedy=f"give --source-dir, or a source such as '{spec}:PATH'"
+                f"the source {spec!r} needs a path",
+                remedy=f"give --source-dir, or a source such as '{spec}:PATH'",
             )
         spec, directory = f"{spec}:{directory}", None
-    source = sources.load(spec, directory=directory, report=report, progress=progress, offline=offline)
+    source = sources.load(
+        spec, directory=directory, report=report, progress=progress, offline=offline
+    )
     return Resolved(recipe, source, workers=workers)
 
 
 def require_sample(recipe: Recipe, task: str, split: str, index: int) -> None:
-    """Raise RecipeError where the recipe alone says that there is no such sample: no source is loaded for that."""
+    """Raise RecipeError where the recipe alone says that there is no such sample: no source is
+    loaded for that.
+    """
     if task not in recipe.tasks:
         raise unknown_name("task", task, recipe.tasks)
     find(task)
@@ -218,7 +253,9 @@ def section_of_sample(listed: Iterable[Section], task: str, split: str, index: i
 
 def _require_index(folder: str, count: int, index: int) -> None:
     if not 0 <= index < count:
-        raise RecipeError(f"no such sample in {folder}", expected=f"0 to {count - 1:,}", found=f"{index:,}")
+        raise RecipeError(
+            f"no such sample in {folder}", expected=f"0 to {count - 1:,}", found=f"{index:,}"
+        )
 
 
 def resolve_dataset(root: Path | str, *, directory: Path | str | None = None) -> Resolved:
@@ -229,13 +266,18 @@ def resolve_dataset(root: Path | str, *, directory: Path | str | None = None) ->
     if resolved.plan != plan_of(manifest):
         expected, found = difference(plan_of(manifest), resolved.plan)
         raise InputError(
-            "the source is not the one that the dataset was built from", path=root, expected=expected, found=found
+            "the source is not the one that the dataset was built from",
+            path=root,
+            expected=expected,
+            found=found,
         )
     return resolved
 
 
 def is_at_hand(source: str) -> bool:
-    """Say whether a source, as a dataset records it, can be loaded without asking a mirror or its user for a folder."""
+    """Say whether a source, as a dataset records it, can be loaded without asking a mirror or its
+    user for a folder.
+    """
     try:
         return sources.found(source) is not None
     except RecipeError:  # of a name that only another program knows
@@ -243,9 +285,15 @@ def is_at_hand(source: str) -> bool:
 
 
 def inputs_of(
-    recipe: Recipe, split: str, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8], workers: int = 1
+    recipe: Recipe,
+    split: str,
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.uint8],
+    workers: int = 1,
 ) -> Inputs:
-    """What the samples of a split follow from, given its digits: uint8 (n, height, width) and (n,)."""
+    """What the samples of a split follow from, given its digits: uint8 (n, height, width) and
+    (n,).
+    """
     return Inputs(split, images, labels, _thresholds(images, workers), recipe.mosaics, recipe.seed)
 
 
@@ -274,7 +322,8 @@ def finish(root: Path | str, *, workers: int = 1) -> Built:
 
 
 def _require_apart(root: Path, spec: str, directory: Path | str | None) -> None:
-    """Raise InputError where the dataset would lie in the folder of its source, or the source in the dataset's.
+    """Raise InputError where the dataset would lie in the folder of its source, or the source in
+    the dataset's.
 
     Such a source would be another one once the dataset is there, or be refused for it.
     """
@@ -283,9 +332,17 @@ def _require_apart(root: Path, spec: str, directory: Path | str | None) -> None:
         return
     place = Path(path or directory or "")
     if files.is_within(place, root):
-        raise InputError("the dataset would be built around its source", path=root, remedy="choose another folder")
+        raise InputError(
+            "the dataset would be built around its source",
+            path=root,
+            remedy="choose another folder",
+        )
     if scheme != "npz" and files.is_within(root, place):
-        raise InputError("the dataset would lie in the folder of its source", path=root, remedy="choose another folder")
+        raise InputError(
+            "the dataset would lie in the folder of its source",
+            path=root,
+            remedy="choose another folder",
+        )
 
 
 def _finished(recipe: Recipe, root: Path, workers: int) -> Manifest | None:
@@ -305,7 +362,9 @@ def _part(part: tuple[int, int], total: int) -> range:
     start, stop = part
     if not 0 <= start < stop <= total:
         raise RecipeError(
-            "no such part of the shard list", expected=f"A:B with 0 <= A < B <= {total}", found=f"{start}:{stop}"
+            "no such part of the shard list",
+            expected=f"A:B with 0 <= A < B <= {total}",
+            found=f"{start}:{stop}",
         )
     return range(start, stop)
 

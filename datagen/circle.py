@@ -1,4 +1,5 @@
-"""Minimal enclosing circles of masks, as exact rationals, and the masks those circles fill, decided in integers.
+"""Minimal enclosing circles of masks, as exact rationals, and the masks those circles fill, decided
+in integers.
 
 To 512x512, int64 suffices everywhere: see the bounds beside each formula.
 """
@@ -10,18 +11,23 @@ import numpy.typing as npt
 
 _Ints = npt.NDArray[np.int64]
 
-_CANDIDATES = 2**16  # candidate points at a time, so that the 64-bit working arrays stay in a cache of 2 MiB
+# candidate points at a time, so that the 64-bit working arrays stay in a cache of 2 MiB
+_CANDIDATES = 2**16
 _PIXELS = 2**20  # pixels at a time
 
 
 def enclose(masks: npt.NDArray[np.uint8] | npt.NDArray[np.bool_]) -> _Ints:
-    """The minimal circle around all foreground pixel centres: (n, H, W), foreground non-zero -> int64 (n, 4).
+    """The minimal circle around all foreground pixel centres: (n, H, W), foreground non-zero ->
+    int64 (n, 4).
 
-    Columns x, y, den, r2: centre (x/den, y/den), x the column and y the row, squared radius r2/den^2, den > 0 and
-    gcd(x, y, den) = 1. One pixel: r2 = 0, den = 1. No foreground: all 0. H and W from 1 to 512.
+    Columns x, y, den, r2: centre (x/den, y/den), x the column and y the row, squared radius
+    r2/den^2, den > 0 and gcd(x, y, den) = 1. One pixel: r2 = 0, den = 1. No foreground: all 0. H
+    and W from 1 to 512.
     """
     out = np.zeros((len(masks), 4), np.int64)
-    step = max(1, min(_CANDIDATES // (2 * masks.shape[1]), _PIXELS // (masks.shape[1] * masks.shape[2])))
+    step = max(
+        1, min(_CANDIDATES // (2 * masks.shape[1]), _PIXELS // (masks.shape[1] * masks.shape[2]))
+    )
     for start in range(0, len(masks), step):
         block = masks[start : start + step] != 0
         filled = np.flatnonzero(block.any(axis=(1, 2)))
@@ -29,8 +35,11 @@ def enclose(masks: npt.NDArray[np.uint8] | npt.NDArray[np.bool_]) -> _Ints:
     return out
 
 
-def raster(circles: _Ints, height: int, width: int, out: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:
-    """The pixels whose centres are inside or on each circle: int64 (n, 4) -> uint8 {0, 1} (n, height, width).
+def raster(
+    circles: _Ints, height: int, width: int, out: npt.NDArray[np.uint8] | None = None
+) -> npt.NDArray[np.uint8]:
+    """The pixels whose centres are inside or on each circle: int64 (n, 4) -> uint8 {0, 1} (n,
+    height, width).
 
     Writes into `out` where given. Circles are as `enclose` returns them, of tiles to 512x512.
     """
@@ -42,15 +51,18 @@ def raster(circles: _Ints, height: int, width: int, out: npt.NDArray[np.uint8] |
         # den < 2^19 and 0 <= x, y < 2^28, so a difference stays below 2^28 and a square below 2^56
         across = (den * np.arange(width) - x) ** 2
         room = np.where(den > 0, r2, -1) - (den * np.arange(height) - y) ** 2
-        np.less_equal(across[:, None, :], room[:, :, None], out=out[start : start + step].view(np.bool_))
+        np.less_equal(
+            across[:, None, :], room[:, :, None], out=out[start : start + step].view(np.bool_)
+        )
     return out
 
 
 def _candidates(masks: npt.NDArray[np.bool_]) -> tuple[_Ints, _Ints]:
-    """The points on which alone the circle depends: the first and last foreground pixel of each row.
+    """The points on which alone the circle depends: the first and last foreground pixel of each
+    row.
 
-    bool (n, H, W) -> x (n, 2, H) and y (n, 1, H). Rows without foreground repeat the first row that has some. Every
-    mask must have foreground.
+    bool (n, H, W) -> x (n, 2, H) and y (n, 1, H). Rows without foreground repeat the first row that
+    has some. Every mask must have foreground.
     """
     n, height, width = masks.shape
     first, last = masks.argmax(axis=2), width - 1 - masks[:, :, ::-1].argmax(axis=2)
@@ -63,8 +75,8 @@ def _candidates(masks: npt.NDArray[np.bool_]) -> tuple[_Ints, _Ints]:
 def _minimal(x: _Ints, y: _Ints) -> _Ints:
     """The minimal circle around the points of each tile, x (n, 2, H) and y (n, 1, H) -> (n, 4).
 
-    While the point farthest from a tile's circle is outside, the circle becomes the minimal one around that point
-    and the old support. Its radius grows strictly, so the loop ends.
+    While the point farthest from a tile's circle is outside, the circle becomes the minimal one
+    around that point and the old support. Its radius grows strictly, so the loop ends.
     """
     out = np.empty((len(x), 4), np.int64)
     active = np.arange(len(x))
@@ -85,8 +97,8 @@ def _minimal(x: _Ints, y: _Ints) -> _Ints:
 def _farthest(x: _Ints, y: _Ints, centre: _Ints, den: _Ints) -> _Ints:
     """The point of each tile farthest from centre / den: (2, n).
 
-    Compares den times the squared distance, less a term that the points share: below 2^40, as den < 2^19 and the
-    centre of a minimal circle lies inside the frame.
+    Compares den times the squared distance, less a term that the points share: below 2^40, as den <
+    2^19 and the centre of a minimal circle lies inside the frame.
     """
     den, (cx, cy) = den[:, None, None], 2 * centre[:, :, None, None]
     distance = (x * (den * x - cx) + y * (den * y - cy)).reshape(len(x), -1)
@@ -95,12 +107,14 @@ def _farthest(x: _Ints, y: _Ints, centre: _Ints, den: _Ints) -> _Ints:
 
 
 def _grow(support: _Ints) -> tuple[_Ints, _Ints, _Ints]:
-    """The minimal circle around the origin and the old support (2, 3, n), when the origin is outside the old circle.
+    """The minimal circle around the origin and the old support (2, 3, n), when the origin is
+    outside the old circle.
 
-    It passes through the origin. So it is the circle on the diameter from the origin to one old point, or passes
-    through two old points that make no obtuse triangle with the origin, and holds the others: the first of these
-    six that does is it. Returns the new support (2, 3, n), the origin among it, with centre (2, n) and den (n,).
-    Bounds to 512x512: coordinates < 2^9, norms and den < 2^19, centres < 2^29, products < 2^40.
+    It passes through the origin. So it is the circle on the diameter from the origin to one old
+    point, or passes through two old points that make no obtuse triangle with the origin, and holds
+    the others: the first of these six that does is it. Returns the new support (2, 3, n), the
+    origin among it, with centre (2, n) and den (n,). Bounds to 512x512: coordinates < 2^9, norms
+    and den < 2^19, centres < 2^29, products < 2^40.
     """
     after, last = support[:, [1, 2, 0]], support[:, [2, 0, 1]]
     norm, dot = _dot(support, support), _dot(after, last)
@@ -109,7 +123,9 @@ def _grow(support: _Ints) -> tuple[_Ints, _Ints, _Ints]:
 
     cross = after[0] * last[1] - after[1] * last[0]
     turn = np.sign(cross)
-    centre = turn * np.stack([last[1] * norm_after - after[1] * norm_last, after[0] * norm_last - last[0] * norm_after])
+    centre = turn * np.stack(
+        [last[1] * norm_after - after[1] * norm_last, after[0] * norm_last - last[0] * norm_after]
+    )
     den = 2 * np.abs(cross)
     triple = (cross != 0) & (dot >= 0) & (norm_after >= dot) & (norm_last >= dot)
     triple &= den * norm <= 2 * _dot(support, centre)
@@ -126,8 +142,8 @@ def _grow(support: _Ints) -> tuple[_Ints, _Ints, _Ints]:
 def _canonical(origin: _Ints, centre: _Ints, den: _Ints) -> _Ints:
     """The columns x, y, den, r2 of circles through `origin` around origin + centre / den: (n, 4).
 
-    What divides den and the absolute centre also divides the relative one, so r2 is an integer. The radius is at most
-    half of the frame's diagonal: r2 < 2^55.
+    What divides den and the absolute centre also divides the relative one, so r2 is an integer. The
+    radius is at most half of the frame's diagonal: r2 < 2^55.
     """
     x, y = den * origin + centre
     shared = np.gcd(np.gcd(x, y), den)

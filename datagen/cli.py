@@ -14,7 +14,14 @@ from click.exceptions import Exit
 
 from datagen import __version__, terminal
 from datagen.commands import building, proving, showing
-from datagen.errors import CLOSED_PIPE, INTERRUPTED, DatagenError, RecipeError, StorageError, printable_list
+from datagen.errors import (
+    CLOSED_PIPE,
+    INTERRUPTED,
+    DatagenError,
+    RecipeError,
+    StorageError,
+    printable_list,
+)
 from datagen.files import kind, storage_error, storage_errors
 from datagen.options import PATH
 
@@ -34,7 +41,8 @@ _COMMANDS = (
 )
 
 
-_GOES_ON = ("build", "convert", "fetch", "finish")  # commands that keep what they have done when they are interrupted
+# commands that keep what they have done when they are interrupted
+_GOES_ON = ("build", "convert", "fetch", "finish")
 _OUTPUT = Path("standard output")  # of an error in writing that names no file: those of files do
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -61,9 +69,13 @@ class _Commands(click.Group):
 
 
 def _ending(error: BaseException, command: str | None = None) -> click.ClickException | Exit | None:
-    """Make of `error` a message and its exit code, or an exit; None where it is a mistake of ours."""
+    """Make of `error` a message and its exit code, or an exit; None where it is a mistake of
+    ours.
+    """
     if isinstance(error, click.Abort) or _stems_from_interrupt(error):
-        hint = "; give the same command again: it goes on where it was" if command in _GOES_ON else ""
+        hint = (
+            "; give the same command again: it goes on where it was" if command in _GOES_ON else ""
+        )
         return _failure(f"interrupted{hint}", INTERRUPTED)
     if isinstance(error, BrokenPipeError):
         return Exit(CLOSED_PIPE)
@@ -81,12 +93,16 @@ def _ending(error: BaseException, command: str | None = None) -> click.ClickExce
     if not isinstance(error, DatagenError):
         return None
     is_full = isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL
-    hint = "; what is done so far is kept for the next run" if is_full and command in _GOES_ON else ""
+    hint = (
+        "; what is done so far is kept for the next run" if is_full and command in _GOES_ON else ""
+    )
     return _failure(f"{error}{hint}", error.exit_code)
 
 
 def _stems_from_interrupt(error: BaseException | None) -> bool:
-    """Tell whether `error` is an interruption, or what an import made of one that came in the middle of it."""
+    """Tell whether `error` is an interruption, or what an import made of one that came in the
+    middle of it.
+    """
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
@@ -100,7 +116,9 @@ def _failure(message: str, exit_code: int) -> click.ClickException:
 
 
 def _reason(error: BaseException) -> str:
-    """The first words of why something could not be imported: NumPy wraps them in a page of advice."""
+    """The first words of why something could not be imported: NumPy wraps them in a page of
+    advice.
+    """
     while isinstance(error.__cause__, ImportError):
         error = error.__cause__
     return str(error).strip().partition("\n")[0]
@@ -127,13 +145,17 @@ def run() -> int:
 
 def _show(failure: click.ClickException) -> int:
     """Print an error, if anybody can still read it; its exit code."""
-    vars(failure)["message"] = printable_list(failure.message)  # an argument may be the name of somebody's file
+    # an argument may be the name of somebody's file
+    vars(failure)["message"] = printable_list(failure.message)
     with suppress(OSError):
         failure.show()
     return failure.exit_code
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="datagen")
 @click.option(
     "--with",
@@ -148,8 +170,9 @@ def cli(context: click.Context, files: tuple[Path, ...]) -> None:
     """Exact, provable datasets from labelled digit images: foreground, circles and mosaics.
 
     \b
-    Exit codes: 0 done, 1 problems or differences found, 2 usage, 3 bad input or recipe, 4 not a dataset,
-    5 damaged, 6 busy, 7 storage or memory, 8 a source could not be had, 130 interrupted, 141 a closed pipe.
+    Exit codes: 0 done, 1 problems or differences found, 2 usage, 3 bad input or recipe, 4 not a
+    dataset, 5 damaged, 6 busy, 7 storage or memory, 8 a source could not be had, 130 interrupted,
+    141 a closed pipe.
     """
     context.obj = [name for path in files for name in _register_tasks(path)]
 
@@ -166,10 +189,14 @@ def _register_tasks(path: Path) -> list[str]:
     try:
         values = runpy.run_path(str(path)).values()
     except (Exception, SystemExit) as error:
-        raise RecipeError(f"the file cannot be run: {type(error).__name__}: {error}", path=path) from error
+        raise RecipeError(
+            f"the file cannot be run: {type(error).__name__}: {error}", path=path
+        ) from error
     defined = [value for value in values if isinstance(value, Task)]
     if not defined:
-        raise RecipeError("the file defines no task", path=path, expected="a datagen.tasks.Task", found="none")
+        raise RecipeError(
+            "the file defines no task", path=path, expected="a datagen.tasks.Task", found="none"
+        )
     for task in defined:
         register(task)
     return [task.name for task in defined]

@@ -1,4 +1,6 @@
-"""The same data in another format, shard size or compression: every sample is read, hashed and written anew."""
+"""The same data in another format, shard size or compression: every sample is read, hashed and
+written anew.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,12 @@ def convert(
     workers: int = 1,
     progress: assembly.Progress | None = None,
 ) -> Built:
-    """Write the dataset in `origin` to `target`, with the storage given; None keeps what `origin` has.
+    """Write the dataset in `origin` to `target`, with the storage given; None keeps what `origin`
+    has.
 
-    The result is the very dataset that a build with that storage writes. Raises DamageError, and writes nothing,
-    where a file of `origin` is not what its manifest says; that zarr consolidated its metadata is no damage.
+    The result is the very dataset that a build with that storage writes. Raises DamageError, and
+    writes nothing, where a file of `origin` is not what its manifest says; that zarr consolidated
+    its metadata is no damage.
     """
     started = time.perf_counter()
     origin, target = Path(origin), Path(target)
@@ -45,13 +49,21 @@ def convert(
     wanted = recipe.from_table(table, origin=str(target))
     plan = replace(plan_of(dataset.manifest), recipe=wanted)
     if files.is_within(target, origin):
-        raise FormatError("a dataset is not converted in its own folder", path=target, remedy="name another folder")
+        raise FormatError(
+            "a dataset is not converted in its own folder",
+            path=target,
+            remedy="name another folder",
+        )
     if files.is_within(origin, target):
-        raise FormatError("it holds the dataset to be converted", path=target, remedy="name another folder")
+        raise FormatError(
+            "it holds the dataset to be converted", path=target, remedy="name another folder"
+        )
     files.require_outside_datasets(target)
     require_free(target, plan)
     listed = [
-        replace(section, shard_size=wanted.storage.shard_size, compression=wanted.storage.compression)
+        replace(
+            section, shard_size=wanted.storage.shard_size, compression=wanted.storage.compression
+        )
         for section in dataset.sections.values()
     ]
     require_no_link(dataset.root, dataset.manifest)  # as download caches hold a dataset

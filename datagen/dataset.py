@@ -1,4 +1,6 @@
-"""A finished dataset, opened for reading: its sections, its shard tables, and the samples of a column."""
+"""A finished dataset, opened for reading: its sections, its shard tables, and the samples of a
+column.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +35,16 @@ class Dataset:
     @cached_property
     def sections(self) -> dict[tuple[str, str], Section]:
         """The section of each (task, split)."""
-        return {(task, split): section_of(self.manifest, task, split) for task, split in self._names()}
+        return {
+            (task, split): section_of(self.manifest, task, split) for task, split in self._names()
+        }
 
     def rows(self, task: str, split: str, column: str, start: int, stop: int) -> Array:
         """Samples start to stop of a column, as one array (stop - start, *shape).
 
-        Mapped from the shards where they are not compressed, else decoded by the format's own library. Raises
-        DamageError where a shard is missing, not as long as its table says, or cannot be decoded.
+        Mapped from the shards where they are not compressed, else decoded by the format's own
+        library. Raises DamageError where a shard is missing, not as long as its table says, or
+        cannot be decoded.
         """
         section = self._section(task, split)
         kind = next((kind for kind in section.columns if kind.name == column), None)
@@ -48,7 +53,9 @@ class Dataset:
             raise RecipeError(f"{task} has no column {column}", expected=f"one of {known}")
         if not 0 <= start <= stop <= section.count:
             raise RecipeError(
-                f"no such samples in {section.folder}", expected=f"0 to {section.count}", found=f"{start}:{stop}"
+                f"no such samples in {section.folder}",
+                expected=f"0 to {section.count}",
+                found=f"{start}:{stop}",
             )
         shards = range(start // section.shard_size, -(-stop // section.shard_size))
         if section.compression != "none":
@@ -69,10 +76,14 @@ class Dataset:
             self._tables[section.folder] = read_table(self.root, section, facts.table)
         return self._tables[section.folder]
 
-    def _map_rows(self, section: Section, column: Column, start: int, stop: int, shard: int) -> Array:
+    def _map_rows(
+        self, section: Section, column: Column, start: int, stop: int, shard: int
+    ) -> Array:
         """Give the samples from `start` to `stop` that a shard holds."""
         samples = section.extent(shard)
-        return self._map(section, column, shard)[max(start - samples.start, 0) : stop - samples.start]
+        return self._map(section, column, shard)[
+            max(start - samples.start, 0) : stop - samples.start
+        ]
 
     def _map(self, section: Section, column: Column, shard: int) -> Array:
         path, facts = self._shard(section, column, shard)
@@ -80,10 +91,14 @@ class Dataset:
         with storage_errors(path):
             return np.memmap(path, column.dtype, "r", int(facts["offset"]), shape)
 
-    def _decode(self, section: Section, column: Column, start: int, stop: int, shards: range) -> Array:
+    def _decode(
+        self, section: Section, column: Column, start: int, stop: int, shards: range
+    ) -> Array:
         for shard in shards:  # both libraries read zeros where a shard is missing
             self._shard(section, column, shard)
-        rows = open_store(self.manifest.recipe.storage.format).read_rows(self.root, section, column, start, stop)
+        rows = open_store(self.manifest.recipe.storage.format).read_rows(
+            self.root, section, column, start, stop
+        )
         if (rows.dtype, rows.shape) != (np.dtype(column.dtype), (stop - start, *column.shape)):
             raise DamageError(
                 f"the column {column.name} is stored as something else",
@@ -107,7 +122,11 @@ class Dataset:
                 "the shard is not as long as its table says",
                 path=path,
                 expected=f"{facts['file_bytes']:,} bytes",
-                found="no file" if there is None else kind_of(path) if found is None else f"{found:,}",
+                found="no file"
+                if there is None
+                else kind_of(path)
+                if found is None
+                else f"{found:,}",
             )
         return path, facts
 
@@ -115,7 +134,9 @@ class Dataset:
         section = self.sections.get((task, split))
         if section is None:
             known = ", ".join(f"{task}/{split}" for task, split in self.sections)
-            raise RecipeError(f"no such section: {task}/{split}", path=self.root, expected=f"one of {known}")
+            raise RecipeError(
+                f"no such section: {task}/{split}", path=self.root, expected=f"one of {known}"
+            )
         return section
 
     def _names(self) -> Iterator[tuple[str, str]]:
@@ -125,22 +146,32 @@ class Dataset:
 def section_of(manifest: Manifest, task: str, split: str) -> Section:
     """The section as the store wants it, from the facts in the manifest."""
     facts, storage = manifest.tasks[task][split], manifest.recipe.storage
-    columns = tuple(Column(column.name, column.dtype, column.shape, column.axes) for column in facts.columns)
+    columns = tuple(
+        Column(column.name, column.dtype, column.shape, column.axes) for column in facts.columns
+    )
     return Section(task, split, facts.count, columns, storage.shard_size, storage.compression)
 
 
-def split_facts(section: Section, format_name: str, roots: list[str], table: FileFacts) -> SplitFacts:
-    """The facts for the manifest, from the section, the content root (hex) of each column, and the table's file."""
+def split_facts(
+    section: Section, format_name: str, roots: list[str], table: FileFacts
+) -> SplitFacts:
+    """The facts for the manifest, from the section, the content root (hex) of each column, and the
+    table's file.
+    """
     rule = open_store(format_name).path_rule
     columns = tuple(
-        ColumnFacts(column.name, column.dtype, column.shape, column.axes, rule(section, column), root)
+        ColumnFacts(
+            column.name, column.dtype, column.shape, column.axes, rule(section, column), root
+        )
         for column, root in zip(section.columns, roots, strict=True)
     )
     return SplitFacts(section.count, columns, table)
 
 
 def read_table(root: Path, section: Section, facts: FileFacts) -> Table:
-    """The table that `facts` describe: SHARD_FACTS (columns, shards). Raises DamageError where it is another one."""
+    """The table that `facts` describe: SHARD_FACTS (columns, shards). Raises DamageError where it
+    is another one.
+    """
     path = root / facts.path
     require_no_link(root, [facts.path])
     with storage_errors(path):
@@ -150,15 +181,25 @@ def read_table(root: Path, section: Section, facts: FileFacts) -> Table:
         with path.open("rb") as file:
             data = file.read(facts.bytes + 1)
     if bytes_digest(data) != facts.digest:
-        raise DamageError("the shard table is damaged", path=path, expected=facts.digest, found=bytes_digest(data))
-    rows = manifests.table_from_bytes(data, shards=section.shards, columns=len(section.columns), path=path)
+        raise DamageError(
+            "the shard table is damaged", path=path, expected=facts.digest, found=bytes_digest(data)
+        )
+    rows = manifests.table_from_bytes(
+        data, shards=section.shards, columns=len(section.columns), path=path
+    )
     for column, line in zip(section.columns, rows, strict=True):
-        lengths = [len(section.extent(shard)) * column.sample_bytes for shard in range(section.shards)]
+        lengths = [
+            len(section.extent(shard)) * column.sample_bytes for shard in range(section.shards)
+        ]
         mapped = line["offset"] != NO_OFFSET
-        inside = (line["length"] <= line["file_bytes"]) & (line["offset"] <= line["file_bytes"] - line["length"])
+        inside = (line["length"] <= line["file_bytes"]) & (
+            line["offset"] <= line["file_bytes"] - line["length"]
+        )
         as_stored = inside & mapped if section.compression == "none" else ~mapped
         if line["length"].tolist() != lengths or not as_stored.all():
-            raise DamageError(f"the shard table contradicts the manifest on {column.name}", path=path)
+            raise DamageError(
+                f"the shard table contradicts the manifest on {column.name}", path=path
+            )
     return rows
 
 

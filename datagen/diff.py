@@ -21,7 +21,9 @@ _LISTED = 10  # samples named
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing in which A and B differ. `is_data` is false for the recipe's spelling and the way of storage."""
+    """One thing in which A and B differ. `is_data` is false for the recipe's spelling and the way
+    of storage.
+    """
 
     what: str
     a: str
@@ -44,8 +46,9 @@ class SampleDifference(Difference):
 class Comparison:
     """Compares two datasets, A and B, by their manifests.
 
-    `digests` are the dataset digests of both, `columns` is how many columns either has, in all splits, `differing`
-    names those that are not the same in both. `others` are the differences in recipe, source and storage.
+    `digests` are the dataset digests of both, `columns` is how many columns either has, in all
+    splits, `differing` names those that are not the same in both. `others` are the differences in
+    recipe, source and storage.
     """
 
     digests: tuple[str, str]
@@ -60,7 +63,9 @@ class Comparison:
 
 
 def compare(first: Path | str, second: Path | str) -> Comparison:
-    """Compare the datasets in two folders by their manifests alone. Raises what opening either raises."""
+    """Compare the datasets in two folders by their manifests alone. Raises what opening either
+    raises.
+    """
     a, b = (manifests.load(Path(root)) for root in (first, second))
     ours, theirs = _columns(a), _columns(b)
     names = dict.fromkeys([*ours, *theirs])
@@ -81,8 +86,8 @@ def _columns(manifest: Manifest) -> dict[str, tuple[object, ...]]:
 def differences(first: Path | str, second: Path | str) -> list[Difference]:
     """All differences between the datasets in two folders; none of data if their digests are equal.
 
-    Only digests are compared, and then the samples of those shards whose digests differ. Raises what opening
-    either raises.
+    Only digests are compared, and then the samples of those shards whose digests differ. Raises
+    what opening either raises.
     """
     a, b = Dataset(first), Dataset(second)
     found = list(_recipe_differences(a.manifest, b.manifest))
@@ -96,11 +101,21 @@ def _recipe_differences(a: Manifest, b: Manifest) -> Iterator[Difference]:
     ours, theirs = (flat(recipe.to_table(manifest.recipe)) for manifest in (a, b))
     for key in sorted({*ours, *theirs}):
         if ours.get(key) != theirs.get(key):
-            yield Difference(f"recipe {key}", str(ours.get(key, "none")), str(theirs.get(key, "none")), is_data=False)
+            yield Difference(
+                f"recipe {key}",
+                str(ours.get(key, "none")),
+                str(theirs.get(key, "none")),
+                is_data=False,
+            )
     ours, theirs = (flat(asdict(manifest.source)) for manifest in (a, b))
     for key in sorted({*ours, *theirs}):
         if ours.get(key) != theirs.get(key):
-            yield Difference(f"source {key}", str(ours.get(key, "none")), str(theirs.get(key, "none")), is_data=False)
+            yield Difference(
+                f"source {key}",
+                str(ours.get(key, "none")),
+                str(theirs.get(key, "none")),
+                is_data=False,
+            )
 
 
 def _section_differences(a: Dataset, b: Dataset) -> Iterator[Difference]:
@@ -111,25 +126,32 @@ def _section_differences(a: Dataset, b: Dataset) -> Iterator[Difference]:
             yield Difference(where, sides[0], sides[1], is_data=True)
             continue
         ours, theirs = (
-            {column.name: column for column in side.manifest.tasks[names[0]][names[1]].columns} for side in (a, b)
+            {column.name: column for column in side.manifest.tasks[names[0]][names[1]].columns}
+            for side in (a, b)
         )
         counts = [side.sections[names].count for side in (a, b)]
         if counts[0] != counts[1]:
             yield Difference(f"{where} samples", f"{counts[0]:,}", f"{counts[1]:,}", is_data=True)
         for name in dict.fromkeys([*ours, *theirs]):
             sides = [
-                f"{c.dtype} {list(c.shape)} {c.root[:16]}" if c else "none" for c in (ours.get(name), theirs.get(name))
+                f"{c.dtype} {list(c.shape)} {c.root[:16]}" if c else "none"
+                for c in (ours.get(name), theirs.get(name))
             ]
             if ours.get(name) and theirs.get(name) and ours[name].root == theirs[name].root:
                 continue
             yield Difference(f"{where} {name}", sides[0], sides[1], is_data=True)
-            same_shape = all(name in side for side in (ours, theirs)) and ours[name].shape == theirs[name].shape
+            same_shape = (
+                all(name in side for side in (ours, theirs))
+                and ours[name].shape == theirs[name].shape
+            )
             if same_shape and ours[name].dtype == theirs[name].dtype:
                 yield _sample_difference(a, b, names, name)
 
 
 def _sample_difference(a: Dataset, b: Dataset, names: tuple[str, str], column: str) -> Difference:
-    """Which samples of a column differ, looked for only where the roots of equal runs of samples do."""
+    """Which samples of a column differ, looked for only where the roots of equal runs of samples
+    do.
+    """
     count = min(side.sections[names].count for side in (a, b))
     step = max(side.sections[names].shard_size for side in (a, b))
     runs = [
@@ -143,17 +165,26 @@ def _sample_difference(a: Dataset, b: Dataset, names: tuple[str, str], column: s
     for run in runs:
         for start in range(run * step, min(count, (run + 1) * step), _ROWS):
             stop = min(count, (run + 1) * step, start + _ROWS)
-            pair = [side.rows(*names, column, start, stop).reshape(stop - start, -1) for side in (a, b)]
+            pair = [
+                side.rows(*names, column, start, stop).reshape(stop - start, -1) for side in (a, b)
+            ]
             differing += (start + np.flatnonzero((pair[0] != pair[1]).any(axis=1))).tolist()
-    listed = ", ".join(map(str, differing[:_LISTED])) + (", ..." if len(differing) > _LISTED else "")
+    listed = ", ".join(map(str, differing[:_LISTED])) + (
+        ", ..." if len(differing) > _LISTED else ""
+    )
     what = f"{'/'.join(names)} {column} samples"
     return SampleDifference(
-        what, f"{len(differing):,} of {count:,} differ", listed or "none of those in both", is_data=True
+        what,
+        f"{len(differing):,} of {count:,} differ",
+        listed or "none of those in both",
+        is_data=True,
     )
 
 
 def _roots(dataset: Dataset, names: tuple[str, str], column: str, step: int) -> list[bytes]:
-    """Content roots of the runs of `step` samples of a column: of the shards, joined where they are shorter."""
+    """Content roots of the runs of `step` samples of a column: of the shards, joined where they are
+    shorter.
+    """
     section = dataset.sections[names]
     index = [kind.name for kind in section.columns].index(column)
     roots = [root.tobytes() for root in dataset.table(*names)[index]["root"]]

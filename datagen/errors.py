@@ -14,7 +14,9 @@ CLOSED_PIPE = 141  # nobody reads the output any more
 
 
 def printable(text: object) -> str:
-    """Spell `text` on one line: what steers a terminal, or stands for no character, is escaped as in Python."""
+    """Spell `text` on one line: what steers a terminal, or stands for no character, is escaped as
+    in Python.
+    """
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         for character in str(text)
@@ -37,9 +39,10 @@ _ITEM = "\n  "  # ahead of each item of a list in a message
 class DatagenError(Exception):
     """Base of every error that this package raises on purpose.
 
-    `path` is where the trouble lies, `expected` and `found` the two sides of the contradiction, `remedy` what
-    to do about it; each may be None. Names in any of them come from outside: the message escapes what cannot be
-    printed. `exit_code` is the process's status when the error reaches the top.
+    `path` is where the trouble lies, `expected` and `found` the two sides of the contradiction,
+    `remedy` what to do about it; each may be None. Names in any of them come from outside: the
+    message escapes what cannot be printed. `exit_code` is the process's status when the error
+    reaches the top.
     """
 
     exit_code = 3
@@ -87,7 +90,9 @@ class RecipeError(DatagenError):
 
 
 class FormatError(DatagenError):
-    """The directory is not a dataset, is another one, or is of a version this program does not know."""
+    """The directory is not a dataset, is another one, or is of a version this program does not
+    know.
+    """
 
     exit_code = 4
 
@@ -111,13 +116,17 @@ class StorageError(DatagenError):
 
 
 class SourceError(DatagenError):
-    """A source of images could not be had: nothing local, and no mirror answered with the pinned bytes."""
+    """A source of images could not be had: nothing local, and no mirror answered with the pinned
+    bytes.
+    """
 
     exit_code = 8
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """Give the known name that is most like `name`, whatever its case; None where none is like it."""
+    """Give the known name that is most like `name`, whatever its case; None where none is like
+    it.
+    """
     import difflib  # only once something is wrong: --help is to answer at once
 
     close = difflib.get_close_matches(name.lower(), list(known), 1)
@@ -131,9 +140,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
 
 
 def unknown_name(
-    kind: str, name: str, known: Iterable[str], *, path: Path | str | None = None, remedy: str | None = None
+    kind: str,
+    name: str,
+    known: Iterable[str],
+    *,
+    path: Path | str | None = None,
+    remedy: str | None = None,
 ) -> RecipeError:
-    """Make the error of a name that nothing has; `remedy` is what to do if it is no slip of the pen."""
+    """Make the error of a name that nothing has; `remedy` is what to do if it is no slip of the
+    pen.
+    """
     names = list(known)
     return RecipeError(
         f"no such {kind}: {name!r}",

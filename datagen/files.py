@@ -1,6 +1,8 @@
-"""Files that are whole or absent: temp in the same folder, fsync, rename, sync the folder; and locks.
+"""Files that are whole or absent: temp in the same folder, fsync, rename, sync the folder; and
+locks.
 
-Every trouble of the operating system comes out as a StorageError that names the path and what to do.
+Every trouble of the operating system comes out as a StorageError that names the path and what to
+do.
 """
 
 from __future__ import annotations
@@ -30,12 +32,14 @@ _REMEDIES = {
     errno.ENOMEM: "end other programs, or use fewer --workers where the command has that option",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
-_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of a process or a machine, whatever the file
+# of a process or a machine, whatever the file
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _TEMPORARY = (".datagen-", ".tmp")
 _LONGEST_NAME = 255  # bytes, on nearly every file system
 LINK_REMEDY = "links are not followed: copy the dataset with cp -rL"
 
-HUGE_PAGE = 1 << 21  # bytes, on the processors that most of us have; where pages have other sizes, nothing is lost
+# bytes, on the processors that most of us have; where pages have other sizes, nothing is lost
+HUGE_PAGE = 1 << 21
 
 
 @contextmanager
@@ -48,15 +52,21 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def storage_error(error: OSError, path: Path | None = None) -> StorageError:
-    """Make the StorageError that tells of `error`: about the file that it names, else about `path`."""
-    problem = os.strerror(error.errno).lower() if error.errno else str(error)  # h5py's own words take a page
+    """Make the StorageError that tells of `error`: about the file that it names, else about
+    `path`.
+    """
+    # h5py's own words take a page
+    problem = os.strerror(error.errno).lower() if error.errno else str(error)
     named = Path(error.filename) if isinstance(error.filename, str) else path
     where = path if named is not None and is_draft(named.name) else named
-    return StorageError(f"the storage says: {problem}", path=where, remedy=_REMEDIES.get(error.errno or 0))
+    return StorageError(
+        f"the storage says: {problem}", path=where, remedy=_REMEDIES.get(error.errno or 0)
+    )
 
 
 def require_enough(error: BaseException) -> None:
-    """Raise StorageError where `error`, or its cause, says that this process is short of files or memory.
+    """Raise StorageError where `error`, or its cause, says that this process is short of files or
+    memory.
 
     Then nothing is known of the file that was to be read, and no blame falls on it.
     """
@@ -79,7 +89,9 @@ def look(path: Path) -> os.stat_result | None:
 
 
 def kind(path: Path) -> str:
-    """Name what is at `path` for messages: "a file", "a folder", "a link", "nothing" or "a device or pipe"."""
+    """Name what is at `path` for messages: "a file", "a folder", "a link", "nothing" or "a device
+    or pipe".
+    """
     facts = look(path)
     if facts is None:
         return "nothing"
@@ -88,14 +100,20 @@ def kind(path: Path) -> str:
 
 
 def require_no_link(root: Path, paths: Iterable[str]) -> None:
-    """Raise DamageError where one of `paths`, or a folder between it and `root`, is a link; `root` may be one."""
+    """Raise DamageError where one of `paths`, or a folder between it and `root`, is a link; `root`
+    may be one.
+    """
     seen = set()
     for path in paths:
         steps = path.split("/")
         for count in range(1, len(steps) + 1):
             place = "/".join(steps[:count])
             if place not in seen and kind(root / place) == "a link":
-                raise DamageError("a file or folder of the dataset is a link", path=root / place, remedy=LINK_REMEDY)
+                raise DamageError(
+                    "a file or folder of the dataset is a link",
+                    path=root / place,
+                    remedy=LINK_REMEDY,
+                )
             seen.add(place)
 
 
@@ -104,13 +122,17 @@ def require_real_folder(folder: Path) -> None:
     with storage_errors(folder):
         for place in (folder, *folder.parents):
             if place.is_symlink() and not place.exists():
-                raise StorageError("a link that leads nowhere", path=place, remedy="choose another place")
+                raise StorageError(
+                    "a link that leads nowhere", path=place, remedy="choose another place"
+                )
 
 
 def beside(place: Path, name: str) -> Path:
-    """Give the path of `name` in the folder that holds `place`; {name} in it stands for the name of `place`.
+    """Give the path of `name` in the folder that holds `place`; {name} in it stands for the name of
+    `place`.
 
-    Raises StorageError where there is no such folder, or where the name is longer than file systems take.
+    Raises StorageError where there is no such folder, or where the name is longer than file systems
+    take.
     """
     if place.name in ("", ".."):  # of . and .. and /
         with storage_errors(place):
@@ -133,19 +155,24 @@ def beside(place: Path, name: str) -> Path:
 def is_within(place: Path, folder: Path) -> bool:
     """Say whether `place` is `folder` or lies inside of it, all links followed."""
     with storage_errors(place):
-        inner, outer = (Path(os.path.realpath(one)) for one in (place, folder))  # of a loop of links, too
+        # of a loop of links, too
+        inner, outer = (Path(os.path.realpath(one)) for one in (place, folder))
     return outer in (inner, *inner.parents)
 
 
 def require_outside_datasets(place: Path) -> None:
-    """Raise InputError where `place` lies in the folder of a dataset, finished or begun: nothing else belongs there.
+    """Raise InputError where `place` lies in the folder of a dataset, finished or begun: nothing
+    else belongs there.
 
     All links are followed. `place` itself may be a dataset.
     """
     with storage_errors(place):
         above = Path(os.path.realpath(place)).parents
     for folder in above:
-        if kind(folder / DRAFT) == "a file" or kind(folder / MANIFEST) == kind(folder / RECIPE) == "a file":
+        if (
+            kind(folder / DRAFT) == "a file"
+            or kind(folder / MANIFEST) == kind(folder / RECIPE) == "a file"
+        ):
             raise InputError(
                 "nothing is drawn or written within a dataset",
                 path=place,
@@ -193,7 +220,9 @@ class Draft:
         return self._temporary
 
     def commit(self, *, replace: bool = True) -> None:
-        """Make the content durable and give it its name; without `replace`, a file that has the name keeps it."""
+        """Make the content durable and give it its name; without `replace`, a file that has the
+        name keeps it.
+        """
         with storage_errors(self.path):
             os.fsync(self.descriptor)
             self._close()
@@ -217,15 +246,18 @@ class Draft:
 
 
 class Stream:
-    """Bytes appended to a draft from byte `start` on, written by whole huge pages; `flush` writes what is left.
+    """Bytes appended to a draft from byte `start` on, written by whole huge pages; `flush` writes
+    what is left.
 
-    Where the file system lets Linux cache a file in large pages, they are as large as the writes that fill them allow.
-    Whoever maps a file that lies in huge ones gathers samples from it a fifth faster.
+    Where the file system lets Linux cache a file in large pages, they are as large as the writes
+    that fill them allow. Whoever maps a file that lies in huge ones gathers samples from it a fifth
+    faster.
     """
 
     def __init__(self, draft: Draft, start: int = 0) -> None:
         self._draft = draft
-        self._written = start  # the file's bytes before this one are written, those in `_held` come next
+        # the file's bytes before this one are written, those in `_held` come next
+        self._written = start
         self._held = bytearray()
 
     @property
@@ -249,7 +281,9 @@ class Stream:
         self._held = bytearray()
 
     def _write(self, parts: list[bytearray | memoryview]) -> None:
-        """Write the parts one after the other, in one call if it can be; a short write goes on where it ended."""
+        """Write the parts one after the other, in one call if it can be; a short write goes on
+        where it ended.
+        """
         rest = [memoryview(part) for part in parts if part]
         with storage_errors(self._draft.path):
             while rest:
@@ -280,7 +314,9 @@ def write_atomic(path: Path, data: bytes, *, replace: bool = True) -> None:
 
 
 def remove_drafts(folder: Path, *, below: bool = True) -> None:
-    """Remove the drafts that killed writers left in `folder` and, unless told otherwise, anywhere below it."""
+    """Remove the drafts that killed writers left in `folder` and, unless told otherwise, anywhere
+    below it.
+    """
     with storage_errors(folder):
         for place, folders, names in os.walk(folder):
             for name in filter(is_draft, names):
@@ -299,8 +335,9 @@ def is_draft(name: str) -> bool:
 def lock(folder: Path, *, exclusive: bool, wait: bool = False) -> Iterator[None]:
     """Hold `folder` while the body runs: alone, or shared with other shared holders.
 
-    The lock is the operating system's, on the folder itself: it dies with its owner and leaves no file behind.
-    Raises BusyError where another process holds it, or with `wait` waits for that to end.
+    The lock is the operating system's, on the folder itself: it dies with its owner and leaves no
+    file behind. Raises BusyError where another process holds it, or with `wait` waits for that to
+    end.
     """
     with storage_errors(folder):
         descriptor = os.open(folder, os.O_RDONLY)
@@ -316,7 +353,9 @@ def lock(folder: Path, *, exclusive: bool, wait: bool = False) -> Iterator[None]
             ) from None
         except OSError as error:
             raise StorageError(
-                f"the file system takes no lock: {error.strerror}", path=folder, remedy="choose another place"
+                f"the file system takes no lock: {error.strerror}",
+                path=folder,
+                remedy="choose another place",
             ) from error
         yield
     finally:
@@ -324,7 +363,9 @@ def lock(folder: Path, *, exclusive: bool, wait: bool = False) -> Iterator[None]
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Raise StorageError unless the file system that holds `folder` (or its nearest parent) has `needed` bytes."""
+    """Raise StorageError unless the file system that holds `folder` (or its nearest parent) has
+    `needed` bytes.
+    """
     place = _nearest_folder(folder)
     with storage_errors(folder):
         free = shutil.disk_usage(place).free
@@ -339,16 +380,24 @@ def require_space(folder: Path, needed: int) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Raise StorageError unless files can be made in `folder`, or in its nearest existing parent."""
+    """Raise StorageError unless files can be made in `folder`, or in its nearest existing
+    parent.
+    """
     place = _nearest_folder(folder)
     with storage_errors(folder):
-        writable = os.access(place, os.W_OK | os.X_OK) and not os.statvfs(place).f_flag & os.ST_RDONLY
+        writable = (
+            os.access(place, os.W_OK | os.X_OK) and not os.statvfs(place).f_flag & os.ST_RDONLY
+        )
     if not writable:
-        raise StorageError("the folder cannot be written", path=place, remedy=_REMEDIES[errno.EACCES])
+        raise StorageError(
+            "the folder cannot be written", path=place, remedy=_REMEDIES[errno.EACCES]
+        )
 
 
 def _nearest_folder(folder: Path) -> Path:
-    """Find the first of `folder` and those above it that exists. Raises StorageError where that is no folder."""
+    """Find the first of `folder` and those above it that exists. Raises StorageError where that is
+    no folder.
+    """
     require_real_folder(folder)
     with storage_errors(folder):
         place = next(place for place in (folder, *folder.parents) if place.exists())

@@ -1,7 +1,8 @@
 """The two kinds of digest: SHA-256 trees that say what the data is, XXH3-128 that notices damage.
 
-A column's tree is that of RFC 6962, section 2.1, over leaves of 256 samples: a full shard, 256 * 2**k samples, is
-then an inner node, so that roots of shards add up to the root of the column whatever the shard size.
+A column's tree is that of RFC 6962, section 2.1, over leaves of 256 samples: a full shard, 256 *
+2**k samples, is then an inner node, so that roots of shards add up to the root of the column
+whatever the shard size.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ Array = npt.NDArray[Any]
 class ColumnHasher:
     """The leaves of one column, from blocks of consecutive samples of any length.
 
-    `dtype` is the column's little-endian type string (such as "|u1"), `shape` the shape of one sample.
+    `dtype` is the column's little-endian type string (such as "|u1"), `shape` the shape of one
+    sample.
     """
 
     def __init__(self, dtype: str, shape: Sequence[int]) -> None:
@@ -50,7 +52,9 @@ class ColumnHasher:
                 self._close_leaf()
 
     def root(self) -> bytes:
-        """The root over all samples taken so far, of which there must be one at least; more may follow."""
+        """The root over all samples taken so far, of which there must be one at least; more may
+        follow.
+        """
         short = [self._current.digest()] if self._filled else []
         return merkle_root([*self._leaves, *short])
 
@@ -61,7 +65,8 @@ class ColumnHasher:
 
 
 def merkle_root(nodes: Sequence[bytes]) -> bytes:
-    """Root of the binary tree over `nodes` (one at least), the left side full: RFC 6962, section 2.1.
+    """Root of the binary tree over `nodes` (one at least), the left side full: RFC 6962, section
+    2.1.
 
     The nodes are leaves, or roots of equal full subtrees of which only the last may be smaller.
     """
@@ -72,19 +77,25 @@ def merkle_root(nodes: Sequence[bytes]) -> bytes:
 
 
 def dataset_digest(columns: Iterable[tuple[str, str, str, str, Sequence[int], str]]) -> str:
-    """SHA-256 (hex) of the sorted list of (task, split, column, dtype, whole shape, root in hex)."""
+    """SHA-256 (hex) of the sorted list of (task, split, column, dtype, whole shape, root in
+    hex).
+    """
     return hashlib.sha256(
         canonical_json(sorted([*names, list(shape), root] for *names, shape, root in columns))
     ).hexdigest()
 
 
 def canonical_json(value: object) -> bytes:
-    """The one spelling of a JSON value: keys sorted, two spaces a level, ASCII, finite numbers, a line feed last."""
+    """The one spelling of a JSON value: keys sorted, two spaces a level, ASCII, finite numbers, a
+    line feed last.
+    """
     return (json.dumps(value, sort_keys=True, indent=2, allow_nan=False) + "\n").encode("ascii")
 
 
 def sample_digests(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """XXH3-128 (seed 0, canonical big-endian) of each image's C-order bytes: uint8 (n, ...) -> uint8 (n, 16)."""
+    """XXH3-128 (seed 0, canonical big-endian) of each image's C-order bytes: uint8 (n, ...) ->
+    uint8 (n, 16).
+    """
     size = math.prod(images.shape[1:])
     flat = images.reshape(-1).data
     digest = xxhash.xxh3_128_digest

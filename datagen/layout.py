@@ -18,5 +18,6 @@ MANIFEST = "manifest.json"
 RECIPE = "recipe.toml"
 MAX_MANIFEST_BYTES = 1 << 20
 
-DRAFT = ".manifest.json"  # a build that has not ended: its plan, and at the very end the manifest before its name
+# a build that has not ended: its plan, and at the very end the manifest before its name
+DRAFT = ".manifest.json"
 PROGRESS = ".build"  # what such a build has done: one record a shard

@@ -1,7 +1,8 @@
-"""The manifest and the shard tables: frozen records on one side, their one spelling in bytes on the other.
+"""The manifest and the shard tables: frozen records on one side, their one spelling in bytes on the
+other.
 
-Whatever is read comes from outside: its size is looked at before its content, every value's type and range before
-it is used, and any other spelling of the same facts is refused.
+Whatever is read comes from outside: its size is looked at before its content, every value's type
+and range before it is used, and any other spelling of the same facts is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +25,15 @@ from datagen import files
 from datagen import recipe as recipes
 from datagen.errors import DamageError, DatagenError, FormatError
 from datagen.hashing import canonical_json, dataset_digest
-from datagen.layout import DRAFT, FORMAT_NAME, FORMAT_VERSION, MANIFEST, MAX_MANIFEST_BYTES, SPLITS, TASKS
+from datagen.layout import (
+    DRAFT,
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    SPLITS,
+    TASKS,
+)
 from datagen.recipe import Recipe
 
 NO_OFFSET = (1 << 64) - 1  # of a column that lies in no single run of bytes: it is compressed
@@ -44,7 +53,9 @@ Table = npt.NDArray[np.void]
 
 @dataclass(frozen=True)
 class FileFacts:
-    """A file of the dataset: its path relative to the dataset, its size, and the XXH3-128 (hex) of its bytes."""
+    """A file of the dataset: its path relative to the dataset, its size, and the XXH3-128 (hex) of
+    its bytes.
+    """
 
     path: str
     bytes: int
@@ -53,10 +64,11 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class ColumnFacts:
-    """A column of one split: `shape` is that of one sample, `root` the content root (hex) of all its samples.
+    """A column of one split: `shape` is that of one sample, `root` the content root (hex) of all
+    its samples.
 
-    `axes` names the axes of a sample; `path` is the rule for the path of a shard's file: {shard} stands for the
-    shard's number, {shard:05d} for that number in five digits.
+    `axes` names the axes of a sample; `path` is the rule for the path of a shard's file: {shard}
+    stands for the shard's number, {shard:05d} for that number in five digits.
     """
 
     name: str
@@ -73,7 +85,9 @@ class ColumnFacts:
 
 @dataclass(frozen=True)
 class SplitFacts:
-    """One split of one task. `table` is the file of SHARD_FACTS rows: for each column, for each of its shards."""
+    """One split of one task. `table` is the file of SHARD_FACTS rows: for each column, for each of
+    its shards.
+    """
 
     count: int
     columns: tuple[ColumnFacts, ...]
@@ -87,7 +101,9 @@ class SplitFacts:
 
 @dataclass(frozen=True)
 class DigitFacts:
-    """The digits of a split: how many distinct ones, and how many equal ones were dropped, and for the sake of what."""
+    """The digits of a split: how many distinct ones, and how many equal ones were dropped, and for
+    the sake of what.
+    """
 
     count: int
     dropped_within: int
@@ -96,10 +112,11 @@ class DigitFacts:
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """What the source turned out to be. `tile` is (height, width) in pixels; `digests` are SHA-256 (hex).
+    """What the source turned out to be. `tile` is (height, width) in pixels; `digests` are SHA-256
+    (hex).
 
-    `conflicts` counts the dropped digits whose equal twin, which stayed, has another label; `conflicts_listed`
-    names the first of them.
+    `conflicts` counts the dropped digits whose equal twin, which stayed, has another label;
+    `conflicts_listed` names the first of them.
     """
 
     name: str
@@ -115,7 +132,9 @@ class SourceFacts:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything a reader needs. `digest` is the dataset digest; `files` are those that hold no samples."""
+    """Everything a reader needs. `digest` is the dataset digest; `files` are those that hold no
+    samples.
+    """
 
     digest: str
     recipe: Recipe
@@ -150,8 +169,8 @@ def to_bytes(manifest: Manifest) -> bytes:
 def from_bytes(data: bytes, *, path: Path) -> Manifest:
     """The manifest that these bytes spell; `path` names them in errors.
 
-    Raises FormatError for what is no manifest or one of an unknown version, DamageError for one whose values
-    contradict each other or whose bytes are not canonical.
+    Raises FormatError for what is no manifest or one of an unknown version, DamageError for one
+    whose values contradict each other or whose bytes are not canonical.
     """
     plain = _json_object(data, path)
     _check_version(plain, path)
@@ -191,7 +210,9 @@ def load(root: Path | str) -> Manifest:
 
 
 def _require_folder(root: Path) -> None:
-    """Raise FormatError where `root` is a file, or a link that leads nowhere; a folder, or nothing, is let pass."""
+    """Raise FormatError where `root` is a file, or a link that leads nowhere; a folder, or nothing,
+    is let pass.
+    """
     with files.storage_errors(root):
         is_file, is_lost = root.is_file(), root.is_symlink() and not root.exists()
     if is_file or is_lost:
@@ -200,7 +221,9 @@ def _require_folder(root: Path) -> None:
             path=root,
             expected="a folder",
             found="a file" if is_file else "a link that leads nowhere",
-            remedy=f"name the folder that it lies in, {root.parent}" if root.name == MANIFEST else "name another place",
+            remedy=f"name the folder that it lies in, {root.parent}"
+            if root.name == MANIFEST
+            else "name another place",
         )
 
 
@@ -209,7 +232,10 @@ def read_bounded(path: Path, limit: int) -> bytes:
     found = files.kind(path)
     if found == "a link":
         raise FormatError(
-            "its manifest is a link", path=path.parent, expected=f"a file {path.name}", remedy=files.LINK_REMEDY
+            "its manifest is a link",
+            path=path.parent,
+            expected=f"a file {path.name}",
+            remedy=files.LINK_REMEDY,
         )
     if found != "a file":
         begun = files.look(path.parent / DRAFT) is not None
@@ -218,12 +244,18 @@ def read_bounded(path: Path, limit: int) -> bytes:
             path=path.parent,
             expected=f"a file {path.name}",
             found=found,
-            remedy="build it with 'datagen build'" + (", or end its parts with 'datagen finish'" if begun else ""),
+            remedy="build it with 'datagen build'"
+            + (", or end its parts with 'datagen finish'" if begun else ""),
         )
     with files.storage_errors(path), path.open("rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise DamageError("too large", path=path, expected=f"at most {limit:,} bytes", found=f"{path.stat().st_size:,}")
+        raise DamageError(
+            "too large",
+            path=path,
+            expected=f"at most {limit:,} bytes",
+            found=f"{path.stat().st_size:,}",
+        )
     return data
 
 
@@ -231,13 +263,17 @@ def table_from_bytes(data: bytes, *, shards: int, columns: int, path: Path) -> T
     """SHARD_FACTS rows (columns, shards) from the bytes of a table file."""
     expected = shards * columns * SHARD_FACTS.itemsize
     if len(data) != expected:
-        raise DamageError("not the size of the split's table", path=path, expected=expected, found=len(data))
+        raise DamageError(
+            "not the size of the split's table", path=path, expected=expected, found=len(data)
+        )
     return np.frombuffer(data, SHARD_FACTS).reshape(columns, shards)
 
 
 @cache
 def _hints(record: Hashable) -> dict[str, Any]:
-    """The types of a record's fields; to evaluate them anew for each record would take most of the time of reading."""
+    """The types of a record's fields; to evaluate them anew for each record would take most of the
+    time of reading.
+    """
     return get_type_hints(record)
 
 
@@ -251,7 +287,9 @@ def _json_object(data: bytes, path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise FormatError(f"not a manifest: {error}", path=path) from error
     if not isinstance(plain, dict):
-        raise FormatError("not a manifest", path=path, expected="a JSON object", found=type(plain).__name__)
+        raise FormatError(
+            "not a manifest", path=path, expected="a JSON object", found=type(plain).__name__
+        )
     return plain
 
 
@@ -260,7 +298,12 @@ def _check_version(plain: dict[str, Any], path: Path) -> None:
     name = stated.get("name") if isinstance(stated, dict) else None
     version = stated.get("version") if isinstance(stated, dict) else None
     if name != FORMAT_NAME:
-        raise FormatError("not a manifest of this format", path=path, expected=FORMAT_NAME, found=reprlib.repr(name))
+        raise FormatError(
+            "not a manifest of this format",
+            path=path,
+            expected=FORMAT_NAME,
+            found=reprlib.repr(name),
+        )
     if version != FORMAT_VERSION or type(version) is not int:
         raise FormatError(
             "a version of the format that this program does not know",
@@ -284,21 +327,35 @@ def _from_plain(plain: dict[str, Any]) -> Manifest:
 
 
 _KINDS = {str: "Unicode text", int: "an integer from 0 to 2^63 - 1", tuple: "a list"}
-_ORDER = (*TASKS, *SPLITS)  # in JSON the keys are sorted; in records they stand in the order of the work
+# in JSON the keys are sorted; in records they stand in the order of the work
+_ORDER = (*TASKS, *SPLITS)
 
 
 def _typed(kind: Any, value: Any, where: str) -> Any:
-    """`value` as the annotation `kind` wants it: records, tuples and mappings of them, text, natural numbers."""
+    """`value` as the annotation `kind` wants it: records, tuples and mappings of them, text,
+    natural numbers.
+    """
     origin = get_origin(kind)
     if is_dataclass(kind) and isinstance(value, dict):
         hints = _hints(kind)  # type: ignore[arg-type]
-        return kind(**{name: _typed(hint, value.get(name), f"{where}.{name}") for name, hint in hints.items()})  # type: ignore[operator]
+        return kind(
+            **{
+                name: _typed(hint, value.get(name), f"{where}.{name}")
+                for name, hint in hints.items()
+            }
+        )  # type: ignore[operator]
     if origin is tuple and isinstance(value, list):
-        return tuple(_typed(get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+        return tuple(
+            _typed(get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(value)
+        )
     if origin is Mapping and isinstance(value, dict):
-        names = sorted(value, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
+        names = sorted(
+            value, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER)
+        )
         return {
-            _typed(str, name, where): _typed(get_args(kind)[1], value[name], f"{where}.{_shown(name)}")
+            _typed(str, name, where): _typed(
+                get_args(kind)[1], value[name], f"{where}.{_shown(name)}"
+            )
             for name in names
         }
     if kind is str and type(value) is str and not _SURROGATE.search(value):
@@ -309,7 +366,8 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
     raise _WrongTypeError(f"{where} must be {_KINDS.get(origin or kind, 'an object')}, not {found}")
 
 
-_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character, which JSON can spell and no terminal can print
+# half of a character, which JSON can spell and no terminal can print
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _HEX = re.compile(r"[0-9a-f]+")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _PATH = re.compile(r"(?!.{256})[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
@@ -357,7 +415,9 @@ def _split_problems(facts: SplitFacts, shard_size: int, where: str) -> list[str]
         problems.append(f"{where}.table must have {size:,} bytes")
     if len({column.name for column in facts.columns}) < len(facts.columns):
         problems.append(f"{where}: two columns have the same name")
-    return problems + [problem for column in facts.columns for problem in _column_problems(column, where)]
+    return problems + [
+        problem for column in facts.columns for problem in _column_problems(column, where)
+    ]
 
 
 def _column_problems(column: ColumnFacts, where: str) -> list[str]:
@@ -366,32 +426,50 @@ def _column_problems(column: ColumnFacts, where: str) -> list[str]:
     problems += _digest_problems(column.root, 32, where)
     path, places = _SHARD.subn("0", column.path)
     if places != 1 or not _PATH.fullmatch(path):
-        problems.append(f"{where}: {reprlib.repr(column.path)} is not a rule for paths within the dataset")
+        problems.append(
+            f"{where}: {reprlib.repr(column.path)} is not a rule for paths within the dataset"
+        )
     if column.dtype not in _DTYPES:
-        problems.append(f"{where}: dtype {reprlib.repr(column.dtype)} is none of {', '.join(_DTYPES)}")
+        problems.append(
+            f"{where}: dtype {reprlib.repr(column.dtype)} is none of {', '.join(_DTYPES)}"
+        )
     if len(column.shape) > 3 or not all(0 < side < _MAX_SIDE for side in column.shape):
         problems.append(f"{where}: {reprlib.repr(column.shape)} is not the shape of a sample")
     if len(column.axes) != len(column.shape):
         problems.append(f"{where}: axes must name each axis of a sample")
-    return problems + [problem for axis in column.axes for problem in _name_problems(axis, f"{where}.axes")]
+    return problems + [
+        problem for axis in column.axes for problem in _name_problems(axis, f"{where}.axes")
+    ]
 
 
 def _shown(name: str) -> str:
-    """The name for messages, cut short where it is none: it comes from outside, and stands in each of many."""
+    """The name for messages, cut short where it is none: it comes from outside, and stands in each
+    of many.
+    """
     return name if _NAME.fullmatch(name) else reprlib.repr(name)
 
 
 def _file_problems(file: FileFacts, where: str) -> list[str]:
     good = _PATH.fullmatch(file.path)
-    problems = [] if good else [f"{where}: {reprlib.repr(file.path)} is not a path within the dataset"]
+    problems = (
+        [] if good else [f"{where}: {reprlib.repr(file.path)} is not a path within the dataset"]
+    )
     return problems + _digest_problems(file.digest, 16, where)
 
 
 def _name_problems(name: str, where: str) -> list[str]:
     good = _NAME.fullmatch(name)
-    return [] if good else [f"{where}: {reprlib.repr(name)} is not a name of letters a to z, digits and underscores"]
+    return (
+        []
+        if good
+        else [
+            f"{where}: {reprlib.repr(name)} is not a name of letters a to z, digits and underscores"
+        ]
+    )
 
 
 def _digest_problems(digest: str, size: int, where: str) -> list[str]:
     good = len(digest) == 2 * size and _HEX.fullmatch(digest)
-    return [] if good else [f"{where}: {reprlib.repr(digest)} is not a digest of {size} bytes in hex"]
+    return (
+        [] if good else [f"{where}: {reprlib.repr(digest)} is not a digest of {size} bytes in hex"]
+    )

@@ -1,4 +1,6 @@
-"""Mosaics: grids of tiles, and the semantic masks of tiles, laid line by line into buffers that the caller reuses."""
+"""Mosaics: grids of tiles, and the semantic masks of tiles, laid line by line into buffers that the
+caller reuses.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ _BLOCK = 2**18  # lines of tiles at a time: their numbers take 2 MiB
 def semantic_masks(
     tiles: npt.NDArray[np.uint8], thresholds: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.uint8]:
-    """The semantic mask of each tile: 0 on the background, label + 1 where a pixel exceeds its tile's threshold.
+    """The semantic mask of each tile: 0 on the background, label + 1 where a pixel exceeds its
+    tile's threshold.
 
     uint8 (n, H, W), (n,) and (n,), labels at most 253 -> uint8 (n, H, W).
     """
@@ -25,13 +28,16 @@ def semantic_masks(
 
 
 def compose(
-    layers: Sequence[npt.NDArray[np.uint8]], rows: npt.NDArray[np.uint32], outs: Sequence[npt.NDArray[np.uint8]]
+    layers: Sequence[npt.NDArray[np.uint8]],
+    rows: npt.NDArray[np.uint32],
+    outs: Sequence[npt.NDArray[np.uint8]],
 ) -> None:
-    """Lay the tiles that `rows` names into grids, in each layer: uint8 (n, H, W), uint32 (m, R, C) -> (m, R*H, C*W).
+    """Lay the tiles that `rows` names into grids, in each layer: uint8 (n, H, W), uint32 (m, R, C)
+    -> (m, R*H, C*W).
 
-    `layers` hold images or masks, all of one shape; `outs` are the outputs, uint8. They are C-contiguous, both (a
-    memory map will do for a layer). Raises IndexError where a row number is not below n, ValueError where an output
-    has another shape or layout.
+    `layers` hold images or masks, all of one shape; `outs` are the outputs, uint8. They are
+    C-contiguous, both (a memory map will do for a layer). Raises IndexError where a row number is
+    not below n, ValueError where an output has another shape or layout.
     """
     n, height, width = layers[0].shape
     m, grid_rows, grid_columns = rows.shape
@@ -45,11 +51,14 @@ def compose(
         numbers = _line_numbers(rows[start : start + step], height)
         for tiles, out in zip(layers, outs, strict=True):
             lines = _items(out[start : start + step], width).reshape(-1)
-            np.take(_items(tiles, width).reshape(-1), numbers, out=lines, mode="clip")  # "raise" would copy `out`
+            # "raise" would copy `out`
+            np.take(_items(tiles, width).reshape(-1), numbers, out=lines, mode="clip")
 
 
 def _line_numbers(rows: npt.NDArray[np.uint32], height: int) -> npt.NDArray[np.intp]:
-    """Which line of all tiles stands at each place of the grids, line by line: (m, R, C) -> (m * R * height * C,)."""
+    """Which line of all tiles stands at each place of the grids, line by line: (m, R, C) -> (m * R
+    * height * C,).
+    """
     grid_columns = rows.shape[2]
     numbers = np.empty((rows.shape[0] * rows.shape[1], height * grid_columns), np.intp)
     first = rows.astype(np.intp)

@@ -1,4 +1,5 @@
-"""What pictures are painted with: colours, letters, enlarged pixels, rings, and pictures set side by side.
+"""What pictures are painted with: colours, letters, enlarged pixels, rings, and pictures set side
+by side.
 
 A picture is RGB, uint8 (height, width, 3). The same arguments give the same pixels.
 """
@@ -24,8 +25,9 @@ ACCENT: Colour = (255, 176, 32)
 SPOT: Colour = (64, 224, 255)
 WHITE: Colour = (255, 255, 255)
 
-# Ten colours bright enough for black, found by a search for the largest smallest distance: 0.19 in OKLab between any
-# two, and 0.12 to a viewer without red, green or blue cones (Machado, Oliveira and Fernandes 2009).
+# Ten colours bright enough for black, found by a search for the largest smallest distance: 0.19 in
+# OKLab between any two, and 0.12 to a viewer without red, green or blue cones (Machado, Oliveira
+# and Fernandes 2009).
 _TEN: tuple[Colour, ...] = (
     (75, 225, 255),
     (195, 0, 0),
@@ -44,7 +46,9 @@ _TINT = 0.35  # how much of its colour an overlay gives to a pixel
 
 
 def class_colours(classes: int) -> UInt8:
-    """The colour of each value of a semantic mask: (256, 3). 0 is black, class + 1 that class's own colour."""
+    """The colour of each value of a semantic mask: (256, 3). 0 is black, class + 1 that class's own
+    colour.
+    """
     table = np.zeros((256, 3), np.uint8)
     table[255] = _IGNORE
     for label in range(classes):
@@ -64,13 +68,21 @@ def _class_colour(label: int) -> Colour:
         return _TEN[label]
     turn = label - len(_TEN)
     hue = turn * 0.6180339887498949 % 1  # the golden section spreads any number of hues
-    red, green, blue = colorsys.hsv_to_rgb(hue, (0.85, 0.5, 0.7)[turn % 3], (1.0, 0.9, 0.65, 0.8)[turn % 4])
+    red, green, blue = colorsys.hsv_to_rgb(
+        hue, (0.85, 0.5, 0.7)[turn % 3], (1.0, 0.9, 0.65, 0.8)[turn % 4]
+    )
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def plain(name: str, index: int, *, longest: int = 14) -> str:
-    """A class's name in letters that can be drawn: accents dropped, long names cut, all else "class INDEX"."""
-    letters = [letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter)]
+    """A class's name in letters that can be drawn: accents dropped, long names cut, all else "class
+    INDEX".
+    """
+    letters = [
+        letter
+        for letter in unicodedata.normalize("NFKD", name)
+        if not unicodedata.combining(letter)
+    ]
     text = "".join(letters).strip()
     if not (text and text.isascii() and text.isprintable()):
         return f"class {index}"
@@ -102,12 +114,15 @@ def _letters(text: str, size: int) -> UInt8:
 def blank(height: int, width: int) -> UInt8:
     """An empty piece of the page."""
     page = np.empty((height, width, 3), np.uint8)
-    page[:] = np.tile(np.array(PAGE, np.uint8), (width, 1))  # whole lines are copied much faster than pixels
+    # whole lines are copied much faster than pixels
+    page[:] = np.tile(np.array(PAGE, np.uint8), (width, 1))
     return page
 
 
 def blend(picture: UInt8, cover: npt.NDArray[np.float64], colour: UInt8 | Colour) -> UInt8:
-    """The picture with as much of `colour` in each pixel as `cover` (height, width), from 0 to 1, says."""
+    """The picture with as much of `colour` in each pixel as `cover` (height, width), from 0 to 1,
+    says.
+    """
     share = cover[..., None]
     return np.rint(picture * (1 - share) + np.asarray(colour) * share).astype(np.uint8)
 
@@ -123,7 +138,9 @@ def above(pictures: Sequence[UInt8], gap: int = 0) -> UInt8:
 
 
 def justified(pictures: Sequence[UInt8], height: int) -> UInt8:
-    """The pictures in a column of that height, the first at the top, the last at the bottom, evenly apart."""
+    """The pictures in a column of that height, the first at the top, the last at the bottom, evenly
+    apart.
+    """
     spare = height - sum(picture.shape[0] for picture in pictures)
     page, at = blank(height, max(picture.shape[1] for picture in pictures)), 0
     for i, picture in enumerate(pictures):
@@ -133,8 +150,12 @@ def justified(pictures: Sequence[UInt8], height: int) -> UInt8:
 
 
 def framed(picture: UInt8, top: int, left: int) -> UInt8:
-    """The picture amid a margin of the page, as wide below as above and on the right as on the left."""
-    return set_in(blank(picture.shape[0] + 2 * top, picture.shape[1] + 2 * left), picture, top, left)
+    """The picture amid a margin of the page, as wide below as above and on the right as on the
+    left.
+    """
+    return set_in(
+        blank(picture.shape[0] + 2 * top, picture.shape[1] + 2 * left), picture, top, left
+    )
 
 
 def set_in(page: UInt8, picture: UInt8, top: int, left: int) -> UInt8:
@@ -167,18 +188,24 @@ def _joined(pictures: Sequence[UInt8], gap: int, axis: int) -> UInt8:
 
 
 def scale_for(shape: tuple[int, ...], box: int) -> float:
-    """By what to enlarge an image so that its longer side is about `box`: a whole number, or a fraction below 2/3."""
+    """By what to enlarge an image so that its longer side is about `box`: a whole number, or a
+    fraction below 2/3.
+    """
     ratio = box / max(shape)
     return ratio if ratio < 2 / 3 else float(max(1, round(ratio)))
 
 
 def grey(image: UInt8, scale: float) -> UInt8:
-    """A grey image (h, w) as a picture: each pixel a square where it is enlarged, averages where it is reduced."""
+    """A grey image (h, w) as a picture: each pixel a square where it is enlarged, averages where it
+    is reduced.
+    """
     if scale >= 1:
         return np.repeat(_squares(image, scale)[..., None], 3, axis=2)
     step = max(1, int(0.25 / scale))  # of a very large image, a part is plenty to average
     size = (_length(image.shape[1], scale), _length(image.shape[0], scale))
-    small = cv2.resize(np.ascontiguousarray(image[::step, ::step]), size, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(
+        np.ascontiguousarray(image[::step, ::step]), size, interpolation=cv2.INTER_AREA
+    )
     return np.repeat(small.astype(np.uint8).reshape(size[1], size[0], 1), 3, axis=2)
 
 
@@ -188,7 +215,9 @@ def painted(mask: UInt8, scale: float, colours: UInt8) -> UInt8:
 
 
 def overlay(image: UInt8, mask: UInt8, scale: float, colours: UInt8) -> UInt8:
-    """The image tinted with the colours of its mask, which is also outlined, along its pixels and inside of it."""
+    """The image tinted with the colours of its mask, which is also outlined, along its pixels and
+    inside of it.
+    """
     regions = _squares(mask, scale)
     kernel = np.ones((1 + 2 * _stroke(scale),) * 2, np.uint8)
     inner = cv2.erode(regions, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=(0,))
@@ -198,9 +227,13 @@ def overlay(image: UInt8, mask: UInt8, scale: float, colours: UInt8) -> UInt8:
 
 
 def ring(picture: UInt8, x: float, y: float, radius: float, scale: float, colour: Colour) -> UInt8:
-    """The picture with a circle; x, y and radius in its pixels, 0, 0 the outer corner of the first one."""
+    """The picture with a circle; x, y and radius in its pixels, 0, 0 the outer corner of the first
+    one.
+    """
     half = max(2, _stroke(scale)) / 2
-    return blend(picture, np.clip(half + 0.5 - np.abs(_distance(picture, x, y) - radius), 0, 1), colour)
+    return blend(
+        picture, np.clip(half + 0.5 - np.abs(_distance(picture, x, y) - radius), 0, 1), colour
+    )
 
 
 def spot(picture: UInt8, x: float, y: float, radius: float, colour: Colour) -> UInt8:
@@ -219,9 +252,12 @@ def _distance(picture: UInt8, x: float, y: float) -> npt.NDArray[np.float64]:
 
 
 def _squares(plane: UInt8, scale: float) -> UInt8:
-    """The plane (h, w) enlarged or reduced; each pixel is that of the original in which its centre lies."""
+    """The plane (h, w) enlarged or reduced; each pixel is that of the original in which its centre
+    lies.
+    """
     rows, columns = (
-        np.minimum(((np.arange(_length(side, scale)) + 0.5) / scale).astype(np.intp), side - 1) for side in plane.shape
+        np.minimum(((np.arange(_length(side, scale)) + 0.5) / scale).astype(np.intp), side - 1)
+        for side in plane.shape
     )
     return plane[rows[:, None], columns]
 
@@ -233,6 +269,8 @@ def _length(side: int, scale: float) -> int:
 def png(picture: UInt8) -> bytes:
     """The picture as the bytes of a PNG file."""
     options = [cv2.IMWRITE_PNG_COMPRESSION, 3]
-    if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # unfiltered, large areas of one colour are smaller and three times as fast
+    if hasattr(
+        cv2, "IMWRITE_PNG_FILTER"
+    ):  # unfiltered, large areas of one colour are smaller and three times as fast
         options += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
     return bytes(cv2.imencode(".png", picture[:, :, ::-1], options)[1])

@@ -1,7 +1,9 @@
-"""The keyed bijection that says which digits stand in mosaic `i`: distinct indices give distinct rows.
+"""The keyed bijection that says which digits stand in mosaic `i`: distinct indices give distinct
+rows.
 
-An alternating Feistel network over Z(n^a) x Z(n^b), a + b = cells, on numbers held as base-n digits. Integers
-only, so every machine computes the same rows; `docs/format.md` describes it and lists test vectors.
+An alternating Feistel network over Z(n^a) x Z(n^b), a + b = cells, on numbers held as base-n
+digits. Integers only, so every machine computes the same rows; `docs/format.md` describes it and
+lists test vectors.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ _BLOCK = 16384  # indices at a time: a few arrays of 128 KiB stay in the cache
 
 @dataclass(frozen=True)
 class Permutation:
-    """A bijection between the indices [0, n^cells) and the ordered choices of `cells` numbers below `n`.
+    """A bijection between the indices [0, n^cells) and the ordered choices of `cells` numbers below
+    `n`.
 
     `seed` and `split` choose the bijection. Raises ValueError unless 1 <= n <= 2^32 and cells >= 1.
     """
@@ -50,8 +53,9 @@ class Permutation:
     def rows(self, indices: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
         """The rows of each index: uint64 (m,) -> uint32 (m, cells).
 
-        Cell j, counted along the grid's rows, holds digit j of the permuted index, digit 0 the least
-        significant. Raises TypeError unless `indices` is uint64, ValueError where one is not below `size`.
+        Cell j, counted along the grid's rows, holds digit j of the permuted index, digit 0 the
+        least significant. Raises TypeError unless `indices` is uint64, ValueError where one is not
+        below `size`.
         """
         if indices.dtype != np.uint64:
             raise TypeError(f"indices must be uint64, found {indices.dtype}")
@@ -66,7 +70,8 @@ class Permutation:
     def index(self, rows: npt.NDArray[np.uint32]) -> list[int]:
         """The index of each row, the inverse of `rows`: uint32 (m, cells) -> m Python integers.
 
-        Raises ValueError where a row holds a number that is not below `n`, or the width is not `cells`.
+        Raises ValueError where a row holds a number that is not below `n`, or the width is not
+        `cells`.
         """
         if rows.ndim != 2 or rows.shape[1] != self.cells:
             raise ValueError(f"rows must be (m, {self.cells}), found {rows.shape}")
@@ -82,7 +87,9 @@ class Permutation:
         return self._feistel(digits, inverse)
 
     def _feistel(self, digits: npt.NDArray[np.uint64], inverse: bool) -> npt.NDArray[np.uint64]:
-        """Run the rounds in place on digits (count, m): even rounds change the low half, odd ones the high."""
+        """Run the rounds in place on digits (count, m): even rounds change the low half, odd ones
+        the high.
+        """
         low, high = digits[: len(digits) // 2], digits[len(digits) // 2 :]
         for number in reversed(range(ROUNDS)) if inverse else range(ROUNDS):
             source, target = (low, high) if number % 2 else (high, low)
@@ -90,7 +97,8 @@ class Permutation:
         return digits
 
     def _walk(self, values: npt.NDArray[np.uint64], inverse: bool) -> npt.NDArray[np.uint64]:
-        """Permute single digits (m,): a network over Z(m) x Z(m), m^2 >= n, walked until it is below n.
+        """Permute single digits (m,): a network over Z(m) x Z(m), m^2 >= n, walked until it is
+        below n.
 
         With one digit the low half would be empty and the network a mere rotation.
         """
@@ -105,13 +113,22 @@ class Permutation:
 
     @cached_property
     def _keys(self) -> list[np.uint64]:
-        """One 64-bit key a round: the first 8 bytes, little-endian, of SHA-256 of seed, round and split."""
-        texts = (f"datagen-permutation/{self.seed}/{number}/{self.split}" for number in range(ROUNDS))
-        return [np.uint64(int.from_bytes(hashlib.sha256(t.encode()).digest()[:8], "little")) for t in texts]
+        """One 64-bit key a round: the first 8 bytes, little-endian, of SHA-256 of seed, round and
+        split.
+        """
+        texts = (
+            f"datagen-permutation/{self.seed}/{number}/{self.split}" for number in range(ROUNDS)
+        )
+        return [
+            np.uint64(int.from_bytes(hashlib.sha256(t.encode()).digest()[:8], "little"))
+            for t in texts
+        ]
 
 
 def _digits(values: npt.NDArray[np.uint64], n: int, count: int) -> npt.NDArray[np.uint64]:
-    """The lowest `count` base-n digits of each value, least significant first: (m,) -> (count, m)."""
+    """The lowest `count` base-n digits of each value, least significant first: (m,) -> (count,
+    m).
+    """
     digits = np.empty((count, len(values)), np.uint64)
     rest = values
     for digit in digits:
@@ -130,11 +147,14 @@ def _absorb(source: npt.NDArray[np.uint64], key: np.uint64) -> npt.NDArray[np.ui
     return state
 
 
-def _add(target: npt.NDArray[np.uint64], state: npt.NDArray[np.uint64], n: int, inverse: bool) -> None:
-    """Add to (or subtract from) the numbers in `target`, digits (count, m), the ones that `state` (m,) yields.
+def _add(
+    target: npt.NDArray[np.uint64], state: npt.NDArray[np.uint64], n: int, inverse: bool
+) -> None:
+    """Add to (or subtract from) the numbers in `target`, digits (count, m), the ones that `state`
+    (m,) yields.
 
-    Addition is modulo n^count, by digits with carry. To subtract is to add the complement to n - 1 of every
-    digit, and one.
+    Addition is modulo n^count, by digits with carry. To subtract is to add the complement to n - 1
+    of every digit, and one.
     """
     base = np.uint64(n)
     words = mix64(state + _GOLDEN * np.arange(1, len(target) + 1, dtype=np.uint64)[:, None])
@@ -150,7 +170,9 @@ def _add(target: npt.NDArray[np.uint64], state: npt.NDArray[np.uint64], n: int, 
 
 
 def mix64(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Scramble 64-bit words in place, one to one: the finaliser of SplitMix64 (Steele, Lea and Flood, 2014)."""
+    """Scramble 64-bit words in place, one to one: the finaliser of SplitMix64 (Steele, Lea and
+    Flood, 2014).
+    """
     words ^= words >> _SHIFTS[0]
     words *= _FACTORS[0]
     words ^= words >> _SHIFTS[1]

@@ -1,4 +1,6 @@
-"""Which samples of a dataset a picture shows: chosen for variety, by fixed rules; what cannot be drawn is refused."""
+"""Which samples of a dataset a picture shows: chosen for variety, by fixed rules; what cannot be
+drawn is refused.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +24,27 @@ _MOSAICS = 48  # likewise
 
 
 def read_sample(dataset: Dataset, task: str, split: str, row: int) -> Sample:
-    """All columns of one sample; of a digit's foreground also the label, which stands with its circle.
+    """All columns of one sample; of a digit's foreground also the label, which stands with its
+    circle.
 
-    Raises DamageError for what cannot be drawn. What the columns of a task of the user's own mean is not known here.
+    Raises DamageError for what cannot be drawn. What the columns of a task of the user's own mean
+    is not known here.
     """
     owners = {column.name: task for column in dataset.manifest.tasks[task][split].columns}
     if task == "foreground":
         owners["label"] = "circles"
-    sample = {name: dataset.rows(owner, split, name, row, row + 1)[0] for name, owner in owners.items()}
-    problem = _contradiction(sample, len(dataset.manifest.source.classes)) if task in TASKS else None
+    sample = {
+        name: dataset.rows(owner, split, name, row, row + 1)[0] for name, owner in owners.items()
+    }
+    problem = (
+        _contradiction(sample, len(dataset.manifest.source.classes)) if task in TASKS else None
+    )
     if problem:
-        raise DamageError(f"{task}/{split}, sample {row}: {problem}", path=dataset.root, remedy="see 'datagen verify'")
+        raise DamageError(
+            f"{task}/{split}, sample {row}: {problem}",
+            path=dataset.root,
+            remedy="see 'datagen verify'",
+        )
     return sample
 
 
@@ -42,7 +54,11 @@ def _contradiction(sample: Sample, classes: int) -> str | None:
         return "a label that is no class"
     if "circle" in sample:
         (x, y, den, r2), (height, width) = map(int, sample["circle"]), sample["image"].shape
-        within = 0 <= x <= den * width and 0 <= y <= den * height and 0 <= r2 <= den**2 * (height**2 + width**2)
+        within = (
+            0 <= x <= den * width
+            and 0 <= y <= den * height
+            and 0 <= r2 <= den**2 * (height**2 + width**2)
+        )
         return None if within else "a circle that is around no pixels of the image"
     return None
 
@@ -54,11 +70,17 @@ def choose(dataset: Dataset, task: str, wanted: int) -> list[Pick]:
     if task in ("foreground", "circles"):
         return _digits(dataset, task, wanted)
     splits = dataset.manifest.tasks[task].items()
-    return [(split, row) for split, facts in splits for row in range(min(facts.count, -(-wanted // len(splits))))]
+    return [
+        (split, row)
+        for split, facts in splits
+        for row in range(min(facts.count, -(-wanted // len(splits))))
+    ]
 
 
 def _digits(dataset: Dataset, task: str, wanted: int) -> list[Pick]:
-    """Digits of the first class to the last, from each split in turn, in turn small and large ones."""
+    """Digits of the first class to the last, from each split in turn, in turn small and large
+    ones.
+    """
     splits = list(dataset.manifest.tasks[task])
     labels = {split: _labels(dataset, "circles", split, _DIGITS) for split in splits}
     present = sorted({label for some in labels.values() for label in np.unique(some).tolist()})
@@ -82,11 +104,16 @@ def _ranked(dataset: Dataset, task: str, split: str, rows: npt.NDArray[np.intp])
     if not len(rows):
         return []
     masks = dataset.rows(task, split, "mask", int(rows[0]), int(rows[-1]) + 1)
-    return [row for _, row in sorted((np.count_nonzero(masks[row - rows[0]]), row) for row in rows.tolist())]
+    return [
+        row
+        for _, row in sorted((np.count_nonzero(masks[row - rows[0]]), row) for row in rows.tolist())
+    ]
 
 
 def _mosaics(dataset: Dataset, wanted: int) -> list[Pick]:
-    """Mosaics from each split in turn: of the first ones, that with the most of the classes that were shown least."""
+    """Mosaics from each split in turn: of the first ones, that with the most of the classes that
+    were shown least.
+    """
     splits = list(dataset.manifest.tasks["mosaics"])
     candidates = [
         (split, row, np.unique(labels))
@@ -107,4 +134,6 @@ def _mosaics(dataset: Dataset, wanted: int) -> list[Pick]:
 
 def _labels(dataset: Dataset, task: str, split: str, most: int) -> npt.NDArray[np.uint8]:
     """The labels of the first samples of a split, at most so many."""
-    return dataset.rows(task, split, "label", 0, min(dataset.manifest.tasks[task][split].count, most))
+    return dataset.rows(
+        task, split, "label", 0, min(dataset.manifest.tasks[task][split].count, most)
+    )

@@ -1,4 +1,6 @@
-"""Plans: manifests of what is to be built, without tasks. What a folder was begun for, and what two plans differ in."""
+"""Plans: manifests of what is to be built, without tasks. What a folder was begun for, and what two
+plans differ in.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def plan_of(manifest: Manifest) -> Manifest:
 
 
 def existing_plan(root: Path) -> Manifest | None:
-    """The manifest in `root`, of a dataset or of a build in progress; None without one. Raises what reading it does."""
+    """The manifest in `root`, of a dataset or of a build in progress; None without one. Raises what
+    reading it does.
+    """
     for _ in range(2):  # another process may give the draft its name between the two looks
         if files.look(root / MANIFEST):
             return manifests.load(root)
@@ -36,17 +40,22 @@ def existing_plan(root: Path) -> Manifest | None:
 
 
 def read_draft(root: Path) -> Manifest:
-    """The manifest of the build in progress in `root`. Raises DamageError or StorageError where it cannot be read."""
+    """The manifest of the build in progress in `root`. Raises DamageError or StorageError where it
+    cannot be read.
+    """
     path = root / DRAFT
     return manifests.from_bytes(manifests.read_bounded(path, MAX_MANIFEST_BYTES), path=path)
 
 
 def require_free(root: Path, plan: Manifest) -> None:
-    """Raise FormatError where `root` is a folder that holds anything but a dataset, begun or finished, of this plan."""
+    """Raise FormatError where `root` is a folder that holds anything but a dataset, begun or
+    finished, of this plan.
+    """
     with files.storage_errors(root):
         if not root.is_dir():
             return
-        # Listed first: what another process begins here from now on, part of the same build, is no stranger.
+        # Listed first: what another process begins here from now on, part of the same build, is no
+        # stranger.
         strangers = [entry.name for entry in root.iterdir() if not files.is_draft(entry.name)]
     present = existing_plan(root)
     if present is None:
@@ -90,7 +99,9 @@ def with_sections(plan: Manifest, sections: Iterable[Section]) -> Manifest:
 
 
 def require_storable(plan: Manifest, sections: Sequence[Section]) -> None:
-    """Raise RecipeError unless a manifest can state these sections: a task may declare what no reader takes."""
+    """Raise RecipeError unless a manifest can state these sections: a task may declare what no
+    reader takes.
+    """
     try:
         data = manifests.to_bytes(with_sections(plan, sections))
         manifests.from_bytes(data, path=Path(MANIFEST))
@@ -108,15 +119,24 @@ def require_storable(plan: Manifest, sections: Sequence[Section]) -> None:
 def difference(wanted: Manifest, present: Manifest) -> list[str]:
     """The keys in which two plans differ, with the values of the one and of the other."""
     ours, theirs = (
-        flat({"recipe": recipes.to_table(plan.recipe), "source": asdict(plan.source)}) for plan in (wanted, present)
+        flat({"recipe": recipes.to_table(plan.recipe), "source": asdict(plan.source)})
+        for plan in (wanted, present)
     )
-    keys = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)][:_MAX_LISTED]
-    return [", ".join(f"{key} = {side.get(key, 'none')}" for key in keys) for side in (ours, theirs)]
+    keys = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)][
+        :_MAX_LISTED
+    ]
+    return [
+        ", ".join(f"{key} = {side.get(key, 'none')}" for key in keys) for side in (ours, theirs)
+    ]
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one, with dotted keys."""
     values: dict[str, Any] = {}
     for key, value in table.items():
-        values.update(flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+        values.update(
+            flat(value, f"{prefix}{key}.")
+            if isinstance(value, Mapping)
+            else {f"{prefix}{key}": value}
+        )
     return values

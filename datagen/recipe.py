@@ -54,9 +54,10 @@ class Storage:
 class Recipe:
     """Everything that a dataset follows from, but for the source's bytes.
 
-    `source` names a source as `datagen.sources.load` takes it, `val` is how many samples are taken off the end of the
-    training set where the source brings no validation split (None: one twelfth), `seed` keys the bijection and
-    the splits of sources that come whole. `tasks` are the derived datasets; there may be more than the three.
+    `source` names a source as `datagen.sources.load` takes it, `val` is how many samples are taken
+    off the end of the training set where the source brings no validation split (None: one twelfth),
+    `seed` keys the bijection and the splits of sources that come whole. `tasks` are the derived
+    datasets; there may be more than the three.
     """
 
     source: str
@@ -79,8 +80,8 @@ class Recipe:
 def load(name_or_file: str) -> Recipe:
     """The packaged recipe of that name, or else the one in that TOML file.
 
-    Raises RecipeError where there is neither, or where the file is no valid recipe, and StorageError where the file
-    cannot be read.
+    Raises RecipeError where there is neither, or where the file is no valid recipe, and
+    StorageError where the file cannot be read.
     """
     if name_or_file in packaged():
         packed = (resources.files("datagen.recipes") / f"{name_or_file}.toml").read_text("utf-8")
@@ -98,7 +99,9 @@ def load(name_or_file: str) -> Recipe:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             found = f"{path.stat().st_size:,}"
-            raise RecipeError("too large", path=name_or_file, expected=f"at most {MAX_BYTES:,} bytes", found=found)
+            raise RecipeError(
+                "too large", path=name_or_file, expected=f"at most {MAX_BYTES:,} bytes", found=found
+            )
     return parse(text.decode(data, name_or_file, RecipeError), origin=name_or_file)
 
 
@@ -114,23 +117,35 @@ def _is_file(path: Path) -> bool:
 def packaged() -> tuple[str, ...]:
     """Names of the recipes that come with the package."""
     entries = resources.files("datagen.recipes").iterdir()
-    return tuple(sorted(entry.name.removesuffix(".toml") for entry in entries if entry.name.endswith(".toml")))
+    return tuple(
+        sorted(
+            entry.name.removesuffix(".toml") for entry in entries if entry.name.endswith(".toml")
+        )
+    )
 
 
 def parse(toml: str, *, origin: str) -> Recipe:
     """A recipe from TOML text; `origin` names it in errors."""
     dots = max(line.count(".") for line in toml.split("\n"))
     if dots > _MAX_DOTS:
-        raise RecipeError("too many dots in a line", path=origin, expected=f"at most {_MAX_DOTS}", found=f"{dots:,}")
+        raise RecipeError(
+            "too many dots in a line",
+            path=origin,
+            expected=f"at most {_MAX_DOTS}",
+            found=f"{dots:,}",
+        )
     try:
         table = tomllib.loads(toml)
-    except (ValueError, RecursionError) as error:  # tomllib's own error, and that of a number of too many digits
+    # tomllib's own error, and that of a number of too many digits
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"not TOML: {error}", path=origin) from error
     return from_table(table, origin=origin)
 
 
 def from_table(table: Mapping[str, Any], *, origin: str) -> Recipe:
-    """A recipe from nested mappings, every value checked; all problems are told at once, in one RecipeError."""
+    """A recipe from nested mappings, every value checked; all problems are told at once, in one
+    RecipeError.
+    """
     problems: list[str] = []
     top = _known(table, _TOP, "", problems)
     mosaics = _known(_section(table, "mosaics", problems), _MOSAICS, "mosaics.", problems)
@@ -162,7 +177,9 @@ def to_toml(recipe: Recipe) -> str:
     sections = {name: table.pop(name) for name in ("mosaics", "storage")}
     parts = ["".join(f"{key} = {_toml(value)}\n" for key, value in table.items())]
     for name, section in sections.items():
-        parts.append(f"[{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in section.items()))
+        parts.append(
+            f"[{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in section.items())
+        )
     return "\n".join(parts)
 
 
@@ -176,7 +193,8 @@ def known_digest(recipe: Recipe) -> str | None:
 
 
 def _toml(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)  # of printable strings, integers and lists: JSON is TOML there
+    # of printable strings, integers and lists: JSON is TOML there
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _section(table: Mapping[str, Any], name: str, problems: list[str]) -> Mapping[str, Any]:
@@ -191,9 +209,14 @@ _Check = Callable[[Any], str | None]
 
 
 def _known(
-    section: Mapping[str, Any], checks: Mapping[str, _Check | None], prefix: str, problems: list[str]
+    section: Mapping[str, Any],
+    checks: Mapping[str, _Check | None],
+    prefix: str,
+    problems: list[str],
 ) -> dict[str, Any]:
-    """The values of `section` that have a check and pass it; what is unknown or wrong goes into `problems`."""
+    """The values of `section` that have a check and pass it; what is unknown or wrong goes into
+    `problems`.
+    """
     values: dict[str, Any] = {}
     unknown = [key for key in section if key not in checks]
     problems += [_unknown(key, checks, prefix) for key in unknown[:_MAX_LISTED]]
@@ -212,14 +235,19 @@ def _known(
 
 
 def _unknown(key: str, checks: Mapping[str, _Check | None], prefix: str) -> str:
-    tables = {prefix: checks, "": _TOP, "mosaics.": _MOSAICS, "storage.": _STORAGE}  # it may be of another table
-    close = next((f"{home}{name}" for home, names in tables.items() if (name := closest(key, names))), None)
+    # it may be of another table
+    tables = {prefix: checks, "": _TOP, "mosaics.": _MOSAICS, "storage.": _STORAGE}
+    close = next(
+        (f"{home}{name}" for home, names in tables.items() if (name := closest(key, names))), None
+    )
     told = key if key.isprintable() and len(key) <= 40 else _shown(key)
     return f"unknown key {prefix}{told}" + (f" (did you mean {close}?)" if close else "")
 
 
 def _shown(value: Any) -> str:
-    """The value for a message, cut short: it comes from outside, and may be of any size and depth."""
+    """The value for a message, cut short: it comes from outside, and may be of any size and
+    depth.
+    """
     try:
         return reprlib.repr(value)
     except ValueError:  # of an integer of thousands of digits
@@ -228,7 +256,11 @@ def _shown(value: Any) -> str:
 
 def _integer(low: int, high: int) -> _Check:
     def check(value: Any) -> str | None:
-        return None if type(value) is int and low <= value <= high else f"an integer from {low:,} to {high:,}"
+        return (
+            None
+            if type(value) is int and low <= value <= high
+            else f"an integer from {low:,} to {high:,}"
+        )
 
     return check
 
@@ -240,7 +272,8 @@ def _one_of(names: tuple[str, ...]) -> _Check:
 def _source(value: Any) -> str | None:
     """Say what a source must be; None where `value` is one.
 
-    A path, which is not recorded, may have bytes that are no text in the locale: Python has surrogates for them.
+    A path, which is not recorded, may have bytes that are no text in the locale: Python has
+    surrogates for them.
     """
     spec = value if isinstance(value, str) else ""
     scheme, _, path = spec.partition(":")
@@ -262,11 +295,17 @@ def _grid(value: Any) -> str | None:
 def _tasks(value: Any) -> str | None:
     usable = (
         isinstance(value, (list, tuple))
-        and all(isinstance(name, str) and re.fullmatch("[a-z][a-z0-9_]{0,63}", name) for name in value)
+        and all(
+            isinstance(name, str) and re.fullmatch("[a-z][a-z0-9_]{0,63}", name) for name in value
+        )
         and len(set(value)) == len(value)
         and {"foreground", "circles"} <= set(value)
     )
-    return None if usable else "a list of distinct names, foreground and circles among them: they hold the digits"
+    return (
+        None
+        if usable
+        else "a list of distinct names, foreground and circles among them: they hold the digits"
+    )
 
 
 def _shard_size(value: Any) -> str | None:
@@ -282,7 +321,10 @@ _TOP: dict[str, _Check | None] = {
     "mosaics": None,
     "storage": None,
 }
-_MOSAICS: dict[str, _Check | None] = {"grid": _grid, **{split: _integer(1, MAX_COUNT) for split in SPLITS}}
+_MOSAICS: dict[str, _Check | None] = {
+    "grid": _grid,
+    **{split: _integer(1, MAX_COUNT) for split in SPLITS},
+}
 _STORAGE: dict[str, _Check | None] = {
     "format": _one_of(FORMATS),
     "shard_size": _shard_size,

@@ -1,4 +1,6 @@
-"""Find what is there of a dataset: the shards that a record or a table tells of, and whose files are as it says."""
+"""Find what is there of a dataset: the shards that a record or a table tells of, and whose files
+are as it says.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,22 @@ from datagen.shards import Shard, shard_list
 from datagen.stores import Section, open_store
 
 
-def known_facts(root: Path, jobs: Sequence[Shard], plan: Manifest, *, workers: int) -> dict[str, Table]:
-    """The facts of each shard, by name, that is recorded and whose files are still what the record says.
+def known_facts(
+    root: Path, jobs: Sequence[Shard], plan: Manifest, *, workers: int
+) -> dict[str, Table]:
+    """The facts of each shard, by name, that is recorded and whose files are still what the record
+    says.
 
-    Facts come from the records of a build in progress and from the shard tables of one that was about to end.
+    Facts come from the records of a build in progress and from the shard tables of one that was
+    about to end.
     """
     tables = _tables(root, {job.section for job in jobs}, existing_plan(root) or plan)
-    recorded = {job.name: rows for job in jobs for rows in [_recorded(root, job, tables)] if rows is not None}
+    recorded = {
+        job.name: rows
+        for job in jobs
+        for rows in [_recorded(root, job, tables)]
+        if rows is not None
+    }
     checks = [job for job in jobs if job.name in recorded]
 
     def check(job: Shard, slot: local.Slot) -> bool:
@@ -37,20 +48,29 @@ def known_facts(root: Path, jobs: Sequence[Shard], plan: Manifest, *, workers: i
             slot.check()
             return _is_undamaged(root, job, plan, recorded[job.name])
 
-    return {job.name: recorded[job.name] for job, good in local.run(check, checks, workers=workers) if good}
+    return {
+        job.name: recorded[job.name]
+        for job, good in local.run(check, checks, workers=workers)
+        if good
+    }
 
 
 def is_whole(root: Path, manifest: Manifest, *, workers: int, consolidated: bool = False) -> bool:
-    """Say whether every file of a finished dataset is what the manifest says, by size and digest of its bytes.
+    """Say whether every file of a finished dataset is what the manifest says, by size and digest of
+    its bytes.
 
-    Of a packaged recipe the dataset must also be the published one. That samples follow from the digits is for
-    `verify` to say. With `consolidated`, metadata that zarr consolidated are let pass: that touches no sample.
+    Of a packaged recipe the dataset must also be the published one. That samples follow from the
+    digits is for `verify` to say. With `consolidated`, metadata that zarr consolidated are let
+    pass: that touches no sample.
     """
     small, jobs = _content(manifest)
     if any(files.look(root / name) for name in (DRAFT, PROGRESS)) or not is_as_published(manifest):
         return False
     format_name = manifest.recipe.storage.format
-    if not all(_is_file(root, file) or (consolidated and _is_consolidated(root, file, format_name)) for file in small):
+    if not all(
+        _is_file(root, file) or (consolidated and _is_consolidated(root, file, format_name))
+        for file in small
+    ):
         return False
     return len(known_facts(root, jobs, manifest, workers=workers)) == len(jobs)
 
@@ -63,19 +83,29 @@ def require_no_link(root: Path, manifest: Manifest) -> None:
 
 
 def require_no_linked_folder(root: Path, jobs: Sequence[Shard], plan: Manifest) -> None:
-    """Raise DamageError where a folder that shards lie in, or are to be written in, is a link to another place."""
-    files.require_no_link(root, {path.rpartition("/")[0] for job in jobs for path in _paths(job, plan)})
+    """Raise DamageError where a folder that shards lie in, or are to be written in, is a link to
+    another place.
+    """
+    files.require_no_link(
+        root, {path.rpartition("/")[0] for job in jobs for path in _paths(job, plan)}
+    )
 
 
 def _content(manifest: Manifest) -> tuple[list[FileFacts], list[Shard]]:
-    """List what a finished dataset consists of beside its manifest: its small files, and its shards."""
+    """List what a finished dataset consists of beside its manifest: its small files, and its
+    shards.
+    """
     tables = [facts.table for splits in manifest.tasks.values() for facts in splits.values()]
     names = [(task, split) for task, splits in manifest.tasks.items() for split in splits]
-    return [*manifest.files, *tables], shard_list(section_of(manifest, task, split) for task, split in names)
+    return [*manifest.files, *tables], shard_list(
+        section_of(manifest, task, split) for task, split in names
+    )
 
 
 def _is_consolidated(root: Path, file: FileFacts, format_name: str) -> bool:
-    """Say whether a small file is a group's metadata with what `zarr.consolidate_metadata` adds to them."""
+    """Say whether a small file is a group's metadata with what `zarr.consolidate_metadata` adds to
+    them.
+    """
     test = open_store(format_name).is_consolidated
     if test is None or _size(root / file.path) is None:
         return False
@@ -118,7 +148,9 @@ def _record(root: Path, job: Shard) -> Path:
 
 
 def _tables(root: Path, sections: Iterable[Section], draft: Manifest) -> dict[Section, Table]:
-    """The shard tables that a draft pins: a build that was about to end has swept away the records they are made of."""
+    """The shard tables that a draft pins: a build that was about to end has swept away the records
+    they are made of.
+    """
     tables = {}
     for section in sections:
         facts = draft.tasks.get(section.task, {}).get(section.split)

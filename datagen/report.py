@@ -1,4 +1,5 @@
-"""Pictures of a dataset, to see at a glance what it holds: an overview, a contact sheet a task, a sample by itself.
+"""Pictures of a dataset, to see at a glance what it holds: an overview, a contact sheet a task, a
+sample by itself.
 
 The same dataset gives the same pictures. What they show is chosen for variety, by fixed rules.
 """
@@ -19,7 +20,14 @@ import numpy.typing as npt
 from datagen import manifest as manifests
 from datagen import otsu, palette
 from datagen.dataset import Dataset
-from datagen.files import lock, make_folder, remove_drafts, require_outside_datasets, storage_errors, write_atomic
+from datagen.files import (
+    lock,
+    make_folder,
+    remove_drafts,
+    require_outside_datasets,
+    storage_errors,
+    write_atomic,
+)
 from datagen.manifest import Manifest
 from datagen.palette import ACCENT, FAINT, SPOT, WHITE, UInt8, words
 from datagen.picks import Sample, choose, read_sample
@@ -35,8 +43,9 @@ _LEGEND = 20  # classes that a legend names
 class _Look:
     """How samples are drawn.
 
-    `names` are the classes in drawable letters, `box` about the longer side of a picture, `letters` the height of
-    captions, `margin` (down, across) the pixels of the sample by which circles go beyond the frame.
+    `names` are the classes in drawable letters, `box` about the longer side of a picture, `letters`
+    the height of captions, `margin` (down, across) the pixels of the sample by which circles go
+    beyond the frame.
     """
 
     names: tuple[str, ...]
@@ -47,7 +56,9 @@ class _Look:
 
 @dataclass(frozen=True)
 class _View:
-    """How a task is shown: a line about it, the pictures of a sample, each by what it is, and a caption."""
+    """How a task is shown: a line about it, the pictures of a sample, each by what it is, and a
+    caption.
+    """
 
     tagline: str
     tiles: Callable[[Sample, _Look], dict[str, UInt8]]
@@ -55,15 +66,18 @@ class _View:
 
 
 def write_preview(root: Path | str, folder: Path | str) -> list[Path]:
-    """Draw the dataset in `root` into `folder`: overview.png and a contact sheet for each task; their paths.
+    """Draw the dataset in `root` into `folder`: overview.png and a contact sheet for each task;
+    their paths.
 
-    A picture that is already there, the same, is left alone; each holds the SHA-256 of the manifest. Raises what
-    opening and reading the dataset raise, InputError where `folder` is a dataset or lies in one, where no picture
-    belongs, and StorageError where it cannot be written.
+    A picture that is already there, the same, is left alone; each holds the SHA-256 of the
+    manifest. Raises what opening and reading the dataset raise, InputError where `folder` is a
+    dataset or lies in one, where no picture belongs, and StorageError where it cannot be written.
     """
     dataset, folder = Dataset(root), Path(folder)
     require_outside_datasets(folder / "overview.png")  # the folder may be a dataset itself
-    pictures = {"overview": _overview(dataset)} | {task: _sheet(dataset, task) for task in dataset.manifest.tasks}
+    pictures = {"overview": _overview(dataset)} | {
+        task: _sheet(dataset, task) for task in dataset.manifest.tasks
+    }
     paths = []
     make_folder(folder)
     with lock(folder, exclusive=True, wait=True):
@@ -79,7 +93,9 @@ def write_preview(root: Path | str, folder: Path | str) -> list[Path]:
 
 
 def shows(path: Path, manifest: Manifest) -> bool:
-    """Say whether the file at `path` is a picture that was drawn of the dataset with this manifest."""
+    """Say whether the file at `path` is a picture that was drawn of the dataset with this
+    manifest.
+    """
     mark = _mark(manifest)
     try:
         with path.open("rb") as file:
@@ -94,16 +110,20 @@ def _marked(png: bytes, manifest: Manifest) -> bytes:
 
 
 def _mark(manifest: Manifest) -> bytes:
-    """Make the chunk of text that tells a dataset from others: pictures also show names, which are no content."""
+    """Make the chunk of text that tells a dataset from others: pictures also show names, which are
+    no content.
+    """
     digest = hashlib.sha256(manifests.to_bytes(manifest)).hexdigest()
     content = b"tEXt" + f"SHA-256 of manifest.json\0{digest}".encode("latin-1")
     return struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
 
 
 def sample_picture(task: str, sample: Sample, classes: tuple[str, ...]) -> bytes:
-    """One sample, large, as the bytes of a PNG file: its image, its mask, and one drawn over the other.
+    """One sample, large, as the bytes of a PNG file: its image, its mask, and one drawn over the
+    other.
 
-    `sample` maps each column to an array of the shape of one sample. Of an unknown task, all images and numbers.
+    `sample` maps each column to an array of the shape of one sample. Of an unknown task, all images
+    and numbers.
     """
     look = _look(task, classes, 448, _LARGE, [sample])
     parts = [words(task, _TITLE), *_strips(task, [sample], look)]
@@ -116,7 +136,9 @@ def _sheet(dataset: Dataset, task: str) -> UInt8:
     """One task: a page of samples, each with where in the dataset it is."""
     picks = choose(dataset, task, 9 if task == "mosaics" else 20)
     samples = [read_sample(dataset, task, *pick) for pick in picks]
-    look = _look(task, dataset.manifest.source.classes, 168 if task == "mosaics" else 112, _SMALL, samples)
+    look = _look(
+        task, dataset.manifest.source.classes, 168 if task == "mosaics" else 112, _SMALL, samples
+    )
     heading, *strips = _strips(task, samples, look, [f"{split} {row:,}" for split, row in picks])
     columns = min(len(strips), max(1, (_SHEET_WIDTH + 40) // (heading.shape[1] + 40)))
     rows = [palette.beside(strips[i : i + columns], 40) for i in range(0, len(strips), columns)]
@@ -129,17 +151,32 @@ def _sheet(dataset: Dataset, task: str) -> UInt8:
 
 
 def _overview(dataset: Dataset) -> UInt8:
-    """The tasks side by side, a few samples of each, large enough to be read when the picture is reduced."""
+    """The tasks side by side, a few samples of each, large enough to be read when the picture is
+    reduced.
+    """
     panels = [_panel(dataset, task) for task in dataset.manifest.tasks]
     height = max(palette.above(parts, 10).shape[0] for parts in panels)
-    return _page(dataset, [palette.beside([palette.justified(parts, height) for parts in panels], 44)], _LARGE)
+    return _page(
+        dataset,
+        [palette.beside([palette.justified(parts, height) for parts in panels], 44)],
+        _LARGE,
+    )
 
 
 def _panel(dataset: Dataset, task: str) -> list[UInt8]:
     """What stands in a task's column, from the top down."""
-    samples = [read_sample(dataset, task, *pick) for pick in choose(dataset, task, 3 if task == "mosaics" else 5)]
-    look = _look(task, dataset.manifest.source.classes, 224 if task == "mosaics" else 112, _LARGE, samples)
-    title = [words(task, _TITLE), words(_view(task).tagline, _LARGE), words(_counts(dataset, task), _LARGE, FAINT)]
+    samples = [
+        read_sample(dataset, task, *pick)
+        for pick in choose(dataset, task, 3 if task == "mosaics" else 5)
+    ]
+    look = _look(
+        task, dataset.manifest.source.classes, 224 if task == "mosaics" else 112, _LARGE, samples
+    )
+    title = [
+        words(task, _TITLE),
+        words(_view(task).tagline, _LARGE),
+        words(_counts(dataset, task), _LARGE, FAINT),
+    ]
     heading, *strips = _strips(task, samples, look)
     legend = [_legend(look, range(len(look.names)), heading.shape[1])] if task == "mosaics" else []
     return [palette.above([*title, palette.blank(12, 1), heading, strips[0]]), *strips[1:], *legend]
@@ -156,27 +193,38 @@ def _page(dataset: Dataset, parts: Sequence[UInt8], letters: int) -> UInt8:
 
 
 def _counts(dataset: Dataset, task: str) -> str:
-    return " / ".join(f"{facts.count:,} {split}" for split, facts in dataset.manifest.tasks[task].items())
+    return " / ".join(
+        f"{facts.count:,} {split}" for split, facts in dataset.manifest.tasks[task].items()
+    )
 
 
-def _strips(task: str, samples: Sequence[Sample], look: _Look, places: Sequence[str] | None = None) -> list[UInt8]:
-    """What the pictures are, then the pictures of each sample over its place and caption; all of one width."""
+def _strips(
+    task: str, samples: Sequence[Sample], look: _Look, places: Sequence[str] | None = None
+) -> list[UInt8]:
+    """What the pictures are, then the pictures of each sample over its place and caption; all of
+    one width.
+    """
     view = _view(task)
     drawn = [view.tiles(sample, look) for sample in samples]
     headings = [words(name, look.letters, FAINT) for name in drawn[0]]
     widths = [
-        max(tile.shape[1] for tile in tiles) for tiles in zip(headings, *(one.values() for one in drawn), strict=True)
+        max(tile.shape[1] for tile in tiles)
+        for tiles in zip(headings, *(one.values() for one in drawn), strict=True)
     ]
     strips = [_row(headings, widths)]
     for sample, tiles, place in zip(samples, drawn, places or [""] * len(samples), strict=True):
         caption = "   ".join(filter(None, (place, view.caption(sample, look))))
-        strips.append(palette.above([_row(list(tiles.values()), widths), words(caption, look.letters)], 2))
+        strips.append(
+            palette.above([_row(list(tiles.values()), widths), words(caption, look.letters)], 2)
+        )
     width = max(strip.shape[1] for strip in strips)
     return [palette.widened(strip, width) for strip in strips]
 
 
 def _row(tiles: Sequence[UInt8], widths: Sequence[int]) -> UInt8:
-    return palette.beside([palette.widened(tile, width) for tile, width in zip(tiles, widths, strict=True)], 6)
+    return palette.beside(
+        [palette.widened(tile, width) for tile, width in zip(tiles, widths, strict=True)], 6
+    )
 
 
 def _legend(look: _Look, labels: Sequence[int], width: int) -> UInt8:
@@ -198,7 +246,11 @@ def _entry(look: _Look, label: int, colour: UInt8) -> UInt8:
     text = words(name if name == str(label) else f"{label} {name}", look.letters)
     swatch = np.broadcast_to(colour, (side, side, 3))
     return palette.beside(
-        [palette.set_in(palette.blank(text.shape[0], side), swatch, look.letters // 2 - 1, 0), text], 6
+        [
+            palette.set_in(palette.blank(text.shape[0], side), swatch, look.letters // 2 - 1, 0),
+            text,
+        ],
+        6,
     )
 
 
@@ -233,7 +285,9 @@ def _circle_tiles(sample: Sample, look: _Look) -> dict[str, UInt8]:
 
 
 def _circled(picture: UInt8, sample: Sample, scale: float, corner: tuple[int, int]) -> UInt8:
-    """The picture with the sample's circle, its centre and the pixels that hold it up; `corner` is the image's."""
+    """The picture with the sample's circle, its centre and the pixels that hold it up; `corner` is
+    the image's.
+    """
     x, y, den, r2 = (int(number) for number in sample["circle"])
     if den == 0:
         return picture
@@ -241,7 +295,9 @@ def _circled(picture: UInt8, sample: Sample, scale: float, corner: tuple[int, in
     def place(column: float, row: float) -> tuple[float, float]:
         return (column + 0.5) * scale + corner[1], (row + 0.5) * scale + corner[0]
 
-    picture = palette.ring(picture, *place(x / den, y / den), math.sqrt(r2) / den * scale, scale, ACCENT)
+    picture = palette.ring(
+        picture, *place(x / den, y / den), math.sqrt(r2) / den * scale, scale, ACCENT
+    )
     for column, row in _support(sample):
         picture = palette.spot(picture, *place(column, row), min(5.0, max(2.0, 0.6 * scale)), SPOT)
     return palette.spot(picture, *place(x / den, y / den), 2, ACCENT)
@@ -257,11 +313,18 @@ def _support(sample: Sample) -> list[tuple[int, int]]:
 
 
 def _plain_tiles(sample: Sample, look: _Look) -> dict[str, UInt8]:
-    """All planes of a sample of which no more is known; a mask in colours where it is one of the image."""
-    planes = {name: plane for name, plane in sample.items() if plane.ndim == 2 and plane.dtype == np.uint8}
+    """All planes of a sample of which no more is known; a mask in colours where it is one of the
+    image.
+    """
+    planes = {
+        name: plane for name, plane in sample.items() if plane.ndim == 2 and plane.dtype == np.uint8
+    }
     if {"image", "mask"} <= planes.keys() and planes["image"].shape == planes["mask"].shape:
         return _masked_tiles(planes, look, *[palette.class_colours(254)] * 2)
-    drawn = {name: palette.grey(plane, palette.scale_for(plane.shape, look.box)) for name, plane in planes.items()}
+    drawn = {
+        name: palette.grey(plane, palette.scale_for(plane.shape, look.box))
+        for name, plane in planes.items()
+    }
     return drawn or {"no image": palette.blank(1, look.box)}
 
 
@@ -273,7 +336,9 @@ def _foreground_caption(sample: Sample, look: _Look) -> str:
 def _circle_caption(sample: Sample, look: _Look) -> str:
     x, y, den, r2 = (int(number) for number in sample["circle"])
     label = look.names[int(sample["label"])]
-    circle = f"r {math.sqrt(r2) / den:.2f} at {x / den:.2f}, {y / den:.2f}" if den else "no foreground"
+    circle = (
+        f"r {math.sqrt(r2) / den:.2f} at {x / den:.2f}, {y / den:.2f}" if den else "no foreground"
+    )
     return f"label {label}   {circle}"
 
 
@@ -291,7 +356,9 @@ def _plain_caption(sample: Sample, look: _Look) -> str:  # noqa: ARG001  (a View
 
 
 _VIEWS = {
-    "foreground": _View("the pixels above Otsu's threshold", _foreground_tiles, _foreground_caption),
+    "foreground": _View(
+        "the pixels above Otsu's threshold", _foreground_tiles, _foreground_caption
+    ),
     "circles": _View("the smallest circle around the foreground", _circle_tiles, _circle_caption),
     "mosaics": _View("the class of every foreground pixel", _mosaic_tiles, _mosaic_caption),
 }
@@ -301,11 +368,22 @@ def _view(task: str) -> _View:
     return _VIEWS.get(task, _View("", _plain_tiles, _plain_caption))
 
 
-def _look(task: str, classes: tuple[str, ...], box: int, letters: int, samples: Sequence[Sample]) -> _Look:
+def _look(
+    task: str, classes: tuple[str, ...], box: int, letters: int, samples: Sequence[Sample]
+) -> _Look:
     """How to draw these samples, with a margin that shows the whole of every circle."""
-    beyond = [_beyond(sample["circle"], sample["image"].shape) for sample in samples if task == "circles"]
-    margin = (max(down for down, _ in beyond), max(across for _, across in beyond)) if beyond else (0, 0)
-    return _Look(tuple(palette.plain(name, index) for index, name in enumerate(classes)), box, letters, margin)
+    beyond = [
+        _beyond(sample["circle"], sample["image"].shape) for sample in samples if task == "circles"
+    ]
+    margin = (
+        (max(down for down, _ in beyond), max(across for _, across in beyond)) if beyond else (0, 0)
+    )
+    return _Look(
+        tuple(palette.plain(name, index) for index, name in enumerate(classes)),
+        box,
+        letters,
+        margin,
+    )
 
 
 def _beyond(circle: npt.NDArray[np.int64], shape: tuple[int, ...]) -> tuple[int, int]:

@@ -1,4 +1,6 @@
-"""One sample of a finished dataset: as it is stored, or derived anew from the images that are stored with it."""
+"""One sample of a finished dataset: as it is stored, or derived anew from the images that are
+stored with it.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +29,16 @@ def stored(dataset: Dataset, task: str, split: str, index: int) -> Sample:
     Raises RecipeError where the dataset has none such, DamageError where it cannot be read.
     """
     section = build.section_of_sample(dataset.sections.values(), task, split, index)
-    return {one.name: dataset.rows(task, split, one.name, index, index + 1)[0] for one in section.columns}
+    return {
+        one.name: dataset.rows(task, split, one.name, index, index + 1)[0]
+        for one in section.columns
+    }
 
 
 def damage(dataset: Dataset, task: str, split: str, index: int) -> DamageError | None:
-    """Find a file of the shard that holds a stored sample which is not as it was written; None where all are."""
+    """Find a file of the shard that holds a stored sample which is not as it was written; None
+    where all are.
+    """
     section = dataset.sections[task, split]
     job = Shard(section, index // section.shard_size)
     with ShardReader(dataset, job) as reader:
@@ -48,10 +55,12 @@ def damage(dataset: Dataset, task: str, split: str, index: int) -> DamageError |
 
 
 def derived(dataset: Dataset, task: str, split: str, index: int) -> Sample:
-    """Derive a sample from the images and labels that the dataset itself stores; no source is asked for.
+    """Derive a sample from the images and labels that the dataset itself stores; no source is asked
+    for.
 
-    Raises RecipeError where there is none such, or where the task is not known here, DamageError where the images
-    are not as they were written, StorageError where memory is too short for those of the split.
+    Raises RecipeError where there is none such, or where the task is not known here, DamageError
+    where the images are not as they were written, StorageError where memory is too short for those
+    of the split.
     """
     section = build.section_of_sample(dataset.sections.values(), task, split, index)
     kind = find(task)
@@ -62,7 +71,9 @@ def derived(dataset: Dataset, task: str, split: str, index: int) -> Sample:
 
 
 def _require_due(dataset: Dataset, task: str, split: str) -> None:
-    """Raise DamageError where the manifest's sections are not those that its recipe and its source ask for."""
+    """Raise DamageError where the manifest's sections are not those that its recipe and its source
+    ask for.
+    """
     manifest = dataset.manifest
     tasks = tuple(dict.fromkeys((*_OWNERS, task)))
     due = build.sections(replace(manifest, recipe=replace(manifest.recipe, tasks=tasks)))
@@ -103,5 +114,7 @@ def _inputs(dataset: Dataset, split: str) -> Inputs:
             remedy="see 'datagen verify'",
         )
     raise StorageError(
-        f"memory is too short for the images of {split}", path=dataset.root, remedy="use a machine with more memory"
+        f"memory is too short for the images of {split}",
+        path=dataset.root,
+        remedy="use a machine with more memory",
     )

@@ -1,4 +1,6 @@
-"""Shard jobs, as plain data, and the one list of them that everybody who builds the same recipe has."""
+"""Shard jobs, as plain data, and the one list of them that everybody who builds the same recipe
+has.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,11 @@ class Shard:
     @property
     def room(self) -> int:
         """Bytes that it may take on disk: whole chunks, as Zarr has them."""
-        return self.section.chunks(self.index) * CHUNK * sum(column.sample_bytes for column in self.section.columns)
+        return (
+            self.section.chunks(self.index)
+            * CHUNK
+            * sum(column.sample_bytes for column in self.section.columns)
+        )
 
 
 def shard_list(sections: Iterable[Section]) -> list[Shard]:

@@ -36,8 +36,8 @@ _ERASE, _SHOW_CURSOR = "\r\033[K", "\033[?25h"
 def secure_streams() -> None:
     """See to it that all three standard streams are there, and take every character.
 
-    Where one is closed, the next file to be opened would get its number, and a library that complains would write into
-    that file.
+    Where one is closed, the next file to be opened would get its number, and a library that
+    complains would write into that file.
     """
     for number in range(3):
         try:
@@ -60,7 +60,9 @@ def flush() -> None:
 
 
 def abandon_what_cannot_be_written() -> None:
-    """Let what a stream holds back, and cannot write, go nowhere: Python would complain of it in the end."""
+    """Let what a stream holds back, and cannot write, go nowhere: Python would complain of it in
+    the end.
+    """
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
@@ -73,13 +75,17 @@ def abandon_what_cannot_be_written() -> None:
 
 
 def tell(text: object = "") -> None:
-    """Print a line on standard output, with what steers a terminal, or stands for no character, escaped."""
+    """Print a line on standard output, with what steers a terminal, or stands for no character,
+    escaped.
+    """
     click.echo(printable(text))
 
 
 @contextmanager
 def ends_with(code: int) -> Iterator[None]:
-    """Let the body print what a command did, then exit with `code`, whether anybody reads it or not."""
+    """Let the body print what a command did, then exit with `code`, whether anybody reads it or
+    not.
+    """
     try:
         yield
     except BrokenPipeError:
@@ -89,7 +95,9 @@ def ends_with(code: int) -> Iterator[None]:
 
 
 def say(quiet: bool) -> Callable[[str], None] | None:
-    """Give the function that takes remarks of the library to the error stream; None where they go nowhere."""
+    """Give the function that takes remarks of the library to the error stream; None where they go
+    nowhere.
+    """
     return None if quiet else _remark
 
 
@@ -106,7 +114,9 @@ def _remark(text: str) -> None:
 
 @contextmanager
 def bar(label: str, silent: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on a terminal, from the first progress on; elsewhere nothing. What does not end is erased."""
+    """A progress bar on a terminal, from the first progress on; elsewhere nothing. What does not
+    end is erased.
+    """
     if silent or not _is_live():
         yield None
         return
@@ -131,7 +141,9 @@ def bar(label: str, silent: bool) -> Iterator[Callable[[int, int], None] | None]
 
 @contextmanager
 def fetching_line(silent: bool) -> Iterator[Callable[[str, int, int | None], None] | None]:
-    """A line that tells how far a download is, on a terminal; elsewhere nothing. What does not end is erased."""
+    """A line that tells how far a download is, on a terminal; elsewhere nothing. What does not end
+    is erased.
+    """
     if silent or not _is_live():
         yield None
         return
@@ -142,7 +154,9 @@ def fetching_line(silent: bool) -> Iterator[Callable[[str, int, int | None], Non
         pending = done != total
         share = f" of {size(total)}" if total else ""
         with suppress(OSError):
-            click.echo(f"{_ERASE}fetching {printable(name)}: {size(done)}{share}", nl=not pending, err=True)
+            click.echo(
+                f"{_ERASE}fetching {printable(name)}: {size(done)}{share}", nl=not pending, err=True
+            )
 
     try:
         yield advance
@@ -170,7 +184,12 @@ def manifest_facts(manifest: Manifest) -> dict[str, Any]:
                 "samples": facts.count,
                 "bytes": facts.bytes,
                 "columns": {
-                    c.name: {"dtype": c.dtype, "shape": [facts.count, *c.shape], "axes": c.axes, "root": c.root}
+                    c.name: {
+                        "dtype": c.dtype,
+                        "shape": [facts.count, *c.shape],
+                        "axes": c.axes,
+                        "root": c.root,
+                    }
                     for c in facts.columns
                 },
             }
@@ -178,7 +197,10 @@ def manifest_facts(manifest: Manifest) -> dict[str, Any]:
         }
         for task, splits in manifest.tasks.items()
     }
-    source = {**vars(manifest.source), "digits": {split: vars(d) for split, d in manifest.source.digits.items()}}
+    source = {
+        **vars(manifest.source),
+        "digits": {split: vars(d) for split, d in manifest.source.digits.items()},
+    }
     return {
         "digest": manifest.digest,
         "format_version": FORMAT_VERSION,
@@ -204,18 +226,39 @@ def built_facts(built: Built, root: Path) -> dict[str, Any]:
 
 
 def print_built(
-    built: Built, root: Path, *, committed: str = "metadata written anew", there: str = "whole, nothing to do"
+    built: Built,
+    root: Path,
+    *,
+    committed: str = "metadata written anew",
+    there: str = "whole, nothing to do",
 ) -> None:
     """Print what a build did, and what is there now.
 
-    `committed` tells of metadata that were written, `there` that nothing was, where no shard was written.
+    `committed` tells of metadata that were written, `there` that nothing was, where no shard was
+    written.
     """
     if built.manifest is None:
-        tell(f"{root}: {built.written} shards written, {built.kept} were there; commit with 'datagen finish {root}'")
+        tell(
+            f"{root}: {built.written} shards written, {built.kept} were there; commit with 'datagen finish {root}'"
+        )
         return
-    done = f"built in {built.seconds:.1f} s" if built.written else committed if built.committed else there
-    kept = f", {built.kept} shards were there" if (built.written or built.committed) and built.kept else ""
-    gone = f"; all.h5 removed from {len(built.removed)} sections: read the shards" if built.removed else ""
+    done = (
+        f"built in {built.seconds:.1f} s"
+        if built.written
+        else committed
+        if built.committed
+        else there
+    )
+    kept = (
+        f", {built.kept} shards were there"
+        if (built.written or built.committed) and built.kept
+        else ""
+    )
+    gone = (
+        f"; all.h5 removed from {len(built.removed)} sections: read the shards"
+        if built.removed
+        else ""
+    )
     tell(f"{root}: {done}{kept}{gone}")
     print_manifest(built.manifest)
 
@@ -234,13 +277,20 @@ def print_manifest(manifest: Manifest) -> None:
 
 
 def print_columns(manifest: Manifest) -> None:
-    """Print the columns of each task: type, shape and axes of a sample, and the bytes of all splits."""
+    """Print the columns of each task: type, shape and axes of a sample, and the bytes of all
+    splits.
+    """
     sizes: dict[tuple[str, ...], int] = {}
     for task, splits in manifest.tasks.items():
         for facts in splits.values():
             for column in facts.columns:
                 shape = "x".join(map(str, column.shape)) or "one number"
-                described = (f"{task}/{column.name}", spelled_dtype(column.dtype), shape, " ".join(column.axes))
+                described = (
+                    f"{task}/{column.name}",
+                    spelled_dtype(column.dtype),
+                    shape,
+                    " ".join(column.axes),
+                )
                 sizes[described] = sizes.get(described, 0) + column.bytes(facts.count)
     rows = [["column", "type", "of a sample", "axes", "bytes"]]
     rows += [[*described, size(count)] for described, count in sizes.items()]
@@ -254,15 +304,21 @@ def spelled_dtype(dtype: str) -> str:
     return np.dtype(dtype).name
 
 
-def sample_facts(task: str, split: str, index: int, values: Sample, *, stood_on: str | None = None) -> dict[str, Any]:
-    """Make what `show --json` and `sample --json` print; `stood_on` is what the sample was computed from."""
+def sample_facts(
+    task: str, split: str, index: int, values: Sample, *, stood_on: str | None = None
+) -> dict[str, Any]:
+    """Make what `show --json` and `sample --json` print; `stood_on` is what the sample was computed
+    from.
+    """
     origin = {} if stood_on is None else {"stood_on": stood_on}
     columns = {name: value.tolist() for name, value in values.items()}
     return {"task": task, "split": split, "index": index, **origin, **columns}
 
 
 def print_sample(values: Sample, *, stood_on: str | None = None) -> None:
-    """Print the columns of a sample, the large ones by type and shape; `stood_on` is what it was computed from."""
+    """Print the columns of a sample, the large ones by type and shape; `stood_on` is what it was
+    computed from.
+    """
     lines = {name: _shown(name, value) for name, value in values.items()}
     lines |= {} if stood_on is None else {"stood on": stood_on}
     width = max(10, *map(len, lines))
@@ -277,7 +333,9 @@ def _shown(name: str, value: Array) -> str:
 
 
 def print_comparison(compared: Comparison, names: tuple[str, str]) -> None:
-    """Print whether the data of two datasets are the same, and in what else the two differ, on a few lines."""
+    """Print whether the data of two datasets are the same, and in what else the two differ, on a
+    few lines.
+    """
     _print_whether_same(compared)
     rows = [[_plainer(one.what), _cut(one.a), _cut(one.b)] for one in compared.others[:_ROWS]]
     if not compared.same_data:
@@ -285,7 +343,11 @@ def print_comparison(compared: Comparison, names: tuple[str, str]) -> None:
     if rows:
         _print_table([["", *names], *rows], right=())
     more = len(compared.others) - _ROWS
-    hint = f"{more:,} more differences, and which samples differ" if more > 0 else "which samples differ"
+    hint = (
+        f"{more:,} more differences, and which samples differ"
+        if more > 0
+        else "which samples differ"
+    )
     if more > 0 or not compared.same_data:
         tell(f"{hint}: give --verbose")
     if not compared.others:
@@ -293,7 +355,9 @@ def print_comparison(compared: Comparison, names: tuple[str, str]) -> None:
     tell("by the manifests alone (the bytes: datagen verify)")
 
 
-def print_differences(compared: Comparison, names: tuple[str, str], differences: Sequence[Difference]) -> None:
+def print_differences(
+    compared: Comparison, names: tuple[str, str], differences: Sequence[Difference]
+) -> None:
     """Print whether the data of two datasets are the same, and then every difference, in full."""
     _print_whether_same(compared)
     tell(f"A is {names[0]}, B is {names[1]}")
@@ -319,7 +383,9 @@ def _cut(text: str) -> str:
 
 
 def verdict_facts(verdict: Verdict) -> dict[str, Any]:
-    """Make what `verify --json` prints: `passed` if nothing wrong was found by what `level` looks at, and the rest."""
+    """Make what `verify --json` prints: `passed` if nothing wrong was found by what `level` looks
+    at, and the rest.
+    """
     facts = {**vars(verdict), "problems": [vars(problem) for problem in verdict.problems]}
     rate = verdict.bytes / verdict.seconds
     return {"passed": not verdict.problems, **facts, "bytes_per_second": round(rate)}
@@ -338,7 +404,9 @@ def print_verdict(verdict: Verdict, root: Path) -> None:
         else "nothing wrong found"
     )
     rate = f", {size(round(verdict.bytes / verdict.seconds))}/s" if verdict.level == "full" else ""
-    tell(f"{root}: {found}; {verdict.level}: {verdict.samples:,} samples derived anew in {verdict.seconds:.1f} s{rate}")
+    tell(
+        f"{root}: {found}; {verdict.level}: {verdict.samples:,} samples derived anew in {verdict.seconds:.1f} s{rate}"
+    )
     tell(f"stood on  {verdict.stood_on}")
     for matter in verdict.not_looked_at:
         tell(f"not looked at: {matter}")
@@ -346,7 +414,9 @@ def print_verdict(verdict: Verdict, root: Path) -> None:
 
 
 def _print_table(rows: Sequence[Sequence[str]], right: Collection[int] | None = None) -> None:
-    """Print rows of cells in columns: those in `right`, if not told all but the first, end where the longest does."""
+    """Print rows of cells in columns: those in `right`, if not told all but the first, end where
+    the longest does.
+    """
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     flushed = range(1, len(widths)) if right is None else right
     for row in rows:

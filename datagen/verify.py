@@ -1,7 +1,8 @@
-"""Every claim of a manifest, re-derived from the bytes on disk: all problems are collected, none is mended.
+"""Every claim of a manifest, re-derived from the bytes on disk: all problems are collected, none is
+mended.
 
-The derivation is its own check: the digits are taken from the source where it is at hand, else from the dataset, every
-sample is derived from them anew, and what is stored must be that, byte for byte.
+The derivation is its own check: the digits are taken from the source where it is at hand, else from
+the dataset, every sample is derived from them anew, and what is stored must be that, byte for byte.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ SOURCE = "the source"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a verification found. `stood_on` says what vouches for the digits; `not_looked_at` what was left out.
+    """What a verification found. `stood_on` says what vouches for the digits; `not_looked_at` what
+    was left out.
 
     `samples` are those that were derived anew and compared, `bytes` what was read of samples.
     """
@@ -62,16 +64,20 @@ def verify(
     workers: int = 1,
     progress: assembly.Progress | None = None,
 ) -> Verdict:
-    """Verify the dataset in `root`: in full, or as little as `quick` says, or that and `sample` random samples.
+    """Verify the dataset in `root`: in full, or as little as `quick` says, or that and `sample`
+    random samples.
 
-    `directory` is where the source is looked for when all is verified; if it is not there, that is an error, unless
-    `insist` is False: then it is passed over. `seed` chooses the samples; `expect` is the dataset digest that it must
-    have. Raises RecipeError where `expect` is no digest, what opening the manifest raises (without a manifest there is
-    no claim), and InputError or SourceError where the source is not in a `directory` insisted on.
+    `directory` is where the source is looked for when all is verified; if it is not there, that is
+    an error, unless `insist` is False: then it is passed over. `seed` chooses the samples; `expect`
+    is the dataset digest that it must have. Raises RecipeError where `expect` is no digest, what
+    opening the manifest raises (without a manifest there is no claim), and InputError or
+    SourceError where the source is not in a `directory` insisted on.
     """
     started = time.perf_counter()
     if expect is not None and not re.fullmatch("[0-9a-fA-F]{64}", expect):
-        raise RecipeError("not a dataset digest", expected="64 hexadecimal digits", found=repr(expect))
+        raise RecipeError(
+            "not a dataset digest", expected="64 hexadecimal digits", found=repr(expect)
+        )
     dataset, findings = Dataset(root), Findings()
     _check_digest(dataset, expect, findings)
     whole = not quick and sample is None
@@ -82,7 +88,10 @@ def verify(
         _check_sample(dataset, readable, sample, seed, workers, findings)
     elif quick:
         level = "quick"
-        findings.not_looked_at += ["the bytes of the shards", "whether the samples follow from the images"]
+        findings.not_looked_at += [
+            "the bytes of the shards",
+            "whether the samples follow from the images",
+        ]
         findings.skip("whether all images are distinct")
     else:
         level = "full"
@@ -92,7 +101,9 @@ def verify(
     return Verdict(
         digest=dataset.manifest.digest,
         level=level,
-        problems=tuple(sorted(findings.problems, key=lambda one: (one.path, one.index or 0, one.kind))),
+        problems=tuple(
+            sorted(findings.problems, key=lambda one: (one.path, one.index or 0, one.kind))
+        ),
         samples=findings.samples,
         bytes=findings.bytes,
         seconds=time.perf_counter() - started,
@@ -103,15 +114,24 @@ def verify(
 
 def _say_what_cannot_be_known(findings: Findings) -> None:
     if not findings.vouchers:
-        findings.skip("whether these are the images of the source, with its labels: give --source-dir or --expect")
+        findings.skip(
+            "whether these are the images of the source, with its labels: give --source-dir or --expect"
+        )
     if SOURCE not in findings.vouchers:
-        findings.skip("what the manifest tells of its source: names, licence, duplicates that were dropped")
+        findings.skip(
+            "what the manifest tells of its source: names, licence, duplicates that were dropped"
+        )
 
 
 def _check_digest(dataset: Dataset, expect: str | None, findings: Findings) -> None:
-    """Compare the dataset digest with the published one of the recipe and with the one that is expected."""
+    """Compare the dataset digest with the published one of the recipe and with the one that is
+    expected.
+    """
     known, found = recipe.known_digest(dataset.manifest.recipe), dataset.manifest.digest
-    for digest, standing in ((known, "published for this recipe"), (expect and expect.lower(), "expected")):
+    for digest, standing in (
+        (known, "published for this recipe"),
+        (expect and expect.lower(), "expected"),
+    ):
         if digest == found:
             findings.vouchers.append(f"the digest {standing}")
         elif digest is not None:
@@ -126,16 +146,22 @@ def _check_all(
     findings: Findings,
     progress: assembly.Progress | None,
 ) -> None:
-    """Read every byte, derive every sample, from the digits of `source` if it is there, and look for equal images."""
+    """Read every byte, derive every sample, from the digits of `source` if it is there, and look
+    for equal images.
+    """
     if source is None:
-        inputs = _stored_inputs(dataset, SPLITS if readable else (), readable, workers, findings, tell=False)
+        inputs = _stored_inputs(
+            dataset, SPLITS if readable else (), readable, workers, findings, tell=False
+        )
     else:
         inputs = {split: source.inputs(split) for split in SPLITS}
     derivers = _derivers(readable, inputs, findings)
     total, lost, wrong = sum(job.bytes for job in readable), set[Shard](), set[Shard]()
     order = sorted(readable, key=lambda job: -job.bytes)
     for job, (problems, derived) in local.run(
-        lambda job, slot: check_shard(dataset, job, derivers.get(job.section), slot), order, workers=workers
+        lambda job, slot: check_shard(dataset, job, derivers.get(job.section), slot),
+        order,
+        workers=workers,
     ):
         findings.add(problems)
         findings.samples += derived
@@ -163,9 +189,16 @@ def _check_all(
 
 
 def _source(
-    dataset: Dataset, directory: Path | str | None, workers: int, findings: Findings, *, insist: bool
+    dataset: Dataset,
+    directory: Path | str | None,
+    workers: int,
+    findings: Findings,
+    *,
+    insist: bool,
 ) -> build.Resolved | None:
-    """The source that the dataset was built from, if it is at hand and the same; in `findings` if it is another."""
+    """The source that the dataset was built from, if it is at hand and the same; in `findings` if
+    it is another.
+    """
     recorded = dataset.manifest.recipe
     if directory is None and not build.is_at_hand(recorded.source):
         return None
@@ -186,35 +219,61 @@ def _source(
             raise
         return _source(dataset, None, workers, findings, insist=False)
     if directory is not None and not insist and recorded.source not in build.EMBEDDED_OR_PINNED:
-        findings.skip(f"the source in {directory}, which is another: expected {expected}, found {found}")
+        findings.skip(
+            f"the source in {directory}, which is another: expected {expected}, found {found}"
+        )
         return _source(dataset, None, workers, findings, insist=False)
     findings.report("another source", MANIFEST, expected, found)
     return None
 
 
 def _stored_inputs(
-    dataset: Dataset, splits: Iterable[str], readable: list[Shard], workers: int, findings: Findings, *, tell: bool
+    dataset: Dataset,
+    splits: Iterable[str],
+    readable: list[Shard],
+    workers: int,
+    findings: Findings,
+    *,
+    tell: bool,
 ) -> dict[str, Inputs]:
-    found = {split: stored_inputs(dataset, split, readable, workers, findings, tell=tell) for split in splits}
+    found = {
+        split: stored_inputs(dataset, split, readable, workers, findings, tell=tell)
+        for split in splits
+    }
     return {split: inputs for split, inputs in found.items() if inputs is not None}
 
 
-def _derivers(readable: Sequence[Shard], inputs: Mapping[str, Inputs], findings: Findings) -> dict[Section, Deriver]:
+def _derivers(
+    readable: Sequence[Shard], inputs: Mapping[str, Inputs], findings: Findings
+) -> dict[Section, Deriver]:
     derivers = {}
     for section in dict.fromkeys(job.section for job in readable):
         if section.task in TASKS and section.split in inputs:
             try:
                 derivers[section] = TASKS[section.task].deriver(inputs[section.split])
             except MemoryError:
-                findings.skip(f"whether the samples of {section.folder} follow from the images: memory is short")
+                findings.skip(
+                    f"whether the samples of {section.folder} follow from the images: memory is short"
+                )
     return derivers
 
 
 def _check_sample(
-    dataset: Dataset, readable: list[Shard], number: int, seed: int, workers: int, findings: Findings
+    dataset: Dataset,
+    readable: list[Shard],
+    number: int,
+    seed: int,
+    workers: int,
+    findings: Findings,
 ) -> None:
-    """Derive a random choice of samples anew, from the digits that are stored; `readable` is in the order of files."""
-    findings.not_looked_at += ["all other samples", "the digests of the shards", "whether all images are distinct"]
+    """Derive a random choice of samples anew, from the digits that are stored; `readable` is in the
+    order of files.
+    """
+    findings.not_looked_at += [
+        "all other samples",
+        "the digests of the shards",
+        "whether all images are distinct",
+    ]
     total = sum(len(job.samples) for job in readable)
     chosen = sorted(random.Random(seed).sample(range(total), min(number, total)))
     samples: dict[Shard, list[int]] = {}
@@ -226,7 +285,9 @@ def _check_sample(
             at += 1
         first = last
     splits = dict.fromkeys(job.section.split for job in samples)
-    derivers = _derivers(readable, _stored_inputs(dataset, splits, readable, workers, findings, tell=True), findings)
+    derivers = _derivers(
+        readable, _stored_inputs(dataset, splits, readable, workers, findings, tell=True), findings
+    )
     for job, picked in samples.items():
         if job.section in derivers:
             problems, derived = check_samples(dataset, job, derivers[job.section], picked)

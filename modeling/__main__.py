@@ -9,7 +9,9 @@ from modeling.errors import INTERRUPTED
 
 
 def main() -> NoReturn:
-    """Run the command line and exit with its status, also where it is interrupted while it is being loaded."""
+    """Run the command line and exit with its status, also where it is interrupted while it is being
+    loaded.
+    """
     try:
         from modeling.cli import main as run
 

@@ -16,13 +16,16 @@ from modeling.errors import CLOSED_PIPE, INTERRUPTED, explain
 from modeling.terminal import explain_output, failure, printable_lines
 from modeling.training.signals import raise_interrupts
 
-# Imports of NumPy, torch and all above them stand inside the commands: `modeling --help` must answer at once.
+# Imports of NumPy, torch and all above them stand inside the commands: `modeling --help` must
+# answer at once.
 
 _COMMANDS = (training.train, scoring.score, scoring.report, applying.predict, applying.export)
 
 
 class _ClosedPipe(click.ClickException):
-    """Nobody reads standard output any more, as behind `head`: no word, and the exit code that a shell would give."""
+    """Nobody reads standard output any more, as behind `head`: no word, and the exit code that a
+    shell would give.
+    """
 
     exit_code = CLOSED_PIPE
 
@@ -58,7 +61,9 @@ class _Commands(click.Group):
             raise failure(str(told), told.exit_code) from error
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
-        """Run a command and exit with its status, whatever becomes of the streams that it writes to."""
+        """Run a command and exit with its status, whatever becomes of the streams that it writes
+        to.
+        """
         run = partial(super().main, *args, **{**extra, "standalone_mode": False})
         status = _status(run)
         _flush()
@@ -66,7 +71,9 @@ class _Commands(click.Group):
 
 
 def _status(run: Callable[[], Any]) -> int:
-    """Run a command: what the process is to end with. An error is told on standard error, if that is open."""
+    """Run a command: what the process is to end with. An error is told on standard error, if that
+    is open.
+    """
     try:
         done = run()
         return done if isinstance(done, int) else 0
@@ -86,7 +93,9 @@ def _status(run: Callable[[], Any]) -> int:
 
 
 def _flush() -> None:
-    """Write out what was printed; what cannot be is dropped, or Python would try again as it ends, and complain."""
+    """Write out what was printed; what cannot be is dropped, or Python would try again as it ends,
+    and complain.
+    """
     for stream in (sys.stdout, sys.stderr):
         if stream is None:
             continue
@@ -101,8 +110,8 @@ def _flush() -> None:
 def _fill_standard_streams() -> None:
     """Open what is closed of the three standard streams, to nowhere.
 
-    Else the next file to be opened, such as the log of a run, would take its number, and with it the words of
-    libraries that are meant for a terminal.
+    Else the next file to be opened, such as the log of a run, would take its number, and with it
+    the words of libraries that are meant for a terminal.
     """
     for number in range(3):
         try:
@@ -119,15 +128,19 @@ def main() -> NoReturn:
     raise AssertionError("the command line exits")
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="datagen", prog_name="modeling")
 def cli() -> None:
     """Train, score and show models of the three datasets: foreground, circles and mosaics.
 
     \b
-    Exit codes: 0 done, 1 training cannot go on or an exported model computes something else, 2 usage,
-    3 bad input or settings, or a package that is missing, 4 not a dataset or a run, 5 damaged, 6 busy,
-    7 storage, or short of memory or threads, 130 interrupted, 141 standard output is a closed pipe.
+    Exit codes: 0 done, 1 training cannot go on or an exported model computes something else, 2
+    usage, 3 bad input or settings, or a package that is missing, 4 not a dataset or a run, 5
+    damaged, 6 busy, 7 storage, or short of memory or threads, 130 interrupted, 141 standard output
+    is a closed pipe.
     """
 
 

@@ -1,4 +1,5 @@
-"""What a training run is made of: one frozen record, its spelling as JSON, and the presets in one table.
+"""What a training run is made of: one frozen record, its spelling as JSON, and the presets in one
+table.
 
 Two runs of equal configuration on equal datasets are the same run.
 """
@@ -14,12 +15,15 @@ from typing import Any
 from modeling.errors import InputError
 
 PRECISIONS = ("auto", "float32", "bfloat16")
-COMPILE_MODES = ("none", "default", "max-autotune-no-cudagraphs")  # those that do not record by themselves
+# those that do not record by themselves
+COMPILE_MODES = ("none", "default", "max-autotune-no-cudagraphs")
 
 
 @dataclass(frozen=True)
 class Config:
-    """A training run, but for its data and the place it runs at. Raises InputError that names every bad value."""
+    """A training run, but for its data and the place it runs at. Raises InputError that names every
+    bad value.
+    """
 
     task: str
     preset: str
@@ -40,7 +44,8 @@ class Config:
     clip: float = 0.0  # largest norm of the gradient; 0: any
     ema: float = 0.998  # decay of the averaged weights, which are the ones that are scored
     augment: float = 1.0  # strength, from 0 for none
-    smoothing: float = 0.0  # share of a class label that is spread over all classes; not of the foreground's
+    # share of a class label that is spread over all classes; not of the foreground's
+    smoothing: float = 0.0
 
     # How it is computed.
     precision: str = "auto"  # bfloat16 where the device is faster in it, else float32
@@ -53,47 +58,68 @@ class Config:
     log_every: int = 25  # steps
 
     def __post_init__(self) -> None:
-        problems = [problem for name, value in vars(self).items() for problem in _problems(name, value)]
+        problems = [
+            problem for name, value in vars(self).items() for problem in _problems(name, value)
+        ]
         if problems:
             raise InputError(
-                f"the configuration cannot be used: {'; '.join(problems)}", remedy="mend the values given with --set"
+                f"the configuration cannot be used: {'; '.join(problems)}",
+                remedy="mend the values given with --set",
             )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values in the order of the fields; `from_json` reads them back."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in vars(self).items()
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Config:
-        """The configuration that `to_json` wrote. Raises InputError for missing, unknown or bad values."""
+        """The configuration that `to_json` wrote. Raises InputError for missing, unknown or bad
+        values.
+        """
         names = set(_KINDS)
         if set(values) != names:
             raise InputError(
                 "these are not the fields of a configuration",
-                expected=f"also {', '.join(sorted(names - set(values)))}" if names - set(values) else None,
-                found=f"also {', '.join(sorted(set(values) - names))}" if set(values) - names else None,
+                expected=f"also {', '.join(sorted(names - set(values)))}"
+                if names - set(values)
+                else None,
+                found=f"also {', '.join(sorted(set(values) - names))}"
+                if set(values) - names
+                else None,
                 remedy="they were written by another version of this program; train anew in another folder: --out",
             )
         fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
         }
         return cls(**fields)
 
     def override(self, assignments: Iterable[str]) -> Config:
-        """The same configuration but for each `field=value`. Raises InputError for what is no such thing."""
+        """The same configuration but for each `field=value`. Raises InputError for what is no such
+        thing.
+        """
         changes: dict[str, Any] = {}
         for assignment in assignments:
             name, equals, text = assignment.partition("=")
             if not equals or name not in SETTINGS:
                 known = ", ".join(SETTINGS)
-                raise InputError("no such setting", expected=f"field=value, fields: {known}", found=repr(assignment))
+                raise InputError(
+                    "no such setting",
+                    expected=f"field=value, fields: {known}",
+                    found=repr(assignment),
+                )
             changes[name] = _parse(name, text)
         return dataclasses.replace(self, **changes)
 
     def differences(self, other: Config) -> list[str]:
         """The fields in which `other` differs, as `name: this value, not that`."""
         pairs = ((name, value, getattr(other, name)) for name, value in vars(self).items())
-        return [f"{name}: {mine!r}, not {theirs!r}" for name, mine, theirs in pairs if mine != theirs]
+        return [
+            f"{name}: {mine!r}, not {theirs!r}" for name, mine, theirs in pairs if mine != theirs
+        ]
 
 
 _KINDS: dict[str, str] = {field.name: str(field.type) for field in dataclasses.fields(Config)}
@@ -166,8 +192,8 @@ def _parse_bool(text: str) -> bool:
     return {"true": True, "false": False}[text.lower()]
 
 
-# docs/models.md has the measurements behind these. On a GPU all batches of an epoch of MNIST are equally long, for the
-# sake of the recorded step: 110 of digits, 512 of mosaics.
+# docs/models.md has the measurements behind these. On a GPU all batches of an epoch of MNIST are
+# equally long, for the sake of the recorded step: 110 of digits, 512 of mosaics.
 _SMOOTH: dict[str, Any] = {"smoothing": 0.1}  # where there are classes to tell
 _STORED: dict[str, Any] = {"augment": 0.0}  # foreground: samples as stored
 _DIGITS: dict[str, Any] = {"batch": 500}
@@ -175,8 +201,21 @@ _MOSAICS: dict[str, Any] = {"batch": 512}
 _RECORD: dict[str, Any] = {"blocks": 2, "ema": 0.9995}
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "foreground": {
-        "cpu": {**_STORED, "channels": (16, 32, 64), "steps": 1000, "learning_rate": 3e-2, "ema": 0.995},
-        "gpu": {**_STORED, **_DIGITS, "channels": (16, 32, 64), "steps": 1000, "learning_rate": 3e-2, "ema": 0.99},
+        "cpu": {
+            **_STORED,
+            "channels": (16, 32, 64),
+            "steps": 1000,
+            "learning_rate": 3e-2,
+            "ema": 0.995,
+        },
+        "gpu": {
+            **_STORED,
+            **_DIGITS,
+            "channels": (16, 32, 64),
+            "steps": 1000,
+            "learning_rate": 3e-2,
+            "ema": 0.99,
+        },
         "record": {
             **_STORED,
             **_DIGITS,
@@ -221,5 +260,9 @@ def preset(task: str, name: str, seed: int = 0) -> Config:
     if task not in PRESETS:
         raise InputError("no such task", expected=f"one of {', '.join(PRESETS)}", found=repr(task))
     if name not in PRESETS[task]:
-        raise InputError(f"no such preset of {task}", expected=f"one of {', '.join(PRESETS[task])}", found=repr(name))
+        raise InputError(
+            f"no such preset of {task}",
+            expected=f"one of {', '.join(PRESETS[task])}",
+            found=repr(name),
+        )
     return Config(task=task, preset=name, seed=seed, **PRESETS[task][name])

@@ -58,10 +58,14 @@ class ModelingError(Exception):
         super().__init__(problem)
 
     def __str__(self) -> str:
-        """Spell the error on one line, and `lines` below it: names of files break no line and steer no terminal."""
+        """Spell the error on one line, and `lines` below it: names of files break no line and steer
+        no terminal.
+        """
         place = "" if self.path is None else f"{self.path}: "
         sides = [
-            f"{name} {side}" for name, side in (("expected", self.expected), ("found", self.found)) if side is not None
+            f"{name} {side}"
+            for name, side in (("expected", self.expected), ("found", self.found))
+            if side is not None
         ]
         detail = f" ({', '.join(sides)})" if sides else ""
         remedy = f"; {self.remedy}" if self.remedy else ""
@@ -81,7 +85,9 @@ class TrainingError(ModelingError):
 
 
 class FormatError(ModelingError):
-    """The folder or file is not what it was taken for, or is of a version that this program does not know."""
+    """The folder or file is not what it was taken for, or is of a version that this program does
+    not know.
+    """
 
     exit_code = 4
 
@@ -99,7 +105,9 @@ class BusyError(ModelingError):
 
 
 class StorageError(ModelingError):
-    """The place to read or write is full, read-only or unreachable; or the machine is short of memory or threads."""
+    """The place to read or write is full, read-only or unreachable; or the machine is short of
+    memory or threads.
+    """
 
     exit_code = 7
 
@@ -118,12 +126,16 @@ def storage_errors(path: Path | str, *, only: bool = False) -> Iterator[None]:
 
 
 def escaped(text: str) -> str:
-    """Spell each character that cannot be printed, such as those that steer a terminal, as its escape."""
+    """Spell each character that cannot be printed, such as those that steer a terminal, as its
+    escape.
+    """
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def explain(error: BaseException) -> ModelingError | None:
-    """Tell in words of this package what the machine or an installation is to blame for; None for anything else."""
+    """Tell in words of this package what the machine or an installation is to blame for; None for
+    anything else.
+    """
     if isinstance(error, ModelingError):
         return error
     told = _explain_shortage(error)
@@ -150,7 +162,9 @@ def _explain_shortage(error: BaseException) -> ModelingError | None:
     return None
 
 
-def _is_short(error: BaseException, kind: type[BaseException], number: int, words: Sequence[str]) -> bool:
+def _is_short(
+    error: BaseException, kind: type[BaseException], number: int, words: Sequence[str]
+) -> bool:
     """Tell a shortage by the kind of an error, by its number, or else by the words of a library.
 
     The words of an error with a number are not looked at: names of files are among them.
@@ -181,7 +195,9 @@ def _explain_storage(error: OSError) -> ModelingError:
         if _working_folder_is_gone():
             return StorageError("the working folder is gone", remedy="change to one that is there")
         # what was opened or started is named; what is not is a folder for files that nobody keeps
-        return StorageError(error.strerror or str(error), remedy="set TMPDIR to a folder that can be written")
+        return StorageError(
+            error.strerror or str(error), remedy="set TMPDIR to a folder that can be written"
+        )
     return StorageError(error.strerror or str(error), path=error.filename or "the system")
 
 
@@ -195,12 +211,16 @@ def _working_folder_is_gone() -> bool:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """List an error and those that it came from; libraries that are being loaded, and torch, do not say so."""
+    """List an error and those that it came from; libraries that are being loaded, and torch, do not
+    say so.
+    """
     chain: list[BaseException] = []
     further: BaseException | None = error
     while further is not None and len(chain) < _LINKS:
         chain.append(further)
-        unsaid = isinstance(further, ImportError | RuntimeError) and not further.__suppress_context__
+        unsaid = (
+            isinstance(further, ImportError | RuntimeError) and not further.__suppress_context__
+        )
         further = further.__cause__ or (further.__context__ if unsaid else None)
     return chain
 

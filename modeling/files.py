@@ -1,4 +1,6 @@
-"""Files that are whole or absent: a draft beside the final place, fsync, rename, sync the folder."""
+"""Files that are whole or absent: a draft beside the final place, fsync, rename, sync the
+folder.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,16 @@ _ELSEWHERE = "choose another place with --out"
 
 
 def absolute(path: Path | str) -> Path:
-    """Give the path that leads to the same place from any working folder. Raises StorageError where that is gone."""
+    """Give the path that leads to the same place from any working folder. Raises StorageError where
+    that is gone.
+    """
     try:
         return Path(path).absolute()
     except FileNotFoundError as error:
         raise StorageError(
-            "the working folder is gone", path=path, remedy="change to one that is there, or name whole paths"
+            "the working folder is gone",
+            path=path,
+            remedy="change to one that is there, or name whole paths",
         ) from error
 
 
@@ -53,7 +59,9 @@ def write_json(path: Path | str, value: Mapping[str, Any]) -> None:
 
 
 def require_real_folder(folder: Path | str) -> None:
-    """Raise StorageError where `folder`, or what is to hold it, is there and is none, or is a link to nothing."""
+    """Raise StorageError where `folder`, or what is to hold it, is there and is none, or is a link
+    to nothing.
+    """
     folder = Path(folder)
     with storage_errors(folder):
         for place in (folder, *folder.parents):
@@ -72,7 +80,9 @@ def make_folder(folder: Path | str) -> None:
 
 
 def remove_drafts(folder: Path | str) -> None:
-    """Remove the drafts that killed writers left in `folder`. Raises StorageError, which names the folder."""
+    """Remove the drafts that killed writers left in `folder`. Raises StorageError, which names the
+    folder.
+    """
     folder = Path(folder)
     with storage_errors(folder, only=True):
         for draft in folder.glob(_DRAFT.format("*")):
@@ -81,9 +91,11 @@ def remove_drafts(folder: Path | str) -> None:
 
 @contextmanager
 def hold(folder: Path | str) -> Iterator[None]:
-    """Be the only holder of an existing `folder` while the body runs. Raises BusyError where another process is.
+    """Be the only holder of an existing `folder` while the body runs. Raises BusyError where
+    another process is.
 
-    The lock is the operating system's, on the folder itself: it ends with the process, and leaves no file behind.
+    The lock is the operating system's, on the folder itself: it ends with the process, and leaves
+    no file behind.
     """
     with storage_errors(folder):
         descriptor = os.open(folder, os.O_RDONLY)

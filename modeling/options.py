@@ -41,7 +41,10 @@ device_option = click.option(
     help="Where to compute; auto: on a GPU where there is one.",
 )
 threads_option = click.option(
-    "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads to compute with.  [default: all cores]"
+    "--threads",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Threads to compute with.  [default: all cores]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -58,21 +61,24 @@ out_option = click.option(
 def load_numpy() -> None:
     """Load NumPy with one thread for its matrix products, of which there are none here.
 
-    It would start one for each core, and where there may be no more threads it interrupts the process.
+    It would start one for each core, and where there may be no more threads it interrupts the
+    process.
     """
     before = os.environ.get(_BLAS_THREADS)
     os.environ.setdefault(_BLAS_THREADS, "1")
     import numpy  # noqa: F401
 
     if before is None:
-        os.environ.pop(_BLAS_THREADS, None)  # torch has a library of that name too, on some processors
+        # torch has a library of that name too, on some processors
+        os.environ.pop(_BLAS_THREADS, None)
 
 
 def load_torch() -> None:
-    """Load torch, and NumPy before it: torch would load that itself, and drop an interrupt meanwhile.
+    """Load torch, and NumPy before it: torch would load that itself, and drop an interrupt
+    meanwhile.
 
-    Raises KeyboardInterrupt for one that was dropped all the same; FileNotFoundError where the working folder is gone,
-    in which a library of torch would end the process.
+    Raises KeyboardInterrupt for one that was dropped all the same; FileNotFoundError where the
+    working folder is gone, in which a library of torch would end the process.
     """
     os.getcwd()  # noqa: PTH109  (it is asked whether there is one)
     load_numpy()
@@ -82,7 +88,8 @@ def load_torch() -> None:
 
 
 def find_device(name: str, threads: int | None) -> torch.device:
-    """Give the device of that name, computing with so many threads on the CPU, once `load_torch` has been called.
+    """Give the device of that name, computing with so many threads on the CPU, once `load_torch`
+    has been called.
 
     Raises InputError where there is none.
     """
@@ -97,4 +104,6 @@ def find_device(name: str, threads: int | None) -> torch.device:
             found="none",
             remedy="leave --device out, or say cpu",
         )
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+    return torch.device(
+        "cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu"
+    )

@@ -1,6 +1,8 @@
-"""A dataset on disk, opened: each split of each task is a map-style dataset of memory-mapped columns. NumPy only.
+"""A dataset on disk, opened: each split of each task is a map-style dataset of memory-mapped
+columns. NumPy only.
 
-What opens is whole as far as records, names and sizes tell; samples are compared with their digests on request.
+What opens is whole as far as records, names and sizes tell; samples are compared with their digests
+on request.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from modeling.reading.sections import REBUILD, ColumnFacts, SectionFacts
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One split of one task, a map-style dataset: `split[i]` is sample i, `split["image"]` a column.
+    """One split of one task, a map-style dataset: `split[i]` is sample i, `split["image"]` a
+    column.
 
     It can be pickled: another process maps the files anew.
     """
@@ -39,8 +42,8 @@ class Split:
         return len(next(iter(self.columns.values())))
 
     def __getitem__(self, index: Any) -> Any:
-        """For a name, the column. For an integer, the sample: a dict of new arrays, by the names of the columns. For a
-        slice, integers or a mask of booleans, a dict of batches.
+        """For a name, the column. For an integer, the sample: a dict of new arrays, by the names of
+        the columns. For a slice, integers or a mask of booleans, a dict of batches.
 
         Raises InputError for an unknown name, IndexError as `Column` does.
         """
@@ -52,25 +55,33 @@ class Split:
         return (self[index] for index in range(len(self)))
 
     def select(self, *names: str) -> Split:
-        """The same with these columns only. Raises InputError for an unknown name, or for none at all."""
+        """The same with these columns only. Raises InputError for an unknown name, or for none at
+        all.
+        """
         if not names:
             raise InputError("no column was chosen", expected=f"some of {', '.join(self.columns)}")
         return replace(self, columns={name: self._column(name) for name in names})
 
-    def take(self, indices: npt.ArrayLike, out: Mapping[str, Array] | None = None) -> dict[str, Array]:
-        """The samples at `indices` (n,): a dict of arrays (n, *sample_shape), those of `out` if it is given.
+    def take(
+        self, indices: npt.ArrayLike, out: Mapping[str, Array] | None = None
+    ) -> dict[str, Array]:
+        """The samples at `indices` (n,): a dict of arrays (n, *sample_shape), those of `out` if it
+        is given.
 
         This is `Column.take` for all columns; raises what that raises.
         """
         checked = checked_indices(indices, len(self))
         return {
-            name: column.gather(checked, None if out is None else out[name]) for name, column in self.columns.items()
+            name: column.gather(checked, None if out is None else out[name])
+            for name, column in self.columns.items()
         }
 
     def _column(self, name: str) -> Column:
         if name not in self.columns:
             known = ", ".join(self.columns)
-            raise InputError(f"{self.task}/{self.name} has no column {name!r}", expected=f"one of {known}")
+            raise InputError(
+                f"{self.task}/{self.name} has no column {name!r}", expected=f"one of {known}"
+            )
         return self.columns[name]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -119,19 +130,23 @@ class Dataset:
         section = self.manifest.sections.get((task, name))
         if section is None:
             known = ", ".join("/".join(names) for names in self.sections)
-            raise InputError(f"the dataset has no {task}/{name}", path=self.path, expected=f"one of {known}")
+            raise InputError(
+                f"the dataset has no {task}/{name}", path=self.path, expected=f"one of {known}"
+            )
         columns = {facts.name: _column(self.path, section, facts) for facts in section.columns}
         return Split(task, name, MappingProxyType(columns))
 
 
 def open_dataset(path: Path | str, *, digests: bool = False) -> Dataset:
-    """Open the dataset in the folder `path`; with `digests`, read every sample and compare the content digests.
+    """Open the dataset in the folder `path`; with `digests`, read every sample and compare the
+    content digests.
 
-    Files are mapped when they are first asked for, from the same place whatever the working folder is then.
+    Files are mapped when they are first asked for, from the same place whatever the working folder
+    is then.
 
-    Raises FormatError where there is no dataset or one of an unknown version, InputError where it is compressed,
-    DamagedError where a file is missing, is not as long as recorded or (with `digests`) not what was built, and
-    StorageError where the storage does not let it be read.
+    Raises FormatError where there is no dataset or one of an unknown version, InputError where it
+    is compressed, DamagedError where a file is missing, is not as long as recorded or (with
+    `digests`) not what was built, and StorageError where the storage does not let it be read.
     """
     dataset = Dataset(absolute(path), manifests.read(Path(path)))
     if digests:
@@ -150,7 +165,9 @@ def _column(root: Path, section: SectionFacts, facts: ColumnFacts) -> Column:
 
 
 def _check_samples(split: Split, section: SectionFacts) -> None:
-    """Raise DamagedError unless the samples of each shard give the content root that its table has for it."""
+    """Raise DamagedError unless the samples of each shard give the content root that its table has
+    for it.
+    """
     for facts, row in zip(section.columns, section.table, strict=True):
         column = split.columns[facts.name]
         for run, samples, shard in zip(column.runs, column.maps, row, strict=True):

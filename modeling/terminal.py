@@ -33,16 +33,17 @@ def failure(message: str, exit_code: int) -> click.ClickException:
 class Progress:
     """What to call with the name of a task and each record of its log.
 
-    Prints a line for each evaluation; on a terminal also one that moves on, with all tasks that are being trained, and
-    elsewhere one at the beginning of each and after each tenth of its steps. That nobody reads it any more is no reason
-    to lose a run: what cannot be printed is not.
+    Prints a line for each evaluation; on a terminal also one that moves on, with all tasks that are
+    being trained, and elsewhere one at the beginning of each and after each tenth of its steps.
+    That nobody reads it any more is no reason to lose a run: what cannot be printed is not.
     """
 
     def __init__(self, steps: Mapping[str, int], headlines: Mapping[str, str]) -> None:
         self._steps, self._headlines = steps, headlines
         self._moving = sys.stderr is not None and sys.stderr.isatty()
         self._now: dict[str, str] = {}
-        self._tenths: dict[str, int] = {}  # of the steps of a task that were told, where nothing moves
+        # of the steps of a task that were told, where nothing moves
+        self._tenths: dict[str, int] = {}
 
     def __call__(self, task: str, record: Record) -> None:
         steps = self._steps[task]
@@ -57,7 +58,8 @@ class Progress:
             self._stay(f"{task}  step {record['step']:,} of {steps:,}  val: {score}{best}")
         elif self._moving:
             self._now[task] = f"{task} {record['step'] / steps:.0%} {_pace(record)}"
-            width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be overwritten
+            # a line that wraps could not be overwritten
+            width = shutil.get_terminal_size().columns - 1
             self._print(f"\r\033[K{' | '.join(self._now.values())[:width]}")
         elif (tenth := 10 * record["step"] // steps) > self._tenths.get(task, -1):
             self._tenths[task] = tenth
@@ -94,7 +96,9 @@ def print_trained(evidence: Evidence, folder: Path, headline: str) -> None:
 
 
 def print_scores(records: Sequence[Record]) -> None:
-    """Print the scores of each split of each record, and then those that have a reference beside it."""
+    """Print the scores of each split of each record, and then those that have a reference beside
+    it.
+    """
     from modeling.scoring import scoreboard
 
     for record in records:
@@ -103,7 +107,10 @@ def print_scores(records: Sequence[Record]) -> None:
             for note in scoreboard.notes(record, split):
                 say(note)
             say()
-            for rows in (scoreboard.class_rows(record, split), scoreboard.arrangement_rows(record, split)):
+            for rows in (
+                scoreboard.class_rows(record, split),
+                scoreboard.arrangement_rows(record, split),
+            ):
                 if rows:
                     print_table(rows)
                     say()
@@ -113,7 +120,9 @@ def print_scores(records: Sequence[Record]) -> None:
 
 
 def print_parity(outputs: Mapping[str, Record]) -> None:
-    """Print how far each output of an exported model is from the network's; a dash for what it does not have."""
+    """Print how far each output of an exported model is from the network's; a dash for what it does
+    not have.
+    """
     rows = [["output", "largest difference", "mean", "values that differ"]]
     for name, each in outputs.items():
         distances = [f"{each[key]:.2e}" if key in each else "-" for key in ("largest", "mean")]
@@ -131,8 +140,8 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 
 
 def printable(text: str, stream: IO[str] | None = None) -> str:
-    """The text with escapes for all that would steer a terminal, or that a stream has no bytes for: standard output
-    where none is given.
+    """The text with escapes for all that would steer a terminal, or that a stream has no bytes for:
+    standard output where none is given.
     """
     encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
     return escaped(text).encode(encoding, "backslashreplace").decode(encoding)
@@ -144,7 +153,9 @@ def printable_lines(text: str, stream: IO[str] | None = None) -> str:
 
 
 def explain_output(error: BaseException) -> StorageError | None:
-    """Tell that standard output takes no more, where that is what an error without a name comes from."""
+    """Tell that standard output takes no more, where that is what an error without a name comes
+    from.
+    """
     if not isinstance(error, OSError) or error.filename is not None:
         return None
     try:
@@ -156,8 +167,8 @@ def explain_output(error: BaseException) -> StorageError | None:
 
 
 def say(text: str = "") -> None:
-    """Print lines on standard output. Raises StorageError where it takes no more, BrokenPipeError where nobody is left
-    to read it.
+    """Print lines on standard output. Raises StorageError where it takes no more, BrokenPipeError
+    where nobody is left to read it.
     """
     try:
         click.echo(printable_lines(text))

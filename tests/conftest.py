@@ -1,4 +1,6 @@
-"""What tests share: a place of its own for each, hypothesis without deadlines, MNIST where it is at hand."""
+"""What tests share: a place of its own for each, hypothesis without deadlines, MNIST where it is at
+hand.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from isolation import ROOT, environment_of, known, own_place
 
 from datagen import sources
 
-settings.register_profile("shared", deadline=None)  # a shared machine stalls for longer than any sensible deadline
+# a shared machine stalls for longer than any sensible deadline
+settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 configuration.set_hypothesis_home_dir(ROOT / ".hypothesis")  # from wherever the tests are started
 
@@ -26,7 +29,8 @@ SOURCE_DIR = os.environ.get("DATAGEN_SOURCE_DIR")  # no test sees the variable i
 @pytest.fixture(scope="session", autouse=True)
 def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Give all tests an environment that is known; the folder below which each has its place."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, as would all theirs
+    # a shell's background jobs ignore it, as would all theirs
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     parent = tmp_path_factory.mktemp("places")
     with environment_of(known(os.environ, STARTED_IN)), own_place(parent):
         yield parent
@@ -48,7 +52,9 @@ def place_of_the_test(places: Path, place_of_the_module: None) -> Iterator[None]
 
 @pytest.fixture(scope="session")
 def mnist_folder() -> Path:
-    """The folder of MNIST's files. What needs them is passed over where nobody says: they are fetched for no test."""
+    """The folder of MNIST's files. What needs them is passed over where nobody says: they are
+    fetched for no test.
+    """
     if not SOURCE_DIR:
         pytest.skip("needs MNIST: make test SOURCE_DIR=DIR, or set DATAGEN_SOURCE_DIR")
     return STARTED_IN / SOURCE_DIR

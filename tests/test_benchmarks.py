@@ -1,4 +1,6 @@
-"""The benchmarks that put whole processes together: what they ask for, and what they make of what they measured."""
+"""The benchmarks that put whole processes together: what they ask for, and what they make of what
+they measured.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +9,31 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-import torch
-from click.testing import CliRunner
-
-from modeling.errors import InputError
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import build
 import compare
 import gpu
+import pytest
 import roofline
 import scaling
+import torch
 import training
+from click.testing import CliRunner
+
+from modeling.errors import InputError
 
 sys.path.pop(0)
 
 
 @pytest.mark.parametrize(
     ("most", "expected"),
-    [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (4, [1, 2, 4]), (6, [1, 2, 4, 6]), (16, [1, 2, 4, 8, 16])],
+    [
+        (1, [1]),
+        (2, [1, 2]),
+        (3, [1, 2, 3]),
+        (4, [1, 2, 4]),
+        (6, [1, 2, 4, 6]),
+        (16, [1, 2, 4, 8, 16]),
+    ],
 )
 def test_workers_double_up_to_all(most: int, expected: list[int]) -> None:
     assert scaling.counts(most) == expected
@@ -38,7 +45,9 @@ def test_a_point_of_a_curve_has_medians_and_the_ratio_to_one_worker() -> None:
     point = scaling.curve_point(runs, alone, 4_000_000_000)
     assert point["wall_s"] == {"min": 1.0, "median": 2.0, "max": 5.0}
     assert (point["gb_per_s"], point["faster_than_one"]) == (2.0, 4.0)
-    facts: dict[str, Any] = {kind: {"1": point, "16": point} for kind in ("build", "verify", "sha256sum")}
+    facts: dict[str, Any] = {
+        kind: {"1": point, "16": point} for kind in ("build", "verify", "sha256sum")
+    }
     lines = scaling.table({**facts, "copy_and_sync": {"wall_s": {"median": 3.0}}}).splitlines()
     assert lines[2].split() == ["16", *["2.00", "s,", "4.00", "x"] * 3]
     assert lines[3] == "cp -r and sync: 3.00 s"
@@ -62,7 +71,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def test_everything_on_a_gpu_is_one_command_and_a_part_that_fails_is_told(
     asked: list[list[str]], tmp_path: Path
 ) -> None:
-    places = ["--dataset", str(tmp_path), "--source-dir", str(tmp_path), "--out", str(tmp_path / "results")]
+    places = [
+        "--dataset",
+        str(tmp_path),
+        "--source-dir",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "results"),
+    ]
     result = CliRunner().invoke(gpu.main, [*places, "--records", "2"])
     assert result.exit_code == 1
     tests, *asked = asked
@@ -84,7 +100,11 @@ def test_everything_on_a_gpu_is_one_command_and_a_part_that_fails_is_told(
     # Each asks for what the benchmark knows.
     for command in asked:
         options = [part for part in command if part.startswith("--")]
-        main = {"training.py": training.main, "roofline.py": roofline.main, "scaling.py": scaling.main}[command[0]]
+        main = {
+            "training.py": training.main,
+            "roofline.py": roofline.main,
+            "scaling.py": scaling.main,
+        }[command[0]]
         assert set(options) <= {name for parameter in main.params for name in parameter.opts}
 
 
@@ -140,4 +160,9 @@ def test_a_checkout_is_slower_only_if_the_whole_interval_says_so() -> None:
     assert compare.ratios(before, slow, "wall")["slower"]
     assert compare.ratios(before, slow, "wall")["median"] == 1.064
     assert not compare.ratios(before, mixed, "wall")["slower"]
-    assert compare.ratios(before, slow, "cpu") == {"median": 1.0, "low": 1.0, "high": 1.0, "slower": False}
+    assert compare.ratios(before, slow, "cpu") == {
+        "median": 1.0,
+        "low": 1.0,
+        "high": 1.0,
+        "slower": False,
+    }

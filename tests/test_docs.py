@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import tiny_recipe, tiny_source
+from isolation import ROOT
 
 from datagen.build import build
 from datagen.dataset import Dataset
@@ -23,7 +24,7 @@ from datagen.recipe import Mosaics
 from datagen.tasks import TASKS
 from datagen.verify import verify
 
-PAGE = (Path(__file__).parent.parent / "docs" / "format.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "format.md").read_text("utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 READERS = ("numpy", "h5py", "zarr")
 FIRST = 'root, task, split, name = "data/mnist{}", "mosaics", "train", "image"\n'
@@ -46,7 +47,9 @@ def test_the_test_vectors_are_what_the_bijection_gives() -> None:
     rows = table("n | k | seed")
     assert len(rows) > 10
     for n, cells, seed, split, index, expected in rows:
-        found = Permutation(int(n), int(cells), int(seed), split).rows(np.array([int(index)], np.uint64))
+        found = Permutation(int(n), int(cells), int(seed), split).rows(
+            np.array([int(index)], np.uint64)
+        )
         assert found[0].tolist() == [int(row) for row in expected.split()]
 
 
@@ -56,7 +59,9 @@ def test_the_columns_are_those_of_the_tasks() -> None:
     task = ""
     for name, column, dtype, shape, _ in table("task | column"):
         task = name or task
-        sides = tuple(sizes[side] if side in sizes else int(side) for side in shape.split(", ") if side)
+        sides = tuple(
+            sizes[side] if side in sizes else int(side) for side in shape.split(", ") if side
+        )
         described.append((task, column, dtype, sides))
     assert described == [
         (task.name, column.name, column.dtype, column.shape)
@@ -66,10 +71,13 @@ def test_the_columns_are_those_of_the_tasks() -> None:
 
 
 def test_the_shard_table_is_laid_out_as_described() -> None:
-    described = [(field, *map(int, places.split("-"))) for places, field, _ in table("bytes | field")]
+    described = [
+        (field, *map(int, places.split("-"))) for places, field, _ in table("bytes | field")
+    ]
     assert SHARD_FACTS.fields is not None
     assert described == [
-        (name, offset, offset + dtype.itemsize - 1) for name, (dtype, offset, *_) in SHARD_FACTS.fields.items()
+        (name, offset, offset + dtype.itemsize - 1)
+        for name, (dtype, offset, *_) in SHARD_FACTS.fields.items()
     ]
 
 
@@ -85,7 +93,12 @@ def read(code: str, root: Path, task: str, split: str, column: str) -> Any:
     """What the lines read of another column, in the dataset in `root`."""
     names: dict[str, Any] = {}
     first = re.compile(r"^root, task, split, name = .*$", re.MULTILINE)
-    exec(first.sub(f"root, task, split, name = {str(root)!r}, {task!r}, {split!r}, {column!r}", code), names)
+    exec(
+        first.sub(
+            f"root, task, split, name = {str(root)!r}, {task!r}, {split!r}, {column!r}", code
+        ),
+        names,
+    )
     return names["whole"]
 
 
@@ -134,12 +147,16 @@ def test_the_examples_read_every_column_whole(
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut short"])
-@pytest.mark.parametrize(("reader", "name"), [("numpy", "zarr"), ("numpy", "hdf5"), ("h5py", "hdf5"), ("zarr", "zarr")])
+@pytest.mark.parametrize(
+    ("reader", "name"), [("numpy", "zarr"), ("numpy", "hdf5"), ("h5py", "hdf5"), ("zarr", "zarr")]
+)
 def test_the_examples_raise_where_a_shard_is_not_whole_as_far_as_the_page_promises(
     built: Callable[..., Path], tmp_path: Path, reader: str, name: str, damage: str
 ) -> None:
     root = shutil.copytree(built(name), tmp_path / "data")
-    (rule,) = (one.path for one in load(root).tasks["mosaics"]["train"].columns if one.name == "mask")
+    (rule,) = (
+        one.path for one in load(root).tasks["mosaics"]["train"].columns if one.name == "mask"
+    )
     shard = root / rule.format(shard=2)
     if damage == "missing":
         shard.unlink()
@@ -155,7 +172,10 @@ def test_the_examples_raise_where_a_shard_is_not_whole_as_far_as_the_page_promis
 
 def test_the_fill_values_are_those_of_the_page(built: Callable[..., Path]) -> None:
     told = {"mask": 255, "label": 255, "circle": -1, "source": 2**32 - 1}
-    assert "255 in `mask` and `label`, -1 in `circle`,\n2^32 - 1 in `source`; 0 in all other columns" in PAGE
+    assert (
+        "255 in `mask` and `label`, -1 in `circle`,\n2^32 - 1 in `source`; 0 in all other columns"
+        in PAGE
+    )
     for path in built("zarr").rglob("zarr.json"):
         document = json.loads(path.read_bytes())
         if document["node_type"] == "array":

@@ -1,4 +1,6 @@
-"""The examples of the documentation run as they are written: every block of code, every command, every test."""
+"""The examples of the documentation run as they are written: every block of code, every command,
+every test.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from isolation import ROOT
 
-ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/testing.md").read_text("utf-8")
 
 
@@ -26,7 +28,9 @@ def commands() -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder that sees the documentation, with each block of Python in a file of its own."""
+    """A working folder that sees the documentation, with each block of Python in a file of its
+    own.
+    """
     place = tmp_path_factory.mktemp("examples")
     (place / "docs").symlink_to(ROOT / "docs")
     for number, block in enumerate(blocks("python")):
@@ -36,7 +40,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def output(folder: Path) -> str:
-    """What pytest says of the blocks and of the examples, errors being what they are in this project."""
+    """What pytest says of the blocks and of the examples, errors being what they are in this
+    project.
+    """
     options = [
         "-q",
         "-p",
@@ -51,16 +57,24 @@ def output(folder: Path) -> str:
 
 
 def run(command: list[str], folder: Path) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "DATAGEN"))}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTEST", "DATAGEN"))
+    }
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout
 
 
 def test_every_block_of_python_runs_and_every_test_in_it_passes(output: str) -> None:
     tests = re.findall(r"^def test_", "".join(blocks("python")), re.MULTILINE)
-    examples = re.findall(r"^def test_", (ROOT / "docs/examples/test_boxes.py").read_text(), re.MULTILINE)
+    examples = re.findall(
+        r"^def test_", (ROOT / "docs/examples/test_boxes.py").read_text(), re.MULTILINE
+    )
     assert (len(blocks("python")), len(examples)) == (5, 5)
     assert f"{len(tests) + len(examples)} passed" in output
 
@@ -73,11 +87,26 @@ def test_every_command_runs_and_verify_finds_nothing(folder: Path, output: str) 
     assert "box" in said["sample"]
     manifest = json.loads((folder / "data/boxes/manifest.json").read_text())
     assert manifest["recipe"]["tasks"] == ["foreground", "circles", "mosaics", "boxes"]
-    assert [command for command in commands() if command[0] != "datagen"] == [["pytest", "docs/examples"]]
+    assert [command for command in commands() if command[0] != "datagen"] == [
+        ["pytest", "docs/examples"]
+    ]
 
 
-def test_without_the_file_verify_says_that_boxes_were_not_looked_at(folder: Path, output: str) -> None:
-    run(["datagen", "--with", "docs/examples/boxes.py", "build", "--source", "npz:digits.npz", *SMALL], folder)
+def test_without_the_file_verify_says_that_boxes_were_not_looked_at(
+    folder: Path, output: str
+) -> None:
+    run(
+        [
+            "datagen",
+            "--with",
+            "docs/examples/boxes.py",
+            "build",
+            "--source",
+            "npz:digits.npz",
+            *SMALL,
+        ],
+        folder,
+    )
     verdict = json.loads(run(["datagen", "verify", "data/unknown", "--json"], folder))
     assert any("boxes" in told for told in verdict["not_looked_at"]), verdict
 

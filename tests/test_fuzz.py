@@ -1,4 +1,6 @@
-"""What is fuzzed is reached: each target takes what it begins with, and fails where its reader has a defect."""
+"""What is fuzzed is reached: each target takes what it begins with, and fails where its reader has
+a defect.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,11 @@ import numpy as np
 import pytest
 from fuzz_inputs import GOLDEN
 from fuzz_targets import TARGETS, forged, taken
+from isolation import ROOT
 
 from datagen import manifest as manifests
 from datagen.errors import InputError
 
-ROOT = Path(__file__).parent.parent
 READERS = {
     "idx": "datagen.sources.idx.decode",
     "manifest": "datagen.recipe.from_table",
@@ -35,7 +37,9 @@ def test_a_target_takes_what_it_begins_with(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_an_error_that_is_not_the_package_s_own_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_that_is_not_the_package_s_own_is_found(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seeds = TARGETS[name].seeds()
 
     def fail(*_: object, **__: object) -> None:
@@ -107,7 +111,8 @@ def test_the_documentation_tells_of_the_run_in_the_evidence() -> None:
 
 
 @pytest.mark.skipif(
-    sys.platform != "linux" or sys.version_info >= (3, 14), reason="Atheris is for Linux and Python below 3.14"
+    sys.platform != "linux" or sys.version_info >= (3, 14),
+    reason="Atheris is for Linux and Python below 3.14",
 )
 def test_a_run_tells_what_it_did(tmp_path: Path) -> None:
     told = fuzz.run("idx", 1, 1, tmp_path / "corpus", tmp_path / "findings")

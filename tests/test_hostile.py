@@ -23,7 +23,8 @@ import pytest
 
 BIN = Path(sys.executable).parent
 DOCUMENTED = {0, 1, 2, 3, 4, 5, 6, 7, 8, 130, 141}
-SHARES = {"datagen": 5, "modeling": 10}  # `make test` runs one of so many commands of a program in each place
+# `make test` runs one of so many commands of a program in each place
+SHARES = {"datagen": 5, "modeling": 10}
 TINY = ("--mosaics", "30", "10", "10")
 STEPS = ("steps=2", "batch=8", "channels=4,8", "evaluate_every=2", "val_samples=8")
 
@@ -115,7 +116,11 @@ PLACES = [
     Place("no home", environment={"HOME": None}, before=_NO_HOME),
     Place("the working folder is gone", (7,), before=_GONE),
     Place("no folder for temporary files", (7,), {"TMPDIR": "/nowhere/at/all"}),
-    Place("ASCII", (), {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii", "PYTHONCOERCECLOCALE": "0"}),
+    Place(
+        "ASCII",
+        (),
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii", "PYTHONCOERCECLOCALE": "0"},
+    ),
     Place("Latin-1", (), {"PYTHONIOENCODING": "latin-1"}, folder="あ é"),
     Place("a terminal of no width", (), {"COLUMNS": "0", "LINES": "0", "TERM": "dumb"}),
     Place("optimised", (), {"PYTHONOPTIMIZE": "2"}),
@@ -141,7 +146,9 @@ class World:
 
     def state(self, data: Path) -> dict[str, tuple[int, int]]:
         """Give size and time of each file of the dataset, and of all weights."""
-        files = [path for path in data.rglob("*") if path.is_file()] + sorted(self.root.glob("runs/*/*.safetensors"))
+        files = [path for path in data.rglob("*") if path.is_file()] + sorted(
+            self.root.glob("runs/*/*.safetensors")
+        )
         return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 
@@ -176,7 +183,9 @@ def _cases() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("command", "place"), list(_cases()))
-def test_a_command_ends_as_documented(command: str, place: Place, world: World, tmp_path: Path) -> None:
+def test_a_command_ends_as_documented(
+    command: str, place: Place, world: World, tmp_path: Path
+) -> None:
     data = world.root / "data"
     if place.folder != "data":
         data = tmp_path / place.folder
@@ -203,7 +212,9 @@ def check_words(code: int, out: str, err: str, told: str) -> None:
 
 
 def run(command: str, place: Place, world: World, data: Path, work: Path) -> tuple[int, str, str]:
-    """Run a command in a place: its exit code, and what it wrote to its streams as far as they are read."""
+    """Run a command in a place: its exit code, and what it wrote to its streams as far as they are
+    read.
+    """
     program, *names = command.split()
     arguments = [*names, *(world.fill(argument, data) for argument in COMMANDS[command])]
     start = f"{place.before}\nimport runpy; runpy.run_module({program!r}, run_name='__main__', alter_sys=True)"
@@ -214,7 +225,9 @@ def run(command: str, place: Place, world: World, data: Path, work: Path) -> tup
             environment[name] = value
     if place.before == _NO_HOME:
         environment = {
-            name: value for name, value in environment.items() if name not in ("XDG_CACHE_HOME", "DATAGEN_CACHE")
+            name: value
+            for name, value in environment.items()
+            if name not in ("XDG_CACHE_HOME", "DATAGEN_CACHE")
         }
     streams, opened = _streams(place)
     closing = " ".join(_CLOSINGS[name] for name, kind in place.streams.items() if kind == "closed")
@@ -227,12 +240,20 @@ def run(command: str, place: Place, world: World, data: Path, work: Path) -> tup
     for descriptor in opened:
         os.close(descriptor)
     out, err = process.communicate(timeout=300)
-    return process.returncode, (out or b"").decode(errors="replace"), (err or b"").decode(errors="replace")
+    return (
+        process.returncode,
+        (out or b"").decode(errors="replace"),
+        (err or b"").decode(errors="replace"),
+    )
 
 
 def _streams(place: Place) -> tuple[dict[str, Any], list[int]]:
     """Options of Popen for the streams, and descriptors to close once it has begun."""
-    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    streams: dict[str, Any] = {
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+    }
     opened = []
     for name, kind in place.streams.items():
         if kind == "pipe":
@@ -246,7 +267,13 @@ def _streams(place: Place) -> tuple[dict[str, Any], list[int]]:
     return streams, opened
 
 
-LONG_COMMANDS = ("datagen build", "datagen convert", "datagen verify", "datagen info", "modeling train")
+LONG_COMMANDS = (
+    "datagen build",
+    "datagen convert",
+    "datagen verify",
+    "datagen info",
+    "modeling train",
+)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc whether a signal is heeded")
@@ -282,7 +309,9 @@ def test_a_signal_at_any_moment_ends_a_command_in_one_line(
 
 
 def wait_until_heeded(process: subprocess.Popen[str]) -> None:
-    """Wait until a process heeds SIGTERM by a handler of ours: what comes before is Python's own start."""
+    """Wait until a process heeds SIGTERM by a handler of ours: what comes before is Python's own
+    start.
+    """
     bit = 1 << (signal.SIGTERM - 1)
     while process.poll() is None:
         status = Path(f"/proc/{process.pid}/status").read_text()

@@ -1,4 +1,6 @@
-"""Tests find what they were written for, whatever lies in the checkout, in the user's home and in the environment."""
+"""Tests find what they were written for, whatever lies in the checkout, in the user's home and in
+the environment.
+"""
 
 from __future__ import annotations
 
@@ -52,13 +54,18 @@ ODD = {
 FEW = (
     "tests/test_isolation.py::test_a_test_begins_in_an_empty_folder_with_an_empty_home",
     "tests/test_isolation.py::test_what_tests_share_is_made_in_such_a_place_too",
-    "tests/test_cli.py::test_help_imports_nothing_heavy",
-    "tests/test_cli.py::test_the_default_directory_is_that_of_mnist",
-    "tests/test_mnist_source.py::test_the_cache_s_place_is_chosen_by_the_environment",
+    "tests/datagen/test_cli.py::test_help_imports_nothing_heavy",
+    "tests/datagen/test_cli.py::test_the_default_directory_is_that_of_mnist",
+    "tests/datagen/test_mnist_source.py::test_the_cache_s_place_is_chosen_by_the_environment",
     "tests/modeling/test_recording.py::test_the_tape_finds_what_hangs_on_the_host",
 )
 MANY = (
-    *("tests/test_cli.py", "tests/test_mnist_source.py", "tests/test_verify.py", "tests/test_recipe.py"),
+    *(
+        "tests/datagen/test_cli.py",
+        "tests/datagen/test_mnist_source.py",
+        "tests/datagen/test_verify.py",
+        "tests/datagen/test_recipe.py",
+    ),
     *("tests/test_readme.py", "tests/test_examples.py", "tests/modeling/test_evidence.py"),
     *(
         "tests/modeling/test_recording.py",
@@ -70,18 +77,26 @@ MANY = (
 
 
 def hostile(folder: Path, source: Path | None) -> tuple[Path, dict[str, str]]:
-    """A copy of the checkout with a dataset, runs and odd settings where commands look, and an odd environment.
+    """A copy of the checkout with a dataset, runs and odd settings where commands look, and an odd
+    environment.
 
-    The dataset is whole, and another than the tests know; what else lies there is not what its name says.
+    The dataset is whole, and another than the tests know; what else lies there is not what its name
+    says.
     """
     checkout, home = folder / "check out", folder / "home"
     for name in COPIED:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__")
+            )
         else:
             shutil.copy(ROOT / name, checkout / name)
     for name in ("mnist", "strokes"):
-        build(tiny_recipe(tiny_source(folder), train=30, val=3, test=3), checkout / "data" / name, workers=1)
+        build(
+            tiny_recipe(tiny_source(folder), train=30, val=3, test=3),
+            checkout / "data" / name,
+            workers=1,
+        )
     for task in ("foreground", "circles", "mosaics"):
         (checkout / "runs" / task).mkdir(parents=True)
         for name in ("best.safetensors", "last.safetensors", "evidence.json"):
@@ -105,7 +120,9 @@ def run_tests(folder: Path, source: Path | None, *arguments: str) -> None:
     checkout, environment = hostile(folder, source)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     before = tree(checkout / "data"), tree(checkout / "runs"), tree(folder / "home")
-    ran = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        command, cwd=checkout, env=environment, capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert (tree(checkout / "data"), tree(checkout / "runs"), tree(folder / "home")) == before
 
@@ -117,7 +134,9 @@ def look() -> dict[str, object]:
         "home": [path.name for path in Path.home().iterdir()],
         "beside the code": ROOT in (Path.cwd(), *Path.cwd().parents),
         "code": os.environ["PYTHONPATH"].split(os.pathsep)[0],
-        "odd": [name for name in os.environ if name in ODD or name.startswith(("DATAGEN_", "XDG_"))],
+        "odd": [
+            name for name in os.environ if name in ODD or name.startswith(("DATAGEN_", "XDG_"))
+        ],
     }
 
 
@@ -131,17 +150,26 @@ def seen_by_the_module() -> Iterator[dict[str, object]]:
     yield seen
 
 
-def test_what_tests_share_is_made_in_such_a_place_too(seen_by_the_module: dict[str, object]) -> None:
+def test_what_tests_share_is_made_in_such_a_place_too(
+    seen_by_the_module: dict[str, object],
+) -> None:
     assert seen_by_the_module == CLEAN
 
 
-def test_a_test_begins_in_an_empty_folder_with_an_empty_home(seen_by_the_module: dict[str, object]) -> None:
+def test_a_test_begins_in_an_empty_folder_with_an_empty_home(
+    seen_by_the_module: dict[str, object],
+) -> None:
     assert look() == CLEAN
     assert Path.cwd() != Path.home()
 
 
 def test_nothing_that_a_program_heeds_comes_through_but_what_running_needs(tmp_path: Path) -> None:
-    given = ODD | {"PATH": "/bin", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"more{os.pathsep}/else", "DATAGEN_CACHE": "x"}
+    given = ODD | {
+        "PATH": "/bin",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"more{os.pathsep}/else",
+        "DATAGEN_CACHE": "x",
+    }
     kept = known(given, tmp_path)
     assert kept.items() >= {"PATH": "/bin", "OMP_NUM_THREADS": "1", "LANG": "C.UTF-8"}.items()
     assert kept["PYTHONPATH"] == os.pathsep.join([str(ROOT), str(tmp_path / "more"), "/else"])

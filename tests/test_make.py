@@ -1,4 +1,6 @@
-"""The Makefile hands every value on as it was given, spaces and quotes too, and runs in a folder of such a name."""
+"""The Makefile hands every value on as it was given, spaces and quotes too, and runs in a folder of
+such a name.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder with a space in its name that is set up, with commands that only print what they were given."""
+    """A folder with a space in its name that is set up, with commands that only print what they
+    were given.
+    """
     folder = tmp_path / "a check out"
     commands = folder / ".venv/bin"
     commands.mkdir(parents=True)
@@ -42,7 +46,9 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    ran = subprocess.run(["make", "--silent", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        ["make", "--silent", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 0, ran.stderr
     return ran
 
@@ -80,7 +86,9 @@ def test_the_dataset_may_have_any_name(checkout: Path, target: str) -> None:
         ("test-long", "WORKERS", "-n"),
     ],
 )
-def test_every_other_value_is_one_word(checkout: Path, target: str, variable: str, option: str | None) -> None:
+def test_every_other_value_is_one_word(
+    checkout: Path, target: str, variable: str, option: str | None
+) -> None:
     words = given(checkout, target, "DATASET=data", f"{variable}={ODD}")
     assert TOLD in words
     assert option is None or words[words.index(TOLD) - 1] == option
@@ -107,7 +115,9 @@ def test_a_preset_is_named_only_where_one_is_given(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["verify", "report", "roofline", "train-all"])
-def test_strokes_stand_in_for_a_dataset_that_could_not_be_had_and_for_no_other(checkout: Path, target: str) -> None:
+def test_strokes_stand_in_for_a_dataset_that_could_not_be_had_and_for_no_other(
+    checkout: Path, target: str
+) -> None:
     finished(checkout / "data/strokes")
     ran = make(checkout, target)
     assert "data/strokes" in json.loads(ran.stdout.splitlines()[-1])
@@ -119,7 +129,9 @@ def test_strokes_stand_in_for_a_dataset_that_could_not_be_had_and_for_no_other(c
     assert ran.stderr == ""
 
 
-def test_data_are_built_before_training_only_where_the_default_ones_are_absent(checkout: Path) -> None:
+def test_data_are_built_before_training_only_where_the_default_ones_are_absent(
+    checkout: Path,
+) -> None:
     assert len(make(checkout, "train-all").stdout.splitlines()) == 2
     assert len(make(checkout, "train-all", "DATASET=my data").stdout.splitlines()) == 1
     finished(checkout / "data/mnist")
@@ -142,5 +154,15 @@ def test_python_may_be_a_command_of_several_words(checkout: Path) -> None:
 
 def test_help_names_every_target_and_every_variable(checkout: Path) -> None:
     said = make(checkout, "help").stdout
-    for word in ("data", "verify", "train-all", "report", "test", "SOURCE_DIR=", "DATASET=", "RUNS=", "TESTS="):
+    for word in (
+        "data",
+        "verify",
+        "train-all",
+        "report",
+        "test",
+        "SOURCE_DIR=",
+        "DATASET=",
+        "RUNS=",
+        "TESTS=",
+    ):
         assert f" {word}" in said

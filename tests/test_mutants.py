@@ -1,4 +1,6 @@
-"""What is listed as a survivor of mutation testing is a change of a line that is there; mutants are counted right."""
+"""What is listed as a survivor of mutation testing is a change of a line that is there; mutants are
+counted right.
+"""
 
 from __future__ import annotations
 
@@ -17,5 +19,12 @@ def test_each_listed_survivor_is_a_change_of_lines_that_are_there_with_a_reason(
         assert len(reason) > 20
 
 
-def test_a_mutant_whose_tests_pass_or_which_no_test_reaches_survived_and_one_that_never_ends_is_killed() -> None:
-    assert counted([1, 1, 3, 0, 33, 5, -24]) == {"mutants": 7, "killed": 4, "killed_by_time": 1, "survived": 3}
+def test_a_mutant_whose_tests_pass_or_which_no_test_reaches_survived_and_one_that_never_ends_is_killed() -> (
+    None
+):
+    assert counted([1, 1, 3, 0, 33, 5, -24]) == {
+        "mutants": 7,
+        "killed": 4,
+        "killed_by_time": 1,
+        "survived": 3,
+    }

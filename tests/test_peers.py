@@ -1,4 +1,6 @@
-"""What a peer of the benchmarks reads is compared with what was written, before anything is timed."""
+"""What a peer of the benchmarks reads is compared with what was written, before anything is
+timed.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from isolation import ROOT
 
-ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from peers import PEERS, Peer, check  # noqa: E402
-from peers.base import OWN, Samples, each  # noqa: E402
+from peers import PEERS, Peer, check
+from peers.base import OWN, Samples, each
 
 sys.path.pop(0)
 
@@ -34,18 +36,24 @@ def order() -> Array:
     return np.random.default_rng(0).permutation(COUNT)
 
 
-def compare(samples: Samples, order: Array, read: Callable[[Array], list[Array]], **facts: str) -> None:
+def compare(
+    samples: Samples, order: Array, read: Callable[[Array], list[Array]], **facts: str
+) -> None:
     check(Peer("numpy", lambda *_: each(read), **facts), each(read), samples, order, BATCH)
 
 
 @pytest.mark.parametrize("name", ["npy, numpy.memmap", "h5py, chunks of 512", "h5py, chunks of 1"])
-def test_a_peer_reads_what_it_wrote(name: str, samples: Samples, order: Array, tmp_path: Path) -> None:
+def test_a_peer_reads_what_it_wrote(
+    name: str, samples: Samples, order: Array, tmp_path: Path
+) -> None:
     peer = PEERS[name]
     read = peer.write(samples, tmp_path)
     check(peer, read, samples, order, BATCH)
     batches: Iterator[Any] = read(np.split(order, [BATCH, COUNT // 2]))
     read_back = [np.concatenate(column) for column in zip(*batches, strict=True)]
-    assert all(np.array_equal(read_back[i], samples[column][order]) for i, column in enumerate(samples))
+    assert all(
+        np.array_equal(read_back[i], samples[column][order]) for i, column in enumerate(samples)
+    )
 
 
 def test_another_byte_dtype_or_order_of_columns_is_refused(samples: Samples, order: Array) -> None:
@@ -64,7 +72,9 @@ def test_another_byte_dtype_or_order_of_columns_is_refused(samples: Samples, ord
             compare(samples, order, read)
 
 
-def test_an_order_of_its_own_is_taken_only_from_a_peer_that_says_so(samples: Samples, order: Array) -> None:
+def test_an_order_of_its_own_is_taken_only_from_a_peer_that_says_so(
+    samples: Samples, order: Array
+) -> None:
     def backwards(batch: Array) -> list[Array]:
         return [samples[name][::-1][: len(batch)] for name in samples]
 
@@ -73,11 +83,23 @@ def test_an_order_of_its_own_is_taken_only_from_a_peer_that_says_so(samples: Sam
         compare(samples, order, backwards)
 
 
-def test_an_order_of_its_own_repeats_no_sample_and_keeps_columns_together(samples: Samples, order: Array) -> None:
+def test_an_order_of_its_own_repeats_no_sample_and_keeps_columns_together(
+    samples: Samples, order: Array
+) -> None:
     with pytest.raises(ValueError, match="samples that differ"):
-        compare(samples, order, lambda _: [samples[name][[0, 1, 2, 3, 3]] for name in samples], shuffles=OWN)
+        compare(
+            samples,
+            order,
+            lambda _: [samples[name][[0, 1, 2, 3, 3]] for name in samples],
+            shuffles=OWN,
+        )
     with pytest.raises(ValueError, match="samples that differ"):
         compare(samples, order, lambda _: [samples[name][[0, 1]] for name in samples], shuffles=OWN)
     with pytest.raises(ValueError, match="another label"):
         rows = [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [0, 1, 2, 4, 3]]
-        compare(samples, order, lambda _: [samples[n][r] for n, r in zip(samples, rows, strict=True)], shuffles=OWN)
+        compare(
+            samples,
+            order,
+            lambda _: [samples[n][r] for n, r in zip(samples, rows, strict=True)],
+            shuffles=OWN,
+        )

@@ -1,6 +1,8 @@
-"""The packaged recipes give the datasets whose digests are published: whoever has other bytes has another dataset.
+"""The packaged recipes give the datasets whose digests are published: whoever has other bytes has
+another dataset.
 
-These digests may change only together with the version of the format, or with what a packaged recipe asks for.
+These digests may change only together with the version of the format, or with what a packaged
+recipe asks for.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ def test_every_packaged_recipe_has_its_published_digest() -> None:
 
 
 @pytest.mark.long
-def test_the_recipe_of_mnist_builds_the_published_dataset(mnist_folder: Path, tmp_path: Path) -> None:
+def test_the_recipe_of_mnist_builds_the_published_dataset(
+    mnist_folder: Path, tmp_path: Path
+) -> None:
     build_and_prove("mnist", mnist_folder, tmp_path / "mnist")
 
 

@@ -1,4 +1,6 @@
-"""What the README says, done: its commands run as written, its code reads data, its digests are the shipped ones."""
+"""What the README says, done: its commands run as written, its code reads data, its digests are the
+shipped ones.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from isolation import ROOT
 
 from datagen import errors as datagen_errors
 from datagen.dataset import Dataset
@@ -21,7 +24,6 @@ from datagen.tasks import TASKS
 from modeling import errors as modeling_errors
 from modeling.config import preset
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 
 
@@ -36,7 +38,9 @@ def commands() -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder in which every `datagen` command of the README has run, in order, each with status 0."""
+    """A working folder in which every `datagen` command of the README has run, in order, each with
+    status 0.
+    """
     place = tmp_path_factory.mktemp("readme")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     ran = 0
@@ -59,7 +63,10 @@ def test_every_command_runs_as_written(folder: Path) -> None:
 
 
 def test_a_build_in_parts_is_the_build_in_one_go(folder: Path) -> None:
-    manifests = [json.loads((folder / "data" / name / "manifest.json").read_text()) for name in ("small", "parts")]
+    manifests = [
+        json.loads((folder / "data" / name / "manifest.json").read_text())
+        for name in ("small", "parts")
+    ]
     assert manifests[0] == manifests[1]
 
 
@@ -84,10 +91,14 @@ def test_the_python_examples_read_every_column_of_every_task(
     monkeypatch.chdir(folder)
     for column in both.sections[task, split].columns:
         names: dict[str, object] = {}
-        other = code.replace("/mosaics/train", f"/{task}/{split}").replace('"mosaics", "train"', f'"{task}", "{split}"')
+        other = code.replace("/mosaics/train", f"/{task}/{split}").replace(
+            '"mosaics", "train"', f'"{task}", "{split}"'
+        )
         exec(other.replace('"image"', f'"{column.name}"'), names)
         found = np.asarray(names["image"])
-        np.testing.assert_array_equal(found, both.rows(task, split, column.name, 0, 256), strict=True)
+        np.testing.assert_array_equal(
+            found, both.rows(task, split, column.name, 0, 256), strict=True
+        )
 
 
 def test_there_is_one_python_example_for_each_reader() -> None:
@@ -107,16 +118,22 @@ def test_make_commands_are_targets_of_the_makefile() -> None:
     assert named <= targets
 
 
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+@pytest.mark.parametrize(
+    "page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+)
 def test_links_lead_to_files(page: str) -> None:
     place = ROOT / page
-    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", place.read_text("utf-8"))]
+    links = [
+        link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", place.read_text("utf-8"))
+    ]
     assert links or page != "README.md"
     near = [link for link in links if link and "://" not in link]
     assert [link for link in near if not (place.parent / link).exists()] == []
 
 
-def test_the_tables_of_all_pages_are_what_the_evidence_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tables_of_all_pages_are_what_the_evidence_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     made = importlib.import_module("table").pages()
     assert "README.md" in made
@@ -151,13 +168,28 @@ def test_every_exit_code_stands_in_readme_help_and_page() -> None:
     codes: dict[str, set[int]] = {}
     for errors in (datagen_errors, modeling_errors):
         raised = {one.exit_code for one in vars(errors).values() if hasattr(one, "exit_code")}
-        codes[errors.__name__.partition(".")[0]] = raised | {0, 2, errors.PROBLEMS_FOUND, errors.INTERRUPTED, 141}
-    rows = re.findall(r"^\| (\d+) \| ([^|]*) \| ([^|]*)\|", (ROOT / "docs/exits.md").read_text("utf-8"), re.MULTILINE)
-    on_page = {name: {int(row[0]) for row in rows if row[column].strip()} for column, name in enumerate(codes, start=1)}
+        codes[errors.__name__.partition(".")[0]] = raised | {
+            0,
+            2,
+            errors.PROBLEMS_FOUND,
+            errors.INTERRUPTED,
+            141,
+        }
+    rows = re.findall(
+        r"^\| (\d+) \| ([^|]*) \| ([^|]*)\|",
+        (ROOT / "docs/exits.md").read_text("utf-8"),
+        re.MULTILINE,
+    )
+    on_page = {
+        name: {int(row[0]) for row in rows if row[column].strip()}
+        for column, name in enumerate(codes, start=1)
+    }
     assert on_page == codes
     for name, opening in (("datagen", "Exit codes: "), ("modeling", "Exit codes of `modeling`: ")):
         sentence = README.partition(opening)[2].partition("\n\n")[0].partition(". ")[0]
         assert {int(code) for code in re.findall(r"\b(\d+)\s+[a-z]", sentence)} == codes[name]
-        done = subprocess.run([sys.executable, "-m", name, "--help"], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-m", name, "--help"], capture_output=True, text=True, check=True
+        )
         told = done.stdout.partition("Exit codes:")[2].partition("\n\n")[0]
         assert {int(code) for code in re.findall(r"\b(\d+)\s+[a-z]", told)} == codes[name]

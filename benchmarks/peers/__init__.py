@@ -1,4 +1,6 @@
-"""Other ways to keep the same samples on disk and to read them in batches: each is written, opened, and read."""
+"""Other ways to keep the same samples on disk and to read them in batches: each is written, opened,
+and read.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,17 @@ PEERS: dict[str, Peer] = {
     "lance": Peer("pylance", tables.lance),
     "Hugging Face datasets": Peer("datasets", tables.hugging_face),
     "deeplake": Peer("deeplake", tables.deeplake),
-    "FFCV": Peer("ffcv", records.ffcv, shuffles=OWN, needs="a C++ compiler, OpenCV and libturbojpeg: it has no wheel"),
+    "FFCV": Peer(
+        "ffcv",
+        records.ffcv,
+        shuffles=OWN,
+        needs="a C++ compiler, OpenCV and libturbojpeg: it has no wheel",
+    ),
     "mosaicml-streaming, ds[i]": Peer("mosaicml-streaming", records.mosaicml),
     "webdataset": Peer(
-        "webdataset", records.webdataset, shuffles="shards of 16,384, and samples within a buffer of 5,000"
+        "webdataset",
+        records.webdataset,
+        shuffles="shards of 16,384, and samples within a buffer of 5,000",
     ),
     "litdata, ds[i]": Peer("litdata", records.litdata),
     "litdata, its own shuffle": Peer(

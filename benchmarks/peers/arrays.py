@@ -38,7 +38,9 @@ def hdf5(samples: Samples, folder: Path) -> Read:
 
 
 def hdf5_by_sample(samples: Samples, folder: Path) -> Read:
-    """The chunks that suit single samples, read one by one: ten times as fast as by a list of indices."""
+    """The chunks that suit single samples, read one by one: ten times as fast as by a list of
+    indices.
+    """
     columns = write_hdf5(samples, folder, 1)
     return each(lambda batch: [np.stack([column[i] for i in batch]) for column in columns])
 
@@ -72,8 +74,11 @@ def zarr_tensorstore(samples: Samples, folder: Path) -> Read:
     write_zarr(samples, folder)
     stores = [
         tensorstore.open(
-            {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder / name)}}, read=True
+            {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder / name)}},
+            read=True,
         ).result()
         for name in samples
     ]
-    return each(lambda batch: [reading.result() for reading in [store[batch].read() for store in stores]])
+    return each(
+        lambda batch: [reading.result() for reading in [store[batch].read() for store in stores]]
+    )

@@ -25,10 +25,11 @@ OWN = "every sample, in an order of its own"
 class Peer:
     """One way to keep samples and to read them in batches.
 
-    `write(samples, folder)` writes them and returns `read`; read(batches of indices) yields for each batch one array a
-    column, in the order of the columns. A peer that cannot be told an order reads as many batches of CHUNK samples in
-    one that it draws itself, and `shuffles` says how far that mixes. `distribution` is the one whose version is told,
-    `needs` what installing it takes beyond `pip install`.
+    `write(samples, folder)` writes them and returns `read`; read(batches of indices) yields for
+    each batch one array a column, in the order of the columns. A peer that cannot be told an order
+    reads as many batches of CHUNK samples in one that it draws itself, and `shuffles` says how far
+    that mixes. `distribution` is the one whose version is told, `needs` what installing it takes
+    beyond `pip install`.
     """
 
     distribution: str
@@ -53,9 +54,11 @@ def stream(epoch: Callable[[], Iterable[Sequence[Any]]]) -> Read:
 
 
 def check(peer: Peer, read: Read, samples: Samples, order: Array, batch: int) -> None:
-    """Read one batch, and compare it with the samples: ValueError where it is not they, to the byte and the dtype.
+    """Read one batch, and compare it with the samples: ValueError where it is not they, to the byte
+    and the dtype.
 
-    The rows of a peer with an order of its own are found by their first column, whose rows must all differ.
+    The rows of a peer with an order of its own are found by their first column, whose rows must all
+    differ.
     """
     wanted = order[:batch]
     found = [np.asarray(array) for array in next(iter(read([wanted])))]
@@ -63,7 +66,11 @@ def check(peer: Peer, read: Read, samples: Samples, order: Array, batch: int) ->
         first = next(iter(samples.values()))
         places = {row.tobytes(): place for place, row in enumerate(first)}
         wanted = np.array([places.get(row.tobytes(), -1) for row in found[0]])
-        if len(wanted) != len(order[:batch]) or len(set(wanted.tolist())) != len(wanted) or wanted.min() < 0:
+        if (
+            len(wanted) != len(order[:batch])
+            or len(set(wanted.tolist())) != len(wanted)
+            or wanted.min() < 0
+        ):
             raise ValueError(f"expected {len(order[:batch])} samples that differ, found others")
     for name, array in zip(samples, found, strict=True):
         truth = samples[name][wanted]

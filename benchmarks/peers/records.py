@@ -56,20 +56,27 @@ def grain(samples: Samples, folder: Path) -> Read:
     decode = decoder(samples)
     source = load("grain.python").ArrayRecordDataSource([write_array_record(samples, folder)])
     data = library.MapDataset.source(source).shuffle(seed=0).map(decode).batch(CHUNK)
-    options = library.ReadOptions(num_threads=1, prefetch_buffer_size=2)  # batches; 16 and 500 unless said
-    return stream(lambda: ([batch[name] for name in samples] for batch in data.to_iter_dataset(options)))
+    # batches; 16 and 500 unless said
+    options = library.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+    return stream(
+        lambda: ([batch[name] for name in samples] for batch in data.to_iter_dataset(options))
+    )
 
 
 def mosaicml(samples: Samples, folder: Path) -> Read:
     library = load("streaming")
-    columns = {name: f"ndarray:uint8:{','.join(map(str, array.shape[1:]))}" for name, array in samples.items()}
+    columns = {
+        name: f"ndarray:uint8:{','.join(map(str, array.shape[1:]))}"
+        for name, array in samples.items()
+    }
     with library.MDSWriter(out=str(folder / "all"), columns=columns) as writer:
         for i in range(len(samples["image"])):
             writer.write({name: array[i] for name, array in samples.items()})
     dataset = library.StreamingDataset(local=str(folder / "all"), shuffle=False, batch_size=CHUNK)
 
     def read(batch: Array) -> list[Array]:
-        found = [dataset[i] for i in batch.tolist()]  # whose columns are in the order of their names
+        # whose columns are in the order of their names
+        found = [dataset[i] for i in batch.tolist()]
         return [np.stack([sample[name] for sample in found]) for name in samples]
 
     return each(read)
@@ -124,7 +131,10 @@ def ffcv(samples: Samples, folder: Path) -> Read:
         def __getitem__(self, index: int) -> tuple[Array, ...]:
             return tuple(array[index] for array in samples.values())
 
-    kinds = {name: fields.NDArrayField(np.dtype("u1"), array.shape[1:]) for name, array in samples.items()}
+    kinds = {
+        name: fields.NDArrayField(np.dtype("u1"), array.shape[1:])
+        for name, array in samples.items()
+    }
     library.writer.DatasetWriter(str(folder / "all.beton"), kinds).from_indexed_dataset(Rows())
     random = library.loader.OrderOption.RANDOM
     loader = library.loader.Loader(str(folder / "all.beton"), CHUNK, num_workers=1, order=random)

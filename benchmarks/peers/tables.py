@@ -21,7 +21,10 @@ def lance(samples: Samples, folder: Path) -> Read:
 
     def read(batch: Array) -> list[Array]:
         table = dataset.take(batch.tolist(), columns=list(samples))
-        return [table[name].combine_chunks().flatten().to_numpy().reshape(-1, *shape) for name, shape in shapes.items()]
+        return [
+            table[name].combine_chunks().flatten().to_numpy().reshape(-1, *shape)
+            for name, shape in shapes.items()
+        ]
 
     return each(read)
 
@@ -32,12 +35,15 @@ def hugging_face(samples: Samples, folder: Path) -> Read:
     byte = library.Value("uint8")
     features = library.Features(
         {
-            name: library.Array2D(array.shape[1:], "uint8") if array.ndim == 3 else library.List(byte, array.shape[1])
+            name: library.Array2D(array.shape[1:], "uint8")
+            if array.ndim == 3
+            else library.List(byte, array.shape[1])
             for name, array in samples.items()
         }
     )
     library.Dataset.from_dict(dict(samples), features=features).save_to_disk(folder / "all")
-    dataset = library.load_from_disk(folder / "all").with_format("numpy", dtype=np.uint8)  # int64 unless said
+    # int64 unless said
+    dataset = library.load_from_disk(folder / "all").with_format("numpy", dtype=np.uint8)
 
     def read(batch: Array) -> list[Array]:
         found = dataset[batch.tolist()]

@@ -23,7 +23,18 @@ from datagen.options import (
     storage_options,
     workers_option,
 )
-from datagen.terminal import bar, built_facts, ends_with, fetching_line, print_built, print_json, say, size, tell, warn
+from datagen.terminal import (
+    bar,
+    built_facts,
+    ends_with,
+    fetching_line,
+    print_built,
+    print_json,
+    say,
+    size,
+    tell,
+    warn,
+)
 
 if TYPE_CHECKING:
     from datagen.build import Built
@@ -70,9 +81,14 @@ def fetch(name: str, quiet: bool, as_json: bool) -> None:
 @source_dir_option
 @workers_option
 @click.option(
-    "--shards", callback=half_open, metavar="A:B", help="Build this part of 'datagen shards', without committing."
+    "--shards",
+    callback=half_open,
+    metavar="A:B",
+    help="Build this part of 'datagen shards', without committing.",
 )
-@click.option("--fallback", metavar="NAME", help="Recipe to build beside it where the source cannot be had.")
+@click.option(
+    "--fallback", metavar="NAME", help="Recipe to build beside it where the source cannot be had."
+)
 @click.option("--preview", is_flag=True, help="Draw contact sheets in DIR-preview.")
 @quiet_option
 @json_option
@@ -89,10 +105,13 @@ def build(
 ) -> None:
     """Build a dataset, or what is missing or damaged of it."""
     recipe = recipe_of(**overrides)
-    named = overrides["recipe_name"] if overrides["source"] is None else recipe.without_path().source
+    named = (
+        overrides["recipe_name"] if overrides["source"] is None else recipe.without_path().source
+    )
     root = out or DEFAULT.parent / Path(named).stem
     silent = quiet or as_json
-    other = None if fallback is None else recipe_of(recipe_name=fallback)  # refused now, not once it is needed
+    # refused now, not once it is needed
+    other = None if fallback is None else recipe_of(recipe_name=fallback)
     if preview:
         preview_folder(root)  # or that there can be none would be told after the build
     try:
@@ -151,7 +170,9 @@ def finish(directory: Path, workers: int, quiet: bool, as_json: bool) -> None:
         if as_json:
             print_json(built_facts(built, directory))
         elif not quiet:
-            print_built(built, directory, committed="committed", there="committed before, nothing to do")
+            print_built(
+                built, directory, committed="committed", there="committed before, nothing to do"
+            )
 
 
 @click.command()
@@ -192,7 +213,12 @@ def convert(
 
 
 def _build(
-    recipe: Recipe, root: Path, source_dir: Path | None, workers: int, part: tuple[int, int] | None, silent: bool
+    recipe: Recipe,
+    root: Path,
+    source_dir: Path | None,
+    workers: int,
+    part: tuple[int, int] | None,
+    silent: bool,
 ) -> Built:
     from datagen import build as library
 

@@ -57,7 +57,9 @@ def _print_info(manifest: Manifest) -> None:
     print_manifest(manifest)
     print_columns(manifest)
     storage, source = manifest.recipe.storage, manifest.source
-    tell(f"source    {source.name}: {', '.join(source.classes[:12])}{'...' if len(source.classes) > 12 else ''}")
+    tell(
+        f"source    {source.name}: {', '.join(source.classes[:12])}{'...' if len(source.classes) > 12 else ''}"
+    )
     if source.name == "images" and (remark := on_order(source.classes)):
         tell(f"          {remark}")
     tell(f"          {source.attribution} ({source.licence})")
@@ -67,15 +69,25 @@ def _print_info(manifest: Manifest) -> None:
             f"dropped as duplicates: {digits.dropped_within:,} within, {digits.dropped_across:,} across splits"
         )
     if source.conflicts:
-        tell(f"          {source.conflicts:,} duplicates with another label, such as {source.conflicts_listed[0]}")
-    tell(f"storage   {storage.format}, {storage.shard_size:,} samples a shard, compression {storage.compression}")
+        tell(
+            f"          {source.conflicts:,} duplicates with another label, such as {source.conflicts_listed[0]}"
+        )
+    tell(
+        f"storage   {storage.format}, {storage.shard_size:,} samples a shard, compression {storage.compression}"
+    )
 
 
 @click.command()
 @directory_argument
-@click.option("--quick", is_flag=True, help="Only the frame: claims, files and their sizes; no shard is read.")
-@click.option("--sample", type=click.IntRange(min=1), metavar="N", help="The frame, and N random samples.")
-@click.option("--seed", type=int, metavar="N", help="Choose the samples of --sample as an earlier run did.")
+@click.option(
+    "--quick", is_flag=True, help="Only the frame: claims, files and their sizes; no shard is read."
+)
+@click.option(
+    "--sample", type=click.IntRange(min=1), metavar="N", help="The frame, and N random samples."
+)
+@click.option(
+    "--seed", type=int, metavar="N", help="Choose the samples of --sample as an earlier run did."
+)
 @click.option("--expect", metavar="DIGEST", help="The dataset digest that it must have.")
 @source_dir_option
 @workers_option
@@ -102,7 +114,9 @@ def verify(
     if quick and sample:
         raise click.UsageError("--quick and --sample exclude each other")
     if named and (quick or sample):
-        raise click.UsageError("--quick and --sample do not look at the source: leave out --source-dir")
+        raise click.UsageError(
+            "--quick and --sample do not look at the source: leave out --source-dir"
+        )
     if seed is not None and not sample:
         raise click.UsageError("--seed chooses the samples of --sample: give both")
     with bar("verifying", quiet or as_json) as progress:
@@ -133,7 +147,8 @@ def verify(
 def diff(first: Path, second: Path, verbose: bool, quiet: bool, as_json: bool) -> None:
     """Say whether two datasets hold the same data, and in what else they differ.
 
-    Goes by the digests. Exits with 1 if they differ in anything that is data, and not only in recipe or storage.
+    Goes by the digests. Exits with 1 if they differ in anything that is data, and not only in
+    recipe or storage.
     """
     from datagen import diff as library
 

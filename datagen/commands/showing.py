@@ -1,4 +1,6 @@
-"""Commands that show samples: one by one, as they are stored or computed anew, and as contact sheets."""
+"""Commands that show samples: one by one, as they are stored or computed anew, and as contact
+sheets.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,15 @@ import click
 from datagen.errors import StorageError
 from datagen.files import beside, kind, require_outside_datasets
 from datagen.layout import SPLITS
-from datagen.options import PATH, directory_argument, is_given, json_option, quiet_option, recipe_of, source_dir_option
+from datagen.options import (
+    PATH,
+    directory_argument,
+    is_given,
+    json_option,
+    quiet_option,
+    recipe_of,
+    source_dir_option,
+)
 from datagen.terminal import ends_with, print_json, print_sample, sample_facts, say, tell
 
 if TYPE_CHECKING:
@@ -19,7 +29,9 @@ if TYPE_CHECKING:
 
 
 def _picture(_: click.Context, param: click.Parameter, value: Path | None) -> Path | None:  # noqa: ARG001
-    """Find the file that an option names to draw in, that of a link; refuse what is no file, or lies in a dataset."""
+    """Find the file that an option names to draw in, that of a link; refuse what is no file, or
+    lies in a dataset.
+    """
     if value is None:
         return None
     target = Path(os.path.realpath(value)) if kind(value) == "a link" else value
@@ -48,7 +60,9 @@ png_option = click.option(
 @png_option
 @quiet_option
 @json_option
-def show(directory: Path, task: str, split: str, index: int, png: Path | None, quiet: bool, as_json: bool) -> None:
+def show(
+    directory: Path, task: str, split: str, index: int, png: Path | None, quiet: bool, as_json: bool
+) -> None:
     """Show one sample as it is stored.
 
     Exits with 5 if the sample's shard is damaged, after what is stored there is shown.
@@ -92,11 +106,12 @@ def sample(
 ) -> None:
     """Compute one sample anew, whatever is stored of it.
 
-    That of a recipe follows from the recipe's source; that of a dataset from the images and labels that the dataset
-    holds, or from its source in --source-dir.
+    That of a recipe follows from the recipe's source; that of a dataset from the images and labels
+    that the dataset holds, or from its source in --source-dir.
     """
     folder = Path(where)
-    is_file, is_name = folder.is_file() or folder.suffix == ".toml", folder.name == where  # of a packaged recipe
+    # of a packaged recipe
+    is_file, is_name = folder.is_file() or folder.suffix == ".toml", folder.name == where
     if not folder.is_dir() and (is_file or is_name):
         values, classes = _of_recipe(where, task, split, index, source_dir, quiet=quiet or as_json)
         stood_on = "the source"
@@ -131,7 +146,9 @@ def preview(directory: Path, out: Path | None, quiet: bool, as_json: bool) -> No
 
 
 def fresh_preview(root: Path) -> list[Path]:
-    """Draw the contact sheets of the dataset in `root` where those that are there show another; return their paths."""
+    """Draw the contact sheets of the dataset in `root` where those that are there show another;
+    return their paths.
+    """
     from datagen import manifest as manifests
     from datagen.report import shows
 
@@ -156,7 +173,9 @@ def _preview(root: Path, folder: Path | None = None) -> list[Path]:
 _Drawable = tuple["Sample", tuple[str, ...]]  # a sample and the names of the classes
 
 
-def _of_recipe(name: str, task: str, split: str, index: int, source_dir: Path | None, *, quiet: bool) -> _Drawable:
+def _of_recipe(
+    name: str, task: str, split: str, index: int, source_dir: Path | None, *, quiet: bool
+) -> _Drawable:
     from datagen import build
 
     recipe = recipe_of(recipe_name=name)

@@ -1,7 +1,9 @@
-"""Shard jobs on this machine, in threads: no copy of the digits a worker, nothing left behind when the process dies.
+"""Shard jobs on this machine, in threads: no copy of the digits a worker, nothing left behind when
+the process dies.
 
-The heavy steps (gathering, hashing, writing) all run outside the interpreter's lock. Threads that wait for the
-disk hold no compute slot, so that writing one shard durably and deriving the next overlap.
+The heavy steps (gathering, hashing, writing) all run outside the interpreter's lock. Threads that
+wait for the disk hold no compute slot, so that writing one shard durably and deriving the next
+overlap.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ class CancelledError(Exception):
 
 
 class Slot:
-    """What a job gets: `compute` is to be held while it uses the processor, `check()` called now and then."""
+    """What a job gets: `compute` is to be held while it uses the processor, `check()` called now
+    and then.
+    """
 
     def __init__(self, workers: int) -> None:
         self.compute: AbstractContextManager[object] = threading.BoundedSemaphore(workers)
@@ -41,10 +45,12 @@ class Slot:
 
 
 def run(work: Callable[[T, Slot], R], jobs: Sequence[T], *, workers: int) -> Iterator[tuple[T, R]]:
-    """Do `work(job, slot)` for every job, `workers` computing at once; yields (job, result) as they end.
+    """Do `work(job, slot)` for every job, `workers` computing at once; yields (job, result) as they
+    end.
 
-    The first error of a job ends the others and is raised here; so does closing the iterator, or an interruption.
-    Where the system gives fewer threads, those that it gives do the work; where it gives none, the caller's does.
+    The first error of a job ends the others and is raised here; so does closing the iterator, or an
+    interruption. Where the system gives fewer threads, those that it gives do the work; where it
+    gives none, the caller's does.
     """
     slot = Slot(workers)
     waiting: queue.SimpleQueue[T] = queue.SimpleQueue()

@@ -1,4 +1,6 @@
-"""The digits that a dataset stores: what its samples must follow from, where the source is not at hand."""
+"""The digits that a dataset stores: what its samples must follow from, where the source is not at
+hand.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +24,27 @@ _NAMED = 3  # digits of a split that are named; the others have the same trouble
 
 
 def stored_inputs(
-    dataset: Dataset, split: str, readable: Collection[Shard], workers: int, findings: Findings, *, tell: bool
+    dataset: Dataset,
+    split: str,
+    readable: Collection[Shard],
+    workers: int,
+    findings: Findings,
+    *,
+    tell: bool,
 ) -> Inputs | None:
-    """What the samples of a split follow from, by its own digits; None where no copy of them is undamaged.
+    """What the samples of a split follow from, by its own digits; None where no copy of them is
+    undamaged.
 
-    Each image is stored twice. That of `foreground` counts, unless it alone is damaged. Damage is told in `findings`
-    if `tell`: where every shard is checked, it is found there.
+    Each image is stored twice. That of `foreground` counts, unless it alone is damaged. Damage is
+    told in `findings` if `tell`: where every shard is checked, it is found there.
     """
-    foreground, circles = (dataset.sections.get((task, split)) for task in ("foreground", "circles"))
+    foreground, circles = (
+        dataset.sections.get((task, split)) for task in ("foreground", "circles")
+    )
     if foreground is None or circles is None:
-        findings.skip(f"whether the samples of {split} follow from its images: the manifest tells of none")
+        findings.skip(
+            f"whether the samples of {split} follow from its images: the manifest tells of none"
+        )
         return None
     size = _digit_bytes(dataset)
     try:
@@ -42,7 +55,9 @@ def stored_inputs(
         images = _column(dataset, circles, "image", readable, damage) if images is None else images
         labels = _column(dataset, circles, "label", readable, damage)
         if images is None or labels is None:
-            findings.skip(f"whether the samples of {split} follow from its images, which are damaged")
+            findings.skip(
+                f"whether the samples of {split} follow from its images, which are damaged"
+            )
             return None
         _check_labels(dataset, circles, labels, findings)
         return build.inputs_of(dataset.manifest.recipe, split, images, labels, workers)
@@ -61,11 +76,15 @@ def _digit_bytes(dataset: Dataset) -> int:
 def _column(
     dataset: Dataset, section: Section, name: str, readable: Collection[Shard], damage: Findings
 ) -> Array | None:
-    """A whole column, if its samples are those of its content roots; else what is wrong goes into `damage`."""
+    """A whole column, if its samples are those of its content roots; else what is wrong goes into
+    `damage`.
+    """
     jobs = [Shard(section, shard) for shard in range(section.shards)]
     if not set(jobs) <= set(readable):
         return None  # told where the files, or the claims, are looked at
-    number, column = next((i, column) for i, column in enumerate(section.columns) if column.name == name)
+    number, column = next(
+        (i, column) for i, column in enumerate(section.columns) if column.name == name
+    )
     whole = np.empty((section.count, *column.shape), column.dtype)
     for job in jobs:
         samples = whole[job.samples.start : job.samples.stop]
@@ -92,10 +111,17 @@ def _read(dataset: Dataset, job: Shard, number: int, samples: Array) -> list[Pro
         samples[:] = stored
     hasher = ColumnHasher(column.dtype, column.shape)
     hasher.update(samples)
-    expected, found = dataset.table(section.task, section.split)[number, job.index]["root"].tobytes(), hasher.root()
+    expected, found = (
+        dataset.table(section.task, section.split)[number, job.index]["root"].tobytes(),
+        hasher.root(),
+    )
     kind = f"another content of {column.name}"
     same = found == expected
-    return [] if same else [Problem(kind, path, expected.hex(), found.hex(), section.task, section.split)]
+    return (
+        []
+        if same
+        else [Problem(kind, path, expected.hex(), found.hex(), section.task, section.split)]
+    )
 
 
 def _check_labels(dataset: Dataset, circles: Section, labels: Array, findings: Findings) -> None:
@@ -105,7 +131,9 @@ def _check_labels(dataset: Dataset, circles: Section, labels: Array, findings: F
     for row in np.flatnonzero(labels >= classes)[:_NAMED].tolist():
         path = rule.format(shard=row // circles.shard_size)
         expected, found = f"one of {classes} classes", str(labels[row])
-        findings.add([Problem("unknown class", path, expected, found, "circles", circles.split, row)])
+        findings.add(
+            [Problem("unknown class", path, expected, found, "circles", circles.split, row)]
+        )
 
 
 def _memory() -> int:

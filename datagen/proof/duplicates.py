@@ -1,4 +1,6 @@
-"""Images that are there twice, in one split or in two: suspected by digest, and then compared byte for byte."""
+"""Images that are there twice, in one split or in two: suspected by digest, and then compared byte
+for byte.
+"""
 
 from __future__ import annotations
 
@@ -33,16 +35,26 @@ def equal_digits(inputs: Mapping[str, Inputs]) -> Iterator[Problem]:
     pairs = _equal_pairs(read, spans, lambda split, row: inputs[split].images[row])
     for pair in pairs:
         if pair is None:
-            yield Problem("too many equal digests", "foreground", _CHANCE, f"at least {SUSPECTS:,}", "foreground")
+            yield Problem(
+                "too many equal digests",
+                "foreground",
+                _CHANCE,
+                f"at least {SUSPECTS:,}",
+                "foreground",
+            )
             continue
         (split, row), (other, index) = pair
         kind = "digit twice" if other == split else "digit in two splits"
         found = f"the image of {split} {row:,}"
-        yield Problem(kind, f"foreground/{other}", "distinct images", found, "foreground", other, index)
+        yield Problem(
+            kind, f"foreground/{other}", "distinct images", found, "foreground", other, index
+        )
 
 
 def equal_mosaics(dataset: Dataset, jobs: Sequence[Shard]) -> Iterator[Problem]:
-    """Mosaics of these shards that are there twice, in one split or in two. Raises what reading them raises."""
+    """Mosaics of these shards that are there twice, in one split or in two. Raises what reading
+    them raises.
+    """
 
     def read() -> Iterator[Digests]:
         for job in jobs:
@@ -61,11 +73,15 @@ def equal_mosaics(dataset: Dataset, jobs: Sequence[Shard]) -> Iterator[Problem]:
     spans = [(job.section.split, job.samples) for job in jobs]
     for pair in _equal_pairs(read, spans, image):
         if pair is None:
-            yield Problem("too many equal digests", "mosaics", _CHANCE, f"at least {SUSPECTS:,}", "mosaics")
+            yield Problem(
+                "too many equal digests", "mosaics", _CHANCE, f"at least {SUSPECTS:,}", "mosaics"
+            )
             continue
         (split, row), (other, index) = pair
         found = f"the image of {split} {row:,}"
-        yield Problem("duplicate", f"mosaics/{other}", "distinct images", found, "mosaics", other, index)
+        yield Problem(
+            "duplicate", f"mosaics/{other}", "distinct images", found, "mosaics", other, index
+        )
 
 
 def _column(section: Section, name: str) -> Column:
@@ -77,8 +93,9 @@ def _equal_pairs(
 ) -> Iterator[tuple[Place, Place] | None]:
     """Each image that equals an earlier one, with that one: by digest, and then byte for byte.
 
-    Where a digest occurs more often than is followed up, its last place followed is told too, whatever its image;
-    where more digests repeat than are followed up, None comes last. No chance brings either about.
+    Where a digest occurs more often than is followed up, its last place followed is told too,
+    whatever its image; where more digests repeat than are followed up, None comes last. No chance
+    brings either about.
     """
     starts = np.cumsum([0, *(len(rows) for _, rows in spans)])
 

@@ -1,4 +1,6 @@
-"""What a verification finds: problems, each with its place, what was looked at, and what was not."""
+"""What a verification finds: problems, each with its place, what was looked at, and what was
+not.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,15 @@ from dataclasses import dataclass, field
 from datagen.errors import printable
 from datagen.stores import Section
 
-_SHOWN = 200  # characters of a name or a value in a message; it comes from outside, and may be of any length
+# characters of a name or a value in a message; it comes from outside, and may be of any length
+_SHOWN = 200
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is not as it must be. `path` is relative to the dataset; `index` is a sample of the split."""
+    """One thing that is not as it must be. `path` is relative to the dataset; `index` is a sample
+    of the split.
+    """
 
     kind: str
     path: str
@@ -24,14 +29,18 @@ class Problem:
     index: int | None = None
 
     def __str__(self) -> str:
-        sample = "" if self.index is None else f" sample {self.index:,} of {self.task}/{self.split}:"
+        sample = (
+            "" if self.index is None else f" sample {self.index:,} of {self.task}/{self.split}:"
+        )
         path, expected, found = map(_shown, (self.path, self.expected, self.found))
         return f"{path}:{sample} {self.kind}: expected {expected}, found {found}"
 
 
 @dataclass
 class Findings:
-    """What has been found so far, and what was looked at. `vouchers` are what vouches for the digits, if anything."""
+    """What has been found so far, and what was looked at. `vouchers` are what vouches for the
+    digits, if anything.
+    """
 
     problems: list[Problem] = field(default_factory=list)
     samples: int = 0
@@ -44,7 +53,9 @@ class Findings:
         """What vouches for the digits, in words."""
         return ", ".join(self.vouchers) or "the dataset itself"
 
-    def report(self, kind: str, path: str, expected: object, found: object, section: Section | None = None) -> None:
+    def report(
+        self, kind: str, path: str, expected: object, found: object, section: Section | None = None
+    ) -> None:
         """Take down a problem of a file or a section."""
         task, split = (section.task, section.split) if section else (None, None)
         self.problems.append(Problem(kind, path, str(expected), str(found), task, split))
@@ -61,4 +72,6 @@ class Findings:
 
 def _shown(text: str) -> str:
     """Spell text of the dataset for a terminal: nothing that could steer one, and not too long."""
-    return printable(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)")
+    return printable(
+        text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
+    )

@@ -1,7 +1,8 @@
-"""What can be proven without reading a shard: that the claims agree, and that the files are there and of their size.
+"""What can be proven without reading a shard: that the claims agree, and that the files are there
+and of their size.
 
-Nothing that a dataset says is followed before it is bounded: no link, no path out of the folder, no count that the
-files do not bear out.
+Nothing that a dataset says is followed before it is bounded: no link, no path out of the folder, no
+count that the files do not bear out.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from datagen.stores import Contradiction, Section, Store, open_store
 from datagen.tasks import TASKS
 
 _MISSING = 10_000  # shard files beyond those there that are named one by one
-_MAX_DECODED = 1 << 30  # bytes of what is looked at in one piece: a sample, or a chunk of compressed ones
+# bytes of what is looked at in one piece: a sample, or a chunk of compressed ones
+_MAX_DECODED = 1 << 30
 
 
 def check_frame(dataset: Dataset, findings: Findings) -> list[Shard]:
@@ -36,7 +38,9 @@ def check_frame(dataset: Dataset, findings: Findings) -> list[Shard]:
     due = _due_sections(manifest, findings)
     belonging = {MANIFEST, *(file.path for file in manifest.files)}
     readable: list[Shard] = []
-    for folder, section in {section.folder: section for section in dataset.sections.values()}.items():
+    for folder, section in {
+        section.folder: section for section in dataset.sections.values()
+    }.items():
         known = section.task not in _unknown_tasks(manifest)
         if known and section != due.get(folder):
             _report_section(due.get(folder), section, findings)
@@ -44,7 +48,9 @@ def check_frame(dataset: Dataset, findings: Findings) -> list[Shard]:
         else:
             shards = _check_section(dataset, section, there, belonging, findings)
         if shards is None:  # what belongs there cannot be told
-            belonging.update(path for path in there if path.startswith((f"{folder}/", f"{folder}.")))
+            belonging.update(
+                path for path in there if path.startswith((f"{folder}/", f"{folder}."))
+            )
         else:
             readable += shards
     for folder in due.keys() - {section.folder for section in dataset.sections.values()}:
@@ -53,19 +59,33 @@ def check_frame(dataset: Dataset, findings: Findings) -> list[Shard]:
     for path in sorted(there.keys() - belonging):
         if there[path] == EMPTY and path in homes:  # what is missing in it is told
             continue
-        kind, expected = ("unreadable", "what can be looked at") if there[path] == CLOSED else ("unexpected", "nothing")
+        kind, expected = (
+            ("unreadable", "what can be looked at")
+            if there[path] == CLOSED
+            else ("unexpected", "nothing")
+        )
         findings.report(kind, path, expected, described(path, there))
     return readable if sensible else []
 
 
 def _check_listed(dataset: Dataset, there: Inventory, findings: Findings) -> None:
-    """The manifest may list what frames its sections, which is read, and nothing else: that would be another face."""
+    """The manifest may list what frames its sections, which is read, and nothing else: that would
+    be another face.
+    """
     store = open_store(dataset.manifest.recipe.storage.format)
-    due = {RECIPE, *(path for section in dataset.sections.values() for path in _frame(store, section))}
+    due = {
+        RECIPE,
+        *(path for section in dataset.sections.values() for path in _frame(store, section)),
+    }
     for file in dataset.manifest.files:
         if file.path in due and _was_consolidated(dataset, store, file, there):
             found = "zarr.consolidate_metadata's, which touches no sample: the same build command writes it as it was"
-            findings.report("consolidated", file.path, "the metadata without the key consolidated_metadata", found)
+            findings.report(
+                "consolidated",
+                file.path,
+                "the metadata without the key consolidated_metadata",
+                found,
+            )
         elif file.path in due:
             _check_file(dataset, file, there, findings)
         else:
@@ -73,7 +93,9 @@ def _check_listed(dataset: Dataset, there: Inventory, findings: Findings) -> Non
 
 
 def _frame(store: Store, section: Section) -> list[str]:
-    """List the files that may frame a section: those that are written now, and the view of earlier ones."""
+    """List the files that may frame a section: those that are written now, and the view of earlier
+    ones.
+    """
     return [*store.frame_paths(section), *([store.views.path(section)] if store.views else [])]
 
 
@@ -88,7 +110,11 @@ def _was_consolidated(dataset: Dataset, store: Store, file: FileFacts, there: In
 
 
 def _check_file(
-    dataset: Dataset, file: FileFacts, there: Inventory, findings: Findings, section: Section | None = None
+    dataset: Dataset,
+    file: FileFacts,
+    there: Inventory,
+    findings: Findings,
+    section: Section | None = None,
 ) -> bool:
     """Check a small file in full; whether it is what the manifest says."""
     if not _check_size(file.path, file.bytes, there, findings, section):
@@ -104,7 +130,9 @@ def _check_file(
     return found == file.digest
 
 
-def _check_size(path: str, size: int, there: Inventory, findings: Findings, section: Section | None = None) -> bool:
+def _check_size(
+    path: str, size: int, there: Inventory, findings: Findings, section: Section | None = None
+) -> bool:
     if there.get(path) == size:
         return True
     kind = "another size" if there.get(path, -1) >= 0 else "missing"
@@ -128,12 +156,26 @@ def _check_recipe(dataset: Dataset, there: Inventory, findings: Findings) -> Non
 
 def _check_claims(manifest: Manifest, findings: Findings) -> bool:
     """Whether the manifest's claims of the source and of the mosaics can be true of any source."""
-    source, (rows, columns), recorded = manifest.source, manifest.recipe.mosaics.grid, manifest.recipe.source
-    dropped = sum(digits.dropped_within + digits.dropped_across for digits in source.digits.values())
+    source, (rows, columns), recorded = (
+        manifest.source,
+        manifest.recipe.mosaics.grid,
+        manifest.recipe.source,
+    )
+    dropped = sum(
+        digits.dropped_within + digits.dropped_across for digits in source.digits.values()
+    )
     facts = [
         (recorded == source.name, f"the source of the recipe, {recorded}", source.name),
-        (max(source.tile) <= MAX_SIDE, f"images of at most {MAX_SIDE} x {MAX_SIDE}", "{} x {}".format(*source.tile)),
-        (0 < len(source.classes) <= MAX_CLASSES, f"1 to {MAX_CLASSES} classes", len(source.classes)),
+        (
+            max(source.tile) <= MAX_SIDE,
+            f"images of at most {MAX_SIDE} x {MAX_SIDE}",
+            "{} x {}".format(*source.tile),
+        ),
+        (
+            0 < len(source.classes) <= MAX_CLASSES,
+            f"1 to {MAX_CLASSES} classes",
+            len(source.classes),
+        ),
         (
             len(source.conflicts_listed) <= source.conflicts <= dropped,
             f"from {len(source.conflicts_listed):,} (those listed) to {dropped:,} (those dropped) conflicts",
@@ -142,7 +184,11 @@ def _check_claims(manifest: Manifest, findings: Findings) -> bool:
     ]
     for split, digits in source.digits.items():
         most, wanted = digits.count ** (rows * columns), manifest.recipe.mosaics.count(split)
-        told = f"at most {most:,} mosaics in {split}, of {digits.count:,} images" if wanted > most else ""
+        told = (
+            f"at most {most:,} mosaics in {split}, of {digits.count:,} images"
+            if wanted > most
+            else ""
+        )
         facts.append((wanted <= most, told, f"{wanted:,}"))
     for true, expected, found in facts:
         if not true:
@@ -151,7 +197,9 @@ def _check_claims(manifest: Manifest, findings: Findings) -> bool:
 
 
 def _due_sections(manifest: Manifest, findings: Findings) -> dict[str, Section]:
-    """The sections that the recipe and the source ask for, of the tasks that are known here, by folder."""
+    """The sections that the recipe and the source ask for, of the tasks that are known here, by
+    folder.
+    """
     unknown = _unknown_tasks(manifest)
     for task in unknown:
         findings.skip(f"whether {task} is right: no task of that name is known here")
@@ -165,11 +213,17 @@ def _unknown_tasks(manifest: Manifest) -> list[str]:
 
 
 def _report_section(due: Section | None, claimed: Section | None, findings: Findings) -> None:
-    """Tell in what the manifest's facts of a section are not those that follow from its recipe and its digits."""
-    expected, found = ("none" if one is None else f"{one.count:,} samples" for one in (due, claimed))
+    """Tell in what the manifest's facts of a section are not those that follow from its recipe and
+    its digits.
+    """
+    expected, found = (
+        "none" if one is None else f"{one.count:,} samples" for one in (due, claimed)
+    )
     if due and claimed and due.count == claimed.count:
         expected, found = (
-            ", ".join(f"{column.name} {column.dtype} {list(column.shape)}" for column in one.columns)
+            ", ".join(
+                f"{column.name} {column.dtype} {list(column.shape)}" for column in one.columns
+            )
             for one in (due, claimed)
         )
     findings.report("another section", MANIFEST, expected, found, due or claimed)
@@ -178,9 +232,11 @@ def _report_section(due: Section | None, claimed: Section | None, findings: Find
 def _check_section(
     dataset: Dataset, section: Section, there: Inventory, belonging: set[str], findings: Findings
 ) -> list[Shard] | None:
-    """Check a section's table, metadata, and the sizes of its shards; all that belongs to it joins `belonging`.
+    """Check a section's table, metadata, and the sizes of its shards; all that belongs to it joins
+    `belonging`.
 
-    Returns the shards whose files are there and can be read; None where it cannot be told what they are.
+    Returns the shards whose files are there and can be read; None where it cannot be told what they
+    are.
     """
     facts = dataset.manifest.tasks[section.task][section.split]
     store = open_store(dataset.manifest.recipe.storage.format)
@@ -188,7 +244,11 @@ def _check_section(
     if not _check_bounds(section, rules, facts.table, there, findings):
         return None
     stated = [*(column.path for column in facts.columns), facts.table.path]
-    moved = [(rule, path) for rule, path in zip([*rules, table_path(section)], stated, strict=True) if rule != path]
+    moved = [
+        (rule, path)
+        for rule, path in zip([*rules, table_path(section)], stated, strict=True)
+        if rule != path
+    ]
     for rule, path in moved:
         findings.report("another path", MANIFEST, rule, path, section)
     framed = _check_listing(dataset.manifest, section, store, there, findings)
@@ -205,36 +265,57 @@ def _check_section(
     jobs = []
     for shard in range(section.shards):
         sizes = dict.fromkeys(
-            (rule.format(shard=shard), int(row["file_bytes"])) for rule, row in zip(rules, table[:, shard], strict=True)
+            (rule.format(shard=shard), int(row["file_bytes"]))
+            for rule, row in zip(rules, table[:, shard], strict=True)
         )
         good = [_check_size(path, size, there, findings, section) for path, size in sizes]
         jobs += [Shard(section, shard)] * all(good)
-    decodable = section.compression == "none" or (framed and not misleading)  # it is done as the metadata say
+    # it is done as the metadata say
+    decodable = section.compression == "none" or (framed and not misleading)
     return jobs if decodable else []
 
 
-def _view_problems(dataset: Dataset, section: Section, store: Store, there: Inventory) -> list[Contradiction]:
+def _view_problems(
+    dataset: Dataset, section: Section, store: Store, there: Inventory
+) -> list[Contradiction]:
     """Tell where the view of a section, if the manifest lists one, does not lead to the shards."""
     path = view_of(dataset, section)
-    return store.views.problems(dataset.root, section) if store.views and path and there.get(path, -1) >= 0 else []
+    return (
+        store.views.problems(dataset.root, section)
+        if store.views and path and there.get(path, -1) >= 0
+        else []
+    )
 
 
 def view_of(dataset: Dataset, section: Section) -> str | None:
-    """Find the view that the manifest of a dataset written earlier lists for a section: its path."""
+    """Find the view that the manifest of a dataset written earlier lists for a section: its
+    path.
+    """
     views = open_store(dataset.manifest.recipe.storage.format).views
     path = views.path(section) if views else None
     return path if path in {file.path for file in dataset.manifest.files} else None
 
 
-def _check_bounds(section: Section, rules: list[str], table: FileFacts, there: Inventory, findings: Findings) -> bool:
+def _check_bounds(
+    section: Section, rules: list[str], table: FileFacts, there: Inventory, findings: Findings
+) -> bool:
     """Whether the section is of a size that its files can bear out, and that can be looked at."""
     size = section.shards * len(section.columns) * SHARD_FACTS.itemsize
-    files, largest = len(set(rules)) * section.shards, max(column.sample_bytes for column in section.columns)
+    files, largest = (
+        len(set(rules)) * section.shards,
+        max(column.sample_bytes for column in section.columns),
+    )
     if table.bytes != size:
-        findings.report("another size", MANIFEST, f"a table of {size:,} bytes", f"{table.bytes:,}", section)
+        findings.report(
+            "another size", MANIFEST, f"a table of {size:,} bytes", f"{table.bytes:,}", section
+        )
     elif files > len(there) + _MISSING:
         findings.report(
-            "missing", section.folder, f"{files:,} files of shards", f"{len(there):,} files in all", section
+            "missing",
+            section.folder,
+            f"{files:,} files of shards",
+            f"{len(there):,} files in all",
+            section,
         )
     elif largest * (1 if section.compression == "none" else CHUNK) > _MAX_DECODED:
         what = "a sample" if section.compression == "none" else f"a chunk of {CHUNK} samples"
@@ -245,14 +326,24 @@ def _check_bounds(section: Section, rules: list[str], table: FileFacts, there: I
     return False
 
 
-def _check_listing(manifest: Manifest, section: Section, store: Store, there: Inventory, findings: Findings) -> bool:
-    """Whether the metadata of a section are there; told is where the manifest lists others than just these."""
+def _check_listing(
+    manifest: Manifest, section: Section, store: Store, there: Inventory, findings: Findings
+) -> bool:
+    """Whether the metadata of a section are there; told is where the manifest lists others than
+    just these.
+    """
     listed = {file.path for file in manifest.files if file.path.startswith(f"{section.folder}/")}
     frame = set(store.frame_paths(section))
     for path in sorted(frame - listed):
         findings.report("not listed", MANIFEST, path, "no such file", section)
     for path in sorted(listed - set(_frame(store, section))):
-        findings.report("unexpected", path, "nothing among the shards", "a file that the manifest lists", section)
+        findings.report(
+            "unexpected",
+            path,
+            "nothing among the shards",
+            "a file that the manifest lists",
+            section,
+        )
     return all(there.get(path, -1) >= 0 for path in frame)
 
 
@@ -263,12 +354,22 @@ def _check_table(dataset: Dataset, section: Section, findings: Findings) -> bool
         table = dataset.table(section.task, section.split)
     except DatagenError as error:
         findings.report(
-            "contradiction", facts.table.path, "a table that agrees with the manifest", error.problem, section
+            "contradiction",
+            facts.table.path,
+            "a table that agrees with the manifest",
+            error.problem,
+            section,
         )
         return False
     before = len(findings.problems)
     for column, claimed, line in zip(section.columns, facts.columns, table, strict=True):
         root = merkle_root([row.tobytes() for row in line["root"]]).hex()
         if root != claimed.root:
-            findings.report("contradiction", facts.table.path, f"{column.name} with {claimed.root}", root, section)
+            findings.report(
+                "contradiction",
+                facts.table.path,
+                f"{column.name} with {claimed.root}",
+                root,
+                section,
+            )
     return len(findings.problems) == before

@@ -1,4 +1,6 @@
-"""What lies in a folder: every entry by its path, looked at without opening it or following a link."""
+"""What lies in a folder: every entry by its path, looked at without opening it or following a
+link.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ class Inventory(dict[str, int]):
 
 
 def inventory(root: Path) -> Inventory:
-    """Every entry below `root` that is no folder with entries; no link is followed, and no folder deeper than 12.
+    """Every entry below `root` that is no folder with entries; no link is followed, and no folder
+    deeper than 12.
 
     Raises OSError where `root` itself cannot be opened.
     """
@@ -68,7 +71,9 @@ def inventory(root: Path) -> Inventory:
 def described(path: str, there: Inventory) -> str:
     """Say in words what there is at `path`."""
     size = there.get(path)
-    if size is None and any(there.get(str(folder)) == CLOSED for folder in PurePosixPath(path).parents):
+    if size is None and any(
+        there.get(str(folder)) == CLOSED for folder in PurePosixPath(path).parents
+    ):
         return "nothing that can be seen"
     if size is None:
         return "a folder" if path in there.folders else "nothing"

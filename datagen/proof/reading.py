@@ -1,4 +1,6 @@
-"""Samples as they are stored, read without trust: no link followed, no pipe waited for, no map that can break."""
+"""Samples as they are stored, read without trust: no link followed, no pipe waited for, no map that
+can break.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ _PIECE = 1 << 18  # bytes that are still in the second-level cache when they are
 class ShardReader(AbstractContextManager["ShardReader"]):
     """The samples and the files of one shard.
 
-    Its methods raise DamageError where a file is no regular one or ends early, StorageError where it cannot be read.
+    Its methods raise DamageError where a file is no regular one or ends early, StorageError where
+    it cannot be read.
 
     A file is opened when something of it is first read, and closed with the reader.
     """
@@ -34,7 +37,9 @@ class ShardReader(AbstractContextManager["ShardReader"]):
         self._dataset, self._job = dataset, job
         facts = dataset.manifest.tasks[job.section.task][job.section.split].columns
         self.paths = {column.name: column.path.format(shard=job.index) for column in facts}
-        self._offsets = dataset.table(job.section.task, job.section.split)[:, job.index]["offset"].tolist()
+        self._offsets = dataset.table(job.section.task, job.section.split)[:, job.index][
+            "offset"
+        ].tolist()
         self._files: dict[str, _File] = {}
 
     def __exit__(self, *error: object) -> None:
@@ -42,10 +47,14 @@ class ShardReader(AbstractContextManager["ShardReader"]):
             file.close()
 
     def read(self, column: Column, samples: range, out: Array | None = None) -> Array:
-        """Consecutive samples, one array (n, *shape), in `out` where it is given and the column is not compressed."""
+        """Consecutive samples, one array (n, *shape), in `out` where it is given and the column is
+        not compressed.
+        """
         section = self._job.section
         if section.compression != "none":
-            stored = self._dataset.rows(section.task, section.split, column.name, samples.start, samples.stop)
+            stored = self._dataset.rows(
+                section.task, section.split, column.name, samples.start, samples.stop
+            )
             return np.ascontiguousarray(stored)
         array = np.empty((len(samples), *column.shape), column.dtype) if out is None else out
         offset = self._offsets[section.columns.index(column)]
@@ -54,7 +63,9 @@ class ShardReader(AbstractContextManager["ShardReader"]):
         return array
 
     def pick(self, column: Column, samples: Sequence[int]) -> Array:
-        """Some samples, in ascending order: (n, *shape). A chunk of a compressed column is decoded once."""
+        """Some samples, in ascending order: (n, *shape). A chunk of a compressed column is decoded
+        once.
+        """
         out = np.empty((len(samples), *column.shape), column.dtype)
         if self._job.section.compression == "none":
             for row, sample in enumerate(samples):
@@ -78,7 +89,8 @@ class ShardReader(AbstractContextManager["ShardReader"]):
 
 
 class _File:
-    """A regular file. What is read in order, from its first byte on, is digested on the way and not read again.
+    """A regular file. What is read in order, from its first byte on, is digested on the way and not
+    read again.
 
     That is all of a Zarr shard; of an HDF5 shard, which begins with its header, nothing.
     """
@@ -98,7 +110,11 @@ class _File:
             while view:
                 count = os.preadv(self._descriptor, [view[:_PIECE]], offset)
                 if not count:
-                    raise DamageError("the file ends early", path=self._path, expected=f"{offset + len(view):,} bytes")
+                    raise DamageError(
+                        "the file ends early",
+                        path=self._path,
+                        expected=f"{offset + len(view):,} bytes",
+                    )
                 self._digest(offset, view[:count])
                 view, offset = view[count:], offset + count
 

@@ -1,4 +1,6 @@
-"""What can be proven of the samples: their digests, and that each is what follows from its split's digits."""
+"""What can be proven of the samples: their digests, and that each is what follows from its split's
+digits.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,11 @@ UNREADABLE = "unreadable"  # the kind of problem of what cannot be looked at
 _NAMED = 3  # samples of a column and block that are named
 
 
-def check_shard(dataset: Dataset, job: Shard, derive: Deriver | None, slot: Slot) -> tuple[list[Problem], int]:
-    """Check every byte of one shard: file digests, content roots, frame, and, given `derive`, every sample.
+def check_shard(
+    dataset: Dataset, job: Shard, derive: Deriver | None, slot: Slot
+) -> tuple[list[Problem], int]:
+    """Check every byte of one shard: file digests, content roots, frame, and, given `derive`, every
+    sample.
 
     Returns the problems, and how many samples were derived and compared.
     """
@@ -40,7 +45,10 @@ def check_shard(dataset: Dataset, job: Shard, derive: Deriver | None, slot: Slot
                 problems += damaged(dataset, job, reader)
                 if problems:  # what is not what it was written as is not decoded
                     return problems, 0
-            hashers = {column.name: ColumnHasher(column.dtype, column.shape) for column in job.section.columns}
+            hashers = {
+                column.name: ColumnHasher(column.dtype, column.shape)
+                for column in job.section.columns
+            }
             due: dict[str, npt.NDArray[Any]] = {}
             for samples, stored in _blocks(job, reader):
                 slot.check()
@@ -58,8 +66,11 @@ def check_shard(dataset: Dataset, job: Shard, derive: Deriver | None, slot: Slot
     return problems, compared
 
 
-def check_samples(dataset: Dataset, job: Shard, derive: Deriver, samples: Sequence[int]) -> tuple[list[Problem], int]:
-    """Check some samples of a shard, in ascending order, against `derive`; only what is safe is decoded.
+def check_samples(
+    dataset: Dataset, job: Shard, derive: Deriver, samples: Sequence[int]
+) -> tuple[list[Problem], int]:
+    """Check some samples of a shard, in ascending order, against `derive`; only what is safe is
+    decoded.
 
     Returns the problems, and how many samples were derived and compared.
     """
@@ -70,7 +81,9 @@ def check_samples(dataset: Dataset, job: Shard, derive: Deriver, samples: Sequen
             if section.compression != "none":
                 problems += misleading(dataset, job)
             size = section.samples_a_block
-            for block in [] if problems else [samples[at : at + size] for at in range(0, len(samples), size)]:
+            for block in (
+                [] if problems else [samples[at : at + size] for at in range(0, len(samples), size)]
+            ):
                 stored = {one.name: reader.pick(one, block) for one in section.columns}
                 problems += _differing(section, reader.paths, block, stored, derive, _like(stored))
                 compared += len(block)
@@ -80,11 +93,15 @@ def check_samples(dataset: Dataset, job: Shard, derive: Deriver, samples: Sequen
 
 
 def misleading(dataset: Dataset, job: Shard) -> list[Problem]:
-    """Where the format's library would read other samples than the table tells of, or decode to more than these."""
+    """Where the format's library would read other samples than the table tells of, or decode to
+    more than these.
+    """
     section = job.section
     table = dataset.table(section.task, section.split)[:, job.index]
     offsets = [int(row["offset"]) if section.compression == "none" else None for row in table]
-    found = open_store(dataset.manifest.recipe.storage.format).shard_problems(dataset.root, section, job.index, offsets)
+    found = open_store(dataset.manifest.recipe.storage.format).shard_problems(
+        dataset.root, section, job.index, offsets
+    )
     return [_of_file("misleading", one.path, one.expected, one.found, section) for one in found]
 
 
@@ -99,7 +116,11 @@ def unreadable(dataset: Dataset, section: Section, error: DatagenError | OSError
     else:
         place, found = error.filename, error.strerror or str(error)
     path = Path(place or dataset.root / section.folder)
-    inside = path.relative_to(dataset.root).as_posix() if path.is_relative_to(dataset.root) else section.folder
+    inside = (
+        path.relative_to(dataset.root).as_posix()
+        if path.is_relative_to(dataset.root)
+        else section.folder
+    )
     return _of_file(UNREADABLE, inside, "what was written", found, section)
 
 
@@ -120,17 +141,23 @@ def _misrooted(
     for (name, hasher), row in zip(hashers.items(), _table(dataset, job), strict=True):
         found, expected = hasher.root().hex(), row["root"].tobytes().hex()
         if found != expected:
-            yield _of_file(f"another content of {name}", reader.paths[name], expected, found, job.section)
+            yield _of_file(
+                f"another content of {name}", reader.paths[name], expected, found, job.section
+            )
 
 
 def _blocks(job: Shard, reader: ShardReader) -> Iterator[tuple[range, Mapping[str, Array]]]:
-    """The samples of a shard as they are stored, in blocks, each in the same buffers as the one before."""
+    """The samples of a shard as they are stored, in blocks, each in the same buffers as the one
+    before.
+    """
     buffers: dict[str, Array] = {}
     for samples in job.section.blocks(job.index):
         block = {}
         for column in job.section.columns:
             buffer = buffers.get(column.name)
-            block[column.name] = reader.read(column, samples, None if buffer is None else buffer[: len(samples)])
+            block[column.name] = reader.read(
+                column, samples, None if buffer is None else buffer[: len(samples)]
+            )
         buffers = buffers or block
         yield samples, block
 
@@ -156,9 +183,17 @@ def _differing(
         rows = (block != due[name]).reshape(len(block), -1).any(axis=1)
         for row in np.flatnonzero(rows)[:_NAMED]:
             index, more = samples[row], int(rows.sum()) - 1
-            found = _described(block[row], due[name][row]) + (f"; {more:,} more near it" if more else "")
+            found = _described(block[row], due[name][row]) + (
+                f"; {more:,} more near it" if more else ""
+            )
             yield Problem(
-                f"wrong {name}", paths[name], _shown(due[name][row]), found, section.task, section.split, index
+                f"wrong {name}",
+                paths[name],
+                _shown(due[name][row]),
+                found,
+                section.task,
+                section.split,
+                index,
             )
 
 

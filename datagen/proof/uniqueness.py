@@ -1,7 +1,9 @@
-"""Equal digests among any number of them, in bounded memory and without a file: partition by digest, sort, compare.
+"""Equal digests among any number of them, in bounded memory and without a file: partition by
+digest, sort, compare.
 
-The digests may be chosen by an enemy. Each becomes a word of 64 bits under a key drawn anew for each search, so that
-no choice of digests makes one partition larger than the others, or different digests the same word.
+The digests may be chosen by an enemy. Each becomes a word of 64 bits under a key drawn anew for
+each search, so that no choice of digests makes one partition larger than the others, or different
+digests the same word.
 """
 
 from __future__ import annotations
@@ -27,12 +29,13 @@ Key = tuple[np.uint64, np.uint64]
 def equal_groups(
     read: Callable[[], Iterator[Digests]], count: int, *, budget: int = BUDGET
 ) -> tuple[list[list[int]], bool]:
-    """Groups of positions, ascending, whose 16-byte digests are equal (none if all are distinct); whether that is all.
+    """Groups of positions, ascending, whose 16-byte digests are equal (none if all are distinct);
+    whether that is all.
 
-    `read()` gives the digests from the first on, in blocks uint8 (m, 16), `count` in all; it is called once for
-    each partition and perhaps once more, so that memory stays within about three times `budget` bytes however many
-    there are. Of each digest the first hundred positions are given. After a thousand repeated digests the search ends:
-    the groups are then not all.
+    `read()` gives the digests from the first on, in blocks uint8 (m, 16), `count` in all; it is
+    called once for each partition and perhaps once more, so that memory stays within about three
+    times `budget` bytes however many there are. Of each digest the first hundred positions are
+    given. After a thousand repeated digests the search ends: the groups are then not all.
     """
     bits = max(0, (count * 8 - 1) // budget).bit_length()
     key = (np.uint64(secrets.randbits(64)), np.uint64(secrets.randbits(64)))
@@ -47,7 +50,9 @@ def equal_groups(
     return _followed_up(read, found[:SUSPECTS], key), len(found) < SUSPECTS
 
 
-def _repeated(read: Callable[[], Iterator[Digests]], part: int, bits: int, key: Key, buffer: Words) -> Words:
+def _repeated(
+    read: Callable[[], Iterator[Digests]], part: int, bits: int, key: Key, buffer: Words
+) -> Words:
     """The words that repeat, of those that begin with the `bits` bits of `part`."""
     filled = 0
     found: list[Words] = []
@@ -67,7 +72,9 @@ def _repeated(read: Callable[[], Iterator[Digests]], part: int, bits: int, key: 
 
 
 def _sorted_once(words: Words) -> tuple[int, Words]:
-    """Move each word once to the front of `words`; how many there are, and those that were there more than once."""
+    """Move each word once to the front of `words`; how many there are, and those that were there
+    more than once.
+    """
     repeated = _repeats(words)
     once = np.concatenate(([True], words[1:] != words[:-1]))
     kept = int(np.count_nonzero(once))
@@ -83,7 +90,9 @@ def _repeats(words: Words) -> Words:
     return np.unique(words[1:][words[1:] == words[:-1]])[:SUSPECTS]
 
 
-def _followed_up(read: Callable[[], Iterator[Digests]], suspects: Words, key: Key) -> list[list[int]]:
+def _followed_up(
+    read: Callable[[], Iterator[Digests]], suspects: Words, key: Key
+) -> list[list[int]]:
     if not len(suspects):
         return []
     groups: dict[bytes, list[int]] = {}
@@ -98,7 +107,9 @@ def _followed_up(read: Callable[[], Iterator[Digests]], suspects: Words, key: Ke
 
 
 def _words(digests: Digests, key: Key) -> Words:
-    """A keyed word for each digest: of those with the same half, different ones have different words."""
+    """A keyed word for each digest: of those with the same half, different ones have different
+    words.
+    """
     halves = np.ascontiguousarray(digests).view(np.uint64)
     words = mix64(halves[:, 0] ^ key[0])
     words ^= halves[:, 1]

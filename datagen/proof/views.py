@@ -1,6 +1,8 @@
-"""What the views of datasets written earlier show, read through the format's library as their users read them.
+"""What the views of datasets written earlier show, read through the format's library as their users
+read them.
 
-A view may point at the right shards and show zeros all the same: HDF5 says nothing where it cannot open one.
+A view may point at the right shards and show zeros all the same: HDF5 says nothing where it cannot
+open one.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ _OTHER_FILES = 32  # that a process may have open beside the shards
 
 @dataclass(frozen=True)
 class Shown:
-    """Tells what a view shows of a column in one shard: the `right` samples or not, nothing but `zeros` or more."""
+    """Tells what a view shows of a column in one shard: the `right` samples or not, nothing but
+    `zeros` or more.
+    """
 
     job: Shard
     right: bool
@@ -33,7 +37,8 @@ class Shown:
 def check_views(dataset: Dataset, whole: Collection[Shard], findings: Findings) -> None:
     """Compare what each view shows with the shards, where all of them are `whole`.
 
-    A view of which `findings` tell already, since it is another file or does not point at the shards, is not opened.
+    A view of which `findings` tell already, since it is another file or does not point at the
+    shards, is not opened.
     """
     store, there = open_store(dataset.manifest.recipe.storage.format), set(whole)
     told = {problem.path for problem in findings.problems}
@@ -43,10 +48,16 @@ def check_views(dataset: Dataset, whole: Collection[Shard], findings: Findings) 
             continue
         jobs = [Shard(section, shard) for shard in range(section.shards)]
         if path in told or not there.issuperset(jobs):
-            findings.skip("what the view of whole columns shows, where it or a shard is not as the manifest says")
+            findings.skip(
+                "what the view of whole columns shows, where it or a shard is not as the manifest says"
+            )
             continue
         try:
-            shown = [one for column in section.columns for one in _shown(dataset, store.views, column, jobs)]
+            shown = [
+                one
+                for column in section.columns
+                for one in _shown(dataset, store.views, column, jobs)
+            ]
         except (DatagenError, OSError) as error:
             findings.add([unreadable(dataset, section, error)])
             continue
@@ -60,7 +71,12 @@ def check_views(dataset: Dataset, whole: Collection[Shard], findings: Findings) 
 
 def say_of_views(dataset: Dataset, findings: Findings, *, looked_at: bool) -> None:
     """Say of views what can never be known here, or that they are not looked at."""
-    paths = [path for section in dataset.sections.values() for path in [view_of(dataset, section)] if path]
+    paths = [
+        path
+        for section in dataset.sections.values()
+        for path in [view_of(dataset, section)]
+        if path
+    ]
     if not paths:
         return
     name = paths[0].rpartition("/")[2]
@@ -71,8 +87,12 @@ def say_of_views(dataset: Dataset, findings: Findings, *, looked_at: bool) -> No
     )
 
 
-def _shown(dataset: Dataset, views: Views, column: Column, jobs: Sequence[Shard]) -> Iterator[Shown]:
-    """Read a column of the view in one handle, block by block; `jobs` are all shards of the section."""
+def _shown(
+    dataset: Dataset, views: Views, column: Column, jobs: Sequence[Shard]
+) -> Iterator[Shown]:
+    """Read a column of the view in one handle, block by block; `jobs` are all shards of the
+    section.
+    """
     section = jobs[0].section
     table = dataset.table(section.task, section.split)[section.columns.index(column)]
     with views.open(dataset.root, section, column) as read:

@@ -1,4 +1,5 @@
-"""Where labelled tiles come from: `load` turns a source's name, or `idx:DIR` and its like, into a `Source`.
+"""Where labelled tiles come from: `load` turns a source's name, or `idx:DIR` and its like, into a
+`Source`.
 
 Nothing heavy is imported before a source is asked for.
 """
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Available:
-    """A line of `datagen sources`; `found` says where the source would be read now, None for the mirrors."""
+    """A line of `datagen sources`; `found` says where the source would be read now, None for the
+    mirrors.
+    """
 
     name: str
     description: str
@@ -39,12 +42,13 @@ def load(
 ) -> Source:
     """The source that `spec` names, whole and checked.
 
-    `directory` is where `mnist` and `fashion-mnist` are, and nowhere else; other sources do without it. Where
-    it is None they are looked for in `cache` (default: `$DATAGEN_CACHE`, else the user's cache folder), then
-    on public mirrors, unless `offline`; `report` hears what went wrong on the way and what a user should know
-    of images of their own, `progress` of each block. A relative path in `spec` is relative to the working folder,
-    one that begins with a tilde to the user's home.
-    Raises RecipeError for a name that is not known, InputError, StorageError or SourceError as the source does.
+    `directory` is where `mnist` and `fashion-mnist` are, and nowhere else; other sources do without
+    it. Where it is None they are looked for in `cache` (default: `$DATAGEN_CACHE`, else the user's
+    cache folder), then on public mirrors, unless `offline`; `report` hears what went wrong on the
+    way and what a user should know of images of their own, `progress` of each block. A relative
+    path in `spec` is relative to the working folder, one that begins with a tilde to the user's
+    home. Raises RecipeError for a name that is not known, InputError, StorageError or SourceError
+    as the source does.
     """
     scheme, colon, rest = spec.partition(":")
     if colon and rest and scheme in _PATHS:
@@ -72,9 +76,11 @@ def fetch(
     report: Report | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:
-    """Bring a source's files from the mirrors into the cache; their paths. Files there and whole stay.
+    """Bring a source's files from the mirrors into the cache; their paths. Files there and whole
+    stay.
 
-    Raises RecipeError where `name` is no source that can be fetched, SourceError where no mirror helps.
+    Raises RecipeError where `name` is no source that can be fetched, SourceError where no mirror
+    helps.
     """
     from datagen.sources import fetching
 
@@ -84,7 +90,9 @@ def fetch(
     return fetching.fetch(_pinned(name), cache=_path(cache), report=report, progress=progress)
 
 
-def available(*, directory: Path | str | None = None, cache: Path | str | None = None) -> list[Available]:
+def available(
+    *, directory: Path | str | None = None, cache: Path | str | None = None
+) -> list[Available]:
     """Every source there is, and where it would be read now, going by the names of files alone."""
     from datagen.sources import checks, mnist
 
@@ -106,16 +114,21 @@ def available(*, directory: Path | str | None = None, cache: Path | str | None =
         found("strokes"),
     )
     own = [
-        Available(f"{scheme}:{place}", description, checks.NOT_STATED, checks.NOT_STATED, "the path given")
+        Available(
+            f"{scheme}:{place}", description, checks.NOT_STATED, checks.NOT_STATED, "the path given"
+        )
         for scheme, (place, description) in _DESCRIPTIONS.items()
     ]
     return [*pinned, strokes, *own]
 
 
-def found(name: str, *, directory: Path | str | None = None, cache: Path | str | None = None) -> str | None:
+def found(
+    name: str, *, directory: Path | str | None = None, cache: Path | str | None = None
+) -> str | None:
     """Say where the source `name` would be read now, going by the names of files alone.
 
-    None stands for the mirrors, and for the user who has to give a path. No other source is looked for.
+    None stands for the mirrors, and for the user who has to give a path. No other source is looked
+    for.
     """
     if name == "strokes":
         return "embedded"
@@ -137,7 +150,11 @@ def _pinned(spec: str) -> Pinned:
     if spec not in known:
         scheme, colon, place = spec.partition(":")
         meant = closest(scheme, _PATHS if place else [*known, "strokes"])
-        names = [*known, "strokes", *(f"{scheme}:{place}" for scheme, (place, _) in _DESCRIPTIONS.items())]
+        names = [
+            *known,
+            "strokes",
+            *(f"{scheme}:{place}" for scheme, (place, _) in _DESCRIPTIONS.items()),
+        ]
         raise RecipeError(
             "no such source",
             expected=f"one of {', '.join(names)}",
@@ -183,9 +200,16 @@ def _images(path: Path, report: Report | None) -> Source:  # noqa: ARG001  (its 
     return images.load(path)
 
 
-_PATHS: dict[str, Callable[[Path, Report | None], Source]] = {"idx": _idx, "npz": _npz, "images": _images}
+_PATHS: dict[str, Callable[[Path, Report | None], Source]] = {
+    "idx": _idx,
+    "npz": _npz,
+    "images": _images,
+}
 _DESCRIPTIONS = {
     "idx": ("DIR", "IDX files, raw or gzipped, named as MNIST's, QMNIST's or EMNIST's are"),
-    "npz": ("FILE", "NumPy arrays: images and labels, or those of train and test; x and y are known too"),
+    "npz": (
+        "FILE",
+        "NumPy arrays: images and labels, or those of train and test; x and y are known too",
+    ),
     "images": ("DIR", "grey image files, one folder a class, below train/ and test/ or not"),
 }

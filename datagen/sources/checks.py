@@ -1,4 +1,6 @@
-"""What every reader of a source checks alike: files that open, parts that agree; problems are told at once."""
+"""What every reader of a source checks alike: files that open, parts that agree; problems are told
+at once.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ MAX_EXPANSION = 1032  # the most bytes that one byte of deflate can stand for
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn "no such file" into an InputError, and any other OSError of the body into a StorageError."""
+    """Turn "no such file" into an InputError, and any other OSError of the body into a
+    StorageError.
+    """
     try:
         with files.storage_errors(path):
             yield
@@ -56,7 +60,9 @@ def require_file(path: Path) -> None:
 
 
 def fail_on(problems: Sequence[str], path: Path | str, remedy: str | None = None) -> None:
-    """Raise one InputError that lists the problems, the first twenty by name; return where there is none."""
+    """Raise one InputError that lists the problems, the first twenty by name; return where there is
+    none.
+    """
     if not problems:
         return
     if len(problems) == 1:
@@ -68,7 +74,9 @@ def fail_on(problems: Sequence[str], path: Path | str, remedy: str | None = None
 
 
 def small_labels(labels: npt.NDArray[Any], name: str, path: Path | str) -> UInt8:
-    """Give `labels`, integers, truths or whole floats, as uint8; InputError where one is not 0 to 253."""
+    """Give `labels`, integers, truths or whole floats, as uint8; InputError where one is not 0 to
+    253.
+    """
     if labels.dtype.kind == "f":
         _require_whole(labels, name, path)
     wrong = np.flatnonzero((labels < 0) | (labels >= MAX_CLASSES))
@@ -93,7 +101,9 @@ def _require_whole(labels: npt.NDArray[np.floating[Any]], name: str, path: Path 
         )
 
 
-def numbered_classes(parts: Mapping[str, Part], path: Path, report: Report | None = None) -> tuple[str, ...]:
+def numbered_classes(
+    parts: Mapping[str, Part], path: Path, report: Report | None = None
+) -> tuple[str, ...]:
     """Name the classes "0" to the highest label in any part, for sources that name none.
 
     `report` hears of labels that do not begin at 0: the classes before the first have no images.
@@ -102,13 +112,19 @@ def numbered_classes(parts: Mapping[str, Part], path: Path, report: Report | Non
     lowest = min((int(part.labels.min()) for part in parts.values() if part.labels.size), default=0)
     if report and lowest:
         empty = 'the class "0" has' if lowest == 1 else f'the classes "0" to "{lowest - 1}" have'
-        report(f"{path}: the labels begin at {lowest}: {empty} no images; number them from 0 if that is not meant")
+        report(
+            f"{path}: the labels begin at {lowest}: {empty} no images; number them from 0 if that is not meant"
+        )
     return tuple(str(label) for label in range(highest + 1))
 
 
 def check_parts(parts: Mapping[str, Part], classes: Sequence[str], path: Path) -> None:
-    """Raise one InputError with everything in which the parts contradict each other or the classes."""
-    problems = [problem for name, part in parts.items() for problem in _part_problems(name, part, classes)]
+    """Raise one InputError with everything in which the parts contradict each other or the
+    classes.
+    """
+    problems = [
+        problem for name, part in parts.items() for problem in _part_problems(name, part, classes)
+    ]
     sizes = {name: part.images.shape[1:] for name, part in parts.items()}
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{name} {height}x{width}" for name, (height, width) in sizes.items())
@@ -120,7 +136,9 @@ def check_parts(parts: Mapping[str, Part], classes: Sequence[str], path: Path) -
 
 
 def name_problems(names: Sequence[str], places: Sequence[str]) -> list[str]:
-    """Say which of the classes' names cannot be used and why; `places` says where each one stands."""
+    """Say which of the classes' names cannot be used and why; `places` says where each one
+    stands.
+    """
     problems = []
     first: dict[str, str] = {}
     for name, place in zip(names, places, strict=True):

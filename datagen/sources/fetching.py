@@ -1,4 +1,6 @@
-"""Pinned files from public mirrors into the cache: every byte checked, every mirror's answer told if none helps."""
+"""Pinned files from public mirrors into the cache: every byte checked, every mirror's answer told
+if none helps.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,9 @@ def fetch(
 ) -> list[Path]:
     """Bring into the cache what it lacks, or holds damaged, of the pinned files; their paths.
 
-    Raises SourceError, with what every mirror said, where none gives a file with the pinned bytes, and
-    StorageError where the cache has no room. `timeout` is in seconds, for connecting and for each answer.
+    Raises SourceError, with what every mirror said, where none gives a file with the pinned bytes,
+    and StorageError where the cache has no room. `timeout` is in seconds, for connecting and for
+    each answer.
     """
     folder = cache_folder(pinned, cache)
     wanted = [file for file in pinned.files if not _is_cached(file, folder, report)]
@@ -61,7 +64,9 @@ def _is_cached(file: PinnedFile, folder: Path, report: Report | None) -> bool:
 
 @dataclass
 class _Mirror:
-    """A mirror in the course of one `fetch`: what it said in place of files, and whether it answers at all."""
+    """A mirror in the course of one `fetch`: what it said in place of files, and whether it answers
+    at all.
+    """
 
     base: str
     said: list[str] = field(default_factory=list)
@@ -69,9 +74,15 @@ class _Mirror:
 
 
 def _first_good(
-    file: PinnedFile, tried: list[_Mirror], report: Report | None, progress: Progress | None, timeout: float
+    file: PinnedFile,
+    tried: list[_Mirror],
+    report: Report | None,
+    progress: Progress | None,
+    timeout: float,
 ) -> bytes | None:
-    """The decompressed bytes of `file` from the first mirror that gives them; the others are marked."""
+    """The decompressed bytes of `file` from the first mirror that gives them; the others are
+    marked.
+    """
     # Deflate adds at most 5 bytes to each 16 KiB, and a mirror may serve the file raw.
     limit = file.size + file.size // 1000 + 4096
     for mirror in tried:
@@ -79,7 +90,9 @@ def _first_good(
             continue
         url = f"{mirror.base.rstrip('/')}/{file.name}.gz"
         try:
-            return _verified(file, mirrors.get(url, limit=limit, timeout=timeout, progress=progress))
+            return _verified(
+                file, mirrors.get(url, limit=limit, timeout=timeout, progress=progress)
+            )
         except mirrors.RefusalError as refusal:
             mirror.gone = refusal.gone
             mirror.said.append(f"{file.name}.gz: {refusal}")
@@ -95,7 +108,9 @@ def _verified(file: PinnedFile, data: bytes) -> bytes:
     except InputError as error:
         raise mirrors.RefusalError(str(error)) from error
     if content.digest != file.digest:
-        raise mirrors.RefusalError(f"other bytes than the pinned: expected {file.digest}, found {content.digest}")
+        raise mirrors.RefusalError(
+            f"other bytes than the pinned: expected {file.digest}, found {content.digest}"
+        )
     return content.raw.tobytes()
 
 

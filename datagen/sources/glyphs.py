@@ -17,7 +17,8 @@ from datagen.sources.skeletons import SKELETONS
 Float64 = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 
-STEP = 4.5  # longest step between pen positions: about 0.9 pixel once a digit is fitted into 20 pixels
+# longest step between pen positions: about 0.9 pixel once a digit is fitted into 20 pixels
+STEP = 4.5
 END = 6.0  # positions over which the pen lands and lifts
 
 
@@ -25,10 +26,11 @@ END = 6.0  # positions over which the pen lands and lifts
 class Glyph:
     """One way of writing a digit, and the pen's path along it.
 
-    `poses` is float64 (exemplars, points, 2): x to the right, y down, about 0 to 100 each way. Pen position `p` lies
-    at the sum over j of `weights[p, j]` times control point `controls[p, j]`, both (positions, 4), and `ends[p]` is
-    how near it is to either end of its stroke: 1 there, 0 from `END` positions on. `strokes` numbers the stroke of each
-    control point; `weight` is the glyph's share among those of its digit, in parts of 100.
+    `poses` is float64 (exemplars, points, 2): x to the right, y down, about 0 to 100 each way. Pen
+    position `p` lies at the sum over j of `weights[p, j]` times control point `controls[p, j]`,
+    both (positions, 4), and `ends[p]` is how near it is to either end of its stroke: 1 there, 0
+    from `END` positions on. `strokes` numbers the stroke of each control point; `weight` is the
+    glyph's share among those of its digit, in parts of 100.
     """
 
     digit: int
@@ -53,7 +55,9 @@ def _parse(spelled: str) -> list[list[tuple[tuple[float, float], bool]]]:
 
 
 def _runs(corners: list[bool], row: int) -> Iterator[range]:
-    """Rows of the control points between corners, for a stroke whose first point is `row`; neighbours share one."""
+    """Rows of the control points between corners, for a stroke whose first point is `row`;
+    neighbours share one.
+    """
     begin = row
     for corner in corners:
         if corner:
@@ -64,10 +68,11 @@ def _runs(corners: list[bool], row: int) -> Iterator[range]:
 
 
 def _span(run: range, a: int, steps: int) -> Iterator[tuple[tuple[int, ...], tuple[float, ...]]]:
-    """Controls and weights of the positions from control point `a` of a run to just before the next one.
+    """Controls and weights of the positions from control point `a` of a run to just before the next
+    one.
 
-    The curve is the uniform Catmull-Rom spline. Beyond the ends of a run it takes the mirror image of the
-    second point in the first, which is what the adjusted weights say.
+    The curve is the uniform Catmull-Rom spline. Beyond the ends of a run it takes the mirror image
+    of the second point in the first, which is what the adjusted weights say.
     """
     rows = (max(a - 1, run[0]), a, a + 1, min(a + 2, run[-1]))
     for step in range(steps):
@@ -84,7 +89,9 @@ def _span(run: range, a: int, steps: int) -> Iterator[tuple[tuple[int, ...], tup
 
 
 def _steps(poses: Float64, a: int) -> int:
-    """Steps from control point `a` to the next, so that in no pose one is longer than `STEP` along the chord."""
+    """Steps from control point `a` to the next, so that in no pose one is longer than `STEP` along
+    the chord.
+    """
     chords = (poses[:, a + 1] - poses[:, a]).tolist()
     return max(math.ceil(math.sqrt(dx * dx + dy * dy) / STEP) for dx, dy in chords)
 
@@ -92,7 +99,9 @@ def _steps(poses: Float64, a: int) -> int:
 def _glyph(digit: int, weight: int, spelled: tuple[str, ...]) -> Glyph:
     parsed = [_parse(pose) for pose in spelled]
     corners = [[corner for _, corner in stroke] for stroke in parsed[0]]
-    assert all([[c for _, c in s] for s in pose] == corners for pose in parsed), f"poses differ: {spelled[0]}"
+    assert all([[c for _, c in s] for s in pose] == corners for pose in parsed), (
+        f"poses differ: {spelled[0]}"
+    )
     poses = np.array([[point for stroke in pose for point, _ in stroke] for pose in parsed])
     path: list[tuple[tuple[int, ...], tuple[float, ...]]] = []
     ends: list[float] = []

@@ -1,7 +1,8 @@
 """IDX files, raw or gzipped, told apart by content: read whole and exact, or refused.
 
-The header says how long the file must be, so a gzip is never inflated past that, and nothing is allocated for
-a length that the file cannot hold. A raw file is mapped, not read; a gzip is inflated into one buffer.
+The header says how long the file must be, so a gzip is never inflated past that, and nothing is
+allocated for a length that the file cannot hold. A raw file is mapped, not read; a gzip is inflated
+into one buffer.
 """
 
 from __future__ import annotations
@@ -30,7 +31,14 @@ HEADER_BYTES: dict[Kind, int] = {"images": 16, "labels": 8}
 _QMNIST = 0x00000C02  # labels as QMNIST has them: int32 (n, 8), of which column 0 is the class
 _QMNIST_COLUMNS = 8
 _QMNIST_HEADER = 12  # bytes
-_TYPES = {0x08: "uint8", 0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
+_TYPES = {
+    0x08: "uint8",
+    0x09: "int8",
+    0x0B: "int16",
+    0x0C: "int32",
+    0x0D: "float32",
+    0x0E: "float64",
+}
 
 
 @dataclass(frozen=True)
@@ -49,10 +57,11 @@ class _Header:
 
 @dataclass(frozen=True)
 class Idx:
-    """One IDX file: `raw` is its decompressed bytes, header and all, and `values` the array in them.
+    """One IDX file: `raw` is its decompressed bytes, header and all, and `values` the array in
+    them.
 
-    `values` is uint8 (n, height, width) of images, or (n,) of labels; `digest` is the SHA-256 (hex) of `raw`.
-    Of QMNIST's labels `values` is the column of the classes.
+    `values` is uint8 (n, height, width) of images, or (n,) of labels; `digest` is the SHA-256 (hex)
+    of `raw`. Of QMNIST's labels `values` is the column of the classes.
     """
 
     raw: UInt8
@@ -61,7 +70,8 @@ class Idx:
 
 
 def read(path: Path, kind: Kind, limit: int = checks.MAX_INFLATED) -> Idx:
-    """Read the IDX file at `path`, raw or gzipped; InputError where it is not just what its header says.
+    """Read the IDX file at `path`, raw or gzipped; InputError where it is not just what its header
+    says.
 
     A gzip whose content is longer than `limit` bytes is refused before it is inflated.
     """
@@ -118,7 +128,9 @@ def _whole(raw: UInt8, path: Path | str, kind: Kind) -> Idx:
 
 
 def _inflated(stream: BinaryIO, stored: int, path: Path | str, kind: Kind, limit: int) -> UInt8:
-    """The content of a gzip of `stored` bytes, never inflated past the length that its own header gives."""
+    """The content of a gzip of `stored` bytes, never inflated past the length that its own header
+    gives.
+    """
     try:
         with gzip.GzipFile(fileobj=stream) as inflating:
             header = inflating.read(HEADER_BYTES[kind])
@@ -131,7 +143,9 @@ def _inflated(stream: BinaryIO, stored: int, path: Path | str, kind: Kind, limit
             found = len(header) + inflating.readinto(raw[len(header) :].data)
             found += len(inflating.read(1))  # also makes gzip check its own checksum
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"corrupt or truncated gzip: {error}", path=path, remedy="get the file anew") from error
+        raise InputError(
+            f"corrupt or truncated gzip: {error}", path=path, remedy="get the file anew"
+        ) from error
     if found != expected:
         raise _wrong_length(path, expected, found)
     return raw
@@ -160,7 +174,9 @@ def _is_qmnist(header: bytes, kind: Kind) -> bool:
 
 
 def _header(header: bytes, path: Path | str, kind: Kind) -> _Header:
-    """Read the header at the beginning of `header`; InputError where it is not that of a usable file."""
+    """Read the header at the beginning of `header`; InputError where it is not that of a usable
+    file.
+    """
     qmnist = _is_qmnist(header, kind)
     size = _QMNIST_HEADER if qmnist else HEADER_BYTES[kind]
     if len(header) < size:
@@ -174,11 +190,20 @@ def _header(header: bytes, path: Path | str, kind: Kind) -> _Header:
             found=_described(header[:4]),
         )
     if min(shape) == 0:
-        raise InputError(f"no {kind}: a size of zero", path=path, expected="1 or more", found=_by(shape))
+        raise InputError(
+            f"no {kind}: a size of zero", path=path, expected="1 or more", found=_by(shape)
+        )
     if qmnist and shape[1] != _QMNIST_COLUMNS:
-        raise InputError("not labels as QMNIST's are", path=path, expected="n x 8 integers", found=_by(shape))
+        raise InputError(
+            "not labels as QMNIST's are", path=path, expected="n x 8 integers", found=_by(shape)
+        )
     if kind == "images" and max(shape[1:]) > MAX_SIDE:
-        raise InputError("tiles too large", path=path, expected=f"at most {MAX_SIDE}x{MAX_SIDE}", found=_by(shape[1:]))
+        raise InputError(
+            "tiles too large",
+            path=path,
+            expected=f"at most {MAX_SIDE}x{MAX_SIDE}",
+            found=_by(shape[1:]),
+        )
     return _Header(tuple(shape), np.dtype(">i4" if qmnist else np.uint8), size)
 
 
@@ -195,7 +220,10 @@ def _described(magic: bytes) -> str:
 
 def _too_short(path: Path | str, expected: int, found: int) -> InputError:
     return InputError(
-        "too short for an IDX file", path=path, expected=f"a header of {expected} bytes", found=f"{found} bytes"
+        "too short for an IDX file",
+        path=path,
+        expected=f"a header of {expected} bytes",
+        found=f"{found} bytes",
     )
 
 

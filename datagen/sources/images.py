@@ -1,7 +1,8 @@
-"""Folders of grey image files as a source: one folder a class; every problem is told, then nothing is used.
+"""Folders of grey image files as a source: one folder a class; every problem is told, then nothing
+is used.
 
-The order is that of the sorted names, class by class. Names are taken as UTF-8, whatever the locale, so that the
-same files give the same rows everywhere.
+The order is that of the sorted names, class by class. Names are taken as UTF-8, whatever the
+locale, so that the same files give the same rows everywhere.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ Folders = dict[str, list[Path]]  # class -> files
 
 @dataclass(frozen=True)
 class _Group:
-    """The folders of classes of one part; `prefix` begins the names of what lies there: "", or "training/"."""
+    """The folders of classes of one part; `prefix` begins the names of what lies there: "", or
+    "training/".
+    """
 
     prefix: str
     folders: Folders
@@ -46,7 +49,9 @@ class _Group:
 
 @dataclass(frozen=True)
 class _File:
-    """An image file: where it is, its name within its part ("3/a.png"), its class's number, and what to call it."""
+    """An image file: where it is, its name within its part ("3/a.png"), its class's number, and
+    what to call it.
+    """
 
     path: Path
     name: str
@@ -55,13 +60,14 @@ class _File:
 
 
 def load(folder: Path) -> Source:
-    """Read the images below `folder`: `CLASS/FILE`, or `train/CLASS/FILE` and `test/` and perhaps `val/` likewise.
+    """Read the images below `folder`: `CLASS/FILE`, or `train/CLASS/FILE` and `test/` and perhaps
+    `val/` likewise.
 
-    Classes are numbered in the order of the sorted names of their folders, so "10" comes before "2"; train must
-    have every class that test or val have. The pictures are of one size, each as `pictures.decode` takes it.
-    Names that begin with a dot are passed over; any other thing that is not expected is a problem. Links are
-    followed, out of `folder` too: as the depth is fixed, they cannot loop. Raises one InputError that lists the
-    problems.
+    Classes are numbered in the order of the sorted names of their folders, so "10" comes before
+    "2"; train must have every class that test or val have. The pictures are of one size, each as
+    `pictures.decode` takes it. Names that begin with a dot are passed over; any other thing that is
+    not expected is a problem. Links are followed, out of `folder` too: as the depth is fixed, they
+    cannot loop. Raises one InputError that lists the problems.
     """
     checks.require_folder(folder)
     problems: list[str] = []
@@ -127,13 +133,17 @@ def _listing(folder: Path, problems: list[str]) -> dict[str, _Group]:
         if len(paths) > 1
     ]
     problems += [
-        f"{_told(_name(path))}: something else beside train/, val/ and test/" for path in entries if path not in known
+        f"{_told(_name(path))}: something else beside train/, val/ and test/"
+        for path in entries
+        if path not in known
     ]
     return {split: _split_folder(paths[0], problems) for split, paths in places.items() if paths}
 
 
 def _are_splits(named: Sequence[Path], entries: Sequence[Path]) -> bool:
-    """Tell splits from classes of such names, which hold images and have others beside them, as "valid" has."""
+    """Tell splits from classes of such names, which hold images and have others beside them, as
+    "valid" has.
+    """
     if any(_name(path) in SPLITS or _holds_folders(path) for path in named):
         return True
     return len(named) == len(entries) > 1
@@ -175,7 +185,9 @@ def _image_files(folder: Path, prefix: str, problems: list[str]) -> list[Path]:
             images.append(path)
         else:
             kind = "folder" if path.is_dir() else "file" if path.is_file() else "link or device"
-            problems.append(f"{prefix}{_told(_name(path))}: a stray {kind} where only images should be")
+            problems.append(
+                f"{prefix}{_told(_name(path))}: a stray {kind} where only images should be"
+            )
     if not entries:
         problems.append(f"{prefix}: an empty folder, where images should be")
     return images
@@ -204,10 +216,18 @@ def _classes(listing: Mapping[str, _Group], problems: list[str]) -> list[str]:
         for name in group.folders:
             if name not in known:
                 looks = unicodedata.normalize("NFC", name) in alike
-                why = ", though it looks like one: its accents are encoded another way" if looks else ""
-                problems.append(f"{group.prefix}{_told(name)}/: a class that {_train(listing)} does not have{why}")
+                why = (
+                    ", though it looks like one: its accents are encoded another way"
+                    if looks
+                    else ""
+                )
+                problems.append(
+                    f"{group.prefix}{_told(name)}/: a class that {_train(listing)} does not have{why}"
+                )
     if len(every) > MAX_CLASSES:
-        problems.append(f"{len(every):,} folders of classes where at most {MAX_CLASSES} are possible")
+        problems.append(
+            f"{len(every):,} folders of classes where at most {MAX_CLASSES} are possible"
+        )
     return every
 
 
@@ -217,8 +237,14 @@ def _train(listing: Mapping[str, _Group]) -> str:
 
 def _files(group: _Group, classes: Sequence[str]) -> list[_File]:
     number = {name: label for label, name in enumerate(classes)}
-    named = [(path, each, f"{each}/{_name(path)}") for each, paths in group.folders.items() for path in paths]
-    return [_File(path, name, number[each], group.prefix + _told(name)) for path, each, name in named]
+    named = [
+        (path, each, f"{each}/{_name(path)}")
+        for each, paths in group.folders.items()
+        for path in paths
+    ]
+    return [
+        _File(path, name, number[each], group.prefix + _told(name)) for path, each, name in named
+    ]
 
 
 def _labels(listed: Sequence[_File]) -> UInt8:
@@ -229,9 +255,11 @@ def _labels(listed: Sequence[_File]) -> UInt8:
 
 
 def _read(files: Mapping[str, Sequence[_File]], problems: list[str]) -> dict[str, UInt8]:
-    """Read the tiles of each part, all of the size of the first; a part of which no file can be used is not there.
+    """Read the tiles of each part, all of the size of the first; a part of which no file can be
+    used is not there.
 
-    What cannot be read is told ahead of what has another size, for these may be many, and one file's fault.
+    What cannot be read is told ahead of what has another size, for these may be many, and one
+    file's fault.
     """
     images: dict[str, UInt8] = {}
     size: tuple[int, ...] | None = None
@@ -247,7 +275,9 @@ def _read(files: Mapping[str, Sequence[_File]], problems: list[str]) -> dict[str
                 size, first = tile.shape, file.told
             if tile.shape != size:
                 found = f"{tile.shape[0]}x{tile.shape[1]} pixels"
-                others.append(f"{file.told}: {found} where the first image, {first}, has {size[0]}x{size[1]}")
+                others.append(
+                    f"{file.told}: {found} where the first image, {first}, has {size[0]}x{size[1]}"
+                )
                 continue
             if part not in images:
                 images[part] = np.empty((len(listed), *size), np.uint8)
@@ -270,6 +300,9 @@ def _digest(listed: Sequence[_File], images: UInt8) -> str:
     height, width = images.shape[1:]
     state = hashlib.sha256()
     for file, image in zip(listed, images, strict=True):
-        state.update(file.name.encode("utf-8", "surrogateescape") + f"\0{file.label} {height}x{width}\n".encode())
+        state.update(
+            file.name.encode("utf-8", "surrogateescape")
+            + f"\0{file.label} {height}x{width}\n".encode()
+        )
         state.update(image.data)
     return state.hexdigest()

@@ -1,4 +1,6 @@
-"""One file over HTTP, in bounded time and space: whole, or refused with the reason a person can act on."""
+"""One file over HTTP, in bounded time and space: whole, or refused with the reason a person can act
+on.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ _BLOCK = 1 << 16
 
 
 class RefusalError(Exception):
-    """A mirror did not give the file; `gone` says that it did not answer at all and need not be asked again."""
+    """A mirror did not give the file; `gone` says that it did not answer at all and need not be
+    asked again.
+    """
 
     def __init__(self, reason: str, *, gone: bool = False) -> None:
         self.gone = gone
@@ -31,11 +35,15 @@ def chosen(default: tuple[str, ...]) -> tuple[str, ...]:
     mirrors = tuple(os.environ.get(VARIABLE, "").split()) or default
     for mirror in mirrors:
         if not mirror.startswith(("http://", "https://")):
-            raise InputError("not a mirror", path=f"${VARIABLE}", expected="http:// or https://", found=mirror)
+            raise InputError(
+                "not a mirror", path=f"${VARIABLE}", expected="http:// or https://", found=mirror
+            )
     return mirrors
 
 
-def get(url: str, *, limit: int, timeout: float = TIMEOUT, progress: Progress | None = None) -> bytes:
+def get(
+    url: str, *, limit: int, timeout: float = TIMEOUT, progress: Progress | None = None
+) -> bytes:
     """The body at `url`, of at most `limit` bytes. Raises RefusalError, whatever goes wrong."""
     try:
         request = urllib.request.Request(url, headers={"User-Agent": f"datagen/{VERSION}"})
@@ -59,7 +67,11 @@ def _unreachable(reason: str | BaseException, timeout: float) -> str:
 
 
 def _body(
-    response: http.client.HTTPResponse, name: str, limit: int, timeout: float, progress: Progress | None
+    response: http.client.HTTPResponse,
+    name: str,
+    limit: int,
+    timeout: float,
+    progress: Progress | None,
 ) -> bytes:
     total = response.length
     if total is not None and total > limit:

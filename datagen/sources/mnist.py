@@ -1,7 +1,8 @@
-"""MNIST and Fashion-MNIST, pinned byte for byte: from a folder, a cache or public mirrors, or not at all.
+"""MNIST and Fashion-MNIST, pinned byte for byte: from a folder, a cache or public mirrors, or not
+at all.
 
-A pin is the SHA-256 of the decompressed file, so any container will do, and nothing is used before it is
-checked. The cache holds decompressed files, which are mapped.
+A pin is the SHA-256 of the decompressed file, so any container will do, and nothing is used before
+it is checked. The cache holds decompressed files, which are mapped.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from datagen.sources.record import Progress, Report, Source
 
 @dataclass(frozen=True)
 class PinnedFile:
-    """One IDX file: `name` without suffix, `digest` (SHA-256, hex) and `size` of its decompressed bytes."""
+    """One IDX file: `name` without suffix, `digest` (SHA-256, hex) and `size` of its decompressed
+    bytes.
+    """
 
     part: str
     kind: idx.Kind
@@ -32,8 +35,8 @@ class PinnedFile:
 class Pinned:
     """A source whose every byte is known beforehand.
 
-    `mirrors` are base URLs that end in a slash, in the order to be tried; `places` are folders in which a
-    package of the system may have put the files.
+    `mirrors` are base URLs that end in a slash, in the order to be tried; `places` are folders in
+    which a package of the system may have put the files.
     """
 
     name: str
@@ -114,11 +117,12 @@ def load(
     progress: Progress | None = None,
     offline: bool = False,
 ) -> Source:
-    """The pinned source, from `directory` and nowhere else if it is given, else cache, system, or mirrors.
+    """The pinned source, from `directory` and nowhere else if it is given, else cache, system, or
+    mirrors.
 
-    `report` hears of files that are damaged and of mirrors that fail; see `fetching.fetch` for the errors of mirrors.
-    Raises InputError where `directory` lacks a file or holds other bytes than the pinned, SourceError where only
-    the mirrors are left and `offline` forbids to ask them.
+    `report` hears of files that are damaged and of mirrors that fail; see `fetching.fetch` for the
+    errors of mirrors. Raises InputError where `directory` lacks a file or holds other bytes than
+    the pinned, SourceError where only the mirrors are left and `offline` forbids to ask them.
     """
     if directory is not None:
         return _read_folder(pinned, directory)
@@ -130,15 +134,22 @@ def load(
                 if report and folder in pinned.places:  # `fetch` tells of the cache
                     report(str(error))
     if offline:
-        raise SourceError(f"{pinned.name} is not whole in any place here", remedy="give --source-dir")
-    from datagen.sources import fetching  # needs an HTTP client, which takes longer to import than MNIST to read
+        raise SourceError(
+            f"{pinned.name} is not whole in any place here", remedy="give --source-dir"
+        )
+    # needs an HTTP client, which takes longer to import than MNIST to read
+    from datagen.sources import fetching
 
     fetching.fetch(pinned, cache=cache, report=report, progress=progress)
     return _read_folder(pinned, cache_folder(pinned, cache))
 
 
-def where(pinned: Pinned, *, directory: Path | None = None, cache: Path | None = None) -> str | None:
-    """The folder in which `load` would find every file, by name alone; None where it would ask the mirrors."""
+def where(
+    pinned: Pinned, *, directory: Path | None = None, cache: Path | None = None
+) -> str | None:
+    """The folder in which `load` would find every file, by name alone; None where it would ask the
+    mirrors.
+    """
     if directory is not None:
         return f"directory {directory}" if _is_complete(pinned, directory) else None
     folder = next((folder for folder in _places(pinned, cache) if _is_had(pinned, folder)), None)
@@ -148,7 +159,9 @@ def where(pinned: Pinned, *, directory: Path | None = None, cache: Path | None =
 
 
 def _places(pinned: Pinned, cache: Path | None) -> tuple[Path, ...]:
-    """The folders where the files may be: that of the cache, if this user has one, and those of the system."""
+    """The folders where the files may be: that of the cache, if this user has one, and those of the
+    system.
+    """
     try:
         return cache_folder(pinned, cache), *pinned.places
     except StorageError:  # no home is no cache
@@ -156,7 +169,9 @@ def _places(pinned: Pinned, cache: Path | None) -> tuple[Path, ...]:
 
 
 def _is_had(pinned: Pinned, folder: Path) -> bool:
-    """Say whether `folder` holds every file, by name alone; what this user may not look into holds none."""
+    """Say whether `folder` holds every file, by name alone; what this user may not look into holds
+    none.
+    """
     try:
         return _is_complete(pinned, folder)
     except StorageError:
@@ -172,7 +187,9 @@ def default_cache() -> Path:
     try:
         return Path.home() / ".cache" / "datagen"
     except RuntimeError as error:
-        raise StorageError("this user has no home folder", remedy="set DATAGEN_CACHE to a folder") from error
+        raise StorageError(
+            "this user has no home folder", remedy="set DATAGEN_CACHE to a folder"
+        ) from error
 
 
 def cache_folder(pinned: Pinned, cache: Path | None) -> Path:
@@ -186,7 +203,9 @@ def _spellings(name: str) -> tuple[str, ...]:
 
 
 def _place(file: PinnedFile, folder: Path) -> Path | None:
-    return next((folder / name for name in _spellings(file.name) if (folder / name).is_file()), None)
+    return next(
+        (folder / name for name in _spellings(file.name) if (folder / name).is_file()), None
+    )
 
 
 def _is_complete(pinned: Pinned, folder: Path) -> bool:
@@ -203,7 +222,9 @@ def _read_folder(pinned: Pinned, folder: Path) -> Source:
         for file, place in zip(pinned.files, places, strict=True)
         if place is None
     ]
-    checks.fail_on(lacking, folder, f"give a folder that holds the {len(places)} files of {pinned.name}")
+    checks.fail_on(
+        lacking, folder, f"give a folder that holds the {len(places)} files of {pinned.name}"
+    )
     results = _attempt_all(pinned.files, [place for place in places if place])
     errors = [result for result in results if isinstance(result, InputError)]
     if len(errors) == 1:
@@ -244,11 +265,16 @@ def read_pinned(file: PinnedFile, path: Path) -> idx.Idx:
 
 
 def _source(pinned: Pinned, read: Sequence[idx.Idx]) -> Source:
-    contents = {(file.part, file.kind): content for file, content in zip(pinned.files, read, strict=True)}
+    contents = {
+        (file.part, file.kind): content for file, content in zip(pinned.files, read, strict=True)
+    }
     names = dict.fromkeys(file.part for file in pinned.files)
     return Source(
         name=pinned.name,
-        parts={name: idx.pair(contents[name, "images"], contents[name, "labels"], name) for name in names},
+        parts={
+            name: idx.pair(contents[name, "images"], contents[name, "labels"], name)
+            for name in names
+        },
         classes=pinned.classes,
         digests={f"{part}-{kind}": content.digest for (part, kind), content in contents.items()},
         licence=pinned.licence,

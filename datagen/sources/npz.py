@@ -1,6 +1,8 @@
-"""NumPy archives as a source: `images` and `labels`, or those of each split; nothing in them is ever executed.
+"""NumPy archives as a source: `images` and `labels`, or those of each split; nothing in them is
+ever executed.
 
-The archive's directory says how long each array is, and its own header must agree before a byte is allocated.
+The archive's directory says how long each array is, and its own header must agree before a byte is
+allocated.
 """
 
 from __future__ import annotations
@@ -28,13 +30,16 @@ from datagen.layout import SPLITS
 from datagen.sources import checks
 from datagen.sources.record import Part, Report, Source
 
-_BEGINNING = b"PK\3\4"  # of an archive with a member in it; zipfile passes over whatever comes before
+# of an archive with a member in it; zipfile passes over whatever comes before
+_BEGINNING = b"PK\3\4"
 _EMPTY = b"PK\5\6"  # an archive without any
-_WIDTHS = {b"\x93NUMPY\1\0": 2, b"\x93NUMPY\2\0": 4, b"\x93NUMPY\3\0": 4}  # bytes that tell the header's length
+# bytes that tell the header's length
+_WIDTHS = {b"\x93NUMPY\1\0": 2, b"\x93NUMPY\2\0": 4, b"\x93NUMPY\3\0": 4}
 _MAX_HEADER = 10_000  # bytes; NumPy's own bound on what it parses
 _BLOCK = 1 << 20
 _MAX_SHOWN = 200  # characters that a message repeats of what stands in the archive
-# What zipfile raises for bytes that are no archive it can read; NotImplementedError: of another compression or version.
+# What zipfile raises for bytes that are no archive it can read; NotImplementedError: of another
+# compression or version.
 _CORRUPT = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError, ValueError)
 _ARRAY = b"\x93NUMPY"  # with which a single array begins
 _GREY = "convert the images to 8-bit grey, uint8 (n, height, width)"
@@ -56,7 +61,9 @@ class _Header:
 
     @property
     def grey(self) -> tuple[int, ...] | None:
-        """Give the shape (n, height, width), without an axis of one channel; None for no such shape."""
+        """Give the shape (n, height, width), without an axis of one channel; None for no such
+        shape.
+        """
         shape = self.shape
         if len(shape) == 4 and shape[3] == 1:
             return shape[:3]
@@ -68,17 +75,23 @@ class _Header:
 def load(path: Path, report: Report | None = None) -> Source:
     """Read the arrays of the .npz file at `path`.
 
-    Either `images` uint8 (n, height, width) and `labels` (n,) or (n, 1) of whole numbers, or the same with
-    `train_`, `test_` and perhaps `val_` before the names; or all of these under the names that other
-    programs give, such as `x_train` and `y_train`. An axis of one channel may come before or after
-    height and width. `classes`, strings, may name the classes. Digests are of the decoded arrays by
-    the names and shapes above, labels as uint8, whatever the names in the file and the compression.
-    `report` hears what a user should know of the arrays.
+    Either `images` uint8 (n, height, width) and `labels` (n,) or (n, 1) of whole numbers, or the
+    same with `train_`, `test_` and perhaps `val_` before the names; or all of these under the names
+    that other programs give, such as `x_train` and `y_train`. An axis of one channel may come
+    before or after height and width. `classes`, strings, may name the classes. Digests are of the
+    decoded arrays by the names and shapes above, labels as uint8, whatever the names in the file
+    and the compression. `report` hears what a user should know of the arrays.
     """
     checks.require_file(path)
     with checks.reading(path), _corruption(path), path.open("rb") as file:
         if file.read(len(_ARRAY)) == _ARRAY:
-            raise InputError("a single array", path=path, expected="an .npz file", found="an .npy file", remedy=_NAMES)
+            raise InputError(
+                "a single array",
+                path=path,
+                expected="an .npz file",
+                found="an .npy file",
+                remedy=_NAMES,
+            )
         return _read(file, path, report)
 
 
@@ -105,14 +118,20 @@ def _corruption(path: Path) -> Iterator[None]:
     try:
         yield
     except (*_CORRUPT, OSError) as error:
-        # Of the operating system's errors only EINVAL is the file's fault: a seek to an offset that it claims.
+        # Of the operating system's errors only EINVAL is the file's fault: a seek to an offset that
+        # it claims.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
-        raise InputError(f"not a whole .npz file: {_shown(str(error))}", path=path, remedy="write it anew") from error
+        raise InputError(
+            f"not a whole .npz file: {_shown(str(error))}", path=path, remedy="write it anew"
+        ) from error
 
 
 def _source(
-    arrays: dict[str, npt.NDArray[Any]], wanted: Mapping[str, str], path: Path, report: Report | None
+    arrays: dict[str, npt.NDArray[Any]],
+    wanted: Mapping[str, str],
+    path: Path,
+    report: Report | None,
 ) -> Source:
     names = arrays.pop("classes", None)
     labels = {
@@ -122,8 +141,13 @@ def _source(
     }
     used = arrays | labels
     prefixes = [role.removesuffix("labels") for role in labels]
-    parts = {prefix.rstrip("_") or "all": Part(used[f"{prefix}images"], used[f"{prefix}labels"]) for prefix in prefixes}
-    classes = checks.numbered_classes(parts, path, report) if names is None else _class_names(names, path)
+    parts = {
+        prefix.rstrip("_") or "all": Part(used[f"{prefix}images"], used[f"{prefix}labels"])
+        for prefix in prefixes
+    }
+    classes = (
+        checks.numbered_classes(parts, path, report) if names is None else _class_names(names, path)
+    )
     checks.check_parts(parts, classes, path)
     return Source(
         name="npz",
@@ -153,7 +177,11 @@ def _wanted(members: Mapping[str, object], path: Path) -> dict[str, str]:
     found = ", ".join(map(_shown, sorted(members)[: checks.MAX_LISTED])) or "no array"
     checks.fail_on(_gaps(chosen), path, f"found {found}; {_NAMES}")
     named = {role: name for name, role in chosen.items()}
-    order = [f"{prefix}{kind}" for prefix in ("", *(f"{split}_" for split in SPLITS)) for kind in ("images", "labels")]
+    order = [
+        f"{prefix}{kind}"
+        for prefix in ("", *(f"{split}_" for split in SPLITS))
+        for kind in ("images", "labels")
+    ]
     wanted = {role: named[role] for role in order if role in named}
     return wanted | ({"classes": "classes"} if "classes" in members else {})
 
@@ -190,19 +218,32 @@ def _implausible(listed: Sequence[zipfile.ZipInfo], wanted: Sequence[str], path:
     problems = []
     used = [info for info in listed if _name(info) in wanted]
     names = Counter(map(_name, used))
-    problems += [f"{name}: {count} arrays of that name" for name, count in names.items() if count > 1]
+    problems += [
+        f"{name}: {count} arrays of that name" for name, count in names.items() if count > 1
+    ]
     for info in used:
-        if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            problems.append(f"{_name(info)}: encrypted, or compressed in a way that NumPy does not write")
+        if info.flag_bits & 1 or info.compress_type not in (
+            zipfile.ZIP_STORED,
+            zipfile.ZIP_DEFLATED,
+        ):
+            problems.append(
+                f"{_name(info)}: encrypted, or compressed in a way that NumPy does not write"
+            )
         if info.file_size > path.stat().st_size * checks.MAX_EXPANSION:
-            problems.append(f"{_name(info)}: {info.file_size:,} bytes cannot be in a file of {path.stat().st_size:,}")
+            problems.append(
+                f"{_name(info)}: {info.file_size:,} bytes cannot be in a file of {path.stat().st_size:,}"
+            )
     total = sum(info.file_size for info in used)
     if total > checks.MAX_INFLATED:
-        problems.append(f"{total:,} bytes of arrays where {checks.MAX_INFLATED:,} are the most possible")
+        problems.append(
+            f"{total:,} bytes of arrays where {checks.MAX_INFLATED:,} are the most possible"
+        )
     return problems
 
 
-def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, role: str, path: Path) -> npt.NDArray[Any]:
+def _array(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, role: str, path: Path
+) -> npt.NDArray[Any]:
     """The array in one member, C-contiguous, its header checked before anything is allocated."""
     name = _name(info)
     with archive.open(info) as member:
@@ -241,26 +282,47 @@ def _header(member: IO[bytes], name: str, path: Path) -> _Header:
     width = _WIDTHS.get(start, 0)
     length = int.from_bytes(member.read(width), "little")
     if not width:
-        raise InputError(f"{name}: not a NumPy array", path=path, expected="an .npy header", found=repr(start))
+        raise InputError(
+            f"{name}: not a NumPy array", path=path, expected="an .npy header", found=repr(start)
+        )
     if length > _MAX_HEADER:
         raise InputError(
-            f"{name}: a header too long", path=path, expected=f"at most {_MAX_HEADER:,} bytes", found=f"{length:,}"
+            f"{name}: a header too long",
+            path=path,
+            expected=f"at most {_MAX_HEADER:,} bytes",
+            found=f"{length:,}",
         )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # what NumPy writes makes nobody warn
             dtype, shape, fortran = _fields(ast.literal_eval(member.read(length).decode("latin-1")))
-    except (SyntaxError, TypeError, ValueError, OverflowError, MemoryError, RecursionError, Warning) as error:
-        raise InputError(f"{name}: its header is not NumPy's: {_shown(str(error))}", path=path) from error
+    except (
+        SyntaxError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        MemoryError,
+        RecursionError,
+        Warning,
+    ) as error:
+        raise InputError(
+            f"{name}: its header is not NumPy's: {_shown(str(error))}", path=path
+        ) from error
     return _Header(dtype, shape, fortran, 8 + width + length)
 
 
 def _fields(header: object) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
-    """The fields of a header, which are just those that NumPy writes; ValueError, or what NumPy raises, if not."""
+    """The fields of a header, which are just those that NumPy writes; ValueError, or what NumPy
+    raises, if not.
+    """
     if not isinstance(header, dict) or set(header) != {"descr", "shape", "fortran_order"}:
         raise ValueError("other fields than descr, shape and fortran_order")
     descr, shape, fortran = header["descr"], header["shape"], header["fortran_order"]
-    if not isinstance(descr, str | list) or not isinstance(shape, tuple) or not isinstance(fortran, bool):
+    if (
+        not isinstance(descr, str | list)
+        or not isinstance(shape, tuple)
+        or not isinstance(fortran, bool)
+    ):
         raise ValueError("fields of other types than NumPy's")
     if not all(type(size) is int and 0 <= size < 1 << 48 for size in shape):
         raise ValueError(f"shape {shape}")
@@ -283,19 +345,27 @@ def _check_kind(header: _Header, role: str, name: str, path: Path) -> None:
         problem, remedy = ("", None) if usable else _images_problem(header)
     if not usable:
         found = _shown(f"{header.dtype} {header.shape}")
-        raise InputError(f"{name}: {problem}", path=path, expected=expected, found=found, remedy=remedy)
+        raise InputError(
+            f"{name}: {problem}", path=path, expected=expected, found=found, remedy=remedy
+        )
 
 
 def _labels_problem(header: _Header) -> tuple[str, str | None]:
     """Say what an array is that is no labels, and what to do."""
     if header.dtype.kind in "US":
-        return "names, not labels", "classes, labels = np.unique(labels, return_inverse=True) gives both"
+        return (
+            "names, not labels",
+            "classes, labels = np.unique(labels, return_inverse=True) gives both",
+        )
     if header.dtype.kind == "O":
         return "not labels but Python objects, which are never opened", "store them as integers"
     if len(header.shape) == 2 and header.shape[0] == 1:
         return "not labels but one row of them", "turn it, as in labels.reshape(-1)"
     if header.dtype.kind in "iubf" and len(header.shape) == 2 and header.shape[1] > 1:
-        return "not labels: several values an image", "of rows with a one for the class take labels.argmax(axis=1)"
+        return (
+            "not labels: several values an image",
+            "of rows with a one for the class take labels.argmax(axis=1)",
+        )
     return "not labels", None
 
 
@@ -320,7 +390,10 @@ def _channels_problem(shape: tuple[int, ...]) -> tuple[str, str]:
         return "images of 2 channels", _GREY
     if len(shape) == 4 and (shape[3] in (3, 4) or shape[1] in (3, 4)):
         return "colour images", _GREY
-    return "volumes, or images of many channels", "choose one slice or channel, uint8 (n, height, width)"
+    return (
+        "volumes, or images of many channels",
+        "choose one slice or channel, uint8 (n, height, width)",
+    )
 
 
 def _depth_problem(dtype: np.dtype[Any]) -> tuple[str, str]:
@@ -340,7 +413,9 @@ def _depth_problem(dtype: np.dtype[Any]) -> tuple[str, str]:
 
 
 def _shown(text: str) -> str:
-    """Spell text that comes from the archive for a message: cut short, and escaped where it cannot be printed."""
+    """Spell text that comes from the archive for a message: cut short, and escaped where it cannot
+    be printed.
+    """
     return printable(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}...")
 
 

@@ -1,8 +1,8 @@
 """Picture files as grey tiles: read as viewers show them, or refused with the reason.
 
-A picture is taken where each of its pixels is an opaque grey of 8 bits, whatever way the file holds it. Colour
-profiles are passed over. Pillow reads all formats but JPEG, of whose damage it does not tell;
-simplejpeg does. `docs/sources.md` has a table of all cases.
+A picture is taken where each of its pixels is an opaque grey of 8 bits, whatever way the file holds
+it. Colour profiles are passed over. Pillow reads all formats but JPEG, of whose damage it does not
+tell; simplejpeg does. `docs/sources.md` has a table of all cases.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from datagen import files
 from datagen.errors import DatagenError, InputError, StorageError
 from datagen.sources.record import MAX_SIDE, UInt8
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its errors are printed, without a name
+# else its errors are printed, without a name
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _TO_GREY = "convert it to 8-bit grey"
 _NOT_WHOLE = "not a whole image file of a known format"
@@ -40,7 +41,8 @@ _A_FILE_EACH = "give a file for each"
 _GREY = ("1", "L")  # Pillow's modes
 _BY_PIXEL = ("LA", "La", "P", "PA", "RGB", "RGBA")  # grey or not, opaque or not: the pixels decide
 _ORIENTATION = 274  # the tag of EXIF and TIFF
-_TURNS: dict[int, Callable[[UInt8], UInt8]] = {  # how viewers turn and mirror; 1 is upright, others mean nothing
+# how viewers turn and mirror; 1 is upright, others mean nothing
+_TURNS: dict[int, Callable[[UInt8], UInt8]] = {
     2: np.fliplr,
     3: lambda tile: tile[::-1, ::-1],
     4: np.flipud,
@@ -51,7 +53,8 @@ _TURNS: dict[int, Callable[[UInt8], UInt8]] = {  # how viewers turn and mirror; 
 }
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_MODES = {  # colour type and bits a sample -> Pillow's names: of the mode, and of how the pixels are stored
+# colour type and bits a sample -> Pillow's names: of the mode, and of how the pixels are stored
+_MODES = {
     (0, 1): ("1", "1"),
     **{(0, bits): ("L", f"L;{bits}") for bits in (2, 4)},
     (0, 8): ("L", "L"),
@@ -62,15 +65,26 @@ _MODES = {  # colour type and bits a sample -> Pillow's names: of the mode, and 
     (6, 8): ("RGBA", "RGBA"),
 }
 _OPAQUE = ("1", "L", "RGB")  # modes of PNG
-_AS_STORED = range(45_000, 46_000)  # gamma of PNG, about 1 / 2.2: viewers show the levels as they are stored
+# gamma of PNG, about 1 / 2.2: viewers show the levels as they are stored
+_AS_STORED = range(45_000, 46_000)
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples a pixel of each colour type of PNG
-_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_PASSES = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
 # of an interlaced PNG: left, top, and the steps to the right and down
 
-_MARKER = re.compile(rb"\xff([^\0\xff\xd0-\xd7])", re.DOTALL)  # of a JPEG, but for those within a scan
+# of a JPEG, but for those within a scan
+_MARKER = re.compile(rb"\xff([^\0\xff\xd0-\xd7])", re.DOTALL)
 _ALONE = (0x01, 0xD8)  # markers without a segment
 _APP1, _SCAN, _END = 0xE1, 0xDA, 0xD9
-_SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1, 0xC9), (0xC2, 0xCA)  # frames, each by Huffman's codes and arithmetic ones
+# frames, each by Huffman's codes and arithmetic ones
+_SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1, 0xC9), (0xC2, 0xCA)
 _COEFFICIENTS = (1 << 64) - 1  # of a block, as bits
 _EXIF = b"Exif\0\0"
 
@@ -80,7 +94,8 @@ _PBM = re.compile(rb"(P[14]%b\d+%b\d+)()(?=\s)" % (_GAP, _GAP))  # has no highes
 _NOTE = re.compile(rb"#[^\r\n]*")
 _MORE = re.compile(rb"\s*P[1-6]\s")  # the beginning of another image after the first
 
-_NEW_SUBFILE_TYPE, _BITS, _COMPRESSION, _SAMPLE_FORMAT, _JPEG_TABLES = 254, 258, 259, 339, 347  # tags of TIFF
+# tags of TIFF
+_NEW_SUBFILE_TYPE, _BITS, _COMPRESSION, _SAMPLE_FORMAT, _JPEG_TABLES = 254, 258, 259, 339, 347
 _DESCRIPTION, _SAMPLES, _DEPTH, _STK_PLANES = 270, 277, 32997, 33629
 _IMAGEJ = re.compile(r"^(?:images|channels|slices|frames)=(\d{1,18})\s*$", re.MULTILINE)
 _SHAPE = re.compile(r'(?:\{"shape": ?\[|shape=\()([\d, ]{1,200})')  # what tifffile notes
@@ -94,7 +109,8 @@ _MAX_PIECE = 1 << 24  # bytes of a strip or tile that are unpacked
 def decode(data: bytes) -> UInt8:
     """Read the grey tile (height, width) of a file of a known format.
 
-    Raises InputError, with the reason and no path; StorageError where the machine lacks what reading takes.
+    Raises InputError, with the reason and no path; StorageError where the machine lacks what
+    reading takes.
     """
     read = next((read for beginning, read in _READERS.items() if data.startswith(beginning)), None)
     if read is None:
@@ -120,7 +136,9 @@ def _silence() -> Iterator[None]:
 
 
 def _png(data: bytes) -> UInt8:
-    """Read a PNG; Pillow is given only the lines of pixels, as it stumbles over what stands beside them."""
+    """Read a PNG; Pillow is given only the lines of pixels, as it stumbles over what stands beside
+    them.
+    """
     chunks = list(_chunks(data))
     width, height, depth, colours, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][8:-4])
     _require_size(height, width)
@@ -131,17 +149,25 @@ def _png(data: bytes) -> UInt8:
     ahead = _ahead_of_pixels(chunks)
     _require_one(_frames(ahead), "frames")
     if b"tRNS" in ahead and mode in _OPAQUE:
-        raise InputError("a transparent colour", remedy="convert it to 8-bit grey without transparency")
+        raise InputError(
+            "a transparent colour", remedy="convert it to 8-bit grey without transparency"
+        )
     gamma = int.from_bytes(ahead.get(b"gAMA", b""))
     if gamma and gamma not in _AS_STORED and b"sRGB" not in ahead:
         found = f"{gamma / 100_000:g}"
-        raise InputError("shown by another gamma", expected="about 0.455", found=found, remedy=_TO_GREY)
-    image = Image.frombytes(mode, (width, height), zlib.compress(lines, 0), "zip", stored, interlaced)
+        raise InputError(
+            "shown by another gamma", expected="about 0.455", found=found, remedy=_TO_GREY
+        )
+    image = Image.frombytes(
+        mode, (width, height), zlib.compress(lines, 0), "zip", stored, interlaced
+    )
     if mode == "P":
         if b"tRNS" in ahead:
             image.info["transparency"] = ahead[b"tRNS"]
         image.putpalette(ahead[b"PLTE"])
-    return _upright(_tile(image), next((chunk[8:-4] for chunk in chunks if chunk[4:8] == b"eXIf"), b""))
+    return _upright(
+        _tile(image), next((chunk[8:-4] for chunk in chunks if chunk[4:8] == b"eXIf"), b"")
+    )
 
 
 def _jpeg(data: bytes) -> UInt8:
@@ -170,7 +196,9 @@ def _bmp(data: bytes) -> UInt8:
 
 @_silence()
 def _pgm(data: bytes) -> UInt8:
-    """Read a PNM file; levels up to a maximum M below 255 become (255 * level + M // 2) // M, the nearest."""
+    """Read a PNM file; levels up to a maximum M below 255 become (255 * level + M // 2) // M, the
+    nearest.
+    """
     header = _PGM.match(data) or _PBM.match(data)
     if header is None:
         raise InputError(_NOT_WHOLE)
@@ -187,7 +215,9 @@ def _pgm(data: bytes) -> UInt8:
         return tile
     if tile.max() > most:
         raise InputError(f"a level of {tile.max()} in a file whose levels end at {most}")
-    return np.array([(255 * level + most // 2) // most for level in range(most + 1)], np.uint8)[tile]
+    return np.array([(255 * level + most // 2) // most for level in range(most + 1)], np.uint8)[
+        tile
+    ]
 
 
 @_silence()
@@ -196,7 +226,8 @@ def _tiff(data: bytes) -> UInt8:
     image = TiffImagePlugin.TiffImageFile(BytesIO(data))
     _require_size(image.height, image.width)
     _require_one(_pages(image), "pages")
-    image.info.pop("xmp", None)  # of which Pillow would take an orientation that viewers do not look at
+    # of which Pillow would take an orientation that viewers do not look at
+    image.info.pop("xmp", None)
     tags = image.tag_v2
     _require_one(_planes(tags, image.height * image.width), "images in the page")
     bits = max(_numbers(tags.get(_BITS, 1)))
@@ -241,7 +272,9 @@ def _tile(image: Image.Image) -> UInt8:
     plain = image.convert("LA") if image.mode == "La" else image
     pixels = np.asarray(plain.convert("RGBA"))
     if pixels[..., 3].min() < 255:
-        raise InputError("transparent pixels", remedy="convert it to 8-bit grey without transparency")
+        raise InputError(
+            "transparent pixels", remedy="convert it to 8-bit grey without transparency"
+        )
     return _same_channel(pixels[..., :3])
 
 
@@ -253,7 +286,9 @@ def _same_channel(pixels: npt.NDArray[np.uint8]) -> UInt8:
 
 def _require_size(height: int, width: int) -> None:
     if max(height, width) > MAX_SIDE:
-        raise InputError(f"{height}x{width} pixels where at most {MAX_SIDE}x{MAX_SIDE} are possible")
+        raise InputError(
+            f"{height}x{width} pixels where at most {MAX_SIDE}x{MAX_SIDE} are possible"
+        )
 
 
 def _require_one(count: int, kind: str) -> None:
@@ -276,7 +311,9 @@ def _upright(tile: UInt8, data: bytes) -> UInt8:
 
 
 def _chunks(data: bytes) -> Iterator[bytes]:
-    """Yield the whole chunks of a PNG up to its end; ValueError where one is damaged or the header is not first."""
+    """Yield the whole chunks of a PNG up to its end; ValueError where one is damaged or the header
+    is not first.
+    """
     place, kind = len(_PNG), b""
     while kind != b"IEND":
         end = place + 12 + int.from_bytes(data[place : place + 4])
@@ -329,7 +366,9 @@ def _frames(ahead: dict[bytes, bytes]) -> int:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield the segments of a JPEG up to its end: the marker, where the content begins and where it ends."""
+    """Yield the segments of a JPEG up to its end: the marker, where the content begins and where it
+    ends.
+    """
     end = 2
     while found := _MARKER.search(data, end):
         marker, end = found[1][0], found.end()
@@ -342,7 +381,9 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _unremarkable(data: bytes, segments: Sequence[tuple[int, int, int]]) -> bytes:
-    """Give a JPEG without the oddities of its headers that decoders pass over, though with a warning."""
+    """Give a JPEG without the oddities of its headers that decoders pass over, though with a
+    warning.
+    """
     plain = bytearray(data)
     if plain[6:11] == b"JFIF\0":
         plain[11:13] = b"\1\1"  # the revision
@@ -354,7 +395,8 @@ def _unremarkable(data: bytes, segments: Sequence[tuple[int, int, int]]) -> byte
 
 
 def _require_all_scans(data: bytes, segments: Sequence[tuple[int, int, int]]) -> None:
-    """Raise ValueError unless the scans of a JPEG give all coefficients of each component to the last bit.
+    """Raise ValueError unless the scans of a JPEG give all coefficients of each component to the
+    last bit.
 
     A decoder says nothing where a file ends between two scans: what is missing is then zero.
     """
@@ -369,13 +411,16 @@ def _require_all_scans(data: bytes, segments: Sequence[tuple[int, int, int]]) ->
             if bits & 0x0F == 0:
                 band = _COEFFICIENTS << first & _COEFFICIENTS >> (63 - last)
                 for component in data[start + 1 : start + 1 + 2 * data[start] : 2]:
-                    missing[component] = missing.get(component, 0) & ~band  # a lossless frame has none
+                    # a lossless frame has none
+                    missing[component] = missing.get(component, 0) & ~band
     if any(missing.values()):
         raise ValueError("it ends before its last scans")
 
 
 def _require_one_raster(data: bytes, start: int, image: Image.Image) -> None:
-    """Raise InputError where a PNM file holds another image after the one whose header ends at `start`."""
+    """Raise InputError where a PNM file holds another image after the one whose header ends at
+    `start`.
+    """
     if data.startswith((b"P1", b"P2", b"P3")):
         more = _MORE.search(_NOTE.sub(b"", data[start:]))
     else:
@@ -386,7 +431,9 @@ def _require_one_raster(data: bytes, start: int, image: Image.Image) -> None:
 
 
 def _pages(image: TiffImagePlugin.TiffImageFile) -> int:
-    """Count the pages of a TIFF but for the smaller copies and masks of the first, and go back to that one."""
+    """Count the pages of a TIFF but for the smaller copies and masks of the first, and go back to
+    that one.
+    """
     count = 1
     for number in range(1, image.n_frames):
         image.seek(number)
@@ -396,7 +443,9 @@ def _pages(image: TiffImagePlugin.TiffImageFile) -> int:
 
 
 def _planes(tags: Any, pixels: int) -> int:
-    """Count the images that a page of a TIFF holds by itself, by its tags or the notes of its writer."""
+    """Count the images that a page of a TIFF holds by itself, by its tags or the notes of its
+    writer.
+    """
     note = str(tags.get(_DESCRIPTION, ""))
     counts = [int(tags.get(_DEPTH, 1)), len(_numbers(tags.get(_STK_PLANES, 1)))]
     if note.startswith("ImageJ="):
@@ -415,7 +464,9 @@ def _require_whole_pieces(data: bytes, tags: Any, check: Callable[[bytes, bytes]
     """Raise unless the strips or tiles are whole by a decoder that is stricter than libtiff."""
     tables = bytes(tags.get(_JPEG_TABLES, b""))
     for offsets, lengths in _PLACES:
-        for offset, length in zip(_numbers(tags.get(offsets, ())), _numbers(tags.get(lengths, ())), strict=True):
+        for offset, length in zip(
+            _numbers(tags.get(offsets, ())), _numbers(tags.get(lengths, ())), strict=True
+        ):
             try:
                 check(data[offset : offset + length], tables)
             except (ValueError, zlib.error) as error:
@@ -437,10 +488,11 @@ _CHECKS = {_JPEG: _check_jpeg, **dict.fromkeys(_DEFLATED, _check_deflated)}
 
 @contextmanager
 def _error_stream_caught() -> Iterator[list[str]]:
-    """Keep what libraries print to the error stream from it; the first line is the list's one item at the end.
+    """Keep what libraries print to the error stream from it; the first line is the list's one item
+    at the end.
 
-    Works on the process's descriptor 2, which may be closed: no other thread should print meanwhile.
-    Raises StorageError where there is no place to keep it.
+    Works on the process's descriptor 2, which may be closed: no other thread should print
+    meanwhile. Raises StorageError where there is no place to keep it.
     """
     caught = [""]
     with _scratch() as file:

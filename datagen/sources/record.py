@@ -21,7 +21,8 @@ MAX_CLASSES = 254  # the semantic mask holds class + 1 in a byte, and 255 stays 
 class Part:
     """A run of labelled tiles as its source delivers it.
 
-    `images` is uint8 (n, height, width), C-contiguous and read-only by convention; `labels` is uint8 (n,).
+    `images` is uint8 (n, height, width), C-contiguous and read-only by convention; `labels` is
+    uint8 (n,).
     """
 
     images: UInt8
@@ -32,10 +33,10 @@ class Part:
 class Source:
     """A source of labelled tiles, loaded.
 
-    `parts` has the keys "train" and "test", perhaps "val", where the source comes split, and the single key
-    "all" where it does not. `classes` names the classes in the order of their labels. `digests` maps the name
-    of each thing that was read to the SHA-256 (hex) of its decoded content, so that the same images in
-    another container agree.
+    `parts` has the keys "train" and "test", perhaps "val", where the source comes split, and the
+    single key "all" where it does not. `classes` names the classes in the order of their labels.
+    `digests` maps the name of each thing that was read to the SHA-256 (hex) of its decoded content,
+    so that the same images in another container agree.
     """
 
     name: str

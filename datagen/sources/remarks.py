@@ -1,4 +1,6 @@
-"""Tell a source's user of what may surprise, though nothing is wrong: a light ground, classes as text."""
+"""Tell a source's user of what may surprise, though nothing is wrong: a light ground, classes as
+text.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def on(source: Source) -> Iterator[str]:
 
 
 def on_ground(parts: Sequence[UInt8]) -> str | None:
-    """Say how many images (n, H, W) have a light ground, by the rule of `are_light`; None where none has."""
+    """Say how many images (n, H, W) have a light ground, by the rule of `are_light`; None where
+    none has.
+    """
     light = sum(int(np.count_nonzero(are_light(images))) for images in parts)
     count = sum(map(len, parts))
     if not light:
@@ -36,7 +40,9 @@ def on_ground(parts: Sequence[UInt8]) -> str | None:
 
 
 def on_order(classes: Sequence[str]) -> str | None:
-    """Say where classes that are all numbers are not in the order of their values, as "10" before "2"; else None."""
+    """Say where classes that are all numbers are not in the order of their values, as "10" before
+    "2"; else None.
+    """
     if not all(name.isascii() and name.isdecimal() for name in classes):
         return None
     values = [int(name) for name in classes]
@@ -52,7 +58,9 @@ def on_order(classes: Sequence[str]) -> str | None:
 
 
 def are_light(images: UInt8) -> npt.NDArray[np.bool_]:
-    """Tell which images (n, H, W) have a light ground: several grey levels, and a median border of 128 or more."""
+    """Tell which images (n, H, W) have a light ground: several grey levels, and a median border of
+    128 or more.
+    """
     height, width = images.shape[1:]
     block = max(1, _BLOCK // (2 * (height + width)))
     light = np.empty(len(images), bool)

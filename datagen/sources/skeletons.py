@@ -1,7 +1,9 @@
-"""Skeletons of the ten digits, as people write them: control points of pen strokes, several ways for each digit.
+"""Skeletons of the ten digits, as people write them: control points of pen strokes, several ways
+for each digit.
 
-Each entry is a digit, its share among the entries of that digit in parts of 100, and its poses: exemplars with
-the same strokes and the same number of points, so that a mixture of two poses is again a plausible digit.
+Each entry is a digit, its share among the entries of that digit in parts of 100, and its poses:
+exemplars with the same strokes and the same number of points, so that a mixture of two poses is
+again a plausible digit.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Which sample of a source is in which split: disjoint by content, decided by the source and the seed alone.
+"""Which sample of a source is in which split: disjoint by content, decided by the source and the
+seed alone.
 
-An image found in several splits stays in test, else in val, else in train; among equals the lowest index
-stays. Equal digests are compared byte by byte before anyone says "duplicate".
+An image found in several splits stays in test, else in val, else in train; among equals the lowest
+index stays. Equal digests are compared byte by byte before anyone says "duplicate".
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from datagen.sources.record import Part, Source, UInt8
 
 Int64 = npt.NDArray[np.int64]
 
-_STAYS = ("test", "val", "train")  # where an image found in several splits stays, first choice first
-_TENTHS = ("test", "val", *["train"] * 8)  # the split of each residue mod 10 where the source comes unsplit
+# where an image found in several splits stays, first choice first
+_STAYS = ("test", "val", "train")
+# the split of each residue mod 10 where the source comes unsplit
+_TENTHS = ("test", "val", *["train"] * 8)
 _DEFAULT_VAL = 12  # one in twelve: 5,000 of MNIST's 60,000
 
 
@@ -29,8 +32,9 @@ _DEFAULT_VAL = 12  # one in twelve: 5,000 of MNIST's 60,000
 class Digits:
     """The samples of one split, in the source's order.
 
-    `images` is uint8 (n, height, width), C-contiguous, and `labels` uint8 (n,); both are views of the source
-    where no sample was left out. `origin` is int64 (n,), each sample's row in the source's part `part`.
+    `images` is uint8 (n, height, width), C-contiguous, and `labels` uint8 (n,); both are views of
+    the source where no sample was left out. `origin` is int64 (n,), each sample's row in the
+    source's part `part`.
     """
 
     images: UInt8
@@ -41,7 +45,9 @@ class Digits:
 
 @dataclass(frozen=True)
 class Dropped:
-    """How many samples of a split were left out for a twin in the same split, and for one in another."""
+    """How many samples of a split were left out for a twin in the same split, and for one in
+    another.
+    """
 
     within: int
     across: int
@@ -49,7 +55,9 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Conflict:
-    """Equal images with unequal labels; rows are those of the source's parts, as in `Digits.origin`."""
+    """Equal images with unequal labels; rows are those of the source's parts, as in
+    `Digits.origin`.
+    """
 
     kept_split: str
     kept_row: int
@@ -61,7 +69,9 @@ class Conflict:
 
 @dataclass(frozen=True)
 class Division:
-    """A source divided: `digits` and `dropped` by split, and the conflicts in the order of what was dropped."""
+    """A source divided: `digits` and `dropped` by split, and the conflicts in the order of what was
+    dropped.
+    """
 
     digits: Mapping[str, Digits]
     dropped: Mapping[str, Dropped]
@@ -71,11 +81,11 @@ class Division:
 def divide(source: Source, *, val: int | None, seed: int) -> Division:
     """Divide `source` into train, val and test, without an image twice.
 
-    Parts of these names are taken as they come. Where there is no part "val" it is the last `val` samples of
-    train (default: one twelfth), or, where train comes sorted by class so that its end is no fair sample, the
-    `val` samples of least key. A single part "all" goes 80/10/10 by key. The key of an image is its content's
-    digest, hashed with `seed`: see `keys`.
-    Raises RecipeError where `val` does not fit the source, InputError where a split would be empty.
+    Parts of these names are taken as they come. Where there is no part "val" it is the last `val`
+    samples of train (default: one twelfth), or, where train comes sorted by class so that its end
+    is no fair sample, the `val` samples of least key. A single part "all" goes 80/10/10 by key. The
+    key of an image is its content's digest, hashed with `seed`: see `keys`. Raises RecipeError
+    where `val` does not fit the source, InputError where a split would be empty.
     """
     digits = _assigned(source, val, seed)
     twins = list(_twins(digits))
@@ -85,7 +95,9 @@ def divide(source: Source, *, val: int | None, seed: int) -> Division:
         dropped[split][row] = True
         counts[split]["within" if split == kept_split else "across"] += 1
     conflicts = [conflict for kept, twin in twins if (conflict := _conflict(digits, kept, twin))]
-    conflicts.sort(key=lambda conflict: (SPLITS.index(conflict.dropped_split), conflict.dropped_row))
+    conflicts.sort(
+        key=lambda conflict: (SPLITS.index(conflict.dropped_split), conflict.dropped_row)
+    )
     left = {split: _without(digits[split], dropped[split]) for split in SPLITS}
     _require_samples(source, left)
     return Division(
@@ -102,10 +114,11 @@ def digests(images: UInt8) -> npt.NDArray[np.uint64]:
 
 
 def keys(images: UInt8, seed: int) -> npt.NDArray[np.uint64]:
-    """The key of each image, uint64 (n,): it depends on the seed and the image's bytes, on nothing else.
+    """The key of each image, uint64 (n,): it depends on the seed and the image's bytes, on nothing
+    else.
 
-    It is the first 8 bytes, big-endian, of SHA-256 over the ASCII text `datagen split SEED ` (SEED in decimal)
-    followed by the image's XXH3-128 (seed 0, canonical bytes).
+    It is the first 8 bytes, big-endian, of SHA-256 over the ASCII text `datagen split SEED ` (SEED
+    in decimal) followed by the image's XXH3-128 (seed 0, canonical bytes).
     """
     start = hashlib.sha256(f"datagen split {seed} ".encode())
     keyed = bytearray()
@@ -128,7 +141,9 @@ def _rows(images: UInt8) -> Iterator[memoryview]:
 def _assigned(source: Source, val: int | None, seed: int) -> dict[str, Digits]:
     parts = source.parts
     if val is not None and ("all" in parts or "val" in parts):
-        how = "comes with its own val" if "val" in parts else "comes unsplit and is divided 80/10/10"
+        how = (
+            "comes with its own val" if "val" in parts else "comes unsplit and is divided 80/10/10"
+        )
         raise RecipeError(f"val = {val} cannot be met: {source.name} {how}", remedy="leave val out")
     if "all" in parts:
         return _by_tenths(parts["all"], seed)
@@ -144,17 +159,26 @@ def _assigned(source: Source, val: int | None, seed: int) -> dict[str, Digits]:
 
 def _by_tenths(part: Part, seed: int) -> dict[str, Digits]:
     split_of = np.array([SPLITS.index(split) for split in _TENTHS])[keys(part.images, seed) % 10]
-    return {split: _taken(part, "all", np.flatnonzero(split_of == number)) for number, split in enumerate(SPLITS)}
+    return {
+        split: _taken(part, "all", np.flatnonzero(split_of == number))
+        for number, split in enumerate(SPLITS)
+    }
 
 
-def _held_out(name: str, train: Part, val: int | None, seed: int) -> tuple[slice | Int64, slice | Int64]:
+def _held_out(
+    name: str, train: Part, val: int | None, seed: int
+) -> tuple[slice | Int64, slice | Int64]:
     """Which rows of the part "train" stay train, and which are val."""
     count = len(train.labels)
     held = max(1, count // _DEFAULT_VAL) if val is None else val
     if not 0 < held < count:
         if val is None:
-            raise InputError(f"{name}: train has too few images for a val", expected="2 or more", found=count)
-        raise RecipeError(f"val = {val} cannot be met by {name}", expected=f"1 to {count - 1:,}", found=f"{val:,}")
+            raise InputError(
+                f"{name}: train has too few images for a val", expected="2 or more", found=count
+            )
+        raise RecipeError(
+            f"val = {val} cannot be met by {name}", expected=f"1 to {count - 1:,}", found=f"{val:,}"
+        )
     if not _comes_sorted(train.labels):
         return slice(0, count - held), slice(count - held, count)
     chosen = np.argsort(keys(train.images, seed), kind="stable")[:held]
@@ -178,7 +202,9 @@ Place = tuple[str, int]  # a split, and a row of its `Digits`
 
 
 def _twins(digits: Mapping[str, Digits]) -> Iterator[tuple[Place, Place]]:
-    """Each sample that has an equal before it in the order of `_STAYS`: (the first of its equals, itself)."""
+    """Each sample that has an equal before it in the order of `_STAYS`: (the first of its equals,
+    itself).
+    """
     counts = [len(digits[split].labels) for split in _STAYS]
     ends = np.cumsum(counts)
     every = np.concatenate([digests(digits[split].images) for split in _STAYS])
@@ -208,7 +234,8 @@ def _equals(digits: Mapping[str, Digits], suspects: list[Place]) -> Iterator[tup
 
 def _conflict(digits: Mapping[str, Digits], kept: Place, twin: Place) -> Conflict | None:
     (kept_row, kept_label), (row, label) = (
-        (int(digits[split].origin[row]), int(digits[split].labels[row])) for split, row in (kept, twin)
+        (int(digits[split].origin[row]), int(digits[split].labels[row]))
+        for split, row in (kept, twin)
     )
     if kept_label == label:
         return None

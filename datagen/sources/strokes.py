@@ -1,7 +1,8 @@
-"""Handwriting-like digits drawn by the program itself: sample `i` is a pure function of `i`, on every machine.
+"""Handwriting-like digits drawn by the program itself: sample `i` is a pure function of `i`, on
+every machine.
 
-Only integers and element-wise + - * / and sqrt on floats: no sums or products of floats, whose order varies by
-processor, and no function that a mathematics library rounds its own way.
+Only integers and element-wise + - * / and sqrt on floats: no sums or products of floats, whose
+order varies by processor, and no function that a mathematics library rounds its own way.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ def draw(indices: UInt64) -> tuple[UInt8, UInt8]:
 
 
 def load() -> Source:
-    """The source: 60,000 training digits, of indices 0 to 59,999, and the next 10,000 as test digits."""
+    """The source: 60,000 training digits, of indices 0 to 59,999, and the next 10,000 as test
+    digits.
+    """
     images, labels = draw(np.arange(TRAIN + TEST, dtype=np.uint64))
     parts = {
         "train": Part(images[:TRAIN], labels[:TRAIN]),
@@ -127,7 +130,9 @@ def _hash(indices: UInt64, streams: int | list[int]) -> UInt64:
 
 def _choose(indices: UInt64, stream: int, count: int) -> Index:
     """One of `range(count)`, evenly."""
-    return (((_hash(indices, stream) >> np.uint64(32)) * np.uint64(count)) >> np.uint64(32)).astype(np.intp)
+    return (((_hash(indices, stream) >> np.uint64(32)) * np.uint64(count)) >> np.uint64(32)).astype(
+        np.intp
+    )
 
 
 def _uniform(indices: UInt64, stream: int, low: float, high: float) -> Float64:
@@ -139,7 +144,12 @@ def _normal(indices: UInt64, streams: int | list[int]) -> Float64:
     """Nearly normal, mean 0 and deviation 1, within 3.5: the sum of four numbers of 16 bits."""
     bits = _hash(indices, streams)
     low = np.uint64(0xFFFF)
-    total = (bits & low) + ((bits >> np.uint64(16)) & low) + ((bits >> np.uint64(32)) & low) + (bits >> np.uint64(48))
+    total = (
+        (bits & low)
+        + ((bits >> np.uint64(16)) & low)
+        + ((bits >> np.uint64(32)) & low)
+        + (bits >> np.uint64(48))
+    )
     # Four times (2^16)^2 / 12 is the variance.
     centred: Float64 = total.astype(np.float64) - 131070.0
     return centred / 37837.23
@@ -149,7 +159,9 @@ def _normal(indices: UInt64, streams: int | list[int]) -> Float64:
 
 
 def _controls(glyph: Glyph, indices: UInt64) -> tuple[Float64, Float64]:
-    """Control points of each sample (points, n): a mixture of two poses, shaken; centred, about 1 high."""
+    """Control points of each sample (points, n): a mixture of two poses, shaken; centred, about 1
+    high.
+    """
     poses = (glyph.poses - 50.0) / 100.0
     one = poses[_choose(indices, Stream.POSE, len(poses))]
     other = poses[_choose(indices, Stream.OTHER_POSE, len(poses))]
@@ -177,7 +189,9 @@ def _along(glyph: Glyph, values: Float64) -> Float64:
 def _warp(indices: UInt64, x: Float64, y: Float64) -> tuple[Float64, Float64]:
     """The writer's habits, the same along the whole digit: proportions, bends, slant and turn."""
     y, x = (
-        y + 0.16 * _normal(indices, Stream.WAIST) * (0.25 - y * y) + 0.13 * _normal(indices, Stream.SAG) * (x * x),
+        y
+        + 0.16 * _normal(indices, Stream.WAIST) * (0.25 - y * y)
+        + 0.13 * _normal(indices, Stream.SAG) * (x * x),
         x * (1.0 + 0.30 * _normal(indices, Stream.TAPER) * y)
         + 0.14 * _normal(indices, Stream.BOW) * (y * y)
         + 0.12 * _normal(indices, Stream.LEAN) * (0.25 - x * x),
@@ -199,7 +213,9 @@ def _radius(indices: UInt64) -> Float64:
 
 
 def _pressure(glyph: Glyph, indices: UInt64) -> Float64:
-    """Factors on the pen's radius (positions, n): slow waves, a lift at the ends of strokes, and a rough edge."""
+    """Factors on the pen's radius (positions, n): slow waves, a lift at the ends of strokes, and a
+    rough edge.
+    """
     # Most pens flow evenly; a few run nearly dry here and there.
     unsteady = _uniform(indices, Stream.UNSTEADY, 0.0, 1.0)
     unsteady = 0.06 + 0.24 * (unsteady * unsteady) * (unsteady * unsteady)
@@ -211,7 +227,9 @@ def _pressure(glyph: Glyph, indices: UInt64) -> Float64:
     lift = _uniform(indices, Stream.LIFT, -0.15, 0.35)
     waves = knots[left] + part * (knots[left + 1] - knots[left])
     roughness = _uniform(indices, Stream.ROUGHNESS, 0.0, 0.3)
-    return np.asarray(waves * (1.0 - lift * glyph.ends[:, None]) * (1.0 + roughness * _grain(glyph, indices)))
+    return np.asarray(
+        waves * (1.0 - lift * glyph.ends[:, None]) * (1.0 + roughness * _grain(glyph, indices))
+    )
 
 
 def _grain(glyph: Glyph, indices: UInt64) -> Float64:
@@ -252,10 +270,12 @@ def _fit(x: Float64, y: Float64, radius: Float64) -> tuple[Float64, Float64, Flo
 
 
 def _ink(x: Float64, y: Float64, radius: Float64, soft: Float64) -> UInt8:
-    """What lies in the box (n, 20, 20) of the discs left by the pen; their edges fade over `soft` pixels.
+    """What lies in the box (n, 20, 20) of the discs left by the pen; their edges fade over `soft`
+    pixels.
 
-    A disc's field is (r^2 - d^2) / 2r at distance d: inside positive, of slope 1 at the edge, and a sum of a part
-    that depends on the column and one that depends on the row. The ink is the maximum over all discs.
+    A disc's field is (r^2 - d^2) / 2r at distance d: inside positive, of slope 1 at the edge, and a
+    sum of a part that depends on the column and one that depends on the row. The ink is the maximum
+    over all discs.
     """
     n = x.shape[1]
     field = np.full(n * SIDE * SIDE, -1.0, np.float32)
@@ -279,8 +299,11 @@ def _ink(x: Float64, y: Float64, radius: Float64, soft: Float64) -> UInt8:
 
 
 def _profile(at: Float64, radius: Float64, window: int) -> tuple[Float32, Index]:
-    """One axis's part of the discs' fields (positions, window, n), and the first pixel of each window."""
-    # On the grid all distances are exact in float32, so that a pixel's are the same from any window.
+    """One axis's part of the discs' fields (positions, window, n), and the first pixel of each
+    window.
+    """
+    # On the grid all distances are exact in float32, so that a pixel's are the same from any
+    # window.
     at = np.rint(at * GRID) / GRID
     first = np.floor(at - 0.5 * window) + 1.0
     first = np.minimum(np.maximum(first, 0.0), float(SIDE - window))
@@ -290,7 +313,9 @@ def _profile(at: Float64, radius: Float64, window: int) -> tuple[Float32, Index]
 
 
 def _develop(field: Float32, soft: Float64) -> UInt8:
-    """Grey levels from the depth in ink: a cubic step, faint at the rim and soon full, as scanned ink is."""
+    """Grey levels from the depth in ink: a cubic step, faint at the rim and soon full, as scanned
+    ink is.
+    """
     cover = field * (1.0 / soft).astype(np.float32)[:, None, None]
     cover += np.float32(0.5)
     np.minimum(np.maximum(cover, np.float32(0), out=cover), np.float32(1), out=cover)
@@ -303,7 +328,9 @@ def _develop(field: Float32, soft: Float64) -> UInt8:
 
 
 def _centre(ink: UInt8) -> UInt8:
-    """Frames (n, 28, 28) with the ink (n, 20, 20) moved by whole pixels so that its centre of mass is amid them."""
+    """Frames (n, 28, 28) with the ink (n, 20, 20) moved by whole pixels so that its centre of mass
+    is amid them.
+    """
     n = len(ink)
     columns = ink.sum(axis=1, dtype=np.int64)
     rows = ink.sum(axis=2, dtype=np.int64)
@@ -313,12 +340,19 @@ def _centre(ink: UInt8) -> UInt8:
     down = _shift((rows * place).sum(axis=1, dtype=np.int64), mass)
     frames = np.zeros((n, SIDE, SIDE), np.uint8)
     frames[:, MARGIN : MARGIN + BOX, MARGIN : MARGIN + BOX] = ink
-    # The ink never leaves its frame, so a shift of the whole run of pixels brings only background into it.
+    # The ink never leaves its frame, so a shift of the whole run of pixels brings only background
+    # into it.
     begin = np.arange(n) * SIDE * SIDE - down * SIDE - right
-    return frames.reshape(-1).take(begin[:, None] + np.arange(SIDE * SIDE), mode="wrap").reshape(frames.shape)
+    return (
+        frames.reshape(-1)
+        .take(begin[:, None] + np.arange(SIDE * SIDE), mode="wrap")
+        .reshape(frames.shape)
+    )
 
 
 def _shift(moment: npt.NDArray[np.int64], mass: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Whole pixels from the centre of mass, moment / mass, to the middle, rounded; at most the margin."""
+    """Whole pixels from the centre of mass, moment / mass, to the middle, rounded; at most the
+    margin.
+    """
     shift: npt.NDArray[np.int64] = SIDE // 2 - (2 * moment + mass) // (2 * mass)
     return np.minimum(np.maximum(shift, -MARGIN), MARGIN)

@@ -1,4 +1,6 @@
-"""How columns lie on disk: one record of functions a format, and nothing else knows the format's library."""
+"""How columns lie on disk: one record of functions a format, and nothing else knows the format's
+library.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Views:
-    """Stands for files of datasets written earlier, one a section, that show its columns whole; none is read by here.
+    """Stands for files of datasets written earlier, one a section, that show its columns whole;
+    none is read by here.
 
     `problems` tell where a view points elsewhere than at the shards, `open` reads as its users do.
     """
@@ -37,11 +40,13 @@ class Views:
 
 @dataclass(frozen=True)
 class Store:
-    """A format: where a column's shard lies, how a shard is written, what frames the shards, how its library reads.
+    """A format: where a column's shard lies, how a shard is written, what frames the shards, how
+    its library reads.
 
-    `frame_paths` are the files that `write_frame` writes. `frame_problems` and `shard_problems` tell where the library
-    would read other bytes than those at the offsets, or decode more than the samples. `views` is of a format whose
-    datasets once had views; `is_consolidated` of one whose library may add copies to a file of the frame.
+    `frame_paths` are the files that `write_frame` writes. `frame_problems` and `shard_problems`
+    tell where the library would read other bytes than those at the offsets, or decode more than the
+    samples. `views` is of a format whose datasets once had views; `is_consolidated` of one whose
+    library may add copies to a file of the frame.
     """
 
     path_rule: Callable[[Section, Column], str]
@@ -56,7 +61,9 @@ class Store:
 
 
 def open_store(name: str) -> Store:
-    """The store of the format "zarr" or "hdf5"; only its own library is imported, and only when it is needed."""
+    """The store of the format "zarr" or "hdf5"; only its own library is imported, and only when it
+    is needed.
+    """
     if name == "hdf5":
         from datagen.stores import hdf5
 

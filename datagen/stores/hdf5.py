@@ -1,9 +1,11 @@
 """HDF5 stores: one file a shard with contiguous datasets that can be mapped.
 
-h5py lays out an empty shard and says where each dataset's bytes belong; they are then written there in one pass.
+h5py lays out an empty shard and says where each dataset's bytes belong; they are then written there
+in one pass.
 
-Datasets written earlier also have a view of the whole columns in each section, `all.h5`. It is checked, and written no
-more: HDF5 shows zeros in place of a shard that it cannot open, and it keeps all shards open at once.
+Datasets written earlier also have a view of the whole columns in each section, `all.h5`. It is
+checked, and written no more: HDF5 shows zeros in place of a shard that it cannot open, and it keeps
+all shards open at once.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from datagen.layout import CHUNK
 from datagen.stores.section import Array, Column, Contradiction, Extent, Section, View, reading
 from datagen.stores.zarr import ZSTD_HEADER, zstd_size
 
-_ALIGNMENT = 64  # bytes; every dataset begins on such a boundary, so that a map of it is aligned for any dtype
+# bytes; every dataset begins on such a boundary, so that a map of it is aligned for any dtype
+_ALIGNMENT = 64
 _ZSTD_FILTER, _ZSTD_LEVEL = 32015, 3
 
 
@@ -44,13 +47,17 @@ class ShardWriter:
         self._draft = Draft(root / f"{section.folder}/{shard:05d}.h5")
         try:
             self._offsets = self._lay_out(len(section.extent(shard)))
-            self._chunks = None if section.compression == "none" else _ChunkWriter(self._draft, section)
+            self._chunks = (
+                None if section.compression == "none" else _ChunkWriter(self._draft, section)
+            )
         except BaseException:
             self._draft.discard()
             raise
         self._lengths = dict.fromkeys(self._offsets, 0)
         self._streams = {
-            name: Stream(self._draft, offset) for name, offset in self._offsets.items() if offset is not None
+            name: Stream(self._draft, offset)
+            for name, offset in self._offsets.items()
+            if offset is not None
         }
 
     def append(self, column: str, block: Array) -> None:
@@ -70,7 +77,10 @@ class ShardWriter:
             size = os.fstat(self._draft.descriptor).st_size
             digest = bytes.fromhex(file_digest(self._draft.temporary))
         self._draft.commit()
-        return {name: Extent(offset, self._lengths[name], size, digest) for name, offset in self._offsets.items()}
+        return {
+            name: Extent(offset, self._lengths[name], size, digest)
+            for name, offset in self._offsets.items()
+        }
 
     def discard(self) -> None:
         if self._chunks is not None:
@@ -111,7 +121,9 @@ class _ChunkWriter:
         """Write the last chunks, filled up with zeros, and close the file."""
         for name, pending in self._pending.items():
             if pending:
-                self._write(name, pending + bytes(CHUNK * self._columns[name].sample_bytes - len(pending)))
+                self._write(
+                    name, pending + bytes(CHUNK * self._columns[name].sample_bytes - len(pending))
+                )
         self.close()
 
     def close(self) -> None:
@@ -126,7 +138,9 @@ class _ChunkWriter:
 
 
 def write_frame(root: Path, section: Section) -> list[str]:
-    """Write nothing: the shards need no frame. Remove the view of an earlier build, which would be a stray file."""
+    """Write nothing: the shards need no frame. Remove the view of an earlier build, which would be
+    a stray file.
+    """
     path = root / view_path(section)
     with storage_errors(path):
         if path.is_file() or path.is_symlink():
@@ -159,7 +173,9 @@ def view_problems(root: Path, section: Section) -> list[Contradiction]:
             dataset = _plain_dataset(file, column, section.count)
             if dataset is None:
                 yield f"{column.name} of another kind"
-            elif not dataset.is_virtual or _mappings(dataset) != _expected_mappings(section, column):
+            elif not dataset.is_virtual or _mappings(dataset) != _expected_mappings(
+                section, column
+            ):
                 yield f"{column.name} that shows something else"
 
     return _inspect(root, path, section, "a view of every shard", check)
@@ -167,7 +183,8 @@ def view_problems(root: Path, section: Section) -> list[Contradiction]:
 
 @contextmanager
 def open_view(root: Path, section: Section, column: Column) -> Iterator[View]:
-    """Open a column of the view as its users do, once, so that every shard that it has shown stays open.
+    """Open a column of the view as its users do, once, so that every shard that it has shown stays
+    open.
 
     Raises DamageError where h5py cannot.
     """
@@ -179,8 +196,12 @@ def open_view(root: Path, section: Section, column: Column) -> Iterator[View]:
         yield lambda start, stop: np.asarray(dataset[start:stop])
 
 
-def shard_problems(root: Path, section: Section, shard: int, offsets: Sequence[int | None]) -> list[Contradiction]:
-    """Where a shard's datasets are not plain ones that lie at these offsets, or would decode to more than samples."""
+def shard_problems(
+    root: Path, section: Section, shard: int, offsets: Sequence[int | None]
+) -> list[Contradiction]:
+    """Where a shard's datasets are not plain ones that lie at these offsets, or would decode to
+    more than samples.
+    """
     path = f"{section.folder}/{shard:05d}.h5"
 
     def check(file: h5py.File) -> Iterator[str]:
@@ -190,7 +211,9 @@ def shard_problems(root: Path, section: Section, shard: int, offsets: Sequence[i
                 yield f"{column.name} of another kind"
             elif dataset.is_virtual or dataset.external is not None:
                 yield f"{column.name} that lies elsewhere"
-            elif section.compression == "none" and (dataset.chunks is not None or dataset.id.get_offset() != offset):
+            elif section.compression == "none" and (
+                dataset.chunks is not None or dataset.id.get_offset() != offset
+            ):
                 yield f"{column.name} at {dataset.id.get_offset()}, not {offset}"
             elif section.compression != "none":
                 yield from _chunk_problems(root / path, dataset, section.chunks(shard), column)
@@ -198,8 +221,12 @@ def shard_problems(root: Path, section: Section, shard: int, offsets: Sequence[i
     return _inspect(root, path, section, "datasets that lie where the table says", check)
 
 
-def _chunk_problems(path: Path, dataset: h5py.Dataset, chunks: int, column: Column) -> Iterator[str]:
-    """Where a compressed dataset is not cut as it must be, or a chunk says that it will decode to another size."""
+def _chunk_problems(
+    path: Path, dataset: h5py.Dataset, chunks: int, column: Column
+) -> Iterator[str]:
+    """Where a compressed dataset is not cut as it must be, or a chunk says that it will decode to
+    another size.
+    """
     properties, decoded = dataset.id.get_create_plist(), CHUNK * column.sample_bytes
     filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
     if dataset.chunks != (CHUNK, *column.shape) or filters != [_ZSTD_FILTER]:
@@ -221,30 +248,48 @@ def _chunk_problems(path: Path, dataset: h5py.Dataset, chunks: int, column: Colu
 
 
 def _inspect(
-    root: Path, path: str, section: Section, expected: str, check: Callable[[h5py.File], Iterator[str]]
+    root: Path,
+    path: str,
+    section: Section,
+    expected: str,
+    check: Callable[[h5py.File], Iterator[str]],
 ) -> list[Contradiction]:
     try:
         with h5py.File(root / path, "r") as file:
             found = list(check(file))
-            if len(file) != len(section.columns) or set(file) != {column.name for column in section.columns}:
-                found.append(f"{len(file):,} datasets, {', '.join(map(repr, islice(file, 8)))} among them")
+            if len(file) != len(section.columns) or set(file) != {
+                column.name for column in section.columns
+            }:
+                found.append(
+                    f"{len(file):,} datasets, {', '.join(map(repr, islice(file, 8)))} among them"
+                )
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         found = [f"what HDF5 cannot read: {error}"]
     return [Contradiction(path, expected, what) for what in found]
 
 
 def _plain_dataset(file: h5py.File, column: Column, count: int) -> h5py.Dataset | None:
-    """The column's dataset, if it is one of the right shape and dtype and no link to another place."""
-    if column.name not in file or not isinstance(file.get(column.name, getlink=True), h5py.HardLink):
+    """The column's dataset, if it is one of the right shape and dtype and no link to another
+    place.
+    """
+    if column.name not in file or not isinstance(
+        file.get(column.name, getlink=True), h5py.HardLink
+    ):
         return None
     dataset = file[column.name]
     plain = isinstance(dataset, h5py.Dataset) and dataset.shape == (count, *column.shape)
     # Types are compared by HDF5: one of 8 bits of which h5py reads only some has the same dtype.
-    return dataset if plain and dataset.id.get_type() == h5py.h5t.py_create(np.dtype(column.dtype)) else None
+    return (
+        dataset
+        if plain and dataset.id.get_type() == h5py.h5t.py_create(np.dtype(column.dtype))
+        else None
+    )
 
 
 def _mappings(dataset: h5py.Dataset) -> list[tuple[Any, ...]]:
-    """What a virtual dataset shows: file, dataset, the block's first and last place, its size, how much of the file."""
+    """What a virtual dataset shows: file, dataset, the block's first and last place, its size, how
+    much of the file.
+    """
     return [
         (
             one.file_name,
@@ -269,7 +314,9 @@ def _expected_mappings(section: Section, column: Column) -> list[tuple[Any, ...]
 
 
 def read_rows(root: Path, section: Section, column: Column, start: int, stop: int) -> Array:
-    """Read the samples start to stop of a column through h5py, from the shards. Raises DamageError where it cannot."""
+    """Read the samples start to stop of a column through h5py, from the shards. Raises DamageError
+    where it cannot.
+    """
     if section.compression != "none":
         register_zstd()
     rows = np.empty((stop - start, *column.shape), column.dtype)
@@ -284,7 +331,9 @@ def read_rows(root: Path, section: Section, column: Column, start: int, stop: in
                     path=path,
                     expected=f"a dataset of {column.dtype} {(len(samples), *column.shape)}",
                 )
-            rows[first - start : last - start] = dataset[first - samples.start : last - samples.start]
+            rows[first - start : last - start] = dataset[
+                first - samples.start : last - samples.start
+            ]
     return rows
 
 
@@ -294,13 +343,16 @@ def register_zstd() -> None:
         import hdf5plugin  # noqa: F401  (the import registers its filters)
     except ImportError as error:
         raise StorageError(
-            "HDF5 with zstd needs the package hdf5plugin", remedy=f"{installs('hdf5-zstd')}, or choose zarr"
+            "HDF5 with zstd needs the package hdf5plugin",
+            remedy=f"{installs('hdf5-zstd')}, or choose zarr",
         ) from error
 
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Turn what h5py raises for want of room into a StorageError: an OSError, or a RuntimeError of closing a file."""
+    """Turn what h5py raises for want of room into a StorageError: an OSError, or a RuntimeError of
+    closing a file.
+    """
     with storage_errors(path):
         try:
             yield
@@ -331,7 +383,8 @@ def _create_dataset(file: h5py.File, section: Section, column: Column, count: in
         properties.set_layout(h5py.h5d.CONTIGUOUS)
         properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     else:
-        register_zstd()  # the name of a filter stands in the file where it is loaded, so it always is
+        # the name of a filter stands in the file where it is loaded, so it always is
+        register_zstd()
         properties.set_chunk((CHUNK, *column.shape))
         properties.set_filter(_ZSTD_FILTER, h5py.h5z.FLAG_OPTIONAL, (_ZSTD_LEVEL,))
     shape = (count, *column.shape)

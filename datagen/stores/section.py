@@ -1,4 +1,6 @@
-"""The plain facts that a store needs of one split of one task, and what it tells of a shard it wrote."""
+"""The plain facts that a store needs of one split of one task, and what it tells of a shard it
+wrote.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ _BLOCK_BYTES = 1 << 23
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its name, its little-endian type string, the shape of one sample, and what its axes are called."""
+    """A column: its name, its little-endian type string, the shape of one sample, and what its axes
+    are called.
+    """
 
     name: str
     dtype: str
@@ -64,12 +68,15 @@ class Section:
 
     @property
     def samples_a_block(self) -> int:
-        """How many samples are derived, hashed and written together, to find them in the cache: about 8 MiB.
+        """How many samples are derived, hashed and written together, to find them in the cache:
+        about 8 MiB.
 
         Where they are compressed, whole chunks if one fits, so that none is decoded for two blocks.
         """
         samples = max(_BLOCK_BYTES // sum(column.sample_bytes for column in self.columns), 1)
-        return samples if self.compression == "none" or samples < CHUNK else samples // CHUNK * CHUNK
+        return (
+            samples if self.compression == "none" or samples < CHUNK else samples // CHUNK * CHUNK
+        )
 
     def blocks(self, shard: int) -> Iterator[range]:
         """The samples of a shard, block by block."""
@@ -83,7 +90,9 @@ class Section:
 
 @dataclass(frozen=True)
 class Extent:
-    """Where a column of a shard lies: `offset` is None where it is compressed, so in no single run of bytes."""
+    """Where a column of a shard lies: `offset` is None where it is compressed, so in no single run
+    of bytes.
+    """
 
     offset: int | None
     length: int
@@ -104,13 +113,17 @@ class Contradiction:
 
 
 class ShardWriter(Protocol):
-    """A shard being written: the samples of each column in order, then `commit`; or `discard` at any moment."""
+    """A shard being written: the samples of each column in order, then `commit`; or `discard` at
+    any moment.
+    """
 
     def append(self, column: str, block: Array) -> None:
         """Take the next samples of a column: (n, *shape), C-contiguous."""
 
     def commit(self) -> dict[str, Extent]:
-        """Make the shard's files durable, give them their names, and tell where each column lies."""
+        """Make the shard's files durable, give them their names, and tell where each column
+        lies.
+        """
 
     def discard(self) -> None:
         """Remove what is not committed."""
@@ -118,7 +131,9 @@ class ShardWriter(Protocol):
 
 @contextmanager
 def reading(path: Path, library: str) -> Iterator[None]:
-    """Turn what a format's library raises into a DamageError, and what the system refuses into a StorageError."""
+    """Turn what a format's library raises into a DamageError, and what the system refuses into a
+    StorageError.
+    """
     try:
         yield
     except (OSError, ArithmeticError, KeyError, ValueError, TypeError, RuntimeError) as error:

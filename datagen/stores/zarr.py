@@ -1,7 +1,9 @@
-"""Zarr v3 stores whose shard files begin with one uncompressed run of samples, so that they can be mapped.
+"""Zarr v3 stores whose shard files begin with one uncompressed run of samples, so that they can be
+mapped.
 
-The bytes are laid here, by the sharding codec's specification, and read back through zarr in the tests: the order of
-chunks within a shard, the fsync before the rename, and one write a byte are then ours, whatever zarr's version.
+The bytes are laid here, by the sharding codec's specification, and read back through zarr in the
+tests: the order of chunks within a shard, the fsync before the rename, and one write a byte are
+then ours, whatever zarr's version.
 """
 
 from __future__ import annotations
@@ -25,8 +27,14 @@ _ABSENT = (1 << 64) - 1  # in a shard's index: offset and length of a chunk that
 _ZSTD_LEVEL = 3
 _GROUP = {"zarr_format": 3, "node_type": "group", "attributes": {}}
 _MAX_METADATA = 1 << 20  # bytes of a metadata file that are looked at
-# Values that no sample has, by column: zarr shows the fill value in place of a shard that is missing, without a word.
-_IMPOSSIBLE = {("mask", "|u1"): 255, ("label", "|u1"): 255, ("circle", "<i8"): -1, ("source", "<u4"): (1 << 32) - 1}
+# Values that no sample has, by column: zarr shows the fill value in place of a shard that is
+# missing, without a word.
+_IMPOSSIBLE = {
+    ("mask", "|u1"): 255,
+    ("label", "|u1"): 255,
+    ("circle", "<i8"): -1,
+    ("source", "<u4"): (1 << 32) - 1,
+}
 ZSTD_HEADER = 18  # bytes of a frame that tell its decoded size, at most
 
 
@@ -111,7 +119,9 @@ class _ShardFile:
 
 
 def write_frame(root: Path, section: Section) -> list[str]:
-    """Write the metadata of the section's group and arrays; returns their paths relative to the dataset."""
+    """Write the metadata of the section's group and arrays; returns their paths relative to the
+    dataset.
+    """
     documents = _documents(section)
     for path, document in documents.items():
         write_atomic(root / path, canonical_json(document))
@@ -124,10 +134,11 @@ def frame_paths(section: Section) -> list[str]:
 
 
 def frame_problems(root: Path, section: Section) -> list[Contradiction]:
-    """Tell where the metadata are not what `write_frame` writes, so that zarr might read something else.
+    """Tell where the metadata are not what `write_frame` writes, so that zarr might read something
+    else.
 
-    Datasets written earlier have 0 as the fill value of every column. What was consolidated is let pass: zarr reads
-    each array by its own metadata all the same, and `is_consolidated` tells of it.
+    Datasets written earlier have 0 as the fill value of every column. What was consolidated is let
+    pass: zarr reads each array by its own metadata all the same, and `is_consolidated` tells of it.
     """
     problems = []
     for path, document in _documents(section).items():
@@ -150,7 +161,9 @@ def _spellings(document: dict[str, Any]) -> list[bytes]:
 
 
 def is_consolidated(root: Path, path: str) -> bool:
-    """Say whether the file holds a group's metadata as `zarr.consolidate_metadata` writes them anew."""
+    """Say whether the file holds a group's metadata as `zarr.consolidate_metadata` writes them
+    anew.
+    """
     with (root / path).open("rb") as file:
         data = file.read(_MAX_METADATA + 1)
     try:
@@ -159,33 +172,50 @@ def is_consolidated(root: Path, path: str) -> bool:
         return False
     if not isinstance(document, dict) or "consolidated_metadata" not in document:
         return False
-    return {key: value for key, value in document.items() if key != "consolidated_metadata"} == _GROUP
+    return {
+        key: value for key, value in document.items() if key != "consolidated_metadata"
+    } == _GROUP
 
 
-def shard_problems(root: Path, section: Section, shard: int, offsets: Sequence[int | None]) -> list[Contradiction]:
-    """Where the end of a shard's files, their index above all, does not lead zarr to the run of bytes from 0 on."""
+def shard_problems(
+    root: Path, section: Section, shard: int, offsets: Sequence[int | None]
+) -> list[Contradiction]:
+    """Where the end of a shard's files, their index above all, does not lead zarr to the run of
+    bytes from 0 on.
+    """
     problems: list[Contradiction] = []
     for column, offset in zip(section.columns, offsets, strict=True):
         path = path_rule(section, column).format(shard=shard)
         if section.compression != "none":
             problems += _compressed_problems(root, path, section, column, shard)
             continue
-        chunk_bytes, length = CHUNK * column.sample_bytes, len(section.extent(shard)) * column.sample_bytes
+        chunk_bytes, length = (
+            CHUNK * column.sample_bytes,
+            len(section.extent(shard)) * column.sample_bytes,
+        )
         index = _empty_index(section)
-        index[: section.chunks(shard)] = [(i * chunk_bytes, chunk_bytes) for i in range(section.chunks(shard))]
+        index[: section.chunks(shard)] = [
+            (i * chunk_bytes, chunk_bytes) for i in range(section.chunks(shard))
+        ]
         expected = bytes(-length % chunk_bytes) + _checked(index)
         with (root / path).open("rb") as file:
             file.seek(length)
             found = file.read(len(expected) + 1)
         if offset != 0 or found != expected:
-            problems.append(Contradiction(path, "chunks in order from byte 0, then their index", "something else"))
+            problems.append(
+                Contradiction(
+                    path, "chunks in order from byte 0, then their index", "something else"
+                )
+            )
     return problems
 
 
 def _compressed_problems(
     root: Path, path: str, section: Section, column: Column, shard: int
 ) -> Iterator[Contradiction]:
-    """Where a compressed shard's index, or the size that a chunk says it will decode to, is not what it must be."""
+    """Where a compressed shard's index, or the size that a chunk says it will decode to, is not
+    what it must be.
+    """
     tail_bytes, decoded = _empty_index(section).nbytes + 4, CHUNK * column.sample_bytes
     with (root / path).open("rb") as file:
         end = file.seek(0, os.SEEK_END) - tail_bytes
@@ -195,13 +225,19 @@ def _compressed_problems(
             yield Contradiction(path, "an index and its checksum at the end", "something else")
             return
         position = 0
-        for number, (offset, length) in enumerate(np.frombuffer(tail[:-4], "<u8").reshape(-1, 2).tolist()):
+        for number, (offset, length) in enumerate(
+            np.frombuffer(tail[:-4], "<u8").reshape(-1, 2).tolist()
+        ):
             if number >= section.chunks(shard):
                 if (offset, length) != (_ABSENT, _ABSENT):
-                    yield Contradiction(path, f"no chunk {number}", f"{length:,} bytes at {offset:,}")
+                    yield Contradiction(
+                        path, f"no chunk {number}", f"{length:,} bytes at {offset:,}"
+                    )
                 continue
             if offset != position or offset + length > end:
-                yield Contradiction(path, f"chunk {number} at {position:,}", f"{length:,} bytes at {offset:,}")
+                yield Contradiction(
+                    path, f"chunk {number} at {position:,}", f"{length:,} bytes at {offset:,}"
+                )
                 return
             file.seek(offset)
             claimed = zstd_size(file.read(min(length, ZSTD_HEADER)))
@@ -214,11 +250,15 @@ def _compressed_problems(
 
 
 def _told(claimed: int | None) -> str:
-    return "no frame that states its size" if claimed is None else f"one that decodes to {claimed:,}"
+    return (
+        "no frame that states its size" if claimed is None else f"one that decodes to {claimed:,}"
+    )
 
 
 def zstd_size(start: bytes) -> int | None:
-    """The decoded size that a Zstandard frame states in its first 18 bytes (RFC 8878, 3.1.1.1), if it does."""
+    """The decoded size that a Zstandard frame states in its first 18 bytes (RFC 8878, 3.1.1.1), if
+    it does.
+    """
     if len(start) < 6 or start[:4] != b"\x28\xb5\x2f\xfd":
         return None
     descriptor = start[4]
@@ -263,7 +303,10 @@ def _array_metadata(section: Section, column: Column) -> dict[str, Any]:
         "node_type": "array",
         "shape": [section.count, *column.shape],
         "data_type": np.dtype(column.dtype).name,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [section.shard_size, *column.shape]}},
+        "chunk_grid": {
+            "name": "regular",
+            "configuration": {"chunk_shape": [section.shard_size, *column.shape]},
+        },
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": _IMPOSSIBLE.get((column.name, column.dtype), 0),
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],

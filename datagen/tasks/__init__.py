@@ -14,13 +14,19 @@ TASKS: dict[str, Task] = {task.name: task for task in (FOREGROUND, CIRCLES, MOSA
 
 
 def register(task: Task) -> None:
-    """Make another derived dataset known under its name. Raises RecipeError where the name is taken by another."""
+    """Make another derived dataset known under its name. Raises RecipeError where the name is taken
+    by another.
+    """
     if TASKS.setdefault(task.name, task) is not task:
-        raise RecipeError(f"there is already a task {task.name!r}", remedy="give yours another name")
+        raise RecipeError(
+            f"there is already a task {task.name!r}", remedy="give yours another name"
+        )
 
 
 def find(name: str) -> Task:
     """The task of that name. Raises RecipeError where there is none."""
     if name not in TASKS:
-        raise unknown_name("task", name, TASKS, remedy="name the file that defines it: datagen --with FILE.py")
+        raise unknown_name(
+            "task", name, TASKS, remedy="name the file that defines it: datagen --with FILE.py"
+        )
     return TASKS[name]

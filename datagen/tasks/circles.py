@@ -1,4 +1,6 @@
-"""Circles: each digit with its class and the tight circle that encloses its foreground, exact and as a mask."""
+"""Circles: each digit with its class and the tight circle that encloses its foreground, exact and
+as a mask.
+"""
 
 from __future__ import annotations
 

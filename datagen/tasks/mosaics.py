@@ -1,4 +1,6 @@
-"""Mosaics: grids of digits, drawn without repetition by the keyed bijection, with a mask of classes."""
+"""Mosaics: grids of digits, drawn without repetition by the keyed bijection, with a mask of
+classes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What a task is: columns, how many samples a split holds, and how they follow from the split's digits."""
+"""What a task is: columns, how many samples a split holds, and how they follow from the split's
+digits.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from datagen.stores import Array, Column
 class Inputs:
     """Everything that the samples of one split follow from.
 
-    `images` is uint8 (n, height, width), `labels` and `thresholds` uint8 (n,): the distinct digits of the split.
+    `images` is uint8 (n, height, width), `labels` and `thresholds` uint8 (n,): the distinct digits
+    of the split.
     """
 
     split: str
@@ -40,10 +43,10 @@ Deriver = Callable[[npt.NDArray[np.int64], Mapping[str, npt.NDArray[Any]]], None
 class Task:
     """A derived dataset, as three functions.
 
-    `columns(tile, mosaics)` are its columns; `count(digits, mosaics, split)` is how many samples it has;
-    `deriver(inputs)` makes the function `derive(indices, out)` that fills `out`, one array (m, *shape) a column, with
-    the samples of those indices, int64 (m,) and read-only, in any order: each a pure function of `inputs` and its
-    index.
+    `columns(tile, mosaics)` are its columns; `count(digits, mosaics, split)` is how many samples it
+    has; `deriver(inputs)` makes the function `derive(indices, out)` that fills `out`, one array (m,
+    *shape) a column, with the samples of those indices, int64 (m,) and read-only, in any order:
+    each a pure function of `inputs` and its index.
     """
 
     name: str
@@ -60,12 +63,16 @@ def as_indices(samples: Sequence[int]) -> npt.NDArray[np.int64]:
 
 
 def take_images(inputs: Inputs, indices: npt.NDArray[np.int64], out: npt.NDArray[np.uint8]) -> None:
-    """Write the digits of these rows: int64 (m,) -> uint8 (m, h, w), without another array in between."""
+    """Write the digits of these rows: int64 (m,) -> uint8 (m, h, w), without another array in
+    between.
+    """
     np.take(inputs.images, indices, axis=0, out=out, mode="clip")  # "raise" would copy `out`
 
 
 def foreground_mask(images: Array, thresholds: Array, out: npt.NDArray[np.uint8]) -> None:
-    """Write 1 where a pixel exceeds its own tile's threshold, 0 elsewhere: uint8 (m, h, w), (m,) -> (m, h, w)."""
+    """Write 1 where a pixel exceeds its own tile's threshold, 0 elsewhere: uint8 (m, h, w), (m,) ->
+    (m, h, w).
+    """
     flat = images.reshape(len(images), -1)
     np.greater(flat, thresholds[:, None], out=out.reshape(len(out), -1).view(np.bool_))
 

@@ -1,7 +1,8 @@
-"""Hypothesis strategies for images, sources, recipes, inputs and tiny datasets, and a check for tasks of your own.
+"""Hypothesis strategies for images, sources, recipes, inputs and tiny datasets, and a check for
+tasks of your own.
 
-Whatever the strategies give is valid unless its name says "damaged"; it includes the hard cases, and shrinks towards
-few, small and simple images. `docs/testing.md` shows them at work.
+Whatever the strategies give is valid unless its name says "damaged"; it includes the hard cases,
+and shrinks towards few, small and simple images. `docs/testing.md` shows them at work.
 """
 
 from __future__ import annotations

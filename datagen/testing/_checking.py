@@ -1,4 +1,6 @@
-"""What every task must hold, asserted for given inputs; what its samples should be is not looked at."""
+"""What every task must hold, asserted for given inputs; what its samples should be is not looked
+at.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +30,11 @@ _ARRAYS = ("images", "labels", "thresholds")
 def check_task(task: Task, inputs: Inputs) -> None:
     """Raise AssertionError unless `task` is for these `inputs` what every task must be.
 
-    Its name, columns (dtype, shape, axes) and count are such as a dataset can hold; every column is filled whole;
-    each sample follows from the inputs and its index alone: it is the same by itself, in a block of any length, in any
-    order, and a second time; and the inputs, which may be read-only, are left as they are. Looked at are
-    up to 64 samples at either end. Whether the samples are right is for your own test to say.
+    Its name, columns (dtype, shape, axes) and count are such as a dataset can hold; every column is
+    filled whole; each sample follows from the inputs and its index alone: it is the same by itself,
+    in a block of any length, in any order, and a second time; and the inputs, which may be
+    read-only, are left as they are. Looked at are up to 64 samples at either end. Whether the
+    samples are right is for your own test to say.
 
     >>> from datagen.tasks import find
     >>> from datagen.testing import inputs
@@ -43,7 +46,10 @@ def check_task(task: Task, inputs: Inputs) -> None:
     >>> test_circles_are_a_task()
     """
     section = _declared(task, inputs)
-    for start, stop in {(0, min(section.count, _LOOKED_AT)), (max(section.count - _LOOKED_AT, 0), section.count)}:
+    for start, stop in {
+        (0, min(section.count, _LOOKED_AT)),
+        (max(section.count - _LOOKED_AT, 0), section.count),
+    }:
         samples = range(start, stop)
         given = _copy(inputs, writeable=True)
         due = _derived(task.deriver(given), section, [samples], 0xA5)
@@ -56,30 +62,42 @@ def check_task(task: Task, inputs: Inputs) -> None:
         unfilled = _differing(due, _derived(derive, section, [samples], 0x5A), start)
         assert not unfilled, f"{task.name}: {unfilled} is not filled whole"
         for length in _BLOCKS:
-            blocks = [samples[first : first + length] for first in range(0, len(samples), length)][::-1]
+            blocks = [samples[first : first + length] for first in range(0, len(samples), length)][
+                ::-1
+            ]
             differing = _differing(due, _derived(derive, section, blocks, 0xA5), start)
-            assert not differing, f"{task.name}: {differing} is another one in blocks of {length}, the last one first"
+            assert not differing, (
+                f"{task.name}: {differing} is another one in blocks of {length}, the last one first"
+            )
         apart = [block for block in (samples[1::2][::-1], samples[::2]) if block]
         scattered = _differing(due, _derived(derive, section, apart, 0xA5), start)
-        assert not scattered, f"{task.name}: {scattered} is another one among samples that do not follow each other"
+        assert not scattered, (
+            f"{task.name}: {scattered} is another one among samples that do not follow each other"
+        )
 
 
 def _declared(task: Task, inputs: Inputs) -> Section:
-    """The section of these inputs, as the task declares it; AssertionError where no manifest can hold it."""
+    """The section of these inputs, as the task declares it; AssertionError where no manifest can
+    hold it.
+    """
     columns = task.columns(inputs.tile, inputs.mosaics)
     count = task.count(len(inputs.images), inputs.mosaics, inputs.split)
     section = Section(task.name, inputs.split, count, columns, DEFAULT_SHARD_SIZE, "none")
     try:
         manifests.from_bytes(manifests.to_bytes(_manifest_of(section, inputs)), path=Path(MANIFEST))
     except (DatagenError, TypeError) as error:
-        raise AssertionError(f"{task.name}: no dataset can hold what it declares: {error}") from error
+        raise AssertionError(
+            f"{task.name}: no dataset can hold what it declares: {error}"
+        ) from error
     return section
 
 
 def _manifest_of(section: Section, inputs: Inputs) -> Manifest:
     digits = dict.fromkeys(SPLITS, DigitFacts(len(inputs.images), 0, 0))
     source = SourceFacts("npz", (), inputs.tile, {}, NOT_STATED, NOT_STATED, digits, 0, ())
-    recipe = Recipe("npz", tasks=tuple(dict.fromkeys((*TASKS, section.task))), mosaics=inputs.mosaics)
+    recipe = Recipe(
+        "npz", tasks=tuple(dict.fromkeys((*TASKS, section.task))), mosaics=inputs.mosaics
+    )
     return with_sections(Manifest("", recipe, source, {}, ()), [section])
 
 
@@ -90,23 +108,38 @@ def _copy(inputs: Inputs, *, writeable: bool) -> Inputs:
     return replace(inputs, **copies)
 
 
-def _derived(derive: Deriver, section: Section, blocks: Sequence[range], poison: int) -> dict[str, npt.NDArray[Any]]:
-    """The samples of the blocks, derived one block after another into buffers full of `poison`, in ascending order."""
+def _derived(
+    derive: Deriver, section: Section, blocks: Sequence[range], poison: int
+) -> dict[str, npt.NDArray[Any]]:
+    """The samples of the blocks, derived one block after another into buffers full of `poison`, in
+    ascending order.
+    """
     parts = []
     for block in blocks:
         out = {column.name: _poisoned(column, len(block), poison) for column in section.columns}
         derive(as_indices(block), dict(out))
         parts.append(out)
     order = np.argsort(np.concatenate([np.array(block, np.int64) for block in blocks]))
-    return {column.name: np.concatenate([out[column.name] for out in parts])[order] for column in section.columns}
+    return {
+        column.name: np.concatenate([out[column.name] for out in parts])[order]
+        for column in section.columns
+    }
 
 
 def _poisoned(column: Column, count: int, poison: int) -> npt.NDArray[Any]:
-    return np.full(count * column.sample_bytes, poison, np.uint8).view(column.dtype).reshape(count, *column.shape)
+    return (
+        np.full(count * column.sample_bytes, poison, np.uint8)
+        .view(column.dtype)
+        .reshape(count, *column.shape)
+    )
 
 
-def _differing(due: Mapping[str, npt.NDArray[Any]], found: Mapping[str, npt.NDArray[Any]], first: int) -> str:
-    """The first column and sample in which the two are not the same, "" where there is none; they begin at `first`."""
+def _differing(
+    due: Mapping[str, npt.NDArray[Any]], found: Mapping[str, npt.NDArray[Any]], first: int
+) -> str:
+    """The first column and sample in which the two are not the same, "" where there is none; they
+    begin at `first`.
+    """
     for name, column in due.items():
         rows = np.flatnonzero((column != found[name]).reshape(len(column), -1).any(axis=1))
         if len(rows):

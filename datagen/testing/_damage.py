@@ -1,4 +1,6 @@
-"""Datasets with one piece of damage each, of every kind that a full verification promises to find."""
+"""Datasets with one piece of damage each, of every kind that a full verification promises to
+find.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,16 @@ from datagen.layout import TASKS
 from datagen.stores import open_store
 from datagen.testing._datasets import TinyDataset, datasets, plant
 
-# What has been done and where: the dataset's root, the path of the damage relative to it, and how it is told.
+# What has been done and where: the dataset's root, the path of the damage relative to it, and how
+# it is told.
 _Done = tuple[Path, str, str]
 _Damage = Callable[[TinyDataset, int, int], _Done]
 
 
 def _to_file(damage: Callable[[Path, int, Path], str]) -> _Damage:
-    """Damage of a dataset, from damage of one file: `damage(file, number, root)` tells what it did."""
+    """Damage of a dataset, from damage of one file: `damage(file, number, root)` tells what it
+    did.
+    """
 
     def do(whole: TinyDataset, which: int, number: int) -> _Done:
         root, file = _copied(whole, which)
@@ -95,16 +100,24 @@ def _add(whole: TinyDataset, which: int, number: int) -> _Done:
 
 
 def _forge(whole: TinyDataset, which: int, number: int) -> _Done:
-    """One bit of one sample, all digests made to fit. The labels of the digits cannot be known without the source."""
+    """One bit of one sample, all digests made to fit. The labels of the digits cannot be known
+    without the source.
+    """
     resolved = build.Resolved(whole.recipe, whole.source)
-    every = [(section, column) for section in build.sections(resolved.plan) for column in section.columns]
+    every = [
+        (section, column) for section in build.sections(resolved.plan) for column in section.columns
+    ]
     choices = [one for one in every if (one[0].task, one[1].name) != ("circles", "label")]
     section, column = choices[which % len(choices)]
     position, index = divmod(number, section.count)
     value = np.array(resolved.sample(section.task, section.split, index)[column.name])
     value.reshape(-1)[position % value.size] ^= 1
     root = plant(whole, section.task, section.split, column.name, index, value)
-    path = open_store(whole.recipe.storage.format).path_rule(section, column).format(shard=index // section.shard_size)
+    path = (
+        open_store(whole.recipe.storage.format)
+        .path_rule(section, column)
+        .format(shard=index // section.shard_size)
+    )
     return root, path, f"{column.name} of sample {index}, all digests made to fit"
 
 
@@ -124,9 +137,11 @@ DAMAGES = tuple(_DAMAGES)
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DamagedDataset:
-    """A copy of the dataset `whole` with one piece of damage of the `kind` named; `str` describes it.
+    """A copy of the dataset `whole` with one piece of damage of the `kind` named; `str` describes
+    it.
 
-    The damage is done when `root` or `path` is first asked for; `which` and `number` choose its place.
+    The damage is done when `root` or `path` is first asked for; `which` and `number` choose its
+    place.
     """
 
     whole: TinyDataset
@@ -164,11 +179,13 @@ def damaged_datasets(
     format: str | None = None,  # noqa: A002  (the recipe's own word)
     compression: str | None = None,
 ) -> DamagedDataset:
-    """Datasets with one piece of damage each, as `DamagedDataset` records; a full verification finds every one.
+    """Datasets with one piece of damage each, as `DamagedDataset` records; a full verification
+    finds every one.
 
-    `kinds` chooses among `DAMAGES`: a file with a "flipped bit", "truncated" (also to nothing), "extended" by a byte,
-    "deleted", "added", "swapped" with another, or replaced by a "link" to it or by a "folder"; or a "wrong sample" with
-    all digests made to fit. The other arguments are those of `datasets`. Raises ValueError for an unknown kind.
+    `kinds` chooses among `DAMAGES`: a file with a "flipped bit", "truncated" (also to nothing),
+    "extended" by a byte, "deleted", "added", "swapped" with another, or replaced by a "link" to it
+    or by a "folder"; or a "wrong sample" with all digests made to fit. The other arguments are
+    those of `datasets`. Raises ValueError for an unknown kind.
 
     >>> from hypothesis import given, settings
     >>> @settings(deadline=None, max_examples=2)
@@ -179,7 +196,9 @@ def damaged_datasets(
     """
     unknown = sorted(set(kinds or ()) - set(DAMAGES))
     if unknown:
-        raise ValueError(f"unknown kinds of damage: {', '.join(unknown)}; there are {', '.join(DAMAGES)}")
+        raise ValueError(
+            f"unknown kinds of damage: {', '.join(unknown)}; there are {', '.join(DAMAGES)}"
+        )
     whole = draw(datasets(tasks=tasks, format=format, compression=compression))
     kind = draw(st.sampled_from(tuple(kinds or DAMAGES)))
     return DamagedDataset(whole, kind, draw(st.integers(0, 1 << 10)), draw(st.integers(0, 1 << 32)))

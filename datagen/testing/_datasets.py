@@ -1,4 +1,6 @@
-"""Whole tiny datasets on disk, built once for each content; and such as a writer with a bug would leave."""
+"""Whole tiny datasets on disk, built once for each content; and such as a writer with a bug would
+leave.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ _KEPT = 16  # folders of a kind: mostly under 1 MiB each
 
 
 class _Folders:
-    """Temporary folders by key, made when first asked for; beyond `_KEPT` the least recently used goes."""
+    """Temporary folders by key, made when first asked for; beyond `_KEPT` the least recently used
+    goes.
+    """
 
     def __init__(self) -> None:
         self._paths: OrderedDict[Hashable, Path] = OrderedDict()
@@ -54,8 +58,14 @@ class _Folders:
 
 @cache
 def _temporary_place() -> Path:
-    """A folder that is removed at exit; in memory where the system offers it, for a build waits for the disk often."""
-    in_memory = "/dev/shm" if "TMPDIR" not in os.environ and os.access("/dev/shm", os.W_OK | os.X_OK) else None
+    """A folder that is removed at exit; in memory where the system offers it, for a build waits for
+    the disk often.
+    """
+    in_memory = (
+        "/dev/shm"
+        if "TMPDIR" not in os.environ and os.access("/dev/shm", os.W_OK | os.X_OK)
+        else None
+    )
     place, owner = Path(tempfile.mkdtemp(prefix="datagen-testing-", dir=in_memory)), os.getpid()
 
     def remove() -> None:
@@ -74,8 +84,9 @@ _NUMBERS = itertools.count()
 class TinyDataset:
     """A whole dataset of a few digits, and the source and the recipe that it follows from.
 
-    It is built when `root` is first asked for. The folder is yours to change: what follows from the same source and
-    recipe is built once, but everyone gets a copy. The sixteen copies asked for last are kept, until the process ends.
+    It is built when `root` is first asked for. The folder is yours to change: what follows from the
+    same source and recipe is built once, but everyone gets a copy. The sixteen copies asked for
+    last are kept, until the process ends.
     """
 
     source: Source
@@ -85,12 +96,16 @@ class TinyDataset:
     def root(self) -> Path:
         """The dataset's folder."""
         built = _BUILT.get(self._key(), self._build)
-        folder = _COPIES.get(next(_NUMBERS), lambda copy: shutil.copytree(built, copy, dirs_exist_ok=True))
+        folder = _COPIES.get(
+            next(_NUMBERS), lambda copy: shutil.copytree(built, copy, dirs_exist_ok=True)
+        )
         return folder / "data"
 
     @property
     def source_path(self) -> Path:
-        """The source as a .npz file: `verify(root, directory=source_path)` then stands on the source."""
+        """The source as a .npz file: `verify(root, directory=source_path)` then stands on the
+        source.
+        """
         return self.root.parent / "source.npz"
 
     def _key(self) -> bytes:
@@ -113,9 +128,10 @@ def datasets(
 ) -> TinyDataset:
     """Whole tiny datasets on disk, as `TinyDataset` records.
 
-    `tasks` may name those that `datagen.tasks.register` made known; `format` ("zarr", "hdf5") and `compression`
-    ("none", "zstd") are drawn where they are None, as is `shape`, (height, width) of a digit. A build takes about a
-    tenth of a second, and is no part of drawing: give the test `@settings(deadline=None)`, and fewer examples.
+    `tasks` may name those that `datagen.tasks.register` made known; `format` ("zarr", "hdf5") and
+    `compression` ("none", "zstd") are drawn where they are None, as is `shape`, (height, width) of
+    a digit. A build takes about a tenth of a second, and is no part of drawing: give the test
+    `@settings(deadline=None)`, and fewer examples.
 
     >>> from datagen.verify import verify
     >>> from hypothesis import given, settings
@@ -126,15 +142,20 @@ def datasets(
     >>> test_a_dataset_is_whole()
     """
     source = draw(sources(shape=shape))
-    return TinyDataset(source, draw(recipes(source, tasks=tasks, format=format, compression=compression)))
+    return TinyDataset(
+        source, draw(recipes(source, tasks=tasks, format=format, compression=compression))
+    )
 
 
-def plant(dataset: TinyDataset, task: str, split: str, column: str, index: int, value: npt.ArrayLike) -> Path:
-    """Build `dataset` anew with another `value` for one sample, every digest made to fit; returns the root.
+def plant(
+    dataset: TinyDataset, task: str, split: str, column: str, index: int, value: npt.ArrayLike
+) -> Path:
+    """Build `dataset` anew with another `value` for one sample, every digest made to fit; returns
+    the root.
 
-    This is what a writer with a bug leaves: no digest tells, only deriving the sample anew does. The folder is kept
-    as long as one of `TinyDataset`. Raises RecipeError where there is no such sample, ValueError where it has this
-    value.
+    This is what a writer with a bug leaves: no digest tells, only deriving the sample anew does.
+    The folder is kept as long as one of `TinyDataset`. Raises RecipeError where there is no such
+    sample, ValueError where it has this value.
 
     >>> plant(dataset, "foreground", "test", "threshold", 0, 7)  # doctest: +SKIP
     """
@@ -143,12 +164,16 @@ def plant(dataset: TinyDataset, task: str, split: str, column: str, index: int, 
     if column not in sample:
         raise RecipeError(f"{task} has no column {column}", expected=f"one of {', '.join(sample)}")
     if np.array_equal(sample[column], value):
-        raise ValueError(f"{column} of sample {index} of {task}/{split} has this value: nothing would be wrong")
+        raise ValueError(
+            f"{column} of sample {index} of {task}/{split} has this value: nothing would be wrong"
+        )
 
     def deriver(section: Section) -> Deriver:
         derive = resolved.deriver(section)
 
-        def derive_wrongly(indices: npt.NDArray[np.int64], out: Mapping[str, npt.NDArray[Any]]) -> None:
+        def derive_wrongly(
+            indices: npt.NDArray[np.int64], out: Mapping[str, npt.NDArray[Any]]
+        ) -> None:
             derive(indices, out)
             out[column][indices == index] = value
 
@@ -156,6 +181,8 @@ def plant(dataset: TinyDataset, task: str, split: str, column: str, index: int, 
 
     def fill(folder: Path) -> None:
         save_source(dataset.source, folder / "source.npz")
-        assembly.assemble(folder / "data", resolved.plan, build.sections(resolved.plan), deriver, workers=1)
+        assembly.assemble(
+            folder / "data", resolved.plan, build.sections(resolved.plan), deriver, workers=1
+        )
 
     return _COPIES.get(next(_NUMBERS), fill) / "data"

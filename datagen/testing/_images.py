@@ -24,10 +24,11 @@ def images(
 ) -> st.SearchStrategy[UInt8]:
     """Digit-like images: uint8 (height, width), each a new array.
 
-    `shape` is (height, width); None draws it, to `max_side` pixels a side. `kinds` chooses among `KINDS`: "empty" (all
-    0), "constant" (no foreground either), "pixel", "row", "column" (one of them inked), "full" (all but one pixel
-    foreground), "peaks" (two equal peaks in the histogram, so that two thresholds may be equally good), "strokes",
-    "noise". In the smallest shapes several are the same. Raises ValueError for an unknown kind.
+    `shape` is (height, width); None draws it, to `max_side` pixels a side. `kinds` chooses among
+    `KINDS`: "empty" (all 0), "constant" (no foreground either), "pixel", "row", "column" (one of
+    them inked), "full" (all but one pixel foreground), "peaks" (two equal peaks in the histogram,
+    so that two thresholds may be equally good), "strokes", "noise". In the smallest shapes several
+    are the same. Raises ValueError for an unknown kind.
 
     >>> from hypothesis import find
     >>> find(images((2, 3)), lambda image: image.any())
@@ -36,7 +37,9 @@ def images(
     """
     unknown = sorted(set(kinds or ()) - set(KINDS))
     if unknown:
-        raise ValueError(f"unknown kinds of image: {', '.join(unknown)}; there are {', '.join(KINDS)}")
+        raise ValueError(
+            f"unknown kinds of image: {', '.join(unknown)}; there are {', '.join(KINDS)}"
+        )
     if shape is None:
         return shapes(max_side).flatmap(lambda drawn: images(drawn, kinds=kinds))
     return _images_of(shape, tuple(kinds or KINDS))
@@ -80,7 +83,9 @@ def _row(shape: Shape) -> st.SearchStrategy[UInt8]:
 
 
 def _column(shape: Shape) -> st.SearchStrategy[UInt8]:
-    return st.builds(lambda where, ink: _inked(shape, np.s_[:, where[1]], ink), _places(shape), _INK)
+    return st.builds(
+        lambda where, ink: _inked(shape, np.s_[:, where[1]], ink), _places(shape), _INK
+    )
 
 
 @st.composite
@@ -93,7 +98,9 @@ def _full(draw: st.DrawFn, shape: Shape) -> UInt8:
 
 @st.composite
 def _peaks(draw: st.DrawFn, shape: Shape) -> UInt8:
-    """As many pixels of one level as of another, the others halfway between: the histogram mirrors itself."""
+    """As many pixels of one level as of another, the others halfway between: the histogram mirrors
+    itself.
+    """
     size = shape[0] * shape[1]
     apart = draw(st.integers(1, 127))
     middle = draw(st.integers(apart, 255 - apart))
@@ -110,7 +117,10 @@ def _strokes(draw: st.DrawFn, shape: Shape) -> UInt8:
         points, ink = draw(st.lists(_places(shape), min_size=2, max_size=4)), draw(_INK)
         for (top, left), (bottom, right) in itertools.pairwise(points):
             steps = max(abs(bottom - top), abs(right - left)) + 1
-            y, x = (np.linspace(*ends, steps).round().astype(int) for ends in ((top, bottom), (left, right)))
+            y, x = (
+                np.linspace(*ends, steps).round().astype(int)
+                for ends in ((top, bottom), (left, right))
+            )
             image[y, x] = ink
     if draw(st.booleans()):
         edge = image // 2
@@ -139,7 +149,9 @@ KINDS = tuple(_IMAGES)
 
 @lru_cache(256)
 def distinct(shape: Shape, least: int, most: int) -> st.SearchStrategy[list[UInt8]]:
-    """From `least` to `most` images, no two equal: an image that is there already becomes a number, in base 256."""
+    """From `least` to `most` images, no two equal: an image that is there already becomes a number,
+    in base 256.
+    """
     return st.lists(images(shape), min_size=least, max_size=most).map(_made_distinct)
 
 

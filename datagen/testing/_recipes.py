@@ -1,4 +1,6 @@
-"""Recipes that can be written, recipes that a source can satisfy, and what the samples of a split follow from."""
+"""Recipes that can be written, recipes that a source can satisfy, and what the samples of a split
+follow from.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,16 @@ from hypothesis import strategies as st
 from datagen import build
 from datagen.errors import DatagenError
 from datagen.layout import CHUNK, MAX_SHARD_SIZE, SPLITS, TASKS
-from datagen.recipe import COMPRESSIONS, FORMATS, MAX_COUNT, MAX_GRID_SIDE, MAX_SEED, Mosaics, Recipe, Storage
+from datagen.recipe import (
+    COMPRESSIONS,
+    FORMATS,
+    MAX_COUNT,
+    MAX_GRID_SIDE,
+    MAX_SEED,
+    Mosaics,
+    Recipe,
+    Storage,
+)
 from datagen.sources.record import MAX_CLASSES, Source
 from datagen.sources.split import divide
 from datagen.tasks import Inputs
@@ -29,12 +40,13 @@ def recipes(
     format: str | None = None,  # noqa: A002  (the recipe's own word)
     compression: str | None = None,
 ) -> st.SearchStrategy[Recipe]:
-    """Valid recipes: given a `source`, such as it can satisfy, with few mosaics; else any that can be written at all.
+    """Valid recipes: given a `source`, such as it can satisfy, with few mosaics; else any that can
+    be written at all.
 
-    `tasks`, `format` and `compression` are as in the recipe; None draws the last two, and takes the three tasks (of
-    a recipe for no given source, some of them). With a source, `build.Resolved(recipe, source)` never raises; the
-    recipe names the source without its path. Drawing raises InputError or RecipeError where no recipe can divide
-    `source`.
+    `tasks`, `format` and `compression` are as in the recipe; None draws the last two, and takes the
+    three tasks (of a recipe for no given source, some of them). With a source,
+    `build.Resolved(recipe, source)` never raises; the recipe names the source without its path.
+    Drawing raises InputError or RecipeError where no recipe can divide `source`.
 
     >>> from hypothesis import find
     >>> find(recipes(format="hdf5"), lambda recipe: recipe.seed > 6).seed
@@ -51,10 +63,14 @@ def recipes(
     counts, sides = st.integers(1, MAX_COUNT), st.integers(1, MAX_GRID_SIDE)
     return st.builds(
         Recipe,
-        st.sampled_from(("strokes", "mnist", "fashion-mnist", "npz:digits.npz", "idx:digits", "images:a folder")),
+        st.sampled_from(
+            ("strokes", "mnist", "fashion-mnist", "npz:digits.npz", "idx:digits", "images:a folder")
+        ),
         st.none() | counts,
         _SEEDS,
-        st.just(tasks) if tasks else st.sampled_from((TASKS, TASKS[:2])).flatmap(st.permutations).map(tuple),
+        st.just(tasks)
+        if tasks
+        else st.sampled_from((TASKS, TASKS[:2])).flatmap(st.permutations).map(tuple),
         st.builds(Mosaics, st.tuples(sides, sides), counts, counts, counts),
         storage,
     )
@@ -78,7 +94,9 @@ def _recipes_for(
 def _divided(
     source: Source, val: int | None, seed: int, vals: Sequence[int | None]
 ) -> tuple[int | None, int, dict[str, int]]:
-    """A `val` and a `seed` that divide the source, those given if they will do, and the count of each split."""
+    """A `val` and a `seed` that divide the source, those given if they will do, and the count of
+    each split.
+    """
     seeds = (number % (MAX_SEED + 1) for number in itertools.count(seed))
     others = ((other, seed) for seed in seeds for other in vals)
     for val_tried, seed_tried in itertools.chain([(val, seed)], itertools.islice(others, _TRIES)):
@@ -87,13 +105,19 @@ def _divided(
         except DatagenError as error:
             refusal = error
         else:
-            return val_tried, seed_tried, {split: len(one.labels) for split, one in division.digits.items()}
+            return (
+                val_tried,
+                seed_tried,
+                {split: len(one.labels) for split, one in division.digits.items()},
+            )
     raise refusal
 
 
 @st.composite
 def _mosaics(draw: st.DrawFn, digits: Mapping[str, int]) -> Mosaics:
-    """Grids and counts that so many digits can fill; now and then a count at the edge of a shard, or beyond it."""
+    """Grids and counts that so many digits can fill; now and then a count at the edge of a shard,
+    or beyond it.
+    """
     grid = draw(shapes(3))
     counts = {}
     for split in SPLITS:
@@ -106,9 +130,11 @@ def _mosaics(draw: st.DrawFn, digits: Mapping[str, int]) -> Mosaics:
 
 @st.composite
 def inputs(draw: st.DrawFn, *, shape: Shape | None = None, max_digits: int = 6) -> Inputs:
-    """What the samples of one split follow from: `Inputs` of 1 to `max_digits` distinct digits, thresholds exact.
+    """What the samples of one split follow from: `Inputs` of 1 to `max_digits` distinct digits,
+    thresholds exact.
 
-    `shape` is (height, width) of a digit; None draws it. Labels are at most 253, as in every source.
+    `shape` is (height, width) of a digit; None draws it. Labels are at most 253, as in every
+    source.
 
     >>> from hypothesis import find
     >>> find(inputs(shape=(2, 2)), lambda inputs: inputs.thresholds.any()).images.shape

@@ -1,4 +1,6 @@
-"""Labelled sources of a few images, with duplicates and conflicting labels, in memory and as .npz files."""
+"""Labelled sources of a few images, with duplicates and conflicting labels, in memory and as .npz
+files.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ from datagen.testing._images import Shape, distinct, shapes
 
 _FEW_CLASSES = 10
 LAYOUTS = (("train", "val", "test"), ("train", "test"), ("all",))
-# Images of a part that are nowhere else, so that each split can keep one: train may give to val, all gives to
-# both, by key, and with few images few seeds do.
+# Images of a part that are nowhere else, so that each split can keep one: train may give to val,
+# all gives to both, by key, and with few images few seeds do.
 _OWN = {"all": 5, "train": 2, "val": 1, "test": 1}
 
 
@@ -32,12 +34,13 @@ def sources(
     max_images: int = 6,
     duplicates: bool = True,
 ) -> Source:
-    """Labelled sources: `Source` records of a few images of one shape, just as `npz:FILE` reads them.
+    """Labelled sources: `Source` records of a few images of one shape, just as `npz:FILE` reads
+    them.
 
-    `parts` is one of `LAYOUTS`, `shape` (height, width); None draws them. A part has up to `max_images` distinct
-    images, "all" at least five. With `duplicates` some images come again, in the same part or in another, and perhaps
-    with another label. Some recipe can divide every one of them (see `recipes`), but not every recipe can: `divide`
-    may raise InputError or RecipeError.
+    `parts` is one of `LAYOUTS`, `shape` (height, width); None draws them. A part has up to
+    `max_images` distinct images, "all" at least five. With `duplicates` some images come again, in
+    the same part or in another, and perhaps with another label. Some recipe can divide every one of
+    them (see `recipes`), but not every recipe can: `divide` may raise InputError or RecipeError.
 
     >>> from hypothesis import given
     >>> @given(sources(parts=("train", "test"), shape=(4, 3)))
@@ -49,7 +52,10 @@ def sources(
     tile = draw(shapes()) if shape is None else shape
     counts = [draw(st.integers(_OWN[name], max(_OWN[name], max_images))) for name in names]
     unused = iter(draw(distinct(tile, sum(counts), sum(counts))))
-    own = {name: list(itertools.islice(unused, count)) for name, count in zip(names, counts, strict=True)}
+    own = {
+        name: list(itertools.islice(unused, count))
+        for name, count in zip(names, counts, strict=True)
+    }
     shared = [image for name in names for image in own[name][_OWN[name] :]] if duplicates else []
     classes = draw(class_counts(max_classes))
     delivered = {}
@@ -60,16 +66,21 @@ def sources(
         rows = [*rows[first:], *rows[:first]]
         delivered[name] = Part(np.stack(rows), draw(labels_of(len(rows), classes)))
     digests = {name: _digest(name, array) for name, array in _arrays(delivered).items()}
-    return Source("npz", delivered, tuple(map(str, range(classes))), digests, NOT_STATED, NOT_STATED)
+    return Source(
+        "npz", delivered, tuple(map(str, range(classes))), digests, NOT_STATED, NOT_STATED
+    )
 
 
 def save_source(source: Source, path: Path) -> Path:
-    """Write a source as the .npz file from which `npz:FILE` reads the same source; returns its path.
+    """Write a source as the .npz file from which `npz:FILE` reads the same source; returns its
+    path.
 
     >>> save_source(source, tmp_path / "digits.npz")  # doctest: +SKIP
     """
     with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, classes=np.array(source.classes), **_arrays(source.parts))
+        np.savez(
+            file, allow_pickle=False, classes=np.array(source.classes), **_arrays(source.parts)
+        )
     return path
 
 
@@ -95,4 +106,6 @@ def _arrays(parts: Mapping[str, Part]) -> dict[str, UInt8]:
 
 def _digest(name: str, array: UInt8) -> str:
     """The digest that the reader of .npz files gives to an array."""
-    return hashlib.sha256(f"{name} {'x'.join(map(str, array.shape))}\n".encode() + array.tobytes()).hexdigest()
+    return hashlib.sha256(
+        f"{name} {'x'.join(map(str, array.shape))}\n".encode() + array.tobytes()
+    ).hexdigest()

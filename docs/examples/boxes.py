@@ -1,11 +1,13 @@
-"""Boxes: each digit with its class and the tight box around its foreground, as a fourth dataset in one file.
+"""Boxes: each digit with its class and the tight box around its foreground, as a fourth dataset in
+one file.
 
     datagen --with docs/examples/boxes.py build --recipe strokes --out data/boxes
     datagen --with docs/examples/boxes.py verify data/boxes
 
-Ground truth: the box is (left, top, width, height) in pixels, of the smallest upright rectangle of whole pixels that
-holds every pixel above the digit's own threshold: foreground lies in columns left to left + width - 1 and in rows top
-to top + height - 1, and touches all four sides. A digit without foreground has (0, 0, 0, 0) and stays.
+Ground truth: the box is (left, top, width, height) in pixels, of the smallest upright rectangle of
+whole pixels that holds every pixel above the digit's own threshold: foreground lies in columns left
+to left + width - 1 and in rows top to top + height - 1, and touches all four sides. A digit without
+foreground has (0, 0, 0, 0) and stays.
 
 | column | dtype | shape of a sample | meaning |
 |---|---|---|---|
@@ -36,7 +38,9 @@ def enclose(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
 
 
 def _span(inked: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Where the ink of each line begins and how far it reaches, 0 and 0 without ink: bool (n, length) -> (n,), (n,)."""
+    """Where the ink of each line begins and how far it reaches, 0 and 0 without ink: bool (n,
+    length) -> (n,), (n,).
+    """
     first, after_last = inked.argmax(axis=1), inked.shape[1] - inked[:, ::-1].argmax(axis=1)
     return first, np.where(inked.any(axis=1), after_last - first, 0)
 

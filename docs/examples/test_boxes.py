@@ -1,4 +1,6 @@
-"""Boxes are right, follow from their digits alone, and a wrong one is found: `pytest docs/examples`."""
+"""Boxes are right, follow from their digits alone, and a wrong one is found: `pytest
+docs/examples`.
+"""
 
 from __future__ import annotations
 
@@ -59,4 +61,9 @@ def test_a_dataset_with_boxes_is_whole(dataset: TinyDataset) -> None:
 def test_a_wrong_box_is_found_though_every_digest_fits(dataset: TinyDataset, split: str) -> None:
     root = plant(dataset, "boxes", split, "box", 0, [0, 0, 999, 1])
     (problem,) = verify(root).problems
-    assert (problem.kind, problem.task, problem.split, problem.index) == ("wrong box", "boxes", split, 0)
+    assert (problem.kind, problem.task, problem.split, problem.index) == (
+        "wrong box",
+        "boxes",
+        split,
+        0,
+    )

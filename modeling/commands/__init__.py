@@ -1,1 +1,3 @@
-"""What the command line offers, by what it is for: training, scoring, and applying what was trained."""
+"""What the command line offers, by what it is for: training, scoring, and applying what was
+trained.
+"""

@@ -1,4 +1,6 @@
-"""The commands that use a trained run: what it predicts for anybody's images, and the run as an ONNX model."""
+"""The commands that use a trained run: what it predicts for anybody's images, and the run as an
+ONNX model.
+"""
 
 from __future__ import annotations
 
@@ -47,9 +49,13 @@ _run = click.argument("run", type=PATH)
     show_default=True,
     help="What to take of a dataset.",
 )
-@click.option("--overlay", is_flag=True, help="Draw the prediction over each image too, 100 at most.")
 @click.option(
-    "--invert", is_flag=True, help="Turn dark digits on a light ground into light ones on a dark ground first."
+    "--overlay", is_flag=True, help="Draw the prediction over each image too, 100 at most."
+)
+@click.option(
+    "--invert",
+    is_flag=True,
+    help="Turn dark digits on a light ground into light ones on a dark ground first.",
 )
 @device_option
 @threads_option
@@ -69,14 +75,17 @@ def predict(
 ) -> None:
     """Predict masks, circles and classes of images, by the best weights of RUN.
 
-    INPUT is a PNG file, an .npy file of uint8 (H, W) or (N, H, W), a folder of PNG files, or a dataset.
+    INPUT is a PNG file, an .npy file of uint8 (H, W) or (N, H, W), a folder of PNG files, or a
+    dataset.
     """
     load_torch()
     from modeling.inference import predict as library
     from modeling.inference.findings import rows
 
     device = find_device(device_name, threads)
-    record = library.predict(run, inputs, out, split=split, invert=invert, overlay=overlay, device=device)
+    record = library.predict(
+        run, inputs, out, split=split, invert=invert, overlay=overlay, device=device
+    )
     if as_json:
         print_json(record)
         return
@@ -88,13 +97,17 @@ def predict(
     print_table(table[: 1 + _ROWS])
     more = len(table) - 1 - _ROWS
     say()
-    say(f"{f'and {more:,} more; ' if more > 0 else ''}{len(record['files']):,} files in {out}, and {library.FILE}")
+    say(
+        f"{f'and {more:,} more; ' if more > 0 else ''}{len(record['files']):,} files in {out}, and {library.FILE}"
+    )
 
 
 @click.command()
 @_run
 @click.option("--onnx", "as_onnx", is_flag=True, help="As an ONNX model.")
-@click.option("--out", type=PATH, metavar="FILE", help="What to write.  [default: model.onnx in RUN]")
+@click.option(
+    "--out", type=PATH, metavar="FILE", help="What to write.  [default: model.onnx in RUN]"
+)
 @click.option(
     "--dataset",
     "directory",
@@ -130,7 +143,9 @@ def export(
     elif not quiet:
         parity = record["parity"]
         print_parity(parity["outputs"])
-        say(f"\n{path}: the network and onnxruntime agree on {parity['images']:,} images {parity['of']}")
+        say(
+            f"\n{path}: the network and onnxruntime agree on {parity['images']:,} images {parity['of']}"
+        )
 
 
 def _images(trained: Trained, directory: Path | None) -> tuple[UInt8, str]:
@@ -144,5 +159,7 @@ def _images(trained: Trained, directory: Path | None) -> tuple[UInt8, str]:
     dataset = open_dataset(directory or DATASET)
     images = dataset.split(trained.task.name, "val")["image"]
     if images.shape[1:] != trained.size:
-        return random_images(trained.size), "of random grey levels: those of the dataset are of another size"
+        return random_images(
+            trained.size
+        ), "of random grey levels: those of the dataset are of another size"
     return images[:SAMPLES], f"of val of {dataset.source}, dataset {dataset.digest[:12]}"

@@ -50,7 +50,9 @@ def score(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Score a run (a folder), all runs, or anybody's predictions, beside the reference and a trivial baseline."""
+    """Score a run (a folder), all runs, or anybody's predictions, beside the reference and a
+    trivial baseline.
+    """
     if (run is None) == (predictions is None):
         raise click.UsageError("say which run to score, or give --predictions FILE")
     if predictions is not None and (task is None or len(split) > 1):
@@ -85,7 +87,14 @@ def score(
 @device_option
 @threads_option
 @quiet_option
-def report(folder: Path, directory: Path, out: Path | None, device_name: str, threads: int | None, quiet: bool) -> None:
+def report(
+    folder: Path,
+    directory: Path,
+    out: Path | None,
+    device_name: str,
+    threads: int | None,
+    quiet: bool,
+) -> None:
     """Show runs on one page of HTML: curves, scores, examples, worst cases.
 
     RUNS is where the runs are, or one run.  [default: runs]
@@ -95,6 +104,8 @@ def report(folder: Path, directory: Path, out: Path | None, device_name: str, th
     from modeling.shards import open_dataset
 
     device = str(find_device(device_name, threads))
-    page, *pictures = write_report(folder, open_dataset(directory), out or folder / "report", device=device)
+    page, *pictures = write_report(
+        folder, open_dataset(directory), out or folder / "report", device=device
+    )
     if not quiet:
         say(f"{page}: written, and {len(pictures)} pictures beside it")

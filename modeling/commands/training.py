@@ -42,7 +42,13 @@ if TYPE_CHECKING:
     type=click.Choice(["cpu", "gpu", "record"]),
     help="Size of network and length of training.  [default: cpu, or gpu where there is one]",
 )
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Key of all randomness.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Key of all randomness.",
+)
 @click.option(
     "--set",
     "assignments",
@@ -71,8 +77,12 @@ if TYPE_CHECKING:
     is_flag=True,
     help="When they are trained, score them like 'modeling score'; with --json: {trained: [...], scored: [...]}.",
 )
-@click.option("--resume", is_flag=True, help="Go on with what is there; a finished run is left as it is.")
-@click.option("--tensorboard", is_flag=True, help="Write logs for TensorBoard too, to DIR/TASK/tensorboard.")
+@click.option(
+    "--resume", is_flag=True, help="Go on with what is there; a finished run is left as it is."
+)
+@click.option(
+    "--tensorboard", is_flag=True, help="Write logs for TensorBoard too, to DIR/TASK/tensorboard."
+)
 @quiet_option
 @json_option
 def train(
@@ -103,14 +113,23 @@ def train(
     device = find_device(device_name, threads)
     name = preset or ("gpu" if device.type == "cuda" else "cpu")
     chosen = TASKS if task == "all" else (task,)
-    configurations = {each: configs.preset(each, name, seed).override(assignments) for each in chosen}
+    configurations = {
+        each: configs.preset(each, name, seed).override(assignments) for each in chosen
+    }
     headlines = {each: tasks.TASKS[each].headline for each in chosen}
     follower = rank_and_count()[0] > 0
     silent = quiet or as_json or follower
     progress = Progress({each: config.steps for each, config in configurations.items()}, headlines)
     work = {
         each: partial(
-            _train, directory, config, out / each, device_name, resume=resume, board=tensorboard, replay=replay
+            _train,
+            directory,
+            config,
+            out / each,
+            device_name,
+            resume=resume,
+            board=tensorboard,
+            replay=replay,
         )
         for each, config in configurations.items()
     }
@@ -178,7 +197,10 @@ def _train(
 
 
 def _run_all(
-    work: Mapping[str, partial[Evidence]], device: torch.device, jobs: int | None, tell: Callable[[str, Any], None]
+    work: Mapping[str, partial[Evidence]],
+    device: torch.device,
+    jobs: int | None,
+    tell: Callable[[str, Any], None],
 ) -> dict[str, Evidence]:
     """Train tasks, side by side where that is faster or asked for: what of them was begun, by task.
 
@@ -198,7 +220,9 @@ def _run_all(
             with joined(device):  # for all tasks
                 for task, train in work.items():
                     done[task] = train(partial(tell, task), stop)
-                    if not done[task].finished:  # ranks agreed on that; to ask `stop` is to ask this rank alone
+                    if not done[
+                        task
+                    ].finished:  # ranks agreed on that; to ask `stop` is to ask this rank alone
                         break
             return done
         shares = zip(reversed([*work]), share_threads(threads, at_once, len(work)), strict=True)

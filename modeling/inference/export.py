@@ -1,4 +1,6 @@
-"""A trained run as an ONNX model that takes images as stored, compared with the network right after the export."""
+"""A trained run as an ONNX model that takes images as stored, compared with the network right after
+the export.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,11 @@ KEY = "modeling"  # of the entry of the model's metadata that holds the record a
 OPSET = 18
 SAMPLES = 256  # images that are compared
 
-# By how much an output may differ from the network's: numbers by the largest difference, as a share of 1 plus the
-# largest magnitude of the output (float32 has steps of 1.2e-7 of it, in each of some hundred operations); whole numbers
-# (masks, labels) by the share of values that differ. A circle holds the pixels whose logits are above 0, which rounding
-# may decide: its largest difference is looked for in 99 of 100 images.
+# By how much an output may differ from the network's: numbers by the largest difference, as a share
+# of 1 plus the largest magnitude of the output (float32 has steps of 1.2e-7 of it, in each of some
+# hundred operations); whole numbers (masks, labels) by the share of values that differ. A circle
+# holds the pixels whose logits are above 0, which rounding may decide: its largest difference is
+# looked for in 99 of 100 images.
 TOLERANCE = {"numbers": 1e-5, "whole numbers": 1e-4}
 
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
@@ -47,7 +50,9 @@ class ExportError(ModelingError):
 
 
 class _Predictor(nn.Module):
-    """A network and the prediction of its task in one: uint8 (B, H, W) -> outputs and predictions."""
+    """A network and the prediction of its task in one: uint8 (B, H, W) -> outputs and
+    predictions.
+    """
 
     def __init__(self, task: Task, model: nn.Module) -> None:
         super().__init__()
@@ -59,12 +64,14 @@ class _Predictor(nn.Module):
 
 
 def export_onnx(trained: Trained, path: Path | str, images: UInt8, origin: str) -> Record:
-    """Write a run as an ONNX model to `path` and return its record, which is in the model's metadata as well.
+    """Write a run as an ONNX model to `path` and return its record, which is in the model's
+    metadata as well.
 
-    The model takes uint8 (B, H, W) for any B and, but for circles, any H and W that are multiples of `multiple`. It is
-    compared with the network in float32 on `images` (n, H, W), padded with black to such multiples, whose `origin` the
-    record states. Raises InputError where a package is missing or `path` is a folder, ExportError where a difference
-    exceeds TOLERANCE: then nothing is written.
+    The model takes uint8 (B, H, W) for any B and, but for circles, any H and W that are multiples
+    of `multiple`. It is compared with the network in float32 on `images` (n, H, W), padded with
+    black to such multiples, whose `origin` the record states. Raises InputError where a package is
+    missing or `path` is a folder, ExportError where a difference exceeds TOLERANCE: then nothing is
+    written.
     """
     path = Path(path)
     _require_place(path)
@@ -117,19 +124,29 @@ def _require_packages() -> None:
 
 
 def _require_place(path: Path) -> None:
-    """Raise InputError where no model can be written to `path`: before it is made, which takes a while."""
+    """Raise InputError where no model can be written to `path`: before it is made, which takes a
+    while.
+    """
     require_outside(path)
     with storage_errors(path):
         taken = path.is_dir()
     if taken:
         raise InputError(
-            "a folder is there", path=path, expected="the name of a file", remedy=f"give --out {path / 'model.onnx'}"
+            "a folder is there",
+            path=path,
+            expected="the name of a file",
+            remedy=f"give --out {path / 'model.onnx'}",
         )
 
 
-def _convert(predictor: _Predictor, size: tuple[int, int], multiple: int | None) -> tuple[Any, list[str]]:
-    """The model as a protocol buffer, for images of that size or with sides of any `multiple`; its outputs' names."""
-    sides = (4 * multiple, 5 * multiple) if multiple else size  # unlike, so that neither is taken for the other
+def _convert(
+    predictor: _Predictor, size: tuple[int, int], multiple: int | None
+) -> tuple[Any, list[str]]:
+    """The model as a protocol buffer, for images of that size or with sides of any `multiple`; its
+    outputs' names.
+    """
+    # unlike, so that neither is taken for the other
+    sides = (4 * multiple, 5 * multiple) if multiple else size
     image = torch.from_numpy(random_images(sides, 3))
     with torch.no_grad():
         names = list(predictor(image))
@@ -137,10 +154,17 @@ def _convert(predictor: _Predictor, size: tuple[int, int], multiple: int | None)
     if multiple:
         free |= {1: multiple * Dim("rows"), 2: multiple * Dim("columns")}
     with _quiet(), torch.no_grad():
-        # Strict: the number of images would be taken for a constant otherwise, where a network asks for it by len().
+        # Strict: the number of images would be taken for a constant otherwise, where a network asks
+        # for it by len().
         traced = torch.export.export(predictor, (image,), dynamic_shapes=(free,), strict=True)
         program = torch.onnx.export(
-            traced, (), dynamo=True, input_names=["image"], output_names=names, opset_version=OPSET, verbose=False
+            traced,
+            (),
+            dynamo=True,
+            input_names=["image"],
+            output_names=names,
+            opset_version=OPSET,
+            verbose=False,
         )
     assert program is not None
     proto = program.model_proto
@@ -150,11 +174,19 @@ def _convert(predictor: _Predictor, size: tuple[int, int], multiple: int | None)
 
 def _tidy(proto: Any) -> None:
     """Take out of a model where on this machine its code lies, and name its free sides."""
-    shapes = [value.type.tensor_type.shape.dim for value in (*proto.graph.input, *proto.graph.output)]
+    shapes = [
+        value.type.tensor_type.shape.dim for value in (*proto.graph.input, *proto.graph.output)
+    ]
     symbols = (re.search(r"[a-z]\w*$", side.dim_param) for side in shapes[0])
-    free = {found[0]: name for found, name in zip(symbols, ("batch", "rows", "columns"), strict=True) if found}
+    free = {
+        found[0]: name
+        for found, name in zip(symbols, ("batch", "rows", "columns"), strict=True)
+        if found
+    }
     for side in (side for shape in shapes for side in shape if side.dim_param):
-        side.dim_param = re.sub(r"[a-z]\w*", lambda found: free.get(found[0], found[0]), side.dim_param)
+        side.dim_param = re.sub(
+            r"[a-z]\w*", lambda found: free.get(found[0], found[0]), side.dim_param
+        )
     del proto.graph.value_info[:]
     for part in (
         proto,
@@ -182,12 +214,15 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def compare(predictor: nn.Module, model: bytes, parts: Sequence[UInt8], names: Sequence[str]) -> Record:
-    """By how much each output of an ONNX model differs from the network's on batches (n, H, W), n and size free.
+def compare(
+    predictor: nn.Module, model: bytes, parts: Sequence[UInt8], names: Sequence[str]
+) -> Record:
+    """By how much each output of an ONNX model differs from the network's on batches (n, H, W), n
+    and size free.
 
-    For numbers the "largest" and the "mean" difference, "of_99_percent", the largest in all but a hundredth of the
-    images, and "magnitude", the largest of the network's own; for whole numbers "differing", the share of the values,
-    and "values", their count.
+    For numbers the "largest" and the "mean" difference, "of_99_percent", the largest in all but a
+    hundredth of the images, and "magnitude", the largest of the network's own; for whole numbers
+    "differing", the share of the values, and "values", their count.
     """
     import onnxruntime
 
@@ -196,7 +231,9 @@ def compare(predictor: nn.Module, model: bytes, parts: Sequence[UInt8], names: S
     for part in parts:
         with torch.no_grad():
             expected = predictor(torch.from_numpy(np.array(part)))
-        for name, found in zip(names, session.run(list(names), {"image": np.array(part)}), strict=True):
+        for name, found in zip(
+            names, session.run(list(names), {"image": np.array(part)}), strict=True
+        ):
             pairs[name].append((expected[name].numpy(), found))
     return {name: _difference(pairs[name]) for name in names}
 
@@ -215,7 +252,10 @@ def _difference(pairs: Sequence[tuple[Array, Array]]) -> Record:
             "differing": sum(int((expected != found).sum()) for expected, found in pairs) / values,
             "values": values,
         }
-    apart = [np.abs(expected.astype(np.float64) - found).reshape(len(expected), -1) for expected, found in pairs]
+    apart = [
+        np.abs(expected.astype(np.float64) - found).reshape(len(expected), -1)
+        for expected, found in pairs
+    ]
     worst = np.sort(np.concatenate([each.max(1) for each in apart]))
     return {
         "largest": float(worst[-1]),
@@ -231,7 +271,9 @@ def require_parity(differences: Mapping[str, Mapping[str, float]], path: Path) -
     for name, found in differences.items():
         whole = "differing" in found
         measure = "differing" if whole else "of_99_percent" if name == "circle" else "largest"
-        limit = TOLERANCE["whole numbers"] if whole else TOLERANCE["numbers"] * (1 + found["magnitude"])
+        limit = (
+            TOLERANCE["whole numbers"] if whole else TOLERANCE["numbers"] * (1 + found["magnitude"])
+        )
         if not found[measure] <= limit:
             problems.append(f"{name} differs by {found[measure]:.3g}, at most {limit:g} is allowed")
     if problems:

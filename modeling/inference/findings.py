@@ -13,14 +13,21 @@ from modeling.inference.overlays import plain_name
 Record = Mapping[str, Any]
 
 
-def describe(task: str, classes: Sequence[str], name: str, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
+def describe(
+    task: str, classes: Sequence[str], name: str, arrays: Mapping[str, npt.NDArray[Any]]
+) -> dict[str, Any]:
     """The entry of one image in `predictions.json`, from the arrays that were predicted for it."""
     mask, confidence = arrays["mask"], arrays["confidence"]
     record: dict[str, Any] = {"name": name, "size": list(mask.shape)}
     if task == "mosaics":
         counts = np.bincount(mask.ravel(), minlength=1 + len(classes))
         found = [
-            {"label": label, "class": classes[label], "pixels": int(count), "confidence": float(sure)}
+            {
+                "label": label,
+                "class": classes[label],
+                "pixels": int(count),
+                "confidence": float(sure),
+            }
             for label, (count, sure) in enumerate(zip(counts[1:], confidence[1:], strict=True))
             if count
         ]
@@ -38,7 +45,11 @@ def words(found: Record) -> str:
     if "circle" in found:
         name = plain_name(found["class"], found["label"])
         circle = found["circle"]
-        place = "  ".join(f"{axis} {value:.2f}" for axis, value in circle.items()) if circle else "no circle"
+        place = (
+            "  ".join(f"{axis} {value:.2f}" for axis, value in circle.items())
+            if circle
+            else "no circle"
+        )
         return f"{name}  {found['confidence']:.1%}   {place}"
     parts = found.get("classes", [found])
     return f"{sum(each['pixels'] for each in parts):,} pixels of foreground"
@@ -52,7 +63,10 @@ def rows(record: Record) -> list[list[str]]:
         "mosaics": ["classes by area, with confidence"],
     }
     head = ["image", "size", *heads[record["run"]["task"]]]
-    return [head, *([each["name"], format_size(each["size"]), *_cells(each)] for each in record["images"])]
+    return [
+        head,
+        *([each["name"], format_size(each["size"]), *_cells(each)] for each in record["images"]),
+    ]
 
 
 def _cells(found: Record) -> list[str]:

@@ -1,6 +1,8 @@
-"""What `modeling predict` reads: PNG files, folders of them, .npy arrays and datasets, all as grey images, uint8.
+"""What `modeling predict` reads: PNG files, folders of them, .npy arrays and datasets, all as grey
+images, uint8.
 
-Nothing is changed to fit: what is not 8-bit grey is refused, and all that is wrong with all inputs is told at once.
+Nothing is changed to fit: what is not 8-bit grey is refused, and all that is wrong with all inputs
+is told at once.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ UInt8 = npt.NDArray[np.uint8]
 OVERLAYS = 100  # pictures at most in one go
 
 _PNG = ".png"
-_OTHERS = (".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".pgm", ".gif", ".webp")  # pictures that are not read
+# pictures that are not read
+_OTHERS = (".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".pgm", ".gif", ".webp")
 _EXPECTED = "a .png or .npy file, a folder of PNG files, or a dataset"
 _LEAST = 8  # pixels of a side: less is an array with its channels last, or no image
 _DARK = 128  # grey levels below this are dark
@@ -36,9 +39,11 @@ _TOLD = 10  # problems that an error names
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Images of one input, (N, H, W) and uint8, in memory or mapped. `name` begins the names of what is written of it.
+    """Images of one input, (N, H, W) and uint8, in memory or mapped. `name` begins the names of
+    what is written of it.
 
-    `array` says whether many images may be there: they are numbered then. Of a dataset, `dataset` and `split` are set.
+    `array` says whether many images may be there: they are numbered then. Of a dataset, `dataset`
+    and `split` are set.
     """
 
     name: str
@@ -66,7 +71,9 @@ class Source:
         return f"{self.name}[{index}]" if self.array else self.name
 
     def overlay(self, index: int) -> str:
-        """The name of the picture of one of the images: without brackets, which shells take for patterns."""
+        """The name of the picture of one of the images: without brackets, which shells take for
+        patterns.
+        """
         return f"{self.name}-{index:05}-overlay.png" if self.array else f"{self.name}-overlay.png"
 
     def overlays(self) -> list[str]:
@@ -75,12 +82,16 @@ class Source:
 
 
 def read_inputs(
-    paths: Iterable[Path | str], task: str, split: str, require: Callable[[Source], None] = lambda _source: None
+    paths: Iterable[Path | str],
+    task: str,
+    split: str,
+    require: Callable[[Source], None] = lambda _source: None,
 ) -> list[Source]:
     """The images of each input in turn; of a dataset, those of `split` of `task`. The names differ.
 
-    `require` may raise InputError for a source. All that is wrong with all inputs is raised at once, as an InputError,
-    or as what opening a dataset raises where that is all there is; StorageError at once.
+    `require` may raise InputError for a source. All that is wrong with all inputs is raised at
+    once, as an InputError, or as what opening a dataset raises where that is all there is;
+    StorageError at once.
     """
     names, sources = _Names(), []
     problems: list[ModelingError] = []
@@ -104,17 +115,23 @@ def read_inputs(
 def pictures_passed_over(paths: Iterable[Path | str]) -> list[Path]:
     """The pictures in folders among the inputs that are no PNG files, and so are not read."""
     folders = [folder for folder in map(Path, paths) if _is_folder_of_files(folder)]
-    return [path for folder in folders for path in _visible(folder) if path.suffix.lower() in _OTHERS]
+    return [
+        path for folder in folders for path in _visible(folder) if path.suffix.lower() in _OTHERS
+    ]
 
 
 def _is_folder_of_files(path: Path) -> bool:
-    """Whether an input is a folder and no dataset. Raises StorageError where that cannot be known."""
+    """Whether an input is a folder and no dataset. Raises StorageError where that cannot be
+    known.
+    """
     with storage_errors(path):
         return path.is_dir() and not os.path.lexists(path / MANIFEST)
 
 
 def _visible(folder: Path) -> list[Path]:
-    """What lies in a folder, by name, but for names that begin with a dot: systems and editors put such there."""
+    """What lies in a folder, by name, but for names that begin with a dot: systems and editors put
+    such there.
+    """
     with storage_errors(folder):
         return sorted(each for each in folder.iterdir() if not each.name.startswith("."))
 
@@ -124,7 +141,9 @@ def _expand(path: Path) -> list[Path]:
     if not _is_folder_of_files(path):
         return [path]
     with storage_errors(path):
-        found = [each for each in _visible(path) if each.suffix.lower() == _PNG and not each.is_dir()]
+        found = [
+            each for each in _visible(path) if each.suffix.lower() == _PNG and not each.is_dir()
+        ]
     return found or [path]
 
 
@@ -154,7 +173,9 @@ def _read_dataset(path: Path, task: str, split: str) -> Source:
         images = dataset.split(task, split)["image"]
         name = f"{path.resolve().name}-{task}-{split}"
         return Source(name, path, images, array=True, dataset=dataset, split=split)
-    others = Counter(each.suffix.lower() for each in _visible(path) if each.suffix.lower() in _OTHERS)
+    others = Counter(
+        each.suffix.lower() for each in _visible(path) if each.suffix.lower() in _OTHERS
+    )
     raise InputError(
         "neither a dataset nor a folder of PNG files",
         path=path,
@@ -170,12 +191,16 @@ def _require_file(path: Path) -> None:
     if path.is_symlink() and not path.exists():
         raise InputError("the link leads nowhere", path=path)
     if path.exists():
-        raise InputError("neither a file nor a folder", path=path, expected=_EXPECTED, found="a pipe or a device")
+        raise InputError(
+            "neither a file nor a folder", path=path, expected=_EXPECTED, found="a pipe or a device"
+        )
     raise InputError("there is no such file or folder", path=path)
 
 
 def read_npy(path: Path | str) -> UInt8:
-    """The images (N, H, W) of an .npy file of shape (H, W) or (N, H, W), mapped. Raises InputError."""
+    """The images (N, H, W) of an .npy file of shape (H, W) or (N, H, W), mapped. Raises
+    InputError.
+    """
     path = Path(path)
     with storage_errors(path):
         try:
@@ -218,7 +243,11 @@ def _images(array: npt.NDArray[Any]) -> UInt8:
             found=f"shape {array.shape}",
         )
     if array.shape[-2] * array.shape[-1] > png.LARGEST:
-        raise InputError("the images are too large", expected=f"at most {png.LARGEST:,} pixels", found=array.shape[-2:])
+        raise InputError(
+            "the images are too large",
+            expected=f"at most {png.LARGEST:,} pixels",
+            found=array.shape[-2:],
+        )
     return array if array.ndim == 3 else array[None]
 
 
@@ -231,7 +260,9 @@ def _describe(array: npt.NDArray[Any]) -> str:
 
 
 class _Names:
-    """Names of sources whose files differ: a source gets a number after its name where another has had it before."""
+    """Names of sources whose files differ: a source gets a number after its name where another has
+    had it before.
+    """
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
@@ -248,7 +279,9 @@ class _Names:
 
 
 def are_light(images: UInt8) -> npt.NDArray[np.bool_]:
-    """Which images (n, H, W) have a light ground, by the median of the pixels along their borders."""
+    """Which images (n, H, W) have a light ground, by the median of the pixels along their
+    borders.
+    """
     border = [images[:, 0], images[:, -1], images[:, 1:-1, 0], images[:, 1:-1, -1]]
     return np.median(np.concatenate(border, axis=1), axis=1) >= _DARK
 

@@ -1,7 +1,7 @@
 """Pictures of predictions over what they were made from: RGB, uint8 (height, width, 3).
 
-The image stands on the left, enlarged; on the right it is tinted and outlined by the mask, with the circle if there is
-one; below stands a line of words, and for masks of classes the colour of each.
+The image stands on the left, enlarged; on the right it is tinted and outlined by the mask, with the
+circle if there is one; below stands a line of words, and for masks of classes the colour of each.
 """
 
 from __future__ import annotations
@@ -33,25 +33,35 @@ def draw_overlay(
     circle: tuple[float, float, float] | None = None,
     names: Sequence[str] | None = None,
 ) -> UInt8:
-    """The picture of one prediction: image and mask (H, W), the line of words, a circle (x, y, r) in pixels.
+    """The picture of one prediction: image and mask (H, W), the line of words, a circle (x, y, r)
+    in pixels.
 
     `names` of classes make it a mask of classes: k + 1 is class k, and those in it are named below.
     """
     scale = max(1, round(_SIDE / max(image.shape)))
     table = np.array([PAGE, REGION], np.uint8) if names is None else mask_colours(len(names))
     plain = np.repeat(enlarge(image, scale)[..., None], 3, 2)
-    marked = draw_circle(plain, circle, scale, RING) if circle else _tint(plain, enlarge(mask, scale), table, scale)
+    marked = (
+        draw_circle(plain, circle, scale, RING)
+        if circle
+        else _tint(plain, enlarge(mask, scale), table, scale)
+    )
     parts = [_row([plain, marked]), _line(words)]
     if names is not None:
         labels = [int(label) for label in np.unique(mask) if label]
-        legend = [[_swatch(table[label]), _line(plain_name(names[label - 1], label - 1))] for label in labels]
+        legend = [
+            [_swatch(table[label]), _line(plain_name(names[label - 1], label - 1))]
+            for label in labels
+        ]
         parts += [_row([_row(pair, 0) for pair in legend])] if legend else []
     return _column(parts)
 
 
 def plain_name(name: str, label: int) -> str:
     """The name of a class in letters that can be drawn; "class k" where it has none of these."""
-    letters = "".join(each for each in unicodedata.normalize("NFKD", name) if not unicodedata.combining(each)).strip()
+    letters = "".join(
+        each for each in unicodedata.normalize("NFKD", name) if not unicodedata.combining(each)
+    ).strip()
     return letters if letters and letters.isascii() and letters.isprintable() else f"class {label}"
 
 
@@ -82,18 +92,31 @@ def _swatch(colour: UInt8, side: int = 24) -> UInt8:
 
 
 def _row(pictures: Sequence[UInt8], gap: int = _GAP) -> UInt8:
-    return _set(pictures, [(0, sum(each.shape[1] + gap for each in pictures[:i])) for i in range(len(pictures))])
+    return _set(
+        pictures,
+        [(0, sum(each.shape[1] + gap for each in pictures[:i])) for i in range(len(pictures))],
+    )
 
 
 def _column(pictures: Sequence[UInt8]) -> UInt8:
-    places = [(_GAP + sum(each.shape[0] + _GAP // 2 for each in pictures[:i]), _GAP) for i in range(len(pictures))]
+    places = [
+        (_GAP + sum(each.shape[0] + _GAP // 2 for each in pictures[:i]), _GAP)
+        for i in range(len(pictures))
+    ]
     return _set(pictures, places, margin=_GAP)
 
 
 def _set(pictures: Sequence[UInt8], places: Sequence[tuple[int, int]], margin: int = 0) -> UInt8:
     """The pictures on a page, each with its top left corner at its place."""
-    ends = [(top + each.shape[0], left + each.shape[1]) for each, (top, left) in zip(pictures, places, strict=True)]
-    page = np.full((max(end[0] for end in ends) + margin, max(end[1] for end in ends) + margin, 3), PAGE, np.uint8)
+    ends = [
+        (top + each.shape[0], left + each.shape[1])
+        for each, (top, left) in zip(pictures, places, strict=True)
+    ]
+    page = np.full(
+        (max(end[0] for end in ends) + margin, max(end[1] for end in ends) + margin, 3),
+        PAGE,
+        np.uint8,
+    )
     for each, (top, left), (bottom, right) in zip(pictures, places, ends, strict=True):
         page[top:bottom, left:right] = each
     return page

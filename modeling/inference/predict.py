@@ -1,6 +1,8 @@
-"""Predictions of a trained run for anybody's images: masks, circles and classes, with how sure the network is.
+"""Predictions of a trained run for anybody's images: masks, circles and classes, with how sure the
+network is.
 
-What looks unlike the images that the run was trained on is predicted as it stands, and told in a warning.
+What looks unlike the images that the run was trained on is predicted as it stands, and told in a
+warning.
 """
 
 from __future__ import annotations
@@ -59,12 +61,13 @@ def predict(
     overlay: bool = False,
     device: str | torch.device = "cpu",
 ) -> Record:
-    """Predict all images of the inputs, write masks, arrays and pictures into `out`, and return what was found.
+    """Predict all images of the inputs, write masks, arrays and pictures into `out`, and return
+    what was found.
 
-    The record, written to `predictions.json` there as well, has an entry for each image, the files and the warnings;
-    `docs/predicting.md` describes all of it. `split` is that of datasets; `invert` turns light into dark first.
-    Raises InputError where the run or an input cannot be used, or nothing can be written by its name: then nothing is
-    written; StorageError.
+    The record, written to `predictions.json` there as well, has an entry for each image, the files
+    and the warnings; `docs/predicting.md` describes all of it. `split` is that of datasets;
+    `invert` turns light into dark first. Raises InputError where the run or an input cannot be
+    used, or nothing can be written by its name: then nothing is written; StorageError.
     """
     out, inputs = Path(out), [inputs] if isinstance(inputs, str | Path) else inputs
     require_outside(out)
@@ -78,7 +81,9 @@ def predict(
     sources = read_inputs(inputs, trained.task.name, split, require)
     make_folder(out)
     work = _Work(trained, out, overlay)
-    for _, group in groupby(sources, key=lambda source: (source.size, source.array and source.name)):
+    for _, group in groupby(
+        sources, key=lambda source: (source.size, source.array and source.name)
+    ):
         work.do(list(group), invert=invert)
     record = {
         "run": {"path": str(run), **trained.describe()},
@@ -96,14 +101,17 @@ def predict(
 
 
 def predict_arrays(trained: Trained, images: UInt8) -> Arrays:
-    """What a run predicts for images (n, H, W) with n above 0: the arrays of its task, and `confidence`, float32.
+    """What a run predicts for images (n, H, W) with n above 0: the arrays of its task, and
+    `confidence`, float32.
 
-    Confidence: of circles, the probability of the class, (n,); of the foreground, the mean over pixels of the
-    probability of what was predicted there, (n,); of mosaics, the same over the pixels of each label, (n, 1 + K), NaN
-    for labels that were not predicted.
+    Confidence: of circles, the probability of the class, (n,); of the foreground, the mean over
+    pixels of the probability of what was predicted there, (n,); of mosaics, the same over the
+    pixels of each label, (n, 1 + K), NaN for labels that were not predicted.
     """
     with torch.inference_mode():
-        outputs, found = infer_batch(trained.task, trained.model, images, trained.device, trained.precision)
+        outputs, found = infer_batch(
+            trained.task, trained.model, images, trained.device, trained.precision
+        )
         found["confidence"] = _confidence(trained.task.name, outputs, found)
     return {name: values.cpu().numpy() for name, values in found.items()}
 
@@ -116,7 +124,10 @@ def _confidence(task: str, outputs: Mapping[str, Tensor], found: Mapping[str, Te
     probability = semantic(dict(outputs)).float().exp()
     labels = found["mask"].long()[:, None]
     chosen = probability.gather(1, labels).flatten(1).double()
-    sums, counts = (torch.zeros(probability.shape[:2], dtype=torch.float64, device=chosen.device) for _ in range(2))
+    sums, counts = (
+        torch.zeros(probability.shape[:2], dtype=torch.float64, device=chosen.device)
+        for _ in range(2)
+    )
     sums.scatter_add_(1, labels.flatten(1), chosen)
     counts.scatter_add_(1, labels.flatten(1), torch.ones_like(chosen))
     return (sums / counts).float()
@@ -128,7 +139,9 @@ def _require(trained: Trained, source: Source, out: Path, *, invert: bool) -> No
         require_size(trained, source.size, source.path)
         if source.path.resolve().parent == out.resolve() and not source.array:
             raise InputError(
-                "masks would be written among the images", path=out, remedy="choose another folder with --out"
+                "masks would be written among the images",
+                path=out,
+                remedy="choose another folder with --out",
             )
     elif invert:
         raise InputError("a dataset is predicted as it is; leave --invert out", path=source.path)
@@ -138,7 +151,9 @@ def _require(trained: Trained, source: Source, out: Path, *, invert: bool) -> No
 
 def _longest_name(out: Path) -> int:
     """Bytes that the name of a file in `out` may have, which need not be there yet."""
-    there = next(folder for folder in (absolute(out), *absolute(out).parents) if os.path.lexists(folder))
+    there = next(
+        folder for folder in (absolute(out), *absolute(out).parents) if os.path.lexists(folder)
+    )
     with storage_errors(there):
         return os.pathconf(there, "PC_NAME_MAX")
 
@@ -170,14 +185,18 @@ def _warn_of_pictures(inputs: Sequence[Path | str]) -> list[str]:
     if not passed:
         return []
     listed = _some([path.name for path in passed])
-    return [f"{len(passed):,} pictures that are no PNG files were passed over ({listed}): convert them to PNG"]
+    return [
+        f"{len(passed):,} pictures that are no PNG files were passed over ({listed}): convert them to PNG"
+    ]
 
 
 def _warn_of_sizes(trained: Trained, sources: Iterable[Source]) -> list[str]:
     others = sorted({source.size for source in sources} - {trained.size})
     if not others:
         return []
-    listed = ", ".join(map(format_size, others[:_NAMED])) + (" and others" if len(others) > _NAMED else "")
+    listed = ", ".join(map(format_size, others[:_NAMED])) + (
+        " and others" if len(others) > _NAMED else ""
+    )
     return [
         f"the run was trained on images of {format_size(trained.size)}; these are {listed}: any size works, but"
         " digits of about the size of those in training are expected"
@@ -211,7 +230,9 @@ class _Work:
             self._look(images, names[start : start + len(images)], sources[0].dataset)
             for index, image in enumerate(images):
                 one = {name: values[index] for name, values in arrays.items()}
-                record = describe(self.trained.task.name, self.trained.classes, names[start + index], one)
+                record = describe(
+                    self.trained.task.name, self.trained.classes, names[start + index], one
+                )
                 self.records.append(record)
                 if self.overlay:
                     self._draw(pictures[start + index], image, one["mask"], record)
@@ -221,10 +242,13 @@ class _Work:
     def _look(self, images: UInt8, names: Sequence[str], dataset: Dataset | None) -> None:
         blank = are_blank(images)
         self.blank += [name for name, there in zip(names, blank, strict=True) if there]
-        light = [name for name, there in zip(names, are_light(images) & ~blank, strict=True) if there]
+        light = [
+            name for name, there in zip(names, are_light(images) & ~blank, strict=True) if there
+        ]
         if dataset is None:
             self.light += light
-        elif dataset.digest != self.trained.evidence.dataset["digest"]:  # whose ground is the one that it knows
+        # whose ground is the one that it knows
+        elif dataset.digest != self.trained.evidence.dataset["digest"]:
             self.light_data += light
 
     def _draw(self, name: str, image: UInt8, mask: UInt8, record: Record) -> None:
@@ -286,12 +310,16 @@ class _Work:
                 " predicted for them means nothing"
             )
         if self.drawn > OVERLAYS:
-            found.append(f"only the first {OVERLAYS} overlays were drawn; {self.drawn - OVERLAYS:,} more were left out")
+            found.append(
+                f"only the first {OVERLAYS} overlays were drawn; {self.drawn - OVERLAYS:,} more were left out"
+            )
         return found
 
 
 def _batches(sources: Sequence[Source]) -> Iterator[tuple[int, UInt8]]:
-    """The images of sources of one size in batches that fit in memory, each with the number of its first image."""
+    """The images of sources of one size in batches that fit in memory, each with the number of its
+    first image.
+    """
     height, width = sources[0].size
     most = max(1, min(_IMAGES, _PIXELS // (height * width)))
     if sources[0].array:
@@ -300,7 +328,10 @@ def _batches(sources: Sequence[Source]) -> Iterator[tuple[int, UInt8]]:
             yield start, np.array(images[start : start + most])
     else:
         for start in range(0, len(sources), most):
-            yield start, np.concatenate([np.asarray(each.images) for each in sources[start : start + most]])
+            yield (
+                start,
+                np.concatenate([np.asarray(each.images) for each in sources[start : start + most]]),
+            )
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """Percentile intervals by the bootstrap: the same seed gives the same interval on every machine.
 
-Resampled totals are sums of multiples of 2^-32, which float64 adds without rounding, in whatever order; and the raw
-stream of PCG64 is one that NumPy promises never to change.
+Resampled totals are sums of multiples of 2^-32, which float64 adds without rounding, in whatever
+order; and the raw stream of PCG64 is one that NumPy promises never to change.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ Statistic = Callable[[Mapping[str, Floats]], Mapping[str, Floats]]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic of the data as they are, and its interval: float64 arrays of one shape, () or (k,).
+    """A statistic of the data as they are, and its interval: float64 arrays of one shape, () or
+    (k,).
 
     NaN stands for undefined.
     """
@@ -40,14 +41,20 @@ class Estimate:
 
 
 def estimate(
-    columns: Mapping[str, Array], statistic: Statistic, *, replicates: int = REPLICATES, seed: int = SEED
+    columns: Mapping[str, Array],
+    statistic: Statistic,
+    *,
+    replicates: int = REPLICATES,
+    seed: int = SEED,
 ) -> dict[str, Estimate]:
-    """The statistics of the columns' totals, each with the 95% percentile interval of Efron's bootstrap (1979).
+    """The statistics of the columns' totals, each with the 95% percentile interval of Efron's
+    bootstrap (1979).
 
-    `columns` have one row a unit of resampling, at least one: numbers, (units,) or (units, k), at most 2^21 a unit in
-    the mean. `statistic` takes their totals over draws of units with replacement, float64 (draws,) or (draws, k), and
-    gives arrays of the same kinds; NaN where a draw leaves it undefined, which its interval passes over. With no
-    replicates, intervals are undefined, and cost nothing.
+    `columns` have one row a unit of resampling, at least one: numbers, (units,) or (units, k), at
+    most 2^21 a unit in the mean. `statistic` takes their totals over draws of units with
+    replacement, float64 (draws,) or (draws, k), and gives arrays of the same kinds; NaN where a
+    draw leaves it undefined, which its interval passes over. With no replicates, intervals are
+    undefined, and cost nothing.
     """
     exact = statistic({name: _total(column)[None] for name, column in columns.items()})
     drawn = statistic(_resampled_totals(columns, replicates, seed))
@@ -55,19 +62,24 @@ def estimate(
 
 
 def draw_weights(units: int, replicates: int, seed: int) -> npt.NDArray[np.int64]:
-    """How often each unit is drawn in each replicate of `units` draws: int64 (replicates, units)."""
+    """How often each unit is drawn in each replicate of `units` draws: int64 (replicates,
+    units).
+    """
     return _count_draws(np.random.PCG64(seed), units, replicates)
 
 
 def _count_draws(stream: np.random.PCG64, units: int, replicates: int) -> npt.NDArray[np.int64]:
-    # The high 32 bits, scaled to [0, units): some units are likelier than others, but by less than units / 2^32.
+    # The high 32 bits, scaled to [0, units): some units are likelier than others, but by less than
+    # units / 2^32.
     words: npt.NDArray[np.uint64] = stream.random_raw(replicates * units)
     drawn = (((words >> np.uint64(32)) * np.uint64(units)) >> np.uint64(32)).astype(np.int64)
     drawn.reshape(replicates, units)[...] += np.arange(0, replicates * units, units)[:, None]
     return np.bincount(drawn, minlength=replicates * units).reshape(replicates, units)
 
 
-def _resampled_totals(columns: Mapping[str, Array], replicates: int, seed: int) -> dict[str, Floats]:
+def _resampled_totals(
+    columns: Mapping[str, Array], replicates: int, seed: int
+) -> dict[str, Floats]:
     units = len(next(iter(columns.values())))
     flat = {name: column.reshape(units, -1) for name, column in columns.items()}
     joined = np.concatenate(list(flat.values()), axis=1).astype(np.float64)
@@ -77,7 +89,11 @@ def _resampled_totals(columns: Mapping[str, Array], replicates: int, seed: int) 
     step = max(1, _BLOCK // units)
     for start in range(0, replicates, step):
         count = min(step, replicates - start)
-        np.matmul(_count_draws(stream, units, count).astype(np.float64), joined, out=totals[start : start + count])
+        np.matmul(
+            _count_draws(stream, units, count).astype(np.float64),
+            joined,
+            out=totals[start : start + count],
+        )
     ends = np.cumsum([part.shape[1] for part in flat.values()])
     parts = zip(columns.items(), np.split(totals, ends[:-1], axis=1), strict=True)
     return {name: part.reshape(replicates, *column.shape[1:]) for (name, column), part in parts}
@@ -92,7 +108,9 @@ def _total(column: Array) -> Floats:
 
 
 def _percentiles(drawn: Floats) -> tuple[Floats, Floats]:
-    """The middle 95% of the draws in which each statistic is defined: (draws, ...) -> two of (...)."""
+    """The middle 95% of the draws in which each statistic is defined: (draws, ...) -> two of
+    (...).
+    """
     ends = []
     for values in drawn.reshape(len(drawn), math.prod(drawn.shape[1:])).T:
         defined = values[~np.isnan(values)]

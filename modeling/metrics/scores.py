@@ -1,7 +1,8 @@
-"""Every score of the three tasks, by the formulas of `docs/metrics.md`: integer counts, summed, then divided once.
+"""Every score of the three tasks, by the formulas of `docs/metrics.md`: integer counts, summed,
+then divided once.
 
-A score is a dict of value (None where it is undefined), n and interval: that of `modeling.metrics.bootstrap`, over
-images, or over digits where mosaics share them.
+A score is a dict of value (None where it is undefined), n and interval: that of
+`modeling.metrics.bootstrap`, over images, or over digits where mosaics share them.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from modeling.metrics.counts import Integers, PixelCounts, UInt8, count_pixels
 Scores = dict[str, Any]
 
 
-def foreground_scores(predicted: UInt8, mask: UInt8, *, replicates: int = REPLICATES, seed: int = SEED) -> Scores:
-    """Scores of binary masks, uint8 (N, H, W) of 0 and 1: iou and dice (means over images; the headline is iou),
-    iou_pooled, dice_pooled, pixel_accuracy; and the confusion of pixels.
+def foreground_scores(
+    predicted: UInt8, mask: UInt8, *, replicates: int = REPLICATES, seed: int = SEED
+) -> Scores:
+    """Scores of binary masks, uint8 (N, H, W) of 0 and 1: iou and dice (means over images; the
+    headline is iou), iou_pooled, dice_pooled, pixel_accuracy; and the confusion of pixels.
     """
     counts = count_pixels(predicted, mask, 2)
     n = len(mask)
@@ -63,10 +66,12 @@ def circle_scores(
     replicates: int = REPLICATES,
     seed: int = SEED,
 ) -> Scores:
-    """Scores of classes, uint8 (N,), and circle masks, uint8 (N, H, W) of 0 and 1: accuracy, gated_iou (the headline:
-    mean over images of the IoU, 0 where the class is wrong), iou, and both IoUs pooled; per class; and the confusion.
+    """Scores of classes, uint8 (N,), and circle masks, uint8 (N, H, W) of 0 and 1: accuracy,
+    gated_iou (the headline: mean over images of the IoU, 0 where the class is wrong), iou, and both
+    IoUs pooled; per class; and the confusion.
 
-    `classes` is how many there are, by default as many as occur. Raises ValueError where shapes or values do not fit.
+    `classes` is how many there are, by default as many as occur. Raises ValueError where shapes or
+    values do not fit.
     """
     n = len(mask)
     classes = _require_labels(predicted_label, label, n, classes)
@@ -106,7 +111,9 @@ def circle_scores(
     return {
         **_overall(estimates, n),
         "per_class": _per_class(estimates, of_class.sum(axis=0)),
-        "confusion": np.bincount(pairs, minlength=classes * classes).reshape(classes, classes).tolist(),
+        "confusion": np.bincount(pairs, minlength=classes * classes)
+        .reshape(classes, classes)
+        .tolist(),
         "bootstrap": _describe("images", n, replicates, seed),
     }
 
@@ -124,13 +131,14 @@ def mosaic_scores(
 
     `classes` is how many there are, by default as many as occur.
 
-    dice and iou are pooled: counts of the whole set, then the mean over the labels that occur in the truth or in the
-    prediction; dice is the headline. *_foreground: without background. *_per_image: the mean over images of the mean
-    over the labels that occur in the image; _in_truth: those of its truth only; _absent_one: all, 1 where absent.
-    pixel_accuracy is Dice over all labels at once (micro). Per label; and the confusion of pixels.
+    dice and iou are pooled: counts of the whole set, then the mean over the labels that occur in
+    the truth or in the prediction; dice is the headline. *_foreground: without background.
+    *_per_image: the mean over images of the mean over the labels that occur in the image;
+    _in_truth: those of its truth only; _absent_one: all, 1 where absent. pixel_accuracy is Dice
+    over all labels at once (micro). Per label; and the confusion of pixels.
 
-    `source`, integers (N, R, C), tells which digit each tile shows; intervals are then over digits, not over images.
-    Raises ValueError where shapes or values do not fit.
+    `source`, integers (N, R, C), tells which digit each tile shows; intervals are then over digits,
+    not over images. Raises ValueError where shapes or values do not fit.
     """
     if source is not None and (source.ndim != 3 or len(source) != len(mask)):
         raise ValueError(f"source must be (N, R, C) with N = {len(mask)}, not {source.shape}")
@@ -143,10 +151,15 @@ def mosaic_scores(
     means = {name: math.fsum(values.tolist()) / n for name, values in per_image.items()}
     columns: dict[str, Array] = {
         name: values.reshape(n * tiles, -1)
-        for name, values in (("both", counts.both), ("predicted", counts.predicted), ("true", counts.true))
+        for name, values in (
+            ("both", counts.both),
+            ("predicted", counts.predicted),
+            ("true", counts.true),
+        )
     }
-    # A mean over images, each of several digits, is resampled by its projection: the sum over digits of how far the
-    # images that show the digit lie from the mean. With one tile an image this is the plain bootstrap of the mean.
+    # A mean over images, each of several digits, is resampled by its projection: the sum over
+    # digits of how far the images that show the digit lie from the mean. With one tile an image
+    # this is the plain bootstrap of the mean.
     columns |= {name: np.repeat(values - means[name], tiles) for name, values in per_image.items()}
     columns = _sum_by(digits, columns)
 
@@ -164,7 +177,9 @@ def mosaic_scores(
         }
 
     estimates = estimate(columns, statistic, replicates=replicates, seed=seed)
-    estimates |= {name: replace(estimates[name], value=np.array(mean)) for name, mean in means.items()}  # not rounded
+    estimates |= {
+        name: replace(estimates[name], value=np.array(mean)) for name, mean in means.items()
+    }  # not rounded
     unit = "images" if source is None else "digits"
     return {
         **_overall(estimates, n),
@@ -182,8 +197,12 @@ def _binary(counts: PixelCounts) -> tuple[Integers, Integers, Integers]:
 
 
 def _per_image(counts: PixelCounts) -> dict[str, Floats]:
-    """The scores of each image by itself, float64 (N,), under every convention for labels that it does not show."""
-    both, predicted, true = (table.sum(axis=1) for table in (counts.both, counts.predicted, counts.true))
+    """The scores of each image by itself, float64 (N,), under every convention for labels that it
+    does not show.
+    """
+    both, predicted, true = (
+        table.sum(axis=1) for table in (counts.both, counts.predicted, counts.true)
+    )
     dice, iou = _dice_and_iou(both, predicted, true)
     return {
         "dice_per_image": _mean_defined(dice),
@@ -205,9 +224,13 @@ def _ratio(part: Array, whole: Array, empty: float) -> Floats:
 
 
 def _mean_defined(values: Floats) -> Floats:
-    """The mean of what is not NaN in each row, float64 (rows, k) -> (rows,); NaN where nothing is."""
+    """The mean of what is not NaN in each row, float64 (rows, k) -> (rows,); NaN where nothing
+    is.
+    """
     defined = ~np.isnan(values)
-    return _ratio(np.where(defined, values, 0.0).sum(axis=1), np.count_nonzero(defined, axis=1), np.nan)
+    return _ratio(
+        np.where(defined, values, 0.0).sum(axis=1), np.count_nonzero(defined, axis=1), np.nan
+    )
 
 
 def _sum_by(unit: Array, columns: Mapping[str, Array]) -> dict[str, Array]:
@@ -219,15 +242,25 @@ def _sum_by(unit: Array, columns: Mapping[str, Array]) -> dict[str, Array]:
 
 def overall_values(scores: Mapping[str, Any]) -> dict[str, float | None]:
     """The values of the scores of all samples together, by name; None where one is undefined."""
-    return {name: each["value"] for name, each in scores.items() if isinstance(each, dict) and "value" in each}
+    return {
+        name: each["value"]
+        for name, each in scores.items()
+        if isinstance(each, dict) and "value" in each
+    }
 
 
 def _overall(estimates: Mapping[str, Estimate], n: int) -> Scores:
-    return {name: _score(found, n) for name, found in estimates.items() if not name.startswith("class_")}
+    return {
+        name: _score(found, n) for name, found in estimates.items() if not name.startswith("class_")
+    }
 
 
 def _per_class(estimates: Mapping[str, Estimate], counts: Iterable[int]) -> list[Scores]:
-    found = {name.removeprefix("class_"): each for name, each in estimates.items() if name.startswith("class_")}
+    found = {
+        name.removeprefix("class_"): each
+        for name, each in estimates.items()
+        if name.startswith("class_")
+    }
     return [
         {"label": label, "n": int(n)}
         | {
@@ -239,12 +272,20 @@ def _per_class(estimates: Mapping[str, Estimate], counts: Iterable[int]) -> list
 
 
 def _score(found: Estimate, n: int) -> Scores:
-    value, low, high = (None if np.isnan(each) else float(each) for each in (found.value, found.low, found.high))
+    value, low, high = (
+        None if np.isnan(each) else float(each) for each in (found.value, found.low, found.high)
+    )
     return {"value": value, "n": int(n), "interval": None if low is None else [low, high]}
 
 
 def _describe(unit: str, units: int, replicates: int, seed: int) -> Scores:
-    return {"resampled": unit, "units": units, "replicates": replicates, "seed": seed, "level": LEVEL}
+    return {
+        "resampled": unit,
+        "units": units,
+        "replicates": replicates,
+        "seed": seed,
+        "level": LEVEL,
+    }
 
 
 def _require_labels(predicted: UInt8, truth: UInt8, n: int, classes: int | None) -> int:

@@ -1,7 +1,8 @@
-"""The parts the networks are built from: residual blocks without normalisation, and the U-shaped trunk.
+"""The parts the networks are built from: residual blocks without normalisation, and the U-shaped
+trunk.
 
-No part has state beside its weights or mixes the samples of a batch, so training on several devices computes what one
-device would, and averaged weights need no statistics of their own.
+No part has state beside its weights or mixes the samples of a batch, so training on several devices
+computes what one device would, and averaged weights need no statistics of their own.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 
 
 class Residual(nn.Module):
-    """x + gain * convolution(relu(convolution(x))), 3x3 both; the gain, one a channel, starts below 1.
+    """x + gain * convolution(relu(convolution(x))), 3x3 both; the gain, one a channel, starts below
+    1.
 
-    The gain multiplies the kernel, which costs less than multiplying the features. There is no rectifier before the
-    first convolution.
+    The gain multiplies the kernel, which costs less than multiplying the features. There is no
+    rectifier before the first convolution.
     """
 
     def __init__(self, channels: int) -> None:
@@ -30,7 +32,9 @@ class Residual(nn.Module):
             nn.init.kaiming_normal_(convolution.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + F.conv2d(F.relu(self.first(x), inplace=True), self.second.weight * self.gain, padding=1)
+        return x + F.conv2d(
+            F.relu(self.first(x), inplace=True), self.second.weight * self.gain, padding=1
+        )
 
 
 class Scale(nn.Sequential):
@@ -43,8 +47,9 @@ class Scale(nn.Sequential):
 class Trunk(nn.Module):
     """A U-Net on features: down by 2 at each further scale, up again, skip connections added.
 
-    `channels` are those of each scale, fine to coarse; `blocks` are the residual blocks of a scale on each side. The
-    sides of the input must be multiples of 2 ** (len(channels) - 1). (B, channels[0], h, w) -> the same shape.
+    `channels` are those of each scale, fine to coarse; `blocks` are the residual blocks of a scale
+    on each side. The sides of the input must be multiples of 2 ** (len(channels) - 1). (B,
+    channels[0], h, w) -> the same shape.
     """
 
     def __init__(self, channels: Sequence[int], blocks: int) -> None:
@@ -66,8 +71,16 @@ class Trunk(nn.Module):
         return scales
 
     def ascend(self, scales: list[Tensor]) -> list[Tensor]:
-        """The features of each scale, fine to coarse, after the way up, from those on the way down."""
+        """The features of each scale, fine to coarse, after the way up, from those on the way
+        down.
+        """
         features = [scales[-1]]
-        for up, stage, skip in zip(reversed(self.up), reversed(self.decoder), scales[-2::-1], strict=True):
-            features.append(stage(skip + F.interpolate(up(F.relu(features[-1])), scale_factor=2.0, mode="nearest")))
+        for up, stage, skip in zip(
+            reversed(self.up), reversed(self.decoder), scales[-2::-1], strict=True
+        ):
+            features.append(
+                stage(
+                    skip + F.interpolate(up(F.relu(features[-1])), scale_factor=2.0, mode="nearest")
+                )
+            )
         return features[::-1]

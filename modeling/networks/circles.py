@@ -1,4 +1,6 @@
-"""The network of the circles task: uint8 (B, H, W) -> the class of each digit, and which pixels a circle must hold."""
+"""The network of the circles task: uint8 (B, H, W) -> the class of each digit, and which pixels a
+circle must hold.
+"""
 
 from __future__ import annotations
 
@@ -15,28 +17,36 @@ from modeling.networks.images import pad, scale
 
 
 class CircleNet(nn.Module):
-    """One encoder on cells of 2x2 pixels and coarser, with a head for the class and a head for the circle.
+    """One encoder on cells of 2x2 pixels and coarser, with a head for the class and a head for the
+    circle.
 
-    `label_logits` (B, K). `logits` (B, H, W): the circle is the minimal one around the pixels where they are above 0.
-    They are trained by circles alone: see `losses.circle_pixels`. The logit of a pixel is read off the finest
-    features; with global context, the curve of the image's grey levels is added.
+    `label_logits` (B, K). `logits` (B, H, W): the circle is the minimal one around the pixels where
+    they are above 0. They are trained by circles alone: see `losses.circle_pixels`. The logit of a
+    pixel is read off the finest features; with global context, the curve of the image's grey levels
+    is added.
     """
 
     ends = ("stem", "label_head", "pixel_head", "context.embedding", "context.curve")
 
-    def __init__(self, channels: Sequence[int], blocks: int, *, classes: int, context: bool) -> None:
+    def __init__(
+        self, channels: Sequence[int], blocks: int, *, classes: int, context: bool
+    ) -> None:
         super().__init__()
         self.multiple = 2 ** len(channels)
         self.stem = nn.Conv2d(4, channels[0], 3, padding=1)
         self.stages = nn.ModuleList(Scale(width, blocks) for width in channels)
-        self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(channels))
+        self.down = nn.ModuleList(
+            nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(channels)
+        )
         self.label_head = nn.Linear(2 * channels[-1], classes)
         self.pixel_head = nn.Conv2d(channels[0], 4, 1)
         self.context = GlobalContext() if context else None
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         height, width = image.shape[-2:]
-        fine = x = F.relu(self.stages[0](self.stem(F.pixel_unshuffle(scale(pad(image, self.multiple)), 2))))
+        fine = x = F.relu(
+            self.stages[0](self.stem(F.pixel_unshuffle(scale(pad(image, self.multiple)), 2)))
+        )
         for down, stage in zip(self.down, list(self.stages)[1:], strict=True):
             x = F.relu(stage(down(x)))
         pooled = torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)

@@ -11,11 +11,15 @@ from torch import nn
 
 from modeling.errors import InputError
 
-_REMEDY = "leave --set compile= out, or install a C++ compiler, such as g++, with the headers of Python"
+_REMEDY = (
+    "leave --set compile= out, or install a C++ compiler, such as g++, with the headers of Python"
+)
 
 
 def compile_network(network: nn.Module, mode: str) -> Any:
-    """Give the network as torch compiles it when it is first called, or itself where `mode` is none."""
+    """Give the network as torch compiles it when it is first called, or itself where `mode` is
+    none.
+    """
     return network if mode == "none" else torch.compile(network, mode=mode)
 
 
@@ -28,7 +32,9 @@ def require_compiler(mode: str, device: torch.device) -> None:
     try:
         cpp_builder.get_cpp_compiler()
     except exc.InvalidCxxCompiler as error:
-        raise InputError("there is no C++ compiler to compile a network with", remedy=_REMEDY) from error
+        raise InputError(
+            "there is no C++ compiler to compile a network with", remedy=_REMEDY
+        ) from error
 
 
 @contextlib.contextmanager
@@ -43,7 +49,9 @@ def compiling(mode: str) -> Iterator[None]:
     try:
         yield
     except (TorchDynamoException, exc.CppCompileError, exc.InvalidCxxCompiler) as error:
-        raise InputError(f"torch cannot compile the network: {_reason(error)}", remedy=_REMEDY) from error
+        raise InputError(
+            f"torch cannot compile the network: {_reason(error)}", remedy=_REMEDY
+        ) from error
 
 
 def _reason(error: BaseException) -> str:

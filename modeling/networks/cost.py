@@ -1,7 +1,9 @@
-"""What a step costs: its operations, and the bytes that pass between its operations; for the roofline of a machine.
+"""What a step costs: its operations, and the bytes that pass between its operations; for the
+roofline of a machine.
 
-Operations are those of convolutions and matrix products, two for each multiplication with its addition. Bytes are the
-tensors that each operation reads and writes, as if nothing stayed in a cache between two operations: an upper limit.
+Operations are those of convolutions and matrix products, two for each multiplication with its
+addition. Bytes are the tensors that each operation reads and writes, as if nothing stayed in a
+cache between two operations: an upper limit.
 """
 
 from __future__ import annotations
@@ -34,20 +36,29 @@ def measure(call: Callable[[], object]) -> Cost:
 
 
 class _Traffic(TorchDispatchMode):
-    """Adds up the bytes of the tensors that go into and come out of each operation, but for views, which move none."""
+    """Adds up the bytes of the tensors that go into and come out of each operation, but for views,
+    which move none.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         found = func(*args, **(kwargs or {}))
         if not func.is_view:
-            # What changes lists of tensors in place gives nothing back, and has written them all the same.
+            # What changes lists of tensors in place gives nothing back, and has written them all
+            # the same.
             written = found if func._schema.returns else _changed(func, args)
-            tensors = [leaf for leaf in tree_leaves((args, kwargs, written)) if isinstance(leaf, Tensor)]
+            tensors = [
+                leaf for leaf in tree_leaves((args, kwargs, written)) if isinstance(leaf, Tensor)
+            ]
             self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         return found
 
@@ -55,13 +66,22 @@ class _Traffic(TorchDispatchMode):
 def _changed(func: Any, args: tuple[Any, ...]) -> list[Any]:
     """The arguments that an operation says it changes."""
     infos = [argument.alias_info for argument in func._schema.arguments]
-    return [value for value, info in zip(args, infos, strict=False) if info is not None and info.is_write]
+    return [
+        value
+        for value, info in zip(args, infos, strict=False)
+        if info is not None and info.is_write
+    ]
 
 
 def step_cost(
-    model: torch.nn.Module, loss: Callable[[dict[str, Tensor]], Tensor], image: Tensor, precision: torch.dtype
+    model: torch.nn.Module,
+    loss: Callable[[dict[str, Tensor]], Tensor],
+    image: Tensor,
+    precision: torch.dtype,
 ) -> Cost:
-    """The cost of forward, loss and backward for a batch: uint8 (B, H, W); divide by B for that of a sample."""
+    """The cost of forward, loss and backward for a batch: uint8 (B, H, W); divide by B for that of
+    a sample.
+    """
 
     def step() -> None:
         with torch.autocast(image.device.type, precision, enabled=precision != torch.float32):

@@ -1,4 +1,6 @@
-"""The network of the foreground task: uint8 (B, H, W) -> a logit for each pixel. It knows no threshold criterion."""
+"""The network of the foreground task: uint8 (B, H, W) -> a logit for each pixel. It knows no
+threshold criterion.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,9 @@ class ForegroundNet(nn.Module):
     """A binary U-Net on 28x28 and coarser, with or without global context. `logits` (B, H, W): foreground where above
     0.
 
-    Global context is fed back twice: its summary as an offset of the coarsest features, and its curve, added to the
-    logit of each pixel. Without context the network sees a pixel's neighbourhood only, which at the coarsest scale is
-    most of a digit.
+    Global context is fed back twice: its summary as an offset of the coarsest features, and its
+    curve, added to the logit of each pixel. Without context the network sees a pixel's
+    neighbourhood only, which at the coarsest scale is most of a digit.
     """
 
     ends = ("stem", "head", "context.embedding", "context.curve")

@@ -1,4 +1,6 @@
-"""The network of the mosaics task: uint8 (B, H, W) of any size -> classes of cells and the foreground of pixels."""
+"""The network of the mosaics task: uint8 (B, H, W) of any size -> classes of cells and the
+foreground of pixels.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +16,23 @@ from modeling.networks.images import pad, scale
 
 
 class MosaicNet(nn.Module):
-    """A U-Net for mosaics that does not know the grid: 2x2 pixels are one cell, and all scales work on cells or
-    coarser.
+    """A U-Net for mosaics that does not know the grid: 2x2 pixels are one cell, and all scales work
+    on cells or coarser.
 
-    `classes` (B, K, ceil(H / 2), ceil(W / 2)) are logits of the class of each cell, whatever in it is foreground.
-    `foreground` (B, H, W) is the logit of each pixel to be foreground: linear in its grey level, with a slope for
-    each cell and an offset for each pixel. `semantic` puts classes and foreground together.
+    `classes` (B, K, ceil(H / 2), ceil(W / 2)) are logits of the class of each cell, whatever in it
+    is foreground. `foreground` (B, H, W) is the logit of each pixel to be foreground: linear in its
+    grey level, with a slope for each cell and an offset for each pixel. `semantic` puts classes and
+    foreground together.
 
-    With local context, which has cells of 4x4 pixels, the classes are those that it finds, and offsets and slopes are
-    corrected by it. While it trains, each cell answers for itself; in eval mode, the cells of a digit vote: see
-    `agreed`. Without, the network sees a pixel's neighbourhood only, and each cell is read by itself.
+    With local context, which has cells of 4x4 pixels, the classes are those that it finds, and
+    offsets and slopes are corrected by it. While it trains, each cell answers for itself; in eval
+    mode, the cells of a digit vote: see `agreed`. Without, the network sees a pixel's neighbourhood
+    only, and each cell is read by itself.
     """
 
-    def __init__(self, channels: Sequence[int], blocks: int, *, classes: int, context: bool) -> None:
+    def __init__(
+        self, channels: Sequence[int], blocks: int, *, classes: int, context: bool
+    ) -> None:
         super().__init__()
         self.multiple = 2 ** len(channels)
         self.stem = nn.Conv2d(4, channels[0], 3, padding=1)
@@ -36,7 +42,9 @@ class MosaicNet(nn.Module):
         self.context: LocalContext | None = None
         if context:
             self.level = min(1, len(channels) - 1)  # the scale that is as fine as the local context
-            self.context = LocalContext(channels[self.level], 2 ** (1 + self.level), classes=classes)
+            self.context = LocalContext(
+                channels[self.level], 2 ** (1 + self.level), classes=classes
+            )
             self.ends += tuple(f"context.{name}" for name in LocalContext.ends)
         else:
             self.class_head = nn.Conv2d(channels[0], classes, 1)
@@ -62,22 +70,34 @@ class MosaicNet(nn.Module):
                 classes = agreed(classes.float(), self._foreground_of(logits), weights.float())
             classes = self._as_cells(classes)
         foreground = F.pixel_shuffle(logits, 2)[:, 0, :height, :width].float()
-        return {"classes": classes[:, :, : -(-height // 2), : -(-width // 2)], "foreground": foreground}
+        return {
+            "classes": classes[:, :, : -(-height // 2), : -(-width // 2)],
+            "foreground": foreground,
+        }
 
     def _as_cells(self, values: Tensor) -> Tensor:
-        """Values of the cells of the local context for those of the network: (B, h, w, K) -> (B, K, f * h, f * w)."""
+        """Values of the cells of the local context for those of the network: (B, h, w, K) -> (B, K,
+        f * h, f * w).
+        """
         values, times = values.permute(0, 3, 1, 2), 2**self.level
         if self.training:  # forward and backward in half the time
             return F.interpolate(values, scale_factor=float(times), mode="nearest")
-        return values.repeat_interleave(times, 2).repeat_interleave(times, 3)  # onnxruntime resizes no float64
+        # onnxruntime resizes no float64
+        return values.repeat_interleave(times, 2).repeat_interleave(times, 3)
 
     def _foreground_of(self, logits: Tensor) -> Tensor:
-        """The share of each cell of the local context that is foreground: (B, 4, f * h, f * w) -> (B, h, w, 1)."""
-        return F.avg_pool2d(logits.sigmoid().mean(1, keepdim=True).float(), 2**self.level).permute(0, 2, 3, 1)
+        """The share of each cell of the local context that is foreground: (B, 4, f * h, f * w) ->
+        (B, h, w, 1).
+        """
+        return F.avg_pool2d(logits.sigmoid().mean(1, keepdim=True).float(), 2**self.level).permute(
+            0, 2, 3, 1
+        )
 
 
 def semantic(outputs: dict[str, Tensor]) -> Tensor:
-    """Logarithms of the probabilities of background and each class: MosaicNet's outputs -> (B, 1 + K, H, W)."""
+    """Logarithms of the probabilities of background and each class: MosaicNet's outputs -> (B, 1 +
+    K, H, W).
+    """
     foreground = outputs["foreground"][:, None]
     cells = F.log_softmax(outputs["classes"], 1)
     height, width = foreground.shape[-2:]

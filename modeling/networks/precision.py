@@ -1,4 +1,6 @@
-"""What convolutions and products are computed in: bfloat16 where the device has units for it, float32 elsewhere."""
+"""What convolutions and products are computed in: bfloat16 where the device has units for it,
+float32 elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,10 @@ def choose_precision(asked: str, device: torch.device, *, compiled: bool = False
     stops within its own code, or gives gradients that are no numbers. Raises InputError where
     bfloat16 is asked for all the same.
 
-    On a CPU that is bfloat16 with the tiles of AMX, or with AVX-512's bfloat16 instructions on an AMD: there they
-    multiply twice as many numbers as those of float32 do, and these networks take half the time. An Intel without
-    tiles takes 1.2 times as long with such instructions, and any processor 3 times as long without.
+    On a CPU that is bfloat16 with the tiles of AMX, or with AVX-512's bfloat16 instructions on an
+    AMD: there they multiply twice as many numbers as those of float32 do, and these networks take
+    half the time. An Intel without tiles takes 1.2 times as long with such instructions, and any
+    processor 3 times as long without.
     """
     if compiled and device.type == "cpu":
         if asked == "bfloat16":
@@ -44,13 +47,17 @@ def choose_precision(asked: str, device: torch.device, *, compiled: bool = False
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Compute in `precision`, one of those that `choose_precision` gives, where an operation bears it."""
+    """Compute in `precision`, one of those that `choose_precision` gives, where an operation bears
+    it.
+    """
     return torch.autocast(device.type, torch.bfloat16, enabled=DTYPES[precision] is torch.bfloat16)
 
 
 @contextlib.contextmanager
 def exact_products() -> Iterator[None]:
-    """Products of float32, those of convolutions too, are computed in float32, not in TF32, whatever is set outside."""
+    """Products of float32, those of convolutions too, are computed in float32, not in TF32,
+    whatever is set outside.
+    """
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False

@@ -1,1 +1,3 @@
-"""What pictures are made of, wherever they are shown: colours, marks on enlarged images, and PNG files."""
+"""What pictures are made of, wherever they are shown: colours, marks on enlarged images, and PNG
+files.
+"""

@@ -1,4 +1,6 @@
-"""Colours of classes, and what is drawn on enlarged images: RGB, uint8 (height, width, 3), on black."""
+"""Colours of classes, and what is drawn on enlarged images: RGB, uint8 (height, width, 3), on
+black.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ Colour = tuple[int, int, int]
 AMBER: Colour = (255, 176, 32)
 CYAN: Colour = (64, 224, 255)
 
-# Ten colours bright enough for black and as far apart as can be, also to a viewer who lacks one kind of cones.
+# Ten colours bright enough for black and as far apart as can be, also to a viewer who lacks one
+# kind of cones.
 _TEN: tuple[Colour, ...] = (
     (75, 225, 255),
     (195, 0, 0),
@@ -32,13 +35,18 @@ def class_colour(label: int) -> Colour:
     """The colour of a class on black."""
     if label < len(_TEN):
         return _TEN[label]
-    hue = (label - len(_TEN)) * 0.6180339887498949 % 1  # the golden section spreads any number of hues
-    red, green, blue = colorsys.hsv_to_rgb(hue, (0.85, 0.5, 0.7)[label % 3], (1.0, 0.9, 0.65, 0.8)[label % 4])
+    # the golden section spreads any number of hues
+    hue = (label - len(_TEN)) * 0.6180339887498949 % 1
+    red, green, blue = colorsys.hsv_to_rgb(
+        hue, (0.85, 0.5, 0.7)[label % 3], (1.0, 0.9, 0.65, 0.8)[label % 4]
+    )
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def mask_colours(classes: int) -> UInt8:
-    """The colour of each value of a mask of classes: (1 + classes, 3); 0 is black, k + 1 is class k."""
+    """The colour of each value of a mask of classes: (1 + classes, 3); 0 is black, k + 1 is class
+    k.
+    """
     return np.array([(0, 0, 0), *map(class_colour, range(classes))], np.uint8)
 
 
@@ -52,10 +60,14 @@ def enlarge(picture: UInt8, scale: int) -> UInt8:
     return picture.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
-def draw_circle(picture: UInt8, circle: tuple[float, float, float], scale: int, colour: Colour) -> UInt8:
-    """The picture, enlarged by `scale`, with a circle (x, y, radius) in pixels of the image, and with its centre.
+def draw_circle(
+    picture: UInt8, circle: tuple[float, float, float], scale: int, colour: Colour
+) -> UInt8:
+    """The picture, enlarged by `scale`, with a circle (x, y, radius) in pixels of the image, and
+    with its centre.
 
-    The centre of the image's first pixel is at (0, 0). A circle that is not finite, or of a radius below 0, is none.
+    The centre of the image's first pixel is at (0, 0). A circle that is not finite, or of a radius
+    below 0, is none.
     """
     x, y, radius = circle
     if not np.isfinite(circle).all() or radius < 0:

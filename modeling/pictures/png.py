@@ -1,4 +1,6 @@
-"""PNG files: grey images out of foreign ones, checked before they are decoded; masks and pictures into new ones."""
+"""PNG files: grey images out of foreign ones, checked before they are decoded; masks and pictures
+into new ones.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +18,29 @@ from PIL import Image, PngImagePlugin
 
 from modeling.errors import InputError
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its errors are printed, without a name
+# else its errors are printed, without a name
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 UInt8 = npt.NDArray[np.uint8]
 
-LARGEST = 4096 * 4096  # pixels of one image: a network of 32 channels holds 2 GiB for each of its layers then
+# pixels of one image: a network of 32 channels holds 2 GiB for each of its layers then
+LARGEST = 4096 * 4096
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _COLOUR, _PALETTE = 0, 2, 3  # colour types; with transparency 4 and 6
 _CHANNELS = {_GREY: 1, _COLOUR: 3, _PALETTE: 1, 4: 2, 6: 4}  # samples a pixel
-_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")  # who does not know a critical chunk cannot know the pixels
+# who does not know a critical chunk cannot know the pixels
+_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _SHOWN = (b"IHDR", b"PLTE", b"tRNS", b"eXIf")  # what the pixels mean, and how they are turned
-_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_PASSES = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
 # of an interlaced file: left, top, and the steps to the right and down
 _CONVERT = "convert it to 8-bit grey without transparency"
 
@@ -43,7 +56,8 @@ _OTHERS = {  # formats by how their files begin
 }
 
 _ORIENTATION = 0x0112  # the tag of EXIF
-_TURNS: dict[int, Callable[[UInt8], UInt8]] = {  # how viewers turn and mirror; 1 is upright, others mean nothing
+# how viewers turn and mirror; 1 is upright, others mean nothing
+_TURNS: dict[int, Callable[[UInt8], UInt8]] = {
     2: np.fliplr,
     3: lambda image: image[::-1, ::-1],
     4: np.flipud,
@@ -52,21 +66,26 @@ _TURNS: dict[int, Callable[[UInt8], UInt8]] = {  # how viewers turn and mirror; 
     7: lambda image: image[::-1, ::-1].T,
     8: np.rot90,
 }
-_GAMMA = range(45_000, 46_000)  # about 1 / 2.2, in steps of 1/100,000: what is stored is what is shown
+# about 1 / 2.2, in steps of 1/100,000: what is stored is what is shown
+_GAMMA = range(45_000, 46_000)
 
 
 def decode(data: bytes) -> UInt8:
-    """Give the grey image (H, W) of a PNG file as viewers show it: turned and mirrored as its EXIF data ask.
+    """Give the grey image (H, W) of a PNG file as viewers show it: turned and mirrored as its EXIF
+    data ask.
 
-    Colours are taken where all are grey, transparency where all is opaque. Raises InputError for anything else: what
-    is no PNG, cut short, damaged, 16-bit, coloured, transparent or huge, of several frames, or of another gamma.
+    Colours are taken where all are grey, transparency where all is opaque. Raises InputError for
+    anything else: what is no PNG, cut short, damaged, 16-bit, coloured, transparent or huge, of
+    several frames, or of another gamma.
     """
     if not data:
         raise InputError("the file is empty", expected="a PNG file")
     if not data.startswith(_SIGNATURE):
         other = next((kind for start, kind in _OTHERS.items() if data.startswith(start)), None)
         found = other or f"it begins with {data[:8]!r}"
-        raise InputError("not a PNG file", found=found, remedy="convert it to a PNG file, 8-bit grey")
+        raise InputError(
+            "not a PNG file", found=found, remedy="convert it to a PNG file, 8-bit grey"
+        )
     listed = list(_chunks(data))
     chunks = dict(reversed(listed))  # the first of each name
     first, header = listed[0]
@@ -76,16 +95,23 @@ def decode(data: bytes) -> UInt8:
     if depth == 16:
         raise InputError("the image has 16 bits a channel", expected="8", found=16, remedy=_CONVERT)
     if width * height > LARGEST:
-        raise InputError("the image is too large", expected=f"at most {LARGEST:,} pixels", found=f"{height} x {width}")
+        raise InputError(
+            "the image is too large",
+            expected=f"at most {LARGEST:,} pixels",
+            found=f"{height} x {width}",
+        )
     if b"tRNS" in chunks and kind in (_GREY, _COLOUR):
         raise InputError("the image has a transparent colour", remedy=_CONVERT)
     _require_plain_levels(chunks)
     _require_one_frame(listed)
-    unknown = next((name for name, _ in listed if name[:1].isupper() and name not in _CRITICAL), None)
+    unknown = next(
+        (name for name, _ in listed if name[:1].isupper() and name not in _CRITICAL), None
+    )
     if unknown:
         raise _damaged(f"a chunk {unknown!r}, which is not known")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on what stands beside the pixels, without a name
+        # Pillow's remarks on what stands beside the pixels, without a name
+        warnings.simplefilter("ignore")
         try:
             return _decode_chunks(listed, chunks)
         except (InputError, MemoryError):
@@ -107,19 +133,29 @@ def _require_plain_levels(chunks: Mapping[bytes, bytes]) -> None:
 
 
 def _require_one_frame(listed: Sequence[tuple[bytes, bytes]]) -> None:
-    """Raise InputError for an animation; one that states no frames is none, and viewers show its image."""
+    """Raise InputError for an animation; one that states no frames is none, and viewers show its
+    image.
+    """
     names = [name for name, _ in listed]
     ahead = listed[: names.index(b"IDAT") if b"IDAT" in names else None]
     stated = [int.from_bytes(content[:4], "big") for name, content in ahead if name == b"acTL"]
     count = stated[0] if len(stated) == 1 else 0
-    still = b"fcTL" not in dict(ahead)  # then the image is no frame, and shown by those who know no animations
+    # then the image is no frame, and shown by those who know no animations
+    still = b"fcTL" not in dict(ahead)
     frames = count + still if count else 1
     if frames != 1:
-        raise InputError("the file is an animation", expected="one image", found=f"{frames:,} frames", remedy=_CONVERT)
+        raise InputError(
+            "the file is an animation",
+            expected="one image",
+            found=f"{frames:,} frames",
+            remedy=_CONVERT,
+        )
 
 
 def _decode_chunks(listed: Sequence[tuple[bytes, bytes]], chunks: Mapping[bytes, bytes]) -> UInt8:
-    """Decode the pixels and turn them. Pillow is shown the chunks that tell of either and no others, each once."""
+    """Decode the pixels and turn them. Pillow is shown the chunks that tell of either and no
+    others, each once.
+    """
     packed = b"".join(content for name, content in listed if name == b"IDAT")
     _require_all_pixels(chunks[b"IHDR"], packed)
     shown = {name: chunks[name] for name in _SHOWN if name in chunks}
@@ -131,7 +167,9 @@ def _decode_chunks(listed: Sequence[tuple[bytes, bytes]], chunks: Mapping[bytes,
 
 
 def _orientation(image: Image.Image) -> int:
-    """Give the orientation that the EXIF data of an image state, in whatever type; 1 where they state none."""
+    """Give the orientation that the EXIF data of an image state, in whatever type; 1 where they
+    state none.
+    """
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # noqa: BLE001  (what cannot be read turns no viewer's picture)
@@ -170,7 +208,10 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _cut_short(data: bytes) -> InputError:
     return InputError(
-        "the PNG file is cut short", expected="an end", found=f"none in its {len(data):,} bytes", remedy="get it anew"
+        "the PNG file is cut short",
+        expected="an end",
+        found=f"none in its {len(data):,} bytes",
+        remedy="get it anew",
     )
 
 
@@ -191,23 +232,39 @@ def _grey(image: Image.Image) -> UInt8:
 
 
 def encode(picture: UInt8, *, small: bool = False) -> bytes:
-    """Give a picture, RGB (H, W, 3) or RGB and opacity (H, W, 4), as a PNG file; `small` takes longer."""
+    """Give a picture, RGB (H, W, 3) or RGB and opacity (H, W, 4), as a PNG file; `small` takes
+    longer.
+    """
     swapped = picture[..., [2, 1, 0, 3][: picture.shape[2]]]  # OpenCV's order
-    return bytes(cv2.imencode(".png", swapped, [cv2.IMWRITE_PNG_COMPRESSION, 9] if small else [])[1])
+    return bytes(
+        cv2.imencode(".png", swapped, [cv2.IMWRITE_PNG_COMPRESSION, 9] if small else [])[1]
+    )
 
 
 def encode_indexed(mask: UInt8, colours: UInt8) -> bytes:
-    """Give a mask (H, W) as a PNG file: its values as they are, and for viewers their colours (n, 3), RGB."""
+    """Give a mask (H, W) as a PNG file: its values as they are, and for viewers their colours (n,
+    3), RGB.
+    """
     height, width = mask.shape
     lines = np.zeros((height, width + 1), np.uint8)  # each begins with 0: not filtered
     lines[:, 1:] = mask
     header = struct.pack(">IIBBBBB", width, height, 8, _PALETTE, 0, 0, 0)
-    return _file({b"IHDR": header, b"PLTE": colours.tobytes(), b"IDAT": zlib.compress(lines.tobytes()), b"IEND": b""})
+    return _file(
+        {
+            b"IHDR": header,
+            b"PLTE": colours.tobytes(),
+            b"IDAT": zlib.compress(lines.tobytes()),
+            b"IEND": b"",
+        }
+    )
 
 
 def _file(contents: Mapping[bytes, bytes]) -> bytes:
     """Give the PNG file of chunks by name, in their order."""
     return _SIGNATURE + b"".join(
-        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        struct.pack(">I", len(content))
+        + name
+        + content
+        + struct.pack(">I", zlib.crc32(name + content))
         for name, content in contents.items()
     )

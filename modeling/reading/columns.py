@@ -1,6 +1,8 @@
-"""A column of a split as an array that lies in files: indexed along its first axis, across its shards.
+"""A column of a split as an array that lies in files: indexed along its first axis, across its
+shards.
 
-Whatever indexing gives is new memory, writable and the caller's own; only `maps` shows the files themselves.
+Whatever indexing gives is new memory, writable and the caller's own; only `maps` shows the files
+themselves.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ Indices = npt.NDArray[np.integer[Any]]
 
 @dataclass(frozen=True)
 class _Maps:
-    """The runs one by one; and `rows`, one array of them all, in which sample i is row i + shifts[number of its run].
+    """The runs one by one; and `rows`, one array of them all, in which sample i is row i +
+    shifts[number of its run].
 
     `rows` is None where the runs cannot be one array, `shifts` where they are one without gaps.
     """
@@ -32,7 +35,9 @@ class _Maps:
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """Samples of one dtype and one shape, `sample_shape`; each run but the last holds `run_size` of them."""
+    """Samples of one dtype and one shape, `sample_shape`; each run but the last holds `run_size` of
+    them.
+    """
 
     name: str
     dtype: np.dtype[Any]
@@ -67,7 +72,8 @@ class Column:
         return self._maps.runs
 
     def __getitem__(self, index: Any) -> Any:
-        """One sample for an integer; for a slice, integers of any shape or a mask of booleans (n,), an array of them.
+        """One sample for an integer; for a slice, integers of any shape or a mask of booleans (n,),
+        an array of them.
 
         Raises IndexError for what is none of these, and for what is out of range.
         """
@@ -82,10 +88,12 @@ class Column:
         return np.asarray(self[:], dtype)
 
     def take(self, indices: npt.ArrayLike, out: Array | None = None) -> Array:
-        """The samples at `indices`, integers of any shape: an array (*indices.shape, *sample_shape).
+        """The samples at `indices`, integers of any shape: an array (*indices.shape,
+        *sample_shape).
 
-        `out`, C-contiguous and of that shape and dtype, takes them if given: nothing is allocated then. Raises
-        IndexError unless 0 <= indices < n, ValueError for an `out` that cannot take them.
+        `out`, C-contiguous and of that shape and dtype, takes them if given: nothing is allocated
+        then. Raises IndexError unless 0 <= indices < n, ValueError for an `out` that cannot take
+        them.
         """
         return self.gather(checked_indices(indices, len(self)), out)
 
@@ -95,13 +103,20 @@ class Column:
         if out is None:
             out = np.empty(shape, self.dtype)
         elif out.shape != shape or out.dtype != self.dtype or not out.flags.c_contiguous:
-            raise ValueError(f"out must be C-contiguous {self.dtype} {shape}, found {out.dtype} {out.shape}")
+            raise ValueError(
+                f"out must be C-contiguous {self.dtype} {shape}, found {out.dtype} {out.shape}"
+            )
         maps = self._maps
         if maps.rows is None:
             self._gather_apart(indices.reshape(-1), out.reshape(-1, *self.sample_shape))
         else:
-            # To clip, where nothing is out of range, spares NumPy a copy of `out` that it could give back unchanged.
-            rows = indices if maps.shifts is None else indices + maps.shifts.take(indices // self.run_size)
+            # To clip, where nothing is out of range, spares NumPy a copy of `out` that it could
+            # give back unchanged.
+            rows = (
+                indices
+                if maps.shifts is None
+                else indices + maps.shifts.take(indices // self.run_size)
+            )
             maps.rows.take(rows, axis=0, out=out, mode="clip")
         return out
 
@@ -121,7 +136,9 @@ class Column:
             first = number * self.run_size
             start, stop = max(positions.start, first), min(positions.stop, first + len(run))
             if start < stop:
-                out[start - positions.start : stop - positions.start] = run[start - first : stop - first]
+                out[start - positions.start : stop - positions.start] = run[
+                    start - first : stop - first
+                ]
         return out
 
     def _positions(self, index: Any) -> Indices:
@@ -132,7 +149,9 @@ class Column:
                 raise IndexError(f"a mask must have the shape ({len(self)},), found {raw.shape}")
             return np.flatnonzero(raw)
         if raw.dtype.kind not in "iu" or isinstance(index, tuple):
-            raise IndexError("a column takes an integer, a slice, integers or a mask of booleans: index what it gives")
+            raise IndexError(
+                "a column takes an integer, a slice, integers or a mask of booleans: index what it gives"
+            )
         if raw.size and not (-len(self) <= int(raw.min()) and int(raw.max()) < len(self)):
             raise IndexError(f"out of range for {len(self)} samples: {raw.min()} to {raw.max()}")
         found = raw.astype(np.intp)
@@ -142,9 +161,15 @@ class Column:
     def _maps(self) -> _Maps:
         together = map_together(self.runs, self.dtype, self.sample_shape)
         if together is None:
-            return _Maps(tuple(map_apart(run, self.dtype, self.sample_shape) for run in self.runs), None, None)
+            return _Maps(
+                tuple(map_apart(run, self.dtype, self.sample_shape) for run in self.runs),
+                None,
+                None,
+            )
         rows, firsts = together
-        runs = tuple(rows[first : first + run.count] for run, first in zip(self.runs, firsts, strict=True))
+        runs = tuple(
+            rows[first : first + run.count] for run, first in zip(self.runs, firsts, strict=True)
+        )
         shifts = np.array(firsts) - self.run_size * np.arange(len(firsts))
         return _Maps(runs, rows, shifts if shifts.any() else None)
 
@@ -159,10 +184,14 @@ def checked_indices(indices: npt.ArrayLike, count: int) -> Indices:
     if found.dtype.kind not in "iu":
         raise IndexError(f"indices must be integers, found {found.dtype}")
     if found.size and (found.min() < 0 or found.max() >= count):
-        raise IndexError(f"indices must be from 0 to {count - 1}, found {found.min()} to {found.max()}")
+        raise IndexError(
+            f"indices must be from 0 to {count - 1}, found {found.min()} to {found.max()}"
+        )
     return found
 
 
 def _as_array(index: Any) -> Array:
     """An index as an array; an empty list is one of integers, as it is for NumPy."""
-    return np.asarray(index, np.intp) if isinstance(index, list) and not index else np.asarray(index)
+    return (
+        np.asarray(index, np.intp) if isinstance(index, list) and not index else np.asarray(index)
+    )

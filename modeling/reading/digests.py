@@ -21,7 +21,9 @@ def canonical_json(value: object) -> bytes:
 
 
 def merkle_root(nodes: Sequence[bytes]) -> bytes:
-    """Root over leaves, or over equal full subtrees of which only the last may be smaller: RFC 6962, section 2.1."""
+    """Root over leaves, or over equal full subtrees of which only the last may be smaller: RFC
+    6962, section 2.1.
+    """
     if len(nodes) == 1:
         return nodes[0]
     left = 1 << (len(nodes) - 1).bit_length() - 1
@@ -29,7 +31,9 @@ def merkle_root(nodes: Sequence[bytes]) -> bytes:
 
 
 def content_root(samples: npt.NDArray[Any]) -> bytes:
-    """The content root of consecutive samples (n, *shape), C-contiguous, from a shard's or the column's first on."""
+    """The content root of consecutive samples (n, *shape), C-contiguous, from a shard's or the
+    column's first on.
+    """
     header = f"datagen {samples.dtype.str} {','.join(map(str, samples.shape[1:]))}\n".encode()
     leaves = []
     for start in range(0, len(samples), CHUNK):

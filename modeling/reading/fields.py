@@ -1,4 +1,6 @@
-"""Values of a JSON object, of the kinds that a manifest holds: what they must be, or WrongValueError tells."""
+"""Values of a JSON object, of the kinds that a manifest holds: what they must be, or
+WrongValueError tells.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ MAX_SIDE = 1 << 20  # of an image, along any axis
 
 _PATH = re.compile(r"(?!.{256})[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character: JSON can spell it, no terminal can print it
+# half of a character: JSON can spell it, no terminal can print it
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
@@ -71,7 +74,9 @@ def read_digest(plain: Mapping[str, Any], key: str) -> str:
 def check_name(text: str) -> str:
     """`text` itself, if it is a name of a task, a split or a column."""
     if not _NAME.fullmatch(text):
-        raise WrongValueError(f"{_shown(text)} is not a name of letters a to z, digits and underscores")
+        raise WrongValueError(
+            f"{_shown(text)} is not a name of letters a to z, digits and underscores"
+        )
     return text
 
 

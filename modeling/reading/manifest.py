@@ -1,7 +1,8 @@
-"""manifest.json and the shard tables, read by `docs/format.md` and believed in nothing that the files can contradict.
+"""manifest.json and the shard tables, read by `docs/format.md` and believed in nothing that the
+files can contradict.
 
-What comes out is safe to map: every path lies within the dataset, every run of bytes within its file, and the digests
-follow from one another. The samples themselves are not looked at here.
+What comes out is safe to map: every path lies within the dataset, every run of bytes within its
+file, and the digests follow from one another. The samples themselves are not looked at here.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ NAME, VERSION = "datagen", 1
 
 MANIFEST, RECIPE, _UNFINISHED = "manifest.json", "recipe.toml", (".manifest.json", ".build")
 _MAX_MANIFEST_BYTES = 1 << 20
-_REMEDY = "nothing is known of the samples without it: remove the folder and build the dataset again"
+_REMEDY = (
+    "nothing is known of the samples without it: remove the folder and build the dataset again"
+)
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,11 @@ class Manifest:
 
 
 def read(root: Path | str) -> Manifest:
-    """The manifest of the dataset in `root` and its shard tables, checked against each other and the files' sizes.
+    """The manifest of the dataset in `root` and its shard tables, checked against each other and
+    the files' sizes.
 
-    Raises FormatError where there is no dataset or one of an unknown version, InputError where it is compressed, and
-    DamagedError where the files contradict each other.
+    Raises FormatError where there is no dataset or one of an unknown version, InputError where it
+    is compressed, and DamagedError where the files contradict each other.
     """
     root = Path(root)
     path = root / MANIFEST
@@ -87,7 +91,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise FormatError(f"not a manifest: {error}", path=path, remedy=_REMEDY) from error
     if not isinstance(plain, dict):
-        raise FormatError("not a manifest", path=path, expected="a JSON object", found=type(plain).__name__)
+        raise FormatError(
+            "not a manifest", path=path, expected="a JSON object", found=type(plain).__name__
+        )
     _check_version(path, plain.get("format"))
     stated = plain.pop("sha256", None)
     computed = hashlib.sha256(canonical_json(plain)).hexdigest()
@@ -100,7 +106,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             remedy=_REMEDY,
         )
     if spelled != data:
-        raise DamagedError("the manifest is not spelled as the format wants", path=path, remedy=_REMEDY)
+        raise DamagedError(
+            "the manifest is not spelled as the format wants", path=path, remedy=_REMEDY
+        )
     return plain
 
 
@@ -108,7 +116,13 @@ def _check_built(path: Path) -> None:
     """That there is a regular file manifest.json, or the reason why not."""
     with storage_errors(path):
         if not path.parent.is_dir():
-            found = "a file" if path.parent.is_file() else "something else" if path.parent.exists() else "nothing"
+            found = (
+                "a file"
+                if path.parent.is_file()
+                else "something else"
+                if path.parent.exists()
+                else "nothing"
+            )
         elif is_regular(path):
             return
         elif any((path.parent / name).exists() for name in _UNFINISHED):
@@ -132,9 +146,11 @@ def _check_built(path: Path) -> None:
 
 
 def is_dataset(folder: Path) -> bool:
-    """Tell whether a folder is a dataset, in whatever state: built, being built, or with a manifest that is damaged.
+    """Tell whether a folder is a dataset, in whatever state: built, being built, or with a manifest
+    that is damaged.
 
-    A manifest that cannot be read is one of a dataset where a recipe lies beside it. What may not be looked at is none.
+    A manifest that cannot be read is one of a dataset where a recipe lies beside it. What may not
+    be looked at is none.
     """
     try:
         if any((folder / name).exists() for name in _UNFINISHED):
@@ -151,7 +167,9 @@ def is_dataset(folder: Path) -> bool:
 
 
 def require_outside(path: Path | str) -> None:
-    """Raise InputError where `path` lies in a dataset: what is written there would make it one that is damaged."""
+    """Raise InputError where `path` lies in a dataset: what is written there would make it one that
+    is damaged.
+    """
     place = Path(os.path.realpath(absolute(path)))
     inside = next((folder for folder in (place, *place.parents) if is_dataset(folder)), None)
     if inside is not None:
@@ -164,9 +182,13 @@ def require_outside(path: Path | str) -> None:
 
 
 def _check_version(path: Path, stated: object) -> None:
-    name, version = (stated.get("name"), stated.get("version")) if isinstance(stated, dict) else (None, None)
+    name, version = (
+        (stated.get("name"), stated.get("version")) if isinstance(stated, dict) else (None, None)
+    )
     if name != NAME:
-        raise FormatError("not a manifest of this format", path=path, expected=NAME, found=ascii(name)[:64])
+        raise FormatError(
+            "not a manifest of this format", path=path, expected=NAME, found=ascii(name)[:64]
+        )
     if type(version) is int and version > VERSION:
         raise FormatError(
             "the dataset is of a later version of the format than this program knows",
@@ -177,7 +199,10 @@ def _check_version(path: Path, stated: object) -> None:
         )
     if type(version) is not int or version != VERSION:
         raise FormatError(
-            "not a version of the format", path=path, expected=f"version {VERSION}", found=ascii(version)[:64]
+            "not a version of the format",
+            path=path,
+            expected=f"version {VERSION}",
+            found=ascii(version)[:64],
         )
 
 
@@ -197,7 +222,9 @@ def _interpret(root: Path, plain: dict[str, Any]) -> Manifest:
         raise WrongValueError("shard_size must be 256 times a power of two")
     tasks = read_object(plain, "tasks")
     sections = {
-        (task, split): read_section(root, check_name(task), check_name(split), size, read_object(splits, split))
+        (task, split): read_section(
+            root, check_name(task), check_name(split), size, read_object(splits, split)
+        )
         for task in _in_order(tasks)
         for splits in [read_object(tasks, task)]
         for split in _in_order(splits)
@@ -218,11 +245,15 @@ def _interpret(root: Path, plain: dict[str, Any]) -> Manifest:
 def _in_order(names: Iterable[str]) -> list[str]:
     """The names of tasks or splits in the order of the work, others after them."""
     order = ("foreground", "circles", "mosaics", "train", "val", "test")
-    return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
+    return sorted(
+        names, key=lambda name: (order.index(name) if name in order else len(order), name)
+    )
 
 
 def _check_digests(path: Path, manifest: Manifest) -> None:
-    """That the roots of the shards give those of the columns, and these the digest of the dataset."""
+    """That the roots of the shards give those of the columns, and these the digest of the
+    dataset.
+    """
     listed = []
     for section in manifest.sections.values():
         for column, row in zip(section.columns, section.table, strict=True):
@@ -233,9 +264,14 @@ def _check_digests(path: Path, manifest: Manifest) -> None:
                     remedy=REBUILD,
                 )
             shape = [section.count, *column.shape]
-            listed.append([section.task, section.split, column.name, column.dtype, shape, column.root])
+            listed.append(
+                [section.task, section.split, column.name, column.dtype, shape, column.root]
+            )
     computed = hashlib.sha256(canonical_json(sorted(listed))).hexdigest()
     if computed != manifest.digest:
         raise DamagedError(
-            "the dataset digest is not that of the columns", path=path, expected=computed, found=manifest.digest
+            "the dataset digest is not that of the columns",
+            path=path,
+            expected=computed,
+            found=manifest.digest,
         )

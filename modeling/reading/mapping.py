@@ -1,8 +1,10 @@
-"""Runs of samples in several files, mapped as one array: `numpy.take` then gathers across files in one pass.
+"""Runs of samples in several files, mapped as one array: `numpy.take` then gathers across files in
+one pass.
 
-Gathered file by file, every sample would be copied twice: to a place among those of its file, from there to its place
-in the batch. So a range of addresses is reserved and the files are mapped into it, each at an address at which
-its samples are whole rows of one array that begins where the range does.
+Gathered file by file, every sample would be copied twice: to a place among those of its file, from
+there to its place in the batch. So a range of addresses is reserved and the files are mapped into
+it, each at an address at which its samples are whole rows of one array that begins where the range
+does.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ from modeling.errors import DamagedError, storage_errors
 
 Array = npt.NDArray[Any]
 
-# A multiple of every page size; and where a file lies in huge pages of 2 MiB (Linux may cache it so), they are mapped
-# as such only if address and offset agree modulo their size.
+# A multiple of every page size; and where a file lies in huge pages of 2 MiB (Linux may cache it
+# so), they are mapped as such only if address and offset agree modulo their size.
 ALIGNMENT = 1 << 21
 
 _SHARE = 1 / 8  # of the memory, that a range may take for which huge pages are asked
@@ -47,11 +49,12 @@ class Run:
 
 
 def place_runs(runs: Sequence[Run], row_bytes: int) -> list[int] | None:
-    """The row at which each run begins in one array of rows of `row_bytes` bytes, as near to its start as can be.
+    """The row at which each run begins in one array of rows of `row_bytes` bytes, as near to its
+    start as can be.
 
-    Files are mapped by whole blocks of ALIGNMENT: a run that begins `skew` bytes into one may lie where
-    ALIGNMENT * t + skew is a multiple of row_bytes, for some integer t. None if there is no such t for a run, which is
-    where gcd(ALIGNMENT, row_bytes) does not divide its skew.
+    Files are mapped by whole blocks of ALIGNMENT: a run that begins `skew` bytes into one may lie
+    where ALIGNMENT * t + skew is a multiple of row_bytes, for some integer t. None if there is no
+    such t for a run, which is where gcd(ALIGNMENT, row_bytes) does not divide its skew.
     """
     common = math.gcd(ALIGNMENT, row_bytes)
     period = row_bytes // common
@@ -67,10 +70,14 @@ def place_runs(runs: Sequence[Run], row_bytes: int) -> list[int] | None:
     return firsts
 
 
-def map_together(runs: Sequence[Run], dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[Array, list[int]] | None:
-    """A read-only array (rows, *shape), and its row at which each run begins; None where one array cannot be had.
+def map_together(
+    runs: Sequence[Run], dtype: np.dtype[Any], shape: tuple[int, ...]
+) -> tuple[Array, list[int]] | None:
+    """A read-only array (rows, *shape), and its row at which each run begins; None where one array
+    cannot be had.
 
-    Rows between the runs are not to be used. Raises DamagedError where a file is no longer there, or too short.
+    Rows between the runs are not to be used. Raises DamagedError where a file is no longer there,
+    or too short.
     """
     row_bytes = math.prod(shape) * dtype.itemsize
     firsts = place_runs(runs, row_bytes)
@@ -91,9 +98,11 @@ def map_together(runs: Sequence[Run], dtype: np.dtype[Any], shape: tuple[int, ..
 
 
 def _ask_for_huge_pages(region: mmap.mmap) -> None:
-    """Let what is not yet in the cache be read by megabytes, and be mapped by 2 MiB: a gather then costs a fifth less.
+    """Let what is not yet in the cache be read by megabytes, and be mapped by 2 MiB: a gather then
+    costs a fifth less.
 
-    Not where the range would take much of the memory: samples that have to be read again would cost megabytes each.
+    Not where the range would take much of the memory: samples that have to be read again would cost
+    megabytes each.
     """
     if hasattr(mmap, "MADV_HUGEPAGE") and len(region) <= _SHARE * _memory():
         with suppress(OSError):  # a kernel without huge pages
@@ -101,7 +110,9 @@ def _ask_for_huge_pages(region: mmap.mmap) -> None:
 
 
 def _memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or what its control groups leave it (Linux, v2)."""
+    """Bytes of memory that this process may use: the machine's, or what its control groups leave it
+    (Linux, v2).
+    """
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     with suppress(OSError, StopIteration):
         lines = Path("/proc/self/cgroup").read_text().splitlines()
@@ -113,7 +124,9 @@ def _memory() -> int:
 
 
 def map_apart(run: Run, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-    """One run by itself: a read-only array (count, *shape). Raises DamagedError as `map_together` does."""
+    """One run by itself: a read-only array (count, *shape). Raises DamagedError as `map_together`
+    does.
+    """
     with storage_errors(run.path), _opened(run, run.count * math.prod(shape) * dtype.itemsize):
         return np.memmap(run.path, dtype, "r", run.offset, (run.count, *shape)).view(np.ndarray)
 
@@ -123,13 +136,18 @@ def _map_at(address: int, run: Run, length: int) -> None:
     skew = run.offset % ALIGNMENT
     with storage_errors(run.path), _opened(run, length) as descriptor:
         flags, start = mmap.MAP_SHARED | _FIXED, address - skew
-        if _mmap()(start, skew + length, mmap.PROT_READ, flags, descriptor, run.offset - skew) != start:
+        if (
+            _mmap()(start, skew + length, mmap.PROT_READ, flags, descriptor, run.offset - skew)
+            != start
+        ):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(run.path))
 
 
 @contextmanager
 def _opened(run: Run, length: int) -> Iterator[int]:
-    """A descriptor of the run's file: a regular one, no link, with `length` bytes from the run's offset on."""
+    """A descriptor of the run's file: a regular one, no link, with `length` bytes from the run's
+    offset on.
+    """
     try:
         descriptor = os.open(run.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -161,5 +179,12 @@ def _mmap() -> Any:
     """mmap of the C library: that of Python takes no address."""
     function = ctypes.CDLL(None, use_errno=True).mmap
     function.restype = ctypes.c_void_p
-    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
+    function.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int64,
+    ]
     return function

@@ -1,7 +1,8 @@
-"""The header of an .npy array, read so that whatever bytes are there give a header that can be believed, or ValueError.
+"""The header of an .npy array, read so that whatever bytes are there give a header that can be
+believed, or ValueError.
 
-The format is NumPy's own (numpy.lib.format): version 1.0, and 2.0 and 3.0, which spell the length of the header
-and the names of fields in other ways.
+The format is NumPy's own (numpy.lib.format): version 1.0, and 2.0 and 3.0, which spell the length
+of the header and the names of fields in other ways.
 """
 
 from __future__ import annotations
@@ -17,11 +18,20 @@ _MAGIC = b"\x93NUMPY"
 _READERS = {
     b"\x01\x00": np.lib.format.read_array_header_1_0,
     b"\x02\x00": np.lib.format.read_array_header_2_0,
-    b"\x03\x00": np.lib.format.read_array_header_2_0,  # but for names of fields, which no array here has
+    # but for names of fields, which no array here has
+    b"\x03\x00": np.lib.format.read_array_header_2_0,
 }
 _AXES = 32
 # What NumPy raises for a header that is no literal of Python, or is another than the one expected.
-_UNREADABLE = (AttributeError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError, tokenize.TokenError)
+_UNREADABLE = (
+    AttributeError,
+    MemoryError,
+    RecursionError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    tokenize.TokenError,
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,9 @@ def read_header(file: IO[bytes]) -> Header:
     if magic != _MAGIC:
         raise ValueError(f"it begins with {magic + version!r}, expected {_MAGIC!r}")
     if version not in _READERS:
-        raise ValueError(f"it is of a version of the format that is none of 1.0, 2.0 and 3.0: {version!r}")
+        raise ValueError(
+            f"it is of a version of the format that is none of 1.0, 2.0 and 3.0: {version!r}"
+        )
     try:
         shape, fortran, dtype = _READERS[version](file)
     except _UNREADABLE as error:

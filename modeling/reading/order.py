@@ -1,8 +1,10 @@
-"""The order in which samples are seen: a pure function of (seed, epoch), computed at any place without the others.
+"""The order in which samples are seen: a pure function of (seed, epoch), computed at any place
+without the others.
 
-Position p of an epoch shows sample permute(p), where permute is a keyed bijection of [0, count): an alternating Feistel
-network on two digits (Luby and Rackoff, 1988), walked until it lands below count (Black and Rogaway, 2002).
-So an epoch shows every sample once, nothing is stored, and to resume is to begin at (epoch, step).
+Position p of an epoch shows sample permute(p), where permute is a keyed bijection of [0, count): an
+alternating Feistel network on two digits (Luby and Rackoff, 1988), walked until it lands below
+count (Black and Rogaway, 2002). So an epoch shows every sample once, nothing is stored, and to
+resume is to begin at (epoch, step).
 """
 
 from __future__ import annotations
@@ -24,10 +26,11 @@ Array = npt.NDArray[Any]  # of unsigned words
 
 
 class Order:
-    """Batches of sample numbers below `count`: the share of `rank` where `ranks` processes divide each batch.
+    """Batches of sample numbers below `count`: the share of `rank` where `ranks` processes divide
+    each batch.
 
-    A step shows the same samples whatever the number of ranks. The last batch of an epoch is shorter where `batch`
-    does not divide `count`. Raises ValueError for numbers that make no order.
+    A step shows the same samples whatever the number of ranks. The last batch of an epoch is
+    shorter where `batch` does not divide `count`. Raises ValueError for numbers that make no order.
     """
 
     def __init__(self, count: int, seed: int, batch: int, rank: int = 0, ranks: int = 1) -> None:
@@ -37,8 +40,15 @@ class Order:
             raise ValueError(f"batch must be at least 1, found {batch}")
         if not 0 <= rank < ranks:
             raise ValueError(f"rank must be from 0 to {ranks - 1}, found {rank}")
-        self.count, self.seed, self.batch_size, self.rank, self.ranks = count, seed, batch, rank, ranks
-        self._block: tuple[int, int, Indices] = (0, 0, np.empty(0, np.int64))  # epoch, first position, samples
+        self.count, self.seed, self.batch_size, self.rank, self.ranks = (
+            count,
+            seed,
+            batch,
+            rank,
+            ranks,
+        )
+        # epoch, first position, samples
+        self._block: tuple[int, int, Indices] = (0, 0, np.empty(0, np.int64))
 
     @property
     def steps(self) -> int:
@@ -51,15 +61,19 @@ class Order:
         return -(-min(self.batch_size, self.count) // self.ranks)
 
     def size(self, step: int) -> int:
-        """Samples in the batch of a step, of all ranks together. Raises IndexError unless 0 <= step < steps."""
+        """Samples in the batch of a step, of all ranks together. Raises IndexError unless 0 <= step
+        < steps.
+        """
         if not 0 <= step < self.steps:
             raise IndexError(f"an epoch has the steps 0 to {self.steps - 1}, found {step}")
         return min(self.batch_size, self.count - step * self.batch_size)
 
     def batch(self, epoch: int, step: int) -> Indices:
-        """This rank's samples of a step: int64 (n,), read-only, n from size // ranks to that and one more.
+        """This rank's samples of a step: int64 (n,), read-only, n from size // ranks to that and
+        one more.
 
-        The shares of all ranks, one after the other, are the batch. Raises IndexError unless 0 <= step < steps.
+        The shares of all ranks, one after the other, are the batch. Raises IndexError unless 0 <=
+        step < steps.
         """
         size = self.size(step)
         first = step * self.batch_size
@@ -67,7 +81,9 @@ class Order:
         return samples[size * self.rank // self.ranks : size * (self.rank + 1) // self.ranks]
 
     def _samples(self, epoch: int, first: int, stop: int) -> Indices:
-        """The samples at positions first to stop, from the block kept or else from a new one that begins at `first`."""
+        """The samples at positions first to stop, from the block kept or else from a new one that
+        begins at `first`.
+        """
         kept_epoch, start, samples = self._block
         if kept_epoch != epoch or not start <= first <= stop <= start + len(samples):
             start, end = first, min(self.count, max(stop, first + _BLOCK))
@@ -79,7 +95,9 @@ class Order:
 
 @dataclass(frozen=True)
 class _Words:
-    """Arithmetic in unsigned words of one size: a digit's hash keeps `kept` bits, and times a digit it fits a word."""
+    """Arithmetic in unsigned words of one size: a digit's hash keeps `kept` bits, and times a digit
+    it fits a word.
+    """
 
     dtype: type[np.uint32 | np.uint64]
     factors: tuple[int, int]
@@ -87,14 +105,18 @@ class _Words:
     kept: int
 
 
-_NARROW_COUNT = 1 << 24  # so that digits have 12 bits: words of 32 bits do then, and save a third of the time
+# so that digits have 12 bits: words of 32 bits do then, and save a third of the time
+_NARROW_COUNT = 1 << 24
 _NARROW = _Words(np.uint32, (0x9E3779B1, 0x85EBCA77), 15, 20)
 _WIDE = _Words(np.uint64, (0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93), 32, 32)
 
 
 def permute(positions: npt.NDArray[Any], count: int, seed: int, epoch: int) -> Indices:
-    """The sample at each position of an epoch: integers (n,), 0 to count - 1, `count` at most MAX_COUNT -> int64."""
-    # Few samples mix slowly: of five, 8 rounds favour some orders, and 16 none that 24,000 epochs could tell.
+    """The sample at each position of an epoch: integers (n,), 0 to count - 1, `count` at most
+    MAX_COUNT -> int64.
+    """
+    # Few samples mix slowly: of five, 8 rounds favour some orders, and 16 none that 24,000 epochs
+    # could tell.
     rounds = 16 if count < 1 << 16 else 8
     words = _NARROW if count <= _NARROW_COUNT else _WIDE
     digest = hashlib.shake_128(f"order {seed} {epoch}".encode()).digest(8 * rounds)
@@ -122,7 +144,9 @@ def _feistel(values: Array, base: int, highs: int, keys: Array, words: _Words) -
 
 
 def _add(digit: Array, other: Array, key: Any, limit: int, words: _Words) -> Array:
-    """digit + hash(other) modulo `limit`: two multiplications, the upper bits scaled to [0, limit) (Lemire, 2019)."""
+    """digit + hash(other) modulo `limit`: two multiplications, the upper bits scaled to [0, limit)
+    (Lemire, 2019).
+    """
     kind = words.dtype
     word = (other ^ key) * kind(words.factors[0])
     word ^= word >> kind(words.shift)

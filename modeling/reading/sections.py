@@ -1,4 +1,6 @@
-"""One split of one task as the manifest and its shard table describe it, checked against the files that are there."""
+"""One split of one task as the manifest and its shard table describe it, checked against the files
+that are there.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ Table = npt.NDArray[np.void]
 
 @dataclass(frozen=True)
 class ColumnFacts:
-    """A column of a section: `shape` is that of one sample, `path` the rule for a shard's file, `root` is in hex."""
+    """A column of a section: `shape` is that of one sample, `path` the rule for a shard's file,
+    `root` is in hex.
+    """
 
     name: str
     dtype: str
@@ -81,11 +85,14 @@ class SectionFacts:
             yield range(start, min(start + self.shard_size, self.count))
 
 
-def read_section(root: Path, task: str, split: str, size: int, plain: dict[str, Any]) -> SectionFacts:
-    """The section that the manifest describes in `plain`, and its table; `size` is that of a full shard, in samples.
+def read_section(
+    root: Path, task: str, split: str, size: int, plain: dict[str, Any]
+) -> SectionFacts:
+    """The section that the manifest describes in `plain`, and its table; `size` is that of a full
+    shard, in samples.
 
-    Raises WrongValueError for a value that the format does not allow, DamagedError where the table is not the file
-    that it should be.
+    Raises WrongValueError for a value that the format does not allow, DamagedError where the table
+    is not the file that it should be.
     """
     where = f"{task}/{split}"
     count, table = read_natural(plain, "count"), read_object(plain, "table")
@@ -95,11 +102,15 @@ def read_section(root: Path, task: str, split: str, size: int, plain: dict[str, 
     shards = -(-count // size)
     expected = len(columns) * shards * SHARD.itemsize
     if read_natural(table, "bytes") != expected or expected > _MAX_TABLE_BYTES:
-        raise WrongValueError(f"the table of {where} must have {expected} bytes, and {_MAX_TABLE_BYTES} at most")
+        raise WrongValueError(
+            f"the table of {where} must have {expected} bytes, and {_MAX_TABLE_BYTES} at most"
+        )
     path = root / check_path(read_text(table, "path"))
     _check_folders(root, path)
     data = read_file(path, size=expected)
-    return SectionFacts(task, split, count, size, columns, np.frombuffer(data, SHARD).reshape(len(columns), shards))
+    return SectionFacts(
+        task, split, count, size, columns, np.frombuffer(data, SHARD).reshape(len(columns), shards)
+    )
 
 
 def _column(where: str, plain: object) -> ColumnFacts:
@@ -114,17 +125,26 @@ def _column(where: str, plain: object) -> ColumnFacts:
     if len(_SHARD_NUMBER.findall(path)) != 1:
         raise WrongValueError(f"{path[:64]!a} is not a rule for the paths of shards")
     check_path(_SHARD_NUMBER.sub("0", path))
-    return ColumnFacts(check_name(read_text(plain, "name")), dtype, tuple(shape), path, read_digest(plain, "root"))
+    return ColumnFacts(
+        check_name(read_text(plain, "name")), dtype, tuple(shape), path, read_digest(plain, "root")
+    )
 
 
 def check_columns(section: SectionFacts, tile: tuple[int, int], grid: tuple[int, int]) -> None:
-    """Raise WrongValueError unless a section of one of the three tasks has its columns, of their dtypes and shapes."""
+    """Raise WrongValueError unless a section of one of the three tasks has its columns, of their
+    dtypes and shapes.
+    """
     (height, width), (rows, columns) = tile, grid
     digit, mosaic, cells = (height, width), (rows * height, columns * width), (rows, columns)
     byte = "|u1"
     known: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {
         "foreground": {"image": (byte, digit), "mask": (byte, digit), "threshold": (byte, ())},
-        "circles": {"image": (byte, digit), "mask": (byte, digit), "label": (byte, ()), "circle": ("<i8", (4,))},
+        "circles": {
+            "image": (byte, digit),
+            "mask": (byte, digit),
+            "label": (byte, ()),
+            "circle": ("<i8", (4,)),
+        },
         "mosaics": {
             "image": (byte, mosaic),
             "mask": (byte, mosaic),
@@ -143,7 +163,9 @@ def check_columns(section: SectionFacts, tile: tuple[int, int], grid: tuple[int,
 
 
 def _check_folders(root: Path, path: Path) -> None:
-    """Raise DamagedError where a folder between `root` and `path` is a link: it may lead out of the dataset."""
+    """Raise DamagedError where a folder between `root` and `path` is a link: it may lead out of the
+    dataset.
+    """
     for inner in [*path.relative_to(root).parents][:-1]:
         with storage_errors(root / inner):
             linked = (root / inner).is_symlink()
@@ -158,10 +180,14 @@ def _check_folders(root: Path, path: Path) -> None:
 
 
 def check_table(root: Path, section: SectionFacts) -> None:
-    """That each run of the table is as long as the manifest says, within its file, and the file is that long."""
+    """That each run of the table is as long as the manifest says, within its file, and the file is
+    that long.
+    """
     for column, row in zip(section.columns, section.table, strict=True):
         for number, (extent, shard) in enumerate(zip(section.extents(), row, strict=True)):
-            offset, length, size = (int(shard[field]) for field in ("offset", "length", "file_bytes"))
+            offset, length, size = (
+                int(shard[field]) for field in ("offset", "length", "file_bytes")
+            )
             path = root / column.path.format(shard=number)
             _check_folders(root, path)
             if length != len(extent) * column.sample_bytes or offset + length > size:
@@ -182,7 +208,9 @@ def check_size(path: Path, size: int) -> None:
     expected = f"{size:,} bytes"
     if found != expected:
         remedy = LINKS if found == LINK else REBUILD
-        raise DamagedError("not the file that was built", path=path, expected=expected, found=found, remedy=remedy)
+        raise DamagedError(
+            "not the file that was built", path=path, expected=expected, found=found, remedy=remedy
+        )
 
 
 def describe_other(path: Path) -> str:
@@ -203,12 +231,16 @@ def is_regular(path: Path) -> bool:
 
 
 def read_file(path: Path, *, size: int | None = None, limit: int | None = None) -> bytes:
-    """The bytes of a regular file: `size` of them, or at most `limit`. Raises DamagedError if it has others."""
+    """The bytes of a regular file: `size` of them, or at most `limit`. Raises DamagedError if it
+    has others.
+    """
     if size is not None:
         check_size(path, size)
     most = size if size is not None else limit or 0
     with storage_errors(path), path.open("rb") as file:
         data = file.read(most + 1)
     if len(data) > most:
-        raise DamagedError("the file is too large", path=path, expected=f"at most {most:,} bytes", found="more")
+        raise DamagedError(
+            "the file is too large", path=path, expected=f"at most {most:,} bytes", found="more"
+        )
     return data

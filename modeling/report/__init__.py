@@ -22,18 +22,24 @@ _PICTURE = re.compile(r"[a-z]+-(example|worst)-\d+\.png")
 __all__ = ["PAGE", "write_report"]
 
 
-def write_report(folder: Path | str, dataset: Dataset, out: Path | str, *, device: str = "cpu") -> list[Path]:
-    """Write the page about the runs in `folder`, or about the one run that it is, and the pictures into `out`.
+def write_report(
+    folder: Path | str, dataset: Dataset, out: Path | str, *, device: str = "cpu"
+) -> list[Path]:
+    """Write the page about the runs in `folder`, or about the one run that it is, and the pictures
+    into `out`.
 
-    Their paths, the page first; pictures of a report before are removed. The pictures are of the test split, predicted
-    by the best weights of each run. Raises InputError where there is no run or one that does not fit the dataset,
-    DamagedError where a record cannot be read, and StorageError.
+    Their paths, the page first; pictures of a report before are removed. The pictures are of the
+    test split, predicted by the best weights of each run. Raises InputError where there is no run
+    or one that does not fit the dataset, DamagedError where a record cannot be read, and
+    StorageError.
     """
     out = Path(out)
     require_outside(out)
     require_real_folder(out)
     records = [read_run(run, dataset.digest) for run in find_runs(folder)]
-    for run in records:  # each by itself, and before anything is computed, so that what is wrong has a place
+    for run in (
+        records
+    ):  # each by itself, and before anything is computed, so that what is wrong has a place
         with damage_of(run.folder):
             build_page([Shown(run)], dataset)
     shown = [show_run(run, dataset, device) for run in records]

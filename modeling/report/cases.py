@@ -24,9 +24,11 @@ _BLOCK = 1024  # images at a time
 
 @dataclass(frozen=True)
 class Distance:
-    """Pixels at one distance from the boundary: negative inside the true mask, positive outside, from 1 to FARTHEST.
+    """Pixels at one distance from the boundary: negative inside the true mask, positive outside,
+    from 1 to FARTHEST.
 
-    `outline` counts the pixels that are wrongly foreground or background, `label` those of a wrong class.
+    `outline` counts the pixels that are wrongly foreground or background, `label` those of a wrong
+    class.
     """
 
     distance: int
@@ -35,11 +37,14 @@ class Distance:
     label: int
 
 
-def image_scores(task: str, predictions: Arrays, split: Split, classes: int, ious: Floats) -> Floats:
+def image_scores(
+    task: str, predictions: Arrays, split: Split, classes: int, ious: Floats
+) -> Floats:
     """The headline of each image by itself, float64 (N,).
 
-    IoU for the foreground; the same or, where the class is wrong, 0 for circles; for mosaics, whose headline is
-    pooled, Dice within the image: the mean over the labels in its truth or its prediction. `ious` are `image_ious`.
+    IoU for the foreground; the same or, where the class is wrong, 0 for circles; for mosaics, whose
+    headline is pooled, Dice within the image: the mean over the labels in its truth or its
+    prediction. `ious` are `image_ious`.
     """
     if task == "foreground":
         return ious
@@ -52,22 +57,34 @@ def image_scores(task: str, predictions: Arrays, split: Split, classes: int, iou
 
 
 def image_ious(predicted: UInt8, split: Split) -> Floats:
-    """The IoU of each image's foreground, of whatever class, float64 (N,); 1 where there is none and none is found."""
+    """The IoU of each image's foreground, of whatever class, float64 (N,); 1 where there is none
+    and none is found.
+    """
     inter, union = np.empty((2, len(predicted)), np.int64)
     for start in range(0, len(predicted), _BLOCK):
         block = slice(start, start + _BLOCK)
         found, truth = predicted[block] > 0, split["mask"][block] > 0
-        inter[block], union[block] = (found & truth).sum(axis=(1, 2)), (found | truth).sum(axis=(1, 2))
+        inter[block], union[block] = (
+            (found & truth).sum(axis=(1, 2)),
+            (found | truth).sum(axis=(1, 2)),
+        )
     return np.divide(inter, union, out=np.ones(len(inter)), where=union > 0)
 
 
 def choose_spread(count: int, wanted: int) -> list[int]:
     """Rows at equal distances, whatever they show; all where there are no more than `wanted`."""
-    return list(range(count)) if count <= wanted else [number * count // wanted for number in range(wanted)]
+    return (
+        list(range(count))
+        if count <= wanted
+        else [number * count // wanted for number in range(wanted)]
+    )
 
 
-def choose_worst(scores: Floats, ties: Floats, wanted: int, group: Integers | None = None) -> list[int]:
-    """The rows of the lowest scores, the lowest first, of equals those of the lowest `ties`, of these the first.
+def choose_worst(
+    scores: Floats, ties: Floats, wanted: int, group: Integers | None = None
+) -> list[int]:
+    """The rows of the lowest scores, the lowest first, of equals those of the lowest `ties`, of
+    these the first.
 
     One row of each group, and none without fault.
     """
@@ -93,16 +110,20 @@ def worst_digits(predicted: UInt8, split: Split, grid: tuple[int, int]) -> Integ
 
 
 def errors_by_distance(predicted: UInt8, split: Split) -> list[Distance]:
-    """Pixels and wrong pixels by how many steps, also diagonal ones, they lie from the other side of the boundary.
+    """Pixels and wrong pixels by how many steps, also diagonal ones, they lie from the other side
+    of the boundary.
 
-    1 touches the boundary. The boundary is that of the true foreground, of whatever class; the frame is none.
+    1 touches the boundary. The boundary is that of the true foreground, of whatever class; the
+    frame is none.
     """
     totals = np.zeros((2 * FARTHEST + 1, 3), np.int64)
     for start in range(0, len(predicted), _BLOCK):
         found, truth = predicted[start : start + _BLOCK], split["mask"][start : start + _BLOCK]
         distance = np.stack([_distances(mask) for mask in truth])
         kind = np.where(found == truth, 0, np.where((found > 0) != (truth > 0), 1, 2))
-        totals += np.bincount(((distance + FARTHEST) * 3 + kind).reshape(-1), minlength=totals.size).reshape(-1, 3)
+        totals += np.bincount(
+            ((distance + FARTHEST) * 3 + kind).reshape(-1), minlength=totals.size
+        ).reshape(-1, 3)
     return [
         Distance(distance, int(row.sum()), int(row[1]), int(row[2]))
         for distance, row in zip(range(-FARTHEST, FARTHEST + 1), totals, strict=True)
@@ -113,5 +134,8 @@ def errors_by_distance(predicted: UInt8, split: Split) -> list[Distance]:
 def _distances(mask: UInt8) -> Integers:
     """The signed distance of each pixel, cut to FARTHEST: int64 (H, W)."""
     inside = (mask > 0).astype(np.uint8)
-    within, beyond = (np.minimum(cv2.distanceTransform(side, cv2.DIST_C, 3), FARTHEST) for side in (inside, 1 - inside))
+    within, beyond = (
+        np.minimum(cv2.distanceTransform(side, cv2.DIST_C, 3), FARTHEST)
+        for side in (inside, 1 - inside)
+    )
     return (beyond - within).astype(np.int64)

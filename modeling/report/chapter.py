@@ -44,7 +44,10 @@ def estimates(record: Record, split: str, names: Sequence[str], *, prefix: str =
     scores, baseline = (record["splits"][split][name] for name in ("scores", "baseline"))
     found = []
     for name in names:
-        others = {"reference": references(record, split).get(name), "baseline": baseline[name]["value"]}
+        others = {
+            "reference": references(record, split).get(name),
+            "baseline": baseline[name]["value"],
+        }
         known = {kind: value for kind, value in others.items() if value is not None}
         if scores[name]["value"] is not None:
             found.append(_estimate(f"{prefix}{name}", scores[name], known))
@@ -62,7 +65,9 @@ def _warnings(shown: Shown, dataset: Dataset) -> list[str]:
     if run.evidence is None:
         found.append("This run has no checkpoint yet: there are only its settings.")
     elif not run.evidence["finished"]:
-        done = f"This run is not finished: {run.evidence['step']:,} of {run.config['steps']:,} steps"
+        done = (
+            f"This run is not finished: {run.evidence['step']:,} of {run.config['steps']:,} steps"
+        )
         found.append(f"{done}. modeling train --resume goes on.")
     if shown.best is None:
         found.append("It has no best weights yet, so there are no predictions to show.")
@@ -72,7 +77,9 @@ def _warnings(shown: Shown, dataset: Dataset) -> list[str]:
         found.append("This run has not been scored: modeling score, given its folder, does it.")
     else:
         if run.scores["dataset"]["digest"] != dataset.digest:
-            found.append(f"The scores are of another dataset, {run.scores['dataset']['digest'][:12]}.")
+            found.append(
+                f"The scores are of another dataset, {run.scores['dataset']['digest'][:12]}."
+            )
         weights = run.scores["origin"].get("weights")
         if shown.best is not None and weights != shown.best["weights"]:
             found.append("The scores are of other weights than the pictures: score the run anew.")
@@ -91,7 +98,9 @@ def _curves(run: Run) -> Markup:
     losses = [Line(name, steps, [line.get(name, 0.0) for line in run.log]) for name in names]
     rates = [Line("learning rate", steps, [line["learning_rate"] for line in run.log])]
     scored = [line for line in run.history if line["val"].get(headline) is not None]
-    values = Line(headline, [line["step"] for line in scored], [line["val"][headline] for line in scored])
+    values = Line(
+        headline, [line["step"] for line in scored], [line["val"][headline] for line in scored]
+    )
     best = max(values.values, default=None)
     told = "" if best is None else f", best {percent(best)}"
     return tag(
@@ -128,7 +137,9 @@ def _blocks(shown: Shown) -> list[Markup]:
 
 
 def _class_part(record: Record, split: str) -> list[Markup]:
-    """The main score of each class as a chart, all of them as a table; nothing where the task has no classes."""
+    """The main score of each class as a chart, all of them as a table; nothing where the task has
+    no classes.
+    """
     rows = class_rows(record, split)
     if not rows:
         return []
@@ -139,8 +150,15 @@ def _class_part(record: Record, split: str) -> list[Markup]:
         for row, each in zip(rows[1:], per_class, strict=True)
         if each[name]["value"] is not None
     ]
-    chart = charts.dot_chart(f"{title} on {split}, with 95% intervals", known) if 0 < len(known) <= _MOST else None
-    shown = details("All scores of each class", table(f"Scores of each class on {split}", rows, class_="numbers"))
+    chart = (
+        charts.dot_chart(f"{title} on {split}, with 95% intervals", known)
+        if 0 < len(known) <= _MOST
+        else None
+    )
+    shown = details(
+        "All scores of each class",
+        table(f"Scores of each class on {split}", rows, class_="numbers"),
+    )
     return [tag("h3", f"{title} of each class"), *([chart] if chart else ()), shown]
 
 
@@ -158,12 +176,21 @@ def _score_table(record: Record, split: str, task: str) -> Markup:
         name = join([tag("code", row[0]), " ", told])
         rows.append([name, *(row[number] for number in kept[1:])])
     shown = table(f"{task} on {split}", rows, class_="numbers")
-    return join([shown, *(tag("p", f"{note}.", class_="note") for note in (baseline, *notes(record, split)))])
+    return join(
+        [
+            shown,
+            *(tag("p", f"{note}.", class_="note") for note in (baseline, *notes(record, split))),
+        ]
+    )
 
 
 def _distance_parts(distances: Sequence[Distance], task: str) -> list[Markup]:
-    """Where the errors lie: shares of wrong pixels by distance from the boundary, as a chart and as numbers."""
-    kinds = {"foreground or background": "outline"} | ({"class": "label"} if task == "mosaics" else {})
+    """Where the errors lie: shares of wrong pixels by distance from the boundary, as a chart and as
+    numbers.
+    """
+    kinds = {"foreground or background": "outline"} | (
+        {"class": "label"} if task == "mosaics" else {}
+    )
     bars = [
         Bar(
             _distance_name(each.distance),
@@ -188,8 +215,13 @@ def _distance_parts(distances: Sequence[Distance], task: str) -> list[Markup]:
     return [
         tag("h3", "Errors by distance from the boundary"),
         tag("p", told),
-        charts.bar_chart("Share of pixels that are wrong", bars, "distance from the boundary, in pixels"),
-        details("The numbers", table(f"Wrong pixels by distance on {SPLIT}", [head, *rows], class_="numbers")),
+        charts.bar_chart(
+            "Share of pixels that are wrong", bars, "distance from the boundary, in pixels"
+        ),
+        details(
+            "The numbers",
+            table(f"Wrong pixels by distance on {SPLIT}", [head, *rows], class_="numbers"),
+        ),
     ]
 
 

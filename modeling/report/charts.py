@@ -1,4 +1,6 @@
-"""Charts as inline SVG, drawn small enough to be read on a phone; colours are variables of the page's style."""
+"""Charts as inline SVG, drawn small enough to be read on a phone; colours are variables of the
+page's style.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +47,12 @@ class Bar:
     shares: dict[str, float]
 
 
-def line_chart(title: str, lines: Sequence[Line], *, log: bool = False, shares: bool = False) -> Markup:
-    """Curves over steps, on a logarithmic axis if asked for; `shares` are written as percentages."""
+def line_chart(
+    title: str, lines: Sequence[Line], *, log: bool = False, shares: bool = False
+) -> Markup:
+    """Curves over steps, on a logarithmic axis if asked for; `shares` are written as
+    percentages.
+    """
     lines = [_drawable(line, log=log) for line in lines]
     lines = [line for line in lines if line.values]
     if not lines:
@@ -64,16 +70,33 @@ def line_chart(title: str, lines: Sequence[Line], *, log: bool = False, shares: 
     steps = [tick for tick in _ticks(0, last, 4) if tick <= last]
     for tick in steps:
         name = f"{tick:,.0f}"
-        parts.append(_text(min(across(tick), _WIDTH - len(name) * _LETTER / 2), _HEIGHT - _BOTTOM + 16, name, "middle"))
+        parts.append(
+            _text(
+                min(across(tick), _WIDTH - len(name) * _LETTER / 2),
+                _HEIGHT - _BOTTOM + 16,
+                name,
+                "middle",
+            )
+        )
     parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 4, "step", "middle", "axis"))
     for number, line in enumerate(lines):
-        places = [(across(step), up(value)) for step, value in zip(line.steps, line.values, strict=True)]
+        places = [
+            (across(step), up(value)) for step, value in zip(line.steps, line.values, strict=True)
+        ]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(tag("polyline", points=path, class_=f"line line{number % 4}"))
         if len(places) <= 30:
-            parts += [tag("circle", cx=x, cy=y, r=2.5, class_=f"dot dot{number % 4}") for x, y in places]
-    told = "; ".join(f"{line.name} from {line.values[0]:.4g} to {line.values[-1]:.4g}" for line in lines)
-    legend = _legend([(line.name, f"line{number % 4}") for number, line in enumerate(lines)]) if lines[1:] else None
+            parts += [
+                tag("circle", cx=x, cy=y, r=2.5, class_=f"dot dot{number % 4}") for x, y in places
+            ]
+    told = "; ".join(
+        f"{line.name} from {line.values[0]:.4g} to {line.values[-1]:.4g}" for line in lines
+    )
+    legend = (
+        _legend([(line.name, f"line{number % 4}") for number, line in enumerate(lines)])
+        if lines[1:]
+        else None
+    )
     return _figure(title, _svg(f"{title} over {last:,.0f} steps: {told}", _HEIGHT, parts), legend)
 
 
@@ -81,7 +104,11 @@ def error_chart(title: str, estimates: Sequence[Dot]) -> Markup:
     """What is wrong, 1 - value, on a logarithmic axis: further to the left is better."""
     row, top = 40.0, 6.0
     height = top + row * len(estimates) + 30
-    ends = [end for each in estimates for end in (each.value, *(each.interval or ()), *each.others.values())]
+    ends = [
+        end
+        for each in estimates
+        for end in (each.value, *(each.interval or ()), *each.others.values())
+    ]
     least = min((1 - end for end in ends if end < 1), default=0.01)
     low = max(-5, math.floor(math.log10(least)))
     place = _scale(low, 0, _EDGE, _WIDTH - _EDGE)
@@ -114,14 +141,22 @@ def error_chart(title: str, estimates: Sequence[Dot]) -> Markup:
         for each in estimates
     )
     kinds = {kind for each in estimates for kind in each.others}
-    marks = [("this run, with its 95% interval", "score"), *((kind, kind) for kind in ("reference", "baseline"))]
+    marks = [
+        ("this run, with its 95% interval", "score"),
+        *((kind, kind) for kind in ("reference", "baseline")),
+    ]
     legend = _legend([(name, kind) for name, kind in marks if kind == "score" or kind in kinds])
     return _figure(title, _svg(f"{title}: {told}", height, parts), legend)
 
 
 def dot_chart(title: str, estimates: Sequence[Dot]) -> Markup:
     """Values with their intervals, one below the other, on an axis that ends at 100%."""
-    row, top, left, right = 22.0, 4.0, 16 + _LETTER * max(len(_short(each.name)) for each in estimates), 68.0
+    row, top, left, right = (
+        22.0,
+        4.0,
+        16 + _LETTER * max(len(_short(each.name)) for each in estimates),
+        68.0,
+    )
     height = top + row * len(estimates) + 24
     ends = [end for each in estimates for end in (each.value, *(each.interval or ()))]
     ticks = _ticks(min(0.999, *ends), 1.0, 3)
@@ -138,7 +173,14 @@ def dot_chart(title: str, estimates: Sequence[Dot]) -> Markup:
         parts.append(_text(_WIDTH - 4, y + 4, f"{each.value:.2%}", "end"))
         if each.interval:
             parts.append(
-                tag("line", x1=across(each.interval[0]), x2=across(each.interval[1]), y1=y, y2=y, class_="whisker")
+                tag(
+                    "line",
+                    x1=across(each.interval[0]),
+                    x2=across(each.interval[1]),
+                    y1=y,
+                    y2=y,
+                    class_="whisker",
+                )
             )
         parts.append(tag("circle", cx=across(each.value), cy=y, r=4.0, class_="score"))
     told = "; ".join(f"{each.name} {each.value:.2%}" for each in estimates)
@@ -152,20 +194,29 @@ def bar_chart(title: str, bars: Sequence[Bar], axis: str) -> Markup:
     ticks = _ticks(0, highest or 0.01, 4)
     up = _scale(0, max(ticks[-1], highest), _HEIGHT - _BOTTOM, _TOP)
     step = (_WIDTH - _RIGHT - _LEFT) / len(bars)
-    parts = [_across_line(up(tick), name) for tick, name in zip(ticks, _percents(ticks), strict=True)]
+    parts = [
+        _across_line(up(tick), name) for tick, name in zip(ticks, _percents(ticks), strict=True)
+    ]
     for number, bar in enumerate(bars):
         x, bottom = _LEFT + step * number, 0.0
         for order, kind in enumerate(kinds):
             share = bar.shares[kind]
             if share:
                 top = up(bottom + share)
-                shape = {"x": x + step * 0.15, "y": top, "width": step * 0.7, "height": up(bottom) - top}
+                shape = {
+                    "x": x + step * 0.15,
+                    "y": top,
+                    "width": step * 0.7,
+                    "height": up(bottom) - top,
+                }
                 parts.append(tag("rect", class_=f"bar bar{order}", **shape))
             bottom += share
         parts.append(_text(x + step / 2, _HEIGHT - _BOTTOM + 16, bar.name, "middle"))
     parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 4, axis, "middle", "axis"))
     told = "; ".join(f"{bar.name}: {sum(bar.shares.values()):.3%}" for bar in bars)
-    legend = _legend([(kind, f"bar{order}") for order, kind in enumerate(kinds)]) if kinds[1:] else None
+    legend = (
+        _legend([(kind, f"bar{order}") for order, kind in enumerate(kinds)]) if kinds[1:] else None
+    )
     return _figure(title, _svg(f"{title}, by {axis}: {told}", _HEIGHT, parts), legend)
 
 
@@ -222,7 +273,9 @@ def _drawable(line: Line, *, log: bool) -> Line:
 
 
 def _ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers that enclose `low` to `high`, about so many steps of 1, 2 or 5 times a power of ten."""
+    """Round numbers that enclose `low` to `high`, about so many steps of 1, 2 or 5 times a power of
+    ten.
+    """
     span = (high - low) or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / about))
     step = next(power * size for size in (1, 2, 5, 10) if power * size * about >= span * 0.999)
@@ -231,8 +284,11 @@ def _ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten within `low` to `high`, with 2 and 5 times them where these are few, or what encloses them."""
-    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)  # logarithms are rounded
+    """Powers of ten within `low` to `high`, with 2 and 5 times them where these are few, or what
+    encloses them.
+    """
+    # logarithms are rounded
+    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
     for sizes in ((1.0,), (1.0, 2.0, 5.0)):
         ticks = [size * 10.0**power for power in powers for size in sizes]
         inner = [tick for tick in ticks if low <= tick <= high]

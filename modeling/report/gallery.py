@@ -25,7 +25,9 @@ _WORST = {
 def gallery(shown: Shown, classes: tuple[str, ...]) -> list[Markup]:
     """The pictures of a run."""
     task = shown.run.task
-    examples, worst = ([each for each in shown.pictures if each.kind == kind] for kind in ("example", "worst"))
+    examples, worst = (
+        [each for each in shown.pictures if each.kind == kind] for kind in ("example", "worst")
+    )
     spread = f"Rows at equal distances among the {shown.samples:,} of {SPLIT}, whatever they show."
     none = tag("p", "None: every prediction is exactly right.")
     return [
@@ -58,7 +60,12 @@ def _legend(task: str, classes: tuple[str, ...]) -> Markup:
         return tag("ul", *entries, class_="legend")
     entries.append(_entry("a wrong class", WRONG_CLASS))
     named = [tag("li", "truth and prediction:"), *_classes(classes)]
-    return join([tag("ul", *named, class_="legend"), tag("ul", tag("li", "difference:"), *entries, class_="legend")])
+    return join(
+        [
+            tag("ul", *named, class_="legend"),
+            tag("ul", tag("li", "difference:"), *entries, class_="legend"),
+        ]
+    )
 
 
 def _classes(classes: tuple[str, ...]) -> list[Markup]:
@@ -70,5 +77,10 @@ def _classes(classes: tuple[str, ...]) -> list[Markup]:
 
 
 def _entry(name: str, colour: Colour) -> Markup:
-    swatch = tag("span", class_="swatch", style=f"background:rgb{colour}".replace(" ", ""), aria_hidden="true")
+    swatch = tag(
+        "span",
+        class_="swatch",
+        style=f"background:rgb{colour}".replace(" ", ""),
+        aria_hidden="true",
+    )
     return tag("li", swatch, name)

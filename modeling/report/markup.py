@@ -15,8 +15,12 @@ class Markup(str):
 
 
 def tag(name: str, *children: str | None, **attributes: str | float | bool | None) -> Markup:
-    """An element. Of an attribute's name `_` is `-`, and one at its end is dropped; None and False leave it out."""
-    written = "".join(_attribute(key, value) for key, value in attributes.items() if value is not None)
+    """An element. Of an attribute's name `_` is `-`, and one at its end is dropped; None and False
+    leave it out.
+    """
+    written = "".join(
+        _attribute(key, value) for key, value in attributes.items() if value is not None
+    )
     if name in _VOID:
         return Markup(f"<{name}{written}>")
     return Markup(f"<{name}{written}>{join(children)}</{name}>")
@@ -24,10 +28,20 @@ def tag(name: str, *children: str | None, **attributes: str | float | bool | Non
 
 def join(parts: Iterable[str | None]) -> Markup:
     """The parts one after the other, those that are no markup escaped."""
-    return Markup("".join(part if isinstance(part, Markup) else escape(part) for part in parts if part is not None))
+    return Markup(
+        "".join(
+            part if isinstance(part, Markup) else escape(part) for part in parts if part is not None
+        )
+    )
 
 
-def table(caption: str, rows: Sequence[Sequence[str]], *, class_: str | None = None, note: str | None = None) -> Markup:
+def table(
+    caption: str,
+    rows: Sequence[Sequence[str]],
+    *,
+    class_: str | None = None,
+    note: str | None = None,
+) -> Markup:
     """A table with a caption, its first row the head and its first column the names of the rows.
 
     It scrolls by itself where it is too wide for the screen.
@@ -35,8 +49,15 @@ def table(caption: str, rows: Sequence[Sequence[str]], *, class_: str | None = N
     head, *body = rows
     small = tag("span", note, class_="note") if note else None
     columns = tag("tr", *(tag("th", cell, scope="col") for cell in head))
-    lines = [tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])) for row in body]
-    parts = [tag("caption", tag("span", caption, small, class_="fixed")), tag("thead", columns), tag("tbody", *lines)]
+    lines = [
+        tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:]))
+        for row in body
+    ]
+    parts = [
+        tag("caption", tag("span", caption, small, class_="fixed")),
+        tag("thead", columns),
+        tag("tbody", *lines),
+    ]
     return scrolling(tag("table", *parts, class_=class_), caption)
 
 

@@ -46,8 +46,12 @@ def build_page(shown: Sequence[Shown], dataset: Dataset) -> str:
     )
     main = tag(
         "main",
-        _scores([scores for each in shown if (scores := each.run.scores) and _is_of(scores, dataset)]),
-        tag("p", f"There is no run of {' and of '.join(absent)} here.", class_="warning") if absent else None,
+        _scores(
+            [scores for each in shown if (scores := each.run.scores) and _is_of(scores, dataset)]
+        ),
+        tag("p", f"There is no run of {' and of '.join(absent)} here.", class_="warning")
+        if absent
+        else None,
         *(chapter(each, dataset) for each in shown),
         evidence_part(shown, dataset),
     )
@@ -85,7 +89,9 @@ def _scores(records: Sequence[Record]) -> Markup:
     measured = [
         each
         for record in tested
-        for each in estimates(record, SPLIT, list(REFERENCE[record["task"]]), prefix=f"{record['task']} ")
+        for each in estimates(
+            record, SPLIT, list(REFERENCE[record["task"]]), prefix=f"{record['task']} "
+        )
     ]
     rows = [[row[0], tag("code", row[1]), *row[2:]] for row in headline_rows(tested)]
     rows[0][1] = "score"

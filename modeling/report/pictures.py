@@ -1,4 +1,6 @@
-"""Samples as PNG files: image, truth, prediction and their difference side by side, on nothing, for any page."""
+"""Samples as PNG files: image, truth, prediction and their difference side by side, on nothing, for
+any page.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,8 @@ _MARGIN = 2  # pixels of the sample around a circle's image: circles may go beyo
 
 
 def draw_case(task: str, sample: Arrays, prediction: Arrays) -> bytes:
-    """The panels of one sample as the bytes of a PNG file. `circle` of a prediction is x, y and radius in pixels; one
-    of a radius below 0 is none.
+    """The panels of one sample as the bytes of a PNG file. `circle` of a prediction is x, y and
+    radius in pixels; one of a radius below 0 is none.
     """
     image, truth, found = sample["image"], sample["mask"], np.asarray(prediction["mask"])
     if task == "circles":
@@ -39,7 +41,8 @@ def draw_case(task: str, sample: Arrays, prediction: Arrays) -> bytes:
         found_panel = _circled(grey, (x, y, radius), scale, PREDICTION)
     elif task == "foreground":
         true_panel, found_panel = (
-            enlarge(_coloured(mask, colour), scale) for mask, colour in ((truth, TRUTH), (found, PREDICTION))
+            enlarge(_coloured(mask, colour), scale)
+            for mask, colour in ((truth, TRUTH), (found, PREDICTION))
         )
     else:
         true_panel, found_panel = (enlarge(_classes(mask), scale) for mask in (truth, found))
@@ -60,7 +63,9 @@ def _classes(mask: UInt8) -> UInt8:
 
 
 def _difference(image: UInt8, truth: UInt8, found: UInt8) -> UInt8:
-    """The image, dim, with what is in the truth only, in the prediction only, or in both and of another class."""
+    """The image, dim, with what is in the truth only, in the prediction only, or in both and of
+    another class.
+    """
     picture = _grey(image // 3)
     picture[(truth > 0) & (found == 0)] = TRUTH
     picture[(truth == 0) & (found > 0)] = PREDICTION
@@ -68,7 +73,9 @@ def _difference(image: UInt8, truth: UInt8, found: UInt8) -> UInt8:
     return picture
 
 
-def _circled(picture: UInt8, circle: tuple[float, float, float], scale: int, colour: Colour) -> UInt8:
+def _circled(
+    picture: UInt8, circle: tuple[float, float, float], scale: int, colour: Colour
+) -> UInt8:
     """The picture, which has margins, with a circle (x, y, radius) in pixels of the sample."""
     x, y, radius = circle
     return draw_circle(picture, (x + _MARGIN, y + _MARGIN, radius), scale, colour)

@@ -19,7 +19,9 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """The records of a run. `log` has the lines of the losses, `history` those of the evaluations on val."""
+    """The records of a run. `log` has the lines of the losses, `history` those of the evaluations
+    on val.
+    """
 
     folder: Path
     task: str
@@ -36,7 +38,9 @@ class Run:
 
 
 def find_runs(folder: Path | str) -> list[Path]:
-    """`folder` itself where it is a run, else the runs in it, one a task. Raises FormatError where there is none."""
+    """`folder` itself where it is a run, else the runs in it, one a task. Raises FormatError where
+    there is none.
+    """
     folder = Path(folder)
     if _is_file(folder / runs.CONFIG):
         return [folder]
@@ -52,16 +56,20 @@ def find_runs(folder: Path | str) -> list[Path]:
 
 
 def read_run(folder: Path | str, digest: str) -> Run:
-    """The records of the run in `folder`, its scores on the dataset of that digest; where there are none of these, the
-    scores on what it is trained on.
+    """The records of the run in `folder`, its scores on the dataset of that digest; where there are
+    none of these, the scores on what it is trained on.
 
-    Raises DamagedError where one of them cannot be read. What they hold is looked at where it is shown, within
-    `damage_of`.
+    Raises DamagedError where one of them cannot be read. What they hold is looked at where it is
+    shown, within `damage_of`.
     """
     folder = Path(folder)
     path = folder / runs.CONFIG
     begun = _read(path, "config", "dataset")
-    if begun is None or not isinstance(begun["config"], dict) or not isinstance(begun["dataset"], str):
+    if (
+        begun is None
+        or not isinstance(begun["config"], dict)
+        or not isinstance(begun["dataset"], str)
+    ):
         raise _damaged(path)
     task = begun["config"].get("task")
     if task not in [*PRESETS]:
@@ -73,7 +81,8 @@ def read_run(folder: Path | str, digest: str) -> Run:
         config=begun["config"],
         digest=begun["dataset"],
         evidence=_read(folder / runs.EVIDENCE, "environment", "config", "dataset", "seconds"),
-        scores=_read_scores(folder / file_of(digest, begun["dataset"])) or _read_scores(folder / FILE),
+        scores=_read_scores(folder / file_of(digest, begun["dataset"]))
+        or _read_scores(folder / FILE),
         log=[line for line in lines if "loss" in line],
         history=[line for line in lines if "val" in line],
     )
@@ -81,10 +90,19 @@ def read_run(folder: Path | str, digest: str) -> Run:
 
 @contextmanager
 def damage_of(folder: Path) -> Iterator[None]:
-    """Raise DamagedError for what goes wrong where records in `folder` hold other values than they should."""
+    """Raise DamagedError for what goes wrong where records in `folder` hold other values than they
+    should.
+    """
     try:
         yield
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise _damaged(folder) from error
 
 

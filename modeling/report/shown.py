@@ -1,4 +1,6 @@
-"""What a page shows of a run beyond its records: pictures of what it predicts, and where its errors lie."""
+"""What a page shows of a run beyond its records: pictures of what it predicts, and where its errors
+lie.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ _EXAMPLES, _WORST = 8, 8
 
 @dataclass(frozen=True)
 class Picture:
-    """One sample: `kind` is example or worst, `name` its file, `caption` what it is, `told` what there is to see."""
+    """One sample: `kind` is example or worst, `name` its file, `caption` what it is, `told` what
+    there is to see.
+    """
 
     kind: str
     name: str
@@ -52,13 +56,26 @@ def show_run(run: Run, dataset: Dataset, device: str) -> Shown:
     predictions = predict_split(trained, dataset, SPLIT)
     ious = cases.image_ious(predictions["mask"], split)
     scores = cases.image_scores(run.task, predictions, split, len(dataset.classes), ious)
-    group = cases.worst_digits(predictions["mask"], split, dataset.grid) if run.task == "mosaics" else None
+    group = (
+        cases.worst_digits(predictions["mask"], split, dataset.grid)
+        if run.task == "mosaics"
+        else None
+    )
     rows = {
         "example": cases.choose_spread(len(split), _EXAMPLES),
         "worst": cases.choose_worst(scores, ious, _WORST, group),
     }
     drawn = [
-        _draw(run.task, kind, number, row, split, predictions, (float(scores[row]), float(ious[row])), dataset.classes)
+        _draw(
+            run.task,
+            kind,
+            number,
+            row,
+            split,
+            predictions,
+            (float(scores[row]), float(ious[row])),
+            dataset.classes,
+        )
         for kind, chosen in rows.items()
         for number, row in enumerate(chosen, 1)
     ]
@@ -91,13 +108,18 @@ def _words(
     scores: tuple[float, float],
     classes: tuple[str, ...],
 ) -> tuple[str, str]:
-    """A caption, and a text for who does not see the picture; `scores` are the task's own and the plain IoU."""
+    """A caption, and a text for who does not see the picture; `scores` are the task's own and the
+    plain IoU.
+    """
     score, iou = scores
     truth, mask = sample["mask"], found["mask"]
     missed, extra = int(((truth > 0) & (mask == 0)).sum()), int(((truth == 0) & (mask > 0)).sum())
     outline = f"{_count(missed)} missed, {extra:,} too many"
     if task == "foreground":
-        return f"{SPLIT} {row:,}: IoU {percent(score)}", f"Foreground of {SPLIT} image {row:,}: {outline}."
+        return (
+            f"{SPLIT} {row:,}: IoU {percent(score)}",
+            f"Foreground of {SPLIT} image {row:,}: {outline}.",
+        )
     if task == "circles":
         due, said = classes[int(sample["label"])], classes[int(found["label"])]
         verdict = f"{due}, found {due}" if due == said else f"{due}, taken for {said}"

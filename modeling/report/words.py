@@ -1,4 +1,6 @@
-"""What the names of scores and tasks mean, for readers of a page; formulas are in `docs/metrics.md`."""
+"""What the names of scores and tasks mean, for readers of a page; formulas are in
+`docs/metrics.md`.
+"""
 
 from __future__ import annotations
 

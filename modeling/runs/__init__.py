@@ -1,4 +1,6 @@
-"""A run on disk: its folder, its checkpoints, the evidence of how it went, and the trained network that it holds."""
+"""A run on disk: its folder, its checkpoints, the evidence of how it went, and the trained network
+that it holds.
+"""
 
 from __future__ import annotations
 

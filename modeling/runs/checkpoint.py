@@ -1,6 +1,8 @@
-"""Checkpoints: one safetensors file, whole or absent, whose header carries the facts about its tensors as JSON.
+"""Checkpoints: one safetensors file, whole or absent, whose header carries the facts about its
+tensors as JSON.
 
-Tensors and facts are written together and covered by one digest, so that neither can be out of step or damaged unseen.
+Tensors and facts are written together and covered by one digest, so that neither can be out of step
+or damaged unseen.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ def save(path: Path | str, tree: Mapping[str, Any], facts: Mapping[str, Any]) ->
     """Write `tree` and `facts` to `path`, durably, in place of what was there.
 
     `tree` is what torch calls a state: dictionaries and lists of tensors and plain values, such as
-    `{"model": model.state_dict(), "optimizer": optimizer.state_dict()}`. `facts` is JSON. Raises StorageError.
+    `{"model": model.state_dict(), "optimizer": optimizer.state_dict()}`. `facts` is JSON. Raises
+    StorageError.
     """
     tensors: dict[str, Tensor] = {}
     packed = _pack(tree, "", tensors)
@@ -47,7 +50,8 @@ def load(path: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
     with storage_errors(path):
         there = path.is_file()
         if there:
-            path.open("rb").close()  # safetensors takes a file that is closed to this user for one that is not there
+            # safetensors takes a file that is closed to this user for one that is not there
+            path.open("rb").close()
     if not there:
         raise FormatError(
             "there is no checkpoint",
@@ -62,7 +66,9 @@ def load(path: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
         told = explain(error)
         raise told if isinstance(told, StorageError) else _damaged(path) from error
     if _KEY not in metadata:
-        raise FormatError("not a checkpoint", path=path, expected=FORMAT, found="another safetensors file")
+        raise FormatError(
+            "not a checkpoint", path=path, expected=FORMAT, found="another safetensors file"
+        )
     try:
         digest, header = itemgetter("digest", "header")(json.loads(metadata[_KEY]))
         if _digest(header, tensors) != digest:
@@ -87,20 +93,32 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def _damaged(path: Path) -> DamagedError:
-    return DamagedError("the checkpoint is damaged", path=path, remedy="train anew in another folder: --out")
+    return DamagedError(
+        "the checkpoint is damaged", path=path, remedy="train anew in another folder: --out"
+    )
 
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """A tree as JSON, its tensors put into `tensors` under their paths in the tree."""
     if isinstance(value, Tensor):
-        # Kernels in channels-last order come back so: the same values in another order may add up to other bits.
+        # Kernels in channels-last order come back so: the same values in another order may add up
+        # to other bits.
         swapped = value.dim() == 4 and not value.is_contiguous()
         tensors[name] = value.detach().cpu().contiguous()
         return {"tensor": name, "channels_last": swapped}
     if isinstance(value, Mapping):
-        return {"entries": [[key, _pack(item, f"{name}/{key}".lstrip("/"), tensors)] for key, item in value.items()]}
+        return {
+            "entries": [
+                [key, _pack(item, f"{name}/{key}".lstrip("/"), tensors)]
+                for key, item in value.items()
+            ]
+        }
     if isinstance(value, list | tuple):
-        return {"items": [_pack(item, f"{name}/{i}".lstrip("/"), tensors) for i, item in enumerate(value)]}
+        return {
+            "items": [
+                _pack(item, f"{name}/{i}".lstrip("/"), tensors) for i, item in enumerate(value)
+            ]
+        }
     return value
 
 

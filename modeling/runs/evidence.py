@@ -1,4 +1,6 @@
-"""What a run can show for itself: what was trained on what, where, by which versions, how far, and how well on val."""
+"""What a run can show for itself: what was trained on what, where, by which versions, how far, and
+how well on val.
+"""
 
 from __future__ import annotations
 
@@ -47,9 +49,10 @@ _KINDS: dict[str, Any] = {
 class Evidence:
     """The facts of a run at step `step` of `config.steps`; JSON throughout.
 
-    `history` has an entry for each evaluation on val, `best` is the one that the best weights come from, `weights` the
-    digest of the averaged weights at `step`. `seconds` add up over all parts of an interrupted run; `resumed` has
-    the step of each resumption, whether the environment was the same, as equal bits need, and which it was before.
+    `history` has an entry for each evaluation on val, `best` is the one that the best weights come
+    from, `weights` the digest of the averaged weights at `step`. `seconds` add up over all parts of
+    an interrupted run; `resumed` has the step of each resumption, whether the environment was the
+    same, as equal bits need, and which it was before.
     """
 
     task: str
@@ -75,10 +78,15 @@ class Evidence:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Evidence:
-        """The evidence that `to_json` wrote. Raises FormatError where another version wrote it, or something else."""
+        """The evidence that `to_json` wrote. Raises FormatError where another version wrote it, or
+        something else.
+        """
         try:
             found = cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
-            known = all(isinstance(getattr(found, name), kind) for name, kind in _KINDS.items()) and found._is_known()
+            known = (
+                all(isinstance(getattr(found, name), kind) for name, kind in _KINDS.items())
+                and found._is_known()
+            )
         except (KeyError, TypeError):
             known = False
         if not known:
@@ -94,15 +102,21 @@ class Evidence:
         pairs = (data["tile"], data["grid"])
         return (
             all(
-                isinstance(text, str) for text in (data["digest"], data["source"], *data["classes"], where["precision"])
+                isinstance(text, str)
+                for text in (data["digest"], data["source"], *data["classes"], where["precision"])
             )
-            and all(len(pair) == 2 and all(type(side) is int and side > 0 for side in pair) for pair in pairs)
+            and all(
+                len(pair) == 2 and all(type(side) is int and side > 0 for side in pair)
+                for pair in pairs
+            )
             and all(name in where for name in _BITS)
             and type(steps) is int
         )
 
     def settings(self) -> Config:
-        """The configuration as a record. Raises InputError where it was written by another version."""
+        """The configuration as a record. Raises InputError where it was written by another
+        version.
+        """
         return Config.from_json(self.config)
 
 
@@ -118,9 +132,15 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 
 def environment(device: torch.device, precision: str, ranks: int = 1) -> dict[str, Any]:
-    """Versions, device, what is computed in, threads, ranks, and the git commit of this code, if it is under git."""
+    """Versions, device, what is computed in, threads, ranks, and the git commit of this code, if it
+    is under git.
+    """
     return {
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, "torch": str(torch.__version__)},
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "torch": str(torch.__version__),
+        },
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "system": platform.system(),
         "precision": precision,
@@ -144,14 +164,21 @@ def _processor() -> str:
 
 
 def _commit(package: Path) -> dict[str, Any] | None:
-    """The commit that holds the package, and whether its files differ; None where git does not keep them."""
+    """The commit that holds the package, and whether its files differ; None where git does not keep
+    them.
+    """
 
     def git(*arguments: str) -> str:
-        ran = subprocess.run(["git", "-C", package, *arguments], capture_output=True, text=True, check=True)
+        ran = subprocess.run(
+            ["git", "-C", package, *arguments], capture_output=True, text=True, check=True
+        )
         return ran.stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", "__init__.py")
-        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--", "."))}
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "changed": bool(git("status", "--porcelain", "--", ".")),
+        }
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,4 +1,5 @@
-"""The folder of a run: what lies in it, who may begin or go on there, and its log. Nothing in it is ever deleted.
+"""The folder of a run: what lies in it, who may begin or go on there, and its log. Nothing in it is
+ever deleted.
 
 config.json        what is trained on what, written first
 last.safetensors   all that training needs to go on, with the evidence so far
@@ -30,10 +31,11 @@ _ANOTHER = "choose another folder with --out, or give the command that began thi
 def begin(
     folder: Path | str, config: Config, digest: str, *, resume: bool
 ) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Begin a run in an existing folder, or open it to go on: tree and facts of its last checkpoint, None before that.
+    """Begin a run in an existing folder, or open it to go on: tree and facts of its last
+    checkpoint, None before that.
 
-    Raises InputError where a run is there and `resume` is not set, or where the run is of another configuration or of a
-    dataset of another digest; FormatError where something else is there.
+    Raises InputError where a run is there and `resume` is not set, or where the run is of another
+    configuration or of a dataset of another digest; FormatError where something else is there.
     """
     folder = Path(folder)
     with storage_errors(folder):
@@ -44,11 +46,17 @@ def begin(
         return None
     if CONFIG not in there:
         raise FormatError(
-            "not a run", path=folder, expected=CONFIG, found=", ".join(there[:5]), remedy="choose another with --out"
+            "not a run",
+            path=folder,
+            expected=CONFIG,
+            found=", ".join(there[:5]),
+            remedy="choose another with --out",
         )
     if not resume:
         raise InputError(
-            "a run is already there", path=folder, remedy="go on with it: --resume; or choose another folder: --out"
+            "a run is already there",
+            path=folder,
+            remedy="go on with it: --resume; or choose another folder: --out",
         )
     _require_same(folder, config, digest)
     return checkpoint.load(folder / LAST) if LAST in there else None
@@ -63,15 +71,24 @@ def _require_same(folder: Path, config: Config, digest: str) -> None:
         with in_run(folder):
             before, trained_on = Config.from_json(begun["config"]), begun["dataset"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedError("the record of what is trained cannot be read", path=path, remedy=_ANOTHER) from error
+        raise DamagedError(
+            "the record of what is trained cannot be read", path=path, remedy=_ANOTHER
+        ) from error
     differences = before.differences(config)
     if differences:
         raise InputError(
-            "the run is of another configuration", path=folder, found="; ".join(differences), remedy=_ANOTHER
+            "the run is of another configuration",
+            path=folder,
+            found="; ".join(differences),
+            remedy=_ANOTHER,
         )
     if trained_on != digest:
         raise InputError(
-            "the run is on another dataset", path=folder, expected=trained_on, found=digest, remedy=_ANOTHER
+            "the run is on another dataset",
+            path=folder,
+            expected=trained_on,
+            found=digest,
+            remedy=_ANOTHER,
         )
 
 
@@ -86,7 +103,9 @@ def in_run(folder: Path) -> Iterator[None]:
 
 
 class Log:
-    """The lines of `log.jsonl`, up to step `step`: what a killed run wrote after its last checkpoint is dropped."""
+    """The lines of `log.jsonl`, up to step `step`: what a killed run wrote after its last
+    checkpoint is dropped.
+    """
 
     def __init__(self, folder: Path | str, step: int) -> None:
         self._path = absolute(folder) / LOG

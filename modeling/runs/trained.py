@@ -21,7 +21,9 @@ from modeling.tasks import TASKS, Task, place
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """The best weights of the run in the folder `path`, ready to compute on `device`, and what is known of them."""
+    """The best weights of the run in the folder `path`, ready to compute on `device`, and what is
+    known of them.
+    """
 
     path: Path
     task: Task
@@ -63,8 +65,8 @@ class Trained:
 def load_run(path: Path | str, device: str | torch.device = "cpu") -> Trained:
     """The best weights of a run.
 
-    Raises FormatError where there are none, or none of this version of the program, DamagedError where they are
-    damaged.
+    Raises FormatError where there are none, or none of this version of the program, DamagedError
+    where they are damaged.
     """
     path = Path(path)
     tree, facts = checkpoint.load(path / BEST)
@@ -73,7 +75,15 @@ def load_run(path: Path | str, device: str | torch.device = "cpu") -> Trained:
         config, task = evidence.settings(), TASKS[evidence.task]
         model = task.build(config, evidence.dataset)
         model.load_state_dict(tree["average"])
-    except (FormatError, InputError, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except (
+        FormatError,
+        InputError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        AttributeError,
+    ) as error:
         if isinstance(explain(error), StorageError):  # a network that the memory does not hold
             raise
         raise FormatError(
@@ -88,8 +98,9 @@ def load_run(path: Path | str, device: str | torch.device = "cpu") -> Trained:
 
 
 def require_fit(trained: Trained, dataset: Dataset) -> None:
-    """Raise InputError where the dataset has other classes than the run knows (no matter for the foreground), or, for
-    circles, digits of another size."""
+    """Raise InputError where the dataset has other classes than the run knows (no matter for the
+    foreground), or, for circles, digits of another size.
+    """
     if trained.task.name != "foreground" and trained.classes != dataset.classes:
         raise InputError(
             "the run was trained on other classes",
@@ -102,7 +113,9 @@ def require_fit(trained: Trained, dataset: Dataset) -> None:
 
 
 def require_size(trained: Trained, size: tuple[int, int], path: Path) -> None:
-    """Raise InputError where a run cannot predict images of this height and width, those in `path`."""
+    """Raise InputError where a run cannot predict images of this height and width, those in
+    `path`.
+    """
     if trained.task.name == "circles" and size != trained.size:
         expected, found = (f"{height} x {width}" for height, width in (trained.size, size))
         raise InputError(

@@ -1,6 +1,8 @@
-"""Predictions of one split in a file that anybody can write: an .npz with one array a name, checked before it is read.
+"""Predictions of one split in a file that anybody can write: an .npz with one array a name, checked
+before it is read.
 
-`docs/metrics.md` describes it. No pickle is ever loaded, and no array is, unless its header fits the split.
+`docs/metrics.md` describes it. No pickle is ever loaded, and no array is, unless its header fits
+the split.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ _REMEDY = "docs/metrics.md tells what a file of predictions holds"
 
 @dataclass(frozen=True)
 class Expected:
-    """What an array of predictions must be: integers or booleans of this shape, from 0 to `limit` - 1."""
+    """What an array of predictions must be: integers or booleans of this shape, from 0 to `limit` -
+    1.
+    """
 
     shape: tuple[int, ...]
     limit: int
@@ -57,7 +61,9 @@ class Expected:
         return f"expected integers {self.shape}, found {found.dtype} {found.shape}"
 
     def problem_of_values(self, array: Array) -> str | None:
-        """What is wrong with the values of an array of the right shape and dtype, if anything is."""
+        """What is wrong with the values of an array of the right shape and dtype, if anything
+        is.
+        """
         least, most = int(array.min()), int(array.max())
         if least >= 0 and most < self.limit:
             return None
@@ -65,7 +71,9 @@ class Expected:
 
 
 def expected_arrays(dataset: Dataset, task: str, split: str) -> dict[str, Expected]:
-    """What the predictions of a split must hold, by name. Raises InputError if there is no such task or split."""
+    """What the predictions of a split must hold, by name. Raises InputError if there is no such
+    task or split.
+    """
     if task not in NAMES:
         raise InputError("no such task", expected=f"one of {', '.join(NAMES)}", found=task)
     truth, classes = dataset.split(task, split), len(dataset.classes)
@@ -74,9 +82,16 @@ def expected_arrays(dataset: Dataset, task: str, split: str) -> dict[str, Expect
 
 
 def check_predictions(
-    arrays: Mapping[str, Array], dataset: Dataset, task: str, split: str, *, path: Path | str | None = None
+    arrays: Mapping[str, Array],
+    dataset: Dataset,
+    task: str,
+    split: str,
+    *,
+    path: Path | str | None = None,
 ) -> dict[str, UInt8]:
-    """The arrays that are scored, as uint8. Raises InputError that names everything that is wrong with them."""
+    """The arrays that are scored, as uint8. Raises InputError that names everything that is wrong
+    with them.
+    """
     problems, fitting = [], {}
     for name, expected in expected_arrays(dataset, task, split).items():
         array = arrays.get(name)
@@ -91,8 +106,11 @@ def check_predictions(
     return {name: array.astype(np.uint8, copy=False) for name, array in fitting.items()}
 
 
-def write_predictions(path: Path | str, arrays: Mapping[str, Array], dataset: Dataset, task: str, split: str) -> None:
-    """Write predictions to `path`, with what they are predictions of; arrays beside those that are scored may be there.
+def write_predictions(
+    path: Path | str, arrays: Mapping[str, Array], dataset: Dataset, task: str, split: str
+) -> None:
+    """Write predictions to `path`, with what they are predictions of; arrays beside those that are
+    scored may be there.
 
     Raises InputError where they do not fit the split, StorageError where they cannot be written.
     """
@@ -107,7 +125,8 @@ def write_predictions(path: Path | str, arrays: Mapping[str, Array], dataset: Da
 def read_predictions(path: Path | str, dataset: Dataset, task: str, split: str) -> dict[str, UInt8]:
     """The arrays that are scored, uint8, from a file of predictions of this split.
 
-    Raises InputError where the file is no such thing, or says that it is of another task, split or dataset.
+    Raises InputError where the file is no such thing, or says that it is of another task, split or
+    dataset.
     """
     path, expected = Path(path), expected_arrays(dataset, task, split)
     with storage_errors(path):
@@ -115,23 +134,34 @@ def read_predictions(path: Path | str, dataset: Dataset, task: str, split: str) 
             raise InputError("there is no file of predictions", path=path, remedy=_REMEDY)
         try:
             with zipfile.ZipFile(path) as archive:
-                headers = {name.removesuffix(".npy"): _read_header(archive, name) for name in archive.namelist()}
+                headers = {
+                    name.removesuffix(".npy"): _read_header(archive, name)
+                    for name in archive.namelist()
+                }
                 _require_facts(archive, headers, (task, split, dataset.digest), path)
                 present = [name for name in expected if name in headers]
-                found = [(name, expected[name].problem_of_header(headers[name])) for name in present]
+                found = [
+                    (name, expected[name].problem_of_header(headers[name])) for name in present
+                ]
                 problems = [f"{name}: {problem}" for name, problem in found if problem]
                 _raise_if(problems, path, f"not predictions of {task}/{split}")
                 arrays = {name: _read_array(archive, name) for name in present}
         except _UNREADABLE as error:
-            raise InputError(f"not a file of predictions: {error}", path=path, remedy=_REMEDY) from error
+            raise InputError(
+                f"not a file of predictions: {error}", path=path, remedy=_REMEDY
+            ) from error
         except OSError as error:
-            if error.errno != errno.EINVAL:  # that is a place before the file's beginning, which only the file can name
+            if (
+                error.errno != errno.EINVAL
+            ):  # that is a place before the file's beginning, which only the file can name
                 raise
             raise InputError("not a file of predictions", path=path, remedy=_REMEDY) from error
     return check_predictions(arrays, dataset, task, split, path=path)
 
 
-def _require_facts(archive: zipfile.ZipFile, headers: Mapping[str, Header], facts: tuple[str, ...], path: Path) -> None:
+def _require_facts(
+    archive: zipfile.ZipFile, headers: Mapping[str, Header], facts: tuple[str, ...], path: Path
+) -> None:
     """Raise InputError where the file says that it belongs to another task, split or dataset."""
     for name, expected in zip(_FACTS, facts, strict=True):
         if name not in headers:
@@ -142,7 +172,10 @@ def _require_facts(archive: zipfile.ZipFile, headers: Mapping[str, Header], fact
         found = str(_read_array(archive, name))
         if found != expected:
             raise InputError(
-                f"these are predictions of another {name}", path=path, expected=expected, found=ascii(found)
+                f"these are predictions of another {name}",
+                path=path,
+                expected=expected,
+                found=ascii(found),
             )
 
 

@@ -1,4 +1,6 @@
-"""Records of scores as rows of cells, for a terminal or a page: percentages, intervals, reference and baseline."""
+"""Records of scores as rows of cells, for a terminal or a page: percentages, intervals, reference
+and baseline.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ Rows = list[list[str]]
 Scores = Mapping[str, Any]
 
 # What is to be beaten on the official MNIST test digits, under every definition of the same score.
-# Those of Dice are pooled over 11 classes, pooled without background, and per image over the classes in its truth.
+# Those of Dice are pooled over 11 classes, pooled without background, and per image over the
+# classes in its truth.
 REFERENCE = {
     "foreground": {"iou": 0.9963, "iou_pooled": 0.9963},
     "circles": {"accuracy": 0.9946, "gated_iou": 0.9439, "gated_iou_pooled": 0.9439},
@@ -30,12 +33,24 @@ _DIGITS, _GRID = 10_000, [2, 2]  # what they were measured on
 def score_rows(record: Scores, split: str) -> Rows:
     """Every score of a split: name, value, 95% interval, reference, baseline; a head first."""
     scores, baseline = (record["splits"][split][name] for name in ("scores", "baseline"))
-    head = [f"{record['task']}, {split}", "score", "95% interval", "reference", f"baseline: {baseline['name']}"]
+    head = [
+        f"{record['task']}, {split}",
+        "score",
+        "95% interval",
+        "reference",
+        f"baseline: {baseline['name']}",
+    ]
     others = references(record, split)
     return [
         head,
         *(
-            [name, percent(value), interval(scores[name]), percent(others.get(name)), percent(baseline[name]["value"])]
+            [
+                name,
+                percent(value),
+                interval(scores[name]),
+                percent(others.get(name)),
+                percent(baseline[name]["value"]),
+            ]
             for name, value in overall_values(scores).items()
         ),
     ]
@@ -61,7 +76,9 @@ def class_rows(record: Scores, split: str) -> Rows:
 
 
 def arrangement_rows(record: Scores, split: str) -> Rows:
-    """The Dice of mosaics unlike the stored ones beside that of the stored ones, a head first; no rows without them."""
+    """The Dice of mosaics unlike the stored ones beside that of the stored ones, a head first; no
+    rows without them.
+    """
     part = record["splits"][split]
     if not part.get("arrangements"):
         return []
@@ -69,7 +86,12 @@ def arrangement_rows(record: Scores, split: str) -> Rows:
     stored = part["scores"]
     return [
         [f"mosaics, {split}, as", "mosaics", "pixels", *names],
-        ["stored", f"{stored['dice']['n']:,}", "", *(percent(stored[name]["value"]) for name in names)],
+        [
+            "stored",
+            f"{stored['dice']['n']:,}",
+            "",
+            *(percent(stored[name]["value"]) for name in names),
+        ],
         *(
             [
                 name,
@@ -83,7 +105,9 @@ def arrangement_rows(record: Scores, split: str) -> Rows:
 
 
 def headline_rows(records: Iterable[Scores], split: str = "test") -> Rows:
-    """The scores that have a reference, of several tasks: score, reference, whether it is beaten, baseline."""
+    """The scores that have a reference, of several tasks: score, reference, whether it is beaten,
+    baseline.
+    """
     rows = [["task", "score", "value", "95% interval", "reference", "beaten", "baseline"]]
     for record in records:
         scores, baseline = (record["splits"][split][name] for name in ("scores", "baseline"))
@@ -91,13 +115,21 @@ def headline_rows(records: Iterable[Scores], split: str = "test") -> Rows:
         for name in REFERENCE[record["task"]]:
             value, other = scores[name]["value"], others.get(name)
             beaten = "" if other is None else "yes" if value is not None and value > other else "no"
-            cells = [percent(value), interval(scores[name]), percent(other), beaten, percent(baseline[name]["value"])]
+            cells = [
+                percent(value),
+                interval(scores[name]),
+                percent(other),
+                beaten,
+                percent(baseline[name]["value"]),
+            ]
             rows.append([record["task"], name, *cells])
     return rows
 
 
 def references(record: Scores, split: str) -> dict[str, float]:
-    """What is to be beaten, by score; nothing but on all of the MNIST test digits, in mosaics of 2 x 2."""
+    """What is to be beaten, by score; nothing but on all of the MNIST test digits, in mosaics of 2
+    x 2.
+    """
     data, drawn = record["dataset"], record["splits"][split]["scores"]["bootstrap"]
     measured = data["source"] == "mnist" and split == "test" and drawn["units"] == _DIGITS
     same_grid = record["task"] != "mosaics" or data.get("grid") == _GRID
@@ -113,7 +145,9 @@ def notes(record: Scores, split: str) -> list[str]:
     scored_on, trained_on = record["dataset"], record["origin"].get("trained_on", record["dataset"])
     if scored_on["digest"] != trained_on["digest"]:
         names = [f"{each['source']} ({each['digest'][:12]})" for each in (scored_on, trained_on)]
-        found.append(f"not the dataset that it was trained on: scored on {names[0]}, trained on {names[1]}")
+        found.append(
+            f"not the dataset that it was trained on: scored on {names[0]}, trained on {names[1]}"
+        )
     if disputed:
         found.append(
             f"wrong classes: {disputed['missed_of_all']:,}, of these among the {disputed['labels']} test labels that"

@@ -1,4 +1,6 @@
-"""The three tasks, by name: what each reads, its network, augmentation, loss, prediction and score."""
+"""The three tasks, by name: what each reads, its network, augmentation, loss, prediction and
+score.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Light augmentation whose ground truth is recomputed, never interpolated.
 
-A digit is turned, scaled, sheared, moved and bent a little, and drawn anew on the grid of pixels; then its threshold,
-mask and circle are computed from the new pixels, by the definitions that the stored ones follow. Nothing is flipped.
-A share of the digits stays as stored.
+A digit is turned, scaled, sheared, moved and bent a little, and drawn anew on the grid of pixels;
+then its threshold, mask and circle are computed from the new pixels, by the definitions that the
+stored ones follow. Nothing is flipped. A share of the digits stays as stored.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ _KNOTS = 5
 _SHARE = 0.75  # of the digits are changed
 
 
-def foreground(image: Tensor, generator: torch.Generator, strength: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Digits and their masks after a random change: uint8 (n, H, W) -> uint8 image, uint8 mask {0, 1}, bool (n,)
-    changed.
+def foreground(
+    image: Tensor, generator: torch.Generator, strength: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Digits and their masks after a random change: uint8 (n, H, W) -> uint8 image, uint8 mask {0,
+    1}, bool (n,) changed.
 
-    Digits whose threshold floating point cannot decide, and such that lose all foreground, are left unchanged:
-    `changed` is False and their mask is not to be used.
+    Digits whose threshold floating point cannot decide, and such that lose all foreground, are left
+    unchanged: `changed` is False and their mask is not to be used.
     """
     warped = warp(image, generator, strength)
     threshold, certain = otsu(warped)
@@ -44,18 +46,26 @@ def foreground(image: Tensor, generator: torch.Generator, strength: float) -> tu
     return torch.where(changed[:, None, None], warped, image), mask.to(torch.uint8), changed
 
 
-def circle(image: Tensor, circles: Tensor, generator: torch.Generator, strength: float) -> tuple[Tensor, Tensor]:
-    """Digits and their minimal circles after a random change: uint8 (n, H, W), float64 (n, 3) -> uint8, float64."""
+def circle(
+    image: Tensor, circles: Tensor, generator: torch.Generator, strength: float
+) -> tuple[Tensor, Tensor]:
+    """Digits and their minimal circles after a random change: uint8 (n, H, W), float64 (n, 3) ->
+    uint8, float64.
+    """
     drawn, mask, changed = foreground(image, generator, strength)
     found, certain = geometry.minimal_circles_unasked(mask)
     changed &= certain
-    return torch.where(changed[:, None, None], drawn, image), torch.where(changed[:, None], found, circles)
+    return torch.where(changed[:, None, None], drawn, image), torch.where(
+        changed[:, None], found, circles
+    )
 
 
 def mosaic(
     image: Tensor, mask: Tensor, label: Tensor, generator: torch.Generator, strength: float
 ) -> tuple[Tensor, Tensor]:
-    """Mosaics with each digit changed on its own: uint8 (n, R*H, C*W) twice, uint8 label (n, R, C) -> image, mask."""
+    """Mosaics with each digit changed on its own: uint8 (n, R*H, C*W) twice, uint8 label (n, R, C)
+    -> image, mask.
+    """
     grid = label.shape[1:]
     tiles, stored = _tiles(image, *grid), _tiles(mask, *grid)
     tiles, fresh, changed = foreground(tiles, generator, strength)
@@ -67,15 +77,18 @@ def mosaic(
 def warp(image: Tensor, generator: torch.Generator, strength: float) -> Tensor:
     """Each digit under a random affine map that is bent a little: uint8 (n, H, W) -> the same.
 
-    A grid of knots is moved, smoothly between them (Simard, Steinkraus and Platt, 2003, moved every pixel and smoothed
-    after). Grey levels are bilinear between the four nearest pixels, rounded, and black comes from outside.
+    A grid of knots is moved, smoothly between them (Simard, Steinkraus and Platt, 2003, moved every
+    pixel and smoothed after). Grey levels are bilinear between the four nearest pixels, rounded,
+    and black comes from outside.
     """
     n, height, width = image.shape
     device = image.device
     turn, wide, high, shear, right, down = (
         2 * torch.rand(6, n, 1, 1, generator=generator, device=device) - 1
     ) * strength
-    knots = (2 * torch.rand(2, n, _KNOTS, _KNOTS, generator=generator, device=device) - 1) * (strength * _BEND)
+    knots = (2 * torch.rand(2, n, _KNOTS, _KNOTS, generator=generator, device=device) - 1) * (
+        strength * _BEND
+    )
     bent_x, bent_y = _between(height, device) @ knots @ _between(width, device).mT
     sine, cosine = torch.sin(turn * _TURN), torch.cos(turn * _TURN)
     wide, high = torch.exp(wide * _STRETCH), torch.exp(high * _STRETCH)
@@ -84,20 +97,25 @@ def warp(image: Tensor, generator: torch.Generator, strength: float) -> Tensor:
     dx = dx + shear * _SHEAR * dy
     column = (cosine * dx + sine * dy) * wide + bent_x
     row = (cosine * dy - sine * dx) * high + bent_y
-    places = torch.stack([column * (2 / width), row * (2 / height)], -1)  # -1 and 1 are the borders of the image
+    # -1 and 1 are the borders of the image
+    places = torch.stack([column * (2 / width), row * (2 / height)], -1)
     drawn = F.grid_sample(image[:, None].float(), places, padding_mode="zeros", align_corners=False)
     return drawn[:, 0].round_().to(torch.uint8)
 
 
 @functools.cache  # of a size and a device always the same, and asked for at every step
 def _between(size: int, device: torch.device) -> Tensor:
-    """What each knot, the outer ones at the borders, weighs at each pixel of a side: (size, knots). Rows add up to 1.
+    """What each knot, the outer ones at the borders, weighs at each pixel of a side: (size, knots).
+    Rows add up to 1.
 
     Catmull and Rom's cubic between the knots, which is smooth and goes through them.
     """
     at = (torch.arange(size, device=device) + 0.5) * ((_KNOTS - 1) / size)
     apart = (at[:, None] - torch.arange(-1, _KNOTS + 1, device=device)).abs()
-    inner, outer = 1 + apart**2 * (1.5 * apart - 2.5), 2 + apart * (-4 + apart * (2.5 - 0.5 * apart))
+    inner, outer = (
+        1 + apart**2 * (1.5 * apart - 2.5),
+        2 + apart * (-4 + apart * (2.5 - 0.5 * apart)),
+    )
     weights = torch.where(apart < 1, inner, torch.where(apart < 2, outer, 0.0))
     weights[:, 1] += weights[:, 0]  # beyond the border a knot like the last
     weights[:, -2] += weights[:, -1]
@@ -105,11 +123,12 @@ def _between(size: int, device: torch.device) -> Tensor:
 
 
 def otsu(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Otsu's threshold of each digit and whether it is certain: uint8 (n, H, W) -> uint8 (n,), bool (n,).
+    """Otsu's threshold of each digit and whether it is certain: uint8 (n, H, W) -> uint8 (n,), bool
+    (n,).
 
-    The smallest t that maximises the between-class variance of the histogram (Otsu, 1979); a constant digit has its
-    value. It is uncertain where another level that occurs comes so near to the best that rounding could have decided;
-    to 512x512, sums are exact.
+    The smallest t that maximises the between-class variance of the histogram (Otsu, 1979); a
+    constant digit has its value. It is uncertain where another level that occurs comes so near to
+    the best that rounding could have decided; to 512x512, sums are exact.
     """
     pixels = image.flatten(1).long()
     n, size = pixels.shape

@@ -17,7 +17,9 @@ from modeling.tasks.task import Batch, Facts, Loss, Task
 
 
 def _build(config: Config, facts: Facts) -> nn.Module:
-    return CircleNet(config.channels, config.blocks, classes=len(facts["classes"]), context=config.context)
+    return CircleNet(
+        config.channels, config.blocks, classes=len(facts["classes"]), context=config.context
+    )
 
 
 def _augment(batch: Batch, generator: torch.Generator, config: Config) -> Batch:
@@ -28,7 +30,9 @@ def _augment(batch: Batch, generator: torch.Generator, config: Config) -> Batch:
 
 
 def _lose(outputs: dict[str, Tensor], batch: Batch, config: Config) -> Loss:
-    label = F.cross_entropy(outputs["label_logits"], batch["label"].long(), label_smoothing=config.smoothing)
+    label = F.cross_entropy(
+        outputs["label_logits"], batch["label"].long(), label_smoothing=config.smoothing
+    )
     circle = losses.circle_pixels(outputs["logits"], batch["circle"])
     return label + circle, {"label": label.detach(), "circle": circle.detach()}
 
@@ -36,12 +40,18 @@ def _lose(outputs: dict[str, Tensor], batch: Batch, config: Config) -> Loss:
 def _predict(outputs: dict[str, Tensor]) -> Batch:
     label = outputs["label_logits"].argmax(1).to(torch.uint8)
     circle = geometry.minimal_circles(outputs["logits"] > 0)
-    return {"label": label, "circle": circle.float(), "mask": geometry.raster(circle, *outputs["logits"].shape[-2:])}
+    return {
+        "label": label,
+        "circle": circle.float(),
+        "mask": geometry.raster(circle, *outputs["logits"].shape[-2:]),
+    }
 
 
 def _score(predictions: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:
     found, due = predictions, truth
-    return metrics.circle_scores(found["label"], found["mask"], due["label"], due["mask"], replicates=0)
+    return metrics.circle_scores(
+        found["label"], found["mask"], due["label"], due["mask"], replicates=0
+    )
 
 
 CIRCLES = Task(

@@ -1,7 +1,9 @@
-"""Circles of pixels in torch: stored rows to floats, rasters, and the minimal enclosing circles of batches of masks.
+"""Circles of pixels in torch: stored rows to floats, rasters, and the minimal enclosing circles of
+batches of masks.
 
-They are float64. Who is not on the minimal circle of some pixels is at least about 1 / (2 D r) away from it, D being
-twice the area of the triangle that holds it: 3e-5 pixels in frames of 28 x 28, and 5e-9 in those of 512 x 512.
+They are float64. Who is not on the minimal circle of some pixels is at least about 1 / (2 D r) away
+from it, D being twice the area of the triangle that holds it: 3e-5 pixels in frames of 28 x 28, and
+5e-9 in those of 512 x 512.
 """
 
 from __future__ import annotations
@@ -14,17 +16,21 @@ from torch import Tensor
 # The pairs and triples of four points that hold the first of them: indices, a pair's last repeated.
 _SUBSETS = ((0, 1, 1), (0, 2, 2), (0, 3, 3), (0, 1, 2), (0, 1, 3), (0, 2, 3))
 _PAIRS = 3
-# Steps of a search that cannot look whether it is over. In 640,000 masks of 5x7 to 512x512, 9 were the most, and in
-# 55,000 augmented digits 8, once.
+# Steps of a search that cannot look whether it is over. In 640,000 masks of 5x7 to 512x512, 9 were
+# the most, and in 55,000 augmented digits 8, once.
 _EXPORTED = 16
 _BLIND = 8
 
 NO_CIRCLE = (0.0, 0.0, -1.0)  # around no pixel: every pixel is outside
-ON = 1e-9  # pixels; who is nearer to a circle is on it. To be compared with, not added: ONNX would leave out so little
+# pixels; who is nearer to a circle is on it. To be compared with, not added: ONNX would leave out
+# so little
+ON = 1e-9
 
 
 def circles_from_rows(rows: Tensor) -> Tensor:
-    """Stored circles, int64 (n, 4) = x, y, den, r2, as float64 (n, 3): x, y and radius in pixels, or NO_CIRCLE."""
+    """Stored circles, int64 (n, 4) = x, y, den, r2, as float64 (n, 3): x, y and radius in pixels,
+    or NO_CIRCLE.
+    """
     x, y, den, r2 = rows.double().unbind(-1)
     none = den == 0
     den = den.clamp(min=1)
@@ -32,8 +38,8 @@ def circles_from_rows(rows: Tensor) -> Tensor:
 
 
 def distances(circle: Tensor, height: int, width: int) -> Tensor:
-    """How far each pixel's centre is outside each circle, below 0 inside: float64 (..., 3) = x, y, r -> float64 (...,
-    H, W), in pixels.
+    """How far each pixel's centre is outside each circle, below 0 inside: float64 (..., 3) = x, y,
+    r -> float64 (..., H, W), in pixels.
     """
     x, y, r = circle[..., None, None].unbind(-3)
     columns = torch.arange(width, device=circle.device, dtype=torch.float64)
@@ -42,16 +48,19 @@ def distances(circle: Tensor, height: int, width: int) -> Tensor:
 
 
 def raster(circle: Tensor, height: int, width: int) -> Tensor:
-    """The pixels whose centres are inside or on each circle: float64 (..., 3) -> uint8 (..., height, width)."""
+    """The pixels whose centres are inside or on each circle: float64 (..., 3) -> uint8 (...,
+    height, width).
+    """
     return (distances(circle, height, width) <= ON).to(torch.uint8)
 
 
 def minimal_circles(mask: Tensor) -> Tensor:
-    """The minimal circle around the pixel centres of each mask: (n, H, W) -> float64 (n, 3) = x, y, r, or NO_CIRCLE.
+    """The minimal circle around the pixel centres of each mask: (n, H, W) -> float64 (n, 3) = x, y,
+    r, or NO_CIRCLE.
 
-    Start from one point; while a point lies outside, take the farthest, and replace the circle by the minimal one
-    around it and the at most three points that support the circle so far. The radius grows with each step, so the
-    steps end.
+    Start from one point; while a point lies outside, take the farthest, and replace the circle by
+    the minimal one around it and the at most three points that support the circle so far. The
+    radius grows with each step, so the steps end.
     """
     search = _Search(mask)
     if torch.compiler.is_exporting():
@@ -66,8 +75,9 @@ def minimal_circles(mask: Tensor) -> Tensor:
 def minimal_circles_unasked(mask: Tensor) -> tuple[Tensor, Tensor]:
     """`minimal_circles`, and whether each is found: (n, H, W) -> float64 (n, 3), bool (n,).
 
-    A device that may be recording is asked for nothing, so the search takes as many steps as nearly all masks need;
-    what is not found is no circle of its mask. To ask a CPU costs nothing: there it stops once all are found.
+    A device that may be recording is asked for nothing, so the search takes as many steps as nearly
+    all masks need; what is not found is no circle of its mask. To ask a CPU costs nothing: there it
+    stops once all are found.
     """
     search = _Search(mask)
     for _ in range(_BLIND):
@@ -78,7 +88,9 @@ def minimal_circles_unasked(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Search:
-    """The state of a search for minimal circles: `outside` (n,) tells of each whether a point is left outside of it."""
+    """The state of a search for minimal circles: `outside` (n,) tells of each whether a point is
+    left outside of it.
+    """
 
     def __init__(self, mask: Tensor) -> None:
         points = _ends_of_rows(mask != 0)
@@ -86,12 +98,16 @@ class _Search:
         self._points = torch.where(filled[..., None], points, _first(points, filled)[:, None])
         self._filled = filled.any(1)
         self._support = self._points[:, :1].expand(-1, 3, -1)
-        self._circle = torch.cat([self._support[:, 0], torch.zeros_like(self._support[:, 0, :1])], -1)
+        self._circle = torch.cat(
+            [self._support[:, 0], torch.zeros_like(self._support[:, 0, :1])], -1
+        )
         self._look()
 
     def step(self) -> None:
         """Let the circles with a point outside hold the farthest."""
-        larger, holding = _around(torch.cat([_each(self._points, self._farthest)[:, None], self._support], 1))
+        larger, holding = _around(
+            torch.cat([_each(self._points, self._farthest)[:, None], self._support], 1)
+        )
         self._circle = torch.where(self.outside[:, None], larger, self._circle)
         self._support = torch.where(self.outside[:, None, None], holding, self._support)
         self._look()
@@ -108,7 +124,9 @@ class _Search:
 
 
 def _constant(values: tuple[object, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    if torch.compiler.is_exporting():  # then it is of the program that is written, and no tensor to keep
+    if (
+        torch.compiler.is_exporting()
+    ):  # then it is of the program that is written, and no tensor to keep
         return torch.tensor(values, dtype=dtype, device=device)
     return _kept_constant(values, dtype, device)
 
@@ -120,7 +138,8 @@ def _kept_constant(values: tuple[object, ...], dtype: torch.dtype, device: torch
 
 
 def _ends_of_rows(mask: Tensor) -> Tensor:
-    """The first and last pixel of each row of each mask, NaN for rows without: (n, H, W) -> float64 (n, 2 H, 2).
+    """The first and last pixel of each row of each mask, NaN for rows without: (n, H, W) -> float64
+    (n, 2 H, 2).
 
     No other pixel can lie on the minimal circle.
     """
@@ -138,7 +157,9 @@ def _first(points: Tensor, filled: Tensor) -> Tensor:
 
 
 def _around(points: Tensor) -> tuple[Tensor, Tensor]:
-    """The minimal circle of four points that has the first on it, and its support: (n, 4, 2) -> (n, 3), (n, 3, 2)."""
+    """The minimal circle of four points that has the first on it, and its support: (n, 4, 2) -> (n,
+    3), (n, 3, 2).
+    """
     subsets = points[:, _constant(_SUBSETS, torch.int64, points.device)]
     circles = torch.cat([_on_diameter(subsets[:, :_PAIRS]), _through_three(subsets[:, _PAIRS:])], 1)
     distance = (points[:, None] - circles[:, :, None, :2]).square().sum(-1).sqrt()
@@ -154,13 +175,16 @@ def _each(values: Tensor, index: Tensor) -> Tensor:
 
 
 def _on_diameter(triple: Tensor) -> Tensor:
-    """The circle on the diameter between the first and the second point: (..., 3, 2) -> (..., 3)."""
+    """The circle on the diameter between the first and the second point: (..., 3, 2) -> (...,
+    3).
+    """
     a, b = triple[..., 0, :], triple[..., 1, :]
     return torch.cat([(a + b) / 2, (a - b).square().sum(-1, keepdim=True).sqrt() / 2], -1)
 
 
 def _through_three(triple: Tensor) -> Tensor:
-    """The circle through three points, of infinite radius where they lie on a line: (..., 3, 2) -> (..., 3).
+    """The circle through three points, of infinite radius where they lie on a line: (..., 3, 2) ->
+    (..., 3).
 
     With the first point moved to the origin the centre solves 2 b.c = |b|^2 and 2 d.c = |d|^2.
     """

@@ -12,10 +12,14 @@ from modeling.tasks.task import Batch, Task
 
 
 def infer_batch(
-    task: Task, model: nn.Module, images: npt.NDArray[np.uint8], device: torch.device, precision: str
+    task: Task,
+    model: nn.Module,
+    images: npt.NDArray[np.uint8],
+    device: torch.device,
+    precision: str,
 ) -> tuple[Batch, Batch]:
-    """The outputs of a network for images (n, H, W) with n above 0, and the predictions as its task names them; tensors
-    on `device`, computed in `precision`: float32 or bfloat16.
+    """The outputs of a network for images (n, H, W) with n above 0, and the predictions as its task
+    names them; tensors on `device`, computed in `precision`: float32 or bfloat16.
     """
     with torch.inference_mode(), exact_products():
         with autocast(device, precision):

@@ -10,7 +10,8 @@ from modeling.tasks import geometry
 
 _HALVES = 16  # of a circle, each turned on from the one before
 _HOLDERS = 3  # pixels that hold a circle, at most
-_ON_EDGE = 32  # pixels on the edge of a circle that are looked at, the likeliest; in 28 x 28 it has 24 at most
+# pixels on the edge of a circle that are looked at, the likeliest; in 28 x 28 it has 24 at most
+_ON_EDGE = 32
 _BESIDE = 1e-4  # pixels that one may be beside a half and is in it: in float32 it may end there
 _NEVER = -1e4  # a logit below all others
 
@@ -21,27 +22,32 @@ def foreground(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 def cell_classes(logits: Tensor, mask: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy of the class of each foreground pixel, the mean over them; a cell of 2x2 pixels shares its logits.
+    """Cross-entropy of the class of each foreground pixel, the mean over them; a cell of 2x2 pixels
+    shares its logits.
 
-    `logits` is float (B, K, ceil(H / 2), ceil(W / 2)), `mask` uint8 (B, H, W) with 0 background, class + 1. The share
-    `smoothing` of each label is spread over all classes (Szegedy and others, 2016). Without foreground: 0.
+    `logits` is float (B, K, ceil(H / 2), ceil(W / 2)), `mask` uint8 (B, H, W) with 0 background,
+    class + 1. The share `smoothing` of each label is spread over all classes (Szegedy and others,
+    2016). Without foreground: 0.
     """
     height, width = mask.shape[-2:]
     mask = F.pad(mask, (0, width % 2, 0, height % 2)).long()
     quarters = torch.stack([mask[:, y::2, x::2] for y in (0, 1) for x in (0, 1)], 1)
     said = F.log_softmax(logits, 1)
-    picked = (1 - smoothing) * said.gather(1, (quarters - 1).clamp(min=0)) + smoothing * said.mean(1, keepdim=True)
+    picked = (1 - smoothing) * said.gather(1, (quarters - 1).clamp(min=0)) + smoothing * said.mean(
+        1, keepdim=True
+    )
     foreground = quarters > 0
     return -(picked * foreground).sum() / foreground.sum().clamp(min=1)
 
 
 def circle_pixels(logits: Tensor, circle: Tensor) -> Tensor:
-    """What a minimal circle says of pixels, as cross-entropy: float (B, H, W), float64 (B, 3) = x, y, r.
+    """What a minimal circle says of pixels, as cross-entropy: float (B, H, W), float64 (B, 3) = x,
+    y, r.
 
-    It says two things. What is outside is background: of this the sum over pixels. And every half of the circle has
-    foreground on its edge, for else a smaller one would do: of this, for the likeliest such pixel of each half, the
-    mean over halves, three times, since three pixels hold a circle. It says nothing of pixels inside. The mean over
-    images.
+    It says two things. What is outside is background: of this the sum over pixels. And every half
+    of the circle has foreground on its edge, for else a smaller one would do: of this, for the
+    likeliest such pixel of each half, the mean over halves, three times, since three pixels hold a
+    circle. It says nothing of pixels inside. The mean over images.
     """
     count, height, width = logits.shape
     distance = geometry.distances(circle, height, width)

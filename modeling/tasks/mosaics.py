@@ -16,20 +16,27 @@ from modeling.tasks.task import Batch, Facts, Loss, Task
 
 
 def _build(config: Config, facts: Facts) -> nn.Module:
-    return MosaicNet(config.channels, config.blocks, classes=len(facts["classes"]), context=config.context)
+    return MosaicNet(
+        config.channels, config.blocks, classes=len(facts["classes"]), context=config.context
+    )
 
 
 def _augment(batch: Batch, generator: torch.Generator, config: Config) -> Batch:
     if not config.augment:
         return batch
-    image, mask = augment.mosaic(batch["image"], batch["mask"], batch["label"], generator, config.augment)
+    image, mask = augment.mosaic(
+        batch["image"], batch["mask"], batch["label"], generator, config.augment
+    )
     return {**batch, "image": image, "mask": mask}
 
 
 def _lose(outputs: dict[str, Tensor], batch: Batch, config: Config) -> Loss:
     classes = losses.cell_classes(outputs["classes"], batch["mask"], config.smoothing)
     foreground = losses.foreground(outputs["foreground"], batch["mask"] > 0)
-    return classes + 4 * foreground, {"classes": classes.detach(), "foreground": foreground.detach()}
+    return classes + 4 * foreground, {
+        "classes": classes.detach(),
+        "foreground": foreground.detach(),
+    }
 
 
 def _predict(outputs: dict[str, Tensor]) -> Batch:

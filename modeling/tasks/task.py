@@ -13,7 +13,8 @@ from modeling.config import Config
 
 Batch = dict[str, Tensor]
 Loss = tuple[Tensor, dict[str, Tensor]]
-Facts = Mapping[str, Any]  # of a dataset, as `runs.evidence.describe` tells them: "classes", "tile" and others
+# of a dataset, as `runs.evidence.describe` tells them: "classes", "tile" and others
+Facts = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,9 @@ class Task:
 
 
 def place(network: nn.Module, config: Config, device: torch.device) -> nn.Module:
-    """`network` itself, on a device and with its kernels in the layout that the configuration says."""
+    """`network` itself, on a device and with its kernels in the layout that the configuration
+    says.
+    """
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     return network

@@ -1,1 +1,3 @@
-"""Training: batches in order, steps of the optimiser, evaluation on val; alone or on many devices."""
+"""Training: batches in order, steps of the optimiser, evaluation on val; alone or on many
+devices.
+"""

@@ -1,7 +1,9 @@
-"""Data parallel training under torchrun: gloo on CPUs, NCCL on GPUs. One process alone is the case of one rank.
+"""Data parallel training under torchrun: gloo on CPUs, NCCL on GPUs. One process alone is the case
+of one rank.
 
-Each rank works on its part of every batch; gradients are added up, weighted, so that all ranks take the step that one
-process would take on the whole batch. A rank that is gone ends the others with a clear word.
+Each rank works on its part of every batch; gradients are added up, weighted, so that all ranks take
+the step that one process would take on the whole batch. A rank that is gone ends the others with a
+clear word.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ class Ranks:
     def add_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Add up each gradient over all ranks, in place.
 
-        A parameter without a gradient on this rank counts as 0. Raises TrainingError where a rank is gone.
+        A parameter without a gradient on this rank counts as 0. Raises TrainingError where a rank
+        is gone.
         """
         if self.count == 1:
             return
@@ -67,7 +70,9 @@ class Ranks:
         return bool(flag > 0)
 
     def gather(self, value: T) -> list[T]:
-        """The values of all ranks, in order, on each of them. Raises TrainingError where a rank is gone."""
+        """The values of all ranks, in order, on each of them. Raises TrainingError where a rank is
+        gone.
+        """
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -140,7 +145,10 @@ def _read(name: str, default: str) -> int:
     text = os.environ.get(name) or default
     if not (text.isascii() and text.isdigit()):
         raise InputError(
-            f"{name} of the environment is no number", expected="a whole number", found=repr(text), remedy=_TORCHRUN
+            f"{name} of the environment is no number",
+            expected="a whole number",
+            found=repr(text),
+            remedy=_TORCHRUN,
         )
     return int(text)
 

@@ -1,4 +1,6 @@
-"""Inference over samples of a split, in their order, each once: by one process, or shared out among ranks."""
+"""Inference over samples of a split, in their order, each once: by one process, or shared out among
+ranks.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,21 @@ Images = Column | npt.NDArray[np.uint8]
 
 
 def infer(
-    task: Task, model: nn.Module, images: Images, count: int, ranks: Ranks, *, batch: int | None = None, precision: str
+    task: Task,
+    model: nn.Module,
+    images: Images,
+    count: int,
+    ranks: Ranks,
+    *,
+    batch: int | None = None,
+    precision: str,
 ) -> Arrays:
-    """The predictions for the first `count` images, uint8 (N, H, W) or a column of such: name -> array, as the task
-    names them; the same on every rank.
+    """The predictions for the first `count` images, uint8 (N, H, W) or a column of such: name ->
+    array, as the task names them; the same on every rank.
 
-    `precision` is what convolutions and products are computed in: float32 or bfloat16. A batch is by default as large
-    as the device is fast with: on a CPU, where what lies between two layers still fits the cache.
+    `precision` is what convolutions and products are computed in: float32 or bfloat16. A batch is
+    by default as large as the device is fast with: on a CPU, where what lies between two layers
+    still fits the cache.
     """
     share = ranks.share(count)
     batch = batch or (128 if ranks.device.type == "cpu" else 512)
@@ -44,7 +54,9 @@ def infer(
 def evaluate(
     task: Task, model: nn.Module, split: Split, count: int, ranks: Ranks, *, precision: str
 ) -> dict[str, float | None]:
-    """The scores of a model on the first `count` samples of a split, by name; None where a score is undefined."""
+    """The scores of a model on the first `count` samples of a split, by name; None where a score is
+    undefined.
+    """
     predictions = infer(task, model, split["image"], count, ranks, precision=precision)
     truth = {name: split[name][:count] for name in _TRUTH if name in split.columns}
     return overall_values(task.score(predictions, truth))

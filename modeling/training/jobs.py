@@ -1,6 +1,8 @@
-"""Work side by side, each job in a process of its own, which tells how it goes and can be asked to stop.
+"""Work side by side, each job in a process of its own, which tells how it goes and can be asked to
+stop.
 
-Networks of this size gain little from a second thread. Several trained at once, with a thread each, share no barrier.
+Networks of this size gain little from a second thread. Several trained at once, with a thread each,
+share no barrier.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ _PATIENCE = 0.1  # seconds between two looks whether to stop
 
 
 def share_threads(threads: int, at_once: int, jobs: int) -> list[int]:
-    """Threads for each of `jobs` jobs: together `threads`, whichever `at_once` of them run; but at least one each."""
+    """Threads for each of `jobs` jobs: together `threads`, whichever `at_once` of them run; but at
+    least one each.
+    """
     least, more = divmod(threads, at_once)
     return [max(1, least + (at_once == jobs and number < more)) for number in range(jobs)]
 
@@ -40,16 +44,18 @@ def run_jobs(
 ) -> dict[str, Any]:
     """Run jobs, `at_once` of them at a time, in their order; what each returns, by name.
 
-    `tell` is given the name and each message of a job. Once `stop` says so, no more jobs begin, and those that run are
-    asked to stop. Where one fails, the others are asked to stop too, and its error is raised when they have; where its
-    process is gone without a word, that is a TrainingError. No process outlives this call, nor the process that made it
-    by more than the jobs take to stop.
+    `tell` is given the name and each message of a job. Once `stop` says so, no more jobs begin, and
+    those that run are asked to stop. Where one fails, the others are asked to stop too, and its
+    error is raised when they have; where its process is gone without a word, that is a
+    TrainingError. No process outlives this call, nor the process that made it by more than the jobs
+    take to stop.
     """
     context = multiprocessing.get_context("spawn")
     waiting, results, errors = list(jobs), {}, []
     running: dict[Connection, tuple[str, SpawnProcess]] = {}
     asked = False
-    resource_tracker.ensure_running()  # or the first start would start it, and that unblocks the signals
+    # or the first start would start it, and that unblocks the signals
+    resource_tracker.ensure_running()
     try:
         while running or (waiting and not asked):
             while waiting and len(running) < at_once and not (asked or stop()):
@@ -93,7 +99,9 @@ def _receive(ready: Connection, name: str, process: SpawnProcess) -> tuple[str, 
     except (EOFError, OSError):
         process.join()
         error = TrainingError(
-            f"the process of {name} is gone", found=f"exit code {process.exitcode}", remedy="go on with --resume"
+            f"the process of {name} is gone",
+            found=f"exit code {process.exitcode}",
+            remedy="go on with --resume",
         )
         return "failed", error
     return message
@@ -102,7 +110,8 @@ def _receive(ready: Connection, name: str, process: SpawnProcess) -> tuple[str, 
 def _work(job: Job, pipe: Connection) -> None:
     """What a process does: the job, until it is done, asked to stop by SIGTERM, or left alone."""
     came: list[int] = []
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the first process asks by SIGTERM
+    # a terminal sends it to all; the first process asks by SIGTERM
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, _frame: came.append(number))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     parent = multiprocessing.parent_process()

@@ -1,7 +1,9 @@
-"""Batches on the device in the order of `order.Order`, from any (epoch, step) on, without worker processes.
+"""Batches on the device in the order of `order.Order`, from any (epoch, step) on, without worker
+processes.
 
-Where the columns fit the device they live there, and a batch is a gather on it. On a CPU a batch is gathered from the
-mapped shards. Elsewhere a thread gathers ahead into pinned memory, and copies run beside the computing.
+Where the columns fit the device they live there, and a batch is a gather on it. On a CPU a batch is
+gathered from the mapped shards. Elsewhere a thread gathers ahead into pinned memory, and copies run
+beside the computing.
 """
 
 from __future__ import annotations
@@ -31,11 +33,13 @@ _STEPS = 64  # whose sample numbers are sent to the device together
 
 
 class Loader:
-    """The batches of `split`, of the columns named, on `device`: tensors (n, *sample_shape) of the stored dtypes.
+    """The batches of `split`, of the columns named, on `device`: tensors (n, *sample_shape) of the
+    stored dtypes.
 
-    `mode` says where they come from: "resident", "mapped" (CPU only) or "streamed"; None chooses as the module says.
-    A batch of the last two is only valid until the next one is asked for, for its memory is used again. Raises
-    InputError for a column that is not there, an order of another length, or a mode that the device has not.
+    `mode` says where they come from: "resident", "mapped" (CPU only) or "streamed"; None chooses as
+    the module says. A batch of the last two is only valid until the next one is asked for, for its
+    memory is used again. Raises InputError for a column that is not there, an order of another
+    length, or a mode that the device has not.
     """
 
     def __init__(
@@ -52,11 +56,15 @@ class Loader:
         self.device = torch.device(device)
         if order.count != len(split):
             raise InputError(
-                f"the order is not one of {split.task}/{split.name}", expected=len(split), found=order.count
+                f"the order is not one of {split.task}/{split.name}",
+                expected=len(split),
+                found=order.count,
             )
         self.mode: Mode = mode or self._choose()
         if self.mode == "mapped" and self.device.type != "cpu":
-            raise InputError("shards are mapped for a CPU only", expected="resident or streamed", found=self.mode)
+            raise InputError(
+                "shards are mapped for a CPU only", expected="resident or streamed", found=self.mode
+            )
         self._resident = self._load() if self.mode == "resident" else {}
 
     @property
@@ -137,7 +145,9 @@ class Loader:
         finally:
             free.put(None)
             thread.join()
-            if stream is not None:  # what takes the slots' memory next waits for copies that are under way
+            if (
+                stream is not None
+            ):  # what takes the slots' memory next waits for copies that are under way
                 torch.cuda.current_stream(self.device).wait_stream(stream)
 
 
@@ -146,8 +156,12 @@ class _Buffers:
 
     def __init__(self, split: Split, count: int, *, pinned: bool = False) -> None:
         self._columns = split.columns
-        self._tensors = {name: _buffer(column, count, pinned) for name, column in split.columns.items()}
-        self._arrays: dict[str, Array] = {name: tensor.numpy() for name, tensor in self._tensors.items()}
+        self._tensors = {
+            name: _buffer(column, count, pinned) for name, column in split.columns.items()
+        }
+        self._arrays: dict[str, Array] = {
+            name: tensor.numpy() for name, tensor in self._tensors.items()
+        }
         self._count = count
 
     def fill(self, indices: Array) -> Batch:
@@ -161,10 +175,14 @@ class _Buffers:
 
 
 class _Slot:
-    """Memory for one batch on the host and on the device. On CUDA the copy runs in `stream`, and two events keep its
-    order: `_copied`, after which the host's memory may be filled again, and `_used`, after which the device's may."""
+    """Memory for one batch on the host and on the device. On CUDA the copy runs in `stream`, and
+    two events keep its order: `_copied`, after which the host's memory may be filled again, and
+    `_used`, after which the device's may.
+    """
 
-    def __init__(self, split: Split, count: int, device: torch.device, stream: torch.cuda.Stream | None) -> None:
+    def __init__(
+        self, split: Split, count: int, device: torch.device, stream: torch.cuda.Stream | None
+    ) -> None:
         self._host = _Buffers(split, count, pinned=stream is not None)
         self._device = {
             name: torch.empty_like(_buffer(column, count, pinned=False), device=device)

@@ -1,4 +1,6 @@
-"""What is measured on the way: losses, read from the device only when somebody looks, and where the time goes."""
+"""What is measured on the way: losses, read from the device only when somebody looks, and where the
+time goes.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ class Meter:
         self._checked = 0
 
     def add(self, step: int, rate: float, losses: Mapping[str, Tensor]) -> None:
-        """Take the losses (scalars) of step number `step`, taken at the learning rate `rate`; {} counts as 0."""
+        """Take the losses (scalars) of step number `step`, taken at the learning rate `rate`; {}
+        counts as 0.
+        """
         self._rows.append((step, rate, {name: loss.detach() for name, loss in losses.items()}))
 
     def check(self) -> None:
@@ -32,19 +36,25 @@ class Meter:
         values = [value for *_, losses in unchecked for value in losses.values()]
         if values and not bool(torch.stack(values).isfinite().all()):
             for step, rate, losses in unchecked:
-                bad = {name: float(loss) for name, loss in losses.items() if not bool(loss.isfinite())}
+                bad = {
+                    name: float(loss) for name, loss in losses.items() if not bool(loss.isfinite())
+                }
                 if bad:
                     raise self._error(step, rate, bad)
         self._checked = len(self._rows)
 
     def means(self) -> dict[str, float]:
-        """The mean of each loss since the last call, if there was a step. Raises TrainingError like `check`."""
+        """The mean of each loss since the last call, if there was a step. Raises TrainingError like
+        `check`.
+        """
         self.check()
         rows = [losses for *_, losses in self._rows]
         self._rows, self._checked = [], 0
         names = dict.fromkeys(name for losses in rows for name in losses)
         return {
-            name: float(torch.stack([losses[name] for losses in rows if name in losses]).sum() / len(rows))
+            name: float(
+                torch.stack([losses[name] for losses in rows if name in losses]).sum() / len(rows)
+            )
             for name in names
         }
 
@@ -59,7 +69,9 @@ class Meter:
 
 
 class Pace:
-    """Where the time of a run goes: `seconds` by kind of work, those of earlier parts of the run included."""
+    """Where the time of a run goes: `seconds` by kind of work, those of earlier parts of the run
+    included.
+    """
 
     def __init__(self, step: int, steps: int, seconds: Mapping[str, float]) -> None:
         self.seconds = dict(seconds)
@@ -85,6 +97,8 @@ class Pace:
         return seen / max(spent, 1e-9)
 
     def left(self, step: int) -> float:
-        """Seconds to go if the remaining steps take as long as those since the start, all work included."""
+        """Seconds to go if the remaining steps take as long as those since the start, all work
+        included.
+        """
         spent = sum(self.seconds.values()) - self._before
         return spent / max(1, step - self._first) * (self._steps - step)

@@ -1,7 +1,9 @@
-"""The optimiser: Muon for the matrices and kernels inside a network, AdamW for everything else, in one object.
+"""The optimiser: Muon for the matrices and kernels inside a network, AdamW for everything else, in
+one object.
 
-Muon (Jordan and others, 2024) replaces the momentum of a matrix by the nearest semi-orthogonal matrix, found by a few
-Newton-Schulz steps, so that every direction moves at the same rate. AdamW is that of Loshchilov and Hutter (2019).
+Muon (Jordan and others, 2024) replaces the momentum of a matrix by the nearest semi-orthogonal
+matrix, found by a few Newton-Schulz steps, so that every direction moves at the same rate. AdamW is
+that of Loshchilov and Hutter (2019).
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from torch import Tensor, nn
 
 from modeling.networks.precision import exact_products
 
-# The quintic a X + b (X X^T) X + c (X X^T)^2 X of the Muon paper: steep at 0, and five steps bring singular values
-# from 0.01 to within about 0.3 of 1, which is close enough.
+# The quintic a X + b (X X^T) X + c (X X^T)^2 X of the Muon paper: steep at 0, and five steps bring
+# singular values from 0.01 to within about 0.3 of 1, which is close enough.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _STEPS = 5
 _MOMENTUM = 0.95
@@ -26,19 +28,24 @@ _EPSILON = 1e-8
 
 
 def orthogonalise(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """The semi-orthogonal matrix near each: float32 (rows, columns) of any shapes -> the same, singular values about 1.
+    """The semi-orthogonal matrix near each: float32 (rows, columns) of any shapes -> the same,
+    singular values about 1.
 
-    Every step multiplies X by a polynomial of X X^T, so the steps are taken on that alone, whose side is the shorter
-    one of X, and X is multiplied by their product once, at the end. Matrices that have the shorter side in common take
-    them together. Zero matrices stay zero.
+    Every step multiplies X by a polynomial of X X^T, so the steps are taken on that alone, whose
+    side is the shorter one of X, and X is multiplied by their product once, at the end. Matrices
+    that have the shorter side in common take them together. Zero matrices stay zero.
     """
     wide = [matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT for matrix in matrices]
-    wide = [matrix / norm.clamp(min=1e-12) for matrix, norm in zip(wide, torch._foreach_norm(wide), strict=True)]
+    wide = [
+        matrix / norm.clamp(min=1e-12)
+        for matrix, norm in zip(wide, torch._foreach_norm(wide), strict=True)
+    ]
     sides: dict[int, list[int]] = defaultdict(list)
     for number, matrix in enumerate(wide):
         sides[len(matrix)].append(number)
     found = list(matrices)
-    with exact_products():  # the steps raise what was rounded off near 0 by four orders of magnitude
+    # the steps raise what was rounded off near 0 by four orders of magnitude
+    with exact_products():
         for numbers in sides.values():
             factors = _steps(torch.stack([wide[number] @ wide[number].mT for number in numbers]))
             for number, factor in zip(numbers, factors, strict=True):
@@ -67,26 +74,33 @@ def _polynomial(gram: Tensor) -> Tensor:
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Muon on the groups with `muon` true, AdamW on the others, at the learning rate `lr` of each before any schedule.
+    """Muon on the groups with `muon` true, AdamW on the others, at the learning rate `lr` of each
+    before any schedule.
 
-    Weight decay is decoupled. A matrix of m rows and n columns moves by lr * sqrt(max(1, m / n)) in every direction;
-    kernels count as matrices with a row for each output channel. What changes from step to step comes as a tensor,
-    `rates`, so that a step is the same work each time, and a GPU can repeat it by itself.
+    Weight decay is decoupled. A matrix of m rows and n columns moves by lr * sqrt(max(1, m / n)) in
+    every direction; kernels count as matrices with a row for each output channel. What changes from
+    step to step comes as a tensor, `rates`, so that a step is the same work each time, and a GPU
+    can repeat it by itself.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
         super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0, "muon": False})
 
     def rates(self, step: int, factor: float = 1.0) -> Tensor:
-        """What step number `step` (from 0) is taken with, its learning rates scaled by `factor`: float32 (groups, 3).
+        """What step number `step` (from 0) is taken with, its learning rates scaled by `factor`:
+        float32 (groups, 3).
 
-        A row has the share of the weights that decay leaves, the move along what is found for a weight, below 0, and
-        what the root of AdamW's mean of squares is divided by.
+        A row has the share of the weights that decay leaves, the move along what is found for a
+        weight, below 0, and what the root of AdamW's mean of squares is divided by.
         """
         rows = []
         for group in self.param_groups:
             lr = group["lr"] * factor
-            mean, root = (1.0, 1.0) if group["muon"] else (1 - _BETAS[0] ** (step + 1), 1 - _BETAS[1] ** (step + 1))
+            mean, root = (
+                (1.0, 1.0)
+                if group["muon"]
+                else (1 - _BETAS[0] ** (step + 1), 1 - _BETAS[1] ** (step + 1))
+            )
             rows.append([1 - lr * group["weight_decay"], -lr / mean, math.sqrt(root)])
         return torch.tensor(rows)
 
@@ -113,8 +127,14 @@ class MuonAdamW(torch.optim.Optimizer):
         # Nesterov: look one step of momentum ahead.
         ahead = torch._foreach_lerp(gradients, momenta, _MOMENTUM)
         found = orthogonalise([direction.reshape(len(direction), -1) for direction in ahead])
-        scales = [math.sqrt(max(1.0, rows / columns)) for rows, columns in (matrix.shape for matrix in found)]
-        moves = [matrix.reshape(parameter.shape) for matrix, parameter in zip(found, parameters, strict=True)]
+        scales = [
+            math.sqrt(max(1.0, rows / columns))
+            for rows, columns in (matrix.shape for matrix in found)
+        ]
+        moves = [
+            matrix.reshape(parameter.shape)
+            for matrix, parameter in zip(found, parameters, strict=True)
+        ]
         torch._foreach_mul_(moves, scales)
         torch._foreach_mul_(moves, move)
         torch._foreach_add_(parameters, moves)
@@ -122,8 +142,12 @@ class MuonAdamW(torch.optim.Optimizer):
     def _step_adamw(self, parameters: list[Tensor], move: Tensor, root: Tensor) -> None:
         for parameter in parameters:
             if not self.state[parameter]:
-                self.state[parameter].update(mean=torch.zeros_like(parameter), square=torch.zeros_like(parameter))
-        means, squares = ([self.state[parameter][name] for parameter in parameters] for name in ("mean", "square"))
+                self.state[parameter].update(
+                    mean=torch.zeros_like(parameter), square=torch.zeros_like(parameter)
+                )
+        means, squares = (
+            [self.state[parameter][name] for parameter in parameters] for name in ("mean", "square")
+        )
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         torch._foreach_lerp_(means, gradients, 1 - _BETAS[0])
         torch._foreach_mul_(squares, _BETAS[1])
@@ -136,11 +160,14 @@ class MuonAdamW(torch.optim.Optimizer):
         torch._foreach_add_(parameters, moves)
 
 
-def groups(model: nn.Module, *, rate: float, muon_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-    """The parameters of `model` as groups for MuonAdamW: matrices and kernels inside it, weights at its ends, vectors.
+def groups(
+    model: nn.Module, *, rate: float, muon_rate: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """The parameters of `model` as groups for MuonAdamW: matrices and kernels inside it, weights at
+    its ends, vectors.
 
-    What begins with one of the names in `model.ends` (first and last layers) is left to AdamW, as are gains and
-    biases, which do not decay. A `muon_rate` of 0 leaves everything to AdamW.
+    What begins with one of the names in `model.ends` (first and last layers) is left to AdamW, as
+    are gains and biases, which do not decay. A `muon_rate` of 0 leaves everything to AdamW.
     """
     ends: tuple[str, ...] = tuple(getattr(model, "ends", ()))
     inner: list[Tensor] = []

@@ -1,6 +1,7 @@
 """Work that a GPU repeats by itself: recorded once, as a CUDA graph, and replayed from then on.
 
-To ask for the hundreds of kernels of a step takes the host longer than the GPU takes to run them. A replay asks once.
+To ask for the hundreds of kernels of a step takes the host longer than the GPU takes to run them. A
+replay asks once.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ from modeling.errors import TrainingError
 Tensors = Mapping[str, Tensor]
 Work = Callable[[Tensors], dict[str, Tensor]]
 
-WARM_UP = 3  # calls in a row before it is recorded: libraries choose their kernels, and what is made once is made
+# calls in a row before it is recorded: libraries choose their kernels, and what is made once is
+# made
+WARM_UP = 3
 
 
 class Recording(Protocol):
-    """What can be done once more: all that was asked of a device inside `record`, in its order, on the same memory."""
+    """What can be done once more: all that was asked of a device inside `record`, in its order, on
+    the same memory.
+    """
 
     def record(self) -> contextlib.AbstractContextManager[None]:
         """Take down what is asked for in the body, without doing it."""
@@ -31,8 +36,8 @@ class Recording(Protocol):
 
 
 class CudaGraph:
-    """A recording by CUDA, of one stream, which must not be the default one. What is drawn from `generator`, or torch's
-    own, is drawn anew at each replay, by the seed that it then has.
+    """A recording by CUDA, of one stream, which must not be the default one. What is drawn from
+    `generator`, or torch's own, is drawn anew at each replay, by the seed that it then has.
     """
 
     def __init__(self, generator: torch.Generator) -> None:
@@ -62,11 +67,13 @@ class CudaGraph:
 
 
 class Recorded:
-    """`work` on tensors by name that is recorded, after a few calls, and then replayed on what it is called with.
+    """`work` on tensors by name that is recorded, after a few calls, and then replayed on what it
+    is called with.
 
-    It must ask the device for nothing, and find everything that changes between two calls in its tensors. What it is
-    called with is copied into memory of its own, and what it returns out of it. Called with tensors of other shapes
-    than those recorded, it does the work unrecorded; where shapes change every few calls, all of it.
+    It must ask the device for nothing, and find everything that changes between two calls in its
+    tensors. What it is called with is copied into memory of its own, and what it returns out of it.
+    Called with tensors of other shapes than those recorded, it does the work unrecorded; where
+    shapes change every few calls, all of it.
     """
 
     def __init__(self, work: Work, recording: Recording) -> None:

@@ -1,4 +1,6 @@
-"""Signals that ask to stop: raised at once, noted between steps, or kept waiting while a process starts."""
+"""Signals that ask to stop: raised at once, noted between steps, or kept waiting while a process
+starts.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ _raised: list[int] = []  # signals for which a KeyboardInterrupt was raised
 
 
 def raise_interrupts() -> None:
-    """From now on, raise KeyboardInterrupt for SIGINT and SIGTERM, and know of it: libraries that are being loaded may
-    drop it. A signal that is ignored, as in the background of a script, stays so.
+    """From now on, raise KeyboardInterrupt for SIGINT and SIGTERM, and know of it: libraries that
+    are being loaded may drop it. A signal that is ignored, as in the background of a script, stays
+    so.
     """
     _raised.clear()
     for number in SIGNALS:
@@ -36,7 +39,8 @@ def _raise(signum: int, frame: object) -> NoReturn:  # noqa: ARG001  (a signal h
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Note whether SIGINT or SIGTERM came. A second one ends the work at once, without a checkpoint.
+    """Note whether SIGINT or SIGTERM came. A second one ends the work at once, without a
+    checkpoint.
 
     A signal that is ignored stays so.
     """
@@ -46,7 +50,8 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         if came:
             raise KeyboardInterrupt
         came.append(signum)
-        # This runs anywhere in the training: it must not raise because the reader was interrupted too.
+        # This runs anywhere in the training: it must not raise because the reader was interrupted
+        # too.
         with contextlib.suppress(OSError):
             os.write(2, b"\ninterrupted: writing a checkpoint\n")
 
@@ -62,7 +67,9 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def blocked() -> Iterator[None]:
-    """Signals wait for as long as this is open; a process that starts meanwhile keeps them waiting."""
+    """Signals wait for as long as this is open; a process that starts meanwhile keeps them
+    waiting.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield

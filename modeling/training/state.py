@@ -1,4 +1,6 @@
-"""What training changes: weights, averaged weights and the optimiser's memory; saved and restored bit for bit."""
+"""What training changes: weights, averaged weights and the optimiser's memory; saved and restored
+bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +24,26 @@ class State:
     `model` is what learns; `average` is its exponential moving average, the one that is scored.
     """
 
-    def __init__(self, task: Task, config: Config, facts: Mapping[str, Any], device: torch.device) -> None:
+    def __init__(
+        self, task: Task, config: Config, facts: Mapping[str, Any], device: torch.device
+    ) -> None:
         torch.manual_seed(key(config.seed, "weights"))
         self.model = place(task.build(config, facts), config, device).train()
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         parts = groups(
-            self.model, rate=config.learning_rate, muon_rate=config.muon_rate, weight_decay=config.weight_decay
+            self.model,
+            rate=config.learning_rate,
+            muon_rate=config.muon_rate,
+            weight_decay=config.weight_decay,
         )
         self.optimizer = MuonAdamW(parts)
         self._decay = config.ema
         self._clip = config.clip
-        # The tensors stay the same for good, and to list them takes longer on the host than to move them.
-        pairs = list(zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True))
+        # The tensors stay the same for good, and to list them takes longer on the host than to move
+        # them.
+        pairs = list(
+            zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True)
+        )
         self._moving = [pair for pair in pairs if pair[0].is_floating_point()]
         self._taken = [pair for pair in pairs if not pair[0].is_floating_point()]
 
@@ -50,17 +60,21 @@ class State:
 
     @torch.no_grad()
     def follow(self, step: int) -> None:
-        """Move the average towards the weights that step number `step` gave; what is no floating-point number is taken
-        as it is.
+        """Move the average towards the weights that step number `step` gave; what is no
+        floating-point number is taken as it is.
         """
         # At first the weights change too fast for a long memory.
         decay = min(self._decay, (step + 1) / (step + 10))
-        torch._foreach_lerp_([mean for mean, _ in self._moving], [value for _, value in self._moving], 1 - decay)
+        torch._foreach_lerp_(
+            [mean for mean, _ in self._moving], [value for _, value in self._moving], 1 - decay
+        )
         for mean, value in self._taken:
             mean.copy_(value)
 
     def is_finite(self) -> bool:
-        """Whether all averaged weights are finite; once a weight was not, its average never is again."""
+        """Whether all averaged weights are finite; once a weight was not, its average never is
+        again.
+        """
         finite = [tensor.isfinite().all() for tensor in self.average.state_dict().values()]
         return bool(torch.stack(finite).all())  # one wait for the device
 
@@ -73,7 +87,9 @@ class State:
         }
 
     def restore(self, tree: Mapping[str, Any]) -> None:
-        """Become the state that `tree` was taken from. Raises InputError where it is that of another network."""
+        """Become the state that `tree` was taken from. Raises InputError where it is that of
+        another network.
+        """
         try:
             self.model.load_state_dict(tree["model"])
             self.average.load_state_dict(tree["average"])
@@ -90,4 +106,7 @@ class State:
 
 def key(seed: int, moment: int | str) -> int:
     """The 63 bits that all randomness of a step (or of another moment) of a run derives from."""
-    return int.from_bytes(hashlib.sha256(f"modeling {seed} {moment}".encode()).digest()[:8], "big") >> 1
+    return (
+        int.from_bytes(hashlib.sha256(f"modeling {seed} {moment}".encode()).digest()[:8], "big")
+        >> 1
+    )

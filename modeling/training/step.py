@@ -1,6 +1,8 @@
-"""A step of training as a function of tensors alone, which asks the device nothing: so a GPU can repeat it by itself.
+"""A step of training as a function of tensors alone, which asks the device nothing: so a GPU can
+repeat it by itself.
 
-What differs from step to step comes as a tensor: the samples and the optimiser's rates; and the seed of the generator.
+What differs from step to step comes as a tensor: the samples and the optimiser's rates; and the
+seed of the generator.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ RATES = "rates"  # beside the columns of a batch
 
 
 class Step:
-    """What a step does to the `state`: called with a batch of all ranks and the optimiser's "rates", it gives the
-    losses, scalars, this rank's part of them.
+    """What a step does to the `state`: called with a batch of all ranks and the optimiser's
+    "rates", it gives the losses, scalars, this rank's part of them.
 
-    Every rank augments the whole batch and trains on its part: so the samples are those of a single rank. `forward` is
-    the network of the state, compiled or not. All that an augmentation draws comes from `generator`.
+    Every rank augments the whole batch and trains on its part: so the samples are those of a single
+    rank. `forward` is the network of the state, compiled or not. All that an augmentation draws
+    comes from `generator`.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
-"""Training: a pure function of configuration, dataset and environment, that can be killed at any moment and go on.
+"""Training: a pure function of configuration, dataset and environment, that can be killed at any
+moment and go on.
 
-All that is random at a step is keyed by (seed, step), so that a checkpoint needs no state of a generator. A run that
-was killed and resumed has, on a CPU, the bits of one that was not.
+All that is random at a step is keyed by (seed, step), so that a checkpoint needs no state of a
+generator. A run that was killed and resumed has, on a CPU, the bits of one that was not.
 """
 
 from __future__ import annotations
@@ -56,23 +57,30 @@ def train(
 ) -> Evidence:
     """Train the task of `config` on `dataset` in the folder `out`, and say how it went.
 
-    With `resume`, a run that is there goes on from its last checkpoint. `listeners` are given each record of the log.
-    `stop` is asked between steps: where it says so, a checkpoint is written and the evidence is that of an unfinished
-    run. On a GPU the steps are recorded once and replayed, unless `replay` is false, which changes but their time.
-    Under torchrun every rank calls this alike. Raises InputError where a run is there already or does not fit, or
-    where the folder lies in a dataset or the machine cannot compute as `config` says, BusyError where
-    another process trains there, TrainingError where a loss is no number or a rank is gone.
+    With `resume`, a run that is there goes on from its last checkpoint. `listeners` are given each
+    record of the log. `stop` is asked between steps: where it says so, a checkpoint is written and
+    the evidence is that of an unfinished run. On a GPU the steps are recorded once and replayed,
+    unless `replay` is false, which changes but their time. Under torchrun every rank calls this
+    alike. Raises InputError where a run is there already or does not fit, or where the folder lies
+    in a dataset or the machine cannot compute as `config` says, BusyError where another process
+    trains there, TrainingError where a loss is no number or a rank is gone.
     """
     out = absolute(out)
     require_outside(out)
     with joined(torch.device(device)) as ranks, contextlib.ExitStack() as stack:
-        precision = choose_precision(config.precision, ranks.device, compiled=config.compile != "none")
+        precision = choose_precision(
+            config.precision, ranks.device, compiled=config.compile != "none"
+        )
         require_compiler(config.compile, ranks.device)
-        stack.enter_context(torch.random.fork_rng([ranks.device] if ranks.device.type == "cuda" else []))
+        stack.enter_context(
+            torch.random.fork_rng([ranks.device] if ranks.device.type == "cuda" else [])
+        )
         stack.enter_context(_deterministic(ranks.device))
         stack.enter_context(_stream(ranks.device))
         begun = ranks.agree(lambda: _begin(out, config, dataset.digest, resume=resume, stack=stack))
-        run = _Run(dataset, config, task or TASKS[config.task], ranks, out, precision, replay=replay)
+        run = _Run(
+            dataset, config, task or TASKS[config.task], ranks, out, precision, replay=replay
+        )
         if begun is not None:
             with runs.in_run(out):
                 run.restore(*begun)
@@ -83,15 +91,21 @@ def train(
 
 
 def rate_factor(step: int, config: Config) -> float:
-    """What the learning rates are scaled by at a step: a linear warm-up, then half a cosine down to 0."""
+    """What the learning rates are scaled by at a step: a linear warm-up, then half a cosine down to
+    0.
+    """
     if step < config.warmup:
         return (step + 1) / config.warmup
     rest = config.steps - config.warmup
     return 0.5 * (1 + math.cos(math.pi * (step - config.warmup) / rest))
 
 
-def _begin(out: Path, config: Config, digest: str, *, resume: bool, stack: contextlib.ExitStack) -> Any:
-    """The run's last checkpoint, if it has one; its folder is held for as long as `stack` is open."""
+def _begin(
+    out: Path, config: Config, digest: str, *, resume: bool, stack: contextlib.ExitStack
+) -> Any:
+    """The run's last checkpoint, if it has one; its folder is held for as long as `stack` is
+    open.
+    """
     make_folder(out)
     stack.enter_context(hold(out))
     return runs.begin(out, config, digest, resume=resume)
@@ -99,21 +113,27 @@ def _begin(out: Path, config: Config, digest: str, *, resume: bool, stack: conte
 
 @contextlib.contextmanager
 def _deterministic(device: torch.device) -> Iterator[None]:
-    """On a CPU, only operations whose result does not hang on timing, and no number below 2^-126 that is not 0; on a
-    GPU, the fastest convolutions. On both, exact products of float32: in TF32, counts of pixels would not stay whole.
+    """On a CPU, only operations whose result does not hang on timing, and no number below 2^-126
+    that is not 0; on a GPU, the fastest convolutions. On both, exact products of float32: in TF32,
+    counts of pixels would not stay whole.
 
-    Numbers that small come up where gradients of units that died fade out in the optimiser. Processors compute with
-    them in microcode: the last steps of the circles took ten times as long as the first.
+    Numbers that small come up where gradients of units that died fade out in the optimiser.
+    Processors compute with them in microcode: the last steps of the circles took ten times as long
+    as the first.
     """
     settings: Any = torch.utils.deterministic
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     filled = settings.fill_uninitialized_memory
     chooses, flushes = torch.backends.cudnn.benchmark, flushes_denormals()
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     else:
         torch.use_deterministic_algorithms(True)
-        settings.fill_uninitialized_memory = False  # a help in finding errors, paid for at every step
+        # a help in finding errors, paid for at every step
+        settings.fill_uninitialized_memory = False
         torch.set_flush_denormal(True)
     try:
         with exact_products():
@@ -127,11 +147,17 @@ def _deterministic(device: torch.device) -> Iterator[None]:
 
 def _stream(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """On a GPU, work is queued in a stream of its own: the default one cannot be recorded."""
-    return torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else contextlib.nullcontext()
+    return (
+        torch.cuda.stream(torch.cuda.Stream(device))
+        if device.type == "cuda"
+        else contextlib.nullcontext()
+    )
 
 
 def _recorded(step: Step, generator: torch.Generator, ranks: Ranks) -> Work:
-    """The step, or on a GPU one that is recorded; not of several ranks, which may wait for each other in vain."""
+    """The step, or on a GPU one that is recorded; not of several ranks, which may wait for each
+    other in vain.
+    """
     if ranks.device.type != "cuda" or ranks.count > 1:
         return step
     return Recorded(step, CudaGraph(generator))
@@ -158,16 +184,23 @@ class _Run:
     ) -> None:
         self.config, self.task, self.ranks, self.out = config, task, ranks, out
         self.step, self.begun = 0, False  # no step was taken yet in this process
-        self.best: dict[str, Any] | None = None  # the averaged weights that scored best, and the evidence of their step
+        # the averaged weights that scored best, and the evidence of their step
+        self.best: dict[str, Any] | None = None
         self.published: dict[str, Any] | None = None
         self.state = State(task, config, describe(dataset), ranks.device)
-        self.train_split, self.val_split = dataset.split(task.name, "train"), dataset.split(task.name, "val")
+        self.train_split, self.val_split = (
+            dataset.split(task.name, "train"),
+            dataset.split(task.name, "val"),
+        )
         self.order = Order(len(self.train_split), config.seed, config.batch)
         self.generator = torch.Generator(ranks.device)
         self.precision = precision
         self.meter = Meter(out)
         forward = compile_network(self.state.model, config.compile)
-        rates = [self.state.optimizer.rates(step, rate_factor(step, config)) for step in range(config.steps)]
+        rates = [
+            self.state.optimizer.rates(step, rate_factor(step, config))
+            for step in range(config.steps)
+        ]
         self.rates = torch.stack(rates).to(ranks.device)
         step = Step(task, config, self.state, forward, self.generator, ranks, self.precision)
         self.take: Work = _recorded(step, self.generator, ranks) if replay else step
@@ -205,7 +238,9 @@ class _Run:
         if self.ranks.first:
             self._publish()  # the run may have died between its checkpoint and this
 
-    def go_on(self, listeners: Sequence[Listener], stop: Callable[[], bool], checkpoint_seconds: float) -> Evidence:
+    def go_on(
+        self, listeners: Sequence[Listener], stop: Callable[[], bool], checkpoint_seconds: float
+    ) -> Evidence:
         """Train to the last step, or until `stop`."""
 
         def tell(record: Record) -> None:
@@ -238,7 +273,9 @@ class _Run:
         self.pace.lap("loading")
         while self.step < self.config.steps:
             epoch, position = divmod(self.step, self.order.steps)
-            yield from itertools.islice(loader.epoch(epoch, position), self.config.steps - self.step)
+            yield from itertools.islice(
+                loader.epoch(epoch, position), self.config.steps - self.step
+            )
 
     def _train_on(self, batch: Batch) -> None:
         """Take one step."""
@@ -274,15 +311,26 @@ class _Run:
         """Score the averaged weights on val; keep them if they are the best so far."""
         count = min(self.config.val_samples or len(self.val_split), len(self.val_split))
         self._require_finite()
-        scores = evaluate(self.task, self.state.average, self.val_split, count, self.ranks, precision=self.precision)
+        scores = evaluate(
+            self.task,
+            self.state.average,
+            self.val_split,
+            count,
+            self.ranks,
+            precision=self.precision,
+        )
         self.pace.lap("evaluating")
         entry = {"step": self.step, "samples": count, "scores": scores}
         best = self.evidence.best
         self.evidence = replace(self.evidence, history=[*self.evidence.history, entry])
-        if best is None or self._headline(entry) >= self._headline(best):  # of equals the one that averages more steps
+        if best is None or self._headline(entry) >= self._headline(
+            best
+        ):  # of equals the one that averages more steps
             self.evidence = replace(self.evidence, best=entry)
             self._update_evidence()
-            weights = {name: tensor.clone() for name, tensor in self.state.average.state_dict().items()}
+            weights = {
+                name: tensor.clone() for name, tensor in self.state.average.state_dict().items()
+            }
             self.best = {"average": weights, "evidence": self.evidence.to_json()}
         return {"step": self.step, "val": scores, "best": self.evidence.best is entry}
 
@@ -312,9 +360,13 @@ class _Run:
         self.pace.lap("saving")
 
     def _publish(self) -> None:
-        """Write what others read: the best weights if they are new, and the evidence. The checkpoint has both."""
+        """Write what others read: the best weights if they are new, and the evidence. The
+        checkpoint has both.
+        """
         if self.best is not None and self.published is not self.best:
-            checkpoint.save(self.out / runs.BEST, {"average": self.best["average"]}, self.best["evidence"])
+            checkpoint.save(
+                self.out / runs.BEST, {"average": self.best["average"]}, self.best["evidence"]
+            )
             self.published = self.best
         write_json(self.out / runs.EVIDENCE, self.evidence.to_json())
 

@@ -1,4 +1,6 @@
-"""Mosaics unlike the stored ones: each is compared, pixel by pixel, with the digits that it must be made of."""
+"""Mosaics unlike the stored ones: each is compared, pixel by pixel, with the digits that it must be
+made of.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,12 @@ from modeling.shards import Dataset, open_dataset
 def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     tile, grid = request.param
     if tile == (1, 1):  # 256 different digits of one pixel are all that there are
-        return open_dataset(tiny(tmp_path_factory.mktemp("few"), tile=tile, grid=grid, train=30, val=20, test=20))
-    return open_dataset(tiny(tmp_path_factory.mktemp("many"), tile=tile, grid=grid, train=60, val=40, test=50))
+        return open_dataset(
+            tiny(tmp_path_factory.mktemp("few"), tile=tile, grid=grid, train=30, val=20, test=20)
+        )
+    return open_dataset(
+        tiny(tmp_path_factory.mktemp("many"), tile=tile, grid=grid, train=60, val=40, test=50)
+    )
 
 
 def pictures(dataset: Dataset) -> set[bytes]:
@@ -74,7 +80,9 @@ def test_a_shifted_mosaic_shows_whole_digits_on_a_black_ground(dataset: Dataset)
     assert len(set(seen)) == len(seen)
 
 
-def crop(picture: UInt8, label: UInt8, top: int, left: int, dataset: Dataset) -> tuple[UInt8, UInt8]:
+def crop(
+    picture: UInt8, label: UInt8, top: int, left: int, dataset: Dataset
+) -> tuple[UInt8, UInt8]:
     (height, width), (rows, columns) = dataset.tile, dataset.grid
     window = np.s_[None, top : top + rows * height, left : left + columns * width]
     return picture[window], label[window]
@@ -87,8 +95,12 @@ def test_a_cut_mosaic_is_a_window_of_the_larger_grid(dataset: Dataset) -> None:
     assert image.shape == mask.shape == (len(whole[0]), rows * height, columns * width)
     for number in range(len(image)):
         assert any(
-            np.array_equal(crop(whole[0][number], whole[1][number], top, left, dataset)[0][0], image[number])
-            and np.array_equal(crop(whole[0][number], whole[1][number], top, left, dataset)[1][0], mask[number])
+            np.array_equal(
+                crop(whole[0][number], whole[1][number], top, left, dataset)[0][0], image[number]
+            )
+            and np.array_equal(
+                crop(whole[0][number], whole[1][number], top, left, dataset)[1][0], mask[number]
+            )
             for top in range(min(1, height - 1), height)
             for left in range(min(1, width - 1), width)
         )
@@ -97,7 +109,9 @@ def test_a_cut_mosaic_is_a_window_of_the_larger_grid(dataset: Dataset) -> None:
 def test_the_seed_decides_alone(dataset: Dataset) -> None:
     mosaics = dataset.split("mosaics", "test")
     first, again, other = arrange(mosaics), arrange(mosaics, seed=0), arrange(mosaics, seed=1)
-    assert all(np.array_equal(first[name][part], again[name][part]) for name in first for part in (0, 1))
+    assert all(
+        np.array_equal(first[name][part], again[name][part]) for name in first for part in (0, 1)
+    )
     assert not np.array_equal(first["larger"][0], other["larger"][0])
 
 

@@ -1,4 +1,6 @@
-"""Ground truth after augmentation is exact: the definitions that `datagen` builds with hold for what comes out."""
+"""Ground truth after augmentation is exact: the definitions that `datagen` builds with hold for
+what comes out.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def exact_masks(images: Tensor) -> Tensor:
 
 
 tiles = st.integers(0, 2**32 - 1).flatmap(
-    lambda seed: st.tuples(st.just(seed), st.integers(1, 40), st.integers(1, 9), st.integers(1, 9), st.integers(1, 256))
+    lambda seed: st.tuples(
+        st.just(seed), st.integers(1, 40), st.integers(1, 9), st.integers(1, 9), st.integers(1, 256)
+    )
 )
 
 
@@ -78,7 +82,9 @@ def test_a_warp_changes_a_digit_but_keeps_its_range_of_grey_levels() -> None:
 
 
 def test_a_warp_is_a_smooth_map_near_an_affine_one() -> None:
-    """Warp images whose pixels tell their row and their column, and fit the affine part of the map that moved them."""
+    """Warp images whose pixels tell their row and their column, and fit the affine part of the map
+    that moved them.
+    """
     side = 56
     row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     for seed in range(20):
@@ -91,7 +97,8 @@ def test_a_warp_is_a_smooth_map_near_an_affine_one() -> None:
         known = torch.stack([row[kept], column[kept], torch.ones_like(row[kept])], 1).double()
         fit = torch.linalg.lstsq(known, map_[kept]).solution
         bend = (known @ fit - map_[kept]).abs().max()
-        assert 0.5 < bend < 2.5  # knots move a pixel at most; cubics overshoot a little, and the fit follows a part
+        # knots move a pixel at most; cubics overshoot a little, and the fit follows a part
+        assert 0.5 < bend < 2.5
         assert 0.7 < torch.linalg.det(fit[:2]).item() < 1.4  # never mirrored
         steps = [map_.diff(dim=axis) for axis in (0, 1)]
         both = [kept.narrow(axis, 1, side - 1) & kept.narrow(axis, 0, side - 1) for axis in (0, 1)]
@@ -106,15 +113,19 @@ def test_what_is_between_knots_is_smooth_and_goes_through_them() -> None:
     torch.testing.assert_close(weights, weights.flip(0, 1))
     places = (torch.arange(28) + 0.5) * 4 / 28  # in knots
     linear = weights @ torch.arange(5.0)
-    torch.testing.assert_close(linear[7:21], places[7:21])  # two knots from a border, a straight line stays one
+    # two knots from a border, a straight line stays one
+    torch.testing.assert_close(linear[7:21], places[7:21])
     middle = augment._between(5, torch.device("cpu"))[2]
     torch.testing.assert_close(middle, torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0]))
 
 
-def test_a_digit_moved_by_half_a_pixel_is_the_mean_of_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_digit_moved_by_half_a_pixel_is_the_mean_of_neighbours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for name in ("_TURN", "_STRETCH", "_SHEAR", "_BEND"):
         monkeypatch.setattr(augment, name, 0.0)
-    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, 2 / 3))  # a third of the most: 0.5 px
+    # a third of the most: 0.5 px
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, 2 / 3))
     images, _ = digits(3)
     mixed = images.float()
     mixed = torch.nn.functional.avg_pool2d(mixed, 2, stride=1)
@@ -154,13 +165,21 @@ def test_mosaics_after_augmentation_have_each_tile_s_own_foreground(grid: tuple[
     stored = exact_masks(images) * (labels[:, None, None] + 1)
 
     def compose(parts: Tensor) -> Tensor:
-        return parts.view(n, rows, columns, 28, 28).transpose(2, 3).reshape(n, rows * 28, columns * 28)
+        return (
+            parts.view(n, rows, columns, 28, 28).transpose(2, 3).reshape(n, rows * 28, columns * 28)
+        )
 
-    image, mask = augment.mosaic(compose(images), compose(stored), labels.view(n, rows, columns), keyed(4), 1.0)
+    image, mask = augment.mosaic(
+        compose(images), compose(stored), labels.view(n, rows, columns), keyed(4), 1.0
+    )
     assert (image != compose(images)).any()
     for row in range(rows):
         for column in range(columns):
-            cell = (slice(None), slice(28 * row, 28 * row + 28), slice(28 * column, 28 * column + 28))
+            cell = (
+                slice(None),
+                slice(28 * row, 28 * row + 28),
+                slice(28 * column, 28 * column + 28),
+            )
             own = labels.view(n, rows, columns)[:, row, column]
             assert torch.equal(mask[cell], exact_masks(image[cell]) * (own[:, None, None] + 1))
 
@@ -173,7 +192,9 @@ def test_the_same_key_gives_the_same_change() -> None:
 
 
 masks = st.integers(0, 2**32 - 1).flatmap(
-    lambda seed: st.tuples(st.just(seed), st.integers(1, 12), st.integers(1, 12), st.sampled_from([0.03, 0.2, 0.7]))
+    lambda seed: st.tuples(
+        st.just(seed), st.integers(1, 12), st.integers(1, 12), st.sampled_from([0.03, 0.2, 0.7])
+    )
 )
 
 
@@ -182,7 +203,9 @@ def test_minimal_circles_are_the_exact_ones(case: tuple[int, int, int, float]) -
     seed, height, width, density = case
     mask = (np.random.default_rng(seed).random((30, height, width)) < density).astype(np.uint8)
     exact = geometry.circles_from_rows(torch.from_numpy(enclose(mask)))
-    torch.testing.assert_close(geometry.minimal_circles(torch.from_numpy(mask)), exact, atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        geometry.minimal_circles(torch.from_numpy(mask)), exact, atol=1e-9, rtol=0
+    )
 
 
 def test_a_raster_holds_the_pixels_of_the_circle_and_no_other() -> None:
@@ -205,8 +228,12 @@ def test_the_raster_of_a_circle_around_any_points_is_exact(count: int, side: int
     masks[0][[0, 3, 25], [0, 26, 9]] = 1  # a pixel outside is 0.00005 away from the circle
     rows = enclose(masks)
     circles = geometry.minimal_circles(torch.from_numpy(masks))
-    torch.testing.assert_close(circles, geometry.circles_from_rows(torch.from_numpy(rows)), atol=1e-9, rtol=0)
-    assert torch.equal(geometry.raster(circles, side, side), torch.from_numpy(raster(rows, side, side)))
+    torch.testing.assert_close(
+        circles, geometry.circles_from_rows(torch.from_numpy(rows)), atol=1e-9, rtol=0
+    )
+    assert torch.equal(
+        geometry.raster(circles, side, side), torch.from_numpy(raster(rows, side, side))
+    )
 
 
 def test_the_raster_of_a_stored_circle_is_the_stored_mask() -> None:

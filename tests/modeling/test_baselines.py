@@ -1,4 +1,6 @@
-"""The baselines are as trivial as they say, and the best of their kind: checked against trying everything."""
+"""The baselines are as trivial as they say, and the best of their kind: checked against trying
+everything.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,13 @@ from hypothesis import strategies as st
 from modeling.errors import InputError
 from modeling.metrics import foreground_scores
 from modeling.scoring import baselines
-from modeling.scoring.baselines import FITS, fit_baseline, fit_constant_circle, fit_threshold, predict_background
+from modeling.scoring.baselines import (
+    FITS,
+    fit_baseline,
+    fit_constant_circle,
+    fit_threshold,
+    predict_background,
+)
 from modeling.shards import open_dataset
 
 Array = npt.NDArray[Any]
@@ -32,9 +40,13 @@ def fitted(fit: Any, **columns: Array) -> Any:
 
 
 def digits(seed: int, count: int, levels: int, side: int = 4) -> tuple[UInt8, UInt8]:
-    """Images of few grey levels, so that thresholds tie, and masks by a threshold of each image's own."""
+    """Images of few grey levels, so that thresholds tie, and masks by a threshold of each image's
+    own.
+    """
     random = np.random.default_rng(seed)
-    images = (random.integers(0, levels, (count, side, side)) * (255 // max(1, levels - 1))).astype(np.uint8)
+    images = (random.integers(0, levels, (count, side, side)) * (255 // max(1, levels - 1))).astype(
+        np.uint8
+    )
     return images, (images > random.integers(0, 256, (count, 1, 1))).astype(np.uint8)
 
 
@@ -57,7 +69,10 @@ def test_the_threshold_is_the_smallest_of_the_best(seed: int, count: int, levels
     baseline = fitted(fit_threshold, image=images, mask=masks)
     found = int(baseline.name.removeprefix("threshold "))
     assert abs(float(means[found] - means[expected])) < 1e-12
-    if sorted(set(means))[-2:] == [means[expected]] or float(means[expected] - sorted(set(means))[-2]) > 1e-9:
+    if (
+        sorted(set(means))[-2:] == [means[expected]]
+        or float(means[expected] - sorted(set(means))[-2]) > 1e-9
+    ):
         assert found == expected
     predicted = baseline.predict(images)
     assert list(predicted) == ["mask"]
@@ -68,7 +83,9 @@ def test_the_threshold_is_the_smallest_of_the_best(seed: int, count: int, levels
 
 
 @pytest.mark.parametrize("block", [1, 3, 4096])
-def test_the_threshold_does_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+def test_the_threshold_does_not_depend_on_the_blocks(
+    monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
     images, masks = digits(7, 50, 256, 8)
     expected = fitted(fit_threshold, image=images, mask=masks).name
     monkeypatch.setattr(baselines, "_BLOCK", block)
@@ -77,8 +94,12 @@ def test_the_threshold_does_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyP
 
 def test_one_image_is_met_by_its_own_threshold() -> None:
     image = np.array([[[0, 10, 99], [100, 101, 255]]], np.uint8)
-    assert fitted(fit_threshold, image=image, mask=(image > 99).astype(np.uint8)).name == "threshold 99"
-    assert fitted(fit_threshold, image=image, mask=np.ones_like(image)).name == "threshold 0"  # none takes the black
+    assert (
+        fitted(fit_threshold, image=image, mask=(image > 99).astype(np.uint8)).name
+        == "threshold 99"
+    )
+    # none takes the black
+    assert fitted(fit_threshold, image=image, mask=np.ones_like(image)).name == "threshold 0"
     assert fitted(fit_threshold, image=image, mask=np.zeros_like(image)).name == "threshold 255"
 
 
@@ -89,13 +110,17 @@ CIRCLES = np.array(
 
 def test_the_circle_is_the_mean_of_those_that_there_are_and_the_class_the_most_frequent() -> None:
     images = np.zeros((3, 5, 6), np.uint8)
-    baseline = fitted(fit_constant_circle, image=images, label=np.array([4, 1, 4], np.uint8), circle=CIRCLES)
+    baseline = fitted(
+        fit_constant_circle, image=images, label=np.array([4, 1, 4], np.uint8), circle=CIRCLES
+    )
     assert baseline.name == "class 4, circle at (2.00, 2.00), radius 2.00"
     predicted = baseline.predict(images[:2])
     assert predicted["label"].tolist() == [4, 4]
     assert predicted["label"].dtype == predicted["mask"].dtype == np.uint8
     for mask in predicted["mask"]:
-        assert mask.tolist() == [[int(math.hypot(column - 2, row - 2) <= 2) for column in range(6)] for row in range(5)]
+        assert mask.tolist() == [
+            [int(math.hypot(column - 2, row - 2) <= 2) for column in range(6)] for row in range(5)
+        ]
     assert predicted["mask"].shape == (2, 5, 6)
 
 
@@ -110,16 +135,18 @@ def test_the_mean_circle_is_that_of_rationals() -> None:
 
 def test_without_any_circle_none_is_drawn() -> None:
     images = np.zeros((1, 3, 3), np.uint8)
-    baseline = fitted(fit_constant_circle, image=images, label=np.array([2], np.uint8), circle=CIRCLES[2:])
+    baseline = fitted(
+        fit_constant_circle, image=images, label=np.array([2], np.uint8), circle=CIRCLES[2:]
+    )
     assert baseline.name == "class 2, no circle"
     assert not baseline.predict(images)["mask"].any()
 
 
 def test_of_classes_equally_frequent_the_first_is_taken() -> None:
     images, label = np.zeros((4, 3, 3), np.uint8), np.array([9, 3, 9, 3], np.uint8)
-    assert fitted(fit_constant_circle, image=images, label=label, circle=CIRCLES[[0, 0, 0, 0]]).name.startswith(
-        "class 3,"
-    )
+    assert fitted(
+        fit_constant_circle, image=images, label=label, circle=CIRCLES[[0, 0, 0, 0]]
+    ).name.startswith("class 3,")
 
 
 def test_background_is_predicted_everywhere() -> None:
@@ -135,8 +162,13 @@ def test_each_task_has_a_baseline_fitted_on_its_training_split(tmp_path: Any) ->
     dataset = open_dataset(tiny(tmp_path, train=40, val=5, test=7))
     for task, fit in FITS.items():
         assert fit_baseline(dataset, task).name == fit(dataset.split(task, "train")).name
-    others = {fit_threshold(dataset.split("foreground", split)).name for split in ("train", "val", "test")}
+    others = {
+        fit_threshold(dataset.split("foreground", split)).name for split in ("train", "val", "test")
+    }
     assert len(others) > 1  # else the split would not show
     with pytest.raises(InputError, match="no such task") as caught:
         fit_baseline(dataset, "boxes")
-    assert (caught.value.expected, caught.value.found) == ("one of foreground, circles, mosaics", "boxes")
+    assert (caught.value.expected, caught.value.found) == (
+        "one of foreground, circles, mosaics",
+        "boxes",
+    )

@@ -1,4 +1,6 @@
-"""Intervals are those of draws with replacement, exact and the same everywhere; checked against Python's integers."""
+"""Intervals are those of draws with replacement, exact and the same everywhere; checked against
+Python's integers.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,11 @@ def test_weights_are_draws_with_replacement(units: int, replicates: int, seed: i
 def test_weights_are_the_high_halves_of_the_words_of_pcg64() -> None:
     words = [int(word) for word in np.random.PCG64(9).random_raw(14)]
     expected = [
-        [sum((word >> 32) * 7 // 2**32 == unit for word in words[row : row + 7]) for unit in range(7)] for row in (0, 7)
+        [
+            sum((word >> 32) * 7 // 2**32 == unit for word in words[row : row + 7])
+            for unit in range(7)
+        ]
+        for row in (0, 7)
     ]
     assert draw_weights(7, 2, 9).tolist() == expected
 
@@ -58,7 +64,9 @@ def test_intervals_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch, 
 def test_totals_add_up_without_rounding_whatever_the_order() -> None:
     column = np.random.default_rng(0).random(1000)
     order = np.random.default_rng(1).permutation(1000)
-    totals = [estimate({"x": each}, same, replicates=1)["x"].value for each in (column, column[order])]
+    totals = [
+        estimate({"x": each}, same, replicates=1)["x"].value for each in (column, column[order])
+    ]
     assert totals == [math.fsum(column)] * 2
 
 
@@ -83,7 +91,9 @@ def test_columns_of_integers_and_of_several_numbers_a_unit_keep_their_shapes() -
     assert found["byte"].value == found["byte"].low == found["byte"].high == 1000
     assert found["one"].low.shape == found["one"].high.shape == ()
     assert found["two"].low.shape == found["two"].high.shape == (2,)
-    assert (found["two"].high - found["two"].low == 2 * (found["one"].high - found["one"].low)).all()
+    assert (
+        found["two"].high - found["two"].low == 2 * (found["one"].high - found["one"].low)
+    ).all()
 
 
 def test_undefined_draws_are_passed_over_and_an_undefined_statistic_stays_so() -> None:
@@ -98,7 +108,10 @@ def test_undefined_draws_are_passed_over_and_an_undefined_statistic_stays_so() -
 
 def test_a_thousand_draws_of_seed_zero_are_what_is_not_asked_for_otherwise() -> None:
     columns = {"x": np.sqrt(np.arange(20.0))}
-    once, spelled = estimate(columns, same)["x"], estimate(columns, same, replicates=1000, seed=0)["x"]
+    once, spelled = (
+        estimate(columns, same)["x"],
+        estimate(columns, same, replicates=1000, seed=0)["x"],
+    )
     assert (once.low, once.high) == (spelled.low, spelled.high)
     assert once.high != estimate(columns, same, replicates=999)["x"].high
     assert once.high != estimate(columns, same, seed=1)["x"].high
@@ -114,4 +127,8 @@ def test_without_draws_there_is_no_interval() -> None:
     found = estimate({"x": np.arange(4), "y": np.ones((4, 3))}, same, replicates=0)
     assert found["x"].value == 6
     assert np.isnan(found["x"].low) and np.isnan(found["x"].high)
-    assert np.isnan(found["y"].low).tolist() == np.isnan(found["y"].high).tolist() == [True, True, True]
+    assert (
+        np.isnan(found["y"].low).tolist()
+        == np.isnan(found["y"].high).tolist()
+        == [True, True, True]
+    )

@@ -28,7 +28,9 @@ def tree() -> dict[str, Any]:
         "model": {"kernel": kernel.to(memory_format=torch.channels_last), "count": torch.tensor(3)},
         "optimizer": {
             "state": {0: {"step": torch.tensor(2.0), "moment": kernel * 0.1, "none": None}, 1: {}},
-            "param_groups": [{"lr": 1e-3 / 3, "betas": (0.9, 0.95), "params": [0, 1], "nesterov": True}],
+            "param_groups": [
+                {"lr": 1e-3 / 3, "betas": (0.9, 0.95), "params": [0, 1], "nesterov": True}
+            ],
         },
         "half": torch.randn(5, generator=generator).to(torch.bfloat16),
         "empty": torch.zeros(0, 2),
@@ -40,7 +42,9 @@ def test_a_tree_comes_back_bit_for_bit_with_its_types_keys_and_layout(tmp_path: 
     checkpoint.save(tmp_path / "a", saved, FACTS)
     loaded, facts = checkpoint.load(tmp_path / "a")
     assert list(facts.items()) == list(FACTS.items())
-    assert loaded["optimizer"]["param_groups"] == [{**saved["optimizer"]["param_groups"][0], "betas": [0.9, 0.95]}]
+    assert loaded["optimizer"]["param_groups"] == [
+        {**saved["optimizer"]["param_groups"][0], "betas": [0.9, 0.95]}
+    ]
     assert list(loaded["optimizer"]["state"]) == [0, 1]
     assert loaded["optimizer"]["state"][0]["none"] is None
     for place in (("model", "kernel"), ("model", "count"), ("half",), ("empty",)):
@@ -51,7 +55,9 @@ def test_a_tree_comes_back_bit_for_bit_with_its_types_keys_and_layout(tmp_path: 
         assert torch.equal(old, new)
         assert old.dtype == new.dtype
         assert old.stride() == new.stride()
-    assert torch.equal(loaded["optimizer"]["state"][0]["moment"], saved["optimizer"]["state"][0]["moment"])
+    assert torch.equal(
+        loaded["optimizer"]["state"][0]["moment"], saved["optimizer"]["state"][0]["moment"]
+    )
 
 
 def test_equal_content_has_equal_bytes(tmp_path: Path) -> None:
@@ -69,7 +75,9 @@ def test_loaded_tensors_do_not_hang_on_the_file(tmp_path: Path) -> None:
 
 
 @given(st.data())
-def test_any_flipped_bit_is_noticed(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_any_flipped_bit_is_noticed(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     path = tmp_path_factory.mktemp("flip") / "a"
     checkpoint.save(path, {"x": torch.arange(6.0), "y": {"z": torch.tensor([1, 2])}}, FACTS)
     content = bytearray(path.read_bytes())
@@ -94,12 +102,15 @@ def test_another_safetensors_file_is_no_checkpoint(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "a")
 
 
-def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_of_another_version_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(checkpoint, "FORMAT", "modeling checkpoint 1")
     checkpoint.save(tmp_path / "a", tree(), FACTS)
     monkeypatch.undo()
     with pytest.raises(
-        FormatError, match=r"expected modeling checkpoint 2, found 'modeling checkpoint 1'\); .*train anew"
+        FormatError,
+        match=r"expected modeling checkpoint 2, found 'modeling checkpoint 1'\); .*train anew",
     ):
         checkpoint.load(tmp_path / "a")
 

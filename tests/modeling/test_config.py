@@ -6,12 +6,12 @@ import dataclasses
 import json
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from isolation import ROOT
 
 from modeling import config as configs
 from modeling.config import PRESETS, SETTINGS, Config, preset
@@ -39,7 +39,9 @@ def test_every_task_has_the_three_presets() -> None:
     st.lists(st.integers(1, 999), min_size=1, max_size=5),
     st.booleans(),
 )
-def test_settings_are_read_as_they_are_spelled(rate: float, steps: int, channels: list[int], last: bool) -> None:
+def test_settings_are_read_as_they_are_spelled(
+    rate: float, steps: int, channels: list[int], last: bool
+) -> None:
     spelled = [
         f"learning_rate={rate!r}",
         f"steps={steps}",
@@ -85,7 +87,9 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         preset("foreground", "cpu").override(["steps=0", "log_every=0", "batch=-1"])
 
 
-@pytest.mark.parametrize("change", [{"steps": 1.0}, {"steps": True}, {"precision": None}, {"ema": math.nan}])
+@pytest.mark.parametrize(
+    "change", [{"steps": 1.0}, {"steps": True}, {"precision": None}, {"ema": math.nan}]
+)
 def test_json_of_another_type_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(change))):
         Config.from_json({**preset("circles", "cpu").to_json(), **change})
@@ -118,7 +122,7 @@ def test_differences_name_both_values() -> None:
 
 
 def test_the_page_lists_every_setting_with_the_values_that_it_takes() -> None:
-    page = (Path(__file__).parents[2] / "docs/models.md").read_text("utf-8")
+    page = (ROOT / "docs/models.md").read_text("utf-8")
     section = page.partition("## Settings\n")[2].partition("\n## ")[0]
     rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \|", section, re.MULTILINE))
     assert tuple(rows) == SETTINGS

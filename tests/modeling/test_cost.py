@@ -10,7 +10,9 @@ from modeling.networks.cost import Cost, measure, step_cost
 
 def test_a_product_costs_two_operations_a_term_and_three_matrices_of_traffic() -> None:
     a, b = torch.ones(3, 5), torch.ones(5, 7)
-    assert measure(lambda: a @ b) == Cost(operations=2 * 3 * 5 * 7, bytes=4 * (3 * 5 + 5 * 7 + 3 * 7))
+    assert measure(lambda: a @ b) == Cost(
+        operations=2 * 3 * 5 * 7, bytes=4 * (3 * 5 + 5 * 7 + 3 * 7)
+    )
 
 
 def test_a_convolution_costs_two_operations_for_each_tap_at_each_place() -> None:

@@ -1,4 +1,6 @@
-"""Several ranks take the steps of one, score no sample twice, and end with a clear word when one of them dies."""
+"""Several ranks take the steps of one, score no sample twice, and end with a clear word when one of
+them dies.
+"""
 
 from __future__ import annotations
 
@@ -46,14 +48,20 @@ def dataset(folder: Path) -> Dataset:
 
 
 def start(ranks: int, folder: Path, out: Path, **changes: Any) -> list[ForkServerProcess]:
-    """So many ranks that train together, each a process; what one has to say of an error is in `out`-rank.txt."""
+    """So many ranks that train together, each a process; what one has to say of an error is in
+    `out`-rank.txt.
+    """
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["torch", "modeling.training.train"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     started = [
-        processes.Process(target=train_rank, args=(rank, ranks, port, folder, out, told(out, rank)), kwargs=changes)
+        processes.Process(
+            target=train_rank,
+            args=(rank, ranks, port, folder, out, told(out, rank)),
+            kwargs=changes,
+        )
         for rank in range(ranks)
     ]
     for process in started:
@@ -73,25 +81,32 @@ def told(out: Path, rank: int) -> Path:
 
 def average(out: Path) -> torch.Tensor:
     weights = checkpoint.load(out / runs.LAST)[0]["average"]
-    return torch.cat([tensor.reshape(-1).double() for name, tensor in weights.items() if name != "seen"])
+    return torch.cat(
+        [tensor.reshape(-1).double() for name, tensor in weights.items() if name != "seen"]
+    )
 
 
 @pytest.mark.parametrize(("ranks", "batch"), [(2, 32), (3, 32), (2, 33)])
 def test_several_ranks_take_the_steps_of_one(
     dataset: Dataset, folder: Path, tmp_path: Path, ranks: int, batch: int
 ) -> None:
-    # The last batch of an epoch of 100 has 4 samples, 1 and 3 for three ranks, or a single one, none for the first.
+    # The last batch of an epoch of 100 has 4 samples, 1 and 3 for three ranks, or a single one,
+    # none for the first.
     changes = {"steps": 12, "batch": batch}
     assert finish(start(ranks, folder, tmp_path / "several", **changes)) == [0] * ranks
     config = SETTINGS.override([f"{name}={value}" for name, value in changes.items()])
     alone = train(dataset, config, tmp_path / "one", task=PLAIN)
     several = json.loads((tmp_path / "several" / runs.EVIDENCE).read_text())
     begun = State(PLAIN, config, {"tile": [28, 28]}, CPU).average.state_dict()
-    way = average(tmp_path / "one") - torch.cat([t.reshape(-1).double() for n, t in begun.items() if n != "seen"])
+    way = average(tmp_path / "one") - torch.cat(
+        [t.reshape(-1).double() for n, t in begun.items() if n != "seen"]
+    )
     apart = average(tmp_path / "several") - average(tmp_path / "one")
     assert float(apart.norm() / way.norm()) < TOLERANCE
     assert several["environment"]["ranks"] == ranks
-    assert [entry["samples"] for entry in several["history"]] == [entry["samples"] for entry in alone.history]
+    assert [entry["samples"] for entry in several["history"]] == [
+        entry["samples"] for entry in alone.history
+    ]
     for mine, its in zip(several["history"], alone.history, strict=True):
         assert mine["scores"]["right"] == pytest.approx(its["scores"]["right"], abs=1e-3)
     losses = [
@@ -105,7 +120,9 @@ def test_several_ranks_take_the_steps_of_one(
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_a_rank_that_is_killed_ends_the_others_with_a_word_and_resuming_goes_on(folder: Path, tmp_path: Path) -> None:
+def test_a_rank_that_is_killed_ends_the_others_with_a_word_and_resuming_goes_on(
+    folder: Path, tmp_path: Path
+) -> None:
     changes = {"steps": 60, "evaluate_every": 60}
     assert finish(start(2, folder, tmp_path / "whole", **changes)) == [0, 0]
     out = tmp_path / "run"
@@ -124,12 +141,18 @@ def test_a_rank_that_is_killed_ends_the_others_with_a_word_and_resuming_goes_on(
     assert (resumed["step"], resumed["same_environment"]) == (stopped, True)
 
 
-def test_resuming_with_another_number_of_ranks_is_noted(dataset: Dataset, folder: Path, tmp_path: Path) -> None:
+def test_resuming_with_another_number_of_ranks_is_noted(
+    dataset: Dataset, folder: Path, tmp_path: Path
+) -> None:
     out, asked = tmp_path / "run", iter([False, False, True])
     train(dataset, SETTINGS.override(["steps=6"]), out, task=PLAIN, stop=lambda: next(asked))
     assert finish(start(2, folder, out, steps=6)) == [0, 0]
     (resumed,) = json.loads((out / runs.EVIDENCE).read_text())["resumed"]
-    assert (resumed["step"], resumed["same_environment"], resumed["before"]["ranks"]) == (3, False, 1)
+    assert (resumed["step"], resumed["same_environment"], resumed["before"]["ranks"]) == (
+        3,
+        False,
+        1,
+    )
 
 
 def test_every_rank_hears_why_the_first_refuses(folder: Path, tmp_path: Path) -> None:
@@ -149,17 +172,24 @@ def test_the_shares_of_all_ranks_are_all_samples_once(samples: int, count: int) 
 
 
 def test_shares_of_ranks_put_together_are_the_predictions_of_one(dataset: Dataset) -> None:
-    state, split = State(PLAIN, SETTINGS, {"tile": [28, 28]}, CPU), dataset.split("foreground", "val")
+    state, split = (
+        State(PLAIN, SETTINGS, {"tile": [28, 28]}, CPU),
+        dataset.split("foreground", "val"),
+    )
 
     class Third(Ranks):
         def gather(self, value: Any) -> list[Any]:
             return [value]
 
     parts = [
-        infer(PLAIN, state.average, split["image"], 21, Third(CPU, rank, 3), precision="float32")["mask"]
+        infer(PLAIN, state.average, split["image"], 21, Third(CPU, rank, 3), precision="float32")[
+            "mask"
+        ]
         for rank in range(3)
     ]
-    whole = infer(PLAIN, state.average, split["image"], 21, Ranks(CPU), precision="float32", batch=4)["mask"]
+    whole = infer(
+        PLAIN, state.average, split["image"], 21, Ranks(CPU), precision="float32", batch=4
+    )["mask"]
     assert whole.shape == (21, 28, 28)
     assert np.array_equal(np.concatenate(parts), whole)
 
@@ -174,7 +204,9 @@ def test_one_process_alone_is_one_rank_that_agrees_with_itself() -> None:
 
 def test_a_first_rank_that_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        torch.distributed, "init_process_group", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no answer"))
+        torch.distributed,
+        "init_process_group",
+        lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no answer")),
     )
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(TrainingError, match="a rank is gone: no answer"), joined(CPU):

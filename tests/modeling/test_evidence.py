@@ -1,4 +1,6 @@
-"""The evidence of a run names the commit of the code, and tells where any of its files differs from that."""
+"""The evidence of a run names the commit of the code, and tells where any of its files differs from
+that.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from isolation import ROOT
 
-PACKAGE = Path(__file__).parents[2] / "modeling"
+PACKAGE = ROOT / "modeling"
 
 TELL_BEFORE_AND_AFTER_A_CHANGE = """
 import json, pathlib, torch
@@ -32,13 +35,30 @@ def test_the_commit_is_named_and_a_change_in_any_folder_is_seen(tmp_path: Path, 
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
 
     def call(*command: str) -> str:
-        ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        ran = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
         return ran.stdout.strip()
 
     call("git", "init", "--quiet")
     if kept:
         call("git", "add", "modeling")
-    call("git", "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "--quiet", "--allow-empty", "-m", "all")
+    call(
+        "git",
+        "-c",
+        "user.name=a",
+        "-c",
+        "user.email=a@b.c",
+        "commit",
+        "--quiet",
+        "--allow-empty",
+        "-m",
+        "all",
+    )
     commit = call("git", "rev-parse", "HEAD")
-    expected = [{"commit": commit, "changed": changed} for changed in (False, True)] if kept else [None, None]
+    expected = (
+        [{"commit": commit, "changed": changed} for changed in (False, True)]
+        if kept
+        else [None, None]
+    )
     assert json.loads(call(sys.executable, "-c", TELL_BEFORE_AND_AFTER_A_CHANGE)) == expected

@@ -1,4 +1,6 @@
-"""An exported model takes images as stored, in any number, and computes what the network does; else it is refused."""
+"""An exported model takes images as stored, in any number, and computes what the network does; else
+it is refused.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,22 @@ import numpy.typing as npt
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from isolation import ROOT
 from torch import Tensor, nn
 
 from modeling.cli import cli
 from modeling.config import preset
 from modeling.errors import InputError
 from modeling.inference import export
-from modeling.inference.export import KEY, SAMPLES, TOLERANCE, ExportError, compare, random_images, require_parity
+from modeling.inference.export import (
+    KEY,
+    SAMPLES,
+    TOLERANCE,
+    ExportError,
+    compare,
+    random_images,
+    require_parity,
+)
 from modeling.runs.trained import load_run
 from modeling.shards import Dataset, open_dataset
 from modeling.tasks import TASKS as TASK_OF
@@ -59,11 +70,15 @@ def exported(dataset: Dataset, runs: Path) -> dict[str, tuple[Result, Any]]:
     for task in TASKS:
         given = ["--dataset", dataset.path] if task != "foreground" else []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(geometry, "_EXPORTED", 4)  # one more than the circles of so short a run take
+            # one more than the circles of so short a run take
+            patch.setattr(geometry, "_EXPORTED", 4)
             result = call(runs / task, "--onnx", "--json", *given)
         assert result.exit_code == 0, result.output
         path = runs / task / "model.onnx"
-        done[task] = (result, onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]))
+        done[task] = (
+            result,
+            onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]),
+        )
     return done
 
 
@@ -116,7 +131,9 @@ def test_the_metadata_is_the_record_and_names_no_place(
     assert json.loads(model.metadata_props[0].value) == printed
     assert printed["run"]["weights"] == load_run(runs / task).evidence.weights
     assert str(Path(export.__file__).parents[1]).encode() not in path.read_bytes()
-    sides = [side.dim_param or side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim]
+    sides = [
+        side.dim_param or side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim
+    ]
     multiple = printed["multiple"]
     free = [f"{multiple}*rows", f"{multiple}*columns"]
     assert sides == ["batch", *([28, 28] if task == "circles" else free)]
@@ -124,7 +141,10 @@ def test_the_metadata_is_the_record_and_names_no_place(
     if task == "foreground":
         assert parity["of"] == "of random grey levels" and parity["images"] == SAMPLES
     else:
-        assert parity["of"] == f"of val of {dataset.source}, dataset {dataset.digest[:12]}" and parity["images"] == 12
+        assert (
+            parity["of"] == f"of val of {dataset.source}, dataset {dataset.digest[:12]}"
+            and parity["images"] == 12
+        )
     assert list(parity["outputs"]) == OUTPUTS[task]
     assert parity["outputs"]["mask"]["differing"] == 0
 
@@ -136,8 +156,14 @@ def test_the_differences_are_printed(
         "logits": {"largest": 2.5e-6, "mean": 1e-7, "of_99_percent": 2e-6},
         "mask": {"differing": 0, "values": 9},
     }
-    monkeypatch.setattr(export, "export_onnx", lambda *_: {"parity": {"images": 9, "of": "of val", "outputs": outputs}})
-    result = call(runs / "foreground", "--onnx", "--dataset", dataset.path, "--out", tmp_path / "x.onnx")
+    monkeypatch.setattr(
+        export,
+        "export_onnx",
+        lambda *_: {"parity": {"images": 9, "of": "of val", "outputs": outputs}},
+    )
+    result = call(
+        runs / "foreground", "--onnx", "--dataset", dataset.path, "--out", tmp_path / "x.onnx"
+    )
     assert [line.split() for line in result.stdout.splitlines()[1:3]] == [
         ["logits", "2.50e-06", "1.00e-07", "-"],
         ["mask", "-", "-", "0.0000%"],
@@ -177,7 +203,12 @@ def test_differences_are_found_and_measured() -> None:
     }
     off[[7, 8, 9]] = [0.25, 0.5, 1.0]
     found = compare(Shifted(off), model, [images[:1], images[1:]], ["grey", "bright"])
-    expected = {"largest": 1.0, "mean": pytest.approx(1.75 / 200), "of_99_percent": 0.25, "magnitude": 199}
+    expected = {
+        "largest": 1.0,
+        "mean": pytest.approx(1.75 / 200),
+        "of_99_percent": 0.25,
+        "magnitude": 199,
+    }
     assert found["grey"] == expected
     assert found["bright"] == {"differing": 36 / 3200, "values": 3200}
     with pytest.raises(ExportError, match="another type or shape"):
@@ -203,7 +234,9 @@ def identity_model() -> bytes:
         ],
     )
     return bytes(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+        helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9
+        ).SerializeToString()
     )
 
 
@@ -216,14 +249,24 @@ def identity_model() -> bytes:
             {"largest": 1.1e-3, "of_99_percent": 0.0, "magnitude": 99.0},
             "logits differs by 0.0011, at most 0.001",
         ),
-        ("logits", {"largest": float("nan"), "of_99_percent": 0.0, "magnitude": 99.0}, "logits differs by nan"),
+        (
+            "logits",
+            {"largest": float("nan"), "of_99_percent": 0.0, "magnitude": 99.0},
+            "logits differs by nan",
+        ),
         ("circle", {"largest": 0.1, "of_99_percent": 1e-3, "magnitude": 99.1}, None),
-        ("circle", {"largest": 0.1, "of_99_percent": 1.1e-3, "magnitude": 99.0}, "circle differs by 0.0011"),
+        (
+            "circle",
+            {"largest": 0.1, "of_99_percent": 1.1e-3, "magnitude": 99.0},
+            "circle differs by 0.0011",
+        ),
         ("mask", {"differing": 1e-4, "values": 10**6}, None),
         ("mask", {"differing": 2e-4, "values": 10**6}, "mask differs by 0.0002, at most 0.0001"),
     ],
 )
-def test_more_than_the_tolerance_is_refused(name: str, found: dict[str, float], told: str | None) -> None:
+def test_more_than_the_tolerance_is_refused(
+    name: str, found: dict[str, float], told: str | None
+) -> None:
     assert TOLERANCE == {"numbers": 1e-5, "whole numbers": 1e-4}
     if told is None:
         require_parity({name: found}, Path("x"))
@@ -241,10 +284,15 @@ class Drawn(nn.Module):
         return {"label_logits": logits[:, 0, :10], "logits": logits}
 
 
-# As many steps as users get, and one more than these masks take: an export's time grows with the square of them.
+# As many steps as users get, and one more than these masks take: an export's time grows with the
+# square of them.
 @pytest.mark.parametrize("steps", [pytest.param(geometry._EXPORTED, marks=pytest.mark.long), 6])
-def test_the_circles_of_any_mask_are_the_same_in_onnxruntime(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Export the search by itself: short runs find simple masks, these have pixels on a line, one, none, all."""
+def test_the_circles_of_any_mask_are_the_same_in_onnxruntime(
+    monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """Export the search by itself: short runs find simple masks, these have pixels on a line, one,
+    none, all.
+    """
     monkeypatch.setattr(geometry, "_EXPORTED", steps)
     predictor = export._Predictor(TASK_OF["circles"], Drawn())
     proto, names = export._convert(predictor, (28, 28), None)
@@ -252,13 +300,18 @@ def test_the_circles_of_any_mask_are_the_same_in_onnxruntime(monkeypatch: pytest
     masks = rng.random((300, 28, 28)) < rng.choice([0.005, 0.05, 0.5], (300, 1, 1))
     masks[0], masks[1] = False, True
     masks[2:30] &= np.arange(28) == 5
-    found = compare(predictor, proto.SerializeToString(), [masks.astype(np.uint8) * np.uint8(255)], names)
+    found = compare(
+        predictor, proto.SerializeToString(), [masks.astype(np.uint8) * np.uint8(255)], names
+    )
     assert found["circle"]["largest"] <= 1e-6
     assert found["mask"]["differing"] == 0
 
 
 def test_a_model_that_differs_is_not_written(
-    runs: Path, exported: dict[str, tuple[Result, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: Path,
+    exported: dict[str, tuple[Result, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     done = onnx.load(runs / "circles" / "model.onnx"), OUTPUTS["circles"]
     monkeypatch.setattr(export, "_convert", lambda *_: done)
@@ -280,8 +333,13 @@ def test_missing_packages_are_named_with_the_way_to_them(
         return real(name, *arguments, **keywords)
 
     monkeypatch.setattr(builtins, "__import__", fail)
-    with pytest.raises(InputError, match=r"onnxruntime, onnxscript not installed; pip install --editable '\.\[onnx\]'"):
-        export.export_onnx(load_run(runs / "circles"), str(tmp_path / "x"), random_images((28, 28), 9), "random")
+    with pytest.raises(
+        InputError,
+        match=r"onnxruntime, onnxscript not installed; pip install --editable '\.\[onnx\]'",
+    ):
+        export.export_onnx(
+            load_run(runs / "circles"), str(tmp_path / "x"), random_images((28, 28), 9), "random"
+        )
 
 
 def test_the_examples_of_the_page_run_as_they_stand(
@@ -291,7 +349,7 @@ def test_the_examples_of_the_page_run_as_they_stand(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    page = (Path(__file__).parents[2] / "docs/predicting.md").read_text("utf-8")
+    page = (ROOT / "docs/predicting.md").read_text("utf-8")
     (tmp_path / "circles.onnx").write_bytes((runs / "circles" / "model.onnx").read_bytes())
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
@@ -301,7 +359,9 @@ def test_the_examples_of_the_page_run_as_they_stand(
     assert capsys.readouterr().out.startswith("['0', '1', ")
 
 
-def test_a_network_whose_multiple_the_size_of_training_is_not_is_exported_too(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_network_whose_multiple_the_size_of_training_is_not_is_exported_too(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     settings = ("steps=1", "batch=8", "channels=4,4,4,4", "evaluate_every=1", "val_samples=8")
     train(dataset, preset("foreground", "cpu").override(settings), tmp_path / "run")
     result = call(tmp_path / "run", "--onnx", "--dataset", dataset.path, "--json")

@@ -1,4 +1,6 @@
-"""Jobs side by side: what they return, tell and fail with; that all end when one fails, or when asked to, or alone."""
+"""Jobs side by side: what they return, tell and fail with; that all end when one fails, or when
+asked to, or alone.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from isolation import ROOT
 
 from modeling.errors import DamagedError, InputError, ModelingError, StorageError, TrainingError
 from modeling.training.jobs import Stop, Tell, run_jobs, share_threads
 
-ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 60.0  # seconds; a process that takes longer hangs
 
 
@@ -81,14 +83,26 @@ def test_jobs_return_what_they_return_and_tell_what_they_tell() -> None:
 
 def test_the_error_of_a_job_is_raised_when_the_others_have_stopped(tmp_path: Path) -> None:
     with pytest.raises(DamagedError) as caught:
-        run_jobs({"waits": functools.partial(wait, tmp_path), "fails": functools.partial(fail, tmp_path)}, 2)
+        run_jobs(
+            {
+                "waits": functools.partial(wait, tmp_path),
+                "fails": functools.partial(fail, tmp_path),
+            },
+            2,
+        )
     assert str(caught.value) == "shard: torn (expected 1, found 2); mend it"
     assert (tmp_path / "stopped").exists()
 
 
-@pytest.mark.parametrize(("job", "status"), [(functools.partial(die, signal.SIGKILL), -9), (crash, 1)])
-def test_a_process_that_is_gone_is_told_of(job: Any, status: int, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(TrainingError, match=rf"the process of x is gone \(found exit code {status}\); .*--resume"):
+@pytest.mark.parametrize(
+    ("job", "status"), [(functools.partial(die, signal.SIGKILL), -9), (crash, 1)]
+)
+def test_a_process_that_is_gone_is_told_of(
+    job: Any, status: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(
+        TrainingError, match=rf"the process of x is gone \(found exit code {status}\); .*--resume"
+    ):
         run_jobs({"x": job}, 1)
     assert ("ZeroDivisionError" in capfd.readouterr().err) == (job is crash)
 
@@ -122,7 +136,8 @@ def test_an_interruption_while_a_process_starts_leaves_none_behind(
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(SpawnProcess, "start", start_interrupted)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker of pytest-xdist ignores it
+    # a worker of pytest-xdist ignores it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
             run_jobs({"waits": functools.partial(wait, tmp_path)}, 1)
@@ -134,7 +149,11 @@ def test_an_interruption_while_a_process_starts_leaves_none_behind(
 @pytest.mark.parametrize(
     ("error", "kind", "told"),
     [
-        (ModuleNotFoundError("none", name="safetensors"), InputError, "safetensors is not installed; pip install"),
+        (
+            ModuleNotFoundError("none", name="safetensors"),
+            InputError,
+            "safetensors is not installed; pip install",
+        ),
         (PermissionError(13, "no", "f"), StorageError, "f: no"),
         (MemoryError(), StorageError, "memory is short"),
         (RuntimeError("can't start new thread"), StorageError, "no more threads"),
@@ -151,7 +170,9 @@ def test_errors_that_have_an_exit_code_arrive_in_words_of_the_package(
 
 def test_when_asked_to_stop_after_a_start_no_other_follows(tmp_path: Path) -> None:
     answers = itertools.chain([False], itertools.repeat(True))
-    found = run_jobs({name: functools.partial(wait, tmp_path) for name in "ab"}, 2, stop=answers.__next__)
+    found = run_jobs(
+        {name: functools.partial(wait, tmp_path) for name in "ab"}, 2, stop=answers.__next__
+    )
     assert found == {"a": "stopped"}
 
 
@@ -172,7 +193,7 @@ if __name__ == "__main__":
 
 def run_script(script: Path, code: str) -> subprocess.Popen[str]:
     script.write_text(code)
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)])
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/tools")])
     return subprocess.Popen(
         [sys.executable, script],
         env={**os.environ, "PYTHONPATH": paths},
@@ -206,7 +227,9 @@ def wait_for(path: Path) -> None:
 
 
 @given(threads=st.integers(1, 64), jobs=st.integers(1, 5), data=st.data())
-def test_threads_are_shared_out_whichever_jobs_run_together(threads: int, jobs: int, data: st.DataObject) -> None:
+def test_threads_are_shared_out_whichever_jobs_run_together(
+    threads: int, jobs: int, data: st.DataObject
+) -> None:
     at_once = data.draw(st.integers(1, jobs))
     shares = share_threads(threads, at_once, jobs)
     assert len(shares) == jobs

@@ -1,4 +1,6 @@
-"""Batches on the device: in every mode the samples of the order, whole epochs, from any step, and no thread left."""
+"""Batches on the device: in every mode the samples of the order, whole epochs, from any step, and
+no thread left.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,11 @@ def copies(batches: Iterator[Batch]) -> list[dict[str, Array]]:
 @pytest.mark.parametrize("mode", MODES)
 @settings(max_examples=25)
 @given(
-    batch=st.integers(1, 700), epoch=st.integers(0, 5), first=st.integers(0, 9), ranks=st.integers(1, 3), data=st.data()
+    batch=st.integers(1, 700),
+    epoch=st.integers(0, 5),
+    first=st.integers(0, 9),
+    ranks=st.integers(1, 3),
+    data=st.data(),
 )
 def test_the_batches_are_the_samples_of_the_order(
     split: Split,
@@ -75,7 +81,9 @@ def test_the_batches_are_the_samples_of_the_order(
     for step, batches in enumerate(found, first):
         assert list(batches) == list(COLUMNS)
         for name, array in batches.items():
-            np.testing.assert_array_equal(array, arrays[name][order.batch(epoch, step)], strict=True)
+            np.testing.assert_array_equal(
+                array, arrays[name][order.batch(epoch, step)], strict=True
+            )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -128,7 +136,9 @@ def test_two_epochs_at_once_do_not_share_memory(split: Split, arrays: dict[str, 
     np.testing.assert_array_equal(other["image"], arrays["image"][order.batch(1, 0)])
 
 
-def test_a_streamed_batch_stays_until_the_next_is_asked_for(split: Split, arrays: dict[str, Array]) -> None:
+def test_a_streamed_batch_stays_until_the_next_is_asked_for(
+    split: Split, arrays: dict[str, Array]
+) -> None:
     order = Order(len(split), 0, 8)
     for step, batch in enumerate(Loader(split, ["image"], order, mode="streamed").epoch(0)):
         time.sleep(0.002)  # the thread fills what it may
@@ -148,10 +158,14 @@ def test_the_first_copy_to_a_gpu_waits_for_what_was_queued_when_its_memory_was_t
 ) -> None:
     log: list[str] = []
     event, stream = MagicMock(), MagicMock()
-    event.record.side_effect = lambda *on: log.append(f"record on {'the side' if on else 'the main stream'}")
+    event.record.side_effect = lambda *on: log.append(
+        f"record on {'the side' if on else 'the main stream'}"
+    )
     stream.wait_event.side_effect = lambda _event: log.append("the side waits")
     plain = module._buffer
-    monkeypatch.setattr(module, "_buffer", lambda column, count, pinned: plain(column, count, pinned=False))
+    monkeypatch.setattr(
+        module, "_buffer", lambda column, count, pinned: plain(column, count, pinned=False)
+    )
     monkeypatch.setattr(torch.cuda, "Event", lambda: event)
     monkeypatch.setattr(torch.cuda, "stream", lambda _stream: contextlib.nullcontext())
     slot = module._Slot(split.select("image"), 8, torch.device("cpu"), stream)
@@ -166,7 +180,9 @@ def test_an_error_of_the_thread_is_raised_in_the_loop(tmp_path: Path) -> None:
         next(Loader(split, ["image"], Order(len(split), 0, 8), mode="streamed").epoch(0))
 
 
-def test_resident_columns_are_loaded_in_blocks(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resident_columns_are_loaded_in_blocks(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "_BLOCK", 784 * 100 + 1)
     order = Order(len(split), 0, 600)
     (batch,) = Loader(split, ["image"], order, mode="resident").epoch(0)
@@ -206,9 +222,13 @@ print(anonymous() - before)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells anonymous memory apart")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="only Linux tells anonymous memory apart"
+)
 @pytest.mark.parametrize("mode", ["mapped", "streamed"])
 def test_epochs_hold_no_memory_but_that_of_a_few_batches(tmp_path: Path, mode: Mode) -> None:
     place = fakes.tiny(tmp_path, train=6000, tile=(8, 8), shard_size=1024)
-    ran = subprocess.run([sys.executable, "-c", MEMORY, str(place), mode], capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(place), mode], capture_output=True, text=True, check=True
+    )
     assert int(ran.stdout) < 1024  # KiB, of 3 MiB in the columns

@@ -47,8 +47,12 @@ def naive_cell_classes(logits: Tensor, mask: Tensor, smoothing: float = 0.0) -> 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize(("height", "width"), [(4, 6), (3, 5), (1, 1)])
-def test_class_loss_is_the_mean_over_foreground_pixels(height: int, width: int, smoothing: float) -> None:
-    mask = torch.randint(0, 4, (2, height, width), generator=torch.Generator().manual_seed(2)).to(torch.uint8)
+def test_class_loss_is_the_mean_over_foreground_pixels(
+    height: int, width: int, smoothing: float
+) -> None:
+    mask = torch.randint(0, 4, (2, height, width), generator=torch.Generator().manual_seed(2)).to(
+        torch.uint8
+    )
     mask[0, 0, 0] = 3
     logits = random(2, 3, -(-height // 2), -(-width // 2))
     expected = naive_cell_classes(logits, mask, smoothing)
@@ -89,12 +93,16 @@ def naive_circle_pixels(logits: Tensor, circle: Tensor) -> float:
     return total / len(logits)
 
 
-def test_circle_loss_is_that_of_pixels_outside_and_of_the_likeliest_on_each_half_of_the_edge() -> None:
+def test_circle_loss_is_that_of_pixels_outside_and_of_the_likeliest_on_each_half_of_the_edge() -> (
+    None
+):
     _, circles = digits_and_circles(40)
     circles[3] = torch.tensor(geometry.NO_CIRCLE, dtype=torch.float64)
     circles[4] = torch.tensor([7.0, 9.0, 0.0], dtype=torch.float64)
     logits = 3 * random(40, 28, 28)
-    assert losses.circle_pixels(logits, circles).item() == pytest.approx(naive_circle_pixels(logits, circles), rel=1e-4)
+    assert losses.circle_pixels(logits, circles).item() == pytest.approx(
+        naive_circle_pixels(logits, circles), rel=1e-4
+    )
 
 
 def test_the_true_foreground_loses_nothing_and_what_makes_another_circle_does() -> None:
@@ -110,7 +118,9 @@ def test_the_true_foreground_loses_nothing_and_what_makes_another_circle_does() 
 
 
 def test_each_pixel_that_holds_a_circle_is_missed() -> None:
-    """Without it, a half of the edge has none: one of the 16 that are looked at, if the others leave 22.5 degrees."""
+    """Without it, a half of the edge has none: one of the 16 that are looked at, if the others
+    leave 22.5 degrees.
+    """
     missed = 0
     for mask, circle in zip(*digits_and_circles(200), strict=True):
         holders = (mask & (geometry.distances(circle, 28, 28).abs() <= geometry.ON)).nonzero()

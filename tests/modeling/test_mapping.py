@@ -1,4 +1,6 @@
-"""Runs of several files as one array: where each may lie, and that their samples are found there."""
+"""Runs of several files as one array: where each may lie, and that their samples are found
+there.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ BYTE = np.dtype("|u1")
     unit=st.sampled_from([1, 8, 64, 4096]),
     row_bytes=st.integers(1, 5000) | st.sampled_from([784, 3136, 4096, ALIGNMENT, 3 * ALIGNMENT]),
 )
-def test_runs_lie_on_whole_rows_and_do_not_overlap(runs: list[tuple[int, int]], unit: int, row_bytes: int) -> None:
+def test_runs_lie_on_whole_rows_and_do_not_overlap(
+    runs: list[tuple[int, int]], unit: int, row_bytes: int
+) -> None:
     made = [Run(Path(), offset * unit, count) for offset, count in runs]
     firsts = place_runs(made, row_bytes)
     if firsts is None:
@@ -34,7 +38,8 @@ def test_runs_lie_on_whole_rows_and_do_not_overlap(runs: list[tuple[int, int]], 
         return
     free = 0
     for run, first in zip(made, firsts, strict=True):
-        assert (first * row_bytes - run.offset) % ALIGNMENT == 0  # or the file could not be mapped there
+        # or the file could not be mapped there
+        assert (first * row_bytes - run.offset) % ALIGNMENT == 0
         assert first * row_bytes // ALIGNMENT * ALIGNMENT >= free
         free = -(-(first + run.count) * row_bytes // ALIGNMENT) * ALIGNMENT
 
@@ -54,7 +59,10 @@ def test_a_row_of_a_block_can_only_begin_at_one() -> None:
     dtype=st.sampled_from(["|u1", "<u4", "<i8"]),
 )
 def test_one_array_holds_what_the_runs_hold(
-    tmp_path_factory: pytest.TempPathFactory, pieces: list[tuple[int, int]], shape: tuple[int, ...], dtype: str
+    tmp_path_factory: pytest.TempPathFactory,
+    pieces: list[tuple[int, int]],
+    shape: tuple[int, ...],
+    dtype: str,
 ) -> None:
     folder, kind = tmp_path_factory.mktemp("runs"), np.dtype(dtype)
     runs, arrays = [], []
@@ -70,13 +78,17 @@ def test_one_array_holds_what_the_runs_hold(
         if together is not None:
             rows, firsts = together
             assert not rows.flags.writeable
-            np.testing.assert_array_equal(rows[firsts[number] : firsts[number] + run.count], expected, strict=True)
+            np.testing.assert_array_equal(
+                rows[firsts[number] : firsts[number] + run.count], expected, strict=True
+            )
 
 
 def test_a_column_whose_runs_cannot_be_one_array_is_read_all_the_same(tmp_path: Path) -> None:
     content = np.random.default_rng(0).integers(0, 256, (500, 64, 64), np.uint8)
     for number in (0, 1):
-        (tmp_path / str(number)).write_bytes(b"\0" * 64 + content[256 * number : 256 * (number + 1)].tobytes())
+        (tmp_path / str(number)).write_bytes(
+            b"\0" * 64 + content[256 * number : 256 * (number + 1)].tobytes()
+        )
     runs = (Run(tmp_path / "0", 64, 256), Run(tmp_path / "1", 64, 244))
     assert place_runs(runs, 64 * 64) is None
     column = Column("image", BYTE, (64, 64), runs, 256)
@@ -119,7 +131,9 @@ def test_huge_pages_are_asked_for_unless_they_would_take_much_of_the_memory(
     assert together is not None
     for run in runs:
         _, described = Path("/proc/self/smaps").read_text().split(str(run.path))
-        flags = next(line.split()[1:] for line in described.splitlines() if line.startswith("VmFlags"))
+        flags = next(
+            line.split()[1:] for line in described.splitlines() if line.startswith("VmFlags")
+        )
         assert ("hg" in flags) == asked  # the advice to use huge pages
 
 
@@ -127,7 +141,9 @@ def test_huge_pages_are_asked_for_unless_they_would_take_much_of_the_memory(
     not (Path("/proc/self/cgroup").exists() and "0::" in Path("/proc/self/cgroup").read_text()),
     reason="needs control groups of version 2",
 )
-def test_the_memory_is_no_more_than_a_control_group_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_is_no_more_than_a_control_group_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     monkeypatch.setattr(mapping, "_CONTROL_GROUPS", tmp_path)
     assert mapping._memory() == machine
@@ -147,6 +163,8 @@ def owner_of(array: npt.NDArray[Any]) -> Any:
 
 
 def is_mapped(path: Path) -> bool | None:
-    """Whether the file is mapped into this process; None where the system does not tell, which Linux does."""
+    """Whether the file is mapped into this process; None where the system does not tell, which
+    Linux does.
+    """
     maps = Path("/proc/self/maps")
     return str(path) in maps.read_text() if maps.exists() else None

@@ -1,4 +1,6 @@
-"""Scores are what their formulas say, written out pixel by pixel, and what other libraries say of the same arrays."""
+"""Scores are what their formulas say, written out pixel by pixel, and what other libraries say of
+the same arrays.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,14 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 from torchmetrics import functional as torch_metrics
 
-from modeling.metrics import bootstrap, circle_scores, counts, foreground_scores, mosaic_scores, overall_values
+from modeling.metrics import (
+    bootstrap,
+    circle_scores,
+    counts,
+    foreground_scores,
+    mosaic_scores,
+    overall_values,
+)
 from modeling.metrics import scores as metric_scores
 from modeling.metrics.counts import count_pixels
 
@@ -31,7 +40,9 @@ def masks(*rows: list[list[int]]) -> UInt8:
     return np.array(rows, np.uint8)
 
 
-def noise(seed: int, shape: tuple[int, ...], values: int, wrong: float = 0.2) -> tuple[UInt8, UInt8]:
+def noise(
+    seed: int, shape: tuple[int, ...], values: int, wrong: float = 0.2
+) -> tuple[UInt8, UInt8]:
     """A prediction and a truth that differ in about so many places."""
     random = np.random.default_rng(seed)
     truth = random.integers(0, values, shape).astype(np.uint8)
@@ -40,7 +51,11 @@ def noise(seed: int, shape: tuple[int, ...], values: int, wrong: float = 0.2) ->
 
 
 def values(scores: Scores) -> dict[str, float | None]:
-    return {name: score["value"] for name, score in scores.items() if isinstance(score, dict) and "value" in score}
+    return {
+        name: score["value"]
+        for name, score in scores.items()
+        if isinstance(score, dict) and "value" in score
+    }
 
 
 def mean(found: Iterable[float | None]) -> float | None:
@@ -54,7 +69,9 @@ def mean(found: Iterable[float | None]) -> float | None:
 def naive_overlap(predicted: UInt8, truth: UInt8, label: int) -> tuple[int, int, int]:
     """True positives, false positives and false negatives of a label."""
     hit = extra = missed = 0
-    for found, expected in zip(predicted.reshape(-1).tolist(), truth.reshape(-1).tolist(), strict=True):
+    for found, expected in zip(
+        predicted.reshape(-1).tolist(), truth.reshape(-1).tolist(), strict=True
+    ):
         hit += found == label and expected == label
         extra += found == label and expected != label
         missed += found != label and expected == label
@@ -82,14 +99,20 @@ def naive_foreground(predicted: UInt8, truth: UInt8) -> dict[str, float | None]:
         "iou_pooled": one_if_empty(naive_iou(predicted, truth, 1)),
         "dice": mean(one_if_empty(naive_dice(*pair, 1)) for pair in pairs),
         "dice_pooled": one_if_empty(naive_dice(predicted, truth, 1)),
-        "pixel_accuracy": mean(float(a == b) for a, b in zip(predicted.flat, truth.flat, strict=True)),
+        "pixel_accuracy": mean(
+            float(a == b) for a, b in zip(predicted.flat, truth.flat, strict=True)
+        ),
     }
 
 
-def naive_circles(predicted_label: UInt8, predicted: UInt8, label: UInt8, truth: UInt8) -> dict[str, float | None]:
+def naive_circles(
+    predicted_label: UInt8, predicted: UInt8, label: UInt8, truth: UInt8
+) -> dict[str, float | None]:
     iou, gated, right = [], [], []
     hits, gated_hits, unions = 0, 0, 0
-    for found, found_mask, expected, mask in zip(predicted_label, predicted, label, truth, strict=True):
+    for found, found_mask, expected, mask in zip(
+        predicted_label, predicted, label, truth, strict=True
+    ):
         hit, extra, missed = naive_overlap(found_mask, mask, 1)
         iou.append(one_if_empty(naive_iou(found_mask, mask, 1)))
         gated.append(iou[-1] if found == expected else 0.0)
@@ -115,7 +138,9 @@ def naive_mosaics(predicted: UInt8, truth: UInt8, classes: int) -> dict[str, flo
     for found, expected in zip(predicted, truth, strict=True):
         each = [naive_dice(found, expected, label) for label in labels]
         images[""].append(mean(each))
-        images["_in_truth"].append(mean(value for label, value in enumerate(each) if label in expected))
+        images["_in_truth"].append(
+            mean(value for label, value in enumerate(each) if label in expected)
+        )
         images["_absent_one"].append(mean(map(one_if_empty, each)))
         image_iou.append(mean(naive_iou(found, expected, label) for label in labels))
     return {
@@ -125,20 +150,27 @@ def naive_mosaics(predicted: UInt8, truth: UInt8, classes: int) -> dict[str, flo
         "iou_per_image": mean(image_iou),
         "iou": mean(iou),
         "iou_foreground": mean(iou[1:]),
-        "pixel_accuracy": mean(float(a == b) for a, b in zip(predicted.flat, truth.flat, strict=True)),
+        "pixel_accuracy": mean(
+            float(a == b) for a, b in zip(predicted.flat, truth.flat, strict=True)
+        ),
     }
 
 
 def naive_confusion(predicted: UInt8, truth: UInt8, size: int) -> list[list[int]]:
     table = [[0] * size for _ in range(size)]
-    for found, expected in zip(predicted.reshape(-1).tolist(), truth.reshape(-1).tolist(), strict=True):
+    for found, expected in zip(
+        predicted.reshape(-1).tolist(), truth.reshape(-1).tolist(), strict=True
+    ):
         table[expected][found] += 1
     return table
 
 
 def approximately(expected: dict[str, float | None]) -> Any:
     """Equal but for the order of rounding; None is equal to itself alone."""
-    return {name: value if value is None else pytest.approx(value, rel=1e-13) for name, value in expected.items()}
+    return {
+        name: value if value is None else pytest.approx(value, rel=1e-13)
+        for name, value in expected.items()
+    }
 
 
 # Oracles that a reader can check by hand.
@@ -198,7 +230,8 @@ def test_mosaic_scores_of_two_small_images_worked_out_by_hand() -> None:
     truth = masks([[0, 1], [1, 1]], [[0, 0], [2, 2]])
     found = masks([[0, 1], [1, 3]], [[0, 0], [2, 0]])
     scores = mosaic_scores(found, truth, 4, replicates=DRAWS)
-    # Pooled: background 3 of 3, and one too many; 1: 2 of 3; 2: 1 of 2; 3: one too many; 4: nowhere.
+    # Pooled: background 3 of 3, and one too many; 1: 2 of 3; 2: 1 of 2; 3: one too many; 4:
+    # nowhere.
     dice = [6 / 7, 4 / 5, 2 / 3, 0.0]
     first = [1.0, 4 / 5, 0.0]  # background, 1, and 3, which is not there
     second = [4 / 5, 2 / 3]
@@ -219,7 +252,13 @@ def test_mosaic_scores_of_two_small_images_worked_out_by_hand() -> None:
     assert [each["n"] for each in scores["per_class"]] == [3, 3, 2, 0, 0]
     assert [each["label"] for each in scores["per_class"]] == [0, 1, 2, 3, 4]
     assert [each["dice"]["value"] for each in scores["per_class"]] == [*dice, None]
-    assert [each["iou"]["value"] for each in scores["per_class"]] == [3 / 4, 2 / 3, 1 / 2, 0.0, None]
+    assert [each["iou"]["value"] for each in scores["per_class"]] == [
+        3 / 4,
+        2 / 3,
+        1 / 2,
+        0.0,
+        None,
+    ]
     assert scores["per_class"][4]["dice"] == {"value": None, "n": 0, "interval": None}
 
 
@@ -239,7 +278,9 @@ SHAPES = st.tuples(st.integers(1, 6), st.integers(1, 5), st.integers(1, 5))
 
 
 @given(st.integers(0, 10**6), SHAPES, st.sampled_from([0.0, 0.1, 0.5, 1.0]))
-def test_foreground_scores_are_those_of_loops_over_pixels(seed: int, shape: tuple[int, ...], wrong: float) -> None:
+def test_foreground_scores_are_those_of_loops_over_pixels(
+    seed: int, shape: tuple[int, ...], wrong: float
+) -> None:
     found, truth = noise(seed, shape, 2, wrong)
     scores = foreground_scores(found, truth, replicates=DRAWS)
     assert values(scores) == approximately(naive_foreground(found, truth))
@@ -247,7 +288,9 @@ def test_foreground_scores_are_those_of_loops_over_pixels(seed: int, shape: tupl
 
 
 @given(st.integers(0, 10**6), SHAPES, st.integers(1, 5))
-def test_circle_scores_are_those_of_loops_over_pixels(seed: int, shape: tuple[int, ...], classes: int) -> None:
+def test_circle_scores_are_those_of_loops_over_pixels(
+    seed: int, shape: tuple[int, ...], classes: int
+) -> None:
     found, truth = noise(seed, shape, 2)
     found_label, label = noise(seed + 1, shape[:1], classes, 0.5)
     scores = circle_scores(found_label, found, label, truth, classes, replicates=DRAWS)
@@ -292,9 +335,13 @@ def test_foreground_scores_are_those_of_scikit_learn_and_torchmetrics() -> None:
         }
     )
     tensors = torch.from_numpy(found), torch.from_numpy(truth)
-    per_image = [torch_metrics.jaccard_index(*pair, task="binary") for pair in zip(*tensors, strict=True)]
+    per_image = [
+        torch_metrics.jaccard_index(*pair, task="binary") for pair in zip(*tensors, strict=True)
+    ]
     assert scores["iou"] == pytest.approx(float(torch.stack(per_image).mean()), abs=1e-6)
-    assert scores["iou_pooled"] == pytest.approx(float(torch_metrics.jaccard_index(*tensors, task="binary")), abs=1e-6)
+    assert scores["iou_pooled"] == pytest.approx(
+        float(torch_metrics.jaccard_index(*tensors, task="binary")), abs=1e-6
+    )
 
 
 def test_circle_scores_are_those_of_scikit_learn_and_torchmetrics() -> None:
@@ -305,12 +352,18 @@ def test_circle_scores_are_those_of_scikit_learn_and_torchmetrics() -> None:
     iou = np.array([sklearn_metrics.jaccard_score(*pair) for pair in pairs])
     assert scores["accuracy"]["value"] == sklearn_metrics.accuracy_score(label, found_label)
     assert scores["iou"]["value"] == pytest.approx(iou.mean(), rel=1e-13)
-    assert scores["gated_iou"]["value"] == pytest.approx((iou * (label == found_label)).mean(), rel=1e-13)
+    assert scores["gated_iou"]["value"] == pytest.approx(
+        (iou * (label == found_label)).mean(), rel=1e-13
+    )
     assert scores["confusion"] == sklearn_metrics.confusion_matrix(label, found_label).tolist()
     recall = [each["accuracy"]["value"] for each in scores["per_class"]]
     precision = [each["precision"]["value"] for each in scores["per_class"]]
-    assert recall == pytest.approx(sklearn_metrics.recall_score(label, found_label, average=None), rel=1e-13)
-    assert precision == pytest.approx(sklearn_metrics.precision_score(label, found_label, average=None), rel=1e-13)
+    assert recall == pytest.approx(
+        sklearn_metrics.recall_score(label, found_label, average=None), rel=1e-13
+    )
+    assert precision == pytest.approx(
+        sklearn_metrics.precision_score(label, found_label, average=None), rel=1e-13
+    )
     tensors = torch.from_numpy(found_label).long(), torch.from_numpy(label).long()
     expected = torch_metrics.accuracy(*tensors, task="multiclass", num_classes=4)
     assert scores["accuracy"]["value"] == pytest.approx(float(expected), abs=1e-6)
@@ -328,7 +381,9 @@ def test_mosaic_scores_are_those_of_scikit_learn_and_torchmetrics() -> None:
     assert scores["iou_foreground"] == pytest.approx(iou[1:].mean(), rel=1e-13)
     assert scores["pixel_accuracy"] == sklearn_metrics.f1_score(*flat, average="micro")
     images = [
-        sklearn_metrics.f1_score(t.reshape(-1), p.reshape(-1), average="macro", labels=np.union1d(t, p))
+        sklearn_metrics.f1_score(
+            t.reshape(-1), p.reshape(-1), average="macro", labels=np.union1d(t, p)
+        )
         for t, p in zip(truth, found, strict=True)
     ]
     assert scores["dice_per_image"] == pytest.approx(np.mean(images), rel=1e-13)
@@ -338,7 +393,9 @@ def test_mosaic_scores_are_those_of_scikit_learn_and_torchmetrics() -> None:
     ]
     assert scores["dice_per_image_in_truth"] == pytest.approx(np.mean(in_truth), rel=1e-13)
     absent_one = [
-        sklearn_metrics.f1_score(t.reshape(-1), p.reshape(-1), average="macro", labels=np.arange(11), zero_division=1.0)
+        sklearn_metrics.f1_score(
+            t.reshape(-1), p.reshape(-1), average="macro", labels=np.arange(11), zero_division=1.0
+        )
         for t, p in zip(truth, found, strict=True)
     ]
     assert scores["dice_per_image_absent_one"] == pytest.approx(np.mean(absent_one), rel=1e-13)
@@ -353,7 +410,9 @@ def test_mosaic_scores_are_those_of_scikit_learn_and_torchmetrics() -> None:
 
 
 def score_any(kind: str, found: UInt8, truth: UInt8, **options: Any) -> Scores:
-    """Scores of the masks by one of the three tasks; the circles' classes follow from the pixels of the corner."""
+    """Scores of the masks by one of the three tasks; the circles' classes follow from the pixels of
+    the corner.
+    """
     if kind == "foreground":
         return foreground_scores(found, truth, **options)
     if kind == "circles":
@@ -365,17 +424,25 @@ KINDS = st.sampled_from(["foreground", "circles", "mosaics"])
 
 
 @given(KINDS, st.integers(0, 10**6), SHAPES, st.data())
-def test_the_order_of_images_does_not_matter(kind: str, seed: int, shape: tuple[int, ...], data: st.DataObject) -> None:
+def test_the_order_of_images_does_not_matter(
+    kind: str, seed: int, shape: tuple[int, ...], data: st.DataObject
+) -> None:
     found, truth = noise(seed, shape, 2)
     order = np.array(data.draw(st.permutations(range(shape[0]))))
     once = values(score_any(kind, found, truth, replicates=DRAWS))
-    assert values(score_any(kind, found[order], truth[order], replicates=DRAWS)) == approximately(once)
+    assert values(score_any(kind, found[order], truth[order], replicates=DRAWS)) == approximately(
+        once
+    )
 
 
 @given(KINDS, st.integers(0, 10**6), SHAPES)
-def test_prediction_and_truth_can_change_places(kind: str, seed: int, shape: tuple[int, ...]) -> None:
+def test_prediction_and_truth_can_change_places(
+    kind: str, seed: int, shape: tuple[int, ...]
+) -> None:
     found, truth = noise(seed, shape, 2)
-    once, turned = (score_any(kind, *pair, replicates=DRAWS) for pair in ((found, truth), (truth, found)))
+    once, turned = (
+        score_any(kind, *pair, replicates=DRAWS) for pair in ((found, truth), (truth, found))
+    )
     lopsided = {"dice_per_image_in_truth"}
     for name, value in values(once).items():
         assert name in lopsided or values(turned)[name] == value
@@ -395,11 +462,17 @@ def test_scores_and_intervals_lie_between_zero_and_one(
 
 
 @given(KINDS, st.integers(0, 10**6), SHAPES)
-def test_the_truth_itself_scores_one_and_nothing_else_does(kind: str, seed: int, shape: tuple[int, ...]) -> None:
+def test_the_truth_itself_scores_one_and_nothing_else_does(
+    kind: str, seed: int, shape: tuple[int, ...]
+) -> None:
     _, truth = noise(seed, shape, 2)
     scores = score_any(kind, truth, truth, replicates=DRAWS)
     assert set(values(scores).values()) <= {1.0, None}
-    assert all(scores[name]["interval"] == [1.0, 1.0] for name, value in values(scores).items() if value is not None)
+    assert all(
+        scores[name]["interval"] == [1.0, 1.0]
+        for name, value in values(scores).items()
+        if value is not None
+    )
     wrong = truth.copy()
     wrong[-1, -1, -1] ^= 1
     assert all(
@@ -410,7 +483,9 @@ def test_the_truth_itself_scores_one_and_nothing_else_does(kind: str, seed: int,
 
 
 @given(st.integers(0, 10**6), SHAPES, st.integers(1, 5))
-def test_iou_follows_from_dice_and_never_exceeds_it(seed: int, shape: tuple[int, ...], classes: int) -> None:
+def test_iou_follows_from_dice_and_never_exceeds_it(
+    seed: int, shape: tuple[int, ...], classes: int
+) -> None:
     scores = mosaic_scores(*noise(seed, shape, classes + 1), classes, replicates=DRAWS)
     for each in scores["per_class"]:
         dice, iou = each["dice"]["value"], each["iou"]["value"]
@@ -422,31 +497,51 @@ def test_counts_of_parts_add_up(seed: int, count: int, data: st.DataObject) -> N
     found, truth = noise(seed, (count, 4, 6), 4)
     cut = data.draw(st.integers(1, count - 1))
     whole = count_pixels(found, truth, 4, (2, 3))
-    parts = [count_pixels(found[part], truth[part], 4, (2, 3)) for part in (slice(cut), slice(cut, None))]
+    parts = [
+        count_pixels(found[part], truth[part], 4, (2, 3)) for part in (slice(cut), slice(cut, None))
+    ]
     for name in ("both", "predicted", "true"):
-        assert np.array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name))
+        assert np.array_equal(
+            np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name)
+        )
     assert np.array_equal(parts[0].confusion + parts[1].confusion, whole.confusion)
 
 
-@given(st.integers(0, 10**6), st.integers(1, 9), st.sampled_from([(1, 1), (2, 1), (1, 3), (2, 3), (4, 6)]))
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 9),
+    st.sampled_from([(1, 1), (2, 1), (1, 3), (2, 3), (4, 6)]),
+)
 def test_counts_are_those_of_each_tile(seed: int, count: int, grid: tuple[int, int]) -> None:
     found, truth = noise(seed, (count, 4, 6), 3)
     table = count_pixels(found, truth, 3, grid)
     height, width = 4 // grid[0], 6 // grid[1]
     for index in np.ndindex(count, *grid):
         image, row, column = index
-        rows, columns = slice(row * height, (row + 1) * height), slice(column * width, (column + 1) * width)
+        rows, columns = (
+            slice(row * height, (row + 1) * height),
+            slice(column * width, (column + 1) * width),
+        )
         p, t = found[image, rows, columns], truth[image, rows, columns]
         tile = row * grid[1] + column
         for label in range(3):
             assert table.both[image, tile, label] == np.sum((p == label) & (t == label))
             assert table.predicted[image, tile, label] == np.sum(p == label)
             assert table.true[image, tile, label] == np.sum(t == label)
-    assert table.both.shape == table.predicted.shape == table.true.shape == (count, grid[0] * grid[1], 3)
+    assert (
+        table.both.shape
+        == table.predicted.shape
+        == table.true.shape
+        == (count, grid[0] * grid[1], 3)
+    )
 
 
-@pytest.mark.parametrize(("block", "cells"), [(1, 1 << 20), (1 << 18, 1), (200, 1 << 20), (1 << 18, 60)])
-def test_counts_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch, block: int, cells: int) -> None:
+@pytest.mark.parametrize(
+    ("block", "cells"), [(1, 1 << 20), (1 << 18, 1), (200, 1 << 20), (1 << 18, 60)]
+)
+def test_counts_do_not_depend_on_the_blocks(
+    monkeypatch: pytest.MonkeyPatch, block: int, cells: int
+) -> None:
     found, truth = noise(1, (11, 6, 6), 3)
     expected = count_pixels(found, truth, 3, (2, 2))
     monkeypatch.setattr(counts, "_BLOCK", block)
@@ -471,23 +566,26 @@ def test_where_nothing_is_and_nothing_was_found_all_is_right() -> None:
     empty = np.zeros((3, 4, 4), np.uint8)
     assert set(values(foreground_scores(empty, empty, replicates=DRAWS)).values()) == {1.0}
     label = np.zeros(3, np.uint8)
-    assert set(values(circle_scores(label, empty, label, empty, replicates=DRAWS)).values()) == {1.0}
+    assert set(values(circle_scores(label, empty, label, empty, replicates=DRAWS)).values()) == {
+        1.0
+    }
 
 
 def test_an_empty_circle_of_the_wrong_class_is_still_wrong() -> None:
     empty, label = np.zeros((2, 4, 4), np.uint8), np.array([0, 1], np.uint8)
     scores = values(circle_scores(label, empty, label[::-1], empty, replicates=DRAWS))
     assert scores["gated_iou"] == scores["accuracy"] == 0.0
-    assert scores["iou"] == scores["iou_pooled"] == scores["gated_iou_pooled"] == 1.0  # no pixel to count
+    # no pixel to count
+    assert scores["iou"] == scores["iou_pooled"] == scores["gated_iou_pooled"] == 1.0
 
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_mask_where_the_other_has_none_scores_nothing(turned: bool) -> None:
     pair = masks(CROSS), masks(NOTHING)
     scores = values(foreground_scores(*(pair[::-1] if turned else pair), replicates=DRAWS))
-    assert {name: value for name, value in scores.items() if name != "pixel_accuracy"} == dict.fromkeys(
-        ("iou", "iou_pooled", "dice", "dice_pooled"), 0.0
-    )
+    assert {
+        name: value for name, value in scores.items() if name != "pixel_accuracy"
+    } == dict.fromkeys(("iou", "iou_pooled", "dice", "dice_pooled"), 0.0)
 
 
 def test_mosaics_without_any_digit_have_a_score_of_background_alone() -> None:
@@ -501,7 +599,9 @@ def test_mosaics_without_any_digit_have_a_score_of_background_alone() -> None:
 
 def test_the_number_of_classes_changes_only_the_score_that_asks_for_all_of_them() -> None:
     found, truth = noise(2, (5, 4, 4), 3)
-    few, many = (values(mosaic_scores(found, truth, classes, replicates=DRAWS)) for classes in (2, 20))
+    few, many = (
+        values(mosaic_scores(found, truth, classes, replicates=DRAWS)) for classes in (2, 20)
+    )
     assert {name for name in few if few[name] != many[name]} == {"dice_per_image_absent_one"}
 
 
@@ -510,14 +610,19 @@ def test_circle_classes_are_as_many_as_occur_unless_told() -> None:
     labels = np.array([3, 1], np.uint8), np.array([0, 2], np.uint8)
     for predicted, label in (labels, labels[::-1]):
         assert len(circle_scores(predicted, mask, label, mask, replicates=DRAWS)["per_class"]) == 4
-        assert len(circle_scores(predicted, mask, label, mask, 10, replicates=DRAWS)["per_class"]) == 10
+        assert (
+            len(circle_scores(predicted, mask, label, mask, 10, replicates=DRAWS)["per_class"])
+            == 10
+        )
 
 
 def test_labels_of_mosaics_are_as_many_as_occur_unless_told() -> None:
     pair = masks([[0, 3]]), masks([[1, 2]])
     for found, truth in (pair, pair[::-1]):
         assert len(mosaic_scores(found, truth, replicates=DRAWS)["per_class"]) == 4
-        assert mosaic_scores(found, truth, replicates=DRAWS) == mosaic_scores(found, truth, 3, replicates=DRAWS)
+        assert mosaic_scores(found, truth, replicates=DRAWS) == mosaic_scores(
+            found, truth, 3, replicates=DRAWS
+        )
 
 
 # Refusals.
@@ -525,7 +630,9 @@ def test_labels_of_mosaics_are_as_many_as_occur_unless_told() -> None:
 GOOD = np.zeros((2, 4, 6), np.uint8)
 LABEL = np.zeros(2, np.uint8)
 BAD: dict[str, Callable[[], Any]] = {
-    r"equal and not empty: \(2, 4, 5\) and \(2, 4, 6\)": lambda: foreground_scores(GOOD[:, :, :5], GOOD),
+    r"equal and not empty: \(2, 4, 5\) and \(2, 4, 6\)": lambda: foreground_scores(
+        GOOD[:, :, :5], GOOD
+    ),
     r"equal and not empty: \(1, 4, 6\) and \(2, 4, 6\)": lambda: foreground_scores(GOOD[:1], GOOD),
     r"equal and not empty: \(4, 6\) and \(4, 6\)": lambda: foreground_scores(GOOD[0], GOOD[0]),
     r"equal and not empty: \(0, 4, 6\)": lambda: foreground_scores(GOOD[:0], GOOD[:0]),
@@ -542,7 +649,9 @@ BAD: dict[str, Callable[[], Any]] = {
     r"images of \(4, 6\) cannot be cut into 2 x 4": lambda: mosaic_scores(
         GOOD, GOOD, 1, source=np.zeros((2, 2, 4), int)
     ),
-    r"N = 2, not \(3, 2, 2\)": lambda: mosaic_scores(GOOD, GOOD, 1, source=np.zeros((3, 2, 2), int)),
+    r"N = 2, not \(3, 2, 2\)": lambda: mosaic_scores(
+        GOOD, GOOD, 1, source=np.zeros((3, 2, 2), int)
+    ),
     r"N = 2, not \(2, 4\)": lambda: mosaic_scores(GOOD, GOOD, 1, source=np.zeros((2, 4), int)),
     r"one a mask: \(1,\) and \(2,\)": lambda: circle_scores(LABEL[:1], GOOD, LABEL, GOOD),
     r"one a mask: \(2,\) and \(2, 1\)": lambda: circle_scores(LABEL, GOOD, LABEL[:, None], GOOD),
@@ -560,8 +669,12 @@ def test_what_cannot_be_scored_is_refused(message: str) -> None:
 @pytest.mark.parametrize("limit", [1, 3])
 def test_labels_up_to_the_limit_are_taken(limit: int) -> None:
     label = np.full(2, limit - 1, np.uint8)
-    assert circle_scores(label, GOOD, label, GOOD, limit, replicates=DRAWS)["accuracy"]["value"] == 1.0
-    assert mosaic_scores(GOOD + np.uint8(limit), GOOD, limit, replicates=DRAWS)["dice"]["value"] == 0.0
+    assert (
+        circle_scores(label, GOOD, label, GOOD, limit, replicates=DRAWS)["accuracy"]["value"] == 1.0
+    )
+    assert (
+        mosaic_scores(GOOD + np.uint8(limit), GOOD, limit, replicates=DRAWS)["dice"]["value"] == 0.0
+    )
 
 
 # Intervals.
@@ -571,11 +684,14 @@ def test_the_interval_of_a_mean_is_that_of_a_bootstrap_written_out() -> None:
     found, truth = noise(7, (40, 6, 6), 2)
     scores = foreground_scores(found, truth, replicates=300, seed=5)
     weights = bootstrap.draw_weights(40, 300, 5)
-    images = np.array([naive_foreground(p[None], t[None])["iou"] for p, t in zip(found, truth, strict=True)])
+    images = np.array(
+        [naive_foreground(p[None], t[None])["iou"] for p, t in zip(found, truth, strict=True)]
+    )
     means = sorted(float(w @ images) / 40 for w in weights)
     assert scores["iou"]["interval"] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=1e-9)
     drawn = [
-        naive_foreground(np.repeat(found, w, axis=0), np.repeat(truth, w, axis=0))["dice_pooled"] for w in weights[:60]
+        naive_foreground(np.repeat(found, w, axis=0), np.repeat(truth, w, axis=0))["dice_pooled"]
+        for w in weights[:60]
     ]
     short = foreground_scores(found, truth, replicates=60, seed=5)
     assert short["dice_pooled"]["interval"] == pytest.approx(
@@ -593,11 +709,19 @@ def test_every_interval_is_that_of_scoring_the_resampled_images(kind: str) -> No
     ]
     for name in values(scores):
         drawn = [values(each)[name] for each in again]
-        assert scores[name]["interval"] == pytest.approx(np.quantile(np.array(drawn, float), [0.025, 0.975]), abs=1e-9)
+        assert scores[name]["interval"] == pytest.approx(
+            np.quantile(np.array(drawn, float), [0.025, 0.975]), abs=1e-9
+        )
     for label, each in enumerate(scores.get("per_class", [])):
         for name in set(each) - {"label", "n"}:
-            defined = [v for v in (other["per_class"][label][name]["value"] for other in again) if v is not None]
-            assert each[name]["interval"] == pytest.approx(np.quantile(defined, [0.025, 0.975]), abs=1e-9)
+            defined = [
+                v
+                for v in (other["per_class"][label][name]["value"] for other in again)
+                if v is not None
+            ]
+            assert each[name]["interval"] == pytest.approx(
+                np.quantile(defined, [0.025, 0.975]), abs=1e-9
+            )
 
 
 def test_the_interval_says_how_it_came_about() -> None:
@@ -607,7 +731,13 @@ def test_the_interval_says_how_it_came_about() -> None:
         assert score_any(kind, found, truth, replicates=30, seed=3)["bootstrap"] == expected
     source = np.array([0, 7, 7, 9] * 6, np.uint32).reshape(6, 2, 2)
     scores = mosaic_scores(found, truth, 1, source=source, replicates=30)
-    assert scores["bootstrap"] == {"resampled": "digits", "units": 3, "replicates": 30, "seed": 0, "level": 0.95}
+    assert scores["bootstrap"] == {
+        "resampled": "digits",
+        "units": 3,
+        "replicates": 30,
+        "seed": 0,
+        "level": 0.95,
+    }
 
 
 def test_intervals_are_over_a_thousand_draws_unless_told() -> None:
@@ -628,10 +758,14 @@ def test_scores_are_json_and_another_seed_changes_intervals_only(kind: str) -> N
 
 
 def mosaics_of(digits: int, count: int, seed: int) -> tuple[UInt8, UInt8, npt.NDArray[np.uint32]]:
-    """Mosaics 2 x 2 of tiles 3 x 3; a digit is found rightly or badly wherever it stands. Also which digit is where."""
+    """Mosaics 2 x 2 of tiles 3 x 3; a digit is found rightly or badly wherever it stands. Also
+    which digit is where.
+    """
     random = np.random.default_rng(seed)
     source = random.integers(0, digits, (count, 2, 2)).astype(np.uint32)
-    right = np.where(random.random((digits, 3, 3)) < random.random((digits, 1, 1)), 1, 2).astype(np.uint8)
+    right = np.where(random.random((digits, 3, 3)) < random.random((digits, 1, 1)), 1, 2).astype(
+        np.uint8
+    )
     found = right[source].swapaxes(2, 3).reshape(count, 6, 6)
     return found, np.ones_like(found), source
 
@@ -642,19 +776,29 @@ def test_digits_are_resampled_with_all_their_tiles() -> None:
     scores = mosaic_scores(found, truth, 2, source=source, replicates=200, seed=2)
     tiles = [image.reshape(2, 3, 2, 3).swapaxes(1, 2).reshape(4, 3, 3) for image in found]
     digits = [
-        np.concatenate([t[s.reshape(-1) == d] for t, s in zip(tiles, source, strict=True)]) for d in np.unique(source)
+        np.concatenate([t[s.reshape(-1) == d] for t, s in zip(tiles, source, strict=True)])
+        for d in np.unique(source)
     ]
     drawn = []
     for weights in bootstrap.draw_weights(12, 200, 2):
-        chosen = np.concatenate([np.repeat(digit, w, axis=0) for digit, w in zip(digits, weights, strict=True)])
+        chosen = np.concatenate(
+            [np.repeat(digit, w, axis=0) for digit, w in zip(digits, weights, strict=True)]
+        )
         drawn.append(mosaic_scores(chosen, np.ones_like(chosen), 2, replicates=1)["dice"]["value"])
-    assert scores["dice"]["interval"] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=1e-12)
+    assert scores["dice"]["interval"] == pytest.approx(
+        np.quantile(drawn, [0.025, 0.975]), abs=1e-12
+    )
 
 
-def test_means_over_mosaics_are_resampled_by_how_far_each_digits_mosaics_lie_from_the_mean() -> None:
+def test_means_over_mosaics_are_resampled_by_how_far_each_digits_mosaics_lie_from_the_mean() -> (
+    None
+):
     found, truth, source = mosaics_of(9, 40, 1)
     scores = mosaic_scores(found, truth, 2, source=source, replicates=150, seed=4)
-    images = [naive_mosaics(p[None], t[None], 2)["dice_per_image_in_truth"] for p, t in zip(found, truth, strict=True)]
+    images = [
+        naive_mosaics(p[None], t[None], 2)["dice_per_image_in_truth"]
+        for p, t in zip(found, truth, strict=True)
+    ]
     middle = mean(images)
     assert middle is not None
     shares = [
@@ -672,7 +816,8 @@ def test_means_over_mosaics_are_resampled_by_how_far_each_digits_mosaics_lie_fro
 
 
 def test_intervals_of_means_over_mosaics_end_at_zero_and_one() -> None:
-    # Two digits, each in all cells of its own mosaic, one found, one not: the projection alone goes from -1.5 to 2.5.
+    # Two digits, each in all cells of its own mosaic, one found, one not: the projection alone goes
+    # from -1.5 to 2.5.
     truth = np.ones((2, 2, 2), np.uint8)
     found = truth.copy()
     found[1] = 2
@@ -683,7 +828,9 @@ def test_intervals_of_means_over_mosaics_end_at_zero_and_one() -> None:
 
 def test_which_digit_is_where_changes_intervals_only() -> None:
     found, truth, source = mosaics_of(30, 60, 3)
-    with_digits, without = (mosaic_scores(found, truth, 2, source=units, replicates=DRAWS) for units in (source, None))
+    with_digits, without = (
+        mosaic_scores(found, truth, 2, source=units, replicates=DRAWS) for units in (source, None)
+    )
     assert values(with_digits) == values(without)
     assert with_digits["confusion"] == without["confusion"]
     assert with_digits["dice"]["n"] == without["dice"]["n"] == 60
@@ -691,12 +838,15 @@ def test_which_digit_is_where_changes_intervals_only() -> None:
 
 
 def test_intervals_over_digits_hold_the_truth_about_as_often_as_they_say() -> None:
-    # Sixty worlds, each with its own 40 digits in 400 mosaics; the truth is the mean over very many digits.
+    # Sixty worlds, each with its own 40 digits in 400 mosaics; the truth is the mean over very many
+    # digits.
     held = {"digits": 0, "images": 0}
     for world in range(60):
         found, truth, source = mosaics_of(40, 400, 100 + world)
         for name, units in (("digits", source), ("images", None)):
-            low, high = mosaic_scores(found, truth, 2, source=units, replicates=200)["pixel_accuracy"]["interval"]
+            low, high = mosaic_scores(found, truth, 2, source=units, replicates=200)[
+                "pixel_accuracy"
+            ]["interval"]
             held[name] += low <= 0.5 <= high
     assert held["digits"] >= 52  # of 60; 57 are expected, and fewer where the digits are so few
     assert held["images"] < 30  # mosaics taken as independent promise too much
@@ -737,6 +887,11 @@ def test_rows_of_a_unit_are_added_in_their_order() -> None:
 
 
 def test_overall_values_are_those_of_the_scores_of_all_samples() -> None:
-    scores = {"n": 3, "dice": {"value": 0.5, "n": 3}, "iou": {"value": None}, "classes": [{"dice": {"value": 1.0}}]}
+    scores = {
+        "n": 3,
+        "dice": {"value": 0.5, "n": 3},
+        "iou": {"value": None},
+        "classes": [{"dice": {"value": 1.0}}],
+    }
     assert overall_values(scores) == {"dice": 0.5, "iou": None}
     assert overall_values(scores | {"interval": {"level": 0.95}}) == {"dice": 0.5, "iou": None}

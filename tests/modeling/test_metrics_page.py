@@ -1,4 +1,6 @@
-"""What the page on metrics says is what the code does: names, headlines, arrays, references and its example."""
+"""What the page on metrics says is what the code does: names, headlines, arrays, references and its
+example.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import tiny
+from isolation import ROOT
 
 from modeling.metrics import circle_scores, foreground_scores, mosaic_scores, overall_values
 from modeling.scoring.baselines import FITS
@@ -16,7 +19,7 @@ from modeling.scoring.predictions import NAMES
 from modeling.shards import open_dataset
 from modeling.tasks import TASKS
 
-PAGE = (Path(__file__).parents[2] / "docs/metrics.md").read_text("utf-8")
+PAGE = (ROOT / "docs/metrics.md").read_text("utf-8")
 
 MASK, LABEL = np.ones((2, 4, 4), np.uint8), np.zeros(2, np.uint8)
 SCORES: dict[str, dict[str, Any]] = {
@@ -70,7 +73,9 @@ def test_the_page_has_every_array_of_a_file_of_predictions() -> None:
 
 def test_the_page_tells_the_number_of_draws_and_their_share() -> None:
     how = SCORES["foreground"]["bootstrap"]
-    assert f"{how['level']:.0%} percentile interval (Efron, 1979): 1,000 samples" in section("Intervals")
+    assert f"{how['level']:.0%} percentile interval (Efron, 1979): 1,000 samples" in section(
+        "Intervals"
+    )
 
 
 def test_the_examples_run_as_they_stand(
@@ -93,6 +98,10 @@ def test_the_examples_run_as_they_stand(
 
     stored = open_dataset("data/mnist").split("circles", "train")
     x, y, den, r2 = stored["circle"][:].T.astype(np.float64)
-    names |= {"x": np.float32(x / den), "y": np.float32(y / den), "radius": np.float32(np.sqrt(r2) / den)}
+    names |= {
+        "x": np.float32(x / den),
+        "y": np.float32(y / den),
+        "radius": np.float32(np.sqrt(r2) / den),
+    }
     exec(drawn, names)
     assert np.array_equal(names["mask"], stored["mask"][:])

@@ -1,4 +1,6 @@
-"""The report is one page that needs nothing else, says what is missing, and shows what the records and pixels say."""
+"""The report is one page that needs nothing else, says what is missing, and shows what the records
+and pixels say.
+"""
 
 from __future__ import annotations
 
@@ -58,8 +60,15 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where all three runs are, scored."""
     out = tmp_path_factory.mktemp("trained") / "runs"
     with on_one_thread():
-        assert call("train", "all", "--dataset", str(data), "--out", str(out), *SMALL).exit_code == 0
-        assert call("score", "all", "--dataset", str(data), "--out", str(out), "--device", "cpu").exit_code == 0
+        assert (
+            call("train", "all", "--dataset", str(data), "--out", str(out), *SMALL).exit_code == 0
+        )
+        assert (
+            call(
+                "score", "all", "--dataset", str(data), "--out", str(out), "--device", "cpu"
+            ).exit_code
+            == 0
+        )
     return out
 
 
@@ -117,11 +126,18 @@ def decoded(png: bytes) -> Any:
 
 def test_the_page_takes_nothing_from_elsewhere_and_runs_no_program(page: Path) -> None:
     reader = Reader(page.read_text("utf-8"))
-    links = [value for _, found in reader.elements for key, value in found.items() if key in ("src", "href")]
+    links = [
+        value
+        for _, found in reader.elements
+        for key, value in found.items()
+        if key in ("src", "href")
+    ]
     assert len(links) > 40
     assert all(link.startswith(("data:", "#")) for link in links)
     assert not re.search(r"url\(|@import|https?:", page.read_text("utf-8"))
-    assert not {"script", "iframe", "object", "embed", "form"} & {name for name, _ in reader.elements}
+    assert not {"script", "iframe", "object", "embed", "form"} & {
+        name for name, _ in reader.elements
+    }
     (policy,) = (found["content"] for found in reader.all("meta") if "http-equiv" in found)
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -168,7 +184,9 @@ def test_the_page_has_every_score_of_the_records(page: Path, trained: Path) -> N
         assert f"{evidence['parameters']:,}" in text
 
 
-def test_the_same_runs_give_the_same_page(page: Path, trained: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_the_same_runs_give_the_same_page(
+    page: Path, trained: Path, dataset: Dataset, tmp_path: Path
+) -> None:
     again = write_report(trained, dataset, tmp_path)
     assert again[0].name == PAGE
     assert {path.name: path.read_bytes() for path in again} == {
@@ -179,15 +197,25 @@ def test_the_same_runs_give_the_same_page(page: Path, trained: Path, dataset: Da
 def test_pictures_of_a_report_before_are_removed_and_nothing_else(
     page: Path, trained: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
-    for name in ("circles-worst-99.png", "circles-worst-99.jpg", "figure.png", "my-circles-worst-99.png"):
+    for name in (
+        "circles-worst-99.png",
+        "circles-worst-99.jpg",
+        "figure.png",
+        "my-circles-worst-99.png",
+    ):
         (tmp_path / name).touch()
     written = {path.name for path in write_report(trained, dataset, tmp_path)}
     others = {path.name for path in tmp_path.iterdir()} - written
     assert others == {"circles-worst-99.jpg", "figure.png", "my-circles-worst-99.png"}
 
 
-def test_a_reference_is_shown_where_there_is_one(runs_folder: Path, dataset: Dataset, tmp_path: Path) -> None:
-    assert "a reference for the test digits of MNIST only" in read(runs_folder, dataset, tmp_path / "a").text
+def test_a_reference_is_shown_where_there_is_one(
+    runs_folder: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    assert (
+        "a reference for the test digits of MNIST only"
+        in read(runs_folder, dataset, tmp_path / "a").text
+    )
     for task in TASKS:
         path = runs_folder / task / "scores.json"
         record = json.loads(path.read_text())
@@ -203,32 +231,49 @@ def test_a_reference_is_shown_where_there_is_one(runs_folder: Path, dataset: Dat
     assert "below the reference, 99.290%" in text
 
 
-def test_a_run_that_is_not_scored_is_told_and_shown(runs_folder: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_a_run_that_is_not_scored_is_told_and_shown(
+    runs_folder: Path, dataset: Dataset, tmp_path: Path
+) -> None:
     (runs_folder / "circles" / "scores.json").unlink()
     reader = read(runs_folder, dataset, tmp_path / "out")
     assert reader.text.count("This run has not been scored") == 1
     assert "circles-worst-1.png" in {path.name for path in (tmp_path / "out").iterdir()}
     for task in ("foreground", "mosaics"):
         (runs_folder / task / "scores.json").unlink()
-    assert "None of these runs has been scored on test yet" in read(runs_folder, dataset, tmp_path / "out").text
+    assert (
+        "None of these runs has been scored on test yet"
+        in read(runs_folder, dataset, tmp_path / "out").text
+    )
 
 
 def test_a_task_without_a_run_is_told(runs_folder: Path, dataset: Dataset, tmp_path: Path) -> None:
     shutil.rmtree(runs_folder / "foreground")
     reader = read(runs_folder, dataset, tmp_path / "out")
     assert "There is no run of foreground here." in reader.text
-    assert {found["href"] for found in reader.all("a")} == {"#scores", "#circles", "#mosaics", "#evidence"}
+    assert {found["href"] for found in reader.all("a")} == {
+        "#scores",
+        "#circles",
+        "#mosaics",
+        "#evidence",
+    }
     alone = read(runs_folder / "mosaics", dataset, tmp_path / "alone")
     assert "There is no run of foreground and of circles here." in alone.text
 
 
-def test_a_run_that_has_just_begun_is_told(runs_folder: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_a_run_that_has_just_begun_is_told(
+    runs_folder: Path, dataset: Dataset, tmp_path: Path
+) -> None:
     folder = runs_folder / "mosaics"
     for path in folder.iterdir():
         if path.name != runs.CONFIG:
             path.unlink()
     reader = read(folder, dataset, tmp_path)
-    for told in ("no checkpoint yet", "no best weights yet", "has not been scored", "has no lines yet"):
+    for told in (
+        "no checkpoint yet",
+        "no best weights yet",
+        "has not been scored",
+        "has no lines yet",
+    ):
         assert told in reader.text
     assert not reader.all("img")
 
@@ -241,19 +286,27 @@ def test_an_interrupted_run_is_told(runs_folder: Path, dataset: Dataset, tmp_pat
     assert "not finished: 4 of 6 steps" in read(runs_folder / "foreground", dataset, tmp_path).text
 
 
-def test_scores_of_something_else_are_told(runs_folder: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_scores_of_something_else_are_told(
+    runs_folder: Path, dataset: Dataset, tmp_path: Path
+) -> None:
     path = runs_folder / "foreground" / "scores.json"
     record = json.loads(path.read_text())
     record["origin"]["weights"] = record["dataset"]["digest"] = "0" * 64
     del record["splits"]["test"]
     path.write_text(json.dumps(record))
     text = read(runs_folder / "foreground", dataset, tmp_path).text
-    for told in ("of other weights than the pictures", "of another dataset, 000000000000", "not been scored on test"):
+    for told in (
+        "of other weights than the pictures",
+        "of another dataset, 000000000000",
+        "not been scored on test",
+    ):
         assert told in text
     assert "foreground on val" in text
 
 
-def test_names_are_text_whatever_they_hold(runs_folder: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_names_are_text_whatever_they_hold(
+    runs_folder: Path, dataset: Dataset, tmp_path: Path
+) -> None:
     evil = "</style><script>alert('&')</script>"
     for task in ("foreground", "circles", "mosaics"):
         path = runs_folder / task / "scores.json"
@@ -262,7 +315,9 @@ def test_names_are_text_whatever_they_hold(runs_folder: Path, dataset: Dataset, 
         path.write_text(json.dumps(record))
         if task != "foreground":  # whose weights fit whatever classes
             (runs_folder / task / runs.BEST).unlink()
-    manifest = dataclasses.replace(dataset.manifest, source=evil, classes=tuple(evil * n for n in range(1, 11)))
+    manifest = dataclasses.replace(
+        dataset.manifest, source=evil, classes=tuple(evil * n for n in range(1, 11))
+    )
     reader = read(runs_folder, dataclasses.replace(dataset, manifest=manifest), tmp_path / "out")
     assert reader.text.count(evil) > 20
     assert reader.all("script") == []
@@ -290,7 +345,9 @@ def test_a_record_that_cannot_be_read_is_told(
 
 
 @pytest.mark.parametrize("name", [runs.CONFIG, runs.EVIDENCE, runs.LOG, "scores.json"])
-def test_a_record_nested_too_deeply_is_told(runs_folder: Path, dataset: Dataset, tmp_path: Path, name: str) -> None:
+def test_a_record_nested_too_deeply_is_told(
+    runs_folder: Path, dataset: Dataset, tmp_path: Path, name: str
+) -> None:
     (runs_folder / "foreground" / name).write_text("[" * 100_000 + "]" * 100_000 + "\n")
     with pytest.raises(DamagedError, match=re.escape(name)):
         write_report(runs_folder, dataset, tmp_path / "out")
@@ -301,7 +358,12 @@ FORGED: list[tuple[str, Callable[[Any], object]]] = [
     ("scores.json", lambda found: found.update(origin=[])),
     ("scores.json", lambda found: found.update(splits=[])),
     ("scores.json", lambda found: found["splits"].update(test={})),
-    ("scores.json", lambda found: found["splits"]["test"]["scores"].update(iou={"value": "x", "interval": None})),
+    (
+        "scores.json",
+        lambda found: found["splits"]["test"]["scores"].update(
+            iou={"value": "x", "interval": None}
+        ),
+    ),
     ("scores.json", lambda found: found["splits"]["test"]["scores"]["iou"].update(interval=[1])),
     ("scores.json", lambda found: found["splits"]["test"]["scores"].pop("bootstrap")),
     (runs.CONFIG, lambda found: found.update(config=[])),
@@ -314,7 +376,9 @@ FORGED: list[tuple[str, Callable[[Any], object]]] = [
 
 
 @pytest.mark.parametrize("number", range(len(FORGED)))
-def test_a_record_of_other_values_is_told(runs_folder: Path, dataset: Dataset, tmp_path: Path, number: int) -> None:
+def test_a_record_of_other_values_is_told(
+    runs_folder: Path, dataset: Dataset, tmp_path: Path, number: int
+) -> None:
     name, change = FORGED[number]
     path = runs_folder / "foreground" / name
     found = json.loads(path.read_text())
@@ -325,7 +389,9 @@ def test_a_record_of_other_values_is_told(runs_folder: Path, dataset: Dataset, t
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("line", ['{"step": 1, "loss": "x"}', '{"step": 1, "val": null}', '{"step": [], "loss": 1}'])
+@pytest.mark.parametrize(
+    "line", ['{"step": 1, "loss": "x"}', '{"step": 1, "val": null}', '{"step": [], "loss": 1}']
+)
 def test_a_line_of_the_log_of_other_values_is_told(
     runs_folder: Path, dataset: Dataset, tmp_path: Path, line: str
 ) -> None:
@@ -334,9 +400,13 @@ def test_a_line_of_the_log_of_other_values_is_told(
         write_report(runs_folder, dataset, tmp_path / "out")
 
 
-def test_the_scores_are_those_on_the_dataset_of_the_report(runs_folder: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_the_scores_are_those_on_the_dataset_of_the_report(
+    runs_folder: Path, dataset: Dataset, tmp_path: Path
+) -> None:
     folder, other = runs_folder / "foreground", "f" * 64
-    changed = dataclasses.replace(dataset, manifest=dataclasses.replace(dataset.manifest, digest=other))
+    changed = dataclasses.replace(
+        dataset, manifest=dataclasses.replace(dataset.manifest, digest=other)
+    )
     reader = read(folder, changed, tmp_path / "a")
     assert "The scores are of another dataset" in reader.text
     assert "None of these runs has been scored on test yet" in reader.text  # at the top
@@ -350,32 +420,44 @@ def test_the_scores_are_those_on_the_dataset_of_the_report(runs_folder: Path, da
     assert "12.346%" not in read(folder, dataset, tmp_path / "c").text
 
 
-def test_the_command_writes_into_the_folder_of_the_runs(runs_folder: Path, data: Path, tmp_path: Path) -> None:
+def test_the_command_writes_into_the_folder_of_the_runs(
+    runs_folder: Path, data: Path, tmp_path: Path
+) -> None:
     options = ["--dataset", str(data), "--device", "cpu"]
     result = call("report", str(runs_folder), *options)
     assert result.exit_code == 0, result.output
     assert (runs_folder / "report" / PAGE).is_file()
     assert "pictures beside it" in result.stdout
-    result = call("report", str(runs_folder / "circles"), *options, "--out", str(tmp_path / "here"), "--quiet")
+    result = call(
+        "report", str(runs_folder / "circles"), *options, "--out", str(tmp_path / "here"), "--quiet"
+    )
     assert (result.exit_code, result.output) == (0, "")
     assert (tmp_path / "here" / PAGE).is_file()
     assert call("report", str(tmp_path / "nothing"), *options).exit_code == 4
 
 
-def test_scores_of_images_have_the_mean_that_is_their_score(trained: Path, dataset: Dataset) -> None:
+def test_scores_of_images_have_the_mean_that_is_their_score(
+    trained: Path, dataset: Dataset
+) -> None:
     means = {"foreground": "iou", "circles": "gated_iou", "mosaics": "dice_per_image"}
     for task, name in means.items():
         split = dataset.split(task, "test")
         predictions = predict_split(load_run(trained / task), dataset, "test")
         mask = split["mask"][:]
         scores: dict[str, Any] = {
-            "foreground": lambda found=predictions, mask=mask: metrics.foreground_scores(found["mask"], mask),
+            "foreground": lambda found=predictions, mask=mask: metrics.foreground_scores(
+                found["mask"], mask
+            ),
             "circles": lambda found=predictions, mask=mask, split=split: metrics.circle_scores(
                 found["label"], found["mask"], split["label"][:], mask
             ),
-            "mosaics": lambda found=predictions, mask=mask: metrics.mosaic_scores(found["mask"], mask, 10),
+            "mosaics": lambda found=predictions, mask=mask: metrics.mosaic_scores(
+                found["mask"], mask, 10
+            ),
         }
-        images = cases.image_scores(task, predictions, split, 10, cases.image_ious(predictions["mask"], split))
+        images = cases.image_scores(
+            task, predictions, split, 10, cases.image_ious(predictions["mask"], split)
+        )
         assert len(images) == len(split)
         assert images.mean() == pytest.approx(scores[task]()[name]["value"], abs=1e-12)
 
@@ -390,7 +472,10 @@ class Fixed(dict[str, Any]):
 
 
 def test_the_worst_are_one_of_each_group_and_the_lowest_of_ties() -> None:
-    scores, ties = np.array([0.5, 0.0, 1.0, 0.0, 0.2, 0.0]), np.array([0.0, 0.9, 0.0, 0.3, 0.0, 0.3])
+    scores, ties = (
+        np.array([0.5, 0.0, 1.0, 0.0, 0.2, 0.0]),
+        np.array([0.0, 0.9, 0.0, 0.3, 0.0, 0.3]),
+    )
     assert cases.choose_worst(scores, ties, 9) == [3, 5, 1, 4, 0]
     assert cases.choose_worst(scores, ties, 2) == [3, 5]
     assert cases.choose_worst(scores, ties, 9, np.array([7, 8, 9, 8, 7, 6])) == [3, 5, 4]
@@ -421,7 +506,11 @@ def test_errors_are_counted_by_steps_from_the_boundary() -> None:
     found[0, 0, 8] = 1  # a corner of the image: three steps
     rows = {each.distance: each for each in cases.errors_by_distance(found, Fixed.of(mask=mask))}
     assert list(rows) == [-5, -4, -3, -2, -1, 1, 2, 3, 4, 5]
-    counted = {distance: (row.pixels, row.outline, row.label) for distance, row in rows.items() if row.pixels}
+    counted = {
+        distance: (row.pixels, row.outline, row.label)
+        for distance, row in rows.items()
+        if row.pixels
+    }
     assert counted == {-2: (1, 0, 1), -1: (8, 1, 0), 1: (16, 1, 0), 2: (24, 0, 0), 3: (32, 1, 0)}
 
 
@@ -460,7 +549,8 @@ def test_pictures_show_what_is_missed_invented_and_of_a_wrong_class() -> None:
 
 def test_circles_are_drawn_where_they_are() -> None:
     plane = np.zeros((24, 24), np.uint8)
-    sample = {"image": plane, "mask": plane, "circle": np.array([20, 30, 2, 144])}  # centre 10, 15; radius 6
+    # centre 10, 15; radius 6
+    sample = {"image": plane, "mask": plane, "circle": np.array([20, 30, 2, 144])}
     prediction = {"mask": plane, "circle": np.array([0.0, 0.0, -1.0])}  # found none
     _, due, said, _ = panels(pictures.draw_case("circles", sample, prediction))
     scale = 6  # 28 pixels with the margin, 168 of the panel
@@ -473,7 +563,9 @@ def test_circles_are_drawn_where_they_are() -> None:
     assert (distance[~ring] < 0.6).all()
     assert not said.any()
     sample["circle"] = np.array([0, 0, 0, 0])  # there is none; what is found is one pixel
-    _, due, said, _ = panels(pictures.draw_case("circles", sample, prediction | {"circle": np.array([5.0, 7.0, 0.0])}))
+    _, due, said, _ = panels(
+        pictures.draw_case("circles", sample, prediction | {"circle": np.array([5.0, 7.0, 0.0])})
+    )
     assert not due.any()
     rows, columns = np.nonzero(said.any(axis=-1))
     assert np.hypot((columns + 0.5) / scale - 2.5 - 5, (rows + 0.5) / scale - 2.5 - 7).max() < 1
@@ -483,7 +575,9 @@ def test_class_colours_differ() -> None:
     assert len({class_colour(label) for label in range(100)}) == 100
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 150.0), (0.984, 0.9924), (0.5, 0.5), (0.0, 0.0), (-2.0, 3.0), (1, 1)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 150.0), (0.984, 0.9924), (0.5, 0.5), (0.0, 0.0), (-2.0, 3.0), (1, 1)]
+)
 def test_ticks_enclose_the_values_in_round_steps(low: float, high: float) -> None:
     ticks = charts._ticks(low, high, 4)
     assert ticks[0] <= low + 1e-9
@@ -510,7 +604,9 @@ def coordinates(svg: str) -> list[float]:
     """All places in a chart."""
     numbers = re.findall(r'(?:\b[xy][12]?|cx|cy)="([^"]*)"', svg)
     return [float(number) for number in numbers] + [
-        float(number) for points in re.findall(r'points="([^"]*)"', svg) for number in re.split("[ ,]", points)
+        float(number)
+        for points in re.findall(r'points="([^"]*)"', svg)
+        for number in re.split("[ ,]", points)
     ]
 
 
@@ -521,11 +617,17 @@ def test_charts_stay_in_their_frames_whatever_the_values() -> None:
     unknown = charts.Dot("a very long name of a class", 0.0, None)
     drawn = [
         charts.line_chart("t", [line], log=True),
-        charts.line_chart("t", [charts.Line("b", [3], [0.25]), charts.Line("c", [3], [0.25])], shares=True),
+        charts.line_chart(
+            "t", [charts.Line("b", [3], [0.25]), charts.Line("c", [3], [0.25])], shares=True
+        ),
         charts.error_chart("t", [perfect, unknown]),
         charts.dot_chart("t", [perfect, unknown]),
         charts.dot_chart("t", [perfect]),
-        charts.bar_chart("t", [charts.Bar("-1", {"a": 0.0, "b": 0.0}), charts.Bar("+1", {"a": 0.0, "b": 0.0})], "d"),
+        charts.bar_chart(
+            "t",
+            [charts.Bar("-1", {"a": 0.0, "b": 0.0}), charts.Bar("+1", {"a": 0.0, "b": 0.0})],
+            "d",
+        ),
         charts.bar_chart("t", [charts.Bar("-1", {"a": 0.6, "b": 0.4})], "d"),
     ]
     for svg in drawn:
@@ -533,7 +635,10 @@ def test_charts_stay_in_their_frames_whatever_the_values() -> None:
         assert len(places) > 10
         assert min(places) >= -1
         assert max(places) <= 360
-    assert charts.line_chart("t", [charts.Line("a", [1], [-1.0])], log=True) == '<p class="note">Nothing to draw.</p>'
+    assert (
+        charts.line_chart("t", [charts.Line("a", [1], [-1.0])], log=True)
+        == '<p class="note">Nothing to draw.</p>'
+    )
 
 
 @pytest.mark.parametrize("last", [6, 1000, 100_000])
@@ -546,10 +651,13 @@ def test_the_numbers_of_steps_stay_in_the_frame(last: int) -> None:
 
 def test_a_better_score_is_drawn_further_left() -> None:
     estimates = [charts.Dot(str(value), value, None) for value in (0.5, 0.9, 0.999, 0.9999)]
-    places = re.findall(r'<circle cx="([^"]*)" cy="[^"]*" r="5" class="score"', charts.error_chart("t", estimates))
+    places = re.findall(
+        r'<circle cx="([^"]*)" cy="[^"]*" r="5" class="score"', charts.error_chart("t", estimates)
+    )
     places = [float(place) for place in places[:4]]
     assert places == sorted(places, reverse=True)
-    assert places[1] - places[2] == pytest.approx(2 * (places[2] - places[3]), abs=0.05)  # one decade, two decades
+    # one decade, two decades
+    assert places[1] - places[2] == pytest.approx(2 * (places[2] - places[3]), abs=0.05)
 
 
 def test_the_confusion_tells_its_largest_mistakes() -> None:
@@ -571,7 +679,15 @@ def test_the_confusion_tells_its_largest_mistakes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.004, "<.01"), (0.05, ".05"), (0.999, "1.0"), (99.97, "99.9"), (100.0, "100"), (8.15, "8.2")]
+    ("value", "text"),
+    [
+        (0.004, "<.01"),
+        (0.05, ".05"),
+        (0.999, "1.0"),
+        (99.97, "99.9"),
+        (100.0, "100"),
+        (8.15, "8.2"),
+    ],
 )
 def test_percentages_have_four_letters(value: float, text: str) -> None:
     assert confusion._percentage(value) == text
@@ -584,7 +700,11 @@ def themes() -> list[dict[str, tuple[float, ...]]]:
     for block in (light, dark):
         colours = {}
         for name, value in re.findall(r"--([a-z]+): ([^;]*);", block):
-            numbers = [int(value[i : i + 2], 16) for i in (1, 3, 5)] if value[0] == "#" else map(int, value.split())
+            numbers = (
+                [int(value[i : i + 2], 16) for i in (1, 3, 5)]
+                if value[0] == "#"
+                else map(int, value.split())
+            )
             colours[name] = tuple(number / 255 for number in numbers)
         found.append(colours)
     return found
@@ -594,7 +714,9 @@ def contrast(one: tuple[float, ...], two: tuple[float, ...]) -> float:
     """The ratio of the Web Content Accessibility Guidelines 2.2."""
 
     def luminance(colour: tuple[float, ...]) -> float:
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour]
+        linear = [
+            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour
+        ]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
     darker, lighter = sorted((luminance(one), luminance(two)))
@@ -608,9 +730,13 @@ def test_text_stands_out_from_what_it_is_on(theme: dict[str, tuple[float, ...]])
             assert contrast(theme[text], theme[ground]) >= 4.5, (text, ground)
     for line in ("one", "two", "three", "four"):
         assert contrast(theme[line], theme["page"]) >= 3, line
-    for shade, most in re.findall(r"rgb\(var\(--(\w+)\) / calc\(var\(--shade\) \* (\.\d+)\)\)", STYLE):
+    for shade, most in re.findall(
+        r"rgb\(var\(--(\w+)\) / calc\(var\(--shade\) \* (\.\d+)\)\)", STYLE
+    ):
         share = float(most)
-        mixed = tuple(share * a + (1 - share) * b for a, b in zip(theme[shade], theme["page"], strict=True))
+        mixed = tuple(
+            share * a + (1 - share) * b for a, b in zip(theme[shade], theme["page"], strict=True)
+        )
         assert contrast(theme["text"], mixed) >= 4.5, shade
 
 
@@ -642,7 +768,9 @@ def browser() -> Iterator[Any]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
 def test_a_browser_shows_the_page_whole(browser: Any, page: Path, width: int, scheme: str) -> None:
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
+    )
     tab = context.new_page()
     told: list[str] = []
     asked: list[str] = []
@@ -655,7 +783,9 @@ def test_a_browser_shows_the_page_whole(browser: Any, page: Path, width: int, sc
     assert len(sizes) >= 3 * 8
     assert min(sizes) > 0
     for opened in (False, True):
-        tab.evaluate(f"document.querySelectorAll('details').forEach(each => each.open = {str(opened).lower()})")
+        tab.evaluate(
+            f"document.querySelectorAll('details').forEach(each => each.open = {str(opened).lower()})"
+        )
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
         assert tab.evaluate("document.documentElement.scrollHeight") > 3000
     ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -673,12 +803,17 @@ def test_a_browser_shows_long_names_and_what_is_missing_whole(
     for task in ("circles", "mosaics"):
         path = runs_folder / task / "scores.json"
         path.write_text(
-            json.dumps(json.loads(path.read_text()) | {"dataset": {"digest": "0", "source": "", "classes": names}})
+            json.dumps(
+                json.loads(path.read_text())
+                | {"dataset": {"digest": "0", "source": "", "classes": names}}
+            )
         )
         (runs_folder / task / runs.BEST).unlink()
     (runs_folder / "foreground" / "scores.json").unlink()
     manifest = dataclasses.replace(dataset.manifest, source="x" * 300, classes=names)
-    page, *_ = write_report(runs_folder, dataclasses.replace(dataset, manifest=manifest), tmp_path / "out")
+    page, *_ = write_report(
+        runs_folder, dataclasses.replace(dataset, manifest=manifest), tmp_path / "out"
+    )
     context = browser.new_context(viewport={"width": 360, "height": 900}, offline=True)
     tab = context.new_page()
     told: list[str] = []

@@ -64,7 +64,9 @@ def call(*arguments: str) -> Result:
     return CliRunner().invoke(cli, arguments)
 
 
-def python(*arguments: str, start_new_session: bool = False, **environment: str) -> subprocess.Popen[str]:
+def python(
+    *arguments: str, start_new_session: bool = False, **environment: str
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, *arguments],
         stdout=subprocess.PIPE,
@@ -95,30 +97,54 @@ def test_training_all_makes_three_runs_and_tells_of_each(folder: Path, trained: 
         evidence = json.loads((trained / task / runs.EVIDENCE).read_text())
         assert evidence["finished"]
         assert evidence["config"]["preset"] == "cpu"
-    again = call("train", "all", "--dataset", str(folder), "--out", str(trained), "--resume", *SMALL)
+    again = call(
+        "train", "all", "--dataset", str(folder), "--out", str(trained), "--resume", *SMALL
+    )
     assert again.exit_code == 0
     assert again.stdout.count("trained; 4 steps") == 3
 
 
 def test_json_is_the_evidence(folder: Path, tmp_path: Path) -> None:
     result = call(
-        "train", "foreground", "--dataset", str(folder), "--out", str(tmp_path), "--seed", "3", "--json", *SMALL
+        "train",
+        "foreground",
+        "--dataset",
+        str(folder),
+        "--out",
+        str(tmp_path),
+        "--seed",
+        "3",
+        "--json",
+        *SMALL,
     )
     assert result.stderr == ""
-    assert json.loads(result.stdout) == [json.loads((tmp_path / "foreground" / runs.EVIDENCE).read_text())]
+    assert json.loads(result.stdout) == [
+        json.loads((tmp_path / "foreground" / runs.EVIDENCE).read_text())
+    ]
     assert json.loads(result.stdout)[0]["seed"] == 3
 
 
 def test_quiet_training_says_nothing(folder: Path, tmp_path: Path) -> None:
-    result = call("train", "foreground", "--dataset", str(folder), "--out", str(tmp_path), "--quiet", *SMALL)
+    result = call(
+        "train", "foreground", "--dataset", str(folder), "--out", str(tmp_path), "--quiet", *SMALL
+    )
     assert (result.exit_code, result.output) == (0, "")
 
 
-def test_scores_of_all_runs_are_printed_and_written_as_fractions(folder: Path, trained: Path) -> None:
-    result = call("score", "all", "--dataset", str(folder), "--out", str(trained), "--device", "cpu")
+def test_scores_of_all_runs_are_printed_and_written_as_fractions(
+    folder: Path, trained: Path
+) -> None:
+    result = call(
+        "score", "all", "--dataset", str(folder), "--out", str(trained), "--device", "cpu"
+    )
     assert result.exit_code == 0, result.output
     scores = json.loads((trained / "scores.json").read_text())
-    for task, name in (("foreground", "iou"), ("circles", "accuracy"), ("circles", "gated_iou"), ("mosaics", "dice")):
+    for task, name in (
+        ("foreground", "iou"),
+        ("circles", "accuracy"),
+        ("circles", "gated_iou"),
+        ("mosaics", "dice"),
+    ):
         assert 0 <= scores[task][name] <= 1
         assert f"{scores[task][name]:.3%}" in result.stdout
     assert "baseline" in result.stdout
@@ -141,12 +167,31 @@ def test_training_that_is_to_be_scored_gives_the_scores_of_the_other_command(
     assert result.exit_code == 0, result.output
     assert result.stdout.endswith(scored.stdout)
     assert [path.read_bytes() for path in files] == before
-    one = call("train", "circles", "--dataset", str(folder), "--out", str(tmp_path), "--score", "--quiet", *SMALL)
+    one = call(
+        "train",
+        "circles",
+        "--dataset",
+        str(folder),
+        "--out",
+        str(tmp_path),
+        "--score",
+        "--quiet",
+        *SMALL,
+    )
     assert (one.exit_code, one.output) == (0, "")
     assert (tmp_path / "circles" / "scores.json").exists()
     assert not (tmp_path / "scores.json").exists()
     told = call(
-        "train", "circles", "--dataset", str(folder), "--out", str(tmp_path), "--score", "--resume", "--json", *SMALL
+        "train",
+        "circles",
+        "--dataset",
+        str(folder),
+        "--out",
+        str(tmp_path),
+        "--score",
+        "--resume",
+        "--json",
+        *SMALL,
     )
     both = json.loads(told.stdout)
     assert both["trained"] == [json.loads((tmp_path / "circles" / runs.EVIDENCE).read_text())]
@@ -154,31 +199,57 @@ def test_training_that_is_to_be_scored_gives_the_scores_of_the_other_command(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_ranks_train_all_tasks_one_after_another_and_the_first_scores_and_tells(folder: Path, tmp_path: Path) -> None:
+def test_ranks_train_all_tasks_one_after_another_and_the_first_scores_and_tells(
+    folder: Path, tmp_path: Path
+) -> None:
     program = python(
-        *("-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "modeling", "train", "all", "--score"),
+        *(
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            "2",
+            "-m",
+            "modeling",
+            "train",
+            "all",
+            "--score",
+        ),
         *("--dataset", str(folder), "--out", str(tmp_path), *SMALL),
         OMP_NUM_THREADS="1",
     )
     out, err = program.communicate(timeout=300)
     assert program.returncode == 0, err
     assert out.count("trained; 4 steps") == 3
-    assert out.count("baseline") == call("score", "all", "--dataset", str(folder), "--out", str(tmp_path)).stdout.count(
-        "baseline"
-    )
+    assert out.count("baseline") == call(
+        "score", "all", "--dataset", str(folder), "--out", str(tmp_path)
+    ).stdout.count("baseline")
     for task in ("foreground", "circles", "mosaics"):
-        assert json.loads((tmp_path / task / runs.EVIDENCE).read_text())["environment"]["ranks"] == 2
-    assert json.loads((tmp_path / "scores.json").read_text()).keys() == {"foreground", "circles", "mosaics"}
+        assert (
+            json.loads((tmp_path / task / runs.EVIDENCE).read_text())["environment"]["ranks"] == 2
+        )
+    assert json.loads((tmp_path / "scores.json").read_text()).keys() == {
+        "foreground",
+        "circles",
+        "mosaics",
+    }
 
 
-def test_what_was_interrupted_is_not_scored(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modeling.training.signals.interruptible", lambda: contextlib.nullcontext(lambda: True))
-    result = call("train", "circles", "--dataset", str(folder), "--out", str(tmp_path), "--score", *SMALL)
+def test_what_was_interrupted_is_not_scored(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "modeling.training.signals.interruptible", lambda: contextlib.nullcontext(lambda: True)
+    )
+    result = call(
+        "train", "circles", "--dataset", str(folder), "--out", str(tmp_path), "--score", *SMALL
+    )
     assert result.exit_code == 130
     assert not (tmp_path / "circles" / "scores.json").exists()
 
 
-def test_tasks_take_turns_on_a_gpu_and_stand_side_by_side_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_take_turns_on_a_gpu_and_stand_side_by_side_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: list[int] = []
 
     def run_jobs(_jobs: Any, at_once: int, **_: Any) -> dict[str, Any]:
@@ -202,7 +273,9 @@ def test_tasks_take_turns_on_a_gpu_and_stand_side_by_side_on_a_cpu(monkeypatch: 
 
 
 def test_one_run_is_scored_on_the_split_asked_for(folder: Path, trained: Path) -> None:
-    result = call("score", str(trained / "circles"), "--dataset", str(folder), "--split", "val", "--json")
+    result = call(
+        "score", str(trained / "circles"), "--dataset", str(folder), "--split", "val", "--json"
+    )
     (record,) = json.loads(result.stdout)
     assert record["task"] == "circles"
     assert list(record["splits"]) == ["val"]
@@ -218,9 +291,19 @@ def test_anybodys_predictions_are_scored(folder: Path, tmp_path: Path) -> None:
     )
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)[0]["splits"]["test"]["scores"]["iou"]["value"] == 1
-    write_predictions(tmp_path / "none.npz", {"mask": np.zeros_like(mask)}, dataset, "foreground", "test")
+    write_predictions(
+        tmp_path / "none.npz", {"mask": np.zeros_like(mask)}, dataset, "foreground", "test"
+    )
     result = call(
-        *("score", "--predictions", str(tmp_path / "none.npz"), "--task", "foreground", "--dataset", str(folder)),
+        *(
+            "score",
+            "--predictions",
+            str(tmp_path / "none.npz"),
+            "--task",
+            "foreground",
+            "--dataset",
+            str(folder),
+        ),
     )
     assert "0.000%" in result.stdout
 
@@ -235,11 +318,17 @@ def test_anybodys_predictions_are_scored(folder: Path, tmp_path: Path) -> None:
         (["score"], 2, "say which run"),
         (["score", "all", "--predictions", "x.npz"], 2, "say which run"),
         (["score", "--predictions", "x.npz"], 2, "needs --task"),
-        (["score", "--predictions", "x.npz", "--task", "circles"], 3, "there is no file of predictions"),
+        (
+            ["score", "--predictions", "x.npz", "--task", "circles"],
+            3,
+            "there is no file of predictions",
+        ),
         (["score", "nothing"], 4, "there is no checkpoint"),
     ],
 )
-def test_what_cannot_be_done_is_told(folder: Path, arguments: list[str], code: int, words: str) -> None:
+def test_what_cannot_be_done_is_told(
+    folder: Path, arguments: list[str], code: int, words: str
+) -> None:
     if "--dataset" not in arguments:
         arguments = [*arguments, "--dataset", str(folder)]
     result = call(*arguments)
@@ -306,7 +395,9 @@ def test_tensorboard_gets_losses_and_scores(folder: Path, tmp_path: Path) -> Non
     assert [event.step for event in found.Scalars("val/iou")] == [2, 4]
 
 
-def test_tensorboard_keeps_what_was_there_at_the_step_of_the_last_checkpoint(tmp_path: Path) -> None:
+def test_tensorboard_keeps_what_was_there_at_the_step_of_the_last_checkpoint(
+    tmp_path: Path,
+) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     with board(tmp_path) as write:
         for step in (2, 4, 6):  # killed after the checkpoint of step 4
@@ -316,11 +407,19 @@ def test_tensorboard_keeps_what_was_there_at_the_step_of_the_last_checkpoint(tmp
         write({"step": 6, "val": {"iou": 0.7}})
     found = events.EventAccumulator(str(tmp_path / "tensorboard"))
     found.Reload()
-    assert [(each.step, round(each.value, 3)) for each in found.Scalars("val/iou")] == [(2, 0.2), (4, 0.4), (6, 0.7)]
+    assert [(each.step, round(each.value, 3)) for each in found.Scalars("val/iou")] == [
+        (2, 0.2),
+        (4, 0.4),
+        (6, 0.7),
+    ]
 
 
-def test_under_torchrun_the_next_task_begins_where_all_ranks_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rank that alone was asked to stop, after the last step of a task, follows the others into the next."""
+def test_under_torchrun_the_next_task_begins_where_all_ranks_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A rank that alone was asked to stop, after the last step of a task, follows the others into
+    the next.
+    """
     monkeypatch.setenv("RANK", "0")
     begun = []
 
@@ -333,15 +432,39 @@ def test_under_torchrun_the_next_task_begins_where_all_ranks_go_on(monkeypatch: 
 
         return train
 
-    tasks: Any = {"a": work("a", finished=True), "b": work("b", finished=False), "c": work("c", finished=True)}
+    tasks: Any = {
+        "a": work("a", finished=True),
+        "b": work("b", finished=False),
+        "c": work("c", finished=True),
+    }
     done = training._run_all(tasks, torch.device("cpu"), None, lambda _task, _record: None)
     assert begun == list(done) == ["a", "b"]
 
 
 def long_run(folder: Path, out: Path) -> list[str]:
     return [
-        *("-m", "modeling", "train", "foreground", "--dataset", str(folder), "--out", str(out), "--threads", "1"),
-        *("--set", "steps=100000", "--set", "batch=8", "--set", "channels=4,8", "--set", "log_every=1"),
+        *(
+            "-m",
+            "modeling",
+            "train",
+            "foreground",
+            "--dataset",
+            str(folder),
+            "--out",
+            str(out),
+            "--threads",
+            "1",
+        ),
+        *(
+            "--set",
+            "steps=100000",
+            "--set",
+            "batch=8",
+            "--set",
+            "channels=4,8",
+            "--set",
+            "log_every=1",
+        ),
         *("--set", "val_samples=8", "--device", "cpu", "--resume"),
     ]
 
@@ -370,7 +493,9 @@ def test_an_interrupted_run_leaves_a_checkpoint_and_says_how_to_go_on(
     assert json.loads(lines[-1])["step"] <= evidence["step"]
 
 
-def test_an_interrupted_run_leaves_a_checkpoint_though_nobody_reads_what_it_tells(folder: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_leaves_a_checkpoint_though_nobody_reads_what_it_tells(
+    folder: Path, tmp_path: Path
+) -> None:
     program = python(*long_run(folder, tmp_path), "--set", "evaluate_every=50")
     wait_for(tmp_path / "foreground" / runs.LOG, program)
     assert program.stderr is not None
@@ -422,7 +547,9 @@ def test_runs_side_by_side_are_those_of_one_after_another(folder: Path, tmp_path
         arguments = ["--out", str(tmp_path / jobs), "--jobs", jobs, "--threads", jobs]
         assert call("train", "all", "--dataset", str(folder), *SMALL, *arguments).exit_code == 0
     for task in ("foreground", "circles", "mosaics"):
-        alone, beside = (json.loads((tmp_path / jobs / task / runs.EVIDENCE).read_text()) for jobs in ("1", "3"))
+        alone, beside = (
+            json.loads((tmp_path / jobs / task / runs.EVIDENCE).read_text()) for jobs in ("1", "3")
+        )
         assert alone["environment"]["threads"] == beside["environment"]["threads"] == 1
         assert alone["weights"] == beside["weights"]
 
@@ -438,8 +565,12 @@ def test_a_second_interruption_ends_at_once() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="the system does not show which process is which rank")
-def test_under_torchrun_a_rank_that_dies_ends_the_job_with_a_word(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(
+    not Path("/proc").is_dir(), reason="the system does not show which process is which rank"
+)
+def test_under_torchrun_a_rank_that_dies_ends_the_job_with_a_word(
+    folder: Path, tmp_path: Path
+) -> None:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     program = python(*torchrun, *long_run(folder, tmp_path))
     wait_for(tmp_path / "foreground" / runs.LOG, program)
@@ -479,12 +610,20 @@ class Terminal:
 
 RECORDS: list[dict[str, Any]] = [
     {"step": 3, "resumed": {"step": 3, "same_environment": False, "before": {}}},
-    {"step": 10, "loss": 0.5, "learning_rate": 0.1, "samples_per_second": 1234.5, "seconds_left": 125.2},
+    {
+        "step": 10,
+        "loss": 0.5,
+        "learning_rate": 0.1,
+        "samples_per_second": 1234.5,
+        "seconds_left": 125.2,
+    },
     {"step": 10, "val": {"iou": 0.99631}, "best": True},
 ]
 
 
-def test_a_terminal_shows_loss_rate_and_time_left_on_a_line_that_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_loss_rate_and_time_left_on_a_line_that_moves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     tell = partial(Progress({"foreground": 1000}, {"foreground": "iou"}), "foreground")
@@ -495,24 +634,32 @@ def test_a_terminal_shows_loss_rate_and_time_left_on_a_line_that_moves(monkeypat
     assert "may differ in their last bits" in terminal.text
 
 
-def test_a_terminal_shows_all_that_train_on_one_line_as_long_as_it_is_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_all_that_train_on_one_line_as_long_as_it_is_wide(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("COLUMNS", "70")
-    tell = Progress({"foreground": 1000, "circles": 20}, {"foreground": "iou", "circles": "gated_iou"})
+    tell = Progress(
+        {"foreground": 1000, "circles": 20}, {"foreground": "iou", "circles": "gated_iou"}
+    )
     tell("foreground", RECORDS[1])
     tell("circles", RECORDS[1])
     shown = "foreground 1% loss 0.5000 1,234 samples/s 2:05 left | circles 50% loss 0.5000 1,234"
     assert terminal.text.endswith(f"\r\033[K{shown[:69]}")
     tell("foreground", {"step": 1000, "val": {"iou": 0.99631}, "best": True})
     tell("circles", RECORDS[1])
-    assert terminal.text.endswith("best so far\n\r\033[Kcircles 50% loss 0.5000 1,234 samples/s 2:05 left")
+    assert terminal.text.endswith(
+        "best so far\n\r\033[Kcircles 50% loss 0.5000 1,234 samples/s 2:05 left"
+    )
 
 
 def test_where_there_is_no_terminal_the_beginning_each_tenth_and_evaluations_are_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    tell = Progress({"foreground": 1000, "circles": 20}, {"foreground": "iou", "circles": "gated_iou"})
+    tell = Progress(
+        {"foreground": 1000, "circles": 20}, {"foreground": "iou", "circles": "gated_iou"}
+    )
     for step in (10, 50, 90, 110, 190, 410):
         tell("foreground", {**RECORDS[1], "step": step})
     tell("circles", RECORDS[1])
@@ -542,13 +689,19 @@ def test_names_do_not_steer_the_terminal_and_can_always_be_printed(
 
 
 def test_times_and_shares_are_spelled_for_people() -> None:
-    assert [duration(seconds) for seconds in (0, 59.6, 125, 3725)] == ["0:00", "1:00", "2:05", "1:02:05"]
+    assert [duration(seconds) for seconds in (0, 59.6, 125, 3725)] == [
+        "0:00",
+        "1:00",
+        "2:05",
+        "1:02:05",
+    ]
     assert [percent(share, 2) for share in (0.99631, None)] == ["99.63%", ""]
     assert percent(0.99631) == "99.631%"
 
 
 def run_with(redirection: str, *arguments: object) -> tuple[int, str]:
-    """Run the command line from a shell that redirects: the exit code, and what was said on standard error.
+    """Run the command line from a shell that redirects: the exit code, and what was said on
+    standard error.
 
     Descriptor 3 is a pipe that nobody reads.
     """
@@ -621,7 +774,11 @@ def test_json_into_a_closed_pipe_ends_like_any_filter(folder: Path) -> None:
     )
     with unread_pipe() as pipe:
         done = subprocess.run(
-            [sys.executable, "-c", code, "say"], stdout=pipe, stderr=subprocess.PIPE, text=True, check=False
+            [sys.executable, "-c", code, "say"],
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
         )
     assert (done.returncode, done.stderr) == (141, "")
 
@@ -636,7 +793,9 @@ def test_json_into_a_closed_pipe_ends_like_any_filter(folder: Path) -> None:
         ["export", "run", "--onnx"],
     ],
 )
-def test_numpy_is_loaded_before_torch_which_would_drop_an_interrupt(command: list[str], tmp_path: Path) -> None:
+def test_numpy_is_loaded_before_torch_which_would_drop_an_interrupt(
+    command: list[str], tmp_path: Path
+) -> None:
     code = (
         "import sys\n"
         "class Watch:\n"
@@ -719,13 +878,20 @@ def test_an_environment_that_is_not_that_of_a_rank_is_told(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    result = call("train", "circles", "--dataset", str(folder), "--out", str(tmp_path / "runs"), *SMALL)
+    result = call(
+        "train", "circles", "--dataset", str(folder), "--out", str(tmp_path / "runs"), *SMALL
+    )
     assert result.exit_code == 3, result.output
     assert "unset RANK and WORLD_SIZE" in result.stderr
     assert not (tmp_path / "runs").exists()
 
 
-def test_ranks_that_are_set_to_nothing_are_none(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_that_are_set_to_nothing_are_none(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RANK", "")
     monkeypatch.setenv("WORLD_SIZE", "")
-    assert call("train", "circles", "--dataset", str(folder), "--out", str(tmp_path), *SMALL).exit_code == 0
+    assert (
+        call("train", "circles", "--dataset", str(folder), "--out", str(tmp_path), *SMALL).exit_code
+        == 0
+    )

@@ -1,4 +1,6 @@
-"""The networks take what is stored, of any size, keep their promises of shape, and owe nothing to a batch or a grid."""
+"""The networks take what is stored, of any size, keep their promises of shape, and owe nothing to a
+batch or a grid.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from modeling.networks.mosaics import MosaicNet, semantic
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SIZES = [(28, 28), (56, 56), (30, 45), (5, 3), (84, 84)]
-PLACES = list(itertools.product((-2, 0, 2), repeat=2))  # that a cell may point to, down and right, in their order
+# that a cell may point to, down and right, in their order
+PLACES = list(itertools.product((-2, 0, 2), repeat=2))
 
 
 def images(count: int, height: int = 28, width: int = 28, seed: int = 0) -> Tensor:
@@ -44,7 +47,8 @@ def mosaic_net(*, context: bool = True) -> MosaicNet:
     torch.manual_seed(0)
     net = MosaicNet((4, 8, 8), 1, classes=10, context=context).eval()
     if net.context is not None:
-        nn.init.normal_(net.context.correction.weight)  # which begins at 0, where it would hide what it does
+        # which begins at 0, where it would hide what it does
+        nn.init.normal_(net.context.correction.weight)
     return net
 
 
@@ -83,7 +87,9 @@ def test_mosaics_have_a_probability_of_each_label_at_each_pixel(height: int, wid
 
 @pytest.mark.parametrize("context", [True, False])
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_circles_have_a_class_and_a_logit_for_each_pixel(height: int, width: int, *, context: bool) -> None:
+def test_circles_have_a_class_and_a_logit_for_each_pixel(
+    height: int, width: int, *, context: bool
+) -> None:
     outputs = circle_net(context=context)(images(2, height, width))
     assert outputs["label_logits"].shape == (2, 10)
     assert outputs["logits"].shape == (2, height, width)
@@ -104,12 +110,16 @@ def test_every_parameter_learns(make: Callable[[], nn.Module]) -> None:
         if not end.weight.any():
             nn.init.normal_(end.weight, std=0.01)  # what starts at 0 passes no gradient back
     outputs = net(batch)
-    sum(values.float().square().sum() for values in outputs.values() if values.requires_grad).backward()
+    sum(
+        values.float().square().sum() for values in outputs.values() if values.requires_grad
+    ).backward()
     silent = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
 
 
-@pytest.mark.parametrize("make", [foreground_net, mosaic_net, lambda: mosaic_net(context=False), circle_net])
+@pytest.mark.parametrize(
+    "make", [foreground_net, mosaic_net, lambda: mosaic_net(context=False), circle_net]
+)
 def test_the_ends_of_a_network_are_parts_of_it(make: Callable[[], nn.Module]) -> None:
     net = make()
     for end in net.ends:  # type: ignore[union-attr]
@@ -140,7 +150,9 @@ def test_context_sees_the_whole_image_and_without_it_a_far_pixel_does_not_matter
 
 
 def test_mosaics_moved_by_whole_coarsest_cells_give_the_same_moved() -> None:
-    """Away from the border, where the padding shows, nothing depends on the place: so no grid is known."""
+    """Away from the border, where the padding shows, nothing depends on the place: so no grid is
+    known.
+    """
     net = mosaic_net()
     small = digits(1)
     canvas = torch.zeros(2, 160, 160, dtype=torch.uint8)
@@ -148,15 +160,23 @@ def test_mosaics_moved_by_whole_coarsest_cells_give_the_same_moved() -> None:
     canvas[1, 72:100, 80:108] = small
     outputs = net(canvas)
     torch.testing.assert_close(
-        outputs["foreground"][0, 64:92, 64:92], outputs["foreground"][1, 72:100, 80:108], atol=1e-4, rtol=1e-4
+        outputs["foreground"][0, 64:92, 64:92],
+        outputs["foreground"][1, 72:100, 80:108],
+        atol=1e-4,
+        rtol=1e-4,
     )
     torch.testing.assert_close(
-        outputs["classes"][0, :, 32:46, 32:46], outputs["classes"][1, :, 36:50, 40:54], atol=1e-4, rtol=1e-4
+        outputs["classes"][0, :, 32:46, 32:46],
+        outputs["classes"][1, :, 36:50, 40:54],
+        atol=1e-4,
+        rtol=1e-4,
     )
 
 
 def test_each_cell_takes_what_the_windows_say_that_it_points_to() -> None:
-    """The local context, spelled out in loops: windows of 7x7 cells, nothing outside, and 3x3 places to point to."""
+    """The local context, spelled out in loops: windows of 7x7 cells, nothing outside, and 3x3
+    places to point to.
+    """
     torch.manual_seed(0)
     local = LocalContext(6, 4, classes=3)
     nn.init.normal_(local.correction.weight)
@@ -191,14 +211,18 @@ def _around(row: int, column: int, reach: int) -> list[tuple[int, int]]:
 
 
 def test_cells_vote_by_their_foreground_where_they_point_to() -> None:
-    """The vote, spelled out: sent to 3x3 places, also outside, averaged over what came there or next to there, back."""
+    """The vote, spelled out: sent to 3x3 places, also outside, averaged over what came there or
+    next to there, back.
+    """
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(1, 4, 5, 3, generator=generator)
     foreground = torch.rand(1, 4, 5, 1, generator=generator)
     weights = torch.randn(1, 4, 5, 9, generator=generator).softmax(-1)
     said = logits.log_softmax(-1)
     votes: dict[tuple[int, int], Tensor] = defaultdict(lambda: torch.zeros(4))
-    for row, column, (place, (down, right)) in itertools.product(range(4), range(5), enumerate(PLACES)):
+    for row, column, (place, (down, right)) in itertools.product(
+        range(4), range(5), enumerate(PLACES)
+    ):
         given = weights[0, row, column, place] * foreground[0, row, column]
         votes[row + down, column + right] += torch.cat([given * said[0, row, column], given])
     found = agreed(logits, foreground, weights)
@@ -206,12 +230,16 @@ def test_cells_vote_by_their_foreground_where_they_point_to() -> None:
     for row, column in np.ndindex(4, 5):
         expected = torch.zeros(3)
         for place, (down, right) in enumerate(PLACES):
-            heard = torch.stack([votes[row + down + y, column + right + x].clone() for y, x in near]).sum(0)
+            heard = torch.stack(
+                [votes[row + down + y, column + right + x].clone() for y, x in near]
+            ).sum(0)
             expected += weights[0, row, column, place] * heard[:3] / (heard[3] + 9 * 1e-4)
         torch.testing.assert_close(found[0, row, column], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_cells_that_agree_keep_their_class_also_at_a_border_and_where_nobody_votes_nothing_breaks() -> None:
+def test_cells_that_agree_keep_their_class_also_at_a_border_and_where_nobody_votes_nothing_breaks() -> (
+    None
+):
     logits = torch.zeros(1, 8, 8, 4)
     logits[..., 2] = 5
     weights = torch.zeros(1, 8, 8, 9)
@@ -229,15 +257,21 @@ def test_a_mosaic_network_votes_only_once_it_is_trained() -> None:
     torch.testing.assert_close(trained["foreground"], training["foreground"])
     cells = training["classes"][:, :, ::2, ::2].permute(0, 2, 3, 1)
     share = training["foreground"].sigmoid().view(2, 6, 4, 6, 4).mean((2, 4))[..., None]
-    features = net.trunk.ascend(net.trunk.descend(F.relu(net.stem(F.pixel_unshuffle(scale(image), 2)))))[1]
+    features = net.trunk.ascend(
+        net.trunk.descend(F.relu(net.stem(F.pixel_unshuffle(scale(image), 2))))
+    )[1]
     weights = net.context.pointer(F.relu(features).permute(0, 2, 3, 1)).softmax(-1)
     voted = agreed(cells, share, weights).permute(0, 3, 1, 2)
-    torch.testing.assert_close(trained["classes"], voted.repeat_interleave(2, -1).repeat_interleave(2, -2))
+    torch.testing.assert_close(
+        trained["classes"], voted.repeat_interleave(2, -1).repeat_interleave(2, -2)
+    )
     assert not torch.allclose(trained["classes"], training["classes"])
 
 
 def test_large_offsets_that_cancel_leave_no_rounding_once_a_mosaic_network_is_trained() -> None:
-    """What another runtime computes differs by rounding, which the vote would make more of: see LocalContext."""
+    """What another runtime computes differs by rounding, which the vote would make more of: see
+    LocalContext.
+    """
     net, image = mosaic_net(), images(2, 48, 48)
     assert net.context is not None
     nn.init.normal_(net.context.pointer.weight)
@@ -259,19 +293,25 @@ def test_foreground_of_a_mosaic_is_linear_in_the_grey_level_of_each_pixel() -> N
     net.pixel_head.bias = nn.Parameter(torch.tensor([2.0, 0.1, 0.2, 0.3, 0.4]))
     found = net(image)["foreground"].detach()
     expected = 2 * image.float() / 16
-    for offset, (y, x) in zip((0.1, 0.2, 0.3, 0.4), itertools.product((0, 1), repeat=2), strict=True):
+    for offset, (y, x) in zip(
+        (0.1, 0.2, 0.3, 0.4), itertools.product((0, 1), repeat=2), strict=True
+    ):
         expected[:, y::2, x::2] += offset
     torch.testing.assert_close(found, expected)
 
 
 def test_a_pixel_of_a_digit_gets_its_own_logit_of_its_cell() -> None:
-    """Where nothing is seen but the biases of the four logits of a cell, each stands at its own place."""
+    """Where nothing is seen but the biases of the four logits of a cell, each stands at its own
+    place.
+    """
     net = circle_net(context=False)
     nn.init.zeros_(net.pixel_head.weight)
     net.pixel_head.bias = nn.Parameter(torch.tensor([0.1, 0.2, 0.3, 0.4]))
     found = net(images(1, 5, 7))["logits"][0]
     for number, (y, x) in enumerate(itertools.product((0, 1), repeat=2)):
-        torch.testing.assert_close(found[y::2, x::2], torch.full_like(found[y::2, x::2], 0.1 * (number + 1)))
+        torch.testing.assert_close(
+            found[y::2, x::2], torch.full_like(found[y::2, x::2], 0.1 * (number + 1))
+        )
 
 
 def test_a_curve_is_a_logit_for_each_grey_level_of_the_image() -> None:
@@ -280,7 +320,9 @@ def test_a_curve_is_a_logit_for_each_grey_level_of_the_image() -> None:
     nn.init.normal_(context.curve.weight)
     summary, logits = context(batch)
     for image, features, found in zip(batch, summary, logits, strict=True):
-        embedded = context.embedding(torch.bincount(image.flatten().long(), minlength=256) * 16 / 63)
+        embedded = context.embedding(
+            torch.bincount(image.flatten().long(), minlength=256) * 16 / 63
+        )
         torch.testing.assert_close(features, F.relu(context.mixer(F.relu(embedded))))
         curve = context.curve(features)
         torch.testing.assert_close(found, curve[image.long()])

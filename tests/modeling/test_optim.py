@@ -1,4 +1,6 @@
-"""Muon moves every direction of a matrix alike, AdamW is torch's own, and each weight has the one it should."""
+"""Muon moves every direction of a matrix alike, AdamW is torch's own, and each weight has the one
+it should.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,12 @@ def test_matrices_are_treated_one_by_one_and_zero_stays_zero() -> None:
 
 @pytest.mark.parametrize("least", [1.0, 1e-2, 1e-5, 0.0])
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6), (30, 30)])
-def test_orthogonalise_takes_the_steps_of_its_definition(shape: tuple[int, int], least: float) -> None:
-    """Five times a X + b (X X^T) X + c (X X^T)^2 X in double precision, also of matrices that are nearly singular."""
+def test_orthogonalise_takes_the_steps_of_its_definition(
+    shape: tuple[int, int], least: float
+) -> None:
+    """Five times a X + b (X X^T) X + c (X X^T)^2 X in double precision, also of matrices that are
+    nearly singular.
+    """
     left, values, right = torch.linalg.svd(matrices(1, *shape)[0].double(), full_matrices=False)
     values[-2:] = values[0] * least
     x = left * values @ right
@@ -53,7 +59,9 @@ def test_orthogonalise_takes_the_steps_of_its_definition(shape: tuple[int, int],
     torch.testing.assert_close(found, x.float(), atol=2e-4, rtol=0)
 
 
-def test_orthogonalise_takes_exact_products_and_gives_back_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_orthogonalise_takes_exact_products_and_gives_back_the_setting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     during = []
 
     def look(_gram: Tensor) -> Tensor:
@@ -84,7 +92,9 @@ def test_scale_of_the_gradient_does_not_matter_to_muon() -> None:
 
 
 def test_a_muon_step_is_that_of_its_definition() -> None:
-    """Momentum 0.95 with Nesterov's look ahead, a tall matrix moved faster by the root of its proportion."""
+    """Momentum 0.95 with Nesterov's look ahead, a tall matrix moved faster by the root of its
+    proportion.
+    """
     weight = nn.Parameter(matrices(1, 12, 3)[0].clone().view(12, 3, 1, 1))
     optimizer = MuonAdamW([{"params": [weight], "lr": 0.1, "weight_decay": 0.5, "muon": True}])
     expected, momentum = weight.detach().clone().view(12, 3), torch.zeros(12, 3)
@@ -101,7 +111,11 @@ def test_weights_of_one_shape_do_not_mix() -> None:
     alone, first, second = (nn.Parameter(torch.zeros(4, 6)) for _ in range(3))
     one = MuonAdamW([{"params": [alone], "lr": 0.1, "muon": True}])
     two = MuonAdamW([{"params": [first, second], "lr": 0.1, "muon": True}])
-    alone.grad, first.grad, second.grad = matrices(1, 4, 6)[0], matrices(1, 4, 6)[0], -matrices(2, 4, 6)[1]
+    alone.grad, first.grad, second.grad = (
+        matrices(1, 4, 6)[0],
+        matrices(1, 4, 6)[0],
+        -matrices(2, 4, 6)[1],
+    )
     one.step(one.rates(0))
     two.step(two.rates(0))
     torch.testing.assert_close(first, alone)

@@ -1,4 +1,6 @@
-"""The order of samples: every sample once an epoch, the same wherever one begins, and like chance to look at."""
+"""The order of samples: every sample once an epoch, the same wherever one begins, and like chance
+to look at.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,11 @@ SEEDS = st.integers(0, 2**64)
 
 
 def epoch_of(order: Order, epoch: int, first_step: int = 0) -> list[int]:
-    return [int(sample) for step in range(first_step, order.steps) for sample in order.batch(epoch, step)]
+    return [
+        int(sample)
+        for step in range(first_step, order.steps)
+        for sample in order.batch(epoch, step)
+    ]
 
 
 def positions(count: int) -> npt.NDArray[np.uint64]:
@@ -43,7 +49,9 @@ def test_an_epoch_shows_every_sample_once(count: int, batch: int, seed: int) -> 
 
 
 @given(count=st.integers(1, 300), batch=st.integers(1, 64), seed=SEEDS, ranks=st.integers(1, 9))
-def test_the_ranks_divide_the_batch_of_one_process(count: int, batch: int, seed: int, ranks: int) -> None:
+def test_the_ranks_divide_the_batch_of_one_process(
+    count: int, batch: int, seed: int, ranks: int
+) -> None:
     alone = Order(count, seed, batch)
     team = [Order(count, seed, batch, rank, ranks) for rank in range(ranks)]
     for step in range(alone.steps):
@@ -54,11 +62,20 @@ def test_the_ranks_divide_the_batch_of_one_process(count: int, batch: int, seed:
         assert max(sizes) <= team[0].share
 
 
-@given(data=st.data(), count=st.sampled_from([1, 50, 300, 40_000]), batch=st.sampled_from([1, 7, 512, 20_000]))
-def test_any_batch_is_the_same_asked_for_first_or_in_turn(data: st.DataObject, count: int, batch: int) -> None:
+@given(
+    data=st.data(),
+    count=st.sampled_from([1, 50, 300, 40_000]),
+    batch=st.sampled_from([1, 7, 512, 20_000]),
+)
+def test_any_batch_is_the_same_asked_for_first_or_in_turn(
+    data: st.DataObject, count: int, batch: int
+) -> None:
     in_turn = Order(count, 5, batch)
     steps = data.draw(st.lists(st.integers(0, in_turn.steps - 1), min_size=1, max_size=5))
-    expected = {step: permute(positions(count), count, 5, 2)[step * batch : (step + 1) * batch] for step in steps}
+    expected = {
+        step: permute(positions(count), count, 5, 2)[step * batch : (step + 1) * batch]
+        for step in steps
+    }
     for step in steps:
         np.testing.assert_array_equal(Order(count, 5, batch).batch(2, step), expected[step])
         np.testing.assert_array_equal(in_turn.batch(2, step), expected[step])
@@ -66,18 +83,35 @@ def test_any_batch_is_the_same_asked_for_first_or_in_turn(data: st.DataObject, c
 
 
 def test_the_order_never_changes() -> None:
-    # A run that is resumed by a later version of the program must see the samples it has not seen yet.
+    # A run that is resumed by a later version of the program must see the samples it has not seen
+    # yet.
     assert epoch_of(Order(10, 0, 4), 0) == [1, 7, 5, 9, 4, 2, 8, 3, 6, 0]
-    assert Order(262_144, 7, 8).batch(1, 1000).tolist() == [89432, 258150, 11352, 12645, 49012, 127762, 257724, 122565]
-    assert Order(1 << 40, 7, 3).batch(1, 1000).tolist() == [150500760613, 1096077311634, 365832989850]
+    assert Order(262_144, 7, 8).batch(1, 1000).tolist() == [
+        89432,
+        258150,
+        11352,
+        12645,
+        49012,
+        127762,
+        257724,
+        122565,
+    ]
+    assert Order(1 << 40, 7, 3).batch(1, 1000).tolist() == [
+        150500760613,
+        1096077311634,
+        365832989850,
+    ]
 
 
 def test_another_seed_or_epoch_is_another_order() -> None:
-    orders = {tuple(epoch_of(Order(50, seed, 50), epoch)) for seed in range(20) for epoch in range(20)}
+    orders = {
+        tuple(epoch_of(Order(50, seed, 50), epoch)) for seed in range(20) for epoch in range(20)
+    }
     assert len(orders) == 400
 
 
-@pytest.mark.parametrize("count", [1 << 24, (1 << 24) + 1])  # the last of the narrow words, and the first of the wide
+# the last of the narrow words, and the first of the wide
+@pytest.mark.parametrize("count", [1 << 24, (1 << 24) + 1])
 def test_millions_of_samples_are_each_shown_once(count: int) -> None:
     seen = np.zeros(count, bool)
     for start in range(0, count, 1 << 20):
@@ -96,7 +130,9 @@ def test_numbers_without_limit_are_permuted_too() -> None:
 
 
 def deviations(counts: npt.ArrayLike, expected: float, degrees: int) -> float:
-    """By how many standard deviations chi-square exceeds its mean (which is `degrees`, its variance twice that)."""
+    """By how many standard deviations chi-square exceeds its mean (which is `degrees`, its variance
+    twice that).
+    """
     chi_square = float(((np.asarray(counts) - expected) ** 2 / expected).sum())
     return (chi_square - degrees) / math.sqrt(2 * degrees)
 
@@ -104,7 +140,9 @@ def deviations(counts: npt.ArrayLike, expected: float, degrees: int) -> float:
 @pytest.mark.parametrize("count", [2, 3, 4, 5])
 def test_all_orders_of_a_few_samples_are_equally_frequent(count: int) -> None:
     epochs, kinds = 6000, list(permutations(range(count)))
-    found = Counter(tuple(permute(positions(count), count, 0, epoch).tolist()) for epoch in range(epochs))
+    found = Counter(
+        tuple(permute(positions(count), count, 0, epoch).tolist()) for epoch in range(epochs)
+    )
     assert deviations([found[kind] for kind in kinds], epochs / len(kinds), len(kinds) - 1) < 4
 
 

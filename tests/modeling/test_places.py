@@ -1,4 +1,6 @@
-"""Places as users have them: spelled as text, left by the working folder, closed, linked, within a dataset."""
+"""Places as users have them: spelled as text, left by the working folder, closed, linked, within a
+dataset.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +90,13 @@ def close(path: Path) -> None:
 
 
 def score(dataset: Dataset, folder: Path) -> Any:
-    write_predictions(str(folder / "p.npz"), {"mask": np.zeros((12, 28, 28), np.uint8)}, dataset, "foreground", "test")
+    write_predictions(
+        str(folder / "p.npz"),
+        {"mask": np.zeros((12, 28, 28), np.uint8)},
+        dataset,
+        "foreground",
+        "test",
+    )
     read_predictions(str(folder / "p.npz"), dataset, "foreground", "test")
     return score_predictions(str(folder / "p.npz"), dataset, "foreground", replicates=1)
 
@@ -132,11 +140,19 @@ def read_images(dataset: Dataset, folder: Path) -> None:
 TEXTS: dict[str, Callable[[Dataset, Path, str], Any]] = {
     "open_dataset": lambda dataset, folder, runs: open_dataset(str(dataset.path)),
     "manifest.read": lambda dataset, folder, runs: manifest.read(str(dataset.path)),
-    "train": lambda dataset, folder, runs: train(dataset, preset("circles", "cpu").override(SMALL), str(folder)),
+    "train": lambda dataset, folder, runs: train(
+        dataset, preset("circles", "cpu").override(SMALL), str(folder)
+    ),
     "load_run": lambda dataset, folder, runs: load_run(f"{runs}/circles"),
-    "predict": lambda dataset, folder, runs: predict(f"{runs}/circles", [str(dataset.path)], str(folder)),
-    "predict of one input": lambda dataset, folder, runs: predict(f"{runs}/circles", str(dataset.path), str(folder)),
-    "score_run": lambda dataset, folder, runs: score_run(f"{runs}/circles", dataset, ["test"], replicates=1),
+    "predict": lambda dataset, folder, runs: predict(
+        f"{runs}/circles", [str(dataset.path)], str(folder)
+    ),
+    "predict of one input": lambda dataset, folder, runs: predict(
+        f"{runs}/circles", str(dataset.path), str(folder)
+    ),
+    "score_run": lambda dataset, folder, runs: score_run(
+        f"{runs}/circles", dataset, ["test"], replicates=1
+    ),
     "score_all": lambda dataset, folder, runs: score_all(runs, dataset, ["val"]),
     "predictions": lambda dataset, folder, runs: score(dataset, folder),
     "write_report": lambda dataset, folder, runs: write_report(runs, dataset, str(folder)),
@@ -162,20 +178,33 @@ def test_what_is_opened_by_a_relative_path_stays_where_it_is(
     monkeypatch.chdir(dataset.path.parent)
     opened = open_dataset(dataset.path.name)
     monkeypatch.chdir(tmp_path)
-    assert np.array_equal(opened.split("circles", "train")["image"][:], dataset.split("circles", "train")["image"][:])
+    assert np.array_equal(
+        opened.split("circles", "train")["image"][:], dataset.split("circles", "train")["image"][:]
+    )
 
     def move(record: Any) -> None:
         (tmp_path / "elsewhere").mkdir(exist_ok=True)
         os.chdir(tmp_path / "elsewhere")
 
-    train(opened, preset("circles", "cpu").override([*SMALL, "steps=2", "log_every=1"]), "run", listeners=[move])
-    assert {path.name for path in (tmp_path / "run").iterdir()} > {runs.BEST, runs.LAST, runs.EVIDENCE}
+    train(
+        opened,
+        preset("circles", "cpu").override([*SMALL, "steps=2", "log_every=1"]),
+        "run",
+        listeners=[move],
+    )
+    assert {path.name for path in (tmp_path / "run").iterdir()} > {
+        runs.BEST,
+        runs.LAST,
+        runs.EVIDENCE,
+    }
     assert not [*(tmp_path / "elsewhere").iterdir()]
     monkeypatch.chdir(tmp_path)
     assert load_run("run").path == tmp_path / "run"
 
 
-def test_a_working_folder_that_is_gone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_working_folder_that_is_gone_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
@@ -189,10 +218,14 @@ def test_a_working_folder_that_is_gone_is_told(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("closed", ["", runs.BEST])
-def test_a_run_that_may_not_be_read_is_told_as_such(closed: str, trained: Path, place: Path) -> None:
+def test_a_run_that_may_not_be_read_is_told_as_such(
+    closed: str, trained: Path, place: Path
+) -> None:
     shutil.copytree(trained / "circles", place / "run")
     close(place / "run" / closed)
-    result = CliRunner().invoke(cli, ["predict", str(place / "run"), str(place), "--out", str(place / "out")])
+    result = CliRunner().invoke(
+        cli, ["predict", str(place / "run"), str(place), "--out", str(place / "out")]
+    )
     assert result.exit_code == 7, result.output
     assert f"{place / 'run' / runs.BEST}: Permission denied" in result.stderr
     with pytest.raises(StorageError, match="Permission denied"):
@@ -202,7 +235,9 @@ def test_a_run_that_may_not_be_read_is_told_as_such(closed: str, trained: Path, 
             find_runs(place / "run")
 
 
-def test_a_dataset_that_may_not_be_read_is_told_as_such(dataset: Dataset, trained: Path, place: Path) -> None:
+def test_a_dataset_that_may_not_be_read_is_told_as_such(
+    dataset: Dataset, trained: Path, place: Path
+) -> None:
     for name in ("data", "shard"):
         shutil.copytree(dataset.path, place / name)
     shutil.copytree(trained / "circles", place / "run")
@@ -222,7 +257,9 @@ def test_a_dataset_that_may_not_be_read_is_told_as_such(dataset: Dataset, traine
         assert "Permission denied" in result.stderr
 
 
-def test_what_cannot_be_written_is_named_and_its_draft_is_not(dataset: Dataset, trained: Path, place: Path) -> None:
+def test_what_cannot_be_written_is_named_and_its_draft_is_not(
+    dataset: Dataset, trained: Path, place: Path
+) -> None:
     shutil.copytree(trained / "circles", place / "run")
     (place / "run").chmod(0o555)
     (place / "folder").mkdir()
@@ -242,7 +279,9 @@ def test_what_cannot_be_written_is_named_and_its_draft_is_not(dataset: Dataset, 
         export_onnx(load_run(place / "run"), place / "folder", random_images((28, 28), 9), "random")
 
 
-def test_a_dataset_of_links_is_refused_and_it_is_said_how_to_copy_it(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_dataset_of_links_is_refused_and_it_is_said_how_to_copy_it(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     snapshot = tmp_path / "snapshot"
     for path in dataset.path.rglob("*"):
         if path.is_file():
@@ -269,12 +308,18 @@ def test_nothing_is_written_into_a_dataset(dataset: Dataset, copied: Path, tmp_p
             lambda out=out: train(dataset, config, out),
             lambda out=out: predict(copied / "circles", [tmp_path / "a.npy"], out),
             lambda out=out: write_report(copied, dataset, out),
-            lambda out=out: export_onnx(trained, out / "m.onnx", random_images((28, 28), 9), "random"),
+            lambda out=out: export_onnx(
+                trained, out / "m.onnx", random_images((28, 28), 9), "random"
+            ),
         ):
-            with pytest.raises(InputError, match=r"nothing is written into a dataset.*choose another with --out"):
+            with pytest.raises(
+                InputError, match=r"nothing is written into a dataset.*choose another with --out"
+            ):
                 write()
     before = {path.relative_to(dataset.path) for path in dataset.path.rglob("*")}
-    assert {path.relative_to(tmp_path / "data") for path in (tmp_path / "data").rglob("*")} == before
+    assert {
+        path.relative_to(tmp_path / "data") for path in (tmp_path / "data").rglob("*")
+    } == before
     (tmp_path / manifest.MANIFEST).write_text('{"name": "of a web page"}')
     manifest.require_outside(tmp_path / "x")
     (tmp_path / manifest.MANIFEST).unlink()
@@ -283,7 +328,15 @@ def test_nothing_is_written_into_a_dataset(dataset: Dataset, copied: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    "state", ["whole", "without its recipe", "being built", "begun", "a manifest cut short", "an empty manifest"]
+    "state",
+    [
+        "whole",
+        "without its recipe",
+        "being built",
+        "begun",
+        "a manifest cut short",
+        "an empty manifest",
+    ],
 )
 def test_nothing_is_written_into_a_dataset_in_whatever_state_it_is(
     state: str, dataset: Dataset, tmp_path: Path
@@ -305,7 +358,9 @@ def test_nothing_is_written_into_a_dataset_in_whatever_state_it_is(
     manifest.require_outside(tmp_path / "runs")
 
 
-def test_a_folder_of_something_else_with_files_of_those_names_may_be_written_to(tmp_path: Path) -> None:
+def test_a_folder_of_something_else_with_files_of_those_names_may_be_written_to(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "recipe.toml").write_text("[bread]")
     manifest.require_outside(tmp_path / "x")
     (tmp_path / "recipe.toml").unlink()
@@ -316,14 +371,25 @@ def test_a_folder_of_something_else_with_files_of_those_names_may_be_written_to(
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda place: place.symlink_to("nowhere"), "out: a link that leads nowhere; choose another place with --out"),
-        (lambda place: place.write_text("a file"), "out: not a folder; choose another place with --out"),
+        (
+            lambda place: place.symlink_to("nowhere"),
+            "out: a link that leads nowhere; choose another place with --out",
+        ),
+        (
+            lambda place: place.write_text("a file"),
+            "out: not a folder; choose another place with --out",
+        ),
     ],
     ids=["a link to nothing", "a file"],
 )
 @pytest.mark.parametrize("below", ["", "deep/er"])
 def test_an_output_folder_that_can_be_none_is_told_in_words(
-    spoil: Callable[[Path], Any], told: str, below: str, dataset: Dataset, trained: Path, tmp_path: Path
+    spoil: Callable[[Path], Any],
+    told: str,
+    below: str,
+    dataset: Dataset,
+    trained: Path,
+    tmp_path: Path,
 ) -> None:
     spoil(tmp_path / "out")
     np.save(tmp_path / "a.npy", random_images((28, 28), 2))
@@ -341,22 +407,46 @@ def test_an_output_folder_that_can_be_none_is_told_in_words(
     ("error", "code", "told"),
     [
         (MemoryError(), 7, "memory is short; free some"),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 7, "memory is short"),
-        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), 7, "memory is short"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            7,
+            "memory is short",
+        ),
+        (
+            ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+            7,
+            "memory is short",
+        ),
         (OSError(12, "Cannot allocate memory"), 7, "memory is short"),
         (RuntimeError("can't start new thread"), 7, "no more threads or processes can be started"),
-        (BlockingIOError(11, "Resource temporarily unavailable"), 7, "no more threads or processes"),
+        (
+            BlockingIOError(11, "Resource temporarily unavailable"),
+            7,
+            "no more threads or processes",
+        ),
         (
             ImportError("libgomp.so.1: cannot open\nand more"),
             7,
             "a library cannot be loaded: libgomp.so.1: cannot open;",
         ),
-        (ModuleNotFoundError("", name="torch"), 3, "torch is not installed; pip install --editable '.[train]'"),
+        (
+            ModuleNotFoundError("", name="torch"),
+            3,
+            "torch is not installed; pip install --editable '.[train]'",
+        ),
         (PermissionError(13, "Permission denied", "a\x1bb"), 7, r"a\x1bb: Permission denied"),
         (OSError("libtorch.so: failed to map segment from shared object"), 7, "memory is short"),
         (OSError(28, "No space left on device"), 7, "the system: No space left on device"),
-        (OSError(28, "No space left on device", "out of memory"), 7, "out of memory: No space left on device"),
-        (PermissionError(13, "Permission denied", "unable to allocate"), 7, "unable to allocate: Permission denied"),
+        (
+            OSError(28, "No space left on device", "out of memory"),
+            7,
+            "out of memory: No space left on device",
+        ),
+        (
+            PermissionError(13, "Permission denied", "unable to allocate"),
+            7,
+            "unable to allocate: Permission denied",
+        ),
         (
             FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"),
             7,
@@ -365,14 +455,18 @@ def test_an_output_folder_that_can_be_none_is_told_in_words(
         (InputError("x"), 3, "x"),
     ],
 )
-def test_what_the_machine_is_to_blame_for_is_told_in_one_line(error: Exception, code: int, told: str) -> None:
+def test_what_the_machine_is_to_blame_for_is_told_in_one_line(
+    error: Exception, code: int, told: str
+) -> None:
     found = explain(error)
     assert found is not None
     assert (found.exit_code, str(found)[: len(told)]) == (code, told)
     assert "\n" not in str(found)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("a bug"), ValueError(), ModuleNotFoundError("", name="modeling.x")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("a bug"), ValueError(), ModuleNotFoundError("", name="modeling.x")]
+)
 def test_what_nobody_foresaw_is_not_explained(error: Exception) -> None:
     assert explain(error) is None
 

@@ -1,4 +1,6 @@
-"""What is computed in: as asked, else by what the device is fast in; and that it is what is computed in."""
+"""What is computed in: as asked, else by what the device is fast in; and that it is what is
+computed in.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,14 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize(
     ("processor", "expected"),
     [
-        ({"cpu_name": "Intel(R) Xeon(R) Processor", "avx512_bf16": True, "amx_bf16": True}, "bfloat16"),
-        ({"cpu_name": "Intel(R) Xeon(R) Processor", "avx512_bf16": True, "amx_bf16": False}, "float32"),
+        (
+            {"cpu_name": "Intel(R) Xeon(R) Processor", "avx512_bf16": True, "amx_bf16": True},
+            "bfloat16",
+        ),
+        (
+            {"cpu_name": "Intel(R) Xeon(R) Processor", "avx512_bf16": True, "amx_bf16": False},
+            "float32",
+        ),
         ({"cpu_name": "AMD EPYC", "avx512_bf16": True, "amx_bf16": False}, "bfloat16"),
         ({"cpu_name": "AMD EPYC", "avx512_bf16": False, "amx_bf16": False}, "float32"),
         ({"avx512_bf16": True}, "float32"),
@@ -62,7 +70,9 @@ def test_what_is_compiled_for_a_gpu_is_what_it_is_fast_in(monkeypatch: pytest.Mo
 def test_a_gpu_computes_in_bfloat16_where_it_has_units_for_it(
     units: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: units or including_emulation)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation: units or including_emulation
+    )
     assert choose_precision("auto", torch.device("cuda")) == expected
 
 

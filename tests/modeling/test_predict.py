@@ -1,4 +1,6 @@
-"""Predictions of anybody's images are those of the network, and what is unlike its training is refused or told."""
+"""Predictions of anybody's images are those of the network, and what is unlike its training is
+refused or told.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ def read_png(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def call(*arguments: object) -> Result:
-    return CliRunner().invoke(cli, ["predict", *map(str, arguments), "--threads", "1", "--device", "cpu"])
+    return CliRunner().invoke(
+        cli, ["predict", *map(str, arguments), "--threads", "1", "--device", "cpu"]
+    )
 
 
 def blob(height: int = 28, width: int = 28) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -91,7 +95,12 @@ def test_a_dataset_is_predicted_as_it_is_scored_and_its_file_can_be_scored(
     with np.load(tmp_path / record["files"][0]) as file:
         for name, expected in predict_split(load_run(runs / task), dataset, "test").items():
             assert np.array_equal(file[name], expected)
-    assert score_predictions(tmp_path / record["files"][0], dataset, task, "test", replicates=2)["task"] == task
+    assert (
+        score_predictions(tmp_path / record["files"][0], dataset, task, "test", replicates=2)[
+            "task"
+        ]
+        == task
+    )
     assert json.loads((tmp_path / predict.FILE).read_text()) == record
 
 
@@ -104,12 +113,26 @@ def test_pngs_and_arrays_of_the_same_images_give_the_same(
         cv2.imwrite(str(tmp_path / f"{number}.png"), image)
     np.save(tmp_path / "all.npy", images)
     np.save(tmp_path / "one.npy", images[1])
-    inputs = [*(tmp_path / f"{number}.png" for number in range(3)), tmp_path / "all.npy", tmp_path / "one.npy"]
+    inputs = [
+        *(tmp_path / f"{number}.png" for number in range(3)),
+        tmp_path / "all.npy",
+        tmp_path / "one.npy",
+    ]
     out = tmp_path / "out"
     record = predict.predict(runs / task, inputs, out)
-    assert [each["name"] for each in record["images"]] == ["0", "1", "2", "all[0]", "all[1]", "all[2]", "one[0]"]
+    assert [each["name"] for each in record["images"]] == [
+        "0",
+        "1",
+        "2",
+        "all[0]",
+        "all[1]",
+        "all[2]",
+        "one[0]",
+    ]
     assert record["warnings"] == []
-    found = [{key: value for key, value in each.items() if key != "name"} for each in record["images"]]
+    found = [
+        {key: value for key, value in each.items() if key != "name"} for each in record["images"]
+    ]
     assert found[:3] == found[3:6]
     assert found[1].keys() == found[6].keys() and found[1].get("label") == found[6].get("label")
     with np.load(out / "all.npz") as file:
@@ -125,7 +148,9 @@ def read_indices(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
     height, width = struct.unpack(">II", data[16:24])[::-1]
     at = data.index(b"IDAT")
     (length,) = struct.unpack(">I", data[at - 4 : at])
-    lines = np.frombuffer(zlib.decompress(data[at + 4 : at + 4 + length]), np.uint8).reshape(height, width + 1)
+    lines = np.frombuffer(zlib.decompress(data[at + 4 : at + 4 + length]), np.uint8).reshape(
+        height, width + 1
+    )
     return lines[:, 1:]
 
 
@@ -139,7 +164,9 @@ def test_the_colours_of_a_written_mask_are_those_of_its_values() -> None:
     assert np.array_equal(seen[..., ::-1], colours[mask])
 
 
-def test_circles_are_told_with_class_and_confidence(runs: Path, digits: Path, tmp_path: Path) -> None:
+def test_circles_are_told_with_class_and_confidence(
+    runs: Path, digits: Path, tmp_path: Path
+) -> None:
     record = predict.predict(runs / "circles", [digits], tmp_path / "out")
     trained = load_run(runs / "circles")
     images = np.stack([read_png(path) for path in sorted(digits.iterdir())])
@@ -147,7 +174,9 @@ def test_circles_are_told_with_class_and_confidence(runs: Path, digits: Path, tm
     shares = outputs["label_logits"].softmax(1)
     circles = geometry.minimal_circles(outputs["logits"] > 0)
     for each, share, circle in zip(record["images"], shares, circles, strict=True):
-        assert each["label"] == int(share.argmax()) and each["class"] == trained.classes[each["label"]]
+        assert (
+            each["label"] == int(share.argmax()) and each["class"] == trained.classes[each["label"]]
+        )
         assert each["confidence"] == pytest.approx(float(share.max()), rel=1e-5)
         assert list(each["circle"].values()) == pytest.approx(circle.tolist(), rel=1e-5)
     head, first, *_ = rows(record)
@@ -165,10 +194,20 @@ def test_where_no_circle_is_found_that_is_told() -> None:
     found = describe("circles", ["one", "two"], "d0", arrays)
     assert (found["circle"], found["pixels"]) == (None, 0)
     assert words(found) == "two  75.0%   no circle"
-    assert rows({"run": {"task": "circles"}, "images": [found]})[1] == ["d0", "4 x 5", "two", "75.0%", "-", "-", "-"]
+    assert rows({"run": {"task": "circles"}, "images": [found]})[1] == [
+        "d0",
+        "4 x 5",
+        "two",
+        "75.0%",
+        "-",
+        "-",
+        "-",
+    ]
 
 
-def test_confidence_is_the_mean_probability_of_what_was_predicted(dataset: Dataset, runs: Path) -> None:
+def test_confidence_is_the_mean_probability_of_what_was_predicted(
+    dataset: Dataset, runs: Path
+) -> None:
     trained = load_run(runs / "mosaics")
     images = dataset.split("mosaics", "test")["image"][:2]
     arrays = predict.predict_arrays(trained, images)
@@ -203,14 +242,24 @@ def test_many_images_are_predicted_in_batches_in_their_order(
 
 
 @pytest.mark.parametrize("task", ["foreground", "mosaics"])
-def test_any_size_is_predicted_where_the_network_can_and_told_once(runs: Path, tmp_path: Path, task: str) -> None:
+def test_any_size_is_predicted_where_the_network_can_and_told_once(
+    runs: Path, tmp_path: Path, task: str
+) -> None:
     for number, size in enumerate([(29, 31), (64, 40), (29, 31), SIZE[task]]):
         cv2.imwrite(str(tmp_path / f"{number}.png"), blob(*size))
     record = predict.predict(runs / task, [tmp_path], tmp_path / "out")
     (warning,) = record["warnings"]
     height, width = SIZE[task]
-    assert f"trained on images of {height} x {width}; these are 29 x 31, 64 x 40: any size works" in warning
-    assert [each["size"] for each in record["images"]] == [[29, 31], [64, 40], [29, 31], [height, width]]
+    assert (
+        f"trained on images of {height} x {width}; these are 29 x 31, 64 x 40: any size works"
+        in warning
+    )
+    assert [each["size"] for each in record["images"]] == [
+        [29, 31],
+        [64, 40],
+        [29, 31],
+        [height, width],
+    ]
 
 
 def test_a_circle_needs_the_size_of_training(runs: Path, tmp_path: Path, digits: Path) -> None:
@@ -221,7 +270,9 @@ def test_a_circle_needs_the_size_of_training(runs: Path, tmp_path: Path, digits:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_light_ground_is_told_and_inverted_on_request(runs: Path, digits: Path, tmp_path: Path) -> None:
+def test_a_light_ground_is_told_and_inverted_on_request(
+    runs: Path, digits: Path, tmp_path: Path
+) -> None:
     path = digits / "d1.png"
     light = 255 - read_png(path)
     cv2.imwrite(str(tmp_path / "light.png"), light)
@@ -236,14 +287,27 @@ def test_a_light_ground_is_told_and_inverted_on_request(runs: Path, digits: Path
     assert inverted["images"][0]["circle"] == plain["images"][0]["circle"]
     assert inverted["warnings"] == []
     wrong = predict.predict(runs / "circles", [path], tmp_path / "d", invert=True)
-    assert "if the run was trained on dark ground, predict these without --invert" in wrong["warnings"][0]
+    assert (
+        "if the run was trained on dark ground, predict these without --invert"
+        in wrong["warnings"][0]
+    )
 
 
 def test_light_and_blank_images_are_known_by_their_pixels() -> None:
     image = np.full((28, 28), 255, np.uint8)
     image[1:-1, 1:-1] = 0  # light along the border only
-    assert are_light(np.stack([image, 255 - image, blob(), 255 - blob()])).tolist() == [True, False, False, True]
-    assert are_blank(np.stack([image, image * 0, image * 0 + 255, blob()])).tolist() == [False, True, True, False]
+    assert are_light(np.stack([image, 255 - image, blob(), 255 - blob()])).tolist() == [
+        True,
+        False,
+        False,
+        True,
+    ]
+    assert are_blank(np.stack([image, image * 0, image * 0 + 255, blob()])).tolist() == [
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_a_blank_image_is_told(runs: Path, tmp_path: Path) -> None:
@@ -270,7 +334,12 @@ def coloured() -> bytes:
 
 def chunk(name: bytes, content: bytes) -> bytes:
     """A chunk as it lies in a PNG file."""
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    return (
+        struct.pack(">I", len(content))
+        + name
+        + content
+        + struct.pack(">I", zlib.crc32(name + content))
+    )
 
 
 def with_chunk(name: bytes, content: bytes, more: bytes = b"") -> bytes:
@@ -288,11 +357,18 @@ def keyed() -> bytes:
 
 
 def exif(orientation: int, order: str = ">", kind: int = 3) -> bytes:
-    """What a camera writes of how it was held, after an entry of something else; type 3 is SHORT, 4 is LONG."""
+    """What a camera writes of how it was held, after an entry of something else; type 3 is SHORT, 4
+    is LONG.
+    """
     value = struct.pack(f"{order}Hxx" if kind == 3 else f"{order}I", orientation)
     entries = [(0x010F, 2, 1, bytes(4)), (0x0112, kind, 1, value)]
     listed = b"".join(struct.pack(f"{order}HHI", *entry[:3]) + entry[3] for entry in entries)
-    return {">": b"MM", "<": b"II"}[order] + struct.pack(f"{order}HIH", 42, 8, len(entries)) + listed + bytes(4)
+    return (
+        {">": b"MM", "<": b"II"}[order]
+        + struct.pack(f"{order}HIH", 42, 8, len(entries))
+        + listed
+        + bytes(4)
+    )
 
 
 def flipped() -> bytes:
@@ -302,7 +378,9 @@ def flipped() -> bytes:
 
 
 def packed(pixels: bytes, kind: int = 0) -> bytes:
-    """A PNG file of 28 x 28 with right checksums and these bytes for its pixels, grey or of another colour type."""
+    """A PNG file of 28 x 28 with right checksums and these bytes for its pixels, grey or of another
+    colour type.
+    """
     header = struct.pack(">IIBBBBB", 28, 28, 8, kind, 0, 0, 0)
     chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
     return as_png(blob())[:8] + chunks
@@ -328,13 +406,28 @@ BAD_PNGS: dict[str, tuple[Callable[[], bytes], str]] = {
     "only a signature": (lambda: as_png(blob())[:8], "cut short"),
     "a flipped bit": (flipped, "a wrong checksum"),
     "too few pixels": (undecodable, "too few pixels"),
-    "another format": (lambda: bytes(cv2.imencode(".jpg", blob())[1]), "not a PNG file .*a JPEG file.*convert it to"),
+    "another format": (
+        lambda: bytes(cv2.imencode(".jpg", blob())[1]),
+        "not a PNG file .*a JPEG file.*convert it to",
+    ),
     "pixels that no filter knows": (lambda: packed(b"\7" * 28 * 29), "cannot be decoded"),
-    "a chunk of another kind": (lambda: with_chunk(b"ABCD", b""), "a chunk b'ABCD', which is not known"),
+    "a chunk of another kind": (
+        lambda: with_chunk(b"ABCD", b""),
+        "a chunk b'ABCD', which is not known",
+    ),
     "no palette": (unexplained, "no palette"),
-    "an animation": (lambda: with_chunk(b"acTL", struct.pack(">II", 3, 0), FRAME), "an animation .*3 frames"),
-    "an image and an animation": (lambda: with_chunk(b"acTL", struct.pack(">II", 1, 0)), "an animation .*2 frames"),
-    "another gamma": (lambda: with_chunk(b"gAMA", struct.pack(">I", 100_000)), "another gamma .*found 1"),
+    "an animation": (
+        lambda: with_chunk(b"acTL", struct.pack(">II", 3, 0), FRAME),
+        "an animation .*3 frames",
+    ),
+    "an image and an animation": (
+        lambda: with_chunk(b"acTL", struct.pack(">II", 1, 0)),
+        "an animation .*2 frames",
+    ),
+    "another gamma": (
+        lambda: with_chunk(b"gAMA", struct.pack(">I", 100_000)),
+        "another gamma .*found 1",
+    ),
     "nothing": (lambda: b"", "the file is empty"),
     "a thread": (lambda: as_png(np.zeros((1, 28), np.uint8)), "sides of at least 8 pixels"),
 }
@@ -355,7 +448,8 @@ def test_grey_that_is_stored_as_colour_is_taken_and_nothing_is_lost() -> None:
         assert np.array_equal(png.decode(data), blob())
 
 
-WHERE = np.arange(28 * 28).reshape(28, 28).astype(np.uint8)  # each line and each column is another one
+# each line and each column is another one
+WHERE = np.arange(28 * 28).reshape(28, 28).astype(np.uint8)
 SHOWN = {  # by the eight orientations of EXIF
     1: WHERE,
     2: WHERE[:, ::-1],
@@ -413,7 +507,8 @@ BESIDE = {  # what says nothing about the pixels
     "upright": chunk(b"eXIf", exif(1)),
     "a time that is none": chunk(b"tIME", b"\xff"),
     "the gamma of nearly all": chunk(b"gAMA", struct.pack(">I", 45_455)),
-    "another gamma that sRGB overrules": chunk(b"gAMA", struct.pack(">I", 100_000)) + chunk(b"sRGB", b"\0"),
+    "another gamma that sRGB overrules": chunk(b"gAMA", struct.pack(">I", 100_000))
+    + chunk(b"sRGB", b"\0"),
 }
 
 
@@ -427,17 +522,25 @@ def test_what_stands_beside_the_pixels_changes_nothing_and_no_word_is_said_of_it
 
 
 def in_depth(depth: int, kind: int, *, opaque: bool = True) -> bytes:
-    """A PNG file of noise, (9, 11), with so many bits a sample and that colour type, its palette grey."""
+    """A PNG file of noise, (9, 11), with so many bits a sample and that colour type, its palette
+    grey.
+    """
     count = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
     noise = (
-        np.random.default_rng(depth + kind).integers(0, 256, (9, 1 + (11 * depth * count + 7) // 8)).astype(np.uint8)
+        np.random.default_rng(depth + kind)
+        .integers(0, 256, (9, 1 + (11 * depth * count + 7) // 8))
+        .astype(np.uint8)
     )
     noise[:, 0] = np.arange(9) % (5 if depth == 8 and count == 1 else 1)  # every filter
     if kind in (2, 6):
         noise[:, 2::count], noise[:, 3::count] = noise[:, 1::count], noise[:, 1::count]
     if kind in (4, 6):
         noise[:, count::count] = 255
-    levels = np.arange(2**depth, dtype=np.uint8)[::-1, None].repeat(3, 1) if kind == 3 else np.zeros((0, 3), np.uint8)
+    levels = (
+        np.arange(2**depth, dtype=np.uint8)[::-1, None].repeat(3, 1)
+        if kind == 3
+        else np.zeros((0, 3), np.uint8)
+    )
     palette = chunk(b"PLTE", levels.tobytes()) + chunk(b"tRNS", b"\xff\xff") if kind == 3 else b""
     header = struct.pack(">IIBBBBB", 11, 9, depth, kind, 0, 0, 0)
     pixels = zlib.compress(noise.tobytes())
@@ -446,7 +549,8 @@ def in_depth(depth: int, kind: int, *, opaque: bool = True) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "depth, kind", [*((depth, kind) for depth in (1, 2, 4, 8) for kind in (0, 3)), (8, 2), (8, 4), (8, 6)]
+    "depth, kind",
+    [*((depth, kind) for depth in (1, 2, 4, 8) for kind in (0, 3)), (8, 2), (8, 4), (8, 6)],
 )
 def test_the_pixels_are_those_that_opencv_reads(depth: int, kind: int) -> None:
     data = in_depth(depth, kind)
@@ -458,7 +562,9 @@ def test_the_pixels_are_those_that_opencv_reads(depth: int, kind: int) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (9, 11)])
 @pytest.mark.parametrize("depth", [1, 8])
-def test_an_interlaced_image_is_read_whole_and_refused_in_part(size: tuple[int, int], depth: int) -> None:
+def test_an_interlaced_image_is_read_whole_and_refused_in_part(
+    size: tuple[int, int], depth: int
+) -> None:
     height, width = size
     passes = [
         ((0, 8), (0, 8)),
@@ -510,7 +616,10 @@ def test_pictures_that_are_no_png_files_are_told(runs: Path, digits: Path, tmp_p
     ]
     for path in digits.glob("*.png"):
         path.unlink()
-    with pytest.raises(InputError, match=r"folder of PNG files \(found 1 of \.jpg, 1 of \.bmp\); convert them to PNG"):
+    with pytest.raises(
+        InputError,
+        match=r"folder of PNG files \(found 1 of \.jpg, 1 of \.bmp\); convert them to PNG",
+    ):
         read_inputs([digits], "circles", "test")
     with pytest.raises(InputError, match=r"e\.bmp: not an input .*; convert it to a PNG file"):
         read_inputs([digits / "e.bmp"], "circles", "test")
@@ -527,7 +636,9 @@ def test_what_is_no_file_is_told_and_not_waited_for(tmp_path: Path) -> None:
         read_inputs([tmp_path / "absent.png"], "circles", "test")
 
 
-@pytest.mark.parametrize(("spare", "overlay", "fits"), [(9, False, True), (8, False, False), (9, True, False)])
+@pytest.mark.parametrize(
+    ("spare", "overlay", "fits"), [(9, False, True), (8, False, False), (9, True, False)]
+)
 def test_a_name_that_is_too_long_for_what_is_written_is_told_before_anything_is(
     runs: Path, digits: Path, tmp_path: Path, spare: int, overlay: bool, fits: bool
 ) -> None:
@@ -537,7 +648,9 @@ def test_a_name_that_is_too_long_for_what_is_written_is_told_before_anything_is(
     if fits:
         assert len(predict.predict(runs / "circles", [digits], out, overlay=overlay)["files"]) == 4
         return
-    with pytest.raises(InputError, match=f"the name is too long .*at most {longest} bytes.*a shorter name"):
+    with pytest.raises(
+        InputError, match=f"the name is too long .*at most {longest} bytes.*a shorter name"
+    ):
         predict.predict(runs / "circles", [digits], out, overlay=overlay)
     assert not (tmp_path / "new").exists()
 
@@ -546,12 +659,16 @@ def test_a_folder_in_the_place_of_a_mask_is_told_before_anything_is_written(
     runs: Path, digits: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "d2-mask.png").mkdir()
-    with pytest.raises(InputError, match=r"d2-mask\.png: a folder is where a file is to be written"):
+    with pytest.raises(
+        InputError, match=r"d2-mask\.png: a folder is where a file is to be written"
+    ):
         predict.predict(runs / "circles", [digits], tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path != digits] == ["d2-mask.png"]
 
 
-def test_pictures_of_an_array_have_names_without_brackets_that_are_nobody_elses(runs: Path, tmp_path: Path) -> None:
+def test_pictures_of_an_array_have_names_without_brackets_that_are_nobody_elses(
+    runs: Path, tmp_path: Path
+) -> None:
     np.save(tmp_path / "mos.npy", np.stack([blob()] * 2))
     cv2.imwrite(str(tmp_path / "mos-00001.png"), blob())
     inputs = [tmp_path / "mos-00001.png", tmp_path / "mos.npy"]
@@ -560,7 +677,9 @@ def test_pictures_of_an_array_have_names_without_brackets_that_are_nobody_elses(
     assert record["files"] == sorted([*pictures, "mos-00001-mask.png", "mos-2.npz"])
     assert {path.name for path in (tmp_path / "a").iterdir()} == {*record["files"], predict.FILE}
     again = predict.predict(runs / "circles", inputs[::-1], tmp_path / "b", overlay=True)
-    assert {"mos-00000-overlay.png", "mos-00001-overlay.png", "mos-00001-2-overlay.png"} < {*again["files"]}
+    assert {"mos-00000-overlay.png", "mos-00001-overlay.png", "mos-00001-2-overlay.png"} < {
+        *again["files"]
+    }
     assert [each["name"] for each in again["images"]] == ["mos[0]", "mos[1]", "mos-00001-2"]
 
 
@@ -570,9 +689,15 @@ def test_a_dataset_with_a_light_ground_is_not_to_be_inverted(runs: Path, tmp_pat
 
     parts: dict[str, Any] = {}
     for number, split in enumerate(("train", "val", "test")):
-        parts |= {f"{split}_images": light(8 * number), f"{split}_labels": np.arange(8, dtype=np.uint8) % 10}
+        parts |= {
+            f"{split}_images": light(8 * number),
+            f"{split}_labels": np.arange(8, dtype=np.uint8) % 10,
+        }
     np.savez(tmp_path / "light.npz", **parts)
-    table: dict[str, Any] = {"source": f"npz:{tmp_path / 'light.npz'}", "mosaics": dict.fromkeys(fakes.SPLITS, 8)}
+    table: dict[str, Any] = {
+        "source": f"npz:{tmp_path / 'light.npz'}",
+        "mosaics": dict.fromkeys(fakes.SPLITS, 8),
+    }
     build(recipes.from_table(table, origin="light"), tmp_path / "light", workers=1)
     dataset = open_dataset(tmp_path / "light")
     (told,) = predict.predict(runs / "foreground", [dataset.path], tmp_path / "out")["warnings"]
@@ -583,7 +708,9 @@ def test_a_dataset_with_a_light_ground_is_not_to_be_inverted(runs: Path, tmp_pat
 
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
-def test_an_array_of_every_version_of_the_format_is_taken(tmp_path: Path, version: tuple[int, int]) -> None:
+def test_an_array_of_every_version_of_the_format_is_taken(
+    tmp_path: Path, version: tuple[int, int]
+) -> None:
     images = np.stack([blob(), 255 - blob()])
     with (tmp_path / "a.npy").open("wb") as file:
         np.lib.format.write_array(file, images, version)
@@ -614,7 +741,9 @@ def test_a_huge_image_is_refused_by_its_header(monkeypatch: pytest.MonkeyPatch) 
         (np.array(["text"]), "not grey levels.*<U4"),
     ],
 )
-def test_an_array_of_something_else_is_refused(tmp_path: Path, array: np.ndarray[Any, Any], told: str) -> None:
+def test_an_array_of_something_else_is_refused(
+    tmp_path: Path, array: np.ndarray[Any, Any], told: str
+) -> None:
     np.save(tmp_path / "bad.npy", array)
     with pytest.raises(InputError, match=told):
         read_inputs([tmp_path / "bad.npy"], "foreground", "test")
@@ -634,13 +763,23 @@ def test_a_file_that_holds_no_array_is_refused(tmp_path: Path) -> None:
 
 def npy(header: str) -> bytes:
     """An .npy file of that header."""
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header) + 1) + header.encode() + b"\n" + bytes(1000)
+    return (
+        b"\x93NUMPY\x01\x00"
+        + struct.pack("<H", len(header) + 1)
+        + header.encode()
+        + b"\n"
+        + bytes(1000)
+    )
 
 
 FORGED = {
     "an archive": b"PK\3\4 and no more",
-    "huge": npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1180591620717411303424, 9, 9)}"),
-    "huge together": npy("{'descr': '|u1', 'fortran_order': False, 'shape': (4294967296, 4294967296)}"),
+    "huge": npy(
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (1180591620717411303424, 9, 9)}"
+    ),
+    "huge together": npy(
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (4294967296, 4294967296)}"
+    ),
     "negative": npy("{'descr': '|u1', 'fortran_order': False, 'shape': (-3, 9, 9)}"),
     "boolean": npy("{'descr': '|u1', 'fortran_order': False, 'shape': (True, 9, 9)}"),
     "nested": npy("(" * 4000 + ")" * 4000),
@@ -651,7 +790,9 @@ FORGED = {
 
 
 @pytest.mark.parametrize("kind", FORGED)
-def test_a_forged_header_of_an_array_is_refused(dataset: Dataset, tmp_path: Path, kind: str) -> None:
+def test_a_forged_header_of_an_array_is_refused(
+    dataset: Dataset, tmp_path: Path, kind: str
+) -> None:
     (tmp_path / "a.npy").write_bytes(FORGED[kind])
     with pytest.raises(InputError, match=r"a\.npy: not an \.npy file of numbers: it"):
         read_inputs([tmp_path / "a.npy"], "foreground", "test")
@@ -676,24 +817,40 @@ def test_arrays_are_read_as_numpy_wrote_them(tmp_path: Path) -> None:
         assert np.array_equal(source.images, array.reshape(-1, 9, 10))
 
 
-def test_every_trouble_is_told_at_once_and_nothing_is_written(runs: Path, digits: Path, tmp_path: Path) -> None:
+def test_every_trouble_is_told_at_once_and_nothing_is_written(
+    runs: Path, digits: Path, tmp_path: Path
+) -> None:
     (tmp_path / "empty").mkdir()
     (digits / "bad.png").write_bytes(b"GIF89a")
     (tmp_path / "notes.txt").write_text("no image")
     inputs = [digits, tmp_path / "empty", tmp_path / "gone.png", tmp_path / "notes.txt"]
     result = call(runs / "foreground", *inputs, "--out", tmp_path / "out")
     assert result.exit_code == 3
-    for told in ("4 inputs", "bad.png: not a PNG", "neither a dataset nor a folder", "no such file", "not an input"):
+    for told in (
+        "4 inputs",
+        "bad.png: not a PNG",
+        "neither a dataset nor a folder",
+        "no such file",
+        "not an input",
+    ):
         assert told in result.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_wrong_with_datasets_is_told_with_the_rest(runs: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_what_is_wrong_with_datasets_is_told_with_the_rest(
+    runs: Path, dataset: Dataset, tmp_path: Path
+) -> None:
     other = fakes.tiny(tmp_path, train=30, val=12, test=20, tile=(20, 20))
     manifest = other / "manifest.json"
-    result = call(runs / "circles", other, tmp_path / "gone.png", dataset.path, "--out", tmp_path / "out")
+    result = call(
+        runs / "circles", other, tmp_path / "gone.png", dataset.path, "--out", tmp_path / "out"
+    )
     assert result.exit_code == 3
-    for told in ("2 inputs", "data: images of another size (expected 28 x 28, found 20 x 20)", "no such file"):
+    for told in (
+        "2 inputs",
+        "data: images of another size (expected 28 x 28, found 20 x 20)",
+        "no such file",
+    ):
         assert told in result.stderr
     manifest.write_bytes(manifest.read_bytes().replace(b'"digest"', b'"digest "'))
     result = call(runs / "circles", other, tmp_path / "gone.png", "--out", tmp_path / "out")
@@ -727,7 +884,9 @@ def test_equal_names_are_told_apart(runs: Path, digits: Path, tmp_path: Path) ->
     assert len(set(record["files"])) == 3
 
 
-def test_a_run_of_other_classes_is_refused_but_for_the_foreground(dataset: Dataset, runs: Path) -> None:
+def test_a_run_of_other_classes_is_refused_but_for_the_foreground(
+    dataset: Dataset, runs: Path
+) -> None:
     for task in TASKS:
         trained = load_run(runs / task)
         require_fit(trained, dataset)
@@ -739,7 +898,9 @@ def test_a_run_of_other_classes_is_refused_but_for_the_foreground(dataset: Datas
                 require_fit(trained, dataset)
 
 
-def test_a_dataset_is_predicted_by_split_and_never_inverted(dataset: Dataset, runs: Path, tmp_path: Path) -> None:
+def test_a_dataset_is_predicted_by_split_and_never_inverted(
+    dataset: Dataset, runs: Path, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match="leave --invert out"):
         predict.predict(runs / "circles", [dataset.path], tmp_path, invert=True)
     result = call(runs / "mosaics", dataset.path, "--split", "val", "--out", tmp_path, "--json")
@@ -757,7 +918,9 @@ def test_overlays_show_image_and_prediction_side_by_side(
     picture = read_png(tmp_path / "out/one-overlay.png")
     scale = 392 // image.shape[0]
     left = picture[16 : 16 + 392, 16 : 16 + 392]
-    assert np.array_equal(left, np.repeat(np.kron(image, np.ones((scale, scale), np.uint8))[..., None], 3, 2))
+    assert np.array_equal(
+        left, np.repeat(np.kron(image, np.ones((scale, scale), np.uint8))[..., None], 3, 2)
+    )
     assert picture.shape[1] == 2 * 392 + 3 * 16
 
 
@@ -776,16 +939,23 @@ def test_an_overlay_tints_the_mask_and_draws_the_circle_where_it_is() -> None:
     ys, xs = np.nonzero(right.any(-1))
     assert (xs.min() / 14 - 0.5, xs.max() / 14 - 0.5) == pytest.approx((x - r, x + r), abs=0.25)
     assert (ys.min() / 14 - 0.5, ys.max() / 14 - 0.5) == pytest.approx((y - r, y + r), abs=0.25)
-    nothing = overlays.draw_overlay(image * 0, mask, "", circle=(float("nan"), y, r))[16:408, 424:816]
+    nothing = overlays.draw_overlay(image * 0, mask, "", circle=(float("nan"), y, r))[
+        16:408, 424:816
+    ]
     assert not nothing.any()
 
 
-def test_overlays_end_at_their_limit_and_say_so(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overlays_end_at_their_limit_and_say_so(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(predict, "OVERLAYS", 2)
     np.save(tmp_path / "five.npy", np.stack([blob()] * 5))
     np.save(tmp_path / "one.npy", blob())
     record = predict.predict(
-        runs / "foreground", [tmp_path / "five.npy", tmp_path / "one.npy"], tmp_path / "out", overlay=True
+        runs / "foreground",
+        [tmp_path / "five.npy", tmp_path / "one.npy"],
+        tmp_path / "out",
+        overlay=True,
     )
     assert len([name for name in record["files"] if name.endswith("overlay.png")]) == 2
     assert record["warnings"] == ["only the first 2 overlays were drawn; 4 more were left out"]
@@ -802,23 +972,36 @@ def test_the_table_is_short_and_says_how_much_more_there_is(runs: Path, tmp_path
 
 
 def test_classes_are_told_by_area() -> None:
-    classes = [{"class": "a", "pixels": 3, "confidence": 0.5}, {"class": "b", "pixels": 9, "confidence": 0.25}]
+    classes = [
+        {"class": "a", "pixels": 3, "confidence": 0.5},
+        {"class": "b", "pixels": 9, "confidence": 0.25},
+    ]
     found = {"name": "x", "size": [56, 56], "classes": classes}
-    assert rows({"run": {"task": "mosaics"}, "images": [found]})[1] == ["x", "56 x 56", "b 25.0%, a 50.0%"]
+    assert rows({"run": {"task": "mosaics"}, "images": [found]})[1] == [
+        "x",
+        "56 x 56",
+        "b 25.0%, a 50.0%",
+    ]
     assert words(found) == "12 pixels of foreground"
 
 
-def test_a_folder_within_a_folder_of_images_is_passed_over_whatever_it_is_called(digits: Path, runs: Path) -> None:
+def test_a_folder_within_a_folder_of_images_is_passed_over_whatever_it_is_called(
+    digits: Path, runs: Path
+) -> None:
     (digits / "more.png").mkdir()
     sources = read_inputs([digits], "circles", "test")
     assert [source.name for source in sources] == ["d0", "d1", "d2", "d3"]
 
 
-def test_names_do_not_depend_on_whether_overlays_are_drawn(runs: Path, digits: Path, tmp_path: Path) -> None:
+def test_names_do_not_depend_on_whether_overlays_are_drawn(
+    runs: Path, digits: Path, tmp_path: Path
+) -> None:
     shutil.copy(digits / "d0.png", digits / "d0-overlay.png")
     names = []
     for overlay in (False, True):
-        record = predict.predict(runs / "circles", [digits], tmp_path / str(overlay), overlay=overlay)
+        record = predict.predict(
+            runs / "circles", [digits], tmp_path / str(overlay), overlay=overlay
+        )
         names.append([each["name"] for each in record["images"]])
     assert names[0] == names[1]
 

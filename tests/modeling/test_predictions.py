@@ -1,4 +1,6 @@
-"""Files of predictions come back as they were written; what is no such file is refused, all that is wrong named."""
+"""Files of predictions come back as they were written; what is no such file is refused, all that is
+wrong named.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeling.errors import InputError, StorageError
-from modeling.scoring.predictions import NAMES, check_predictions, expected_arrays, read_predictions, write_predictions
+from modeling.scoring.predictions import (
+    NAMES,
+    check_predictions,
+    expected_arrays,
+    read_predictions,
+    write_predictions,
+)
 from modeling.shards import Dataset, open_dataset
 
 Array = npt.NDArray[Any]
@@ -36,8 +44,12 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def packed(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Array, bytes]:
-    """A dataset, a mask for it, and a file of predictions that holds the mask and says what it is of."""
+def packed(
+    dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Dataset, Array, bytes]:
+    """A dataset, a mask for it, and a file of predictions that holds the mask and says what it is
+    of.
+    """
     path = tmp_path_factory.mktemp("packed") / "out.npz"
     mask = truth(dataset, "foreground")["mask"]
     write_predictions(path, {"mask": mask}, dataset, "foreground", "test")
@@ -70,16 +82,25 @@ def test_the_same_predictions_are_the_same_bytes(dataset: Dataset, tmp_path: Pat
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_the_file_says_what_it_is_of_and_keeps_further_arrays(dataset: Dataset, tmp_path: Path) -> None:
+def test_the_file_says_what_it_is_of_and_keeps_further_arrays(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     circle = np.arange(36, dtype=np.float32).reshape(12, 3)
     arrays = {**truth(dataset, "circles"), "circle": circle}
     write_predictions(tmp_path / "out.npz", arrays, dataset, "circles", "val")
     with np.load(tmp_path / "out.npz", allow_pickle=False) as file:
         assert sorted(file.files) == ["circle", "dataset", "label", "mask", "split", "task"]
-        assert (str(file["task"]), str(file["split"]), str(file["dataset"])) == ("circles", "val", dataset.digest)
+        assert (str(file["task"]), str(file["split"]), str(file["dataset"])) == (
+            "circles",
+            "val",
+            dataset.digest,
+        )
         assert np.array_equal(file["circle"], circle)
         assert file["mask"].dtype == np.uint8
-    assert sorted(read_predictions(tmp_path / "out.npz", dataset, "circles", "val")) == ["label", "mask"]
+    assert sorted(read_predictions(tmp_path / "out.npz", dataset, "circles", "val")) == [
+        "label",
+        "mask",
+    ]
 
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int64", ">i4", "uint16"])
@@ -104,7 +125,9 @@ def test_any_integers_will_do_by_whatever_means_they_were_saved(
 def test_predictions_of_another_task_or_split_are_refused(
     dataset: Dataset, tmp_path: Path, given: tuple[str, str], name: str
 ) -> None:
-    write_predictions(tmp_path / "out.npz", truth(dataset, "circles", "val"), dataset, "circles", "val")
+    write_predictions(
+        tmp_path / "out.npz", truth(dataset, "circles", "val"), dataset, "circles", "val"
+    )
     with pytest.raises(InputError, match=f"of another {name}") as caught:
         read_predictions(tmp_path / "out.npz", dataset, *given)
     assert caught.value.path == tmp_path / "out.npz"
@@ -112,7 +135,9 @@ def test_predictions_of_another_task_or_split_are_refused(
     assert caught.value.found == ("'val'" if name == "split" else "'circles'")
 
 
-def test_predictions_of_another_dataset_are_refused(dataset: Dataset, other: Dataset, tmp_path: Path) -> None:
+def test_predictions_of_another_dataset_are_refused(
+    dataset: Dataset, other: Dataset, tmp_path: Path
+) -> None:
     write_predictions(tmp_path / "out.npz", truth(dataset, "mosaics"), dataset, "mosaics", "test")
     with pytest.raises(InputError, match="of another dataset") as caught:
         read_predictions(tmp_path / "out.npz", other, "mosaics", "test")
@@ -120,8 +145,14 @@ def test_predictions_of_another_dataset_are_refused(dataset: Dataset, other: Dat
     assert caught.value.found == f"'{dataset.digest}'"
 
 
-def test_all_that_is_wrong_with_the_arrays_is_named_at_once(dataset: Dataset, tmp_path: Path) -> None:
-    path = save(tmp_path / "own.npz", label=np.zeros((12, 10), np.float32), mask=np.zeros((11, 28, 28), np.uint8))
+def test_all_that_is_wrong_with_the_arrays_is_named_at_once(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    path = save(
+        tmp_path / "own.npz",
+        label=np.zeros((12, 10), np.float32),
+        mask=np.zeros((11, 28, 28), np.uint8),
+    )
     with pytest.raises(InputError) as caught:
         read_predictions(path, dataset, "circles", "test")
     assert caught.value.problem == (
@@ -132,7 +163,8 @@ def test_all_that_is_wrong_with_the_arrays_is_named_at_once(dataset: Dataset, tm
     assert caught.value.path == path
     assert caught.value.remedy == "docs/metrics.md tells what a file of predictions holds"
     with pytest.raises(
-        InputError, match=r"label: there is no such array, expected integers \(12,\); mask: expected values"
+        InputError,
+        match=r"label: there is no such array, expected integers \(12,\); mask: expected values",
     ):
         check_predictions({"mask": np.full((12, 28, 28), 2)}, dataset, "circles", "test")
 
@@ -159,11 +191,17 @@ def test_values_that_mean_nothing_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("task", "largest"), [("foreground", {"mask": 1}), ("circles", {"label": 9, "mask": 1}), ("mosaics", {"mask": 10})]
+    ("task", "largest"),
+    [("foreground", {"mask": 1}), ("circles", {"label": 9, "mask": 1}), ("mosaics", {"mask": 10})],
 )
-def test_the_least_and_the_largest_values_are_taken(dataset: Dataset, task: str, largest: dict[str, int]) -> None:
+def test_the_least_and_the_largest_values_are_taken(
+    dataset: Dataset, task: str, largest: dict[str, int]
+) -> None:
     for level in (0, 1):
-        arrays = {name: np.full(array.shape, level * largest[name]) for name, array in truth(dataset, task).items()}
+        arrays = {
+            name: np.full(array.shape, level * largest[name])
+            for name, array in truth(dataset, task).items()
+        }
         found = check_predictions(arrays, dataset, task, "test")
         assert {name: (array.min(), array.max()) for name, array in found.items()} == {
             name: (level * value, level * value) for name, value in largest.items()
@@ -174,7 +212,8 @@ def test_the_least_and_the_largest_values_are_taken(dataset: Dataset, task: str,
 def test_what_are_no_integers_is_refused(dataset: Dataset, tmp_path: Path, dtype: str) -> None:
     path = save(tmp_path / "own.npz", mask=np.zeros((12, 28, 28), dtype))
     with pytest.raises(
-        InputError, match=re.escape(f"mask: expected integers (12, 28, 28), found {np.dtype(dtype)} (12,")
+        InputError,
+        match=re.escape(f"mask: expected integers (12, 28, 28), found {np.dtype(dtype)} (12,"),
     ):
         read_predictions(path, dataset, "foreground", "test")
 
@@ -183,13 +222,17 @@ def test_nothing_is_unpickled(dataset: Dataset, tmp_path: Path) -> None:
     path = save(tmp_path / "own.npz", mask=np.full((12, 28, 28), None))
     with pytest.raises(InputError, match="it holds objects of Python"):
         read_predictions(path, dataset, "foreground", "test")
-    path = save(tmp_path / "own.npz", mask=truth(dataset, "foreground")["mask"], task=np.array(None))
+    path = save(
+        tmp_path / "own.npz", mask=truth(dataset, "foreground")["mask"], task=np.array(None)
+    )
     with pytest.raises(InputError, match="it holds objects of Python"):
         read_predictions(path, dataset, "foreground", "test")
 
 
 @pytest.mark.parametrize("fact", [np.array(["foreground"]), np.array(7), np.array("x" * 300)])
-def test_facts_that_are_no_short_text_are_refused(dataset: Dataset, tmp_path: Path, fact: Array) -> None:
+def test_facts_that_are_no_short_text_are_refused(
+    dataset: Dataset, tmp_path: Path, fact: Array
+) -> None:
     path = save(tmp_path / "own.npz", mask=truth(dataset, "foreground")["mask"], task=fact)
     with pytest.raises(InputError, match="task must be one short text"):
         read_predictions(path, dataset, "foreground", "test")
@@ -198,7 +241,10 @@ def test_facts_that_are_no_short_text_are_refused(dataset: Dataset, tmp_path: Pa
 def test_an_array_is_not_read_unless_its_header_fits(dataset: Dataset, tmp_path: Path) -> None:
     # The header claims 40 TB; to believe it would be to run out of memory.
     header = np.lib.format.magic(1, 0)
-    text = "{'descr': '|u1', 'fortran_order': False, 'shape': (51000000000, 28, 28), }".ljust(117) + "\n"
+    text = (
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (51000000000, 28, 28), }".ljust(117)
+        + "\n"
+    )
     with zipfile.ZipFile(tmp_path / "own.npz", "w") as archive:
         archive.writestr("mask.npy", header + len(text).to_bytes(2, "little") + text.encode())
     with pytest.raises(InputError, match=r"found uint8 \(51000000000, 28, 28\)"):
@@ -229,7 +275,9 @@ def broken_files() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", broken_files())
-def test_what_is_no_file_of_predictions_is_refused(dataset: Dataset, tmp_path: Path, kind: str) -> None:
+def test_what_is_no_file_of_predictions_is_refused(
+    dataset: Dataset, tmp_path: Path, kind: str
+) -> None:
     path, content = tmp_path / "own.npz", broken_files()[kind]
     if kind in ("empty", "text"):
         path.write_bytes(content)
@@ -252,11 +300,15 @@ def test_a_flipped_bit_is_noticed(dataset: Dataset, tmp_path: Path) -> None:
 
 
 @given(st.data())
-def test_any_damage_is_noticed_or_harms_nothing(packed: tuple[Dataset, Array, bytes], data: st.DataObject) -> None:
+def test_any_damage_is_noticed_or_harms_nothing(
+    packed: tuple[Dataset, Array, bytes], data: st.DataObject
+) -> None:
     dataset, mask, whole = packed
     content = bytearray(whole[: data.draw(st.integers(0, len(whole)) | st.just(len(whole)))])
     # Most of the file is pixels; its two ends are what can be misunderstood.
-    ends = st.integers(0, min(250, len(content) - 1)) | st.integers(max(0, len(content) - 600), len(content) - 1)
+    ends = st.integers(0, min(250, len(content) - 1)) | st.integers(
+        max(0, len(content) - 600), len(content) - 1
+    )
     for position in data.draw(st.lists(ends, max_size=4)) if content else []:
         content[position] = data.draw(st.integers(0, 255))
     with TemporaryDirectory() as folder:
@@ -270,7 +322,8 @@ def test_any_damage_is_noticed_or_harms_nothing(packed: tuple[Dataset, Array, by
             assert np.array_equal(found["mask"], mask)
 
 
-@pytest.mark.parametrize("position", [-22 + 16, -22 + 12])  # where the central directory begins, and its length
+# where the central directory begins, and its length
+@pytest.mark.parametrize("position", [-22 + 16, -22 + 12])
 def test_a_directory_before_the_beginning_of_the_file_is_bad_input(
     packed: tuple[Dataset, Array, bytes], tmp_path: Path, position: int
 ) -> None:
@@ -309,12 +362,21 @@ def test_predictions_that_do_not_fit_are_not_written(dataset: Dataset, tmp_path:
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):
-        write_predictions(tmp_path / "file" / "out.npz", truth(dataset, "foreground"), dataset, "foreground", "test")
+        write_predictions(
+            tmp_path / "file" / "out.npz",
+            truth(dataset, "foreground"),
+            dataset,
+            "foreground",
+            "test",
+        )
 
 
 def test_what_is_expected_follows_from_the_split(dataset: Dataset) -> None:
     expected = {
-        name: {array: (each.shape, each.limit) for array, each in expected_arrays(dataset, name, split).items()}
+        name: {
+            array: (each.shape, each.limit)
+            for array, each in expected_arrays(dataset, name, split).items()
+        }
         for name, split in (("foreground", "train"), ("circles", "val"), ("mosaics", "test"))
     }
     assert expected == {
@@ -324,6 +386,9 @@ def test_what_is_expected_follows_from_the_split(dataset: Dataset) -> None:
     }
     with pytest.raises(InputError, match="no such task") as caught:
         expected_arrays(dataset, "boxes", "test")
-    assert (caught.value.expected, caught.value.found) == ("one of foreground, circles, mosaics", "boxes")
+    assert (caught.value.expected, caught.value.found) == (
+        "one of foreground, circles, mosaics",
+        "boxes",
+    )
     with pytest.raises(InputError, match="no foreground/dev"):
         expected_arrays(dataset, "foreground", "dev")

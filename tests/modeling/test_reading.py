@@ -1,4 +1,6 @@
-"""The examples of the page on reading run as they are written, one after the other, and give what they say."""
+"""The examples of the page on reading run as they are written, one after the other, and give what
+they say.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,12 @@ from typing import Any
 import fakes
 import numpy as np
 import pytest
+from isolation import ROOT
 
 from datagen.dataset import Dataset
 from datagen.recipe import Mosaics
 from datagen.tasks import TASKS
 
-ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs/reading.md").read_text("utf-8")
 CHECKS = """
 assert (image.shape, str(image.dtype)) == ((600, 56, 56), "uint8")
@@ -52,19 +54,30 @@ def test_every_block_of_python_runs_as_written(folder: Path) -> None:
     assert ran.stdout.endswith("checked\n")
 
 
-COLUMNS = [(task.name, number) for task in TASKS.values() for number in range(len(task.columns((28, 28), Mosaics())))]
+COLUMNS = [
+    (task.name, number)
+    for task in TASKS.values()
+    for number in range(len(task.columns((28, 28), Mosaics())))
+]
 
 
 @pytest.mark.parametrize(("task", "number"), COLUMNS)
 def test_the_examples_read_every_column_of_every_task(
     folder: Path, monkeypatch: pytest.MonkeyPatch, task: str, number: int
 ) -> None:
-    """The names of the page stand for any three columns: each column takes its turn in each place."""
+    """The names of the page stand for any three columns: each column takes its turn in each
+    place.
+    """
     datagen = Dataset(folder / "data/mnist")
     columns = [column.name for column in datagen.sections[task, "train"].columns]
     image, mask, label = (columns[(number + place) % len(columns)] for place in range(3))
     code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
-    for name, other in (("mosaics", task), ("image", f"<{image}>"), ("mask", f"<{mask}>"), ("label", f"<{label}>")):
+    for name, other in (
+        ("mosaics", task),
+        ("image", f"<{image}>"),
+        ("mask", f"<{mask}>"),
+        ("label", f"<{label}>"),
+    ):
         code = code.replace(f'"{name}"', f'"{other}"')
     names: dict[str, Any] = {}
     monkeypatch.chdir(folder)
@@ -83,7 +96,9 @@ def test_the_examples_read_every_column_of_every_task(
         np.testing.assert_array_equal(found, expected, strict=True)
     assert names["images"].numpy().dtype == due[image].dtype
     last = list(names["loader"].epoch(1))[-1]
-    np.testing.assert_array_equal(last[image].numpy(), due[image][names["order"].batch(1, names["order"].steps - 1)])
+    np.testing.assert_array_equal(
+        last[image].numpy(), due[image][names["order"].batch(1, names["order"].steps - 1)]
+    )
 
 
 def test_the_exit_codes_are_those_of_the_errors() -> None:

@@ -1,8 +1,10 @@
-"""A step is work that can be repeated without asking anybody: on a CPU a tape stands for the graph of a GPU.
+"""A step is work that can be repeated without asking anybody: on a CPU a tape stands for the graph
+of a GPU.
 
-The tape takes down every operation on tensors, those of backward and of the optimiser too, and replays them on the
-memory that they had. As in a graph, what was a number of the host's or its decision while it was recorded stays as it
-was. So where a replayed run has the weights of one that was not, bit for bit, nothing of a step hangs on the host.
+The tape takes down every operation on tensors, those of backward and of the optimiser too, and
+replays them on the memory that they had. As in a graph, what was a number of the host's or its
+decision while it was recorded stays as it was. So where a replayed run has the weights of one that
+was not, bit for bit, nothing of a step hangs on the host.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Tape(TorchDispatchMode):
-    """A recording of operations on the CPU. Unlike a graph it does the work while it records, so that is undone."""
+    """A recording of operations on the CPU. Unlike a graph it does the work while it records, so
+    that is undone.
+    """
 
     def __init__(self, state: Callable[[], list[Tensor]], *generators: torch.Generator) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -75,7 +79,9 @@ class Tape(TorchDispatchMode):
         for func, args, kwargs, found in self._operations:
             if func.is_view:
                 continue  # it shows memory that others write
-            for old, new in zip(tree_leaves(found), tree_leaves(func(*args, **kwargs)), strict=True):
+            for old, new in zip(
+                tree_leaves(found), tree_leaves(func(*args, **kwargs)), strict=True
+            ):
                 if isinstance(old, Tensor) and old is not new:
                     old.copy_(new)
 
@@ -90,7 +96,9 @@ def test_work_is_done_recorded_and_replayed_on_what_it_is_called_with() -> None:
 
     tape = Tape(lambda: [total])
     recorded = Recorded(work, tape)
-    found = [recorded({"x": torch.full((2,), float(number))})["double"] for number in range(WARM_UP + 4)]
+    found = [
+        recorded({"x": torch.full((2,), float(number))})["double"] for number in range(WARM_UP + 4)
+    ]
     assert [float(each[0]) for each in found] == [2.0 * number for number in range(WARM_UP + 4)]
     assert float(total[0]) == sum(2 * number for number in range(WARM_UP + 4))
     assert (len(calls), tape.replays) == (WARM_UP + 1, 4)
@@ -130,13 +138,23 @@ def on_tape(monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return open_dataset(fakes.tiny(tmp_path_factory.mktemp("recording"), train=100, val=40, test=40))
+    return open_dataset(
+        fakes.tiny(tmp_path_factory.mktemp("recording"), train=100, val=40, test=40)
+    )
 
 
 def runs_of(dataset: Dataset) -> list[tuple[Task, Config]]:
-    small = ["channels=4,8", "steps=20", "warmup=4", "batch=8", "evaluate_every=8", "val_samples=16"]
+    small = [
+        "channels=4,8",
+        "steps=20",
+        "warmup=4",
+        "batch=8",
+        "evaluate_every=8",
+        "val_samples=16",
+    ]
     real = [(TASKS[name], preset(name, "gpu").override([*small, "augment=1"])) for name in TASKS]
-    # With dropout, which draws from torch's own generator; every seventh batch is a short one; and gradients are cut.
+    # With dropout, which draws from torch's own generator; every seventh batch is a short one; and
+    # gradients are cut.
     return [*real, (FAKE, dataclasses.replace(SETTINGS, batch=16, clip=0.1))]
 
 
@@ -161,11 +179,15 @@ def test_a_recorded_run_is_the_run(
 def test_the_tape_finds_what_hangs_on_the_host(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The test before this one can fail: a strength that grows from step to step, on the host, stays as recorded."""
+    """The test before this one can fail: a strength that grows from step to step, on the host,
+    stays as recorded.
+    """
     task, config = runs_of(dataset)[0]
     strengths = iter(range(1000))
 
-    def augment(batch: dict[str, Tensor], generator: torch.Generator, config: Config) -> dict[str, Tensor]:
+    def augment(
+        batch: dict[str, Tensor], generator: torch.Generator, config: Config
+    ) -> dict[str, Tensor]:
         image, strength = batch["image"], next(strengths) / 100
         return {**batch, "image": (image * (1 - strength)).to(image.dtype)}
 
@@ -173,14 +195,18 @@ def test_the_tape_finds_what_hangs_on_the_host(
     plain = training.train(dataset, config, tmp_path / "plain", task=task)
     strengths = iter(range(1000))
     on_tape(monkeypatch)
-    assert training.train(dataset, config, tmp_path / "recorded", task=task).weights != plain.weights
+    assert (
+        training.train(dataset, config, tmp_path / "recorded", task=task).weights != plain.weights
+    )
 
 
 class NothingOfTheHost(TorchFunctionMode):
     """No tensor is made of numbers, which would be copied to the device while it records."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert func not in (torch.tensor, torch.as_tensor, torch.from_numpy), f"{func.__name__} copies from the host"
+        assert func not in (torch.tensor, torch.as_tensor, torch.from_numpy), (
+            f"{func.__name__} copies from the host"
+        )
         return func(*args, **(kwargs or {}))
 
 
@@ -193,16 +219,21 @@ class OneDevice(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
-        devices = {leaf.device for leaf in tree_leaves((args, kwargs, found)) if isinstance(leaf, Tensor)}
+        devices = {
+            leaf.device for leaf in tree_leaves((args, kwargs, found)) if isinstance(leaf, Tensor)
+        }
         assert devices <= {self.device}, f"{func} on {devices}"
         return found
 
 
 def take_on_meta(name: str, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
-    """A step on the device that has no numbers, so that whoever asks for one is refused; after one to warm up."""
+    """A step on the device that has no numbers, so that whoever asks for one is refused; after one
+    to warm up.
+    """
     meta, task = torch.device("meta"), TASKS[name]
     config = preset(name, "gpu").override(["augment=1", "clip=1"])
-    monkeypatch.setattr(steps, "autocast", lambda *_: contextlib.nullcontext())  # which this device does not know
+    # which this device does not know
+    monkeypatch.setattr(steps, "autocast", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     state = State(task, config, describe(dataset), meta)
     columns = dataset.split(name, "train").select(*task.columns).take(np.arange(8))
@@ -229,17 +260,27 @@ def test_a_step_asks_the_device_for_nothing_and_brings_it_nothing(
         (lambda image: image[(image > 0).flatten(1).any(1).nonzero()[:, 0]], "nonzero"),
         (lambda image: image if image.any() else image + 1, "item.. cannot be called on meta"),
         (lambda image: image * int(image.max()), "item.. cannot be called on meta"),
-        (lambda image: image + torch.tensor([1], dtype=torch.uint8, device=image.device), "copies from the host"),
+        (
+            lambda image: image + torch.tensor([1], dtype=torch.uint8, device=image.device),
+            "copies from the host",
+        ),
         (lambda image: image + torch.ones((), dtype=torch.uint8), "device.*cpu"),
     ],
 )
 def test_what_asks_or_brings_is_found(
-    asks: Callable[[Tensor], Tensor], refusal: str, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    asks: Callable[[Tensor], Tensor],
+    refusal: str,
+    dataset: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def augmented(batch: dict[str, Tensor], generator: torch.Generator, config: Config) -> dict[str, Tensor]:
+    def augmented(
+        batch: dict[str, Tensor], generator: torch.Generator, config: Config
+    ) -> dict[str, Tensor]:
         return {**batch, "image": asks(batch["image"])}
 
-    monkeypatch.setitem(TASKS, "foreground", dataclasses.replace(TASKS["foreground"], augment=augmented))
+    monkeypatch.setitem(
+        TASKS, "foreground", dataclasses.replace(TASKS["foreground"], augment=augmented)
+    )
     with pytest.raises((RuntimeError, AssertionError), match=refusal):
         take_on_meta("foreground", dataset, monkeypatch)
 
@@ -261,9 +302,14 @@ def test_a_search_that_may_not_look_says_which_circles_it_found(
     assert not (found == due).all(1)[~certain].any()
 
 
-def test_a_digit_whose_circle_was_not_found_stays_as_stored(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_digit_whose_circle_was_not_found_stays_as_stored(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     split = dataset.split("circles", "train")
-    image, circles = torch.tensor(split["image"][:]), geometry.circles_from_rows(torch.tensor(split["circle"][:]))
+    image, circles = (
+        torch.tensor(split["image"][:]),
+        geometry.circles_from_rows(torch.tensor(split["circle"][:])),
+    )
 
     def augmented() -> tuple[Tensor, Tensor, Tensor]:
         new, circle = augment.circle(image, circles, torch.Generator().manual_seed(0), 1.0)
@@ -287,11 +333,15 @@ def test_only_a_gpu_that_works_alone_records() -> None:
         generator = torch.Generator()
         assert training._recorded(step, generator, Ranks(torch.device("cpu"))) is step
         assert training._recorded(step, generator, Ranks(torch.device("cuda"), 0, 2)) is step
-        assert isinstance(training._recorded(step, generator, Ranks(torch.device("cuda"))), Recorded)
+        assert isinstance(
+            training._recorded(step, generator, Ranks(torch.device("cuda"))), Recorded
+        )
     assert made == [generator]
 
 
-def test_what_cannot_be_recorded_is_told_with_its_first_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_recorded_is_told_with_its_first_cause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Graph:
         def register_generator_state(self, generator: torch.Generator) -> None: ...
 
@@ -306,7 +356,10 @@ def test_what_cannot_be_recorded_is_told_with_its_first_cause(monkeypatch: pytes
     monkeypatch.setattr(torch.cuda, "graph", capture)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
     graph = CudaGraph(torch.Generator())
-    with pytest.raises(TrainingError, match="cannot record a step: somebody asked") as told, graph.record():
+    with (
+        pytest.raises(TrainingError, match="cannot record a step: somebody asked") as told,
+        graph.record(),
+    ):
         raise RuntimeError("somebody asked\nfor a number")
     assert "--no-replay" in str(told.value)
     with pytest.raises(TrainingError, match="the capture was invalidated"), graph.record():
@@ -319,8 +372,12 @@ def test_what_cannot_be_recorded_is_told_with_its_first_cause(monkeypatch: pytes
 def test_cuda_replays_what_it_would_do(
     name: str, mode: Any, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights of steps that were replayed are those of steps taken one by one, but for the order of sums."""
-    config = preset(name, "gpu").override(["steps=20", "batch=16", "augment=1", "precision=float32", "val_samples=16"])
+    """Weights of steps that were replayed are those of steps taken one by one, but for the order of
+    sums.
+    """
+    config = preset(name, "gpu").override(
+        ["steps=20", "batch=16", "augment=1", "precision=float32", "val_samples=16"]
+    )
     monkeypatch.setattr(training, "Loader", functools.partial(Loader, mode=mode))
     ends = []
     for replay in (True, False):
@@ -328,5 +385,7 @@ def test_cuda_replays_what_it_would_do(
         training.train(dataset, config, out, device="cuda", replay=replay)
         ends.append(checkpoint.load(out / runs.LAST)[0]["average"])
     begun = State(TASKS[name], config, describe(dataset), torch.device("cpu")).average.state_dict()
-    replayed, plain, first = (torch.cat([t.reshape(-1).double().cpu() for t in end.values()]) for end in (*ends, begun))
+    replayed, plain, first = (
+        torch.cat([t.reshape(-1).double().cpu() for t in end.values()]) for end in (*ends, begun)
+    )
     assert float((replayed - plain).norm() / (plain - first).norm()) < 0.02

@@ -1,4 +1,6 @@
-"""The marks between the parts of a step, and the evidence that the benchmark writes: on a CPU, of tiny networks."""
+"""The marks between the parts of a step, and the evidence that the benchmark writes: on a CPU, of
+tiny networks.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,13 @@ import time
 from pathlib import Path
 from typing import get_args
 
+import ceilings
 import fakes
+import floors
+import paper
 import pytest
+import roofline
+import steps
 import torch
 from click.testing import CliRunner
 from torch.optim import optimizer
@@ -24,17 +31,11 @@ from modeling.training import train as training
 from modeling.training.loader import Loader, Mode
 from modeling.training.state import State
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import ceilings
-import floors
-import paper
-import roofline
-import steps
-
 sys.path.pop(0)
 
 CPU = torch.device("cpu")
-SMALL = ("batch=250", "channels=4,8", "log_every=2")  # three steps an epoch, the last of 100 samples
+# three steps an epoch, the last of 100 samples
+SMALL = ("batch=250", "channels=4,8", "log_every=2")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,14 @@ def test_time_belongs_to_the_part_that_it_ends_and_a_step_ends_when_the_next_bat
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
     marks = steps.Marks(CPU)
     one = ["wait", "augment", "forward", "loss", "backward", "optimiser", "rest"]
-    for part in ["rest", *one, "wait", *one, "wait", "augment"]:  # the second wait finds the end of an epoch
+    for part in [
+        "rest",
+        *one,
+        "wait",
+        *one,
+        "wait",
+        "augment",
+    ]:  # the second wait finds the end of an epoch
         marks.set(part)
     first, second = marks.host()
     assert first == dict(zip(one, range(1, 8), strict=True))
@@ -64,7 +72,9 @@ def test_the_steps_that_are_timed_are_those_of_training(
     dataset: Dataset, mode: Mode, replay: bool, tmp_path: Path
 ) -> None:
     config = preset("circles", "cpu").override([*SMALL, "steps=9", "evaluate_every=9"])
-    marks, evidence = steps.take_steps(dataset, config, CPU, mode, warm_up=2, steps=5, replay=replay)
+    marks, evidence = steps.take_steps(
+        dataset, config, CPU, mode, warm_up=2, steps=5, replay=replay
+    )
     taken = itertools.count(1)
     plain = training.train(dataset, config, tmp_path / "run", stop=lambda: next(taken) == 8)
     assert (evidence.step, evidence.weights) == (8, plain.weights)
@@ -82,7 +92,11 @@ def test_the_steps_that_are_timed_are_those_of_training(
 def test_the_table_has_a_dash_for_parts_that_a_way_does_not_have(dataset: Dataset) -> None:
     part = {"median": 0.001}
     fed = {
-        "resident": {"parts_s": dict.fromkeys([*steps.PARTS, "step"], part), "achieved": {"step": 0.5}, "waiting": 0},
+        "resident": {
+            "parts_s": dict.fromkeys([*steps.PARTS, "step"], part),
+            "achieved": {"step": 0.5},
+            "waiting": 0,
+        },
         "resident, replayed": {
             "parts_s": dict.fromkeys([*steps.REPLAYED, "step"], part),
             "achieved": {"step": 0.75},
@@ -90,7 +104,10 @@ def test_the_table_has_a_dash_for_parts_that_a_way_does_not_have(dataset: Datase
         },
     }
     facts = {
-        "ceilings": {"operations_per_s": {"bfloat16": {"median": 7e14}}, "bytes_per_s": {"median": 4e12}},
+        "ceilings": {
+            "operations_per_s": {"bfloat16": {"median": 7e14}},
+            "bytes_per_s": {"median": 4e12},
+        },
         "environment": {"device": "a GPU", "threads": 1, "precision": "bfloat16"},
         "preset": "gpu",
         "tasks": {"circles": {"floors": {"step": {"floor_s": 0.0005}}, "fed": fed}},
@@ -103,7 +120,9 @@ def test_the_table_has_a_dash_for_parts_that_a_way_does_not_have(dataset: Datase
 
 def test_training_is_left_as_it_was(dataset: Dataset) -> None:
     hooks = optimizer._global_optimizer_pre_hooks, optimizer._global_optimizer_post_hooks
-    steps.take_steps(dataset, preset("foreground", "cpu").override(SMALL), CPU, "mapped", warm_up=1, steps=1)
+    steps.take_steps(
+        dataset, preset("foreground", "cpu").override(SMALL), CPU, "mapped", warm_up=1, steps=1
+    )
     assert training.Loader is Loader  # type: ignore[attr-defined]
     assert [len(each) for each in hooks] == [0, 0]
 
@@ -115,8 +134,18 @@ def test_a_floor_is_the_longer_of_operations_and_bytes(dataset: Dataset) -> None
     }
     rates = {"float32": {"median": 10.0}, "bfloat16": {"median": 100.0}}
     found = floors.find_floors(costs, {"operations_per_s": rates, "bytes_per_s": {"median": 10.0}})
-    assert {name: floor["floor_s"] for name, floor in found.items()} == {"network": 6.0, "optimiser": 9.0, "step": 10.0}
-    assert found["step"] == {"operations": 630, "bytes": 100, "operations_s": 9.0, "bytes_s": 10.0, "floor_s": 10.0}
+    assert {name: floor["floor_s"] for name, floor in found.items()} == {
+        "network": 6.0,
+        "optimiser": 9.0,
+        "step": 10.0,
+    }
+    assert found["step"] == {
+        "operations": 630,
+        "bytes": 100,
+        "operations_s": 9.0,
+        "bytes_s": 10.0,
+        "floor_s": 10.0,
+    }
 
 
 def test_the_averages_are_part_of_the_optimiser_s_cost(dataset: Dataset) -> None:
@@ -148,9 +177,22 @@ def test_the_evidence_has_every_task_its_floors_and_why_something_is_absent(
     monkeypatch.setattr(ceilings, "SIDES", {"cpu": (16, 64)})
     monkeypatch.setattr(ceilings, "COPIED", {"cpu": 1 << 16})
     place = tmp_path / "results" / "roofline.json"
-    options = ["--dataset", dataset.path, "--device", "cpu", "--preset", "cpu", "--steps", 3, "--warm-up", 1]
+    options = [
+        "--dataset",
+        dataset.path,
+        "--device",
+        "cpu",
+        "--preset",
+        "cpu",
+        "--steps",
+        3,
+        "--warm-up",
+        1,
+    ]
     changes = [part for each in SMALL for part in ("--set", each)]
-    ran = CliRunner().invoke(roofline.main, [*map(str, options), *changes, "--evidence", str(place)])
+    ran = CliRunner().invoke(
+        roofline.main, [*map(str, options), *changes, "--evidence", str(place)]
+    )
     assert ran.exit_code == 0, ran.output
     facts = json.loads(place.read_text())
     assert facts["dataset"]["digest"] == dataset.digest
@@ -162,7 +204,9 @@ def test_the_evidence_has_every_task_its_floors_and_why_something_is_absent(
         fed = measured["fed"]["mapped"]
         assert measured["config"]["channels"] == [4, 8]
         assert fed["parts_s"]["step"]["median"] >= fed["parts_s"]["backward"]["median"] > 0
-        assert fed["samples_per_s"] == pytest.approx(250 / fed["parts_s"]["step"]["median"], rel=1e-2)
+        assert fed["samples_per_s"] == pytest.approx(
+            250 / fed["parts_s"]["step"]["median"], rel=1e-2
+        )
         assert 0 < fed["waiting"] < 1
         assert fed["achieved"]["step"] == pytest.approx(
             measured["floors"]["step"]["floor_s"] / fed["parts_s"]["step"]["median"], abs=1e-4

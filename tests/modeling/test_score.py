@@ -1,4 +1,6 @@
-"""Scores of a split are those of its own truth, beside its baseline's, whoever predicted; and the tables tell them."""
+"""Scores of a split are those of its own truth, beside its baseline's, whoever predicted; and the
+tables tell them.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +119,10 @@ def test_scores_are_those_of_the_truth_of_the_split(dataset: Dataset, split: str
     }
     for task, scores in expected.items():
         assert score_arrays(arrays[task], dataset, task, split, replicates=DRAWS, seed=3) == scores
-        assert len(scores.get("per_class", [])) == {"foreground": 0, "circles": 10, "mosaics": 11}[task]
+        assert (
+            len(scores.get("per_class", []))
+            == {"foreground": 0, "circles": 10, "mosaics": 11}[task]
+        )
         assert all(value is None or value < 1 for value in overall_values(scores).values())
     assert expected["mosaics"]["bootstrap"]["resampled"] == "digits"
 
@@ -131,11 +136,15 @@ def test_the_truth_scores_one_hundred_percent(dataset: Dataset, task: str) -> No
 
 
 def test_predictions_that_do_not_fit_are_refused(dataset: Dataset) -> None:
-    with pytest.raises(InputError, match=r"not predictions of mosaics/test: mask: expected integers \(20, 56, 56\)"):
+    with pytest.raises(
+        InputError, match=r"not predictions of mosaics/test: mask: expected integers \(20, 56, 56\)"
+    ):
         score_arrays({"mask": np.zeros((12, 56, 56), np.uint8)}, dataset, "mosaics", "test")
 
 
-def test_a_thousand_draws_of_seed_zero_are_the_default_throughout(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_thousand_draws_of_seed_zero_are_the_default_throughout(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     arrays = predictions(dataset, "foreground")
     write_predictions(tmp_path / "own.npz", arrays, dataset, "foreground", "test")
     record = score_predictions(tmp_path / "own.npz", dataset, "foreground")
@@ -167,7 +176,9 @@ def test_anybodys_predictions_are_scored_from_their_file(
     dataset: Dataset, tmp_path: Path, task: str, split: str
 ) -> None:
     arrays = predictions(dataset, task, split)
-    np.savez(tmp_path / "own.npz", **{name: array.astype(np.int64) for name, array in arrays.items()})  # type: ignore[arg-type]
+    np.savez(
+        tmp_path / "own.npz", **{name: array.astype(np.int64) for name, array in arrays.items()}
+    )  # type: ignore[arg-type]
     record = score_predictions(tmp_path / "own.npz", dataset, task, split, replicates=DRAWS, seed=5)
     assert record == {
         "task": task,
@@ -216,7 +227,10 @@ class Mnist:
 
     def __init__(self, source: str = "mnist", count: int = 10_000) -> None:
         self.source = source
-        self._columns = {"label": (np.arange(count) % 10).astype(np.uint8), "mask": np.ones((count, 1, 1), np.uint8)}
+        self._columns = {
+            "label": (np.arange(count) % 10).astype(np.uint8),
+            "mask": np.ones((count, 1, 1), np.uint8),
+        }
 
     def split(self, task: str, name: str) -> dict[str, Array]:
         return self._columns
@@ -231,7 +245,9 @@ class Mnist:
         ("mnist", "test", 9_999, False),
     ],
 )
-def test_only_the_mnist_test_split_has_disputed_labels(source: str, split: str, count: int, told: bool) -> None:
+def test_only_the_mnist_test_split_has_disputed_labels(
+    source: str, split: str, count: int, told: bool
+) -> None:
     fake: Any = Mnist(source, count)
     arrays = {"label": np.zeros(count, np.uint8), "mask": np.ones((count, 1, 1), np.uint8)}
     scores = score_arrays(arrays, fake, "circles", split, replicates=1)
@@ -244,9 +260,13 @@ def test_only_the_mnist_test_split_has_disputed_labels(source: str, split: str, 
 # Runs.
 
 
-def run_of(folder: Path, task: str, dataset: Dataset, *settings: str) -> tuple[Path, nn.Module, Config]:
+def run_of(
+    folder: Path, task: str, dataset: Dataset, *settings: str
+) -> tuple[Path, nn.Module, Config]:
     """A run as training would leave it, of weights that learned nothing."""
-    config = preset(task, "cpu", seed=4).override(["channels=4,4,4", "precision=float32", *settings])
+    config = preset(task, "cpu", seed=4).override(
+        ["channels=4,4,4", "precision=float32", *settings]
+    )
     torch.manual_seed(1)
     model = TASKS[task].build(config, describe(dataset)).eval()
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -268,9 +288,18 @@ def run_of(folder: Path, task: str, dataset: Dataset, *settings: str) -> tuple[P
     return folder, model, config
 
 
-def inferred(dataset: Dataset, task: str, split: str, model: nn.Module, precision: str) -> dict[str, Array]:
+def inferred(
+    dataset: Dataset, task: str, split: str, model: nn.Module, precision: str
+) -> dict[str, Array]:
     samples = dataset.split(task, split)
-    return infer(TASKS[task], model, samples["image"], len(samples), Ranks(torch.device("cpu")), precision=precision)
+    return infer(
+        TASKS[task],
+        model,
+        samples["image"],
+        len(samples),
+        Ranks(torch.device("cpu")),
+        precision=precision,
+    )
 
 
 @pytest.mark.parametrize("task", NAMES)
@@ -280,8 +309,13 @@ def test_a_run_is_scored_by_its_best_weights(dataset: Dataset, tmp_path: Path, t
     assert list(record["splits"]) == ["val", "test"]
     for split, found in record["splits"].items():
         arrays = inferred(dataset, task, split, model, "float32")
-        assert found["scores"] == score_arrays(arrays, dataset, task, split, replicates=DRAWS, seed=6)
-        assert found["baseline"] == score_baseline(dataset, task, [split], replicates=DRAWS, seed=6)[split]
+        assert found["scores"] == score_arrays(
+            arrays, dataset, task, split, replicates=DRAWS, seed=6
+        )
+        assert (
+            found["baseline"]
+            == score_baseline(dataset, task, [split], replicates=DRAWS, seed=6)[split]
+        )
         predicted = predict_split(load_run(run), dataset, split)
         assert predicted.keys() == arrays.keys()
         assert all(np.array_equal(predicted[name], arrays[name]) for name in arrays)
@@ -303,18 +337,31 @@ def test_mosaics_are_also_scored_as_they_are_not_stored(dataset: Dataset, tmp_pa
     assert list(part["arrangements"]) == list(made) == ["larger", "shifted", "cut"]
     ranks = Ranks(torch.device("cpu"))
     for name, (image, mask) in made.items():
-        predicted = infer(TASKS["mosaics"], model, image, len(image), ranks, precision="float32")["mask"]
+        predicted = infer(TASKS["mosaics"], model, image, len(image), ranks, precision="float32")[
+            "mask"
+        ]
         assert part["arrangements"][name] == {
             "mosaics": len(image),
             "size": [*mask.shape[1:]],
-            "scores": mosaic_scores(predicted, mask, len(dataset.classes), replicates=DRAWS, seed=6),
+            "scores": mosaic_scores(
+                predicted, mask, len(dataset.classes), replicates=DRAWS, seed=6
+            ),
         }
 
 
-def test_the_table_of_arrangements_has_them_beside_the_stored_mosaics(dataset: Dataset, tmp_path: Path) -> None:
+def test_the_table_of_arrangements_has_them_beside_the_stored_mosaics(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     record = score_run(run_of(tmp_path, "mosaics", dataset)[0], dataset, ["test"], replicates=0)
     head, stored, *others = arrangement_rows(record, "test")
-    assert head == ["mosaics, test, as", "mosaics", "pixels", "dice", "dice_foreground", "dice_per_image"]
+    assert head == [
+        "mosaics, test, as",
+        "mosaics",
+        "pixels",
+        "dice",
+        "dice_foreground",
+        "dice_per_image",
+    ]
     scores = record["splits"]["test"]["scores"]
     assert stored == ["stored", "20", "", *(percent(scores[name]["value"]) for name in head[3:])]
     assert [row[:3] for row in others] == [
@@ -322,16 +369,22 @@ def test_the_table_of_arrangements_has_them_beside_the_stored_mosaics(dataset: D
         for name, each in record["splits"]["test"]["arrangements"].items()
     ]
     assert (
-        arrangement_rows(score_run(run_of(tmp_path, "circles", dataset)[0], dataset, ["test"], replicates=0), "test")
+        arrangement_rows(
+            score_run(run_of(tmp_path, "circles", dataset)[0], dataset, ["test"], replicates=0),
+            "test",
+        )
         == []
     )
 
 
-def test_a_run_is_scored_in_the_precision_that_it_was_trained_in(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_run_is_scored_in_the_precision_that_it_was_trained_in(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     run, model, _ = run_of(tmp_path, "mosaics", dataset, "precision=bfloat16")
     found = predict_split(load_run(run), dataset, "test")["mask"]
     exact, coarse = (
-        inferred(dataset, "mosaics", "test", model, precision)["mask"] for precision in ("float32", "bfloat16")
+        inferred(dataset, "mosaics", "test", model, precision)["mask"]
+        for precision in ("float32", "bfloat16")
     )
     assert np.array_equal(found, coarse)
     assert not np.array_equal(found, exact)
@@ -342,7 +395,9 @@ def test_a_run_is_scored_on_the_splits_asked_for(dataset: Dataset, tmp_path: Pat
     assert list(score_run(run, dataset, ["test"], replicates=DRAWS)["splits"]) == ["test"]
 
 
-def test_a_run_may_be_scored_on_another_dataset_of_its_classes(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_run_may_be_scored_on_another_dataset_of_its_classes(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     run, _, _ = run_of(tmp_path / "run", "circles", dataset)
     other = open_dataset(tiny(tmp_path, train=31, val=12, test=20))
     record = score_run(run, other, ["test"], replicates=DRAWS)
@@ -353,7 +408,9 @@ def test_a_run_may_be_scored_on_another_dataset_of_its_classes(dataset: Dataset,
 
 
 @pytest.mark.parametrize("task", NAMES)
-def test_a_run_is_not_scored_on_other_classes_unless_it_knows_none(dataset: Dataset, tmp_path: Path, task: str) -> None:
+def test_a_run_is_not_scored_on_other_classes_unless_it_knows_none(
+    dataset: Dataset, tmp_path: Path, task: str
+) -> None:
     run, _, _ = run_of(tmp_path, task, dataset)
     letters = replace(dataset, manifest=replace(dataset.manifest, classes=tuple("abcdefghij")))
     if task == "foreground":
@@ -370,14 +427,18 @@ def test_a_run_is_not_scored_on_other_classes_unless_it_knows_none(dataset: Data
 def test_circles_are_not_scored_on_digits_of_another_size(dataset: Dataset, tmp_path: Path) -> None:
     other = open_dataset(tiny(tmp_path, train=30, val=12, test=20, tile=(20, 20)))
     run, _, _ = run_of(tmp_path / "circles", "circles", dataset)
-    with pytest.raises(InputError, match=r"of another size \(expected 28 x 28, found 20 x 20\)") as caught:
+    with pytest.raises(
+        InputError, match=r"of another size \(expected 28 x 28, found 20 x 20\)"
+    ) as caught:
         score_run(run, other, ["test"], replicates=1)
     assert caught.value.path == other.path
     mosaics, _, _ = run_of(tmp_path / "mosaics", "mosaics", dataset)
     assert predict_split(load_run(mosaics), other, "test")["mask"].shape == (20, 40, 40)
 
 
-def test_the_splits_of_the_same_weights_stay_when_another_is_scored(dataset: Dataset, tmp_path: Path) -> None:
+def test_the_splits_of_the_same_weights_stay_when_another_is_scored(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     run, _, _ = run_of(tmp_path, "foreground", dataset)
     first = score_run(run, dataset, ["test"], replicates=3)
     second = score_run(run, dataset, ["val"], replicates=3)
@@ -394,21 +455,29 @@ def test_the_splits_of_the_same_weights_stay_when_another_is_scored(dataset: Dat
 
 
 @pytest.mark.parametrize("change", OTHER_VERSIONS)
-def test_weights_of_another_version_are_told_with_a_remedy(dataset: Dataset, tmp_path: Path, change: str) -> None:
+def test_weights_of_another_version_are_told_with_a_remedy(
+    dataset: Dataset, tmp_path: Path, change: str
+) -> None:
     run, _, _ = run_of(tmp_path, "circles", dataset)
     tree, facts = checkpoint.load(run / runs.BEST)
     OTHER_VERSIONS[change](tree, facts)
     checkpoint.save(run / runs.BEST, tree, facts)
-    with pytest.raises(FormatError, match=r"not of a network that this program knows.*train anew") as caught:
+    with pytest.raises(
+        FormatError, match=r"not of a network that this program knows.*train anew"
+    ) as caught:
         load_run(run)
     assert caught.value.path == run / runs.BEST
 
 
 @pytest.mark.parametrize(("task", "name"), [("circles", "label"), ("mosaics", "mask")])
-def test_a_truth_of_more_labels_than_there_are_classes_is_told(dataset: Dataset, task: str, name: str) -> None:
+def test_a_truth_of_more_labels_than_there_are_classes_is_told(
+    dataset: Dataset, task: str, name: str
+) -> None:
     few = replace(dataset, manifest=replace(dataset.manifest, classes=("a", "b", "c")))
     nothing = {each: np.zeros_like(dataset.split(task, "test")[each][:]) for each in NAMES[task]}
-    with pytest.raises(DamagedError, match=rf"{name} of {task}/test is no truth: expected values from 0 to"):
+    with pytest.raises(
+        DamagedError, match=rf"{name} of {task}/test is no truth: expected values from 0 to"
+    ):
         score_arrays(nothing, few, task, "test", replicates=1)
 
 
@@ -424,12 +493,19 @@ def test_where_there_is_no_run_there_is_nothing_to_score(dataset: Dataset, tmp_p
 def record_of(dataset: Dataset, task: str) -> dict[str, Any]:
     splits = {
         split: {
-            "scores": score_arrays(predictions(dataset, task, split), dataset, task, split, replicates=DRAWS),
+            "scores": score_arrays(
+                predictions(dataset, task, split), dataset, task, split, replicates=DRAWS
+            ),
             "baseline": score_baseline(dataset, task, [split], replicates=DRAWS)[split],
         }
         for split in ("val", "test")
     }
-    facts = {"digest": dataset.digest, "source": dataset.source, "classes": list(dataset.classes), "grid": [2, 2]}
+    facts = {
+        "digest": dataset.digest,
+        "source": dataset.source,
+        "classes": list(dataset.classes),
+        "grid": [2, 2],
+    }
     return {"task": task, "origin": {}, "dataset": facts, "splits": splits}
 
 
@@ -441,7 +517,13 @@ def test_the_table_has_every_score_with_interval_reference_and_baseline(
     record = record_of(dataset, task)
     scores, baseline = record["splits"][split]["scores"], record["splits"][split]["baseline"]
     head, *rows = score_rows(record, split)
-    assert head == [f"{task}, {split}", "score", "95% interval", "reference", f"baseline: {baseline['name']}"]
+    assert head == [
+        f"{task}, {split}",
+        "score",
+        "95% interval",
+        "reference",
+        f"baseline: {baseline['name']}",
+    ]
     assert [row[0] for row in rows] == list(overall_values(scores))
     for name, value, between, reference, other in rows:
         low, high = scores[name]["interval"]
@@ -451,11 +533,15 @@ def test_the_table_has_every_score_with_interval_reference_and_baseline(
         assert other == f"{100 * baseline[name]['value']:.3f}%"
 
 
-def test_the_reference_stands_beside_scores_on_the_mnist_test_digits_alone(dataset: Dataset) -> None:
+def test_the_reference_stands_beside_scores_on_the_mnist_test_digits_alone(
+    dataset: Dataset,
+) -> None:
     expected = {
         "foreground": {"iou": "99.630%", "iou_pooled": "99.630%"},
         "circles": {"accuracy": "99.460%", "gated_iou": "94.390%", "gated_iou_pooled": "94.390%"},
-        "mosaics": dict.fromkeys(["dice", "dice_foreground", "dice_per_image", "dice_per_image_in_truth"], "99.290%"),
+        "mosaics": dict.fromkeys(
+            ["dice", "dice_foreground", "dice_per_image", "dice_per_image_in_truth"], "99.290%"
+        ),
     }
     for task, others in expected.items():
         record = record_of(dataset, task)
@@ -489,7 +575,8 @@ def test_the_scoreboard_says_which_references_are_beaten(dataset: Dataset) -> No
         ["mosaics", "dice_per_image"],
         ["mosaics", "dice_per_image_in_truth"],
     ]
-    assert [row[5] for row in rows[:4]] == ["no", "yes", "yes", "no"]  # to reach it is not to beat it
+    # to reach it is not to beat it
+    assert [row[5] for row in rows[:4]] == ["no", "yes", "yes", "no"]
     first = records[0]["splits"]["test"]
     low, high = first["scores"]["iou"]["interval"]
     assert rows[0][2:] == [
@@ -500,7 +587,9 @@ def test_the_scoreboard_says_which_references_are_beaten(dataset: Dataset) -> No
         percent(first["baseline"]["iou"]["value"]),
     ]
     assert {row[5] for row in headline_rows(records, "val")[1:]} == {""}
-    assert headline_rows(records, "val")[1][2] == percent(records[0]["splits"]["val"]["scores"]["iou"]["value"])
+    assert headline_rows(records, "val")[1][2] == percent(
+        records[0]["splits"]["val"]["scores"]["iou"]["value"]
+    )
 
 
 def make_official(record: dict[str, Any]) -> None:
@@ -540,7 +629,9 @@ def test_the_table_of_classes_has_a_row_a_class(dataset: Dataset) -> None:
     assert head == ["class", "pixels", "dice", "iou"]
     assert [row[0] for row in rows] == ["background", *"0123456789"]
     assert sum(int(row[1].replace(",", "")) for row in rows) == 20 * 56 * 56
-    assert rows[0][2] == percent(mosaics["splits"]["test"]["scores"]["per_class"][0]["dice"]["value"])
+    assert rows[0][2] == percent(
+        mosaics["splits"]["test"]["scores"]["per_class"][0]["dice"]["value"]
+    )
 
 
 def test_notes_say_what_the_intervals_are_and_which_labels_are_disputed(dataset: Dataset) -> None:
@@ -548,7 +639,11 @@ def test_notes_say_what_the_intervals_are_and_which_labels_are_disputed(dataset:
     units = len(np.unique(dataset.split("mosaics", "test")["source"][:]))
     assert notes(record, "test") == [f"95% intervals: 30 bootstrap draws of {units} digits, seed 0"]
     record = record_of(dataset, "circles")
-    record["splits"]["test"]["scores"]["disputed_labels"] = {"labels": 15, "missed": 4, "missed_of_all": 33}
+    record["splits"]["test"]["scores"]["disputed_labels"] = {
+        "labels": 15,
+        "missed": 4,
+        "missed_of_all": 33,
+    }
     assert notes(record, "test") == [
         "95% intervals: 30 bootstrap draws of 20 images, seed 0",
         "wrong classes: 33, of these among the 15 test labels that reviewers reject: 4; all count",
@@ -562,7 +657,10 @@ def test_a_note_says_that_another_dataset_was_trained_on(dataset: Dataset) -> No
     other = {"digest": "ab" * 32, "source": "strokes"}
     _, told = notes({**record, "origin": {"trained_on": other}}, "test")
     scored_on = f"{dataset.source} ({dataset.digest[:12]})"
-    assert told == f"not the dataset that it was trained on: scored on {scored_on}, trained on strokes (abababababab)"
+    assert (
+        told
+        == f"not the dataset that it was trained on: scored on {scored_on}, trained on strokes (abababababab)"
+    )
 
 
 def test_what_is_undefined_is_left_blank() -> None:

@@ -1,6 +1,8 @@
-"""No setting that is offered ends in a crash or in numbers that are none: it trains, or it is refused with a word.
+"""No setting that is offered ends in a crash or in numbers that are none: it trains, or it is
+refused with a word.
 
-What is tried is what a user gets by default: `precision` is left to choose, but where it is what is tried.
+What is tried is what a user gets by default: `precision` is left to choose, but where it is what is
+tried.
 """
 
 from __future__ import annotations
@@ -88,7 +90,9 @@ def try_settings(task: str, dataset: Dataset, out: Path, *changes: str) -> dict[
     """Train with these changes; the losses and weights are finite. Gives the evidence."""
     losses: list[float] = []
     config = preset(task, "cpu").override([*SMALL, *changes])
-    evidence = train(dataset, config, out, listeners=[lambda record: losses.append(record.get("loss", 0.0))])
+    evidence = train(
+        dataset, config, out, listeners=[lambda record: losses.append(record.get("loss", 0.0))]
+    )
     assert evidence.finished
     assert torch.tensor(losses).isfinite().all()
     weights = load_file(out / runs.BEST)
@@ -114,14 +118,18 @@ def test_every_setting_is_tried() -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("row", range(0, len(ROWS), 3))
-def test_settings_together_train_to_numbers(task: str, row: int, dataset: Dataset, tmp_path: Path) -> None:
+def test_settings_together_train_to_numbers(
+    task: str, row: int, dataset: Dataset, tmp_path: Path
+) -> None:
     try_settings(task, dataset, tmp_path, *spelled(ROWS[row]))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("row", [row for row in range(len(ROWS)) if row % 3])
-def test_all_pairs_of_settings_train_to_numbers(task: str, row: int, dataset: Dataset, tmp_path: Path) -> None:
+def test_all_pairs_of_settings_train_to_numbers(
+    task: str, row: int, dataset: Dataset, tmp_path: Path
+) -> None:
     try_settings(task, dataset, tmp_path, *spelled(ROWS[row]))
 
 
@@ -140,12 +148,16 @@ def test_a_rate_beyond_all_sense_ends_with_a_word_and_no_weights(
     assert not (tmp_path / runs.BEST).exists()
 
 
-@pytest.mark.parametrize("assignment", [f"{name}={value}" for name, values in REFUSED.items() for value in values])
+@pytest.mark.parametrize(
+    "assignment", [f"{name}={value}" for name, values in REFUSED.items() for value in values]
+)
 def test_a_value_that_is_none_is_refused_before_a_folder_is_made(
     assignment: str, dataset: Dataset, tmp_path: Path
 ) -> None:
     place = ["--dataset", str(dataset.path), "--out", str(tmp_path / "runs")]
-    result = CliRunner().invoke(cli, ["train", "foreground", *place, "--set", assignment, "--device", "cpu"])
+    result = CliRunner().invoke(
+        cli, ["train", "foreground", *place, "--set", assignment, "--device", "cpu"]
+    )
     assert result.exit_code == 3, result.output
     assert assignment.partition("=")[0] in result.stderr
     assert not (tmp_path / "runs").exists()
@@ -178,7 +190,10 @@ def test_without_a_compiler_it_is_said_that_there_is_none(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("C++ compile error\n\nOutput:\nx.cpp:1:10: fatal error: Python.h: No such file", "fatal error: Python.h"),
+        (
+            "C++ compile error\n\nOutput:\nx.cpp:1:10: fatal error: Python.h: No such file",
+            "fatal error: Python.h",
+        ),
         ("\n\nnothing but this", "nothing but this"),
         ("", "CppCompileError"),
     ],
@@ -206,7 +221,12 @@ def test_what_torch_cannot_compile_is_told_in_one_line(words: str, told: str) ->
 @pytest.mark.parametrize("mode", [mode for mode in COMPILE_MODES if mode != "none"])
 @pytest.mark.parametrize("task", TASKS)
 def test_a_compiled_network_trains_to_numbers_in_every_precision_or_is_refused(
-    task: str, mode: str, precision: str, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: str,
+    mode: str,
+    precision: str,
+    dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # As on a processor that is fast in bfloat16, which is what a user has who gets it by default.
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})

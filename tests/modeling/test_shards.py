@@ -1,4 +1,6 @@
-"""Opening a dataset from its manifest: what is read is what was written, and what is not whole does not open."""
+"""Opening a dataset from its manifest: what is read is what was written, and what is not whole does
+not open.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from isolation import ROOT
 
 from datagen.dataset import Dataset as Reference
 from modeling import shards
@@ -28,7 +31,7 @@ from modeling.reading.digests import canonical_json
 from modeling.reading.mapping import Array
 from modeling.shards import open_dataset
 
-GOLDEN = Path(__file__).parent.parent / "golden"
+GOLDEN = ROOT / "tests/golden"
 SECTION = ("mosaics", "train")  # of 600 samples in three shards
 
 
@@ -43,9 +46,16 @@ def single(tmp_path: Path) -> Path:
     return fakes.tiny(tmp_path, "hdf5")
 
 
-@pytest.fixture(scope="module", params=[f"{name} {how}" for name in fakes.FORMATS for how in ("together", "apart")])
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Column, Array]]:
-    """A column of three shards, mapped in one piece or each shard by itself, and the same as one array in memory."""
+@pytest.fixture(
+    scope="module",
+    params=[f"{name} {how}" for name in fakes.FORMATS for how in ("together", "apart")],
+)
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Column, Array]]:
+    """A column of three shards, mapped in one piece or each shard by itself, and the same as one
+    array in memory.
+    """
     name, how = request.param.split()
     root = fakes.tiny(tmp_path_factory.mktemp("pair"), name)
     with pytest.MonkeyPatch.context() as patch:
@@ -83,7 +93,9 @@ def forge_table(root: Path, change: Callable[[Array], object]) -> None:
 
 def test_every_column_is_what_datagen_wrote(place: Path) -> None:
     dataset, reference = open_dataset(place, digests=True), Reference(place)
-    assert dataset.sections == tuple((task, split) for task in fakes.TASKS for split in fakes.SPLITS)
+    assert dataset.sections == tuple(
+        (task, split) for task in fakes.TASKS for split in fakes.SPLITS
+    )
     for task, name in dataset.sections:
         split = dataset.split(task, name)
         facts = reference.manifest.tasks[task][name]
@@ -140,7 +152,9 @@ def test_a_slice_and_integers_give_batches(place: Path) -> None:
         "label": (10, 2, 2),
         "image": (10, 56, 56),
     }
-    np.testing.assert_array_equal(split[[599, 0, 255]]["image"], np.asarray(split["image"])[[599, 0, 255]])
+    np.testing.assert_array_equal(
+        split[[599, 0, 255]]["image"], np.asarray(split["image"])[[599, 0, 255]]
+    )
 
 
 def test_iterating_gives_every_sample_in_order(single: Path) -> None:
@@ -153,7 +167,10 @@ def test_iterating_gives_every_sample_in_order(single: Path) -> None:
 def test_take_fills_the_arrays_given(place: Path) -> None:
     split = open_dataset(place).split(*SECTION).select("image", "source")
     indices = np.array([599, 0, 256, 255, 0])
-    out = {name: np.empty((5, *column.sample_shape), column.dtype) for name, column in split.columns.items()}
+    out = {
+        name: np.empty((5, *column.sample_shape), column.dtype)
+        for name, column in split.columns.items()
+    }
     taken = split.take(indices, out)
     for name, array in out.items():
         assert taken[name] is array
@@ -197,8 +214,12 @@ INDICES = st.one_of(
     st.slices(2000),
     st.lists(st.integers(-600, 599), max_size=20),
     st.lists(st.integers(-600, 599), max_size=20).map(np.array).filter(lambda array: array.size),
-    st.lists(st.integers(0, 599), min_size=6, max_size=6).map(lambda rows: np.array(rows, np.uint16).reshape(2, 3)),
-    st.binary(min_size=75, max_size=75).map(lambda bits: np.unpackbits(np.frombuffer(bits, np.uint8)).astype(bool)),
+    st.lists(st.integers(0, 599), min_size=6, max_size=6).map(
+        lambda rows: np.array(rows, np.uint16).reshape(2, 3)
+    ),
+    st.binary(min_size=75, max_size=75).map(
+        lambda bits: np.unpackbits(np.frombuffer(bits, np.uint8)).astype(bool)
+    ),
 )
 
 
@@ -211,21 +232,29 @@ def test_a_column_is_indexed_as_an_array_is(pair: tuple[Column, Array], index: A
 
 @settings(max_examples=50)
 @given(rows=st.lists(st.integers(0, 599), max_size=40), given_out=st.booleans())
-def test_take_is_that_of_numpy(pair: tuple[Column, Array], rows: list[int], given_out: bool) -> None:
+def test_take_is_that_of_numpy(
+    pair: tuple[Column, Array], rows: list[int], given_out: bool
+) -> None:
     column, array = pair
     indices = np.array(rows, np.int64)
     out = np.empty((len(rows), 56, 56), np.uint8) if given_out else None
     for asked in (indices, rows):
-        np.testing.assert_array_equal(column.take(asked, out), array.take(indices, axis=0), strict=True)
+        np.testing.assert_array_equal(
+            column.take(asked, out), array.take(indices, axis=0), strict=True
+        )
 
 
-@pytest.mark.parametrize("index", [600, -601, [0, 600], np.array([-601]), np.uint64(2**63), [2**70]])
+@pytest.mark.parametrize(
+    "index", [600, -601, [0, 600], np.array([-601]), np.uint64(2**63), [2**70]]
+)
 def test_an_index_out_of_range_is_an_index_error(pair: tuple[Column, Array], index: Any) -> None:
     with pytest.raises(IndexError):
         pair[0][index]
 
 
-@pytest.mark.parametrize("index", [1.0, [0.5], (1, 2), None, ..., "0", True, np.ones(599, bool), np.empty(0)])
+@pytest.mark.parametrize(
+    "index", [1.0, [0.5], (1, 2), None, ..., "0", True, np.ones(599, bool), np.empty(0)]
+)
 def test_what_is_no_index_is_an_index_error(pair: tuple[Column, Array], index: Any) -> None:
     with pytest.raises(IndexError):
         pair[0][index]
@@ -245,7 +274,9 @@ def test_take_wants_integers_from_zero(pair: tuple[Column, Array], indices: Any)
         np.empty((2, 56, 112), np.uint8)[:, :, ::2],
     ],
 )
-def test_take_refuses_an_array_that_cannot_hold_the_samples(pair: tuple[Column, Array], out: Array) -> None:
+def test_take_refuses_an_array_that_cannot_hold_the_samples(
+    pair: tuple[Column, Array], out: Array
+) -> None:
     with pytest.raises(ValueError, match="out must be"):
         pair[0].take(np.array([0, 1]), out)
 
@@ -319,7 +350,17 @@ def test_what_is_no_version_is_refused(single: Path, version: object) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b"\xff", b"{}", b'{"format": 1}', b"[" * 100_000, b"9" * 5000, b'{"format": NaN}'],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b"{}",
+        b'{"format": 1}',
+        b"[" * 100_000,
+        b"9" * 5000,
+        b'{"format": NaN}',
+    ],
 )
 def test_what_is_no_manifest_is_refused(single: Path, content: bytes) -> None:
     (single / "manifest.json").write_bytes(content)
@@ -390,7 +431,9 @@ def test_a_file_that_is_not_the_one_built_is_found_on_opening(
 ) -> None:
     path = shard_path(place) if what == "shard" else place / "mosaics/train.shards"
     damage(path)
-    with pytest.raises(DamagedError, match=f"not the file that was built .*found {found}\\)") as caught:
+    with pytest.raises(
+        DamagedError, match=f"not the file that was built .*found {found}\\)"
+    ) as caught:
         open_dataset(place)
     assert caught.value.path == path
 
@@ -423,13 +466,17 @@ def test_one_flipped_bit_is_found_by_the_digests_and_only_by_them(place: Path, c
         file.seek(run.offset + 5)
         file.write(bytes([byte ^ 1]))
     open_dataset(place)
-    with pytest.raises(DamagedError, match=f"mosaics/train/{column} are not those that were built") as caught:
+    with pytest.raises(
+        DamagedError, match=f"mosaics/train/{column} are not those that were built"
+    ) as caught:
         open_dataset(place, digests=True)
     assert caught.value.path == run.path
 
 
 def test_a_table_with_another_root_is_found_on_opening(single: Path) -> None:
-    forge_table(single, lambda table: table["root"].__setitem__((0, 1, 0), table["root"][0, 1, 0] ^ 1))
+    forge_table(
+        single, lambda table: table["root"].__setitem__((0, 1, 0), table["root"][0, 1, 0] ^ 1)
+    )
     with pytest.raises(DamagedError, match="does not give the root of image"):
         open_dataset(single)
 
@@ -442,7 +489,9 @@ def test_a_root_that_is_not_in_the_digest_is_found(single: Path) -> None:
 
 @pytest.mark.parametrize("field", ["offset", "length", "file_bytes"])
 @pytest.mark.parametrize("value", [1 << 40, (1 << 63) + 1, (1 << 64) - 1])
-def test_a_table_that_claims_another_extent_is_refused(single: Path, field: str, value: int) -> None:
+def test_a_table_that_claims_another_extent_is_refused(
+    single: Path, field: str, value: int
+) -> None:
     forge_table(single, lambda table: table[field].__setitem__((0, 1), value))
     with pytest.raises(DamagedError):
         open_dataset(single)
@@ -523,7 +572,9 @@ FORGERIES: dict[str, Callable[[dict[str, Any]], object]] = {
     "no source": lambda m: m.pop("source"),
     "tasks in a list": lambda m: m.update(tasks=[]),
     "a task without splits": lambda m: m["tasks"].update(mosaics=[]),
-    "a task with another name": lambda m: m["tasks"].update({"Mosaics\ud800": m["tasks"].pop("mosaics")}),
+    "a task with another name": lambda m: m["tasks"].update(
+        {"Mosaics\ud800": m["tasks"].pop("mosaics")}
+    ),
     "a split left out": lambda m: m["tasks"]["mosaics"].pop("train"),
     "a table of another size": lambda m: first_section(m)["table"].update(bytes=72),
 }
@@ -543,7 +594,10 @@ def test_a_forged_manifest_is_refused_before_anything_is_mapped(
 COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
     "another name": ("found nothing", lambda column: column.update(name="picture")),
     "another shape": ("found |u1 (3136,)", lambda column: column.update(shape=[56 * 56])),
-    "another dtype": ("found <u4 (56, 14)", lambda column: column.update(dtype="<u4", shape=[56, 14])),
+    "another dtype": (
+        "found <u4 (56, 14)",
+        lambda column: column.update(dtype="<u4", shape=[56, 14]),
+    ),
 }
 
 
@@ -556,12 +610,17 @@ def test_columns_that_are_not_those_of_the_task_are_refused(single: Path, kind: 
         open_dataset(single)
 
 
-def test_a_folder_that_is_a_link_is_refused_but_not_the_dataset_itself(single: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_a_link_is_refused_but_not_the_dataset_itself(
+    single: Path, tmp_path: Path
+) -> None:
     (tmp_path / "link").symlink_to(single)
     assert open_dataset(tmp_path / "link").sections
     (single / "mosaics").rename(tmp_path / "elsewhere")
     (single / "mosaics").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(DamagedError, match=r"mosaics: not the folder that was built \(expected a folder, found a link"):
+    with pytest.raises(
+        DamagedError,
+        match=r"mosaics: not the folder that was built \(expected a folder, found a link",
+    ):
         open_dataset(single)
 
 
@@ -572,7 +631,9 @@ def test_signing_anew_without_a_change_still_opens(single: Path) -> None:
     open_dataset(single)
 
 
-def test_what_may_not_be_read_is_a_storage_error(single: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_may_not_be_read_is_a_storage_error(
+    single: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(path: Path, *_: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 

@@ -1,4 +1,6 @@
-"""Each task, from stored columns to scores: what it reads is there, and its network can learn 8 samples by heart."""
+"""Each task, from stored columns to scores: what it reads is there, and its network can learn 8
+samples by heart.
+"""
 
 from __future__ import annotations
 
@@ -47,13 +49,17 @@ def test_the_tasks_are_those_of_the_presets() -> None:
 
 
 @pytest.mark.parametrize("name", list(TASKS))
-def test_smoothing_spreads_the_labels_of_classes_and_of_nothing_else(dataset: Dataset, name: str) -> None:
+def test_smoothing_spreads_the_labels_of_classes_and_of_nothing_else(
+    dataset: Dataset, name: str
+) -> None:
     task = TASKS[name]
     batch = read(dataset, task, 8)
     torch.manual_seed(0)
     outputs = task.build(small(name), describe(dataset))(batch["image"])
     batch = task.augment(batch, torch.Generator().manual_seed(0), small(name, augment=0.0))
-    sharp, smooth = (task.loss(outputs, batch, small(name, smoothing=share))[1] for share in (0.0, 0.3))
+    sharp, smooth = (
+        task.loss(outputs, batch, small(name, smoothing=share))[1] for share in (0.0, 0.3)
+    )
     of_classes = {"foreground": None, "circles": "label", "mosaics": "classes"}[name]
     for part in sharp:
         if part != of_classes:
@@ -62,7 +68,9 @@ def test_smoothing_spreads_the_labels_of_classes_and_of_nothing_else(dataset: Da
         logits, label = outputs["label_logits"], batch["label"].long()
         spread = 0.7 * sharp["label"] - 0.3 * logits.log_softmax(1).mean()
         torch.testing.assert_close(smooth["label"], spread.detach())
-        torch.testing.assert_close(sharp["label"], torch.nn.functional.cross_entropy(logits, label).detach())
+        torch.testing.assert_close(
+            sharp["label"], torch.nn.functional.cross_entropy(logits, label).detach()
+        )
     if name == "mosaics":
         assert not torch.allclose(smooth["classes"], sharp["classes"])
 
@@ -112,26 +120,42 @@ def test_who_finds_the_stored_foreground_finds_the_stored_circle_and_mask(datase
     truth = dataset.split("circles", "train")[:64]
     foreground = torch.tensor(dataset.split("foreground", "train")["mask"][:64]) > 0
     foreground[0] = False
-    foreground[1] = torch.zeros(28, 28).index_put((torch.tensor(5), torch.tensor(7)), torch.tensor(1.0)) > 0
+    foreground[1] = (
+        torch.zeros(28, 28).index_put((torch.tensor(5), torch.tensor(7)), torch.tensor(1.0)) > 0
+    )
     found = TASKS["circles"].predict(
-        {"logits": torch.where(foreground, 30.0, -30.0), "label_logits": torch.zeros(len(foreground), 10)}
+        {
+            "logits": torch.where(foreground, 30.0, -30.0),
+            "label_logits": torch.zeros(len(foreground), 10),
+        }
     )
     x, y, den, r2 = truth["circle"].astype(np.float64).T
     assert found["circle"].dtype == torch.float32
     assert found["circle"][:2].tolist() == [[0, 0, -1], [7, 5, 0]]
-    np.testing.assert_allclose(found["circle"][2:], np.stack([x / den, y / den, np.sqrt(r2) / den], 1)[2:], atol=1e-5)
+    np.testing.assert_allclose(
+        found["circle"][2:], np.stack([x / den, y / den, np.sqrt(r2) / den], 1)[2:], atol=1e-5
+    )
     assert found["mask"][:2].sum((1, 2)).tolist() == [0, 1]
     assert np.array_equal(found["mask"][2:], truth["mask"][2:])
 
 
 @pytest.mark.parametrize("name", list(TASKS))
-def test_augmentation_is_keyed_keeps_shapes_and_ends_at_strength_0(dataset: Dataset, name: str) -> None:
+def test_augmentation_is_keyed_keeps_shapes_and_ends_at_strength_0(
+    dataset: Dataset, name: str
+) -> None:
     task, batch = TASKS[name], read(dataset, TASKS[name], 32)
 
     def augmented(seed: int, strength: float) -> dict[str, torch.Tensor]:
-        return task.augment(batch, torch.Generator().manual_seed(seed), small(name, augment=strength))
+        return task.augment(
+            batch, torch.Generator().manual_seed(seed), small(name, augment=strength)
+        )
 
-    first, again, other, none = augmented(1, 1.0), augmented(1, 1.0), augmented(2, 1.0), augmented(1, 0.0)
+    first, again, other, none = (
+        augmented(1, 1.0),
+        augmented(1, 1.0),
+        augmented(2, 1.0),
+        augmented(1, 0.0),
+    )
     assert all(torch.equal(first[column], again[column]) for column in first)
     assert not torch.equal(first["image"], other["image"])
     assert torch.equal(none["image"], batch["image"])
@@ -140,7 +164,9 @@ def test_augmentation_is_keyed_keeps_shapes_and_ends_at_strength_0(dataset: Data
 
 
 @pytest.mark.parametrize("name", list(TASKS))
-def test_the_parts_of_a_loss_are_finite_numbers_without_gradient(dataset: Dataset, name: str) -> None:
+def test_the_parts_of_a_loss_are_finite_numbers_without_gradient(
+    dataset: Dataset, name: str
+) -> None:
     task, config = TASKS[name], small(name)
     batch = task.augment(read(dataset, task, 16), torch.Generator().manual_seed(0), config)
     loss, parts = task.loss(task.build(config, describe(dataset))(batch["image"]), batch, config)
@@ -150,7 +176,9 @@ def test_the_parts_of_a_loss_are_finite_numbers_without_gradient(dataset: Datase
 
 
 class Constants(TorchDispatchMode):
-    """Counts the tensors that are made of Python's numbers, each a copy that a GPU and its host wait for."""
+    """Counts the tensors that are made of Python's numbers, each a copy that a GPU and its host
+    wait for.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

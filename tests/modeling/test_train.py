@@ -1,4 +1,6 @@
-"""Training is a function of its inputs, survives death at any moment, and refuses to go on where it should not."""
+"""Training is a function of its inputs, survives death at any moment, and refuses to go on where it
+should not.
+"""
 
 from __future__ import annotations
 
@@ -101,11 +103,17 @@ def whole(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_training_lowers_the_loss(whole: Path) -> None:
-    losses = [line["loss"] for line in map(json.loads, (whole / runs.LOG).read_text().splitlines()) if "loss" in line]
+    losses = [
+        line["loss"]
+        for line in map(json.loads, (whole / runs.LOG).read_text().splitlines())
+        if "loss" in line
+    ]
     assert losses[-1] < 0.8 * losses[0]
 
 
-@pytest.mark.parametrize(("layout", "precision"), [(True, "float32"), (False, "float32"), (True, "bfloat16")])
+@pytest.mark.parametrize(
+    ("layout", "precision"), [(True, "float32"), (False, "float32"), (True, "bfloat16")]
+)
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
     dataset: Dataset, tmp_path: Path, layout: bool, precision: str
 ) -> None:
@@ -119,7 +127,9 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
     assert not same_bytes(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
 
-def test_training_leaves_the_callers_random_state_and_settings_alone(dataset: Dataset, tmp_path: Path) -> None:
+def test_training_leaves_the_callers_random_state_and_settings_alone(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -174,14 +184,24 @@ def test_a_run_that_is_stopped_and_resumed_is_that_which_was_not(
     told = json.loads((whole / runs.EVIDENCE).read_text())
     assert evidence.weights == told["weights"]
     assert evidence.history == told["history"]
-    assert [each["step"] for each in evidence.resumed] == [sum(stops[: i + 1]) for i in range(len(stops))]
+    assert [each["step"] for each in evidence.resumed] == [
+        sum(stops[: i + 1]) for i in range(len(stops))
+    ]
     assert all(each["same_environment"] for each in evidence.resumed)
 
 
 def test_lines_of_the_log_that_are_no_records_are_dropped(tmp_path: Path) -> None:
     kept = b'{"step": 1, "loss": 2}\n'
     nested = b"[" * 100_000 + b"]" * 100_000
-    for line in (b"{}", b"[]", b"7", b'{"step": null}', b'{"step": [1]}', b'{"step": 1' + b"0" * 400 + b"}", nested):
+    for line in (
+        b"{}",
+        b"[]",
+        b"7",
+        b'{"step": null}',
+        b'{"step": [1]}',
+        b'{"step": 1' + b"0" * 400 + b"}",
+        nested,
+    ):
         (tmp_path / runs.LOG).write_bytes(kept + line + b"\n" + kept)
         runs.Log(tmp_path, 5).close()
         assert (tmp_path / runs.LOG).read_bytes() == 2 * kept
@@ -189,11 +209,15 @@ def test_lines_of_the_log_that_are_no_records_are_dropped(tmp_path: Path) -> Non
 
 def test_a_record_of_what_is_trained_that_is_nested_too_deeply_is_damaged(tmp_path: Path) -> None:
     (tmp_path / runs.CONFIG).write_text("[" * 100_000 + "]" * 100_000)
-    with pytest.raises(DamagedError, match=r"config\.json: the record of what is trained cannot be read"):
+    with pytest.raises(
+        DamagedError, match=r"config\.json: the record of what is trained cannot be read"
+    ):
         runs.begin(tmp_path, SETTINGS, "", resume=True)
 
 
-def test_a_run_that_is_resumed_from_other_code_says_so_and_keeps_what_it_was(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_run_that_is_resumed_from_other_code_says_so_and_keeps_what_it_was(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     assert not run(dataset, tmp_path, stop=Stopper(3)).finished
     tree, facts = checkpoint.load(tmp_path / runs.LAST)
     before = facts["environment"] | {"git": {"commit": "0" * 40, "changed": False}}
@@ -206,7 +230,8 @@ def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_bits(
     folder: Path, whole: Path, tmp_path: Path
 ) -> None:
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["torch", "modeling.training.train"])  # which takes most of the time, so once
+    # which takes most of the time, so once
+    processes.set_forkserver_preload(["torch", "modeling.training.train"])
     moments, out, killed = random.Random(1), tmp_path / "run", 0
     for _ in range(5):
         program = processes.Process(target=train_fake, args=(folder, out))
@@ -263,7 +288,9 @@ def test_death_between_any_two_files_leaves_a_run_to_go_on_from(
     for name in (runs.LAST, runs.BEST):
         assert same_bytes(weights(tmp_path / "run", name), weights(expected, name))
     assert steps_of(tmp_path / "run") == steps_of(expected)
-    told = [json.loads((place / runs.EVIDENCE).read_text()) for place in (tmp_path / "run", expected)]
+    told = [
+        json.loads((place / runs.EVIDENCE).read_text()) for place in (tmp_path / "run", expected)
+    ]
     assert told[0]["best"] == told[1]["best"]
     assert told[0]["finished"]
 
@@ -283,7 +310,9 @@ def test_a_run_that_is_there_is_refused_without_resume(dataset: Dataset, whole: 
     assert {path.name: path.read_bytes() for path in whole.iterdir()} == before
 
 
-def test_resuming_with_another_configuration_is_refused_with_both_values(dataset: Dataset, whole: Path) -> None:
+def test_resuming_with_another_configuration_is_refused_with_both_values(
+    dataset: Dataset, whole: Path
+) -> None:
     with pytest.raises(InputError, match="steps: 40, not 50"):
         run(dataset, whole, dataclasses.replace(SETTINGS, steps=50), resume=True)
 
@@ -328,7 +357,9 @@ def test_a_checkpoint_of_another_network_is_told(dataset: Dataset, tmp_path: Pat
     assert raised.value.path == tmp_path / "a"
 
 
-def test_a_run_of_a_version_with_other_settings_is_told_with_its_folder(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_run_of_a_version_with_other_settings_is_told_with_its_folder(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     run(dataset, tmp_path / "a", stop=Stopper(3))
     path = tmp_path / "a" / runs.CONFIG
     begun = json.loads(path.read_text())
@@ -348,10 +379,16 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     def spoilt(outputs: Any, batch: Any, config: Config) -> Any:
         loss, parts = FAKE.loss(outputs, batch, config)
         calls.append(loss)
-        return (loss * bad, {**parts, "extra": loss * bad}) if len(calls) == 8 else (loss, {**parts, "extra": loss})
+        return (
+            (loss * bad, {**parts, "extra": loss * bad})
+            if len(calls) == 8
+            else (loss, {**parts, "extra": loss})
+        )
 
     task = dataclasses.replace(FAKE, loss=spoilt)
-    with pytest.raises(TrainingError, match=r"not finite at step 7, learning rate 0\.00\d+ .*extra") as caught:
+    with pytest.raises(
+        TrainingError, match=r"not finite at step 7, learning rate 0\.00\d+ .*extra"
+    ) as caught:
         run(dataset, tmp_path / "a", task=task, checkpoint_seconds=0)
     assert "bce" not in str(caught.value)
     assert caught.value.exit_code == 1
@@ -360,7 +397,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     run(dataset, tmp_path / "a", task=task, resume=True)
 
 
-def test_weights_that_are_no_numbers_never_replace_good_ones(dataset: Dataset, tmp_path: Path) -> None:
+def test_weights_that_are_no_numbers_never_replace_good_ones(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     calls = []
 
     def spoil(gradient: Tensor) -> Tensor:
@@ -380,7 +419,9 @@ def test_weights_that_are_no_numbers_never_replace_good_ones(dataset: Dataset, t
     assert all(bool(tensor.isfinite().all()) for tensor in tree["model"].values())
 
 
-def test_the_best_weights_are_those_of_the_best_evaluation(dataset: Dataset, tmp_path: Path) -> None:
+def test_the_best_weights_are_those_of_the_best_evaluation(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     values = iter([0.5, 0.9, None, 0.9, 0.7])
 
     def score(predictions: Any, truth: Any) -> dict[str, Any]:
@@ -393,7 +434,13 @@ def test_the_best_weights_are_those_of_the_best_evaluation(dataset: Dataset, tmp
         if "val" in record:
             averages.append(record["best"])
 
-    evidence = run(dataset, tmp_path / "a", config, task=dataclasses.replace(FAKE, score=score), listeners=[listen])
+    evidence = run(
+        dataset,
+        tmp_path / "a",
+        config,
+        task=dataclasses.replace(FAKE, score=score),
+        listeners=[listen],
+    )
     assert averages == [True, True, False, True, False]
     assert evidence.best == {"step": 8, "samples": 20, "scores": {"right": 0.9}}
     tree, facts = checkpoint.load(tmp_path / "a" / runs.BEST)
@@ -413,7 +460,9 @@ def test_only_so_many_samples_of_val_are_looked_at(dataset: Dataset, tmp_path: P
     assert seen == [(7, 7)]
 
 
-def test_the_evidence_tells_what_was_trained_on_what_and_where(dataset: Dataset, whole: Path) -> None:
+def test_the_evidence_tells_what_was_trained_on_what_and_where(
+    dataset: Dataset, whole: Path
+) -> None:
     told = json.loads((whole / runs.EVIDENCE).read_text())
     assert told["config"] == SETTINGS.to_json()
     assert told["seed"] == SETTINGS.seed
@@ -427,8 +476,12 @@ def test_the_evidence_tells_what_was_trained_on_what_and_where(dataset: Dataset,
     assert told["epochs"] == pytest.approx(10)
     assert [entry["step"] for entry in told["history"]] == [10, 20, 30, 40]
     assert told["history"][0]["scores"]["undefined"] is None
-    assert told["parameters"] == sum(p.numel() for p in FAKE.build(SETTINGS, {"tile": [28, 28]}).parameters())
-    assert told["weights"] == checkpoint.weights_digest(checkpoint.load(whole / runs.LAST)[0]["average"])
+    assert told["parameters"] == sum(
+        p.numel() for p in FAKE.build(SETTINGS, {"tile": [28, 28]}).parameters()
+    )
+    assert told["weights"] == checkpoint.weights_digest(
+        checkpoint.load(whole / runs.LAST)[0]["average"]
+    )
     assert checkpoint.load(whole / runs.LAST)[1] == {**told, "seconds": told["seconds"]}
 
 
@@ -436,14 +489,20 @@ def test_the_log_has_every_interval_and_evaluation_in_order(whole: Path) -> None
     lines = [json.loads(line) for line in (whole / runs.LOG).read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == list(range(5, 41, 5))
     assert [line["step"] for line in lines if "val" in line] == [10, 20, 30, 40]
-    assert all(line["samples_per_second"] > 0 and line["seconds_left"] >= 0 for line in lines if "loss" in line)
+    assert all(
+        line["samples_per_second"] > 0 and line["seconds_left"] >= 0
+        for line in lines
+        if "loss" in line
+    )
     assert lines[-2]["seconds_left"] == 0
 
 
 def test_listeners_are_told_what_the_log_is(dataset: Dataset, tmp_path: Path) -> None:
     heard: list[Any] = []
     run(dataset, tmp_path / "a", dataclasses.replace(SETTINGS, steps=6), listeners=[heard.append])
-    assert heard == [json.loads(line) for line in (tmp_path / "a" / runs.LOG).read_text().splitlines()]
+    assert heard == [
+        json.loads(line) for line in (tmp_path / "a" / runs.LOG).read_text().splitlines()
+    ]
 
 
 def test_only_the_first_step_is_watched_for_what_cannot_be_compiled(
@@ -464,7 +523,9 @@ def test_only_the_first_step_is_watched_for_what_cannot_be_compiled(
 def test_every_sample_is_seen_once_an_epoch(dataset: Dataset, tmp_path: Path) -> None:
     seen: list[bytes] = []
 
-    def augment(batch: dict[str, Tensor], generator: torch.Generator, config: Config) -> dict[str, Tensor]:
+    def augment(
+        batch: dict[str, Tensor], generator: torch.Generator, config: Config
+    ) -> dict[str, Tensor]:
         seen.extend(image.numpy().tobytes() for image in batch["image"])
         return batch
 
@@ -478,11 +539,17 @@ def test_every_sample_is_seen_once_an_epoch(dataset: Dataset, tmp_path: Path) ->
     assert seen[:100] != seen[100:]
 
 
-def test_the_randomness_of_a_step_is_its_own_and_the_same_after_resuming(dataset: Dataset, tmp_path: Path) -> None:
+def test_the_randomness_of_a_step_is_its_own_and_the_same_after_resuming(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     drawn: list[tuple[int, int]] = []
 
-    def augment(batch: dict[str, Tensor], generator: torch.Generator, config: Config) -> dict[str, Tensor]:
-        drawn.append((int(torch.randint(2**40, ())), int(torch.randint(2**40, (), generator=generator))))
+    def augment(
+        batch: dict[str, Tensor], generator: torch.Generator, config: Config
+    ) -> dict[str, Tensor]:
+        drawn.append(
+            (int(torch.randint(2**40, ())), int(torch.randint(2**40, (), generator=generator)))
+        )
         return batch
 
     task = dataclasses.replace(FAKE, augment=augment)
@@ -531,18 +598,27 @@ def test_the_average_follows_the_weights_by_its_formula() -> None:
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for a CPU with g++")
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of torch's own compiler
 @pytest.mark.parametrize("task", ["foreground", "circles", "mosaics"])
-def test_a_compiled_network_takes_the_steps_of_one_that_is_not(task: str, dataset: Dataset, tmp_path: Path) -> None:
-    config = preset(task, "cpu").override(["channels=4,8", "steps=3", "batch=8", "evaluate_every=3", "val_samples=8"])
+def test_a_compiled_network_takes_the_steps_of_one_that_is_not(
+    task: str, dataset: Dataset, tmp_path: Path
+) -> None:
+    config = preset(task, "cpu").override(
+        ["channels=4,8", "steps=3", "batch=8", "evaluate_every=3", "val_samples=8"]
+    )
     train(dataset, dataclasses.replace(config, precision="float32"), tmp_path / "none")
-    train(dataset, dataclasses.replace(config, compile="default"), tmp_path / "default")  # its precision is chosen
+    # its precision is chosen
+    train(dataset, dataclasses.replace(config, compile="default"), tmp_path / "default")
     plain, compiled = (weights(tmp_path / mode) for mode in ("none", "default"))
     assert plain.keys() == compiled.keys()
     for name, tensor in plain.items():
         torch.testing.assert_close(compiled[name], tensor, rtol=1e-3, atol=1e-4)
 
 
-def test_a_state_goes_on_at_its_own_rates_whatever_a_schedule_made_of_those_that_were_saved() -> None:
-    state, other = (State(FAKE, SETTINGS, {"tile": [28, 28]}, torch.device("cpu")) for _ in range(2))
+def test_a_state_goes_on_at_its_own_rates_whatever_a_schedule_made_of_those_that_were_saved() -> (
+    None
+):
+    state, other = (
+        State(FAKE, SETTINGS, {"tile": [28, 28]}, torch.device("cpu")) for _ in range(2)
+    )
     for group in state.optimizer.param_groups:
         group["lr"] *= 0.25
     other.restore(state.tree())
@@ -556,13 +632,19 @@ def test_a_state_goes_on_at_its_own_rates_whatever_a_schedule_made_of_those_that
 def test_a_gradient_longer_than_the_limit_is_cut() -> None:
     lengths = []
     for clip in (0.0, 1.0):
-        state = State(FAKE, dataclasses.replace(SETTINGS, clip=clip), {"tile": [28, 28]}, torch.device("cpu"))
+        state = State(
+            FAKE, dataclasses.replace(SETTINGS, clip=clip), {"tile": [28, 28]}, torch.device("cpu")
+        )
         for parameter in state.parameters:
             parameter.grad = torch.full_like(parameter, 100.0)
         gradients = [parameter.grad for parameter in state.parameters]
         state.advance(state.optimizer.rates(0))
         lengths.append(
-            float(torch.cat([gradient.reshape(-1) for gradient in gradients if gradient is not None]).norm())
+            float(
+                torch.cat(
+                    [gradient.reshape(-1) for gradient in gradients if gradient is not None]
+                ).norm()
+            )
         )
     assert lengths[0] > 100
     assert lengths[1] == pytest.approx(1, rel=1e-4)

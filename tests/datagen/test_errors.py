@@ -1,0 +1,89 @@
+"""Errors say where, what was expected, what was found and what to do; their class decides the exit
+code.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datagen import errors
+from datagen.errors import DatagenError
+
+
+def test_a_message_holds_path_problem_both_sides_and_remedy_in_this_order() -> None:
+    error = DatagenError(
+        "too short", path=Path("a/b"), expected="4 bytes", found=3, remedy="write it anew"
+    )
+    assert str(error) == "a/b: too short (expected 4 bytes, found 3); write it anew"
+
+
+def test_what_is_not_known_leaves_no_trace_in_the_message() -> None:
+    assert str(DatagenError("too short")) == "too short"
+    assert str(DatagenError("too short", found=3)) == "too short (found 3)"
+    assert str(DatagenError("too short", path="a", remedy="go home")) == "a: too short; go home"
+
+
+def test_nothing_found_is_told_where_it_is_a_number() -> None:
+    assert str(DatagenError("no digits", expected=1, found=0)) == "no digits (expected 1, found 0)"
+
+
+def test_the_fields_stay_as_they_were_given() -> None:
+    error = DatagenError("p", path=Path("a"), expected=[1], found={2}, remedy="r")
+    assert (error.problem, error.path, error.expected, error.found, error.remedy) == (
+        "p",
+        Path("a"),
+        [1],
+        {2},
+        "r",
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (errors.InputError, 3),
+        (errors.RecipeError, 3),
+        (errors.FormatError, 4),
+        (errors.DamageError, 5),
+        (errors.BusyError, 6),
+        (errors.StorageError, 7),
+        (errors.SourceError, 8),
+    ],
+)
+def test_each_kind_has_the_exit_code_of_the_contract(kind: type[DatagenError], code: int) -> None:
+    assert kind("x").exit_code == code
+    assert issubclass(kind, DatagenError)
+
+
+def test_the_other_exit_codes_are_those_of_the_contract() -> None:
+    assert (errors.PROBLEMS_FOUND, errors.INTERRUPTED) == (1, 130)
+
+
+def test_what_steers_a_terminal_is_escaped_and_lists_keep_their_lines() -> None:
+    name = "x\x1b]0;title\x07\nError: two.png"
+    error = DatagenError(
+        f"2 problems:\n  {name}: bad\n  b: bad",
+        path=name,
+        expected=name,
+        found="\udcff\u202e",
+        remedy=name,
+    )
+    spelled = r"x\x1b]0;title\x07\nError: two.png"
+    assert str(error).split("\n") == [
+        f"{spelled}: 2 problems:",
+        f"  {spelled}: bad",
+        rf"  b: bad (expected {spelled}, found \udcff\u202e)",
+        f"  {spelled}",
+    ]
+
+
+@given(st.text())
+def test_printable_text_is_one_line_of_printable_characters_and_stays_as_it_is(text: str) -> None:
+    spelled = errors.printable(text)
+    assert spelled.isprintable()
+    assert errors.printable(spelled) == spelled
+    assert not text.isprintable() or spelled == text

@@ -1,0 +1,489 @@
+"""Files are whole or absent whatever fails on the way, locks die with their owner, and errors say
+where and what.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datagen import files
+from datagen.errors import BusyError, StorageError
+
+HOLDER = """
+import sys
+from pathlib import Path
+from datagen import files
+with files.lock(Path(sys.argv[1]), exclusive=sys.argv[2] == "exclusive"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def failing(code: int) -> Callable[..., NoReturn]:
+    def fail(*_: Any, **__: Any) -> NoReturn:
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+def failing_on_folders(descriptor: int) -> None:
+    if os.path.isdir(f"/dev/fd/{descriptor}"):  # noqa: PTH112  (a link that Path would resolve)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def hold(folder: Path, kind: str) -> subprocess.Popen[str]:
+    """A process that holds a lock until its standard input ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder), kind],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.communicate("")
+
+
+def test_a_file_is_written_whole_into_folders_that_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "file"
+    files.write_atomic(path, b"content")
+    assert path.read_bytes() == b"content"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"a long old content")
+    with path.open("rb") as reader:
+        files.write_atomic(path, b"new")
+        assert reader.read() == b"a long old content", "a reader keeps what it opened"
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("old", [None, b"old"])
+@pytest.mark.parametrize("step", ["pwritev", "fsync", "replace", "open"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_a_failing_step_leaves_what_was_there_and_no_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, code: int, old: bytes | None
+) -> None:
+    path = tmp_path / "file"
+    if old is not None:
+        path.write_bytes(old)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path if step == "replace" else os, step, failing(code))
+        with pytest.raises(StorageError) as caught:
+            files.write_atomic(path, b"new")
+    assert caught.value.exit_code == 7
+    assert str(path) in str(caught.value)
+    assert os.strerror(code).lower() in str(caught.value)
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == (
+        {} if old is None else {"file": old}
+    )
+
+
+def test_a_write_that_ends_early_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, counts = os.pwritev, []
+
+    def short(descriptor: int, parts: list[memoryview], at: int) -> int:
+        data = b"".join(parts)
+        counts.append(write(descriptor, [data[: 1 + len(data) // 2]], at))
+        return counts[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", short)
+        files.write_atomic(tmp_path / "file", bytes(range(256)))
+    assert (tmp_path / "file").read_bytes() == bytes(range(256))
+    assert len(counts) > 3
+
+
+def test_a_disk_that_fills_midway_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, path = os.pwritev, tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def filling(descriptor: int, parts: list[memoryview], at: int) -> int:
+        data = b"".join(parts)
+        if len(data) < 200:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, [data[:100]], at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", filling)
+        with pytest.raises(StorageError, match="free some space"):
+            files.write_atomic(path, bytes(1000))
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_content_is_synced_before_the_rename_and_the_folder_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, fsync, replace = [], os.fsync, Path.replace
+
+    def noting_fsync(descriptor: int) -> None:
+        steps.append(
+            "folder" if os.path.samestat(os.fstat(descriptor), tmp_path.stat()) else "content"
+        )
+        fsync(descriptor)
+
+    def noting_replace(self: Path, target: Path) -> Path:
+        steps.append("rename")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(Path, "replace", noting_replace)
+    files.write_atomic(tmp_path / "file", b"x")
+    assert steps == ["content", "rename", "folder"]
+
+
+def test_a_folder_that_cannot_be_synced_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", failing_on_folders)
+    with pytest.raises(StorageError):
+        files.write_atomic(tmp_path / "file", b"x")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_permissions_follow_the_umask(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        files.write_atomic(tmp_path / "file", b"x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_a_folder_in_the_place_of_a_file_is_named_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    with pytest.raises(StorageError) as caught:
+        files.write_atomic(tmp_path / "file", b"x")
+    assert caught.value.path == tmp_path / "file"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_discarded_draft_leaves_nothing_and_a_committed_one_stays(tmp_path: Path) -> None:
+    draft = files.Draft(tmp_path / "file")
+    assert files.is_draft(draft.temporary.name)
+    assert draft.temporary.parent == tmp_path
+    draft.discard()
+    draft.discard()
+    assert not list(tmp_path.iterdir())
+    draft = files.Draft(tmp_path / "file")
+    draft.commit()
+    draft.discard()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@settings(deadline=None)
+@given(
+    start=st.integers(0, 200),
+    sizes=st.lists(st.integers(0, 300), max_size=12),
+    limit=st.integers(1, 400) | st.just(400),  # bytes that a write takes at most; none asks for 400
+)
+def test_a_stream_writes_what_was_appended_by_whole_huge_pages(
+    tmp_path_factory: pytest.TempPathFactory, start: int, sizes: list[int], limit: int
+) -> None:
+    path, content = (
+        tmp_path_factory.mktemp("stream") / "file",
+        random.Random(0).randbytes(sum(sizes)),
+    )
+    write, asked = os.pwritev, []
+
+    def write_some(descriptor: int, parts: list[memoryview], at: int) -> int:
+        asked.append((at, at + sum(map(len, parts))))
+        return write(descriptor, [b"".join(parts)[:limit]], at)
+
+    draft = files.Draft(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "HUGE_PAGE", 64)
+        patch.setattr(os, "pwritev", write_some)
+        stream, first = files.Stream(draft, start), 0
+        for size in sizes:
+            block = bytearray(content[first : first + size])
+            stream.append(block)
+            block[:] = bytes(size)  # a caller's block is its own again
+            first += size
+            assert stream.end == start + first
+        assert all(stop % 64 == 0 for _, stop in asked)
+        assert max((stop for _, stop in asked), default=start) == max(start, stream.end // 64 * 64)
+        stream.flush()
+    draft.commit()
+    assert path.read_bytes() == (bytes(start) + content if content else b"")
+    if limit == 400:  # no write ends early: each but the first begins where a page does
+        assert all(at == start or at % 64 == 0 for at, _ in asked)
+
+
+def test_an_exception_in_the_middle_commits_nothing(tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        files.write_atomic(tmp_path / "file", "text")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_made_with_its_parents_and_each_entry_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(files, "sync_folder", synced.append)
+    files.make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    assert set(synced) == {tmp_path, tmp_path / "a"}
+    synced.clear()
+    files.make_folder(tmp_path / "a" / "b")
+    assert not synced
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_file_where_a_folder_should_be_is_told_and_left_alone(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(StorageError, match="file"):
+        files.make_folder(tmp_path / place)
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+def test_only_drafts_are_removed_and_links_are_not_followed(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    kept = [
+        inside / ".datagen-notes",
+        inside / "x.tmp",
+        inside / "deep" / "datagen-1.tmp",
+        outside / ".datagen-a.tmp",
+    ]
+    drafts = [inside / ".datagen-0123.tmp", inside / "deep" / ".datagen-4567.tmp"]
+    for path in (*kept, *drafts):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    (inside / "link").symlink_to(outside)
+    files.remove_drafts(inside)
+    assert [path.exists() for path in kept] == [True] * 4
+    assert [path.exists() for path in drafts] == [False] * 2
+
+
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("theirs", ["exclusive", "shared"])
+def test_a_lock_is_shared_among_the_shared_and_else_alone(
+    tmp_path: Path, ours: bool, theirs: str
+) -> None:
+    other = hold(tmp_path, theirs)
+    try:
+        if ours or theirs == "exclusive":
+            with (
+                pytest.raises(BusyError, match=re.escape(str(tmp_path))) as caught,
+                files.lock(tmp_path, exclusive=ours),
+            ):
+                pytest.fail("the lock was given twice")
+            assert caught.value.exit_code == 6
+        else:
+            with files.lock(tmp_path, exclusive=ours):
+                pass
+    finally:
+        end(other)
+    with files.lock(tmp_path, exclusive=True):
+        pass
+
+
+def test_a_lock_holds_within_a_process_too_and_leaves_no_file(tmp_path: Path) -> None:
+    with files.lock(tmp_path, exclusive=True):
+        with pytest.raises(BusyError), files.lock(tmp_path, exclusive=False):
+            pytest.fail("the lock was given twice")
+        assert not list(tmp_path.iterdir())
+    with files.lock(tmp_path, exclusive=False), files.lock(tmp_path, exclusive=False):
+        pass
+
+
+def test_a_lock_dies_with_its_owner(tmp_path: Path) -> None:
+    owner = hold(tmp_path, "exclusive")
+    owner.send_signal(signal.SIGKILL)
+    end(owner)
+    assert owner.returncode == -signal.SIGKILL
+    with files.lock(tmp_path, exclusive=True):
+        pass
+
+
+def test_a_lock_is_given_back_when_the_body_raises(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), files.lock(tmp_path, exclusive=True):
+        raise ZeroDivisionError
+    with files.lock(tmp_path, exclusive=True):
+        pass
+
+
+def test_a_busy_answer_keeps_no_descriptor_open(tmp_path: Path) -> None:
+    with files.lock(tmp_path, exclusive=True):
+        before = len(os.listdir("/dev/fd"))  # noqa: PTH208
+        for _ in range(5):
+            with pytest.raises(BusyError), files.lock(tmp_path, exclusive=True):
+                pass
+        assert len(os.listdir("/dev/fd")) == before  # noqa: PTH208
+
+
+def test_a_file_system_without_locks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", failing(errno.ENOLCK))
+    with pytest.raises(StorageError, match="takes no lock"), files.lock(tmp_path, exclusive=True):
+        pytest.fail("no lock was taken")
+
+
+def test_a_folder_that_is_not_there_cannot_be_locked(tmp_path: Path) -> None:
+    with (
+        pytest.raises(StorageError, match="absent"),
+        files.lock(tmp_path / "absent", exclusive=True),
+    ):
+        pytest.fail("no lock was taken")
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EDQUOT, "raise the quota"),
+        (errno.EFBIG, "smaller shards"),
+        (errno.EROFS, "can be written"),
+        (errno.EACCES, "change the permissions"),
+        (errno.EIO, ""),
+    ],
+)
+def test_an_error_of_the_system_becomes_one_with_path_reason_and_advice(
+    code: int, advice: str
+) -> None:
+    with pytest.raises(StorageError) as caught, files.storage_errors(Path("some/where")):
+        raise OSError(code, os.strerror(code))
+    message = str(caught.value)
+    assert message.startswith("some/where: the storage says: " + os.strerror(code).lower())
+    assert advice in message
+    assert caught.value.exit_code == 7
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_the_path_that_the_system_names_comes_before_the_one_at_hand(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"deeper"), files.storage_errors(tmp_path):
+        (tmp_path / "deeper").read_bytes()
+
+
+def test_other_errors_pass_through_unchanged() -> None:
+    with pytest.raises(KeyError), files.storage_errors(Path("x")):
+        raise KeyError("x")
+
+
+def test_space_is_looked_for_where_the_folder_will_be(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    files.require_space(tmp_path / "a" / "b", 1)
+    with pytest.raises(StorageError, match="not enough space") as caught:
+        files.require_space(tmp_path / "a" / "b", free * 2 + (1 << 40))
+    assert caught.value.path == tmp_path
+    assert "free some space" in str(caught.value)
+
+
+def test_just_enough_space_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 60, 40))
+    files.require_space(tmp_path, 40)
+    with pytest.raises(StorageError, match=r"expected 41 bytes free, found 40"):
+        files.require_space(tmp_path, 41)
+
+
+def test_a_place_that_can_be_written_passes(tmp_path: Path) -> None:
+    files.require_writable(tmp_path)
+    files.require_writable(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_no_place_for_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(StorageError, match="not a folder"):
+            files.require_writable(place)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind the superuser")
+def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(StorageError, match="cannot be written"):
+            files.require_writable(tmp_path / "a")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_what_the_system_says_of_permission_and_mount_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda *_: False)
+        with pytest.raises(StorageError, match="cannot be written"):
+            files.require_writable(tmp_path)
+    mounted = os.statvfs(tmp_path)
+    read_only = os.statvfs_result((*mounted[:8], mounted.f_flag | os.ST_RDONLY, mounted.f_namemax))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "statvfs", lambda _: read_only)
+        with pytest.raises(StorageError, match="cannot be written"):
+            files.require_writable(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        files.require_writable,
+        lambda path: files.require_space(path, 1),
+        files.make_folder,
+        files.Draft,
+    ],
+    ids=["require_writable", "require_space", "make_folder", "Draft"],
+)
+def test_a_name_that_no_file_system_takes_is_told(
+    tmp_path: Path, call: Callable[[Path], object]
+) -> None:
+    with pytest.raises(StorageError, match="too long"):
+        call(tmp_path / ("n" * 300) / "below")
+
+
+def test_a_writer_killed_at_any_moment_leaves_old_or_new_content(tmp_path: Path) -> None:
+    path, size = tmp_path / "file", 1 << 20
+    files.write_atomic(path, b"0" * size)
+    writer = (
+        "import sys; from pathlib import Path; from datagen import files\nprint(flush=True)\nn = 0\n"
+        + (f"while True: n += 1; files.write_atomic(Path(sys.argv[1]), b'%d' % (n % 10) * {size})")
+    )
+    for seed in range(5):
+        process = subprocess.Popen(
+            [sys.executable, "-c", writer, str(path)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(random.Random(seed).uniform(0, 0.05))
+        process.kill()
+        process.communicate()
+        content = path.read_bytes()
+        assert len(content) == size
+        assert len(set(content)) == 1
+    files.remove_drafts(tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_is_there_stays_where_it_is_not_to_be_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for data in (b"first", b"second"):
+        files.write_atomic(path, data, replace=False)
+        assert path.read_bytes() == b"first"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]

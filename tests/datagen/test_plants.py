@@ -1,0 +1,221 @@
+"""Every plant is found, refused or said to be out of sight: at each level, in both formats, as it
+is and resealed.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from forging import Tiny, build_tiny, copy_of, files, reseal
+from helpers import FORMATS
+from plants import LEVELS, PAGE, PLANTS, Found, Plant, Refused, Unseen, renewed
+
+from datagen.cli import cli
+from datagen.layout import MANIFEST
+from datagen.manifest import load
+
+FLIPS = 1000
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tiny]:
+    """The tiny dataset in each format; not to be damaged."""
+    return cache(lambda name: build_tiny(tmp_path_factory.mktemp("whole") / name, name))
+
+
+def run(root: Path, *options: object) -> Result:
+    """`datagen verify --json`, as the command line does it."""
+    arguments = ["verify", str(root), "--json", "--workers", "1", *map(str, options)]
+    return CliRunner().invoke(
+        cli, arguments, env={"DATAGEN_SOURCE_DIR": ""}, catch_exceptions=False
+    )
+
+
+def verdict(root: Path, *options: object) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(run(root, *options).stdout)
+    return facts
+
+
+def options_of(level: str, tiny: Tiny, digest: str) -> list[object]:
+    options: dict[str, list[object]] = {
+        "quick": ["--quick"],
+        "full": [],
+        "source": ["--source-dir", tiny.source],
+        "expect": ["--expect", digest],
+    }
+    return options[level]
+
+
+def check(cell: Found | Refused | Unseen, result: Result, tiny: Tiny) -> None:
+    """Assert what the cell says."""
+    if isinstance(cell, Refused):
+        assert (result.exit_code, cell.message in result.stderr) == (cell.code, True), result.stderr
+        assert str(tiny.root / MANIFEST) in result.stderr
+        return
+    facts = json.loads(result.stdout)
+    if isinstance(cell, Unseen):
+        assert (result.exit_code, facts["problems"]) == (0, [])
+        assert any(matter.startswith(cell.matter) for matter in facts["not_looked_at"]), facts[
+            "not_looked_at"
+        ]
+        return
+    assert result.exit_code == 1
+    path = tiny.path(cell.place)
+    found = [one for one in facts["problems"] if one["kind"] == cell.kind and one["path"] == path]
+    assert found, (cell, facts["problems"])
+    if cell.index is not None:
+        task, split = cell.place.split("/")[:2]
+        wanted = {"task": task, "split": split, "index": cell.index}
+        assert any(wanted.items() <= one.items() for one in found), found
+    assert all(
+        set(one) == {"kind", "path", "task", "split", "index", "expected", "found"} for one in found
+    )
+
+
+CASES = [
+    pytest.param(plant, name, forged, id=f"{plant.name}-{name}-{'resealed' if forged else 'plain'}")
+    for plant in PLANTS
+    for name in plant.formats
+    for forged in (False, True)
+]
+
+
+def plant_and_check(plant: Plant, whole: Tiny, folder: Path, forged: bool, *, rest: bool) -> None:
+    """Check a plant at the levels quick and full, and where else another cell is due; or at the
+    `rest`.
+    """
+    tiny = copy_of(whole, folder)
+    digest = load(tiny.root).digest
+    plant.damage(tiny)
+    if forged:
+        plant.forge(tiny)
+    cells = {level: plant.cell(level, forged) for level in LEVELS}
+    for level, cell in cells.items():
+        if (level not in ("quick", "full") and cell == cells["full"]) == rest:
+            check(cell, run(tiny.root, *options_of(level, tiny, digest)), tiny)
+
+
+@pytest.mark.parametrize(("plant", "name", "forged"), CASES)
+def test_a_plant_is_known_at_the_levels_that_can_know_it(
+    plant: Plant, name: str, forged: bool, whole: Callable[[str], Tiny], tmp_path: Path
+) -> None:
+    plant_and_check(plant, whole(name), tmp_path, forged, rest=False)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("plant", "name", "forged"), CASES)
+def test_what_the_full_level_knows_is_known_too_with_the_source_or_the_digest(
+    plant: Plant, name: str, forged: bool, whole: Callable[[str], Tiny], tmp_path: Path
+) -> None:
+    plant_and_check(plant, whole(name), tmp_path, forged, rest=True)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_dataset_that_is_whole_has_no_problem_and_stands_on_what_it_can(
+    level: str, name: str, whole: Callable[[str], Tiny]
+) -> None:
+    tiny = whole(name)
+    facts = verdict(tiny.root, *options_of(level, tiny, load(tiny.root).digest))
+    stands = {"source": "the source", "expect": "the digest expected"}
+    assert (facts["passed"], facts["problems"]) == (True, [])
+    assert facts["stood_on"] == stands.get(level, "the dataset itself")
+    assert any("whether these are the images" in matter for matter in facts["not_looked_at"]) == (
+        level not in stands
+    )
+    assert (facts["not_looked_at"] == []) == (level == "source")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_forger_of_these_tests_is_careful(
+    name: str, whole: Callable[[str], Tiny], tmp_path: Path
+) -> None:
+    tiny = copy_of(whole(name), tmp_path)
+    before = {path: path.read_bytes() for path in files(tiny)}
+    (tiny.root / MANIFEST).write_bytes(before[tiny.root / MANIFEST])
+    reseal(tiny)
+    assert {path: path.read_bytes() for path in files(tiny)} == before
+
+
+def test_the_table_in_the_docs_is_that_of_these_tests() -> None:
+    assert renewed(PAGE.read_text()) == PAGE.read_text(), "run: python tests/tools/plants.py"
+
+
+def places(tiny: Tiny, number: int, seed: int) -> list[tuple[Path, int, int]]:
+    """That many bits, each of a file, a byte and a mask, chosen among all the bits of all files."""
+    chooser, sizes = random.Random(seed), {path: path.stat().st_size for path in files(tiny)}
+    chosen = chooser.choices(list(sizes), weights=list(sizes.values()), k=number)
+    return [(path, chooser.randrange(sizes[path]), 1 << chooser.randrange(8)) for path in chosen]
+
+
+def invert(path: Path, position: int, mask: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= mask
+    path.write_bytes(data)
+
+
+def check_flip(tiny: Tiny, path: Path, position: int, mask: int) -> None:
+    """One flipped bit is found, its file named; then it is flipped back."""
+    invert(path, position, mask)
+    result = run(tiny.root)
+    told = f"byte {position} of {path}, {mask}: {result.output[:1000]}"
+    if path.name == MANIFEST:
+        assert (result.exit_code in (4, 5), str(path) in result.stderr) == (True, True), told
+    else:
+        paths = {problem["path"] for problem in json.loads(result.stdout)["problems"]}
+        assert (result.exit_code, path.relative_to(tiny.root).as_posix() in paths) == (1, True), (
+            told
+        )
+    invert(path, position, mask)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", FORMATS)
+def test_each_of_a_thousand_flipped_bits_is_found_and_its_file_named(
+    name: str, whole: Callable[[str], Tiny], tmp_path: Path
+) -> None:
+    tiny = copy_of(whole(name), tmp_path)
+    for place in places(tiny, FLIPS, seed=1):
+        check_flip(tiny, *place)
+    assert verdict(tiny.root)["passed"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_flipped_bit_of_any_file_is_found_and_the_file_named(
+    name: str, whole: Callable[[str], Tiny], tmp_path: Path
+) -> None:
+    tiny = copy_of(whole(name), tmp_path)
+    chooser = random.Random(2)
+    every = [path for path in files(tiny) if path.name != MANIFEST]
+    small = {
+        path
+        for path in every
+        if path.name in ("zarr.json", "all.h5", "recipe.toml") or path.suffix == ".shards"
+    }
+    for group in (small, set(every) - small):  # a section whose table is damaged is not looked into
+        for path in sorted(group):
+            invert(path, chooser.randrange(path.stat().st_size), 1 << chooser.randrange(8))
+        named = {problem["path"] for problem in verdict(tiny.root)["problems"]}
+        assert {path.relative_to(tiny.root).as_posix() for path in group} <= named
+        shutil.rmtree(tiny.root)
+        shutil.copytree(whole(name).root, tiny.root)
+    for place in places(tiny, 20, seed=3):
+        check_flip(tiny, *place)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_flipped_bit_of_the_manifest_is_refused(
+    name: str, whole: Callable[[str], Tiny], tmp_path: Path
+) -> None:
+    tiny = copy_of(whole(name), tmp_path)
+    chooser, path = random.Random(4), tiny.root / MANIFEST
+    for _ in range(100):
+        check_flip(tiny, path, chooser.randrange(path.stat().st_size), 1 << chooser.randrange(8))

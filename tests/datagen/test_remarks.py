@@ -1,0 +1,158 @@
+"""What users hear of images of their own: a light ground, classes numbered as text; and where a
+tilde leads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+
+from datagen import sources
+from datagen.cli import cli
+from datagen.errors import InputError
+from datagen.sources import idx, remarks
+from datagen.sources.record import UInt8
+from datagen.testing import images as drawn
+from modeling.inference import inputs
+
+
+def squares(count: int, *, light: int = 0, side: int = 12) -> UInt8:
+    """Distinct light squares on a dark ground, the first `light` of them turned into dark ones on a
+    light ground.
+    """
+    made = np.zeros((count, side, side), np.uint8)
+    for number in range(count):
+        made[number, 2 + number % 5 : 9, 3 : 5 + number // 5 % 5] = 255 - number
+    made[:light] = 255 - made[:light]
+    return made
+
+
+def as_npz(folder: Path, images: UInt8) -> str:
+    np.savez(folder / "own.npz", images=images, labels=np.arange(len(images)) % 2)
+    return f"npz:{folder / 'own.npz'}"
+
+
+def as_idx(folder: Path, images: UInt8) -> str:
+    (folder / "images-idx3-ubyte").write_bytes(idx.encode(images))
+    (folder / "labels-idx1-ubyte").write_bytes(
+        idx.encode((np.arange(len(images)) % 2).astype(np.uint8))
+    )
+    return f"idx:{folder}"
+
+
+def as_folders(folder: Path, images: UInt8, names: tuple[str, ...] = ("0", "1")) -> str:
+    for number, image in enumerate(images):
+        place = folder / "photos" / names[number % len(names)] / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(bytes(cv2.imencode(".png", image)[1]))
+    return f"images:{folder / 'photos'}"
+
+
+def heard(spec: str) -> list[str]:
+    said: list[str] = []
+    sources.load(spec, report=said.append)
+    return said
+
+
+@pytest.mark.parametrize("save", [as_npz, as_idx, as_folders])
+@pytest.mark.parametrize(
+    ("light", "share"), [(0, None), (10, "10 of 40 images (25%)"), (40, "40 of 40 images (100%)")]
+)
+def test_a_light_ground_is_told_once_with_its_share(
+    tmp_path: Path, save: Callable[[Path, UInt8], str], light: int, share: str | None
+) -> None:
+    said = heard(save(tmp_path, squares(40, light=light)))
+    assert [remark.partition(" have a light ground")[0] for remark in said] == (
+        [share] if share else []
+    )
+    assert all("If the objects are dark, invert the images first" in remark for remark in said)
+
+
+def test_one_in_many_is_no_share_of_nothing() -> None:
+    remark = remarks.on_ground([squares(101, light=1)])
+    assert remark is not None
+    assert remark.startswith("1 of 101 images (under 1%) have")
+
+
+@given(drawn())
+def test_a_ground_is_light_by_the_rule_of_predictions(image: UInt8) -> None:
+    block = image[None]
+    expected = inputs.are_light(block) & ~inputs.are_blank(block)
+    np.testing.assert_array_equal(remarks.are_light(block), expected)
+
+
+def test_many_images_are_looked_at_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = squares(40, light=17)
+    whole = remarks.are_light(images)
+    monkeypatch.setattr(remarks, "_BLOCK", 3 * 2 * 24)
+    np.testing.assert_array_equal(remarks.are_light(images), whole)
+    assert whole.sum() == 17
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        (("0", "1", "10", "11", "2"), "'11' before '2': label 4 is the class '2'. .* as '02'"),
+        (("1", "10", "9"), "'10' before '9': label 2 is the class '9'. .* as '09'"),
+        (("00", "01", "02", "10"), None),
+        (("0", "1", "2"), None),
+        (("1", "10", "2", "b"), None),
+        (("1", "10", "\u00b2"), None),
+    ],
+)
+def test_numbers_that_are_numbered_as_text_are_told(
+    classes: tuple[str, ...], words: str | None
+) -> None:
+    remark = remarks.on_order(classes)
+    assert (remark is None) == (words is None)
+    assert words is None or re.search(words, str(remark))
+
+
+def test_the_order_of_numbers_is_told_of_folders(tmp_path: Path) -> None:
+    (remark,) = heard(as_folders(tmp_path, squares(40), tuple(map(str, range(12)))))
+    assert remark.startswith("The classes are numbered in the order of their names as text")
+
+
+@pytest.mark.parametrize(("quiet", "count"), [((), 1), (("--quiet",), 0), (("--json",), 0)])
+def test_a_build_tells_of_a_light_ground_unless_it_is_to_be_quiet(
+    tmp_path: Path, quiet: tuple[str, ...], count: int
+) -> None:
+    source = as_npz(tmp_path, squares(40, light=40))
+    arguments = [
+        "build",
+        "--source",
+        source,
+        "--mosaics",
+        "5",
+        "2",
+        "2",
+        "--out",
+        str(tmp_path / "built"),
+        *quiet,
+    ]
+    done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert done.stderr.count("have a light ground") == count
+    assert "light ground" not in done.stdout
+
+
+@pytest.mark.parametrize("save", [as_npz, as_idx, as_folders])
+def test_a_tilde_is_the_home_of_the_user(
+    tmp_path: Path, save: Callable[[Path, UInt8], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    spec = save(tmp_path, squares(40)).replace(str(tmp_path), "~")
+    assert ":~" in spec
+    assert sources.load(spec).classes == ("0", "1")
+
+
+def test_a_tilde_of_nobody_is_a_name() -> None:
+    with pytest.raises(InputError, match=r"^~no-such-user/photos: no such folder"):
+        sources.load("images:~no-such-user/photos")

@@ -1,0 +1,361 @@
+"""The pictures of a dataset: what they show is where the numbers say, for every dataset that can be
+built.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from datagen import circle, palette
+from datagen.build import build
+from datagen.dataset import Dataset
+from datagen.errors import DamageError
+from datagen.layout import SPLITS
+from datagen.palette import UInt8
+from datagen.recipe import Mosaics, Recipe, Storage
+from datagen.report import sample_picture, write_preview
+
+NAMES = ["overview.png", "foreground.png", "circles.png", "mosaics.png"]
+
+
+def noise(count: int, height: int, width: int) -> UInt8:
+    return np.random.default_rng(7).integers(0, 256, (count, height, width), dtype=np.uint8)
+
+
+DIGITS = noise(120, 9, 7), np.arange(120) // 3 % 10, Mosaics((2, 2), 40, 20, 20)
+
+
+def make_dataset(
+    folder: Path,
+    images: UInt8,
+    labels: npt.ArrayLike,
+    mosaics: Mosaics,
+    *,
+    classes: list[str] | None = None,
+    storage: Storage | None = None,
+) -> Path:
+    """Build a dataset in `folder`; every third image goes to the same split."""
+    arrays = {f"{split}_images": images[i::3] for i, split in enumerate(SPLITS)}
+    arrays |= {f"{split}_labels": np.asarray(labels)[i::3] for i, split in enumerate(SPLITS)}
+    if classes is not None:
+        arrays["classes"] = np.array(classes)
+    with (folder / "source.npz").open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    root = folder / "dataset"
+    build(
+        Recipe(f"npz:{folder / 'source.npz'}", mosaics=mosaics, storage=storage or Storage()), root
+    )
+    return root
+
+
+def decoded(data: bytes) -> UInt8:
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    return np.asarray(picture, np.uint8)[:, :, ::-1]
+
+
+def find(picture: UInt8, part: UInt8) -> tuple[int, int]:
+    """Where in the picture the part stands, pixel by pixel the same: top and left."""
+    height, width = part.shape[:2]
+    windows = np.lib.stride_tricks.sliding_window_view(picture, (height, width), axis=(0, 1))
+    first = (windows[..., 0, 0] == part[0, 0]).all(axis=-1) & (
+        windows[..., -1, -1] == part[-1, -1]
+    ).all(axis=-1)
+    for top, left in np.argwhere(first):
+        if (picture[top : top + height, left : left + width] == part).all():
+            return int(top), int(left)
+    raise AssertionError("the picture does not show it")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("report"), *DIGITS)
+
+
+@pytest.fixture(scope="module")
+def preview(root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_preview(root, tmp_path_factory.mktemp("report") / "preview")
+
+
+def contents(paths: list[Path]) -> list[bytes]:
+    return [path.read_bytes() for path in paths]
+
+
+def test_a_preview_is_an_overview_and_a_sheet_for_each_task(preview: list[Path]) -> None:
+    assert [path.name for path in preview] == NAMES
+    assert sorted(path.name for path in preview[0].parent.iterdir()) == sorted(NAMES)
+    for path in preview:
+        height, width = decoded(path.read_bytes()).shape[:2]
+        assert 300 <= height <= 1800
+        assert 900 <= width <= 1800
+        assert path.stat().st_size < 400_000
+
+
+def test_the_same_dataset_gives_the_same_bytes(
+    root: Path, preview: list[Path], tmp_path: Path
+) -> None:
+    assert contents(write_preview(root, tmp_path)) == contents(preview)
+
+
+def test_formats_and_compression_do_not_change_the_pictures(
+    preview: list[Path], tmp_path: Path
+) -> None:
+    packed = make_dataset(tmp_path, *DIGITS, storage=Storage("zarr", 256, "zstd"))
+    drawn = write_preview(packed, tmp_path / "preview")
+    for ours, theirs in zip(drawn, preview, strict=True):
+        assert (decoded(ours.read_bytes()) == decoded(theirs.read_bytes())).all()
+
+
+def test_only_a_picture_that_differs_is_written_again(
+    root: Path, preview: list[Path], tmp_path: Path
+) -> None:
+    paths = [Path(shutil.copy(path, tmp_path)) for path in preview]
+    paths[1].write_bytes(b"another picture")
+    before = [path.stat().st_ino for path in paths]
+    write_preview(root, tmp_path)
+    written = [was != path.stat().st_ino for was, path in zip(before, paths, strict=True)]
+    assert written == [False, True, False, False]
+    assert contents(paths) == contents(preview)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "mosaics"),
+    [
+        pytest.param(
+            noise(3, 1, 1), [0, 0, 0], Mosaics((1, 1), 1, 1, 1), id="one pixel, one sample"
+        ),
+        pytest.param(
+            np.arange(30, dtype=np.uint8)[:, None, None].repeat(5, 2),
+            np.arange(30) % 4,
+            Mosaics((2, 3), 9, 9, 9),
+            id="constant",
+        ),
+        pytest.param(
+            noise(30, 2, 3), np.arange(30) % 10, Mosaics((64, 64), 1, 1, 1), id="64 x 64 tiles"
+        ),
+        pytest.param(
+            noise(762, 4, 4), np.arange(762) // 3, Mosaics((2, 1), 30, 9, 9), id="254 classes"
+        ),
+        pytest.param(
+            noise(3, 4, 4).repeat(128, 1).repeat(128, 2),
+            [0, 1, 2],
+            Mosaics((2, 1), 1, 1, 1),
+            id="large",
+        ),
+        pytest.param(noise(9, 1, 512), np.arange(9) % 2, Mosaics((2, 1), 2, 2, 2), id="wide"),
+    ],
+)
+def test_datasets_of_any_shape_can_be_drawn(
+    tmp_path: Path, images: UInt8, labels: npt.ArrayLike, mosaics: Mosaics
+) -> None:
+    storage = Storage("hdf5")  # which does not fill up chunks of 256 large samples
+    root = make_dataset(tmp_path, images, labels, mosaics, storage=storage)
+    for path in write_preview(root, tmp_path / "preview"):
+        height, width = decoded(path.read_bytes()).shape[:2]
+        assert height <= 2000
+        assert 300 <= width <= 2000
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("label", 200), ("circle", -1), ("circle", [1, 1, 1, 1 << 40])]
+)
+def test_what_no_dataset_holds_is_damage_and_nothing_is_drawn(
+    root: Path, tmp_path: Path, column: str, value: int | list[int]
+) -> None:
+    dataset = Dataset(Path(shutil.copytree(root, tmp_path / "dataset")))
+    columns = [facts.name for facts in dataset.manifest.tasks["circles"]["val"].columns]
+    facts = dataset.manifest.tasks["circles"]["val"].columns[columns.index(column)]
+    offset = int(dataset.table("circles", "val")[columns.index(column), 0]["offset"])
+    np.memmap(
+        dataset.root / facts.path.format(shard=0), facts.dtype, "r+", offset, (8, *facts.shape)
+    )[:] = value
+    with pytest.raises(DamageError, match="val, sample"):
+        write_preview(dataset.root, tmp_path / "preview")
+    assert not (tmp_path / "preview").exists()
+
+
+def test_class_names_that_cannot_be_drawn_do_not_matter(tmp_path: Path) -> None:
+    names = [
+        "été",
+        "日本",
+        "a name that is much too long to stand below a small picture",
+        "\N{SNOWMAN}",
+    ]
+    root = make_dataset(
+        tmp_path, noise(24, 5, 5), np.arange(24) % 4, Mosaics((2, 2), 9, 9, 9), classes=names
+    )
+    assert len(write_preview(root, tmp_path / "preview")) == 4
+    drawn = [palette.plain(name, index) for index, name in enumerate(names)]
+    assert drawn == ["ete", "class 1", "a name that..", "class 3"]
+
+
+@pytest.mark.parametrize("classes", [1, 10, 17, 254])
+def test_every_class_has_a_colour_of_its_own_and_the_background_is_black(classes: int) -> None:
+    table = palette.class_colours(classes)
+    assert not table[0].any()
+    assert len({tuple(colour) for colour in table[: classes + 1].tolist()}) == classes + 1
+    assert table[1 : classes + 1].max(axis=1).min() >= 100
+
+
+@pytest.mark.parametrize(
+    "cones",
+    [
+        pytest.param(np.eye(3), id="all cones"),
+        # Machado, Oliveira and Fernandes, 2009: severity 1, linear RGB
+        pytest.param(
+            [
+                [0.152286, 1.052583, -0.204868],
+                [0.114503, 0.786281, 0.099216],
+                [-0.003882, -0.048116, 1.051998],
+            ],
+            id="no red",
+        ),
+        pytest.param(
+            [
+                [0.367322, 0.860646, -0.227968],
+                [0.280085, 0.672501, 0.047413],
+                [-0.01182, 0.04294, 0.968881],
+            ],
+            id="no green",
+        ),
+        pytest.param(
+            [
+                [1.255528, -0.076749, -0.178779],
+                [-0.078411, 0.930809, 0.147602],
+                [0.004733, 0.691367, 0.3039],
+            ],
+            id="no blue",
+        ),
+    ],
+)
+def test_ten_classes_are_told_apart_with_and_without_all_cones(cones: npt.ArrayLike) -> None:
+    colours = palette.class_colours(10)[:11] / 255
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ np.asarray(cones).T, 0, 1)
+    lms = seen @ np.array(
+        [
+            [0.4122214708, 0.2119034982, 0.0883024619],
+            [0.5363325363, 0.6806995451, 0.2817188376],
+            [0.0514459929, 0.1073969566, 0.6299787005],
+        ]
+    )
+    lab = np.cbrt(lms) @ np.array(
+        [
+            [0.2104542553, 1.9779984951, 0.0259040371],
+            [0.793617785, -2.428592205, 0.7827717662],
+            [-0.0040720468, 0.4505937099, -0.808675766],
+        ]
+    )
+    apart = np.linalg.norm(lab[:, None] - lab[None], axis=2) + 9 * np.eye(11)
+    assert apart.min() > 0.11  # in OKLab, where about 0.02 is the least that can be seen
+
+
+def test_the_mask_of_a_mosaic_shows_each_class_in_its_own_colour() -> None:
+    mask = np.zeros((10, 10), np.uint8)
+    mask[np.arange(10), np.arange(10)] = np.arange(10) + 1
+    sample = {
+        "image": (mask > 0) * np.uint8(200),
+        "mask": mask,
+        "label": np.arange(10, dtype=np.uint8).reshape(2, 5),
+    }
+    picture = decoded(sample_picture("mosaics", sample, tuple("0123456789")))
+    table, scale = palette.class_colours(10), 45  # 448 / 10 pixels
+    top, left = find(picture, table[mask].repeat(scale, 0).repeat(scale, 1))
+    for label in range(10):
+        centre = picture[top + label * scale + scale // 2, left + label * scale + scale // 2]
+        assert centre.tolist() == table[label + 1].tolist()
+
+
+def circle_sample(points: list[tuple[int, int]], side: int) -> dict[str, npt.NDArray[np.generic]]:
+    """A sample of circles whose foreground are these pixels, column and row."""
+    image = np.zeros((side, side), np.uint8)
+    for column, row in points:
+        image[row, column] = 200
+    found = circle.enclose((image > 0)[None])
+    return {
+        "image": image,
+        "mask": circle.raster(found, side, side)[0],
+        "label": np.array(3, np.uint8),
+        "circle": found[0],
+    }
+
+
+def test_the_circle_goes_through_the_centres_of_the_pixels_that_hold_it_up() -> None:
+    points, inner, scale = [(1, 1), (7, 1), (1, 7)], (3, 2), 50  # 448 / 9 pixels
+    sample = circle_sample([*points, inner], 9)
+    assert sample["circle"].tolist() == [4, 4, 1, 18]
+    picture = decoded(sample_picture("circles", sample, tuple("0123456789")))
+    top, left = find(picture, palette.grey(np.asarray(sample["image"], np.uint8), scale))
+    left += 2 * (9 * scale + 6)  # to the third picture
+
+    def at(column: float, row: float) -> tuple[int, ...]:
+        return tuple(
+            picture[top + int((row + 0.5) * scale), left + int((column + 0.5) * scale)].tolist()
+        )
+
+    assert {at(column, row) for column, row in points} == {palette.SPOT}
+    assert at(*inner) == (200, 200, 200)
+    radius = math.sqrt(18)
+    around = [
+        (4 + radius * math.cos(turn), 4 + radius * math.sin(turn)) for turn in np.linspace(0, 6, 40)
+    ]
+    near = [any(math.dist(place, point) < 0.3 for point in points) for place in around]
+    assert {at(*place) for place, spotted in zip(around, near, strict=True) if not spotted} == {
+        palette.ACCENT
+    }
+    assert at(4 + radius - 0.1, 4) == (0, 0, 0)
+
+
+def test_a_circle_that_leaves_the_frame_is_drawn_whole() -> None:
+    picture = decoded(
+        sample_picture("circles", circle_sample([(0, 0), (8, 8)], 9), tuple("0123456789"))
+    )
+    rows, columns = np.nonzero((picture == palette.ACCENT).all(axis=2))
+    across = 2 * math.sqrt(32) * 50
+    assert abs(np.ptp(rows) - across) < 5
+    assert abs(np.ptp(columns) - across) < 5
+
+
+def test_a_ring_covers_the_pixels_at_its_radius_and_no_others() -> None:
+    drawn = palette.ring(palette.blank(41, 41), 20.5, 20.5, 15.0, 1.0, palette.WHITE)
+    distance = np.hypot(*(np.mgrid[:41, :41] - 20.0))
+    assert (drawn[np.abs(distance - 15) < 0.5] == 255).all()
+    assert (drawn[np.abs(distance - 15) > 1.5] == palette.PAGE).all()
+
+
+def test_a_tile_without_foreground_has_no_circle() -> None:
+    picture = decoded(sample_picture("circles", circle_sample([], 9), tuple("0123456789")))
+    assert not (picture == palette.ACCENT).all(axis=2).any()
+
+
+def test_a_single_pixel_has_its_circle_at_its_centre() -> None:
+    picture = decoded(sample_picture("circles", circle_sample([(2, 6)], 9), tuple("0123456789")))
+    assert (picture == palette.SPOT).all(axis=2).any()
+
+
+def test_an_overlay_leaves_the_background_as_it_is() -> None:
+    image, mask = noise(1, 6, 6)[0], np.zeros((6, 6), np.uint8)
+    mask[2:4, 2:4] = 1
+    drawn = palette.overlay(image, mask, 8, palette.two_colours(palette.ACCENT))
+    inside = mask.repeat(8, 0).repeat(8, 1) > 0
+    assert (drawn[~inside] == palette.grey(image, 8)[~inside]).all()
+    assert (drawn[16, 16:32] == palette.ACCENT).all()
+
+
+def test_of_a_task_that_is_not_known_all_planes_and_numbers_are_drawn() -> None:
+    image, mask = noise(1, 8, 8)[0], np.eye(8, dtype=np.uint8) * np.uint8(2)
+    picture = decoded(
+        sample_picture("outlines", {"image": image, "mask": mask, "count": np.array(5)}, ("a", "b"))
+    )
+    find(picture, palette.grey(image, 56))
+    find(picture, palette.painted(mask, 56, palette.class_colours(2)))
+    alone = decoded(sample_picture("outlines", {"depth": image, "count": np.array(5)}, ("a", "b")))
+    find(alone, palette.grey(image, 56))
+    assert sample_picture("outlines", {"count": np.array(5)}, ("a", "b"))

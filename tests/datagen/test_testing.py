@@ -1,0 +1,605 @@
+"""The published strategies give what they promise, every special case among it; the checker of
+tasks finds bad ones.
+"""
+
+from __future__ import annotations
+
+import doctest
+import itertools
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from helpers import FORMATS, tree
+from hypothesis import HealthCheck, Phase, find, given, settings
+from hypothesis import strategies as st
+
+from datagen import otsu, testing
+from datagen import recipe as recipe_rules
+from datagen import sources as source_rules
+from datagen.build import Resolved, build, resolve_dataset
+from datagen.errors import DatagenError, InputError, RecipeError
+from datagen.layout import SPLITS, TASKS
+from datagen.plans import plan_of
+from datagen.recipe import COMPRESSIONS, Mosaics, Recipe
+from datagen.sources.record import MAX_CLASSES, Part, Source, UInt8
+from datagen.sources.split import divide
+from datagen.stores import Column
+from datagen.tasks import Deriver, Inputs, Task
+from datagen.tasks import find as find_task
+from datagen.tasks.task import one_per_digit
+from datagen.testing import (
+    DAMAGES,
+    KINDS,
+    LAYOUTS,
+    DamagedDataset,
+    TinyDataset,
+    check_task,
+    damaged_datasets,
+    datasets,
+    images,
+    inputs,
+    plant,
+    recipes,
+    save_source,
+    sources,
+)
+from datagen.verify import verify
+
+Test = Callable[[Any], bool]
+
+# Enough to meet each special case, whatever the seed; nothing is shrunk, nothing remembered.
+searching = settings(
+    database=None,
+    max_examples=2000,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+a_few = settings(max_examples=25)
+on_disk = settings(max_examples=3)
+
+
+def foreground(image: UInt8) -> npt.NDArray[np.bool_]:
+    return np.asarray(image > otsu.threshold(image[None])[0])
+
+
+def has_equal_peaks(image: UInt8) -> bool:
+    first, second = sorted(np.bincount(image.ravel(), minlength=2))[:-3:-1]
+    return bool(first == second > 1)
+
+
+def has_two_thresholds(image: UInt8) -> bool:
+    """Whether another threshold, with another foreground, is as good as the smallest best one:
+    mirrored, it changes.
+    """
+    return bool((foreground(image) != (image >= 255 - otsu.threshold(255 - image[None])[0])).any())
+
+
+def is_one_row(mask: npt.NDArray[np.bool_]) -> bool:
+    return bool(min(mask.shape) > 2 and mask.all(axis=1).sum() == mask.any(axis=1).sum() == 1)
+
+
+# Images
+
+IMAGES: dict[str, Test] = {
+    "empty": lambda image: not image.any(),
+    "constant": lambda image: bool(image.min() == image.max() == 255),
+    "a single pixel": lambda image: image.size > 8 and np.count_nonzero(image) == 1,
+    "one row": lambda image: is_one_row(foreground(image)),
+    "one column": lambda image: is_one_row(foreground(image).T),
+    "full": lambda image: image.size > 8 and np.count_nonzero(foreground(image)) == image.size - 1,
+    "two equal peaks": lambda image: (
+        image.size > 8 and has_equal_peaks(image) and image.min() < image.max()
+    ),
+    "two thresholds, equally good": has_two_thresholds,
+    "strokes of three levels": lambda image: (
+        image.size > 8 and len(np.unique(image)) == 3 and image.min() == 0
+    ),
+    "noise": lambda image: image.size > 8 and len(np.unique(image)) == image.size,
+    "1x1": lambda image: image.shape == (1, 1),
+    "a single line": lambda image: min(image.shape) == 1 and max(image.shape) > 8,
+    "the largest": lambda image: image.shape == (12, 12),
+    "bright on bright": lambda image: len(np.unique(image[image >= 192])) > 1,
+}
+
+
+@pytest.mark.parametrize("case", IMAGES)
+def test_every_special_image_is_met(case: str) -> None:
+    find(images(), IMAGES[case], settings=searching, random=Random(0))
+
+
+@given(st.data(), st.sampled_from(KINDS), st.integers(1, 30), st.integers(1, 30))
+def test_every_kind_of_image_fits_every_shape(
+    data: st.DataObject, kind: str, height: int, width: int
+) -> None:
+    image = data.draw(images((height, width), kinds=[kind]))
+    assert image.dtype == np.uint8
+    assert image.shape == (height, width)
+    assert image.flags.c_contiguous
+    image[:] = 0  # it is ours to change
+
+
+def test_strokes_may_have_a_softer_edge() -> None:
+    find(
+        images(kinds=["strokes"]),
+        lambda image: set(image.ravel()) == {0, 127, 255},
+        settings=searching,
+        random=Random(0),
+    )
+
+
+def test_images_shrink_to_a_single_empty_pixel_and_inked_ones_to_one_level() -> None:
+    assert find(images(), lambda _: True).tolist() == [[0]]
+    assert len(np.unique(find(images((3, 3)), np.any))) == 1
+
+
+def test_unknown_kinds_are_told_with_those_that_there_are() -> None:
+    with pytest.raises(ValueError, match=r"kinds of image: blob; there are empty, constant"):
+        images(kinds=["empty", "blob"])
+    with pytest.raises(ValueError, match=r"kinds of damage: rust; there are flipped bit"):
+        find(damaged_datasets(kinds=["rust"]), lambda _: True, settings=searching)
+
+
+# Sources
+
+
+def equal_images(part: Part, other: Part) -> list[tuple[int, int]]:
+    pairs = itertools.product(range(len(part.labels)), range(len(other.labels)))
+    return [(i, j) for i, j in pairs if np.array_equal(part.images[i], other.images[j])]
+
+
+def twins(source: Source) -> list[tuple[int, int]]:
+    """Rows with equal images in one part."""
+    return [
+        pair
+        for part in source.parts.values()
+        for pair in equal_images(part, part)
+        if pair[0] < pair[1]
+    ]
+
+
+def has_conflict(source: Source) -> bool:
+    part = source.parts.get("train") or source.parts["all"]
+    return any(part.labels[i] != part.labels[j] for i, j in equal_images(part, part))
+
+
+SOURCES: dict[str, Test] = {
+    **{
+        " ".join(layout): lambda source, layout=layout: tuple(source.parts) == layout
+        for layout in LAYOUTS
+    },  # type: ignore[misc]
+    "a duplicate within a part": lambda source: bool(twins(source)),
+    "a duplicate in two parts": lambda source: (
+        "test" in source.parts and bool(equal_images(source.parts["train"], source.parts["test"]))
+    ),
+    "conflicting labels": has_conflict,
+    "no duplicates": lambda source: "all" in source.parts and not twins(source),
+    "one class": lambda source: len(source.classes) == 1,
+    "the highest label": lambda source: any(
+        (part.labels == MAX_CLASSES - 1).any() for part in source.parts.values()
+    ),
+    "one that the default recipe cannot divide": lambda source: not divides(source, None, 0),
+}
+
+
+def divides(source: Source, val: int | None, seed: int) -> bool:
+    try:
+        divide(source, val=val, seed=seed)
+    except (InputError, RecipeError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("case", SOURCES)
+def test_every_special_source_is_met(case: str) -> None:
+    find(sources(), SOURCES[case], settings=searching, random=Random(0))
+
+
+@a_few
+@given(sources(), st.none() | st.integers(1, 12), st.integers(0, 99))
+def test_a_source_is_divided_or_refused_with_an_error_of_the_package(
+    source: Source, val: int | None, seed: int
+) -> None:
+    if divides(source, val, seed):
+        digits = divide(source, val=val, seed=seed).digits
+        assert all(len(digits[split].labels) for split in SPLITS)
+
+
+@a_few
+@given(sources())
+def test_a_saved_source_is_read_as_the_same_one(source: Source) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        read = source_rules.load(f"npz:{save_source(source, Path(folder) / 'source.npz')}")
+    assert replace(read, parts={}) == replace(source, parts={})
+    assert list(read.parts) == list(source.parts)
+    for name, part in source.parts.items():
+        np.testing.assert_array_equal(read.parts[name].images, part.images, strict=True)
+        np.testing.assert_array_equal(read.parts[name].labels, part.labels, strict=True)
+
+
+@a_few
+@given(
+    sources(
+        parts=("train", "val", "test"), shape=(3, 2), max_classes=4, max_images=2, duplicates=False
+    )
+)
+def test_sources_are_as_they_are_asked_for(source: Source) -> None:
+    assert list(source.parts) == ["train", "val", "test"]
+    assert all(part.images.shape[1:] == (3, 2) for part in source.parts.values())
+    assert all(len(part.labels) <= 2 for part in source.parts.values())
+    assert len(source.classes) <= 4
+    assert not twins(source)
+
+
+# Recipes and inputs
+
+
+@given(recipes())
+def test_a_recipe_is_the_one_that_its_toml_spells(recipe: Recipe) -> None:
+    assert recipe_rules.parse(recipe_rules.to_toml(recipe), origin="drawn") == recipe
+
+
+@a_few
+@given(st.data())
+def test_a_recipe_for_a_source_is_one_that_it_satisfies(data: st.DataObject) -> None:
+    source = data.draw(sources())
+    recipe = data.draw(recipes(source))
+    assert recipe_rules.from_table(recipe_rules.to_table(recipe), origin="drawn") == recipe
+    resolved = Resolved(recipe, source)
+    for split in SPLITS:
+        for task in recipe.tasks:
+            assert resolved.sample(task, split, 0)
+
+
+RECIPES: dict[str, Test] = {
+    "two shards of mosaics": lambda recipe: recipe.mosaics.train > recipe.storage.shard_size,
+    "a whole shard of mosaics": lambda recipe: recipe.mosaics.train == recipe.storage.shard_size,
+    "a grid that is not square": lambda recipe: recipe.mosaics.grid == (1, 2),
+    "a val of its own": lambda recipe: recipe.val == 2,
+    "hdf5, compressed": lambda recipe: (
+        (recipe.storage.format, recipe.storage.compression) == ("hdf5", "zstd")
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RECIPES)
+def test_every_special_recipe_for_a_source_is_met(case: str) -> None:
+    strategy = sources(parts=("train", "test")).flatmap(recipes)
+    find(strategy, RECIPES[case], settings=searching, random=Random(0))
+
+
+def test_a_source_that_no_recipe_can_divide_is_refused() -> None:
+    lone = Part(np.zeros((1, 2, 2), np.uint8), np.zeros(1, np.uint8))
+    source = Source("npz", {"all": lone}, ("0",), {}, "", "")
+    with pytest.raises(InputError, match="no images left"):
+        find(recipes(source), lambda _: True, settings=searching)
+
+
+@a_few
+@given(inputs(max_digits=4))
+def test_inputs_hold_distinct_digits_with_their_exact_thresholds(inputs: Inputs) -> None:
+    count = len(inputs.images)
+    assert 1 <= count <= 4
+    assert len({image.tobytes() for image in inputs.images}) == count
+    assert inputs.thresholds.tolist() == otsu.threshold(inputs.images).tolist()
+    assert inputs.labels.shape == (count,)
+    rows, columns = inputs.mosaics.grid
+    assert all(inputs.mosaics.count(split) <= count ** (rows * columns) for split in SPLITS)
+
+
+# Datasets
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_dataset_is_whole_and_stands_on_its_source(format_name: str, compression: str) -> None:
+    @on_disk
+    @given(datasets(format=format_name, compression=compression))
+    def check(dataset: TinyDataset) -> None:
+        verdict = verify(dataset.root, directory=dataset.source_path)
+        assert (verdict.problems, verdict.stood_on) == ((), "the source")
+        storage = resolve_dataset(dataset.root, directory=dataset.source_path).recipe.storage
+        assert (storage.format, storage.compression) == (format_name, compression)
+        assert plan_of(resolve_dataset(dataset.root, directory=dataset.source_path).plan) == (
+            Resolved(dataset.recipe, dataset.source).plan
+        )
+
+    check()
+
+
+@on_disk
+@given(datasets(format="hdf5"))
+def test_the_copies_of_a_dataset_are_its_owners_to_change(dataset: TinyDataset) -> None:
+    other = TinyDataset(dataset.source, dataset.recipe)
+    whole = tree(other.root)
+    for path in dataset.root.rglob("*.h5"):
+        path.unlink()
+    assert tree(other.root) == whole
+    assert tree(TinyDataset(dataset.source, dataset.recipe).root) == whole
+    built = build(dataset.recipe, dataset.root, directory=dataset.source_path)
+    assert (built.kept, tree(dataset.root)) == (0, whole)
+
+
+def test_what_is_the_same_is_built_once_and_only_a_few_copies_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset = find(datasets(format="hdf5"), lambda _: True, settings=searching)
+    first = dataset.root
+    monkeypatch.setattr(testing._datasets.build, "build", None)  # type: ignore[attr-defined]
+    others = [TinyDataset(dataset.source, dataset.recipe).root for _ in range(16)]
+    assert not first.exists()
+    assert all((root / "manifest.json").exists() for root in others)
+
+
+def test_nothing_remains_when_the_process_ends() -> None:
+    script = """
+        from hypothesis import Phase, find, settings
+        from datagen.testing import datasets
+        once = settings(database=None, deadline=None, phases=[Phase.generate])
+        root = find(datasets(format="hdf5"), lambda _: True, settings=once).root
+        assert (root / "manifest.json").exists()
+        print(root.parent.parent)
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True
+    )
+    place = Path(ran.stdout.strip())
+    assert place.name.startswith("datagen-testing-")
+    assert not place.exists()
+
+
+# Damage
+
+
+def is_whole(root: Path) -> bool:
+    try:
+        return not verify(root).problems
+    except DatagenError:
+        return False
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_no_damaged_dataset_verifies_whole(kind: str) -> None:
+    @settings(max_examples=5)
+    @given(damaged_datasets(kinds=[kind]))
+    def check(damaged: DamagedDataset) -> None:
+        assert not is_whole(damaged.root), damaged
+
+    check()
+
+
+@on_disk
+@given(damaged_datasets(format="hdf5"))
+def test_damage_is_where_it_says_and_the_dataset_beside_it_is_whole(
+    damaged: DamagedDataset,
+) -> None:
+    whole, found = tree(damaged.whole.root), tree(damaged.root)
+    different = {path for path in {*whole, *found} if whole.get(path) != found.get(path)}
+    link = (damaged.root / damaged.path).is_symlink()
+    assert damaged.path in different or link
+    assert str(damaged).startswith(f"{damaged.path}: {damaged.kind}: ")
+    assert is_whole(damaged.whole.root)
+
+
+@on_disk
+@given(damaged_datasets(kinds=["wrong sample"]))
+def test_a_wrong_sample_is_damage_that_no_digest_tells(damaged: DamagedDataset) -> None:
+    assert verify(damaged.root, quick=True).problems == ()
+    problems = verify(damaged.root).problems
+    assert problems
+    assert all(problem.task is not None for problem in problems), (
+        "a file is not as the manifest says"
+    )
+
+
+def test_a_planted_value_is_found_and_named() -> None:
+    dataset = find(datasets(format="hdf5"), lambda _: True, settings=searching)
+    threshold = int(
+        Resolved(dataset.recipe, dataset.source).sample("foreground", "val", 0)["threshold"]
+    )
+    root = plant(dataset, "foreground", "val", "threshold", 0, threshold ^ 1)
+    (problem,) = verify(root).problems
+    assert (problem.kind, problem.index) == ("wrong threshold", 0)
+    assert (problem.expected, problem.found) == (str(threshold), str(threshold ^ 1))
+    with pytest.raises(ValueError, match="nothing would be wrong"):
+        plant(dataset, "foreground", "val", "threshold", 0, threshold)
+    with pytest.raises(
+        RecipeError, match=r"no column box \(expected one of image, mask, threshold\)"
+    ):
+        plant(dataset, "foreground", "val", "box", 0, 1)
+    with pytest.raises(RecipeError, match="no such sample"):
+        plant(dataset, "foreground", "val", "threshold", 99, 1)
+
+
+# Tasks
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_tasks_of_the_package_are_what_every_task_must_be(name: str) -> None:
+    @a_few
+    @given(inputs())
+    def check(inputs: Inputs) -> None:
+        check_task(find_task(name), inputs)
+
+    check()
+
+
+Out = Mapping[str, npt.NDArray[Any]]
+Indices = npt.NDArray[np.int64]
+DIGITS = Inputs(
+    split="train",
+    images=np.arange(40, dtype=np.uint8).reshape(10, 2, 2),
+    labels=np.arange(10, dtype=np.uint8),
+    thresholds=np.arange(10, dtype=np.uint8),
+    mosaics=Mosaics((1, 1), 10, 10, 10),
+    seed=0,
+)
+VALUE = Column("value", "<u4", (2,), ("place",))
+
+
+def a_task(
+    derive: Callable[[Inputs, Indices, Out], None],
+    *columns: Column,
+    name: str = "values",
+    count: Any = one_per_digit,
+) -> Task:
+    def deriver(inputs: Inputs) -> Deriver:
+        return lambda indices, out: derive(inputs, indices, out)
+
+    return Task(name, lambda tile, mosaics: columns or (VALUE,), count, deriver)
+
+
+def rightly(inputs: Inputs, indices: Indices, out: Out) -> None:
+    out["value"][:] = inputs.labels[indices, None]
+
+
+def half(inputs: Inputs, indices: Indices, out: Out) -> None:
+    out["value"][:, 0] = inputs.labels[indices]
+
+
+def all_but_zeros(inputs: Inputs, indices: Indices, out: Out) -> None:
+    for row, index in enumerate(indices):
+        if inputs.labels[index]:
+            out["value"][row] = inputs.labels[index]
+
+
+def into_another_array(inputs: Inputs, indices: Indices, out: Out) -> None:
+    assert isinstance(out, dict)
+    out["value"] = np.zeros_like(out["value"])
+
+
+def the_place_in_the_block(inputs: Inputs, indices: Indices, out: Out) -> None:
+    out["value"][:] = np.arange(len(out["value"]))[:, None]
+
+
+def the_sum_of_the_block(inputs: Inputs, indices: Indices, out: Out) -> None:
+    out["value"][:] = inputs.labels[indices].sum()
+
+
+def writing_to_its_inputs(inputs: Inputs, indices: Indices, out: Out) -> None:
+    rightly(inputs, indices, out)
+    inputs.images[indices[0]] += 1
+
+
+def in_need_of_writable_inputs(inputs: Inputs, indices: Indices, out: Out) -> None:
+    rightly(inputs, indices, out)
+    inputs.images[indices[0]] += 0
+
+
+def as_if_they_followed_each_other(inputs: Inputs, indices: Indices, out: Out) -> None:
+    out["value"][:] = indices[0] + np.arange(len(indices))[:, None]
+
+
+def at_random(inputs: Inputs, indices: Indices, out: Out) -> None:
+    out["value"][:] = np.random.default_rng().integers(1 << 32, size=out["value"].shape)
+
+
+def test_a_task_that_is_right_passes() -> None:
+    check_task(a_task(rightly), DIGITS)
+
+
+@pytest.mark.parametrize(
+    ("derive", "complaint"),
+    [
+        (half, "values: value of sample 0 is not filled whole"),
+        (all_but_zeros, "values: value of sample 0 is not filled whole"),
+        (into_another_array, "values: value of sample 0 is not filled whole"),
+        (the_place_in_the_block, "value of sample 1 is another one in blocks of 1"),
+        (the_sum_of_the_block, "value of sample 0 is another one in blocks of 1"),
+        (
+            as_if_they_followed_each_other,
+            "value of sample 1 is another one among samples that do not follow",
+        ),
+        (writing_to_its_inputs, "deriving writes to inputs.images"),
+        (at_random, "value of sample 0 is another one the second time"),
+    ],
+)
+def test_a_task_that_is_not_is_told_what_is_wrong(
+    derive: Callable[[Inputs, Indices, Out], None], complaint: str
+) -> None:
+    with pytest.raises(AssertionError, match=complaint):
+        check_task(a_task(derive), DIGITS)
+
+
+def test_a_task_that_needs_writable_inputs_fails_where_it_writes() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        check_task(a_task(in_need_of_writable_inputs), DIGITS)
+
+
+def test_a_state_that_grows_from_call_to_call_is_found() -> None:
+    calls = itertools.count()
+
+    def derive(inputs: Inputs, indices: Indices, out: Out) -> None:
+        out["value"][:] = next(calls)
+
+    with pytest.raises(AssertionError, match="another one the second time"):
+        check_task(a_task(derive), DIGITS)
+
+
+def test_what_is_wrong_at_the_end_of_a_long_split_alone_is_found() -> None:
+    def derive(inputs: Inputs, indices: Indices, out: Out) -> None:
+        out["value"][indices < 1000] = 7
+
+    task = a_task(derive, count=lambda digits, mosaics, split: 1001)
+    with pytest.raises(AssertionError, match=r"value of sample 1,000 is not filled whole"):
+        check_task(task, DIGITS)
+
+
+@pytest.mark.parametrize(
+    ("task", "complaint"),
+    [
+        (a_task(rightly, name="My Values"), "My Values"),
+        (a_task(rightly, Column("value", "<f4", (2,), ("place",))), "dtype '<f4' is none of"),
+        (a_task(rightly, Column("value", "<u4", (2,), ())), "axes must name each axis"),
+        (a_task(rightly, Column("value", "<u4", (0,), ("place",))), "is not the shape of a sample"),
+        (a_task(rightly, VALUE, VALUE), "two columns have the same name"),
+        (a_task(rightly, count=lambda *_: 0), "count must be from 1"),
+        (a_task(rightly, count=lambda *_: np.int64(3)), "not JSON serializable"),
+    ],
+)
+def test_a_task_that_no_manifest_can_hold_is_told_so(task: Task, complaint: str) -> None:
+    with pytest.raises(
+        AssertionError, match=f"no dataset can hold what it declares: .*{complaint}"
+    ):
+        check_task(task, DIGITS)
+
+
+# The package
+
+
+def test_without_hypothesis_the_remedy_is_told() -> None:
+    script = "import sys; sys.modules['hypothesis'] = None; import datagen.testing"
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert (
+        ran.stderr.splitlines()[-1]
+        == "ImportError: datagen.testing needs hypothesis: pip install hypothesis"
+    )
+
+
+@pytest.mark.parametrize("name", ["images", "sources", "recipes", "datasets", "damage", "checking"])
+def test_the_examples_in_the_docstrings_run(name: str) -> None:
+    assert doctest.testmod(import_module(f"datagen.testing._{name}")).failed == 0
+
+
+def test_every_public_function_has_an_example() -> None:
+    functions = [
+        getattr(testing, name) for name in testing.__all__ if callable(getattr(testing, name))
+    ]
+    lacking = [
+        one.__name__
+        for one in functions
+        if not isinstance(one, type) and ">>>" not in (one.__doc__ or "")
+    ]
+    assert lacking == []

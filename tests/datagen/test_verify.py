@@ -1,0 +1,1027 @@
+"""What verify reports and how; and that a hostile dataset wastes no memory, is not waited for, and
+leads nowhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner, Result
+from forging import SHARD, Tiny, build_tiny, copy_of, reseal, seal
+from helpers import FORMATS, flip, tree
+from older import make_older
+
+from datagen import build
+from datagen import recipe as recipes
+from datagen.cli import cli
+from datagen.dataset import Dataset
+from datagen.engines.local import Slot
+from datagen.errors import DamageError, InputError, RecipeError, SourceError, StorageError
+from datagen.hashing import merkle_root
+from datagen.layout import MANIFEST
+from datagen.manifest import SHARD_FACTS, load
+from datagen.proof import duplicates, frame, uniqueness
+from datagen.proof.findings import Problem
+from datagen.proof.inventory import inventory
+from datagen.proof.reading import ShardReader
+from datagen.proof.samples import check_shard, unreadable
+from datagen.shards import Shard
+from datagen.stores import zarr as zarr_store
+from datagen.tasks import TASKS
+from datagen.verify import Verdict, verify
+
+KINDS = [(name, compression) for name in FORMATS for compression in ("none", "zstd")]
+MEMORY = 1 << 30  # bytes of address space that a verification of a hostile dataset must do with
+BOMB = 1 << 32  # bytes that a bomb says it decodes to
+
+linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="limits the address space by way of /proc"
+)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Tiny]:
+    """The tiny dataset of each format and compression; not to be damaged."""
+    return cache(
+        lambda name, packed: build_tiny(
+            tmp_path_factory.mktemp("built") / f"{name}{packed}", name, packed
+        )
+    )
+
+
+@pytest.fixture
+def tiny(built: Callable[[str, str], Tiny], tmp_path: Path) -> Tiny:
+    """An uncompressed Zarr dataset to be damaged."""
+    return copy_of(built("zarr", "none"), tmp_path)
+
+
+def run(*arguments: object) -> Result:
+    environment = {"DATAGEN_SOURCE_DIR": ""}
+    return CliRunner().invoke(
+        cli, ["verify", *map(str, arguments)], env=environment, catch_exceptions=False
+    )
+
+
+def limited(
+    root: Path, *options: str, memory: int = MEMORY, seconds: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """`datagen verify --json` in a process that has so much address space beyond that of an idle
+    interpreter.
+    """
+    code = (
+        "import resource, sys; from datagen import verify, stores; from datagen.stores import hdf5;"
+        "import zarr, hdf5plugin; from datagen.__main__ import main;"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize();"
+        f"resource.setrlimit(resource.RLIMIT_AS, (used + {memory},) * 2); main()"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, "verify", str(root), "--json", "--workers", "1", *options],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        env={**os.environ, "DATAGEN_SOURCE_DIR": "", "OPENBLAS_NUM_THREADS": "1"},
+        check=False,
+    )
+
+
+def kinds(problems: Any) -> set[tuple[str, str]]:
+    return {
+        (one.kind, one.path) if isinstance(one, Problem) else (one["kind"], one["path"])
+        for one in problems
+    }
+
+
+# What is reported.
+
+
+@pytest.mark.parametrize(("name", "compression"), KINDS)
+@pytest.mark.parametrize(
+    "options", [{}, {"quick": True}, {"sample": 30}], ids=["full", "quick", "sample"]
+)
+def test_what_was_built_is_whole(
+    built: Callable[[str, str], Tiny], name: str, compression: str, options: dict[str, Any]
+) -> None:
+    verdict = verify(built(name, compression).root, **options)
+    assert verdict.problems == ()
+    assert verdict.samples == (
+        0 if "quick" in options else options.get("sample", 2 * 60 + 1100 + 8 + 520)
+    )
+
+
+def test_a_shard_that_is_missing_is_one_problem_and_its_empty_folder_none(tiny: Tiny) -> None:
+    file = tiny.file("mosaics/val/label:0")
+    path = file.relative_to(tiny.root).as_posix()
+    file.unlink()
+    assert not any(file.parent.iterdir())
+    assert kinds(verify(tiny.root, quick=True).problems) == {("missing", path)}
+    (file.parent / "more").mkdir()
+    assert kinds(verify(tiny.root, quick=True).problems) == {
+        ("missing", path),
+        ("unexpected", file.parent.relative_to(tiny.root).as_posix() + "/more"),
+    }
+
+
+def test_json_has_counts_rates_and_a_record_for_each_problem(tiny: Tiny) -> None:
+    flip(tiny.file("mosaics/val/label:0"), 9)
+    result = run(tiny.root, "--json")
+    facts = json.loads(result.stdout)
+    problems = facts.pop("problems")
+    assert result.exit_code == 1
+    assert set(facts) >= {
+        "passed",
+        "digest",
+        "level",
+        "samples",
+        "bytes",
+        "bytes_per_second",
+        "seconds",
+    }
+    assert set(facts) >= {"stood_on", "not_looked_at"}
+    assert facts["passed"] is False
+    assert facts["bytes"] == sum(
+        facts.bytes for splits in load(tiny.root).tasks.values() for facts in splits.values()
+    )
+    wrong = next(one for one in problems if one["kind"] == "wrong label")
+    assert wrong == {
+        "kind": "wrong label",
+        "path": "mosaics/val/label/c/0/0/0",
+        "task": "mosaics",
+        "split": "val",
+        "index": 2,
+        "expected": wrong["expected"],
+        "found": wrong["found"],
+    }
+    assert wrong["expected"] != wrong["found"]
+
+
+def test_every_problem_is_told_before_it_fails(tiny: Tiny) -> None:
+    tiny.file("mosaics/train/image:0").unlink()
+    tiny.file("mosaics/test/mask:1").write_bytes(b"")
+    flip(tiny.file("mosaics/train/label:2"), 3)
+    flip(tiny.root / "recipe.toml", 3)
+    (tiny.root / "extra").touch()
+    found = kinds(verify(tiny.root).problems)
+    assert found >= {
+        ("missing", "mosaics/train/image/c/0/0/0"),
+        ("another size", "mosaics/test/mask/c/1/0/0"),
+        ("damaged", "mosaics/train/label/c/2/0/0"),
+        ("wrong label", "mosaics/train/label/c/2/0/0"),
+        ("damaged", "recipe.toml"),
+        ("another recipe", "recipe.toml"),
+        ("unexpected", "extra"),
+    }
+    # and a root and a length, but no sample that only follows from what is damaged
+    assert len(found) <= 9
+
+
+def test_people_are_told_the_file_the_sample_and_the_values_in_few_words(tiny: Tiny) -> None:
+    tiny.samples("foreground/train/threshold:0")[1] = 77
+    reseal(tiny)
+    result = run(tiny.root)
+    assert (
+        f"{tiny.root}/foreground/train/threshold/c/0: sample 1 of foreground/train: "
+        "wrong threshold: expected 0, found 77\n" in result.stdout
+    )
+    assert "1 problem;" in result.stdout
+    assert "stood on  the dataset itself\n" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) < 200 + len(str(tiny.root))
+
+
+def test_a_pixel_is_told_by_its_place(tiny: Tiny) -> None:
+    tiny.samples("foreground/train/mask:0")[7, 2, 1] ^= 1
+    found = {one.found for one in verify(tiny.root).problems if one.kind == "wrong mask"}
+    assert {what[:24] for what in found} == {"another value at (2, 1):"}
+
+
+def test_a_digit_damaged_in_one_place_is_checked_by_its_copy(tiny: Tiny) -> None:
+    flip(tiny.file("foreground/train/image:0"), 20 * 7 + 3)
+    found = {(one.kind, one.task, one.index) for one in verify(tiny.root).problems}
+    assert found == {
+        ("damaged", "foreground", None),
+        ("another content of image", "foreground", None),
+        ("wrong image", "foreground", 7),
+    }
+
+
+def test_digits_damaged_in_both_places_say_nothing_of_what_follows_from_them(tiny: Tiny) -> None:
+    for task in ("foreground", "circles"):
+        flip(tiny.file(f"{task}/train/image:0"), 20 * 7 + 3)
+    verdict = verify(tiny.root)
+    assert {(one.kind, one.task) for one in verdict.problems} == {
+        (kind, task)
+        for kind in ("damaged", "another content of image")
+        for task in ("foreground", "circles")
+    }
+    assert (
+        "whether the samples of train follow from its images, which are damaged"
+        in verdict.not_looked_at
+    )
+    assert verdict.samples == 2 * 20 + 8 + 520  # of val and test
+
+
+def test_the_seed_decides_which_samples_are_looked_at_and_is_told(tiny: Tiny) -> None:
+    tiny.samples("mosaics/train/label:0")[:] ^= 1
+    reseal(tiny)
+
+    def looked_at(seed: int) -> tuple[Verdict, list[int | None]]:
+        verdict = verify(tiny.root, sample=40, seed=seed)
+        return verdict, [one.index for one in verdict.problems]
+
+    first, again, other = looked_at(5), looked_at(5), looked_at(6)
+    assert first[1] == again[1] != other[1]
+    assert first[0].level == "sample of 40 (seed 5)"
+    assert 0 < len(first[1]) <= 40
+    assert "(seed " in run(tiny.root, "--sample", 3).stdout
+
+
+def test_a_sample_of_more_than_there_are_is_all_of_them(tiny: Tiny) -> None:
+    assert verify(tiny.root, sample=10**6).samples == 2 * 60 + 1100 + 8 + 520
+
+
+def test_the_default_folder_is_data_mnist(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    tiny.root.rename(tmp_path / "data/mnist")
+    monkeypatch.chdir(tmp_path)
+    result = run("--quick")
+    assert (
+        result.exit_code,
+        result.stdout.startswith("data/mnist: nothing wrong found; quick:"),
+    ) == (0, True)
+
+
+def test_a_quick_look_takes_less_than_a_second(tiny: Tiny) -> None:
+    started = time.process_time()
+    verify(tiny.root, quick=True)
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize("expect", ["", "abc", "g" * 64, "0" * 63])
+def test_what_is_no_digest_cannot_be_expected(tiny: Tiny, expect: str) -> None:
+    with pytest.raises(RecipeError, match="not a dataset digest"):
+        verify(tiny.root, expect=expect)
+
+
+def test_the_digest_expected_is_told_beside_the_one_found(tiny: Tiny) -> None:
+    digest = load(tiny.root).digest
+    assert verify(tiny.root, quick=True, expect=digest.upper()).stood_on == "the digest expected"
+    result = run(tiny.root, "--quick", "--expect", "0" * 64)
+    assert (
+        f"manifest.json: not the digest expected: expected {'0' * 64}, found {digest}"
+        in result.stdout
+    )
+    assert "stood on  the dataset itself" in result.stdout
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_the_published_digest_of_a_recipe_is_compared_by_itself(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, is_right: bool
+) -> None:
+    digest = load(tiny.root).digest
+    monkeypatch.setattr(recipes, "known_digest", lambda recipe: digest if is_right else "0" * 64)
+    verdict = verify(tiny.root, quick=True)
+    assert verdict.stood_on == (
+        "the digest published for this recipe" if is_right else "the dataset itself"
+    )
+    assert kinds(verdict.problems) == (
+        set() if is_right else {("not the digest published for this recipe", MANIFEST)}
+    )
+
+
+def test_a_named_place_without_the_source_is_bad_input_and_no_finding(tiny: Tiny) -> None:
+    flip(tiny.file("circles/val/label:0"), 9)
+    result = run(tiny.root, "--source-dir", tiny.root)
+    assert result.exit_code == InputError.exit_code
+    assert result.stdout == ""
+    assert str(tiny.root) in result.stderr
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_want_of_files_or_memory_is_no_problem_of_the_dataset(tiny: Tiny, number: int) -> None:
+    dataset = Dataset(tiny.root)
+    section = dataset.sections["mosaics", "train"]
+    short = OSError(number, os.strerror(number), str(tiny.root / "mosaics/train.shards"))
+    damage = DamageError("cannot be read", path=tiny.root)
+    damage.__cause__ = short
+    for error in (short, damage):
+        with pytest.raises(StorageError, match=os.strerror(number).lower()):
+            unreadable(dataset, section, error)
+    broken = OSError(errno.EIO, os.strerror(errno.EIO), short.filename)
+    assert unreadable(dataset, section, broken).path == "mosaics/train.shards"
+
+
+@linux
+def test_a_process_that_may_open_no_more_files_ends_with_7(tiny: Tiny) -> None:
+    code = (
+        "import os, resource, sys; from datagen import verify, stores; import zarr; from datagen.__main__ import main;"
+        "used = max(map(int, os.listdir('/proc/self/fd')));"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, used + 1));"
+        "sys.argv = ['datagen', 'verify', sys.argv[1]]; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tiny.root], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 7, done.stderr
+    assert "too many open files; raise the limit on open files" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["empty", "not there"])
+def test_a_named_place_is_looked_at_for_a_pinned_source_too(tiny: Tiny, name: str) -> None:
+    place = tiny.outside / name
+    (tiny.outside / "empty").mkdir()
+    tiny.edit(
+        lambda plain: (plain["recipe"].update(source="mnist"), plain["source"].update(name="mnist"))
+    )
+    seal(tiny)
+    result = run(tiny.root, "--source-dir", place)
+    assert result.exit_code in (InputError.exit_code, SourceError.exit_code)
+    assert result.stdout == ""
+    assert str(place) in result.stderr
+    passed_over = CliRunner().invoke(
+        cli, ["verify", str(tiny.root)], env={"DATAGEN_SOURCE_DIR": str(place)}
+    )
+    assert "stood on  the dataset itself" in passed_over.stdout
+
+
+@pytest.mark.parametrize("options", [["--quick"], ["--sample", 3]])
+def test_a_level_that_does_not_look_at_the_source_takes_none(
+    tiny: Tiny, options: list[Any]
+) -> None:
+    result = run(tiny.root, *options, "--source-dir", tiny.root)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "do not look at the source" in result.stderr
+
+
+def test_a_seed_without_a_sample_is_a_mistake(tiny: Tiny) -> None:
+    assert run(tiny.root, "--seed", 3).exit_code == 2
+
+
+@pytest.mark.parametrize("level", [{}, {"sample": 50}], ids=["full", "sample"])
+def test_a_manifest_that_renames_a_column_is_told_and_its_digits_are_not_looked_for(
+    tiny: Tiny, level: dict[str, Any]
+) -> None:
+    tiny.edit(
+        lambda plain: plain["tasks"]["foreground"]["train"]["columns"][0].update(name="picture")
+    )
+    seal(tiny)
+    assert ("another section", MANIFEST) in kinds(verify(tiny.root, **level).problems)
+
+
+def test_an_entry_that_cannot_be_looked_at_is_told_with_the_rest(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that may be read but not entered lists its entries, and tells nothing of them."""
+    scan = os.scandir
+
+    class Entry:
+        name = "image"
+
+        def stat(self, *, follow_symlinks: bool) -> os.stat_result:
+            raise PermissionError(13, "Permission denied", self.name)
+
+    @contextmanager
+    def listed(path: str | Path) -> Iterator[Iterable[object]]:
+        with scan(path) as entries:
+            yield [Entry()] if Path(path) == tiny.root / "mosaics/val" else list(entries)
+
+    flip(tiny.file("circles/val/label:0"), 9)
+    monkeypatch.setattr(os, "scandir", listed)
+    problems = verify(tiny.root, quick=True).problems
+    assert ("unreadable", "mosaics/val/image") in kinds(problems)
+    assert {problem.found for problem in problems if problem.kind == "missing"} >= {
+        "nothing that can be seen"
+    }
+
+
+def test_more_equal_digests_than_are_followed_up_are_told(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """XXH3 is no match for a forger: pairs of different images with equal digests could crowd out a
+    true duplicate.
+    """
+    monkeypatch.setattr(
+        duplicates, "sample_digests", lambda images: np.zeros((len(images), 16), np.uint8)
+    )
+    monkeypatch.setattr(uniqueness, "SUSPECTS", 1)
+    assert ("too many equal digests", "foreground") in kinds(verify(tiny.root).problems)
+
+
+def test_samples_that_were_not_derived_are_not_counted(
+    built: Callable[[str, str], Tiny], tmp_path: Path
+) -> None:
+    whole = verify(built("zarr", "zstd").root)
+    copy = copy_of(built("zarr", "zstd"), tmp_path)
+    flip(copy.file("mosaics/val/label:0"), 9)
+    assert 0 < verify(copy.root).samples < whole.samples
+
+
+def test_a_zarr_shard_is_read_once(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, taken = os.preadv, [0]
+
+    def count(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        found = read(descriptor, buffers, offset)
+        taken[0] += found
+        return found
+
+    monkeypatch.setattr(os, "preadv", count)
+    dataset = Dataset(tiny.root)
+    job = Shard(dataset.sections["mosaics", "train"], 0)
+    check_shard(dataset, job, None, Slot(1))
+    assert taken[0] == sum(
+        tiny.file(f"mosaics/train/{one.name}:0").stat().st_size for one in job.section.columns
+    )
+
+
+def test_a_folder_that_cannot_be_opened_is_told_with_the_rest(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = os.scandir
+
+    def closed(path: str | Path) -> object:
+        if Path(path) == tiny.root / "mosaics/val":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    flip(tiny.file("circles/val/label:0"), 9)
+    monkeypatch.setattr(os, "scandir", closed)
+    problems = verify(tiny.root).problems
+    assert ("unreadable", "mosaics/val") in kinds(problems)
+    assert ("damaged", tiny.path("circles/val/label:0")) in kinds(problems)
+    missing = {problem.found for problem in problems if problem.kind == "missing"}
+    assert missing == {"nothing that can be seen"}
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[31mred", "\udcff", "x" * 250])
+def test_no_name_in_a_dataset_steers_the_terminal(tiny: Tiny, name: str) -> None:
+    (tiny.root / name).touch()
+    lines = run(tiny.root, "--quick").stdout.splitlines()
+    assert len(lines[0]) < 300 + len(str(tiny.root))
+    assert all(line.isprintable() for line in lines)
+    assert json.loads(run(tiny.root, "--quick", "--json").stdout)["problems"][0]["path"] == name
+
+
+def test_a_task_that_is_not_known_here_is_said_not_to_be_looked_at(
+    built: Callable[[str, str], Tiny], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = copy_of(built("zarr", "none"), tmp_path)
+    flip(copy.file("mosaics/val/label:0"), 9)
+    monkeypatch.delitem(TASKS, "mosaics")
+    verdict = verify(copy.root)
+    assert kinds(verdict.problems) == {
+        ("damaged", "mosaics/val/label/c/0/0/0"),
+        ("another content of label", "mosaics/val/label/c/0/0/0"),
+    }
+    assert "whether mosaics is right: no task of that name is known here" in verdict.not_looked_at
+
+
+def _set_claim(plain: Any, path: str, value: Any) -> None:
+    *way, last = path.split("/")
+    for part in way:
+        plain = plain[part]
+    plain[last] = value
+
+
+CLAIMS = {
+    "source/tile": ([513, 4], "images of at most 512 x 512"),
+    "source/classes": (["one"] * 255, "1 to 254 classes"),
+    "source/conflicts_listed": (
+        ["val[0] = 1, kept train[3] = 2"],
+        "from 1 (those listed) to 0 (those dropped)",
+    ),
+    "recipe/mosaics/val": (40**4, "at most 4,096 mosaics in val, of 8 images"),
+}
+
+
+@pytest.mark.parametrize("path", CLAIMS)
+def test_a_claim_that_no_source_can_make_true_is_told_and_nothing_derived(
+    tiny: Tiny, path: str
+) -> None:
+    value, expected = CLAIMS[path]
+    tiny.edit(partial(_set_claim, path=path, value=value))
+    seal(tiny)
+    verdict = verify(tiny.root)
+    told = {
+        one.expected[: len(expected)] for one in verdict.problems if one.kind == "contradiction"
+    }
+    assert (told, verdict.samples) == ({expected}, 0)
+    assert "samples of shards that are not as the manifest says" in verdict.not_looked_at
+
+
+def test_each_row_of_a_table_must_have_the_digest_of_its_file(
+    built: Callable[[str, str], Tiny], tmp_path: Path
+) -> None:
+    copy = copy_of(built("hdf5", "none"), tmp_path)
+    table = copy.table("mosaics", "train")
+    # that of the image; the other columns, in the same file, are right
+    table[0, 1]["file_digest"] ^= 1
+    (copy.root / "mosaics/train.shards").write_bytes(table.tobytes())
+    seal(copy)
+    assert kinds(verify(copy.root).problems) == {("damaged", "mosaics/train/00001.h5")}
+
+
+def _insert(data: bytes) -> bytes:
+    return data[:-36] + b"hidden" + data[-36:]
+
+
+def _empty(data: bytes) -> bytes:
+    return b""
+
+
+def _another_sum(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+def _too_short(data: bytes) -> bytes:
+    return bytes(8) + zarr_store.crc32c(bytes(8)).to_bytes(4, "little")
+
+
+def _more_chunks(data: bytes) -> bytes:
+    index = bytearray(data[-36:-4])
+    index[16:] = struct.pack("<QQ", 0, 10)
+    return data[:-36] + index + zarr_store.crc32c(bytes(index)).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize("change", [_insert, _empty, _another_sum, _too_short, _more_chunks])
+def test_a_compressed_shard_is_its_chunks_and_their_index_and_nothing_else(
+    built: Callable[[str, str], Tiny], tmp_path: Path, change: Callable[[bytes], bytes]
+) -> None:
+    copy = copy_of(built("zarr", "zstd"), tmp_path)
+    path = copy.file("mosaics/val/digest:0")  # of one chunk, where there is place for two
+    path.write_bytes(change(path.read_bytes()))
+    reseal(copy)
+    verdict = verify(copy.root)
+    assert kinds(verdict.problems) == {("misleading", copy.path("mosaics/val/digest:0"))}
+    assert "samples of shards that are not as the manifest says" in verdict.not_looked_at
+
+
+# A hostile dataset.
+
+
+def edit_columns(tiny: Tiny, task: str, split: str, change: Callable[[Any], object]) -> None:
+    tiny.edit(lambda plain: change(plain["tasks"][task][split]))
+    seal(tiny)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_path_that_the_format_does_not_give_is_not_read(
+    built: Callable[[str, str], Tiny], tmp_path: Path, name: str
+) -> None:
+    copy = copy_of(built(name, "none"), tmp_path)
+    (copy.root / "elsewhere").symlink_to(copy.outside)
+    os.mkfifo(copy.outside / "0")  # who opens it waits for ever
+    edit_columns(
+        copy,
+        "mosaics",
+        "val",
+        lambda facts: [one.update(path="elsewhere/{shard}") for one in facts["columns"]],
+    )
+    verdict = verify(copy.root)
+    assert ("another path", MANIFEST) in kinds(verdict.problems)
+    assert ("unexpected", "elsewhere") in kinds(verdict.problems)
+
+
+@pytest.mark.parametrize("place", ["foreground/train", "mosaics", "mosaics/train/image/c"])
+def test_a_linked_folder_is_not_entered(tiny: Tiny, place: str) -> None:
+    (tiny.root / place).rename(tiny.outside / "there")
+    (tiny.root / place).symlink_to(tiny.outside / "there")
+    found = verify(tiny.root).problems
+    assert ("unexpected", place) in kinds(found)
+    assert any(one.kind == "missing" and one.path.startswith(place) for one in found)
+
+
+def _socket(path: Path) -> None:
+    here = Path.cwd()
+    os.chdir(path.parent)  # a socket's path must be short
+    try:
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, _socket, Path.mkdir, lambda path: path.symlink_to("/dev/zero")]
+)
+@pytest.mark.parametrize("name", FORMATS)
+def test_only_regular_files_are_opened(
+    built: Callable[[str, str], Tiny], tmp_path: Path, name: str, make: Callable[[Path], object]
+) -> None:
+    copy = copy_of(built(name, "none"), tmp_path)
+    frame_file = "foreground/val/zarr.json" if name == "zarr" else "foreground/val/all.h5"
+    make_older(copy.root)
+    places = ["recipe.toml", "circles/train.shards", frame_file, copy.path("mosaics/train/image:1")]
+    for place in places:
+        (copy.root / place).unlink()
+        make(copy.root / place)
+    assert {("missing", place) for place in places} <= kinds(verify(copy.root).problems)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_metadata_that_the_manifest_does_not_list_are_not_opened(
+    built: Callable[[str, str], Tiny], tmp_path: Path, name: str
+) -> None:
+    copy = copy_of(built(name, "none"), tmp_path)
+    path = "foreground/val/image/zarr.json" if name == "zarr" else "foreground/val/all.h5"
+    (copy.root / path).unlink(missing_ok=True)
+    os.mkfifo(copy.root / path)
+    seal(copy)
+    found = verify(copy.root).problems
+    assert (("not listed", MANIFEST) in kinds(found)) == (name == "zarr")
+    assert ("unexpected", path) in kinds(found)
+
+
+def test_a_manifest_that_is_a_pipe_is_no_dataset(tiny: Tiny) -> None:
+    (tiny.root / MANIFEST).unlink()
+    os.mkfifo(tiny.root / MANIFEST)
+    assert run(tiny.root).exit_code == 4
+
+
+def test_folders_are_not_followed_to_any_depth(tiny: Tiny) -> None:
+    deep = "/".join(["deep"] * 500)
+    (tiny.root / deep).mkdir(parents=True)
+    (one,) = verify(tiny.root, quick=True).problems
+    assert (one.kind, one.path, one.found) == (
+        "unexpected",
+        "/".join(["deep"] * 13),
+        "a folder too deep",
+    )
+
+
+def test_a_file_that_shrinks_is_a_problem_and_no_crash(tiny: Tiny) -> None:
+    dataset = Dataset(tiny.root)
+    section = dataset.sections["mosaics", "train"]
+    os.truncate(tiny.file("mosaics/train/image:0"), 1000)
+    with (
+        ShardReader(dataset, Shard(section, 0)) as reader,
+        pytest.raises(DamageError, match="ends early"),
+    ):
+        reader.read(section.columns[0], range(SHARD))
+
+
+@pytest.mark.parametrize("level", [{}, {"sample": 2000}], ids=["full", "sample"])
+def test_what_goes_away_meanwhile_is_told_with_the_rest(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, level: dict[str, Any]
+) -> None:
+    flip(tiny.file("mosaics/val/label:0"), 9)
+    place = tiny.path("mosaics/train/image:1")
+
+    def taken_after(root: Path) -> dict[str, int]:
+        there = inventory(root)
+        (root / place).unlink()
+        return there
+
+    monkeypatch.setattr(frame, "inventory", taken_after)
+    found = kinds(verify(tiny.root, **level).problems)
+    assert found >= {("unreadable", place), ("wrong label", "mosaics/val/label/c/0/0/0")}
+
+
+@linux
+def test_a_huge_count_is_refuted_by_the_files_there_are(tiny: Tiny) -> None:
+    shards = 1 << 20  # their table would take 380 MB
+
+    def grow(plain: Any) -> None:
+        facts = plain["tasks"]["mosaics"]["train"]
+        plain["recipe"]["mosaics"]["train"] = facts["count"] = shards * SHARD
+        facts["table"]["bytes"] = shards * 5 * 72
+
+    os.truncate(tiny.root / "mosaics/train.shards", shards * 5 * 72)  # takes no place on the disk
+    tiny.edit(grow)
+    seal(tiny)
+    result = limited(tiny.root, memory=256 << 20)
+    assert result.returncode == 1, result.stderr
+    assert ("missing", "mosaics/train") in kinds(json.loads(result.stdout)["problems"])
+
+
+def reshape(tiny: Tiny, tile: int, count: int | None = None) -> None:
+    """Let the manifest and the tables tell of digits of another size, and perhaps of so many in
+    `train`.
+    """
+
+    def change(plain: Any) -> None:
+        plain["source"]["tile"] = [tile, tile]
+        plain["source"]["digits"]["train"]["count"] = (
+            count or plain["source"]["digits"]["train"]["count"]
+        )
+        recipe = recipes.from_table(plain["recipe"], origin="")
+        for task, splits in plain["tasks"].items():
+            for column, due in (
+                (c, d) for s in splits.values() for c, d in _due(task, tile, recipe, s["columns"])
+            ):
+                column["shape"] = list(due)
+        for task in ("foreground", "circles"):
+            plain["tasks"][task]["train"]["count"] = plain["source"]["digits"]["train"]["count"]
+
+    tiny.edit(change)
+    seal(tiny)
+
+
+def _due(
+    task: str, tile: int, recipe: recipes.Recipe, columns: list[Any]
+) -> Iterator[tuple[Any, tuple[int, ...]]]:
+    for column, due in zip(columns, TASKS[task].columns((tile, tile), recipe.mosaics), strict=True):
+        yield column, due.shape
+
+
+@pytest.mark.parametrize(("packed", "side"), [("zstd", 8), ("none", 64)])
+def test_what_is_too_large_to_be_looked_at_in_one_piece_is_refused(
+    built: Callable[[str, str], Tiny],
+    tmp_path: Path,
+    packed: str,
+    side: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A mosaic of 64 x 64 tiles of 512 x 512 has just the 2^30 bytes that are allowed, so the limit
+    is lowered.
+    """
+    copy = copy_of(built("zarr", packed), tmp_path)
+    copy.edit(lambda plain: plain["recipe"]["mosaics"].update(grid=[side, side]))
+    reshape(copy, 512)
+    monkeypatch.setattr(frame, "_MAX_DECODED", 1 << 29)
+    found = [one for one in verify(copy.root).problems if one.kind == "too large"]
+    assert {(one.path, one.task) for one in found} == {(MANIFEST, "mosaics")}
+
+
+def _set_roots(facts: Any, root: str) -> None:
+    for column in facts["columns"]:
+        column["root"] = root
+
+
+@linux
+def test_digits_that_memory_cannot_hold_are_said_not_to_be_looked_at(tiny: Tiny) -> None:
+    """Files of nothing but holes, as large as the manifest says, cost a forger nothing."""
+    count, tile = SHARD * 4, 512
+    sizes = {"threshold": 1, "label": 1, "circle": 32}
+    for task in ("foreground", "circles"):
+        columns = [one["name"] for one in tiny.manifest["tasks"][task]["train"]["columns"]]
+        table = np.zeros((len(columns), count // SHARD), SHARD_FACTS)
+        for name, line in zip(columns, table, strict=True):
+            line["length"] = SHARD * sizes.get(name, tile * tile)
+            line["file_bytes"] = line["length"] + 36
+            for shard, row in enumerate(line):
+                path = tiny.file(f"{task}/train/{name}:{shard}")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+                os.truncate(path, int(row["file_bytes"]))
+        (tiny.root / f"{task}/train.shards").write_bytes(table.tobytes())
+        root = merkle_root([bytes(32)] * (count // SHARD)).hex()
+        edit_columns(tiny, task, "train", partial(_set_roots, root=root))
+    reshape(tiny, tile, count)
+    result = limited(tiny.root, "--sample", "3000", memory=400 << 20)
+    assert result.returncode == 1, result.stderr
+    held = (
+        "whether the samples of train follow from its images: with masks, those of all splits take "
+    )
+    (told,) = [one for one in json.loads(result.stdout)["not_looked_at"] if one.startswith(held)]
+    assert int(told.removeprefix(held).split()[0].replace(",", "")) >= 2 * count * tile * tile
+
+
+def zstd_frame(size: int, stated: int | None) -> bytes:
+    """A Zstandard frame (RFC 8878) of `size` zeros in runs of 128 KiB, that states this size in its
+    header, or none.
+    """
+    header = b"\x00\x58" if stated is None else b"\xe0" + struct.pack("<Q", stated)
+    runs = [min(1 << 17, size - start) for start in range(0, size, 1 << 17)]
+    blocks = b"".join(
+        struct.pack("<I", length << 3 | 1 << 1 | (number == len(runs) - 1))[:3] + b"\0"
+        for number, length in enumerate(runs)
+    )
+    return b"\x28\xb5\x2f\xfd" + header + blocks
+
+
+BOMBS = {
+    "circles/val/label:0": BOMB,  # what the frame states; of a digit
+    "mosaics/train/mask:2": 256 * 80,  # what a chunk must have
+    "mosaics/test/mask:1": None,
+}
+
+
+def plant_bomb(tiny: Tiny, place: str, frame: bytes) -> None:
+    """Put a frame in the place of the first chunk of a column's shard."""
+    path = tiny.file(place)
+    if tiny.format == "hdf5":
+        name = place.split("/")[2].partition(":")[0]
+        with h5py.File(path, "r+") as file:
+            file[name].id.write_direct_chunk((0,) * file[name].ndim, frame)
+    else:
+        index = np.full((SHARD // 256, 2), (1 << 64) - 1, "<u8")
+        index[0] = 0, len(frame)
+        data = index.tobytes()
+        path.write_bytes(frame + data + zarr_store.crc32c(data).to_bytes(4, "little"))
+
+
+@linux
+@pytest.mark.parametrize("options", [(), ("--sample", "5000")], ids=["full", "sample"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_chunk_that_decodes_to_more_than_it_must_takes_no_memory(
+    built: Callable[[str, str], Tiny], tmp_path: Path, name: str, options: tuple[str, ...]
+) -> None:
+    copy = copy_of(built(name, "zstd"), tmp_path)
+    for place, stated in BOMBS.items():
+        plant_bomb(copy, place, zstd_frame(BOMB, stated))
+    reseal(copy)
+    result = limited(copy.root, *options)
+    assert result.returncode == 1, result.stderr[-2000:]
+    problems = json.loads(result.stdout)["problems"]
+    for place, stated in BOMBS.items():
+        found = {one["kind"] for one in problems if one["path"] == copy.path(place)}
+        # zarr says that it cannot decode it, HDF5 gives what it has
+        lied = {"unreadable", "wrong mask"}
+        where = {one["kind"] for one in problems if one["path"] == "mosaics/train/mask"}
+        assert (found | where) & lied if stated == 256 * 80 else "misleading" in found, (
+            place,
+            problems,
+        )
+
+
+@pytest.mark.parametrize("path", ["payload.bin", "mosaics/zarr.json", "zarr.json"])
+def test_a_file_that_frames_nothing_is_told_also_where_the_manifest_lists_it(
+    tiny: Tiny, path: str
+) -> None:
+    (tiny.root / path).write_bytes(b"{}")
+    listed = {"path": path, "bytes": 2, "digest": ""}
+    tiny.edit(
+        lambda plain: plain.update(
+            files=sorted([*plain["files"], listed], key=lambda file: str(file["path"]))
+        )
+    )
+    seal(tiny)
+    found = verify(tiny.root, quick=True).problems
+    assert [(one.kind, one.path, one.found) for one in found] == [
+        ("unexpected", path, "a file that the manifest lists")
+    ]
+
+
+def test_a_source_folder_of_the_environment_is_taken_only_where_it_has_the_source(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    environment = {"DATAGEN_SOURCE_DIR": str(tmp_path / "elsewhere")}
+    done = CliRunner().invoke(
+        cli, ["verify", str(tiny.root)], env=environment, catch_exceptions=False
+    )
+    assert done.exit_code == 0
+    assert run(tiny.root, "--source-dir", tmp_path / "elsewhere").exit_code != 0
+
+
+@pytest.mark.parametrize("difference", ["another source", "no source"])
+def test_a_source_of_the_environment_that_is_another_is_passed_over_and_a_named_one_told(
+    tiny: Tiny, tmp_path: Path, difference: str
+) -> None:
+    place = (
+        tiny.other.with_suffix(".npz") if difference == "another source" else tmp_path / "empty.npz"
+    )
+    if difference == "no source":
+        np.savez(place, images=np.zeros((0, 5, 4), np.uint8), labels=np.zeros(0, np.uint8))
+    environment = {"DATAGEN_SOURCE_DIR": str(place)}
+    done = CliRunner().invoke(
+        cli, ["verify", str(tiny.root)], env=environment, catch_exceptions=False
+    )
+    assert done.exit_code == 0, done.output
+    assert "stood on  the dataset itself" in done.output
+    assert (f"not looked at: the source in {place}, which is another" in done.output) == (
+        difference[0] == "a"
+    )
+    assert run(tiny.root, "--source-dir", place).exit_code != 0
+
+
+def test_a_source_of_the_environment_that_is_pinned_speaks_against_the_dataset(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What follows from a name is the source, wherever it lies; a dataset that is of another is
+    wrong.
+    """
+    source = build.resolve(
+        recipes.from_table(tiny.manifest["recipe"], origin="test"),
+        directory=tiny.other.with_suffix(".npz"),
+    ).source
+    tiny.edit(
+        lambda plain: (plain["recipe"].update(source="mnist"), plain["source"].update(name="mnist"))
+    )
+    seal(tiny)
+    monkeypatch.setattr("datagen.sources.load", lambda *_, **__: replace(source, name="mnist"))
+    found = verify(tiny.root, directory=tmp_path, insist=False).problems
+    assert "another source" in {one.kind for one in found}
+
+
+@pytest.mark.parametrize("options", [(), ("--sample", "5000")], ids=["full", "sample"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_compressed_samples_are_not_decoded_by_metadata_that_mislead(
+    built: Callable[[str, str], Tiny], tmp_path: Path, name: str, options: tuple[str, ...]
+) -> None:
+    copy = copy_of(built(name, "zstd"), tmp_path)
+    if name == "hdf5":  # the shard leads to another file
+        path = "mosaics/train/00000.h5"
+        with h5py.File(copy.root / path, "r+") as file:
+            shape = file["image"].shape
+            del file["image"]
+            layout = h5py.VirtualLayout(shape, np.uint8)
+            layout[:] = h5py.VirtualSource(copy.outside / "secret.h5", "image", shape)
+            file.create_virtual_dataset("image", layout)
+        reseal(copy)
+    else:
+        path = "mosaics/train/image/zarr.json"
+        document = json.loads((copy.root / path).read_bytes())
+        document["shape"][1] = document["chunk_grid"]["configuration"]["chunk_shape"][1] = 1 << 19
+        document["codecs"][0]["configuration"]["chunk_shape"][1] = 1 << 19
+        (copy.root / path).write_text(json.dumps(document))
+    seal(copy)
+    short = copy.path("mosaics/train/mask:1")
+    (copy.root / short).write_bytes(b"")
+    found = json.loads(run(copy.root, "--json", *options).output)
+    assert {(one["kind"], one["path"]) for one in found["problems"]} == {
+        ("misleading", path),
+        ("another size", short),
+    }
+    if not options:
+        assert "samples of shards that are not as the manifest says" in found["not_looked_at"]
+
+
+def test_metadata_that_cannot_be_read_are_told_with_the_rest(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = "circles/val/mask/zarr.json"
+    flip(tiny.file("mosaics/train/mask:1"), 9)
+    opened = Path.open
+
+    def fail(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self == tiny.root / path:
+            raise OSError(5, "Input/output error", str(self))
+        return opened(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", fail)
+    found = {(one.kind, one.path) for one in verify(tiny.root).problems}
+    assert {
+        ("unreadable", path),
+        ("misleading", path),
+        ("damaged", tiny.path("mosaics/train/mask:1")),
+    } <= found
+
+
+def test_images_whose_digests_were_not_derived_are_not_said_to_be_distinct(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = "whether all images are distinct"
+    assert told not in verify(tiny.root).not_looked_at
+    monkeypatch.setattr("datagen.proof.digits._memory", lambda: 1000)
+    assert told in verify(tiny.root).not_looked_at
+
+
+def test_a_recipe_that_tells_of_another_source_contradicts_the_manifest(tiny: Tiny) -> None:
+    tiny.edit(lambda plain: plain["recipe"].update(source="images"))
+    seal(tiny)
+    found = {(one.kind, one.expected, one.found) for one in verify(tiny.root, quick=True).problems}
+    assert ("contradiction", "the source of the recipe, images", "npz") in found
+
+
+@pytest.mark.parametrize("source", ["npz:/anywhere", "images:/", "idx:../there"])
+def test_a_source_with_a_path_is_not_believed(tiny: Tiny, source: str) -> None:
+    tiny.edit(lambda plain: plain["recipe"].update(source=source))
+    seal(tiny)
+    result = run(tiny.root, "--source-dir", tiny.source)
+    assert result.exit_code == 5
+    assert "without a path" in result.output
+
+
+def test_a_shard_that_misleads_the_library_is_derived_all_the_same(tiny: Tiny) -> None:
+    path = tiny.file("mosaics/val/mask:0")
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    reseal(tiny)
+    verdict = verify(tiny.root)
+    assert {(one.kind, one.path) for one in verdict.problems} == {
+        ("misleading", tiny.path("mosaics/val/mask:0"))
+    }
+    assert "samples of shards that are not as the manifest says" not in verdict.not_looked_at
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata:UserWarning")
+def test_consolidated_metadata_are_called_so_and_a_build_writes_them_as_they_were(
+    built: Callable[[str, str], Tiny], tmp_path: Path
+) -> None:
+    copy = copy_of(built("zarr", "none"), tmp_path)
+    before = tree(copy.root)
+    zarr.consolidate_metadata(str(copy.root / "mosaics/train"))
+    for level in ({"quick": True}, {"sample": 100}, {}):
+        (problem,) = verify(copy.root, **level).problems
+        assert (problem.kind, problem.path) == ("consolidated", "mosaics/train/zarr.json")
+        assert "consolidated_metadata" in problem.expected
+        assert "touches no sample" in problem.found
+    recorded = recipes.from_table(copy.manifest["recipe"], origin="test")
+    assert build.build(recorded, copy.root, directory=copy.source).written == 0
+    assert tree(copy.root) == before

@@ -1,0 +1,101 @@
+"""Tiny datasets on disk in both stores, written by `datagen` itself: what the tests of `modeling`
+read.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import shutil
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from helpers import on_one_thread
+
+from datagen import recipe as recipes
+from datagen.build import build
+from datagen.sources import strokes
+from modeling.shards import Dataset
+
+FORMATS = ("zarr", "hdf5")
+TASKS = ("foreground", "circles", "mosaics")
+SPLITS = ("train", "val", "test")
+
+UInt8 = npt.NDArray[np.uint8]
+
+
+def tiny(
+    folder: Path,
+    format: str = "zarr",  # noqa: A002  (the recipe's own word)
+    *,
+    train: int = 600,
+    val: int = 40,
+    test: int = 300,
+    tile: tuple[int, int] = (28, 28),
+    grid: tuple[int, int] = (2, 2),
+    shard_size: int = 256,
+    compression: str = "none",
+    name: str = "data",
+) -> Path:
+    """A dataset in `folder`/`name`: so many digits in each split, and as many mosaics of them.
+
+    The digits look like handwriting where the tile is 28 x 28, else they are noise. Shards of 256
+    samples give the splits three, one and two of them, the last never full. The folder is the
+    caller's own to change.
+    """
+    built = _build(format, (train, val, test), tile, grid, shard_size, compression)
+    shutil.copytree(built, folder / name)
+    return folder / name
+
+
+def train_runs(dataset: Dataset, out: Path, *changes: str) -> Path:
+    """Train a small network of each task for three steps, with these `KEY=VALUE` too; `out`, a
+    folder of runs.
+    """
+    from modeling.config import preset
+    from modeling.training.train import train
+
+    small = ("steps=3", "batch=8", "channels=4,8", "evaluate_every=3", "val_samples=8", *changes)
+    with on_one_thread():
+        for task in TASKS:
+            train(dataset, preset(task, "cpu").override(small), out / task)
+    return out
+
+
+@cache
+def _build(
+    format: str,  # noqa: A002
+    counts: tuple[int, int, int],
+    tile: tuple[int, int],
+    grid: tuple[int, int],
+    shard_size: int,
+    compression: str,
+) -> Path:
+    """Such a dataset, built when it is first asked for and removed when the process ends."""
+    place = Path(mkdtemp(prefix="modeling-tiny-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    parts: dict[str, UInt8] = {}
+    for number, (split, count) in enumerate(zip(SPLITS, counts, strict=True)):
+        parts[f"{split}_images"], parts[f"{split}_labels"] = _digits(number, count, tile)
+    np.savez(place / "digits.npz", allow_pickle=False, **parts)
+    table: dict[str, Any] = {
+        "source": f"npz:{place / 'digits.npz'}",
+        "mosaics": dict(zip(SPLITS, counts, strict=True)) | {"grid": list(grid)},
+        "storage": {"format": format, "shard_size": shard_size, "compression": compression},
+    }
+    build(recipes.from_table(table, origin="tiny"), place / "data", workers=1)
+    return place / "data"
+
+
+def _digits(part: int, count: int, tile: tuple[int, int]) -> tuple[UInt8, UInt8]:
+    """Images (count, *tile) and labels (count,), none of them in another part."""
+    if tile == (strokes.SIDE, strokes.SIDE):
+        return strokes.draw(np.arange(count, dtype=np.uint64) + np.uint64(10_000 * part))
+    noise = hashlib.shake_128(f"tiny {part}".encode()).digest(count * tile[0] * tile[1])
+    return np.frombuffer(noise, np.uint8).reshape(count, *tile), np.arange(
+        count, dtype=np.uint8
+    ) % 10

@@ -1,0 +1,202 @@
+"""Inputs to begin fuzzing with, made from what is valid; and changes of a manifest that leave it
+JSON.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from helpers import digits, tiny_recipe
+from isolation import ROOT
+
+from datagen import recipe as recipes
+from datagen.hashing import canonical_json
+from datagen.manifest import NO_OFFSET, SHARD_FACTS
+from datagen.sources import idx
+from datagen.stores import Column, Section
+from datagen.stores import zarr as store
+
+GOLDEN = ROOT / "tests/golden"
+SEPARATOR = b"\n--\n"  # between members that are still to be packed in an archive
+
+COLUMNS = (Column("image", "|u1", (2, 3), ("y", "x")), Column("label", "|u1", (), ()))
+SECTIONS = tuple(
+    Section("foreground", "val", 600, COLUMNS, 256, compression) for compression in ("none", "zstd")
+)
+SHARD = Section("circles", "val", 300, COLUMNS[1:], 512, "zstd")  # one shard of two chunks
+
+Mutate = Callable[[bytes, int], bytes]
+
+
+def idx_seeds() -> list[bytes]:
+    """Images and labels, raw, gzipped, and gzipped in two members."""
+    images, labels = digits(4)
+    raw = [idx.encode(images), idx.encode(labels)]
+    return [*raw, *map(gzip.compress, raw), gzip.compress(raw[0][:9]) + gzip.compress(raw[0][9:])]
+
+
+def manifest_seeds() -> list[bytes]:
+    """The golden manifests, of each no more than a section and a file: valid once their digests are
+    made anew.
+    """
+    seeds = []
+    for format_name, task, split in (("zarr", "circles", "val"), ("hdf5", "mosaics", "train")):
+        plain = json.loads((GOLDEN / format_name / "manifest.json").read_bytes())
+        plain |= {
+            "tasks": {task: {split: plain["tasks"][task][split]}},
+            "files": plain["files"][:1],
+        }
+        seeds.append(canonical_json(plain))
+    return seeds
+
+
+JUNK: tuple[Any, ...] = (
+    None,
+    True,
+    0,
+    -1,
+    1.5,
+    1 << 63,
+    1 << 64,
+    10**40,
+    "",
+    "x",
+    "\n",
+    "\ud800",
+    "\x1b",
+    "é",
+    "..",
+    [],
+    {},
+    [[]],
+    [0],
+)
+
+
+def mutate_json(data: bytes, max_bytes: int, seed: int, mutate: Mutate) -> bytes:
+    """Change a few nodes of a JSON value, or, three times in ten and where it is none, the
+    bytes.
+    """
+    chance = random.Random(seed)
+    try:
+        value = json.loads(data)
+        if chance.random() < 0.3 or not isinstance(value, dict):
+            return mutate(data, max_bytes)
+        for _ in range(chance.randint(1, 3)):
+            _change(value, chance, mutate)
+        changed = canonical_json(value)
+    except (ValueError, RecursionError):
+        return mutate(data, max_bytes)
+    return changed if len(changed) <= max_bytes else mutate(data, max_bytes)
+
+
+def _change(value: Any, chance: random.Random, mutate: Mutate) -> None:
+    places = _places(value)
+    if not places:
+        return
+    container, key = chance.choice(places)
+    other, name = chance.choice(places)
+    action = chance.randrange(6)
+    if action == 0:
+        del container[key]
+    elif action == 1:
+        container[key] = chance.choice(JUNK)
+    elif action == 2:
+        container[key] = json.loads(json.dumps(other[name]))
+    elif action == 3 and isinstance(container, dict):
+        container[_text(key, mutate)] = container.pop(key)
+    elif action == 4 and isinstance(container, list):
+        container.append(json.loads(json.dumps(container[key])))
+    elif isinstance(container[key], str):
+        container[key] = _text(container[key], mutate)
+    elif type(container[key]) is int:
+        container[key] += chance.choice([-1, 1, 255, 1 << 20])
+
+
+def _text(text: str, mutate: Mutate) -> str:
+    return mutate(text.encode("utf-8", "replace"), 2 * len(text) + 8).decode("latin-1")
+
+
+def _places(value: Any) -> list[tuple[Any, Any]]:
+    """(container, key) of every node below `value`."""
+    items = list(
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
+    return [place for key, child in items for place in [(value, key), *_places(child)]]
+
+
+def recipe_seeds() -> list[bytes]:
+    """The packaged recipes, and one with every key."""
+    spelled = [recipes.to_toml(recipes.load(name)) for name in recipes.packaged()]
+    return [
+        text.encode()
+        for text in [
+            *spelled,
+            recipes.to_toml(tiny_recipe("images:DIR", val=7, seed=3, format="hdf5")),
+        ]
+    ]
+
+
+def table_seeds() -> list[bytes]:
+    """The tables of the two sections, and one of the golden dataset."""
+    tables = []
+    for section in SECTIONS:
+        rows = np.zeros((len(section.columns), section.shards), SHARD_FACTS)
+        for line, column in zip(rows, section.columns, strict=True):
+            line["length"] = [
+                len(section.extent(shard)) * column.sample_bytes for shard in range(section.shards)
+            ]
+        rows["file_bytes"] = rows["length"]
+        rows["offset"] = NO_OFFSET if section.compression != "none" else 0
+        tables.append(rows.tobytes())
+    return [*tables, (GOLDEN / "zarr" / "circles" / "val.shards").read_bytes()]
+
+
+def npz_seeds() -> list[bytes]:
+    """Archives whole and in splits, deflated and not, and the members of one."""
+    images, labels = digits(3, (2, 2))
+    arrays: dict[str, Any] = {
+        "images": images,
+        "labels": labels.astype(np.int64),
+        "classes": np.array(list("abc")),
+    }
+    split = {
+        f"{part}_{name}": arrays[name]
+        for part in ("train", "test")
+        for name in ("images", "labels")
+    }
+    members = [_filled(np.lib.format.write_array, array) for array in arrays.values()]
+    archives = [
+        _filled(np.savez, **arrays),
+        _filled(np.savez, **split),
+        _filled(np.savez_compressed, **split),
+    ]
+    return [SEPARATOR.join(members), SEPARATOR.join(members[:2]), *archives]
+
+
+def _filled(write: Callable[..., object], *arrays: object, **named: object) -> bytes:
+    stream = io.BytesIO()
+    write(stream, *arrays, **named)
+    return stream.getvalue()
+
+
+def shard_seeds() -> list[bytes]:
+    """A shard as it is written, and the Zstandard frame that it begins with."""
+    with TemporaryDirectory() as folder:
+        writer = store.ShardWriter(Path(folder), SHARD, 0)
+        writer.append("label", digits(SHARD.count, (1, 1))[1])
+        writer.commit()
+        whole = Path(folder, store.path_rule(SHARD, SHARD.columns[0]).format(shard=0)).read_bytes()
+    return [whole, whole[:40]]

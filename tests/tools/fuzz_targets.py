@@ -1,0 +1,393 @@
+"""What is fuzzed: for each reader of foreign bytes, a check that any input must pass, and inputs to
+begin with.
+
+A check takes any bytes. It fails where a reader raises anything but an error of the package, where
+the message of that error is long or cannot be printed, and where what a reader takes is not what
+the bytes say. Needs no fuzzer.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import fuzz_inputs as inputs
+import numpy as np
+from fuzz_inputs import SECTIONS, SEPARATOR, SHARD, Mutate
+from helpers import save_source
+
+from datagen import manifest as manifests
+from datagen import recipe as recipes
+from datagen.dataset import read_table, section_of
+from datagen.errors import DatagenError
+from datagen.hashing import bytes_digest, canonical_json, dataset_digest
+from datagen.layout import CHUNK
+from datagen.manifest import NO_OFFSET, FileFacts
+from datagen.sources import idx, npz
+from datagen.stores import zarr as store
+
+MAX_MESSAGE = 20_000  # characters of an error, whatever the input
+Arguments = ParamSpec("Arguments")
+Taken = TypeVar("Taken")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader to be fuzzed.
+
+    `check` raises where an input shows a defect, `seeds` makes the inputs to begin with, `words`
+    are what the format is made of. `max_bytes` bounds an input; `mutate` changes one as (data,
+    max_bytes, seed, change of bytes).
+    """
+
+    check: Callable[[bytes], None]
+    seeds: Callable[[], list[bytes]]
+    words: tuple[bytes, ...]
+    max_bytes: int = 4096
+    mutate: Callable[[bytes, int, int, Mutate], bytes] | None = None
+
+
+def taken(
+    read: Callable[Arguments, Taken], *arguments: Arguments.args, **named: Arguments.kwargs
+) -> Taken | None:
+    """What `read` returns; None where it refuses with an error of the package that can be shown to
+    anybody.
+    """
+    try:
+        return read(*arguments, **named)
+    except DatagenError as error:
+        message = str(error)
+        assert len(message) <= MAX_MESSAGE, f"a message of {len(message):,} characters"
+        assert message.replace("\n", "").isprintable(), (
+            f"a message that cannot be printed: {message!r}"
+        )
+        return None
+
+
+_SCRATCH = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+_FOLDER = Path(_SCRATCH.name)
+
+
+def written(data: bytes, name: str = "input") -> Path:
+    """A file that holds `data`, the same one each time."""
+    path = _FOLDER / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def check_idx(data: bytes) -> None:
+    """An IDX file that is taken is what its header says, from memory, mapped and gzipped, and is
+    written the same.
+    """
+    path, packed = written(data), gzip.compress(data, 1)
+    for kind in idx.MAGICS:
+        found = taken(idx.decode, data, "input", kind)
+        mapped = taken(idx.read, path, kind)
+        assert (found is None) == (mapped is None)
+        if found is not None and mapped is not None:
+            _check_values(found, kind)
+            assert mapped.digest == found.digest
+        if not data.startswith(b"\x1f\x8b"):
+            inflated = taken(idx.decode, packed, "input", kind)
+            assert (inflated is None) == (found is None)
+            if inflated is not None:
+                assert inflated.raw.tobytes() == data
+
+
+def _check_values(found: idx.Idx, kind: idx.Kind) -> None:
+    raw = found.raw.tobytes()
+    assert found.values.dtype == np.uint8
+    assert found.digest == hashlib.sha256(raw).hexdigest()
+    if kind == "labels" and raw[:4] == b"\0\0\x0c\2":  # as QMNIST's are
+        assert np.array_equal(
+            found.values, np.frombuffer(raw, ">i4", offset=12).reshape(-1, 8)[:, 0]
+        )
+        return
+    sizes = np.frombuffer(raw[4 : idx.HEADER_BYTES[kind]], ">u4")
+    assert found.values.shape == tuple(sizes.tolist())
+    assert idx.encode(found.values) == raw
+
+
+def check_manifest(data: bytes) -> None:
+    """A manifest that is taken has these bytes and no others, and leads nowhere but into the
+    dataset.
+    """
+    forgery = forged(data)
+    for spelled in (data,) if forgery is None else (data, forgery):
+        manifest = taken(manifests.from_bytes, spelled, path=Path("manifest.json"))
+        if manifest is None:
+            continue
+        assert manifests.to_bytes(manifest) == spelled
+        for task, splits in manifest.tasks.items():
+            for split, facts in splits.items():
+                section = section_of(manifest, task, split)
+                assert facts.bytes == facts.count * sum(
+                    column.sample_bytes for column in section.columns
+                )
+                for path in (
+                    facts.table.path,
+                    *(column.path.format(shard=1) for column in facts.columns),
+                ):
+                    assert ".." not in Path(path).parts
+                    assert not Path(path).is_absolute()
+
+
+def forged(data: bytes) -> bytes | None:
+    """The JSON object in `data` spelled canonically, its digests made anew; None where there is
+    none.
+    """
+    try:
+        plain = json.loads(data)
+        assert isinstance(plain, dict)
+        # no columns: then there is nothing to digest
+        with suppress(KeyError, TypeError, AttributeError, ValueError):
+            plain["digest"] = dataset_digest(
+                (
+                    task,
+                    split,
+                    column["name"],
+                    column["dtype"],
+                    (facts["count"], *column["shape"]),
+                    column["root"],
+                )
+                for task, splits in plain["tasks"].items()
+                for split, facts in splits.items()
+                for column in facts["columns"]
+            )
+        plain.pop("sha256", None)
+        plain["sha256"] = hashlib.sha256(canonical_json(plain)).hexdigest()
+        return canonical_json(plain)
+    except (ValueError, RecursionError, AssertionError):
+        return None
+
+
+def check_recipe(data: bytes) -> None:
+    """A recipe that is taken comes back from its own TOML, and from its own table through JSON."""
+    path = written(data, "input.toml")
+    recipe = taken(recipes.load, str(path))
+    if recipe is None:
+        return
+    text = recipes.to_toml(recipe)
+    assert recipes.parse(text, origin="input") == recipe
+    assert recipes.to_toml(recipes.parse(text, origin="input")) == text
+    assert (
+        recipes.from_table(json.loads(json.dumps(recipes.to_table(recipe))), origin="input")
+        == recipe
+    )
+
+
+def check_table(data: bytes) -> None:
+    """A shard table that is taken has the lengths of its section, and offsets within the files."""
+    path = written(data, "val.shards")
+    facts = FileFacts(path.name, len(data), bytes_digest(data))
+    for section in SECTIONS:
+        rows = taken(read_table, path.parent, section, facts)
+        if rows is None:
+            continue
+        assert rows.tobytes() == data
+        for column, line in zip(section.columns, rows, strict=True):
+            for shard, row in enumerate(line):
+                begin, length, size = (
+                    int(row[name]) for name in ("offset", "length", "file_bytes")
+                )
+                assert length == len(section.extent(shard)) * column.sample_bytes
+                assert (
+                    begin == NO_OFFSET if section.compression != "none" else begin + length <= size
+                )
+
+
+def check_npz(data: bytes) -> None:
+    """An archive that is taken, its checksums made anew too, holds what NumPy reads in it, and
+    comes back from another.
+
+    What does not begin as an archive is taken for its members, so that nothing hides their headers.
+    """
+    for packed in (data, _with_checksums(data)) if data.startswith(b"PK") else (_archive(data),):
+        path = written(packed, "input.npz")
+        source = taken(npz.load, path)
+        if source is None:
+            continue
+        with np.load(path, allow_pickle=False) as arrays:
+            for name, part in source.parts.items():
+                prefix = "" if name == "all" else f"{name}_"
+                if (
+                    f"{prefix}images" in arrays and f"{prefix}labels" in arrays
+                ):  # and not names of other programs
+                    assert np.array_equal(
+                        part.images, arrays[f"{prefix}images"].reshape(part.images.shape)
+                    )
+                    assert np.array_equal(part.labels, arrays[f"{prefix}labels"].reshape(-1))
+        if "all" not in source.parts:
+            parts = {name: (part.images, part.labels) for name, part in source.parts.items()}
+            assert npz.load(save_source(_FOLDER / "again.npz", parts)).digests == source.digests
+
+
+MEMBERS = ("images", "labels", "classes")
+
+
+def _archive(data: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, member in zip(MEMBERS, data.split(SEPARATOR), strict=False):
+            archive.writestr(f"{name}.npy", member)
+    return stream.getvalue()
+
+
+def _with_checksums(data: bytes) -> bytes:
+    """The archive with the checksums in its directory those of what its members are, as far as that
+    can be told.
+    """
+    mended = bytearray(data)
+    # What is no archive, or one that zipfile does not know (NotImplementedError), is left as it is.
+    with suppress(
+        zipfile.BadZipFile, zlib.error, struct.error, OSError, ValueError, NotImplementedError
+    ):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.infolist()
+        place = -1
+        for info in members:
+            place = data.index(b"PK\1\2", place + 1)  # its entry in the directory
+            lengths = struct.unpack_from("<2H", data, info.header_offset + 26)
+            stored = data[info.header_offset + 30 + sum(lengths) :][: info.compress_size]
+            if info.compress_type == zipfile.ZIP_DEFLATED:
+                stored = zlib.decompressobj(-15).decompress(stored, 1 << 20)
+            struct.pack_into("<I", mended, place + 16, zlib.crc32(stored[: info.file_size]))
+    return bytes(mended)
+
+
+def check_shard(data: bytes) -> None:
+    """A compressed shard, its checksum made anew too, is read or refused; a Zstandard frame states
+    its size.
+    """
+    size = store.zstd_size(data[: store.ZSTD_HEADER])
+    assert size is None or 0 <= size < 1 << 64
+    index = data[:-4][-16 * (SHARD.shard_size // CHUNK) :]
+    _write_frame()
+    for content in (data, data[:-4] + store.crc32c(index).to_bytes(4, "little")):
+        written(content, store.path_rule(SHARD, SHARD.columns[0]).format(shard=0))
+        if not store.shard_problems(_FOLDER, SHARD, 0, [None]):
+            rows = taken(store.read_rows, _FOLDER, SHARD, SHARD.columns[0], 0, SHARD.count)
+            assert rows is None or (rows.dtype.str, rows.shape) == ("|u1", (SHARD.count,))
+
+
+@cache
+def _write_frame() -> None:
+    store.write_frame(_FOLDER, SHARD)
+
+
+TARGETS = {
+    "idx": Target(
+        check_idx,
+        inputs.idx_seeds,
+        (
+            b"\0\0\x08\x03",
+            b"\0\0\x08\x01",
+            b"\x1f\x8b\x08",
+            b"\0\0\0\1",
+            b"\xff\xff\xff\xff",
+            b"\0\0\x02\0",
+        ),
+    ),
+    "manifest": Target(
+        check_manifest,
+        inputs.manifest_seeds,
+        (
+            b'"tasks"',
+            b'"columns"',
+            b'"{shard}"',
+            b'"{shard:05d}"',
+            b"NaN",
+            b"1e999",
+            b"\\ud800",
+            b"-0",
+            b"null",
+        ),
+        max_bytes=1 << 13,
+        mutate=inputs.mutate_json,
+    ),
+    "recipe": Target(
+        check_recipe,
+        inputs.recipe_seeds,
+        (
+            *(
+                b"source",
+                b"val",
+                b"seed",
+                b"tasks",
+                b"[mosaics]",
+                b"grid",
+                b"train",
+                b"test",
+                b"[storage]",
+                b"format",
+            ),
+            *(
+                b"shard_size",
+                b"compression",
+                b"mosaics.",
+                b"storage.",
+                b"[[",
+                b"]]",
+                b"{}",
+                b"'" * 3,
+                b'"' * 3,
+                b"\r\n",
+            ),
+            *(
+                b"0x",
+                b"0o",
+                b"0b",
+                b"1_0",
+                b"nan",
+                b"-inf",
+                b"1979-05-27T07:32:00Z",
+                b"\\u0000",
+                b"\\U0010ffff",
+            ),
+        ),
+        max_bytes=1 << 14,
+    ),
+    "table": Target(check_table, inputs.table_seeds, (bytes(8), b"\xff" * 8), max_bytes=1024),
+    "npz": Target(
+        check_npz,
+        inputs.npz_seeds,
+        (
+            *(
+                inputs.SEPARATOR,
+                b"\x93NUMPY\1\0",
+                b"\x93NUMPY\2\0",
+                b"'descr'",
+                b"'shape'",
+                b"'fortran_order'",
+                b"'|u1'",
+            ),
+            *(
+                b"'<i8'",
+                b"'<U1'",
+                b"(3, 2, 2)",
+                b"True",
+                b"PK\1\2",
+                b"PK\3\4",
+                b"PK\5\6",
+                b"PK\6\6",
+                b"PK\6\7",
+            ),
+        ),
+    ),
+    "shard": Target(
+        check_shard, inputs.shard_seeds, (b"\x28\xb5\x2f\xfd", b"\xff" * 8), max_bytes=1024
+    ),
+}

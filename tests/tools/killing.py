@@ -1,0 +1,245 @@
+"""Commands in processes of their own, to be killed at a moment: forked from a warm process, or
+started cold.
+
+A process that has imported everything starts a command in milliseconds, so that many kills cost
+little; some cold starts keep them honest. As a script this module is that warm process, or one cold
+command with its tiny MNIST.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread, Timer
+from typing import Any, NoReturn
+
+import numpy as np
+
+from datagen.sources import idx, mnist
+
+# Zeros: few bytes for a mirror to send, slowly, and many for `fetch` to write, so that a kill may
+# hit either.
+MIRRORED = {
+    "train-images-idx3-ubyte": idx.encode(np.zeros((12_000, 28, 28), np.uint8)),
+    "train-labels-idx1-ubyte": idx.encode(np.zeros(12_000, np.uint8)),
+    "t10k-images-idx3-ubyte": idx.encode(np.zeros((9000, 28, 28), np.uint8)),
+    "t10k-labels-idx1-ubyte": idx.encode(np.ones(9000, np.uint8)),
+}
+TINY = replace(
+    mnist.MNIST,
+    files=tuple(
+        replace(
+            file,
+            size=len(MIRRORED[file.name]),
+            digest=hashlib.sha256(MIRRORED[file.name]).hexdigest(),
+        )
+        for file in mnist.MNIST.files
+    ),
+)
+_PIECES = 10  # of each file that a mirror sends
+_PAUSE = 0.001  # seconds after each of them
+_PATIENCE = 120  # seconds, for what takes at most twenty
+_MOMENT = 5.0  # seconds in which what takes milliseconds has ended
+
+
+@dataclass
+class Running:
+    """A command in a process that leads its own group; `ended` waits for its return code, as
+    `subprocess` has it.
+    """
+
+    pid: int
+    ended: Callable[[], int]
+
+    def wait(self) -> int:
+        """Its return code, and that of SIGKILL where it would not end."""
+        timer = Timer(_PATIENCE, self.kill, kwargs={"group": True})
+        timer.start()
+        try:
+            return self.ended()
+        finally:
+            timer.cancel()
+
+    def kill(self, *, group: bool) -> None:
+        """SIGKILL to the process, or to its whole group. It is not waited for, so its number is
+        nobody else's yet.
+        """
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # of a group that has ended
+            (os.killpg if group else os.kill)(self.pid, signal.SIGKILL)
+
+    def has_company(self) -> bool:
+        """Whether anything of its group lives on for longer than a moment; to be asked after
+        `wait`.
+
+        An import may ask the system for its name with a command, which outlives a kill by
+        milliseconds.
+        """
+        deadline = time.monotonic() + _MOMENT
+        while time.monotonic() < deadline:
+            try:
+                os.killpg(self.pid, 0)
+            except ProcessLookupError:
+                return False
+            time.sleep(0.001)
+        return True
+
+
+class Warm:
+    """A process that has imported everything, and forks one for each command."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # a process with one thread forks safely
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        )
+
+    def start(
+        self, arguments: Sequence[object], *, cwd: Path, env: Mapping[str, str], log: Path
+    ) -> Running:
+        """`datagen ARGUMENTS` in a fork; what it prints goes to `log`."""
+        pid = self._ask(
+            {
+                "arguments": list(map(str, arguments)),
+                "cwd": str(cwd),
+                "env": {**env},
+                "log": str(log),
+            }
+        )
+        return Running(pid, lambda: self._ask({"wait": pid}))
+
+    def close(self) -> None:
+        """End it."""
+        self._process.communicate()
+
+    def _ask(self, request: Mapping[str, Any]) -> int:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        return int(self._process.stdout.readline())
+
+
+def start_cold(
+    arguments: Sequence[object], *, cwd: Path, env: Mapping[str, str], log: Path
+) -> Running:
+    """`datagen ARGUMENTS` in a new interpreter; what it prints goes to `log`."""
+    script = [__file__, "once"] if arguments[0] == "fetch" else ["-m", "datagen"]
+    with log.open("a") as output:
+        process = subprocess.Popen(
+            [sys.executable, *script, *map(str, arguments)],
+            stdout=output,
+            stderr=output,
+            cwd=cwd,
+            env={**os.environ, **env},
+            start_new_session=True,
+        )
+    return Running(process.pid, process.wait)
+
+
+@cache
+def packed() -> dict[str, bytes]:
+    """The files of TINY as a mirror has them, by name."""
+    return {f"{name}.gz": gzip.compress(content) for name, content in MIRRORED.items()}
+
+
+@contextmanager
+def slow_mirror() -> Iterator[str]:
+    """A mirror on the loopback that sends the files of TINY piece by piece; its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = packed()[Path(self.path).name]
+            with contextlib.suppress(ConnectionError):  # who asked was killed
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                step = -(-len(body) // _PIECES)
+                for first in range(0, len(body), step):
+                    self.wfile.write(body[first : first + step])
+                    time.sleep(_PAUSE)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def _run(arguments: Sequence[str]) -> NoReturn:
+    """The command line with TINY in the place of MNIST."""
+    from datagen.__main__ import main
+
+    mnist.MNIST = TINY
+    sys.argv = ["datagen", *arguments]
+    main()
+
+
+def _fork(request: Mapping[str, Any]) -> int:
+    pid = os.fork()
+    if pid:
+        with contextlib.suppress(OSError):  # of a process that has ended
+            os.setpgid(pid, pid)
+        return pid
+    code: object = 70  # of a command that ended in no way that is known
+    try:
+        os.setpgid(0, 0)  # here too: neither waits for the other
+        os.chdir(request["cwd"])
+        os.environ.update(request["env"])
+        output = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        _run(request["arguments"])
+    except SystemExit as end:
+        code = end.code
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 0)
+
+
+def _serve() -> None:
+    """Answer each line on standard input: start a command, or wait for one."""
+    from datagen import build, convert  # noqa: F401
+    from datagen.stores import hdf5, open_store
+
+    hdf5.register_zstd()
+    open_store("zarr")
+    import numcodecs  # noqa: F401
+    import zarr  # noqa: F401
+
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer = (
+            os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
+            if "wait" in request
+            else _fork(request)
+        )
+        print(answer, flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["once"]:
+        _run(sys.argv[2:])
+    _serve()

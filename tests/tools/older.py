@@ -1,0 +1,85 @@
+"""Datasets as they were written earlier: HDF5 with a view of whole columns, Zarr with 0 as the fill
+value of each.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from datagen import manifest as manifests
+from datagen.dataset import Dataset
+from datagen.hashing import bytes_digest, canonical_json
+from datagen.layout import MANIFEST
+from datagen.manifest import FileFacts
+from datagen.stores import Column, Section
+
+
+def make_older(root: Path) -> Path:
+    """Turn the finished dataset in `root` into what it was when written earlier: the same samples,
+    another frame.
+    """
+    dataset = Dataset(root)
+    hdf5 = dataset.manifest.recipe.storage.format == "hdf5"
+    for section in dataset.sections.values():
+        if hdf5:
+            write_view(root, section)
+        else:
+            fill_with_zeros(root, section)
+    listed = {file.path for file in dataset.manifest.files} | {
+        f"{section.folder}/all.h5" for section in dataset.sections.values() if hdf5
+    }
+    files = tuple(facts_of(root, path) for path in sorted(listed))
+    (root / MANIFEST).write_bytes(
+        manifests.to_bytes(manifests.seal(replace(dataset.manifest, files=files)))
+    )
+    return root
+
+
+def facts_of(root: Path, path: str) -> FileFacts:
+    """The facts of a small file."""
+    data = (root / path).read_bytes()
+    return FileFacts(path, len(data), bytes_digest(data))
+
+
+def fill_with_zeros(root: Path, section: Section) -> None:
+    """Write the metadata of each array with the fill value 0."""
+    for column in section.columns:
+        path = root / section.folder / column.name / "zarr.json"
+        path.write_bytes(canonical_json(json.loads(path.read_bytes()) | {"fill_value": 0}))
+
+
+def write_view(root: Path, section: Section) -> None:
+    """Write all.h5: each column of a section as a virtual dataset over all shards."""
+    with h5py.File(
+        root / section.folder / "all.h5",
+        "w",
+        libver=("v110", "v110"),
+        track_order=False,
+        alignment_threshold=1,
+        alignment_interval=64,
+    ) as file:
+        for column in section.columns:
+            _create_view(file, section, column)
+
+
+def _create_view(file: h5py.File, section: Section, column: Column) -> None:
+    """Create a virtual dataset over all shards, without times."""
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_obj_track_times(False)
+    properties.set_layout(h5py.h5d.VIRTUAL)
+    whole = h5py.h5s.create_simple((section.count, *column.shape))
+    for shard in range(section.shards):
+        samples = section.extent(shard)
+        shape = (len(samples), *column.shape)
+        whole.select_hyperslab((samples.start, *(0 for _ in column.shape)), shape)
+        properties.set_virtual(
+            whole, f"{shard:05d}.h5".encode(), column.name.encode(), h5py.h5s.create_simple(shape)
+        )
+    whole.select_all()
+    kind = h5py.h5t.py_create(np.dtype(column.dtype))
+    h5py.h5d.create(file.id, column.name.encode(), kind, whole, properties)

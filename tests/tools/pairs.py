@@ -1,0 +1,59 @@
+"""All pairs: few rows in which every two values of every two settings come together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+Pair = tuple[tuple[str, int], tuple[str, int]]  # the numbers of two values, by their names
+
+
+def all_pairs(values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Rows of a value for each name, such that each two values of two names are in a row together;
+    always the same.
+
+    A row begins with a pair that is not yet in one, and takes for each other name the value that
+    brings most new pairs.
+    """
+    missing = {
+        ((one, i), (other, j)): None
+        for one, other in combinations(values, 2)
+        for i in range(len(values[one]))
+        for j in range(len(values[other]))
+    }
+    rows = []
+    while missing:
+        chosen = dict(next(iter(missing)))
+        for name in values:
+            if name not in chosen:
+                gains = [
+                    _gain(values, missing, {**chosen, name: number}, name)
+                    for number in range(len(values[name]))
+                ]
+                chosen[name] = gains.index(max(gains))
+        for pair in _pairs(values, chosen):
+            missing.pop(pair, None)
+        rows.append({name: values[name][chosen[name]] for name in values})
+    return rows
+
+
+def _gain(
+    values: Mapping[str, Sequence[Any]],
+    missing: Mapping[Pair, None],
+    chosen: dict[str, int],
+    name: str,
+) -> int:
+    """How many of the missing pairs of `name` the chosen values have."""
+    return sum(
+        pair in missing for pair in _pairs(values, chosen) if name in (pair[0][0], pair[1][0])
+    )
+
+
+def _pairs(values: Mapping[str, Sequence[Any]], chosen: Mapping[str, int]) -> list[Pair]:
+    """The pairs among the chosen values, in the order of the names."""
+    return [
+        ((one, chosen[one]), (other, chosen[other]))
+        for one, other in combinations(values, 2)
+        if one in chosen and other in chosen
+    ]

@@ -1,0 +1,742 @@
+"""Every way in which a dataset may be wrong, planted one by one, and at which levels `datagen
+verify` can know.
+
+The table in docs/verify.md is made of these; to write it anew:  .venv/bin/python
+tests/tools/plants.py
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import zarr
+from forging import SHARD, Tiny, rederive, reseal, seal
+from helpers import flip
+from isolation import ROOT
+from older import make_older, write_view
+
+from datagen.circle import raster
+from datagen.dataset import Dataset
+from datagen.hashing import sample_digests
+from datagen.layout import MANIFEST, MAX_MANIFEST_BYTES, RECIPE
+from datagen.stores import Array
+from datagen.stores.zarr import crc32c
+
+LEVELS = ("quick", "full", "source", "expect")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Exit code 1, and among the problems one of this kind at this place; of this sample, if one
+    can be told.
+
+    `place` is a path, or "TASK/SPLIT/COLUMN:SHARD" for the file of that shard. `index` is a sample
+    of that section.
+    """
+
+    kind: str
+    place: str
+    index: int | None = None
+    cell = "found"
+
+
+@dataclass(frozen=True)
+class Refused:
+    """There is no manifest to verify by: this exit code, and this in the message."""
+
+    code: int
+    message: str
+    cell = "refused"
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """Exit code 0, and `matter` is among what was not looked at."""
+
+    matter: str
+    cell: str
+
+
+Cell = Found | Refused | Unseen
+
+PASSED_OVER = Unseen("the bytes of the shards", "not looked at")
+UNKNOWABLE = Unseen(
+    "whether these are the images of the source", "cannot be known without the source"
+)
+UNTOLD = Unseen("what the manifest tells of its source", UNKNOWABLE.cell)
+ANOTHER = Found("not the digest expected", MANIFEST)
+
+
+@dataclass(frozen=True)
+class Plant:
+    """A way to be wrong: `damage` does it, `forge` then makes the digests agree.
+
+    `plain` and `forged` are what is expected at quick, full, source and expect; the last of fewer
+    stands for the rest.
+    """
+
+    name: str
+    damage: Callable[[Tiny], object]
+    plain: Sequence[Cell]
+    forged: Sequence[Cell]
+    forge: Callable[[Tiny], None] = reseal
+    formats: tuple[str, ...] = ("zarr", "hdf5")
+
+    def cell(self, level: str, forged: bool) -> Cell:
+        """What is expected at a level."""
+        cells = self.forged if forged else self.plain
+        return cells[min(LEVELS.index(level), len(cells) - 1)]
+
+
+def _damaged(place: str) -> list[Cell]:
+    """Only the digest of the file tells."""
+    return [PASSED_OVER, Found("damaged", place)]
+
+
+def _seen(kind: str, place: str, index: int) -> tuple[list[Cell], list[Cell]]:
+    """Both rows of cells of a sample that is wrong in itself, whether digests agree or not."""
+    found = Found(kind, place, index)
+    return [PASSED_OVER, found], [PASSED_OVER, found, found, ANOTHER]
+
+
+def _wrong(kind: str, place: str, index: int | None = None) -> list[Cell]:
+    """Not what follows from the digits, so found by deriving; and another dataset."""
+    return [PASSED_OVER, Found(kind, place, index), Found(kind, place, index), ANOTHER]
+
+
+def _row(tiny: Tiny, task: str, split: str, row: int, shard: int = 0) -> dict[str, Array]:
+    """All columns of one sample of a shard, as they are mapped: to be written to."""
+    names = [column["name"] for column in tiny.manifest["tasks"][task][split]["columns"]]
+    return {name: tiny.samples(f"{task}/{split}/{name}:{shard}")[row : row + 1] for name in names}
+
+
+# Files.
+
+
+def _flip_sample(tiny: Tiny) -> None:
+    tiny.samples("mosaics/train/mask:1")[3, 2, 2] ^= 1
+
+
+def _truncate(tiny: Tiny) -> None:
+    path = tiny.file("mosaics/train/image:1")
+    os.truncate(path, path.stat().st_size // 4)
+
+
+def _add(tiny: Tiny) -> None:
+    (tiny.root / "mosaics/train/extra").write_bytes(b"extra")
+
+
+def _nothing(tiny: Tiny) -> None:
+    """What no digest makes good."""
+
+
+def _list_added(tiny: Tiny) -> None:
+    tiny.edit(
+        lambda plain: plain["files"].append(
+            {"path": "mosaics/train/extra", "bytes": 0, "digest": ""}
+        )
+    )
+    reseal(tiny)
+
+
+def _exchange(tiny: Tiny) -> None:
+    """Exchange the first two shards of the mosaics of `train`, all columns of them."""
+    pairs = {
+        (tiny.file(f"mosaics/train/{column}:0"), tiny.file(f"mosaics/train/{column}:1"))
+        for column in ("image", "mask", "label", "source", "digest")
+    }
+    for first, second in pairs:
+        kept = first.read_bytes()
+        first.write_bytes(second.read_bytes())
+        second.write_bytes(kept)
+
+
+def _empty(tiny: Tiny) -> None:
+    tiny.file("mosaics/train/image:1").write_bytes(b"")
+
+
+def _replace(tiny: Tiny, place: str, make: Callable[[Path], object]) -> None:
+    """Make something else of a file or folder; its content goes outside the dataset."""
+    path = tiny.file(place)
+    shutil.move(path, tiny.outside / path.name)
+    make(path)
+
+
+def _link(tiny: Tiny, place: str) -> None:
+    name = tiny.file(place).name
+    _replace(tiny, place, lambda path: path.symlink_to(tiny.outside / name))
+
+
+def _edit_recipe(tiny: Tiny) -> None:
+    path = tiny.root / RECIPE
+    path.write_text(path.read_text().replace("seed = 0", "seed = 1"))
+
+
+# Samples.
+
+
+def _duplicate(tiny: Tiny) -> None:
+    kept, changed = _row(tiny, "mosaics", "train", 3), _row(tiny, "mosaics", "train", 5, 1)
+    for name, value in changed.items():
+        value[:] = kept[name]
+
+
+def _pixel(tiny: Tiny) -> None:
+    tiny.samples("foreground/train/mask:0")[7, 2, 1] ^= 1
+
+
+def _threshold(tiny: Tiny) -> None:
+    """One more, or one less, for the first digit whose mask stays the same."""
+    images, masks = (tiny.samples(f"foreground/train/{name}:0") for name in ("image", "mask"))
+    thresholds = tiny.samples("foreground/train/threshold:0")
+    other = (
+        thresholds[9] + 1
+        if ((images[9] > thresholds[9] + 1) == masks[9]).all()
+        else thresholds[9] - 1
+    )
+    assert ((images[9] > other) == masks[9]).all()
+    thresholds[9] = other
+
+
+def _circle(tiny: Tiny, change: Callable[[Array], object]) -> None:
+    """Another circle for a digit; where it is the mask's, the mask follows."""
+    circles, masks = (tiny.samples(f"circles/train/{name}:0") for name in ("circle", "mask"))
+    change(circles[7])
+    masks[7] = raster(circles[7:8], *masks[7].shape)[0]
+
+
+def _double(circle: Array) -> None:
+    circle *= np.array([2, 2, 2, 4])
+
+
+def _enlarge(circle: Array) -> None:
+    circle += np.array([0, 0, 0, 1])
+
+
+def _shift(circle: Array) -> None:
+    circle += np.array([1, 0, 0, 0])
+
+
+_CIRCLES: dict[str, Callable[[Array], object]] = {
+    "one unit too large": _enlarge,
+    "shifted by one unit": _shift,
+    "not in lowest terms": _double,
+}
+
+
+def _label(tiny: Tiny) -> None:
+    tiny.samples("mosaics/val/label:0")[2, 0, 1] ^= 1
+
+
+def _stray(tiny: Tiny) -> None:
+    """A train digit in the first cell of a test mosaic, with its own mask, label and row; the
+    digest follows.
+    """
+    mosaic, digit = _row(tiny, "mosaics", "test", 4), _row(tiny, "foreground", "train", 11)
+    label = tiny.samples("circles/train/label:0")[11]
+    mosaic["image"][0, :5, :4], mosaic["mask"][0, :5, :4] = (
+        digit["image"][0],
+        digit["mask"][0] * (label + 1),
+    )
+    mosaic["label"][0, 0, 0], mosaic["source"][0, 0, 0] = label, 11
+    mosaic["digest"][:] = sample_digests(mosaic["image"])
+
+
+def _digit_label(tiny: Tiny) -> None:
+    tiny.samples("circles/train/label:0")[7] = 3
+
+
+def _relabel(tiny: Tiny) -> None:
+    _digit_label(tiny)
+    rederive(tiny, "train")
+
+
+def _another_class(tiny: Tiny) -> None:
+    tiny.samples("circles/train/label:0")[7] = 11
+    rederive(tiny, "train")
+
+
+def _redraw(tiny: Tiny) -> None:
+    tiny.samples("foreground/train/image:0")[7, 1:3] ^= 0x55
+    rederive(tiny, "train")
+
+
+def _leak(tiny: Tiny) -> None:
+    tiny.samples("foreground/test/image:0")[6] = tiny.samples("foreground/train/image:0")[8]
+    rederive(tiny, "test")
+
+
+# What the format's library reads.
+
+
+def _point_elsewhere(tiny: Tiny) -> None:
+    """The index of a shard (Zarr), or the view of the shards (HDF5), leads to another place than
+    the mapped bytes.
+    """
+    if tiny.format == "zarr":
+        path = tiny.file("mosaics/train/mask:0")
+        data = path.read_bytes()
+        index = np.frombuffer(data[-36:-4], "<u8").reshape(2, 2)[::-1].tobytes()
+        path.write_bytes(data[:-36] + index + crc32c(index).to_bytes(4, "little"))
+    else:
+        make_older(tiny.root)
+        _rewrite_view(tiny, ["00001.h5", "00000.h5", "00002.h5"])
+
+
+def _rewrite_view(tiny: Tiny, names: Sequence[str], bits: int = 8) -> None:
+    """Another all.h5 for the mosaics of `train`, whose masks come from these files, and have so
+    many bits.
+    """
+    path = tiny.root / "mosaics/train/all.h5"
+    with h5py.File(path, "r") as file:
+        columns = {name: (file[name].shape, file[name].dtype) for name in file}
+    with h5py.File(path, "w", libver=("v110", "v110")) as file:
+        for name, (shape, dtype) in columns.items():
+            properties, whole = (
+                h5py.h5p.create(h5py.h5p.DATASET_CREATE),
+                h5py.h5s.create_simple(shape),
+            )
+            properties.set_layout(h5py.h5d.VIRTUAL)
+            for shard, wanted in enumerate(names if name == "mask" else sorted(names)):
+                rows = range(shard * SHARD, min((shard + 1) * SHARD, shape[0]))
+                part = (len(rows), *shape[1:])
+                whole.select_hyperslab((rows.start, *(0 for _ in part[1:])), part)
+                properties.set_virtual(
+                    whole, wanted.encode(), name.encode(), h5py.h5s.create_simple(part)
+                )
+            kind = h5py.h5t.py_create(dtype)
+            if name == "mask":
+                kind.set_precision(bits)
+            whole.select_all()
+            h5py.h5d.create(file.id, name.encode(), kind, whole, properties)
+        assert file["mask"].dtype == "|u1"
+
+
+def _rewrite_shard(tiny: Tiny, change: Callable[[h5py.File, Array], object]) -> None:
+    """Another `mask` in an HDF5 shard; the bytes at its old place stay, and that is where the table
+    tells it to be.
+    """
+    with h5py.File(tiny.file("mosaics/val/mask:0"), "r+") as file:
+        masks = np.array(file["mask"])
+        del file["mask"]
+        change(file, masks)
+
+
+def _external(tiny: Tiny) -> None:
+    def change(file: h5py.File, masks: Array) -> None:
+        place = tiny.outside / "masks"
+        place.write_bytes(masks.tobytes())
+        file.create_dataset(
+            "mask", masks.shape, masks.dtype, external=[(str(place), 0, masks.nbytes)]
+        )
+
+    _rewrite_shard(tiny, change)
+
+
+def _soft_link(tiny: Tiny) -> None:
+    _rewrite_shard(tiny, lambda file, masks: file.__setitem__("mask", h5py.SoftLink("/image")))
+
+
+def _external_link(tiny: Tiny) -> None:
+    """To a dataset of another file that lies there at the very same offset, and holds something
+    else.
+    """
+    shutil.copy(tiny.file("mosaics/val/mask:0"), tiny.outside / "other.h5")
+    with h5py.File(tiny.outside / "other.h5", "r+") as other:
+        other["mask"][0, 0, 0] ^= 1
+    _rewrite_shard(
+        tiny,
+        lambda file, masks: file.__setitem__(
+            "mask", h5py.ExternalLink(str(tiny.outside / "other.h5"), "/mask")
+        ),
+    )
+
+
+def _retype(tiny: Tiny) -> None:
+    """The library reads another type: signed (Zarr), or 7 bits of the 8 (HDF5), which h5py also
+    calls uint8.
+    """
+    if tiny.format == "zarr":
+        path = tiny.root / "mosaics/train/mask/zarr.json"
+        path.write_text(path.read_text().replace('"uint8"', '"int8"'))
+    else:
+        make_older(tiny.root)
+        _rewrite_view(tiny, ["00000.h5", "00001.h5", "00002.h5"], bits=7)
+
+
+def _stray_view(tiny: Tiny) -> None:
+    """A view as datasets written earlier have, in one that has none."""
+    write_view(tiny.root, Dataset(tiny.root).sections["mosaics", "train"])
+
+
+def _consolidate(tiny: Tiny) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr says that other implementations may not know of it
+        zarr.consolidate_metadata(str(tiny.root / "mosaics/train"))
+
+
+# The manifest and the tables.
+
+
+def _set(tiny: Tiny, path: str, value: Any) -> None:
+    """Set the value at "key/key/number/..." of the manifest; `value` may be a function of the old
+    one.
+    """
+    *way, last = [int(part) if part.isdecimal() else part for part in path.split("/")]
+
+    def change(plain: Any) -> None:
+        for part in way:
+            plain = plain[part]
+        plain[last] = value(plain[last]) if callable(value) else value
+
+    tiny.edit(change)
+
+
+def _respell(tiny: Tiny, old: str, new: str) -> None:
+    path = tiny.root / MANIFEST
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def _reseed(tiny: Tiny) -> None:
+    _edit_recipe(tiny)
+    _set(tiny, "recipe/seed", 1)
+
+
+def _huge(tiny: Tiny) -> None:
+    os.truncate(tiny.root / MANIFEST, MAX_MANIFEST_BYTES + 1)
+
+
+def _swap_rows(tiny: Tiny) -> None:
+    table = tiny.table("mosaics", "train")
+    table[0, [0, 1]] = table[0, [1, 0]]
+    (tiny.root / "mosaics/train.shards").write_bytes(table.tobytes())
+
+
+_SHARD = "mosaics/train/image:1"
+_TABLE = "mosaics/train.shards"
+
+
+_MISSING, _CONTRADICTION = [Found("missing", _SHARD)], [Found("contradiction", _TABLE)]
+_INSIDE = "mosaics/train/extra"
+
+_OF_FILES = [
+    Plant(
+        "a bit flipped in a sample",
+        _flip_sample,
+        *_seen("wrong mask", "mosaics/train/mask:1", SHARD + 3),
+    ),
+    Plant(
+        "a bit flipped in a shard table",
+        lambda tiny: flip(tiny.root / _TABLE, 30),
+        [Found("damaged", _TABLE)],
+        [PASSED_OVER, Found("damaged", "mosaics/train/image:0")],
+        seal,
+    ),
+    Plant(
+        "the recipe edited",
+        _edit_recipe,
+        [Found("damaged", RECIPE)],
+        [Found("another recipe", RECIPE)],
+    ),
+    Plant("a shard truncated", _truncate, [Found("another size", _SHARD)], _CONTRADICTION),
+    Plant("a shard emptied", _empty, [Found("another size", _SHARD)], _CONTRADICTION),
+    Plant("a shard deleted", lambda tiny: tiny.file(_SHARD).unlink(), _MISSING, _MISSING),
+    Plant(
+        "a file added",
+        _add,
+        [Found("unexpected", _INSIDE)],
+        [Found("unexpected", _INSIDE)],
+        _list_added,
+    ),
+    Plant(
+        "a link in place of a shard, to an identical copy",
+        lambda tiny: _link(tiny, _SHARD),
+        _MISSING,
+        _MISSING,
+    ),
+    Plant(
+        "a link in place of a folder, to an identical copy",
+        lambda tiny: _link(tiny, "mosaics/train"),
+        _MISSING,
+        _MISSING,
+    ),
+    Plant(
+        "a folder in place of a shard",
+        lambda tiny: _replace(tiny, _SHARD, Path.mkdir),
+        _MISSING,
+        _MISSING,
+    ),
+    Plant(
+        "a pipe in place of a shard",
+        lambda tiny: _replace(tiny, _SHARD, os.mkfifo),
+        _MISSING,
+        _MISSING,
+    ),
+    Plant(
+        "a shard of another dataset",
+        lambda tiny: _replace(
+            tiny, _SHARD, lambda path: shutil.copy(tiny.other / tiny.path(_SHARD), path)
+        ),
+        _damaged(_SHARD),
+        _wrong("wrong image", _SHARD, SHARD),
+    ),
+    Plant(
+        "two mosaic shards exchanged",
+        _exchange,
+        _damaged("mosaics/train/source:0"),
+        _wrong("wrong source", "mosaics/train/source:0", 0),
+    ),
+]
+
+
+_OF_SAMPLES = [
+    Plant(
+        "a mosaic that is there twice", _duplicate, *_seen("duplicate", "mosaics/train", SHARD + 5)
+    ),
+    Plant("a wrong mask pixel", _pixel, *_seen("wrong mask", "foreground/train/mask:0", 7)),
+    Plant(
+        "a threshold off by one that leaves the mask alone",
+        _threshold,
+        *_seen("wrong threshold", "foreground/train/threshold:0", 9),
+    ),
+    *(
+        Plant(
+            f"a circle {name}",
+            partial(_circle, change=change),
+            *_seen("wrong circle", "circles/train/circle:0", 7),
+        )
+        for name, change in _CIRCLES.items()
+    ),
+    Plant("a wrong label in a mosaic", _label, *_seen("wrong label", "mosaics/val/label:0", 2)),
+    Plant(
+        "a train digit in a test mosaic", _stray, *_seen("wrong image", "mosaics/test/image:0", 4)
+    ),
+    Plant(
+        "a digit with another label than in its mosaics",
+        _digit_label,
+        _damaged("circles/train/label:0"),
+        [
+            PASSED_OVER,
+            Found("wrong label", "mosaics/train/label:0"),
+            Found("wrong label", "circles/train/label:0", 7),
+            ANOTHER,
+        ],
+    ),
+    Plant(
+        "a label that is no class, throughout",
+        _another_class,
+        _damaged("circles/train/label:0"),
+        [
+            PASSED_OVER,
+            Found("unknown class", "circles/train/label:0", 7),
+            Found("wrong label", "circles/train/label:0", 7),
+            ANOTHER,
+        ],
+    ),
+    Plant(
+        "a train digit among the test digits, all derived anew",
+        _leak,
+        _damaged("foreground/test/image:0"),
+        [
+            PASSED_OVER,
+            Found("digit in two splits", "foreground/test", 6),
+            Found("wrong image", "foreground/test/image:0", 6),
+            ANOTHER,
+        ],
+    ),
+    Plant(
+        "a digit relabelled, all derived anew",
+        _relabel,
+        _damaged("circles/train/label:0"),
+        [PASSED_OVER, UNKNOWABLE, Found("wrong label", "circles/train/label:0", 7), ANOTHER],
+    ),
+    Plant(
+        "another image of a digit, all derived anew",
+        _redraw,
+        _damaged("foreground/train/image:0"),
+        [PASSED_OVER, UNKNOWABLE, Found("wrong image", "foreground/train/image:0", 7), ANOTHER],
+    ),
+]
+
+_INNER: Cell = Found("misleading", "mosaics/val/mask:0")
+_VIEW = [Found("damaged", "mosaics/train/all.h5")], [Found("misleading", "mosaics/train/all.h5")]
+_INDEX = "mosaics/train/mask:0"
+_METADATA = "mosaics/train/mask/zarr.json"
+_LINKED = _damaged("mosaics/val/mask:0"), [PASSED_OVER, _INNER]
+_STORED = [Found("another size", "mosaics/val/mask:0")], [PASSED_OVER, _INNER]
+
+_OF_LIBRARIES = [
+    Plant(
+        "an index that points elsewhere than the mapped bytes",
+        _point_elsewhere,
+        _damaged(_INDEX),
+        [PASSED_OVER, Found("misleading", _INDEX)],
+        formats=("zarr",),
+    ),
+    Plant(
+        "an earlier view that points elsewhere than the mapped bytes",
+        _point_elsewhere,
+        *_VIEW,
+        formats=("hdf5",),
+    ),
+    Plant(
+        "metadata of another type",
+        _retype,
+        [Found("another size", _METADATA)],
+        [Found("misleading", _METADATA)],
+        formats=("zarr",),
+    ),
+    Plant("an earlier view of another type", _retype, *_VIEW, formats=("hdf5",)),
+    Plant(
+        "an earlier view that no manifest lists",
+        _stray_view,
+        [Found("unexpected", "mosaics/train/all.h5")],
+        [Found("unexpected", "mosaics/train/all.h5")],
+        formats=("hdf5",),
+    ),
+    Plant(
+        "metadata that zarr consolidated",
+        _consolidate,
+        [Found("consolidated", "mosaics/train/zarr.json")],
+        [Found("consolidated", "mosaics/train/zarr.json")],
+        formats=("zarr",),
+    ),
+    Plant("a dataset stored outside its file", _external, *_STORED, formats=("hdf5",)),
+    Plant("a soft link in place of a dataset", _soft_link, *_LINKED, formats=("hdf5",)),
+    Plant(
+        "a link to another file in place of a dataset", _external_link, *_LINKED, formats=("hdf5",)
+    ),
+]
+
+
+def _claim(name: str, path: str, value: Any, *forged: Cell) -> Plant:
+    """A value of the manifest edited: refused, unless it is sealed anew; then `forged`."""
+    not_sealed = [Refused(5, "its sha256 is not that of the rest")]
+    return Plant(
+        f"manifest: {name}", partial(_set, path=path, value=value), not_sealed, forged, seal
+    )
+
+
+def _spelling(name: str, old: str, new: str, code: int, message: str) -> Plant:
+    """Bytes of the manifest edited, which no seal makes good."""
+    refused = [Refused(code, message)]
+    return Plant(
+        f"manifest: {name}", partial(_respell, old=old, new=new), refused, refused, _nothing
+    )
+
+
+_CONTRADICTS = Refused(5, "contradicts itself")
+_SECTION = Found("another section", MANIFEST)
+_COLUMN = "tasks/mosaics/train/columns/0/path"
+
+_OF_CLAIMS = [
+    _spelling("a bit flipped", '"count"', '"cound"', 5, "count must be"),
+    _spelling("an unknown version", '"version": 1', '"version": 2', 4, "install the version"),
+    _spelling("NaN", '"dropped_within": 0', '"dropped_within": NaN', 5, "must be an integer"),
+    _spelling(
+        "a key twice",
+        '"dropped_within": 0',
+        '"dropped_within": 0,\n    "dropped_within": 0',
+        5,
+        "not spelled",
+    ),
+    Plant("manifest: huge", _huge, [Refused(5, "too large")], [Refused(5, "too large")], _nothing),
+    _claim("a path with ..", _COLUMN, "../outside/{shard}", _CONTRADICTS),
+    _claim("an absolute path", _COLUMN, "/etc/{shard}", _CONTRADICTS),
+    _claim(
+        "the path of another file",
+        _COLUMN,
+        "mosaics/val/image/c/{shard}/0/0",
+        Found("another path", MANIFEST),
+    ),
+    _claim("a count edited", "tasks/foreground/train/count", 41, _SECTION),
+    _claim("the count of digits edited", "source/digits/train/count", 41, _SECTION),
+    _claim(
+        "more conflicts than digits dropped",
+        "source/conflicts",
+        7,
+        Found("contradiction", MANIFEST),
+    ),
+    _claim(
+        "a content root edited",
+        "tasks/mosaics/train/columns/1/root",
+        "0" * 64,
+        Found("contradiction", _TABLE),
+    ),
+    _claim(
+        "the duplicates dropped edited",
+        "source/digits/train/dropped_within",
+        7,
+        UNTOLD,
+        UNTOLD,
+        Found("another source", MANIFEST),
+        UNTOLD,
+    ),
+    _claim(
+        "the attribution edited",
+        "source/attribution",
+        "nobody",
+        UNTOLD,
+        UNTOLD,
+        Found("another source", MANIFEST),
+        UNTOLD,
+    ),
+    Plant(
+        "manifest and recipe: another seed",
+        _reseed,
+        [Refused(5, "its sha256 is not that of the rest")],
+        [PASSED_OVER, Found("wrong source", "mosaics/train/source:0", 0)],
+        seal,
+    ),
+    Plant(
+        "a shard table that contradicts its roots",
+        _swap_rows,
+        [Found("damaged", _TABLE)],
+        [Found("contradiction", _TABLE)],
+        seal,
+    ),
+]
+
+PLANTS = [*_OF_FILES, *_OF_SAMPLES, *_OF_LIBRARIES, *_OF_CLAIMS]
+
+PAGE = ROOT / "docs/verify.md"
+_BEGIN, _END = "<!-- plants -->\n", "<!-- end of plants -->\n"
+
+
+def table() -> str:
+    """The table of the docs: every plant, and what verify says of it at each level."""
+    lines = [f"| plant | {' | '.join(LEVELS)} |", "|---" * (1 + len(LEVELS)) + "|"]
+    for plant in PLANTS:
+        kept = [
+            dict.fromkeys(plant.cell(level, forged).cell for forged in (False, True))
+            for level in LEVELS
+        ]
+        formats = "" if len(plant.formats) > 1 else f" ({plant.formats[0]})"
+        lines.append(
+            f"| {plant.name}{formats} | {' | '.join(' / '.join(cells) for cells in kept)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def renewed(page: str) -> str:
+    """The page with the table as it must be."""
+    before, begin, rest = page.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    assert begin
+    assert end
+    return f"{before}{begin}{table()}{end}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(renewed(PAGE.read_text()))
