@@ -207,7 +207,7 @@ def test_another_process_at_another_time_writes_the_same_bytes(
     of = section(compression=compression)
     write(tmp_path / "a", name, of, samples(of))
     script = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[4]); import test_stores as t\n"
+        "import sys; from pathlib import Path; sys.path[:0] = sys.argv[4:]; import test_stores as t\n"
         "of = t.section(compression=sys.argv[3]); t.write(Path(sys.argv[1]), sys.argv[2], of, t.samples(of))"
     )
     time.sleep(max(0.0, 1.05 - time.time() % 1))  # HDF5 counts whole seconds
@@ -218,6 +218,7 @@ def test_another_process_at_another_time_writes_the_same_bytes(
         str(tmp_path / "b"),
         name,
         compression,
+        str(ROOT / "tests/datagen"),
         str(ROOT / "tests/tools"),
     ]
     subprocess.run(command, check=True, env=os.environ | {"TZ": "Asia/Tokyo"})

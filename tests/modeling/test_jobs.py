@@ -193,7 +193,7 @@ if __name__ == "__main__":
 
 def run_script(script: Path, code: str) -> subprocess.Popen[str]:
     script.write_text(code)
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/tools")])
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/tools"), str(ROOT / "tests/modeling")])
     return subprocess.Popen(
         [sys.executable, script],
         env={**os.environ, "PYTHONPATH": paths},
