@@ -14,11 +14,11 @@ import torch
 from steps import Spans
 
 from modeling.config import Config
+from modeling.data.dataset import Dataset
+from modeling.data.order import Order
 from modeling.networks.cost import Cost, measure, step_cost
 from modeling.networks.precision import choose_precision
-from modeling.reading.order import Order
-from modeling.runs.evidence import describe
-from modeling.shards import Dataset
+from modeling.runs.info import describe
 from modeling.tasks import TASKS, Batch
 from modeling.training.state import State
 

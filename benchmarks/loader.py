@@ -29,8 +29,8 @@ from evidence import machine, spread, write
 from peers import PEERS, Peer, check
 from peers.base import CHUNK, Read, Samples
 
-from modeling.reading.order import Order
-from modeling.shards import Split, open_dataset
+from modeling.data.dataset import Split, open_dataset
+from modeling.data.order import Order
 from modeling.training.loader import Loader
 
 COLUMNS = ("image", "mask", "label")

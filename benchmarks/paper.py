@@ -18,9 +18,9 @@ from evidence import write
 from floors import Counted
 
 from modeling import config as configs
+from modeling.cli.options import TASKS, dataset_option
+from modeling.data.dataset import Dataset, open_dataset
 from modeling.networks.cost import Cost
-from modeling.options import TASKS, dataset_option
-from modeling.shards import Dataset, open_dataset
 
 _SIZES = (8, 24)  # samples of the two batches that are counted
 PRESETS = ("gpu", "record")

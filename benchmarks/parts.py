@@ -25,13 +25,13 @@ import numpy as np
 import xxhash
 from evidence import write
 
-from datagen import build, circle, files, hashing, otsu, permutation, recipe, sources
+from datagen import builder, circle, files, hashing, otsu, permutation, recipe, sources
 from datagen.stores import zarr
 from datagen.tasks import mosaics
 
 PARTS: list[tuple[str, Any, str]] = [
     ("read and check the source", sources, "load"),
-    ("divide the source, find duplicates", build, "divide"),
+    ("divide the source, find duplicates", builder, "divide"),
     ("thresholds", otsu, "threshold"),
     ("circles", circle, "enclose"),
     ("circle masks", circle, "raster"),
@@ -126,7 +126,7 @@ def main(source_dir: Path, workers: int, rounds: int, scratch: Path | None, evid
         clock.seconds.clear()
         with tempfile.TemporaryDirectory(dir=scratch) as place:
             started, used = time.perf_counter(), time.process_time()
-            built = build.build(
+            built = builder.build(
                 recipe.load("mnist"), Path(place) / "out", directory=source_dir, workers=workers
             )
             runs.append(

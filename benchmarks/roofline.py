@@ -20,11 +20,11 @@ from evidence import spread, write
 from steps import PARTS, Marks, Spans, take_steps
 
 from modeling import config as configs
+from modeling.cli.options import TASKS, dataset_option, device_option, find_device, threads_option
 from modeling.config import PRESETS, Config
+from modeling.data.dataset import Dataset, open_dataset
 from modeling.networks.precision import choose_precision
-from modeling.options import TASKS, dataset_option, device_option, find_device, threads_option
-from modeling.runs.evidence import describe, environment
-from modeling.shards import Dataset, open_dataset
+from modeling.runs.info import describe, environment
 from modeling.training.loader import Mode
 
 # How the device is fed, and whether steps are replayed: a replayed step is what trains on a GPU,

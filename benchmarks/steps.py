@@ -1,4 +1,4 @@
-"""Steps of the real training, timed part by part while `modeling.training.train.train` takes them.
+"""Steps of the real training, timed part by part while `modeling.training.loop.train` takes them.
 
 Marks are set where a step passes from one part to the next: by the loader, by the task's functions
 and by hooks of the optimiser. On a GPU a mark is an event among the work that is queued there,
@@ -28,12 +28,12 @@ from torch.optim.optimizer import (
 )
 
 from modeling.config import Config
-from modeling.runs.evidence import Evidence
-from modeling.shards import Dataset
+from modeling.data.dataset import Dataset
+from modeling.runs.info import RunInfo
 from modeling.tasks import TASKS, Batch, Loss, Task
-from modeling.training import train as training
+from modeling.training import loop as training
+from modeling.training.cudagraph import Work
 from modeling.training.loader import Loader, Mode
-from modeling.training.recording import Work
 
 # In the order of a step. "wait": until the next batch has come; "rest": averaged weights, losses
 # kept, the log.
@@ -122,7 +122,7 @@ def take_steps(
     warm_up: int,
     steps: int,
     replay: bool = False,
-) -> tuple[Marks, Evidence]:
+) -> tuple[Marks, RunInfo]:
     """Train for `warm_up` + `steps` steps and one that ends the last of them: their marks, and what
     the run tells.
 

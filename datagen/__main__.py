@@ -26,7 +26,7 @@ def main() -> NoReturn:
         # datagen multiplies no matrices, and where there is no room for its threads, OpenBLAS ends
         # the process.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        from datagen.cli import run  # takes longer than a key needs to be pressed
+        from datagen.cli.main import run  # takes longer than a key needs to be pressed
 
         status = run()
     except KeyboardInterrupt:

@@ -20,7 +20,7 @@ from datagen import files
 from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.dataset import split_facts, table_path
-from datagen.engines import local
+from datagen.engines import threads
 from datagen.errors import DamageError, FormatError, StorageError
 from datagen.hashing import ColumnHasher, bytes_digest, merkle_root
 from datagen.layout import DRAFT, MANIFEST, RECIPE
@@ -194,7 +194,7 @@ def _write(
     format_name = plan.recipe.storage.format
     # The largest first: the small ones fill the gaps at the end.
     order = sorted(jobs, key=lambda job: -job.bytes)
-    results = local.run(
+    results = threads.run(
         lambda job, slot: _write_shard(root, format_name, job, derivers[job.section], slot),
         order,
         workers=workers,
@@ -207,7 +207,7 @@ def _write(
 
 
 def _write_shard(
-    root: Path, format_name: str, job: Shard, derive: Deriver, slot: local.Slot
+    root: Path, format_name: str, job: Shard, derive: Deriver, slot: threads.Slot
 ) -> Table:
     """Derive, hash and write one shard; afterwards it is durable and so is the record of it."""
     columns = job.section.columns

@@ -15,7 +15,7 @@ import numpy as np
 from datagen import files
 from datagen import recipe as recipes
 from datagen.dataset import read_table, section_of
-from datagen.engines import local
+from datagen.engines import threads
 from datagen.errors import DamageError, StorageError
 from datagen.hashing import bytes_digest, file_digest
 from datagen.layout import DRAFT, PROGRESS
@@ -43,14 +43,14 @@ def known_facts(
     }
     checks = [job for job in jobs if job.name in recorded]
 
-    def check(job: Shard, slot: local.Slot) -> bool:
+    def check(job: Shard, slot: threads.Slot) -> bool:
         with slot.compute:
             slot.check()
             return _is_undamaged(root, job, plan, recorded[job.name])
 
     return {
         job.name: recorded[job.name]
-        for job, good in local.run(check, checks, workers=workers)
+        for job, good in threads.run(check, checks, workers=workers)
         if good
     }
 

@@ -8,17 +8,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from datagen import build
+from datagen import builder
 from datagen.dataset import Dataset
 from datagen.errors import DamageError, StorageError
 from datagen.picks import Sample
-from datagen.proof.digits import stored_inputs
-from datagen.proof.findings import Findings
-from datagen.proof.reading import ShardReader
-from datagen.proof.samples import damaged
 from datagen.shards import Shard
 from datagen.stores import Section
 from datagen.tasks import Inputs, as_indices, find
+from datagen.verifier.digits import stored_inputs
+from datagen.verifier.findings import Findings
+from datagen.verifier.reading import ShardReader
+from datagen.verifier.samples import damaged
 
 _OWNERS = ("foreground", "circles")  # tasks that store the images, and their labels
 
@@ -28,7 +28,7 @@ def stored(dataset: Dataset, task: str, split: str, index: int) -> Sample:
 
     Raises RecipeError where the dataset has none such, DamageError where it cannot be read.
     """
-    section = build.section_of_sample(dataset.sections.values(), task, split, index)
+    section = builder.section_of_sample(dataset.sections.values(), task, split, index)
     return {
         one.name: dataset.rows(task, split, one.name, index, index + 1)[0]
         for one in section.columns
@@ -62,7 +62,7 @@ def derived(dataset: Dataset, task: str, split: str, index: int) -> Sample:
     where the images are not as they were written, StorageError where memory is too short for those
     of the split.
     """
-    section = build.section_of_sample(dataset.sections.values(), task, split, index)
+    section = builder.section_of_sample(dataset.sections.values(), task, split, index)
     kind = find(task)
     _require_due(dataset, task, split)
     out = {one.name: np.empty((1, *one.shape), one.dtype) for one in section.columns}
@@ -76,7 +76,7 @@ def _require_due(dataset: Dataset, task: str, split: str) -> None:
     """
     manifest = dataset.manifest
     tasks = tuple(dict.fromkeys((*_OWNERS, task)))
-    due = build.sections(replace(manifest, recipe=replace(manifest.recipe, tasks=tasks)))
+    due = builder.sections(replace(manifest, recipe=replace(manifest.recipe, tasks=tasks)))
     for section in due:
         there = dataset.sections.get((section.task, section.split))
         if section.split == split and section != there:

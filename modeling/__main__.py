@@ -13,7 +13,7 @@ def main() -> NoReturn:
     loaded.
     """
     try:
-        from modeling.cli import main as run
+        from modeling.cli.main import main as run
 
         run()
     except KeyboardInterrupt:

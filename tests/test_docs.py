@@ -16,13 +16,13 @@ import pytest
 from helpers import tiny_recipe, tiny_source
 from isolation import ROOT
 
-from datagen.build import build
+from datagen.builder import build
 from datagen.dataset import Dataset
 from datagen.manifest import SHARD_FACTS, load
 from datagen.permutation import Permutation
 from datagen.recipe import Mosaics
 from datagen.tasks import TASKS
-from datagen.verify import verify
+from datagen.verifier import verify
 
 PAGE = (ROOT / "docs" / "format.md").read_text("utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

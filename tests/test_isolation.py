@@ -15,7 +15,7 @@ import pytest
 from helpers import tiny_recipe, tiny_source, tree
 from isolation import ROOT, environment_of, known, own_place
 
-from datagen.build import build
+from datagen.builder import build
 from datagen.sources import mnist
 
 COPIED = (

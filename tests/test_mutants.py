@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import tomllib
 
-from mutants import ROOT, counted, listed_survivors
+from isolation import ROOT
+from mutants import counted, listed_survivors
 
 
 def test_each_listed_survivor_is_a_change_of_lines_that_are_there_with_a_reason() -> None:

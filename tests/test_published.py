@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from datagen import recipe
-from datagen.build import build
-from datagen.verify import verify
+from datagen.builder import build
+from datagen.verifier import verify
 
 PUBLISHED = {
     "fashion-mnist": "ef2edabb6ce0c67f2eb12c2344eec3cb0c77cae7551a5eb62f62022ad5f1d9a1",

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from datagen.errors import RecipeError, closest
 
 if TYPE_CHECKING:
+    from datagen.sources.base import Progress, Report, Source
     from datagen.sources.mnist import Pinned
-    from datagen.sources.record import Progress, Report, Source
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from datagen import files
 from datagen.errors import InputError, StorageError
-from datagen.sources.record import MAX_CLASSES, MAX_SIDE, Part, Report, UInt8
+from datagen.sources.base import MAX_CLASSES, MAX_SIDE, Part, Report, UInt8
 
 NOT_STATED = "not stated"  # licence and attribution of the user's own images
 MAX_CLASS_NAME = 255  # characters

@@ -11,9 +11,9 @@ from pathlib import Path
 from datagen import files
 from datagen.errors import BusyError, InputError, SourceError
 from datagen.sources import idx, mirrors
+from datagen.sources.base import Progress, Report
 from datagen.sources.mirrors import TIMEOUT
 from datagen.sources.mnist import Pinned, PinnedFile, cache_folder, read_pinned
-from datagen.sources.record import Progress, Report
 
 
 def fetch(

@@ -22,7 +22,7 @@ import numpy as np
 
 from datagen.errors import InputError
 from datagen.sources import checks
-from datagen.sources.record import MAX_SIDE, Part, UInt8
+from datagen.sources.base import MAX_SIDE, Part, UInt8
 
 Kind = Literal["images", "labels"]
 

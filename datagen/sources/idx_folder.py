@@ -14,7 +14,7 @@ import numpy as np
 from datagen import text
 from datagen.errors import InputError
 from datagen.sources import checks, idx
-from datagen.sources.record import MAX_CLASSES, Part, Report, Source
+from datagen.sources.base import MAX_CLASSES, Part, Report, Source
 
 _NAME = re.compile(
     r"(?P<stem>.*?)[-_.]?(?P<kind>images|labels)[-.](idx[13]-ubyte|idx2-int)(\.gz)?", re.DOTALL

@@ -20,7 +20,7 @@ from datagen import files as storage
 from datagen.errors import InputError, printable
 from datagen.layout import SPLITS
 from datagen.sources import checks, pictures
-from datagen.sources.record import MAX_CLASSES, Part, Source, UInt8
+from datagen.sources.base import MAX_CLASSES, Part, Source, UInt8
 
 SUFFIXES = (".png", ".bmp", ".pgm", ".tif", ".tiff", ".jpg", ".jpeg")
 SYNONYMS = {  # names of the folders of splits, in any case

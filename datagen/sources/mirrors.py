@@ -12,7 +12,7 @@ import urllib.request
 
 from datagen.errors import InputError
 from datagen.layout import VERSION
-from datagen.sources.record import Progress
+from datagen.sources.base import Progress
 
 TIMEOUT = 10.0  # seconds without an answer
 SLOWEST = 1024  # bytes a second, once TIMEOUT has passed; slower counts as no answer

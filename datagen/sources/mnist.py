@@ -15,7 +15,7 @@ from pathlib import Path
 
 from datagen.errors import InputError, SourceError, StorageError
 from datagen.sources import checks, idx
-from datagen.sources.record import Progress, Report, Source
+from datagen.sources.base import Progress, Report, Source
 
 
 @dataclass(frozen=True)

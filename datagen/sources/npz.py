@@ -28,7 +28,7 @@ import numpy.typing as npt
 from datagen.errors import InputError, printable
 from datagen.layout import SPLITS
 from datagen.sources import checks
-from datagen.sources.record import Part, Report, Source
+from datagen.sources.base import Part, Report, Source
 
 # of an archive with a member in it; zipfile passes over whatever comes before
 _BEGINNING = b"PK\3\4"

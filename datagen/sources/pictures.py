@@ -28,7 +28,7 @@ from PIL import BmpImagePlugin, Image, PpmImagePlugin, TiffImagePlugin
 
 from datagen import files
 from datagen.errors import DatagenError, InputError, StorageError
-from datagen.sources.record import MAX_SIDE, UInt8
+from datagen.sources.base import MAX_SIDE, UInt8
 
 # else its errors are printed, without a name
 logging.getLogger("PIL").addHandler(logging.NullHandler())

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from datagen.sources.record import Source, UInt8
+from datagen.sources.base import Source, UInt8
 
 _DARK = 128  # grey levels below this are dark
 _BLOCK = 1 << 22  # border pixels that are held at once

@@ -17,7 +17,7 @@ import xxhash
 
 from datagen.errors import InputError, RecipeError
 from datagen.layout import SPLITS
-from datagen.sources.record import Part, Source, UInt8
+from datagen.sources.base import Part, Source, UInt8
 
 Int64 = npt.NDArray[np.int64]
 

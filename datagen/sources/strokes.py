@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen.permutation import mix64
+from datagen.sources.base import Part, Source, UInt8
 from datagen.sources.glyphs import GLYPHS, Glyph
-from datagen.sources.record import Part, Source, UInt8
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from datagen.stores.section import Array, Column, Contradiction, Extent, Section, ShardWriter, View
+from datagen.stores.base import Array, Column, Contradiction, Extent, Section, ShardWriter, View
 
 __all__ = [
     "Array",

@@ -26,7 +26,7 @@ from datagen.errors import DamageError, StorageError, installs
 from datagen.files import Draft, Stream, storage_errors, sync_folder
 from datagen.hashing import file_digest
 from datagen.layout import CHUNK
-from datagen.stores.section import Array, Column, Contradiction, Extent, Section, View, reading
+from datagen.stores.base import Array, Column, Contradiction, Extent, Section, View, reading
 from datagen.stores.zarr import ZSTD_HEADER, zstd_size
 
 # bytes; every dataset begins on such a boundary, so that a map of it is aligned for any dtype

@@ -21,7 +21,7 @@ import xxhash
 from datagen.files import Draft, Stream, write_atomic
 from datagen.hashing import canonical_json
 from datagen.layout import CHUNK
-from datagen.stores.section import Array, Column, Contradiction, Extent, Section, reading
+from datagen.stores.base import Array, Column, Contradiction, Extent, Section, reading
 
 _ABSENT = (1 << 64) - 1  # in a shard's index: offset and length of a chunk that is not there
 _ZSTD_LEVEL = 3

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from datagen import build
+from datagen import builder
 from datagen.layout import TASKS
 from datagen.stores import open_store
 from datagen.testing._datasets import TinyDataset, datasets, plant
@@ -103,9 +103,11 @@ def _forge(whole: TinyDataset, which: int, number: int) -> _Done:
     """One bit of one sample, all digests made to fit. The labels of the digits cannot be known
     without the source.
     """
-    resolved = build.Resolved(whole.recipe, whole.source)
+    resolved = builder.Resolved(whole.recipe, whole.source)
     every = [
-        (section, column) for section in build.sections(resolved.plan) for column in section.columns
+        (section, column)
+        for section in builder.sections(resolved.plan)
+        for column in section.columns
     ]
     choices = [one for one in every if (one[0].task, one[1].name) != ("circles", "label")]
     section, column = choices[which % len(choices)]

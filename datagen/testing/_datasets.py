@@ -20,13 +20,13 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from datagen import assembly, build
+from datagen import assembly, builder
 from datagen import recipe as recipe_rules
 from datagen.errors import RecipeError
 from datagen.hashing import canonical_json
 from datagen.layout import TASKS
 from datagen.recipe import Recipe
-from datagen.sources.record import Source
+from datagen.sources.base import Source
 from datagen.stores import Section
 from datagen.tasks import Deriver
 from datagen.testing._images import Shape
@@ -114,7 +114,7 @@ class TinyDataset:
 
     def _build(self, folder: Path) -> None:
         path = save_source(self.source, folder / "source.npz")
-        build.build(self.recipe, folder / "data", directory=path)
+        builder.build(self.recipe, folder / "data", directory=path)
 
 
 @st.composite
@@ -159,7 +159,7 @@ def plant(
 
     >>> plant(dataset, "foreground", "test", "threshold", 0, 7)  # doctest: +SKIP
     """
-    resolved = build.Resolved(dataset.recipe, dataset.source)
+    resolved = builder.Resolved(dataset.recipe, dataset.source)
     sample = resolved.sample(task, split, index)
     if column not in sample:
         raise RecipeError(f"{task} has no column {column}", expected=f"one of {', '.join(sample)}")
@@ -182,7 +182,7 @@ def plant(
     def fill(folder: Path) -> None:
         save_source(dataset.source, folder / "source.npz")
         assembly.assemble(
-            folder / "data", resolved.plan, build.sections(resolved.plan), deriver, workers=1
+            folder / "data", resolved.plan, builder.sections(resolved.plan), deriver, workers=1
         )
 
     return _COPIES.get(next(_NUMBERS), fill) / "data"

@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from datagen.sources.record import UInt8
+from datagen.sources.base import UInt8
 
 Shape = tuple[int, int]
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from hypothesis import strategies as st
 
-from datagen import build
+from datagen import builder
 from datagen.errors import DatagenError
 from datagen.layout import CHUNK, MAX_SHARD_SIZE, SPLITS, TASKS
 from datagen.recipe import (
@@ -23,7 +23,7 @@ from datagen.recipe import (
     Recipe,
     Storage,
 )
-from datagen.sources.record import MAX_CLASSES, Source
+from datagen.sources.base import MAX_CLASSES, Source
 from datagen.sources.split import divide
 from datagen.tasks import Inputs
 from datagen.testing._images import Shape, distinct, shapes
@@ -145,4 +145,4 @@ def inputs(draw: st.DrawFn, *, shape: Shape | None = None, max_digits: int = 6) 
     labels = draw(labels_of(len(digits), draw(class_counts(MAX_CLASSES))))
     mosaics = draw(_mosaics(dict.fromkeys(SPLITS, len(digits))))
     recipe = Recipe("npz", seed=draw(_SEEDS), mosaics=mosaics)
-    return build.inputs_of(recipe, draw(st.sampled_from(SPLITS)), digits, labels)
+    return builder.inputs_of(recipe, draw(st.sampled_from(SPLITS)), digits, labels)

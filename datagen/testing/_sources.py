@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
+from datagen.sources.base import MAX_CLASSES, Part, Source, UInt8
 from datagen.sources.checks import NOT_STATED
-from datagen.sources.record import MAX_CLASSES, Part, Source, UInt8
 from datagen.testing._images import Shape, distinct, shapes
 
 _FEW_CLASSES = 10

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from datagen import otsu
 from datagen.layout import TASKS
-from datagen.sources.record import UInt8
+from datagen.sources.base import UInt8
 from datagen.tasks import Inputs, register
 from datagen.testing import TinyDataset, check_task, datasets, images, inputs, plant
-from datagen.verify import verify
+from datagen.verifier import verify
 
 register(BOXES)
 

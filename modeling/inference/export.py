@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from modeling.data.manifest import require_outside
 from modeling.errors import INSTALL, InputError, ModelingError, storage_errors
 from modeling.files import write_atomic
 from modeling.inference.inputs import UInt8
-from modeling.reading.manifest import require_outside
 from modeling.runs.trained import Trained
 from modeling.tasks import Task
 

@@ -17,12 +17,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from modeling.data.columns import Column
+from modeling.data.dataset import Dataset, open_dataset
+from modeling.data.manifest import MANIFEST
+from modeling.data.npy import read_header
 from modeling.errors import DamagedError, FormatError, InputError, ModelingError, storage_errors
 from modeling.pictures import png
-from modeling.reading.columns import Column
-from modeling.reading.manifest import MANIFEST
-from modeling.reading.npy import read_header
-from modeling.shards import Dataset, open_dataset
 
 UInt8 = npt.NDArray[np.uint8]
 

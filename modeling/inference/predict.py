@@ -20,6 +20,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from modeling.data.dataset import Dataset
+from modeling.data.manifest import require_outside
 from modeling.errors import InputError, storage_errors
 from modeling.files import absolute, make_folder, require_real_folder, write_atomic, write_json
 from modeling.inference.findings import describe, format_size, words
@@ -36,10 +38,8 @@ from modeling.inference.overlays import draw_overlay
 from modeling.networks.mosaics import semantic
 from modeling.pictures import png
 from modeling.pictures.drawing import binary_colours, mask_colours
-from modeling.reading.manifest import require_outside
 from modeling.runs.trained import Trained, load_run, require_fit, require_size
 from modeling.scoring.predictions import write_predictions
-from modeling.shards import Dataset
 from modeling.tasks.inference import infer_batch
 
 Arrays = dict[str, npt.NDArray[Any]]

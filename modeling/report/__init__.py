@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from modeling.data.dataset import Dataset
+from modeling.data.manifest import require_outside
 from modeling.errors import storage_errors
 from modeling.files import require_real_folder, write_atomic
-from modeling.reading.manifest import require_outside
 from modeling.report.page import build_page
 from modeling.report.run import damage_of, find_runs, read_run
 from modeling.report.shown import Shown, show_run
-from modeling.shards import Dataset
 
 PAGE = "report.html"
 _PICTURE = re.compile(r"[a-z]+-(example|worst)-\d+\.png")

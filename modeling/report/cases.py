@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from modeling.data.dataset import Split
 from modeling.metrics.counts import UInt8, count_pixels
-from modeling.shards import Split
 
 FARTHEST = 5  # pixels from the boundary; what is farther is counted there
 

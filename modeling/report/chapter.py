@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from modeling.data.dataset import Dataset
 from modeling.report import charts, words
 from modeling.report.cases import FARTHEST, Distance
 from modeling.report.charts import Bar, Dot, Line
@@ -13,7 +14,6 @@ from modeling.report.markup import Markup, details, join, table, tag
 from modeling.report.run import Record, Run
 from modeling.report.shown import SPLIT, Shown
 from modeling.scoring.scoreboard import class_rows, notes, references, score_rows
-from modeling.shards import Dataset
 from modeling.spelling import percent
 from modeling.tasks import TASKS
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from modeling.data.dataset import Dataset
 from modeling.report.markup import Markup, details, table, tag
 from modeling.report.run import Record
 from modeling.report.shown import Shown
-from modeling.shards import Dataset
 from modeling.spelling import duration
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.resources import files
 
+from modeling.data.dataset import Dataset
 from modeling.report import charts, words
 from modeling.report.chapter import chapter, estimates
 from modeling.report.evidence import evidence_part
@@ -12,7 +13,6 @@ from modeling.report.markup import Markup, join, table, tag
 from modeling.report.run import Record
 from modeling.report.shown import SPLIT, Shown
 from modeling.scoring.scoreboard import REFERENCE, headline_rows, interval, references
-from modeling.shards import Dataset
 from modeling.spelling import percent
 
 # Nothing from elsewhere, and no programs: the browser is told to hold the page to it.

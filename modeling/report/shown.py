@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from modeling.data.dataset import Dataset, Split
 from modeling.report import cases, pictures
 from modeling.report.run import Run
 from modeling.scoring.score import predict_split
-from modeling.shards import Dataset, Split
 from modeling.spelling import percent
 
 SPLIT = "test"

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from modeling.config import Config
+from modeling.data.dataset import Dataset
 from modeling.errors import FormatError, InputError, StorageError, explain
 from modeling.files import absolute
 from modeling.runs import checkpoint
-from modeling.runs.evidence import Evidence
 from modeling.runs.folder import BEST
-from modeling.shards import Dataset
+from modeling.runs.info import RunInfo
 from modeling.tasks import TASKS, Task, place
 
 
@@ -29,7 +29,7 @@ class Trained:
     task: Task
     model: nn.Module
     config: Config
-    evidence: Evidence
+    evidence: RunInfo
     device: torch.device
 
     @property
@@ -71,7 +71,7 @@ def load_run(path: Path | str, device: str | torch.device = "cpu") -> Trained:
     path = Path(path)
     tree, facts = checkpoint.load(path / BEST)
     try:
-        evidence = Evidence.from_json(facts)
+        evidence = RunInfo.from_json(facts)
         config, task = evidence.settings(), TASKS[evidence.task]
         model = task.build(config, evidence.dataset)
         model.load_state_dict(tree["average"])

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from modeling.data.dataset import Split
 from modeling.metrics.counts import UInt8
-from modeling.shards import Split
 
 Integers = npt.NDArray[np.int64]
 

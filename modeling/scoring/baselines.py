@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from modeling.data.dataset import Dataset, Split
 from modeling.errors import InputError
 from modeling.metrics.counts import UInt8
-from modeling.shards import Dataset, Split
 
 Array = npt.NDArray[Any]
 

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from modeling.data.dataset import Dataset
+from modeling.data.npy import Header, read_header
 from modeling.errors import InputError, storage_errors
 from modeling.files import write_atomic
 from modeling.metrics.counts import UInt8
-from modeling.reading.npy import Header, read_header
-from modeling.shards import Dataset
 
 Array = npt.NDArray[Any]
 

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modeling.config import PRESETS
+from modeling.data.columns import Column
+from modeling.data.dataset import Dataset
+from modeling.data.sections import REBUILD
 from modeling.errors import DamagedError
 from modeling.files import write_json
 from modeling.metrics import Scores, circle_scores, foreground_scores, mosaic_scores, overall_values
 from modeling.metrics.bootstrap import REPLICATES, SEED, Array
 from modeling.metrics.counts import UInt8
-from modeling.reading.columns import Column
-from modeling.reading.sections import REBUILD
 from modeling.scoring.arrangements import arrange
 from modeling.scoring.baselines import fit_baseline
 from modeling.scoring.predictions import check_predictions, expected_arrays, read_predictions
-from modeling.shards import Dataset
 
 if TYPE_CHECKING:
     from modeling.runs.trained import Trained

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from modeling.data.columns import Column
+from modeling.data.dataset import Split
 from modeling.metrics import overall_values
-from modeling.reading.columns import Column
-from modeling.shards import Split
 from modeling.tasks import Task
 from modeling.tasks.inference import infer_batch
 from modeling.training.distributed import Ranks

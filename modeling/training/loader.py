@@ -16,11 +16,11 @@ from typing import Literal
 import numpy as np
 import torch
 
+from modeling.data.columns import Column
+from modeling.data.dataset import Split
+from modeling.data.mapping import Array
+from modeling.data.order import Order
 from modeling.errors import InputError
-from modeling.reading.columns import Column
-from modeling.reading.mapping import Array
-from modeling.reading.order import Order
-from modeling.shards import Split
 
 Batch = dict[str, torch.Tensor]
 Mode = Literal["mapped", "resident", "streamed"]

@@ -28,19 +28,19 @@ from helpers import (
     tree,
 )
 
-from datagen import build, otsu, sources
+from datagen import builder, otsu, sources
 from datagen import manifest as manifests
-from datagen.convert import convert
+from datagen.converter import convert
 from datagen.diff import differences
 from datagen.errors import InputError, RecipeError, StorageError
 from datagen.hashing import ColumnHasher
 from datagen.layout import SPLITS
 from datagen.permutation import Permutation
-from datagen.report import write_preview
+from datagen.preview import write_preview
 from datagen.shards import shard_list
 from datagen.stores import Array, Column
 from datagen.tasks import TASKS
-from datagen.verify import verify
+from datagen.verifier import verify
 
 COLUMNS = {
     "foreground": ("image", "mask", "threshold"),
@@ -71,7 +71,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def zarr_root(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("zarr") / "data"
-    build.build(tiny_recipe(source), root)
+    builder.build(tiny_recipe(source), root)
     return root
 
 
@@ -91,7 +91,7 @@ def test_the_tiny_dataset_has_its_golden_digest(zarr_root: Path) -> None:
 def test_every_way_of_storing_has_the_same_digest_and_roots(
     source: Path, zarr_root: Path, tmp_path: Path, workers: int, storage: dict[str, Any]
 ) -> None:
-    built = build.build(
+    built = builder.build(
         tiny_recipe(source, **storage), tmp_path / "other", workers=workers
     ).manifest
     assert built is not None
@@ -115,11 +115,11 @@ def test_two_builds_are_the_same_byte_for_byte_whatever_the_clock_and_the_worker
     source: Path, tmp_path: Path, format_name: str, compression: str
 ) -> None:
     recipe = tiny_recipe(source, format=format_name, compression=compression)
-    build.build(recipe, tmp_path / "first", workers=1)
+    builder.build(recipe, tmp_path / "first", workers=1)
     second = int(time.time())
     while int(time.time()) == second:  # HDF5's times would be in whole seconds
         time.sleep(0.02)
-    build.build(recipe, tmp_path / "second", workers=4)
+    builder.build(recipe, tmp_path / "second", workers=4)
     assert tree(tmp_path / "first") == tree(tmp_path / "second")
 
 
@@ -127,7 +127,7 @@ def test_two_builds_are_the_same_byte_for_byte_whatever_the_clock_and_the_worker
 def test_the_folder_holds_the_files_of_the_format_and_nothing_else(
     source: Path, tmp_path: Path, format_name: str
 ) -> None:
-    build.build(tiny_recipe(source, format=format_name), tmp_path / "data")
+    builder.build(tiny_recipe(source, format=format_name), tmp_path / "data")
     expected = {
         "manifest.json",
         "recipe.toml",
@@ -215,7 +215,7 @@ def test_the_library_and_the_maps_give_the_same_whole_columns(
 ) -> None:
     root = tmp_path / "data"
     source = save_source(tmp_path / "digits.npz", SHAPES[shape])
-    build.build(tiny_recipe(source, format=format_name, **MOSAICS_OF[shape]), root, workers=2)
+    builder.build(tiny_recipe(source, format=format_name, **MOSAICS_OF[shape]), root, workers=2)
     for task, split in SECTIONS:
         images, _ = SHAPES[shape][split]
         count = MOSAICS_OF[shape][split] if task == "mosaics" else len(images)
@@ -237,7 +237,7 @@ def test_the_library_and_the_maps_give_the_same_whole_columns(
 def test_compressed_columns_read_through_the_library_are_the_uncompressed_ones(
     source: Path, zarr_root: Path, tmp_path: Path, format_name: str, shard_size: int
 ) -> None:
-    build.build(
+    builder.build(
         tiny_recipe(source, format=format_name, compression="zstd", shard_size=shard_size),
         tmp_path / "data",
     )
@@ -250,7 +250,7 @@ def test_compressed_columns_read_through_the_library_are_the_uncompressed_ones(
 
 
 def test_no_hdf5_object_carries_a_time(source: Path, tmp_path: Path) -> None:
-    build.build(tiny_recipe(source, format="hdf5"), tmp_path / "data")
+    builder.build(tiny_recipe(source, format="hdf5"), tmp_path / "data")
     for path in (tmp_path / "data").rglob("*.h5"):
         with h5py.File(path) as file:
             times = {name: h5py.h5o.get_info(file[name].id).mtime for name in file}
@@ -298,7 +298,7 @@ def test_a_mosaic_is_the_composition_of_the_rows_that_the_bijection_names(
 ) -> None:
     counts = {"train": 40, "val": 8, "test": 12}
     mosaics = {split: min(count ** (grid[0] * grid[1]), 90) for split, count in counts.items()}
-    build.build(
+    builder.build(
         tiny_recipe(tiny_source(tmp_path, counts), grid=list(grid), **mosaics), tmp_path / "data"
     )
     data = columns(tmp_path / "data")
@@ -331,7 +331,7 @@ def test_all_mosaics_of_all_splits_differ_even_when_every_one_is_taken(
     tmp_path: Path, counts: dict[str, int]
 ) -> None:
     every = {split: count**4 for split, count in counts.items()}
-    build.build(tiny_recipe(tiny_source(tmp_path, counts), **every), tmp_path / "data")
+    builder.build(tiny_recipe(tiny_source(tmp_path, counts), **every), tmp_path / "data")
     data = columns(tmp_path / "data")
     images = [image.tobytes() for split in SPLITS for image in data["mosaics", split, "image"]]
     assert len(set(images)) == len(images) == 4**4 + 3**4 + 3**4
@@ -340,7 +340,7 @@ def test_all_mosaics_of_all_splits_differ_even_when_every_one_is_taken(
 def test_another_seed_gives_other_mosaics_of_the_same_digits(
     source: Path, zarr_root: Path, tmp_path: Path
 ) -> None:
-    build.build(tiny_recipe(source, seed=1), tmp_path / "data")
+    builder.build(tiny_recipe(source, seed=1), tmp_path / "data")
     data, other = columns(zarr_root), columns(tmp_path / "data")
     differing = {
         task
@@ -366,7 +366,7 @@ def test_the_manifest_counts_what_was_dropped_and_lists_conflicts(tmp_path: Path
     images[5] = images[6]  # of labels 5 and 6: the lower index stays
     images[7] = parts["test"][0][2]  # of labels 7 and 2: the test set keeps it
     source = save_source(tmp_path / "digits.npz", {**parts, "train": (images, labels)})
-    manifest = build.build(tiny_recipe(source), tmp_path / "data").manifest
+    manifest = builder.build(tiny_recipe(source), tmp_path / "data").manifest
     assert manifest is not None
     facts = manifest.source
     assert vars(facts.digits["train"]) == {"count": 38, "dropped_within": 1, "dropped_across": 1}
@@ -382,9 +382,9 @@ def test_a_whole_dataset_is_left_exactly_as_it_is(
     source: Path, tmp_path: Path, format_name: str
 ) -> None:
     recipe, root = tiny_recipe(source, format=format_name), tmp_path / "data"
-    first = build.build(recipe, root)
+    first = builder.build(recipe, root)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
-    again = build.build(recipe, root)
+    again = builder.build(recipe, root)
     assert (first.written, first.kept) == (12, 0)
     assert (again.written, again.kept) == (0, 12)
     assert again.manifest == first.manifest
@@ -393,7 +393,7 @@ def test_a_whole_dataset_is_left_exactly_as_it_is(
 
 def test_a_sample_alone_is_the_stored_row(source: Path, zarr_root: Path) -> None:
     data = columns(zarr_root)
-    resolved = build.resolve_dataset(zarr_root, directory=source)
+    resolved = builder.resolve_dataset(zarr_root, directory=source)
     for task, split in SECTIONS:
         count = len(data[task, split, "image"])
         for index in {0, 1, 255 % count, 256 % count, count - 1}:
@@ -408,7 +408,7 @@ def test_a_sample_alone_is_the_stored_row(source: Path, zarr_root: Path) -> None
 
 
 def test_a_sample_that_does_not_exist_is_refused(source: Path) -> None:
-    resolved = build.resolve(tiny_recipe(source))
+    resolved = builder.resolve(tiny_recipe(source))
     for task, split, index in [
         ("mosaics", "train", 700),
         ("mosaics", "train", -1),
@@ -419,7 +419,7 @@ def test_a_sample_that_does_not_exist_is_refused(source: Path) -> None:
 
 
 def test_the_shard_list_names_each_shard_once_in_the_order_of_the_tasks(source: Path) -> None:
-    listed = shard_list(build.sections(build.resolve(tiny_recipe(source)).plan))
+    listed = shard_list(builder.sections(builder.resolve(tiny_recipe(source)).plan))
     assert [job.name for job in listed] == [
         *(f"{task}.{split}.00000" for task in ("foreground", "circles") for split in SPLITS),
         *(f"mosaics.train.0000{shard}" for shard in range(3)),
@@ -446,7 +446,7 @@ def test_a_split_that_cannot_give_so_many_mosaics_says_how_many_it_can(
     source: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(RecipeError, match=r"val can give 4,096 \(8 images in 2 x 2\), not 4,097"):
-        build.build(tiny_recipe(source, val=4097), tmp_path / "data")
+        builder.build(tiny_recipe(source, val=4097), tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
@@ -457,7 +457,7 @@ def test_counts_beyond_all_reason_are_refused_before_anything_is_listed_or_made(
     with pytest.raises(
         RecipeError, match=r"too many shards \(expected at most 262,144, found 3,906,2"
     ):
-        build.build(tiny_recipe(many, train=10**9), tmp_path / "data")
+        builder.build(tiny_recipe(many, train=10**9), tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
@@ -478,7 +478,7 @@ def test_a_task_that_declares_what_no_reader_takes_is_refused_before_anything_is
     monkeypatch.setitem(TASKS, "odd", odd)
     recipe = replace(tiny_recipe(source), tasks=(*tiny_recipe(source).tasks, "odd"))
     with pytest.raises(RecipeError, match=r"no dataset can hold what its tasks declare: .*odd"):
-        build.build(recipe, tmp_path / "data")
+        builder.build(recipe, tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
@@ -489,12 +489,12 @@ def test_every_function_takes_paths_as_text(tmp_path: Path) -> None:
         str(tmp_path / "other"),
     )
     recipe = tiny_recipe("npz")
-    build.build(recipe, root, directory=source)
+    builder.build(recipe, root, directory=source)
     assert convert(root, other, format_name="hdf5").manifest == manifests.load(other)
-    assert build.finish(root).manifest == manifests.load(root) == manifests.load(Path(root))
+    assert builder.finish(root).manifest == manifests.load(root) == manifests.load(Path(root))
     assert (
-        build.resolve_dataset(root, directory=source).plan
-        == build.resolve(recipe, directory=source).plan
+        builder.resolve_dataset(root, directory=source).plan
+        == builder.resolve(recipe, directory=source).plan
     )
     assert not verify(root, directory=source).problems
     assert not any(one.is_data for one in differences(root, other))

@@ -38,10 +38,10 @@ from older import make_older
 
 from datagen import __version__, errors, sources
 from datagen import recipe as recipes
-from datagen.cli import _ending, cli
+from datagen.cli.main import _ending, cli
+from datagen.cli.output import size
 from datagen.errors import StorageError
 from datagen.layout import SPLITS
-from datagen.terminal import size
 
 GOLDEN = "43147033cd3f3b6c48647fd56d94a3695de6c23341051aa513f31c709cbc82de"  # see test_build.py
 
@@ -741,7 +741,7 @@ def test_contact_sheets_are_drawn_again_only_where_they_are_missing_or_older(
     assert run(*build).exit_code == 0
     times = {path: path.stat().st_mtime_ns for path in Path("here-preview").iterdir()}
     with monkeypatch.context() as patched:
-        patched.setattr("datagen.report.write_preview", lambda *_: pytest.fail("drawn again"))
+        patched.setattr("datagen.preview.write_preview", lambda *_: pytest.fail("drawn again"))
         assert run(*build).output.endswith("contact sheets: here-preview\n")
     oldest = min(times)
     os.utime(oldest, (0, 0))

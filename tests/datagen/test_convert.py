@@ -13,9 +13,9 @@ import pytest
 import zarr
 from helpers import flip, tiny_recipe, tiny_source, tree
 
-from datagen import build
+from datagen import builder
 from datagen import manifest as manifests
-from datagen.convert import convert
+from datagen.converter import convert
 from datagen.errors import DamageError, FormatError, RecipeError
 from datagen.layout import MANIFEST
 
@@ -38,7 +38,7 @@ def built(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     """The same dataset built with each storage."""
     roots = {name: tmp_path_factory.mktemp(name) / "data" for name in STORAGES}
     for name, root in roots.items():
-        build.build(tiny_recipe(source, **STORAGES[name]), root)
+        builder.build(tiny_recipe(source, **STORAGES[name]), root)
     return roots
 
 
@@ -140,11 +140,11 @@ def test_an_origin_damaged_only_after_it_was_checked_is_refused_and_nothing_of_i
     origin, target = shutil.copytree(built["zarr"], tmp_path / "origin"), tmp_path / "data"
     flip(origin / "foreground/val/image/c/0/0/0", 5)
     with monkeypatch.context() as patch, pytest.raises(DamageError, match="another digest"):
-        patch.setattr("datagen.convert.is_whole", lambda *_, **__: True)
+        patch.setattr("datagen.converter.is_whole", lambda *_, **__: True)
         convert(origin, target, **to(storage))
     assert not (target / MANIFEST).exists()
     with pytest.raises(FormatError, match="not complete"):
-        build.finish(target)
+        builder.finish(target)
     flip(origin / "foreground/val/image/c/0/0/0", 5)
     assert convert(origin, target, **to(storage)).kept == 0
     assert tree(target) == tree(built[storage])

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datagen import manifest as manifests
-from datagen.build import build
+from datagen.builder import build
 from datagen.dataset import Dataset, section_of, table_path
 from datagen.errors import DamageError, DatagenError, FormatError, RecipeError, StorageError
 from datagen.hashing import bytes_digest

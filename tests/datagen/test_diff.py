@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import COUNTS, columns, save_source, split_digits, tiny_recipe, tree
 
-from datagen import build
+from datagen import builder
 from datagen.dataset import Dataset
 from datagen.diff import Difference, compare, differences
 from datagen.errors import FormatError
@@ -20,13 +20,13 @@ from datagen.stores import Array
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     source = save_source(folder / "digits.npz", split_digits())
-    build.build(tiny_recipe(source), folder / "data")
+    builder.build(tiny_recipe(source), folder / "data")
     return folder / "data"
 
 
 def another(folder: Path, parts: Any = None, **changes: Any) -> Path:
     source = save_source(folder / "digits.npz", parts or split_digits())
-    build.build(tiny_recipe(source, **changes), folder / "data")
+    builder.build(tiny_recipe(source, **changes), folder / "data")
     return folder / "data"
 
 

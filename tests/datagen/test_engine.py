@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from datagen.engines import local
+from datagen.engines import threads
 
 PATIENCE = 20  # seconds, for what takes none
 
@@ -18,12 +18,12 @@ PATIENCE = 20  # seconds, for what takes none
 @pytest.mark.parametrize("workers", [1, 2, 7])
 @pytest.mark.parametrize("count", [0, 1, 3, 50])
 def test_every_job_has_its_result(workers: int, count: int) -> None:
-    done = list(local.run(lambda job, _: job * job, range(count), workers=workers))
+    done = list(threads.run(lambda job, _: job * job, range(count), workers=workers))
     assert sorted(done) == [(job, job * job) for job in range(count)]
 
 
 def test_jobs_of_any_kind_and_equal_ones_are_all_done() -> None:
-    assert sorted(local.run(lambda job, _: len(job), ["b", "a", "a"], workers=2)) == [
+    assert sorted(threads.run(lambda job, _: len(job), ["b", "a", "a"], workers=2)) == [
         ("a", 1),
         ("a", 1),
         ("b", 1),
@@ -33,7 +33,7 @@ def test_jobs_of_any_kind_and_equal_ones_are_all_done() -> None:
 def test_no_more_than_the_workers_compute_at_once_though_more_may_wait_for_the_disk() -> None:
     state, computing, peaks = threading.Lock(), [0], []
 
-    def work(job: int, slot: local.Slot) -> None:
+    def work(job: int, slot: threads.Slot) -> None:
         with slot.compute:
             with state:
                 computing[0] += 1
@@ -42,12 +42,14 @@ def test_no_more_than_the_workers_compute_at_once_though_more_may_wait_for_the_d
             with state:
                 computing[0] -= 1
 
-    list(local.run(work, range(40), workers=3))
+    list(threads.run(work, range(40), workers=3))
     assert max(peaks) <= 3
     # as many as wait for the disk at once, with one worker
-    meeting = threading.Barrier(1 + local._WAITING_ROOM)
+    meeting = threading.Barrier(1 + threads._WAITING_ROOM)
     list(
-        local.run(lambda job, _: meeting.wait(PATIENCE), range(1 + local._WAITING_ROOM), workers=1)
+        threads.run(
+            lambda job, _: meeting.wait(PATIENCE), range(1 + threads._WAITING_ROOM), workers=1
+        )
     )
 
 
@@ -55,7 +57,7 @@ def test_the_first_error_is_raised_and_ends_the_others() -> None:
     begun: list[int] = []
     failed = threading.Event()
 
-    def work(job: int, slot: local.Slot) -> None:
+    def work(job: int, slot: threads.Slot) -> None:
         begun.append(job)
         if job == 0:
             failed.set()
@@ -65,21 +67,21 @@ def test_the_first_error_is_raised_and_ends_the_others() -> None:
             slot.check()
 
     with pytest.raises(LookupError, match="job 0"):
-        list(local.run(work, range(100), workers=2))
-    assert len(begun) <= 2 + local._WAITING_ROOM
+        list(threads.run(work, range(100), workers=2))
+    assert len(begun) <= 2 + threads._WAITING_ROOM
     assert no_threads_after(PATIENCE)
 
 
 def test_closing_early_stops_the_threads() -> None:
     begun: list[int] = []
 
-    def work(job: int, slot: local.Slot) -> int:
+    def work(job: int, slot: threads.Slot) -> int:
         begun.append(job)
         while job:
             slot.check()
         return job
 
-    results = local.run(work, range(100), workers=1)
+    results = threads.run(work, range(100), workers=1)
     assert next(results) == (0, 0)
     close(results)
     assert no_threads_after(PATIENCE)
@@ -87,12 +89,12 @@ def test_closing_early_stops_the_threads() -> None:
 
 
 def test_an_exception_of_the_listener_stops_the_threads() -> None:
-    def work(job: int, slot: local.Slot) -> None:
+    def work(job: int, slot: threads.Slot) -> None:
         while job:
             slot.check()
 
     def listen() -> None:
-        for _ in local.run(work, range(9), workers=2):
+        for _ in threads.run(work, range(9), workers=2):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -103,11 +105,11 @@ def test_an_exception_of_the_listener_stops_the_threads() -> None:
 def test_a_thread_that_does_not_listen_is_not_waited_for_long() -> None:
     release = threading.Event()
 
-    def work(job: int, slot: local.Slot) -> None:
+    def work(job: int, slot: threads.Slot) -> None:
         if job:
             release.wait(PATIENCE)
 
-    results = local.run(work, range(2), workers=1)
+    results = threads.run(work, range(2), workers=1)
     next(results)
     started = time.monotonic()
     close(results)
@@ -118,7 +120,7 @@ def test_a_thread_that_does_not_listen_is_not_waited_for_long() -> None:
 
 def test_nothing_runs_before_anybody_listens() -> None:
     begun: list[int] = []
-    local.run(lambda job, _: begun.append(job), range(3), workers=1)
+    threads.run(lambda job, _: begun.append(job), range(3), workers=1)
     assert not begun
 
 
@@ -136,12 +138,12 @@ def test_as_many_threads_as_the_system_gives_do_all_the_work(
 
     monkeypatch.setattr(threading.Thread, "start", meagre)
 
-    def work(job: int, slot: local.Slot) -> int:
+    def work(job: int, slot: threads.Slot) -> int:
         slot.check()
         with slot.compute:
             return job * job
 
-    done = list(local.run(work, range(9), workers=8))
+    done = list(threads.run(work, range(9), workers=8))
     assert sorted(done) == [(job, job * job) for job in range(9)]
     assert no_threads_after(PATIENCE)
 
@@ -150,12 +152,12 @@ def test_an_error_of_a_job_without_threads_is_raised(monkeypatch: pytest.MonkeyP
     def fail(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    def work(job: int, _: local.Slot) -> float:
+    def work(job: int, _: threads.Slot) -> float:
         return 1 / job
 
     monkeypatch.setattr(threading.Thread, "start", fail)
     with pytest.raises(ZeroDivisionError):
-        list(local.run(work, range(3), workers=2))
+        list(threads.run(work, range(3), workers=2))
 
 
 def no_threads_after(seconds: float) -> bool:

@@ -23,14 +23,14 @@ from isolation import ROOT
 from older import make_older
 from safetensors.numpy import load_file
 
-from datagen.build import build
-from datagen.convert import convert
+from datagen.builder import build
+from datagen.converter import convert
 from datagen.dataset import Dataset
 from datagen.recipe import Mosaics, Recipe, Storage
-from datagen.verify import verify
+from datagen.verifier import verify
 from modeling.config import preset
-from modeling.shards import open_dataset
-from modeling.training.train import train
+from modeling.data.dataset import open_dataset
+from modeling.training.loop import train
 
 Array = npt.NDArray[Any]
 

@@ -23,7 +23,7 @@ from isolation import ROOT
 from datagen import sources
 from datagen.errors import DatagenError, InputError, StorageError
 from datagen.sources import idx, idx_folder
-from datagen.sources.record import UInt8
+from datagen.sources.base import UInt8
 
 PAGE = (ROOT / "docs" / "sources.md").read_text("utf-8").partition("\n## IDX files\n")[2]
 PAGE = PAGE.partition("\n## ")[0]

@@ -28,7 +28,7 @@ from PIL import Image
 from datagen import sources
 from datagen.errors import InputError, StorageError
 from datagen.sources import images, pictures
-from datagen.sources.record import UInt8
+from datagen.sources.base import UInt8
 
 RED = np.zeros((3, 4, 3), np.uint8) + np.array([0, 0, 9], np.uint8)
 

@@ -29,14 +29,14 @@ import pytest
 from helpers import FORMATS, Death, Disk, flip, hidden, save_recipe, tiny_source, tree
 from killing import MIRRORED, TINY, Running, Warm, packed, slow_mirror, start_cold
 
-from datagen import build, convert, files, recipe, report
+from datagen import builder, converter, files, preview, recipe
 from datagen import manifest as manifests
 from datagen.errors import DamageError, FormatError, StorageError
 from datagen.layout import DRAFT, MANIFEST, PROGRESS
 from datagen.sources import fetching, mirrors
 from datagen.stores import Section
 from datagen.tasks import Deriver
-from datagen.verify import verify
+from datagen.verifier import verify
 
 SEED = int(os.environ.get("DATAGEN_KILLS_SEED", secrets.randbits(32)))
 KINDS = {
@@ -155,8 +155,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
             place / f"{name}.toml", source, format=name, train=300, val=8, test=8
         )
         made.plain[name], made.compressed[name] = place / name, place / f"{name}-zstd"
-        build.build(recipe.load(str(made.recipes[name])), made.plain[name])
-        convert.convert(made.plain[name], made.compressed[name], compression="zstd")
+        builder.build(recipe.load(str(made.recipes[name])), made.plain[name])
+        converter.convert(made.plain[name], made.compressed[name], compression="zstd")
     return made
 
 
@@ -418,8 +418,8 @@ def test_contact_sheets_whose_drawing_dies_leave_nothing_behind_that_the_next_do
 ) -> None:
     folder = tmp_path / "data-preview"
     for draw in ("_overview", "_sheet"):  # which takes long, and changes no file
-        monkeypatch.setattr(report, draw, lambda *_: np.zeros((2, 2, 3), np.uint8))
-    die_at_steps(monkeypatch, folder, lambda: report.write_preview(whole.plain["zarr"], folder))
+        monkeypatch.setattr(preview, draw, lambda *_: np.zeros((2, 2, 3), np.uint8))
+    die_at_steps(monkeypatch, folder, lambda: preview.write_preview(whole.plain["zarr"], folder))
 
 
 # A clock that jumps.
@@ -453,7 +453,7 @@ def test_a_clock_that_jumps_within_and_between_runs_changes_nothing(
         for path in (root, *root.rglob("*")):
             os.utime(path, (draw.choice((0, 1 << 32)),) * 2)  # 1970 or 2106
 
-    build.build(recipe.load(str(whole.recipes[format_name])), root, part=(0, 4))
+    builder.build(recipe.load(str(whole.recipes[format_name])), root, part=(0, 4))
     touch(0)
     assert run_jumping("--shards", "2:6")["shards_kept"] == 2
     touch(1)
@@ -506,11 +506,11 @@ def test_a_disk_that_fills_up_ends_the_build_cleanly_and_it_goes_on_where_there_
                     pass
 
     with pytest.raises(StorageError, match=r"no space left on device; free some space") as caught:
-        build.build(chosen, root, progress=fill)
+        builder.build(chosen, root, progress=fill)
     assert caught.value.exit_code == 7
     assert {*hidden(root)} == {DRAFT, PROGRESS}
     shutil.rmtree(ballast)
-    assert build.build(chosen, root).kept > 0
+    assert builder.build(chosen, root).kept > 0
     assert tree(small_disk) == {
         f"data/{path}": data for path, data in tree(whole.plain[format_name]).items()
     }
@@ -519,9 +519,9 @@ def test_a_disk_that_fills_up_ends_the_build_cleanly_and_it_goes_on_where_there_
 def test_a_disk_that_is_mounted_for_reading_is_refused(small_disk: Path, whole: Whole) -> None:
     mount(small_disk, "remount,ro")
     with pytest.raises(StorageError, match="cannot be written"):
-        build.build(recipe.load(str(whole.recipes["zarr"])), small_disk / "data")
+        builder.build(recipe.load(str(whole.recipes["zarr"])), small_disk / "data")
     with pytest.raises(StorageError, match="cannot be written"):
-        convert.convert(whole.plain["zarr"], small_disk / "data", format_name="hdf5")
+        converter.convert(whole.plain["zarr"], small_disk / "data", format_name="hdf5")
 
 
 @pytest.mark.parametrize("lost", ["a shard", "the folder"])
@@ -544,10 +544,10 @@ def test_what_is_removed_during_a_build_is_found_missing_and_written_again(
             shutil.rmtree(root)
 
     with pytest.raises(StorageError, match="a shard is no longer as it was written"):
-        build.build(chosen, root, progress=remove)
+        builder.build(chosen, root, progress=remove)
     assert removed
     assert not is_called_whole(root, whole.source)
-    build.build(chosen, root)
+    builder.build(chosen, root)
     assert tree(tmp_path) == {
         f"data/{path}": data for path, data in tree(whole.plain[format_name]).items()
     }
@@ -570,10 +570,10 @@ def test_a_draft_that_is_removed_while_it_is_written_ends_the_build_with_a_messa
         pytest.raises(StorageError, match="no such file") as caught,
     ):
         patch.setattr(files.Draft, "commit", lose)
-        build.build(chosen, root)
+        builder.build(chosen, root)
     assert str(caught.value.path).startswith(str(root / "mosaics"))
     assert not is_called_whole(root, whole.source)
-    build.build(chosen, root)
+    builder.build(chosen, root)
     assert tree(root) == tree(whole.plain[format_name])
 
 
@@ -588,11 +588,11 @@ def test_an_origin_whose_shard_goes_away_during_the_conversion_ends_it_and_it_go
             (origin / "circles").rename(away)
 
     with pytest.raises(DamageError):
-        convert.convert(origin, target, format_name="zarr", progress=remove)
+        converter.convert(origin, target, format_name="zarr", progress=remove)
     assert not is_called_whole(target, whole.source)
     assert {*hidden(target)} == {DRAFT, PROGRESS}
     away.rename(origin / "circles")
-    assert convert.convert(origin, target, format_name="zarr").kept > 0
+    assert converter.convert(origin, target, format_name="zarr").kept > 0
     assert tree(target) == tree(whole.plain["zarr"])
 
 
@@ -618,7 +618,7 @@ def test_a_build_whose_threads_cannot_start_is_done_by_those_that_could(
 ) -> None:
     root, chosen = tmp_path / "data", recipe.load(str(whole.recipes["zarr"]))
     refuse_thread(monkeypatch, number)
-    build.build(chosen, root, workers=3)
+    builder.build(chosen, root, workers=3)
     assert tree(root) == tree(whole.plain["zarr"])
 
 
@@ -627,9 +627,9 @@ def test_a_job_that_raises_ends_the_build_cleanly_and_the_next_goes_on(
     tmp_path: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch, format_name: str
 ) -> None:
     root, chosen = tmp_path / "data", recipe.load(str(whole.recipes[format_name]))
-    original = build.Resolved.deriver
+    original = builder.Resolved.deriver
 
-    def deriver(resolved: build.Resolved, section: Section) -> Deriver:
+    def deriver(resolved: builder.Resolved, section: Section) -> Deriver:
         derive = original(resolved, section)
 
         def fail(*arguments: Any) -> None:
@@ -640,9 +640,9 @@ def test_a_job_that_raises_ends_the_build_cleanly_and_the_next_goes_on(
         return fail
 
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr(build.Resolved, "deriver", deriver)
-        build.build(chosen, root, workers=3)
+        patch.setattr(builder.Resolved, "deriver", deriver)
+        builder.build(chosen, root, workers=3)
     assert {*hidden(root)} <= {DRAFT, PROGRESS}
     assert not (root / MANIFEST).exists()
-    build.build(chosen, root)
+    builder.build(chosen, root)
     assert tree(root) == tree(whole.plain[format_name])

@@ -27,7 +27,7 @@ from isolation import ROOT
 from datagen import sources
 from datagen.errors import InputError
 from datagen.sources import npz
-from datagen.sources.record import UInt8
+from datagen.sources.base import UInt8
 
 Arrays = dict[str, npt.NDArray[Any]]
 

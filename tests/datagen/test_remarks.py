@@ -15,10 +15,10 @@ from click.testing import CliRunner
 from hypothesis import given
 
 from datagen import sources
-from datagen.cli import cli
+from datagen.cli.main import cli
 from datagen.errors import InputError
 from datagen.sources import idx, remarks
-from datagen.sources.record import UInt8
+from datagen.sources.base import UInt8
 from datagen.testing import images as drawn
 from modeling.inference import inputs
 

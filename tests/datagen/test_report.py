@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from datagen import circle, palette
-from datagen.build import build
+from datagen import circle, drawing
+from datagen.builder import build
 from datagen.dataset import Dataset
+from datagen.drawing import UInt8
 from datagen.errors import DamageError
 from datagen.layout import SPLITS
-from datagen.palette import UInt8
+from datagen.preview import sample_picture, write_preview
 from datagen.recipe import Mosaics, Recipe, Storage
-from datagen.report import sample_picture, write_preview
 
 NAMES = ["overview.png", "foreground.png", "circles.png", "mosaics.png"]
 
@@ -192,13 +192,13 @@ def test_class_names_that_cannot_be_drawn_do_not_matter(tmp_path: Path) -> None:
         tmp_path, noise(24, 5, 5), np.arange(24) % 4, Mosaics((2, 2), 9, 9, 9), classes=names
     )
     assert len(write_preview(root, tmp_path / "preview")) == 4
-    drawn = [palette.plain(name, index) for index, name in enumerate(names)]
+    drawn = [drawing.plain(name, index) for index, name in enumerate(names)]
     assert drawn == ["ete", "class 1", "a name that..", "class 3"]
 
 
 @pytest.mark.parametrize("classes", [1, 10, 17, 254])
 def test_every_class_has_a_colour_of_its_own_and_the_background_is_black(classes: int) -> None:
-    table = palette.class_colours(classes)
+    table = drawing.class_colours(classes)
     assert not table[0].any()
     assert len({tuple(colour) for colour in table[: classes + 1].tolist()}) == classes + 1
     assert table[1 : classes + 1].max(axis=1).min() >= 100
@@ -236,7 +236,7 @@ def test_every_class_has_a_colour_of_its_own_and_the_background_is_black(classes
     ],
 )
 def test_ten_classes_are_told_apart_with_and_without_all_cones(cones: npt.ArrayLike) -> None:
-    colours = palette.class_colours(10)[:11] / 255
+    colours = drawing.class_colours(10)[:11] / 255
     linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
     seen = np.clip(linear @ np.asarray(cones).T, 0, 1)
     lms = seen @ np.array(
@@ -266,7 +266,7 @@ def test_the_mask_of_a_mosaic_shows_each_class_in_its_own_colour() -> None:
         "label": np.arange(10, dtype=np.uint8).reshape(2, 5),
     }
     picture = decoded(sample_picture("mosaics", sample, tuple("0123456789")))
-    table, scale = palette.class_colours(10), 45  # 448 / 10 pixels
+    table, scale = drawing.class_colours(10), 45  # 448 / 10 pixels
     top, left = find(picture, table[mask].repeat(scale, 0).repeat(scale, 1))
     for label in range(10):
         centre = picture[top + label * scale + scale // 2, left + label * scale + scale // 2]
@@ -292,7 +292,7 @@ def test_the_circle_goes_through_the_centres_of_the_pixels_that_hold_it_up() -> 
     sample = circle_sample([*points, inner], 9)
     assert sample["circle"].tolist() == [4, 4, 1, 18]
     picture = decoded(sample_picture("circles", sample, tuple("0123456789")))
-    top, left = find(picture, palette.grey(np.asarray(sample["image"], np.uint8), scale))
+    top, left = find(picture, drawing.grey(np.asarray(sample["image"], np.uint8), scale))
     left += 2 * (9 * scale + 6)  # to the third picture
 
     def at(column: float, row: float) -> tuple[int, ...]:
@@ -300,7 +300,7 @@ def test_the_circle_goes_through_the_centres_of_the_pixels_that_hold_it_up() -> 
             picture[top + int((row + 0.5) * scale), left + int((column + 0.5) * scale)].tolist()
         )
 
-    assert {at(column, row) for column, row in points} == {palette.SPOT}
+    assert {at(column, row) for column, row in points} == {drawing.SPOT}
     assert at(*inner) == (200, 200, 200)
     radius = math.sqrt(18)
     around = [
@@ -308,7 +308,7 @@ def test_the_circle_goes_through_the_centres_of_the_pixels_that_hold_it_up() -> 
     ]
     near = [any(math.dist(place, point) < 0.3 for point in points) for place in around]
     assert {at(*place) for place, spotted in zip(around, near, strict=True) if not spotted} == {
-        palette.ACCENT
+        drawing.ACCENT
     }
     assert at(4 + radius - 0.1, 4) == (0, 0, 0)
 
@@ -317,36 +317,36 @@ def test_a_circle_that_leaves_the_frame_is_drawn_whole() -> None:
     picture = decoded(
         sample_picture("circles", circle_sample([(0, 0), (8, 8)], 9), tuple("0123456789"))
     )
-    rows, columns = np.nonzero((picture == palette.ACCENT).all(axis=2))
+    rows, columns = np.nonzero((picture == drawing.ACCENT).all(axis=2))
     across = 2 * math.sqrt(32) * 50
     assert abs(np.ptp(rows) - across) < 5
     assert abs(np.ptp(columns) - across) < 5
 
 
 def test_a_ring_covers_the_pixels_at_its_radius_and_no_others() -> None:
-    drawn = palette.ring(palette.blank(41, 41), 20.5, 20.5, 15.0, 1.0, palette.WHITE)
+    drawn = drawing.ring(drawing.blank(41, 41), 20.5, 20.5, 15.0, 1.0, drawing.WHITE)
     distance = np.hypot(*(np.mgrid[:41, :41] - 20.0))
     assert (drawn[np.abs(distance - 15) < 0.5] == 255).all()
-    assert (drawn[np.abs(distance - 15) > 1.5] == palette.PAGE).all()
+    assert (drawn[np.abs(distance - 15) > 1.5] == drawing.PAGE).all()
 
 
 def test_a_tile_without_foreground_has_no_circle() -> None:
     picture = decoded(sample_picture("circles", circle_sample([], 9), tuple("0123456789")))
-    assert not (picture == palette.ACCENT).all(axis=2).any()
+    assert not (picture == drawing.ACCENT).all(axis=2).any()
 
 
 def test_a_single_pixel_has_its_circle_at_its_centre() -> None:
     picture = decoded(sample_picture("circles", circle_sample([(2, 6)], 9), tuple("0123456789")))
-    assert (picture == palette.SPOT).all(axis=2).any()
+    assert (picture == drawing.SPOT).all(axis=2).any()
 
 
 def test_an_overlay_leaves_the_background_as_it_is() -> None:
     image, mask = noise(1, 6, 6)[0], np.zeros((6, 6), np.uint8)
     mask[2:4, 2:4] = 1
-    drawn = palette.overlay(image, mask, 8, palette.two_colours(palette.ACCENT))
+    drawn = drawing.overlay(image, mask, 8, drawing.two_colours(drawing.ACCENT))
     inside = mask.repeat(8, 0).repeat(8, 1) > 0
-    assert (drawn[~inside] == palette.grey(image, 8)[~inside]).all()
-    assert (drawn[16, 16:32] == palette.ACCENT).all()
+    assert (drawn[~inside] == drawing.grey(image, 8)[~inside]).all()
+    assert (drawn[16, 16:32] == drawing.ACCENT).all()
 
 
 def test_of_a_task_that_is_not_known_all_planes_and_numbers_are_drawn() -> None:
@@ -354,8 +354,8 @@ def test_of_a_task_that_is_not_known_all_planes_and_numbers_are_drawn() -> None:
     picture = decoded(
         sample_picture("outlines", {"image": image, "mask": mask, "count": np.array(5)}, ("a", "b"))
     )
-    find(picture, palette.grey(image, 56))
-    find(picture, palette.painted(mask, 56, palette.class_colours(2)))
+    find(picture, drawing.grey(image, 56))
+    find(picture, drawing.painted(mask, 56, drawing.class_colours(2)))
     alone = decoded(sample_picture("outlines", {"depth": image, "count": np.array(5)}, ("a", "b")))
-    find(alone, palette.grey(image, 56))
+    find(alone, drawing.grey(image, 56))
     assert sample_picture("outlines", {"count": np.array(5)}, ("a", "b"))

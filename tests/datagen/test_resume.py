@@ -37,11 +37,11 @@ from helpers import (
     without_privileges,
 )
 
-from datagen import assembly, build, files, plans, records
+from datagen import assembly, builder, files, plans, records
 from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.dataset import read_table
-from datagen.engines import local
+from datagen.engines import threads
 from datagen.errors import BusyError, DamageError, FormatError, RecipeError, StorageError
 from datagen.layout import DRAFT, MANIFEST, PROGRESS, SPLITS
 from datagen.manifest import Manifest, Table
@@ -65,7 +65,7 @@ def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     """An undisturbed dataset in each format."""
     roots = {format_name: tmp_path_factory.mktemp(format_name) / "data" for format_name in FORMATS}
     for format_name, root in roots.items():
-        build.build(tiny_recipe(source, format=format_name), root)
+        builder.build(tiny_recipe(source, format=format_name), root)
     return roots
 
 
@@ -74,15 +74,15 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_name: str) -> 
     """Builds sections of two shards and of one in one thread, so that step n is the same in each
     run.
     """
-    monkeypatch.setattr(local, "_WAITING_ROOM", 0)
+    monkeypatch.setattr(threads, "_WAITING_ROOM", 0)
     source = tiny_source(tmp_path, {"train": 1, "val": 300, "test": 1}, (1, 3))
     recipe = tiny_recipe(
         source, format=format_name, tasks=["foreground", "circles"], **dict.fromkeys(SPLITS, 1)
     )
-    resolved = build.resolve(recipe)
+    resolved = builder.resolve(recipe)
     sections = [
         one
-        for one in build.sections(resolved.plan)
+        for one in builder.sections(resolved.plan)
         if one.folder in ("foreground/val", "circles/test")
     ]
     return lambda root: assembly.assemble(
@@ -217,17 +217,17 @@ def test_an_exception_in_the_middle_leaves_no_draft_and_no_manifest(
 
     recipe = tiny_recipe(source, format=format_name)
     with pytest.raises(trouble):
-        build.build(recipe, tmp_path / "data", progress=progress)
+        builder.build(recipe, tmp_path / "data", progress=progress)
     assert not (tmp_path / "data" / MANIFEST).exists()
     assert has_no_draft(tmp_path / "data")
-    assert build.build(recipe, tmp_path / "data").kept > 0
+    assert builder.build(recipe, tmp_path / "data").kept > 0
     assert tree(tmp_path / "data") == tree(whole[format_name])
 
 
 def test_an_interruption_leaves_no_draft_of_a_job_that_does_not_end_in_time(
     tmp_path: Path, source: Path, whole: dict[str, Path]
 ) -> None:
-    resolved, root = build.resolve(tiny_recipe(source)), tmp_path / "data"
+    resolved, root = builder.resolve(tiny_recipe(source)), tmp_path / "data"
     begun, release = threading.Event(), threading.Event()
 
     def deriver(section: Section) -> Deriver:
@@ -246,14 +246,14 @@ def test_an_interruption_leaves_no_draft_of_a_job_that_does_not_end_in_time(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sections = build.sections(resolved.plan)
+        sections = builder.sections(resolved.plan)
         assembly.assemble(root, resolved.plan, sections, deriver, workers=2, progress=progress)
     assert has_no_draft(root)
     release.set()
     for thread in [thread for thread in threading.enumerate() if thread.name.endswith("(serve)")]:
         thread.join(PATIENCE)
     assert has_no_draft(root)
-    build.build(tiny_recipe(source), root)
+    builder.build(tiny_recipe(source), root)
     assert tree(root) == tree(whole["zarr"])
 
 
@@ -261,16 +261,16 @@ def test_too_little_space_is_found_before_anything_is_made(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, usage = tiny_recipe(source), shutil.disk_usage(tmp_path)
-    shards = shard_list(build.sections(build.resolve(recipe).plan))
+    shards = shard_list(builder.sections(builder.resolve(recipe).plan))
     needed = sum(job.room for job in shards) + (1 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
     with pytest.raises(StorageError, match="not enough space") as caught:
-        build.build(recipe, tmp_path / "deep" / "data")
+        builder.build(recipe, tmp_path / "deep" / "data")
     assert caught.value.expected == f"{needed:,} bytes free"
     assert caught.value.exit_code == 7
     assert not (tmp_path / "deep").exists()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed))
-    build.build(recipe, tmp_path / "deep" / "data")
+    builder.build(recipe, tmp_path / "deep" / "data")
     stored = sum(path.stat().st_size for path in (tmp_path / "deep").rglob("*") if path.is_file())
     assert sum(job.bytes for job in shards) < stored <= needed
 
@@ -283,7 +283,7 @@ def test_to_repair_a_shard_takes_no_space_for_the_others(
     usage = shutil.disk_usage(tmp_path)
     # a chunk
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=(1 << 20) + 256 * 41))
-    assert build.build(tiny_recipe(source), root).written == 1
+    assert builder.build(tiny_recipe(source), root).written == 1
     assert tree(root) == tree(whole["zarr"])
 
 
@@ -342,18 +342,18 @@ def test_a_dataset_that_lost_its_manifest_is_told_of_and_left_alone(
     tmp_path: Path, source: Path
 ) -> None:
     recipe, root = tiny_recipe(source), tmp_path / "data"
-    build.build(recipe, root)
+    builder.build(recipe, root)
     (root / MANIFEST).unlink()
     before = tree(root)
     with pytest.raises(
         FormatError,
         match=r"left of a dataset whose manifest is gone .*or remove the folder yourself",
     ):
-        build.build(recipe, root)
+        builder.build(recipe, root)
     with pytest.raises(
         FormatError, match=r"there is no manifest .*; build it with 'datagen build'$"
     ):
-        build.finish(root)
+        builder.finish(root)
     assert tree(root) == before
 
 
@@ -363,7 +363,7 @@ def test_a_file_in_the_place_of_the_folder_is_refused_and_left_alone(
     (tmp_path / "data").write_text("a diary")
     for place in (tmp_path / "data", tmp_path / "data" / "deeper"):
         with pytest.raises(StorageError, match="not a folder") as caught:
-            build.build(tiny_recipe(source), place)
+            builder.build(tiny_recipe(source), place)
         assert caught.value.path == tmp_path / "data"
     assert (tmp_path / "data").read_text() == "a diary"
 
@@ -376,7 +376,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(
     with pytest.raises(
         FormatError, match=r"holds something else .*diary\.txt.*choose another folder"
     ) as caught:
-        build.build(tiny_recipe(source), tmp_path / "data")
+        builder.build(tiny_recipe(source), tmp_path / "data")
     assert caught.value.exit_code == 4
     assert tree(tmp_path / "data") == {"diary.txt": b"dear diary"}
 
@@ -405,7 +405,7 @@ def test_a_dataset_of_another_recipe_is_refused_by_the_keys_that_differ(
     root = shutil.copytree(whole["zarr"], tmp_path / "data")
     before = tree(root)
     with pytest.raises(FormatError, match="another recipe") as caught:
-        build.build(tiny_recipe(source, **changes), root)
+        builder.build(tiny_recipe(source, **changes), root)
     assert caught.value.exit_code == 4
     assert expected in str(caught.value.expected)
     assert found in str(caught.value.found)
@@ -417,7 +417,7 @@ def test_a_dataset_of_another_source_is_refused_by_its_digest(
 ) -> None:
     other = tiny_source(tmp_path, {"train": 40, "val": 8, "test": 11})
     with pytest.raises(FormatError, match=r"source\.digests\.test_images = ") as caught:
-        build.build(tiny_recipe(other), whole["zarr"])
+        builder.build(tiny_recipe(other), whole["zarr"])
     assert "source.digits.test.count = 11" in str(caught.value.expected)
     assert "train_images" not in str(caught.value.expected)
 
@@ -469,7 +469,7 @@ def test_only_what_is_damaged_is_written_again(
     for kind, damage in kinds.items():
         damage(root / victim)
         untouched = shards_outside(root, section)
-        built = build.build(tiny_recipe(source, format=format_name), root)
+        built = builder.build(tiny_recipe(source, format=format_name), root)
         assert (built.written, built.kept) == (written, SHARDS - written), kind
         assert tree(root) == tree(whole[format_name]), kind
         assert not (root / victim).is_symlink()
@@ -486,9 +486,9 @@ def test_a_dataset_under_repair_has_no_manifest_and_an_interrupted_repair_goes_o
     for victim in ("mosaics/train/image/c/1/0/0", "foreground/val/mask/c/0/0/0"):
         (root / victim).unlink()
     with pytest.raises(KeyboardInterrupt):
-        build.build(tiny_recipe(source), root, progress=interrupt)
+        builder.build(tiny_recipe(source), root, progress=interrupt)
     assert not (root / MANIFEST).exists()
-    assert build.build(tiny_recipe(source), root).kept >= SHARDS - 2
+    assert builder.build(tiny_recipe(source), root).kept >= SHARDS - 2
     assert tree(root) == tree(whole["zarr"])
 
 
@@ -503,7 +503,7 @@ def test_what_a_build_in_progress_leaves_is_swept_from_a_finished_dataset(
         lambda: shutil.copy(root / MANIFEST, root / DRAFT),
     ):
         leave()
-        build.build(tiny_recipe(source), root)
+        builder.build(tiny_recipe(source), root)
         assert tree(root) == tree(whole["zarr"])
 
 
@@ -518,7 +518,7 @@ def test_a_dataset_that_cannot_say_what_it_is_is_left_alone(
         (root / MANIFEST).unlink()
     before = tree(root)
     with pytest.raises((DamageError, FormatError)) as caught:
-        build.build(tiny_recipe(source), root)
+        builder.build(tiny_recipe(source), root)
     assert caught.value.exit_code == {"flip": 5, "delete": 4}[damage]
     assert tree(root) == before
 
@@ -526,8 +526,8 @@ def test_a_dataset_that_cannot_say_what_it_is_is_left_alone(
 def test_data_of_another_digest_than_they_must_have_are_not_committed_nor_kept(
     tmp_path: Path, source: Path, whole: dict[str, Path]
 ) -> None:
-    resolved = build.resolve(tiny_recipe(source))
-    plan, sections = resolved.plan, build.sections(resolved.plan)
+    resolved = builder.resolve(tiny_recipe(source))
+    plan, sections = resolved.plan, builder.sections(resolved.plan)
     with pytest.raises(DamageError, match="another digest") as caught:
         assembly.assemble(
             tmp_path / "data", plan, sections, resolved.deriver, workers=1, expected="0" * 64
@@ -535,8 +535,8 @@ def test_data_of_another_digest_than_they_must_have_are_not_committed_nor_kept(
     assert caught.value.exit_code == 5
     assert hidden(tmp_path / "data") == [DRAFT]
     with pytest.raises(FormatError, match="0:12"):
-        build.finish(tmp_path / "data")
-    assert build.build(tiny_recipe(source), tmp_path / "data").kept == 0
+        builder.finish(tmp_path / "data")
+    assert builder.build(tiny_recipe(source), tmp_path / "data").kept == 0
     assert tree(tmp_path / "data") == tree(whole["zarr"])
 
 
@@ -546,14 +546,14 @@ def test_a_dataset_that_is_not_the_published_one_is_built_anew_and_nothing_of_it
     root = tmp_path / "data"
     shutil.copytree(whole["zarr"], root)
     published = manifests.load(root).digest
-    assert build.build(tiny_recipe(source), root).written == 0
+    assert builder.build(tiny_recipe(source), root).written == 0
     monkeypatch.setattr(recipes, "known_digest", lambda _: "0" * 64)
     for _ in range(2):  # the second run finds nothing to trust either
         with pytest.raises(DamageError, match="another digest"):
-            build.build(tiny_recipe(source), root)
+            builder.build(tiny_recipe(source), root)
         assert hidden(root) == [DRAFT]
     monkeypatch.setattr(recipes, "known_digest", lambda _: published)
-    assert build.build(tiny_recipe(source), root).kept == 0
+    assert builder.build(tiny_recipe(source), root).kept == 0
     assert tree(root) == tree(whole["zarr"])
 
 
@@ -561,15 +561,15 @@ def test_a_record_that_is_damaged_is_not_believed(
     tmp_path: Path, source: Path, whole: dict[str, Path]
 ) -> None:
     root = tmp_path / "data"
-    build.build(tiny_recipe(source), root, part=(0, SHARDS))
+    builder.build(tiny_recipe(source), root, part=(0, SHARDS))
     for place in (-1, -20, 0):  # in the checksum, in a content root, in an offset
         record = root / PROGRESS / "mosaics.val.00000"
         data = bytearray(record.read_bytes())
         data[place] ^= 1
         record.write_bytes(data)
-        done = build.build(tiny_recipe(source), root, part=(0, SHARDS))
+        done = builder.build(tiny_recipe(source), root, part=(0, SHARDS))
         assert (done.written, done.kept) == (1, SHARDS - 1)
-    build.finish(root)
+    builder.finish(root)
     assert tree(root) == tree(whole["zarr"])
 
 
@@ -578,8 +578,10 @@ def test_a_part_that_comes_after_the_commit_leaves_nothing_behind(
 ) -> None:
     root = tmp_path / "data"
     shutil.copytree(whole["zarr"], root)
-    monkeypatch.setattr(build, "_finished", lambda *_: None)  # as if the others committed only now
-    assert build.build(tiny_recipe(source), root, part=(0, 2)).written == 0
+    monkeypatch.setattr(
+        builder, "_finished", lambda *_: None
+    )  # as if the others committed only now
+    assert builder.build(tiny_recipe(source), root, part=(0, 2)).written == 0
     assert tree(root) == tree(whole["zarr"])
 
 
@@ -589,7 +591,7 @@ def test_a_whole_dataset_in_a_folder_that_cannot_be_written_is_found_whole(
     root = tmp_path / "data"
     shutil.copytree(whole["zarr"], root)
     monkeypatch.setattr(os, "access", lambda *_: False)
-    assert build.build(tiny_recipe(source), root).written == 0
+    assert builder.build(tiny_recipe(source), root).written == 0
 
 
 def test_a_table_is_read_once_however_many_shards_it_tells_of(
@@ -603,12 +605,12 @@ def test_a_table_is_read_once_however_many_shards_it_tells_of(
         return read_table(root, section, facts)
 
     monkeypatch.setattr(records, "read_table", counted)
-    assert build.build(tiny_recipe(source), root).written == 0
+    assert builder.build(tiny_recipe(source), root).written == 0
     assert len(set(read)) == len(manifests.load(root).tasks) * len(SPLITS)
     assert (
         len(read)
         == len(set(read))
-        < sum(1 for _ in shard_list(build.sections(manifests.load(root))))
+        < sum(1 for _ in shard_list(builder.sections(manifests.load(root))))
     )
 
 
@@ -625,15 +627,15 @@ def test_a_whole_build_shares_its_folder_with_nobody(
             files.lock(root, exclusive=exclusive),
             pytest.raises(BusyError, match="another process") as caught,
         ):
-            build.build(recipe, root, part=part)
+            builder.build(recipe, root, part=part)
         assert caught.value.exit_code == 6
         with files.lock(root, exclusive=exclusive), pytest.raises(BusyError):
-            build.finish(root)
+            builder.finish(root)
         assert tree(tmp_path) == {"data": b""}
         root.rmdir()
     root.mkdir()
     with files.lock(root, exclusive=False):
-        assert build.build(recipe, root, part=(0, 2)).written == 2
+        assert builder.build(recipe, root, part=(0, 2)).written == 2
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
@@ -643,17 +645,17 @@ def test_parts_in_any_order_and_at_once_make_the_same_dataset(
     recipe, root = tiny_recipe(source, format=format_name), tmp_path / "data"
     spans = [(7, 12), (0, 3), (5, 6), (2, 5), (6, 7), (0, 1)]
     with ThreadPoolExecutor(3) as pool:
-        built = list(pool.map(lambda span: build.build(recipe, root, part=span), spans))
+        built = list(pool.map(lambda span: builder.build(recipe, root, part=span), spans))
     assert all(one.manifest is None for one in built)
     assert sum(one.written + one.kept for one in built) == sum(
         stop - start for start, stop in spans
     )
     assert not (root / MANIFEST).exists()
-    finished = build.finish(root, workers=2)
+    finished = builder.finish(root, workers=2)
     assert (finished.written, finished.kept) == (0, SHARDS)
     assert tree(root) == tree(whole[format_name])
-    assert build.finish(root).manifest == finished.manifest  # once more does no harm
-    assert build.build(recipe, root, part=(0, 5)).manifest == finished.manifest
+    assert builder.finish(root).manifest == finished.manifest  # once more does no harm
+    assert builder.build(recipe, root, part=(0, 5)).manifest == finished.manifest
     assert tree(root) == tree(whole[format_name])
 
 
@@ -665,18 +667,18 @@ def test_a_part_that_begins_while_another_looks_is_no_stranger_to_it(
     def look_just_before(place: Path) -> Manifest | None:
         found = look(place)
         monkeypatch.setattr(plans, "existing_plan", look)
-        build.build(recipe, root, part=(0, 1))
+        builder.build(recipe, root, part=(0, 1))
         return found
 
     root.mkdir()
     monkeypatch.setattr(plans, "existing_plan", look_just_before)
-    assert build.build(recipe, root, part=(1, 3)).written == 2
+    assert builder.build(recipe, root, part=(1, 3)).written == 2
 
 
 def test_a_draft_that_gets_its_name_between_two_looks_is_found(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built, exists = build.build(tiny_recipe(source), tmp_path / "data").manifest, Path.exists
+    built, exists = builder.build(tiny_recipe(source), tmp_path / "data").manifest, Path.exists
 
     def one_look_too_early(path: Path, **options: bool) -> bool:
         monkeypatch.setattr(Path, "exists", exists)
@@ -690,23 +692,23 @@ def test_finish_names_the_parts_that_are_missing_or_damaged(
     tmp_path: Path, source: Path, whole: dict[str, Path]
 ) -> None:
     recipe, root = tiny_recipe(source), tmp_path / "data"
-    build.build(recipe, root, part=(1, 4))
-    build.build(recipe, root, part=(5, 11))
+    builder.build(recipe, root, part=(1, 4))
+    builder.build(recipe, root, part=(5, 11))
     with pytest.raises(FormatError, match=r"not complete.* 0:1 4:5 11:12") as caught:
-        build.finish(root)
+        builder.finish(root)
     assert caught.value.exit_code == 4
     assert not (root / MANIFEST).exists()
     flip(root / "foreground/test/image/c/0/0/0", 7)
     with pytest.raises(FormatError, match=" 0:1 2:3 4:5 11:12"):
-        build.finish(root)
-    assert build.build(recipe, root).kept == 8
+        builder.finish(root)
+    assert builder.build(recipe, root).kept == 8
     assert tree(root) == tree(whole["zarr"])
 
 
 def test_finish_where_nothing_is_begun_says_so(tmp_path: Path) -> None:
     for root in (tmp_path, tmp_path / "absent"):
         with pytest.raises(FormatError, match="not a finished dataset") as caught:
-            build.finish(root)
+            builder.finish(root)
         assert caught.value.exit_code == 4
     assert not any(tmp_path.iterdir())
 
@@ -716,7 +718,7 @@ def test_a_part_that_is_none_is_refused_before_anything_is_made(
     tmp_path: Path, source: Path, part: tuple[int, int]
 ) -> None:
     with pytest.raises(RecipeError, match=r"0 <= A < B <= 12"):
-        build.build(tiny_recipe(source), tmp_path / "data", part=part)
+        builder.build(tiny_recipe(source), tmp_path / "data", part=part)
     assert not (tmp_path / "data").exists()
 
 
@@ -731,7 +733,7 @@ def long_recipe(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def long_tree(long_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     root = tmp_path_factory.mktemp("long") / "data"
-    build.build(recipes.load(str(long_recipe)), root, workers=2)
+    builder.build(recipes.load(str(long_recipe)), root, workers=2)
     return tree(root)
 
 
@@ -761,7 +763,7 @@ def test_a_killed_build_leaves_no_process_no_lock_and_no_manifest_and_the_next_e
         manifests.load(root)
     with files.lock(root, exclusive=True):
         pass
-    built = build.build(recipes.load(str(long_recipe)), root, workers=2)
+    built = builder.build(recipes.load(str(long_recipe)), root, workers=2)
     assert built.kept >= records
     assert built.written > 0
     assert tree(root) == long_tree
@@ -784,7 +786,7 @@ def test_an_interrupted_build_ends_within_a_second_and_cleanly(
     )
     assert not (root / MANIFEST).exists()
     assert has_no_draft(root)
-    assert build.build(recipes.load(str(long_recipe)), root, workers=2).kept >= 5
+    assert builder.build(recipes.load(str(long_recipe)), root, workers=2).kept >= 5
     assert tree(root) == long_tree
 
 

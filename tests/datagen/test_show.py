@@ -15,9 +15,9 @@ import pytest
 from click.testing import CliRunner, Result
 from helpers import columns, flip, tiny_recipe, tiny_source, tree
 
-from datagen import build, samples, sources, tasks
-from datagen.cli import cli
-from datagen.convert import convert
+from datagen import builder, samples, sources, tasks
+from datagen.cli.main import cli
+from datagen.converter import convert
 from datagen.dataset import Dataset
 from datagen.errors import DamageError, RecipeError
 from datagen.layout import SPLITS
@@ -67,7 +67,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Pat
     """The same dataset in every storage; its source is gone."""
     folder = tmp_path_factory.mktemp("built")
     source = tiny_source(folder)
-    build.build(tiny_recipe(source), folder / "zarr-none")
+    builder.build(tiny_recipe(source), folder / "zarr-none")
     source.unlink()
     for format_name, compression in STORAGES[1:]:
         target = folder / f"{format_name}-{compression}"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from datagen import sources
 from datagen.errors import InputError, RecipeError
 from datagen.sources import split
-from datagen.sources.record import Part, Source, UInt8
+from datagen.sources.base import Part, Source, UInt8
 
 Samples = list[tuple[int, int]]  # (content, label)
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from datagen.sources import glyphs, strokes
-from datagen.sources.record import UInt8
+from datagen.sources.base import UInt8
 
 Drawn = tuple[UInt8, UInt8]
 Int64 = npt.NDArray[np.int64]

@@ -27,12 +27,12 @@ from hypothesis import strategies as st
 from datagen import otsu, testing
 from datagen import recipe as recipe_rules
 from datagen import sources as source_rules
-from datagen.build import Resolved, build, resolve_dataset
+from datagen.builder import Resolved, build, resolve_dataset
 from datagen.errors import DatagenError, InputError, RecipeError
 from datagen.layout import SPLITS, TASKS
 from datagen.plans import plan_of
 from datagen.recipe import COMPRESSIONS, Mosaics, Recipe
-from datagen.sources.record import MAX_CLASSES, Part, Source, UInt8
+from datagen.sources.base import MAX_CLASSES, Part, Source, UInt8
 from datagen.sources.split import divide
 from datagen.stores import Column
 from datagen.tasks import Deriver, Inputs, Task
@@ -54,7 +54,7 @@ from datagen.testing import (
     save_source,
     sources,
 )
-from datagen.verify import verify
+from datagen.verifier import verify
 
 Test = Callable[[Any], bool]
 
@@ -173,11 +173,12 @@ def has_conflict(source: Source) -> bool:
     return any(part.labels[i] != part.labels[j] for i, j in equal_images(part, part))
 
 
+def has_layout(layout: tuple[str, ...]) -> Test:
+    return lambda source: tuple(source.parts) == layout
+
+
 SOURCES: dict[str, Test] = {
-    **{
-        " ".join(layout): lambda source, layout=layout: tuple(source.parts) == layout
-        for layout in LAYOUTS
-    },  # type: ignore[misc]
+    **{" ".join(layout): has_layout(layout) for layout in LAYOUTS},
     "a duplicate within a part": lambda source: bool(twins(source)),
     "a duplicate in two parts": lambda source: (
         "test" in source.parts and bool(equal_images(source.parts["train"], source.parts["test"]))

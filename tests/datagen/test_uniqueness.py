@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from datagen.proof import duplicates
-from datagen.proof.uniqueness import FOLLOWED, Digests, equal_groups
+from datagen.verifier import duplicates
+from datagen.verifier.uniqueness import FOLLOWED, Digests, equal_groups
 
 # bytes: from a partition for each digest to one for all
 BUDGETS = (8, 64, 1 << 10, 1 << 14, 1 << 28)

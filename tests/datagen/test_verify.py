@@ -28,24 +28,23 @@ from forging import SHARD, Tiny, build_tiny, copy_of, reseal, seal
 from helpers import FORMATS, flip, tree
 from older import make_older
 
-from datagen import build
+from datagen import builder
 from datagen import recipe as recipes
-from datagen.cli import cli
+from datagen.cli.main import cli
 from datagen.dataset import Dataset
-from datagen.engines.local import Slot
+from datagen.engines.threads import Slot
 from datagen.errors import DamageError, InputError, RecipeError, SourceError, StorageError
 from datagen.hashing import merkle_root
 from datagen.layout import MANIFEST
 from datagen.manifest import SHARD_FACTS, load
-from datagen.proof import duplicates, frame, uniqueness
-from datagen.proof.findings import Problem
-from datagen.proof.inventory import inventory
-from datagen.proof.reading import ShardReader
-from datagen.proof.samples import check_shard, unreadable
 from datagen.shards import Shard
 from datagen.stores import zarr as zarr_store
 from datagen.tasks import TASKS
-from datagen.verify import Verdict, verify
+from datagen.verifier import Verdict, duplicates, frame, uniqueness, verify
+from datagen.verifier.findings import Problem
+from datagen.verifier.inventory import inventory
+from datagen.verifier.reading import ShardReader
+from datagen.verifier.samples import check_shard, unreadable
 
 KINDS = [(name, compression) for name in FORMATS for compression in ("none", "zstd")]
 MEMORY = 1 << 30  # bytes of address space that a verification of a hostile dataset must do with
@@ -907,7 +906,7 @@ def test_a_source_of_the_environment_that_is_pinned_speaks_against_the_dataset(
     """What follows from a name is the source, wherever it lies; a dataset that is of another is
     wrong.
     """
-    source = build.resolve(
+    source = builder.resolve(
         recipes.from_table(tiny.manifest["recipe"], origin="test"),
         directory=tiny.other.with_suffix(".npz"),
     ).source
@@ -979,7 +978,7 @@ def test_images_whose_digests_were_not_derived_are_not_said_to_be_distinct(
 ) -> None:
     told = "whether all images are distinct"
     assert told not in verify(tiny.root).not_looked_at
-    monkeypatch.setattr("datagen.proof.digits._memory", lambda: 1000)
+    monkeypatch.setattr("datagen.verifier.digits._memory", lambda: 1000)
     assert told in verify(tiny.root).not_looked_at
 
 
@@ -1023,5 +1022,5 @@ def test_consolidated_metadata_are_called_so_and_a_build_writes_them_as_they_wer
         assert "consolidated_metadata" in problem.expected
         assert "touches no sample" in problem.found
     recorded = recipes.from_table(copy.manifest["recipe"], origin="test")
-    assert build.build(recorded, copy.root, directory=copy.source).written == 0
+    assert builder.build(recorded, copy.root, directory=copy.source).written == 0
     assert tree(copy.root) == before

@@ -22,8 +22,8 @@ from helpers import FORMATS, columns, tiny_recipe, tiny_source
 from isolation import ROOT
 from older import make_older
 
-from datagen import build
-from datagen.verify import verify
+from datagen import builder
+from datagen.verifier import verify
 
 FILES = 64  # that may be open at once
 SHARDS = 80  # of the mosaics of `train`
@@ -63,7 +63,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path
     def make(name: str, compression: str) -> Path:
         folder = tmp_path_factory.mktemp("shards")
         recipe = tiny_recipe(tiny_source(folder), format=name, compression=compression, train=COUNT)
-        build.build(recipe, folder / name)
+        builder.build(recipe, folder / name)
         return folder / name
 
     return make

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from fakes import tiny
 
+from modeling.data.dataset import Dataset, open_dataset
 from modeling.metrics.counts import UInt8
 from modeling.scoring.arrangements import arrange
-from modeling.shards import Dataset, open_dataset
 
 
 @pytest.fixture(scope="module", params=[((28, 28), (2, 2)), ((9, 13), (1, 3)), ((1, 1), (2, 1))])

@@ -15,6 +15,7 @@ from fakes import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modeling.data.dataset import open_dataset
 from modeling.errors import InputError
 from modeling.metrics import foreground_scores
 from modeling.scoring import baselines
@@ -25,7 +26,6 @@ from modeling.scoring.baselines import (
     fit_threshold,
     predict_background,
 )
-from modeling.shards import open_dataset
 
 Array = npt.NDArray[Any]
 UInt8 = npt.NDArray[np.uint8]

@@ -22,13 +22,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeling import runs
+from modeling.data.dataset import Dataset, open_dataset
 from modeling.errors import TrainingError
 from modeling.runs import checkpoint
-from modeling.shards import Dataset, open_dataset
 from modeling.training.distributed import Ranks, joined
 from modeling.training.evaluation import infer
+from modeling.training.loop import train
 from modeling.training.state import State
-from modeling.training.train import train
 
 CPU = torch.device("cpu")
 # Gradients add up in another order, and Muon makes differences of directions out of them.
@@ -52,7 +52,7 @@ def start(ranks: int, folder: Path, out: Path, **changes: Any) -> list[ForkServe
     `out`-rank.txt.
     """
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["torch", "modeling.training.train"])
+    processes.set_forkserver_preload(["torch", "modeling.training.loop"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -19,8 +19,9 @@ from click.testing import CliRunner, Result
 from isolation import ROOT
 from torch import Tensor, nn
 
-from modeling.cli import cli
+from modeling.cli.main import cli
 from modeling.config import preset
+from modeling.data.dataset import Dataset, open_dataset
 from modeling.errors import InputError
 from modeling.inference import export
 from modeling.inference.export import (
@@ -33,10 +34,9 @@ from modeling.inference.export import (
     require_parity,
 )
 from modeling.runs.trained import load_run
-from modeling.shards import Dataset, open_dataset
 from modeling.tasks import TASKS as TASK_OF
 from modeling.tasks import geometry
-from modeling.training.train import train
+from modeling.training.loop import train
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

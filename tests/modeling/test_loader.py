@@ -21,10 +21,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modeling.data.dataset import Split, open_dataset
+from modeling.data.mapping import Array
+from modeling.data.order import Order
 from modeling.errors import DamagedError, InputError
-from modeling.reading.mapping import Array
-from modeling.reading.order import Order
-from modeling.shards import Split, open_dataset
 from modeling.training import loader as module
 from modeling.training.loader import Batch, Loader, Mode
 

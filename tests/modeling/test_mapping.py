@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling.reading import mapping
-from modeling.reading.columns import Column
-from modeling.reading.mapping import ALIGNMENT, Run, map_apart, map_together, place_runs
+from modeling.data import mapping
+from modeling.data.columns import Column
+from modeling.data.mapping import ALIGNMENT, Run, map_apart, map_together, place_runs
 
 BYTE = np.dtype("|u1")
 

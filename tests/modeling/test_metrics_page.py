@@ -13,10 +13,10 @@ import pytest
 from fakes import tiny
 from isolation import ROOT
 
+from modeling.data.dataset import open_dataset
 from modeling.metrics import circle_scores, foreground_scores, mosaic_scores, overall_values
 from modeling.scoring.baselines import FITS
 from modeling.scoring.predictions import NAMES
-from modeling.shards import open_dataset
 from modeling.tasks import TASKS
 
 PAGE = (ROOT / "docs/metrics.md").read_text("utf-8")

@@ -25,14 +25,14 @@ from helpers import on_one_thread
 
 import modeling.report
 from modeling import metrics, runs
-from modeling.cli import cli
+from modeling.cli.main import cli
+from modeling.data.dataset import Dataset, Split, open_dataset
 from modeling.errors import DamagedError, FormatError
 from modeling.pictures.drawing import class_colour
 from modeling.report import PAGE, cases, charts, confusion, pictures, words, write_report
 from modeling.report.markup import Markup, tag
 from modeling.runs.trained import load_run
 from modeling.scoring.score import predict_split
-from modeling.shards import Dataset, Split, open_dataset
 from modeling.spelling import percent
 from modeling.tasks import TASKS
 

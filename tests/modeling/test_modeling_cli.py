@@ -26,16 +26,16 @@ from helpers import on_one_thread
 from isolation import ROOT
 
 from modeling import runs
-from modeling.cli import cli
-from modeling.commands import training
-from modeling.options import load_torch
+from modeling.cli import training
+from modeling.cli.main import cli
+from modeling.cli.options import load_torch
+from modeling.cli.output import Progress, print_table
+from modeling.data.dataset import open_dataset
 from modeling.scoring.predictions import write_predictions
-from modeling.shards import open_dataset
 from modeling.spelling import duration, percent
-from modeling.terminal import Progress, print_table
 from modeling.training import signals
-from modeling.training.board import board
 from modeling.training.signals import interruptible
+from modeling.training.tensorboard import board
 
 SMALL = [
     *("--set", "steps=4", "--set", "batch=8", "--set", "channels=4,8", "--set", "log_every=2"),

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling.reading.order import MAX_COUNT, Order, permute
+from modeling.data.order import MAX_COUNT, Order, permute
 
 COUNTS = st.integers(1, 300) | st.sampled_from([65_535, 65_536, 70_001])
 SEEDS = st.integers(0, 2**64)

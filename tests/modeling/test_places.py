@@ -17,8 +17,10 @@ import pytest
 from click.testing import CliRunner
 
 from modeling import runs
-from modeling.cli import cli
+from modeling.cli.main import cli
 from modeling.config import preset
+from modeling.data import manifest
+from modeling.data.dataset import Dataset, open_dataset
 from modeling.errors import (
     DamagedError,
     FormatError,
@@ -31,16 +33,14 @@ from modeling.files import absolute, hold, make_folder, remove_drafts, write_ato
 from modeling.inference.export import export_onnx, random_images
 from modeling.inference.inputs import read_inputs, read_npy
 from modeling.inference.predict import predict
-from modeling.reading import manifest
 from modeling.report import write_report
 from modeling.report.run import find_runs, read_run
 from modeling.runs import checkpoint
 from modeling.runs.trained import load_run
 from modeling.scoring.predictions import read_predictions, write_predictions
 from modeling.scoring.score import score_all, score_predictions, score_run
-from modeling.shards import Dataset, open_dataset
-from modeling.training.board import board
-from modeling.training.train import train
+from modeling.training.loop import train
+from modeling.training.tensorboard import board
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

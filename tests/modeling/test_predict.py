@@ -22,9 +22,10 @@ import torch
 from click.testing import CliRunner, Result
 
 from datagen import recipe as recipes
-from datagen.build import build
+from datagen.builder import build
 from datagen.sources import pictures
-from modeling.cli import cli
+from modeling.cli.main import cli
+from modeling.data.dataset import Dataset, open_dataset
 from modeling.errors import InputError
 from modeling.inference import overlays, predict
 from modeling.inference.findings import describe, rows, words
@@ -35,7 +36,6 @@ from modeling.pictures.drawing import mask_colours
 from modeling.runs.trained import load_run, require_fit
 from modeling.scoring.predictions import read_predictions
 from modeling.scoring.score import predict_split, score_predictions
-from modeling.shards import Dataset, open_dataset
 from modeling.tasks import geometry
 
 pytestmark = pytest.mark.usefixtures("one_thread")

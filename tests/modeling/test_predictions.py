@@ -18,6 +18,7 @@ from fakes import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modeling.data.dataset import Dataset, open_dataset
 from modeling.errors import InputError, StorageError
 from modeling.scoring.predictions import (
     NAMES,
@@ -26,7 +27,6 @@ from modeling.scoring.predictions import (
     read_predictions,
     write_predictions,
 )
-from modeling.shards import Dataset, open_dataset
 
 Array = npt.NDArray[Any]
 

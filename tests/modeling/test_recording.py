@@ -28,16 +28,16 @@ from torch.utils._pytree import tree_leaves
 
 from modeling import runs
 from modeling.config import Config, preset
+from modeling.data.dataset import Dataset, open_dataset
 from modeling.errors import TrainingError
 from modeling.runs import checkpoint
-from modeling.runs.evidence import describe
-from modeling.shards import Dataset, open_dataset
+from modeling.runs.info import describe
 from modeling.tasks import TASKS, Task, augment, geometry
+from modeling.training import loop as training
 from modeling.training import step as steps
-from modeling.training import train as training
+from modeling.training.cudagraph import WARM_UP, CudaGraph, Recorded, Work
 from modeling.training.distributed import Ranks
 from modeling.training.loader import Loader
-from modeling.training.recording import WARM_UP, CudaGraph, Recorded, Work
 from modeling.training.state import State
 from modeling.training.step import RATES, Step
 

@@ -23,11 +23,11 @@ from click.testing import CliRunner
 from torch.optim import optimizer
 
 from modeling.config import preset
+from modeling.data.dataset import Dataset, open_dataset
 from modeling.networks.cost import Cost, measure
-from modeling.runs.evidence import describe
-from modeling.shards import Dataset, open_dataset
+from modeling.runs.info import describe
 from modeling.tasks import TASKS
-from modeling.training import train as training
+from modeling.training import loop as training
 from modeling.training.loader import Loader, Mode
 from modeling.training.state import State
 

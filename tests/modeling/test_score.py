@@ -19,10 +19,11 @@ from torch import nn
 
 from modeling import runs
 from modeling.config import Config, preset
+from modeling.data.dataset import Dataset, open_dataset
 from modeling.errors import DamagedError, FormatError, InputError
 from modeling.metrics import circle_scores, foreground_scores, mosaic_scores, overall_values
 from modeling.runs import checkpoint
-from modeling.runs.evidence import Evidence, describe, environment
+from modeling.runs.info import RunInfo, describe, environment
 from modeling.runs.trained import load_run
 from modeling.scoring import score
 from modeling.scoring.arrangements import arrange
@@ -47,7 +48,6 @@ from modeling.scoring.scoreboard import (
     references,
     score_rows,
 )
-from modeling.shards import Dataset, open_dataset
 from modeling.spelling import percent
 from modeling.tasks import TASKS
 from modeling.training.distributed import Ranks
@@ -176,9 +176,8 @@ def test_anybodys_predictions_are_scored_from_their_file(
     dataset: Dataset, tmp_path: Path, task: str, split: str
 ) -> None:
     arrays = predictions(dataset, task, split)
-    np.savez(
-        tmp_path / "own.npz", **{name: array.astype(np.int64) for name, array in arrays.items()}
-    )  # type: ignore[arg-type]
+    stored: dict[str, Any] = {name: array.astype(np.int64) for name, array in arrays.items()}
+    np.savez(tmp_path / "own.npz", **stored)
     record = score_predictions(tmp_path / "own.npz", dataset, task, split, replicates=DRAWS, seed=5)
     assert record == {
         "task": task,
@@ -270,7 +269,7 @@ def run_of(
     torch.manual_seed(1)
     model = TASKS[task].build(config, describe(dataset)).eval()
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    evidence = Evidence(
+    evidence = RunInfo(
         task=task,
         config=config.to_json(),
         dataset=describe(dataset),

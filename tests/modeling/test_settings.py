@@ -22,12 +22,12 @@ from pairs import all_pairs
 from safetensors.torch import load_file
 
 from modeling import runs
-from modeling.cli import cli
+from modeling.cli.main import cli
 from modeling.config import COMPILE_MODES, PRECISIONS, Config, preset
+from modeling.data.dataset import Dataset, open_dataset
 from modeling.errors import InputError, ModelingError, TrainingError
 from modeling.networks import compiling
-from modeling.shards import Dataset, open_dataset
-from modeling.training.train import train
+from modeling.training.loop import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

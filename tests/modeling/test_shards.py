@@ -22,14 +22,13 @@ from hypothesis import strategies as st
 from isolation import ROOT
 
 from datagen.dataset import Dataset as Reference
-from modeling import shards
+from modeling.data import columns as column_module
+from modeling.data import dataset, sections
+from modeling.data.columns import Column
+from modeling.data.dataset import open_dataset
+from modeling.data.digests import canonical_json
+from modeling.data.mapping import Array
 from modeling.errors import DamagedError, FormatError, InputError, ModelingError, StorageError
-from modeling.reading import columns as column_module
-from modeling.reading import sections
-from modeling.reading.columns import Column
-from modeling.reading.digests import canonical_json
-from modeling.reading.mapping import Array
-from modeling.shards import open_dataset
 
 GOLDEN = ROOT / "tests/golden"
 SECTION = ("mosaics", "train")  # of 600 samples in three shards
@@ -652,4 +651,4 @@ def test_errors_survive_pickling() -> None:
 
 def test_the_dataset_can_be_moved(place: Path, tmp_path: Path) -> None:
     moved = shutil.move(place, tmp_path / "moved")
-    assert shards.open_dataset(moved, digests=True).split(*SECTION)[0]["image"].shape == (56, 56)
+    assert dataset.open_dataset(moved, digests=True).split(*SECTION)[0]["image"].shape == (56, 56)

@@ -15,8 +15,8 @@ from fakes import tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling.config import PRESETS, Config, preset
-from modeling.runs.evidence import describe
-from modeling.shards import Dataset, open_dataset
+from modeling.data.dataset import Dataset, open_dataset
+from modeling.runs.info import describe
 from modeling.tasks import TASKS, Task
 from modeling.training.optim import MuonAdamW, groups
 

@@ -26,14 +26,14 @@ from torch import Tensor
 
 from modeling import files, runs
 from modeling.config import Config, preset
+from modeling.data.dataset import Dataset, open_dataset
 from modeling.errors import BusyError, DamagedError, FormatError, InputError, TrainingError
 from modeling.files import hold
 from modeling.runs import checkpoint
 from modeling.runs import folder as run_folder
-from modeling.runs.evidence import Evidence
-from modeling.shards import Dataset, open_dataset
+from modeling.runs.info import RunInfo
+from modeling.training.loop import _deterministic, flushes_denormals, rate_factor, train
 from modeling.training.state import State, key
-from modeling.training.train import _deterministic, flushes_denormals, rate_factor, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -48,7 +48,7 @@ def dataset(folder: Path) -> Dataset:
     return open_dataset(folder)
 
 
-def run(dataset: Dataset, out: Path, config: Config = SETTINGS, **options: Any) -> Evidence:
+def run(dataset: Dataset, out: Path, config: Config = SETTINGS, **options: Any) -> RunInfo:
     return train(dataset, config, out, **{"task": FAKE, **options})
 
 
@@ -231,7 +231,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_bits(
 ) -> None:
     processes = multiprocessing.get_context("forkserver")
     # which takes most of the time, so once
-    processes.set_forkserver_preload(["torch", "modeling.training.train"])
+    processes.set_forkserver_preload(["torch", "modeling.training.loop"])
     moments, out, killed = random.Random(1), tmp_path / "run", 0
     for _ in range(5):
         program = processes.Process(target=train_fake, args=(folder, out))
@@ -515,7 +515,7 @@ def test_only_the_first_step_is_watched_for_what_cannot_be_compiled(
         watched.append(mode)
         yield
 
-    monkeypatch.setattr("modeling.training.train.compiling", watch)
+    monkeypatch.setattr("modeling.training.loop.compiling", watch)
     run(dataset, tmp_path / "a", dataclasses.replace(SETTINGS, steps=6))
     assert watched == ["none"]
 

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling.config import Config
+from modeling.data.dataset import open_dataset
 from modeling.errors import ModelingError
-from modeling.shards import open_dataset
 from modeling.tasks import Task
-from modeling.training.train import train
+from modeling.training.loop import train
 
 
 class FakeNet(nn.Module):

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from helpers import on_one_thread
 
 from datagen import recipe as recipes
-from datagen.build import build
+from datagen.builder import build
 from datagen.sources import strokes
-from modeling.shards import Dataset
+from modeling.data.dataset import Dataset
 
 FORMATS = ("zarr", "hdf5")
 TASKS = ("foreground", "circles", "mosaics")
@@ -57,7 +57,7 @@ def train_runs(dataset: Dataset, out: Path, *changes: str) -> Path:
     folder of runs.
     """
     from modeling.config import preset
-    from modeling.training.train import train
+    from modeling.training.loop import train
 
     small = ("steps=3", "batch=8", "channels=4,8", "evaluate_every=3", "val_samples=8", *changes)
     with on_one_thread():

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from helpers import save_source, split_digits, tiny_recipe
 
-from datagen import build, otsu
+from datagen import builder, otsu
 from datagen.hashing import (
     ColumnHasher,
     bytes_digest,
@@ -113,7 +113,7 @@ def build_tiny(folder: Path, format_name: str, compression: str = "none") -> Tin
         recipe = tiny_recipe(
             source, format=format_name, compression=compression, shard_size=SHARD, **SIZES
         )
-        build.build(recipe, folder / name)
+        builder.build(recipe, folder / name)
     (folder / "outside").mkdir()
     return Tiny(folder / "tiny", folder / "tiny.npz", folder / "other", folder / "outside")
 

@@ -24,7 +24,7 @@ import zarr
 from datagen import recipe as recipes
 from datagen.dataset import Dataset
 from datagen.recipe import Recipe
-from datagen.sources.record import UInt8
+from datagen.sources.base import UInt8
 from datagen.stores import Array
 
 COUNTS = {"train": 40, "val": 8, "test": 12}

@@ -221,7 +221,7 @@ def _fork(request: Mapping[str, Any]) -> int:
 
 def _serve() -> None:
     """Answer each line on standard input: start a command, or wait for one."""
-    from datagen import build, convert  # noqa: F401
+    from datagen import builder, converter  # noqa: F401
     from datagen.stores import hdf5, open_store
 
     hdf5.register_zstd()

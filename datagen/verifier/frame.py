@@ -10,19 +10,19 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from datagen import build, recipe
+from datagen import builder, recipe
 from datagen.dataset import Dataset, table_path
 from datagen.errors import DatagenError
 from datagen.files import require_enough
 from datagen.hashing import file_digest, merkle_root
 from datagen.layout import CHUNK, MANIFEST, RECIPE
 from datagen.manifest import SHARD_FACTS, FileFacts, Manifest
-from datagen.proof.findings import Findings
-from datagen.proof.inventory import CLOSED, EMPTY, Inventory, described, inventory
 from datagen.shards import Shard
-from datagen.sources.record import MAX_CLASSES, MAX_SIDE
+from datagen.sources.base import MAX_CLASSES, MAX_SIDE
 from datagen.stores import Contradiction, Section, Store, open_store
 from datagen.tasks import TASKS
+from datagen.verifier.findings import Findings
+from datagen.verifier.inventory import CLOSED, EMPTY, Inventory, described, inventory
 
 _MISSING = 10_000  # shard files beyond those there that are named one by one
 # bytes of what is looked at in one piece: a sample, or a chunk of compressed ones
@@ -204,7 +204,7 @@ def _due_sections(manifest: Manifest, findings: Findings) -> dict[str, Section]:
     for task in unknown:
         findings.skip(f"whether {task} is right: no task of that name is known here")
     known = tuple(task for task in manifest.recipe.tasks if task not in unknown)
-    due = build.sections(replace(manifest, recipe=replace(manifest.recipe, tasks=known)))
+    due = builder.sections(replace(manifest, recipe=replace(manifest.recipe, tasks=known)))
     return {section.folder: section for section in due}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from modeling.options import (
+from modeling.cli.options import (
     PATH,
     TASKS,
     dataset_option,
@@ -19,7 +19,7 @@ from modeling.options import (
     quiet_option,
     threads_option,
 )
-from modeling.terminal import print_json, print_scores, say
+from modeling.cli.output import print_json, print_scores, say
 
 
 @click.command()
@@ -61,8 +61,8 @@ def score(
         load_torch()
     else:
         load_numpy()
+    from modeling.data.dataset import open_dataset
     from modeling.scoring import score as library
-    from modeling.shards import open_dataset
 
     dataset = open_dataset(directory)
     if predictions is not None and task is not None:
@@ -100,8 +100,8 @@ def report(
     RUNS is where the runs are, or one run.  [default: runs]
     """
     load_torch()
+    from modeling.data.dataset import open_dataset
     from modeling.report import write_report
-    from modeling.shards import open_dataset
 
     device = str(find_device(device_name, threads))
     page, *pictures = write_report(

@@ -12,8 +12,9 @@ from typing import Any
 import click
 from click.exceptions import Exit
 
-from datagen import __version__, terminal
-from datagen.commands import building, proving, showing
+from datagen import __version__
+from datagen.cli import building, output, proving, showing
+from datagen.cli.options import PATH
 from datagen.errors import (
     CLOSED_PIPE,
     INTERRUPTED,
@@ -23,7 +24,6 @@ from datagen.errors import (
     printable_list,
 )
 from datagen.files import kind, storage_error, storage_errors
-from datagen.options import PATH
 
 _COMMANDS = (
     building.sources,
@@ -126,10 +126,10 @@ def _reason(error: BaseException) -> str:
 
 def run() -> int:
     """Run the command line; its exit status."""
-    terminal.secure_streams()
+    output.secure_streams()
     try:
         status = cli.main(standalone_mode=False)
-        terminal.flush()
+        output.flush()
     except Exit as exit_:
         status = exit_.exit_code
     except click.ClickException as failure:
@@ -139,7 +139,7 @@ def run() -> int:
         if ending is None:
             raise
         status = ending.exit_code if isinstance(ending, Exit) else _show(ending)
-    terminal.abandon_what_cannot_be_written()
+    output.abandon_what_cannot_be_written()
     return status if isinstance(status, int) else 0
 
 

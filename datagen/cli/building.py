@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from datagen.commands.showing import fresh_preview, preview_folder
-from datagen.errors import SourceError
-from datagen.files import beside
-from datagen.options import (
+from datagen.cli.options import (
     DEFAULT,
     PATH,
     directory_argument,
@@ -23,7 +20,7 @@ from datagen.options import (
     storage_options,
     workers_option,
 )
-from datagen.terminal import (
+from datagen.cli.output import (
     bar,
     built_facts,
     ends_with,
@@ -35,9 +32,12 @@ from datagen.terminal import (
     tell,
     warn,
 )
+from datagen.cli.showing import fresh_preview, preview_folder
+from datagen.errors import SourceError
+from datagen.files import beside
 
 if TYPE_CHECKING:
-    from datagen.build import Built
+    from datagen.builder import Built
     from datagen.recipe import Recipe
 
 
@@ -140,7 +140,7 @@ def build(
 @json_option
 def shards(source_dir: Path | None, quiet: bool, as_json: bool, **overrides: Any) -> None:
     """Print the numbered list of shards, for build --shards A:B."""
-    from datagen.build import resolve, sections
+    from datagen.builder import resolve, sections
     from datagen.shards import shard_list
 
     resolved = resolve(recipe_of(**overrides), directory=source_dir, report=say(quiet or as_json))
@@ -163,7 +163,7 @@ def shards(source_dir: Path | None, quiet: bool, as_json: bool, **overrides: Any
 @json_option
 def finish(directory: Path, workers: int, quiet: bool, as_json: bool) -> None:
     """Commit a dataset built in parts, once all are there."""
-    from datagen import build as library
+    from datagen import builder as library
 
     built = library.finish(directory, workers=workers)
     with ends_with(0):
@@ -193,7 +193,7 @@ def convert(
     as_json: bool,
 ) -> None:
     """Write a dataset in another storage; its digest stays."""
-    from datagen import convert as library
+    from datagen import converter as library
 
     with bar("converting", quiet or as_json) as progress:
         built = library.convert(
@@ -220,7 +220,7 @@ def _build(
     part: tuple[int, int] | None,
     silent: bool,
 ) -> Built:
-    from datagen import build as library
+    from datagen import builder as library
 
     with fetching_line(silent) as fetching, bar("building", silent) as progress:
         return library.build(

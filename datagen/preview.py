@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from datagen import drawing, otsu
 from datagen import manifest as manifests
-from datagen import otsu, palette
 from datagen.dataset import Dataset
+from datagen.drawing import ACCENT, FAINT, SPOT, WHITE, UInt8, words
 from datagen.files import (
     lock,
     make_folder,
@@ -29,7 +30,6 @@ from datagen.files import (
     write_atomic,
 )
 from datagen.manifest import Manifest
-from datagen.palette import ACCENT, FAINT, SPOT, WHITE, UInt8, words
 from datagen.picks import Sample, choose, read_sample
 
 _SHEET_WIDTH = 1640  # pixels that the strips of a sheet fill; one is always there, however wide
@@ -83,7 +83,7 @@ def write_preview(root: Path | str, folder: Path | str) -> list[Path]:
     with lock(folder, exclusive=True, wait=True):
         remove_drafts(folder, below=False)  # of drawings that were killed
         for name, picture in pictures.items():
-            path, data = folder / f"{name}.png", _marked(palette.png(picture), dataset.manifest)
+            path, data = folder / f"{name}.png", _marked(drawing.png(picture), dataset.manifest)
             with storage_errors(path):
                 is_same = path.is_file() and path.read_bytes() == data
             if not is_same:
@@ -129,7 +129,7 @@ def sample_picture(task: str, sample: Sample, classes: tuple[str, ...]) -> bytes
     parts = [words(task, _TITLE), *_strips(task, [sample], look)]
     if task == "mosaics":
         parts.append(_legend(look, np.unique(sample["label"]).tolist(), parts[-1].shape[1]))
-    return palette.png(palette.framed(palette.above(parts, 8), _MARGIN, _MARGIN))
+    return drawing.png(drawing.framed(drawing.above(parts, 8), _MARGIN, _MARGIN))
 
 
 def _sheet(dataset: Dataset, task: str) -> UInt8:
@@ -141,10 +141,10 @@ def _sheet(dataset: Dataset, task: str) -> UInt8:
     )
     heading, *strips = _strips(task, samples, look, [f"{split} {row:,}" for split, row in picks])
     columns = min(len(strips), max(1, (_SHEET_WIDTH + 40) // (heading.shape[1] + 40)))
-    rows = [palette.beside(strips[i : i + columns], 40) for i in range(0, len(strips), columns)]
-    body = palette.above([palette.beside([heading] * columns, 40), palette.above(rows, 14)])
-    title = palette.above([words(task, _TITLE), words(_view(task).tagline, _SMALL)])
-    parts = [palette.ends(title, words(_counts(dataset, task), _SMALL, FAINT), body.shape[1]), body]
+    rows = [drawing.beside(strips[i : i + columns], 40) for i in range(0, len(strips), columns)]
+    body = drawing.above([drawing.beside([heading] * columns, 40), drawing.above(rows, 14)])
+    title = drawing.above([words(task, _TITLE), words(_view(task).tagline, _SMALL)])
+    parts = [drawing.ends(title, words(_counts(dataset, task), _SMALL, FAINT), body.shape[1]), body]
     if task == "mosaics":
         parts.append(_legend(look, range(len(look.names)), body.shape[1]))
     return _page(dataset, parts, _SMALL)
@@ -155,10 +155,10 @@ def _overview(dataset: Dataset) -> UInt8:
     reduced.
     """
     panels = [_panel(dataset, task) for task in dataset.manifest.tasks]
-    height = max(palette.above(parts, 10).shape[0] for parts in panels)
+    height = max(drawing.above(parts, 10).shape[0] for parts in panels)
     return _page(
         dataset,
-        [palette.beside([palette.justified(parts, height) for parts in panels], 44)],
+        [drawing.beside([drawing.justified(parts, height) for parts in panels], 44)],
         _LARGE,
     )
 
@@ -179,7 +179,7 @@ def _panel(dataset: Dataset, task: str) -> list[UInt8]:
     ]
     heading, *strips = _strips(task, samples, look)
     legend = [_legend(look, range(len(look.names)), heading.shape[1])] if task == "mosaics" else []
-    return [palette.above([*title, palette.blank(12, 1), heading, strips[0]]), *strips[1:], *legend]
+    return [drawing.above([*title, drawing.blank(12, 1), heading, strips[0]]), *strips[1:], *legend]
 
 
 def _page(dataset: Dataset, parts: Sequence[UInt8], letters: int) -> UInt8:
@@ -188,8 +188,8 @@ def _page(dataset: Dataset, parts: Sequence[UInt8], letters: int) -> UInt8:
     (height, width), (rows, columns) = manifest.source.tile, manifest.recipe.mosaics.grid
     what = f"{manifest.source.name}: tiles of {height} x {width} pixels, mosaics of {rows} x {columns} tiles"
     digest = words(f"dataset digest {manifest.digest[:12]}", letters, FAINT)
-    foot = palette.ends(words(what, letters, FAINT), digest, max(part.shape[1] for part in parts))
-    return palette.framed(palette.above([*parts, foot], 22), _MARGIN, _MARGIN)
+    foot = drawing.ends(words(what, letters, FAINT), digest, max(part.shape[1] for part in parts))
+    return drawing.framed(drawing.above([*parts, foot], 22), _MARGIN, _MARGIN)
 
 
 def _counts(dataset: Dataset, task: str) -> str:
@@ -215,21 +215,21 @@ def _strips(
     for sample, tiles, place in zip(samples, drawn, places or [""] * len(samples), strict=True):
         caption = "   ".join(filter(None, (place, view.caption(sample, look))))
         strips.append(
-            palette.above([_row(list(tiles.values()), widths), words(caption, look.letters)], 2)
+            drawing.above([_row(list(tiles.values()), widths), words(caption, look.letters)], 2)
         )
     width = max(strip.shape[1] for strip in strips)
-    return [palette.widened(strip, width) for strip in strips]
+    return [drawing.widened(strip, width) for strip in strips]
 
 
 def _row(tiles: Sequence[UInt8], widths: Sequence[int]) -> UInt8:
-    return palette.beside(
-        [palette.widened(tile, width) for tile, width in zip(tiles, widths, strict=True)], 6
+    return drawing.beside(
+        [drawing.widened(tile, width) for tile, width in zip(tiles, widths, strict=True)], 6
     )
 
 
 def _legend(look: _Look, labels: Sequence[int], width: int) -> UInt8:
     """Which colour is which class, in lines up to `width`; of very many classes, the first."""
-    colours = palette.class_colours(len(look.names))
+    colours = drawing.class_colours(len(look.names))
     entries = [_entry(look, label, colours[label + 1]) for label in labels[:_LEGEND]]
     if len(labels) > _LEGEND:
         entries.append(words(f"and {len(labels) - _LEGEND} more", look.letters, FAINT))
@@ -238,16 +238,16 @@ def _legend(look: _Look, labels: Sequence[int], width: int) -> UInt8:
         if lines[-1] and sum(one.shape[1] + 16 for one in lines[-1]) + entry.shape[1] > width:
             lines.append([])
         lines[-1].append(entry)
-    return palette.above([palette.beside(line, 16) for line in lines], 2)
+    return drawing.above([drawing.beside(line, 16) for line in lines], 2)
 
 
 def _entry(look: _Look, label: int, colour: UInt8) -> UInt8:
     name, side = look.names[label], look.letters + 2
     text = words(name if name == str(label) else f"{label} {name}", look.letters)
     swatch = np.broadcast_to(colour, (side, side, 3))
-    return palette.beside(
+    return drawing.beside(
         [
-            palette.set_in(palette.blank(text.shape[0], side), swatch, look.letters // 2 - 1, 0),
+            drawing.set_in(drawing.blank(text.shape[0], side), swatch, look.letters // 2 - 1, 0),
             text,
         ],
         6,
@@ -255,32 +255,32 @@ def _entry(look: _Look, label: int, colour: UInt8) -> UInt8:
 
 
 def _foreground_tiles(sample: Sample, look: _Look) -> dict[str, UInt8]:
-    return _masked_tiles(sample, look, palette.two_colours(WHITE), palette.two_colours(ACCENT))
+    return _masked_tiles(sample, look, drawing.two_colours(WHITE), drawing.two_colours(ACCENT))
 
 
 def _mosaic_tiles(sample: Sample, look: _Look) -> dict[str, UInt8]:
-    return _masked_tiles(sample, look, *[palette.class_colours(len(look.names))] * 2)
+    return _masked_tiles(sample, look, *[drawing.class_colours(len(look.names))] * 2)
 
 
 def _masked_tiles(sample: Sample, look: _Look, flat: UInt8, tint: UInt8) -> dict[str, UInt8]:
     image, mask = sample["image"], sample["mask"]
-    scale = palette.scale_for(image.shape, look.box)
+    scale = drawing.scale_for(image.shape, look.box)
     return {
-        "image": palette.grey(image, scale),
-        "mask": palette.painted(mask, scale, flat),
-        "overlay": palette.overlay(image, mask, scale, tint),
+        "image": drawing.grey(image, scale),
+        "mask": drawing.painted(mask, scale, flat),
+        "overlay": drawing.overlay(image, mask, scale, tint),
     }
 
 
 def _circle_tiles(sample: Sample, look: _Look) -> dict[str, UInt8]:
-    scale = palette.scale_for(sample["image"].shape, look.box)
+    scale = drawing.scale_for(sample["image"].shape, look.box)
     down, across = (round(side * scale) for side in look.margin)
-    image = palette.grey(sample["image"], scale)
-    mask = palette.painted(sample["mask"], scale, palette.two_colours(WHITE))
+    image = drawing.grey(sample["image"], scale)
+    mask = drawing.painted(sample["mask"], scale, drawing.two_colours(WHITE))
     return {
-        "image": palette.framed(image, down, 0),
-        "mask": palette.framed(mask, down, 0),
-        "circle": _circled(palette.framed(image, down, across), sample, scale, (down, across)),
+        "image": drawing.framed(image, down, 0),
+        "mask": drawing.framed(mask, down, 0),
+        "circle": _circled(drawing.framed(image, down, across), sample, scale, (down, across)),
     }
 
 
@@ -295,12 +295,12 @@ def _circled(picture: UInt8, sample: Sample, scale: float, corner: tuple[int, in
     def place(column: float, row: float) -> tuple[float, float]:
         return (column + 0.5) * scale + corner[1], (row + 0.5) * scale + corner[0]
 
-    picture = palette.ring(
+    picture = drawing.ring(
         picture, *place(x / den, y / den), math.sqrt(r2) / den * scale, scale, ACCENT
     )
     for column, row in _support(sample):
-        picture = palette.spot(picture, *place(column, row), min(5.0, max(2.0, 0.6 * scale)), SPOT)
-    return palette.spot(picture, *place(x / den, y / den), 2, ACCENT)
+        picture = drawing.spot(picture, *place(column, row), min(5.0, max(2.0, 0.6 * scale)), SPOT)
+    return drawing.spot(picture, *place(x / den, y / den), 2, ACCENT)
 
 
 def _support(sample: Sample) -> list[tuple[int, int]]:
@@ -320,12 +320,12 @@ def _plain_tiles(sample: Sample, look: _Look) -> dict[str, UInt8]:
         name: plane for name, plane in sample.items() if plane.ndim == 2 and plane.dtype == np.uint8
     }
     if {"image", "mask"} <= planes.keys() and planes["image"].shape == planes["mask"].shape:
-        return _masked_tiles(planes, look, *[palette.class_colours(254)] * 2)
+        return _masked_tiles(planes, look, *[drawing.class_colours(254)] * 2)
     drawn = {
-        name: palette.grey(plane, palette.scale_for(plane.shape, look.box))
+        name: drawing.grey(plane, drawing.scale_for(plane.shape, look.box))
         for name, plane in planes.items()
     }
-    return drawn or {"no image": palette.blank(1, look.box)}
+    return drawn or {"no image": drawing.blank(1, look.box)}
 
 
 def _foreground_caption(sample: Sample, look: _Look) -> str:
@@ -379,7 +379,7 @@ def _look(
         (max(down for down, _ in beyond), max(across for _, across in beyond)) if beyond else (0, 0)
     )
     return _Look(
-        tuple(palette.plain(name, index) for index, name in enumerate(classes)),
+        tuple(drawing.plain(name, index) for index, name in enumerate(classes)),
         box,
         letters,
         margin,

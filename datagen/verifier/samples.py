@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen.dataset import Dataset
-from datagen.engines.local import Slot
+from datagen.engines.threads import Slot
 from datagen.errors import DatagenError
 from datagen.files import require_enough
 from datagen.hashing import ColumnHasher
 from datagen.manifest import Table
-from datagen.proof.findings import Problem
-from datagen.proof.reading import ShardReader
 from datagen.shards import Shard
 from datagen.stores import Array, Section, open_store
 from datagen.tasks import Deriver, as_indices
+from datagen.verifier.findings import Problem
+from datagen.verifier.reading import ShardReader
 
 UNREADABLE = "unreadable"  # the kind of problem of what cannot be looked at
 

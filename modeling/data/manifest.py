@@ -15,10 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modeling.errors import DamagedError, FormatError, InputError, storage_errors
-from modeling.files import absolute
-from modeling.reading.digests import CHUNK, canonical_json, merkle_root
-from modeling.reading.fields import (
+from modeling.data.digests import CHUNK, canonical_json, merkle_root
+from modeling.data.fields import (
     WrongValueError,
     check_name,
     read_digest,
@@ -28,7 +26,7 @@ from modeling.reading.fields import (
     read_text,
     read_texts,
 )
-from modeling.reading.sections import (
+from modeling.data.sections import (
     LINK,
     LINKS,
     REBUILD,
@@ -40,6 +38,8 @@ from modeling.reading.sections import (
     read_file,
     read_section,
 )
+from modeling.errors import DamagedError, FormatError, InputError, storage_errors
+from modeling.files import absolute
 
 NAME, VERSION = "datagen", 1
 

@@ -11,12 +11,12 @@ import numpy as np
 
 from datagen.dataset import Dataset
 from datagen.hashing import sample_digests
-from datagen.proof.findings import Problem
-from datagen.proof.reading import ShardReader
-from datagen.proof.uniqueness import FOLLOWED, SUSPECTS, Digests, equal_groups
 from datagen.shards import Shard
 from datagen.stores import Array, Column, Section
 from datagen.tasks import Inputs
+from datagen.verifier.findings import Problem
+from datagen.verifier.reading import ShardReader
+from datagen.verifier.uniqueness import FOLLOWED, SUSPECTS, Digests, equal_groups
 
 _ROWS = 1 << 16  # digests that are read at a time
 _CHANCE = "no more than chance brings about"

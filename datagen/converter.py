@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen import assembly, files, recipe
-from datagen.build import Built, built
+from datagen.builder import Built, built
 from datagen.dataset import Dataset
 from datagen.errors import DamageError, FormatError
 from datagen.plans import plan_of, require_free

@@ -10,10 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from datagen.errors import StorageError
-from datagen.files import beside, kind, require_outside_datasets
-from datagen.layout import SPLITS
-from datagen.options import (
+from datagen.cli.options import (
     PATH,
     directory_argument,
     is_given,
@@ -22,7 +19,10 @@ from datagen.options import (
     recipe_of,
     source_dir_option,
 )
-from datagen.terminal import ends_with, print_json, print_sample, sample_facts, say, tell
+from datagen.cli.output import ends_with, print_json, print_sample, sample_facts, say, tell
+from datagen.errors import StorageError
+from datagen.files import beside, kind, require_outside_datasets
+from datagen.layout import SPLITS
 
 if TYPE_CHECKING:
     from datagen.picks import Sample
@@ -150,7 +150,7 @@ def fresh_preview(root: Path) -> list[Path]:
     return their paths.
     """
     from datagen import manifest as manifests
-    from datagen.report import shows
+    from datagen.preview import shows
 
     manifest, folder = manifests.load(root), preview_folder(root)
     paths = [folder / f"{name}.png" for name in ("overview", *manifest.tasks)]
@@ -164,7 +164,7 @@ def preview_folder(root: Path) -> Path:
 
 def _preview(root: Path, folder: Path | None = None) -> list[Path]:
     from datagen import manifest as manifests
-    from datagen.report import write_preview
+    from datagen.preview import write_preview
 
     manifests.load(root)  # says whether there is a dataset, ahead of where its pictures could be
     return write_preview(root, folder or preview_folder(root))
@@ -176,20 +176,20 @@ _Drawable = tuple["Sample", tuple[str, ...]]  # a sample and the names of the cl
 def _of_recipe(
     name: str, task: str, split: str, index: int, source_dir: Path | None, *, quiet: bool
 ) -> _Drawable:
-    from datagen import build
+    from datagen import builder
 
     recipe = recipe_of(recipe_name=name)
-    build.require_sample(recipe, task, split, index)
-    resolved = build.resolve(recipe, directory=source_dir, report=say(quiet))
+    builder.require_sample(recipe, task, split, index)
+    resolved = builder.resolve(recipe, directory=source_dir, report=say(quiet))
     return resolved.sample(task, split, index), resolved.source.classes
 
 
 def _of_source(root: Path, task: str, split: str, index: int, source_dir: Path | None) -> _Drawable:
-    from datagen import build
+    from datagen import builder
     from datagen.dataset import Dataset
 
-    build.section_of_sample(Dataset(root).sections.values(), task, split, index)
-    resolved = build.resolve_dataset(root, directory=source_dir)
+    builder.section_of_sample(Dataset(root).sections.values(), task, split, index)
+    resolved = builder.resolve_dataset(root, directory=source_dir)
     return resolved.sample(task, split, index), resolved.source.classes
 
 
@@ -203,6 +203,6 @@ def _of_dataset(root: Path, task: str, split: str, index: int) -> _Drawable:
 
 def _draw(path: Path, task: str, values: Sample, classes: tuple[str, ...]) -> None:
     from datagen.files import write_atomic
-    from datagen.report import sample_picture
+    from datagen.preview import sample_picture
 
     write_atomic(path, sample_picture(task, values, classes))

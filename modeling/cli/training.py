@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from modeling.config import SETTINGS
-from modeling.errors import INTERRUPTED
-from modeling.options import (
+from modeling.cli.options import (
     TASKS,
     dataset_option,
     device_option,
@@ -24,13 +22,15 @@ from modeling.options import (
     quiet_option,
     threads_option,
 )
-from modeling.terminal import Progress, failure, print_json, print_scores, print_trained, say
+from modeling.cli.output import Progress, failure, print_json, print_scores, print_trained, say
+from modeling.config import SETTINGS
+from modeling.errors import INTERRUPTED
 
 if TYPE_CHECKING:
     import torch
 
     from modeling.config import Config
-    from modeling.runs.evidence import Evidence
+    from modeling.runs.info import RunInfo
 
 
 @click.command()
@@ -106,7 +106,7 @@ def train(
     load_torch()
     from modeling import config as configs
     from modeling import tasks
-    from modeling.shards import open_dataset
+    from modeling.data.dataset import open_dataset
     from modeling.training.distributed import rank_and_count
 
     open_dataset(directory)
@@ -151,8 +151,8 @@ def train(
 
 def _score(task: str, directory: Path, out: Path, device: torch.device) -> list[Any]:
     """Score what was trained, in this process, which knows the device already."""
+    from modeling.data.dataset import open_dataset
     from modeling.scoring.score import score_all, score_run
-    from modeling.shards import open_dataset
 
     dataset = open_dataset(directory)
     if task == "all":
@@ -172,12 +172,12 @@ def _train(
     resume: bool,
     board: bool,
     replay: bool,
-) -> Evidence:
+) -> RunInfo:
     """Train one task, in this process or one of its own."""
     load_torch()
-    from modeling.shards import open_dataset
-    from modeling.training.board import board as open_board
-    from modeling.training.train import train
+    from modeling.data.dataset import open_dataset
+    from modeling.training.loop import train
+    from modeling.training.tensorboard import board as open_board
 
     listeners = [tell]
     with contextlib.ExitStack() as stack:
@@ -197,11 +197,11 @@ def _train(
 
 
 def _run_all(
-    work: Mapping[str, partial[Evidence]],
+    work: Mapping[str, partial[RunInfo]],
     device: torch.device,
     jobs: int | None,
     tell: Callable[[str, Any], None],
-) -> dict[str, Evidence]:
+) -> dict[str, RunInfo]:
     """Train tasks, side by side where that is faster or asked for: what of them was begun, by task.
 
     Under torchrun, and where there is only one to train, they are trained in this process.

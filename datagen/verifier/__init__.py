@@ -14,20 +14,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datagen import assembly, build, plans, recipe
+from datagen import assembly, builder, plans, recipe
 from datagen.dataset import Dataset
-from datagen.engines import local
+from datagen.engines import threads
 from datagen.errors import DatagenError, InputError, RecipeError, SourceError, StorageError
 from datagen.layout import MANIFEST, SPLITS
-from datagen.proof.digits import stored_inputs
-from datagen.proof.duplicates import equal_digits, equal_mosaics
-from datagen.proof.findings import Findings, Problem
-from datagen.proof.frame import check_frame
-from datagen.proof.samples import UNREADABLE, check_samples, check_shard, unreadable
-from datagen.proof.views import check_views, say_of_views
 from datagen.shards import Shard
 from datagen.stores import Section
 from datagen.tasks import TASKS, Deriver, Inputs
+from datagen.verifier.digits import stored_inputs
+from datagen.verifier.duplicates import equal_digits, equal_mosaics
+from datagen.verifier.findings import Findings, Problem
+from datagen.verifier.frame import check_frame
+from datagen.verifier.samples import UNREADABLE, check_samples, check_shard, unreadable
+from datagen.verifier.views import check_views, say_of_views
 
 __all__ = ["Problem", "Verdict", "verify"]
 
@@ -141,7 +141,7 @@ def _check_digest(dataset: Dataset, expect: str | None, findings: Findings) -> N
 def _check_all(
     dataset: Dataset,
     readable: list[Shard],
-    source: build.Resolved | None,
+    source: builder.Resolved | None,
     workers: int,
     findings: Findings,
     progress: assembly.Progress | None,
@@ -158,7 +158,7 @@ def _check_all(
     derivers = _derivers(readable, inputs, findings)
     total, lost, wrong = sum(job.bytes for job in readable), set[Shard](), set[Shard]()
     order = sorted(readable, key=lambda job: -job.bytes)
-    for job, (problems, derived) in local.run(
+    for job, (problems, derived) in threads.run(
         lambda job, slot: check_shard(dataset, job, derivers.get(job.section), slot),
         order,
         workers=workers,
@@ -195,16 +195,16 @@ def _source(
     findings: Findings,
     *,
     insist: bool,
-) -> build.Resolved | None:
+) -> builder.Resolved | None:
     """The source that the dataset was built from, if it is at hand and the same; in `findings` if
     it is another.
     """
     recorded = dataset.manifest.recipe
-    if directory is None and not build.is_at_hand(recorded.source):
+    if directory is None and not builder.is_at_hand(recorded.source):
         return None
     stated = plans.plan_of(dataset.manifest)
     try:
-        resolved = build.resolve(recorded, directory=directory, workers=workers, offline=True)
+        resolved = builder.resolve(recorded, directory=directory, workers=workers, offline=True)
         if resolved.plan == stated:
             findings.vouchers.append(SOURCE)
             return resolved
@@ -218,7 +218,7 @@ def _source(
         if insist:  # whoever names a place is to know that the source is not in it
             raise
         return _source(dataset, None, workers, findings, insist=False)
-    if directory is not None and not insist and recorded.source not in build.EMBEDDED_OR_PINNED:
+    if directory is not None and not insist and recorded.source not in builder.EMBEDDED_OR_PINNED:
         findings.skip(
             f"the source in {directory}, which is another: expected {expected}, found {found}"
         )

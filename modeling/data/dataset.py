@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from modeling.data import manifest as manifests
+from modeling.data.columns import Column, checked_indices
+from modeling.data.digests import content_root
+from modeling.data.manifest import Manifest
+from modeling.data.mapping import Array, Run
+from modeling.data.sections import REBUILD, ColumnFacts, SectionFacts
 from modeling.errors import DamagedError, InputError
 from modeling.files import absolute
-from modeling.reading import manifest as manifests
-from modeling.reading.columns import Column, checked_indices
-from modeling.reading.digests import content_root
-from modeling.reading.manifest import Manifest
-from modeling.reading.mapping import Array, Run
-from modeling.reading.sections import REBUILD, ColumnFacts, SectionFacts
 
 
 @dataclass(frozen=True, eq=False)

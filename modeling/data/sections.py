@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modeling.errors import DamagedError, storage_errors
-from modeling.reading.fields import (
+from modeling.data.fields import (
     MAX_SIDE,
     WrongValueError,
     check_name,
@@ -28,6 +27,7 @@ from modeling.reading.fields import (
     read_object,
     read_text,
 )
+from modeling.errors import DamagedError, storage_errors
 
 SHARD = np.dtype(
     [

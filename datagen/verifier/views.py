@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from datagen.dataset import Dataset
 from datagen.errors import DatagenError
 from datagen.hashing import ColumnHasher
-from datagen.proof.findings import Findings
-from datagen.proof.frame import view_of
-from datagen.proof.samples import unreadable
 from datagen.shards import Shard
 from datagen.stores import Column, Section, Views, open_store
+from datagen.verifier.findings import Findings
+from datagen.verifier.frame import view_of
+from datagen.verifier.samples import unreadable
 
 _OTHER_FILES = 32  # that a process may have open beside the shards
 

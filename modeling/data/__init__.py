@@ -1,4 +1,4 @@
 """The format on disk: manifest, shards and columns, checked and mapped with NumPy alone.
 
-`modeling.shards` is its front.
+`modeling.data.dataset` is its front.
 """

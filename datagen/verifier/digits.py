@@ -9,16 +9,16 @@ from collections.abc import Collection
 
 import numpy as np
 
-from datagen import build
+from datagen import builder
 from datagen.dataset import Dataset
 from datagen.errors import DatagenError
 from datagen.hashing import ColumnHasher
-from datagen.proof.findings import Findings, Problem
-from datagen.proof.reading import ShardReader
-from datagen.proof.samples import misleading, unreadable
 from datagen.shards import Shard
 from datagen.stores import Array, Section
 from datagen.tasks import Inputs
+from datagen.verifier.findings import Findings, Problem
+from datagen.verifier.reading import ShardReader
+from datagen.verifier.samples import misleading, unreadable
 
 _NAMED = 3  # digits of a split that are named; the others have the same trouble
 
@@ -60,7 +60,7 @@ def stored_inputs(
             )
             return None
         _check_labels(dataset, circles, labels, findings)
-        return build.inputs_of(dataset.manifest.recipe, split, images, labels, workers)
+        return builder.inputs_of(dataset.manifest.recipe, split, images, labels, workers)
     except MemoryError:
         short = f"with masks, those of all splits take {size:,} bytes"
         findings.skip(f"whether the samples of {split} follow from its images: {short}")

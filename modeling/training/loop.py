@@ -20,21 +20,21 @@ import torch
 
 from modeling import runs
 from modeling.config import Config
+from modeling.data.dataset import Dataset
+from modeling.data.manifest import require_outside
+from modeling.data.order import Order
 from modeling.errors import TrainingError
 from modeling.files import absolute, hold, make_folder, write_json
 from modeling.networks.compiling import compile_network, compiling, require_compiler
 from modeling.networks.precision import choose_precision, exact_products
-from modeling.reading.manifest import require_outside
-from modeling.reading.order import Order
 from modeling.runs import checkpoint
-from modeling.runs.evidence import Evidence, describe, environment, same_bits
-from modeling.shards import Dataset
+from modeling.runs.info import RunInfo, describe, environment, same_bits
 from modeling.tasks import TASKS, Batch, Task
+from modeling.training.cudagraph import CudaGraph, Recorded, Work
 from modeling.training.distributed import Ranks, joined
 from modeling.training.evaluation import evaluate
 from modeling.training.loader import Loader
 from modeling.training.meter import LESS, Meter, Pace
-from modeling.training.recording import CudaGraph, Recorded, Work
 from modeling.training.state import State, key
 from modeling.training.step import RATES, Step
 
@@ -54,7 +54,7 @@ def train(
     checkpoint_seconds: float = 30.0,
     task: Task | None = None,
     replay: bool = True,
-) -> Evidence:
+) -> RunInfo:
     """Train the task of `config` on `dataset` in the folder `out`, and say how it went.
 
     With `resume`, a run that is there goes on from its last checkpoint. `listeners` are given each
@@ -204,7 +204,7 @@ class _Run:
         self.rates = torch.stack(rates).to(ranks.device)
         step = Step(task, config, self.state, forward, self.generator, ranks, self.precision)
         self.take: Work = _recorded(step, self.generator, ranks) if replay else step
-        self.evidence = Evidence(
+        self.evidence = RunInfo(
             task=task.name,
             config=config.to_json(),
             dataset=describe(dataset),
@@ -223,7 +223,7 @@ class _Run:
     def restore(self, tree: dict[str, Any], facts: dict[str, Any]) -> None:
         """Take up where the checkpoint of these contents was written."""
         self.state.restore(tree)
-        before = Evidence.from_json(facts)
+        before = RunInfo.from_json(facts)
         if not before.finished:
             now = self.evidence.environment
             resumed = {
@@ -240,7 +240,7 @@ class _Run:
 
     def go_on(
         self, listeners: Sequence[Listener], stop: Callable[[], bool], checkpoint_seconds: float
-    ) -> Evidence:
+    ) -> RunInfo:
         """Train to the last step, or until `stop`."""
 
         def tell(record: Record) -> None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from datagen import assembly, files, otsu, sources
 from datagen import manifest as manifests
-from datagen.engines import local
+from datagen.engines import threads
 from datagen.errors import InputError, RecipeError, unknown_name
 from datagen.layout import MANIFEST, SPLITS
 from datagen.manifest import DigitFacts, Manifest, SourceFacts
@@ -23,7 +23,7 @@ from datagen.plans import difference, plan_of
 from datagen.recipe import Recipe
 from datagen.records import is_whole
 from datagen.shards import shard_list
-from datagen.sources.record import Progress, Report, Source
+from datagen.sources.base import Progress, Report, Source
 from datagen.sources.split import Conflict, Division, divide
 from datagen.stores import Section
 from datagen.tasks import Deriver, Inputs, as_indices, find
@@ -372,12 +372,12 @@ def _part(part: tuple[int, int], total: int) -> range:
 def _thresholds(images: npt.NDArray[np.uint8], workers: int) -> npt.NDArray[np.uint8]:
     out = np.empty(len(images), np.uint8)
 
-    def work(start: int, slot: local.Slot) -> None:
+    def work(start: int, slot: threads.Slot) -> None:
         slot.check()
         with slot.compute:
             out[start : start + _TILES] = otsu.threshold(images[start : start + _TILES])
 
-    for _ in local.run(work, range(0, len(images), _TILES), workers=workers):
+    for _ in threads.run(work, range(0, len(images), _TILES), workers=workers):
         pass
     return out
 

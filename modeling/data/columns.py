@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modeling.reading.mapping import Array, Run, map_apart, map_together
+from modeling.data.mapping import Array, Run, map_apart, map_together
 
 Indices = npt.NDArray[np.integer[Any]]
 

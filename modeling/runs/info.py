@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from modeling.config import Config
+from modeling.data.dataset import Dataset
 from modeling.errors import FormatError
-from modeling.shards import Dataset
 
 _BITS = (
     "versions",
@@ -46,7 +46,7 @@ _KINDS: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Evidence:
+class RunInfo:
     """The facts of a run at step `step` of `config.steps`; JSON throughout.
 
     `history` has an entry for each evaluation on val, `best` is the one that the best weights come
@@ -77,7 +77,7 @@ class Evidence:
         return {**vars(self), "seed": self.config["seed"], "finished": self.finished}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Evidence:
+    def from_json(cls, values: Mapping[str, Any]) -> RunInfo:
         """The evidence that `to_json` wrote. Raises FormatError where another version wrote it, or
         something else.
         """

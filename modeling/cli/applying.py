@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modeling.options import (
+from modeling.cli.options import (
     DATASET,
     PATH,
     device_option,
@@ -20,7 +20,7 @@ from modeling.options import (
     quiet_option,
     threads_option,
 )
-from modeling.terminal import print_json, print_parity, print_table, printable, say
+from modeling.cli.output import print_json, print_parity, print_table, printable, say
 
 if TYPE_CHECKING:
     from modeling.inference.inputs import UInt8
@@ -150,9 +150,9 @@ def export(
 
 def _images(trained: Trained, directory: Path | None) -> tuple[UInt8, str]:
     """Images to compare on, and what they are."""
+    from modeling.data.dataset import open_dataset
+    from modeling.data.manifest import MANIFEST
     from modeling.inference.export import SAMPLES, random_images
-    from modeling.reading.manifest import MANIFEST
-    from modeling.shards import open_dataset
 
     if directory is None and not (DATASET / MANIFEST).exists():
         return random_images(trained.size), "of random grey levels"

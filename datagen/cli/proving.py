@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from datagen.errors import PROBLEMS_FOUND
-from datagen.options import (
+from datagen.cli.options import (
     PATH,
     directory_argument,
     is_given,
@@ -18,7 +17,7 @@ from datagen.options import (
     source_dir_option,
     workers_option,
 )
-from datagen.terminal import (
+from datagen.cli.output import (
     bar,
     ends_with,
     manifest_facts,
@@ -31,6 +30,7 @@ from datagen.terminal import (
     tell,
     verdict_facts,
 )
+from datagen.errors import PROBLEMS_FOUND
 
 if TYPE_CHECKING:
     from datagen.manifest import Manifest
@@ -108,7 +108,7 @@ def verify(
 
     Exits with 1 if anything is wrong, after all problems are told.
     """
-    from datagen import verify as library
+    from datagen import verifier as library
 
     named = is_given("source_dir")
     if quick and sample:

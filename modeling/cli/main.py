@@ -11,9 +11,9 @@ from typing import Any, NoReturn
 
 import click
 
-from modeling.commands import applying, scoring, training
+from modeling.cli import applying, scoring, training
+from modeling.cli.output import explain_output, failure, printable_lines
 from modeling.errors import CLOSED_PIPE, INTERRUPTED, explain
-from modeling.terminal import explain_output, failure, printable_lines
 from modeling.training.signals import raise_interrupts
 
 # Imports of NumPy, torch and all above them stand inside the commands: `modeling --help` must

@@ -17,7 +17,7 @@ from modeling.errors import StorageError, escaped
 from modeling.spelling import duration, percent
 
 if TYPE_CHECKING:
-    from modeling.runs.evidence import Evidence
+    from modeling.runs.info import RunInfo
 
 Record = Mapping[str, Any]
 
@@ -78,7 +78,7 @@ def _pace(record: Record) -> str:
     return f"loss {record['loss']:.4f} {record['samples_per_second']:,.0f} samples/s {left} left"
 
 
-def print_trained(evidence: Evidence, folder: Path, headline: str) -> None:
+def print_trained(evidence: RunInfo, folder: Path, headline: str) -> None:
     """Print what a run came to."""
     seconds = sum(evidence.seconds.values())
     done = "trained" if evidence.finished else f"interrupted at step {evidence.step:,}"
