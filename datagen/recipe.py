@@ -13,8 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from datagen import files, text
-from datagen.errors import RecipeError, closest, did_you_mean
+from datagen import files
+from datagen.errors import RecipeError, closest, decode_text, did_you_mean
 from datagen.layout import CHUNK, DEFAULT_SHARD_SIZE, MAX_SHARD_SIZE, SPLITS, TASKS
 
 FORMATS = ("zarr", "hdf5")
@@ -102,7 +102,7 @@ def load(name_or_file: str) -> Recipe:
             raise RecipeError(
                 "too large", path=name_or_file, expected=f"at most {MAX_BYTES:,} bytes", found=found
             )
-    return parse(text.decode(data, name_or_file, RecipeError), origin=name_or_file)
+    return parse(decode_text(data, name_or_file, RecipeError), origin=name_or_file)
 
 
 def _is_file(path: Path) -> bool:
