@@ -4,7 +4,7 @@
 >>> data = datagen.build("strokes", "strokes", mosaics=(300, 20, 20))
 >>> data["mosaics"]["train"]["image"][:16].shape
 (16, 56, 56)
->>> datagen.verify("strokes").problems
+>>> datagen.verify("strokes", quick=True).problems
 ()
 
 The functions are `build`, `open`, `convert`, `verify` and `sample`. Modules such as

@@ -109,7 +109,7 @@ def verify(
     one that the dataset was built from.
 
     >>> datagen.verify("strokes")
-    <Verdict: no problems; full: 20,900 samples, digest 3dd1a02ae0f0>
+    <Verdict: no problems; full: 140,340 samples, digest dd81985546ec>
     """
     return verifier.verify(
         path,

@@ -108,7 +108,7 @@ class OpenedColumn:
             where = np.flatnonzero(shards == shard)
             first, last = int(flat[where].min()), int(flat[where].max())
             out[where] = self._read(first, last + 1)[flat[where] - first]
-        return out.reshape(*positions.shape, *self.shape[1:])
+        return out.reshape((*positions.shape, *self.shape[1:]))
 
     def _rows(self, start: int, stop: int) -> Array:
         return np.array(self._read(start, stop))

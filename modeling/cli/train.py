@@ -1,29 +1,35 @@
-"""The command that trains: one task in this process, or all of them side by side."""
+"""The command `train`: one task in this process, or all of them side by side."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+import modeling
 from modeling.cli.options import (
     TASKS,
     dataset_option,
     device_option,
-    find_device,
     json_option,
     load_torch,
     out_option,
     quiet_option,
     threads_option,
 )
-from modeling.cli.output import Progress, failure, print_json, print_scores, print_trained, say
+from modeling.cli.output import (
+    Progress,
+    failure,
+    print_json,
+    print_line,
+    print_scores,
+    print_trained,
+)
 from modeling.config import SETTINGS
+from modeling.config import preset as preset_config
 from modeling.errors import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -54,7 +60,8 @@ if TYPE_CHECKING:
     "assignments",
     multiple=True,
     metavar="KEY=VALUE",
-    help=f"Change a setting of the preset; may be given again. Keys, told in docs/models.md: {', '.join(SETTINGS)}.",
+    help="Change a setting of the preset; may be given again. docs/models.md explains the keys:"
+    f" {', '.join(SETTINGS)}.",
 )
 @device_option
 @threads_option
@@ -63,22 +70,23 @@ if TYPE_CHECKING:
     type=click.IntRange(1, len(TASKS)),
     metavar="N",
     help="With all: how many to train at once, each in a process and with its share of the threads."
-    "  [default: 1 on a GPU, which they would share by turns; 3 on a CPU, or as many as it has threads]",
+    "  [default: 1 on a GPU; 3 on a CPU, or as many as it has threads]",
 )
 @click.option(
     "--replay/--no-replay",
     default=True,
     show_default=True,
-    help="On a GPU, record a step once and repeat it, or take each anew.",
+    help="On a GPU, record a step once as a CUDA graph and replay it.",
 )
 @click.option(
     "--score",
     "scored",
     is_flag=True,
-    help="When they are trained, score them like 'modeling score'; with --json: {trained: [...], scored: [...]}.",
+    help="Score them afterwards like 'modeling score';"
+    " with --json: {trained: [...], scored: [...]}.",
 )
 @click.option(
-    "--resume", is_flag=True, help="Go on with what is there; a finished run is left as it is."
+    "--resume", is_flag=True, help="Continue a run that is there; a finished one stays as it is."
 )
 @click.option(
     "--tensorboard", is_flag=True, help="Write logs for TensorBoard too, to DIR/TASK/tensorboard."
@@ -104,22 +112,16 @@ def train(
 ) -> None:
     """Train a network, or all three, from scratch."""
     load_torch()
-    from modeling import config as configs
-    from modeling import tasks
-    from modeling.data.dataset import open_dataset
-    from modeling.training.distributed import rank_and_count
-
-    open_dataset(directory)
-    device = find_device(device_name, threads)
-    name = preset or ("gpu" if device.type == "cuda" else "cpu")
-    chosen = TASKS if task == "all" else (task,)
-    configurations = {
-        each: configs.preset(each, name, seed).override(assignments) for each in chosen
+    modeling.open_dataset(directory)  # refuses what is no dataset before anything begins
+    device = modeling.api.find_device(device_name, threads)
+    name = preset or modeling.api.preset_for(device)
+    configs = {
+        each: preset_config(each, name, seed).override(assignments)
+        for each in (TASKS if task == "all" else (task,))
     }
-    headlines = {each: tasks.TASKS[each].headline for each in chosen}
-    follower = rank_and_count()[0] > 0
-    silent = quiet or as_json or follower
-    progress = Progress({each: config.steps for each, config in configurations.items()}, headlines)
+    metrics = modeling.api.main_metrics(configs)
+    is_follower = modeling.api.is_follower()
+    silent = quiet or as_json or is_follower
     work = {
         each: partial(
             _train,
@@ -128,36 +130,41 @@ def train(
             out / each,
             device_name,
             resume=resume,
-            board=tensorboard,
+            with_tensorboard=tensorboard,
             replay=replay,
         )
-        for each, config in configurations.items()
+        for each, config in configs.items()
     }
-    done = _run_all(work, device, jobs, (lambda _task, _record: None) if silent else progress)
-    for each, evidence in done.items():
+    progress = Progress({each: config.steps for each, config in configs.items()}, metrics)
+    notify = _ignore if silent else progress
+    done = modeling.api.train_side_by_side(work, device, jobs, notify)
+    for each, info in done.items():
         if not silent:
-            print_trained(evidence, out / each, headlines[each])
-    finished = len(done) == len(work) and all(evidence.finished for evidence in done.values())
-    records = _score(task, directory, out, device) if scored and finished and not follower else []
-    if as_json and not follower:
-        trained = [evidence.to_json() for evidence in done.values()]
+            print_trained(info, out / each, metrics[each])
+    finished = len(done) == len(work) and all(info.finished for info in done.values())
+    records = []
+    if scored and finished and not is_follower:
+        records = _score(task, directory, out, device)
+    if as_json and not is_follower:
+        trained = [info.to_json() for info in done.values()]
         print_json({"trained": trained, "scored": records} if scored else trained)
     if not finished:
         raise failure("interrupted; the same command with --resume goes on", INTERRUPTED)
     if records and not silent:
-        say()
+        print_line()
         print_scores(records)
 
 
-def _score(task: str, directory: Path, out: Path, device: torch.device) -> list[Any]:
-    """Score what was trained, in this process, which knows the device already."""
-    from modeling.data.dataset import open_dataset
-    from modeling.scoring.score import score_all, score_run
+def _ignore(_task: str, _record: Any) -> None:
+    pass
 
-    dataset = open_dataset(directory)
+
+def _score(task: str, directory: Path, out: Path, device: torch.device) -> list[Any]:
+    """Score the runs in this process, which has set up the device."""
+    dataset = modeling.open_dataset(directory)
     if task == "all":
-        return score_all(out, dataset, device=str(device))
-    return [score_run(out / task, dataset, device=str(device))]
+        return modeling.score_all(out, dataset, device=device.type)
+    return [modeling.score(out / task, dataset, device=device.type)]
 
 
 def _train(
@@ -165,67 +172,24 @@ def _train(
     config: Config,
     folder: Path,
     device_name: str,
-    tell: Callable[[Any], None],
+    notify: Callable[[Any], None],
     stop: Callable[[], bool],
     *,
     threads: int | None = None,
     resume: bool,
-    board: bool,
+    with_tensorboard: bool,
     replay: bool,
 ) -> RunInfo:
     """Train one task, in this process or one of its own."""
     load_torch()
-    from modeling.data.dataset import open_dataset
-    from modeling.training.loop import train
-    from modeling.training.tensorboard import board as open_board
-
-    listeners = [tell]
-    with contextlib.ExitStack() as stack:
-        if board:
-            listeners.append(stack.enter_context(open_board(folder)))
-        device = find_device(device_name, threads)
-        return train(
-            open_dataset(directory),
-            config,
-            folder,
-            device=device,
-            resume=resume,
-            listeners=listeners,
-            stop=stop,
-            replay=replay,
-        )
-
-
-def _run_all(
-    work: Mapping[str, partial[RunInfo]],
-    device: torch.device,
-    jobs: int | None,
-    tell: Callable[[str, Any], None],
-) -> dict[str, RunInfo]:
-    """Train tasks, side by side where that is faster or asked for: what of them was begun, by task.
-
-    Under torchrun, and where there is only one to train, they are trained in this process.
-    """
-    import torch
-
-    from modeling.training.distributed import joined
-    from modeling.training.jobs import run_jobs, share_threads
-    from modeling.training.signals import interruptible
-
-    threads = torch.get_num_threads()
-    at_once = min(len(work), jobs or (threads if device.type == "cpu" else 1))
-    with interruptible() as stop:
-        if at_once == 1 or os.environ.get("RANK"):
-            done = {}
-            with joined(device):  # for all tasks
-                for task, train in work.items():
-                    done[task] = train(partial(tell, task), stop)
-                    if not done[
-                        task
-                    ].finished:  # ranks agreed on that; to ask `stop` is to ask this rank alone
-                        break
-            return done
-        shares = zip(reversed([*work]), share_threads(threads, at_once, len(work)), strict=True)
-        longest_first = {task: partial(work[task], threads=share) for task, share in shares}
-        done = run_jobs(longest_first, at_once, tell=tell, stop=stop)
-        return {task: done[task] for task in work if task in done}
+    return modeling.api.train_run(
+        directory,
+        config,
+        folder,
+        modeling.api.find_device(device_name, threads),
+        notify,
+        stop,
+        resume=resume,
+        with_tensorboard=with_tensorboard,
+        replay=replay,
+    )

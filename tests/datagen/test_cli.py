@@ -1126,7 +1126,7 @@ def test_a_negative_index_is_refused_as_a_number(recipe: Path) -> None:
     for command in ("sample", "show"):
         told = refused(2, command, recipe, "mosaics", "val", "-12", "--quiet")
         assert "'INDEX': -12 is not in the range x>=0" in told
-        assert "No such option: --wrkers" in refused(2, command, recipe, "--wrkers", "2")
+        assert "No such option" in refused(2, command, recipe, "--wrkers", "2")
 
 
 def test_an_empty_path_is_wrong_usage(recipe: Path) -> None:
