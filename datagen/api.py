@@ -5,19 +5,18 @@ Paths are text or `Path`. The errors are those of `datagen.errors`; each message
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
-from datagen import builder, converter, recipe, samples, verifier
+from datagen import builder, converter, samples, verifier
 from datagen.dataset import Dataset
-from datagen.layout import SPLITS
+from datagen.engines import threads
 from datagen.opened import OpenedDataset, open_dataset
-from datagen.recipe import Recipe
+from datagen.recipe import Recipe, changed, load
 from datagen.verifier import Verdict
 
 Array = npt.NDArray[Any]
@@ -38,7 +37,7 @@ def build(
     """Build the dataset of a recipe in the folder `out`, or what is missing of it, and open it.
 
     `recipe` is the name of a packaged recipe, a TOML file or a `Recipe`; `changes` are keys of
-    `changed_recipe`. `source_dir` is where the source's files are; nothing is fetched then.
+    `datagen.recipe.changed`. `source_dir` is where the source's files are; nothing is fetched then.
     `workers` is the number of cores, all by default; `warn` and `progress` are called meanwhile.
 
     Raises RecipeError for a bad recipe, SourceError where the source cannot be had, FormatError
@@ -48,12 +47,12 @@ def build(
     >>> len(data["mosaics"]["train"])
     300
     """
-    wanted = changed_recipe(recipe, **changes)
+    wanted = changed(recipe, **changes)
     builder.build(
         wanted,
         out,
         directory=source_dir,
-        workers=workers or usable_cores(),
+        workers=workers or threads.usable_cores(),
         report=warn,
         progress=progress,
     )
@@ -85,7 +84,7 @@ def convert(
         format_name=format,
         shard_size=shard_size,
         compression=compression,
-        workers=workers or usable_cores(),
+        workers=workers or threads.usable_cores(),
         progress=progress,
     )
     return open_dataset(target)
@@ -118,7 +117,7 @@ def verify(
         seed=seed,
         expect=expect,
         directory=source_dir,
-        workers=workers or usable_cores(),
+        workers=workers or threads.usable_cores(),
         progress=progress,
     )
 
@@ -164,7 +163,7 @@ def compute(
 ) -> Computed:
     """Compute one sample like `sample`, and say what it follows from."""
     if isinstance(where, Recipe) or names_recipe(where):
-        wanted = load_recipe(where)
+        wanted = where if isinstance(where, Recipe) else load(str(where))
         builder.require_sample(wanted, task, split, index)
         resolved = builder.resolve(wanted, directory=source_dir, report=warn)
     elif source_dir is not None:
@@ -184,53 +183,3 @@ def names_recipe(where: Path | str) -> bool:
     path = Path(where)
     is_plain = path.name == str(where)
     return not path.is_dir() and (path.is_file() or path.suffix == ".toml" or is_plain)
-
-
-def load_recipe(recipe_or_name: Recipe | Path | str) -> Recipe:
-    """Load a packaged recipe by its name or a recipe from a TOML file."""
-    if isinstance(recipe_or_name, Recipe):
-        return recipe_or_name
-    return recipe.load(str(recipe_or_name))
-
-
-def changed_recipe(
-    recipe_or_name: Recipe | Path | str,
-    *,
-    source: str | None = None,
-    val: int | None = None,
-    seed: int | None = None,
-    grid: tuple[int, int] | None = None,
-    mosaics: tuple[int, int, int] | None = None,
-    format: str | None = None,  # noqa: A002  (the key of a recipe)
-    shard_size: int | None = None,
-    compression: str | None = None,
-    more_tasks: Sequence[str] = (),
-) -> Recipe:
-    """Load a recipe, change what is given, and validate the whole again.
-
-    `source` is one that `datagen.sources` lists, `val` the number of training images taken for the
-    validation split, `grid` the rows and columns of a mosaic, `mosaics` how many train, val and
-    test get. `more_tasks` are added to the recipe's own. Raises RecipeError.
-    """
-    table = recipe.to_table(load_recipe(recipe_or_name))
-    table["tasks"] += [name for name in more_tasks if name not in table["tasks"]]
-    if source is not None:
-        table.pop("val", None)  # the number of images that suits one source is no use for another
-    table.update(_given(source=source, val=val, seed=seed))
-    table["mosaics"].update(_given(grid=None if grid is None else list(grid)))
-    if mosaics:
-        table["mosaics"].update(zip(SPLITS, mosaics, strict=True))
-    table["storage"].update(_given(format=format, shard_size=shard_size, compression=compression))
-    # the recipe itself was found valid above
-    return recipe.from_table(table, origin="the options given")
-
-
-def usable_cores() -> int:
-    """Count the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _given(**values: object) -> dict[str, object]:
-    return {name: value for name, value in values.items() if value is not None}

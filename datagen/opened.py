@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from datagen import drawing
 from datagen.dataset import Dataset
 from datagen.errors import printable, unknown_name
 
@@ -215,6 +214,8 @@ class OpenedDataset(Mapping[str, OpenedTask]):
 
     def _repr_html_(self) -> str:
         """Show a few images of each task in a notebook, as one small picture within the page."""
+        from datagen import drawing  # imports OpenCV
+
         lines = "".join(f"<div>{html.escape(line)}</div>" for line in repr(self).splitlines())
         drawn = (_pictures(task, len(self.classes)) for task in self.values())
         rows = [row for row in drawn if row is not None]
@@ -254,8 +255,10 @@ def _named(kind: str, name: str, known: Mapping[str, T]) -> T:
     return known[name]
 
 
-def _pictures(task: OpenedTask, classes: int) -> drawing.UInt8 | None:
+def _pictures(task: OpenedTask, classes: int) -> npt.NDArray[np.uint8] | None:
     """Draw the first images of a task and their masks side by side; None if it has neither."""
+    from datagen import drawing  # imports OpenCV
+
     columns = next(iter(task.values())).columns
     planes = [columns[name] for name in ("image", "mask") if name in columns]
     if not planes or any(one.ndim != 3 or one.dtype != np.uint8 for one in planes):

@@ -25,7 +25,14 @@ LONGEST = 1500  # characters of a repr
 
 # Modules with examples, in an order in which each finds the files that those before it wrote.
 EXAMPLES = (
-    *("datagen", "datagen.api", "datagen.opened", "datagen.errors", "datagen.cli.output"),
+    *(
+        "datagen",
+        "datagen.api",
+        "datagen.opened",
+        "datagen.recipe",
+        "datagen.errors",
+        "datagen.cli.output",
+    ),
     *("modeling", "modeling.api"),
 )
 

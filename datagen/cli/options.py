@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 import datagen
+from datagen.engines.threads import usable_cores
 from datagen.layout import SPLITS
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but err
 workers_option = click.option(
     "--workers",
     type=click.IntRange(1, 256),
-    default=lambda: datagen.api.usable_cores(),  # noqa: PLW0108  (imports the library)
+    default=usable_cores,
     show_default="all cores",
     help="Cores to use.",
 )
@@ -159,7 +160,7 @@ def recipe_of(
 
     Tasks of --with are added. Raises RecipeError.
     """
-    return datagen.api.changed_recipe(
+    return datagen.recipe.changed(
         recipe_name,
         val=val_digits,
         format=format_name,
