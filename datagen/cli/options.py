@@ -116,12 +116,12 @@ storage_options = _options(
         "--format", "format_name", type=click.Choice(["zarr", "hdf5"]), help="Format of the stores."
     ),
     click.option(
-        "--shard-size", type=int, metavar="N", help="Samples a shard: 256 times a power of two."
+        "--shard-size", type=int, metavar="N", help="Samples per shard: 256 times a power of two."
     ),
     click.option(
         "--compression",
         type=click.Choice(["none", "zstd"]),
-        help="What is compressed cannot be mapped.",
+        help="Compression of the shards; compressed data cannot be memory-mapped.",
     ),
 )
 recipe_options = _options(
@@ -138,9 +138,9 @@ recipe_options = _options(
         "--val-digits",
         type=int,
         metavar="N",
-        help="Images taken off the end of the training set, for val.",
+        help="Images taken from the end of the training set for val.",
     ),
-    click.option("--seed", type=int, metavar="N", help="Key of the order of the mosaics."),
+    click.option("--seed", type=int, metavar="N", help="Seed of the order of the mosaics."),
     click.option("--grid", callback=_grid, metavar="RxC", help="Rows and columns of a mosaic."),
     click.option(
         "--mosaics", type=int, nargs=3, metavar="TRAIN VAL TEST", help="Mosaics in each split."
@@ -156,7 +156,7 @@ def recipe_of(
     format_name: str | None = None,
     **changes: Any,
 ) -> Recipe:
-    """Load the recipe of that name or file and change what the command line says otherwise.
+    """Load a recipe by name or from a file, and apply the options of the command line.
 
     Tasks of --with are added. Raises RecipeError.
     """

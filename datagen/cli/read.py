@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 @quiet_option
 @json_option
 def info(directory: Path, quiet: bool, as_json: bool) -> None:
-    """Say what a dataset holds."""
+    """Print what a dataset holds."""
     manifest = datagen.manifest.load(directory)
     if as_json:
         print_json(manifest_facts(manifest))
@@ -56,16 +56,17 @@ def info(directory: Path, quiet: bool, as_json: bool) -> None:
 
 @click.command()
 @directory_argument
+@click.option("--quick", is_flag=True, help="Check metadata, files and their sizes; read no shard.")
 @click.option(
-    "--quick", is_flag=True, help="Only the frame: claims, files and their sizes; no shard is read."
+    "--sample", type=click.IntRange(min=1), metavar="N", help="Check that and N random samples."
 )
 @click.option(
-    "--sample", type=click.IntRange(min=1), metavar="N", help="The frame, and N random samples."
+    "--seed",
+    type=int,
+    metavar="N",
+    help="Choose the samples of --sample: the same for the same seed.",
 )
-@click.option(
-    "--seed", type=int, metavar="N", help="Choose the samples of --sample as an earlier run did."
-)
-@click.option("--expect", metavar="DIGEST", help="The dataset digest that it must have.")
+@click.option("--expect", metavar="DIGEST", help="Dataset digest that it must have.")
 @source_dir_option
 @workers_option
 @quiet_option
@@ -81,7 +82,7 @@ def verify(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Prove a dataset: every byte, every sample, every claim.
+    """Verify a dataset: every byte, every sample, every claim.
 
     Exits with 1 if anything is wrong, after all problems are told.
     """
@@ -116,11 +117,11 @@ def verify(
 @click.command()
 @click.argument("first", metavar="A", type=PATH)
 @click.argument("second", metavar="B", type=PATH)
-@click.option("--verbose", is_flag=True, help="Tell of every column, and which samples differ.")
+@click.option("--verbose", is_flag=True, help="List every column and the samples that differ.")
 @quiet_option
 @json_option
 def diff(first: Path, second: Path, verbose: bool, quiet: bool, as_json: bool) -> None:
-    """Say whether two datasets hold the same data, and in what else they differ.
+    """Compare two datasets: do they hold the same data, and what else differs?
 
     Goes by the digests. Exits with 1 if they differ in anything that is data, and not only in
     recipe or storage.
@@ -138,7 +139,7 @@ def diff(first: Path, second: Path, verbose: bool, quiet: bool, as_json: bool) -
 
 
 def _picture(_: click.Context, param: click.Parameter, value: Path | None) -> Path | None:  # noqa: ARG001
-    """Return the file to draw in, that of a link; refuse anything else, and files of a dataset."""
+    """Follow a link to the file to draw in; refuse folders and places within a dataset."""
     if value is None:
         return None
     target = Path(os.path.realpath(value)) if kind(value) == "a link" else value

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 @quiet_option
 @json_option
 def sources(source_dir: Path | None, quiet: bool, as_json: bool) -> None:
-    """List the sources of images, and where each is now."""
+    """List the sources of images and where each is found."""
     listed = datagen.sources.available(directory=source_dir)
     if as_json:
         print_json([vars(source) for source in listed])
@@ -59,7 +59,7 @@ def sources(source_dir: Path | None, quiet: bool, as_json: bool) -> None:
 @quiet_option
 @json_option
 def fetch(name: str, quiet: bool, as_json: bool) -> None:
-    """Bring a source's files from public mirrors into the cache."""
+    """Fetch a source's files from public mirrors into the cache."""
     with fetching_line(quiet or as_json) as progress:
         paths = datagen.sources.fetch(name, report=remarks(quiet), progress=progress)
     with exit_with(0):
@@ -82,7 +82,7 @@ def fetch(name: str, quiet: bool, as_json: bool) -> None:
     help="Build this part of 'datagen shards', without committing.",
 )
 @click.option(
-    "--fallback", metavar="NAME", help="Recipe to build beside it where the source cannot be had."
+    "--fallback", metavar="NAME", help="Recipe to build beside it if the source cannot be fetched."
 )
 @click.option("--preview", is_flag=True, help="Draw contact sheets in DIR-preview.")
 @quiet_option
@@ -98,7 +98,7 @@ def build(
     as_json: bool,
     **overrides: Any,
 ) -> None:
-    """Build a dataset, or what is missing or damaged of it."""
+    """Build a dataset, or only what is missing or damaged."""
     recipe = recipe_of(**overrides)
     named = (
         overrides["recipe_name"] if overrides["source"] is None else recipe.without_path().source
@@ -157,7 +157,7 @@ def shards(source_dir: Path | None, quiet: bool, as_json: bool, **overrides: Any
 @quiet_option
 @json_option
 def finish(directory: Path, workers: int, quiet: bool, as_json: bool) -> None:
-    """Commit a dataset built in parts, once all are there."""
+    """Commit a dataset that was built in parts, when all are there."""
     built = datagen.builder.finish(directory, workers=workers)
     with exit_with(0):
         if as_json:
@@ -185,7 +185,7 @@ def convert(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Write a dataset in another storage; its digest stays."""
+    """Write a dataset in another storage; its digest stays the same."""
     with progress_bar("converting", quiet or as_json) as progress:
         built = datagen.converter.convert(
             origin,

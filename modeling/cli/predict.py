@@ -45,10 +45,10 @@ _run = click.argument("run", type=PATH)
     type=click.Choice(["train", "val", "test"]),
     default="test",
     show_default=True,
-    help="What to take of a dataset.",
+    help="Split that is predicted of a dataset.",
 )
 @click.option(
-    "--overlay", is_flag=True, help="Draw the prediction over each image too, 100 at most."
+    "--overlay", is_flag=True, help="Also draw the prediction over each image, 100 at most."
 )
 @click.option(
     "--invert",
@@ -100,9 +100,9 @@ def predict(
 
 @click.command()
 @_run
-@click.option("--onnx", "as_onnx", is_flag=True, help="As an ONNX model.")
+@click.option("--onnx", "as_onnx", is_flag=True, help="Export as an ONNX model.")
 @click.option(
-    "--out", type=PATH, metavar="FILE", help="What to write.  [default: model.onnx in RUN]"
+    "--out", type=PATH, metavar="FILE", help="File to write.  [default: model.onnx in RUN]"
 )
 @click.option(
     "--dataset",

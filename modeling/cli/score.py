@@ -28,12 +28,12 @@ from modeling.cli.output import print_json, print_line, print_scores
 @dataset_option
 @out_option
 @click.option("--predictions", type=PATH, metavar="FILE", help="Score these instead of a run's.")
-@click.option("--task", type=click.Choice(TASKS), help="With --predictions: what they are of.")
+@click.option("--task", type=click.Choice(TASKS), help="With --predictions: their task.")
 @click.option(
     "--split",
     type=click.Choice(["train", "val", "test"]),
     multiple=True,
-    help="What to score on.  [default: val, test]",
+    help="Splits to score on.  [default: val, test]",
 )
 @device_option
 @threads_option

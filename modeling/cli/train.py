@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     type=click.IntRange(0, 2**63 - 1),
     default=0,
     show_default=True,
-    help="Key of all randomness.",
+    help="Seed of all randomness.",
 )
 @click.option(
     "--set",
