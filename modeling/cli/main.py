@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -65,7 +66,7 @@ def run() -> int:
 def _show(error: click.ClickException) -> int:
     """Print an error, if anybody can still read it, and return its exit code."""
     # click quotes arguments, and one may be the name of somebody's file
-    vars(error)["message"] = printable_lines(error.message)
+    vars(error)["message"] = printable_lines(error.message, sys.stderr)
     with suppress(OSError):
         error.show()
     return error.exit_code

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -58,12 +58,21 @@ def drop_unwritable() -> None:
 
 def print_line(text: str = "") -> None:
     """Print a line on standard output; characters that cannot be printed are escaped."""
-    click.echo(escaped(text))
+    click.echo(printable(text))
 
 
-def printable_lines(text: str) -> str:
-    """Escape text like `escaped`, but keep its line breaks."""
-    return "\n".join(map(escaped, text.split("\n")))
+def printable(text: str, stream: IO[str] | None = None) -> str:
+    """Write text on one line, with escapes for what a terminal or the stream's encoding lacks.
+
+    The stream is standard output by default. Click would write UTF-8 to a stream that is ASCII.
+    """
+    encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
+    return escaped(text).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def printable_lines(text: str, stream: IO[str] | None = None) -> str:
+    """Escape text like `printable`, but keep its line breaks."""
+    return "\n".join(printable(line, stream) for line in text.split("\n"))
 
 
 def print_json(value: object) -> None:
@@ -77,7 +86,7 @@ def _plain(value: Any) -> Any:
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Print rows of cells; all columns but the first are aligned right."""
-    rows = [[escaped(cell) for cell in row] for row in rows]
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,7 @@ from modeling.cli.options import (
     quiet_option,
     threads_option,
 )
-from modeling.cli.output import print_json, print_line, print_parity, print_table
-from modeling.errors import escaped
+from modeling.cli.output import print_json, print_line, print_parity, print_table, printable
 
 if TYPE_CHECKING:
     from modeling.inference.inputs import UInt8
@@ -87,7 +87,7 @@ def predict(
         print_json(record)
         return
     for warning in record["warnings"]:
-        click.echo(f"warning: {escaped(warning)}", err=True)
+        click.echo(f"warning: {printable(warning, sys.stderr)}", err=True)
     if quiet:
         return
     table = rows(record)

@@ -28,7 +28,7 @@ from isolation import ROOT
 from modeling import api, runs
 from modeling.cli.main import cli
 from modeling.cli.options import load_torch
-from modeling.cli.output import Progress, print_table, secure_streams
+from modeling.cli.output import Progress, print_table
 from modeling.data.dataset import open_dataset
 from modeling.scoring.predictions import write_predictions
 from modeling.spelling import duration, percent
@@ -689,7 +689,6 @@ def test_names_do_not_steer_the_terminal_and_can_always_be_printed(
     written = io.BytesIO()
     stream = io.TextIOWrapper(written, encoding)
     monkeypatch.setattr(sys, "stdout", stream)
-    secure_streams()
     print_table([["é", "\x1b[2J\u202ex"], ["\udc80", ""]])
     stream.flush()
     first, second = written.getvalue().decode(encoding).splitlines()
