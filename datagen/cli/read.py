@@ -138,7 +138,7 @@ def diff(first: Path, second: Path, verbose: bool, quiet: bool, as_json: bool) -
             print_comparison(compared, names)
 
 
-def _picture(_: click.Context, param: click.Parameter, value: Path | None) -> Path | None:  # noqa: ARG001
+def _picture(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
     """Follow a link to the file to draw in; refuse folders and places within a dataset."""
     if value is None:
         return None
