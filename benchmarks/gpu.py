@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from modeling.cli.options import find_device
+from modeling.api import find_device
 
 HERE = Path(__file__).parent
 

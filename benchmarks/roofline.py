@@ -20,7 +20,8 @@ from evidence import spread, write
 from steps import PARTS, Marks, Spans, take_steps
 
 from modeling import config as configs
-from modeling.cli.options import TASKS, dataset_option, device_option, find_device, threads_option
+from modeling.api import find_device
+from modeling.cli.options import TASKS, dataset_option, device_option, threads_option
 from modeling.config import PRESETS, Config
 from modeling.data.dataset import Dataset, open_dataset
 from modeling.networks.precision import choose_precision

@@ -1,7 +1,72 @@
-"""Exact, provable datasets from labelled digit images; the library under the `datagen` command."""
+"""Exact, provable datasets from labelled digit images.
+
+>>> import datagen
+>>> data = datagen.build("strokes", "strokes", mosaics=(300, 20, 20))
+>>> data["mosaics"]["train"]["image"][:16].shape
+(16, 56, 56)
+>>> datagen.verify("strokes", quick=True).problems
+()
+
+The functions are `build`, `open`, `convert`, `verify` and `sample`. Modules such as
+`datagen.sources` are imported when they are first used: `import datagen` loads nothing heavy.
+"""
+
+from __future__ import annotations
 
 from datagen import layout
 
-__all__ = ["__version__"]
+TYPE_CHECKING = False  # as in typing, which takes a while to import
+if TYPE_CHECKING:
+    from datagen import api as api
+    from datagen import builder as builder
+    from datagen import converter as converter
+    from datagen import dataset as dataset
+    from datagen import diff as diff
+    from datagen import errors as errors
+    from datagen import files as files
+    from datagen import manifest as manifest
+    from datagen import picks as picks
+    from datagen import preview as preview
+    from datagen import recipe as recipe
+    from datagen import samples as samples
+    from datagen import shards as shards
+    from datagen import sources as sources
+    from datagen import tasks as tasks
+    from datagen import verifier as verifier
+    from datagen.api import build, convert, sample, verify
+    from datagen.opened import open_dataset as open  # noqa: A004  (as in gzip and tarfile)
+
+__all__ = ["__version__", "build", "convert", "open", "sample", "verify"]
 
 __version__ = layout.VERSION
+
+_FUNCTIONS = {
+    "build": ("datagen.api", "build"),
+    "convert": ("datagen.api", "convert"),
+    "open": ("datagen.opened", "open_dataset"),
+    "sample": ("datagen.api", "sample"),
+    "verify": ("datagen.api", "verify"),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public function or a module of the package when it is first used (PEP 562)."""
+    from importlib import import_module
+
+    if name in _FUNCTIONS:
+        module, attribute = _FUNCTIONS[name]
+        return getattr(import_module(module), attribute)
+    if not name.startswith("_"):
+        try:
+            return import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":
+                raise
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public functions and the modules of the package."""
+    from pkgutil import iter_modules
+
+    return sorted({*__all__, *(module.name for module in iter_modules(__path__))})

@@ -1,10 +1,11 @@
-"""One small tree of errors; each says what was expected, what was found, and what to do.
+"""Errors of the package: each says what was expected, what was found, and what to do.
 
-The class decides the exit code, so that the command line only has to print.
+The class of an error decides the exit code. Text from outside is decoded and printed here as well.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,9 +14,15 @@ INTERRUPTED = 130
 CLOSED_PIPE = 141  # nobody reads the output any more
 
 
+_ITEM = "\n  "  # before each item of a list in a message
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks of text in UTF-16
+
+
 def printable(text: object) -> str:
-    """Spell `text` on one line: what steers a terminal, or stands for no character, is escaped as
-    in Python.
+    """Write text on one line, with escapes for characters that cannot be printed.
+
+    >>> printable("a\\x1b[2Jb")
+    'a\\\\x1b[2Jb'
     """
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
@@ -23,26 +30,22 @@ def printable(text: object) -> str:
     )
 
 
-def installs(extra: str) -> str:
-    """Give the line that installs an extra of this package, for messages."""
-    return f"pip install --editable '.[{extra}]' in the checkout"
-
-
-def printable_list(text: str) -> str:
-    """Spell `text` as `printable` does, but let the line feeds of an indented list stand."""
+def printable_lines(text: str) -> str:
+    """Escape text like `printable`, but keep the line breaks of an indented list."""
     return _ITEM.join(map(printable, text.split(_ITEM)))
 
 
-_ITEM = "\n  "  # ahead of each item of a list in a message
+def installs(extra: str) -> str:
+    """Return the command that installs an extra of this package."""
+    return f"pip install --editable '.[{extra}]' in the checkout"
 
 
 class DatagenError(Exception):
-    """Base of every error that this package raises on purpose.
+    """Base class of all errors that this package raises on purpose.
 
-    `path` is where the trouble lies, `expected` and `found` the two sides of the contradiction,
-    `remedy` what to do about it; each may be None. Names in any of them come from outside: the
-    message escapes what cannot be printed. `exit_code` is the process's status when the error
-    reaches the top.
+    `path` is the file or folder concerned, `expected` and `found` are what contradicts each other,
+    `remedy` is what to do; each may be None. The message escapes what cannot be printed.
+    `exit_code` is the exit status of the process when the error reaches the command line.
     """
 
     exit_code = 3
@@ -64,7 +67,7 @@ class DatagenError(Exception):
         super().__init__(self._message())
 
     def _message(self) -> str:
-        problem = printable_list(self.problem)
+        problem = printable_lines(self.problem)
         head = problem if self.path is None else f"{printable(self.path)}: {problem}"
         sides = [
             f"{name} {printable(value)}"
@@ -78,7 +81,7 @@ class DatagenError(Exception):
 
 
 class InputError(DatagenError):
-    """The labelled images given are not usable."""
+    """The labelled images or another input cannot be used."""
 
     exit_code = 3
 
@@ -90,51 +93,49 @@ class RecipeError(DatagenError):
 
 
 class FormatError(DatagenError):
-    """The directory is not a dataset, is another one, or is of a version this program does not
-    know.
-    """
+    """The folder is not a dataset, or is another one, or has an unknown version."""
 
     exit_code = 4
 
 
 class DamageError(DatagenError):
-    """A dataset whose bytes are not what its manifest says."""
+    """The bytes of a dataset differ from what its manifest says."""
 
     exit_code = 5
 
 
 class BusyError(DatagenError):
-    """Another process holds the directory."""
+    """Another process has locked the folder."""
 
     exit_code = 6
 
 
 class StorageError(DatagenError):
-    """The place to read or write is full, read-only or unreachable."""
+    """The storage is full, read-only or unreachable, or memory is short."""
 
     exit_code = 7
 
 
 class SourceError(DatagenError):
-    """A source of images could not be had: nothing local, and no mirror answered with the pinned
-    bytes.
-    """
+    """A source of images is not here, and no mirror sent the files that are pinned."""
 
     exit_code = 8
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """Give the known name that is most like `name`, whatever its case; None where none is like
-    it.
-    """
-    import difflib  # only once something is wrong: --help is to answer at once
+    """Return the known name that is most like `name` in lower case; None if none is similar."""
+    import difflib  # needed only after a mistake
 
     close = difflib.get_close_matches(name.lower(), list(known), 1)
     return close[0] if close else None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """Ask for the known name that is most like `name`; None where none is."""
+    """Suggest the known name that is most like `name`; None if none is similar.
+
+    >>> did_you_mean("MNITS", ["mnist", "strokes"])
+    'did you mean mnist?'
+    """
     close = closest(name, known)
     return f"did you mean {close}?" if close else None
 
@@ -147,9 +148,7 @@ def unknown_name(
     path: Path | str | None = None,
     remedy: str | None = None,
 ) -> RecipeError:
-    """Make the error of a name that nothing has; `remedy` is what to do if it is no slip of the
-    pen.
-    """
+    """Make the error for an unknown name; `remedy` is what to do if it was no typing mistake."""
     names = list(known)
     return RecipeError(
         f"no such {kind}: {name!r}",
@@ -157,3 +156,27 @@ def unknown_name(
         expected=f"one of {', '.join(names)}",
         remedy=" or ".join(filter(None, (did_you_mean(name, names), remedy))) or None,
     )
+
+
+def decode_text(data: bytes, path: Path | str, error: type[DatagenError]) -> str:
+    """Decode UTF-8 without the byte order mark that some editors put first.
+
+    Raises `error` about `path` if `data` is not UTF-8.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as reason:
+        line = data[: reason.start].count(b"\n") + 1
+        is_utf16 = data.startswith(_UTF16)
+        raise error(
+            "not UTF-8 text",
+            path=path,
+            expected="UTF-8",
+            found="UTF-16" if is_utf16 else f"byte 0x{data[reason.start]:02x} in line {line}",
+            remedy="save the file as UTF-8",
+        ) from reason
+
+
+def split_lines(text: str) -> list[str]:
+    """Split text at LF, CR LF or CR, and at no other character."""
+    return io.StringIO(text, newline=None).read().split("\n")

@@ -1,4 +1,74 @@
-"""Train, score and show three models on a dataset in the format that `docs/format.md` describes.
+"""Train, score and show models of a dataset in the format that `docs/format.md` describes.
 
-Nothing of `datagen` is imported: the format on disk is all that the two packages share.
+>>> import modeling
+>>> few = {"steps": 2, "batch": 8, "channels": (4, 8), "val_samples": 8}
+>>> model = modeling.train("circles", "strokes", "runs/circles", threads=1, **few)
+>>> modeling.open_dataset("strokes").split("circles", "test")["image"][:3].shape
+(3, 28, 28)
+
+Start with `open_dataset`, `train`, `load` and `score`. Modules are imported when they are first
+used: `import modeling` loads neither NumPy nor torch. Nothing of `datagen` is imported; the format
+on disk is all that the two packages share.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from modeling import api as api
+    from modeling import config as config
+    from modeling import errors as errors
+    from modeling.api import load, score, train
+    from modeling.data.dataset import open_dataset
+    from modeling.inference.export import export_onnx
+    from modeling.inference.predict import predict as predict_files
+    from modeling.report import write_report
+    from modeling.scoring.score import score_all, score_predictions
+
+__all__ = [
+    "export_onnx",
+    "load",
+    "open_dataset",
+    "predict_files",
+    "score",
+    "score_all",
+    "score_predictions",
+    "train",
+    "write_report",
+]
+
+_FUNCTIONS = {
+    "export_onnx": ("modeling.inference.export", "export_onnx"),
+    "load": ("modeling.api", "load"),
+    "open_dataset": ("modeling.data.dataset", "open_dataset"),
+    "predict_files": ("modeling.inference.predict", "predict"),
+    "score": ("modeling.api", "score"),
+    "score_all": ("modeling.scoring.score", "score_all"),
+    "score_predictions": ("modeling.scoring.score", "score_predictions"),
+    "train": ("modeling.api", "train"),
+    "write_report": ("modeling.report", "write_report"),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public function or a module of the package when it is first used (PEP 562)."""
+    from importlib import import_module
+
+    if name in _FUNCTIONS:
+        module, attribute = _FUNCTIONS[name]
+        return getattr(import_module(module), attribute)
+    if not name.startswith("_"):
+        try:
+            return import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":
+                raise
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public functions and the modules of the package."""
+    from pkgutil import iter_modules
+
+    return sorted({*__all__, *(module.name for module in iter_modules(__path__))})

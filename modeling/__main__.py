@@ -1,4 +1,4 @@
-"""`python -m modeling`, and the command `modeling`."""
+"""Entry point of the command line, and of `python -m modeling`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from modeling.errors import INTERRUPTED
 
 
 def main() -> NoReturn:
-    """Run the command line and exit with its status, also where it is interrupted while it is being
-    loaded.
-    """
+    """Run the command line and exit with its status, also if interrupted while it is loaded."""
     try:
-        from modeling.cli.main import main as run
+        from modeling.cli.main import run
 
-        run()
+        status = run()
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        status = INTERRUPTED
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -105,12 +105,7 @@ class Config:
         for assignment in assignments:
             name, equals, text = assignment.partition("=")
             if not equals or name not in SETTINGS:
-                known = ", ".join(SETTINGS)
-                raise InputError(
-                    "no such setting",
-                    expected=f"field=value, fields: {known}",
-                    found=repr(assignment),
-                )
+                raise unknown_setting(name, repr(assignment))
             changes[name] = _parse(name, text)
         return dataclasses.replace(self, **changes)
 
@@ -167,6 +162,19 @@ def _is_kind(value: Any, kind: str) -> bool:
     if kind == "float":
         return type(value) in (int, float) and math.isfinite(value)
     return type(value).__name__ == kind
+
+
+def unknown_setting(name: str, found: str | None = None) -> InputError:
+    """Make the error for a setting that does not exist, with the most similar one as a remedy."""
+    import difflib  # needed only after a mistake
+
+    close = difflib.get_close_matches(name.lower(), SETTINGS, 1)
+    return InputError(
+        "no such setting",
+        expected=f"field=value, fields: {', '.join(SETTINGS)}",
+        found=found or repr(name),
+        remedy=f"did you mean {close[0]}?" if close else None,
+    )
 
 
 def _parse(name: str, text: str) -> Any:

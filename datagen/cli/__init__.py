@@ -1,4 +1,5 @@
-"""The commands: parse, call the library, print. Nothing else.
+"""Command line: parse, call the library, print.
 
-NumPy and all above it are imported inside the commands: `datagen --help` must answer at once.
+Commands reach the library through `import datagen`, which imports modules when they are first used:
+`--help` of every command answers at once, without NumPy.
 """

@@ -1,4 +1,4 @@
-"""The command line: a group of commands that turns each error into its exit code."""
+"""The command `datagen`: a group of commands that turns each error into its exit code."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import click
 from click.exceptions import Exit
 
-from datagen import __version__
-from datagen.cli import building, output, proving, showing
+import datagen
+from datagen.cli import output, read, write
 from datagen.cli.options import PATH
 from datagen.errors import (
     CLOSED_PIPE,
@@ -21,36 +21,23 @@ from datagen.errors import (
     DatagenError,
     RecipeError,
     StorageError,
-    printable_list,
+    printable_lines,
 )
 from datagen.files import kind, storage_error, storage_errors
 
 _COMMANDS = (
-    building.sources,
-    building.fetch,
-    building.build,
-    building.shards,
-    building.finish,
-    building.convert,
-    proving.info,
-    proving.verify,
-    proving.diff,
-    showing.show,
-    showing.sample,
-    showing.preview,
+    *(write.sources, write.fetch, write.build, write.shards, write.finish, write.convert),
+    *(read.info, read.verify, read.diff, read.show, read.sample, write.preview),
 )
-
-
-# commands that keep what they have done when they are interrupted
-_GOES_ON = ("build", "convert", "fetch", "finish")
-_OUTPUT = Path("standard output")  # of an error in writing that names no file: those of files do
+_CONTINUES = ("build", "convert", "fetch", "finish")  # commands that keep what they have done
+_OUTPUT = Path("standard output")  # named in errors of writing that name no file
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LESS_MEMORY = "end other programs, or use fewer --workers where the command has that option"
 
 
 class _Commands(click.Group):
-    """A group whose commands end with the exit code that the error's class states."""
+    """A group whose commands end with the exit code of the error's class."""
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         try:
@@ -69,63 +56,60 @@ class _Commands(click.Group):
 
 
 def _ending(error: BaseException, command: str | None = None) -> click.ClickException | Exit | None:
-    """Make of `error` a message and its exit code, or an exit; None where it is a mistake of
-    ours.
-    """
+    """Turn `error` into a message with an exit code, or an exit; None for a bug in the program."""
     if isinstance(error, click.Abort) or _stems_from_interrupt(error):
-        hint = (
-            "; give the same command again: it goes on where it was" if command in _GOES_ON else ""
-        )
-        return _failure(f"interrupted{hint}", INTERRUPTED)
+        hint = "; give the same command again: it goes on where it was"
+        return _failure(f"interrupted{hint if command in _CONTINUES else ''}", INTERRUPTED)
     if isinstance(error, BrokenPipeError):
         return Exit(CLOSED_PIPE)
-    if isinstance(error, MemoryError):
-        error = StorageError("memory is short", remedy=_LESS_MEMORY)
-    elif isinstance(error, RuntimeError) and "can't start new thread" in str(error):
-        error = StorageError("the system gives this process no more threads", remedy=_LESS_MEMORY)
-    elif isinstance(error, ImportError):
-        error = StorageError(
-            f"a library cannot be loaded: {_reason(error)}",
-            remedy="install datagen anew, or see to it that memory is not short",
-        )
-    elif isinstance(error, OSError):
-        error = storage_error(error, _OUTPUT if error.errno in _WRITING else None)
-    if not isinstance(error, DatagenError):
+    explained = _explain(error)
+    if explained is None:
         return None
-    is_full = isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL
-    hint = (
-        "; what is done so far is kept for the next run" if is_full and command in _GOES_ON else ""
-    )
-    return _failure(f"{error}{hint}", error.exit_code)
+    is_full = isinstance(explained.__cause__, OSError) and explained.__cause__.errno in _FULL
+    hint = "; what is done so far is kept for the next run"
+    kept = hint if is_full and command in _CONTINUES else ""
+    return _failure(f"{explained}{kept}", explained.exit_code)
+
+
+def _explain(error: BaseException) -> DatagenError | None:
+    """Turn shortages of the machine and broken installations into errors of this package."""
+    if isinstance(error, MemoryError):
+        return StorageError("memory is short", remedy=_LESS_MEMORY)
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return StorageError("the system gives this process no more threads", remedy=_LESS_MEMORY)
+    if isinstance(error, ImportError):
+        return StorageError(
+            f"a library cannot be loaded: {_reason(error)}",
+            remedy="install datagen again, or make sure that memory is not short",
+        )
+    if isinstance(error, OSError):
+        return storage_error(error, _OUTPUT if error.errno in _WRITING else None)
+    return error if isinstance(error, DatagenError) else None
 
 
 def _stems_from_interrupt(error: BaseException | None) -> bool:
-    """Tell whether `error` is an interruption, or what an import made of one that came in the
-    middle of it.
-    """
+    """Tell whether `error` is an interruption, or what an import made of one."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
 
 
 def _failure(message: str, exit_code: int) -> click.ClickException:
-    """An error of the library, on its way to the terminal."""
+    """Make the error that click prints before it exits with `exit_code`."""
     failure = click.ClickException(message)
     vars(failure)["exit_code"] = exit_code
     return failure
 
 
 def _reason(error: BaseException) -> str:
-    """The first words of why something could not be imported: NumPy wraps them in a page of
-    advice.
-    """
+    """Return the first line of why an import failed: NumPy adds a page of advice."""
     while isinstance(error.__cause__, ImportError):
         error = error.__cause__
     return str(error).strip().partition("\n")[0]
 
 
 def run() -> int:
-    """Run the command line; its exit status."""
+    """Run the command line and return its exit status."""
     output.secure_streams()
     try:
         status = cli.main(standalone_mode=False)
@@ -139,14 +123,14 @@ def run() -> int:
         if ending is None:
             raise
         status = ending.exit_code if isinstance(ending, Exit) else _show(ending)
-    output.abandon_what_cannot_be_written()
+    output.drop_unwritable()
     return status if isinstance(status, int) else 0
 
 
 def _show(failure: click.ClickException) -> int:
-    """Print an error, if anybody can still read it; its exit code."""
-    # an argument may be the name of somebody's file
-    vars(failure)["message"] = printable_list(failure.message)
+    """Print an error, if anybody can still read it, and return its exit code."""
+    # click quotes arguments, and one may be the name of somebody's file
+    vars(failure)["message"] = printable_lines(failure.message)
     with suppress(OSError):
         failure.show()
     return failure.exit_code
@@ -156,7 +140,7 @@ def _show(failure: click.ClickException) -> int:
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(__version__, prog_name="datagen")
+@click.version_option(datagen.__version__, prog_name="datagen")
 @click.option(
     "--with",
     "files",
@@ -178,27 +162,25 @@ def cli(context: click.Context, files: tuple[Path, ...]) -> None:
 
 
 def _register_tasks(path: Path) -> list[str]:
-    """Run a file, make the tasks that it defines known, and give their names."""
-    from datagen.tasks import Task, register
-
+    """Run a Python file, register the tasks that it defines, and return their names."""
     found = kind(Path(os.path.realpath(path)))
     if found != "a file":
         raise RecipeError("no such file", path=path, expected="a file of Python", found=found)
     with storage_errors(path), path.open("rb"):
-        pass  # can be read: any other trouble is the file's own
+        pass  # it can be read: any other error is the file's own
     try:
         values = runpy.run_path(str(path)).values()
     except (Exception, SystemExit) as error:
         raise RecipeError(
             f"the file cannot be run: {type(error).__name__}: {error}", path=path
         ) from error
-    defined = [value for value in values if isinstance(value, Task)]
+    defined = [value for value in values if isinstance(value, datagen.tasks.Task)]
     if not defined:
         raise RecipeError(
             "the file defines no task", path=path, expected="a datagen.tasks.Task", found="none"
         )
     for task in defined:
-        register(task)
+        datagen.tasks.register(task)
     return [task.name for task in defined]
 
 

@@ -1,27 +1,24 @@
-"""The options that commands share: each stands here once, with its help."""
+"""Options and arguments that several commands share, each with its help."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+import datagen
+from datagen.engines.threads import usable_cores
 from datagen.layout import SPLITS
 
 if TYPE_CHECKING:
     from datagen.recipe import Recipe
 
 DEFAULT = Path("data/mnist")
-
-
-def _workers() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _grid(_: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -31,7 +28,7 @@ def _grid(_: click.Context, param: click.Parameter, value: str | None) -> tuple[
 def half_open(
     _: click.Context, param: click.Parameter, value: str | None
 ) -> tuple[int, int] | None:
-    """The callback of an option that takes A:B."""
+    """Read the value of an option that takes A:B."""
     return None if value is None else _pair(value, ":", param, "A:B, such as 0:8")
 
 
@@ -43,9 +40,7 @@ def _pair(value: str, separator: str, param: click.Parameter, expected: str) -> 
 
 
 def is_given(option: str) -> bool:
-    """Say whether an option of the running command stands on its command line, not only in the
-    environment.
-    """
+    """Tell whether an option is on the command line, not only in the environment."""
     origin = click.get_current_context().get_parameter_source(option)
     return origin is ParameterSource.COMMANDLINE
 
@@ -63,9 +58,7 @@ def _options(*decorators: _Decorator) -> _Decorator:
 
 
 class _Path(click.Path):
-    """A path that is not looked at before the command does: what is wrong there has exit codes of
-    its own.
-    """
+    """A path that click does not check: what is wrong there has exit codes of its own."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path, readable=False)
@@ -76,9 +69,7 @@ class _Path(click.Path):
         param: click.Parameter | None,
         ctx: click.Context | None,
     ) -> str | bytes | os.PathLike[str]:
-        """Refuse the empty path, as of a variable that is not set: it would mean the working
-        folder.
-        """
+        """Refuse an empty path, as of an unset shell variable: it would mean the working folder."""
         if value == "":
             self.fail("the path is empty", param, ctx)
         return super().convert(value, param, ctx)
@@ -86,12 +77,22 @@ class _Path(click.Path):
 
 PATH = _Path()
 
+
+class SampleCommand(click.Command):
+    """A command that takes an index: a negative number is refused as one, not as an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if any(re.fullmatch(r"-\d+", argument) for argument in args):
+            ctx.ignore_unknown_options = True
+        return super().parse_args(ctx, args)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 workers_option = click.option(
     "--workers",
     type=click.IntRange(1, 256),
-    default=_workers,
+    default=usable_cores,
     show_default="all cores",
     help="Cores to use.",
 )
@@ -105,17 +106,22 @@ source_dir_option = click.option(
 directory_argument = click.argument(
     "directory", metavar="[DIR]", type=PATH, default=DEFAULT, required=False
 )
+sample_arguments = _options(
+    click.argument("task"),
+    click.argument("split", type=click.Choice(SPLITS)),
+    click.argument("index", type=click.IntRange(min=0)),
+)
 storage_options = _options(
     click.option(
         "--format", "format_name", type=click.Choice(["zarr", "hdf5"]), help="Format of the stores."
     ),
     click.option(
-        "--shard-size", type=int, metavar="N", help="Samples a shard: 256 times a power of two."
+        "--shard-size", type=int, metavar="N", help="Samples per shard: 256 times a power of two."
     ),
     click.option(
         "--compression",
         type=click.Choice(["none", "zstd"]),
-        help="What is compressed cannot be mapped.",
+        help="Compression of the shards; compressed data cannot be memory-mapped.",
     ),
 )
 recipe_options = _options(
@@ -132,9 +138,9 @@ recipe_options = _options(
         "--val-digits",
         type=int,
         metavar="N",
-        help="Images taken off the end of the training set, for val.",
+        help="Images taken from the end of the training set for val.",
     ),
-    click.option("--seed", type=int, metavar="N", help="Key of the order of the mosaics."),
+    click.option("--seed", type=int, metavar="N", help="Seed of the order of the mosaics."),
     click.option("--grid", callback=_grid, metavar="RxC", help="Rows and columns of a mosaic."),
     click.option(
         "--mosaics", type=int, nargs=3, metavar="TRAIN VAL TEST", help="Mosaics in each split."
@@ -146,33 +152,18 @@ recipe_options = _options(
 def recipe_of(
     *,
     recipe_name: str,
-    source: str | None = None,
     val_digits: int | None = None,
-    seed: int | None = None,
-    grid: tuple[int, int] | None = None,
-    mosaics: tuple[int, int, int] | None = None,
     format_name: str | None = None,
-    shard_size: int | None = None,
-    compression: str | None = None,
+    **changes: Any,
 ) -> Recipe:
-    """The recipe of that name or file, with what the command line says otherwise, validated
-    whole.
-    """
-    from datagen import recipe as recipes
+    """Load a recipe by name or from a file, and apply the options of the command line.
 
-    table = recipes.to_table(recipes.load(recipe_name))
-    table["tasks"] += [
-        name for name in click.get_current_context().obj or [] if name not in table["tasks"]
-    ]
-    if source is not None:
-        table.pop("val", None)
-    top = {"source": source, "val": val_digits, "seed": seed}
-    table.update({key: value for key, value in top.items() if value is not None})
-    if grid is not None:
-        table["mosaics"]["grid"] = list(grid)
-    if mosaics:
-        table["mosaics"].update(zip(SPLITS, mosaics, strict=True))
-    storage = {"format": format_name, "shard_size": shard_size, "compression": compression}
-    table["storage"].update({key: value for key, value in storage.items() if value is not None})
-    # the recipe itself was found valid above
-    return recipes.from_table(table, origin="the options given")
+    Tasks of --with are added. Raises RecipeError.
+    """
+    return datagen.recipe.changed(
+        recipe_name,
+        val=val_digits,
+        format=format_name,
+        more_tasks=click.get_current_context().obj or (),
+        **changes,
+    )

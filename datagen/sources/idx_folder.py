@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datagen import text
-from datagen.errors import InputError
+from datagen.errors import InputError, decode_text, split_lines
 from datagen.sources import checks, idx
 from datagen.sources.base import MAX_CLASSES, Part, Report, Source
 
@@ -206,7 +205,7 @@ def _classes(
 
 def _named(path: Path) -> tuple[str, ...]:
     """Read the names in a classes.txt, blank lines passed over; none where it is not there."""
-    lines = [line.strip() for line in text.lines(_text(path) or "")]
+    lines = [line.strip() for line in split_lines(_text(path) or "")]
     places = {f"line {number}": name for number, name in enumerate(lines, 1) if name}
     checks.fail_on(checks.name_problems(list(places.values()), list(places)), path)
     return tuple(places.values())
@@ -231,7 +230,7 @@ def _mapped(content: str, path: Path) -> dict[int, str]:
     """
     classes: dict[int, str] = {}
     problems = []
-    for number, line in enumerate(text.lines(content), 1):
+    for number, line in enumerate(split_lines(content), 1):
         words = line.split()
         if not words:
             continue
@@ -278,4 +277,4 @@ def _text(path: Path) -> str | None:
             return None
         checks.require_file(path)
         data = path.read_bytes()
-    return text.decode(data, path, InputError)
+    return decode_text(data, path, InputError)

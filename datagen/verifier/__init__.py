@@ -51,6 +51,15 @@ class Verdict:
     stood_on: str
     not_looked_at: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        """Name the level, the number of problems and the first few of them."""
+        count = len(self.problems)
+        found = f"{count:,} problem{'s' * (count != 1)}" if count else "no problems"
+        done = f"{self.level}: {self.samples:,} samples, digest {self.digest[:12]}"
+        first = [f"\n  {str(problem)[:200]}" for problem in self.problems[:5]]
+        more = ["\n  ..."] if count > len(first) else []
+        return f"<Verdict: {found}; {done}{''.join(first + more)}>"
+
 
 def verify(
     root: Path | str,

@@ -1,3 +1,5 @@
-"""What the command line offers, by what it is for: training, scoring, and applying what was
-trained.
+"""Command line: parse, call the library, print.
+
+Commands reach the library through `import modeling`, which imports modules when they are first
+used: `--help` of every command answers at once, without NumPy and torch.
 """

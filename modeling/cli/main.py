@@ -1,131 +1,75 @@
-"""The command line: a group of commands that turns each error into its exit code."""
+"""The command `modeling`: a group of commands that turns each error into its exit code."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NoReturn
+from contextlib import suppress
+from typing import Any
 
 import click
+from click.exceptions import Exit
 
-from modeling.cli import applying, scoring, training
+from modeling.cli import output, predict, score, train
 from modeling.cli.output import explain_output, failure, printable_lines
 from modeling.errors import CLOSED_PIPE, INTERRUPTED, explain
 from modeling.training.signals import raise_interrupts
 
-# Imports of NumPy, torch and all above them stand inside the commands: `modeling --help` must
-# answer at once.
-
-_COMMANDS = (training.train, scoring.score, scoring.report, applying.predict, applying.export)
-
-
-class _ClosedPipe(click.ClickException):
-    """Nobody reads standard output any more, as behind `head`: no word, and the exit code that a
-    shell would give.
-    """
-
-    exit_code = CLOSED_PIPE
-
-    def __init__(self) -> None:
-        super().__init__("standard output is a closed pipe")
-
-    def show(self, file: Any = None) -> None:
-        pass
+_COMMANDS = (train.train, score.score, score.report, predict.predict, predict.export)
 
 
 class _Commands(click.Group):
-    """A group whose commands end with the exit code that the error's class states."""
+    """A group whose commands end with the exit code of the error's class."""
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         try:
             return super().make_context(*args, **extra)
-        except BrokenPipeError:  # of a help text; click would end with 1
-            raise _ClosedPipe from None
+        except BrokenPipeError:  # of --help; click would end with 1
+            raise Exit(CLOSED_PIPE) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.Abort, click.exceptions.Exit):
-            raise
-        except BrokenPipeError:
-            raise _ClosedPipe from None
-        except KeyboardInterrupt:
-            raise failure("interrupted", INTERRUPTED) from None
-        except Exception as error:
-            told = explain_output(error) or explain(error)
-            if told is None:
+        except (Exception, KeyboardInterrupt) as error:
+            ending = _ending(error)
+            if ending is None or ending is error:
                 raise
-            raise failure(str(told), told.exit_code) from error
-
-    def main(self, *args: Any, **extra: Any) -> NoReturn:
-        """Run a command and exit with its status, whatever becomes of the streams that it writes
-        to.
-        """
-        run = partial(super().main, *args, **{**extra, "standalone_mode": False})
-        status = _status(run)
-        _flush()
-        sys.exit(status)
+            raise ending from error
 
 
-def _status(run: Callable[[], Any]) -> int:
-    """Run a command: what the process is to end with. An error is told on standard error, if that
-    is open.
-    """
-    try:
-        done = run()
-        return done if isinstance(done, int) else 0
-    except (click.Abort, KeyboardInterrupt):
-        error: click.ClickException = failure("interrupted", INTERRUPTED)
-    except click.ClickException as raised:
-        error = raised
-    except OSError as raised:  # standard output took no more of a help text
-        told = explain_output(raised) or explain(raised)
-        assert told is not None
-        error = failure(str(told), told.exit_code)
-    vars(error)["message"] = printable_lines(error.message, sys.stderr)
-    if sys.stderr is not None:
-        with contextlib.suppress(OSError):
-            error.show()
-    return error.exit_code
+def _ending(error: BaseException) -> click.ClickException | Exit | None:
+    """Turn `error` into a message with an exit code, or an exit; None for a bug in the program."""
+    if isinstance(error, click.ClickException | Exit):
+        return error
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        return failure("interrupted", INTERRUPTED)
+    if isinstance(error, BrokenPipeError):
+        return Exit(CLOSED_PIPE)
+    explained = explain_output(error) or explain(error)
+    return None if explained is None else failure(str(explained), explained.exit_code)
 
 
-def _flush() -> None:
-    """Write out what was printed; what cannot be is dropped, or Python would try again as it ends,
-    and complain.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if stream is None:
-            continue
-        try:
-            stream.flush()
-        except OSError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
-
-
-def _fill_standard_streams() -> None:
-    """Open what is closed of the three standard streams, to nowhere.
-
-    Else the next file to be opened, such as the log of a run, would take its number, and with it
-    the words of libraries that are meant for a terminal.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-
-
-def main() -> NoReturn:
-    """Run the command line and exit with its status."""
+def run() -> int:
+    """Run the command line and return its exit status."""
     raise_interrupts()
-    _fill_standard_streams()
-    cli()
-    raise AssertionError("the command line exits")
+    output.secure_streams()
+    try:
+        status = cli.main(standalone_mode=False)
+    except (Exception, KeyboardInterrupt) as error:
+        ending = _ending(error)
+        if ending is None:
+            raise
+        status = ending.exit_code if isinstance(ending, Exit) else _show(ending)
+    output.drop_unwritable()
+    return status if isinstance(status, int) else 0
+
+
+def _show(error: click.ClickException) -> int:
+    """Print an error, if anybody can still read it, and return its exit code."""
+    # click quotes arguments, and one may be the name of somebody's file
+    vars(error)["message"] = printable_lines(error.message, sys.stderr)
+    with suppress(OSError):
+        error.show()
+    return error.exit_code
 
 
 @click.group(

@@ -1,13 +1,14 @@
-"""What the command line prints: tables, JSON, and progress where a terminal is there."""
+"""Standard streams: lines, tables, JSON, and progress where a terminal is there."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -22,40 +23,129 @@ if TYPE_CHECKING:
 Record = Mapping[str, Any]
 
 
+def secure_streams() -> None:
+    """Open closed standard streams to nowhere, and let all of them take every character.
+
+    Where one is closed, the next file to be opened, such as the log of a run, would get its number,
+    and a library that complains would write into that file.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            with suppress(OSError):  # gets the lowest number that is free
+                os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  (stays open)
+            setattr(sys, name, nowhere)
+        elif isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def drop_unwritable() -> None:
+    """Drop what a stream has buffered and cannot write: Python would complain at exit."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            with suppress(OSError):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, stream.fileno())
+                os.close(null)
+
+
+def print_line(text: str = "") -> None:
+    """Print a line on standard output; characters that cannot be printed are escaped."""
+    click.echo(printable(text))
+
+
+def printable(text: str, stream: IO[str] | None = None) -> str:
+    """Write text on one line, with escapes for what a terminal or the stream's encoding lacks.
+
+    The stream is standard output by default. Click would write UTF-8 to a stream that is ASCII.
+    """
+    encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
+    return escaped(text).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def printable_lines(text: str, stream: IO[str] | None = None) -> str:
+    """Escape text like `printable`, but keep its line breaks."""
+    return "\n".join(printable(line, stream) for line in text.split("\n"))
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON; paths are strings, mappings are objects."""
+    click.echo(json.dumps(value, indent=2, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else dict(value)
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of cells; all columns but the first are aligned right."""
+    rows = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        print_line("  ".join([row[0].ljust(widths[0]), *cells]))
+
+
 def failure(message: str, exit_code: int) -> click.ClickException:
-    """An error of the library, on its way to the terminal."""
+    """Make the error that click prints before it exits with `exit_code`; under torchrun with the
+    rank.
+    """
     rank = os.environ.get("RANK", "")
     raised = click.ClickException(f"rank {rank}: {message}" if rank.isdigit() else message)
     vars(raised)["exit_code"] = exit_code
     return raised
 
 
-class Progress:
-    """What to call with the name of a task and each record of its log.
+def explain_output(error: BaseException) -> StorageError | None:
+    """Return a StorageError if `error` comes from writing to standard output, else None."""
+    if not isinstance(error, OSError) or error.filename is not None:
+        return None
+    try:
+        sys.stdout.flush()  # what could not be written is still buffered
+    except OSError as again:
+        if again.errno == error.errno:
+            return StorageError(error.strerror or str(error), path="standard output")
+    return None
 
-    Prints a line for each evaluation; on a terminal also one that moves on, with all tasks that are
-    being trained, and elsewhere one at the beginning of each and after each tenth of its steps.
-    That nobody reads it any more is no reason to lose a run: what cannot be printed is not.
+
+class Progress:
+    """Prints how training goes: call it with the name of a task and each record of its log.
+
+    Prints a line for each evaluation. A terminal also shows one line that is overwritten, with all
+    tasks in training; elsewhere there is a line at the first step and after each tenth of the
+    steps. Write errors, such as a closed pipe, are ignored.
     """
 
-    def __init__(self, steps: Mapping[str, int], headlines: Mapping[str, str]) -> None:
-        self._steps, self._headlines = steps, headlines
+    def __init__(self, steps: Mapping[str, int], metrics: Mapping[str, str]) -> None:
+        self._steps, self._metrics = steps, metrics
         self._moving = sys.stderr is not None and sys.stderr.isatty()
         self._now: dict[str, str] = {}
-        # of the steps of a task that were told, where nothing moves
+        # tenths of the steps of a task that were printed, without a terminal
         self._tenths: dict[str, int] = {}
 
     def __call__(self, task: str, record: Record) -> None:
         steps = self._steps[task]
         if "resumed" in record:
-            unlike = "; not in the environment that it began in, so the weights may differ in their last bits"
-            same = record["resumed"]["same_environment"]
-            self._stay(f"{task}  goes on from step {record['step']:,}{'' if same else unlike}")
+            other = (
+                "; not in the environment that it began in,"
+                " so the weights may differ in their last bits"
+            )
+            is_same = record["resumed"]["same_environment"]
+            line = f"{task}  goes on from step {record['step']:,}{'' if is_same else other}"
+            self._print_line(line)
         elif "val" in record:
-            headline, best = self._headlines[task], ", the best so far" if record["best"] else ""
-            score = f"{headline} {percent(record['val'][headline], 2) or '-'}"
+            metric, best = self._metrics[task], ", the best so far" if record["best"] else ""
+            score = f"{metric} {percent(record['val'][metric], 2) or '-'}"
             self._now.pop(task, None)
-            self._stay(f"{task}  step {record['step']:,} of {steps:,}  val: {score}{best}")
+            self._print_line(f"{task}  step {record['step']:,} of {steps:,}  val: {score}{best}")
         elif self._moving:
             self._now[task] = f"{task} {record['step'] / steps:.0%} {_pace(record)}"
             # a line that wraps could not be overwritten
@@ -63,13 +153,13 @@ class Progress:
             self._print(f"\r\033[K{' | '.join(self._now.values())[:width]}")
         elif (tenth := 10 * record["step"] // steps) > self._tenths.get(task, -1):
             self._tenths[task] = tenth
-            self._stay(f"{task}  step {record['step']:,} of {steps:,}  {_pace(record)}")
+            self._print_line(f"{task}  step {record['step']:,} of {steps:,}  {_pace(record)}")
 
-    def _stay(self, text: str) -> None:
+    def _print_line(self, text: str) -> None:
         self._print(f"\r\033[K{text}\n" if self._moving else f"{text}\n")
 
     def _print(self, text: str) -> None:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             click.echo(text, nl=False, err=True)
 
 
@@ -78,110 +168,48 @@ def _pace(record: Record) -> str:
     return f"loss {record['loss']:.4f} {record['samples_per_second']:,.0f} samples/s {left} left"
 
 
-def print_trained(evidence: RunInfo, folder: Path, headline: str) -> None:
-    """Print what a run came to."""
-    seconds = sum(evidence.seconds.values())
-    done = "trained" if evidence.finished else f"interrupted at step {evidence.step:,}"
-    say(
-        f"{folder}: {done}; {evidence.step:,} steps, {evidence.epochs:.2f} epochs, {evidence.parameters:,} parameters,"
-        f" {duration(seconds)}"
+def print_trained(info: RunInfo, folder: Path, metric: str) -> None:
+    """Print how far a run is, its best score and the digest of its weights."""
+    done = "trained" if info.finished else f"interrupted at step {info.step:,}"
+    print_line(
+        f"{folder}: {done}; {info.step:,} steps, {info.epochs:.2f} epochs,"
+        f" {info.parameters:,} parameters, {duration(sum(info.seconds.values()))}"
     )
-    if evidence.best is not None:
-        best = evidence.best
-        say(
-            f"  best on {best['samples']:,} samples of val: {headline} {percent(best['scores'][headline], 2) or '-'}"
-            f" at step {best['step']:,}"
+    if info.best is not None:
+        score = percent(info.best["scores"][metric], 2) or "-"
+        print_line(
+            f"  best on {info.best['samples']:,} samples of val: {metric} {score}"
+            f" at step {info.best['step']:,}"
         )
-    say(f"  weights {evidence.weights}")
+    print_line(f"  weights {info.weights}")
 
 
 def print_scores(records: Sequence[Record]) -> None:
-    """Print the scores of each split of each record, and then those that have a reference beside
-    it.
-    """
-    from modeling.scoring import scoreboard
+    """Print the scores of each split of each record, and those of several tasks in one table."""
+    from modeling.scoring import scoreboard  # imports NumPy
 
     for record in records:
         for split in record["splits"]:
             print_table(scoreboard.score_rows(record, split))
             for note in scoreboard.notes(record, split):
-                say(note)
-            say()
+                print_line(note)
+            print_line()
             for rows in (
                 scoreboard.class_rows(record, split),
                 scoreboard.arrangement_rows(record, split),
             ):
                 if rows:
                     print_table(rows)
-                    say()
+                    print_line()
     tested = [record for record in records if "test" in record["splits"]]
     if len(tested) > 1:
         print_table(scoreboard.headline_rows(tested))
 
 
 def print_parity(outputs: Mapping[str, Record]) -> None:
-    """Print how far each output of an exported model is from the network's; a dash for what it does
-    not have.
-    """
+    """Print how far each output of an exported model is from the network's."""
     rows = [["output", "largest difference", "mean", "values that differ"]]
     for name, each in outputs.items():
         distances = [f"{each[key]:.2e}" if key in each else "-" for key in ("largest", "mean")]
         rows.append([name, *distances, f"{each['differing']:.4%}" if "differing" in each else "-"])
     print_table(rows)
-
-
-def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of cells, the first column to the left, the others to the right."""
-    rows = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        say("  ".join([row[0].ljust(widths[0]), *cells]))
-
-
-def printable(text: str, stream: IO[str] | None = None) -> str:
-    """The text with escapes for all that would steer a terminal, or that a stream has no bytes for:
-    standard output where none is given.
-    """
-    encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
-    return escaped(text).encode(encoding, "backslashreplace").decode(encoding)
-
-
-def printable_lines(text: str, stream: IO[str] | None = None) -> str:
-    """The text with escapes like `printable`, its lines left apart."""
-    return "\n".join(printable(line, stream) for line in text.split("\n"))
-
-
-def explain_output(error: BaseException) -> StorageError | None:
-    """Tell that standard output takes no more, where that is what an error without a name comes
-    from.
-    """
-    if not isinstance(error, OSError) or error.filename is not None:
-        return None
-    try:
-        sys.stdout.flush()  # what could not be written is still held back
-    except OSError as again:
-        if again.errno == error.errno:
-            return StorageError(error.strerror or str(error), path="standard output")
-    return None
-
-
-def say(text: str = "") -> None:
-    """Print lines on standard output. Raises StorageError where it takes no more, BrokenPipeError
-    where nobody is left to read it.
-    """
-    try:
-        click.echo(printable_lines(text))
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise StorageError(error.strerror or str(error), path="standard output") from error
-
-
-def print_json(value: object) -> None:
-    """Print a value as JSON; paths are strings, mappings are objects."""
-    say(json.dumps(value, indent=2, default=_plain))
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else dict(value)

@@ -39,7 +39,7 @@ from older import make_older
 from datagen import __version__, errors, sources
 from datagen import recipe as recipes
 from datagen.cli.main import _ending, cli
-from datagen.cli.output import size
+from datagen.cli.output import format_bytes
 from datagen.errors import StorageError
 from datagen.layout import SPLITS
 
@@ -138,10 +138,12 @@ def test_every_command_explains_itself_and_every_option(name: str) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     heavy = {"numpy", "cv2", "zarr", "h5py", "xxhash", "numcodecs", "importlib.metadata"}
-    ask = "import sys; sys.argv = ['datagen', '--help']\nfrom datagen.__main__ import main\n"
-    ask += "try: main()\nexcept SystemExit: pass\n"
+    ask = "import sys; from datagen.cli.main import cli, run\n"
+    ask += "for name in ('', *cli.commands):\n"
+    ask += "    sys.argv = ['datagen', *name.split(), '--help']; assert run() == 0\n"
     done = python("-c", f"{ask}print(sorted({heavy} & set(sys.modules)), file=sys.stderr)")
-    assert done.stdout.startswith("Usage: datagen ")
+    assert done.stdout.startswith("Usage: ")
+    assert done.stdout.count("Usage: ") == 1 + len(cli.commands)
     assert done.stderr == "[]\n"
 
 
@@ -567,15 +569,28 @@ def test_info_prints_the_digest_and_what_is_in_the_dataset(data: Path) -> None:
     assert "storage   zarr, 256 samples a shard, compression none" in said
     rows = [line.split() for line in said.splitlines()]
     images = sum(MOSAICS.values())
-    assert ["mosaics/image", "uint8", "10x8", "y", "x", *size(images * 80).split()] in rows
-    assert ["mosaics/source", "uint32", "2x2", "row", "column", *size(images * 16).split()] in rows
-    assert ["circles/label", "uint8", "one", "number", *size(sum(COUNTS.values())).split()] in rows
+    assert ["mosaics/image", "uint8", "10x8", "y", "x", *format_bytes(images * 80).split()] in rows
+    assert [
+        "mosaics/source",
+        "uint32",
+        "2x2",
+        "row",
+        "column",
+        *format_bytes(images * 16).split(),
+    ] in rows
+    assert [
+        "circles/label",
+        "uint8",
+        "one",
+        "number",
+        *format_bytes(sum(COUNTS.values())).split(),
+    ] in rows
     total = sum(
         facts["bytes"]
         for splits in printed("info", data)["tasks"].values()
         for facts in splits.values()
     )
-    assert ["total", *size(total).split()] in rows
+    assert ["total", *format_bytes(total).split()] in rows
     assert section["columns"]["source"]["axes"] == ["row", "column"]
 
 
@@ -897,7 +912,7 @@ def test_a_library_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None
     done = in_shell("sources", env={"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path[1:]])})
     assert done.returncode == 7
     assert (
-        done.stderr == "Error: the command line cannot be loaded: no click; install datagen anew\n"
+        done.stderr == "Error: the command line cannot be loaded: no click; install datagen again\n"
     )
 
 
@@ -1105,6 +1120,13 @@ def test_links_are_named_and_so_is_what_to_do(data: Path, recipe: Path) -> None:
         7, "build", "--recipe", recipe, "--out", "lost/here"
     )
     assert "name the folder that it lies in" in refused(4, "info", data / "manifest.json")
+
+
+def test_a_negative_index_is_refused_as_a_number(recipe: Path) -> None:
+    for command in ("sample", "show"):
+        told = refused(2, command, recipe, "mosaics", "val", "-12", "--quiet")
+        assert "'INDEX': -12 is not in the range x>=0" in told
+        assert "No such option" in refused(2, command, recipe, "--wrkers", "2")
 
 
 def test_an_empty_path_is_wrong_usage(recipe: Path) -> None:

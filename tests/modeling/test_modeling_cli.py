@@ -25,8 +25,7 @@ from click.testing import CliRunner, Result
 from helpers import on_one_thread
 from isolation import ROOT
 
-from modeling import runs
-from modeling.cli import training
+from modeling import api, runs
 from modeling.cli.main import cli
 from modeling.cli.options import load_torch
 from modeling.cli.output import Progress, print_table
@@ -78,9 +77,16 @@ def python(
 
 
 def test_help_needs_neither_numpy_nor_torch() -> None:
-    heavy = "numpy torch safetensors tensorboard"
-    code = f"import sys, modeling.cli; print([name for name in {heavy.split()} if name in sys.modules])"
-    assert python("-c", code).communicate()[0].strip() == "[]"
+    heavy = {"numpy", "torch", "safetensors", "tensorboard"}
+    code = (
+        "import sys; from modeling.cli.main import cli, run\n"
+        "for name in ('', *cli.commands):\n"
+        "    sys.argv = ['modeling', *name.split(), '--help']; assert run() == 0\n"
+        f"print(sorted({heavy} & set(sys.modules)), file=sys.stderr)"
+    )
+    out, err = python("-c", code).communicate()
+    assert out.count("Usage: ") == 1 + len(cli.commands)
+    assert err.strip() == "[]"
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in cli.commands)])
@@ -267,7 +273,7 @@ def test_tasks_take_turns_on_a_gpu_and_stand_side_by_side_on_a_cpu(
     tasks: Any = {name: partial(work, name) for name in ("foreground", "circles", "mosaics")}
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     for device, jobs in (("cuda", None), ("cpu", None), ("cuda", 2), ("cpu", 2)):
-        training._run_all(tasks, torch.device(device), jobs, lambda *_: None)
+        api.train_side_by_side(tasks, torch.device(device), jobs, lambda *_: None)
     assert alone == list(tasks)
     assert asked == [3, 2, 2]
 
@@ -312,7 +318,7 @@ def test_anybodys_predictions_are_scored(folder: Path, tmp_path: Path) -> None:
     ("arguments", "code", "words"),
     [
         (["train", "squares"], 2, "is not one of"),
-        (["train", "foreground", "--set", "stpes=3"], 3, "no such setting"),
+        (["train", "foreground", "--set", "stpes=3"], 3, "found 'stpes=3'); did you mean steps?"),
         (["train", "foreground", "--set", "steps=0"], 3, "steps is 0"),
         (["train", "foreground", "--dataset", "nowhere"], 4, "nowhere"),
         (["score"], 2, "say which run"),
@@ -367,7 +373,9 @@ def test_a_loss_that_is_no_number_ends_with_1(folder: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("package", ["torch", "safetensors"])
 def test_without_torch_the_way_to_it_is_told(folder: Path, package: str) -> None:
-    code = f"import sys; sys.modules['{package}'] = None; from modeling.cli import main; main()"
+    code = (
+        f"import sys; sys.modules['{package}'] = None; from modeling.__main__ import main; main()"
+    )
     program = python("-c", code, "train", "foreground", "--dataset", str(folder))
     _, error = program.communicate()
     assert program.returncode == 3
@@ -437,7 +445,7 @@ def test_under_torchrun_the_next_task_begins_where_all_ranks_go_on(
         "b": work("b", finished=False),
         "c": work("c", finished=True),
     }
-    done = training._run_all(tasks, torch.device("cpu"), None, lambda _task, _record: None)
+    done = api.train_side_by_side(tasks, torch.device("cpu"), None, lambda _task, _record: None)
     assert begun == list(done) == ["a", "b"]
 
 
@@ -737,7 +745,8 @@ def test_closed_standard_streams_change_nothing(folder: Path, tmp_path: Path) ->
 
 def test_a_file_does_not_take_the_place_of_a_closed_standard_stream() -> None:
     code = (
-        "import os; os.close(2); os.close(0); from modeling.cli import _fill_standard_streams as fill; fill();"
+        "import os; os.close(2); os.close(0);"
+        "from modeling.cli.output import secure_streams; secure_streams();"
         "print(os.open(os.devnull, os.O_RDONLY) > 2, os.get_inheritable(2))"
     )
     assert python("-c", code).communicate()[0].strip() == "True True"
@@ -768,9 +777,10 @@ def test_json_into_a_closed_pipe_ends_like_any_filter(folder: Path) -> None:
     scored = ["score", "--predictions", "x.npz", "--task", "circles", "--dataset", folder]
     assert run_with("2>/dev/null >&3", *scored)[0] == 3
     code = (
-        "import os, sys; from modeling import terminal, cli; import click;"
-        "cli.cli.add_command(click.Command('say', callback=lambda: [terminal.say('x' * 9999) for _ in range(99)]));"
-        "cli.main()"
+        "import click; from modeling.cli import main, output;"
+        "lines = lambda: [output.print_line('x' * 9999) for _ in range(99)];"
+        "main.cli.add_command(click.Command('say', callback=lines));"
+        "from modeling.__main__ import main; main()"
     )
     with unread_pipe() as pipe:
         done = subprocess.run(
@@ -802,7 +812,7 @@ def test_numpy_is_loaded_before_torch_which_would_drop_an_interrupt(
         "    def find_spec(self, name, *_):\n"
         "        if name in ('numpy', 'torch'): print('loads', name, flush=True)\n"
         "sys.meta_path.insert(0, Watch())\n"
-        "from modeling.cli import main\n"
+        "from modeling.__main__ import main\n"
         "main()\n"
     )
     output, _ = python("-c", code, *command, PYTHONPATH=str(ROOT)).communicate()

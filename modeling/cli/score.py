@@ -1,17 +1,18 @@
-"""The commands that show how good a run is: its scores, and a page about it."""
+"""The commands `score` and `report`, which show how good a run is."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+import modeling
 from modeling.cli.options import (
     PATH,
     TASKS,
     dataset_option,
     device_option,
-    find_device,
     json_option,
     load_numpy,
     load_torch,
@@ -19,7 +20,7 @@ from modeling.cli.options import (
     quiet_option,
     threads_option,
 )
-from modeling.cli.output import print_json, print_scores, say
+from modeling.cli.output import print_json, print_line, print_scores
 
 
 @click.command()
@@ -27,12 +28,12 @@ from modeling.cli.output import print_json, print_scores, say
 @dataset_option
 @out_option
 @click.option("--predictions", type=PATH, metavar="FILE", help="Score these instead of a run's.")
-@click.option("--task", type=click.Choice(TASKS), help="With --predictions: what they are of.")
+@click.option("--task", type=click.Choice(TASKS), help="With --predictions: their task.")
 @click.option(
     "--split",
     type=click.Choice(["train", "val", "test"]),
     multiple=True,
-    help="What to score on.  [default: val, test]",
+    help="Splits to score on.  [default: val, test]",
 )
 @device_option
 @threads_option
@@ -50,30 +51,27 @@ def score(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Score a run (a folder), all runs, or anybody's predictions, beside the reference and a
-    trivial baseline.
+    """Score a run (a folder), all runs, or anybody's predictions.
+
+    The scores stand beside the reference and a trivial baseline.
     """
     if (run is None) == (predictions is None):
         raise click.UsageError("say which run to score, or give --predictions FILE")
     if predictions is not None and (task is None or len(split) > 1):
         raise click.UsageError("--predictions needs --task, and takes at most one --split")
-    if predictions is None:
-        load_torch()
-    else:
-        load_numpy()
-    from modeling.data.dataset import open_dataset
-    from modeling.scoring import score as library
-
-    dataset = open_dataset(directory)
     if predictions is not None and task is not None:
-        records = [library.score_predictions(predictions, dataset, task, *split)]
+        load_numpy()
+        dataset = modeling.open_dataset(directory)
+        records = [modeling.score_predictions(predictions, dataset, task, *split)]
     else:
-        device = str(find_device(device_name, threads))
-        splits = split or library.SPLITS
+        load_torch()
+        dataset = modeling.open_dataset(directory)
+        device = modeling.api.find_device(device_name, threads).type
+        options: dict[str, Any] = {"splits": split} if split else {}
         if run == "all":
-            records = library.score_all(out, dataset, splits, device=device)
+            records = modeling.score_all(out, dataset, device=device, **options)
         else:
-            records = [library.score_run(Path(str(run)), dataset, splits, device=device)]
+            records = [modeling.score(str(run), dataset, device=device, **options)]
     if as_json:
         print_json(records)
     elif not quiet:
@@ -100,12 +98,10 @@ def report(
     RUNS is where the runs are, or one run.  [default: runs]
     """
     load_torch()
-    from modeling.data.dataset import open_dataset
-    from modeling.report import write_report
-
-    device = str(find_device(device_name, threads))
-    page, *pictures = write_report(
-        folder, open_dataset(directory), out or folder / "report", device=device
+    device = modeling.api.find_device(device_name, threads).type
+    dataset = modeling.open_dataset(directory)
+    page, *pictures = modeling.write_report(
+        folder, dataset, out or folder / "report", device=device
     )
     if not quiet:
-        say(f"{page}: written, and {len(pictures)} pictures beside it")
+        print_line(f"{page}: written, and {len(pictures)} pictures beside it")

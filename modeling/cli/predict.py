@@ -1,6 +1,4 @@
-"""The commands that use a trained run: what it predicts for anybody's images, and the run as an
-ONNX model.
-"""
+"""The commands `predict` and `export`, which use a trained run."""
 
 from __future__ import annotations
 
@@ -10,23 +8,23 @@ from typing import TYPE_CHECKING
 
 import click
 
+import modeling
 from modeling.cli.options import (
     DATASET,
     PATH,
     device_option,
-    find_device,
     json_option,
     load_torch,
     quiet_option,
     threads_option,
 )
-from modeling.cli.output import print_json, print_parity, print_table, printable, say
+from modeling.cli.output import print_json, print_line, print_parity, print_table, printable
 
 if TYPE_CHECKING:
     from modeling.inference.inputs import UInt8
     from modeling.runs.trained import Trained
 
-_ROWS = 20  # of a table, on the terminal
+_ROWS = 20  # images that the table on the terminal lists
 
 _run = click.argument("run", type=PATH)
 
@@ -47,10 +45,10 @@ _run = click.argument("run", type=PATH)
     type=click.Choice(["train", "val", "test"]),
     default="test",
     show_default=True,
-    help="What to take of a dataset.",
+    help="Split that is predicted of a dataset.",
 )
 @click.option(
-    "--overlay", is_flag=True, help="Draw the prediction over each image too, 100 at most."
+    "--overlay", is_flag=True, help="Also draw the prediction over each image, 100 at most."
 )
 @click.option(
     "--invert",
@@ -79,11 +77,10 @@ def predict(
     dataset.
     """
     load_torch()
-    from modeling.inference import predict as library
     from modeling.inference.findings import rows
 
-    device = find_device(device_name, threads)
-    record = library.predict(
+    device = modeling.api.find_device(device_name, threads)
+    record = modeling.predict_files(
         run, inputs, out, split=split, invert=invert, overlay=overlay, device=device
     )
     if as_json:
@@ -96,24 +93,24 @@ def predict(
     table = rows(record)
     print_table(table[: 1 + _ROWS])
     more = len(table) - 1 - _ROWS
-    say()
-    say(
-        f"{f'and {more:,} more; ' if more > 0 else ''}{len(record['files']):,} files in {out}, and {library.FILE}"
-    )
+    rest = f"and {more:,} more; " if more > 0 else ""
+    print_line()
+    print_line(f"{rest}{len(record['files']):,} files in {out}, and predictions.json")
 
 
 @click.command()
 @_run
-@click.option("--onnx", "as_onnx", is_flag=True, help="As an ONNX model.")
+@click.option("--onnx", "as_onnx", is_flag=True, help="Export as an ONNX model.")
 @click.option(
-    "--out", type=PATH, metavar="FILE", help="What to write.  [default: model.onnx in RUN]"
+    "--out", type=PATH, metavar="FILE", help="File to write.  [default: model.onnx in RUN]"
 )
 @click.option(
     "--dataset",
     "directory",
     type=PATH,
     metavar="DIR",
-    help="Compare on images of its val split.  [default: data/mnist if it is there, else random images]",
+    help="Compare on images of its val split."
+    "  [default: data/mnist if it is there, else random images]",
 )
 @threads_option
 @quiet_option
@@ -131,35 +128,30 @@ def export(
     if not as_onnx:
         raise click.UsageError("say what to export as: --onnx")
     load_torch()
-    from modeling.inference.export import export_onnx
-    from modeling.runs.trained import load_run
-
-    find_device("cpu", threads)
-    trained = load_run(run)
+    modeling.api.find_device("cpu", threads)
+    trained = modeling.load(run, device="cpu").trained
     path = out or run / "model.onnx"
-    record = export_onnx(trained, path, *_images(trained, directory))
+    record = modeling.export_onnx(trained, path, *_images(trained, directory))
     if as_json:
         print_json({"file": path, **record})
     elif not quiet:
         parity = record["parity"]
         print_parity(parity["outputs"])
-        say(
-            f"\n{path}: the network and onnxruntime agree on {parity['images']:,} images {parity['of']}"
-        )
+        print_line()
+        agreed = f"{parity['images']:,} images {parity['of']}"
+        print_line(f"{path}: the network and onnxruntime agree on {agreed}")
 
 
 def _images(trained: Trained, directory: Path | None) -> tuple[UInt8, str]:
-    """Images to compare on, and what they are."""
-    from modeling.data.dataset import open_dataset
+    """Choose images to compare on, and say what they are."""
     from modeling.data.manifest import MANIFEST
     from modeling.inference.export import SAMPLES, random_images
 
     if directory is None and not (DATASET / MANIFEST).exists():
         return random_images(trained.size), "of random grey levels"
-    dataset = open_dataset(directory or DATASET)
+    dataset = modeling.open_dataset(directory or DATASET)
     images = dataset.split(trained.task.name, "val")["image"]
     if images.shape[1:] != trained.size:
-        return random_images(
-            trained.size
-        ), "of random grey levels: those of the dataset are of another size"
+        reason = "of random grey levels: those of the dataset are of another size"
+        return random_images(trained.size), reason
     return images[:SAMPLES], f"of val of {dataset.source}, dataset {dataset.digest[:12]}"

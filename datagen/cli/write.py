@@ -1,4 +1,4 @@
-"""Commands that write datasets: build, convert, finish, and what leads there."""
+"""Commands that write: sources, fetch, build, shards, finish, convert and preview."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import datagen
 from datagen.cli.options import (
     DEFAULT,
     PATH,
@@ -21,18 +22,16 @@ from datagen.cli.options import (
     workers_option,
 )
 from datagen.cli.output import (
-    bar,
-    built_facts,
-    ends_with,
+    exit_with,
     fetching_line,
-    print_built,
+    format_bytes,
     print_json,
-    say,
-    size,
-    tell,
+    print_line,
+    progress_bar,
+    remarks,
     warn,
 )
-from datagen.cli.showing import fresh_preview, preview_folder
+from datagen.cli.tables import built_facts, print_built
 from datagen.errors import SourceError
 from datagen.files import beside
 
@@ -46,15 +45,13 @@ if TYPE_CHECKING:
 @quiet_option
 @json_option
 def sources(source_dir: Path | None, quiet: bool, as_json: bool) -> None:
-    """List the sources of images, and where each is now."""
-    from datagen import sources as library
-
-    listed = library.available(directory=source_dir)
+    """List the sources of images and where each is found."""
+    listed = datagen.sources.available(directory=source_dir)
     if as_json:
         print_json([vars(source) for source in listed])
     for source in [] if as_json or quiet else listed:
-        tell(f"{source.name:14} {source.description}")
-        tell(f"{'':14} licence: {source.licence}; now: {source.found or 'on the mirrors'}")
+        print_line(f"{source.name:14} {source.description}")
+        print_line(f"{'':14} licence: {source.licence}; now: {source.found or 'on the mirrors'}")
 
 
 @click.command()
@@ -62,17 +59,15 @@ def sources(source_dir: Path | None, quiet: bool, as_json: bool) -> None:
 @quiet_option
 @json_option
 def fetch(name: str, quiet: bool, as_json: bool) -> None:
-    """Bring a source's files from public mirrors into the cache."""
-    from datagen import sources as library
-
+    """Fetch a source's files from public mirrors into the cache."""
     with fetching_line(quiet or as_json) as progress:
-        paths = library.fetch(name, report=say(quiet), progress=progress)
-    with ends_with(0):
+        paths = datagen.sources.fetch(name, report=remarks(quiet), progress=progress)
+    with exit_with(0):
         if as_json:
             print_json([str(path) for path in paths])
         elif not quiet:
             for path in paths:
-                tell(path)
+                print_line(path)
 
 
 @click.command()
@@ -87,7 +82,7 @@ def fetch(name: str, quiet: bool, as_json: bool) -> None:
     help="Build this part of 'datagen shards', without committing.",
 )
 @click.option(
-    "--fallback", metavar="NAME", help="Recipe to build beside it where the source cannot be had."
+    "--fallback", metavar="NAME", help="Recipe to build beside it if the source cannot be fetched."
 )
 @click.option("--preview", is_flag=True, help="Draw contact sheets in DIR-preview.")
 @quiet_option
@@ -103,17 +98,17 @@ def build(
     as_json: bool,
     **overrides: Any,
 ) -> None:
-    """Build a dataset, or what is missing or damaged of it."""
+    """Build a dataset, or only what is missing or damaged."""
     recipe = recipe_of(**overrides)
     named = (
         overrides["recipe_name"] if overrides["source"] is None else recipe.without_path().source
     )
     root = out or DEFAULT.parent / Path(named).stem
     silent = quiet or as_json
-    # refused now, not once it is needed
+    # a bad fallback, or a name too long for a preview, is refused before the build
     other = None if fallback is None else recipe_of(recipe_name=fallback)
     if preview:
-        preview_folder(root)  # or that there can be none would be told after the build
+        _preview_folder(root)
     try:
         built = _build(recipe, root, source_dir, workers, shards, silent)
     except SourceError as error:
@@ -123,14 +118,14 @@ def build(
         warn(str(error))
         warn(f"Building the recipe {fallback!r} in {root} INSTEAD.")
         built = _build(other, root, None, workers, shards, silent)
-    pictures = fresh_preview(root) if preview and built.manifest is not None else []
-    with ends_with(0):
+    pictures = _fresh_preview(root) if preview and built.manifest is not None else []
+    with exit_with(0):
         if as_json:
             print_json(built_facts(built, root))
         elif not quiet:
             print_built(built, root)
             if pictures:
-                tell(f"contact sheets: {pictures[0].parent}")
+                print_line(f"contact sheets: {pictures[0].parent}")
 
 
 @click.command()
@@ -140,11 +135,10 @@ def build(
 @json_option
 def shards(source_dir: Path | None, quiet: bool, as_json: bool, **overrides: Any) -> None:
     """Print the numbered list of shards, for build --shards A:B."""
-    from datagen.builder import resolve, sections
-    from datagen.shards import shard_list
-
-    resolved = resolve(recipe_of(**overrides), directory=source_dir, report=say(quiet or as_json))
-    listed = shard_list(sections(resolved.plan))
+    resolved = datagen.builder.resolve(
+        recipe_of(**overrides), directory=source_dir, report=remarks(quiet or as_json)
+    )
+    listed = datagen.shards.shard_list(datagen.builder.sections(resolved.plan))
     if as_json:
         print_json(
             [
@@ -153,7 +147,8 @@ def shards(source_dir: Path | None, quiet: bool, as_json: bool, **overrides: Any
             ]
         )
     for number, job in [] if as_json or quiet else enumerate(listed):
-        tell(f"{number:6}  {job.name:28} {len(job.samples):10,} samples  {size(job.bytes):>9}")
+        samples = f"{len(job.samples):10,} samples"
+        print_line(f"{number:6}  {job.name:28} {samples}  {format_bytes(job.bytes):>9}")
 
 
 @click.command()
@@ -162,11 +157,9 @@ def shards(source_dir: Path | None, quiet: bool, as_json: bool, **overrides: Any
 @quiet_option
 @json_option
 def finish(directory: Path, workers: int, quiet: bool, as_json: bool) -> None:
-    """Commit a dataset built in parts, once all are there."""
-    from datagen import builder as library
-
-    built = library.finish(directory, workers=workers)
-    with ends_with(0):
+    """Commit a dataset that was built in parts, when all are there."""
+    built = datagen.builder.finish(directory, workers=workers)
+    with exit_with(0):
         if as_json:
             print_json(built_facts(built, directory))
         elif not quiet:
@@ -192,11 +185,9 @@ def convert(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Write a dataset in another storage; its digest stays."""
-    from datagen import converter as library
-
-    with bar("converting", quiet or as_json) as progress:
-        built = library.convert(
+    """Write a dataset in another storage; its digest stays the same."""
+    with progress_bar("converting", quiet or as_json) as progress:
+        built = datagen.converter.convert(
             origin,
             target,
             format_name=format_name,
@@ -205,11 +196,27 @@ def convert(
             workers=workers,
             progress=progress,
         )
-    with ends_with(0):
+    with exit_with(0):
         if as_json:
             print_json(built_facts(built, target))
         elif not quiet:
             print_built(built, target)
+
+
+@click.command()
+@directory_argument
+@click.option("--out", type=PATH, metavar="FOLDER", help="Where to draw.  [default: DIR-preview]")
+@quiet_option
+@json_option
+def preview(directory: Path, out: Path | None, quiet: bool, as_json: bool) -> None:
+    """Draw contact sheets of a dataset."""
+    paths = _preview(directory, out)
+    with exit_with(0):
+        if as_json:
+            print_json(paths)
+        elif not quiet:
+            for path in paths:
+                print_line(path)
 
 
 def _build(
@@ -220,16 +227,31 @@ def _build(
     part: tuple[int, int] | None,
     silent: bool,
 ) -> Built:
-    from datagen import builder as library
-
-    with fetching_line(silent) as fetching, bar("building", silent) as progress:
-        return library.build(
+    with fetching_line(silent) as fetching, progress_bar("building", silent) as progress:
+        return datagen.builder.build(
             recipe,
             root,
             directory=source_dir,
             workers=workers,
             part=part,
-            report=say(silent),
+            report=remarks(silent),
             fetching=fetching,
             progress=progress,
         )
+
+
+def _preview(root: Path, folder: Path | None = None) -> list[Path]:
+    datagen.manifest.load(root)  # refuses what is no dataset before it asks where to draw
+    return datagen.preview.write_preview(root, folder or _preview_folder(root))
+
+
+def _fresh_preview(root: Path) -> list[Path]:
+    """Draw the contact sheets of a dataset unless they are there already; return their paths."""
+    manifest, folder = datagen.manifest.load(root), _preview_folder(root)
+    paths = [folder / f"{name}.png" for name in ("overview", *manifest.tasks)]
+    is_fresh = all(datagen.preview.shows(path, manifest) for path in paths)
+    return paths if is_fresh else _preview(root)
+
+
+def _preview_folder(root: Path) -> Path:
+    return beside(root, "{name}-preview")

@@ -1,0 +1,185 @@
+"""The functions of `import datagen`: a dataset built, converted, verified or computed by one call.
+
+Paths are text or `Path`. The errors are those of `datagen.errors`; each message says what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from datagen import builder, converter, samples, verifier
+from datagen.dataset import Dataset
+from datagen.engines import threads
+from datagen.opened import OpenedDataset, open_dataset
+from datagen.recipe import Recipe, changed, load
+from datagen.verifier import Verdict
+
+Array = npt.NDArray[Any]
+Progress = Callable[[int, int], None]  # bytes done, bytes in all
+Notify = Callable[[str], None]
+
+
+def build(
+    recipe: Recipe | Path | str,
+    out: Path | str,
+    *,
+    source_dir: Path | str | None = None,
+    workers: int | None = None,
+    warn: Notify | None = None,
+    progress: Progress | None = None,
+    **changes: Any,
+) -> OpenedDataset:
+    """Build the dataset of a recipe in the folder `out`, or what is missing of it, and open it.
+
+    `recipe` is the name of a packaged recipe, a TOML file or a `Recipe`; `changes` are keys of
+    `datagen.recipe.changed`. `source_dir` is where the source's files are; nothing is fetched then.
+    `workers` is the number of cores, all by default; `warn` and `progress` are called meanwhile.
+
+    Raises RecipeError for a bad recipe, SourceError where the source cannot be had, FormatError
+    where `out` holds something else, BusyError and StorageError.
+
+    >>> data = datagen.build("strokes", "strokes", mosaics=(300, 20, 20))
+    >>> len(data["mosaics"]["train"])
+    300
+    """
+    wanted = changed(recipe, **changes)
+    builder.build(
+        wanted,
+        out,
+        directory=source_dir,
+        workers=workers or threads.usable_cores(),
+        report=warn,
+        progress=progress,
+    )
+    return open_dataset(out)
+
+
+def convert(
+    origin: Path | str,
+    target: Path | str,
+    *,
+    format: str | None = None,  # noqa: A002  (the key of a recipe)
+    shard_size: int | None = None,
+    compression: str | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> OpenedDataset:
+    """Write a dataset in another storage and open it; its digest stays the same.
+
+    `format` is "zarr" or "hdf5", `compression` "none" or "zstd"; None keeps what `origin` has.
+    Raises DamageError where `origin` is damaged; then nothing is written.
+
+    >>> converted = datagen.convert("strokes", "strokes-hdf5", format="hdf5")
+    >>> converted.digest == datagen.open("strokes").digest
+    True
+    """
+    converter.convert(
+        origin,
+        target,
+        format_name=format,
+        shard_size=shard_size,
+        compression=compression,
+        workers=workers or threads.usable_cores(),
+        progress=progress,
+    )
+    return open_dataset(target)
+
+
+def verify(
+    path: Path | str,
+    *,
+    quick: bool = False,
+    sample: int | None = None,
+    seed: int = 0,
+    expect: str | None = None,
+    source_dir: Path | str | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Verdict:
+    """Verify a dataset: every byte, every sample, every claim; `Verdict.problems` lists all faults.
+
+    `quick` checks metadata and file sizes only, `sample` that many random samples, chosen by
+    `seed`. `expect` is the dataset digest that it must have. A source in `source_dir` must be the
+    one that the dataset was built from.
+
+    >>> datagen.verify("strokes")
+    <Verdict: no problems; full: 140,340 samples, digest dd81985546ec>
+    """
+    return verifier.verify(
+        path,
+        quick=quick,
+        sample=sample,
+        seed=seed,
+        expect=expect,
+        directory=source_dir,
+        workers=workers or threads.usable_cores(),
+        progress=progress,
+    )
+
+
+def sample(
+    where: Recipe | Path | str,
+    task: str,
+    split: str,
+    index: int,
+    *,
+    source_dir: Path | str | None = None,
+) -> dict[str, Array]:
+    """Compute one sample: a dict from column name to array, whatever is stored of it.
+
+    `where` is a recipe or the folder of a dataset. A recipe's sample follows from its source, a
+    dataset's from the images and labels stored in it, or from the source in `source_dir`. Raises
+    RecipeError where there is no such sample.
+
+    >>> one = datagen.sample("strokes", "circles", "train", 5)
+    >>> one["image"].shape, one["label"].shape
+    ((28, 28), ())
+    """
+    return dict(compute(where, task, split, index, source_dir=source_dir).values)
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A sample that was computed, the names of its dataset's classes, and what it follows from."""
+
+    values: Mapping[str, Array]
+    classes: tuple[str, ...]
+    computed_from: str
+
+
+def compute(
+    where: Recipe | Path | str,
+    task: str,
+    split: str,
+    index: int,
+    *,
+    source_dir: Path | str | None = None,
+    warn: Notify | None = None,
+) -> Computed:
+    """Compute one sample like `sample`, and say what it follows from."""
+    if isinstance(where, Recipe) or names_recipe(where):
+        wanted = where if isinstance(where, Recipe) else load(str(where))
+        builder.require_sample(wanted, task, split, index)
+        resolved = builder.resolve(wanted, directory=source_dir, report=warn)
+    elif source_dir is not None:
+        builder.section_of_sample(Dataset(where).sections.values(), task, split, index)
+        resolved = builder.resolve_dataset(where, directory=source_dir)
+    else:
+        dataset = Dataset(where)
+        values = samples.derived(dataset, task, split, index)
+        classes = dataset.manifest.source.classes
+        return Computed(values, classes, "the images and labels in the dataset")
+    values = resolved.sample(task, split, index)
+    return Computed(values, resolved.source.classes, "the source")
+
+
+def names_recipe(where: Path | str) -> bool:
+    """Tell a recipe from a dataset: a TOML file or a plain name that is no folder."""
+    path = Path(where)
+    is_plain = path.name == str(where)
+    return not path.is_dir() and (path.is_file() or path.suffix == ".toml" or is_plain)

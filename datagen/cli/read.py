@@ -1,0 +1,231 @@
+"""Commands that read: info, verify, diff, show and sample."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import datagen
+from datagen.cli.options import (
+    PATH,
+    SampleCommand,
+    directory_argument,
+    is_given,
+    json_option,
+    quiet_option,
+    recipe_of,
+    sample_arguments,
+    source_dir_option,
+    workers_option,
+)
+from datagen.cli.output import exit_with, print_json, progress_bar, remarks
+from datagen.cli.tables import (
+    manifest_facts,
+    print_comparison,
+    print_differences,
+    print_info,
+    print_sample,
+    print_verdict,
+    sample_facts,
+    verdict_facts,
+)
+from datagen.errors import PROBLEMS_FOUND, StorageError
+from datagen.files import kind, require_outside_datasets, write_atomic
+
+if TYPE_CHECKING:
+    from datagen.api import Array
+
+
+@click.command()
+@directory_argument
+@quiet_option
+@json_option
+def info(directory: Path, quiet: bool, as_json: bool) -> None:
+    """Print what a dataset holds."""
+    manifest = datagen.manifest.load(directory)
+    if as_json:
+        print_json(manifest_facts(manifest))
+    elif not quiet:
+        print_info(manifest)
+
+
+@click.command()
+@directory_argument
+@click.option("--quick", is_flag=True, help="Check metadata, files and their sizes; read no shard.")
+@click.option(
+    "--sample", type=click.IntRange(min=1), metavar="N", help="Check that and N random samples."
+)
+@click.option(
+    "--seed",
+    type=int,
+    metavar="N",
+    help="Choose the samples of --sample: the same for the same seed.",
+)
+@click.option("--expect", metavar="DIGEST", help="Dataset digest that it must have.")
+@source_dir_option
+@workers_option
+@quiet_option
+@json_option
+def verify(
+    directory: Path,
+    quick: bool,
+    sample: int | None,
+    seed: int | None,
+    expect: str | None,
+    source_dir: Path | None,
+    workers: int,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Verify a dataset: every byte, every sample, every claim.
+
+    Exits with 1 if anything is wrong, after all problems are told.
+    """
+    named = is_given("source_dir")
+    if quick and sample:
+        raise click.UsageError("--quick and --sample exclude each other")
+    if named and (quick or sample):
+        raise click.UsageError(
+            "--quick and --sample do not look at the source: leave out --source-dir"
+        )
+    if seed is not None and not sample:
+        raise click.UsageError("--seed chooses the samples of --sample: give both")
+    with progress_bar("verifying", quiet or as_json) as progress:
+        verdict = datagen.verifier.verify(
+            directory,
+            quick=quick,
+            sample=sample,
+            seed=secrets.randbits(32) if seed is None else seed,
+            expect=expect,
+            directory=source_dir,
+            insist=named,
+            workers=workers,
+            progress=progress,
+        )
+    with exit_with(PROBLEMS_FOUND if verdict.problems else 0):
+        if as_json:
+            print_json(verdict_facts(verdict))
+        elif not quiet or verdict.problems:
+            print_verdict(verdict, directory)
+
+
+@click.command()
+@click.argument("first", metavar="A", type=PATH)
+@click.argument("second", metavar="B", type=PATH)
+@click.option("--verbose", is_flag=True, help="List every column and the samples that differ.")
+@quiet_option
+@json_option
+def diff(first: Path, second: Path, verbose: bool, quiet: bool, as_json: bool) -> None:
+    """Compare two datasets: do they hold the same data, and what else differs?
+
+    Goes by the digests. Exits with 1 if they differ in anything that is data, and not only in
+    recipe or storage.
+    """
+    compared = datagen.diff.compare(first, second)
+    differences = datagen.diff.differences(first, second) if as_json or verbose else []
+    names = (str(first), str(second))
+    with exit_with(0 if compared.same_data else PROBLEMS_FOUND):
+        if as_json:
+            print_json([vars(difference) for difference in differences])
+        elif verbose and not quiet:
+            print_differences(compared, names, differences)
+        elif not quiet:
+            print_comparison(compared, names)
+
+
+def _picture(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
+    """Follow a link to the file to draw in; refuse folders and places within a dataset."""
+    if value is None:
+        return None
+    target = Path(os.path.realpath(value)) if kind(value) == "a link" else value
+    found = kind(target)
+    if found not in ("nothing", "a file"):
+        remedy = "name a file in it" if found == "a folder" else "choose another place"
+        raise StorageError(f"{found}, not a file to draw in", path=value, remedy=remedy)
+    require_outside_datasets(target)
+    return target
+
+
+png_option = click.option(
+    "--png",
+    type=PATH,
+    callback=_picture,
+    metavar="FILE",
+    help="Draw the sample in this file.",
+)
+
+
+@click.command(cls=SampleCommand)
+@click.argument("directory", metavar="DIR", type=PATH)
+@sample_arguments
+@png_option
+@quiet_option
+@json_option
+def show(
+    directory: Path, task: str, split: str, index: int, png: Path | None, quiet: bool, as_json: bool
+) -> None:
+    """Show one sample as it is stored.
+
+    Exits with 5 if the sample's shard is damaged, after what is stored there is shown.
+    """
+    dataset = datagen.dataset.Dataset(directory)
+    values = datagen.samples.stored(dataset, task, split, index)
+    damage = datagen.samples.damage(dataset, task, split, index)
+    if png is not None:
+        drawable = datagen.picks.read_sample(dataset, task, split, index)
+        _draw(png, task, drawable, dataset.manifest.source.classes)
+    if as_json:
+        print_json(sample_facts(task, split, index, values))
+    elif not quiet:
+        print_sample(values)
+    if damage is not None:
+        raise damage
+
+
+@click.command(cls=SampleCommand)
+@click.argument("where", metavar="DIR|RECIPE")
+@sample_arguments
+@png_option
+@source_dir_option
+@quiet_option
+@json_option
+def sample(
+    where: str,
+    task: str,
+    split: str,
+    index: int,
+    png: Path | None,
+    source_dir: Path | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Compute one sample, whatever is stored of it.
+
+    A recipe's sample follows from the recipe's source, a dataset's from the images and labels that
+    the dataset holds, or from its source in --source-dir.
+    """
+    is_recipe = datagen.api.names_recipe(where)
+    computed = datagen.api.compute(
+        recipe_of(recipe_name=where) if is_recipe else where,
+        task,
+        split,
+        index,
+        source_dir=source_dir if is_recipe or is_given("source_dir") else None,
+        warn=remarks(quiet or as_json),
+    )
+    if png is not None:
+        _draw(png, task, computed.values, computed.classes)
+    if as_json:
+        facts = sample_facts(task, split, index, computed.values, stood_on=computed.computed_from)
+        print_json(facts)
+    elif not quiet:
+        print_sample(computed.values, stood_on=computed.computed_from)
+
+
+def _draw(path: Path, task: str, values: Mapping[str, Array], classes: tuple[str, ...]) -> None:
+    write_atomic(path, datagen.preview.sample_picture(task, values, classes))

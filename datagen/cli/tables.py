@@ -1,0 +1,279 @@
+"""Tables and JSON of datasets, builds, samples, comparisons and verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import datagen
+from datagen.cli.output import format_bytes, print_line
+from datagen.layout import FORMAT_VERSION, SPLITS
+
+if TYPE_CHECKING:
+    from datagen.api import Array
+    from datagen.builder import Built
+    from datagen.diff import Comparison, Difference
+    from datagen.manifest import Manifest
+    from datagen.verifier import Verdict
+
+_DIGEST = 12  # hexadecimal digits of a digest that tell it from others
+_LISTED = 6  # columns that a line names
+_CLASSES = 12  # classes that a line names
+_ROWS = 12  # differences that a table shows
+_CELL = 32  # characters of a value in a table
+
+
+def manifest_facts(manifest: Manifest) -> dict[str, Any]:
+    """Make what `info --json` prints."""
+    tasks = {
+        task: {
+            split: {
+                "samples": facts.count,
+                "bytes": facts.bytes,
+                "columns": {
+                    c.name: {
+                        "dtype": c.dtype,
+                        "shape": [facts.count, *c.shape],
+                        "axes": c.axes,
+                        "root": c.root,
+                    }
+                    for c in facts.columns
+                },
+            }
+            for split, facts in splits.items()
+        }
+        for task, splits in manifest.tasks.items()
+    }
+    source = {
+        **vars(manifest.source),
+        "digits": {split: vars(d) for split, d in manifest.source.digits.items()},
+    }
+    return {
+        "digest": manifest.digest,
+        "format_version": FORMAT_VERSION,
+        "recipe": datagen.recipe.to_table(manifest.recipe),
+        "source": source,
+        "tasks": tasks,
+    }
+
+
+def built_facts(built: Built, root: Path) -> dict[str, Any]:
+    """Make what `build --json` prints."""
+    facts = {} if built.manifest is None else manifest_facts(built.manifest)
+    return {
+        **facts,
+        "path": str(root),
+        "finished": built.manifest is not None,
+        "shards_written": built.written,
+        "shards_kept": built.kept,
+        "metadata_written": built.committed,
+        "removed": built.removed,
+        "seconds": round(built.seconds, 3),
+    }
+
+
+def print_built(
+    built: Built,
+    root: Path,
+    *,
+    committed: str = "metadata written anew",
+    there: str = "whole, nothing to do",
+) -> None:
+    """Print what a build did, and the dataset.
+
+    Where no shard was written, `committed` says that metadata were, `there` that nothing was.
+    """
+    if built.manifest is None:
+        print_line(
+            f"{root}: {built.written} shards written, {built.kept} were there;"
+            f" commit with 'datagen finish {root}'"
+        )
+        return
+    done, kept = there, ""
+    if built.written or built.committed:
+        done = f"built in {built.seconds:.1f} s" if built.written else committed
+        kept = f", {built.kept} shards were there" if built.kept else ""
+    gone = f"; all.h5 removed from {len(built.removed)} sections: read the shards"
+    print_line(f"{root}: {done}{kept}{gone if built.removed else ''}")
+    print_manifest(built.manifest)
+
+
+def print_info(manifest: Manifest) -> None:
+    """Print all that `info` tells: samples, columns, source and storage."""
+    from datagen.sources.remarks import on_order  # imports NumPy
+
+    storage, source = manifest.recipe.storage, manifest.source
+    classes = ", ".join(source.classes[:_CLASSES])
+    more = "..." if len(source.classes) > _CLASSES else ""
+    print_manifest(manifest)
+    print_columns(manifest)
+    print_line(f"source    {source.name}: {classes}{more}")
+    if source.name == "images" and (remark := on_order(source.classes)):
+        print_line(f"          {remark}")
+    print_line(f"          {source.attribution} ({source.licence})")
+    for split, digits in source.digits.items():
+        print_line(
+            f"          {split}: {digits.count:,} distinct images"
+            f" of {source.tile[0]}x{source.tile[1]}; dropped as duplicates:"
+            f" {digits.dropped_within:,} within, {digits.dropped_across:,} across splits"
+        )
+    if source.conflicts:
+        print_line(
+            f"          {source.conflicts:,} duplicates with another label,"
+            f" such as {source.conflicts_listed[0]}"
+        )
+    print_line(
+        f"storage   {storage.format}, {storage.shard_size:,} samples a shard,"
+        f" compression {storage.compression}"
+    )
+
+
+def print_manifest(manifest: Manifest) -> None:
+    """Print the samples of each task and split, their bytes, and the digest."""
+    rows = [["", *SPLITS, "bytes"]]
+    for task, splits in manifest.tasks.items():
+        sizes = " + ".join(format_bytes(facts.bytes) for facts in splits.values())
+        rows.append([task, *(f"{facts.count:,}" for facts in splits.values()), sizes])
+    total = sum(facts.bytes for splits in manifest.tasks.values() for facts in splits.values())
+    decoded = "" if manifest.recipe.storage.compression == "none" else " decoded"
+    rows.append(["total", *[""] * len(SPLITS), format_bytes(total) + decoded])
+    _print_table(rows)
+    print_line(f"digest    {manifest.digest}")
+
+
+def print_columns(manifest: Manifest) -> None:
+    """Print the columns of each task: type, shape and axes of a sample, and the bytes of all
+    splits.
+    """
+    import numpy as np  # not at the top: --help of every command answers without it
+
+    sizes: dict[tuple[str, ...], int] = {}
+    for task, splits in manifest.tasks.items():
+        for facts in splits.values():
+            for column in facts.columns:
+                shape = "x".join(map(str, column.shape)) or "one number"
+                # "|u1" is uint8: NumPy knows the names
+                dtype = str(np.dtype(column.dtype))
+                described = (f"{task}/{column.name}", dtype, shape, " ".join(column.axes))
+                sizes[described] = sizes.get(described, 0) + column.bytes(facts.count)
+    rows = [["column", "type", "of a sample", "axes", "bytes"]]
+    rows += [[*described, format_bytes(count)] for described, count in sizes.items()]
+    _print_table(rows, right=(4,))
+
+
+def sample_facts(
+    task: str, split: str, index: int, values: Mapping[str, Array], *, stood_on: str | None = None
+) -> dict[str, Any]:
+    """Make what `show --json` and `sample --json` print.
+
+    `stood_on` says what the sample was computed from.
+    """
+    origin = {} if stood_on is None else {"stood_on": stood_on}
+    columns = {name: value.tolist() for name, value in values.items()}
+    return {"task": task, "split": split, "index": index, **origin, **columns}
+
+
+def print_sample(values: Mapping[str, Array], *, stood_on: str | None = None) -> None:
+    """Print the columns of a sample, large ones by type and shape only.
+
+    `stood_on` says what the sample was computed from.
+    """
+    lines = {name: _format_value(name, value) for name, value in values.items()}
+    lines |= {} if stood_on is None else {"stood on": stood_on}
+    width = max(10, *map(len, lines))
+    for name, line in lines.items():
+        print_line(f"{name:{width}} {line}")
+
+
+def _format_value(name: str, value: Array) -> str:
+    if value.size > 64:
+        return f"{value.dtype} {'x'.join(map(str, value.shape))}"
+    return value.tobytes().hex() if name == "digest" else str(value.tolist())
+
+
+def print_comparison(compared: Comparison, names: tuple[str, str]) -> None:
+    """Print on a few lines whether two datasets hold the same data, and what else differs."""
+    _print_whether_same(compared)
+    rows = [[_plainer(one.what), _cut(one.a), _cut(one.b)] for one in compared.others[:_ROWS]]
+    if not compared.same_data:
+        rows.insert(0, ["digest", *(digest[:_DIGEST] for digest in compared.digests)])
+    if rows:
+        _print_table([["", *names], *rows], right=())
+    more = len(compared.others) - _ROWS
+    hint = (
+        f"{more:,} more differences, and which samples differ"
+        if more > 0
+        else "which samples differ"
+    )
+    if more > 0 or not compared.same_data:
+        print_line(f"{hint}: give --verbose")
+    if not compared.others:
+        print_line("recipe, source and storage are the same")
+    print_line("by the manifests alone (the bytes: datagen verify)")
+
+
+def print_differences(
+    compared: Comparison, names: tuple[str, str], differences: Sequence[Difference]
+) -> None:
+    """Print whether two datasets hold the same data, and every difference in full."""
+    _print_whether_same(compared)
+    print_line(f"A is {names[0]}, B is {names[1]}")
+    for difference in differences:
+        print_line(str(difference))
+
+
+def _print_whether_same(compared: Comparison) -> None:
+    if compared.same_data:
+        print_line(f"the same data: digest {compared.digests[0][:_DIGEST]}")
+        return
+    listed, count = ", ".join(compared.differing[:_LISTED]), len(compared.differing)
+    more = f", and {count - _LISTED:,} more" if count > _LISTED else ""
+    print_line(f"the data differ: in {count:,} of {compared.columns:,} columns: {listed}{more}")
+
+
+def _plainer(what: str) -> str:
+    return what.replace("recipe storage.", "storage ").replace("recipe mosaics.", "mosaics ")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _CELL else f"{text[: _CELL - 3]}..."
+
+
+def verdict_facts(verdict: Verdict) -> dict[str, Any]:
+    """Make what `verify --json` prints; `passed` says that there are no problems."""
+    facts = {**vars(verdict), "problems": [vars(problem) for problem in verdict.problems]}
+    rate = verdict.bytes / verdict.seconds
+    return {"passed": not verdict.problems, **facts, "bytes_per_second": round(rate)}
+
+
+def print_verdict(verdict: Verdict, root: Path) -> None:
+    """Print the problems of a dataset, what it was checked against, and what was skipped."""
+    for problem in verdict.problems:
+        print_line(f"{root}/{problem}")
+    count, is_full = len(verdict.problems), verdict.level == "full"
+    if count:
+        found = f"{count:,} problem{'s' * (count > 1)}"
+    else:
+        found = "whole" if is_full else "nothing wrong found"
+    rate = f", {format_bytes(round(verdict.bytes / verdict.seconds))}/s" if is_full else ""
+    print_line(
+        f"{root}: {found}; {verdict.level}: {verdict.samples:,} samples derived anew"
+        f" in {verdict.seconds:.1f} s{rate}"
+    )
+    print_line(f"stood on  {verdict.stood_on}")
+    for matter in verdict.not_looked_at:
+        print_line(f"not looked at: {matter}")
+    print_line(f"digest    {verdict.digest}")
+
+
+def _print_table(rows: Sequence[Sequence[str]], right: Collection[int] | None = None) -> None:
+    """Print rows of cells; columns in `right` are aligned right, by default all but the first."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    flushed = range(1, len(widths)) if right is None else right
+    for row in rows:
+        cells = [
+            cell.rjust(width) if i in flushed else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print_line("  ".join(cells).rstrip())

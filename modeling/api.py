@@ -1,0 +1,281 @@
+"""The functions of `import modeling`: a model trained, loaded or scored by one call.
+
+Paths are text or `Path`. The errors are those of `modeling.errors`; each message says what to do.
+The command line trains by the functions below them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from modeling.config import SETTINGS, Config, preset, unknown_setting
+from modeling.data.dataset import Dataset, open_dataset
+from modeling.errors import InputError
+from modeling.inference.predict import predict_arrays
+from modeling.metrics import overall_values
+from modeling.runs.info import RunInfo
+from modeling.runs.trained import Trained, load_run, require_size
+from modeling.scoring import score as scoring
+from modeling.tasks import TASKS
+from modeling.training import distributed, jobs, loop, signals, tensorboard
+
+Array = npt.NDArray[Any]
+Notify = Callable[[dict[str, Any]], None]  # takes each record of a run's log
+Work = Callable[..., RunInfo]  # takes `notify`, `stop` and, in a process of its own, `threads=`
+
+_BATCH = 512  # images predicted at a time
+_LISTED = 8  # scores that a repr names
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Model:
+    """The best weights of a run, ready to predict."""
+
+    trained: Trained
+
+    @property
+    def path(self) -> Path:
+        """The folder of the run."""
+        return self.trained.path
+
+    @property
+    def info(self) -> RunInfo:
+        """How the run was trained and how it scored on val."""
+        return self.trained.evidence
+
+    def predict(self, images: npt.ArrayLike) -> dict[str, Array]:
+        """Predict images, uint8 (n, H, W) or one (H, W): light digits on a dark ground.
+
+        Returns a dict of arrays (n, ...): `mask`, for circles also `circle` and `label`, and
+        `confidence`, float32. Raises InputError for other arrays, and for circles where the images
+        are not of the size that the run was trained on.
+        """
+        array = np.asarray(images)
+        array = array[None] if array.ndim == 2 else array
+        if array.ndim != 3 or array.dtype != np.uint8 or 0 in array.shape:
+            raise InputError(
+                "not images",
+                expected="uint8 (n, height, width)",
+                found=f"{array.dtype} {array.shape}",
+            )
+        require_size(self.trained, (array.shape[1], array.shape[2]), Path("images"))
+        parts = [
+            predict_arrays(self.trained, np.ascontiguousarray(array[start : start + _BATCH]))
+            for start in range(0, len(array), _BATCH)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def __repr__(self) -> str:
+        info = self.info
+        trained = f"preset {info.config['preset']}, step {info.step:,}, weights {info.weights[:12]}"
+        return f"<Model of {info.task}: {trained}, in {str(self.path)[-200:]}>"
+
+
+class Scores(dict[str, Any]):
+    """The scores of a run, a dict as in `scores.json`; the repr lists the values of each split."""
+
+    def __repr__(self) -> str:
+        lines = [f"<Scores of {self['task']} on {str(self['dataset']['source'])[:50]}>"]
+        for split, record in self["splits"].items():
+            values = overall_values(record["scores"]).items()
+            known = [f"{name} {value:.3%}" for name, value in values if value is not None]
+            lines.append(f"  {split}: {', '.join(known[:_LISTED])}")
+        return "\n".join(lines)
+
+
+def train(
+    task: str,
+    dataset: Dataset | Path | str,
+    out: Path | str,
+    *,
+    preset: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    threads: int | None = None,
+    resume: bool = False,
+    progress: Notify | None = None,
+    **settings: Any,
+) -> Model:
+    """Train a network for a task in the folder `out`, and load its best weights.
+
+    `task` is "foreground", "circles" or "mosaics", `preset` "cpu", "gpu" or "record" (by default
+    that of the device), `device` "auto", "cpu" or "cuda"; `settings` are fields of
+    `modeling.config.Config`, such as `steps`. `resume` continues a run that is there. `progress` is
+    called with each record of the log.
+
+    Raises InputError for bad settings or where a run is there already, FormatError where `dataset`
+    is no dataset, BusyError where another process trains there, TrainingError where a loss is not
+    finite.
+
+    >>> model = modeling.train(
+    ...     "circles", "strokes", "runs/short", threads=1,
+    ...     steps=2, batch=8, channels=(4, 8), val_samples=8,
+    ... )
+    >>> model.info.step
+    2
+    """
+    place = find_device(device, threads)
+    config = configure(task, preset or preset_for(place), seed, settings)
+    listeners = [] if progress is None else [progress]
+    opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
+    loop.train(opened, config, out, device=place, resume=resume, listeners=listeners)
+    return Model(load_run(out, place))
+
+
+def load(run: Path | str, *, device: str = "auto") -> Model:
+    """Load the best weights of the run in the folder `run`.
+
+    Raises FormatError where there is no run of this version, DamagedError where its weights are
+    damaged.
+
+    >>> images = modeling.open_dataset("strokes").split("circles", "test")["image"][:3]
+    >>> found = modeling.load("runs/circles").predict(images)
+    >>> found["mask"].shape, found["label"].shape
+    ((3, 28, 28), (3,))
+    """
+    return Model(load_run(run, find_device(device)))
+
+
+def score(
+    run: Model | Path | str,
+    dataset: Dataset | Path | str,
+    *,
+    splits: Sequence[str] = scoring.SPLITS,
+    device: str = "auto",
+) -> Scores:
+    """Score the best weights of a run on splits of a dataset, beside a trivial baseline.
+
+    The record is written to `scores.json` in the folder of the run as well. Raises InputError where
+    the run does not fit the dataset.
+
+    >>> scores = modeling.score("runs/circles", "strokes", splits=["val"])
+    >>> scores["task"], list(scores["splits"])
+    ('circles', ['val'])
+    """
+    folder = run.path if isinstance(run, Model) else run
+    opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
+    return Scores(scoring.score_run(folder, opened, splits, device=str(find_device(device))))
+
+
+def configure(task: str, name: str, seed: int, settings: Mapping[str, Any]) -> Config:
+    """Make the configuration of a preset with some settings changed. Raises InputError."""
+    for setting in settings:
+        if setting not in SETTINGS:
+            raise unknown_setting(setting)
+    changes: dict[str, Any] = {
+        setting: tuple(value) if isinstance(value, list) else value
+        for setting, value in settings.items()
+    }
+    return dataclasses.replace(preset(task, name, seed), **changes)
+
+
+def preset_for(device: torch.device) -> str:
+    """Name the preset that suits a device: cpu or gpu."""
+    return "gpu" if device.type == "cuda" else "cpu"
+
+
+def find_device(name: str = "auto", threads: int | None = None) -> torch.device:
+    """Find the device "auto", "cpu" or "cuda", and set how many threads a CPU uses.
+
+    Raises InputError where there is no such device.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError("no such device", expected="auto, cpu or cuda", found=repr(name))
+    if threads is not None:
+        torch.set_num_threads(threads)
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        raise InputError(
+            "there is no GPU",
+            expected="a device that CUDA finds",
+            found="none",
+            remedy="leave --device out, or say cpu",
+        )
+    return torch.device("cuda" if has_gpu and name != "cpu" else "cpu")
+
+
+def main_metrics(tasks: Iterable[str]) -> dict[str, str]:
+    """Name the score of each task by which its best weights are chosen."""
+    return {task: TASKS[task].headline for task in tasks}
+
+
+def is_follower() -> bool:
+    """Tell whether this process is a rank of torchrun other than the first."""
+    return distributed.rank_and_count()[0] > 0
+
+
+def train_run(
+    directory: Path,
+    config: Config,
+    folder: Path,
+    device: torch.device,
+    notify: Notify,
+    stop: Callable[[], bool],
+    *,
+    resume: bool,
+    with_tensorboard: bool,
+    replay: bool,
+) -> RunInfo:
+    """Train one task, also with a log for TensorBoard."""
+    with contextlib.ExitStack() as stack:
+        listeners = [notify]
+        if with_tensorboard:
+            listeners.append(stack.enter_context(tensorboard.board(folder)))
+        return loop.train(
+            open_dataset(directory),
+            config,
+            folder,
+            device=device,
+            resume=resume,
+            listeners=listeners,
+            stop=stop,
+            replay=replay,
+        )
+
+
+def train_side_by_side(
+    work: Mapping[str, Work],
+    device: torch.device,
+    at_once: int | None,
+    notify: Callable[[str, dict[str, Any]], None],
+) -> dict[str, RunInfo]:
+    """Train tasks, `at_once` of them at a time in processes of their own, until a signal comes.
+
+    By default one at a time on a GPU, and as many as there are threads on a CPU. Under torchrun,
+    and for one at a time, they are trained in this process. Returns the tasks that were begun.
+    """
+    threads = torch.get_num_threads()
+    count = min(len(work), at_once or (threads if device.type == "cpu" else 1))
+    with signals.interruptible() as stop:
+        if count == 1 or os.environ.get("RANK"):
+            return _train_in_turn(work, device, notify, stop)
+        shares = zip(reversed([*work]), jobs.share_threads(threads, count, len(work)), strict=True)
+        longest_first = {task: partial(work[task], threads=share) for task, share in shares}
+        done = jobs.run_jobs(longest_first, count, tell=notify, stop=stop)
+        return {task: done[task] for task in work if task in done}
+
+
+def _train_in_turn(
+    work: Mapping[str, Work],
+    device: torch.device,
+    notify: Callable[[str, dict[str, Any]], None],
+    stop: Callable[[], bool],
+) -> dict[str, RunInfo]:
+    """Train tasks one after another; ranks of torchrun stay joined for all of them."""
+    done = {}
+    with distributed.joined(device):
+        for task, run in work.items():
+            done[task] = run(partial(notify, task), stop)
+            if not done[task].finished:  # ranks agreed on that; `stop` speaks for one rank only
+                break
+    return done
