@@ -85,6 +85,18 @@ def decode(kind: type[T], value: object, where: str = "") -> T:
     return decoded
 
 
+def problems_of(kind: type, values: Mapping[str, object]) -> tuple[str, ...]:
+    """List what is wrong with the values of the fields of a dataclass, without making one.
+
+    A dataclass can check itself with it: `problems_of(type(self), vars(self))`.
+    """
+    try:
+        _decode_fields(kind, values, "")
+    except DecodeError as error:
+        return error.problems
+    return ()
+
+
 def _decode(hint: Any, value: object, where: str) -> Any:
     """Decode as `decode` does, by any hint that is supported."""
     if hint is Any and value is not _MISSING:
@@ -124,16 +136,20 @@ def _decode_record(hint: Any, value: object, where: str) -> Any:
     """Decode an object as a dataclass or as a TypedDict, which stays a dict with all its keys."""
     if not isinstance(value, Mapping):
         raise DecodeError([_problem(where, "an object", value)])
+    fields = _decode_fields(hint, value, where)
+    return {**value, **fields} if is_typeddict(hint) else hint(**fields)
+
+
+def _decode_fields(record: Any, values: Mapping[str, object], where: str) -> dict[str, Any]:
     hints = {
-        name: get_args(inner)[0] if get_origin(inner) is NotRequired else inner
-        for name, inner in _hints(hint).items()
-        if name in value or get_origin(inner) is not NotRequired
+        name: get_args(hint)[0] if get_origin(hint) is NotRequired else hint
+        for name, hint in _hints(record).items()
+        if name in values or get_origin(hint) is not NotRequired
     }
     decoded = _decode_all(
-        (inner, value.get(name, _MISSING), _place(where, name)) for name, inner in hints.items()
+        (hint, values.get(name, _MISSING), _place(where, name)) for name, hint in hints.items()
     )
-    fields = dict(zip(hints, decoded, strict=True))
-    return {**value, **fields} if is_typeddict(hint) else hint(**fields)
+    return dict(zip(hints, decoded, strict=True))
 
 
 def _decode_entries(hint: Any, value: Any, where: str) -> dict[Any, Any]:

@@ -24,7 +24,7 @@ from modeling.cli.output import print_json, print_parity, print_table, printable
 
 if TYPE_CHECKING:
     from modeling.inference.inputs import UInt8
-    from modeling.runs.trained import Trained
+    from modeling.runs import Trained
 
 _ROWS = 20  # of a table, on the terminal
 
@@ -132,7 +132,7 @@ def export(
         raise click.UsageError("say what to export as: --onnx")
     load_torch()
     from modeling.inference.export import export_onnx
-    from modeling.runs.trained import load_run
+    from modeling.runs import load_run
 
     find_device("cpu", threads)
     trained = load_run(run)
@@ -151,7 +151,7 @@ def export(
 def _images(trained: Trained, directory: Path | None) -> tuple[UInt8, str]:
     """Images to compare on, and what they are."""
     from modeling.data.dataset import open_dataset
-    from modeling.data.manifest import MANIFEST
+    from modeling.files import MANIFEST
     from modeling.inference.export import SAMPLES, random_images
 
     if directory is None and not (DATASET / MANIFEST).exists():

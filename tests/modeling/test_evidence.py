@@ -18,7 +18,7 @@ PACKAGE = ROOT / "modeling"
 
 TELL_BEFORE_AND_AFTER_A_CHANGE = """
 import json, pathlib, torch
-from modeling.runs.evidence import environment
+from modeling.runs.info import environment
 
 told = [environment(torch.device("cpu"), "float32")["git"]]
 path = pathlib.Path("modeling/tasks/losses.py")

@@ -21,8 +21,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modeling.data.columns import Array
 from modeling.data.dataset import Split, open_dataset
-from modeling.data.mapping import Array
 from modeling.data.order import Order
 from modeling.errors import DamagedError, InputError
 from modeling.training import loader as module

@@ -371,7 +371,7 @@ def test_without_torch_the_way_to_it_is_told(folder: Path, package: str) -> None
     program = python("-c", code, "train", "foreground", "--dataset", str(folder))
     _, error = program.communicate()
     assert program.returncode == 3
-    assert f"{package} is not installed; pip install --editable '.[train]' in its checkout" in error
+    assert f"{package} is not installed; pip install --editable '.[train]' in the checkout" in error
 
 
 def test_without_tensorboard_the_way_to_it_is_told(

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from modeling import runs
+from modeling import files, runs
 from modeling.cli.main import cli
 from modeling.config import preset
-from modeling.data import manifest
 from modeling.data.dataset import Dataset, open_dataset
+from modeling.data.manifest import read_manifest
 from modeling.errors import (
     DamagedError,
     FormatError,
@@ -29,14 +29,13 @@ from modeling.errors import (
     StorageError,
     explain,
 )
-from modeling.files import absolute, hold, make_folder, remove_drafts, write_atomic, write_json
+from modeling.files import absolute, lock, make_folder, remove_drafts, write_atomic, write_json
 from modeling.inference.export import export_onnx, random_images
 from modeling.inference.inputs import read_inputs, read_npy
 from modeling.inference.predict import predict
 from modeling.report import write_report
 from modeling.report.run import find_runs, read_run
-from modeling.runs import checkpoint
-from modeling.runs.trained import load_run
+from modeling.runs import checkpoint, load_run
 from modeling.scoring.predictions import read_predictions, write_predictions
 from modeling.scoring.score import score_all, score_predictions, score_run
 from modeling.training.loop import train
@@ -120,7 +119,7 @@ def write_files(dataset: Dataset, folder: Path) -> None:
     write_atomic(str(folder / "a" / "b"), b"1")
     write_json(str(folder / "a" / "c"), {})
     remove_drafts(str(folder / "a"))
-    with hold(str(folder / "a")):
+    with lock(str(folder / "a")):
         assert sorted(path.name for path in (folder / "a").iterdir()) == ["b", "c"]
 
 
@@ -139,7 +138,7 @@ def read_images(dataset: Dataset, folder: Path) -> None:
 
 TEXTS: dict[str, Callable[[Dataset, Path, str], Any]] = {
     "open_dataset": lambda dataset, folder, runs: open_dataset(str(dataset.path)),
-    "manifest.read": lambda dataset, folder, runs: manifest.read(str(dataset.path)),
+    "read_manifest": lambda dataset, folder, runs: read_manifest(str(dataset.path)),
     "train": lambda dataset, folder, runs: train(
         dataset, preset("circles", "cpu").override(SMALL), str(folder)
     ),
@@ -290,8 +289,8 @@ def test_a_dataset_of_links_is_refused_and_it_is_said_how_to_copy_it(
             link.symlink_to(path)
     with pytest.raises(FormatError, match=r"found a link.*cp -rL"):
         open_dataset(snapshot)
-    (snapshot / manifest.MANIFEST).unlink()
-    shutil.copy(dataset.path / manifest.MANIFEST, snapshot)
+    (snapshot / files.MANIFEST).unlink()
+    shutil.copy(dataset.path / files.MANIFEST, snapshot)
     with pytest.raises(DamagedError, match=r"found a link.*cp -rL"):
         open_dataset(snapshot)
 
@@ -320,11 +319,11 @@ def test_nothing_is_written_into_a_dataset(dataset: Dataset, copied: Path, tmp_p
     assert {
         path.relative_to(tmp_path / "data") for path in (tmp_path / "data").rglob("*")
     } == before
-    (tmp_path / manifest.MANIFEST).write_text('{"name": "of a web page"}')
-    manifest.require_outside(tmp_path / "x")
-    (tmp_path / manifest.MANIFEST).unlink()
-    os.mkfifo(tmp_path / manifest.MANIFEST)  # to open it would wait for ever
-    manifest.require_outside(tmp_path / "x")
+    (tmp_path / files.MANIFEST).write_text('{"name": "of a web page"}')
+    files.require_outside_datasets(tmp_path / "x")
+    (tmp_path / files.MANIFEST).unlink()
+    os.mkfifo(tmp_path / files.MANIFEST)  # to open it would wait for ever
+    files.require_outside_datasets(tmp_path / "x")
 
 
 @pytest.mark.parametrize(
@@ -343,7 +342,7 @@ def test_nothing_is_written_into_a_dataset_in_whatever_state_it_is(
 ) -> None:
     folder = tmp_path / "data"
     shutil.copytree(dataset.path, folder)
-    file = folder / manifest.MANIFEST
+    file = folder / files.MANIFEST
     if state == "without its recipe":
         (folder / "recipe.toml").unlink()
     elif state == "being built":
@@ -354,18 +353,18 @@ def test_nothing_is_written_into_a_dataset_in_whatever_state_it_is(
     elif state != "whole":
         file.write_bytes(file.read_bytes()[: 99 if "short" in state else 0])
     with pytest.raises(InputError, match="nothing is written into a dataset"):
-        manifest.require_outside(folder / "runs")
-    manifest.require_outside(tmp_path / "runs")
+        files.require_outside_datasets(folder / "runs")
+    files.require_outside_datasets(tmp_path / "runs")
 
 
 def test_a_folder_of_something_else_with_files_of_those_names_may_be_written_to(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "recipe.toml").write_text("[bread]")
-    manifest.require_outside(tmp_path / "x")
+    files.require_outside_datasets(tmp_path / "x")
     (tmp_path / "recipe.toml").unlink()
-    (tmp_path / manifest.MANIFEST).write_text("no JSON")
-    manifest.require_outside(tmp_path / "x")
+    (tmp_path / files.MANIFEST).write_text("no JSON")
+    files.require_outside_datasets(tmp_path / "x")
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from modeling.inference.inputs import are_blank, are_light, read_inputs, read_np
 from modeling.networks.mosaics import semantic
 from modeling.pictures import png
 from modeling.pictures.drawing import mask_colours
-from modeling.runs.trained import load_run, require_fit
+from modeling.runs import load_run, require_fit
 from modeling.scoring.predictions import read_predictions
 from modeling.scoring.score import predict_split, score_predictions
 from modeling.tasks import geometry
@@ -890,7 +890,7 @@ def test_a_run_of_other_classes_is_refused_but_for_the_foreground(
     for task in TASKS:
         trained = load_run(runs / task)
         require_fit(trained, dataset)
-        trained.evidence.dataset["classes"][3] = "drei"
+        trained.info.dataset["classes"][3] = "drei"
         if task == "foreground":
             require_fit(trained, dataset)
         else:

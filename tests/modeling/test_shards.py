@@ -23,11 +23,10 @@ from isolation import ROOT
 
 from datagen.dataset import Dataset as Reference
 from modeling.data import columns as column_module
-from modeling.data import dataset, sections
-from modeling.data.columns import Column
+from modeling.data import dataset
+from modeling.data.columns import Array, Column
 from modeling.data.dataset import open_dataset
-from modeling.data.digests import canonical_json
-from modeling.data.mapping import Array
+from modeling.data.manifest import SHARD_FACTS, canonical_json
 from modeling.errors import DamagedError, FormatError, InputError, ModelingError, StorageError
 
 GOLDEN = ROOT / "tests/golden"
@@ -67,7 +66,7 @@ def pair(
 
 def shard_path(root: Path, column: str = "image", number: int = 1) -> Path:
     """The file of a shard of the section."""
-    return open_dataset(root).split(*SECTION)[column].runs[number].path
+    return open_dataset(root).split(*SECTION)[column].extents[number].path
 
 
 def forge(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -82,7 +81,7 @@ def forge(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
 def forge_table(root: Path, change: Callable[[Array], object]) -> None:
     """Change the section's shard table (columns, shards)."""
     path = root / "mosaics/train.shards"
-    table = np.fromfile(path, sections.SHARD).reshape(-1, 3)
+    table = np.fromfile(path, SHARD_FACTS).reshape(-1, 3)
     change(table)
     table.tofile(path)
 
@@ -92,10 +91,8 @@ def forge_table(root: Path, change: Callable[[Array], object]) -> None:
 
 def test_every_column_is_what_datagen_wrote(place: Path) -> None:
     dataset, reference = open_dataset(place, digests=True), Reference(place)
-    assert dataset.sections == tuple(
-        (task, split) for task in fakes.TASKS for split in fakes.SPLITS
-    )
-    for task, name in dataset.sections:
+    assert dataset.splits == tuple((task, split) for task in fakes.TASKS for split in fakes.SPLITS)
+    for task, name in dataset.splits:
         split = dataset.split(task, name)
         facts = reference.manifest.tasks[task][name]
         assert list(split.columns) == [column.name for column in facts.columns]
@@ -128,7 +125,7 @@ def test_every_shard_of_a_column_lies_in_one_range_of_addresses(place: Path) -> 
 def test_both_formats_give_the_same_samples(tmp_path: Path) -> None:
     one, other = (open_dataset(fakes.tiny(tmp_path, name, name=name)) for name in fakes.FORMATS)
     assert one.digest == other.digest
-    for names in one.sections:
+    for names in one.splits:
         for name, batch in one.split(*names)[:].items():
             np.testing.assert_array_equal(batch, other.split(*names)[name][:], strict=True)
 
@@ -323,7 +320,7 @@ def test_a_manifest_that_is_no_file_is_refused(single: Path) -> None:
         open_dataset(single)
     (single / "manifest.json").unlink()
     os.mkfifo(single / "manifest.json")  # to open it would wait for ever
-    with pytest.raises(FormatError, match="found a pipe or a device of that name"):
+    with pytest.raises(FormatError, match="found a device or pipe of that name"):
         open_dataset(single)
 
 
@@ -378,7 +375,7 @@ def test_an_edited_manifest_is_refused(single: Path) -> None:
 def test_another_spelling_of_the_manifest_is_refused(single: Path) -> None:
     path = single / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text())))
-    with pytest.raises(DamagedError, match="not spelled"):
+    with pytest.raises(DamagedError, match="not canonical JSON"):
         open_dataset(single)
 
 
@@ -419,7 +416,7 @@ DAMAGES = {
     Path.unlink: "nothing",
     link: "a link",
     replace_by_folder: "a folder",
-    replace_by_pipe: "a pipe or a device",
+    replace_by_pipe: "a device or pipe",
 }
 
 
@@ -448,7 +445,7 @@ def test_a_shard_that_changes_after_opening_is_found_when_it_is_mapped(
     path = shard_path(place)
     column = dataset.split(*SECTION)["image"]
     if damage is cut:
-        os.truncate(path, column.runs[1].offset + column.nbytes // 600 * 256 - 1)
+        os.truncate(path, column.extents[1].offset + column.nbytes // 600 * 256 - 1)
     else:
         damage(path)
     with pytest.raises((DamagedError, StorageError)) as caught:
@@ -458,7 +455,7 @@ def test_a_shard_that_changes_after_opening_is_found_when_it_is_mapped(
 
 @pytest.mark.parametrize("column", ["image", "label", "digest"])
 def test_one_flipped_bit_is_found_by_the_digests_and_only_by_them(place: Path, column: str) -> None:
-    run = open_dataset(place).split(*SECTION)[column].runs[2]
+    run = open_dataset(place).split(*SECTION)[column].extents[2]
     with run.path.open("r+b") as file:
         file.seek(run.offset + 5)
         byte = file.read(1)[0]
@@ -532,7 +529,7 @@ def test_a_path_that_leaves_the_dataset_is_refused(single: Path, path: object) -
 @pytest.mark.parametrize("path", ["../data/mosaics/train.shards", "/etc/passwd", "", ".."])
 def test_a_path_of_a_table_that_leaves_the_dataset_is_refused(single: Path, path: str) -> None:
     forge(single, lambda manifest: first_section(manifest)["table"].update(path=path))
-    with pytest.raises(DamagedError, match="not a path within the dataset"):
+    with pytest.raises(DamagedError, match="expected a path within the dataset"):
         open_dataset(single)
 
 
@@ -613,7 +610,7 @@ def test_a_folder_that_is_a_link_is_refused_but_not_the_dataset_itself(
     single: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "link").symlink_to(single)
-    assert open_dataset(tmp_path / "link").sections
+    assert open_dataset(tmp_path / "link").splits
     (single / "mosaics").rename(tmp_path / "elsewhere")
     (single / "mosaics").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(
