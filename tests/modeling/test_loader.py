@@ -175,7 +175,7 @@ def test_the_first_copy_to_a_gpu_waits_for_what_was_queued_when_its_memory_was_t
 
 def test_an_error_of_the_thread_is_raised_in_the_loop(tmp_path: Path) -> None:
     split = open_dataset(fakes.tiny(tmp_path)).split("circles", "train")
-    split["image"].runs[1].path.unlink()
+    split["image"].extents[1].path.unlink()
     with pytest.raises(DamagedError, match="after the dataset was opened"):
         next(Loader(split, ["image"], Order(len(split), 0, 8), mode="streamed").epoch(0))
 

@@ -240,7 +240,7 @@ def test_a_dataset_that_may_not_be_read_is_told_as_such(
     for name in ("data", "shard"):
         shutil.copytree(dataset.path, place / name)
     shutil.copytree(trained / "circles", place / "run")
-    shard = open_dataset(place / "shard").split("circles", "test")["image"].runs[0].path
+    shard = open_dataset(place / "shard").split("circles", "test")["image"].extents[0].path
     shard.chmod(0)
     close(place / "data")
     commands = [

@@ -130,6 +130,17 @@ def test_both_formats_give_the_same_samples(tmp_path: Path) -> None:
             np.testing.assert_array_equal(batch, other.split(*names)[name][:], strict=True)
 
 
+def test_a_dataset_a_split_and_a_column_show_what_they_are(single: Path) -> None:
+    dataset = open_dataset(single)
+    assert repr(dataset).startswith(f"<Dataset {dataset.digest[:12]} of npz: foreground/train 600,")
+    split = dataset.split(*SECTION)
+    assert repr(split) == (
+        "<Split mosaics/train: 600 samples of image, mask, label, source, digest>"
+    )
+    assert repr(split["image"]) == "<Column image: uint8 (600, 56, 56), 3 shards>"
+    assert len(repr(dataset)) < 1500
+
+
 # A split as a dataset.
 
 
