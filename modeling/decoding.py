@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from types import NoneType, UnionType
+from types import UnionType
 from typing import (
     Annotated,
     Any,
@@ -37,9 +38,10 @@ _NAMES = {
     list: "a list",
     tuple: "a list",
     dict: "an object",
-    NoneType: "null",
 }
 _MISSING: Any = object()
+_SHORT = reprlib.Repr()  # shows values in messages, cut short
+_SHORT.maxstring = _SHORT.maxlong = 64
 _SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can hold half a character, no terminal prints it
 
 
@@ -57,7 +59,7 @@ class DecodeError(Exception):
 class Rule:
     """A condition on a value: `expected` describes the values for which `holds` is true.
 
-    The condition is checked once the type is right: Annotated[int, Rule("an even number", is_even)].
+    It is checked once the type is right: Annotated[int, Rule("an even number", is_even)].
     """
 
     expected: str
@@ -108,6 +110,10 @@ def _decode(hint: Any, value: object, where: str) -> Any:
         return None if value is None else _decode(inner, value, where)
     if dataclasses.is_dataclass(hint) or is_typeddict(hint):
         return _decode_record(hint, value, where)
+    return _decode_plain(hint, value, where)
+
+
+def _decode_plain(hint: Any, value: object, where: str) -> Any:
     origin = get_origin(hint) or hint
     if not _is_instance(origin, value):
         raise DecodeError([_problem(where, _NAMES.get(origin, "a value"), value)])
@@ -120,12 +126,7 @@ def _decode(hint: Any, value: object, where: str) -> Any:
 
 def _decode_ruled(hint: Any, value: object, where: str) -> Any:
     inner, *rules = get_args(hint)
-    try:
-        decoded = _decode(inner, value, where)
-    except DecodeError:
-        if isinstance(value, list | dict):  # its own problems say more
-            raise
-        raise DecodeError([_problem(where, rules[0].expected, value)]) from None
+    decoded = _decode(inner, value, where)
     for rule in rules:
         if not rule.holds(decoded):
             raise DecodeError([_problem(where, rule.expected, value)])
@@ -154,7 +155,7 @@ def _decode_fields(record: Any, values: Mapping[str, object], where: str) -> dic
 
 def _decode_entries(hint: Any, value: Any, where: str) -> dict[Any, Any]:
     key_hint, value_hint = get_args(hint)
-    keys = _decode_all((key_hint, key, f"a key of {where or 'the object'}") for key in value)
+    keys = _decode_all((key_hint, key, _place(where, key)) for key in value)
     values = _decode_all((value_hint, item, _place(where, key)) for key, item in value.items())
     return dict(zip(keys, values, strict=True))
 
@@ -196,7 +197,7 @@ def _hints(record: Any) -> dict[str, Any]:
 def _is_instance(kind: Any, value: object) -> bool:
     """Check the type exactly: true is no integer; an integer is a number, infinity is none."""
     if kind is float:
-        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+        return type(value) is int or (type(value) is float and math.isfinite(value))
     if kind is str:
         return isinstance(value, str) and _SURROGATE.search(value) is None
     if kind is tuple:
@@ -205,27 +206,9 @@ def _is_instance(kind: Any, value: object) -> bool:
 
 
 def _problem(where: str, expected: str, value: object) -> str:
-    found = f"expected {expected}, found {_shown(value)}"
-    return f"{where}: {found}" if where else found
-
-
-def _shown(value: object) -> str:
-    """Show a value shortly, for messages."""
-    if value is _MISSING:
-        return "nothing"
-    if isinstance(value, dict):
-        return "an object"
-    if isinstance(value, list | tuple):
-        return ascii(value) if len(value) <= 4 and all(map(_is_small, value)) else "a list"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return ascii(value) if _is_small(value) else f"{ascii(value)[:64]}..."
-
-
-def _is_small(value: object) -> bool:
-    return isinstance(value, int | float | str) and len(ascii(value)) <= 64
+    found = "nothing" if value is _MISSING else _SHORT.repr(value)
+    return f"{where}: expected {expected}, found {found}".removeprefix(": ")
 
 
 def _place(where: str, key: object) -> str:
-    name = str(key) if isinstance(key, str) and len(key) <= 64 and key.isascii() else _shown(key)
-    return f"{where}.{name}" if where else name
+    return f"{where}.{key!s:.64}".removeprefix(".")

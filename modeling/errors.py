@@ -152,7 +152,8 @@ def _explain_shortage(error: BaseException) -> ModelingError | None:
     if any(_is_short(each, MemoryError, errno.ENOMEM, _SHORT_OF_MEMORY) for each in chain):
         return StorageError(
             "memory is short",
-            remedy="free some, or ask for less: --threads 1, --jobs 1, or --set batch= and channels= of training",
+            remedy="free some, or ask for less: --threads 1, --jobs 1,"
+            " or --set batch= and channels= of training",
         )
     if any(_is_short(each, BlockingIOError, errno.EAGAIN, _SHORT_OF_THREADS) for each in chain):
         return StorageError(

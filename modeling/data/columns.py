@@ -204,7 +204,7 @@ class Column:
 
 
 def checked_indices(indices: npt.ArrayLike, count: int) -> Indices:
-    """Convert indices to an array. Raises IndexError unless all are integers from 0 to count - 1."""
+    """Convert indices to an array. Raises IndexError unless they are integers in [0, count)."""
     array = _as_array(indices)
     if array.dtype.kind not in "iu":
         raise IndexError(f"indices must be integers, found {array.dtype}")

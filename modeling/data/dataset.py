@@ -32,9 +32,10 @@ _MOST = 12  # splits that the text of a dataset lists
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One split of one task, a map-style dataset: `split[i]` is a sample, `split["image"]` a column.
+    """One split of one task, a map-style dataset.
 
-    A split can be pickled: another process maps the files itself.
+    `split[i]` is a sample, `split["image"]` a column. A split can be pickled: another process maps
+    the files itself.
     """
 
     task: str

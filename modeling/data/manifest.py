@@ -78,9 +78,9 @@ Shape = Annotated[tuple[Side, ...], Rule("at most 3 axes", lambda shape: len(sha
 
 @dataclass(frozen=True)
 class ColumnInfo:
-    """A column of a split: `shape` is that of a sample, `path` formats a shard's number as its path.
+    """A column of a split; `shape` is that of a sample.
 
-    `root` is the content root of the column, in hex.
+    `path` formats the number of a shard as its path, `root` is the column's content root in hex.
     """
 
     name: Name
@@ -374,7 +374,7 @@ def _read_split(root: Path, task: str, split: str, record: _Record) -> SplitInfo
 def _check_shard(
     root: Path, info: SplitInfo, column: ColumnInfo, number: int, expected: int, shard: np.void
 ) -> None:
-    """Check that an extent has the `expected` bytes, within its file, and that the file is whole."""
+    """Check that an extent has the `expected` bytes within its file, and the size of the file."""
     offset, length, size = (int(shard[field]) for field in ("offset", "length", "file_bytes"))
     path = root / column.path.format(shard=number)
     if length != expected or offset + length > size:

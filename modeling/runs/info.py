@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ class Environment(TypedDict):
 
     versions: dict[str, str]
     device: str
-    system: NotRequired[str]
+    system: str
     precision: str
     threads: int
     ranks: int

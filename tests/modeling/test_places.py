@@ -449,7 +449,8 @@ def test_an_output_folder_that_can_be_none_is_told_in_words(
         (
             FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"),
             7,
-            "No usable temporary directory found in ['/tmp']; set TMPDIR to a folder that can be written",
+            "No usable temporary directory found in ['/tmp'];"
+            " set TMPDIR to a folder that can be written",
         ),
         (InputError("x"), 3, "x"),
     ],
@@ -485,7 +486,7 @@ def test_an_error_is_not_told_by_one_that_was_dealt_with_before() -> None:
         try:
             raise MemoryError
         except MemoryError:
-            raise PermissionError(13, "Permission denied", "a")  # noqa: B904  (what is asked is who looks back)
+            raise PermissionError(13, "Permission denied", "a")  # noqa: B904
     except PermissionError as error:
         assert str(explain(error)) == "a: Permission denied"
     try:
