@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, get_type_hints
 
 from modeling.decoding import Rule, problems_of
-from modeling.errors import InputError
+from modeling.errors import OTHER_VERSION, InputError
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 COMPILE_MODES = ("none", "default", "max-autotune-no-cudagraphs")  # none that records CUDA graphs
@@ -108,8 +108,7 @@ class Config:
                 "these are not the fields of a configuration",
                 expected=f"also {', '.join(missing)}" if missing else None,
                 found=f"also {', '.join(unknown)}" if unknown else None,
-                remedy="they were written by another version of this program; "
-                "train anew in another folder: --out",
+                remedy=OTHER_VERSION,
             )
         fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value

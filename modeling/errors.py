@@ -15,6 +15,10 @@ PROBLEMS_FOUND = 1
 INTERRUPTED = 130
 CLOSED_PIPE = 141  # as a shell reports a program that SIGPIPE ended
 
+OTHER_VERSION = (  # a remedy
+    "another version of this program wrote it; train again in another folder: --out"
+)
+
 _OPTIONAL = {"torch", "safetensors"}
 _SHORT_OF_MEMORY = (  # as torch, the C library and the loader of shared libraries put it
     "allocate memory",

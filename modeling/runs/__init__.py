@@ -17,14 +17,16 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import nn
 
 from modeling.config import Config
 from modeling.data.dataset import Dataset
+from modeling.decoding import DecodeError, decode
 from modeling.errors import (
+    OTHER_VERSION,
     DamagedError,
     FormatError,
     InputError,
@@ -42,6 +44,11 @@ CONFIG, LAST, BEST = "config.json", "last.safetensors", "best.safetensors"
 EVIDENCE, LOG = "evidence.json", "log.jsonl"
 
 _ANOTHER = "choose another folder with --out, or give the command that began this one"
+
+
+class _Begun(TypedDict):
+    config: dict[str, Any]
+    dataset: str
 
 
 def begin(
@@ -83,10 +90,10 @@ def _require_same(folder: Path, config: Config, digest: str) -> None:
     path = folder / CONFIG
     try:
         with storage_errors(path):
-            begun = json.loads(path.read_bytes())
+            begun = decode(_Begun, json.loads(path.read_bytes()))
         with in_run(folder):
-            before, trained_on = Config.from_json(begun["config"]), begun["dataset"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            before = Config.from_json(begun["config"])
+    except (DecodeError, ValueError, RecursionError) as error:
         raise DamagedError(
             "the record of what is trained cannot be read", path=path, remedy=_ANOTHER
         ) from error
@@ -98,11 +105,11 @@ def _require_same(folder: Path, config: Config, digest: str) -> None:
             found="; ".join(differences),
             remedy=_ANOTHER,
         )
-    if trained_on != digest:
+    if begun["dataset"] != digest:
         raise InputError(
             "the run is on another dataset",
             path=folder,
-            expected=trained_on,
+            expected=begun["dataset"],
             found=digest,
             remedy=_ANOTHER,
         )
@@ -218,8 +225,7 @@ def load_run(path: Path | str, device: str | torch.device = "cpu") -> Trained:
             "the weights are not of a network that this program knows",
             path=path / BEST,
             found=str(error).splitlines()[0] if str(error) else None,
-            remedy="they were written by another version of this program; "
-            "train anew in another folder: --out",
+            remedy=OTHER_VERSION,
         ) from error
     where = torch.device(device)
     model = place(model, config, where).eval().requires_grad_(False)

@@ -18,12 +18,18 @@ import torch
 from torch import Tensor
 
 from modeling.decoding import DecodeError, decode
-from modeling.errors import DamagedError, FormatError, StorageError, explain, storage_errors
+from modeling.errors import (
+    OTHER_VERSION,
+    DamagedError,
+    FormatError,
+    StorageError,
+    explain,
+    storage_errors,
+)
 from modeling.files import write_atomic
 
 FORMAT = "modeling checkpoint 2"
 _KEY = "checkpoint"  # the only entry of the file's metadata: the order of several would vary
-_ANOTHER_FOLDER = "train anew in another folder: --out"
 
 
 class _Metadata(TypedDict):
@@ -93,7 +99,7 @@ def load(path: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
                 path=path,
                 expected=FORMAT,
                 found=ascii(header["format"])[:64],
-                remedy=f"it was written by another version of this program; {_ANOTHER_FOLDER}",
+                remedy=OTHER_VERSION,
             )
         return _unpack(header["tree"], tensors), header["facts"]
     except (DecodeError, ValueError, KeyError, TypeError, RuntimeError, RecursionError) as error:
@@ -106,7 +112,9 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def _damaged(path: Path) -> DamagedError:
-    return DamagedError("the checkpoint is damaged", path=path, remedy=_ANOTHER_FOLDER)
+    return DamagedError(
+        "the checkpoint is damaged", path=path, remedy="train again in another folder: --out"
+    )
 
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

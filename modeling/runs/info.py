@@ -19,7 +19,7 @@ from modeling.config import Config
 from modeling.data.dataset import Dataset
 from modeling.data.manifest import Side
 from modeling.decoding import DecodeError, Rule, decode
-from modeling.errors import FormatError
+from modeling.errors import OTHER_VERSION, FormatError
 
 # The bits of the weights depend on these parts of the environment, and on the machine.
 _BITS = ("versions", "device", "precision", "threads", "ranks", "git")
@@ -92,8 +92,7 @@ class RunInfo:
         except DecodeError as error:
             raise FormatError(
                 f"these are not the facts of a run that this program knows: {error}",
-                remedy="they were written by another version of this program; "
-                "train anew in another folder: --out",
+                remedy=OTHER_VERSION,
             ) from error
 
     def settings(self) -> Config:

@@ -1,6 +1,4 @@
-"""Runs of several files as one array: where each may lie, and that their samples are found
-there.
-"""
+"""Extents of several files become one array, each at a place where its samples are whole rows."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ BYTE = np.dtype("|u1")
     unit=st.sampled_from([1, 8, 64, 4096]),
     row_bytes=st.integers(1, 5000) | st.sampled_from([784, 3136, 4096, ALIGNMENT, 3 * ALIGNMENT]),
 )
-def test_runs_lie_on_whole_rows_and_do_not_overlap(
+def test_extents_lie_on_whole_rows_and_do_not_overlap(
     extents: list[tuple[int, int]], unit: int, row_bytes: int
 ) -> None:
     made = [Extent(Path(), offset * unit, count) for offset, count in extents]
@@ -66,7 +64,7 @@ def test_a_row_of_a_block_can_only_begin_at_one() -> None:
     shape=st.sampled_from([(), (1,), (3,), (7, 5), (64, 64)]),
     dtype=st.sampled_from(["|u1", "<u4", "<i8"]),
 )
-def test_one_array_holds_what_the_runs_hold(
+def test_one_array_holds_what_the_extents_hold(
     tmp_path_factory: pytest.TempPathFactory,
     pieces: list[tuple[int, int]],
     shape: tuple[int, ...],
@@ -91,7 +89,7 @@ def test_one_array_holds_what_the_runs_hold(
             )
 
 
-def test_a_column_whose_runs_cannot_be_one_array_is_read_all_the_same(tmp_path: Path) -> None:
+def test_a_column_whose_extents_cannot_be_one_array_is_read_all_the_same(tmp_path: Path) -> None:
     content = np.random.default_rng(0).integers(0, 256, (500, 64, 64), np.uint8)
     for number in (0, 1):
         (tmp_path / str(number)).write_bytes(

@@ -38,17 +38,17 @@ def test_every_task_has_the_three_presets() -> None:
     st.lists(st.integers(1, 999), min_size=1, max_size=5),
     st.booleans(),
 )
-def test_settings_are_read_as_they_are_spelled(
+def test_settings_are_read_from_their_texts(
     rate: float, steps: int, channels: list[int], last: bool
 ) -> None:
-    spelled = [
+    texts = [
         f"learning_rate={rate!r}",
         f"steps={steps}",
         f"channels={','.join(map(str, channels))}",
         f"channels_last={str(last).lower()}",
         "precision=bfloat16",
     ]
-    config = preset("mosaics", "cpu").override(spelled)
+    config = preset("mosaics", "cpu").override(texts)
     assert (config.learning_rate, config.steps, config.channels_last) == (rate, steps, last)
     assert config.channels == tuple(channels)
     assert config.precision == "bfloat16"
@@ -56,7 +56,7 @@ def test_settings_are_read_as_they_are_spelled(
 
 
 @pytest.mark.parametrize(
-    ("assignment", "told"),
+    ("assignment", "message"),
     [
         ("steps", "field=value"),
         ("stpes=3", "found 'stpes=3'"),
@@ -76,12 +76,12 @@ def test_settings_are_read_as_they_are_spelled(
         ("channels=8,0", "expected 1 to 8 numbers above 0"),
     ],
 )
-def test_a_setting_that_cannot_be_is_told(assignment: str, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_a_setting_that_cannot_be_is_refused(assignment: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         preset("foreground", "cpu").override([assignment])
 
 
-def test_all_that_is_wrong_is_told_at_once() -> None:
+def test_all_that_is_wrong_is_named_at_once() -> None:
     with pytest.raises(
         InputError, match=r"steps: .*found 0; batch: .*found -1; log_every: .*found 0"
     ):

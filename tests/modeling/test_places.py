@@ -1,4 +1,4 @@
-"""Places as users have them: spelled as text, left by the working folder, closed, linked, within a
+"""Places as users have them: given as text, left by the working folder, closed, linked, within a
 dataset.
 """
 
@@ -201,7 +201,7 @@ def test_what_is_opened_by_a_relative_path_stays_where_it_is(
     assert load_run("run").path == tmp_path / "run"
 
 
-def test_a_working_folder_that_is_gone_is_told(
+def test_a_working_folder_that_is_gone_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "gone").mkdir()
@@ -217,7 +217,7 @@ def test_a_working_folder_that_is_gone_is_told(
 
 
 @pytest.mark.parametrize("closed", ["", runs.BEST])
-def test_a_run_that_may_not_be_read_is_told_as_such(
+def test_a_run_that_may_not_be_read_is_a_storage_error(
     closed: str, trained: Path, place: Path
 ) -> None:
     shutil.copytree(trained / "circles", place / "run")
@@ -234,7 +234,7 @@ def test_a_run_that_may_not_be_read_is_told_as_such(
             find_runs(place / "run")
 
 
-def test_a_dataset_that_may_not_be_read_is_told_as_such(
+def test_a_dataset_that_may_not_be_read_is_a_storage_error(
     dataset: Dataset, trained: Path, place: Path
 ) -> None:
     for name in ("data", "shard"):
@@ -368,7 +368,7 @@ def test_a_folder_of_something_else_with_files_of_those_names_may_be_written_to(
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
         (
             lambda place: place.symlink_to("nowhere"),
@@ -382,9 +382,9 @@ def test_a_folder_of_something_else_with_files_of_those_names_may_be_written_to(
     ids=["a link to nothing", "a file"],
 )
 @pytest.mark.parametrize("below", ["", "deep/er"])
-def test_an_output_folder_that_can_be_none_is_told_in_words(
+def test_a_place_that_cannot_become_a_folder_is_reported(
     spoil: Callable[[Path], Any],
-    told: str,
+    message: str,
     below: str,
     dataset: Dataset,
     trained: Path,
@@ -399,11 +399,11 @@ def test_an_output_folder_that_can_be_none_is_told_in_words(
         ["predict", str(trained / "circles"), str(tmp_path / "a.npy"), *out],
     ):
         result = CliRunner().invoke(cli, command)
-        assert (result.exit_code, told in result.stderr) == (7, True), result.output
+        assert (result.exit_code, message in result.stderr) == (7, True), result.output
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "told"),
+    ("error", "code", "message"),
     [
         (MemoryError(), 7, "memory is short; free some"),
         (
@@ -455,12 +455,12 @@ def test_an_output_folder_that_can_be_none_is_told_in_words(
         (InputError("x"), 3, "x"),
     ],
 )
-def test_what_the_machine_is_to_blame_for_is_told_in_one_line(
-    error: Exception, code: int, told: str
+def test_an_error_of_the_machine_is_explained_in_one_line(
+    error: Exception, code: int, message: str
 ) -> None:
     found = explain(error)
     assert found is not None
-    assert (found.exit_code, str(found)[: len(told)]) == (code, told)
+    assert (found.exit_code, str(found)[: len(message)]) == (code, message)
     assert "\n" not in str(found)
 
 
@@ -471,7 +471,7 @@ def test_what_nobody_foresaw_is_not_explained(error: Exception) -> None:
     assert explain(error) is None
 
 
-def test_memory_that_is_short_is_told_by_what_it_came_from() -> None:
+def test_a_shortage_of_memory_is_found_in_the_cause_of_an_error() -> None:
     try:
         try:
             raise MemoryError
@@ -481,7 +481,7 @@ def test_memory_that_is_short_is_told_by_what_it_came_from() -> None:
         assert isinstance(explain(error), StorageError)
 
 
-def test_an_error_is_not_told_by_one_that_was_dealt_with_before() -> None:
+def test_an_error_is_not_explained_by_one_that_was_handled_before() -> None:
     try:
         try:
             raise MemoryError
@@ -515,9 +515,9 @@ def test_no_place_for_temporary_files_is_not_taken_for_a_working_folder_that_is_
 
 def test_names_neither_steer_the_terminal_nor_forge_a_line() -> None:
     name = "x\x1b]0;owned\x07\nError: two\u202e.png"
-    spelled = r"x\x1b]0;owned\x07\nError: two\u202e.png"
+    escaped = r"x\x1b]0;owned\x07\nError: two\u202e.png"
     assert str(InputError("no", path=name, expected=name, found=name, remedy=name)) == (
-        f"{spelled}: no (expected {spelled}, found {spelled}); {spelled}"
+        f"{escaped}: no (expected {escaped}, found {escaped}); {escaped}"
     )
-    assert str(ModelingError("all:", lines=[name, "two"])) == f"all:\n  {spelled}\n  two"
+    assert str(ModelingError("all:", lines=[name, "two"])) == f"all:\n  {escaped}\n  two"
     assert str(ModelingError("\udc80 é")) == r"\udc80 é"

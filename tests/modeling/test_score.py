@@ -461,7 +461,7 @@ def test_weights_of_another_version_are_told_with_a_remedy(
     OTHER_VERSIONS[change](tree, facts)
     checkpoint.save(run / runs.BEST, tree, facts)
     with pytest.raises(
-        FormatError, match=r"not of a network that this program knows.*train anew"
+        FormatError, match=r"not of a network that this program knows.*train again"
     ) as caught:
         load_run(run)
     assert caught.value.path == run / runs.BEST
