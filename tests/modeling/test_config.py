@@ -69,7 +69,7 @@ def test_settings_are_read_from_their_texts(
         ("channels=", "channels cannot be"),
         ("steps=0", "steps: expected an integer from 1 to 1,048,575, found 0"),
         ("ema=1", "ema: expected a number from 0 to below 1, found 1.0"),
-        ("learning_rate=nan", "learning_rate: expected a number, 0 or more, found nan"),
+        ("learning_rate=nan", "learning_rate: expected a number, found nan"),
         ("learning_rate=-1", "expected a number, 0 or more, found -1.0"),
         ("precision=float16", "expected one of auto, float32, bfloat16"),
         ("compile=maybe", "expected one of none, default"),
