@@ -313,7 +313,7 @@ def test_anybodys_predictions_are_scored(folder: Path, tmp_path: Path) -> None:
     [
         (["train", "squares"], 2, "is not one of"),
         (["train", "foreground", "--set", "stpes=3"], 3, "no such setting"),
-        (["train", "foreground", "--set", "steps=0"], 3, "steps is 0"),
+        (["train", "foreground", "--set", "steps=0"], 3, "steps: expected an integer"),
         (["train", "foreground", "--dataset", "nowhere"], 4, "nowhere"),
         (["score"], 2, "say which run"),
         (["score", "all", "--predictions", "x.npz"], 2, "say which run"),
