@@ -29,8 +29,11 @@ CONFIDENCE = 0.95
 # maps: the process prints its own wall and processor seconds.
 LOADER = """
 import json, sys, time
-from modeling.shards import open_dataset
-from modeling.reading.order import Order
+try:
+    from modeling.data import Order, open_dataset
+except ImportError:  # checkouts before version 0.2
+    from modeling.reading.order import Order
+    from modeling.shards import open_dataset
 from modeling.training.loader import Loader
 split = open_dataset(sys.argv[1]).split("mosaics", "train")
 loader = Loader(split, ("image", "mask", "label"), Order(len(split), batch=512, seed=0))

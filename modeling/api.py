@@ -23,8 +23,8 @@ from modeling.data.dataset import Dataset, open_dataset
 from modeling.errors import InputError
 from modeling.inference.predict import predict_arrays
 from modeling.metrics import overall_values
+from modeling.runs import Trained, load_run, require_size
 from modeling.runs.info import RunInfo
-from modeling.runs.trained import Trained, load_run, require_size
 from modeling.scoring import score as scoring
 from modeling.tasks import TASKS
 from modeling.training import distributed, jobs, loop, signals, tensorboard
@@ -51,7 +51,7 @@ class Model:
     @property
     def info(self) -> RunInfo:
         """How the run was trained and how it scored on val."""
-        return self.trained.evidence
+        return self.trained.info
 
     def predict(self, images: npt.ArrayLike) -> dict[str, Array]:
         """Predict images, uint8 (n, H, W) or one (H, W): light digits on a dark ground.

@@ -1,5 +1,4 @@
-"""What a training run is made of: one frozen record, its spelling as JSON, and the presets in one
-table.
+"""The configuration of a training run: one frozen record, its JSON, and the presets in one table.
 
 Two runs of equal configuration on equal datasets are the same run.
 """
@@ -7,60 +6,85 @@ Two runs of equal configuration on equal datasets are the same run.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
-from modeling.errors import InputError
+from modeling.decoding import Rule, problems_of
+from modeling.errors import OTHER_VERSION, InputError
 
 PRECISIONS = ("auto", "float32", "bfloat16")
-# those that do not record by themselves
-COMPILE_MODES = ("none", "default", "max-autotune-no-cudagraphs")
+COMPILE_MODES = ("none", "default", "max-autotune-no-cudagraphs")  # none that records CUDA graphs
+
+_SCALES = 8  # at most: each halves the image, which is padded to a multiple of 2 for each
+
+
+def _integer(least: int, most: int | None = None) -> Rule:
+    if most is None:
+        return Rule(f"an integer, {least} or more", lambda value: value >= least)
+    return Rule(f"an integer from {least} to {most:,}", lambda value: least <= value <= most)
+
+
+def _one_of(choices: tuple[str, ...]) -> Rule:
+    return Rule(f"one of {', '.join(choices)}", choices.__contains__)
+
+
+_Count = Annotated[int, _integer(1)]
+_Natural = Annotated[int, _integer(0)]
+_Rate = Annotated[float, Rule("a number, 0 or more", lambda value: value >= 0)]
+_Share = Annotated[float, Rule("a number from 0 to below 1", lambda value: 0 <= value < 1)]
+_Channels = Annotated[
+    tuple[int, ...],
+    Rule(
+        f"1 to {_SCALES} numbers above 0, one for each scale",
+        lambda value: 0 < len(value) <= _SCALES and min(value) > 0,
+    ),
+]
 
 
 @dataclass(frozen=True)
 class Config:
-    """A training run, but for its data and the place it runs at. Raises InputError that names every
-    bad value.
+    """The settings of a training run, without its dataset, its folder and its device.
+
+    Raises InputError, which names every bad value.
+
+    >>> preset("circles", "cpu").override(["steps=100"]).steps
+    100
     """
 
     task: str
     preset: str
-    seed: int = 0
+    seed: Annotated[int, _integer(0, 2**63 - 1)] = 0
 
     # Model: channels at each scale, fine to coarse; blocks a scale; what only some tasks have.
-    channels: tuple[int, ...] = (16, 32, 64)
-    blocks: int = 1
+    channels: _Channels = (16, 32, 64)
+    blocks: Annotated[int, _integer(1, 2**6 - 1)] = 1
     context: bool = True  # foreground and circles: global context; mosaics: local context
 
     # Steps of one batch each; the order runs on through as many epochs as they take.
-    steps: int = 1000
-    batch: int = 128
-    learning_rate: float = 3e-3  # of AdamW
-    muon_rate: float = 2e-2  # of Muon, for matrices and kernels; 0: AdamW for these too
-    weight_decay: float = 1e-2
-    warmup: int = 50  # steps
-    clip: float = 0.0  # largest norm of the gradient; 0: any
-    ema: float = 0.998  # decay of the averaged weights, which are the ones that are scored
-    augment: float = 1.0  # strength, from 0 for none
-    # share of a class label that is spread over all classes; not of the foreground's
-    smoothing: float = 0.0
+    steps: Annotated[int, _integer(1, 2**20 - 1)] = 1000
+    batch: _Count = 128
+    learning_rate: _Rate = 3e-3  # of AdamW
+    muon_rate: _Rate = 2e-2  # of Muon, for matrices and kernels; 0: AdamW for these too
+    weight_decay: _Rate = 1e-2
+    warmup: _Natural = 50  # steps
+    clip: _Rate = 0.0  # largest norm of the gradient; 0: any
+    ema: _Share = 0.998  # decay of the averaged weights, which are the ones that are scored
+    augment: _Rate = 1.0  # strength, from 0 for none
+    smoothing: _Share = 0.0  # of a class label, spread over all classes; not of the foreground's
 
-    # How it is computed.
-    precision: str = "auto"  # bfloat16 where the device is faster in it, else float32
+    # Precision and speed.
+    precision: Annotated[str, _one_of(PRECISIONS)] = "auto"  # bfloat16 where that is faster
     channels_last: bool = True
-    compile: str = "none"
+    compile: Annotated[str, _one_of(COMPILE_MODES)] = "none"
 
-    # How it is watched.
-    evaluate_every: int = 250  # steps
-    val_samples: int = 4096  # the first so many of val at each evaluation; 0: all
-    log_every: int = 25  # steps
+    # Evaluation and log.
+    evaluate_every: _Count = 250  # steps
+    val_samples: _Natural = 4096  # the first so many of val at each evaluation; 0: all
+    log_every: _Count = 25  # steps
 
     def __post_init__(self) -> None:
-        problems = [
-            problem for name, value in vars(self).items() for problem in _problems(name, value)
-        ]
+        problems = problems_of(Config, vars(self))
         if problems:
             raise InputError(
                 f"the configuration cannot be used: {'; '.join(problems)}",
@@ -68,7 +92,7 @@ class Config:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values in the order of the fields; `from_json` reads them back."""
+        """Give plain values in the order of the fields, which `from_json` reads back."""
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in vars(self).items()
@@ -76,20 +100,15 @@ class Config:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Config:
-        """The configuration that `to_json` wrote. Raises InputError for missing, unknown or bad
-        values.
-        """
-        names = set(_KINDS)
-        if set(values) != names:
+        """Read what `to_json` wrote. Raises InputError for missing, unknown or bad values."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        missing, unknown = sorted(names - set(values)), sorted(set(values) - names)
+        if missing or unknown:
             raise InputError(
                 "these are not the fields of a configuration",
-                expected=f"also {', '.join(sorted(names - set(values)))}"
-                if names - set(values)
-                else None,
-                found=f"also {', '.join(sorted(set(values) - names))}"
-                if set(values) - names
-                else None,
-                remedy="they were written by another version of this program; train anew in another folder: --out",
+                expected=f"also {', '.join(missing)}" if missing else None,
+                found=f"also {', '.join(unknown)}" if unknown else None,
+                remedy=OTHER_VERSION,
             )
         fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
@@ -98,9 +117,7 @@ class Config:
         return cls(**fields)
 
     def override(self, assignments: Iterable[str]) -> Config:
-        """The same configuration but for each `field=value`. Raises InputError for what is no such
-        thing.
-        """
+        """Change fields by texts such as "steps=100". Raises InputError for any other text."""
         changes: dict[str, Any] = {}
         for assignment in assignments:
             name, equals, text = assignment.partition("=")
@@ -110,58 +127,17 @@ class Config:
         return dataclasses.replace(self, **changes)
 
     def differences(self, other: Config) -> list[str]:
-        """The fields in which `other` differs, as `name: this value, not that`."""
+        """List the fields in which `other` differs, as `name: this value, not that`."""
         pairs = ((name, value, getattr(other, name)) for name, value in vars(self).items())
         return [
             f"{name}: {mine!r}, not {theirs!r}" for name, mine, theirs in pairs if mine != theirs
         ]
 
 
-_KINDS: dict[str, str] = {field.name: str(field.type) for field in dataclasses.fields(Config)}
-SETTINGS = tuple(name for name in _KINDS if name not in ("task", "preset"))  # the keys of --set
-_LEAST = {
-    "seed": 0,
-    "blocks": 1,
-    "steps": 1,
-    "batch": 1,
-    "learning_rate": 0,
-    "muon_rate": 0,
-    "weight_decay": 0,
-    "warmup": 0,
-    "clip": 0,
-    "ema": 0,
-    "augment": 0,
-    "smoothing": 0,
-    "evaluate_every": 1,
-    "val_samples": 0,
-    "log_every": 1,
-}
-_BELOW = {"ema": 1, "smoothing": 1, "seed": 2**63, "steps": 2**20, "blocks": 2**6}
-_SCALES = 8  # at most: each halves the image, which is padded to a multiple of 2 for each
-_CHOICES = {"precision": PRECISIONS, "compile": COMPILE_MODES}
-
-
-def _problems(name: str, value: Any) -> list[str]:
-    """What is wrong with the value of one field: nothing, or one sentence."""
-    if not _is_kind(value, _KINDS[name]):
-        return [f"{name} is {value!r}, expected {_KINDS[name]}"]
-    if name in _CHOICES and value not in _CHOICES[name]:
-        return [f"{name} is {value!r}, expected one of {', '.join(_CHOICES[name])}"]
-    if name in _LEAST and not value >= _LEAST[name]:
-        return [f"{name} is {value}, expected {_LEAST[name]} or more"]
-    if name in _BELOW and not value < _BELOW[name]:
-        return [f"{name} is {value}, expected less than {_BELOW[name]}"]
-    if name == "channels" and not (0 < len(value) <= _SCALES and min(value) > 0):
-        return [f"channels is {value}, expected 1 to {_SCALES} numbers above 0, one for each scale"]
-    return []
-
-
-def _is_kind(value: Any, kind: str) -> bool:
-    if kind == "tuple[int, ...]":
-        return isinstance(value, tuple) and all(_is_kind(item, "int") for item in value)
-    if kind == "float":
-        return type(value) in (int, float) and math.isfinite(value)
-    return type(value).__name__ == kind
+# The keys of --set.
+SETTINGS = tuple(
+    field.name for field in dataclasses.fields(Config) if field.name not in ("task", "preset")
+)
 
 
 def unknown_setting(name: str, found: str | None = None) -> InputError:
@@ -178,31 +154,29 @@ def unknown_setting(name: str, found: str | None = None) -> InputError:
 
 
 def _parse(name: str, text: str) -> Any:
-    """The value that `text` spells for the field of that name."""
-    readers: dict[str, Callable[[str], Any]] = {
-        "int": int,
-        "float": float,
-        "str": str,
-        "tuple[int, ...]": _parse_integers,
-        "bool": _parse_bool,
-    }
+    """Convert `text` to the type of the field of that name."""
+    read, expected = _READERS[get_type_hints(Config)[name]]
     try:
-        return readers[_KINDS[name]](text)
+        return read(text)
     except (ValueError, KeyError):
-        raise InputError(f"{name} cannot be {text!r}", expected=_KINDS[name]) from None
+        raise InputError(f"{name} cannot be {text!r}", expected=expected) from None
 
 
-def _parse_integers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+_READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
+    int: (int, "an integer"),
+    float: (float, "a number"),
+    str: (str, "text"),
+    bool: (lambda text: {"true": True, "false": False}[text.lower()], "true or false"),
+    tuple[int, ...]: (
+        lambda text: tuple(int(part) for part in text.split(",")),
+        "integers, such as 16,32,64",
+    ),
+}
 
 
-def _parse_bool(text: str) -> bool:
-    return {"true": True, "false": False}[text.lower()]
-
-
-# docs/models.md has the measurements behind these. On a GPU all batches of an epoch of MNIST are
-# equally long, for the sake of the recorded step: 110 of digits, 512 of mosaics.
-_SMOOTH: dict[str, Any] = {"smoothing": 0.1}  # where there are classes to tell
+# docs/models.md has the measurements behind these. A recorded step needs batches of one length, so
+# on a GPU the batch divides an epoch of MNIST: 110 batches of digits, 512 of mosaics.
+_SMOOTH: dict[str, Any] = {"smoothing": 0.1}  # for tasks with classes
 _STORED: dict[str, Any] = {"augment": 0.0}  # foreground: samples as stored
 _DIGITS: dict[str, Any] = {"batch": 500}
 _MOSAICS: dict[str, Any] = {"batch": 512}
@@ -264,7 +238,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def preset(task: str, name: str, seed: int = 0) -> Config:
-    """The configuration of that name for a task. Raises InputError where there is none."""
+    """Give the configuration of that name for a task. Raises InputError if there is none."""
     if task not in PRESETS:
         raise InputError("no such task", expected=f"one of {', '.join(PRESETS)}", found=repr(task))
     if name not in PRESETS[task]:

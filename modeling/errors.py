@@ -1,6 +1,6 @@
-"""One small tree of errors; each says what was expected, what was found, and what to do.
+"""The errors of this package: each says what was expected, what was found and what to do.
 
-The class decides the exit code, so that the command line only has to print.
+The class of an error decides the exit code, so that the command line only has to print it.
 """
 
 from __future__ import annotations
@@ -13,28 +13,30 @@ from pathlib import Path
 
 PROBLEMS_FOUND = 1
 INTERRUPTED = 130
-CLOSED_PIPE = 141  # what a shell says of a program that SIGPIPE ended
+CLOSED_PIPE = 141  # as a shell reports a program that SIGPIPE ended
 
-INSTALL = "pip install --editable '.[{}]' in its checkout"  # of an extra
+OTHER_VERSION = (  # a remedy
+    "another version of this program wrote it; train again in another folder: --out"
+)
 
 _OPTIONAL = {"torch", "safetensors"}
-_SHORT_OF_MEMORY = (  # in the words of torch, of the C library and of the loader of libraries
+_SHORT_OF_MEMORY = (  # as torch, the C library and the loader of shared libraries put it
     "allocate memory",
     "bad_alloc",
     "failed to map segment",
     "out of memory",
     "unable to allocate",
 )
-_LINKS = 10  # of a chain of errors are looked at
 _SHORT_OF_THREADS = ("can't start new thread", "resource temporarily unavailable")
+_LONGEST_CHAIN = 10  # causes of an error that are searched
 
 
 class ModelingError(Exception):
     """Base of every error that this package raises on purpose.
 
     `path` is where the trouble lies, `expected` and `found` are the two sides of the contradiction,
-    `remedy` is what to do about it; each may be None. `lines` are told below, each in a line of its
-    own. `exit_code` is the process's status when the error reaches the top.
+    `remedy` is what to do about it; each may be None. `lines` are further lines of the message,
+    such as one for each problem. `exit_code` is the exit status of a command that this error ends.
     """
 
     exit_code = 3
@@ -58,9 +60,7 @@ class ModelingError(Exception):
         super().__init__(problem)
 
     def __str__(self) -> str:
-        """Spell the error on one line, and `lines` below it: names of files break no line and steer
-        no terminal.
-        """
+        """Format the error as one line and `lines` below it, all control characters escaped."""
         place = "" if self.path is None else f"{self.path}: "
         sides = [
             f"{name} {side}"
@@ -69,45 +69,41 @@ class ModelingError(Exception):
         ]
         detail = f" ({', '.join(sides)})" if sides else ""
         remedy = f"; {self.remedy}" if self.remedy else ""
-        return "\n  ".join(map(escaped, (f"{place}{self.problem}{detail}{remedy}", *self.lines)))
+        return "\n  ".join(map(printable, (f"{place}{self.problem}{detail}{remedy}", *self.lines)))
 
 
 class InputError(ModelingError):
-    """What was asked for, or given to work on, cannot be used."""
+    """A request or an input cannot be used."""
 
     exit_code = 3
 
 
 class TrainingError(ModelingError):
-    """Training cannot go on from here: a loss that is no number, or a process that is gone."""
+    """Training cannot continue: a loss is not finite, or a process died."""
 
     exit_code = PROBLEMS_FOUND
 
 
 class FormatError(ModelingError):
-    """The folder or file is not what it was taken for, or is of a version that this program does
-    not know.
-    """
+    """The folder or file is of another kind, or of a version that this program does not know."""
 
     exit_code = 4
 
 
 class DamagedError(ModelingError):
-    """Bytes on disk are not what their own records say."""
+    """Bytes on disk contradict the records that describe them."""
 
     exit_code = 5
 
 
 class BusyError(ModelingError):
-    """Another process holds the folder."""
+    """Another process is using the folder."""
 
     exit_code = 6
 
 
 class StorageError(ModelingError):
-    """The place to read or write is full, read-only or unreachable; or the machine is short of
-    memory or threads.
-    """
+    """Storage is full, read-only or unreachable, or the machine is short of memory or threads."""
 
     exit_code = 7
 
@@ -116,7 +112,7 @@ class StorageError(ModelingError):
 def storage_errors(path: Path | str, *, only: bool = False) -> Iterator[None]:
     """Raise StorageError for an OSError of the body.
 
-    `path` is named where the error names none; with `only`, whatever the error names.
+    The message names the path of the OSError, or `path` if it has none; with `only`, always `path`.
     """
     try:
         yield
@@ -125,34 +121,43 @@ def storage_errors(path: Path | str, *, only: bool = False) -> Iterator[None]:
         raise StorageError(error.strerror or str(error), path=named or path) from error
 
 
-def escaped(text: str) -> str:
-    """Spell each character that cannot be printed, such as those that steer a terminal, as its
-    escape.
+def printable(text: object) -> str:
+    r"""Escape the characters of `text` that cannot be printed, as Python does; the rest stays.
+
+    >>> print(printable("two\nlines"))
+    two\nlines
     """
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in str(text)
+    )
+
+
+def installs(extra: str) -> str:
+    """Give the command that installs an extra of this package, for messages."""
+    return f"pip install --editable '.[{extra}]' in the checkout"
 
 
 def explain(error: BaseException) -> ModelingError | None:
-    """Tell in words of this package what the machine or an installation is to blame for; None for
-    anything else.
-    """
+    """Translate an error of the machine or of an installation; give None for any other error."""
     if isinstance(error, ModelingError):
         return error
-    told = _explain_shortage(error)
-    if told is None and isinstance(error, ImportError):
-        told = _explain_import(error)
-    if told is None and isinstance(error, OSError):
-        told = _explain_storage(error)
-    return told
+    explained = _explain_shortage(error)
+    if explained is None and isinstance(error, ImportError):
+        explained = _explain_import(error)
+    if explained is None and isinstance(error, OSError):
+        explained = _explain_storage(error)
+    return explained
 
 
 def _explain_shortage(error: BaseException) -> ModelingError | None:
-    """Tell that memory or threads are short, where that is so."""
+    """Translate an error that came from too little memory or too few threads."""
     chain = _chain(error)
     if any(_is_short(each, MemoryError, errno.ENOMEM, _SHORT_OF_MEMORY) for each in chain):
         return StorageError(
             "memory is short",
-            remedy="free some, or ask for less: --threads 1, --jobs 1, or --set batch= and channels= of training",
+            remedy="free some, or ask for less: --threads 1, --jobs 1,"
+            " or --set batch= and channels= of training",
         )
     if any(_is_short(each, BlockingIOError, errno.EAGAIN, _SHORT_OF_THREADS) for each in chain):
         return StorageError(
@@ -165,9 +170,9 @@ def _explain_shortage(error: BaseException) -> ModelingError | None:
 def _is_short(
     error: BaseException, kind: type[BaseException], number: int, words: Sequence[str]
 ) -> bool:
-    """Tell a shortage by the kind of an error, by its number, or else by the words of a library.
+    """Recognise a shortage by the type of an error, by its errno, or else by its message.
 
-    The words of an error with a number are not looked at: names of files are among them.
+    The message of an error with an errno is not searched, because it contains names of files.
     """
     if isinstance(error, kind):
         return True
@@ -179,22 +184,22 @@ def _is_short(
 
 
 def _explain_import(error: ImportError) -> ModelingError | None:
-    """Tell which package is missing or broken, where it is not one of this project."""
+    """Name the package that is missing or broken, unless it belongs to this project."""
     if not isinstance(error, ModuleNotFoundError):
-        remedy = "install it anew, or see to it that memory is not short"
+        remedy = "install it again, or free some memory"
         return StorageError(f"a library cannot be loaded: {_first_line(error)}", remedy=remedy)
     if error.name not in _OPTIONAL:
         return None
-    remedy = f"{INSTALL.format('train')}, or give 'make train-all' there"
+    remedy = f"{installs('train')}, or give 'make train-all' there"
     return InputError(f"{error.name} is not installed", remedy=remedy)
 
 
 def _explain_storage(error: OSError) -> ModelingError:
-    """Tell which place does not let itself be read or written."""
+    """Name the place that cannot be read or written."""
     if isinstance(error, FileNotFoundError) and error.filename is None:
         if _working_folder_is_gone():
             return StorageError("the working folder is gone", remedy="change to one that is there")
-        # what was opened or started is named; what is not is a folder for files that nobody keeps
+        # An error of a file or a program names it; this one is of a folder for temporary files.
         return StorageError(
             error.strerror or str(error), remedy="set TMPDIR to a folder that can be written"
         )
@@ -202,29 +207,30 @@ def _explain_storage(error: OSError) -> ModelingError:
 
 
 def _working_folder_is_gone() -> bool:
-    """Tell whether the process is in a folder that was removed."""
+    """Check whether the folder that the process works in was removed."""
     try:
-        os.getcwd()  # noqa: PTH109  (it is asked whether there is one)
+        os.getcwd()  # noqa: PTH109  (only whether it succeeds)
     except FileNotFoundError:
         return True
     return False
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """List an error and those that it came from; libraries that are being loaded, and torch, do not
-    say so.
+    """List an error and those that caused it.
+
+    Failed imports, and torch, set no `__cause__`: there the error that was being handled counts.
     """
     chain: list[BaseException] = []
     further: BaseException | None = error
-    while further is not None and len(chain) < _LINKS:
+    while further is not None and len(chain) < _LONGEST_CHAIN:
         chain.append(further)
-        unsaid = (
+        implicit = (
             isinstance(further, ImportError | RuntimeError) and not further.__suppress_context__
         )
-        further = further.__cause__ or (further.__context__ if unsaid else None)
+        further = further.__cause__ or (further.__context__ if implicit else None)
     return chain
 
 
 def _first_line(error: BaseException) -> str:
-    """Give the first words of an error, or its kind where it has none."""
+    """Give the first line of an error's message, or its type if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,5 +1,6 @@
-"""Files that are whole or absent: a draft beside the final place, fsync, rename, sync the
-folder.
+"""Files that are whole or absent: write beside the final place, fsync, rename, sync the folder.
+
+Beside that: what lies at a path, and which folders may be written to.
 """
 
 from __future__ import annotations
@@ -8,20 +9,27 @@ import fcntl
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from modeling.errors import BusyError, StorageError, storage_errors
+from modeling.errors import BusyError, InputError, StorageError, storage_errors
 
-_DRAFT = ".modeling-{}.tmp"
+MANIFEST, RECIPE = "manifest.json", "recipe.toml"  # of a dataset
+UNFINISHED = (".manifest.json", ".build")  # of a dataset that is being built
+MAX_MANIFEST_BYTES = 1 << 20
+DATASET_FORMAT = "datagen"  # the name of the format, as a manifest states it
+
+_TEMPORARY = ".modeling-{}.tmp"
 _ELSEWHERE = "choose another place with --out"
 
 
 def absolute(path: Path | str) -> Path:
-    """Give the path that leads to the same place from any working folder. Raises StorageError where
-    that is gone.
+    """Give the path that leads to the same place from any working folder.
+
+    Raises StorageError if the working folder was removed.
     """
     try:
         return Path(path).absolute()
@@ -36,20 +44,20 @@ def absolute(path: Path | str) -> Path:
 def write_atomic(path: Path | str, data: bytes | memoryview) -> None:
     """Write `data` to `path`: afterwards the file is there whole and durable, or as it was before.
 
-    Missing parents are made. Raises StorageError, which names `path`, never the draft.
+    Missing parents are made. Raises StorageError, which names `path`, never the temporary file.
     """
     path = Path(path)
     make_folder(path.parent)
     with storage_errors(path, only=True):
-        draft = path.parent / _DRAFT.format(secrets.token_hex(8))
+        temporary = path.parent / _TEMPORARY.format(secrets.token_hex(8))
         try:
-            with draft.open("xb") as file:
+            with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            draft.replace(path)
+            temporary.replace(path)
         finally:
-            draft.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         _sync(path.parent)
 
 
@@ -58,10 +66,32 @@ def write_json(path: Path | str, value: Mapping[str, Any]) -> None:
     write_atomic(path, json.dumps(value, indent=2, allow_nan=False).encode() + b"\n")
 
 
-def require_real_folder(folder: Path | str) -> None:
-    """Raise StorageError where `folder`, or what is to hold it, is there and is none, or is a link
-    to nothing.
+def remove_drafts(folder: Path | str) -> None:
+    """Remove the temporary files that killed writers left in `folder`.
+
+    Raises StorageError, which names the folder.
     """
+    folder = Path(folder)
+    with storage_errors(folder, only=True):
+        for temporary in folder.glob(_TEMPORARY.format("*")):
+            temporary.unlink(missing_ok=True)
+
+
+def kind(path: Path) -> str:
+    """Name what is at `path`: "a file", "a folder", "a link", "nothing" or "a device or pipe".
+
+    Nothing is opened and no link is followed. Raises OSError if the path cannot be looked at.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "nothing"
+    tests = {"a file": stat.S_ISREG, "a folder": stat.S_ISDIR, "a link": stat.S_ISLNK}
+    return next((name for name, test in tests.items() if test(mode)), "a device or pipe")
+
+
+def require_real_folder(folder: Path | str) -> None:
+    """Raise StorageError if `folder` or a parent of it is a file, or a link that leads nowhere."""
     folder = Path(folder)
     with storage_errors(folder):
         for place in (folder, *folder.parents):
@@ -72,30 +102,55 @@ def require_real_folder(folder: Path | str) -> None:
 
 
 def make_folder(folder: Path | str) -> None:
-    """Make `folder` and its parents where they are not there. Raises StorageError."""
+    """Make `folder` and its parents if they are missing. Raises StorageError."""
     folder = Path(folder)
     require_real_folder(folder)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def remove_drafts(folder: Path | str) -> None:
-    """Remove the drafts that killed writers left in `folder`. Raises StorageError, which names the
-    folder.
+def require_outside_datasets(path: Path | str) -> None:
+    """Raise InputError if `path` is or lies in the folder of a dataset, finished or begun.
+
+    All links are followed. Other files in its folder would make the dataset a damaged one.
     """
-    folder = Path(folder)
-    with storage_errors(folder, only=True):
-        for draft in folder.glob(_DRAFT.format("*")):
-            draft.unlink(missing_ok=True)
+    place = Path(os.path.realpath(absolute(path)))
+    dataset = next((folder for folder in (place, *place.parents) if _is_dataset(folder)), None)
+    if dataset is not None:
+        raise InputError(
+            "nothing is written into a dataset, which would no longer be whole",
+            path=path,
+            found=f"a place in the dataset {dataset}",
+            remedy="choose another with --out",
+        )
+
+
+def _is_dataset(folder: Path) -> bool:
+    """Recognise a dataset in any state: built, being built, or with a damaged manifest.
+
+    A manifest that cannot be read counts if a recipe lies beside it. A folder that cannot be looked
+    at is no dataset.
+    """
+    try:
+        if any((folder / name).exists() for name in UNFINISHED):
+            return True
+        if kind(folder / MANIFEST) != "a file":  # opening a pipe would wait for ever
+            return False
+        if kind(folder / RECIPE) == "a file":
+            return True
+        with (folder / MANIFEST).open("rb") as file:
+            manifest = json.loads(file.read(MAX_MANIFEST_BYTES + 1))
+        return bool(manifest["format"]["name"] == DATASET_FORMAT)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 @contextmanager
-def hold(folder: Path | str) -> Iterator[None]:
-    """Be the only holder of an existing `folder` while the body runs. Raises BusyError where
-    another process is.
+def lock(folder: Path | str) -> Iterator[None]:
+    """Lock an existing `folder` while the body runs. Raises BusyError if another process has it.
 
-    The lock is the operating system's, on the folder itself: it ends with the process, and leaves
-    no file behind.
+    The lock is the operating system's, on the folder itself: it ends with the process and leaves no
+    file behind.
     """
     with storage_errors(folder):
         descriptor = os.open(folder, os.O_RDONLY)

@@ -84,7 +84,7 @@ def test_the_imports_keep_to_the_contracts() -> None:
             "of modeling imports lower floors",
         ),
         (
-            "modeling/runs/trained.py",
+            "modeling/runs/__init__.py",
             "from modeling.scoring import score",
             "of modeling imports lower floors",
         ),

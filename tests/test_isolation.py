@@ -66,7 +66,7 @@ MANY = (
         "tests/datagen/test_verify.py",
         "tests/datagen/test_recipe.py",
     ),
-    *("tests/test_readme.py", "tests/test_examples.py", "tests/modeling/test_evidence.py"),
+    *("tests/test_readme.py", "tests/test_examples.py", "tests/modeling/test_run_info.py"),
     *(
         "tests/modeling/test_recording.py",
         "tests/modeling/test_export.py",

@@ -14,7 +14,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from modeling.errors import StorageError, escaped
+from modeling import errors
+from modeling.errors import StorageError
 from modeling.spelling import duration, percent
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def printable(text: str, stream: IO[str] | None = None) -> str:
     The stream is standard output by default. Click would write UTF-8 to a stream that is ASCII.
     """
     encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
-    return escaped(text).encode(encoding, "backslashreplace").decode(encoding)
+    return errors.printable(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def printable_lines(text: str, stream: IO[str] | None = None) -> str:

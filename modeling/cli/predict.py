@@ -22,7 +22,7 @@ from modeling.cli.output import print_json, print_line, print_parity, print_tabl
 
 if TYPE_CHECKING:
     from modeling.inference.inputs import UInt8
-    from modeling.runs.trained import Trained
+    from modeling.runs import Trained
 
 _ROWS = 20  # images that the table on the terminal lists
 
@@ -144,7 +144,7 @@ def export(
 
 def _images(trained: Trained, directory: Path | None) -> tuple[UInt8, str]:
     """Choose images to compare on, and say what they are."""
-    from modeling.data.manifest import MANIFEST
+    from modeling.files import MANIFEST
     from modeling.inference.export import SAMPLES, random_images
 
     if directory is None and not (DATASET / MANIFEST).exists():

@@ -1,8 +1,7 @@
-"""A dataset on disk, opened: each split of each task is a map-style dataset of memory-mapped
-columns. NumPy only.
+"""Open a dataset on disk: each split of each task is a map-style dataset of memory-mapped columns.
 
-What opens is whole as far as records, names and sizes tell; samples are compared with their digests
-on request.
+It needs NumPy alone. Opening checks metadata and file sizes, not the samples; those are compared
+with their digests on request.
 """
 
 from __future__ import annotations
@@ -16,22 +15,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modeling.data import manifest as manifests
-from modeling.data.columns import Column, checked_indices
-from modeling.data.digests import content_root
-from modeling.data.manifest import Manifest
-from modeling.data.mapping import Array, Run
-from modeling.data.sections import REBUILD, ColumnFacts, SectionFacts
+from modeling.data.columns import Array, Column, Extent, checked_indices
+from modeling.data.manifest import (
+    REBUILD,
+    ColumnInfo,
+    Manifest,
+    SplitInfo,
+    content_root,
+    read_manifest,
+)
 from modeling.errors import DamagedError, InputError
 from modeling.files import absolute
+
+_MOST = 12  # splits that the text of a dataset lists
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One split of one task, a map-style dataset: `split[i]` is sample i, `split["image"]` a
-    column.
+    """One split of one task, a map-style dataset.
 
-    It can be pickled: another process maps the files anew.
+    `split[i]` is a sample, `split["image"]` a column. A split can be pickled: another process maps
+    the files itself.
     """
 
     task: str
@@ -42,10 +46,11 @@ class Split:
         return len(next(iter(self.columns.values())))
 
     def __getitem__(self, index: Any) -> Any:
-        """For a name, the column. For an integer, the sample: a dict of new arrays, by the names of
-        the columns. For a slice, integers or a mask of booleans, a dict of batches.
+        """Give the column of a name, the sample of an integer, or a batch for any other index.
 
-        Raises InputError for an unknown name, IndexError as `Column` does.
+        A sample is a dict of new arrays by the names of columns. Slices, integers and a mask of
+        booleans give a dict of batches. Raises InputError for an unknown name, IndexError as
+        `Column` does.
         """
         if isinstance(index, str):
             return self._column(index)
@@ -54,9 +59,15 @@ class Split:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[index] for index in range(len(self)))
 
+    def __repr__(self) -> str:
+        return (
+            f"<Split {self.task}/{self.name}: {len(self):,} samples of {', '.join(self.columns)}>"
+        )
+
     def select(self, *names: str) -> Split:
-        """The same with these columns only. Raises InputError for an unknown name, or for none at
-        all.
+        """Give the split with these columns only.
+
+        Raises InputError for an unknown name, and if no name is given.
         """
         if not names:
             raise InputError("no column was chosen", expected=f"some of {', '.join(self.columns)}")
@@ -65,10 +76,10 @@ class Split:
     def take(
         self, indices: npt.ArrayLike, out: Mapping[str, Array] | None = None
     ) -> dict[str, Array]:
-        """The samples at `indices` (n,): a dict of arrays (n, *sample_shape), those of `out` if it
-        is given.
+        """Read the samples at `indices` (n,): a dict of arrays (n, *sample_shape).
 
-        This is `Column.take` for all columns; raises what that raises.
+        This is `Column.take` for all columns: the arrays are those of `out` if it is given, and the
+        errors are the same.
         """
         checked = checked_indices(indices, len(self))
         return {
@@ -90,14 +101,20 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """An opened dataset, in the folder `path`, which is spelled from the root on."""
+    """An opened dataset, in the folder `path`, an absolute path."""
 
     path: Path
     manifest: Manifest
 
+    def __repr__(self) -> str:
+        infos = list(self.manifest.splits.values())
+        listed = [f"{info.task}/{info.split} {info.count:,}" for info in infos[:_MOST]]
+        more = [f"{len(infos) - _MOST:,} more"] if len(infos) > _MOST else []
+        return f"<Dataset {self.digest[:12]} of {self.source[:64]}: {', '.join(listed + more)}>"
+
     @property
     def digest(self) -> str:
-        """The dataset digest (hex): it says what the samples are, however they are stored."""
+        """The dataset digest (hex): equal for equal samples, however they are stored."""
         return self.manifest.digest
 
     @property
@@ -121,61 +138,61 @@ class Dataset:
         return self.manifest.grid
 
     @property
-    def sections(self) -> tuple[tuple[str, str], ...]:
-        """The (task, split) that there are."""
-        return tuple(self.manifest.sections)
+    def splits(self) -> tuple[tuple[str, str], ...]:
+        """The (task, split) that the dataset has."""
+        return tuple(self.manifest.splits)
 
     def split(self, task: str, name: str) -> Split:
-        """One split of one task. Raises InputError if there is none of these names."""
-        section = self.manifest.sections.get((task, name))
-        if section is None:
-            known = ", ".join("/".join(names) for names in self.sections)
+        """Give one split of one task. Raises InputError if the dataset has no such split."""
+        info = self.manifest.splits.get((task, name))
+        if info is None:
+            known = ", ".join("/".join(names) for names in self.splits)
             raise InputError(
                 f"the dataset has no {task}/{name}", path=self.path, expected=f"one of {known}"
             )
-        columns = {facts.name: _column(self.path, section, facts) for facts in section.columns}
+        columns = {column.name: _column(self.path, info, column) for column in info.columns}
         return Split(task, name, MappingProxyType(columns))
 
 
 def open_dataset(path: Path | str, *, digests: bool = False) -> Dataset:
-    """Open the dataset in the folder `path`; with `digests`, read every sample and compare the
-    content digests.
+    """Open the dataset in the folder `path`; with `digests`, read and check every sample, too.
 
-    Files are mapped when they are first asked for, from the same place whatever the working folder
-    is then.
+    Files are mapped when a column is first read; a later change of the working folder does not
+    matter.
 
-    Raises FormatError where there is no dataset or one of an unknown version, InputError where it
-    is compressed, DamagedError where a file is missing, is not as long as recorded or (with
-    `digests`) not what was built, and StorageError where the storage does not let it be read.
+    Raises FormatError if there is no dataset or one of an unknown version, InputError if it is
+    compressed, DamagedError if a file is missing, has another size than recorded or (with
+    `digests`) other content than was built, and StorageError if the storage cannot be read.
+
+    Example: `open_dataset("data/mnist").split("circles", "train")["image"][:100]`.
     """
-    dataset = Dataset(absolute(path), manifests.read(Path(path)))
+    dataset = Dataset(absolute(path), read_manifest(path))
     if digests:
-        for section in dataset.manifest.sections.values():
-            _check_samples(dataset.split(section.task, section.split), section)
+        for info in dataset.manifest.splits.values():
+            _check_samples(dataset.split(info.task, info.split), info)
     return dataset
 
 
-def _column(root: Path, section: SectionFacts, facts: ColumnFacts) -> Column:
-    offsets = section.table[section.columns.index(facts)]["offset"].tolist()
-    runs = tuple(
-        Run(root / facts.path.format(shard=number), offset, len(extent))
-        for number, (offset, extent) in enumerate(zip(offsets, section.extents(), strict=True))
+def _column(root: Path, info: SplitInfo, column: ColumnInfo) -> Column:
+    offsets = info.table[info.columns.index(column)]["offset"].tolist()
+    extents = tuple(
+        Extent(root / column.path.format(shard=number), offset, len(samples))
+        for number, (offset, samples) in enumerate(zip(offsets, info.shards(), strict=True))
     )
-    return Column(facts.name, np.dtype(facts.dtype), facts.shape, runs, section.shard_size)
+    return Column(column.name, np.dtype(column.dtype), column.shape, extents, info.shard_size)
 
 
-def _check_samples(split: Split, section: SectionFacts) -> None:
-    """Raise DamagedError unless the samples of each shard give the content root that its table has
-    for it.
-    """
-    for facts, row in zip(section.columns, section.table, strict=True):
+def _check_samples(split: Split, info: SplitInfo) -> None:
+    """Raise DamagedError unless the samples of each shard have the content root of the table."""
+    for facts, row in zip(info.columns, info.table, strict=True):
         column = split.columns[facts.name]
-        for run, samples, shard in zip(column.runs, column.maps, row, strict=True):
+        for extent, samples, shard in zip(column.extents, column.maps, row, strict=True):
             found, expected = content_root(samples), shard["root"].tobytes()
             if found != expected:
                 raise DamagedError(
-                    f"the samples of {split.task}/{split.name}/{facts.name} are not those that were built",
-                    path=run.path,
+                    f"the samples of {split.task}/{split.name}/{facts.name} are not those that"
+                    " were built",
+                    path=extent.path,
                     expected=f"content root {expected.hex()}",
                     found=found.hex(),
                     remedy=REBUILD,

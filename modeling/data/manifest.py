@@ -1,95 +1,237 @@
-"""manifest.json and the shard tables, read by `docs/format.md` and believed in nothing that the
-files can contradict.
+"""Read manifest.json and the shard tables of a dataset, as `docs/format.md` defines them.
 
-What comes out is safe to map: every path lies within the dataset, every run of bytes within its
-file, and the digests follow from one another. The samples themselves are not looked at here.
+Everything that the files can contradict is checked. A manifest that is returned is safe to map:
+every path lies within the dataset, every extent within its file, and the digests follow from one
+another. The samples themselves are not read here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from modeling.data.digests import CHUNK, canonical_json, merkle_root
-from modeling.data.fields import (
-    WrongValueError,
-    check_name,
-    read_digest,
-    read_natural,
-    read_object,
-    read_pair,
-    read_text,
-    read_texts,
-)
-from modeling.data.sections import (
-    LINK,
-    LINKS,
-    REBUILD,
-    SectionFacts,
-    check_columns,
-    check_table,
-    describe_other,
-    is_regular,
-    read_file,
-    read_section,
-)
+import numpy as np
+import numpy.typing as npt
+
+from modeling.decoding import DecodeError, Rule, decode, matching
 from modeling.errors import DamagedError, FormatError, InputError, storage_errors
-from modeling.files import absolute
+from modeling.files import DATASET_FORMAT, MANIFEST, MAX_MANIFEST_BYTES, UNFINISHED, kind
 
-NAME, VERSION = "datagen", 1
-
-MANIFEST, RECIPE, _UNFINISHED = "manifest.json", "recipe.toml", (".manifest.json", ".build")
-_MAX_MANIFEST_BYTES = 1 << 20
-_REMEDY = (
-    "nothing is known of the samples without it: remove the folder and build the dataset again"
+VERSION = 1
+CHUNK = 256  # samples in a leaf of a content digest
+SHARD_FACTS = np.dtype(
+    [
+        ("offset", "<u8"),  # first byte of the column's samples in the file
+        ("length", "<u8"),  # bytes of the samples
+        ("file_bytes", "<u8"),  # size of the file
+        ("file_digest", "|u1", 16),
+        ("root", "|u1", 32),  # content root of the samples
+    ]
 )
+LINK_REMEDY = "links are not followed: copy the dataset with cp -rL"
+REBUILD = "give its build command again: it writes only what is missing or damaged"
+
+_NO_MANIFEST = "nothing is known of the samples without it: remove the folder and build it again"
+_MAX_TABLE_BYTES = 1 << 26  # some 900,000 extents: more than a process can map
+_DTYPES = ("|u1", "<u4", "<i8")
+_ORDER = ("foreground", "circles", "mosaics", "train", "val", "test")
+_SHARD_NUMBER = re.compile(r"\{shard(:05d)?\}")
+_PATH = re.compile(r"(?!.{256})[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
+
+
+def _is_path(text: str) -> bool:
+    """Check that a path cannot leave the dataset."""
+    return _PATH.fullmatch(text) is not None
+
+
+def _is_shard_path(text: str) -> bool:
+    found = _SHARD_NUMBER.findall(text)
+    return len(found) == 1 and _is_path(_SHARD_NUMBER.sub("0", text))
+
+
+def _is_shard_size(size: int) -> bool:
+    chunks, rest = divmod(size, CHUNK)
+    return 0 < size < 1 << 63 and not rest and not chunks & (chunks - 1)
+
+
+def _have_own_names(columns: tuple[ColumnInfo, ...]) -> bool:
+    return 0 < len({column.name for column in columns}) == len(columns)
+
+
+Natural = Annotated[int, Rule("an integer from 1 to 2^63 - 1", lambda n: 0 < n < 1 << 63)]
+Side = Annotated[int, Rule("an integer from 1 to 2^20 - 1", lambda n: 0 < n < 1 << 20)]
+ShardSize = Annotated[int, Rule("256 times a power of two", _is_shard_size)]
+Name = Annotated[str, matching("a name of a to z, digits and _", r"[a-z][a-z0-9_]{0,63}")]
+Digest = Annotated[str, matching("a digest of 32 bytes in hex", r"[0-9a-f]{64}")]
+FilePath = Annotated[str, Rule("a path within the dataset", _is_path)]
+ShardPath = Annotated[str, Rule("a path within the dataset with one {shard}", _is_shard_path)]
+Dtype = Annotated[str, Rule(f"one of {', '.join(_DTYPES)}", _DTYPES.__contains__)]
+Shape = Annotated[tuple[Side, ...], Rule("at most 3 axes", lambda shape: len(shape) <= 3)]
+
+
+@dataclass(frozen=True)
+class ColumnInfo:
+    """A column of a split; `shape` is that of a sample.
+
+    `path` formats the number of a shard as its path, `root` is the column's content root in hex.
+    """
+
+    name: Name
+    dtype: Dtype
+    shape: Shape
+    path: ShardPath
+    root: Digest
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one sample."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """One split of one task. `table` holds SHARD_FACTS records (columns, shards)."""
+
+    task: str
+    split: str
+    count: int
+    shard_size: int
+    columns: tuple[ColumnInfo, ...]
+    table: npt.NDArray[np.void]
+
+    def shards(self) -> Iterator[range]:
+        """List the sample numbers of each shard."""
+        for start in range(0, self.count, self.shard_size):
+            yield range(start, min(start + self.shard_size, self.count))
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What the manifest says of the dataset, and the sections by (task, split)."""
+    """The facts of a dataset, and its splits by (task, split)."""
 
     digest: str
     source: str
     classes: tuple[str, ...]
     tile: tuple[int, int]
     grid: tuple[int, int]
-    sections: Mapping[tuple[str, str], SectionFacts]
+    splits: Mapping[tuple[str, str], SplitInfo]
 
 
-def read(root: Path | str) -> Manifest:
-    """The manifest of the dataset in `root` and its shard tables, checked against each other and
-    the files' sizes.
+@dataclass(frozen=True)
+class _TableRecord:
+    path: FilePath
+    bytes: Natural
 
-    Raises FormatError where there is no dataset or one of an unknown version, InputError where it
-    is compressed, and DamagedError where the files contradict each other.
+
+@dataclass(frozen=True)
+class _SplitRecord:
+    count: Natural
+    columns: Annotated[
+        tuple[ColumnInfo, ...], Rule("columns, each with its own name", _have_own_names)
+    ]
+    table: _TableRecord
+
+
+@dataclass(frozen=True)
+class _StorageRecord:
+    compression: str
+    shard_size: ShardSize
+
+
+@dataclass(frozen=True)
+class _MosaicsRecord:
+    grid: tuple[Side, Side]
+
+
+@dataclass(frozen=True)
+class _RecipeRecord:
+    storage: _StorageRecord
+    mosaics: _MosaicsRecord
+
+
+@dataclass(frozen=True)
+class _SourceRecord:
+    name: str
+    classes: tuple[str, ...]
+    tile: tuple[Side, Side]
+
+
+@dataclass(frozen=True)
+class _Record:
+    """The manifest as it is written, without the parts that nothing here needs."""
+
+    digest: Digest
+    recipe: _RecipeRecord
+    source: _SourceRecord
+    tasks: dict[Name, dict[Name, _SplitRecord]]
+
+
+def read_manifest(root: Path | str) -> Manifest:
+    """Read the manifest and the shard tables of the dataset in `root`, and check them.
+
+    Raises FormatError if there is no dataset or one of an unknown version, InputError if it is
+    compressed, DamagedError if its files contradict each other, StorageError if they cannot be
+    read.
     """
     root = Path(root)
     path = root / MANIFEST
-    plain = _read_manifest(path)
-    try:
-        manifest = _interpret(root, plain)
-    except WrongValueError as wrong:
-        raise DamagedError(f"the manifest is not one of this format: {wrong}", path=path) from wrong
-    for section in manifest.sections.values():
-        check_table(root, section)
+    _require_manifest(path)
+    record = _decode(path, _read_json(path))
+    source, grid = record.source, record.recipe.mosaics.grid
+    splits = {
+        (task, split): _read_split(root, task, split, record)
+        for task in _in_order(record.tasks)
+        for split in _in_order(record.tasks[task])
+    }
+    manifest = Manifest(record.digest, source.name, source.classes, source.tile, grid, splits)
     _check_digests(path, manifest)
     return manifest
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
-    _check_built(path)
-    data = read_file(path, limit=_MAX_MANIFEST_BYTES)
+def _require_manifest(path: Path) -> None:
+    """Raise FormatError unless there is a regular file manifest.json, and say what is there."""
+    folder, found = path.parent, kind(path)
+    if found == "a file":
+        return
+    with storage_errors(folder):
+        if any((folder / name).exists() for name in UNFINISHED):
+            raise FormatError(
+                "the dataset is not finished: a build is in progress here, or was interrupted",
+                path=folder,
+                expected=f"a file {MANIFEST}",
+                found="the records of a build",
+                remedy="wait for the build, or give the same build command again:"
+                " it does only what is missing",
+            )
+        there = kind(Path(os.path.realpath(folder)))
+    if there != "a folder":
+        described = there
+    else:
+        described = f"no {MANIFEST}" if found == "nothing" else f"{found} of that name"
+    raise FormatError(
+        "there is no dataset here",
+        path=folder,
+        expected=f"a folder with a file {MANIFEST}",
+        found=described,
+        remedy=LINK_REMEDY if found == "a link" else "build one: make data",
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Read the JSON object in manifest.json, of a known version and with the SHA-256 it states."""
+    data = _read_file(path, MAX_MANIFEST_BYTES)
     try:
         plain = json.loads(data.decode("ascii"))
-        spelled = canonical_json(plain)
+        canonical = canonical_json(plain)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"not a manifest: {error}", path=path, remedy=_REMEDY) from error
+        raise FormatError(f"not a manifest: {error}", path=path, remedy=_NO_MANIFEST) from error
     if not isinstance(plain, dict):
         raise FormatError(
             "not a manifest", path=path, expected="a JSON object", found=type(plain).__name__
@@ -103,91 +245,24 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             path=path,
             expected=f"sha256 {ascii(stated)[:66]}, as it says itself",
             found=computed,
-            remedy=_REMEDY,
+            remedy=_NO_MANIFEST,
         )
-    if spelled != data:
-        raise DamagedError(
-            "the manifest is not spelled as the format wants", path=path, remedy=_REMEDY
-        )
+    if canonical != data:
+        raise DamagedError("the manifest is not canonical JSON", path=path, remedy=_NO_MANIFEST)
     return plain
 
 
-def _check_built(path: Path) -> None:
-    """That there is a regular file manifest.json, or the reason why not."""
-    with storage_errors(path):
-        if not path.parent.is_dir():
-            found = (
-                "a file"
-                if path.parent.is_file()
-                else "something else"
-                if path.parent.exists()
-                else "nothing"
-            )
-        elif is_regular(path):
-            return
-        elif any((path.parent / name).exists() for name in _UNFINISHED):
-            raise FormatError(
-                "the dataset is not finished: a build is in progress here, or was interrupted",
-                path=path.parent,
-                expected=f"a file {MANIFEST}",
-                found="the records of a build",
-                remedy="wait for the build, or give the same build command again: it does only what is missing",
-            )
-        else:
-            there = describe_other(path)
-            found = f"no {MANIFEST}" if there == "nothing" else f"{there} of that name"
-    raise FormatError(
-        "there is no dataset here",
-        path=path.parent,
-        expected=f"a folder with a file {MANIFEST}",
-        found=found,
-        remedy=LINKS if found.startswith(LINK) else "build one: make data",
-    )
-
-
-def is_dataset(folder: Path) -> bool:
-    """Tell whether a folder is a dataset, in whatever state: built, being built, or with a manifest
-    that is damaged.
-
-    A manifest that cannot be read is one of a dataset where a recipe lies beside it. What may not
-    be looked at is none.
-    """
-    try:
-        if any((folder / name).exists() for name in _UNFINISHED):
-            return True
-        if not is_regular(folder / MANIFEST):  # to open a pipe would wait for ever
-            return False
-        if is_regular(folder / RECIPE):
-            return True
-        with (folder / MANIFEST).open("rb") as file:
-            plain = json.loads(file.read(_MAX_MANIFEST_BYTES + 1))
-        return bool(plain["format"]["name"] == NAME)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return False
-
-
-def require_outside(path: Path | str) -> None:
-    """Raise InputError where `path` lies in a dataset: what is written there would make it one that
-    is damaged.
-    """
-    place = Path(os.path.realpath(absolute(path)))
-    inside = next((folder for folder in (place, *place.parents) if is_dataset(folder)), None)
-    if inside is not None:
-        raise InputError(
-            "nothing is written into a dataset, which would no longer be whole",
-            path=path,
-            found=f"a place in the dataset {inside}",
-            remedy="choose another with --out",
-        )
-
-
 def _check_version(path: Path, stated: object) -> None:
+    """Raise FormatError unless `stated`, the `format` of a manifest, is the format read here."""
     name, version = (
         (stated.get("name"), stated.get("version")) if isinstance(stated, dict) else (None, None)
     )
-    if name != NAME:
+    if name != DATASET_FORMAT:
         raise FormatError(
-            "not a manifest of this format", path=path, expected=NAME, found=ascii(name)[:64]
+            "not a manifest of this format",
+            path=path,
+            expected=DATASET_FORMAT,
+            found=ascii(name)[:64],
         )
     if type(version) is int and version > VERSION:
         raise FormatError(
@@ -206,67 +281,163 @@ def _check_version(path: Path, stated: object) -> None:
         )
 
 
-def _interpret(root: Path, plain: dict[str, Any]) -> Manifest:
-    recipe, source = read_object(plain, "recipe"), read_object(plain, "source")
-    storage, mosaics = read_object(recipe, "storage"), read_object(recipe, "mosaics")
-    if storage.get("compression") != "none":
+def _decode(path: Path, plain: dict[str, Any]) -> _Record:
+    """Decode the manifest; raise InputError for compressed samples, DamagedError for bad values."""
+    try:
+        record = decode(_Record, plain)
+        problems = _contradictions(record)
+        if problems:
+            raise DecodeError(problems)
+    except DecodeError as error:
+        problem = f"the manifest is not one of this format: {error}"
+        raise DamagedError(problem, path=path) from error
+    if record.recipe.storage.compression != "none":
+        root = path.parent
         raise InputError(
             "the samples are compressed, and cannot be mapped",
             path=root,
             expected="compression none",
-            found=f"compression {ascii(storage.get('compression'))[:64]}",
+            found=f"compression {record.recipe.storage.compression[:64]!a}",
             remedy=f"convert them: datagen convert {root} {root}-plain --compression none",
         )
-    size = read_natural(storage, "shard_size")
-    if size % CHUNK or size // CHUNK & (size // CHUNK - 1):
-        raise WrongValueError("shard_size must be 256 times a power of two")
-    tasks = read_object(plain, "tasks")
-    sections = {
-        (task, split): read_section(
-            root, check_name(task), check_name(split), size, read_object(splits, split)
-        )
-        for task in _in_order(tasks)
-        for splits in [read_object(tasks, task)]
-        for split in _in_order(splits)
+    return record
+
+
+def _contradictions(record: _Record) -> list[str]:
+    """List what is wrong with table sizes and columns, given counts, tile and grid."""
+    expected = _expected_columns(record.source.tile, record.recipe.mosaics.grid)
+    problems = []
+    for task, splits in record.tasks.items():
+        for split, facts in splits.items():
+            size = len(facts.columns) * _shards(facts, record) * SHARD_FACTS.itemsize
+            if facts.table.bytes != size or size > _MAX_TABLE_BYTES:
+                problems.append(
+                    f"the table of {task}/{split} must have {size} bytes,"
+                    f" and {_MAX_TABLE_BYTES} at most"
+                )
+            there = {column.name: (column.dtype, column.shape) for column in facts.columns}
+            for name, (dtype, shape) in expected.get(task, {}).items():
+                if there.get(name) != (dtype, shape):
+                    found = "{} {}".format(*there[name]) if name in there else "nothing"
+                    problems.append(
+                        f"{task}/{split} must have a column {name} of {dtype} {shape},"
+                        f" found {found}"
+                    )
+    return problems
+
+
+def _expected_columns(
+    tile: tuple[int, int], grid: tuple[int, int]
+) -> dict[str, dict[str, tuple[str, tuple[int, ...]]]]:
+    """Give dtype and shape of each column of the three tasks, by task and column."""
+    mosaic = (grid[0] * tile[0], grid[1] * tile[1])
+    pair = {"image": ("|u1", tile), "mask": ("|u1", tile)}
+    return {
+        "foreground": {**pair, "threshold": ("|u1", ())},
+        "circles": {**pair, "label": ("|u1", ()), "circle": ("<i8", (4,))},
+        "mosaics": {
+            "image": ("|u1", mosaic),
+            "mask": ("|u1", mosaic),
+            "label": ("|u1", grid),
+            "source": ("<u4", grid),
+            "digest": ("|u1", (16,)),
+        },
     }
-    tile, grid = read_pair(source, "tile"), read_pair(mosaics, "grid")
-    for section in sections.values():
-        check_columns(section, tile, grid)
-    return Manifest(
-        digest=read_digest(plain, "digest"),
-        source=read_text(source, "name"),
-        classes=read_texts(source, "classes"),
-        tile=tile,
-        grid=grid,
-        sections=sections,
-    )
+
+
+def _shards(facts: _SplitRecord, record: _Record) -> int:
+    return -(-facts.count // record.recipe.storage.shard_size)
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
-    """The names of tasks or splits in the order of the work, others after them."""
-    order = ("foreground", "circles", "mosaics", "train", "val", "test")
+    """Sort names of tasks or of splits as they are built, unknown ones last."""
     return sorted(
-        names, key=lambda name: (order.index(name) if name in order else len(order), name)
+        names, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)
     )
 
 
+def _read_split(root: Path, task: str, split: str, record: _Record) -> SplitInfo:
+    """Read the shard table of a split, and check it against the manifest and the shard files."""
+    facts = record.tasks[task][split]
+    path = root / facts.table.path
+    _check_file(root, path, facts.table.bytes)
+    table = np.frombuffer(_read_file(path, facts.table.bytes), SHARD_FACTS)
+    table = table.reshape(len(facts.columns), _shards(facts, record))
+    size = record.recipe.storage.shard_size
+    info = SplitInfo(task, split, facts.count, size, facts.columns, table)
+    for column, row in zip(info.columns, table, strict=True):
+        for number, (samples, shard) in enumerate(zip(info.shards(), row, strict=True)):
+            _check_shard(root, info, column, number, len(samples) * column.sample_bytes, shard)
+    return info
+
+
+def _check_shard(
+    root: Path, info: SplitInfo, column: ColumnInfo, number: int, expected: int, shard: np.void
+) -> None:
+    """Check that an extent has the `expected` bytes within its file, and the size of the file."""
+    offset, length, size = (int(shard[field]) for field in ("offset", "length", "file_bytes"))
+    path = root / column.path.format(shard=number)
+    if length != expected or offset + length > size:
+        raise DamagedError(
+            f"the shard table of {info.task}/{info.split} contradicts the manifest on"
+            f" {column.name}",
+            path=path,
+            expected=f"{expected:,} bytes within the file",
+            found=f"{length:,} bytes at {offset:,} of {size:,}",
+            remedy=REBUILD,
+        )
+    _check_file(root, path, size)
+
+
+def _check_file(root: Path, path: Path, size: int) -> None:
+    """Raise DamagedError unless `path` is a regular file of `size` bytes, reached by no link."""
+    for folder in [*path.relative_to(root).parents][:-1]:
+        if kind(root / folder) == "a link":  # it may lead out of the dataset
+            raise DamagedError(
+                "not the folder that was built",
+                path=root / folder,
+                expected="a folder",
+                found="a link",
+                remedy=LINK_REMEDY,
+            )
+    with storage_errors(path):
+        there = kind(path)
+        found = f"{path.stat().st_size:,} bytes" if there == "a file" else there
+    if found != f"{size:,} bytes":
+        raise DamagedError(
+            "not the file that was built",
+            path=path,
+            expected=f"{size:,} bytes",
+            found=found,
+            remedy=LINK_REMEDY if there == "a link" else REBUILD,
+        )
+
+
+def _read_file(path: Path, most: int) -> bytes:
+    """Read a file of at most `most` bytes. Raises DamagedError if it has more."""
+    with storage_errors(path), path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise DamagedError(
+            "the file is too large", path=path, expected=f"at most {most:,} bytes", found="more"
+        )
+    return data
+
+
 def _check_digests(path: Path, manifest: Manifest) -> None:
-    """That the roots of the shards give those of the columns, and these the digest of the
-    dataset.
-    """
+    """Check that shard roots give the roots of columns, and these the digest of the dataset."""
     listed = []
-    for section in manifest.sections.values():
-        for column, row in zip(section.columns, section.table, strict=True):
+    for info in manifest.splits.values():
+        for column, row in zip(info.columns, info.table, strict=True):
             if merkle_root([shard["root"].tobytes() for shard in row]).hex() != column.root:
                 raise DamagedError(
-                    f"the shard table of {section.task}/{section.split} does not give the root of {column.name}",
+                    f"the shard table of {info.task}/{info.split} does not give the root of"
+                    f" {column.name}",
                     path=path.parent,
                     remedy=REBUILD,
                 )
-            shape = [section.count, *column.shape]
-            listed.append(
-                [section.task, section.split, column.name, column.dtype, shape, column.root]
-            )
+            shape = [info.count, *column.shape]
+            listed.append([info.task, info.split, column.name, column.dtype, shape, column.root])
     computed = hashlib.sha256(canonical_json(sorted(listed))).hexdigest()
     if computed != manifest.digest:
         raise DamagedError(
@@ -275,3 +446,30 @@ def _check_digests(path: Path, manifest: Manifest) -> None:
             expected=computed,
             found=manifest.digest,
         )
+
+
+def canonical_json(value: object) -> bytes:
+    """Encode a value as canonical JSON: sorted keys, indent 2, ASCII, a trailing newline."""
+    return (json.dumps(value, sort_keys=True, indent=2, allow_nan=False) + "\n").encode("ascii")
+
+
+def merkle_root(nodes: Sequence[bytes]) -> bytes:
+    """Compute the Merkle root of leaves, or of the roots of equal full subtrees and a last one.
+
+    The tree is that of RFC 6962, section 2.1; only the last subtree may be smaller.
+    """
+    if len(nodes) == 1:
+        return nodes[0]
+    left = 1 << (len(nodes) - 1).bit_length() - 1
+    return hashlib.sha256(b"\1" + merkle_root(nodes[:left]) + merkle_root(nodes[left:])).digest()
+
+
+def content_root(samples: npt.NDArray[Any]) -> bytes:
+    """Compute the content root of a shard or a column: samples (n, *shape), C-contiguous."""
+    header = f"datagen {samples.dtype.str} {','.join(map(str, samples.shape[1:]))}\n".encode()
+    leaves = []
+    for start in range(0, len(samples), CHUNK):
+        leaf = hashlib.sha256(b"\0" + header)
+        leaf.update(samples[start : start + CHUNK].data)
+        leaves.append(leaf.digest())
+    return merkle_root(leaves)

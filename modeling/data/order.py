@@ -1,10 +1,9 @@
-"""The order in which samples are seen: a pure function of (seed, epoch), computed at any place
-without the others.
+"""Shuffle samples in O(1): any batch is a pure function of (seed, epoch, step), and none is stored.
 
 Position p of an epoch shows sample permute(p), where permute is a keyed bijection of [0, count): an
 alternating Feistel network on two digits (Luby and Rackoff, 1988), walked until it lands below
-count (Black and Rogaway, 2002). So an epoch shows every sample once, nothing is stored, and to
-resume is to begin at (epoch, step).
+count (Black and Rogaway, 2002). So an epoch shows every sample once, and a run resumes by beginning
+at (epoch, step).
 """
 
 from __future__ import annotations
@@ -19,18 +18,21 @@ import numpy.typing as npt
 
 MAX_COUNT = 1 << 62  # both digits are below 2^32 then
 
-_BLOCK = 1 << 14  # positions permuted at once: a call of NumPy costs as much as a thousand of them
+_BLOCK = 1 << 14  # positions permuted at once: calling NumPy costs as much as a thousand positions
 
 Indices = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]  # of unsigned words
 
 
 class Order:
-    """Batches of sample numbers below `count`: the share of `rank` where `ranks` processes divide
-    each batch.
+    """Batches of sample numbers below `count`; `ranks` processes share each batch.
 
     A step shows the same samples whatever the number of ranks. The last batch of an epoch is
-    shorter where `batch` does not divide `count`. Raises ValueError for numbers that make no order.
+    shorter if `batch` does not divide `count`. Raises ValueError for numbers that make no order.
+
+    >>> order = Order(count=10, seed=0, batch=4)
+    >>> [order.batch(epoch=0, step=step).tolist() for step in range(order.steps)]
+    [[1, 7, 5, 9], [4, 2, 8, 3], [6, 0]]
     """
 
     def __init__(self, count: int, seed: int, batch: int, rank: int = 0, ranks: int = 1) -> None:
@@ -40,14 +42,9 @@ class Order:
             raise ValueError(f"batch must be at least 1, found {batch}")
         if not 0 <= rank < ranks:
             raise ValueError(f"rank must be from 0 to {ranks - 1}, found {rank}")
-        self.count, self.seed, self.batch_size, self.rank, self.ranks = (
-            count,
-            seed,
-            batch,
-            rank,
-            ranks,
-        )
-        # epoch, first position, samples
+        self.count, self.seed, self.batch_size = count, seed, batch
+        self.rank, self.ranks = rank, ranks
+        # The last block: epoch, first position, samples.
         self._block: tuple[int, int, Indices] = (0, 0, np.empty(0, np.int64))
 
     @property
@@ -57,23 +54,23 @@ class Order:
 
     @property
     def share(self) -> int:
-        """Samples that this rank has in a step, at most."""
+        """The most samples that this rank has in a step."""
         return -(-min(self.batch_size, self.count) // self.ranks)
 
     def size(self, step: int) -> int:
-        """Samples in the batch of a step, of all ranks together. Raises IndexError unless 0 <= step
-        < steps.
+        """Count the samples in the batch of a step, of all ranks together.
+
+        Raises IndexError unless 0 <= step < steps.
         """
         if not 0 <= step < self.steps:
             raise IndexError(f"an epoch has the steps 0 to {self.steps - 1}, found {step}")
         return min(self.batch_size, self.count - step * self.batch_size)
 
     def batch(self, epoch: int, step: int) -> Indices:
-        """This rank's samples of a step: int64 (n,), read-only, n from size // ranks to that and
-        one more.
+        """Give this rank's samples of a step: int64 (n,), read-only, n about size / ranks.
 
-        The shares of all ranks, one after the other, are the batch. Raises IndexError unless 0 <=
-        step < steps.
+        The shares of all ranks, one after the other, are the batch; their sizes differ by at most
+        one. Raises IndexError unless 0 <= step < steps.
         """
         size = self.size(step)
         first = step * self.batch_size
@@ -81,9 +78,7 @@ class Order:
         return samples[size * self.rank // self.ranks : size * (self.rank + 1) // self.ranks]
 
     def _samples(self, epoch: int, first: int, stop: int) -> Indices:
-        """The samples at positions first to stop, from the block kept or else from a new one that
-        begins at `first`.
-        """
+        """Give the samples at positions first to stop, from the last block or from a new one."""
         kept_epoch, start, samples = self._block
         if kept_epoch != epoch or not start <= first <= stop <= start + len(samples):
             start, end = first, min(self.count, max(stop, first + _BLOCK))
@@ -95,9 +90,7 @@ class Order:
 
 @dataclass(frozen=True)
 class _Words:
-    """Arithmetic in unsigned words of one size: a digit's hash keeps `kept` bits, and times a digit
-    it fits a word.
-    """
+    """Arithmetic in unsigned words: a hash keeps `kept` bits, and its product with a digit fits."""
 
     dtype: type[np.uint32 | np.uint64]
     factors: tuple[int, int]
@@ -105,34 +98,35 @@ class _Words:
     kept: int
 
 
-# so that digits have 12 bits: words of 32 bits do then, and save a third of the time
+# Digits have 12 bits up to here, so words of 32 bits are enough, and save a third of the time.
 _NARROW_COUNT = 1 << 24
 _NARROW = _Words(np.uint32, (0x9E3779B1, 0x85EBCA77), 15, 20)
 _WIDE = _Words(np.uint64, (0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93), 32, 32)
 
 
 def permute(positions: npt.NDArray[Any], count: int, seed: int, epoch: int) -> Indices:
-    """The sample at each position of an epoch: integers (n,), 0 to count - 1, `count` at most
-    MAX_COUNT -> int64.
+    """Give the sample at each position of an epoch: integers (n,) from 0 to count - 1, as int64.
+
+    `count` is at most MAX_COUNT.
     """
-    # Few samples mix slowly: of five, 8 rounds favour some orders, and 16 none that 24,000 epochs
-    # could tell.
+    # Few samples mix slowly: of five samples, 8 rounds favour some orders; with 16 rounds, 24,000
+    # epochs show no preference.
     rounds = 16 if count < 1 << 16 else 8
     words = _NARROW if count <= _NARROW_COUNT else _WIDE
     digest = hashlib.shake_128(f"order {seed} {epoch}".encode()).digest(8 * rounds)
     keys = np.frombuffer(digest, "<u8").astype(words.dtype)
     base = math.isqrt(count - 1) + 1  # of the low digit; the high one is below ceil(count / base)
     highs = -(-count // base)
-    found = _feistel(positions.astype(words.dtype), base, highs, keys, words)
-    outside = np.flatnonzero(found >= count)
+    samples = _feistel(positions.astype(words.dtype), base, highs, keys, words)
+    outside = np.flatnonzero(samples >= count)
     while outside.size:
-        found[outside] = _feistel(found[outside], base, highs, keys, words)
-        outside = outside[found[outside] >= count]
-    return found.astype(np.int64)
+        samples[outside] = _feistel(samples[outside], base, highs, keys, words)
+        outside = outside[samples[outside] >= count]
+    return samples.astype(np.int64)
 
 
 def _feistel(values: Array, base: int, highs: int, keys: Array, words: _Words) -> Array:
-    """A keyed bijection of [0, base * highs): each round adds to one digit a hash of the other."""
+    """Compute a keyed bijection of [0, base * highs): add hashes of one digit to the other."""
     high = values // words.dtype(base)
     low = values - high * words.dtype(base)
     for number, key in enumerate(keys):
@@ -144,8 +138,9 @@ def _feistel(values: Array, base: int, highs: int, keys: Array, words: _Words) -
 
 
 def _add(digit: Array, other: Array, key: Any, limit: int, words: _Words) -> Array:
-    """digit + hash(other) modulo `limit`: two multiplications, the upper bits scaled to [0, limit)
-    (Lemire, 2019).
+    """Compute digit + hash(other) modulo `limit`.
+
+    The hash takes two multiplications; its upper bits are scaled to [0, limit) (Lemire, 2019).
     """
     kind = words.dtype
     word = (other ^ key) * kind(words.factors[0])

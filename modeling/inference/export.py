@@ -19,11 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from modeling.data.manifest import require_outside
-from modeling.errors import INSTALL, InputError, ModelingError, storage_errors
-from modeling.files import write_atomic
+from modeling.errors import InputError, ModelingError, installs, storage_errors
+from modeling.files import require_outside_datasets, write_atomic
 from modeling.inference.inputs import UInt8
-from modeling.runs.trained import Trained
+from modeling.runs import Trained
 from modeling.tasks import Task
 
 Array = npt.NDArray[Any]
@@ -120,14 +119,14 @@ def _require_packages() -> None:
         except ModuleNotFoundError:
             missing.append(name)
     if missing:
-        raise InputError(f"{', '.join(missing)} not installed", remedy=INSTALL.format("onnx"))
+        raise InputError(f"{', '.join(missing)} not installed", remedy=installs("onnx"))
 
 
 def _require_place(path: Path) -> None:
     """Raise InputError where no model can be written to `path`: before it is made, which takes a
     while.
     """
-    require_outside(path)
+    require_outside_datasets(path)
     with storage_errors(path):
         taken = path.is_dir()
     if taken:

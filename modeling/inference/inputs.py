@@ -19,10 +19,10 @@ import numpy.typing as npt
 
 from modeling.data.columns import Column
 from modeling.data.dataset import Dataset, open_dataset
-from modeling.data.manifest import MANIFEST
-from modeling.data.npy import read_header
 from modeling.errors import DamagedError, FormatError, InputError, ModelingError, storage_errors
+from modeling.files import MANIFEST
 from modeling.pictures import png
+from modeling.scoring.predictions import read_header
 
 UInt8 = npt.NDArray[np.uint8]
 

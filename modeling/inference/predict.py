@@ -21,9 +21,15 @@ import torch
 from torch import Tensor
 
 from modeling.data.dataset import Dataset
-from modeling.data.manifest import require_outside
 from modeling.errors import InputError, storage_errors
-from modeling.files import absolute, make_folder, require_real_folder, write_atomic, write_json
+from modeling.files import (
+    absolute,
+    make_folder,
+    require_outside_datasets,
+    require_real_folder,
+    write_atomic,
+    write_json,
+)
 from modeling.inference.findings import describe, format_size, words
 from modeling.inference.inputs import (
     OVERLAYS,
@@ -38,7 +44,7 @@ from modeling.inference.overlays import draw_overlay
 from modeling.networks.mosaics import semantic
 from modeling.pictures import png
 from modeling.pictures.drawing import binary_colours, mask_colours
-from modeling.runs.trained import Trained, load_run, require_fit, require_size
+from modeling.runs import Trained, load_run, require_fit, require_size
 from modeling.scoring.predictions import write_predictions
 from modeling.tasks.inference import infer_batch
 
@@ -70,7 +76,7 @@ def predict(
     used, or nothing can be written by its name: then nothing is written; StorageError.
     """
     out, inputs = Path(out), [inputs] if isinstance(inputs, str | Path) else inputs
-    require_outside(out)
+    require_outside_datasets(out)
     require_real_folder(out)
     trained, longest = load_run(run, device), _longest_name(out)
 
@@ -248,7 +254,7 @@ class _Work:
         if dataset is None:
             self.light += light
         # whose ground is the one that it knows
-        elif dataset.digest != self.trained.evidence.dataset["digest"]:
+        elif dataset.digest != self.trained.info.dataset["digest"]:
             self.light_data += light
 
     def _draw(self, name: str, image: UInt8, mask: UInt8, record: Record) -> None:

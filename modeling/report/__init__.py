@@ -9,9 +9,8 @@ import re
 from pathlib import Path
 
 from modeling.data.dataset import Dataset
-from modeling.data.manifest import require_outside
 from modeling.errors import storage_errors
-from modeling.files import require_real_folder, write_atomic
+from modeling.files import require_outside_datasets, require_real_folder, write_atomic
 from modeling.report.page import build_page
 from modeling.report.run import damage_of, find_runs, read_run
 from modeling.report.shown import Shown, show_run
@@ -34,7 +33,7 @@ def write_report(
     StorageError.
     """
     out = Path(out)
-    require_outside(out)
+    require_outside_datasets(out)
     require_real_folder(out)
     records = [read_run(run, dataset.digest) for run in find_runs(folder)]
     for run in (

@@ -49,7 +49,7 @@ def show_run(run: Run, dataset: Dataset, device: str) -> Shown:
     """Predict the test split by the best weights of a run, and choose what to show of it."""
     if not run.has_weights:
         return Shown(run)
-    from modeling.runs.trained import load_run
+    from modeling.runs import load_run
 
     trained = load_run(run.folder, device)
     split = dataset.split(run.task, SPLIT)
@@ -80,7 +80,7 @@ def show_run(run: Run, dataset: Dataset, device: str) -> Shown:
         for number, row in enumerate(chosen, 1)
     ]
     distances = cases.errors_by_distance(predictions["mask"], split)
-    return Shown(run, trained.evidence.to_json(), len(split), drawn, distances)
+    return Shown(run, trained.info.to_json(), len(split), drawn, distances)
 
 
 def _draw(

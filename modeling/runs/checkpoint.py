@@ -1,8 +1,7 @@
-"""Checkpoints: one safetensors file, whole or absent, whose header carries the facts about its
-tensors as JSON.
+"""Save and load checkpoints: safetensors files, whole or absent, with facts in their headers.
 
-Tensors and facts are written together and covered by one digest, so that neither can be out of step
-or damaged unseen.
+Tensors and facts are written together and covered by one digest, so neither can be out of step with
+the other, or damaged unnoticed.
 """
 
 from __future__ import annotations
@@ -10,26 +9,44 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from modeling.errors import DamagedError, FormatError, StorageError, explain, storage_errors
+from modeling.decoding import DecodeError, decode
+from modeling.errors import (
+    OTHER_VERSION,
+    DamagedError,
+    FormatError,
+    StorageError,
+    explain,
+    storage_errors,
+)
 from modeling.files import write_atomic
 
 FORMAT = "modeling checkpoint 2"
-_KEY = "checkpoint"  # the only entry of the file's own metadata: several would come in any order
+_KEY = "checkpoint"  # the only entry of the file's metadata: the order of several would vary
+
+
+class _Metadata(TypedDict):
+    digest: str
+    header: str
+
+
+class _Header(TypedDict):
+    format: str
+    facts: dict[str, Any]
+    tree: dict[str, Any]
 
 
 def save(path: Path | str, tree: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Write `tree` and `facts` to `path`, durably, in place of what was there.
+    """Write `tree` and `facts` to `path`, durably, in place of the file that was there.
 
-    `tree` is what torch calls a state: dictionaries and lists of tensors and plain values, such as
+    `tree` is a state as torch has it: dictionaries and lists of tensors and plain values, such as
     `{"model": model.state_dict(), "optimizer": optimizer.state_dict()}`. `facts` is JSON. Raises
     StorageError.
     """
@@ -41,68 +58,69 @@ def save(path: Path | str, tree: Mapping[str, Any], facts: Mapping[str, Any]) ->
 
 
 def load(path: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The `tree` and the `facts` that `save` wrote, tensors on the CPU and in memory of their own.
+    """Read the `tree` and the `facts` that `save` wrote, tensors on the CPU and in new memory.
 
-    Raises FormatError where there is none or something else, DamagedError where a bit is wrong,
-    StorageError where it cannot be read.
+    Raises FormatError if there is no checkpoint or something else, DamagedError if a bit is wrong,
+    StorageError if the file cannot be read.
     """
     path = Path(path)
     with storage_errors(path):
         there = path.is_file()
         if there:
-            # safetensors takes a file that is closed to this user for one that is not there
+            # safetensors reports a file that this user may not read as missing
             path.open("rb").close()
     if not there:
         raise FormatError(
             "there is no checkpoint",
             path=path,
-            remedy="name the folder of one task of a run, such as runs/circles, or train first: modeling train",
+            remedy="name the folder of one task of a run, such as runs/circles, or train first:"
+            " modeling train",
         )
     try:
         with storage_errors(path), safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it cannot be iterated)
+            names = list(file.keys())
+            tensors = {name: file.get_tensor(name) for name in names}
     except safetensors.SafetensorError as error:
-        told = explain(error)
-        raise told if isinstance(told, StorageError) else _damaged(path) from error
+        explained = explain(error)
+        raise explained if isinstance(explained, StorageError) else _damaged(path) from error
     if _KEY not in metadata:
         raise FormatError(
             "not a checkpoint", path=path, expected=FORMAT, found="another safetensors file"
         )
     try:
-        digest, header = itemgetter("digest", "header")(json.loads(metadata[_KEY]))
-        if _digest(header, tensors) != digest:
+        stated = decode(_Metadata, json.loads(metadata[_KEY]))
+        if _digest(stated["header"], tensors) != stated["digest"]:
             raise _damaged(path)
-        stated, tree, facts = itemgetter("format", "tree", "facts")(json.loads(header))
-        if stated != FORMAT:
+        header = decode(_Header, json.loads(stated["header"]))
+        if header["format"] != FORMAT:
             raise FormatError(
                 "a checkpoint of another version",
                 path=path,
                 expected=FORMAT,
-                found=ascii(stated)[:64],
-                remedy="it was written by another version of this program; train anew in another folder: --out",
+                found=ascii(header["format"])[:64],
+                remedy=OTHER_VERSION,
             )
-        return _unpack(tree, tensors), facts
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError) as error:
+        return _unpack(header["tree"], tensors), header["facts"]
+    except (DecodeError, ValueError, KeyError, TypeError, RuntimeError, RecursionError) as error:
         raise _damaged(path) from error
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and values: equal for equal weights, wherever they lie."""
+    """Compute the SHA-256 of names, types, shapes and values: equal for equal weights."""
     return _digest("", {name: tensor.detach().cpu() for name, tensor in state.items()})
 
 
 def _damaged(path: Path) -> DamagedError:
     return DamagedError(
-        "the checkpoint is damaged", path=path, remedy="train anew in another folder: --out"
+        "the checkpoint is damaged", path=path, remedy="train again in another folder: --out"
     )
 
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """A tree as JSON, its tensors put into `tensors` under their paths in the tree."""
+    """Convert a tree to JSON; its tensors are put into `tensors` under their paths in the tree."""
     if isinstance(value, Tensor):
-        # Kernels in channels-last order come back so: the same values in another order may add up
-        # to other bits.
+        # Kernels keep their layout: the same values in another order may add up to other bits.
         swapped = value.dim() == 4 and not value.is_contiguous()
         tensors[name] = value.detach().cpu().contiguous()
         return {"tensor": name, "channels_last": swapped}

@@ -1,64 +1,71 @@
-"""What a run can show for itself: what was trained on what, where, by which versions, how far, and
-how well on val.
+"""The facts of a run: task, configuration, dataset, environment, progress and scores on val.
+
+They are written to `evidence.json`, into checkpoints and onto reports.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 import torch
 
 from modeling.config import Config
 from modeling.data.dataset import Dataset
-from modeling.errors import FormatError
+from modeling.data.manifest import Side
+from modeling.decoding import DecodeError, Rule, decode
+from modeling.errors import OTHER_VERSION, FormatError
 
-_BITS = (
-    "versions",
-    "device",
-    "precision",
-    "threads",
-    "ranks",
-    "git",
-)  # on these, and on the machine, the bits of the weights depend
+# The bits of the weights depend on these parts of the environment, and on the machine.
+_BITS = ("versions", "device", "precision", "threads", "ranks", "git")
+
+_Pair = Annotated[list[Side], Rule("two sides", lambda sides: len(sides) == 2)]
 
 
-_KINDS: dict[str, Any] = {
-    "task": str,
-    "config": dict,
-    "dataset": dict,
-    "environment": dict,
-    "parameters": int,
-    "step": int,
-    "epochs": int | float,
-    "seconds": dict,
-    "history": list,
-    "best": dict | None,
-    "resumed": list,
-    "weights": str,
-}
+class DatasetInfo(TypedDict):
+    """The facts of a dataset that a network depends on; `tile` and `grid` are rows, columns."""
+
+    digest: str
+    source: str
+    classes: list[str]
+    tile: _Pair
+    grid: _Pair
+
+
+class Environment(TypedDict):
+    """The versions, the device and the code that a run was computed with."""
+
+    versions: dict[str, str]
+    device: str
+    system: str
+    precision: str
+    threads: int
+    ranks: int
+    git: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """The facts of a run at step `step` of `config.steps`; JSON throughout.
+    """The facts of a run at step `step` of `config["steps"]`, all of them JSON.
 
-    `history` has an entry for each evaluation on val, `best` is the one that the best weights come
-    from, `weights` the digest of the averaged weights at `step`. `seconds` add up over all parts of
-    an interrupted run; `resumed` has the step of each resumption, whether the environment was the
-    same, as equal bits need, and which it was before.
+    `history` has an entry for each evaluation on val, and `best` is the entry of the best weights.
+    `weights` is the digest of the averaged weights at `step`. `seconds` add up over all parts of an
+    interrupted run. `resumed` has an entry for each resumption: its step, the environment before
+    it, and whether the environment stayed the same, as equal bits need.
     """
 
     task: str
-    config: dict[str, Any]
-    dataset: dict[str, Any]
-    environment: dict[str, Any]
+    config: Annotated[
+        dict[str, Any],
+        Rule("a configuration with a number of steps", lambda c: type(c.get("steps")) is int),
+    ]
+    dataset: DatasetInfo
+    environment: Environment
     parameters: int
     step: int
     epochs: float
@@ -70,58 +77,31 @@ class RunInfo:
 
     @property
     def finished(self) -> bool:
+        """True once all steps are done."""
         return self.step >= int(self.config["steps"])
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; `from_json` reads them back."""
+        """Give plain values, which `from_json` reads back."""
         return {**vars(self), "seed": self.config["seed"], "finished": self.finished}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> RunInfo:
-        """The evidence that `to_json` wrote. Raises FormatError where another version wrote it, or
-        something else.
-        """
+    def from_json(cls, values: object) -> RunInfo:
+        """Read what `to_json` wrote. Raises FormatError for anything else."""
         try:
-            found = cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
-            known = (
-                all(isinstance(getattr(found, name), kind) for name, kind in _KINDS.items())
-                and found._is_known()
-            )
-        except (KeyError, TypeError):
-            known = False
-        if not known:
+            return decode(cls, values)
+        except DecodeError as error:
             raise FormatError(
-                "the evidence of a run is none that this program knows",
-                remedy="it was written by another version of this program; train anew in another folder: --out",
-            )
-        return found
-
-    def _is_known(self) -> bool:
-        """Whether the facts that are used are there, of the kinds that they are of."""
-        data, where, steps = self.dataset, self.environment, self.config["steps"]
-        pairs = (data["tile"], data["grid"])
-        return (
-            all(
-                isinstance(text, str)
-                for text in (data["digest"], data["source"], *data["classes"], where["precision"])
-            )
-            and all(
-                len(pair) == 2 and all(type(side) is int and side > 0 for side in pair)
-                for pair in pairs
-            )
-            and all(name in where for name in _BITS)
-            and type(steps) is int
-        )
+                f"these are not the facts of a run that this program knows: {error}",
+                remedy=OTHER_VERSION,
+            ) from error
 
     def settings(self) -> Config:
-        """The configuration as a record. Raises InputError where it was written by another
-        version.
-        """
+        """Give the configuration. Raises InputError if another version wrote it."""
         return Config.from_json(self.config)
 
 
-def describe(dataset: Dataset) -> dict[str, Any]:
-    """What a dataset is, as far as a model must know it: digest, source, classes, tile and grid."""
+def describe(dataset: Dataset) -> DatasetInfo:
+    """Give the facts of a dataset that a network depends on."""
     return {
         "digest": dataset.digest,
         "source": dataset.source,
@@ -131,10 +111,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def environment(device: torch.device, precision: str, ranks: int = 1) -> dict[str, Any]:
-    """Versions, device, what is computed in, threads, ranks, and the git commit of this code, if it
-    is under git.
-    """
+def environment(device: torch.device, precision: str, ranks: int = 1) -> Environment:
+    """Describe what computes: versions, device, precision, threads, ranks, and the git commit."""
     return {
         "versions": {
             "python": platform.python_version(),
@@ -151,12 +129,12 @@ def environment(device: torch.device, precision: str, ranks: int = 1) -> dict[st
 
 
 def same_bits(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether two environments agree in all that the bits of the weights depend on."""
+    """Compare all that the bits of the weights depend on in two environments."""
     return all(before[name] == now[name] for name in _BITS)
 
 
 def _processor() -> str:
-    """The processor's own name where the system tells it, else the architecture."""
+    """Name the processor as Linux does; give its architecture on other systems."""
     facts = Path("/proc/cpuinfo")
     lines = facts.read_text("utf-8", errors="replace").splitlines() if facts.is_file() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -164,9 +142,7 @@ def _processor() -> str:
 
 
 def _commit(package: Path) -> dict[str, Any] | None:
-    """The commit that holds the package, and whether its files differ; None where git does not keep
-    them.
-    """
+    """Name the commit of the package, and whether files differ from it; None if not under git."""
 
     def git(*arguments: str) -> str:
         ran = subprocess.run(

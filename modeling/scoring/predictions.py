@@ -1,27 +1,27 @@
-"""Predictions of one split in a file that anybody can write: an .npz with one array a name, checked
-before it is read.
+"""Read and write predictions of one split: an .npz that anybody can write, one array a name.
 
-`docs/metrics.md` describes it. No pickle is ever loaded, and no array is, unless its header fits
-the split.
+`docs/metrics.md` describes the file. No pickle is ever loaded, and no array is read unless its
+header fits the split.
 """
 
 from __future__ import annotations
 
 import errno
 import io
+import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from modeling.data.dataset import Dataset
-from modeling.data.npy import Header, read_header
 from modeling.errors import InputError, storage_errors
 from modeling.files import write_atomic
 from modeling.metrics.counts import UInt8
@@ -32,38 +32,88 @@ NAMES = {"foreground": ("mask",), "circles": ("label", "mask"), "mosaics": ("mas
 
 _FACTS = ("task", "split", "dataset")
 _FACT_BYTES = 1024
-_UNREADABLE = (  # what zipfile, zlib and NumPy raise for bytes that are no archive of arrays
+_REMEDY = "docs/metrics.md tells what a file of predictions holds"
+_MAGIC = b"\x93NUMPY"
+_READERS = {  # by version; 3.0 differs from 2.0 in names of fields, which no array here has
+    b"\x01\x00": np.lib.format.read_array_header_1_0,
+    b"\x02\x00": np.lib.format.read_array_header_2_0,
+    b"\x03\x00": np.lib.format.read_array_header_2_0,
+}
+_BAD_HEADER = (  # what NumPy raises for a header that is not the Python literal it should be
+    AttributeError,
+    MemoryError,
+    RecursionError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    tokenize.TokenError,
+)
+_BAD_ARCHIVE = (  # what zipfile, zlib and NumPy raise for bytes that are no archive of arrays
     zipfile.BadZipFile,
     zlib.error,
     struct.error,
     ValueError,
     EOFError,
     KeyError,
-    NotImplementedError,  # a compression or version of archives that zipfile does not know
+    NotImplementedError,  # a compression or a version that zipfile does not know
     RuntimeError,
 )
-_REMEDY = "docs/metrics.md tells what a file of predictions holds"
+
+
+@dataclass(frozen=True)
+class Header:
+    """The header of an .npy array; `fortran` is true if its first axis varies fastest."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def read_header(file: IO[bytes]) -> Header:
+    """Read the header of an .npy array from any bytes; `file` is left at the first value.
+
+    The format is NumPy's own (numpy.lib.format). Raises ValueError for bytes that are no header,
+    and for arrays of Python objects or of impossible shapes.
+    """
+    magic, version = file.read(len(_MAGIC)), file.read(2)
+    if magic != _MAGIC:
+        raise ValueError(f"it begins with {magic + version!r}, expected {_MAGIC!r}")
+    if version not in _READERS:
+        raise ValueError(f"its version of the format is not 1.0, 2.0 or 3.0: {version!r}")
+    try:
+        shape, fortran, dtype = _READERS[version](file)
+    except _BAD_HEADER as error:
+        raise ValueError("its header cannot be read") from error
+    if len(shape) > 32 or not all(type(side) is int and side >= 0 for side in shape):
+        raise ValueError("its header states an impossible shape")
+    header = Header(shape, dtype, fortran)
+    if max(header.nbytes, *shape, 0) >= 1 << 63:
+        raise ValueError("its header states more values than there can be")
+    if dtype.hasobject:
+        raise ValueError("it holds objects of Python")
+    return header
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What an array of predictions must be: integers or booleans of this shape, from 0 to `limit` -
-    1.
-    """
+    """An array of predictions as it must be: integers of this shape, from 0 to `limit` - 1."""
 
     shape: tuple[int, ...]
     limit: int
 
-    def problem_of_header(self, found: Header | Array) -> str | None:
-        """What is wrong with the shape and dtype of an array, if anything is."""
-        if found.shape == self.shape and found.dtype.kind in "biu":
+    def problem_of_header(self, header: Header | Array) -> str | None:
+        """Name what is wrong with the shape or the dtype of an array, or give None."""
+        if header.shape == self.shape and header.dtype.kind in "biu":
             return None
-        return f"expected integers {self.shape}, found {found.dtype} {found.shape}"
+        return f"expected integers {self.shape}, found {header.dtype} {header.shape}"
 
     def problem_of_values(self, array: Array) -> str | None:
-        """What is wrong with the values of an array of the right shape and dtype, if anything
-        is.
-        """
+        """Name what is wrong with the values of an array of the right shape, or give None."""
         least, most = int(array.min()), int(array.max())
         if least >= 0 and most < self.limit:
             return None
@@ -71,8 +121,9 @@ class Expected:
 
 
 def expected_arrays(dataset: Dataset, task: str, split: str) -> dict[str, Expected]:
-    """What the predictions of a split must hold, by name. Raises InputError if there is no such
-    task or split.
+    """Give the arrays that the predictions of a split must have, by name.
+
+    Raises InputError if there is no such task or split.
     """
     if task not in NAMES:
         raise InputError("no such task", expected=f"one of {', '.join(NAMES)}", found=task)
@@ -89,8 +140,9 @@ def check_predictions(
     *,
     path: Path | str | None = None,
 ) -> dict[str, UInt8]:
-    """The arrays that are scored, as uint8. Raises InputError that names everything that is wrong
-    with them.
+    """Check the arrays that are scored, and give them as uint8; others are left out.
+
+    Raises InputError, which names everything that is wrong with them.
     """
     problems, fitting = [], {}
     for name, expected in expected_arrays(dataset, task, split).items():
@@ -102,17 +154,16 @@ def check_predictions(
             fitting[name] = array
         if problem:
             problems.append(f"{name}: {problem}")
-    _raise_if(problems, path, f"not predictions of {task}/{split}")
+    _raise_if_any(problems, path, task, split)
     return {name: array.astype(np.uint8, copy=False) for name, array in fitting.items()}
 
 
 def write_predictions(
     path: Path | str, arrays: Mapping[str, Array], dataset: Dataset, task: str, split: str
 ) -> None:
-    """Write predictions to `path`, with what they are predictions of; arrays beside those that are
-    scored may be there.
+    """Write predictions to `path` with their task, split and dataset; further arrays are kept.
 
-    Raises InputError where they do not fit the split, StorageError where they cannot be written.
+    Raises InputError if they do not fit the split, StorageError if they cannot be written.
     """
     path = Path(path)
     fitting = check_predictions(arrays, dataset, task, split, path=path)
@@ -123,10 +174,9 @@ def write_predictions(
 
 
 def read_predictions(path: Path | str, dataset: Dataset, task: str, split: str) -> dict[str, UInt8]:
-    """The arrays that are scored, uint8, from a file of predictions of this split.
+    """Read the arrays that are scored from a file of predictions of this split, as uint8.
 
-    Raises InputError where the file is no such thing, or says that it is of another task, split or
-    dataset.
+    Raises InputError if the file is something else, or states another task, split or dataset.
     """
     path, expected = Path(path), expected_arrays(dataset, task, split)
     with storage_errors(path):
@@ -139,22 +189,21 @@ def read_predictions(path: Path | str, dataset: Dataset, task: str, split: str) 
                     for name in archive.namelist()
                 }
                 _require_facts(archive, headers, (task, split, dataset.digest), path)
-                present = [name for name in expected if name in headers]
-                found = [
-                    (name, expected[name].problem_of_header(headers[name])) for name in present
-                ]
-                problems = [f"{name}: {problem}" for name, problem in found if problem]
-                _raise_if(problems, path, f"not predictions of {task}/{split}")
+                present = {name: headers[name] for name in expected if name in headers}
+                problems = {
+                    name: expected[name].problem_of_header(header)
+                    for name, header in present.items()
+                }
+                listed = [f"{name}: {problem}" for name, problem in problems.items() if problem]
+                _raise_if_any(listed, path, task, split)
                 arrays = {name: _read_array(archive, name) for name in present}
-        except _UNREADABLE as error:
-            raise InputError(
-                f"not a file of predictions: {error}", path=path, remedy=_REMEDY
-            ) from error
+        except _BAD_ARCHIVE as error:
+            problem = f"not a file of predictions: {error}"
+            raise InputError(problem, path=path, remedy=_REMEDY) from error
         except OSError as error:
-            if (
-                error.errno != errno.EINVAL
-            ):  # that is a place before the file's beginning, which only the file can name
+            if error.errno != errno.EINVAL:
                 raise
+            # The archive names a position before the beginning of the file.
             raise InputError("not a file of predictions", path=path, remedy=_REMEDY) from error
     return check_predictions(arrays, dataset, task, split, path=path)
 
@@ -162,7 +211,7 @@ def read_predictions(path: Path | str, dataset: Dataset, task: str, split: str) 
 def _require_facts(
     archive: zipfile.ZipFile, headers: Mapping[str, Header], facts: tuple[str, ...], path: Path
 ) -> None:
-    """Raise InputError where the file says that it belongs to another task, split or dataset."""
+    """Raise InputError if the file states another task, split or dataset than `facts`."""
     for name, expected in zip(_FACTS, facts, strict=True):
         if name not in headers:
             continue
@@ -180,7 +229,6 @@ def _require_facts(
 
 
 def _read_header(archive: zipfile.ZipFile, name: str) -> Header:
-    """Shape and dtype, as a member claims them."""
     with archive.open(name) as file:
         try:
             return read_header(file)
@@ -193,6 +241,7 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> Array:
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def _raise_if(problems: list[str], path: Path | str | None, what: str) -> None:
+def _raise_if_any(problems: list[str], path: Path | str | None, task: str, split: str) -> None:
     if problems:
-        raise InputError(f"{what}: {'; '.join(problems)}", path=path, remedy=_REMEDY)
+        problem = f"not predictions of {task}/{split}: {'; '.join(problems)}"
+        raise InputError(problem, path=path, remedy=_REMEDY)

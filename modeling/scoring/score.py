@@ -16,7 +16,7 @@ import numpy as np
 from modeling.config import PRESETS
 from modeling.data.columns import Column
 from modeling.data.dataset import Dataset
-from modeling.data.sections import REBUILD
+from modeling.data.manifest import REBUILD
 from modeling.errors import DamagedError
 from modeling.files import write_json
 from modeling.metrics import Scores, circle_scores, foreground_scores, mosaic_scores, overall_values
@@ -27,7 +27,7 @@ from modeling.scoring.baselines import fit_baseline
 from modeling.scoring.predictions import check_predictions, expected_arrays, read_predictions
 
 if TYPE_CHECKING:
-    from modeling.runs.trained import Trained
+    from modeling.runs import Trained
 
 SPLITS = ("val", "test")
 FILE = "scores.json"
@@ -163,7 +163,7 @@ def score_run(
     its classes are others (no matter for the foreground) or a circle's images of another size, or
     where the folder holds no run with weights.
     """
-    from modeling.runs.trained import load_run
+    from modeling.runs import load_run
 
     run, splits = Path(run), tuple(splits)
     trained = load_run(run, device)
@@ -221,7 +221,7 @@ def predict_split(trained: Trained, dataset: Dataset, split: str) -> dict[str, A
 
     Raises InputError where the run does not fit the dataset: `require_fit` tells of what.
     """
-    from modeling.runs.trained import require_fit
+    from modeling.runs import require_fit
 
     require_fit(trained, dataset)
     return _predict(trained, dataset.split(trained.task.name, split)["image"])

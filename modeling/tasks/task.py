@@ -13,7 +13,7 @@ from modeling.config import Config
 
 Batch = dict[str, Tensor]
 Loss = tuple[Tensor, dict[str, Tensor]]
-# of a dataset, as `runs.evidence.describe` tells them: "classes", "tile" and others
+# of a dataset, as `runs.info.describe` gives them: "classes", "tile" and others
 Facts = Mapping[str, Any]
 
 

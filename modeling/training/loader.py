@@ -16,9 +16,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from modeling.data.columns import Column
+from modeling.data.columns import Array, Column
 from modeling.data.dataset import Split
-from modeling.data.mapping import Array
 from modeling.data.order import Order
 from modeling.errors import InputError
 

@@ -21,10 +21,9 @@ import torch
 from modeling import runs
 from modeling.config import Config
 from modeling.data.dataset import Dataset
-from modeling.data.manifest import require_outside
 from modeling.data.order import Order
 from modeling.errors import TrainingError
-from modeling.files import absolute, hold, make_folder, write_json
+from modeling.files import absolute, lock, make_folder, require_outside_datasets, write_json
 from modeling.networks.compiling import compile_network, compiling, require_compiler
 from modeling.networks.precision import choose_precision, exact_products
 from modeling.runs import checkpoint
@@ -66,7 +65,7 @@ def train(
     trains there, TrainingError where a loss is no number or a rank is gone.
     """
     out = absolute(out)
-    require_outside(out)
+    require_outside_datasets(out)
     with joined(torch.device(device)) as ranks, contextlib.ExitStack() as stack:
         precision = choose_precision(
             config.precision, ranks.device, compiled=config.compile != "none"
@@ -107,7 +106,7 @@ def _begin(
     open.
     """
     make_folder(out)
-    stack.enter_context(hold(out))
+    stack.enter_context(lock(out))
     return runs.begin(out, config, digest, resume=resume)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints come back bit for bit, are whole or absent, and tell of every wrong bit."""
+"""Checkpoints come back bit for bit, are whole or absent, and every wrong bit is noticed."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_equal_content_has_equal_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_loaded_tensors_do_not_hang_on_the_file(tmp_path: Path) -> None:
+def test_loaded_tensors_do_not_depend_on_the_file(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "a", {"x": torch.ones(1000)}, {})
     loaded, _ = checkpoint.load(tmp_path / "a")
     with (tmp_path / "a").open("r+b") as file:
@@ -110,12 +110,12 @@ def test_a_checkpoint_of_another_version_is_refused(
     monkeypatch.undo()
     with pytest.raises(
         FormatError,
-        match=r"expected modeling checkpoint 2, found 'modeling checkpoint 1'\); .*train anew",
+        match=r"expected modeling checkpoint 2, found 'modeling checkpoint 1'\); .*train again",
     ):
         checkpoint.load(tmp_path / "a")
 
 
-def test_no_checkpoint_is_told_so(tmp_path: Path) -> None:
+def test_a_missing_checkpoint_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="there is no checkpoint"):
         checkpoint.load(tmp_path / "a")
 

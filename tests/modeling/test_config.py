@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from isolation import ROOT
 
-from modeling import config as configs
 from modeling.config import PRESETS, SETTINGS, Config, preset
 from modeling.errors import InputError
 
@@ -39,17 +38,17 @@ def test_every_task_has_the_three_presets() -> None:
     st.lists(st.integers(1, 999), min_size=1, max_size=5),
     st.booleans(),
 )
-def test_settings_are_read_as_they_are_spelled(
+def test_settings_are_read_from_their_texts(
     rate: float, steps: int, channels: list[int], last: bool
 ) -> None:
-    spelled = [
+    texts = [
         f"learning_rate={rate!r}",
         f"steps={steps}",
         f"channels={','.join(map(str, channels))}",
         f"channels_last={str(last).lower()}",
         "precision=bfloat16",
     ]
-    config = preset("mosaics", "cpu").override(spelled)
+    config = preset("mosaics", "cpu").override(texts)
     assert (config.learning_rate, config.steps, config.channels_last) == (rate, steps, last)
     assert config.channels == tuple(channels)
     assert config.precision == "bfloat16"
@@ -57,33 +56,35 @@ def test_settings_are_read_as_they_are_spelled(
 
 
 @pytest.mark.parametrize(
-    ("assignment", "told"),
+    ("assignment", "message"),
     [
         ("steps", "field=value"),
         ("stpes=3", "found 'stpes=3'"),
         ("task=mosaics", "no such setting"),
         ("preset=gpu", "no such setting"),
-        ("steps=many", "steps cannot be 'many' .expected int"),
+        ("steps=many", "steps cannot be 'many' .expected an integer"),
         ("steps=1.5", "steps cannot be"),
-        ("learning_rate=fast", "expected float"),
-        ("channels_last=maybe", "expected bool"),
+        ("learning_rate=fast", "expected a number"),
+        ("channels_last=maybe", "expected true or false"),
         ("channels=", "channels cannot be"),
-        ("steps=0", "steps is 0, expected 1 or more"),
-        ("ema=1", "ema is 1.0, expected less than 1"),
-        ("learning_rate=nan", "learning_rate is nan, expected float"),
-        ("learning_rate=-1", "expected 0 or more"),
+        ("steps=0", "steps: expected an integer from 1 to 1,048,575, found 0"),
+        ("ema=1", "ema: expected a number from 0 to below 1, found 1.0"),
+        ("learning_rate=nan", "learning_rate: expected a number, found nan"),
+        ("learning_rate=-1", "expected a number, 0 or more, found -1.0"),
         ("precision=float16", "expected one of auto, float32, bfloat16"),
         ("compile=maybe", "expected one of none, default"),
         ("channels=8,0", "expected 1 to 8 numbers above 0"),
     ],
 )
-def test_a_setting_that_cannot_be_is_told(assignment: str, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_a_setting_that_cannot_be_is_refused(assignment: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         preset("foreground", "cpu").override([assignment])
 
 
-def test_all_that_is_wrong_is_told_at_once() -> None:
-    with pytest.raises(InputError, match=r"steps is 0.*batch is -1.*log_every is 0"):
+def test_all_that_is_wrong_is_named_at_once() -> None:
+    with pytest.raises(
+        InputError, match=r"steps: .*found 0; batch: .*found -1; log_every: .*found 0"
+    ):
         preset("foreground", "cpu").override(["steps=0", "log_every=0", "batch=-1"])
 
 
@@ -128,10 +129,23 @@ def test_the_page_lists_every_setting_with_the_values_that_it_takes() -> None:
     assert tuple(rows) == SETTINGS
     for key, values in rows.items():
         numbers = [int(number.replace(",", "")) for number in re.findall(r"\b\d[\d,]*", values)]
-        if key in configs._CHOICES:
-            assert re.findall("`([^`]*)`", values) == list(configs._CHOICES[key])
-        elif key in configs._BELOW:
-            most = configs._BELOW[key] - ("below" not in values)
-            assert numbers == [configs._LEAST[key], most]
-        elif key in configs._LEAST:
-            assert values == f"{configs._LEAST[key]} or more"
+        if "`" in values and "as `" not in values:
+            choices = re.findall("`([^`]*)`", values)
+            assert all(accepts(f"{key}={choice}") for choice in choices)
+            assert not any(accepts(f"{key}={choice}") for choice in ("other", choices[0][:-1]))
+        elif key != "channels":
+            least, most = numbers[0], numbers[1] if len(numbers) == 2 else 10**9
+            assert accepts(f"{key}={least}")
+            assert not accepts(f"{key}={least - 1}")
+            assert accepts(f"{key}={most}") != ("below" in values)
+            assert accepts(f"{key}={most + 1}") == values.endswith("or more")
+            assert len(numbers) == 2 or values == f"{least} or more"
+
+
+def accepts(assignment: str) -> bool:
+    """Try a setting of a configuration."""
+    try:
+        preset("mosaics", "cpu").override([assignment])
+    except InputError:
+        return False
+    return True

@@ -33,7 +33,7 @@ from modeling.inference.export import (
     random_images,
     require_parity,
 )
-from modeling.runs.trained import load_run
+from modeling.runs import load_run
 from modeling.tasks import TASKS as TASK_OF
 from modeling.tasks import geometry
 from modeling.training.loop import train
@@ -129,7 +129,7 @@ def test_the_metadata_is_the_record_and_names_no_place(
     onnx.checker.check_model(model, full_check=True)
     assert [entry.key for entry in model.metadata_props] == [KEY]
     assert json.loads(model.metadata_props[0].value) == printed
-    assert printed["run"]["weights"] == load_run(runs / task).evidence.weights
+    assert printed["run"]["weights"] == load_run(runs / task).info.weights
     assert str(Path(export.__file__).parents[1]).encode() not in path.read_bytes()
     sides = [
         side.dim_param or side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim

@@ -21,8 +21,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modeling.data.columns import Array
 from modeling.data.dataset import Split, open_dataset
-from modeling.data.mapping import Array
 from modeling.data.order import Order
 from modeling.errors import DamagedError, InputError
 from modeling.training import loader as module
@@ -175,7 +175,7 @@ def test_the_first_copy_to_a_gpu_waits_for_what_was_queued_when_its_memory_was_t
 
 def test_an_error_of_the_thread_is_raised_in_the_loop(tmp_path: Path) -> None:
     split = open_dataset(fakes.tiny(tmp_path)).split("circles", "train")
-    split["image"].runs[1].path.unlink()
+    split["image"].extents[1].path.unlink()
     with pytest.raises(DamagedError, match="after the dataset was opened"):
         next(Loader(split, ["image"], Order(len(split), 0, 8), mode="streamed").epoch(0))
 
@@ -202,8 +202,8 @@ MEMORY = """
 import resource, sys
 import torch
 from modeling.training.loader import Loader
-from modeling.reading.order import Order
-from modeling.shards import open_dataset
+from modeling.data.order import Order
+from modeling.data.dataset import open_dataset
 
 def anonymous():
     lines = open("/proc/self/status").read().splitlines()

@@ -31,7 +31,7 @@ from modeling.errors import DamagedError, FormatError
 from modeling.pictures.drawing import class_colour
 from modeling.report import PAGE, cases, charts, confusion, pictures, words, write_report
 from modeling.report.markup import Markup, tag
-from modeling.runs.trained import load_run
+from modeling.runs import load_run
 from modeling.scoring.score import predict_split
 from modeling.spelling import percent
 from modeling.tasks import TASKS

@@ -319,7 +319,7 @@ def test_anybodys_predictions_are_scored(folder: Path, tmp_path: Path) -> None:
     [
         (["train", "squares"], 2, "is not one of"),
         (["train", "foreground", "--set", "stpes=3"], 3, "found 'stpes=3'); did you mean steps?"),
-        (["train", "foreground", "--set", "steps=0"], 3, "steps is 0"),
+        (["train", "foreground", "--set", "steps=0"], 3, "steps: expected an integer"),
         (["train", "foreground", "--dataset", "nowhere"], 4, "nowhere"),
         (["score"], 2, "say which run"),
         (["score", "all", "--predictions", "x.npz"], 2, "say which run"),
@@ -379,7 +379,7 @@ def test_without_torch_the_way_to_it_is_told(folder: Path, package: str) -> None
     program = python("-c", code, "train", "foreground", "--dataset", str(folder))
     _, error = program.communicate()
     assert program.returncode == 3
-    assert f"{package} is not installed; pip install --editable '.[train]' in its checkout" in error
+    assert f"{package} is not installed; pip install --editable '.[train]' in the checkout" in error
 
 
 def test_without_tensorboard_the_way_to_it_is_told(

@@ -1,4 +1,4 @@
-"""Places as users have them: spelled as text, left by the working folder, closed, linked, within a
+"""Places as users have them: given as text, left by the working folder, closed, linked, within a
 dataset.
 """
 
@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from modeling import runs
+from modeling import files, runs
 from modeling.cli.main import cli
 from modeling.config import preset
-from modeling.data import manifest
 from modeling.data.dataset import Dataset, open_dataset
+from modeling.data.manifest import read_manifest
 from modeling.errors import (
     DamagedError,
     FormatError,
@@ -29,14 +29,13 @@ from modeling.errors import (
     StorageError,
     explain,
 )
-from modeling.files import absolute, hold, make_folder, remove_drafts, write_atomic, write_json
+from modeling.files import absolute, lock, make_folder, remove_drafts, write_atomic, write_json
 from modeling.inference.export import export_onnx, random_images
 from modeling.inference.inputs import read_inputs, read_npy
 from modeling.inference.predict import predict
 from modeling.report import write_report
 from modeling.report.run import find_runs, read_run
-from modeling.runs import checkpoint
-from modeling.runs.trained import load_run
+from modeling.runs import checkpoint, load_run
 from modeling.scoring.predictions import read_predictions, write_predictions
 from modeling.scoring.score import score_all, score_predictions, score_run
 from modeling.training.loop import train
@@ -120,7 +119,7 @@ def write_files(dataset: Dataset, folder: Path) -> None:
     write_atomic(str(folder / "a" / "b"), b"1")
     write_json(str(folder / "a" / "c"), {})
     remove_drafts(str(folder / "a"))
-    with hold(str(folder / "a")):
+    with lock(str(folder / "a")):
         assert sorted(path.name for path in (folder / "a").iterdir()) == ["b", "c"]
 
 
@@ -139,7 +138,7 @@ def read_images(dataset: Dataset, folder: Path) -> None:
 
 TEXTS: dict[str, Callable[[Dataset, Path, str], Any]] = {
     "open_dataset": lambda dataset, folder, runs: open_dataset(str(dataset.path)),
-    "manifest.read": lambda dataset, folder, runs: manifest.read(str(dataset.path)),
+    "read_manifest": lambda dataset, folder, runs: read_manifest(str(dataset.path)),
     "train": lambda dataset, folder, runs: train(
         dataset, preset("circles", "cpu").override(SMALL), str(folder)
     ),
@@ -202,7 +201,7 @@ def test_what_is_opened_by_a_relative_path_stays_where_it_is(
     assert load_run("run").path == tmp_path / "run"
 
 
-def test_a_working_folder_that_is_gone_is_told(
+def test_a_working_folder_that_is_gone_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "gone").mkdir()
@@ -218,7 +217,7 @@ def test_a_working_folder_that_is_gone_is_told(
 
 
 @pytest.mark.parametrize("closed", ["", runs.BEST])
-def test_a_run_that_may_not_be_read_is_told_as_such(
+def test_a_run_that_may_not_be_read_is_a_storage_error(
     closed: str, trained: Path, place: Path
 ) -> None:
     shutil.copytree(trained / "circles", place / "run")
@@ -235,13 +234,13 @@ def test_a_run_that_may_not_be_read_is_told_as_such(
             find_runs(place / "run")
 
 
-def test_a_dataset_that_may_not_be_read_is_told_as_such(
+def test_a_dataset_that_may_not_be_read_is_a_storage_error(
     dataset: Dataset, trained: Path, place: Path
 ) -> None:
     for name in ("data", "shard"):
         shutil.copytree(dataset.path, place / name)
     shutil.copytree(trained / "circles", place / "run")
-    shard = open_dataset(place / "shard").split("circles", "test")["image"].runs[0].path
+    shard = open_dataset(place / "shard").split("circles", "test")["image"].extents[0].path
     shard.chmod(0)
     close(place / "data")
     commands = [
@@ -290,8 +289,8 @@ def test_a_dataset_of_links_is_refused_and_it_is_said_how_to_copy_it(
             link.symlink_to(path)
     with pytest.raises(FormatError, match=r"found a link.*cp -rL"):
         open_dataset(snapshot)
-    (snapshot / manifest.MANIFEST).unlink()
-    shutil.copy(dataset.path / manifest.MANIFEST, snapshot)
+    (snapshot / files.MANIFEST).unlink()
+    shutil.copy(dataset.path / files.MANIFEST, snapshot)
     with pytest.raises(DamagedError, match=r"found a link.*cp -rL"):
         open_dataset(snapshot)
 
@@ -320,11 +319,11 @@ def test_nothing_is_written_into_a_dataset(dataset: Dataset, copied: Path, tmp_p
     assert {
         path.relative_to(tmp_path / "data") for path in (tmp_path / "data").rglob("*")
     } == before
-    (tmp_path / manifest.MANIFEST).write_text('{"name": "of a web page"}')
-    manifest.require_outside(tmp_path / "x")
-    (tmp_path / manifest.MANIFEST).unlink()
-    os.mkfifo(tmp_path / manifest.MANIFEST)  # to open it would wait for ever
-    manifest.require_outside(tmp_path / "x")
+    (tmp_path / files.MANIFEST).write_text('{"name": "of a web page"}')
+    files.require_outside_datasets(tmp_path / "x")
+    (tmp_path / files.MANIFEST).unlink()
+    os.mkfifo(tmp_path / files.MANIFEST)  # to open it would wait for ever
+    files.require_outside_datasets(tmp_path / "x")
 
 
 @pytest.mark.parametrize(
@@ -343,7 +342,7 @@ def test_nothing_is_written_into_a_dataset_in_whatever_state_it_is(
 ) -> None:
     folder = tmp_path / "data"
     shutil.copytree(dataset.path, folder)
-    file = folder / manifest.MANIFEST
+    file = folder / files.MANIFEST
     if state == "without its recipe":
         (folder / "recipe.toml").unlink()
     elif state == "being built":
@@ -354,22 +353,22 @@ def test_nothing_is_written_into_a_dataset_in_whatever_state_it_is(
     elif state != "whole":
         file.write_bytes(file.read_bytes()[: 99 if "short" in state else 0])
     with pytest.raises(InputError, match="nothing is written into a dataset"):
-        manifest.require_outside(folder / "runs")
-    manifest.require_outside(tmp_path / "runs")
+        files.require_outside_datasets(folder / "runs")
+    files.require_outside_datasets(tmp_path / "runs")
 
 
 def test_a_folder_of_something_else_with_files_of_those_names_may_be_written_to(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "recipe.toml").write_text("[bread]")
-    manifest.require_outside(tmp_path / "x")
+    files.require_outside_datasets(tmp_path / "x")
     (tmp_path / "recipe.toml").unlink()
-    (tmp_path / manifest.MANIFEST).write_text("no JSON")
-    manifest.require_outside(tmp_path / "x")
+    (tmp_path / files.MANIFEST).write_text("no JSON")
+    files.require_outside_datasets(tmp_path / "x")
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
         (
             lambda place: place.symlink_to("nowhere"),
@@ -383,9 +382,9 @@ def test_a_folder_of_something_else_with_files_of_those_names_may_be_written_to(
     ids=["a link to nothing", "a file"],
 )
 @pytest.mark.parametrize("below", ["", "deep/er"])
-def test_an_output_folder_that_can_be_none_is_told_in_words(
+def test_a_place_that_cannot_become_a_folder_is_reported(
     spoil: Callable[[Path], Any],
-    told: str,
+    message: str,
     below: str,
     dataset: Dataset,
     trained: Path,
@@ -400,11 +399,11 @@ def test_an_output_folder_that_can_be_none_is_told_in_words(
         ["predict", str(trained / "circles"), str(tmp_path / "a.npy"), *out],
     ):
         result = CliRunner().invoke(cli, command)
-        assert (result.exit_code, told in result.stderr) == (7, True), result.output
+        assert (result.exit_code, message in result.stderr) == (7, True), result.output
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "told"),
+    ("error", "code", "message"),
     [
         (MemoryError(), 7, "memory is short; free some"),
         (
@@ -450,17 +449,18 @@ def test_an_output_folder_that_can_be_none_is_told_in_words(
         (
             FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"),
             7,
-            "No usable temporary directory found in ['/tmp']; set TMPDIR to a folder that can be written",
+            "No usable temporary directory found in ['/tmp'];"
+            " set TMPDIR to a folder that can be written",
         ),
         (InputError("x"), 3, "x"),
     ],
 )
-def test_what_the_machine_is_to_blame_for_is_told_in_one_line(
-    error: Exception, code: int, told: str
+def test_an_error_of_the_machine_is_explained_in_one_line(
+    error: Exception, code: int, message: str
 ) -> None:
     found = explain(error)
     assert found is not None
-    assert (found.exit_code, str(found)[: len(told)]) == (code, told)
+    assert (found.exit_code, str(found)[: len(message)]) == (code, message)
     assert "\n" not in str(found)
 
 
@@ -471,7 +471,7 @@ def test_what_nobody_foresaw_is_not_explained(error: Exception) -> None:
     assert explain(error) is None
 
 
-def test_memory_that_is_short_is_told_by_what_it_came_from() -> None:
+def test_a_shortage_of_memory_is_found_in_the_cause_of_an_error() -> None:
     try:
         try:
             raise MemoryError
@@ -481,12 +481,12 @@ def test_memory_that_is_short_is_told_by_what_it_came_from() -> None:
         assert isinstance(explain(error), StorageError)
 
 
-def test_an_error_is_not_told_by_one_that_was_dealt_with_before() -> None:
+def test_an_error_is_not_explained_by_one_that_was_handled_before() -> None:
     try:
         try:
             raise MemoryError
         except MemoryError:
-            raise PermissionError(13, "Permission denied", "a")  # noqa: B904  (what is asked is who looks back)
+            raise PermissionError(13, "Permission denied", "a")  # noqa: B904
     except PermissionError as error:
         assert str(explain(error)) == "a: Permission denied"
     try:
@@ -515,9 +515,9 @@ def test_no_place_for_temporary_files_is_not_taken_for_a_working_folder_that_is_
 
 def test_names_neither_steer_the_terminal_nor_forge_a_line() -> None:
     name = "x\x1b]0;owned\x07\nError: two\u202e.png"
-    spelled = r"x\x1b]0;owned\x07\nError: two\u202e.png"
+    escaped = r"x\x1b]0;owned\x07\nError: two\u202e.png"
     assert str(InputError("no", path=name, expected=name, found=name, remedy=name)) == (
-        f"{spelled}: no (expected {spelled}, found {spelled}); {spelled}"
+        f"{escaped}: no (expected {escaped}, found {escaped}); {escaped}"
     )
-    assert str(ModelingError("all:", lines=[name, "two"])) == f"all:\n  {spelled}\n  two"
+    assert str(ModelingError("all:", lines=[name, "two"])) == f"all:\n  {escaped}\n  two"
     assert str(ModelingError("\udc80 é")) == r"\udc80 é"

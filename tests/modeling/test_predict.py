@@ -33,7 +33,7 @@ from modeling.inference.inputs import are_blank, are_light, read_inputs, read_np
 from modeling.networks.mosaics import semantic
 from modeling.pictures import png
 from modeling.pictures.drawing import mask_colours
-from modeling.runs.trained import load_run, require_fit
+from modeling.runs import load_run, require_fit
 from modeling.scoring.predictions import read_predictions
 from modeling.scoring.score import predict_split, score_predictions
 from modeling.tasks import geometry
@@ -719,7 +719,7 @@ def test_an_array_of_every_version_of_the_format_is_taken(
 
 def test_an_array_of_another_version_of_the_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\4\0" + bytes(120))
-    with pytest.raises(InputError, match=r"none of 1\.0, 2\.0 and 3\.0"):
+    with pytest.raises(InputError, match=r"is not 1\.0, 2\.0 or 3\.0"):
         read_npy(tmp_path / "a.npy")
 
 
@@ -890,7 +890,7 @@ def test_a_run_of_other_classes_is_refused_but_for_the_foreground(
     for task in TASKS:
         trained = load_run(runs / task)
         require_fit(trained, dataset)
-        trained.evidence.dataset["classes"][3] = "drei"
+        trained.info.dataset["classes"][3] = "drei"
         if task == "foreground":
             require_fit(trained, dataset)
         else:

@@ -335,7 +335,7 @@ def test_a_directory_before_the_beginning_of_the_file_is_bad_input(
         read_predictions(tmp_path / "own.npz", dataset, "foreground", "test")
 
 
-def test_trouble_of_the_storage_is_told_as_such(
+def test_a_broken_disk_is_a_storage_error(
     monkeypatch: pytest.MonkeyPatch, packed: tuple[Dataset, Array, bytes], tmp_path: Path
 ) -> None:
     dataset, mask, _ = packed

@@ -22,9 +22,8 @@ from modeling.config import Config, preset
 from modeling.data.dataset import Dataset, open_dataset
 from modeling.errors import DamagedError, FormatError, InputError
 from modeling.metrics import circle_scores, foreground_scores, mosaic_scores, overall_values
-from modeling.runs import checkpoint
+from modeling.runs import checkpoint, load_run
 from modeling.runs.info import RunInfo, describe, environment
-from modeling.runs.trained import load_run
 from modeling.scoring import score
 from modeling.scoring.arrangements import arrange
 from modeling.scoring.baselines import fit_baseline
@@ -462,7 +461,7 @@ def test_weights_of_another_version_are_told_with_a_remedy(
     OTHER_VERSIONS[change](tree, facts)
     checkpoint.save(run / runs.BEST, tree, facts)
     with pytest.raises(
-        FormatError, match=r"not of a network that this program knows.*train anew"
+        FormatError, match=r"not of a network that this program knows.*train again"
     ) as caught:
         load_run(run)
     assert caught.value.path == run / runs.BEST

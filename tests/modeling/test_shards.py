@@ -1,6 +1,4 @@
-"""Opening a dataset from its manifest: what is read is what was written, and what is not whole does
-not open.
-"""
+"""Opening a dataset gives what was written, and a dataset that is not whole does not open."""
 
 from __future__ import annotations
 
@@ -23,15 +21,14 @@ from isolation import ROOT
 
 from datagen.dataset import Dataset as Reference
 from modeling.data import columns as column_module
-from modeling.data import dataset, sections
-from modeling.data.columns import Column
+from modeling.data import dataset
+from modeling.data.columns import Array, Column
 from modeling.data.dataset import open_dataset
-from modeling.data.digests import canonical_json
-from modeling.data.mapping import Array
+from modeling.data.manifest import SHARD_FACTS, canonical_json
 from modeling.errors import DamagedError, FormatError, InputError, ModelingError, StorageError
 
 GOLDEN = ROOT / "tests/golden"
-SECTION = ("mosaics", "train")  # of 600 samples in three shards
+SPLIT = ("mosaics", "train")  # 600 samples in three shards
 
 
 @pytest.fixture(params=fakes.FORMATS)
@@ -41,7 +38,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def single(tmp_path: Path) -> Path:
-    """A dataset in the format that has fewer files, for what does not hang on the format."""
+    """A dataset in the format with fewer files, for tests that do not depend on the format."""
     return fakes.tiny(tmp_path, "hdf5")
 
 
@@ -60,18 +57,18 @@ def pair(
     with pytest.MonkeyPatch.context() as patch:
         if how == "apart":
             patch.setattr(column_module, "map_together", lambda *_: None)
-        column = open_dataset(root).split(*SECTION)["image"]
+        column = open_dataset(root).split(*SPLIT)["image"]
         assert len(column.maps) == 3
-        yield column, Reference(root).rows(*SECTION, "image", 0, 600).copy()
+        yield column, Reference(root).rows(*SPLIT, "image", 0, 600).copy()
 
 
 def shard_path(root: Path, column: str = "image", number: int = 1) -> Path:
-    """The file of a shard of the section."""
-    return open_dataset(root).split(*SECTION)[column].runs[number].path
+    """The file of a shard of the split."""
+    return open_dataset(root).split(*SPLIT)[column].extents[number].path
 
 
 def forge(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the manifest and sign it anew, as an attacker would."""
+    """Change the manifest and sign it again, as an attacker would."""
     manifest = json.loads((root / "manifest.json").read_text())
     del manifest["sha256"]
     change(manifest)
@@ -80,9 +77,9 @@ def forge(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def forge_table(root: Path, change: Callable[[Array], object]) -> None:
-    """Change the section's shard table (columns, shards)."""
+    """Change the shard table (columns, shards) of the split."""
     path = root / "mosaics/train.shards"
-    table = np.fromfile(path, sections.SHARD).reshape(-1, 3)
+    table = np.fromfile(path, SHARD_FACTS).reshape(-1, 3)
     change(table)
     table.tofile(path)
 
@@ -92,10 +89,8 @@ def forge_table(root: Path, change: Callable[[Array], object]) -> None:
 
 def test_every_column_is_what_datagen_wrote(place: Path) -> None:
     dataset, reference = open_dataset(place, digests=True), Reference(place)
-    assert dataset.sections == tuple(
-        (task, split) for task in fakes.TASKS for split in fakes.SPLITS
-    )
-    for task, name in dataset.sections:
+    assert dataset.splits == tuple((task, split) for task in fakes.TASKS for split in fakes.SPLITS)
+    for task, name in dataset.splits:
         split = dataset.split(task, name)
         facts = reference.manifest.tasks[task][name]
         assert list(split.columns) == [column.name for column in facts.columns]
@@ -119,7 +114,7 @@ def test_the_golden_dataset_opens_and_its_digests_are_right(name: str) -> None:
 
 
 def test_every_shard_of_a_column_lies_in_one_range_of_addresses(place: Path) -> None:
-    split = open_dataset(place).split(*SECTION)
+    split = open_dataset(place).split(*SPLIT)
     for column in split.columns.values():
         first, *others = column.maps
         assert all(np.shares_memory(other.base, first.base) for other in others)
@@ -128,9 +123,20 @@ def test_every_shard_of_a_column_lies_in_one_range_of_addresses(place: Path) -> 
 def test_both_formats_give_the_same_samples(tmp_path: Path) -> None:
     one, other = (open_dataset(fakes.tiny(tmp_path, name, name=name)) for name in fakes.FORMATS)
     assert one.digest == other.digest
-    for names in one.sections:
+    for names in one.splits:
         for name, batch in one.split(*names)[:].items():
             np.testing.assert_array_equal(batch, other.split(*names)[name][:], strict=True)
+
+
+def test_a_dataset_a_split_and_a_column_show_what_they_are(single: Path) -> None:
+    dataset = open_dataset(single)
+    assert repr(dataset).startswith(f"<Dataset {dataset.digest[:12]} of npz: foreground/train 600,")
+    split = dataset.split(*SPLIT)
+    assert repr(split) == (
+        "<Split mosaics/train: 600 samples of image, mask, label, source, digest>"
+    )
+    assert repr(split["image"]) == "<Column image: uint8 (600, 56, 56), 3 shards>"
+    assert len(repr(dataset)) < 1500
 
 
 # A split as a dataset.
@@ -146,7 +152,7 @@ def test_a_sample_is_a_dict_of_its_columns(place: Path) -> None:
 
 
 def test_a_slice_and_integers_give_batches(place: Path) -> None:
-    split = open_dataset(place).split(*SECTION).select("label", "image")
+    split = open_dataset(place).split(*SPLIT).select("label", "image")
     assert {name: batch.shape for name, batch in split[250:260].items()} == {
         "label": (10, 2, 2),
         "image": (10, 56, 56),
@@ -164,7 +170,7 @@ def test_iterating_gives_every_sample_in_order(single: Path) -> None:
 
 
 def test_take_fills_the_arrays_given(place: Path) -> None:
-    split = open_dataset(place).split(*SECTION).select("image", "source")
+    split = open_dataset(place).split(*SPLIT).select("image", "source")
     indices = np.array([599, 0, 256, 255, 0])
     out = {
         name: np.empty((5, *column.sample_shape), column.dtype)
@@ -177,7 +183,7 @@ def test_take_fills_the_arrays_given(place: Path) -> None:
 
 
 def test_what_is_read_is_the_readers_own(place: Path) -> None:
-    split = open_dataset(place).split(*SECTION)
+    split = open_dataset(place).split(*SPLIT)
     before = split[3]["image"].copy()
     for mine in (split[3]["image"], split["image"][3], split["image"][0:5], split["image"][[3, 4]]):
         mine[:] = 7
@@ -187,7 +193,7 @@ def test_what_is_read_is_the_readers_own(place: Path) -> None:
 
 @pytest.mark.parametrize("used", [False, True])
 def test_a_split_can_be_pickled_before_and_after_use(place: Path, used: bool) -> None:
-    split = open_dataset(place).split(*SECTION)
+    split = open_dataset(place).split(*SPLIT)
     if used:
         split["image"][0]
     pickled = pickle.dumps(split)
@@ -195,14 +201,14 @@ def test_a_split_can_be_pickled_before_and_after_use(place: Path, used: bool) ->
     np.testing.assert_array_equal(pickle.loads(pickled)[599]["image"], split[599]["image"])
 
 
-def test_unknown_names_are_told_with_the_known_ones(single: Path) -> None:
+def test_an_unknown_name_is_reported_with_the_known_ones(single: Path) -> None:
     dataset = open_dataset(single)
     with pytest.raises(InputError, match=r"no mosaics/dev.*mosaics/train"):
         dataset.split("mosaics", "dev")
     with pytest.raises(InputError, match=r"no column 'images'.*image, mask"):
-        dataset.split(*SECTION)["images"]
+        dataset.split(*SPLIT)["images"]
     with pytest.raises(InputError, match="no column was chosen"):
-        dataset.split(*SECTION).select()
+        dataset.split(*SPLIT).select()
 
 
 # A column as an array.
@@ -280,7 +286,7 @@ def test_take_refuses_an_array_that_cannot_hold_the_samples(
         pair[0].take(np.array([0, 1]), out)
 
 
-def test_a_column_tells_its_shape_and_size(pair: tuple[Column, Array]) -> None:
+def test_a_column_has_the_shape_and_size_of_its_array(pair: tuple[Column, Array]) -> None:
     column, array = pair
     assert (column.shape, column.ndim, column.dtype, column.nbytes, len(column)) == (
         array.shape,
@@ -310,7 +316,7 @@ def test_where_nothing_was_built_the_remedy_is_to_build(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("record", [".manifest.json", ".build"])
-def test_a_build_in_progress_is_told_as_such(single: Path, record: str) -> None:
+def test_a_build_in_progress_is_recognised(single: Path, record: str) -> None:
     (single / "manifest.json").rename(single / record)
     with pytest.raises(FormatError, match="a build is in progress here, or was interrupted"):
         open_dataset(single)
@@ -323,7 +329,7 @@ def test_a_manifest_that_is_no_file_is_refused(single: Path) -> None:
         open_dataset(single)
     (single / "manifest.json").unlink()
     os.mkfifo(single / "manifest.json")  # to open it would wait for ever
-    with pytest.raises(FormatError, match="found a pipe or a device of that name"):
+    with pytest.raises(FormatError, match="found a device or pipe of that name"):
         open_dataset(single)
 
 
@@ -378,7 +384,7 @@ def test_an_edited_manifest_is_refused(single: Path) -> None:
 def test_another_spelling_of_the_manifest_is_refused(single: Path) -> None:
     path = single / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text())))
-    with pytest.raises(DamagedError, match="not spelled"):
+    with pytest.raises(DamagedError, match="not canonical JSON"):
         open_dataset(single)
 
 
@@ -419,7 +425,7 @@ DAMAGES = {
     Path.unlink: "nothing",
     link: "a link",
     replace_by_folder: "a folder",
-    replace_by_pipe: "a pipe or a device",
+    replace_by_pipe: "a device or pipe",
 }
 
 
@@ -446,9 +452,9 @@ def test_a_shard_that_changes_after_opening_is_found_when_it_is_mapped(
         monkeypatch.setattr(column_module, "map_together", lambda *_: None)
     dataset = open_dataset(place)
     path = shard_path(place)
-    column = dataset.split(*SECTION)["image"]
+    column = dataset.split(*SPLIT)["image"]
     if damage is cut:
-        os.truncate(path, column.runs[1].offset + column.nbytes // 600 * 256 - 1)
+        os.truncate(path, column.extents[1].offset + column.nbytes // 600 * 256 - 1)
     else:
         damage(path)
     with pytest.raises((DamagedError, StorageError)) as caught:
@@ -458,7 +464,7 @@ def test_a_shard_that_changes_after_opening_is_found_when_it_is_mapped(
 
 @pytest.mark.parametrize("column", ["image", "label", "digest"])
 def test_one_flipped_bit_is_found_by_the_digests_and_only_by_them(place: Path, column: str) -> None:
-    run = open_dataset(place).split(*SECTION)[column].runs[2]
+    run = open_dataset(place).split(*SPLIT)[column].extents[2]
     with run.path.open("r+b") as file:
         file.seek(run.offset + 5)
         byte = file.read(1)[0]
@@ -496,9 +502,9 @@ def test_a_table_that_claims_another_extent_is_refused(
         open_dataset(single)
 
 
-def first_section(manifest: dict[str, Any]) -> dict[str, Any]:
-    section: dict[str, Any] = manifest["tasks"]["mosaics"]["train"]
-    return section
+def first_split(manifest: dict[str, Any]) -> dict[str, Any]:
+    split: dict[str, Any] = manifest["tasks"]["mosaics"]["train"]
+    return split
 
 
 HOSTILE_PATHS = (
@@ -523,7 +529,7 @@ HOSTILE_PATHS = (
 
 @pytest.mark.parametrize("path", HOSTILE_PATHS)
 def test_a_path_that_leaves_the_dataset_is_refused(single: Path, path: object) -> None:
-    forge(single, lambda manifest: first_section(manifest)["columns"][0].update(path=path))
+    forge(single, lambda manifest: first_split(manifest)["columns"][0].update(path=path))
     with pytest.raises(DamagedError, match="not one of this format") as caught:
         open_dataset(single)
     str(caught.value).encode()  # any terminal can print it
@@ -531,37 +537,37 @@ def test_a_path_that_leaves_the_dataset_is_refused(single: Path, path: object) -
 
 @pytest.mark.parametrize("path", ["../data/mosaics/train.shards", "/etc/passwd", "", ".."])
 def test_a_path_of_a_table_that_leaves_the_dataset_is_refused(single: Path, path: str) -> None:
-    forge(single, lambda manifest: first_section(manifest)["table"].update(path=path))
-    with pytest.raises(DamagedError, match="not a path within the dataset"):
+    forge(single, lambda manifest: first_split(manifest)["table"].update(path=path))
+    with pytest.raises(DamagedError, match="expected a path within the dataset"):
         open_dataset(single)
 
 
 FORGERIES: dict[str, Callable[[dict[str, Any]], object]] = {
-    "count beyond the table": lambda m: first_section(m).update(count=601 + 256),
-    "one sample more": lambda m: first_section(m).update(count=601),
-    "a huge count": lambda m: first_section(m).update(count=1 << 62),
+    "count beyond the table": lambda m: first_split(m).update(count=601 + 256),
+    "one sample more": lambda m: first_split(m).update(count=601),
+    "a huge count": lambda m: first_split(m).update(count=1 << 62),
     "a huge count with its table": lambda m: (
-        first_section(m).update(count=1 << 40),
-        first_section(m)["table"].update(bytes=5 * 72 << 32),
+        first_split(m).update(count=1 << 40),
+        first_split(m)["table"].update(bytes=5 * 72 << 32),
     ),
-    "a count of none": lambda m: first_section(m).update(count=0),
-    "a count that is no integer": lambda m: first_section(m).update(count=600.0),
-    "a count that is true": lambda m: first_section(m).update(count=True),
-    "a larger sample": lambda m: first_section(m)["columns"][0].update(shape=[56, 57]),
-    "an impossible side": lambda m: first_section(m)["columns"][0].update(shape=[1 << 40, 56]),
-    "a side of zero": lambda m: first_section(m)["columns"][0].update(shape=[0]),
-    "too many axes": lambda m: first_section(m)["columns"][0].update(shape=[2, 2, 14, 56]),
-    "another dtype": lambda m: first_section(m)["columns"][0].update(dtype="<f8"),
-    "objects": lambda m: first_section(m)["columns"][0].update(dtype="|O"),
-    "a column twice": lambda m: first_section(m)["columns"][1].update(name="image"),
-    "a name with a slash": lambda m: first_section(m)["columns"][0].update(name="a/b"),
-    "no columns": lambda m: first_section(m).update(columns=[]),
+    "a count of none": lambda m: first_split(m).update(count=0),
+    "a count that is no integer": lambda m: first_split(m).update(count=600.0),
+    "a count that is true": lambda m: first_split(m).update(count=True),
+    "a larger sample": lambda m: first_split(m)["columns"][0].update(shape=[56, 57]),
+    "an impossible side": lambda m: first_split(m)["columns"][0].update(shape=[1 << 40, 56]),
+    "a side of zero": lambda m: first_split(m)["columns"][0].update(shape=[0]),
+    "too many axes": lambda m: first_split(m)["columns"][0].update(shape=[2, 2, 14, 56]),
+    "another dtype": lambda m: first_split(m)["columns"][0].update(dtype="<f8"),
+    "objects": lambda m: first_split(m)["columns"][0].update(dtype="|O"),
+    "a column twice": lambda m: first_split(m)["columns"][1].update(name="image"),
+    "a name with a slash": lambda m: first_split(m)["columns"][0].update(name="a/b"),
+    "no columns": lambda m: first_split(m).update(columns=[]),
     "no columns and no table": lambda m: (
-        first_section(m).update(columns=[]),
-        first_section(m)["table"].update(bytes=0),
+        first_split(m).update(columns=[]),
+        first_split(m)["table"].update(bytes=0),
     ),
-    "a column that is a number": lambda m: first_section(m)["columns"].append(7),
-    "a root that is no digest": lambda m: first_section(m)["columns"][0].update(root="0" * 63),
+    "a column that is a number": lambda m: first_split(m)["columns"].append(7),
+    "a root that is no digest": lambda m: first_split(m)["columns"][0].update(root="0" * 63),
     "another shard size": lambda m: m["recipe"]["storage"].update(shard_size=512),
     "a shard size that is no power": lambda m: m["recipe"]["storage"].update(shard_size=768),
     "a shard size below a chunk": lambda m: m["recipe"]["storage"].update(shard_size=128),
@@ -575,7 +581,7 @@ FORGERIES: dict[str, Callable[[dict[str, Any]], object]] = {
         {"Mosaics\ud800": m["tasks"].pop("mosaics")}
     ),
     "a split left out": lambda m: m["tasks"]["mosaics"].pop("train"),
-    "a table of another size": lambda m: first_section(m)["table"].update(bytes=72),
+    "a table of another size": lambda m: first_split(m)["table"].update(bytes=72),
 }
 
 
@@ -602,9 +608,9 @@ COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
 
 @pytest.mark.parametrize("kind", COLUMNS)
 def test_columns_that_are_not_those_of_the_task_are_refused(single: Path, kind: str) -> None:
-    told, change = COLUMNS[kind]
-    forge(single, lambda manifest: change(first_section(manifest)["columns"][0]))
-    expected = f"mosaics/train must have a column image of |u1 (56, 56), {told}"
+    found, change = COLUMNS[kind]
+    forge(single, lambda manifest: change(first_split(manifest)["columns"][0]))
+    expected = f"mosaics/train must have a column image of |u1 (56, 56), {found}"
     with pytest.raises(DamagedError, match=re.escape(expected)):
         open_dataset(single)
 
@@ -613,7 +619,7 @@ def test_a_folder_that_is_a_link_is_refused_but_not_the_dataset_itself(
     single: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "link").symlink_to(single)
-    assert open_dataset(tmp_path / "link").sections
+    assert open_dataset(tmp_path / "link").splits
     (single / "mosaics").rename(tmp_path / "elsewhere")
     (single / "mosaics").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(
@@ -623,7 +629,7 @@ def test_a_folder_that_is_a_link_is_refused_but_not_the_dataset_itself(
         open_dataset(single)
 
 
-def test_signing_anew_without_a_change_still_opens(single: Path) -> None:
+def test_a_manifest_signed_again_without_a_change_still_opens(single: Path) -> None:
     before = (single / "manifest.json").read_bytes()
     forge(single, lambda manifest: None)
     assert (single / "manifest.json").read_bytes() == before
@@ -651,4 +657,4 @@ def test_errors_survive_pickling() -> None:
 
 def test_the_dataset_can_be_moved(place: Path, tmp_path: Path) -> None:
     moved = shutil.move(place, tmp_path / "moved")
-    assert dataset.open_dataset(moved, digests=True).split(*SECTION)[0]["image"].shape == (56, 56)
+    assert dataset.open_dataset(moved, digests=True).split(*SPLIT)[0]["image"].shape == (56, 56)

@@ -28,9 +28,8 @@ from modeling import files, runs
 from modeling.config import Config, preset
 from modeling.data.dataset import Dataset, open_dataset
 from modeling.errors import BusyError, DamagedError, FormatError, InputError, TrainingError
-from modeling.files import hold
+from modeling.files import lock
 from modeling.runs import checkpoint
-from modeling.runs import folder as run_folder
 from modeling.runs.info import RunInfo
 from modeling.training.loop import _deterministic, flushes_denormals, rate_factor, train
 from modeling.training.state import State, key
@@ -271,7 +270,7 @@ def test_death_between_any_two_files_leaves_a_run_to_go_on_from(
     expected = tmp_path / "expected"
     run(dataset, expected, config)
     done = []
-    for module in (checkpoint, run_folder, files):
+    for module in (checkpoint, runs, files):
         original = module.write_atomic
 
         def dying(path: Path, data: bytes, original: Any = original) -> None:
@@ -334,7 +333,7 @@ def test_a_folder_of_something_else_is_refused_and_kept(dataset: Dataset, tmp_pa
 
 
 def test_a_run_in_use_by_another_process_is_refused(dataset: Dataset, whole: Path) -> None:
-    with hold(whole), pytest.raises(BusyError, match="another process"):
+    with lock(whole), pytest.raises(BusyError, match="another process"):
         run(dataset, whole, resume=True)
 
 

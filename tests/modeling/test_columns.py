@@ -1,6 +1,4 @@
-"""Runs of several files as one array: where each may lie, and that their samples are found
-there.
-"""
+"""Extents of several files become one array, each at a place where its samples are whole rows."""
 
 from __future__ import annotations
 
@@ -16,40 +14,48 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling.data import mapping
-from modeling.data.columns import Column
-from modeling.data.mapping import ALIGNMENT, Run, map_apart, map_together, place_runs
+from modeling.data import columns
+from modeling.data.columns import (
+    ALIGNMENT,
+    Column,
+    Extent,
+    map_apart,
+    map_together,
+    place_extents,
+)
 
 BYTE = np.dtype("|u1")
 
 
 @given(
-    runs=st.lists(st.tuples(st.integers(0, 1 << 23), st.integers(1, 3000)), min_size=1, max_size=5),
+    extents=st.lists(
+        st.tuples(st.integers(0, 1 << 23), st.integers(1, 3000)), min_size=1, max_size=5
+    ),
     unit=st.sampled_from([1, 8, 64, 4096]),
     row_bytes=st.integers(1, 5000) | st.sampled_from([784, 3136, 4096, ALIGNMENT, 3 * ALIGNMENT]),
 )
-def test_runs_lie_on_whole_rows_and_do_not_overlap(
-    runs: list[tuple[int, int]], unit: int, row_bytes: int
+def test_extents_lie_on_whole_rows_and_do_not_overlap(
+    extents: list[tuple[int, int]], unit: int, row_bytes: int
 ) -> None:
-    made = [Run(Path(), offset * unit, count) for offset, count in runs]
-    firsts = place_runs(made, row_bytes)
+    made = [Extent(Path(), offset * unit, count) for offset, count in extents]
+    firsts = place_extents(made, row_bytes)
     if firsts is None:
-        assert any(run.offset % np.gcd(ALIGNMENT, row_bytes) for run in made)
+        assert any(extent.offset % np.gcd(ALIGNMENT, row_bytes) for extent in made)
         return
     free = 0
-    for run, first in zip(made, firsts, strict=True):
+    for extent, first in zip(made, firsts, strict=True):
         # or the file could not be mapped there
-        assert (first * row_bytes - run.offset) % ALIGNMENT == 0
+        assert (first * row_bytes - extent.offset) % ALIGNMENT == 0
         assert first * row_bytes // ALIGNMENT * ALIGNMENT >= free
-        free = -(-(first + run.count) * row_bytes // ALIGNMENT) * ALIGNMENT
+        free = -(-(first + extent.count) * row_bytes // ALIGNMENT) * ALIGNMENT
 
 
 def test_full_shards_from_byte_zero_lie_without_gaps() -> None:
-    assert place_runs([Run(Path(), 0, 32_768)] * 3, 56 * 56) == [0, 32_768, 65_536]
+    assert place_extents([Extent(Path(), 0, 32_768)] * 3, 56 * 56) == [0, 32_768, 65_536]
 
 
 def test_a_row_of_a_block_can_only_begin_at_one() -> None:
-    assert place_runs([Run(Path(), 64, 1)], ALIGNMENT) is None
+    assert place_extents([Extent(Path(), 64, 1)], ALIGNMENT) is None
 
 
 @settings(max_examples=20)
@@ -58,40 +64,40 @@ def test_a_row_of_a_block_can_only_begin_at_one() -> None:
     shape=st.sampled_from([(), (1,), (3,), (7, 5), (64, 64)]),
     dtype=st.sampled_from(["|u1", "<u4", "<i8"]),
 )
-def test_one_array_holds_what_the_runs_hold(
+def test_one_array_holds_what_the_extents_hold(
     tmp_path_factory: pytest.TempPathFactory,
     pieces: list[tuple[int, int]],
     shape: tuple[int, ...],
     dtype: str,
 ) -> None:
-    folder, kind = tmp_path_factory.mktemp("runs"), np.dtype(dtype)
-    runs, arrays = [], []
+    folder, kind = tmp_path_factory.mktemp("extents"), np.dtype(dtype)
+    extents, arrays = [], []
     for number, (skipped, count) in enumerate(pieces):
         content = np.random.default_rng(number).integers(0, 100, (count, *shape)).astype(kind)
         path = folder / str(number)
         path.write_bytes(b"\xff" * 64 * skipped + content.tobytes() + b"\xff")
-        runs.append(Run(path, 64 * skipped, count))
+        extents.append(Extent(path, 64 * skipped, count))
         arrays.append(content)
-    together = map_together(runs, kind, shape)
-    for number, (run, expected) in enumerate(zip(runs, arrays, strict=True)):
-        np.testing.assert_array_equal(map_apart(run, kind, shape), expected, strict=True)
+    together = map_together(extents, kind, shape)
+    for number, (extent, expected) in enumerate(zip(extents, arrays, strict=True)):
+        np.testing.assert_array_equal(map_apart(extent, kind, shape), expected, strict=True)
         if together is not None:
             rows, firsts = together
             assert not rows.flags.writeable
             np.testing.assert_array_equal(
-                rows[firsts[number] : firsts[number] + run.count], expected, strict=True
+                rows[firsts[number] : firsts[number] + extent.count], expected, strict=True
             )
 
 
-def test_a_column_whose_runs_cannot_be_one_array_is_read_all_the_same(tmp_path: Path) -> None:
+def test_a_column_whose_extents_cannot_be_one_array_is_read_all_the_same(tmp_path: Path) -> None:
     content = np.random.default_rng(0).integers(0, 256, (500, 64, 64), np.uint8)
     for number in (0, 1):
         (tmp_path / str(number)).write_bytes(
             b"\0" * 64 + content[256 * number : 256 * (number + 1)].tobytes()
         )
-    runs = (Run(tmp_path / "0", 64, 256), Run(tmp_path / "1", 64, 244))
-    assert place_runs(runs, 64 * 64) is None
-    column = Column("image", BYTE, (64, 64), runs, 256)
+    extents = (Extent(tmp_path / "0", 64, 256), Extent(tmp_path / "1", 64, 244))
+    assert place_extents(extents, 64 * 64) is None
+    column = Column("image", BYTE, (64, 64), extents, 256)
     indices = np.array([499, 0, 255, 256, 256])
     np.testing.assert_array_equal(column.take(indices), content[indices], strict=True)
     np.testing.assert_array_equal(column[200:300], content[200:300], strict=True)
@@ -101,7 +107,7 @@ def test_the_files_are_let_go_with_the_last_array(tmp_path: Path) -> None:
     path = tmp_path / "shard"
     path.write_bytes(bytes(4096))
 
-    together = map_together([Run(path, 0, 4096)], BYTE, ())
+    together = map_together([Extent(path, 0, 4096)], BYTE, ())
     assert together is not None
     rows, _ = together
     part = rows[5:6]
@@ -123,14 +129,14 @@ def test_the_files_are_let_go_with_the_last_array(tmp_path: Path) -> None:
 def test_huge_pages_are_asked_for_unless_they_would_take_much_of_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int, asked: bool
 ) -> None:
-    monkeypatch.setattr(mapping, "_memory", lambda: memory)
-    runs = [Run(tmp_path / name, 0, 4096) for name in "ab"]
-    for run in runs:
-        run.path.write_bytes(bytes(4096))
-    together = map_together(runs, BYTE, ())
+    monkeypatch.setattr(columns, "_memory", lambda: memory)
+    extents = [Extent(tmp_path / name, 0, 4096) for name in "ab"]
+    for extent in extents:
+        extent.path.write_bytes(bytes(4096))
+    together = map_together(extents, BYTE, ())
     assert together is not None
-    for run in runs:
-        _, described = Path("/proc/self/smaps").read_text().split(str(run.path))
+    for extent in extents:
+        _, described = Path("/proc/self/smaps").read_text().split(str(extent.path))
         flags = next(
             line.split()[1:] for line in described.splitlines() if line.startswith("VmFlags")
         )
@@ -145,13 +151,13 @@ def test_the_memory_is_no_more_than_a_control_group_leaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    monkeypatch.setattr(mapping, "_CONTROL_GROUPS", tmp_path)
-    assert mapping._memory() == machine
+    monkeypatch.setattr(columns, "_CONTROL_GROUPS", tmp_path)
+    assert columns._memory() == machine
     limit = tmp_path / "memory.max"  # of the group that all others are in
     limit.write_text("max\n")
-    assert mapping._memory() == machine
+    assert columns._memory() == machine
     limit.write_text("12345678\n")
-    assert mapping._memory() == 12345678
+    assert columns._memory() == 12345678
 
 
 def owner_of(array: npt.NDArray[Any]) -> Any:

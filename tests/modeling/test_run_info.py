@@ -1,6 +1,4 @@
-"""The evidence of a run names the commit of the code, and tells where any of its files differs from
-that.
-"""
+"""The facts of a run name the commit of the code, and say whether files differ from it."""
 
 from __future__ import annotations
 
@@ -16,15 +14,15 @@ from isolation import ROOT
 
 PACKAGE = ROOT / "modeling"
 
-TELL_BEFORE_AND_AFTER_A_CHANGE = """
+PRINT_BEFORE_AND_AFTER_A_CHANGE = """
 import json, pathlib, torch
-from modeling.runs.evidence import environment
+from modeling.runs.info import environment
 
-told = [environment(torch.device("cpu"), "float32")["git"]]
+commits = [environment(torch.device("cpu"), "float32")["git"]]
 path = pathlib.Path("modeling/tasks/losses.py")
 path.write_text(path.read_text() + "# changed")
-told.append(environment(torch.device("cpu"), "float32")["git"])
-print(json.dumps(told))
+commits.append(environment(torch.device("cpu"), "float32")["git"])
+print(json.dumps(commits))
 """
 
 
@@ -61,4 +59,4 @@ def test_the_commit_is_named_and_a_change_in_any_folder_is_seen(tmp_path: Path, 
         if kept
         else [None, None]
     )
-    assert json.loads(call(sys.executable, "-c", TELL_BEFORE_AND_AFTER_A_CHANGE)) == expected
+    assert json.loads(call(sys.executable, "-c", PRINT_BEFORE_AND_AFTER_A_CHANGE)) == expected
