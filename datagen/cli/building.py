@@ -66,7 +66,7 @@ def fetch(name: str, quiet: bool, as_json: bool) -> None:
     from datagen import sources as library
 
     with fetching_line(quiet or as_json) as progress:
-        paths = library.fetch(name, report=say(quiet), progress=progress)
+        paths = library.fetch(name, warn=say(quiet), progress=progress)
     with ends_with(0):
         if as_json:
             print_json([str(path) for path in paths])

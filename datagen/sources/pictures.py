@@ -1,8 +1,8 @@
-"""Picture files as grey tiles: read as viewers show them, or refused with the reason.
+"""Read picture files as grey tiles, as viewers show them, or refuse them with the reason.
 
-A picture is taken where each of its pixels is an opaque grey of 8 bits, whatever way the file holds
-it. Colour profiles are passed over. Pillow reads all formats but JPEG, of whose damage it does not
-tell; simplejpeg does. `docs/sources.md` has a table of all cases.
+A picture is taken if each of its pixels is an opaque grey of 8 bits, however the file holds it.
+Colour profiles are ignored. Pillow reads all formats except JPEG, whose damage it does not report;
+simplejpeg does. `docs/sources.md` has a table of all cases.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from datagen import files
 from datagen.errors import DatagenError, InputError, StorageError
 from datagen.sources.base import MAX_SIDE, UInt8
 
-# else its errors are printed, without a name
+# otherwise its errors are printed, without the name of the file
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _TO_GREY = "convert it to 8-bit grey"
@@ -53,7 +53,7 @@ _TURNS: dict[int, Callable[[UInt8], UInt8]] = {
 }
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-# colour type and bits a sample -> Pillow's names: of the mode, and of how the pixels are stored
+# colour type and bits a sample -> Pillow's names of the mode, and of the way pixels are stored
 _MODES = {
     (0, 1): ("1", "1"),
     **{(0, bits): ("L", f"L;{bits}") for bits in (2, 4)},
@@ -68,7 +68,7 @@ _OPAQUE = ("1", "L", "RGB")  # modes of PNG
 # gamma of PNG, about 1 / 2.2: viewers show the levels as they are stored
 _AS_STORED = range(45_000, 46_000)
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples a pixel of each colour type of PNG
-_PASSES = (
+_PASSES = (  # of an interlaced PNG: left, top, and the steps to the right and down
     (0, 0, 8, 8),
     (4, 0, 8, 8),
     (0, 4, 4, 8),
@@ -77,13 +77,12 @@ _PASSES = (
     (1, 0, 2, 2),
     (0, 1, 1, 2),
 )
-# of an interlaced PNG: left, top, and the steps to the right and down
 
-# of a JPEG, but for those within a scan
+# of a JPEG, except those within a scan
 _MARKER = re.compile(rb"\xff([^\0\xff\xd0-\xd7])", re.DOTALL)
 _ALONE = (0x01, 0xD8)  # markers without a segment
 _APP1, _SCAN, _END = 0xE1, 0xDA, 0xD9
-# frames, each by Huffman's codes and arithmetic ones
+# frames, with Huffman's codes and with arithmetic ones
 _SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1, 0xC9), (0xC2, 0xCA)
 _COEFFICIENTS = (1 << 64) - 1  # of a block, as bits
 _EXIF = b"Exif\0\0"
@@ -107,10 +106,13 @@ _MAX_PIECE = 1 << 24  # bytes of a strip or tile that are unpacked
 
 
 def decode(data: bytes) -> UInt8:
-    """Read the grey tile (height, width) of a file of a known format.
+    """Decode the grey tile, uint8 (height, width), of a picture file of a known format.
 
-    Raises InputError, with the reason and no path; StorageError where the machine lacks what
-    reading takes.
+    Raises InputError, with the reason and without a path, or StorageError if the machine is short
+    of memory or open files.
+
+    >>> decode(b"P5 2 1 255\\n\\x07\\xff")
+    array([[  7, 255]], dtype=uint8)
     """
     read = next((read for beginning, read in _READERS.items() if data.startswith(beginning)), None)
     if read is None:
@@ -126,7 +128,7 @@ def decode(data: bytes) -> UInt8:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep back Pillow's remarks on what stands beside the pixels, which come without a name."""
+    """Suppress Pillow's warnings about metadata, which do not name the file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -136,9 +138,7 @@ def _silence() -> Iterator[None]:
 
 
 def _png(data: bytes) -> UInt8:
-    """Read a PNG; Pillow is given only the lines of pixels, as it stumbles over what stands beside
-    them.
-    """
+    """Read a PNG; give Pillow only the lines of pixels, as it fails over odd metadata."""
     chunks = list(_chunks(data))
     width, height, depth, colours, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][8:-4])
     _require_size(height, width)
@@ -196,16 +196,14 @@ def _bmp(data: bytes) -> UInt8:
 
 @_silence()
 def _pgm(data: bytes) -> UInt8:
-    """Read a PNM file; levels up to a maximum M below 255 become (255 * level + M // 2) // M, the
-    nearest.
-    """
+    """Read a PNM file; scale levels up to M < 255 to the nearest: (255 * level + M // 2) // M."""
     header = _PGM.match(data) or _PBM.match(data)
     if header is None:
         raise InputError(_NOT_WHOLE)
     most = int(header[2] or 255)
     if most > 255:
         raise InputError(f"levels up to {most}: more than 8 bits a pixel", remedy=_TO_GREY)
-    if header[2]:  # as if it were 255, so that the levels come as they are
+    if header[2]:  # pretend that it is 255, so that Pillow keeps the levels as they are
         data = header[1] + b"255" + data[header.end() :]
     image = PpmImagePlugin.PpmImageFile(BytesIO(data))
     _require_size(image.height, image.width)
@@ -222,11 +220,11 @@ def _pgm(data: bytes) -> UInt8:
 
 @_silence()
 def _tiff(data: bytes) -> UInt8:
-    """Read a TIFF, which Pillow turns by itself as its orientation asks."""
+    """Read a TIFF; Pillow turns it by itself as its orientation says."""
     image = TiffImagePlugin.TiffImageFile(BytesIO(data))
     _require_size(image.height, image.width)
     _require_one(_pages(image), "pages")
-    # of which Pillow would take an orientation that viewers do not look at
+    # Pillow would take an orientation from it that viewers do not look at
     image.info.pop("xmp", None)
     tags = image.tag_v2
     _require_one(_planes(tags, image.height * image.width), "images in the page")
@@ -237,15 +235,15 @@ def _tiff(data: bytes) -> UInt8:
         raise InputError("levels that are signed", remedy=_TO_GREY)
     compression = tags.get(_COMPRESSION, _UNCOMPRESSED)
     if compression == _OLD_JPEG:
-        raise InputError("the old kind of JPEG in a TIFF", remedy="write it anew")
+        raise InputError("the old kind of JPEG in a TIFF", remedy="write it again")
     if check := _CHECKS.get(compression):
         _require_whole_pieces(data, tags, check)
     if compression == _UNCOMPRESSED:
         return _tile(image)
-    with _error_stream_caught() as caught:  # where libtiff tells of damage that it reads past
+    with _captured_stderr() as captured:  # libtiff prints there the damage that it ignores
         image.load()
-    if caught[0]:
-        raise InputError(f"a damaged TIFF: {caught[0]}")
+    if captured[0]:
+        raise InputError(f"a damaged TIFF: {captured[0]}")
     return _tile(image)
 
 
@@ -262,7 +260,7 @@ _READERS: dict[bytes, Callable[[bytes], UInt8]] = {
 
 
 def _tile(image: Image.Image) -> UInt8:
-    """Give the grey of each pixel; InputError where one has a colour or lets its ground through."""
+    """Return the grey of each pixel; raise InputError if one has a colour or is not opaque."""
     if image.mode in _GREY:
         return np.asarray(image if image.mode == "L" else image.convert("L"))
     if image.mode.startswith(("I", "F")):
@@ -297,11 +295,11 @@ def _require_one(count: int, kind: str) -> None:
 
 
 def _upright(tile: UInt8, data: bytes) -> UInt8:
-    """Turn the tile as the EXIF data of the picture ask, and nothing else, as viewers do."""
+    """Turn the tile as the EXIF data of the picture say, as viewers do."""
     if not data:
         return tile
     orientation, exif = 1, Image.Exif()
-    with _silence(), suppress(Exception):  # what cannot be read turns no viewer's picture
+    with _silence(), suppress(Exception):  # viewers ignore EXIF data that they cannot read
         exif.load(data)
         orientation = exif.get(_ORIENTATION, 1)
     return _TURNS.get(orientation, np.asarray)(tile)
@@ -311,9 +309,7 @@ def _upright(tile: UInt8, data: bytes) -> UInt8:
 
 
 def _chunks(data: bytes) -> Iterator[bytes]:
-    """Yield the whole chunks of a PNG up to its end; ValueError where one is damaged or the header
-    is not first.
-    """
+    """Yield the chunks of a PNG; raise ValueError if one is damaged or the header is not first."""
     place, kind = len(_PNG), b""
     while kind != b"IEND":
         end = place + 12 + int.from_bytes(data[place : place + 4])
@@ -328,7 +324,7 @@ def _chunks(data: bytes) -> Iterator[bytes]:
 
 
 def _lines(chunks: Sequence[bytes]) -> bytes:
-    """Unpack the lines of a PNG, filtered as they are; ValueError where they are not all there."""
+    """Unpack the lines of a PNG, still filtered; raise ValueError if some are missing."""
     width, height, depth, colours, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][8:-4])
     bits = depth * _CHANNELS[colours]
     passes = [
@@ -344,34 +340,32 @@ def _lines(chunks: Sequence[bytes]) -> bytes:
 
 
 def _ahead_of_pixels(chunks: Sequence[bytes]) -> dict[bytes, bytes]:
-    """Give the contents of a PNG's chunks ahead of the pixels, as viewers take them.
+    """Return the contents of a PNG's chunks before the pixels, by kind, as viewers take them.
 
-    Of several of a kind the first counts, and none whose length is wrong.
+    The first chunk of a kind counts; chunks of a wrong length do not.
     """
     lengths = {b"gAMA": 4, b"sRGB": 1, b"acTL": 8}
-    found: dict[bytes, bytes] = {}
+    contents: dict[bytes, bytes] = {}
     for chunk in chunks:
         kind, content = chunk[4:8], chunk[8:-4]
         if kind == b"IDAT":
             break
         if len(content) == lengths.get(kind, len(content)):
-            found.setdefault(kind, content)
-    return found
+            contents.setdefault(kind, content)
+    return contents
 
 
 def _frames(ahead: dict[bytes, bytes]) -> int:
-    """Count the frames of an APNG, with a picture that is none of them; of other files it is 1."""
+    """Count the frames of an APNG, and a picture that is not one of them; 1 for other files."""
     count = int.from_bytes(ahead.get(b"acTL", b"")[:4])
     return count + (b"fcTL" not in ahead) if count else 1
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield the segments of a JPEG up to its end: the marker, where the content begins and where it
-    ends.
-    """
+    """Yield the segments of a JPEG up to its end: the marker, and the content's start and end."""
     end = 2
-    while found := _MARKER.search(data, end):
-        marker, end = found[1][0], found.end()
+    while match := _MARKER.search(data, end):
+        marker, end = match[1][0], match.end()
         if marker == _END:
             return
         if marker not in _ALONE:
@@ -381,9 +375,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _unremarkable(data: bytes, segments: Sequence[tuple[int, int, int]]) -> bytes:
-    """Give a JPEG without the oddities of its headers that decoders pass over, though with a
-    warning.
-    """
+    """Repair those oddities in the headers of a JPEG that decoders ignore with a warning."""
     plain = bytearray(data)
     if plain[6:11] == b"JFIF\0":
         plain[11:13] = b"\1\1"  # the revision
@@ -398,7 +390,7 @@ def _require_all_scans(data: bytes, segments: Sequence[tuple[int, int, int]]) ->
     """Raise ValueError unless the scans of a JPEG give all coefficients of each component to the
     last bit.
 
-    A decoder says nothing where a file ends between two scans: what is missing is then zero.
+    A decoder does not notice that a file ends between two scans: it takes zeros for the rest.
     """
     missing: dict[int, int] = {}  # component -> the numbers of coefficients, as bits
     progressive = False
@@ -418,9 +410,7 @@ def _require_all_scans(data: bytes, segments: Sequence[tuple[int, int, int]]) ->
 
 
 def _require_one_raster(data: bytes, start: int, image: Image.Image) -> None:
-    """Raise InputError where a PNM file holds another image after the one whose header ends at
-    `start`.
-    """
+    """Raise InputError if a PNM file has a second image; the first one's header ends at `start`."""
     if data.startswith((b"P1", b"P2", b"P3")):
         more = _MORE.search(_NOTE.sub(b"", data[start:]))
     else:
@@ -431,9 +421,7 @@ def _require_one_raster(data: bytes, start: int, image: Image.Image) -> None:
 
 
 def _pages(image: TiffImagePlugin.TiffImageFile) -> int:
-    """Count the pages of a TIFF but for the smaller copies and masks of the first, and go back to
-    that one.
-    """
+    """Count the pages of a TIFF without the first one's smaller copies and masks; rewind to it."""
     count = 1
     for number in range(1, image.n_frames):
         image.seek(number)
@@ -443,9 +431,7 @@ def _pages(image: TiffImagePlugin.TiffImageFile) -> int:
 
 
 def _planes(tags: Any, pixels: int) -> int:
-    """Count the images that a page of a TIFF holds by itself, by its tags or the notes of its
-    writer.
-    """
+    """Count the images in one page of a TIFF, by its tags and the notes of its writer."""
     note = str(tags.get(_DESCRIPTION, ""))
     counts = [int(tags.get(_DEPTH, 1)), len(_numbers(tags.get(_STK_PLANES, 1)))]
     if note.startswith("ImageJ="):
@@ -461,7 +447,7 @@ def _numbers(value: Any) -> tuple[int, ...]:
 
 
 def _require_whole_pieces(data: bytes, tags: Any, check: Callable[[bytes, bytes], object]) -> None:
-    """Raise unless the strips or tiles are whole by a decoder that is stricter than libtiff."""
+    """Raise InputError unless a decoder stricter than libtiff finds the strips or tiles whole."""
     tables = bytes(tags.get(_JPEG_TABLES, b""))
     for offsets, lengths in _PLACES:
         for offset, length in zip(
@@ -487,19 +473,18 @@ _CHECKS = {_JPEG: _check_jpeg, **dict.fromkeys(_DEFLATED, _check_deflated)}
 
 
 @contextmanager
-def _error_stream_caught() -> Iterator[list[str]]:
-    """Keep what libraries print to the error stream from it; the first line is the list's one item
-    at the end.
+def _captured_stderr() -> Iterator[list[str]]:
+    """Capture what C libraries print to stderr; at the end the list's one item is the first line.
 
-    Works on the process's descriptor 2, which may be closed: no other thread should print
-    meanwhile. Raises StorageError where there is no place to keep it.
+    This replaces the process's descriptor 2, which may be closed: no other thread should print
+    meanwhile. Raises StorageError if no temporary file can be made.
     """
-    caught = [""]
+    captured = [""]
     with _scratch() as file:
         kept = _duplicate(2)
         os.dup2(file.fileno(), 2)
         try:
-            yield caught
+            yield captured
         finally:
             if kept is not None:
                 os.dup2(kept, 2)
@@ -507,11 +492,11 @@ def _error_stream_caught() -> Iterator[list[str]]:
             elif file.fileno() != 2:
                 os.close(2)
         file.seek(0)
-        caught[0] = file.readline().decode("utf-8", "replace").strip()
+        captured[0] = file.readline().decode("utf-8", "replace").strip()
 
 
 def _scratch() -> IO[bytes]:
-    """Open a file that nobody else sees, in memory where the system can."""
+    """Open an anonymous file, in memory if the system can."""
     try:
         if hasattr(os, "memfd_create"):
             with suppress(OSError):
@@ -527,7 +512,7 @@ def _scratch() -> IO[bytes]:
 
 
 def _duplicate(descriptor: int) -> int | None:
-    """Give another descriptor of the same file; None where `descriptor` is closed."""
+    """Duplicate a descriptor; return None if it is closed."""
     try:
         return os.dup(descriptor)
     except OSError as error:

@@ -18,7 +18,7 @@ from datagen.layout import DEFAULT_SHARD_SIZE, MANIFEST, SPLITS, TASKS
 from datagen.manifest import DigitFacts, Manifest, SourceFacts
 from datagen.plans import with_sections
 from datagen.recipe import Recipe
-from datagen.sources.checks import NOT_STATED
+from datagen.sources.base import NOT_STATED
 from datagen.stores import Column, Section
 from datagen.tasks import Deriver, Inputs, Task, as_indices
 

@@ -14,7 +14,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from datagen.sources.base import MAX_CLASSES, Part, Source, UInt8
-from datagen.sources.checks import NOT_STATED
+from datagen.sources.base import NOT_STATED
 from datagen.testing._images import Shape, distinct, shapes
 
 _FEW_CLASSES = 10

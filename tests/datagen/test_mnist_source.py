@@ -18,7 +18,7 @@ import pytest
 
 from datagen import files, sources
 from datagen.errors import InputError, RecipeError, SourceError, StorageError
-from datagen.sources import fetching, idx, mirrors, mnist
+from datagen.sources import idx, mirrors, mnist
 
 CONTENTS = {
     "train-images-idx3-ubyte": idx.encode(
@@ -194,7 +194,7 @@ def test_the_cache_s_place_is_chosen_by_the_environment(
 def test_a_warm_cache_needs_no_mirror(tmp_path: Path) -> None:
     lay(mnist.cache_folder(TINY, tmp_path))
     heard: list[str] = []
-    source = mnist.load(TINY, cache=tmp_path, report=heard.append)
+    source = mnist.load(TINY, cache=tmp_path, warn=heard.append)
     assert source.parts["train"].labels.tolist() == [1, 0, 2]
     assert not source.parts["train"].images.flags.writeable  # mapped
     assert heard == []
@@ -212,7 +212,7 @@ def test_a_damaged_cache_file_is_reported_and_alone_fetched_again(
         requests.append(request.path)
         good(request)
 
-    mnist.load(with_mirrors(serve(answer)), cache=tmp_path, report=heard.append)
+    mnist.load(with_mirrors(serve(answer)), cache=tmp_path, warn=heard.append)
     assert requests == ["/mnist/t10k-images-idx3-ubyte.gz"]
     assert everything(tmp_path) == CONTENTS
     assert [str(damaged) in told and "fetched again" in told for told in heard] == [True]
@@ -235,7 +235,7 @@ def test_a_damaged_place_of_the_system_is_reported_and_passed_over(
     mnist.load(
         replace(with_mirrors(serve(good)), places=(place,)),
         cache=tmp_path / "c",
-        report=heard.append,
+        warn=heard.append,
     )
     assert len(heard) == 1
     assert str(place) in heard[0]
@@ -249,7 +249,7 @@ def test_the_cache_is_filled_with_decompressed_files_and_progress_is_told(
 ) -> None:
     told: list[tuple[str, int, int | None]] = []
     pinned = with_mirrors(serve(good))
-    paths = fetching.fetch(pinned, cache=tmp_path, progress=lambda *event: told.append(event))
+    paths = mnist.fetch(pinned, cache=tmp_path, progress=lambda *event: told.append(event))
     assert paths == [tmp_path / "tiny" / name for name in CONTENTS]
     assert everything(tmp_path) == CONTENTS
     assert [name for name, done, total in told if done == total] == [
@@ -258,16 +258,14 @@ def test_the_cache_is_filled_with_decompressed_files_and_progress_is_told(
 
 
 def test_a_second_fetch_asks_nobody(tmp_path: Path, serve: Callable[[Answer], str]) -> None:
-    fetching.fetch(with_mirrors(serve(good)), cache=tmp_path)
-    fetching.fetch(TINY, cache=tmp_path)
+    mnist.fetch(with_mirrors(serve(good)), cache=tmp_path)
+    mnist.fetch(TINY, cache=tmp_path)
 
 
 def test_a_mirror_may_serve_files_that_are_not_compressed(
     tmp_path: Path, serve: Callable[[Answer], str]
 ) -> None:
-    fetching.fetch(
-        with_mirrors(serve(lambda request: send(request, asked(request)))), cache=tmp_path
-    )
+    mnist.fetch(with_mirrors(serve(lambda request: send(request, asked(request)))), cache=tmp_path)
     assert everything(tmp_path) == CONTENTS
 
 
@@ -341,7 +339,7 @@ def test_a_mirror_that_fails_is_noted_and_the_next_one_tried(
 ) -> None:
     heard: list[str] = []
     bad = serve(answer)
-    fetching.fetch(with_mirrors(bad, serve(good)), cache=tmp_path, report=heard.append)
+    mnist.fetch(with_mirrors(bad, serve(good)), cache=tmp_path, warn=heard.append)
     assert everything(tmp_path) == CONTENTS
     assert heard[0].startswith(f"{bad}: train-images-idx3-ubyte.gz: ")
     assert REFUSALS[answer] in heard[0]
@@ -377,7 +375,7 @@ def test_a_mirror_that_hangs_is_left_after_the_timeout_and_not_asked_again(
     heard: list[str] = []
     start = time.monotonic()
     pinned = with_mirrors(serve(hang), serve(good))
-    fetching.fetch(pinned, cache=tmp_path, report=heard.append, timeout=0.2)
+    mnist.fetch(pinned, cache=tmp_path, warn=heard.append, timeout=0.2)
     released.set()
     assert time.monotonic() - start < 3
     assert len(requests) == 1
@@ -395,8 +393,8 @@ def test_a_mirror_that_hangs_in_the_middle_is_left_too(
         released.wait(10)
 
     heard: list[str] = []
-    fetching.fetch(
-        with_mirrors(serve(hang), serve(good)), cache=tmp_path, report=heard.append, timeout=0.2
+    mnist.fetch(
+        with_mirrors(serve(hang), serve(good)), cache=tmp_path, warn=heard.append, timeout=0.2
     )
     released.set()
     assert "no answer in 0.2 s" in heard[0]
@@ -421,9 +419,7 @@ def test_a_mirror_that_cannot_be_reached_is_asked_once(
     tmp_path: Path, serve: Callable[[Answer], str]
 ) -> None:
     heard: list[str] = []
-    fetching.fetch(
-        with_mirrors("http://127.0.0.1:9/", serve(good)), cache=tmp_path, report=heard.append
-    )
+    mnist.fetch(with_mirrors("http://127.0.0.1:9/", serve(good)), cache=tmp_path, warn=heard.append)
     assert [told.split(":")[-2:-1] for told in heard] == [[" could not be reached"]]
 
 
@@ -431,7 +427,7 @@ def test_mirrors_may_be_chosen_by_the_environment(
     tmp_path: Path, serve: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATAGEN_MIRRORS", f"{serve(not_found)} {serve(good).rstrip('/')}")
-    fetching.fetch(TINY, cache=tmp_path)
+    mnist.fetch(TINY, cache=tmp_path)
     assert everything(tmp_path) == CONTENTS
 
 
@@ -439,7 +435,7 @@ def test_mirrors_may_be_chosen_by_the_environment(
 def test_only_http_is_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("DATAGEN_MIRRORS", url)
     with pytest.raises(InputError, match=rf"DATAGEN_MIRRORS: not a mirror .*found {url}"):
-        fetching.fetch(TINY, cache=tmp_path)
+        mnist.fetch(TINY, cache=tmp_path)
 
 
 def test_an_address_that_is_none_is_a_refusal() -> None:
@@ -461,7 +457,7 @@ def test_a_cache_that_cannot_be_written_is_told_before_anything_is_fetched(
 
     (tmp_path / "tiny").write_bytes(b"a file in the way")
     with pytest.raises(StorageError) as caught:
-        fetching.fetch(with_mirrors(serve(answer)), cache=tmp_path)
+        mnist.fetch(with_mirrors(serve(answer)), cache=tmp_path)
     assert caught.value.exit_code == 7
     assert requests == []
     assert everything(tmp_path) == {"tiny": b"a file in the way"}
@@ -475,7 +471,7 @@ def test_a_disk_without_room_is_told_before_anything_is_fetched(
 
     monkeypatch.setattr(files, "require_space", full)
     with pytest.raises(StorageError, match=f"expected {sum(map(len, CONTENTS.values()))}"):
-        fetching.fetch(TINY, cache=tmp_path)
+        mnist.fetch(TINY, cache=tmp_path)
 
 
 def test_a_disk_that_fills_leaves_what_was_whole(
@@ -491,7 +487,7 @@ def test_a_disk_that_fills_leaves_what_was_whole(
 
     monkeypatch.setattr(os, "pwritev", fill)
     with pytest.raises(StorageError, match="no space left"):
-        fetching.fetch(with_mirrors(serve(good)), cache=tmp_path)
+        mnist.fetch(with_mirrors(serve(good)), cache=tmp_path)
     assert set(everything(tmp_path)) == {"train-images-idx3-ubyte", "train-labels-idx1-ubyte"}
 
 

@@ -251,7 +251,7 @@ def test_labels_that_do_not_begin_at_0_are_remarked_on(
 ) -> None:
     heard: list[str] = []
     sources.load(
-        f"npz:{save(tmp_path / 'a.npz', whole(labels=np.array(labels)))}", report=heard.append
+        f"npz:{save(tmp_path / 'a.npz', whole(labels=np.array(labels)))}", warn=heard.append
     )
     assert len(heard) == (told is not None)
     assert told is None or told in heard[0]
@@ -471,7 +471,7 @@ def test_a_member_that_lies_is_refused_before_anything_is_allocated(
 def test_an_archive_that_expands_beyond_bounds_is_not_expanded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("datagen.sources.checks.MAX_INFLATED", 1 << 20)
+    monkeypatch.setattr("datagen.sources.base.MAX_INFLATED", 1 << 20)
     large = whole(images=np.zeros((1 << 14, 28, 28), np.uint8), labels=np.zeros(1 << 14, np.uint8))
     path = save(tmp_path / "bomb.npz", large, compressed=True)
     tracemalloc.start()

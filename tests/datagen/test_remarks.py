@@ -17,7 +17,7 @@ from hypothesis import given
 from datagen import sources
 from datagen.cli.main import cli
 from datagen.errors import InputError
-from datagen.sources import idx, remarks
+from datagen.sources import base, idx
 from datagen.sources.base import UInt8
 from datagen.testing import images as drawn
 from modeling.inference import inputs
@@ -57,7 +57,7 @@ def as_folders(folder: Path, images: UInt8, names: tuple[str, ...] = ("0", "1"))
 
 def heard(spec: str) -> list[str]:
     said: list[str] = []
-    sources.load(spec, report=said.append)
+    sources.load(spec, warn=said.append)
     return said
 
 
@@ -76,7 +76,7 @@ def test_a_light_ground_is_told_once_with_its_share(
 
 
 def test_one_in_many_is_no_share_of_nothing() -> None:
-    remark = remarks.on_ground([squares(101, light=1)])
+    remark = base.ground_remark([squares(101, light=1)])
     assert remark is not None
     assert remark.startswith("1 of 101 images (under 1%) have")
 
@@ -85,14 +85,14 @@ def test_one_in_many_is_no_share_of_nothing() -> None:
 def test_a_ground_is_light_by_the_rule_of_predictions(image: UInt8) -> None:
     block = image[None]
     expected = inputs.are_light(block) & ~inputs.are_blank(block)
-    np.testing.assert_array_equal(remarks.are_light(block), expected)
+    np.testing.assert_array_equal(base.are_light(block), expected)
 
 
 def test_many_images_are_looked_at_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     images = squares(40, light=17)
-    whole = remarks.are_light(images)
-    monkeypatch.setattr(remarks, "_BLOCK", 3 * 2 * 24)
-    np.testing.assert_array_equal(remarks.are_light(images), whole)
+    whole = base.are_light(images)
+    monkeypatch.setattr(base, "_BLOCK", 3 * 2 * 24)
+    np.testing.assert_array_equal(base.are_light(images), whole)
     assert whole.sum() == 17
 
 
@@ -110,7 +110,7 @@ def test_many_images_are_looked_at_in_blocks(monkeypatch: pytest.MonkeyPatch) ->
 def test_numbers_that_are_numbered_as_text_are_told(
     classes: tuple[str, ...], words: str | None
 ) -> None:
-    remark = remarks.on_order(classes)
+    remark = base.order_remark(classes)
     assert (remark is None) == (words is None)
     assert words is None or re.search(words, str(remark))
 
