@@ -192,7 +192,7 @@ def test_class_names_that_cannot_be_drawn_do_not_matter(tmp_path: Path) -> None:
         tmp_path, noise(24, 5, 5), np.arange(24) % 4, Mosaics((2, 2), 9, 9, 9), classes=names
     )
     assert len(write_preview(root, tmp_path / "preview")) == 4
-    drawn = [drawing.plain(name, index) for index, name in enumerate(names)]
+    drawn = [drawing.drawable_name(name, index) for index, name in enumerate(names)]
     assert drawn == ["ete", "class 1", "a name that..", "class 3"]
 
 
