@@ -1,6 +1,4 @@
-"""What is fuzzed is reached: each target takes what it begins with, and fails where its reader has
-a defect.
-"""
+"""Test that each fuzz target takes its first inputs, and fails if its reader has a defect."""
 
 from __future__ import annotations
 

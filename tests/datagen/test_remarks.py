@@ -1,6 +1,4 @@
-"""What users hear of images of their own: a light ground, classes numbered as text; and where a
-tilde leads.
-"""
+"""Test the remarks on users' own images: a light ground, classes numbered as text, tildes."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ from modeling.inference import inputs
 
 
 def squares(count: int, *, light: int = 0, side: int = 12) -> UInt8:
-    """Distinct light squares on a dark ground, the first `light` of them turned into dark ones on a
-    light ground.
-    """
+    """Make distinct light squares on a dark ground, and invert the first `light` of them."""
     made = np.zeros((count, side, side), np.uint8)
     for number in range(count):
         made[number, 2 + number % 5 : 9, 3 : 5 + number // 5 % 5] = 255 - number
@@ -55,24 +51,24 @@ def as_folders(folder: Path, images: UInt8, names: tuple[str, ...] = ("0", "1"))
     return f"images:{folder / 'photos'}"
 
 
-def heard(spec: str) -> list[str]:
-    said: list[str] = []
-    sources.load(spec, warn=said.append)
-    return said
+def warnings_of(spec: str) -> list[str]:
+    warnings: list[str] = []
+    sources.load(spec, warn=warnings.append)
+    return warnings
 
 
 @pytest.mark.parametrize("save", [as_npz, as_idx, as_folders])
 @pytest.mark.parametrize(
     ("light", "share"), [(0, None), (10, "10 of 40 images (25%)"), (40, "40 of 40 images (100%)")]
 )
-def test_a_light_ground_is_told_once_with_its_share(
+def test_a_light_ground_is_reported_once_with_its_share(
     tmp_path: Path, save: Callable[[Path, UInt8], str], light: int, share: str | None
 ) -> None:
-    said = heard(save(tmp_path, squares(40, light=light)))
-    assert [remark.partition(" have a light ground")[0] for remark in said] == (
+    warnings = warnings_of(save(tmp_path, squares(40, light=light)))
+    assert [remark.partition(" have a light ground")[0] for remark in warnings] == (
         [share] if share else []
     )
-    assert all("If the objects are dark, invert the images first" in remark for remark in said)
+    assert all("If the objects are dark, invert the images first" in remark for remark in warnings)
 
 
 def test_one_in_many_is_no_share_of_nothing() -> None:
@@ -107,7 +103,7 @@ def test_many_images_are_looked_at_in_blocks(monkeypatch: pytest.MonkeyPatch) ->
         (("1", "10", "\u00b2"), None),
     ],
 )
-def test_numbers_that_are_numbered_as_text_are_told(
+def test_numbers_that_are_numbered_as_text_are_reported(
     classes: tuple[str, ...], words: str | None
 ) -> None:
     remark = base.order_remark(classes)
@@ -115,8 +111,8 @@ def test_numbers_that_are_numbered_as_text_are_told(
     assert words is None or re.search(words, str(remark))
 
 
-def test_the_order_of_numbers_is_told_of_folders(tmp_path: Path) -> None:
-    (remark,) = heard(as_folders(tmp_path, squares(40), tuple(map(str, range(12)))))
+def test_the_order_of_numbers_is_reported_of_folders(tmp_path: Path) -> None:
+    (remark,) = warnings_of(as_folders(tmp_path, squares(40), tuple(map(str, range(12)))))
     assert remark.startswith("The classes are numbered in the order of their names as text")
 
 

@@ -1,6 +1,4 @@
-"""The published strategies give what they promise, every special case among it; the checker of
-tasks finds bad ones.
-"""
+"""Test that the strategies draw every special case, and that the checker finds bad tasks."""
 
 from __future__ import annotations
 
@@ -79,8 +77,9 @@ def has_equal_peaks(image: UInt8) -> bool:
 
 
 def has_two_thresholds(image: UInt8) -> bool:
-    """Whether another threshold, with another foreground, is as good as the smallest best one:
-    mirrored, it changes.
+    """Say whether another threshold, with another foreground, is as good as the smallest best one.
+
+    In the mirrored image that one is the smallest.
     """
     return bool((foreground(image) != (image >= 255 - otsu.threshold(255 - image[None])[0])).any())
 
@@ -143,7 +142,7 @@ def test_images_shrink_to_a_single_empty_pixel_and_inked_ones_to_one_level() -> 
     assert len(np.unique(find(images((3, 3)), np.any))) == 1
 
 
-def test_unknown_kinds_are_told_with_those_that_there_are() -> None:
+def test_unknown_kinds_are_reported_with_those_that_there_are() -> None:
     with pytest.raises(ValueError, match=r"kinds of image: blob; there are empty, constant"):
         images(kinds=["empty", "blob"])
     with pytest.raises(ValueError, match=r"kinds of damage: rust; there are flipped bit"):
@@ -159,7 +158,7 @@ def equal_images(part: Part, other: Part) -> list[tuple[int, int]]:
 
 
 def twins(source: Source) -> list[tuple[int, int]]:
-    """Rows with equal images in one part."""
+    """List the rows with equal images in one part."""
     return [
         pair
         for part in source.parts.values()
@@ -525,7 +524,7 @@ def test_a_task_that_is_right_passes() -> None:
         (at_random, "value of sample 0 is another one the second time"),
     ],
 )
-def test_a_task_that_is_not_is_told_what_is_wrong(
+def test_a_task_that_is_wrong_is_refused_with_the_reason(
     derive: Callable[[Inputs, Indices, Out], None], complaint: str
 ) -> None:
     with pytest.raises(AssertionError, match=complaint):
@@ -568,7 +567,7 @@ def test_what_is_wrong_at_the_end_of_a_long_split_alone_is_found() -> None:
         (a_task(rightly, count=lambda *_: np.int64(3)), "not JSON serializable"),
     ],
 )
-def test_a_task_that_no_manifest_can_hold_is_told_so(task: Task, complaint: str) -> None:
+def test_a_task_that_no_manifest_can_hold_is_refused(task: Task, complaint: str) -> None:
     with pytest.raises(
         AssertionError, match=f"no dataset can hold what it declares: .*{complaint}"
     ):
@@ -578,7 +577,7 @@ def test_a_task_that_no_manifest_can_hold_is_told_so(task: Task, complaint: str)
 # The package
 
 
-def test_without_hypothesis_the_remedy_is_told() -> None:
+def test_without_hypothesis_the_remedy_is_reported() -> None:
     script = "import sys; sys.modules['hypothesis'] = None; import datagen.testing"
     ran = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
