@@ -753,7 +753,7 @@ def test_another_decoder_gives_the_same_pixels_where_it_takes_the_file_as_grey(r
 
 def test_the_table_of_the_page_has_just_these_rows() -> None:
     table = re.search(
-        r"(?<=\| file \| what is done \|\n\|---\|---\|\n)(\|.*\n)+", PAGE.read_text("utf-8")
+        r"(?<=\| file \| result \|\n\|---\|---\|\n)(\|.*\n)+", PAGE.read_text("utf-8")
     )
     assert table is not None
     described = dict(re.findall(r"\| (.*) \| (.*) \|", table[0]))
