@@ -147,7 +147,7 @@ def _require_whole(labels: npt.NDArray[np.floating[Any]], name: str, path: Path 
     broken = np.flatnonzero(~(np.isfinite(labels) & (labels == np.rint(labels))))
     if broken.size:
         raise InputError(
-            f"{name}: {broken.size:,} labels that are no whole numbers, the first at {broken[0]}",
+            f"{name}: {broken.size:,} labels that are not whole numbers, the first at {broken[0]}",
             path=path,
             expected=f"0 to {MAX_CLASSES - 1}",
             found=labels[broken[0]],

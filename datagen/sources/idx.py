@@ -1,8 +1,8 @@
 """Read and write IDX files, the format of MNIST (yann.lecun.com/exdb/mnist), raw or gzipped.
 
-A file is read whole and exact, or refused. The header says how long the file must be, so a gzip is
-never inflated past that, and nothing is allocated for a length that the file cannot hold. A raw
-file is mapped, not read; a gzip is inflated into one buffer.
+A file is read completely and exactly, or refused. The header says how long the file must be, so a
+gzip is never inflated past that, and nothing is allocated for a length that the file cannot hold. A
+raw file is mapped, not read; a gzip is inflated into one buffer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Kind = Literal["images", "labels"]
 
 MAGICS: dict[Kind, int] = {"images": 0x00000803, "labels": 0x00000801}
 HEADER_BYTES: dict[Kind, int] = {"images": 16, "labels": 8}
-_QMNIST = 0x00000C02  # labels as QMNIST has them: int32 (n, 8), of which column 0 is the class
+_QMNIST = 0x00000C02  # labels as QMNIST has them: int32 (n, 8); column 0 is the class
 _QMNIST_COLUMNS = 8
 _QMNIST_HEADER = 12  # bytes
 _TYPES = {

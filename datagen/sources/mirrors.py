@@ -1,6 +1,6 @@
 """Download files over HTTP from public mirrors, in bounded time and space.
 
-A file comes whole and checked, or every mirror's reason for not giving it is kept for the message.
+Either a file is complete and checked, or the message lists why each mirror did not give it.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class PinnedFile:
 
 @dataclass(frozen=True)
 class Pinned:
-    """Pin a source whose every byte is known beforehand.
+    """Pin a source, every byte of it.
 
     `mirrors` are base URLs that end in a slash, in the order to try them; `places` are folders in
     which a package of the system may have put the files.
@@ -166,7 +166,7 @@ def load(
                     warn(str(error))
     if offline:
         raise SourceError(
-            f"{pinned.name} is not whole in any place here", remedy="give --source-dir"
+            f"{pinned.name} is not complete in any place here", remedy="give --source-dir"
         )
     fetch(pinned, cache=cache, warn=warn, progress=progress)
     return _read_folder(pinned, cache_folder(pinned, cache))
@@ -245,7 +245,7 @@ def _no_mirror_helps(
 ) -> SourceError:
     answers = [f"\n  {mirror.base}: {'; '.join(mirror.refusals)}" for mirror in asked]
     return SourceError(
-        f"{pinned.name} could not be had; no mirror gave {file.name}:{''.join(answers)}",
+        f"{pinned.name} could not be fetched; no mirror gave {file.name}:{''.join(answers)}",
         remedy=f"give the folder that holds its {len(pinned.files)} files with --source-dir",
     )
 

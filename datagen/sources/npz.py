@@ -318,7 +318,7 @@ def _header(member: IO[bytes], name: str, path: Path) -> _Header:
 
 
 def _check_kind(header: _Header, role: str, name: str, path: Path) -> None:
-    """Raise InputError unless the array is of the type and shape that its role asks for."""
+    """Raise InputError unless the array has the type and shape of its role."""
     if role == "classes":
         usable = header.dtype.kind == "U" and header.dtype.itemsize > 0 and len(header.shape) == 1
         problem, expected, remedy = "not a list of names", "strings (n,)", None

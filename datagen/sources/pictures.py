@@ -447,7 +447,7 @@ def _numbers(value: Any) -> tuple[int, ...]:
 
 
 def _require_whole_pieces(data: bytes, tags: Any, check: Callable[[bytes, bytes], object]) -> None:
-    """Raise InputError unless a decoder stricter than libtiff finds the strips or tiles whole."""
+    """Raise InputError unless a decoder stricter than libtiff accepts the strips or tiles."""
     tables = bytes(tags.get(_JPEG_TABLES, b""))
     for offsets, lengths in _PLACES:
         for offset, length in zip(
@@ -460,9 +460,9 @@ def _require_whole_pieces(data: bytes, tags: Any, check: Callable[[bytes, bytes]
 
 
 def _check_jpeg(piece: bytes, tables: bytes) -> None:
-    whole = tables[:-2] + piece[2:] if tables else piece
-    simplejpeg.decode_jpeg(whole)
-    _require_all_scans(whole, list(_segments(whole)))
+    jpeg = tables[:-2] + piece[2:] if tables else piece
+    simplejpeg.decode_jpeg(jpeg)
+    _require_all_scans(jpeg, list(_segments(jpeg)))
 
 
 def _check_deflated(piece: bytes, _tables: bytes) -> None:

@@ -56,28 +56,26 @@ def check_task(task: Task, inputs: Inputs) -> None:
             assert kept, f"{task.name}: deriving writes to inputs.{name}"
         derive = task.deriver(_copy(inputs, writeable=False))
         again = _differing(expected, _derived(derive, section, [samples], 0xA5), start)
-        assert not again, f"{task.name}: {again} is another one the second time"
+        assert not again, f"{task.name}: {again} differs the second time"
         unfilled = _differing(expected, _derived(derive, section, [samples], 0x5A), start)
-        assert not unfilled, f"{task.name}: {unfilled} is not filled whole"
+        assert not unfilled, f"{task.name}: {unfilled} is not filled completely"
         for length in _BLOCKS:
             blocks = [samples[first : first + length] for first in range(0, len(samples), length)][
                 ::-1
             ]
             differing = _differing(expected, _derived(derive, section, blocks, 0xA5), start)
             assert not differing, (
-                f"{task.name}: {differing} is another one in blocks of {length}, the last one first"
+                f"{task.name}: {differing} differs in blocks of {length}, the last one first"
             )
         apart = [block for block in (samples[1::2][::-1], samples[::2]) if block]
         scattered = _differing(expected, _derived(derive, section, apart, 0xA5), start)
         assert not scattered, (
-            f"{task.name}: {scattered} is another one among samples that do not follow each other"
+            f"{task.name}: {scattered} differs among samples that do not follow each other"
         )
 
 
 def _declared(task: Task, inputs: Inputs) -> Section:
-    """The section of these inputs, as the task declares it; AssertionError where no manifest can
-    hold it.
-    """
+    """Return the split that the task declares; raise AssertionError if no manifest can hold it."""
     columns = task.columns(inputs.tile, inputs.mosaics)
     count = task.count(len(inputs.images), inputs.mosaics, inputs.split)
     section = Section(task.name, inputs.split, count, columns, DEFAULT_SHARD_SIZE, "none")

@@ -290,7 +290,7 @@ BAD: dict[str, tuple[Arrays, str]] = {
     ),
     "a label of a half": (
         whole(labels=np.array([0.0, 0.5, 1])),
-        r"labels: 1 labels that are no whole numbers, the first at 1"
+        r"labels: 1 labels that are not whole numbers, the first at 1"
         r" \(expected 0 to 253, found 0.5\)",
     ),
     "a label that is no number": (

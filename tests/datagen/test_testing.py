@@ -511,17 +511,17 @@ def test_a_task_that_is_right_passes() -> None:
 @pytest.mark.parametrize(
     ("derive", "complaint"),
     [
-        (half, "values: value of sample 0 is not filled whole"),
-        (all_but_zeros, "values: value of sample 0 is not filled whole"),
-        (into_another_array, "values: value of sample 0 is not filled whole"),
-        (the_place_in_the_block, "value of sample 1 is another one in blocks of 1"),
-        (the_sum_of_the_block, "value of sample 0 is another one in blocks of 1"),
+        (half, "values: value of sample 0 is not filled completely"),
+        (all_but_zeros, "values: value of sample 0 is not filled completely"),
+        (into_another_array, "values: value of sample 0 is not filled completely"),
+        (the_place_in_the_block, "value of sample 1 differs in blocks of 1"),
+        (the_sum_of_the_block, "value of sample 0 differs in blocks of 1"),
         (
             as_if_they_followed_each_other,
-            "value of sample 1 is another one among samples that do not follow",
+            "value of sample 1 differs among samples that do not follow",
         ),
         (writing_to_its_inputs, "deriving writes to inputs.images"),
-        (at_random, "value of sample 0 is another one the second time"),
+        (at_random, "value of sample 0 differs the second time"),
     ],
 )
 def test_a_task_that_is_wrong_is_refused_with_the_reason(
@@ -551,7 +551,7 @@ def test_what_is_wrong_at_the_end_of_a_long_split_alone_is_found() -> None:
         out["value"][indices < 1000] = 7
 
     task = a_task(derive, count=lambda digits, mosaics, split: 1001)
-    with pytest.raises(AssertionError, match=r"value of sample 1,000 is not filled whole"):
+    with pytest.raises(AssertionError, match=r"value of sample 1,000 is not filled completely"):
         check_task(task, DIGITS)
 
 
