@@ -35,74 +35,7 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _TO_GREY = "convert it to 8-bit grey"
 _NOT_WHOLE = "not a whole image file of a known format"
-_BAD_JPEG = "a damaged, truncated or unknown JPEG"
 _A_FILE_EACH = "give a file for each"
-
-_GREY = ("1", "L")  # Pillow's modes
-_BY_PIXEL = ("LA", "La", "P", "PA", "RGB", "RGBA")  # grey or not, opaque or not: the pixels decide
-_ORIENTATION = 274  # the tag of EXIF and TIFF
-# how viewers turn and mirror; 1 is upright, others mean nothing
-_TURNS: dict[int, Callable[[UInt8], UInt8]] = {
-    2: np.fliplr,
-    3: lambda tile: tile[::-1, ::-1],
-    4: np.flipud,
-    5: np.transpose,
-    6: lambda tile: np.rot90(tile, -1),
-    7: lambda tile: tile[::-1, ::-1].T,
-    8: np.rot90,
-}
-
-_PNG = b"\x89PNG\r\n\x1a\n"
-# colour type and bits a sample -> Pillow's names of the mode, and of the way pixels are stored
-_MODES = {
-    (0, 1): ("1", "1"),
-    **{(0, bits): ("L", f"L;{bits}") for bits in (2, 4)},
-    (0, 8): ("L", "L"),
-    (2, 8): ("RGB", "RGB"),
-    **{(3, bits): ("P", f"P;{bits}") for bits in (1, 2, 4)},
-    (3, 8): ("P", "P"),
-    (4, 8): ("LA", "LA"),
-    (6, 8): ("RGBA", "RGBA"),
-}
-_OPAQUE = ("1", "L", "RGB")  # modes of PNG
-# gamma of PNG, about 1 / 2.2: viewers show the levels as they are stored
-_AS_STORED = range(45_000, 46_000)
-_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples a pixel of each colour type of PNG
-_PASSES = (  # of an interlaced PNG: left, top, and the steps to the right and down
-    (0, 0, 8, 8),
-    (4, 0, 8, 8),
-    (0, 4, 4, 8),
-    (2, 0, 4, 4),
-    (0, 2, 2, 4),
-    (1, 0, 2, 2),
-    (0, 1, 1, 2),
-)
-
-# of a JPEG, except those within a scan
-_MARKER = re.compile(rb"\xff([^\0\xff\xd0-\xd7])", re.DOTALL)
-_ALONE = (0x01, 0xD8)  # markers without a segment
-_APP1, _SCAN, _END = 0xE1, 0xDA, 0xD9
-# frames, with Huffman's codes and with arithmetic ones
-_SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1, 0xC9), (0xC2, 0xCA)
-_COEFFICIENTS = (1 << 64) - 1  # of a block, as bits
-_EXIF = b"Exif\0\0"
-
-_GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
-_PGM = re.compile(rb"(P[2356]%b\d+%b\d+%b)(\d+)(?=\s)" % (_GAP, _GAP, _GAP))
-_PBM = re.compile(rb"(P[14]%b\d+%b\d+)()(?=\s)" % (_GAP, _GAP))  # has no highest level
-_NOTE = re.compile(rb"#[^\r\n]*")
-_MORE = re.compile(rb"\s*P[1-6]\s")  # the beginning of another image after the first
-
-# tags of TIFF
-_NEW_SUBFILE_TYPE, _BITS, _COMPRESSION, _SAMPLE_FORMAT, _JPEG_TABLES = 254, 258, 259, 339, 347
-_DESCRIPTION, _SAMPLES, _DEPTH, _STK_PLANES = 270, 277, 32997, 33629
-_IMAGEJ = re.compile(r"^(?:images|channels|slices|frames)=(\d{1,18})\s*$", re.MULTILINE)
-_SHAPE = re.compile(r'(?:\{"shape": ?\[|shape=\()([\d, ]{1,200})')  # what tifffile notes
-_PLACES = ((273, 279), (324, 325))  # tags of offsets and lengths: of strips, of tiles
-_NOT_A_PAGE = 0b101  # bits of the subfile type: a smaller copy, a mask
-_UNSIGNED = (1, 4)  # sample formats: unsigned, undefined
-_UNCOMPRESSED, _OLD_JPEG, _JPEG, _DEFLATED = 1, 6, 7, (8, 32946)  # compressions
-_MAX_PIECE = 1 << 24  # bytes of a strip or tile that are unpacked
 
 
 def decode(data: bytes) -> UInt8:
@@ -134,7 +67,33 @@ def _silence() -> Iterator[None]:
         yield
 
 
-# Formats
+# PNG
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+# colour type and bits a sample -> Pillow's names of the mode, and of the way pixels are stored
+_MODES = {
+    (0, 1): ("1", "1"),
+    **{(0, bits): ("L", f"L;{bits}") for bits in (2, 4)},
+    (0, 8): ("L", "L"),
+    (2, 8): ("RGB", "RGB"),
+    **{(3, bits): ("P", f"P;{bits}") for bits in (1, 2, 4)},
+    (3, 8): ("P", "P"),
+    (4, 8): ("LA", "LA"),
+    (6, 8): ("RGBA", "RGBA"),
+}
+_OPAQUE = ("1", "L", "RGB")  # modes of PNG
+# gamma of PNG, about 1 / 2.2: viewers show the levels as they are stored
+_AS_STORED = range(45_000, 46_000)
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples a pixel of each colour type of PNG
+_PASSES = (  # of an interlaced PNG: left, top, and the steps to the right and down
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
 
 
 def _png(data: bytes) -> UInt8:
@@ -168,144 +127,6 @@ def _png(data: bytes) -> UInt8:
     return _upright(
         _tile(image), next((chunk[8:-4] for chunk in chunks if chunk[4:8] == b"eXIf"), b"")
     )
-
-
-def _jpeg(data: bytes) -> UInt8:
-    segments = list(_segments(data))
-    plain = _unremarkable(data, segments)
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(plain)
-        _require_size(int(height), int(width))
-        if colours in ("CMYK", "YCCK"):
-            raise InputError(f"colour ({colours})", remedy=_TO_GREY)
-        tile = simplejpeg.decode_jpeg(plain, "GRAY" if colours == "Gray" else "RGB")
-        _require_all_scans(data, segments)
-    except ValueError as error:
-        raise InputError(f"{_BAD_JPEG}: {error}") from error
-    parts = [data[start:end] for marker, start, end in segments if marker == _APP1]
-    exif = b"".join(part.removeprefix(_EXIF) for part in parts if part.startswith(_EXIF))
-    return _upright(_same_channel(tile), exif)
-
-
-@_silence()
-def _bmp(data: bytes) -> UInt8:
-    image = BmpImagePlugin.BmpImageFile(BytesIO(data))
-    _require_size(image.height, image.width)
-    return _tile(image)
-
-
-@_silence()
-def _pgm(data: bytes) -> UInt8:
-    """Read a PNM file; scale levels up to M < 255 to the nearest: (255 * level + M // 2) // M."""
-    header = _PGM.match(data) or _PBM.match(data)
-    if header is None:
-        raise InputError(_NOT_WHOLE)
-    most = int(header[2] or 255)
-    if most > 255:
-        raise InputError(f"levels up to {most}: more than 8 bits a pixel", remedy=_TO_GREY)
-    if header[2]:  # pretend that it is 255, so that Pillow keeps the levels as they are
-        data = header[1] + b"255" + data[header.end() :]
-    image = PpmImagePlugin.PpmImageFile(BytesIO(data))
-    _require_size(image.height, image.width)
-    _require_one_raster(data, len(header[1]) + (3 if header[2] else 0), image)
-    tile = _tile(image)
-    if most == 255:
-        return tile
-    if tile.max() > most:
-        raise InputError(f"a level of {tile.max()} in a file whose levels end at {most}")
-    return np.array([(255 * level + most // 2) // most for level in range(most + 1)], np.uint8)[
-        tile
-    ]
-
-
-@_silence()
-def _tiff(data: bytes) -> UInt8:
-    """Read a TIFF; Pillow turns it by itself as its orientation says."""
-    image = TiffImagePlugin.TiffImageFile(BytesIO(data))
-    _require_size(image.height, image.width)
-    _require_one(_pages(image), "pages")
-    # Pillow would take an orientation from it that viewers do not look at
-    image.info.pop("xmp", None)
-    tags = image.tag_v2
-    _require_one(_planes(tags, image.height * image.width), "images in the page")
-    bits = max(_numbers(tags.get(_BITS, 1)))
-    if bits > 8:
-        raise InputError(f"{bits} bits a pixel", remedy=_TO_GREY)
-    if not {*_numbers(tags.get(_SAMPLE_FORMAT, 1))} <= {*_UNSIGNED}:
-        raise InputError("levels that are signed", remedy=_TO_GREY)
-    compression = tags.get(_COMPRESSION, _UNCOMPRESSED)
-    if compression == _OLD_JPEG:
-        raise InputError("the old kind of JPEG in a TIFF", remedy="write it again")
-    if check := _CHECKS.get(compression):
-        _require_whole_pieces(data, tags, check)
-    if compression == _UNCOMPRESSED:
-        return _tile(image)
-    with _captured_stderr() as captured:  # libtiff prints there the damage that it ignores
-        image.load()
-    if captured[0]:
-        raise InputError(f"a damaged TIFF: {captured[0]}")
-    return _tile(image)
-
-
-_READERS: dict[bytes, Callable[[bytes], UInt8]] = {
-    _PNG: _png,
-    b"\xff\xd8\xff": _jpeg,
-    b"BM": _bmp,
-    **{b"P%d" % number: _pgm for number in range(1, 7)},
-    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), _tiff),
-}
-
-
-# Of all formats
-
-
-def _tile(image: Image.Image) -> UInt8:
-    """Return the grey of each pixel; raise InputError if one has a colour or is not opaque."""
-    if image.mode in _GREY:
-        return np.asarray(image if image.mode == "L" else image.convert("L"))
-    if image.mode.startswith(("I", "F")):
-        raise InputError("more than 8 bits a pixel", remedy=_TO_GREY)
-    if image.mode not in _BY_PIXEL:
-        raise InputError(f"colour ({image.mode})", remedy=_TO_GREY)
-    plain = image.convert("LA") if image.mode == "La" else image
-    pixels = np.asarray(plain.convert("RGBA"))
-    if pixels[..., 3].min() < 255:
-        raise InputError(
-            "transparent pixels", remedy="convert it to 8-bit grey without transparency"
-        )
-    return _same_channel(pixels[..., :3])
-
-
-def _same_channel(pixels: npt.NDArray[np.uint8]) -> UInt8:
-    if pixels.shape[-1] > 1 and (pixels != pixels[..., :1]).any():
-        raise InputError("colour", remedy=_TO_GREY)
-    return pixels[..., 0]
-
-
-def _require_size(height: int, width: int) -> None:
-    if max(height, width) > MAX_SIDE:
-        raise InputError(
-            f"{height}x{width} pixels where at most {MAX_SIDE}x{MAX_SIDE} are possible"
-        )
-
-
-def _require_one(count: int, kind: str) -> None:
-    if count > 1:
-        raise InputError(f"{count:,} {kind} where one is expected", remedy=_A_FILE_EACH)
-
-
-def _upright(tile: UInt8, data: bytes) -> UInt8:
-    """Turn the tile as the EXIF data of the picture say, as viewers do."""
-    if not data:
-        return tile
-    orientation, exif = 1, Image.Exif()
-    with _silence(), suppress(Exception):  # viewers ignore EXIF data that they cannot read
-        exif.load(data)
-        orientation = exif.get(_ORIENTATION, 1)
-    return _TURNS.get(orientation, np.asarray)(tile)
-
-
-# Of single formats
 
 
 def _chunks(data: bytes) -> Iterator[bytes]:
@@ -361,6 +182,36 @@ def _frames(ahead: dict[bytes, bytes]) -> int:
     return count + (b"fcTL" not in ahead) if count else 1
 
 
+# JPEG
+
+_BAD_JPEG = "a damaged, truncated or unknown JPEG"
+# of a JPEG, except those within a scan
+_MARKER = re.compile(rb"\xff([^\0\xff\xd0-\xd7])", re.DOTALL)
+_ALONE = (0x01, 0xD8)  # markers without a segment
+_APP1, _SCAN, _END = 0xE1, 0xDA, 0xD9
+# frames, with Huffman's codes and with arithmetic ones
+_SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1, 0xC9), (0xC2, 0xCA)
+_COEFFICIENTS = (1 << 64) - 1  # of a block, as bits
+_EXIF = b"Exif\0\0"
+
+
+def _jpeg(data: bytes) -> UInt8:
+    segments = list(_segments(data))
+    plain = _unremarkable(data, segments)
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(plain)
+        _require_size(int(height), int(width))
+        if colours in ("CMYK", "YCCK"):
+            raise InputError(f"colour ({colours})", remedy=_TO_GREY)
+        tile = simplejpeg.decode_jpeg(plain, "GRAY" if colours == "Gray" else "RGB")
+        _require_all_scans(data, segments)
+    except ValueError as error:
+        raise InputError(f"{_BAD_JPEG}: {error}") from error
+    parts = [data[start:end] for marker, start, end in segments if marker == _APP1]
+    exif = b"".join(part.removeprefix(_EXIF) for part in parts if part.startswith(_EXIF))
+    return _upright(_same_channel(tile), exif)
+
+
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield the segments of a JPEG up to its end: the marker, and the content's start and end."""
     end = 2
@@ -409,6 +260,46 @@ def _require_all_scans(data: bytes, segments: Sequence[tuple[int, int, int]]) ->
         raise ValueError("it ends before its last scans")
 
 
+# BMP and PNM
+
+_GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
+_PGM = re.compile(rb"(P[2356]%b\d+%b\d+%b)(\d+)(?=\s)" % (_GAP, _GAP, _GAP))
+_PBM = re.compile(rb"(P[14]%b\d+%b\d+)()(?=\s)" % (_GAP, _GAP))  # has no highest level
+_NOTE = re.compile(rb"#[^\r\n]*")
+_MORE = re.compile(rb"\s*P[1-6]\s")  # the beginning of another image after the first
+
+
+@_silence()
+def _bmp(data: bytes) -> UInt8:
+    image = BmpImagePlugin.BmpImageFile(BytesIO(data))
+    _require_size(image.height, image.width)
+    return _tile(image)
+
+
+@_silence()
+def _pgm(data: bytes) -> UInt8:
+    """Read a PNM file; scale levels up to M < 255 to the nearest: (255 * level + M // 2) // M."""
+    header = _PGM.match(data) or _PBM.match(data)
+    if header is None:
+        raise InputError(_NOT_WHOLE)
+    most = int(header[2] or 255)
+    if most > 255:
+        raise InputError(f"levels up to {most}: more than 8 bits a pixel", remedy=_TO_GREY)
+    if header[2]:  # pretend that it is 255, so that Pillow keeps the levels as they are
+        data = header[1] + b"255" + data[header.end() :]
+    image = PpmImagePlugin.PpmImageFile(BytesIO(data))
+    _require_size(image.height, image.width)
+    _require_one_raster(data, len(header[1]) + (3 if header[2] else 0), image)
+    tile = _tile(image)
+    if most == 255:
+        return tile
+    if tile.max() > most:
+        raise InputError(f"a level of {tile.max()} in a file whose levels end at {most}")
+    return np.array([(255 * level + most // 2) // most for level in range(most + 1)], np.uint8)[
+        tile
+    ]
+
+
 def _require_one_raster(data: bytes, start: int, image: Image.Image) -> None:
     """Raise InputError if a PNM file has a second image; the first one's header ends at `start`."""
     if data.startswith((b"P1", b"P2", b"P3")):
@@ -418,6 +309,49 @@ def _require_one_raster(data: bytes, start: int, image: Image.Image) -> None:
         more = _MORE.match(data, start + 1 + image.height * line)
     if more:
         raise InputError("more than one image in the file", remedy=_A_FILE_EACH)
+
+
+# TIFF
+
+# tags of TIFF
+_NEW_SUBFILE_TYPE, _BITS, _COMPRESSION, _SAMPLE_FORMAT, _JPEG_TABLES = 254, 258, 259, 339, 347
+_DESCRIPTION, _SAMPLES, _DEPTH, _STK_PLANES = 270, 277, 32997, 33629
+_IMAGEJ = re.compile(r"^(?:images|channels|slices|frames)=(\d{1,18})\s*$", re.MULTILINE)
+_SHAPE = re.compile(r'(?:\{"shape": ?\[|shape=\()([\d, ]{1,200})')  # what tifffile notes
+_PLACES = ((273, 279), (324, 325))  # tags of offsets and lengths: of strips, of tiles
+_NOT_A_PAGE = 0b101  # bits of the subfile type: a smaller copy, a mask
+_UNSIGNED = (1, 4)  # sample formats: unsigned, undefined
+_UNCOMPRESSED, _OLD_JPEG, _JPEG, _DEFLATED = 1, 6, 7, (8, 32946)  # compressions
+_MAX_PIECE = 1 << 24  # bytes of a strip or tile that are unpacked
+
+
+@_silence()
+def _tiff(data: bytes) -> UInt8:
+    """Read a TIFF; Pillow turns it by itself as its orientation says."""
+    image = TiffImagePlugin.TiffImageFile(BytesIO(data))
+    _require_size(image.height, image.width)
+    _require_one(_pages(image), "pages")
+    # Pillow would take an orientation from it that viewers do not look at
+    image.info.pop("xmp", None)
+    tags = image.tag_v2
+    _require_one(_planes(tags, image.height * image.width), "images in the page")
+    bits = max(_numbers(tags.get(_BITS, 1)))
+    if bits > 8:
+        raise InputError(f"{bits} bits a pixel", remedy=_TO_GREY)
+    if not {*_numbers(tags.get(_SAMPLE_FORMAT, 1))} <= {*_UNSIGNED}:
+        raise InputError("levels that are signed", remedy=_TO_GREY)
+    compression = tags.get(_COMPRESSION, _UNCOMPRESSED)
+    if compression == _OLD_JPEG:
+        raise InputError("the old kind of JPEG in a TIFF", remedy="write it again")
+    if check := _CHECKS.get(compression):
+        _require_whole_pieces(data, tags, check)
+    if compression == _UNCOMPRESSED:
+        return _tile(image)
+    with _captured_stderr() as captured:  # libtiff prints there the damage that it ignores
+        image.load()
+    if captured[0]:
+        raise InputError(f"a damaged TIFF: {captured[0]}")
+    return _tile(image)
 
 
 def _pages(image: TiffImagePlugin.TiffImageFile) -> int:
@@ -519,3 +453,77 @@ def _duplicate(descriptor: int) -> int | None:
         if error.errno == errno.EBADF:
             return None
         raise files.storage_error(error) from error
+
+
+# Pixels, sizes and orientation, of all formats
+
+_GREY = ("1", "L")  # Pillow's modes
+_BY_PIXEL = ("LA", "La", "P", "PA", "RGB", "RGBA")  # grey or not, opaque or not: the pixels decide
+_ORIENTATION = 274  # the tag of EXIF and TIFF
+# how viewers turn and mirror; 1 is upright, others mean nothing
+_TURNS: dict[int, Callable[[UInt8], UInt8]] = {
+    2: np.fliplr,
+    3: lambda tile: tile[::-1, ::-1],
+    4: np.flipud,
+    5: np.transpose,
+    6: lambda tile: np.rot90(tile, -1),
+    7: lambda tile: tile[::-1, ::-1].T,
+    8: np.rot90,
+}
+
+
+def _tile(image: Image.Image) -> UInt8:
+    """Return the grey of each pixel; raise InputError if one has a colour or is not opaque."""
+    if image.mode in _GREY:
+        return np.asarray(image if image.mode == "L" else image.convert("L"))
+    if image.mode.startswith(("I", "F")):
+        raise InputError("more than 8 bits a pixel", remedy=_TO_GREY)
+    if image.mode not in _BY_PIXEL:
+        raise InputError(f"colour ({image.mode})", remedy=_TO_GREY)
+    plain = image.convert("LA") if image.mode == "La" else image
+    pixels = np.asarray(plain.convert("RGBA"))
+    if pixels[..., 3].min() < 255:
+        raise InputError(
+            "transparent pixels", remedy="convert it to 8-bit grey without transparency"
+        )
+    return _same_channel(pixels[..., :3])
+
+
+def _same_channel(pixels: npt.NDArray[np.uint8]) -> UInt8:
+    if pixels.shape[-1] > 1 and (pixels != pixels[..., :1]).any():
+        raise InputError("colour", remedy=_TO_GREY)
+    return pixels[..., 0]
+
+
+def _require_size(height: int, width: int) -> None:
+    if max(height, width) > MAX_SIDE:
+        raise InputError(
+            f"{height}x{width} pixels where at most {MAX_SIDE}x{MAX_SIDE} are possible"
+        )
+
+
+def _require_one(count: int, kind: str) -> None:
+    if count > 1:
+        raise InputError(f"{count:,} {kind} where one is expected", remedy=_A_FILE_EACH)
+
+
+def _upright(tile: UInt8, data: bytes) -> UInt8:
+    """Turn the tile as the EXIF data of the picture say, as viewers do."""
+    if not data:
+        return tile
+    orientation, exif = 1, Image.Exif()
+    with _silence(), suppress(Exception):  # viewers ignore EXIF data that they cannot read
+        exif.load(data)
+        orientation = exif.get(_ORIENTATION, 1)
+    return _TURNS.get(orientation, np.asarray)(tile)
+
+
+# The readers
+
+_READERS: dict[bytes, Callable[[bytes], UInt8]] = {
+    _PNG: _png,
+    b"\xff\xd8\xff": _jpeg,
+    b"BM": _bmp,
+    **{b"P%d" % number: _pgm for number in range(1, 7)},
+    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), _tiff),
+}
