@@ -31,7 +31,7 @@ LOADER = """
 import json, sys, time
 try:
     from modeling.data import Order, open_dataset
-except ImportError:  # checkouts before version 0.2
+except ImportError:  # older checkouts
     from modeling.reading.order import Order
     from modeling.shards import open_dataset
 from modeling.training.loader import Loader

@@ -23,7 +23,7 @@ from datagen.plans import difference, plan_of
 from datagen.recipe import Recipe
 from datagen.records import is_whole
 from datagen.shards import shard_list
-from datagen.sources.base import Progress, Report, Source
+from datagen.sources.base import Progress, Source, Warn
 from datagen.sources.split import Conflict, Division, divide
 from datagen.stores import Section
 from datagen.tasks import Deriver, Inputs, as_indices, find
@@ -168,7 +168,7 @@ def build(
     directory: Path | str | None = None,
     workers: int = 1,
     part: tuple[int, int] | None = None,
-    report: Report | None = None,
+    report: Warn | None = None,
     fetching: Progress | None = None,
     progress: assembly.Progress | None = None,
 ) -> Built:
@@ -204,7 +204,7 @@ def resolve(
     *,
     directory: Path | str | None = None,
     workers: int = 1,
-    report: Report | None = None,
+    report: Warn | None = None,
     progress: Progress | None = None,
     offline: bool = False,
 ) -> Resolved:
@@ -221,7 +221,7 @@ def resolve(
             )
         spec, directory = f"{spec}:{directory}", None
     source = sources.load(
-        spec, directory=directory, report=report, progress=progress, offline=offline
+        spec, directory=directory, warn=report, progress=progress, offline=offline
     )
     return Resolved(recipe, source, workers=workers)
 

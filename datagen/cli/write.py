@@ -61,7 +61,7 @@ def sources(source_dir: Path | None, quiet: bool, as_json: bool) -> None:
 def fetch(name: str, quiet: bool, as_json: bool) -> None:
     """Fetch a source's files from public mirrors into the cache."""
     with fetching_line(quiet or as_json) as progress:
-        paths = datagen.sources.fetch(name, report=remarks(quiet), progress=progress)
+        paths = datagen.sources.fetch(name, warn=remarks(quiet), progress=progress)
     with exit_with(0):
         if as_json:
             print_json([str(path) for path in paths])

@@ -1,6 +1,4 @@
-"""Files are whole or absent whatever fails on the way, locks die with their owner, and errors say
-where and what.
-"""
+"""Test that files are whole or absent, locks end with their process, and errors are clear."""
 
 from __future__ import annotations
 
@@ -47,7 +45,7 @@ def failing_on_folders(descriptor: int) -> None:
 
 
 def hold(folder: Path, kind: str) -> subprocess.Popen[str]:
-    """A process that holds a lock until its standard input ends."""
+    """Start a process that holds a lock until its standard input ends."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(folder), kind],
         stdin=subprocess.PIPE,
@@ -156,7 +154,7 @@ def test_content_is_synced_before_the_rename_and_the_folder_after_it(
     assert steps == ["content", "rename", "folder"]
 
 
-def test_a_folder_that_cannot_be_synced_is_told(
+def test_a_folder_that_cannot_be_synced_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", failing_on_folders)
@@ -184,13 +182,13 @@ def test_a_folder_in_the_place_of_a_file_is_named_and_left_alone(tmp_path: Path)
 
 
 def test_a_discarded_draft_leaves_nothing_and_a_committed_one_stays(tmp_path: Path) -> None:
-    draft = files.Draft(tmp_path / "file")
-    assert files.is_draft(draft.temporary.name)
+    draft = files.AtomicFile(tmp_path / "file")
+    assert files.is_temporary(draft.temporary.name)
     assert draft.temporary.parent == tmp_path
     draft.discard()
     draft.discard()
     assert not list(tmp_path.iterdir())
-    draft = files.Draft(tmp_path / "file")
+    draft = files.AtomicFile(tmp_path / "file")
     draft.commit()
     draft.discard()
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
@@ -215,7 +213,7 @@ def test_a_stream_writes_what_was_appended_by_whole_huge_pages(
         asked.append((at, at + sum(map(len, parts))))
         return write(descriptor, [b"".join(parts)[:limit]], at)
 
-    draft = files.Draft(path)
+    draft = files.AtomicFile(path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "HUGE_PAGE", 64)
         patch.setattr(os, "pwritev", write_some)
@@ -255,7 +253,9 @@ def test_a_folder_is_made_with_its_parents_and_each_entry_is_synced(
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])
-def test_a_file_where_a_folder_should_be_is_told_and_left_alone(tmp_path: Path, place: str) -> None:
+def test_a_file_where_a_folder_should_be_is_reported_and_left_alone(
+    tmp_path: Path, place: str
+) -> None:
     (tmp_path / "file").write_bytes(b"mine")
     with pytest.raises(StorageError, match="file"):
         files.make_folder(tmp_path / place)
@@ -275,7 +275,7 @@ def test_only_drafts_are_removed_and_links_are_not_followed(tmp_path: Path) -> N
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
     (inside / "link").symlink_to(outside)
-    files.remove_drafts(inside)
+    files.remove_temporaries(inside)
     assert [path.exists() for path in kept] == [True] * 4
     assert [path.exists() for path in drafts] == [False] * 2
 
@@ -337,7 +337,7 @@ def test_a_busy_answer_keeps_no_descriptor_open(tmp_path: Path) -> None:
         assert len(os.listdir("/dev/fd")) == before  # noqa: PTH208
 
 
-def test_a_file_system_without_locks_is_told(
+def test_a_file_system_without_locks_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fcntl, "flock", failing(errno.ENOLCK))
@@ -446,11 +446,11 @@ def test_what_the_system_says_of_permission_and_mount_is_believed(
         files.require_writable,
         lambda path: files.require_space(path, 1),
         files.make_folder,
-        files.Draft,
+        files.AtomicFile,
     ],
-    ids=["require_writable", "require_space", "make_folder", "Draft"],
+    ids=["require_writable", "require_space", "make_folder", "AtomicFile"],
 )
-def test_a_name_that_no_file_system_takes_is_told(
+def test_a_name_that_no_file_system_takes_is_reported(
     tmp_path: Path, call: Callable[[Path], object]
 ) -> None:
     with pytest.raises(StorageError, match="too long"):
@@ -461,8 +461,9 @@ def test_a_writer_killed_at_any_moment_leaves_old_or_new_content(tmp_path: Path)
     path, size = tmp_path / "file", 1 << 20
     files.write_atomic(path, b"0" * size)
     writer = (
-        "import sys; from pathlib import Path; from datagen import files\nprint(flush=True)\nn = 0\n"
-        + (f"while True: n += 1; files.write_atomic(Path(sys.argv[1]), b'%d' % (n % 10) * {size})")
+        "import sys; from pathlib import Path; from datagen import files\nprint(flush=True)\n"
+        "n = 0\nwhile True: n += 1; "
+        f"files.write_atomic(Path(sys.argv[1]), b'%d' % (n % 10) * {size})"
     )
     for seed in range(5):
         process = subprocess.Popen(
@@ -477,7 +478,7 @@ def test_a_writer_killed_at_any_moment_leaves_old_or_new_content(tmp_path: Path)
         content = path.read_bytes()
         assert len(content) == size
         assert len(set(content)) == 1
-    files.remove_drafts(tmp_path)
+    files.remove_temporaries(tmp_path)
     assert list(tmp_path.iterdir()) == [path]
 
 

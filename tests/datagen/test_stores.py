@@ -34,7 +34,7 @@ from older import write_view
 
 from datagen import files
 from datagen.errors import DamageError, StorageError
-from datagen.files import Draft, is_draft
+from datagen.files import AtomicFile, is_temporary
 from datagen.hashing import bytes_digest
 from datagen.stores import Array, Column, Extent, Section, open_store
 from datagen.stores import hdf5 as hdf5_store
@@ -231,7 +231,7 @@ def test_a_discarded_shard_leaves_nothing(tmp_path: Path, name: str, compression
     of = section(compression=compression)
     writer = open_store(name).open_shard(tmp_path, of, 0)
     writer.append("image", samples(of)["image"][:300])
-    assert all(is_draft(Path(path).name) for path in contents(tmp_path))
+    assert all(is_temporary(Path(path).name) for path in contents(tmp_path))
     writer.discard()
     writer.discard()
     assert not contents(tmp_path)
@@ -244,7 +244,7 @@ def test_a_shard_that_cannot_be_begun_leaves_nothing(
 ) -> None:
     begun: list[Path] = []
 
-    def failing(self: Draft, path: Path) -> None:
+    def failing(self: AtomicFile, path: Path) -> None:
         if begun:
             raise StorageError("full", path=path)
         begun.append(path)
@@ -253,8 +253,8 @@ def test_a_shard_that_cannot_be_begun_leaves_nothing(
     def failing_chunks(*_: object) -> None:
         raise StorageError("full")
 
-    first = Draft.__init__
-    monkeypatch.setattr(Draft, "__init__", failing if name == "zarr" else first)
+    first = AtomicFile.__init__
+    monkeypatch.setattr(AtomicFile, "__init__", failing if name == "zarr" else first)
     monkeypatch.setattr(
         hdf5_store, "_ChunkWriter" if compression == "zstd" else "_create_dataset", failing_chunks
     )
