@@ -101,7 +101,7 @@ def print_built(
 
 def print_info(manifest: Manifest) -> None:
     """Print all that `info` tells: samples, columns, source and storage."""
-    from datagen.sources.remarks import on_order  # imports NumPy
+    from datagen.sources.base import order_remark  # imports NumPy
 
     storage, source = manifest.recipe.storage, manifest.source
     classes = ", ".join(source.classes[:_CLASSES])
@@ -109,7 +109,7 @@ def print_info(manifest: Manifest) -> None:
     print_manifest(manifest)
     print_columns(manifest)
     print_line(f"source    {source.name}: {classes}{more}")
-    if source.name == "images" and (remark := on_order(source.classes)):
+    if source.name == "images" and (remark := order_remark(source.classes)):
         print_line(f"          {remark}")
     print_line(f"          {source.attribution} ({source.licence})")
     for split, digits in source.digits.items():

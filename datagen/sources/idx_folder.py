@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-
 from datagen.errors import InputError, decode_text, split_lines
 from datagen.sources import base, idx
 from datagen.sources.base import MAX_CLASSES, Part, Source, Warn
