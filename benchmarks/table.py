@@ -25,7 +25,7 @@ SHORT_SCORES = {
         "accuracy": ("circles, accuracy", "images of the right class / images"),
         "gated_iou": ("circles, gated IoU", "overlap / union, 0 where the class is wrong"),
     },
-    "mosaics": {"dice": ("mosaics, Dice", "2 x overlap / both sizes, mean over 11 labels")},
+    "mosaics": {"dice": ("mosaics, Dice", "2 x overlap / sum of both sizes, mean over 11 labels")},
 }
 # Rows of docs/models.md: score -> title.
 SCORES = {
@@ -103,8 +103,9 @@ def short_table(results: Path = ROOT / "results") -> str:
     ]
     machine = build["machine"]
     head = (
-        f"{build['bytes'] / 1e9:.2f} GB on {machine['cores']} cores of a shared {machine['model']}:\n"
-        f"median of {build['rounds']} runs, in brackets the least and the most.\n"
+        f"{build['bytes'] / 1e9:.2f} GB on {machine['cores']} cores of a shared {machine['model']}: "
+        f"medians (least to most) of {build['rounds']} runs.\n"
+        "[docs/speed.md](docs/speed.md) has the whole table and the limits of the hardware.\n"
     )
     return "\n".join([head, *_table(("measured", "time"), rows)]) + "\n"
 
@@ -118,7 +119,7 @@ def short_scores(results: Path = ROOT / "results") -> str:
         for name, (title, meaning) in names.items()
     ]
     head = (
-        f"Mean of {len(facts['runs'])} seeds, in brackets the least and the most. Three networks took "
+        f"Means (least to most) of {len(facts['runs'])} seeds; all three networks took "
         f"{facts['wall_s']['median'] / 60:.1f} minutes\non {facts['machine']['cores']} cores of a shared "
         f"{facts['machine']['model']}, without a GPU.\n"
     )
