@@ -53,7 +53,7 @@ report: $(VENV)/train  ## Show the runs in RUNS=runs on one page, runs/report/re
 	@$(choose) $(BIN)/modeling report $(call quoted,$(RUNS)) --dataset "$$dataset"
 
 test: $(VENV)/dev  ## Run the tests, or TESTS, without network; those on MNIST need SOURCE_DIR
-	@$(BIN)/pytest -q -n $(call quoted,$(WORKERS)) -m "not long" $(TESTS)
+	@$(BIN)/pytest -q -n $(call quoted,$(WORKERS)) --dist loadfile --no-loadscope-reorder -m "not long" $(TESTS)
 
 test-long: $(VENV)/dev  ## Run the long tests: exhaustive ones, and all of MNIST against slow exact code
 	@$(BIN)/pytest -q -n $(call quoted,$(WORKERS)) -m long --limit $(call quoted,$(LIMIT)) $(TESTS)

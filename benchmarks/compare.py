@@ -29,8 +29,8 @@ CONFIDENCE = 0.95
 # maps: the process prints its own wall and processor seconds.
 LOADER = """
 import json, sys, time
-from modeling.shards import open_dataset
-from modeling.reading.order import Order
+from modeling.data.dataset import open_dataset
+from modeling.data.order import Order
 from modeling.training.loader import Loader
 split = open_dataset(sys.argv[1]).split("mosaics", "train")
 loader = Loader(split, ("image", "mask", "label"), Order(len(split), batch=512, seed=0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -24,10 +25,32 @@ configuration.set_hypothesis_home_dir(ROOT / ".hypothesis")  # from wherever the
 STARTED_IN = Path.cwd()
 SOURCE_DIR = os.environ.get("DATAGEN_SOURCE_DIR")  # no test sees the variable itself
 BEGAN = time.monotonic()
+MEMORY = Path("/dev/shm")  # temporary folders lie there on Linux: every build syncs hundreds of files
+ROOM = 12 << 30  # bytes that must be free for that; the long tests write whole datasets
+
+if (
+    not {"TMPDIR", "PYTEST_DEBUG_TEMPROOT"} & os.environ.keys()
+    and os.access(MEMORY, os.W_OK | os.X_OK)
+    and shutil.disk_usage(MEMORY).free >= ROOM
+):
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
+
+# Whole files go to one worker, so that fixtures of a module are made once. These begin first, so that
+# no worker is left with a long file in the end.
+LONGEST = (
+    *("test_hostile", "test_modeling_cli", "test_settings", "test_kills", "test_model_report"),
+    *("test_export", "test_plants", "test_testing", "test_readme", "test_train", "test_resume"),
+    *("test_distributed", "test_isolation", "test_examples", "test_fuzz", "test_machines"),
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--limit", type=int, default=0, help="seconds in which tests may begin; 0: any")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

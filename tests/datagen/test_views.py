@@ -32,7 +32,7 @@ LIMITED = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({FILES}
 READ = r"""
 import pathlib, re, sys
 from datagen.dataset import Dataset
-from modeling.shards import open_dataset
+from modeling.data.dataset import open_dataset
 import numpy
 root, out = sys.argv[1:]
 section = Dataset(root).sections["mosaics", "train"]

@@ -202,8 +202,8 @@ MEMORY = """
 import resource, sys
 import torch
 from modeling.training.loader import Loader
-from modeling.reading.order import Order
-from modeling.shards import open_dataset
+from modeling.data.order import Order
+from modeling.data.dataset import open_dataset
 
 def anonymous():
     lines = open("/proc/self/status").read().splitlines()
