@@ -85,7 +85,8 @@ def main(dataset: Path, seeds: str, at_once: int, evidence: Path) -> None:
             for seed in map(int, seeds.split(","))
         ]
         facts: dict[str, Any] = {
-            "command": f"python benchmarks/ablation.py --dataset {dataset.resolve().name} --seeds {seeds}",
+            "command": "python benchmarks/ablation.py "
+            f"--dataset {dataset.resolve().name} --seeds {seeds}",
             "machine": machine(),
             "runs": [],
         }
@@ -133,18 +134,14 @@ def tables(facts: dict[str, Any]) -> str:
     """A table in Markdown for each task: scores on val, and seconds of training."""
     lines = []
     for task, names in SHOWN.items():
-        steps = STEPS[task]
-        lines += [
-            "",
-            f"| {task}, {steps:,} steps | parameters | s | {' | '.join(f'`{name}`' for name in names)} |",
-        ]
+        titles = " | ".join(f"`{name}`" for name in names)
+        lines += ["", f"| {task}, {STEPS[task]:,} steps | parameters | s | {titles} |"]
         lines.append("|---|---|---|" + "---|" * len(names))
         for one in facts["runs"]:
             if one["task"] == task:
                 scores = " | ".join(f"{100 * one['val'][name]['value']:.2f}%" for name in names)
-                lines.append(
-                    f"| {one['choice']} | {one['parameters']:,} | {one['seconds']['training']:.0f} | {scores} |"
-                )
+                seconds = f"{one['seconds']['training']:.0f}"
+                lines.append(f"| {one['choice']} | {one['parameters']:,} | {seconds} | {scores} |")
     return "\n".join(lines[1:]) + "\n"
 
 

@@ -67,10 +67,12 @@ from datagen.stores import open_store
 dataset = Dataset(Path(sys.argv[1]))
 read = open_store(dataset.manifest.recipe.storage.format).read_rows
 for (task, split), section in dataset.sections.items():
-    for column, facts in zip(section.columns, dataset.manifest.tasks[task][split].columns, strict=True):
+    recorded = dataset.manifest.tasks[task][split].columns
+    for column, facts in zip(section.columns, recorded, strict=True):
         hasher = ColumnHasher(column.dtype, column.shape)
         for start in range(0, section.count, 32768):
-            hasher.update(read(dataset.root, section, column, start, min(start + 32768, section.count)))
+            stop = min(start + 32768, section.count)
+            hasher.update(read(dataset.root, section, column, start, stop))
         assert hasher.root().hex() == facts.root, (task, split, column.name)
 """
 VERSIONS = """

@@ -49,7 +49,6 @@ def table(results: Path = ROOT / "results") -> str:
     """Make the whole table of speed, in Markdown, from build, verify and uniqueness.json."""
     build, verify, unique = (_read(results, name) for name in ("build", "verify", "uniqueness"))
     ten = build["ten_times_the_mosaics"]
-    machine = build["machine"]
     rows = [
         (
             "`datagen build`, all three datasets, fsync and digests included",
@@ -80,8 +79,8 @@ def table(results: Path = ROOT / "results") -> str:
         ),
     ]
     head = (
-        f"`make bench` on {machine['cores']} cores of a shared {machine['model']} ({machine['system'].split('-')[0]}), "
-        f"Python {machine['python']},\n{build['workers']} workers, {build['bytes'] / 1e9:.2f} GB, "
+        f"`make bench` on {_machine(build)}, Python {build['machine']['python']},\n"
+        f"{build['workers']} workers, {build['bytes'] / 1e9:.2f} GB, "
         f"dataset `{build['digest'][:12]}`, seed 0: median of {build['rounds']} alternating runs\n"
         f"({verify['rounds']} of verify), in brackets the least and the most. "
         "The measurements are in [results/](../results/).\n"
@@ -101,9 +100,8 @@ def short_table(results: Path = ROOT / "results") -> str:
         ("`datagen verify`, every byte and every sample", _spread(verify["full"]["wall_s"], "s")),
         ("`datagen verify --quick`", _spread(verify["quick"]["wall_s"], "s")),
     ]
-    machine = build["machine"]
     head = (
-        f"{build['bytes'] / 1e9:.2f} GB on {machine['cores']} cores of a shared {machine['model']}: "
+        f"{build['bytes'] / 1e9:.2f} GB on {_cores(build)}: "
         f"medians (least to most) of {build['rounds']} runs.\n"
         "[docs/speed.md](docs/speed.md) has the whole table and the limits of the hardware.\n"
     )
@@ -120,8 +118,7 @@ def short_scores(results: Path = ROOT / "results") -> str:
     ]
     head = (
         f"Means (least to most) of {len(facts['runs'])} seeds; all three networks took "
-        f"{facts['wall_s']['median'] / 60:.1f} minutes\non {facts['machine']['cores']} cores of a shared "
-        f"{facts['machine']['model']}, without a GPU.\n"
+        f"{facts['wall_s']['median'] / 60:.1f} minutes\non {_cores(facts)}, without a GPU.\n"
     )
     return "\n".join([head, *_table(("score", "definition", "reference", "reached"), rows)]) + "\n"
 
@@ -129,14 +126,15 @@ def short_scores(results: Path = ROOT / "results") -> str:
 def scores(results: Path = ROOT / "results") -> str:
     """Make the whole table of scores on the test digits, in Markdown, from training.json."""
     facts = _read(results, "training")
-    machine, run = facts["machine"], facts["runs"][0]["tasks"]["mosaics"]
+    run = facts["runs"][0]["tasks"]["mosaics"]
     head = (
-        f"`{facts['command']}`\non {machine['cores']} cores of a shared {machine['model']} "
-        f"({machine['system'].split('-')[0]}), no GPU, torch {run['environment']['versions']['torch']}, "
+        f"`{facts['command']}`\non {_machine(facts)}, no GPU, "
+        f"torch {run['environment']['versions']['torch']}, "
         f"dataset `{run['dataset']['digest'][:12]}`.\nThe official test digits: n = 10,000, and "
-        f"{run['scores']['test']['dice']['n']:,} mosaics of them; weights chosen on val.\n`make train-all` took "
-        f"{_minutes(facts['wall_s'])},\nand {_minutes(facts['cpu_s'])} of processor time;\n"
-        f"other machines on the same hardware took {_share(facts['stolen'])} of the cores meanwhile.\n"
+        f"{run['scores']['test']['dice']['n']:,} mosaics of them; weights chosen on val.\n"
+        f"`make train-all` took {_minutes(facts['wall_s'])},\n"
+        f"and {_minutes(facts['cpu_s'])} of processor time;\nother machines on the same hardware "
+        f"took {_share(facts['stolen'])} of the cores meanwhile.\n"
     )
     rows = []
     for task, names in SCORES.items():
@@ -195,8 +193,18 @@ def _page(page: str) -> str:
     return text
 
 
+def _cores(facts: Mapping[str, Any]) -> str:
+    machine = facts["machine"]
+    return f"{machine['cores']} cores of a shared {machine['model']}"
+
+
+def _machine(facts: Mapping[str, Any]) -> str:
+    return f"{_cores(facts)} ({facts['machine']['system'].split('-')[0]})"
+
+
 def _minutes(seconds: dict[str, float]) -> str:
-    return f"{seconds['median'] / 60:.1f} minutes ({seconds['min'] / 60:.1f} to {seconds['max'] / 60:.1f})"
+    median, least, most = (f"{seconds[part] / 60:.1f}" for part in ("median", "min", "max"))
+    return f"{median} minutes ({least} to {most})"
 
 
 def _share(shares: dict[str, float]) -> str:
@@ -214,7 +222,8 @@ def _spread(values: dict[str, float], unit: str) -> str:
 
 def _beside_loop(build: dict[str, Any]) -> str:
     loop = build["user_loop_us_a_sample"]["median"]
-    return f"{build['build_us_a_mosaic']:.1f} us, {build['faster_than_user_loop']:.0f} times faster than {loop:.0f} us"
+    times = f"{build['faster_than_user_loop']:.0f} times faster than {loop:.0f} us"
+    return f"{build['build_us_a_mosaic']:.1f} us, {times}"
 
 
 def _cpu(ten: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a folder of its own for each, hypothesis without deadlines, MNIST if given."""
+"""Fixtures of all tests: a folder of its own for each, no deadlines, MNIST if given."""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ configuration.set_hypothesis_home_dir(ROOT / ".hypothesis")  # from wherever the
 STARTED_IN = Path.cwd()
 SOURCE_DIR = os.environ.get("DATAGEN_SOURCE_DIR")  # no test sees the variable itself
 BEGAN = time.monotonic()
-MEMORY = Path("/dev/shm")  # temporary folders lie there on Linux: every build syncs hundreds of files
-ROOM = 12 << 30  # bytes that must be free for that; the long tests write whole datasets
+
+# Temporary folders are in memory where Linux offers that, because each build syncs hundreds of
+# files. The long tests write whole datasets, so there must be room for them.
+MEMORY = Path("/dev/shm")
+ROOM = 12 << 30  # bytes
 
 if (
     not {"TMPDIR", "PYTEST_DEBUG_TEMPROOT"} & os.environ.keys()
@@ -35,8 +38,8 @@ if (
 ):
     os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
 
-# Whole files go to one worker, so that fixtures of a module are made once. These begin first, so that
-# no worker is left with a long file in the end.
+# Each file runs in one worker, so that fixtures of a module are made once. These files begin first,
+# so that no worker ends with a long one.
 LONGEST = (
     *("test_hostile", "test_modeling_cli", "test_settings", "test_kills", "test_model_report"),
     *("test_export", "test_plants", "test_testing", "test_readme", "test_train", "test_resume"),
@@ -45,7 +48,7 @@ LONGEST = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--limit", type=int, default=0, help="seconds in which tests may begin; 0: any")
+    parser.addoption("--limit", type=int, default=0, help="skip tests after so many seconds")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

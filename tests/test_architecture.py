@@ -35,7 +35,10 @@ def python(code: str) -> str:
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:
     """Check the imports of the packages in `folder` by the contracts of the project."""
     pytest.importorskip("importlinter")
-    code = "import sys; sys.path.insert(0, '.'); from importlinter.cli import lint_imports_command; lint_imports_command()"
+    code = (
+        "import sys; sys.path.insert(0, '.'); "
+        "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    )
     return subprocess.run(
         [sys.executable, "-c", code, "--no-cache"],
         cwd=folder,
@@ -132,9 +135,23 @@ def test_the_house_keeps_to_its_limits(measured: dict[str, object], name: str) -
 
 def test_the_limits_stand_on_the_page() -> None:
     page = (ROOT / "docs/development.md").read_text("utf-8")
-    assert dict(re.findall(r"^\| ([^|]+) \| ([\d,]+) \|", page, re.M)).items() >= {
-        name: f"{limit:,}" for name, limit in LIMITS.items()
-    }.items()
+    assert (
+        dict(re.findall(r"^\| ([^|]+) \| ([\d,]+) \|", page, re.M)).items()
+        >= {name: f"{limit:,}" for name, limit in LIMITS.items()}.items()
+    )
+
+
+def test_the_names_on_the_page_of_the_architecture_are_those_of_the_code() -> None:
+    page = (ROOT / "docs/architecture.md").read_text("utf-8")
+    files = house.modules(ROOT)
+    defined = {part for name in files for part in name.split(".")}
+    for path in files.values():
+        defined |= set(re.findall(r"(?:def|class) (\w+)", path.read_text("utf-8")))
+    named = re.findall(r"`(?:\w+\.)+(\w+)`", page)
+    assert [name for name in named if name not in {*defined, "json", "md", "py"}] == []
+    paths = re.findall(r"`([\w/]+\.py)`", page)
+    known = {path.as_posix() for path in files.values()}
+    assert [one for one in paths if not any(path.endswith(f"/{one}") for path in known)] == []
 
 
 def test_every_module_is_imported_without_torch() -> None:
@@ -143,9 +160,12 @@ def test_every_module_is_imported_without_torch() -> None:
 
 @pytest.mark.parametrize("module", ["datagen", "datagen.cli", "modeling", "modeling.cli"])
 def test_nothing_heavy_is_imported_before_it_is_needed(module: str) -> None:
-    heavy = "numpy cv2 PIL simplejpeg zarr h5py hdf5plugin numcodecs xxhash torch dask urllib.request http.client ssl"
+    heavy = [
+        *("numpy", "cv2", "PIL", "simplejpeg", "zarr", "h5py", "hdf5plugin", "numcodecs", "xxhash"),
+        *("torch", "dask", "urllib.request", "http.client", "ssl"),
+    ]
     loaded = python(
-        f"import sys, {module}; print(*[name for name in {heavy.split()} if name in sys.modules])"
+        f"import sys, {module}; print(*[name for name in {heavy} if name in sys.modules])"
     )
     assert loaded == ""
 

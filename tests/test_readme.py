@@ -1,6 +1,4 @@
-"""The README and docs/commands.md hold: commands run as written, code reads data, digests and tables
-are the published ones.
-"""
+"""Commands and code of README and docs/commands.md work, and all tables are those of results/."""
 
 from __future__ import annotations
 
@@ -38,9 +36,7 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[list[str]]:
-    lines = [
-        line for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines()
-    ]
+    lines = [line for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines()]
     return [shlex.split(line, comments=True) for line in lines]
 
 
@@ -53,7 +49,7 @@ def session() -> list[tuple[str, list[str]]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run every `datagen` command of docs/commands.md in one folder, in order, each with status 0."""
+    """Run every `datagen` command of docs/commands.md in one folder, in order."""
     place = tmp_path_factory.mktemp("readme")
     ours = [command[1:] for command in commands() if command[:1] == ["datagen"]]
     assert len(ours) > 10
@@ -254,9 +250,9 @@ def test_every_exit_code_is_in_the_help_and_on_the_page() -> None:
         for column, name in enumerate(codes, start=1)
     }
     assert on_page == codes
-    for name in codes:
+    for name, expected in codes.items():
         done = subprocess.run(
             [sys.executable, "-m", name, "--help"], capture_output=True, text=True, check=True
         )
         told = done.stdout.partition("Exit codes:")[2].partition("\n\n")[0]
-        assert {int(code) for code in re.findall(r"\b(\d+)\s+[a-z]", told)} == codes[name]
+        assert {int(code) for code in re.findall(r"\b(\d+)\s+[a-z]", told)} == expected

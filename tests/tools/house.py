@@ -68,7 +68,7 @@ def longest_chain(graph: Mapping[str, set[str]], package: str) -> list[str]:
 
 
 def _longest(chains: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
-    return max(chains, key=lambda names: len(names), default=())
+    return max(chains, key=len, default=())
 
 
 def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
