@@ -141,6 +141,17 @@ def test_the_limits_stand_on_the_page() -> None:
     )
 
 
+def test_the_page_lists_every_file_with_long_tests() -> None:
+    page = (ROOT / "docs/development.md").read_text("utf-8")
+    listed = re.findall(r"^\| `(tests/\S+\.py)` \|", page, re.MULTILINE)
+    marked = [
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if "mark." + "long" in path.read_text("utf-8")
+    ]
+    assert sorted(listed) == sorted(marked)
+
+
 def test_the_names_on_the_page_of_the_architecture_are_those_of_the_code() -> None:
     page = (ROOT / "docs/architecture.md").read_text("utf-8")
     files = house.modules(ROOT)
