@@ -85,8 +85,7 @@ def main(dataset: Path, seeds: str, at_once: int, evidence: Path) -> None:
             for seed in map(int, seeds.split(","))
         ]
         facts: dict[str, Any] = {
-            "command": "python benchmarks/ablation.py "
-            f"--dataset {dataset.resolve().name} --seeds {seeds}",
+            "command": f"python benchmarks/ablation.py --dataset {dataset.resolve().name} --seeds {seeds}",
             "machine": machine(),
             "runs": [],
         }
@@ -134,14 +133,18 @@ def tables(facts: dict[str, Any]) -> str:
     """A table in Markdown for each task: scores on val, and seconds of training."""
     lines = []
     for task, names in SHOWN.items():
-        titles = " | ".join(f"`{name}`" for name in names)
-        lines += ["", f"| {task}, {STEPS[task]:,} steps | parameters | s | {titles} |"]
+        steps = STEPS[task]
+        lines += [
+            "",
+            f"| {task}, {steps:,} steps | parameters | s | {' | '.join(f'`{name}`' for name in names)} |",
+        ]
         lines.append("|---|---|---|" + "---|" * len(names))
         for one in facts["runs"]:
             if one["task"] == task:
                 scores = " | ".join(f"{100 * one['val'][name]['value']:.2f}%" for name in names)
-                seconds = f"{one['seconds']['training']:.0f}"
-                lines.append(f"| {one['choice']} | {one['parameters']:,} | {seconds} | {scores} |")
+                lines.append(
+                    f"| {one['choice']} | {one['parameters']:,} | {one['seconds']['training']:.0f} | {scores} |"
+                )
     return "\n".join(lines[1:]) + "\n"
 
 

@@ -29,8 +29,8 @@ CONFIDENCE = 0.95
 # maps: the process prints its own wall and processor seconds.
 LOADER = """
 import json, sys, time
-from modeling.data.dataset import open_dataset
-from modeling.data.order import Order
+from modeling.shards import open_dataset
+from modeling.reading.order import Order
 from modeling.training.loader import Loader
 split = open_dataset(sys.argv[1]).split("mosaics", "train")
 loader = Loader(split, ("image", "mask", "label"), Order(len(split), batch=512, seed=0))
@@ -86,8 +86,8 @@ class Checkout:
         """Build the default recipe where nothing is."""
         fresh(self.data)
         return self._measure(
-            "datagen", "build", "--recipe", "mnist", "--out", self.data,
-            "--source-dir", self._source, "--quiet", "--workers", self.workers,
+            "datagen", "build", "--recipe", "mnist", "--out", self.data, "--source-dir", self._source, "--quiet",
+            "--workers", self.workers,
         )  # fmt: skip
 
     def verify(self) -> Run:
@@ -193,8 +193,8 @@ def main(
             one = found[f"{figure}_ratio"]
             verdict = "SLOWER" if one["slower"] else "not slower"
             click.echo(
-                f"{step:9} {figure:5} after / before {one['median']:.3f} "
-                f"({one['low']:.3f} to {one['high']:.3f})  {verdict}"
+                f"{step:9} {figure:5} after / before {one['median']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
+                f"  {verdict}"
             )
 
 
@@ -212,8 +212,7 @@ def alternate(
                 run: Run = getattr(sides[index], step)()
                 label = ("before", "after")[index]
                 click.echo(
-                    f"round {number} {step:9} {label:6} wall {run.wall:6.2f} s"
-                    f"  cpu {run.cpu:6.2f} s",
+                    f"round {number} {step:9} {label:6} wall {run.wall:6.2f} s  cpu {run.cpu:6.2f} s",
                     err=True,
                 )
                 if number:

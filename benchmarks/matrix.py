@@ -67,12 +67,10 @@ from datagen.stores import open_store
 dataset = Dataset(Path(sys.argv[1]))
 read = open_store(dataset.manifest.recipe.storage.format).read_rows
 for (task, split), section in dataset.sections.items():
-    recorded = dataset.manifest.tasks[task][split].columns
-    for column, facts in zip(section.columns, recorded, strict=True):
+    for column, facts in zip(section.columns, dataset.manifest.tasks[task][split].columns, strict=True):
         hasher = ColumnHasher(column.dtype, column.shape)
         for start in range(0, section.count, 32768):
-            stop = min(start + 32768, section.count)
-            hasher.update(read(dataset.root, section, column, start, stop))
+            hasher.update(read(dataset.root, section, column, start, min(start + 32768, section.count)))
         assert hasher.root().hex() == facts.root, (task, split, column.name)
 """
 VERSIONS = """

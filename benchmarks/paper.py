@@ -55,8 +55,7 @@ def main(directory: Path, bfloat16: float, float32: float, copying: float, evide
     rates = {"bfloat16": {"median": bfloat16 * 1e12}, "float32": {"median": float32 * 1e12}}
     ceilings = {"operations_per_s": rates, "bytes_per_s": {"median": copying * 1e12}}
     facts: dict[str, Any] = {
-        "command": f"python benchmarks/paper.py --bfloat16 {bfloat16:g} --float32 {float32:g} "
-        f"--copying {copying:g}",
+        "command": f"python benchmarks/paper.py --bfloat16 {bfloat16:g} --float32 {float32:g} --copying {copying:g}",
         "digest": dataset.digest,
         "ceilings": {
             "bfloat16_tflop_per_s": bfloat16,

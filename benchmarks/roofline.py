@@ -103,7 +103,7 @@ def main(
     if device.type == "cpu":
         facts["absent"] |= {
             "host_s, peak_bytes": "the CPU is the device",
-            "resident, streamed": "ways to feed a GPU; a CPU reads its batches from mapped shards",
+            "resident, streamed": "ways to feed a GPU; a CPU takes its batches from the mapped shards",
             "replayed": "a GPU repeats a recorded step; a CPU takes each anew",
         }
     for config in chosen:
@@ -182,8 +182,7 @@ def table(facts: Record) -> str:
     """The figures for a reader: milliseconds, medians."""
     rates, told = facts["ceilings"], facts["environment"]
     lines = [
-        f"{told['device']}, {told['threads']} threads, {told['precision']}, "
-        f"preset {facts['preset']}",
+        f"{told['device']}, {told['threads']} threads, {told['precision']}, preset {facts['preset']}",
         *(
             f"products in {precision}: {rate['median'] / 1e12:.3g} TFLOP/s"
             for precision, rate in rates["operations_per_s"].items()

@@ -113,10 +113,7 @@ def begin() -> float:
     """Seconds until a process that does nothing else has the code of training and the device at
     hand.
     """
-    code = (
-        "import torch, modeling.training.loop; "
-        "torch.zeros(1, device='cuda' if torch.cuda.is_available() else 'cpu')"
-    )
+    code = "import torch, modeling.training.loop; torch.zeros(1, device='cuda' if torch.cuda.is_available() else 'cpu')"
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True)
     return time.perf_counter() - started

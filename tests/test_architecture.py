@@ -143,13 +143,25 @@ def test_the_limits_stand_on_the_page() -> None:
 
 def test_the_page_lists_every_file_with_long_tests() -> None:
     page = (ROOT / "docs/development.md").read_text("utf-8")
-    listed = re.findall(r"^\| `(tests/\S+\.py)` \|", page, re.MULTILINE)
+    table = page.partition("### Long tests")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\| `(tests/\S+\.py)` \|", table, re.MULTILINE)
     marked = [
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "tests").rglob("test_*.py")
         if "mark." + "long" in path.read_text("utf-8")
     ]
     assert sorted(listed) == sorted(marked)
+
+
+def test_the_floors_on_the_page_are_those_of_the_contracts() -> None:
+    page = (ROOT / "docs/architecture.md").read_text("utf-8")
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]
+    for contract in contracts["contracts"][:2]:
+        (package,) = contract["containers"]
+        drawn = page.partition(f"    {package}: ")[2].partition("\n\n")[2].partition("\n\n")[0]
+        floors = [set(line.partition(" : ")[0].split()) for line in drawn.splitlines()]
+        layers = [set(re.findall(r"\w+", layer)) for layer in contract["layers"]]
+        assert floors == [layer for layer in layers if layer != {"__main__"}]
 
 
 def test_the_names_on_the_page_of_the_architecture_are_those_of_the_code() -> None:
