@@ -169,9 +169,14 @@ def test_the_names_on_the_page_of_the_architecture_are_those_of_the_code() -> No
     files = house.modules(ROOT)
     defined = {part for name in files for part in name.split(".")}
     for path in files.values():
-        defined |= set(re.findall(r"(?:def|class) (\w+)", path.read_text("utf-8")))
+        text = path.read_text("utf-8")
+        defined |= {
+            *re.findall(r"(?:def|class) (\w+)", text),
+            *re.findall(r"^ +(\w+):", text, re.M),
+        }
     named = re.findall(r"`(?:\w+\.)+(\w+)`", page)
-    assert [name for name in named if name not in {*defined, "json", "md", "py"}] == []
+    suffixes = {"json", "md", "py", "safetensors"}
+    assert [name for name in named if name not in defined | suffixes] == []
     paths = re.findall(r"`([\w/]+\.py)`", page)
     known = {path.as_posix() for path in files.values()}
     assert [one for one in paths if not any(path.endswith(f"/{one}") for path in known)] == []
