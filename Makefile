@@ -1,6 +1,6 @@
 # One word runs each loop. `make help` lists them.
 
-PYTHON ?= python3# a command: its arguments too, quoted as for a shell
+PYTHON ?= python3# a command with arguments, quoted as for a shell
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -14,11 +14,12 @@ RUNS ?= runs
 SEED ?= 0
 PRESET ?=
 TESTS ?=
-quoted = '$(subst ','\'',$(1))'# as one word of a shell, whatever is in it
+LIMIT ?= 0
+quoted = '$(subst ','\'',$(1))'# one word of a shell, whatever it contains
 preset = $(if $(PRESET),--preset $(call quoted,$(PRESET)))
 workers = --workers $(call quoted,$(WORKERS))
 
-# What make data fell back to stands in for a data/mnist that is not to be had.
+# Where make data could not fetch MNIST, data/strokes stands in for data/mnist.
 define choose
 dataset=$(call quoted,$(DATASET)); \
 if [ "$$dataset" = data/mnist ] && [ ! -e data/mnist/manifest.json ] && [ -e data/strokes/manifest.json ]; then \
@@ -32,61 +33,62 @@ endef
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  SOURCE_DIR=DIR  read MNIST there instead of fetching it; WORKERS=N  cores to use"
-	@echo "  DATASET=DIR  what to verify or train on; PRESET=cpu|gpu|record SEED=N RUNS=DIR  how to train, and where"
-	@echo "  TESTS='FILE ...'  which tests to run; a value with a space in it takes quotes: DATASET='my data'"
+	@echo "  DATASET=DIR  the dataset to verify or train on; PRESET=cpu|gpu|record SEED=N RUNS=DIR  for training"
+	@echo "  TESTS='FILE ...'  tests to run; LIMIT=SECONDS  skip long tests that would begin later"
+	@echo "  Quote values that contain a space: DATASET='my data'"
 
-data: $(VENV)/base  ## Build data/mnist (the embedded strokes where MNIST cannot be had) and its contact sheets
+data: $(VENV)/base  ## Build data/mnist (data/strokes if MNIST cannot be fetched) and its contact sheets
 	@$(BIN)/datagen build --recipe mnist --fallback strokes --preview $(workers)
 
-verify: $(VENV)/base  ## Prove the dataset: every byte, every sample, every claim (DATASET=DIR)
+verify: $(VENV)/base  ## Check the dataset: every byte, every sample, every claim (DATASET=DIR)
 	@$(choose) $(BIN)/datagen verify "$$dataset" $(workers)
 
-# A run that was interrupted goes on.
-train-all: $(VENV)/train  ## Train and score all three models into runs/ (the data is built if it is absent)
+# An interrupted run continues.
+train-all: $(VENV)/train  ## Train and score all three models into runs/ (builds the data if there is none)
 	@test $(call quoted,$(DATASET)) != data/mnist || test -e data/mnist/manifest.json || $(MAKE) --no-print-directory data
 	@$(choose) $(BIN)/modeling train all --dataset "$$dataset" --out $(call quoted,$(RUNS)) \
 		--seed $(call quoted,$(SEED)) $(preset) --resume --score
 
-report: $(VENV)/train  ## Show what is in RUNS=runs as one page, runs/report/report.html
+report: $(VENV)/train  ## Show the runs in RUNS=runs on one page, runs/report/report.html
 	@$(choose) $(BIN)/modeling report $(call quoted,$(RUNS)) --dataset "$$dataset"
 
-test: $(VENV)/dev  ## Run the tests, or TESTS, without network; with MNIST too where SOURCE_DIR has it
-	@$(BIN)/pytest -q -n $(call quoted,$(WORKERS)) -m "not long" $(TESTS)
+test: $(VENV)/dev  ## Run the tests, or TESTS, without network; those on MNIST need SOURCE_DIR
+	@$(BIN)/pytest -q -n $(call quoted,$(WORKERS)) --dist loadfile --no-loadscope-reorder -m "not long" $(TESTS)
 
-test-long: $(VENV)/dev  ## Run all tests: also every MNIST digit against slow exact code
-	@$(BIN)/pytest -q -n $(call quoted,$(WORKERS)) $(TESTS)
+test-long: $(VENV)/dev  ## Run the long tests: exhaustive ones, and all of MNIST against slow exact code
+	@$(BIN)/pytest -q -n $(call quoted,$(WORKERS)) -m long --limit $(call quoted,$(LIMIT)) $(TESTS)
 
-mutants: $(VENV)/dev  ## Change the mathematics in every small way, and see that a test notices; writes results/mutants.json
+mutants: $(VENV)/dev  ## Mutate the mathematics, and check that tests notice; writes results/mutants.json
 	@$(BIN)/python tests/tools/mutants.py $(workers)
 
-check: $(VENV)/dev  ## Check format, lint, types and the import contract
+check: $(VENV)/dev  ## Check format, lint, types and import contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-format: $(VENV)/dev  ## Format the code and mend what the linter can
+format: $(VENV)/dev  ## Format the code and fix what the linter can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(VENV)/dev  ## Measure build and verify against copying and hashing; writes results/ and the README's table
+bench: $(VENV)/dev  ## Measure build and verify against copying and hashing; writes results/ and the tables
 	@$(BIN)/python benchmarks/build.py $(workers)
 	@$(BIN)/python benchmarks/verify.py $(workers)
 	@$(BIN)/python benchmarks/parts.py $(workers)
 	@$(BIN)/python benchmarks/uniqueness.py
 	@$(BIN)/python benchmarks/table.py
 
-roofline: $(VENV)/train  ## Measure steps of training against what the machine can do; writes results/roofline.json
+roofline: $(VENV)/train  ## Measure training steps against the limits of the machine; writes results/roofline.json
 	@$(choose) $(BIN)/python benchmarks/roofline.py --dataset "$$dataset" $(preset)
 
-matrix: $(VENV)/dev  ## Build with old and new versions of every library: one digest
+matrix: $(VENV)/dev  ## Build with old and new versions of every library, and compare digests
 	@$(BIN)/python benchmarks/matrix.py
 
-fuzz: $(VENV)/dev  ## Fuzz each reader of foreign bytes for SECONDS=60, guided by coverage
+fuzz: $(VENV)/dev  ## Fuzz each reader of untrusted bytes for SECONDS=60, guided by coverage
 	@$(BIN)/python tests/tools/fuzz.py all --seconds $(call quoted,$(SECONDS))
 
 $(VENV)/base: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed; say which with PYTHON=") if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed; name it with PYTHON=") if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) --editable .
 	@touch $@

@@ -115,7 +115,8 @@ def alternate(rounds: int, **steps: Callable[[], Run]) -> dict[str, list[Run]]:
         for name, step in steps.items():
             run = step()
             click.echo(
-                f"round {number} {name:6} wall {run.wall:6.2f} s  cpu {run.cpu:6.2f} s  {run.peak:6.0f} MiB"
+                f"round {number} {name:6} wall {run.wall:6.2f} s  cpu {run.cpu:6.2f} s"
+                f"  {run.peak:6.0f} MiB"
             )
             if number:
                 runs[name].append(run)

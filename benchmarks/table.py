@@ -1,14 +1,13 @@
-"""The tables of the README and of docs/ that are written from the evidence in results/: the two
-cannot drift apart.
+"""Write the tables of the README and of docs/ from the measurements in results/.
 
-`python benchmarks/table.py` writes them; a test holds the pages to what `pages` returns.
+`python benchmarks/table.py` writes them; a test compares the pages with what `pages` returns.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,16 @@ from modeling.scoring.scoreboard import REFERENCE
 
 ROOT = Path(__file__).parent.parent
 
-# What is shown of the scores, and what it is called in the table.
+# Rows of the README: score, definition.
+SHORT_SCORES = {
+    "foreground": {"iou": ("foreground IoU", "overlap / union of the masks, mean over images")},
+    "circles": {
+        "accuracy": ("circles, accuracy", "images of the right class / images"),
+        "gated_iou": ("circles, gated IoU", "overlap / union, 0 where the class is wrong"),
+    },
+    "mosaics": {"dice": ("mosaics, Dice", "2 x overlap / sum of both sizes, mean over 11 labels")},
+}
+# Rows of docs/models.md: score -> title.
 SCORES = {
     "foreground": {"iou": "foreground IoU, mean over images", "iou_pooled": "... pooled"},
     "circles": {
@@ -38,12 +46,9 @@ SCORES = {
 
 
 def table(results: Path = ROOT / "results") -> str:
-    """The table in Markdown, from build.json, verify.json and uniqueness.json."""
-    build = json.loads((results / "build.json").read_text("utf-8"))
-    verify = json.loads((results / "verify.json").read_text("utf-8"))
-    unique = json.loads((results / "uniqueness.json").read_text("utf-8"))
+    """Make the whole table of speed, in Markdown, from build, verify and uniqueness.json."""
+    build, verify, unique = (_read(results, name) for name in ("build", "verify", "uniqueness"))
     ten = build["ten_times_the_mosaics"]
-    machine = build["machine"]
     rows = [
         (
             "`datagen build`, all three datasets, fsync and digests included",
@@ -74,61 +79,106 @@ def table(results: Path = ROOT / "results") -> str:
         ),
     ]
     head = (
-        f"`make bench` on {machine['cores']} cores of a shared {machine['model']} ({machine['system'].split('-')[0]}), "
-        f"Python {machine['python']}, {build['workers']} workers, {build['bytes'] / 1e9:.2f} GB, "
-        f"dataset `{build['digest'][:12]}`, seed 0: median of {build['rounds']} alternating runs "
-        f"({verify['rounds']} of verify), "
-        "in brackets the least and the most. The evidence is in [results/](results/), "
-        "the limits are in [docs/speed.md](docs/speed.md).\n"
+        f"`make bench` on {_machine(build)}, Python {build['machine']['python']},\n"
+        f"{build['workers']} workers, {build['bytes'] / 1e9:.2f} GB, "
+        f"dataset `{build['digest'][:12]}`, seed 0: median of {build['rounds']} alternating runs\n"
+        f"({verify['rounds']} of verify), in brackets the least and the most. "
+        "The measurements are in [results/](../results/).\n"
     )
-    lines = [
-        "| what | measured |",
-        "|---|---|",
-        *(f"| {what} | {measured} |" for what, measured in rows),
+    return "\n".join([head, *_table(("measured", "result"), rows)]) + "\n"
+
+
+def short_table(results: Path = ROOT / "results") -> str:
+    """Make the README's four rows of speed, in Markdown."""
+    build, verify = (_read(results, name) for name in ("build", "verify"))
+    rows = [
+        ("`datagen build --recipe mnist`", _spread(build["build"]["wall_s"], "s")),
+        (
+            "... one mosaic, beside a usual loop (stack, Otsu, two PNG files)",
+            _beside_loop(build),
+        ),
+        ("`datagen verify`, every byte and every sample", _spread(verify["full"]["wall_s"], "s")),
+        ("`datagen verify --quick`", _spread(verify["quick"]["wall_s"], "s")),
     ]
-    return "\n".join([head, *lines]) + "\n"
+    head = (
+        f"{build['bytes'] / 1e9:.2f} GB on {_cores(build)}: "
+        f"medians (least to most) of {build['rounds']} runs.\n"
+        "[docs/speed.md](docs/speed.md) has the whole table and the limits of the hardware.\n"
+    )
+    return "\n".join([head, *_table(("measured", "time"), rows)]) + "\n"
+
+
+def short_scores(results: Path = ROOT / "results") -> str:
+    """Make the README's four rows of scores, in Markdown."""
+    facts = _read(results, "training")
+    rows = [
+        (title, meaning, f"{100 * REFERENCE[task][name]:.2f}%", _percent(facts, task, name))
+        for task, names in SHORT_SCORES.items()
+        for name, (title, meaning) in names.items()
+    ]
+    head = (
+        f"Means (least to most) of {len(facts['runs'])} seeds; all three networks took "
+        f"{facts['wall_s']['median'] / 60:.1f} minutes\non {_cores(facts)}, without a GPU.\n"
+    )
+    return "\n".join([head, *_table(("score", "definition", "reference", "reached"), rows)]) + "\n"
 
 
 def scores(results: Path = ROOT / "results") -> str:
-    """The table of scores on the test digits in Markdown, from training.json."""
-    facts = json.loads((results / "training.json").read_text("utf-8"))
-    machine, run = facts["machine"], facts["runs"][0]["tasks"]["mosaics"]
+    """Make the whole table of scores on the test digits, in Markdown, from training.json."""
+    facts = _read(results, "training")
+    run = facts["runs"][0]["tasks"]["mosaics"]
     head = (
-        f"`{facts['command']}` on {machine['cores']} cores of a shared {machine['model']} "
-        f"({machine['system'].split('-')[0]}), no GPU, torch {run['environment']['versions']['torch']}, "
-        f"dataset `{run['dataset']['digest'][:12]}`. The official test digits: n = 10,000, and "
-        f"{run['scores']['test']['dice']['n']:,} mosaics of them; weights chosen on val. `make train-all` took "
-        f"{_minutes(facts['wall_s'])}, and {_minutes(facts['cpu_s'])} of processor time; "
-        f"other machines on the same hardware took {_share(facts['stolen'])} of the cores meanwhile.\n"
+        f"`{facts['command']}`\non {_machine(facts)}, no GPU, "
+        f"torch {run['environment']['versions']['torch']}, "
+        f"dataset `{run['dataset']['digest'][:12]}`.\nThe official test digits: n = 10,000, and "
+        f"{run['scores']['test']['dice']['n']:,} mosaics of them; weights chosen on val.\n"
+        f"`make train-all` took {_minutes(facts['wall_s'])},\n"
+        f"and {_minutes(facts['cpu_s'])} of processor time;\nother machines on the same hardware "
+        f"took {_share(facts['stolen'])} of the cores meanwhile.\n"
     )
-    rows = [
-        (title, facts["test"][task][name], REFERENCE[task].get(name))
-        for task, names in SCORES.items()
-        for name, title in names.items()
-    ]
-    lines = ["| score on test | to beat | mean of the seeds | least to most |", "|---|---|---|---|"]
-    for title, found, reference in rows:
-        least, mean, most = (f"{100 * found[part]:.2f}%" for part in ("min", "mean", "max"))
-        due = "" if reference is None else f"{100 * reference:.2f}%"
-        lines.append(f"| {title} | {due} | {mean} | {least} to {most} |")
-    return "\n".join([head, *lines]) + "\n"
+    rows = []
+    for task, names in SCORES.items():
+        for name, title in names.items():
+            reference = REFERENCE[task].get(name)
+            found = facts["test"][task][name]
+            least, mean, most = (f"{100 * found[part]:.2f}%" for part in ("min", "mean", "max"))
+            shown = "" if reference is None else f"{100 * reference:.2f}%"
+            rows.append((title, shown, mean, f"{least} to {most}"))
+    columns = ("score on test", "reference", "mean of the seeds", "least to most")
+    return "\n".join([head, *_table(columns, rows)]) + "\n"
 
 
-def _told(name: str, made: Callable[[Any], str]) -> Callable[[], str]:
-    """A table made of one file of evidence."""
-    return lambda: made(json.loads((ROOT / "results" / name).read_text("utf-8")))
+def _read(results: Path, name: str) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((results / f"{name}.json").read_text("utf-8"))
+    return facts
 
 
-# By page and by the name that the comments around a table have.
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    head, *body = (f"| {' | '.join(cells)} |" for cells in (columns, *rows))
+    return [head, "|---" * len(columns) + "|", *body]
+
+
+def _percent(facts: Mapping[str, Any], task: str, name: str) -> str:
+    found = {part: f"{100 * value:.2f}" for part, value in facts["test"][task][name].items()}
+    return f"{found['mean']}% ({found['min']} to {found['max']})"
+
+
+def _from(name: str, made: Callable[[Any], str]) -> Callable[[], str]:
+    """Make a table from one file of results."""
+    return lambda: made(_read(ROOT / "results", name))
+
+
+# Page -> name in the comments around a table -> the function that makes it.
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"speed": table, "scores": scores},
-    "docs/models.md": {"ablation": _told("ablation.json", ablation.tables)},
-    "docs/gpu.md": {"paper": _told("paper.json", paper.table)},
+    "README.md": {"speed": short_table, "scores": short_scores},
+    "docs/speed.md": {"speed": table},
+    "docs/models.md": {"scores": scores, "ablation": _from("ablation", ablation.tables)},
+    "docs/gpu.md": {"paper": _from("paper", paper.table)},
 }
 
 
 def pages() -> dict[str, str]:
-    """Each page with its tables of now."""
+    """Make each page with its tables as the results now are."""
     return {page: _page(page) for page in TABLES}
 
 
@@ -143,8 +193,18 @@ def _page(page: str) -> str:
     return text
 
 
+def _cores(facts: Mapping[str, Any]) -> str:
+    machine = facts["machine"]
+    return f"{machine['cores']} cores of a shared {machine['model']}"
+
+
+def _machine(facts: Mapping[str, Any]) -> str:
+    return f"{_cores(facts)} ({facts['machine']['system'].split('-')[0]})"
+
+
 def _minutes(seconds: dict[str, float]) -> str:
-    return f"{seconds['median'] / 60:.1f} minutes ({seconds['min'] / 60:.1f} to {seconds['max'] / 60:.1f})"
+    median, least, most = (f"{seconds[part] / 60:.1f}" for part in ("median", "min", "max"))
+    return f"{median} minutes ({least} to {most})"
 
 
 def _share(shares: dict[str, float]) -> str:
@@ -162,7 +222,8 @@ def _spread(values: dict[str, float], unit: str) -> str:
 
 def _beside_loop(build: dict[str, Any]) -> str:
     loop = build["user_loop_us_a_sample"]["median"]
-    return f"{build['build_us_a_mosaic']:.1f} us, {build['faster_than_user_loop']:.0f} times faster than {loop:.0f} us"
+    times = f"{build['faster_than_user_loop']:.0f} times faster than {loop:.0f} us"
+    return f"{build['build_us_a_mosaic']:.1f} us, {times}"
 
 
 def _cpu(ten: dict[str, Any]) -> str:

@@ -1,11 +1,11 @@
-"""What tests share: a place of its own for each, hypothesis without deadlines, MNIST where it is at
-hand.
-"""
+"""Fixtures of all tests: a folder of its own for each, no deadlines, MNIST if given."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,12 +24,48 @@ configuration.set_hypothesis_home_dir(ROOT / ".hypothesis")  # from wherever the
 
 STARTED_IN = Path.cwd()
 SOURCE_DIR = os.environ.get("DATAGEN_SOURCE_DIR")  # no test sees the variable itself
+BEGAN = time.monotonic()
+
+# Temporary folders are in memory where Linux offers that, because each build syncs hundreds of
+# files. The long tests write whole datasets, so there must be room for them.
+MEMORY = Path("/dev/shm")
+ROOM = 12 << 30  # bytes
+
+if (
+    not {"TMPDIR", "PYTEST_DEBUG_TEMPROOT"} & os.environ.keys()
+    and os.access(MEMORY, os.W_OK | os.X_OK)
+    and shutil.disk_usage(MEMORY).free >= ROOM
+):
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
+
+# Each file runs in one worker, so that fixtures of a module are made once. These files begin first,
+# so that no worker ends with a long one.
+LONGEST = (
+    *("test_hostile", "test_modeling_cli", "test_settings", "test_kills", "test_model_report"),
+    *("test_export", "test_plants", "test_testing", "test_readme", "test_train", "test_resume"),
+    *("test_distributed", "test_isolation", "test_examples", "test_fuzz", "test_machines"),
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--limit", type=int, default=0, help="skip tests after so many seconds")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    limit = item.config.getoption("--limit")
+    if limit and time.monotonic() - BEGAN > limit:
+        pytest.skip(f"would begin after the limit of {limit} s")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Give all tests an environment that is known; the folder below which each has its place."""
-    # a shell's background jobs ignore it, as would all theirs
+    """Give all tests a known environment; yield the folder that holds their places."""
+    # A shell's background jobs ignore SIGINT, and so would the processes of tests.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     parent = tmp_path_factory.mktemp("places")
     with environment_of(known(os.environ, STARTED_IN)), own_place(parent):
@@ -38,7 +74,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module", autouse=True)
 def place_of_the_module(places: Path) -> Iterator[None]:
-    """Set up what a module shares in a folder and a home of the module's own."""
+    """Run module-scoped fixtures in a folder and a home of the module's own."""
     with own_place(places):
         yield
 
@@ -52,9 +88,7 @@ def place_of_the_test(places: Path, place_of_the_module: None) -> Iterator[None]
 
 @pytest.fixture(scope="session")
 def mnist_folder() -> Path:
-    """The folder of MNIST's files. What needs them is passed over where nobody says: they are
-    fetched for no test.
-    """
+    """Return the folder of MNIST's files; skip the test if none is given, since no test fetches."""
     if not SOURCE_DIR:
         pytest.skip("needs MNIST: make test SOURCE_DIR=DIR, or set DATAGEN_SOURCE_DIR")
     return STARTED_IN / SOURCE_DIR
@@ -62,14 +96,14 @@ def mnist_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def mnist_tiles(mnist_folder: Path) -> npt.NDArray[np.uint8]:
-    """All MNIST digits, training set first: uint8 (70000, 28, 28)."""
+    """Return all MNIST digits, training set first: uint8 (70000, 28, 28)."""
     parts = sources.load("mnist", directory=mnist_folder).parts
     return np.concatenate([parts["train"].images, parts["test"].images])
 
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """torch computes on one thread."""
+    """Let torch compute on one thread."""
     from helpers import on_one_thread
 
     with on_one_thread():

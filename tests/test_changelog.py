@@ -1,4 +1,4 @@
-"""The changelog begins with what is not released yet, then the version that the package tells."""
+"""Changelog and citation name the version of the package."""
 
 from __future__ import annotations
 
@@ -13,3 +13,13 @@ def test_the_newest_versions_come_first() -> None:
     headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
     assert headings[:2] == ["Unreleased", VERSION]
     assert len(headings) == len({*headings})
+
+
+def test_the_citation_is_complete_and_of_this_version() -> None:
+    text = (ROOT / "CITATION.cff").read_text("utf-8")
+    fields = dict(re.findall(r"^([a-z-]+): (.+)$", text, re.MULTILINE))
+    assert fields["cff-version"] == "1.2.0"
+    assert fields["version"] == VERSION
+    assert (fields["type"], fields["license"]) == ("software", "MIT")
+    assert fields["title"] and fields["message"]
+    assert re.search(r"^authors:\n  - name: .+$", text, re.MULTILINE)

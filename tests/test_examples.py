@@ -23,7 +23,8 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[list[str]]:
-    return [shlex.split(line) for block in blocks("bash") for line in block.splitlines()]
+    joined = [block.replace("\\\n", " ") for block in blocks("bash")]
+    return [shlex.split(line) for block in joined for line in block.splitlines()]
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ import pytest
 BIN = Path(sys.executable).parent
 DOCUMENTED = {0, 1, 2, 3, 4, 5, 6, 7, 8, 130, 141}
 # `make test` runs one of so many commands of a program in each place
-SHARES = {"datagen": 5, "modeling": 10}
+SHARES = {"datagen": 8, "modeling": 20}
 TINY = ("--mosaics", "30", "10", "10")
 STEPS = ("steps=2", "batch=8", "channels=4,8", "evaluate_every=2", "val_samples=8")
 
@@ -278,13 +278,13 @@ LONG_COMMANDS = (
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc whether a signal is heeded")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("tries", [3, pytest.param(12, marks=pytest.mark.long)])
 @pytest.mark.parametrize("command", LONG_COMMANDS)
 def test_a_signal_at_any_moment_ends_a_command_in_one_line(
-    command: str, number: signal.Signals, world: World, tmp_path: Path
+    command: str, tries: int, number: signal.Signals, world: World, tmp_path: Path
 ) -> None:
     data = world.root / "data"
     before = world.state(data)
-    tries = 12 if command.startswith("datagen") else 5
     for attempt in range(tries):
         work = tmp_path / str(attempt)
         work.mkdir()

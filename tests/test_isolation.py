@@ -1,6 +1,4 @@
-"""Tests find what they were written for, whatever lies in the checkout, in the user's home and in
-the environment.
-"""
+"""Tests depend on nothing in the checkout's data, the user's home and the environment."""
 
 from __future__ import annotations
 
@@ -27,6 +25,7 @@ COPIED = (
     "results",
     "README.md",
     "CHANGELOG.md",
+    "CITATION.cff",
     "Makefile",
     "pyproject.toml",
 )
@@ -77,11 +76,10 @@ MANY = (
 
 
 def hostile(folder: Path, source: Path | None) -> tuple[Path, dict[str, str]]:
-    """A copy of the checkout with a dataset, runs and odd settings where commands look, and an odd
-    environment.
+    """Copy the checkout, with a dataset, runs and odd settings where commands look for them.
 
-    The dataset is whole, and another than the tests know; what else lies there is not what its name
-    says.
+    Returns it with an odd environment. The dataset is complete, but unknown to the tests; the other
+    files do not hold what their names say.
     """
     checkout, home = folder / "check out", folder / "home"
     for name in COPIED:
@@ -116,7 +114,7 @@ def hostile(folder: Path, source: Path | None) -> tuple[Path, dict[str, str]]:
 
 
 def run_tests(folder: Path, source: Path | None, *arguments: str) -> None:
-    """Run tests of a hostile checkout in it: they pass, and leave all as it was."""
+    """Run tests in a hostile checkout: they pass, and change nothing."""
     checkout, environment = hostile(folder, source)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     before = tree(checkout / "data"), tree(checkout / "runs"), tree(folder / "home")
@@ -128,7 +126,7 @@ def run_tests(folder: Path, source: Path | None, *arguments: str) -> None:
 
 
 def look() -> dict[str, object]:
-    """What a test, or what it shares with others, finds around it."""
+    """Describe the surroundings of a test or a fixture."""
     return {
         "here": [path.name for path in Path.cwd().iterdir()],
         "home": [path.name for path in Path.home().iterdir()],

@@ -1,6 +1,4 @@
-"""The Makefile hands every value on as it was given, spaces and quotes too, and runs in a folder of
-such a name.
-"""
+"""The Makefile passes every value on unchanged, spaces and quotes too, in any folder."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ ODD = "it's my  $$data"  # as make takes it
 TOLD = "it's my  $data"
 PYTHON = shlex.quote(sys.executable)
 FAKE = f"""#!/bin/sh\nexec {PYTHON} -c 'import json, sys; print(json.dumps(sys.argv[1:]))' "$@"\n"""
-TELLING_THE_SOURCE = '#!/bin/sh\nprintf "%s" "$DATAGEN_SOURCE_DIR"\n'
+PRINT_SOURCE = '#!/bin/sh\nprintf "%s" "$DATAGEN_SOURCE_DIR"\n'
 REAL = f'#!/bin/sh\nexec {PYTHON} -m datagen "$@"\n'
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -28,9 +26,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder with a space in its name that is set up, with commands that only print what they
-    were given.
-    """
+    """Set up a folder with a space in its name, whose commands only print their arguments."""
     folder = tmp_path / "a check out"
     commands = folder / ".venv/bin"
     commands.mkdir(parents=True)
@@ -54,13 +50,13 @@ def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def given(folder: Path, *arguments: str) -> list[str]:
-    """The arguments of the last command that a target runs."""
+    """Return the arguments of the last command that a target runs."""
     words: list[str] = json.loads(make(folder, *arguments).stdout.splitlines()[-1])
     return words
 
 
 def finished(folder: Path) -> None:
-    """Make this look like a finished dataset."""
+    """Make `folder` look like a finished dataset."""
     folder.mkdir(parents=True)
     (folder / "manifest.json").touch()
 
@@ -84,6 +80,7 @@ def test_the_dataset_may_have_any_name(checkout: Path, target: str) -> None:
         ("mutants", "WORKERS", "--workers"),
         ("test", "WORKERS", "-n"),
         ("test-long", "WORKERS", "-n"),
+        ("test-long", "LIMIT", "--limit"),
     ],
 )
 def test_every_other_value_is_one_word(
@@ -95,7 +92,7 @@ def test_every_other_value_is_one_word(
 
 
 def test_the_folder_of_the_source_reaches_the_command(checkout: Path) -> None:
-    (checkout / ".venv/bin/datagen").write_text(TELLING_THE_SOURCE)
+    (checkout / ".venv/bin/datagen").write_text(PRINT_SOURCE)
     assert make(checkout, "data", f"SOURCE_DIR={ODD}").stdout == TOLD
     assert make(checkout, "data").stdout == ""
 
@@ -164,5 +161,6 @@ def test_help_names_every_target_and_every_variable(checkout: Path) -> None:
         "DATASET=",
         "RUNS=",
         "TESTS=",
+        "LIMIT=",
     ):
         assert f" {word}" in said

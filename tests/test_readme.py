@@ -1,6 +1,4 @@
-"""What the README says, done: its commands run as written, its code reads data, its digests are the
-shipped ones.
-"""
+"""Commands and code of README and docs/commands.md work, and all tables are those of results/."""
 
 from __future__ import annotations
 
@@ -11,45 +9,112 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from isolation import ROOT
 
 from datagen import errors as datagen_errors
+from datagen.cli.main import cli
 from datagen.dataset import Dataset
+from datagen.sources import strokes
 from datagen.tasks import TASKS
 from modeling import errors as modeling_errors
 from modeling.config import preset
 
 README = (ROOT / "README.md").read_text("utf-8")
+COMMANDS = (ROOT / "docs/commands.md").read_text("utf-8")
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    """List the code blocks of both pages in one language."""
+    return re.findall(rf"```{language}\n(.*?)```", README + COMMANDS, re.DOTALL)
 
 
 def commands() -> list[list[str]]:
-    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    lines = [line for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines()]
     return [shlex.split(line, comments=True) for line in lines]
+
+
+def session() -> list[tuple[str, list[str]]]:
+    """Pair each command of the quick start with the lines of output below it."""
+    (block,) = blocks("console")
+    parts = [part.splitlines() for part in block.removeprefix("$ ").split("\n$ ")]
+    return [(command, output) for command, *output in parts]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder in which every `datagen` command of the README has run, in order, each with
-    status 0.
-    """
+    """Run every `datagen` command of docs/commands.md in one folder, in order."""
     place = tmp_path_factory.mktemp("readme")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    ran = 0
-    for command in commands():
-        if command[:1] == ["datagen"]:
-            subprocess.run(command, cwd=place, env=environment, check=True, capture_output=True)
-            ran += 1
-    assert ran > 10
+    ours = [command[1:] for command in commands() if command[:1] == ["datagen"]]
+    assert len(ours) > 10
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strokes, "load", cache(strokes.load))  # the same digits for every command
+        patch.chdir(place)
+        for arguments in ours:
+            result = CliRunner().invoke(cli, arguments)
+            assert result.exit_code == 0, (arguments, result.output)
     return place
+
+
+def test_the_commands_are_installed() -> None:
+    for name in ("datagen", "modeling"):
+        program = Path(sys.executable).with_name(name)
+        ran = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+        assert ran.stdout.startswith(name)
+
+
+@pytest.mark.long
+def test_the_quick_start_prints_what_the_readme_shows(mnist_folder: Path) -> None:
+    """Every line shown is printed; seconds and rates aside, and a line may be left out."""
+
+    def masked(line: str) -> str:
+        return re.sub(r"[\d.,]+ (s|[kMG]B/s)\b", r"# \1", line)
+
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "DATAGEN_SOURCE_DIR": str(mnist_folder),
+    }
+    for command, shown in session():
+        if command.startswith("datagen "):
+            ran = subprocess.run(
+                shlex.split(command), env=environment, check=True, capture_output=True, text=True
+            )
+            printed = [masked(line) for line in (ran.stderr + ran.stdout).splitlines()]
+            assert [line for line in shown if masked(line) not in printed] == [], printed
+
+
+def test_the_times_of_the_quick_start_are_the_measured_ones() -> None:
+    build, verify = (
+        json.loads((ROOT / f"results/{name}.json").read_text("utf-8"))
+        for name in ("build", "verify")
+    )
+    seconds = verify["full"]["wall_s"]["median"]
+    assert f"built in {build['build']['wall_s']['median']:.1f} s\n" in README
+    assert f" in {seconds:.1f} s, {build['bytes'] / seconds / 1e6:.0f} MB/s\n" in README
+
+
+def test_the_table_of_commands_names_each_once() -> None:
+    table = README.partition("| command | purpose |")[2].partition("\n\n")[0]
+    listed: list[tuple[str, str]] = []
+    for row in table.splitlines()[2:]:
+        first, *others = re.findall(r"`([a-z ]+)`", row.split("|")[1])
+        program, command = first.split()
+        listed += [(program, name) for name in (command, *others)]
+    known = []
+    for program in ("datagen", "modeling"):
+        helped = subprocess.run(
+            [sys.executable, "-m", program, "--help"], capture_output=True, text=True, check=True
+        )
+        rows = helped.stdout.partition("Commands:\n")[2]
+        known += [(program, name) for name in re.findall(r"^  ([a-z]+) ", rows, re.MULTILINE)]
+    assert sorted(listed) == sorted(known)
 
 
 def test_every_command_runs_as_written(folder: Path) -> None:
@@ -72,7 +137,7 @@ def test_a_build_in_parts_is_the_build_in_one_go(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def both(folder: Path) -> Dataset:
-    """What the README reads, in both formats, under the names that it gives them."""
+    """Name both datasets as the examples do."""
     (folder / "data/mnist").symlink_to(folder / "data/small")
     (folder / "data/mnist-hdf5").symlink_to(folder / "data/small-hdf5")
     return Dataset(folder / "data/small")
@@ -86,13 +151,13 @@ SPLITS = [(task.name, split) for task in TASKS.values() for split in ("train", "
 def test_the_python_examples_read_every_column_of_every_task(
     both: Dataset, folder: Path, monkeypatch: pytest.MonkeyPatch, task: str, split: str, reader: str
 ) -> None:
-    (code,) = (block for block in blocks("python") if f"{reader}" in block.partition("\n")[0])
-    assert "/mosaics/train" in code or '"mosaics", "train", ' in code
+    (code,) = (block for block in blocks("python") if reader in block.partition("\n")[0])
+    assert "/mosaics/train" in code or '["mosaics"]["train"]' in code
     monkeypatch.chdir(folder)
     for column in both.sections[task, split].columns:
         names: dict[str, object] = {}
         other = code.replace("/mosaics/train", f"/{task}/{split}").replace(
-            '"mosaics", "train"', f'"{task}", "{split}"'
+            '["mosaics"]["train"]', f'["{task}"]["{split}"]'
         )
         exec(other.replace('"image"', f'"{column.name}"'), names)
         found = np.asarray(names["image"])
@@ -102,7 +167,7 @@ def test_the_python_examples_read_every_column_of_every_task(
 
 
 def test_there_is_one_python_example_for_each_reader() -> None:
-    assert [block.split()[1] for block in blocks("python")] == ["zarr", "h5py", "datagen.dataset"]
+    assert [block.split()[1] for block in blocks("python")] == ["datagen", "zarr", "h5py"]
 
 
 def test_the_digests_are_the_ones_that_ship_with_the_recipes() -> None:
@@ -164,7 +229,7 @@ def test_the_scores_are_of_the_presets_as_they_are() -> None:
     assert len(published["runs"]) >= 3
 
 
-def test_every_exit_code_stands_in_readme_help_and_page() -> None:
+def test_every_exit_code_is_in_the_help_and_on_the_page() -> None:
     codes: dict[str, set[int]] = {}
     for errors in (datagen_errors, modeling_errors):
         raised = {one.exit_code for one in vars(errors).values() if hasattr(one, "exit_code")}
@@ -185,11 +250,9 @@ def test_every_exit_code_stands_in_readme_help_and_page() -> None:
         for column, name in enumerate(codes, start=1)
     }
     assert on_page == codes
-    for name, opening in (("datagen", "Exit codes: "), ("modeling", "Exit codes of `modeling`: ")):
-        sentence = README.partition(opening)[2].partition("\n\n")[0].partition(". ")[0]
-        assert {int(code) for code in re.findall(r"\b(\d+)\s+[a-z]", sentence)} == codes[name]
+    for name, expected in codes.items():
         done = subprocess.run(
             [sys.executable, "-m", name, "--help"], capture_output=True, text=True, check=True
         )
         told = done.stdout.partition("Exit codes:")[2].partition("\n\n")[0]
-        assert {int(code) for code in re.findall(r"\b(\d+)\s+[a-z]", told)} == codes[name]
+        assert {int(code) for code in re.findall(r"\b(\d+)\s+[a-z]", told)} == expected

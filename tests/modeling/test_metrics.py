@@ -837,19 +837,20 @@ def test_which_digit_is_where_changes_intervals_only() -> None:
     assert with_digits["dice"]["interval"] != without["dice"]["interval"]
 
 
-def test_intervals_over_digits_hold_the_truth_about_as_often_as_they_say() -> None:
-    # Sixty worlds, each with its own 40 digits in 400 mosaics; the truth is the mean over very many
-    # digits.
+@pytest.mark.parametrize("worlds", [15, pytest.param(60, marks=pytest.mark.long)])
+def test_intervals_over_digits_hold_the_truth_about_as_often_as_they_say(worlds: int) -> None:
+    # Each world has its own 40 digits in 400 mosaics; the truth is the mean over very many digits.
     held = {"digits": 0, "images": 0}
-    for world in range(60):
+    for world in range(worlds):
         found, truth, source = mosaics_of(40, 400, 100 + world)
         for name, units in (("digits", source), ("images", None)):
             low, high = mosaic_scores(found, truth, 2, source=units, replicates=200)[
                 "pixel_accuracy"
             ]["interval"]
             held[name] += low <= 0.5 <= high
-    assert held["digits"] >= 52  # of 60; 57 are expected, and fewer where the digits are so few
-    assert held["images"] < 30  # mosaics taken as independent promise too much
+    # 95% are expected, and fewer where the digits are so few.
+    assert held["digits"] >= worlds * 52 // 60
+    assert held["images"] < worlds / 2  # mosaics taken as independent promise too much
 
 
 def test_an_interval_passes_over_draws_that_leave_the_score_undefined() -> None:

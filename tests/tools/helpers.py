@@ -1,6 +1,4 @@
-"""Tiny sources with known content, tiny recipes, and what a folder holds: shared by the tests of
-the build.
-"""
+"""Tiny sources with known content, tiny recipes, and helpers to look at folders and processes."""
 
 from __future__ import annotations
 
@@ -28,13 +26,13 @@ from datagen.sources.base import UInt8
 from datagen.stores import Array
 
 COUNTS = {"train": 40, "val": 8, "test": 12}
-# with shards of 256: three, one and two, none of them full at the end
+# Shards of 256 samples: three, one and two; the last of each is not full.
 MOSAICS = {"train": 700, "val": 64, "test": 300}
 FORMATS = ("zarr", "hdf5")
 
 
 def digits(count: int, tile: tuple[int, int] = (5, 4), salt: str = "") -> tuple[UInt8, UInt8]:
-    """Distinct images, the same for ever, and labels 0 to 9 in turn.
+    """Make distinct images, always the same, and labels 0 to 9 in turn.
 
     The first is empty, the second has a single bright pixel, the third is constant (as far as
     `count` goes); the others are noise from SHAKE-128 of `salt`.
@@ -52,9 +50,7 @@ def digits(count: int, tile: tuple[int, int] = (5, 4), salt: str = "") -> tuple[
 def split_digits(
     counts: Mapping[str, int] = COUNTS, tile: tuple[int, int] = (5, 4)
 ) -> dict[str, tuple[UInt8, UInt8]]:
-    """Digits of each split; those that `digits` always begins with are in train only, so that none
-    is dropped.
-    """
+    """Make digits of each split; the first three are in train only, so that none is dropped."""
     made = {}
     for split, count in counts.items():
         images, labels = digits(count + 3, tile, split)
@@ -78,14 +74,12 @@ def tiny_source(
     tile: tuple[int, int] = (5, 4),
     name: str = "digits.npz",
 ) -> Path:
-    """A .npz source of so many digits in each split."""
+    """Write a .npz source with `counts` digits in each split."""
     return save_source(folder / name, split_digits(counts, tile))
 
 
 def tiny_table(source: Path | str, **changes: Any) -> dict[str, Any]:
-    """A recipe for `source` as nested values; `changes` are keys of any of its tables, such as
-    `shard_size`.
-    """
+    """Make a recipe as nested values; `changes` are keys of any of its tables, as `shard_size`."""
     spec = f"npz:{source}" if isinstance(source, Path) else source
     table: dict[str, Any] = {
         "source": spec,
@@ -101,20 +95,18 @@ def tiny_table(source: Path | str, **changes: Any) -> dict[str, Any]:
 
 
 def tiny_recipe(source: Path | str, **changes: Any) -> Recipe:
-    """The recipe that `tiny_table` spells."""
+    """Make the recipe of `tiny_table`."""
     return recipes.from_table(tiny_table(source, **changes), origin="tiny")
 
 
 def save_recipe(path: Path, source: Path | str, **changes: Any) -> Path:
-    """Write the recipe that `tiny_table` spells as TOML."""
+    """Write the recipe of `tiny_table` as TOML."""
     path.write_text(recipes.to_toml(tiny_recipe(source, **changes)))
     return path
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    """The content of every file below `root`, hidden ones too, by its path relative to it; empty
-    folders as b"".
-    """
+    """Read all files below `root`, hidden ones too: path -> bytes, b"" for empty folders."""
     entries = {
         str(path.relative_to(root)): path
         for path in root.rglob("*")
@@ -126,14 +118,12 @@ def tree(root: Path) -> dict[str, bytes]:
 
 
 def hidden(root: Path) -> list[str]:
-    """The names of all hidden files and folders below `root`: what a build in progress leaves, and
-    drafts.
-    """
+    """List all hidden files and folders below `root`: those of a build in progress, and drafts."""
     return sorted(str(path.relative_to(root)) for path in root.rglob(".*"))
 
 
 def columns(root: Path) -> dict[tuple[str, str, str], Array]:
-    """Every column of a finished dataset, whole, as `Dataset` reads it."""
+    """Read every column of a finished dataset, whole, with `Dataset`."""
     dataset = Dataset(root)
     return {
         (task, split, column.name): dataset.rows(task, split, column.name, 0, section.count)
@@ -143,7 +133,7 @@ def columns(root: Path) -> dict[tuple[str, str, str], Array]:
 
 
 def through_library(root: Path, task: str, split: str, column: str) -> Array:
-    """A whole column as a user of zarr or h5py reads it."""
+    """Read a whole column as a user of zarr or h5py does."""
     folder = root / task / split
     if (folder / "zarr.json").exists():
         group: Any = zarr.open_group(folder, mode="r")
@@ -165,8 +155,8 @@ def flip(path: Path, position: int) -> None:
 
 
 def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-    """The command line in a process and a session of its own, its output in pipes."""
-    # a shell's background jobs ignore SIGINT
+    """Start the command line in a process and a session of its own, with its output in pipes."""
+    # A shell's background jobs ignore SIGINT.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return subprocess.Popen(
@@ -183,15 +173,14 @@ def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
 
 
 class Death(BaseException):
-    """What every change of the disk raises once the process is to be dead."""
+    """Raised by every change of the disk after the moment of death."""
 
 
 class Disk:
-    """While it is entered, counts the system calls of `os` that change the disk, in `calls` (name,
-    path).
+    """Context that counts the calls of `os` that change the disk: `calls` lists (name, path).
 
-    Ahead of call number `dies_before`, and of every later one, it raises Death: no clean-up
-    succeeds, as after SIGKILL. Call number i of `fails` = (i, errno) fails with that error.
+    Call number `dies_before` and all later ones raise Death instead: no clean-up succeeds, as after
+    SIGKILL. Call number i of `fails` = (i, errno) fails with that error.
     """
 
     CHANGES = (
@@ -260,9 +249,7 @@ class Disk:
 
 @contextmanager
 def on_one_thread() -> Iterator[None]:
-    """Let torch compute on one thread, and on as many as before in the end, whatever the body
-    sets.
-    """
+    """Let torch compute on one thread, and restore their number in the end."""
     import torch
 
     before = torch.get_num_threads()
@@ -276,9 +263,7 @@ def on_one_thread() -> Iterator[None]:
 def in_shell(
     *arguments: object, shell: str = "", **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own, its streams as `shell` says, such as "2>&-" or "|
-    true".
-    """
+    """Run the command line with streams redirected by `shell`, such as "2>&-" or "| true"."""
     line = options.pop("prefix", "") + shlex.join(
         [sys.executable, "-m", "datagen", *map(str, arguments)]
     )
@@ -296,9 +281,7 @@ def in_shell(
 
 
 def without_privileges() -> str:
-    """The start of a command line whose process obeys permissions, though it may be the
-    superuser's.
-    """
+    """Return a command prefix that makes even the superuser obey permissions."""
     if os.geteuid():
         return ""
     if shutil.which("setpriv") is None:

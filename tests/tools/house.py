@@ -10,7 +10,7 @@ import ast
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -59,10 +59,16 @@ def longest_chain(graph: Mapping[str, set[str]], package: str) -> list[str]:
 
     @cache
     def chain(name: str) -> tuple[str, ...]:
-        below = [chain(other) for other in sorted(graph[name]) if _within(other, package)]
-        return (name, *max(below, key=lambda names: len(names), default=()))
+        return (name, *_longest(chain(other) for other in sorted(graph[name]) if inside(other)))
 
-    return list(max((chain(name) for name in graph if _within(name, package)), key=len, default=()))
+    def inside(name: str) -> bool:
+        return name == package or name.startswith(f"{package}.")
+
+    return list(_longest(chain(name) for name in graph if inside(name)))
+
+
+def _longest(chains: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    return max(chains, key=len, default=())
 
 
 def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
@@ -84,10 +90,6 @@ def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
     return sorted(map(sorted, groups))
 
 
-def _within(name: str, package: str) -> bool:
-    return name == package or name.startswith(f"{package}.")
-
-
 def statements(tree: ast.Module) -> int:
     """Count the statements of a module, docstrings left out."""
     count = sum(isinstance(node, ast.stmt) for node in ast.walk(tree))
@@ -105,7 +107,7 @@ def _scopes(tree: ast.Module) -> list[_Scope]:
 
 
 def long_lines(path: Path) -> list[int]:
-    """List the lines over 100 characters, tables, addresses and digests left out."""
+    """List the lines over 100 characters; tables, addresses and digests are exempt."""
     lines = path.read_text("utf-8").splitlines()
     return [
         number
@@ -125,26 +127,26 @@ def measure(root: Path) -> dict[str, object]:
     short = [
         name for name, path in files.items() if path.name != "__init__.py" and lines[name] < SHORT
     ]
-    prose = [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
-    wide = {path: long_lines(path) for path in [*files.values(), *prose]}
+    prose = [*sorted(root.glob("*.md")), *sorted((root / "docs").rglob("*.md"))]
+    code = [path for folder in ("tests", "benchmarks") for path in (root / folder).rglob("*.py")]
+    wide = {path: long_lines(path) for path in [*files.values(), *sorted(code), *prose]}
     vague = {name: vague_docstrings(tree) for name, tree in trees.items()}
     readme = (root / "README.md").read_text("utf-8")
     return {
         "modules": len(files),
         "lines": sum(lines.values()),
         "statements": sum(map(statements, trees.values())),
-        "longest chain of imports": {package: len(chain) for package, chain in chains.items()},
-        "chains": chains,
-        "circles": loops,
+        **{f"modules in the longest chain of imports: {name}": chains[name] for name in chains},
+        "circles of imports": loops,
         "modules under 50 lines": short,
         "lines over 100 characters": {
-            str(p.relative_to(root)): len(n) for p, n in wide.items() if n
+            str(path.relative_to(root)): numbers for path, numbers in wide.items() if numbers
         },
-        "docstrings that begin with What, Where, Whether, Which": {
-            k: v for k, v in vague.items() if v
+        "docstrings that begin with What, Where, Whether or Which": {
+            name: numbers for name, numbers in vague.items() if numbers
         },
         "README lines": len(readme.splitlines()),
-        "README words": len(readme.split()),
+        "README words": len([word for word in readme.split() if re.search(r"\w", word)]),
     }
 
 

@@ -1,6 +1,4 @@
-"""A place of its own for each test: an empty working folder, an empty home, and an environment that
-is known.
-"""
+"""Give each test an empty working folder, an empty home and a known environment."""
 
 from __future__ import annotations
 
@@ -14,8 +12,7 @@ from tempfile import mkdtemp
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# What the interpreter, the linker, the compiler, the libraries of mathematics and the tools of
-# testing need.
+# Variables that the interpreter, linker, compiler, mathematical libraries and test tools need.
 KEPT = (
     *("PATH", "VIRTUAL_ENV", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"),
     *("TMPDIR", "TEMP", "TMP", "USER", "LOGNAME", "CC", "CXX", "CPATH", "LIBRARY_PATH", "SDKROOT"),
@@ -47,12 +44,11 @@ KEPT_FAMILIES = (
 
 
 def known(environment: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Keep of an environment what running needs, and fix the rest; relative paths are those of
-    `folder`.
+    """Keep the variables that running needs, and fix the rest; paths are relative to `folder`.
 
-    Nothing that the packages, their libraries or a terminal heed comes through: no DATAGEN_*, no
-    XDG_*, no ranks, no colours, no widths, no locale but the one named here. Subprocesses find the
-    code that the tests lie beside.
+    Variables that the packages, their libraries or a terminal read are dropped: DATAGEN_*, XDG_*,
+    ranks, colours, widths, and any locale except the one set here. Subprocesses import the code of
+    this checkout.
     """
     kept = {
         name: value
@@ -68,7 +64,7 @@ def known(environment: Mapping[str, str], folder: Path) -> dict[str, str]:
         **kept,
         "PYTHONPATH": os.pathsep.join([str(ROOT), *given]),
         "LANG": "C.UTF-8",
-        # Git reads a checkout of another user, as it may where the user's own settings say so.
+        # Let Git read a checkout that belongs to another user.
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": "safe.directory",
@@ -78,7 +74,7 @@ def known(environment: Mapping[str, str], folder: Path) -> dict[str, str]:
 
 @contextmanager
 def environment_of(wanted: Mapping[str, str]) -> Iterator[None]:
-    """Let the process have these variables; in the end those of before, whatever the body sets."""
+    """Set these variables alone, and restore the old ones in the end, whatever the body sets."""
     before = dict(os.environ)
     _become(wanted)
     try:
@@ -89,9 +85,7 @@ def environment_of(wanted: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def own_place(parent: Path) -> Iterator[Path]:
-    """Work in an empty folder below `parent`, with an empty home beside it; in the end all is as
-    before.
-    """
+    """Work in an empty folder below `parent`, with an empty home beside it; restore both after."""
     place, here = Path(mkdtemp(dir=parent)), Path.cwd()
     work, home = place / "work", place / "home"
     work.mkdir()
@@ -106,7 +100,7 @@ def own_place(parent: Path) -> Iterator[Path]:
 
 
 def _become(wanted: Mapping[str, str]) -> None:
-    """Change what differs; pytest itself says in PYTEST_CURRENT_TEST where it is."""
+    """Change the variables that differ; pytest itself sets PYTEST_CURRENT_TEST."""
     for name in os.environ.keys() - wanted.keys() - {"PYTEST_CURRENT_TEST"}:
         del os.environ[name]
     for name, value in wanted.items():
@@ -115,7 +109,7 @@ def _become(wanted: Mapping[str, str]) -> None:
 
 
 def _places_of_playwright(environment: Mapping[str, str]) -> list[Path]:
-    """Folders in which Playwright keeps its browsers in a user's home."""
+    """List the folders in which Playwright keeps its browsers in a user's home."""
     home = environment.get("HOME")
     below = "Library/Caches" if sys.platform == "darwin" else ".cache"
     return [Path(home, below, "ms-playwright")] if home else []

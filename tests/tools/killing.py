@@ -1,9 +1,8 @@
-"""Commands in processes of their own, to be killed at a moment: forked from a warm process, or
-started cold.
+"""Start commands that are to be killed: forked from a warm process, or started cold.
 
-A process that has imported everything starts a command in milliseconds, so that many kills cost
-little; some cold starts keep them honest. As a script this module is that warm process, or one cold
-command with its tiny MNIST.
+A process that has imported everything starts a command in milliseconds, so many kills cost little;
+some cold starts check that this is representative. As a script this module is that warm process, or
+one cold command with a tiny MNIST.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ import numpy as np
 
 from datagen.sources import idx, mnist
 
-# Zeros: few bytes for a mirror to send, slowly, and many for `fetch` to write, so that a kill may
-# hit either.
+# Zeros are few bytes for a mirror to send, slowly, and many for `fetch` to write, so a kill may hit
+# either.
 MIRRORED = {
     "train-images-idx3-ubyte": idx.encode(np.zeros((12_000, 28, 28), np.uint8)),
     "train-labels-idx1-ubyte": idx.encode(np.zeros(12_000, np.uint8)),
@@ -49,23 +48,21 @@ TINY = replace(
         for file in mnist.MNIST.files
     ),
 )
-_PIECES = 10  # of each file that a mirror sends
-_PAUSE = 0.001  # seconds after each of them
-_PATIENCE = 120  # seconds, for what takes at most twenty
-_MOMENT = 5.0  # seconds in which what takes milliseconds has ended
+_PIECES = 10  # in which a mirror sends each file
+_PAUSE = 0.001  # seconds after each piece
+_PATIENCE = 120  # seconds to wait for a command that takes at most twenty
+_MOMENT = 5.0  # seconds to wait for an end that takes milliseconds
 
 
 @dataclass
 class Running:
-    """A command in a process that leads its own group; `ended` waits for its return code, as
-    `subprocess` has it.
-    """
+    """Command in a process that leads its own group; `ended` waits for its return code."""
 
     pid: int
     ended: Callable[[], int]
 
     def wait(self) -> int:
-        """Its return code, and that of SIGKILL where it would not end."""
+        """Wait for the return code; kill the group if it does not end."""
         timer = Timer(_PATIENCE, self.kill, kwargs={"group": True})
         timer.start()
         try:
@@ -74,17 +71,14 @@ class Running:
             timer.cancel()
 
     def kill(self, *, group: bool) -> None:
-        """SIGKILL to the process, or to its whole group. It is not waited for, so its number is
-        nobody else's yet.
-        """
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # of a group that has ended
+        """Send SIGKILL to the process or its group; before `wait`, its id is its own."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # the group has ended
             (os.killpg if group else os.kill)(self.pid, signal.SIGKILL)
 
     def has_company(self) -> bool:
-        """Whether anything of its group lives on for longer than a moment; to be asked after
-        `wait`.
+        """Return whether a process of its group survives for more than a moment, after `wait`.
 
-        An import may ask the system for its name with a command, which outlives a kill by
+        An import may run a command to learn the system's name, which outlives a kill by
         milliseconds.
         """
         deadline = time.monotonic() + _MOMENT
@@ -98,7 +92,7 @@ class Running:
 
 
 class Warm:
-    """A process that has imported everything, and forks one for each command."""
+    """Process that has imported everything and forks one process for each command."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -106,14 +100,14 @@ class Warm:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # a process with one thread forks safely
+            # A process with one thread forks safely.
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         )
 
     def start(
         self, arguments: Sequence[object], *, cwd: Path, env: Mapping[str, str], log: Path
     ) -> Running:
-        """`datagen ARGUMENTS` in a fork; what it prints goes to `log`."""
+        """Start `datagen ARGUMENTS` in a fork; it prints into `log`."""
         pid = self._ask(
             {
                 "arguments": list(map(str, arguments)),
@@ -125,7 +119,7 @@ class Warm:
         return Running(pid, lambda: self._ask({"wait": pid}))
 
     def close(self) -> None:
-        """End it."""
+        """End the warm process."""
         self._process.communicate()
 
     def _ask(self, request: Mapping[str, Any]) -> int:
@@ -138,7 +132,7 @@ class Warm:
 def start_cold(
     arguments: Sequence[object], *, cwd: Path, env: Mapping[str, str], log: Path
 ) -> Running:
-    """`datagen ARGUMENTS` in a new interpreter; what it prints goes to `log`."""
+    """Start `datagen ARGUMENTS` in a new interpreter; it prints into `log`."""
     script = [__file__, "once"] if arguments[0] == "fetch" else ["-m", "datagen"]
     with log.open("a") as output:
         process = subprocess.Popen(
@@ -154,18 +148,18 @@ def start_cold(
 
 @cache
 def packed() -> dict[str, bytes]:
-    """The files of TINY as a mirror has them, by name."""
+    """Compress the files of TINY as on a mirror: name -> bytes."""
     return {f"{name}.gz": gzip.compress(content) for name, content in MIRRORED.items()}
 
 
 @contextmanager
 def slow_mirror() -> Iterator[str]:
-    """A mirror on the loopback that sends the files of TINY piece by piece; its address."""
+    """Run a local mirror that sends the files of TINY piece by piece; yield its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             body = packed()[Path(self.path).name]
-            with contextlib.suppress(ConnectionError):  # who asked was killed
+            with contextlib.suppress(ConnectionError):  # the client was killed
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -188,7 +182,7 @@ def slow_mirror() -> Iterator[str]:
 
 
 def _run(arguments: Sequence[str]) -> NoReturn:
-    """The command line with TINY in the place of MNIST."""
+    """Run the command line with TINY in place of MNIST."""
     from datagen.__main__ import main
 
     mnist.MNIST = TINY
@@ -199,12 +193,12 @@ def _run(arguments: Sequence[str]) -> NoReturn:
 def _fork(request: Mapping[str, Any]) -> int:
     pid = os.fork()
     if pid:
-        with contextlib.suppress(OSError):  # of a process that has ended
+        with contextlib.suppress(OSError):  # the process has ended
             os.setpgid(pid, pid)
         return pid
-    code: object = 70  # of a command that ended in no way that is known
+    code: object = 70  # the command ended in an unknown way
     try:
-        os.setpgid(0, 0)  # here too: neither waits for the other
+        os.setpgid(0, 0)  # in both processes, because neither waits for the other
         os.chdir(request["cwd"])
         os.environ.update(request["env"])
         output = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -1,8 +1,7 @@
-"""Whether the tests notice changes of the code: mutants of the modules that [tool.mutmut] lists,
-each run against them.
+"""Run the tests against mutants of the modules that [tool.mutmut] lists.
 
-A mutant that no test notices must stand in survivors.toml with the reason, recognised by its lines,
-not by a number. Writes one JSON file of evidence: see --help.
+survivors.toml must list every mutant that no test notices, with the reason; it is recognised by its
+lines, not by a number. Writes one JSON file of results: see --help.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ import click
 from isolation import ROOT
 
 MUTMUT = Path(sys.executable).with_name("mutmut")
-WORK = ROOT / "mutants"  # where mutmut keeps the mutated package and what became of each mutant
+WORK = ROOT / "mutants"  # mutmut keeps the mutated packages and the results there
 LISTED = Path(__file__).with_name("survivors.toml")
 LEAST = 0.95  # share of killed mutants
 
@@ -36,9 +35,7 @@ _TIMED_OUT = {24, -24, 36, 152, 255}
 
 @dataclass(frozen=True)
 class Mutant:
-    """A change of one function, and how it is recognised: the lines that it replaces, and what they
-    become.
-    """
+    """A change of one function, recognised by the lines that it replaces and the new lines."""
 
     module: str
     function: str
@@ -46,7 +43,7 @@ class Mutant:
     becomes: str
 
     def __str__(self) -> str:
-        """An entry of survivors.toml, the reason left out."""
+        """Return an entry of survivors.toml without the reason."""
         texts = (
             ("module", self.module),
             ("function", self.function),
@@ -57,7 +54,7 @@ class Mutant:
 
 
 def listed_survivors() -> dict[Mutant, str]:
-    """The reason of each mutant that is known to survive."""
+    """Read the mutants that are known to survive, with their reasons."""
     entries = tomllib.loads(LISTED.read_text(encoding="utf-8"))["survivor"]
     return {
         Mutant(entry["module"], entry["function"], entry["was"], entry["becomes"]): entry["reason"]
@@ -66,9 +63,9 @@ def listed_survivors() -> dict[Mutant, str]:
 
 
 def run(modules: list[str], workers: int) -> None:
-    """Run the mutants of `modules`, of all where none is named, that have no result yet.
+    """Run the mutants of `modules`, or of all, that have no result yet.
 
-    MNIST stays out, so that results are the same everywhere.
+    MNIST is not used, so that results are the same everywhere.
     """
     environment = {key: value for key, value in os.environ.items() if key != "DATAGEN_SOURCE_DIR"}
     patterns = [f"{module.removesuffix('.py').replace('/', '.')}.*" for module in modules]
@@ -84,7 +81,7 @@ def forget_unkilled(modules: list[str]) -> None:
     """
     for module in modules:
         path = WORK / f"{module}.meta"
-        if not path.exists():  # a module that was not among them the last time
+        if not path.exists():  # not among the modules of the last run
             continue
         facts = json.loads(path.read_text(encoding="utf-8"))
         codes = facts["exit_code_by_key"]
@@ -93,9 +90,7 @@ def forget_unkilled(modules: list[str]) -> None:
 
 
 def result(module: str) -> dict[str, dict[str, Any]]:
-    """What mutmut keeps of the mutants of `module`, by its names for them: exit codes of their
-    tests, seconds, more.
-    """
+    """Read mutmut's results for `module`: exit codes of tests, seconds and more, by mutant."""
     facts: dict[str, dict[str, Any]] = json.loads(
         (WORK / f"{module}.meta").read_text(encoding="utf-8")
     )
@@ -108,8 +103,9 @@ def result(module: str) -> dict[str, dict[str, Any]]:
 
 
 def described(module: str, name: str) -> Mutant:
-    """The mutant that mutmut knows as `name`: package.module.x_function__mutmut_7, xǁClassǁfunction
-    of a method.
+    """Describe the mutant with mutmut's name, such as package.module.x_function__mutmut_7.
+
+    A method has xǁClassǁfunction in place of x_function.
     """
     shown = subprocess.run(
         [str(MUTMUT), "show", name], cwd=ROOT, capture_output=True, text=True, check=True
@@ -123,9 +119,7 @@ def described(module: str, name: str) -> Mutant:
 
 
 def counted(codes: Iterable[int]) -> dict[str, int]:
-    """How many mutants there are, by what became of them. A mutant whose tests do not end is
-    killed.
-    """
+    """Count the mutants by their end; a mutant whose tests do not end is killed."""
     kinds = Counter(
         "survived" if code in _SURVIVED else "timed_out" if code in _TIMED_OUT else "failed"
         for code in codes
@@ -140,9 +134,7 @@ def counted(codes: Iterable[int]) -> dict[str, int]:
 
 
 def summed(results: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
-    """The evidence: counts of all modules and of each, with the versions that they were found
-    with.
-    """
+    """Sum up the results: counts of all modules and of each, and the versions that ran them."""
     codes = {module: list(facts["exit_code_by_key"].values()) for module, facts in results.items()}
     total = counted(chain.from_iterable(codes.values()))
     return {
@@ -173,10 +165,10 @@ def summed(results: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
     show_default=True,
 )
 def main(modules: tuple[str, ...], again: bool, workers: int, evidence: Path) -> None:
-    """Run the mutants of all modules, or of MODULES such as datagen/otsu.py; evidence is written of
-    all only.
+    """Run the mutants of all modules, or of MODULES such as datagen/otsu.py.
 
-    Fails where a survivor is not listed, or where less than 95% are killed.
+    Writes results only for all modules. Fails if a survivor is not listed, or if less than 95% are
+    killed.
     """
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutmut"]
     chosen = list(modules) or config["only_mutate"]
