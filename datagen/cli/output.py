@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datagen.builder import Built
     from datagen.diff import Comparison, Difference
     from datagen.manifest import Manifest
-    from datagen.picks import Sample
+    from datagen.samples import Sample
     from datagen.stores import Array
     from datagen.verifier import Verdict
 
@@ -386,13 +386,15 @@ def verdict_facts(verdict: Verdict) -> dict[str, Any]:
     """Make what `verify --json` prints: `passed` if nothing wrong was found by what `level` looks
     at, and the rest.
     """
-    facts = {**vars(verdict), "problems": [vars(problem) for problem in verdict.problems]}
+    keys = {"checked_against": "stood_on", "skipped": "not_looked_at"}
+    facts = {keys.get(name, name): value for name, value in vars(verdict).items()}
+    facts["problems"] = [vars(problem) for problem in verdict.problems]
     rate = verdict.bytes / verdict.seconds
     return {"passed": not verdict.problems, **facts, "bytes_per_second": round(rate)}
 
 
 def print_verdict(verdict: Verdict, root: Path) -> None:
-    """Print what a verification found, what it stood on, and what it did not look at."""
+    """Print what a verification found, what it checked against, and what it skipped."""
     for problem in verdict.problems:
         tell(f"{root}/{problem}")
     count = len(verdict.problems)
@@ -405,11 +407,11 @@ def print_verdict(verdict: Verdict, root: Path) -> None:
     )
     rate = f", {size(round(verdict.bytes / verdict.seconds))}/s" if verdict.level == "full" else ""
     tell(
-        f"{root}: {found}; {verdict.level}: {verdict.samples:,} samples derived anew in {verdict.seconds:.1f} s{rate}"
+        f"{root}: {found}; {verdict.level}: {verdict.samples:,} samples derived again in {verdict.seconds:.1f} s{rate}"
     )
-    tell(f"stood on  {verdict.stood_on}")
-    for matter in verdict.not_looked_at:
-        tell(f"not looked at: {matter}")
+    tell(f"checked against {verdict.checked_against}")
+    for matter in verdict.skipped:
+        tell(f"skipped: {matter}")
     tell(f"digest    {verdict.digest}")
 
 

@@ -126,8 +126,8 @@ def verify(
             sample=sample,
             seed=secrets.randbits(32) if seed is None else seed,
             expect=expect,
-            directory=source_dir,
-            insist=named,
+            source_dir=source_dir,
+            source_optional=not named,
             workers=workers,
             progress=progress,
         )

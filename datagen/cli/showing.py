@@ -25,7 +25,7 @@ from datagen.files import beside, kind, require_outside_datasets
 from datagen.layout import SPLITS
 
 if TYPE_CHECKING:
-    from datagen.picks import Sample
+    from datagen.samples import Sample
 
 
 def _picture(_: click.Context, param: click.Parameter, value: Path | None) -> Path | None:  # noqa: ARG001
@@ -74,9 +74,7 @@ def show(
     values = samples.stored(dataset, task, split, index)
     damage = samples.damage(dataset, task, split, index)
     if png is not None:
-        from datagen.picks import read_sample
-
-        _draw(png, task, read_sample(dataset, task, split, index), dataset.manifest.source.classes)
+        _draw(png, task, samples.read_sample(dataset, task, split, index), dataset.manifest.source.classes)
     if as_json:
         print_json(sample_facts(task, split, index, values))
     elif not quiet:

@@ -103,7 +103,7 @@ class TinyDataset:
 
     @property
     def source_path(self) -> Path:
-        """The source as a .npz file: `verify(root, directory=source_path)` then stands on the
+        """The source as a .npz file: `verify(root, source_dir=source_path)` then stands on the
         source.
         """
         return self.root.parent / "source.npz"
@@ -133,7 +133,7 @@ def datasets(
     a digit. A build takes about a tenth of a second, and is no part of drawing: give the test
     `@settings(deadline=None)`, and fewer examples.
 
-    >>> from datagen.verify import verify
+    >>> from datagen.verifier import verify
     >>> from hypothesis import given, settings
     >>> @settings(deadline=None, max_examples=2)
     ... @given(datasets(format="hdf5"))

@@ -1,8 +1,8 @@
-"""Every claim of a manifest, re-derived from the bytes on disk: all problems are collected, none is
-mended.
+"""Verifies a dataset: re-derives every claim of its manifest from the bytes on disk.
 
-The derivation is its own check: the digits are taken from the source where it is at hand, else from
-the dataset, every sample is derived from them anew, and what is stored must be that, byte for byte.
+The images come from the source if it is at hand, else from the dataset itself. Every sample is
+derived from them again, and what is stored must equal it byte for byte. All problems are collected;
+none is repaired.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,24 +22,32 @@ from datagen.layout import MANIFEST, SPLITS
 from datagen.shards import Shard
 from datagen.stores import Section
 from datagen.tasks import TASKS, Deriver, Inputs
-from datagen.verifier.digits import stored_inputs
+from datagen.verifier.content import StoredInputs, check_samples, check_shard, read_inputs
 from datagen.verifier.duplicates import equal_digits, equal_mosaics
-from datagen.verifier.findings import Findings, Problem
-from datagen.verifier.frame import check_frame
-from datagen.verifier.samples import UNREADABLE, check_samples, check_shard, unreadable
-from datagen.verifier.views import check_views, say_of_views
+from datagen.verifier.problems import UNREADABLE, Outcome, Problem, unreadable
+from datagen.verifier.structure import Structure, check_structure
+from datagen.verifier.views import check_views, limits_of_views
 
 __all__ = ["Problem", "Verdict", "verify"]
 
-SOURCE = "the source"
+_SOURCE = "the source"
+_DISTINCT = "whether all images are distinct"
+_QUICK = Outcome(
+    skipped=(
+        "the bytes of the shards",
+        "whether the samples follow from the images",
+        _DISTINCT,
+    )
+)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a verification found. `stood_on` says what vouches for the digits; `not_looked_at` what
-    was left out.
+    """Result of a verification: the dataset is as its manifest says if `problems` is empty.
 
-    `samples` are those that were derived anew and compared, `bytes` what was read of samples.
+    `level` is "full", "quick", or the sample that was checked. `samples` were derived again and
+    compared, `bytes` of samples were read. `checked_against` names the source or the digest that
+    the data agree with, or "the dataset itself"; `skipped` says what was not checked.
     """
 
     digest: str
@@ -48,249 +56,297 @@ class Verdict:
     samples: int
     bytes: int
     seconds: float
-    stood_on: str
-    not_looked_at: tuple[str, ...]
+    checked_against: str
+    skipped: tuple[str, ...]
 
 
 def verify(
     root: Path | str,
     *,
+    source_dir: Path | str | None = None,
+    source_optional: bool = False,
     quick: bool = False,
     sample: int | None = None,
     seed: int = 0,
     expect: str | None = None,
-    directory: Path | str | None = None,
-    insist: bool = True,
     workers: int = 1,
     progress: assembly.Progress | None = None,
 ) -> Verdict:
-    """Verify the dataset in `root`: in full, or as little as `quick` says, or that and `sample`
-    random samples.
+    """Verify the dataset in `root`: in full, or `quick`, or quick with `sample` random samples.
 
-    `directory` is where the source is looked for when all is verified; if it is not there, that is
-    an error, unless `insist` is False: then it is passed over. `seed` chooses the samples; `expect`
-    is the dataset digest that it must have. Raises RecipeError where `expect` is no digest, what
-    opening the manifest raises (without a manifest there is no claim), and InputError or
-    SourceError where the source is not in a `directory` insisted on.
+    The full level compares the images with the source, if it is at hand. `source_dir` is where the
+    source must be; with `source_optional`, a folder without it is skipped. `seed` chooses the
+    samples. `expect` is the dataset digest that the manifest must have. `progress` is called with
+    the bytes checked and their total.
+
+    Raises what `Dataset` raises: without a manifest there are no claims. Raises RecipeError if
+    `expect` is no digest, and InputError or SourceError if the source is not in `source_dir`.
+
+    >>> verdict = verify("data/mnist")  # doctest: +SKIP
+    >>> verdict.problems, verdict.checked_against  # doctest: +SKIP
+    ((), 'the digest published for this recipe, the source')
     """
     started = time.perf_counter()
     if expect is not None and not re.fullmatch("[0-9a-fA-F]{64}", expect):
         raise RecipeError(
             "not a dataset digest", expected="64 hexadecimal digits", found=repr(expect)
         )
-    dataset, findings = Dataset(root), Findings()
-    _check_digest(dataset, expect, findings)
-    whole = not quick and sample is None
-    source = _source(dataset, directory, workers, findings, insist=insist) if whole else None
-    readable = check_frame(dataset, findings)
+    dataset = Dataset(root)
+    full = not quick and sample is None
+    digests = {
+        "the digest published for this recipe": recipe.known_digest(dataset.manifest.recipe),
+        "the digest expected": expect.lower() if expect else None,
+    }
+    source, origin = None, Outcome()
+    if full:
+        source, origin = _find_source(
+            dataset, source_dir, optional=source_optional, workers=workers
+        )
+    structure = check_structure(dataset)
     if sample is not None:
         level = f"sample of {sample:,} (seed {seed})"
-        _check_sample(dataset, readable, sample, seed, workers, findings)
+        content = _check_sample(dataset, structure.readable, sample, seed, workers)
     elif quick:
-        level = "quick"
-        findings.not_looked_at += [
-            "the bytes of the shards",
-            "whether the samples follow from the images",
-        ]
-        findings.skip("whether all images are distinct")
+        level, content = "quick", _QUICK
     else:
         level = "full"
-        _check_all(dataset, readable, source, workers, findings, progress)
-    say_of_views(dataset, findings, looked_at=whole)
-    _say_what_cannot_be_known(findings)
+        content = _check_all(dataset, structure, source, workers, progress)
+    against = [name for name, digest in digests.items() if digest == dataset.manifest.digest]
+    against += [_SOURCE] if source else []
+    total = Outcome.merge(
+        [
+            Outcome(tuple(_check_digest(dataset, digests))),
+            origin,
+            Outcome(structure.problems, structure.skipped),
+            content,
+            Outcome(skipped=tuple(limits_of_views(dataset, checked=full))),
+            Outcome(skipped=tuple(_limits_of_knowledge(against))),
+        ]
+    )
     return Verdict(
         digest=dataset.manifest.digest,
         level=level,
         problems=tuple(
-            sorted(findings.problems, key=lambda one: (one.path, one.index or 0, one.kind))
+            sorted(total.problems, key=lambda one: (one.path, one.index or 0, one.kind))
         ),
-        samples=findings.samples,
-        bytes=findings.bytes,
+        samples=total.samples,
+        bytes=total.bytes,
         seconds=time.perf_counter() - started,
-        stood_on=findings.stood_on,
-        not_looked_at=tuple(findings.not_looked_at),
+        checked_against=", ".join(against) or "the dataset itself",
+        skipped=total.skipped,
     )
 
 
-def _say_what_cannot_be_known(findings: Findings) -> None:
-    if not findings.vouchers:
-        findings.skip(
-            "whether these are the images of the source, with its labels: give --source-dir or --expect"
-        )
-    if SOURCE not in findings.vouchers:
-        findings.skip(
-            "what the manifest tells of its source: names, licence, duplicates that were dropped"
-        )
+def _check_digest(dataset: Dataset, digests: Mapping[str, str | None]) -> Iterator[Problem]:
+    """Compare the dataset digest with those published or expected; None stands for unknown."""
+    found = dataset.manifest.digest
+    for name, digest in digests.items():
+        if digest not in (None, found):
+            yield Problem(f"not {name}", MANIFEST, str(digest), found)
 
 
-def _check_digest(dataset: Dataset, expect: str | None, findings: Findings) -> None:
-    """Compare the dataset digest with the published one of the recipe and with the one that is
-    expected.
+def _limits_of_knowledge(against: Collection[str]) -> Iterator[str]:
+    """Say what cannot be known without the source, or without a digest."""
+    if not against:
+        yield (
+            "whether these are the images of the source, with its labels: "
+            "give --source-dir or --expect"
+        )
+    if _SOURCE not in against:
+        yield "what the manifest says of its source: names, licence, duplicates that were dropped"
+
+
+# The source.
+
+
+def _find_source(
+    dataset: Dataset, source_dir: Path | str | None, *, optional: bool, workers: int
+) -> tuple[builder.Resolved | None, Outcome]:
+    """Look for the source in `source_dir`, else where it is at hand; ask no mirror.
+
+    Raises InputError, SourceError or StorageError if it is not in `source_dir`, unless `optional`.
     """
-    known, found = recipe.known_digest(dataset.manifest.recipe), dataset.manifest.digest
-    for digest, standing in (
-        (known, "published for this recipe"),
-        (expect and expect.lower(), "expected"),
-    ):
-        if digest == found:
-            findings.vouchers.append(f"the digest {standing}")
-        elif digest is not None:
-            findings.report(f"not the digest {standing}", MANIFEST, digest, found)
+    name = dataset.manifest.recipe.source
+    if source_dir is not None:
+        try:
+            source, outcome = _compare_source(dataset, source_dir, workers)
+        except (InputError, SourceError, StorageError):
+            if not optional:
+                raise
+        else:
+            if optional and outcome.problems and name not in builder.EMBEDDED_OR_PINNED:
+                (other,) = outcome.problems
+                sides = f"expected {other.expected}, found {other.found}"
+                skipped = f"the source in {source_dir}, which is another: {sides}"
+                return None, Outcome(skipped=(skipped,))
+            return source, outcome
+    if not builder.is_at_hand(name):
+        return None, Outcome()
+    try:
+        return _compare_source(dataset, None, workers)
+    except (InputError, SourceError, StorageError) as error:
+        return None, Outcome(skipped=(f"the source: {error.problem}",))
+
+
+def _compare_source(
+    dataset: Dataset, source_dir: Path | str | None, workers: int
+) -> tuple[builder.Resolved | None, Outcome]:
+    """Load the source and compare what it gives with the manifest; None if it is another."""
+    recorded, stated = dataset.manifest.recipe, plans.plan_of(dataset.manifest)
+    try:
+        source = builder.resolve(recorded, directory=source_dir, workers=workers, offline=True)
+    except RecipeError as error:  # the source cannot give what the recipe asks for
+        expected, found = "the source it was built from", str(error)
+    else:
+        if source.plan == stated:
+            return source, Outcome()
+        expected, found = plans.difference(stated, source.plan)
+    return None, Outcome((Problem("another source", MANIFEST, expected, found),))
+
+
+# The full level.
 
 
 def _check_all(
     dataset: Dataset,
-    readable: list[Shard],
+    structure: Structure,
     source: builder.Resolved | None,
     workers: int,
-    findings: Findings,
     progress: assembly.Progress | None,
-) -> None:
-    """Read every byte, derive every sample, from the digits of `source` if it is there, and look
-    for equal images.
+) -> Outcome:
+    """Read every byte, derive every sample, and look for equal images.
+
+    The images are those of `source`, else those that the dataset stores.
     """
-    if source is None:
-        inputs = _stored_inputs(
-            dataset, SPLITS if readable else (), readable, workers, findings, tell=False
-        )
-    else:
+    readable = structure.readable
+    if source:
+        stored: dict[str, StoredInputs] = {}
         inputs = {split: source.inputs(split) for split in SPLITS}
-    derivers = _derivers(readable, inputs, findings)
-    total, lost, wrong = sum(job.bytes for job in readable), set[Shard](), set[Shard]()
-    order = sorted(readable, key=lambda job: -job.bytes)
-    for job, (problems, derived) in threads.run(
+    else:
+        splits = SPLITS if readable else ()
+        stored = {split: read_inputs(dataset, split, readable, workers) for split in splits}
+        inputs = _inputs(stored)
+    derivers, short = _derivers(readable, inputs)
+    checked = _check_shards(dataset, readable, derivers, workers, progress)
+    whole = [shard for shard in readable if not checked[shard].problems]
+    comparable = [shard for shard in readable if _is_comparable(shard, checked[shard])]
+    mosaics = [shard for shard in comparable if shard.section.task == "mosaics"]
+    wrong_paths = {problem.path for problem in structure.problems}
+    skipped = []
+    if len(comparable) < sum(section.shards for section in dataset.sections.values()):
+        skipped.append("samples of shards that are not as the manifest says")
+    if inputs.keys() < set(SPLITS) or any(
+        shard.section.task == "mosaics" and shard.section not in derivers for shard in readable
+    ):
+        skipped.append(_DISTINCT)
+    return Outcome.merge(
+        [
+            *(Outcome(one.labels, one.skipped) for one in stored.values()),
+            Outcome(skipped=short),
+            *checked.values(),
+            check_views(dataset, whole, wrong_paths),
+            Outcome(skipped=tuple(skipped)),
+            Outcome(tuple(equal_digits(inputs))),
+            Outcome(tuple(_check_mosaics(dataset, mosaics))),
+        ]
+    )
+
+
+def _check_shards(
+    dataset: Dataset,
+    readable: Sequence[Shard],
+    derivers: Mapping[Section, Deriver],
+    workers: int,
+    progress: assembly.Progress | None,
+) -> dict[Shard, Outcome]:
+    """Check all shards in threads, the largest first."""
+    total, done = sum(job.bytes for job in readable), 0
+    checked: dict[Shard, Outcome] = {}
+    for job, outcome in threads.run(
         lambda job, slot: check_shard(dataset, job, derivers.get(job.section), slot),
-        order,
+        sorted(readable, key=lambda job: -job.bytes),
         workers=workers,
     ):
-        findings.add(problems)
-        findings.samples += derived
-        findings.bytes += job.bytes
-        wrong |= {job} if problems else set()
-        compressed = job.section.compression != "none"  # these are not decoded if anything is wrong
-        if any(compressed or problem.kind == UNREADABLE for problem in problems):
-            lost.add(job)
+        checked[job] = outcome
+        done += outcome.bytes
         if progress is not None:
-            progress(findings.bytes, total)
-    check_views(dataset, set(readable) - wrong, findings)
-    whole = [job for job in readable if job not in lost]
-    if len(whole) < sum(section.shards for section in dataset.sections.values()):
-        findings.skip("samples of shards that are not as the manifest says")
-    if inputs.keys() < set(SPLITS) or any(
-        job.section.task == "mosaics" and job.section not in derivers for job in readable
-    ):
-        findings.skip("whether all images are distinct")
-    findings.add(equal_digits(inputs))
-    mosaics = [job for job in whole if job.section.task == "mosaics"]
+            progress(done, total)
+    return checked
+
+
+def _is_comparable(shard: Shard, outcome: Outcome) -> bool:
+    """Say whether a shard's samples were read: compressed ones are not if anything is wrong."""
+    if shard.section.compression != "none":
+        return not outcome.problems
+    return all(problem.kind != UNREADABLE for problem in outcome.problems)
+
+
+def _check_mosaics(dataset: Dataset, shards: Sequence[Shard]) -> Iterator[Problem]:
+    """Find mosaics that occur twice; report a shard that cannot be read any more."""
     try:
-        findings.add(equal_mosaics(dataset, mosaics))
+        yield from equal_mosaics(dataset, shards)
     except (DatagenError, OSError) as error:
-        findings.add([unreadable(dataset, mosaics[0].section, error)])
+        yield unreadable(dataset, shards[0].section, error)
 
 
-def _source(
-    dataset: Dataset,
-    directory: Path | str | None,
-    workers: int,
-    findings: Findings,
-    *,
-    insist: bool,
-) -> builder.Resolved | None:
-    """The source that the dataset was built from, if it is at hand and the same; in `findings` if
-    it is another.
-    """
-    recorded = dataset.manifest.recipe
-    if directory is None and not builder.is_at_hand(recorded.source):
-        return None
-    stated = plans.plan_of(dataset.manifest)
-    try:
-        resolved = builder.resolve(recorded, directory=directory, workers=workers, offline=True)
-        if resolved.plan == stated:
-            findings.vouchers.append(SOURCE)
-            return resolved
-        expected, found = plans.difference(stated, resolved.plan)
-    except RecipeError as error:
-        expected, found = "the source it was built from", str(error)
-    except (InputError, SourceError, StorageError) as error:
-        if directory is None:
-            findings.skip(f"the source: {error.problem}")
-            return None
-        if insist:  # whoever names a place is to know that the source is not in it
-            raise
-        return _source(dataset, None, workers, findings, insist=False)
-    if directory is not None and not insist and recorded.source not in builder.EMBEDDED_OR_PINNED:
-        findings.skip(
-            f"the source in {directory}, which is another: expected {expected}, found {found}"
-        )
-        return _source(dataset, None, workers, findings, insist=False)
-    findings.report("another source", MANIFEST, expected, found)
-    return None
+# A sample.
 
 
-def _stored_inputs(
-    dataset: Dataset,
-    splits: Iterable[str],
-    readable: list[Shard],
-    workers: int,
-    findings: Findings,
-    *,
-    tell: bool,
-) -> dict[str, Inputs]:
-    found = {
-        split: stored_inputs(dataset, split, readable, workers, findings, tell=tell)
-        for split in splits
-    }
-    return {split: inputs for split, inputs in found.items() if inputs is not None}
+def _check_sample(
+    dataset: Dataset, readable: Sequence[Shard], number: int, seed: int, workers: int
+) -> Outcome:
+    """Derive randomly chosen samples again, from the images that the dataset stores."""
+    chosen = _choose(readable, number, seed)
+    splits = dict.fromkeys(shard.section.split for shard in chosen)
+    stored = {split: read_inputs(dataset, split, readable, workers) for split in splits}
+    derivers, short = _derivers(readable, _inputs(stored))
+    return Outcome.merge(
+        [
+            Outcome(skipped=("all other samples", "the digests of the shards", _DISTINCT)),
+            *(Outcome(one.damage + one.labels, one.skipped) for one in stored.values()),
+            Outcome(skipped=short),
+            *(
+                check_samples(dataset, shard, derivers[shard.section], samples)
+                for shard, samples in chosen.items()
+                if shard.section in derivers
+            ),
+        ]
+    )
+
+
+def _choose(readable: Sequence[Shard], number: int, seed: int) -> dict[Shard, list[int]]:
+    """Choose samples at random among all that can be read: shard -> samples, ascending."""
+    total = sum(len(shard.samples) for shard in readable)
+    left = sorted(random.Random(seed).sample(range(total), min(number, total)), reverse=True)
+    chosen: dict[Shard, list[int]] = {}
+    first = 0
+    for shard in readable:
+        while left and left[-1] < first + len(shard.samples):
+            chosen.setdefault(shard, []).append(shard.samples[left.pop() - first])
+        first += len(shard.samples)
+    return chosen
+
+
+# Inputs of both levels.
+
+
+def _inputs(stored: Mapping[str, StoredInputs]) -> dict[str, Inputs]:
+    return {split: one.inputs for split, one in stored.items() if one.inputs is not None}
 
 
 def _derivers(
-    readable: Sequence[Shard], inputs: Mapping[str, Inputs], findings: Findings
-) -> dict[Section, Deriver]:
-    derivers = {}
-    for section in dict.fromkeys(job.section for job in readable):
+    readable: Sequence[Shard], inputs: Mapping[str, Inputs]
+) -> tuple[dict[Section, Deriver], tuple[str, ...]]:
+    """Make the function that derives the samples of each section; list those short of memory."""
+    derivers: dict[Section, Deriver] = {}
+    skipped: list[str] = []
+    for section in dict.fromkeys(shard.section for shard in readable):
         if section.task in TASKS and section.split in inputs:
             try:
                 derivers[section] = TASKS[section.task].deriver(inputs[section.split])
             except MemoryError:
-                findings.skip(
-                    f"whether the samples of {section.folder} follow from the images: memory is short"
+                skipped.append(
+                    f"whether the samples of {section.folder} follow from the images: "
+                    "memory is too short"
                 )
-    return derivers
-
-
-def _check_sample(
-    dataset: Dataset,
-    readable: list[Shard],
-    number: int,
-    seed: int,
-    workers: int,
-    findings: Findings,
-) -> None:
-    """Derive a random choice of samples anew, from the digits that are stored; `readable` is in the
-    order of files.
-    """
-    findings.not_looked_at += [
-        "all other samples",
-        "the digests of the shards",
-        "whether all images are distinct",
-    ]
-    total = sum(len(job.samples) for job in readable)
-    chosen = sorted(random.Random(seed).sample(range(total), min(number, total)))
-    samples: dict[Shard, list[int]] = {}
-    first, at = 0, 0
-    for job in readable:
-        last = first + len(job.samples)
-        while at < len(chosen) and chosen[at] < last:
-            samples.setdefault(job, []).append(job.samples[chosen[at] - first])
-            at += 1
-        first = last
-    splits = dict.fromkeys(job.section.split for job in samples)
-    derivers = _derivers(
-        readable, _stored_inputs(dataset, splits, readable, workers, findings, tell=True), findings
-    )
-    for job, picked in samples.items():
-        if job.section in derivers:
-            problems, derived = check_samples(dataset, job, derivers[job.section], picked)
-            findings.add(problems)
-            findings.samples += derived
-            findings.bytes += derived * sum(column.sample_bytes for column in job.section.columns)
+    return derivers, tuple(skipped)

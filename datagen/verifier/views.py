@@ -1,113 +1,105 @@
-"""What the views of datasets written earlier show, read through the format's library as their users
-read them.
+"""Checks the views of datasets written by earlier versions, read with h5py as their users do.
 
-A view may point at the right shards and show zeros all the same: HDF5 says nothing where it cannot
-open one.
+A view can point at the right shards and still show zeros: HDF5 reports no error for a shard that
+it cannot open.
 """
 
 from __future__ import annotations
 
 import resource
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from datagen.dataset import Dataset
 from datagen.errors import DatagenError
 from datagen.hashing import ColumnHasher
-from datagen.shards import Shard
+from datagen.shards import Shard, shard_list
 from datagen.stores import Column, Section, Views, open_store
-from datagen.verifier.findings import Findings
-from datagen.verifier.frame import view_of
-from datagen.verifier.samples import unreadable
+from datagen.verifier.problems import Outcome, Problem, problem_in, unreadable
+from datagen.verifier.structure import view_of
 
-_OTHER_FILES = 32  # that a process may have open beside the shards
+_OTHER_FILES = 32  # files that a process may have open beside the shards
 
 
 @dataclass(frozen=True)
-class Shown:
-    """Tells what a view shows of a column in one shard: the `right` samples or not, nothing but
-    `zeros` or more.
-    """
+class _Shown:
+    """Samples that a view shows of a column in one shard: `right` or not, and if all are zero."""
 
     job: Shard
     right: bool
     zeros: bool
 
 
-def check_views(dataset: Dataset, whole: Collection[Shard], findings: Findings) -> None:
-    """Compare what each view shows with the shards, where all of them are `whole`.
+def check_views(
+    dataset: Dataset, whole: Collection[Shard], wrong_paths: Collection[str]
+) -> Outcome:
+    """Compare what each view shows with its shards, if all of them are `whole`.
 
-    A view of which `findings` tell already, since it is another file or does not point at the
-    shards, is not opened.
+    A view in `wrong_paths` is skipped: it is damaged, or does not point at the shards.
     """
-    store, there = open_store(dataset.manifest.recipe.storage.format), set(whole)
-    told = {problem.path for problem in findings.problems}
+    views = open_store(dataset.manifest.recipe.storage.format).views
+    problems: list[Problem] = []
+    skipped: tuple[str, ...] = ()
     for section in dataset.sections.values():
         path = view_of(dataset, section)
-        if store.views is None or path is None:
+        if views is None or path is None:
             continue
-        jobs = [Shard(section, shard) for shard in range(section.shards)]
-        if path in told or not there.issuperset(jobs):
-            findings.skip(
-                "what the view of whole columns shows, where it or a shard is not as the manifest says"
+        if path in wrong_paths or not set(shard_list([section])) <= set(whole):
+            skipped = (
+                "what the view of whole columns shows, where it or a shard is not "
+                "as the manifest says",
             )
             continue
         try:
-            shown = [
-                one
-                for column in section.columns
-                for one in _shown(dataset, store.views, column, jobs)
-            ]
+            problems += _check_view(dataset, views, section, path)
         except (DatagenError, OSError) as error:
-            findings.add([unreadable(dataset, section, error)])
-            continue
-        wrong = [one for one in shown if not one.right]
-        if wrong:
-            lost = sum(len(job.samples) for job in {one.job for one in wrong})
-            what = "zeros" if all(one.zeros for one in wrong) else "something else"
-            expected = f"the samples of {section.shards:,} shards"
-            findings.report("misleading", path, expected, _words(section, lost, what), section)
+            problems.append(unreadable(dataset, section, error))
+    return Outcome(tuple(problems), skipped)
 
 
-def say_of_views(dataset: Dataset, findings: Findings, *, looked_at: bool) -> None:
-    """Say of views what can never be known here, or that they are not looked at."""
-    paths = [
-        path
-        for section in dataset.sections.values()
-        for path in [view_of(dataset, section)]
-        if path
-    ]
+def limits_of_views(dataset: Dataset, *, checked: bool) -> list[str]:
+    """Say what stays unknown of the views, if there are any: all, or how they read elsewhere."""
+    paths = [path for one in dataset.sections.values() if (path := view_of(dataset, one))]
     if not paths:
-        return
+        return []
     name = paths[0].rpartition("/")[2]
-    findings.skip(
-        f"whether {name} shows every sample where fewer files may be open at once than here: read the shards"
-        if looked_at
-        else f"what {name} shows"
-    )
+    if not checked:
+        return [f"what {name} shows"]
+    return [
+        f"whether {name} shows every sample where fewer files may be open at once than here: "
+        "read the shards"
+    ]
 
 
-def _shown(
-    dataset: Dataset, views: Views, column: Column, jobs: Sequence[Shard]
-) -> Iterator[Shown]:
-    """Read a column of the view in one handle, block by block; `jobs` are all shards of the
-    section.
-    """
-    section = jobs[0].section
+def _check_view(dataset: Dataset, views: Views, section: Section, path: str) -> Iterator[Problem]:
+    shown = [one for column in section.columns for one in _shown(dataset, views, section, column)]
+    wrong = [one for one in shown if not one.right]
+    if wrong:
+        lost = sum(len(job.samples) for job in {one.job for one in wrong})
+        content = "zeros" if all(one.zeros for one in wrong) else "something else"
+        expected = f"the samples of {section.shards:,} shards"
+        yield problem_in(section, "misleading", path, expected, _found(section, lost, content))
+
+
+def _shown(dataset: Dataset, views: Views, section: Section, column: Column) -> Iterator[_Shown]:
+    """Read a column of a section's view through one handle, block by block."""
     table = dataset.table(section.task, section.split)[section.columns.index(column)]
     with views.open(dataset.root, section, column) as read:
-        for job, row in zip(jobs, table, strict=True):
+        for job, row in zip(shard_list([section]), table, strict=True):
             hasher, zeros = ColumnHasher(column.dtype, column.shape), True
             for samples in section.blocks(job.index):
                 block = read(samples.start, samples.stop)
                 hasher.update(block)
                 zeros = zeros and not block.any()
-            yield Shown(job, hasher.root() == row["root"].tobytes(), zeros)
+            yield _Shown(job, hasher.root() == row["root"].tobytes(), zeros)
 
 
-def _words(section: Section, lost: int, what: str) -> str:
-    """Say what is shown, why, and what to do."""
+def _found(section: Section, lost: int, content: str) -> str:
+    """Say what a view shows, the likely cause, and what to do."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     short = limit != resource.RLIM_INFINITY and section.shards + _OTHER_FILES > limit
-    why = f" ({limit:,} files may be open at once)" if short else ""
-    return f"{what} in place of {lost:,} of {section.count:,}{why}: read the shards, or the result of 'datagen convert'"
+    cause = f" ({limit:,} files may be open at once)" if short else ""
+    return (
+        f"{content} in place of {lost:,} of {section.count:,}{cause}: "
+        "read the shards, or the result of 'datagen convert'"
+    )

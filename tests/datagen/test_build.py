@@ -496,7 +496,7 @@ def test_every_function_takes_paths_as_text(tmp_path: Path) -> None:
         builder.resolve_dataset(root, directory=source).plan
         == builder.resolve(recipe, directory=source).plan
     )
-    assert not verify(root, directory=source).problems
+    assert not verify(root, source_dir=source).problems
     assert not any(one.is_data for one in differences(root, other))
     assert [path.parent for path in write_preview(root, str(tmp_path / "pictures"))] == [
         tmp_path / "pictures"

@@ -233,7 +233,7 @@ def expected_of(kind: str, whole: Whole) -> dict[str, bytes]:
 def is_called_whole(root: Path, source: Path) -> bool:
     """What `datagen verify` says of a dataset."""
     try:
-        return not verify(root, directory=source).problems
+        return not verify(root, source_dir=source).problems
     except (FormatError, DamageError):
         return False
 
@@ -340,7 +340,7 @@ def test_the_default_dataset_killed_five_times_is_the_published_one_in_the_end(
         if (place / "mnist" / MANIFEST).exists():
             assert (
                 verify(
-                    place / "mnist", directory=mnist_folder, workers=2, expect=MNIST_DIGEST
+                    place / "mnist", source_dir=mnist_folder, workers=2, expect=MNIST_DIGEST
                 ).problems
                 == ()
             )
@@ -348,7 +348,7 @@ def test_the_default_dataset_killed_five_times_is_the_published_one_in_the_end(
             shutil.rmtree(place)
     assert start().wait() == 0, f"DATAGEN_KILLS_SEED={SEED}: {log.read_text()}"
     assert manifests.load(place / "mnist").digest == MNIST_DIGEST
-    assert verify(place / "mnist", directory=mnist_folder, workers=2).problems == ()
+    assert verify(place / "mnist", source_dir=mnist_folder, workers=2).problems == ()
     assert {path.relative_to(place) for path in place.rglob("*")} == names
 
 

@@ -307,8 +307,8 @@ def test_a_dataset_is_whole_and_stands_on_its_source(format_name: str, compressi
     @on_disk
     @given(datasets(format=format_name, compression=compression))
     def check(dataset: TinyDataset) -> None:
-        verdict = verify(dataset.root, directory=dataset.source_path)
-        assert (verdict.problems, verdict.stood_on) == ((), "the source")
+        verdict = verify(dataset.root, source_dir=dataset.source_path)
+        assert (verdict.problems, verdict.checked_against) == ((), "the source")
         storage = resolve_dataset(dataset.root, directory=dataset.source_path).recipe.storage
         assert (storage.format, storage.compression) == (format_name, compression)
         assert plan_of(resolve_dataset(dataset.root, directory=dataset.source_path).plan) == (

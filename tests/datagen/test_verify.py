@@ -40,11 +40,10 @@ from datagen.manifest import SHARD_FACTS, load
 from datagen.shards import Shard
 from datagen.stores import zarr as zarr_store
 from datagen.tasks import TASKS
-from datagen.verifier import Verdict, duplicates, frame, uniqueness, verify
-from datagen.verifier.findings import Problem
-from datagen.verifier.inventory import inventory
-from datagen.verifier.reading import ShardReader
-from datagen.verifier.samples import check_shard, unreadable
+from datagen.verifier import Problem, Verdict, duplicates, structure, verify
+from datagen.verifier.content import ShardReader, check_shard
+from datagen.verifier.problems import unreadable
+from datagen.verifier.structure import list_entries
 
 KINDS = [(name, compression) for name in FORMATS for compression in ("none", "zstd")]
 MEMORY = 1 << 30  # bytes of address space that a verification of a hostile dataset must do with
@@ -85,7 +84,7 @@ def limited(
     interpreter.
     """
     code = (
-        "import resource, sys; from datagen import verify, stores; from datagen.stores import hdf5;"
+        "import resource, sys; from datagen import verifier, stores; from datagen.stores import hdf5;"
         "import zarr, hdf5plugin; from datagen.__main__ import main;"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize();"
         f"resource.setrlimit(resource.RLIMIT_AS, (used + {memory},) * 2); main()"
@@ -199,7 +198,7 @@ def test_people_are_told_the_file_the_sample_and_the_values_in_few_words(tiny: T
         "wrong threshold: expected 0, found 77\n" in result.stdout
     )
     assert "1 problem;" in result.stdout
-    assert "stood on  the dataset itself\n" in result.stdout
+    assert "checked against the dataset itself\n" in result.stdout
     assert max(map(len, result.stdout.splitlines())) < 200 + len(str(tiny.root))
 
 
@@ -229,8 +228,7 @@ def test_digits_damaged_in_both_places_say_nothing_of_what_follows_from_them(tin
         for task in ("foreground", "circles")
     }
     assert (
-        "whether the samples of train follow from its images, which are damaged"
-        in verdict.not_looked_at
+        "whether the samples of train follow from its images, which are damaged" in verdict.skipped
     )
     assert verdict.samples == 2 * 20 + 8 + 520  # of val and test
 
@@ -281,13 +279,16 @@ def test_what_is_no_digest_cannot_be_expected(tiny: Tiny, expect: str) -> None:
 
 def test_the_digest_expected_is_told_beside_the_one_found(tiny: Tiny) -> None:
     digest = load(tiny.root).digest
-    assert verify(tiny.root, quick=True, expect=digest.upper()).stood_on == "the digest expected"
+    assert (
+        verify(tiny.root, quick=True, expect=digest.upper()).checked_against
+        == "the digest expected"
+    )
     result = run(tiny.root, "--quick", "--expect", "0" * 64)
     assert (
         f"manifest.json: not the digest expected: expected {'0' * 64}, found {digest}"
         in result.stdout
     )
-    assert "stood on  the dataset itself" in result.stdout
+    assert "checked against the dataset itself" in result.stdout
 
 
 @pytest.mark.parametrize("is_right", [True, False])
@@ -297,7 +298,7 @@ def test_the_published_digest_of_a_recipe_is_compared_by_itself(
     digest = load(tiny.root).digest
     monkeypatch.setattr(recipes, "known_digest", lambda recipe: digest if is_right else "0" * 64)
     verdict = verify(tiny.root, quick=True)
-    assert verdict.stood_on == (
+    assert verdict.checked_against == (
         "the digest published for this recipe" if is_right else "the dataset itself"
     )
     assert kinds(verdict.problems) == (
@@ -330,7 +331,7 @@ def test_want_of_files_or_memory_is_no_problem_of_the_dataset(tiny: Tiny, number
 @linux
 def test_a_process_that_may_open_no_more_files_ends_with_7(tiny: Tiny) -> None:
     code = (
-        "import os, resource, sys; from datagen import verify, stores; import zarr; from datagen.__main__ import main;"
+        "import os, resource, sys; from datagen import verifier, stores; import zarr; from datagen.__main__ import main;"
         "used = max(map(int, os.listdir('/proc/self/fd')));"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, used + 1));"
         "sys.argv = ['datagen', 'verify', sys.argv[1]]; main()"
@@ -357,7 +358,7 @@ def test_a_named_place_is_looked_at_for_a_pinned_source_too(tiny: Tiny, name: st
     passed_over = CliRunner().invoke(
         cli, ["verify", str(tiny.root)], env={"DATAGEN_SOURCE_DIR": str(place)}
     )
-    assert "stood on  the dataset itself" in passed_over.stdout
+    assert "checked against the dataset itself" in passed_over.stdout
 
 
 @pytest.mark.parametrize("options", [["--quick"], ["--sample", 3]])
@@ -419,7 +420,7 @@ def test_more_equal_digests_than_are_followed_up_are_told(
     monkeypatch.setattr(
         duplicates, "sample_digests", lambda images: np.zeros((len(images), 16), np.uint8)
     )
-    monkeypatch.setattr(uniqueness, "SUSPECTS", 1)
+    monkeypatch.setattr(duplicates, "SUSPECTS", 1)
     assert ("too many equal digests", "foreground") in kinds(verify(tiny.root).problems)
 
 
@@ -488,7 +489,7 @@ def test_a_task_that_is_not_known_here_is_said_not_to_be_looked_at(
         ("damaged", "mosaics/val/label/c/0/0/0"),
         ("another content of label", "mosaics/val/label/c/0/0/0"),
     }
-    assert "whether mosaics is right: no task of that name is known here" in verdict.not_looked_at
+    assert "whether mosaics is right: no task of that name is known here" in verdict.skipped
 
 
 def _set_claim(plain: Any, path: str, value: Any) -> None:
@@ -521,7 +522,7 @@ def test_a_claim_that_no_source_can_make_true_is_told_and_nothing_derived(
         one.expected[: len(expected)] for one in verdict.problems if one.kind == "contradiction"
     }
     assert (told, verdict.samples) == ({expected}, 0)
-    assert "samples of shards that are not as the manifest says" in verdict.not_looked_at
+    assert "samples of shards that are not as the manifest says" in verdict.skipped
 
 
 def test_each_row_of_a_table_must_have_the_digest_of_its_file(
@@ -568,7 +569,7 @@ def test_a_compressed_shard_is_its_chunks_and_their_index_and_nothing_else(
     reseal(copy)
     verdict = verify(copy.root)
     assert kinds(verdict.problems) == {("misleading", copy.path("mosaics/val/digest:0"))}
-    assert "samples of shards that are not as the manifest says" in verdict.not_looked_at
+    assert "samples of shards that are not as the manifest says" in verdict.skipped
 
 
 # A hostile dataset.
@@ -682,12 +683,12 @@ def test_what_goes_away_meanwhile_is_told_with_the_rest(
     flip(tiny.file("mosaics/val/label:0"), 9)
     place = tiny.path("mosaics/train/image:1")
 
-    def taken_after(root: Path) -> dict[str, int]:
-        there = inventory(root)
+    def taken_after(root: Path) -> structure.Entries:
+        entries = list_entries(root)
         (root / place).unlink()
-        return there
+        return entries
 
-    monkeypatch.setattr(frame, "inventory", taken_after)
+    monkeypatch.setattr(structure, "list_entries", taken_after)
     found = kinds(verify(tiny.root, **level).problems)
     assert found >= {("unreadable", place), ("wrong label", "mosaics/val/label/c/0/0/0")}
 
@@ -753,7 +754,7 @@ def test_what_is_too_large_to_be_looked_at_in_one_piece_is_refused(
     copy = copy_of(built("zarr", packed), tmp_path)
     copy.edit(lambda plain: plain["recipe"]["mosaics"].update(grid=[side, side]))
     reshape(copy, 512)
-    monkeypatch.setattr(frame, "_MAX_DECODED", 1 << 29)
+    monkeypatch.setattr(structure, "_MAX_DECODED", 1 << 29)
     found = [one for one in verify(copy.root).problems if one.kind == "too large"]
     assert {(one.path, one.task) for one in found} == {(MANIFEST, "mosaics")}
 
@@ -893,8 +894,8 @@ def test_a_source_of_the_environment_that_is_another_is_passed_over_and_a_named_
         cli, ["verify", str(tiny.root)], env=environment, catch_exceptions=False
     )
     assert done.exit_code == 0, done.output
-    assert "stood on  the dataset itself" in done.output
-    assert (f"not looked at: the source in {place}, which is another" in done.output) == (
+    assert "checked against the dataset itself" in done.output
+    assert (f"skipped: the source in {place}, which is another" in done.output) == (
         difference[0] == "a"
     )
     assert run(tiny.root, "--source-dir", place).exit_code != 0
@@ -915,7 +916,7 @@ def test_a_source_of_the_environment_that_is_pinned_speaks_against_the_dataset(
     )
     seal(tiny)
     monkeypatch.setattr("datagen.sources.load", lambda *_, **__: replace(source, name="mnist"))
-    found = verify(tiny.root, directory=tmp_path, insist=False).problems
+    found = verify(tiny.root, source_dir=tmp_path, source_optional=True).problems
     assert "another source" in {one.kind for one in found}
 
 
@@ -977,9 +978,9 @@ def test_images_whose_digests_were_not_derived_are_not_said_to_be_distinct(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = "whether all images are distinct"
-    assert told not in verify(tiny.root).not_looked_at
-    monkeypatch.setattr("datagen.verifier.digits._memory", lambda: 1000)
-    assert told in verify(tiny.root).not_looked_at
+    assert told not in verify(tiny.root).skipped
+    monkeypatch.setattr("datagen.verifier.content._memory", lambda: 1000)
+    assert told in verify(tiny.root).skipped
 
 
 def test_a_recipe_that_tells_of_another_source_contradicts_the_manifest(tiny: Tiny) -> None:
@@ -1006,7 +1007,7 @@ def test_a_shard_that_misleads_the_library_is_derived_all_the_same(tiny: Tiny) -
     assert {(one.kind, one.path) for one in verdict.problems} == {
         ("misleading", tiny.path("mosaics/val/mask:0"))
     }
-    assert "samples of shards that are not as the manifest says" not in verdict.not_looked_at
+    assert "samples of shards that are not as the manifest says" not in verdict.skipped
 
 
 @pytest.mark.filterwarnings("ignore:Consolidated metadata:UserWarning")

@@ -32,7 +32,7 @@ LIMITED = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({FILES}
 READ = r"""
 import pathlib, re, sys
 from datagen.dataset import Dataset
-from modeling.shards import open_dataset
+from modeling.data.dataset import open_dataset
 import numpy
 root, out = sys.argv[1:]
 section = Dataset(root).sections["mosaics", "train"]
@@ -163,16 +163,16 @@ def test_a_view_that_shows_all_is_right_and_what_cannot_be_known_is_said(older: 
     verdict = verify(older)
     assert verdict.problems == ()
     told = "whether all.h5 shows every sample where fewer files may be open at once than here: read the shards"
-    assert told in verdict.not_looked_at
+    assert told in verdict.skipped
     for level in ({"quick": True}, {"sample": 100}):
-        assert "what all.h5 shows" in verify(older, **level).not_looked_at
+        assert "what all.h5 shows" in verify(older, **level).skipped
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_nothing_is_said_of_views_where_there_are_none(
     built: Callable[[str, str], Path], name: str
 ) -> None:
-    assert not any("all.h5" in matter for matter in verify(built(name, "none")).not_looked_at)
+    assert not any("all.h5" in matter for matter in verify(built(name, "none")).skipped)
 
 
 def test_a_view_over_damaged_shards_is_not_told_twice(older: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_view_over_damaged_shards_is_not_told_twice(older: Path) -> None:
     }
     assert (
         "what the view of whole columns shows, where it or a shard is not as the manifest says"
-        in verdict.not_looked_at
+        in verdict.skipped
     )
 
 

@@ -1,6 +1,4 @@
-"""Datasets as they were written earlier: HDF5 with a view of whole columns, Zarr with 0 as the fill
-value of each.
-"""
+"""Datasets as earlier versions wrote them: HDF5 with views of whole columns, Zarr filled with 0."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ from datagen.stores import Column, Section
 
 
 def make_older(root: Path) -> Path:
-    """Turn the finished dataset in `root` into what it was when written earlier: the same samples,
-    another frame.
-    """
+    """Turn the dataset in `root` into one of an earlier version: same samples, other metadata."""
     dataset = Dataset(root)
     hdf5 = dataset.manifest.recipe.storage.format == "hdf5"
     for section in dataset.sections.values():
@@ -41,7 +37,7 @@ def make_older(root: Path) -> Path:
 
 
 def facts_of(root: Path, path: str) -> FileFacts:
-    """The facts of a small file."""
+    """Measure a small file."""
     data = (root / path).read_bytes()
     return FileFacts(path, len(data), bytes_digest(data))
 
@@ -54,7 +50,7 @@ def fill_with_zeros(root: Path, section: Section) -> None:
 
 
 def write_view(root: Path, section: Section) -> None:
-    """Write all.h5: each column of a section as a virtual dataset over all shards."""
+    """Write all.h5: each column of a split as a virtual dataset over all shards."""
     with h5py.File(
         root / section.folder / "all.h5",
         "w",
