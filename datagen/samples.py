@@ -17,6 +17,7 @@ from datagen.shards import Shard, shard_list
 from datagen.stores import Section
 from datagen.tasks import Inputs, as_indices, find
 from datagen.verifier.content import ShardReader, damaged, read_inputs
+from datagen.verifier.problems import Problem
 
 Sample = Mapping[str, npt.NDArray[Any]]  # column name -> array of the shape of one sample
 Pick = tuple[str, int]  # a split and a row of it
@@ -100,9 +101,10 @@ def _inputs(dataset: Dataset, split: str) -> Inputs:
     for section in sections:
         dataset.table(section.task, split)  # its size confirms how many shards there are
     read = read_inputs(dataset, split, shard_list(sections), workers=1)
-    if read.inputs is not None and not read.labels:
+    labels = [one for one in read.other if isinstance(one, Problem)]
+    if read.inputs is not None and not labels:
         return read.inputs
-    for problem in (*read.labels, *read.damage):
+    for problem in (*labels, *read.damage):
         raise DamageError(
             f"the images and labels of {split} are damaged: {problem.kind}",
             path=dataset.root / problem.path,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,21 +24,27 @@ from datagen.stores import Section
 from datagen.tasks import TASKS, Deriver, Inputs
 from datagen.verifier.content import StoredInputs, check_samples, check_shard, read_inputs
 from datagen.verifier.duplicates import equal_digits, equal_mosaics
-from datagen.verifier.problems import UNREADABLE, Outcome, Problem, unreadable
+from datagen.verifier.problems import (
+    UNREADABLE,
+    Compared,
+    Finding,
+    Problem,
+    Skipped,
+    unreadable,
+)
 from datagen.verifier.structure import Structure, check_structure
 from datagen.verifier.views import check_views, limits_of_views
 
 __all__ = ["Problem", "Verdict", "verify"]
 
 _SOURCE = "the source"
-_DISTINCT = "whether all images are distinct"
-_QUICK = Outcome(
-    skipped=(
-        "the bytes of the shards",
-        "whether the samples follow from the images",
-        _DISTINCT,
-    )
+_DISTINCT = Skipped("whether all images are distinct")
+_QUICK = (
+    Skipped("the bytes of the shards"),
+    Skipped("whether the samples follow from the images"),
+    _DISTINCT,
 )
+_SAMPLE = (Skipped("all other samples"), Skipped("the digests of the shards"), _DISTINCT)
 
 
 @dataclass(frozen=True)
@@ -97,43 +103,43 @@ def verify(
         "the digest published for this recipe": recipe.known_digest(dataset.manifest.recipe),
         "the digest expected": expect.lower() if expect else None,
     }
-    source, origin = None, Outcome()
+    source, origin = None, list[Finding]()
     if full:
         source, origin = _find_source(
             dataset, source_dir, optional=source_optional, workers=workers
         )
     structure = check_structure(dataset)
-    if sample is not None:
-        level = f"sample of {sample:,} (seed {seed})"
-        content = _check_sample(dataset, structure.readable, sample, seed, workers)
-    elif quick:
-        level, content = "quick", _QUICK
-    else:
+    content: Iterable[Finding] = _QUICK
+    if full:
         level = "full"
         content = _check_all(dataset, structure, source, workers, progress)
+    elif sample is None:
+        level = "quick"
+    else:
+        level = f"sample of {sample:,} (seed {seed})"
+        content = _check_sample(dataset, structure.readable, sample, seed, workers)
     against = [name for name, digest in digests.items() if digest == dataset.manifest.digest]
     against += [_SOURCE] if source else []
-    total = Outcome.merge(
-        [
-            Outcome(tuple(_check_digest(dataset, digests))),
-            origin,
-            Outcome(structure.problems, structure.skipped),
-            content,
-            Outcome(skipped=tuple(limits_of_views(dataset, checked=full))),
-            Outcome(skipped=tuple(_limits_of_knowledge(against))),
-        ]
-    )
+    findings = [
+        *_check_digest(dataset, digests),
+        *origin,
+        *structure.problems,
+        *structure.skipped,
+        *content,
+        *limits_of_views(dataset, checked=full),
+        *_limits_of_knowledge(against),
+    ]
+    problems = [one for one in findings if isinstance(one, Problem)]
+    compared = [one for one in findings if isinstance(one, Compared)]
     return Verdict(
         digest=dataset.manifest.digest,
         level=level,
-        problems=tuple(
-            sorted(total.problems, key=lambda one: (one.path, one.index or 0, one.kind))
-        ),
-        samples=total.samples,
-        bytes=total.bytes,
+        problems=tuple(sorted(problems, key=lambda one: (one.path, one.index or 0, one.kind))),
+        samples=sum(one.samples for one in compared),
+        bytes=sum(one.bytes for one in compared),
         seconds=time.perf_counter() - started,
         checked_against=", ".join(against) or "the dataset itself",
-        skipped=total.skipped,
+        skipped=tuple(dict.fromkeys(one.matter for one in findings if isinstance(one, Skipped))),
     )
 
 
@@ -145,15 +151,17 @@ def _check_digest(dataset: Dataset, digests: Mapping[str, str | None]) -> Iterat
             yield Problem(f"not {name}", MANIFEST, str(digest), found)
 
 
-def _limits_of_knowledge(against: Collection[str]) -> Iterator[str]:
+def _limits_of_knowledge(against: Collection[str]) -> Iterator[Skipped]:
     """Say what cannot be known without the source, or without a digest."""
     if not against:
-        yield (
+        yield Skipped(
             "whether these are the images of the source, with its labels: "
             "give --source-dir or --expect"
         )
     if _SOURCE not in against:
-        yield "what the manifest says of its source: names, licence, duplicates that were dropped"
+        yield Skipped(
+            "what the manifest says of its source: names, licence, duplicates that were dropped"
+        )
 
 
 # The source.
@@ -161,7 +169,7 @@ def _limits_of_knowledge(against: Collection[str]) -> Iterator[str]:
 
 def _find_source(
     dataset: Dataset, source_dir: Path | str | None, *, optional: bool, workers: int
-) -> tuple[builder.Resolved | None, Outcome]:
+) -> tuple[builder.Resolved | None, list[Finding]]:
     """Look for the source in `source_dir`, else where it is at hand; ask no mirror.
 
     Raises InputError, SourceError or StorageError if it is not in `source_dir`, unless `optional`.
@@ -169,28 +177,27 @@ def _find_source(
     name = dataset.manifest.recipe.source
     if source_dir is not None:
         try:
-            source, outcome = _compare_source(dataset, source_dir, workers)
+            source, problems = _compare_source(dataset, source_dir, workers)
         except (InputError, SourceError, StorageError):
             if not optional:
                 raise
         else:
-            if optional and outcome.problems and name not in builder.EMBEDDED_OR_PINNED:
-                (other,) = outcome.problems
-                sides = f"expected {other.expected}, found {other.found}"
-                skipped = f"the source in {source_dir}, which is another: {sides}"
-                return None, Outcome(skipped=(skipped,))
-            return source, outcome
+            if source or not optional or name in builder.EMBEDDED_OR_PINNED:
+                return source, [*problems]
+            sides = f"expected {problems[0].expected}, found {problems[0].found}"
+            return None, [Skipped(f"the source in {source_dir}, which is another: {sides}")]
     if not builder.is_at_hand(name):
-        return None, Outcome()
+        return None, []
     try:
-        return _compare_source(dataset, None, workers)
+        source, problems = _compare_source(dataset, None, workers)
+        return source, [*problems]
     except (InputError, SourceError, StorageError) as error:
-        return None, Outcome(skipped=(f"the source: {error.problem}",))
+        return None, [Skipped(f"the source: {error.problem}")]
 
 
 def _compare_source(
     dataset: Dataset, source_dir: Path | str | None, workers: int
-) -> tuple[builder.Resolved | None, Outcome]:
+) -> tuple[builder.Resolved | None, list[Problem]]:
     """Load the source and compare what it gives with the manifest; None if it is another."""
     recorded, stated = dataset.manifest.recipe, plans.plan_of(dataset.manifest)
     try:
@@ -199,9 +206,9 @@ def _compare_source(
         expected, found = "the source it was built from", str(error)
     else:
         if source.plan == stated:
-            return source, Outcome()
+            return source, []
         expected, found = plans.difference(stated, source.plan)
-    return None, Outcome((Problem("another source", MANIFEST, expected, found),))
+    return None, [Problem("another source", MANIFEST, expected, found)]
 
 
 # The full level.
@@ -213,80 +220,73 @@ def _check_all(
     source: builder.Resolved | None,
     workers: int,
     progress: assembly.Progress | None,
-) -> Outcome:
+) -> Iterator[Finding]:
     """Read every byte, derive every sample, and look for equal images.
 
     The images are those of `source`, else those that the dataset stores.
     """
     readable = structure.readable
     if source:
-        stored: dict[str, StoredInputs] = {}
         inputs = {split: source.inputs(split) for split in SPLITS}
     else:
-        splits = SPLITS if readable else ()
-        stored = {split: read_inputs(dataset, split, readable, workers) for split in splits}
+        stored = _read_inputs(dataset, SPLITS if readable else (), readable, workers)
         inputs = _inputs(stored)
-    derivers, short = _derivers(readable, inputs)
+        for one in stored.values():  # their damage is found where the shards are checked
+            yield from one.other
+    derivers = _derivers(readable, inputs)
+    yield from _short_of_memory(derivers)
     checked = _check_shards(dataset, readable, derivers, workers, progress)
-    whole = [shard for shard in readable if not checked[shard].problems]
-    comparable = [shard for shard in readable if _is_comparable(shard, checked[shard])]
-    mosaics = [shard for shard in comparable if shard.section.task == "mosaics"]
-    wrong_paths = {problem.path for problem in structure.problems}
-    skipped = []
-    if len(comparable) < sum(section.shards for section in dataset.sections.values()):
-        skipped.append("samples of shards that are not as the manifest says")
+    for findings in checked.values():
+        yield from findings
+    problems = {
+        shard: [one for one in findings if isinstance(one, Problem)]
+        for shard, findings in checked.items()
+    }
+    whole = [shard for shard in readable if not problems[shard]]
+    yield from check_views(dataset, whole, {one.path for one in structure.problems})
+    decoded = [shard for shard in readable if _is_decoded(shard, problems[shard])]
+    if len(decoded) < sum(section.shards for section in dataset.sections.values()):
+        yield Skipped("samples of shards that are not as the manifest says")
     if inputs.keys() < set(SPLITS) or any(
-        shard.section.task == "mosaics" and shard.section not in derivers for shard in readable
+        shard.section.task == "mosaics" and derivers.get(shard.section) is None
+        for shard in readable
     ):
-        skipped.append(_DISTINCT)
-    return Outcome.merge(
-        [
-            *(Outcome(one.labels, one.skipped) for one in stored.values()),
-            Outcome(skipped=short),
-            *checked.values(),
-            check_views(dataset, whole, wrong_paths),
-            Outcome(skipped=tuple(skipped)),
-            Outcome(tuple(equal_digits(inputs))),
-            Outcome(tuple(_check_mosaics(dataset, mosaics))),
-        ]
-    )
+        yield _DISTINCT
+    yield from equal_digits(inputs)
+    mosaics = [shard for shard in decoded if shard.section.task == "mosaics"]
+    try:
+        yield from equal_mosaics(dataset, mosaics)
+    except (DatagenError, OSError) as error:
+        yield unreadable(dataset, mosaics[0].section, error)
 
 
 def _check_shards(
     dataset: Dataset,
     readable: Sequence[Shard],
-    derivers: Mapping[Section, Deriver],
+    derivers: Mapping[Section, Deriver | None],
     workers: int,
     progress: assembly.Progress | None,
-) -> dict[Shard, Outcome]:
+) -> dict[Shard, list[Finding]]:
     """Check all shards in threads, the largest first."""
+
+    def check(job: Shard, slot: threads.Slot) -> list[Finding]:
+        return list(check_shard(dataset, job, derivers.get(job.section), slot))
+
     total, done = sum(job.bytes for job in readable), 0
-    checked: dict[Shard, Outcome] = {}
-    for job, outcome in threads.run(
-        lambda job, slot: check_shard(dataset, job, derivers.get(job.section), slot),
-        sorted(readable, key=lambda job: -job.bytes),
-        workers=workers,
-    ):
-        checked[job] = outcome
-        done += outcome.bytes
+    checked: dict[Shard, list[Finding]] = {}
+    largest_first = sorted(readable, key=lambda job: -job.bytes)
+    for job, findings in threads.run(check, largest_first, workers=workers):
+        checked[job] = findings
+        done += job.bytes
         if progress is not None:
             progress(done, total)
     return checked
 
 
-def _is_comparable(shard: Shard, outcome: Outcome) -> bool:
-    """Say whether a shard's samples were read: compressed ones are not if anything is wrong."""
-    if shard.section.compression != "none":
-        return not outcome.problems
-    return all(problem.kind != UNREADABLE for problem in outcome.problems)
-
-
-def _check_mosaics(dataset: Dataset, shards: Sequence[Shard]) -> Iterator[Problem]:
-    """Find mosaics that occur twice; report a shard that cannot be read any more."""
-    try:
-        yield from equal_mosaics(dataset, shards)
-    except (DatagenError, OSError) as error:
-        yield unreadable(dataset, shards[0].section, error)
+def _is_decoded(shard: Shard, problems: Sequence[Problem]) -> bool:
+    """Say whether a shard's samples could be read: compressed ones only if nothing is wrong."""
+    packed = shard.section.compression != "none"
+    return not any(packed or problem.kind == UNREADABLE for problem in problems)
 
 
 # A sample.
@@ -294,24 +294,21 @@ def _check_mosaics(dataset: Dataset, shards: Sequence[Shard]) -> Iterator[Proble
 
 def _check_sample(
     dataset: Dataset, readable: Sequence[Shard], number: int, seed: int, workers: int
-) -> Outcome:
+) -> Iterator[Finding]:
     """Derive randomly chosen samples again, from the images that the dataset stores."""
+    yield from _SAMPLE
     chosen = _choose(readable, number, seed)
     splits = dict.fromkeys(shard.section.split for shard in chosen)
-    stored = {split: read_inputs(dataset, split, readable, workers) for split in splits}
-    derivers, short = _derivers(readable, _inputs(stored))
-    return Outcome.merge(
-        [
-            Outcome(skipped=("all other samples", "the digests of the shards", _DISTINCT)),
-            *(Outcome(one.damage + one.labels, one.skipped) for one in stored.values()),
-            Outcome(skipped=short),
-            *(
-                check_samples(dataset, shard, derivers[shard.section], samples)
-                for shard, samples in chosen.items()
-                if shard.section in derivers
-            ),
-        ]
-    )
+    stored = _read_inputs(dataset, splits, readable, workers)
+    for one in stored.values():
+        yield from one.damage
+        yield from one.other
+    derivers = _derivers(readable, _inputs(stored))
+    yield from _short_of_memory(derivers)
+    for shard, samples in chosen.items():
+        derive = derivers.get(shard.section)
+        if derive is not None:
+            yield from check_samples(dataset, shard, derive, samples)
 
 
 def _choose(readable: Sequence[Shard], number: int, seed: int) -> dict[Shard, list[int]]:
@@ -330,23 +327,34 @@ def _choose(readable: Sequence[Shard], number: int, seed: int) -> dict[Shard, li
 # Inputs of both levels.
 
 
+def _read_inputs(
+    dataset: Dataset, splits: Iterable[str], readable: Sequence[Shard], workers: int
+) -> dict[str, StoredInputs]:
+    return {split: read_inputs(dataset, split, readable, workers) for split in splits}
+
+
 def _inputs(stored: Mapping[str, StoredInputs]) -> dict[str, Inputs]:
     return {split: one.inputs for split, one in stored.items() if one.inputs is not None}
 
 
 def _derivers(
     readable: Sequence[Shard], inputs: Mapping[str, Inputs]
-) -> tuple[dict[Section, Deriver], tuple[str, ...]]:
-    """Make the function that derives the samples of each section; list those short of memory."""
-    derivers: dict[Section, Deriver] = {}
-    skipped: list[str] = []
+) -> dict[Section, Deriver | None]:
+    """Make the function that derives the samples of each section; None where memory is short."""
+    derivers: dict[Section, Deriver | None] = {}
     for section in dict.fromkeys(shard.section for shard in readable):
         if section.task in TASKS and section.split in inputs:
             try:
                 derivers[section] = TASKS[section.task].deriver(inputs[section.split])
             except MemoryError:
-                skipped.append(
-                    f"whether the samples of {section.folder} follow from the images: "
-                    "memory is too short"
-                )
-    return derivers, tuple(skipped)
+                derivers[section] = None
+    return derivers
+
+
+def _short_of_memory(derivers: Mapping[Section, Deriver | None]) -> Iterator[Skipped]:
+    for section, derive in derivers.items():
+        if derive is None:
+            folder = section.folder
+            yield Skipped(
+                f"whether the samples of {folder} follow from the images: memory is short"
+            )

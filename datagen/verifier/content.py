@@ -28,7 +28,7 @@ from datagen.manifest import Table
 from datagen.shards import Shard, shard_list
 from datagen.stores import Array, Column, Section, open_store
 from datagen.tasks import Deriver, Inputs, as_indices
-from datagen.verifier.problems import Outcome, Problem, problem_in, unreadable
+from datagen.verifier.problems import Compared, Finding, Problem, Skipped, problem_in, unreadable
 
 _READ = 1 << 20  # bytes of a file read at a time
 _PIECE = 1 << 18  # bytes that are still in the second-level cache when they are digested
@@ -38,60 +38,68 @@ _PRINTED = 16  # values of a sample that a message spells out
 _Buffers = Mapping[str, npt.NDArray[Any]]
 
 
-def check_shard(dataset: Dataset, job: Shard, derive: Deriver | None, slot: Slot) -> Outcome:
+def check_shard(
+    dataset: Dataset, job: Shard, derive: Deriver | None, slot: Slot
+) -> Iterator[Finding]:
     """Check every byte of one shard: file digests, content roots, metadata and, with `derive`,
     every sample.
     """
-    problems: list[Problem] = []
-    compared = 0
     packed = job.section.compression != "none"
     with slot.compute, ShardReader(dataset, job) as reader:
         try:
-            problems += misleading(dataset, job)
-            if packed:
-                problems += damaged(dataset, job, reader)
-                if problems:  # bytes that were not written as samples are not decoded
-                    return Outcome(tuple(problems), bytes=job.bytes)
-            hashers = {
-                column.name: ColumnHasher(column.dtype, column.shape)
-                for column in job.section.columns
-            }
-            buffers: _Buffers = {}
-            for samples, stored in _blocks(job, reader):
-                slot.check()
-                for name, block in stored.items():
-                    hashers[name].update(block)
-                if derive is not None:
-                    buffers = buffers or _like(stored)
-                    problems += _wrong_samples(job, reader, samples, stored, derive, buffers)
-                    compared += len(samples)
-            problems += _wrong_roots(dataset, job, reader, hashers)
+            problems = misleading(dataset, job)
+            problems += damaged(dataset, job, reader) if packed else []
+            yield from problems
+            if packed and problems:  # bytes that were not written as samples are not decoded
+                return
+            yield from _check_blocks(dataset, job, reader, derive, slot)
             if not packed:
-                problems += damaged(dataset, job, reader)
+                yield from damaged(dataset, job, reader)
         except (DatagenError, OSError) as error:
-            problems.append(unreadable(dataset, job.section, error))
-    return Outcome(tuple(problems), samples=compared, bytes=job.bytes)
+            yield unreadable(dataset, job.section, error)
 
 
-def check_samples(dataset: Dataset, job: Shard, derive: Deriver, samples: Sequence[int]) -> Outcome:
+def _check_blocks(
+    dataset: Dataset, job: Shard, reader: ShardReader, derive: Deriver | None, slot: Slot
+) -> Iterator[Finding]:
+    """Read the samples of a shard in blocks: compare each with `derive`, and hash them all."""
+    hashers = {
+        column.name: ColumnHasher(column.dtype, column.shape) for column in job.section.columns
+    }
+    buffers: _Buffers = {}
+    for samples, stored in _blocks(job, reader):
+        slot.check()
+        for name, block in stored.items():
+            hashers[name].update(block)
+        if derive is not None:
+            buffers = buffers or _like(stored)
+            yield from _wrong_samples(job, reader, samples, stored, derive, buffers)
+        yield _compared(len(samples) if derive else 0, stored)
+    for (name, hasher), row in zip(hashers.items(), _rows(dataset, job), strict=True):
+        yield from _wrong_root(job, reader, name, hasher, row)
+
+
+def check_samples(
+    dataset: Dataset, job: Shard, derive: Deriver, samples: Sequence[int]
+) -> Iterator[Finding]:
     """Compare some samples of a shard, in ascending order, with what `derive` gives."""
-    problems: list[Problem] = []
-    section, compared = job.section, 0
+    section, size = job.section, job.section.samples_a_block
     with ShardReader(dataset, job) as reader:
         try:
-            if section.compression != "none":
-                problems += misleading(dataset, job)
-                if problems:
-                    return Outcome(tuple(problems))
-            size = section.samples_a_block
+            problems = misleading(dataset, job) if section.compression != "none" else []
+            yield from problems
+            if problems:
+                return
             for block in (samples[at : at + size] for at in range(0, len(samples), size)):
                 stored = {one.name: reader.pick(one, block) for one in section.columns}
-                problems += _wrong_samples(job, reader, block, stored, derive, _like(stored))
-                compared += len(block)
+                yield from _wrong_samples(job, reader, block, stored, derive, _like(stored))
+                yield _compared(len(block), stored)
         except (DatagenError, OSError) as error:
-            problems.append(unreadable(dataset, section, error))
-    size = sum(column.sample_bytes for column in section.columns)
-    return Outcome(tuple(problems), samples=compared, bytes=compared * size)
+            yield unreadable(dataset, section, error)
+
+
+def _compared(samples: int, stored: Mapping[str, Array]) -> Compared:
+    return Compared(samples, sum(block.nbytes for block in stored.values()))
 
 
 def misleading(dataset: Dataset, job: Shard) -> list[Problem]:
@@ -122,14 +130,6 @@ def damaged(dataset: Dataset, job: Shard, reader: ShardReader) -> Iterator[Probl
 def _rows(dataset: Dataset, job: Shard) -> Table:
     """Give a shard's rows of its table, one a column."""
     return dataset.table(job.section.task, job.section.split)[:, job.index]
-
-
-def _wrong_roots(
-    dataset: Dataset, job: Shard, reader: ShardReader, hashers: Mapping[str, ColumnHasher]
-) -> Iterator[Problem]:
-    """Find the columns whose samples have another content root."""
-    for (name, hasher), row in zip(hashers.items(), _rows(dataset, job), strict=True):
-        yield from _wrong_root(job, reader, name, hasher, row)
 
 
 def _wrong_root(
@@ -215,14 +215,13 @@ def _difference(value: Array, expected: Array) -> str:
 class StoredInputs:
     """Inputs of a split, read from the dataset itself; None if no undamaged copy could be read.
 
-    `damage` are problems of the files read; `labels` are labels that are no class; `skipped` says
+    `damage` are problems of the files read; `other` are labels that are no class, and the reason
     why there are no inputs.
     """
 
-    inputs: Inputs | None = None
-    damage: tuple[Problem, ...] = ()
-    labels: tuple[Problem, ...] = ()
-    skipped: tuple[str, ...] = ()
+    inputs: Inputs | None
+    damage: list[Problem]
+    other: list[Problem | Skipped]
 
 
 def read_inputs(
@@ -237,7 +236,7 @@ def read_inputs(
     )
     about = f"whether the samples of {split} follow from its images"
     if foreground is None or circles is None:
-        return StoredInputs(skipped=(f"{about}: the manifest lists none",))
+        return StoredInputs(None, [], [Skipped(f"{about}: the manifest lists none")])
     size, damage = _image_bytes(dataset), list[Problem]()
     try:
         if size > _memory() // 4:
@@ -247,12 +246,12 @@ def read_inputs(
         labels, more_damage = _first_whole(dataset, [(circles, "label")], readable)
         damage += more_damage
         if images is None or labels is None:
-            return StoredInputs(None, tuple(damage), (), (f"{about}, which are damaged",))
+            return StoredInputs(None, damage, [Skipped(f"{about}, which are damaged")])
         inputs = builder.inputs_of(dataset.manifest.recipe, split, images, labels, workers)
-        return StoredInputs(inputs, tuple(damage), tuple(_wrong_labels(dataset, circles, labels)))
+        return StoredInputs(inputs, damage, [*_wrong_labels(dataset, circles, labels)])
     except MemoryError:
         short = f"with masks, those of all splits take {size:,} bytes"
-        return StoredInputs(None, tuple(damage), (), (f"{about}: {short}",))
+        return StoredInputs(None, damage, [Skipped(f"{about}: {short}")])
 
 
 def _image_bytes(dataset: Dataset) -> int:

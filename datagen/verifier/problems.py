@@ -1,10 +1,8 @@
-"""Problems that a verification finds, and the outcome of a group of checks."""
+"""Findings that checks yield: problems, samples compared, and matters skipped."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 from datagen.dataset import Dataset
@@ -41,26 +39,21 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Result of a group of checks: the problems found, and in words what was skipped.
+class Skipped:
+    """Something that is not checked, in words."""
 
-    `samples` were derived again and compared; `bytes` of samples were read.
-    """
+    matter: str
 
-    problems: tuple[Problem, ...] = ()
-    skipped: tuple[str, ...] = ()
-    samples: int = 0
-    bytes: int = 0
 
-    @classmethod
-    def merge(cls, outcomes: Collection[Outcome]) -> Outcome:
-        """Add up outcomes in order; list what was skipped once."""
-        return cls(
-            tuple(chain.from_iterable(one.problems for one in outcomes)),
-            tuple(dict.fromkeys(chain.from_iterable(one.skipped for one in outcomes))),
-            sum(one.samples for one in outcomes),
-            sum(one.bytes for one in outcomes),
-        )
+@dataclass(frozen=True)
+class Compared:
+    """Samples that were derived again and compared, and the bytes of samples that were read."""
+
+    samples: int
+    bytes: int
+
+
+Finding = Problem | Skipped | Compared
 
 
 def problem_in(

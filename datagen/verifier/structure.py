@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -24,7 +24,7 @@ from datagen.shards import Shard, shard_list
 from datagen.sources.base import MAX_CLASSES, MAX_SIDE
 from datagen.stores import Section, Store, open_store
 from datagen.tasks import TASKS
-from datagen.verifier.problems import UNREADABLE, Problem, problem_in
+from datagen.verifier.problems import UNREADABLE, Problem, Skipped, problem_in
 
 _DEPTH = 12  # folders; the deepest file of a dataset, a Zarr shard, lies in 7
 _MISSING = 10_000  # missing shard files that are named one by one
@@ -36,9 +36,9 @@ _EMPTY, _CLOSED = "an empty folder", "something that cannot be looked at"
 class Structure:
     """Problems of everything but the samples, the tasks skipped, and the shards safe to read."""
 
-    problems: tuple[Problem, ...]
-    skipped: tuple[str, ...]
-    readable: tuple[Shard, ...]
+    problems: list[Problem]
+    skipped: list[Skipped]
+    readable: list[Shard]
 
 
 def check_structure(dataset: Dataset) -> Structure:
@@ -51,7 +51,7 @@ def check_structure(dataset: Dataset) -> Structure:
         _check_section(dataset, section, entries)
         if section.task in unknown or section == expected.get(section.folder)
         else _SectionCheck(
-            (_another_section(expected.get(section.folder), section),),
+            [_another_section(expected.get(section.folder), section)],
             _entries_of(section, entries),
         )
         for section in dataset.sections.values()
@@ -68,9 +68,12 @@ def check_structure(dataset: Dataset) -> Structure:
         *_check_strays(entries, paths),
     ]
     return Structure(
-        tuple(problems),
-        tuple(f"whether {task} is right: no task of that name is known here" for task in unknown),
-        () if contradictions else tuple(shard for check in checks for shard in check.readable),
+        problems,
+        [
+            Skipped(f"whether {task} is right: no task of that name is known here")
+            for task in unknown
+        ],
+        [] if contradictions else [shard for check in checks for shard in check.readable],
     )
 
 
@@ -306,9 +309,9 @@ def _columns(section: Section | None) -> str:
 class _SectionCheck:
     """Problems of a section, the paths that belong to it, and its shards that are safe to read."""
 
-    problems: tuple[Problem, ...]
-    paths: frozenset[str]
-    readable: tuple[Shard, ...] = ()
+    problems: list[Problem]
+    paths: set[str]
+    readable: Sequence[Shard] = ()
 
 
 def _check_section(dataset: Dataset, section: Section, entries: Entries) -> _SectionCheck:
@@ -318,17 +321,17 @@ def _check_section(dataset: Dataset, section: Section, entries: Entries) -> _Sec
     rules = [store.path_rule(section, column) for column in section.columns]
     problems = list(_check_bounds(section, rules, table_file, entries))
     if problems:
-        return _SectionCheck(tuple(problems), _entries_of(section, entries))
+        return _SectionCheck(problems, _entries_of(section, entries))
     paths = {rule.format(shard=shard) for rule in rules for shard in range(section.shards)}
     paths.add(table_path(section))
     moved = list(_check_paths(dataset, section, rules))
     problems = [*moved, *_check_metadata(dataset.manifest, section, store)]
     if moved:
-        return _SectionCheck(tuple(problems), _entries_of(section, entries) | paths)
+        return _SectionCheck(problems, _entries_of(section, entries) | paths)
     table = list(_check_file(dataset, table_file, entries, section))
     table = table or list(_check_table(dataset, section))
     if table:
-        return _SectionCheck((*problems, *table), frozenset(paths))
+        return _SectionCheck([*problems, *table], paths)
     complete = all(entries.is_file(path) for path in store.frame_paths(section))
     misleading = store.frame_problems(dataset.root, section) if complete else []
     view = view_of(dataset, section)
@@ -347,13 +350,13 @@ def _check_section(dataset: Dataset, section: Section, entries: Entries) -> _Sec
     # Compressed samples are decoded as the metadata say.
     decodable = section.compression == "none" or (complete and not misleading)
     readable = [shard for shard, found in sizes.items() if decodable and not found]
-    return _SectionCheck(tuple(problems), frozenset(paths), tuple(readable))
+    return _SectionCheck(problems, paths, readable)
 
 
-def _entries_of(section: Section, entries: Entries) -> frozenset[str]:
+def _entries_of(section: Section, entries: Entries) -> set[str]:
     """List all entries under a section's name, where its files cannot be told apart."""
     prefixes = (f"{section.folder}/", f"{section.folder}.")
-    return frozenset(path for path in entries if path.startswith(prefixes))
+    return {path for path in entries if path.startswith(prefixes)}
 
 
 def _check_bounds(

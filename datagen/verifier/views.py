@@ -15,7 +15,7 @@ from datagen.errors import DatagenError
 from datagen.hashing import ColumnHasher
 from datagen.shards import Shard, shard_list
 from datagen.stores import Column, Section, Views, open_store
-from datagen.verifier.problems import Outcome, Problem, problem_in, unreadable
+from datagen.verifier.problems import Finding, Problem, Skipped, problem_in, unreadable
 from datagen.verifier.structure import view_of
 
 _OTHER_FILES = 32  # files that a process may have open beside the shards
@@ -32,43 +32,39 @@ class _Shown:
 
 def check_views(
     dataset: Dataset, whole: Collection[Shard], wrong_paths: Collection[str]
-) -> Outcome:
+) -> Iterator[Finding]:
     """Compare what each view shows with its shards, if all of them are `whole`.
 
     A view in `wrong_paths` is skipped: it is damaged, or does not point at the shards.
     """
     views = open_store(dataset.manifest.recipe.storage.format).views
-    problems: list[Problem] = []
-    skipped: tuple[str, ...] = ()
     for section in dataset.sections.values():
         path = view_of(dataset, section)
         if views is None or path is None:
             continue
         if path in wrong_paths or not set(shard_list([section])) <= set(whole):
-            skipped = (
+            yield Skipped(
                 "what the view of whole columns shows, where it or a shard is not "
-                "as the manifest says",
+                "as the manifest says"
             )
             continue
         try:
-            problems += _check_view(dataset, views, section, path)
+            yield from _check_view(dataset, views, section, path)
         except (DatagenError, OSError) as error:
-            problems.append(unreadable(dataset, section, error))
-    return Outcome(tuple(problems), skipped)
+            yield unreadable(dataset, section, error)
 
 
-def limits_of_views(dataset: Dataset, *, checked: bool) -> list[str]:
+def limits_of_views(dataset: Dataset, *, checked: bool) -> Iterator[Skipped]:
     """Say what stays unknown of the views, if there are any: all, or how they read elsewhere."""
     paths = [path for one in dataset.sections.values() if (path := view_of(dataset, one))]
-    if not paths:
-        return []
-    name = paths[0].rpartition("/")[2]
-    if not checked:
-        return [f"what {name} shows"]
-    return [
-        f"whether {name} shows every sample where fewer files may be open at once than here: "
-        "read the shards"
-    ]
+    if paths:
+        name = paths[0].rpartition("/")[2]
+        yield Skipped(
+            f"whether {name} shows every sample where fewer files may be open at once than here: "
+            "read the shards"
+            if checked
+            else f"what {name} shows"
+        )
 
 
 def _check_view(dataset: Dataset, views: Views, section: Section, path: str) -> Iterator[Problem]:

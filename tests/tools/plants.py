@@ -235,7 +235,7 @@ def _label(tiny: Tiny) -> None:
 
 
 def _stray(tiny: Tiny) -> None:
-    """Put a train digit in the first cell of a test mosaic, with its mask, label, row and digest."""
+    """Put a train digit with its mask and label in the first cell of a test mosaic."""
     mosaic, digit = _row(tiny, "mosaics", "test", 4), _row(tiny, "foreground", "train", 11)
     label = tiny.samples("circles/train/label:0")[11]
     mosaic["image"][0, :5, :4], mosaic["mask"][0, :5, :4] = (
