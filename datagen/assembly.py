@@ -19,12 +19,11 @@ import numpy.typing as npt
 from datagen import files
 from datagen import manifest as manifests
 from datagen import recipe as recipes
-from datagen.dataset import split_facts, table_path
 from datagen.engines import threads
 from datagen.errors import DamageError, FormatError, StorageError
 from datagen.hashing import ColumnHasher, bytes_digest, merkle_root
 from datagen.layout import DRAFT, MANIFEST, RECIPE
-from datagen.manifest import NO_OFFSET, SHARD_FACTS, FileFacts, Manifest, Table
+from datagen.manifest import Manifest
 from datagen.plans import plan_of, read_draft, require_free, require_storable
 from datagen.records import (
     forget_records,
@@ -36,8 +35,8 @@ from datagen.records import (
     require_no_linked_folder,
     write_record,
 )
-from datagen.shards import Shard, shard_list
-from datagen.stores import Extent, Section, open_store
+from datagen.split import NO_OFFSET, SHARD_FACTS, FileFacts, Shard, Split, Table, shard_list
+from datagen.stores import Extent, open_store
 from datagen.tasks import Deriver, as_indices
 
 _FRAME_BYTES = 1 << 20  # more than the metadata of a section takes
@@ -64,8 +63,8 @@ class Assembled:
 def assemble(
     root: Path,
     plan: Manifest,
-    sections: Sequence[Section],
-    deriver: Callable[[Section], Deriver],
+    sections: Sequence[Split],
+    deriver: Callable[[Split], Deriver],
     *,
     workers: int,
     part: range | None = None,
@@ -84,11 +83,11 @@ def assemble(
     jobs = shard_list(sections)
     jobs = jobs if part is None else [jobs[number] for number in part]
     require_free(root, plan)
-    require_no_linked_folder(root, jobs, plan)
+    require_no_linked_folder(root, jobs)
     if files.look(root / MANIFEST) is None:
         files.require_writable(root)
         files.require_space(
-            root, sum(job.room for job in jobs if not is_there(root, job, plan)) + _FRAME_BYTES
+            root, sum(job.room for job in jobs if not is_there(root, job)) + _FRAME_BYTES
         )
         files.make_folder(root)
     with files.lock(root, exclusive=part is None):
@@ -118,7 +117,7 @@ def assemble(
 
 
 def finish(
-    root: Path, *, sections: Callable[[Manifest], Sequence[Section]], workers: int
+    root: Path, *, sections: Callable[[Manifest], Sequence[Split]], workers: int
 ) -> Assembled:
     """Commit the parts of a build: check every shard in `root`, then write the manifest.
 
@@ -150,7 +149,7 @@ def finish(
         return Assembled(manifest, 0, len(jobs), committed=True, removed=views)
 
 
-def _views(root: Path, plan: Manifest, sections: Sequence[Section]) -> tuple[str, ...]:
+def _views(root: Path, plan: Manifest, sections: Sequence[Split]) -> tuple[str, ...]:
     """List the views of an earlier build that are there: a commit removes them."""
     views = open_store(plan.recipe.storage.format).views
     paths = [] if views is None else [views.path(section) for section in sections]
@@ -185,17 +184,17 @@ def _write(
     root: Path,
     plan: Manifest,
     jobs: Sequence[Shard],
-    deriver: Callable[[Section], Deriver],
+    deriver: Callable[[Split], Deriver],
     workers: int,
     progress: Progress | None,
 ) -> Iterator[tuple[str, Table]]:
     total, done = sum(job.bytes for job in jobs), 0
-    derivers = {section: deriver(section) for section in dict.fromkeys(job.section for job in jobs)}
+    derivers = {section: deriver(section) for section in dict.fromkeys(job.split for job in jobs)}
     format_name = plan.recipe.storage.format
     # The largest first: the small ones fill the gaps at the end.
     order = sorted(jobs, key=lambda job: -job.bytes)
     results = threads.run(
-        lambda job, slot: _write_shard(root, format_name, job, derivers[job.section], slot),
+        lambda job, slot: _write_shard(root, format_name, job, derivers[job.split], slot),
         order,
         workers=workers,
     )
@@ -210,9 +209,9 @@ def _write_shard(
     root: Path, format_name: str, job: Shard, derive: Deriver, slot: threads.Slot
 ) -> Table:
     """Derive, hash and write one shard; afterwards it is durable and so is the record of it."""
-    columns = job.section.columns
+    columns = job.split.columns
     hashers = {column.name: ColumnHasher(column.dtype, column.shape) for column in columns}
-    writer = open_store(format_name).open_shard(root, job.section, job.index)
+    writer = open_store(format_name).open_shard(root, job.split, job.index)
     try:
         with slot.compute:
             for block in _blocks(job, derive):
@@ -235,10 +234,10 @@ def _write_shard(
 def _blocks(job: Shard, derive: Deriver) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
     """The shard's samples in blocks, each in the same buffers as the one before."""
     buffers: dict[str, npt.NDArray[Any]] = {}
-    for samples in job.section.blocks(job.index):
+    for samples in job.split.blocks(job.index):
         buffers = buffers or {
             column.name: np.empty((len(samples), *column.shape), column.dtype)
-            for column in job.section.columns
+            for column in job.split.columns
         }
         block = {name: buffer[: len(samples)] for name, buffer in buffers.items()}
         derive(as_indices(samples), block)
@@ -254,14 +253,12 @@ def _row(extent: Extent, root: bytes) -> tuple[Any, ...]:
 def _commit(
     root: Path,
     plan: Manifest,
-    sections: Sequence[Section],
+    sections: Sequence[Split],
     facts: Mapping[str, Table],
     expected: str | None,
 ) -> Manifest:
     """Write all that is not samples; the manifest takes its name as the very last step."""
-    lost = [
-        job.name for job in shard_list(sections) if not is_as_long(root, job, plan, facts[job.name])
-    ]
+    lost = [job.name for job in shard_list(sections) if not is_as_long(root, job, facts[job.name])]
     if lost:
         raise StorageError(
             f"a shard is no longer as it was written: {lost[0]}", path=root, remedy="run it again"
@@ -288,25 +285,27 @@ def _commit(
 
 
 def _manifest(
-    root: Path, plan: Manifest, sections: Sequence[Section], facts: Mapping[str, Table]
+    root: Path, plan: Manifest, sections: Sequence[Split], facts: Mapping[str, Table]
 ) -> Manifest:
-    format_name = plan.recipe.storage.format
-    tasks: dict[str, dict[str, manifests.SplitFacts]] = {}
+    store = open_store(plan.recipe.storage.format)
+    splits = {}
     frame = [RECIPE]
     files.write_atomic(root / RECIPE, recipes.to_toml(plan.recipe).encode())
     for section in sections:
         table = np.stack(
             [facts[Shard(section, index).name] for index in range(section.shards)], axis=1
         )
-        roots = [merkle_root([root.tobytes() for root in line["root"]]).hex() for line in table]
-        path = table_path(section)
-        files.write_atomic(root / path, table.tobytes())
-        tasks.setdefault(section.task, {})[section.split] = split_facts(
-            section, format_name, roots, _facts_of(root, path)
+        files.write_atomic(root / section.table_path, table.tobytes())
+        columns = tuple(
+            replace(column, root=merkle_root([root.tobytes() for root in line["root"]]).hex())
+            for column, line in zip(section.columns, table, strict=True)
         )
-        frame += open_store(format_name).write_frame(root, section)
+        splits[section.task, section.name] = replace(
+            section, columns=columns, table=_facts_of(root, section.table_path)
+        )
+        frame += store.write_frame(root, section)
     return manifests.seal(
-        replace(plan, tasks=tasks, files=tuple(_facts_of(root, path) for path in sorted(frame)))
+        replace(plan, splits=splits, files=tuple(_facts_of(root, path) for path in sorted(frame)))
     )
 
 

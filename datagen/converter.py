@@ -19,7 +19,8 @@ from datagen.dataset import Dataset
 from datagen.errors import DamageError, FormatError
 from datagen.plans import plan_of, require_free
 from datagen.records import is_whole, require_no_link
-from datagen.stores import Section
+from datagen.split import Split
+from datagen.stores import with_paths
 from datagen.tasks import Deriver
 
 
@@ -61,10 +62,15 @@ def convert(
     files.require_outside_datasets(target)
     require_free(target, plan)
     listed = [
-        replace(
-            section, shard_size=wanted.storage.shard_size, compression=wanted.storage.compression
+        with_paths(
+            replace(
+                split.declared,
+                shard_size=wanted.storage.shard_size,
+                compression=wanted.storage.compression,
+            ),
+            wanted.storage.format,
         )
-        for section in dataset.sections.values()
+        for split in dataset.splits.values()
     ]
     require_no_link(dataset.root, dataset.manifest)  # as download caches hold a dataset
     if not is_whole(origin, dataset.manifest, workers=workers, consolidated=True):
@@ -82,11 +88,11 @@ def convert(
     return built(done, started)
 
 
-def _reader(dataset: Dataset, section: Section) -> Deriver:
+def _reader(dataset: Dataset, section: Split) -> Deriver:
     def read(indices: npt.NDArray[np.int64], out: Mapping[str, npt.NDArray[Any]]) -> None:
         start, stop = int(indices[0]), int(indices[-1]) + 1
         assert stop - start == len(indices)  # an assembly asks for consecutive samples
         for name, block in out.items():
-            block[:] = dataset.rows(section.task, section.split, name, start, stop)
+            block[:] = dataset.rows(section.task, section.name, name, start, stop)
 
     return read

@@ -30,7 +30,7 @@ def read_sample(dataset: Dataset, task: str, split: str, row: int) -> Sample:
     Raises DamageError for what cannot be drawn. What the columns of a task of the user's own mean
     is not known here.
     """
-    owners = {column.name: task for column in dataset.manifest.tasks[task][split].columns}
+    owners = {column.name: task for column in dataset.manifest.splits[task, split].columns}
     if task == "foreground":
         owners["label"] = "circles"
     sample = {
@@ -135,5 +135,5 @@ def _mosaics(dataset: Dataset, wanted: int) -> list[Pick]:
 def _labels(dataset: Dataset, task: str, split: str, most: int) -> npt.NDArray[np.uint8]:
     """The labels of the first samples of a split, at most so many."""
     return dataset.rows(
-        task, split, "label", 0, min(dataset.manifest.tasks[task][split].count, most)
+        task, split, "label", 0, min(dataset.manifest.splits[task, split].count, most)
     )

@@ -12,8 +12,7 @@ from datagen import builder
 from datagen.dataset import Dataset
 from datagen.errors import DamageError, StorageError
 from datagen.picks import Sample
-from datagen.shards import Shard
-from datagen.stores import Section
+from datagen.split import Shard, Split
 from datagen.tasks import Inputs, as_indices, find
 from datagen.verifier.digits import stored_inputs
 from datagen.verifier.findings import Findings
@@ -28,7 +27,7 @@ def stored(dataset: Dataset, task: str, split: str, index: int) -> Sample:
 
     Raises RecipeError where the dataset has none such, DamageError where it cannot be read.
     """
-    section = builder.section_of_sample(dataset.sections.values(), task, split, index)
+    section = builder.split_of_sample(dataset.splits.values(), task, split, index)
     return {
         one.name: dataset.rows(task, split, one.name, index, index + 1)[0]
         for one in section.columns
@@ -39,7 +38,7 @@ def damage(dataset: Dataset, task: str, split: str, index: int) -> DamageError |
     """Find a file of the shard that holds a stored sample which is not as it was written; None
     where all are.
     """
-    section = dataset.sections[task, split]
+    section = dataset.splits[task, split]
     job = Shard(section, index // section.shard_size)
     with ShardReader(dataset, job) as reader:
         problem = next(damaged(dataset, job, reader), None)
@@ -62,7 +61,7 @@ def derived(dataset: Dataset, task: str, split: str, index: int) -> Sample:
     where the images are not as they were written, StorageError where memory is too short for those
     of the split.
     """
-    section = builder.section_of_sample(dataset.sections.values(), task, split, index)
+    section = builder.split_of_sample(dataset.splits.values(), task, split, index)
     kind = find(task)
     _require_due(dataset, task, split)
     out = {one.name: np.empty((1, *one.shape), one.dtype) for one in section.columns}
@@ -76,10 +75,10 @@ def _require_due(dataset: Dataset, task: str, split: str) -> None:
     """
     manifest = dataset.manifest
     tasks = tuple(dict.fromkeys((*_OWNERS, task)))
-    due = builder.sections(replace(manifest, recipe=replace(manifest.recipe, tasks=tasks)))
+    due = builder.splits(replace(manifest, recipe=replace(manifest.recipe, tasks=tasks)))
     for section in due:
-        there = dataset.sections.get((section.task, section.split))
-        if section.split == split and section != there:
+        there = dataset.splits.get((section.task, section.name))
+        if section.name == split and (there is None or section.declared != there.declared):
             raise DamageError(
                 f"the columns of {section.folder} are not those of the task that is known here",
                 path=dataset.root,
@@ -89,7 +88,7 @@ def _require_due(dataset: Dataset, task: str, split: str) -> None:
             )
 
 
-def _spelled(section: Section) -> str:
+def _spelled(section: Split) -> str:
     columns = ", ".join(f"{one.name} {one.dtype} {list(one.shape)}" for one in section.columns)
     return f"{section.count:,} samples of {columns}"
 
@@ -97,7 +96,7 @@ def _spelled(section: Section) -> str:
 def _inputs(dataset: Dataset, split: str) -> Inputs:
     for task in _OWNERS:
         dataset.table(task, split)  # whose size bears out how many shards there are
-    sections = [dataset.sections[task, split] for task in _OWNERS]
+    sections = [dataset.splits[task, split] for task in _OWNERS]
     readable = {Shard(section, shard) for section in sections for shard in range(section.shards)}
     findings = Findings()
     inputs = stored_inputs(dataset, split, readable, 1, findings, tell=True)

@@ -140,11 +140,11 @@ def build(
 @json_option
 def shards(source_dir: Path | None, quiet: bool, as_json: bool, **overrides: Any) -> None:
     """Print the numbered list of shards, for build --shards A:B."""
-    from datagen.builder import resolve, sections
-    from datagen.shards import shard_list
+    from datagen.builder import resolve, splits
+    from datagen.split import shard_list
 
     resolved = resolve(recipe_of(**overrides), directory=source_dir, report=say(quiet or as_json))
-    listed = shard_list(sections(resolved.plan))
+    listed = shard_list(splits(resolved.plan))
     if as_json:
         print_json(
             [

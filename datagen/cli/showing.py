@@ -188,7 +188,7 @@ def _of_source(root: Path, task: str, split: str, index: int, source_dir: Path |
     from datagen import builder
     from datagen.dataset import Dataset
 
-    builder.section_of_sample(Dataset(root).sections.values(), task, split, index)
+    builder.split_of_sample(Dataset(root).splits.values(), task, split, index)
     resolved = builder.resolve_dataset(root, directory=source_dir)
     return resolved.sample(task, split, index), resolved.source.classes
 

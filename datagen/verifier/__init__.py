@@ -19,8 +19,7 @@ from datagen.dataset import Dataset
 from datagen.engines import threads
 from datagen.errors import DatagenError, InputError, RecipeError, SourceError, StorageError
 from datagen.layout import MANIFEST, SPLITS
-from datagen.shards import Shard
-from datagen.stores import Section
+from datagen.split import Shard, Split
 from datagen.tasks import TASKS, Deriver, Inputs
 from datagen.verifier.digits import stored_inputs
 from datagen.verifier.duplicates import equal_digits, equal_mosaics
@@ -159,7 +158,7 @@ def _check_all(
     total, lost, wrong = sum(job.bytes for job in readable), set[Shard](), set[Shard]()
     order = sorted(readable, key=lambda job: -job.bytes)
     for job, (problems, derived) in threads.run(
-        lambda job, slot: check_shard(dataset, job, derivers.get(job.section), slot),
+        lambda job, slot: check_shard(dataset, job, derivers.get(job.split), slot),
         order,
         workers=workers,
     ):
@@ -167,25 +166,25 @@ def _check_all(
         findings.samples += derived
         findings.bytes += job.bytes
         wrong |= {job} if problems else set()
-        compressed = job.section.compression != "none"  # these are not decoded if anything is wrong
+        compressed = job.split.compression != "none"  # these are not decoded if anything is wrong
         if any(compressed or problem.kind == UNREADABLE for problem in problems):
             lost.add(job)
         if progress is not None:
             progress(findings.bytes, total)
     check_views(dataset, set(readable) - wrong, findings)
     whole = [job for job in readable if job not in lost]
-    if len(whole) < sum(section.shards for section in dataset.sections.values()):
+    if len(whole) < sum(section.shards for section in dataset.splits.values()):
         findings.skip("samples of shards that are not as the manifest says")
     if inputs.keys() < set(SPLITS) or any(
-        job.section.task == "mosaics" and job.section not in derivers for job in readable
+        job.split.task == "mosaics" and job.split not in derivers for job in readable
     ):
         findings.skip("whether all images are distinct")
     findings.add(equal_digits(inputs))
-    mosaics = [job for job in whole if job.section.task == "mosaics"]
+    mosaics = [job for job in whole if job.split.task == "mosaics"]
     try:
         findings.add(equal_mosaics(dataset, mosaics))
     except (DatagenError, OSError) as error:
-        findings.add([unreadable(dataset, mosaics[0].section, error)])
+        findings.add([unreadable(dataset, mosaics[0].split, error)])
 
 
 def _source(
@@ -245,12 +244,12 @@ def _stored_inputs(
 
 def _derivers(
     readable: Sequence[Shard], inputs: Mapping[str, Inputs], findings: Findings
-) -> dict[Section, Deriver]:
+) -> dict[Split, Deriver]:
     derivers = {}
-    for section in dict.fromkeys(job.section for job in readable):
-        if section.task in TASKS and section.split in inputs:
+    for section in dict.fromkeys(job.split for job in readable):
+        if section.task in TASKS and section.name in inputs:
             try:
-                derivers[section] = TASKS[section.task].deriver(inputs[section.split])
+                derivers[section] = TASKS[section.task].deriver(inputs[section.name])
             except MemoryError:
                 findings.skip(
                     f"whether the samples of {section.folder} follow from the images: memory is short"
@@ -284,13 +283,13 @@ def _check_sample(
             samples.setdefault(job, []).append(job.samples[chosen[at] - first])
             at += 1
         first = last
-    splits = dict.fromkeys(job.section.split for job in samples)
+    splits = dict.fromkeys(job.split.name for job in samples)
     derivers = _derivers(
         readable, _stored_inputs(dataset, splits, readable, workers, findings, tell=True), findings
     )
     for job, picked in samples.items():
-        if job.section in derivers:
-            problems, derived = check_samples(dataset, job, derivers[job.section], picked)
+        if job.split in derivers:
+            problems, derived = check_samples(dataset, job, derivers[job.split], picked)
             findings.add(problems)
             findings.samples += derived
-            findings.bytes += derived * sum(column.sample_bytes for column in job.section.columns)
+            findings.bytes += derived * sum(column.sample_bytes for column in job.split.columns)

@@ -13,8 +13,8 @@ from datagen import builder
 from datagen.dataset import Dataset
 from datagen.errors import DatagenError
 from datagen.hashing import ColumnHasher
-from datagen.shards import Shard
-from datagen.stores import Array, Section
+from datagen.split import Shard, Split
+from datagen.stores import Array
 from datagen.tasks import Inputs
 from datagen.verifier.findings import Findings, Problem
 from datagen.verifier.reading import ShardReader
@@ -38,9 +38,7 @@ def stored_inputs(
     Each image is stored twice. That of `foreground` counts, unless it alone is damaged. Damage is
     told in `findings` if `tell`: where every shard is checked, it is found there.
     """
-    foreground, circles = (
-        dataset.sections.get((task, split)) for task in ("foreground", "circles")
-    )
+    foreground, circles = (dataset.splits.get((task, split)) for task in ("foreground", "circles"))
     if foreground is None or circles is None:
         findings.skip(
             f"whether the samples of {split} follow from its images: the manifest tells of none"
@@ -69,12 +67,12 @@ def stored_inputs(
 
 def _digit_bytes(dataset: Dataset) -> int:
     """Bytes of the digits of all splits, and as many again for their semantic masks."""
-    sections = [section for (task, _), section in dataset.sections.items() if task == "foreground"]
+    sections = [section for (task, _), section in dataset.splits.items() if task == "foreground"]
     return 2 * sum(section.count * section.columns[0].sample_bytes for section in sections)
 
 
 def _column(
-    dataset: Dataset, section: Section, name: str, readable: Collection[Shard], damage: Findings
+    dataset: Dataset, section: Split, name: str, readable: Collection[Shard], damage: Findings
 ) -> Array | None:
     """A whole column, if its samples are those of its content roots; else what is wrong goes into
     `damage`.
@@ -97,7 +95,7 @@ def _column(
 
 def _read(dataset: Dataset, job: Shard, number: int, samples: Array) -> list[Problem]:
     """Read a column of a shard into `samples`; what there is against trusting it."""
-    section, column = job.section, job.section.columns[number]
+    section, column = job.split, job.split.columns[number]
     with ShardReader(dataset, job) as reader:
         path = reader.paths[column.name]
         try:
@@ -112,7 +110,7 @@ def _read(dataset: Dataset, job: Shard, number: int, samples: Array) -> list[Pro
     hasher = ColumnHasher(column.dtype, column.shape)
     hasher.update(samples)
     expected, found = (
-        dataset.table(section.task, section.split)[number, job.index]["root"].tobytes(),
+        dataset.table(section.task, section.name)[number, job.index]["root"].tobytes(),
         hasher.root(),
     )
     kind = f"another content of {column.name}"
@@ -120,19 +118,18 @@ def _read(dataset: Dataset, job: Shard, number: int, samples: Array) -> list[Pro
     return (
         []
         if same
-        else [Problem(kind, path, expected.hex(), found.hex(), section.task, section.split)]
+        else [Problem(kind, path, expected.hex(), found.hex(), section.task, section.name)]
     )
 
 
-def _check_labels(dataset: Dataset, circles: Section, labels: Array, findings: Findings) -> None:
+def _check_labels(dataset: Dataset, circles: Split, labels: Array, findings: Findings) -> None:
     classes = len(dataset.manifest.source.classes)
-    facts = dataset.manifest.tasks["circles"][circles.split]
-    rule = next(column.path for column in facts.columns if column.name == "label")
+    rule = next(column.path for column in circles.columns if column.name == "label")
     for row in np.flatnonzero(labels >= classes)[:_NAMED].tolist():
         path = rule.format(shard=row // circles.shard_size)
         expected, found = f"one of {classes} classes", str(labels[row])
         findings.add(
-            [Problem("unknown class", path, expected, found, "circles", circles.split, row)]
+            [Problem("unknown class", path, expected, found, "circles", circles.name, row)]
         )
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from datagen.dataset import Dataset
 from datagen.hashing import sample_digests
-from datagen.shards import Shard
-from datagen.stores import Array, Column, Section
+from datagen.split import Column, Shard, Split
+from datagen.stores import Array
 from datagen.tasks import Inputs
 from datagen.verifier.findings import Problem
 from datagen.verifier.reading import ShardReader
@@ -59,18 +59,18 @@ def equal_mosaics(dataset: Dataset, jobs: Sequence[Shard]) -> Iterator[Problem]:
     def read() -> Iterator[Digests]:
         for job in jobs:
             with ShardReader(dataset, job) as reader:
-                digest = _column(job.section, "digest")
+                digest = _column(job.split, "digest")
                 for start in range(0, len(job.samples), _ROWS):
                     yield reader.read(digest, job.samples[start : start + _ROWS])
 
-    sections = {job.section.split: job.section for job in jobs}
+    sections = {job.split.name: job.split for job in jobs}
 
     def image(split: str, row: int) -> Array:
         section = sections[split]
         with ShardReader(dataset, Shard(section, row // section.shard_size)) as reader:
             return reader.read(_column(section, "image"), range(row, row + 1))
 
-    spans = [(job.section.split, job.samples) for job in jobs]
+    spans = [(job.split.name, job.samples) for job in jobs]
     for pair in _equal_pairs(read, spans, image):
         if pair is None:
             yield Problem(
@@ -84,7 +84,7 @@ def equal_mosaics(dataset: Dataset, jobs: Sequence[Shard]) -> Iterator[Problem]:
         )
 
 
-def _column(section: Section, name: str) -> Column:
+def _column(section: Split, name: str) -> Column:
     return next(column for column in section.columns if column.name == name)
 
 

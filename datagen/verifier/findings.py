@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from datagen.errors import printable
-from datagen.stores import Section
+from datagen.split import Split
 
 # characters of a name or a value in a message; it comes from outside, and may be of any length
 _SHOWN = 200
@@ -54,10 +54,10 @@ class Findings:
         return ", ".join(self.vouchers) or "the dataset itself"
 
     def report(
-        self, kind: str, path: str, expected: object, found: object, section: Section | None = None
+        self, kind: str, path: str, expected: object, found: object, section: Split | None = None
     ) -> None:
         """Take down a problem of a file or a section."""
-        task, split = (section.task, section.split) if section else (None, None)
+        task, split = (section.task, section.name) if section else (None, None)
         self.problems.append(Problem(kind, path, str(expected), str(found), task, split))
 
     def add(self, problems: Iterable[Problem]) -> None:

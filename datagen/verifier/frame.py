@@ -11,15 +11,15 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from datagen import builder, recipe
-from datagen.dataset import Dataset, table_path
+from datagen.dataset import Dataset
 from datagen.errors import DatagenError
 from datagen.files import require_enough
 from datagen.hashing import file_digest, merkle_root
 from datagen.layout import CHUNK, MANIFEST, RECIPE
-from datagen.manifest import SHARD_FACTS, FileFacts, Manifest
-from datagen.shards import Shard
+from datagen.manifest import Manifest
 from datagen.sources.base import MAX_CLASSES, MAX_SIDE
-from datagen.stores import Contradiction, Section, Store, open_store
+from datagen.split import FileFacts, Shard, Split
+from datagen.stores import Contradiction, Store, open_store
 from datagen.tasks import TASKS
 from datagen.verifier.findings import Findings
 from datagen.verifier.inventory import CLOSED, EMPTY, Inventory, described, inventory
@@ -38,12 +38,11 @@ def check_frame(dataset: Dataset, findings: Findings) -> list[Shard]:
     due = _due_sections(manifest, findings)
     belonging = {MANIFEST, *(file.path for file in manifest.files)}
     readable: list[Shard] = []
-    for folder, section in {
-        section.folder: section for section in dataset.sections.values()
-    }.items():
+    for folder, section in {section.folder: section for section in dataset.splits.values()}.items():
         known = section.task not in _unknown_tasks(manifest)
-        if known and section != due.get(folder):
-            _report_section(due.get(folder), section, findings)
+        planned = due.get(folder)
+        if known and (planned is None or planned.declared != section.declared):
+            _report_section(planned, section, findings)
             shards = None
         else:
             shards = _check_section(dataset, section, there, belonging, findings)
@@ -53,7 +52,7 @@ def check_frame(dataset: Dataset, findings: Findings) -> list[Shard]:
             )
         else:
             readable += shards
-    for folder in due.keys() - {section.folder for section in dataset.sections.values()}:
+    for folder in due.keys() - {section.folder for section in dataset.splits.values()}:
         _report_section(due[folder], None, findings)
     homes = {str(folder) for path in belonging for folder in PurePosixPath(path).parents}
     for path in sorted(there.keys() - belonging):
@@ -75,7 +74,7 @@ def _check_listed(dataset: Dataset, there: Inventory, findings: Findings) -> Non
     store = open_store(dataset.manifest.recipe.storage.format)
     due = {
         RECIPE,
-        *(path for section in dataset.sections.values() for path in _frame(store, section)),
+        *(path for section in dataset.splits.values() for path in _frame(store, section)),
     }
     for file in dataset.manifest.files:
         if file.path in due and _was_consolidated(dataset, store, file, there):
@@ -92,7 +91,7 @@ def _check_listed(dataset: Dataset, there: Inventory, findings: Findings) -> Non
             findings.report("unexpected", file.path, "nothing", "a file that the manifest lists")
 
 
-def _frame(store: Store, section: Section) -> list[str]:
+def _frame(store: Store, section: Split) -> list[str]:
     """List the files that may frame a section: those that are written now, and the view of earlier
     ones.
     """
@@ -114,7 +113,7 @@ def _check_file(
     file: FileFacts,
     there: Inventory,
     findings: Findings,
-    section: Section | None = None,
+    section: Split | None = None,
 ) -> bool:
     """Check a small file in full; whether it is what the manifest says."""
     if not _check_size(file.path, file.bytes, there, findings, section):
@@ -131,7 +130,7 @@ def _check_file(
 
 
 def _check_size(
-    path: str, size: int, there: Inventory, findings: Findings, section: Section | None = None
+    path: str, size: int, there: Inventory, findings: Findings, section: Split | None = None
 ) -> bool:
     if there.get(path) == size:
         return True
@@ -196,7 +195,7 @@ def _check_claims(manifest: Manifest, findings: Findings) -> bool:
     return all(true for true, _, _ in facts)
 
 
-def _due_sections(manifest: Manifest, findings: Findings) -> dict[str, Section]:
+def _due_sections(manifest: Manifest, findings: Findings) -> dict[str, Split]:
     """The sections that the recipe and the source ask for, of the tasks that are known here, by
     folder.
     """
@@ -204,7 +203,7 @@ def _due_sections(manifest: Manifest, findings: Findings) -> dict[str, Section]:
     for task in unknown:
         findings.skip(f"whether {task} is right: no task of that name is known here")
     known = tuple(task for task in manifest.recipe.tasks if task not in unknown)
-    due = builder.sections(replace(manifest, recipe=replace(manifest.recipe, tasks=known)))
+    due = builder.splits(replace(manifest, recipe=replace(manifest.recipe, tasks=known)))
     return {section.folder: section for section in due}
 
 
@@ -212,7 +211,7 @@ def _unknown_tasks(manifest: Manifest) -> list[str]:
     return [task for task in manifest.recipe.tasks if task not in TASKS]
 
 
-def _report_section(due: Section | None, claimed: Section | None, findings: Findings) -> None:
+def _report_section(due: Split | None, claimed: Split | None, findings: Findings) -> None:
     """Tell in what the manifest's facts of a section are not those that follow from its recipe and
     its digits.
     """
@@ -230,7 +229,7 @@ def _report_section(due: Section | None, claimed: Section | None, findings: Find
 
 
 def _check_section(
-    dataset: Dataset, section: Section, there: Inventory, belonging: set[str], findings: Findings
+    dataset: Dataset, section: Split, there: Inventory, belonging: set[str], findings: Findings
 ) -> list[Shard] | None:
     """Check a section's table, metadata, and the sizes of its shards; all that belongs to it joins
     `belonging`.
@@ -238,30 +237,30 @@ def _check_section(
     Returns the shards whose files are there and can be read; None where it cannot be told what they
     are.
     """
-    facts = dataset.manifest.tasks[section.task][section.split]
+    assert section.table is not None
     store = open_store(dataset.manifest.recipe.storage.format)
     rules = [store.path_rule(section, column) for column in section.columns]
-    if not _check_bounds(section, rules, facts.table, there, findings):
+    if not _check_bounds(section, rules, section.table, there, findings):
         return None
-    stated = [*(column.path for column in facts.columns), facts.table.path]
+    stated = [*(column.path for column in section.columns), section.table.path]
     moved = [
         (rule, path)
-        for rule, path in zip([*rules, table_path(section)], stated, strict=True)
+        for rule, path in zip([*rules, section.table_path], stated, strict=True)
         if rule != path
     ]
     for rule, path in moved:
         findings.report("another path", MANIFEST, rule, path, section)
     framed = _check_listing(dataset.manifest, section, store, there, findings)
     belonging.update(rule.format(shard=shard) for rule in rules for shard in range(section.shards))
-    belonging.add(table_path(section))
-    if moved or not _check_file(dataset, facts.table, there, findings, section):
+    belonging.add(section.table_path)
+    if moved or not _check_file(dataset, section.table, there, findings, section):
         return None if moved else []
     if not _check_table(dataset, section, findings):
         return []
     misleading = store.frame_problems(dataset.root, section) if framed else []
     for problem in [*misleading, *_view_problems(dataset, section, store, there)]:
         findings.report("misleading", problem.path, problem.expected, problem.found, section)
-    table = dataset.table(section.task, section.split)
+    table = dataset.table(section.task, section.name)
     jobs = []
     for shard in range(section.shards):
         sizes = dict.fromkeys(
@@ -276,7 +275,7 @@ def _check_section(
 
 
 def _view_problems(
-    dataset: Dataset, section: Section, store: Store, there: Inventory
+    dataset: Dataset, section: Split, store: Store, there: Inventory
 ) -> list[Contradiction]:
     """Tell where the view of a section, if the manifest lists one, does not lead to the shards."""
     path = view_of(dataset, section)
@@ -287,7 +286,7 @@ def _view_problems(
     )
 
 
-def view_of(dataset: Dataset, section: Section) -> str | None:
+def view_of(dataset: Dataset, section: Split) -> str | None:
     """Find the view that the manifest of a dataset written earlier lists for a section: its
     path.
     """
@@ -297,10 +296,10 @@ def view_of(dataset: Dataset, section: Section) -> str | None:
 
 
 def _check_bounds(
-    section: Section, rules: list[str], table: FileFacts, there: Inventory, findings: Findings
+    section: Split, rules: list[str], table: FileFacts, there: Inventory, findings: Findings
 ) -> bool:
     """Whether the section is of a size that its files can bear out, and that can be looked at."""
-    size = section.shards * len(section.columns) * SHARD_FACTS.itemsize
+    size = section.table_bytes
     files, largest = (
         len(set(rules)) * section.shards,
         max(column.sample_bytes for column in section.columns),
@@ -327,7 +326,7 @@ def _check_bounds(
 
 
 def _check_listing(
-    manifest: Manifest, section: Section, store: Store, there: Inventory, findings: Findings
+    manifest: Manifest, section: Split, store: Store, there: Inventory, findings: Findings
 ) -> bool:
     """Whether the metadata of a section are there; told is where the manifest lists others than
     just these.
@@ -347,28 +346,27 @@ def _check_listing(
     return all(there.get(path, -1) >= 0 for path in frame)
 
 
-def _check_table(dataset: Dataset, section: Section, findings: Findings) -> bool:
+def _check_table(dataset: Dataset, section: Split, findings: Findings) -> bool:
     """Whether the table's own claims agree with each other and with the manifest."""
-    facts = dataset.manifest.tasks[section.task][section.split]
     try:
-        table = dataset.table(section.task, section.split)
+        table = dataset.table(section.task, section.name)
     except DatagenError as error:
         findings.report(
             "contradiction",
-            facts.table.path,
+            section.table_path,
             "a table that agrees with the manifest",
             error.problem,
             section,
         )
         return False
     before = len(findings.problems)
-    for column, claimed, line in zip(section.columns, facts.columns, table, strict=True):
+    for column, line in zip(section.columns, table, strict=True):
         root = merkle_root([row.tobytes() for row in line["root"]]).hex()
-        if root != claimed.root:
+        if root != column.root:
             findings.report(
                 "contradiction",
-                facts.table.path,
-                f"{column.name} with {claimed.root}",
+                section.table_path,
+                f"{column.name} with {column.root}",
                 root,
                 section,
             )

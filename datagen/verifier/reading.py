@@ -17,8 +17,8 @@ from datagen.dataset import Dataset
 from datagen.errors import DamageError
 from datagen.files import storage_errors
 from datagen.layout import CHUNK
-from datagen.shards import Shard
-from datagen.stores import Array, Column
+from datagen.split import Column, Shard
+from datagen.stores import Array
 
 _READ = 1 << 20
 _PIECE = 1 << 18  # bytes that are still in the second-level cache when they are digested
@@ -35,9 +35,9 @@ class ShardReader(AbstractContextManager["ShardReader"]):
 
     def __init__(self, dataset: Dataset, job: Shard) -> None:
         self._dataset, self._job = dataset, job
-        facts = dataset.manifest.tasks[job.section.task][job.section.split].columns
-        self.paths = {column.name: column.path.format(shard=job.index) for column in facts}
-        self._offsets = dataset.table(job.section.task, job.section.split)[:, job.index][
+        names = [column.name for column in job.split.columns]
+        self.paths = dict(zip(names, job.paths, strict=True))
+        self._offsets = dataset.table(job.split.task, job.split.name)[:, job.index][
             "offset"
         ].tolist()
         self._files: dict[str, _File] = {}
@@ -50,10 +50,10 @@ class ShardReader(AbstractContextManager["ShardReader"]):
         """Consecutive samples, one array (n, *shape), in `out` where it is given and the column is
         not compressed.
         """
-        section = self._job.section
+        section = self._job.split
         if section.compression != "none":
             stored = self._dataset.rows(
-                section.task, section.split, column.name, samples.start, samples.stop
+                section.task, section.name, column.name, samples.start, samples.stop
             )
             return np.ascontiguousarray(stored)
         array = np.empty((len(samples), *column.shape), column.dtype) if out is None else out
@@ -67,13 +67,13 @@ class ShardReader(AbstractContextManager["ShardReader"]):
         once.
         """
         out = np.empty((len(samples), *column.shape), column.dtype)
-        if self._job.section.compression == "none":
+        if self._job.split.compression == "none":
             for row, sample in enumerate(samples):
                 self.read(column, range(sample, sample + 1), out[row : row + 1])
             return out
         chunks = np.array(samples) // CHUNK
         for chunk in np.unique(chunks).tolist():
-            whole = range(chunk * CHUNK, min((chunk + 1) * CHUNK, self._job.section.count))
+            whole = range(chunk * CHUNK, min((chunk + 1) * CHUNK, self._job.split.count))
             rows = np.flatnonzero(chunks == chunk)
             out[rows] = self.read(column, whole)[np.array(samples)[rows] - whole.start]
         return out

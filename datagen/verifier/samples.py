@@ -16,9 +16,8 @@ from datagen.engines.threads import Slot
 from datagen.errors import DatagenError
 from datagen.files import require_enough
 from datagen.hashing import ColumnHasher
-from datagen.manifest import Table
-from datagen.shards import Shard
-from datagen.stores import Array, Section, open_store
+from datagen.split import Shard, Split, Table
+from datagen.stores import Array, open_store
 from datagen.tasks import Deriver, as_indices
 from datagen.verifier.findings import Problem
 from datagen.verifier.reading import ShardReader
@@ -41,13 +40,13 @@ def check_shard(
     with slot.compute, ShardReader(dataset, job) as reader:
         try:
             problems += misleading(dataset, job)
-            if job.section.compression != "none":
+            if job.split.compression != "none":
                 problems += damaged(dataset, job, reader)
                 if problems:  # what is not what it was written as is not decoded
                     return problems, 0
             hashers = {
                 column.name: ColumnHasher(column.dtype, column.shape)
-                for column in job.section.columns
+                for column in job.split.columns
             }
             due: dict[str, npt.NDArray[Any]] = {}
             for samples, stored in _blocks(job, reader):
@@ -56,13 +55,13 @@ def check_shard(
                     hashers[name].update(block)
                 if derive is not None:
                     due = due or _like(stored)
-                    problems += _differing(job.section, reader.paths, samples, stored, derive, due)
+                    problems += _differing(job.split, reader.paths, samples, stored, derive, due)
                     compared += len(samples)
             problems += _misrooted(dataset, job, reader, hashers)
-            if job.section.compression == "none":
+            if job.split.compression == "none":
                 problems += damaged(dataset, job, reader)
         except (DatagenError, OSError) as error:
-            problems.append(unreadable(dataset, job.section, error))
+            problems.append(unreadable(dataset, job.split, error))
     return problems, compared
 
 
@@ -75,7 +74,7 @@ def check_samples(
     Returns the problems, and how many samples were derived and compared.
     """
     problems: list[Problem] = []
-    section, compared = job.section, 0
+    section, compared = job.split, 0
     with ShardReader(dataset, job) as reader:
         try:
             if section.compression != "none":
@@ -96,8 +95,8 @@ def misleading(dataset: Dataset, job: Shard) -> list[Problem]:
     """Where the format's library would read other samples than the table tells of, or decode to
     more than these.
     """
-    section = job.section
-    table = dataset.table(section.task, section.split)[:, job.index]
+    section = job.split
+    table = dataset.table(section.task, section.name)[:, job.index]
     offsets = [int(row["offset"]) if section.compression == "none" else None for row in table]
     found = open_store(dataset.manifest.recipe.storage.format).shard_problems(
         dataset.root, section, job.index, offsets
@@ -105,7 +104,7 @@ def misleading(dataset: Dataset, job: Shard) -> list[Problem]:
     return [_of_file("misleading", one.path, one.expected, one.found, section) for one in found]
 
 
-def unreadable(dataset: Dataset, section: Section, error: DatagenError | OSError) -> Problem:
+def unreadable(dataset: Dataset, section: Split, error: DatagenError | OSError) -> Problem:
     """The problem that a file of a section cannot be read, as an error tells it.
 
     Raises StorageError where not the file is to blame, but what this process may use.
@@ -131,7 +130,7 @@ def damaged(dataset: Dataset, job: Shard, reader: ShardReader) -> Iterator[Probl
         found, expected = reader.digest(path), row["file_digest"].tobytes().hex()
         if found != expected and (path, expected) not in told:
             told.add((path, expected))
-            yield _of_file("damaged", path, expected, found, job.section)
+            yield _of_file("damaged", path, expected, found, job.split)
 
 
 def _misrooted(
@@ -142,7 +141,7 @@ def _misrooted(
         found, expected = hasher.root().hex(), row["root"].tobytes().hex()
         if found != expected:
             yield _of_file(
-                f"another content of {name}", reader.paths[name], expected, found, job.section
+                f"another content of {name}", reader.paths[name], expected, found, job.split
             )
 
 
@@ -151,9 +150,9 @@ def _blocks(job: Shard, reader: ShardReader) -> Iterator[tuple[range, Mapping[st
     before.
     """
     buffers: dict[str, Array] = {}
-    for samples in job.section.blocks(job.index):
+    for samples in job.split.blocks(job.index):
         block = {}
-        for column in job.section.columns:
+        for column in job.split.columns:
             buffer = buffers.get(column.name)
             block[column.name] = reader.read(
                 column, samples, None if buffer is None else buffer[: len(samples)]
@@ -163,11 +162,11 @@ def _blocks(job: Shard, reader: ShardReader) -> Iterator[tuple[range, Mapping[st
 
 
 def _table(dataset: Dataset, job: Shard) -> Table:
-    return dataset.table(job.section.task, job.section.split)[:, job.index]
+    return dataset.table(job.split.task, job.split.name)[:, job.index]
 
 
 def _differing(
-    section: Section,
+    section: Split,
     paths: Mapping[str, str],
     samples: Sequence[int],
     stored: Mapping[str, Array],
@@ -192,7 +191,7 @@ def _differing(
                 _shown(due[name][row]),
                 found,
                 section.task,
-                section.split,
+                section.name,
                 index,
             )
 
@@ -222,5 +221,5 @@ def _described(value: Array, due: Array) -> str:
     return f"{others} at {first}: {value[first]}, not {due[first]}"
 
 
-def _of_file(kind: str, path: str, expected: str, found: str, section: Section) -> Problem:
-    return Problem(kind, path, expected, found, section.task, section.split)
+def _of_file(kind: str, path: str, expected: str, found: str, section: Split) -> Problem:
+    return Problem(kind, path, expected, found, section.task, section.name)

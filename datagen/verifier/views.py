@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from datagen.dataset import Dataset
 from datagen.errors import DatagenError
 from datagen.hashing import ColumnHasher
-from datagen.shards import Shard
-from datagen.stores import Column, Section, Views, open_store
+from datagen.split import Column, Shard, Split
+from datagen.stores import Views, open_store
 from datagen.verifier.findings import Findings
 from datagen.verifier.frame import view_of
 from datagen.verifier.samples import unreadable
@@ -42,7 +42,7 @@ def check_views(dataset: Dataset, whole: Collection[Shard], findings: Findings) 
     """
     store, there = open_store(dataset.manifest.recipe.storage.format), set(whole)
     told = {problem.path for problem in findings.problems}
-    for section in dataset.sections.values():
+    for section in dataset.splits.values():
         path = view_of(dataset, section)
         if store.views is None or path is None:
             continue
@@ -72,10 +72,7 @@ def check_views(dataset: Dataset, whole: Collection[Shard], findings: Findings) 
 def say_of_views(dataset: Dataset, findings: Findings, *, looked_at: bool) -> None:
     """Say of views what can never be known here, or that they are not looked at."""
     paths = [
-        path
-        for section in dataset.sections.values()
-        for path in [view_of(dataset, section)]
-        if path
+        path for section in dataset.splits.values() for path in [view_of(dataset, section)] if path
     ]
     if not paths:
         return
@@ -93,8 +90,8 @@ def _shown(
     """Read a column of the view in one handle, block by block; `jobs` are all shards of the
     section.
     """
-    section = jobs[0].section
-    table = dataset.table(section.task, section.split)[section.columns.index(column)]
+    section = jobs[0].split
+    table = dataset.table(section.task, section.name)[section.columns.index(column)]
     with views.open(dataset.root, section, column) as read:
         for job, row in zip(jobs, table, strict=True):
             hasher, zeros = ColumnHasher(column.dtype, column.shape), True
@@ -105,7 +102,7 @@ def _shown(
             yield Shown(job, hasher.root() == row["root"].tobytes(), zeros)
 
 
-def _words(section: Section, lost: int, what: str) -> str:
+def _words(section: Split, lost: int, what: str) -> str:
     """Say what is shown, why, and what to do."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     short = limit != resource.RLIM_INFINITY and section.shards + _OTHER_FILES > limit

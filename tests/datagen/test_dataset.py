@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 
 from datagen import manifest as manifests
 from datagen.builder import build
-from datagen.dataset import Dataset, section_of, table_path
+from datagen.dataset import Dataset
 from datagen.errors import DamageError, DatagenError, FormatError, RecipeError, StorageError
 from datagen.hashing import bytes_digest
-from datagen.manifest import NO_OFFSET, SHARD_FACTS, FileFacts, Manifest
+from datagen.manifest import Manifest
 from datagen.recipe import Mosaics, Recipe, Storage
+from datagen.split import NO_OFFSET, SHARD_FACTS, FileFacts
 
 KINDS = [("zarr", "none"), ("zarr", "zstd"), ("hdf5", "none"), ("hdf5", "zstd")]
 COUNT = 600  # mosaics of train, in shards of 256: two whole ones and an edge
@@ -85,16 +86,16 @@ def with_table(root: Path, data: bytes) -> None:
     (root / "mosaics/train.shards").write_bytes(data)
 
     def change(manifest: Manifest) -> Manifest:
-        facts = manifest.tasks["mosaics"]["train"]
-        table = FileFacts(facts.table.path, facts.table.bytes, bytes_digest(data))
-        splits = {**manifest.tasks["mosaics"], "train": replace(facts, table=table)}
-        return replace(manifest, tasks={**manifest.tasks, "mosaics": splits})
+        split = manifest.splits["mosaics", "train"]
+        table = FileFacts(split.table_path, split.table_bytes, bytes_digest(data))
+        resealed = {("mosaics", "train"): replace(split, table=table)}
+        return replace(manifest, splits={**manifest.splits, **resealed})
 
     reseal(root, change)
 
 
 def test_rows_of_a_whole_column_are_what_the_library_reads(whole: Dataset) -> None:
-    for (task, split), section in whole.sections.items():
+    for (task, split), section in whole.splits.items():
         for column in section.columns:
             rows = whole.rows(task, split, column.name, 0, section.count)
             assert rows.shape == (section.count, *column.shape)
@@ -156,15 +157,14 @@ def test_an_unknown_section_is_told_with_those_that_there_are(
 
 
 def test_sections_stand_in_the_order_of_the_work(whole: Dataset) -> None:
-    assert list(whole.sections) == [
+    assert list(whole.splits) == [
         (task, split)
         for task in ("foreground", "circles", "mosaics")
         for split in ("train", "val", "test")
     ]
-    section = section_of(whole.manifest, "mosaics", "train")
-    assert section == whole.sections["mosaics", "train"]
+    section = whole.splits["mosaics", "train"]
     assert (section.count, section.shards, section.shard_size) == (COUNT, 3, 256)
-    assert table_path(section) == "mosaics/train.shards"
+    assert section.table_path == "mosaics/train.shards"
 
 
 def test_the_table_tells_of_each_shard_of_each_column(whole: Dataset) -> None:
@@ -363,7 +363,7 @@ def test_a_dataset_opened_by_a_relative_path_is_read_from_any_working_folder(
     opened = Dataset(kind("data"))
     monkeypatch.chdir(tmp_path)
     assert opened.root == whole.root
-    for (task, split), section in whole.sections.items():
+    for (task, split), section in whole.splits.items():
         for column in section.columns:
             expected = whole.rows(task, split, column.name, 0, section.count)
             np.testing.assert_array_equal(

@@ -34,7 +34,7 @@ from datagen import manifest as manifests
 from datagen.errors import DamageError, FormatError, StorageError
 from datagen.layout import DRAFT, MANIFEST, PROGRESS
 from datagen.sources import fetching, mirrors
-from datagen.stores import Section
+from datagen.stores import Split
 from datagen.tasks import Deriver
 from datagen.verifier import verify
 
@@ -629,7 +629,7 @@ def test_a_job_that_raises_ends_the_build_cleanly_and_the_next_goes_on(
     root, chosen = tmp_path / "data", recipe.load(str(whole.recipes[format_name]))
     original = builder.Resolved.deriver
 
-    def deriver(resolved: builder.Resolved, section: Section) -> Deriver:
+    def deriver(resolved: builder.Resolved, section: Split) -> Deriver:
         derive = original(resolved, section)
 
         def fail(*arguments: Any) -> None:

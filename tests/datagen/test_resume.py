@@ -44,9 +44,9 @@ from datagen.dataset import read_table
 from datagen.engines import threads
 from datagen.errors import BusyError, DamageError, FormatError, RecipeError, StorageError
 from datagen.layout import DRAFT, MANIFEST, PROGRESS, SPLITS
-from datagen.manifest import Manifest, Table
-from datagen.shards import shard_list
-from datagen.stores import Array, Section
+from datagen.manifest import Manifest
+from datagen.split import Split, Table, shard_list
+from datagen.stores import Array
 from datagen.tasks import Deriver
 
 SHARDS = 12  # of the tiny recipe
@@ -82,7 +82,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_name: str) -> 
     resolved = builder.resolve(recipe)
     sections = [
         one
-        for one in builder.sections(resolved.plan)
+        for one in builder.splits(resolved.plan)
         if one.folder in ("foreground/val", "circles/test")
     ]
     return lambda root: assembly.assemble(
@@ -230,7 +230,7 @@ def test_an_interruption_leaves_no_draft_of_a_job_that_does_not_end_in_time(
     resolved, root = builder.resolve(tiny_recipe(source)), tmp_path / "data"
     begun, release = threading.Event(), threading.Event()
 
-    def deriver(section: Section) -> Deriver:
+    def deriver(section: Split) -> Deriver:
         derive = resolved.deriver(section)
 
         def dawdle(indices: npt.NDArray[np.int64], out: Mapping[str, Array]) -> None:
@@ -246,7 +246,7 @@ def test_an_interruption_leaves_no_draft_of_a_job_that_does_not_end_in_time(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sections = builder.sections(resolved.plan)
+        sections = builder.splits(resolved.plan)
         assembly.assemble(root, resolved.plan, sections, deriver, workers=2, progress=progress)
     assert has_no_draft(root)
     release.set()
@@ -261,7 +261,7 @@ def test_too_little_space_is_found_before_anything_is_made(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, usage = tiny_recipe(source), shutil.disk_usage(tmp_path)
-    shards = shard_list(builder.sections(builder.resolve(recipe).plan))
+    shards = shard_list(builder.splits(builder.resolve(recipe).plan))
     needed = sum(job.room for job in shards) + (1 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
     with pytest.raises(StorageError, match="not enough space") as caught:
@@ -527,7 +527,7 @@ def test_data_of_another_digest_than_they_must_have_are_not_committed_nor_kept(
     tmp_path: Path, source: Path, whole: dict[str, Path]
 ) -> None:
     resolved = builder.resolve(tiny_recipe(source))
-    plan, sections = resolved.plan, builder.sections(resolved.plan)
+    plan, sections = resolved.plan, builder.splits(resolved.plan)
     with pytest.raises(DamageError, match="another digest") as caught:
         assembly.assemble(
             tmp_path / "data", plan, sections, resolved.deriver, workers=1, expected="0" * 64
@@ -600,9 +600,9 @@ def test_a_table_is_read_once_however_many_shards_it_tells_of(
     root, read = tmp_path / "data", list[str]()
     shutil.copytree(whole["zarr"], root)
 
-    def counted(root: Path, section: Section, facts: manifests.FileFacts) -> Table:
+    def counted(root: Path, section: Split) -> Table:
         read.append(section.folder)
-        return read_table(root, section, facts)
+        return read_table(root, section)
 
     monkeypatch.setattr(records, "read_table", counted)
     assert builder.build(tiny_recipe(source), root).written == 0
@@ -610,7 +610,7 @@ def test_a_table_is_read_once_however_many_shards_it_tells_of(
     assert (
         len(read)
         == len(set(read))
-        < sum(1 for _ in shard_list(builder.sections(manifests.load(root))))
+        < sum(1 for _ in shard_list(builder.splits(manifests.load(root))))
     )
 
 

@@ -127,7 +127,7 @@ def test_the_stored_row_is_shown_and_the_derived_one_is_the_same(
     built: dict[tuple[str, str], Path], storage: tuple[str, str]
 ) -> None:
     dataset, whole = Dataset(built[storage]), columns(built[storage])
-    for (task, split), section in dataset.sections.items():
+    for (task, split), section in dataset.splits.items():
         for index in {0, 1, 255 % section.count, 256 % section.count, section.count - 1}:
             shown, anew = (
                 get(dataset, task, split, index) for get in (samples.stored, samples.derived)

@@ -36,8 +36,8 @@ from datagen.engines.threads import Slot
 from datagen.errors import DamageError, InputError, RecipeError, SourceError, StorageError
 from datagen.hashing import merkle_root
 from datagen.layout import MANIFEST
-from datagen.manifest import SHARD_FACTS, load
-from datagen.shards import Shard
+from datagen.manifest import load
+from datagen.split import SHARD_FACTS, Shard
 from datagen.stores import zarr as zarr_store
 from datagen.tasks import TASKS
 from datagen.verifier import Verdict, duplicates, frame, uniqueness, verify
@@ -316,7 +316,7 @@ def test_a_named_place_without_the_source_is_bad_input_and_no_finding(tiny: Tiny
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
 def test_want_of_files_or_memory_is_no_problem_of_the_dataset(tiny: Tiny, number: int) -> None:
     dataset = Dataset(tiny.root)
-    section = dataset.sections["mosaics", "train"]
+    section = dataset.splits["mosaics", "train"]
     short = OSError(number, os.strerror(number), str(tiny.root / "mosaics/train.shards"))
     damage = DamageError("cannot be read", path=tiny.root)
     damage.__cause__ = short
@@ -442,10 +442,10 @@ def test_a_zarr_shard_is_read_once(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(os, "preadv", count)
     dataset = Dataset(tiny.root)
-    job = Shard(dataset.sections["mosaics", "train"], 0)
+    job = Shard(dataset.splits["mosaics", "train"], 0)
     check_shard(dataset, job, None, Slot(1))
     assert taken[0] == sum(
-        tiny.file(f"mosaics/train/{one.name}:0").stat().st_size for one in job.section.columns
+        tiny.file(f"mosaics/train/{one.name}:0").stat().st_size for one in job.split.columns
     )
 
 
@@ -666,7 +666,7 @@ def test_folders_are_not_followed_to_any_depth(tiny: Tiny) -> None:
 
 def test_a_file_that_shrinks_is_a_problem_and_no_crash(tiny: Tiny) -> None:
     dataset = Dataset(tiny.root)
-    section = dataset.sections["mosaics", "train"]
+    section = dataset.splits["mosaics", "train"]
     os.truncate(tiny.file("mosaics/train/image:0"), 1000)
     with (
         ShardReader(dataset, Shard(section, 0)) as reader,

@@ -35,7 +35,7 @@ from datagen.dataset import Dataset
 from modeling.shards import open_dataset
 import numpy
 root, out = sys.argv[1:]
-section = Dataset(root).sections["mosaics", "train"]
+section = Dataset(root).splits["mosaics", "train"]
 numpy.savez(out, **{c.name: Dataset(root).rows("mosaics", "train", c.name, 0, section.count) for c in section.columns})
 page = pathlib.Path("docs/format.md").read_text("utf-8")
 blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

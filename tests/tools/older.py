@@ -15,8 +15,7 @@ from datagen import manifest as manifests
 from datagen.dataset import Dataset
 from datagen.hashing import bytes_digest, canonical_json
 from datagen.layout import MANIFEST
-from datagen.manifest import FileFacts
-from datagen.stores import Column, Section
+from datagen.split import Column, FileFacts, Split
 
 
 def make_older(root: Path) -> Path:
@@ -25,13 +24,13 @@ def make_older(root: Path) -> Path:
     """
     dataset = Dataset(root)
     hdf5 = dataset.manifest.recipe.storage.format == "hdf5"
-    for section in dataset.sections.values():
+    for section in dataset.splits.values():
         if hdf5:
             write_view(root, section)
         else:
             fill_with_zeros(root, section)
     listed = {file.path for file in dataset.manifest.files} | {
-        f"{section.folder}/all.h5" for section in dataset.sections.values() if hdf5
+        f"{section.folder}/all.h5" for section in dataset.splits.values() if hdf5
     }
     files = tuple(facts_of(root, path) for path in sorted(listed))
     (root / MANIFEST).write_bytes(
@@ -46,14 +45,14 @@ def facts_of(root: Path, path: str) -> FileFacts:
     return FileFacts(path, len(data), bytes_digest(data))
 
 
-def fill_with_zeros(root: Path, section: Section) -> None:
+def fill_with_zeros(root: Path, section: Split) -> None:
     """Write the metadata of each array with the fill value 0."""
     for column in section.columns:
         path = root / section.folder / column.name / "zarr.json"
         path.write_bytes(canonical_json(json.loads(path.read_bytes()) | {"fill_value": 0}))
 
 
-def write_view(root: Path, section: Section) -> None:
+def write_view(root: Path, section: Split) -> None:
     """Write all.h5: each column of a section as a virtual dataset over all shards."""
     with h5py.File(
         root / section.folder / "all.h5",
@@ -67,14 +66,14 @@ def write_view(root: Path, section: Section) -> None:
             _create_view(file, section, column)
 
 
-def _create_view(file: h5py.File, section: Section, column: Column) -> None:
+def _create_view(file: h5py.File, section: Split, column: Column) -> None:
     """Create a virtual dataset over all shards, without times."""
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_obj_track_times(False)
     properties.set_layout(h5py.h5d.VIRTUAL)
     whole = h5py.h5s.create_simple((section.count, *column.shape))
     for shard in range(section.shards):
-        samples = section.extent(shard)
+        samples = section.samples(shard)
         shape = (len(samples), *column.shape)
         whole.select_hyperslab((samples.start, *(0 for _ in column.shape)), shape)
         properties.set_virtual(

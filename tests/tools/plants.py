@@ -375,7 +375,7 @@ def _retype(tiny: Tiny) -> None:
 
 def _stray_view(tiny: Tiny) -> None:
     """A view as datasets written earlier have, in one that has none."""
-    write_view(tiny.root, Dataset(tiny.root).sections["mosaics", "train"])
+    write_view(tiny.root, Dataset(tiny.root).splits["mosaics", "train"])
 
 
 def _consolidate(tiny: Tiny) -> None:
