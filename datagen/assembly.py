@@ -19,12 +19,12 @@ import numpy.typing as npt
 from datagen import files
 from datagen import manifest as manifests
 from datagen import recipe as recipes
-from datagen.engines import threads
+from datagen.engines import Progress, threads
 from datagen.errors import DamageError, FormatError, StorageError
 from datagen.hashing import ColumnHasher, bytes_digest, merkle_root
 from datagen.layout import DRAFT, MANIFEST, RECIPE
 from datagen.manifest import Manifest
-from datagen.plans import plan_of, read_draft, require_free, require_storable
+from datagen.plans import read_draft, require_free, require_storable
 from datagen.records import (
     forget_records,
     is_as_long,
@@ -40,8 +40,6 @@ from datagen.stores import Extent, open_store
 from datagen.tasks import Deriver, as_indices
 
 _FRAME_BYTES = 1 << 20  # more than the metadata of a section takes
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -168,7 +166,7 @@ def _reopen(root: Path, finished: Manifest) -> None:
         (root / MANIFEST).rename(root / DRAFT)
         files.sync_folder(root)
     if not is_as_published(finished):
-        files.write_atomic(root / DRAFT, manifests.to_bytes(plan_of(finished)))
+        files.write_atomic(root / DRAFT, manifests.to_bytes(finished.plan))
 
 
 def _begin(root: Path, plan: Manifest, *, exclusive: bool) -> None:
@@ -267,7 +265,7 @@ def _commit(
     wanted = expected or recipes.known_digest(plan.recipe)
     if wanted not in (None, manifest.digest):
         # the tables of an earlier build go too
-        files.write_atomic(root / DRAFT, manifests.to_bytes(plan_of(plan)))
+        files.write_atomic(root / DRAFT, manifests.to_bytes(plan.plan))
         forget_records(root)
         raise DamageError(
             "the data have another digest than they must",

@@ -13,13 +13,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from datagen import assembly, files, otsu, sources
+from datagen import assembly, engines, files, otsu, sources
 from datagen import manifest as manifests
 from datagen.engines import threads
 from datagen.errors import InputError, RecipeError, unknown_name
 from datagen.layout import MANIFEST, SPLITS
-from datagen.manifest import DigitFacts, Manifest, SourceFacts
-from datagen.plans import difference, plan_of
+from datagen.manifest import DigitFacts, Manifest, SourceFacts, difference
 from datagen.recipe import Recipe
 from datagen.records import is_whole
 from datagen.sources.base import Progress, Report, Source
@@ -168,9 +167,9 @@ def build(
     directory: Path | str | None = None,
     workers: int = 1,
     part: tuple[int, int] | None = None,
-    report: Report | None = None,
+    warn: Report | None = None,
     fetching: Progress | None = None,
-    progress: assembly.Progress | None = None,
+    progress: engines.Progress | None = None,
 ) -> Built:
     """Build the dataset of `recipe` in `root`, or end the building of it, or find that there is
     nothing to do.
@@ -188,9 +187,7 @@ def build(
         return Built(finished, 0, _shard_count(finished), time.perf_counter() - started)
     if files.look(root / MANIFEST) is None:
         files.require_writable(root)
-    resolved = resolve(
-        recipe, directory=directory, workers=workers, report=report, progress=fetching
-    )
+    resolved = resolve(recipe, directory=directory, workers=workers, warn=warn, progress=fetching)
     listed = splits(resolved.plan)
     span = None if part is None else _part(part, len(shard_list(listed)))
     done = assembly.assemble(
@@ -204,7 +201,7 @@ def resolve(
     *,
     directory: Path | str | None = None,
     workers: int = 1,
-    report: Report | None = None,
+    warn: Report | None = None,
     progress: Progress | None = None,
     offline: bool = False,
 ) -> Resolved:
@@ -220,9 +217,7 @@ def resolve(
                 remedy=f"give --source-dir, or a source such as '{spec}:PATH'",
             )
         spec, directory = f"{spec}:{directory}", None
-    source = sources.load(
-        spec, directory=directory, report=report, progress=progress, offline=offline
-    )
+    source = sources.load(spec, directory=directory, warn=warn, progress=progress, offline=offline)
     return Resolved(recipe, source, workers=workers)
 
 
@@ -263,8 +258,8 @@ def resolve_dataset(root: Path | str, *, directory: Path | str | None = None) ->
     root = Path(root)
     manifest = manifests.load(root)
     resolved = resolve(manifest.recipe, directory=directory)
-    if resolved.plan != plan_of(manifest):
-        expected, found = difference(plan_of(manifest), resolved.plan)
+    if resolved.plan != manifest.plan:
+        expected, found = difference(manifest.plan, resolved.plan)
         raise InputError(
             "the source is not the one that the dataset was built from",
             path=root,

@@ -16,8 +16,9 @@ import numpy.typing as npt
 from datagen import assembly, files, recipe
 from datagen.builder import Built, built
 from datagen.dataset import Dataset
+from datagen.engines import Progress
 from datagen.errors import DamageError, FormatError
-from datagen.plans import plan_of, require_free
+from datagen.plans import require_free
 from datagen.records import is_whole, require_no_link
 from datagen.split import Split
 from datagen.stores import with_paths
@@ -32,7 +33,7 @@ def convert(
     shard_size: int | None = None,
     compression: str | None = None,
     workers: int = 1,
-    progress: assembly.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Built:
     """Write the dataset in `origin` to `target`, with the storage given; None keeps what `origin`
     has.
@@ -48,7 +49,7 @@ def convert(
     table = recipe.to_table(dataset.manifest.recipe)
     table["storage"].update({key: value for key, value in storage.items() if value is not None})
     wanted = recipe.from_table(table, origin=str(target))
-    plan = replace(plan_of(dataset.manifest), recipe=wanted)
+    plan = replace(dataset.manifest.plan, recipe=wanted)
     if files.is_within(target, origin):
         raise FormatError(
             "a dataset is not converted in its own folder",

@@ -12,8 +12,7 @@ from datagen import manifest as manifests
 from datagen import recipe
 from datagen.dataset import Dataset
 from datagen.hashing import merkle_root
-from datagen.manifest import Manifest
-from datagen.plans import flat
+from datagen.manifest import Manifest, flat
 
 _ROWS = 4096  # samples compared at a time
 _LISTED = 10  # samples named

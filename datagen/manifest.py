@@ -89,6 +89,11 @@ class Manifest:
             tasks.setdefault(task, {})[name] = split
         return tasks
 
+    @property
+    def plan(self) -> Manifest:
+        """The manifest before anything is built: only the recipe and the source."""
+        return seal(replace(self, splits={}, files=()))
+
     def columns_digest(self) -> str:
         """Compute the dataset digest from the content roots of all columns."""
         return dataset_digest(
@@ -101,6 +106,30 @@ class Manifest:
 def seal(manifest: Manifest) -> Manifest:
     """The manifest with the dataset digest that follows from its columns."""
     return replace(manifest, digest=manifest.columns_digest())
+
+
+def difference(wanted: Manifest, present: Manifest) -> list[str]:
+    """Name the keys in which two plans differ: once with the values of each."""
+    ours, theirs = (
+        flat({"recipe": recipes.to_table(plan.recipe), "source": asdict(plan.source)})
+        for plan in (wanted, present)
+    )
+    keys = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
+    return [
+        ", ".join(f"{key} = {side.get(key, 'none')}" for key in keys[:_MAX_DIFFERENCES])
+        for side in (ours, theirs)
+    ]
+
+
+def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings into one with dotted keys."""
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            values |= flat(value, f"{prefix}{key}.")
+        else:
+            values[f"{prefix}{key}"] = value
+    return values
 
 
 def to_bytes(manifest: Manifest) -> bytes:
@@ -360,6 +389,7 @@ _PATH = re.compile(r"(?!.{256})[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
 _SHARD = re.compile(r"\{shard(:05d)?\}")
 _MAX_SIDE = 1 << 20  # of a sample, along any axis
 _MAX_LISTED = 20  # problems that a message names before it counts the rest
+_MAX_DIFFERENCES = 5  # keys of two plans that a message names
 _DTYPES = ("|u1", "<u4", "<i8")
 
 

@@ -4,14 +4,12 @@ plans differ in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from datagen import files
 from datagen import manifest as manifests
-from datagen import recipe as recipes
 from datagen.errors import FormatError, RecipeError
 from datagen.layout import DRAFT, MANIFEST, MAX_MANIFEST_BYTES, RECIPE
 from datagen.manifest import Manifest
@@ -21,11 +19,6 @@ _FRAME_FACTS = 1 << 17  # bytes of the manifest that are kept for the facts of f
 _TABLE_FACTS = 256  # bytes of the manifest that the facts of a table take, at most
 _ROOT = 64  # bytes of the manifest that a content root takes
 _MAX_LISTED = 5  # things that a message names
-
-
-def plan_of(manifest: Manifest) -> Manifest:
-    """What a manifest says before anything is built: the recipe and the source."""
-    return manifests.seal(replace(manifest, splits={}, files=()))
 
 
 def existing_plan(root: Path) -> Manifest | None:
@@ -76,8 +69,8 @@ def require_free(root: Path, plan: Manifest) -> None:
                 found=", ".join(sorted(strangers)[:_MAX_LISTED]),
                 remedy="choose another folder",
             )
-    elif plan_of(present) != plan_of(plan):
-        expected, found = difference(plan, present)
+    elif present.plan != plan.plan:
+        expected, found = manifests.difference(plan, present)
         raise FormatError(
             "holds a dataset of another recipe or source",
             path=root,
@@ -106,29 +99,3 @@ def require_storable(plan: Manifest, splits: Sequence[Split]) -> None:
             found=f"{size:,}",
             remedy="give the classes shorter names",
         )
-
-
-def difference(wanted: Manifest, present: Manifest) -> list[str]:
-    """The keys in which two plans differ, with the values of the one and of the other."""
-    ours, theirs = (
-        flat({"recipe": recipes.to_table(plan.recipe), "source": asdict(plan.source)})
-        for plan in (wanted, present)
-    )
-    keys = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)][
-        :_MAX_LISTED
-    ]
-    return [
-        ", ".join(f"{key} = {side.get(key, 'none')}" for key in keys) for side in (ours, theirs)
-    ]
-
-
-def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        values.update(
-            flat(value, f"{prefix}{key}.")
-            if isinstance(value, Mapping)
-            else {f"{prefix}{key}": value}
-        )
-    return values

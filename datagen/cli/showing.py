@@ -180,7 +180,7 @@ def _of_recipe(
 
     recipe = recipe_of(recipe_name=name)
     builder.require_sample(recipe, task, split, index)
-    resolved = builder.resolve(recipe, directory=source_dir, report=say(quiet))
+    resolved = builder.resolve(recipe, directory=source_dir, warn=say(quiet))
     return resolved.sample(task, split, index), resolved.source.classes
 
 

@@ -14,11 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datagen import assembly, builder, plans, recipe
+from datagen import builder, recipe
 from datagen.dataset import Dataset
-from datagen.engines import threads
+from datagen.engines import Progress, threads
 from datagen.errors import DatagenError, InputError, RecipeError, SourceError, StorageError
 from datagen.layout import MANIFEST, SPLITS
+from datagen.manifest import difference
 from datagen.split import Shard, Split
 from datagen.tasks import TASKS, Deriver, Inputs
 from datagen.verifier.digits import stored_inputs
@@ -61,7 +62,7 @@ def verify(
     directory: Path | str | None = None,
     insist: bool = True,
     workers: int = 1,
-    progress: assembly.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Verdict:
     """Verify the dataset in `root`: in full, or as little as `quick` says, or that and `sample`
     random samples.
@@ -143,7 +144,7 @@ def _check_all(
     source: builder.Resolved | None,
     workers: int,
     findings: Findings,
-    progress: assembly.Progress | None,
+    progress: Progress | None,
 ) -> None:
     """Read every byte, derive every sample, from the digits of `source` if it is there, and look
     for equal images.
@@ -201,13 +202,13 @@ def _source(
     recorded = dataset.manifest.recipe
     if directory is None and not builder.is_at_hand(recorded.source):
         return None
-    stated = plans.plan_of(dataset.manifest)
+    stated = dataset.manifest.plan
     try:
         resolved = builder.resolve(recorded, directory=directory, workers=workers, offline=True)
         if resolved.plan == stated:
             findings.vouchers.append(SOURCE)
             return resolved
-        expected, found = plans.difference(stated, resolved.plan)
+        expected, found = difference(stated, resolved.plan)
     except RecipeError as error:
         expected, found = "the source it was built from", str(error)
     except (InputError, SourceError, StorageError) as error:
