@@ -20,7 +20,7 @@ from datagen import files
 from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.engines import Progress, threads
-from datagen.errors import DamageError, FormatError, StorageError
+from datagen.errors import DamagedError, FormatError, StorageError
 from datagen.hashing import ColumnHasher, bytes_digest, merkle_root
 from datagen.layout import DRAFT, MANIFEST, RECIPE
 from datagen.manifest import Manifest
@@ -73,7 +73,7 @@ def assemble(
     list, only those.
 
     `plan` is the manifest without tasks: what is being built. `deriver` makes the function that
-    fills in samples of a section; it is asked for consecutive ones. Raises DamageError, and writes
+    fills in samples of a section; it is asked for consecutive ones. Raises DamagedError, and writes
     no manifest, where the dataset's digest would not be `expected`; FormatError where `root` holds
     something else; BusyError where another process writes it.
     """
@@ -267,7 +267,7 @@ def _commit(
         # the tables of an earlier build go too
         files.write_atomic(root / DRAFT, manifests.to_bytes(plan.plan))
         forget_records(root)
-        raise DamageError(
+        raise DamagedError(
             "the data have another digest than they must",
             path=root,
             expected=wanted,

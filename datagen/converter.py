@@ -17,7 +17,7 @@ from datagen import assembly, files, recipe
 from datagen.builder import Built, built
 from datagen.dataset import Dataset
 from datagen.engines import Progress
-from datagen.errors import DamageError, FormatError
+from datagen.errors import DamagedError, FormatError
 from datagen.plans import require_free
 from datagen.records import is_whole, require_no_link
 from datagen.split import Split
@@ -38,7 +38,7 @@ def convert(
     """Write the dataset in `origin` to `target`, with the storage given; None keeps what `origin`
     has.
 
-    The result is the very dataset that a build with that storage writes. Raises DamageError, and
+    The result is the very dataset that a build with that storage writes. Raises DamagedError, and
     writes nothing, where a file of `origin` is not what its manifest says; that zarr consolidated
     its metadata is no damage.
     """
@@ -76,7 +76,7 @@ def convert(
     require_no_link(dataset.root, dataset.manifest)  # as download caches hold a dataset
     if not is_whole(origin, dataset.manifest, workers=workers, consolidated=True):
         remedy = "build it again: only the damage is redone"
-        raise DamageError("the dataset is damaged", path=origin, remedy=remedy)
+        raise DamagedError("the dataset is damaged", path=origin, remedy=remedy)
     done = assembly.assemble(
         target,
         plan,

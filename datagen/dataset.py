@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from datagen import manifest as manifests
-from datagen.errors import DamageError, RecipeError
+from datagen.errors import DamagedError, RecipeError
 from datagen.files import kind as kind_of
 from datagen.files import look, require_no_link, storage_errors
 from datagen.hashing import bytes_digest
@@ -40,7 +40,7 @@ class Dataset:
         """Samples start to stop of a column, as one array (stop - start, *shape).
 
         Mapped from the shards where they are not compressed, else decoded by the format's own
-        library. Raises DamageError where a shard is missing, not as long as its table says, or
+        library. Raises DamagedError where a shard is missing, not as long as its table says, or
         cannot be decoded.
         """
         section = self._split(task, split)
@@ -95,7 +95,7 @@ class Dataset:
             self.root, section, column, start, stop
         )
         if (rows.dtype, rows.shape) != (np.dtype(column.dtype), (stop - start, *column.shape)):
-            raise DamageError(
+            raise DamagedError(
                 f"the column {column.name} is stored as something else",
                 path=self.root / section.folder,
                 expected=f"{column.dtype} {(stop - start, *column.shape)}",
@@ -113,7 +113,7 @@ class Dataset:
         there = look(path)
         found = there.st_size if there is not None and stat.S_ISREG(there.st_mode) else None
         if found != facts["file_bytes"]:
-            raise DamageError(
+            raise DamagedError(
                 "the shard is not as long as its table says",
                 path=path,
                 expected=f"{facts['file_bytes']:,} bytes",
@@ -138,7 +138,7 @@ class Dataset:
 def read_table(root: Path, section: Split) -> Table:
     """Read the shard table of a finished split: SHARD_FACTS (columns, shards), its digest checked.
 
-    Raises DamageError where it is missing, damaged, or contradicts the manifest.
+    Raises DamagedError where it is missing, damaged, or contradicts the manifest.
     """
     facts = section.table
     assert facts is not None
@@ -147,11 +147,11 @@ def read_table(root: Path, section: Split) -> Table:
     with storage_errors(path):
         there = kind_of(path)
         if there != "a file":
-            raise DamageError("the shard table is not there", path=path, found=there)
+            raise DamagedError("the shard table is not there", path=path, found=there)
         with path.open("rb") as file:
             data = file.read(facts.bytes + 1)
     if bytes_digest(data) != facts.digest:
-        raise DamageError(
+        raise DamagedError(
             "the shard table is damaged", path=path, expected=facts.digest, found=bytes_digest(data)
         )
     rows = manifests.table_from_bytes(
@@ -167,7 +167,7 @@ def read_table(root: Path, section: Split) -> Table:
         )
         as_stored = inside & mapped if section.compression == "none" else ~mapped
         if line["length"].tolist() != lengths or not as_stored.all():
-            raise DamageError(
+            raise DamagedError(
                 f"the shard table contradicts the manifest on {column.name}", path=path
             )
     return rows

@@ -21,7 +21,7 @@ import numpy as np
 
 from datagen import files
 from datagen import recipe as recipes
-from datagen.errors import DamageError, DatagenError, FormatError
+from datagen.errors import DamagedError, DatagenError, FormatError
 from datagen.hashing import canonical_json, dataset_digest
 from datagen.layout import (
     DRAFT,
@@ -158,7 +158,7 @@ def _stored(split: Split) -> dict[str, Any]:
 def from_bytes(data: bytes, *, path: Path) -> Manifest:
     """The manifest that these bytes spell; `path` names them in errors.
 
-    Raises FormatError for what is no manifest or one of an unknown version, DamageError for one
+    Raises FormatError for what is no manifest or one of an unknown version, DamagedError for one
     whose values contradict each other or whose bytes are not canonical.
     """
     plain = _json_object(data, path)
@@ -166,11 +166,13 @@ def from_bytes(data: bytes, *, path: Path) -> Manifest:
     try:
         manifest = _from_plain(plain)
     except _WrongTypeError as error:
-        raise DamageError(f"not a manifest of this version: {error}", path=path) from error
+        raise DamagedError(f"not a manifest of this version: {error}", path=path) from error
     except DatagenError as error:
-        raise DamageError(f"the recipe in the manifest is not valid: {error}", path=path) from error
+        raise DamagedError(
+            f"the recipe in the manifest is not valid: {error}", path=path
+        ) from error
     if to_bytes(manifest) != data:
-        raise DamageError(
+        raise DamagedError(
             "the manifest is damaged: not spelled as one is, or its sha256 is not that of the rest",
             path=path,
             remedy="without it nothing is known of the shards: remove the folder and build it again",
@@ -179,7 +181,7 @@ def from_bytes(data: bytes, *, path: Path) -> Manifest:
     if problems:
         more = [f"and {len(problems) - _MAX_LISTED:,} more"] * (len(problems) > _MAX_LISTED)
         listed = "; ".join([*problems[:_MAX_LISTED], *more])
-        raise DamageError(f"the manifest contradicts itself: {listed}", path=path)
+        raise DamagedError(f"the manifest contradicts itself: {listed}", path=path)
     return manifest
 
 
@@ -194,7 +196,7 @@ def load(root: Path | str) -> Manifest:
     manifest = from_bytes(read_bounded(path, MAX_MANIFEST_BYTES), path=path)
     if manifest.tasks.keys() != set(manifest.recipe.tasks):
         expected, found = ", ".join(manifest.recipe.tasks), ", ".join(manifest.tasks) or "none"
-        raise DamageError("not the tasks of its recipe", path=path, expected=expected, found=found)
+        raise DamagedError("not the tasks of its recipe", path=path, expected=expected, found=found)
     return manifest
 
 
@@ -239,7 +241,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
     with files.storage_errors(path), path.open("rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise DamageError(
+        raise DamagedError(
             "too large",
             path=path,
             expected=f"at most {limit:,} bytes",
@@ -252,7 +254,7 @@ def table_from_bytes(data: bytes, *, shards: int, columns: int, path: Path) -> T
     """SHARD_FACTS rows (columns, shards) from the bytes of a table file."""
     expected = shards * columns * SHARD_FACTS.itemsize
     if len(data) != expected:
-        raise DamageError(
+        raise DamagedError(
             "not the size of the split's table", path=path, expected=expected, found=len(data)
         )
     return np.frombuffer(data, SHARD_FACTS).reshape(columns, shards)

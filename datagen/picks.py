@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen.dataset import Dataset
-from datagen.errors import DamageError
+from datagen.errors import DamagedError
 from datagen.layout import TASKS
 
 Sample = Mapping[str, npt.NDArray[Any]]
@@ -27,7 +27,7 @@ def read_sample(dataset: Dataset, task: str, split: str, row: int) -> Sample:
     """All columns of one sample; of a digit's foreground also the label, which stands with its
     circle.
 
-    Raises DamageError for what cannot be drawn. What the columns of a task of the user's own mean
+    Raises DamagedError for what cannot be drawn. What the columns of a task of the user's own mean
     is not known here.
     """
     owners = {column.name: task for column in dataset.manifest.splits[task, split].columns}
@@ -40,7 +40,7 @@ def read_sample(dataset: Dataset, task: str, split: str, row: int) -> Sample:
         _contradiction(sample, len(dataset.manifest.source.classes)) if task in TASKS else None
     )
     if problem:
-        raise DamageError(
+        raise DamagedError(
             f"{task}/{split}, sample {row}: {problem}",
             path=dataset.root,
             remedy="see 'datagen verify'",

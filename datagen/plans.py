@@ -34,7 +34,7 @@ def existing_plan(root: Path) -> Manifest | None:
 
 
 def read_draft(root: Path) -> Manifest:
-    """The manifest of the build in progress in `root`. Raises DamageError or StorageError where it
+    """The manifest of the build in progress in `root`. Raises DamagedError or StorageError where it
     cannot be read.
     """
     path = root / DRAFT

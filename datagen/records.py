@@ -16,7 +16,7 @@ from datagen import files
 from datagen import recipe as recipes
 from datagen.dataset import read_table
 from datagen.engines import threads
-from datagen.errors import DamageError, StorageError
+from datagen.errors import DamagedError, StorageError
 from datagen.hashing import bytes_digest, file_digest
 from datagen.layout import DRAFT, PROGRESS
 from datagen.manifest import Manifest
@@ -76,14 +76,14 @@ def is_whole(root: Path, manifest: Manifest, *, workers: int, consolidated: bool
 
 
 def require_no_link(root: Path, manifest: Manifest) -> None:
-    """Raise DamageError where a file of a finished dataset, or a folder of it, is a link."""
+    """Raise DamagedError where a file of a finished dataset, or a folder of it, is a link."""
     small, jobs = _content(manifest)
     files.require_no_link(root, (file.path for file in small))
     files.require_no_link(root, (path for job in jobs for path in job.paths))
 
 
 def require_no_linked_folder(root: Path, jobs: Sequence[Shard]) -> None:
-    """Raise DamageError where a folder that shards lie in, or are to be written in, is a link to
+    """Raise DamagedError where a folder that shards lie in, or are to be written in, is a link to
     another place.
     """
     files.require_no_link(root, {path.rpartition("/")[0] for job in jobs for path in job.paths})
@@ -150,7 +150,7 @@ def _tables(root: Path, sections: Iterable[Split], draft: Manifest) -> dict[Spli
     for section in sections:
         finished = draft.splits.get((section.task, section.name))
         if finished is not None:
-            with contextlib.suppress(DamageError):
+            with contextlib.suppress(DamagedError):
                 tables[section] = read_table(root, finished)
     return tables
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from datagen import builder
 from datagen.dataset import Dataset
-from datagen.errors import DamageError, StorageError
+from datagen.errors import DamagedError, StorageError
 from datagen.picks import Sample
 from datagen.split import Shard, Split
 from datagen.tasks import Inputs, as_indices, find
@@ -25,7 +25,7 @@ _OWNERS = ("foreground", "circles")  # tasks that store the images, and their la
 def stored(dataset: Dataset, task: str, split: str, index: int) -> Sample:
     """Read a sample as it is stored: column name -> array of the shape of one sample.
 
-    Raises RecipeError where the dataset has none such, DamageError where it cannot be read.
+    Raises RecipeError where the dataset has none such, DamagedError where it cannot be read.
     """
     section = builder.split_of_sample(dataset.splits.values(), task, split, index)
     return {
@@ -34,7 +34,7 @@ def stored(dataset: Dataset, task: str, split: str, index: int) -> Sample:
     }
 
 
-def damage(dataset: Dataset, task: str, split: str, index: int) -> DamageError | None:
+def damage(dataset: Dataset, task: str, split: str, index: int) -> DamagedError | None:
     """Find a file of the shard that holds a stored sample which is not as it was written; None
     where all are.
     """
@@ -44,7 +44,7 @@ def damage(dataset: Dataset, task: str, split: str, index: int) -> DamageError |
         problem = next(damaged(dataset, job, reader), None)
     if problem is None:
         return None
-    return DamageError(
+    return DamagedError(
         "the file is not as it was written, so the sample may not be either",
         path=dataset.root / problem.path,
         expected=problem.expected,
@@ -57,7 +57,7 @@ def derived(dataset: Dataset, task: str, split: str, index: int) -> Sample:
     """Derive a sample from the images and labels that the dataset itself stores; no source is asked
     for.
 
-    Raises RecipeError where there is none such, or where the task is not known here, DamageError
+    Raises RecipeError where there is none such, or where the task is not known here, DamagedError
     where the images are not as they were written, StorageError where memory is too short for those
     of the split.
     """
@@ -70,7 +70,7 @@ def derived(dataset: Dataset, task: str, split: str, index: int) -> Sample:
 
 
 def _require_due(dataset: Dataset, task: str, split: str) -> None:
-    """Raise DamageError where the manifest's sections are not those that its recipe and its source
+    """Raise DamagedError where the manifest's sections are not those that its recipe and its source
     ask for.
     """
     manifest = dataset.manifest
@@ -79,7 +79,7 @@ def _require_due(dataset: Dataset, task: str, split: str) -> None:
     for section in due:
         there = dataset.splits.get((section.task, section.name))
         if section.name == split and (there is None or section.declared != there.declared):
-            raise DamageError(
+            raise DamagedError(
                 f"the columns of {section.folder} are not those of the task that is known here",
                 path=dataset.root,
                 expected=_spelled(section),
@@ -105,7 +105,7 @@ def _inputs(dataset: Dataset, split: str) -> Inputs:
         return inputs
     if findings.problems:
         problem = (unknown or findings.problems)[0]
-        raise DamageError(
+        raise DamagedError(
             f"the images and labels of {split} are damaged: {problem.kind}",
             path=dataset.root / problem.path,
             expected=problem.expected,

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from datagen.errors import DamageError
+from datagen.errors import DamagedError
 from datagen.files import storage_errors
 
 Array = npt.NDArray[Any]
@@ -62,7 +62,7 @@ class ShardWriter(Protocol):
 
 @contextmanager
 def reading(path: Path, library: str) -> Iterator[None]:
-    """Turn what a format's library raises into a DamageError, and what the system refuses into a
+    """Turn what a format's library raises into a DamagedError, and what the system refuses into a
     StorageError.
     """
     try:
@@ -71,4 +71,4 @@ def reading(path: Path, library: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
             with storage_errors(path):
                 raise
-        raise DamageError(f"{library} cannot read it: {error}", path=path) from error
+        raise DamagedError(f"{library} cannot read it: {error}", path=path) from error

@@ -22,7 +22,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from datagen.errors import DamageError, StorageError, installs
+from datagen.errors import DamagedError, StorageError, installs
 from datagen.files import Draft, Stream, storage_errors, sync_folder
 from datagen.hashing import file_digest
 from datagen.layout import CHUNK
@@ -187,7 +187,7 @@ def open_view(root: Path, section: Split, column: Column) -> Iterator[View]:
     """Open a column of the view as its users do, once, so that every shard that it has shown stays
     open.
 
-    Raises DamageError where h5py cannot.
+    Raises DamagedError where h5py cannot.
     """
     path = root / view_path(section)
     if section.compression != "none":
@@ -315,7 +315,7 @@ def _expected_mappings(section: Split, column: Column) -> list[tuple[Any, ...]]:
 
 
 def read_rows(root: Path, section: Split, column: Column, start: int, stop: int) -> Array:
-    """Read the samples start to stop of a column through h5py, from the shards. Raises DamageError
+    """Read the samples start to stop of a column through h5py, from the shards. Raises DamagedError
     where it cannot.
     """
     if section.compression != "none":
@@ -330,7 +330,7 @@ def read_rows(root: Path, section: Split, column: Column, start: int, stop: int)
         with reading(path, "h5py"), h5py.File(path, "r") as file:
             dataset = _plain_dataset(file, column, len(samples))
             if dataset is None or dataset.is_virtual or dataset.external is not None:
-                raise DamageError(
+                raise DamagedError(
                     f"the column {column.name} is stored as something else",
                     path=path,
                     expected=f"a dataset of {column.dtype} {(len(samples), *column.shape)}",

@@ -273,7 +273,7 @@ def zstd_size(start: bytes) -> int | None:
 
 
 def read_rows(root: Path, section: Split, column: Column, start: int, stop: int) -> Array:
-    """Samples start to stop of a column, read through zarr. Raises DamageError where it cannot."""
+    """Samples start to stop of a column, read through zarr. Raises DamagedError where it cannot."""
     import zarr
 
     path = root / section.folder / column.name

@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 
 from datagen.dataset import Dataset
-from datagen.errors import DamageError
+from datagen.errors import DamagedError
 from datagen.files import storage_errors
 from datagen.layout import CHUNK
 from datagen.split import Column, Shard
@@ -27,7 +27,7 @@ _PIECE = 1 << 18  # bytes that are still in the second-level cache when they are
 class ShardReader(AbstractContextManager["ShardReader"]):
     """The samples and the files of one shard.
 
-    Its methods raise DamageError where a file is no regular one or ends early, StorageError where
+    Its methods raise DamagedError where a file is no regular one or ends early, StorageError where
     it cannot be read.
 
     A file is opened when something of it is first read, and closed with the reader.
@@ -101,7 +101,7 @@ class _File:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
             self.close()
-            raise DamageError("no regular file", path=path)
+            raise DamagedError("no regular file", path=path)
 
     def fill(self, offset: int, array: Array) -> None:
         """Fill a contiguous array with the bytes from `offset` on."""
@@ -110,7 +110,7 @@ class _File:
             while view:
                 count = os.preadv(self._descriptor, [view[:_PIECE]], offset)
                 if not count:
-                    raise DamageError(
+                    raise DamagedError(
                         "the file ends early",
                         path=self._path,
                         expected=f"{offset + len(view):,} bytes",

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from datagen import manifest as manifests
 from datagen.builder import build
 from datagen.dataset import Dataset
-from datagen.errors import DamageError, DatagenError, FormatError, RecipeError, StorageError
+from datagen.errors import DamagedError, DatagenError, FormatError, RecipeError, StorageError
 from datagen.hashing import bytes_digest
 from datagen.manifest import Manifest
 from datagen.recipe import Mosaics, Recipe, Storage
@@ -217,7 +217,7 @@ def test_a_damaged_shard_is_named_and_the_others_are_read(
     damage(path)
     told = "is a link" if damage is as_link else "the shard is not as long as its table says"
     for start, stop in ((256, 257), (0, 600), (511, 512), (255, 257)):
-        with pytest.raises(DamageError, match=told) as caught:
+        with pytest.raises(DamagedError, match=told) as caught:
             dataset.rows("mosaics", "train", "image", start, stop)
         assert caught.value.path == path
         assert caught.value.exit_code == 5
@@ -229,7 +229,7 @@ def test_a_damaged_shard_is_named_and_the_others_are_read(
 def test_a_damaged_table_is_named(copy: Path, damage: Callable[[Path], None]) -> None:
     damage(copy / "mosaics/train.shards")
     with pytest.raises(
-        DamageError, match="is a link" if damage is as_link else "shard table"
+        DamagedError, match="is a link" if damage is as_link else "shard table"
     ) as caught:
         Dataset(copy).rows("mosaics", "train", "image", 0, 1)
     assert caught.value.path == copy / "mosaics/train.shards"
@@ -240,13 +240,13 @@ def test_a_flipped_bit_of_a_table_is_noticed(copy: Path) -> None:
     data = bytearray(path.read_bytes())
     data[5] ^= 1
     path.write_bytes(data)
-    with pytest.raises(DamageError, match="the shard table is damaged"):
+    with pytest.raises(DamagedError, match="the shard table is damaged"):
         Dataset(copy).table("mosaics", "train")
 
 
 def test_a_huge_table_is_not_read_whole(copy: Path) -> None:
     os.truncate(copy / "mosaics/train.shards", 1 << 40)
-    with pytest.raises(DamageError, match="the shard table is damaged"):
+    with pytest.raises(DamagedError, match="the shard table is damaged"):
         Dataset(copy).table("mosaics", "train")
 
 
@@ -261,7 +261,7 @@ def test_a_forged_table_is_refused_or_harmless(copy: Path, field: str) -> None:
         try:
             rows = Dataset(copy).rows("mosaics", "train", "label", 0, 600)
         except DatagenError as error:
-            assert isinstance(error, DamageError), error
+            assert isinstance(error, DamagedError), error
         else:
             assert field == "offset"
             assert rows.shape == shape
@@ -270,7 +270,7 @@ def test_a_forged_table_is_refused_or_harmless(copy: Path, field: str) -> None:
 @pytest.mark.parametrize("size", [0, 72, 5 * 3 * 72 - 72, 5 * 3 * 72 + 72])
 def test_a_sealed_table_of_another_size_is_refused(copy: Path, size: int) -> None:
     with_table(copy, bytes(size))
-    with pytest.raises(DamageError, match=r"not the size|the shard table is damaged"):
+    with pytest.raises(DamagedError, match=r"not the size|the shard table is damaged"):
         Dataset(copy).table("mosaics", "train")
 
 
@@ -278,7 +278,7 @@ def test_a_table_of_lengths_that_do_not_follow_from_the_manifest_is_refused(copy
     table = np.frombuffer((copy / "mosaics/train.shards").read_bytes(), SHARD_FACTS).copy()
     table["length"][0] -= 1
     with_table(copy, table.tobytes())
-    with pytest.raises(DamageError, match="contradicts the manifest on image"):
+    with pytest.raises(DamagedError, match="contradicts the manifest on image"):
         Dataset(copy).table("mosaics", "train")
 
 
@@ -289,7 +289,7 @@ def test_a_manifest_that_lies_about_compression_is_refused(copy: Path) -> None:
         return replace(manifest, recipe=replace(manifest.recipe, storage=storage))
 
     reseal(copy, lie)
-    with pytest.raises(DamageError, match="contradicts the manifest"):
+    with pytest.raises(DamagedError, match="contradicts the manifest"):
         Dataset(copy).rows("mosaics", "train", "image", 0, 1)
 
 
@@ -315,14 +315,14 @@ def test_a_compressed_column_that_is_stored_as_something_else_is_refused(
         )
         table["file_bytes"][:, 0] = path.stat().st_size
         with_table(root, table.tobytes())
-    with pytest.raises(DamageError, match="the column source is stored as something else"):
+    with pytest.raises(DamagedError, match="the column source is stored as something else"):
         Dataset(root).rows("mosaics", "train", "source", 0, 1)
 
 
 def test_hdf5_never_reads_zeros_for_a_shard_that_is_missing(tmp_path: Path) -> None:
     dataset = Dataset(write(tmp_path, "hdf5", "zstd"))
     (dataset.root / "mosaics/train/00002.h5").unlink()
-    with pytest.raises(DamageError, match="no file"):
+    with pytest.raises(DamagedError, match="no file"):
         dataset.rows("mosaics", "train", "digest", 512, 600)
 
 

@@ -31,7 +31,7 @@ from killing import MIRRORED, TINY, Running, Warm, packed, slow_mirror, start_co
 
 from datagen import builder, converter, files, preview, recipe
 from datagen import manifest as manifests
-from datagen.errors import DamageError, FormatError, StorageError
+from datagen.errors import DamagedError, FormatError, StorageError
 from datagen.layout import DRAFT, MANIFEST, PROGRESS
 from datagen.sources import fetching, mirrors
 from datagen.stores import Split
@@ -234,7 +234,7 @@ def is_called_whole(root: Path, source: Path) -> bool:
     """What `datagen verify` says of a dataset."""
     try:
         return not verify(root, directory=source).problems
-    except (FormatError, DamageError):
+    except (FormatError, DamagedError):
         return False
 
 
@@ -587,7 +587,7 @@ def test_an_origin_whose_shard_goes_away_during_the_conversion_ends_it_and_it_go
         if not away.exists():
             (origin / "circles").rename(away)
 
-    with pytest.raises(DamageError):
+    with pytest.raises(DamagedError):
         converter.convert(origin, target, format_name="zarr", progress=remove)
     assert not is_called_whole(target, whole.source)
     assert {*hidden(target)} == {DRAFT, PROGRESS}

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datagen import manifest as manifests
-from datagen.errors import DamageError, DatagenError, FormatError, StorageError
+from datagen.errors import DamagedError, DatagenError, FormatError, StorageError
 from datagen.hashing import canonical_json
 from datagen.layout import MAX_MANIFEST_BYTES, SPLITS
 from datagen.manifest import DigitFacts, Manifest, SourceFacts, from_bytes, seal, to_bytes
@@ -159,7 +159,7 @@ def forged(value: Any) -> bytes:
     return resealed(value | {"digest": hashlib.sha256(canonical_json(sorted(listed))).hexdigest()})
 
 
-def refused(data: bytes, kind: type[DatagenError] = DamageError) -> str:
+def refused(data: bytes, kind: type[DatagenError] = DamagedError) -> str:
     with pytest.raises(DatagenError) as caught:
         from_bytes(data, path=PATH)
     assert type(caught.value) is kind, caught.value
@@ -290,7 +290,7 @@ def test_a_number_of_many_digits_is_refused(digits: int) -> None:
         key = place.split(b":")[0]
         data = to_bytes(small()).replace(place, key + b": " + b"9" * digits)
         assert data != to_bytes(small())
-        refused(data, FormatError if b"version" in key else DamageError)
+        refused(data, FormatError if b"version" in key else DamagedError)
 
 
 @pytest.mark.parametrize("depth", range(900, 1000, 7))
@@ -305,7 +305,7 @@ def test_nesting_that_json_just_bears_is_refused(depth: int) -> None:
         b'"bytes": 7',
     ):
         data = to_bytes(small()).replace(place, place.split(b":")[0] + b": " + nest)
-        with pytest.raises((DamageError, FormatError)):
+        with pytest.raises((DamagedError, FormatError)):
             from_bytes(data, path=PATH)
 
 
@@ -842,20 +842,20 @@ def test_a_manifest_that_cannot_be_taken_from_its_folder_is_told_in_full(tmp_pat
     )
     for tasks, found in (((), "none"), (("foreground", "circles"), "foreground, circles")):
         path.write_bytes(to_bytes(with_tasks(*tasks)))
-        assert told(DamageError) == (
+        assert told(DamagedError) == (
             f"{path}: not the tasks of its recipe (expected foreground, circles, mosaics, found {found})"
         )
     path.write_bytes(b"[]\n")
     assert told(FormatError).startswith(f"{path}: not a manifest")
     path.write_bytes(bytes(MAX_MANIFEST_BYTES + 1))
     assert (
-        told(DamageError)
+        told(DamagedError)
         == f"{path}: too large (expected at most 1,048,576 bytes, found 1,048,577)"
     )
 
 
 def test_a_shard_table_of_another_size_is_told_in_full() -> None:
-    with pytest.raises(DamageError) as caught:
+    with pytest.raises(DamagedError) as caught:
         manifests.table_from_bytes(bytes(7), columns=1, shards=2, path=PATH)
     assert (
         str(caught.value)
@@ -966,7 +966,7 @@ def test_no_damage_to_the_bytes_goes_unnoticed(data: st.DataObject, inserted: by
     stop = data.draw(st.integers(start, min(len(whole), start + 4)))
     damaged = whole[:start] + inserted + whole[stop:]
     if damaged != whole:
-        with pytest.raises((DamageError, FormatError)):
+        with pytest.raises((DamagedError, FormatError)):
             from_bytes(damaged, path=PATH)
 
 
@@ -983,7 +983,7 @@ def test_a_plan_under_the_name_of_a_manifest_is_no_dataset(tmp_path: Path) -> No
     for manifest in (with_tasks(), small()):
         (tmp_path / "manifest.json").write_bytes(to_bytes(manifest))
         with pytest.raises(
-            DamageError,
+            DamagedError,
             match=r"not the tasks of its recipe .*expected foreground, circles, mosaics",
         ):
             manifests.load(tmp_path)
@@ -1022,7 +1022,7 @@ def test_a_manifest_of_more_than_a_mebibyte_is_refused_unread(tmp_path: Path) ->
     with path.open("r+b") as file:
         file.truncate(1 << 40)  # a hole: reading it would take a terabyte of memory
     with pytest.raises(
-        DamageError, match=r"too large.*at most 1,048,576 bytes, found 1,099,511,627,776"
+        DamagedError, match=r"too large.*at most 1,048,576 bytes, found 1,099,511,627,776"
     ):
         manifests.load(tmp_path)
 
@@ -1031,7 +1031,7 @@ def test_the_largest_manifest_is_read_whole(tmp_path: Path) -> None:
     data = b" " * MAX_MANIFEST_BYTES
     (tmp_path / "x").write_bytes(data)
     assert manifests.read_bounded(tmp_path / "x", MAX_MANIFEST_BYTES) == data
-    with pytest.raises(DamageError, match="too large"):
+    with pytest.raises(DamagedError, match="too large"):
         manifests.read_bounded(tmp_path / "x", MAX_MANIFEST_BYTES - 1)
 
 
@@ -1070,7 +1070,7 @@ NO = NO_OFFSET
 
 @pytest.mark.parametrize("size", [0, 71, 73, 143, 145, 288])
 def test_a_shard_table_of_another_size_is_damage(size: int) -> None:
-    with pytest.raises(DamageError, match=f"expected 144, found {size}"):
+    with pytest.raises(DamagedError, match=f"expected 144, found {size}"):
         manifests.table_from_bytes(bytes(size), columns=1, shards=2, path=PATH)
 
 

@@ -42,7 +42,7 @@ from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.dataset import read_table
 from datagen.engines import threads
-from datagen.errors import BusyError, DamageError, FormatError, RecipeError, StorageError
+from datagen.errors import BusyError, DamagedError, FormatError, RecipeError, StorageError
 from datagen.layout import DRAFT, MANIFEST, PROGRESS, SPLITS
 from datagen.manifest import Manifest
 from datagen.split import Split, Table, shard_list
@@ -517,7 +517,7 @@ def test_a_dataset_that_cannot_say_what_it_is_is_left_alone(
     else:
         (root / MANIFEST).unlink()
     before = tree(root)
-    with pytest.raises((DamageError, FormatError)) as caught:
+    with pytest.raises((DamagedError, FormatError)) as caught:
         builder.build(tiny_recipe(source), root)
     assert caught.value.exit_code == {"flip": 5, "delete": 4}[damage]
     assert tree(root) == before
@@ -528,7 +528,7 @@ def test_data_of_another_digest_than_they_must_have_are_not_committed_nor_kept(
 ) -> None:
     resolved = builder.resolve(tiny_recipe(source))
     plan, sections = resolved.plan, builder.splits(resolved.plan)
-    with pytest.raises(DamageError, match="another digest") as caught:
+    with pytest.raises(DamagedError, match="another digest") as caught:
         assembly.assemble(
             tmp_path / "data", plan, sections, resolved.deriver, workers=1, expected="0" * 64
         )
@@ -549,7 +549,7 @@ def test_a_dataset_that_is_not_the_published_one_is_built_anew_and_nothing_of_it
     assert builder.build(tiny_recipe(source), root).written == 0
     monkeypatch.setattr(recipes, "known_digest", lambda _: "0" * 64)
     for _ in range(2):  # the second run finds nothing to trust either
-        with pytest.raises(DamageError, match="another digest"):
+        with pytest.raises(DamagedError, match="another digest"):
             builder.build(tiny_recipe(source), root)
         assert hidden(root) == [DRAFT]
     monkeypatch.setattr(recipes, "known_digest", lambda _: published)

@@ -19,7 +19,7 @@ from datagen import builder, samples, sources, tasks
 from datagen.cli.main import cli
 from datagen.converter import convert
 from datagen.dataset import Dataset
-from datagen.errors import DamageError, RecipeError
+from datagen.errors import DamagedError, RecipeError
 from datagen.layout import SPLITS
 from datagen.sources import npz
 
@@ -370,4 +370,4 @@ def test_the_library_raises_what_the_commands_print(
     )
     flip(copy / "mosaics/train/digest/c/1/0", 0)
     assert samples.damage(Dataset(copy), "mosaics", "train", 255) is None
-    assert isinstance(samples.damage(Dataset(copy), "mosaics", "train", 256), DamageError)
+    assert isinstance(samples.damage(Dataset(copy), "mosaics", "train", 256), DamagedError)

@@ -33,7 +33,7 @@ from isolation import ROOT
 from older import write_view
 
 from datagen import files
-from datagen.errors import DamageError, StorageError
+from datagen.errors import DamagedError, StorageError
 from datagen.files import Draft, is_draft
 from datagen.hashing import bytes_digest
 from datagen.stores import Array, Column, Extent, Split, open_store
@@ -384,7 +384,7 @@ def test_zarr_raises_where_a_shard_is_not_whole(tmp_path: Path, damage: str) -> 
     write(tmp_path, "zarr", of, samples(of))
     path = place(tmp_path, "zarr", of, of.columns[0], 1)
     os.truncate(path, 0 if damage == "emptied" else path.stat().st_size - 1)
-    with pytest.raises(DamageError, match="cannot read"):
+    with pytest.raises(DamagedError, match="cannot read"):
         zarr_store.read_rows(tmp_path, of, of.columns[0], 500, 600)
 
 
@@ -574,7 +574,7 @@ def test_a_shard_of_hdf5_is_never_read_as_zeros(tmp_path: Path, damage: str) -> 
                 layout = h5py.VirtualLayout((256, 3, 5), "|u1")
                 layout[:] = h5py.VirtualSource("nowhere.h5", "image", (256, 3, 5))
                 file.create_virtual_dataset("image", layout)
-    with pytest.raises(DamageError, match=r"cannot read|stored as something else") as caught:
+    with pytest.raises(DamagedError, match=r"cannot read|stored as something else") as caught:
         hdf5_store.read_rows(tmp_path, of, of.columns[0], 500, 600)
     assert str(caught.value.path) == str(path)
     assert len(hdf5_store.read_rows(tmp_path, of, of.columns[0], 0, 512)) == 512
@@ -626,7 +626,7 @@ def test_a_frame_that_the_library_cannot_read_is_damage(
         frame.unlink()
     else:
         os.truncate(frame, 0 if damage == "emptied" else frame.stat().st_size // 2)
-    with pytest.raises(DamageError, match="cannot read"):
+    with pytest.raises(DamagedError, match="cannot read"):
         open_store(name).read_rows(tmp_path, of, of.columns[0], 0, 1)
 
 
@@ -639,7 +639,7 @@ def test_a_compressed_chunk_that_does_not_decode_is_damage(tmp_path: Path) -> No
         position = data.index(b"\x28\xb5\x2f\xfd")  # the magic number of a Zstandard frame
         data[position : position + 4] = bytes(4)
         path.write_bytes(data)
-        with pytest.raises(DamageError, match="cannot read"):
+        with pytest.raises(DamagedError, match="cannot read"):
             open_store(name).read_rows(tmp_path / name, of, of.columns[0], 0, 1)
 
 

@@ -33,7 +33,7 @@ from datagen import recipe as recipes
 from datagen.cli.main import cli
 from datagen.dataset import Dataset
 from datagen.engines.threads import Slot
-from datagen.errors import DamageError, InputError, RecipeError, SourceError, StorageError
+from datagen.errors import DamagedError, InputError, RecipeError, SourceError, StorageError
 from datagen.hashing import merkle_root
 from datagen.layout import MANIFEST
 from datagen.manifest import load
@@ -318,7 +318,7 @@ def test_want_of_files_or_memory_is_no_problem_of_the_dataset(tiny: Tiny, number
     dataset = Dataset(tiny.root)
     section = dataset.splits["mosaics", "train"]
     short = OSError(number, os.strerror(number), str(tiny.root / "mosaics/train.shards"))
-    damage = DamageError("cannot be read", path=tiny.root)
+    damage = DamagedError("cannot be read", path=tiny.root)
     damage.__cause__ = short
     for error in (short, damage):
         with pytest.raises(StorageError, match=os.strerror(number).lower()):
@@ -670,7 +670,7 @@ def test_a_file_that_shrinks_is_a_problem_and_no_crash(tiny: Tiny) -> None:
     os.truncate(tiny.file("mosaics/train/image:0"), 1000)
     with (
         ShardReader(dataset, Shard(section, 0)) as reader,
-        pytest.raises(DamageError, match="ends early"),
+        pytest.raises(DamagedError, match="ends early"),
     ):
         reader.read(section.columns[0], range(SHARD))
 
