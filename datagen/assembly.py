@@ -103,7 +103,7 @@ def assemble(
                 facts[name] = rows
         except BaseException:
             if part is None:
-                files.remove_drafts(root)
+                files.remove_temporaries(root)
             raise
         if part is not None:
             return Assembled(None, len(missing), len(jobs) - len(missing))
@@ -141,7 +141,7 @@ def finish(
                 found=f"{len(jobs) - len(missing)}",
                 remedy=f"build what is missing or damaged with --shards: {_ranges(missing)}",
             )
-        files.remove_drafts(root)
+        files.remove_temporaries(root)
         views = _views(root, plan, sections(plan))
         manifest = _commit(root, plan, sections(plan), facts, None)
         return Assembled(manifest, 0, len(jobs), committed=True, removed=views)
@@ -171,7 +171,7 @@ def _reopen(root: Path, finished: Manifest) -> None:
 
 def _begin(root: Path, plan: Manifest, *, exclusive: bool) -> None:
     if exclusive:
-        files.remove_drafts(root)
+        files.remove_temporaries(root)
     if files.look(root / DRAFT) is None:
         files.write_atomic(root / DRAFT, manifests.to_bytes(plan), replace=exclusive)
         # of two parts that begin at once, the first decides what is built here

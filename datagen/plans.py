@@ -50,7 +50,7 @@ def require_free(root: Path, plan: Manifest) -> None:
             return
         # Listed first: what another process begins here from now on, part of the same build, is no
         # stranger.
-        strangers = [entry.name for entry in root.iterdir() if not files.is_draft(entry.name)]
+        strangers = [entry.name for entry in root.iterdir() if not files.is_temporary(entry.name)]
     present = existing_plan(root)
     if present is None:
         if RECIPE in strangers and any((root / entry).is_dir() for entry in strangers):

@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 
 from datagen.errors import DamagedError, StorageError, installs
-from datagen.files import Draft, Stream, storage_errors, sync_folder
+from datagen.files import AtomicFile, Stream, storage_errors, sync_folder
 from datagen.hashing import file_digest
 from datagen.layout import CHUNK
 from datagen.split import Column, Split
@@ -45,7 +45,7 @@ class ShardWriter:
 
     def __init__(self, root: Path, section: Split, shard: int) -> None:
         self._section = section
-        self._draft = Draft(root / f"{section.folder}/{shard:05d}.h5")
+        self._draft = AtomicFile(root / f"{section.folder}/{shard:05d}.h5")
         try:
             self._offsets = self._lay_out(len(section.samples(shard)))
             self._chunks = (
@@ -100,7 +100,7 @@ class ShardWriter:
 class _ChunkWriter:
     """Writes chunks of 256 samples, each compressed here, into the datasets laid out in a draft."""
 
-    def __init__(self, draft: Draft, section: Split) -> None:
+    def __init__(self, draft: AtomicFile, section: Split) -> None:
         from numcodecs import Zstd
 
         self._draft = draft

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from datagen.files import Draft, Stream, write_atomic
+from datagen.files import AtomicFile, Stream, write_atomic
 from datagen.hashing import canonical_json
 from datagen.layout import CHUNK
 from datagen.split import Column, Split
@@ -72,7 +72,7 @@ class _ShardFile:
     """One column of one shard."""
 
     def __init__(self, path: Path, section: Split, column: Column) -> None:
-        self.draft = Draft(path)
+        self.draft = AtomicFile(path)
         self._stream = Stream(self.draft)
         self._chunk_bytes = CHUNK * column.sample_bytes
         self._index = _empty_index(section)

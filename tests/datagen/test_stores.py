@@ -34,7 +34,7 @@ from older import write_view
 
 from datagen import files
 from datagen.errors import DamagedError, StorageError
-from datagen.files import Draft, is_draft
+from datagen.files import AtomicFile, is_draft
 from datagen.hashing import bytes_digest
 from datagen.stores import Array, Column, Extent, Split, open_store
 from datagen.stores import hdf5 as hdf5_store
@@ -244,7 +244,7 @@ def test_a_shard_that_cannot_be_begun_leaves_nothing(
 ) -> None:
     begun: list[Path] = []
 
-    def failing(self: Draft, path: Path) -> None:
+    def failing(self: AtomicFile, path: Path) -> None:
         if begun:
             raise StorageError("full", path=path)
         begun.append(path)
@@ -253,8 +253,8 @@ def test_a_shard_that_cannot_be_begun_leaves_nothing(
     def failing_chunks(*_: object) -> None:
         raise StorageError("full")
 
-    first = Draft.__init__
-    monkeypatch.setattr(Draft, "__init__", failing if name == "zarr" else first)
+    first = AtomicFile.__init__
+    monkeypatch.setattr(AtomicFile, "__init__", failing if name == "zarr" else first)
     monkeypatch.setattr(
         hdf5_store, "_ChunkWriter" if compression == "zstd" else "_create_dataset", failing_chunks
     )
