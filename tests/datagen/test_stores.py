@@ -34,7 +34,7 @@ from older import write_view
 
 from datagen import files
 from datagen.errors import DamagedError, StorageError
-from datagen.files import AtomicFile, is_draft
+from datagen.files import AtomicFile, is_temporary
 from datagen.hashing import bytes_digest
 from datagen.stores import Array, Column, Extent, Split, open_store
 from datagen.stores import hdf5 as hdf5_store
@@ -231,7 +231,7 @@ def test_a_discarded_shard_leaves_nothing(tmp_path: Path, name: str, compression
     of = section(compression=compression)
     writer = open_store(name).open_shard(tmp_path, of, 0)
     writer.append("image", samples(of)["image"][:300])
-    assert all(is_draft(Path(path).name) for path in contents(tmp_path))
+    assert all(is_temporary(Path(path).name) for path in contents(tmp_path))
     writer.discard()
     writer.discard()
     assert not contents(tmp_path)
