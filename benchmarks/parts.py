@@ -43,7 +43,7 @@ PARTS: list[tuple[str, Any, str]] = [
     ("XXH3-128 of all files, padding, index", zarr._ShardFile, "_write"),
     ("write to the page cache", files.Stream, "append"),
     ("write to the page cache", files.Stream, "flush"),
-    ("fsync, rename, sync the folder", files.Draft, "commit"),
+    ("fsync, rename, sync the folder", files.AtomicFile, "commit"),
 ]
 
 

@@ -19,13 +19,12 @@ import numpy.typing as npt
 from datagen import files
 from datagen import manifest as manifests
 from datagen import recipe as recipes
-from datagen.dataset import split_facts, table_path
-from datagen.engines import threads
-from datagen.errors import DamageError, FormatError, StorageError
+from datagen.engines import Progress, threads
+from datagen.errors import DamagedError, FormatError, StorageError
 from datagen.hashing import ColumnHasher, bytes_digest, merkle_root
 from datagen.layout import DRAFT, MANIFEST, RECIPE
-from datagen.manifest import NO_OFFSET, SHARD_FACTS, FileFacts, Manifest, Table
-from datagen.plans import plan_of, read_draft, require_free, require_storable
+from datagen.manifest import Manifest
+from datagen.plans import read_draft, require_free, require_storable
 from datagen.records import (
     forget_records,
     is_as_long,
@@ -36,13 +35,11 @@ from datagen.records import (
     require_no_linked_folder,
     write_record,
 )
-from datagen.shards import Shard, shard_list
-from datagen.stores import Extent, Section, open_store
+from datagen.split import NO_OFFSET, SHARD_FACTS, FileFacts, Shard, Split, Table, shard_list
+from datagen.stores import Extent, open_store
 from datagen.tasks import Deriver, as_indices
 
 _FRAME_BYTES = 1 << 20  # more than the metadata of a section takes
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -64,8 +61,8 @@ class Assembled:
 def assemble(
     root: Path,
     plan: Manifest,
-    sections: Sequence[Section],
-    deriver: Callable[[Section], Deriver],
+    sections: Sequence[Split],
+    deriver: Callable[[Split], Deriver],
     *,
     workers: int,
     part: range | None = None,
@@ -76,7 +73,7 @@ def assemble(
     list, only those.
 
     `plan` is the manifest without tasks: what is being built. `deriver` makes the function that
-    fills in samples of a section; it is asked for consecutive ones. Raises DamageError, and writes
+    fills in samples of a section; it is asked for consecutive ones. Raises DamagedError, and writes
     no manifest, where the dataset's digest would not be `expected`; FormatError where `root` holds
     something else; BusyError where another process writes it.
     """
@@ -84,11 +81,11 @@ def assemble(
     jobs = shard_list(sections)
     jobs = jobs if part is None else [jobs[number] for number in part]
     require_free(root, plan)
-    require_no_linked_folder(root, jobs, plan)
+    require_no_linked_folder(root, jobs)
     if files.look(root / MANIFEST) is None:
         files.require_writable(root)
         files.require_space(
-            root, sum(job.room for job in jobs if not is_there(root, job, plan)) + _FRAME_BYTES
+            root, sum(job.room for job in jobs if not is_there(root, job)) + _FRAME_BYTES
         )
         files.make_folder(root)
     with files.lock(root, exclusive=part is None):
@@ -106,7 +103,7 @@ def assemble(
                 facts[name] = rows
         except BaseException:
             if part is None:
-                files.remove_drafts(root)
+                files.remove_temporaries(root)
             raise
         if part is not None:
             return Assembled(None, len(missing), len(jobs) - len(missing))
@@ -118,7 +115,7 @@ def assemble(
 
 
 def finish(
-    root: Path, *, sections: Callable[[Manifest], Sequence[Section]], workers: int
+    root: Path, *, sections: Callable[[Manifest], Sequence[Split]], workers: int
 ) -> Assembled:
     """Commit the parts of a build: check every shard in `root`, then write the manifest.
 
@@ -144,13 +141,13 @@ def finish(
                 found=f"{len(jobs) - len(missing)}",
                 remedy=f"build what is missing or damaged with --shards: {_ranges(missing)}",
             )
-        files.remove_drafts(root)
+        files.remove_temporaries(root)
         views = _views(root, plan, sections(plan))
         manifest = _commit(root, plan, sections(plan), facts, None)
         return Assembled(manifest, 0, len(jobs), committed=True, removed=views)
 
 
-def _views(root: Path, plan: Manifest, sections: Sequence[Section]) -> tuple[str, ...]:
+def _views(root: Path, plan: Manifest, sections: Sequence[Split]) -> tuple[str, ...]:
     """List the views of an earlier build that are there: a commit removes them."""
     views = open_store(plan.recipe.storage.format).views
     paths = [] if views is None else [views.path(section) for section in sections]
@@ -169,12 +166,12 @@ def _reopen(root: Path, finished: Manifest) -> None:
         (root / MANIFEST).rename(root / DRAFT)
         files.sync_folder(root)
     if not is_as_published(finished):
-        files.write_atomic(root / DRAFT, manifests.to_bytes(plan_of(finished)))
+        files.write_atomic(root / DRAFT, manifests.to_bytes(finished.plan))
 
 
 def _begin(root: Path, plan: Manifest, *, exclusive: bool) -> None:
     if exclusive:
-        files.remove_drafts(root)
+        files.remove_temporaries(root)
     if files.look(root / DRAFT) is None:
         files.write_atomic(root / DRAFT, manifests.to_bytes(plan), replace=exclusive)
         # of two parts that begin at once, the first decides what is built here
@@ -185,17 +182,17 @@ def _write(
     root: Path,
     plan: Manifest,
     jobs: Sequence[Shard],
-    deriver: Callable[[Section], Deriver],
+    deriver: Callable[[Split], Deriver],
     workers: int,
     progress: Progress | None,
 ) -> Iterator[tuple[str, Table]]:
     total, done = sum(job.bytes for job in jobs), 0
-    derivers = {section: deriver(section) for section in dict.fromkeys(job.section for job in jobs)}
+    derivers = {section: deriver(section) for section in dict.fromkeys(job.split for job in jobs)}
     format_name = plan.recipe.storage.format
     # The largest first: the small ones fill the gaps at the end.
     order = sorted(jobs, key=lambda job: -job.bytes)
     results = threads.run(
-        lambda job, slot: _write_shard(root, format_name, job, derivers[job.section], slot),
+        lambda job, slot: _write_shard(root, format_name, job, derivers[job.split], slot),
         order,
         workers=workers,
     )
@@ -210,9 +207,9 @@ def _write_shard(
     root: Path, format_name: str, job: Shard, derive: Deriver, slot: threads.Slot
 ) -> Table:
     """Derive, hash and write one shard; afterwards it is durable and so is the record of it."""
-    columns = job.section.columns
+    columns = job.split.columns
     hashers = {column.name: ColumnHasher(column.dtype, column.shape) for column in columns}
-    writer = open_store(format_name).open_shard(root, job.section, job.index)
+    writer = open_store(format_name).open_shard(root, job.split, job.index)
     try:
         with slot.compute:
             for block in _blocks(job, derive):
@@ -235,10 +232,10 @@ def _write_shard(
 def _blocks(job: Shard, derive: Deriver) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
     """The shard's samples in blocks, each in the same buffers as the one before."""
     buffers: dict[str, npt.NDArray[Any]] = {}
-    for samples in job.section.blocks(job.index):
+    for samples in job.split.blocks(job.index):
         buffers = buffers or {
             column.name: np.empty((len(samples), *column.shape), column.dtype)
-            for column in job.section.columns
+            for column in job.split.columns
         }
         block = {name: buffer[: len(samples)] for name, buffer in buffers.items()}
         derive(as_indices(samples), block)
@@ -254,14 +251,12 @@ def _row(extent: Extent, root: bytes) -> tuple[Any, ...]:
 def _commit(
     root: Path,
     plan: Manifest,
-    sections: Sequence[Section],
+    sections: Sequence[Split],
     facts: Mapping[str, Table],
     expected: str | None,
 ) -> Manifest:
     """Write all that is not samples; the manifest takes its name as the very last step."""
-    lost = [
-        job.name for job in shard_list(sections) if not is_as_long(root, job, plan, facts[job.name])
-    ]
+    lost = [job.name for job in shard_list(sections) if not is_as_long(root, job, facts[job.name])]
     if lost:
         raise StorageError(
             f"a shard is no longer as it was written: {lost[0]}", path=root, remedy="run it again"
@@ -270,9 +265,9 @@ def _commit(
     wanted = expected or recipes.known_digest(plan.recipe)
     if wanted not in (None, manifest.digest):
         # the tables of an earlier build go too
-        files.write_atomic(root / DRAFT, manifests.to_bytes(plan_of(plan)))
+        files.write_atomic(root / DRAFT, manifests.to_bytes(plan.plan))
         forget_records(root)
-        raise DamageError(
+        raise DamagedError(
             "the data have another digest than they must",
             path=root,
             expected=wanted,
@@ -288,25 +283,27 @@ def _commit(
 
 
 def _manifest(
-    root: Path, plan: Manifest, sections: Sequence[Section], facts: Mapping[str, Table]
+    root: Path, plan: Manifest, sections: Sequence[Split], facts: Mapping[str, Table]
 ) -> Manifest:
-    format_name = plan.recipe.storage.format
-    tasks: dict[str, dict[str, manifests.SplitFacts]] = {}
+    store = open_store(plan.recipe.storage.format)
+    splits = {}
     frame = [RECIPE]
     files.write_atomic(root / RECIPE, recipes.to_toml(plan.recipe).encode())
     for section in sections:
         table = np.stack(
             [facts[Shard(section, index).name] for index in range(section.shards)], axis=1
         )
-        roots = [merkle_root([root.tobytes() for root in line["root"]]).hex() for line in table]
-        path = table_path(section)
-        files.write_atomic(root / path, table.tobytes())
-        tasks.setdefault(section.task, {})[section.split] = split_facts(
-            section, format_name, roots, _facts_of(root, path)
+        files.write_atomic(root / section.table_path, table.tobytes())
+        columns = tuple(
+            replace(column, root=merkle_root([root.tobytes() for root in line["root"]]).hex())
+            for column, line in zip(section.columns, table, strict=True)
         )
-        frame += open_store(format_name).write_frame(root, section)
+        splits[section.task, section.name] = replace(
+            section, columns=columns, table=_facts_of(root, section.table_path)
+        )
+        frame += store.write_frame(root, section)
     return manifests.seal(
-        replace(plan, tasks=tasks, files=tuple(_facts_of(root, path) for path in sorted(frame)))
+        replace(plan, splits=splits, files=tuple(_facts_of(root, path) for path in sorted(frame)))
     )
 
 

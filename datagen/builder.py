@@ -13,19 +13,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from datagen import assembly, files, otsu, sources
+from datagen import assembly, engines, files, otsu, sources
 from datagen import manifest as manifests
 from datagen.engines import threads
 from datagen.errors import InputError, RecipeError, unknown_name
 from datagen.layout import MANIFEST, SPLITS
-from datagen.manifest import DigitFacts, Manifest, SourceFacts
-from datagen.plans import difference, plan_of
+from datagen.manifest import DigitFacts, Manifest, SourceFacts, difference
 from datagen.recipe import Recipe
 from datagen.records import is_whole
-from datagen.shards import shard_list
 from datagen.sources.base import Progress, Report, Source
 from datagen.sources.split import Conflict, Division, divide
-from datagen.stores import Section
+from datagen.split import Split, shard_list
+from datagen.stores import with_paths
 from datagen.tasks import Deriver, Inputs, as_indices, find
 
 _CONFLICTS_LISTED = 100
@@ -85,7 +84,7 @@ class Resolved:
                 digest="",
                 recipe=self.recipe.without_path(),
                 source=self._source_facts(),
-                tasks={},
+                splits={},
                 files=(),
             )
         )
@@ -99,15 +98,15 @@ class Resolved:
             )
         return self._inputs[split]
 
-    def deriver(self, section: Section) -> Deriver:
+    def deriver(self, section: Split) -> Deriver:
         """The function that fills in samples of `section`."""
-        return find(section.task).deriver(self.inputs(section.split))
+        return find(section.task).deriver(self.inputs(section.name))
 
     def sample(self, task: str, split: str, index: int) -> Mapping[str, npt.NDArray[np.generic]]:
         """One sample, derived: column name -> array of the shape of one sample."""
         require_sample(self.recipe, task, split, index)
         only = replace(self.plan, recipe=replace(self.plan.recipe, tasks=(task,)))
-        section = section_of_sample(sections(only), task, split, index)
+        section = split_of_sample(splits(only), task, split, index)
         out = {
             column.name: np.empty((1, *column.shape), column.dtype) for column in section.columns
         }
@@ -151,7 +150,7 @@ class Resolved:
             raise RecipeError(
                 "more mosaics than the source has: " + "; ".join(problems), remedy="ask for fewer"
             )
-        shards = sum(section.shards for section in sections(self.plan))
+        shards = sum(section.shards for section in splits(self.plan))
         if shards > _MAX_SHARDS:
             raise RecipeError(
                 "too many shards",
@@ -168,9 +167,9 @@ def build(
     directory: Path | str | None = None,
     workers: int = 1,
     part: tuple[int, int] | None = None,
-    report: Report | None = None,
+    warn: Report | None = None,
     fetching: Progress | None = None,
-    progress: assembly.Progress | None = None,
+    progress: engines.Progress | None = None,
 ) -> Built:
     """Build the dataset of `recipe` in `root`, or end the building of it, or find that there is
     nothing to do.
@@ -188,10 +187,8 @@ def build(
         return Built(finished, 0, _shard_count(finished), time.perf_counter() - started)
     if files.look(root / MANIFEST) is None:
         files.require_writable(root)
-    resolved = resolve(
-        recipe, directory=directory, workers=workers, report=report, progress=fetching
-    )
-    listed = sections(resolved.plan)
+    resolved = resolve(recipe, directory=directory, workers=workers, warn=warn, progress=fetching)
+    listed = splits(resolved.plan)
     span = None if part is None else _part(part, len(shard_list(listed)))
     done = assembly.assemble(
         root, resolved.plan, listed, resolved.deriver, workers=workers, part=span, progress=progress
@@ -204,7 +201,7 @@ def resolve(
     *,
     directory: Path | str | None = None,
     workers: int = 1,
-    report: Report | None = None,
+    warn: Report | None = None,
     progress: Progress | None = None,
     offline: bool = False,
 ) -> Resolved:
@@ -220,9 +217,7 @@ def resolve(
                 remedy=f"give --source-dir, or a source such as '{spec}:PATH'",
             )
         spec, directory = f"{spec}:{directory}", None
-    source = sources.load(
-        spec, directory=directory, report=report, progress=progress, offline=offline
-    )
+    source = sources.load(spec, directory=directory, warn=warn, progress=progress, offline=offline)
     return Resolved(recipe, source, workers=workers)
 
 
@@ -239,9 +234,9 @@ def require_sample(recipe: Recipe, task: str, split: str, index: int) -> None:
         _require_index(f"{task}/{split}", recipe.mosaics.count(split), index)
 
 
-def section_of_sample(listed: Iterable[Section], task: str, split: str, index: int) -> Section:
-    """The section, of those `listed`, that has this sample. Raises RecipeError where none has."""
-    named = {(one.task, one.split): one for one in listed}
+def split_of_sample(listed: Iterable[Split], task: str, split: str, index: int) -> Split:
+    """Find the split, among `listed`, that has this sample. Raises RecipeError where none has."""
+    named = {(one.task, one.name): one for one in listed}
     if task not in {name for name, _ in named}:
         raise unknown_name("task", task, dict.fromkeys(name for name, _ in named))
     if (task, split) not in named:
@@ -263,8 +258,8 @@ def resolve_dataset(root: Path | str, *, directory: Path | str | None = None) ->
     root = Path(root)
     manifest = manifests.load(root)
     resolved = resolve(manifest.recipe, directory=directory)
-    if resolved.plan != plan_of(manifest):
-        expected, found = difference(plan_of(manifest), resolved.plan)
+    if resolved.plan != manifest.plan:
+        expected, found = difference(manifest.plan, resolved.plan)
         raise InputError(
             "the source is not the one that the dataset was built from",
             path=root,
@@ -297,18 +292,21 @@ def inputs_of(
     return Inputs(split, images, labels, _thresholds(images, workers), recipe.mosaics, recipe.seed)
 
 
-def sections(plan: Manifest) -> list[Section]:
-    """All sections of the dataset that a plan describes, in the global order."""
+def splits(plan: Manifest) -> list[Split]:
+    """Plan all splits of the dataset that a manifest describes, in the global order."""
     tile = (plan.source.tile[0], plan.source.tile[1])
     mosaics, storage = plan.recipe.mosaics, plan.recipe.storage
     return [
-        Section(
-            task.name,
-            split,
-            task.count(plan.source.digits[split].count, mosaics, split),
-            task.columns(tile, mosaics),
-            storage.shard_size,
-            storage.compression,
+        with_paths(
+            Split(
+                task.name,
+                split,
+                task.count(plan.source.digits[split].count, mosaics, split),
+                task.columns(tile, mosaics),
+                storage.shard_size,
+                storage.compression,
+            ),
+            storage.format,
         )
         for task in map(find, plan.recipe.tasks)
         for split in SPLITS
@@ -318,7 +316,7 @@ def sections(plan: Manifest) -> list[Section]:
 def finish(root: Path | str, *, workers: int = 1) -> Built:
     """Commit a build whose parts were built one by one. Raises what `assembly.finish` raises."""
     started = time.perf_counter()
-    return built(assembly.finish(Path(root), sections=sections, workers=workers), started)
+    return built(assembly.finish(Path(root), sections=splits, workers=workers), started)
 
 
 def _require_apart(root: Path, spec: str, directory: Path | str | None) -> None:
@@ -355,7 +353,7 @@ def _finished(recipe: Recipe, root: Path, workers: int) -> Manifest | None:
 
 
 def _shard_count(manifest: Manifest) -> int:
-    return len(shard_list(sections(manifest)))
+    return len(shard_list(splits(manifest)))
 
 
 def _part(part: tuple[int, int], total: int) -> range:

@@ -16,10 +16,12 @@ import numpy.typing as npt
 from datagen import assembly, files, recipe
 from datagen.builder import Built, built
 from datagen.dataset import Dataset
-from datagen.errors import DamageError, FormatError
-from datagen.plans import plan_of, require_free
+from datagen.engines import Progress
+from datagen.errors import DamagedError, FormatError
+from datagen.plans import require_free
 from datagen.records import is_whole, require_no_link
-from datagen.stores import Section
+from datagen.split import Split
+from datagen.stores import with_paths
 from datagen.tasks import Deriver
 
 
@@ -31,12 +33,12 @@ def convert(
     shard_size: int | None = None,
     compression: str | None = None,
     workers: int = 1,
-    progress: assembly.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Built:
     """Write the dataset in `origin` to `target`, with the storage given; None keeps what `origin`
     has.
 
-    The result is the very dataset that a build with that storage writes. Raises DamageError, and
+    The result is the very dataset that a build with that storage writes. Raises DamagedError, and
     writes nothing, where a file of `origin` is not what its manifest says; that zarr consolidated
     its metadata is no damage.
     """
@@ -47,7 +49,7 @@ def convert(
     table = recipe.to_table(dataset.manifest.recipe)
     table["storage"].update({key: value for key, value in storage.items() if value is not None})
     wanted = recipe.from_table(table, origin=str(target))
-    plan = replace(plan_of(dataset.manifest), recipe=wanted)
+    plan = replace(dataset.manifest.plan, recipe=wanted)
     if files.is_within(target, origin):
         raise FormatError(
             "a dataset is not converted in its own folder",
@@ -61,15 +63,20 @@ def convert(
     files.require_outside_datasets(target)
     require_free(target, plan)
     listed = [
-        replace(
-            section, shard_size=wanted.storage.shard_size, compression=wanted.storage.compression
+        with_paths(
+            replace(
+                split.declared,
+                shard_size=wanted.storage.shard_size,
+                compression=wanted.storage.compression,
+            ),
+            wanted.storage.format,
         )
-        for section in dataset.sections.values()
+        for split in dataset.splits.values()
     ]
     require_no_link(dataset.root, dataset.manifest)  # as download caches hold a dataset
     if not is_whole(origin, dataset.manifest, workers=workers, consolidated=True):
         remedy = "build it again: only the damage is redone"
-        raise DamageError("the dataset is damaged", path=origin, remedy=remedy)
+        raise DamagedError("the dataset is damaged", path=origin, remedy=remedy)
     done = assembly.assemble(
         target,
         plan,
@@ -82,11 +89,11 @@ def convert(
     return built(done, started)
 
 
-def _reader(dataset: Dataset, section: Section) -> Deriver:
+def _reader(dataset: Dataset, section: Split) -> Deriver:
     def read(indices: npt.NDArray[np.int64], out: Mapping[str, npt.NDArray[Any]]) -> None:
         start, stop = int(indices[0]), int(indices[-1]) + 1
         assert stop - start == len(indices)  # an assembly asks for consecutive samples
         for name, block in out.items():
-            block[:] = dataset.rows(section.task, section.split, name, start, stop)
+            block[:] = dataset.rows(section.task, section.name, name, start, stop)
 
     return read

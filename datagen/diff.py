@@ -12,8 +12,7 @@ from datagen import manifest as manifests
 from datagen import recipe
 from datagen.dataset import Dataset
 from datagen.hashing import merkle_root
-from datagen.manifest import Manifest
-from datagen.plans import flat
+from datagen.manifest import Manifest, flat
 
 _ROWS = 4096  # samples compared at a time
 _LISTED = 10  # samples named
@@ -76,10 +75,9 @@ def compare(first: Path | str, second: Path | str) -> Comparison:
 def _columns(manifest: Manifest) -> dict[str, tuple[object, ...]]:
     """Map the name of each column to what its data are."""
     return {
-        f"{task}/{split}/{column.name}": (facts.count, column.dtype, column.shape, column.root)
-        for task, splits in manifest.tasks.items()
-        for split, facts in splits.items()
-        for column in facts.columns
+        f"{split.folder}/{column.name}": (split.count, column.dtype, column.shape, column.root)
+        for split in manifest.splits.values()
+        for column in split.columns
     }
 
 
@@ -119,17 +117,16 @@ def _recipe_differences(a: Manifest, b: Manifest) -> Iterator[Difference]:
 
 
 def _section_differences(a: Dataset, b: Dataset) -> Iterator[Difference]:
-    for names in dict.fromkeys([*a.sections, *b.sections]):
+    for names in dict.fromkeys([*a.splits, *b.splits]):
         where = "/".join(names)
-        if names not in a.sections or names not in b.sections:
-            sides = ["there" if names in side.sections else "none" for side in (a, b)]
+        if names not in a.splits or names not in b.splits:
+            sides = ["there" if names in side.splits else "none" for side in (a, b)]
             yield Difference(where, sides[0], sides[1], is_data=True)
             continue
         ours, theirs = (
-            {column.name: column for column in side.manifest.tasks[names[0]][names[1]].columns}
-            for side in (a, b)
+            {column.name: column for column in side.splits[names].columns} for side in (a, b)
         )
-        counts = [side.sections[names].count for side in (a, b)]
+        counts = [side.splits[names].count for side in (a, b)]
         if counts[0] != counts[1]:
             yield Difference(f"{where} samples", f"{counts[0]:,}", f"{counts[1]:,}", is_data=True)
         for name in dict.fromkeys([*ours, *theirs]):
@@ -152,8 +149,8 @@ def _sample_difference(a: Dataset, b: Dataset, names: tuple[str, str], column: s
     """Which samples of a column differ, looked for only where the roots of equal runs of samples
     do.
     """
-    count = min(side.sections[names].count for side in (a, b))
-    step = max(side.sections[names].shard_size for side in (a, b))
+    count = min(side.splits[names].count for side in (a, b))
+    step = max(side.splits[names].shard_size for side in (a, b))
     runs = [
         run
         for run, (ours, theirs) in enumerate(
@@ -185,7 +182,7 @@ def _roots(dataset: Dataset, names: tuple[str, str], column: str, step: int) -> 
     """Content roots of the runs of `step` samples of a column: of the shards, joined where they are
     shorter.
     """
-    section = dataset.sections[names]
+    section = dataset.splits[names]
     index = [kind.name for kind in section.columns].index(column)
     roots = [root.tobytes() for root in dataset.table(*names)[index]["root"]]
     width = step // section.shard_size

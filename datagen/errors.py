@@ -97,7 +97,7 @@ class FormatError(DatagenError):
     exit_code = 4
 
 
-class DamageError(DatagenError):
+class DamagedError(DatagenError):
     """A dataset whose bytes are not what its manifest says."""
 
     exit_code = 5

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from datagen.errors import BusyError, DamageError, InputError, StorageError
+from datagen.errors import BusyError, DamagedError, InputError, StorageError
 from datagen.layout import DRAFT, MANIFEST, RECIPE
 
 _REMEDIES = {
@@ -58,7 +58,7 @@ def storage_error(error: OSError, path: Path | None = None) -> StorageError:
     # h5py's own words take a page
     problem = os.strerror(error.errno).lower() if error.errno else str(error)
     named = Path(error.filename) if isinstance(error.filename, str) else path
-    where = path if named is not None and is_draft(named.name) else named
+    where = path if named is not None and is_temporary(named.name) else named
     return StorageError(
         f"the storage says: {problem}", path=where, remedy=_REMEDIES.get(error.errno or 0)
     )
@@ -100,7 +100,7 @@ def kind(path: Path) -> str:
 
 
 def require_no_link(root: Path, paths: Iterable[str]) -> None:
-    """Raise DamageError where one of `paths`, or a folder between it and `root`, is a link; `root`
+    """Raise DamagedError where one of `paths`, or a folder between it and `root`, is a link; `root`
     may be one.
     """
     seen = set()
@@ -109,7 +109,7 @@ def require_no_link(root: Path, paths: Iterable[str]) -> None:
         for count in range(1, len(steps) + 1):
             place = "/".join(steps[:count])
             if place not in seen and kind(root / place) == "a link":
-                raise DamageError(
+                raise DamagedError(
                     "a file or folder of the dataset is a link",
                     path=root / place,
                     remedy=LINK_REMEDY,
@@ -201,7 +201,7 @@ def make_folder(folder: Path) -> None:
             sync_folder(place.parent)
 
 
-class Draft:
+class AtomicFile:
     """A file being written beside its final place, which it takes on `commit`, or never.
 
     `descriptor` is open for reading and writing. Not safe for use by two threads at once.
@@ -254,7 +254,7 @@ class Stream:
     faster.
     """
 
-    def __init__(self, draft: Draft, start: int = 0) -> None:
+    def __init__(self, draft: AtomicFile, start: int = 0) -> None:
         self._draft = draft
         # the file's bytes before this one are written, those in `_held` come next
         self._written = start
@@ -303,7 +303,7 @@ def write_atomic(path: Path, data: bytes, *, replace: bool = True) -> None:
 
     Without `replace`, a file that is already there stays.
     """
-    draft = Draft(path)
+    draft = AtomicFile(path)
     try:
         stream = Stream(draft)
         stream.append(data)
@@ -313,19 +313,19 @@ def write_atomic(path: Path, data: bytes, *, replace: bool = True) -> None:
         draft.discard()
 
 
-def remove_drafts(folder: Path, *, below: bool = True) -> None:
+def remove_temporaries(folder: Path, *, below: bool = True) -> None:
     """Remove the drafts that killed writers left in `folder` and, unless told otherwise, anywhere
     below it.
     """
     with storage_errors(folder):
         for place, folders, names in os.walk(folder):
-            for name in filter(is_draft, names):
+            for name in filter(is_temporary, names):
                 (Path(place) / name).unlink(missing_ok=True)
             if not below:
                 folders.clear()
 
 
-def is_draft(name: str) -> bool:
+def is_temporary(name: str) -> bool:
     """Say whether a file of this name is a draft."""
     prefix, suffix = _TEMPORARY
     return name.startswith(prefix) and name.endswith(suffix)

@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import reprlib
 from collections.abc import Hashable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
-import numpy.typing as npt
 
 from datagen import files
 from datagen import recipe as recipes
-from datagen.errors import DamageError, DatagenError, FormatError
+from datagen.errors import DamagedError, DatagenError, FormatError
 from datagen.hashing import canonical_json, dataset_digest
 from datagen.layout import (
     DRAFT,
@@ -34,69 +32,8 @@ from datagen.layout import (
     SPLITS,
     TASKS,
 )
-from datagen.recipe import Recipe
-
-NO_OFFSET = (1 << 64) - 1  # of a column that lies in no single run of bytes: it is compressed
-
-SHARD_FACTS = np.dtype(
-    [
-        ("offset", "<u8"),  # where the column's run of bytes begins in the file, or NO_OFFSET
-        ("length", "<u8"),  # bytes of that run: samples in the shard times bytes a sample
-        ("file_bytes", "<u8"),
-        ("file_digest", "|u1", 16),  # XXH3-128 of the file, big-endian
-        ("root", "|u1", 32),  # content root of the column's samples in this shard
-    ]
-)
-
-Table = npt.NDArray[np.void]
-
-
-@dataclass(frozen=True)
-class FileFacts:
-    """A file of the dataset: its path relative to the dataset, its size, and the XXH3-128 (hex) of
-    its bytes.
-    """
-
-    path: str
-    bytes: int
-    digest: str
-
-
-@dataclass(frozen=True)
-class ColumnFacts:
-    """A column of one split: `shape` is that of one sample, `root` the content root (hex) of all
-    its samples.
-
-    `axes` names the axes of a sample; `path` is the rule for the path of a shard's file: {shard}
-    stands for the shard's number, {shard:05d} for that number in five digits.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    axes: tuple[str, ...]
-    path: str
-    root: str
-
-    def bytes(self, count: int) -> int:
-        """Bytes of `count` samples, decoded."""
-        return count * math.prod(self.shape) * np.dtype(self.dtype).itemsize
-
-
-@dataclass(frozen=True)
-class SplitFacts:
-    """One split of one task. `table` is the file of SHARD_FACTS rows: for each column, for each of
-    its shards.
-    """
-
-    count: int
-    columns: tuple[ColumnFacts, ...]
-    table: FileFacts
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all its samples, decoded."""
-        return sum(column.bytes(self.count) for column in self.columns)
+from datagen.recipe import Recipe, Storage
+from datagen.split import SHARD_FACTS, Column, FileFacts, Split, Table
 
 
 @dataclass(frozen=True)
@@ -132,23 +69,37 @@ class SourceFacts:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything a reader needs. `digest` is the dataset digest; `files` are those that hold no
-    samples.
+    """Everything a reader needs, or without splits the plan of what is to be built.
+
+    `digest` is the dataset digest, `splits` maps (task, split) to the split, and `files` are those
+    that hold no samples.
     """
 
     digest: str
     recipe: Recipe
     source: SourceFacts
-    tasks: Mapping[str, Mapping[str, SplitFacts]]
+    splits: Mapping[tuple[str, str], Split]
     files: tuple[FileFacts, ...]
 
+    @property
+    def tasks(self) -> dict[str, dict[str, Split]]:
+        """The splits of each task, by the names of both."""
+        tasks: dict[str, dict[str, Split]] = {}
+        for (task, name), split in self.splits.items():
+            tasks.setdefault(task, {})[name] = split
+        return tasks
+
+    @property
+    def plan(self) -> Manifest:
+        """The manifest before anything is built: only the recipe and the source."""
+        return seal(replace(self, splits={}, files=()))
+
     def columns_digest(self) -> str:
-        """The dataset digest, computed from the columns' roots."""
+        """Compute the dataset digest from the content roots of all columns."""
         return dataset_digest(
-            (task, split, column.name, column.dtype, (facts.count, *column.shape), column.root)
-            for task, splits in self.tasks.items()
-            for split, facts in splits.items()
-            for column in facts.columns
+            (task, name, column.name, column.dtype, (split.count, *column.shape), column.root)
+            for (task, name), split in self.splits.items()
+            for column in split.columns
         )
 
 
@@ -157,19 +108,57 @@ def seal(manifest: Manifest) -> Manifest:
     return replace(manifest, digest=manifest.columns_digest())
 
 
+def difference(wanted: Manifest, present: Manifest) -> list[str]:
+    """Name the keys in which two plans differ: once with the values of each."""
+    ours, theirs = (
+        flat({"recipe": recipes.to_table(plan.recipe), "source": asdict(plan.source)})
+        for plan in (wanted, present)
+    )
+    keys = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
+    return [
+        ", ".join(f"{key} = {side.get(key, 'none')}" for key in keys[:_MAX_DIFFERENCES])
+        for side in (ours, theirs)
+    ]
+
+
+def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings into one with dotted keys."""
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            values |= flat(value, f"{prefix}{key}.")
+        else:
+            values[f"{prefix}{key}"] = value
+    return values
+
+
 def to_bytes(manifest: Manifest) -> bytes:
-    """The canonical bytes of manifest.json."""
-    plain = asdict(manifest)
-    plain["recipe"] = recipes.to_table(manifest.recipe)
-    plain["format"] = {"name": FORMAT_NAME, "version": FORMAT_VERSION}
+    """Encode the manifest as the canonical bytes of manifest.json."""
+    plain: dict[str, Any] = {
+        "digest": manifest.digest,
+        "recipe": recipes.to_table(manifest.recipe),
+        "source": asdict(manifest.source),
+        "tasks": {
+            task: {name: _stored(split) for name, split in splits.items()}
+            for task, splits in manifest.tasks.items()
+        },
+        "files": [asdict(file) for file in manifest.files],
+        "format": {"name": FORMAT_NAME, "version": FORMAT_VERSION},
+    }
     plain["sha256"] = hashlib.sha256(canonical_json(plain)).hexdigest()
     return canonical_json(plain)
+
+
+def _stored(split: Split) -> dict[str, Any]:
+    """The facts of a split that the recipe does not give already."""
+    facts = asdict(split)
+    return {name: facts[name] for name in ("count", "columns", "table")}
 
 
 def from_bytes(data: bytes, *, path: Path) -> Manifest:
     """The manifest that these bytes spell; `path` names them in errors.
 
-    Raises FormatError for what is no manifest or one of an unknown version, DamageError for one
+    Raises FormatError for what is no manifest or one of an unknown version, DamagedError for one
     whose values contradict each other or whose bytes are not canonical.
     """
     plain = _json_object(data, path)
@@ -177,11 +166,13 @@ def from_bytes(data: bytes, *, path: Path) -> Manifest:
     try:
         manifest = _from_plain(plain)
     except _WrongTypeError as error:
-        raise DamageError(f"not a manifest of this version: {error}", path=path) from error
+        raise DamagedError(f"not a manifest of this version: {error}", path=path) from error
     except DatagenError as error:
-        raise DamageError(f"the recipe in the manifest is not valid: {error}", path=path) from error
+        raise DamagedError(
+            f"the recipe in the manifest is not valid: {error}", path=path
+        ) from error
     if to_bytes(manifest) != data:
-        raise DamageError(
+        raise DamagedError(
             "the manifest is damaged: not spelled as one is, or its sha256 is not that of the rest",
             path=path,
             remedy="without it nothing is known of the shards: remove the folder and build it again",
@@ -190,7 +181,7 @@ def from_bytes(data: bytes, *, path: Path) -> Manifest:
     if problems:
         more = [f"and {len(problems) - _MAX_LISTED:,} more"] * (len(problems) > _MAX_LISTED)
         listed = "; ".join([*problems[:_MAX_LISTED], *more])
-        raise DamageError(f"the manifest contradicts itself: {listed}", path=path)
+        raise DamagedError(f"the manifest contradicts itself: {listed}", path=path)
     return manifest
 
 
@@ -203,9 +194,9 @@ def load(root: Path | str) -> Manifest:
     _require_folder(root)
     path = root / MANIFEST
     manifest = from_bytes(read_bounded(path, MAX_MANIFEST_BYTES), path=path)
-    if set(manifest.tasks) != set(manifest.recipe.tasks):
+    if manifest.tasks.keys() != set(manifest.recipe.tasks):
         expected, found = ", ".join(manifest.recipe.tasks), ", ".join(manifest.tasks) or "none"
-        raise DamageError("not the tasks of its recipe", path=path, expected=expected, found=found)
+        raise DamagedError("not the tasks of its recipe", path=path, expected=expected, found=found)
     return manifest
 
 
@@ -250,7 +241,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
     with files.storage_errors(path), path.open("rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise DamageError(
+        raise DamagedError(
             "too large",
             path=path,
             expected=f"at most {limit:,} bytes",
@@ -263,7 +254,7 @@ def table_from_bytes(data: bytes, *, shards: int, columns: int, path: Path) -> T
     """SHARD_FACTS rows (columns, shards) from the bytes of a table file."""
     expected = shards * columns * SHARD_FACTS.itemsize
     if len(data) != expected:
-        raise DamageError(
+        raise DamagedError(
             "not the size of the split's table", path=path, expected=expected, found=len(data)
         )
     return np.frombuffer(data, SHARD_FACTS).reshape(columns, shards)
@@ -318,12 +309,36 @@ def _from_plain(plain: dict[str, Any]) -> Manifest:
     table = plain.get("recipe")
     if not isinstance(table, dict):
         raise _WrongTypeError("recipe must be an object")
-    values = {
-        field.name: _typed(_hints(Manifest)[field.name], plain.get(field.name), field.name)
-        for field in fields(Manifest)
-        if field.name != "recipe"
-    }
-    return Manifest(**values, recipe=recipes.from_table(table, origin=MANIFEST))
+    recipe = recipes.from_table(table, origin=MANIFEST)
+    return Manifest(
+        digest=_typed(str, plain.get("digest"), "digest"),
+        recipe=recipe,
+        source=_typed(SourceFacts, plain.get("source"), "source"),
+        splits=_splits(plain.get("tasks"), recipe.storage),
+        files=_typed(tuple[FileFacts, ...], plain.get("files"), "files"),
+    )
+
+
+def _splits(value: Any, storage: Storage) -> dict[tuple[str, str], Split]:
+    tasks = _typed(Mapping[str, Mapping[str, dict[str, Any]]], value, "tasks")
+    splits = {}
+    for task, stored in tasks.items():
+        if not stored:
+            raise _WrongTypeError(
+                f"tasks.{_shown(task)} must be an object of splits, not an empty one"
+            )
+        for name, facts in stored.items():
+            where = f"tasks.{_shown(task)}.{_shown(name)}"
+            splits[task, name] = Split(
+                task=task,
+                name=name,
+                count=_typed(int, facts.get("count"), f"{where}.count"),
+                columns=_typed(tuple[Column, ...], facts.get("columns"), f"{where}.columns"),
+                shard_size=storage.shard_size,
+                compression=storage.compression,
+                table=_typed(FileFacts, facts.get("table"), f"{where}.table"),
+            )
+    return splits
 
 
 _KINDS = {str: "Unicode text", int: "an integer from 0 to 2^63 - 1", tuple: "a list"}
@@ -358,6 +373,8 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
             )
             for name in names
         }
+    if origin is dict and isinstance(value, dict):
+        return value
     if kind is str and type(value) is str and not _SURROGATE.search(value):
         return value
     if kind is int and type(value) is int and 0 <= value < 1 << 63:
@@ -374,6 +391,7 @@ _PATH = re.compile(r"(?!.{256})[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
 _SHARD = re.compile(r"\{shard(:05d)?\}")
 _MAX_SIDE = 1 << 20  # of a sample, along any axis
 _MAX_LISTED = 20  # problems that a message names before it counts the rest
+_MAX_DIFFERENCES = 5  # keys of two plans that a message names
 _DTYPES = ("|u1", "<u4", "<i8")
 
 
@@ -381,13 +399,13 @@ def _contradictions(manifest: Manifest) -> list[str]:
     problems = _source_problems(manifest.source) + _digest_problems(manifest.digest, 32, "digest")
     if manifest.recipe != manifest.recipe.without_path():
         problems.append("recipe.source must be a name, without a path")
-    for task, splits in manifest.tasks.items():
+    for task in manifest.tasks:
         problems += _name_problems(task, "tasks")
-        for split, facts in splits.items():
-            where = f"tasks.{_shown(task)}.{_shown(split)}"
-            if split not in manifest.source.digits:
-                problems.append(f"{where}: the source has no such split")
-            problems += _split_problems(facts, manifest.recipe.storage.shard_size, where)
+    for (task, name), split in manifest.splits.items():
+        where = f"tasks.{_shown(task)}.{_shown(name)}"
+        if name not in manifest.source.digits:
+            problems.append(f"{where}: the source has no such split")
+        problems += split_problems(split) + _build_problems(split, where)
     for file in manifest.files:
         problems += _file_problems(file, "files")
     if not problems and manifest.columns_digest() != manifest.digest:
@@ -404,26 +422,24 @@ def _source_problems(source: SourceFacts) -> list[str]:
     return problems
 
 
-def _split_problems(facts: SplitFacts, shard_size: int, where: str) -> list[str]:
-    problems = _file_problems(facts.table, where)
-    if not 0 < facts.count <= recipes.MAX_COUNT:
+def split_problems(split: Split) -> list[str]:
+    """List what keeps a manifest from stating this split, whether planned or finished."""
+    where = f"tasks.{_shown(split.task)}.{_shown(split.name)}"
+    problems = []
+    if not 0 < split.count <= recipes.MAX_COUNT:
         problems.append(f"{where}.count must be from 1 to {recipes.MAX_COUNT:,}")
-    if not facts.columns:
+    if not split.columns:
         problems.append(f"{where} has no columns")
-    size = len(facts.columns) * -(-facts.count // shard_size) * SHARD_FACTS.itemsize
-    if facts.table.bytes != size:
-        problems.append(f"{where}.table must have {size:,} bytes")
-    if len({column.name for column in facts.columns}) < len(facts.columns):
+    if len({column.name for column in split.columns}) < len(split.columns):
         problems.append(f"{where}: two columns have the same name")
     return problems + [
-        problem for column in facts.columns for problem in _column_problems(column, where)
+        problem for column in split.columns for problem in _column_problems(column, where)
     ]
 
 
-def _column_problems(column: ColumnFacts, where: str) -> list[str]:
+def _column_problems(column: Column, where: str) -> list[str]:
     problems = _name_problems(column.name, where)
     where = f"{where}.{_shown(column.name)}"
-    problems += _digest_problems(column.root, 32, where)
     path, places = _SHARD.subn("0", column.path)
     if places != 1 or not _PATH.fullmatch(path):
         problems.append(
@@ -440,6 +456,17 @@ def _column_problems(column: ColumnFacts, where: str) -> list[str]:
     return problems + [
         problem for axis in column.axes for problem in _name_problems(axis, f"{where}.axes")
     ]
+
+
+def _build_problems(split: Split, where: str) -> list[str]:
+    """List what is wrong with the facts that only a finished split has: table and content roots."""
+    assert split.table is not None
+    problems = _file_problems(split.table, where)
+    if split.table.bytes != split.table_bytes:
+        problems.append(f"{where}.table must have {split.table_bytes:,} bytes")
+    for column in split.columns:
+        problems += _digest_problems(column.root, 32, f"{where}.{_shown(column.name)}")
+    return problems
 
 
 def _shown(name: str) -> str:

@@ -4,27 +4,21 @@ plans differ in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from datagen import files
 from datagen import manifest as manifests
-from datagen import recipe as recipes
-from datagen.dataset import split_facts, table_path
-from datagen.errors import DamageError, FormatError, RecipeError
+from datagen.errors import FormatError, RecipeError
 from datagen.layout import DRAFT, MANIFEST, MAX_MANIFEST_BYTES, RECIPE
-from datagen.manifest import SHARD_FACTS, FileFacts, Manifest
-from datagen.stores import Section
+from datagen.manifest import Manifest
+from datagen.split import Split
 
 _FRAME_FACTS = 1 << 17  # bytes of the manifest that are kept for the facts of files
+_TABLE_FACTS = 256  # bytes of the manifest that the facts of a table take, at most
+_ROOT = 64  # bytes of the manifest that a content root takes
 _MAX_LISTED = 5  # things that a message names
-
-
-def plan_of(manifest: Manifest) -> Manifest:
-    """What a manifest says before anything is built: the recipe and the source."""
-    return manifests.seal(replace(manifest, tasks={}, files=()))
 
 
 def existing_plan(root: Path) -> Manifest | None:
@@ -40,7 +34,7 @@ def existing_plan(root: Path) -> Manifest | None:
 
 
 def read_draft(root: Path) -> Manifest:
-    """The manifest of the build in progress in `root`. Raises DamageError or StorageError where it
+    """The manifest of the build in progress in `root`. Raises DamagedError or StorageError where it
     cannot be read.
     """
     path = root / DRAFT
@@ -56,7 +50,7 @@ def require_free(root: Path, plan: Manifest) -> None:
             return
         # Listed first: what another process begins here from now on, part of the same build, is no
         # stranger.
-        strangers = [entry.name for entry in root.iterdir() if not files.is_draft(entry.name)]
+        strangers = [entry.name for entry in root.iterdir() if not files.is_temporary(entry.name)]
     present = existing_plan(root)
     if present is None:
         if RECIPE in strangers and any((root / entry).is_dir() for entry in strangers):
@@ -75,8 +69,8 @@ def require_free(root: Path, plan: Manifest) -> None:
                 found=", ".join(sorted(strangers)[:_MAX_LISTED]),
                 remedy="choose another folder",
             )
-    elif plan_of(present) != plan_of(plan):
-        expected, found = difference(plan, present)
+    elif present.plan != plan.plan:
+        expected, found = manifests.difference(plan, present)
         raise FormatError(
             "holds a dataset of another recipe or source",
             path=root,
@@ -86,57 +80,22 @@ def require_free(root: Path, plan: Manifest) -> None:
         )
 
 
-def with_sections(plan: Manifest, sections: Iterable[Section]) -> Manifest:
-    """The manifest of these sections, were every digest of theirs zero."""
-    tasks: dict[str, dict[str, manifests.SplitFacts]] = {}
-    for section in sections:
-        size = section.shards * len(section.columns) * SHARD_FACTS.itemsize
-        table = FileFacts(table_path(section), size, bytes(16).hex())
-        roots = [bytes(32).hex()] * len(section.columns)
-        facts = split_facts(section, plan.recipe.storage.format, roots, table)
-        tasks.setdefault(section.task, {})[section.split] = facts
-    return manifests.seal(replace(plan, tasks=tasks))
-
-
-def require_storable(plan: Manifest, sections: Sequence[Section]) -> None:
-    """Raise RecipeError unless a manifest can state these sections: a task may declare what no
-    reader takes.
-    """
+def require_storable(plan: Manifest, splits: Sequence[Split]) -> None:
+    """Raise RecipeError unless a manifest can state these splits: a task may declare anything."""
     try:
-        data = manifests.to_bytes(with_sections(plan, sections))
-        manifests.from_bytes(data, path=Path(MANIFEST))
-    except (DamageError, TypeError) as error:
-        raise RecipeError(f"no dataset can hold what its tasks declare: {error}") from error
-    if len(data) > MAX_MANIFEST_BYTES - _FRAME_FACTS:
+        problems = [problem for split in splits for problem in manifests.split_problems(split)]
+        columns = [column for split in splits for column in split.columns]
+        planned = replace(plan, splits={(split.task, split.name): split for split in splits})
+        size = len(manifests.to_bytes(planned))
+    except TypeError as error:
+        problems = [str(error)]
+    if problems:
+        raise RecipeError(f"no dataset can hold what its tasks declare: {'; '.join(problems)}")
+    size += _TABLE_FACTS * len(splits) + _ROOT * len(columns)
+    if size > MAX_MANIFEST_BYTES - _FRAME_FACTS:
         raise RecipeError(
             "what the source says of itself does not fit a manifest",
             expected=f"at most {MAX_MANIFEST_BYTES - _FRAME_FACTS:,} bytes",
-            found=f"{len(data):,}",
+            found=f"{size:,}",
             remedy="give the classes shorter names",
         )
-
-
-def difference(wanted: Manifest, present: Manifest) -> list[str]:
-    """The keys in which two plans differ, with the values of the one and of the other."""
-    ours, theirs = (
-        flat({"recipe": recipes.to_table(plan.recipe), "source": asdict(plan.source)})
-        for plan in (wanted, present)
-    )
-    keys = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)][
-        :_MAX_LISTED
-    ]
-    return [
-        ", ".join(f"{key} = {side.get(key, 'none')}" for key in keys) for side in (ours, theirs)
-    ]
-
-
-def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        values.update(
-            flat(value, f"{prefix}{key}.")
-            if isinstance(value, Mapping)
-            else {f"{prefix}{key}": value}
-        )
-    return values

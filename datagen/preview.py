@@ -24,7 +24,7 @@ from datagen.drawing import ACCENT, FAINT, SPOT, WHITE, UInt8, words
 from datagen.files import (
     lock,
     make_folder,
-    remove_drafts,
+    remove_temporaries,
     require_outside_datasets,
     storage_errors,
     write_atomic,
@@ -81,7 +81,7 @@ def write_preview(root: Path | str, folder: Path | str) -> list[Path]:
     paths = []
     make_folder(folder)
     with lock(folder, exclusive=True, wait=True):
-        remove_drafts(folder, below=False)  # of drawings that were killed
+        remove_temporaries(folder, below=False)  # of drawings that were killed
         for name, picture in pictures.items():
             path, data = folder / f"{name}.png", _marked(drawing.png(picture), dataset.manifest)
             with storage_errors(path):

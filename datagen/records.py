@@ -14,15 +14,15 @@ import numpy as np
 
 from datagen import files
 from datagen import recipe as recipes
-from datagen.dataset import read_table, section_of
+from datagen.dataset import read_table
 from datagen.engines import threads
-from datagen.errors import DamageError, StorageError
+from datagen.errors import DamagedError, StorageError
 from datagen.hashing import bytes_digest, file_digest
 from datagen.layout import DRAFT, PROGRESS
-from datagen.manifest import SHARD_FACTS, FileFacts, Manifest, Table
+from datagen.manifest import Manifest
 from datagen.plans import existing_plan
-from datagen.shards import Shard, shard_list
-from datagen.stores import Section, open_store
+from datagen.split import SHARD_FACTS, FileFacts, Shard, Split, Table, shard_list
+from datagen.stores import open_store
 
 
 def known_facts(
@@ -34,7 +34,7 @@ def known_facts(
     Facts come from the records of a build in progress and from the shard tables of one that was
     about to end.
     """
-    tables = _tables(root, {job.section for job in jobs}, existing_plan(root) or plan)
+    tables = _tables(root, {job.split for job in jobs}, existing_plan(root) or plan)
     recorded = {
         job.name: rows
         for job in jobs
@@ -46,7 +46,7 @@ def known_facts(
     def check(job: Shard, slot: threads.Slot) -> bool:
         with slot.compute:
             slot.check()
-            return _is_undamaged(root, job, plan, recorded[job.name])
+            return _is_undamaged(root, job, recorded[job.name])
 
     return {
         job.name: recorded[job.name]
@@ -76,30 +76,25 @@ def is_whole(root: Path, manifest: Manifest, *, workers: int, consolidated: bool
 
 
 def require_no_link(root: Path, manifest: Manifest) -> None:
-    """Raise DamageError where a file of a finished dataset, or a folder of it, is a link."""
+    """Raise DamagedError where a file of a finished dataset, or a folder of it, is a link."""
     small, jobs = _content(manifest)
     files.require_no_link(root, (file.path for file in small))
-    files.require_no_link(root, (path for job in jobs for path in _paths(job, manifest)))
+    files.require_no_link(root, (path for job in jobs for path in job.paths))
 
 
-def require_no_linked_folder(root: Path, jobs: Sequence[Shard], plan: Manifest) -> None:
-    """Raise DamageError where a folder that shards lie in, or are to be written in, is a link to
+def require_no_linked_folder(root: Path, jobs: Sequence[Shard]) -> None:
+    """Raise DamagedError where a folder that shards lie in, or are to be written in, is a link to
     another place.
     """
-    files.require_no_link(
-        root, {path.rpartition("/")[0] for job in jobs for path in _paths(job, plan)}
-    )
+    files.require_no_link(root, {path.rpartition("/")[0] for job in jobs for path in job.paths})
 
 
 def _content(manifest: Manifest) -> tuple[list[FileFacts], list[Shard]]:
     """List what a finished dataset consists of beside its manifest: its small files, and its
     shards.
     """
-    tables = [facts.table for splits in manifest.tasks.values() for facts in splits.values()]
-    names = [(task, split) for task, splits in manifest.tasks.items() for split in splits]
-    return [*manifest.files, *tables], shard_list(
-        section_of(manifest, task, split) for task, split in names
-    )
+    tables = [split.table for split in manifest.splits.values() if split.table is not None]
+    return [*manifest.files, *tables], shard_list(manifest.splits.values())
 
 
 def _is_consolidated(root: Path, file: FileFacts, format_name: str) -> bool:
@@ -127,14 +122,14 @@ def forget_records(root: Path) -> None:
         files.sync_folder(root)
 
 
-def is_there(root: Path, job: Shard, plan: Manifest) -> bool:
+def is_there(root: Path, job: Shard) -> bool:
     """Say whether the shard has files, whatever is in them."""
-    return all(files.look(root / path) for path in _paths(job, plan))
+    return all(files.look(root / path) for path in job.paths)
 
 
-def is_as_long(root: Path, job: Shard, plan: Manifest, rows: Table) -> bool:
+def is_as_long(root: Path, job: Shard, rows: Table) -> bool:
     """Say whether the shard's files are there, regular, and as long as `rows`, its facts, say."""
-    sizes = zip(_paths(job, plan), rows["file_bytes"].tolist(), strict=True)
+    sizes = zip(job.paths, rows["file_bytes"].tolist(), strict=True)
     return all(_size(root / path) == size for path, size in sizes)
 
 
@@ -147,40 +142,34 @@ def _record(root: Path, job: Shard) -> Path:
     return root / PROGRESS / job.name
 
 
-def _tables(root: Path, sections: Iterable[Section], draft: Manifest) -> dict[Section, Table]:
+def _tables(root: Path, sections: Iterable[Split], draft: Manifest) -> dict[Split, Table]:
     """The shard tables that a draft pins: a build that was about to end has swept away the records
     they are made of.
     """
     tables = {}
     for section in sections:
-        facts = draft.tasks.get(section.task, {}).get(section.split)
-        if facts is not None:
-            with contextlib.suppress(DamageError):
-                tables[section] = read_table(root, section, facts.table)
+        finished = draft.splits.get((section.task, section.name))
+        if finished is not None:
+            with contextlib.suppress(DamagedError):
+                tables[section] = read_table(root, finished)
     return tables
 
 
-def _recorded(root: Path, job: Shard, tables: Mapping[Section, Table]) -> Table | None:
+def _recorded(root: Path, job: Shard, tables: Mapping[Split, Table]) -> Table | None:
     path = _record(root, job)
     if _size(path) is not None:
         with files.storage_errors(path):
             data = path.read_bytes()
-        size = len(job.section.columns) * SHARD_FACTS.itemsize
+        size = len(job.split.columns) * SHARD_FACTS.itemsize
         whole = bytes_digest(data[:size]) == data[size:].hex()
         return np.frombuffer(data[:size], SHARD_FACTS) if whole else None
-    return tables[job.section][:, job.index] if job.section in tables else None
+    return tables[job.split][:, job.index] if job.split in tables else None
 
 
-def _paths(job: Shard, plan: Manifest) -> list[str]:
-    """The shard's file for each of its columns; it may be the same one."""
-    rule = open_store(plan.recipe.storage.format).path_rule
-    return [rule(job.section, column).format(shard=job.index) for column in job.section.columns]
-
-
-def _is_undamaged(root: Path, job: Shard, plan: Manifest, rows: Table) -> bool:
+def _is_undamaged(root: Path, job: Shard, rows: Table) -> bool:
     facts = {
         FileFacts(path, int(row["file_bytes"]), row["file_digest"].tobytes().hex())
-        for path, row in zip(_paths(job, plan), rows, strict=True)
+        for path, row in zip(job.paths, rows, strict=True)
     }
     return all(_is_file(root, file) for file in facts)
 

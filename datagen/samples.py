@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from datagen import builder
 from datagen.dataset import Dataset
-from datagen.errors import DamageError, StorageError
+from datagen.errors import DamagedError, StorageError
 from datagen.layout import TASKS
-from datagen.shards import Shard, shard_list
-from datagen.stores import Section
+from datagen.split import Shard, shard_list
 from datagen.tasks import Inputs, as_indices, find
 from datagen.verifier.content import ShardReader, damaged, read_inputs
 from datagen.verifier.problems import Problem
+from datagen.verifier.structure import describe, is_declared
 
 Sample = Mapping[str, npt.NDArray[Any]]  # column name -> array of the shape of one sample
 Pick = tuple[str, int]  # a split and a row of it
@@ -32,24 +32,21 @@ _MOSAICS = 48  # mosaics of a split to choose from
 def stored(dataset: Dataset, task: str, split: str, index: int) -> Sample:
     """Read a sample as it is stored.
 
-    Raises RecipeError if the dataset has no such sample, DamageError if it cannot be read.
+    Raises RecipeError if the dataset has no such sample, DamagedError if it cannot be read.
     """
-    section = builder.section_of_sample(dataset.sections.values(), task, split, index)
-    return {
-        one.name: dataset.rows(task, split, one.name, index, index + 1)[0]
-        for one in section.columns
-    }
+    columns = builder.split_of_sample(dataset.splits.values(), task, split, index).columns
+    return {one.name: dataset.rows(task, split, one.name, index, index + 1)[0] for one in columns}
 
 
-def damage(dataset: Dataset, task: str, split: str, index: int) -> DamageError | None:
+def damage(dataset: Dataset, task: str, split: str, index: int) -> DamagedError | None:
     """Find a damaged file of the shard that holds a stored sample; None if all are as written."""
-    section = dataset.sections[task, split]
-    job = Shard(section, index // section.shard_size)
-    with ShardReader(dataset, job) as reader:
-        problem = next(damaged(dataset, job, reader), None)
+    record = dataset.splits[task, split]
+    shard = Shard(record, index // record.shard_size)
+    with ShardReader(dataset, shard) as reader:
+        problem = next(damaged(dataset, shard, reader), None)
     if problem is None:
         return None
-    return DamageError(
+    return DamagedError(
         "the file is not as it was written, so the sample may not be either",
         path=dataset.root / problem.path,
         expected=problem.expected,
@@ -62,50 +59,45 @@ def damage(dataset: Dataset, task: str, split: str, index: int) -> DamageError |
 def derived(dataset: Dataset, task: str, split: str, index: int) -> Sample:
     """Derive a sample again from the images and labels that the dataset itself stores.
 
-    Raises RecipeError if there is no such sample or the task is not known here, DamageError if the
+    Raises RecipeError if there is no such sample or the task is not known here, DamagedError if the
     images are not as they were written, StorageError if memory has no room for those of the split.
     """
-    section = builder.section_of_sample(dataset.sections.values(), task, split, index)
+    columns = builder.split_of_sample(dataset.splits.values(), task, split, index).columns
     kind = find(task)
     _require_expected_columns(dataset, task, split)
-    out = {one.name: np.empty((1, *one.shape), one.dtype) for one in section.columns}
+    out = {one.name: np.empty((1, *one.shape), one.dtype) for one in columns}
     kind.deriver(_inputs(dataset, split))(as_indices([index]), out)
     return {name: block[0] for name, block in out.items()}
 
 
 def _require_expected_columns(dataset: Dataset, task: str, split: str) -> None:
-    """Raise DamageError unless the manifest's sections follow from its recipe and its source."""
+    """Raise DamagedError unless the manifest's splits follow from its recipe and its source."""
     manifest = dataset.manifest
     tasks = tuple(dict.fromkeys((*_OWNERS, task)))
     plan = replace(manifest, recipe=replace(manifest.recipe, tasks=tasks))
-    for expected in builder.sections(plan):
-        claimed = dataset.sections.get((expected.task, expected.split))
-        if expected.split == split and expected != claimed:
-            raise DamageError(
+    for expected in builder.splits(plan):
+        claimed = dataset.splits.get((expected.task, expected.name))
+        if expected.name == split and not is_declared(claimed, expected):
+            raise DamagedError(
                 f"the columns of {expected.folder} are not those of the task that is known here",
                 path=dataset.root,
-                expected=_columns(expected),
-                found="none" if claimed is None else _columns(claimed),
+                expected=describe(expected),
+                found=describe(claimed),
                 remedy="see 'datagen verify'",
             )
 
 
-def _columns(section: Section) -> str:
-    columns = ", ".join(f"{one.name} {one.dtype} {list(one.shape)}" for one in section.columns)
-    return f"{section.count:,} samples of {columns}"
-
-
 def _inputs(dataset: Dataset, split: str) -> Inputs:
     """Read the images and labels of a split."""
-    sections = [dataset.sections[task, split] for task in _OWNERS]
-    for section in sections:
-        dataset.table(section.task, split)  # its size confirms how many shards there are
-    read = read_inputs(dataset, split, shard_list(sections), workers=1)
+    for task in _OWNERS:
+        dataset.table(task, split)  # its size confirms how many shards there are
+    shards = shard_list(dataset.splits[task, split] for task in _OWNERS)
+    read = read_inputs(dataset, split, shards, workers=1)
     labels = [one for one in read.other if isinstance(one, Problem)]
     if read.inputs is not None and not labels:
         return read.inputs
     for problem in (*labels, *read.damage):
-        raise DamageError(
+        raise DamagedError(
             f"the images and labels of {split} are damaged: {problem.kind}",
             path=dataset.root / problem.path,
             expected=problem.expected,
@@ -122,9 +114,9 @@ def _inputs(dataset: Dataset, split: str) -> Inputs:
 def read_sample(dataset: Dataset, task: str, split: str, row: int) -> Sample:
     """Read all columns of one sample to draw it; for `foreground`, also the label from `circles`.
 
-    Raises DamageError if a sample of a known task cannot be drawn.
+    Raises DamagedError if a sample of a known task cannot be drawn.
     """
-    owners = {column.name: task for column in dataset.manifest.tasks[task][split].columns}
+    owners = {column.name: task for column in dataset.splits[task, split].columns}
     if task == "foreground":
         owners["label"] = "circles"
     sample = {
@@ -134,7 +126,7 @@ def read_sample(dataset: Dataset, task: str, split: str, row: int) -> Sample:
         _contradiction(sample, len(dataset.manifest.source.classes)) if task in TASKS else None
     )
     if problem:
-        raise DamageError(
+        raise DamagedError(
             f"{task}/{split}, sample {row}: {problem}",
             path=dataset.root,
             remedy="see 'datagen verify'",
@@ -224,6 +216,4 @@ def _mosaics(dataset: Dataset, wanted: int) -> list[Pick]:
 
 def _labels(dataset: Dataset, task: str, split: str, most: int) -> npt.NDArray[np.uint8]:
     """Read the labels of the first samples of a split, `most` of them at most."""
-    return dataset.rows(
-        task, split, "label", 0, min(dataset.manifest.tasks[task][split].count, most)
-    )
+    return dataset.rows(task, split, "label", 0, min(dataset.splits[task, split].count, most))

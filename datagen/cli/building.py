@@ -66,7 +66,7 @@ def fetch(name: str, quiet: bool, as_json: bool) -> None:
     from datagen import sources as library
 
     with fetching_line(quiet or as_json) as progress:
-        paths = library.fetch(name, report=say(quiet), progress=progress)
+        paths = library.fetch(name, warn=say(quiet), progress=progress)
     with ends_with(0):
         if as_json:
             print_json([str(path) for path in paths])
@@ -140,11 +140,11 @@ def build(
 @json_option
 def shards(source_dir: Path | None, quiet: bool, as_json: bool, **overrides: Any) -> None:
     """Print the numbered list of shards, for build --shards A:B."""
-    from datagen.builder import resolve, sections
-    from datagen.shards import shard_list
+    from datagen.builder import resolve, splits
+    from datagen.split import shard_list
 
-    resolved = resolve(recipe_of(**overrides), directory=source_dir, report=say(quiet or as_json))
-    listed = shard_list(sections(resolved.plan))
+    resolved = resolve(recipe_of(**overrides), directory=source_dir, warn=say(quiet or as_json))
+    listed = shard_list(splits(resolved.plan))
     if as_json:
         print_json(
             [
@@ -229,7 +229,7 @@ def _build(
             directory=source_dir,
             workers=workers,
             part=part,
-            report=say(silent),
+            warn=say(silent),
             fetching=fetching,
             progress=progress,
         )

@@ -291,7 +291,7 @@ def print_columns(manifest: Manifest) -> None:
                     shape,
                     " ".join(column.axes),
                 )
-                sizes[described] = sizes.get(described, 0) + column.bytes(facts.count)
+                sizes[described] = sizes.get(described, 0) + facts.count * column.sample_bytes
     rows = [["column", "type", "of a sample", "axes", "bytes"]]
     rows += [[*described, size(count)] for described, count in sizes.items()]
     _print_table(rows, right=(4,))

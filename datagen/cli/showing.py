@@ -178,7 +178,7 @@ def _of_recipe(
 
     recipe = recipe_of(recipe_name=name)
     builder.require_sample(recipe, task, split, index)
-    resolved = builder.resolve(recipe, directory=source_dir, report=say(quiet))
+    resolved = builder.resolve(recipe, directory=source_dir, warn=say(quiet))
     return resolved.sample(task, split, index), resolved.source.classes
 
 
@@ -186,7 +186,7 @@ def _of_source(root: Path, task: str, split: str, index: int, source_dir: Path |
     from datagen import builder
     from datagen.dataset import Dataset
 
-    builder.section_of_sample(Dataset(root).sections.values(), task, split, index)
+    builder.split_of_sample(Dataset(root).splits.values(), task, split, index)
     resolved = builder.resolve_dataset(root, directory=source_dir)
     return resolved.sample(task, split, index), resolved.source.classes
 

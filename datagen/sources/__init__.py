@@ -36,7 +36,7 @@ def load(
     *,
     directory: Path | str | None = None,
     cache: Path | str | None = None,
-    report: Report | None = None,
+    warn: Report | None = None,
     progress: Progress | None = None,
     offline: bool = False,
 ) -> Source:
@@ -44,7 +44,7 @@ def load(
 
     `directory` is where `mnist` and `fashion-mnist` are, and nowhere else; other sources do without
     it. Where it is None they are looked for in `cache` (default: `$DATAGEN_CACHE`, else the user's
-    cache folder), then on public mirrors, unless `offline`; `report` hears what went wrong on the
+    cache folder), then on public mirrors, unless `offline`; `warn` hears what went wrong on the
     way and what a user should know of images of their own, `progress` of each block. A relative
     path in `spec` is relative to the working folder, one that begins with a tilde to the user's
     home. Raises RecipeError for a name that is not known, InputError, StorageError or SourceError
@@ -52,7 +52,7 @@ def load(
     """
     scheme, colon, rest = spec.partition(":")
     if colon and rest and scheme in _PATHS:
-        return _own(scheme, _expanded(Path(rest)), report)
+        return _own(scheme, _expanded(Path(rest)), warn)
     if spec == "strokes":
         from datagen.sources import strokes
 
@@ -63,7 +63,7 @@ def load(
         _pinned(spec),
         directory=_path(directory),
         cache=_path(cache),
-        report=report,
+        report=warn,
         progress=progress,
         offline=offline,
     )
@@ -73,7 +73,7 @@ def fetch(
     name: str,
     *,
     cache: Path | str | None = None,
-    report: Report | None = None,
+    warn: Report | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:
     """Bring a source's files from the mirrors into the cache; their paths. Files there and whole
@@ -87,7 +87,7 @@ def fetch(
     if name == "strokes" or name.partition(":")[0] in _PATHS:
         why = "is drawn by the program" if name == "strokes" else "is read where it lies"
         raise RecipeError(f"nothing to fetch: the source {name} {why}")
-    return fetching.fetch(_pinned(name), cache=_path(cache), report=report, progress=progress)
+    return fetching.fetch(_pinned(name), cache=_path(cache), report=warn, progress=progress)
 
 
 def available(

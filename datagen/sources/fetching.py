@@ -38,7 +38,7 @@ def fetch(
         if folder.exists():
             with suppress(BusyError), files.lock(folder, exclusive=True):
                 # Of fetches that were killed: those that live hold the lock to write.
-                files.remove_drafts(folder, below=False)
+                files.remove_temporaries(folder, below=False)
         files.require_space(folder, sum(file.size for file in wanted))
     for file in wanted:
         data = _first_good(file, tried, report, progress, timeout)

@@ -6,22 +6,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from datagen.stores.base import Array, Column, Contradiction, Extent, Section, ShardWriter, View
+from datagen.split import Column, Split
+from datagen.stores.base import Array, Contradiction, Extent, ShardWriter, View
 
 __all__ = [
     "Array",
     "Column",
     "Contradiction",
     "Extent",
-    "Section",
     "ShardWriter",
+    "Split",
     "Store",
     "View",
     "Views",
     "open_store",
+    "with_paths",
 ]
 
 
@@ -33,9 +35,9 @@ class Views:
     `problems` tell where a view points elsewhere than at the shards, `open` reads as its users do.
     """
 
-    path: Callable[[Section], str]
-    problems: Callable[[Path, Section], list[Contradiction]]
-    open: Callable[[Path, Section, Column], AbstractContextManager[View]]
+    path: Callable[[Split], str]
+    problems: Callable[[Path, Split], list[Contradiction]]
+    open: Callable[[Path, Split, Column], AbstractContextManager[View]]
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,13 @@ class Store:
     library may add copies to a file of the frame.
     """
 
-    path_rule: Callable[[Section, Column], str]
-    open_shard: Callable[[Path, Section, int], ShardWriter]
-    write_frame: Callable[[Path, Section], list[str]]
-    read_rows: Callable[[Path, Section, Column, int, int], Array]
-    frame_problems: Callable[[Path, Section], list[Contradiction]]
-    shard_problems: Callable[[Path, Section, int, Sequence[int | None]], list[Contradiction]]
-    frame_paths: Callable[[Section], list[str]]
+    path_rule: Callable[[Split, Column], str]
+    open_shard: Callable[[Path, Split, int], ShardWriter]
+    write_frame: Callable[[Path, Split], list[str]]
+    read_rows: Callable[[Path, Split, Column, int, int], Array]
+    frame_problems: Callable[[Path, Split], list[Contradiction]]
+    shard_problems: Callable[[Path, Split, int, Sequence[int | None]], list[Contradiction]]
+    frame_paths: Callable[[Split], list[str]]
     views: Views | None = None
     is_consolidated: Callable[[Path, str], bool] | None = None
 
@@ -89,3 +91,10 @@ def open_store(name: str) -> Store:
         zarr.frame_paths,
         is_consolidated=zarr.is_consolidated,
     )
+
+
+def with_paths(split: Split, name: str) -> Split:
+    """Fill in the path of each column, by the rule of the format `name`."""
+    rule = open_store(name).path_rule
+    columns = (replace(column, path=rule(split, column)) for column in split.columns)
+    return replace(split, columns=tuple(columns))

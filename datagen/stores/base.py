@@ -5,87 +5,18 @@ wrote.
 from __future__ import annotations
 
 import errno
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
-from datagen.errors import DamageError
+from datagen.errors import DamagedError
 from datagen.files import storage_errors
-from datagen.layout import CHUNK
 
 Array = npt.NDArray[Any]
-
-_BLOCK_BYTES = 1 << 23
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column: its name, its little-endian type string, the shape of one sample, and what its axes
-    are called.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    axes: tuple[str, ...]
-
-    @property
-    def sample_bytes(self) -> int:
-        """Bytes of one sample."""
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
-
-
-@dataclass(frozen=True)
-class Section:
-    """One split of one task, as it lies on disk."""
-
-    task: str
-    split: str
-    count: int
-    columns: tuple[Column, ...]
-    shard_size: int
-    compression: str
-
-    @property
-    def folder(self) -> str:
-        """The folder of the section, relative to the dataset."""
-        return f"{self.task}/{self.split}"
-
-    @property
-    def shards(self) -> int:
-        """How many shards there are."""
-        return -(-self.count // self.shard_size)
-
-    def extent(self, shard: int) -> range:
-        """The samples of a shard."""
-        return range(shard * self.shard_size, min(self.count, (shard + 1) * self.shard_size))
-
-    @property
-    def samples_a_block(self) -> int:
-        """How many samples are derived, hashed and written together, to find them in the cache:
-        about 8 MiB.
-
-        Where they are compressed, whole chunks if one fits, so that none is decoded for two blocks.
-        """
-        samples = max(_BLOCK_BYTES // sum(column.sample_bytes for column in self.columns), 1)
-        return (
-            samples if self.compression == "none" or samples < CHUNK else samples // CHUNK * CHUNK
-        )
-
-    def blocks(self, shard: int) -> Iterator[range]:
-        """The samples of a shard, block by block."""
-        samples, size = self.extent(shard), self.samples_a_block
-        return (samples[start : start + size] for start in range(0, len(samples), size))
-
-    def chunks(self, shard: int) -> int:
-        """How many chunks of 256 samples a shard holds; the last may be short."""
-        return -(-len(self.extent(shard)) // CHUNK)
 
 
 @dataclass(frozen=True)
@@ -131,7 +62,7 @@ class ShardWriter(Protocol):
 
 @contextmanager
 def reading(path: Path, library: str) -> Iterator[None]:
-    """Turn what a format's library raises into a DamageError, and what the system refuses into a
+    """Turn what a format's library raises into a DamagedError, and what the system refuses into a
     StorageError.
     """
     try:
@@ -140,4 +71,4 @@ def reading(path: Path, library: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
             with storage_errors(path):
                 raise
-        raise DamageError(f"{library} cannot read it: {error}", path=path) from error
+        raise DamagedError(f"{library} cannot read it: {error}", path=path) from error

@@ -22,11 +22,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from datagen.errors import DamageError, StorageError, installs
-from datagen.files import Draft, Stream, storage_errors, sync_folder
+from datagen.errors import DamagedError, StorageError, installs
+from datagen.files import AtomicFile, Stream, storage_errors, sync_folder
 from datagen.hashing import file_digest
 from datagen.layout import CHUNK
-from datagen.stores.base import Array, Column, Contradiction, Extent, Section, View, reading
+from datagen.split import Column, Split
+from datagen.stores.base import Array, Contradiction, Extent, View, reading
 from datagen.stores.zarr import ZSTD_HEADER, zstd_size
 
 # bytes; every dataset begins on such a boundary, so that a map of it is aligned for any dtype
@@ -34,7 +35,7 @@ _ALIGNMENT = 64
 _ZSTD_FILTER, _ZSTD_LEVEL = 32015, 3
 
 
-def path_rule(section: Section, column: Column) -> str:  # noqa: ARG001  (all columns of a shard share its file)
+def path_rule(section: Split, column: Column) -> str:  # noqa: ARG001  (all columns of a shard share its file)
     """Path of a shard's file relative to the dataset, as a format string over `shard`."""
     return f"{section.folder}/{{shard:05d}}.h5"
 
@@ -42,11 +43,11 @@ def path_rule(section: Section, column: Column) -> str:  # noqa: ARG001  (all co
 class ShardWriter:
     """Writes one file with one dataset a column."""
 
-    def __init__(self, root: Path, section: Section, shard: int) -> None:
+    def __init__(self, root: Path, section: Split, shard: int) -> None:
         self._section = section
-        self._draft = Draft(root / f"{section.folder}/{shard:05d}.h5")
+        self._draft = AtomicFile(root / f"{section.folder}/{shard:05d}.h5")
         try:
-            self._offsets = self._lay_out(len(section.extent(shard)))
+            self._offsets = self._lay_out(len(section.samples(shard)))
             self._chunks = (
                 None if section.compression == "none" else _ChunkWriter(self._draft, section)
             )
@@ -99,7 +100,7 @@ class ShardWriter:
 class _ChunkWriter:
     """Writes chunks of 256 samples, each compressed here, into the datasets laid out in a draft."""
 
-    def __init__(self, draft: Draft, section: Section) -> None:
+    def __init__(self, draft: AtomicFile, section: Split) -> None:
         from numcodecs import Zstd
 
         self._draft = draft
@@ -137,7 +138,7 @@ class _ChunkWriter:
         self._positions[name] += CHUNK
 
 
-def write_frame(root: Path, section: Section) -> list[str]:
+def write_frame(root: Path, section: Split) -> list[str]:
     """Write nothing: the shards need no frame. Remove the view of an earlier build, which would be
     a stray file.
     """
@@ -149,22 +150,22 @@ def write_frame(root: Path, section: Section) -> list[str]:
     return []
 
 
-def frame_paths(section: Section) -> list[str]:  # noqa: ARG001  (as of all stores)
+def frame_paths(section: Split) -> list[str]:  # noqa: ARG001  (as of all stores)
     """List the files that `write_frame` writes: none."""
     return []
 
 
-def frame_problems(root: Path, section: Section) -> list[Contradiction]:  # noqa: ARG001  (as of all stores)
+def frame_problems(root: Path, section: Split) -> list[Contradiction]:  # noqa: ARG001  (as of all stores)
     """Tell nothing: there is no frame."""
     return []
 
 
-def view_path(section: Section) -> str:
+def view_path(section: Split) -> str:
     """Name the view that datasets written earlier have, relative to the dataset."""
     return f"{section.folder}/all.h5"
 
 
-def view_problems(root: Path, section: Section) -> list[Contradiction]:
+def view_problems(root: Path, section: Split) -> list[Contradiction]:
     """Tell where the view is not one of just the shards, each in its place."""
     path = view_path(section)
 
@@ -182,11 +183,11 @@ def view_problems(root: Path, section: Section) -> list[Contradiction]:
 
 
 @contextmanager
-def open_view(root: Path, section: Section, column: Column) -> Iterator[View]:
+def open_view(root: Path, section: Split, column: Column) -> Iterator[View]:
     """Open a column of the view as its users do, once, so that every shard that it has shown stays
     open.
 
-    Raises DamageError where h5py cannot.
+    Raises DamagedError where h5py cannot.
     """
     path = root / view_path(section)
     if section.compression != "none":
@@ -197,7 +198,7 @@ def open_view(root: Path, section: Section, column: Column) -> Iterator[View]:
 
 
 def shard_problems(
-    root: Path, section: Section, shard: int, offsets: Sequence[int | None]
+    root: Path, section: Split, shard: int, offsets: Sequence[int | None]
 ) -> list[Contradiction]:
     """Where a shard's datasets are not plain ones that lie at these offsets, or would decode to
     more than samples.
@@ -206,7 +207,7 @@ def shard_problems(
 
     def check(file: h5py.File) -> Iterator[str]:
         for column, offset in zip(section.columns, offsets, strict=True):
-            dataset = _plain_dataset(file, column, len(section.extent(shard)))
+            dataset = _plain_dataset(file, column, len(section.samples(shard)))
             if dataset is None:
                 yield f"{column.name} of another kind"
             elif dataset.is_virtual or dataset.external is not None:
@@ -250,7 +251,7 @@ def _chunk_problems(
 def _inspect(
     root: Path,
     path: str,
-    section: Section,
+    section: Split,
     expected: str,
     check: Callable[[h5py.File], Iterator[str]],
 ) -> list[Contradiction]:
@@ -302,10 +303,10 @@ def _mappings(dataset: h5py.Dataset) -> list[tuple[Any, ...]]:
     ]
 
 
-def _expected_mappings(section: Section, column: Column) -> list[tuple[Any, ...]]:
+def _expected_mappings(section: Split, column: Column) -> list[tuple[Any, ...]]:
     mappings = []
     for shard in range(section.shards):
-        samples = section.extent(shard)
+        samples = section.samples(shard)
         first = (samples.start, *(0 for _ in column.shape))
         last = (samples.stop - 1, *(side - 1 for side in column.shape))
         size = math.prod((len(samples), *column.shape))
@@ -313,20 +314,23 @@ def _expected_mappings(section: Section, column: Column) -> list[tuple[Any, ...]
     return mappings
 
 
-def read_rows(root: Path, section: Section, column: Column, start: int, stop: int) -> Array:
-    """Read the samples start to stop of a column through h5py, from the shards. Raises DamageError
+def read_rows(root: Path, section: Split, column: Column, start: int, stop: int) -> Array:
+    """Read the samples start to stop of a column through h5py, from the shards. Raises DamagedError
     where it cannot.
     """
     if section.compression != "none":
         register_zstd()
     rows = np.empty((stop - start, *column.shape), column.dtype)
     for shard in range(start // section.shard_size, -(-stop // section.shard_size)):
-        samples, path = section.extent(shard), root / path_rule(section, column).format(shard=shard)
+        samples, path = (
+            section.samples(shard),
+            root / path_rule(section, column).format(shard=shard),
+        )
         first, last = max(start, samples.start), min(stop, samples.stop)
         with reading(path, "h5py"), h5py.File(path, "r") as file:
             dataset = _plain_dataset(file, column, len(samples))
             if dataset is None or dataset.is_virtual or dataset.external is not None:
-                raise DamageError(
+                raise DamagedError(
                     f"the column {column.name} is stored as something else",
                     path=path,
                     expected=f"a dataset of {column.dtype} {(len(samples), *column.shape)}",
@@ -374,7 +378,7 @@ def _create(path: Path) -> h5py.File:
     )
 
 
-def _create_dataset(file: h5py.File, section: Section, column: Column, count: int) -> Any:
+def _create_dataset(file: h5py.File, section: Split, column: Column, count: int) -> Any:
     """A dataset without times whose bytes, where it is not compressed, have their place at once."""
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_obj_track_times(False)

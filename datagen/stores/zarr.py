@@ -18,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from datagen.files import Draft, Stream, write_atomic
+from datagen.files import AtomicFile, Stream, write_atomic
 from datagen.hashing import canonical_json
 from datagen.layout import CHUNK
-from datagen.stores.base import Array, Column, Contradiction, Extent, Section, reading
+from datagen.split import Column, Split
+from datagen.stores.base import Array, Contradiction, Extent, reading
 
 _ABSENT = (1 << 64) - 1  # in a shard's index: offset and length of a chunk that is not there
 _ZSTD_LEVEL = 3
@@ -38,7 +39,7 @@ _IMPOSSIBLE = {
 ZSTD_HEADER = 18  # bytes of a frame that tell its decoded size, at most
 
 
-def path_rule(section: Section, column: Column) -> str:
+def path_rule(section: Split, column: Column) -> str:
     """Path of a shard's file relative to the dataset, as a format string over `shard`."""
     return "/".join([section.folder, column.name, "c", "{shard}", *("0" for _ in column.shape)])
 
@@ -46,7 +47,7 @@ def path_rule(section: Section, column: Column) -> str:
 class ShardWriter:
     """Writes one file a column: the chunks in order, then their index and its checksum."""
 
-    def __init__(self, root: Path, section: Section, shard: int) -> None:
+    def __init__(self, root: Path, section: Split, shard: int) -> None:
         self._files: dict[str, _ShardFile] = {}
         try:
             for column in section.columns:
@@ -70,8 +71,8 @@ class ShardWriter:
 class _ShardFile:
     """One column of one shard."""
 
-    def __init__(self, path: Path, section: Section, column: Column) -> None:
-        self.draft = Draft(path)
+    def __init__(self, path: Path, section: Split, column: Column) -> None:
+        self.draft = AtomicFile(path)
         self._stream = Stream(self.draft)
         self._chunk_bytes = CHUNK * column.sample_bytes
         self._index = _empty_index(section)
@@ -118,7 +119,7 @@ class _ShardFile:
         self._digest.update(data)
 
 
-def write_frame(root: Path, section: Section) -> list[str]:
+def write_frame(root: Path, section: Split) -> list[str]:
     """Write the metadata of the section's group and arrays; returns their paths relative to the
     dataset.
     """
@@ -128,12 +129,12 @@ def write_frame(root: Path, section: Section) -> list[str]:
     return list(documents)
 
 
-def frame_paths(section: Section) -> list[str]:
+def frame_paths(section: Split) -> list[str]:
     """The files that `write_frame` writes, relative to the dataset."""
     return list(_documents(section))
 
 
-def frame_problems(root: Path, section: Section) -> list[Contradiction]:
+def frame_problems(root: Path, section: Split) -> list[Contradiction]:
     """Tell where the metadata are not what `write_frame` writes, so that zarr might read something
     else.
 
@@ -178,7 +179,7 @@ def is_consolidated(root: Path, path: str) -> bool:
 
 
 def shard_problems(
-    root: Path, section: Section, shard: int, offsets: Sequence[int | None]
+    root: Path, section: Split, shard: int, offsets: Sequence[int | None]
 ) -> list[Contradiction]:
     """Where the end of a shard's files, their index above all, does not lead zarr to the run of
     bytes from 0 on.
@@ -191,7 +192,7 @@ def shard_problems(
             continue
         chunk_bytes, length = (
             CHUNK * column.sample_bytes,
-            len(section.extent(shard)) * column.sample_bytes,
+            len(section.samples(shard)) * column.sample_bytes,
         )
         index = _empty_index(section)
         index[: section.chunks(shard)] = [
@@ -211,7 +212,7 @@ def shard_problems(
 
 
 def _compressed_problems(
-    root: Path, path: str, section: Section, column: Column, shard: int
+    root: Path, path: str, section: Split, column: Column, shard: int
 ) -> Iterator[Contradiction]:
     """Where a compressed shard's index, or the size that a chunk says it will decode to, is not
     what it must be.
@@ -271,8 +272,8 @@ def zstd_size(start: bytes) -> int | None:
     return int.from_bytes(field, "little") + (256 if width == 2 else 0)
 
 
-def read_rows(root: Path, section: Section, column: Column, start: int, stop: int) -> Array:
-    """Samples start to stop of a column, read through zarr. Raises DamageError where it cannot."""
+def read_rows(root: Path, section: Split, column: Column, start: int, stop: int) -> Array:
+    """Samples start to stop of a column, read through zarr. Raises DamagedError where it cannot."""
     import zarr
 
     path = root / section.folder / column.name
@@ -281,7 +282,7 @@ def read_rows(root: Path, section: Section, column: Column, start: int, stop: in
         return np.asarray(array[start:stop])
 
 
-def _documents(section: Section) -> dict[str, dict[str, Any]]:
+def _documents(section: Split) -> dict[str, dict[str, Any]]:
     """The metadata of the group and of each array, by path."""
     documents: dict[str, dict[str, Any]] = {f"{section.folder}/zarr.json": _GROUP}
     for column in section.columns:
@@ -289,7 +290,7 @@ def _documents(section: Section) -> dict[str, dict[str, Any]]:
     return documents
 
 
-def _array_metadata(section: Section, column: Column) -> dict[str, Any]:
+def _array_metadata(section: Split, column: Column) -> dict[str, Any]:
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     zstd = {"name": "zstd", "configuration": {"level": _ZSTD_LEVEL, "checksum": False}}
     sharding = {
@@ -324,7 +325,7 @@ def _encoder(compression: str) -> Callable[[bytes | bytearray], bytes] | None:
     return lambda chunk: bytes(encode(chunk))
 
 
-def _empty_index(section: Section) -> npt.NDArray[np.uint64]:
+def _empty_index(section: Split) -> npt.NDArray[np.uint64]:
     return np.full((section.shard_size // CHUNK, 2), _ABSENT, "<u8")
 
 

@@ -105,16 +105,14 @@ def _forge(whole: TinyDataset, which: int, number: int) -> _Done:
     """
     resolved = builder.Resolved(whole.recipe, whole.source)
     every = [
-        (section, column)
-        for section in builder.sections(resolved.plan)
-        for column in section.columns
+        (section, column) for section in builder.splits(resolved.plan) for column in section.columns
     ]
     choices = [one for one in every if (one[0].task, one[1].name) != ("circles", "label")]
     section, column = choices[which % len(choices)]
     position, index = divmod(number, section.count)
-    value = np.array(resolved.sample(section.task, section.split, index)[column.name])
+    value = np.array(resolved.sample(section.task, section.name, index)[column.name])
     value.reshape(-1)[position % value.size] ^= 1
-    root = plant(whole, section.task, section.split, column.name, index, value)
+    root = plant(whole, section.task, section.name, column.name, index, value)
     path = (
         open_store(whole.recipe.storage.format)
         .path_rule(section, column)

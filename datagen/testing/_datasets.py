@@ -27,7 +27,7 @@ from datagen.hashing import canonical_json
 from datagen.layout import TASKS
 from datagen.recipe import Recipe
 from datagen.sources.base import Source
-from datagen.stores import Section
+from datagen.split import Split
 from datagen.tasks import Deriver
 from datagen.testing._images import Shape
 from datagen.testing._recipes import recipes
@@ -168,7 +168,7 @@ def plant(
             f"{column} of sample {index} of {task}/{split} has this value: nothing would be wrong"
         )
 
-    def deriver(section: Section) -> Deriver:
+    def deriver(section: Split) -> Deriver:
         derive = resolved.deriver(section)
 
         def derive_wrongly(
@@ -177,12 +177,12 @@ def plant(
             derive(indices, out)
             out[column][indices == index] = value
 
-        return derive_wrongly if (section.task, section.split) == (task, split) else derive
+        return derive_wrongly if (section.task, section.name) == (task, split) else derive
 
     def fill(folder: Path) -> None:
         save_source(dataset.source, folder / "source.npz")
         assembly.assemble(
-            folder / "data", resolved.plan, builder.sections(resolved.plan), deriver, workers=1
+            folder / "data", resolved.plan, builder.splits(resolved.plan), deriver, workers=1
         )
 
     return _COPIES.get(next(_NUMBERS), fill) / "data"

@@ -14,13 +14,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datagen import assembly, builder, plans, recipe
+from datagen import builder, recipe
 from datagen.dataset import Dataset
-from datagen.engines import threads
+from datagen.engines import Progress, threads
 from datagen.errors import DatagenError, InputError, RecipeError, SourceError, StorageError
 from datagen.layout import MANIFEST, SPLITS
-from datagen.shards import Shard
-from datagen.stores import Section
+from datagen.manifest import difference
+from datagen.split import Shard, Split
 from datagen.tasks import TASKS, Deriver, Inputs
 from datagen.verifier.content import StoredInputs, check_samples, check_shard, read_inputs
 from datagen.verifier.duplicates import equal_digits, equal_mosaics
@@ -65,6 +65,15 @@ class Verdict:
     checked_against: str
     skipped: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        """Name the level, the number of problems and the first few of them."""
+        count = len(self.problems)
+        found = f"{count:,} problem{'s' * (count != 1)}" if count else "no problems"
+        done = f"{self.level}: {self.samples:,} samples, digest {self.digest[:12]}"
+        first = [f"\n  {str(problem)[:200]}" for problem in self.problems[:5]]
+        more = ["\n  ..."] if count > len(first) else []
+        return f"<Verdict: {found}; {done}{''.join(first + more)}>"
+
 
 def verify(
     root: Path | str,
@@ -76,7 +85,7 @@ def verify(
     seed: int = 0,
     expect: str | None = None,
     workers: int = 1,
-    progress: assembly.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Verdict:
     """Verify the dataset in `root`: in full, or `quick`, or quick with `sample` random samples.
 
@@ -98,57 +107,67 @@ def verify(
             "not a dataset digest", expected="64 hexadecimal digits", found=repr(expect)
         )
     dataset = Dataset(root)
-    full = not quick and sample is None
-    digests = {
-        "the digest published for this recipe": recipe.known_digest(dataset.manifest.recipe),
-        "the digest expected": expect.lower() if expect else None,
-    }
-    source, origin = None, list[Finding]()
-    if full:
-        source, origin = _find_source(
+    against, findings = _check_digest(dataset, expect)
+    structure = check_structure(dataset)
+    findings += [*structure.problems, *structure.skipped]
+    if sample is not None:
+        level = f"sample of {sample:,} (seed {seed})"
+        findings += _check_sample(dataset, structure.readable, sample, seed, workers)
+    elif quick:
+        level = "quick"
+        findings += _QUICK
+    else:
+        level = "full"
+        source, problems = _find_source(
             dataset, source_dir, optional=source_optional, workers=workers
         )
-    structure = check_structure(dataset)
-    content: Iterable[Finding] = _QUICK
-    if full:
-        level = "full"
-        content = _check_all(dataset, structure, source, workers, progress)
-    elif sample is None:
-        level = "quick"
-    else:
-        level = f"sample of {sample:,} (seed {seed})"
-        content = _check_sample(dataset, structure.readable, sample, seed, workers)
-    against = [name for name, digest in digests.items() if digest == dataset.manifest.digest]
-    against += [_SOURCE] if source else []
-    findings = [
-        *_check_digest(dataset, digests),
-        *origin,
-        *structure.problems,
-        *structure.skipped,
-        *content,
-        *limits_of_views(dataset, checked=full),
-        *_limits_of_knowledge(against),
-    ]
+        against += [_SOURCE] if source else []
+        findings += problems
+        findings += _check_all(dataset, structure, source, workers, progress)
+    findings += limits_of_views(dataset, checked=level == "full")
+    findings += _limits_of_knowledge(against)
+    return _add_up(dataset, level, against, findings, time.perf_counter() - started)
+
+
+def _add_up(
+    dataset: Dataset,
+    level: str,
+    against: Sequence[str],
+    findings: Sequence[Finding],
+    seconds: float,
+) -> Verdict:
+    """Sort the problems by path, count the samples, and list once what was skipped."""
     problems = [one for one in findings if isinstance(one, Problem)]
     compared = [one for one in findings if isinstance(one, Compared)]
+    skipped = [one.matter for one in findings if isinstance(one, Skipped)]
     return Verdict(
         digest=dataset.manifest.digest,
         level=level,
         problems=tuple(sorted(problems, key=lambda one: (one.path, one.index or 0, one.kind))),
         samples=sum(one.samples for one in compared),
         bytes=sum(one.bytes for one in compared),
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
         checked_against=", ".join(against) or "the dataset itself",
-        skipped=tuple(dict.fromkeys(one.matter for one in findings if isinstance(one, Skipped))),
+        skipped=tuple(dict.fromkeys(skipped)),
     )
 
 
-def _check_digest(dataset: Dataset, digests: Mapping[str, str | None]) -> Iterator[Problem]:
-    """Compare the dataset digest with those published or expected; None stands for unknown."""
+def _check_digest(dataset: Dataset, expect: str | None) -> tuple[list[str], list[Finding]]:
+    """Compare the dataset digest with the one published and the one expected, if there are any.
+
+    Gives the names of those that it agrees with, and the problems.
+    """
     found = dataset.manifest.digest
-    for name, digest in digests.items():
-        if digest not in (None, found):
-            yield Problem(f"not {name}", MANIFEST, str(digest), found)
+    digests = {
+        "the digest published for this recipe": recipe.known_digest(dataset.manifest.recipe),
+        "the digest expected": expect and expect.lower(),
+    }
+    known = {name: digest for name, digest in digests.items() if digest}
+    return [name for name, digest in known.items() if digest == found], [
+        Problem(f"not {name}", MANIFEST, digest, found)
+        for name, digest in known.items()
+        if digest != found
+    ]
 
 
 def _limits_of_knowledge(against: Collection[str]) -> Iterator[Skipped]:
@@ -199,7 +218,7 @@ def _compare_source(
     dataset: Dataset, source_dir: Path | str | None, workers: int
 ) -> tuple[builder.Resolved | None, list[Problem]]:
     """Load the source and compare what it gives with the manifest; None if it is another."""
-    recorded, stated = dataset.manifest.recipe, plans.plan_of(dataset.manifest)
+    recorded, stated = dataset.manifest.recipe, dataset.manifest.plan
     try:
         source = builder.resolve(recorded, directory=source_dir, workers=workers, offline=True)
     except RecipeError as error:  # the source cannot give what the recipe asks for
@@ -207,7 +226,7 @@ def _compare_source(
     else:
         if source.plan == stated:
             return source, []
-        expected, found = plans.difference(stated, source.plan)
+        expected, found = difference(stated, source.plan)
     return None, [Problem("another source", MANIFEST, expected, found)]
 
 
@@ -219,7 +238,7 @@ def _check_all(
     structure: Structure,
     source: builder.Resolved | None,
     workers: int,
-    progress: assembly.Progress | None,
+    progress: Progress | None,
 ) -> Iterator[Finding]:
     """Read every byte, derive every sample, and look for equal images.
 
@@ -245,39 +264,38 @@ def _check_all(
     whole = [shard for shard in readable if not problems[shard]]
     yield from check_views(dataset, whole, {one.path for one in structure.problems})
     decoded = [shard for shard in readable if _is_decoded(shard, problems[shard])]
-    if len(decoded) < sum(section.shards for section in dataset.sections.values()):
+    if len(decoded) < sum(split.shards for split in dataset.splits.values()):
         yield Skipped("samples of shards that are not as the manifest says")
     if inputs.keys() < set(SPLITS) or any(
-        shard.section.task == "mosaics" and derivers.get(shard.section) is None
-        for shard in readable
+        shard.split.task == "mosaics" and derivers.get(shard.split) is None for shard in readable
     ):
         yield _DISTINCT
     yield from equal_digits(inputs)
-    mosaics = [shard for shard in decoded if shard.section.task == "mosaics"]
+    mosaics = [shard for shard in decoded if shard.split.task == "mosaics"]
     try:
         yield from equal_mosaics(dataset, mosaics)
     except (DatagenError, OSError) as error:
-        yield unreadable(dataset, mosaics[0].section, error)
+        yield unreadable(dataset, mosaics[0].split, error)
 
 
 def _check_shards(
     dataset: Dataset,
     readable: Sequence[Shard],
-    derivers: Mapping[Section, Deriver | None],
+    derivers: Mapping[Split, Deriver | None],
     workers: int,
-    progress: assembly.Progress | None,
+    progress: Progress | None,
 ) -> dict[Shard, list[Finding]]:
     """Check all shards in threads, the largest first."""
 
-    def check(job: Shard, slot: threads.Slot) -> list[Finding]:
-        return list(check_shard(dataset, job, derivers.get(job.section), slot))
+    def check(shard: Shard, slot: threads.Slot) -> list[Finding]:
+        return list(check_shard(dataset, shard, derivers.get(shard.split), slot))
 
-    total, done = sum(job.bytes for job in readable), 0
+    total, done = sum(shard.bytes for shard in readable), 0
     checked: dict[Shard, list[Finding]] = {}
-    largest_first = sorted(readable, key=lambda job: -job.bytes)
-    for job, findings in threads.run(check, largest_first, workers=workers):
-        checked[job] = findings
-        done += job.bytes
+    largest_first = sorted(readable, key=lambda shard: -shard.bytes)
+    for shard, findings in threads.run(check, largest_first, workers=workers):
+        checked[shard] = findings
+        done += shard.bytes
         if progress is not None:
             progress(done, total)
     return checked
@@ -285,7 +303,7 @@ def _check_shards(
 
 def _is_decoded(shard: Shard, problems: Sequence[Problem]) -> bool:
     """Say whether a shard's samples could be read: compressed ones only if nothing is wrong."""
-    packed = shard.section.compression != "none"
+    packed = shard.split.compression != "none"
     return not any(packed or problem.kind == UNREADABLE for problem in problems)
 
 
@@ -298,7 +316,7 @@ def _check_sample(
     """Derive randomly chosen samples again, from the images that the dataset stores."""
     yield from _SAMPLE
     chosen = _choose(readable, number, seed)
-    splits = dict.fromkeys(shard.section.split for shard in chosen)
+    splits = dict.fromkeys(shard.split.name for shard in chosen)
     stored = _read_inputs(dataset, splits, readable, workers)
     for one in stored.values():
         yield from one.damage
@@ -306,7 +324,7 @@ def _check_sample(
     derivers = _derivers(readable, _inputs(stored))
     yield from _short_of_memory(derivers)
     for shard, samples in chosen.items():
-        derive = derivers.get(shard.section)
+        derive = derivers.get(shard.split)
         if derive is not None:
             yield from check_samples(dataset, shard, derive, samples)
 
@@ -339,22 +357,22 @@ def _inputs(stored: Mapping[str, StoredInputs]) -> dict[str, Inputs]:
 
 def _derivers(
     readable: Sequence[Shard], inputs: Mapping[str, Inputs]
-) -> dict[Section, Deriver | None]:
-    """Make the function that derives the samples of each section; None where memory is short."""
-    derivers: dict[Section, Deriver | None] = {}
-    for section in dict.fromkeys(shard.section for shard in readable):
-        if section.task in TASKS and section.split in inputs:
+) -> dict[Split, Deriver | None]:
+    """Make the function that derives the samples of each split; None where memory is short."""
+    derivers: dict[Split, Deriver | None] = {}
+    for split in dict.fromkeys(shard.split for shard in readable):
+        if split.task in TASKS and split.name in inputs:
             try:
-                derivers[section] = TASKS[section.task].deriver(inputs[section.split])
+                derivers[split] = TASKS[split.task].deriver(inputs[split.name])
             except MemoryError:
-                derivers[section] = None
+                derivers[split] = None
     return derivers
 
 
-def _short_of_memory(derivers: Mapping[Section, Deriver | None]) -> Iterator[Skipped]:
-    for section, derive in derivers.items():
+def _short_of_memory(derivers: Mapping[Split, Deriver | None]) -> Iterator[Skipped]:
+    for split, derive in derivers.items():
         if derive is None:
-            folder = section.folder
+            folder = split.folder
             yield Skipped(
                 f"whether the samples of {folder} follow from the images: memory is short"
             )

@@ -20,13 +20,12 @@ import xxhash
 from datagen import builder
 from datagen.dataset import Dataset
 from datagen.engines.threads import Slot
-from datagen.errors import DamageError, DatagenError
+from datagen.errors import DamagedError, DatagenError
 from datagen.files import storage_errors
 from datagen.hashing import ColumnHasher
 from datagen.layout import CHUNK
-from datagen.manifest import Table
-from datagen.shards import Shard, shard_list
-from datagen.stores import Array, Column, Section, open_store
+from datagen.split import Column, Shard, Split, Table, shard_list
+from datagen.stores import Array, open_store
 from datagen.tasks import Deriver, Inputs, as_indices
 from datagen.verifier.problems import Compared, Finding, Problem, Skipped, problem_in, unreadable
 
@@ -39,114 +38,114 @@ _Buffers = Mapping[str, npt.NDArray[Any]]
 
 
 def check_shard(
-    dataset: Dataset, job: Shard, derive: Deriver | None, slot: Slot
+    dataset: Dataset, shard: Shard, derive: Deriver | None, slot: Slot
 ) -> Iterator[Finding]:
     """Check every byte of one shard: file digests, content roots, metadata and, with `derive`,
     every sample.
     """
-    packed = job.section.compression != "none"
-    with slot.compute, ShardReader(dataset, job) as reader:
+    packed = shard.split.compression != "none"
+    with slot.compute, ShardReader(dataset, shard) as reader:
         try:
-            problems = misleading(dataset, job)
-            problems += damaged(dataset, job, reader) if packed else []
+            problems = misleading(dataset, shard)
+            problems += damaged(dataset, shard, reader) if packed else []
             yield from problems
             if packed and problems:  # bytes that were not written as samples are not decoded
                 return
-            yield from _check_blocks(dataset, job, reader, derive, slot)
+            yield from _check_blocks(dataset, shard, reader, derive, slot)
             if not packed:
-                yield from damaged(dataset, job, reader)
+                yield from damaged(dataset, shard, reader)
         except (DatagenError, OSError) as error:
-            yield unreadable(dataset, job.section, error)
+            yield unreadable(dataset, shard.split, error)
 
 
 def _check_blocks(
-    dataset: Dataset, job: Shard, reader: ShardReader, derive: Deriver | None, slot: Slot
+    dataset: Dataset, shard: Shard, reader: ShardReader, derive: Deriver | None, slot: Slot
 ) -> Iterator[Finding]:
     """Read the samples of a shard in blocks: compare each with `derive`, and hash them all."""
     hashers = {
-        column.name: ColumnHasher(column.dtype, column.shape) for column in job.section.columns
+        column.name: ColumnHasher(column.dtype, column.shape) for column in shard.split.columns
     }
     buffers: _Buffers = {}
-    for samples, stored in _blocks(job, reader):
+    for samples, stored in _blocks(shard, reader):
         slot.check()
         for name, block in stored.items():
             hashers[name].update(block)
         if derive is not None:
             buffers = buffers or _like(stored)
-            yield from _wrong_samples(job, reader, samples, stored, derive, buffers)
+            yield from _wrong_samples(shard, reader, samples, stored, derive, buffers)
         yield _compared(len(samples) if derive else 0, stored)
-    for (name, hasher), row in zip(hashers.items(), _rows(dataset, job), strict=True):
-        yield from _wrong_root(job, reader, name, hasher, row)
+    for (name, hasher), row in zip(hashers.items(), _rows(dataset, shard), strict=True):
+        yield from _wrong_root(shard, reader, name, hasher, row)
 
 
 def check_samples(
-    dataset: Dataset, job: Shard, derive: Deriver, samples: Sequence[int]
+    dataset: Dataset, shard: Shard, derive: Deriver, samples: Sequence[int]
 ) -> Iterator[Finding]:
     """Compare some samples of a shard, in ascending order, with what `derive` gives."""
-    section, size = job.section, job.section.samples_a_block
-    with ShardReader(dataset, job) as reader:
+    split, size = shard.split, shard.split.samples_a_block
+    with ShardReader(dataset, shard) as reader:
         try:
-            problems = misleading(dataset, job) if section.compression != "none" else []
+            problems = misleading(dataset, shard) if split.compression != "none" else []
             yield from problems
             if problems:
                 return
             for block in (samples[at : at + size] for at in range(0, len(samples), size)):
-                stored = {one.name: reader.pick(one, block) for one in section.columns}
-                yield from _wrong_samples(job, reader, block, stored, derive, _like(stored))
+                stored = {one.name: reader.pick(one, block) for one in split.columns}
+                yield from _wrong_samples(shard, reader, block, stored, derive, _like(stored))
                 yield _compared(len(block), stored)
         except (DatagenError, OSError) as error:
-            yield unreadable(dataset, section, error)
+            yield unreadable(dataset, split, error)
 
 
 def _compared(samples: int, stored: Mapping[str, Array]) -> Compared:
     return Compared(samples, sum(block.nbytes for block in stored.values()))
 
 
-def misleading(dataset: Dataset, job: Shard) -> list[Problem]:
+def misleading(dataset: Dataset, shard: Shard) -> list[Problem]:
     """Find where zarr or h5py would read other samples than those at the mapped place, or decode
     more than there are.
     """
-    section, store = job.section, open_store(dataset.manifest.recipe.storage.format)
-    mapped = section.compression == "none"
-    offsets = [int(row["offset"]) if mapped else None for row in _rows(dataset, job)]
+    split, store = shard.split, open_store(dataset.manifest.recipe.storage.format)
+    mapped = split.compression == "none"
+    offsets = [int(row["offset"]) if mapped else None for row in _rows(dataset, shard)]
     return [
-        problem_in(section, "misleading", one.path, one.expected, one.found)
-        for one in store.shard_problems(dataset.root, section, job.index, offsets)
+        problem_in(split, "misleading", one.path, one.expected, one.found)
+        for one in store.shard_problems(dataset.root, split, shard.index, offsets)
     ]
 
 
-def damaged(dataset: Dataset, job: Shard, reader: ShardReader) -> Iterator[Problem]:
+def damaged(dataset: Dataset, shard: Shard, reader: ShardReader) -> Iterator[Problem]:
     """Find the files of a shard whose bytes are not those that were written."""
     files = {
         (path, row["file_digest"].tobytes().hex()): None
-        for path, row in zip(reader.paths.values(), _rows(dataset, job), strict=True)
+        for path, row in zip(reader.paths.values(), _rows(dataset, shard), strict=True)
     }
     for path, expected in files:
         found = reader.digest(path)
         if found != expected:
-            yield problem_in(job.section, "damaged", path, expected, found)
+            yield problem_in(shard.split, "damaged", path, expected, found)
 
 
-def _rows(dataset: Dataset, job: Shard) -> Table:
+def _rows(dataset: Dataset, shard: Shard) -> Table:
     """Give a shard's rows of its table, one a column."""
-    return dataset.table(job.section.task, job.section.split)[:, job.index]
+    return dataset.table(shard.split.task, shard.split.name)[:, shard.index]
 
 
 def _wrong_root(
-    job: Shard, reader: ShardReader, name: str, hasher: ColumnHasher, row: np.void
+    shard: Shard, reader: ShardReader, name: str, hasher: ColumnHasher, row: np.void
 ) -> Iterator[Problem]:
     expected, found = row["root"].tobytes().hex(), hasher.root().hex()
     if found != expected:
         kind = f"another content of {name}"
-        yield problem_in(job.section, kind, reader.paths[name], expected, found)
+        yield problem_in(shard.split, kind, reader.paths[name], expected, found)
 
 
-def _blocks(job: Shard, reader: ShardReader) -> Iterator[tuple[range, Mapping[str, Array]]]:
+def _blocks(shard: Shard, reader: ShardReader) -> Iterator[tuple[range, Mapping[str, Array]]]:
     """Read the samples of a shard in blocks, each into the buffers of the one before."""
     buffers: dict[str, Array] = {}
-    for samples in job.section.blocks(job.index):
+    for samples in shard.split.blocks(shard.index):
         block = {}
-        for column in job.section.columns:
+        for column in shard.split.columns:
             buffer = buffers.get(column.name)
             out = None if buffer is None else buffer[: len(samples)]
             block[column.name] = reader.read(column, samples, out)
@@ -155,7 +154,7 @@ def _blocks(job: Shard, reader: ShardReader) -> Iterator[tuple[range, Mapping[st
 
 
 def _wrong_samples(
-    job: Shard,
+    shard: Shard,
     reader: ShardReader,
     samples: Sequence[int],
     stored: Mapping[str, Array],
@@ -173,7 +172,7 @@ def _wrong_samples(
         for row in np.flatnonzero(rows)[:_NAMED]:
             found = _difference(block[row], expected[name][row])
             yield problem_in(
-                job.section,
+                shard.split,
                 f"wrong {name}",
                 reader.paths[name],
                 _value(expected[name][row]),
@@ -225,16 +224,14 @@ class StoredInputs:
 
 
 def read_inputs(
-    dataset: Dataset, split: str, readable: Collection[Shard], workers: int
+    dataset: Dataset, name: str, readable: Collection[Shard], workers: int
 ) -> StoredInputs:
     """Read the images and labels of a split, as far as their shards are `readable`.
 
     Each image is stored twice: the copy in `circles` is read if that in `foreground` is damaged.
     """
-    foreground, circles = (
-        dataset.sections.get((task, split)) for task in ("foreground", "circles")
-    )
-    about = f"whether the samples of {split} follow from its images"
+    foreground, circles = (dataset.splits.get((task, name)) for task in ("foreground", "circles"))
+    about = f"whether the samples of {name} follow from its images"
     if foreground is None or circles is None:
         return StoredInputs(None, [], [Skipped(f"{about}: the manifest lists none")])
     size, damage = _image_bytes(dataset), list[Problem]()
@@ -247,7 +244,7 @@ def read_inputs(
         damage += more_damage
         if images is None or labels is None:
             return StoredInputs(None, damage, [Skipped(f"{about}, which are damaged")])
-        inputs = builder.inputs_of(dataset.manifest.recipe, split, images, labels, workers)
+        inputs = builder.inputs_of(dataset.manifest.recipe, name, images, labels, workers)
         return StoredInputs(inputs, damage, [*_wrong_labels(dataset, circles, labels)])
     except MemoryError:
         short = f"with masks, those of all splits take {size:,} bytes"
@@ -256,12 +253,12 @@ def read_inputs(
 
 def _image_bytes(dataset: Dataset) -> int:
     """Count the bytes of the images of all splits, and as many again for their masks."""
-    sections = [section for (task, _), section in dataset.sections.items() if task == "foreground"]
-    return 2 * sum(section.count * section.columns[0].sample_bytes for section in sections)
+    splits = [split for (task, _), split in dataset.splits.items() if task == "foreground"]
+    return 2 * sum(split.count * split.columns[0].sample_bytes for split in splits)
 
 
 def _first_whole(
-    dataset: Dataset, copies: Sequence[tuple[Section, str]], readable: Collection[Shard]
+    dataset: Dataset, copies: Sequence[tuple[Split, str]], readable: Collection[Shard]
 ) -> tuple[Array | None, list[Problem]]:
     """Read the first of several copies of a column that is as it was written, if there is one.
 
@@ -269,47 +266,51 @@ def _first_whole(
     problems that were reported with its files.
     """
     problems: list[Problem] = []
-    for section, name in copies:
-        jobs = shard_list([section])
-        if not set(jobs) <= set(readable):
+    for split, name in copies:
+        shards = shard_list([split])
+        if not set(shards) <= set(readable):
             continue
-        column = next(column for column in section.columns if column.name == name)
-        rows = np.empty((section.count, *column.shape), column.dtype)
-        found = next(filter(None, (_fill(dataset, job, column, rows) for job in jobs)), [])
+        column = column_of(split, name)
+        rows = np.empty((split.count, *column.shape), column.dtype)
+        found = next(filter(None, (_fill(dataset, shard, column, rows) for shard in shards)), [])
         if not found:
             return rows, problems
         problems += found
     return None, problems
 
 
-def _fill(dataset: Dataset, job: Shard, column: Column, rows: Array) -> list[Problem]:
+def _fill(dataset: Dataset, shard: Shard, column: Column, rows: Array) -> list[Problem]:
     """Read a column of a shard into its place in `rows`; return what is wrong with it."""
-    section, samples = job.section, rows[job.samples.start : job.samples.stop]
-    with ShardReader(dataset, job) as reader:
+    split, samples = shard.split, rows[shard.samples.start : shard.samples.stop]
+    with ShardReader(dataset, shard) as reader:
         try:
-            if section.compression != "none":
-                problems = misleading(dataset, job)
+            if split.compression != "none":
+                problems = misleading(dataset, shard)
                 if problems:
                     return problems
-            stored = reader.read(column, job.samples, samples)
+            stored = reader.read(column, shard.samples, samples)
         except (DatagenError, OSError) as error:
-            return [unreadable(dataset, section, error)]
+            return [unreadable(dataset, split, error)]
         if stored is not samples:
             samples[:] = stored
         hasher = ColumnHasher(column.dtype, column.shape)
         hasher.update(samples)
-        row = _rows(dataset, job)[section.columns.index(column)]
-        return list(_wrong_root(job, reader, column.name, hasher, row))
+        row = _rows(dataset, shard)[split.columns.index(column)]
+        return list(_wrong_root(shard, reader, column.name, hasher, row))
 
 
-def _wrong_labels(dataset: Dataset, circles: Section, labels: Array) -> Iterator[Problem]:
+def _wrong_labels(dataset: Dataset, circles: Split, labels: Array) -> Iterator[Problem]:
     classes = len(dataset.manifest.source.classes)
-    columns = dataset.manifest.tasks["circles"][circles.split].columns
-    rule = next(column.path for column in columns if column.name == "label")
+    column = column_of(circles, "label")
     for row in np.flatnonzero(labels >= classes)[:_NAMED].tolist():
-        path = rule.format(shard=row // circles.shard_size)
+        path = column.path.format(shard=row // circles.shard_size)
         expected = f"one of {classes} classes"
         yield problem_in(circles, "unknown class", path, expected, labels[row], row)
+
+
+def column_of(split: Split, name: str) -> Column:
+    """Find a column by its name."""
+    return next(column for column in split.columns if column.name == name)
 
 
 def _memory() -> int:
@@ -323,15 +324,15 @@ def _memory() -> int:
 class ShardReader(AbstractContextManager["ShardReader"]):
     """Reads the samples and the files of one shard; opens a file when it is first needed.
 
-    Its methods raise DamageError if a file is not regular or ends early, and StorageError if it
+    Its methods raise DamagedError if a file is not regular or ends early, and StorageError if it
     cannot be read. `paths` are those of the columns, relative to the dataset.
     """
 
-    def __init__(self, dataset: Dataset, job: Shard) -> None:
-        self._dataset, self._job = dataset, job
-        columns = dataset.manifest.tasks[job.section.task][job.section.split].columns
-        self.paths = {column.name: column.path.format(shard=job.index) for column in columns}
-        self._offsets = _rows(dataset, job)["offset"].tolist()
+    def __init__(self, dataset: Dataset, shard: Shard) -> None:
+        self._dataset, self._shard = dataset, shard
+        names = [column.name for column in shard.split.columns]
+        self.paths = dict(zip(names, shard.paths, strict=True))
+        self._offsets = _rows(dataset, shard)["offset"].tolist()
         self._files: dict[str, _File] = {}
 
     def __exit__(self, *error: object) -> None:
@@ -343,15 +344,15 @@ class ShardReader(AbstractContextManager["ShardReader"]):
 
         The array is `out`, if given and the column is not compressed.
         """
-        section = self._job.section
-        if section.compression != "none":
+        split = self._shard.split
+        if split.compression != "none":
             stored = self._dataset.rows(
-                section.task, section.split, column.name, samples.start, samples.stop
+                split.task, split.name, column.name, samples.start, samples.stop
             )
             return np.ascontiguousarray(stored)
         array = np.empty((len(samples), *column.shape), column.dtype) if out is None else out
-        offset = self._offsets[section.columns.index(column)]
-        offset += (samples.start - self._job.samples.start) * column.sample_bytes
+        offset = self._offsets[split.columns.index(column)]
+        offset += (samples.start - self._shard.samples.start) * column.sample_bytes
         self._file(self.paths[column.name]).fill(offset, array)
         return array
 
@@ -361,13 +362,13 @@ class ShardReader(AbstractContextManager["ShardReader"]):
         A chunk of a compressed column is decoded once.
         """
         out = np.empty((len(samples), *column.shape), column.dtype)
-        if self._job.section.compression == "none":
+        if self._shard.split.compression == "none":
             for row, sample in enumerate(samples):
                 self.read(column, range(sample, sample + 1), out[row : row + 1])
             return out
         chunks = np.array(samples) // CHUNK
         for chunk in np.unique(chunks).tolist():
-            whole = range(chunk * CHUNK, min((chunk + 1) * CHUNK, self._job.section.count))
+            whole = range(chunk * CHUNK, min((chunk + 1) * CHUNK, self._shard.split.count))
             rows = np.flatnonzero(chunks == chunk)
             out[rows] = self.read(column, whole)[np.array(samples)[rows] - whole.start]
         return out
@@ -394,7 +395,7 @@ class _File:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
             self.close()
-            raise DamageError("no regular file", path=path)
+            raise DamagedError("no regular file", path=path)
 
     def fill(self, offset: int, array: Array) -> None:
         """Fill a contiguous array with the bytes from `offset` on."""
@@ -403,7 +404,7 @@ class _File:
             while view:
                 count = os.preadv(self._descriptor, [view[:_PIECE]], offset)
                 if not count:
-                    raise DamageError(
+                    raise DamagedError(
                         "the file ends early",
                         path=self._path,
                         expected=f"{offset + len(view):,} bytes",

@@ -17,10 +17,10 @@ import numpy.typing as npt
 from datagen.dataset import Dataset
 from datagen.hashing import sample_digests
 from datagen.permutation import mix64
-from datagen.shards import Shard
-from datagen.stores import Array, Column, Section
+from datagen.split import Shard
+from datagen.stores import Array
 from datagen.tasks import Inputs
-from datagen.verifier.content import ShardReader
+from datagen.verifier.content import ShardReader, column_of
 from datagen.verifier.problems import Problem
 
 BUDGET = 1 << 28  # bytes of one partition, which is sorted in place
@@ -46,31 +46,27 @@ def equal_digits(inputs: Mapping[str, Inputs]) -> Iterator[Problem]:
     return _equal_images("foreground", read, spans, lambda split, row: inputs[split].images[row])
 
 
-def equal_mosaics(dataset: Dataset, jobs: Sequence[Shard]) -> Iterator[Problem]:
+def equal_mosaics(dataset: Dataset, shards: Sequence[Shard]) -> Iterator[Problem]:
     """Find mosaics of these shards that occur twice, in one split or in two.
 
     Raises what reading the shards raises.
     """
-    sections = {job.section.split: job.section for job in jobs}
+    splits = {shard.split.name: shard.split for shard in shards}
 
     def read() -> Iterator[Digests]:
-        for job in jobs:
-            with ShardReader(dataset, job) as reader:
-                digest = _column(job.section, "digest")
-                for start in range(0, len(job.samples), _ROWS):
-                    yield reader.read(digest, job.samples[start : start + _ROWS])
+        for shard in shards:
+            with ShardReader(dataset, shard) as reader:
+                digest = column_of(shard.split, "digest")
+                for start in range(0, len(shard.samples), _ROWS):
+                    yield reader.read(digest, shard.samples[start : start + _ROWS])
 
-    def image(split: str, row: int) -> Array:
-        section = sections[split]
-        with ShardReader(dataset, Shard(section, row // section.shard_size)) as reader:
-            return reader.read(_column(section, "image"), range(row, row + 1))
+    def image(name: str, row: int) -> Array:
+        split = splits[name]
+        with ShardReader(dataset, Shard(split, row // split.shard_size)) as reader:
+            return reader.read(column_of(split, "image"), range(row, row + 1))
 
-    spans = [(job.section.split, job.samples) for job in jobs]
+    spans = [(shard.split.name, shard.samples) for shard in shards]
     return _equal_images("mosaics", read, spans, image)
-
-
-def _column(section: Section, name: str) -> Column:
-    return next(column for column in section.columns if column.name == name)
 
 
 def _equal_images(

@@ -8,7 +8,7 @@ from pathlib import Path
 from datagen.dataset import Dataset
 from datagen.errors import DatagenError, printable
 from datagen.files import require_enough
-from datagen.stores import Section
+from datagen.split import Split
 
 UNREADABLE = "unreadable"  # the kind of a problem where something could not be read
 
@@ -57,20 +57,20 @@ Finding = Problem | Skipped | Compared
 
 
 def problem_in(
-    section: Section | None,
+    split: Split | None,
     kind: str,
     path: str,
     expected: object,
     found: object,
     index: int | None = None,
 ) -> Problem:
-    """Make a problem of a section, of one of its files, or of its sample `index`."""
-    task, split = (section.task, section.split) if section else (None, None)
-    return Problem(kind, path, str(expected), str(found), task, split, index)
+    """Make a problem of a split, of one of its files, or of its sample `index`."""
+    task, name = (split.task, split.name) if split else (None, None)
+    return Problem(kind, path, str(expected), str(found), task, name, index)
 
 
-def unreadable(dataset: Dataset, section: Section, error: DatagenError | OSError) -> Problem:
-    """Turn an error of reading a section's file into a problem.
+def unreadable(dataset: Dataset, split: Split, error: DatagenError | OSError) -> Problem:
+    """Turn an error of reading a split's file into a problem.
 
     Raises StorageError if the process ran out of files or memory: that is not the file's fault.
     """
@@ -81,8 +81,8 @@ def unreadable(dataset: Dataset, section: Section, error: DatagenError | OSError
         place, found = error.filename, error.strerror or str(error)
     path = Path(place or dataset.root)
     inside = path.is_relative_to(dataset.root) and path != dataset.root
-    relative = path.relative_to(dataset.root).as_posix() if inside else section.folder
-    return problem_in(section, UNREADABLE, relative, "what was written", found)
+    relative = path.relative_to(dataset.root).as_posix() if inside else split.folder
+    return problem_in(split, UNREADABLE, relative, "what was written", found)
 
 
 def _shortened(text: str) -> str:

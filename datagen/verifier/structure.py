@@ -14,15 +14,15 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from datagen import builder, recipe
-from datagen.dataset import Dataset, table_path
+from datagen.dataset import Dataset
 from datagen.errors import DatagenError
 from datagen.files import LINK_REMEDY, require_enough
 from datagen.hashing import file_digest, merkle_root
 from datagen.layout import CHUNK, MANIFEST, RECIPE
-from datagen.manifest import SHARD_FACTS, FileFacts, Manifest
-from datagen.shards import Shard, shard_list
+from datagen.manifest import Manifest
 from datagen.sources.base import MAX_CLASSES, MAX_SIDE
-from datagen.stores import Section, Store, open_store
+from datagen.split import FileFacts, Shard, Split, shard_list
+from datagen.stores import Store, open_store, with_paths
 from datagen.tasks import TASKS
 from datagen.verifier.problems import UNREADABLE, Problem, Skipped, problem_in
 
@@ -45,18 +45,15 @@ def check_structure(dataset: Dataset) -> Structure:
     """Check the manifest, the list of files, their sizes, and the content of the small ones."""
     manifest, entries = dataset.manifest, list_entries(dataset.root)
     unknown = [task for task in manifest.recipe.tasks if task not in TASKS]
-    expected = _expected_sections(manifest, unknown)
+    expected = _expected_splits(manifest, unknown)
     contradictions = list(_check_claims(manifest))
     checks = [
-        _check_section(dataset, section, entries)
-        if section.task in unknown or section == expected.get(section.folder)
-        else _SectionCheck(
-            [_another_section(expected.get(section.folder), section)],
-            _entries_of(section, entries),
-        )
-        for section in dataset.sections.values()
+        _check_split(dataset, split, entries)
+        if split.task in unknown or is_declared(split, expected.get(key))
+        else _SplitCheck([_another_split(expected.get(key), split)], _entries_of(split, entries))
+        for key, split in dataset.splits.items()
     ]
-    absent = expected.keys() - {section.folder for section in dataset.sections.values()}
+    absent = [split for key, split in expected.items() if key not in dataset.splits]
     paths = {MANIFEST, *(file.path for file in manifest.files)}
     paths.update(*(check.paths for check in checks))
     problems = [
@@ -64,7 +61,7 @@ def check_structure(dataset: Dataset) -> Structure:
         *_check_recipe(dataset, entries),
         *contradictions,
         *(problem for check in checks for problem in check.problems),
-        *(_another_section(expected[folder], None) for folder in absent),
+        *(_another_split(split, None) for split in absent),
         *_check_strays(entries, paths),
     ]
     return Structure(
@@ -77,10 +74,10 @@ def check_structure(dataset: Dataset) -> Structure:
     )
 
 
-def view_of(dataset: Dataset, section: Section) -> str | None:
-    """Find the path of a section's view, which only earlier versions wrote and listed."""
+def view_of(dataset: Dataset, split: Split) -> str | None:
+    """Find the path of a split's view, which only earlier versions wrote and listed."""
     views = open_store(dataset.manifest.recipe.storage.format).views
-    path = views.path(section) if views else None
+    path = views.path(split) if views else None
     return path if path in {file.path for file in dataset.manifest.files} else None
 
 
@@ -171,7 +168,7 @@ def _check_listed(dataset: Dataset, entries: Entries) -> Iterator[Problem]:
     A listed file that is neither could make zarr or h5py show other data.
     """
     store = open_store(dataset.manifest.recipe.storage.format)
-    metadata = {path for section in dataset.sections.values() for path in _metadata(store, section)}
+    metadata = {path for split in dataset.splits.values() for path in _metadata(store, split)}
     for file in dataset.manifest.files:
         if file.path not in {RECIPE, *metadata}:
             yield Problem("unexpected", file.path, "nothing", "a file that the manifest lists")
@@ -187,9 +184,9 @@ def _check_listed(dataset: Dataset, entries: Entries) -> Iterator[Problem]:
             yield from _check_file(dataset, file, entries)
 
 
-def _metadata(store: Store, section: Section) -> list[str]:
-    """List the metadata files that a section may have, with the view of earlier versions."""
-    return [*store.frame_paths(section), *([store.views.path(section)] if store.views else [])]
+def _metadata(store: Store, split: Split) -> list[str]:
+    """List the metadata files that a split may have, with the view of earlier versions."""
+    return [*store.frame_paths(split), *([store.views.path(split)] if store.views else [])]
 
 
 def _is_consolidated(dataset: Dataset, store: Store, file: FileFacts, entries: Entries) -> bool:
@@ -203,25 +200,25 @@ def _is_consolidated(dataset: Dataset, store: Store, file: FileFacts, entries: E
 
 
 def _check_file(
-    dataset: Dataset, file: FileFacts, entries: Entries, section: Section | None = None
+    dataset: Dataset, file: FileFacts, entries: Entries, split: Split | None = None
 ) -> Iterator[Problem]:
     """Compare the size and the digest of a small file with the manifest."""
     if entries.get(file.path) != file.bytes:
-        yield _another_size(section, file.path, file.bytes, entries)
+        yield _another_size(split, file.path, file.bytes, entries)
         return
     try:
         digest = file_digest(dataset.root / file.path)
     except OSError as error:
         require_enough(error)
-        yield problem_in(section, UNREADABLE, file.path, "what was written", error.strerror)
+        yield problem_in(split, UNREADABLE, file.path, "what was written", error.strerror)
         return
     if digest != file.digest:
-        yield problem_in(section, "damaged", file.path, file.digest, digest)
+        yield problem_in(split, "damaged", file.path, file.digest, digest)
 
 
-def _another_size(section: Section | None, path: str, size: int, entries: Entries) -> Problem:
+def _another_size(split: Split | None, path: str, size: int, entries: Entries) -> Problem:
     kind = "another size" if entries.is_file(path) else "missing"
-    return problem_in(section, kind, path, f"{size:,} bytes", entries.describe(path))
+    return problem_in(split, kind, path, f"{size:,} bytes", entries.describe(path))
 
 
 # Claims of the manifest.
@@ -276,155 +273,143 @@ def _check_claims(manifest: Manifest) -> Iterator[Problem]:
             yield Problem("contradiction", MANIFEST, expected, f"{count:,}")
 
 
-def _expected_sections(manifest: Manifest, unknown: list[str]) -> dict[str, Section]:
-    """List by folder the sections that follow from the recipe and the source, of known tasks."""
+def _expected_splits(manifest: Manifest, unknown: list[str]) -> dict[tuple[str, str], Split]:
+    """Plan the splits that follow from the recipe and the source, of known tasks."""
     known = tuple(task for task in manifest.recipe.tasks if task not in unknown)
     plan = replace(manifest, recipe=replace(manifest.recipe, tasks=known))
-    return {section.folder: section for section in builder.sections(plan)}
+    return {(split.task, split.name): split for split in builder.splits(plan)}
 
 
-def _another_section(expected: Section | None, claimed: Section | None) -> Problem:
-    """Report a section whose samples or columns do not follow from the recipe and the source."""
-    section = expected or claimed
-    assert section
-    describe = _count
-    if expected and claimed and expected.count == claimed.count:
-        describe = _columns
-    return problem_in(section, "another section", MANIFEST, describe(expected), describe(claimed))
+def is_declared(split: Split | None, expected: Split | None) -> bool:
+    """Say whether a split has the samples and the columns expected."""
+    return split is not None and expected is not None and split.declared == expected.declared
 
 
-def _count(section: Section | None) -> str:
-    return "none" if section is None else f"{section.count:,} samples"
+def describe(split: Split | None) -> str:
+    """Say in words how many samples of which columns a split has."""
+    if split is None:
+        return "none"
+    columns = ", ".join(f"{one.name} {one.dtype} {list(one.shape)}" for one in split.columns)
+    return f"{split.count:,} samples of {columns}"
 
 
-def _columns(section: Section | None) -> str:
-    columns = section.columns if section else ()
-    return ", ".join(f"{column.name} {column.dtype} {list(column.shape)}" for column in columns)
+def _another_split(expected: Split | None, claimed: Split | None) -> Problem:
+    """Report a split whose samples or columns do not follow from the recipe and the source."""
+    split = expected or claimed
+    return problem_in(split, "another split", MANIFEST, describe(expected), describe(claimed))
 
 
-# Sections.
+# Splits.
 
 
 @dataclass(frozen=True)
-class _SectionCheck:
-    """Problems of a section, the paths that belong to it, and its shards that are safe to read."""
+class _SplitCheck:
+    """Problems of a split, the paths that belong to it, and its shards that are safe to read."""
 
     problems: list[Problem]
     paths: set[str]
     readable: Sequence[Shard] = ()
 
 
-def _check_section(dataset: Dataset, section: Section, entries: Entries) -> _SectionCheck:
-    """Check a section's table, metadata, and the sizes of its shards."""
-    table_file = dataset.manifest.tasks[section.task][section.split].table
-    store = open_store(dataset.manifest.recipe.storage.format)
-    rules = [store.path_rule(section, column) for column in section.columns]
-    problems = list(_check_bounds(section, rules, table_file, entries))
+def _check_split(dataset: Dataset, split: Split, entries: Entries) -> _SplitCheck:
+    """Check a split's table, metadata, and the sizes of its shards."""
+    assert split.table is not None  # a manifest is refused without it
+    ruled = with_paths(split, dataset.manifest.recipe.storage.format)
+    problems = list(_check_bounds(ruled, split.table, entries))
     if problems:
-        return _SectionCheck(problems, _entries_of(section, entries))
-    paths = {rule.format(shard=shard) for rule in rules for shard in range(section.shards)}
-    paths.add(table_path(section))
-    moved = list(_check_paths(dataset, section, rules))
-    problems = [*moved, *_check_metadata(dataset.manifest, section, store)]
+        return _SplitCheck(problems, _entries_of(split, entries))
+    paths = {path for shard in range(split.shards) for path in ruled.paths(shard)}
+    paths.add(split.table_path)
+    moved = list(_check_paths(split, ruled))
+    problems = [*moved, *_check_metadata(dataset, split)]
     if moved:
-        return _SectionCheck(problems, _entries_of(section, entries) | paths)
-    table = list(_check_file(dataset, table_file, entries, section))
-    table = table or list(_check_table(dataset, section))
+        return _SplitCheck(problems, _entries_of(split, entries) | paths)
+    table = list(_check_file(dataset, split.table, entries, split))
+    table = table or list(_check_table(dataset, split))
     if table:
-        return _SectionCheck([*problems, *table], paths)
-    complete = all(entries.is_file(path) for path in store.frame_paths(section))
-    misleading = store.frame_problems(dataset.root, section) if complete else []
-    view = view_of(dataset, section)
-    if store.views and view and entries.is_file(view):
-        views = store.views.problems(dataset.root, section)
-    else:
-        views = []
-    problems += [
-        problem_in(section, "misleading", one.path, one.expected, one.found)
-        for one in (*misleading, *views)
-    ]
-    sizes = {
-        shard: list(_check_sizes(dataset, shard, rules, entries)) for shard in shard_list([section])
-    }
-    problems += [problem for found in sizes.values() for problem in found]
+        return _SplitCheck([*problems, *table], paths)
+    store = open_store(dataset.manifest.recipe.storage.format)
+    complete = all(entries.is_file(path) for path in store.frame_paths(split))
+    misleading = store.frame_problems(dataset.root, split) if complete else []
     # Compressed samples are decoded as the metadata say.
-    decodable = section.compression == "none" or (complete and not misleading)
+    decodable = split.compression == "none" or (complete and not misleading)
+    view = view_of(dataset, split)
+    if store.views and view and entries.is_file(view):
+        misleading = [*misleading, *store.views.problems(dataset.root, split)]
+    problems += [
+        problem_in(split, "misleading", one.path, one.expected, one.found) for one in misleading
+    ]
+    sizes = {shard: list(_check_sizes(dataset, shard, entries)) for shard in shard_list([split])}
+    problems += [problem for found in sizes.values() for problem in found]
     readable = [shard for shard, found in sizes.items() if decodable and not found]
-    return _SectionCheck(problems, paths, readable)
+    return _SplitCheck(problems, paths, readable)
 
 
-def _entries_of(section: Section, entries: Entries) -> set[str]:
-    """List all entries under a section's name, where its files cannot be told apart."""
-    prefixes = (f"{section.folder}/", f"{section.folder}.")
+def _entries_of(split: Split, entries: Entries) -> set[str]:
+    """List all entries under a split's name, where its files cannot be told apart."""
+    prefixes = (f"{split.folder}/", f"{split.folder}.")
     return {path for path in entries if path.startswith(prefixes)}
 
 
-def _check_bounds(
-    section: Section, rules: list[str], table: FileFacts, entries: Entries
-) -> Iterator[Problem]:
-    """Report a section too large for the files there are, or to be read in pieces."""
-    size = section.shards * len(section.columns) * SHARD_FACTS.itemsize
-    files = len(set(rules)) * section.shards
-    largest = max(column.sample_bytes for column in section.columns)
-    packed = section.compression != "none"
+def _check_bounds(split: Split, table: FileFacts, entries: Entries) -> Iterator[Problem]:
+    """Report a split too large for the files there are, or to be read in pieces."""
+    size, packed = split.table_bytes, split.compression != "none"
+    files = len({column.path for column in split.columns}) * split.shards
+    largest = max(column.sample_bytes for column in split.columns)
     if table.bytes != size:
         expected = f"a table of {size:,} bytes"
-        yield problem_in(section, "another size", MANIFEST, expected, f"{table.bytes:,}")
+        yield problem_in(split, "another size", MANIFEST, expected, f"{table.bytes:,}")
     elif files > len(entries) + _MISSING:
         expected, found = f"{files:,} files of shards", f"{len(entries):,} files in all"
-        yield problem_in(section, "missing", section.folder, expected, found)
+        yield problem_in(split, "missing", split.folder, expected, found)
     elif largest * (CHUNK if packed else 1) > _MAX_DECODED:
         piece = f"a chunk of {CHUNK} samples" if packed else "a sample"
         expected = f"{piece} of at most {_MAX_DECODED:,} bytes, to be looked at"
-        yield problem_in(section, "too large", MANIFEST, expected, f"{largest:,} bytes a sample")
+        yield problem_in(split, "too large", MANIFEST, expected, f"{largest:,} bytes a sample")
 
 
-def _check_paths(dataset: Dataset, section: Section, rules: list[str]) -> Iterator[Problem]:
-    """Report paths in the manifest that are not those of the format."""
-    facts = dataset.manifest.tasks[section.task][section.split]
-    stated = [*(column.path for column in facts.columns), facts.table.path]
-    for rule, path in zip([*rules, table_path(section)], stated, strict=True):
+def _check_paths(split: Split, ruled: Split) -> Iterator[Problem]:
+    """Report paths in the manifest that are not those of the format, which `ruled` has."""
+    assert split.table is not None
+    stated = [*(column.path for column in split.columns), split.table.path]
+    rules = [*(column.path for column in ruled.columns), split.table_path]
+    for rule, path in zip(rules, stated, strict=True):
         if rule != path:
-            yield problem_in(section, "another path", MANIFEST, rule, path)
+            yield problem_in(split, "another path", MANIFEST, rule, path)
 
 
-def _check_metadata(manifest: Manifest, section: Section, store: Store) -> Iterator[Problem]:
+def _check_metadata(dataset: Dataset, split: Split) -> Iterator[Problem]:
     """Report metadata files that the manifest does not list, or lists without need."""
-    listed = {file.path for file in manifest.files if file.path.startswith(f"{section.folder}/")}
-    for path in sorted(set(store.frame_paths(section)) - listed):
-        yield problem_in(section, "not listed", MANIFEST, path, "no such file")
-    for path in sorted(listed - set(_metadata(store, section))):
+    store = open_store(dataset.manifest.recipe.storage.format)
+    files = [file.path for file in dataset.manifest.files]
+    listed = {path for path in files if path.startswith(f"{split.folder}/")}
+    for path in sorted(set(store.frame_paths(split)) - listed):
+        yield problem_in(split, "not listed", MANIFEST, path, "no such file")
+    for path in sorted(listed - set(_metadata(store, split))):
         expected, found = "nothing among the shards", "a file that the manifest lists"
-        yield problem_in(section, "unexpected", path, expected, found)
+        yield problem_in(split, "unexpected", path, expected, found)
 
 
-def _check_table(dataset: Dataset, section: Section) -> Iterator[Problem]:
-    """Compare a section's shard table with itself and with the manifest."""
-    facts = dataset.manifest.tasks[section.task][section.split]
-    path = facts.table.path
+def _check_table(dataset: Dataset, split: Split) -> Iterator[Problem]:
+    """Compare a split's shard table with itself and with the manifest."""
+    path = split.table_path
     try:
-        table = dataset.table(section.task, section.split)
+        table = dataset.table(split.task, split.name)
     except DatagenError as error:
         expected = "a table that agrees with the manifest"
-        yield problem_in(section, "contradiction", path, expected, error.problem)
+        yield problem_in(split, "contradiction", path, expected, error.problem)
         return
-    for claimed, line in zip(facts.columns, table, strict=True):
+    for column, line in zip(split.columns, table, strict=True):
         root = merkle_root([row.tobytes() for row in line["root"]]).hex()
-        if root != claimed.root:
-            expected = f"{claimed.name} with {claimed.root}"
-            yield problem_in(section, "contradiction", path, expected, root)
+        if root != column.root:
+            expected = f"{column.name} with {column.root}"
+            yield problem_in(split, "contradiction", path, expected, root)
 
 
-def _check_sizes(
-    dataset: Dataset, shard: Shard, rules: list[str], entries: Entries
-) -> Iterator[Problem]:
+def _check_sizes(dataset: Dataset, shard: Shard, entries: Entries) -> Iterator[Problem]:
     """Compare the sizes of a shard's files with its table."""
-    section = shard.section
-    table = dataset.table(section.task, section.split)[:, shard.index]
-    sizes = {
-        (rule.format(shard=shard.index), int(row["file_bytes"])): None
-        for rule, row in zip(rules, table, strict=True)
-    }
-    for path, size in sizes:
+    split = shard.split
+    sizes = dataset.table(split.task, split.name)[:, shard.index]["file_bytes"].tolist()
+    for path, size in dict.fromkeys(zip(shard.paths, sizes, strict=True)):
         if entries.get(path) != size:
-            yield _another_size(section, path, size, entries)
+            yield _another_size(split, path, size, entries)

@@ -184,13 +184,13 @@ def test_a_folder_in_the_place_of_a_file_is_named_and_left_alone(tmp_path: Path)
 
 
 def test_a_discarded_draft_leaves_nothing_and_a_committed_one_stays(tmp_path: Path) -> None:
-    draft = files.Draft(tmp_path / "file")
-    assert files.is_draft(draft.temporary.name)
+    draft = files.AtomicFile(tmp_path / "file")
+    assert files.is_temporary(draft.temporary.name)
     assert draft.temporary.parent == tmp_path
     draft.discard()
     draft.discard()
     assert not list(tmp_path.iterdir())
-    draft = files.Draft(tmp_path / "file")
+    draft = files.AtomicFile(tmp_path / "file")
     draft.commit()
     draft.discard()
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
@@ -215,7 +215,7 @@ def test_a_stream_writes_what_was_appended_by_whole_huge_pages(
         asked.append((at, at + sum(map(len, parts))))
         return write(descriptor, [b"".join(parts)[:limit]], at)
 
-    draft = files.Draft(path)
+    draft = files.AtomicFile(path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "HUGE_PAGE", 64)
         patch.setattr(os, "pwritev", write_some)
@@ -275,7 +275,7 @@ def test_only_drafts_are_removed_and_links_are_not_followed(tmp_path: Path) -> N
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
     (inside / "link").symlink_to(outside)
-    files.remove_drafts(inside)
+    files.remove_temporaries(inside)
     assert [path.exists() for path in kept] == [True] * 4
     assert [path.exists() for path in drafts] == [False] * 2
 
@@ -446,9 +446,9 @@ def test_what_the_system_says_of_permission_and_mount_is_believed(
         files.require_writable,
         lambda path: files.require_space(path, 1),
         files.make_folder,
-        files.Draft,
+        files.AtomicFile,
     ],
-    ids=["require_writable", "require_space", "make_folder", "Draft"],
+    ids=["require_writable", "require_space", "make_folder", "AtomicFile"],
 )
 def test_a_name_that_no_file_system_takes_is_told(
     tmp_path: Path, call: Callable[[Path], object]
@@ -477,7 +477,7 @@ def test_a_writer_killed_at_any_moment_leaves_old_or_new_content(tmp_path: Path)
         content = path.read_bytes()
         assert len(content) == size
         assert len(set(content)) == 1
-    files.remove_drafts(tmp_path)
+    files.remove_temporaries(tmp_path)
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -497,7 +497,7 @@ def test_what_a_user_should_know_is_remarked_on(tmp_path: Path) -> None:
         folder = tmp_path / name
         folder.mkdir()
         lay(folder, **{name: labels})
-        sources.load(f"idx:{folder}", report=heard.append)
+        sources.load(f"idx:{folder}", warn=heard.append)
     transposed = (
         "EMNIST's images are stored transposed and taken so; docs/sources.md says how to turn them"
     )

@@ -31,10 +31,10 @@ from killing import MIRRORED, TINY, Running, Warm, packed, slow_mirror, start_co
 
 from datagen import builder, converter, files, preview, recipe
 from datagen import manifest as manifests
-from datagen.errors import DamageError, FormatError, StorageError
+from datagen.errors import DamagedError, FormatError, StorageError
 from datagen.layout import DRAFT, MANIFEST, PROGRESS
 from datagen.sources import fetching, mirrors
-from datagen.stores import Section
+from datagen.stores import Split
 from datagen.tasks import Deriver
 from datagen.verifier import verify
 
@@ -139,7 +139,7 @@ class Case:
 
     def state(self) -> str:
         """How far it came, in words."""
-        drafts = len([path for path in self.folder.rglob("*") if files.is_draft(path.name)])
+        drafts = len([path for path in self.folder.rglob("*") if files.is_temporary(path.name)])
         records = len(list((self.root / PROGRESS).glob("[!.]*")))
         names = [name for name in (DRAFT, PROGRESS, MANIFEST) if (self.root / name).exists()]
         return f"{len(tree(self.folder))} entries, {drafts} drafts, {records} records, {' '.join(names)}"
@@ -234,7 +234,7 @@ def is_called_whole(root: Path, source: Path) -> bool:
     """What `datagen verify` says of a dataset."""
     try:
         return not verify(root, source_dir=source).problems
-    except (FormatError, DamageError):
+    except (FormatError, DamagedError):
         return False
 
 
@@ -247,7 +247,7 @@ def require_honest_rest(case: Case, whole: Whole, expected: dict[str, bytes]) ->
         torn = {
             path
             for path in found
-            if found[path] != expected.get(path) and not files.is_draft(Path(path).name)
+            if found[path] != expected.get(path) and not files.is_temporary(Path(path).name)
         }
         assert {path for path in torn if Path(path).name in MIRRORED} == set()
         return
@@ -391,7 +391,7 @@ def test_a_fetch_that_dies_leaves_nothing_behind_that_the_next_does_not_remove(
 def test_a_fetch_leaves_the_draft_of_another_one_that_is_writing(
     tmp_path: Path, fetch_into: Callable[[], object]
 ) -> None:
-    draft = files.Draft(tmp_path / "cache" / TINY.name / TINY.files[0].name)
+    draft = files.AtomicFile(tmp_path / "cache" / TINY.name / TINY.files[0].name)
     with files.lock(draft.path.parent, exclusive=False):
         fetch_into()
         assert draft.temporary.exists()
@@ -558,9 +558,9 @@ def test_a_draft_that_is_removed_while_it_is_written_ends_the_build_with_a_messa
     tmp_path: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch, format_name: str
 ) -> None:
     root, chosen = tmp_path / "data", recipe.load(str(whole.recipes[format_name]))
-    commit = files.Draft.commit
+    commit = files.AtomicFile.commit
 
-    def lose(draft: files.Draft, **options: bool) -> None:
+    def lose(draft: files.AtomicFile, **options: bool) -> None:
         if "mosaics" in str(draft.path):
             draft.temporary.unlink()
         commit(draft, **options)
@@ -569,7 +569,7 @@ def test_a_draft_that_is_removed_while_it_is_written_ends_the_build_with_a_messa
         monkeypatch.context() as patch,
         pytest.raises(StorageError, match="no such file") as caught,
     ):
-        patch.setattr(files.Draft, "commit", lose)
+        patch.setattr(files.AtomicFile, "commit", lose)
         builder.build(chosen, root)
     assert str(caught.value.path).startswith(str(root / "mosaics"))
     assert not is_called_whole(root, whole.source)
@@ -587,7 +587,7 @@ def test_an_origin_whose_shard_goes_away_during_the_conversion_ends_it_and_it_go
         if not away.exists():
             (origin / "circles").rename(away)
 
-    with pytest.raises(DamageError):
+    with pytest.raises(DamagedError):
         converter.convert(origin, target, format_name="zarr", progress=remove)
     assert not is_called_whole(target, whole.source)
     assert {*hidden(target)} == {DRAFT, PROGRESS}
@@ -629,7 +629,7 @@ def test_a_job_that_raises_ends_the_build_cleanly_and_the_next_goes_on(
     root, chosen = tmp_path / "data", recipe.load(str(whole.recipes[format_name]))
     original = builder.Resolved.deriver
 
-    def deriver(resolved: builder.Resolved, section: Section) -> Deriver:
+    def deriver(resolved: builder.Resolved, section: Split) -> Deriver:
         derive = original(resolved, section)
 
         def fail(*arguments: Any) -> None:

@@ -9,7 +9,7 @@ import json
 import re
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,22 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datagen import manifest as manifests
-from datagen.errors import DamageError, DatagenError, FormatError, StorageError
+from datagen.errors import DamagedError, DatagenError, FormatError, StorageError
 from datagen.hashing import canonical_json
 from datagen.layout import MAX_MANIFEST_BYTES, SPLITS
-from datagen.manifest import (
-    SHARD_FACTS,
-    ColumnFacts,
-    DigitFacts,
-    FileFacts,
-    Manifest,
-    SourceFacts,
-    SplitFacts,
-    from_bytes,
-    seal,
-    to_bytes,
-)
+from datagen.manifest import DigitFacts, Manifest, SourceFacts, from_bytes, seal, to_bytes
 from datagen.recipe import Mosaics, Recipe, Storage
+from datagen.split import NO_OFFSET, SHARD_FACTS, Column, FileFacts, Split
 
 PATH = Path("some/manifest.json")
 
@@ -56,13 +46,13 @@ def files(size: st.SearchStrategy[int] = NATURALS) -> st.SearchStrategy[FileFact
 
 
 @st.composite
-def columns(draw: st.DrawFn) -> ColumnFacts:
+def columns(draw: st.DrawFn) -> Column:
     shape = tuple(draw(st.lists(st.integers(1, (1 << 20) - 1), max_size=3)))
     axes = tuple(draw(NAMES) for _ in shape)
     place = draw(PLACES) + draw(
         st.sampled_from(["/{shard}", "/{shard}/0/0", "/{shard:05d}.h5", "{shard}"])
     )
-    return ColumnFacts(
+    return Column(
         draw(NAMES),
         draw(st.sampled_from(["|u1", "<u4", "<i8"])),
         shape,
@@ -73,13 +63,13 @@ def columns(draw: st.DrawFn) -> ColumnFacts:
 
 
 @st.composite
-def splits(draw: st.DrawFn, shard_size: int) -> SplitFacts:
+def splits(draw: st.DrawFn, task: str, name: str, shard_size: int) -> Split:
     count = draw(st.integers(1, 1 << 40))
     listed = tuple(
         draw(st.lists(columns(), min_size=1, max_size=3, unique_by=lambda column: column.name))
     )
     size = 72 * len(listed) * -(-count // shard_size)
-    return SplitFacts(count, listed, draw(files(st.just(size))))
+    return Split(task, name, count, listed, shard_size, "none", draw(files(st.just(size))))
 
 
 @st.composite
@@ -98,25 +88,22 @@ def sealed(draw: st.DrawFn) -> Manifest:
         conflicts=draw(NATURALS),
         conflicts_listed=tuple(draw(st.lists(TEXTS, max_size=3))),
     )
-    tasks = draw(
-        st.dictionaries(
-            NAMES,
-            st.dictionaries(st.sampled_from(SPLITS), splits(shard_size), max_size=3),
-            max_size=3,
-        )
-    )
+    tasks = draw(st.lists(NAMES, max_size=3, unique=True))
+    names = st.lists(st.sampled_from(SPLITS), min_size=1, max_size=3, unique=True)
+    keys = [(task, name) for task in tasks for name in draw(names)]
     recipe = Recipe(
         "mnist", draw(st.none() | st.integers(1, 99)), storage=Storage(shard_size=shard_size)
     )
-    return seal(Manifest("", recipe, source, tasks, tuple(draw(st.lists(files(), max_size=3)))))
+    listed = {key: draw(splits(*key, shard_size)) for key in keys}
+    return seal(Manifest("", recipe, source, listed, tuple(draw(st.lists(files(), max_size=3)))))
 
 
 def small() -> Manifest:
     """A manifest of one section with two columns and two shards."""
-    image = ColumnFacts(
+    image = Column(
         "image", "|u1", (2, 3), ("y", "x"), "foreground/train/image/c/{shard}/0/0", "ab" * 32
     )
-    label = ColumnFacts("label", "|u1", (), (), "foreground/train/label/c/{shard}", "cd" * 32)
+    label = Column("label", "|u1", (), (), "foreground/train/label/c/{shard}", "cd" * 32)
     table = FileFacts("foreground/train.shards", 2 * 2 * 72, "ef" * 16)
     source = SourceFacts(
         name="npz",
@@ -130,8 +117,18 @@ def small() -> Manifest:
         conflicts_listed=(),
     )
     recipe = Recipe("npz", val=5, mosaics=Mosaics((1, 2), 4, 4, 4), storage=Storage(shard_size=256))
-    tasks = {"foreground": {"train": SplitFacts(300, (image, label), table)}}
-    return seal(Manifest("", recipe, source, tasks, (FileFacts("recipe.toml", 7, "00" * 16),)))
+    split = Split("foreground", "train", 300, (image, label), 256, "none", table)
+    listed = {("foreground", "train"): split}
+    return seal(Manifest("", recipe, source, listed, (FileFacts("recipe.toml", 7, "00" * 16),)))
+
+
+def with_tasks(*tasks: str, names: Sequence[str] = ("train",)) -> Manifest:
+    """The small manifest, its only split under each of these tasks and names."""
+    split = small().splits["foreground", "train"]
+    listed = {
+        (task, name): replace(split, task=task, name=name) for task in tasks for name in names
+    }
+    return seal(replace(small(), splits=listed))
 
 
 def plain() -> Any:
@@ -162,7 +159,7 @@ def forged(value: Any) -> bytes:
     return resealed(value | {"digest": hashlib.sha256(canonical_json(sorted(listed))).hexdigest()})
 
 
-def refused(data: bytes, kind: type[DatagenError] = DamageError) -> str:
+def refused(data: bytes, kind: type[DatagenError] = DamagedError) -> str:
     with pytest.raises(DatagenError) as caught:
         from_bytes(data, path=PATH)
     assert type(caught.value) is kind, caught.value
@@ -196,11 +193,8 @@ def test_the_bytes_are_those_of_the_format_page() -> None:
 
 
 def test_tasks_and_splits_come_back_in_the_order_of_the_work() -> None:
-    facts = small().tasks["foreground"]["train"]
-    every = {
-        task: dict.fromkeys(SPLITS, facts) for task in ("foreground", "circles", "mosaics", "boxes")
-    }
-    back = from_bytes(to_bytes(seal(replace(small(), tasks=every))), path=PATH)
+    every = with_tasks("foreground", "circles", "mosaics", "boxes", names=SPLITS)
+    back = from_bytes(to_bytes(every), path=PATH)
     assert list(back.tasks) == ["foreground", "circles", "mosaics", "boxes"]
     assert list(back.tasks["circles"]) == list(back.source.digits) == ["train", "val", "test"]
 
@@ -296,7 +290,7 @@ def test_a_number_of_many_digits_is_refused(digits: int) -> None:
         key = place.split(b":")[0]
         data = to_bytes(small()).replace(place, key + b": " + b"9" * digits)
         assert data != to_bytes(small())
-        refused(data, FormatError if b"version" in key else DamageError)
+        refused(data, FormatError if b"version" in key else DamagedError)
 
 
 @pytest.mark.parametrize("depth", range(900, 1000, 7))
@@ -311,7 +305,7 @@ def test_nesting_that_json_just_bears_is_refused(depth: int) -> None:
         b'"bytes": 7',
     ):
         data = to_bytes(small()).replace(place, place.split(b":")[0] + b": " + nest)
-        with pytest.raises((DamageError, FormatError)):
+        with pytest.raises((DamagedError, FormatError)):
             from_bytes(data, path=PATH)
 
 
@@ -368,9 +362,10 @@ def test_the_source_of_a_recipe_is_a_name() -> None:
 
 
 def test_a_section_has_columns() -> None:
-    facts = small().tasks["foreground"]["train"]
-    empty = replace(facts, columns=(), table=replace(facts.table, bytes=0))
-    data = to_bytes(seal(replace(small(), tasks={"foreground": {"train": empty}})))
+    value = plain()
+    value["tasks"]["foreground"]["train"]["columns"] = []
+    value["tasks"]["foreground"]["train"]["table"]["bytes"] = 0
+    data = forged(value)
     assert refused(data).endswith(" itself: tasks.foreground.train has no columns")
 
 
@@ -715,7 +710,7 @@ def test_every_contradiction_is_told_in_full() -> None:
     train.update(count=0)
     train["table"].update(path="..", bytes=1, digest="e")
     value["tasks"]["foreground"]["extra"] = plain()["tasks"]["foreground"]["train"]
-    value["tasks"]["Rings"] = {}
+    value["tasks"]["Rings"] = plain()["tasks"]["foreground"]
     value["source"]["digits"].pop("val")
     value["source"]["tile"] = [2]
     value["files"][0].update(path="/x", digest="")
@@ -726,12 +721,9 @@ def test_every_contradiction_is_told_in_full() -> None:
         "source.digits must tell of train, val, test",
         "source.tile must be a height and a width",
         "digest: '12' is not a digest of 32 bytes in hex",
-        "tasks.foreground.train: '..' is not a path within the dataset",
-        "tasks.foreground.train: 'e' is not a digest of 16 bytes in hex",
+        "tasks: 'Rings' is not a name of letters a to z, digits and underscores",
         "tasks.foreground.train.count must be from 1 to 1,099,511,627,776",
-        "tasks.foreground.train.table must have 0 bytes",
         "tasks.foreground.train: two columns have the same name",
-        "tasks.foreground.train.image: 'ab' is not a digest of 32 bytes in hex",
         "tasks.foreground.train.image: '../{shard}' is not a rule for paths within the dataset",
         "tasks.foreground.train.image: dtype 'O' is none of |u1, <u4, <i8",
         "tasks.foreground.train.image: (0, 3) is not the shape of a sample",
@@ -740,8 +732,11 @@ def test_every_contradiction_is_told_in_full() -> None:
         "tasks.foreground.train.image: 'x' is not a rule for paths within the dataset",
         "tasks.foreground.train: 'L' is not a name of letters a to z, digits and underscores",
         "tasks.foreground.train.'L': 'x' is not a rule for paths within the dataset",
+        "tasks.foreground.train: '..' is not a path within the dataset",
+        "tasks.foreground.train: 'e' is not a digest of 16 bytes in hex",
+        "tasks.foreground.train.table must have 0 bytes",
+        "tasks.foreground.train.image: 'ab' is not a digest of 32 bytes in hex",
         "tasks.foreground.extra: the source has no such split",
-        "tasks: 'Rings' is not a name of letters a to z, digits and underscores",
         "files: '/x' is not a path within the dataset",
         "and 1 more",
     ]
@@ -796,6 +791,10 @@ WRONG_TYPES: dict[str, tuple[Callable[[Any], object], str]] = {
     ),
     "no list": (lambda value: value.update(files={}), "files must be a list, not dict"),
     "no object": (lambda value: value.update(tasks=[]), "tasks must be an object, not list"),
+    "a task of no splits": (
+        lambda value: value["tasks"].update(circles={}),
+        "tasks.circles must be an object of splits, not an empty one",
+    ),
     "no record": (lambda value: value.update(source="npz"), "source must be an object, not str"),
     "no recipe": (lambda value: value.update(recipe=[]), "recipe must be an object"),
     "nothing": (lambda value: value.pop("digest"), "digest must be Unicode text, not NoneType"),
@@ -841,26 +840,22 @@ def test_a_manifest_that_cannot_be_taken_from_its_folder_is_told_in_full(tmp_pat
         f"{tmp_path}: not a finished dataset: there is no manifest (expected a file manifest.json, found nothing); "
         "build it with 'datagen build'"
     )
-    facts = small().tasks["foreground"]
-    for tasks, found in (
-        ({}, "none"),
-        (dict.fromkeys(["foreground", "circles"], facts), "foreground, circles"),
-    ):
-        path.write_bytes(to_bytes(seal(replace(small(), tasks=tasks))))
-        assert told(DamageError) == (
+    for tasks, found in (((), "none"), (("foreground", "circles"), "foreground, circles")):
+        path.write_bytes(to_bytes(with_tasks(*tasks)))
+        assert told(DamagedError) == (
             f"{path}: not the tasks of its recipe (expected foreground, circles, mosaics, found {found})"
         )
     path.write_bytes(b"[]\n")
     assert told(FormatError).startswith(f"{path}: not a manifest")
     path.write_bytes(bytes(MAX_MANIFEST_BYTES + 1))
     assert (
-        told(DamageError)
+        told(DamagedError)
         == f"{path}: too large (expected at most 1,048,576 bytes, found 1,048,577)"
     )
 
 
 def test_a_shard_table_of_another_size_is_told_in_full() -> None:
-    with pytest.raises(DamageError) as caught:
+    with pytest.raises(DamagedError) as caught:
         manifests.table_from_bytes(bytes(7), columns=1, shards=2, path=PATH)
     assert (
         str(caught.value)
@@ -971,14 +966,12 @@ def test_no_damage_to_the_bytes_goes_unnoticed(data: st.DataObject, inserted: by
     stop = data.draw(st.integers(start, min(len(whole), start + 4)))
     damaged = whole[:start] + inserted + whole[stop:]
     if damaged != whole:
-        with pytest.raises((DamageError, FormatError)):
+        with pytest.raises((DamagedError, FormatError)):
             from_bytes(damaged, path=PATH)
 
 
 def with_all_tasks() -> Manifest:
-    return seal(
-        replace(small(), tasks=dict.fromkeys(small().recipe.tasks, small().tasks["foreground"]))
-    )
+    return with_tasks(*small().recipe.tasks)
 
 
 def test_a_manifest_is_loaded_from_its_folder(tmp_path: Path) -> None:
@@ -987,10 +980,10 @@ def test_a_manifest_is_loaded_from_its_folder(tmp_path: Path) -> None:
 
 
 def test_a_plan_under_the_name_of_a_manifest_is_no_dataset(tmp_path: Path) -> None:
-    for tasks in ({}, small().tasks):
-        (tmp_path / "manifest.json").write_bytes(to_bytes(seal(replace(small(), tasks=tasks))))
+    for manifest in (with_tasks(), small()):
+        (tmp_path / "manifest.json").write_bytes(to_bytes(manifest))
         with pytest.raises(
-            DamageError,
+            DamagedError,
             match=r"not the tasks of its recipe .*expected foreground, circles, mosaics",
         ):
             manifests.load(tmp_path)
@@ -1029,7 +1022,7 @@ def test_a_manifest_of_more_than_a_mebibyte_is_refused_unread(tmp_path: Path) ->
     with path.open("r+b") as file:
         file.truncate(1 << 40)  # a hole: reading it would take a terabyte of memory
     with pytest.raises(
-        DamageError, match=r"too large.*at most 1,048,576 bytes, found 1,099,511,627,776"
+        DamagedError, match=r"too large.*at most 1,048,576 bytes, found 1,099,511,627,776"
     ):
         manifests.load(tmp_path)
 
@@ -1038,7 +1031,7 @@ def test_the_largest_manifest_is_read_whole(tmp_path: Path) -> None:
     data = b" " * MAX_MANIFEST_BYTES
     (tmp_path / "x").write_bytes(data)
     assert manifests.read_bounded(tmp_path / "x", MAX_MANIFEST_BYTES) == data
-    with pytest.raises(DamageError, match="too large"):
+    with pytest.raises(DamagedError, match="too large"):
         manifests.read_bounded(tmp_path / "x", MAX_MANIFEST_BYTES - 1)
 
 
@@ -1072,12 +1065,12 @@ def test_a_shard_table_has_72_bytes_a_row_column_by_column() -> None:
     assert SHARD_FACTS.itemsize == 72
 
 
-NO = manifests.NO_OFFSET
+NO = NO_OFFSET
 
 
 @pytest.mark.parametrize("size", [0, 71, 73, 143, 145, 288])
 def test_a_shard_table_of_another_size_is_damage(size: int) -> None:
-    with pytest.raises(DamageError, match=f"expected 144, found {size}"):
+    with pytest.raises(DamagedError, match=f"expected 144, found {size}"):
         manifests.table_from_bytes(bytes(size), columns=1, shards=2, path=PATH)
 
 

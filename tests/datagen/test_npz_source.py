@@ -251,7 +251,7 @@ def test_labels_that_do_not_begin_at_0_are_remarked_on(
 ) -> None:
     heard: list[str] = []
     sources.load(
-        f"npz:{save(tmp_path / 'a.npz', whole(labels=np.array(labels)))}", report=heard.append
+        f"npz:{save(tmp_path / 'a.npz', whole(labels=np.array(labels)))}", warn=heard.append
     )
     assert len(heard) == (told is not None)
     assert told is None or told in heard[0]

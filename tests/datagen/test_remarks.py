@@ -57,7 +57,7 @@ def as_folders(folder: Path, images: UInt8, names: tuple[str, ...] = ("0", "1"))
 
 def heard(spec: str) -> list[str]:
     said: list[str] = []
-    sources.load(spec, report=said.append)
+    sources.load(spec, warn=said.append)
     return said
 
 

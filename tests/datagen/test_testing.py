@@ -30,7 +30,6 @@ from datagen import sources as source_rules
 from datagen.builder import Resolved, build, resolve_dataset
 from datagen.errors import DatagenError, InputError, RecipeError
 from datagen.layout import SPLITS, TASKS
-from datagen.plans import plan_of
 from datagen.recipe import COMPRESSIONS, Mosaics, Recipe
 from datagen.sources.base import MAX_CLASSES, Part, Source, UInt8
 from datagen.sources.split import divide
@@ -311,7 +310,7 @@ def test_a_dataset_is_whole_and_stands_on_its_source(format_name: str, compressi
         assert (verdict.problems, verdict.checked_against) == ((), "the source")
         storage = resolve_dataset(dataset.root, directory=dataset.source_path).recipe.storage
         assert (storage.format, storage.compression) == (format_name, compression)
-        assert plan_of(resolve_dataset(dataset.root, directory=dataset.source_path).plan) == (
+        assert resolve_dataset(dataset.root, directory=dataset.source_path).plan == (
             Resolved(dataset.recipe, dataset.source).plan
         )
 

@@ -1,6 +1,4 @@
-"""What verify reports and how; and that a hostile dataset wastes no memory, is not waited for, and
-leads nowhere.
-"""
+"""Verify reports problems, and a hostile dataset costs no memory, blocks nothing, leads nowhere."""
 
 from __future__ import annotations
 
@@ -33,11 +31,11 @@ from datagen import recipe as recipes
 from datagen.cli.main import cli
 from datagen.dataset import Dataset
 from datagen.engines.threads import Slot
-from datagen.errors import DamageError, InputError, RecipeError, SourceError, StorageError
+from datagen.errors import DamagedError, InputError, RecipeError, SourceError, StorageError
 from datagen.hashing import merkle_root
 from datagen.layout import MANIFEST
-from datagen.manifest import SHARD_FACTS, load
-from datagen.shards import Shard
+from datagen.manifest import load
+from datagen.split import SHARD_FACTS, Shard
 from datagen.stores import zarr as zarr_store
 from datagen.tasks import TASKS
 from datagen.verifier import Problem, Verdict, duplicates, structure, verify
@@ -80,9 +78,7 @@ def run(*arguments: object) -> Result:
 def limited(
     root: Path, *options: str, memory: int = MEMORY, seconds: float = 60
 ) -> subprocess.CompletedProcess[str]:
-    """`datagen verify --json` in a process that has so much address space beyond that of an idle
-    interpreter.
-    """
+    """Run `datagen verify --json` with so much address space beyond that of an idle interpreter."""
     code = (
         "import resource, sys; from datagen import verifier, stores;"
         "from datagen.stores import hdf5;"
@@ -107,7 +103,7 @@ def kinds(problems: Any) -> set[tuple[str, str]]:
     }
 
 
-# What is reported.
+# Reports.
 
 
 @pytest.mark.parametrize(("name", "compression"), KINDS)
@@ -170,7 +166,7 @@ def test_json_has_counts_rates_and_a_record_for_each_problem(tiny: Tiny) -> None
     assert wrong["expected"] != wrong["found"]
 
 
-def test_every_problem_is_told_before_it_fails(tiny: Tiny) -> None:
+def test_every_problem_is_collected_before_it_fails(tiny: Tiny) -> None:
     tiny.file("mosaics/train/image:0").unlink()
     tiny.file("mosaics/test/mask:1").write_bytes(b"")
     flip(tiny.file("mosaics/train/label:2"), 3)
@@ -190,7 +186,7 @@ def test_every_problem_is_told_before_it_fails(tiny: Tiny) -> None:
     assert len(found) <= 9
 
 
-def test_people_are_told_the_file_the_sample_and_the_values_in_few_words(tiny: Tiny) -> None:
+def test_a_line_names_the_file_the_sample_and_the_values_in_few_words(tiny: Tiny) -> None:
     tiny.samples("foreground/train/threshold:0")[1] = 77
     reseal(tiny)
     result = run(tiny.root)
@@ -203,7 +199,7 @@ def test_people_are_told_the_file_the_sample_and_the_values_in_few_words(tiny: T
     assert max(map(len, result.stdout.splitlines())) < 200 + len(str(tiny.root))
 
 
-def test_a_pixel_is_told_by_its_place(tiny: Tiny) -> None:
+def test_a_wrong_pixel_is_named_by_its_place(tiny: Tiny) -> None:
     tiny.samples("foreground/train/mask:0")[7, 2, 1] ^= 1
     found = {one.found for one in verify(tiny.root).problems if one.kind == "wrong mask"}
     assert {what[:24] for what in found} == {"another value at (2, 1):"}
@@ -234,7 +230,7 @@ def test_digits_damaged_in_both_places_say_nothing_of_what_follows_from_them(tin
     assert verdict.samples == 2 * 20 + 8 + 520  # of val and test
 
 
-def test_the_seed_decides_which_samples_are_looked_at_and_is_told(tiny: Tiny) -> None:
+def test_the_seed_decides_which_samples_are_checked_and_is_printed(tiny: Tiny) -> None:
     tiny.samples("mosaics/train/label:0")[:] ^= 1
     reseal(tiny)
 
@@ -278,7 +274,7 @@ def test_what_is_no_digest_cannot_be_expected(tiny: Tiny, expect: str) -> None:
         verify(tiny.root, expect=expect)
 
 
-def test_the_digest_expected_is_told_beside_the_one_found(tiny: Tiny) -> None:
+def test_the_digest_expected_is_printed_beside_the_one_found(tiny: Tiny) -> None:
     digest = load(tiny.root).digest
     assert (
         verify(tiny.root, quick=True, expect=digest.upper()).checked_against
@@ -316,17 +312,19 @@ def test_a_named_place_without_the_source_is_bad_input_and_no_finding(tiny: Tiny
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
-def test_want_of_files_or_memory_is_no_problem_of_the_dataset(tiny: Tiny, number: int) -> None:
+def test_a_shortage_of_files_or_memory_is_no_problem_of_the_dataset(
+    tiny: Tiny, number: int
+) -> None:
     dataset = Dataset(tiny.root)
-    section = dataset.sections["mosaics", "train"]
+    split = dataset.splits["mosaics", "train"]
     short = OSError(number, os.strerror(number), str(tiny.root / "mosaics/train.shards"))
-    damage = DamageError("cannot be read", path=tiny.root)
+    damage = DamagedError("cannot be read", path=tiny.root)
     damage.__cause__ = short
     for error in (short, damage):
         with pytest.raises(StorageError, match=os.strerror(number).lower()):
-            unreadable(dataset, section, error)
+            unreadable(dataset, split, error)
     broken = OSError(errno.EIO, os.strerror(errno.EIO), short.filename)
-    assert unreadable(dataset, section, broken).path == "mosaics/train.shards"
+    assert unreadable(dataset, split, broken).path == "mosaics/train.shards"
 
 
 @linux
@@ -346,7 +344,7 @@ def test_a_process_that_may_open_no_more_files_ends_with_7(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize("name", ["empty", "not there"])
-def test_a_named_place_is_looked_at_for_a_pinned_source_too(tiny: Tiny, name: str) -> None:
+def test_a_named_place_is_searched_for_a_pinned_source_too(tiny: Tiny, name: str) -> None:
     place = tiny.outside / name
     (tiny.outside / "empty").mkdir()
     tiny.edit(
@@ -377,20 +375,20 @@ def test_a_seed_without_a_sample_is_a_mistake(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize("level", [{}, {"sample": 50}], ids=["full", "sample"])
-def test_a_manifest_that_renames_a_column_is_told_and_its_digits_are_not_looked_for(
+def test_a_manifest_that_renames_a_column_is_reported_and_its_digits_are_not_read(
     tiny: Tiny, level: dict[str, Any]
 ) -> None:
     tiny.edit(
         lambda plain: plain["tasks"]["foreground"]["train"]["columns"][0].update(name="picture")
     )
     seal(tiny)
-    assert ("another section", MANIFEST) in kinds(verify(tiny.root, **level).problems)
+    assert ("another split", MANIFEST) in kinds(verify(tiny.root, **level).problems)
 
 
-def test_an_entry_that_cannot_be_looked_at_is_told_with_the_rest(
+def test_an_entry_that_cannot_be_examined_is_reported_with_the_rest(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder that may be read but not entered lists its entries, and tells nothing of them."""
+    """A folder that may be read but not entered lists its entries, but gives no facts of them."""
     scan = os.scandir
 
     class Entry:
@@ -413,7 +411,7 @@ def test_an_entry_that_cannot_be_looked_at_is_told_with_the_rest(
     }
 
 
-def test_more_equal_digests_than_are_followed_up_are_told(
+def test_more_equal_digests_than_are_followed_up_are_reported(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """XXH3 is no match for a forger: pairs of different images with equal digests could crowd out a
@@ -445,16 +443,15 @@ def test_a_zarr_shard_is_read_once(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(os, "preadv", count)
     dataset = Dataset(tiny.root)
-    job = Shard(dataset.sections["mosaics", "train"], 0)
-    assert not kinds(
-        one for one in check_shard(dataset, job, None, Slot(1)) if isinstance(one, Problem)
-    )
+    shard = Shard(dataset.splits["mosaics", "train"], 0)
+    findings = list(check_shard(dataset, shard, None, Slot(1)))
+    assert not any(isinstance(one, Problem) for one in findings)
     assert taken[0] == sum(
-        tiny.file(f"mosaics/train/{one.name}:0").stat().st_size for one in job.section.columns
+        tiny.file(f"mosaics/train/{one.name}:0").stat().st_size for one in shard.split.columns
     )
 
 
-def test_a_folder_that_cannot_be_opened_is_told_with_the_rest(
+def test_a_folder_that_cannot_be_opened_is_reported_with_the_rest(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scan = os.scandir
@@ -482,7 +479,7 @@ def test_no_name_in_a_dataset_steers_the_terminal(tiny: Tiny, name: str) -> None
     assert json.loads(run(tiny.root, "--quick", "--json").stdout)["problems"][0]["path"] == name
 
 
-def test_a_task_that_is_not_known_here_is_said_not_to_be_looked_at(
+def test_a_task_that_is_not_known_here_is_reported_as_skipped(
     built: Callable[[str, str], Tiny], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = copy_of(built("zarr", "none"), tmp_path)
@@ -515,7 +512,7 @@ CLAIMS = {
 
 
 @pytest.mark.parametrize("path", CLAIMS)
-def test_a_claim_that_no_source_can_make_true_is_told_and_nothing_derived(
+def test_a_claim_that_no_source_can_make_true_is_reported_and_nothing_derived(
     tiny: Tiny, path: str
 ) -> None:
     value, expected = CLAIMS[path]
@@ -671,17 +668,17 @@ def test_folders_are_not_followed_to_any_depth(tiny: Tiny) -> None:
 
 def test_a_file_that_shrinks_is_a_problem_and_no_crash(tiny: Tiny) -> None:
     dataset = Dataset(tiny.root)
-    section = dataset.sections["mosaics", "train"]
+    split = dataset.splits["mosaics", "train"]
     os.truncate(tiny.file("mosaics/train/image:0"), 1000)
     with (
-        ShardReader(dataset, Shard(section, 0)) as reader,
-        pytest.raises(DamageError, match="ends early"),
+        ShardReader(dataset, Shard(split, 0)) as reader,
+        pytest.raises(DamagedError, match="ends early"),
     ):
-        reader.read(section.columns[0], range(SHARD))
+        reader.read(split.columns[0], range(SHARD))
 
 
 @pytest.mark.parametrize("level", [{}, {"sample": 2000}], ids=["full", "sample"])
-def test_what_goes_away_meanwhile_is_told_with_the_rest(
+def test_a_file_that_disappears_meanwhile_is_reported_with_the_rest(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, level: dict[str, Any]
 ) -> None:
     flip(tiny.file("mosaics/val/label:0"), 9)
@@ -715,9 +712,7 @@ def test_a_huge_count_is_refuted_by_the_files_there_are(tiny: Tiny) -> None:
 
 
 def reshape(tiny: Tiny, tile: int, count: int | None = None) -> None:
-    """Let the manifest and the tables tell of digits of another size, and perhaps of so many in
-    `train`.
-    """
+    """Let the manifest claim digits of another size, and perhaps so many in `train`."""
 
     def change(plain: Any) -> None:
         plain["source"]["tile"] = [tile, tile]
@@ -745,7 +740,7 @@ def _due(
 
 
 @pytest.mark.parametrize(("packed", "side"), [("zstd", 8), ("none", 64)])
-def test_what_is_too_large_to_be_looked_at_in_one_piece_is_refused(
+def test_a_sample_too_large_to_be_read_in_one_piece_is_refused(
     built: Callable[[str, str], Tiny],
     tmp_path: Path,
     packed: str,
@@ -769,7 +764,7 @@ def _set_roots(facts: Any, root: str) -> None:
 
 
 @linux
-def test_digits_that_memory_cannot_hold_are_said_not_to_be_looked_at(tiny: Tiny) -> None:
+def test_digits_that_memory_cannot_hold_are_reported_as_skipped(tiny: Tiny) -> None:
     """Files of nothing but holes, as large as the manifest says, cost a forger nothing."""
     count, tile = SHARD * 4, 512
     sizes = {"threshold": 1, "label": 1, "circle": 32}
@@ -798,9 +793,7 @@ def test_digits_that_memory_cannot_hold_are_said_not_to_be_looked_at(tiny: Tiny)
 
 
 def zstd_frame(size: int, stated: int | None) -> bytes:
-    """A Zstandard frame (RFC 8878) of `size` zeros in runs of 128 KiB, that states this size in its
-    header, or none.
-    """
+    """Make a Zstandard frame (RFC 8878) of `size` zeros; its header states this size, or none."""
     header = b"\x00\x58" if stated is None else b"\xe0" + struct.pack("<Q", stated)
     runs = [min(1 << 17, size - start) for start in range(0, size, 1 << 17)]
     blocks = b"".join(
@@ -856,7 +849,7 @@ def test_a_chunk_that_decodes_to_more_than_it_must_takes_no_memory(
 
 
 @pytest.mark.parametrize("path", ["payload.bin", "mosaics/zarr.json", "zarr.json"])
-def test_a_file_that_frames_nothing_is_told_also_where_the_manifest_lists_it(
+def test_a_file_that_no_store_needs_is_reported_even_if_the_manifest_lists_it(
     tiny: Tiny, path: str
 ) -> None:
     (tiny.root / path).write_bytes(b"{}")
@@ -885,7 +878,7 @@ def test_a_source_folder_of_the_environment_is_taken_only_where_it_has_the_sourc
 
 
 @pytest.mark.parametrize("difference", ["another source", "no source"])
-def test_a_source_of_the_environment_that_is_another_is_passed_over_and_a_named_one_told(
+def test_another_source_is_skipped_in_the_environment_and_reported_where_named(
     tiny: Tiny, tmp_path: Path, difference: str
 ) -> None:
     place = (
@@ -908,9 +901,7 @@ def test_a_source_of_the_environment_that_is_another_is_passed_over_and_a_named_
 def test_a_source_of_the_environment_that_is_pinned_speaks_against_the_dataset(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What follows from a name is the source, wherever it lies; a dataset that is of another is
-    wrong.
-    """
+    """A pinned source is the same wherever it lies, so a dataset of another source is wrong."""
     source = builder.resolve(
         recipes.from_table(tiny.manifest["recipe"], origin="test"),
         directory=tiny.other.with_suffix(".npz"),
@@ -957,7 +948,7 @@ def test_compressed_samples_are_not_decoded_by_metadata_that_mislead(
         assert "samples of shards that are not as the manifest says" in found["not_looked_at"]
 
 
-def test_metadata_that_cannot_be_read_are_told_with_the_rest(
+def test_metadata_that_cannot_be_read_are_reported_with_the_rest(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = "circles/val/mask/zarr.json"
@@ -978,7 +969,7 @@ def test_metadata_that_cannot_be_read_are_told_with_the_rest(
     } <= found
 
 
-def test_images_whose_digests_were_not_derived_are_not_said_to_be_distinct(
+def test_images_whose_digests_were_not_derived_are_not_called_distinct(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = "whether all images are distinct"
@@ -987,7 +978,7 @@ def test_images_whose_digests_were_not_derived_are_not_said_to_be_distinct(
     assert told in verify(tiny.root).skipped
 
 
-def test_a_recipe_that_tells_of_another_source_contradicts_the_manifest(tiny: Tiny) -> None:
+def test_a_recipe_that_names_another_source_contradicts_the_manifest(tiny: Tiny) -> None:
     tiny.edit(lambda plain: plain["recipe"].update(source="images"))
     seal(tiny)
     found = {(one.kind, one.expected, one.found) for one in verify(tiny.root, quick=True).problems}

@@ -23,8 +23,8 @@ from datagen.hashing import (
     merkle_root,
 )
 from datagen.layout import MANIFEST
-from datagen.manifest import SHARD_FACTS, Table
 from datagen.recipe import from_table
+from datagen.split import SHARD_FACTS, Table
 from datagen.stores import Array
 from datagen.tasks import TASKS, Inputs
 

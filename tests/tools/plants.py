@@ -360,7 +360,7 @@ def _retype(tiny: Tiny) -> None:
 
 def _stray_view(tiny: Tiny) -> None:
     """Add a view, as earlier versions wrote it, that no manifest lists."""
-    write_view(tiny.root, Dataset(tiny.root).sections["mosaics", "train"])
+    write_view(tiny.root, Dataset(tiny.root).splits["mosaics", "train"])
 
 
 def _consolidate(tiny: Tiny) -> None:
@@ -622,7 +622,7 @@ def _spelling(name: str, old: str, new: str, code: int, message: str) -> Plant:
 
 
 _CONTRADICTS = Refused(5, "contradicts itself")
-_SECTION = Found("another section", MANIFEST)
+_SPLIT = Found("another split", MANIFEST)
 _COLUMN = "tasks/mosaics/train/columns/0/path"
 
 _OF_CLAIMS = [
@@ -645,8 +645,8 @@ _OF_CLAIMS = [
         "mosaics/val/image/c/{shard}/0/0",
         Found("another path", MANIFEST),
     ),
-    _claim("a count edited", "tasks/foreground/train/count", 41, _SECTION),
-    _claim("the count of digits edited", "source/digits/train/count", 41, _SECTION),
+    _claim("a count edited", "tasks/foreground/train/count", 41, _SPLIT),
+    _claim("the count of digits edited", "source/digits/train/count", 41, _SPLIT),
     _claim(
         "more conflicts than digits dropped",
         "source/conflicts",
