@@ -188,7 +188,7 @@ def _limits_of_knowledge(against: Collection[str]) -> Iterator[Skipped]:
 
 def _find_source(
     dataset: Dataset, source_dir: Path | str | None, *, optional: bool, workers: int
-) -> tuple[builder.Resolved | None, list[Finding]]:
+) -> tuple[builder.Resolved | None, Sequence[Finding]]:
     """Look for the source in `source_dir`, else where it is at hand; ask no mirror.
 
     Raises InputError, SourceError or StorageError if it is not in `source_dir`, unless `optional`.
@@ -202,14 +202,13 @@ def _find_source(
                 raise
         else:
             if source or not optional or name in builder.EMBEDDED_OR_PINNED:
-                return source, [*problems]
+                return source, problems
             sides = f"expected {problems[0].expected}, found {problems[0].found}"
             return None, [Skipped(f"the source in {source_dir}, which is another: {sides}")]
     if not builder.is_at_hand(name):
         return None, []
     try:
-        source, problems = _compare_source(dataset, None, workers)
-        return source, [*problems]
+        return _compare_source(dataset, None, workers)
     except (InputError, SourceError, StorageError) as error:
         return None, [Skipped(f"the source: {error.problem}")]
 
