@@ -5,27 +5,29 @@ derived.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from datagen import assembly, engines, files, otsu, sources
+from datagen import engines, files, otsu, sources
 from datagen import manifest as manifests
 from datagen.engines import threads
-from datagen.errors import InputError, RecipeError, unknown_name
+from datagen.errors import FormatError, InputError, RecipeError, unknown_name
+from datagen.existing import is_whole
 from datagen.layout import MANIFEST, SPLITS
 from datagen.manifest import DigitFacts, Manifest, SourceFacts, difference
 from datagen.recipe import Recipe
-from datagen.records import is_whole
 from datagen.sources.base import Progress, Report, Source
 from datagen.sources.split import Conflict, Division, divide
-from datagen.split import Split, shard_list
+from datagen.split import Shard, Split, Table, shard_list
 from datagen.stores import with_paths
 from datagen.tasks import Deriver, Inputs, as_indices, find
+from datagen.writer import DatasetFolder
 
 _CONFLICTS_LISTED = 100
 _TILES = 4096  # a job's worth of thresholds
@@ -51,14 +53,6 @@ class Built:
     seconds: float
     committed: bool = False
     removed: tuple[str, ...] = ()
-
-
-def built(done: assembly.Assembled, started: float) -> Built:
-    """Make the record of an assembly that began at `started`, by the clock of
-    `time.perf_counter`.
-    """
-    seconds = time.perf_counter() - started
-    return Built(done.manifest, done.written, done.kept, seconds, done.committed, done.removed)
 
 
 class Resolved:
@@ -189,11 +183,81 @@ def build(
         files.require_writable(root)
     resolved = resolve(recipe, directory=directory, workers=workers, warn=warn, progress=fetching)
     listed = splits(resolved.plan)
-    span = None if part is None else _part(part, len(shard_list(listed)))
-    done = assembly.assemble(
-        root, resolved.plan, listed, resolved.deriver, workers=workers, part=span, progress=progress
+    return write_dataset(
+        root,
+        resolved.plan,
+        listed,
+        resolved.deriver,
+        workers=workers,
+        part=None if part is None else _part(part, len(shard_list(listed))),
+        progress=progress,
+        started=started,
     )
-    return built(done, started)
+
+
+def write_dataset(
+    root: Path,
+    plan: Manifest,
+    listed: Sequence[Split],
+    deriver: Callable[[Split], Deriver],
+    *,
+    workers: int,
+    part: range | None = None,
+    expected: str | None = None,
+    check: Callable[[], None] = lambda: None,
+    progress: engines.Progress | None = None,
+    started: float | None = None,
+) -> Built:
+    """Write the shards that `root` lacks and commit; or, given `part`, only those of the part.
+
+    `plan` is the manifest without splits, `listed` are its splits, and `deriver` makes the function
+    that fills in samples of a split; it is asked for consecutive ones. `check` is called when the
+    folder is known to be free. Raises DamagedError, and writes no manifest, where the dataset
+    digest would not be `expected`, and what `DatasetFolder.claim` raises.
+    """
+    started = time.perf_counter() if started is None else started
+
+    def built(manifest: Manifest | None, written: int, **more: Any) -> Built:
+        kept = len(folder.jobs) - written
+        return Built(manifest, written, kept, time.perf_counter() - started, **more)
+
+    with DatasetFolder.claim(root, plan, listed, part=part, check=check) as folder:
+        if folder.finished and folder.is_part:
+            return built(folder.present, 0)
+        tables = folder.known(workers=workers)
+        if folder.is_complete(tables):
+            return built(folder.present, 0)
+        missing = [job for job in folder.jobs if job.name not in tables]
+        folder.begin(missing)
+        tables |= _write(folder, missing, deriver, workers, progress)
+        if folder.is_part:
+            return built(None, len(missing))
+        views = folder.old_views()
+        manifest = folder.commit(tables, expected=expected)
+        return built(manifest, len(missing), committed=True, removed=views)
+
+
+def _write(
+    folder: DatasetFolder,
+    jobs: Sequence[Shard],
+    deriver: Callable[[Split], Deriver],
+    workers: int,
+    progress: engines.Progress | None,
+) -> dict[str, Table]:
+    """Write these shards in parallel; returns the facts of each, by name."""
+    total, done = sum(job.bytes for job in jobs), 0
+    derivers = {split: deriver(split) for split in dict.fromkeys(job.split for job in jobs)}
+    tables = {}
+    # The largest first: the small ones fill the gaps at the end.
+    order = sorted(jobs, key=lambda job: -job.bytes)
+    for job, rows in threads.run(
+        lambda job, slot: folder.write(job, derivers[job.split], slot), order, workers=workers
+    ):
+        tables[job.name] = rows
+        done += job.bytes
+        if progress is not None:
+            progress(done, total)
+    return tables
 
 
 def resolve(
@@ -314,9 +378,42 @@ def splits(plan: Manifest) -> list[Split]:
 
 
 def finish(root: Path | str, *, workers: int = 1) -> Built:
-    """Commit a build whose parts were built one by one. Raises what `assembly.finish` raises."""
+    """Commit a build whose parts were built one by one: check every shard, write the manifest.
+
+    Raises FormatError where no build is in progress, or where shards are missing: it names them.
+    """
     started = time.perf_counter()
-    return built(assembly.finish(Path(root), sections=splits, workers=workers), started)
+    root = Path(root)
+    with DatasetFolder.reopen(root, splits) as folder:
+        total = len(folder.jobs)
+        if folder.finished:
+            return Built(folder.present, 0, total, time.perf_counter() - started)
+        tables = folder.known(workers=workers)
+        missing = [number for number, job in enumerate(folder.jobs) if job.name not in tables]
+        if missing:
+            raise FormatError(
+                "the build is not complete",
+                path=root,
+                expected=f"{total} shards",
+                found=f"{total - len(missing)}",
+                remedy=f"build what is missing or damaged with --shards: {_ranges(missing)}",
+            )
+        folder.begin([])
+        views = folder.old_views()
+        manifest = folder.commit(tables)
+    seconds = time.perf_counter() - started
+    return Built(manifest, 0, total, seconds, committed=True, removed=views)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Spell numbers as half-open ranges, the way --shards takes them: 0,1,2,7 -> 0:3 7:8."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and spans[-1][1] == number:
+            spans[-1][1] += 1
+        else:
+            spans.append([number, number + 1])
+    return " ".join(f"{start}:{stop}" for start, stop in spans)
 
 
 def _require_apart(root: Path, spec: str, directory: Path | str | None) -> None:

@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from datagen import assembly, files, recipe
-from datagen.builder import Built, built
+from datagen import files, recipe
+from datagen.builder import Built, write_dataset
 from datagen.dataset import Dataset
 from datagen.engines import Progress
 from datagen.errors import DamagedError, FormatError
-from datagen.plans import require_free
-from datagen.records import is_whole, require_no_link
+from datagen.existing import is_whole, require_no_link
 from datagen.split import Split
 from datagen.stores import with_paths
 from datagen.tasks import Deriver
@@ -61,7 +60,6 @@ def convert(
             "it holds the dataset to be converted", path=target, remedy="name another folder"
         )
     files.require_outside_datasets(target)
-    require_free(target, plan)
     listed = [
         with_paths(
             replace(
@@ -73,20 +71,24 @@ def convert(
         )
         for split in dataset.splits.values()
     ]
-    require_no_link(dataset.root, dataset.manifest)  # as download caches hold a dataset
-    if not is_whole(origin, dataset.manifest, workers=workers, consolidated=True):
-        remedy = "build it again: only the damage is redone"
-        raise DamagedError("the dataset is damaged", path=origin, remedy=remedy)
-    done = assembly.assemble(
+
+    def check() -> None:
+        require_no_link(dataset.root, dataset.manifest)  # as download caches hold a dataset
+        if not is_whole(origin, dataset.manifest, workers=workers, consolidated=True):
+            remedy = "build it again: only the damage is redone"
+            raise DamagedError("the dataset is damaged", path=origin, remedy=remedy)
+
+    return write_dataset(
         target,
         plan,
         listed,
-        lambda section: _reader(dataset, section),
+        lambda split: _reader(dataset, split),
         workers=workers,
         expected=dataset.manifest.digest,
+        check=check,
         progress=progress,
+        started=started,
     )
-    return built(done, started)
 
 
 def _reader(dataset: Dataset, section: Split) -> Deriver:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import reprlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 
 from datagen import files
 from datagen import recipe as recipes
-from datagen.errors import DamagedError, DatagenError, FormatError
+from datagen.errors import DamagedError, DatagenError, FormatError, RecipeError
 from datagen.hashing import canonical_json, dataset_digest
 from datagen.layout import (
     DRAFT,
@@ -130,6 +130,27 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             values[f"{prefix}{key}"] = value
     return values
+
+
+def require_storable(plan: Manifest, splits: Sequence[Split]) -> None:
+    """Raise RecipeError unless a manifest can state these splits: a task may declare anything."""
+    try:
+        problems = [problem for split in splits for problem in split_problems(split)]
+        columns = [column for split in splits for column in split.columns]
+        planned = replace(plan, splits={(split.task, split.name): split for split in splits})
+        size = len(to_bytes(planned))
+    except TypeError as error:
+        problems = [str(error)]
+    if problems:
+        raise RecipeError(f"no dataset can hold what its tasks declare: {'; '.join(problems)}")
+    size += _TABLE_FACTS * len(splits) + _ROOT * len(columns)
+    if size > MAX_MANIFEST_BYTES - _FRAME_FACTS:
+        raise RecipeError(
+            "what the source says of itself does not fit a manifest",
+            expected=f"at most {MAX_MANIFEST_BYTES - _FRAME_FACTS:,} bytes",
+            found=f"{size:,}",
+            remedy="give the classes shorter names",
+        )
 
 
 def to_bytes(manifest: Manifest) -> bytes:
@@ -391,6 +412,9 @@ _PATH = re.compile(r"(?!.{256})[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
 _SHARD = re.compile(r"\{shard(:05d)?\}")
 _MAX_SIDE = 1 << 20  # of a sample, along any axis
 _MAX_LISTED = 20  # problems that a message names before it counts the rest
+_FRAME_FACTS = 1 << 17  # bytes of the manifest that are kept for the facts of files
+_TABLE_FACTS = 256  # bytes of the manifest that the facts of a table take, at most
+_ROOT = 64  # bytes of the manifest that a content root takes
 _MAX_DIFFERENCES = 5  # keys of two plans that a message names
 _DTYPES = ("|u1", "<u4", "<i8")
 

@@ -18,6 +18,8 @@ from datagen.files import storage_errors
 
 Array = npt.NDArray[Any]
 
+ZSTD_HEADER = 18  # bytes of a frame that tell its decoded size, at most
+
 
 @dataclass(frozen=True)
 class Extent:
@@ -72,3 +74,19 @@ def reading(path: Path, library: str) -> Iterator[None]:
             with storage_errors(path):
                 raise
         raise DamagedError(f"{library} cannot read it: {error}", path=path) from error
+
+
+def zstd_size(start: bytes) -> int | None:
+    """The decoded size that a Zstandard frame states in its first 18 bytes (RFC 8878, 3.1.1.1), if
+    it does.
+    """
+    if len(start) < 6 or start[:4] != b"\x28\xb5\x2f\xfd":
+        return None
+    descriptor = start[4]
+    single, dictionary = descriptor >> 5 & 1, (0, 1, 2, 4)[descriptor & 3]
+    width = (single, 2, 4, 8)[descriptor >> 6]
+    begin = 5 + (1 - single) + dictionary
+    field = start[begin : begin + width]
+    if not width or len(field) < width:
+        return None
+    return int.from_bytes(field, "little") + (256 if width == 2 else 0)

@@ -27,8 +27,7 @@ from datagen.files import AtomicFile, Stream, storage_errors, sync_folder
 from datagen.hashing import file_digest
 from datagen.layout import CHUNK
 from datagen.split import Column, Split
-from datagen.stores.base import Array, Contradiction, Extent, View, reading
-from datagen.stores.zarr import ZSTD_HEADER, zstd_size
+from datagen.stores.base import ZSTD_HEADER, Array, Contradiction, Extent, View, reading, zstd_size
 
 # bytes; every dataset begins on such a boundary, so that a map of it is aligned for any dtype
 _ALIGNMENT = 64

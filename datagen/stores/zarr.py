@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
 import xxhash
@@ -22,7 +23,7 @@ from datagen.files import AtomicFile, Stream, write_atomic
 from datagen.hashing import canonical_json
 from datagen.layout import CHUNK
 from datagen.split import Column, Split
-from datagen.stores.base import Array, Contradiction, Extent, reading
+from datagen.stores.base import ZSTD_HEADER, Array, Contradiction, Extent, reading, zstd_size
 
 _ABSENT = (1 << 64) - 1  # in a shard's index: offset and length of a chunk that is not there
 _ZSTD_LEVEL = 3
@@ -36,7 +37,6 @@ _IMPOSSIBLE = {
     ("circle", "<i8"): -1,
     ("source", "<u4"): (1 << 32) - 1,
 }
-ZSTD_HEADER = 18  # bytes of a frame that tell its decoded size, at most
 
 
 def path_rule(section: Split, column: Column) -> str:
@@ -256,22 +256,6 @@ def _told(claimed: int | None) -> str:
     )
 
 
-def zstd_size(start: bytes) -> int | None:
-    """The decoded size that a Zstandard frame states in its first 18 bytes (RFC 8878, 3.1.1.1), if
-    it does.
-    """
-    if len(start) < 6 or start[:4] != b"\x28\xb5\x2f\xfd":
-        return None
-    descriptor = start[4]
-    single, dictionary = descriptor >> 5 & 1, (0, 1, 2, 4)[descriptor & 3]
-    width = (single, 2, 4, 8)[descriptor >> 6]
-    begin = 5 + (1 - single) + dictionary
-    field = start[begin : begin + width]
-    if not width or len(field) < width:
-        return None
-    return int.from_bytes(field, "little") + (256 if width == 2 else 0)
-
-
 def read_rows(root: Path, section: Split, column: Column, start: int, stop: int) -> Array:
     """Samples start to stop of a column, read through zarr. Raises DamagedError where it cannot."""
     import zarr
@@ -335,21 +319,6 @@ def _checked(index: npt.NDArray[np.uint64]) -> bytes:
     return data + crc32c(data).to_bytes(4, "little")
 
 
-def crc32c(data: bytes) -> int:
-    """CRC-32C (Castagnoli polynomial, reflected) of `data`, as RFC 3720, appendix B.4, has it."""
-    value = 0xFFFFFFFF
-    for byte in data:
-        value = value >> 8 ^ _CRC_TABLE[(value ^ byte) & 0xFF]
-    return value ^ 0xFFFFFFFF
-
-
-def _crc_table() -> list[int]:
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
-    return table
-
-
-_CRC_TABLE = _crc_table()
+def crc32c(data: bytes | bytearray) -> int:
+    """Checksum of a shard's index: CRC-32C as in RFC 3720, appendix B.4."""
+    return int(google_crc32c.value(bytes(data)))

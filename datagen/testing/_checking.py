@@ -13,8 +13,7 @@ import numpy.typing as npt
 
 from datagen.errors import RecipeError
 from datagen.layout import DEFAULT_SHARD_SIZE, SPLITS, TASKS
-from datagen.manifest import DigitFacts, Manifest, SourceFacts
-from datagen.plans import require_storable
+from datagen.manifest import DigitFacts, Manifest, SourceFacts, require_storable
 from datagen.recipe import Recipe
 from datagen.sources.checks import NOT_STATED
 from datagen.split import Column, Split

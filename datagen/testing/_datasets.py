@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from datagen import assembly, builder
+from datagen import builder
 from datagen import recipe as recipe_rules
 from datagen.errors import RecipeError
 from datagen.hashing import canonical_json
@@ -181,7 +181,7 @@ def plant(
 
     def fill(folder: Path) -> None:
         save_source(dataset.source, folder / "source.npz")
-        assembly.assemble(
+        builder.write_dataset(
             folder / "data", resolved.plan, builder.splits(resolved.plan), deriver, workers=1
         )
 

@@ -37,7 +37,7 @@ from helpers import (
     without_privileges,
 )
 
-from datagen import assembly, builder, files, plans, records
+from datagen import builder, existing, files, writer
 from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.dataset import read_table
@@ -52,7 +52,7 @@ from datagen.tasks import Deriver
 SHARDS = 12  # of the tiny recipe
 PATIENCE = 60  # seconds, for what takes one
 
-Assemble = Callable[[Path], assembly.Assembled]
+Assemble = Callable[[Path], builder.Built]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_name: str) -> 
         for one in builder.splits(resolved.plan)
         if one.folder in ("foreground/val", "circles/test")
     ]
-    return lambda root: assembly.assemble(
+    return lambda root: builder.write_dataset(
         root, resolved.plan, sections, resolved.deriver, workers=1
     )
 
@@ -106,7 +106,7 @@ def shards_outside(root: Path, section: str) -> dict[Path, int]:
 
 
 def is_whole(root: Path) -> bool:
-    return records.is_whole(root, manifests.load(root), workers=1)
+    return existing.is_whole(root, manifests.load(root), workers=1)
 
 
 # Death at any moment: no step of the process after it, not even its clean-up.
@@ -247,7 +247,7 @@ def test_an_interruption_leaves_no_draft_of_a_job_that_does_not_end_in_time(
 
     with pytest.raises(KeyboardInterrupt):
         sections = builder.splits(resolved.plan)
-        assembly.assemble(root, resolved.plan, sections, deriver, workers=2, progress=progress)
+        builder.write_dataset(root, resolved.plan, sections, deriver, workers=2, progress=progress)
     assert has_no_draft(root)
     release.set()
     for thread in [thread for thread in threading.enumerate() if thread.name.endswith("(serve)")]:
@@ -529,7 +529,7 @@ def test_data_of_another_digest_than_they_must_have_are_not_committed_nor_kept(
     resolved = builder.resolve(tiny_recipe(source))
     plan, sections = resolved.plan, builder.splits(resolved.plan)
     with pytest.raises(DamagedError, match="another digest") as caught:
-        assembly.assemble(
+        builder.write_dataset(
             tmp_path / "data", plan, sections, resolved.deriver, workers=1, expected="0" * 64
         )
     assert caught.value.exit_code == 5
@@ -604,7 +604,7 @@ def test_a_table_is_read_once_however_many_shards_it_tells_of(
         read.append(section.folder)
         return read_table(root, section)
 
-    monkeypatch.setattr(records, "read_table", counted)
+    monkeypatch.setattr(existing, "read_table", counted)
     assert builder.build(tiny_recipe(source), root).written == 0
     assert len(set(read)) == len(manifests.load(root).tasks) * len(SPLITS)
     assert (
@@ -662,30 +662,34 @@ def test_parts_in_any_order_and_at_once_make_the_same_dataset(
 def test_a_part_that_begins_while_another_looks_is_no_stranger_to_it(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, root, look = tiny_recipe(source), tmp_path / "data", plans.existing_plan
+    recipe, root, look = tiny_recipe(source), tmp_path / "data", writer._present
 
     def look_just_before(place: Path) -> Manifest | None:
         found = look(place)
-        monkeypatch.setattr(plans, "existing_plan", look)
+        monkeypatch.setattr(writer, "_present", look)
         builder.build(recipe, root, part=(0, 1))
         return found
 
     root.mkdir()
-    monkeypatch.setattr(plans, "existing_plan", look_just_before)
+    monkeypatch.setattr(writer, "_present", look_just_before)
     assert builder.build(recipe, root, part=(1, 3)).written == 2
 
 
-def test_a_draft_that_gets_its_name_between_two_looks_is_found(
+def test_a_draft_does_not_get_its_name_while_a_part_looks(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built, exists = builder.build(tiny_recipe(source), tmp_path / "data").manifest, Path.exists
+    recipe, root, look = tiny_recipe(source), tmp_path / "data", writer._present
+    builder.build(recipe, root, part=(0, SHARDS))
 
-    def one_look_too_early(path: Path, **options: bool) -> bool:
-        monkeypatch.setattr(Path, "exists", exists)
-        return False
+    def finish_meanwhile(place: Path) -> Manifest | None:
+        monkeypatch.setattr(writer, "_present", look)
+        with pytest.raises(BusyError):
+            builder.finish(root)
+        return look(place)
 
-    monkeypatch.setattr(Path, "exists", one_look_too_early)
-    assert plans.existing_plan(tmp_path / "data") == built
+    monkeypatch.setattr(writer, "_present", finish_meanwhile)
+    assert builder.build(recipe, root, part=(0, 2)).kept == 2
+    assert builder.finish(root).kept == SHARDS
 
 
 def test_finish_names_the_parts_that_are_missing_or_damaged(

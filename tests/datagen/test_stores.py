@@ -497,8 +497,7 @@ def test_crc32c_gives_the_published_values(data: bytes, crc: int) -> None:
 
 @given(st.binary(max_size=300))
 def test_crc32c_is_that_of_another_implementation(data: bytes) -> None:
-    google_crc32c = pytest.importorskip("google_crc32c")
-    assert zarr_store.crc32c(data) == google_crc32c.value(data) == naive_crc32c(data)
+    assert zarr_store.crc32c(data) == naive_crc32c(data)
 
 
 def test_every_dataset_of_hdf5_is_aligned_contiguous_and_without_times(tmp_path: Path) -> None:

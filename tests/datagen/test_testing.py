@@ -34,9 +34,8 @@ from datagen.recipe import COMPRESSIONS, Mosaics, Recipe
 from datagen.sources.base import MAX_CLASSES, Part, Source, UInt8
 from datagen.sources.split import divide
 from datagen.stores import Column
-from datagen.tasks import Deriver, Inputs, Task
+from datagen.tasks import Deriver, Inputs, Task, one_per_digit
 from datagen.tasks import find as find_task
-from datagen.tasks.task import one_per_digit
 from datagen.testing import (
     DAMAGES,
     KINDS,

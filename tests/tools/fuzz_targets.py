@@ -37,6 +37,7 @@ from datagen.layout import CHUNK
 from datagen.sources import idx, npz
 from datagen.split import NO_OFFSET, FileFacts
 from datagen.stores import zarr as store
+from datagen.stores.base import ZSTD_HEADER, zstd_size
 
 MAX_MESSAGE = 20_000  # characters of an error, whatever the input
 Arguments = ParamSpec("Arguments")
@@ -266,7 +267,7 @@ def check_shard(data: bytes) -> None:
     """A compressed shard, its checksum made anew too, is read or refused; a Zstandard frame states
     its size.
     """
-    size = store.zstd_size(data[: store.ZSTD_HEADER])
+    size = zstd_size(data[:ZSTD_HEADER])
     assert size is None or 0 <= size < 1 << 64
     index = data[:-4][-16 * (SHARD.shard_size // CHUNK) :]
     _write_frame()
