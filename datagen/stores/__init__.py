@@ -29,7 +29,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Views:
-    """Stands for files of datasets written earlier, one a section, that show its columns whole;
+    """Stands for files of datasets written earlier, one a split, that show its columns whole;
     none is read by here.
 
     `problems` tell where a view points elsewhere than at the shards, `open` reads as its users do.

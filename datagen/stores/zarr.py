@@ -39,20 +39,20 @@ _IMPOSSIBLE = {
 }
 
 
-def path_rule(section: Split, column: Column) -> str:
+def path_rule(split: Split, column: Column) -> str:
     """Path of a shard's file relative to the dataset, as a format string over `shard`."""
-    return "/".join([section.folder, column.name, "c", "{shard}", *("0" for _ in column.shape)])
+    return "/".join([split.folder, column.name, "c", "{shard}", *("0" for _ in column.shape)])
 
 
 class ShardWriter:
     """Writes one file a column: the chunks in order, then their index and its checksum."""
 
-    def __init__(self, root: Path, section: Split, shard: int) -> None:
+    def __init__(self, root: Path, split: Split, shard: int) -> None:
         self._files: dict[str, _ShardFile] = {}
         try:
-            for column in section.columns:
-                path = root / path_rule(section, column).format(shard=shard)
-                self._files[column.name] = _ShardFile(path, section, column)
+            for column in split.columns:
+                path = root / path_rule(split, column).format(shard=shard)
+                self._files[column.name] = _ShardFile(path, split, column)
         except BaseException:
             self.discard()
             raise
@@ -71,12 +71,12 @@ class ShardWriter:
 class _ShardFile:
     """One column of one shard."""
 
-    def __init__(self, path: Path, section: Split, column: Column) -> None:
+    def __init__(self, path: Path, split: Split, column: Column) -> None:
         self.draft = AtomicFile(path)
         self._stream = Stream(self.draft)
         self._chunk_bytes = CHUNK * column.sample_bytes
-        self._index = _empty_index(section)
-        self._encode = _encoder(section.compression)
+        self._index = _empty_index(split)
+        self._encode = _encoder(split.compression)
         self._digest = xxhash.xxh3_128()
         self._pending = bytearray()
         self._chunks = 0
@@ -119,22 +119,22 @@ class _ShardFile:
         self._digest.update(data)
 
 
-def write_frame(root: Path, section: Split) -> list[str]:
-    """Write the metadata of the section's group and arrays; returns their paths relative to the
+def write_frame(root: Path, split: Split) -> list[str]:
+    """Write the metadata of the split's group and arrays; returns their paths relative to the
     dataset.
     """
-    documents = _documents(section)
+    documents = _documents(split)
     for path, document in documents.items():
         write_atomic(root / path, canonical_json(document))
     return list(documents)
 
 
-def frame_paths(section: Split) -> list[str]:
+def frame_paths(split: Split) -> list[str]:
     """The files that `write_frame` writes, relative to the dataset."""
-    return list(_documents(section))
+    return list(_documents(split))
 
 
-def frame_problems(root: Path, section: Split) -> list[Contradiction]:
+def frame_problems(root: Path, split: Split) -> list[Contradiction]:
     """Tell where the metadata are not what `write_frame` writes, so that zarr might read something
     else.
 
@@ -142,7 +142,7 @@ def frame_problems(root: Path, section: Split) -> list[Contradiction]:
     pass: zarr reads each array by its own metadata all the same, and `is_consolidated` tells of it.
     """
     problems = []
-    for path, document in _documents(section).items():
+    for path, document in _documents(split).items():
         spellings = _spellings(document)
         try:
             with (root / path).open("rb") as file:
@@ -151,7 +151,7 @@ def frame_problems(root: Path, section: Split) -> list[Contradiction]:
         except OSError as error:
             told = f"what cannot be read: {error.strerror}"
         if told is not None:
-            problems.append(Contradiction(path, "the metadata of this section", told))
+            problems.append(Contradiction(path, "the metadata of this split", told))
     return problems
 
 
@@ -179,24 +179,24 @@ def is_consolidated(root: Path, path: str) -> bool:
 
 
 def shard_problems(
-    root: Path, section: Split, shard: int, offsets: Sequence[int | None]
+    root: Path, split: Split, shard: int, offsets: Sequence[int | None]
 ) -> list[Contradiction]:
     """Where the end of a shard's files, their index above all, does not lead zarr to the run of
     bytes from 0 on.
     """
     problems: list[Contradiction] = []
-    for column, offset in zip(section.columns, offsets, strict=True):
-        path = path_rule(section, column).format(shard=shard)
-        if section.compression != "none":
-            problems += _compressed_problems(root, path, section, column, shard)
+    for column, offset in zip(split.columns, offsets, strict=True):
+        path = path_rule(split, column).format(shard=shard)
+        if split.compression != "none":
+            problems += _compressed_problems(root, path, split, column, shard)
             continue
         chunk_bytes, length = (
             CHUNK * column.sample_bytes,
-            len(section.samples(shard)) * column.sample_bytes,
+            len(split.samples(shard)) * column.sample_bytes,
         )
-        index = _empty_index(section)
-        index[: section.chunks(shard)] = [
-            (i * chunk_bytes, chunk_bytes) for i in range(section.chunks(shard))
+        index = _empty_index(split)
+        index[: split.chunks(shard)] = [
+            (i * chunk_bytes, chunk_bytes) for i in range(split.chunks(shard))
         ]
         expected = bytes(-length % chunk_bytes) + _checked(index)
         with (root / path).open("rb") as file:
@@ -212,12 +212,12 @@ def shard_problems(
 
 
 def _compressed_problems(
-    root: Path, path: str, section: Split, column: Column, shard: int
+    root: Path, path: str, split: Split, column: Column, shard: int
 ) -> Iterator[Contradiction]:
     """Where a compressed shard's index, or the size that a chunk says it will decode to, is not
     what it must be.
     """
-    tail_bytes, decoded = _empty_index(section).nbytes + 4, CHUNK * column.sample_bytes
+    tail_bytes, decoded = _empty_index(split).nbytes + 4, CHUNK * column.sample_bytes
     with (root / path).open("rb") as file:
         end = file.seek(0, os.SEEK_END) - tail_bytes
         file.seek(max(end, 0))
@@ -229,7 +229,7 @@ def _compressed_problems(
         for number, (offset, length) in enumerate(
             np.frombuffer(tail[:-4], "<u8").reshape(-1, 2).tolist()
         ):
-            if number >= section.chunks(shard):
+            if number >= split.chunks(shard):
                 if (offset, length) != (_ABSENT, _ABSENT):
                     yield Contradiction(
                         path, f"no chunk {number}", f"{length:,} bytes at {offset:,}"
@@ -256,41 +256,41 @@ def _told(claimed: int | None) -> str:
     )
 
 
-def read_rows(root: Path, section: Split, column: Column, start: int, stop: int) -> Array:
+def read_rows(root: Path, split: Split, column: Column, start: int, stop: int) -> Array:
     """Samples start to stop of a column, read through zarr. Raises DamagedError where it cannot."""
     import zarr
 
-    path = root / section.folder / column.name
+    path = root / split.folder / column.name
     with reading(path, "zarr"):
         array: Any = zarr.open_array(path, mode="r")
         return np.asarray(array[start:stop])
 
 
-def _documents(section: Split) -> dict[str, dict[str, Any]]:
+def _documents(split: Split) -> dict[str, dict[str, Any]]:
     """The metadata of the group and of each array, by path."""
-    documents: dict[str, dict[str, Any]] = {f"{section.folder}/zarr.json": _GROUP}
-    for column in section.columns:
-        documents[f"{section.folder}/{column.name}/zarr.json"] = _array_metadata(section, column)
+    documents: dict[str, dict[str, Any]] = {f"{split.folder}/zarr.json": _GROUP}
+    for column in split.columns:
+        documents[f"{split.folder}/{column.name}/zarr.json"] = _array_metadata(split, column)
     return documents
 
 
-def _array_metadata(section: Split, column: Column) -> dict[str, Any]:
+def _array_metadata(split: Split, column: Column) -> dict[str, Any]:
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     zstd = {"name": "zstd", "configuration": {"level": _ZSTD_LEVEL, "checksum": False}}
     sharding = {
         "chunk_shape": [CHUNK, *column.shape],
-        "codecs": [little, zstd] if section.compression == "zstd" else [little],
+        "codecs": [little, zstd] if split.compression == "zstd" else [little],
         "index_codecs": [little, {"name": "crc32c"}],
         "index_location": "end",
     }
     return {
         "zarr_format": 3,
         "node_type": "array",
-        "shape": [section.count, *column.shape],
+        "shape": [split.count, *column.shape],
         "data_type": np.dtype(column.dtype).name,
         "chunk_grid": {
             "name": "regular",
-            "configuration": {"chunk_shape": [section.shard_size, *column.shape]},
+            "configuration": {"chunk_shape": [split.shard_size, *column.shape]},
         },
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": _IMPOSSIBLE.get((column.name, column.dtype), 0),
@@ -309,8 +309,8 @@ def _encoder(compression: str) -> Callable[[bytes | bytearray], bytes] | None:
     return lambda chunk: bytes(encode(chunk))
 
 
-def _empty_index(section: Split) -> npt.NDArray[np.uint64]:
-    return np.full((section.shard_size // CHUNK, 2), _ABSENT, "<u8")
+def _empty_index(split: Split) -> npt.NDArray[np.uint64]:
+    return np.full((split.shard_size // CHUNK, 2), _ABSENT, "<u8")
 
 
 def _checked(index: npt.NDArray[np.uint64]) -> bytes:
