@@ -121,6 +121,6 @@ class Dataset:
         if split is None:
             known = ", ".join("/".join(key) for key in self.splits)
             raise RecipeError(
-                f"no such section: {task}/{name}", path=self.root, expected=f"one of {known}"
+                f"no such split: {task}/{name}", path=self.root, expected=f"one of {known}"
             )
         return split

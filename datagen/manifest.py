@@ -1,8 +1,7 @@
-"""The manifest and the shard tables: frozen records on one side, their one spelling in bytes on the
-other.
+"""The manifest: dataclasses, and their canonical JSON encoding.
 
-Whatever is read comes from outside: its size is looked at before its content, every value's type
-and range before it is used, and any other spelling of the same facts is refused.
+A manifest that is read comes from outside: its size is checked before its content, and every type
+and range before a value is used. Bytes other than the canonical ones are refused.
 """
 
 from __future__ import annotations
@@ -35,11 +34,24 @@ from datagen.split import Column, FileFacts, Split
 
 T = TypeVar("T")
 
+_HEX = re.compile(r"[0-9a-f]+")
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_PATH = re.compile(r"(?!.{256})[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
+_SHARD = re.compile(r"\{shard(:05d)?\}")
+_MAX_SIDE = 1 << 20  # samples are shorter than this along each axis
+_MAX_LISTED = 20  # problems that a message names before it counts the rest
+_FRAME_FACTS = 1 << 17  # bytes of the manifest reserved for the facts of files
+_TABLE_FACTS = 256  # bytes of the manifest that the facts of a table take, at most
+_ROOT = 64  # bytes of the manifest that a content root takes
+_MAX_DIFFERENCES = 5  # keys of two plans that a message names
+_DTYPES = ("|u1", "<u4", "<i8")
+
 
 @dataclass(frozen=True)
 class DigitFacts:
-    """The digits of a split: how many distinct ones, and how many equal ones were dropped, and for
-    the sake of what.
+    """Counts the images of a split: distinct ones, and duplicates that were dropped.
+
+    `dropped_within` had their twin in the same split, `dropped_across` in another.
     """
 
     count: int
@@ -49,11 +61,10 @@ class DigitFacts:
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """What the source turned out to be. `tile` is (height, width) in pixels; `digests` are SHA-256
-    (hex).
+    """Describes the source as it was read.
 
-    `conflicts` counts the dropped digits whose equal twin, which stayed, has another label;
-    `conflicts_listed` names the first of them.
+    `tile` is (height, width) in pixels; `digests` are SHA-256 (hex). `conflicts` counts the dropped
+    images whose twin, which stayed, has another label; `conflicts_listed` names the first of them.
     """
 
     name: str
@@ -104,12 +115,12 @@ class Manifest:
 
 
 def seal(manifest: Manifest) -> Manifest:
-    """The manifest with the dataset digest that follows from its columns."""
+    """Set the dataset digest to the one that follows from the columns."""
     return replace(manifest, digest=manifest.columns_digest())
 
 
 def difference(wanted: Manifest, present: Manifest) -> list[str]:
-    """Name the keys in which two plans differ: once with the values of each."""
+    """Name the keys in which two plans differ: with the values of the one, and of the other."""
     ours, theirs = (
         flat({"recipe": recipes.to_table(plan.recipe), "source": asdict(plan.source)})
         for plan in (wanted, present)
@@ -133,7 +144,10 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def require_storable(plan: Manifest, splits: Sequence[Split]) -> None:
-    """Raise RecipeError unless a manifest can state these splits: a task may declare anything."""
+    """Raise RecipeError unless a manifest can state these planned splits.
+
+    Tasks of a user's own may declare anything, and a source may have class names of any length.
+    """
     try:
         problems = [problem for split in splits for problem in split_problems(split)]
         columns = [column for split in splits for column in split.columns]
@@ -177,9 +191,9 @@ def _stored(split: Split) -> dict[str, Any]:
 
 
 def from_bytes(data: bytes, *, path: Path) -> Manifest:
-    """The manifest that these bytes spell; `path` names them in errors.
+    """Decode the bytes of a manifest; `path` names them in errors.
 
-    Raises FormatError for what is no manifest or one of an unknown version, DamagedError for one
+    Raises FormatError for what is no manifest or has an unknown version, and DamagedError for one
     whose values contradict each other or whose bytes are not canonical.
     """
     plain = _json_object(data, path)
@@ -197,7 +211,8 @@ def from_bytes(data: bytes, *, path: Path) -> Manifest:
         raise DamagedError(
             "the manifest is damaged: not spelled as one is, or its sha256 is not that of the rest",
             path=path,
-            remedy="without it nothing is known of the shards: remove the folder and build it again",
+            remedy="without it nothing is known of the shards: "
+            "remove the folder and build it again",
         )
     problems = _contradictions(manifest)
     if problems:
@@ -211,9 +226,12 @@ def _listed(problems: Sequence[str]) -> str:
 
 
 def load(root: Path | str) -> Manifest:
-    """The manifest of the dataset in `root`.
+    """Read the manifest of the dataset in `root`.
 
     Raises FormatError where there is none, and what `from_bytes` raises.
+
+    >>> load("data/mnist").source.classes[:3]  # doctest: +SKIP
+    ('0', '1', '2')
     """
     root = Path(root)
     _require_folder(root)
@@ -226,9 +244,7 @@ def load(root: Path | str) -> Manifest:
 
 
 def _require_folder(root: Path) -> None:
-    """Raise FormatError where `root` is a file, or a link that leads nowhere; a folder, or nothing,
-    is let pass.
-    """
+    """Raise FormatError where `root` is a file or a broken link; it may be absent."""
     with files.storage_errors(root):
         is_file, is_lost = root.is_file(), root.is_symlink() and not root.exists()
     if is_file or is_lost:
@@ -244,7 +260,7 @@ def _require_folder(root: Path) -> None:
 
 
 def read_bounded(path: Path, limit: int) -> bytes:
-    """The content of a regular file of at most `limit` bytes, no link followed."""
+    """Read a manifest: a regular file of at most `limit` bytes. No link is followed."""
     found = files.kind(path)
     if found == "a link":
         raise FormatError(
@@ -310,7 +326,7 @@ def _check_version(plain: dict[str, Any], path: Path) -> None:
 
 @dataclass(frozen=True)
 class _StoredSplit:
-    """A split as it stands in the JSON: the rest follows from its place and from the recipe."""
+    """A split in the JSON; its other fields follow from its place and from the recipe."""
 
     count: int
     columns: tuple[Column, ...]
@@ -319,7 +335,7 @@ class _StoredSplit:
 
 @dataclass(frozen=True)
 class _Stored:
-    """The JSON object, but for the recipe."""
+    """The JSON object without the recipe, which has its own keys and defaults."""
 
     digest: str
     source: SourceFacts
@@ -350,22 +366,9 @@ def _from_plain(plain: dict[str, Any]) -> Manifest:
 
 
 def _in_order(named: Mapping[str, T]) -> list[tuple[str, T]]:
-    """Sort by the order of the work: in JSON the keys are sorted by name."""
+    """Sort by the order of building: in JSON the keys are sorted by name."""
     order = {name: number for number, name in enumerate((*TASKS, *SPLITS))}
     return sorted(named.items(), key=lambda item: order.get(item[0], len(order)))
-
-
-_HEX = re.compile(r"[0-9a-f]+")
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_PATH = re.compile(r"(?!.{256})[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
-_SHARD = re.compile(r"\{shard(:05d)?\}")
-_MAX_SIDE = 1 << 20  # of a sample, along any axis
-_MAX_LISTED = 20  # problems that a message names before it counts the rest
-_FRAME_FACTS = 1 << 17  # bytes of the manifest that are kept for the facts of files
-_TABLE_FACTS = 256  # bytes of the manifest that the facts of a table take, at most
-_ROOT = 64  # bytes of the manifest that a content root takes
-_MAX_DIFFERENCES = 5  # keys of two plans that a message names
-_DTYPES = ("|u1", "<u4", "<i8")
 
 
 def _contradictions(manifest: Manifest) -> list[str]:

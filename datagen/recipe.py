@@ -1,4 +1,4 @@
-"""What to build, as a frozen record: read from TOML, validated whole before the disk is touched."""
+"""Recipes: what to build, read from TOML and validated as a whole before anything is written."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a dataset follows from, but for the source's bytes.
+    """Everything that a dataset follows from, except the bytes of the source.
 
     `source` names a source as `datagen.sources.load` takes it, `val` is how many samples are taken
     off the end of the training set where the source brings no validation split (None: one twelfth),
@@ -126,19 +126,22 @@ class Recipe:
 
     @property
     def content(self) -> Recipe:
-        """The recipe as far as it decides what the data is: with the default storage."""
+        """The part of the recipe that decides the data: the storage is the default one."""
         return replace(self, storage=Storage())
 
     def without_path(self) -> Recipe:
-        """The recipe as a dataset records it: of a source that lies in a path, only the kind."""
+        """The recipe as a dataset records it: a source with a path keeps only its kind."""
         return replace(self, source=self.source.partition(":")[0])
 
 
 def load(name_or_file: str) -> Recipe:
-    """The packaged recipe of that name, or else the one in that TOML file.
+    """Load the packaged recipe of that name, or else the one in that TOML file.
 
     Raises RecipeError where there is neither, or where the file is no valid recipe, and
     StorageError where the file cannot be read.
+
+    >>> load("mnist").mosaics.grid
+    (2, 2)
     """
     if name_or_file in packaged():
         packed = (resources.files("datagen.recipes") / f"{name_or_file}.toml").read_text("utf-8")
@@ -172,7 +175,7 @@ def _is_file(path: Path) -> bool:
 
 
 def packaged() -> tuple[str, ...]:
-    """Names of the recipes that come with the package."""
+    """List the names of the recipes that come with the package."""
     entries = resources.files("datagen.recipes").iterdir()
     return tuple(
         sorted(
@@ -182,7 +185,7 @@ def packaged() -> tuple[str, ...]:
 
 
 def parse(toml: str, *, origin: str) -> Recipe:
-    """A recipe from TOML text; `origin` names it in errors."""
+    """Read a recipe from TOML text; `origin` names it in errors."""
     dots = max(line.count(".") for line in toml.split("\n"))
     if dots > _MAX_DOTS:
         raise RecipeError(
@@ -244,7 +247,7 @@ def _closest_key(key: str, prefix: str, names: Mapping[str, list[str]]) -> str:
 
 
 def to_table(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as nested plain values, all keys spelled out; `from_table` takes them back."""
+    """Turn a recipe into nested plain values with all keys; `from_table` takes them back."""
     table = asdict(recipe)
     table["mosaics"]["grid"] = list(recipe.mosaics.grid)
     table["tasks"] = list(recipe.tasks)
@@ -254,7 +257,7 @@ def to_table(recipe: Recipe) -> dict[str, Any]:
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The recipe as TOML, always spelled the same; `parse` takes it back."""
+    """Format a recipe as canonical TOML; `parse` takes it back."""
     table = to_table(recipe)
     sections = {name: table.pop(name) for name in ("mosaics", "storage")}
     parts = ["".join(f"{key} = {_toml(value)}\n" for key, value in table.items())]
@@ -266,7 +269,7 @@ def to_toml(recipe: Recipe) -> str:
 
 
 def known_digest(recipe: Recipe) -> str | None:
-    """The published dataset digest of a packaged recipe; None for every other one."""
+    """Return the published dataset digest of a packaged recipe, or None for any other."""
     known = json.loads((resources.files("datagen.recipes") / "digests.json").read_text("utf-8"))
     for name, digest in known.items():
         if load(name).content == recipe.content:

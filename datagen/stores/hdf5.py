@@ -27,7 +27,17 @@ from datagen.files import AtomicFile, Stream, storage_errors, sync_folder
 from datagen.hashing import file_digest
 from datagen.layout import CHUNK
 from datagen.split import Column, Split
-from datagen.stores.base import ZSTD_HEADER, Array, Contradiction, Extent, View, reading, zstd_size
+from datagen.stores.base import (
+    ZSTD_HEADER,
+    Array,
+    Contradiction,
+    Extent,
+    Store,
+    View,
+    Views,
+    reading,
+    zstd_size,
+)
 
 # bytes; every dataset begins on such a boundary, so that a map of it is aligned for any dtype
 _ALIGNMENT = 64
@@ -95,7 +105,7 @@ class ShardWriter:
 
 
 class _ChunkWriter:
-    """Writes chunks of 256 samples, each compressed here, into the datasets laid out in a draft."""
+    """Compresses chunks of 256 samples and writes them into the datasets of a temporary file."""
 
     def __init__(self, draft: AtomicFile, split: Split) -> None:
         from numcodecs import Zstd
@@ -136,9 +146,7 @@ class _ChunkWriter:
 
 
 def write_frame(root: Path, split: Split) -> list[str]:
-    """Write nothing: the shards need no frame. Remove the view of an earlier build, which would be
-    a stray file.
-    """
+    """Write nothing, for the shards need no frame; remove the view of an earlier build."""
     path = root / view_path(split)
     with storage_errors(path):
         if path.is_file() or path.is_symlink():
@@ -153,17 +161,17 @@ def frame_paths(split: Split) -> list[str]:  # noqa: ARG001  (as of all stores)
 
 
 def frame_problems(root: Path, split: Split) -> list[Contradiction]:  # noqa: ARG001  (as of all stores)
-    """Tell nothing: there is no frame."""
+    """List nothing: there is no frame."""
     return []
 
 
 def view_path(split: Split) -> str:
-    """Name the view that datasets written earlier have, relative to the dataset."""
+    """Path of the view that datasets written earlier have, relative to the dataset."""
     return f"{split.folder}/all.h5"
 
 
 def view_problems(root: Path, split: Split) -> list[Contradiction]:
-    """Tell where the view is not one of just the shards, each in its place."""
+    """List where the view shows anything but the shards, each in its place."""
     path = view_path(split)
 
     def check(file: h5py.File) -> Iterator[str]:
@@ -179,8 +187,7 @@ def view_problems(root: Path, split: Split) -> list[Contradiction]:
 
 @contextmanager
 def open_view(root: Path, split: Split, column: Column) -> Iterator[View]:
-    """Open a column of the view as its users do, once, so that every shard that it has shown stays
-    open.
+    """Open a column of the view as its users do: once, so that every shard it has shown stays open.
 
     Raises DamagedError where h5py cannot.
     """
@@ -195,8 +202,9 @@ def open_view(root: Path, split: Split, column: Column) -> Iterator[View]:
 def shard_problems(
     root: Path, split: Split, shard: int, offsets: Sequence[int | None]
 ) -> list[Contradiction]:
-    """Where a shard's datasets are not plain ones that lie at these offsets, or would decode to
-    more than samples.
+    """List the datasets of a shard that are not plain ones at these offsets.
+
+    Of compressed ones, those that would decode to more than the samples.
     """
     path = f"{split.folder}/{shard:05d}.h5"
 
@@ -220,9 +228,7 @@ def shard_problems(
 def _chunk_problems(
     path: Path, dataset: h5py.Dataset, chunks: int, column: Column
 ) -> Iterator[str]:
-    """Where a compressed dataset is not cut as it must be, or a chunk says that it will decode to
-    another size.
-    """
+    """List where a compressed dataset is cut otherwise, or a chunk claims another decoded size."""
     properties, decoded = dataset.id.get_create_plist(), CHUNK * column.sample_bytes
     filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
     if dataset.chunks != (CHUNK, *column.shape) or filters != [_ZSTD_FILTER]:
@@ -265,9 +271,7 @@ def _inspect(
 
 
 def _plain_dataset(file: h5py.File, column: Column, count: int) -> h5py.Dataset | None:
-    """The column's dataset, if it is one of the right shape and dtype and no link to another
-    place.
-    """
+    """Open the column's dataset; None unless its shape and dtype are right and it is no link."""
     if column.name not in file or not isinstance(
         file.get(column.name, getlink=True), h5py.HardLink
     ):
@@ -283,8 +287,9 @@ def _plain_dataset(file: h5py.File, column: Column, count: int) -> h5py.Dataset 
 
 
 def _mappings(dataset: h5py.Dataset) -> list[tuple[Any, ...]]:
-    """What a virtual dataset shows: file, dataset, the block's first and last place, its size, how
-    much of the file.
+    """List what a virtual dataset shows.
+
+    For each mapping: file, dataset, the block's first and last place, its size, the file's selection.
     """
     return [
         (
@@ -310,8 +315,9 @@ def _expected_mappings(split: Split, column: Column) -> list[tuple[Any, ...]]:
 
 
 def read_rows(root: Path, split: Split, column: Column, start: int, stop: int) -> Array:
-    """Read the samples start to stop of a column through h5py, from the shards. Raises DamagedError
-    where it cannot.
+    """Read samples start to stop of a column from the shards, through h5py.
+
+    Raises DamagedError where it cannot.
     """
     if split.compression != "none":
         register_zstd()
@@ -349,8 +355,9 @@ def register_zstd() -> None:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Turn what h5py raises for want of room into a StorageError: an OSError, or a RuntimeError of
-    closing a file.
+    """Turn what h5py raises for lack of space into a StorageError.
+
+    It raises an OSError while it writes, and a RuntimeError when it closes a file.
     """
     with storage_errors(path):
         try:
@@ -374,7 +381,7 @@ def _create(path: Path) -> h5py.File:
 
 
 def _create_dataset(file: h5py.File, split: Split, column: Column, count: int) -> Any:
-    """A dataset without times whose bytes, where it is not compressed, have their place at once."""
+    """Create a dataset without timestamps; uncompressed bytes get their place at once."""
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_obj_track_times(False)
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
@@ -391,3 +398,15 @@ def _create_dataset(file: h5py.File, split: Split, column: Column, count: int) -
     space = h5py.h5s.create_simple(shape, maximum)
     kind = h5py.h5t.py_create(np.dtype(column.dtype))
     return h5py.h5d.create(file.id, column.name.encode(), kind, space, properties)
+
+
+STORE = Store(
+    path_rule=path_rule,
+    open_shard=ShardWriter,
+    write_frame=write_frame,
+    read_rows=read_rows,
+    frame_problems=frame_problems,
+    shard_problems=shard_problems,
+    frame_paths=frame_paths,
+    views=Views(path=view_path, problems=view_problems, open=open_view),
+)

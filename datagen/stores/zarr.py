@@ -1,9 +1,8 @@
-"""Zarr v3 stores whose shard files begin with one uncompressed run of samples, so that they can be
-mapped.
+"""Zarr v3 stores whose shard files begin with one uncompressed extent of samples, to be mapped.
 
-The bytes are laid here, by the sharding codec's specification, and read back through zarr in the
-tests: the order of chunks within a shard, the fsync before the rename, and one write a byte are
-then ours, whatever zarr's version.
+The bytes are laid out here, by the specification of the sharding codec, and read back through zarr
+in the tests. So the order of chunks within a shard, the fsync before the rename, and writing each
+byte once hold whatever the version of zarr.
 """
 
 from __future__ import annotations
@@ -23,14 +22,22 @@ from datagen.files import AtomicFile, Stream, write_atomic
 from datagen.hashing import canonical_json
 from datagen.layout import CHUNK
 from datagen.split import Column, Split
-from datagen.stores.base import ZSTD_HEADER, Array, Contradiction, Extent, reading, zstd_size
+from datagen.stores.base import (
+    ZSTD_HEADER,
+    Array,
+    Contradiction,
+    Extent,
+    Store,
+    reading,
+    zstd_size,
+)
 
 _ABSENT = (1 << 64) - 1  # in a shard's index: offset and length of a chunk that is not there
 _ZSTD_LEVEL = 3
 _GROUP = {"zarr_format": 3, "node_type": "group", "attributes": {}}
 _MAX_METADATA = 1 << 20  # bytes of a metadata file that are looked at
-# Values that no sample has, by column: zarr shows the fill value in place of a shard that is
-# missing, without a word.
+# Values that no sample has, by column: zarr silently shows the fill value in place of a missing
+# shard.
 _IMPOSSIBLE = {
     ("mask", "|u1"): 255,
     ("label", "|u1"): 255,
@@ -120,9 +127,7 @@ class _ShardFile:
 
 
 def write_frame(root: Path, split: Split) -> list[str]:
-    """Write the metadata of the split's group and arrays; returns their paths relative to the
-    dataset.
-    """
+    """Write the metadata of the split's group and arrays; returns their paths in the dataset."""
     documents = _documents(split)
     for path, document in documents.items():
         write_atomic(root / path, canonical_json(document))
@@ -130,16 +135,15 @@ def write_frame(root: Path, split: Split) -> list[str]:
 
 
 def frame_paths(split: Split) -> list[str]:
-    """The files that `write_frame` writes, relative to the dataset."""
+    """List the files that `write_frame` writes, relative to the dataset."""
     return list(_documents(split))
 
 
 def frame_problems(root: Path, split: Split) -> list[Contradiction]:
-    """Tell where the metadata are not what `write_frame` writes, so that zarr might read something
-    else.
+    """List metadata that are not what `write_frame` writes: zarr might read something else.
 
-    Datasets written earlier have 0 as the fill value of every column. What was consolidated is let
-    pass: zarr reads each array by its own metadata all the same, and `is_consolidated` tells of it.
+    Datasets written earlier have 0 as the fill value of every column. Consolidated metadata pass:
+    zarr reads each array by its own metadata all the same, and `is_consolidated` finds them.
     """
     problems = []
     for path, document in _documents(split).items():
@@ -147,24 +151,22 @@ def frame_problems(root: Path, split: Split) -> list[Contradiction]:
         try:
             with (root / path).open("rb") as file:
                 good = file.read(max(map(len, spellings)) + 1) in spellings
-            told = None if good or is_consolidated(root, path) else "something else"
+            found = None if good or is_consolidated(root, path) else "something else"
         except OSError as error:
-            told = f"what cannot be read: {error.strerror}"
-        if told is not None:
-            problems.append(Contradiction(path, "the metadata of this split", told))
+            found = f"what cannot be read: {error.strerror}"
+        if found is not None:
+            problems.append(Contradiction(path, "the metadata of this split", found))
     return problems
 
 
 def _spellings(document: dict[str, Any]) -> list[bytes]:
-    """Spell a metadata file in bytes: as it is written now, and as it was before."""
+    """Encode a metadata file in bytes: as it is written now, and as it was earlier."""
     earlier = document | ({"fill_value": 0} if "fill_value" in document else {})
     return [canonical_json(document), canonical_json(earlier)]
 
 
 def is_consolidated(root: Path, path: str) -> bool:
-    """Say whether the file holds a group's metadata as `zarr.consolidate_metadata` writes them
-    anew.
-    """
+    """Tell whether the file is a group's metadata as `zarr.consolidate_metadata` rewrites them."""
     with (root / path).open("rb") as file:
         data = file.read(_MAX_METADATA + 1)
     try:
@@ -181,8 +183,9 @@ def is_consolidated(root: Path, path: str) -> bool:
 def shard_problems(
     root: Path, split: Split, shard: int, offsets: Sequence[int | None]
 ) -> list[Contradiction]:
-    """Where the end of a shard's files, their index above all, does not lead zarr to the run of
-    bytes from 0 on.
+    """List the files of a shard whose end does not lead zarr to the extent that begins at byte 0.
+
+    The index at the end must place the chunks there, in order.
     """
     problems: list[Contradiction] = []
     for column, offset in zip(split.columns, offsets, strict=True):
@@ -214,9 +217,7 @@ def shard_problems(
 def _compressed_problems(
     root: Path, path: str, split: Split, column: Column, shard: int
 ) -> Iterator[Contradiction]:
-    """Where a compressed shard's index, or the size that a chunk says it will decode to, is not
-    what it must be.
-    """
+    """List where a compressed shard's index, or the decoded size in a chunk, is not right."""
     tail_bytes, decoded = _empty_index(split).nbytes + 4, CHUNK * column.sample_bytes
     with (root / path).open("rb") as file:
         end = file.seek(0, os.SEEK_END) - tail_bytes
@@ -243,21 +244,26 @@ def _compressed_problems(
             file.seek(offset)
             claimed = zstd_size(file.read(min(length, ZSTD_HEADER)))
             if claimed != decoded:
-                yield Contradiction(path, f"chunk {number} of {decoded:,} bytes", _told(claimed))
+                yield Contradiction(
+                    path, f"chunk {number} of {decoded:,} bytes", _described(claimed)
+                )
                 return
             position += length
     if position != end:
         yield Contradiction(path, f"{position:,} bytes of chunks", f"{end:,}")
 
 
-def _told(claimed: int | None) -> str:
+def _described(claimed: int | None) -> str:
     return (
         "no frame that states its size" if claimed is None else f"one that decodes to {claimed:,}"
     )
 
 
 def read_rows(root: Path, split: Split, column: Column, start: int, stop: int) -> Array:
-    """Samples start to stop of a column, read through zarr. Raises DamagedError where it cannot."""
+    """Read samples start to stop of a column through zarr.
+
+    Raises DamagedError where it cannot.
+    """
     import zarr
 
     path = root / split.folder / column.name
@@ -267,7 +273,7 @@ def read_rows(root: Path, split: Split, column: Column, start: int, stop: int) -
 
 
 def _documents(split: Split) -> dict[str, dict[str, Any]]:
-    """The metadata of the group and of each array, by path."""
+    """Map the path of each metadata file to its content: the group's and each array's."""
     documents: dict[str, dict[str, Any]] = {f"{split.folder}/zarr.json": _GROUP}
     for column in split.columns:
         documents[f"{split.folder}/{column.name}/zarr.json"] = _array_metadata(split, column)
@@ -314,7 +320,7 @@ def _empty_index(split: Split) -> npt.NDArray[np.uint64]:
 
 
 def _checked(index: npt.NDArray[np.uint64]) -> bytes:
-    """The index as it stands at the end of a shard: followed by its checksum."""
+    """Encode the index as it stands at the end of a shard: followed by its checksum."""
     data = index.tobytes()
     return data + crc32c(data).to_bytes(4, "little")
 
@@ -322,3 +328,15 @@ def _checked(index: npt.NDArray[np.uint64]) -> bytes:
 def crc32c(data: bytes | bytearray) -> int:
     """Checksum of a shard's index: CRC-32C as in RFC 3720, appendix B.4."""
     return int(google_crc32c.value(bytes(data)))
+
+
+STORE = Store(
+    path_rule=path_rule,
+    open_shard=ShardWriter,
+    write_frame=write_frame,
+    read_rows=read_rows,
+    frame_problems=frame_problems,
+    shard_problems=shard_problems,
+    frame_paths=frame_paths,
+    is_consolidated=is_consolidated,
+)
