@@ -1,62 +1,47 @@
-"""From a recipe to a dataset: resolve the recipe against its source, then have every shard
-derived.
-"""
+"""Build a dataset from a recipe: load the source, plan the splits, write what is missing."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from datagen import engines, files, otsu, sources
+from datagen import files, otsu, sources
 from datagen import manifest as manifests
-from datagen.engines import threads
+from datagen.engines import Progress, threads
 from datagen.errors import FormatError, InputError, RecipeError, unknown_name
 from datagen.existing import is_whole
 from datagen.layout import MANIFEST, SPLITS
 from datagen.manifest import DigitFacts, Manifest, SourceFacts, difference
 from datagen.recipe import Recipe
-from datagen.sources.base import Progress, Report, Source
+from datagen.sources.base import Progress as FetchProgress
+from datagen.sources.base import Report, Source
 from datagen.sources.split import Conflict, Division, divide
-from datagen.split import Shard, Split, Table, shard_list
+from datagen.split import Split, shard_list
 from datagen.stores import with_paths
 from datagen.tasks import Deriver, Inputs, as_indices, find
-from datagen.writer import DatasetFolder
+from datagen.writer import Built, DatasetFolder, write_dataset
 
 _CONFLICTS_LISTED = 100
 _TILES = 4096  # a job's worth of thresholds
-# a million would take a minute to list, and no file system likes so many files
+# a million would take a minute to list, and few file systems are fast with so many files
 _MAX_SHARDS = 1 << 18
 _OWN = ("idx", "npz", "images")  # sources that lie where their user says
 # sources whose bytes follow from their name
 EMBEDDED_OR_PINNED = ("mnist", "fashion-mnist", "strokes")
 
 
-@dataclass(frozen=True)
-class Built:
-    """Tells what a build did: the manifest (None where only a part was built), shards written and
-    kept, and seconds.
-
-    `committed` says whether the metadata were written, `removed` names the views of an earlier
-    build that went.
-    """
-
-    manifest: Manifest | None
-    written: int
-    kept: int
-    seconds: float
-    committed: bool = False
-    removed: tuple[str, ...] = ()
-
-
 class Resolved:
-    """A recipe together with its source: everything that any sample follows from."""
+    """A recipe with its source: everything that any sample follows from.
+
+    Raises RecipeError where the source has too few images for the mosaics, or where the dataset
+    would have too many shards.
+    """
 
     def __init__(self, recipe: Recipe, source: Source, *, workers: int = 1) -> None:
         self.recipe = recipe
@@ -67,12 +52,12 @@ class Resolved:
 
     @cached_property
     def division(self) -> Division:
-        """The source's samples, by split."""
+        """The source's images, divided into splits."""
         return divide(self.source, val=self.recipe.val, seed=self.recipe.seed)
 
     @cached_property
     def plan(self) -> Manifest:
-        """The manifest before anything is built."""
+        """The manifest before anything is built: the recipe and the facts of the source."""
         return manifests.seal(
             Manifest(
                 digest="",
@@ -84,7 +69,7 @@ class Resolved:
         )
 
     def inputs(self, split: str) -> Inputs:
-        """What the samples of `split` follow from."""
+        """Collect what the samples of `split` follow from; computed once."""
         if split not in self._inputs:
             digits = self.division.digits[split]
             self._inputs[split] = inputs_of(
@@ -92,19 +77,20 @@ class Resolved:
             )
         return self._inputs[split]
 
-    def deriver(self, section: Split) -> Deriver:
-        """The function that fills in samples of `section`."""
-        return find(section.task).deriver(self.inputs(section.name))
+    def deriver(self, split: Split) -> Deriver:
+        """Make the function that fills in samples of `split`."""
+        return find(split.task).deriver(self.inputs(split.name))
 
     def sample(self, task: str, split: str, index: int) -> Mapping[str, npt.NDArray[np.generic]]:
-        """One sample, derived: column name -> array of the shape of one sample."""
+        """Derive one sample: column name -> array of the shape of one sample.
+
+        Raises RecipeError where there is none such.
+        """
         require_sample(self.recipe, task, split, index)
         only = replace(self.plan, recipe=replace(self.plan.recipe, tasks=(task,)))
-        section = split_of_sample(splits(only), task, split, index)
-        out = {
-            column.name: np.empty((1, *column.shape), column.dtype) for column in section.columns
-        }
-        self.deriver(section)(as_indices([index]), out)
+        of = split_of_sample(splits(only), task, split, index)
+        out = {column.name: np.empty((1, *column.shape), column.dtype) for column in of.columns}
+        self.deriver(of)(as_indices([index]), out)
         return {name: block[0] for name, block in out.items()}
 
     def _source_facts(self) -> SourceFacts:
@@ -138,13 +124,14 @@ class Resolved:
             if wanted > digits ** (rows * columns):
                 can = digits ** (rows * columns)
                 problems.append(
-                    f"{split} can give {can:,} ({digits:,} images in {rows} x {columns}), not {wanted:,}"
+                    f"{split} can give {can:,} ({digits:,} images in {rows} x {columns}), "
+                    f"not {wanted:,}"
                 )
         if problems:
             raise RecipeError(
                 "more mosaics than the source has: " + "; ".join(problems), remedy="ask for fewer"
             )
-        shards = sum(section.shards for section in splits(self.plan))
+        shards = sum(split.shards for split in splits(self.plan))
         if shards > _MAX_SHARDS:
             raise RecipeError(
                 "too many shards",
@@ -162,25 +149,28 @@ def build(
     workers: int = 1,
     part: tuple[int, int] | None = None,
     warn: Report | None = None,
-    fetching: Progress | None = None,
-    progress: engines.Progress | None = None,
+    fetching: FetchProgress | None = None,
+    progress: Progress | None = None,
 ) -> Built:
-    """Build the dataset of `recipe` in `root`, or end the building of it, or find that there is
-    nothing to do.
+    """Build the dataset of `recipe` in `root`, as far as it is not there already.
 
     `directory` is where the source is looked for; `part` is a half-open range of the global shard
-    list, to be built without committing. Raises the package's errors; whatever they are, nothing
-    that was in `root` before is harmed, and a later call goes on where this one ended.
+    list, to be built without committing. `warn` takes warnings about the source, `fetching` the
+    progress of its download, `progress` the bytes written and in all. Whatever error is raised,
+    nothing that was in `root` before is harmed, and a later call goes on where this one ended.
+
+    >>> build(recipe.load("mnist"), "data/mnist", workers=8)  # doctest: +SKIP
     """
     started = time.perf_counter()
     root = Path(root)
     files.require_outside_datasets(root)
     _require_apart(root, recipe.source, directory)
-    finished = _finished(recipe, root, workers) if recipe.source in EMBEDDED_OR_PINNED else None
+    finished = _finished(recipe, root, workers)
     if finished is not None:
-        return Built(finished, 0, _shard_count(finished), time.perf_counter() - started)
+        kept = sum(split.shards for split in finished.splits.values())
+        return Built(finished, 0, kept, time.perf_counter() - started)
     if files.look(root / MANIFEST) is None:
-        files.require_writable(root)
+        files.require_writable(root)  # before the source is fetched
     resolved = resolve(recipe, directory=directory, workers=workers, warn=warn, progress=fetching)
     listed = splits(resolved.plan)
     return write_dataset(
@@ -195,83 +185,19 @@ def build(
     )
 
 
-def write_dataset(
-    root: Path,
-    plan: Manifest,
-    listed: Sequence[Split],
-    deriver: Callable[[Split], Deriver],
-    *,
-    workers: int,
-    part: range | None = None,
-    expected: str | None = None,
-    check: Callable[[], None] = lambda: None,
-    progress: engines.Progress | None = None,
-    started: float | None = None,
-) -> Built:
-    """Write the shards that `root` lacks and commit; or, given `part`, only those of the part.
-
-    `plan` is the manifest without splits, `listed` are its splits, and `deriver` makes the function
-    that fills in samples of a split; it is asked for consecutive ones. `check` is called when the
-    folder is known to be free. Raises DamagedError, and writes no manifest, where the dataset
-    digest would not be `expected`, and what `DatasetFolder.claim` raises.
-    """
-    started = time.perf_counter() if started is None else started
-
-    def built(manifest: Manifest | None, written: int, **more: Any) -> Built:
-        kept = len(folder.jobs) - written
-        return Built(manifest, written, kept, time.perf_counter() - started, **more)
-
-    with DatasetFolder.claim(root, plan, listed, part=part, check=check) as folder:
-        if folder.finished and folder.is_part:
-            return built(folder.present, 0)
-        tables = folder.known(workers=workers)
-        if folder.is_complete(tables):
-            return built(folder.present, 0)
-        missing = [job for job in folder.jobs if job.name not in tables]
-        folder.begin(missing)
-        tables |= _write(folder, missing, deriver, workers, progress)
-        if folder.is_part:
-            return built(None, len(missing))
-        views = folder.old_views()
-        manifest = folder.commit(tables, expected=expected)
-        return built(manifest, len(missing), committed=True, removed=views)
-
-
-def _write(
-    folder: DatasetFolder,
-    jobs: Sequence[Shard],
-    deriver: Callable[[Split], Deriver],
-    workers: int,
-    progress: engines.Progress | None,
-) -> dict[str, Table]:
-    """Write these shards in parallel; returns the facts of each, by name."""
-    total, done = sum(job.bytes for job in jobs), 0
-    derivers = {split: deriver(split) for split in dict.fromkeys(job.split for job in jobs)}
-    tables = {}
-    # The largest first: the small ones fill the gaps at the end.
-    order = sorted(jobs, key=lambda job: -job.bytes)
-    for job, rows in threads.run(
-        lambda job, slot: folder.write(job, derivers[job.split], slot), order, workers=workers
-    ):
-        tables[job.name] = rows
-        done += job.bytes
-        if progress is not None:
-            progress(done, total)
-    return tables
-
-
 def resolve(
     recipe: Recipe,
     *,
     directory: Path | str | None = None,
     workers: int = 1,
     warn: Report | None = None,
-    progress: Progress | None = None,
+    progress: FetchProgress | None = None,
     offline: bool = False,
 ) -> Resolved:
-    """The recipe with its source loaded, without asking mirrors if `offline`.
+    """Load the source of a recipe, without asking mirrors if `offline`.
 
-    Of a source that lies in a path, `directory` may give the path.
+    `directory` may give the path of a source that lies in one. Raises what `sources.load` and
+    `Resolved` raise.
     """
     spec = recipe.source
     if spec in _OWN:
@@ -286,9 +212,7 @@ def resolve(
 
 
 def require_sample(recipe: Recipe, task: str, split: str, index: int) -> None:
-    """Raise RecipeError where the recipe alone says that there is no such sample: no source is
-    loaded for that.
-    """
+    """Raise RecipeError where the recipe alone tells that there is no such sample."""
     if task not in recipe.tasks:
         raise unknown_name("task", task, recipe.tasks)
     find(task)
@@ -305,9 +229,9 @@ def split_of_sample(listed: Iterable[Split], task: str, split: str, index: int) 
         raise unknown_name("task", task, dict.fromkeys(name for name, _ in named))
     if (task, split) not in named:
         raise unknown_name("split", split, [one for name, one in named if name == task])
-    section = named[task, split]
-    _require_index(section.folder, section.count, index)
-    return section
+    of = named[task, split]
+    _require_index(of.folder, of.count, index)
+    return of
 
 
 def _require_index(folder: str, count: int, index: int) -> None:
@@ -318,7 +242,7 @@ def _require_index(folder: str, count: int, index: int) -> None:
 
 
 def resolve_dataset(root: Path | str, *, directory: Path | str | None = None) -> Resolved:
-    """What the dataset in `root` follows from, its source loaded anew and found to be the same."""
+    """Load the source of the dataset in `root`. Raises InputError where it is another one."""
     root = Path(root)
     manifest = manifests.load(root)
     resolved = resolve(manifest.recipe, directory=directory)
@@ -334,9 +258,7 @@ def resolve_dataset(root: Path | str, *, directory: Path | str | None = None) ->
 
 
 def is_at_hand(source: str) -> bool:
-    """Say whether a source, as a dataset records it, can be loaded without asking a mirror or its
-    user for a folder.
-    """
+    """Tell whether a source, as a dataset records it, can be loaded without a mirror or a path."""
     try:
         return sources.found(source) is not None
     except RecipeError:  # of a name that only another program knows
@@ -350,8 +272,9 @@ def inputs_of(
     labels: npt.NDArray[np.uint8],
     workers: int = 1,
 ) -> Inputs:
-    """What the samples of a split follow from, given its digits: uint8 (n, height, width) and
-    (n,).
+    """Collect what the samples of a split follow from.
+
+    `images` is uint8 (n, height, width), `labels` uint8 (n,): the distinct images of the split.
     """
     return Inputs(split, images, labels, _thresholds(images, workers), recipe.mosaics, recipe.seed)
 
@@ -417,10 +340,9 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def _require_apart(root: Path, spec: str, directory: Path | str | None) -> None:
-    """Raise InputError where the dataset would lie in the folder of its source, or the source in
-    the dataset's.
+    """Raise InputError where the dataset and its source would lie one in the other.
 
-    Such a source would be another one once the dataset is there, or be refused for it.
+    Such a source would change with the dataset, or be refused because of it.
     """
     scheme, _, path = spec.partition(":")
     if scheme not in _OWN or not (path or directory):
@@ -441,16 +363,15 @@ def _require_apart(root: Path, spec: str, directory: Path | str | None) -> None:
 
 
 def _finished(recipe: Recipe, root: Path, workers: int) -> Manifest | None:
-    """The manifest in `root` if it is this recipe's dataset and every file of it is whole."""
-    if files.look(root / MANIFEST) is None:
+    """Return the manifest in `root` if the dataset is complete, which needs no source to be loaded.
+
+    Only where the bytes of the source follow from its name; elsewhere the source must be read.
+    """
+    if recipe.source not in EMBEDDED_OR_PINNED or files.look(root / MANIFEST) is None:
         return None
     manifest = manifests.load(root)
     same = manifest.recipe == recipe.without_path()
     return manifest if same and is_whole(root, manifest, workers=workers) else None
-
-
-def _shard_count(manifest: Manifest) -> int:
-    return len(shard_list(splits(manifest)))
 
 
 def _part(part: tuple[int, int], total: int) -> range:
@@ -478,7 +399,7 @@ def _thresholds(images: npt.NDArray[np.uint8], workers: int) -> npt.NDArray[np.u
 
 
 def _spell(conflict: Conflict, division: Division) -> str:
-    """As the format page has it: rows are those of the source's parts."""
+    """Describe a conflict as the format page has it: rows are those of the source's parts."""
     dropped, kept = (
         f"{division.digits[split].part}[{row}] = {label}"
         for split, row, label in (

@@ -1,6 +1,4 @@
-"""The same data in another format, shard size or compression: every sample is read, hashed and
-written anew.
-"""
+"""Convert a dataset to another format, shard size or compression, hashing every sample again."""
 
 from __future__ import annotations
 
@@ -14,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen import files, recipe
-from datagen.builder import Built, write_dataset
 from datagen.dataset import Dataset
 from datagen.engines import Progress
 from datagen.errors import DamagedError, FormatError
@@ -22,6 +19,7 @@ from datagen.existing import is_whole, require_no_link
 from datagen.split import Split
 from datagen.stores import with_paths
 from datagen.tasks import Deriver
+from datagen.writer import Built, write_dataset
 
 
 def convert(
@@ -34,12 +32,14 @@ def convert(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Built:
-    """Write the dataset in `origin` to `target`, with the storage given; None keeps what `origin`
-    has.
+    """Write the dataset in `origin` to `target` in another storage; None keeps what `origin` has.
 
-    The result is the very dataset that a build with that storage writes. Raises DamagedError, and
-    writes nothing, where a file of `origin` is not what its manifest says; that zarr consolidated
-    its metadata is no damage.
+    The result is the dataset that a build with that storage writes, byte for byte. Raises
+    FormatError where `target` holds something else, and DamagedError where a file of `origin` is
+    not what its manifest says: then nothing is written. Metadata that zarr consolidated are no
+    damage.
+
+    >>> convert("data/mnist", "data/mnist-h5", format_name="hdf5")  # doctest: +SKIP
     """
     started = time.perf_counter()
     origin, target = Path(origin), Path(target)
@@ -91,11 +91,11 @@ def convert(
     )
 
 
-def _reader(dataset: Dataset, section: Split) -> Deriver:
+def _reader(dataset: Dataset, split: Split) -> Deriver:
     def read(indices: npt.NDArray[np.int64], out: Mapping[str, npt.NDArray[Any]]) -> None:
         start, stop = int(indices[0]), int(indices[-1]) + 1
-        assert stop - start == len(indices)  # an assembly asks for consecutive samples
+        assert stop - start == len(indices)  # as write_dataset promises
         for name, block in out.items():
-            block[:] = dataset.rows(section.task, section.name, name, start, stop)
+            block[:] = dataset.rows(split.task, split.name, name, start, stop)
 
     return read

@@ -16,13 +16,12 @@ import numpy as np
 
 from datagen import files
 from datagen import recipe as recipes
-from datagen.dataset import read_table
 from datagen.engines import threads
 from datagen.errors import DamagedError, StorageError
 from datagen.hashing import bytes_digest, file_digest
 from datagen.layout import DRAFT, PROGRESS
 from datagen.manifest import Manifest
-from datagen.split import SHARD_FACTS, FileFacts, Shard, Table, shard_list
+from datagen.split import SHARD_FACTS, FileFacts, Shard, Table, read_table, shard_list
 from datagen.stores import open_store
 
 

@@ -1,8 +1,7 @@
-"""The manifest and the shard tables: frozen records on one side, their one spelling in bytes on the
-other.
+"""The manifest: dataclasses, and their canonical JSON encoding.
 
-Whatever is read comes from outside: its size is looked at before its content, every value's type
-and range before it is used, and any other spelling of the same facts is refused.
+A manifest that is read comes from outside: its size is checked before its content, and every type
+and range before a value is used. Bytes other than the canonical ones are refused.
 """
 
 from __future__ import annotations
@@ -11,16 +10,14 @@ import hashlib
 import json
 import re
 import reprlib
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass, replace
-from functools import cache
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
-
-import numpy as np
+from typing import Any, TypeVar
 
 from datagen import files
 from datagen import recipe as recipes
+from datagen.decoding import DecodeError, decode, shown, shown_name
 from datagen.errors import DamagedError, DatagenError, FormatError, RecipeError
 from datagen.hashing import canonical_json, dataset_digest
 from datagen.layout import (
@@ -32,14 +29,29 @@ from datagen.layout import (
     SPLITS,
     TASKS,
 )
-from datagen.recipe import Recipe, Storage
-from datagen.split import SHARD_FACTS, Column, FileFacts, Split, Table
+from datagen.recipe import Recipe
+from datagen.split import Column, FileFacts, Split
+
+T = TypeVar("T")
+
+_HEX = re.compile(r"[0-9a-f]+")
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_PATH = re.compile(r"(?!.{256})[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
+_SHARD = re.compile(r"\{shard(:05d)?\}")
+_MAX_SIDE = 1 << 20  # samples are shorter than this along each axis
+_MAX_LISTED = 20  # problems that a message names before it counts the rest
+_FRAME_FACTS = 1 << 17  # bytes of the manifest reserved for the facts of files
+_TABLE_FACTS = 256  # bytes of the manifest that the facts of a table take, at most
+_ROOT = 64  # bytes of the manifest that a content root takes
+_MAX_DIFFERENCES = 5  # keys of two plans that a message names
+_DTYPES = ("|u1", "<u4", "<i8")
 
 
 @dataclass(frozen=True)
 class DigitFacts:
-    """The digits of a split: how many distinct ones, and how many equal ones were dropped, and for
-    the sake of what.
+    """Counts the images of a split: distinct ones, and duplicates that were dropped.
+
+    `dropped_within` had their twin in the same split, `dropped_across` in another.
     """
 
     count: int
@@ -49,11 +61,10 @@ class DigitFacts:
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """What the source turned out to be. `tile` is (height, width) in pixels; `digests` are SHA-256
-    (hex).
+    """Describes the source as it was read.
 
-    `conflicts` counts the dropped digits whose equal twin, which stayed, has another label;
-    `conflicts_listed` names the first of them.
+    `tile` is (height, width) in pixels; `digests` are SHA-256 (hex). `conflicts` counts the dropped
+    images whose twin, which stayed, has another label; `conflicts_listed` names the first of them.
     """
 
     name: str
@@ -104,12 +115,12 @@ class Manifest:
 
 
 def seal(manifest: Manifest) -> Manifest:
-    """The manifest with the dataset digest that follows from its columns."""
+    """Set the dataset digest to the one that follows from the columns."""
     return replace(manifest, digest=manifest.columns_digest())
 
 
 def difference(wanted: Manifest, present: Manifest) -> list[str]:
-    """Name the keys in which two plans differ: once with the values of each."""
+    """Name the keys in which two plans differ: with the values of the one, and of the other."""
     ours, theirs = (
         flat({"recipe": recipes.to_table(plan.recipe), "source": asdict(plan.source)})
         for plan in (wanted, present)
@@ -133,7 +144,10 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def require_storable(plan: Manifest, splits: Sequence[Split]) -> None:
-    """Raise RecipeError unless a manifest can state these splits: a task may declare anything."""
+    """Raise RecipeError unless a manifest can state these planned splits.
+
+    Tasks of a user's own may declare anything, and a source may have class names of any length.
+    """
     try:
         problems = [problem for split in splits for problem in split_problems(split)]
         columns = [column for split in splits for column in split.columns]
@@ -177,17 +191,18 @@ def _stored(split: Split) -> dict[str, Any]:
 
 
 def from_bytes(data: bytes, *, path: Path) -> Manifest:
-    """The manifest that these bytes spell; `path` names them in errors.
+    """Decode the bytes of a manifest; `path` names them in errors.
 
-    Raises FormatError for what is no manifest or one of an unknown version, DamagedError for one
+    Raises FormatError for what is no manifest or has an unknown version, and DamagedError for one
     whose values contradict each other or whose bytes are not canonical.
     """
     plain = _json_object(data, path)
     _check_version(plain, path)
     try:
         manifest = _from_plain(plain)
-    except _WrongTypeError as error:
-        raise DamagedError(f"not a manifest of this version: {error}", path=path) from error
+    except DecodeError as error:
+        listed = _listed(error.problems)
+        raise DamagedError(f"not a manifest of this version: {listed}", path=path) from error
     except DatagenError as error:
         raise DamagedError(
             f"the recipe in the manifest is not valid: {error}", path=path
@@ -196,20 +211,27 @@ def from_bytes(data: bytes, *, path: Path) -> Manifest:
         raise DamagedError(
             "the manifest is damaged: not spelled as one is, or its sha256 is not that of the rest",
             path=path,
-            remedy="without it nothing is known of the shards: remove the folder and build it again",
+            remedy="without it nothing is known of the shards: "
+            "remove the folder and build it again",
         )
     problems = _contradictions(manifest)
     if problems:
-        more = [f"and {len(problems) - _MAX_LISTED:,} more"] * (len(problems) > _MAX_LISTED)
-        listed = "; ".join([*problems[:_MAX_LISTED], *more])
-        raise DamagedError(f"the manifest contradicts itself: {listed}", path=path)
+        raise DamagedError(f"the manifest contradicts itself: {_listed(problems)}", path=path)
     return manifest
 
 
+def _listed(problems: Sequence[str]) -> str:
+    more = len(problems) - _MAX_LISTED
+    return "; ".join([*problems[:_MAX_LISTED], *([f"and {more:,} more"] if more > 0 else [])])
+
+
 def load(root: Path | str) -> Manifest:
-    """The manifest of the dataset in `root`.
+    """Read the manifest of the dataset in `root`.
 
     Raises FormatError where there is none, and what `from_bytes` raises.
+
+    >>> load("data/mnist").source.classes[:3]  # doctest: +SKIP
+    ('0', '1', '2')
     """
     root = Path(root)
     _require_folder(root)
@@ -222,9 +244,7 @@ def load(root: Path | str) -> Manifest:
 
 
 def _require_folder(root: Path) -> None:
-    """Raise FormatError where `root` is a file, or a link that leads nowhere; a folder, or nothing,
-    is let pass.
-    """
+    """Raise FormatError where `root` is a file or a broken link; it may be absent."""
     with files.storage_errors(root):
         is_file, is_lost = root.is_file(), root.is_symlink() and not root.exists()
     if is_file or is_lost:
@@ -240,7 +260,7 @@ def _require_folder(root: Path) -> None:
 
 
 def read_bounded(path: Path, limit: int) -> bytes:
-    """The content of a regular file of at most `limit` bytes, no link followed."""
+    """Read a manifest: a regular file of at most `limit` bytes. No link is followed."""
     found = files.kind(path)
     if found == "a link":
         raise FormatError(
@@ -269,28 +289,6 @@ def read_bounded(path: Path, limit: int) -> bytes:
             found=f"{path.stat().st_size:,}",
         )
     return data
-
-
-def table_from_bytes(data: bytes, *, shards: int, columns: int, path: Path) -> Table:
-    """SHARD_FACTS rows (columns, shards) from the bytes of a table file."""
-    expected = shards * columns * SHARD_FACTS.itemsize
-    if len(data) != expected:
-        raise DamagedError(
-            "not the size of the split's table", path=path, expected=expected, found=len(data)
-        )
-    return np.frombuffer(data, SHARD_FACTS).reshape(columns, shards)
-
-
-@cache
-def _hints(record: Hashable) -> dict[str, Any]:
-    """The types of a record's fields; to evaluate them anew for each record would take most of the
-    time of reading.
-    """
-    return get_type_hints(record)
-
-
-class _WrongTypeError(Exception):
-    """A JSON value is not of the type that the record wants there."""
 
 
 def _json_object(data: bytes, path: Path) -> dict[str, Any]:
@@ -326,97 +324,51 @@ def _check_version(plain: dict[str, Any], path: Path) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _StoredSplit:
+    """A split in the JSON; its other fields follow from its place and from the recipe."""
+
+    count: int
+    columns: tuple[Column, ...]
+    table: FileFacts
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The JSON object without the recipe, which has its own keys and defaults."""
+
+    digest: str
+    source: SourceFacts
+    tasks: Mapping[str, Mapping[str, _StoredSplit]]
+    files: tuple[FileFacts, ...]
+
+
 def _from_plain(plain: dict[str, Any]) -> Manifest:
+    stored = decode(_Stored, plain)
     table = plain.get("recipe")
     if not isinstance(table, dict):
-        raise _WrongTypeError("recipe must be an object")
+        raise DecodeError([f"recipe must be an object, not {shown(table)}"])
     recipe = recipes.from_table(table, origin=MANIFEST)
-    return Manifest(
-        digest=_typed(str, plain.get("digest"), "digest"),
-        recipe=recipe,
-        source=_typed(SourceFacts, plain.get("source"), "source"),
-        splits=_splits(plain.get("tasks"), recipe.storage),
-        files=_typed(tuple[FileFacts, ...], plain.get("files"), "files"),
-    )
-
-
-def _splits(value: Any, storage: Storage) -> dict[tuple[str, str], Split]:
-    tasks = _typed(Mapping[str, Mapping[str, dict[str, Any]]], value, "tasks")
-    splits = {}
-    for task, stored in tasks.items():
-        if not stored:
-            raise _WrongTypeError(
-                f"tasks.{_shown(task)} must be an object of splits, not an empty one"
-            )
-        for name, facts in stored.items():
-            where = f"tasks.{_shown(task)}.{_shown(name)}"
-            splits[task, name] = Split(
-                task=task,
-                name=name,
-                count=_typed(int, facts.get("count"), f"{where}.count"),
-                columns=_typed(tuple[Column, ...], facts.get("columns"), f"{where}.columns"),
-                shard_size=storage.shard_size,
-                compression=storage.compression,
-                table=_typed(FileFacts, facts.get("table"), f"{where}.table"),
-            )
-    return splits
-
-
-_KINDS = {str: "Unicode text", int: "an integer from 0 to 2^63 - 1", tuple: "a list"}
-# in JSON the keys are sorted; in records they stand in the order of the work
-_ORDER = (*TASKS, *SPLITS)
-
-
-def _typed(kind: Any, value: Any, where: str) -> Any:
-    """`value` as the annotation `kind` wants it: records, tuples and mappings of them, text,
-    natural numbers.
-    """
-    origin = get_origin(kind)
-    if is_dataclass(kind) and isinstance(value, dict):
-        hints = _hints(kind)  # type: ignore[arg-type]
-        return kind(
-            **{
-                name: _typed(hint, value.get(name), f"{where}.{name}")
-                for name, hint in hints.items()
-            }
-        )  # type: ignore[operator]
-    if origin is tuple and isinstance(value, list):
-        return tuple(
-            _typed(get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(value)
+    size, compression = recipe.storage.shard_size, recipe.storage.compression
+    splits = {
+        (task, name): Split(task, name, one.count, one.columns, size, compression, one.table)
+        for task, named in _in_order(stored.tasks)
+        for name, one in _in_order(named)
+    }
+    empty = [task for task, named in stored.tasks.items() if not named]
+    if empty:
+        raise DecodeError(
+            f"tasks.{shown_name(task)} must be an object of splits, not an empty one"
+            for task in empty
         )
-    if origin is Mapping and isinstance(value, dict):
-        names = sorted(
-            value, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER)
-        )
-        return {
-            _typed(str, name, where): _typed(
-                get_args(kind)[1], value[name], f"{where}.{_shown(name)}"
-            )
-            for name in names
-        }
-    if origin is dict and isinstance(value, dict):
-        return value
-    if kind is str and type(value) is str and not _SURROGATE.search(value):
-        return value
-    if kind is int and type(value) is int and 0 <= value < 1 << 63:
-        return value
-    found = reprlib.repr(value) if type(value) is kind else type(value).__name__
-    raise _WrongTypeError(f"{where} must be {_KINDS.get(origin or kind, 'an object')}, not {found}")
+    source = replace(stored.source, digits=dict(_in_order(stored.source.digits)))
+    return Manifest(stored.digest, recipe, source, splits, stored.files)
 
 
-# half of a character, which JSON can spell and no terminal can print
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_HEX = re.compile(r"[0-9a-f]+")
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_PATH = re.compile(r"(?!.{256})[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
-_SHARD = re.compile(r"\{shard(:05d)?\}")
-_MAX_SIDE = 1 << 20  # of a sample, along any axis
-_MAX_LISTED = 20  # problems that a message names before it counts the rest
-_FRAME_FACTS = 1 << 17  # bytes of the manifest that are kept for the facts of files
-_TABLE_FACTS = 256  # bytes of the manifest that the facts of a table take, at most
-_ROOT = 64  # bytes of the manifest that a content root takes
-_MAX_DIFFERENCES = 5  # keys of two plans that a message names
-_DTYPES = ("|u1", "<u4", "<i8")
+def _in_order(named: Mapping[str, T]) -> list[tuple[str, T]]:
+    """Sort by the order of building: in JSON the keys are sorted by name."""
+    order = {name: number for number, name in enumerate((*TASKS, *SPLITS))}
+    return sorted(named.items(), key=lambda item: order.get(item[0], len(order)))
 
 
 def _contradictions(manifest: Manifest) -> list[str]:
@@ -426,7 +378,7 @@ def _contradictions(manifest: Manifest) -> list[str]:
     for task in manifest.tasks:
         problems += _name_problems(task, "tasks")
     for (task, name), split in manifest.splits.items():
-        where = f"tasks.{_shown(task)}.{_shown(name)}"
+        where = f"tasks.{shown_name(task)}.{shown_name(name)}"
         if name not in manifest.source.digits:
             problems.append(f"{where}: the source has no such split")
         problems += split_problems(split) + _build_problems(split, where)
@@ -448,7 +400,7 @@ def _source_problems(source: SourceFacts) -> list[str]:
 
 def split_problems(split: Split) -> list[str]:
     """List what keeps a manifest from stating this split, whether planned or finished."""
-    where = f"tasks.{_shown(split.task)}.{_shown(split.name)}"
+    where = f"tasks.{shown_name(split.task)}.{shown_name(split.name)}"
     problems = []
     if not 0 < split.count <= recipes.MAX_COUNT:
         problems.append(f"{where}.count must be from 1 to {recipes.MAX_COUNT:,}")
@@ -463,7 +415,7 @@ def split_problems(split: Split) -> list[str]:
 
 def _column_problems(column: Column, where: str) -> list[str]:
     problems = _name_problems(column.name, where)
-    where = f"{where}.{_shown(column.name)}"
+    where = f"{where}.{shown_name(column.name)}"
     path, places = _SHARD.subn("0", column.path)
     if places != 1 or not _PATH.fullmatch(path):
         problems.append(
@@ -489,15 +441,8 @@ def _build_problems(split: Split, where: str) -> list[str]:
     if split.table.bytes != split.table_bytes:
         problems.append(f"{where}.table must have {split.table_bytes:,} bytes")
     for column in split.columns:
-        problems += _digest_problems(column.root, 32, f"{where}.{_shown(column.name)}")
+        problems += _digest_problems(column.root, 32, f"{where}.{shown_name(column.name)}")
     return problems
-
-
-def _shown(name: str) -> str:
-    """The name for messages, cut short where it is none: it comes from outside, and stands in each
-    of many.
-    """
-    return name if _NAME.fullmatch(name) else reprlib.repr(name)
 
 
 def _file_problems(file: FileFacts, where: str) -> list[str]:

@@ -1,6 +1,4 @@
-"""Derived datasets: their columns, how many samples a split holds, and how samples follow from the
-images of a split.
-"""
+"""Derived datasets: columns, sample counts, and how samples follow from the images of a split."""
 
 from __future__ import annotations
 
@@ -109,7 +107,7 @@ def _take_images(inputs: Inputs, indices: npt.NDArray[np.int64], out: UInt8) -> 
 
 
 def _foreground_mask(images: UInt8, thresholds: UInt8, out: UInt8) -> None:
-    """Write 1 where a pixel exceeds its own image's threshold: uint8 (m, h, w), (m,) -> (m, h, w)."""
+    """Write 1 where a pixel exceeds its image's threshold: uint8 (m, h, w), (m,) -> (m, h, w)."""
     flat = images.reshape(len(images), -1)
     np.greater(flat, thresholds[:, None], out=out.reshape(len(out), -1).view(np.bool_))
 

@@ -8,9 +8,10 @@ claims it next goes on from there.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy.typing as npt
 from datagen import files
 from datagen import manifest as manifests
 from datagen import recipe as recipes
-from datagen.engines.threads import Slot
+from datagen.engines import Progress, threads
 from datagen.errors import DamagedError, FormatError, StorageError
 from datagen.existing import (
     has_intact_metadata,
@@ -40,6 +41,87 @@ from datagen.tasks import Deriver, as_indices
 
 _FRAME_BYTES = 1 << 20  # more than the metadata of all splits take on disk
 _MAX_LISTED = 5  # files that a message names
+
+
+@dataclass(frozen=True)
+class Built:
+    """Tells what a build did: shards written and kept, in how many seconds.
+
+    `manifest` is None where only a part was built, `committed` tells whether the metadata were
+    written, and `removed` names the views of an earlier build that a commit removed.
+    """
+
+    manifest: Manifest | None
+    written: int
+    kept: int
+    seconds: float
+    committed: bool = False
+    removed: tuple[str, ...] = ()
+
+
+def write_dataset(
+    root: Path,
+    plan: Manifest,
+    listed: Sequence[Split],
+    deriver: Callable[[Split], Deriver],
+    *,
+    workers: int,
+    part: range | None = None,
+    expected: str | None = None,
+    check: Callable[[], None] = lambda: None,
+    progress: Progress | None = None,
+    started: float | None = None,
+) -> Built:
+    """Write the shards that `root` lacks and commit; or, given `part`, only those of the part.
+
+    `plan` is the manifest without splits, `listed` are its splits, and `deriver` makes the function
+    that fills in samples of a split; it is asked for consecutive ones. `check` is called when the
+    folder is known to be free. Raises DamagedError, and writes no manifest, where the dataset
+    digest would not be `expected`, and what `DatasetFolder.claim` raises.
+    """
+    started = time.perf_counter() if started is None else started
+
+    def built(manifest: Manifest | None, written: int, **more: Any) -> Built:
+        kept = len(folder.jobs) - written
+        return Built(manifest, written, kept, time.perf_counter() - started, **more)
+
+    with DatasetFolder.claim(root, plan, listed, part=part, check=check) as folder:
+        if folder.finished and folder.is_part:
+            return built(folder.present, 0)
+        tables = folder.known(workers=workers)
+        if folder.is_complete(tables):
+            return built(folder.present, 0)
+        missing = [job for job in folder.jobs if job.name not in tables]
+        folder.begin(missing)
+        tables |= _write(folder, missing, deriver, workers, progress)
+        if folder.is_part:
+            return built(None, len(missing))
+        views = folder.old_views()
+        manifest = folder.commit(tables, expected=expected)
+        return built(manifest, len(missing), committed=True, removed=views)
+
+
+def _write(
+    folder: DatasetFolder,
+    jobs: Sequence[Shard],
+    deriver: Callable[[Split], Deriver],
+    workers: int,
+    progress: Progress | None,
+) -> dict[str, Table]:
+    """Write these shards in parallel; returns the facts of each, by name."""
+    total, done = sum(job.bytes for job in jobs), 0
+    derivers = {split: deriver(split) for split in dict.fromkeys(job.split for job in jobs)}
+    tables = {}
+    # The largest first: the small ones fill the gaps at the end.
+    order = sorted(jobs, key=lambda job: -job.bytes)
+    for job, rows in threads.run(
+        lambda job, slot: folder.write(job, derivers[job.split], slot), order, workers=workers
+    ):
+        tables[job.name] = rows
+        done += job.bytes
+        if progress is not None:
+            progress(done, total)
+    return tables
 
 
 class DatasetFolder:
@@ -151,7 +233,7 @@ class DatasetFolder:
             # of two parts that begin at once, the first decides what is built here
             self._require_same_plan(_read_partial(self.root))
 
-    def write(self, job: Shard, derive: Deriver, slot: Slot) -> Table:
+    def write(self, job: Shard, derive: Deriver, slot: threads.Slot) -> Table:
         """Derive, hash and write one shard; then it is durable, and so is its record.
 
         Returns its facts, one row for each column. Safe in several threads at once.

@@ -37,8 +37,8 @@ from datagen.errors import SourceError
 from datagen.files import beside
 
 if TYPE_CHECKING:
-    from datagen.builder import Built
     from datagen.recipe import Recipe
+    from datagen.writer import Built
 
 
 @click.command()

@@ -19,12 +19,12 @@ from datagen.layout import FORMAT_VERSION, SPLITS
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
 
-    from datagen.builder import Built
     from datagen.diff import Comparison, Difference
     from datagen.manifest import Manifest
     from datagen.samples import Sample
     from datagen.stores import Array
     from datagen.verifier import Verdict
+    from datagen.writer import Built
 
 _DIGEST = 12  # hexadecimal digits of a digest that tell it from others
 _LISTED = 6  # columns that a line names

@@ -1,12 +1,10 @@
-"""The plain facts that a store needs of one split of one task, and what it tells of a shard it
-wrote.
-"""
+"""The interface of a store, and what stores share."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +13,7 @@ import numpy.typing as npt
 
 from datagen.errors import DamagedError
 from datagen.files import storage_errors
+from datagen.split import Column, Split
 
 Array = npt.NDArray[Any]
 
@@ -23,8 +22,9 @@ ZSTD_HEADER = 18  # bytes of a frame that tell its decoded size, at most
 
 @dataclass(frozen=True)
 class Extent:
-    """Where a column of a shard lies: `offset` is None where it is compressed, so in no single run
-    of bytes.
+    """The bytes of a column in the file of a shard, and the file's size and digest.
+
+    `offset` is None where the column is compressed, so in no single extent.
     """
 
     offset: int | None
@@ -38,7 +38,7 @@ View = Callable[[int, int], Array]  # reads the samples start to stop of a colum
 
 @dataclass(frozen=True)
 class Contradiction:
-    """A file whose frame would lead the format's library to other bytes than the mapped ones."""
+    """A file that would lead the format's library to other bytes than the mapped ones."""
 
     path: str
     expected: str
@@ -46,27 +46,55 @@ class Contradiction:
 
 
 class ShardWriter(Protocol):
-    """A shard being written: the samples of each column in order, then `commit`; or `discard` at
-    any moment.
-    """
+    """A shard being written: append the samples of each column in order, then commit or discard."""
 
     def append(self, column: str, block: Array) -> None:
         """Take the next samples of a column: (n, *shape), C-contiguous."""
 
     def commit(self) -> dict[str, Extent]:
-        """Make the shard's files durable, give them their names, and tell where each column
-        lies.
-        """
+        """Make the shard's files durable, give them their names, and return the extents."""
 
     def discard(self) -> None:
         """Remove what is not committed."""
 
 
+@dataclass(frozen=True)
+class Views:
+    """Files of datasets written earlier, one a split, that show its columns whole.
+
+    No new ones are written. `problems` lists where a view points elsewhere than at the shards;
+    `open` reads as its users do.
+    """
+
+    path: Callable[[Split], str]
+    problems: Callable[[Path, Split], list[Contradiction]]
+    open: Callable[[Path, Split, Column], AbstractContextManager[View]]
+
+
+@dataclass(frozen=True)
+class Store:
+    """A format: where shards lie, how they are written, and how the format's library reads them.
+
+    `frame_paths` lists the metadata files that `write_frame` writes. `frame_problems` and
+    `shard_problems` list where the library would read other bytes than those at the offsets, or
+    decode more than the samples. `views` is for a format whose datasets once had views,
+    `is_consolidated` for one whose library may add copies to a file of the frame.
+    """
+
+    path_rule: Callable[[Split, Column], str]
+    open_shard: Callable[[Path, Split, int], ShardWriter]
+    write_frame: Callable[[Path, Split], list[str]]
+    read_rows: Callable[[Path, Split, Column, int, int], Array]
+    frame_problems: Callable[[Path, Split], list[Contradiction]]
+    shard_problems: Callable[[Path, Split, int, Sequence[int | None]], list[Contradiction]]
+    frame_paths: Callable[[Split], list[str]]
+    views: Views | None = None
+    is_consolidated: Callable[[Path, str], bool] | None = None
+
+
 @contextmanager
 def reading(path: Path, library: str) -> Iterator[None]:
-    """Turn what a format's library raises into a DamagedError, and what the system refuses into a
-    StorageError.
-    """
+    """Turn what a format's library raises into DamagedError, system errors into StorageError."""
     try:
         yield
     except (OSError, ArithmeticError, KeyError, ValueError, TypeError, RuntimeError) as error:
@@ -77,8 +105,9 @@ def reading(path: Path, library: str) -> Iterator[None]:
 
 
 def zstd_size(start: bytes) -> int | None:
-    """The decoded size that a Zstandard frame states in its first 18 bytes (RFC 8878, 3.1.1.1), if
-    it does.
+    """Read the decoded size that a Zstandard frame may state in its first 18 bytes.
+
+    RFC 8878, section 3.1.1.1.
     """
     if len(start) < 6 or start[:4] != b"\x28\xb5\x2f\xfd":
         return None

@@ -32,6 +32,7 @@ from datagen.tasks import Deriver
 from datagen.testing._images import Shape
 from datagen.testing._recipes import recipes
 from datagen.testing._sources import save_source, sources
+from datagen.writer import write_dataset
 
 _KEPT = 16  # folders of a kind: mostly under 1 MiB each
 
@@ -181,7 +182,7 @@ def plant(
 
     def fill(folder: Path) -> None:
         save_source(dataset.source, folder / "source.npz")
-        builder.write_dataset(
+        write_dataset(
             folder / "data", resolved.plan, builder.splits(resolved.plan), deriver, workers=1
         )
 

@@ -152,7 +152,7 @@ def test_an_unknown_section_is_told_with_those_that_there_are(
     whole: Dataset, task: str, split: str
 ) -> None:
     for call in (lambda: whole.rows(task, split, "image", 0, 1), lambda: whole.table(task, split)):
-        with pytest.raises(RecipeError, match=r"no such section.*foreground/train, .*mosaics/test"):
+        with pytest.raises(RecipeError, match=r"no such split.*foreground/train, .*mosaics/test"):
             call()
 
 

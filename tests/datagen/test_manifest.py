@@ -25,7 +25,7 @@ from datagen.hashing import canonical_json
 from datagen.layout import MAX_MANIFEST_BYTES, SPLITS
 from datagen.manifest import DigitFacts, Manifest, SourceFacts, from_bytes, seal, to_bytes
 from datagen.recipe import Mosaics, Recipe, Storage
-from datagen.split import NO_OFFSET, SHARD_FACTS, Column, FileFacts, Split
+from datagen.split import NO_OFFSET, SHARD_FACTS, Column, FileFacts, Split, table_from_bytes
 
 PATH = Path("some/manifest.json")
 
@@ -759,7 +759,7 @@ def test_twenty_contradictions_are_told_without_a_count_of_more() -> None:
 WRONG_TYPES: dict[str, tuple[Callable[[Any], object], str]] = {
     "no text": (
         lambda value: value["source"].update(name=7),
-        "source.name must be Unicode text, not int",
+        "source.name must be Unicode text, not 7",
     ),
     "half a character": (
         lambda value: value["source"].update(name="\ud800"),
@@ -771,15 +771,15 @@ WRONG_TYPES: dict[str, tuple[Callable[[Any], object], str]] = {
     ),
     "no text in a list": (
         lambda value: value["source"].update(classes=["zero", None]),
-        "source.classes[1] must be Unicode text, not NoneType",
+        "source.classes[1] must be Unicode text, not None",
     ),
     "no text in an object": (
         lambda value: value["source"]["digests"].update(images=[]),
-        "source.digests.images must be Unicode text, not list",
+        "source.digests.images must be Unicode text, not []",
     ),
     "no number": (
         lambda value: value["files"][0].update(bytes="7"),
-        "files[0].bytes must be an integer from 0 to 2^63 - 1, not str",
+        "files[0].bytes must be an integer from 0 to 2^63 - 1, not '7'",
     ),
     "a negative number": (
         lambda value: value["tasks"]["foreground"]["train"].update(count=-1),
@@ -789,15 +789,15 @@ WRONG_TYPES: dict[str, tuple[Callable[[Any], object], str]] = {
         lambda value: value["source"]["digits"]["val"].update(dropped_within=1 << 63),
         "source.digits.val.dropped_within must be an integer from 0 to 2^63 - 1, not 9223372036854775808",
     ),
-    "no list": (lambda value: value.update(files={}), "files must be a list, not dict"),
-    "no object": (lambda value: value.update(tasks=[]), "tasks must be an object, not list"),
+    "no list": (lambda value: value.update(files={}), "files must be a list, not {}"),
+    "no object": (lambda value: value.update(tasks=[]), "tasks must be an object, not []"),
     "a task of no splits": (
         lambda value: value["tasks"].update(circles={}),
         "tasks.circles must be an object of splits, not an empty one",
     ),
-    "no record": (lambda value: value.update(source="npz"), "source must be an object, not str"),
-    "no recipe": (lambda value: value.update(recipe=[]), "recipe must be an object"),
-    "nothing": (lambda value: value.pop("digest"), "digest must be Unicode text, not NoneType"),
+    "no record": (lambda value: value.update(source="npz"), "source must be an object, not 'npz'"),
+    "no recipe": (lambda value: value.update(recipe=[]), "recipe must be an object, not []"),
+    "nothing": (lambda value: value.pop("digest"), "digest is missing"),
 }
 
 
@@ -856,7 +856,7 @@ def test_a_manifest_that_cannot_be_taken_from_its_folder_is_told_in_full(tmp_pat
 
 def test_a_shard_table_of_another_size_is_told_in_full() -> None:
     with pytest.raises(DamagedError) as caught:
-        manifests.table_from_bytes(bytes(7), columns=1, shards=2, path=PATH)
+        table_from_bytes(bytes(7), columns=1, shards=2, path=PATH)
     assert (
         str(caught.value)
         == "some/manifest.json: not the size of the split's table (expected 144, found 7)"
@@ -1057,7 +1057,7 @@ def test_a_shard_table_has_72_bytes_a_row_column_by_column() -> None:
         for row in rows
     )
     for shape in ((1, 2), (2, 1)):
-        table = manifests.table_from_bytes(data, columns=shape[0], shards=shape[1], path=PATH)
+        table = table_from_bytes(data, columns=shape[0], shards=shape[1], path=PATH)
         assert table.shape == shape
         np.testing.assert_array_equal(
             table.reshape(-1), np.array([tuple(row) for row in rows], SHARD_FACTS)
@@ -1071,7 +1071,7 @@ NO = NO_OFFSET
 @pytest.mark.parametrize("size", [0, 71, 73, 143, 145, 288])
 def test_a_shard_table_of_another_size_is_damage(size: int) -> None:
     with pytest.raises(DamagedError, match=f"expected 144, found {size}"):
-        manifests.table_from_bytes(bytes(size), columns=1, shards=2, path=PATH)
+        table_from_bytes(bytes(size), columns=1, shards=2, path=PATH)
 
 
 LONG = "\x1b[2J" + "x" * 50_000  # also clears a terminal that it is printed on

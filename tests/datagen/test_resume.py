@@ -40,19 +40,18 @@ from helpers import (
 from datagen import builder, existing, files, writer
 from datagen import manifest as manifests
 from datagen import recipe as recipes
-from datagen.dataset import read_table
 from datagen.engines import threads
 from datagen.errors import BusyError, DamagedError, FormatError, RecipeError, StorageError
 from datagen.layout import DRAFT, MANIFEST, PROGRESS, SPLITS
 from datagen.manifest import Manifest
-from datagen.split import Split, Table, shard_list
+from datagen.split import Split, Table, read_table, shard_list
 from datagen.stores import Array
 from datagen.tasks import Deriver
 
 SHARDS = 12  # of the tiny recipe
 PATIENCE = 60  # seconds, for what takes one
 
-Assemble = Callable[[Path], builder.Built]
+Assemble = Callable[[Path], writer.Built]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +84,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_name: str) -> 
         for one in builder.splits(resolved.plan)
         if one.folder in ("foreground/val", "circles/test")
     ]
-    return lambda root: builder.write_dataset(
+    return lambda root: writer.write_dataset(
         root, resolved.plan, sections, resolved.deriver, workers=1
     )
 
@@ -247,7 +246,7 @@ def test_an_interruption_leaves_no_draft_of_a_job_that_does_not_end_in_time(
 
     with pytest.raises(KeyboardInterrupt):
         sections = builder.splits(resolved.plan)
-        builder.write_dataset(root, resolved.plan, sections, deriver, workers=2, progress=progress)
+        writer.write_dataset(root, resolved.plan, sections, deriver, workers=2, progress=progress)
     assert has_no_draft(root)
     release.set()
     for thread in [thread for thread in threading.enumerate() if thread.name.endswith("(serve)")]:
@@ -529,7 +528,7 @@ def test_data_of_another_digest_than_they_must_have_are_not_committed_nor_kept(
     resolved = builder.resolve(tiny_recipe(source))
     plan, sections = resolved.plan, builder.splits(resolved.plan)
     with pytest.raises(DamagedError, match="another digest") as caught:
-        builder.write_dataset(
+        writer.write_dataset(
             tmp_path / "data", plan, sections, resolved.deriver, workers=1, expected="0" * 64
         )
     assert caught.value.exit_code == 5
