@@ -13,26 +13,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from datagen import files, text
-from datagen.decoding import DecodeError, Rule, decode, shown
+from datagen.decoding import DecodeError, Rule, decode, integer, shown
 from datagen.errors import RecipeError, closest, did_you_mean
-from datagen.layout import CHUNK, DEFAULT_SHARD_SIZE, MAX_SHARD_SIZE, TASKS
+from datagen.layout import CHUNK, DEFAULT_SHARD_SIZE, MAX_COUNT, MAX_SHARD_SIZE, TASKS
 
 FORMATS = ("zarr", "hdf5")
 COMPRESSIONS = ("none", "zstd")
 MAX_GRID_SIDE = 64  # tiles
-MAX_COUNT = 1 << 40  # mosaics a split
 MAX_SEED = (1 << 63) - 1
 MAX_BYTES = 1 << 16  # of a recipe's file
 _MAX_DOTS = 64  # a line: the time that TOML takes grows with the square of the parts of a key
 _TASK = re.compile("[a-z][a-z0-9_]{0,63}")
 _MAX_LISTED = 20  # unknown keys that a message names before it counts the rest
-
-
-def _integer(low: int, high: int) -> Rule:
-    return Rule(
-        f"an integer from {low:,} to {high:,}",
-        lambda value: type(value) is int and low <= value <= high,
-    )
 
 
 def _one_of(names: tuple[str, ...]) -> Rule:
@@ -81,7 +73,7 @@ _TASKS = Rule(
     "a list of distinct names, foreground and circles among them: they hold the digits", _are_tasks
 )
 _SHARD_SIZE = Rule(f"{CHUNK} times a power of two, up to {MAX_SHARD_SIZE:,}", _is_shard_size)
-_COUNT = _integer(1, MAX_COUNT)
+_COUNT = integer(1, MAX_COUNT)
 
 
 @dataclass(frozen=True)
@@ -119,7 +111,7 @@ class Recipe:
 
     source: Annotated[str, _SOURCE, _FEW_DOTS]
     val: Annotated[int | None, _COUNT] = None
-    seed: Annotated[int, _integer(0, MAX_SEED)] = 0
+    seed: Annotated[int, integer(0, MAX_SEED)] = 0
     tasks: Annotated[tuple[str, ...], _TASKS] = TASKS
     mosaics: Annotated[Mosaics, _TABLE] = Mosaics()
     storage: Annotated[Storage, _TABLE] = Storage()
