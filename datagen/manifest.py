@@ -213,7 +213,7 @@ def from_bytes(data: bytes, *, path: Path) -> Manifest:
         ) from error
     if to_bytes(manifest) != data:
         raise DamagedError(
-            "the manifest is damaged: not spelled as one is, or its sha256 is not that of the rest",
+            "the manifest is damaged: its bytes are not canonical, or its sha256 is not that of the rest",
             path=path,
             remedy="without it nothing is known of the shards: "
             "remove the folder and build it again",
@@ -378,7 +378,7 @@ def _in_order(named: Mapping[str, T]) -> list[tuple[str, T]]:
 def _contradictions(manifest: Manifest) -> list[str]:
     problems = []
     if set(manifest.source.digits) != set(SPLITS):
-        problems.append(f"source.digits must tell of {', '.join(SPLITS)}")
+        problems.append(f"source.digits must have {', '.join(SPLITS)}")
     if manifest.recipe != manifest.recipe.without_path():
         problems.append("recipe.source must be a name, without a path")
     for split in manifest.splits.values():

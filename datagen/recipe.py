@@ -6,7 +6,7 @@ import errno
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from datagen import files, text
 from datagen.decoding import DecodeError, Rule, decode, integer, shown
 from datagen.errors import RecipeError, closest, did_you_mean
-from datagen.layout import CHUNK, DEFAULT_SHARD_SIZE, MAX_COUNT, MAX_SHARD_SIZE, TASKS
+from datagen.layout import CHUNK, DEFAULT_SHARD_SIZE, MAX_COUNT, MAX_SHARD_SIZE, SPLITS, TASKS
 
 FORMATS = ("zarr", "hdf5")
 COMPRESSIONS = ("none", "zstd")
@@ -272,3 +272,43 @@ def known_digest(recipe: Recipe) -> str | None:
 def _toml(value: object) -> str:
     # of printable strings, integers and lists: JSON is TOML there
     return json.dumps(value, ensure_ascii=False)
+
+
+def changed(
+    recipe: Recipe | Path | str,
+    *,
+    source: str | None = None,
+    val: int | None = None,
+    seed: int | None = None,
+    grid: tuple[int, int] | None = None,
+    mosaics: tuple[int, int, int] | None = None,
+    format: str | None = None,  # noqa: A002  (the key of a recipe)
+    shard_size: int | None = None,
+    compression: str | None = None,
+    more_tasks: Iterable[str] = (),
+) -> Recipe:
+    """Load a recipe by name or from a file, change what is given, and validate the whole again.
+
+    `source` is one that `datagen sources` lists, `val` the number of training images taken for the
+    validation split, `grid` the rows and columns of a mosaic, `mosaics` how many train, val and
+    test get. `more_tasks` are added to the recipe's own. Raises RecipeError.
+
+    >>> changed("mnist", seed=7, format="hdf5").storage.format
+    'hdf5'
+    """
+    table = to_table(recipe if isinstance(recipe, Recipe) else load(str(recipe)))
+    table["tasks"] += [name for name in more_tasks if name not in table["tasks"]]
+    if source is not None:
+        table.pop("val", None)  # a number of images that suits one source, not any other
+    table.update(_given(source=source, val=val, seed=seed))
+    if grid is not None:
+        table["mosaics"]["grid"] = list(grid)
+    if mosaics:
+        table["mosaics"].update(zip(SPLITS, mosaics, strict=True))
+    table["storage"].update(_given(format=format, shard_size=shard_size, compression=compression))
+    # the recipe itself was found valid above
+    return from_table(table, origin="the options given")
+
+
+def _given(**values: object) -> dict[str, object]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -641,13 +641,13 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Any, Any], object], str]] = {
     ),
     "a split missing": (
         lambda value, split: value["source"]["digits"].pop("val"),
-        "source.digits must tell of",
+        "source.digits must have",
     ),
     "a split too many": (
         lambda value, split: value["source"]["digits"].update(
             extra=value["source"]["digits"]["val"]
         ),
-        "source.digits must tell of",
+        "source.digits must have",
     ),
 }
 
@@ -752,7 +752,7 @@ def test_every_contradiction_is_told_in_full() -> None:
     head, told = refused(resealed(value)).split(" itself: ")
     assert head == "some/manifest.json: the manifest contradicts"
     assert told.split("; ") == [
-        "source.digits must tell of train, val, test",
+        "source.digits must have train, val, test",
         "tasks.foreground.train: two columns have the same name",
         "tasks.foreground.train.image: axes must name each axis of a sample",
         "tasks.foreground.train.table must have 288 bytes",
@@ -841,7 +841,7 @@ def test_what_is_no_manifest_of_this_version_is_told_in_full() -> None:
         "install the version of datagen that wrote it, or a later one"
     )
     assert refused(to_bytes(small()) + b" ") == (
-        "some/manifest.json: the manifest is damaged: not spelled as one is, or its sha256 is not that of the rest; "
+        "some/manifest.json: the manifest is damaged: its bytes are not canonical, or its sha256 is not that of the rest; "
         "without it nothing is known of the shards: remove the folder and build it again"
     )
 
