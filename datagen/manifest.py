@@ -213,7 +213,8 @@ def from_bytes(data: bytes, *, path: Path) -> Manifest:
         ) from error
     if to_bytes(manifest) != data:
         raise DamagedError(
-            "the manifest is damaged: its bytes are not canonical, or its sha256 is not that of the rest",
+            "the manifest is damaged: its bytes are not canonical, "
+            "or its sha256 is not that of the rest",
             path=path,
             remedy="without it nothing is known of the shards: "
             "remove the folder and build it again",

@@ -291,7 +291,7 @@ def _plain_dataset(file: h5py.File, column: Column, count: int) -> h5py.Dataset 
 def _mappings(dataset: h5py.Dataset) -> list[tuple[Any, ...]]:
     """List what a virtual dataset shows.
 
-    For each mapping: file, dataset, the block's first and last place, its size, the file's selection.
+    For each mapping: file, dataset, the block's first and last place, its size, the selection.
     """
     return [
         (
