@@ -84,7 +84,7 @@ class Resolved:
     def sample(self, task: str, split: str, index: int) -> Mapping[str, npt.NDArray[np.generic]]:
         """Derive one sample: column name -> array of the shape of one sample.
 
-        Raises RecipeError where there is none such.
+        Raises RecipeError where there is no such sample.
         """
         require_sample(self.recipe, task, split, index)
         only = replace(self.plan, recipe=replace(self.plan.recipe, tasks=(task,)))
@@ -109,7 +109,7 @@ class Resolved:
             digits=digits,
             conflicts=len(division.conflicts),
             conflicts_listed=tuple(
-                _spell(one, division) for one in division.conflicts[:_CONFLICTS_LISTED]
+                _describe(one, division) for one in division.conflicts[:_CONFLICTS_LISTED]
             ),
         )
 
@@ -398,7 +398,7 @@ def _thresholds(images: npt.NDArray[np.uint8], workers: int) -> npt.NDArray[np.u
     return out
 
 
-def _spell(conflict: Conflict, division: Division) -> str:
+def _describe(conflict: Conflict, division: Division) -> str:
     """Describe a conflict as the format page has it: rows are those of the source's parts."""
     dropped, kept = (
         f"{division.digits[split].part}[{row}] = {label}"

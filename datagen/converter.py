@@ -44,10 +44,12 @@ def convert(
     started = time.perf_counter()
     origin, target = Path(origin), Path(target)
     dataset = Dataset(origin)
-    storage = {"format": format_name, "shard_size": shard_size, "compression": compression}
-    table = recipe.to_table(dataset.manifest.recipe)
-    table["storage"].update({key: value for key, value in storage.items() if value is not None})
-    wanted = recipe.from_table(table, origin=str(target))
+    wanted = recipe.changed(
+        dataset.manifest.recipe,
+        format=format_name,
+        shard_size=shard_size,
+        compression=compression,
+    )
     plan = replace(dataset.manifest.plan, recipe=wanted)
     if files.is_within(target, origin):
         raise FormatError(

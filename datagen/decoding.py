@@ -37,6 +37,20 @@ class Rule:
     holds: Callable[[Any], bool]
 
 
+def matching(expected: str, pattern: str) -> Rule:
+    """Make the rule that all of a text matches a regular expression."""
+    compiled = re.compile(pattern)
+    return Rule(expected, lambda value: isinstance(value, str) and bool(compiled.fullmatch(value)))
+
+
+def integer(low: int, high: int) -> Rule:
+    """Make the rule for integers from `low` to `high`."""
+    return Rule(
+        f"an integer from {low:,} to {high:,}",
+        lambda value: type(value) is int and low <= value <= high,
+    )
+
+
 _TEXT = Rule("Unicode text", lambda value: type(value) is str and not _SURROGATE.search(value))
 _INTEGER = Rule(
     "an integer from 0 to 2^63 - 1",
@@ -93,9 +107,9 @@ def _decode(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
             for number, item in enumerate(value)
         )
     if get_origin(hint) is Mapping:
-        inner = get_args(hint)[1]
+        key_hint, inner = get_args(hint)
         for key in value:
-            _decode(str, key, where, problems)
+            _decode(key_hint, key, f"a key of {where}", problems)
         return {
             key: _decode(inner, item, _place(where, key), problems) for key, item in value.items()
         }

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from datagen import files
 from datagen import recipe as recipes
-from datagen.decoding import DecodeError, decode, shown, shown_name
+from datagen.decoding import DecodeError, Rule, decode, shown, shown_name
 from datagen.errors import DamagedError, DatagenError, FormatError, RecipeError
 from datagen.hashing import canonical_json, dataset_digest
 from datagen.layout import (
@@ -30,21 +29,26 @@ from datagen.layout import (
     TASKS,
 )
 from datagen.recipe import Recipe
-from datagen.split import Column, FileFacts, Split
+from datagen.split import (
+    COUNT,
+    NAME,
+    Column,
+    FileFacts,
+    Split,
+    column_problems,
+    digest_rule,
+    is_shape,
+    planned_problems,
+)
 
 T = TypeVar("T")
+_TILE = Rule("a height and a width", lambda value: is_shape(value) and len(value) == 2)
 
-_HEX = re.compile(r"[0-9a-f]+")
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_PATH = re.compile(r"(?!.{256})[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
-_SHARD = re.compile(r"\{shard(:05d)?\}")
-_MAX_SIDE = 1 << 20  # samples are shorter than this along each axis
 _MAX_LISTED = 20  # problems that a message names before it counts the rest
 _FRAME_FACTS = 1 << 17  # bytes of the manifest reserved for the facts of files
 _TABLE_FACTS = 256  # bytes of the manifest that the facts of a table take, at most
 _ROOT = 64  # bytes of the manifest that a content root takes
 _MAX_DIFFERENCES = 5  # keys of two plans that a message names
-_DTYPES = ("|u1", "<u4", "<i8")
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class SourceFacts:
 
     name: str
     classes: tuple[str, ...]
-    tile: tuple[int, ...]
+    tile: Annotated[tuple[int, ...], _TILE]
     digests: Mapping[str, str]
     licence: str
     attribution: str
@@ -149,7 +153,7 @@ def require_storable(plan: Manifest, splits: Sequence[Split]) -> None:
     Tasks of a user's own may declare anything, and a source may have class names of any length.
     """
     try:
-        problems = [problem for split in splits for problem in split_problems(split)]
+        problems = [problem for split in splits for problem in planned_problems(split)]
         columns = [column for split in splits for column in split.columns]
         planned = replace(plan, splits={(split.task, split.name): split for split in splits})
         size = len(to_bytes(planned))
@@ -209,7 +213,8 @@ def from_bytes(data: bytes, *, path: Path) -> Manifest:
         ) from error
     if to_bytes(manifest) != data:
         raise DamagedError(
-            "the manifest is damaged: not spelled as one is, or its sha256 is not that of the rest",
+            "the manifest is damaged: its bytes are not canonical, "
+            "or its sha256 is not that of the rest",
             path=path,
             remedy="without it nothing is known of the shards: "
             "remove the folder and build it again",
@@ -328,7 +333,7 @@ def _check_version(plain: dict[str, Any], path: Path) -> None:
 class _StoredSplit:
     """A split in the JSON; its other fields follow from its place and from the recipe."""
 
-    count: int
+    count: Annotated[int, COUNT]
     columns: tuple[Column, ...]
     table: FileFacts
 
@@ -337,9 +342,9 @@ class _StoredSplit:
 class _Stored:
     """The JSON object without the recipe, which has its own keys and defaults."""
 
-    digest: str
+    digest: Annotated[str, digest_rule(32)]
     source: SourceFacts
-    tasks: Mapping[str, Mapping[str, _StoredSplit]]
+    tasks: Mapping[Annotated[str, NAME], Mapping[str, _StoredSplit]]
     files: tuple[FileFacts, ...]
 
 
@@ -372,100 +377,17 @@ def _in_order(named: Mapping[str, T]) -> list[tuple[str, T]]:
 
 
 def _contradictions(manifest: Manifest) -> list[str]:
-    problems = _source_problems(manifest.source) + _digest_problems(manifest.digest, 32, "digest")
+    problems = []
+    if set(manifest.source.digits) != set(SPLITS):
+        problems.append(f"source.digits must have {', '.join(SPLITS)}")
     if manifest.recipe != manifest.recipe.without_path():
         problems.append("recipe.source must be a name, without a path")
-    for task in manifest.tasks:
-        problems += _name_problems(task, "tasks")
-    for (task, name), split in manifest.splits.items():
-        where = f"tasks.{shown_name(task)}.{shown_name(name)}"
-        if name not in manifest.source.digits:
-            problems.append(f"{where}: the source has no such split")
-        problems += split_problems(split) + _build_problems(split, where)
-    for file in manifest.files:
-        problems += _file_problems(file, "files")
+    for split in manifest.splits.values():
+        if split.name not in manifest.source.digits:
+            problems.append(f"{split.place}: the source has no such split")
+        problems += column_problems(split)
+        if split.table is None or split.table.bytes != split.table_bytes:
+            problems.append(f"{split.place}.table must have {split.table_bytes:,} bytes")
     if not problems and manifest.columns_digest() != manifest.digest:
         problems.append("digest is not that of the columns")
     return problems
-
-
-def _source_problems(source: SourceFacts) -> list[str]:
-    problems = []
-    if set(source.digits) != set(SPLITS):
-        problems.append(f"source.digits must tell of {', '.join(SPLITS)}")
-    if len(source.tile) != 2 or not all(0 < side < _MAX_SIDE for side in source.tile):
-        problems.append("source.tile must be a height and a width")
-    return problems
-
-
-def split_problems(split: Split) -> list[str]:
-    """List what keeps a manifest from stating this split, whether planned or finished."""
-    where = f"tasks.{shown_name(split.task)}.{shown_name(split.name)}"
-    problems = []
-    if not 0 < split.count <= recipes.MAX_COUNT:
-        problems.append(f"{where}.count must be from 1 to {recipes.MAX_COUNT:,}")
-    if not split.columns:
-        problems.append(f"{where} has no columns")
-    if len({column.name for column in split.columns}) < len(split.columns):
-        problems.append(f"{where}: two columns have the same name")
-    return problems + [
-        problem for column in split.columns for problem in _column_problems(column, where)
-    ]
-
-
-def _column_problems(column: Column, where: str) -> list[str]:
-    problems = _name_problems(column.name, where)
-    where = f"{where}.{shown_name(column.name)}"
-    path, places = _SHARD.subn("0", column.path)
-    if places != 1 or not _PATH.fullmatch(path):
-        problems.append(
-            f"{where}: {reprlib.repr(column.path)} is not a rule for paths within the dataset"
-        )
-    if column.dtype not in _DTYPES:
-        problems.append(
-            f"{where}: dtype {reprlib.repr(column.dtype)} is none of {', '.join(_DTYPES)}"
-        )
-    if len(column.shape) > 3 or not all(0 < side < _MAX_SIDE for side in column.shape):
-        problems.append(f"{where}: {reprlib.repr(column.shape)} is not the shape of a sample")
-    if len(column.axes) != len(column.shape):
-        problems.append(f"{where}: axes must name each axis of a sample")
-    return problems + [
-        problem for axis in column.axes for problem in _name_problems(axis, f"{where}.axes")
-    ]
-
-
-def _build_problems(split: Split, where: str) -> list[str]:
-    """List what is wrong with the facts that only a finished split has: table and content roots."""
-    assert split.table is not None
-    problems = _file_problems(split.table, where)
-    if split.table.bytes != split.table_bytes:
-        problems.append(f"{where}.table must have {split.table_bytes:,} bytes")
-    for column in split.columns:
-        problems += _digest_problems(column.root, 32, f"{where}.{shown_name(column.name)}")
-    return problems
-
-
-def _file_problems(file: FileFacts, where: str) -> list[str]:
-    good = _PATH.fullmatch(file.path)
-    problems = (
-        [] if good else [f"{where}: {reprlib.repr(file.path)} is not a path within the dataset"]
-    )
-    return problems + _digest_problems(file.digest, 16, where)
-
-
-def _name_problems(name: str, where: str) -> list[str]:
-    good = _NAME.fullmatch(name)
-    return (
-        []
-        if good
-        else [
-            f"{where}: {reprlib.repr(name)} is not a name of letters a to z, digits and underscores"
-        ]
-    )
-
-
-def _digest_problems(digest: str, size: int, where: str) -> list[str]:
-    good = len(digest) == 2 * size and _HEX.fullmatch(digest)
-    return (
-        [] if good else [f"{where}: {reprlib.repr(digest)} is not a digest of {size} bytes in hex"]
-    )

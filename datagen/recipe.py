@@ -6,33 +6,25 @@ import errno
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
 from datagen import files, text
-from datagen.decoding import DecodeError, Rule, decode, shown
+from datagen.decoding import DecodeError, Rule, decode, integer, shown
 from datagen.errors import RecipeError, closest, did_you_mean
-from datagen.layout import CHUNK, DEFAULT_SHARD_SIZE, MAX_SHARD_SIZE, TASKS
+from datagen.layout import CHUNK, DEFAULT_SHARD_SIZE, MAX_COUNT, MAX_SHARD_SIZE, SPLITS, TASKS
 
 FORMATS = ("zarr", "hdf5")
 COMPRESSIONS = ("none", "zstd")
 MAX_GRID_SIDE = 64  # tiles
-MAX_COUNT = 1 << 40  # mosaics a split
 MAX_SEED = (1 << 63) - 1
 MAX_BYTES = 1 << 16  # of a recipe's file
 _MAX_DOTS = 64  # a line: the time that TOML takes grows with the square of the parts of a key
 _TASK = re.compile("[a-z][a-z0-9_]{0,63}")
 _MAX_LISTED = 20  # unknown keys that a message names before it counts the rest
-
-
-def _integer(low: int, high: int) -> Rule:
-    return Rule(
-        f"an integer from {low:,} to {high:,}",
-        lambda value: type(value) is int and low <= value <= high,
-    )
 
 
 def _one_of(names: tuple[str, ...]) -> Rule:
@@ -81,7 +73,7 @@ _TASKS = Rule(
     "a list of distinct names, foreground and circles among them: they hold the digits", _are_tasks
 )
 _SHARD_SIZE = Rule(f"{CHUNK} times a power of two, up to {MAX_SHARD_SIZE:,}", _is_shard_size)
-_COUNT = _integer(1, MAX_COUNT)
+_COUNT = integer(1, MAX_COUNT)
 
 
 @dataclass(frozen=True)
@@ -119,7 +111,7 @@ class Recipe:
 
     source: Annotated[str, _SOURCE, _FEW_DOTS]
     val: Annotated[int | None, _COUNT] = None
-    seed: Annotated[int, _integer(0, MAX_SEED)] = 0
+    seed: Annotated[int, integer(0, MAX_SEED)] = 0
     tasks: Annotated[tuple[str, ...], _TASKS] = TASKS
     mosaics: Annotated[Mosaics, _TABLE] = Mosaics()
     storage: Annotated[Storage, _TABLE] = Storage()
@@ -280,3 +272,43 @@ def known_digest(recipe: Recipe) -> str | None:
 def _toml(value: object) -> str:
     # of printable strings, integers and lists: JSON is TOML there
     return json.dumps(value, ensure_ascii=False)
+
+
+def changed(
+    recipe: Recipe | Path | str,
+    *,
+    source: str | None = None,
+    val: int | None = None,
+    seed: int | None = None,
+    grid: tuple[int, int] | None = None,
+    mosaics: tuple[int, int, int] | None = None,
+    format: str | None = None,  # noqa: A002  (the key of a recipe)
+    shard_size: int | None = None,
+    compression: str | None = None,
+    more_tasks: Iterable[str] = (),
+) -> Recipe:
+    """Load a recipe by name or from a file, change what is given, and validate the whole again.
+
+    `source` is one that `datagen sources` lists, `val` the number of training images taken for the
+    validation split, `grid` the rows and columns of a mosaic, `mosaics` how many train, val and
+    test get. `more_tasks` are added to the recipe's own. Raises RecipeError.
+
+    >>> changed("mnist", seed=7, format="hdf5").storage.format
+    'hdf5'
+    """
+    table = to_table(recipe if isinstance(recipe, Recipe) else load(str(recipe)))
+    table["tasks"] += [name for name in more_tasks if name not in table["tasks"]]
+    if source is not None:
+        table.pop("val", None)  # a number of images that suits one source, not any other
+    table.update(_given(source=source, val=val, seed=seed))
+    if grid is not None:
+        table["mosaics"]["grid"] = list(grid)
+    if mosaics:
+        table["mosaics"].update(zip(SPLITS, mosaics, strict=True))
+    table["storage"].update(_given(format=format, shard_size=shard_size, compression=compression))
+    # the recipe itself was found valid above
+    return from_table(table, origin="the options given")
+
+
+def _given(**values: object) -> dict[str, object]:
+    return {name: value for name, value in values.items() if value is not None}

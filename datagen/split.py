@@ -7,17 +7,20 @@ A planned split has no content roots and no table yet; `dataclasses.replace` fil
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from datagen import files
+from datagen.decoding import DecodeError, Rule, decode, integer, matching, shown_name
 from datagen.errors import DamagedError
 from datagen.hashing import bytes_digest
-from datagen.layout import CHUNK
+from datagen.layout import CHUNK, MAX_COUNT
 
 _BLOCK_BYTES = 1 << 23
 
@@ -35,14 +38,48 @@ SHARD_FACTS = np.dtype(
 
 Table = npt.NDArray[np.void]
 
+_MAX_SIDE = 1 << 20  # samples are shorter than this along each axis
+_DTYPES = ("|u1", "<u4", "<i8")
+NAME = matching("a name of letters a to z, digits and underscores", "[a-z][a-z0-9_]{0,63}")
+_PATH = matching(
+    "a path within the dataset",
+    "(?!.{256})[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*",
+)
+
+
+def digest_rule(size: int) -> Rule:
+    """Make the rule for a digest of `size` bytes."""
+    return matching(f"a digest of {size} bytes in hex", f"[0-9a-f]{{{2 * size}}}")
+
+
+def _is_path_rule(value: Any) -> bool:
+    path, places = _SHARD.subn("0", value) if isinstance(value, str) else ("", 0)
+    return places == 1 and _PATH.holds(path)
+
+
+def is_shape(value: Any) -> bool:
+    """Tell whether a plain value can be the shape of a sample."""
+    return (
+        isinstance(value, list | tuple)
+        and len(value) <= 3
+        and all(type(side) is int and 0 < side < _MAX_SIDE for side in value)
+    )
+
+
+_SHARD = re.compile(r"\{shard(:05d)?\}")
+_PATH_RULE = Rule("a rule for paths within the dataset", _is_path_rule)
+_SHAPE = Rule("the shape of a sample", is_shape)
+COUNT = integer(1, MAX_COUNT)
+_DTYPE = Rule(f"one of {', '.join(_DTYPES)}", lambda value: value in _DTYPES)
+
 
 @dataclass(frozen=True)
 class FileFacts:
     """A file: its path relative to the dataset, size, and XXH3-128 (hex) of its bytes."""
 
-    path: str
+    path: Annotated[str, _PATH]
     bytes: int
-    digest: str
+    digest: Annotated[str, digest_rule(16)]
 
 
 @dataclass(frozen=True)
@@ -54,12 +91,12 @@ class Column:
     A task declares a column without these two; a plan adds the path, a finished build the root.
     """
 
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    axes: tuple[str, ...]
-    path: str = ""
-    root: str = ""
+    name: Annotated[str, NAME]
+    dtype: Annotated[str, _DTYPE]
+    shape: Annotated[tuple[int, ...], _SHAPE]
+    axes: tuple[Annotated[str, NAME], ...]
+    path: Annotated[str, _PATH_RULE] = ""
+    root: Annotated[str, digest_rule(32)] = ""
 
     @property
     def sample_bytes(self) -> int:
@@ -88,6 +125,11 @@ class Split:
         """The split as its task declares it: no paths, no content roots, no table."""
         columns = tuple(replace(column, path="", root="") for column in self.columns)
         return replace(self, columns=columns, table=None)
+
+    @property
+    def place(self) -> str:
+        """Its place in a manifest, for messages."""
+        return f"tasks.{shown_name(self.task)}.{shown_name(self.name)}"
 
     @property
     def folder(self) -> str:
@@ -147,6 +189,39 @@ class Split:
         """The samples of a shard, block by block."""
         samples, size = self.samples(shard), self.samples_a_block
         return (samples[start : start + size] for start in range(0, len(samples), size))
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """The part of a split that a task declares."""
+
+    task: Annotated[str, NAME]
+    count: Annotated[int, COUNT]
+    columns: tuple[Column, ...]
+
+
+def planned_problems(split: Split) -> list[str]:
+    """List what keeps a manifest from stating a planned split: a task may declare anything."""
+    plain = asdict(split)
+    for column in plain["columns"]:
+        del column["root"]
+    try:
+        decode(_Declared, plain, split.place)
+    except DecodeError as error:
+        return error.problems
+    return column_problems(split)
+
+
+def column_problems(split: Split) -> list[str]:
+    """List in what the columns of a split do not agree with each other."""
+    problems = [] if split.columns else [f"{split.place} has no columns"]
+    if len({column.name for column in split.columns}) < len(split.columns):
+        problems.append(f"{split.place}: two columns have the same name")
+    return problems + [
+        f"{split.place}.{column.name}: axes must name each axis of a sample"
+        for column in split.columns
+        if len(column.axes) != len(column.shape)
+    ]
 
 
 @dataclass(frozen=True)

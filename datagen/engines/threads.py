@@ -6,6 +6,7 @@ wait for the disk hold no compute slot, so that writing one shard and deriving t
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -98,3 +99,10 @@ def _start(serve: Callable[[], None], number: int, threads: list[threading.Threa
         except RuntimeError:  # there are no more
             return
         threads.append(thread)
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -54,16 +54,18 @@ class ShardWriter:
 
     def __init__(self, root: Path, split: Split, shard: int) -> None:
         self._split = split
-        self._draft = AtomicFile(root / f"{split.folder}/{shard:05d}.h5")
+        self._output = AtomicFile(root / f"{split.folder}/{shard:05d}.h5")
         try:
             self._offsets = self._lay_out(len(split.samples(shard)))
-            self._chunks = None if split.compression == "none" else _ChunkWriter(self._draft, split)
+            self._chunks = (
+                None if split.compression == "none" else _ChunkWriter(self._output, split)
+            )
         except BaseException:
-            self._draft.discard()
+            self._output.discard()
             raise
         self._lengths = dict.fromkeys(self._offsets, 0)
         self._streams = {
-            name: Stream(self._draft, offset)
+            name: Stream(self._output, offset)
             for name, offset in self._offsets.items()
             if offset is not None
         }
@@ -81,10 +83,10 @@ class ShardWriter:
             self._chunks.finish()
         for stream in self._streams.values():
             stream.flush()
-        with storage_errors(self._draft.path):
-            size = os.fstat(self._draft.descriptor).st_size
-            digest = bytes.fromhex(file_digest(self._draft.temporary))
-        self._draft.commit()
+        with storage_errors(self._output.path):
+            size = os.fstat(self._output.descriptor).st_size
+            digest = bytes.fromhex(file_digest(self._output.temporary))
+        self._output.commit()
         return {
             name: Extent(offset, self._lengths[name], size, digest)
             for name, offset in self._offsets.items()
@@ -93,10 +95,10 @@ class ShardWriter:
     def discard(self) -> None:
         if self._chunks is not None:
             self._chunks.close()
-        self._draft.discard()
+        self._output.discard()
 
     def _lay_out(self, count: int) -> dict[str, int | None]:
-        with _writing(self._draft.path), _create(self._draft.temporary) as file:
+        with _writing(self._output.path), _create(self._output.temporary) as file:
             offsets = {}
             for column in self._split.columns:
                 dataset = _create_dataset(file, self._split, column, count)
@@ -107,16 +109,16 @@ class ShardWriter:
 class _ChunkWriter:
     """Compresses chunks of 256 samples and writes them into the datasets of a temporary file."""
 
-    def __init__(self, draft: AtomicFile, split: Split) -> None:
+    def __init__(self, output: AtomicFile, split: Split) -> None:
         from numcodecs import Zstd
 
-        self._draft = draft
+        self._output = output
         self._encode = Zstd(level=_ZSTD_LEVEL).encode
         self._columns = {column.name: column for column in split.columns}
         self._pending = {name: bytearray() for name in self._columns}
         self._positions = dict.fromkeys(self._columns, 0)
-        with _writing(draft.path):
-            self._file = h5py.File(draft.temporary, "r+")
+        with _writing(output.path):
+            self._file = h5py.File(output.temporary, "r+")
 
     def append(self, name: str, view: memoryview) -> None:
         pending, step = self._pending[name], CHUNK * self._columns[name].sample_bytes
@@ -135,12 +137,12 @@ class _ChunkWriter:
         self.close()
 
     def close(self) -> None:
-        with _writing(self._draft.path):
+        with _writing(self._output.path):
             self._file.close()
 
     def _write(self, name: str, chunk: bytearray) -> None:
         position = (self._positions[name], *(0 for _ in self._columns[name].shape))
-        with _writing(self._draft.path):
+        with _writing(self._output.path):
             self._file[name].id.write_direct_chunk(position, bytes(self._encode(chunk)))
         self._positions[name] += CHUNK
 
@@ -289,7 +291,7 @@ def _plain_dataset(file: h5py.File, column: Column, count: int) -> h5py.Dataset 
 def _mappings(dataset: h5py.Dataset) -> list[tuple[Any, ...]]:
     """List what a virtual dataset shows.
 
-    For each mapping: file, dataset, the block's first and last place, its size, the file's selection.
+    For each mapping: file, dataset, the block's first and last place, its size, the selection.
     """
     return [
         (

@@ -72,15 +72,15 @@ class ShardWriter:
 
     def discard(self) -> None:
         for file in self._files.values():
-            file.draft.discard()
+            file.output.discard()
 
 
 class _ShardFile:
     """One column of one shard."""
 
     def __init__(self, path: Path, split: Split, column: Column) -> None:
-        self.draft = AtomicFile(path)
-        self._stream = Stream(self.draft)
+        self.output = AtomicFile(path)
+        self._stream = Stream(self.output)
         self._chunk_bytes = CHUNK * column.sample_bytes
         self._index = _empty_index(split)
         self._encode = _encoder(split.compression)
@@ -110,7 +110,7 @@ class _ShardFile:
             self._write_encoded(self._pending + padding)
         self._write(_checked(self._index))
         self._stream.flush()
-        self.draft.commit()
+        self.output.commit()
         offset = 0 if self._encode is None else None
         return Extent(offset, self._length, self._stream.end, self._digest.digest())
 
@@ -147,10 +147,10 @@ def frame_problems(root: Path, split: Split) -> list[Contradiction]:
     """
     problems = []
     for path, document in _documents(split).items():
-        spellings = _spellings(document)
+        encodings = _encodings(document)
         try:
             with (root / path).open("rb") as file:
-                good = file.read(max(map(len, spellings)) + 1) in spellings
+                good = file.read(max(map(len, encodings)) + 1) in encodings
             found = None if good or is_consolidated(root, path) else "something else"
         except OSError as error:
             found = f"what cannot be read: {error.strerror}"
@@ -159,7 +159,7 @@ def frame_problems(root: Path, split: Split) -> list[Contradiction]:
     return problems
 
 
-def _spellings(document: dict[str, Any]) -> list[bytes]:
+def _encodings(document: dict[str, Any]) -> list[bytes]:
     """Encode a metadata file in bytes: as it is written now, and as it was earlier."""
     earlier = document | ({"fill_value": 0} if "fill_value" in document else {})
     return [canonical_json(document), canonical_json(earlier)]

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 
 from datagen import builder
 from datagen.errors import DatagenError
-from datagen.layout import CHUNK, MAX_SHARD_SIZE, SPLITS, TASKS
+from datagen.layout import CHUNK, MAX_COUNT, MAX_SHARD_SIZE, SPLITS, TASKS
 from datagen.recipe import (
     COMPRESSIONS,
     FORMATS,
-    MAX_COUNT,
     MAX_GRID_SIDE,
     MAX_SEED,
     Mosaics,
