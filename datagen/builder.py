@@ -20,7 +20,7 @@ from datagen.layout import MANIFEST, SPLITS
 from datagen.manifest import DigitFacts, Manifest, SourceFacts, difference
 from datagen.recipe import Recipe
 from datagen.sources.base import Progress as FetchProgress
-from datagen.sources.base import Report, Source
+from datagen.sources.base import Source, Warn
 from datagen.sources.split import Conflict, Division, divide
 from datagen.split import Split, shard_list
 from datagen.stores import with_paths
@@ -148,7 +148,7 @@ def build(
     directory: Path | str | None = None,
     workers: int = 1,
     part: tuple[int, int] | None = None,
-    warn: Report | None = None,
+    warn: Warn | None = None,
     fetching: FetchProgress | None = None,
     progress: Progress | None = None,
 ) -> Built:
@@ -190,7 +190,7 @@ def resolve(
     *,
     directory: Path | str | None = None,
     workers: int = 1,
-    warn: Report | None = None,
+    warn: Warn | None = None,
     progress: FetchProgress | None = None,
     offline: bool = False,
 ) -> Resolved:

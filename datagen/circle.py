@@ -1,7 +1,6 @@
-"""Minimal enclosing circles of masks, as exact rationals, and the masks those circles fill, decided
-in integers.
+"""Compute minimal enclosing circles of masks as exact rationals, and the masks that they fill.
 
-To 512x512, int64 suffices everywhere: see the bounds beside each formula.
+Integers decide everything. Up to 512x512 int64 suffices: see the bounds beside each formula.
 """
 
 from __future__ import annotations
@@ -17,12 +16,14 @@ _PIXELS = 2**20  # pixels at a time
 
 
 def enclose(masks: npt.NDArray[np.uint8] | npt.NDArray[np.bool_]) -> _Ints:
-    """The minimal circle around all foreground pixel centres: (n, H, W), foreground non-zero ->
-    int64 (n, 4).
+    """Compute the minimal circle around the foreground's pixel centres: (n, H, W) -> int64 (n, 4).
 
-    Columns x, y, den, r2: centre (x/den, y/den), x the column and y the row, squared radius
-    r2/den^2, den > 0 and gcd(x, y, den) = 1. One pixel: r2 = 0, den = 1. No foreground: all 0. H
-    and W from 1 to 512.
+    Masks are uint8 or bool, non-zero in the foreground, H and W from 1 to 512. The columns are x,
+    y, den, r2: the centre is (x/den, y/den), x the column and y the row; the squared radius is
+    r2/den^2; den > 0 and gcd(x, y, den) = 1. One pixel: r2 = 0, den = 1. No foreground: all 0.
+
+    >>> enclose(np.array([[[1, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 1]]], np.uint8))
+    array([[ 3,  2,  2, 13]])
     """
     out = np.zeros((len(masks), 4), np.int64)
     step = max(
@@ -38,10 +39,15 @@ def enclose(masks: npt.NDArray[np.uint8] | npt.NDArray[np.bool_]) -> _Ints:
 def raster(
     circles: _Ints, height: int, width: int, out: npt.NDArray[np.uint8] | None = None
 ) -> npt.NDArray[np.uint8]:
-    """The pixels whose centres are inside or on each circle: int64 (n, 4) -> uint8 {0, 1} (n,
-    height, width).
+    """Mark the pixels whose centres lie in or on each circle: int64 (n, 4) -> uint8 (n, H, W).
 
-    Writes into `out` where given. Circles are as `enclose` returns them, of tiles to 512x512.
+    Pixels are 1 inside and 0 outside. Circles are as `enclose` returns them, of tiles up to
+    512x512. The result is written into `out` if that is given.
+
+    >>> raster(np.array([[1, 1, 1, 1]]), 3, 3)[0]
+    array([[0, 1, 0],
+           [1, 1, 1],
+           [0, 1, 0]], dtype=uint8)
     """
     if out is None:
         out = np.empty((len(circles), height, width), np.uint8)
@@ -58,11 +64,10 @@ def raster(
 
 
 def _candidates(masks: npt.NDArray[np.bool_]) -> tuple[_Ints, _Ints]:
-    """The points on which alone the circle depends: the first and last foreground pixel of each
-    row.
+    """Find the first and last foreground pixel of each row; the circle depends on no others.
 
-    bool (n, H, W) -> x (n, 2, H) and y (n, 1, H). Rows without foreground repeat the first row that
-    has some. Every mask must have foreground.
+    bool (n, H, W) -> x (n, 2, H) and y (n, 1, H). Rows without foreground repeat the first row with
+    foreground, which every mask must have.
     """
     n, height, width = masks.shape
     first, last = masks.argmax(axis=2), width - 1 - masks[:, :, ::-1].argmax(axis=2)
@@ -73,7 +78,7 @@ def _candidates(masks: npt.NDArray[np.bool_]) -> tuple[_Ints, _Ints]:
 
 
 def _minimal(x: _Ints, y: _Ints) -> _Ints:
-    """The minimal circle around the points of each tile, x (n, 2, H) and y (n, 1, H) -> (n, 4).
+    """Compute the minimal circle around each tile's points: x (n, 2, H), y (n, 1, H) -> (n, 4).
 
     While the point farthest from a tile's circle is outside, the circle becomes the minimal one
     around that point and the old support. Its radius grows strictly, so the loop ends.
@@ -95,7 +100,7 @@ def _minimal(x: _Ints, y: _Ints) -> _Ints:
 
 
 def _farthest(x: _Ints, y: _Ints, centre: _Ints, den: _Ints) -> _Ints:
-    """The point of each tile farthest from centre / den: (2, n).
+    """Find the point of each tile farthest from centre / den: (2, n).
 
     Compares den times the squared distance, less a term that the points share: below 2^40, as den <
     2^19 and the centre of a minimal circle lies inside the frame.
@@ -107,14 +112,13 @@ def _farthest(x: _Ints, y: _Ints, centre: _Ints, den: _Ints) -> _Ints:
 
 
 def _grow(support: _Ints) -> tuple[_Ints, _Ints, _Ints]:
-    """The minimal circle around the origin and the old support (2, 3, n), when the origin is
-    outside the old circle.
+    """Compute the minimal circle around the origin and the old support (2, 3, n).
 
-    It passes through the origin. So it is the circle on the diameter from the origin to one old
-    point, or passes through two old points that make no obtuse triangle with the origin, and holds
-    the others: the first of these six that does is it. Returns the new support (2, 3, n), the
-    origin among it, with centre (2, n) and den (n,). Bounds to 512x512: coordinates < 2^9, norms
-    and den < 2^19, centres < 2^29, products < 2^40.
+    The origin must be outside the old circle. The new circle passes through it. So it is the circle
+    on the diameter from the origin to one old point, or passes through two old points that make no
+    obtuse triangle with the origin, and holds the others: the first of these six that does is it.
+    Returns the new support (2, 3, n), the origin among it, with centre (2, n) and den (n,). Bounds
+    up to 512x512: coordinates < 2^9, norms and den < 2^19, centres < 2^29, products < 2^40.
     """
     after, last = support[:, [1, 2, 0]], support[:, [2, 0, 1]]
     norm, dot = _dot(support, support), _dot(after, last)
@@ -140,10 +144,10 @@ def _grow(support: _Ints) -> tuple[_Ints, _Ints, _Ints]:
 
 
 def _canonical(origin: _Ints, centre: _Ints, den: _Ints) -> _Ints:
-    """The columns x, y, den, r2 of circles through `origin` around origin + centre / den: (n, 4).
+    """Compute x, y, den, r2 of circles through `origin` around origin + centre / den: (n, 4).
 
-    What divides den and the absolute centre also divides the relative one, so r2 is an integer. The
-    radius is at most half of the frame's diagonal: r2 < 2^55.
+    A divisor of den and of the absolute centre also divides the relative one, so r2 is an integer.
+    The radius is at most half of the frame's diagonal: r2 < 2^55.
     """
     x, y = den * origin + centre
     shared = np.gcd(np.gcd(x, y), den)
@@ -152,6 +156,6 @@ def _canonical(origin: _Ints, centre: _Ints, den: _Ints) -> _Ints:
 
 
 def _dot(a: _Ints, b: _Ints) -> _Ints:
-    """The scalar products of vectors (2, ...)."""
+    """Compute the scalar products of vectors (2, ...)."""
     product: _Ints = a[0] * b[0] + a[1] * b[1]
     return product

@@ -1,5 +1,4 @@
-"""What pictures are painted with: colours, letters, enlarged pixels, rings, and pictures set side
-by side.
+"""Draw pictures: colours, text, enlarged pixels, rings, and layouts of pictures.
 
 A picture is RGB, uint8 (height, width, 3). The same arguments give the same pixels.
 """
@@ -46,24 +45,27 @@ _TINT = 0.35  # how much of its colour an overlay gives to a pixel
 
 
 def class_colours(classes: int) -> UInt8:
-    """The colour of each value of a semantic mask: (256, 3). 0 is black, class + 1 that class's own
-    colour.
-    """
+    """Return the colours of a semantic mask (256, 3): black for 0, then those of the classes."""
     table = np.zeros((256, 3), np.uint8)
     table[255] = _IGNORE
     for label in range(classes):
-        table[label + 1] = _class_colour(label)
+        table[label + 1] = class_colour(label)
     return table
 
 
 def two_colours(foreground: Colour) -> UInt8:
-    """The colour of each value of a binary mask: (256, 3). 0 is black, all else `foreground`."""
+    """Return the colours of a binary mask (256, 3): black for 0, `foreground` for all else."""
     table = np.full((256, 3), foreground, np.uint8)
     table[0] = 0
     return table
 
 
-def _class_colour(label: int) -> Colour:
+def class_colour(label: int) -> Colour:
+    """Return the colour of a class on black, the same as in the pictures of `modeling`.
+
+    >>> class_colour(0), class_colour(10)
+    ((75, 225, 255), (255, 38, 38))
+    """
     if label < len(_TEN):
         return _TEN[label]
     turn = label - len(_TEN)
@@ -74,9 +76,11 @@ def _class_colour(label: int) -> Colour:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def plain(name: str, index: int, *, longest: int = 14) -> str:
-    """A class's name in letters that can be drawn: accents dropped, long names cut, all else "class
-    INDEX".
+def drawable_name(name: str, index: int, *, longest: int = 14) -> str:
+    """Return a class's name in letters that can be drawn: no accents, cut short, or "class INDEX".
+
+    >>> drawable_name("été", 0), drawable_name("日本", 1)
+    ('ete', 'class 1')
     """
     letters = [
         letter
@@ -89,14 +93,14 @@ def plain(name: str, index: int, *, longest: int = 14) -> str:
     return text if len(text) <= longest else f"{text[: longest - 2].rstrip()}.."
 
 
-def words(text: str, size: int, colour: Colour = TEXT) -> UInt8:
-    """A line of ASCII text on the page, its capitals `size` pixels high: (2 * size, width, 3)."""
+def draw_text(text: str, size: int, colour: Colour = TEXT) -> UInt8:
+    """Draw a line of ASCII text, its capitals `size` pixels high: (2 * size, width, 3)."""
     return _ramp(colour)[_letters(text, size)]
 
 
 @lru_cache(maxsize=8)
 def _ramp(colour: Colour) -> UInt8:
-    """From the page's colour to another in 256 steps: (256, 3)."""
+    """Blend from the page's colour to another in 256 steps: (256, 3)."""
     return blend(blank(1, 256), np.linspace(0, 1, 256)[None], colour)[0]
 
 
@@ -112,7 +116,7 @@ def _letters(text: str, size: int) -> UInt8:
 
 
 def blank(height: int, width: int) -> UInt8:
-    """An empty piece of the page."""
+    """Return an empty piece of the page."""
     page = np.empty((height, width, 3), np.uint8)
     # whole lines are copied much faster than pixels
     page[:] = np.tile(np.array(PAGE, np.uint8), (width, 1))
@@ -120,61 +124,53 @@ def blank(height: int, width: int) -> UInt8:
 
 
 def blend(picture: UInt8, cover: npt.NDArray[np.float64], colour: UInt8 | Colour) -> UInt8:
-    """The picture with as much of `colour` in each pixel as `cover` (height, width), from 0 to 1,
-    says.
-    """
+    """Mix `colour` into each pixel, by the share `cover` (height, width), from 0 to 1."""
     share = cover[..., None]
     return np.rint(picture * (1 - share) + np.asarray(colour) * share).astype(np.uint8)
 
 
 def beside(pictures: Sequence[UInt8], gap: int = 0) -> UInt8:
-    """The pictures in a row, tops in line."""
+    """Lay the pictures out in a row, tops aligned."""
     return _joined(pictures, gap, 1)
 
 
 def above(pictures: Sequence[UInt8], gap: int = 0) -> UInt8:
-    """The pictures in a column, left sides in line."""
+    """Lay the pictures out in a column, left sides aligned."""
     return _joined(pictures, gap, 0)
 
 
 def justified(pictures: Sequence[UInt8], height: int) -> UInt8:
-    """The pictures in a column of that height, the first at the top, the last at the bottom, evenly
-    apart.
-    """
+    """Lay the pictures out in a column of that height, from top to bottom, with equal gaps."""
     spare = height - sum(picture.shape[0] for picture in pictures)
     page, at = blank(height, max(picture.shape[1] for picture in pictures)), 0
     for i, picture in enumerate(pictures):
-        set_in(page, picture, at + spare * i // max(1, len(pictures) - 1), 0)
+        paste(page, picture, at + spare * i // max(1, len(pictures) - 1), 0)
         at += picture.shape[0]
     return page
 
 
 def framed(picture: UInt8, top: int, left: int) -> UInt8:
-    """The picture amid a margin of the page, as wide below as above and on the right as on the
-    left.
-    """
-    return set_in(
-        blank(picture.shape[0] + 2 * top, picture.shape[1] + 2 * left), picture, top, left
-    )
+    """Add a margin to the picture: `top` pixels above and below, `left` pixels on either side."""
+    return paste(blank(picture.shape[0] + 2 * top, picture.shape[1] + 2 * left), picture, top, left)
 
 
-def set_in(page: UInt8, picture: UInt8, top: int, left: int) -> UInt8:
-    """The page, changed in place: the picture covers it from `top` and `left` on."""
+def paste(page: UInt8, picture: UInt8, top: int, left: int) -> UInt8:
+    """Copy the picture into the page, in place, with its corner at `top` and `left`."""
     page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
     return page
 
 
 def widened(picture: UInt8, width: int) -> UInt8:
-    """The picture with some of the page on its right, so that it is at least `width` wide."""
-    return set_in(blank(picture.shape[0], max(width, picture.shape[1])), picture, 0, 0)
+    """Add page to the right of the picture until it is at least `width` wide."""
+    return paste(blank(picture.shape[0], max(width, picture.shape[1])), picture, 0, 0)
 
 
 def ends(left: UInt8, right: UInt8, width: int) -> UInt8:
-    """Two pictures at the two ends of a line at least `width` wide, bottoms in line."""
+    """Put two pictures at the two ends of a line at least `width` wide, bottoms aligned."""
     height = max(left.shape[0], right.shape[0])
     width = max(width, left.shape[1] + right.shape[1] + 24)
-    line = set_in(blank(height, width), left, height - left.shape[0], 0)
-    return set_in(line, right, height - right.shape[0], width - right.shape[1])
+    line = paste(blank(height, width), left, height - left.shape[0], 0)
+    return paste(line, right, height - right.shape[0], width - right.shape[1])
 
 
 def _joined(pictures: Sequence[UInt8], gap: int, axis: int) -> UInt8:
@@ -182,23 +178,23 @@ def _joined(pictures: Sequence[UInt8], gap: int, axis: int) -> UInt8:
     across = max(picture.shape[1 - axis] for picture in pictures)
     page, at = (blank(across, along) if axis else blank(along, across)), 0
     for picture in pictures:
-        set_in(page, picture, *((0, at) if axis else (at, 0)))
+        paste(page, picture, *((0, at) if axis else (at, 0)))
         at += picture.shape[axis] + gap
     return page
 
 
 def scale_for(shape: tuple[int, ...], box: int) -> float:
-    """By what to enlarge an image so that its longer side is about `box`: a whole number, or a
-    fraction below 2/3.
+    """Choose a scale that makes the longer side about `box`: whole, or a fraction below 2/3.
+
+    >>> scale_for((28, 28), 112), scale_for((512, 512), 128)
+    (4.0, 0.25)
     """
     ratio = box / max(shape)
     return ratio if ratio < 2 / 3 else float(max(1, round(ratio)))
 
 
 def grey(image: UInt8, scale: float) -> UInt8:
-    """A grey image (h, w) as a picture: each pixel a square where it is enlarged, averages where it
-    is reduced.
-    """
+    """Draw a grey image (h, w): pixels become squares if it is enlarged, averages if reduced."""
     if scale >= 1:
         return np.repeat(_squares(image, scale)[..., None], 3, axis=2)
     step = max(1, int(0.25 / scale))  # of a very large image, a part is plenty to average
@@ -210,14 +206,12 @@ def grey(image: UInt8, scale: float) -> UInt8:
 
 
 def painted(mask: UInt8, scale: float, colours: UInt8) -> UInt8:
-    """A mask (h, w) as a picture, each value in its colour of the table (256, 3)."""
+    """Draw a mask (h, w), each value in its colour of the table (256, 3)."""
     return colours[_squares(mask, scale)]
 
 
 def overlay(image: UInt8, mask: UInt8, scale: float, colours: UInt8) -> UInt8:
-    """The image tinted with the colours of its mask, which is also outlined, along its pixels and
-    inside of it.
-    """
+    """Tint the image with the colours of its mask, and outline the mask along its inner pixels."""
     regions = _squares(mask, scale)
     kernel = np.ones((1 + 2 * _stroke(scale),) * 2, np.uint8)
     inner = cv2.erode(regions, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=(0,))
@@ -227,9 +221,7 @@ def overlay(image: UInt8, mask: UInt8, scale: float, colours: UInt8) -> UInt8:
 
 
 def ring(picture: UInt8, x: float, y: float, radius: float, scale: float, colour: Colour) -> UInt8:
-    """The picture with a circle; x, y and radius in its pixels, 0, 0 the outer corner of the first
-    one.
-    """
+    """Draw a circle on the picture; x, y and radius in its pixels from its upper left corner."""
     half = max(2, _stroke(scale)) / 2
     return blend(
         picture, np.clip(half + 0.5 - np.abs(_distance(picture, x, y) - radius), 0, 1), colour
@@ -237,12 +229,12 @@ def ring(picture: UInt8, x: float, y: float, radius: float, scale: float, colour
 
 
 def spot(picture: UInt8, x: float, y: float, radius: float, colour: Colour) -> UInt8:
-    """The picture with a disc; x, y and radius as `ring` has them."""
+    """Draw a disc on the picture; x, y and radius as for `ring`."""
     return blend(picture, np.clip(radius + 0.5 - _distance(picture, x, y), 0, 1), colour)
 
 
 def _stroke(scale: float) -> int:
-    """How many pixels wide lines are on an image that is enlarged so much."""
+    """Choose the width of lines, in pixels, on an image of this scale."""
     return 1 + (scale >= 4) + (scale >= 10)
 
 
@@ -252,9 +244,7 @@ def _distance(picture: UInt8, x: float, y: float) -> npt.NDArray[np.float64]:
 
 
 def _squares(plane: UInt8, scale: float) -> UInt8:
-    """The plane (h, w) enlarged or reduced; each pixel is that of the original in which its centre
-    lies.
-    """
+    """Scale the plane (h, w); each new pixel copies the old one in which its centre lies."""
     rows, columns = (
         np.minimum(((np.arange(_length(side, scale)) + 0.5) / scale).astype(np.intp), side - 1)
         for side in plane.shape
@@ -267,10 +257,9 @@ def _length(side: int, scale: float) -> int:
 
 
 def png(picture: UInt8) -> bytes:
-    """The picture as the bytes of a PNG file."""
+    """Encode the picture as a PNG file."""
     options = [cv2.IMWRITE_PNG_COMPRESSION, 3]
-    if hasattr(
-        cv2, "IMWRITE_PNG_FILTER"
-    ):  # unfiltered, large areas of one colour are smaller and three times as fast
+    if hasattr(cv2, "IMWRITE_PNG_FILTER"):
+        # unfiltered, large areas of one colour are smaller and three times as fast
         options += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
     return bytes(cv2.imencode(".png", picture[:, :, ::-1], options)[1])

@@ -1,8 +1,7 @@
-"""Files that are whole or absent: temp in the same folder, fsync, rename, sync the folder; and
-locks.
+"""Write files that are whole or absent, lock folders, and check the space for them.
 
-Every trouble of the operating system comes out as a StorageError that names the path and what to
-do.
+A file is written under a temporary name in the same folder, synced, and renamed; then the folder is
+synced. Errors of the operating system become StorageErrors that name the path and the remedy.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from pathlib import Path
 from datagen.errors import BusyError, DamagedError, InputError, StorageError
 from datagen.layout import DRAFT, MANIFEST, RECIPE
 
+_FEWER_WORKERS = "use fewer --workers where the command has that option"
 _REMEDIES = {
     errno.ENOSPC: "free some space, or choose another place",
     errno.EDQUOT: "raise the quota, or choose another place",
@@ -27,18 +27,18 @@ _REMEDIES = {
     errno.EROFS: "choose a place that can be written",
     errno.EACCES: "change the permissions, or choose another place",
     errno.EPERM: "change the permissions, or choose another place",
-    errno.EMFILE: "raise the limit on open files, or use fewer --workers where the command has that option",
-    errno.ENFILE: "end other programs, or use fewer --workers where the command has that option",
-    errno.ENOMEM: "end other programs, or use fewer --workers where the command has that option",
+    errno.EMFILE: f"raise the limit on open files, or {_FEWER_WORKERS}",
+    errno.ENFILE: f"end other programs, or {_FEWER_WORKERS}",
+    errno.ENOMEM: f"end other programs, or {_FEWER_WORKERS}",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
-# of a process or a machine, whatever the file
+# errors of a process or a machine, whatever the file
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _TEMPORARY = (".datagen-", ".tmp")
 _LONGEST_NAME = 255  # bytes, on nearly every file system
 LINK_REMEDY = "links are not followed: copy the dataset with cp -rL"
 
-# bytes, on the processors that most of us have; where pages have other sizes, nothing is lost
+# bytes, on x86-64 and most ARM systems; with pages of other sizes files are the same
 HUGE_PAGE = 1 << 21
 
 
@@ -52,10 +52,8 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def storage_error(error: OSError, path: Path | None = None) -> StorageError:
-    """Make the StorageError that tells of `error`: about the file that it names, else about
-    `path`.
-    """
-    # h5py's own words take a page
+    """Make the StorageError for `error`: about the file that it names, or else about `path`."""
+    # h5py's own message takes a page
     problem = os.strerror(error.errno).lower() if error.errno else str(error)
     named = Path(error.filename) if isinstance(error.filename, str) else path
     where = path if named is not None and is_temporary(named.name) else named
@@ -65,10 +63,9 @@ def storage_error(error: OSError, path: Path | None = None) -> StorageError:
 
 
 def require_enough(error: BaseException) -> None:
-    """Raise StorageError where `error`, or its cause, says that this process is short of files or
-    memory.
+    """Raise StorageError if `error` or its cause is a shortage of open files or memory.
 
-    Then nothing is known of the file that was to be read, and no blame falls on it.
+    Such an error says nothing about the file that was to be read, which may be fine.
     """
     for one in (error, error.__cause__):
         if isinstance(one, OSError) and one.errno in _SHORTAGES:
@@ -76,9 +73,9 @@ def require_enough(error: BaseException) -> None:
 
 
 def look(path: Path) -> os.stat_result | None:
-    """Ask for the facts of what is at `path`, no link followed; None where nothing is.
+    """Return the status of what is at `path`, without following a link; None if nothing is there.
 
-    Raises StorageError where that cannot be known, as in a folder that is closed to this user.
+    Raises StorageError if that cannot be known, as in a folder that is closed to this user.
     """
     try:
         return path.lstat()
@@ -89,14 +86,12 @@ def look(path: Path) -> os.stat_result | None:
 
 
 def kind(path: Path) -> str:
-    """Name what is at `path` for messages: "a file", "a folder", "a link", "nothing" or "a device
-    or pipe".
-    """
-    facts = look(path)
-    if facts is None:
+    """Name what is at `path`: "a file", "a folder", "a link", "a device or pipe" or "nothing"."""
+    status = look(path)
+    if status is None:
         return "nothing"
     tests = {"a file": stat.S_ISREG, "a folder": stat.S_ISDIR, "a link": stat.S_ISLNK}
-    return next((name for name, test in tests.items() if test(facts.st_mode)), "a device or pipe")
+    return next((name for name, test in tests.items() if test(status.st_mode)), "a device or pipe")
 
 
 def require_no_link(root: Path, paths: Iterable[str]) -> None:
@@ -118,7 +113,7 @@ def require_no_link(root: Path, paths: Iterable[str]) -> None:
 
 
 def require_real_folder(folder: Path) -> None:
-    """Raise StorageError where `folder`, or a folder above it, is a link that leads nowhere."""
+    """Raise StorageError if `folder`, or a folder above it, is a link that leads nowhere."""
     with storage_errors(folder):
         for place in (folder, *folder.parents):
             if place.is_symlink() and not place.exists():
@@ -128,11 +123,13 @@ def require_real_folder(folder: Path) -> None:
 
 
 def beside(place: Path, name: str) -> Path:
-    """Give the path of `name` in the folder that holds `place`; {name} in it stands for the name of
-    `place`.
+    """Return the path of `name` beside `place`; {name} in it stands for the name of `place`.
 
-    Raises StorageError where there is no such folder, or where the name is longer than file systems
-    take.
+    Raises StorageError if nothing can lie beside `place`, or if the name is longer than file
+    systems take.
+
+    >>> beside(Path("data/mnist"), "{name}-preview").as_posix()
+    'data/mnist-preview'
     """
     if place.name in ("", ".."):  # of . and .. and /
         with storage_errors(place):
@@ -153,18 +150,16 @@ def beside(place: Path, name: str) -> Path:
 
 
 def is_within(place: Path, folder: Path) -> bool:
-    """Say whether `place` is `folder` or lies inside of it, all links followed."""
-    with storage_errors(place):
-        # of a loop of links, too
+    """Say whether `place` is `folder` or lies inside it, with all links followed."""
+    with storage_errors(place):  # a loop of links is one
         inner, outer = (Path(os.path.realpath(one)) for one in (place, folder))
     return outer in (inner, *inner.parents)
 
 
 def require_outside_datasets(place: Path) -> None:
-    """Raise InputError where `place` lies in the folder of a dataset, finished or begun: nothing
-    else belongs there.
+    """Raise InputError if `place` lies in the folder of a dataset, finished or begun.
 
-    All links are followed. `place` itself may be a dataset.
+    Nothing else belongs there. All links are followed. `place` itself may be a dataset.
     """
     with storage_errors(place):
         above = Path(os.path.realpath(place)).parents
@@ -192,7 +187,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Create `folder` and its parents, durably; existing ones are left as they are."""
+    """Create `folder` and its parents, durably; leave existing ones as they are."""
     _nearest_folder(folder)
     with storage_errors(folder):
         missing = [place for place in (folder, *folder.parents) if not place.exists()]
@@ -202,7 +197,7 @@ def make_folder(folder: Path) -> None:
 
 
 class AtomicFile:
-    """A file being written beside its final place, which it takes on `commit`, or never.
+    """Write a file under a temporary name; `commit` gives it its own name, `discard` removes it.
 
     `descriptor` is open for reading and writing. Not safe for use by two threads at once.
     """
@@ -216,13 +211,11 @@ class AtomicFile:
 
     @property
     def temporary(self) -> Path:
-        """Where the content is until `commit`."""
+        """Return the temporary path, where the content is until `commit`."""
         return self._temporary
 
     def commit(self, *, replace: bool = True) -> None:
-        """Make the content durable and give it its name; without `replace`, a file that has the
-        name keeps it.
-        """
+        """Make the content durable and rename it; without `replace`, keep an existing file."""
         with storage_errors(self.path):
             os.fsync(self.descriptor)
             self._close()
@@ -234,7 +227,7 @@ class AtomicFile:
             sync_folder(self.path.parent)
 
     def discard(self) -> None:
-        """Remove what was written; harmless after `commit`."""
+        """Remove the temporary file; harmless after `commit`."""
         self._close()
         with storage_errors(self.path):
             self._temporary.unlink(missing_ok=True)
@@ -246,27 +239,25 @@ class AtomicFile:
 
 
 class Stream:
-    """Bytes appended to a draft from byte `start` on, written by whole huge pages; `flush` writes
-    what is left.
+    """Append bytes to a file from byte `start` on, in whole huge pages; `flush` writes the rest.
 
-    Where the file system lets Linux cache a file in large pages, they are as large as the writes
-    that fill them allow. Whoever maps a file that lies in huge ones gathers samples from it a fifth
-    faster.
+    If the file system lets Linux cache a file in large pages, they are as large as the writes that
+    fill them. Samples of a mapped file are gathered a fifth faster from huge pages.
     """
 
-    def __init__(self, draft: AtomicFile, start: int = 0) -> None:
-        self._draft = draft
-        # the file's bytes before this one are written, those in `_held` come next
+    def __init__(self, file: AtomicFile, start: int = 0) -> None:
+        self._file = file
+        # the file's bytes before this one are written; those in `_held` come next
         self._written = start
         self._held = bytearray()
 
     @property
     def end(self) -> int:
-        """The place in the file of the next byte that is appended."""
+        """Return the place in the file of the next byte."""
         return self._written + len(self._held)
 
     def append(self, data: bytes | bytearray | memoryview) -> None:
-        """Append `data`; what lies beyond the last whole huge page is copied and held back."""
+        """Append `data`; hold back a copy of the bytes after the last whole huge page."""
         view = memoryview(data).cast("B")
         stop = self.end + len(view)
         count = stop - stop % HUGE_PAGE - self.end
@@ -276,21 +267,19 @@ class Stream:
         self._held += view
 
     def flush(self) -> None:
-        """Write all that was appended."""
+        """Write all bytes that are held back."""
         self._write([self._held])
         self._held = bytearray()
 
     def _write(self, parts: list[bytearray | memoryview]) -> None:
-        """Write the parts one after the other, in one call if it can be; a short write goes on
-        where it ended.
-        """
+        """Write the parts one after the other, if possible in one call; continue short writes."""
         rest = [memoryview(part) for part in parts if part]
-        with storage_errors(self._draft.path):
+        with storage_errors(self._file.path):
             while rest:
                 if hasattr(os, "pwritev"):
-                    written = os.pwritev(self._draft.descriptor, rest, self._written)
+                    written = os.pwritev(self._file.descriptor, rest, self._written)
                 else:  # some builds of Python for macOS
-                    written = os.pwrite(self._draft.descriptor, rest[0], self._written)
+                    written = os.pwrite(self._file.descriptor, rest[0], self._written)
                 self._written += written
                 while rest and written >= len(rest[0]):
                     written -= len(rest.pop(0))
@@ -299,24 +288,22 @@ class Stream:
 
 
 def write_atomic(path: Path, data: bytes, *, replace: bool = True) -> None:
-    """Write `data` to `path`: afterwards the file is there whole and durable, or as it was before.
+    """Write `data` to `path`: the file is then whole and durable, or else as it was before.
 
     Without `replace`, a file that is already there stays.
     """
-    draft = AtomicFile(path)
+    file = AtomicFile(path)
     try:
-        stream = Stream(draft)
+        stream = Stream(file)
         stream.append(data)
         stream.flush()
-        draft.commit(replace=replace)
+        file.commit(replace=replace)
     finally:
-        draft.discard()
+        file.discard()
 
 
 def remove_temporaries(folder: Path, *, below: bool = True) -> None:
-    """Remove the drafts that killed writers left in `folder` and, unless told otherwise, anywhere
-    below it.
-    """
+    """Remove the temporary files that killed writers left in `folder`, and `below` it."""
     with storage_errors(folder):
         for place, folders, names in os.walk(folder):
             for name in filter(is_temporary, names):
@@ -326,18 +313,17 @@ def remove_temporaries(folder: Path, *, below: bool = True) -> None:
 
 
 def is_temporary(name: str) -> bool:
-    """Say whether a file of this name is a draft."""
+    """Say whether a file of this name is a temporary one of `AtomicFile`."""
     prefix, suffix = _TEMPORARY
     return name.startswith(prefix) and name.endswith(suffix)
 
 
 @contextmanager
 def lock(folder: Path, *, exclusive: bool, wait: bool = False) -> Iterator[None]:
-    """Hold `folder` while the body runs: alone, or shared with other shared holders.
+    """Lock `folder` while the body runs, exclusively, or shared with other shared locks.
 
-    The lock is the operating system's, on the folder itself: it dies with its owner and leaves no
-    file behind. Raises BusyError where another process holds it, or with `wait` waits for that to
-    end.
+    The lock is the operating system's, on the folder itself: it ends with its process and leaves no
+    file behind. If another process holds it, this raises BusyError, or waits if `wait`.
     """
     with storage_errors(folder):
         descriptor = os.open(folder, os.O_RDONLY)
@@ -363,9 +349,7 @@ def lock(folder: Path, *, exclusive: bool, wait: bool = False) -> Iterator[None]
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Raise StorageError unless the file system that holds `folder` (or its nearest parent) has
-    `needed` bytes.
-    """
+    """Raise StorageError unless the file system of `folder` has `needed` bytes free."""
     place = _nearest_folder(folder)
     with storage_errors(folder):
         free = shutil.disk_usage(place).free
@@ -380,9 +364,7 @@ def require_space(folder: Path, needed: int) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Raise StorageError unless files can be made in `folder`, or in its nearest existing
-    parent.
-    """
+    """Raise StorageError unless files can be made in `folder` or its nearest existing parent."""
     place = _nearest_folder(folder)
     with storage_errors(folder):
         writable = (
@@ -395,9 +377,7 @@ def require_writable(folder: Path) -> None:
 
 
 def _nearest_folder(folder: Path) -> Path:
-    """Find the first of `folder` and those above it that exists. Raises StorageError where that is
-    no folder.
-    """
+    """Find the first existing folder of `folder` and its parents; raise StorageError for a file."""
     require_real_folder(folder)
     with storage_errors(folder):
         place = next(place for place in (folder, *folder.parents) if place.exists())

@@ -1,7 +1,7 @@
-"""The two kinds of digest: SHA-256 trees that say what the data is, XXH3-128 that notices damage.
+"""Compute both kinds of digest: SHA-256 trees identify the data, XXH3-128 detects damage.
 
-A column's tree is that of RFC 6962, section 2.1, over leaves of 256 samples: a full shard, 256 *
-2**k samples, is then an inner node, so that roots of shards add up to the root of the column
+A column's tree is that of RFC 6962, section 2.1, over leaves of 256 samples. A full shard of
+256 * 2**k samples is an inner node of it, so the roots of the shards give the root of the column,
 whatever the shard size.
 """
 
@@ -27,10 +27,15 @@ Array = npt.NDArray[Any]
 
 
 class ColumnHasher:
-    """The leaves of one column, from blocks of consecutive samples of any length.
+    """Hash one column from blocks of consecutive samples of any length.
 
     `dtype` is the column's little-endian type string (such as "|u1"), `shape` the shape of one
     sample.
+
+    >>> hasher = ColumnHasher("|u1", (2,))
+    >>> hasher.update(np.zeros((300, 2), np.uint8))
+    >>> hasher.root().hex()[:16]
+    '7e084d371e23a217'
     """
 
     def __init__(self, dtype: str, shape: Sequence[int]) -> None:
@@ -41,7 +46,7 @@ class ColumnHasher:
         self._leaves: list[bytes] = []
 
     def update(self, block: Array) -> None:
-        """Take the next samples: an array (n, *shape), C-contiguous, of the column's dtype."""
+        """Add the next samples: an array (n, *shape), C-contiguous, of the column's dtype."""
         start = 0
         while start < len(block):
             stop = min(len(block), start + CHUNK - self._filled)
@@ -52,9 +57,7 @@ class ColumnHasher:
                 self._close_leaf()
 
     def root(self) -> bytes:
-        """The root over all samples taken so far, of which there must be one at least; more may
-        follow.
-        """
+        """Compute the root over all samples so far, at least one; more may follow."""
         short = [self._current.digest()] if self._filled else []
         return merkle_root([*self._leaves, *short])
 
@@ -65,10 +68,9 @@ class ColumnHasher:
 
 
 def merkle_root(nodes: Sequence[bytes]) -> bytes:
-    """Root of the binary tree over `nodes` (one at least), the left side full: RFC 6962, section
-    2.1.
+    """Compute the root of the tree over `nodes` (at least one), left side full: RFC 6962, 2.1.
 
-    The nodes are leaves, or roots of equal full subtrees of which only the last may be smaller.
+    The nodes are leaves, or roots of equal full subtrees; only the last may be smaller.
     """
     if len(nodes) == 1:
         return nodes[0]
@@ -77,8 +79,9 @@ def merkle_root(nodes: Sequence[bytes]) -> bytes:
 
 
 def dataset_digest(columns: Iterable[tuple[str, str, str, str, Sequence[int], str]]) -> str:
-    """SHA-256 (hex) of the sorted list of (task, split, column, dtype, whole shape, root in
-    hex).
+    """Compute the digest of a dataset from (task, split, column, dtype, whole shape, root in hex).
+
+    It is the SHA-256 (hex) of the canonical JSON of the sorted list.
     """
     return hashlib.sha256(
         canonical_json(sorted([*names, list(shape), root] for *names, shape, root in columns))
@@ -86,15 +89,18 @@ def dataset_digest(columns: Iterable[tuple[str, str, str, str, Sequence[int], st
 
 
 def canonical_json(value: object) -> bytes:
-    """The one spelling of a JSON value: keys sorted, two spaces a level, ASCII, finite numbers, a
-    line feed last.
+    r"""Encode canonical JSON: sorted keys, indent 2, ASCII, finite numbers, trailing newline.
+
+    >>> canonical_json({"b": 1, "a": "é"})
+    b'{\n  "a": "\\u00e9",\n  "b": 1\n}\n'
     """
     return (json.dumps(value, sort_keys=True, indent=2, allow_nan=False) + "\n").encode("ascii")
 
 
 def sample_digests(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """XXH3-128 (seed 0, canonical big-endian) of each image's C-order bytes: uint8 (n, ...) ->
-    uint8 (n, 16).
+    """Compute the XXH3-128 of each image's C-order bytes: uint8 (n, ...) -> uint8 (n, 16).
+
+    The seed is 0, the bytes are in canonical (big-endian) order.
     """
     size = math.prod(images.shape[1:])
     flat = images.reshape(-1).data
@@ -104,7 +110,7 @@ def sample_digests(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def file_digest(path: Path) -> str:
-    """XXH3-128 (hex) of a file's bytes."""
+    """Compute the XXH3-128 (hex) of a file's bytes."""
     hasher = xxhash.xxh3_128()
     buffer = bytearray(_READ)
     view = memoryview(buffer)
@@ -115,5 +121,9 @@ def file_digest(path: Path) -> str:
 
 
 def bytes_digest(data: bytes) -> str:
-    """XXH3-128 (hex) of `data`, as `file_digest` gives for a file that holds it."""
+    """Compute the XXH3-128 (hex) of `data`, as `file_digest` does for a file with these bytes.
+
+    >>> bytes_digest(b"")
+    '99aa06d3014798d86001c324468d497f'
+    """
     return xxhash.xxh3_128_hexdigest(data)

@@ -1,6 +1,4 @@
-"""Mosaics: grids of tiles, and the semantic masks of tiles, laid line by line into buffers that the
-caller reuses.
-"""
+"""Compose mosaics, grids of tiles, and the semantic masks of tiles, into buffers of the caller."""
 
 from __future__ import annotations
 
@@ -10,16 +8,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_BLOCK = 2**18  # lines of tiles at a time: their numbers take 2 MiB
+_BLOCK = 2**18  # lines of tiles at a time; their numbers take 2 MiB
 
 
 def semantic_masks(
     tiles: npt.NDArray[np.uint8], thresholds: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.uint8]:
-    """The semantic mask of each tile: 0 on the background, label + 1 where a pixel exceeds its
-    tile's threshold.
+    """Compute semantic masks: label + 1 where a pixel exceeds its tile's threshold, else 0.
 
     uint8 (n, H, W), (n,) and (n,), labels at most 253 -> uint8 (n, H, W).
+
+    >>> tiles = np.array([[[5, 90]], [[200, 3]]], np.uint8)
+    >>> semantic_masks(tiles, np.array([50, 100], np.uint8), np.array([0, 9], np.uint8)).tolist()
+    [[[0, 1]], [[10, 0]]]
     """
     masks = np.empty(tiles.shape, np.uint8)
     np.greater(tiles, thresholds[:, None, None], out=masks.view(np.bool_))
@@ -32,12 +33,18 @@ def compose(
     rows: npt.NDArray[np.uint32],
     outs: Sequence[npt.NDArray[np.uint8]],
 ) -> None:
-    """Lay the tiles that `rows` names into grids, in each layer: uint8 (n, H, W), uint32 (m, R, C)
-    -> (m, R*H, C*W).
+    """Lay the tiles numbered by `rows` into grids, in each layer.
 
-    `layers` hold images or masks, all of one shape; `outs` are the outputs, uint8. They are
-    C-contiguous, both (a memory map will do for a layer). Raises IndexError where a row number is
-    not below n, ValueError where an output has another shape or layout.
+    `layers` are images or masks, all uint8 (n, H, W); `rows` is uint32 (m, R, C); `outs` are the
+    outputs, uint8 (m, R*H, C*W). Layers and outputs must be C-contiguous; a layer may be a memory
+    map. Raises IndexError if a row number is not below n, ValueError if an output has another shape
+    or layout.
+
+    >>> out = np.empty((1, 1, 4), np.uint8)
+    >>> tiles = np.array([[[1, 2]], [[3, 4]]], np.uint8)
+    >>> compose([tiles], np.array([[[1, 0]]], np.uint32), [out])
+    >>> out
+    array([[[3, 4, 1, 2]]], dtype=uint8)
     """
     n, height, width = layers[0].shape
     m, grid_rows, grid_columns = rows.shape
@@ -56,14 +63,12 @@ def compose(
 
 
 def _line_numbers(rows: npt.NDArray[np.uint32], height: int) -> npt.NDArray[np.intp]:
-    """Which line of all tiles stands at each place of the grids, line by line: (m, R, C) -> (m * R
-    * height * C,).
-    """
+    """Number the lines of tiles that fill the grids: (m, R, C) -> (m * R * height * C,)."""
     grid_columns = rows.shape[2]
     numbers = np.empty((rows.shape[0] * rows.shape[1], height * grid_columns), np.intp)
     first = rows.astype(np.intp)
     first *= height
-    size = first.strides[1]  # bytes of a row of the grid, which its lines repeat
+    size = first.strides[1]  # bytes of a row of the grid; its lines repeat them
     _items(numbers, size)[:] = _items(first, size).reshape(-1, 1)
     numbers += np.repeat(np.arange(height), grid_columns)
     return numbers.reshape(-1)

@@ -1,9 +1,8 @@
-"""The keyed bijection that says which digits stand in mosaic `i`: distinct indices give distinct
-rows.
+"""Choose the digits of mosaic `i` by a keyed bijection: distinct indices give distinct rows.
 
-An alternating Feistel network over Z(n^a) x Z(n^b), a + b = cells, on numbers held as base-n
-digits. Integers only, so every machine computes the same rows; `docs/format.md` describes it and
-lists test vectors.
+The bijection is an alternating Feistel network over Z(n^a) x Z(n^b), a + b = cells, on numbers held
+as base-n digits. It uses integers only, so every machine computes the same rows; `docs/format.md`
+describes it and lists test vectors.
 """
 
 from __future__ import annotations
@@ -27,10 +26,14 @@ _BLOCK = 16384  # indices at a time: a few arrays of 128 KiB stay in the cache
 
 @dataclass(frozen=True)
 class Permutation:
-    """A bijection between the indices [0, n^cells) and the ordered choices of `cells` numbers below
-    `n`.
+    """Map the indices [0, n^cells) one to one to the rows of `cells` numbers below `n`.
 
     `seed` and `split` choose the bijection. Raises ValueError unless 1 <= n <= 2^32 and cells >= 1.
+
+    >>> permutation = Permutation(n=3, cells=2, seed=0, split="train")
+    >>> rows = permutation.rows(np.arange(9, dtype=np.uint64))
+    >>> len({tuple(row) for row in rows.tolist()}), permutation.index(rows)
+    (9, [0, 1, 2, 3, 4, 5, 6, 7, 8])
     """
 
     n: int
@@ -46,15 +49,15 @@ class Permutation:
 
     @property
     def size(self) -> int:
-        """The number of indices, n^cells."""
+        """Return the number of indices, n^cells."""
         size: int = self.n**self.cells
         return size
 
     def rows(self, indices: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
-        """The rows of each index: uint64 (m,) -> uint32 (m, cells).
+        """Compute the row of each index: uint64 (m,) -> uint32 (m, cells).
 
-        Cell j, counted along the grid's rows, holds digit j of the permuted index, digit 0 the
-        least significant. Raises TypeError unless `indices` is uint64, ValueError where one is not
+        Cell j, counted along the grid's rows, holds digit j of the permuted index; digit 0 is the
+        least significant. Raises TypeError unless `indices` is uint64, ValueError if one is not
         below `size`.
         """
         if indices.dtype != np.uint64:
@@ -68,10 +71,10 @@ class Permutation:
         return out
 
     def index(self, rows: npt.NDArray[np.uint32]) -> list[int]:
-        """The index of each row, the inverse of `rows`: uint32 (m, cells) -> m Python integers.
+        """Compute the index of each row, the inverse of `rows`: uint32 (m, cells) -> m integers.
 
-        Raises ValueError where a row holds a number that is not below `n`, or the width is not
-        `cells`.
+        The integers are Python's. Raises ValueError if a row holds a number that is not below `n`,
+        or if the width is not `cells`.
         """
         if rows.ndim != 2 or rows.shape[1] != self.cells:
             raise ValueError(f"rows must be (m, {self.cells}), found {rows.shape}")
@@ -87,9 +90,7 @@ class Permutation:
         return self._feistel(digits, inverse)
 
     def _feistel(self, digits: npt.NDArray[np.uint64], inverse: bool) -> npt.NDArray[np.uint64]:
-        """Run the rounds in place on digits (count, m): even rounds change the low half, odd ones
-        the high.
-        """
+        """Run the rounds in place on digits (count, m): even change the low half, odd the high."""
         low, high = digits[: len(digits) // 2], digits[len(digits) // 2 :]
         for number in reversed(range(ROUNDS)) if inverse else range(ROUNDS):
             source, target = (low, high) if number % 2 else (high, low)
@@ -97,10 +98,9 @@ class Permutation:
         return digits
 
     def _walk(self, values: npt.NDArray[np.uint64], inverse: bool) -> npt.NDArray[np.uint64]:
-        """Permute single digits (m,): a network over Z(m) x Z(m), m^2 >= n, walked until it is
-        below n.
+        """Permute single digits (m,) by a network over Z(m) x Z(m), m^2 >= n, walked until below n.
 
-        With one digit the low half would be empty and the network a mere rotation.
+        With one digit the low half would be empty, and the network only a rotation.
         """
         square = replace(self, n=math.isqrt(self.n - 1) + 1)
         base = np.uint64(square.n)
@@ -113,9 +113,7 @@ class Permutation:
 
     @cached_property
     def _keys(self) -> list[np.uint64]:
-        """One 64-bit key a round: the first 8 bytes, little-endian, of SHA-256 of seed, round and
-        split.
-        """
+        """Derive a 64-bit key for each round: 8 bytes of the SHA-256 of seed, round and split."""
         texts = (
             f"datagen-permutation/{self.seed}/{number}/{self.split}" for number in range(ROUNDS)
         )
@@ -126,9 +124,7 @@ class Permutation:
 
 
 def _digits(values: npt.NDArray[np.uint64], n: int, count: int) -> npt.NDArray[np.uint64]:
-    """The lowest `count` base-n digits of each value, least significant first: (m,) -> (count,
-    m).
-    """
+    """Split values into their lowest `count` base-n digits, lowest first: (m,) -> (count, m)."""
     digits = np.empty((count, len(values)), np.uint64)
     rest = values
     for digit in digits:
@@ -150,11 +146,10 @@ def _absorb(source: npt.NDArray[np.uint64], key: np.uint64) -> npt.NDArray[np.ui
 def _add(
     target: npt.NDArray[np.uint64], state: npt.NDArray[np.uint64], n: int, inverse: bool
 ) -> None:
-    """Add to (or subtract from) the numbers in `target`, digits (count, m), the ones that `state`
-    (m,) yields.
+    """Add to (or subtract from) `target`, digits (count, m), the numbers hashed from `state` (m,).
 
-    Addition is modulo n^count, by digits with carry. To subtract is to add the complement to n - 1
-    of every digit, and one.
+    Addition is modulo n^count, by digits with carry. Subtraction adds the complement to n - 1 of
+    every digit, and one.
     """
     base = np.uint64(n)
     words = mix64(state + _GOLDEN * np.arange(1, len(target) + 1, dtype=np.uint64)[:, None])
@@ -170,8 +165,12 @@ def _add(
 
 
 def mix64(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Scramble 64-bit words in place, one to one: the finaliser of SplitMix64 (Steele, Lea and
-    Flood, 2014).
+    """Scramble 64-bit words in place, one to one, by the finaliser of SplitMix64; return them.
+
+    It is by Steele, Lea and Flood ("Fast splittable pseudorandom number generators", 2014).
+
+    >>> mix64(np.array([1], np.uint64))
+    array([6238072747940578789], dtype=uint64)
     """
     words ^= words >> _SHIFTS[0]
     words *= _FACTORS[0]

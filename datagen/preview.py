@@ -1,7 +1,6 @@
-"""Pictures of a dataset, to see at a glance what it holds: an overview, a contact sheet a task, a
-sample by itself.
+"""Draw pictures of a dataset: an overview, a contact sheet for each task, a single sample.
 
-The same dataset gives the same pictures. What they show is chosen for variety, by fixed rules.
+The same dataset gives the same pictures. Fixed rules choose samples that differ from each other.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import numpy.typing as npt
 from datagen import drawing, otsu
 from datagen import manifest as manifests
 from datagen.dataset import Dataset
-from datagen.drawing import ACCENT, FAINT, SPOT, WHITE, UInt8, words
+from datagen.drawing import ACCENT, FAINT, SPOT, WHITE, UInt8, draw_text
 from datagen.files import (
     lock,
     make_folder,
@@ -41,11 +40,11 @@ _LEGEND = 20  # classes that a legend names
 
 @dataclass(frozen=True)
 class _Look:
-    """How samples are drawn.
+    """Hold how samples are drawn.
 
-    `names` are the classes in drawable letters, `box` about the longer side of a picture, `letters`
-    the height of captions, `margin` (down, across) the pixels of the sample by which circles go
-    beyond the frame.
+    `names` are the classes in drawable letters, `box` is about the longer side of a picture,
+    `letters` the height of captions, `margin` (down, across) the pixels of the sample by which
+    circles go beyond the frame.
     """
 
     names: tuple[str, ...]
@@ -56,9 +55,7 @@ class _Look:
 
 @dataclass(frozen=True)
 class _View:
-    """How a task is shown: a line about it, the pictures of a sample, each by what it is, and a
-    caption.
-    """
+    """Hold how a task is shown: a line about it, and functions for a sample's tiles and caption."""
 
     tagline: str
     tiles: Callable[[Sample, _Look], dict[str, UInt8]]
@@ -66,12 +63,13 @@ class _View:
 
 
 def write_preview(root: Path | str, folder: Path | str) -> list[Path]:
-    """Draw the dataset in `root` into `folder`: overview.png and a contact sheet for each task;
-    their paths.
+    """Draw overview.png and a contact sheet for each task of the dataset `root`; return the paths.
 
-    A picture that is already there, the same, is left alone; each holds the SHA-256 of the
-    manifest. Raises what opening and reading the dataset raise, InputError where `folder` is a
-    dataset or lies in one, where no picture belongs, and StorageError where it cannot be written.
+    They go to `folder`. A picture that is already there with the same bytes is not written again;
+    each holds the SHA-256 of the manifest. Raises the errors of opening and reading the dataset,
+    InputError if `folder` is a dataset or lies in one, and StorageError if it cannot be written.
+
+    >>> write_preview("data/mnist", "data/mnist-preview")  # doctest: +SKIP
     """
     dataset, folder = Dataset(root), Path(folder)
     require_outside_datasets(folder / "overview.png")  # the folder may be a dataset itself
@@ -81,7 +79,7 @@ def write_preview(root: Path | str, folder: Path | str) -> list[Path]:
     paths = []
     make_folder(folder)
     with lock(folder, exclusive=True, wait=True):
-        remove_temporaries(folder, below=False)  # of drawings that were killed
+        remove_temporaries(folder, below=False)  # of previews that were killed
         for name, picture in pictures.items():
             path, data = folder / f"{name}.png", _marked(drawing.png(picture), dataset.manifest)
             with storage_errors(path):
@@ -93,9 +91,7 @@ def write_preview(root: Path | str, folder: Path | str) -> list[Path]:
 
 
 def shows(path: Path, manifest: Manifest) -> bool:
-    """Say whether the file at `path` is a picture that was drawn of the dataset with this
-    manifest.
-    """
+    """Say whether the file at `path` is a picture drawn of the dataset with this manifest."""
     mark = _mark(manifest)
     try:
         with path.open("rb") as file:
@@ -105,35 +101,32 @@ def shows(path: Path, manifest: Manifest) -> bool:
 
 
 def _marked(png: bytes, manifest: Manifest) -> bytes:
-    """Add to a PNG file, as its first chunk of text, which dataset it shows."""
+    """Insert the mark of the dataset into a PNG file, right after the header."""
     return png[:_HEAD] + _mark(manifest) + png[_HEAD:]
 
 
 def _mark(manifest: Manifest) -> bytes:
-    """Make the chunk of text that tells a dataset from others: pictures also show names, which are
-    no content.
-    """
+    """Make the text chunk that names the dataset by its manifest: pictures show names too."""
     digest = hashlib.sha256(manifests.to_bytes(manifest)).hexdigest()
     content = b"tEXt" + f"SHA-256 of manifest.json\0{digest}".encode("latin-1")
     return struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
 
 
 def sample_picture(task: str, sample: Sample, classes: tuple[str, ...]) -> bytes:
-    """One sample, large, as the bytes of a PNG file: its image, its mask, and one drawn over the
-    other.
+    """Draw one sample, large, as a PNG file: its image, its mask, and one drawn over the other.
 
-    `sample` maps each column to an array of the shape of one sample. Of an unknown task, all images
-    and numbers.
+    `sample` maps each column to an array of the shape of one sample. For an unknown task, all
+    images and numbers are drawn.
     """
     look = _look(task, classes, 448, _LARGE, [sample])
-    parts = [words(task, _TITLE), *_strips(task, [sample], look)]
+    parts = [draw_text(task, _TITLE), *_strips(task, [sample], look)]
     if task == "mosaics":
         parts.append(_legend(look, np.unique(sample["label"]).tolist(), parts[-1].shape[1]))
     return drawing.png(drawing.framed(drawing.above(parts, 8), _MARGIN, _MARGIN))
 
 
 def _sheet(dataset: Dataset, task: str) -> UInt8:
-    """One task: a page of samples, each with where in the dataset it is."""
+    """Draw a page of samples of one task, each with its place in the dataset."""
     picks = choose(dataset, task, 9 if task == "mosaics" else 20)
     samples = [read_sample(dataset, task, *pick) for pick in picks]
     look = _look(
@@ -143,17 +136,18 @@ def _sheet(dataset: Dataset, task: str) -> UInt8:
     columns = min(len(strips), max(1, (_SHEET_WIDTH + 40) // (heading.shape[1] + 40)))
     rows = [drawing.beside(strips[i : i + columns], 40) for i in range(0, len(strips), columns)]
     body = drawing.above([drawing.beside([heading] * columns, 40), drawing.above(rows, 14)])
-    title = drawing.above([words(task, _TITLE), words(_view(task).tagline, _SMALL)])
-    parts = [drawing.ends(title, words(_counts(dataset, task), _SMALL, FAINT), body.shape[1]), body]
+    title = drawing.above([draw_text(task, _TITLE), draw_text(_view(task).tagline, _SMALL)])
+    parts = [
+        drawing.ends(title, draw_text(_counts(dataset, task), _SMALL, FAINT), body.shape[1]),
+        body,
+    ]
     if task == "mosaics":
         parts.append(_legend(look, range(len(look.names)), body.shape[1]))
     return _page(dataset, parts, _SMALL)
 
 
 def _overview(dataset: Dataset) -> UInt8:
-    """The tasks side by side, a few samples of each, large enough to be read when the picture is
-    reduced.
-    """
+    """Draw the tasks side by side, a few samples each, large enough to be read when reduced."""
     panels = [_panel(dataset, task) for task in dataset.manifest.tasks]
     height = max(drawing.above(parts, 10).shape[0] for parts in panels)
     return _page(
@@ -164,7 +158,7 @@ def _overview(dataset: Dataset) -> UInt8:
 
 
 def _panel(dataset: Dataset, task: str) -> list[UInt8]:
-    """What stands in a task's column, from the top down."""
+    """Draw the parts of a task's column in the overview, from top to bottom."""
     samples = [
         read_sample(dataset, task, *pick)
         for pick in choose(dataset, task, 3 if task == "mosaics" else 5)
@@ -173,9 +167,9 @@ def _panel(dataset: Dataset, task: str) -> list[UInt8]:
         task, dataset.manifest.source.classes, 224 if task == "mosaics" else 112, _LARGE, samples
     )
     title = [
-        words(task, _TITLE),
-        words(_view(task).tagline, _LARGE),
-        words(_counts(dataset, task), _LARGE, FAINT),
+        draw_text(task, _TITLE),
+        draw_text(_view(task).tagline, _LARGE),
+        draw_text(_counts(dataset, task), _LARGE, FAINT),
     ]
     heading, *strips = _strips(task, samples, look)
     legend = [_legend(look, range(len(look.names)), heading.shape[1])] if task == "mosaics" else []
@@ -183,13 +177,17 @@ def _panel(dataset: Dataset, task: str) -> list[UInt8]:
 
 
 def _page(dataset: Dataset, parts: Sequence[UInt8], letters: int) -> UInt8:
-    """The parts one above the other, and below them what dataset this is."""
+    """Lay the parts out in a column, and describe the dataset in a footer."""
     manifest = dataset.manifest
     (height, width), (rows, columns) = manifest.source.tile, manifest.recipe.mosaics.grid
-    what = f"{manifest.source.name}: tiles of {height} x {width} pixels, mosaics of {rows} x {columns} tiles"
-    digest = words(f"dataset digest {manifest.digest[:12]}", letters, FAINT)
-    foot = drawing.ends(words(what, letters, FAINT), digest, max(part.shape[1] for part in parts))
-    return drawing.framed(drawing.above([*parts, foot], 22), _MARGIN, _MARGIN)
+    summary = (
+        f"{manifest.source.name}: tiles of {height} x {width} pixels,"
+        f" mosaics of {rows} x {columns} tiles"
+    )
+    digest = draw_text(f"dataset digest {manifest.digest[:12]}", letters, FAINT)
+    page_width = max(part.shape[1] for part in parts)
+    footer = drawing.ends(draw_text(summary, letters, FAINT), digest, page_width)
+    return drawing.framed(drawing.above([*parts, footer], 22), _MARGIN, _MARGIN)
 
 
 def _counts(dataset: Dataset, task: str) -> str:
@@ -201,12 +199,10 @@ def _counts(dataset: Dataset, task: str) -> str:
 def _strips(
     task: str, samples: Sequence[Sample], look: _Look, places: Sequence[str] | None = None
 ) -> list[UInt8]:
-    """What the pictures are, then the pictures of each sample over its place and caption; all of
-    one width.
-    """
+    """Draw a heading, then each sample's tiles above its place and caption; all of one width."""
     view = _view(task)
     drawn = [view.tiles(sample, look) for sample in samples]
-    headings = [words(name, look.letters, FAINT) for name in drawn[0]]
+    headings = [draw_text(name, look.letters, FAINT) for name in drawn[0]]
     widths = [
         max(tile.shape[1] for tile in tiles)
         for tiles in zip(headings, *(one.values() for one in drawn), strict=True)
@@ -215,7 +211,7 @@ def _strips(
     for sample, tiles, place in zip(samples, drawn, places or [""] * len(samples), strict=True):
         caption = "   ".join(filter(None, (place, view.caption(sample, look))))
         strips.append(
-            drawing.above([_row(list(tiles.values()), widths), words(caption, look.letters)], 2)
+            drawing.above([_row(list(tiles.values()), widths), draw_text(caption, look.letters)], 2)
         )
     width = max(strip.shape[1] for strip in strips)
     return [drawing.widened(strip, width) for strip in strips]
@@ -228,11 +224,11 @@ def _row(tiles: Sequence[UInt8], widths: Sequence[int]) -> UInt8:
 
 
 def _legend(look: _Look, labels: Sequence[int], width: int) -> UInt8:
-    """Which colour is which class, in lines up to `width`; of very many classes, the first."""
+    """Draw the colours of the first classes with their names, in lines up to `width`."""
     colours = drawing.class_colours(len(look.names))
     entries = [_entry(look, label, colours[label + 1]) for label in labels[:_LEGEND]]
     if len(labels) > _LEGEND:
-        entries.append(words(f"and {len(labels) - _LEGEND} more", look.letters, FAINT))
+        entries.append(draw_text(f"and {len(labels) - _LEGEND} more", look.letters, FAINT))
     lines: list[list[UInt8]] = [[]]
     for entry in entries:
         if lines[-1] and sum(one.shape[1] + 16 for one in lines[-1]) + entry.shape[1] > width:
@@ -243,11 +239,11 @@ def _legend(look: _Look, labels: Sequence[int], width: int) -> UInt8:
 
 def _entry(look: _Look, label: int, colour: UInt8) -> UInt8:
     name, side = look.names[label], look.letters + 2
-    text = words(name if name == str(label) else f"{label} {name}", look.letters)
+    text = draw_text(name if name == str(label) else f"{label} {name}", look.letters)
     swatch = np.broadcast_to(colour, (side, side, 3))
     return drawing.beside(
         [
-            drawing.set_in(drawing.blank(text.shape[0], side), swatch, look.letters // 2 - 1, 0),
+            drawing.paste(drawing.blank(text.shape[0], side), swatch, look.letters // 2 - 1, 0),
             text,
         ],
         6,
@@ -285,9 +281,7 @@ def _circle_tiles(sample: Sample, look: _Look) -> dict[str, UInt8]:
 
 
 def _circled(picture: UInt8, sample: Sample, scale: float, corner: tuple[int, int]) -> UInt8:
-    """The picture with the sample's circle, its centre and the pixels that hold it up; `corner` is
-    the image's.
-    """
+    """Draw the sample's circle, centre and support; `corner` is the image's (row, column)."""
     x, y, den, r2 = (int(number) for number in sample["circle"])
     if den == 0:
         return picture
@@ -304,7 +298,7 @@ def _circled(picture: UInt8, sample: Sample, scale: float, corner: tuple[int, in
 
 
 def _support(sample: Sample) -> list[tuple[int, int]]:
-    """The foreground pixels, column and row, whose centres lie on the sample's circle."""
+    """Find the foreground pixels (column, row) whose centres lie on the sample's circle."""
     x, y, den, r2 = (int(number) for number in sample["circle"])
     image = sample["image"]
     rows, columns = np.nonzero(image > otsu.threshold(image[None])[0])
@@ -313,9 +307,7 @@ def _support(sample: Sample) -> list[tuple[int, int]]:
 
 
 def _plain_tiles(sample: Sample, look: _Look) -> dict[str, UInt8]:
-    """All planes of a sample of which no more is known; a mask in colours where it is one of the
-    image.
-    """
+    """Draw all planes of a sample of an unknown task; the mask in colours if it fits the image."""
     planes = {
         name: plane for name, plane in sample.items() if plane.ndim == 2 and plane.dtype == np.uint8
     }
@@ -351,7 +343,7 @@ def _mosaic_caption(sample: Sample, look: _Look) -> str:
     return f"{labels.size:,} labels"
 
 
-def _plain_caption(sample: Sample, look: _Look) -> str:  # noqa: ARG001  (a View's signature)
+def _plain_caption(sample: Sample, look: _Look) -> str:  # noqa: ARG001  (as _View.caption)
     return "   ".join(f"{name} {value}" for name, value in sample.items() if value.ndim == 0)
 
 
@@ -371,7 +363,7 @@ def _view(task: str) -> _View:
 def _look(
     task: str, classes: tuple[str, ...], box: int, letters: int, samples: Sequence[Sample]
 ) -> _Look:
-    """How to draw these samples, with a margin that shows the whole of every circle."""
+    """Choose how to draw these samples, with a margin that shows every circle completely."""
     beyond = [
         _beyond(sample["circle"], sample["image"].shape) for sample in samples if task == "circles"
     ]
@@ -379,7 +371,7 @@ def _look(
         (max(down for down, _ in beyond), max(across for _, across in beyond)) if beyond else (0, 0)
     )
     return _Look(
-        tuple(drawing.plain(name, index) for index, name in enumerate(classes)),
+        tuple(drawing.drawable_name(name, index) for index, name in enumerate(classes)),
         box,
         letters,
         margin,
@@ -387,7 +379,7 @@ def _look(
 
 
 def _beyond(circle: npt.NDArray[np.int64], shape: tuple[int, ...]) -> tuple[int, int]:
-    """How many pixels the circle goes beyond the frame, down and across, rounded up."""
+    """Count the pixels by which the circle goes beyond the frame, down and across, rounded up."""
     x, y, den, r2 = (int(number) for number in circle)
     if den == 0:
         return 0, 0

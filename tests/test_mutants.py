@@ -1,6 +1,4 @@
-"""What is listed as a survivor of mutation testing is a change of a line that is there; mutants are
-counted right.
-"""
+"""Test that listed survivors of mutation are changes of existing lines, and counts are right."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ def test_each_listed_survivor_is_a_change_of_lines_that_are_there_with_a_reason(
         assert len(reason) > 20
 
 
-def test_a_mutant_whose_tests_pass_or_which_no_test_reaches_survived_and_one_that_never_ends_is_killed() -> (
+def test_mutants_survive_if_their_tests_pass_or_none_reaches_them_and_die_if_they_never_end() -> (
     None
 ):
     assert counted([1, 1, 3, 0, 33, 5, -24]) == {

@@ -52,7 +52,7 @@ def info(directory: Path, quiet: bool, as_json: bool) -> None:
 
 
 def _print_info(manifest: Manifest) -> None:
-    from datagen.sources.remarks import on_order
+    from datagen.sources.base import order_remark
 
     print_manifest(manifest)
     print_columns(manifest)
@@ -60,7 +60,7 @@ def _print_info(manifest: Manifest) -> None:
     tell(
         f"source    {source.name}: {', '.join(source.classes[:12])}{'...' if len(source.classes) > 12 else ''}"
     )
-    if source.name == "images" and (remark := on_order(source.classes)):
+    if source.name == "images" and (remark := order_remark(source.classes)):
         tell(f"          {remark}")
     tell(f"          {source.attribution} ({source.licence})")
     for split, digits in source.digits.items():

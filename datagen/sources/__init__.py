@@ -1,5 +1,4 @@
-"""Where labelled tiles come from: `load` turns a source's name, or `idx:DIR` and its like, into a
-`Source`.
+"""Load sources of labelled tiles: by name, or from paths such as `idx:DIR`.
 
 Nothing heavy is imported before a source is asked for.
 """
@@ -14,15 +13,13 @@ from typing import TYPE_CHECKING
 from datagen.errors import RecipeError, closest
 
 if TYPE_CHECKING:
-    from datagen.sources.base import Progress, Report, Source
+    from datagen.sources.base import Progress, Source, Warn
     from datagen.sources.mnist import Pinned
 
 
 @dataclass(frozen=True)
 class Available:
-    """A line of `datagen sources`; `found` says where the source would be read now, None for the
-    mirrors.
-    """
+    """Describe a source for `datagen sources`; `found` is where it is now, None for mirrors."""
 
     name: str
     description: str
@@ -36,22 +33,26 @@ def load(
     *,
     directory: Path | str | None = None,
     cache: Path | str | None = None,
-    warn: Report | None = None,
+    warn: Warn | None = None,
     progress: Progress | None = None,
     offline: bool = False,
 ) -> Source:
-    """The source that `spec` names, whole and checked.
+    """Load and check the source that `spec` names.
 
-    `directory` is where `mnist` and `fashion-mnist` are, and nowhere else; other sources do without
-    it. Where it is None they are looked for in `cache` (default: `$DATAGEN_CACHE`, else the user's
-    cache folder), then on public mirrors, unless `offline`; `warn` hears what went wrong on the
-    way and what a user should know of images of their own, `progress` of each block. A relative
-    path in `spec` is relative to the working folder, one that begins with a tilde to the user's
-    home. Raises RecipeError for a name that is not known, InputError, StorageError or SourceError
+    `directory` is the only place in which `mnist` and `fashion-mnist` are looked for; other sources
+    ignore it. If it is None they are looked for in `cache` (default: `$DATAGEN_CACHE`, else the
+    user's cache folder), then on public mirrors, unless `offline`. `warn` takes messages of what
+    went wrong on the way, and remarks on a user's own images; `progress` is called for each block
+    fetched. A relative path in `spec` is relative to the working folder; a tilde stands for the
+    user's home. Raises RecipeError for an unknown name, and InputError, StorageError or SourceError
     as the source does.
+
+    >>> source = load("strokes")  # doctest: +SKIP
+    >>> source.parts["train"].images.shape  # doctest: +SKIP
+    (60000, 28, 28)
     """
     scheme, colon, rest = spec.partition(":")
-    if colon and rest and scheme in _PATHS:
+    if colon and rest and scheme in _SCHEMES:
         return _own(scheme, _expanded(Path(rest)), warn)
     if spec == "strokes":
         from datagen.sources import strokes
@@ -63,7 +64,7 @@ def load(
         _pinned(spec),
         directory=_path(directory),
         cache=_path(cache),
-        report=warn,
+        warn=warn,
         progress=progress,
         offline=offline,
     )
@@ -73,28 +74,27 @@ def fetch(
     name: str,
     *,
     cache: Path | str | None = None,
-    warn: Report | None = None,
+    warn: Warn | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:
-    """Bring a source's files from the mirrors into the cache; their paths. Files there and whole
-    stay.
+    """Fetch a source's files from the mirrors into the cache, unless they are there; return paths.
 
-    Raises RecipeError where `name` is no source that can be fetched, SourceError where no mirror
+    Raises RecipeError if `name` is not a source that can be fetched, SourceError if no mirror
     helps.
     """
-    from datagen.sources import fetching
+    from datagen.sources import mnist
 
-    if name == "strokes" or name.partition(":")[0] in _PATHS:
+    if name == "strokes" or name.partition(":")[0] in _SCHEMES:
         why = "is drawn by the program" if name == "strokes" else "is read where it lies"
         raise RecipeError(f"nothing to fetch: the source {name} {why}")
-    return fetching.fetch(_pinned(name), cache=_path(cache), report=warn, progress=progress)
+    return mnist.fetch(_pinned(name), cache=_path(cache), warn=warn, progress=progress)
 
 
 def available(
     *, directory: Path | str | None = None, cache: Path | str | None = None
 ) -> list[Available]:
-    """Every source there is, and where it would be read now, going by the names of files alone."""
-    from datagen.sources import checks, mnist
+    """List every source, and where it would be read now, by the names of files alone."""
+    from datagen.sources import base, mnist
 
     pinned = [
         Available(
@@ -115,9 +115,13 @@ def available(
     )
     own = [
         Available(
-            f"{scheme}:{place}", description, checks.NOT_STATED, checks.NOT_STATED, "the path given"
+            f"{name}:{scheme.place}",
+            scheme.description,
+            base.NOT_STATED,
+            base.NOT_STATED,
+            "the path given",
         )
-        for scheme, (place, description) in _DESCRIPTIONS.items()
+        for name, scheme in _SCHEMES.items()
     ]
     return [*pinned, strokes, *own]
 
@@ -125,14 +129,14 @@ def available(
 def found(
     name: str, *, directory: Path | str | None = None, cache: Path | str | None = None
 ) -> str | None:
-    """Say where the source `name` would be read now, going by the names of files alone.
+    """Say where the source `name` would be read now, by the names of files alone.
 
-    None stands for the mirrors, and for the user who has to give a path. No other source is looked
+    None means from the mirrors, or from a path that the user has to give. No other source is looked
     for.
     """
     if name == "strokes":
         return "embedded"
-    if name in _PATHS:
+    if name in _SCHEMES:
         return None
     from datagen.sources import mnist
 
@@ -148,68 +152,73 @@ def _pinned(spec: str) -> Pinned:
 
     known = {one.name: one for one in (mnist.MNIST, mnist.FASHION_MNIST)}
     if spec not in known:
-        scheme, colon, place = spec.partition(":")
-        meant = closest(scheme, _PATHS if place else [*known, "strokes"])
-        names = [
-            *known,
-            "strokes",
-            *(f"{scheme}:{place}" for scheme, (place, _) in _DESCRIPTIONS.items()),
-        ]
+        name, colon, place = spec.partition(":")
+        meant = closest(name, _SCHEMES if place else [*known, "strokes"])
+        paths = [f"{name}:{scheme.place}" for name, scheme in _SCHEMES.items()]
         raise RecipeError(
             "no such source",
-            expected=f"one of {', '.join(names)}",
+            expected=f"one of {', '.join([*known, 'strokes', *paths])}",
             found=repr(spec),
             remedy=f"did you mean {meant}{colon}{place}?" if meant else None,
         )
     return known[spec]
 
 
-def _own(scheme: str, path: Path, report: Report | None) -> Source:
-    from datagen.sources import remarks
+def _own(scheme: str, path: Path, warn: Warn | None) -> Source:
+    from datagen.sources.base import remarks
 
-    source = _PATHS[scheme](path, report)
-    if report:
-        for remark in remarks.on(source):
-            report(remark)
+    source = _SCHEMES[scheme].load(path, warn)
+    if warn:
+        for remark in remarks(source):
+            warn(remark)
     return source
 
 
 def _expanded(path: Path) -> Path:
-    """The path with a tilde turned into a home, as a shell does, though not after a colon."""
+    """Replace a tilde by a home, as a shell does, though not after a colon."""
     try:
         return path.expanduser()
     except RuntimeError:  # no such user
         return path
 
 
-def _idx(path: Path, report: Report | None) -> Source:
+def _idx(path: Path, warn: Warn | None) -> Source:
     from datagen.sources import idx_folder
 
-    return idx_folder.load(path, report)
+    return idx_folder.load(path, warn)
 
 
-def _npz(path: Path, report: Report | None) -> Source:
+def _npz(path: Path, warn: Warn | None) -> Source:
     from datagen.sources import npz
 
-    return npz.load(path, report)
+    return npz.load(path, warn)
 
 
-def _images(path: Path, report: Report | None) -> Source:  # noqa: ARG001  (its remarks are those of every source)
+def _images(path: Path, warn: Warn | None) -> Source:  # noqa: ARG001  (has no remarks of its own)
     from datagen.sources import images
 
     return images.load(path)
 
 
-_PATHS: dict[str, Callable[[Path, Report | None], Source]] = {
-    "idx": _idx,
-    "npz": _npz,
-    "images": _images,
-}
-_DESCRIPTIONS = {
-    "idx": ("DIR", "IDX files, raw or gzipped, named as MNIST's, QMNIST's or EMNIST's are"),
-    "npz": (
+@dataclass(frozen=True)
+class _Scheme:
+    """Describe and load sources of the user's own images; `place` stands for their path."""
+
+    place: str
+    description: str
+    load: Callable[[Path, Warn | None], Source]
+
+
+_SCHEMES = {
+    "idx": _Scheme(
+        "DIR", "IDX files, raw or gzipped, named as MNIST's, QMNIST's or EMNIST's are", _idx
+    ),
+    "npz": _Scheme(
         "FILE",
         "NumPy arrays: images and labels, or those of train and test; x and y are known too",
+        _npz,
     ),
-    "images": ("DIR", "grey image files, one folder a class, below train/ and test/ or not"),
+    "images": _Scheme(
+        "DIR", "grey image files, one folder a class, below train/ and test/ or not", _images
+    ),
 }

@@ -1,25 +1,44 @@
-"""What every source delivers: labelled tiles, in named parts, with digests that pin them."""
+"""Define a source of labelled tiles, and the checks and remarks that all readers of sources share.
+
+A check collects every problem, then raises one InputError that lists them. A remark tells the user
+of something that may surprise, although nothing is wrong.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from datagen import files
+from datagen.errors import InputError, StorageError
+
 UInt8 = npt.NDArray[np.uint8]
 
-Report = Callable[[str], None]  # hears of what went wrong on the way
+Warn = Callable[[str], None]  # takes a warning
 Progress = Callable[[str, int, int | None], None]  # file name, bytes done, bytes in all if known
 
 MAX_SIDE = 512  # pixels; the circle's integers fit int64 up to this height and width
 MAX_CLASSES = 254  # the semantic mask holds class + 1 in a byte, and 255 stays free for "ignore"
+MAX_CLASS_NAME = 255  # characters
+MAX_LISTED = 20  # problems that a message names before it counts the rest
+MAX_INFLATED = 4 << 30  # bytes of a compressed file that are held in memory
+MAX_EXPANSION = 1032  # the most bytes that one byte of deflate can stand for
+NOT_STATED = "not stated"  # licence and attribution of the user's own images
+
+_MAX_NAME_SHOWN = 60  # characters of a class's name that a message repeats
+_LIGHT = 128  # grey levels from this one on are light
+_BLOCK = 1 << 22  # border pixels that are held at once
 
 
 @dataclass(frozen=True)
 class Part:
-    """A run of labelled tiles as its source delivers it.
+    """Hold labelled tiles in the order in which their source delivers them.
 
     `images` is uint8 (n, height, width), C-contiguous and read-only by convention; `labels` is
     uint8 (n,).
@@ -31,12 +50,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Source:
-    """A source of labelled tiles, loaded.
+    """Hold a loaded source of labelled tiles.
 
-    `parts` has the keys "train" and "test", perhaps "val", where the source comes split, and the
-    single key "all" where it does not. `classes` names the classes in the order of their labels.
+    `parts` has the keys "train" and "test", perhaps "val", if the source comes split, and the
+    single key "all" if it does not. `classes` names the classes in the order of their labels.
     `digests` maps the name of each thing that was read to the SHA-256 (hex) of its decoded content,
-    so that the same images in another container agree.
+    so the same images in another container have the same digests.
     """
 
     name: str
@@ -45,3 +64,224 @@ class Source:
     digests: Mapping[str, str]
     licence: str
     attribution: str
+
+
+# Checks of files
+
+
+@contextmanager
+def input_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError of the body into a StorageError, or InputError if there is no such file."""
+    try:
+        with files.storage_errors(path):
+            yield
+    except StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+            raise _missing(path, "file") from error
+        raise
+
+
+def require_folder(path: Path) -> None:
+    """Raise InputError unless `path` is a folder."""
+    with input_errors(path):
+        if not path.is_dir():
+            raise _missing(path, "folder")
+
+
+def require_file(path: Path) -> None:
+    """Raise InputError unless `path` is a regular file; a pipe would block its reader for ever."""
+    with input_errors(path):
+        if not path.is_file():
+            raise _missing(path, "file")
+
+
+def _missing(path: Path, kind: str) -> InputError:
+    found = "a folder" if path.is_dir() else "a file" if path.is_file() else files.kind(path)
+    found = "nothing of that name" if found == "nothing" else found
+    return InputError(f"no such {kind}", path=path, expected=f"a {kind}", found=found)
+
+
+def raise_if_any(problems: Sequence[str], path: Path | str, remedy: str | None = None) -> None:
+    """Raise one InputError that lists the first 20 problems and counts the rest, if there are any.
+
+    >>> raise_if_any([], "photos")
+    >>> raise_if_any(["no folder test/"], "photos")
+    Traceback (most recent call last):
+    datagen.errors.InputError: photos: no folder test/
+    """
+    if not problems:
+        return
+    if len(problems) == 1:
+        raise InputError(problems[0], path=path, remedy=remedy)
+    listed = [f"\n  {problem}" for problem in problems[:MAX_LISTED]]
+    if len(problems) > MAX_LISTED:
+        listed.append(f"\n  and {len(problems) - MAX_LISTED:,} more")
+    raise InputError(f"{len(problems):,} problems:{''.join(listed)}", path=path, remedy=remedy)
+
+
+# Checks of labels, parts and classes
+
+
+def class_labels(labels: npt.NDArray[Any], name: str, path: Path | str) -> UInt8:
+    """Convert labels (n,) of integers, booleans or whole floats to uint8 (n,), each from 0 to 253.
+
+    Raises InputError about the array `name` of the file `path` if a label is something else.
+
+    >>> class_labels(np.array([0.0, 9.0]), "labels", "digits.npz")
+    array([0, 9], dtype=uint8)
+    """
+    if labels.dtype.kind == "f":
+        _require_whole(labels, name, path)
+    wrong = np.flatnonzero((labels < 0) | (labels >= MAX_CLASSES))
+    if wrong.size:
+        raise InputError(
+            f"{name}: {wrong.size:,} labels outside the classes, the first at {wrong[0]}",
+            path=path,
+            expected=f"0 to {MAX_CLASSES - 1}",
+            found=f"{labels[wrong[0]]:g}" if labels.dtype.kind == "f" else int(labels[wrong[0]]),
+        )
+    return np.ascontiguousarray(labels, np.uint8)
+
+
+def _require_whole(labels: npt.NDArray[np.floating[Any]], name: str, path: Path | str) -> None:
+    broken = np.flatnonzero(~(np.isfinite(labels) & (labels == np.rint(labels))))
+    if broken.size:
+        raise InputError(
+            f"{name}: {broken.size:,} labels that are not whole numbers, the first at {broken[0]}",
+            path=path,
+            expected=f"0 to {MAX_CLASSES - 1}",
+            found=labels[broken[0]],
+        )
+
+
+def numbered_classes(
+    parts: Mapping[str, Part], path: Path, warn: Warn | None = None
+) -> tuple[str, ...]:
+    """Name the classes "0" to the highest label in any part, for sources that name none.
+
+    `warn` takes a remark if no label is 0: the classes below the lowest label have no images.
+    """
+    highest = max(int(part.labels.max(initial=0)) for part in parts.values())
+    lowest = min((int(part.labels.min()) for part in parts.values() if part.labels.size), default=0)
+    if warn and lowest:
+        empty = 'the class "0" has' if lowest == 1 else f'the classes "0" to "{lowest - 1}" have'
+        warn(
+            f"{path}: the labels begin at {lowest}: {empty} no images;"
+            " number them from 0 if that is not meant"
+        )
+    return tuple(str(label) for label in range(highest + 1))
+
+
+def check_parts(parts: Mapping[str, Part], classes: Sequence[str], path: Path) -> None:
+    """Raise one InputError that lists every contradiction among the parts and the classes."""
+    problems = [
+        problem for name, part in parts.items() for problem in _part_problems(name, part, classes)
+    ]
+    sizes = {name: part.images.shape[1:] for name, part in parts.items()}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name} {height}x{width}" for name, (height, width) in sizes.items())
+        problems.append(f"tiles of unequal sizes: {listed}")
+    if len(classes) > MAX_CLASSES:
+        problems.append(f"{len(classes)} classes where at most {MAX_CLASSES} are possible")
+    problems += name_problems(classes, [f"class {label}" for label in range(len(classes))])
+    raise_if_any(problems, path)
+
+
+def _part_problems(name: str, part: Part, classes: Sequence[str]) -> Iterator[str]:
+    count, height, width = part.images.shape
+    if count != len(part.labels):
+        yield f"{name}: {count:,} images but {len(part.labels):,} labels"
+    if not count:
+        yield f"{name}: no images"
+    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
+        possible = f"1x1 to {MAX_SIDE}x{MAX_SIDE}"
+        yield f"{name}: tiles of {height}x{width} pixels where {possible} are possible"
+    wrong = np.flatnonzero(part.labels >= len(classes))
+    if wrong.size:
+        yield (
+            f"{name}: {wrong.size:,} labels outside the {len(classes)} classes, the first at"
+            f" {wrong[0]}: expected 0 to {len(classes) - 1}, found {part.labels[wrong[0]]}"
+        )
+
+
+def name_problems(names: Sequence[str], places: Sequence[str]) -> list[str]:
+    """List the class names that cannot be used, with the reasons; `places` says where each stands.
+
+    >>> name_problems(["cat", "cat"], ["line 1", "line 2"])
+    ["line 2: the name 'cat', which is that of line 1 too"]
+    """
+    problems = []
+    first: dict[str, str] = {}
+    for name, place in zip(names, places, strict=True):
+        cut = repr(name if len(name) <= _MAX_NAME_SHOWN else f"{name[:_MAX_NAME_SHOWN]}...")
+        if not (0 < len(name) <= MAX_CLASS_NAME and name.isprintable()):
+            expected = f"1 to {MAX_CLASS_NAME} characters that can be printed"
+            problems.append(f"{place}: the name {cut} where {expected} are possible")
+        elif name in first:
+            problems.append(f"{place}: the name {cut}, which is that of {first[name]} too")
+        first.setdefault(name, place)
+    return problems
+
+
+# Remarks
+
+
+def remarks(source: Source) -> Iterator[str]:
+    """Yield the remarks on a source of the user's own images, each a sentence or two."""
+    if remark := ground_remark([part.images for part in source.parts.values()]):
+        yield remark
+    if source.name == "images" and (remark := order_remark(source.classes)):
+        yield remark
+
+
+def ground_remark(parts: Sequence[UInt8]) -> str | None:
+    """Describe how many images (n, H, W) have a light ground by `are_light`; None if none has."""
+    light = sum(int(np.count_nonzero(are_light(images))) for images in parts)
+    count = sum(map(len, parts))
+    if not light:
+        return None
+    share = f"{light / count:.0%}" if 100 * light >= count else "under 1%"
+    return (
+        f"{light:,} of {count:,} images ({share}) have a light ground, by the median of their"
+        " border pixels: the foreground is what is light, so there it is the ground. If the objects"
+        " are dark, invert the images first, for example with ImageMagick's 'mogrify -negate'."
+    )
+
+
+def order_remark(classes: Sequence[str]) -> str | None:
+    """Point out numeric class names that are not in numeric order; None if there are none.
+
+    >>> order_remark(["10", "2"]).partition(":")[0]
+    "The classes are numbered in the order of their names as text, '10' before '2'"
+    >>> order_remark(["02", "10"])
+    """
+    if not all(name.isascii() and name.isdecimal() for name in classes):
+        return None
+    values = [int(name) for name in classes]
+    wrong = next((at for at in range(1, len(values)) if values[at] < values[at - 1]), None)
+    if wrong is None:
+        return None
+    width = max(map(len, classes))
+    return (
+        "The classes are numbered in the order of their names as text,"
+        f" {classes[wrong - 1]!r} before {classes[wrong]!r}: label {wrong} is the class"
+        f" {classes[wrong]!r}. For the order of the numbers, fill the names of the folders up with"
+        f" zeros, as {classes[wrong].zfill(width)!r}."
+    )
+
+
+def are_light(images: UInt8) -> npt.NDArray[np.bool_]:
+    """Find the images with a light ground: uint8 (n, H, W) -> bool (n,).
+
+    Such an image has several grey levels, and the median of its border pixels is 128 or more.
+    """
+    height, width = images.shape[1:]
+    block = max(1, _BLOCK // (2 * (height + width)))
+    light = np.empty(len(images), bool)
+    for start in range(0, len(images), block):
+        some = images[start : start + block]
+        border = [some[:, 0], some[:, -1], some[:, 1:-1, 0], some[:, 1:-1, -1]]
+        levels = np.median(np.concatenate(border, axis=1), axis=1)
+        blank = some.min(axis=(1, 2)) == some.max(axis=(1, 2))
+        light[start : start + block] = (levels >= _LIGHT) & ~blank
+    return light

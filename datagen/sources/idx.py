@@ -1,8 +1,8 @@
-"""IDX files, raw or gzipped, told apart by content: read whole and exact, or refused.
+"""Read and write IDX files, the format of MNIST (yann.lecun.com/exdb/mnist), raw or gzipped.
 
-The header says how long the file must be, so a gzip is never inflated past that, and nothing is
-allocated for a length that the file cannot hold. A raw file is mapped, not read; a gzip is inflated
-into one buffer.
+A file is read completely and exactly, or refused. The header says how long the file must be, so a
+gzip is never inflated past that, and nothing is allocated for a length that the file cannot hold. A
+raw file is mapped, not read; a gzip is inflated into one buffer.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from datagen.errors import InputError
-from datagen.sources import checks
+from datagen.sources import base
 from datagen.sources.base import MAX_SIDE, Part, UInt8
 
 Kind = Literal["images", "labels"]
 
 MAGICS: dict[Kind, int] = {"images": 0x00000803, "labels": 0x00000801}
 HEADER_BYTES: dict[Kind, int] = {"images": 16, "labels": 8}
-_QMNIST = 0x00000C02  # labels as QMNIST has them: int32 (n, 8), of which column 0 is the class
+_QMNIST = 0x00000C02  # labels as QMNIST has them: int32 (n, 8); column 0 is the class
 _QMNIST_COLUMNS = 8
 _QMNIST_HEADER = 12  # bytes
 _TYPES = {
@@ -43,7 +43,7 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class _Header:
-    """A header: the shape and type of the values after it, and its own `size` in bytes."""
+    """Hold the shape and type of the values after a header, and its own `size` in bytes."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[np.uint8] | np.dtype[np.int32]
@@ -51,17 +51,16 @@ class _Header:
 
     @property
     def file_bytes(self) -> int:
-        """Give the bytes that the decompressed file must have."""
+        """Return the bytes that the decompressed file must have."""
         return self.size + math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
 class Idx:
-    """One IDX file: `raw` is its decompressed bytes, header and all, and `values` the array in
-    them.
+    """Hold one IDX file: `raw`, its decompressed bytes with the header, and the array in them.
 
-    `values` is uint8 (n, height, width) of images, or (n,) of labels; `digest` is the SHA-256 (hex)
-    of `raw`. Of QMNIST's labels `values` is the column of the classes.
+    `values` is uint8 (n, height, width) for images and (n,) for labels; `digest` is the SHA-256
+    (hex) of `raw`. For QMNIST's labels `values` is the column of the classes.
     """
 
     raw: UInt8
@@ -69,14 +68,13 @@ class Idx:
     digest: str
 
 
-def read(path: Path, kind: Kind, limit: int = checks.MAX_INFLATED) -> Idx:
-    """Read the IDX file at `path`, raw or gzipped; InputError where it is not just what its header
-    says.
+def read(path: Path, kind: Kind, limit: int = base.MAX_INFLATED) -> Idx:
+    """Read the IDX file at `path`, raw or gzipped; raise InputError if its header does not fit it.
 
     A gzip whose content is longer than `limit` bytes is refused before it is inflated.
     """
-    checks.require_file(path)
-    with checks.reading(path), path.open("rb") as stream:
+    base.require_file(path)
+    with base.input_errors(path), path.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         if _is_gzip(stream.peek(2)):
             return _whole(_inflated(stream, size, path, kind, limit), path, kind)
@@ -86,22 +84,26 @@ def read(path: Path, kind: Kind, limit: int = checks.MAX_INFLATED) -> Idx:
     return _whole(np.frombuffer(mapped, np.uint8), path, kind)
 
 
-def decode(data: bytes, name: Path | str, kind: Kind, limit: int = checks.MAX_INFLATED) -> Idx:
-    """As `read`, from bytes in memory; `name` is what errors call them."""
+def decode(data: bytes, name: Path | str, kind: Kind, limit: int = base.MAX_INFLATED) -> Idx:
+    """Read an IDX file from bytes in memory, as `read` does; `name` is what errors call them.
+
+    >>> decode(encode(np.array([7, 2], np.uint8)), "labels", "labels").values
+    array([7, 2], dtype=uint8)
+    """
     if _is_gzip(data):
         return _whole(_inflated(io.BytesIO(data), len(data), name, kind, limit), name, kind)
     return _whole(np.frombuffer(data, np.uint8), name, kind)
 
 
 def encode(values: UInt8) -> bytes:
-    """The raw IDX file of uint8 images (n, height, width) or labels (n,)."""
+    """Encode uint8 images (n, height, width) or labels (n,) as a raw IDX file."""
     kind: Kind = "images" if values.ndim == 3 else "labels"
     header = np.array([MAGICS[kind], *values.shape], ">u4")
     return header.tobytes() + values.tobytes()
 
 
 def pair(images: Idx, labels: Idx, path: Path | str) -> Part:
-    """The images and labels of one part; InputError where their counts differ."""
+    """Join the images and labels of one part; raise InputError if their counts differ."""
     if len(images.values) != len(labels.values):
         raise InputError(
             "images and labels do not match",
@@ -124,13 +126,11 @@ def _whole(raw: UInt8, path: Path | str, kind: Kind) -> Idx:
     digest = hashlib.sha256(raw.data).hexdigest()
     if header.dtype == np.uint8:
         return Idx(raw, values.view(np.uint8), digest)
-    return Idx(raw, checks.small_labels(values[:, 0], "column 0", path), digest)
+    return Idx(raw, base.class_labels(values[:, 0], "column 0", path), digest)
 
 
 def _inflated(stream: BinaryIO, stored: int, path: Path | str, kind: Kind, limit: int) -> UInt8:
-    """The content of a gzip of `stored` bytes, never inflated past the length that its own header
-    gives.
-    """
+    """Inflate a gzip of `stored` bytes, never past the length that the header in it gives."""
     try:
         with gzip.GzipFile(fileobj=stream) as inflating:
             header = inflating.read(HEADER_BYTES[kind])
@@ -144,7 +144,7 @@ def _inflated(stream: BinaryIO, stored: int, path: Path | str, kind: Kind, limit
             found += len(inflating.read(1))  # also makes gzip check its own checksum
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(
-            f"corrupt or truncated gzip: {error}", path=path, remedy="get the file anew"
+            f"corrupt or truncated gzip: {error}", path=path, remedy="get the file again"
         ) from error
     if found != expected:
         raise _wrong_length(path, expected, found)
@@ -152,12 +152,12 @@ def _inflated(stream: BinaryIO, stored: int, path: Path | str, kind: Kind, limit
 
 
 def _check_plausible(path: Path | str, expected: int, stored: int, limit: int) -> None:
-    if expected > stored * checks.MAX_EXPANSION:
+    if expected > stored * base.MAX_EXPANSION:
         raise InputError(
             "truncated: the header promises more than the gzip can hold",
             path=path,
             expected=f"{expected:,} bytes",
-            found=f"{stored:,} compressed bytes, room for {stored * checks.MAX_EXPANSION:,} at most",
+            found=f"{stored:,} compressed bytes, room for {stored * base.MAX_EXPANSION:,} at most",
         )
     if expected > limit:
         raise InputError(
@@ -165,7 +165,8 @@ def _check_plausible(path: Path | str, expected: int, stored: int, limit: int) -
             path=path,
             expected=f"at most {limit:,} bytes",
             found=f"{expected:,} by its header",
-            remedy="decompress the file if it is meant to be so large; a raw one is mapped, at any size",
+            remedy="decompress the file if it is meant to be so large;"
+            " a raw one is mapped, at any size",
         )
 
 
@@ -174,9 +175,7 @@ def _is_qmnist(header: bytes, kind: Kind) -> bool:
 
 
 def _header(header: bytes, path: Path | str, kind: Kind) -> _Header:
-    """Read the header at the beginning of `header`; InputError where it is not that of a usable
-    file.
-    """
+    """Parse the header that `header` begins with; raise InputError if no usable file has it."""
     qmnist = _is_qmnist(header, kind)
     size = _QMNIST_HEADER if qmnist else HEADER_BYTES[kind]
     if len(header) < size:
@@ -235,5 +234,5 @@ def _wrong_length(path: Path | str, expected: int, found: int) -> InputError:
         path=path,
         expected=f"{expected:,} bytes by its header",
         found=f"{found:,}{more}",
-        remedy="get the file anew",
+        remedy="get the file again",
     )

@@ -1,8 +1,8 @@
-"""Folders of grey image files as a source: one folder a class; every problem is told, then nothing
-is used.
+"""Read folders of grey image files as a source, one folder a class.
 
-The order is that of the sorted names, class by class. Names are taken as UTF-8, whatever the
-locale, so that the same files give the same rows everywhere.
+If anything is wrong, every problem is listed and nothing is used. Images come in the order of their
+sorted names, class by class. Names are read as UTF-8, whatever the locale, so the same files give
+the same rows everywhere.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from datagen import files as storage
 from datagen.errors import InputError, printable
+from datagen.files import require_enough
 from datagen.layout import SPLITS
-from datagen.sources import checks, pictures
+from datagen.sources import base, pictures
 from datagen.sources.base import MAX_CLASSES, Part, Source, UInt8
 
 SUFFIXES = (".png", ".bmp", ".pgm", ".tif", ".tiff", ".jpg", ".jpeg")
-SYNONYMS = {  # names of the folders of splits, in any case
+SYNONYMS = {  # names of the folders of splits, in capitals or not
     "train": "train",
     "training": "train",
     "val": "val",
@@ -39,9 +39,7 @@ Folders = dict[str, list[Path]]  # class -> files
 
 @dataclass(frozen=True)
 class _Group:
-    """The folders of classes of one part; `prefix` begins the names of what lies there: "", or
-    "training/".
-    """
+    """Hold the class folders of one part; `prefix` ("", "training/") goes before their names."""
 
     prefix: str
     folders: Folders
@@ -49,14 +47,12 @@ class _Group:
 
 @dataclass(frozen=True)
 class _File:
-    """An image file: where it is, its name within its part ("3/a.png"), its class's number, and
-    what to call it.
-    """
+    """Hold an image file: its path, name within the part ("3/a.png"), label and printable name."""
 
     path: Path
     name: str
     label: int
-    told: str
+    shown: str
 
 
 def load(folder: Path) -> Source:
@@ -64,28 +60,28 @@ def load(folder: Path) -> Source:
     `val/` likewise.
 
     Classes are numbered in the order of the sorted names of their folders, so "10" comes before
-    "2"; train must have every class that test or val have. The pictures are of one size, each as
-    `pictures.decode` takes it. Names that begin with a dot are passed over; any other thing that is
-    not expected is a problem. Links are followed, out of `folder` too: as the depth is fixed, they
-    cannot loop. Raises one InputError that lists the problems.
+    "2"; train must have every class that test or val have. The pictures must be of one size, each
+    of a kind that `pictures.decode` reads. Names that begin with a dot are skipped; any other
+    unexpected file or folder is a problem. Links are followed, out of `folder` too; they cannot
+    loop, as the depth is fixed. Raises one InputError that lists the problems.
     """
-    checks.require_folder(folder)
+    base.require_folder(folder)
     problems: list[str] = []
-    with checks.reading(folder):
+    with base.input_errors(folder):
         listing = _listing(folder, problems)
     classes = _classes(listing, problems)
     files = {part: _files(group, classes) for part, group in listing.items()}
     images = _read(files, problems)
-    checks.fail_on(problems, folder)
+    base.raise_if_any(problems, folder)
     parts = {part: Part(images[part], _labels(listed)) for part, listed in files.items()}
-    checks.check_parts(parts, classes, folder)
+    base.check_parts(parts, classes, folder)
     return Source(
         name="images",
         parts=parts,
         classes=tuple(classes),
         digests={part: _digest(files[part], parts[part].images) for part in parts},
-        licence=checks.NOT_STATED,
-        attribution=checks.NOT_STATED,
+        licence=base.NOT_STATED,
+        attribution=base.NOT_STATED,
     )
 
 
@@ -93,12 +89,12 @@ def load(folder: Path) -> Source:
 
 
 def _name(path: Path) -> str:
-    """Spell the name as UTF-8, whatever the locale; bytes that are none become surrogates."""
+    """Return the name as UTF-8, whatever the locale; bytes that are not become surrogates."""
     return os.fsencode(path.name).decode("utf-8", "surrogateescape")
 
 
-def _told(name: str) -> str:
-    """Spell a name for a message: escaped where it is not UTF-8 or cannot be printed."""
+def _shown(name: str) -> str:
+    """Escape what is not UTF-8 or cannot be printed, for a message."""
     return printable(name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
 
 
@@ -110,13 +106,13 @@ def _is_utf8(name: str) -> bool:
 
 
 def _listing(folder: Path, problems: list[str]) -> dict[str, _Group]:
-    """List the folders of classes of each part; "all" where the folder has no splits."""
+    """List the folders of classes of each part; "all" if the folder has no splits."""
     entries = _visible(folder)
-    places: dict[str, list[Path]] = {split: [] for split in SPLITS}
+    folders: dict[str, list[Path]] = {split: [] for split in SPLITS}
     for path in entries:
         if path.is_dir() and (split := SYNONYMS.get(_name(path).lower())):
-            places[split].append(path)
-    known = [path for paths in places.values() for path in paths]
+            folders[split].append(path)
+    known = [path for paths in folders.values() for path in paths]
     if not _are_splits(known, entries):
         if entries and all(map(_holds_folders, entries)):
             problems.append(f"every folder here holds folders, not images: {_SPLITS_NAMED}")
@@ -125,24 +121,25 @@ def _listing(folder: Path, problems: list[str]) -> dict[str, _Group]:
     problems += [
         f"no folder {split}/: where one of train/, val/ and test/ is, train/ and test/ must be"
         for split in ("train", "test")
-        if not places[split]
+        if not folders[split]
     ]
     problems += [
         f"{' and '.join(f'{_name(path)}/' for path in paths)}: more than one folder for {split}"
-        for split, paths in places.items()
+        for split, paths in folders.items()
         if len(paths) > 1
     ]
     problems += [
-        f"{_told(_name(path))}: something else beside train/, val/ and test/"
+        f"{_shown(_name(path))}: something else beside train/, val/ and test/"
         for path in entries
         if path not in known
     ]
-    return {split: _split_folder(paths[0], problems) for split, paths in places.items() if paths}
+    return {split: _split_folder(paths[0], problems) for split, paths in folders.items() if paths}
 
 
 def _are_splits(named: Sequence[Path], entries: Sequence[Path]) -> bool:
-    """Tell splits from classes of such names, which hold images and have others beside them, as
-    "valid" has.
+    """Say whether folders with such names are splits, not classes.
+
+    Classes with such names, as "valid", hold images and have other folders beside them.
     """
     if any(_name(path) in SPLITS or _holds_folders(path) for path in named):
         return True
@@ -165,13 +162,13 @@ def _class_folders(entries: list[Path], prefix: str, problems: list[str]) -> Fol
     folders = {}
     for path in entries:
         name = _name(path)
-        told = f"{prefix}{_told(name)}"
+        shown = f"{prefix}{_shown(name)}"
         if not path.is_dir():
-            problems.append(f"{told}: a stray file where only folders of classes should be")
+            problems.append(f"{shown}: a stray file where only folders of classes should be")
         elif not _is_utf8(name):
-            problems.append(f"{told}: the name of a class must be UTF-8")
+            problems.append(f"{shown}: the name of a class must be UTF-8")
         else:
-            folders[name] = _image_files(path, f"{told}/", problems)
+            folders[name] = _image_files(path, f"{shown}/", problems)
     if not folders:
         problems.append(f"{prefix or './'}: an empty folder, where folders of classes should be")
     return folders
@@ -186,7 +183,7 @@ def _image_files(folder: Path, prefix: str, problems: list[str]) -> list[Path]:
         else:
             kind = "folder" if path.is_dir() else "file" if path.is_file() else "link or device"
             problems.append(
-                f"{prefix}{_told(_name(path))}: a stray {kind} where only images should be"
+                f"{prefix}{_shown(_name(path))}: a stray {kind} where only images should be"
             )
     if not entries:
         problems.append(f"{prefix}: an empty folder, where images should be")
@@ -209,21 +206,18 @@ def _holds_folders(path: Path) -> bool:
 
 
 def _classes(listing: Mapping[str, _Group], problems: list[str]) -> list[str]:
+    """Return the sorted names of all classes; train must have every one."""
     every = sorted({name for group in listing.values() for name in group.folders})
     known = listing["train"].folders if "train" in listing else dict.fromkeys(every)
-    alike = {unicodedata.normalize("NFC", name) for name in known}
+    train = listing["train"].prefix if "train" in listing else "train/"
+    normalised = {unicodedata.normalize("NFC", name) for name in known}
     for group in listing.values():
         for name in group.folders:
             if name not in known:
-                looks = unicodedata.normalize("NFC", name) in alike
-                why = (
-                    ", though it looks like one: its accents are encoded another way"
-                    if looks
-                    else ""
-                )
-                problems.append(
-                    f"{group.prefix}{_told(name)}/: a class that {_train(listing)} does not have{why}"
-                )
+                problem = f"{group.prefix}{_shown(name)}/: a class that {train} does not have"
+                if unicodedata.normalize("NFC", name) in normalised:
+                    problem += ", though it looks like one: its accents are encoded another way"
+                problems.append(problem)
     if len(every) > MAX_CLASSES:
         problems.append(
             f"{len(every):,} folders of classes where at most {MAX_CLASSES} are possible"
@@ -231,20 +225,14 @@ def _classes(listing: Mapping[str, _Group], problems: list[str]) -> list[str]:
     return every
 
 
-def _train(listing: Mapping[str, _Group]) -> str:
-    return listing["train"].prefix if "train" in listing else "train/"
-
-
 def _files(group: _Group, classes: Sequence[str]) -> list[_File]:
-    number = {name: label for label, name in enumerate(classes)}
-    named = [
-        (path, each, f"{each}/{_name(path)}")
-        for each, paths in group.folders.items()
-        for path in paths
-    ]
-    return [
-        _File(path, name, number[each], group.prefix + _told(name)) for path, each, name in named
-    ]
+    files = []
+    for class_name, paths in group.folders.items():
+        label = classes.index(class_name)
+        for path in paths:
+            name = f"{class_name}/{_name(path)}"
+            files.append(_File(path, name, label, group.prefix + _shown(name)))
+    return files
 
 
 def _labels(listed: Sequence[_File]) -> UInt8:
@@ -255,11 +243,9 @@ def _labels(listed: Sequence[_File]) -> UInt8:
 
 
 def _read(files: Mapping[str, Sequence[_File]], problems: list[str]) -> dict[str, UInt8]:
-    """Read the tiles of each part, all of the size of the first; a part of which no file can be
-    used is not there.
+    """Read the tiles of each part, all of the size of the first; omit a part without any.
 
-    What cannot be read is told ahead of what has another size, for these may be many, and one
-    file's fault.
+    Unreadable files are listed before those of another size, which may be many for one bad file.
     """
     images: dict[str, UInt8] = {}
     size: tuple[int, ...] | None = None
@@ -269,14 +255,14 @@ def _read(files: Mapping[str, Sequence[_File]], problems: list[str]) -> dict[str
             try:
                 tile = _decoded(file.path)
             except InputError as error:
-                problems.append(f"{file.told}: {error}")
+                problems.append(f"{file.shown}: {error}")
                 continue
             if size is None:
-                size, first = tile.shape, file.told
+                size, first = tile.shape, file.shown
             if tile.shape != size:
                 found = f"{tile.shape[0]}x{tile.shape[1]} pixels"
                 others.append(
-                    f"{file.told}: {found} where the first image, {first}, has {size[0]}x{size[1]}"
+                    f"{file.shown}: {found} where the first image, {first}, has {size[0]}x{size[1]}"
                 )
                 continue
             if part not in images:
@@ -290,13 +276,13 @@ def _decoded(path: Path) -> UInt8:
     try:
         data = path.read_bytes()
     except OSError as error:
-        storage.require_enough(error)
+        require_enough(error)
         raise InputError(f"cannot be read: {(error.strerror or str(error)).lower()}") from error
     return pictures.decode(data)
 
 
 def _digest(listed: Sequence[_File], images: UInt8) -> str:
-    """Compute SHA-256 over each file's name within the part, label, size and pixels, in order."""
+    """Compute the SHA-256 of each file's name within the part, label, size and pixels, in order."""
     height, width = images.shape[1:]
     state = hashlib.sha256()
     for file, image in zip(listed, images, strict=True):

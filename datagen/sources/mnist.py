@@ -1,5 +1,4 @@
-"""MNIST and Fashion-MNIST, pinned byte for byte: from a folder, a cache or public mirrors, or not
-at all.
+"""Read or fetch MNIST and Fashion-MNIST, pinned byte for byte.
 
 A pin is the SHA-256 of the decompressed file, so any container will do, and nothing is used before
 it is checked. The cache holds decompressed files, which are mapped.
@@ -10,19 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from datagen.errors import InputError, SourceError, StorageError
-from datagen.sources import checks, idx
-from datagen.sources.base import Progress, Report, Source
+from datagen import files
+from datagen.errors import BusyError, InputError, SourceError, StorageError
+from datagen.sources import base, idx, mirrors
+from datagen.sources.base import Progress, Source, Warn
 
 
 @dataclass(frozen=True)
 class PinnedFile:
-    """One IDX file: `name` without suffix, `digest` (SHA-256, hex) and `size` of its decompressed
-    bytes.
-    """
+    """Pin one IDX file: its `name` without suffix, and the `size` and SHA-256 of its raw bytes."""
 
     part: str
     kind: idx.Kind
@@ -30,12 +29,45 @@ class PinnedFile:
     size: int
     digest: str
 
+    def find(self, folder: Path) -> Path | None:
+        """Find the file in `folder`, raw or gzipped, with a dash or a dot before "idx"."""
+        dotted = self.name.replace("-idx", ".idx")
+        names = (self.name, f"{self.name}.gz", dotted, f"{dotted}.gz")
+        return next((folder / name for name in names if (folder / name).is_file()), None)
+
+    def read(self, path: Path) -> idx.Idx:
+        """Read the file at `path`; raise InputError if its bytes are not the pinned ones."""
+        content = idx.read(path, self.kind, self.size)
+        if content.digest != self.digest:
+            raise InputError(
+                f"not the pinned {self.name}",
+                path=path,
+                expected=f"SHA-256 {self.digest} of the decompressed bytes",
+                found=content.digest,
+                remedy="get the file again, or name the folder as idx:DIR if it holds other data",
+            )
+        return content
+
+    def check(self, data: bytes) -> bytes:
+        """Decompress what a mirror sent; raise RefusalError if it is not the pinned file."""
+        if data.lstrip()[:1] == b"<":
+            raise mirrors.RefusalError("answered with a web page, not the file")
+        try:
+            content = idx.decode(data, f"{len(data):,} bytes", self.kind, self.size)
+        except InputError as error:
+            raise mirrors.RefusalError(str(error)) from error
+        if content.digest != self.digest:
+            raise mirrors.RefusalError(
+                f"other bytes than the pinned: expected {self.digest}, found {content.digest}"
+            )
+        return content.raw.tobytes()
+
 
 @dataclass(frozen=True)
 class Pinned:
-    """A source whose every byte is known beforehand.
+    """Pin a source, every byte of it.
 
-    `mirrors` are base URLs that end in a slash, in the order to be tried; `places` are folders in
+    `mirrors` are base URLs that end in a slash, in the order to try them; `places` are folders in
     which a package of the system may have put the files.
     """
 
@@ -113,77 +145,120 @@ def load(
     *,
     directory: Path | None = None,
     cache: Path | None = None,
-    report: Report | None = None,
+    warn: Warn | None = None,
     progress: Progress | None = None,
     offline: bool = False,
 ) -> Source:
-    """The pinned source, from `directory` and nowhere else if it is given, else cache, system, or
-    mirrors.
+    """Load the pinned source from `directory` if it is given, else from cache, system or mirrors.
 
-    `report` hears of files that are damaged and of mirrors that fail; see `fetching.fetch` for the
-    errors of mirrors. Raises InputError where `directory` lacks a file or holds other bytes than
-    the pinned, SourceError where only the mirrors are left and `offline` forbids to ask them.
+    `warn` takes a message for each damaged file and each mirror that fails; `fetch` lists the
+    errors of mirrors. Raises InputError if `directory` lacks a file or holds other bytes than the
+    pinned, SourceError if only the mirrors are left and `offline` forbids to ask them.
     """
     if directory is not None:
         return _read_folder(pinned, directory)
     for folder in _places(pinned, cache):
-        if _is_had(pinned, folder):
+        if _has_all(pinned, folder):
             try:
                 return _read_folder(pinned, folder)
             except InputError as error:
-                if report and folder in pinned.places:  # `fetch` tells of the cache
-                    report(str(error))
+                if warn and folder in pinned.places:  # `fetch` warns of the cache
+                    warn(str(error))
     if offline:
         raise SourceError(
-            f"{pinned.name} is not whole in any place here", remedy="give --source-dir"
+            f"{pinned.name} is not complete in any place here", remedy="give --source-dir"
         )
-    # needs an HTTP client, which takes longer to import than MNIST to read
-    from datagen.sources import fetching
-
-    fetching.fetch(pinned, cache=cache, report=report, progress=progress)
+    fetch(pinned, cache=cache, warn=warn, progress=progress)
     return _read_folder(pinned, cache_folder(pinned, cache))
 
 
 def where(
     pinned: Pinned, *, directory: Path | None = None, cache: Path | None = None
 ) -> str | None:
-    """The folder in which `load` would find every file, by name alone; None where it would ask the
-    mirrors.
-    """
+    """Name the folder in which `load` would find every file, by name alone; None for mirrors."""
     if directory is not None:
         return f"directory {directory}" if _is_complete(pinned, directory) else None
-    folder = next((folder for folder in _places(pinned, cache) if _is_had(pinned, folder)), None)
+    folder = next((folder for folder in _places(pinned, cache) if _has_all(pinned, folder)), None)
     if folder is None:
         return None
     return f"{'system' if folder in pinned.places else 'cache'} {folder}"
 
 
-def _places(pinned: Pinned, cache: Path | None) -> tuple[Path, ...]:
-    """The folders where the files may be: that of the cache, if this user has one, and those of the
-    system.
+def fetch(
+    pinned: Pinned,
+    *,
+    cache: Path | None = None,
+    warn: Warn | None = None,
+    progress: Progress | None = None,
+    timeout: float = mirrors.TIMEOUT,
+) -> list[Path]:
+    """Fetch into the cache the pinned files that it lacks or holds damaged; return all paths.
+
+    Raises SourceError, with every mirror's answer, if none gives a file with the pinned bytes, and
+    StorageError if the cache has no room. `timeout` is in seconds, for the connection and for each
+    answer.
     """
-    try:
-        return cache_folder(pinned, cache), *pinned.places
-    except StorageError:  # no home is no cache
-        return pinned.places
+    folder = cache_folder(pinned, cache)
+    wanted = [file for file in pinned.files if not _is_cached(file, folder, warn)]
+    asked = mirrors.chosen(pinned.mirrors)
+    if wanted:
+        files.require_writable(folder)
+        if folder.exists():
+            with suppress(BusyError), files.lock(folder, exclusive=True):
+                # of killed fetches: a running one holds the lock while it writes
+                files.remove_temporaries(folder, below=False)
+        files.require_space(folder, sum(file.size for file in wanted))
+    for file in wanted:
+        data = mirrors.download(
+            f"{file.name}.gz",
+            asked,
+            file.check,
+            # Deflate adds at most 5 bytes to each 16 KiB, and a mirror may serve the file raw.
+            limit=file.size + file.size // 1000 + 4096,
+            timeout=timeout,
+            warn=warn,
+            progress=progress,
+        )
+        if data is None:
+            raise _no_mirror_helps(pinned, file, asked)
+        files.make_folder(folder)
+        with files.lock(folder, exclusive=False, wait=True):
+            files.write_atomic(folder / file.name, data)
+    return [folder / file.name for file in pinned.files]
 
 
-def _is_had(pinned: Pinned, folder: Path) -> bool:
-    """Say whether `folder` holds every file, by name alone; what this user may not look into holds
-    none.
-    """
-    try:
-        return _is_complete(pinned, folder)
-    except StorageError:
+def _is_cached(file: PinnedFile, folder: Path, warn: Warn | None) -> bool:
+    path = folder / file.name
+    if not path.exists():
         return False
+    try:
+        file.read(path)
+    except InputError as error:
+        if warn:
+            warn(f"{error}; it is fetched again")
+        return False
+    return True
+
+
+def _no_mirror_helps(
+    pinned: Pinned, file: PinnedFile, asked: Sequence[mirrors.Mirror]
+) -> SourceError:
+    answers = [f"\n  {mirror.base}: {'; '.join(mirror.refusals)}" for mirror in asked]
+    return SourceError(
+        f"{pinned.name} could not be fetched; no mirror gave {file.name}:{''.join(answers)}",
+        remedy=f"give the folder that holds its {len(pinned.files)} files with --source-dir",
+    )
+
+
+# The cache and the system's folders
 
 
 def default_cache() -> Path:
-    """$DATAGEN_CACHE, else datagen below $XDG_CACHE_HOME, else ~/.cache/datagen."""
+    """Return $DATAGEN_CACHE, else datagen below $XDG_CACHE_HOME, else ~/.cache/datagen."""
     if own := os.environ.get("DATAGEN_CACHE"):
         return Path(own)
-    if base := os.environ.get("XDG_CACHE_HOME"):
-        return Path(base) / "datagen"
+    if home := os.environ.get("XDG_CACHE_HOME"):
+        return Path(home) / "datagen"
     try:
         return Path.home() / ".cache" / "datagen"
     except RuntimeError as error:
@@ -193,75 +268,69 @@ def default_cache() -> Path:
 
 
 def cache_folder(pinned: Pinned, cache: Path | None) -> Path:
-    """Where the cache keeps the files of this source."""
+    """Return the folder in which the cache keeps the files of this source."""
     return (default_cache() if cache is None else cache) / pinned.name
 
 
-def _spellings(name: str) -> tuple[str, ...]:
-    dotted = name.replace("-idx", ".idx")
-    return name, f"{name}.gz", dotted, f"{dotted}.gz"
+def _places(pinned: Pinned, cache: Path | None) -> tuple[Path, ...]:
+    """List the folders where the files may be: this user's cache, and those of the system."""
+    try:
+        return cache_folder(pinned, cache), *pinned.places
+    except StorageError:  # without a home there is no cache
+        return pinned.places
 
 
-def _place(file: PinnedFile, folder: Path) -> Path | None:
-    return next(
-        (folder / name for name in _spellings(file.name) if (folder / name).is_file()), None
-    )
+def _has_all(pinned: Pinned, folder: Path) -> bool:
+    """Say whether `folder` has every file, by name alone; one closed to this user has none."""
+    try:
+        return _is_complete(pinned, folder)
+    except StorageError:
+        return False
 
 
 def _is_complete(pinned: Pinned, folder: Path) -> bool:
-    with checks.reading(folder):
-        return all(_place(file, folder) for file in pinned.files)
+    with base.input_errors(folder):
+        return all(file.find(folder) for file in pinned.files)
+
+
+# Reading
 
 
 def _read_folder(pinned: Pinned, folder: Path) -> Source:
-    checks.require_folder(folder)
-    with checks.reading(folder):
-        places = [_place(file, folder) for file in pinned.files]
-    lacking = [
-        f"{file.name}: not there, neither raw nor gzipped"
-        for file, place in zip(pinned.files, places, strict=True)
-        if place is None
-    ]
-    checks.fail_on(
-        lacking, folder, f"give a folder that holds the {len(places)} files of {pinned.name}"
+    base.require_folder(folder)
+    with base.input_errors(folder):
+        found = {file: file.find(folder) for file in pinned.files}
+    base.raise_if_any(
+        [
+            f"{file.name}: not there, neither raw nor gzipped"
+            for file, path in found.items()
+            if path is None
+        ],
+        folder,
+        f"give a folder that holds the {len(found)} files of {pinned.name}",
     )
-    results = _attempt_all(pinned.files, [place for place in places if place])
+    results = _read_all({file: path for file, path in found.items() if path})
     errors = [result for result in results if isinstance(result, InputError)]
     if len(errors) == 1:
         raise errors[0]
-    checks.fail_on([str(error) for error in errors], folder)
-    contents = [result for result in results if isinstance(result, idx.Idx)]
-    return _source(pinned, contents)
+    base.raise_if_any([str(error) for error in errors], folder)
+    return _source(pinned, [result for result in results if isinstance(result, idx.Idx)])
 
 
-def _attempt_all(files: Sequence[PinnedFile], places: Sequence[Path]) -> list[idx.Idx | InputError]:
+def _read_all(paths: dict[PinnedFile, Path]) -> list[idx.Idx | InputError]:
     """Read the files side by side: zlib and hashlib release the interpreter's lock."""
     try:
-        with ThreadPoolExecutor(len(files)) as pool:
-            return list(pool.map(_attempt, files, places))
+        with ThreadPoolExecutor(len(paths)) as pool:
+            return list(pool.map(_read_or_error, paths, paths.values()))
     except RuntimeError:  # the system gives no more threads
-        return list(map(_attempt, files, places))
+        return list(map(_read_or_error, paths, paths.values()))
 
 
-def _attempt(file: PinnedFile, path: Path) -> idx.Idx | InputError:
+def _read_or_error(file: PinnedFile, path: Path) -> idx.Idx | InputError:
     try:
-        return read_pinned(file, path)
+        return file.read(path)
     except InputError as error:
         return error
-
-
-def read_pinned(file: PinnedFile, path: Path) -> idx.Idx:
-    """The file at `path`. Raises InputError where it holds other bytes than the pinned."""
-    content = idx.read(path, file.kind, file.size)
-    if content.digest != file.digest:
-        raise InputError(
-            f"not the pinned {file.name}",
-            path=path,
-            expected=f"SHA-256 {file.digest} of the decompressed bytes",
-            found=content.digest,
-            remedy="get the file anew, or name the folder as idx:DIR if it holds other data",
-        )
-    return content
 
 
 def _source(pinned: Pinned, read: Sequence[idx.Idx]) -> Source:

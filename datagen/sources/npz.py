@@ -1,13 +1,11 @@
-"""NumPy archives as a source: `images` and `labels`, or those of each split; nothing in them is
-ever executed.
+"""Read NumPy archives (.npz) as a source: `images` and `labels`, or those of each split.
 
-The archive's directory says how long each array is, and its own header must agree before a byte is
-allocated.
+Nothing in an archive is ever executed. Its directory says how long each array is, and the array's
+own header must agree before a byte is allocated.
 """
 
 from __future__ import annotations
 
-import ast
 import errno
 import hashlib
 import math
@@ -19,40 +17,49 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.format import read_array_header_1_0, read_array_header_2_0
 
 from datagen.errors import InputError, printable
 from datagen.layout import SPLITS
-from datagen.sources import checks
-from datagen.sources.base import Part, Report, Source
+from datagen.sources import base
+from datagen.sources.base import Part, Source, Warn
 
-# of an archive with a member in it; zipfile passes over whatever comes before
+# the beginning of an archive with a member in it; zipfile would skip any bytes before it
 _BEGINNING = b"PK\3\4"
-_EMPTY = b"PK\5\6"  # an archive without any
-# bytes that tell the header's length
-_WIDTHS = {b"\x93NUMPY\1\0": 2, b"\x93NUMPY\2\0": 4, b"\x93NUMPY\3\0": 4}
+_EMPTY = b"PK\5\6"  # the beginning of an archive without members
+# the version of an array -> the bytes of its header's length, and NumPy's reader of the header
+_VERSIONS = {
+    b"\x93NUMPY\1\0": (2, read_array_header_1_0),
+    b"\x93NUMPY\2\0": (4, read_array_header_2_0),
+    b"\x93NUMPY\3\0": (4, read_array_header_2_0),  # in UTF-8: only names of fields differ
+}
 _MAX_HEADER = 10_000  # bytes; NumPy's own bound on what it parses
 _BLOCK = 1 << 20
-_MAX_SHOWN = 200  # characters that a message repeats of what stands in the archive
-# What zipfile raises for bytes that are no archive it can read; NotImplementedError: of another
-# compression or version.
+_MAX_SHOWN = 200  # characters of an archive's own text that a message repeats
+# Errors of zipfile for bytes that it cannot read; NotImplementedError is for another compression
+# or version.
 _CORRUPT = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError, ValueError)
-_ARRAY = b"\x93NUMPY"  # with which a single array begins
+_ARRAY = b"\x93NUMPY"  # the beginning of a single array
 _GREY = "convert the images to 8-bit grey, uint8 (n, height, width)"
-_NAMES = "give images and labels, or train_images, train_labels, test_images and test_labels, or x_train and so on"
+_NAMES = (
+    "give images and labels, or train_images, train_labels, test_images and test_labels,"
+    " or x_train and so on"
+)
 
-# The words of the names that other programs give: x_train, y_train, X_test, validation_images ...
+# Parts of the names that other programs give: x_train, y_train, X_test, validation_images ...
 _KINDS = {"images": "images", "x": "images", "labels": "labels", "y": "labels"}
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 @dataclass(frozen=True)
 class _Header:
-    """What an array says of itself; `size` is the bytes of the header."""
+    """Hold the header of an array; `size` is its bytes, with the version and the length."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -61,9 +68,7 @@ class _Header:
 
     @property
     def grey(self) -> tuple[int, ...] | None:
-        """Give the shape (n, height, width), without an axis of one channel; None for no such
-        shape.
-        """
+        """Return the shape (n, height, width) without an axis of one channel; None for others."""
         shape = self.shape
         if len(shape) == 4 and shape[3] == 1:
             return shape[:3]
@@ -72,7 +77,7 @@ class _Header:
         return shape if len(shape) == 3 else None
 
 
-def load(path: Path, report: Report | None = None) -> Source:
+def load(path: Path, warn: Warn | None = None) -> Source:
     """Read the arrays of the .npz file at `path`.
 
     Either `images` uint8 (n, height, width) and `labels` (n,) or (n, 1) of whole numbers, or the
@@ -80,10 +85,11 @@ def load(path: Path, report: Report | None = None) -> Source:
     that other programs give, such as `x_train` and `y_train`. An axis of one channel may come
     before or after height and width. `classes`, strings, may name the classes. Digests are of the
     decoded arrays by the names and shapes above, labels as uint8, whatever the names in the file
-    and the compression. `report` hears what a user should know of the arrays.
+    and the compression. `warn` takes remarks on the arrays. Raises InputError if the archive is
+    damaged, or if its arrays are not of this kind.
     """
-    checks.require_file(path)
-    with checks.reading(path), _corruption(path), path.open("rb") as file:
+    base.require_file(path)
+    with base.input_errors(path), _corruption(path), path.open("rb") as file:
         if file.read(len(_ARRAY)) == _ARRAY:
             raise InputError(
                 "a single array",
@@ -92,10 +98,10 @@ def load(path: Path, report: Report | None = None) -> Source:
                 found="an .npy file",
                 remedy=_NAMES,
             )
-        return _read(file, path, report)
+        return _read(file, path, warn)
 
 
-def _read(file: BinaryIO, path: Path, report: Report | None) -> Source:
+def _read(file: BinaryIO, path: Path, warn: Warn | None) -> Source:
     with zipfile.ZipFile(file) as archive:
         file.seek(0)
         listed = archive.infolist()
@@ -103,9 +109,9 @@ def _read(file: BinaryIO, path: Path, report: Report | None) -> Source:
             raise zipfile.BadZipFile("bytes before the first array")
         members = {_name(info): info for info in listed}
         wanted = _wanted(members, path)
-        checks.fail_on(_implausible(listed, list(wanted.values()), path), path)
+        base.raise_if_any(_implausible(listed, list(wanted.values()), path), path)
         arrays = {role: _array(archive, members[name], role, path) for role, name in wanted.items()}
-    return _source(arrays, wanted, path, report)
+    return _source(arrays, wanted, path, warn)
 
 
 def _name(info: zipfile.ZipInfo) -> str:
@@ -118,12 +124,11 @@ def _corruption(path: Path) -> Iterator[None]:
     try:
         yield
     except (*_CORRUPT, OSError) as error:
-        # Of the operating system's errors only EINVAL is the file's fault: a seek to an offset that
-        # it claims.
+        # The operating system's EINVAL is the file's fault: a seek to an offset that it claims.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         raise InputError(
-            f"not a whole .npz file: {_shown(str(error))}", path=path, remedy="write it anew"
+            f"not a whole .npz file: {_shown(str(error))}", path=path, remedy="write it again"
         ) from error
 
 
@@ -131,11 +136,11 @@ def _source(
     arrays: dict[str, npt.NDArray[Any]],
     wanted: Mapping[str, str],
     path: Path,
-    report: Report | None,
+    warn: Warn | None,
 ) -> Source:
     names = arrays.pop("classes", None)
     labels = {
-        role: checks.small_labels(array.reshape(-1), wanted[role], path)
+        role: base.class_labels(array.reshape(-1), wanted[role], path)
         for role, array in arrays.items()
         if role.endswith("labels")
     }
@@ -146,16 +151,16 @@ def _source(
         for prefix in prefixes
     }
     classes = (
-        checks.numbered_classes(parts, path, report) if names is None else _class_names(names, path)
+        base.numbered_classes(parts, path, warn) if names is None else _class_names(names, path)
     )
-    checks.check_parts(parts, classes, path)
+    base.check_parts(parts, classes, path)
     return Source(
         name="npz",
         parts=parts,
         classes=classes,
         digests={role: _digest(role, array) for role, array in used.items()},
-        licence=checks.NOT_STATED,
-        attribution=checks.NOT_STATED,
+        licence=base.NOT_STATED,
+        attribution=base.NOT_STATED,
     )
 
 
@@ -166,16 +171,16 @@ def _digest(name: str, array: npt.NDArray[Any]) -> str:
 
 
 def _wanted(members: Mapping[str, object], path: Path) -> dict[str, str]:
-    """Choose the arrays to read: their names as this package gives them -> their names in the file.
+    """Choose the arrays to read: this package's names for them -> their names in the file.
 
-    Names of other programs are looked at only where this package's own make no source. Raises
-    InputError where these make none either.
+    Names of other programs count only if this package's own do not make a source. Raises InputError
+    if these do not make one either.
     """
     roles = {name: role for name in members if (role := _role(name))}
     own = {name: role for name, role in roles.items() if name == role}
     chosen = next((names for names in (own, roles) if not _gaps(names)), own or roles)
-    found = ", ".join(map(_shown, sorted(members)[: checks.MAX_LISTED])) or "no array"
-    checks.fail_on(_gaps(chosen), path, f"found {found}; {_NAMES}")
+    found = ", ".join(map(_shown, sorted(members)[: base.MAX_LISTED])) or "no array"
+    base.raise_if_any(_gaps(chosen), path, f"found {found}; {_NAMES}")
     named = {role: name for name, role in chosen.items()}
     order = [
         f"{prefix}{kind}"
@@ -187,7 +192,7 @@ def _wanted(members: Mapping[str, object], path: Path) -> dict[str, str]:
 
 
 def _gaps(roles: Mapping[str, str]) -> list[str]:
-    """Say why arrays of these names, each with its role, make no source."""
+    """List the reasons why arrays of these names, each with its role, do not make a source."""
     problems = []
     named: dict[str, str] = {}
     for name, role in roles.items():
@@ -204,18 +209,23 @@ def _gaps(roles: Mapping[str, str]) -> list[str]:
 
 
 def _role(name: str) -> str | None:
-    """Name an array as this package does: "train_images" for "x_train"; None if it is unknown."""
-    words = name.lower().split("_")
-    if len(words) == 1:
+    """Return this package's name of an array; None for an unknown one.
+
+    >>> _role("X_valid")
+    'val_images'
+    """
+    parts = name.lower().split("_")
+    if len(parts) == 1:
         return _KINDS.get(name.lower())
-    if len(words) != 2:
+    if len(parts) != 2:
         return None
-    split, kind = words if words[0] in _SPLITS else reversed(words)
+    split, kind = parts if parts[0] in _SPLITS else reversed(parts)
     return f"{_SPLITS[split]}_{_KINDS[kind]}" if split in _SPLITS and kind in _KINDS else None
 
 
 def _implausible(listed: Sequence[zipfile.ZipInfo], wanted: Sequence[str], path: Path) -> list[str]:
     problems = []
+    size = path.stat().st_size
     used = [info for info in listed if _name(info) in wanted]
     names = Counter(map(_name, used))
     problems += [
@@ -229,14 +239,14 @@ def _implausible(listed: Sequence[zipfile.ZipInfo], wanted: Sequence[str], path:
             problems.append(
                 f"{_name(info)}: encrypted, or compressed in a way that NumPy does not write"
             )
-        if info.file_size > path.stat().st_size * checks.MAX_EXPANSION:
+        if info.file_size > size * base.MAX_EXPANSION:
             problems.append(
-                f"{_name(info)}: {info.file_size:,} bytes cannot be in a file of {path.stat().st_size:,}"
+                f"{_name(info)}: {info.file_size:,} bytes cannot be in a file of {size:,}"
             )
     total = sum(info.file_size for info in used)
-    if total > checks.MAX_INFLATED:
+    if total > base.MAX_INFLATED:
         problems.append(
-            f"{total:,} bytes of arrays where {checks.MAX_INFLATED:,} are the most possible"
+            f"{total:,} bytes of arrays where {base.MAX_INFLATED:,} are the most possible"
         )
     return problems
 
@@ -244,7 +254,7 @@ def _implausible(listed: Sequence[zipfile.ZipInfo], wanted: Sequence[str], path:
 def _array(
     archive: zipfile.ZipFile, info: zipfile.ZipInfo, role: str, path: Path
 ) -> npt.NDArray[Any]:
-    """The array in one member, C-contiguous, its header checked before anything is allocated."""
+    """Read the array in one member, C-contiguous; check its header before allocating anything."""
     name = _name(info)
     with archive.open(info) as member:
         header = _header(member, name, path)
@@ -269,7 +279,7 @@ def _array(
             path=path,
             expected=f"{expected:,} bytes",
             found=f"{done:,}",
-            remedy="write it anew",
+            remedy="write it again",
         )
     array = data.view(header.dtype)
     ordered = array.reshape(header.shape[::-1]).T if header.fortran else array
@@ -278,13 +288,14 @@ def _array(
 
 
 def _header(member: IO[bytes], name: str, path: Path) -> _Header:
-    start = member.read(8)
-    width = _WIDTHS.get(start, 0)
-    length = int.from_bytes(member.read(width), "little")
-    if not width:
+    version = member.read(8)
+    if version not in _VERSIONS:
         raise InputError(
-            f"{name}: not a NumPy array", path=path, expected="an .npy header", found=repr(start)
+            f"{name}: not a NumPy array", path=path, expected="an .npy header", found=repr(version)
         )
+    width, read = _VERSIONS[version]
+    start = member.read(width)
+    length = int.from_bytes(start, "little")
     if length > _MAX_HEADER:
         raise InputError(
             f"{name}: a header too long",
@@ -292,45 +303,22 @@ def _header(member: IO[bytes], name: str, path: Path) -> _Header:
             expected=f"at most {_MAX_HEADER:,} bytes",
             found=f"{length:,}",
         )
+    header = start + member.read(length)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # what NumPy writes makes nobody warn
-            dtype, shape, fortran = _fields(ast.literal_eval(member.read(length).decode("latin-1")))
-    except (
-        SyntaxError,
-        TypeError,
-        ValueError,
-        OverflowError,
-        MemoryError,
-        RecursionError,
-        Warning,
-    ) as error:
+            warnings.simplefilter("error")  # a header that NumPy writes causes no warning
+            shape, fortran, dtype = read(BytesIO(header), max_header_size=_MAX_HEADER)
+        if not all(type(size) is int and 0 <= size < 1 << 48 for size in shape):
+            raise ValueError(f"shape {shape}")
+    except Exception as error:  # over damaged text a parser may raise anything
         raise InputError(
             f"{name}: its header is not NumPy's: {_shown(str(error))}", path=path
         ) from error
-    return _Header(dtype, shape, fortran, 8 + width + length)
-
-
-def _fields(header: object) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
-    """The fields of a header, which are just those that NumPy writes; ValueError, or what NumPy
-    raises, if not.
-    """
-    if not isinstance(header, dict) or set(header) != {"descr", "shape", "fortran_order"}:
-        raise ValueError("other fields than descr, shape and fortran_order")
-    descr, shape, fortran = header["descr"], header["shape"], header["fortran_order"]
-    if (
-        not isinstance(descr, str | list)
-        or not isinstance(shape, tuple)
-        or not isinstance(fortran, bool)
-    ):
-        raise ValueError("fields of other types than NumPy's")
-    if not all(type(size) is int and 0 <= size < 1 << 48 for size in shape):
-        raise ValueError(f"shape {shape}")
-    return np.dtype(descr), shape, fortran
+    return _Header(dtype, shape, fortran, len(version) + len(header))
 
 
 def _check_kind(header: _Header, role: str, name: str, path: Path) -> None:
-    """Raise InputError unless the array is of the type and shape that its role asks for."""
+    """Raise InputError unless the array has the type and shape of its role."""
     if role == "classes":
         usable = header.dtype.kind == "U" and header.dtype.itemsize > 0 and len(header.shape) == 1
         problem, expected, remedy = "not a list of names", "strings (n,)", None
@@ -351,7 +339,7 @@ def _check_kind(header: _Header, role: str, name: str, path: Path) -> None:
 
 
 def _labels_problem(header: _Header) -> tuple[str, str | None]:
-    """Say what an array is that is no labels, and what to do."""
+    """Name the problem of an array that cannot be labels, and the remedy."""
     if header.dtype.kind in "US":
         return (
             "names, not labels",
@@ -370,7 +358,7 @@ def _labels_problem(header: _Header) -> tuple[str, str | None]:
 
 
 def _images_problem(header: _Header) -> tuple[str, str]:
-    """Say what an array is that is no 8-bit grey images, and what to do."""
+    """Name the problem of an array that cannot be 8-bit grey images, and the remedy."""
     shape = header.shape
     if header.dtype.kind == "O":
         return "not images but Python objects, which are never opened", _GREY
@@ -400,29 +388,29 @@ def _depth_problem(dtype: np.dtype[Any]) -> tuple[str, str]:
     if dtype.kind == "f":
         return (
             "not 8-bit grey images but floats",
-            "scale them to 0 to 255 and round: of 0 to 1, as np.rint(images * 255).astype(np.uint8)",
+            "scale them to 0 to 255 and round:"
+            " of 0 to 1, as np.rint(images * 255).astype(np.uint8)",
         )
     if dtype.kind == "b":
         return "not 8-bit grey images but truths", "store them as images.astype(np.uint8) * 255"
     if dtype.kind in "iu":
+        integers = f"{'signed ' * (dtype.kind == 'i')}{dtype.itemsize * 8}-bit integers"
         return (
-            f"not 8-bit grey images but {'signed ' * (dtype.kind == 'i')}{dtype.itemsize * 8}-bit integers",
+            f"not 8-bit grey images but {integers}",
             "of values from 0 to 255 take images.astype(np.uint8); scale others",
         )
     return "not 8-bit grey images", _GREY
 
 
 def _shown(text: str) -> str:
-    """Spell text that comes from the archive for a message: cut short, and escaped where it cannot
-    be printed.
-    """
+    """Cut text of the archive short for a message, and escape what cannot be printed."""
     return printable(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}...")
 
 
 def _class_names(names: npt.NDArray[Any], path: Path) -> tuple[str, ...]:
     codes = np.frombuffer(names.tobytes(), np.dtype(np.uint32).newbyteorder(names.dtype.byteorder))
     try:
-        if codes.max(initial=0) > sys.maxunicode:  # of which NumPy would make a SystemError
+        if codes.max(initial=0) > sys.maxunicode:  # NumPy would raise a SystemError
             raise ValueError("a code point beyond Unicode")
         listed = tuple(str(name) for name in names)
         "".join(listed).encode()

@@ -1,8 +1,8 @@
-"""Which sample of a source is in which split: disjoint by content, decided by the source and the
-seed alone.
+"""Divide a source into splits, disjoint by content; the source and the seed alone decide.
 
-An image found in several splits stays in test, else in val, else in train; among equals the lowest
-index stays. Equal digests are compared byte by byte before anyone says "duplicate".
+An image in several splits stays in test, else in val, else in train; among equal images the one of
+lowest index stays. Images with equal digests are compared byte by byte before they count as
+duplicates.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from datagen.sources.base import Part, Source, UInt8
 
 Int64 = npt.NDArray[np.int64]
 
-# where an image found in several splits stays, first choice first
+# the split in which a duplicated image stays, first choice first
 _STAYS = ("test", "val", "train")
-# the split of each residue mod 10 where the source comes unsplit
+# the split of each residue mod 10, for a source that comes unsplit
 _TENTHS = ("test", "val", *["train"] * 8)
 _DEFAULT_VAL = 12  # one in twelve: 5,000 of MNIST's 60,000
 
 
 @dataclass(frozen=True)
 class Digits:
-    """The samples of one split, in the source's order.
+    """Hold the samples of one split, in the source's order.
 
     `images` is uint8 (n, height, width), C-contiguous, and `labels` uint8 (n,); both are views of
-    the source where no sample was left out. `origin` is int64 (n,), each sample's row in the
-    source's part `part`.
+    the source if no sample was left out. `origin` is int64 (n,), each sample's row in the source's
+    part `part`.
     """
 
     images: UInt8
@@ -45,9 +45,7 @@ class Digits:
 
 @dataclass(frozen=True)
 class Dropped:
-    """How many samples of a split were left out for a twin in the same split, and for one in
-    another.
-    """
+    """Count the samples left out of a split for a twin within the split, or in another one."""
 
     within: int
     across: int
@@ -55,9 +53,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Conflict:
-    """Equal images with unequal labels; rows are those of the source's parts, as in
-    `Digits.origin`.
-    """
+    """Record equal images with unequal labels; rows are of the source's parts, as in `origin`."""
 
     kept_split: str
     kept_row: int
@@ -69,9 +65,7 @@ class Conflict:
 
 @dataclass(frozen=True)
 class Division:
-    """A source divided: `digits` and `dropped` by split, and the conflicts in the order of what was
-    dropped.
-    """
+    """Hold a divided source: `digits` and `dropped` by split, conflicts by the dropped image."""
 
     digits: Mapping[str, Digits]
     dropped: Mapping[str, Dropped]
@@ -79,13 +73,23 @@ class Division:
 
 
 def divide(source: Source, *, val: int | None, seed: int) -> Division:
-    """Divide `source` into train, val and test, without an image twice.
+    """Divide `source` into train, val and test so that no image occurs twice.
 
-    Parts of these names are taken as they come. Where there is no part "val" it is the last `val`
-    samples of train (default: one twelfth), or, where train comes sorted by class so that its end
-    is no fair sample, the `val` samples of least key. A single part "all" goes 80/10/10 by key. The
-    key of an image is its content's digest, hashed with `seed`: see `keys`. Raises RecipeError
-    where `val` does not fit the source, InputError where a split would be empty.
+    Parts of these names are taken as they come. Without a part "val", it is the last `val` samples
+    of train (default: one twelfth). If train comes sorted by class, its end is not a fair sample:
+    then val is the `val` samples of lowest key. A single part "all" goes 80/10/10 by key. The key
+    of an image is the digest of its content, hashed with `seed`: see `keys`. Raises RecipeError if
+    `val` does not fit the source, InputError if a split would be empty.
+
+    >>> images = np.arange(40, dtype=np.uint8).reshape(10, 2, 2)
+    >>> part = Part(images, np.zeros(10, np.uint8))
+    >>> source = Source("npz", {"train": part, "test": Part(images[:1], part.labels[:1])}, ("0",),
+    ...     {}, "", "")
+    >>> division = divide(source, val=2, seed=1)
+    >>> {split: len(digits.labels) for split, digits in division.digits.items()}
+    {'train': 7, 'val': 2, 'test': 1}
+    >>> division.dropped["train"]
+    Dropped(within=0, across=1)
     """
     digits = _assigned(source, val, seed)
     twins = list(_twins(digits))
@@ -108,17 +112,16 @@ def divide(source: Source, *, val: int | None, seed: int) -> Division:
 
 
 def digests(images: UInt8) -> npt.NDArray[np.uint64]:
-    """XXH3-64 of each image's bytes, uint64 (n,)."""
+    """Compute the XXH3-64 of each image's bytes: uint8 (n, H, W) -> uint64 (n,)."""
     rows = _rows(images)
     return np.fromiter((xxhash.xxh3_64_intdigest(row) for row in rows), np.uint64, len(images))
 
 
 def keys(images: UInt8, seed: int) -> npt.NDArray[np.uint64]:
-    """The key of each image, uint64 (n,): it depends on the seed and the image's bytes, on nothing
-    else.
+    """Compute the key of each image from its bytes and the seed: uint8 (n, H, W) -> uint64 (n,).
 
-    It is the first 8 bytes, big-endian, of SHA-256 over the ASCII text `datagen split SEED ` (SEED
-    in decimal) followed by the image's XXH3-128 (seed 0, canonical bytes).
+    A key is the first 8 bytes, big-endian, of the SHA-256 of the ASCII text `datagen split SEED `
+    (SEED in decimal) followed by the image's XXH3-128 (seed 0, canonical bytes).
     """
     start = hashlib.sha256(f"datagen split {seed} ".encode())
     keyed = bytearray()
@@ -168,7 +171,7 @@ def _by_tenths(part: Part, seed: int) -> dict[str, Digits]:
 def _held_out(
     name: str, train: Part, val: int | None, seed: int
 ) -> tuple[slice | Int64, slice | Int64]:
-    """Which rows of the part "train" stay train, and which are val."""
+    """Choose the rows of the part "train" that stay train, and those that become val."""
     count = len(train.labels)
     held = max(1, count // _DEFAULT_VAL) if val is None else val
     if not 0 < held < count:
@@ -202,8 +205,9 @@ Place = tuple[str, int]  # a split, and a row of its `Digits`
 
 
 def _twins(digits: Mapping[str, Digits]) -> Iterator[tuple[Place, Place]]:
-    """Each sample that has an equal before it in the order of `_STAYS`: (the first of its equals,
-    itself).
+    """Yield (the first of its equals, itself) for each sample with an equal before it.
+
+    The splits come in the order of `_STAYS`.
     """
     counts = [len(digits[split].labels) for split in _STAYS]
     ends = np.cumsum(counts)
@@ -213,8 +217,8 @@ def _twins(digits: Mapping[str, Digits]) -> Iterator[tuple[Place, Place]]:
     starts = np.flatnonzero(same & ~np.concatenate(([False], same[:-1])))
 
     def place(number: int) -> Place:
-        which = int(np.searchsorted(ends, number, side="right"))
-        return _STAYS[which], number - int(ends[which]) + counts[which]
+        position = int(np.searchsorted(ends, number, side="right"))
+        return _STAYS[position], number - int(ends[position]) + counts[position]
 
     for start in starts:
         stop = start + 1
@@ -224,7 +228,7 @@ def _twins(digits: Mapping[str, Digits]) -> Iterator[tuple[Place, Place]]:
 
 
 def _equals(digits: Mapping[str, Digits], suspects: list[Place]) -> Iterator[tuple[Place, Place]]:
-    """Of samples with equal digests, those whose bytes are equal too."""
+    """Yield, of samples with equal digests, those whose bytes are equal too."""
     first: dict[bytes, Place] = {}
     for split, row in suspects:
         kept = first.setdefault(digits[split].images[row].tobytes(), (split, row))
@@ -255,8 +259,9 @@ def _require_samples(source: Source, digits: Mapping[str, Digits]) -> None:
         left = {split: len(digits[split].labels) for split in SPLITS}
         dropped = sum(len(part.labels) for part in source.parts.values()) > sum(left.values())
         by_key = "all" in source.parts and sum(left.values()) >= len(SPLITS)
+        once = " once duplicates are dropped" if dropped else ""
         raise InputError(
-            f"{source.name}: no images left for {' and '.join(empty)}{' once duplicates are dropped' * dropped}",
+            f"{source.name}: no images left for {' and '.join(empty)}{once}",
             expected="at least one image in each split",
             found=", ".join(f"{split} {count:,}" for split, count in left.items()),
             remedy=f"give more images,{' another seed,' * by_key} or train, val and test apart",

@@ -1,6 +1,4 @@
-"""Circles are the minimal ones, as canonical rationals, and their masks hold exactly the pixels
-inside or on them.
-"""
+"""Test that circles are minimal canonical rationals, and that masks hold the pixels in them."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ frames = st.tuples(st.integers(1, 512), st.integers(1, 512))
 
 @pytest.fixture(autouse=True, scope="module")
 def searches_end() -> Iterator[None]:
-    """Let a search that does not come to its end fail, where it would go on for ever."""
+    """Make a search fail that would go on for ever."""
     steps = itertools.count()
     minimal, farthest = circle._minimal, circle._farthest
 
@@ -55,7 +53,7 @@ def on_diameter(p: Point, q: Point) -> Circle:
 
 
 def through(p: Point, q: Point, r: Point) -> Circle | None:
-    """The circle through three points, none where they lie on a line."""
+    """Compute the circle through three points; None if they lie on a line."""
     (ax, ay), (bx, by), (cx, cy) = p, q, r
     den = 2 * (ax * (by - cy) + bx * (cy - ay) + cx * (ay - by))
     if den == 0:
@@ -79,7 +77,7 @@ def canonical(found: Circle) -> Circle:
 
 
 def smallest(points: Sequence[Point]) -> Circle:
-    """The smallest of all circles by one, two or three points that hold every point."""
+    """Compute the smallest circle through one, two or three points that holds every point."""
     found: list[Circle | None] = [(x, y, 1, 0) for x, y in points]
     found += [on_diameter(*pair) for pair in itertools.combinations(points, 2)]
     found += [through(*triple) for triple in itertools.combinations(points, 3)]
@@ -88,7 +86,7 @@ def smallest(points: Sequence[Point]) -> Circle:
 
 
 def welzl(points: Sequence[Point]) -> Circle:
-    """The minimal circle by Welzl's incremental construction, in Python integers."""
+    """Compute the minimal circle by Welzl's incremental construction, in Python integers."""
     points = random.Random(0).sample(points, len(points))
     found: Circle = (*points[0], 1, 0)
     for i, p in enumerate(points):

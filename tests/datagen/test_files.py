@@ -1,6 +1,4 @@
-"""Files are whole or absent whatever fails on the way, locks die with their owner, and errors say
-where and what.
-"""
+"""Test that files are whole or absent, locks end with their process, and errors are clear."""
 
 from __future__ import annotations
 
@@ -47,7 +45,7 @@ def failing_on_folders(descriptor: int) -> None:
 
 
 def hold(folder: Path, kind: str) -> subprocess.Popen[str]:
-    """A process that holds a lock until its standard input ends."""
+    """Start a process that holds a lock until its standard input ends."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(folder), kind],
         stdin=subprocess.PIPE,
@@ -156,7 +154,7 @@ def test_content_is_synced_before_the_rename_and_the_folder_after_it(
     assert steps == ["content", "rename", "folder"]
 
 
-def test_a_folder_that_cannot_be_synced_is_told(
+def test_a_folder_that_cannot_be_synced_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", failing_on_folders)
@@ -255,7 +253,9 @@ def test_a_folder_is_made_with_its_parents_and_each_entry_is_synced(
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])
-def test_a_file_where_a_folder_should_be_is_told_and_left_alone(tmp_path: Path, place: str) -> None:
+def test_a_file_where_a_folder_should_be_is_reported_and_left_alone(
+    tmp_path: Path, place: str
+) -> None:
     (tmp_path / "file").write_bytes(b"mine")
     with pytest.raises(StorageError, match="file"):
         files.make_folder(tmp_path / place)
@@ -337,7 +337,7 @@ def test_a_busy_answer_keeps_no_descriptor_open(tmp_path: Path) -> None:
         assert len(os.listdir("/dev/fd")) == before  # noqa: PTH208
 
 
-def test_a_file_system_without_locks_is_told(
+def test_a_file_system_without_locks_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fcntl, "flock", failing(errno.ENOLCK))
@@ -450,7 +450,7 @@ def test_what_the_system_says_of_permission_and_mount_is_believed(
     ],
     ids=["require_writable", "require_space", "make_folder", "AtomicFile"],
 )
-def test_a_name_that_no_file_system_takes_is_told(
+def test_a_name_that_no_file_system_takes_is_reported(
     tmp_path: Path, call: Callable[[Path], object]
 ) -> None:
     with pytest.raises(StorageError, match="too long"):
@@ -461,8 +461,9 @@ def test_a_writer_killed_at_any_moment_leaves_old_or_new_content(tmp_path: Path)
     path, size = tmp_path / "file", 1 << 20
     files.write_atomic(path, b"0" * size)
     writer = (
-        "import sys; from pathlib import Path; from datagen import files\nprint(flush=True)\nn = 0\n"
-        + (f"while True: n += 1; files.write_atomic(Path(sys.argv[1]), b'%d' % (n % 10) * {size})")
+        "import sys; from pathlib import Path; from datagen import files\nprint(flush=True)\n"
+        "n = 0\nwhile True: n += 1; "
+        f"files.write_atomic(Path(sys.argv[1]), b'%d' % (n % 10) * {size})"
     )
     for seed in range(5):
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Digests are what the format page says, computed here a second time from its words alone."""
+"""Test the digests against the format page, computed here a second time from its words alone."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def sha(data: bytes) -> bytes:
 
 
 def naive_root(leaves: list[bytes]) -> bytes:
-    """RFC 6962, section 2.1, word by word: k is the largest power of two smaller than n."""
+    """Compute RFC 6962, section 2.1, word by word: k is the largest power of two below n."""
     n = len(leaves)
     if n == 1:
         return leaves[0]
@@ -47,7 +47,7 @@ def naive_root(leaves: list[bytes]) -> bytes:
 
 
 def naive_column_root(samples: Array) -> bytes:
-    """The content root of a column, its leaves' header spelled out byte by byte."""
+    """Compute the content root of a column, with its leaves' header byte by byte."""
     header = [0x00, *b"datagen "]
     header += samples.dtype.str.encode()
     header += [0x20]

@@ -1,4 +1,4 @@
-"""IDX files are read exactly as they stand, or refused with the reason."""
+"""Test that IDX files are read exactly as they stand, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -409,7 +409,7 @@ def test_letters_of_emnist_are_numbered_and_named_by_their_mapping(
     assert source.parts["train"].images.tolist()[0] == [[0, 1, 2], [3, 4, 5]]  # as stored
 
 
-def test_letters_that_were_numbered_anew_keep_their_numbers(tmp_path: Path) -> None:
+def test_letters_that_were_renumbered_keep_their_numbers(tmp_path: Path) -> None:
     lay(tmp_path, **{"emnist-letters-train": [0, 2, 1], "emnist-letters-test": [1]})
     source = idx_folder.load(tmp_path)
     assert source.classes == ("0", "1", "2")
@@ -440,7 +440,7 @@ def test_class_names_go_before_the_mapping_and_leave_the_labels(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("mapping", "told"),
+    ("mapping", "problem"),
     [
         (b"0 48\none 49\n", r"line 2: 'one 49' where a label and codes of characters should be"),
         (b"0\n", r"line 1: '0' where a label and codes of characters should be"),
@@ -458,11 +458,11 @@ def test_class_names_go_before_the_mapping_and_leave_the_labels(tmp_path: Path) 
     ],
 )
 def test_a_mapping_that_is_none_is_refused_by_line(
-    tmp_path: Path, mapping: bytes, told: str
+    tmp_path: Path, mapping: bytes, problem: str
 ) -> None:
     lay(tmp_path, **{"emnist-digits-train": [1, 5, 7], "emnist-digits-test": [0]})
     write(tmp_path / "emnist-digits-mapping.txt", mapping)
-    with pytest.raises(InputError, match=rf"emnist-digits-mapping\.txt: {told}"):
+    with pytest.raises(InputError, match=rf"emnist-digits-mapping\.txt: {problem}"):
         idx_folder.load(tmp_path)
 
 
@@ -472,8 +472,8 @@ def test_of_several_datasets_in_a_folder_one_is_chosen_by_name(tmp_path: Path) -
     write(tmp_path / "emnist-letters-mapping.txt", LETTERS.encode())
     with pytest.raises(InputError) as caught:
         sources.load(f"idx:{tmp_path}")
-    told = f"{tmp_path}: files of 2 datasets: emnist-digits, emnist-letters; choose one, as in idx:{tmp_path}/emnist-"
-    assert str(caught.value).startswith(told)
+    names = f"{tmp_path}: files of 2 datasets: emnist-digits, emnist-letters"
+    assert str(caught.value).startswith(f"{names}; choose one, as in idx:{tmp_path}/emnist-")
     assert sources.load(f"idx:{tmp_path}/emnist-letters").classes[:2] == ("Aa", "Bb")
     assert sources.load(f"idx:{tmp_path}/emnist-digits").parts["train"].labels.tolist() == [1]
     with pytest.raises(InputError, match=r"emnist-byclass: no such folder"):
@@ -487,7 +487,7 @@ def test_halves_of_two_datasets_are_not_put_together(tmp_path: Path) -> None:
 
 
 def test_what_a_user_should_know_is_remarked_on(tmp_path: Path) -> None:
-    heard: list[str] = []
+    warnings: list[str] = []
     for name, labels in {
         "emnist-bymerge": [1, 2],
         "emnist-digits": [0, 1],
@@ -497,12 +497,15 @@ def test_what_a_user_should_know_is_remarked_on(tmp_path: Path) -> None:
         folder = tmp_path / name
         folder.mkdir()
         lay(folder, **{name: labels})
-        sources.load(f"idx:{folder}", warn=heard.append)
+        sources.load(f"idx:{folder}", warn=warnings.append)
     transposed = (
         "EMNIST's images are stored transposed and taken so; docs/sources.md says how to turn them"
     )
-    begin = 'the labels begin at 1: the class "0" has no images; number them from 0 if that is not meant'
-    assert heard == [
+    begin = (
+        'the labels begin at 1: the class "0" has no images;'
+        " number them from 0 if that is not meant"
+    )
+    assert warnings == [
         f"{tmp_path}/emnist-bymerge: {begin}",
         f"{tmp_path}/emnist-bymerge: {transposed}",
         f"{tmp_path}/emnist-digits: {transposed}",
@@ -604,18 +607,24 @@ def nothing(folder: Path) -> None:
 
 BAD_FOLDERS: dict[Callable[[Path], None], str] = {
     truncate_labels: r"images and labels do not match \(expected 3 labels, found 2\)",
-    label_254: r"train-labels: 1 labels outside the classes, the first at 1 \(expected 0 to 253, found 254\)",
+    label_254: r"train-labels: 1 labels outside the classes, the first at 1"
+    r" \(expected 0 to 253, found 254\)",
     two_classes: r"train: 1 labels outside the 2 classes, the first at 1: expected 0 to 1, found 2",
-    latin_classes: r"classes.txt: not UTF-8 text \(expected UTF-8, found byte 0xff in line 1\); save the file as UTF-8",
-    utf_16_classes: r"classes.txt: not UTF-8 text \(expected UTF-8, found UTF-16\); save the file as UTF-8",
-    tab_classes: r"classes.txt: line 3: the name 'b\\tc' where 1 to 255 characters that can be printed are possible",
+    latin_classes: r"classes.txt: not UTF-8 text \(expected UTF-8, found byte 0xff in line 1\);"
+    r" save the file as UTF-8",
+    utf_16_classes: r"classes.txt: not UTF-8 text \(expected UTF-8, found UTF-16\);"
+    r" save the file as UTF-8",
+    tab_classes: r"classes.txt: line 3: the name 'b\\tc' where 1 to 255 characters that can be"
+    r" printed are possible",
     long_classes: r"classes.txt: line 3: the name 'c{60}\.\.\.' where 1 to 255",
     no_file_of_classes: r"classes.txt: no such file",
     same_classes: r"classes.txt: line 3: the name 'a', which is that of line 1 too",
     other_size: r"tiles of unequal sizes: train 2x3, test 3x3",
     no_test_labels: r"no labels of test",
-    two_tests: r"two files hold the images of test: t10k-images-idx3-ubyte and test-images-idx3-ubyte",
-    another_pair: r"files of 2 datasets: digits, that of t10k-images-idx3-ubyte; choose one, as in idx:.*/digits",
+    two_tests: r"two files hold the images of test:"
+    r" t10k-images-idx3-ubyte and test-images-idx3-ubyte",
+    another_pair: r"files of 2 datasets: digits, that of t10k-images-idx3-ubyte;"
+    r" choose one, as in idx:.*/digits",
     nothing: r"no IDX file here \(found an empty folder\); name the files as MNIST's are",
     only_packed_otherwise: r"no IDX file here \(found xnist-images-idx3-ubyte.xz\)",
 }

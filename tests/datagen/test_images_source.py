@@ -1,6 +1,4 @@
-"""Folders of images are read in one order everywhere; whatever does not belong is told, all of it
-at once.
-"""
+"""Test that folders of images are read in one order everywhere, and all problems are listed."""
 
 from __future__ import annotations
 
@@ -46,7 +44,7 @@ def write(path: Path, image: npt.NDArray[Any]) -> Path:
 
 
 def lay(folder: Path, *, names: tuple[str, ...] = ("b", "a"), suffix: str = ".png") -> Path:
-    """Two classes, two images each, written in an order that is not the sorted one."""
+    """Write two classes of two images each, in an order that is not the sorted one."""
     for label, name in enumerate(names):
         for number in (1, 0):
             write(folder / name / f"{number}{suffix}", tile(10 * label + number))
@@ -248,7 +246,7 @@ BAD: dict[Callable[[Path], None], str] = {
 
 
 @pytest.mark.parametrize("harm", BAD, ids=lambda harm: harm.__name__)
-def test_what_does_not_belong_is_told(
+def test_what_does_not_belong_is_reported(
     tmp_path: Path, harm: Callable[[Path], None], capfd: pytest.CaptureFixture[str]
 ) -> None:
     images.load(lay(tmp_path))
@@ -281,7 +279,7 @@ def test_pixels_that_are_all_grey_are_grey_however_the_file_holds_them(tmp_path:
     np.testing.assert_array_equal(images.load(tmp_path).parts["all"].images[2], tile(7))
 
 
-def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
+def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
     lay(tmp_path)
     for harm in (colour, another_size, empty_class, stray_file):
         harm(tmp_path)
@@ -291,7 +289,7 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
         assert f"\n  {place}: " in str(caught.value)
 
 
-def test_of_many_problems_twenty_are_told_and_the_rest_counted(tmp_path: Path) -> None:
+def test_of_many_problems_twenty_are_reported_and_the_rest_counted(tmp_path: Path) -> None:
     for number in range(31):
         write(tmp_path / "a" / f"{number:02}.png", RED)
     with pytest.raises(InputError, match="31 problems") as caught:
@@ -300,7 +298,7 @@ def test_of_many_problems_twenty_are_told_and_the_rest_counted(tmp_path: Path) -
     assert str(caught.value).endswith("and 11 more")
 
 
-def test_an_unreadable_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_file_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lay(tmp_path)
 
     def refuse(self: Path) -> bytes:
@@ -313,7 +311,7 @@ def test_an_unreadable_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         images.load(tmp_path)
 
 
-def test_an_empty_or_absent_folder_is_told(tmp_path: Path) -> None:
+def test_an_empty_or_absent_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="an empty folder"):
         images.load(tmp_path)
     with pytest.raises(InputError, match="no such folder"):
@@ -335,7 +333,7 @@ def test_train_and_test_are_needed_where_one_split_is(
         images.load(tmp_path)
 
 
-def test_classes_beside_splits_are_told(tmp_path: Path) -> None:
+def test_classes_beside_splits_are_reported(tmp_path: Path) -> None:
     lay_split(tmp_path, "train", "test")
     lay(tmp_path, names=("7",))
     with pytest.raises(InputError, match="7: something else beside train/, val/ and test/"):
@@ -393,7 +391,7 @@ def test_problems_below_a_split_have_the_name_of_its_folder(tmp_path: Path) -> N
         images.load(tmp_path)
 
 
-def test_two_folders_for_a_split_are_told(tmp_path: Path) -> None:
+def test_two_folders_for_a_split_are_reported(tmp_path: Path) -> None:
     lay_split(tmp_path, "train", "training", "test")
     with pytest.raises(InputError, match=r"train/ and training/: more than one folder for train$"):
         images.load(tmp_path)
@@ -404,7 +402,7 @@ def test_classes_of_such_names_stay_classes_beside_others(tmp_path: Path) -> Non
     assert images.load(tmp_path).classes == ("invalid", "valid")
 
 
-def test_a_class_named_as_a_split_is_told_where_to_go(tmp_path: Path) -> None:
+def test_a_class_named_as_a_split_is_sent_below_the_splits(tmp_path: Path) -> None:
     lay(tmp_path, names=("plane", "train"))
     with pytest.raises(
         InputError,
@@ -427,7 +425,7 @@ def test_splits_without_classes_are_not_taken_for_classes(tmp_path: Path) -> Non
         )
 
 
-def test_folders_that_all_hold_folders_are_told_how_splits_are_called(tmp_path: Path) -> None:
+def test_folders_that_all_hold_folders_are_refused_with_the_names_of_splits(tmp_path: Path) -> None:
     lay_split(tmp_path, "first", "second")
     with pytest.raises(
         InputError,
@@ -446,7 +444,7 @@ def test_names_are_escaped_in_messages(tmp_path: Path, place: str) -> None:
     assert str(caught.value).isprintable()
 
 
-def test_a_class_that_only_looks_the_same_is_told(tmp_path: Path) -> None:
+def test_a_class_that_only_looks_the_same_is_reported(tmp_path: Path) -> None:
     lay(tmp_path / "train", names=("caf\u00e9",))
     lay(tmp_path / "test", names=(unicodedata.normalize("NFD", "caf\u00e9"),))
     with pytest.raises(
@@ -461,13 +459,14 @@ from pathlib import Path
 from datagen.sources import images
 source = images.load(Path(sys.argv[1]))
 part = source.parts["all"]
-print(json.dumps([sys.getfilesystemencoding(), source.classes, dict(source.digests), part.images.tolist()]))
+encoding = sys.getfilesystemencoding()
+print(json.dumps([encoding, source.classes, dict(source.digests), part.images.tolist()]))
 """
 CLASSES = ("caf\u00e9", "cafz", "\u65e5\u672c", "\uff21", "\U0001f600", "z")
 
 
 def latin_1(folder: Path) -> dict[str, str]:
-    """The environment of a locale of ISO 8859-1, made in `folder`."""
+    """Make a locale of ISO 8859-1 in `folder`; return the environment that selects it."""
     command = ["localedef", "-i", "en_US", "-f", "ISO-8859-1", str(folder / "en_US")]
     if (
         shutil.which("localedef") is None

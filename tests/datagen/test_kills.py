@@ -33,8 +33,8 @@ from datagen import builder, converter, files, preview, recipe
 from datagen import manifest as manifests
 from datagen.errors import DamagedError, FormatError, StorageError
 from datagen.layout import DRAFT, MANIFEST, PROGRESS
-from datagen.sources import fetching, mirrors
-from datagen.stores import Split
+from datagen.sources import mirrors, mnist
+from datagen.split import Split
 from datagen.tasks import Deriver
 from datagen.verifier import verify
 
@@ -379,7 +379,7 @@ def fetch_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], 
         return packed()[url.rpartition("/")[2]]
 
     monkeypatch.setattr(mirrors, "get", get)
-    return lambda: fetching.fetch(TINY, cache=tmp_path / "cache")
+    return lambda: mnist.fetch(TINY, cache=tmp_path / "cache")
 
 
 def test_a_fetch_that_dies_leaves_nothing_behind_that_the_next_does_not_remove(

@@ -1,4 +1,4 @@
-"""A pinned source is had byte for byte, from a folder, the cache or a mirror, or not at all."""
+"""Test that a pinned source comes byte for byte from a folder, cache or mirror, or not at all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 
 from datagen import files, sources
 from datagen.errors import InputError, RecipeError, SourceError, StorageError
-from datagen.sources import fetching, idx, mirrors, mnist
+from datagen.sources import idx, mirrors, mnist
 
 CONTENTS = {
     "train-images-idx3-ubyte": idx.encode(
@@ -167,7 +167,7 @@ def test_other_bytes_than_the_pinned_are_refused_with_both_digests(tmp_path: Pat
         assert word in str(caught.value)
 
 
-def test_all_damaged_files_are_told_at_once(tmp_path: Path) -> None:
+def test_all_damaged_files_are_reported_at_once(tmp_path: Path) -> None:
     folder = lay(tmp_path / "mine")
     (folder / "train-labels-idx1-ubyte").write_bytes(CONTENTS["train-labels-idx1-ubyte"][:-1])
     (folder / "t10k-images-idx3-ubyte").write_bytes(WEB_PAGE)
@@ -193,11 +193,11 @@ def test_the_cache_s_place_is_chosen_by_the_environment(
 
 def test_a_warm_cache_needs_no_mirror(tmp_path: Path) -> None:
     lay(mnist.cache_folder(TINY, tmp_path))
-    heard: list[str] = []
-    source = mnist.load(TINY, cache=tmp_path, report=heard.append)
+    warnings: list[str] = []
+    source = mnist.load(TINY, cache=tmp_path, warn=warnings.append)
     assert source.parts["train"].labels.tolist() == [1, 0, 2]
     assert not source.parts["train"].images.flags.writeable  # mapped
-    assert heard == []
+    assert warnings == []
 
 
 def test_a_damaged_cache_file_is_reported_and_alone_fetched_again(
@@ -206,16 +206,16 @@ def test_a_damaged_cache_file_is_reported_and_alone_fetched_again(
     folder = lay(mnist.cache_folder(TINY, tmp_path))
     damaged = folder / "t10k-images-idx3-ubyte"
     damaged.write_bytes(CONTENTS[damaged.name].replace(b"\1", b"\2"))
-    requests, heard = [], list[str]()
+    requests, warnings = [], list[str]()
 
     def answer(request: BaseHTTPRequestHandler) -> None:
         requests.append(request.path)
         good(request)
 
-    mnist.load(with_mirrors(serve(answer)), cache=tmp_path, report=heard.append)
+    mnist.load(with_mirrors(serve(answer)), cache=tmp_path, warn=warnings.append)
     assert requests == ["/mnist/t10k-images-idx3-ubyte.gz"]
     assert everything(tmp_path) == CONTENTS
-    assert [str(damaged) in told and "fetched again" in told for told in heard] == [True]
+    assert [str(damaged) in one and "fetched again" in one for one in warnings] == [True]
 
 
 def test_a_place_of_the_system_serves_where_the_cache_is_empty(tmp_path: Path) -> None:
@@ -231,43 +231,41 @@ def test_a_damaged_place_of_the_system_is_reported_and_passed_over(
 ) -> None:
     place = lay(tmp_path / "system", pack=gzip.compress)
     (place / "t10k-labels-idx1-ubyte").write_bytes(WEB_PAGE)
-    heard: list[str] = []
+    warnings: list[str] = []
     mnist.load(
         replace(with_mirrors(serve(good)), places=(place,)),
         cache=tmp_path / "c",
-        report=heard.append,
+        warn=warnings.append,
     )
-    assert len(heard) == 1
-    assert str(place) in heard[0]
+    assert len(warnings) == 1
+    assert str(place) in warnings[0]
 
 
 # Mirrors
 
 
-def test_the_cache_is_filled_with_decompressed_files_and_progress_is_told(
+def test_the_cache_is_filled_with_decompressed_files_and_progress_is_reported(
     tmp_path: Path, serve: Callable[[Answer], str]
 ) -> None:
-    told: list[tuple[str, int, int | None]] = []
+    events: list[tuple[str, int, int | None]] = []
     pinned = with_mirrors(serve(good))
-    paths = fetching.fetch(pinned, cache=tmp_path, progress=lambda *event: told.append(event))
+    paths = mnist.fetch(pinned, cache=tmp_path, progress=lambda *event: events.append(event))
     assert paths == [tmp_path / "tiny" / name for name in CONTENTS]
     assert everything(tmp_path) == CONTENTS
-    assert [name for name, done, total in told if done == total] == [
+    assert [name for name, done, total in events if done == total] == [
         f"{name}.gz" for name in CONTENTS
     ]
 
 
 def test_a_second_fetch_asks_nobody(tmp_path: Path, serve: Callable[[Answer], str]) -> None:
-    fetching.fetch(with_mirrors(serve(good)), cache=tmp_path)
-    fetching.fetch(TINY, cache=tmp_path)
+    mnist.fetch(with_mirrors(serve(good)), cache=tmp_path)
+    mnist.fetch(TINY, cache=tmp_path)
 
 
 def test_a_mirror_may_serve_files_that_are_not_compressed(
     tmp_path: Path, serve: Callable[[Answer], str]
 ) -> None:
-    fetching.fetch(
-        with_mirrors(serve(lambda request: send(request, asked(request)))), cache=tmp_path
-    )
+    mnist.fetch(with_mirrors(serve(lambda request: send(request, asked(request)))), cache=tmp_path)
     assert everything(tmp_path) == CONTENTS
 
 
@@ -339,12 +337,12 @@ REFUSALS: dict[Answer, str] = {
 def test_a_mirror_that_fails_is_noted_and_the_next_one_tried(
     tmp_path: Path, serve: Callable[[Answer], str], answer: Answer
 ) -> None:
-    heard: list[str] = []
+    warnings: list[str] = []
     bad = serve(answer)
-    fetching.fetch(with_mirrors(bad, serve(good)), cache=tmp_path, report=heard.append)
+    mnist.fetch(with_mirrors(bad, serve(good)), cache=tmp_path, warn=warnings.append)
     assert everything(tmp_path) == CONTENTS
-    assert heard[0].startswith(f"{bad}: train-images-idx3-ubyte.gz: ")
-    assert REFUSALS[answer] in heard[0]
+    assert warnings[0].startswith(f"{bad}: train-images-idx3-ubyte.gz: ")
+    assert REFUSALS[answer] in warnings[0]
 
 
 def test_where_no_mirror_helps_each_is_quoted_and_nothing_is_left(
@@ -354,9 +352,9 @@ def test_where_no_mirror_helps_each_is_quoted_and_nothing_is_left(
     with pytest.raises(SourceError) as caught:
         mnist.load(with_mirrors(*bases, "http://127.0.0.1:9/"), cache=tmp_path)
     assert caught.value.exit_code == 8
-    for base, said in zip(bases, REFUSALS.values(), strict=True):
+    for base, refusal in zip(bases, REFUSALS.values(), strict=True):
         assert base in str(caught.value)
-        assert said in str(caught.value)
+        assert refusal in str(caught.value)
     assert "http://127.0.0.1:9/: train-images-idx3-ubyte.gz: could not be reached" in str(
         caught.value
     )
@@ -374,14 +372,14 @@ def test_a_mirror_that_hangs_is_left_after_the_timeout_and_not_asked_again(
         requests.append(request.path)
         released.wait(10)
 
-    heard: list[str] = []
+    warnings: list[str] = []
     start = time.monotonic()
     pinned = with_mirrors(serve(hang), serve(good))
-    fetching.fetch(pinned, cache=tmp_path, report=heard.append, timeout=0.2)
+    mnist.fetch(pinned, cache=tmp_path, warn=warnings.append, timeout=0.2)
     released.set()
     assert time.monotonic() - start < 3
     assert len(requests) == 1
-    assert "no answer in 0.2 s" in heard[0]
+    assert "no answer in 0.2 s" in warnings[0]
     assert everything(tmp_path) == CONTENTS
 
 
@@ -394,12 +392,12 @@ def test_a_mirror_that_hangs_in_the_middle_is_left_too(
         send(request, gzip.compress(asked(request))[:9], length=50)
         released.wait(10)
 
-    heard: list[str] = []
-    fetching.fetch(
-        with_mirrors(serve(hang), serve(good)), cache=tmp_path, report=heard.append, timeout=0.2
+    warnings: list[str] = []
+    mnist.fetch(
+        with_mirrors(serve(hang), serve(good)), cache=tmp_path, warn=warnings.append, timeout=0.2
     )
     released.set()
-    assert "no answer in 0.2 s" in heard[0]
+    assert "no answer in 0.2 s" in warnings[0]
 
 
 def test_a_mirror_that_drips_is_left(serve: Callable[[Answer], str]) -> None:
@@ -420,18 +418,18 @@ def test_a_mirror_that_drips_is_left(serve: Callable[[Answer], str]) -> None:
 def test_a_mirror_that_cannot_be_reached_is_asked_once(
     tmp_path: Path, serve: Callable[[Answer], str]
 ) -> None:
-    heard: list[str] = []
-    fetching.fetch(
-        with_mirrors("http://127.0.0.1:9/", serve(good)), cache=tmp_path, report=heard.append
+    warnings: list[str] = []
+    mnist.fetch(
+        with_mirrors("http://127.0.0.1:9/", serve(good)), cache=tmp_path, warn=warnings.append
     )
-    assert [told.split(":")[-2:-1] for told in heard] == [[" could not be reached"]]
+    assert [one.split(":")[-2:-1] for one in warnings] == [[" could not be reached"]]
 
 
 def test_mirrors_may_be_chosen_by_the_environment(
     tmp_path: Path, serve: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATAGEN_MIRRORS", f"{serve(not_found)} {serve(good).rstrip('/')}")
-    fetching.fetch(TINY, cache=tmp_path)
+    mnist.fetch(TINY, cache=tmp_path)
     assert everything(tmp_path) == CONTENTS
 
 
@@ -439,7 +437,7 @@ def test_mirrors_may_be_chosen_by_the_environment(
 def test_only_http_is_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("DATAGEN_MIRRORS", url)
     with pytest.raises(InputError, match=rf"DATAGEN_MIRRORS: not a mirror .*found {url}"):
-        fetching.fetch(TINY, cache=tmp_path)
+        mnist.fetch(TINY, cache=tmp_path)
 
 
 def test_an_address_that_is_none_is_a_refusal() -> None:
@@ -450,7 +448,7 @@ def test_an_address_that_is_none_is_a_refusal() -> None:
 # The place to keep them
 
 
-def test_a_cache_that_cannot_be_written_is_told_before_anything_is_fetched(
+def test_a_cache_that_cannot_be_written_is_reported_before_anything_is_fetched(
     tmp_path: Path, serve: Callable[[Answer], str]
 ) -> None:
     requests = []
@@ -461,13 +459,13 @@ def test_a_cache_that_cannot_be_written_is_told_before_anything_is_fetched(
 
     (tmp_path / "tiny").write_bytes(b"a file in the way")
     with pytest.raises(StorageError) as caught:
-        fetching.fetch(with_mirrors(serve(answer)), cache=tmp_path)
+        mnist.fetch(with_mirrors(serve(answer)), cache=tmp_path)
     assert caught.value.exit_code == 7
     assert requests == []
     assert everything(tmp_path) == {"tiny": b"a file in the way"}
 
 
-def test_a_disk_without_room_is_told_before_anything_is_fetched(
+def test_a_disk_without_room_is_reported_before_anything_is_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(folder: Path, needed: int) -> None:
@@ -475,7 +473,7 @@ def test_a_disk_without_room_is_told_before_anything_is_fetched(
 
     monkeypatch.setattr(files, "require_space", full)
     with pytest.raises(StorageError, match=f"expected {sum(map(len, CONTENTS.values()))}"):
-        fetching.fetch(TINY, cache=tmp_path)
+        mnist.fetch(TINY, cache=tmp_path)
 
 
 def test_a_disk_that_fills_leaves_what_was_whole(
@@ -491,7 +489,7 @@ def test_a_disk_that_fills_leaves_what_was_whole(
 
     monkeypatch.setattr(os, "pwritev", fill)
     with pytest.raises(StorageError, match="no space left"):
-        fetching.fetch(with_mirrors(serve(good)), cache=tmp_path)
+        mnist.fetch(with_mirrors(serve(good)), cache=tmp_path)
     assert set(everything(tmp_path)) == {"train-images-idx3-ubyte", "train-labels-idx1-ubyte"}
 
 

@@ -1,6 +1,4 @@
-"""Mosaics hold the tiles that their rows name, and masks hold each tile's class above that tile's
-own threshold.
-"""
+"""Test that mosaics hold the tiles of their rows, and masks the classes above the thresholds."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ def composed(tiles: Bytes, thresholds: Bytes, labels: Bytes, rows: Rows) -> tupl
 def composed_by_pixel(
     tiles: Bytes, thresholds: Bytes, labels: Bytes, rows: Rows
 ) -> tuple[list[object], list[object]]:
-    """The definition, pixel by pixel."""
+    """Compute the definition, pixel by pixel."""
     _, height, width = tiles.shape
     images: list[object] = []
     masks: list[object] = []

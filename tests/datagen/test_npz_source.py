@@ -1,6 +1,4 @@
-"""NumPy archives are read as they were written, or refused with the reason; nothing in them is
-executed.
-"""
+"""Test that NumPy archives are read as they were written, or refused; nothing in them runs."""
 
 from __future__ import annotations
 
@@ -118,7 +116,7 @@ SIZES = {"n": 3, "h": 2, "w": 5, "k": 3}
 
 
 def rows(heading: str) -> list[tuple[str, str]]:
-    """The rows of the page's table whose head begins so, as its first two cells."""
+    """Return the first two cells of the rows of the page's table with this head."""
     lines = PAGE[PAGE.index(f"\n| {heading} |") + 1 :].splitlines()[2:]
     cells = [
         line.split(" | ") for line in itertools.takewhile(lambda line: line.startswith("|"), lines)
@@ -127,9 +125,7 @@ def rows(heading: str) -> list[tuple[str, str]]:
 
 
 def spelled(cell: str) -> Arrays:
-    """The arrays that a cell of the page spells, as `images uint8 (n, h, w)`; labels are 0, 1,
-    1.
-    """
+    """Make the arrays named by a cell of the page, as `images uint8 (n, h, w)`; labels 0, 1, 1."""
     arrays: Arrays = {}
     for name, dtype, shape in re.findall(r"`(\w+) (\w+) \(([^)]*)\)`", cell):
         sides = [
@@ -211,7 +207,7 @@ def test_an_array_that_is_there_twice_is_refused(tmp_path: Path) -> None:
         npz.load(path)
 
 
-def test_an_archive_without_arrays_is_told_as_one(tmp_path: Path) -> None:
+def test_an_archive_without_arrays_is_named_so(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"no array images(.|\n)*found no array; give images and labels"
     ):
@@ -236,25 +232,26 @@ def test_a_single_array_is_refused_as_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "remark"),
     [
         (
             [1, 2, 3],
-            'the labels begin at 1: the class "0" has no images; number them from 0 if that is not meant',
+            'the labels begin at 1: the class "0" has no images;'
+            " number them from 0 if that is not meant",
         ),
         ([4, 3, 5], 'the labels begin at 3: the classes "0" to "2" have no images'),
         ([0, 2, 5], None),
     ],
 )
 def test_labels_that_do_not_begin_at_0_are_remarked_on(
-    tmp_path: Path, labels: list[int], told: str | None
+    tmp_path: Path, labels: list[int], remark: str | None
 ) -> None:
-    heard: list[str] = []
+    warnings: list[str] = []
     sources.load(
-        f"npz:{save(tmp_path / 'a.npz', whole(labels=np.array(labels)))}", warn=heard.append
+        f"npz:{save(tmp_path / 'a.npz', whole(labels=np.array(labels)))}", warn=warnings.append
     )
-    assert len(heard) == (told is not None)
-    assert told is None or told in heard[0]
+    assert len(warnings) == (remark is not None)
+    assert remark is None or remark in warnings[0]
     named: list[str] = []
     npz.load(
         save(tmp_path / "b.npz", whole(labels=np.array(labels), classes=np.array(list("abcdef")))),
@@ -277,8 +274,8 @@ def test_archives_of_one_array_each_are_put_together_as_the_page_says(
 BAD: dict[str, tuple[Arrays, str]] = {
     "colour": (
         whole(images=np.zeros((3, 2, 5, 3), np.uint8)),
-        r"images: colour images \(expected uint8 \(n, height, width\), found uint8 \(3, 2, 5, 3\)\); "
-        r"convert the images to 8-bit grey",
+        r"images: colour images \(expected uint8 \(n, height, width\),"
+        r" found uint8 \(3, 2, 5, 3\)\); convert the images to 8-bit grey",
     ),
     "16 bits": (
         whole(images=tiles().astype(np.uint16)),
@@ -293,7 +290,8 @@ BAD: dict[str, tuple[Arrays, str]] = {
     ),
     "a label of a half": (
         whole(labels=np.array([0.0, 0.5, 1])),
-        r"labels: 1 labels that are no whole numbers, the first at 1 \(expected 0 to 253, found 0.5\)",
+        r"labels: 1 labels that are not whole numbers, the first at 1"
+        r" \(expected 0 to 253, found 0.5\)",
     ),
     "a label that is no number": (
         whole(labels=np.array([0, np.inf, np.nan])),
@@ -471,7 +469,7 @@ def test_a_member_that_lies_is_refused_before_anything_is_allocated(
 def test_an_archive_that_expands_beyond_bounds_is_not_expanded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("datagen.sources.checks.MAX_INFLATED", 1 << 20)
+    monkeypatch.setattr("datagen.sources.base.MAX_INFLATED", 1 << 20)
     large = whole(images=np.zeros((1 << 14, 28, 28), np.uint8), labels=np.zeros(1 << 14, np.uint8))
     path = save(tmp_path / "bomb.npz", large, compressed=True)
     tracemalloc.start()
@@ -549,9 +547,7 @@ def test_damage_never_raises_anything_but_an_input_error(
 
 
 def claiming(data: bytes, sizes: dict[str, int]) -> bytes:
-    """The archive with other sizes of its members, decompressed, in both places where they
-    stand.
-    """
+    """Change the decompressed sizes of members in both places of the archive that state them."""
     changed = bytearray(data)
     for name, size in sizes.items():
         for signature, place, names in ((b"PK\1\2", 24, 46), (b"PK\3\4", 22, 30)):
@@ -630,7 +626,7 @@ def test_a_header_that_numpy_does_not_write_is_refused_in_few_words(
     assert str(caught.value).isprintable()
 
 
-def test_names_of_members_are_told_in_few_words_that_can_be_printed(tmp_path: Path) -> None:
+def test_names_of_members_are_reported_in_few_words_that_can_be_printed(tmp_path: Path) -> None:
     path = zipped(
         tmp_path / "a.npz", {f"\x1b[2J{number}" + "x" * 50_000: b"" for number in range(30)}
     )

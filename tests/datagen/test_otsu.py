@@ -1,6 +1,4 @@
-"""Otsu thresholds are exact: the smallest level that maximises the between-class variance, ties
-included.
-"""
+"""Test that Otsu thresholds are exact: the smallest level of maximal variance, ties included."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ tiles = arrays(
 
 
 def exact_threshold(tile: Tile) -> int:
-    """The definition, level by level, in integers: variance x pixels^2 = square / spread."""
+    """Compute the definition by level, in integers: variance x pixels^2 = square / spread."""
     counts: list[int] = np.bincount(tile.ravel()).tolist()
     levels = [level for level, count in enumerate(counts) if count]
     whole = sum(level * counts[level] for level in levels)

@@ -1,4 +1,4 @@
-"""The keyed bijection is one, is the published one, and looks random."""
+"""Test that the keyed bijection is one, is the published one, and looks random."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def mix(word: int) -> int:
 
 
 def published(n: int, cells: int, seed: int, split: str, index: int) -> list[int]:
-    """The format page's description in Python integers, the halves as whole numbers."""
+    """Compute the format page's description in Python integers, the halves as whole numbers."""
     if cells == 1:
         side = math.isqrt(n)
         side += side * side < n
@@ -93,8 +93,9 @@ def rows_of(function: Permutation, start: int, count: int) -> npt.NDArray[np.uin
 
 
 def assert_like_chance(counts: npt.NDArray[np.int64]) -> None:
-    """Chi-square of equally likely counts lies between its 0.01% and 99.99% quantiles (Wilson and
-    Hilferty, 1931).
+    """Say whether chi-square of equally likely counts is within its 0.01% and 99.99% quantiles.
+
+    The quantiles are approximated as Wilson and Hilferty (1931) do.
     """
     expected = counts.sum() / counts.size
     assert expected >= 5
@@ -293,7 +294,7 @@ def test_no_indices_give_no_rows() -> None:
 
 
 def test_the_mixer_is_splitmix64() -> None:
-    """The first outputs of SplitMix64 from state 0, whose state steps by the golden constant."""
+    """Test the first outputs of SplitMix64 from state 0; its state steps by the golden constant."""
     states = np.arange(1, 4, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     expected = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
     assert permutation.mix64(states).tolist() == expected

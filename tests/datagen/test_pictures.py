@@ -1,6 +1,4 @@
-"""Pictures are read as viewers show them or refused: every row of the page's table, with files made
-here.
-"""
+"""Test that pictures are read as viewers show them, or refused: every row of the page's table."""
 
 from __future__ import annotations
 
@@ -231,9 +229,7 @@ def places(data: bytes, marker: bytes) -> list[int]:
 
 
 def progressive_jpegs() -> Files:
-    """Kinds of progressive JPEGs whose scans differ: grey or of three components, with restart
-    markers or not.
-    """
+    """Make progressive JPEGs of different scans: 1 or 3 components, restart markers or not."""
     for array, quality in itertools.product((GREY, RGB, np.full_like(GREY, 77)), (10, 75, 100)):
         for options in (
             {},
@@ -252,9 +248,7 @@ def cut_between_scans() -> Files:
 
 
 def one_scan_a_component() -> bytes:
-    """A baseline JPEG whose luminance and both chrominances each have a scan of their own, of the
-    same tables.
-    """
+    """Make a baseline JPEG with a scan for each component, with the same tables."""
     luminance, chrominance = saved(GREY, "JPEG"), saved(np.full_like(GREY, 128), "JPEG")
     frame, scan = luminance.index(b"\xff\xc0"), luminance.index(b"\xff\xda")
     tables = luminance[frame + 13 : scan]
@@ -351,7 +345,7 @@ def bitmaps() -> Files:
 
 
 def single_pnms() -> Files:
-    """One of each kind; the levels of the raw ones look like no beginning of another."""
+    """Make one image of each kind; raw levels do not look like the beginning of another image."""
     yield from bitmaps()
     yield from (
         raw(GREY),
@@ -379,7 +373,7 @@ def tiff(array: npt.NDArray[Any], **options: Any) -> bytes:
 
 
 def tiff_of_bits(bits: int, photometric: int) -> bytes:
-    """A TIFF of one strip, by hand: the libraries write no 2 or 4 bits."""
+    """Write a TIFF of one strip by hand: the libraries write no 2 or 4 bits."""
     strip = np.packbits(
         np.unpackbits((GREY >> (8 - bits))[..., None], axis=-1)[..., 8 - bits :].reshape(
             HEIGHT, -1
@@ -710,7 +704,7 @@ BEYOND_PILLOW = {  # it stumbles over these, or turns them by what viewers do no
 
 
 def viewed(data: bytes, row: str) -> UInt8:
-    """Give what a viewer shows: RGB, turned as the file asks."""
+    """Return the picture as a viewer shows it: RGB, turned as the file says."""
     if row in BEYOND_PILLOW:
         return np.asarray(
             cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB), np.uint8
@@ -750,7 +744,7 @@ def test_what_is_refused_is_refused_for_its_reason(
     ),
 )
 def test_another_decoder_gives_the_same_pixels_where_it_takes_the_file_as_grey(row: str) -> None:
-    """OpenCV: what datasets were built with before must keep its digest."""
+    """Read with OpenCV: datasets that were built with it must keep their digests."""
     for data in ROWS[row][0]():
         found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if found is not None and found.ndim == 2:
@@ -759,7 +753,7 @@ def test_another_decoder_gives_the_same_pixels_where_it_takes_the_file_as_grey(r
 
 def test_the_table_of_the_page_has_just_these_rows() -> None:
     table = re.search(
-        r"(?<=\| file \| what is done \|\n\|---\|---\|\n)(\|.*\n)+", PAGE.read_text("utf-8")
+        r"(?<=\| file \| result \|\n\|---\|---\|\n)(\|.*\n)+", PAGE.read_text("utf-8")
     )
     assert table is not None
     described = dict(re.findall(r"\| (.*) \| (.*) \|", table[0]))

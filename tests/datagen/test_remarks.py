@@ -1,6 +1,4 @@
-"""What users hear of images of their own: a light ground, classes numbered as text; and where a
-tilde leads.
-"""
+"""Test the remarks on users' own images: a light ground, classes numbered as text, tildes."""
 
 from __future__ import annotations
 
@@ -17,16 +15,14 @@ from hypothesis import given
 from datagen import sources
 from datagen.cli.main import cli
 from datagen.errors import InputError
-from datagen.sources import idx, remarks
+from datagen.sources import base, idx
 from datagen.sources.base import UInt8
 from datagen.testing import images as drawn
 from modeling.inference import inputs
 
 
 def squares(count: int, *, light: int = 0, side: int = 12) -> UInt8:
-    """Distinct light squares on a dark ground, the first `light` of them turned into dark ones on a
-    light ground.
-    """
+    """Make distinct light squares on a dark ground, and invert the first `light` of them."""
     made = np.zeros((count, side, side), np.uint8)
     for number in range(count):
         made[number, 2 + number % 5 : 9, 3 : 5 + number // 5 % 5] = 255 - number
@@ -55,28 +51,28 @@ def as_folders(folder: Path, images: UInt8, names: tuple[str, ...] = ("0", "1"))
     return f"images:{folder / 'photos'}"
 
 
-def heard(spec: str) -> list[str]:
-    said: list[str] = []
-    sources.load(spec, warn=said.append)
-    return said
+def warnings_of(spec: str) -> list[str]:
+    warnings: list[str] = []
+    sources.load(spec, warn=warnings.append)
+    return warnings
 
 
 @pytest.mark.parametrize("save", [as_npz, as_idx, as_folders])
 @pytest.mark.parametrize(
     ("light", "share"), [(0, None), (10, "10 of 40 images (25%)"), (40, "40 of 40 images (100%)")]
 )
-def test_a_light_ground_is_told_once_with_its_share(
+def test_a_light_ground_is_reported_once_with_its_share(
     tmp_path: Path, save: Callable[[Path, UInt8], str], light: int, share: str | None
 ) -> None:
-    said = heard(save(tmp_path, squares(40, light=light)))
-    assert [remark.partition(" have a light ground")[0] for remark in said] == (
+    warnings = warnings_of(save(tmp_path, squares(40, light=light)))
+    assert [remark.partition(" have a light ground")[0] for remark in warnings] == (
         [share] if share else []
     )
-    assert all("If the objects are dark, invert the images first" in remark for remark in said)
+    assert all("If the objects are dark, invert the images first" in remark for remark in warnings)
 
 
 def test_one_in_many_is_no_share_of_nothing() -> None:
-    remark = remarks.on_ground([squares(101, light=1)])
+    remark = base.ground_remark([squares(101, light=1)])
     assert remark is not None
     assert remark.startswith("1 of 101 images (under 1%) have")
 
@@ -85,14 +81,14 @@ def test_one_in_many_is_no_share_of_nothing() -> None:
 def test_a_ground_is_light_by_the_rule_of_predictions(image: UInt8) -> None:
     block = image[None]
     expected = inputs.are_light(block) & ~inputs.are_blank(block)
-    np.testing.assert_array_equal(remarks.are_light(block), expected)
+    np.testing.assert_array_equal(base.are_light(block), expected)
 
 
 def test_many_images_are_looked_at_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     images = squares(40, light=17)
-    whole = remarks.are_light(images)
-    monkeypatch.setattr(remarks, "_BLOCK", 3 * 2 * 24)
-    np.testing.assert_array_equal(remarks.are_light(images), whole)
+    whole = base.are_light(images)
+    monkeypatch.setattr(base, "_BLOCK", 3 * 2 * 24)
+    np.testing.assert_array_equal(base.are_light(images), whole)
     assert whole.sum() == 17
 
 
@@ -107,16 +103,16 @@ def test_many_images_are_looked_at_in_blocks(monkeypatch: pytest.MonkeyPatch) ->
         (("1", "10", "\u00b2"), None),
     ],
 )
-def test_numbers_that_are_numbered_as_text_are_told(
+def test_numbers_that_are_numbered_as_text_are_reported(
     classes: tuple[str, ...], words: str | None
 ) -> None:
-    remark = remarks.on_order(classes)
+    remark = base.order_remark(classes)
     assert (remark is None) == (words is None)
     assert words is None or re.search(words, str(remark))
 
 
-def test_the_order_of_numbers_is_told_of_folders(tmp_path: Path) -> None:
-    (remark,) = heard(as_folders(tmp_path, squares(40), tuple(map(str, range(12)))))
+def test_the_order_of_numbers_is_reported_of_folders(tmp_path: Path) -> None:
+    (remark,) = warnings_of(as_folders(tmp_path, squares(40), tuple(map(str, range(12)))))
     assert remark.startswith("The classes are numbered in the order of their names as text")
 
 

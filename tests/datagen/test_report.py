@@ -1,6 +1,4 @@
-"""The pictures of a dataset: what they show is where the numbers say, for every dataset that can be
-built.
-"""
+"""Test that the pictures of any dataset show what the numbers say."""
 
 from __future__ import annotations
 
@@ -62,7 +60,7 @@ def decoded(data: bytes) -> UInt8:
 
 
 def find(picture: UInt8, part: UInt8) -> tuple[int, int]:
-    """Where in the picture the part stands, pixel by pixel the same: top and left."""
+    """Find the part in the picture, pixel by pixel; return top and left."""
     height, width = part.shape[:2]
     windows = np.lib.stride_tricks.sliding_window_view(picture, (height, width), axis=(0, 1))
     first = (windows[..., 0, 0] == part[0, 0]).all(axis=-1) & (
@@ -192,7 +190,7 @@ def test_class_names_that_cannot_be_drawn_do_not_matter(tmp_path: Path) -> None:
         tmp_path, noise(24, 5, 5), np.arange(24) % 4, Mosaics((2, 2), 9, 9, 9), classes=names
     )
     assert len(write_preview(root, tmp_path / "preview")) == 4
-    drawn = [drawing.plain(name, index) for index, name in enumerate(names)]
+    drawn = [drawing.drawable_name(name, index) for index, name in enumerate(names)]
     assert drawn == ["ete", "class 1", "a name that..", "class 3"]
 
 
@@ -274,7 +272,7 @@ def test_the_mask_of_a_mosaic_shows_each_class_in_its_own_colour() -> None:
 
 
 def circle_sample(points: list[tuple[int, int]], side: int) -> dict[str, npt.NDArray[np.generic]]:
-    """A sample of circles whose foreground are these pixels, column and row."""
+    """Make a sample of circles whose foreground is these pixels (column, row)."""
     image = np.zeros((side, side), np.uint8)
     for column, row in points:
         image[row, column] = 200

@@ -1,6 +1,4 @@
-"""A source is divided so that no image is twice in a split or in two of them, and none is lost
-without count.
-"""
+"""Test that a source is divided so that no image occurs twice, and none is lost uncounted."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ Samples = list[tuple[int, int]]  # (content, label)
 
 
 def part(samples: Samples) -> Part:
-    """Images of 1x2 whose bytes are the content, big-endian."""
+    """Make images of 1x2 pixels whose bytes are the content, big-endian."""
     contents = np.array([content for content, _ in samples], ">u2")
     return Part(
         contents.view(np.uint8).reshape(-1, 1, 2),
@@ -257,7 +255,8 @@ def test_a_val_that_does_not_fit_is_an_error_of_the_recipe(
         ),
         (
             {"all": many(3)},
-            r"no images left for [\w ]+ \(.*; give more images, another seed, or train, val and test apart$",
+            r"no images left for [\w ]+ \(.*; give more images, another seed,"
+            r" or train, val and test apart$",
         ),
     ],
 )

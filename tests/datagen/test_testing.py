@@ -1,6 +1,4 @@
-"""The published strategies give what they promise, every special case among it; the checker of
-tasks finds bad ones.
-"""
+"""Test that the strategies draw every special case, and that the checker finds bad tasks."""
 
 from __future__ import annotations
 
@@ -77,8 +75,9 @@ def has_equal_peaks(image: UInt8) -> bool:
 
 
 def has_two_thresholds(image: UInt8) -> bool:
-    """Whether another threshold, with another foreground, is as good as the smallest best one:
-    mirrored, it changes.
+    """Say whether another threshold, with another foreground, is as good as the smallest best one.
+
+    In the mirrored image that one is the smallest.
     """
     return bool((foreground(image) != (image >= 255 - otsu.threshold(255 - image[None])[0])).any())
 
@@ -141,7 +140,7 @@ def test_images_shrink_to_a_single_empty_pixel_and_inked_ones_to_one_level() -> 
     assert len(np.unique(find(images((3, 3)), np.any))) == 1
 
 
-def test_unknown_kinds_are_told_with_those_that_there_are() -> None:
+def test_unknown_kinds_are_reported_with_those_that_there_are() -> None:
     with pytest.raises(ValueError, match=r"kinds of image: blob; there are empty, constant"):
         images(kinds=["empty", "blob"])
     with pytest.raises(ValueError, match=r"kinds of damage: rust; there are flipped bit"):
@@ -157,7 +156,7 @@ def equal_images(part: Part, other: Part) -> list[tuple[int, int]]:
 
 
 def twins(source: Source) -> list[tuple[int, int]]:
-    """Rows with equal images in one part."""
+    """List the rows with equal images in one part."""
     return [
         pair
         for part in source.parts.values()
@@ -334,7 +333,7 @@ def test_what_is_the_same_is_built_once_and_only_a_few_copies_are_kept(
 ) -> None:
     dataset = find(datasets(format="hdf5"), lambda _: True, settings=searching)
     first = dataset.root
-    monkeypatch.setattr(testing._datasets.build, "build", None)  # type: ignore[attr-defined]
+    monkeypatch.setattr(testing.tiny.builder, "build", None)  # type: ignore[attr-defined]
     others = [TinyDataset(dataset.source, dataset.recipe).root for _ in range(16)]
     assert not first.exists()
     assert all((root / "manifest.json").exists() for root in others)
@@ -510,20 +509,20 @@ def test_a_task_that_is_right_passes() -> None:
 @pytest.mark.parametrize(
     ("derive", "complaint"),
     [
-        (half, "values: value of sample 0 is not filled whole"),
-        (all_but_zeros, "values: value of sample 0 is not filled whole"),
-        (into_another_array, "values: value of sample 0 is not filled whole"),
-        (the_place_in_the_block, "value of sample 1 is another one in blocks of 1"),
-        (the_sum_of_the_block, "value of sample 0 is another one in blocks of 1"),
+        (half, "values: value of sample 0 is not filled completely"),
+        (all_but_zeros, "values: value of sample 0 is not filled completely"),
+        (into_another_array, "values: value of sample 0 is not filled completely"),
+        (the_place_in_the_block, "value of sample 1 differs in blocks of 1"),
+        (the_sum_of_the_block, "value of sample 0 differs in blocks of 1"),
         (
             as_if_they_followed_each_other,
-            "value of sample 1 is another one among samples that do not follow",
+            "value of sample 1 differs among samples that do not follow",
         ),
         (writing_to_its_inputs, "deriving writes to inputs.images"),
-        (at_random, "value of sample 0 is another one the second time"),
+        (at_random, "value of sample 0 differs the second time"),
     ],
 )
-def test_a_task_that_is_not_is_told_what_is_wrong(
+def test_a_task_that_is_wrong_is_refused_with_the_reason(
     derive: Callable[[Inputs, Indices, Out], None], complaint: str
 ) -> None:
     with pytest.raises(AssertionError, match=complaint):
@@ -550,7 +549,7 @@ def test_what_is_wrong_at_the_end_of_a_long_split_alone_is_found() -> None:
         out["value"][indices < 1000] = 7
 
     task = a_task(derive, count=lambda digits, mosaics, split: 1001)
-    with pytest.raises(AssertionError, match=r"value of sample 1,000 is not filled whole"):
+    with pytest.raises(AssertionError, match=r"value of sample 1,000 is not filled completely"):
         check_task(task, DIGITS)
 
 
@@ -569,7 +568,7 @@ def test_what_is_wrong_at_the_end_of_a_long_split_alone_is_found() -> None:
         (a_task(rightly, count=lambda *_: np.int64(3)), "count must be an integer from 1"),
     ],
 )
-def test_a_task_that_no_manifest_can_hold_is_told_so(task: Task, complaint: str) -> None:
+def test_a_task_that_no_manifest_can_hold_is_refused(task: Task, complaint: str) -> None:
     with pytest.raises(
         AssertionError, match=f"no dataset can hold what it declares: .*{complaint}"
     ):
@@ -579,7 +578,7 @@ def test_a_task_that_no_manifest_can_hold_is_told_so(task: Task, complaint: str)
 # The package
 
 
-def test_without_hypothesis_the_remedy_is_told() -> None:
+def test_without_hypothesis_the_remedy_is_reported() -> None:
     script = "import sys; sys.modules['hypothesis'] = None; import datagen.testing"
     ran = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
@@ -590,9 +589,9 @@ def test_without_hypothesis_the_remedy_is_told() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["images", "sources", "recipes", "datasets", "damage", "checking"])
+@pytest.mark.parametrize("name", ["strategies", "tiny", "damage", "checking"])
 def test_the_examples_in_the_docstrings_run(name: str) -> None:
-    assert doctest.testmod(import_module(f"datagen.testing._{name}")).failed == 0
+    assert doctest.testmod(import_module(f"datagen.testing.{name}")).failed == 0
 
 
 def test_every_public_function_has_an_example() -> None:

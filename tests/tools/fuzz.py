@@ -1,9 +1,8 @@
-"""Fuzzes the readers of foreign bytes, guided by coverage: nothing but the package's own errors may
-come out.
+"""Fuzz the readers of foreign bytes, guided by coverage.
 
-Needs Atheris, which is libFuzzer for Python: on Linux, part of the extra `dev`. An input may take 5
-seconds and, on Linux, 256 MiB of memory beyond what the process had before. Exit code 1 where
-something was found; the inputs that show it are kept.
+Nothing except the package's own errors may come out. Needs Atheris, which is libFuzzer for Python:
+on Linux, part of the extra `dev`. An input may take 5 seconds and, on Linux, 256 MiB of memory
+beyond the process's own. Exits with 1 if something was found; the inputs that show it are kept.
 """
 
 from __future__ import annotations
@@ -92,7 +91,7 @@ def main(
 
 
 def run(name: str, seconds: int, seed: int, corpus: Path, findings: Path) -> dict[str, Any]:
-    """Fuzz one target in a process of its own, which libFuzzer ends; what it tells of the run."""
+    """Fuzz one target in its own process, which libFuzzer ends; return the figures of the run."""
     corpus.mkdir(parents=True, exist_ok=True)
     findings.mkdir(parents=True, exist_ok=True)
     before = set(findings.iterdir())
@@ -120,7 +119,7 @@ def run(name: str, seconds: int, seed: int, corpus: Path, findings: Path) -> dic
 
 
 def _measured(log: str) -> dict[str, Any]:
-    """The last of each figure that libFuzzer prints; None where it printed none."""
+    """Return the last of each figure that libFuzzer prints; None for those it did not print."""
     patterns = {
         "executions": r"#(\d+)\s+\w+\s+cov:",
         "executions_per_second": r"exec/s: (\d+)",
@@ -174,9 +173,7 @@ def fuzz(name: str, seconds: int, seed: int, corpus: Path, findings: Path) -> No
 
 
 class MemoryLimit:
-    """While it is entered, the process gets MEMORY bytes of address space beyond what it has, where
-    that is known.
-    """
+    """Limit the process to MEMORY bytes of address space beyond its own, if the system can."""
 
     def __enter__(self) -> None:
         if STATM.exists():

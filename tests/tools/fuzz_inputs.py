@@ -1,6 +1,4 @@
-"""Inputs to begin fuzzing with, made from what is valid; and changes of a manifest that leave it
-JSON.
-"""
+"""Make first inputs for fuzzing from valid ones, and changes of a manifest that keep it JSON."""
 
 from __future__ import annotations
 
@@ -36,16 +34,14 @@ Mutate = Callable[[bytes, int], bytes]
 
 
 def idx_seeds() -> list[bytes]:
-    """Images and labels, raw, gzipped, and gzipped in two members."""
+    """Make images and labels, raw, gzipped, and gzipped in two members."""
     images, labels = digits(4)
     raw = [idx.encode(images), idx.encode(labels)]
     return [*raw, *map(gzip.compress, raw), gzip.compress(raw[0][:9]) + gzip.compress(raw[0][9:])]
 
 
 def manifest_seeds() -> list[bytes]:
-    """The golden manifests, of each no more than a section and a file: valid once their digests are
-    made anew.
-    """
+    """Cut the golden manifests to a section and a file each: valid once their digests fit again."""
     seeds = []
     for format_name, task, split in (("zarr", "circles", "val"), ("hdf5", "mosaics", "train")):
         plain = json.loads((GOLDEN / format_name / "manifest.json").read_bytes())
@@ -81,9 +77,7 @@ JUNK: tuple[Any, ...] = (
 
 
 def mutate_json(data: bytes, max_bytes: int, seed: int, mutate: Mutate) -> bytes:
-    """Change a few nodes of a JSON value, or, three times in ten and where it is none, the
-    bytes.
-    """
+    """Change a few nodes of a JSON value, or bytes: three times in ten, and if it is not JSON."""
     chance = random.Random(seed)
     try:
         value = json.loads(data)
@@ -125,7 +119,7 @@ def _text(text: str, mutate: Mutate) -> str:
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
-    """(container, key) of every node below `value`."""
+    """Yield (container, key) of every node below `value`."""
     items = list(
         value.items()
         if isinstance(value, dict)
@@ -137,7 +131,7 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
 
 
 def recipe_seeds() -> list[bytes]:
-    """The packaged recipes, and one with every key."""
+    """Return the packaged recipes, and one with every key."""
     spelled = [recipes.to_toml(recipes.load(name)) for name in recipes.packaged()]
     return [
         text.encode()
@@ -149,7 +143,7 @@ def recipe_seeds() -> list[bytes]:
 
 
 def table_seeds() -> list[bytes]:
-    """The tables of the two sections, and one of the golden dataset."""
+    """Return the tables of the two sections, and one of the golden dataset."""
     tables = []
     for section in SECTIONS:
         rows = np.zeros((len(section.columns), section.shards), SHARD_FACTS)
@@ -164,7 +158,7 @@ def table_seeds() -> list[bytes]:
 
 
 def npz_seeds() -> list[bytes]:
-    """Archives whole and in splits, deflated and not, and the members of one."""
+    """Make archives, whole and in splits, deflated and not, and the members of one."""
     images, labels = digits(3, (2, 2))
     arrays: dict[str, Any] = {
         "images": images,
@@ -192,7 +186,7 @@ def _filled(write: Callable[..., object], *arrays: object, **named: object) -> b
 
 
 def shard_seeds() -> list[bytes]:
-    """A shard as it is written, and the Zstandard frame that it begins with."""
+    """Return a shard as it is written, and the Zstandard frame that it begins with."""
     with TemporaryDirectory() as folder:
         writer = store.ShardWriter(Path(folder), SHARD, 0)
         writer.append("label", digits(SHARD.count, (1, 1))[1])

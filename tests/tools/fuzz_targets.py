@@ -1,9 +1,8 @@
-"""What is fuzzed: for each reader of foreign bytes, a check that any input must pass, and inputs to
-begin with.
+"""Define the fuzz targets: for each reader of foreign bytes, a check and first inputs.
 
-A check takes any bytes. It fails where a reader raises anything but an error of the package, where
-the message of that error is long or cannot be printed, and where what a reader takes is not what
-the bytes say. Needs no fuzzer.
+A check takes any bytes. It fails if a reader raises anything but an error of the package, if the
+message of that error is long or cannot be printed, or if what a reader takes differs from what the
+bytes say. Needs no fuzzer.
 """
 
 from __future__ import annotations
@@ -45,10 +44,10 @@ Taken = TypeVar("Taken")
 
 @dataclass(frozen=True)
 class Target:
-    """A reader to be fuzzed.
+    """Hold a reader to fuzz.
 
-    `check` raises where an input shows a defect, `seeds` makes the inputs to begin with, `words`
-    are what the format is made of. `max_bytes` bounds an input; `mutate` changes one as (data,
+    `check` raises if an input shows a defect, `seeds` makes the first inputs, `words` are the
+    tokens of the format. `max_bytes` bounds an input; `mutate` changes one as (data,
     max_bytes, seed, change of bytes).
     """
 
@@ -62,9 +61,7 @@ class Target:
 def taken(
     read: Callable[Arguments, Taken], *arguments: Arguments.args, **named: Arguments.kwargs
 ) -> Taken | None:
-    """What `read` returns; None where it refuses with an error of the package that can be shown to
-    anybody.
-    """
+    """Return what `read` returns; None if it refuses with a printable error of the package."""
     try:
         return read(*arguments, **named)
     except DatagenError as error:
@@ -81,7 +78,7 @@ _FOLDER = Path(_SCRATCH.name)
 
 
 def written(data: bytes, name: str = "input") -> Path:
-    """A file that holds `data`, the same one each time."""
+    """Write `data` to a file, the same one each time."""
     path = _FOLDER / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
@@ -89,9 +86,7 @@ def written(data: bytes, name: str = "input") -> Path:
 
 
 def check_idx(data: bytes) -> None:
-    """An IDX file that is taken is what its header says, from memory, mapped and gzipped, and is
-    written the same.
-    """
+    """Check that a taken IDX file is what its header says: in memory, mapped, gzipped."""
     path, packed = written(data), gzip.compress(data, 1)
     for kind in idx.MAGICS:
         found = taken(idx.decode, data, "input", kind)
@@ -122,9 +117,7 @@ def _check_values(found: idx.Idx, kind: idx.Kind) -> None:
 
 
 def check_manifest(data: bytes) -> None:
-    """A manifest that is taken has these bytes and no others, and leads nowhere but into the
-    dataset.
-    """
+    """Check that a taken manifest has these bytes and no others, and leads nowhere outside."""
     forgery = forged(data)
     for spelled in (data,) if forgery is None else (data, forgery):
         manifest = taken(manifests.from_bytes, spelled, path=Path("manifest.json"))
@@ -140,9 +133,7 @@ def check_manifest(data: bytes) -> None:
 
 
 def forged(data: bytes) -> bytes | None:
-    """The JSON object in `data` spelled canonically, its digests made anew; None where there is
-    none.
-    """
+    """Encode the JSON object in `data` canonically with digests that fit; None if it has none."""
     try:
         plain = json.loads(data)
         assert isinstance(plain, dict)
@@ -169,7 +160,7 @@ def forged(data: bytes) -> bytes | None:
 
 
 def check_recipe(data: bytes) -> None:
-    """A recipe that is taken comes back from its own TOML, and from its own table through JSON."""
+    """Check that a taken recipe comes back from its own TOML, and from its table through JSON."""
     path = written(data, "input.toml")
     recipe = taken(recipes.load, str(path))
     if recipe is None:
@@ -184,7 +175,7 @@ def check_recipe(data: bytes) -> None:
 
 
 def check_table(data: bytes) -> None:
-    """A shard table that is taken has the lengths of its section, and offsets within the files."""
+    """Check that a taken shard table has its section's lengths, and offsets within the files."""
     path = written(data, "val.shards")
     facts = FileFacts(path.name, len(data), bytes_digest(data))
     for section in SECTIONS:
@@ -204,10 +195,10 @@ def check_table(data: bytes) -> None:
 
 
 def check_npz(data: bytes) -> None:
-    """An archive that is taken, its checksums made anew too, holds what NumPy reads in it, and
-    comes back from another.
+    """Check that a taken archive holds what NumPy reads in it, and comes back from another.
 
-    What does not begin as an archive is taken for its members, so that nothing hides their headers.
+    Archives are also tried with fitting checksums. Data that do not begin as an archive are taken
+    for its members, so that nothing hides their headers.
     """
     for packed in (data, _with_checksums(data)) if data.startswith(b"PK") else (_archive(data),):
         path = written(packed, "input.npz")
@@ -241,9 +232,7 @@ def _archive(data: bytes) -> bytes:
 
 
 def _with_checksums(data: bytes) -> bytes:
-    """The archive with the checksums in its directory those of what its members are, as far as that
-    can be told.
-    """
+    """Make the checksums in the archive's directory fit its members, as far as it can be read."""
     mended = bytearray(data)
     # What is no archive, or one that zipfile does not know (NotImplementedError), is left as it is.
     with suppress(
@@ -263,8 +252,9 @@ def _with_checksums(data: bytes) -> bytes:
 
 
 def check_shard(data: bytes) -> None:
-    """A compressed shard, its checksum made anew too, is read or refused; a Zstandard frame states
-    its size.
+    """Check that a compressed shard, also with a fitting checksum, is read or refused.
+
+    A Zstandard frame states its size.
     """
     size = zstd_size(data[:ZSTD_HEADER])
     assert size is None or 0 <= size < 1 << 64

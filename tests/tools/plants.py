@@ -621,7 +621,7 @@ def _spelling(name: str, old: str, new: str, code: int, message: str) -> Plant:
     )
 
 
-_CONTRADICTS = Refused(5, "contradicts itself")
+_OUTSIDE = Refused(5, "must be a rule for paths within the dataset")
 _SPLIT = Found("another split", MANIFEST)
 _COLUMN = "tasks/mosaics/train/columns/0/path"
 
@@ -634,11 +634,11 @@ _OF_CLAIMS = [
         '"dropped_within": 0',
         '"dropped_within": 0,\n    "dropped_within": 0',
         5,
-        "not spelled",
+        "its bytes are not canonical",
     ),
     Plant("manifest: huge", _huge, [Refused(5, "too large")], [Refused(5, "too large")], _nothing),
-    _claim("a path with ..", _COLUMN, "../outside/{shard}", _CONTRADICTS),
-    _claim("an absolute path", _COLUMN, "/etc/{shard}", _CONTRADICTS),
+    _claim("a path with ..", _COLUMN, "../outside/{shard}", _OUTSIDE),
+    _claim("an absolute path", _COLUMN, "/etc/{shard}", _OUTSIDE),
     _claim(
         "the path of another file",
         _COLUMN,

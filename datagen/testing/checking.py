@@ -1,6 +1,4 @@
-"""What every task must hold, asserted for given inputs; what its samples should be is not looked
-at.
-"""
+"""Check what every task must hold for given inputs; not whether its samples are right."""
 
 from __future__ import annotations
 
@@ -15,24 +13,24 @@ from datagen.errors import RecipeError
 from datagen.layout import DEFAULT_SHARD_SIZE, SPLITS, TASKS
 from datagen.manifest import DigitFacts, Manifest, SourceFacts, require_storable
 from datagen.recipe import Recipe
-from datagen.sources.checks import NOT_STATED
+from datagen.sources.base import NOT_STATED
 from datagen.split import Column, Split
 from datagen.stores import with_paths
 from datagen.tasks import Deriver, Inputs, Task, as_indices
 
-_LOOKED_AT = 64  # samples at either end of the split
+_CHECKED = 64  # samples at either end of the split
 _BLOCKS = (1, 2, 5)
 _ARRAYS = ("images", "labels", "thresholds")
 
 
 def check_task(task: Task, inputs: Inputs) -> None:
-    """Raise AssertionError unless `task` is for these `inputs` what every task must be.
+    """Raise AssertionError unless `task` does for these `inputs` what every task must do.
 
-    Its name, columns (dtype, shape, axes) and count are such as a dataset can hold; every column is
-    filled whole; each sample follows from the inputs and its index alone: it is the same by itself,
+    A dataset can hold its name, columns (dtype, shape, axes) and count; it fills every column
+    completely; each sample follows from the inputs and its index alone: it is the same by itself,
     in a block of any length, in any order, and a second time; and the inputs, which may be
-    read-only, are left as they are. Looked at are up to 64 samples at either end. Whether the
-    samples are right is for your own test to say.
+    read-only, stay as they are. Up to 64 samples at either end are checked. Whether the samples are
+    right is for your own test to say.
 
     >>> from datagen.tasks import find
     >>> from datagen.testing import inputs
@@ -45,39 +43,37 @@ def check_task(task: Task, inputs: Inputs) -> None:
     """
     section = _declared(task, inputs)
     for start, stop in {
-        (0, min(section.count, _LOOKED_AT)),
-        (max(section.count - _LOOKED_AT, 0), section.count),
+        (0, min(section.count, _CHECKED)),
+        (max(section.count - _CHECKED, 0), section.count),
     }:
         samples = range(start, stop)
         given = _copy(inputs, writeable=True)
-        due = _derived(task.deriver(given), section, [samples], 0xA5)
+        expected = _derived(task.deriver(given), section, [samples], 0xA5)
         for name in _ARRAYS:
             kept = np.array_equal(getattr(given, name), getattr(inputs, name))
             assert kept, f"{task.name}: deriving writes to inputs.{name}"
         derive = task.deriver(_copy(inputs, writeable=False))
-        again = _differing(due, _derived(derive, section, [samples], 0xA5), start)
-        assert not again, f"{task.name}: {again} is another one the second time"
-        unfilled = _differing(due, _derived(derive, section, [samples], 0x5A), start)
-        assert not unfilled, f"{task.name}: {unfilled} is not filled whole"
+        again = _differing(expected, _derived(derive, section, [samples], 0xA5), start)
+        assert not again, f"{task.name}: {again} differs the second time"
+        unfilled = _differing(expected, _derived(derive, section, [samples], 0x5A), start)
+        assert not unfilled, f"{task.name}: {unfilled} is not filled completely"
         for length in _BLOCKS:
             blocks = [samples[first : first + length] for first in range(0, len(samples), length)][
                 ::-1
             ]
-            differing = _differing(due, _derived(derive, section, blocks, 0xA5), start)
+            differing = _differing(expected, _derived(derive, section, blocks, 0xA5), start)
             assert not differing, (
-                f"{task.name}: {differing} is another one in blocks of {length}, the last one first"
+                f"{task.name}: {differing} differs in blocks of {length}, the last one first"
             )
         apart = [block for block in (samples[1::2][::-1], samples[::2]) if block]
-        scattered = _differing(due, _derived(derive, section, apart, 0xA5), start)
+        scattered = _differing(expected, _derived(derive, section, apart, 0xA5), start)
         assert not scattered, (
-            f"{task.name}: {scattered} is another one among samples that do not follow each other"
+            f"{task.name}: {scattered} differs among samples that do not follow each other"
         )
 
 
 def _declared(task: Task, inputs: Inputs) -> Split:
-    """The section of these inputs, as the task declares it; AssertionError where no manifest can
-    hold it.
-    """
+    """Return the split that the task declares; raise AssertionError if no manifest can hold it."""
     columns = task.columns(inputs.tile, inputs.mosaics)
     count = task.count(len(inputs.images), inputs.mosaics, inputs.split)
     split = Split(task.name, inputs.split, count, columns, DEFAULT_SHARD_SIZE, "none")
@@ -108,9 +104,7 @@ def _copy(inputs: Inputs, *, writeable: bool) -> Inputs:
 def _derived(
     derive: Deriver, section: Split, blocks: Sequence[range], poison: int
 ) -> dict[str, npt.NDArray[Any]]:
-    """The samples of the blocks, derived one block after another into buffers full of `poison`, in
-    ascending order.
-    """
+    """Derive the samples block by block into buffers full of `poison`; return them in order."""
     parts = []
     for block in blocks:
         out = {column.name: _poisoned(column, len(block), poison) for column in section.columns}
@@ -132,12 +126,10 @@ def _poisoned(column: Column, count: int, poison: int) -> npt.NDArray[Any]:
 
 
 def _differing(
-    due: Mapping[str, npt.NDArray[Any]], found: Mapping[str, npt.NDArray[Any]], first: int
+    expected: Mapping[str, npt.NDArray[Any]], found: Mapping[str, npt.NDArray[Any]], first: int
 ) -> str:
-    """The first column and sample in which the two are not the same, "" where there is none; they
-    begin at `first`.
-    """
-    for name, column in due.items():
+    """Name the first column and sample that differ, "" if none; the samples start at `first`."""
+    for name, column in expected.items():
         rows = np.flatnonzero((column != found[name]).reshape(len(column), -1).any(axis=1))
         if len(rows):
             return f"{name} of sample {first + rows[0]:,}"

@@ -1,6 +1,4 @@
-"""Whole tiny datasets on disk, built once for each content; and such as a writer with a bug would
-leave.
-"""
+"""Build tiny datasets on disk, once for each content, perhaps with one planted wrong sample."""
 
 from __future__ import annotations
 
@@ -29,24 +27,20 @@ from datagen.recipe import Recipe
 from datagen.sources.base import Source
 from datagen.split import Split
 from datagen.tasks import Deriver
-from datagen.testing._images import Shape
-from datagen.testing._recipes import recipes
-from datagen.testing._sources import save_source, sources
+from datagen.testing.strategies import Shape, recipes, save_source, sources
 from datagen.writer import write_dataset
 
 _KEPT = 16  # folders of a kind: mostly under 1 MiB each
 
 
 class _Folders:
-    """Temporary folders by key, made when first asked for; beyond `_KEPT` the least recently used
-    goes.
-    """
+    """Keep temporary folders by key, filled when first asked for; drop the least recently used."""
 
     def __init__(self) -> None:
         self._paths: OrderedDict[Hashable, Path] = OrderedDict()
 
     def get(self, key: Hashable, fill: Callable[[Path], object]) -> Path:
-        """The folder of `key`, which `fill(folder)` has filled."""
+        """Return the folder of `key`, filled by `fill(folder)`."""
         if key not in self._paths:
             folder = Path(tempfile.mkdtemp(dir=_temporary_place()))
             fill(folder)
@@ -59,9 +53,7 @@ class _Folders:
 
 @cache
 def _temporary_place() -> Path:
-    """A folder that is removed at exit; in memory where the system offers it, for a build waits for
-    the disk often.
-    """
+    """Make a folder that is removed at exit, in memory if possible: builds often wait for disks."""
     in_memory = (
         "/dev/shm"
         if "TMPDIR" not in os.environ and os.access("/dev/shm", os.W_OK | os.X_OK)
@@ -70,7 +62,7 @@ def _temporary_place() -> Path:
     place, owner = Path(tempfile.mkdtemp(prefix="datagen-testing-", dir=in_memory)), os.getpid()
 
     def remove() -> None:
-        if os.getpid() == owner:  # a fork's end is not ours
+        if os.getpid() == owner:  # not when a forked process ends
             shutil.rmtree(place, ignore_errors=True)
 
     atexit.register(remove)
@@ -83,11 +75,11 @@ _NUMBERS = itertools.count()
 
 @dataclass(frozen=True, eq=False)
 class TinyDataset:
-    """A whole dataset of a few digits, and the source and the recipe that it follows from.
+    """Hold the source and the recipe of a whole dataset of a few digits, and build it on demand.
 
-    It is built when `root` is first asked for. The folder is yours to change: what follows from the
-    same source and recipe is built once, but everyone gets a copy. The sixteen copies asked for
-    last are kept, until the process ends.
+    It is built when `root` is first asked for. The folder is yours to change: a dataset of the same
+    source and recipe is built once, but everyone gets a copy. The last sixteen copies are kept,
+    until the process ends.
     """
 
     source: Source
@@ -95,7 +87,7 @@ class TinyDataset:
 
     @cached_property
     def root(self) -> Path:
-        """The dataset's folder."""
+        """Return the dataset's folder."""
         built = _BUILT.get(self._key(), self._build)
         folder = _COPIES.get(
             next(_NUMBERS), lambda copy: shutil.copytree(built, copy, dirs_exist_ok=True)
@@ -104,9 +96,7 @@ class TinyDataset:
 
     @property
     def source_path(self) -> Path:
-        """The source as a .npz file: `verify(root, source_dir=source_path)` then stands on the
-        source.
-        """
+        """Return the source as an .npz file, to check against: `verify(root, source_dir=...)`."""
         return self.root.parent / "source.npz"
 
     def _key(self) -> bytes:
@@ -127,11 +117,11 @@ def datasets(
     compression: str | None = None,
     shape: Shape | None = None,
 ) -> TinyDataset:
-    """Whole tiny datasets on disk, as `TinyDataset` records.
+    """Draw whole tiny datasets on disk, as `TinyDataset` records.
 
     `tasks` may name those that `datagen.tasks.register` made known; `format` ("zarr", "hdf5") and
-    `compression` ("none", "zstd") are drawn where they are None, as is `shape`, (height, width) of
-    a digit. A build takes about a tenth of a second, and is no part of drawing: give the test
+    `compression` ("none", "zstd") are drawn if they are None, as is `shape`, (height, width) of a
+    digit. A build takes about a tenth of a second, and is not part of drawing: give the test
     `@settings(deadline=None)`, and fewer examples.
 
     >>> from datagen.verifier import verify
@@ -151,12 +141,11 @@ def datasets(
 def plant(
     dataset: TinyDataset, task: str, split: str, column: str, index: int, value: npt.ArrayLike
 ) -> Path:
-    """Build `dataset` anew with another `value` for one sample, every digest made to fit; returns
-    the root.
+    """Build `dataset` with another `value` for one sample and fitting digests; return the root.
 
-    This is what a writer with a bug leaves: no digest tells, only deriving the sample anew does.
-    The folder is kept as long as one of `TinyDataset`. Raises RecipeError where there is no such
-    sample, ValueError where it has this value.
+    A writer with a bug leaves such a dataset: no digest shows the error, only deriving the sample
+    again does. The folder is kept as long as one of `TinyDataset`. Raises RecipeError if there is
+    no such sample, ValueError if it has this value.
 
     >>> plant(dataset, "foreground", "test", "threshold", 0, 7)  # doctest: +SKIP
     """

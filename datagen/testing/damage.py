@@ -1,6 +1,4 @@
-"""Datasets with one piece of damage each, of every kind that a full verification promises to
-find.
-"""
+"""Damage datasets, one piece each, in every way that a full verification promises to find."""
 
 from __future__ import annotations
 
@@ -16,18 +14,16 @@ from hypothesis import strategies as st
 from datagen import builder
 from datagen.layout import TASKS
 from datagen.stores import open_store
-from datagen.testing._datasets import TinyDataset, datasets, plant
+from datagen.testing.strategies import require_known
+from datagen.testing.tiny import TinyDataset, datasets, plant
 
-# What has been done and where: the dataset's root, the path of the damage relative to it, and how
-# it is told.
+# the root of the damaged dataset, the path of the damage relative to it, and its description
 _Done = tuple[Path, str, str]
 _Damage = Callable[[TinyDataset, int, int], _Done]
 
 
 def _to_file(damage: Callable[[Path, int, Path], str]) -> _Damage:
-    """Damage of a dataset, from damage of one file: `damage(file, number, root)` tells what it
-    did.
-    """
+    """Make damage of a dataset from damage of a file; `damage(file, number, root)` describes it."""
 
     def do(whole: TinyDataset, which: int, number: int) -> _Done:
         root, file = _copied(whole, which)
@@ -37,7 +33,7 @@ def _to_file(damage: Callable[[Path, int, Path], str]) -> _Damage:
 
 
 def _copied(whole: TinyDataset, which: int) -> tuple[Path, Path]:
-    """A copy of a dataset, and one of its files."""
+    """Copy a dataset, and choose one of its files."""
     root = replace(whole).root
     files = _files(root)
     return root, files[which % len(files)]
@@ -100,8 +96,9 @@ def _add(whole: TinyDataset, which: int, number: int) -> _Done:
 
 
 def _forge(whole: TinyDataset, which: int, number: int) -> _Done:
-    """One bit of one sample, all digests made to fit. The labels of the digits cannot be known
-    without the source.
+    """Flip a bit of a sample and make all digests fit.
+
+    Labels of digits are left alone: a check without the source cannot know them.
     """
     resolved = builder.Resolved(whole.recipe, whole.source)
     every = [
@@ -137,11 +134,10 @@ DAMAGES = tuple(_DAMAGES)
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DamagedDataset:
-    """A copy of the dataset `whole` with one piece of damage of the `kind` named; `str` describes
-    it.
+    """Copy the dataset `whole` and damage it in one place; `str` describes the damage.
 
-    The damage is done when `root` or `path` is first asked for; `which` and `number` choose its
-    place.
+    The damage is of the `kind` named, and is done when `root` or `path` is first asked for; `which`
+    and `number` choose its place.
     """
 
     whole: TinyDataset
@@ -151,12 +147,12 @@ class DamagedDataset:
 
     @property
     def root(self) -> Path:
-        """The damaged dataset's folder, yours to change."""
+        """Return the damaged dataset's folder, yours to change."""
         return self._done[0]
 
     @property
     def path(self) -> str:
-        """Where the damage is, relative to `root`."""
+        """Return the path of the damage, relative to `root`."""
         return self._done[1]
 
     @cached_property
@@ -179,8 +175,7 @@ def damaged_datasets(
     format: str | None = None,  # noqa: A002  (the recipe's own word)
     compression: str | None = None,
 ) -> DamagedDataset:
-    """Datasets with one piece of damage each, as `DamagedDataset` records; a full verification
-    finds every one.
+    """Draw datasets with one piece of damage each; a full verification finds every one.
 
     `kinds` chooses among `DAMAGES`: a file with a "flipped bit", "truncated" (also to nothing),
     "extended" by a byte, "deleted", "added", "swapped" with another, or replaced by a "link" to it
@@ -194,11 +189,7 @@ def damaged_datasets(
     ...     assert not (damaged.root / damaged.path).exists()
     >>> test_nothing_is_there()
     """
-    unknown = sorted(set(kinds or ()) - set(DAMAGES))
-    if unknown:
-        raise ValueError(
-            f"unknown kinds of damage: {', '.join(unknown)}; there are {', '.join(DAMAGES)}"
-        )
+    require_known("damage", kinds, DAMAGES)
     whole = draw(datasets(tasks=tasks, format=format, compression=compression))
     kind = draw(st.sampled_from(tuple(kinds or DAMAGES)))
     return DamagedDataset(whole, kind, draw(st.integers(0, 1 << 10)), draw(st.integers(0, 1 << 32)))
