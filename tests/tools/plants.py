@@ -605,12 +605,13 @@ _OF_LIBRARIES = [
 ]
 
 
-def _claim(name: str, path: str, value: Any, *forged: Cell) -> Plant:
+_UNSEALED = Refused(5, "its sha256 is not that of the rest")
+
+
+def _claim(name: str, path: str, value: Any, *forged: Cell, plain: Cell = _UNSEALED) -> Plant:
     """Edit a value of the manifest: refused, unless it is sealed again; then `forged`."""
-    not_sealed = [Refused(5, "its sha256 is not that of the rest")]
-    return Plant(
-        f"manifest: {name}", partial(_set, path=path, value=value), not_sealed, forged, seal
-    )
+    damage = partial(_set, path=path, value=value)
+    return Plant(f"manifest: {name}", damage, [plain], forged, seal)
 
 
 def _spelling(name: str, old: str, new: str, code: int, message: str) -> Plant:
@@ -637,8 +638,8 @@ _OF_CLAIMS = [
         "its bytes are not canonical",
     ),
     Plant("manifest: huge", _huge, [Refused(5, "too large")], [Refused(5, "too large")], _nothing),
-    _claim("a path with ..", _COLUMN, "../outside/{shard}", _OUTSIDE),
-    _claim("an absolute path", _COLUMN, "/etc/{shard}", _OUTSIDE),
+    _claim("a path with ..", _COLUMN, "../outside/{shard}", _OUTSIDE, plain=_OUTSIDE),
+    _claim("an absolute path", _COLUMN, "/etc/{shard}", _OUTSIDE, plain=_OUTSIDE),
     _claim(
         "the path of another file",
         _COLUMN,
@@ -680,7 +681,7 @@ _OF_CLAIMS = [
     Plant(
         "manifest and recipe: another seed",
         _reseed,
-        [Refused(5, "its sha256 is not that of the rest")],
+        [_UNSEALED],
         [SKIPPED, Found("wrong source", "mosaics/train/source:0", 0)],
         seal,
     ),
