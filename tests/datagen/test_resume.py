@@ -42,9 +42,10 @@ from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.engines import threads
 from datagen.errors import BusyError, DamagedError, FormatError, RecipeError, StorageError
+from datagen.existing import read_table
 from datagen.layout import DRAFT, MANIFEST, PROGRESS, SPLITS
 from datagen.manifest import Manifest
-from datagen.split import Split, Table, read_table, shard_list
+from datagen.split import Split, Table, shard_list
 from datagen.stores import Array
 from datagen.tasks import Deriver
 
