@@ -25,9 +25,8 @@ import numpy as np
 import xxhash
 from evidence import write
 
-from datagen import builder, circle, files, hashing, otsu, permutation, recipe, sources
+from datagen import builder, circle, files, hashing, otsu, permutation, recipe, sources, tasks
 from datagen.stores import zarr
-from datagen.tasks import mosaics
 
 PARTS: list[tuple[str, Any, str]] = [
     ("read and check the source", sources, "load"),
@@ -36,9 +35,9 @@ PARTS: list[tuple[str, Any, str]] = [
     ("circles", circle, "enclose"),
     ("circle masks", circle, "raster"),
     ("bijection", permutation.Permutation, "rows"),
-    ("compose mosaics and masks", mosaics, "compose"),
-    ("semantic masks of digits", mosaics, "semantic_masks"),
-    ("XXH3-128 of each mosaic", mosaics, "sample_digests"),
+    ("compose mosaics and masks", tasks, "compose"),
+    ("semantic masks of digits", tasks, "semantic_masks"),
+    ("XXH3-128 of each mosaic", tasks, "sample_digests"),
     ("SHA-256 of all columns", hashing.ColumnHasher, "update"),
     ("XXH3-128 of all files, padding, index", zarr._ShardFile, "_write"),
     ("write to the page cache", files.Stream, "append"),

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from evidence import write
 
-from datagen.verifier.uniqueness import BUDGET, Digests, equal_groups
+from datagen.verifier.duplicates import BUDGET, Digests, equal_groups
 
 BLOCK = 1 << 18  # digests
 LIMIT = 1 << 30  # bytes of peak memory that are allowed

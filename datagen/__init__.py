@@ -25,12 +25,11 @@ if TYPE_CHECKING:
     from datagen import errors as errors
     from datagen import files as files
     from datagen import manifest as manifest
-    from datagen import picks as picks
     from datagen import preview as preview
     from datagen import recipe as recipe
     from datagen import samples as samples
-    from datagen import shards as shards
     from datagen import sources as sources
+    from datagen import split as split
     from datagen import tasks as tasks
     from datagen import verifier as verifier
     from datagen.api import build, convert, sample, verify

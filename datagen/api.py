@@ -53,7 +53,7 @@ def build(
         out,
         directory=source_dir,
         workers=workers or threads.usable_cores(),
-        report=warn,
+        warn=warn,
         progress=progress,
     )
     return open_dataset(out)
@@ -72,7 +72,7 @@ def convert(
     """Write a dataset in another storage and open it; its digest stays the same.
 
     `format` is "zarr" or "hdf5", `compression` "none" or "zstd"; None keeps what `origin` has.
-    Raises DamageError where `origin` is damaged; then nothing is written.
+    Raises DamagedError where `origin` is damaged; then nothing is written.
 
     >>> converted = datagen.convert("strokes", "strokes-hdf5", format="hdf5")
     >>> converted.digest == datagen.open("strokes").digest
@@ -116,7 +116,7 @@ def verify(
         sample=sample,
         seed=seed,
         expect=expect,
-        directory=source_dir,
+        source_dir=source_dir,
         workers=workers or threads.usable_cores(),
         progress=progress,
     )
@@ -165,9 +165,9 @@ def compute(
     if isinstance(where, Recipe) or names_recipe(where):
         wanted = where if isinstance(where, Recipe) else load(str(where))
         builder.require_sample(wanted, task, split, index)
-        resolved = builder.resolve(wanted, directory=source_dir, report=warn)
+        resolved = builder.resolve(wanted, directory=source_dir, warn=warn)
     elif source_dir is not None:
-        builder.section_of_sample(Dataset(where).sections.values(), task, split, index)
+        builder.split_of_sample(Dataset(where).splits.values(), task, split, index)
         resolved = builder.resolve_dataset(where, directory=source_dir)
     else:
         dataset = Dataset(where)

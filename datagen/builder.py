@@ -1,69 +1,47 @@
-"""From a recipe to a dataset: resolve the recipe against its source, then have every shard
-derived.
-"""
+"""Build a dataset from a recipe: load the source, plan the splits, write what is missing."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from datagen import assembly, files, otsu, sources
+from datagen import files, otsu, sources
 from datagen import manifest as manifests
-from datagen.engines import threads
-from datagen.errors import InputError, RecipeError, unknown_name
+from datagen.engines import Progress, threads
+from datagen.errors import FormatError, InputError, RecipeError, unknown_name
+from datagen.existing import is_whole
 from datagen.layout import MANIFEST, SPLITS
-from datagen.manifest import DigitFacts, Manifest, SourceFacts
-from datagen.plans import difference, plan_of
+from datagen.manifest import DigitFacts, Manifest, SourceFacts, difference
 from datagen.recipe import Recipe
-from datagen.records import is_whole
-from datagen.shards import shard_list
-from datagen.sources.base import Progress, Source, Warn
+from datagen.sources.base import Progress as FetchProgress
+from datagen.sources.base import Source, Warn
 from datagen.sources.split import Conflict, Division, divide
-from datagen.stores import Section
+from datagen.split import Split, shard_list
+from datagen.stores import with_paths
 from datagen.tasks import Deriver, Inputs, as_indices, find
+from datagen.writer import Built, DatasetFolder, write_dataset
 
 _CONFLICTS_LISTED = 100
 _TILES = 4096  # a job's worth of thresholds
-# a million would take a minute to list, and no file system likes so many files
+# a million would take a minute to list, and few file systems are fast with so many files
 _MAX_SHARDS = 1 << 18
 _OWN = ("idx", "npz", "images")  # sources that lie where their user says
 # sources whose bytes follow from their name
 EMBEDDED_OR_PINNED = ("mnist", "fashion-mnist", "strokes")
 
 
-@dataclass(frozen=True)
-class Built:
-    """Tells what a build did: the manifest (None where only a part was built), shards written and
-    kept, and seconds.
-
-    `committed` says whether the metadata were written, `removed` names the views of an earlier
-    build that went.
-    """
-
-    manifest: Manifest | None
-    written: int
-    kept: int
-    seconds: float
-    committed: bool = False
-    removed: tuple[str, ...] = ()
-
-
-def built(done: assembly.Assembled, started: float) -> Built:
-    """Make the record of an assembly that began at `started`, by the clock of
-    `time.perf_counter`.
-    """
-    seconds = time.perf_counter() - started
-    return Built(done.manifest, done.written, done.kept, seconds, done.committed, done.removed)
-
-
 class Resolved:
-    """A recipe together with its source: everything that any sample follows from."""
+    """A recipe with its source: everything that any sample follows from.
+
+    Raises RecipeError where the source has too few images for the mosaics, or where the dataset
+    would have too many shards.
+    """
 
     def __init__(self, recipe: Recipe, source: Source, *, workers: int = 1) -> None:
         self.recipe = recipe
@@ -74,24 +52,24 @@ class Resolved:
 
     @cached_property
     def division(self) -> Division:
-        """The source's samples, by split."""
+        """The source's images, divided into splits."""
         return divide(self.source, val=self.recipe.val, seed=self.recipe.seed)
 
     @cached_property
     def plan(self) -> Manifest:
-        """The manifest before anything is built."""
+        """The manifest before anything is built: the recipe and the facts of the source."""
         return manifests.seal(
             Manifest(
                 digest="",
                 recipe=self.recipe.without_path(),
                 source=self._source_facts(),
-                tasks={},
+                splits={},
                 files=(),
             )
         )
 
     def inputs(self, split: str) -> Inputs:
-        """What the samples of `split` follow from."""
+        """Collect what the samples of `split` follow from; computed once."""
         if split not in self._inputs:
             digits = self.division.digits[split]
             self._inputs[split] = inputs_of(
@@ -99,19 +77,20 @@ class Resolved:
             )
         return self._inputs[split]
 
-    def deriver(self, section: Section) -> Deriver:
-        """The function that fills in samples of `section`."""
-        return find(section.task).deriver(self.inputs(section.split))
+    def deriver(self, split: Split) -> Deriver:
+        """Make the function that fills in samples of `split`."""
+        return find(split.task).deriver(self.inputs(split.name))
 
     def sample(self, task: str, split: str, index: int) -> Mapping[str, npt.NDArray[np.generic]]:
-        """One sample, derived: column name -> array of the shape of one sample."""
+        """Derive one sample: column name -> array of the shape of one sample.
+
+        Raises RecipeError where there is no such sample.
+        """
         require_sample(self.recipe, task, split, index)
         only = replace(self.plan, recipe=replace(self.plan.recipe, tasks=(task,)))
-        section = section_of_sample(sections(only), task, split, index)
-        out = {
-            column.name: np.empty((1, *column.shape), column.dtype) for column in section.columns
-        }
-        self.deriver(section)(as_indices([index]), out)
+        of = split_of_sample(splits(only), task, split, index)
+        out = {column.name: np.empty((1, *column.shape), column.dtype) for column in of.columns}
+        self.deriver(of)(as_indices([index]), out)
         return {name: block[0] for name, block in out.items()}
 
     def _source_facts(self) -> SourceFacts:
@@ -130,7 +109,7 @@ class Resolved:
             digits=digits,
             conflicts=len(division.conflicts),
             conflicts_listed=tuple(
-                _spell(one, division) for one in division.conflicts[:_CONFLICTS_LISTED]
+                _describe(one, division) for one in division.conflicts[:_CONFLICTS_LISTED]
             ),
         )
 
@@ -145,13 +124,14 @@ class Resolved:
             if wanted > digits ** (rows * columns):
                 can = digits ** (rows * columns)
                 problems.append(
-                    f"{split} can give {can:,} ({digits:,} images in {rows} x {columns}), not {wanted:,}"
+                    f"{split} can give {can:,} ({digits:,} images in {rows} x {columns}), "
+                    f"not {wanted:,}"
                 )
         if problems:
             raise RecipeError(
                 "more mosaics than the source has: " + "; ".join(problems), remedy="ask for fewer"
             )
-        shards = sum(section.shards for section in sections(self.plan))
+        shards = sum(split.shards for split in splits(self.plan))
         if shards > _MAX_SHARDS:
             raise RecipeError(
                 "too many shards",
@@ -168,35 +148,41 @@ def build(
     directory: Path | str | None = None,
     workers: int = 1,
     part: tuple[int, int] | None = None,
-    report: Warn | None = None,
-    fetching: Progress | None = None,
-    progress: assembly.Progress | None = None,
+    warn: Warn | None = None,
+    fetching: FetchProgress | None = None,
+    progress: Progress | None = None,
 ) -> Built:
-    """Build the dataset of `recipe` in `root`, or end the building of it, or find that there is
-    nothing to do.
+    """Build the dataset of `recipe` in `root`, as far as it is not there already.
 
     `directory` is where the source is looked for; `part` is a half-open range of the global shard
-    list, to be built without committing. Raises the package's errors; whatever they are, nothing
-    that was in `root` before is harmed, and a later call goes on where this one ended.
+    list, to be built without committing. `warn` takes warnings about the source, `fetching` the
+    progress of its download, `progress` the bytes written and in all. Whatever error is raised,
+    nothing that was in `root` before is harmed, and a later call goes on where this one ended.
+
+    >>> build(recipe.load("mnist"), "data/mnist", workers=8)  # doctest: +SKIP
     """
     started = time.perf_counter()
     root = Path(root)
     files.require_outside_datasets(root)
     _require_apart(root, recipe.source, directory)
-    finished = _finished(recipe, root, workers) if recipe.source in EMBEDDED_OR_PINNED else None
+    finished = _finished(recipe, root, workers)
     if finished is not None:
-        return Built(finished, 0, _shard_count(finished), time.perf_counter() - started)
+        kept = sum(split.shards for split in finished.splits.values())
+        return Built(finished, 0, kept, time.perf_counter() - started)
     if files.look(root / MANIFEST) is None:
-        files.require_writable(root)
-    resolved = resolve(
-        recipe, directory=directory, workers=workers, report=report, progress=fetching
+        files.require_writable(root)  # before the source is fetched
+    resolved = resolve(recipe, directory=directory, workers=workers, warn=warn, progress=fetching)
+    listed = splits(resolved.plan)
+    return write_dataset(
+        root,
+        resolved.plan,
+        listed,
+        resolved.deriver,
+        workers=workers,
+        part=None if part is None else _part(part, len(shard_list(listed))),
+        progress=progress,
+        started=started,
     )
-    listed = sections(resolved.plan)
-    span = None if part is None else _part(part, len(shard_list(listed)))
-    done = assembly.assemble(
-        root, resolved.plan, listed, resolved.deriver, workers=workers, part=span, progress=progress
-    )
-    return built(done, started)
 
 
 def resolve(
@@ -204,13 +190,14 @@ def resolve(
     *,
     directory: Path | str | None = None,
     workers: int = 1,
-    report: Warn | None = None,
-    progress: Progress | None = None,
+    warn: Warn | None = None,
+    progress: FetchProgress | None = None,
     offline: bool = False,
 ) -> Resolved:
-    """The recipe with its source loaded, without asking mirrors if `offline`.
+    """Load the source of a recipe, without asking mirrors if `offline`.
 
-    Of a source that lies in a path, `directory` may give the path.
+    `directory` may give the path of a source that lies in one. Raises what `sources.load` and
+    `Resolved` raise.
     """
     spec = recipe.source
     if spec in _OWN:
@@ -220,16 +207,12 @@ def resolve(
                 remedy=f"give --source-dir, or a source such as '{spec}:PATH'",
             )
         spec, directory = f"{spec}:{directory}", None
-    source = sources.load(
-        spec, directory=directory, warn=report, progress=progress, offline=offline
-    )
+    source = sources.load(spec, directory=directory, warn=warn, progress=progress, offline=offline)
     return Resolved(recipe, source, workers=workers)
 
 
 def require_sample(recipe: Recipe, task: str, split: str, index: int) -> None:
-    """Raise RecipeError where the recipe alone says that there is no such sample: no source is
-    loaded for that.
-    """
+    """Raise RecipeError where the recipe alone tells that there is no such sample."""
     if task not in recipe.tasks:
         raise unknown_name("task", task, recipe.tasks)
     find(task)
@@ -239,16 +222,16 @@ def require_sample(recipe: Recipe, task: str, split: str, index: int) -> None:
         _require_index(f"{task}/{split}", recipe.mosaics.count(split), index)
 
 
-def section_of_sample(listed: Iterable[Section], task: str, split: str, index: int) -> Section:
-    """The section, of those `listed`, that has this sample. Raises RecipeError where none has."""
-    named = {(one.task, one.split): one for one in listed}
+def split_of_sample(listed: Iterable[Split], task: str, split: str, index: int) -> Split:
+    """Find the split, among `listed`, that has this sample. Raises RecipeError where none has."""
+    named = {(one.task, one.name): one for one in listed}
     if task not in {name for name, _ in named}:
         raise unknown_name("task", task, dict.fromkeys(name for name, _ in named))
     if (task, split) not in named:
         raise unknown_name("split", split, [one for name, one in named if name == task])
-    section = named[task, split]
-    _require_index(section.folder, section.count, index)
-    return section
+    of = named[task, split]
+    _require_index(of.folder, of.count, index)
+    return of
 
 
 def _require_index(folder: str, count: int, index: int) -> None:
@@ -259,12 +242,12 @@ def _require_index(folder: str, count: int, index: int) -> None:
 
 
 def resolve_dataset(root: Path | str, *, directory: Path | str | None = None) -> Resolved:
-    """What the dataset in `root` follows from, its source loaded anew and found to be the same."""
+    """Load the source of the dataset in `root`. Raises InputError where it is another one."""
     root = Path(root)
     manifest = manifests.load(root)
     resolved = resolve(manifest.recipe, directory=directory)
-    if resolved.plan != plan_of(manifest):
-        expected, found = difference(plan_of(manifest), resolved.plan)
+    if resolved.plan != manifest.plan:
+        expected, found = difference(manifest.plan, resolved.plan)
         raise InputError(
             "the source is not the one that the dataset was built from",
             path=root,
@@ -275,9 +258,7 @@ def resolve_dataset(root: Path | str, *, directory: Path | str | None = None) ->
 
 
 def is_at_hand(source: str) -> bool:
-    """Say whether a source, as a dataset records it, can be loaded without asking a mirror or its
-    user for a folder.
-    """
+    """Tell whether a source, as a dataset records it, can be loaded without a mirror or a path."""
     try:
         return sources.found(source) is not None
     except RecipeError:  # of a name that only another program knows
@@ -291,24 +272,28 @@ def inputs_of(
     labels: npt.NDArray[np.uint8],
     workers: int = 1,
 ) -> Inputs:
-    """What the samples of a split follow from, given its digits: uint8 (n, height, width) and
-    (n,).
+    """Collect what the samples of a split follow from.
+
+    `images` is uint8 (n, height, width), `labels` uint8 (n,): the distinct images of the split.
     """
     return Inputs(split, images, labels, _thresholds(images, workers), recipe.mosaics, recipe.seed)
 
 
-def sections(plan: Manifest) -> list[Section]:
-    """All sections of the dataset that a plan describes, in the global order."""
+def splits(plan: Manifest) -> list[Split]:
+    """Plan all splits of the dataset that a manifest describes, in the global order."""
     tile = (plan.source.tile[0], plan.source.tile[1])
     mosaics, storage = plan.recipe.mosaics, plan.recipe.storage
     return [
-        Section(
-            task.name,
-            split,
-            task.count(plan.source.digits[split].count, mosaics, split),
-            task.columns(tile, mosaics),
-            storage.shard_size,
-            storage.compression,
+        with_paths(
+            Split(
+                task.name,
+                split,
+                task.count(plan.source.digits[split].count, mosaics, split),
+                task.columns(tile, mosaics),
+                storage.shard_size,
+                storage.compression,
+            ),
+            storage.format,
         )
         for task in map(find, plan.recipe.tasks)
         for split in SPLITS
@@ -316,16 +301,48 @@ def sections(plan: Manifest) -> list[Section]:
 
 
 def finish(root: Path | str, *, workers: int = 1) -> Built:
-    """Commit a build whose parts were built one by one. Raises what `assembly.finish` raises."""
+    """Commit a build whose parts were built one by one: check every shard, write the manifest.
+
+    Raises FormatError where no build is in progress, or where shards are missing: it names them.
+    """
     started = time.perf_counter()
-    return built(assembly.finish(Path(root), sections=sections, workers=workers), started)
+    root = Path(root)
+    with DatasetFolder.reopen(root, splits) as folder:
+        total = len(folder.jobs)
+        if folder.finished:
+            return Built(folder.present, 0, total, time.perf_counter() - started)
+        tables = folder.known(workers=workers)
+        missing = [number for number, job in enumerate(folder.jobs) if job.name not in tables]
+        if missing:
+            raise FormatError(
+                "the build is not complete",
+                path=root,
+                expected=f"{total} shards",
+                found=f"{total - len(missing)}",
+                remedy=f"build what is missing or damaged with --shards: {_ranges(missing)}",
+            )
+        folder.begin([])
+        views = folder.old_views()
+        manifest = folder.commit(tables)
+    seconds = time.perf_counter() - started
+    return Built(manifest, 0, total, seconds, committed=True, removed=views)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Spell numbers as half-open ranges, the way --shards takes them: 0,1,2,7 -> 0:3 7:8."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and spans[-1][1] == number:
+            spans[-1][1] += 1
+        else:
+            spans.append([number, number + 1])
+    return " ".join(f"{start}:{stop}" for start, stop in spans)
 
 
 def _require_apart(root: Path, spec: str, directory: Path | str | None) -> None:
-    """Raise InputError where the dataset would lie in the folder of its source, or the source in
-    the dataset's.
+    """Raise InputError where the dataset and its source would lie one in the other.
 
-    Such a source would be another one once the dataset is there, or be refused for it.
+    Such a source would change with the dataset, or be refused because of it.
     """
     scheme, _, path = spec.partition(":")
     if scheme not in _OWN or not (path or directory):
@@ -346,16 +363,15 @@ def _require_apart(root: Path, spec: str, directory: Path | str | None) -> None:
 
 
 def _finished(recipe: Recipe, root: Path, workers: int) -> Manifest | None:
-    """The manifest in `root` if it is this recipe's dataset and every file of it is whole."""
-    if files.look(root / MANIFEST) is None:
+    """Return the manifest in `root` if the dataset is complete, which needs no source to be loaded.
+
+    Only where the bytes of the source follow from its name; elsewhere the source must be read.
+    """
+    if recipe.source not in EMBEDDED_OR_PINNED or files.look(root / MANIFEST) is None:
         return None
     manifest = manifests.load(root)
     same = manifest.recipe == recipe.without_path()
     return manifest if same and is_whole(root, manifest, workers=workers) else None
-
-
-def _shard_count(manifest: Manifest) -> int:
-    return len(shard_list(sections(manifest)))
 
 
 def _part(part: tuple[int, int], total: int) -> range:
@@ -382,8 +398,8 @@ def _thresholds(images: npt.NDArray[np.uint8], workers: int) -> npt.NDArray[np.u
     return out
 
 
-def _spell(conflict: Conflict, division: Division) -> str:
-    """As the format page has it: rows are those of the source's parts."""
+def _describe(conflict: Conflict, division: Division) -> str:
+    """Describe a conflict as the format page has it: rows are those of the source's parts."""
     dropped, kept = (
         f"{division.digits[split].part}[{row}] = {label}"
         for split, row, label in (

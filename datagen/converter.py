@@ -1,6 +1,4 @@
-"""The same data in another format, shard size or compression: every sample is read, hashed and
-written anew.
-"""
+"""Convert a dataset to another format, shard size or compression, hashing every sample again."""
 
 from __future__ import annotations
 
@@ -13,14 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from datagen import assembly, files, recipe
-from datagen.builder import Built, built
+from datagen import files, recipe
 from datagen.dataset import Dataset
-from datagen.errors import DamageError, FormatError
-from datagen.plans import plan_of, require_free
-from datagen.records import is_whole, require_no_link
-from datagen.stores import Section
+from datagen.engines import Progress
+from datagen.errors import DamagedError, FormatError
+from datagen.existing import is_whole, require_no_link
+from datagen.split import Split
+from datagen.stores import with_paths
 from datagen.tasks import Deriver
+from datagen.writer import Built, write_dataset
 
 
 def convert(
@@ -31,23 +30,27 @@ def convert(
     shard_size: int | None = None,
     compression: str | None = None,
     workers: int = 1,
-    progress: assembly.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Built:
-    """Write the dataset in `origin` to `target`, with the storage given; None keeps what `origin`
-    has.
+    """Write the dataset in `origin` to `target` in another storage; None keeps what `origin` has.
 
-    The result is the very dataset that a build with that storage writes. Raises DamageError, and
-    writes nothing, where a file of `origin` is not what its manifest says; that zarr consolidated
-    its metadata is no damage.
+    The result is the dataset that a build with that storage writes, byte for byte. Raises
+    FormatError where `target` holds something else, and DamagedError where a file of `origin` is
+    not what its manifest says: then nothing is written. Metadata that zarr consolidated are no
+    damage.
+
+    >>> convert("data/mnist", "data/mnist-h5", format_name="hdf5")  # doctest: +SKIP
     """
     started = time.perf_counter()
     origin, target = Path(origin), Path(target)
     dataset = Dataset(origin)
-    storage = {"format": format_name, "shard_size": shard_size, "compression": compression}
-    table = recipe.to_table(dataset.manifest.recipe)
-    table["storage"].update({key: value for key, value in storage.items() if value is not None})
-    wanted = recipe.from_table(table, origin=str(target))
-    plan = replace(plan_of(dataset.manifest), recipe=wanted)
+    wanted = recipe.changed(
+        dataset.manifest.recipe,
+        format=format_name,
+        shard_size=shard_size,
+        compression=compression,
+    )
+    plan = replace(dataset.manifest.plan, recipe=wanted)
     if files.is_within(target, origin):
         raise FormatError(
             "a dataset is not converted in its own folder",
@@ -59,34 +62,42 @@ def convert(
             "it holds the dataset to be converted", path=target, remedy="name another folder"
         )
     files.require_outside_datasets(target)
-    require_free(target, plan)
     listed = [
-        replace(
-            section, shard_size=wanted.storage.shard_size, compression=wanted.storage.compression
+        with_paths(
+            replace(
+                split.declared,
+                shard_size=wanted.storage.shard_size,
+                compression=wanted.storage.compression,
+            ),
+            wanted.storage.format,
         )
-        for section in dataset.sections.values()
+        for split in dataset.splits.values()
     ]
-    require_no_link(dataset.root, dataset.manifest)  # as download caches hold a dataset
-    if not is_whole(origin, dataset.manifest, workers=workers, consolidated=True):
-        remedy = "build it again: only the damage is redone"
-        raise DamageError("the dataset is damaged", path=origin, remedy=remedy)
-    done = assembly.assemble(
+
+    def check() -> None:
+        require_no_link(dataset.root, dataset.manifest)  # as download caches hold a dataset
+        if not is_whole(origin, dataset.manifest, workers=workers, consolidated=True):
+            remedy = "build it again: only the damage is redone"
+            raise DamagedError("the dataset is damaged", path=origin, remedy=remedy)
+
+    return write_dataset(
         target,
         plan,
         listed,
-        lambda section: _reader(dataset, section),
+        lambda split: _reader(dataset, split),
         workers=workers,
         expected=dataset.manifest.digest,
+        check=check,
         progress=progress,
+        started=started,
     )
-    return built(done, started)
 
 
-def _reader(dataset: Dataset, section: Section) -> Deriver:
+def _reader(dataset: Dataset, split: Split) -> Deriver:
     def read(indices: npt.NDArray[np.int64], out: Mapping[str, npt.NDArray[Any]]) -> None:
         start, stop = int(indices[0]), int(indices[-1]) + 1
-        assert stop - start == len(indices)  # an assembly asks for consecutive samples
+        assert stop - start == len(indices)  # as write_dataset promises
         for name, block in out.items():
-            block[:] = dataset.rows(section.task, section.split, name, start, stop)
+            block[:] = dataset.rows(split.task, split.name, name, start, stop)
 
     return read

@@ -1,4 +1,4 @@
-"""In what two datasets differ, told by their digests: which columns, and there which samples."""
+"""Compare two datasets by their digests: which columns differ, and which samples of them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from datagen import manifest as manifests
 from datagen import recipe
 from datagen.dataset import Dataset
 from datagen.hashing import merkle_root
-from datagen.manifest import Manifest
-from datagen.plans import flat
+from datagen.manifest import Manifest, flat
+from datagen.split import Column
 
 _ROWS = 4096  # samples compared at a time
 _LISTED = 10  # samples named
@@ -21,9 +21,7 @@ _LISTED = 10  # samples named
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing in which A and B differ. `is_data` is false for the recipe's spelling and the way
-    of storage.
-    """
+    """One thing in which A and B differ: in their data, or only in recipe, source and storage."""
 
     what: str
     a: str
@@ -46,9 +44,9 @@ class SampleDifference(Difference):
 class Comparison:
     """Compares two datasets, A and B, by their manifests.
 
-    `digests` are the dataset digests of both, `columns` is how many columns either has, in all
-    splits, `differing` names those that are not the same in both. `others` are the differences in
-    recipe, source and storage.
+    `digests` are the dataset digests of both, `columns` counts the columns of either, `differing`
+    names those that are not the same in both, and `others` are the differences in recipe, source
+    and storage.
     """
 
     digests: tuple[str, str]
@@ -58,13 +56,14 @@ class Comparison:
 
     @property
     def same_data(self) -> bool:
-        """Say whether both hold the same data."""
+        """Tell whether both hold the same data."""
         return self.digests[0] == self.digests[1]
 
 
 def compare(first: Path | str, second: Path | str) -> Comparison:
-    """Compare the datasets in two folders by their manifests alone. Raises what opening either
-    raises.
+    """Compare the datasets in two folders by their manifests alone.
+
+    Raises what opening either raises.
     """
     a, b = (manifests.load(Path(root)) for root in (first, second))
     ours, theirs = _columns(a), _columns(b)
@@ -73,120 +72,100 @@ def compare(first: Path | str, second: Path | str) -> Comparison:
     return Comparison((a.digest, b.digest), len(names), differing, tuple(_recipe_differences(a, b)))
 
 
+def differences(first: Path | str, second: Path | str) -> list[Difference]:
+    """List all differences between the datasets in two folders; none in data if the digests agree.
+
+    Compares digests first, then the samples of those shards whose digests differ. Raises what
+    opening either raises.
+    """
+    a, b = Dataset(first), Dataset(second)
+    listed = list(_recipe_differences(a.manifest, b.manifest))
+    if a.manifest.digest != b.manifest.digest:
+        listed.append(Difference("digest", a.manifest.digest, b.manifest.digest, is_data=True))
+        for key in dict.fromkeys([*a.splits, *b.splits]):
+            listed += _split_differences(a, b, key)
+    return listed
+
+
 def _columns(manifest: Manifest) -> dict[str, tuple[object, ...]]:
-    """Map the name of each column to what its data are."""
+    """Map the name of each column to the facts that decide what its data are."""
     return {
-        f"{task}/{split}/{column.name}": (facts.count, column.dtype, column.shape, column.root)
-        for task, splits in manifest.tasks.items()
-        for split, facts in splits.items()
-        for column in facts.columns
+        f"{split.folder}/{column.name}": (split.count, column.dtype, column.shape, column.root)
+        for split in manifest.splits.values()
+        for column in split.columns
     }
 
 
-def differences(first: Path | str, second: Path | str) -> list[Difference]:
-    """All differences between the datasets in two folders; none of data if their digests are equal.
-
-    Only digests are compared, and then the samples of those shards whose digests differ. Raises
-    what opening either raises.
-    """
-    a, b = Dataset(first), Dataset(second)
-    found = list(_recipe_differences(a.manifest, b.manifest))
-    if a.manifest.digest != b.manifest.digest:
-        found.append(Difference("digest", a.manifest.digest, b.manifest.digest, is_data=True))
-        found += _section_differences(a, b)
-    return found
-
-
 def _recipe_differences(a: Manifest, b: Manifest) -> Iterator[Difference]:
-    ours, theirs = (flat(recipe.to_table(manifest.recipe)) for manifest in (a, b))
-    for key in sorted({*ours, *theirs}):
-        if ours.get(key) != theirs.get(key):
-            yield Difference(
-                f"recipe {key}",
-                str(ours.get(key, "none")),
-                str(theirs.get(key, "none")),
-                is_data=False,
-            )
-    ours, theirs = (flat(asdict(manifest.source)) for manifest in (a, b))
-    for key in sorted({*ours, *theirs}):
-        if ours.get(key) != theirs.get(key):
-            yield Difference(
-                f"source {key}",
-                str(ours.get(key, "none")),
-                str(theirs.get(key, "none")),
-                is_data=False,
-            )
+    for what, ours, theirs in (
+        ("recipe", recipe.to_table(a.recipe), recipe.to_table(b.recipe)),
+        ("source", asdict(a.source), asdict(b.source)),
+    ):
+        ours, theirs = flat(ours), flat(theirs)
+        for key in sorted({*ours, *theirs}):
+            if ours.get(key) != theirs.get(key):
+                one, other = (str(side.get(key, "none")) for side in (ours, theirs))
+                yield Difference(f"{what} {key}", one, other, is_data=False)
 
 
-def _section_differences(a: Dataset, b: Dataset) -> Iterator[Difference]:
-    for names in dict.fromkeys([*a.sections, *b.sections]):
-        where = "/".join(names)
-        if names not in a.sections or names not in b.sections:
-            sides = ["there" if names in side.sections else "none" for side in (a, b)]
-            yield Difference(where, sides[0], sides[1], is_data=True)
+def _split_differences(a: Dataset, b: Dataset, key: tuple[str, str]) -> Iterator[Difference]:
+    where, splits = "/".join(key), [side.splits.get(key) for side in (a, b)]
+    if splits[0] is None or splits[1] is None:
+        one, other = ("none" if split is None else "there" for split in splits)
+        yield Difference(where, one, other, is_data=True)
+        return
+    if splits[0].count != splits[1].count:
+        one, other = (f"{split.count:,}" for split in splits if split)
+        yield Difference(f"{where} samples", one, other, is_data=True)
+    ours, theirs = ({column.name: column for column in split.columns} for split in splits if split)
+    for name in dict.fromkeys([*ours, *theirs]):
+        pair = ours.get(name), theirs.get(name)
+        if pair[0] and pair[1] and pair[0].root == pair[1].root:
             continue
-        ours, theirs = (
-            {column.name: column for column in side.manifest.tasks[names[0]][names[1]].columns}
-            for side in (a, b)
-        )
-        counts = [side.sections[names].count for side in (a, b)]
-        if counts[0] != counts[1]:
-            yield Difference(f"{where} samples", f"{counts[0]:,}", f"{counts[1]:,}", is_data=True)
-        for name in dict.fromkeys([*ours, *theirs]):
-            sides = [
-                f"{c.dtype} {list(c.shape)} {c.root[:16]}" if c else "none"
-                for c in (ours.get(name), theirs.get(name))
-            ]
-            if ours.get(name) and theirs.get(name) and ours[name].root == theirs[name].root:
-                continue
-            yield Difference(f"{where} {name}", sides[0], sides[1], is_data=True)
-            same_shape = (
-                all(name in side for side in (ours, theirs))
-                and ours[name].shape == theirs[name].shape
-            )
-            if same_shape and ours[name].dtype == theirs[name].dtype:
-                yield _sample_difference(a, b, names, name)
+        one, other = map(_described, pair)
+        yield Difference(f"{where} {name}", one, other, is_data=True)
+        if pair[0] and pair[1] and _kind(pair[0]) == _kind(pair[1]):
+            yield _sample_difference(a, b, key, name)
 
 
-def _sample_difference(a: Dataset, b: Dataset, names: tuple[str, str], column: str) -> Difference:
-    """Which samples of a column differ, looked for only where the roots of equal runs of samples
-    do.
-    """
-    count = min(side.sections[names].count for side in (a, b))
-    step = max(side.sections[names].shard_size for side in (a, b))
-    runs = [
-        run
-        for run, (ours, theirs) in enumerate(
-            zip(_roots(a, names, column, step), _roots(b, names, column, step), strict=False)
-        )
-        if ours != theirs
-    ]
+def _described(column: Column | None) -> str:
+    return f"{column.dtype} {list(column.shape)} {column.root[:16]}" if column else "none"
+
+
+def _kind(column: Column) -> tuple[object, ...]:
+    return column.dtype, column.shape
+
+
+def _sample_difference(a: Dataset, b: Dataset, key: tuple[str, str], column: str) -> Difference:
+    """Find the samples of a column that differ, reading only where content roots do."""
+    count = min(side.splits[key].count for side in (a, b))
+    step = max(side.splits[key].shard_size for side in (a, b))
+    roots = zip(_roots(a, key, column, step), _roots(b, key, column, step), strict=False)
     differing: list[int] = []
-    for run in runs:
-        for start in range(run * step, min(count, (run + 1) * step), _ROWS):
-            stop = min(count, (run + 1) * step, start + _ROWS)
-            pair = [
-                side.rows(*names, column, start, stop).reshape(stop - start, -1) for side in (a, b)
+    for number, (ours, theirs) in enumerate(roots):
+        if ours == theirs:
+            continue
+        end = min(count, (number + 1) * step)
+        for start in range(number * step, end, _ROWS):
+            stop = min(end, start + _ROWS)
+            rows = [
+                side.rows(*key, column, start, stop).reshape(stop - start, -1) for side in (a, b)
             ]
-            differing += (start + np.flatnonzero((pair[0] != pair[1]).any(axis=1))).tolist()
-    listed = ", ".join(map(str, differing[:_LISTED])) + (
-        ", ..." if len(differing) > _LISTED else ""
-    )
-    what = f"{'/'.join(names)} {column} samples"
+            differing += (start + np.flatnonzero((rows[0] != rows[1]).any(axis=1))).tolist()
+    listed = ", ".join(map(str, differing[:_LISTED]))
+    listed += ", ..." if len(differing) > _LISTED else ""
     return SampleDifference(
-        what,
+        f"{'/'.join(key)} {column} samples",
         f"{len(differing):,} of {count:,} differ",
         listed or "none of those in both",
         is_data=True,
     )
 
 
-def _roots(dataset: Dataset, names: tuple[str, str], column: str, step: int) -> list[bytes]:
-    """Content roots of the runs of `step` samples of a column: of the shards, joined where they are
-    shorter.
-    """
-    section = dataset.sections[names]
-    index = [kind.name for kind in section.columns].index(column)
-    roots = [root.tobytes() for root in dataset.table(*names)[index]["root"]]
-    width = step // section.shard_size
+def _roots(dataset: Dataset, key: tuple[str, str], column: str, step: int) -> list[bytes]:
+    """Content roots of each `step` samples of a column: those of shards, joined where shorter."""
+    split = dataset.splits[key]
+    index = [one.name for one in split.columns].index(column)
+    roots = [root.tobytes() for root in dataset.table(*key)[index]["root"]]
+    width = step // split.shard_size
     return [merkle_root(roots[start : start + width]) for start in range(0, len(roots), width)]

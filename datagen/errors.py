@@ -98,7 +98,7 @@ class FormatError(DatagenError):
     exit_code = 4
 
 
-class DamageError(DatagenError):
+class DamagedError(DatagenError):
     """The bytes of a dataset differ from what its manifest says."""
 
     exit_code = 5

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from datagen.errors import BusyError, DamageError, InputError, StorageError
+from datagen.errors import BusyError, DamagedError, InputError, StorageError
 from datagen.layout import DRAFT, MANIFEST, RECIPE
 
 _FEWER_WORKERS = "use fewer --workers where the command has that option"
@@ -95,7 +95,7 @@ def kind(path: Path) -> str:
 
 
 def require_no_link(root: Path, paths: Iterable[str]) -> None:
-    """Raise DamageError where one of `paths`, or a folder between it and `root`, is a link; `root`
+    """Raise DamagedError where one of `paths`, or a folder between it and `root`, is a link; `root`
     may be one.
     """
     seen = set()
@@ -104,7 +104,7 @@ def require_no_link(root: Path, paths: Iterable[str]) -> None:
         for count in range(1, len(steps) + 1):
             place = "/".join(steps[:count])
             if place not in seen and kind(root / place) == "a link":
-                raise DamageError(
+                raise DamagedError(
                     "a file or folder of the dataset is a link",
                     path=root / place,
                     remedy=LINK_REMEDY,

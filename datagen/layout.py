@@ -13,6 +13,7 @@ TASKS = ("foreground", "circles", "mosaics")
 CHUNK = 256  # samples in a Zarr inner chunk, and in a leaf of the content digest
 DEFAULT_SHARD_SIZE = 32_768
 MAX_SHARD_SIZE = CHUNK << 16
+MAX_COUNT = 1 << 40  # samples a split
 
 MANIFEST = "manifest.json"
 RECIPE = "recipe.toml"

@@ -1,29 +1,23 @@
-"""The manifest and the shard tables: frozen records on one side, their one spelling in bytes on the
-other.
+"""The manifest: dataclasses, and their canonical JSON encoding.
 
-Whatever is read comes from outside: its size is looked at before its content, every value's type
-and range before it is used, and any other spelling of the same facts is refused.
+A manifest that is read comes from outside: its size is checked before its content, and every type
+and range before a value is used. Bytes other than the canonical ones are refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
 import reprlib
-from collections.abc import Hashable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from functools import cache
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
-
-import numpy as np
-import numpy.typing as npt
+from typing import Annotated, Any, TypeVar
 
 from datagen import files
 from datagen import recipe as recipes
-from datagen.errors import DamageError, DatagenError, FormatError
+from datagen.decoding import DecodeError, Rule, decode, shown, shown_name
+from datagen.errors import DamagedError, DatagenError, FormatError, RecipeError
 from datagen.hashing import canonical_json, dataset_digest
 from datagen.layout import (
     DRAFT,
@@ -35,74 +29,33 @@ from datagen.layout import (
     TASKS,
 )
 from datagen.recipe import Recipe
-
-NO_OFFSET = (1 << 64) - 1  # of a column that lies in no single run of bytes: it is compressed
-
-SHARD_FACTS = np.dtype(
-    [
-        ("offset", "<u8"),  # where the column's run of bytes begins in the file, or NO_OFFSET
-        ("length", "<u8"),  # bytes of that run: samples in the shard times bytes a sample
-        ("file_bytes", "<u8"),
-        ("file_digest", "|u1", 16),  # XXH3-128 of the file, big-endian
-        ("root", "|u1", 32),  # content root of the column's samples in this shard
-    ]
+from datagen.split import (
+    COUNT,
+    NAME,
+    Column,
+    FileFacts,
+    Split,
+    column_problems,
+    digest_rule,
+    is_shape,
+    planned_problems,
 )
 
-Table = npt.NDArray[np.void]
+T = TypeVar("T")
+_TILE = Rule("a height and a width", lambda value: is_shape(value) and len(value) == 2)
 
-
-@dataclass(frozen=True)
-class FileFacts:
-    """A file of the dataset: its path relative to the dataset, its size, and the XXH3-128 (hex) of
-    its bytes.
-    """
-
-    path: str
-    bytes: int
-    digest: str
-
-
-@dataclass(frozen=True)
-class ColumnFacts:
-    """A column of one split: `shape` is that of one sample, `root` the content root (hex) of all
-    its samples.
-
-    `axes` names the axes of a sample; `path` is the rule for the path of a shard's file: {shard}
-    stands for the shard's number, {shard:05d} for that number in five digits.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    axes: tuple[str, ...]
-    path: str
-    root: str
-
-    def bytes(self, count: int) -> int:
-        """Bytes of `count` samples, decoded."""
-        return count * math.prod(self.shape) * np.dtype(self.dtype).itemsize
-
-
-@dataclass(frozen=True)
-class SplitFacts:
-    """One split of one task. `table` is the file of SHARD_FACTS rows: for each column, for each of
-    its shards.
-    """
-
-    count: int
-    columns: tuple[ColumnFacts, ...]
-    table: FileFacts
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all its samples, decoded."""
-        return sum(column.bytes(self.count) for column in self.columns)
+_MAX_LISTED = 20  # problems that a message names before it counts the rest
+_FRAME_FACTS = 1 << 17  # bytes of the manifest reserved for the facts of files
+_TABLE_FACTS = 256  # bytes of the manifest that the facts of a table take, at most
+_ROOT = 64  # bytes of the manifest that a content root takes
+_MAX_DIFFERENCES = 5  # keys of two plans that a message names
 
 
 @dataclass(frozen=True)
 class DigitFacts:
-    """The digits of a split: how many distinct ones, and how many equal ones were dropped, and for
-    the sake of what.
+    """Counts the images of a split: distinct ones, and duplicates that were dropped.
+
+    `dropped_within` had their twin in the same split, `dropped_across` in another.
     """
 
     count: int
@@ -112,16 +65,15 @@ class DigitFacts:
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """What the source turned out to be. `tile` is (height, width) in pixels; `digests` are SHA-256
-    (hex).
+    """Describes the source as it was read.
 
-    `conflicts` counts the dropped digits whose equal twin, which stayed, has another label;
-    `conflicts_listed` names the first of them.
+    `tile` is (height, width) in pixels; `digests` are SHA-256 (hex). `conflicts` counts the dropped
+    images whose twin, which stayed, has another label; `conflicts_listed` names the first of them.
     """
 
     name: str
     classes: tuple[str, ...]
-    tile: tuple[int, ...]
+    tile: Annotated[tuple[int, ...], _TILE]
     digests: Mapping[str, str]
     licence: str
     attribution: str
@@ -132,87 +84,172 @@ class SourceFacts:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything a reader needs. `digest` is the dataset digest; `files` are those that hold no
-    samples.
+    """Everything a reader needs, or without splits the plan of what is to be built.
+
+    `digest` is the dataset digest, `splits` maps (task, split) to the split, and `files` are those
+    that hold no samples.
     """
 
     digest: str
     recipe: Recipe
     source: SourceFacts
-    tasks: Mapping[str, Mapping[str, SplitFacts]]
+    splits: Mapping[tuple[str, str], Split]
     files: tuple[FileFacts, ...]
 
+    @property
+    def tasks(self) -> dict[str, dict[str, Split]]:
+        """The splits of each task, by the names of both."""
+        tasks: dict[str, dict[str, Split]] = {}
+        for (task, name), split in self.splits.items():
+            tasks.setdefault(task, {})[name] = split
+        return tasks
+
+    @property
+    def plan(self) -> Manifest:
+        """The manifest before anything is built: only the recipe and the source."""
+        return seal(replace(self, splits={}, files=()))
+
     def columns_digest(self) -> str:
-        """The dataset digest, computed from the columns' roots."""
+        """Compute the dataset digest from the content roots of all columns."""
         return dataset_digest(
-            (task, split, column.name, column.dtype, (facts.count, *column.shape), column.root)
-            for task, splits in self.tasks.items()
-            for split, facts in splits.items()
-            for column in facts.columns
+            (task, name, column.name, column.dtype, (split.count, *column.shape), column.root)
+            for (task, name), split in self.splits.items()
+            for column in split.columns
         )
 
 
 def seal(manifest: Manifest) -> Manifest:
-    """The manifest with the dataset digest that follows from its columns."""
+    """Set the dataset digest to the one that follows from the columns."""
     return replace(manifest, digest=manifest.columns_digest())
 
 
+def difference(wanted: Manifest, present: Manifest) -> list[str]:
+    """Name the keys in which two plans differ: with the values of the one, and of the other."""
+    ours, theirs = (
+        flat({"recipe": recipes.to_table(plan.recipe), "source": asdict(plan.source)})
+        for plan in (wanted, present)
+    )
+    keys = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
+    return [
+        ", ".join(f"{key} = {side.get(key, 'none')}" for key in keys[:_MAX_DIFFERENCES])
+        for side in (ours, theirs)
+    ]
+
+
+def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings into one with dotted keys."""
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            values |= flat(value, f"{prefix}{key}.")
+        else:
+            values[f"{prefix}{key}"] = value
+    return values
+
+
+def require_storable(plan: Manifest, splits: Sequence[Split]) -> None:
+    """Raise RecipeError unless a manifest can state these planned splits.
+
+    Tasks of a user's own may declare anything, and a source may have class names of any length.
+    """
+    try:
+        problems = [problem for split in splits for problem in planned_problems(split)]
+        columns = [column for split in splits for column in split.columns]
+        planned = replace(plan, splits={(split.task, split.name): split for split in splits})
+        size = len(to_bytes(planned))
+    except TypeError as error:
+        problems = [str(error)]
+    if problems:
+        raise RecipeError(f"no dataset can hold what its tasks declare: {'; '.join(problems)}")
+    size += _TABLE_FACTS * len(splits) + _ROOT * len(columns)
+    if size > MAX_MANIFEST_BYTES - _FRAME_FACTS:
+        raise RecipeError(
+            "what the source says of itself does not fit a manifest",
+            expected=f"at most {MAX_MANIFEST_BYTES - _FRAME_FACTS:,} bytes",
+            found=f"{size:,}",
+            remedy="give the classes shorter names",
+        )
+
+
 def to_bytes(manifest: Manifest) -> bytes:
-    """The canonical bytes of manifest.json."""
-    plain = asdict(manifest)
-    plain["recipe"] = recipes.to_table(manifest.recipe)
-    plain["format"] = {"name": FORMAT_NAME, "version": FORMAT_VERSION}
+    """Encode the manifest as the canonical bytes of manifest.json."""
+    plain: dict[str, Any] = {
+        "digest": manifest.digest,
+        "recipe": recipes.to_table(manifest.recipe),
+        "source": asdict(manifest.source),
+        "tasks": {
+            task: {name: _stored(split) for name, split in splits.items()}
+            for task, splits in manifest.tasks.items()
+        },
+        "files": [asdict(file) for file in manifest.files],
+        "format": {"name": FORMAT_NAME, "version": FORMAT_VERSION},
+    }
     plain["sha256"] = hashlib.sha256(canonical_json(plain)).hexdigest()
     return canonical_json(plain)
 
 
-def from_bytes(data: bytes, *, path: Path) -> Manifest:
-    """The manifest that these bytes spell; `path` names them in errors.
+def _stored(split: Split) -> dict[str, Any]:
+    """The facts of a split that the recipe does not give already."""
+    facts = asdict(split)
+    return {name: facts[name] for name in ("count", "columns", "table")}
 
-    Raises FormatError for what is no manifest or one of an unknown version, DamageError for one
+
+def from_bytes(data: bytes, *, path: Path) -> Manifest:
+    """Decode the bytes of a manifest; `path` names them in errors.
+
+    Raises FormatError for what is no manifest or has an unknown version, and DamagedError for one
     whose values contradict each other or whose bytes are not canonical.
     """
     plain = _json_object(data, path)
     _check_version(plain, path)
     try:
         manifest = _from_plain(plain)
-    except _WrongTypeError as error:
-        raise DamageError(f"not a manifest of this version: {error}", path=path) from error
+    except DecodeError as error:
+        listed = _listed(error.problems)
+        raise DamagedError(f"not a manifest of this version: {listed}", path=path) from error
     except DatagenError as error:
-        raise DamageError(f"the recipe in the manifest is not valid: {error}", path=path) from error
+        raise DamagedError(
+            f"the recipe in the manifest is not valid: {error}", path=path
+        ) from error
     if to_bytes(manifest) != data:
-        raise DamageError(
-            "the manifest is damaged: not spelled as one is, or its sha256 is not that of the rest",
+        raise DamagedError(
+            "the manifest is damaged: its bytes are not canonical, "
+            "or its sha256 is not that of the rest",
             path=path,
-            remedy="without it nothing is known of the shards: remove the folder and build it again",
+            remedy="without it nothing is known of the shards: "
+            "remove the folder and build it again",
         )
     problems = _contradictions(manifest)
     if problems:
-        more = [f"and {len(problems) - _MAX_LISTED:,} more"] * (len(problems) > _MAX_LISTED)
-        listed = "; ".join([*problems[:_MAX_LISTED], *more])
-        raise DamageError(f"the manifest contradicts itself: {listed}", path=path)
+        raise DamagedError(f"the manifest contradicts itself: {_listed(problems)}", path=path)
     return manifest
 
 
+def _listed(problems: Sequence[str]) -> str:
+    more = len(problems) - _MAX_LISTED
+    return "; ".join([*problems[:_MAX_LISTED], *([f"and {more:,} more"] if more > 0 else [])])
+
+
 def load(root: Path | str) -> Manifest:
-    """The manifest of the dataset in `root`.
+    """Read the manifest of the dataset in `root`.
 
     Raises FormatError where there is none, and what `from_bytes` raises.
+
+    >>> load("data/mnist").source.classes[:3]  # doctest: +SKIP
+    ('0', '1', '2')
     """
     root = Path(root)
     _require_folder(root)
     path = root / MANIFEST
     manifest = from_bytes(read_bounded(path, MAX_MANIFEST_BYTES), path=path)
-    if set(manifest.tasks) != set(manifest.recipe.tasks):
+    if manifest.tasks.keys() != set(manifest.recipe.tasks):
         expected, found = ", ".join(manifest.recipe.tasks), ", ".join(manifest.tasks) or "none"
-        raise DamageError("not the tasks of its recipe", path=path, expected=expected, found=found)
+        raise DamagedError("not the tasks of its recipe", path=path, expected=expected, found=found)
     return manifest
 
 
 def _require_folder(root: Path) -> None:
-    """Raise FormatError where `root` is a file, or a link that leads nowhere; a folder, or nothing,
-    is let pass.
-    """
+    """Raise FormatError where `root` is a file or a broken link; it may be absent."""
     with files.storage_errors(root):
         is_file, is_lost = root.is_file(), root.is_symlink() and not root.exists()
     if is_file or is_lost:
@@ -228,7 +265,7 @@ def _require_folder(root: Path) -> None:
 
 
 def read_bounded(path: Path, limit: int) -> bytes:
-    """The content of a regular file of at most `limit` bytes, no link followed."""
+    """Read a manifest: a regular file of at most `limit` bytes. No link is followed."""
     found = files.kind(path)
     if found == "a link":
         raise FormatError(
@@ -250,35 +287,13 @@ def read_bounded(path: Path, limit: int) -> bytes:
     with files.storage_errors(path), path.open("rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise DamageError(
+        raise DamagedError(
             "too large",
             path=path,
             expected=f"at most {limit:,} bytes",
             found=f"{path.stat().st_size:,}",
         )
     return data
-
-
-def table_from_bytes(data: bytes, *, shards: int, columns: int, path: Path) -> Table:
-    """SHARD_FACTS rows (columns, shards) from the bytes of a table file."""
-    expected = shards * columns * SHARD_FACTS.itemsize
-    if len(data) != expected:
-        raise DamageError(
-            "not the size of the split's table", path=path, expected=expected, found=len(data)
-        )
-    return np.frombuffer(data, SHARD_FACTS).reshape(columns, shards)
-
-
-@cache
-def _hints(record: Hashable) -> dict[str, Any]:
-    """The types of a record's fields; to evaluate them anew for each record would take most of the
-    time of reading.
-    """
-    return get_type_hints(record)
-
-
-class _WrongTypeError(Exception):
-    """A JSON value is not of the type that the record wants there."""
 
 
 def _json_object(data: bytes, path: Path) -> dict[str, Any]:
@@ -314,162 +329,65 @@ def _check_version(plain: dict[str, Any], path: Path) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _StoredSplit:
+    """A split in the JSON; its other fields follow from its place and from the recipe."""
+
+    count: Annotated[int, COUNT]
+    columns: tuple[Column, ...]
+    table: FileFacts
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The JSON object without the recipe, which has its own keys and defaults."""
+
+    digest: Annotated[str, digest_rule(32)]
+    source: SourceFacts
+    tasks: Mapping[Annotated[str, NAME], Mapping[str, _StoredSplit]]
+    files: tuple[FileFacts, ...]
+
+
 def _from_plain(plain: dict[str, Any]) -> Manifest:
+    stored = decode(_Stored, plain)
     table = plain.get("recipe")
     if not isinstance(table, dict):
-        raise _WrongTypeError("recipe must be an object")
-    values = {
-        field.name: _typed(_hints(Manifest)[field.name], plain.get(field.name), field.name)
-        for field in fields(Manifest)
-        if field.name != "recipe"
+        raise DecodeError([f"recipe must be an object, not {shown(table)}"])
+    recipe = recipes.from_table(table, origin=MANIFEST)
+    size, compression = recipe.storage.shard_size, recipe.storage.compression
+    splits = {
+        (task, name): Split(task, name, one.count, one.columns, size, compression, one.table)
+        for task, named in _in_order(stored.tasks)
+        for name, one in _in_order(named)
     }
-    return Manifest(**values, recipe=recipes.from_table(table, origin=MANIFEST))
-
-
-_KINDS = {str: "Unicode text", int: "an integer from 0 to 2^63 - 1", tuple: "a list"}
-# in JSON the keys are sorted; in records they stand in the order of the work
-_ORDER = (*TASKS, *SPLITS)
-
-
-def _typed(kind: Any, value: Any, where: str) -> Any:
-    """`value` as the annotation `kind` wants it: records, tuples and mappings of them, text,
-    natural numbers.
-    """
-    origin = get_origin(kind)
-    if is_dataclass(kind) and isinstance(value, dict):
-        hints = _hints(kind)  # type: ignore[arg-type]
-        return kind(
-            **{
-                name: _typed(hint, value.get(name), f"{where}.{name}")
-                for name, hint in hints.items()
-            }
-        )  # type: ignore[operator]
-    if origin is tuple and isinstance(value, list):
-        return tuple(
-            _typed(get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(value)
+    empty = [task for task, named in stored.tasks.items() if not named]
+    if empty:
+        raise DecodeError(
+            f"tasks.{shown_name(task)} must be an object of splits, not an empty one"
+            for task in empty
         )
-    if origin is Mapping and isinstance(value, dict):
-        names = sorted(
-            value, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER)
-        )
-        return {
-            _typed(str, name, where): _typed(
-                get_args(kind)[1], value[name], f"{where}.{_shown(name)}"
-            )
-            for name in names
-        }
-    if kind is str and type(value) is str and not _SURROGATE.search(value):
-        return value
-    if kind is int and type(value) is int and 0 <= value < 1 << 63:
-        return value
-    found = reprlib.repr(value) if type(value) is kind else type(value).__name__
-    raise _WrongTypeError(f"{where} must be {_KINDS.get(origin or kind, 'an object')}, not {found}")
+    source = replace(stored.source, digits=dict(_in_order(stored.source.digits)))
+    return Manifest(stored.digest, recipe, source, splits, stored.files)
 
 
-# half of a character, which JSON can spell and no terminal can print
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_HEX = re.compile(r"[0-9a-f]+")
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_PATH = re.compile(r"(?!.{256})[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
-_SHARD = re.compile(r"\{shard(:05d)?\}")
-_MAX_SIDE = 1 << 20  # of a sample, along any axis
-_MAX_LISTED = 20  # problems that a message names before it counts the rest
-_DTYPES = ("|u1", "<u4", "<i8")
+def _in_order(named: Mapping[str, T]) -> list[tuple[str, T]]:
+    """Sort by the order of building: in JSON the keys are sorted by name."""
+    order = {name: number for number, name in enumerate((*TASKS, *SPLITS))}
+    return sorted(named.items(), key=lambda item: order.get(item[0], len(order)))
 
 
 def _contradictions(manifest: Manifest) -> list[str]:
-    problems = _source_problems(manifest.source) + _digest_problems(manifest.digest, 32, "digest")
+    problems = []
+    if set(manifest.source.digits) != set(SPLITS):
+        problems.append(f"source.digits must have {', '.join(SPLITS)}")
     if manifest.recipe != manifest.recipe.without_path():
         problems.append("recipe.source must be a name, without a path")
-    for task, splits in manifest.tasks.items():
-        problems += _name_problems(task, "tasks")
-        for split, facts in splits.items():
-            where = f"tasks.{_shown(task)}.{_shown(split)}"
-            if split not in manifest.source.digits:
-                problems.append(f"{where}: the source has no such split")
-            problems += _split_problems(facts, manifest.recipe.storage.shard_size, where)
-    for file in manifest.files:
-        problems += _file_problems(file, "files")
+    for split in manifest.splits.values():
+        if split.name not in manifest.source.digits:
+            problems.append(f"{split.place}: the source has no such split")
+        problems += column_problems(split)
+        if split.table is None or split.table.bytes != split.table_bytes:
+            problems.append(f"{split.place}.table must have {split.table_bytes:,} bytes")
     if not problems and manifest.columns_digest() != manifest.digest:
         problems.append("digest is not that of the columns")
     return problems
-
-
-def _source_problems(source: SourceFacts) -> list[str]:
-    problems = []
-    if set(source.digits) != set(SPLITS):
-        problems.append(f"source.digits must tell of {', '.join(SPLITS)}")
-    if len(source.tile) != 2 or not all(0 < side < _MAX_SIDE for side in source.tile):
-        problems.append("source.tile must be a height and a width")
-    return problems
-
-
-def _split_problems(facts: SplitFacts, shard_size: int, where: str) -> list[str]:
-    problems = _file_problems(facts.table, where)
-    if not 0 < facts.count <= recipes.MAX_COUNT:
-        problems.append(f"{where}.count must be from 1 to {recipes.MAX_COUNT:,}")
-    if not facts.columns:
-        problems.append(f"{where} has no columns")
-    size = len(facts.columns) * -(-facts.count // shard_size) * SHARD_FACTS.itemsize
-    if facts.table.bytes != size:
-        problems.append(f"{where}.table must have {size:,} bytes")
-    if len({column.name for column in facts.columns}) < len(facts.columns):
-        problems.append(f"{where}: two columns have the same name")
-    return problems + [
-        problem for column in facts.columns for problem in _column_problems(column, where)
-    ]
-
-
-def _column_problems(column: ColumnFacts, where: str) -> list[str]:
-    problems = _name_problems(column.name, where)
-    where = f"{where}.{_shown(column.name)}"
-    problems += _digest_problems(column.root, 32, where)
-    path, places = _SHARD.subn("0", column.path)
-    if places != 1 or not _PATH.fullmatch(path):
-        problems.append(
-            f"{where}: {reprlib.repr(column.path)} is not a rule for paths within the dataset"
-        )
-    if column.dtype not in _DTYPES:
-        problems.append(
-            f"{where}: dtype {reprlib.repr(column.dtype)} is none of {', '.join(_DTYPES)}"
-        )
-    if len(column.shape) > 3 or not all(0 < side < _MAX_SIDE for side in column.shape):
-        problems.append(f"{where}: {reprlib.repr(column.shape)} is not the shape of a sample")
-    if len(column.axes) != len(column.shape):
-        problems.append(f"{where}: axes must name each axis of a sample")
-    return problems + [
-        problem for axis in column.axes for problem in _name_problems(axis, f"{where}.axes")
-    ]
-
-
-def _shown(name: str) -> str:
-    """The name for messages, cut short where it is none: it comes from outside, and stands in each
-    of many.
-    """
-    return name if _NAME.fullmatch(name) else reprlib.repr(name)
-
-
-def _file_problems(file: FileFacts, where: str) -> list[str]:
-    good = _PATH.fullmatch(file.path)
-    problems = (
-        [] if good else [f"{where}: {reprlib.repr(file.path)} is not a path within the dataset"]
-    )
-    return problems + _digest_problems(file.digest, 16, where)
-
-
-def _name_problems(name: str, where: str) -> list[str]:
-    good = _NAME.fullmatch(name)
-    return (
-        []
-        if good
-        else [
-            f"{where}: {reprlib.repr(name)} is not a name of letters a to z, digits and underscores"
-        ]
-    )
-
-
-def _digest_problems(digest: str, size: int, where: str) -> list[str]:
-    good = len(digest) == 2 * size and _HEX.fullmatch(digest)
-    return (
-        [] if good else [f"{where}: {reprlib.repr(digest)} is not a digest of {size} bytes in hex"]
-    )

@@ -34,7 +34,7 @@ class OpenedColumn:
     """A column of a split: samples of one dtype and shape, indexed along the first axis.
 
     An integer gives one sample; a slice, integers of any shape or a boolean mask (n,) give an array
-    of samples. Any other index raises IndexError. DamageError says that a shard cannot be read.
+    of samples. Any other index raises IndexError. DamagedError says that a shard cannot be read.
     """
 
     def __init__(
@@ -231,7 +231,7 @@ class OpenedDataset(Mapping[str, OpenedTask]):
 def open_dataset(path: Path | str) -> OpenedDataset:
     """Open the finished dataset in the folder `path`; nothing but its manifest is read yet.
 
-    Raises FormatError where there is no finished dataset, DamageError where its manifest is
+    Raises FormatError where there is no finished dataset, DamagedError where its manifest is
     damaged, and StorageError where it cannot be read.
 
     >>> data = datagen.open("strokes")

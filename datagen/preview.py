@@ -28,7 +28,7 @@ from datagen.files import (
     write_atomic,
 )
 from datagen.manifest import Manifest
-from datagen.picks import Sample, choose, read_sample
+from datagen.samples import Sample, choose, read_sample
 
 _SHEET_WIDTH = 1640  # pixels that the strips of a sheet fill; one is always there, however wide
 _MARGIN = 36

@@ -1,40 +1,89 @@
-"""What to build, as a frozen record: read from TOML, validated whole before the disk is touched."""
+"""Recipes: what to build, read from TOML and validated as a whole before anything is written."""
 
 from __future__ import annotations
 
 import errno
 import json
 import re
-import reprlib
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from datagen import files
+from datagen.decoding import DecodeError, Rule, decode, integer, shown
 from datagen.errors import RecipeError, closest, decode_text, did_you_mean
-from datagen.layout import CHUNK, DEFAULT_SHARD_SIZE, MAX_SHARD_SIZE, SPLITS, TASKS
+from datagen.layout import CHUNK, DEFAULT_SHARD_SIZE, MAX_COUNT, MAX_SHARD_SIZE, SPLITS, TASKS
 
 FORMATS = ("zarr", "hdf5")
 COMPRESSIONS = ("none", "zstd")
 MAX_GRID_SIDE = 64  # tiles
-MAX_COUNT = 1 << 40  # mosaics a split
 MAX_SEED = (1 << 63) - 1
 MAX_BYTES = 1 << 16  # of a recipe's file
 _MAX_DOTS = 64  # a line: the time that TOML takes grows with the square of the parts of a key
+_TASK = re.compile("[a-z][a-z0-9_]{0,63}")
 _MAX_LISTED = 20  # unknown keys that a message names before it counts the rest
+
+
+def _one_of(names: tuple[str, ...]) -> Rule:
+    return Rule(f"one of {', '.join(names)}", lambda value: value in names)
+
+
+def _is_source(value: Any) -> bool:
+    """Tell whether a source can have this name.
+
+    A path, which is not recorded, may have bytes that are no text in the locale: Python has
+    surrogates for them.
+    """
+    spec = value if isinstance(value, str) else ""
+    scheme, _, path = spec.partition(":")
+    printable = (scheme + re.sub("[\udc80-\udcff]", "", path)).isprintable()
+    return bool(spec) and printable
+
+
+def _is_grid(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(type(side) is int and 1 <= side <= MAX_GRID_SIDE for side in value)
+    )
+
+
+def _are_tasks(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and all(isinstance(name, str) and _TASK.fullmatch(name) for name in value)
+        and len(set(value)) == len(value)
+        and {"foreground", "circles"} <= set(value)
+    )
+
+
+def _is_shard_size(value: Any) -> bool:
+    return type(value) is int and CHUNK <= value <= MAX_SHARD_SIZE and value & (value - 1) == 0
+
+
+_TABLE = Rule("a table", lambda value: isinstance(value, Mapping))
+_SOURCE = Rule('the name of a source, such as "mnist" or "images:DIR"', _is_source)
+# more would not be taken in its own TOML
+_FEW_DOTS = Rule(f"a name with at most {_MAX_DOTS} dots", lambda spec: spec.count(".") <= _MAX_DOTS)
+_GRID = Rule(f"[rows, columns], each from 1 to {MAX_GRID_SIDE}", _is_grid)
+_TASKS = Rule(
+    "a list of distinct names, foreground and circles among them: they hold the digits", _are_tasks
+)
+_SHARD_SIZE = Rule(f"{CHUNK} times a power of two, up to {MAX_SHARD_SIZE:,}", _is_shard_size)
+_COUNT = integer(1, MAX_COUNT)
 
 
 @dataclass(frozen=True)
 class Mosaics:
     """The grid of the mosaics, in tiles, and how many of them each split holds."""
 
-    grid: tuple[int, int] = (2, 2)
-    train: int = 262_144
-    val: int = 32_768
-    test: int = 32_768
+    grid: Annotated[tuple[int, int], _GRID] = (2, 2)
+    train: Annotated[int, _COUNT] = 262_144
+    val: Annotated[int, _COUNT] = 32_768
+    test: Annotated[int, _COUNT] = 32_768
 
     def count(self, split: str) -> int:
         """How many mosaics `split` holds."""
@@ -45,14 +94,14 @@ class Mosaics:
 class Storage:
     """How the columns lie on disk; nothing here changes what the data is."""
 
-    format: str = "zarr"
-    shard_size: int = DEFAULT_SHARD_SIZE
-    compression: str = "none"
+    format: Annotated[str, _one_of(FORMATS)] = "zarr"
+    shard_size: Annotated[int, _SHARD_SIZE] = DEFAULT_SHARD_SIZE
+    compression: Annotated[str, _one_of(COMPRESSIONS)] = "none"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a dataset follows from, but for the source's bytes.
+    """Everything that a dataset follows from, except the bytes of the source.
 
     `source` names a source as `datagen.sources.load` takes it, `val` is how many samples are taken
     off the end of the training set where the source brings no validation split (None: one twelfth),
@@ -60,28 +109,31 @@ class Recipe:
     datasets; there may be more than the three.
     """
 
-    source: str
-    val: int | None = None
-    seed: int = 0
-    tasks: tuple[str, ...] = TASKS
-    mosaics: Mosaics = Mosaics()
-    storage: Storage = Storage()
+    source: Annotated[str, _SOURCE, _FEW_DOTS]
+    val: Annotated[int | None, _COUNT] = None
+    seed: Annotated[int, integer(0, MAX_SEED)] = 0
+    tasks: Annotated[tuple[str, ...], _TASKS] = TASKS
+    mosaics: Annotated[Mosaics, _TABLE] = Mosaics()
+    storage: Annotated[Storage, _TABLE] = Storage()
 
     @property
     def content(self) -> Recipe:
-        """The recipe as far as it decides what the data is: with the default storage."""
+        """The part of the recipe that decides the data: the storage is the default one."""
         return replace(self, storage=Storage())
 
     def without_path(self) -> Recipe:
-        """The recipe as a dataset records it: of a source that lies in a path, only the kind."""
+        """The recipe as a dataset records it: a source with a path keeps only its kind."""
         return replace(self, source=self.source.partition(":")[0])
 
 
 def load(name_or_file: str) -> Recipe:
-    """The packaged recipe of that name, or else the one in that TOML file.
+    """Load the packaged recipe of that name, or else the one in that TOML file.
 
     Raises RecipeError where there is neither, or where the file is no valid recipe, and
     StorageError where the file cannot be read.
+
+    >>> load("mnist").mosaics.grid
+    (2, 2)
     """
     if name_or_file in packaged():
         packed = (resources.files("datagen.recipes") / f"{name_or_file}.toml").read_text("utf-8")
@@ -115,7 +167,7 @@ def _is_file(path: Path) -> bool:
 
 
 def packaged() -> tuple[str, ...]:
-    """Names of the recipes that come with the package."""
+    """List the names of the recipes that come with the package."""
     entries = resources.files("datagen.recipes").iterdir()
     return tuple(
         sorted(
@@ -125,7 +177,7 @@ def packaged() -> tuple[str, ...]:
 
 
 def parse(toml: str, *, origin: str) -> Recipe:
-    """A recipe from TOML text; `origin` names it in errors."""
+    """Read a recipe from TOML text; `origin` names it in errors."""
     dots = max(line.count(".") for line in toml.split("\n"))
     if dots > _MAX_DOTS:
         raise RecipeError(
@@ -143,26 +195,51 @@ def parse(toml: str, *, origin: str) -> Recipe:
 
 
 def from_table(table: Mapping[str, Any], *, origin: str) -> Recipe:
-    """A recipe from nested mappings, every value checked; all problems are told at once, in one
-    RecipeError.
+    """Make a recipe of nested mappings, every value checked.
+
+    Raises one RecipeError that names all problems.
     """
-    problems: list[str] = []
-    top = _known(table, _TOP, "", problems)
-    mosaics = _known(_section(table, "mosaics", problems), _MOSAICS, "mosaics.", problems)
-    storage = _known(_section(table, "storage", problems), _STORAGE, "storage.", problems)
+    problems = _unknown_keys(table)
+    try:
+        recipe = decode(Recipe, table)
+    except DecodeError as error:
+        problems += error.problems
     if "source" not in table:
-        problems.append('source is missing: name one, as in source = "mnist"')
+        problems.append('name a source, as in source = "mnist"')
     if problems:
         raise RecipeError("not a valid recipe: " + "; ".join(problems), path=origin)
-    if "grid" in mosaics:
-        mosaics["grid"] = tuple(mosaics["grid"])
-    if "tasks" in top:
-        top["tasks"] = tuple(top["tasks"])
-    return Recipe(**top, mosaics=Mosaics(**mosaics), storage=Storage(**storage))
+    return recipe
+
+
+def _unknown_keys(table: Mapping[str, Any]) -> list[str]:
+    """Name the keys that a recipe does not have, and the key that each may stand for."""
+    known = {"": Recipe, "mosaics.": Mosaics, "storage.": Storage}
+    names = {prefix: [field.name for field in fields(kind)] for prefix, kind in known.items()}
+    problems = []
+    for prefix, here in names.items():
+        section = table.get(prefix.removesuffix("."), {}) if prefix else table
+        unknown = (
+            [key for key in section if key not in here] if isinstance(section, Mapping) else []
+        )
+        for key in unknown[:_MAX_LISTED]:
+            shown_key = key if key.isprintable() and len(key) <= 40 else shown(key)
+            problems.append(f"unknown key {prefix}{shown_key}{_closest_key(key, prefix, names)}")
+        if len(unknown) > _MAX_LISTED:
+            problems.append(f"{len(unknown) - _MAX_LISTED:,} more unknown keys")
+    return problems
+
+
+def _closest_key(key: str, prefix: str, names: Mapping[str, list[str]]) -> str:
+    """Suggest a key like the unknown one: of the same table, or else of another."""
+    for table in (prefix, *names):
+        name = closest(key, names[table])
+        if name:
+            return f" (did you mean {table}{name}?)"
+    return ""
 
 
 def to_table(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as nested plain values, all keys spelled out; `from_table` takes them back."""
+    """Turn a recipe into nested plain values with all keys; `from_table` takes them back."""
     table = asdict(recipe)
     table["mosaics"]["grid"] = list(recipe.mosaics.grid)
     table["tasks"] = list(recipe.tasks)
@@ -172,7 +249,7 @@ def to_table(recipe: Recipe) -> dict[str, Any]:
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The recipe as TOML, always spelled the same; `parse` takes it back."""
+    """Format a recipe as canonical TOML; `parse` takes it back."""
     table = to_table(recipe)
     sections = {name: table.pop(name) for name in ("mosaics", "storage")}
     parts = ["".join(f"{key} = {_toml(value)}\n" for key, value in table.items())]
@@ -184,7 +261,7 @@ def to_toml(recipe: Recipe) -> str:
 
 
 def known_digest(recipe: Recipe) -> str | None:
-    """The published dataset digest of a packaged recipe; None for every other one."""
+    """Return the published dataset digest of a packaged recipe, or None for any other."""
     known = json.loads((resources.files("datagen.recipes") / "digests.json").read_text("utf-8"))
     for name, digest in known.items():
         if load(name).content == recipe.content:
@@ -195,141 +272,6 @@ def known_digest(recipe: Recipe) -> str | None:
 def _toml(value: object) -> str:
     # of printable strings, integers and lists: JSON is TOML there
     return json.dumps(value, ensure_ascii=False)
-
-
-def _section(table: Mapping[str, Any], name: str, problems: list[str]) -> Mapping[str, Any]:
-    section = table.get(name, {})
-    if isinstance(section, Mapping):
-        return section
-    problems.append(f"{name} must be a table, not {_shown(section)}")
-    return {}
-
-
-_Check = Callable[[Any], str | None]
-
-
-def _known(
-    section: Mapping[str, Any],
-    checks: Mapping[str, _Check | None],
-    prefix: str,
-    problems: list[str],
-) -> dict[str, Any]:
-    """The values of `section` that have a check and pass it; what is unknown or wrong goes into
-    `problems`.
-    """
-    values: dict[str, Any] = {}
-    unknown = [key for key in section if key not in checks]
-    problems += [_unknown(key, checks, prefix) for key in unknown[:_MAX_LISTED]]
-    if len(unknown) > _MAX_LISTED:
-        problems.append(f"{len(unknown) - _MAX_LISTED:,} more unknown keys")
-    for key, value in section.items():
-        check = checks.get(key)
-        if check is None:
-            continue
-        complaint = check(value)
-        if complaint is None:
-            values[key] = value
-        else:
-            problems.append(f"{prefix}{key} must be {complaint}, not {_shown(value)}")
-    return values
-
-
-def _unknown(key: str, checks: Mapping[str, _Check | None], prefix: str) -> str:
-    # it may be of another table
-    tables = {prefix: checks, "": _TOP, "mosaics.": _MOSAICS, "storage.": _STORAGE}
-    close = next(
-        (f"{home}{name}" for home, names in tables.items() if (name := closest(key, names))), None
-    )
-    told = key if key.isprintable() and len(key) <= 40 else _shown(key)
-    return f"unknown key {prefix}{told}" + (f" (did you mean {close}?)" if close else "")
-
-
-def _shown(value: Any) -> str:
-    """The value for a message, cut short: it comes from outside, and may be of any size and
-    depth.
-    """
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # of an integer of thousands of digits
-        return "a number of thousands of digits"
-
-
-def _integer(low: int, high: int) -> _Check:
-    def check(value: Any) -> str | None:
-        return (
-            None
-            if type(value) is int and low <= value <= high
-            else f"an integer from {low:,} to {high:,}"
-        )
-
-    return check
-
-
-def _one_of(names: tuple[str, ...]) -> _Check:
-    return lambda value: None if value in names else f"one of {', '.join(names)}"
-
-
-def _source(value: Any) -> str | None:
-    """Say what a source must be; None where `value` is one.
-
-    A path, which is not recorded, may have bytes that are no text in the locale: Python has
-    surrogates for them.
-    """
-    spec = value if isinstance(value, str) else ""
-    scheme, _, path = spec.partition(":")
-    usable = spec and (scheme + re.sub("[\udc80-\udcff]", "", path)).isprintable()
-    if usable and spec.count(".") > _MAX_DOTS:  # or its own TOML would not be taken
-        return f"a name with at most {_MAX_DOTS} dots"
-    return None if usable else 'the name of a source, such as "mnist" or "images:DIR"'
-
-
-def _grid(value: Any) -> str | None:
-    usable = (
-        isinstance(value, (list, tuple))
-        and len(value) == 2
-        and all(type(side) is int and 1 <= side <= MAX_GRID_SIDE for side in value)
-    )
-    return None if usable else f"[rows, columns], each from 1 to {MAX_GRID_SIDE}"
-
-
-def _tasks(value: Any) -> str | None:
-    usable = (
-        isinstance(value, (list, tuple))
-        and all(
-            isinstance(name, str) and re.fullmatch("[a-z][a-z0-9_]{0,63}", name) for name in value
-        )
-        and len(set(value)) == len(value)
-        and {"foreground", "circles"} <= set(value)
-    )
-    return (
-        None
-        if usable
-        else "a list of distinct names, foreground and circles among them: they hold the digits"
-    )
-
-
-def _shard_size(value: Any) -> str | None:
-    usable = type(value) is int and CHUNK <= value <= MAX_SHARD_SIZE and value & (value - 1) == 0
-    return None if usable else f"{CHUNK} times a power of two, up to {MAX_SHARD_SIZE:,}"
-
-
-_TOP: dict[str, _Check | None] = {
-    "source": _source,
-    "val": _integer(1, MAX_COUNT),
-    "seed": _integer(0, MAX_SEED),
-    "tasks": _tasks,
-    "mosaics": None,
-    "storage": None,
-}
-_MOSAICS: dict[str, _Check | None] = {
-    "grid": _grid,
-    **{split: _integer(1, MAX_COUNT) for split in SPLITS},
-}
-_STORAGE: dict[str, _Check | None] = {
-    "format": _one_of(FORMATS),
-    "shard_size": _shard_size,
-    "compression": _one_of(COMPRESSIONS),
-}
 
 
 def changed(

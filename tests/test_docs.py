@@ -18,9 +18,10 @@ from isolation import ROOT
 
 from datagen.builder import build
 from datagen.dataset import Dataset
-from datagen.manifest import SHARD_FACTS, load
+from datagen.manifest import load
 from datagen.permutation import Permutation
 from datagen.recipe import Mosaics
+from datagen.split import SHARD_FACTS
 from datagen.tasks import TASKS
 from datagen.verifier import verify
 
@@ -139,7 +140,7 @@ def test_the_examples_read_every_column_whole(
         import hdf5plugin  # noqa: F401  (as the page says)
     dataset = Dataset(built(name, compression))
     for split in SPLITS:
-        section = dataset.sections[task, split]
+        section = dataset.splits[task, split]
         for column in section.columns:
             found = read(example(reader), dataset.root, task, split, column.name)
             expected = dataset.rows(task, split, column.name, 0, section.count)

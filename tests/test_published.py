@@ -43,4 +43,4 @@ def build_and_prove(name: str, directory: Path | None, out: Path) -> None:
     built = build(recipe.load(name), out, directory=directory, workers=2)
     assert built.manifest is not None
     assert built.manifest.digest == PUBLISHED[name]
-    assert verify(out, directory=directory, workers=2).problems == ()
+    assert verify(out, source_dir=directory, workers=2).problems == ()

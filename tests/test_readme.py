@@ -154,7 +154,7 @@ def test_the_python_examples_read_every_column_of_every_task(
     (code,) = (block for block in blocks("python") if reader in block.partition("\n")[0])
     assert "/mosaics/train" in code or '["mosaics"]["train"]' in code
     monkeypatch.chdir(folder)
-    for column in both.sections[task, split].columns:
+    for column in both.splits[task, split].columns:
         names: dict[str, object] = {}
         other = code.replace("/mosaics/train", f"/{task}/{split}").replace(
             '["mosaics"]["train"]', f'["{task}"]["{split}"]'

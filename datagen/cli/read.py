@@ -102,8 +102,8 @@ def verify(
             sample=sample,
             seed=secrets.randbits(32) if seed is None else seed,
             expect=expect,
-            directory=source_dir,
-            insist=named,
+            source_dir=source_dir,
+            source_optional=not named,
             workers=workers,
             progress=progress,
         )
@@ -177,7 +177,7 @@ def show(
     values = datagen.samples.stored(dataset, task, split, index)
     damage = datagen.samples.damage(dataset, task, split, index)
     if png is not None:
-        drawable = datagen.picks.read_sample(dataset, task, split, index)
+        drawable = datagen.samples.read_sample(dataset, task, split, index)
         _draw(png, task, drawable, dataset.manifest.source.classes)
     if as_json:
         print_json(sample_facts(task, split, index, values))

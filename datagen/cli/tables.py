@@ -12,10 +12,10 @@ from datagen.layout import FORMAT_VERSION, SPLITS
 
 if TYPE_CHECKING:
     from datagen.api import Array
-    from datagen.builder import Built
     from datagen.diff import Comparison, Difference
     from datagen.manifest import Manifest
     from datagen.verifier import Verdict
+    from datagen.writer import Built
 
 _DIGEST = 12  # hexadecimal digits of a digest that tell it from others
 _LISTED = 6  # columns that a line names
@@ -94,7 +94,7 @@ def print_built(
     if built.written or built.committed:
         done = f"built in {built.seconds:.1f} s" if built.written else committed
         kept = f", {built.kept} shards were there" if built.kept else ""
-    gone = f"; all.h5 removed from {len(built.removed)} sections: read the shards"
+    gone = f"; all.h5 removed from {len(built.removed)} splits: read the shards"
     print_line(f"{root}: {done}{kept}{gone if built.removed else ''}")
     print_manifest(built.manifest)
 
@@ -156,7 +156,7 @@ def print_columns(manifest: Manifest) -> None:
                 # "|u1" is uint8: NumPy knows the names
                 dtype = str(np.dtype(column.dtype))
                 described = (f"{task}/{column.name}", dtype, shape, " ".join(column.axes))
-                sizes[described] = sizes.get(described, 0) + column.bytes(facts.count)
+                sizes[described] = sizes.get(described, 0) + facts.count * column.sample_bytes
     rows = [["column", "type", "of a sample", "axes", "bytes"]]
     rows += [[*described, format_bytes(count)] for described, count in sizes.items()]
     _print_table(rows, right=(4,))
@@ -242,7 +242,9 @@ def _cut(text: str) -> str:
 
 def verdict_facts(verdict: Verdict) -> dict[str, Any]:
     """Make what `verify --json` prints; `passed` says that there are no problems."""
-    facts = {**vars(verdict), "problems": [vars(problem) for problem in verdict.problems]}
+    keys = {"checked_against": "stood_on", "skipped": "not_looked_at"}  # those of version 0.1
+    facts = {keys.get(name, name): value for name, value in vars(verdict).items()}
+    facts["problems"] = [vars(problem) for problem in verdict.problems]
     rate = verdict.bytes / verdict.seconds
     return {"passed": not verdict.problems, **facts, "bytes_per_second": round(rate)}
 
@@ -258,12 +260,12 @@ def print_verdict(verdict: Verdict, root: Path) -> None:
         found = "whole" if is_full else "nothing wrong found"
     rate = f", {format_bytes(round(verdict.bytes / verdict.seconds))}/s" if is_full else ""
     print_line(
-        f"{root}: {found}; {verdict.level}: {verdict.samples:,} samples derived anew"
+        f"{root}: {found}; {verdict.level}: {verdict.samples:,} samples derived again"
         f" in {verdict.seconds:.1f} s{rate}"
     )
-    print_line(f"stood on  {verdict.stood_on}")
-    for matter in verdict.not_looked_at:
-        print_line(f"not looked at: {matter}")
+    print_line(f"checked against {verdict.checked_against}")
+    for matter in verdict.skipped:
+        print_line(f"skipped: {matter}")
     print_line(f"digest    {verdict.digest}")
 
 

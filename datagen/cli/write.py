@@ -36,8 +36,8 @@ from datagen.errors import SourceError
 from datagen.files import beside
 
 if TYPE_CHECKING:
-    from datagen.builder import Built
     from datagen.recipe import Recipe
+    from datagen.writer import Built
 
 
 @click.command()
@@ -136,9 +136,9 @@ def build(
 def shards(source_dir: Path | None, quiet: bool, as_json: bool, **overrides: Any) -> None:
     """Print the numbered list of shards, for build --shards A:B."""
     resolved = datagen.builder.resolve(
-        recipe_of(**overrides), directory=source_dir, report=remarks(quiet or as_json)
+        recipe_of(**overrides), directory=source_dir, warn=remarks(quiet or as_json)
     )
-    listed = datagen.shards.shard_list(datagen.builder.sections(resolved.plan))
+    listed = datagen.split.shard_list(datagen.builder.splits(resolved.plan))
     if as_json:
         print_json(
             [
@@ -234,7 +234,7 @@ def _build(
             directory=source_dir,
             workers=workers,
             part=part,
-            report=remarks(silent),
+            warn=remarks(silent),
             fetching=fetching,
             progress=progress,
         )

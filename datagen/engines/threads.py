@@ -1,9 +1,7 @@
-"""Shard jobs on this machine, in threads: no copy of the digits a worker, nothing left behind when
-the process dies.
+"""Run shard jobs in threads: no copy of the images per worker, nothing left if the process dies.
 
 The heavy steps (gathering, hashing, writing) all run outside the interpreter's lock. Threads that
-wait for the disk hold no compute slot, so that writing one shard durably and deriving the next
-overlap.
+wait for the disk hold no compute slot, so that writing one shard and deriving the next overlap.
 """
 
 from __future__ import annotations
@@ -27,8 +25,9 @@ class CancelledError(Exception):
 
 
 class Slot:
-    """What a job gets: `compute` is to be held while it uses the processor, `check()` called now
-    and then.
+    """The part of the machine that jobs share.
+
+    A job holds `compute` while it uses the processor, and calls `check()` now and then.
     """
 
     def __init__(self, workers: int) -> None:
@@ -46,12 +45,14 @@ class Slot:
 
 
 def run(work: Callable[[T, Slot], R], jobs: Sequence[T], *, workers: int) -> Iterator[tuple[T, R]]:
-    """Do `work(job, slot)` for every job, `workers` computing at once; yields (job, result) as they
-    end.
+    """Do `work(job, slot)` for every job, `workers` computing at once.
 
-    The first error of a job ends the others and is raised here; so does closing the iterator, or an
-    interruption. Where the system gives fewer threads, those that it gives do the work; where it
-    gives none, the caller's does.
+    Yields (job, result) in the order in which jobs end. The first error of a job stops the others
+    and is raised here; closing the iterator or interrupting it stops them too. Where the system
+    gives fewer threads, those do the work; where it gives none, the caller's thread does.
+
+    >>> sorted(run(lambda job, slot: job**2, [1, 2, 3], workers=2))
+    [(1, 1), (2, 4), (3, 9)]
     """
     slot = Slot(workers)
     waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
@@ -68,7 +69,7 @@ def run(work: Callable[[T, Slot], R], jobs: Sequence[T], *, workers: int) -> Ite
             try:
                 slot.check()
                 done.put((job, work(job, slot), None))
-            except BaseException as error:  # noqa: BLE001  (handed over to the caller's thread, which raises it)
+            except BaseException as error:  # noqa: BLE001  (the caller's thread raises it)
                 done.put((job, None, error))
                 return
 
@@ -90,7 +91,7 @@ def run(work: Callable[[T, Slot], R], jobs: Sequence[T], *, workers: int) -> Ite
 
 
 def _start(serve: Callable[[], None], number: int, threads: list[threading.Thread]) -> None:
-    """Start so many threads, or as many as the system gives, and put them into `threads`."""
+    """Append `number` started threads to `threads`, or as many as the system gives."""
     for _ in range(number):
         thread = threading.Thread(target=serve, daemon=True)
         try:

@@ -1,91 +1,51 @@
-"""How columns lie on disk: one record of functions a format, and nothing else knows the format's
-library.
+"""Stores lay columns out on disk: a record of functions for each format.
+
+Only a store imports the library of its format.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 
-from datagen.stores.base import Array, Column, Contradiction, Extent, Section, ShardWriter, View
+from datagen.split import Column, Split
+from datagen.stores.base import (
+    Array,
+    Contradiction,
+    Extent,
+    ShardWriter,
+    Store,
+    View,
+    Views,
+)
 
 __all__ = [
     "Array",
     "Column",
     "Contradiction",
     "Extent",
-    "Section",
     "ShardWriter",
+    "Split",
     "Store",
     "View",
     "Views",
     "open_store",
+    "with_paths",
 ]
 
 
-@dataclass(frozen=True)
-class Views:
-    """Stands for files of datasets written earlier, one a section, that show its columns whole;
-    none is read by here.
-
-    `problems` tell where a view points elsewhere than at the shards, `open` reads as its users do.
-    """
-
-    path: Callable[[Section], str]
-    problems: Callable[[Path, Section], list[Contradiction]]
-    open: Callable[[Path, Section, Column], AbstractContextManager[View]]
-
-
-@dataclass(frozen=True)
-class Store:
-    """A format: where a column's shard lies, how a shard is written, what frames the shards, how
-    its library reads.
-
-    `frame_paths` are the files that `write_frame` writes. `frame_problems` and `shard_problems`
-    tell where the library would read other bytes than those at the offsets, or decode more than the
-    samples. `views` is of a format whose datasets once had views; `is_consolidated` of one whose
-    library may add copies to a file of the frame.
-    """
-
-    path_rule: Callable[[Section, Column], str]
-    open_shard: Callable[[Path, Section, int], ShardWriter]
-    write_frame: Callable[[Path, Section], list[str]]
-    read_rows: Callable[[Path, Section, Column, int, int], Array]
-    frame_problems: Callable[[Path, Section], list[Contradiction]]
-    shard_problems: Callable[[Path, Section, int, Sequence[int | None]], list[Contradiction]]
-    frame_paths: Callable[[Section], list[str]]
-    views: Views | None = None
-    is_consolidated: Callable[[Path, str], bool] | None = None
-
-
 def open_store(name: str) -> Store:
-    """The store of the format "zarr" or "hdf5"; only its own library is imported, and only when it
-    is needed.
-    """
+    """Import the store of the format "zarr" or "hdf5", and nothing of the other one."""
     if name == "hdf5":
         from datagen.stores import hdf5
 
-        return Store(
-            hdf5.path_rule,
-            hdf5.ShardWriter,
-            hdf5.write_frame,
-            hdf5.read_rows,
-            hdf5.frame_problems,
-            hdf5.shard_problems,
-            hdf5.frame_paths,
-            Views(hdf5.view_path, hdf5.view_problems, hdf5.open_view),
-        )
+        return hdf5.STORE
     from datagen.stores import zarr
 
-    return Store(
-        zarr.path_rule,
-        zarr.ShardWriter,
-        zarr.write_frame,
-        zarr.read_rows,
-        zarr.frame_problems,
-        zarr.shard_problems,
-        zarr.frame_paths,
-        is_consolidated=zarr.is_consolidated,
-    )
+    return zarr.STORE
+
+
+def with_paths(split: Split, name: str) -> Split:
+    """Fill in the path of each column, by the rule of the format `name`."""
+    rule = open_store(name).path_rule
+    columns = (replace(column, path=rule(split, column)) for column in split.columns)
+    return replace(split, columns=tuple(columns))

@@ -1,97 +1,30 @@
-"""The plain facts that a store needs of one split of one task, and what it tells of a shard it
-wrote.
-"""
+"""The interface of a store, and what stores share."""
 
 from __future__ import annotations
 
 import errno
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
-from datagen.errors import DamageError
+from datagen.errors import DamagedError
 from datagen.files import storage_errors
-from datagen.layout import CHUNK
+from datagen.split import Column, Split
 
 Array = npt.NDArray[Any]
 
-_BLOCK_BYTES = 1 << 23
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column: its name, its little-endian type string, the shape of one sample, and what its axes
-    are called.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    axes: tuple[str, ...]
-
-    @property
-    def sample_bytes(self) -> int:
-        """Bytes of one sample."""
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
-
-
-@dataclass(frozen=True)
-class Section:
-    """One split of one task, as it lies on disk."""
-
-    task: str
-    split: str
-    count: int
-    columns: tuple[Column, ...]
-    shard_size: int
-    compression: str
-
-    @property
-    def folder(self) -> str:
-        """The folder of the section, relative to the dataset."""
-        return f"{self.task}/{self.split}"
-
-    @property
-    def shards(self) -> int:
-        """How many shards there are."""
-        return -(-self.count // self.shard_size)
-
-    def extent(self, shard: int) -> range:
-        """The samples of a shard."""
-        return range(shard * self.shard_size, min(self.count, (shard + 1) * self.shard_size))
-
-    @property
-    def samples_a_block(self) -> int:
-        """How many samples are derived, hashed and written together, to find them in the cache:
-        about 8 MiB.
-
-        Where they are compressed, whole chunks if one fits, so that none is decoded for two blocks.
-        """
-        samples = max(_BLOCK_BYTES // sum(column.sample_bytes for column in self.columns), 1)
-        return (
-            samples if self.compression == "none" or samples < CHUNK else samples // CHUNK * CHUNK
-        )
-
-    def blocks(self, shard: int) -> Iterator[range]:
-        """The samples of a shard, block by block."""
-        samples, size = self.extent(shard), self.samples_a_block
-        return (samples[start : start + size] for start in range(0, len(samples), size))
-
-    def chunks(self, shard: int) -> int:
-        """How many chunks of 256 samples a shard holds; the last may be short."""
-        return -(-len(self.extent(shard)) // CHUNK)
+ZSTD_HEADER = 18  # bytes of a frame that tell its decoded size, at most
 
 
 @dataclass(frozen=True)
 class Extent:
-    """Where a column of a shard lies: `offset` is None where it is compressed, so in no single run
-    of bytes.
+    """The bytes of a column in the file of a shard, and the file's size and digest.
+
+    `offset` is None where the column is compressed, so in no single extent.
     """
 
     offset: int | None
@@ -105,7 +38,7 @@ View = Callable[[int, int], Array]  # reads the samples start to stop of a colum
 
 @dataclass(frozen=True)
 class Contradiction:
-    """A file whose frame would lead the format's library to other bytes than the mapped ones."""
+    """A file that would lead the format's library to other bytes than the mapped ones."""
 
     path: str
     expected: str
@@ -113,31 +46,76 @@ class Contradiction:
 
 
 class ShardWriter(Protocol):
-    """A shard being written: the samples of each column in order, then `commit`; or `discard` at
-    any moment.
-    """
+    """A shard being written: append the samples of each column in order, then commit or discard."""
 
     def append(self, column: str, block: Array) -> None:
         """Take the next samples of a column: (n, *shape), C-contiguous."""
 
     def commit(self) -> dict[str, Extent]:
-        """Make the shard's files durable, give them their names, and tell where each column
-        lies.
-        """
+        """Make the shard's files durable, give them their names, and return the extents."""
 
     def discard(self) -> None:
         """Remove what is not committed."""
 
 
+@dataclass(frozen=True)
+class Views:
+    """Files of datasets written earlier, one a split, that show its columns whole.
+
+    No new ones are written. `problems` lists where a view points elsewhere than at the shards;
+    `open` reads as its users do.
+    """
+
+    path: Callable[[Split], str]
+    problems: Callable[[Path, Split], list[Contradiction]]
+    open: Callable[[Path, Split, Column], AbstractContextManager[View]]
+
+
+@dataclass(frozen=True)
+class Store:
+    """A format: where shards lie, how they are written, and how the format's library reads them.
+
+    `frame_paths` lists the metadata files that `write_frame` writes. `frame_problems` and
+    `shard_problems` list where the library would read other bytes than those at the offsets, or
+    decode more than the samples. `views` is for a format whose datasets once had views,
+    `is_consolidated` for one whose library may add copies to a file of the frame.
+    """
+
+    path_rule: Callable[[Split, Column], str]
+    open_shard: Callable[[Path, Split, int], ShardWriter]
+    write_frame: Callable[[Path, Split], list[str]]
+    read_rows: Callable[[Path, Split, Column, int, int], Array]
+    frame_problems: Callable[[Path, Split], list[Contradiction]]
+    shard_problems: Callable[[Path, Split, int, Sequence[int | None]], list[Contradiction]]
+    frame_paths: Callable[[Split], list[str]]
+    views: Views | None = None
+    is_consolidated: Callable[[Path, str], bool] | None = None
+
+
 @contextmanager
 def reading(path: Path, library: str) -> Iterator[None]:
-    """Turn what a format's library raises into a DamageError, and what the system refuses into a
-    StorageError.
-    """
+    """Turn what a format's library raises into DamagedError, system errors into StorageError."""
     try:
         yield
     except (OSError, ArithmeticError, KeyError, ValueError, TypeError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
             with storage_errors(path):
                 raise
-        raise DamageError(f"{library} cannot read it: {error}", path=path) from error
+        raise DamagedError(f"{library} cannot read it: {error}", path=path) from error
+
+
+def zstd_size(start: bytes) -> int | None:
+    """Read the decoded size that a Zstandard frame may state in its first 18 bytes.
+
+    RFC 8878, section 3.1.1.1.
+    """
+    if len(start) < 6 or start[:4] != b"\x28\xb5\x2f\xfd":
+        return None
+    descriptor = start[4]
+    single, dictionary = descriptor >> 5 & 1, (0, 1, 2, 4)[descriptor & 3]
+    width = (single, 2, 4, 8)[descriptor >> 6]
+    begin = 5 + (1 - single) + dictionary
+    field = start[begin : begin + width]
+    if not width or len(field) < width:
+        return None
+    return int.from_bytes(field, "little") + (256 if width == 2 else 0)

@@ -3,7 +3,7 @@
 h5py lays out an empty shard and says where each dataset's bytes belong; they are then written there
 in one pass.
 
-Datasets written earlier also have a view of the whole columns in each section, `all.h5`. It is
+Datasets written earlier also have a view of the whole columns in each split, `all.h5`. It is
 checked, and written no more: HDF5 shows zeros in place of a shard that it cannot open, and it keeps
 all shards open at once.
 """
@@ -22,40 +22,50 @@ from typing import Any
 import h5py
 import numpy as np
 
-from datagen.errors import DamageError, StorageError, installs
+from datagen.errors import DamagedError, StorageError, installs
 from datagen.files import AtomicFile, Stream, storage_errors, sync_folder
 from datagen.hashing import file_digest
 from datagen.layout import CHUNK
-from datagen.stores.base import Array, Column, Contradiction, Extent, Section, View, reading
-from datagen.stores.zarr import ZSTD_HEADER, zstd_size
+from datagen.split import Column, Split
+from datagen.stores.base import (
+    ZSTD_HEADER,
+    Array,
+    Contradiction,
+    Extent,
+    Store,
+    View,
+    Views,
+    reading,
+    zstd_size,
+)
 
 # bytes; every dataset begins on such a boundary, so that a map of it is aligned for any dtype
 _ALIGNMENT = 64
 _ZSTD_FILTER, _ZSTD_LEVEL = 32015, 3
 
 
-def path_rule(section: Section, column: Column) -> str:  # noqa: ARG001  (all columns of a shard share its file)
+def path_rule(split: Split, column: Column) -> str:  # noqa: ARG001  (all columns of a shard share its file)
     """Path of a shard's file relative to the dataset, as a format string over `shard`."""
-    return f"{section.folder}/{{shard:05d}}.h5"
+    return f"{split.folder}/{{shard:05d}}.h5"
 
 
 class ShardWriter:
     """Writes one file with one dataset a column."""
 
-    def __init__(self, root: Path, section: Section, shard: int) -> None:
-        self._section = section
-        self._draft = AtomicFile(root / f"{section.folder}/{shard:05d}.h5")
+    def __init__(self, root: Path, split: Split, shard: int) -> None:
+        self._split = split
+        self._output = AtomicFile(root / f"{split.folder}/{shard:05d}.h5")
         try:
-            self._offsets = self._lay_out(len(section.extent(shard)))
+            self._offsets = self._lay_out(len(split.samples(shard)))
             self._chunks = (
-                None if section.compression == "none" else _ChunkWriter(self._draft, section)
+                None if split.compression == "none" else _ChunkWriter(self._output, split)
             )
         except BaseException:
-            self._draft.discard()
+            self._output.discard()
             raise
         self._lengths = dict.fromkeys(self._offsets, 0)
         self._streams = {
-            name: Stream(self._draft, offset)
+            name: Stream(self._output, offset)
             for name, offset in self._offsets.items()
             if offset is not None
         }
@@ -73,10 +83,10 @@ class ShardWriter:
             self._chunks.finish()
         for stream in self._streams.values():
             stream.flush()
-        with storage_errors(self._draft.path):
-            size = os.fstat(self._draft.descriptor).st_size
-            digest = bytes.fromhex(file_digest(self._draft.temporary))
-        self._draft.commit()
+        with storage_errors(self._output.path):
+            size = os.fstat(self._output.descriptor).st_size
+            digest = bytes.fromhex(file_digest(self._output.temporary))
+        self._output.commit()
         return {
             name: Extent(offset, self._lengths[name], size, digest)
             for name, offset in self._offsets.items()
@@ -85,30 +95,30 @@ class ShardWriter:
     def discard(self) -> None:
         if self._chunks is not None:
             self._chunks.close()
-        self._draft.discard()
+        self._output.discard()
 
     def _lay_out(self, count: int) -> dict[str, int | None]:
-        with _writing(self._draft.path), _create(self._draft.temporary) as file:
+        with _writing(self._output.path), _create(self._output.temporary) as file:
             offsets = {}
-            for column in self._section.columns:
-                dataset = _create_dataset(file, self._section, column, count)
+            for column in self._split.columns:
+                dataset = _create_dataset(file, self._split, column, count)
                 offsets[column.name] = dataset.get_offset()
             return offsets
 
 
 class _ChunkWriter:
-    """Writes chunks of 256 samples, each compressed here, into the datasets laid out in a draft."""
+    """Compresses chunks of 256 samples and writes them into the datasets of a temporary file."""
 
-    def __init__(self, draft: AtomicFile, section: Section) -> None:
+    def __init__(self, output: AtomicFile, split: Split) -> None:
         from numcodecs import Zstd
 
-        self._draft = draft
+        self._output = output
         self._encode = Zstd(level=_ZSTD_LEVEL).encode
-        self._columns = {column.name: column for column in section.columns}
+        self._columns = {column.name: column for column in split.columns}
         self._pending = {name: bytearray() for name in self._columns}
         self._positions = dict.fromkeys(self._columns, 0)
-        with _writing(draft.path):
-            self._file = h5py.File(draft.temporary, "r+")
+        with _writing(output.path):
+            self._file = h5py.File(output.temporary, "r+")
 
     def append(self, name: str, view: memoryview) -> None:
         pending, step = self._pending[name], CHUNK * self._columns[name].sample_bytes
@@ -127,21 +137,19 @@ class _ChunkWriter:
         self.close()
 
     def close(self) -> None:
-        with _writing(self._draft.path):
+        with _writing(self._output.path):
             self._file.close()
 
     def _write(self, name: str, chunk: bytearray) -> None:
         position = (self._positions[name], *(0 for _ in self._columns[name].shape))
-        with _writing(self._draft.path):
+        with _writing(self._output.path):
             self._file[name].id.write_direct_chunk(position, bytes(self._encode(chunk)))
         self._positions[name] += CHUNK
 
 
-def write_frame(root: Path, section: Section) -> list[str]:
-    """Write nothing: the shards need no frame. Remove the view of an earlier build, which would be
-    a stray file.
-    """
-    path = root / view_path(section)
+def write_frame(root: Path, split: Split) -> list[str]:
+    """Write nothing, for the shards need no frame; remove the view of an earlier build."""
+    path = root / view_path(split)
     with storage_errors(path):
         if path.is_file() or path.is_symlink():
             path.unlink()
@@ -149,47 +157,44 @@ def write_frame(root: Path, section: Section) -> list[str]:
     return []
 
 
-def frame_paths(section: Section) -> list[str]:  # noqa: ARG001  (as of all stores)
+def frame_paths(split: Split) -> list[str]:  # noqa: ARG001  (as of all stores)
     """List the files that `write_frame` writes: none."""
     return []
 
 
-def frame_problems(root: Path, section: Section) -> list[Contradiction]:  # noqa: ARG001  (as of all stores)
-    """Tell nothing: there is no frame."""
+def frame_problems(root: Path, split: Split) -> list[Contradiction]:  # noqa: ARG001  (as of all stores)
+    """List nothing: there is no frame."""
     return []
 
 
-def view_path(section: Section) -> str:
-    """Name the view that datasets written earlier have, relative to the dataset."""
-    return f"{section.folder}/all.h5"
+def view_path(split: Split) -> str:
+    """Path of the view that datasets written earlier have, relative to the dataset."""
+    return f"{split.folder}/all.h5"
 
 
-def view_problems(root: Path, section: Section) -> list[Contradiction]:
-    """Tell where the view is not one of just the shards, each in its place."""
-    path = view_path(section)
+def view_problems(root: Path, split: Split) -> list[Contradiction]:
+    """List where the view shows anything but the shards, each in its place."""
+    path = view_path(split)
 
     def check(file: h5py.File) -> Iterator[str]:
-        for column in section.columns:
-            dataset = _plain_dataset(file, column, section.count)
+        for column in split.columns:
+            dataset = _plain_dataset(file, column, split.count)
             if dataset is None:
                 yield f"{column.name} of another kind"
-            elif not dataset.is_virtual or _mappings(dataset) != _expected_mappings(
-                section, column
-            ):
+            elif not dataset.is_virtual or _mappings(dataset) != _expected_mappings(split, column):
                 yield f"{column.name} that shows something else"
 
-    return _inspect(root, path, section, "a view of every shard", check)
+    return _inspect(root, path, split, "a view of every shard", check)
 
 
 @contextmanager
-def open_view(root: Path, section: Section, column: Column) -> Iterator[View]:
-    """Open a column of the view as its users do, once, so that every shard that it has shown stays
-    open.
+def open_view(root: Path, split: Split, column: Column) -> Iterator[View]:
+    """Open a column of the view as its users do: once, so that every shard it has shown stays open.
 
-    Raises DamageError where h5py cannot.
+    Raises DamagedError where h5py cannot.
     """
-    path = root / view_path(section)
-    if section.compression != "none":
+    path = root / view_path(split)
+    if split.compression != "none":
         register_zstd()
     with reading(path, "h5py"), h5py.File(path, "r") as file:
         dataset = file[column.name]
@@ -197,36 +202,35 @@ def open_view(root: Path, section: Section, column: Column) -> Iterator[View]:
 
 
 def shard_problems(
-    root: Path, section: Section, shard: int, offsets: Sequence[int | None]
+    root: Path, split: Split, shard: int, offsets: Sequence[int | None]
 ) -> list[Contradiction]:
-    """Where a shard's datasets are not plain ones that lie at these offsets, or would decode to
-    more than samples.
+    """List the datasets of a shard that are not plain ones at these offsets.
+
+    Of compressed ones, those that would decode to more than the samples.
     """
-    path = f"{section.folder}/{shard:05d}.h5"
+    path = f"{split.folder}/{shard:05d}.h5"
 
     def check(file: h5py.File) -> Iterator[str]:
-        for column, offset in zip(section.columns, offsets, strict=True):
-            dataset = _plain_dataset(file, column, len(section.extent(shard)))
+        for column, offset in zip(split.columns, offsets, strict=True):
+            dataset = _plain_dataset(file, column, len(split.samples(shard)))
             if dataset is None:
                 yield f"{column.name} of another kind"
             elif dataset.is_virtual or dataset.external is not None:
                 yield f"{column.name} that lies elsewhere"
-            elif section.compression == "none" and (
+            elif split.compression == "none" and (
                 dataset.chunks is not None or dataset.id.get_offset() != offset
             ):
                 yield f"{column.name} at {dataset.id.get_offset()}, not {offset}"
-            elif section.compression != "none":
-                yield from _chunk_problems(root / path, dataset, section.chunks(shard), column)
+            elif split.compression != "none":
+                yield from _chunk_problems(root / path, dataset, split.chunks(shard), column)
 
-    return _inspect(root, path, section, "datasets that lie where the table says", check)
+    return _inspect(root, path, split, "datasets that lie where the table says", check)
 
 
 def _chunk_problems(
     path: Path, dataset: h5py.Dataset, chunks: int, column: Column
 ) -> Iterator[str]:
-    """Where a compressed dataset is not cut as it must be, or a chunk says that it will decode to
-    another size.
-    """
+    """List where a compressed dataset is cut otherwise, or a chunk claims another decoded size."""
     properties, decoded = dataset.id.get_create_plist(), CHUNK * column.sample_bytes
     filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
     if dataset.chunks != (CHUNK, *column.shape) or filters != [_ZSTD_FILTER]:
@@ -250,15 +254,15 @@ def _chunk_problems(
 def _inspect(
     root: Path,
     path: str,
-    section: Section,
+    split: Split,
     expected: str,
     check: Callable[[h5py.File], Iterator[str]],
 ) -> list[Contradiction]:
     try:
         with h5py.File(root / path, "r") as file:
             found = list(check(file))
-            if len(file) != len(section.columns) or set(file) != {
-                column.name for column in section.columns
+            if len(file) != len(split.columns) or set(file) != {
+                column.name for column in split.columns
             }:
                 found.append(
                     f"{len(file):,} datasets, {', '.join(map(repr, islice(file, 8)))} among them"
@@ -269,9 +273,7 @@ def _inspect(
 
 
 def _plain_dataset(file: h5py.File, column: Column, count: int) -> h5py.Dataset | None:
-    """The column's dataset, if it is one of the right shape and dtype and no link to another
-    place.
-    """
+    """Open the column's dataset; None unless its shape and dtype are right and it is no link."""
     if column.name not in file or not isinstance(
         file.get(column.name, getlink=True), h5py.HardLink
     ):
@@ -287,8 +289,9 @@ def _plain_dataset(file: h5py.File, column: Column, count: int) -> h5py.Dataset 
 
 
 def _mappings(dataset: h5py.Dataset) -> list[tuple[Any, ...]]:
-    """What a virtual dataset shows: file, dataset, the block's first and last place, its size, how
-    much of the file.
+    """List what a virtual dataset shows.
+
+    For each mapping: file, dataset, the block's first and last place, its size, the selection.
     """
     return [
         (
@@ -302,10 +305,10 @@ def _mappings(dataset: h5py.Dataset) -> list[tuple[Any, ...]]:
     ]
 
 
-def _expected_mappings(section: Section, column: Column) -> list[tuple[Any, ...]]:
+def _expected_mappings(split: Split, column: Column) -> list[tuple[Any, ...]]:
     mappings = []
-    for shard in range(section.shards):
-        samples = section.extent(shard)
+    for shard in range(split.shards):
+        samples = split.samples(shard)
         first = (samples.start, *(0 for _ in column.shape))
         last = (samples.stop - 1, *(side - 1 for side in column.shape))
         size = math.prod((len(samples), *column.shape))
@@ -313,20 +316,24 @@ def _expected_mappings(section: Section, column: Column) -> list[tuple[Any, ...]
     return mappings
 
 
-def read_rows(root: Path, section: Section, column: Column, start: int, stop: int) -> Array:
-    """Read the samples start to stop of a column through h5py, from the shards. Raises DamageError
-    where it cannot.
+def read_rows(root: Path, split: Split, column: Column, start: int, stop: int) -> Array:
+    """Read samples start to stop of a column from the shards, through h5py.
+
+    Raises DamagedError where it cannot.
     """
-    if section.compression != "none":
+    if split.compression != "none":
         register_zstd()
     rows = np.empty((stop - start, *column.shape), column.dtype)
-    for shard in range(start // section.shard_size, -(-stop // section.shard_size)):
-        samples, path = section.extent(shard), root / path_rule(section, column).format(shard=shard)
+    for shard in range(start // split.shard_size, -(-stop // split.shard_size)):
+        samples, path = (
+            split.samples(shard),
+            root / path_rule(split, column).format(shard=shard),
+        )
         first, last = max(start, samples.start), min(stop, samples.stop)
         with reading(path, "h5py"), h5py.File(path, "r") as file:
             dataset = _plain_dataset(file, column, len(samples))
             if dataset is None or dataset.is_virtual or dataset.external is not None:
-                raise DamageError(
+                raise DamagedError(
                     f"the column {column.name} is stored as something else",
                     path=path,
                     expected=f"a dataset of {column.dtype} {(len(samples), *column.shape)}",
@@ -350,8 +357,9 @@ def register_zstd() -> None:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Turn what h5py raises for want of room into a StorageError: an OSError, or a RuntimeError of
-    closing a file.
+    """Turn what h5py raises for lack of space into a StorageError.
+
+    It raises an OSError while it writes, and a RuntimeError when it closes a file.
     """
     with storage_errors(path):
         try:
@@ -374,12 +382,12 @@ def _create(path: Path) -> h5py.File:
     )
 
 
-def _create_dataset(file: h5py.File, section: Section, column: Column, count: int) -> Any:
-    """A dataset without times whose bytes, where it is not compressed, have their place at once."""
+def _create_dataset(file: h5py.File, split: Split, column: Column, count: int) -> Any:
+    """Create a dataset without timestamps; uncompressed bytes get their place at once."""
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_obj_track_times(False)
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    if section.compression == "none":
+    if split.compression == "none":
         properties.set_layout(h5py.h5d.CONTIGUOUS)
         properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     else:
@@ -388,7 +396,19 @@ def _create_dataset(file: h5py.File, section: Section, column: Column, count: in
         properties.set_chunk((CHUNK, *column.shape))
         properties.set_filter(_ZSTD_FILTER, h5py.h5z.FLAG_OPTIONAL, (_ZSTD_LEVEL,))
     shape = (count, *column.shape)
-    maximum = (h5py.h5s.UNLIMITED, *column.shape) if section.compression != "none" else shape
+    maximum = (h5py.h5s.UNLIMITED, *column.shape) if split.compression != "none" else shape
     space = h5py.h5s.create_simple(shape, maximum)
     kind = h5py.h5t.py_create(np.dtype(column.dtype))
     return h5py.h5d.create(file.id, column.name.encode(), kind, space, properties)
+
+
+STORE = Store(
+    path_rule=path_rule,
+    open_shard=ShardWriter,
+    write_frame=write_frame,
+    read_rows=read_rows,
+    frame_problems=frame_problems,
+    shard_problems=shard_problems,
+    frame_paths=frame_paths,
+    views=Views(path=view_path, problems=view_problems, open=open_view),
+)

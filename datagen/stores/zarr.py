@@ -1,9 +1,8 @@
-"""Zarr v3 stores whose shard files begin with one uncompressed run of samples, so that they can be
-mapped.
+"""Zarr v3 stores whose shard files begin with one uncompressed extent of samples, to be mapped.
 
-The bytes are laid here, by the sharding codec's specification, and read back through zarr in the
-tests: the order of chunks within a shard, the fsync before the rename, and one write a byte are
-then ours, whatever zarr's version.
+The bytes are laid out here, by the specification of the sharding codec, and read back through zarr
+in the tests. So the order of chunks within a shard, the fsync before the rename, and writing each
+byte once hold whatever the version of zarr.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
 import xxhash
@@ -21,37 +21,45 @@ import xxhash
 from datagen.files import AtomicFile, Stream, write_atomic
 from datagen.hashing import canonical_json
 from datagen.layout import CHUNK
-from datagen.stores.base import Array, Column, Contradiction, Extent, Section, reading
+from datagen.split import Column, Split
+from datagen.stores.base import (
+    ZSTD_HEADER,
+    Array,
+    Contradiction,
+    Extent,
+    Store,
+    reading,
+    zstd_size,
+)
 
 _ABSENT = (1 << 64) - 1  # in a shard's index: offset and length of a chunk that is not there
 _ZSTD_LEVEL = 3
 _GROUP = {"zarr_format": 3, "node_type": "group", "attributes": {}}
 _MAX_METADATA = 1 << 20  # bytes of a metadata file that are looked at
-# Values that no sample has, by column: zarr shows the fill value in place of a shard that is
-# missing, without a word.
+# Values that no sample has, by column: zarr silently shows the fill value in place of a missing
+# shard.
 _IMPOSSIBLE = {
     ("mask", "|u1"): 255,
     ("label", "|u1"): 255,
     ("circle", "<i8"): -1,
     ("source", "<u4"): (1 << 32) - 1,
 }
-ZSTD_HEADER = 18  # bytes of a frame that tell its decoded size, at most
 
 
-def path_rule(section: Section, column: Column) -> str:
+def path_rule(split: Split, column: Column) -> str:
     """Path of a shard's file relative to the dataset, as a format string over `shard`."""
-    return "/".join([section.folder, column.name, "c", "{shard}", *("0" for _ in column.shape)])
+    return "/".join([split.folder, column.name, "c", "{shard}", *("0" for _ in column.shape)])
 
 
 class ShardWriter:
     """Writes one file a column: the chunks in order, then their index and its checksum."""
 
-    def __init__(self, root: Path, section: Section, shard: int) -> None:
+    def __init__(self, root: Path, split: Split, shard: int) -> None:
         self._files: dict[str, _ShardFile] = {}
         try:
-            for column in section.columns:
-                path = root / path_rule(section, column).format(shard=shard)
-                self._files[column.name] = _ShardFile(path, section, column)
+            for column in split.columns:
+                path = root / path_rule(split, column).format(shard=shard)
+                self._files[column.name] = _ShardFile(path, split, column)
         except BaseException:
             self.discard()
             raise
@@ -64,18 +72,18 @@ class ShardWriter:
 
     def discard(self) -> None:
         for file in self._files.values():
-            file.draft.discard()
+            file.output.discard()
 
 
 class _ShardFile:
     """One column of one shard."""
 
-    def __init__(self, path: Path, section: Section, column: Column) -> None:
-        self.draft = AtomicFile(path)
-        self._stream = Stream(self.draft)
+    def __init__(self, path: Path, split: Split, column: Column) -> None:
+        self.output = AtomicFile(path)
+        self._stream = Stream(self.output)
         self._chunk_bytes = CHUNK * column.sample_bytes
-        self._index = _empty_index(section)
-        self._encode = _encoder(section.compression)
+        self._index = _empty_index(split)
+        self._encode = _encoder(split.compression)
         self._digest = xxhash.xxh3_128()
         self._pending = bytearray()
         self._chunks = 0
@@ -102,7 +110,7 @@ class _ShardFile:
             self._write_encoded(self._pending + padding)
         self._write(_checked(self._index))
         self._stream.flush()
-        self.draft.commit()
+        self.output.commit()
         offset = 0 if self._encode is None else None
         return Extent(offset, self._length, self._stream.end, self._digest.digest())
 
@@ -118,52 +126,47 @@ class _ShardFile:
         self._digest.update(data)
 
 
-def write_frame(root: Path, section: Section) -> list[str]:
-    """Write the metadata of the section's group and arrays; returns their paths relative to the
-    dataset.
-    """
-    documents = _documents(section)
+def write_frame(root: Path, split: Split) -> list[str]:
+    """Write the metadata of the split's group and arrays; returns their paths in the dataset."""
+    documents = _documents(split)
     for path, document in documents.items():
         write_atomic(root / path, canonical_json(document))
     return list(documents)
 
 
-def frame_paths(section: Section) -> list[str]:
-    """The files that `write_frame` writes, relative to the dataset."""
-    return list(_documents(section))
+def frame_paths(split: Split) -> list[str]:
+    """List the files that `write_frame` writes, relative to the dataset."""
+    return list(_documents(split))
 
 
-def frame_problems(root: Path, section: Section) -> list[Contradiction]:
-    """Tell where the metadata are not what `write_frame` writes, so that zarr might read something
-    else.
+def frame_problems(root: Path, split: Split) -> list[Contradiction]:
+    """List metadata that are not what `write_frame` writes: zarr might read something else.
 
-    Datasets written earlier have 0 as the fill value of every column. What was consolidated is let
-    pass: zarr reads each array by its own metadata all the same, and `is_consolidated` tells of it.
+    Datasets written earlier have 0 as the fill value of every column. Consolidated metadata pass:
+    zarr reads each array by its own metadata all the same, and `is_consolidated` finds them.
     """
     problems = []
-    for path, document in _documents(section).items():
-        spellings = _spellings(document)
+    for path, document in _documents(split).items():
+        encodings = _encodings(document)
         try:
             with (root / path).open("rb") as file:
-                good = file.read(max(map(len, spellings)) + 1) in spellings
-            told = None if good or is_consolidated(root, path) else "something else"
+                good = file.read(max(map(len, encodings)) + 1) in encodings
+            found = None if good or is_consolidated(root, path) else "something else"
         except OSError as error:
-            told = f"what cannot be read: {error.strerror}"
-        if told is not None:
-            problems.append(Contradiction(path, "the metadata of this section", told))
+            found = f"what cannot be read: {error.strerror}"
+        if found is not None:
+            problems.append(Contradiction(path, "the metadata of this split", found))
     return problems
 
 
-def _spellings(document: dict[str, Any]) -> list[bytes]:
-    """Spell a metadata file in bytes: as it is written now, and as it was before."""
+def _encodings(document: dict[str, Any]) -> list[bytes]:
+    """Encode a metadata file in bytes: as it is written now, and as it was earlier."""
     earlier = document | ({"fill_value": 0} if "fill_value" in document else {})
     return [canonical_json(document), canonical_json(earlier)]
 
 
 def is_consolidated(root: Path, path: str) -> bool:
-    """Say whether the file holds a group's metadata as `zarr.consolidate_metadata` writes them
-    anew.
-    """
+    """Tell whether the file is a group's metadata as `zarr.consolidate_metadata` rewrites them."""
     with (root / path).open("rb") as file:
         data = file.read(_MAX_METADATA + 1)
     try:
@@ -178,24 +181,25 @@ def is_consolidated(root: Path, path: str) -> bool:
 
 
 def shard_problems(
-    root: Path, section: Section, shard: int, offsets: Sequence[int | None]
+    root: Path, split: Split, shard: int, offsets: Sequence[int | None]
 ) -> list[Contradiction]:
-    """Where the end of a shard's files, their index above all, does not lead zarr to the run of
-    bytes from 0 on.
+    """List the files of a shard whose end does not lead zarr to the extent that begins at byte 0.
+
+    The index at the end must place the chunks there, in order.
     """
     problems: list[Contradiction] = []
-    for column, offset in zip(section.columns, offsets, strict=True):
-        path = path_rule(section, column).format(shard=shard)
-        if section.compression != "none":
-            problems += _compressed_problems(root, path, section, column, shard)
+    for column, offset in zip(split.columns, offsets, strict=True):
+        path = path_rule(split, column).format(shard=shard)
+        if split.compression != "none":
+            problems += _compressed_problems(root, path, split, column, shard)
             continue
         chunk_bytes, length = (
             CHUNK * column.sample_bytes,
-            len(section.extent(shard)) * column.sample_bytes,
+            len(split.samples(shard)) * column.sample_bytes,
         )
-        index = _empty_index(section)
-        index[: section.chunks(shard)] = [
-            (i * chunk_bytes, chunk_bytes) for i in range(section.chunks(shard))
+        index = _empty_index(split)
+        index[: split.chunks(shard)] = [
+            (i * chunk_bytes, chunk_bytes) for i in range(split.chunks(shard))
         ]
         expected = bytes(-length % chunk_bytes) + _checked(index)
         with (root / path).open("rb") as file:
@@ -211,12 +215,10 @@ def shard_problems(
 
 
 def _compressed_problems(
-    root: Path, path: str, section: Section, column: Column, shard: int
+    root: Path, path: str, split: Split, column: Column, shard: int
 ) -> Iterator[Contradiction]:
-    """Where a compressed shard's index, or the size that a chunk says it will decode to, is not
-    what it must be.
-    """
-    tail_bytes, decoded = _empty_index(section).nbytes + 4, CHUNK * column.sample_bytes
+    """List where a compressed shard's index, or the decoded size in a chunk, is not right."""
+    tail_bytes, decoded = _empty_index(split).nbytes + 4, CHUNK * column.sample_bytes
     with (root / path).open("rb") as file:
         end = file.seek(0, os.SEEK_END) - tail_bytes
         file.seek(max(end, 0))
@@ -228,7 +230,7 @@ def _compressed_problems(
         for number, (offset, length) in enumerate(
             np.frombuffer(tail[:-4], "<u8").reshape(-1, 2).tolist()
         ):
-            if number >= section.chunks(shard):
+            if number >= split.chunks(shard):
                 if (offset, length) != (_ABSENT, _ABSENT):
                     yield Contradiction(
                         path, f"no chunk {number}", f"{length:,} bytes at {offset:,}"
@@ -242,70 +244,59 @@ def _compressed_problems(
             file.seek(offset)
             claimed = zstd_size(file.read(min(length, ZSTD_HEADER)))
             if claimed != decoded:
-                yield Contradiction(path, f"chunk {number} of {decoded:,} bytes", _told(claimed))
+                yield Contradiction(
+                    path, f"chunk {number} of {decoded:,} bytes", _described(claimed)
+                )
                 return
             position += length
     if position != end:
         yield Contradiction(path, f"{position:,} bytes of chunks", f"{end:,}")
 
 
-def _told(claimed: int | None) -> str:
+def _described(claimed: int | None) -> str:
     return (
         "no frame that states its size" if claimed is None else f"one that decodes to {claimed:,}"
     )
 
 
-def zstd_size(start: bytes) -> int | None:
-    """The decoded size that a Zstandard frame states in its first 18 bytes (RFC 8878, 3.1.1.1), if
-    it does.
+def read_rows(root: Path, split: Split, column: Column, start: int, stop: int) -> Array:
+    """Read samples start to stop of a column through zarr.
+
+    Raises DamagedError where it cannot.
     """
-    if len(start) < 6 or start[:4] != b"\x28\xb5\x2f\xfd":
-        return None
-    descriptor = start[4]
-    single, dictionary = descriptor >> 5 & 1, (0, 1, 2, 4)[descriptor & 3]
-    width = (single, 2, 4, 8)[descriptor >> 6]
-    begin = 5 + (1 - single) + dictionary
-    field = start[begin : begin + width]
-    if not width or len(field) < width:
-        return None
-    return int.from_bytes(field, "little") + (256 if width == 2 else 0)
-
-
-def read_rows(root: Path, section: Section, column: Column, start: int, stop: int) -> Array:
-    """Samples start to stop of a column, read through zarr. Raises DamageError where it cannot."""
     import zarr
 
-    path = root / section.folder / column.name
+    path = root / split.folder / column.name
     with reading(path, "zarr"):
         array: Any = zarr.open_array(path, mode="r")
         return np.asarray(array[start:stop])
 
 
-def _documents(section: Section) -> dict[str, dict[str, Any]]:
-    """The metadata of the group and of each array, by path."""
-    documents: dict[str, dict[str, Any]] = {f"{section.folder}/zarr.json": _GROUP}
-    for column in section.columns:
-        documents[f"{section.folder}/{column.name}/zarr.json"] = _array_metadata(section, column)
+def _documents(split: Split) -> dict[str, dict[str, Any]]:
+    """Map the path of each metadata file to its content: the group's and each array's."""
+    documents: dict[str, dict[str, Any]] = {f"{split.folder}/zarr.json": _GROUP}
+    for column in split.columns:
+        documents[f"{split.folder}/{column.name}/zarr.json"] = _array_metadata(split, column)
     return documents
 
 
-def _array_metadata(section: Section, column: Column) -> dict[str, Any]:
+def _array_metadata(split: Split, column: Column) -> dict[str, Any]:
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     zstd = {"name": "zstd", "configuration": {"level": _ZSTD_LEVEL, "checksum": False}}
     sharding = {
         "chunk_shape": [CHUNK, *column.shape],
-        "codecs": [little, zstd] if section.compression == "zstd" else [little],
+        "codecs": [little, zstd] if split.compression == "zstd" else [little],
         "index_codecs": [little, {"name": "crc32c"}],
         "index_location": "end",
     }
     return {
         "zarr_format": 3,
         "node_type": "array",
-        "shape": [section.count, *column.shape],
+        "shape": [split.count, *column.shape],
         "data_type": np.dtype(column.dtype).name,
         "chunk_grid": {
             "name": "regular",
-            "configuration": {"chunk_shape": [section.shard_size, *column.shape]},
+            "configuration": {"chunk_shape": [split.shard_size, *column.shape]},
         },
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": _IMPOSSIBLE.get((column.name, column.dtype), 0),
@@ -324,31 +315,28 @@ def _encoder(compression: str) -> Callable[[bytes | bytearray], bytes] | None:
     return lambda chunk: bytes(encode(chunk))
 
 
-def _empty_index(section: Section) -> npt.NDArray[np.uint64]:
-    return np.full((section.shard_size // CHUNK, 2), _ABSENT, "<u8")
+def _empty_index(split: Split) -> npt.NDArray[np.uint64]:
+    return np.full((split.shard_size // CHUNK, 2), _ABSENT, "<u8")
 
 
 def _checked(index: npt.NDArray[np.uint64]) -> bytes:
-    """The index as it stands at the end of a shard: followed by its checksum."""
+    """Encode the index as it stands at the end of a shard: followed by its checksum."""
     data = index.tobytes()
     return data + crc32c(data).to_bytes(4, "little")
 
 
-def crc32c(data: bytes) -> int:
-    """CRC-32C (Castagnoli polynomial, reflected) of `data`, as RFC 3720, appendix B.4, has it."""
-    value = 0xFFFFFFFF
-    for byte in data:
-        value = value >> 8 ^ _CRC_TABLE[(value ^ byte) & 0xFF]
-    return value ^ 0xFFFFFFFF
+def crc32c(data: bytes | bytearray) -> int:
+    """Checksum of a shard's index: CRC-32C as in RFC 3720, appendix B.4."""
+    return int(google_crc32c.value(bytes(data)))
 
 
-def _crc_table() -> list[int]:
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
-    return table
-
-
-_CRC_TABLE = _crc_table()
+STORE = Store(
+    path_rule=path_rule,
+    open_shard=ShardWriter,
+    write_frame=write_frame,
+    read_rows=read_rows,
+    frame_problems=frame_problems,
+    shard_problems=shard_problems,
+    frame_paths=frame_paths,
+    is_consolidated=is_consolidated,
+)

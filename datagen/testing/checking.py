@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from datagen import manifest as manifests
-from datagen.errors import DatagenError
-from datagen.layout import DEFAULT_SHARD_SIZE, MANIFEST, SPLITS, TASKS
-from datagen.manifest import DigitFacts, Manifest, SourceFacts
-from datagen.plans import with_sections
+from datagen.errors import RecipeError
+from datagen.layout import DEFAULT_SHARD_SIZE, SPLITS, TASKS
+from datagen.manifest import DigitFacts, Manifest, SourceFacts, require_storable
 from datagen.recipe import Recipe
 from datagen.sources.base import NOT_STATED
-from datagen.stores import Column, Section
+from datagen.split import Column, Split
+from datagen.stores import with_paths
 from datagen.tasks import Deriver, Inputs, Task, as_indices
 
 _CHECKED = 64  # samples at either end of the split
@@ -74,27 +72,26 @@ def check_task(task: Task, inputs: Inputs) -> None:
         )
 
 
-def _declared(task: Task, inputs: Inputs) -> Section:
+def _declared(task: Task, inputs: Inputs) -> Split:
     """Return the split that the task declares; raise AssertionError if no manifest can hold it."""
     columns = task.columns(inputs.tile, inputs.mosaics)
     count = task.count(len(inputs.images), inputs.mosaics, inputs.split)
-    section = Section(task.name, inputs.split, count, columns, DEFAULT_SHARD_SIZE, "none")
+    split = Split(task.name, inputs.split, count, columns, DEFAULT_SHARD_SIZE, "none")
     try:
-        manifests.from_bytes(manifests.to_bytes(_manifest_of(section, inputs)), path=Path(MANIFEST))
-    except (DatagenError, TypeError) as error:
+        split = with_paths(split, "zarr")
+        require_storable(_plan(task, inputs), [split])
+    except (RecipeError, TypeError) as error:
         raise AssertionError(
             f"{task.name}: no dataset can hold what it declares: {error}"
         ) from error
-    return section
+    return split
 
 
-def _manifest_of(section: Section, inputs: Inputs) -> Manifest:
+def _plan(task: Task, inputs: Inputs) -> Manifest:
     digits = dict.fromkeys(SPLITS, DigitFacts(len(inputs.images), 0, 0))
     source = SourceFacts("npz", (), inputs.tile, {}, NOT_STATED, NOT_STATED, digits, 0, ())
-    recipe = Recipe(
-        "npz", tasks=tuple(dict.fromkeys((*TASKS, section.task))), mosaics=inputs.mosaics
-    )
-    return with_sections(Manifest("", recipe, source, {}, ()), [section])
+    tasks = tuple(dict.fromkeys((*TASKS, task.name)))
+    return Manifest("", Recipe("npz", tasks=tasks, mosaics=inputs.mosaics), source, {}, ())
 
 
 def _copy(inputs: Inputs, *, writeable: bool) -> Inputs:
@@ -105,7 +102,7 @@ def _copy(inputs: Inputs, *, writeable: bool) -> Inputs:
 
 
 def _derived(
-    derive: Deriver, section: Section, blocks: Sequence[range], poison: int
+    derive: Deriver, section: Split, blocks: Sequence[range], poison: int
 ) -> dict[str, npt.NDArray[Any]]:
     """Derive the samples block by block into buffers full of `poison`; return them in order."""
     parts = []

@@ -22,16 +22,18 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from datagen import assembly, builder
+from datagen import builder
 from datagen import recipe as recipe_rules
 from datagen.errors import RecipeError
 from datagen.hashing import canonical_json
 from datagen.layout import TASKS
 from datagen.recipe import Recipe
 from datagen.sources.base import Source
-from datagen.stores import Section, open_store
+from datagen.split import Split
+from datagen.stores import open_store
 from datagen.tasks import Deriver
 from datagen.testing.strategies import Shape, recipes, require_known, save_source, sources
+from datagen.writer import write_dataset
 
 _KEPT = 16  # folders of a kind: mostly under 1 MiB each
 
@@ -164,8 +166,8 @@ def plant(
             f"{column} of sample {index} of {task}/{split} has this value: nothing would be wrong"
         )
 
-    def deriver(section: Section) -> Deriver:
-        derive = resolved.deriver(section)
+    def deriver(of: Split) -> Deriver:
+        derive = resolved.deriver(of)
 
         def derive_wrongly(
             indices: npt.NDArray[np.int64], out: Mapping[str, npt.NDArray[Any]]
@@ -173,12 +175,12 @@ def plant(
             derive(indices, out)
             out[column][indices == index] = value
 
-        return derive_wrongly if (section.task, section.split) == (task, split) else derive
+        return derive_wrongly if (of.task, of.name) == (task, split) else derive
 
     def fill(folder: Path) -> None:
         save_source(dataset.source, folder / "source.npz")
-        assembly.assemble(
-            folder / "data", resolved.plan, builder.sections(resolved.plan), deriver, workers=1
+        write_dataset(
+            folder / "data", resolved.plan, builder.splits(resolved.plan), deriver, workers=1
         )
 
     return _COPIES.get(next(_NUMBERS), fill) / "data"
@@ -271,16 +273,14 @@ def _forge(whole: TinyDataset, which: int, number: int) -> _Done:
     """
     resolved = builder.Resolved(whole.recipe, whole.source)
     every = [
-        (section, column)
-        for section in builder.sections(resolved.plan)
-        for column in section.columns
+        (section, column) for section in builder.splits(resolved.plan) for column in section.columns
     ]
     choices = [one for one in every if (one[0].task, one[1].name) != ("circles", "label")]
     section, column = choices[which % len(choices)]
     position, index = divmod(number, section.count)
-    value = np.array(resolved.sample(section.task, section.split, index)[column.name])
+    value = np.array(resolved.sample(section.task, section.name, index)[column.name])
     value.reshape(-1)[position % value.size] ^= 1
-    root = plant(whole, section.task, section.split, column.name, index, value)
+    root = plant(whole, section.task, section.name, column.name, index, value)
     path = (
         open_store(whole.recipe.storage.format)
         .path_rule(section, column)

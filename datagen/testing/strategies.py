@@ -15,11 +15,10 @@ from hypothesis.extra.numpy import arrays
 
 from datagen import otsu
 from datagen.errors import DatagenError
-from datagen.layout import CHUNK, MAX_SHARD_SIZE, SPLITS, TASKS
+from datagen.layout import CHUNK, MAX_COUNT, MAX_SHARD_SIZE, SPLITS, TASKS
 from datagen.recipe import (
     COMPRESSIONS,
     FORMATS,
-    MAX_COUNT,
     MAX_GRID_SIDE,
     MAX_SEED,
     Mosaics,

@@ -1,8 +1,8 @@
-"""Every claim of a manifest, re-derived from the bytes on disk: all problems are collected, none is
-mended.
+"""Verifies a dataset: re-derives every claim of its manifest from the bytes on disk.
 
-The derivation is its own check: the digits are taken from the source where it is at hand, else from
-the dataset, every sample is derived from them anew, and what is stored must be that, byte for byte.
+The images come from the source if it is at hand, else from the dataset itself. Every sample is
+derived from them again, and what is stored must equal it byte for byte. All problems are collected;
+none is repaired.
 """
 
 from __future__ import annotations
@@ -10,36 +10,50 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datagen import assembly, builder, plans, recipe
+from datagen import builder, recipe
 from datagen.dataset import Dataset
-from datagen.engines import threads
+from datagen.engines import Progress, threads
 from datagen.errors import DatagenError, InputError, RecipeError, SourceError, StorageError
 from datagen.layout import MANIFEST, SPLITS
-from datagen.shards import Shard
-from datagen.stores import Section
+from datagen.manifest import difference
+from datagen.split import Shard, Split
 from datagen.tasks import TASKS, Deriver, Inputs
-from datagen.verifier.digits import stored_inputs
+from datagen.verifier.content import StoredInputs, check_samples, check_shard, read_inputs
 from datagen.verifier.duplicates import equal_digits, equal_mosaics
-from datagen.verifier.findings import Findings, Problem
-from datagen.verifier.frame import check_frame
-from datagen.verifier.samples import UNREADABLE, check_samples, check_shard, unreadable
-from datagen.verifier.views import check_views, say_of_views
+from datagen.verifier.problems import (
+    UNREADABLE,
+    Compared,
+    Finding,
+    Problem,
+    Skipped,
+    unreadable,
+)
+from datagen.verifier.structure import Structure, check_structure
+from datagen.verifier.views import check_views, limits_of_views
 
 __all__ = ["Problem", "Verdict", "verify"]
 
-SOURCE = "the source"
+_SOURCE = "the source"
+_DISTINCT = Skipped("whether all images are distinct")
+_QUICK = (
+    Skipped("the bytes of the shards"),
+    Skipped("whether the samples follow from the images"),
+    _DISTINCT,
+)
+_SAMPLE = (Skipped("all other samples"), Skipped("the digests of the shards"), _DISTINCT)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a verification found. `stood_on` says what vouches for the digits; `not_looked_at` what
-    was left out.
+    """Result of a verification: the dataset is as its manifest says if `problems` is empty.
 
-    `samples` are those that were derived anew and compared, `bytes` what was read of samples.
+    `level` is "full", "quick", or the sample that was checked. `samples` were derived again and
+    compared, `bytes` of samples were read. `checked_against` names the source or the digest that
+    the data agree with, or "the dataset itself"; `skipped` says what was not checked.
     """
 
     digest: str
@@ -48,8 +62,8 @@ class Verdict:
     samples: int
     bytes: int
     seconds: float
-    stood_on: str
-    not_looked_at: tuple[str, ...]
+    checked_against: str
+    skipped: tuple[str, ...]
 
     def __repr__(self) -> str:
         """Name the level, the number of problems and the first few of them."""
@@ -64,242 +78,300 @@ class Verdict:
 def verify(
     root: Path | str,
     *,
+    source_dir: Path | str | None = None,
+    source_optional: bool = False,
     quick: bool = False,
     sample: int | None = None,
     seed: int = 0,
     expect: str | None = None,
-    directory: Path | str | None = None,
-    insist: bool = True,
     workers: int = 1,
-    progress: assembly.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Verdict:
-    """Verify the dataset in `root`: in full, or as little as `quick` says, or that and `sample`
-    random samples.
+    """Verify the dataset in `root`: in full, or `quick`, or quick with `sample` random samples.
 
-    `directory` is where the source is looked for when all is verified; if it is not there, that is
-    an error, unless `insist` is False: then it is passed over. `seed` chooses the samples; `expect`
-    is the dataset digest that it must have. Raises RecipeError where `expect` is no digest, what
-    opening the manifest raises (without a manifest there is no claim), and InputError or
-    SourceError where the source is not in a `directory` insisted on.
+    The full level compares the images with the source, if it is at hand. `source_dir` is where the
+    source must be; with `source_optional`, a folder without it is skipped. `seed` chooses the
+    samples. `expect` is the dataset digest that the manifest must have. `progress` is called with
+    the bytes checked and their total.
+
+    Raises what `Dataset` raises: without a manifest there are no claims. Raises RecipeError if
+    `expect` is no digest, and InputError or SourceError if the source is not in `source_dir`.
+
+    >>> verdict = verify("data/mnist")  # doctest: +SKIP
+    >>> verdict.problems, verdict.checked_against  # doctest: +SKIP
+    ((), 'the digest published for this recipe, the source')
     """
     started = time.perf_counter()
     if expect is not None and not re.fullmatch("[0-9a-fA-F]{64}", expect):
         raise RecipeError(
             "not a dataset digest", expected="64 hexadecimal digits", found=repr(expect)
         )
-    dataset, findings = Dataset(root), Findings()
-    _check_digest(dataset, expect, findings)
-    whole = not quick and sample is None
-    source = _source(dataset, directory, workers, findings, insist=insist) if whole else None
-    readable = check_frame(dataset, findings)
+    dataset = Dataset(root)
+    against, findings = _check_digest(dataset, expect)
+    structure = check_structure(dataset)
+    findings += [*structure.problems, *structure.skipped]
     if sample is not None:
         level = f"sample of {sample:,} (seed {seed})"
-        _check_sample(dataset, readable, sample, seed, workers, findings)
+        findings += _check_sample(dataset, structure.readable, sample, seed, workers)
     elif quick:
         level = "quick"
-        findings.not_looked_at += [
-            "the bytes of the shards",
-            "whether the samples follow from the images",
-        ]
-        findings.skip("whether all images are distinct")
+        findings += _QUICK
     else:
         level = "full"
-        _check_all(dataset, readable, source, workers, findings, progress)
-    say_of_views(dataset, findings, looked_at=whole)
-    _say_what_cannot_be_known(findings)
+        source, problems = _find_source(
+            dataset, source_dir, optional=source_optional, workers=workers
+        )
+        against += [_SOURCE] if source else []
+        findings += problems
+        findings += _check_all(dataset, structure, source, workers, progress)
+    findings += limits_of_views(dataset, checked=level == "full")
+    findings += _limits_of_knowledge(against)
+    return _add_up(dataset, level, against, findings, time.perf_counter() - started)
+
+
+def _add_up(
+    dataset: Dataset,
+    level: str,
+    against: Sequence[str],
+    findings: Sequence[Finding],
+    seconds: float,
+) -> Verdict:
+    """Sort the problems by path, count the samples, and list once what was skipped."""
+    problems = [one for one in findings if isinstance(one, Problem)]
+    compared = [one for one in findings if isinstance(one, Compared)]
+    skipped = [one.matter for one in findings if isinstance(one, Skipped)]
     return Verdict(
         digest=dataset.manifest.digest,
         level=level,
-        problems=tuple(
-            sorted(findings.problems, key=lambda one: (one.path, one.index or 0, one.kind))
-        ),
-        samples=findings.samples,
-        bytes=findings.bytes,
-        seconds=time.perf_counter() - started,
-        stood_on=findings.stood_on,
-        not_looked_at=tuple(findings.not_looked_at),
+        problems=tuple(sorted(problems, key=lambda one: (one.path, one.index or 0, one.kind))),
+        samples=sum(one.samples for one in compared),
+        bytes=sum(one.bytes for one in compared),
+        seconds=seconds,
+        checked_against=", ".join(against) or "the dataset itself",
+        skipped=tuple(dict.fromkeys(skipped)),
     )
 
 
-def _say_what_cannot_be_known(findings: Findings) -> None:
-    if not findings.vouchers:
-        findings.skip(
-            "whether these are the images of the source, with its labels: give --source-dir or --expect"
-        )
-    if SOURCE not in findings.vouchers:
-        findings.skip(
-            "what the manifest tells of its source: names, licence, duplicates that were dropped"
-        )
+def _check_digest(dataset: Dataset, expect: str | None) -> tuple[list[str], list[Finding]]:
+    """Compare the dataset digest with the one published and the one expected, if there are any.
 
-
-def _check_digest(dataset: Dataset, expect: str | None, findings: Findings) -> None:
-    """Compare the dataset digest with the published one of the recipe and with the one that is
-    expected.
+    Gives the names of those that it agrees with, and the problems.
     """
-    known, found = recipe.known_digest(dataset.manifest.recipe), dataset.manifest.digest
-    for digest, standing in (
-        (known, "published for this recipe"),
-        (expect and expect.lower(), "expected"),
-    ):
-        if digest == found:
-            findings.vouchers.append(f"the digest {standing}")
-        elif digest is not None:
-            findings.report(f"not the digest {standing}", MANIFEST, digest, found)
+    found = dataset.manifest.digest
+    digests = {
+        "the digest published for this recipe": recipe.known_digest(dataset.manifest.recipe),
+        "the digest expected": expect and expect.lower(),
+    }
+    known = {name: digest for name, digest in digests.items() if digest}
+    return [name for name, digest in known.items() if digest == found], [
+        Problem(f"not {name}", MANIFEST, digest, found)
+        for name, digest in known.items()
+        if digest != found
+    ]
+
+
+def _limits_of_knowledge(against: Collection[str]) -> Iterator[Skipped]:
+    """Say what cannot be known without the source, or without a digest."""
+    if not against:
+        yield Skipped(
+            "whether these are the images of the source, with its labels: "
+            "give --source-dir or --expect"
+        )
+    if _SOURCE not in against:
+        yield Skipped(
+            "what the manifest says of its source: names, licence, duplicates that were dropped"
+        )
+
+
+# The source.
+
+
+def _find_source(
+    dataset: Dataset, source_dir: Path | str | None, *, optional: bool, workers: int
+) -> tuple[builder.Resolved | None, Sequence[Finding]]:
+    """Look for the source in `source_dir`, else where it is at hand; ask no mirror.
+
+    Raises InputError, SourceError or StorageError if it is not in `source_dir`, unless `optional`.
+    """
+    name = dataset.manifest.recipe.source
+    if source_dir is not None:
+        try:
+            source, problems = _compare_source(dataset, source_dir, workers)
+        except (InputError, SourceError, StorageError):
+            if not optional:
+                raise
+        else:
+            if source or not optional or name in builder.EMBEDDED_OR_PINNED:
+                return source, problems
+            sides = f"expected {problems[0].expected}, found {problems[0].found}"
+            return None, [Skipped(f"the source in {source_dir}, which is another: {sides}")]
+    if not builder.is_at_hand(name):
+        return None, []
+    try:
+        return _compare_source(dataset, None, workers)
+    except (InputError, SourceError, StorageError) as error:
+        return None, [Skipped(f"the source: {error.problem}")]
+
+
+def _compare_source(
+    dataset: Dataset, source_dir: Path | str | None, workers: int
+) -> tuple[builder.Resolved | None, list[Problem]]:
+    """Load the source and compare what it gives with the manifest; None if it is another."""
+    recorded, stated = dataset.manifest.recipe, dataset.manifest.plan
+    try:
+        source = builder.resolve(recorded, directory=source_dir, workers=workers, offline=True)
+    except RecipeError as error:  # the source cannot give what the recipe asks for
+        expected, found = "the source it was built from", str(error)
+    else:
+        if source.plan == stated:
+            return source, []
+        expected, found = difference(stated, source.plan)
+    return None, [Problem("another source", MANIFEST, expected, found)]
+
+
+# The full level.
 
 
 def _check_all(
     dataset: Dataset,
-    readable: list[Shard],
+    structure: Structure,
     source: builder.Resolved | None,
     workers: int,
-    findings: Findings,
-    progress: assembly.Progress | None,
-) -> None:
-    """Read every byte, derive every sample, from the digits of `source` if it is there, and look
-    for equal images.
+    progress: Progress | None,
+) -> Iterator[Finding]:
+    """Read every byte, derive every sample, and look for equal images.
+
+    The images are those of `source`, else those that the dataset stores.
     """
-    if source is None:
-        inputs = _stored_inputs(
-            dataset, SPLITS if readable else (), readable, workers, findings, tell=False
-        )
-    else:
+    readable = structure.readable
+    if source:
         inputs = {split: source.inputs(split) for split in SPLITS}
-    derivers = _derivers(readable, inputs, findings)
-    total, lost, wrong = sum(job.bytes for job in readable), set[Shard](), set[Shard]()
-    order = sorted(readable, key=lambda job: -job.bytes)
-    for job, (problems, derived) in threads.run(
-        lambda job, slot: check_shard(dataset, job, derivers.get(job.section), slot),
-        order,
-        workers=workers,
-    ):
-        findings.add(problems)
-        findings.samples += derived
-        findings.bytes += job.bytes
-        wrong |= {job} if problems else set()
-        compressed = job.section.compression != "none"  # these are not decoded if anything is wrong
-        if any(compressed or problem.kind == UNREADABLE for problem in problems):
-            lost.add(job)
-        if progress is not None:
-            progress(findings.bytes, total)
-    check_views(dataset, set(readable) - wrong, findings)
-    whole = [job for job in readable if job not in lost]
-    if len(whole) < sum(section.shards for section in dataset.sections.values()):
-        findings.skip("samples of shards that are not as the manifest says")
-    if inputs.keys() < set(SPLITS) or any(
-        job.section.task == "mosaics" and job.section not in derivers for job in readable
-    ):
-        findings.skip("whether all images are distinct")
-    findings.add(equal_digits(inputs))
-    mosaics = [job for job in whole if job.section.task == "mosaics"]
-    try:
-        findings.add(equal_mosaics(dataset, mosaics))
-    except (DatagenError, OSError) as error:
-        findings.add([unreadable(dataset, mosaics[0].section, error)])
-
-
-def _source(
-    dataset: Dataset,
-    directory: Path | str | None,
-    workers: int,
-    findings: Findings,
-    *,
-    insist: bool,
-) -> builder.Resolved | None:
-    """The source that the dataset was built from, if it is at hand and the same; in `findings` if
-    it is another.
-    """
-    recorded = dataset.manifest.recipe
-    if directory is None and not builder.is_at_hand(recorded.source):
-        return None
-    stated = plans.plan_of(dataset.manifest)
-    try:
-        resolved = builder.resolve(recorded, directory=directory, workers=workers, offline=True)
-        if resolved.plan == stated:
-            findings.vouchers.append(SOURCE)
-            return resolved
-        expected, found = plans.difference(stated, resolved.plan)
-    except RecipeError as error:
-        expected, found = "the source it was built from", str(error)
-    except (InputError, SourceError, StorageError) as error:
-        if directory is None:
-            findings.skip(f"the source: {error.problem}")
-            return None
-        if insist:  # whoever names a place is to know that the source is not in it
-            raise
-        return _source(dataset, None, workers, findings, insist=False)
-    if directory is not None and not insist and recorded.source not in builder.EMBEDDED_OR_PINNED:
-        findings.skip(
-            f"the source in {directory}, which is another: expected {expected}, found {found}"
-        )
-        return _source(dataset, None, workers, findings, insist=False)
-    findings.report("another source", MANIFEST, expected, found)
-    return None
-
-
-def _stored_inputs(
-    dataset: Dataset,
-    splits: Iterable[str],
-    readable: list[Shard],
-    workers: int,
-    findings: Findings,
-    *,
-    tell: bool,
-) -> dict[str, Inputs]:
-    found = {
-        split: stored_inputs(dataset, split, readable, workers, findings, tell=tell)
-        for split in splits
+    else:
+        stored = _read_inputs(dataset, SPLITS if readable else (), readable, workers)
+        inputs = _inputs(stored)
+        for one in stored.values():  # their damage is found where the shards are checked
+            yield from one.other
+    derivers = _derivers(readable, inputs)
+    yield from _short_of_memory(derivers)
+    checked = _check_shards(dataset, readable, derivers, workers, progress)
+    for findings in checked.values():
+        yield from findings
+    problems = {
+        shard: [one for one in findings if isinstance(one, Problem)]
+        for shard, findings in checked.items()
     }
-    return {split: inputs for split, inputs in found.items() if inputs is not None}
+    whole = [shard for shard in readable if not problems[shard]]
+    yield from check_views(dataset, whole, {one.path for one in structure.problems})
+    decoded = [shard for shard in readable if _is_decoded(shard, problems[shard])]
+    if len(decoded) < sum(split.shards for split in dataset.splits.values()):
+        yield Skipped("samples of shards that are not as the manifest says")
+    if inputs.keys() < set(SPLITS) or any(
+        shard.split.task == "mosaics" and derivers.get(shard.split) is None for shard in readable
+    ):
+        yield _DISTINCT
+    yield from equal_digits(inputs)
+    mosaics = [shard for shard in decoded if shard.split.task == "mosaics"]
+    try:
+        yield from equal_mosaics(dataset, mosaics)
+    except (DatagenError, OSError) as error:
+        yield unreadable(dataset, mosaics[0].split, error)
 
 
-def _derivers(
-    readable: Sequence[Shard], inputs: Mapping[str, Inputs], findings: Findings
-) -> dict[Section, Deriver]:
-    derivers = {}
-    for section in dict.fromkeys(job.section for job in readable):
-        if section.task in TASKS and section.split in inputs:
-            try:
-                derivers[section] = TASKS[section.task].deriver(inputs[section.split])
-            except MemoryError:
-                findings.skip(
-                    f"whether the samples of {section.folder} follow from the images: memory is short"
-                )
-    return derivers
+def _check_shards(
+    dataset: Dataset,
+    readable: Sequence[Shard],
+    derivers: Mapping[Split, Deriver | None],
+    workers: int,
+    progress: Progress | None,
+) -> dict[Shard, list[Finding]]:
+    """Check all shards in threads, the largest first."""
+
+    def check(shard: Shard, slot: threads.Slot) -> list[Finding]:
+        return list(check_shard(dataset, shard, derivers.get(shard.split), slot))
+
+    total, done = sum(shard.bytes for shard in readable), 0
+    checked: dict[Shard, list[Finding]] = {}
+    largest_first = sorted(readable, key=lambda shard: -shard.bytes)
+    for shard, findings in threads.run(check, largest_first, workers=workers):
+        checked[shard] = findings
+        done += shard.bytes
+        if progress is not None:
+            progress(done, total)
+    return checked
+
+
+def _is_decoded(shard: Shard, problems: Sequence[Problem]) -> bool:
+    """Say whether a shard's samples could be read: compressed ones only if nothing is wrong."""
+    packed = shard.split.compression != "none"
+    return not any(packed or problem.kind == UNREADABLE for problem in problems)
+
+
+# A sample.
 
 
 def _check_sample(
-    dataset: Dataset,
-    readable: list[Shard],
-    number: int,
-    seed: int,
-    workers: int,
-    findings: Findings,
-) -> None:
-    """Derive a random choice of samples anew, from the digits that are stored; `readable` is in the
-    order of files.
-    """
-    findings.not_looked_at += [
-        "all other samples",
-        "the digests of the shards",
-        "whether all images are distinct",
-    ]
-    total = sum(len(job.samples) for job in readable)
-    chosen = sorted(random.Random(seed).sample(range(total), min(number, total)))
-    samples: dict[Shard, list[int]] = {}
-    first, at = 0, 0
-    for job in readable:
-        last = first + len(job.samples)
-        while at < len(chosen) and chosen[at] < last:
-            samples.setdefault(job, []).append(job.samples[chosen[at] - first])
-            at += 1
-        first = last
-    splits = dict.fromkeys(job.section.split for job in samples)
-    derivers = _derivers(
-        readable, _stored_inputs(dataset, splits, readable, workers, findings, tell=True), findings
-    )
-    for job, picked in samples.items():
-        if job.section in derivers:
-            problems, derived = check_samples(dataset, job, derivers[job.section], picked)
-            findings.add(problems)
-            findings.samples += derived
-            findings.bytes += derived * sum(column.sample_bytes for column in job.section.columns)
+    dataset: Dataset, readable: Sequence[Shard], number: int, seed: int, workers: int
+) -> Iterator[Finding]:
+    """Derive randomly chosen samples again, from the images that the dataset stores."""
+    yield from _SAMPLE
+    chosen = _choose(readable, number, seed)
+    splits = dict.fromkeys(shard.split.name for shard in chosen)
+    stored = _read_inputs(dataset, splits, readable, workers)
+    for one in stored.values():
+        yield from one.damage
+        yield from one.other
+    derivers = _derivers(readable, _inputs(stored))
+    yield from _short_of_memory(derivers)
+    for shard, samples in chosen.items():
+        derive = derivers.get(shard.split)
+        if derive is not None:
+            yield from check_samples(dataset, shard, derive, samples)
+
+
+def _choose(readable: Sequence[Shard], number: int, seed: int) -> dict[Shard, list[int]]:
+    """Choose samples at random among all that can be read: shard -> samples, ascending."""
+    total = sum(len(shard.samples) for shard in readable)
+    left = sorted(random.Random(seed).sample(range(total), min(number, total)), reverse=True)
+    chosen: dict[Shard, list[int]] = {}
+    first = 0
+    for shard in readable:
+        while left and left[-1] < first + len(shard.samples):
+            chosen.setdefault(shard, []).append(shard.samples[left.pop() - first])
+        first += len(shard.samples)
+    return chosen
+
+
+# Inputs of both levels.
+
+
+def _read_inputs(
+    dataset: Dataset, splits: Iterable[str], readable: Sequence[Shard], workers: int
+) -> dict[str, StoredInputs]:
+    return {split: read_inputs(dataset, split, readable, workers) for split in splits}
+
+
+def _inputs(stored: Mapping[str, StoredInputs]) -> dict[str, Inputs]:
+    return {split: one.inputs for split, one in stored.items() if one.inputs is not None}
+
+
+def _derivers(
+    readable: Sequence[Shard], inputs: Mapping[str, Inputs]
+) -> dict[Split, Deriver | None]:
+    """Make the function that derives the samples of each split; None where memory is short."""
+    derivers: dict[Split, Deriver | None] = {}
+    for split in dict.fromkeys(shard.split for shard in readable):
+        if split.task in TASKS and split.name in inputs:
+            try:
+                derivers[split] = TASKS[split.task].deriver(inputs[split.name])
+            except MemoryError:
+                derivers[split] = None
+    return derivers
+
+
+def _short_of_memory(derivers: Mapping[Split, Deriver | None]) -> Iterator[Skipped]:
+    for split, derive in derivers.items():
+        if derive is None:
+            folder = split.folder
+            yield Skipped(
+                f"whether the samples of {folder} follow from the images: memory is short"
+            )

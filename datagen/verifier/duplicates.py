@@ -1,121 +1,208 @@
-"""Images that are there twice, in one split or in two: suspected by digest, and then compared byte
-for byte.
+"""Finds images that occur twice, in one split or in two: by digest, then byte for byte.
+
+Equal digests are searched among any number in bounded memory and without a file: partition by
+digest, sort, compare. Digests may be adversarial, so each is hashed to 64 bits with a random key:
+no choice of digests fills one partition, or gives different digests the same word.
 """
 
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from datagen.dataset import Dataset
 from datagen.hashing import sample_digests
-from datagen.shards import Shard
-from datagen.stores import Array, Column, Section
+from datagen.permutation import mix64
+from datagen.split import Shard
+from datagen.stores import Array
 from datagen.tasks import Inputs
-from datagen.verifier.findings import Problem
-from datagen.verifier.reading import ShardReader
-from datagen.verifier.uniqueness import FOLLOWED, SUSPECTS, Digests, equal_groups
+from datagen.verifier.content import ShardReader, column_of
+from datagen.verifier.problems import Problem
 
-_ROWS = 1 << 16  # digests that are read at a time
-_CHANCE = "no more than chance brings about"
+BUDGET = 1 << 28  # bytes of one partition, which is sorted in place
+FOLLOWED = 100  # positions given of one digest; the rest would be more of the same
+SUSPECTS = 1000  # repeated words that are followed up; likewise
+_LEAST = 1 << 10  # words of the smallest partition
+_ROWS = 1 << 16  # digests read at a time
 
-Place = tuple[str, int]  # a split, and a row in it
+Digests = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.uint64]
+Key = tuple[np.uint64, np.uint64]
+Place = tuple[str, int]  # a split, and a row of it
 Span = tuple[str, range]  # a split, and the rows of it whose digests are read
 
 
 def equal_digits(inputs: Mapping[str, Inputs]) -> Iterator[Problem]:
-    """Digits that are there twice, in one split or in two."""
+    """Find digits that occur twice, in one split or in two."""
 
     def read() -> Iterator[Digests]:
         return (sample_digests(one.images) for one in inputs.values())
 
     spans = [(split, range(len(one.images))) for split, one in inputs.items()]
-    pairs = _equal_pairs(read, spans, lambda split, row: inputs[split].images[row])
-    for pair in pairs:
-        if pair is None:
-            yield Problem(
-                "too many equal digests",
-                "foreground",
-                _CHANCE,
-                f"at least {SUSPECTS:,}",
-                "foreground",
-            )
-            continue
-        (split, row), (other, index) = pair
-        kind = "digit twice" if other == split else "digit in two splits"
-        found = f"the image of {split} {row:,}"
-        yield Problem(
-            kind, f"foreground/{other}", "distinct images", found, "foreground", other, index
-        )
+    return _equal_images("foreground", read, spans, lambda split, row: inputs[split].images[row])
 
 
-def equal_mosaics(dataset: Dataset, jobs: Sequence[Shard]) -> Iterator[Problem]:
-    """Mosaics of these shards that are there twice, in one split or in two. Raises what reading
-    them raises.
+def equal_mosaics(dataset: Dataset, shards: Sequence[Shard]) -> Iterator[Problem]:
+    """Find mosaics of these shards that occur twice, in one split or in two.
+
+    Raises what reading the shards raises.
     """
+    splits = {shard.split.name: shard.split for shard in shards}
 
     def read() -> Iterator[Digests]:
-        for job in jobs:
-            with ShardReader(dataset, job) as reader:
-                digest = _column(job.section, "digest")
-                for start in range(0, len(job.samples), _ROWS):
-                    yield reader.read(digest, job.samples[start : start + _ROWS])
+        for shard in shards:
+            with ShardReader(dataset, shard) as reader:
+                digest = column_of(shard.split, "digest")
+                for start in range(0, len(shard.samples), _ROWS):
+                    yield reader.read(digest, shard.samples[start : start + _ROWS])
 
-    sections = {job.section.split: job.section for job in jobs}
+    def image(name: str, row: int) -> Array:
+        split = splits[name]
+        with ShardReader(dataset, Shard(split, row // split.shard_size)) as reader:
+            return reader.read(column_of(split, "image"), range(row, row + 1))
 
-    def image(split: str, row: int) -> Array:
-        section = sections[split]
-        with ShardReader(dataset, Shard(section, row // section.shard_size)) as reader:
-            return reader.read(_column(section, "image"), range(row, row + 1))
+    spans = [(shard.split.name, shard.samples) for shard in shards]
+    return _equal_images("mosaics", read, spans, image)
 
-    spans = [(job.section.split, job.samples) for job in jobs]
-    for pair in _equal_pairs(read, spans, image):
-        if pair is None:
-            yield Problem(
-                "too many equal digests", "mosaics", _CHANCE, f"at least {SUSPECTS:,}", "mosaics"
-            )
-            continue
-        (split, row), (other, index) = pair
-        found = f"the image of {split} {row:,}"
+
+def _equal_images(
+    task: str,
+    read: Callable[[], Iterator[Digests]],
+    spans: Sequence[Span],
+    image: Callable[[str, int], Array],
+) -> Iterator[Problem]:
+    """Find the images of a task that equal an earlier one; `image` reads one at its place."""
+    groups, complete = equal_groups(read, sum(len(rows) for _, rows in spans))
+    for (split, row), (other, index) in equal_pairs(groups, spans, image):
+        kind = "digit twice" if other == split else "digit in two splits"
         yield Problem(
-            "duplicate", f"mosaics/{other}", "distinct images", found, "mosaics", other, index
+            "duplicate" if task == "mosaics" else kind,
+            f"{task}/{other}",
+            "distinct images",
+            f"the image of {split} {row:,}",
+            task,
+            other,
+            index,
         )
+    if not complete:
+        kind, expected = "too many equal digests", "no more than chance brings about"
+        yield Problem(kind, task, expected, f"at least {SUSPECTS:,}", task)
 
 
-def _column(section: Section, name: str) -> Column:
-    return next(column for column in section.columns if column.name == name)
+def equal_pairs(
+    groups: Sequence[Sequence[int]], spans: Sequence[Span], image: Callable[[str, int], Array]
+) -> Iterator[tuple[Place, Place]]:
+    """Pair each image with an earlier one that it equals byte for byte, within a group of digests.
 
-
-def _equal_pairs(
-    read: Callable[[], Iterator[Digests]], spans: Sequence[Span], image: Callable[[str, int], Array]
-) -> Iterator[tuple[Place, Place] | None]:
-    """Each image that equals an earlier one, with that one: by digest, and then byte for byte.
-
-    Where a digest occurs more often than is followed up, its last place followed is told too,
-    whatever its image; where more digests repeat than are followed up, None comes last. No chance
-    brings either about.
+    A digest that occurs FOLLOWED times gives at least one pair, even if its images differ: chance
+    does not repeat a digest so often.
     """
     starts = np.cumsum([0, *(len(rows) for _, rows in spans)])
 
     def place(position: int) -> Place:
-        which = int(np.searchsorted(starts, position, side="right")) - 1
-        split, rows = spans[which]
-        return split, rows[position - int(starts[which])]
+        span = int(np.searchsorted(starts, position, side="right")) - 1
+        split, rows = spans[span]
+        return split, rows[position - int(starts[span])]
 
-    groups, complete = equal_groups(read, int(starts[-1]))
     for group in groups:
         kept: dict[bytes, Place] = {}
-        told = False
-        for position in group:
-            found = place(position)
-            bytes_found = image(*found).tobytes()
-            first = kept.setdefault(hashlib.sha256(bytes_found).digest(), found)
-            if first != found and image(*first).tobytes() == bytes_found:
-                told = True
-                yield first, found
-        if len(group) == FOLLOWED and not told:
+        paired = False
+        for here in map(place, group):
+            data = image(*here).tobytes()
+            first = kept.setdefault(hashlib.sha256(data).digest(), here)
+            if first != here and image(*first).tobytes() == data:
+                paired = True
+                yield first, here
+        if len(group) == FOLLOWED and not paired:
             yield place(group[0]), place(group[-1])
-    if not complete:
-        yield None
+
+
+def equal_groups(
+    read: Callable[[], Iterator[Digests]], count: int, *, budget: int = BUDGET
+) -> tuple[list[list[int]], bool]:
+    """Find groups of ascending positions whose 16-byte digests are equal, and say if these are all.
+
+    `read()` yields the `count` digests in order, in blocks uint8 (m, 16). It is called once a
+    partition and perhaps once more, so memory stays within about three times `budget` bytes. Each
+    group holds the first 100 positions of its digest. The search ends after 1,000 repeated
+    digests: then the groups are not all.
+    """
+    bits = max(0, (count * 8 - 1) // budget).bit_length()
+    key = (np.uint64(secrets.randbits(64)), np.uint64(secrets.randbits(64)))
+    # Twice the expected size: only equal digests can fill it, and each of their words is kept once.
+    buffer = np.empty(min(max(2 * budget // 8, _LEAST), max(count, 1)), np.uint64)
+    suspects: list[Words] = []
+    for part in range(1 << bits):
+        suspects.append(_repeated(read, part, bits, key, buffer))
+        if sum(map(len, suspects)) >= SUSPECTS:
+            break
+    found = np.concatenate(suspects)
+    return _followed_up(read, found[:SUSPECTS], key), len(found) < SUSPECTS
+
+
+def _repeated(
+    read: Callable[[], Iterator[Digests]], part: int, bits: int, key: Key, buffer: Words
+) -> Words:
+    """Find the words that repeat among those that begin with the `bits` bits of `part`."""
+    filled = 0
+    found: list[Words] = []
+    for block in read():
+        chosen = _words(block, key)
+        if bits:
+            chosen = chosen[chosen >> np.uint64(64 - bits) == part]
+        while len(chosen):
+            if filled == len(buffer):
+                filled, repeated = _sorted_once(buffer)
+                found.append(repeated)
+            taken = min(len(chosen), len(buffer) - filled)
+            buffer[filled : filled + taken] = chosen[:taken]
+            filled, chosen = filled + taken, chosen[taken:]
+    found.append(_repeats(buffer[:filled]))
+    return np.unique(np.concatenate(found))[:SUSPECTS]
+
+
+def _sorted_once(words: Words) -> tuple[int, Words]:
+    """Move distinct words to the front of `words`; return their number and the repeated ones."""
+    repeated = _repeats(words)
+    once = np.concatenate(([True], words[1:] != words[:-1]))
+    kept = int(np.count_nonzero(once))
+    if kept == len(words):
+        raise MemoryError(f"more than {kept:,} different digests in one partition")
+    words[:kept] = words[once]
+    return kept, repeated
+
+
+def _repeats(words: Words) -> Words:
+    """Find the first words that occur more than once; sort `words` in place."""
+    words.sort()
+    return np.unique(words[1:][words[1:] == words[:-1]])[:SUSPECTS]
+
+
+def _followed_up(
+    read: Callable[[], Iterator[Digests]], suspects: Words, key: Key
+) -> list[list[int]]:
+    """Group the positions of the digests whose words are suspected by the digests themselves."""
+    if not len(suspects):
+        return []
+    groups: dict[bytes, list[int]] = {}
+    position = 0
+    for block in read():
+        for row in np.flatnonzero(np.isin(_words(block, key), suspects)):
+            group = groups.setdefault(block[row].tobytes(), [])
+            if len(group) < FOLLOWED:
+                group.append(position + int(row))
+        position += len(block)
+    return sorted(group for group in groups.values() if len(group) > 1)
+
+
+def _words(digests: Digests, key: Key) -> Words:
+    """Hash each digest to a keyed word; digests that share a half get different words."""
+    halves = np.ascontiguousarray(digests).view(np.uint64)
+    words = mix64(halves[:, 0] ^ key[0])
+    words ^= halves[:, 1]
+    words ^= key[1]
+    return mix64(words)

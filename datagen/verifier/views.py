@@ -1,113 +1,96 @@
-"""What the views of datasets written earlier show, read through the format's library as their users
-read them.
+"""Checks the views of datasets written by earlier versions, read with h5py as their users do.
 
-A view may point at the right shards and show zeros all the same: HDF5 says nothing where it cannot
-open one.
+A view can point at the right shards and still show zeros: HDF5 reports no error for a shard that
+it cannot open.
 """
 
 from __future__ import annotations
 
 import resource
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
 
 from datagen.dataset import Dataset
 from datagen.errors import DatagenError
 from datagen.hashing import ColumnHasher
-from datagen.shards import Shard
-from datagen.stores import Column, Section, Views, open_store
-from datagen.verifier.findings import Findings
-from datagen.verifier.frame import view_of
-from datagen.verifier.samples import unreadable
+from datagen.split import Column, Shard, Split, shard_list
+from datagen.stores import Views, open_store
+from datagen.verifier.problems import Finding, Problem, Skipped, problem_in, unreadable
+from datagen.verifier.structure import view_of
 
-_OTHER_FILES = 32  # that a process may have open beside the shards
+_OTHER_FILES = 32  # files that a process may have open beside the shards
 
 
-@dataclass(frozen=True)
-class Shown:
-    """Tells what a view shows of a column in one shard: the `right` samples or not, nothing but
-    `zeros` or more.
+def check_views(
+    dataset: Dataset, whole: Collection[Shard], wrong_paths: Collection[str]
+) -> Iterator[Finding]:
+    """Compare what each view shows with its shards, if all of them are `whole`.
+
+    A view in `wrong_paths` is skipped: it is damaged, or does not point at the shards.
     """
-
-    job: Shard
-    right: bool
-    zeros: bool
-
-
-def check_views(dataset: Dataset, whole: Collection[Shard], findings: Findings) -> None:
-    """Compare what each view shows with the shards, where all of them are `whole`.
-
-    A view of which `findings` tell already, since it is another file or does not point at the
-    shards, is not opened.
-    """
-    store, there = open_store(dataset.manifest.recipe.storage.format), set(whole)
-    told = {problem.path for problem in findings.problems}
-    for section in dataset.sections.values():
-        path = view_of(dataset, section)
-        if store.views is None or path is None:
+    views = open_store(dataset.manifest.recipe.storage.format).views
+    for split in dataset.splits.values():
+        path = view_of(dataset, split)
+        if views is None or path is None:
             continue
-        jobs = [Shard(section, shard) for shard in range(section.shards)]
-        if path in told or not there.issuperset(jobs):
-            findings.skip(
-                "what the view of whole columns shows, where it or a shard is not as the manifest says"
+        if path in wrong_paths or not set(shard_list([split])) <= set(whole):
+            yield Skipped(
+                "what the view of whole columns shows, where it or a shard is not "
+                "as the manifest says"
             )
             continue
         try:
-            shown = [
-                one
-                for column in section.columns
-                for one in _shown(dataset, store.views, column, jobs)
-            ]
+            yield from _check_view(dataset, views, split, path)
         except (DatagenError, OSError) as error:
-            findings.add([unreadable(dataset, section, error)])
-            continue
-        wrong = [one for one in shown if not one.right]
-        if wrong:
-            lost = sum(len(job.samples) for job in {one.job for one in wrong})
-            what = "zeros" if all(one.zeros for one in wrong) else "something else"
-            expected = f"the samples of {section.shards:,} shards"
-            findings.report("misleading", path, expected, _words(section, lost, what), section)
+            yield unreadable(dataset, split, error)
 
 
-def say_of_views(dataset: Dataset, findings: Findings, *, looked_at: bool) -> None:
-    """Say of views what can never be known here, or that they are not looked at."""
-    paths = [
-        path
-        for section in dataset.sections.values()
-        for path in [view_of(dataset, section)]
-        if path
-    ]
-    if not paths:
-        return
-    name = paths[0].rpartition("/")[2]
-    findings.skip(
-        f"whether {name} shows every sample where fewer files may be open at once than here: read the shards"
-        if looked_at
-        else f"what {name} shows"
-    )
+def limits_of_views(dataset: Dataset, *, checked: bool) -> Iterator[Skipped]:
+    """Say what stays unknown of the views, if there are any: all, or how they read elsewhere."""
+    paths = [path for one in dataset.splits.values() if (path := view_of(dataset, one))]
+    if paths:
+        name = paths[0].rpartition("/")[2]
+        yield Skipped(
+            f"whether {name} shows every sample where fewer files may be open at once than here: "
+            "read the shards"
+            if checked
+            else f"what {name} shows"
+        )
 
 
-def _shown(
-    dataset: Dataset, views: Views, column: Column, jobs: Sequence[Shard]
-) -> Iterator[Shown]:
-    """Read a column of the view in one handle, block by block; `jobs` are all shards of the
-    section.
+def _check_view(dataset: Dataset, views: Views, split: Split, path: str) -> Iterator[Problem]:
+    wrong = [one for column in split.columns for one in _wrong(dataset, views, split, column)]
+    if wrong:
+        lost = sum(len(shard.samples) for shard in {shard for shard, _ in wrong})
+        content = "zeros" if all(zeros for _, zeros in wrong) else "something else"
+        expected = f"the samples of {split.shards:,} shards"
+        yield problem_in(split, "misleading", path, expected, _found(split, lost, content))
+
+
+def _wrong(
+    dataset: Dataset, views: Views, split: Split, column: Column
+) -> Iterator[tuple[Shard, bool]]:
+    """Find the shards whose column a view shows wrong, and say if it shows only zeros.
+
+    The column is read through one handle, block by block.
     """
-    section = jobs[0].section
-    table = dataset.table(section.task, section.split)[section.columns.index(column)]
-    with views.open(dataset.root, section, column) as read:
-        for job, row in zip(jobs, table, strict=True):
+    table = dataset.table(split.task, split.name)[split.columns.index(column)]
+    with views.open(dataset.root, split, column) as read:
+        for shard, row in zip(shard_list([split]), table, strict=True):
             hasher, zeros = ColumnHasher(column.dtype, column.shape), True
-            for samples in section.blocks(job.index):
+            for samples in split.blocks(shard.index):
                 block = read(samples.start, samples.stop)
                 hasher.update(block)
                 zeros = zeros and not block.any()
-            yield Shown(job, hasher.root() == row["root"].tobytes(), zeros)
+            if hasher.root() != row["root"].tobytes():
+                yield shard, zeros
 
 
-def _words(section: Section, lost: int, what: str) -> str:
-    """Say what is shown, why, and what to do."""
+def _found(split: Split, lost: int, content: str) -> str:
+    """Say what a view shows, the likely cause, and what to do."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    short = limit != resource.RLIM_INFINITY and section.shards + _OTHER_FILES > limit
-    why = f" ({limit:,} files may be open at once)" if short else ""
-    return f"{what} in place of {lost:,} of {section.count:,}{why}: read the shards, or the result of 'datagen convert'"
+    short = limit != resource.RLIM_INFINITY and split.shards + _OTHER_FILES > limit
+    cause = f" ({limit:,} files may be open at once)" if short else ""
+    return (
+        f"{content} in place of {lost:,} of {split.count:,}{cause}: "
+        "read the shards, or the result of 'datagen convert'"
+    )

@@ -26,8 +26,7 @@ import numpy.typing as npt
 
 from datagen.recipe import Mosaics
 from datagen.stores import Column
-from datagen.tasks import Deriver, Inputs, Task
-from datagen.tasks.task import one_per_digit
+from datagen.tasks import Deriver, Inputs, Task, one_per_digit
 
 
 def enclose(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:

@@ -37,7 +37,7 @@ from datagen.hashing import ColumnHasher
 from datagen.layout import SPLITS
 from datagen.permutation import Permutation
 from datagen.preview import write_preview
-from datagen.shards import shard_list
+from datagen.split import shard_list
 from datagen.stores import Array, Column
 from datagen.tasks import TASKS
 from datagen.verifier import verify
@@ -419,7 +419,7 @@ def test_a_sample_that_does_not_exist_is_refused(source: Path) -> None:
 
 
 def test_the_shard_list_names_each_shard_once_in_the_order_of_the_tasks(source: Path) -> None:
-    listed = shard_list(builder.sections(builder.resolve(tiny_recipe(source)).plan))
+    listed = shard_list(builder.splits(builder.resolve(tiny_recipe(source)).plan))
     assert [job.name for job in listed] == [
         *(f"{task}.{split}.00000" for task in ("foreground", "circles") for split in SPLITS),
         *(f"mosaics.train.0000{shard}" for shard in range(3)),
@@ -496,7 +496,7 @@ def test_every_function_takes_paths_as_text(tmp_path: Path) -> None:
         builder.resolve_dataset(root, directory=source).plan
         == builder.resolve(recipe, directory=source).plan
     )
-    assert not verify(root, directory=source).problems
+    assert not verify(root, source_dir=source).problems
     assert not any(one.is_data for one in differences(root, other))
     assert [path.parent for path in write_preview(root, str(tmp_path / "pictures"))] == [
         tmp_path / "pictures"

@@ -193,7 +193,7 @@ def test_wrong_usage_exits_with_2_and_writes_nothing(arguments: list[str]) -> No
         (errors.InputError, 3),
         (errors.RecipeError, 3),
         (errors.FormatError, 4),
-        (errors.DamageError, 5),
+        (errors.DamagedError, 5),
         (errors.BusyError, 6),
         (errors.StorageError, 7),
         (errors.SourceError, 8),

@@ -16,7 +16,7 @@ from helpers import flip, tiny_recipe, tiny_source, tree
 from datagen import builder
 from datagen import manifest as manifests
 from datagen.converter import convert
-from datagen.errors import DamageError, FormatError, RecipeError
+from datagen.errors import DamagedError, FormatError, RecipeError
 from datagen.layout import MANIFEST
 
 STORAGES: dict[str, dict[str, Any]] = {
@@ -127,7 +127,7 @@ def test_a_damaged_origin_is_refused_and_nothing_is_written(
         flip(path, 100)
     else:
         path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DamageError) as caught:
+    with pytest.raises(DamagedError) as caught:
         convert(origin, tmp_path / "data", format_name="zarr", shard_size=1024)
     assert caught.value.exit_code == 5
     assert not (tmp_path / "data").exists()
@@ -139,7 +139,7 @@ def test_an_origin_damaged_only_after_it_was_checked_is_refused_and_nothing_of_i
 ) -> None:
     origin, target = shutil.copytree(built["zarr"], tmp_path / "origin"), tmp_path / "data"
     flip(origin / "foreground/val/image/c/0/0/0", 5)
-    with monkeypatch.context() as patch, pytest.raises(DamageError, match="another digest"):
+    with monkeypatch.context() as patch, pytest.raises(DamagedError, match="another digest"):
         patch.setattr("datagen.converter.is_whole", lambda *_, **__: True)
         convert(origin, target, **to(storage))
     assert not (target / MANIFEST).exists()
@@ -160,7 +160,7 @@ def test_what_zarr_consolidated_is_converted_for_no_sample_is_touched(
     convert(origin, tmp_path / "data", **to("hdf5"))
     assert tree(tmp_path / "data") == tree(built["hdf5"])
     flip(origin / "circles/val/label/c/0", 0)
-    with pytest.raises(DamageError, match="build it again: only the damage is redone"):
+    with pytest.raises(DamagedError, match="build it again: only the damage is redone"):
         convert(origin, tmp_path / "more", **to("hdf5"))
 
 

@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 
 from datagen import manifest as manifests
 from datagen.builder import build
-from datagen.dataset import Dataset, section_of, table_path
-from datagen.errors import DamageError, DatagenError, FormatError, RecipeError, StorageError
+from datagen.dataset import Dataset
+from datagen.errors import DamagedError, DatagenError, FormatError, RecipeError, StorageError
 from datagen.hashing import bytes_digest
-from datagen.manifest import NO_OFFSET, SHARD_FACTS, FileFacts, Manifest
+from datagen.manifest import Manifest
 from datagen.recipe import Mosaics, Recipe, Storage
+from datagen.split import NO_OFFSET, SHARD_FACTS, FileFacts
 
 KINDS = [("zarr", "none"), ("zarr", "zstd"), ("hdf5", "none"), ("hdf5", "zstd")]
 COUNT = 600  # mosaics of train, in shards of 256: two whole ones and an edge
@@ -85,16 +86,16 @@ def with_table(root: Path, data: bytes) -> None:
     (root / "mosaics/train.shards").write_bytes(data)
 
     def change(manifest: Manifest) -> Manifest:
-        facts = manifest.tasks["mosaics"]["train"]
-        table = FileFacts(facts.table.path, facts.table.bytes, bytes_digest(data))
-        splits = {**manifest.tasks["mosaics"], "train": replace(facts, table=table)}
-        return replace(manifest, tasks={**manifest.tasks, "mosaics": splits})
+        split = manifest.splits["mosaics", "train"]
+        table = FileFacts(split.table_path, split.table_bytes, bytes_digest(data))
+        resealed = {("mosaics", "train"): replace(split, table=table)}
+        return replace(manifest, splits={**manifest.splits, **resealed})
 
     reseal(root, change)
 
 
 def test_rows_of_a_whole_column_are_what_the_library_reads(whole: Dataset) -> None:
-    for (task, split), section in whole.sections.items():
+    for (task, split), section in whole.splits.items():
         for column in section.columns:
             rows = whole.rows(task, split, column.name, 0, section.count)
             assert rows.shape == (section.count, *column.shape)
@@ -151,20 +152,19 @@ def test_an_unknown_section_is_told_with_those_that_there_are(
     whole: Dataset, task: str, split: str
 ) -> None:
     for call in (lambda: whole.rows(task, split, "image", 0, 1), lambda: whole.table(task, split)):
-        with pytest.raises(RecipeError, match=r"no such section.*foreground/train, .*mosaics/test"):
+        with pytest.raises(RecipeError, match=r"no such split.*foreground/train, .*mosaics/test"):
             call()
 
 
 def test_sections_stand_in_the_order_of_the_work(whole: Dataset) -> None:
-    assert list(whole.sections) == [
+    assert list(whole.splits) == [
         (task, split)
         for task in ("foreground", "circles", "mosaics")
         for split in ("train", "val", "test")
     ]
-    section = section_of(whole.manifest, "mosaics", "train")
-    assert section == whole.sections["mosaics", "train"]
+    section = whole.splits["mosaics", "train"]
     assert (section.count, section.shards, section.shard_size) == (COUNT, 3, 256)
-    assert table_path(section) == "mosaics/train.shards"
+    assert section.table_path == "mosaics/train.shards"
 
 
 def test_the_table_tells_of_each_shard_of_each_column(whole: Dataset) -> None:
@@ -217,7 +217,7 @@ def test_a_damaged_shard_is_named_and_the_others_are_read(
     damage(path)
     told = "is a link" if damage is as_link else "the shard is not as long as its table says"
     for start, stop in ((256, 257), (0, 600), (511, 512), (255, 257)):
-        with pytest.raises(DamageError, match=told) as caught:
+        with pytest.raises(DamagedError, match=told) as caught:
             dataset.rows("mosaics", "train", "image", start, stop)
         assert caught.value.path == path
         assert caught.value.exit_code == 5
@@ -229,7 +229,7 @@ def test_a_damaged_shard_is_named_and_the_others_are_read(
 def test_a_damaged_table_is_named(copy: Path, damage: Callable[[Path], None]) -> None:
     damage(copy / "mosaics/train.shards")
     with pytest.raises(
-        DamageError, match="is a link" if damage is as_link else "shard table"
+        DamagedError, match="is a link" if damage is as_link else "shard table"
     ) as caught:
         Dataset(copy).rows("mosaics", "train", "image", 0, 1)
     assert caught.value.path == copy / "mosaics/train.shards"
@@ -240,13 +240,13 @@ def test_a_flipped_bit_of_a_table_is_noticed(copy: Path) -> None:
     data = bytearray(path.read_bytes())
     data[5] ^= 1
     path.write_bytes(data)
-    with pytest.raises(DamageError, match="the shard table is damaged"):
+    with pytest.raises(DamagedError, match="the shard table is damaged"):
         Dataset(copy).table("mosaics", "train")
 
 
 def test_a_huge_table_is_not_read_whole(copy: Path) -> None:
     os.truncate(copy / "mosaics/train.shards", 1 << 40)
-    with pytest.raises(DamageError, match="the shard table is damaged"):
+    with pytest.raises(DamagedError, match="the shard table is damaged"):
         Dataset(copy).table("mosaics", "train")
 
 
@@ -261,7 +261,7 @@ def test_a_forged_table_is_refused_or_harmless(copy: Path, field: str) -> None:
         try:
             rows = Dataset(copy).rows("mosaics", "train", "label", 0, 600)
         except DatagenError as error:
-            assert isinstance(error, DamageError), error
+            assert isinstance(error, DamagedError), error
         else:
             assert field == "offset"
             assert rows.shape == shape
@@ -270,7 +270,7 @@ def test_a_forged_table_is_refused_or_harmless(copy: Path, field: str) -> None:
 @pytest.mark.parametrize("size", [0, 72, 5 * 3 * 72 - 72, 5 * 3 * 72 + 72])
 def test_a_sealed_table_of_another_size_is_refused(copy: Path, size: int) -> None:
     with_table(copy, bytes(size))
-    with pytest.raises(DamageError, match=r"not the size|the shard table is damaged"):
+    with pytest.raises(DamagedError, match=r"not the size|the shard table is damaged"):
         Dataset(copy).table("mosaics", "train")
 
 
@@ -278,7 +278,7 @@ def test_a_table_of_lengths_that_do_not_follow_from_the_manifest_is_refused(copy
     table = np.frombuffer((copy / "mosaics/train.shards").read_bytes(), SHARD_FACTS).copy()
     table["length"][0] -= 1
     with_table(copy, table.tobytes())
-    with pytest.raises(DamageError, match="contradicts the manifest on image"):
+    with pytest.raises(DamagedError, match="contradicts the manifest on image"):
         Dataset(copy).table("mosaics", "train")
 
 
@@ -289,7 +289,7 @@ def test_a_manifest_that_lies_about_compression_is_refused(copy: Path) -> None:
         return replace(manifest, recipe=replace(manifest.recipe, storage=storage))
 
     reseal(copy, lie)
-    with pytest.raises(DamageError, match="contradicts the manifest"):
+    with pytest.raises(DamagedError, match="contradicts the manifest"):
         Dataset(copy).rows("mosaics", "train", "image", 0, 1)
 
 
@@ -315,14 +315,14 @@ def test_a_compressed_column_that_is_stored_as_something_else_is_refused(
         )
         table["file_bytes"][:, 0] = path.stat().st_size
         with_table(root, table.tobytes())
-    with pytest.raises(DamageError, match="the column source is stored as something else"):
+    with pytest.raises(DamagedError, match="the column source is stored as something else"):
         Dataset(root).rows("mosaics", "train", "source", 0, 1)
 
 
 def test_hdf5_never_reads_zeros_for_a_shard_that_is_missing(tmp_path: Path) -> None:
     dataset = Dataset(write(tmp_path, "hdf5", "zstd"))
     (dataset.root / "mosaics/train/00002.h5").unlink()
-    with pytest.raises(DamageError, match="no file"):
+    with pytest.raises(DamagedError, match="no file"):
         dataset.rows("mosaics", "train", "digest", 512, 600)
 
 
@@ -363,7 +363,7 @@ def test_a_dataset_opened_by_a_relative_path_is_read_from_any_working_folder(
     opened = Dataset(kind("data"))
     monkeypatch.chdir(tmp_path)
     assert opened.root == whole.root
-    for (task, split), section in whole.sections.items():
+    for (task, split), section in whole.splits.items():
         for column in section.columns:
             expected = whole.rows(task, split, column.name, 0, section.count)
             np.testing.assert_array_equal(

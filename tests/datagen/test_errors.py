@@ -48,7 +48,7 @@ def test_the_fields_stay_as_they_were_given() -> None:
         (errors.InputError, 3),
         (errors.RecipeError, 3),
         (errors.FormatError, 4),
-        (errors.DamageError, 5),
+        (errors.DamagedError, 5),
         (errors.BusyError, 6),
         (errors.StorageError, 7),
         (errors.SourceError, 8),

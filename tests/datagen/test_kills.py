@@ -31,10 +31,10 @@ from killing import MIRRORED, TINY, Running, Warm, packed, slow_mirror, start_co
 
 from datagen import builder, converter, files, preview, recipe
 from datagen import manifest as manifests
-from datagen.errors import DamageError, FormatError, StorageError
+from datagen.errors import DamagedError, FormatError, StorageError
 from datagen.layout import DRAFT, MANIFEST, PROGRESS
 from datagen.sources import mirrors, mnist
-from datagen.stores import Section
+from datagen.split import Split
 from datagen.tasks import Deriver
 from datagen.verifier import verify
 
@@ -233,8 +233,8 @@ def expected_of(kind: str, whole: Whole) -> dict[str, bytes]:
 def is_called_whole(root: Path, source: Path) -> bool:
     """What `datagen verify` says of a dataset."""
     try:
-        return not verify(root, directory=source).problems
-    except (FormatError, DamageError):
+        return not verify(root, source_dir=source).problems
+    except (FormatError, DamagedError):
         return False
 
 
@@ -340,7 +340,7 @@ def test_the_default_dataset_killed_five_times_is_the_published_one_in_the_end(
         if (place / "mnist" / MANIFEST).exists():
             assert (
                 verify(
-                    place / "mnist", directory=mnist_folder, workers=2, expect=MNIST_DIGEST
+                    place / "mnist", source_dir=mnist_folder, workers=2, expect=MNIST_DIGEST
                 ).problems
                 == ()
             )
@@ -348,7 +348,7 @@ def test_the_default_dataset_killed_five_times_is_the_published_one_in_the_end(
             shutil.rmtree(place)
     assert start().wait() == 0, f"DATAGEN_KILLS_SEED={SEED}: {log.read_text()}"
     assert manifests.load(place / "mnist").digest == MNIST_DIGEST
-    assert verify(place / "mnist", directory=mnist_folder, workers=2).problems == ()
+    assert verify(place / "mnist", source_dir=mnist_folder, workers=2).problems == ()
     assert {path.relative_to(place) for path in place.rglob("*")} == names
 
 
@@ -587,7 +587,7 @@ def test_an_origin_whose_shard_goes_away_during_the_conversion_ends_it_and_it_go
         if not away.exists():
             (origin / "circles").rename(away)
 
-    with pytest.raises(DamageError):
+    with pytest.raises(DamagedError):
         converter.convert(origin, target, format_name="zarr", progress=remove)
     assert not is_called_whole(target, whole.source)
     assert {*hidden(target)} == {DRAFT, PROGRESS}
@@ -629,7 +629,7 @@ def test_a_job_that_raises_ends_the_build_cleanly_and_the_next_goes_on(
     root, chosen = tmp_path / "data", recipe.load(str(whole.recipes[format_name]))
     original = builder.Resolved.deriver
 
-    def deriver(resolved: builder.Resolved, section: Section) -> Deriver:
+    def deriver(resolved: builder.Resolved, section: Split) -> Deriver:
         derive = original(resolved, section)
 
         def fail(*arguments: Any) -> None:

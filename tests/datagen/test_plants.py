@@ -1,5 +1,5 @@
-"""Every plant is found, refused or said to be out of sight: at each level, in both formats, as it
-is and resealed.
+"""Every plant is found, refused or reported as skipped: at each level, in both formats, as it is
+and resealed.
 """
 
 from __future__ import annotations
@@ -89,9 +89,7 @@ CASES = [
 
 
 def plant_and_check(plant: Plant, whole: Tiny, folder: Path, forged: bool, *, rest: bool) -> None:
-    """Check a plant at the levels quick and full, and where else another cell is due; or at the
-    `rest`.
-    """
+    """Check a plant at quick, full, and where another cell is expected; or at the `rest`."""
     tiny = copy_of(whole, folder)
     digest = load(tiny.root).digest
     plant.damage(tiny)
@@ -150,7 +148,7 @@ def test_the_table_in_the_docs_is_that_of_these_tests() -> None:
 
 
 def places(tiny: Tiny, number: int, seed: int) -> list[tuple[Path, int, int]]:
-    """That many bits, each of a file, a byte and a mask, chosen among all the bits of all files."""
+    """Choose bits at random among those of all files: file, byte, mask."""
     chooser, sizes = random.Random(seed), {path: path.stat().st_size for path in files(tiny)}
     chosen = chooser.choices(list(sizes), weights=list(sizes.values()), k=number)
     return [(path, chooser.randrange(sizes[path]), 1 << chooser.randrange(8)) for path in chosen]
@@ -163,7 +161,7 @@ def invert(path: Path, position: int, mask: int) -> None:
 
 
 def check_flip(tiny: Tiny, path: Path, position: int, mask: int) -> None:
-    """One flipped bit is found, its file named; then it is flipped back."""
+    """Assert that a flipped bit is found and its file named; then flip it back."""
     invert(path, position, mask)
     result = run(tiny.root)
     told = f"byte {position} of {path}, {mask}: {result.output[:1000]}"

@@ -26,8 +26,8 @@ from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.cli.main import cli
 from datagen.errors import RecipeError, StorageError
-from datagen.layout import CHUNK, MAX_SHARD_SIZE
-from datagen.recipe import MAX_COUNT, MAX_GRID_SIDE, MAX_SEED, Mosaics, Recipe, Storage
+from datagen.layout import CHUNK, MAX_COUNT, MAX_SHARD_SIZE
+from datagen.recipe import MAX_GRID_SIDE, MAX_SEED, Mosaics, Recipe, Storage
 
 COUNTS = st.integers(1, MAX_COUNT)
 SIDES = st.integers(1, MAX_GRID_SIDE)

@@ -15,7 +15,7 @@ from datagen import circle, drawing
 from datagen.builder import build
 from datagen.dataset import Dataset
 from datagen.drawing import UInt8
-from datagen.errors import DamageError
+from datagen.errors import DamagedError
 from datagen.layout import SPLITS
 from datagen.preview import sample_picture, write_preview
 from datagen.recipe import Mosaics, Recipe, Storage
@@ -174,7 +174,7 @@ def test_what_no_dataset_holds_is_damage_and_nothing_is_drawn(
     np.memmap(
         dataset.root / facts.path.format(shard=0), facts.dtype, "r+", offset, (8, *facts.shape)
     )[:] = value
-    with pytest.raises(DamageError, match="val, sample"):
+    with pytest.raises(DamagedError, match="val, sample"):
         write_preview(dataset.root, tmp_path / "preview")
     assert not (tmp_path / "preview").exists()
 

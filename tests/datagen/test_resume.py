@@ -37,22 +37,22 @@ from helpers import (
     without_privileges,
 )
 
-from datagen import assembly, builder, files, plans, records
+from datagen import builder, existing, files, writer
 from datagen import manifest as manifests
 from datagen import recipe as recipes
-from datagen.dataset import read_table
 from datagen.engines import threads
-from datagen.errors import BusyError, DamageError, FormatError, RecipeError, StorageError
+from datagen.errors import BusyError, DamagedError, FormatError, RecipeError, StorageError
+from datagen.existing import read_table
 from datagen.layout import DRAFT, MANIFEST, PROGRESS, SPLITS
-from datagen.manifest import Manifest, Table
-from datagen.shards import shard_list
-from datagen.stores import Array, Section
+from datagen.manifest import Manifest
+from datagen.split import Split, Table, shard_list
+from datagen.stores import Array
 from datagen.tasks import Deriver
 
 SHARDS = 12  # of the tiny recipe
 PATIENCE = 60  # seconds, for what takes one
 
-Assemble = Callable[[Path], assembly.Assembled]
+Assemble = Callable[[Path], writer.Built]
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +82,10 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_name: str) -> 
     resolved = builder.resolve(recipe)
     sections = [
         one
-        for one in builder.sections(resolved.plan)
+        for one in builder.splits(resolved.plan)
         if one.folder in ("foreground/val", "circles/test")
     ]
-    return lambda root: assembly.assemble(
+    return lambda root: writer.write_dataset(
         root, resolved.plan, sections, resolved.deriver, workers=1
     )
 
@@ -106,7 +106,7 @@ def shards_outside(root: Path, section: str) -> dict[Path, int]:
 
 
 def is_whole(root: Path) -> bool:
-    return records.is_whole(root, manifests.load(root), workers=1)
+    return existing.is_whole(root, manifests.load(root), workers=1)
 
 
 # Death at any moment: no step of the process after it, not even its clean-up.
@@ -230,7 +230,7 @@ def test_an_interruption_leaves_no_draft_of_a_job_that_does_not_end_in_time(
     resolved, root = builder.resolve(tiny_recipe(source)), tmp_path / "data"
     begun, release = threading.Event(), threading.Event()
 
-    def deriver(section: Section) -> Deriver:
+    def deriver(section: Split) -> Deriver:
         derive = resolved.deriver(section)
 
         def dawdle(indices: npt.NDArray[np.int64], out: Mapping[str, Array]) -> None:
@@ -246,8 +246,8 @@ def test_an_interruption_leaves_no_draft_of_a_job_that_does_not_end_in_time(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sections = builder.sections(resolved.plan)
-        assembly.assemble(root, resolved.plan, sections, deriver, workers=2, progress=progress)
+        sections = builder.splits(resolved.plan)
+        writer.write_dataset(root, resolved.plan, sections, deriver, workers=2, progress=progress)
     assert has_no_draft(root)
     release.set()
     for thread in [thread for thread in threading.enumerate() if thread.name.endswith("(serve)")]:
@@ -261,7 +261,7 @@ def test_too_little_space_is_found_before_anything_is_made(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, usage = tiny_recipe(source), shutil.disk_usage(tmp_path)
-    shards = shard_list(builder.sections(builder.resolve(recipe).plan))
+    shards = shard_list(builder.splits(builder.resolve(recipe).plan))
     needed = sum(job.room for job in shards) + (1 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
     with pytest.raises(StorageError, match="not enough space") as caught:
@@ -517,7 +517,7 @@ def test_a_dataset_that_cannot_say_what_it_is_is_left_alone(
     else:
         (root / MANIFEST).unlink()
     before = tree(root)
-    with pytest.raises((DamageError, FormatError)) as caught:
+    with pytest.raises((DamagedError, FormatError)) as caught:
         builder.build(tiny_recipe(source), root)
     assert caught.value.exit_code == {"flip": 5, "delete": 4}[damage]
     assert tree(root) == before
@@ -527,9 +527,9 @@ def test_data_of_another_digest_than_they_must_have_are_not_committed_nor_kept(
     tmp_path: Path, source: Path, whole: dict[str, Path]
 ) -> None:
     resolved = builder.resolve(tiny_recipe(source))
-    plan, sections = resolved.plan, builder.sections(resolved.plan)
-    with pytest.raises(DamageError, match="another digest") as caught:
-        assembly.assemble(
+    plan, sections = resolved.plan, builder.splits(resolved.plan)
+    with pytest.raises(DamagedError, match="another digest") as caught:
+        writer.write_dataset(
             tmp_path / "data", plan, sections, resolved.deriver, workers=1, expected="0" * 64
         )
     assert caught.value.exit_code == 5
@@ -549,7 +549,7 @@ def test_a_dataset_that_is_not_the_published_one_is_built_anew_and_nothing_of_it
     assert builder.build(tiny_recipe(source), root).written == 0
     monkeypatch.setattr(recipes, "known_digest", lambda _: "0" * 64)
     for _ in range(2):  # the second run finds nothing to trust either
-        with pytest.raises(DamageError, match="another digest"):
+        with pytest.raises(DamagedError, match="another digest"):
             builder.build(tiny_recipe(source), root)
         assert hidden(root) == [DRAFT]
     monkeypatch.setattr(recipes, "known_digest", lambda _: published)
@@ -600,17 +600,17 @@ def test_a_table_is_read_once_however_many_shards_it_tells_of(
     root, read = tmp_path / "data", list[str]()
     shutil.copytree(whole["zarr"], root)
 
-    def counted(root: Path, section: Section, facts: manifests.FileFacts) -> Table:
+    def counted(root: Path, section: Split) -> Table:
         read.append(section.folder)
-        return read_table(root, section, facts)
+        return read_table(root, section)
 
-    monkeypatch.setattr(records, "read_table", counted)
+    monkeypatch.setattr(existing, "read_table", counted)
     assert builder.build(tiny_recipe(source), root).written == 0
     assert len(set(read)) == len(manifests.load(root).tasks) * len(SPLITS)
     assert (
         len(read)
         == len(set(read))
-        < sum(1 for _ in shard_list(builder.sections(manifests.load(root))))
+        < sum(1 for _ in shard_list(builder.splits(manifests.load(root))))
     )
 
 
@@ -662,30 +662,34 @@ def test_parts_in_any_order_and_at_once_make_the_same_dataset(
 def test_a_part_that_begins_while_another_looks_is_no_stranger_to_it(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, root, look = tiny_recipe(source), tmp_path / "data", plans.existing_plan
+    recipe, root, look = tiny_recipe(source), tmp_path / "data", writer._present
 
     def look_just_before(place: Path) -> Manifest | None:
         found = look(place)
-        monkeypatch.setattr(plans, "existing_plan", look)
+        monkeypatch.setattr(writer, "_present", look)
         builder.build(recipe, root, part=(0, 1))
         return found
 
     root.mkdir()
-    monkeypatch.setattr(plans, "existing_plan", look_just_before)
+    monkeypatch.setattr(writer, "_present", look_just_before)
     assert builder.build(recipe, root, part=(1, 3)).written == 2
 
 
-def test_a_draft_that_gets_its_name_between_two_looks_is_found(
+def test_a_draft_does_not_get_its_name_while_a_part_looks(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built, exists = builder.build(tiny_recipe(source), tmp_path / "data").manifest, Path.exists
+    recipe, root, look = tiny_recipe(source), tmp_path / "data", writer._present
+    builder.build(recipe, root, part=(0, SHARDS))
 
-    def one_look_too_early(path: Path, **options: bool) -> bool:
-        monkeypatch.setattr(Path, "exists", exists)
-        return False
+    def finish_meanwhile(place: Path) -> Manifest | None:
+        monkeypatch.setattr(writer, "_present", look)
+        with pytest.raises(BusyError):
+            builder.finish(root)
+        return look(place)
 
-    monkeypatch.setattr(Path, "exists", one_look_too_early)
-    assert plans.existing_plan(tmp_path / "data") == built
+    monkeypatch.setattr(writer, "_present", finish_meanwhile)
+    assert builder.build(recipe, root, part=(0, 2)).kept == 2
+    assert builder.finish(root).kept == SHARDS
 
 
 def test_finish_names_the_parts_that_are_missing_or_damaged(

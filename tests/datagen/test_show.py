@@ -1,6 +1,4 @@
-"""A sample of a dataset is shown as it is stored, and derived anew from the images in the dataset,
-source or none.
-"""
+"""A sample is shown as it is stored, and derived again from the dataset's own images."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ from datagen import builder, samples, sources, tasks
 from datagen.cli.main import cli
 from datagen.converter import convert
 from datagen.dataset import Dataset
-from datagen.errors import DamageError, RecipeError
+from datagen.errors import DamagedError, RecipeError
 from datagen.layout import SPLITS
 from datagen.sources import npz
 
@@ -34,7 +32,8 @@ from datagen.tasks import Task
 
 def columns(tile, mosaics):
     planes = (Column(name, "|u1", tile, ("y", "x")) for name in ("image", "mask"))
-    return (*planes, Column("corner", "|u1", (), ()), Column("label", "|u1", (), ()), Column("circle", "<i8", (), ()))
+    numbers = (Column(name, "|u1", (), ()) for name in ("corner", "label"))
+    return (*planes, *numbers, Column("circle", "<i8", (), ()))
 
 
 def deriver(inputs):
@@ -127,7 +126,7 @@ def test_the_stored_row_is_shown_and_the_derived_one_is_the_same(
     built: dict[tuple[str, str], Path], storage: tuple[str, str]
 ) -> None:
     dataset, whole = Dataset(built[storage]), columns(built[storage])
-    for (task, split), section in dataset.sections.items():
+    for (task, split), section in dataset.splits.items():
         for index in {0, 1, 255 % section.count, 256 % section.count, section.count - 1}:
             shown, anew = (
                 get(dataset, task, split, index) for get in (samples.stored, samples.derived)
@@ -370,4 +369,4 @@ def test_the_library_raises_what_the_commands_print(
     )
     flip(copy / "mosaics/train/digest/c/1/0", 0)
     assert samples.damage(Dataset(copy), "mosaics", "train", 255) is None
-    assert isinstance(samples.damage(Dataset(copy), "mosaics", "train", 256), DamageError)
+    assert isinstance(samples.damage(Dataset(copy), "mosaics", "train", 256), DamagedError)

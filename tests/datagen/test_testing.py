@@ -28,14 +28,12 @@ from datagen import sources as source_rules
 from datagen.builder import Resolved, build, resolve_dataset
 from datagen.errors import DatagenError, InputError, RecipeError
 from datagen.layout import SPLITS, TASKS
-from datagen.plans import plan_of
 from datagen.recipe import COMPRESSIONS, Mosaics, Recipe
 from datagen.sources.base import MAX_CLASSES, Part, Source, UInt8
 from datagen.sources.split import divide
 from datagen.stores import Column
-from datagen.tasks import Deriver, Inputs, Task
+from datagen.tasks import Deriver, Inputs, Task, one_per_digit
 from datagen.tasks import find as find_task
-from datagen.tasks.task import one_per_digit
 from datagen.testing import (
     DAMAGES,
     KINDS,
@@ -306,11 +304,11 @@ def test_a_dataset_is_whole_and_stands_on_its_source(format_name: str, compressi
     @on_disk
     @given(datasets(format=format_name, compression=compression))
     def check(dataset: TinyDataset) -> None:
-        verdict = verify(dataset.root, directory=dataset.source_path)
-        assert (verdict.problems, verdict.stood_on) == ((), "the source")
+        verdict = verify(dataset.root, source_dir=dataset.source_path)
+        assert (verdict.problems, verdict.checked_against) == ((), "the source")
         storage = resolve_dataset(dataset.root, directory=dataset.source_path).recipe.storage
         assert (storage.format, storage.compression) == (format_name, compression)
-        assert plan_of(resolve_dataset(dataset.root, directory=dataset.source_path).plan) == (
+        assert resolve_dataset(dataset.root, directory=dataset.source_path).plan == (
             Resolved(dataset.recipe, dataset.source).plan
         )
 
@@ -559,12 +557,15 @@ def test_what_is_wrong_at_the_end_of_a_long_split_alone_is_found() -> None:
     ("task", "complaint"),
     [
         (a_task(rightly, name="My Values"), "My Values"),
-        (a_task(rightly, Column("value", "<f4", (2,), ("place",))), "dtype '<f4' is none of"),
+        (a_task(rightly, Column("value", "<f4", (2,), ("place",))), "dtype must be one of"),
         (a_task(rightly, Column("value", "<u4", (2,), ())), "axes must name each axis"),
-        (a_task(rightly, Column("value", "<u4", (0,), ("place",))), "is not the shape of a sample"),
+        (
+            a_task(rightly, Column("value", "<u4", (0,), ("place",))),
+            "must be the shape of a sample",
+        ),
         (a_task(rightly, VALUE, VALUE), "two columns have the same name"),
-        (a_task(rightly, count=lambda *_: 0), "count must be from 1"),
-        (a_task(rightly, count=lambda *_: np.int64(3)), "not JSON serializable"),
+        (a_task(rightly, count=lambda *_: 0), "count must be an integer from 1"),
+        (a_task(rightly, count=lambda *_: np.int64(3)), "count must be an integer from 1"),
     ],
 )
 def test_a_task_that_no_manifest_can_hold_is_refused(task: Task, complaint: str) -> None:

@@ -1,6 +1,4 @@
-"""Equal digests are found as a dictionary finds them, whatever the digests, the blocks and the
-memory allowed.
-"""
+"""Equal digests are found as by a dictionary, for all digests, block sizes and memory budgets."""
 
 from __future__ import annotations
 
@@ -12,8 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from datagen.verifier import duplicates
-from datagen.verifier.uniqueness import FOLLOWED, Digests, equal_groups
+from datagen.verifier.duplicates import FOLLOWED, Digests, equal_groups, equal_pairs
 
 # bytes: from a partition for each digest to one for all
 BUDGETS = (8, 64, 1 << 10, 1 << 14, 1 << 28)
@@ -105,7 +102,7 @@ def test_of_many_repeated_digests_a_thousand_are_given_and_each_is_right(budget:
     assert all(second == first + 3000 for first, second in groups)
 
 
-def test_it_reads_once_for_a_partition_and_once_more_if_there_is_anything_to_tell() -> None:
+def test_it_reads_once_a_partition_and_once_more_if_digests_repeat() -> None:
     digests, times = distinct(4096), 0
 
     def read() -> Iterator[Digests]:
@@ -143,16 +140,14 @@ def test_equal_digests_of_different_images_are_no_duplicates() -> None:
     digests = np.zeros((3, 16), np.uint8)
     images = {("a", 4): np.array([1]), ("a", 5): np.array([2]), ("b", 0): np.array([1])}
     spans = [("a", range(4, 6)), ("b", range(1))]
-    pairs = list(
-        duplicates._equal_pairs(reader(digests), spans, lambda split, row: images[split, row])
-    )
+    groups, _ = equal_groups(reader(digests), len(digests))
+    pairs = list(equal_pairs(groups, spans, lambda split, row: images[split, row]))
     assert pairs == [(("a", 4), ("b", 0))]
 
 
-def test_a_digest_that_no_chance_repeats_so_often_is_told_even_if_the_images_differ() -> None:
+def test_a_digest_repeated_beyond_chance_is_reported_even_if_the_images_differ() -> None:
     digests = np.zeros((FOLLOWED + 50, 16), np.uint8)
     spans = [("a", range(len(digests)))]
-    pairs = list(
-        duplicates._equal_pairs(reader(digests), spans, lambda split, row: np.array([row]))
-    )
+    groups, _ = equal_groups(reader(digests), len(digests))
+    pairs = list(equal_pairs(groups, spans, lambda split, row: np.array([row])))
     assert pairs == [(("a", 0), ("a", FOLLOWED - 1))]

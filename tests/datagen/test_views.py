@@ -1,6 +1,4 @@
-"""No documented way of reading gives zeros in place of samples, however few files may be open at
-once.
-"""
+"""No documented way of reading shows zeros in place of samples, even with few open files."""
 
 from __future__ import annotations
 
@@ -35,8 +33,10 @@ from datagen.dataset import Dataset
 from modeling.data.dataset import open_dataset
 import numpy
 root, out = sys.argv[1:]
-section = Dataset(root).sections["mosaics", "train"]
-numpy.savez(out, **{c.name: Dataset(root).rows("mosaics", "train", c.name, 0, section.count) for c in section.columns})
+dataset = Dataset(root)
+split = dataset.splits["mosaics", "train"]
+read = {c.name: dataset.rows("mosaics", "train", c.name, 0, split.count) for c in split.columns}
+numpy.savez(out, **read)
 page = pathlib.Path("docs/format.md").read_text("utf-8")
 blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
 assert len(blocks) == 3
@@ -44,14 +44,14 @@ for reader, code in zip(("numpy", "h5py", "zarr"), blocks):
     if (root.endswith("hdf5"), reader) in ((False, "h5py"), (True, "zarr")):
         continue
     found = {}
-    for column in section.columns:
+    for column in split.columns:
         names = {}
         first = f"root, task, split, name = {root!r}, 'mosaics', 'train', {column.name!r}"
         exec(re.sub("^root, task, split, name = .*$", first, code, flags=re.MULTILINE), names)
         found[column.name] = names["whole"]
     numpy.savez(f"{out}-{reader}", **found)
 train = open_dataset(root).split("mosaics", "train")
-numpy.savez(out + "-mapped", **{c.name: train[c.name][:] for c in section.columns})
+numpy.savez(out + "-mapped", **{c.name: train[c.name][:] for c in split.columns})
 """
 
 
@@ -71,7 +71,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path
 
 @pytest.fixture
 def older(built: Callable[[str, str], Path], tmp_path: Path) -> Path:
-    """The dataset in HDF5 as it was written earlier, with a view in each section."""
+    """The dataset in HDF5 as earlier versions wrote it, with a view in each split."""
     return make_older(shutil.copytree(built("hdf5", "none"), tmp_path / "older"))
 
 
@@ -157,25 +157,28 @@ def test_verify_finds_that_a_view_shows_zeros_where_too_few_files_may_be_open(ol
     assert zeros - 600 <= lost <= zeros + 600  # as many shards, or two more or less
 
 
-def test_a_view_that_shows_all_is_right_and_what_cannot_be_known_is_said(older: Path) -> None:
+def test_a_view_that_shows_all_is_right_and_what_stays_unknown_is_listed(older: Path) -> None:
     if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < SHARDS + FILES:
         pytest.skip("needs more open files than shards")
     verdict = verify(older)
     assert verdict.problems == ()
-    told = "whether all.h5 shows every sample where fewer files may be open at once than here: read the shards"
-    assert told in verdict.not_looked_at
+    skipped = (
+        "whether all.h5 shows every sample where fewer files may be open at once than here: "
+        "read the shards"
+    )
+    assert skipped in verdict.skipped
     for level in ({"quick": True}, {"sample": 100}):
-        assert "what all.h5 shows" in verify(older, **level).not_looked_at
+        assert "what all.h5 shows" in verify(older, **level).skipped
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_nothing_is_said_of_views_where_there_are_none(
+def test_views_are_not_mentioned_where_there_are_none(
     built: Callable[[str, str], Path], name: str
 ) -> None:
-    assert not any("all.h5" in matter for matter in verify(built(name, "none")).not_looked_at)
+    assert not any("all.h5" in matter for matter in verify(built(name, "none")).skipped)
 
 
-def test_a_view_over_damaged_shards_is_not_told_twice(older: Path) -> None:
+def test_a_view_over_damaged_shards_is_not_reported_twice(older: Path) -> None:
     (older / "mosaics/train/00003.h5").unlink()
     verdict = verify(older)
     assert {(one.kind, one.path) for one in verdict.problems} == {
@@ -183,7 +186,7 @@ def test_a_view_over_damaged_shards_is_not_told_twice(older: Path) -> None:
     }
     assert (
         "what the view of whole columns shows, where it or a shard is not as the manifest says"
-        in verdict.not_looked_at
+        in verdict.skipped
     )
 
 

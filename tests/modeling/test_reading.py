@@ -69,7 +69,7 @@ def test_the_examples_read_every_column_of_every_task(
     place.
     """
     datagen = Dataset(folder / "data/mnist")
-    columns = [column.name for column in datagen.sections[task, "train"].columns]
+    columns = [column.name for column in datagen.splits[task, "train"].columns]
     image, mask, label = (columns[(number + place) % len(columns)] for place in range(3))
     code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
     for name, other in (

@@ -1,6 +1,4 @@
-"""A tiny finished dataset in hand, to be damaged: its samples, its manifest, and all digests
-computed anew.
-"""
+"""A tiny finished dataset to be damaged, and the tools of a forger: every digest computed again."""
 
 from __future__ import annotations
 
@@ -25,8 +23,8 @@ from datagen.hashing import (
     merkle_root,
 )
 from datagen.layout import MANIFEST
-from datagen.manifest import SHARD_FACTS, Table
 from datagen.recipe import from_table
+from datagen.split import SHARD_FACTS, Table
 from datagen.stores import Array
 from datagen.tasks import TASKS, Inputs
 
@@ -49,19 +47,17 @@ class Tiny:
 
     @property
     def format(self) -> str:
-        """Of the stores."""
+        """Name of the store's format."""
         return str(self.manifest["recipe"]["storage"]["format"])
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """The manifest as it stands on disk, a new copy each time."""
+        """Read the manifest from disk, a new copy each time."""
         plain: dict[str, Any] = json.loads((self.root / MANIFEST).read_bytes())
         return plain
 
     def path(self, place: str) -> str:
-        """The file of "TASK/SPLIT/COLUMN:SHARD", relative to the dataset; any other place is a path
-        already.
-        """
+        """Find the file of "TASK/SPLIT/COLUMN:SHARD", relative to the dataset; keep other paths."""
         column, found, shard = place.partition(":")
         if not found:
             return place
@@ -70,13 +66,11 @@ class Tiny:
         return str(rules[name]).format(shard=int(shard))
 
     def file(self, place: str) -> Path:
-        """The same as a path."""
+        """Find the file of a place, as a full path."""
         return self.root / self.path(place)
 
     def samples(self, place: str) -> Array:
-        """The samples of a column in a shard, "TASK/SPLIT/COLUMN:SHARD", as they are mapped: to be
-        written to.
-        """
+        """Map the samples of a column in a shard, "TASK/SPLIT/COLUMN:SHARD", to be written to."""
         column, _, shard = place.partition(":")
         task, split, name = column.split("/")
         facts = self.manifest["tasks"][task][split]
@@ -88,20 +82,20 @@ class Tiny:
         )
 
     def table(self, task: str, split: str) -> Table:
-        """The shard table of a section, as it stands on disk: (columns, shards)."""
+        """Read the shard table of a split from disk: (columns, shards)."""
         columns = len(self.manifest["tasks"][task][split]["columns"])
         data = (self.root / f"{task}/{split}.shards").read_bytes()
         return np.frombuffer(bytearray(data), SHARD_FACTS).reshape(columns, -1)
 
     def edit(self, change: Callable[[dict[str, Any]], object]) -> None:
-        """Change the manifest, and nothing that follows from it: not even its own digest."""
+        """Change the manifest only, not even its own digest."""
         plain = self.manifest
         change(plain)
         (self.root / MANIFEST).write_bytes(canonical_json(plain))
 
 
 def build_tiny(folder: Path, format_name: str, compression: str = "none") -> Tiny:
-    """A tiny dataset in the new `folder`, and another one beside it."""
+    """Build a tiny dataset in the new `folder`, and another one beside it."""
     digits = split_digits()
     mirrored = {
         split: (np.ascontiguousarray(images[:, ::-1]), labels)
@@ -119,16 +113,14 @@ def build_tiny(folder: Path, format_name: str, compression: str = "none") -> Tin
 
 
 def copy_of(tiny: Tiny, folder: Path) -> Tiny:
-    """A copy that may be damaged."""
+    """Copy a dataset, to be damaged."""
     shutil.copytree(tiny.root, folder / "tiny")
     (folder / "outside").mkdir()
     return replace(tiny, root=folder / "tiny", outside=folder / "outside")
 
 
 def seal(tiny: Tiny) -> None:
-    """Make the manifest agree with itself and with the small files, tables included, that are
-    there.
-    """
+    """Make the manifest agree with itself and with the small files there, tables included."""
     plain = tiny.manifest
     for splits in plain["tasks"].values():
         for facts in splits.values():
@@ -156,9 +148,7 @@ def seal(tiny: Tiny) -> None:
 
 
 def reseal(tiny: Tiny) -> None:
-    """Recompute every digest and size from the bytes there are, as a careful forger leaves them;
-    then `seal`.
-    """
+    """Recompute every digest and size from the bytes there, as a careful forger would; `seal`."""
     plain = tiny.manifest
     for task, splits in plain["tasks"].items():
         for split, facts in splits.items():
@@ -173,9 +163,7 @@ def reseal(tiny: Tiny) -> None:
 
 
 def _measure(path: Path, column: dict[str, Any], row: Any) -> None:
-    """Enter the facts of a shard's file, and of its samples where they are still there to be
-    read.
-    """
+    """Enter the facts of a shard's file, and of its samples if they can still be read."""
     if not _is_plain(path):
         return
     row["file_bytes"] = path.stat().st_size
@@ -201,9 +189,7 @@ def _is_plain(path: Path) -> bool:
 
 
 def rederive(tiny: Tiny, split: str) -> None:
-    """Derive everything in a split anew from its stored digits, the images of `foreground` and
-    labels of `circles`.
-    """
+    """Derive a split again from its stored images (`foreground`) and labels (`circles`)."""
     images = np.array(tiny.samples(f"foreground/{split}/image:0"))
     labels = np.array(tiny.samples(f"circles/{split}/label:0"))
     recipe = from_table(tiny.manifest["recipe"], origin=MANIFEST)
@@ -217,5 +203,5 @@ def rederive(tiny: Tiny, split: str) -> None:
 
 
 def files(tiny: Tiny) -> Iterator[Path]:
-    """Every file of the dataset, in order."""
+    """List every file of the dataset, sorted."""
     return iter(sorted(path for path in tiny.root.rglob("*") if path.is_file()))

@@ -17,9 +17,8 @@ from isolation import ROOT
 
 from datagen import recipe as recipes
 from datagen.hashing import canonical_json
-from datagen.manifest import NO_OFFSET, SHARD_FACTS
 from datagen.sources import idx
-from datagen.stores import Column, Section
+from datagen.split import NO_OFFSET, SHARD_FACTS, Column, Split
 from datagen.stores import zarr as store
 
 GOLDEN = ROOT / "tests/golden"
@@ -27,9 +26,9 @@ SEPARATOR = b"\n--\n"  # between members that are still to be packed in an archi
 
 COLUMNS = (Column("image", "|u1", (2, 3), ("y", "x")), Column("label", "|u1", (), ()))
 SECTIONS = tuple(
-    Section("foreground", "val", 600, COLUMNS, 256, compression) for compression in ("none", "zstd")
+    Split("foreground", "val", 600, COLUMNS, 256, compression) for compression in ("none", "zstd")
 )
-SHARD = Section("circles", "val", 300, COLUMNS[1:], 512, "zstd")  # one shard of two chunks
+SHARD = Split("circles", "val", 300, COLUMNS[1:], 512, "zstd")  # one shard of two chunks
 
 Mutate = Callable[[bytes, int], bytes]
 
@@ -150,7 +149,7 @@ def table_seeds() -> list[bytes]:
         rows = np.zeros((len(section.columns), section.shards), SHARD_FACTS)
         for line, column in zip(rows, section.columns, strict=True):
             line["length"] = [
-                len(section.extent(shard)) * column.sample_bytes for shard in range(section.shards)
+                len(section.samples(shard)) * column.sample_bytes for shard in range(section.shards)
             ]
         rows["file_bytes"] = rows["length"]
         rows["offset"] = NO_OFFSET if section.compression != "none" else 0

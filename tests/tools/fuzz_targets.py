@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -29,13 +29,14 @@ from helpers import save_source
 
 from datagen import manifest as manifests
 from datagen import recipe as recipes
-from datagen.dataset import read_table, section_of
 from datagen.errors import DatagenError
+from datagen.existing import read_table
 from datagen.hashing import bytes_digest, canonical_json, dataset_digest
 from datagen.layout import CHUNK
-from datagen.manifest import NO_OFFSET, FileFacts
 from datagen.sources import idx, npz
+from datagen.split import NO_OFFSET, FileFacts
 from datagen.stores import zarr as store
+from datagen.stores.base import ZSTD_HEADER, zstd_size
 
 MAX_MESSAGE = 20_000  # characters of an error, whatever the input
 Arguments = ParamSpec("Arguments")
@@ -124,18 +125,12 @@ def check_manifest(data: bytes) -> None:
         if manifest is None:
             continue
         assert manifests.to_bytes(manifest) == spelled
-        for task, splits in manifest.tasks.items():
-            for split, facts in splits.items():
-                section = section_of(manifest, task, split)
-                assert facts.bytes == facts.count * sum(
-                    column.sample_bytes for column in section.columns
-                )
-                for path in (
-                    facts.table.path,
-                    *(column.path.format(shard=1) for column in facts.columns),
-                ):
-                    assert ".." not in Path(path).parts
-                    assert not Path(path).is_absolute()
+        for split in manifest.splits.values():
+            assert split.table is not None
+            assert split.bytes == sum(split.count * column.sample_bytes for column in split.columns)
+            for path in (split.table.path, *split.paths(1)):
+                assert ".." not in Path(path).parts
+                assert not Path(path).is_absolute()
 
 
 def forged(data: bytes) -> bytes | None:
@@ -185,7 +180,7 @@ def check_table(data: bytes) -> None:
     path = written(data, "val.shards")
     facts = FileFacts(path.name, len(data), bytes_digest(data))
     for section in SECTIONS:
-        rows = taken(read_table, path.parent, section, facts)
+        rows = taken(read_table, path.parent, replace(section, table=facts))
         if rows is None:
             continue
         assert rows.tobytes() == data
@@ -194,7 +189,7 @@ def check_table(data: bytes) -> None:
                 begin, length, size = (
                     int(row[name]) for name in ("offset", "length", "file_bytes")
                 )
-                assert length == len(section.extent(shard)) * column.sample_bytes
+                assert length == len(section.samples(shard)) * column.sample_bytes
                 assert (
                     begin == NO_OFFSET if section.compression != "none" else begin + length <= size
                 )
@@ -262,7 +257,7 @@ def check_shard(data: bytes) -> None:
 
     A Zstandard frame states its size.
     """
-    size = store.zstd_size(data[: store.ZSTD_HEADER])
+    size = zstd_size(data[:ZSTD_HEADER])
     assert size is None or 0 <= size < 1 << 64
     index = data[:-4][-16 * (SHARD.shard_size // CHUNK) :]
     _write_frame()

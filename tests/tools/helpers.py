@@ -127,7 +127,7 @@ def columns(root: Path) -> dict[tuple[str, str, str], Array]:
     dataset = Dataset(root)
     return {
         (task, split, column.name): dataset.rows(task, split, column.name, 0, section.count)
-        for (task, split), section in dataset.sections.items()
+        for (task, split), section in dataset.splits.items()
         for column in section.columns
     }
 

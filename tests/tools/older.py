@@ -1,6 +1,4 @@
-"""Datasets as they were written earlier: HDF5 with a view of whole columns, Zarr with 0 as the fill
-value of each.
-"""
+"""Datasets as earlier versions wrote them: HDF5 with views of whole columns, Zarr filled with 0."""
 
 from __future__ import annotations
 
@@ -15,23 +13,20 @@ from datagen import manifest as manifests
 from datagen.dataset import Dataset
 from datagen.hashing import bytes_digest, canonical_json
 from datagen.layout import MANIFEST
-from datagen.manifest import FileFacts
-from datagen.stores import Column, Section
+from datagen.split import Column, FileFacts, Split
 
 
 def make_older(root: Path) -> Path:
-    """Turn the finished dataset in `root` into what it was when written earlier: the same samples,
-    another frame.
-    """
+    """Turn the dataset in `root` into one of an earlier version: same samples, other metadata."""
     dataset = Dataset(root)
     hdf5 = dataset.manifest.recipe.storage.format == "hdf5"
-    for section in dataset.sections.values():
+    for split in dataset.splits.values():
         if hdf5:
-            write_view(root, section)
+            write_view(root, split)
         else:
-            fill_with_zeros(root, section)
+            fill_with_zeros(root, split)
     listed = {file.path for file in dataset.manifest.files} | {
-        f"{section.folder}/all.h5" for section in dataset.sections.values() if hdf5
+        f"{split.folder}/all.h5" for split in dataset.splits.values() if hdf5
     }
     files = tuple(facts_of(root, path) for path in sorted(listed))
     (root / MANIFEST).write_bytes(
@@ -41,40 +36,40 @@ def make_older(root: Path) -> Path:
 
 
 def facts_of(root: Path, path: str) -> FileFacts:
-    """The facts of a small file."""
+    """Measure a small file."""
     data = (root / path).read_bytes()
     return FileFacts(path, len(data), bytes_digest(data))
 
 
-def fill_with_zeros(root: Path, section: Section) -> None:
+def fill_with_zeros(root: Path, split: Split) -> None:
     """Write the metadata of each array with the fill value 0."""
-    for column in section.columns:
-        path = root / section.folder / column.name / "zarr.json"
+    for column in split.columns:
+        path = root / split.folder / column.name / "zarr.json"
         path.write_bytes(canonical_json(json.loads(path.read_bytes()) | {"fill_value": 0}))
 
 
-def write_view(root: Path, section: Section) -> None:
-    """Write all.h5: each column of a section as a virtual dataset over all shards."""
+def write_view(root: Path, split: Split) -> None:
+    """Write all.h5: each column of a split as a virtual dataset over all shards."""
     with h5py.File(
-        root / section.folder / "all.h5",
+        root / split.folder / "all.h5",
         "w",
         libver=("v110", "v110"),
         track_order=False,
         alignment_threshold=1,
         alignment_interval=64,
     ) as file:
-        for column in section.columns:
-            _create_view(file, section, column)
+        for column in split.columns:
+            _create_view(file, split, column)
 
 
-def _create_view(file: h5py.File, section: Section, column: Column) -> None:
+def _create_view(file: h5py.File, split: Split, column: Column) -> None:
     """Create a virtual dataset over all shards, without times."""
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_obj_track_times(False)
     properties.set_layout(h5py.h5d.VIRTUAL)
-    whole = h5py.h5s.create_simple((section.count, *column.shape))
-    for shard in range(section.shards):
-        samples = section.extent(shard)
+    whole = h5py.h5s.create_simple((split.count, *column.shape))
+    for shard in range(split.shards):
+        samples = split.samples(shard)
         shape = (len(samples), *column.shape)
         whole.select_hyperslab((samples.start, *(0 for _ in column.shape)), shape)
         properties.set_virtual(

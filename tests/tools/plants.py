@@ -1,8 +1,6 @@
-"""Every way in which a dataset may be wrong, planted one by one, and at which levels `datagen
-verify` can know.
+"""Plants: ways in which a dataset can be wrong, and the levels of `datagen verify` that find each.
 
-The table in docs/verify.md is made of these; to write it anew:  .venv/bin/python
-tests/tools/plants.py
+The table in docs/verify.md is made from them. To update it: .venv/bin/python tests/tools/plants.py
 """
 
 from __future__ import annotations
@@ -36,11 +34,10 @@ LEVELS = ("quick", "full", "source", "expect")
 
 @dataclass(frozen=True)
 class Found:
-    """Exit code 1, and among the problems one of this kind at this place; of this sample, if one
-    can be told.
+    """Expects exit code 1 and a problem of this kind at this place, and of this sample, if given.
 
     `place` is a path, or "TASK/SPLIT/COLUMN:SHARD" for the file of that shard. `index` is a sample
-    of that section.
+    of that split.
     """
 
     kind: str
@@ -51,7 +48,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Refused:
-    """There is no manifest to verify by: this exit code, and this in the message."""
+    """Expects that the manifest is refused with this exit code, and this in the message."""
 
     code: int
     message: str
@@ -60,7 +57,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Unseen:
-    """Exit code 0, and `matter` is among what was not looked at."""
+    """Expects exit code 0, and `matter` among what was skipped."""
 
     matter: str
     cell: str
@@ -68,11 +65,11 @@ class Unseen:
 
 Cell = Found | Refused | Unseen
 
-PASSED_OVER = Unseen("the bytes of the shards", "not looked at")
+SKIPPED = Unseen("the bytes of the shards", "skipped")
 UNKNOWABLE = Unseen(
     "whether these are the images of the source", "cannot be known without the source"
 )
-UNTOLD = Unseen("what the manifest tells of its source", UNKNOWABLE.cell)
+UNTOLD = Unseen("what the manifest says of its source", UNKNOWABLE.cell)
 ANOTHER = Found("not the digest expected", MANIFEST)
 
 
@@ -80,8 +77,8 @@ ANOTHER = Found("not the digest expected", MANIFEST)
 class Plant:
     """A way to be wrong: `damage` does it, `forge` then makes the digests agree.
 
-    `plain` and `forged` are what is expected at quick, full, source and expect; the last of fewer
-    stands for the rest.
+    `plain` and `forged` are the cells expected at quick, full, source and expect; if there are
+    fewer, the last one counts for the rest.
     """
 
     name: str
@@ -92,29 +89,29 @@ class Plant:
     formats: tuple[str, ...] = ("zarr", "hdf5")
 
     def cell(self, level: str, forged: bool) -> Cell:
-        """What is expected at a level."""
+        """Look up the cell expected at a level."""
         cells = self.forged if forged else self.plain
         return cells[min(LEVELS.index(level), len(cells) - 1)]
 
 
 def _damaged(place: str) -> list[Cell]:
-    """Only the digest of the file tells."""
-    return [PASSED_OVER, Found("damaged", place)]
+    """Expect a problem that only the digest of the file shows."""
+    return [SKIPPED, Found("damaged", place)]
 
 
 def _seen(kind: str, place: str, index: int) -> tuple[list[Cell], list[Cell]]:
-    """Both rows of cells of a sample that is wrong in itself, whether digests agree or not."""
+    """Expect a sample that is wrong in itself, whether digests agree or not: both rows of cells."""
     found = Found(kind, place, index)
-    return [PASSED_OVER, found], [PASSED_OVER, found, found, ANOTHER]
+    return [SKIPPED, found], [SKIPPED, found, found, ANOTHER]
 
 
 def _wrong(kind: str, place: str, index: int | None = None) -> list[Cell]:
-    """Not what follows from the digits, so found by deriving; and another dataset."""
-    return [PASSED_OVER, Found(kind, place, index), Found(kind, place, index), ANOTHER]
+    """Expect a sample that does not follow from the images, so another dataset."""
+    return [SKIPPED, Found(kind, place, index), Found(kind, place, index), ANOTHER]
 
 
 def _row(tiny: Tiny, task: str, split: str, row: int, shard: int = 0) -> dict[str, Array]:
-    """All columns of one sample of a shard, as they are mapped: to be written to."""
+    """Map all columns of one sample of a shard, to be written to."""
     names = [column["name"] for column in tiny.manifest["tasks"][task][split]["columns"]]
     return {name: tiny.samples(f"{task}/{split}/{name}:{shard}")[row : row + 1] for name in names}
 
@@ -136,7 +133,7 @@ def _add(tiny: Tiny) -> None:
 
 
 def _nothing(tiny: Tiny) -> None:
-    """What no digest makes good."""
+    """Forge nothing: no digest hides this plant."""
 
 
 def _list_added(tiny: Tiny) -> None:
@@ -208,7 +205,7 @@ def _threshold(tiny: Tiny) -> None:
 
 
 def _circle(tiny: Tiny, change: Callable[[Array], object]) -> None:
-    """Another circle for a digit; where it is the mask's, the mask follows."""
+    """Change the circle of a digit, and draw its mask again."""
     circles, masks = (tiny.samples(f"circles/train/{name}:0") for name in ("circle", "mask"))
     change(circles[7])
     masks[7] = raster(circles[7:8], *masks[7].shape)[0]
@@ -238,9 +235,7 @@ def _label(tiny: Tiny) -> None:
 
 
 def _stray(tiny: Tiny) -> None:
-    """A train digit in the first cell of a test mosaic, with its own mask, label and row; the
-    digest follows.
-    """
+    """Put a train digit with its mask and label in the first cell of a test mosaic."""
     mosaic, digit = _row(tiny, "mosaics", "test", 4), _row(tiny, "foreground", "train", 11)
     label = tiny.samples("circles/train/label:0")[11]
     mosaic["image"][0, :5, :4], mosaic["mask"][0, :5, :4] = (
@@ -279,9 +274,7 @@ def _leak(tiny: Tiny) -> None:
 
 
 def _point_elsewhere(tiny: Tiny) -> None:
-    """The index of a shard (Zarr), or the view of the shards (HDF5), leads to another place than
-    the mapped bytes.
-    """
+    """Point the index of a shard (Zarr) or the view of the shards (HDF5) at other bytes."""
     if tiny.format == "zarr":
         path = tiny.file("mosaics/train/mask:0")
         data = path.read_bytes()
@@ -293,9 +286,7 @@ def _point_elsewhere(tiny: Tiny) -> None:
 
 
 def _rewrite_view(tiny: Tiny, names: Sequence[str], bits: int = 8) -> None:
-    """Another all.h5 for the mosaics of `train`, whose masks come from these files, and have so
-    many bits.
-    """
+    """Write all.h5 for the mosaics of `train` again: masks of these files, of so many bits."""
     path = tiny.root / "mosaics/train/all.h5"
     with h5py.File(path, "r") as file:
         columns = {name: (file[name].shape, file[name].dtype) for name in file}
@@ -322,9 +313,7 @@ def _rewrite_view(tiny: Tiny, names: Sequence[str], bits: int = 8) -> None:
 
 
 def _rewrite_shard(tiny: Tiny, change: Callable[[h5py.File, Array], object]) -> None:
-    """Another `mask` in an HDF5 shard; the bytes at its old place stay, and that is where the table
-    tells it to be.
-    """
+    """Replace `mask` in an HDF5 shard; the old bytes stay at the place that the table gives."""
     with h5py.File(tiny.file("mosaics/val/mask:0"), "r+") as file:
         masks = np.array(file["mask"])
         del file["mask"]
@@ -347,9 +336,7 @@ def _soft_link(tiny: Tiny) -> None:
 
 
 def _external_link(tiny: Tiny) -> None:
-    """To a dataset of another file that lies there at the very same offset, and holds something
-    else.
-    """
+    """Link to a dataset of another file, at the same offset there, with other content."""
     shutil.copy(tiny.file("mosaics/val/mask:0"), tiny.outside / "other.h5")
     with h5py.File(tiny.outside / "other.h5", "r+") as other:
         other["mask"][0, 0, 0] ^= 1
@@ -362,9 +349,7 @@ def _external_link(tiny: Tiny) -> None:
 
 
 def _retype(tiny: Tiny) -> None:
-    """The library reads another type: signed (Zarr), or 7 bits of the 8 (HDF5), which h5py also
-    calls uint8.
-    """
+    """Let the library read another type: signed (Zarr), or 7 bits of 8 (HDF5; uint8 to h5py)."""
     if tiny.format == "zarr":
         path = tiny.root / "mosaics/train/mask/zarr.json"
         path.write_text(path.read_text().replace('"uint8"', '"int8"'))
@@ -374,8 +359,8 @@ def _retype(tiny: Tiny) -> None:
 
 
 def _stray_view(tiny: Tiny) -> None:
-    """A view as datasets written earlier have, in one that has none."""
-    write_view(tiny.root, Dataset(tiny.root).sections["mosaics", "train"])
+    """Add a view, as earlier versions wrote it, that no manifest lists."""
+    write_view(tiny.root, Dataset(tiny.root).splits["mosaics", "train"])
 
 
 def _consolidate(tiny: Tiny) -> None:
@@ -440,7 +425,7 @@ _OF_FILES = [
         "a bit flipped in a shard table",
         lambda tiny: flip(tiny.root / _TABLE, 30),
         [Found("damaged", _TABLE)],
-        [PASSED_OVER, Found("damaged", "mosaics/train/image:0")],
+        [SKIPPED, Found("damaged", "mosaics/train/image:0")],
         seal,
     ),
     Plant(
@@ -527,7 +512,7 @@ _OF_SAMPLES = [
         _digit_label,
         _damaged("circles/train/label:0"),
         [
-            PASSED_OVER,
+            SKIPPED,
             Found("wrong label", "mosaics/train/label:0"),
             Found("wrong label", "circles/train/label:0", 7),
             ANOTHER,
@@ -538,34 +523,34 @@ _OF_SAMPLES = [
         _another_class,
         _damaged("circles/train/label:0"),
         [
-            PASSED_OVER,
+            SKIPPED,
             Found("unknown class", "circles/train/label:0", 7),
             Found("wrong label", "circles/train/label:0", 7),
             ANOTHER,
         ],
     ),
     Plant(
-        "a train digit among the test digits, all derived anew",
+        "a train digit among the test digits, all derived again",
         _leak,
         _damaged("foreground/test/image:0"),
         [
-            PASSED_OVER,
+            SKIPPED,
             Found("digit in two splits", "foreground/test", 6),
             Found("wrong image", "foreground/test/image:0", 6),
             ANOTHER,
         ],
     ),
     Plant(
-        "a digit relabelled, all derived anew",
+        "a digit relabelled, all derived again",
         _relabel,
         _damaged("circles/train/label:0"),
-        [PASSED_OVER, UNKNOWABLE, Found("wrong label", "circles/train/label:0", 7), ANOTHER],
+        [SKIPPED, UNKNOWABLE, Found("wrong label", "circles/train/label:0", 7), ANOTHER],
     ),
     Plant(
-        "another image of a digit, all derived anew",
+        "another image of a digit, all derived again",
         _redraw,
         _damaged("foreground/train/image:0"),
-        [PASSED_OVER, UNKNOWABLE, Found("wrong image", "foreground/train/image:0", 7), ANOTHER],
+        [SKIPPED, UNKNOWABLE, Found("wrong image", "foreground/train/image:0", 7), ANOTHER],
     ),
 ]
 
@@ -573,15 +558,15 @@ _INNER: Cell = Found("misleading", "mosaics/val/mask:0")
 _VIEW = [Found("damaged", "mosaics/train/all.h5")], [Found("misleading", "mosaics/train/all.h5")]
 _INDEX = "mosaics/train/mask:0"
 _METADATA = "mosaics/train/mask/zarr.json"
-_LINKED = _damaged("mosaics/val/mask:0"), [PASSED_OVER, _INNER]
-_STORED = [Found("another size", "mosaics/val/mask:0")], [PASSED_OVER, _INNER]
+_LINKED = _damaged("mosaics/val/mask:0"), [SKIPPED, _INNER]
+_STORED = [Found("another size", "mosaics/val/mask:0")], [SKIPPED, _INNER]
 
 _OF_LIBRARIES = [
     Plant(
         "an index that points elsewhere than the mapped bytes",
         _point_elsewhere,
         _damaged(_INDEX),
-        [PASSED_OVER, Found("misleading", _INDEX)],
+        [SKIPPED, Found("misleading", _INDEX)],
         formats=("zarr",),
     ),
     Plant(
@@ -620,28 +605,29 @@ _OF_LIBRARIES = [
 ]
 
 
-def _claim(name: str, path: str, value: Any, *forged: Cell) -> Plant:
-    """A value of the manifest edited: refused, unless it is sealed anew; then `forged`."""
-    not_sealed = [Refused(5, "its sha256 is not that of the rest")]
-    return Plant(
-        f"manifest: {name}", partial(_set, path=path, value=value), not_sealed, forged, seal
-    )
+_UNSEALED = Refused(5, "its sha256 is not that of the rest")
+
+
+def _claim(name: str, path: str, value: Any, *forged: Cell, plain: Cell = _UNSEALED) -> Plant:
+    """Edit a value of the manifest: refused, unless it is sealed again; then `forged`."""
+    damage = partial(_set, path=path, value=value)
+    return Plant(f"manifest: {name}", damage, [plain], forged, seal)
 
 
 def _spelling(name: str, old: str, new: str, code: int, message: str) -> Plant:
-    """Bytes of the manifest edited, which no seal makes good."""
+    """Edit bytes of the manifest so that no seal helps."""
     refused = [Refused(code, message)]
     return Plant(
         f"manifest: {name}", partial(_respell, old=old, new=new), refused, refused, _nothing
     )
 
 
-_CONTRADICTS = Refused(5, "contradicts itself")
-_SECTION = Found("another section", MANIFEST)
+_OUTSIDE = Refused(5, "must be a rule for paths within the dataset")
+_SPLIT = Found("another split", MANIFEST)
 _COLUMN = "tasks/mosaics/train/columns/0/path"
 
 _OF_CLAIMS = [
-    _spelling("a bit flipped", '"count"', '"cound"', 5, "count must be"),
+    _spelling("a bit flipped", '"count"', '"cound"', 5, "count is missing"),
     _spelling("an unknown version", '"version": 1', '"version": 2', 4, "install the version"),
     _spelling("NaN", '"dropped_within": 0', '"dropped_within": NaN', 5, "must be an integer"),
     _spelling(
@@ -649,19 +635,19 @@ _OF_CLAIMS = [
         '"dropped_within": 0',
         '"dropped_within": 0,\n    "dropped_within": 0',
         5,
-        "not spelled",
+        "its bytes are not canonical",
     ),
     Plant("manifest: huge", _huge, [Refused(5, "too large")], [Refused(5, "too large")], _nothing),
-    _claim("a path with ..", _COLUMN, "../outside/{shard}", _CONTRADICTS),
-    _claim("an absolute path", _COLUMN, "/etc/{shard}", _CONTRADICTS),
+    _claim("a path with ..", _COLUMN, "../outside/{shard}", _OUTSIDE, plain=_OUTSIDE),
+    _claim("an absolute path", _COLUMN, "/etc/{shard}", _OUTSIDE, plain=_OUTSIDE),
     _claim(
         "the path of another file",
         _COLUMN,
         "mosaics/val/image/c/{shard}/0/0",
         Found("another path", MANIFEST),
     ),
-    _claim("a count edited", "tasks/foreground/train/count", 41, _SECTION),
-    _claim("the count of digits edited", "source/digits/train/count", 41, _SECTION),
+    _claim("a count edited", "tasks/foreground/train/count", 41, _SPLIT),
+    _claim("the count of digits edited", "source/digits/train/count", 41, _SPLIT),
     _claim(
         "more conflicts than digits dropped",
         "source/conflicts",
@@ -695,8 +681,8 @@ _OF_CLAIMS = [
     Plant(
         "manifest and recipe: another seed",
         _reseed,
-        [Refused(5, "its sha256 is not that of the rest")],
-        [PASSED_OVER, Found("wrong source", "mosaics/train/source:0", 0)],
+        [_UNSEALED],
+        [SKIPPED, Found("wrong source", "mosaics/train/source:0", 0)],
         seal,
     ),
     Plant(
@@ -715,7 +701,7 @@ _BEGIN, _END = "<!-- plants -->\n", "<!-- end of plants -->\n"
 
 
 def table() -> str:
-    """The table of the docs: every plant, and what verify says of it at each level."""
+    """Make the table of the docs: every plant, and what verify says of it at each level."""
     lines = [f"| plant | {' | '.join(LEVELS)} |", "|---" * (1 + len(LEVELS)) + "|"]
     for plant in PLANTS:
         kept = [
@@ -730,7 +716,7 @@ def table() -> str:
 
 
 def renewed(page: str) -> str:
-    """The page with the table as it must be."""
+    """Replace the table in the page by the current one."""
     before, begin, rest = page.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     assert begin

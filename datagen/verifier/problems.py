@@ -1,0 +1,92 @@
+"""Findings that checks yield: problems, samples compared, and matters skipped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from datagen.dataset import Dataset
+from datagen.errors import DatagenError, printable
+from datagen.files import require_enough
+from datagen.split import Split
+
+UNREADABLE = "unreadable"  # the kind of a problem where something could not be read
+
+_SHOWN = 200  # characters of a name or value in a message; a dataset may hold any length
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One contradiction between a dataset and its manifest.
+
+    `path` is relative to the dataset; `index` is a sample of `split`, None for a whole file.
+    """
+
+    kind: str
+    path: str
+    expected: str
+    found: str
+    task: str | None = None
+    split: str | None = None
+    index: int | None = None
+
+    def __str__(self) -> str:
+        sample = (
+            "" if self.index is None else f" sample {self.index:,} of {self.task}/{self.split}:"
+        )
+        path, expected, found = map(_shortened, (self.path, self.expected, self.found))
+        return f"{path}:{sample} {self.kind}: expected {expected}, found {found}"
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Something that is not checked, in words."""
+
+    matter: str
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Samples that were derived again and compared, and the bytes of samples that were read."""
+
+    samples: int
+    bytes: int
+
+
+Finding = Problem | Skipped | Compared
+
+
+def problem_in(
+    split: Split | None,
+    kind: str,
+    path: str,
+    expected: object,
+    found: object,
+    index: int | None = None,
+) -> Problem:
+    """Make a problem of a split, of one of its files, or of its sample `index`."""
+    task, name = (split.task, split.name) if split else (None, None)
+    return Problem(kind, path, str(expected), str(found), task, name, index)
+
+
+def unreadable(dataset: Dataset, split: Split, error: DatagenError | OSError) -> Problem:
+    """Turn an error of reading a split's file into a problem.
+
+    Raises StorageError if the process ran out of files or memory: that is not the file's fault.
+    """
+    require_enough(error)
+    if isinstance(error, DatagenError):
+        place, found = error.path, error.problem
+    else:
+        place, found = error.filename, error.strerror or str(error)
+    path = Path(place or dataset.root)
+    inside = path.is_relative_to(dataset.root) and path != dataset.root
+    relative = path.relative_to(dataset.root).as_posix() if inside else split.folder
+    return problem_in(split, UNREADABLE, relative, "what was written", found)
+
+
+def _shortened(text: str) -> str:
+    """Escape text of the dataset for a terminal, and cut it to a length that can be read."""
+    return printable(
+        text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
+    )

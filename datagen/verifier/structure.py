@@ -1,0 +1,415 @@
+"""Checks everything but the samples: claims of the manifest, files and their sizes, metadata.
+
+The dataset may be hostile. Nothing that it says is followed before it is bounded: no link, no path
+out of the folder, no count larger than the files can hold.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from datagen import builder, recipe
+from datagen.dataset import Dataset
+from datagen.errors import DatagenError
+from datagen.files import LINK_REMEDY, require_enough
+from datagen.hashing import file_digest, merkle_root
+from datagen.layout import CHUNK, MANIFEST, RECIPE
+from datagen.manifest import Manifest
+from datagen.sources.base import MAX_CLASSES, MAX_SIDE
+from datagen.split import FileFacts, Shard, Split, shard_list
+from datagen.stores import Store, open_store, with_paths
+from datagen.tasks import TASKS
+from datagen.verifier.problems import UNREADABLE, Problem, Skipped, problem_in
+
+_DEPTH = 12  # folders; the deepest file of a dataset, a Zarr shard, lies in 7
+_MISSING = 10_000  # missing shard files that are named one by one
+_MAX_DECODED = 1 << 30  # bytes of the largest piece read: a sample, or a chunk of compressed ones
+_EMPTY, _CLOSED = "an empty folder", "something that cannot be looked at"
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Problems of everything but the samples, the tasks skipped, and the shards safe to read."""
+
+    problems: list[Problem]
+    skipped: list[Skipped]
+    readable: list[Shard]
+
+
+def check_structure(dataset: Dataset) -> Structure:
+    """Check the manifest, the list of files, their sizes, and the content of the small ones."""
+    manifest, entries = dataset.manifest, list_entries(dataset.root)
+    unknown = [task for task in manifest.recipe.tasks if task not in TASKS]
+    expected = _expected_splits(manifest, unknown)
+    contradictions = list(_check_claims(manifest))
+    checks = [
+        _check_split(dataset, split, entries)
+        if split.task in unknown or is_declared(split, expected.get(key))
+        else _SplitCheck([_another_split(expected.get(key), split)], _entries_of(split, entries))
+        for key, split in dataset.splits.items()
+    ]
+    absent = [split for key, split in expected.items() if key not in dataset.splits]
+    paths = {MANIFEST, *(file.path for file in manifest.files)}
+    paths.update(*(check.paths for check in checks))
+    problems = [
+        *_check_listed(dataset, entries),
+        *_check_recipe(dataset, entries),
+        *contradictions,
+        *(problem for check in checks for problem in check.problems),
+        *(_another_split(split, None) for split in absent),
+        *_check_strays(entries, paths),
+    ]
+    return Structure(
+        problems,
+        [
+            Skipped(f"whether {task} is right: no task of that name is known here")
+            for task in unknown
+        ],
+        [] if contradictions else [shard for check in checks for shard in check.readable],
+    )
+
+
+def view_of(dataset: Dataset, split: Split) -> str | None:
+    """Find the path of a split's view, which only earlier versions wrote and listed."""
+    views = open_store(dataset.manifest.recipe.storage.format).views
+    path = views.path(split) if views else None
+    return path if path in {file.path for file in dataset.manifest.files} else None
+
+
+# Files that are there.
+
+
+class Entries(dict[str, int | str]):
+    """Path relative to the dataset -> size of a regular file, or words for anything else."""
+
+    @cached_property
+    def folders(self) -> frozenset[str]:
+        """Every folder with entries, once all are listed."""
+        return frozenset(str(folder) for path in self for folder in PurePosixPath(path).parents)
+
+    def is_file(self, path: str) -> bool:
+        """Say whether a regular file is at `path`."""
+        return isinstance(self.get(path), int)
+
+    def describe(self, path: str) -> str:
+        """Say in words what is at `path`."""
+        entry = self.get(path)
+        if isinstance(entry, int):
+            return f"{entry:,} bytes"
+        if entry is not None:
+            return entry
+        if any(self.get(str(folder)) == _CLOSED for folder in PurePosixPath(path).parents):
+            return "nothing that can be seen"
+        return "a folder" if path in self.folders else "nothing"
+
+
+def list_entries(root: Path) -> Entries:
+    """List everything below `root` but folders with entries; follow no link, go 12 folders deep.
+
+    Raises OSError if `root` itself cannot be opened.
+    """
+    entries, folders = Entries(), [""]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(root / folder) as scan:
+                inside = list(scan)
+        except OSError as error:
+            if not folder:
+                raise
+            require_enough(error)
+            entries[folder.rstrip("/")] = _CLOSED
+            continue
+        if folder and not inside:
+            entries[folder.rstrip("/")] = _EMPTY
+        for entry in inside:
+            path = f"{folder}{entry.name}"
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except OSError:
+                entries[path] = _CLOSED
+                continue
+            if not stat.S_ISDIR(status.st_mode):
+                entries[path] = _size_or_kind(status)
+            elif path.count("/") < _DEPTH:
+                folders.append(f"{path}/")
+            else:
+                entries[path] = "a folder too deep"
+    return entries
+
+
+def _size_or_kind(status: os.stat_result) -> int | str:
+    if stat.S_ISREG(status.st_mode):
+        return status.st_size
+    is_link = stat.S_ISLNK(status.st_mode)
+    return f"a link ({LINK_REMEDY})" if is_link else "a pipe, socket or device"
+
+
+def _check_strays(entries: Entries, paths: set[str]) -> Iterator[Problem]:
+    """Report entries that are not among the `paths` of the dataset."""
+    folders = {str(folder) for path in paths for folder in PurePosixPath(path).parents}
+    for path in sorted(entries.keys() - paths):
+        if entries[path] == _EMPTY and path in folders:
+            continue  # the files missing in it are reported
+        if entries[path] == _CLOSED:
+            yield Problem(UNREADABLE, path, "what can be looked at", entries.describe(path))
+        else:
+            yield Problem("unexpected", path, "nothing", entries.describe(path))
+
+
+def _check_listed(dataset: Dataset, entries: Entries) -> Iterator[Problem]:
+    """Check the small files that the manifest lists: the recipe and the metadata of the stores.
+
+    A listed file that is neither could make zarr or h5py show other data.
+    """
+    store = open_store(dataset.manifest.recipe.storage.format)
+    metadata = {path for split in dataset.splits.values() for path in _metadata(store, split)}
+    for file in dataset.manifest.files:
+        if file.path not in {RECIPE, *metadata}:
+            yield Problem("unexpected", file.path, "nothing", "a file that the manifest lists")
+        elif _is_consolidated(dataset, store, file, entries):
+            yield Problem(
+                "consolidated",
+                file.path,
+                "the metadata without the key consolidated_metadata",
+                "zarr.consolidate_metadata's, which touches no sample: "
+                "the same build command writes it as it was",
+            )
+        else:
+            yield from _check_file(dataset, file, entries)
+
+
+def _metadata(store: Store, split: Split) -> list[str]:
+    """List the metadata files that a split may have, with the view of earlier versions."""
+    return [*store.frame_paths(split), *([store.views.path(split)] if store.views else [])]
+
+
+def _is_consolidated(dataset: Dataset, store: Store, file: FileFacts, entries: Entries) -> bool:
+    """Say whether zarr added copies of the arrays' metadata to a group's."""
+    if store.is_consolidated is None or not entries.is_file(file.path):
+        return False
+    try:
+        return store.is_consolidated(dataset.root, file.path)
+    except OSError:
+        return False  # reported when the file is read
+
+
+def _check_file(
+    dataset: Dataset, file: FileFacts, entries: Entries, split: Split | None = None
+) -> Iterator[Problem]:
+    """Compare the size and the digest of a small file with the manifest."""
+    if entries.get(file.path) != file.bytes:
+        yield _another_size(split, file.path, file.bytes, entries)
+        return
+    try:
+        digest = file_digest(dataset.root / file.path)
+    except OSError as error:
+        require_enough(error)
+        yield problem_in(split, UNREADABLE, file.path, "what was written", error.strerror)
+        return
+    if digest != file.digest:
+        yield problem_in(split, "damaged", file.path, file.digest, digest)
+
+
+def _another_size(split: Split | None, path: str, size: int, entries: Entries) -> Problem:
+    kind = "another size" if entries.is_file(path) else "missing"
+    return problem_in(split, kind, path, f"{size:,} bytes", entries.describe(path))
+
+
+# Claims of the manifest.
+
+
+def _check_recipe(dataset: Dataset, entries: Entries) -> Iterator[Problem]:
+    """Compare recipe.toml with the recipe in the manifest."""
+    expected = recipe.to_toml(dataset.manifest.recipe).encode()
+    if RECIPE not in {file.path for file in dataset.manifest.files}:
+        yield Problem("not listed", MANIFEST, RECIPE, "no such file")
+    if not entries.is_file(RECIPE):
+        return
+    try:
+        same = entries[RECIPE] == len(expected) and (dataset.root / RECIPE).read_bytes() == expected
+    except OSError:
+        return  # reported where the listed files are read
+    if not same:
+        yield Problem("another recipe", RECIPE, "the recipe in the manifest", "something else")
+
+
+def _check_claims(manifest: Manifest) -> Iterator[Problem]:
+    """Report claims of the source and of the mosaics that no source could make true."""
+    source, recorded = manifest.source, manifest.recipe.source
+    listed = len(source.conflicts_listed)
+    dropped = sum(one.dropped_within + one.dropped_across for one in source.digits.values())
+    claims: list[tuple[bool, str, object]] = [
+        (recorded == source.name, f"the source of the recipe, {recorded}", source.name),
+        (
+            max(source.tile) <= MAX_SIDE,
+            f"images of at most {MAX_SIDE} x {MAX_SIDE}",
+            "{} x {}".format(*source.tile),
+        ),
+        (
+            0 < len(source.classes) <= MAX_CLASSES,
+            f"1 to {MAX_CLASSES} classes",
+            len(source.classes),
+        ),
+        (
+            listed <= source.conflicts <= dropped,
+            f"from {listed:,} (those listed) to {dropped:,} (those dropped) conflicts",
+            f"{source.conflicts:,}",
+        ),
+    ]
+    for true, expected, found in claims:
+        if not true:
+            yield Problem("contradiction", MANIFEST, expected, str(found))
+    rows, columns = manifest.recipe.mosaics.grid
+    for split, digits in source.digits.items():
+        most, count = digits.count ** (rows * columns), manifest.recipe.mosaics.count(split)
+        if count > most:
+            expected = f"at most {most:,} mosaics in {split}, of {digits.count:,} images"
+            yield Problem("contradiction", MANIFEST, expected, f"{count:,}")
+
+
+def _expected_splits(manifest: Manifest, unknown: list[str]) -> dict[tuple[str, str], Split]:
+    """Plan the splits that follow from the recipe and the source, of known tasks."""
+    known = tuple(task for task in manifest.recipe.tasks if task not in unknown)
+    plan = replace(manifest, recipe=replace(manifest.recipe, tasks=known))
+    return {(split.task, split.name): split for split in builder.splits(plan)}
+
+
+def is_declared(split: Split | None, expected: Split | None) -> bool:
+    """Say whether a split has the samples and the columns expected."""
+    return split is not None and expected is not None and split.declared == expected.declared
+
+
+def describe(split: Split | None) -> str:
+    """Say in words how many samples of which columns a split has."""
+    if split is None:
+        return "none"
+    columns = ", ".join(f"{one.name} {one.dtype} {list(one.shape)}" for one in split.columns)
+    return f"{split.count:,} samples of {columns}"
+
+
+def _another_split(expected: Split | None, claimed: Split | None) -> Problem:
+    """Report a split whose samples or columns do not follow from the recipe and the source."""
+    split = expected or claimed
+    return problem_in(split, "another split", MANIFEST, describe(expected), describe(claimed))
+
+
+# Splits.
+
+
+@dataclass(frozen=True)
+class _SplitCheck:
+    """Problems of a split, the paths that belong to it, and its shards that are safe to read."""
+
+    problems: list[Problem]
+    paths: set[str]
+    readable: Sequence[Shard] = ()
+
+
+def _check_split(dataset: Dataset, split: Split, entries: Entries) -> _SplitCheck:
+    """Check a split's table, metadata, and the sizes of its shards."""
+    assert split.table is not None  # a manifest is refused without it
+    ruled = with_paths(split, dataset.manifest.recipe.storage.format)
+    problems = list(_check_bounds(ruled, split.table, entries))
+    if problems:
+        return _SplitCheck(problems, _entries_of(split, entries))
+    paths = {path for shard in range(split.shards) for path in ruled.paths(shard)}
+    paths.add(split.table_path)
+    moved = list(_check_paths(split, ruled))
+    problems = [*moved, *_check_metadata(dataset, split)]
+    if moved:
+        return _SplitCheck(problems, _entries_of(split, entries) | paths)
+    table = list(_check_file(dataset, split.table, entries, split))
+    table = table or list(_check_table(dataset, split))
+    if table:
+        return _SplitCheck([*problems, *table], paths)
+    store = open_store(dataset.manifest.recipe.storage.format)
+    complete = all(entries.is_file(path) for path in store.frame_paths(split))
+    misleading = store.frame_problems(dataset.root, split) if complete else []
+    # Compressed samples are decoded as the metadata say.
+    decodable = split.compression == "none" or (complete and not misleading)
+    view = view_of(dataset, split)
+    if store.views and view and entries.is_file(view):
+        misleading = [*misleading, *store.views.problems(dataset.root, split)]
+    problems += [
+        problem_in(split, "misleading", one.path, one.expected, one.found) for one in misleading
+    ]
+    sizes = {shard: list(_check_sizes(dataset, shard, entries)) for shard in shard_list([split])}
+    problems += [problem for found in sizes.values() for problem in found]
+    readable = [shard for shard, found in sizes.items() if decodable and not found]
+    return _SplitCheck(problems, paths, readable)
+
+
+def _entries_of(split: Split, entries: Entries) -> set[str]:
+    """List all entries under a split's name, where its files cannot be told apart."""
+    prefixes = (f"{split.folder}/", f"{split.folder}.")
+    return {path for path in entries if path.startswith(prefixes)}
+
+
+def _check_bounds(split: Split, table: FileFacts, entries: Entries) -> Iterator[Problem]:
+    """Report a split too large for the files there are, or to be read in pieces."""
+    size, packed = split.table_bytes, split.compression != "none"
+    files = len({column.path for column in split.columns}) * split.shards
+    largest = max(column.sample_bytes for column in split.columns)
+    if table.bytes != size:
+        expected = f"a table of {size:,} bytes"
+        yield problem_in(split, "another size", MANIFEST, expected, f"{table.bytes:,}")
+    elif files > len(entries) + _MISSING:
+        expected, found = f"{files:,} files of shards", f"{len(entries):,} files in all"
+        yield problem_in(split, "missing", split.folder, expected, found)
+    elif largest * (CHUNK if packed else 1) > _MAX_DECODED:
+        piece = f"a chunk of {CHUNK} samples" if packed else "a sample"
+        expected = f"{piece} of at most {_MAX_DECODED:,} bytes, to be looked at"
+        yield problem_in(split, "too large", MANIFEST, expected, f"{largest:,} bytes a sample")
+
+
+def _check_paths(split: Split, ruled: Split) -> Iterator[Problem]:
+    """Report paths in the manifest that are not those of the format, which `ruled` has."""
+    assert split.table is not None
+    stated = [*(column.path for column in split.columns), split.table.path]
+    rules = [*(column.path for column in ruled.columns), split.table_path]
+    for rule, path in zip(rules, stated, strict=True):
+        if rule != path:
+            yield problem_in(split, "another path", MANIFEST, rule, path)
+
+
+def _check_metadata(dataset: Dataset, split: Split) -> Iterator[Problem]:
+    """Report metadata files that the manifest does not list, or lists without need."""
+    store = open_store(dataset.manifest.recipe.storage.format)
+    files = [file.path for file in dataset.manifest.files]
+    listed = {path for path in files if path.startswith(f"{split.folder}/")}
+    for path in sorted(set(store.frame_paths(split)) - listed):
+        yield problem_in(split, "not listed", MANIFEST, path, "no such file")
+    for path in sorted(listed - set(_metadata(store, split))):
+        expected, found = "nothing among the shards", "a file that the manifest lists"
+        yield problem_in(split, "unexpected", path, expected, found)
+
+
+def _check_table(dataset: Dataset, split: Split) -> Iterator[Problem]:
+    """Compare a split's shard table with itself and with the manifest."""
+    path = split.table_path
+    try:
+        table = dataset.table(split.task, split.name)
+    except DatagenError as error:
+        expected = "a table that agrees with the manifest"
+        yield problem_in(split, "contradiction", path, expected, error.problem)
+        return
+    for column, line in zip(split.columns, table, strict=True):
+        root = merkle_root([row.tobytes() for row in line["root"]]).hex()
+        if root != column.root:
+            expected = f"{column.name} with {column.root}"
+            yield problem_in(split, "contradiction", path, expected, root)
+
+
+def _check_sizes(dataset: Dataset, shard: Shard, entries: Entries) -> Iterator[Problem]:
+    """Compare the sizes of a shard's files with its table."""
+    split = shard.split
+    sizes = dataset.table(split.task, split.name)[:, shard.index]["file_bytes"].tolist()
+    for path, size in dict.fromkeys(zip(shard.paths, sizes, strict=True)):
+        if entries.get(path) != size:
+            yield _another_size(split, path, size, entries)

@@ -1,0 +1,427 @@
+"""Write a dataset into its folder: claim the folder, write shards, commit.
+
+A dataset in progress is one whose manifest does not have its name yet. The partial manifest is
+written first and says what is being built; a progress record follows each durable shard; the
+manifest takes its name last. So a folder is complete or in progress at any moment, and whoever
+claims it next goes on from there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from datagen import files
+from datagen import manifest as manifests
+from datagen import recipe as recipes
+from datagen.engines import Progress, threads
+from datagen.errors import DamagedError, FormatError, StorageError
+from datagen.existing import (
+    has_intact_metadata,
+    has_sizes,
+    intact_shards,
+    is_published,
+    remove_records,
+    require_no_linked_folder,
+    write_record,
+)
+from datagen.hashing import ColumnHasher, bytes_digest, merkle_root
+from datagen.layout import DRAFT, MANIFEST, MAX_MANIFEST_BYTES, RECIPE
+from datagen.manifest import Manifest
+from datagen.split import NO_OFFSET, SHARD_FACTS, FileFacts, Shard, Split, Table, shard_list
+from datagen.stores import Extent, open_store
+from datagen.tasks import Deriver, as_indices
+
+_FRAME_BYTES = 1 << 20  # more than the metadata of all splits take on disk
+_MAX_LISTED = 5  # files that a message names
+
+
+@dataclass(frozen=True)
+class Built:
+    """Tells what a build did: shards written and kept, in how many seconds.
+
+    `manifest` is None where only a part was built, `committed` tells whether the metadata were
+    written, and `removed` names the views of an earlier build that a commit removed.
+    """
+
+    manifest: Manifest | None
+    written: int
+    kept: int
+    seconds: float
+    committed: bool = False
+    removed: tuple[str, ...] = ()
+
+
+def write_dataset(
+    root: Path,
+    plan: Manifest,
+    listed: Sequence[Split],
+    deriver: Callable[[Split], Deriver],
+    *,
+    workers: int,
+    part: range | None = None,
+    expected: str | None = None,
+    check: Callable[[], None] = lambda: None,
+    progress: Progress | None = None,
+    started: float | None = None,
+) -> Built:
+    """Write the shards that `root` lacks and commit; or, given `part`, only those of the part.
+
+    `plan` is the manifest without splits, `listed` are its splits, and `deriver` makes the function
+    that fills in samples of a split; it is asked for consecutive ones. `check` is called when the
+    folder is known to be free. Raises DamagedError, and writes no manifest, where the dataset
+    digest would not be `expected`, and what `DatasetFolder.claim` raises.
+    """
+    started = time.perf_counter() if started is None else started
+
+    def built(manifest: Manifest | None, written: int, **more: Any) -> Built:
+        kept = len(folder.jobs) - written
+        return Built(manifest, written, kept, time.perf_counter() - started, **more)
+
+    with DatasetFolder.claim(root, plan, listed, part=part, check=check) as folder:
+        if folder.finished and folder.is_part:
+            return built(folder.present, 0)
+        tables = folder.known(workers=workers)
+        if folder.is_complete(tables):
+            return built(folder.present, 0)
+        missing = [job for job in folder.jobs if job.name not in tables]
+        folder.begin(missing)
+        tables |= _write(folder, missing, deriver, workers, progress)
+        if folder.is_part:
+            return built(None, len(missing))
+        views = folder.old_views()
+        manifest = folder.commit(tables, expected=expected)
+        return built(manifest, len(missing), committed=True, removed=views)
+
+
+def _write(
+    folder: DatasetFolder,
+    jobs: Sequence[Shard],
+    deriver: Callable[[Split], Deriver],
+    workers: int,
+    progress: Progress | None,
+) -> dict[str, Table]:
+    """Write these shards in parallel; returns the facts of each, by name."""
+    total, done = sum(job.bytes for job in jobs), 0
+    derivers = {split: deriver(split) for split in dict.fromkeys(job.split for job in jobs)}
+    tables = {}
+    # The largest first: the small ones fill the gaps at the end.
+    order = sorted(jobs, key=lambda job: -job.bytes)
+    for job, rows in threads.run(
+        lambda job, slot: folder.write(job, derivers[job.split], slot), order, workers=workers
+    ):
+        tables[job.name] = rows
+        done += job.bytes
+        if progress is not None:
+            progress(done, total)
+    return tables
+
+
+class DatasetFolder:
+    """The folder of one dataset, locked for as long as it is claimed.
+
+    `present` is the manifest found there, partial or not, and `finished` tells whether it has its
+    name. `jobs` are the shards to be written: all, or those of a part.
+
+    >>> with DatasetFolder.claim(root, plan, splits) as folder:  # doctest: +SKIP
+    ...     known = folder.known(workers=2)
+    ...     missing = [job for job in folder.jobs if job.name not in known]
+    ...     folder.begin(missing)
+    ...     known |= {job.name: folder.write(job, derivers[job.split], slot) for job in missing}
+    ...     manifest = folder.commit(known)
+    """
+
+    def __init__(
+        self, root: Path, plan: Manifest, splits: Sequence[Split], part: range | None = None
+    ) -> None:
+        self.root, self.plan, self.splits = root, plan, splits
+        self.is_part = part is not None
+        jobs = shard_list(splits)
+        self.jobs = jobs if part is None else [jobs[number] for number in part]
+        self.present: Manifest | None = None
+        self.finished = False
+        self._store = open_store(plan.recipe.storage.format)
+        self._begun = False
+
+    @classmethod
+    @contextmanager
+    def claim(
+        cls,
+        root: Path,
+        plan: Manifest,
+        splits: Sequence[Split],
+        *,
+        part: range | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> Iterator[DatasetFolder]:
+        """Lock `root` for the dataset of `plan`, with others that write parts or alone.
+
+        `plan` is the manifest without splits; `part` is a range of the global shard list. `check`
+        is called when the folder is known to be free, and before it is made. Raises RecipeError
+        where a manifest cannot state the splits, FormatError where the folder holds anything but a
+        dataset of this plan, BusyError where another process writes it, DamagedError where a
+        folder of the shards is a link, and StorageError.
+        """
+        manifests.require_storable(plan, splits)
+        folder = cls(root, plan, splits, part)
+        with files.storage_errors(root):
+            is_new = not root.is_dir()
+        if is_new:
+            check()
+            folder._require_room(folder.jobs)
+            files.make_folder(root)
+        with files.lock(root, exclusive=part is None):
+            folder._look()
+            if not is_new:
+                check()
+            with folder._sweeping():
+                yield folder
+
+    @classmethod
+    @contextmanager
+    def reopen(
+        cls, root: Path, splits: Callable[[Manifest], Sequence[Split]]
+    ) -> Iterator[DatasetFolder]:
+        """Lock `root` for the dataset that was begun or finished there; `splits` plans its splits.
+
+        Raises FormatError where there is none, and what `claim` raises.
+        """
+        with files.storage_errors(root):
+            is_folder = root.is_dir()
+        if not is_folder:
+            manifests.load(root)  # raises the error that says so
+        with files.lock(root, exclusive=True):
+            present = _present(root) or manifests.load(root)
+            folder = cls(root, present.plan, splits(present))
+            folder._accept(present)
+            with folder._sweeping():
+                yield folder
+
+    def known(self, *, workers: int) -> dict[str, Table]:
+        """Find the shards among `jobs` that are written already, by name, and check their files.
+
+        Nothing is trusted of a dataset whose digest is not the published one of its recipe.
+        """
+        if self.finished and self.present is not None and not is_published(self.present):
+            return {}
+        return intact_shards(self.root, self.jobs, self.present, workers=workers)
+
+    def is_complete(self, known: Mapping[str, Table]) -> bool:
+        """Tell whether there is nothing to write, given what `known` has found."""
+        if not self.finished or self.present is None or len(known) < len(self.jobs):
+            return False
+        return has_intact_metadata(self.root, self.present)
+
+    def begin(self, missing: Sequence[Shard]) -> None:
+        """Make the folder one of a build in progress, with room for the missing shards."""
+        self._begun = True
+        self._require_room(missing)
+        if self.finished:
+            self._take_back()
+        if not self.is_part:
+            files.remove_temporaries(self.root)
+        if self.present is None:
+            path = self.root / DRAFT
+            files.write_atomic(path, manifests.to_bytes(self.plan), replace=not self.is_part)
+            # of two parts that begin at once, the first decides what is built here
+            self._require_same_plan(_read_partial(self.root))
+
+    def write(self, job: Shard, derive: Deriver, slot: threads.Slot) -> Table:
+        """Derive, hash and write one shard; then it is durable, and so is its record.
+
+        Returns its facts, one row for each column. Safe in several threads at once.
+        """
+        columns = job.split.columns
+        hashers = {column.name: ColumnHasher(column.dtype, column.shape) for column in columns}
+        shard = self._store.open_shard(self.root, job.split, job.index)
+        try:
+            with slot.compute:
+                for block in _blocks(job, derive):
+                    slot.check()
+                    for name, samples in block.items():
+                        hashers[name].update(samples)
+                        shard.append(name, samples)
+            slot.check()
+            extents = shard.commit()
+        finally:
+            shard.discard()
+        facts = [_row(extents[column.name], hashers[column.name].root()) for column in columns]
+        rows = np.array(facts, SHARD_FACTS)
+        slot.check()
+        write_record(self.root, job, rows)
+        return rows
+
+    def old_views(self) -> tuple[str, ...]:
+        """List the views of datasets written earlier that are there: a commit removes them."""
+        views = self._store.views
+        paths = [] if views is None else [views.path(split) for split in self.splits]
+        return tuple(path for path in paths if files.look(self.root / path))
+
+    def commit(self, tables: Mapping[str, Table], *, expected: str | None = None) -> Manifest:
+        """Write all that is not samples; the manifest takes its name as the very last step.
+
+        `tables` has the facts of every shard, by name. Raises DamagedError, and keeps nothing,
+        where the dataset digest would not be `expected`, or the published one of the recipe.
+        """
+        for job in self.jobs:
+            if not has_sizes(self.root, job, tables[job.name]):
+                raise StorageError(
+                    f"a shard is no longer as it was written: {job.name}",
+                    path=self.root,
+                    remedy="run it again",
+                )
+        manifest = self._manifest(tables)
+        expected = expected or recipes.known_digest(self.plan.recipe)
+        if expected not in (None, manifest.digest):
+            # without the tables of an earlier build, too
+            files.write_atomic(self.root / DRAFT, manifests.to_bytes(self.plan))
+            remove_records(self.root)
+            raise DamagedError(
+                "the data have another digest than they must",
+                path=self.root,
+                expected=expected,
+                found=manifest.digest,
+                remedy="run it again: nothing of this will be kept",
+            )
+        files.write_atomic(self.root / DRAFT, manifests.to_bytes(manifest))
+        remove_records(self.root)
+        with files.storage_errors(self.root):
+            (self.root / DRAFT).replace(self.root / MANIFEST)
+            files.sync_folder(self.root)
+        return manifest
+
+    def _look(self) -> None:
+        """Look at what is in the folder, once; refuse it unless it is empty or of this plan."""
+        with files.storage_errors(self.root):
+            # Listed first: what another process begins here from now on, a part of the same build,
+            # is no stranger.
+            entries = [entry for entry in self.root.iterdir() if not files.is_temporary(entry.name)]
+            strangers = ", ".join(sorted(entry.name for entry in entries)[:_MAX_LISTED])
+            lost_manifest = any(entry.name == RECIPE for entry in entries) and any(
+                entry.is_dir() for entry in entries
+            )
+        present = _present(self.root)
+        if present is not None:
+            self._require_same_plan(present)
+        elif lost_manifest:
+            raise FormatError(
+                "holds what is left of a dataset whose manifest is gone",
+                path=self.root,
+                expected=f"a file {MANIFEST}",
+                found=strangers,
+                remedy="bring the manifest back, "
+                "or remove the folder yourself and give the command again",
+            )
+        elif strangers:
+            raise FormatError(
+                "holds something else",
+                path=self.root,
+                expected="a new or empty folder, or a dataset of the same recipe",
+                found=strangers,
+                remedy="choose another folder",
+            )
+        self._accept(present)
+
+    def _accept(self, present: Manifest | None) -> None:
+        require_no_linked_folder(self.root, self.jobs)
+        self.present = present
+        self.finished = files.look(self.root / MANIFEST) is not None
+
+    def _require_same_plan(self, present: Manifest) -> None:
+        if present.plan != self.plan:
+            expected, found = manifests.difference(self.plan, present)
+            raise FormatError(
+                "holds a dataset of another recipe or source",
+                path=self.root,
+                expected=expected,
+                found=found,
+                remedy="choose another folder, or remove this one yourself",
+            )
+
+    def _require_room(self, jobs: Sequence[Shard]) -> None:
+        files.require_writable(self.root)
+        files.require_space(self.root, sum(job.room for job in jobs) + _FRAME_BYTES)
+
+    def _take_back(self) -> None:
+        """Make the manifest of a finished dataset a partial one, so that shards can be rewritten.
+
+        Where its digest is not the published one of its recipe, its tables are not kept either.
+        """
+        with files.storage_errors(self.root):
+            (self.root / MANIFEST).rename(self.root / DRAFT)
+            files.sync_folder(self.root)
+        if self.present is not None and not is_published(self.present):
+            files.write_atomic(self.root / DRAFT, manifests.to_bytes(self.plan))
+
+    @contextmanager
+    def _sweeping(self) -> Iterator[None]:
+        """Remove temporary files where the body fails; a part leaves those of the other parts."""
+        try:
+            yield
+        except BaseException:
+            if self._begun and not self.is_part:
+                files.remove_temporaries(self.root)
+            raise
+
+    def _manifest(self, tables: Mapping[str, Table]) -> Manifest:
+        """Write the recipe, the shard tables and the stores' metadata; state them in a manifest."""
+        splits = {}
+        frame = [RECIPE]
+        files.write_atomic(self.root / RECIPE, recipes.to_toml(self.plan.recipe).encode())
+        for split in self.splits:
+            rows = [tables[Shard(split, index).name] for index in range(split.shards)]
+            table = np.stack(rows, axis=1)
+            files.write_atomic(self.root / split.table_path, table.tobytes())
+            columns = tuple(
+                replace(column, root=merkle_root([root.tobytes() for root in line["root"]]).hex())
+                for column, line in zip(split.columns, table, strict=True)
+            )
+            facts = self._facts(split.table_path)
+            splits[split.task, split.name] = replace(split, columns=columns, table=facts)
+            frame += self._store.write_frame(self.root, split)
+        listed = tuple(self._facts(path) for path in sorted(frame))
+        return manifests.seal(replace(self.plan, splits=splits, files=listed))
+
+    def _facts(self, path: str) -> FileFacts:
+        with files.storage_errors(self.root / path):
+            data = (self.root / path).read_bytes()
+        return FileFacts(path, len(data), bytes_digest(data))
+
+
+def _present(root: Path) -> Manifest | None:
+    """Read the manifest in `root`, finished or partial; None where there is neither."""
+    if files.look(root / MANIFEST):
+        return manifests.load(root)
+    return _read_partial(root) if files.look(root / DRAFT) else None
+
+
+def _read_partial(root: Path) -> Manifest:
+    path = root / DRAFT
+    return manifests.from_bytes(manifests.read_bounded(path, MAX_MANIFEST_BYTES), path=path)
+
+
+def _blocks(job: Shard, derive: Deriver) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+    """Derive the shard's samples in blocks, each in the same buffers as the one before."""
+    buffers: dict[str, npt.NDArray[Any]] = {}
+    for samples in job.split.blocks(job.index):
+        buffers = buffers or {
+            column.name: np.empty((len(samples), *column.shape), column.dtype)
+            for column in job.split.columns
+        }
+        block = {name: buffer[: len(samples)] for name, buffer in buffers.items()}
+        derive(as_indices(samples), block)
+        yield block
+
+
+def _row(extent: Extent, root: bytes) -> tuple[Any, ...]:
+    """One row of SHARD_FACTS."""
+    offset = NO_OFFSET if extent.offset is None else extent.offset
+    digest, content = np.frombuffer(extent.file_digest, np.uint8), np.frombuffer(root, np.uint8)
+    return (offset, extent.length, extent.file_bytes, digest, content)
