@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from datagen import drawing, otsu
 from datagen import manifest as manifests
@@ -282,19 +281,24 @@ def _circle_tiles(sample: Sample, look: _Look) -> dict[str, UInt8]:
 
 def _circled(picture: UInt8, sample: Sample, scale: float, corner: tuple[int, int]) -> UInt8:
     """Draw the sample's circle, centre and support; `corner` is the image's (row, column)."""
-    x, y, den, r2 = (int(number) for number in sample["circle"])
-    if den == 0:
+    circle = _circle(sample)
+    if circle is None:
         return picture
+    x, y, radius = circle
 
     def place(column: float, row: float) -> tuple[float, float]:
         return (column + 0.5) * scale + corner[1], (row + 0.5) * scale + corner[0]
 
-    picture = drawing.ring(
-        picture, *place(x / den, y / den), math.sqrt(r2) / den * scale, scale, ACCENT
-    )
+    picture = drawing.ring(picture, *place(x, y), radius * scale, scale, ACCENT)
     for column, row in _support(sample):
         picture = drawing.spot(picture, *place(column, row), min(5.0, max(2.0, 0.6 * scale)), SPOT)
-    return drawing.spot(picture, *place(x / den, y / den), 2, ACCENT)
+    return drawing.spot(picture, *place(x, y), 2, ACCENT)
+
+
+def _circle(sample: Sample) -> tuple[float, float, float] | None:
+    """Return a sample's circle as x, y and radius in pixels; None without foreground."""
+    x, y, den, r2 = (int(number) for number in sample["circle"])
+    return (x / den, y / den, math.sqrt(r2) / den) if den else None
 
 
 def _support(sample: Sample) -> list[tuple[int, int]]:
@@ -326,12 +330,9 @@ def _foreground_caption(sample: Sample, look: _Look) -> str:
 
 
 def _circle_caption(sample: Sample, look: _Look) -> str:
-    x, y, den, r2 = (int(number) for number in sample["circle"])
-    label = look.names[int(sample["label"])]
-    circle = (
-        f"r {math.sqrt(r2) / den:.2f} at {x / den:.2f}, {y / den:.2f}" if den else "no foreground"
-    )
-    return f"label {label}   {circle}"
+    circle = _circle(sample)
+    text = f"r {circle[2]:.2f} at {circle[0]:.2f}, {circle[1]:.2f}" if circle else "no foreground"
+    return f"label {look.names[int(sample['label'])]}   {text}"
 
 
 def _mosaic_caption(sample: Sample, look: _Look) -> str:
@@ -364,28 +365,21 @@ def _look(
     task: str, classes: tuple[str, ...], box: int, letters: int, samples: Sequence[Sample]
 ) -> _Look:
     """Choose how to draw these samples, with a margin that shows every circle completely."""
-    beyond = [
-        _beyond(sample["circle"], sample["image"].shape) for sample in samples if task == "circles"
-    ]
-    margin = (
-        (max(down for down, _ in beyond), max(across for _, across in beyond)) if beyond else (0, 0)
-    )
-    return _Look(
-        tuple(drawing.drawable_name(name, index) for index, name in enumerate(classes)),
-        box,
-        letters,
-        margin,
-    )
+    names = tuple(drawing.drawable_name(name, index) for index, name in enumerate(classes))
+    beyond = [_beyond(sample) for sample in samples if task == "circles"]
+    down = max((down for down, _ in beyond), default=0)
+    across = max((across for _, across in beyond), default=0)
+    return _Look(names, box, letters, (down, across))
 
 
-def _beyond(circle: npt.NDArray[np.int64], shape: tuple[int, ...]) -> tuple[int, int]:
+def _beyond(sample: Sample) -> tuple[int, int]:
     """Count the pixels by which the circle goes beyond the frame, down and across, rounded up."""
-    x, y, den, r2 = (int(number) for number in circle)
-    if den == 0:
+    circle, (height, width) = _circle(sample), sample["image"].shape
+    if circle is None:
         return 0, 0
-    radius = math.sqrt(r2) / den
+    x, y, radius = circle
 
     def past(at: float, side: int) -> int:
         return max(0, math.ceil(radius - 0.5 - min(at, side - 1 - at)))
 
-    return past(y / den, shape[0]), past(x / den, shape[1])
+    return past(y, height), past(x, width)

@@ -104,7 +104,7 @@ def _png(data: bytes) -> UInt8:
     if depth > 8:
         raise InputError(f"{depth} bits a pixel", remedy=_TO_GREY)
     mode, stored = _MODES[colours, depth]
-    lines = _lines(chunks)
+    lines = _lines(chunks, height, width, depth * _CHANNELS[colours], interlaced=interlaced)
     ahead = _ahead_of_pixels(chunks)
     _require_one(_frames(ahead), "frames")
     if b"tRNS" in ahead and mode in _OPAQUE:
@@ -144,10 +144,10 @@ def _chunks(data: bytes) -> Iterator[bytes]:
         place = end
 
 
-def _lines(chunks: Sequence[bytes]) -> bytes:
-    """Unpack the lines of a PNG, still filtered; raise ValueError if some are missing."""
-    width, height, depth, colours, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][8:-4])
-    bits = depth * _CHANNELS[colours]
+def _lines(
+    chunks: Sequence[bytes], height: int, width: int, bits: int, *, interlaced: bool
+) -> bytes:
+    """Unpack the lines of a PNG of `bits` a pixel, still filtered; raise ValueError for too few."""
     passes = [
         (len(range(top, height, down)), len(range(left, width, right)))
         for left, top, right, down in (_PASSES if interlaced else ((0, 0, 1, 1),))

@@ -12,7 +12,14 @@ except ModuleNotFoundError as error:
     raise ImportError("datagen.testing needs hypothesis: pip install hypothesis") from error
 
 from datagen.testing.checking import check_task
-from datagen.testing.damage import DAMAGES, DamagedDataset, damaged_datasets
+from datagen.testing.damage import (
+    DAMAGES,
+    DamagedDataset,
+    TinyDataset,
+    damaged_datasets,
+    datasets,
+    plant,
+)
 from datagen.testing.strategies import (
     KINDS,
     LAYOUTS,
@@ -22,7 +29,6 @@ from datagen.testing.strategies import (
     save_source,
     sources,
 )
-from datagen.testing.tiny import TinyDataset, datasets, plant
 
 __all__ = [
     "DAMAGES",

@@ -13,7 +13,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from datagen import builder
+from datagen import otsu
 from datagen.errors import DatagenError
 from datagen.layout import CHUNK, MAX_COUNT, MAX_SHARD_SIZE, SPLITS, TASKS
 from datagen.recipe import (
@@ -390,5 +390,5 @@ def inputs(draw: st.DrawFn, *, shape: Shape | None = None, max_digits: int = 6) 
     digits = np.stack(draw(distinct(tile, 1, max_digits)))
     labels = draw(labels_of(len(digits), draw(class_counts(MAX_CLASSES))))
     mosaics = draw(_mosaics(dict.fromkeys(SPLITS, len(digits))))
-    recipe = Recipe("npz", seed=draw(_SEEDS), mosaics=mosaics)
-    return builder.inputs_of(recipe, draw(st.sampled_from(SPLITS)), digits, labels)
+    seed, split = draw(_SEEDS), draw(st.sampled_from(SPLITS))
+    return Inputs(split, digits, labels, otsu.threshold(digits), mosaics, seed)

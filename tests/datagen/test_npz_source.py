@@ -515,7 +515,7 @@ def test_an_offset_before_the_start_of_the_file_is_refused(tmp_path: Path) -> No
     path = save(tmp_path / "a.npz", whole())
     data = bytearray(path.read_bytes())
     end = data.rindex(b"PK\5\6")
-    # where the directory is said to begin
+    # where the archive says that its directory begins
     data[end + 16 : end + 20] = struct.pack("<I", 0x7FFFFFFF)
     path.write_bytes(data)
     with pytest.raises(InputError, match=r"not a whole \.npz file"):

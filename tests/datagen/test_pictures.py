@@ -841,9 +841,9 @@ def test_a_closed_error_stream_stays_closed(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", CLOSED, whole, broken], capture_output=True, text=True, check=True
     )
-    total, told, closed = done.stdout.splitlines()
+    total, problem, closed = done.stdout.splitlines()
     assert int(total) == np.asarray(bits).sum() * 255
-    assert told.startswith("a damaged TIFF: Fax4Decode: ")
+    assert problem.startswith("a damaged TIFF: Fax4Decode: ")
     assert closed == "still closed"
 
 

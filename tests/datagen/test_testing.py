@@ -333,7 +333,7 @@ def test_what_is_the_same_is_built_once_and_only_a_few_copies_are_kept(
 ) -> None:
     dataset = find(datasets(format="hdf5"), lambda _: True, settings=searching)
     first = dataset.root
-    monkeypatch.setattr(testing.tiny.builder, "build", None)  # type: ignore[attr-defined]
+    monkeypatch.setattr(testing.damage.builder, "build", None)  # type: ignore[attr-defined]
     others = [TinyDataset(dataset.source, dataset.recipe).root for _ in range(16)]
     assert not first.exists()
     assert all((root / "manifest.json").exists() for root in others)
@@ -589,7 +589,7 @@ def test_without_hypothesis_the_remedy_is_reported() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["strategies", "tiny", "damage", "checking"])
+@pytest.mark.parametrize("name", ["strategies", "damage", "checking"])
 def test_the_examples_in_the_docstrings_run(name: str) -> None:
     assert doctest.testmod(import_module(f"datagen.testing.{name}")).failed == 0
 

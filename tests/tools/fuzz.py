@@ -80,9 +80,8 @@ def main(
         },
     }
     if evidence is not None:
-        if (
-            target != "all" and evidence.exists()
-        ):  # in place of what is told of this target of an earlier run
+        if target != "all" and evidence.exists():
+            # in place of the results of an earlier run of this target
             facts = json.loads(evidence.read_text("utf-8"))
             facts["targets"][target] = measured[target] | {"command": command}
         evidence.parent.mkdir(parents=True, exist_ok=True)
