@@ -154,14 +154,13 @@ def require_storable(plan: Manifest, splits: Sequence[Split]) -> None:
     """
     try:
         problems = [problem for split in splits for problem in planned_problems(split)]
-        columns = [column for split in splits for column in split.columns]
-        planned = replace(plan, splits={(split.task, split.name): split for split in splits})
-        size = len(to_bytes(planned))
     except TypeError as error:
         problems = [str(error)]
     if problems:
         raise RecipeError(f"no dataset can hold what its tasks declare: {'; '.join(problems)}")
-    size += _TABLE_FACTS * len(splits) + _ROOT * len(columns)
+    planned = replace(plan, splits={(split.task, split.name): split for split in splits})
+    columns = sum(len(split.columns) for split in splits)
+    size = len(to_bytes(planned)) + _TABLE_FACTS * len(splits) + _ROOT * columns
     if size > MAX_MANIFEST_BYTES - _FRAME_FACTS:
         raise RecipeError(
             "what the source says of itself does not fit a manifest",

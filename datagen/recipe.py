@@ -231,7 +231,7 @@ def _unknown_keys(table: Mapping[str, Any]) -> list[str]:
 
 def _closest_key(key: str, prefix: str, names: Mapping[str, list[str]]) -> str:
     """Suggest a key like the unknown one: of the same table, or else of another."""
-    for table in (prefix, *names):
+    for table in dict.fromkeys((prefix, *names)):
         name = closest(key, names[table])
         if name:
             return f" (did you mean {table}{name}?)"

@@ -9,12 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from datagen.errors import RecipeError
-from datagen.layout import DEFAULT_SHARD_SIZE, SPLITS, TASKS
-from datagen.manifest import DigitFacts, Manifest, SourceFacts, require_storable
-from datagen.recipe import Recipe
-from datagen.sources.base import NOT_STATED
-from datagen.split import Column, Split
+from datagen.layout import DEFAULT_SHARD_SIZE
+from datagen.split import Column, Split, planned_problems
 from datagen.stores import with_paths
 from datagen.tasks import Deriver, Inputs, Task, as_indices
 
@@ -79,19 +75,11 @@ def _declared(task: Task, inputs: Inputs) -> Split:
     split = Split(task.name, inputs.split, count, columns, DEFAULT_SHARD_SIZE, "none")
     try:
         split = with_paths(split, "zarr")
-        require_storable(_plan(task, inputs), [split])
-    except (RecipeError, TypeError) as error:
-        raise AssertionError(
-            f"{task.name}: no dataset can hold what it declares: {error}"
-        ) from error
+        problems = planned_problems(split)
+    except TypeError as error:
+        problems = [str(error)]
+    assert not problems, f"{task.name}: no dataset can hold what it declares: {'; '.join(problems)}"
     return split
-
-
-def _plan(task: Task, inputs: Inputs) -> Manifest:
-    digits = dict.fromkeys(SPLITS, DigitFacts(len(inputs.images), 0, 0))
-    source = SourceFacts("npz", (), inputs.tile, {}, NOT_STATED, NOT_STATED, digits, 0, ())
-    tasks = tuple(dict.fromkeys((*TASKS, task.name)))
-    return Manifest("", Recipe("npz", tasks=tasks, mosaics=inputs.mosaics), source, {}, ())
 
 
 def _copy(inputs: Inputs, *, writeable: bool) -> Inputs:

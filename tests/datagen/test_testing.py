@@ -540,7 +540,7 @@ def test_a_state_that_grows_from_call_to_call_is_found() -> None:
     def derive(inputs: Inputs, indices: Indices, out: Out) -> None:
         out["value"][:] = next(calls)
 
-    with pytest.raises(AssertionError, match="another one the second time"):
+    with pytest.raises(AssertionError, match="differs the second time"):
         check_task(a_task(derive), DIGITS)
 
 
