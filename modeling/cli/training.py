@@ -116,7 +116,7 @@ def train(
     configurations = {
         each: configs.preset(each, name, seed).override(assignments) for each in chosen
     }
-    headlines = {each: tasks.TASKS[each].headline for each in chosen}
+    headlines = {each: tasks.TASKS[each].main_metric for each in chosen}
     follower = rank_and_count()[0] > 0
     silent = quiet or as_json or follower
     progress = Progress({each: config.steps for each, config in configurations.items()}, headlines)

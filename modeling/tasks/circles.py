@@ -62,5 +62,5 @@ CIRCLES = Task(
     loss=_lose,
     predict=_predict,
     score=_score,
-    headline="gated_iou",
+    main_metric="gated_iou",
 )

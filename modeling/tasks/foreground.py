@@ -47,5 +47,5 @@ FOREGROUND = Task(
     loss=_lose,
     predict=_predict,
     score=_score,
-    headline="iou",
+    main_metric="iou",
 )

@@ -58,5 +58,5 @@ MOSAICS = Task(
     loss=_lose,
     predict=_predict,
     score=_score,
-    headline="dice",
+    main_metric="dice",
 )

@@ -28,7 +28,7 @@ class Task:
     loss: Callable[[dict[str, Tensor], Batch, Config], Loss]
     predict: Callable[[dict[str, Tensor]], Batch]
     score: Callable[..., dict[str, Any]]
-    headline: str  # the score, larger is better, that chooses the checkpoint on val
+    main_metric: str  # the score, larger is better, that chooses the checkpoint on val
 
 
 def place(network: nn.Module, config: Config, device: torch.device) -> nn.Module:

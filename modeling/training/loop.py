@@ -335,7 +335,7 @@ class _Run:
         return {"step": self.step, "val": scores, "best": self.evidence.best is entry}
 
     def _headline(self, entry: Record) -> float:
-        value = entry["scores"][self.task.headline]
+        value = entry["scores"][self.task.main_metric]
         return -math.inf if value is None else float(value)
 
     def _require_finite(self) -> None:

@@ -85,7 +85,7 @@ FAKE = Task(
     loss=loss,
     predict=predict,
     score=score,
-    headline="right",
+    main_metric="right",
 )
 
 # Dropout draws for the samples of a rank, so only without it are several ranks what one is.
