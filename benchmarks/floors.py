@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from cost import Cost, measure, step_cost
 from steps import Spans
 
 from modeling.config import Config
 from modeling.data.dataset import Dataset
 from modeling.data.order import Order
-from modeling.networks.cost import Cost, measure, step_cost
-from modeling.networks.precision import choose_precision
+from modeling.networks.compute import choose_precision
 from modeling.runs.info import describe
 from modeling.tasks import TASKS, Batch
 from modeling.training.state import State

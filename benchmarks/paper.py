@@ -14,13 +14,13 @@ from typing import Any
 import click
 import floors
 import torch
+from cost import Cost
 from evidence import write
 from floors import Counted
 
 from modeling import config as configs
 from modeling.cli.options import TASKS, dataset_option
 from modeling.data.dataset import Dataset, open_dataset
-from modeling.networks.cost import Cost
 
 _SIZES = (8, 24)  # samples of the two batches that are counted
 PRESETS = ("gpu", "record")

@@ -2,7 +2,7 @@
 the wait for data.
 
 The floor of a step is that of its operations at the rate of matrix products, or of its bytes at the
-rate of copying, whichever takes longer; `modeling.networks.cost` counts both. Writes one JSON file
+rate of copying, whichever takes longer; `benchmarks/cost.py` counts both. Writes one JSON file
 of evidence after each task; what could not be measured is absent, and "absent" says why.
 """
 
@@ -23,7 +23,7 @@ from modeling import config as configs
 from modeling.cli.options import TASKS, dataset_option, device_option, find_device, threads_option
 from modeling.config import PRESETS, Config
 from modeling.data.dataset import Dataset, open_dataset
-from modeling.networks.precision import choose_precision
+from modeling.networks.compute import choose_precision
 from modeling.runs.info import describe, environment
 from modeling.training.loader import Mode
 

@@ -15,7 +15,7 @@ import itertools
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -32,7 +32,7 @@ from modeling.data.dataset import Dataset
 from modeling.runs.info import RunInfo
 from modeling.tasks import TASKS, Batch, Loss, Task
 from modeling.training import loop as training
-from modeling.training.cudagraph import Work
+from modeling.training.cudagraph import Step
 from modeling.training.loader import Loader, Mode
 
 # In the order of a step. "wait": until the next batch has come; "rest": averaged weights, losses
@@ -159,7 +159,7 @@ def _marked(marks: Marks, mode: Mode) -> Iterator[None]:
         )
         if "replay" in marks.parts:
             stack.enter_context(
-                mock.patch.object(training, "_recorded", _mark_replays(training._recorded, marks))
+                mock.patch.object(training, "_captured", _mark_replays(training._captured, marks))
             )
         else:
             hooks = [
@@ -171,16 +171,16 @@ def _marked(marks: Marks, mode: Mode) -> Iterator[None]:
         yield
 
 
-def _mark_replays(recorded: Callable[..., Work], marks: Marks) -> Callable[..., Work]:
-    """The same way to record steps, whose replays mark where they end."""
+def _mark_replays(captured: Callable[..., Step], marks: Marks) -> Callable[..., Step]:
+    """Wrap the function that captures steps, so that the end of each replay is marked."""
 
-    def marked(*arguments: Any) -> Work:
-        work = recorded(*arguments)
+    def marked(*arguments: Any) -> Step:
+        step = captured(*arguments)
 
-        def call(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            found = work(inputs)
+        def call(batch: Batch, rates: Tensor) -> dict[str, Tensor]:
+            losses = step(batch, rates)
             marks.set("replay")
-            return found
+            return losses
 
         return call
 

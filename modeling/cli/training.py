@@ -177,12 +177,12 @@ def _train(
     load_torch()
     from modeling.data.dataset import open_dataset
     from modeling.training.loop import train
-    from modeling.training.tensorboard import board as open_board
+    from modeling.training.meter import tensorboard_log
 
     listeners = [tell]
     with contextlib.ExitStack() as stack:
         if board:
-            listeners.append(stack.enter_context(open_board(folder)))
+            listeners.append(stack.enter_context(tensorboard_log(folder)))
         device = find_device(device_name, threads)
         return train(
             open_dataset(directory),

@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.networks.blocks import Scale
+from modeling.networks.blocks import Scale, pad, scale
 from modeling.networks.context import GlobalContext
-from modeling.networks.images import pad, scale
 
 
 class CircleNet(nn.Module):

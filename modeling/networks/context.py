@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.networks.images import LEVELS, grey_levels
+from modeling.networks.blocks import LEVELS, grey_levels
 
 _RANGES = 16  # of grey levels, each as wide as the next
 _WINDOW = 7  # cells in a row: of 4 pixels each, they are as wide as an MNIST digit

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.networks.blocks import Trunk
+from modeling.networks.blocks import Trunk, pad, scale
 from modeling.networks.context import GlobalContext
-from modeling.networks.images import pad, scale
 
 
 class ForegroundNet(nn.Module):

@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.networks.blocks import Trunk
+from modeling.networks.blocks import Trunk, pad, scale
 from modeling.networks.context import LocalContext, agreed
-from modeling.networks.images import pad, scale
 
 
 class MosaicNet(nn.Module):

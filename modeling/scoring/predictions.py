@@ -24,7 +24,7 @@ from modeling.data.dataset import Dataset
 from modeling.data.npy import Header, read_header
 from modeling.errors import InputError, storage_errors
 from modeling.files import write_atomic
-from modeling.metrics.counts import UInt8
+from modeling.metrics.scores import UInt8
 
 Array = npt.NDArray[Any]
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modeling.networks.images import LEVELS
+from modeling.networks.blocks import LEVELS
 from modeling.tasks import geometry
 
 _NEAR = 1 - 2.0**-49  # scores closer than this may be equal: four roundings of 2^-53 each, and room

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modeling.networks.precision import exact_products
+from modeling.networks.compute import exact_products
 
 # The quintic a X + b (X X^T) X + c (X X^T)^2 X of the Muon paper: steep at 0, and five steps bring
 # singular values from 0.01 to within about 0.3 of 1, which is close enough.

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
+from cost import Cost, measure, step_cost
 from torch import Tensor, nn
-
-from modeling.networks.cost import Cost, measure, step_cost
 
 
 def test_a_product_costs_two_operations_a_term_and_three_matrices_of_traffic() -> None:

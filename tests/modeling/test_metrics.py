@@ -28,7 +28,7 @@ from modeling.metrics import (
     overall_values,
 )
 from modeling.metrics import scores as metric_scores
-from modeling.metrics.counts import count_pixels
+from modeling.metrics.scores import count_pixels
 
 UInt8 = npt.NDArray[np.uint8]
 Scores = dict[str, Any]

@@ -44,7 +44,9 @@ def cells(text: str) -> list[list[str]]:
 def test_the_page_has_every_score_in_its_order_and_the_headline_in_bold(task: str) -> None:
     names = [row[0] for row in cells(section(task.capitalize()))]
     assert [name.strip("*`") for name in names] == list(overall_values(SCORES[task]))
-    assert [name.strip("*`") for name in names if name.startswith("**")] == [TASKS[task].main_metric]
+    assert [name.strip("*`") for name in names if name.startswith("**")] == [
+        TASKS[task].main_metric
+    ]
 
 
 @pytest.mark.parametrize("task", ["circles", "mosaics"])

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from modeling.errors import InputError
-from modeling.networks.precision import autocast, choose_precision
+from modeling.networks.compute import autocast, choose_precision
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -20,11 +20,11 @@ import roofline
 import steps
 import torch
 from click.testing import CliRunner
+from cost import Cost, measure
 from torch.optim import optimizer
 
 from modeling.config import preset
 from modeling.data.dataset import Dataset, open_dataset
-from modeling.networks.cost import Cost, measure
 from modeling.runs.info import describe
 from modeling.tasks import TASKS
 from modeling.training import loop as training

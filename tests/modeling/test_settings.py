@@ -26,7 +26,7 @@ from modeling.cli.main import cli
 from modeling.config import COMPILE_MODES, PRECISIONS, Config, preset
 from modeling.data.dataset import Dataset, open_dataset
 from modeling.errors import InputError, ModelingError, TrainingError
-from modeling.networks import compiling
+from modeling.networks import compute
 from modeling.training.loop import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -205,12 +205,12 @@ def test_what_torch_cannot_compile_is_told_in_one_line(words: str, told: str) ->
     error.args = (words,)
     with (
         pytest.raises(InputError, match="torch cannot compile the network: ") as caught,
-        compiling.compiling("default"),
+        compute.compiling("default"),
     ):
         raise error
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
-    with pytest.raises(CppCompileError), compiling.compiling("none"):
+    with pytest.raises(CppCompileError), compute.compiling("none"):
         raise error
 
 

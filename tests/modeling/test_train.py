@@ -29,10 +29,11 @@ from modeling.config import Config, preset
 from modeling.data.dataset import Dataset, open_dataset
 from modeling.errors import BusyError, DamagedError, FormatError, InputError, TrainingError
 from modeling.files import hold
+from modeling.networks.compute import flushes_denormals, training_settings
 from modeling.runs import checkpoint
 from modeling.runs import folder as run_folder
 from modeling.runs.info import RunInfo
-from modeling.training.loop import _deterministic, flushes_denormals, rate_factor, train
+from modeling.training.loop import rate_factor, train
 from modeling.training.state import State, key
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -141,7 +142,7 @@ def test_training_leaves_the_callers_random_state_and_settings_alone(
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_no_denormal_number_slows_training_on_a_cpu_down(device: str) -> None:
     assert not flushes_denormals()
-    with _deterministic(torch.device(device)):
+    with training_settings(torch.device(device)):
         assert flushes_denormals() == (device == "cpu")
     assert not flushes_denormals()
 
@@ -163,7 +164,7 @@ def test_what_a_device_is_set_to_for_training_is_undone(device: str) -> None:
         torch.use_deterministic_algorithms(warned, warn_only=warned)
         torch.set_float32_matmul_precision(products)
         before = settings()
-        with _deterministic(torch.device(device)):
+        with training_settings(torch.device(device)):
             assert settings() != before
             assert torch.get_float32_matmul_precision() == "highest"
         assert settings() == before
@@ -515,7 +516,7 @@ def test_only_the_first_step_is_watched_for_what_cannot_be_compiled(
         watched.append(mode)
         yield
 
-    monkeypatch.setattr("modeling.training.loop.compiling", watch)
+    monkeypatch.setattr("modeling.networks.compute.compiling", watch)
     run(dataset, tmp_path / "a", dataclasses.replace(SETTINGS, steps=6))
     assert watched == ["none"]
 
