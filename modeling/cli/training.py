@@ -227,5 +227,5 @@ def _run_all(
             return done
         shares = zip(reversed([*work]), share_threads(threads, at_once, len(work)), strict=True)
         longest_first = {task: partial(work[task], threads=share) for task, share in shares}
-        done = run_jobs(longest_first, at_once, tell=tell, stop=stop)
+        done = run_jobs(longest_first, at_once, notify=tell, stop=stop)
         return {task: done[task] for task in work if task in done}

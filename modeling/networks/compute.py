@@ -35,7 +35,8 @@ def choose_precision(asked: str, device: torch.device, *, compiled: bool = False
                 "torch compiles no network right for a CPU that computes in bfloat16",
                 expected="float32, or a network that is not compiled",
                 found="precision=bfloat16 with compile",
-                remedy="leave --set precision= out (auto takes float32 here), or --set compile=none",
+                remedy="leave --set precision= out (auto takes float32 here), or"
+                " --set compile=none",
             )
         return "float32"
     if asked != "auto":

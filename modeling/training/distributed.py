@@ -34,7 +34,7 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this rank is the one that writes files and prints."""
+        """True for the one rank that writes files and prints."""
         return self.rank == 0
 
     def share(self, samples: int) -> slice:
@@ -76,7 +76,7 @@ class World:
         return values
 
     def agree(self, function: Callable[[], T]) -> T:
-        """Call `function` on the first rank; return its result, or raise its error, on all ranks."""
+        """Call `function` on the first rank; return its result or raise its error on all."""
         if self.size == 1:
             return function()
         outcome: list[Any] = [None, None]

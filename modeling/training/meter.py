@@ -30,7 +30,7 @@ class Meter:
         self._checked = 0
 
     def add(self, step: int, rate: float, losses: Mapping[str, Tensor]) -> None:
-        """Add the losses of a step, scalars by name, taken at learning rate `rate`; {} counts as 0."""
+        """Add the losses of a step, scalars by name, at learning rate `rate`; {} counts as 0."""
         self._rows.append((step, rate, {name: loss.detach() for name, loss in losses.items()}))
 
     def check(self) -> None:

@@ -290,11 +290,11 @@ def test_a_search_that_may_not_look_says_which_circles_it_found(
     mask = (image > 128).to(torch.uint8)
     mask[7] = 0
     due = geometry.minimal_circles(mask)
-    found, certain = geometry.minimal_circles_unasked(mask)
+    found, certain = geometry.minimal_circles_without_sync(mask)
     assert bool(certain.all())
     assert torch.equal(found, due)
     monkeypatch.setattr(geometry, "_BLIND", 1)
-    found, certain = geometry.minimal_circles_unasked(mask)
+    found, certain = geometry.minimal_circles_without_sync(mask)
     assert 0 < int(certain.sum()) < len(mask)
     assert torch.equal(found[certain], due[certain])
     assert not (found == due).all(1)[~certain].any()

@@ -22,35 +22,35 @@ from hypothesis import strategies as st
 from isolation import ROOT
 
 from modeling.errors import DamagedError, InputError, ModelingError, StorageError, TrainingError
-from modeling.training.jobs import Stop, Tell, run_jobs, share_threads
+from modeling.training.jobs import Notify, Stop, run_jobs, share_threads
 
 PATIENCE = 60.0  # seconds; a process that takes longer hangs
 
 
-def count(up_to: int, tell: Tell, stop: Stop) -> int:
+def count(up_to: int, notify: Notify, stop: Stop) -> int:
     for number in range(up_to):
-        tell(number)
+        notify(number)
     return up_to
 
 
-def fail(folder: Path, tell: Tell, stop: Stop) -> None:
+def fail(folder: Path, notify: Notify, stop: Stop) -> None:
     """Fail once the job that waits in the folder has begun."""
     wait_for(folder / "began")
     raise DamagedError("torn", path="shard", expected=1, found=2, remedy="mend it")
 
 
-def die(number: int, tell: Tell, stop: Stop) -> None:
+def die(number: int, notify: Notify, stop: Stop) -> None:
     os.kill(os.getpid(), number)
 
 
-def crash(tell: Tell, stop: Stop) -> None:
+def crash(notify: Notify, stop: Stop) -> None:
     raise ZeroDivisionError
 
 
-def wait(folder: Path, tell: Tell, stop: Stop) -> str:
+def wait(folder: Path, notify: Notify, stop: Stop) -> str:
     """Wait to be asked to stop, and leave a file that tells so."""
     (folder / "began").touch()
-    tell("began")
+    notify("began")
     until = time.monotonic() + PATIENCE
     while not stop():
         assert time.monotonic() < until
@@ -59,24 +59,24 @@ def wait(folder: Path, tell: Tell, stop: Stop) -> str:
     return "stopped"
 
 
-def wait_and_tell(folder: Path, tell: Tell, stop: Stop) -> None:
+def wait_and_tell(folder: Path, notify: Notify, stop: Stop) -> None:
     """The same, and tell of each moment, also when nobody is left to hear it."""
 
     def asked() -> bool:
-        tell("on it")
+        notify("on it")
         return stop()
 
-    wait(folder, tell, asked)
+    wait(folder, notify, asked)
 
 
-def lack(error: Exception, tell: Tell, stop: Stop) -> None:
+def lack(error: Exception, notify: Notify, stop: Stop) -> None:
     raise error
 
 
 def test_jobs_return_what_they_return_and_tell_what_they_tell() -> None:
     told: list[tuple[str, Any]] = []
     jobs = {name: functools.partial(count, number) for number, name in enumerate("abc")}
-    found = run_jobs(jobs, 2, tell=lambda name, message: told.append((name, message)))
+    found = run_jobs(jobs, 2, notify=lambda name, message: told.append((name, message)))
     assert found == {"a": 0, "b": 1, "c": 2}
     assert sorted(told) == [("b", 0), ("c", 0), ("c", 1)]
 
@@ -121,7 +121,7 @@ def test_an_error_in_the_first_process_leaves_none_behind(tmp_path: Path) -> Non
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_jobs({"waits": functools.partial(wait, tmp_path)}, 1, tell=interrupt)
+        run_jobs({"waits": functools.partial(wait, tmp_path)}, 1, notify=interrupt)
     assert not (tmp_path / "stopped").exists()  # it was killed
     assert multiprocessing.active_children() == []
 
