@@ -22,7 +22,6 @@ from torchmetrics import functional as torch_metrics
 from modeling.metrics import (
     bootstrap,
     circle_scores,
-    counts,
     foreground_scores,
     mosaic_scores,
     overall_values,
@@ -544,8 +543,8 @@ def test_counts_do_not_depend_on_the_blocks(
 ) -> None:
     found, truth = noise(1, (11, 6, 6), 3)
     expected = count_pixels(found, truth, 3, (2, 2))
-    monkeypatch.setattr(counts, "_BLOCK", block)
-    monkeypatch.setattr(counts, "_CELLS", cells)
+    monkeypatch.setattr(metric_scores, "_BLOCK", block)
+    monkeypatch.setattr(metric_scores, "_CELLS", cells)
     table = count_pixels(found, truth, 3, (2, 2))
     for name in ("both", "predicted", "true", "confusion"):
         assert np.array_equal(getattr(table, name), getattr(expected, name))
