@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from evidence import spread
+from result_files import spread
 
 from modeling.networks.compute import exact_products
 

@@ -141,7 +141,6 @@ class Trainer:
         ]
         self.rates = torch.stack(rates).to(world.device)
         self.take_step = _captured(self.step, self.generator, world) if replay else self.step
-        self.compiled = False  # before the first step
 
         self.steps_done = 0
         self.meter = Meter(out)
@@ -178,21 +177,23 @@ class Trainer:
             return self.info
         if self.info.resumed:
             notify({"step": self.steps_done, "resumed": self.info.resumed[-1]})
+        # the first step compiles the network
+        compiling: contextlib.AbstractContextManager[None] = compute.compiling(config.compile)
         saved = time.perf_counter()
-        for batch in self._batches():
+        for batch in self._batches():  # load
             step = self.steps_done
             self._seed(step)
-            with self._first_call_compiles():
-                losses = self.take_step(batch, self.rates[step])
-            self.state.follow(step)
+            with compiling:
+                losses = self.take_step(batch, self.rates[step])  # augment ... optimise: `step`
+            compiling = contextlib.nullcontext()
+            self.state.follow(step)  # average
             self.meter.add(step, config.learning_rate * rate_factor(step, config), losses)
             self.stopwatch.count(len(batch["image"]))
             self.steps_done += 1
 
             stopping = self.world.any(stop())
-            evaluating = (
-                self.steps_done % config.evaluate_every == 0 or self.steps_done == config.steps
-            )
+            last = self.steps_done == config.steps
+            evaluating = last or self.steps_done % config.evaluate_every == 0
             if evaluating or self.steps_done % config.log_every == 0:
                 notify(self._progress())
             if evaluating:
@@ -262,16 +263,6 @@ class Trainer:
         seed = key(self.config.seed, step)
         torch.manual_seed(seed)
         self.generator.manual_seed(seed)
-
-    @contextlib.contextmanager
-    def _first_call_compiles(self) -> Iterator[None]:
-        """Report what torch cannot compile; it compiles the network during the first step."""
-        if self.compiled:
-            yield
-            return
-        with compute.compiling(self.config.compile):
-            yield
-        self.compiled = True
 
     def _progress(self) -> Record:
         """Return a record of the log: the mean losses since the last one, over all ranks."""

@@ -1,4 +1,4 @@
-"""The cost of a step is that which a reader works out by hand."""
+"""The cost of a step equals what one works out by hand."""
 
 from __future__ import annotations
 

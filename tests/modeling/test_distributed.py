@@ -1,6 +1,4 @@
-"""Several ranks take the steps of one, score no sample twice, and end with a clear word when one of
-them dies.
-"""
+"""Several ranks train like one, score each sample once, and end with an error if one dies."""
 
 from __future__ import annotations
 
@@ -48,9 +46,7 @@ def dataset(folder: Path) -> Dataset:
 
 
 def start(ranks: int, folder: Path, out: Path, **changes: Any) -> list[ForkServerProcess]:
-    """So many ranks that train together, each a process; what one has to say of an error is in
-    `out`-rank.txt.
-    """
+    """Start ranks that train together, each a process; errors are written to `out`-rank.txt."""
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["torch", "modeling.training.loop"])
     with socket.socket() as free:

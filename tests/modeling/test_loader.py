@@ -1,6 +1,4 @@
-"""Batches on the device: in every mode the samples of the order, whole epochs, from any step, and
-no thread left.
-"""
+"""In every mode the loader gives the samples of the order, from any step, and leaves no thread."""
 
 from __future__ import annotations
 
@@ -202,8 +200,8 @@ MEMORY = """
 import resource, sys
 import torch
 from modeling.training.loader import Loader
-from modeling.reading.order import Order
-from modeling.shards import open_dataset
+from modeling.data.order import Order
+from modeling.data.dataset import open_dataset
 
 def anonymous():
     lines = open("/proc/self/status").read().splitlines()

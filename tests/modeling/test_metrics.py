@@ -1,6 +1,4 @@
-"""Scores are what their formulas say, written out pixel by pixel, and what other libraries say of
-the same arrays.
-"""
+"""Scores equal their formulas, written out pixel by pixel, and those of other libraries."""
 
 from __future__ import annotations
 
@@ -165,7 +163,7 @@ def naive_confusion(predicted: UInt8, truth: UInt8, size: int) -> list[list[int]
 
 
 def approximately(expected: dict[str, float | None]) -> Any:
-    """Equal but for the order of rounding; None is equal to itself alone."""
+    """Compare up to rounding; None equals only None."""
     return {
         name: value if value is None else pytest.approx(value, rel=1e-13)
         for name, value in expected.items()
@@ -876,7 +874,7 @@ def test_without_draws_scores_have_no_interval(kind: str) -> None:
 
 
 def test_rows_of_a_unit_are_added_in_their_order() -> None:
-    """Sums of floating-point numbers hang on the order, and must be the same on every machine."""
+    """Floating-point sums depend on the order, and must be the same on every machine."""
     random = np.random.default_rng(0)
     unit, values = random.integers(0, 3, 5000), random.random(5000)
     rows = [values[unit == number] for number in range(3)]

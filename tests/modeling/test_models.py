@@ -1,6 +1,4 @@
-"""The networks take what is stored, of any size, keep their promises of shape, and owe nothing to a
-batch or a grid.
-"""
+"""Networks take stored images of any size, keep shapes, and depend on no batch and no grid."""
 
 from __future__ import annotations
 
@@ -236,9 +234,7 @@ def test_cells_vote_by_their_foreground_where_they_point_to() -> None:
         torch.testing.assert_close(found[0, row, column], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_cells_that_agree_keep_their_class_also_at_a_border_and_where_nobody_votes_nothing_breaks() -> (
-    None
-):
+def test_cells_that_agree_keep_their_class_at_a_border_and_without_any_vote() -> None:
     logits = torch.zeros(1, 8, 8, 4)
     logits[..., 2] = 5
     weights = torch.zeros(1, 8, 8, 9)

@@ -1,6 +1,4 @@
-"""What is computed in: as asked, else by what the device is fast in; and that it is what is
-computed in.
-"""
+"""Precision is chosen as asked, else by the speed of the device, and used."""
 
 from __future__ import annotations
 

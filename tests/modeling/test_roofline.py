@@ -1,6 +1,4 @@
-"""The marks between the parts of a step, and the evidence that the benchmark writes: on a CPU, of
-tiny networks.
-"""
+"""Marks between parts of a step, and the results of the benchmark, on a CPU with tiny networks."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""No setting that is offered ends in a crash or in numbers that are none: it trains, or it is
-refused with a word.
+"""Every setting trains to finite numbers or is refused with an error; none crashes.
 
-What is tried is what a user gets by default: `precision` is left to choose, but where it is what is
-tried.
+Settings are tried as users have them: `precision` is "auto" unless it is the setting tried.
 """
 
 from __future__ import annotations
@@ -87,7 +85,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def try_settings(task: str, dataset: Dataset, out: Path, *changes: str) -> dict[str, Any]:
-    """Train with these changes; the losses and weights are finite. Gives the evidence."""
+    """Train with these changes, check that losses and weights are finite, return the facts."""
     losses: list[float] = []
     config = preset(task, "cpu").override([*SMALL, *changes])
     evidence = train(

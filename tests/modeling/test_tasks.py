@@ -1,6 +1,4 @@
-"""Each task, from stored columns to scores: what it reads is there, and its network can learn 8
-samples by heart.
-"""
+"""Each task from stored columns to scores; its network can learn 8 samples by heart."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Training is a function of its inputs, survives death at any moment, and refuses to go on where it
-should not.
-"""
+"""Training is a function of its inputs, survives a kill at any moment, and resumes only its run."""
 
 from __future__ import annotations
 
@@ -78,13 +76,13 @@ def same_bytes(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 
 def steps_of(out: Path) -> list[int]:
-    """The steps that the log tells of, but for those at which a run was resumed."""
+    """Return the steps of the records of the log, without those of a resumption."""
     lines = [json.loads(line) for line in (out / runs.LOG).read_text().splitlines()]
     return [line["step"] for line in lines if "resumed" not in line]
 
 
 class Stopper:
-    """Asks to stop when it has been asked so many times."""
+    """Returns True from call number `steps` on."""
 
     def __init__(self, steps: int) -> None:
         self.left = steps
