@@ -277,9 +277,7 @@ def _record(
 def _predict(trained: Trained, images: Column | UInt8) -> dict[str, Array]:
     from modeling.tasks import infer
 
-    return infer(
-        trained.task, trained.model, images, trained.device, precision=trained.precision
-    )
+    return infer(trained.task, trained.model, images, trained.device, precision=trained.precision)
 
 
 def _score_arrangements(
