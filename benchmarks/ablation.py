@@ -1,5 +1,4 @@
-"""What each choice of the models buys: shorter runs that differ from the cpu preset in one setting,
-scored on val.
+"""Measure what each choice of the models gains: short runs, each with one setting changed.
 
 Runs of one thread each, as many at a time as there are cores. Writes one JSON file of evidence and
 prints the tables of docs/models.md: see --help.
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from evidence import machine, write
+from result_files import machine, write
 from training import overall
 
 # What each task is trained without, or otherwise than by its preset. The first is the preset, but
@@ -85,7 +84,8 @@ def main(dataset: Path, seeds: str, at_once: int, evidence: Path) -> None:
             for seed in map(int, seeds.split(","))
         ]
         facts: dict[str, Any] = {
-            "command": f"python benchmarks/ablation.py --dataset {dataset.resolve().name} --seeds {seeds}",
+            "command": f"python benchmarks/ablation.py --dataset {dataset.resolve().name}"
+            f" --seeds {seeds}",
             "machine": machine(),
             "runs": [],
         }
@@ -96,7 +96,7 @@ def main(dataset: Path, seeds: str, at_once: int, evidence: Path) -> None:
 
 
 def run(task: str, settings: list[str], seed: int, dataset: Path, out: Path) -> dict[str, Any]:
-    """One run and its scores on all of val."""
+    """Train one network and score it on all of val."""
     changes = [
         part for setting in [f"steps={STEPS[task]}", *settings] for part in ("--set", setting)
     ]
@@ -130,20 +130,22 @@ def run(task: str, settings: list[str], seed: int, dataset: Path, out: Path) -> 
 
 
 def tables(facts: dict[str, Any]) -> str:
-    """A table in Markdown for each task: scores on val, and seconds of training."""
+    """Format a table in Markdown for each task: scores on val, and seconds of training."""
     lines = []
     for task, names in SHOWN.items():
         steps = STEPS[task]
         lines += [
             "",
-            f"| {task}, {steps:,} steps | parameters | s | {' | '.join(f'`{name}`' for name in names)} |",
+            f"| {task}, {steps:,} steps | parameters | s | "
+            f"{' | '.join(f'`{name}`' for name in names)} |",
         ]
         lines.append("|---|---|---|" + "---|" * len(names))
         for one in facts["runs"]:
             if one["task"] == task:
                 scores = " | ".join(f"{100 * one['val'][name]['value']:.2f}%" for name in names)
                 lines.append(
-                    f"| {one['choice']} | {one['parameters']:,} | {one['seconds']['training']:.0f} | {scores} |"
+                    f"| {one['choice']} | {one['parameters']:,} "
+                    f"| {one['seconds']['training']:.0f} | {scores} |"
                 )
     return "\n".join(lines[1:]) + "\n"
 

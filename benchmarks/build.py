@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from evidence import machine, spread, write
+from result_files import machine, spread, write
 
 LOOP_SAMPLES = 2000
 SPLITS = (262_144, 32_768, 32_768)

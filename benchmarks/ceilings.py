@@ -13,9 +13,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from evidence import spread
+from result_files import spread
 
-from modeling.networks.precision import exact_products
+from modeling.networks.compute import exact_products
 
 # of square matrices; the fastest is the ceiling
 SIDES = {"cpu": (1024, 2048), "cuda": (4096, 8192, 16384)}

@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 from build import Run, built, fresh, measure, raw_copy, summary
-from evidence import machine, write
+from result_files import machine, write
 
 CONFIDENCE = 0.95
 
@@ -29,12 +29,13 @@ CONFIDENCE = 0.95
 # maps: the process prints its own wall and processor seconds.
 LOADER = """
 import json, sys, time
-try:
-    from modeling.data import Order, open_dataset
-except ImportError:  # older checkouts
-    from modeling.reading.order import Order
-    from modeling.shards import open_dataset
 from modeling.training.loader import Loader
+try:
+    from modeling.data.dataset import open_dataset
+    from modeling.data.order import Order
+except ImportError:  # an older checkout
+    from modeling.shards import open_dataset
+    from modeling.reading.order import Order
 split = open_dataset(sys.argv[1]).split("mosaics", "train")
 loader = Loader(split, ("image", "mask", "label"), Order(len(split), batch=512, seed=0))
 for epoch in range(2):
@@ -49,7 +50,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     """Bounds of the median by order statistics, at a confidence of at least 0.95.
 
     The k-th smallest and k-th largest value hold the median unless fewer than k values lie on one
-    side of it, of which the binomial distribution tells the probability. Takes at least 6 values.
+    side of it, an event with a binomial probability. Takes at least 6 values.
 
     >>> interval([1, 2, 3, 4, 5, 6, 7, 8, 9])
     (2, 8)
@@ -89,8 +90,8 @@ class Checkout:
         """Build the default recipe where nothing is."""
         fresh(self.data)
         return self._measure(
-            "datagen", "build", "--recipe", "mnist", "--out", self.data, "--source-dir", self._source, "--quiet",
-            "--workers", self.workers,
+            "datagen", "build", "--recipe", "mnist", "--out", self.data,
+            "--source-dir", self._source, "--quiet", "--workers", self.workers,
         )  # fmt: skip
 
     def verify(self) -> Run:
@@ -196,8 +197,8 @@ def main(
             one = found[f"{figure}_ratio"]
             verdict = "SLOWER" if one["slower"] else "not slower"
             click.echo(
-                f"{step:9} {figure:5} after / before {one['median']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
-                f"  {verdict}"
+                f"{step:9} {figure:5} after / before {one['median']:.3f}"
+                f" ({one['low']:.3f} to {one['high']:.3f})  {verdict}"
             )
 
 
@@ -215,7 +216,8 @@ def alternate(
                 run: Run = getattr(sides[index], step)()
                 label = ("before", "after")[index]
                 click.echo(
-                    f"round {number} {step:9} {label:6} wall {run.wall:6.2f} s  cpu {run.cpu:6.2f} s",
+                    f"round {number} {step:9} {label:6} wall {run.wall:6.2f} s"
+                    f"  cpu {run.cpu:6.2f} s",
                     err=True,
                 )
                 if number:

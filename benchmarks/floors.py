@@ -1,8 +1,7 @@
-"""The least time of a step of training by the ceilings of a machine: from its operations and its
-bytes, part by part.
+"""Compute the least time of a training step from its operations and bytes, part by part.
 
-Bytes are counted as if nothing stayed in a cache between two operations, so code that joins
-operations, or a cache that holds a batch, can be faster than a floor that is one of bytes.
+Bytes are counted as if nothing stayed in a cache between two operations. So fused operations, or a
+cache that holds a batch, can be faster than a floor by bytes.
 """
 
 from __future__ import annotations
@@ -11,18 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from cost import Cost, measure, step_cost
 from steps import Spans
 
 from modeling.config import Config
 from modeling.data.dataset import Dataset
 from modeling.data.order import Order
-from modeling.networks.cost import Cost, measure, step_cost
-from modeling.networks.precision import choose_precision
+from modeling.networks.compute import choose_precision
 from modeling.runs.info import describe
 from modeling.tasks import TASKS, Batch
 from modeling.training.state import State
 
-# What is counted together, and the parts whose time it is.
+# Parts of a step that are counted together.
 GROUPS = {
     "batch": ("wait",),
     "augment": ("augment",),
@@ -33,14 +32,14 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Counted:
-    """What a part of a step costs, and the precision that its products are computed in."""
+    """The cost of a part of a step, and the precision of its products."""
 
     cost: Cost
     precision: str
 
 
 def count(dataset: Dataset, config: Config, device: torch.device) -> dict[str, Counted]:
-    """The costs of a step, by group: each part is run once, on the first batch of training."""
+    """Count the costs of a step by group; each part runs once, on the first batch of training."""
     task = TASKS[config.task]
     batch = first_batch(dataset, config, device)
     state = State(task, config, describe(dataset), device)
@@ -69,16 +68,14 @@ def count(dataset: Dataset, config: Config, device: torch.device) -> dict[str, C
     }
 
 
-def count_unasked(dataset: Dataset, config: Config) -> Cost:
-    """The cost of augmenting a batch on a device that is asked for nothing, as a GPU is not:
-    nothing is computed.
-    """
+def count_augmentation_without_sync(dataset: Dataset, config: Config) -> Cost:
+    """Count augmentation as a GPU does it, without synchronising; nothing is computed."""
     batch = first_batch(dataset, config, torch.device("meta"))
     return measure(lambda: TASKS[config.task].augment(batch, torch.Generator(), config))
 
 
 def first_batch(dataset: Dataset, config: Config, device: torch.device) -> Batch:
-    """The first batch of training, on `device`."""
+    """Load the first batch of training onto `device`."""
     task = TASKS[config.task]
     split = dataset.split(task.name, "train").select(*task.columns)
     taken = split.take(Order(len(split), config.seed, config.batch).batch(0, 0))
@@ -86,9 +83,7 @@ def first_batch(dataset: Dataset, config: Config, device: torch.device) -> Batch
 
 
 def find_floors(costs: dict[str, Counted], ceilings: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Seconds of each group and of the whole "step", by operations, by bytes, and the larger of the
-    two.
-    """
+    """Return seconds of each group and of the "step": by operations, by bytes, and the larger."""
     floors = {}
     for name, counted in costs.items():
         rate = ceilings["operations_per_s"][counted.precision]["median"]
@@ -107,8 +102,9 @@ def find_floors(costs: dict[str, Counted], ceilings: dict[str, Any]) -> dict[str
 
 
 def achieved(floors: dict[str, dict[str, float]], medians: Spans) -> dict[str, float]:
-    """Floor over time, of each group that costs anything and was timed, and of the step; `medians`
-    has seconds of parts and "step".
+    """Return floor / time of the step and of each group that was timed and has a cost.
+
+    `medians` holds seconds of parts and of "step".
     """
     timed = {name: parts for name, parts in GROUPS.items() if set(parts) <= set(medians)}
     spent = {name: sum(medians[part] for part in parts) for name, parts in timed.items()} | {

@@ -25,9 +25,9 @@ import click
 import numpy as np
 import numpy.typing as npt
 import torch
-from evidence import machine, spread, write
 from peers import PEERS, Peer, check
 from peers.base import CHUNK, Read, Samples
+from result_files import machine, spread, write
 
 from modeling.data.dataset import Split, open_dataset
 from modeling.data.order import Order

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from evidence import write
+from result_files import write
 
 # Python, then what is pinned there; what is not named is the newest that this Python can have.
 ENVIRONMENTS: list[tuple[str, dict[str, str]]] = [

@@ -1,9 +1,8 @@
-"""The least time that the steps of a preset take on a GPU that is not at hand: on paper, from
-counts and its ceilings.
+"""Compute the least time of a preset's steps on a GPU that is not at hand, from its data sheet.
 
-Operations and bytes are counted on this machine, at two sizes of a batch, and drawn out in a line
-to that of the preset; the ceilings are given. Writes one JSON file of evidence, and prints the
-table that docs/gpu.md has of it.
+Operations and bytes are counted on this machine at two batch sizes, and extrapolated linearly to
+the batch of the preset; the ceilings are given. Writes one JSON file of evidence, and prints the
+table of docs/gpu.md.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from typing import Any
 import click
 import floors
 import torch
-from evidence import write
+from cost import Cost
 from floors import Counted
+from result_files import write
 
 from modeling import config as configs
 from modeling.cli.options import TASKS, dataset_option
 from modeling.data.dataset import Dataset, open_dataset
-from modeling.networks.cost import Cost
 
 _SIZES = (8, 24)  # samples of the two batches that are counted
 PRESETS = ("gpu", "record")
@@ -55,7 +54,8 @@ def main(directory: Path, bfloat16: float, float32: float, copying: float, evide
     rates = {"bfloat16": {"median": bfloat16 * 1e12}, "float32": {"median": float32 * 1e12}}
     ceilings = {"operations_per_s": rates, "bytes_per_s": {"median": copying * 1e12}}
     facts: dict[str, Any] = {
-        "command": f"python benchmarks/paper.py --bfloat16 {bfloat16:g} --float32 {float32:g} --copying {copying:g}",
+        "command": f"python benchmarks/paper.py --bfloat16 {bfloat16:g} --float32 {float32:g}"
+        f" --copying {copying:g}",
         "digest": dataset.digest,
         "ceilings": {
             "bfloat16_tflop_per_s": bfloat16,
@@ -75,11 +75,10 @@ def main(directory: Path, bfloat16: float, float32: float, copying: float, evide
 
 
 def drawn_out(dataset: Dataset, config: configs.Config) -> dict[str, Counted]:
-    """What a step of the preset's batch costs, by group, all of which grow with the samples in a
-    line.
+    """Extrapolate the costs of a step, by group, to the batch of the preset.
 
-    Augmentation, of which a CPU does only what its samples need, is counted as a GPU does it, for
-    the whole batch.
+    Augmentation is counted for the whole batch as a GPU does it; a CPU does only what its samples
+    need.
     """
     few, more = (
         floors.count(dataset, config.override([f"batch={size}"]), torch.device("cpu"))
@@ -89,11 +88,14 @@ def drawn_out(dataset: Dataset, config: configs.Config) -> dict[str, Counted]:
         name: Counted(along(few[name].cost, more[name].cost, config.batch), few[name].precision)
         for name in few
     }
-    return {**costs, "augment": Counted(floors.count_unasked(dataset, config), "float32")}
+    return {
+        **costs,
+        "augment": Counted(floors.count_augmentation_without_sync(dataset, config), "float32"),
+    }
 
 
 def along(few: Cost, more: Cost, batch: int) -> Cost:
-    """The cost at `batch` samples on the line through those at _SIZES."""
+    """Extrapolate the costs at _SIZES samples linearly to `batch` samples."""
 
     def at(first: int, second: int) -> int:
         return first + (second - first) * (batch - _SIZES[0]) // (_SIZES[1] - _SIZES[0])
@@ -102,7 +104,7 @@ def along(few: Cost, more: Cost, batch: int) -> Cost:
 
 
 def table(facts: dict[str, Any]) -> str:
-    """The floors in Markdown: milliseconds of a step, and seconds of all steps."""
+    """Format the floors in Markdown: milliseconds of a step, seconds of all steps."""
     heads = ["preset, task", "batch x steps", "GFLOP", "GB", *SHOWN.values(), "a step", "all steps"]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for preset, tasks in facts["presets"].items():

@@ -23,7 +23,7 @@ from typing import Any
 import click
 import numpy as np
 import xxhash
-from evidence import write
+from result_files import write
 
 from datagen import builder, circle, files, hashing, otsu, permutation, recipe, sources, tasks
 from datagen.stores import zarr

@@ -1,9 +1,8 @@
-"""Steady steps of training beside what the machine can do: the time of each part, its floor, and
-the wait for data.
+"""Compare training steps with the limits of the machine: times of parts, floors, wait for data.
 
-The floor of a step is that of its operations at the rate of matrix products, or of its bytes at the
-rate of copying, whichever takes longer; `modeling.networks.cost` counts both. Writes one JSON file
-of evidence after each task; what could not be measured is absent, and "absent" says why.
+The floor of a step is the time of its operations at the rate of matrix products, or of its bytes at
+the rate of copying, whichever is longer; `benchmarks/cost.py` counts both. Writes one JSON file
+of evidence after each task; "absent" lists what could not be measured, with reasons.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import ceilings
 import click
 import floors
 import torch
-from evidence import spread, write
+from result_files import spread, write
 from steps import PARTS, Marks, Spans, take_steps
 
 from modeling import config as configs
@@ -24,12 +23,11 @@ from modeling.api import find_device
 from modeling.cli.options import TASKS, dataset_option, device_option, threads_option
 from modeling.config import PRESETS, Config
 from modeling.data.dataset import Dataset, open_dataset
-from modeling.networks.precision import choose_precision
+from modeling.networks.compute import choose_precision
 from modeling.runs.info import describe, environment
 from modeling.training.loader import Mode
 
-# How the device is fed, and whether steps are replayed: a replayed step is what trains on a GPU,
-# but has no parts.
+# Modes of the loader, and whether steps are replayed; on a GPU training replays, without parts.
 WAYS: dict[str, tuple[tuple[Mode, bool], ...]] = {
     "cpu": (("mapped", False),),
     "cuda": (("resident", False), ("resident", True), ("streamed", True)),
@@ -104,8 +102,8 @@ def main(
     if device.type == "cpu":
         facts["absent"] |= {
             "host_s, peak_bytes": "the CPU is the device",
-            "resident, streamed": "ways to feed a GPU; a CPU takes its batches from the mapped shards",
-            "replayed": "a GPU repeats a recorded step; a CPU takes each anew",
+            "resident, streamed": "modes of a GPU; a CPU gathers batches from the mapped shards",
+            "replayed": "only a GPU captures and replays steps",
         }
     for config in chosen:
         facts["tasks"][config.task] = measure(dataset, config, device, facts, warm_up, steps)
@@ -114,16 +112,14 @@ def main(
 
 
 def describe_machine(device: torch.device) -> Record:
-    """What is not in `environment`: the load beside this, and of a GPU its size and the versions of
-    its libraries.
-    """
+    """Describe what `environment` does not: load, and a GPU's size and library versions."""
     facts: Record = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
     if device.type == "cuda":
-        told = torch.cuda.get_device_properties(device)
+        properties = torch.cuda.get_device_properties(device)
         facts |= {
-            "capability": f"{told.major}.{told.minor}",
-            "multiprocessors": told.multi_processor_count,
-            "bytes": told.total_memory,
+            "capability": f"{properties.major}.{properties.minor}",
+            "multiprocessors": properties.multi_processor_count,
+            "bytes": properties.total_memory,
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
         }
@@ -133,9 +129,7 @@ def describe_machine(device: torch.device) -> Record:
 def measure(
     dataset: Dataset, config: Config, device: torch.device, facts: Record, warm_up: int, steps: int
 ) -> Record:
-    """Floors and times of one task, for each way to feed the device; `facts` is told why one is
-    absent.
-    """
+    """Measure floors and times of a task in each mode; note in `facts` why one is absent."""
     floor = floors.find_floors(floors.count(dataset, config, device), facts["ceilings"])
     found: Record = {"floors": floor, "fed": {}}
     for mode, replay in WAYS[device.type]:
@@ -165,9 +159,7 @@ def measure(
 
 
 def summarise(marks: Marks, steps: list[Spans], batch: int) -> Record:
-    """The spread of each part and of the whole "step" in seconds, samples a second, and the share
-    spent waiting.
-    """
+    """Return the spread of each part and of the "step", samples a second, and share of waiting."""
     whole = [sum(step.values()) for step in steps]
     parts = {part: spread([step[part] for step in steps]) for part in marks.parts} | {
         "step": spread(whole)
@@ -180,10 +172,11 @@ def summarise(marks: Marks, steps: list[Spans], batch: int) -> Record:
 
 
 def table(facts: Record) -> str:
-    """The figures for a reader: milliseconds, medians."""
-    rates, told = facts["ceilings"], facts["environment"]
+    """Format the medians as a table, in milliseconds."""
+    rates, where = facts["ceilings"], facts["environment"]
     lines = [
-        f"{told['device']}, {told['threads']} threads, {told['precision']}, preset {facts['preset']}",
+        f"{where['device']}, {where['threads']} threads, {where['precision']},"
+        f" preset {facts['preset']}",
         *(
             f"products in {precision}: {rate['median'] / 1e12:.3g} TFLOP/s"
             for precision, rate in rates["operations_per_s"].items()

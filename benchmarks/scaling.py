@@ -25,7 +25,7 @@ from build import (
     summary,
     verify_command,
 )
-from evidence import machine, write
+from result_files import machine, write
 
 
 def counts(most: int) -> list[int]:

@@ -1,9 +1,9 @@
-"""Steps of the real training, timed part by part while `modeling.training.loop.train` takes them.
+"""Time the parts of real training steps while `modeling.training.loop.train` takes them.
 
-Marks are set where a step passes from one part to the next: by the loader, by the task's functions
-and by hooks of the optimiser. On a GPU a mark is an event among the work that is queued there,
-beside the time on the host: nothing waits for the device in between, so what is timed runs as it
-does untimed. A step that is replayed is one part.
+Marks are set between the parts of a step: by the loader, by the functions of the task and by hooks
+of the optimiser. On a GPU a mark is an event in the queue of the device, besides the time on the
+host. Marks never wait for the device, so timed steps run like untimed ones. A replayed step is one
+part.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import itertools
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -32,22 +32,19 @@ from modeling.data.dataset import Dataset
 from modeling.runs.info import RunInfo
 from modeling.tasks import TASKS, Batch, Loss, Task
 from modeling.training import loop as training
-from modeling.training.cudagraph import Work
+from modeling.training.cudagraph import Step
 from modeling.training.loader import Loader, Mode
 
-# In the order of a step. "wait": until the next batch has come; "rest": averaged weights, losses
-# kept, the log.
+# In the order of a step. "wait": until the next batch is there; "rest": averaging, losses, log.
 PARTS = ("wait", "augment", "forward", "loss", "backward", "optimiser", "rest")
 REPLAYED = ("wait", "replay", "rest")
-_LAST = ("optimiser", "replay")  # after one of these comes the rest
+_LAST = ("optimiser", "replay")  # the rest follows one of these
 
 Spans = dict[str, float]  # seconds of a step by part
 
 
 class Marks:
-    """When each of the `parts` of each step ended: on the host, and on a GPU among the work queued
-    there.
-    """
+    """The times at which parts of steps ended, on the host and in the queue of a GPU."""
 
     def __init__(self, device: torch.device, parts: Sequence[str] = PARTS) -> None:
         self.parts = parts
@@ -55,24 +52,20 @@ class Marks:
         self._rows: list[tuple[str, float, torch.cuda.Event | None]] = []
 
     def set(self, part: str) -> None:
-        """Say that a part ends here; the time since the last mark is its own."""
+        """Mark the end of a part; it began at the last mark."""
         event = torch.cuda.Event(enable_timing=True) if self._device.type == "cuda" else None
         if event is not None:
             event.record()
         self._rows.append((part, time.perf_counter(), event))
 
     def host(self) -> list[Spans]:
-        """The whole steps so far, in seconds of the host: on a GPU what it takes to ask for the
-        work.
-        """
+        """Return complete steps in seconds of the host; on a GPU, the time of launching work."""
         return self._steps(
             [after[1] - before[1] for before, after in itertools.pairwise(self._rows)]
         )
 
     def device(self) -> list[Spans]:
-        """The whole steps so far, in seconds of the device, those counted in which it had nothing
-        to do.
-        """
+        """Return complete steps in seconds of the device, its idle time included."""
         if self._device.type != "cuda":
             return self.host()
         torch.cuda.synchronize(self._device)
@@ -82,7 +75,7 @@ class Marks:
         )
 
     def _steps(self, spans: list[float]) -> list[Spans]:
-        """A step ends when the next batch is asked for, once the weights have moved."""
+        """Add up spans by step; a step ends when the next batch is asked for."""
         steps: list[Spans] = []
         step = dict.fromkeys(self.parts, 0.0)
         advanced = False
@@ -96,7 +89,7 @@ class Marks:
 
 
 class _MarkedLoader(Loader):
-    """A loader of a certain mode that marks when a batch is asked for and when it has come."""
+    """A loader that marks each call for a batch, and its arrival."""
 
     def __init__(self, marks: Marks, mode: Mode, *arguments: Any) -> None:
         super().__init__(*arguments, mode=mode)
@@ -123,13 +116,12 @@ def take_steps(
     steps: int,
     replay: bool = False,
 ) -> tuple[Marks, RunInfo]:
-    """Train for `warm_up` + `steps` steps and one that ends the last of them: their marks, and what
-    the run tells.
+    """Train for `warm_up` + `steps` steps, and one more to end the last; return marks and facts.
 
-    Neither an evaluation nor a checkpoint is among them; what else a step does, the log included,
-    is done. With `replay`, steps are recorded and replayed where training does so.
+    The steps do all that training does, the log included, but no evaluation and no checkpoint. With
+    `replay`, they are captured and replayed where training does so.
     """
-    asked = itertools.count(1)  # `stop` is asked once a step, after it
+    calls = itertools.count(1)  # `stop` is called once after each step
     length = max(config.steps, warm_up + steps + 2)
     config = dataclasses.replace(config, steps=length, evaluate_every=length)
     marks = Marks(device, REPLAYED if replay else PARTS)
@@ -140,7 +132,7 @@ def take_steps(
             config,
             Path(folder) / "run",
             device=device,
-            stop=lambda: next(asked) > warm_up + steps,
+            stop=lambda: next(calls) > warm_up + steps,
             checkpoint_seconds=math.inf,
             task=task if replay else _mark_task(task, marks),
             replay=replay,
@@ -150,16 +142,14 @@ def take_steps(
 
 @contextlib.contextmanager
 def _marked(marks: Marks, mode: Mode) -> Iterator[None]:
-    """Training takes its batches from a marked loader; the optimiser, or who replays the steps,
-    marks its work.
-    """
+    """Let the loader of training, and its optimiser or replays, set marks."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(
             mock.patch.object(training, "Loader", functools.partial(_MarkedLoader, marks, mode))
         )
         if "replay" in marks.parts:
             stack.enter_context(
-                mock.patch.object(training, "_recorded", _mark_replays(training._recorded, marks))
+                mock.patch.object(training, "_captured", _mark_replays(training._captured, marks))
             )
         else:
             hooks = [
@@ -171,16 +161,16 @@ def _marked(marks: Marks, mode: Mode) -> Iterator[None]:
         yield
 
 
-def _mark_replays(recorded: Callable[..., Work], marks: Marks) -> Callable[..., Work]:
-    """The same way to record steps, whose replays mark where they end."""
+def _mark_replays(captured: Callable[..., Step], marks: Marks) -> Callable[..., Step]:
+    """Wrap the function that captures steps, so that the end of each replay is marked."""
 
-    def marked(*arguments: Any) -> Work:
-        work = recorded(*arguments)
+    def marked(*arguments: Any) -> Step:
+        step = captured(*arguments)
 
-        def call(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            found = work(inputs)
+        def call(batch: Batch, rates: Tensor) -> dict[str, Tensor]:
+            losses = step(batch, rates)
             marks.set("replay")
-            return found
+            return losses
 
         return call
 
@@ -188,17 +178,17 @@ def _mark_replays(recorded: Callable[..., Work], marks: Marks) -> Callable[..., 
 
 
 def _mark_task(task: Task, marks: Marks) -> Task:
-    """The same task, whose functions mark where they begin and end."""
+    """Return the same task with functions that set marks."""
 
     def augment(batch: Batch, generator: torch.Generator, config: Config) -> Batch:
-        found = task.augment(batch, generator, config)
+        augmented = task.augment(batch, generator, config)
         marks.set("augment")
-        return found
+        return augmented
 
     def loss(outputs: dict[str, Tensor], batch: Batch, config: Config) -> Loss:
         marks.set("forward")
-        found = task.loss(outputs, batch, config)
+        losses = task.loss(outputs, batch, config)
         marks.set("loss")
-        return found
+        return losses
 
     return dataclasses.replace(task, augment=augment, loss=loss)

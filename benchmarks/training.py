@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from evidence import machine, spread, stolen_seconds, write
+from result_files import machine, spread, stolen_seconds, write
 
 TASKS = ("foreground", "circles", "mosaics")
 _EVIDENCE = Path("results/training.json")
@@ -95,7 +95,7 @@ def main(
 def train_and_score(
     dataset: Path, preset: str, task: str, device: str, seed: int, out: Path, also: Sequence[Path]
 ) -> dict[str, Any]:
-    """One seed: what it took, what each run says of itself, and every score but those by class."""
+    """Train and score one seed: cost, facts of each run, and all scores except those by class."""
     place, tasks = (
         ["--dataset", dataset, "--out", out, "--device", device],
         TASKS if task == "all" else (task,),
@@ -110,10 +110,11 @@ def train_and_score(
 
 
 def begin() -> float:
-    """Seconds until a process that does nothing else has the code of training and the device at
-    hand.
-    """
-    code = "import torch, modeling.training.loop; torch.zeros(1, device='cuda' if torch.cuda.is_available() else 'cpu')"
+    """Return the seconds that a process needs to import training and reach the device."""
+    code = (
+        "import torch, modeling.training.loop;"
+        " torch.zeros(1, device='cuda' if torch.cuda.is_available() else 'cpu')"
+    )
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True)
     return time.perf_counter() - started
@@ -144,9 +145,7 @@ def run(*arguments: object) -> dict[str, float]:
 
 
 def descendants(pid: int) -> list[int]:
-    """A process and those that it started, and they; as far as the system tells, which Linux
-    does.
-    """
+    """List a process and all that descend from it, on Linux."""
     found = [pid]
     for each in found:
         try:
@@ -158,7 +157,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def own_memory(pid: int) -> float:
-    """MiB of a process that are not pages of files, which the page cache holds anyway."""
+    """Return the MiB of a process without pages of files, which are in the page cache anyway."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -168,9 +167,7 @@ def own_memory(pid: int) -> float:
 
 
 def told(folder: Path) -> dict[str, Any]:
-    """What a run says of itself, without its history, and its scores on each split, without those
-    of each class.
-    """
+    """Return the facts of a run without its history, and its scores without those by class."""
     evidence, scores = (
         json.loads((folder / name).read_text("utf-8")) for name in ("evidence.json", "scores.json")
     )
@@ -197,7 +194,7 @@ def told(folder: Path) -> dict[str, Any]:
 
 
 def overall(scores: dict[str, Any]) -> dict[str, Any]:
-    """The scores of a whole split: value, n and interval."""
+    """Select the scores of a whole split: value, n and interval."""
     found = {
         name: each for name, each in scores.items() if isinstance(each, dict) and "value" in each
     }
@@ -206,9 +203,7 @@ def overall(scores: dict[str, Any]) -> dict[str, Any]:
 
 
 def elsewhere(out: Path, dataset: Path, tasks: Sequence[str]) -> dict[str, Any]:
-    """The scores on test of another dataset, whose classes may be others: then of the foreground
-    alone.
-    """
+    """Score on test of another dataset, only the foreground if its classes differ."""
     found: dict[str, Any] = {}
     for task in tasks:
         command = [
@@ -233,9 +228,7 @@ def elsewhere(out: Path, dataset: Path, tasks: Sequence[str]) -> dict[str, Any]:
 
 
 def summarize(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The spread over the seeds of every score, of the seconds of each task by kind of work, and of
-    what it took.
-    """
+    """Return the spread over seeds of scores, of seconds by task and kind of work, and of cost."""
     tasks = list(runs[0]["tasks"])
     spreads: dict[str, Any] = {
         split: {
@@ -262,7 +255,7 @@ def summarize(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def spread_of(shares: Sequence[float | None]) -> dict[str, float] | None:
-    """Minimum, mean and maximum of scores, as fractions; None where one of them is undefined."""
+    """Return minimum, mean and maximum of scores, as fractions; None if one is undefined."""
     defined = [share for share in shares if share is not None]
     if len(defined) < len(shares):
         return None

@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 import numpy as np
 import numpy.typing as npt
-from evidence import write
+from result_files import write
 
 from datagen.verifier.duplicates import BUDGET, Digests, equal_groups
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 from build import alternate, build_command, built, measure, raw_copy, summary, verify_command
-from evidence import machine, spread, write
+from result_files import machine, spread, write
 
 
 @click.command()

@@ -27,7 +27,7 @@ from modeling.runs import Trained, load_run, require_size
 from modeling.runs.info import RunInfo
 from modeling.scoring import score as scoring
 from modeling.tasks import TASKS
-from modeling.training import distributed, jobs, loop, signals, tensorboard
+from modeling.training import distributed, jobs, loop, meter, signals
 
 Array = npt.NDArray[Any]
 Notify = Callable[[dict[str, Any]], None]  # takes each record of a run's log
@@ -206,7 +206,7 @@ def find_device(name: str = "auto", threads: int | None = None) -> torch.device:
 
 def main_metrics(tasks: Iterable[str]) -> dict[str, str]:
     """Name the score of each task by which its best weights are chosen."""
-    return {task: TASKS[task].headline for task in tasks}
+    return {task: TASKS[task].main_metric for task in tasks}
 
 
 def is_follower() -> bool:
@@ -230,7 +230,7 @@ def train_run(
     with contextlib.ExitStack() as stack:
         listeners = [notify]
         if with_tensorboard:
-            listeners.append(stack.enter_context(tensorboard.board(folder)))
+            listeners.append(stack.enter_context(meter.tensorboard_log(folder)))
         return loop.train(
             open_dataset(directory),
             config,
@@ -261,7 +261,7 @@ def train_side_by_side(
             return _train_in_turn(work, device, notify, stop)
         shares = zip(reversed([*work]), jobs.share_threads(threads, count, len(work)), strict=True)
         longest_first = {task: partial(work[task], threads=share) for task, share in shares}
-        done = jobs.run_jobs(longest_first, count, tell=notify, stop=stop)
+        done = jobs.run_jobs(longest_first, count, notify=notify, stop=stop)
         return {task: done[task] for task in work if task in done}
 
 

@@ -56,7 +56,7 @@ FEW = (
     "tests/datagen/test_cli.py::test_help_imports_nothing_heavy",
     "tests/datagen/test_cli.py::test_the_default_directory_is_that_of_mnist",
     "tests/datagen/test_mnist_source.py::test_the_cache_s_place_is_chosen_by_the_environment",
-    "tests/modeling/test_recording.py::test_the_tape_finds_what_hangs_on_the_host",
+    "tests/modeling/test_cudagraph.py::test_the_tape_finds_what_depends_on_the_host",
 )
 MANY = (
     *(
@@ -67,7 +67,7 @@ MANY = (
     ),
     *("tests/test_readme.py", "tests/test_examples.py", "tests/modeling/test_run_info.py"),
     *(
-        "tests/modeling/test_recording.py",
+        "tests/modeling/test_cudagraph.py",
         "tests/modeling/test_export.py",
         "tests/modeling/test_modeling_cli.py",
         "tests/modeling/test_distributed.py",

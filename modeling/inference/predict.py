@@ -46,7 +46,7 @@ from modeling.pictures import png
 from modeling.pictures.drawing import binary_colours, mask_colours
 from modeling.runs import Trained, load_run, require_fit, require_size
 from modeling.scoring.predictions import write_predictions
-from modeling.tasks.inference import infer_batch
+from modeling.tasks import infer_batch
 
 Arrays = dict[str, npt.NDArray[Any]]
 Record = dict[str, Any]

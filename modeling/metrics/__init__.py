@@ -1,6 +1,4 @@
-"""Every score of the three tasks as functions of NumPy arrays, by the formulas of
-`docs/metrics.md`.
-"""
+"""The scores of the three tasks for NumPy arrays; `docs/metrics.md` has the formulas."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Percentile intervals by the bootstrap: the same seed gives the same interval on every machine.
+"""Bootstrap percentile intervals; the same seed gives the same interval on every machine.
 
-Resampled totals are sums of multiples of 2^-32, which float64 adds without rounding, in whatever
-order; and the raw stream of PCG64 is one that NumPy promises never to change.
+Resampled totals are sums of multiples of 2^-32, which float64 adds without rounding in any order,
+and NumPy promises never to change the raw stream of PCG64.
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ Statistic = Callable[[Mapping[str, Floats]], Mapping[str, Floats]]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic of the data as they are, and its interval: float64 arrays of one shape, () or
-    (k,).
+    """A statistic and the ends of its interval: float64 arrays of one shape, () or (k,).
 
-    NaN stands for undefined.
+    NaN means undefined.
     """
 
     value: Floats
@@ -47,14 +46,16 @@ def estimate(
     replicates: int = REPLICATES,
     seed: int = SEED,
 ) -> dict[str, Estimate]:
-    """The statistics of the columns' totals, each with the 95% percentile interval of Efron's
-    bootstrap (1979).
+    """Compute statistics of totals, with 95% percentile intervals by the bootstrap (Efron, 1979).
 
-    `columns` have one row a unit of resampling, at least one: numbers, (units,) or (units, k), at
-    most 2^21 a unit in the mean. `statistic` takes their totals over draws of units with
-    replacement, float64 (draws,) or (draws, k), and gives arrays of the same kinds; NaN where a
-    draw leaves it undefined, which its interval passes over. With no replicates, intervals are
-    undefined, and cost nothing.
+    `columns` hold a row for each unit of resampling, at least one: numbers, (units,) or (units, k),
+    with a mean of at most 2^21. `statistic` takes totals over draws of units with replacement,
+    float64 (draws,) or (draws, k), and returns arrays of these shapes; draws for which it is
+    undefined, NaN, are left out of the interval. With `replicates` 0 all intervals are undefined.
+
+    >>> scores = {"score": np.array([1.0, 0.0, 1.0, 1.0])}
+    >>> float(estimate(scores, lambda total: {"mean": total["score"] / 4})["mean"].value)
+    0.75
     """
     exact = statistic({name: _total(column)[None] for name, column in columns.items()})
     drawn = statistic(_resampled_totals(columns, replicates, seed))
@@ -62,14 +63,12 @@ def estimate(
 
 
 def draw_weights(units: int, replicates: int, seed: int) -> npt.NDArray[np.int64]:
-    """How often each unit is drawn in each replicate of `units` draws: int64 (replicates,
-    units).
-    """
+    """Count how often each replicate draws each unit: int64 (replicates, units)."""
     return _count_draws(np.random.PCG64(seed), units, replicates)
 
 
 def _count_draws(stream: np.random.PCG64, units: int, replicates: int) -> npt.NDArray[np.int64]:
-    # The high 32 bits, scaled to [0, units): some units are likelier than others, but by less than
+    # The high 32 bits are scaled to [0, units). Probabilities of units differ by less than
     # units / 2^32.
     words: npt.NDArray[np.uint64] = stream.random_raw(replicates * units)
     drawn = (((words >> np.uint64(32)) * np.uint64(units)) >> np.uint64(32)).astype(np.int64)
@@ -100,7 +99,7 @@ def _resampled_totals(
 
 
 def _total(column: Array) -> Floats:
-    """The sum over units, correctly rounded."""
+    """Sum over units, correctly rounded."""
     if column.dtype.kind != "f":
         return column.sum(axis=0, dtype=np.int64).astype(np.float64)
     sums = [math.fsum(part) for part in column.reshape(len(column), -1).T.tolist()]
@@ -108,9 +107,7 @@ def _total(column: Array) -> Floats:
 
 
 def _percentiles(drawn: Floats) -> tuple[Floats, Floats]:
-    """The middle 95% of the draws in which each statistic is defined: (draws, ...) -> two of
-    (...).
-    """
+    """Return the ends of the middle 95% of defined draws: (draws, ...) -> two of (...)."""
     ends = []
     for values in drawn.reshape(len(drawn), math.prod(drawn.shape[1:])).T:
         defined = values[~np.isnan(values)]

@@ -1,30 +1,105 @@
-"""Every score of the three tasks, by the formulas of `docs/metrics.md`: integer counts, summed,
-then divided once.
+"""The scores of the three tasks, by the formulas of `docs/metrics.md`.
 
-A score is a dict of value (None where it is undefined), n and interval: that of
-`modeling.metrics.bootstrap`, over images, or over digits where mosaics share them.
+Integer counts are summed, then divided once. A score is a dict of "value" (None if undefined), "n"
+and "interval", a bootstrap interval over images, or over digits if mosaics share them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from modeling.metrics.bootstrap import LEVEL, REPLICATES, SEED, Array, Estimate, Floats, estimate
-from modeling.metrics.counts import Integers, PixelCounts, UInt8, count_pixels
 
 Scores = dict[str, Any]
+UInt8 = npt.NDArray[np.uint8]
+Integers = npt.NDArray[np.int64]
+
+_BLOCK = 1 << 18  # pixels at a time, so that the working arrays stay in the cache
+_CELLS = 1 << 20  # largest size of the histograms of a block, unless one image needs more
+
+
+@dataclass(frozen=True)
+class PixelCounts:
+    """Counts of pixels by label: in both masks, in the predicted mask, and in the true mask.
+
+    Each is int64 (N, tiles, labels). `confusion` counts all pixels by true label (rows) and
+    predicted label (columns), int64 (labels, labels).
+    """
+
+    both: Integers
+    predicted: Integers
+    true: Integers
+    confusion: Integers
+
+
+def count_pixels(
+    predicted: UInt8, truth: UInt8, labels: int, grid: tuple[int, int] = (1, 1)
+) -> PixelCounts:
+    """Count the pixels of each label in the tiles of each image.
+
+    Masks are uint8 (N, H, W) with values below `labels`. `grid` is the number of tiles down and
+    across; tiles are counted along rows. Raises ValueError if shapes or values do not fit.
+    """
+    _require_masks(predicted, truth, labels, grid)
+    tiles, cells = grid[0] * grid[1], labels * labels
+    height, width = truth.shape[1] // grid[0], truth.shape[2] // grid[1]
+    both, of_predicted, of_truth = np.empty((3, len(truth), tiles, labels), np.int64)
+    confusion = np.zeros((labels, labels), np.int64)
+    step = max(1, min(_BLOCK // (tiles * height * width), _CELLS // (tiles * cells)))
+    for start in range(0, len(truth), step):
+        block = slice(start, start + step)
+        # below 2^16: a byte has 256 values
+        pairs = truth[block].astype(np.uint16) * np.uint16(labels)
+        pairs += predicted[block]
+        parts = (
+            pairs.reshape(-1, grid[0], height, grid[1], width)
+            .swapaxes(2, 3)
+            .reshape(-1, height * width)
+        )
+        keys = parts + np.arange(0, len(parts) * cells, cells)[:, None]
+        joint = np.bincount(keys.reshape(-1), minlength=len(parts) * cells).reshape(
+            -1, tiles, labels, labels
+        )
+        both[block] = np.diagonal(joint, axis1=2, axis2=3)
+        of_predicted[block] = joint.sum(axis=2)
+        of_truth[block] = joint.sum(axis=3)
+        confusion += joint.sum(axis=(0, 1))
+    return PixelCounts(both, of_predicted, of_truth, confusion)
+
+
+def _require_masks(predicted: UInt8, truth: UInt8, labels: int, grid: tuple[int, int]) -> None:
+    if truth.ndim != 3 or not truth.size or predicted.shape != truth.shape:
+        raise ValueError(
+            f"masks must be (N, H, W), equal and not empty: {predicted.shape} and {truth.shape}"
+        )
+    if predicted.dtype != np.uint8 or truth.dtype != np.uint8:
+        raise ValueError(f"masks must be uint8: {predicted.dtype} and {truth.dtype}")
+    if truth.shape[1] % grid[0] or truth.shape[2] % grid[1]:
+        raise ValueError(
+            f"images of {truth.shape[1:]} cannot be cut into {grid[0]} x {grid[1]} tiles"
+        )
+    largest = max(int(predicted.max()), int(truth.max()))
+    if largest >= labels:
+        raise ValueError(f"masks must hold values from 0 to {labels - 1}: {largest}")
 
 
 def foreground_scores(
     predicted: UInt8, mask: UInt8, *, replicates: int = REPLICATES, seed: int = SEED
 ) -> Scores:
-    """Scores of binary masks, uint8 (N, H, W) of 0 and 1: iou and dice (means over images; the
-    headline is iou), iou_pooled, dice_pooled, pixel_accuracy; and the confusion of pixels.
+    """Score binary masks, uint8 (N, H, W) of 0 and 1, against the true `mask`.
+
+    The scores are iou (the main metric) and dice, means over images; iou_pooled and dice_pooled;
+    pixel_accuracy; and the confusion of pixels.
+
+    >>> mask = np.array([[[0, 1], [1, 1]]], np.uint8)
+    >>> foreground_scores(np.ones_like(mask), mask)["iou"]["value"]
+    0.75
     """
     counts = count_pixels(predicted, mask, 2)
     n = len(mask)
@@ -66,12 +141,16 @@ def circle_scores(
     replicates: int = REPLICATES,
     seed: int = SEED,
 ) -> Scores:
-    """Scores of classes, uint8 (N,), and circle masks, uint8 (N, H, W) of 0 and 1: accuracy,
-    gated_iou (the headline: mean over images of the IoU, 0 where the class is wrong), iou, and both
-    IoUs pooled; per class; and the confusion.
+    """Score classes, uint8 (N,), and circle masks, uint8 (N, H, W) of 0 and 1.
 
-    `classes` is how many there are, by default as many as occur. Raises ValueError where shapes or
+    The scores are accuracy; gated_iou (the main metric), the mean over images of the IoU, counted
+    as 0 if the class is wrong; iou; both IoUs pooled; scores per class; and the confusion of
+    classes. `classes` is their number, by default as many as occur. Raises ValueError if shapes or
     values do not fit.
+
+    >>> label, mask = np.array([3], np.uint8), np.ones((1, 2, 2), np.uint8)
+    >>> circle_scores(label, mask, label, mask)["gated_iou"]["value"]
+    1.0
     """
     n = len(mask)
     classes = _require_labels(predicted_label, label, n, classes)
@@ -127,18 +206,22 @@ def mosaic_scores(
     replicates: int = REPLICATES,
     seed: int = SEED,
 ) -> Scores:
-    """Scores of semantic masks, uint8 (N, H, W): 0 is background, k + 1 is class k.
+    """Score semantic masks, uint8 (N, H, W), in which 0 is background and k + 1 is class k.
 
-    `classes` is how many there are, by default as many as occur.
+    dice (the main metric) and iou are pooled: counted over the whole set, then averaged over the
+    labels that occur in the truth or in the prediction. *_foreground leave the background out.
+    *_per_image are means over images of the mean over labels that occur in the image; with
+    _in_truth, over labels of its truth only; with _absent_one, over all labels, absent ones counted
+    as 1. pixel_accuracy is Dice over all labels at once (micro). There are scores per label, and
+    the confusion of pixels.
 
-    dice and iou are pooled: counts of the whole set, then the mean over the labels that occur in
-    the truth or in the prediction; dice is the headline. *_foreground: without background.
-    *_per_image: the mean over images of the mean over the labels that occur in the image;
-    _in_truth: those of its truth only; _absent_one: all, 1 where absent. pixel_accuracy is Dice
-    over all labels at once (micro). Per label; and the confusion of pixels.
+    `classes` is their number, by default as many as occur. With `source`, integers (N, R, C), the
+    digit that each tile shows, intervals are over digits instead of images. Raises ValueError if
+    shapes or values do not fit.
 
-    `source`, integers (N, R, C), tells which digit each tile shows; intervals are then over digits,
-    not over images. Raises ValueError where shapes or values do not fit.
+    >>> mask = np.array([[[0, 1], [1, 2]]], np.uint8)
+    >>> mosaic_scores(mask, mask)["dice"]["value"]
+    1.0
     """
     if source is not None and (source.ndim != 3 or len(source) != len(mask)):
         raise ValueError(f"source must be (N, R, C) with N = {len(mask)}, not {source.shape}")
@@ -158,8 +241,8 @@ def mosaic_scores(
         )
     }
     # A mean over images, each of several digits, is resampled by its projection: the sum over
-    # digits of how far the images that show the digit lie from the mean. With one tile an image
-    # this is the plain bootstrap of the mean.
+    # digits of the deviations from the mean of the images that show the digit. With one tile in
+    # each image this is the plain bootstrap of the mean.
     columns |= {name: np.repeat(values - means[name], tiles) for name, values in per_image.items()}
     columns = _sum_by(digits, columns)
 
@@ -190,16 +273,14 @@ def mosaic_scores(
 
 
 def _binary(counts: PixelCounts) -> tuple[Integers, Integers, Integers]:
-    """|P and T|, |P or T| and |P| + |T| of each image's label 1, over its tiles: int64 (N,)."""
+    """Return |P and T|, |P or T| and |P| + |T| of label 1 in each image: int64 (N,)."""
     inter = counts.both[:, :, 1].sum(axis=1)
     both = (counts.predicted[:, :, 1] + counts.true[:, :, 1]).sum(axis=1)
     return inter, both - inter, both
 
 
 def _per_image(counts: PixelCounts) -> dict[str, Floats]:
-    """The scores of each image by itself, float64 (N,), under every convention for labels that it
-    does not show.
-    """
+    """Score each image by itself, float64 (N,), under each convention for absent labels."""
     both, predicted, true = (
         table.sum(axis=1) for table in (counts.both, counts.predicted, counts.true)
     )
@@ -213,20 +294,18 @@ def _per_image(counts: PixelCounts) -> dict[str, Floats]:
 
 
 def _dice_and_iou(both: Array, predicted: Array, true: Array) -> tuple[Floats, Floats]:
-    """2 TP / (2 TP + FP + FN) and TP / (TP + FP + FN), NaN where the label is in neither mask."""
+    """Return 2 TP / (2 TP + FP + FN) and TP / (TP + FP + FN), NaN for labels in neither mask."""
     either = predicted + true
     return _ratio(2 * both, either, np.nan), _ratio(both, either - both, np.nan)
 
 
 def _ratio(part: Array, whole: Array, empty: float) -> Floats:
-    """part / whole, and `empty` where `whole` is 0."""
+    """Return part / whole, or `empty` where `whole` is 0."""
     return np.divide(part, whole, out=np.full(np.shape(whole), empty), where=whole != 0)
 
 
 def _mean_defined(values: Floats) -> Floats:
-    """The mean of what is not NaN in each row, float64 (rows, k) -> (rows,); NaN where nothing
-    is.
-    """
+    """Average each row without its NaN: float64 (rows, k) -> (rows,), NaN if all are NaN."""
     defined = ~np.isnan(values)
     return _ratio(
         np.where(defined, values, 0.0).sum(axis=1), np.count_nonzero(defined, axis=1), np.nan
@@ -234,14 +313,14 @@ def _mean_defined(values: Floats) -> Floats:
 
 
 def _sum_by(unit: Array, columns: Mapping[str, Array]) -> dict[str, Array]:
-    """Add up the rows that share a unit: (rows, ...) -> (units, ...), units in rising order."""
+    """Add up the rows of each unit: (rows, ...) -> (units, ...), units in rising order."""
     order = np.argsort(unit, kind="stable")  # so that floating-point sums are the same everywhere
     _, starts = np.unique(unit[order], return_index=True)
     return {name: np.add.reduceat(column[order], starts) for name, column in columns.items()}
 
 
 def overall_values(scores: Mapping[str, Any]) -> dict[str, float | None]:
-    """The values of the scores of all samples together, by name; None where one is undefined."""
+    """Return the values of the scores over all samples, by name; None for undefined ones."""
     return {
         name: each["value"]
         for name, each in scores.items()
@@ -289,7 +368,7 @@ def _describe(unit: str, units: int, replicates: int, seed: int) -> Scores:
 
 
 def _require_labels(predicted: UInt8, truth: UInt8, n: int, classes: int | None) -> int:
-    """The number of classes."""
+    """Return the number of classes. Raises ValueError if labels do not fit."""
     if predicted.shape != (n,) or truth.shape != (n,):
         raise ValueError(f"labels must be ({n},), one a mask: {predicted.shape} and {truth.shape}")
     occurring = 1 + max(int(predicted.max()), int(truth.max()))

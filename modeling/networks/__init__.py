@@ -1,5 +1,4 @@
-"""The three networks and their parts. Each takes grey images as stored, uint8 (B, H, W), and scales
-them itself.
+"""The three networks and their parts, for any number of classes and any size of image.
 
-They are written for any number of classes and any size of image.
+Each network takes grey images as stored, uint8 (B, H, W), and scales them itself.
 """

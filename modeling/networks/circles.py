@@ -1,6 +1,4 @@
-"""The network of the circles task: uint8 (B, H, W) -> the class of each digit, and which pixels a
-circle must hold.
-"""
+"""The network of the circles task: the class of a digit, and the pixels its circle encloses."""
 
 from __future__ import annotations
 
@@ -11,19 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.networks.blocks import Scale
+from modeling.networks.blocks import Scale, pad, scale
 from modeling.networks.context import GlobalContext
-from modeling.networks.images import pad, scale
 
 
 class CircleNet(nn.Module):
-    """One encoder on cells of 2x2 pixels and coarser, with a head for the class and a head for the
-    circle.
+    """An encoder on cells of 2x2 pixels and coarser, with one head for class and one for circle.
 
-    `label_logits` (B, K). `logits` (B, H, W): the circle is the minimal one around the pixels where
-    they are above 0. They are trained by circles alone: see `losses.circle_pixels`. The logit of a
-    pixel is read off the finest features; with global context, the curve of the image's grey levels
-    is added.
+    Images, uint8 (B, H, W), give `label_logits` (B, K) and `logits` (B, H, W). The circle is the
+    minimal one around the pixels with logits above 0. Only circles train these logits: see
+    `losses.circle_pixels`. They are computed from the finest features, plus the curve of grey
+    levels if there is global context.
     """
 
     ends = ("stem", "label_head", "pixel_head", "context.embedding", "context.curve")

@@ -1,5 +1,6 @@
-"""The network of the foreground task: uint8 (B, H, W) -> a logit for each pixel. It knows no
-threshold criterion.
+"""The network of the foreground task: a logit for each pixel.
+
+No threshold criterion is built in; the network learns one.
 """
 
 from __future__ import annotations
@@ -9,18 +10,16 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.networks.blocks import Trunk
+from modeling.networks.blocks import Trunk, pad, scale
 from modeling.networks.context import GlobalContext
-from modeling.networks.images import pad, scale
 
 
 class ForegroundNet(nn.Module):
-    """A binary U-Net on 28x28 and coarser, with or without global context. `logits` (B, H, W): foreground where above
-    0.
+    """A U-Net from images, uint8 (B, H, W), to `logits` (B, H, W): foreground where above 0.
 
-    Global context is fed back twice: its summary as an offset of the coarsest features, and its
-    curve, added to the logit of each pixel. Without context the network sees a pixel's
-    neighbourhood only, which at the coarsest scale is most of a digit.
+    Global context enters twice: its summary is an offset of the coarsest features, and its curve is
+    added to the logit of each pixel. Without context the network sees only the neighbourhood of a
+    pixel, which is most of a digit at the coarsest scale.
     """
 
     ends = ("stem", "head", "context.embedding", "context.curve")

@@ -1,6 +1,4 @@
-"""The network of the mosaics task: uint8 (B, H, W) of any size -> classes of cells and the
-foreground of pixels.
-"""
+"""The network of the mosaics task: classes of cells and foreground of pixels, at any size."""
 
 from __future__ import annotations
 
@@ -10,24 +8,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.networks.blocks import Trunk
-from modeling.networks.context import LocalContext, agreed
-from modeling.networks.images import pad, scale
+from modeling.networks.blocks import Trunk, pad, scale
+from modeling.networks.context import LocalContext, vote
 
 
 class MosaicNet(nn.Module):
-    """A U-Net for mosaics that does not know the grid: 2x2 pixels are one cell, and all scales work
-    on cells or coarser.
+    """A U-Net on cells of 2x2 pixels that does not know the grid of the mosaic.
 
-    `classes` (B, K, ceil(H / 2), ceil(W / 2)) are logits of the class of each cell, whatever in it
-    is foreground. `foreground` (B, H, W) is the logit of each pixel to be foreground: linear in its
-    grey level, with a slope for each cell and an offset for each pixel. `semantic` puts classes and
-    foreground together.
+    Images, uint8 (B, H, W), give two outputs. `classes` (B, K, ceil(H / 2), ceil(W / 2)) are logits
+    of the class of each cell, no matter which of its pixels are foreground. `foreground` (B, H, W)
+    are logits of the foreground: linear in the grey level of a pixel, with a slope for each cell
+    and an offset for each pixel. `semantic` combines the two.
 
-    With local context, which has cells of 4x4 pixels, the classes are those that it finds, and
-    offsets and slopes are corrected by it. While it trains, each cell answers for itself; in eval
-    mode, the cells of a digit vote: see `agreed`. Without, the network sees a pixel's neighbourhood
-    only, and each cell is read by itself.
+    With local context, on cells of 4x4 pixels, the classes come from it, and it corrects offsets
+    and slopes. In training mode each cell is classified by itself; in eval mode the cells of a
+    digit vote: see `vote`. Without context the network sees only the neighbourhood of a pixel.
     """
 
     def __init__(
@@ -41,7 +36,7 @@ class MosaicNet(nn.Module):
         self.ends: tuple[str, ...] = ("stem", "pixel_head")
         self.context: LocalContext | None = None
         if context:
-            self.level = min(1, len(channels) - 1)  # the scale that is as fine as the local context
+            self.level = min(1, len(channels) - 1)  # the scale whose cells the context has
             self.context = LocalContext(
                 channels[self.level], 2 ** (1 + self.level), classes=classes
             )
@@ -53,7 +48,7 @@ class MosaicNet(nn.Module):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         height, width = image.shape[-2:]
         whole = pad(image, self.multiple)
-        grey = F.pixel_unshuffle(scale(whole), 2)  # four pixels a cell
+        grey = F.pixel_unshuffle(scale(whole), 2)  # a channel for each of the four pixels of a cell
         features = self.trunk.ascend(self.trunk.descend(F.relu(self.stem(grey))))
         x = F.relu(features[0])
         pixel = self.pixel_head(x).float()
@@ -62,12 +57,12 @@ class MosaicNet(nn.Module):
             classes = self.class_head(x).float()
             logits = offset + slope * (grey * 16)
         else:
-            found, weights = self.context(whole, F.relu(features[self.level]))
-            corrections = self._as_cells(found[..., :2])
+            local, weights = self.context(whole, F.relu(features[self.level]))
+            corrections = self._as_cells(local[..., :2])
             logits = offset + corrections[:, :1] * 16 + (slope + corrections[:, 1:]) * (grey * 16)
-            classes = found[..., 2:]
+            classes = local[..., 2:]
             if not self.training:
-                classes = agreed(classes.float(), self._foreground_of(logits), weights.float())
+                classes = vote(classes.float(), self._foreground_of(logits), weights.float())
             classes = self._as_cells(classes)
         foreground = F.pixel_shuffle(logits, 2)[:, 0, :height, :width].float()
         return {
@@ -76,27 +71,23 @@ class MosaicNet(nn.Module):
         }
 
     def _as_cells(self, values: Tensor) -> Tensor:
-        """Values of the cells of the local context for those of the network: (B, h, w, K) -> (B, K,
-        f * h, f * w).
-        """
+        """Enlarge context cells to network cells: (B, h, w, K) -> (B, K, f * h, f * w)."""
         values, times = values.permute(0, 3, 1, 2), 2**self.level
-        if self.training:  # forward and backward in half the time
+        if self.training:  # half the time of the other way, forward and backward
             return F.interpolate(values, scale_factor=float(times), mode="nearest")
-        # onnxruntime resizes no float64
+        # onnxruntime cannot resize float64
         return values.repeat_interleave(times, 2).repeat_interleave(times, 3)
 
     def _foreground_of(self, logits: Tensor) -> Tensor:
-        """The share of each cell of the local context that is foreground: (B, 4, f * h, f * w) ->
-        (B, h, w, 1).
-        """
-        return F.avg_pool2d(logits.sigmoid().mean(1, keepdim=True).float(), 2**self.level).permute(
-            0, 2, 3, 1
-        )
+        """Return the foreground share of context cells: (B, 4, f * h, f * w) -> (B, h, w, 1)."""
+        shares = logits.sigmoid().mean(1, keepdim=True).float()
+        return F.avg_pool2d(shares, 2**self.level).permute(0, 2, 3, 1)
 
 
 def semantic(outputs: dict[str, Tensor]) -> Tensor:
-    """Logarithms of the probabilities of background and each class: MosaicNet's outputs -> (B, 1 +
-    K, H, W).
+    """Return log-probabilities of background and classes, from MosaicNet's outputs.
+
+    Background is channel 0 and class k is channel k + 1 of the result, (B, 1 + K, H, W).
     """
     foreground = outputs["foreground"][:, None]
     cells = F.log_softmax(outputs["classes"], 1)

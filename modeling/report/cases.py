@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modeling.data.dataset import Split
-from modeling.metrics.counts import UInt8, count_pixels
+from modeling.metrics.scores import UInt8, count_pixels
 
 FARTHEST = 5  # pixels from the boundary; what is farther is counted there
 

@@ -91,7 +91,7 @@ def _warnings(shown: Shown, dataset: Dataset) -> list[str]:
 def _curves(run: Run) -> Markup:
     if not (run.log or run.history):
         return tag("p", "The log of this run has no lines yet.", class_="note")
-    headline = TASKS[run.task].headline
+    headline = TASKS[run.task].main_metric
     steps = [line["step"] for line in run.log]
     parts = [name for name in (run.log[0] if run.log else ()) if name not in _ABOUT_A_LINE]
     names = ["loss", *(parts if len(parts) > 1 else ())]  # a loss of one part is that part
@@ -168,7 +168,7 @@ def _score_table(record: Record, split: str, task: str) -> Markup:
     baseline = head[-1]
     head = ["score", "value", *head[2:-1], "baseline"]
     kept = [number for number in range(len(head)) if any(row[number] for row in body)]
-    headline = TASKS[task].headline
+    headline = TASKS[task].main_metric
     rows: list[list[str]] = [[head[number] for number in kept]]
     for row in body:
         chosen = " (chooses the checkpoint on val)" if row[0] == headline else ""

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modeling.data.dataset import Split
-from modeling.metrics.counts import UInt8
+from modeling.metrics.scores import UInt8
 
 Integers = npt.NDArray[np.int64]
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from modeling.data.dataset import Dataset, Split
 from modeling.errors import InputError
-from modeling.metrics.counts import UInt8
+from modeling.metrics.scores import UInt8
 
 Array = npt.NDArray[Any]
 

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from modeling.data.dataset import Dataset
 from modeling.errors import InputError, storage_errors
 from modeling.files import write_atomic
-from modeling.metrics.counts import UInt8
+from modeling.metrics.scores import UInt8
 
 Array = npt.NDArray[Any]
 

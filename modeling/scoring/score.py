@@ -21,7 +21,7 @@ from modeling.errors import DamagedError
 from modeling.files import write_json
 from modeling.metrics import Scores, circle_scores, foreground_scores, mosaic_scores, overall_values
 from modeling.metrics.bootstrap import REPLICATES, SEED, Array
-from modeling.metrics.counts import UInt8
+from modeling.metrics.scores import UInt8
 from modeling.scoring.arrangements import arrange
 from modeling.scoring.baselines import fit_baseline
 from modeling.scoring.predictions import check_predictions, expected_arrays, read_predictions
@@ -275,17 +275,9 @@ def _record(
 
 
 def _predict(trained: Trained, images: Column | UInt8) -> dict[str, Array]:
-    from modeling.training.distributed import Ranks
-    from modeling.training.evaluation import infer
+    from modeling.tasks import infer
 
-    return infer(
-        trained.task,
-        trained.model,
-        images,
-        len(images),
-        Ranks(trained.device),
-        precision=trained.precision,
-    )
+    return infer(trained.task, trained.model, images, trained.device, precision=trained.precision)
 
 
 def _score_arrangements(

@@ -1,8 +1,8 @@
-"""Light augmentation whose ground truth is recomputed, never interpolated.
+"""Light augmentation with recomputed ground truth.
 
-A digit is turned, scaled, sheared, moved and bent a little, and drawn anew on the grid of pixels;
-then its threshold, mask and circle are computed from the new pixels, by the definitions that the
-stored ones follow. Nothing is flipped. A share of the digits stays as stored.
+A digit is turned, scaled, sheared, moved and bent a little, and resampled on the grid of pixels.
+Its threshold, mask and circle are then computed from the new pixels, by the definitions of the
+stored ones. Digits are never flipped, and a share of them stays as stored.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modeling.networks.images import LEVELS
+from modeling.networks.blocks import LEVELS
 from modeling.tasks import geometry
 
-_NEAR = 1 - 2.0**-49  # scores closer than this may be equal: four roundings of 2^-53 each, and room
+_NEAR = 1 - 2.0**-49  # scores this close may be equal: four roundings of 2^-53 each, and a margin
 
-# At strength 1, uniform between plus and minus:
+# Ranges at strength 1; values are uniform between minus and plus.
 _TURN = math.radians(12)
-_STRETCH = 0.12  # of either axis, as a logarithm
+_STRETCH = 0.12  # logarithm of the scale of either axis
 _SHEAR = 0.12
 _MOVE = 1.5  # pixels
-_BEND = 1.0  # pixels along each axis, of each of 5x5 knots
+_BEND = 1.0  # pixels along each axis, for each of 5x5 knots
 _KNOTS = 5
-_SHARE = 0.75  # of the digits are changed
+_SHARE = 0.75  # of digits that are changed
 
 
 def foreground(
     image: Tensor, generator: torch.Generator, strength: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Digits and their masks after a random change: uint8 (n, H, W) -> uint8 image, uint8 mask {0,
-    1}, bool (n,) changed.
+    """Change digits, uint8 (n, H, W), at random; return images, masks and which were changed.
 
-    Digits whose threshold floating point cannot decide, and such that lose all foreground, are left
-    unchanged: `changed` is False and their mask is not to be used.
+    Images are uint8, masks uint8 of 0 and 1, `changed` bool (n,). A digit whose threshold cannot be
+    decided in floating point, or that would lose all foreground, stays as it is: use its mask only
+    where `changed` is True.
     """
     warped = warp(image, generator, strength)
     threshold, certain = otsu(warped)
@@ -49,22 +49,23 @@ def foreground(
 def circle(
     image: Tensor, circles: Tensor, generator: torch.Generator, strength: float
 ) -> tuple[Tensor, Tensor]:
-    """Digits and their minimal circles after a random change: uint8 (n, H, W), float64 (n, 3) ->
-    uint8, float64.
+    """Change digits, uint8 (n, H, W), at random; return them and their minimal circles.
+
+    `circles` are those of the stored digits, float64 (n, 3), as are the new ones.
     """
     drawn, mask, changed = foreground(image, generator, strength)
-    found, certain = geometry.minimal_circles_unasked(mask)
-    changed &= certain
-    return torch.where(changed[:, None, None], drawn, image), torch.where(
-        changed[:, None], found, circles
-    )
+    new, finished = geometry.minimal_circles_without_sync(mask)
+    changed &= finished
+    image = torch.where(changed[:, None, None], drawn, image)
+    return image, torch.where(changed[:, None], new, circles)
 
 
 def mosaic(
     image: Tensor, mask: Tensor, label: Tensor, generator: torch.Generator, strength: float
 ) -> tuple[Tensor, Tensor]:
-    """Mosaics with each digit changed on its own: uint8 (n, R*H, C*W) twice, uint8 label (n, R, C)
-    -> image, mask.
+    """Change each digit of mosaics at random; return images and masks.
+
+    Both are uint8 (n, R*H, C*W), before and after; `label` is uint8 (n, R, C).
     """
     grid = label.shape[1:]
     tiles, stored = _tiles(image, *grid), _tiles(mask, *grid)
@@ -75,11 +76,11 @@ def mosaic(
 
 
 def warp(image: Tensor, generator: torch.Generator, strength: float) -> Tensor:
-    """Each digit under a random affine map that is bent a little: uint8 (n, H, W) -> the same.
+    """Resample each digit under a random affine map with smooth bending: uint8 (n, H, W), same.
 
-    A grid of knots is moved, smoothly between them (Simard, Steinkraus and Platt, 2003, moved every
-    pixel and smoothed after). Grey levels are bilinear between the four nearest pixels, rounded,
-    and black comes from outside.
+    The knots of a grid are moved, and pixels between them smoothly (Simard, Steinkraus and Platt,
+    2003, moved every pixel and smoothed afterwards). Grey levels are interpolated bilinearly and
+    rounded; pixels from outside are black.
     """
     n, height, width = image.shape
     device = image.device
@@ -103,12 +104,12 @@ def warp(image: Tensor, generator: torch.Generator, strength: float) -> Tensor:
     return drawn[:, 0].round_().to(torch.uint8)
 
 
-@functools.cache  # of a size and a device always the same, and asked for at every step
+@functools.cache  # needed at every step
 def _between(size: int, device: torch.device) -> Tensor:
-    """What each knot, the outer ones at the borders, weighs at each pixel of a side: (size, knots).
-    Rows add up to 1.
+    """Return the weight of each knot at each pixel of a side: (size, knots), rows sum to 1.
 
-    Catmull and Rom's cubic between the knots, which is smooth and goes through them.
+    The outer knots lie at the borders. Between knots it is the cubic of Catmull and Rom, which is
+    smooth and passes through them.
     """
     at = (torch.arange(size, device=device) + 0.5) * ((_KNOTS - 1) / size)
     apart = (at[:, None] - torch.arange(-1, _KNOTS + 1, device=device)).abs()
@@ -123,12 +124,12 @@ def _between(size: int, device: torch.device) -> Tensor:
 
 
 def otsu(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Otsu's threshold of each digit and whether it is certain: uint8 (n, H, W) -> uint8 (n,), bool
-    (n,).
+    """Return Otsu's threshold of each digit, and whether it is certain; from uint8 (n, H, W).
 
-    The smallest t that maximises the between-class variance of the histogram (Otsu, 1979); a
-    constant digit has its value. It is uncertain where another level that occurs comes so near to
-    the best that rounding could have decided; to 512x512, sums are exact.
+    The threshold, uint8 (n,), is the smallest t that maximises the between-class variance of the
+    histogram (Otsu, 1979), or the value of a constant digit. It is uncertain if the score of
+    another level that occurs is so close that rounding could have decided. Sums are exact for
+    images up to 512x512.
     """
     pixels = image.flatten(1).long()
     n, size = pixels.shape
@@ -140,7 +141,7 @@ def otsu(image: Tensor) -> tuple[Tensor, Tensor]:
     # N s - w S and w (N - w), as in the format's definition
     difference = (sums * size - below * sums[:, -1:]).double()
     score = difference * difference / (below * (size - below)).clamp(min=1)
-    largest, threshold = score.max(1)  # of equal ones the first
+    largest, threshold = score.max(1)  # the first of equal scores
     rivals = ((score >= largest[:, None] * _NEAR) & (counts > 0)).sum(1)
     constant = largest == 0
     threshold = torch.where(constant, pixels[:, 0], threshold)

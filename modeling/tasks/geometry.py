@@ -1,9 +1,8 @@
-"""Circles of pixels in torch: stored rows to floats, rasters, and the minimal enclosing circles of
-batches of masks.
+"""Circles in torch, float64: decode stored rows, draw circles, find minimal circles of masks.
 
-They are float64. Who is not on the minimal circle of some pixels is at least about 1 / (2 D r) away
-from it, D being twice the area of the triangle that holds it: 3e-5 pixels in frames of 28 x 28, and
-5e-9 in those of 512 x 512.
+A pixel that is not on the minimal circle of some pixels is at least about 1 / (2 D r) away from it,
+where D is twice the area of the triangle that determines it: 3e-5 pixels in images of 28 x 28, and
+5e-9 in images of 512 x 512.
 """
 
 from __future__ import annotations
@@ -13,23 +12,23 @@ import functools
 import torch
 from torch import Tensor
 
-# The pairs and triples of four points that hold the first of them: indices, a pair's last repeated.
+# Indices of the pairs and triples of four points that contain the first; pairs repeat their last.
 _SUBSETS = ((0, 1, 1), (0, 2, 2), (0, 3, 3), (0, 1, 2), (0, 1, 3), (0, 2, 3))
 _PAIRS = 3
-# Steps of a search that cannot look whether it is over. In 640,000 masks of 5x7 to 512x512, 9 were
-# the most, and in 55,000 augmented digits 8, once.
+# Steps of a search that cannot check whether it is finished. The most that 640,000 masks of 5x7 to
+# 512x512 needed was 9; of 55,000 augmented digits one needed 8.
 _EXPORTED = 16
 _BLIND = 8
 
-NO_CIRCLE = (0.0, 0.0, -1.0)  # around no pixel: every pixel is outside
-# pixels; who is nearer to a circle is on it. To be compared with, not added: ONNX would leave out
-# so little
+NO_CIRCLE = (0.0, 0.0, -1.0)  # the circle of no pixel: every pixel is outside
+# pixels this close to a circle are on it; compare with it, since adding it is lost in ONNX
 ON = 1e-9
 
 
 def circles_from_rows(rows: Tensor) -> Tensor:
-    """Stored circles, int64 (n, 4) = x, y, den, r2, as float64 (n, 3): x, y and radius in pixels,
-    or NO_CIRCLE.
+    """Decode stored circles: int64 (n, 4) = x, y, den, r2 -> float64 (n, 3) = x, y, r in pixels.
+
+    A row with den = 0 becomes NO_CIRCLE.
     """
     x, y, den, r2 = rows.double().unbind(-1)
     none = den == 0
@@ -38,8 +37,9 @@ def circles_from_rows(rows: Tensor) -> Tensor:
 
 
 def distances(circle: Tensor, height: int, width: int) -> Tensor:
-    """How far each pixel's centre is outside each circle, below 0 inside: float64 (..., 3) = x, y,
-    r -> float64 (..., H, W), in pixels.
+    """Return how far the centre of each pixel lies outside each circle; negative inside.
+
+    float64 (..., 3) = x, y, r -> float64 (..., H, W), in pixels.
     """
     x, y, r = circle[..., None, None].unbind(-3)
     columns = torch.arange(width, device=circle.device, dtype=torch.float64)
@@ -48,19 +48,16 @@ def distances(circle: Tensor, height: int, width: int) -> Tensor:
 
 
 def raster(circle: Tensor, height: int, width: int) -> Tensor:
-    """The pixels whose centres are inside or on each circle: float64 (..., 3) -> uint8 (...,
-    height, width).
-    """
+    """Draw circles: 1 for pixels inside or on them; float64 (..., 3) -> uint8 (..., H, W)."""
     return (distances(circle, height, width) <= ON).to(torch.uint8)
 
 
 def minimal_circles(mask: Tensor) -> Tensor:
-    """The minimal circle around the pixel centres of each mask: (n, H, W) -> float64 (n, 3) = x, y,
-    r, or NO_CIRCLE.
+    """Find the minimal enclosing circle of each mask: (n, H, W) -> float64 (n, 3) = x, y, r.
 
-    Start from one point; while a point lies outside, take the farthest, and replace the circle by
-    the minimal one around it and the at most three points that support the circle so far. The
-    radius grows with each step, so the steps end.
+    Empty masks get NO_CIRCLE. The search starts from one point. While a point lies outside, it
+    takes the farthest, and replaces the circle by the minimal one around it and the at most three
+    points that determine the circle so far. The radius grows with each step, so the search ends.
     """
     search = _Search(mask)
     if torch.compiler.is_exporting():
@@ -72,12 +69,12 @@ def minimal_circles(mask: Tensor) -> Tensor:
     return search.circle()
 
 
-def minimal_circles_unasked(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """`minimal_circles`, and whether each is found: (n, H, W) -> float64 (n, 3), bool (n,).
+def minimal_circles_without_sync(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Find minimal circles like `minimal_circles`, but never synchronise with a GPU.
 
-    A device that may be recording is asked for nothing, so the search takes as many steps as nearly
-    all masks need; what is not found is no circle of its mask. To ask a CPU costs nothing: there it
-    stops once all are found.
+    (n, H, W) -> float64 (n, 3), and whether each search finished, bool (n,). On a GPU, which may be
+    capturing, the search takes 8 steps, enough for nearly all masks; an unfinished circle is not
+    that of its mask. On a CPU the search ends once all circles are found.
     """
     search = _Search(mask)
     for _ in range(_BLIND):
@@ -88,9 +85,7 @@ def minimal_circles_unasked(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Search:
-    """The state of a search for minimal circles: `outside` (n,) tells of each whether a point is
-    left outside of it.
-    """
+    """A search for minimal circles; `outside` (n,) says which still have a point outside."""
 
     def __init__(self, mask: Tensor) -> None:
         points = _ends_of_rows(mask != 0)
@@ -104,7 +99,7 @@ class _Search:
         self._look()
 
     def step(self) -> None:
-        """Let the circles with a point outside hold the farthest."""
+        """Enlarge the circles with a point outside, so that they enclose the farthest one."""
         larger, holding = _around(
             torch.cat([_each(self._points, self._farthest)[:, None], self._support], 1)
         )
@@ -113,7 +108,7 @@ class _Search:
         self._look()
 
     def circle(self) -> Tensor:
-        """The circles so far, NO_CIRCLE where there is no point."""
+        """Return the circles found so far, NO_CIRCLE for masks without points."""
         none = _constant(NO_CIRCLE, self._circle.dtype, self._circle.device)
         return torch.where(self._filled[:, None], self._circle, none)
 
@@ -124,24 +119,21 @@ class _Search:
 
 
 def _constant(values: tuple[object, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    if (
-        torch.compiler.is_exporting()
-    ):  # then it is of the program that is written, and no tensor to keep
+    if torch.compiler.is_exporting():  # part of the exported program, not to be kept
         return torch.tensor(values, dtype=dtype, device=device)
     return _kept_constant(values, dtype, device)
 
 
-@functools.cache  # so that it is sent to a device once, and never while that one records
+@functools.cache  # so that it is copied to a device once, and never during a capture
 def _kept_constant(values: tuple[object, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # whoever asks first, it is for training too
+    with torch.inference_mode(False):  # training uses it too, whoever calls first
         return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _ends_of_rows(mask: Tensor) -> Tensor:
-    """The first and last pixel of each row of each mask, NaN for rows without: (n, H, W) -> float64
-    (n, 2 H, 2).
+    """Return the first and last pixel of each row of each mask, NaN for empty rows.
 
-    No other pixel can lie on the minimal circle.
+    (n, H, W) -> float64 (n, 2 H, 2). No other pixel can lie on the minimal circle.
     """
     n, height, width = mask.shape
     first = mask.int().argmax(-1)
@@ -152,13 +144,14 @@ def _ends_of_rows(mask: Tensor) -> Tensor:
 
 
 def _first(points: Tensor, filled: Tensor) -> Tensor:
-    """The first point of each row that is filled, (0, 0) where none is: (n, p, 2) -> (n, 2)."""
+    """Return the first filled point of each mask, (0, 0) if it is empty: (n, p, 2) -> (n, 2)."""
     return _each(points, filled.int().argmax(1)).nan_to_num(0.0)
 
 
 def _around(points: Tensor) -> tuple[Tensor, Tensor]:
-    """The minimal circle of four points that has the first on it, and its support: (n, 4, 2) -> (n,
-    3), (n, 3, 2).
+    """Return the minimal circle of four points with the first on it, and its support.
+
+    (n, 4, 2) -> (n, 3), (n, 3, 2).
     """
     subsets = points[:, _constant(_SUBSETS, torch.int64, points.device)]
     circles = torch.cat([_on_diameter(subsets[:, :_PAIRS]), _through_three(subsets[:, _PAIRS:])], 1)
@@ -170,23 +163,21 @@ def _around(points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _each(values: Tensor, index: Tensor) -> Tensor:
-    """Of each row one entry: (n, k, m), int64 (n,) -> (n, m)."""
+    """Select one entry of each row: (n, k, m), int64 (n,) -> (n, m)."""
     return values.gather(1, index[:, None, None].expand(-1, 1, values.shape[2]))[:, 0]
 
 
 def _on_diameter(triple: Tensor) -> Tensor:
-    """The circle on the diameter between the first and the second point: (..., 3, 2) -> (...,
-    3).
-    """
+    """Return the circle whose diameter joins the first two points: (..., 3, 2) -> (..., 3)."""
     a, b = triple[..., 0, :], triple[..., 1, :]
     return torch.cat([(a + b) / 2, (a - b).square().sum(-1, keepdim=True).sqrt() / 2], -1)
 
 
 def _through_three(triple: Tensor) -> Tensor:
-    """The circle through three points, of infinite radius where they lie on a line: (..., 3, 2) ->
-    (..., 3).
+    """Return the circle through three points, of infinite radius if they lie on a line.
 
-    With the first point moved to the origin the centre solves 2 b.c = |b|^2 and 2 d.c = |d|^2.
+    (..., 3, 2) -> (..., 3). With the first point moved to the origin, the centre c solves
+    2 b.c = |b|^2 and 2 d.c = |d|^2.
     """
     origin = triple[..., 0, :]
     b, d = triple[..., 1, :] - origin, triple[..., 2, :] - origin

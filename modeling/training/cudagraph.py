@@ -1,13 +1,13 @@
-"""Work that a GPU repeats by itself: recorded once, as a CUDA graph, and replayed from then on.
+"""Capture a training step as a CUDA graph, and replay it from then on.
 
-To ask for the hundreds of kernels of a step takes the host longer than the GPU takes to run them. A
-replay asks once.
+Launching the hundreds of kernels of a step takes the host longer than running them takes the GPU.
+A replay launches all of them at once.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
@@ -15,29 +15,28 @@ from torch import Tensor
 
 from modeling.errors import TrainingError
 
-Tensors = Mapping[str, Tensor]
-Work = Callable[[Tensors], dict[str, Tensor]]
+Batch = dict[str, Tensor]
+Step = Callable[[Batch, Tensor], dict[str, Tensor]]
 
-# calls in a row before it is recorded: libraries choose their kernels, and what is made once is
-# made
+# calls of one shape in a row before the capture, while libraries choose kernels and allocate
 WARM_UP = 3
 
 
-class Recording(Protocol):
-    """What can be done once more: all that was asked of a device inside `record`, in its order, on
-    the same memory.
-    """
+class Graph(Protocol):
+    """Operations that were captured once and can be replayed on the same memory."""
 
-    def record(self) -> contextlib.AbstractContextManager[None]:
-        """Take down what is asked for in the body, without doing it."""
+    def capture(self) -> contextlib.AbstractContextManager[None]:
+        """Capture the operations of the body without running them."""
 
     def replay(self) -> None:
-        """Do it."""
+        """Run the captured operations."""
 
 
 class CudaGraph:
-    """A recording by CUDA, of one stream, which must not be the default one. What is drawn from
-    `generator`, or torch's own, is drawn anew at each replay, by the seed that it then has.
+    """A CUDA graph of the current stream, which must not be the default stream.
+
+    Random numbers from `generator`, or from torch's own generator, are drawn afresh at each replay,
+    from the seed that the generator then has.
     """
 
     def __init__(self, generator: torch.Generator) -> None:
@@ -45,20 +44,20 @@ class CudaGraph:
         self._graph.register_generator_state(generator)
 
     @contextlib.contextmanager
-    def record(self) -> Iterator[None]:
-        # Only this thread is kept from what a recording does not bear: the loader's may go on.
-        stream, first = torch.cuda.current_stream(), None
+    def capture(self) -> Iterator[None]:
+        # "thread_local": the thread of the loader may go on with calls that a capture forbids
+        stream, cause = torch.cuda.current_stream(), None
         try:
             with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
                 try:
                     yield
                 except BaseException as error:
-                    first = error  # to end a recording that failed is another error
+                    cause = error  # ending a failed capture raises another error
                     raise
         except RuntimeError as error:
-            cause = first or error
+            cause = cause or error
             raise TrainingError(
-                f"this GPU cannot record a step: {str(cause).splitlines()[0]}",
+                f"this GPU cannot capture a step: {str(cause).splitlines()[0]}",
                 remedy="the same command with --resume --no-replay takes the steps one by one",
             ) from cause
 
@@ -66,44 +65,46 @@ class CudaGraph:
         self._graph.replay()
 
 
-class Recorded:
-    """`work` on tensors by name that is recorded, after a few calls, and then replayed on what it
-    is called with.
+class CapturedStep:
+    """Calls `step(batch, rates)` a few times, then captures it in `graph` and replays that.
 
-    It must ask the device for nothing, and find everything that changes between two calls in its
-    tensors. What it is called with is copied into memory of its own, and what it returns out of it.
-    Called with tensors of other shapes than those recorded, it does the work unrecorded; where
-    shapes change every few calls, all of it.
+    The step must never synchronise with the device, and all that changes between two calls must be
+    in its arguments. They are copied into memory of the graph, and losses are copied out of it. A
+    batch of another shape than the captured one is computed by the step itself; if shapes change
+    every few calls, all batches are.
     """
 
-    def __init__(self, work: Work, recording: Recording) -> None:
-        self._work, self._recording = work, recording
+    def __init__(self, step: Step, graph: Graph) -> None:
+        self._step, self._graph = step, graph
         self._shapes: dict[str, torch.Size] = {}
-        self._alike = 0  # calls in a row with such shapes
-        self._inputs: dict[str, Tensor] = {}
-        self._outputs: dict[str, Tensor] = {}
+        self._repeats = 0  # calls in a row with these shapes
+        self._batch: dict[str, Tensor] = {}
+        self._rates = torch.empty(0)
+        self._losses: dict[str, Tensor] = {}
 
-    def __call__(self, inputs: Tensors) -> dict[str, Tensor]:
-        if not self._inputs:
-            if not self._is_due(inputs):
-                return self._work(inputs)
-            self._inputs = {name: tensor.clone() for name, tensor in inputs.items()}
-            with self._recording.record():
-                self._outputs = self._work(self._inputs)
-        elif _shapes(inputs) != self._shapes:
-            return self._work(inputs)
-        for name, tensor in inputs.items():
-            self._inputs[name].copy_(tensor)
-        self._recording.replay()
-        return {name: tensor.clone() for name, tensor in self._outputs.items()}
+    def __call__(self, batch: Batch, rates: Tensor) -> dict[str, Tensor]:
+        if not self._batch:
+            if not self._is_warm(batch):
+                return self._step(batch, rates)
+            self._batch = {name: tensor.clone() for name, tensor in batch.items()}
+            self._rates = rates.clone()
+            with self._graph.capture():
+                self._losses = self._step(self._batch, self._rates)
+        elif _shapes(batch) != self._shapes:
+            return self._step(batch, rates)
+        for name, tensor in batch.items():
+            self._batch[name].copy_(tensor)
+        self._rates.copy_(rates)
+        self._graph.replay()
+        return {name: loss.clone() for name, loss in self._losses.items()}
 
-    def _is_due(self, inputs: Tensors) -> bool:
-        """Whether enough calls like this one came before it."""
-        shapes = _shapes(inputs)
-        self._alike = self._alike + 1 if shapes == self._shapes else 1
+    def _is_warm(self, batch: Batch) -> bool:
+        """Return whether WARM_UP calls of the shapes of `batch` came before this one."""
+        shapes = _shapes(batch)
+        self._repeats = self._repeats + 1 if shapes == self._shapes else 1
         self._shapes = shapes
-        return self._alike > WARM_UP
+        return self._repeats > WARM_UP
 
 
-def _shapes(tensors: Tensors) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in tensors.items()}
+def _shapes(batch: Batch) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in batch.items()}

@@ -1,9 +1,8 @@
-"""Data parallel training under torchrun: gloo on CPUs, NCCL on GPUs. One process alone is the case
-of one rank.
+"""Data-parallel training under torchrun: gloo on CPUs, NCCL on GPUs; one process is a world of one.
 
-Each rank works on its part of every batch; gradients are added up, weighted, so that all ranks take
-the step that one process would take on the whole batch. A rank that is gone ends the others with a
-clear word.
+Each rank computes its part of every batch. Weighted gradients are added up over all ranks, so that
+every rank takes the step that one process would take on the whole batch. If a rank is gone, the
+others end with TrainingError.
 """
 
 from __future__ import annotations
@@ -26,63 +25,59 @@ _TORCHRUN = "start the ranks by torchrun, or unset RANK and WORLD_SIZE to train 
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """This process among those that train together: `rank` of `count`, on `device`."""
+class World:
+    """The processes that train together, seen from one of them: `rank` of `size`, on `device`."""
 
     device: torch.device
     rank: int = 0
-    count: int = 1
+    size: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether this rank is the one that writes and tells."""
+        """True for the one rank that writes files and prints."""
         return self.rank == 0
 
     def share(self, samples: int) -> slice:
-        """This rank's part of so many samples; all parts together are all samples, each once."""
-        return slice(self.rank * samples // self.count, (self.rank + 1) * samples // self.count)
+        """Return this rank's part of `samples` samples; the parts of all ranks are disjoint."""
+        return slice(self.rank * samples // self.size, (self.rank + 1) * samples // self.size)
 
     def add_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Add up each gradient over all ranks, in place.
 
-        A parameter without a gradient on this rank counts as 0. Raises TrainingError where a rank
-        is gone.
+        A missing gradient counts as 0. Raises TrainingError if a rank is gone.
         """
-        if self.count == 1:
+        if self.size == 1:
             return
         known = list(parameters)
-        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in known]
-        flat = torch.cat([part.reshape(-1) for part in parts])
-        with _gone():
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in known]
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        with _rank_errors():
             dist.all_reduce(flat)
-        position = 0
-        for parameter, part in zip(known, parts, strict=True):
-            parameter.grad = part.copy_(flat[position : position + part.numel()].view(part.shape))
-            position += part.numel()
+        sums = flat.split([gradient.numel() for gradient in gradients])
+        for parameter, gradient, total in zip(known, gradients, sums, strict=True):
+            parameter.grad = gradient.copy_(total.view(gradient.shape))
 
     def any(self, value: bool) -> bool:
-        """Whether `value` is true on any rank. Raises TrainingError where a rank is gone."""
-        if self.count == 1:
+        """Return whether `value` is true on any rank. Raises TrainingError if a rank is gone."""
+        if self.size == 1:
             return value
         flag = torch.tensor(float(value), device=self.device)
-        with _gone():
+        with _rank_errors():
             dist.all_reduce(flag)
         return bool(flag > 0)
 
     def gather(self, value: T) -> list[T]:
-        """The values of all ranks, in order, on each of them. Raises TrainingError where a rank is
-        gone.
-        """
-        if self.count == 1:
+        """Return the values of all ranks in order. Raises TrainingError if a rank is gone."""
+        if self.size == 1:
             return [value]
-        values: list[Any] = [None] * self.count
-        with _gone():
+        values: list[Any] = [None] * self.size
+        with _rank_errors():
             dist.all_gather_object(values, value)
         return values
 
     def agree(self, function: Callable[[], T]) -> T:
-        """What `function` returns, or the error it raises, on the first rank: the same on all."""
-        if self.count == 1:
+        """Call `function` on the first rank; return its result or raise its error on all."""
+        if self.size == 1:
             return function()
         outcome: list[Any] = [None, None]
         if self.first:
@@ -90,7 +85,7 @@ class Ranks:
                 outcome[0] = function()
             except ModelingError as error:
                 outcome[1] = error
-        with _gone():
+        with _rank_errors():
             dist.broadcast_object_list(outcome, src=0, device=self.device)
         if outcome[1] is not None:
             raise outcome[1]
@@ -98,36 +93,36 @@ class Ranks:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Ranks]:
-    """The ranks that torchrun started, for the time of the body; alone where it was not torchrun.
+def joined(device: torch.device) -> Iterator[World]:
+    """Join the ranks that torchrun started, and leave them afterwards; without torchrun, be alone.
 
-    What is joined already stays so: ranks can meet only once.
+    An inner call uses the connection of the outer one, since ranks can meet only once.
     """
-    _, count = rank_and_count()
-    if count == 1:
-        yield Ranks(device)
+    _, size = rank_and_count()
+    if size == 1:
+        yield World(device)
         return
     if device.type == "cuda":
         device = torch.device("cuda", _read("LOCAL_RANK", ""))
         torch.cuda.set_device(device)
     if dist.is_initialized():
-        yield Ranks(device, dist.get_rank(), count)
+        yield World(device, dist.get_rank(), size)
         return
-    with _gone():
+    with _rank_errors():
         try:
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        except ValueError as error:  # of what torchrun sets, something is missing
+        except ValueError as error:  # a variable that torchrun sets is missing
             raise InputError(f"the ranks cannot meet: {error}", remedy=_TORCHRUN) from error
     try:
-        yield Ranks(device, dist.get_rank(), count)
+        yield World(device, dist.get_rank(), size)
     finally:
         dist.destroy_process_group()
 
 
 def rank_and_count() -> tuple[int, int]:
-    """This process's rank and the number of ranks, as torchrun sets them; 0 of 1 where nobody did.
+    """Read this process's rank and the number of ranks, which torchrun sets; default 0 of 1.
 
-    Raises InputError where the environment has something else by these names.
+    Raises InputError if the environment variables are not such numbers.
     """
     rank, count = _read("RANK", "0"), _read("WORLD_SIZE", "1")
     if not rank < count:
@@ -141,7 +136,7 @@ def rank_and_count() -> tuple[int, int]:
 
 
 def _read(name: str, default: str) -> int:
-    """The whole number that the environment has by a name."""
+    """Read a whole number from the environment."""
     text = os.environ.get(name) or default
     if not (text.isascii() and text.isdigit()):
         raise InputError(
@@ -154,11 +149,13 @@ def _read(name: str, default: str) -> int:
 
 
 @contextmanager
-def _gone() -> Iterator[None]:
+def _rank_errors() -> Iterator[None]:
+    """Turn RuntimeError, torch's error for every lost connection, into TrainingError."""
     try:
         yield
-    except RuntimeError as error:  # torch has one class for all that befalls a connection
+    except RuntimeError as error:
         raise TrainingError(
             f"a rank is gone: {str(error).splitlines()[0]}",
-            remedy="see what the others say; the same command with --resume goes on from the last checkpoint",
+            remedy="see the messages of the others; the same command with --resume goes on from the"
+            " last checkpoint",
         ) from error

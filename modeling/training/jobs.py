@@ -1,8 +1,7 @@
-"""Work side by side, each job in a process of its own, which tells how it goes and can be asked to
-stop.
+"""Run jobs in parallel, each in a process of its own that sends messages and can be stopped.
 
-Networks of this size gain little from a second thread. Several trained at once, with a thread each,
-share no barrier.
+Networks of this size gain little from a second thread. Trained side by side, with a thread each,
+they never wait for each other.
 """
 
 from __future__ import annotations
@@ -20,16 +19,18 @@ from typing import Any
 from modeling.errors import TrainingError, explain
 from modeling.training.signals import SIGNALS, blocked
 
-Tell = Callable[[Any], None]
+Notify = Callable[[Any], None]
 Stop = Callable[[], bool]
-Job = Callable[[Tell, Stop], Any]  # that can be pickled, as can all that it tells and returns
+Job = Callable[[Notify, Stop], Any]  # can be pickled, as can its messages and its result
 
-_PATIENCE = 0.1  # seconds between two looks whether to stop
+_POLL = 0.1  # seconds between two calls of `stop`
 
 
 def share_threads(threads: int, at_once: int, jobs: int) -> list[int]:
-    """Threads for each of `jobs` jobs: together `threads`, whichever `at_once` of them run; but at
-    least one each.
+    """Share out `threads` among jobs, of which `at_once` run together; each gets at least one.
+
+    >>> share_threads(4, 3, 3)
+    [2, 1, 1]
     """
     least, more = divmod(threads, at_once)
     return [max(1, least + (at_once == jobs and number < more)) for number in range(jobs)]
@@ -39,39 +40,38 @@ def run_jobs(
     jobs: Mapping[str, Job],
     at_once: int,
     *,
-    tell: Callable[[str, Any], None] = lambda _name, _message: None,
+    notify: Callable[[str, Any], None] = lambda _name, _message: None,
     stop: Stop = lambda: False,
 ) -> dict[str, Any]:
-    """Run jobs, `at_once` of them at a time, in their order; what each returns, by name.
+    """Run jobs in their order, `at_once` of them at a time; return their results by name.
 
-    `tell` is given the name and each message of a job. Once `stop` says so, no more jobs begin, and
-    those that run are asked to stop. Where one fails, the others are asked to stop too, and its
-    error is raised when they have; where its process is gone without a word, that is a
-    TrainingError. No process outlives this call, nor the process that made it by more than the jobs
-    take to stop.
+    `notify` gets the name of a job and each of its messages. Once `stop` returns True, no more jobs
+    start, and the running ones are stopped by SIGTERM. If a job fails, the others are stopped too,
+    then its error is raised: TrainingError if its process ended without one. No process outlives
+    this call; if this process dies, the jobs stop by themselves.
     """
     context = multiprocessing.get_context("spawn")
     waiting, results, errors = list(jobs), {}, []
     running: dict[Connection, tuple[str, SpawnProcess]] = {}
-    asked = False
-    # or the first start would start it, and that unblocks the signals
+    stopping = False
+    # started now, because starting it with the first process would unblock the signals
     resource_tracker.ensure_running()
     try:
-        while running or (waiting and not asked):
-            while waiting and len(running) < at_once and not (asked or stop()):
+        while running or (waiting and not stopping):
+            while waiting and len(running) < at_once and not (stopping or stop()):
                 name = waiting.pop(0)
                 ours, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=_work, args=(jobs[name], theirs), name=name)
-                with blocked():  # the process unblocks them when it knows what to do with them
+                with blocked():  # the process unblocks the signals once it has its handlers
                     process.start()
                     running[ours] = name, process
                 theirs.close()
-            for ready in connection.wait(list(running), _PATIENCE):
+            for ready in connection.wait(list(running), _POLL):
                 assert isinstance(ready, Connection)
                 name, process = running[ready]
                 kind, value = _receive(ready, name, process)
-                if kind == "told":
-                    tell(name, value)
+                if kind == "message":
+                    notify(name, value)
                     continue
                 del running[ready]
                 process.join()
@@ -79,8 +79,8 @@ def run_jobs(
                     results[name] = value
                 else:
                     errors.append(value)
-            if not asked and (errors or stop()):
-                asked = True
+            if not stopping and (errors or stop()):
+                stopping = True
                 for _, process in running.values():
                     process.terminate()
     finally:
@@ -93,7 +93,7 @@ def run_jobs(
 
 
 def _receive(ready: Connection, name: str, process: SpawnProcess) -> tuple[str, Any]:
-    """The next message of a process: told, done or failed."""
+    """Receive the next item of a process: its kind (message, done or failed) and value."""
     try:
         message: tuple[str, Any] = ready.recv()
     except (EOFError, OSError):
@@ -108,25 +108,25 @@ def _receive(ready: Connection, name: str, process: SpawnProcess) -> tuple[str, 
 
 
 def _work(job: Job, pipe: Connection) -> None:
-    """What a process does: the job, until it is done, asked to stop by SIGTERM, or left alone."""
-    came: list[int] = []
-    # a terminal sends it to all; the first process asks by SIGTERM
+    """Run a job in this process until it is done, SIGTERM comes, or the parent is gone."""
+    received: list[int] = []
+    # a terminal sends SIGINT to every process; the parent decides, and sends SIGTERM
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, _frame: came.append(number))
+    signal.signal(signal.SIGTERM, lambda number, _frame: received.append(number))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     parent = multiprocessing.parent_process()
 
     def stop() -> bool:
-        return bool(came) or (parent is not None and not parent.is_alive())
+        return bool(received) or (parent is not None and not parent.is_alive())
 
     def send(kind: str, value: Any) -> None:
-        with contextlib.suppress(BrokenPipeError):  # nobody is left to hear it, and `stop` says so
+        with contextlib.suppress(BrokenPipeError):  # the parent is gone, so `stop` returns True
             pipe.send((kind, value))
 
     try:
-        send("done", job(partial(send, "told"), stop))
+        send("done", job(partial(send, "message"), stop))
     except Exception as error:
-        told = explain(error)
-        if told is None:  # nobody foresaw it: its traceback is to be seen
+        known = explain(error)
+        if known is None:  # unexpected: print its traceback
             raise
-        send("failed", told)
+        send("failed", known)

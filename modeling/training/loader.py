@@ -1,9 +1,8 @@
-"""Batches on the device in the order of `order.Order`, from any (epoch, step) on, without worker
-processes.
+"""Load batches onto a device in the order of `Order`, from any epoch and step, without workers.
 
-Where the columns fit the device they live there, and a batch is a gather on it. On a CPU a batch is
-gathered from the mapped shards. Elsewhere a thread gathers ahead into pinned memory, and copies run
-beside the computing.
+On a GPU whose memory has room for the columns, they stay there and a batch is gathered on it. On a
+CPU a batch is gathered from the mapped shards. Otherwise a thread gathers batches ahead into pinned
+memory, and they are copied to the device while it computes.
 """
 
 from __future__ import annotations
@@ -24,21 +23,27 @@ from modeling.errors import InputError
 Batch = dict[str, torch.Tensor]
 Mode = Literal["mapped", "resident", "streamed"]
 
-SLOTS = 3  # of streaming: one that the device works on, one that is full, one that is being filled
+SLOTS = 3  # batches in memory while streaming: one in use, one full, one being filled
 SHARE = 0.5  # of a device's free memory that resident columns may take; models need the rest
 
 _BLOCK = 1 << 25  # bytes copied to the device at once
-_STEPS = 64  # whose sample numbers are sent to the device together
+_STEPS = 64  # number of steps whose sample numbers are sent to the device together
 
 
 class Loader:
-    """The batches of `split`, of the columns named, on `device`: tensors (n, *sample_shape) of the
-    stored dtypes.
+    """Loads batches of `columns` of `split` onto `device`.
 
-    `mode` says where they come from: "resident", "mapped" (CPU only) or "streamed"; None chooses as
-    the module says. A batch of the last two is only valid until the next one is asked for, for its
-    memory is used again. Raises InputError for a column that is not there, an order of another
-    length, or a mode that the device has not.
+    A batch is a dict of tensors (n, *sample_shape) in the stored dtypes. `mode` is "resident",
+    "mapped" (CPU only) or "streamed"; by default the loader chooses. In the latter two modes the
+    memory of a batch is used again for the next one, so copy what you keep.
+
+    Raises InputError for a missing column, an order of another length, or a mode that the device
+    does not support.
+
+    Example:
+        order = Order(len(split), seed=0, batch=128)
+        for batch in Loader(split, ["image", "label"], order, "cuda").epoch(0):
+            train_on(batch["image"], batch["label"])
     """
 
     def __init__(
@@ -68,11 +73,11 @@ class Loader:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all samples of the columns."""
+        """Size of the columns in bytes, all samples together."""
         return sum(column.nbytes for column in self.split.columns.values())
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from `first_step` on, this rank's share of each."""
+        """Yield the batches of an epoch from `first_step` on, of each the share of the order."""
         steps = range(first_step, self.order.steps)
         if self.mode == "resident":
             return self._gathered(epoch, steps)
@@ -83,12 +88,12 @@ class Loader:
     def _choose(self) -> Mode:
         if self.device.type == "cpu":
             return "mapped"
-        torch.cuda.empty_cache()  # what is kept of a training before this one is free too
+        torch.cuda.empty_cache()  # memory that torch keeps of an earlier training is free too
         free, _ = torch.cuda.mem_get_info(self.device)
         return "resident" if self.nbytes <= SHARE * free else "streamed"
 
     def _load(self) -> Batch:
-        """All columns, on the device."""
+        """Copy all columns to the device."""
         return {name: self._load_column(column) for name, column in self.split.columns.items()}
 
     def _load_column(self, column: Column) -> torch.Tensor:
@@ -129,7 +134,7 @@ class Loader:
                     slot.fill(self.order.batch(epoch, step))
                     full.put(slot)
                 full.put(None)
-            except BaseException as error:  # noqa: BLE001  (raised again, in the thread that asks for batches)
+            except BaseException as error:  # noqa: BLE001  (raised again by the consumer below)
                 full.put(error)
 
         thread = threading.Thread(target=fill, name="loader", daemon=True)
@@ -144,14 +149,12 @@ class Loader:
         finally:
             free.put(None)
             thread.join()
-            if (
-                stream is not None
-            ):  # what takes the slots' memory next waits for copies that are under way
+            if stream is not None:  # later users of the slots' memory wait for unfinished copies
                 torch.cuda.current_stream(self.device).wait_stream(stream)
 
 
 class _Buffers:
-    """Memory for one batch on the host: tensors, and the same memory as arrays."""
+    """Memory of one batch on the host, as tensors and as arrays."""
 
     def __init__(self, split: Split, count: int, *, pinned: bool = False) -> None:
         self._columns = split.columns
@@ -164,7 +167,7 @@ class _Buffers:
         self._count = count
 
     def fill(self, indices: Array) -> Batch:
-        """The samples at `indices`, which an order gave and are in range: tensors on the host."""
+        """Gather the samples at `indices`, which must be in range, into tensors on the host."""
         count = len(indices)
         for name, column in self._columns.items():
             column.gather(indices, self._arrays[name][:count])
@@ -174,9 +177,10 @@ class _Buffers:
 
 
 class _Slot:
-    """Memory for one batch on the host and on the device. On CUDA the copy runs in `stream`, and
-    two events keep its order: `_copied`, after which the host's memory may be filled again, and
-    `_used`, after which the device's may.
+    """Memory of one batch on the host and on the device.
+
+    On a GPU the copy runs in `stream`. Two events order the work: after `_copied` the memory of the
+    host may be filled again, and after `_used` that of the device.
     """
 
     def __init__(
@@ -190,16 +194,16 @@ class _Slot:
         self._stream = stream
         self._copied = None if stream is None else torch.cuda.Event()
         self._used = None if stream is None else torch.cuda.Event()
-        self.release()  # the memory may have been that of tensors which queued work has yet to read
+        self.release()  # queued work may still read what was in this memory before
         self._count = 0
 
     def fill(self, indices: Array) -> None:
-        """Gather the samples at `indices`, and copy them or let them be copied to the device."""
+        """Gather the samples at `indices`, and start copying them to the device."""
         if self._copied is not None:
             self._copied.synchronize()
         host = self._host.fill(indices)
         self._count = len(indices)
-        with torch.cuda.stream(self._stream):  # None: no other stream
+        with torch.cuda.stream(self._stream):  # None keeps the current one
             if self._stream is not None and self._used is not None:
                 self._stream.wait_event(self._used)
             for name, tensor in host.items():
@@ -208,13 +212,13 @@ class _Slot:
                 self._copied.record(self._stream)
 
     def acquire(self) -> Batch:
-        """The batch on the device; what is queued there from now on waits for it."""
+        """Return the batch on the device; work queued from now on waits for its copy."""
         if self._copied is not None:
             self._copied.wait()
         return {name: tensor[: self._count] for name, tensor in self._device.items()}
 
     def release(self) -> None:
-        """Let the batch be overwritten once what is queued on the device by now is done."""
+        """Allow overwriting the batch once the work queued so far is done."""
         if self._used is not None:
             self._used.record()
 

@@ -1,8 +1,8 @@
-"""Training: a pure function of configuration, dataset and environment, that can be killed at any
-moment and go on.
+"""The training loop: load, augment, forward, loss, backward, optimise, average, log, checkpoint.
 
-All that is random at a step is keyed by (seed, step), so that a checkpoint needs no state of a
-generator. A run that was killed and resumed has, on a CPU, the bits of one that was not.
+`Trainer.run` is the loop and `Trainer.step` the part of it that a GPU captures as a graph. All
+random numbers of a step derive from (seed, step), so a checkpoint holds no state of a generator. On
+a CPU a run that was killed and resumed has the same bits as one that was not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from modeling import runs
 from modeling.config import Config
@@ -24,21 +26,21 @@ from modeling.data.dataset import Dataset
 from modeling.data.order import Order
 from modeling.errors import TrainingError
 from modeling.files import absolute, lock, make_folder, require_outside_datasets, write_json
-from modeling.networks.compiling import compile_network, compiling, require_compiler
-from modeling.networks.precision import choose_precision, exact_products
+from modeling.metrics import overall_values
+from modeling.networks import compute
 from modeling.runs import checkpoint
 from modeling.runs.info import RunInfo, describe, environment, same_bits
-from modeling.tasks import TASKS, Batch, Task
-from modeling.training.cudagraph import CudaGraph, Recorded, Work
-from modeling.training.distributed import Ranks, joined
-from modeling.training.evaluation import evaluate
+from modeling.tasks import TASKS, Batch, Task, infer
+from modeling.training.cudagraph import CapturedStep, CudaGraph, Step
+from modeling.training.distributed import World, joined
 from modeling.training.loader import Loader
-from modeling.training.meter import LESS, Meter, Pace
+from modeling.training.meter import NOT_FINITE, Meter, Stopwatch
 from modeling.training.state import State, key
-from modeling.training.step import RATES, Step
 
 Record = dict[str, Any]
 Listener = Callable[[Record], None]
+
+_SCORED = ("label", "mask")  # the columns that scores need
 
 
 def train(
@@ -54,160 +56,98 @@ def train(
     task: Task | None = None,
     replay: bool = True,
 ) -> RunInfo:
-    """Train the task of `config` on `dataset` in the folder `out`, and say how it went.
+    """Train the task of `config` on `dataset` in the folder `out`; return the facts of the run.
 
-    With `resume`, a run that is there goes on from its last checkpoint. `listeners` are given each
-    record of the log. `stop` is asked between steps: where it says so, a checkpoint is written and
-    the evidence is that of an unfinished run. On a GPU the steps are recorded once and replayed,
-    unless `replay` is false, which changes but their time. Under torchrun every rank calls this
-    alike. Raises InputError where a run is there already or does not fit, or where the folder lies
-    in a dataset or the machine cannot compute as `config` says, BusyError where another process
-    trains there, TrainingError where a loss is no number or a rank is gone.
+    With `resume`, continue an existing run from its last checkpoint. Each record of the log goes to
+    `listeners`. `stop` is called after every step; once it returns True, a checkpoint is written
+    and the facts are those of an unfinished run. On a GPU, steps are captured once and replayed;
+    with `replay` false they are not, which affects speed only. Under torchrun, every rank calls
+    this alike.
+
+    Raises InputError if there is a run already, if it does not fit, if the folder lies in a
+    dataset, or if the machine cannot compute as `config` says; BusyError if another process trains
+    there; TrainingError if a loss is not finite or a rank is gone.
     """
     out = absolute(out)
     require_outside_datasets(out)
-    with joined(torch.device(device)) as ranks, contextlib.ExitStack() as stack:
-        precision = choose_precision(
-            config.precision, ranks.device, compiled=config.compile != "none"
+    with joined(torch.device(device)) as world, contextlib.ExitStack() as stack:
+        compiled = config.compile != "none"
+        precision = compute.choose_precision(config.precision, world.device, compiled=compiled)
+        compute.require_compiler(config.compile, world.device)
+        gpus = [world.device] if world.device.type == "cuda" else []
+        stack.enter_context(torch.random.fork_rng(gpus))
+        stack.enter_context(compute.training_settings(world.device))
+        for gpu in gpus:  # the default stream cannot be captured
+            stack.enter_context(torch.cuda.stream(torch.cuda.Stream(gpu)))
+
+        def open_run() -> tuple[dict[str, Any], dict[str, Any]] | None:
+            """Lock the folder until the end, and load the last checkpoint, if there is one."""
+            make_folder(out)
+            stack.enter_context(lock(out))
+            return runs.begin(out, config, dataset.digest, resume=resume)
+
+        last = world.agree(open_run)
+        trainer = Trainer(
+            dataset, config, task or TASKS[config.task], world, out, precision, replay=replay
         )
-        require_compiler(config.compile, ranks.device)
-        stack.enter_context(
-            torch.random.fork_rng([ranks.device] if ranks.device.type == "cuda" else [])
-        )
-        stack.enter_context(_deterministic(ranks.device))
-        stack.enter_context(_stream(ranks.device))
-        begun = ranks.agree(lambda: _begin(out, config, dataset.digest, resume=resume, stack=stack))
-        run = _Run(
-            dataset, config, task or TASKS[config.task], ranks, out, precision, replay=replay
-        )
-        if begun is not None:
+        if last is not None:
             with runs.in_run(out):
-                run.restore(*begun)
-        if not ranks.first:
-            return run.go_on((), stop, checkpoint_seconds)
-        log = stack.enter_context(contextlib.closing(runs.Log(out, run.step)))
-        return run.go_on((log, *listeners), stop, checkpoint_seconds)
+                trainer.restore(*last)
+        if not world.first:
+            return trainer.run((), stop, checkpoint_seconds)
+        log = stack.enter_context(contextlib.closing(runs.Log(out, trainer.steps_done)))
+        return trainer.run((log, *listeners), stop, checkpoint_seconds)
 
 
 def rate_factor(step: int, config: Config) -> float:
-    """What the learning rates are scaled by at a step: a linear warm-up, then half a cosine down to
-    0.
-    """
+    """Scale of the learning rates at a step: a linear warm-up, then half a cosine down to 0."""
     if step < config.warmup:
         return (step + 1) / config.warmup
     rest = config.steps - config.warmup
     return 0.5 * (1 + math.cos(math.pi * (step - config.warmup) / rest))
 
 
-def _begin(
-    out: Path, config: Config, digest: str, *, resume: bool, stack: contextlib.ExitStack
-) -> Any:
-    """The run's last checkpoint, if it has one; its folder is held for as long as `stack` is
-    open.
+class Trainer:
+    """Trains the network of a task, and writes its log, checkpoints and facts to the folder `out`.
+
+    `steps_done` counts the steps taken so far, `state` is what they change, and `info` holds the
+    facts of the run as of its last checkpoint or evaluation.
     """
-    make_folder(out)
-    stack.enter_context(lock(out))
-    return runs.begin(out, config, digest, resume=resume)
-
-
-@contextlib.contextmanager
-def _deterministic(device: torch.device) -> Iterator[None]:
-    """On a CPU, only operations whose result does not hang on timing, and no number below 2^-126
-    that is not 0; on a GPU, the fastest convolutions. On both, exact products of float32: in TF32,
-    counts of pixels would not stay whole.
-
-    Numbers that small come up where gradients of units that died fade out in the optimiser.
-    Processors compute with them in microcode: the last steps of the circles took ten times as long
-    as the first.
-    """
-    settings: Any = torch.utils.deterministic
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-    filled = settings.fill_uninitialized_memory
-    chooses, flushes = torch.backends.cudnn.benchmark, flushes_denormals()
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-    else:
-        torch.use_deterministic_algorithms(True)
-        # a help in finding errors, paid for at every step
-        settings.fill_uninitialized_memory = False
-        torch.set_flush_denormal(True)
-    try:
-        with exact_products():
-            yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        settings.fill_uninitialized_memory = filled
-        torch.backends.cudnn.benchmark = chooses
-        torch.set_flush_denormal(flushes)
-
-
-def _stream(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """On a GPU, work is queued in a stream of its own: the default one cannot be recorded."""
-    return (
-        torch.cuda.stream(torch.cuda.Stream(device))
-        if device.type == "cuda"
-        else contextlib.nullcontext()
-    )
-
-
-def _recorded(step: Step, generator: torch.Generator, ranks: Ranks) -> Work:
-    """The step, or on a GPU one that is recorded; not of several ranks, which may wait for each
-    other in vain.
-    """
-    if ranks.device.type != "cuda" or ranks.count > 1:
-        return step
-    return Recorded(step, CudaGraph(generator))
-
-
-def flushes_denormals() -> bool:
-    """Whether this thread takes numbers below 2^-126 for 0."""
-    return not bool(torch.full((1,), 2.0**-130) * 1)
-
-
-class _Run:
-    """A run between its steps: the state, and all that its evidence tells."""
 
     def __init__(
         self,
         dataset: Dataset,
         config: Config,
         task: Task,
-        ranks: Ranks,
+        world: World,
         out: Path,
         precision: str,
         *,
         replay: bool,
     ) -> None:
-        self.config, self.task, self.ranks, self.out = config, task, ranks, out
-        self.step, self.begun = 0, False  # no step was taken yet in this process
-        # the averaged weights that scored best, and the evidence of their step
-        self.best: dict[str, Any] | None = None
-        self.published: dict[str, Any] | None = None
-        self.state = State(task, config, describe(dataset), ranks.device)
-        self.train_split, self.val_split = (
-            dataset.split(task.name, "train"),
-            dataset.split(task.name, "val"),
-        )
+        self.config, self.task, self.world = config, task, world
+        self.out, self.precision = out, precision
+        self.train_split = dataset.split(task.name, "train")
+        self.val_split = dataset.split(task.name, "val")
         self.order = Order(len(self.train_split), config.seed, config.batch)
-        self.generator = torch.Generator(ranks.device)
-        self.precision = precision
-        self.meter = Meter(out)
-        forward = compile_network(self.state.model, config.compile)
+
+        self.state = State(task, config, describe(dataset), world.device)
+        self.forward = compute.compile_network(self.state.model, config.compile)
+        self.generator = torch.Generator(world.device)
         rates = [
             self.state.optimizer.rates(step, rate_factor(step, config))
             for step in range(config.steps)
         ]
-        self.rates = torch.stack(rates).to(ranks.device)
-        step = Step(task, config, self.state, forward, self.generator, ranks, self.precision)
-        self.take: Work = _recorded(step, self.generator, ranks) if replay else step
-        self.evidence = RunInfo(
+        self.rates = torch.stack(rates).to(world.device)
+        self.take_step = _captured(self.step, self.generator, world) if replay else self.step
+
+        self.steps_done = 0
+        self.meter = Meter(out)
+        self.info = RunInfo(
             task=task.name,
             config=config.to_json(),
             dataset=describe(dataset),
-            environment=environment(ranks.device, self.precision, ranks.count),
+            environment=environment(world.device, precision, world.size),
             parameters=sum(parameter.numel() for parameter in self.state.parameters),
             step=0,
             epochs=0.0,
@@ -217,163 +157,206 @@ class _Run:
             resumed=[],
             weights="",
         )
-        self.pace = Pace(0, config.steps, self.evidence.seconds)
+        self.stopwatch = Stopwatch(0, config.steps, self.info.seconds)
+        # the averaged weights of the best evaluation with its facts, and those that are on disk
+        self.best: dict[str, Any] | None = None
+        self.published: dict[str, Any] | None = None
+
+    def run(
+        self, listeners: Sequence[Listener], stop: Callable[[], bool], checkpoint_seconds: float
+    ) -> RunInfo:
+        """Train to the last step, or until `stop` returns True."""
+
+        def notify(record: Record) -> None:
+            for listener in listeners:
+                listener(record)
+
+        config = self.config
+        if self.info.finished:
+            return self.info
+        if self.info.resumed:
+            notify({"step": self.steps_done, "resumed": self.info.resumed[-1]})
+        # the first step compiles the network
+        compiling: contextlib.AbstractContextManager[None] = compute.compiling(config.compile)
+        saved = time.perf_counter()
+        for batch in self._batches():  # load
+            step = self.steps_done
+            self._seed(step)
+            with compiling:
+                losses = self.take_step(batch, self.rates[step])  # augment ... optimise: `step`
+            compiling = contextlib.nullcontext()
+            self.state.follow(step)  # average
+            self.meter.add(step, config.learning_rate * rate_factor(step, config), losses)
+            self.stopwatch.count(len(batch["image"]))
+            self.steps_done += 1
+
+            stopping = self.world.any(stop())
+            last = self.steps_done == config.steps
+            evaluating = last or self.steps_done % config.evaluate_every == 0
+            if evaluating or self.steps_done % config.log_every == 0:
+                notify(self._progress())
+            if evaluating:
+                notify(self._evaluate())
+            if evaluating or stopping or time.perf_counter() - saved >= checkpoint_seconds:
+                self._save()
+                saved = time.perf_counter()
+            if stopping:
+                break
+        return self.info
+
+    def step(self, batch: Batch, rates: Tensor) -> dict[str, Tensor]:
+        """Take one step on a batch of all ranks; return this rank's part of the losses.
+
+        `rates` are those of the optimiser for this step. The step never synchronises with the
+        device, and all that changes from step to step is a tensor or the seed of the generator, so
+        it can be captured as a CUDA graph. Every rank augments the whole batch and trains on its
+        share, so that the samples are those of a single process.
+        """
+        augmented = self.task.augment(batch, self.generator, self.config)
+        count = len(augmented["image"])
+        share = self.world.share(count)
+        part = {name: values[share] for name, values in augmented.items()}
+        weight = len(part["image"]) / count
+        losses: dict[str, Tensor] = {}
+        if weight:  # a short batch may leave a rank without samples
+            with compute.autocast(self.world.device, self.precision):
+                outputs = self.forward(part["image"])
+            loss, parts = self.task.loss(outputs, part, self.config)
+            (loss * weight).backward()
+            losses = {
+                name: each.detach() * weight for name, each in {"loss": loss, **parts}.items()
+            }
+        self.world.add_gradients(self.state.parameters)
+        self.state.advance(rates)
+        return losses
 
     def restore(self, tree: dict[str, Any], facts: dict[str, Any]) -> None:
-        """Take up where the checkpoint of these contents was written."""
+        """Continue from a checkpoint of these contents. Raises InputError if it does not fit."""
         self.state.restore(tree)
         before = RunInfo.from_json(facts)
         if not before.finished:
-            now = self.evidence.environment
+            now = self.info.environment
             resumed = {
                 "step": before.step,
                 "same_environment": same_bits(before.environment, now),
                 "before": before.environment,
             }
             before = replace(before, environment=now, resumed=[*before.resumed, resumed])
-        self.step, self.evidence = before.step, before
-        self.pace = Pace(self.step, self.config.steps, before.seconds)
+        self.steps_done, self.info = before.step, before
+        self.stopwatch = Stopwatch(before.step, self.config.steps, before.seconds)
         self.best = tree.get("best")
-        if self.ranks.first:
-            self._publish()  # the run may have died between its checkpoint and this
-
-    def go_on(
-        self, listeners: Sequence[Listener], stop: Callable[[], bool], checkpoint_seconds: float
-    ) -> RunInfo:
-        """Train to the last step, or until `stop`."""
-
-        def tell(record: Record) -> None:
-            for listener in listeners:
-                listener(record)
-
-        if self.evidence.finished:
-            return self.evidence
-        if self.evidence.resumed:
-            tell({"step": self.step, "resumed": self.evidence.resumed[-1]})
-        saved = time.perf_counter()
-        for batch in self._batches():
-            self._train_on(batch)
-            stopping = self.ranks.any(stop())
-            due = self.step % self.config.evaluate_every == 0 or self.step == self.config.steps
-            if due or self.step % self.config.log_every == 0:
-                tell(self._record())
-            if due:
-                tell(self._evaluate())
-            if due or stopping or time.perf_counter() - saved >= checkpoint_seconds:
-                self._save()
-                saved = time.perf_counter()
-            if stopping:
-                break
-        return self.evidence
+        if self.world.first:
+            self._publish()  # the process may have died after its checkpoint and before this
 
     def _batches(self) -> Iterator[Batch]:
-        """The batches from the present step to the last, of all ranks together."""
-        loader = Loader(self.train_split, self.task.columns, self.order, self.ranks.device)
-        self.pace.lap("loading")
-        while self.step < self.config.steps:
-            epoch, position = divmod(self.step, self.order.steps)
-            yield from itertools.islice(
-                loader.epoch(epoch, position), self.config.steps - self.step
-            )
+        """Yield the batches from the present step to the last, of all ranks together."""
+        loader = Loader(self.train_split, self.task.columns, self.order, self.world.device)
+        self.stopwatch.lap("loading")
+        while self.steps_done < self.config.steps:
+            epoch, first = divmod(self.steps_done, self.order.steps)
+            left = self.config.steps - self.steps_done
+            yield from itertools.islice(loader.epoch(epoch, first), left)
 
-    def _train_on(self, batch: Batch) -> None:
-        """Take one step."""
-        moment, factor = key(self.config.seed, self.step), rate_factor(self.step, self.config)
-        torch.manual_seed(moment)
-        self.generator.manual_seed(moment)
-        inputs = {**batch, RATES: self.rates[self.step]}
-        if self.begun:
-            losses = self.take(inputs)
-        else:  # the network is compiled by its first call
-            with compiling(self.config.compile):
-                losses = self.take(inputs)
-            self.begun = True
-        self.state.follow(self.step)
-        self.meter.add(self.step, self.config.learning_rate * factor, losses)
-        self.pace.see(len(batch["image"]))
-        self.step += 1
+    def _seed(self, step: int) -> None:
+        """Seed all random numbers of a step."""
+        seed = key(self.config.seed, step)
+        torch.manual_seed(seed)
+        self.generator.manual_seed(seed)
 
-    def _record(self) -> Record:
-        """A line of the log: means since the last one, over all ranks."""
-        gathered = self.ranks.gather(self.meter.means())
-        self.pace.lap("training")
+    def _progress(self) -> Record:
+        """Return a record of the log: the mean losses since the last one, over all ranks."""
+        gathered = self.world.gather(self.meter.means())
+        self.stopwatch.lap("training")
         names = dict.fromkeys(name for means in gathered for name in means)
+        rate = self.config.learning_rate * rate_factor(self.steps_done - 1, self.config)
         return {
-            "step": self.step,
+            "step": self.steps_done,
             **{name: sum(means.get(name, 0.0) for means in gathered) for name in names},
-            "learning_rate": self.config.learning_rate * rate_factor(self.step - 1, self.config),
-            "samples_per_second": round(self.pace.rate(), 1),
-            "seconds_left": round(self.pace.left(self.step), 1),
+            "learning_rate": rate,
+            "samples_per_second": round(self.stopwatch.samples_per_second(), 1),
+            "seconds_left": round(self.stopwatch.seconds_left(self.steps_done), 1),
         }
 
     def _evaluate(self) -> Record:
-        """Score the averaged weights on val; keep them if they are the best so far."""
-        count = min(self.config.val_samples or len(self.val_split), len(self.val_split))
+        """Score the averaged weights on val, keep them if they are the best; return a record."""
         self._require_finite()
-        scores = evaluate(
-            self.task,
-            self.state.average,
-            self.val_split,
-            count,
-            self.ranks,
-            precision=self.precision,
-        )
-        self.pace.lap("evaluating")
-        entry = {"step": self.step, "samples": count, "scores": scores}
-        best = self.evidence.best
-        self.evidence = replace(self.evidence, history=[*self.evidence.history, entry])
-        if best is None or self._headline(entry) >= self._headline(
-            best
-        ):  # of equals the one that averages more steps
-            self.evidence = replace(self.evidence, best=entry)
-            self._update_evidence()
-            weights = {
-                name: tensor.clone() for name, tensor in self.state.average.state_dict().items()
-            }
-            self.best = {"average": weights, "evidence": self.evidence.to_json()}
-        return {"step": self.step, "val": scores, "best": self.evidence.best is entry}
+        count = min(self.config.val_samples or len(self.val_split), len(self.val_split))
+        scores = self._score(count)
+        self.stopwatch.lap("evaluating")
+        entry = {"step": self.steps_done, "samples": count, "scores": scores}
+        best = self.info.best
+        self.info = replace(self.info, history=[*self.info.history, entry])
+        # of equal scores the later one, whose average is over more steps
+        if best is None or self._main_score(entry) >= self._main_score(best):
+            self.info = replace(self.info, best=entry)
+            self._update_info()
+            average = self.state.average.state_dict()
+            weights = {name: tensor.clone() for name, tensor in average.items()}
+            self.best = {"average": weights, "evidence": self.info.to_json()}
+        return {"step": self.steps_done, "val": scores, "best": self.info.best is entry}
 
-    def _headline(self, entry: Record) -> float:
-        value = entry["scores"][self.task.headline]
+    def _score(self, count: int) -> dict[str, float | None]:
+        """Score the first `count` samples of val, shared out among ranks; None if undefined."""
+        model, images, device = self.state.average, self.val_split["image"], self.world.device
+        share = self.world.share(count)
+        part = {}
+        if share.start < share.stop:
+            part = infer(self.task, model, images, device, precision=self.precision, samples=share)
+        parts = [part for part in self.world.gather(part) if part]
+        predictions = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        columns = [name for name in _SCORED if name in self.val_split.columns]
+        truth = {name: self.val_split[name][:count] for name in columns}
+        return overall_values(self.task.score(predictions, truth))
+
+    def _main_score(self, entry: Record) -> float:
+        value = entry["scores"][self.task.main_metric]
         return -math.inf if value is None else float(value)
 
     def _require_finite(self) -> None:
-        """Raise TrainingError rather than let weights that are no numbers replace good ones."""
+        """Raise TrainingError rather than replace good weights by weights that are not finite."""
         self.meter.check()
         if not self.state.is_finite():
             raise TrainingError(
-                f"the weights are not finite after step {self.step - 1}",
+                f"the weights are not finite after step {self.steps_done - 1}",
                 path=self.out,
-                remedy=f"the last checkpoint stays as it was; {LESS}",
+                remedy=NOT_FINITE,
             )
 
     def _save(self) -> None:
-        """Make the present state the one to go on from."""
+        """Write a checkpoint of the present state."""
         self._require_finite()
-        self.pace.lap("training")
-        self._update_evidence()
-        if self.ranks.first:
+        self.stopwatch.lap("training")
+        self._update_info()
+        if self.world.first:
             tree = {**self.state.tree(), "best": self.best}
-            checkpoint.save(self.out / runs.LAST, tree, self.evidence.to_json())
+            checkpoint.save(self.out / runs.LAST, tree, self.info.to_json())
             self._publish()
-        self.pace.lap("saving")
+        self.stopwatch.lap("saving")
 
     def _publish(self) -> None:
-        """Write what others read: the best weights if they are new, and the evidence. The
-        checkpoint has both.
-        """
+        """Write the best weights, if they are new, and the facts; the checkpoint holds both."""
         if self.best is not None and self.published is not self.best:
-            checkpoint.save(
-                self.out / runs.BEST, {"average": self.best["average"]}, self.best["evidence"]
-            )
+            weights = {"average": self.best["average"]}
+            checkpoint.save(self.out / runs.BEST, weights, self.best["evidence"])
             self.published = self.best
-        write_json(self.out / runs.EVIDENCE, self.evidence.to_json())
+        write_json(self.out / runs.EVIDENCE, self.info.to_json())
 
-    def _update_evidence(self) -> None:
-        self.evidence = replace(
-            self.evidence,
-            step=self.step,
-            epochs=self.step / self.order.steps,
-            seconds={kind: round(spent, 3) for kind, spent in self.pace.seconds.items()},
+    def _update_info(self) -> None:
+        """Bring the facts of the run up to the present step."""
+        self.info = replace(
+            self.info,
+            step=self.steps_done,
+            epochs=self.steps_done / self.order.steps,
+            seconds={kind: round(spent, 3) for kind, spent in self.stopwatch.seconds.items()},
             weights=checkpoint.weights_digest(self.state.average.state_dict()),
         )
+
+
+def _captured(step: Step, generator: torch.Generator, world: World) -> Step:
+    """Return `step` captured as a CUDA graph, if one GPU trains alone, else itself.
+
+    Replaying ranks could wait for each other forever.
+    """
+    if world.device.type != "cuda" or world.size > 1:
+        return step
+    return CapturedStep(step, CudaGraph(generator))

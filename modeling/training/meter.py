@@ -1,23 +1,28 @@
-"""What is measured on the way: losses, read from the device only when somebody looks, and where the
-time goes.
-"""
+"""Measure a run: losses, time spent by kind of work, and the log for TensorBoard."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from modeling.errors import TrainingError
+from modeling.errors import InputError, TrainingError
+from modeling.files import absolute
 
-LESS = "train anew in another folder with less: --set learning_rate=, muon_rate= or weight_decay="
+TENSORBOARD = "tensorboard"  # the folder in that of a run
+NOT_FINITE = (
+    "the last checkpoint stays as it was; train again in another folder with less:"
+    " --set learning_rate=, muon_rate= or weight_decay="
+)
 
 
 class Meter:
-    """Losses by name, of each step since the last `means`."""
+    """Collects the losses of each step on the device, and reads them only when asked for means."""
 
     def __init__(self, out: Path) -> None:
         self._out = out
@@ -25,28 +30,31 @@ class Meter:
         self._checked = 0
 
     def add(self, step: int, rate: float, losses: Mapping[str, Tensor]) -> None:
-        """Take the losses (scalars) of step number `step`, taken at the learning rate `rate`; {}
-        counts as 0.
-        """
+        """Add the losses of a step, scalars by name, at learning rate `rate`; {} counts as 0."""
         self._rows.append((step, rate, {name: loss.detach() for name, loss in losses.items()}))
 
     def check(self) -> None:
-        """Raise TrainingError for the first step of which a loss is no finite number."""
+        """Raise TrainingError for the first step whose losses are not all finite."""
         unchecked = self._rows[self._checked :]
         values = [value for *_, losses in unchecked for value in losses.values()]
         if values and not bool(torch.stack(values).isfinite().all()):
             for step, rate, losses in unchecked:
-                bad = {
-                    name: float(loss) for name, loss in losses.items() if not bool(loss.isfinite())
-                }
+                bad = [
+                    f"{name} {float(loss)}"
+                    for name, loss in losses.items()
+                    if not bool(loss.isfinite())
+                ]
                 if bad:
-                    raise self._error(step, rate, bad)
+                    raise TrainingError(
+                        f"the loss is not finite at step {step}, learning rate {rate:.3g}",
+                        path=self._out,
+                        found=", ".join(bad),
+                        remedy=NOT_FINITE,
+                    )
         self._checked = len(self._rows)
 
     def means(self) -> dict[str, float]:
-        """The mean of each loss since the last call, if there was a step. Raises TrainingError like
-        `check`.
-        """
+        """Return the mean of each loss since the last call. Raises TrainingError like `check`."""
         self.check()
         rows = [losses for *_, losses in self._rows]
         self._rows, self._checked = [], 0
@@ -58,47 +66,67 @@ class Meter:
             for name in names
         }
 
-    def _error(self, step: int, rate: float, bad: Mapping[str, float]) -> TrainingError:
-        found = ", ".join(f"{name} {value}" for name, value in bad.items())
-        return TrainingError(
-            f"the loss is not finite at step {step}, learning rate {rate:.3g}",
-            path=self._out,
-            found=found,
-            remedy=f"the last checkpoint stays as it was; {LESS}",
-        )
 
-
-class Pace:
-    """Where the time of a run goes: `seconds` by kind of work, those of earlier parts of the run
-    included.
-    """
+class Stopwatch:
+    """Adds up `seconds` by kind of work, on top of those of earlier parts of a resumed run."""
 
     def __init__(self, step: int, steps: int, seconds: Mapping[str, float]) -> None:
         self.seconds = dict(seconds)
         self._first, self._steps = step, steps
         self._before = sum(seconds.values())
         self._last = time.perf_counter()
-        self._seen, self._marked = 0, self.seconds["training"]
+        self._samples, self._counted_from = 0, self.seconds["training"]
 
     def lap(self, kind: str) -> None:
-        """Put the time since the last lap, or the start, down to `kind`."""
+        """Add the time since the last lap, or since the start, to `kind`."""
         now = time.perf_counter()
         self.seconds[kind] = self.seconds.get(kind, 0.0) + now - self._last
         self._last = now
 
-    def see(self, samples: int) -> None:
+    def count(self, samples: int) -> None:
         """Count samples that were trained on."""
-        self._seen += samples
+        self._samples += samples
 
-    def rate(self) -> float:
-        """Samples per second of training, since the last call."""
-        seen, spent = self._seen, self.seconds["training"] - self._marked
-        self._seen, self._marked = 0, self.seconds["training"]
-        return seen / max(spent, 1e-9)
+    def samples_per_second(self) -> float:
+        """Return the rate of training since the last call."""
+        samples, spent = self._samples, self.seconds["training"] - self._counted_from
+        self._samples, self._counted_from = 0, self.seconds["training"]
+        return samples / max(spent, 1e-9)
 
-    def left(self, step: int) -> float:
-        """Seconds to go if the remaining steps take as long as those since the start, all work
-        included.
-        """
+    def seconds_left(self, step: int) -> float:
+        """Estimate the remaining seconds from the mean time of a step, all work included."""
         spent = sum(self.seconds.values()) - self._before
         return spent / max(1, step - self._first) * (self._steps - step)
+
+
+@contextmanager
+def tensorboard_log(folder: Path | str) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Give a listener that writes each record of the log to `folder`/tensorboard.
+
+    Raises InputError if TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError(
+            "TensorBoard is not installed",
+            remedy="pip install tensorboard, or leave --tensorboard out",
+        ) from error
+    logs = absolute(folder) / TENSORBOARD
+    writers: list[Any] = []
+
+    def write(record: Mapping[str, Any]) -> None:
+        if not writers:
+            # hide what a killed run wrote after the checkpoint that it is resumed from
+            purge_step = record["step"] + ("resumed" in record)
+            writers.append(SummaryWriter(str(logs), purge_step=purge_step))
+        for name, value in {**record, **record.get("val", {})}.items():
+            if isinstance(value, int | float) and not isinstance(value, bool) and name != "step":
+                tag = f"val/{name}" if "val" in record else name
+                writers[0].add_scalar(tag, value, record["step"])
+
+    try:
+        yield write
+    finally:
+        for writer in writers:
+            writer.close()

@@ -1,9 +1,8 @@
-"""The optimiser: Muon for the matrices and kernels inside a network, AdamW for everything else, in
-one object.
+"""The optimiser: Muon for matrices and kernels inside a network, AdamW for all other parameters.
 
 Muon (Jordan and others, 2024) replaces the momentum of a matrix by the nearest semi-orthogonal
 matrix, found by a few Newton-Schulz steps, so that every direction moves at the same rate. AdamW is
-that of Loshchilov and Hutter (2019).
+by Loshchilov and Hutter (2019).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modeling.networks.precision import exact_products
+from modeling.networks.compute import exact_products
 
 # The quintic a X + b (X X^T) X + c (X X^T)^2 X of the Muon paper: steep at 0, and five steps bring
 # singular values from 0.01 to within about 0.3 of 1, which is close enough.
@@ -28,12 +27,12 @@ _EPSILON = 1e-8
 
 
 def orthogonalise(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """The semi-orthogonal matrix near each: float32 (rows, columns) of any shapes -> the same,
-    singular values about 1.
+    """Return the semi-orthogonal matrix near each matrix, float32 of any shapes.
 
-    Every step multiplies X by a polynomial of X X^T, so the steps are taken on that alone, whose
-    side is the shorter one of X, and X is multiplied by their product once, at the end. Matrices
-    that have the shorter side in common take them together. Zero matrices stay zero.
+    Their singular values are about 1; zero matrices stay zero. Each Newton-Schulz step multiplies X
+    by a polynomial of X X^T, which is as wide as the shorter side of X. So the steps are taken on
+    X X^T alone, and X is multiplied by their product once, at the end. Matrices with a shorter side
+    of the same length are computed as one batch.
     """
     wide = [matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT for matrix in matrices]
     wide = [
@@ -43,19 +42,20 @@ def orthogonalise(matrices: Sequence[Tensor]) -> list[Tensor]:
     sides: dict[int, list[int]] = defaultdict(list)
     for number, matrix in enumerate(wide):
         sides[len(matrix)].append(number)
-    found = list(matrices)
-    # the steps raise what was rounded off near 0 by four orders of magnitude
+    near = list(matrices)
+    # the steps amplify rounding errors near 0 by four orders of magnitude
     with exact_products():
         for numbers in sides.values():
             factors = _steps(torch.stack([wide[number] @ wide[number].mT for number in numbers]))
             for number, factor in zip(numbers, factors, strict=True):
-                near = factor @ wide[number]
-                found[number] = near if near.shape == matrices[number].shape else near.mT
-    return found
+                product = factor @ wide[number]
+                same_shape = product.shape == matrices[number].shape
+                near[number] = product if same_shape else product.mT
+    return near
 
 
 def _steps(gram: Tensor) -> Tensor:
-    """By what X is multiplied in all steps together: X X^T (n, side, side) -> (n, side, side)."""
+    """Return the factor of all steps together, from X X^T: (n, side, side) -> (n, side, side)."""
     factor = _polynomial(gram)
     product = factor
     for _ in range(_STEPS - 1):
@@ -66,7 +66,7 @@ def _steps(gram: Tensor) -> Tensor:
 
 
 def _polynomial(gram: Tensor) -> Tensor:
-    """By what X is multiplied in one step: X X^T (n, side, side) -> (n, side, side)."""
+    """Return the factor of one step, from X X^T: (n, side, side) -> (n, side, side)."""
     a, b, c = _QUINTIC
     factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
     factor.diagonal(dim1=-2, dim2=-1).add_(a)
@@ -74,24 +74,30 @@ def _polynomial(gram: Tensor) -> Tensor:
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Muon on the groups with `muon` true, AdamW on the others, at the learning rate `lr` of each
-    before any schedule.
+    """Muon on the groups with `muon` true, AdamW on the others.
 
-    Weight decay is decoupled. A matrix of m rows and n columns moves by lr * sqrt(max(1, m / n)) in
-    every direction; kernels count as matrices with a row for each output channel. What changes from
-    step to step comes as a tensor, `rates`, so that a step is the same work each time, and a GPU
-    can repeat it by itself.
+    `lr` of a group is its learning rate before any schedule; weight decay is decoupled. A matrix of
+    m rows and n columns moves by lr * sqrt(max(1, m / n)) in every direction; kernels count as
+    matrices with a row for each output channel. Rates are passed to `step` as a tensor, so that the
+    step can be captured as a CUDA graph.
+
+    Example:
+        optimizer = MuonAdamW(groups(model, rate=3e-3, muon_rate=2e-2, weight_decay=1e-2))
+        loss.backward()
+        optimizer.step(optimizer.rates(step=0))
     """
+
+    # AdamW is ours because torch.optim.AdamW rounds the move otherwise, so that weights would
+    # change, and keeps its memory under other names than checkpoints do.
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
         super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0, "muon": False})
 
     def rates(self, step: int, factor: float = 1.0) -> Tensor:
-        """What step number `step` (from 0) is taken with, its learning rates scaled by `factor`:
-        float32 (groups, 3).
+        """Return the rates of step `step`, from 0, with learning rates scaled by `factor`.
 
-        A row has the share of the weights that decay leaves, the move along what is found for a
-        weight, below 0, and what the root of AdamW's mean of squares is divided by.
+        float32 (groups, 3) on the CPU. A row holds the share of the weights that decay leaves, the
+        negative step size, and the divisor of the root of AdamW's mean of squares.
         """
         rows = []
         for group in self.param_groups:
@@ -106,7 +112,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, rates: Tensor) -> None:  # type: ignore[override]
-        """Move every parameter that has a gradient; `rates` are on the device of the parameters."""
+        """Move every parameter that has a gradient by `rates`, which are on its device."""
         for group, row in zip(self.param_groups, rates, strict=True):
             kept, move, root = row.unbind()
             moved = [parameter for parameter in group["params"] if parameter.grad is not None]
@@ -124,16 +130,13 @@ class MuonAdamW(torch.optim.Optimizer):
         momenta = [self.state[parameter]["momentum"] for parameter in parameters]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
-        # Nesterov: look one step of momentum ahead.
+        # Nesterov: look one step of momentum ahead
         ahead = torch._foreach_lerp(gradients, momenta, _MOMENTUM)
-        found = orthogonalise([direction.reshape(len(direction), -1) for direction in ahead])
-        scales = [
-            math.sqrt(max(1.0, rows / columns))
-            for rows, columns in (matrix.shape for matrix in found)
-        ]
+        near = orthogonalise([direction.reshape(len(direction), -1) for direction in ahead])
+        scales = [math.sqrt(max(1.0, len(matrix) / matrix.shape[1])) for matrix in near]
         moves = [
             matrix.reshape(parameter.shape)
-            for matrix, parameter in zip(found, parameters, strict=True)
+            for matrix, parameter in zip(near, parameters, strict=True)
         ]
         torch._foreach_mul_(moves, scales)
         torch._foreach_mul_(moves, move)
@@ -163,11 +166,11 @@ class MuonAdamW(torch.optim.Optimizer):
 def groups(
     model: nn.Module, *, rate: float, muon_rate: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """The parameters of `model` as groups for MuonAdamW: matrices and kernels inside it, weights at
-    its ends, vectors.
+    """Divide the parameters of `model` into groups for MuonAdamW.
 
-    What begins with one of the names in `model.ends` (first and last layers) is left to AdamW, as
-    are gains and biases, which do not decay. A `muon_rate` of 0 leaves everything to AdamW.
+    They are matrices and kernels inside the network for Muon, weights of first and last layers,
+    whose names begin with one of `model.ends`, for AdamW, and vectors (gains and biases) for AdamW
+    without decay. With a `muon_rate` of 0 all groups are for AdamW.
     """
     ends: tuple[str, ...] = tuple(getattr(model, "ends", ()))
     inner: list[Tensor] = []

@@ -1,6 +1,4 @@
-"""Signals that ask to stop: raised at once, noted between steps, or kept waiting while a process
-starts.
-"""
+"""Handle SIGINT and SIGTERM: raise at once, note for later, or block while a process starts."""
 
 from __future__ import annotations
 
@@ -16,9 +14,10 @@ _raised: list[int] = []  # signals for which a KeyboardInterrupt was raised
 
 
 def raise_interrupts() -> None:
-    """From now on, raise KeyboardInterrupt for SIGINT and SIGTERM, and know of it: libraries that
-    are being loaded may drop it. A signal that is ignored, as in the background of a script, stays
-    so.
+    """Raise KeyboardInterrupt for SIGINT and SIGTERM from now on, and remember that it was raised.
+
+    Libraries may swallow the exception while they are imported: see `require_uninterrupted`.
+    Signals that are ignored, as in the background of a script, stay ignored.
     """
     _raised.clear()
     for number in SIGNALS:
@@ -27,7 +26,7 @@ def raise_interrupts() -> None:
 
 
 def require_uninterrupted() -> None:
-    """Raise KeyboardInterrupt where one was raised before, and was dropped."""
+    """Raise KeyboardInterrupt again if one was raised before and was swallowed."""
     if _raised:
         raise KeyboardInterrupt
 
@@ -39,27 +38,25 @@ def _raise(signum: int, frame: object) -> NoReturn:  # noqa: ARG001  (a signal h
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Note whether SIGINT or SIGTERM came. A second one ends the work at once, without a
-    checkpoint.
+    """Give a function that returns whether SIGINT or SIGTERM came during the body.
 
-    A signal that is ignored stays so.
+    A second signal raises KeyboardInterrupt at once. Ignored signals stay ignored.
     """
-    came: list[int] = []
+    received: list[int] = []
 
     def note(signum: int, frame: object) -> None:  # noqa: ARG001  (a signal handler's signature)
-        if came:
+        if received:
             raise KeyboardInterrupt
-        came.append(signum)
-        # This runs anywhere in the training: it must not raise because the reader was interrupted
-        # too.
+        received.append(signum)
+        # the reader of stderr may be gone, which is no reason to fail anywhere in the training
         with contextlib.suppress(OSError):
             os.write(2, b"\ninterrupted: writing a checkpoint\n")
 
-    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, note) for number in heard}
+    handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in handled}
     try:
         require_uninterrupted()
-        yield lambda: bool(came)
+        yield lambda: bool(received)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -67,9 +64,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def blocked() -> Iterator[None]:
-    """Signals wait for as long as this is open; a process that starts meanwhile keeps them
-    waiting.
-    """
+    """Block SIGINT and SIGTERM in the body; a process that starts in it inherits the block."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield

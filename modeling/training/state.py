@@ -1,5 +1,6 @@
-"""What training changes: weights, averaged weights and the optimiser's memory; saved and restored
-bit for bit.
+"""The state of training: weights, averaged weights and the optimiser's memory.
+
+Saved and restored bit for bit.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from modeling.training.optim import MuonAdamW, groups
 
 
 class State:
-    """A task's network on a device, at the start of training.
+    """The network of a task on a device, its average and its optimiser; new, before any step.
 
-    `model` is what learns; `average` is its exponential moving average, the one that is scored.
+    `model` is trained. `average` is the exponential moving average of its weights; it is scored.
     """
 
     def __init__(
@@ -39,20 +40,18 @@ class State:
         self.optimizer = MuonAdamW(parts)
         self._decay = config.ema
         self._clip = config.clip
-        # The tensors stay the same for good, and to list them takes longer on the host than to move
-        # them.
-        pairs = list(
-            zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True)
-        )
-        self._moving = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._taken = [pair for pair in pairs if not pair[0].is_floating_point()]
+        # kept as lists, because building them takes the host longer than averaging
+        means, values = self.average.state_dict().values(), self.model.state_dict().values()
+        pairs = list(zip(means, values, strict=True))
+        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @property
     def parameters(self) -> list[Tensor]:
         return list(self.model.parameters())
 
     def advance(self, rates: Tensor) -> None:
-        """Take a step by the gradients that are there, with the optimiser's `rates` for it."""
+        """Take a step of the optimiser along the present gradients, with its `rates`; drop them."""
         if self._clip:
             torch.nn.utils.clip_grad_norm_(self.parameters, self._clip)
         self.optimizer.step(rates)
@@ -60,26 +59,22 @@ class State:
 
     @torch.no_grad()
     def follow(self, step: int) -> None:
-        """Move the average towards the weights that step number `step` gave; what is no
-        floating-point number is taken as it is.
-        """
-        # At first the weights change too fast for a long memory.
+        """Move the average towards the weights after step `step`; copy integer buffers."""
+        # a shorter memory at first, while the weights change fast
         decay = min(self._decay, (step + 1) / (step + 10))
         torch._foreach_lerp_(
-            [mean for mean, _ in self._moving], [value for _, value in self._moving], 1 - decay
+            [mean for mean, _ in self._averaged], [value for _, value in self._averaged], 1 - decay
         )
-        for mean, value in self._taken:
+        for mean, value in self._copied:
             mean.copy_(value)
 
     def is_finite(self) -> bool:
-        """Whether all averaged weights are finite; once a weight was not, its average never is
-        again.
-        """
+        """Return whether all averaged weights are finite; one that is not never is again."""
         finite = [tensor.isfinite().all() for tensor in self.average.state_dict().values()]
-        return bool(torch.stack(finite).all())  # one wait for the device
+        return bool(torch.stack(finite).all())  # synchronises once
 
     def tree(self) -> dict[str, Any]:
-        """All of the state, for `checkpoint.save`."""
+        """Return the whole state, for `checkpoint.save`."""
         return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
@@ -87,26 +82,23 @@ class State:
         }
 
     def restore(self, tree: Mapping[str, Any]) -> None:
-        """Become the state that `tree` was taken from. Raises InputError where it is that of
-        another network.
-        """
+        """Load the state that `tree` returned. Raises InputError if it is of another network."""
         try:
             self.model.load_state_dict(tree["model"])
             self.average.load_state_dict(tree["average"])
             rates = [group["lr"] for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(tree["optimizer"])
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate  # which was once saved as the schedule had scaled it
+                group["lr"] = rate  # older checkpoints hold the rate scaled by the schedule
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 "the checkpoint is of another network or optimiser",
-                remedy="it was written by another version of this program; train anew in another folder: --out",
+                remedy="it was written by another version of this program; train again in another"
+                " folder: --out",
             ) from error
 
 
 def key(seed: int, moment: int | str) -> int:
-    """The 63 bits that all randomness of a step (or of another moment) of a run derives from."""
-    return (
-        int.from_bytes(hashlib.sha256(f"modeling {seed} {moment}".encode()).digest()[:8], "big")
-        >> 1
-    )
+    """Return the 63-bit seed of all random numbers of a step, or of another moment, of a run."""
+    digest = hashlib.sha256(f"modeling {seed} {moment}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

@@ -11,7 +11,7 @@ import pytest
 from fakes import tiny
 
 from modeling.data.dataset import Dataset, open_dataset
-from modeling.metrics.counts import UInt8
+from modeling.metrics.scores import UInt8
 from modeling.scoring.arrangements import arrange
 
 

@@ -1,6 +1,4 @@
-"""Ground truth after augmentation is exact: the definitions that `datagen` builds with hold for
-what comes out.
-"""
+"""Ground truth after augmentation is exact by the definitions that `datagen` builds with."""
 
 from __future__ import annotations
 
@@ -82,7 +80,7 @@ def test_a_warp_changes_a_digit_but_keeps_its_range_of_grey_levels() -> None:
 
 
 def test_a_warp_is_a_smooth_map_near_an_affine_one() -> None:
-    """Warp images whose pixels tell their row and their column, and fit the affine part of the map
+    """Warp images whose pixels hold their row and their column, and fit the affine part of the map
     that moved them.
     """
     side = 56

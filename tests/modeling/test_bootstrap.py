@@ -1,6 +1,4 @@
-"""Intervals are those of draws with replacement, exact and the same everywhere; checked against
-Python's integers.
-"""
+"""Bootstrap intervals are exact and the same everywhere: checked against Python's integers."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""The cost of a step is that which a reader works out by hand."""
+"""The cost of a step equals what one works out by hand."""
 
 from __future__ import annotations
 
 import torch
+from cost import Cost, measure, step_cost
 from torch import Tensor, nn
-
-from modeling.networks.cost import Cost, measure, step_cost
 
 
 def test_a_product_costs_two_operations_a_term_and_three_matrices_of_traffic() -> None:

@@ -1,6 +1,4 @@
-"""Several ranks take the steps of one, score no sample twice, and end with a clear word when one of
-them dies.
-"""
+"""Several ranks train like one, score each sample once, and end with an error if one dies."""
 
 from __future__ import annotations
 
@@ -25,8 +23,8 @@ from modeling import runs
 from modeling.data.dataset import Dataset, open_dataset
 from modeling.errors import TrainingError
 from modeling.runs import checkpoint
-from modeling.training.distributed import Ranks, joined
-from modeling.training.evaluation import infer
+from modeling.tasks import infer
+from modeling.training.distributed import World, joined
 from modeling.training.loop import train
 from modeling.training.state import State
 
@@ -48,9 +46,7 @@ def dataset(folder: Path) -> Dataset:
 
 
 def start(ranks: int, folder: Path, out: Path, **changes: Any) -> list[ForkServerProcess]:
-    """So many ranks that train together, each a process; what one has to say of an error is in
-    `out`-rank.txt.
-    """
+    """Start ranks that train together, each a process; errors are written to `out`-rank.txt."""
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["torch", "modeling.training.loop"])
     with socket.socket() as free:
@@ -165,41 +161,31 @@ def test_every_rank_hears_why_the_first_refuses(folder: Path, tmp_path: Path) ->
 
 @given(st.integers(0, 1000), st.integers(1, 12))
 def test_the_shares_of_all_ranks_are_all_samples_once(samples: int, count: int) -> None:
-    shares = [Ranks(CPU, rank, count).share(samples) for rank in range(count)]
+    shares = [World(CPU, rank, count).share(samples) for rank in range(count)]
     assert [i for share in shares for i in range(share.start, share.stop)] == list(range(samples))
     sizes = [share.stop - share.start for share in shares]
     assert max(sizes) - min(sizes) <= 1
 
 
 def test_shares_of_ranks_put_together_are_the_predictions_of_one(dataset: Dataset) -> None:
-    state, split = (
-        State(PLAIN, SETTINGS, {"tile": [28, 28]}, CPU),
-        dataset.split("foreground", "val"),
-    )
-
-    class Third(Ranks):
-        def gather(self, value: Any) -> list[Any]:
-            return [value]
-
+    model = State(PLAIN, SETTINGS, {"tile": [28, 28]}, CPU).average
+    images = dataset.split("foreground", "val")["image"]
+    shares = [World(CPU, rank, 3).share(21) for rank in range(3)]
     parts = [
-        infer(PLAIN, state.average, split["image"], 21, Third(CPU, rank, 3), precision="float32")[
-            "mask"
-        ]
-        for rank in range(3)
+        infer(PLAIN, model, images, CPU, precision="float32", samples=share)["mask"]
+        for share in shares
     ]
-    whole = infer(
-        PLAIN, state.average, split["image"], 21, Ranks(CPU), precision="float32", batch=4
-    )["mask"]
+    whole = infer(PLAIN, model, images, CPU, precision="float32", batch=4)["mask"]
     assert whole.shape == (21, 28, 28)
     assert np.array_equal(np.concatenate(parts), whole)
 
 
 def test_one_process_alone_is_one_rank_that_agrees_with_itself() -> None:
-    with joined(CPU) as ranks:
-        assert (ranks.rank, ranks.count, ranks.first) == (0, 1, True)
-        assert ranks.gather("x") == ["x"]
-        assert ranks.agree(lambda: 3) == 3
-        assert (ranks.any(True), ranks.any(False)) == (True, False)
+    with joined(CPU) as world:
+        assert (world.rank, world.size, world.first) == (0, 1, True)
+        assert world.gather("x") == ["x"]
+        assert world.agree(lambda: 3) == 3
+        assert (world.any(True), world.any(False)) == (True, False)
 
 
 def test_a_first_rank_that_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

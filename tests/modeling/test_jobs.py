@@ -1,6 +1,4 @@
-"""Jobs side by side: what they return, tell and fail with; that all end when one fails, or when
-asked to, or alone.
-"""
+"""Jobs in parallel: results, messages and errors; all end when one fails or on request."""
 
 from __future__ import annotations
 
@@ -22,35 +20,35 @@ from hypothesis import strategies as st
 from isolation import ROOT
 
 from modeling.errors import DamagedError, InputError, ModelingError, StorageError, TrainingError
-from modeling.training.jobs import Stop, Tell, run_jobs, share_threads
+from modeling.training.jobs import Notify, Stop, run_jobs, share_threads
 
 PATIENCE = 60.0  # seconds; a process that takes longer hangs
 
 
-def count(up_to: int, tell: Tell, stop: Stop) -> int:
+def count(up_to: int, notify: Notify, stop: Stop) -> int:
     for number in range(up_to):
-        tell(number)
+        notify(number)
     return up_to
 
 
-def fail(folder: Path, tell: Tell, stop: Stop) -> None:
+def fail(folder: Path, notify: Notify, stop: Stop) -> None:
     """Fail once the job that waits in the folder has begun."""
     wait_for(folder / "began")
     raise DamagedError("torn", path="shard", expected=1, found=2, remedy="mend it")
 
 
-def die(number: int, tell: Tell, stop: Stop) -> None:
+def die(number: int, notify: Notify, stop: Stop) -> None:
     os.kill(os.getpid(), number)
 
 
-def crash(tell: Tell, stop: Stop) -> None:
+def crash(notify: Notify, stop: Stop) -> None:
     raise ZeroDivisionError
 
 
-def wait(folder: Path, tell: Tell, stop: Stop) -> str:
-    """Wait to be asked to stop, and leave a file that tells so."""
+def wait(folder: Path, notify: Notify, stop: Stop) -> str:
+    """Wait for `stop`, and leave a file that shows it."""
     (folder / "began").touch()
-    tell("began")
+    notify("began")
     until = time.monotonic() + PATIENCE
     while not stop():
         assert time.monotonic() < until
@@ -59,26 +57,26 @@ def wait(folder: Path, tell: Tell, stop: Stop) -> str:
     return "stopped"
 
 
-def wait_and_tell(folder: Path, tell: Tell, stop: Stop) -> None:
-    """The same, and tell of each moment, also when nobody is left to hear it."""
+def wait_and_notify(folder: Path, notify: Notify, stop: Stop) -> None:
+    """Wait for `stop`, and send messages all the time, even if nobody receives them."""
 
     def asked() -> bool:
-        tell("on it")
+        notify("on it")
         return stop()
 
-    wait(folder, tell, asked)
+    wait(folder, notify, asked)
 
 
-def lack(error: Exception, tell: Tell, stop: Stop) -> None:
+def lack(error: Exception, notify: Notify, stop: Stop) -> None:
     raise error
 
 
-def test_jobs_return_what_they_return_and_tell_what_they_tell() -> None:
-    told: list[tuple[str, Any]] = []
+def test_results_and_messages_of_jobs_arrive() -> None:
+    messages: list[tuple[str, Any]] = []
     jobs = {name: functools.partial(count, number) for number, name in enumerate("abc")}
-    found = run_jobs(jobs, 2, tell=lambda name, message: told.append((name, message)))
+    found = run_jobs(jobs, 2, notify=lambda name, message: messages.append((name, message)))
     assert found == {"a": 0, "b": 1, "c": 2}
-    assert sorted(told) == [("b", 0), ("c", 0), ("c", 1)]
+    assert sorted(messages) == [("b", 0), ("c", 0), ("c", 1)]
 
 
 def test_the_error_of_a_job_is_raised_when_the_others_have_stopped(tmp_path: Path) -> None:
@@ -97,7 +95,7 @@ def test_the_error_of_a_job_is_raised_when_the_others_have_stopped(tmp_path: Pat
 @pytest.mark.parametrize(
     ("job", "status"), [(functools.partial(die, signal.SIGKILL), -9), (crash, 1)]
 )
-def test_a_process_that_is_gone_is_told_of(
+def test_a_process_that_ends_without_a_message_is_reported(
     job: Any, status: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(
@@ -121,7 +119,7 @@ def test_an_error_in_the_first_process_leaves_none_behind(tmp_path: Path) -> Non
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_jobs({"waits": functools.partial(wait, tmp_path)}, 1, tell=interrupt)
+        run_jobs({"waits": functools.partial(wait, tmp_path)}, 1, notify=interrupt)
     assert not (tmp_path / "stopped").exists()  # it was killed
     assert multiprocessing.active_children() == []
 
@@ -147,7 +145,7 @@ def test_an_interruption_while_a_process_starts_leaves_none_behind(
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "told"),
+    ("error", "kind", "message"),
     [
         (
             ModuleNotFoundError("none", name="safetensors"),
@@ -161,11 +159,11 @@ def test_an_interruption_while_a_process_starts_leaves_none_behind(
     ],
 )
 def test_errors_that_have_an_exit_code_arrive_in_words_of_the_package(
-    error: Exception, kind: type[ModelingError], told: str
+    error: Exception, kind: type[ModelingError], message: str
 ) -> None:
     with pytest.raises(kind) as raised:
         run_jobs({"a": functools.partial(lack, error)}, 1)
-    assert str(raised.value).startswith(told)
+    assert str(raised.value).startswith(message)
 
 
 def test_when_asked_to_stop_after_a_start_no_other_follows(tmp_path: Path) -> None:
@@ -184,7 +182,8 @@ from test_jobs import wait
 from modeling.training.jobs import run_jobs
 if __name__ == "__main__":
     answers = itertools.chain([False], itertools.repeat(True))
-    print(run_jobs({{"a": functools.partial(wait, pathlib.Path({str(tmp_path)!r}))}}, 2, stop=answers.__next__))
+    job = functools.partial(wait, pathlib.Path({str(tmp_path)!r}))
+    print(run_jobs({{"a": job}}, 2, stop=answers.__next__))
 """
     ran = run_script(tmp_path / "script.py", code)
     output, error = ran.communicate()
@@ -203,7 +202,7 @@ def run_script(script: Path, code: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("job", ["wait", "wait_and_tell"])
+@pytest.mark.parametrize("job", ["wait", "wait_and_notify"])
 def test_jobs_stop_when_the_process_that_began_them_is_killed(tmp_path: Path, job: str) -> None:
     code = f"""
 import functools, pathlib

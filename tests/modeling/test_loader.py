@@ -1,6 +1,4 @@
-"""Batches on the device: in every mode the samples of the order, whole epochs, from any step, and
-no thread left.
-"""
+"""In every mode the loader gives the samples of the order, from any step, and leaves no thread."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Scores are what their formulas say, written out pixel by pixel, and what other libraries say of
-the same arrays.
-"""
+"""Scores equal their formulas, written out pixel by pixel, and those of other libraries."""
 
 from __future__ import annotations
 
@@ -22,13 +20,12 @@ from torchmetrics import functional as torch_metrics
 from modeling.metrics import (
     bootstrap,
     circle_scores,
-    counts,
     foreground_scores,
     mosaic_scores,
     overall_values,
 )
 from modeling.metrics import scores as metric_scores
-from modeling.metrics.counts import count_pixels
+from modeling.metrics.scores import count_pixels
 
 UInt8 = npt.NDArray[np.uint8]
 Scores = dict[str, Any]
@@ -166,7 +163,7 @@ def naive_confusion(predicted: UInt8, truth: UInt8, size: int) -> list[list[int]
 
 
 def approximately(expected: dict[str, float | None]) -> Any:
-    """Equal but for the order of rounding; None is equal to itself alone."""
+    """Compare up to rounding; None equals only None."""
     return {
         name: value if value is None else pytest.approx(value, rel=1e-13)
         for name, value in expected.items()
@@ -544,8 +541,8 @@ def test_counts_do_not_depend_on_the_blocks(
 ) -> None:
     found, truth = noise(1, (11, 6, 6), 3)
     expected = count_pixels(found, truth, 3, (2, 2))
-    monkeypatch.setattr(counts, "_BLOCK", block)
-    monkeypatch.setattr(counts, "_CELLS", cells)
+    monkeypatch.setattr(metric_scores, "_BLOCK", block)
+    monkeypatch.setattr(metric_scores, "_CELLS", cells)
     table = count_pixels(found, truth, 3, (2, 2))
     for name in ("both", "predicted", "true", "confusion"):
         assert np.array_equal(getattr(table, name), getattr(expected, name))
@@ -878,7 +875,7 @@ def test_without_draws_scores_have_no_interval(kind: str) -> None:
 
 
 def test_rows_of_a_unit_are_added_in_their_order() -> None:
-    """Sums of floating-point numbers hang on the order, and must be the same on every machine."""
+    """Floating-point sums depend on the order, and must be the same on every machine."""
     random = np.random.default_rng(0)
     unit, values = random.integers(0, 3, 5000), random.random(5000)
     rows = [values[unit == number] for number in range(3)]

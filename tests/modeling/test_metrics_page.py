@@ -1,6 +1,4 @@
-"""What the page on metrics says is what the code does: names, headlines, arrays, references and its
-example.
-"""
+"""The page on metrics agrees with the code: names, main metrics, arrays, references, example."""
 
 from __future__ import annotations
 
@@ -41,10 +39,12 @@ def cells(text: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("task", SCORES)
-def test_the_page_has_every_score_in_its_order_and_the_headline_in_bold(task: str) -> None:
+def test_the_page_has_every_score_in_its_order_and_the_main_metric_in_bold(task: str) -> None:
     names = [row[0] for row in cells(section(task.capitalize()))]
     assert [name.strip("*`") for name in names] == list(overall_values(SCORES[task]))
-    assert [name.strip("*`") for name in names if name.startswith("**")] == [TASKS[task].headline]
+    assert [name.strip("*`") for name in names if name.startswith("**")] == [
+        TASKS[task].main_metric
+    ]
 
 
 @pytest.mark.parametrize("task", ["circles", "mosaics"])

@@ -33,8 +33,8 @@ from modeling.data.dataset import open_dataset
 from modeling.scoring.predictions import write_predictions
 from modeling.spelling import duration, percent
 from modeling.training import signals
+from modeling.training.meter import tensorboard_log
 from modeling.training.signals import interruptible
-from modeling.training.tensorboard import board
 
 SMALL = [
     *("--set", "steps=4", "--set", "batch=8", "--set", "channels=4,8", "--set", "log_every=2"),
@@ -407,10 +407,10 @@ def test_tensorboard_keeps_what_was_there_at_the_step_of_the_last_checkpoint(
     tmp_path: Path,
 ) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    with board(tmp_path) as write:
+    with tensorboard_log(tmp_path) as write:
         for step in (2, 4, 6):  # killed after the checkpoint of step 4
             write({"step": step, "val": {"iou": step / 10}})
-    with board(tmp_path) as write:
+    with tensorboard_log(tmp_path) as write:
         write({"step": 4, "resumed": {"step": 4}})
         write({"step": 6, "val": {"iou": 0.7}})
     found = events.EventAccumulator(str(tmp_path / "tensorboard"))

@@ -1,6 +1,4 @@
-"""The networks take what is stored, of any size, keep their promises of shape, and owe nothing to a
-batch or a grid.
-"""
+"""Networks take stored images of any size, keep shapes, and depend on no batch and no grid."""
 
 from __future__ import annotations
 
@@ -15,11 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datagen.sources import strokes
-from modeling.networks.blocks import Residual, Trunk
+from modeling.networks.blocks import Residual, Trunk, grey_levels, scale
 from modeling.networks.circles import CircleNet
-from modeling.networks.context import GlobalContext, LocalContext, agreed
+from modeling.networks.context import GlobalContext, LocalContext, vote
 from modeling.networks.foreground import ForegroundNet
-from modeling.networks.images import grey_levels, scale
 from modeling.networks.mosaics import MosaicNet, semantic
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -225,7 +222,7 @@ def test_cells_vote_by_their_foreground_where_they_point_to() -> None:
     ):
         given = weights[0, row, column, place] * foreground[0, row, column]
         votes[row + down, column + right] += torch.cat([given * said[0, row, column], given])
-    found = agreed(logits, foreground, weights)
+    found = vote(logits, foreground, weights)
     near = list(itertools.product((-1, 0, 1), repeat=2))
     for row, column in np.ndindex(4, 5):
         expected = torch.zeros(3)
@@ -237,16 +234,14 @@ def test_cells_vote_by_their_foreground_where_they_point_to() -> None:
         torch.testing.assert_close(found[0, row, column], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_cells_that_agree_keep_their_class_also_at_a_border_and_where_nobody_votes_nothing_breaks() -> (
-    None
-):
+def test_cells_that_agree_keep_their_class_at_a_border_and_without_any_vote() -> None:
     logits = torch.zeros(1, 8, 8, 4)
     logits[..., 2] = 5
     weights = torch.zeros(1, 8, 8, 9)
     weights[..., 0] = 1  # all point up and to the left, so some out of the image
-    found = agreed(logits, torch.ones(1, 8, 8, 1), weights)
+    found = vote(logits, torch.ones(1, 8, 8, 1), weights)
     torch.testing.assert_close(found, logits.log_softmax(-1), atol=1e-2, rtol=0)
-    assert agreed(logits, torch.zeros(1, 8, 8, 1), weights).isfinite().all()
+    assert vote(logits, torch.zeros(1, 8, 8, 1), weights).isfinite().all()
 
 
 def test_a_mosaic_network_votes_only_once_it_is_trained() -> None:
@@ -261,7 +256,7 @@ def test_a_mosaic_network_votes_only_once_it_is_trained() -> None:
         net.trunk.descend(F.relu(net.stem(F.pixel_unshuffle(scale(image), 2))))
     )[1]
     weights = net.context.pointer(F.relu(features).permute(0, 2, 3, 1)).softmax(-1)
-    voted = agreed(cells, share, weights).permute(0, 3, 1, 2)
+    voted = vote(cells, share, weights).permute(0, 3, 1, 2)
     torch.testing.assert_close(
         trained["classes"], voted.repeat_interleave(2, -1).repeat_interleave(2, -2)
     )

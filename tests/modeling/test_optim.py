@@ -1,6 +1,4 @@
-"""Muon moves every direction of a matrix alike, AdamW is torch's own, and each weight has the one
-it should.
-"""
+"""Muon moves every direction alike, AdamW agrees with torch's, each weight has the right one."""
 
 from __future__ import annotations
 

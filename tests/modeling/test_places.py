@@ -39,7 +39,7 @@ from modeling.runs import checkpoint, load_run
 from modeling.scoring.predictions import read_predictions, write_predictions
 from modeling.scoring.score import score_all, score_predictions, score_run
 from modeling.training.loop import train
-from modeling.training.tensorboard import board
+from modeling.training.meter import tensorboard_log
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -125,7 +125,7 @@ def write_files(dataset: Dataset, folder: Path) -> None:
 
 def write_board(dataset: Dataset, folder: Path) -> None:
     pytest.importorskip("tensorboard")
-    with board(str(folder)) as write:
+    with tensorboard_log(str(folder)) as write:
         write({"step": 1, "loss": 2.0})
     assert (folder / "tensorboard").is_dir()
 

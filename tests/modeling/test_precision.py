@@ -1,6 +1,4 @@
-"""What is computed in: as asked, else by what the device is fast in; and that it is what is
-computed in.
-"""
+"""Precision is chosen as asked, else by the speed of the device, and used."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ import pytest
 import torch
 
 from modeling.errors import InputError
-from modeling.networks.precision import autocast, choose_precision
+from modeling.networks.compute import autocast, choose_precision
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,6 +1,4 @@
-"""The marks between the parts of a step, and the evidence that the benchmark writes: on a CPU, of
-tiny networks.
-"""
+"""Marks between parts of a step, and the results of the benchmark, on a CPU with tiny networks."""
 
 from __future__ import annotations
 
@@ -20,11 +18,11 @@ import roofline
 import steps
 import torch
 from click.testing import CliRunner
+from cost import Cost, measure
 from torch.optim import optimizer
 
 from modeling.config import preset
 from modeling.data.dataset import Dataset, open_dataset
-from modeling.networks.cost import Cost, measure
 from modeling.runs.info import describe
 from modeling.tasks import TASKS
 from modeling.training import loop as training

@@ -48,9 +48,7 @@ from modeling.scoring.scoreboard import (
     score_rows,
 )
 from modeling.spelling import percent
-from modeling.tasks import TASKS
-from modeling.training.distributed import Ranks
-from modeling.training.evaluation import infer
+from modeling.tasks import TASKS, infer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -294,8 +292,7 @@ def inferred(
         TASKS[task],
         model,
         samples["image"],
-        len(samples),
-        Ranks(torch.device("cpu")),
+        torch.device("cpu"),
         precision=precision,
     )
 
@@ -333,9 +330,8 @@ def test_mosaics_are_also_scored_as_they_are_not_stored(dataset: Dataset, tmp_pa
     part = score_run(run, dataset, ["test"], replicates=DRAWS, seed=6)["splits"]["test"]
     made = arrange(dataset.split("mosaics", "test"))
     assert list(part["arrangements"]) == list(made) == ["larger", "shifted", "cut"]
-    ranks = Ranks(torch.device("cpu"))
     for name, (image, mask) in made.items():
-        predicted = infer(TASKS["mosaics"], model, image, len(image), ranks, precision="float32")[
+        predicted = infer(TASKS["mosaics"], model, image, torch.device("cpu"), precision="float32")[
             "mask"
         ]
         assert part["arrangements"][name] == {

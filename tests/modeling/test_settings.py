@@ -1,8 +1,6 @@
-"""No setting that is offered ends in a crash or in numbers that are none: it trains, or it is
-refused with a word.
+"""Every setting trains to finite numbers or is refused with an error; none crashes.
 
-What is tried is what a user gets by default: `precision` is left to choose, but where it is what is
-tried.
+Settings are tried as users have them: `precision` is "auto" unless it is the setting tried.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from modeling.cli.main import cli
 from modeling.config import COMPILE_MODES, PRECISIONS, Config, preset
 from modeling.data.dataset import Dataset, open_dataset
 from modeling.errors import InputError, ModelingError, TrainingError
-from modeling.networks import compiling
+from modeling.networks import compute
 from modeling.training.loop import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -87,7 +85,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def try_settings(task: str, dataset: Dataset, out: Path, *changes: str) -> dict[str, Any]:
-    """Train with these changes; the losses and weights are finite. Gives the evidence."""
+    """Train with these changes, check that losses and weights are finite, return the facts."""
     losses: list[float] = []
     config = preset(task, "cpu").override([*SMALL, *changes])
     evidence = train(
@@ -205,12 +203,12 @@ def test_what_torch_cannot_compile_is_told_in_one_line(words: str, told: str) ->
     error.args = (words,)
     with (
         pytest.raises(InputError, match="torch cannot compile the network: ") as caught,
-        compiling.compiling("default"),
+        compute.compiling("default"),
     ):
         raise error
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
-    with pytest.raises(CppCompileError), compiling.compiling("none"):
+    with pytest.raises(CppCompileError), compute.compiling("none"):
         raise error
 
 

@@ -1,6 +1,4 @@
-"""Training is a function of its inputs, survives death at any moment, and refuses to go on where it
-should not.
-"""
+"""Training is a function of its inputs, survives a kill at any moment, and resumes only its run."""
 
 from __future__ import annotations
 
@@ -29,9 +27,10 @@ from modeling.config import Config, preset
 from modeling.data.dataset import Dataset, open_dataset
 from modeling.errors import BusyError, DamagedError, FormatError, InputError, TrainingError
 from modeling.files import lock
+from modeling.networks.compute import flushes_denormals, training_settings
 from modeling.runs import checkpoint
 from modeling.runs.info import RunInfo
-from modeling.training.loop import _deterministic, flushes_denormals, rate_factor, train
+from modeling.training.loop import rate_factor, train
 from modeling.training.state import State, key
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -76,13 +75,13 @@ def same_bytes(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 
 def steps_of(out: Path) -> list[int]:
-    """The steps that the log tells of, but for those at which a run was resumed."""
+    """Return the steps of the records of the log, without those of a resumption."""
     lines = [json.loads(line) for line in (out / runs.LOG).read_text().splitlines()]
     return [line["step"] for line in lines if "resumed" not in line]
 
 
 class Stopper:
-    """Asks to stop when it has been asked so many times."""
+    """Returns True from call number `steps` on."""
 
     def __init__(self, steps: int) -> None:
         self.left = steps
@@ -140,7 +139,7 @@ def test_training_leaves_the_callers_random_state_and_settings_alone(
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_no_denormal_number_slows_training_on_a_cpu_down(device: str) -> None:
     assert not flushes_denormals()
-    with _deterministic(torch.device(device)):
+    with training_settings(torch.device(device)):
         assert flushes_denormals() == (device == "cpu")
     assert not flushes_denormals()
 
@@ -162,7 +161,7 @@ def test_what_a_device_is_set_to_for_training_is_undone(device: str) -> None:
         torch.use_deterministic_algorithms(warned, warn_only=warned)
         torch.set_float32_matmul_precision(products)
         before = settings()
-        with _deterministic(torch.device(device)):
+        with training_settings(torch.device(device)):
             assert settings() != before
             assert torch.get_float32_matmul_precision() == "highest"
         assert settings() == before
@@ -514,7 +513,7 @@ def test_only_the_first_step_is_watched_for_what_cannot_be_compiled(
         watched.append(mode)
         yield
 
-    monkeypatch.setattr("modeling.training.loop.compiling", watch)
+    monkeypatch.setattr("modeling.networks.compute.compiling", watch)
     run(dataset, tmp_path / "a", dataclasses.replace(SETTINGS, steps=6))
     assert watched == ["none"]
 

@@ -1,4 +1,4 @@
-"""A task so small that a run of it takes a second, and random in all ways that a task may be."""
+"""A task that trains in a second, and is random in all ways that a task may be."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ FAKE = Task(
     loss=loss,
     predict=predict,
     score=score,
-    headline="right",
+    main_metric="right",
 )
 
 # Dropout draws for the samples of a rank, so only without it are several ranks what one is.
@@ -108,20 +108,16 @@ SETTINGS = Config(
 
 
 def train_fake(dataset: Path, out: Path, **changes: Any) -> None:
-    """Train, or go on, with these settings changed and a checkpoint after every step; on one
-    thread.
-    """
+    """Train or resume with changed settings, a checkpoint after every step, on one thread."""
     torch.set_num_threads(1)
     config = dataclasses.replace(SETTINGS, **changes)
     train(open_dataset(dataset), config, out, task=FAKE, resume=True, checkpoint_seconds=0)
 
 
 def train_rank(
-    rank: int, ranks: int, port: int, dataset: Path, out: Path, told: Path, **changes: Any
+    rank: int, ranks: int, port: int, dataset: Path, out: Path, report: Path, **changes: Any
 ) -> None:
-    """One of several ranks, started as torchrun does; an error of the library is written to
-    `told`.
-    """
+    """Train as one of several ranks, like under torchrun; write a ModelingError to `report`."""
     os.environ.update(
         RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
@@ -130,5 +126,5 @@ def train_rank(
     try:
         train(open_dataset(dataset), config, out, task=PLAIN, resume=True, checkpoint_seconds=0)
     except ModelingError as error:
-        told.write_text(str(error))
+        report.write_text(str(error))
         sys.exit(error.exit_code)

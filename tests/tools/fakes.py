@@ -1,6 +1,4 @@
-"""Tiny datasets on disk in both stores, written by `datagen` itself: what the tests of `modeling`
-read.
-"""
+"""Tiny datasets in both stores, written by `datagen`, for the tests of `modeling`."""
 
 from __future__ import annotations
 
@@ -41,11 +39,11 @@ def tiny(
     compression: str = "none",
     name: str = "data",
 ) -> Path:
-    """A dataset in `folder`/`name`: so many digits in each split, and as many mosaics of them.
+    """Copy a dataset to `folder`/`name`, with so many digits and mosaics in each split.
 
-    The digits look like handwriting where the tile is 28 x 28, else they are noise. Shards of 256
-    samples give the splits three, one and two of them, the last never full. The folder is the
-    caller's own to change.
+    Digits look like handwriting if the tile is 28 x 28, else they are noise. With shards of 256
+    samples the splits have three, one and two of them, the last never full. The copy may be
+    changed.
     """
     built = _build(format, (train, val, test), tile, grid, shard_size, compression)
     shutil.copytree(built, folder / name)
@@ -53,9 +51,7 @@ def tiny(
 
 
 def train_runs(dataset: Dataset, out: Path, *changes: str) -> Path:
-    """Train a small network of each task for three steps, with these `KEY=VALUE` too; `out`, a
-    folder of runs.
-    """
+    """Train a small network of each task for three steps into `out`, with changes `KEY=VALUE`."""
     from modeling.config import preset
     from modeling.training.loop import train
 
@@ -75,7 +71,7 @@ def _build(
     shard_size: int,
     compression: str,
 ) -> Path:
-    """Such a dataset, built when it is first asked for and removed when the process ends."""
+    """Build such a dataset at the first call; it is removed when the process ends."""
     place = Path(mkdtemp(prefix="modeling-tiny-"))
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     parts: dict[str, UInt8] = {}
@@ -92,7 +88,7 @@ def _build(
 
 
 def _digits(part: int, count: int, tile: tuple[int, int]) -> tuple[UInt8, UInt8]:
-    """Images (count, *tile) and labels (count,), none of them in another part."""
+    """Draw images (count, *tile) and labels (count,), different in each part."""
     if tile == (strokes.SIDE, strokes.SIDE):
         return strokes.draw(np.arange(count, dtype=np.uint64) + np.uint64(10_000 * part))
     noise = hashlib.shake_128(f"tiny {part}".encode()).digest(count * tile[0] * tile[1])

@@ -1,4 +1,4 @@
-"""All pairs: few rows in which every two values of every two settings come together."""
+"""All pairs: few rows that combine every two values of every two settings."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ Pair = tuple[tuple[str, int], tuple[str, int]]  # the numbers of two values, by 
 
 
 def all_pairs(values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Rows of a value for each name, such that each two values of two names are in a row together;
-    always the same.
+    """Return rows, a value for each name, in which every two values of two names occur together.
 
-    A row begins with a pair that is not yet in one, and takes for each other name the value that
-    brings most new pairs.
+    A row begins with a pair that is still missing, and takes for each other name the value that
+    adds most missing pairs. The rows are the same at every call.
     """
     missing = {
         ((one, i), (other, j)): None
@@ -44,14 +43,14 @@ def _gain(
     chosen: dict[str, int],
     name: str,
 ) -> int:
-    """How many of the missing pairs of `name` the chosen values have."""
+    """Count the missing pairs of `name` among the chosen values."""
     return sum(
         pair in missing for pair in _pairs(values, chosen) if name in (pair[0][0], pair[1][0])
     )
 
 
 def _pairs(values: Mapping[str, Sequence[Any]], chosen: Mapping[str, int]) -> list[Pair]:
-    """The pairs among the chosen values, in the order of the names."""
+    """List the pairs among the chosen values, in the order of the names."""
     return [
         ((one, chosen[one]), (other, chosen[other]))
         for one, other in combinations(values, 2)

@@ -1,9 +1,8 @@
-"""What a step costs: its operations, and the bytes that pass between its operations; for the
-roofline of a machine.
+"""Count the operations and bytes of a step, for the roofline of a machine.
 
-Operations are those of convolutions and matrix products, two for each multiplication with its
-addition. Bytes are the tensors that each operation reads and writes, as if nothing stayed in a
-cache between two operations: an upper limit.
+Operations are those of convolutions and matrix products, two for each multiply-add. Bytes are the
+tensors that each operation reads and writes, as if nothing stayed in a cache in between: an upper
+limit.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @dataclass(frozen=True)
 class Cost:
-    """Operations and bytes, of one call."""
+    """Operations and bytes of one call."""
 
     operations: int
     bytes: int
 
 
 def measure(call: Callable[[], object]) -> Cost:
-    """What `call` costs, by the shapes of the tensors in it; it is run once."""
+    """Run `call` once, and count its cost by the shapes of its tensors."""
     traffic = _Traffic()
     with FlopCounterMode(display=False) as flops, traffic:
         call()
@@ -36,9 +35,7 @@ def measure(call: Callable[[], object]) -> Cost:
 
 
 class _Traffic(TorchDispatchMode):
-    """Adds up the bytes of the tensors that go into and come out of each operation, but for views,
-    which move none.
-    """
+    """Adds up the bytes of the inputs and outputs of each operation; views move none."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -53,8 +50,7 @@ class _Traffic(TorchDispatchMode):
     ) -> Any:
         found = func(*args, **(kwargs or {}))
         if not func.is_view:
-            # What changes lists of tensors in place gives nothing back, and has written them all
-            # the same.
+            # operations on lists of tensors in place return nothing, but write all of them
             written = found if func._schema.returns else _changed(func, args)
             tensors = [
                 leaf for leaf in tree_leaves((args, kwargs, written)) if isinstance(leaf, Tensor)
@@ -64,7 +60,7 @@ class _Traffic(TorchDispatchMode):
 
 
 def _changed(func: Any, args: tuple[Any, ...]) -> list[Any]:
-    """The arguments that an operation says it changes."""
+    """Return the arguments that an operation declares to change."""
     infos = [argument.alias_info for argument in func._schema.arguments]
     return [
         value
@@ -79,9 +75,7 @@ def step_cost(
     image: Tensor,
     precision: torch.dtype,
 ) -> Cost:
-    """The cost of forward, loss and backward for a batch: uint8 (B, H, W); divide by B for that of
-    a sample.
-    """
+    """Count forward, loss and backward for a batch, uint8 (B, H, W); divide by B for a sample."""
 
     def step() -> None:
         with torch.autocast(image.device.type, precision, enabled=precision != torch.float32):

@@ -1,10 +1,9 @@
-"""A step is work that can be repeated without asking anybody: on a CPU a tape stands for the graph
-of a GPU.
+"""A step can be captured and replayed; on a CPU a tape stands in for the CUDA graph of a GPU.
 
-The tape takes down every operation on tensors, those of backward and of the optimiser too, and
-replays them on the memory that they had. As in a graph, what was a number of the host's or its
-decision while it was recorded stays as it was. So where a replayed run has the weights of one that
-was not, bit for bit, nothing of a step hangs on the host.
+The tape keeps every operation on tensors, those of backward and of the optimiser too, and replays
+them on the same memory. As in a graph, numbers and decisions of the host stay as they were during
+the capture. So if a replayed run ends with the weights of one that was not, bit for bit, no part of
+a step depends on the host.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +29,21 @@ from modeling import runs
 from modeling.config import Config, preset
 from modeling.data.dataset import Dataset, open_dataset
 from modeling.errors import TrainingError
+from modeling.networks import compute
 from modeling.runs import checkpoint
 from modeling.runs.info import describe
 from modeling.tasks import TASKS, Task, augment, geometry
 from modeling.training import loop as training
-from modeling.training import step as steps
-from modeling.training.cudagraph import WARM_UP, CudaGraph, Recorded, Work
-from modeling.training.distributed import Ranks
+from modeling.training.cudagraph import WARM_UP, Batch, CapturedStep, CudaGraph, Step
+from modeling.training.distributed import World
 from modeling.training.loader import Loader
 from modeling.training.state import State
-from modeling.training.step import RATES, Step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Tape(TorchDispatchMode):
-    """A recording of operations on the CPU. Unlike a graph it does the work while it records, so
-    that is undone.
-    """
+    """A graph of operations on the CPU. Capturing runs them, unlike on a GPU, so that is undone."""
 
     def __init__(self, state: Callable[[], list[Tensor]], *generators: torch.Generator) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -61,7 +57,7 @@ class Tape(TorchDispatchMode):
         return found
 
     @contextlib.contextmanager
-    def record(self) -> Iterator[None]:
+    def capture(self) -> Iterator[None]:
         state = self._state()
         before = [tensor.clone() for tensor in state]
         drawn = [generator.get_state() for generator in self._generators]
@@ -78,7 +74,7 @@ class Tape(TorchDispatchMode):
         self.replays += 1
         for func, args, kwargs, found in self._operations:
             if func.is_view:
-                continue  # it shows memory that others write
+                continue  # its memory is written by other operations
             for old, new in zip(
                 tree_leaves(found), tree_leaves(func(*args, **kwargs)), strict=True
             ):
@@ -86,53 +82,57 @@ class Tape(TorchDispatchMode):
                     old.copy_(new)
 
 
-def test_work_is_done_recorded_and_replayed_on_what_it_is_called_with() -> None:
+def test_a_step_is_run_captured_and_replayed_with_the_arguments_of_each_call() -> None:
     total, calls = torch.zeros(2), []
 
-    def work(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        calls.append(inputs)
-        total.add_(inputs["x"] * 2)
-        return {"double": inputs["x"] * 2}
+    def step(batch: Batch, rates: Tensor) -> dict[str, Tensor]:
+        calls.append(batch)
+        total.add_(batch["x"] * rates)
+        return {"product": batch["x"] * rates}
 
     tape = Tape(lambda: [total])
-    recorded = Recorded(work, tape)
-    found = [
-        recorded({"x": torch.full((2,), float(number))})["double"] for number in range(WARM_UP + 4)
+    captured = CapturedStep(step, tape)
+    numbers = range(WARM_UP + 4)
+    losses = [
+        captured({"x": torch.full((2,), float(number))}, torch.full((2,), number + 1.0))
+        for number in numbers
     ]
-    assert [float(each[0]) for each in found] == [2.0 * number for number in range(WARM_UP + 4)]
-    assert float(total[0]) == sum(2 * number for number in range(WARM_UP + 4))
+    expected = [number * (number + 1.0) for number in numbers]
+    assert [float(each["product"][0]) for each in losses] == expected
+    assert float(total[0]) == sum(expected)
     assert (len(calls), tape.replays) == (WARM_UP + 1, 4)
 
 
-def test_other_shapes_are_not_recorded_and_change_nothing_for_those_that_are() -> None:
+def test_batches_of_other_shapes_are_not_captured_and_change_nothing_for_the_others() -> None:
     calls = []
 
-    def work(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        calls.append(len(inputs["x"]))
-        return {"sum": inputs["x"].sum()}
+    def step(batch: Batch, rates: Tensor) -> dict[str, Tensor]:
+        calls.append(len(batch["x"]))
+        return {"sum": (batch["x"] * rates).sum()}
 
     tape = Tape(list)
-    recorded = Recorded(work, tape)
+    captured = CapturedStep(step, tape)
     lengths = [5, 5, 2, 5, 5, 5, 2, 5, 5, 5, 5, 2, 5]
-    assert [float(recorded({"x": torch.ones(length)})["sum"]) for length in lengths] == lengths
+    sums = [captured({"x": torch.ones(length)}, torch.ones(()))["sum"] for length in lengths]
+    assert [float(each) for each in sums] == lengths
     # Three alike in a row are followed by another of the kind for the first time at number 10.
     assert (calls, tape.replays) == ([*lengths[:10], 5, 2], 2)
 
 
 def on_tape(monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
-    """Let training record its steps on tapes: those that it made."""
+    """Let training capture its steps on tapes; return the list that they are added to."""
     tapes: list[Tape] = []
 
-    def recorded(step: Step, generator: torch.Generator, ranks: Ranks) -> Work:
-        state = step._state
+    def captured(step: Any, generator: torch.Generator, world: World) -> Step:
+        state = step.__self__.state
         memory = lambda: [  # noqa: E731
             *state.model.state_dict().values(),
             *(each for kept in state.optimizer.state.values() for each in kept.values()),
         ]
         tapes.append(Tape(memory, generator, torch.default_generator))
-        return Recorded(step, tapes[-1])
+        return CapturedStep(step, tapes[-1])
 
-    monkeypatch.setattr(training, "_recorded", recorded)
+    monkeypatch.setattr(training, "_captured", captured)
     return tapes
 
 
@@ -159,15 +159,15 @@ def runs_of(dataset: Dataset) -> list[tuple[Task, Config]]:
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_a_recorded_run_is_the_run(
+def test_a_captured_run_has_the_weights_of_one_that_is_not(
     number: int, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task, config = runs_of(dataset)[number]
     plain = training.train(dataset, config, tmp_path / "plain", task=task)
     tapes = on_tape(monkeypatch)
-    recorded = training.train(dataset, config, tmp_path / "recorded", task=task)
+    captured = training.train(dataset, config, tmp_path / "captured", task=task)
     assert tapes[0].replays > config.steps / 2
-    assert (recorded.weights, recorded.history) == (plain.weights, plain.history)
+    assert (captured.weights, captured.history) == (plain.weights, plain.history)
     asked = iter([False] * 9 + [True])
     training.train(dataset, config, tmp_path / "parts", task=task, stop=lambda: next(asked))
     resumed = training.train(dataset, config, tmp_path / "parts", task=task, resume=True)
@@ -176,12 +176,10 @@ def test_a_recorded_run_is_the_run(
     assert (eager.weights, len(tapes)) == (plain.weights, 3)
 
 
-def test_the_tape_finds_what_hangs_on_the_host(
+def test_the_tape_finds_what_depends_on_the_host(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The test before this one can fail: a strength that grows from step to step, on the host,
-    stays as recorded.
-    """
+    """The test before this one can fail: a strength that the host changes stays as captured."""
     task, config = runs_of(dataset)[0]
     strengths = iter(range(1000))
 
@@ -196,12 +194,12 @@ def test_the_tape_finds_what_hangs_on_the_host(
     strengths = iter(range(1000))
     on_tape(monkeypatch)
     assert (
-        training.train(dataset, config, tmp_path / "recorded", task=task).weights != plain.weights
+        training.train(dataset, config, tmp_path / "captured", task=task).weights != plain.weights
     )
 
 
 class NothingOfTheHost(TorchFunctionMode):
-    """No tensor is made of numbers, which would be copied to the device while it records."""
+    """Fails if a tensor is made of numbers of the host: a capture cannot copy them."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert func not in (torch.tensor, torch.as_tensor, torch.from_numpy), (
@@ -211,7 +209,7 @@ class NothingOfTheHost(TorchFunctionMode):
 
 
 class OneDevice(TorchDispatchMode):
-    """All tensors of all operations are on one device."""
+    """Fails if a tensor of an operation is on another device."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -226,30 +224,29 @@ class OneDevice(TorchDispatchMode):
         return found
 
 
-def take_on_meta(name: str, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
-    """A step on the device that has no numbers, so that whoever asks for one is refused; after one
-    to warm up.
-    """
+def step_on_meta(
+    name: str, dataset: Dataset, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Tensor]:
+    """Take a step on the meta device, after one to warm up; it has no numbers to ask for."""
     meta, task = torch.device("meta"), TASKS[name]
     config = preset(name, "gpu").override(["augment=1", "clip=1"])
-    # which this device does not know
-    monkeypatch.setattr(steps, "autocast", lambda *_: contextlib.nullcontext())
+    # this device knows neither
+    monkeypatch.setattr(compute, "autocast", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
-    state = State(task, config, describe(dataset), meta)
+    monkeypatch.setattr(torch, "Generator", lambda *_: torch.default_generator)
+    trainer = training.Trainer(dataset, config, task, World(meta), folder, "float32", replay=False)
     columns = dataset.split(name, "train").select(*task.columns).take(np.arange(8))
     batch = {column: torch.from_numpy(values).to(meta) for column, values in columns.items()}
-    inputs = {**batch, RATES: state.optimizer.rates(0).to(meta)}
-    step = Step(task, config, state, state.model, torch.Generator(), Ranks(meta), "float32")
-    step(inputs)
+    trainer.step(batch, trainer.rates[0])
     with NothingOfTheHost(), OneDevice(meta):
-        return step(inputs)
+        return trainer.step(batch, trainer.rates[1])
 
 
 @pytest.mark.parametrize("name", list(TASKS))
-def test_a_step_asks_the_device_for_nothing_and_brings_it_nothing(
-    name: str, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+def test_a_step_never_synchronises_with_the_device_and_copies_nothing_to_it(
+    name: str, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = take_on_meta(name, dataset, monkeypatch)
+    losses = step_on_meta(name, dataset, tmp_path, monkeypatch)
     assert "loss" in losses
     assert all(loss.shape == () for loss in losses.values())
 
@@ -267,10 +264,11 @@ def test_a_step_asks_the_device_for_nothing_and_brings_it_nothing(
         (lambda image: image + torch.ones((), dtype=torch.uint8), "device.*cpu"),
     ],
 )
-def test_what_asks_or_brings_is_found(
+def test_a_step_that_synchronises_or_copies_is_found(
     asks: Callable[[Tensor], Tensor],
     refusal: str,
     dataset: Dataset,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def augmented(
@@ -282,7 +280,7 @@ def test_what_asks_or_brings_is_found(
         TASKS, "foreground", dataclasses.replace(TASKS["foreground"], augment=augmented)
     )
     with pytest.raises((RuntimeError, AssertionError), match=refusal):
-        take_on_meta("foreground", dataset, monkeypatch)
+        step_on_meta("foreground", dataset, tmp_path, monkeypatch)
 
 
 def test_a_search_that_may_not_look_says_which_circles_it_found(
@@ -292,11 +290,11 @@ def test_a_search_that_may_not_look_says_which_circles_it_found(
     mask = (image > 128).to(torch.uint8)
     mask[7] = 0
     due = geometry.minimal_circles(mask)
-    found, certain = geometry.minimal_circles_unasked(mask)
+    found, certain = geometry.minimal_circles_without_sync(mask)
     assert bool(certain.all())
     assert torch.equal(found, due)
     monkeypatch.setattr(geometry, "_BLIND", 1)
-    found, certain = geometry.minimal_circles_unasked(mask)
+    found, certain = geometry.minimal_circles_without_sync(mask)
     assert 0 < int(certain.sum()) < len(mask)
     assert torch.equal(found[certain], due[certain])
     assert not (found == due).all(1)[~certain].any()
@@ -325,21 +323,22 @@ def test_a_digit_whose_circle_was_not_found_stays_as_stored(
     assert torch.equal(some[still], found[still])
 
 
-def test_only_a_gpu_that_works_alone_records() -> None:
-    step = Step.__new__(Step)
+def test_steps_are_captured_on_one_gpu_alone() -> None:
+    def step(batch: Batch, rates: Tensor) -> dict[str, Tensor]:
+        return {}
+
     made: list[torch.Generator] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "CudaGraph", made.append)
         generator = torch.Generator()
-        assert training._recorded(step, generator, Ranks(torch.device("cpu"))) is step
-        assert training._recorded(step, generator, Ranks(torch.device("cuda"), 0, 2)) is step
-        assert isinstance(
-            training._recorded(step, generator, Ranks(torch.device("cuda"))), Recorded
-        )
+        assert training._captured(step, generator, World(torch.device("cpu"))) is step
+        assert training._captured(step, generator, World(torch.device("cuda"), 0, 2)) is step
+        captured = training._captured(step, generator, World(torch.device("cuda")))
+        assert isinstance(captured, CapturedStep)
     assert made == [generator]
 
 
-def test_what_cannot_be_recorded_is_told_with_its_first_cause(
+def test_a_failed_capture_is_reported_with_its_first_cause(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Graph:
@@ -357,12 +356,12 @@ def test_what_cannot_be_recorded_is_told_with_its_first_cause(
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
     graph = CudaGraph(torch.Generator())
     with (
-        pytest.raises(TrainingError, match="cannot record a step: somebody asked") as told,
-        graph.record(),
+        pytest.raises(TrainingError, match="cannot capture a step: somebody asked") as told,
+        graph.capture(),
     ):
         raise RuntimeError("somebody asked\nfor a number")
     assert "--no-replay" in str(told.value)
-    with pytest.raises(TrainingError, match="the capture was invalidated"), graph.record():
+    with pytest.raises(TrainingError, match="the capture was invalidated"), graph.capture():
         pass
 
 
@@ -372,9 +371,7 @@ def test_what_cannot_be_recorded_is_told_with_its_first_cause(
 def test_cuda_replays_what_it_would_do(
     name: str, mode: Any, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights of steps that were replayed are those of steps taken one by one, but for the order of
-    sums.
-    """
+    """Replayed steps end with the weights of steps taken one by one, up to the order of sums."""
     config = preset(name, "gpu").override(
         ["steps=20", "batch=16", "augment=1", "precision=float32", "val_samples=16"]
     )
