@@ -80,7 +80,7 @@ def predict(
     """
     load_torch()
     from modeling.inference import predict as library
-    from modeling.inference.findings import rows
+    from modeling.inference.predict import rows
 
     device = find_device(device_name, threads)
     record = library.predict(

@@ -1,1 +1,93 @@
-"""A trained run put to use: predictions for anybody's images, and the network as an ONNX model."""
+"""Trained runs in use: predictions for arrays and files, and the network as an ONNX model.
+
+model = load("runs/circles")
+found = model.predict(images)  # uint8 (n, 28, 28), or the paths of PNG files
+found["label"], found["circle"], found["confidence"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from modeling.errors import InputError
+from modeling.inference.inputs import UInt8, as_images, read_inputs
+from modeling.inference.predict import format_size, predict_images, require_usable
+from modeling.runs.trained import Trained, load_run, require_size
+
+__all__ = ["Predictor", "load"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Predictor:
+    """The best weights of a run, ready to predict images in memory or in files."""
+
+    trained: Trained
+
+    @property
+    def task(self) -> str:
+        """The name of the task: foreground, circles or mosaics."""
+        return self.trained.task.name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the labels."""
+        return self.trained.classes
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images in training; circles predict no other size."""
+        return self.trained.size
+
+    def predict(
+        self, images: UInt8 | Path | str | Sequence[Path | str]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Predict images of one size, and return arrays of n predictions by name.
+
+        `images` are grey levels, uint8 (n, H, W), or (H, W) for one image; or paths of PNG files,
+        of folders of them, of .npy files, or of datasets, whose test split is read.
+
+        Every task gives `mask`, uint8 (n, H, W). Circles also have `label`, uint8 (n,), and
+        `circle`, float32 (n, 3): x, y and radius in pixels, radius -1 without a circle.
+        `confidence`, float32, is (n,), or for mosaics (n, 1 + K), NaN for labels that are not in
+        the mask. Raises InputError for images that the run cannot predict.
+        """
+        if isinstance(images, np.ndarray):
+            whole = as_images(images)
+            require_size(self.trained, whole.shape[1:], self.trained.path)
+            return predict_images(self.trained, whole)
+        paths = [images] if isinstance(images, Path | str) else images
+        sources = read_inputs(
+            paths, self.task, "test", lambda source: require_usable(self.trained, source)
+        )
+        sizes = sorted({source.size for source in sources})
+        if len(sizes) != 1:
+            raise InputError(
+                "these cannot be predicted together",
+                expected="images of one size",
+                found=", ".join(map(format_size, sizes)) or "no images",
+            )
+        arrays = [source.images for source in sources]
+        return predict_images(
+            self.trained,
+            arrays[0] if len(arrays) == 1 else np.concatenate([array[:] for array in arrays]),
+        )
+
+    def __repr__(self) -> str:
+        facts = f"{self.task}, {len(self.classes)} classes, {format_size(self.size)}"
+        return f"Predictor({str(self.trained.path)!r}: {facts})"
+
+
+def load(run: Path | str, device: str | torch.device = "cpu") -> Predictor:
+    """Load the best weights of the run in a folder.
+
+    Raises FormatError where there are none, or none of this version of the program; DamagedError
+    where they are damaged.
+    """
+    return Predictor(load_run(run, device))
