@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from modeling.errors import StorageError, escaped
-from modeling.spelling import duration, percent
+from modeling.scoring.tables import duration, percent
 
 if TYPE_CHECKING:
     from modeling.runs.info import RunInfo
@@ -99,24 +99,24 @@ def print_scores(records: Sequence[Record]) -> None:
     """Print the scores of each split of each record, and then those that have a reference beside
     it.
     """
-    from modeling.scoring import scoreboard
+    from modeling.scoring import tables
 
     for record in records:
         for split in record["splits"]:
-            print_table(scoreboard.score_rows(record, split))
-            for note in scoreboard.notes(record, split):
+            print_table(tables.score_rows(record, split))
+            for note in tables.notes(record, split):
                 say(note)
             say()
             for rows in (
-                scoreboard.class_rows(record, split),
-                scoreboard.arrangement_rows(record, split),
+                tables.class_rows(record, split),
+                tables.shifted_rows(record, split),
             ):
                 if rows:
                     print_table(rows)
                     say()
     tested = [record for record in records if "test" in record["splits"]]
     if len(tested) > 1:
-        print_table(scoreboard.headline_rows(tested))
+        print_table(tables.main_rows(tested))
 
 
 def print_parity(outputs: Mapping[str, Record]) -> None:
