@@ -30,6 +30,7 @@ from modeling.report.pictures import (
     View,
 )
 from modeling.report.records import Record, RunRecords
+from modeling.runs.info import RunInfo
 from modeling.scoring import tables
 from modeling.scoring.tables import REFERENCE, duration, percent, references
 from modeling.tasks import TASKS
@@ -174,9 +175,9 @@ def _warnings(view: View, dataset: Dataset) -> list[str]:
     run, scores, found = view.run, view.run.scores, []
     if run.info is None:
         found.append("This run has no checkpoint yet: there are only its settings.")
-    elif not run.info["finished"]:
+    elif not run.info.finished:
         found.append(
-            f"This run is not finished: {run.info['step']:,} of {run.config['steps']:,} steps."
+            f"This run is not finished: {run.info.step:,} of {run.config['steps']:,} steps."
             " modeling train --resume continues it."
         )
     if view.best is None:
@@ -188,7 +189,7 @@ def _warnings(view: View, dataset: Dataset) -> list[str]:
     digest = scores["dataset"]["digest"]
     if digest != dataset.digest:
         found.append(f"The scores are of another dataset, {digest[:12]}.")
-    if view.best is not None and scores["origin"].get("weights") != view.best["weights"]:
+    if view.best is not None and scores["origin"].get("weights") != view.best.weights:
         found.append("The scores are of other weights than the pictures: score the run again.")
     if SPLIT not in scores["splits"]:
         found.append(f"It has not been scored on {SPLIT}.")
@@ -373,7 +374,7 @@ def _provenance(view: View) -> dict[str, Any]:
     run, best = view.run, view.best
     facts = [["trained on dataset", run.digest], *(_training(run.info) if run.info else ())]
     if best is not None:
-        facts.append(["best weights", f"of step {best['step']:,}, {best['weights']}"])
+        facts.append(["best weights", f"of step {best.step:,}, {best.weights}"])
     settings = [[name, _plain(value)] for name, value in run.config.items()]
     caption = f"How the network for {run.task} was trained"
     return {
@@ -383,16 +384,16 @@ def _provenance(view: View) -> dict[str, Any]:
     }
 
 
-def _training(info: Record) -> list[list[str]]:
-    where, config, git = info["environment"], info["config"], info["environment"]["git"]
+def _training(info: RunInfo) -> list[list[str]]:
+    where, config, git = info.environment, info.config, info.environment["git"]
     versions = (f"{name} {version}" for name, version in where["versions"].items())
-    times = (f"{kind} {duration(spent)}" for kind, spent in info["seconds"].items())
-    resumed = (f"at step {each['step']:,}" for each in info["resumed"])
+    times = (f"{kind} {duration(spent)}" for kind, spent in info.seconds.items())
+    resumed = (f"at step {each['step']:,}" for each in info.resumed)
     rows = [
-        ["source", info["dataset"]["source"]],
+        ["source", info.dataset["source"]],
         ["preset and seed", f"{config['preset']}, {config['seed']}"],
-        ["steps", f"{info['step']:,} of {config['steps']:,}, {info['epochs']:.2f} epochs"],
-        ["parameters", f"{info['parameters']:,}"],
+        ["steps", f"{info.step:,} of {config['steps']:,}, {info.epochs:.2f} epochs"],
+        ["parameters", f"{info.parameters:,}"],
         ["device", f"{where['device']}, {where['system']}, {where['precision']}"],
         ["threads and ranks", f"{where['threads']}, {where['ranks']}"],
         ["versions", ", ".join(versions)],

@@ -23,6 +23,7 @@ from modeling.drawing import (
 )
 from modeling.metrics.counts import count_pixels
 from modeling.report.records import RunRecords
+from modeling.runs.info import RunInfo
 from modeling.scoring.score import predict_split
 from modeling.scoring.tables import percent
 
@@ -74,7 +75,7 @@ class View:
     """A run and the predictions of its best weights on test; none where it has no weights yet."""
 
     run: RunRecords
-    best: dict[str, Any] | None = None  # the facts of these weights
+    best: RunInfo | None = None  # at the step of these weights
     samples: int = 0
     examples: list[Picture] = field(default_factory=list)
     worst: list[Picture] = field(default_factory=list)
@@ -110,7 +111,7 @@ def view_run(run: RunRecords, dataset: Dataset, device: str) -> View:
 
     return View(
         run,
-        best=trained.evidence.to_json(),
+        best=trained.evidence,
         samples=len(split),
         examples=draw("example", choose_spread(len(split), _EXAMPLES)),
         worst=draw("worst", choose_worst(scores, ious, _WORST, groups)),
@@ -142,12 +143,8 @@ def image_scores(
 
 def image_ious(predicted: UInt8, split: Split) -> Floats:
     """Compute the IoU of each image's foreground of any class, float64 (N,); both empty is 1."""
-    inter, union = np.empty((2, len(predicted)), np.int64)
-    for start in range(0, len(predicted), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        found, truth = predicted[block] > 0, split["mask"][block] > 0
-        inter[block] = (found & truth).sum(axis=(1, 2))
-        union[block] = (found | truth).sum(axis=(1, 2))
+    found, truth = predicted > 0, split["mask"][:] > 0
+    inter, union = (each.sum(axis=(1, 2)) for each in (found & truth, found | truth))
     return np.divide(inter, union, out=np.ones(len(inter)), where=union > 0)
 
 
@@ -178,15 +175,12 @@ def choose_worst(
 
 def worst_digits(predicted: UInt8, split: Split, grid: tuple[int, int]) -> Integers:
     """Find the digit with most of the wrong pixels of each mosaic: its row, int64 (N,)."""
-    wrong = np.empty((len(predicted), grid[0] * grid[1]), np.int64)
-    for start in range(0, len(predicted), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        bad = predicted[block] != split["mask"][block]
-        count, height, width = bad.shape
-        tiles = bad.reshape(count, grid[0], height // grid[0], grid[1], width // grid[1])
-        wrong[block] = tiles.sum(axis=(2, 4)).reshape(count, -1)
-    digits = split["source"][:].reshape(len(predicted), -1)
-    return digits[np.arange(len(digits)), wrong.argmax(axis=1)].astype(np.int64)
+    wrong = predicted != split["mask"][:]
+    count, height, width = wrong.shape
+    tiles = wrong.reshape(count, grid[0], height // grid[0], grid[1], width // grid[1])
+    worst = tiles.sum(axis=(2, 4)).reshape(count, -1).argmax(axis=1)
+    digits = split["source"][:].reshape(count, -1)
+    return digits[np.arange(count), worst].astype(np.int64)
 
 
 def errors_by_distance(predicted: UInt8, split: Split) -> list[Distance]:

@@ -13,6 +13,7 @@ from modeling import runs
 from modeling.config import PRESETS
 from modeling.decoding import DecodeError, Rule, decode
 from modeling.errors import DamagedError, FormatError, storage_errors
+from modeling.runs.info import RunInfo
 from modeling.scoring.score import FILE, file_of
 
 Record = dict[str, Any]
@@ -26,28 +27,6 @@ class _Settings(TypedDict):
 class _Begun(TypedDict):
     config: _Settings
     dataset: str
-
-
-class _Environment(TypedDict):
-    device: str
-    system: str
-    precision: str
-    threads: int
-    ranks: int
-    versions: dict[str, str]
-    git: Record | None
-
-
-class _Evidence(TypedDict):
-    config: Record
-    dataset: Record
-    environment: _Environment
-    parameters: int
-    step: int
-    epochs: float
-    seconds: dict[str, float]
-    resumed: list[Record]
-    finished: bool
 
 
 class _ScoredDataset(TypedDict):
@@ -82,7 +61,7 @@ class RunRecords:
     task: str
     config: Record
     digest: str  # of the dataset that it is trained on
-    info: Record | None  # evidence.json
+    info: RunInfo | None
     scores: Record | None
     log: list[Record]
     history: list[Record]
@@ -127,7 +106,7 @@ def read_run(folder: Path | str, digest: str) -> RunRecords:
         task=begun["config"]["task"],
         config=begun["config"],
         digest=begun["dataset"],
-        info=_read(folder / runs.EVIDENCE, _Evidence),
+        info=_read_info(folder / runs.EVIDENCE),
         scores=_read(folder / file_of(digest, begun["dataset"]), _Scores)
         or _read(folder / FILE, _Scores),
         log=[line for line in lines if "loss" in line],
@@ -151,6 +130,14 @@ def _read(path: Path, kind: Any) -> Record | None:
     with storage_errors(path):
         data = path.read_bytes()
     return _decode(path, kind, data)
+
+
+def _read_info(path: Path) -> RunInfo | None:
+    values = _read(path, dict[str, Any])
+    try:
+        return None if values is None else RunInfo.from_json(values)
+    except FormatError as error:
+        raise _damaged(path, error.problem) from error
 
 
 def _read_log(path: Path) -> list[Record]:

@@ -374,7 +374,7 @@ FORGED: list[tuple[str, Callable[[Any], object]]] = [
     (runs.CONFIG, lambda found: found.update(config=[])),
     (runs.CONFIG, lambda found: found.update(dataset=3)),
     (runs.CONFIG, lambda found: found["config"].update(task=[])),
-    (runs.EVIDENCE, lambda found: found.pop("finished")),
+    (runs.EVIDENCE, lambda found: found.pop("step")),
     (runs.EVIDENCE, lambda found: found.update(environment=[])),
     (runs.EVIDENCE, lambda found: found.update(seconds={"training": "long"})),
 ]
