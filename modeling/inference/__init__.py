@@ -19,16 +19,27 @@ import torch
 from modeling.errors import InputError
 from modeling.inference.inputs import UInt8, as_images, read_inputs
 from modeling.inference.predict import format_size, predict_images, require_usable
+from modeling.runs.info import RunInfo
 from modeling.runs.trained import Trained, load_run, require_size
 
-__all__ = ["Predictor", "load"]
+__all__ = ["Model", "load"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Predictor:
+class Model:
     """The best weights of a run, ready to predict images in memory or in files."""
 
     trained: Trained
+
+    @property
+    def path(self) -> Path:
+        """The folder of the run."""
+        return self.trained.path
+
+    @property
+    def info(self) -> RunInfo:
+        """The facts of the run: its configuration, dataset, environment and scores on val."""
+        return self.trained.evidence
 
     @property
     def task(self) -> str:
@@ -60,7 +71,7 @@ class Predictor:
         """
         if isinstance(images, np.ndarray):
             whole = as_images(images)
-            require_size(self.trained, whole.shape[1:], self.trained.path)
+            require_size(self.trained, whole.shape[1:], self.path)
             return predict_images(self.trained, whole)
         paths = [images] if isinstance(images, Path | str) else images
         sources = read_inputs(
@@ -80,14 +91,15 @@ class Predictor:
         )
 
     def __repr__(self) -> str:
-        facts = f"{self.task}, {len(self.classes)} classes, {format_size(self.size)}"
-        return f"Predictor({str(self.trained.path)!r}: {facts})"
+        info = self.info
+        trained = f"preset {info.config['preset']}, step {info.step:,}, weights {info.weights[:12]}"
+        return f"<Model of {self.task}: {trained}, in {str(self.path)[-200:]}>"
 
 
-def load(run: Path | str, device: str | torch.device = "cpu") -> Predictor:
+def load(run: Path | str, device: str | torch.device = "cpu") -> Model:
     """Load the best weights of the run in a folder.
 
     Raises FormatError where there are none, or none of this version of the program; DamagedError
     where they are damaged.
     """
-    return Predictor(load_run(run, device))
+    return Model(load_run(run, device))

@@ -1008,26 +1008,29 @@ def test_names_do_not_depend_on_whether_overlays_are_drawn(
 def test_a_loaded_run_predicts_arrays_and_paths_alike(
     dataset: Dataset, runs: Path, tmp_path: Path, task: str
 ) -> None:
-    predictor = load(runs / task)
+    model = load(runs / task)
     images = dataset.split(task, "test")["image"][:]
     np.save(tmp_path / "all.npy", images)
     for number in range(2):
         cv2.imwrite(str(tmp_path / f"{number}.png"), images[number])
-    found = predictor.predict(images)
+    found = model.predict(images)
     expected = predict_split(load_run(runs / task), dataset, "test")
     assert found.keys() == {*expected, "confidence"}
     assert all(np.array_equal(found[name], array) for name, array in expected.items())
     for given in (tmp_path / "all.npy", [str(tmp_path / "all.npy")], dataset.path):
-        again = predictor.predict(given)
+        again = model.predict(given)
         assert all(np.array_equal(again[name], found[name], equal_nan=True) for name in found)
-    assert predictor.predict(tmp_path)["mask"].shape == (2, *images.shape[1:])
-    assert predictor.predict(images[0])["mask"].shape == (1, *images.shape[1:])
+    assert model.predict(tmp_path)["mask"].shape == (2, *images.shape[1:])
+    assert model.predict(images[0])["mask"].shape == (1, *images.shape[1:])
 
 
 def test_a_loaded_run_is_described_in_a_line(runs: Path) -> None:
-    predictor = load(runs / "mosaics")
-    assert repr(predictor) == f"Predictor('{runs / 'mosaics'}': mosaics, 10 classes, 56 x 56)"
-    assert (predictor.task, len(predictor.classes), predictor.size) == ("mosaics", 10, (56, 56))
+    model = load(runs / "mosaics")
+    weights = model.info.weights[:12]
+    expected = f"preset cpu, step 3, weights {weights}, in {runs / 'mosaics'}"
+    assert repr(model) == f"<Model of mosaics: {expected}>"
+    assert (model.task, len(model.classes), model.size) == ("mosaics", 10, (56, 56))
+    assert model.path == runs / "mosaics"
 
 
 def test_a_loaded_run_refuses_images_that_it_cannot_predict(runs: Path, tmp_path: Path) -> None:
