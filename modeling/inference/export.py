@@ -74,7 +74,8 @@ def export_onnx(trained: Trained, path: Path | str, images: UInt8, origin: str) 
     path = Path(path)
     _require_place(path)
     _require_packages()
-    multiple = None if trained.task.name == "circles" else int(trained.model.multiple)  # type: ignore[arg-type]
+    free = trained.task.name != "circles"
+    multiple = int(trained.model.multiple) if free else None  # type: ignore[arg-type]
     predictor = _Predictor(trained.task, trained.model.to("cpu")).eval()
     proto, names = _convert(predictor, trained.size, multiple)
     if multiple:

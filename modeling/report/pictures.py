@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -22,10 +22,13 @@ from modeling.drawing import (
     mask_colours,
 )
 from modeling.metrics.counts import count_pixels
-from modeling.report.records import RunRecords
 from modeling.runs.info import RunInfo
+from modeling.runs.trained import load_run
 from modeling.scoring.score import predict_split
 from modeling.scoring.tables import percent
+
+if TYPE_CHECKING:
+    from modeling.report.records import RunRecords
 
 SPLIT = "test"
 PANELS = ("image", "truth", "prediction", "difference")
@@ -86,8 +89,6 @@ def view_run(run: RunRecords, dataset: Dataset, device: str) -> View:
     """Predict the test split with the best weights of a run, and choose samples to show."""
     if not run.has_weights:
         return View(run)
-    from modeling.runs.trained import load_run
-
     trained = load_run(run.folder, device)
     split = dataset.split(run.task, SPLIT)
     predictions = predict_split(trained, dataset, SPLIT)
