@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from modeling.errors import InputError
-from modeling.inference.inputs import UInt8, as_images, read_inputs
+from modeling.inference.inputs import as_images, read_inputs
 from modeling.inference.predict import format_size, predict_images, require_usable
 from modeling.runs.info import RunInfo
 from modeling.runs.trained import Trained, load_run, require_size
@@ -57,7 +57,7 @@ class Model:
         return self.trained.size
 
     def predict(
-        self, images: UInt8 | Path | str | Sequence[Path | str]
+        self, images: npt.NDArray[Any] | Path | str | Sequence[Path | str]
     ) -> dict[str, npt.NDArray[Any]]:
         """Predict images of one size, and return arrays of n predictions by name.
 
