@@ -14,7 +14,7 @@ from typing import Any
 import ablation
 import paper
 
-from modeling.scoring.scoreboard import REFERENCE
+from modeling.scoring.tables import REFERENCE
 
 ROOT = Path(__file__).parent.parent
 

@@ -14,16 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 
 from modeling.config import SETTINGS, Config, preset, unknown_setting
 from modeling.data.dataset import Dataset, open_dataset
 from modeling.errors import InputError
-from modeling.inference.predict import predict_arrays
+from modeling.inference import Model
 from modeling.metrics import overall_values
-from modeling.runs import Trained, load_run, require_size
+from modeling.runs import load_run
 from modeling.runs.info import RunInfo
 from modeling.scoring import score as scoring
 from modeling.tasks import TASKS
@@ -33,52 +32,7 @@ Array = npt.NDArray[Any]
 Notify = Callable[[dict[str, Any]], None]  # takes each record of a run's log
 Work = Callable[..., RunInfo]  # takes `notify`, `stop` and, in a process of its own, `threads=`
 
-_BATCH = 512  # images predicted at a time
 _LISTED = 8  # scores that a repr names
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Model:
-    """The best weights of a run, ready to predict."""
-
-    trained: Trained
-
-    @property
-    def path(self) -> Path:
-        """The folder of the run."""
-        return self.trained.path
-
-    @property
-    def info(self) -> RunInfo:
-        """How the run was trained and how it scored on val."""
-        return self.trained.info
-
-    def predict(self, images: npt.ArrayLike) -> dict[str, Array]:
-        """Predict images, uint8 (n, H, W) or one (H, W): light digits on a dark ground.
-
-        Returns a dict of arrays (n, ...): `mask`, for circles also `circle` and `label`, and
-        `confidence`, float32. Raises InputError for other arrays, and for circles where the images
-        are not of the size that the run was trained on.
-        """
-        array = np.asarray(images)
-        array = array[None] if array.ndim == 2 else array
-        if array.ndim != 3 or array.dtype != np.uint8 or 0 in array.shape:
-            raise InputError(
-                "not images",
-                expected="uint8 (n, height, width)",
-                found=f"{array.dtype} {array.shape}",
-            )
-        require_size(self.trained, (array.shape[1], array.shape[2]), Path("images"))
-        parts = [
-            predict_arrays(self.trained, np.ascontiguousarray(array[start : start + _BATCH]))
-            for start in range(0, len(array), _BATCH)
-        ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-    def __repr__(self) -> str:
-        info = self.info
-        trained = f"preset {info.config['preset']}, step {info.step:,}, weights {info.weights[:12]}"
-        return f"<Model of {info.task}: {trained}, in {str(self.path)[-200:]}>"
 
 
 class Scores(dict[str, Any]):

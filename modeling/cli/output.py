@@ -16,7 +16,7 @@ import click
 
 from modeling import errors
 from modeling.errors import StorageError
-from modeling.spelling import duration, percent
+from modeling.scoring.tables import duration, percent
 
 if TYPE_CHECKING:
     from modeling.runs.info import RunInfo
@@ -187,24 +187,24 @@ def print_trained(info: RunInfo, folder: Path, metric: str) -> None:
 
 def print_scores(records: Sequence[Record]) -> None:
     """Print the scores of each split of each record, and those of several tasks in one table."""
-    from modeling.scoring import scoreboard  # imports NumPy
+    from modeling.scoring import tables  # imports NumPy
 
     for record in records:
         for split in record["splits"]:
-            print_table(scoreboard.score_rows(record, split))
-            for note in scoreboard.notes(record, split):
+            print_table(tables.score_rows(record, split))
+            for note in tables.notes(record, split):
                 print_line(note)
             print_line()
             for rows in (
-                scoreboard.class_rows(record, split),
-                scoreboard.arrangement_rows(record, split),
+                tables.class_rows(record, split),
+                tables.shifted_rows(record, split),
             ):
                 if rows:
                     print_table(rows)
                     print_line()
     tested = [record for record in records if "test" in record["splits"]]
     if len(tested) > 1:
-        print_table(scoreboard.headline_rows(tested))
+        print_table(tables.main_rows(tested))
 
 
 def print_parity(outputs: Mapping[str, Record]) -> None:

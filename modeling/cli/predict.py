@@ -77,7 +77,7 @@ def predict(
     dataset.
     """
     load_torch()
-    from modeling.inference.findings import rows
+    from modeling.inference.predict import rows
 
     device = modeling.api.find_device(device_name, threads)
     record = modeling.predict_files(

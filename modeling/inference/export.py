@@ -1,5 +1,6 @@
-"""A trained run as an ONNX model that takes images as stored, compared with the network right after
-the export.
+"""A trained run as an ONNX model that takes images as stored.
+
+After the export, the model is compared with the network; a model that differs is not written.
 """
 
 from __future__ import annotations
@@ -32,26 +33,24 @@ KEY = "modeling"  # of the entry of the model's metadata that holds the record a
 OPSET = 18
 SAMPLES = 256  # images that are compared
 
-# By how much an output may differ from the network's: numbers by the largest difference, as a share
-# of 1 plus the largest magnitude of the output (float32 has steps of 1.2e-7 of it, in each of some
-# hundred operations); whole numbers (masks, labels) by the share of values that differ. A circle
-# holds the pixels whose logits are above 0, which rounding may decide: its largest difference is
-# looked for in 99 of 100 images.
+# How far an output may be from the network's. For numbers, it is the largest difference as a share
+# of 1 plus the largest magnitude of the output (float32 has steps of 1.2e-7 of that, in each of
+# about a hundred operations); for whole numbers (masks, labels), the share of values that differ. A
+# circle encloses the pixels whose logits are above 0, which rounding may decide, so its largest
+# difference is taken over 99 of 100 images.
 TOLERANCE = {"numbers": 1e-5, "whole numbers": 1e-4}
 
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 
 class ExportError(ModelingError):
-    """The exported model does not compute what the network does."""
+    """The exported model does not compute the same as the network."""
 
     exit_code = 1
 
 
 class _Predictor(nn.Module):
-    """A network and the prediction of its task in one: uint8 (B, H, W) -> outputs and
-    predictions.
-    """
+    """A network with the prediction of its task: uint8 (B, H, W) -> outputs and predictions."""
 
     def __init__(self, task: Task, model: nn.Module) -> None:
         super().__init__()
@@ -63,19 +62,19 @@ class _Predictor(nn.Module):
 
 
 def export_onnx(trained: Trained, path: Path | str, images: UInt8, origin: str) -> Record:
-    """Write a run as an ONNX model to `path` and return its record, which is in the model's
-    metadata as well.
+    """Write a run as an ONNX model to `path`, and return the record that its metadata hold too.
 
-    The model takes uint8 (B, H, W) for any B and, but for circles, any H and W that are multiples
-    of `multiple`. It is compared with the network in float32 on `images` (n, H, W), padded with
-    black to such multiples, whose `origin` the record states. Raises InputError where a package is
-    missing or `path` is a folder, ExportError where a difference exceeds TOLERANCE: then nothing is
-    written.
+    The model takes uint8 (B, H, W) for any B and, except for circles, any H and W that are
+    multiples of `multiple`. It is compared with the network in float32 on `images` (n, H, W),
+    padded with black to such multiples; the record states their `origin`. Before anything is
+    written, raises InputError where a package is missing or `path` is a folder, and ExportError
+    where a difference exceeds TOLERANCE.
     """
     path = Path(path)
     _require_place(path)
     _require_packages()
-    multiple = None if trained.task.name == "circles" else int(trained.model.multiple)  # type: ignore[arg-type]
+    free = trained.task.name != "circles"
+    multiple = int(trained.model.multiple) if free else None  # type: ignore[arg-type]
     predictor = _Predictor(trained.task, trained.model.to("cpu")).eval()
     proto, names = _convert(predictor, trained.size, multiple)
     if multiple:
@@ -92,11 +91,7 @@ def export_onnx(trained: Trained, path: Path | str, images: UInt8, origin: str) 
         "multiple": multiple,
         "outputs": names,
         "versions": {"torch": str(torch.__version__), "opset": OPSET},
-        "parity": {
-            "images": len(images),
-            "of": origin,
-            "outputs": differences,
-        },
+        "parity": {"images": len(images), "of": origin, "outputs": differences},
     }
     entry = proto.metadata_props.add()
     entry.key, entry.value = KEY, json.dumps(record, sort_keys=True)
@@ -105,7 +100,7 @@ def export_onnx(trained: Trained, path: Path | str, images: UInt8, origin: str) 
 
 
 def random_images(size: tuple[int, int], count: int = SAMPLES) -> UInt8:
-    """Images (count, *size) of random grey levels, black for the most part; always the same."""
+    """Make images (count, *size) of random grey levels, mostly black, the same on every call."""
     words = np.random.PCG64(0).random_raw(count * size[0] * size[1])
     grey = (words >> np.uint64(56)).astype(np.int64)
     return np.clip(2 * grey - 256, 0, 255).astype(np.uint8).reshape(count, *size)
@@ -123,28 +118,25 @@ def _require_packages() -> None:
 
 
 def _require_place(path: Path) -> None:
-    """Raise InputError where no model can be written to `path`: before it is made, which takes a
-    while.
-    """
+    """Raise InputError where no model can be written to `path`, before one is made."""
     require_outside_datasets(path)
     with storage_errors(path):
         taken = path.is_dir()
     if taken:
+        remedy = f"give --out {path / 'model.onnx'}"
         raise InputError(
-            "a folder is there",
-            path=path,
-            expected="the name of a file",
-            remedy=f"give --out {path / 'model.onnx'}",
+            "a folder is there", path=path, expected="the name of a file", remedy=remedy
         )
 
 
 def _convert(
     predictor: _Predictor, size: tuple[int, int], multiple: int | None
 ) -> tuple[Any, list[str]]:
-    """The model as a protocol buffer, for images of that size or with sides of any `multiple`; its
-    outputs' names.
+    """Convert the model to a protocol buffer, and name its outputs.
+
+    It is for images of `size`, or with sides of any `multiple`.
     """
-    # unlike, so that neither is taken for the other
+    # Two different sides, so that the exporter cannot take one for the other.
     sides = (4 * multiple, 5 * multiple) if multiple else size
     image = torch.from_numpy(random_images(sides, 3))
     with torch.no_grad():
@@ -153,8 +145,8 @@ def _convert(
     if multiple:
         free |= {1: multiple * Dim("rows"), 2: multiple * Dim("columns")}
     with _quiet(), torch.no_grad():
-        # Strict: the number of images would be taken for a constant otherwise, where a network asks
-        # for it by len().
+        # Not strict, the exporter would take the number of images for a constant where a network
+        # asks for it by len().
         traced = torch.export.export(predictor, (image,), dynamic_shapes=(free,), strict=True)
         program = torch.onnx.export(
             traced,
@@ -172,36 +164,25 @@ def _convert(
 
 
 def _tidy(proto: Any) -> None:
-    """Take out of a model where on this machine its code lies, and name its free sides."""
-    shapes = [
-        value.type.tensor_type.shape.dim for value in (*proto.graph.input, *proto.graph.output)
-    ]
+    """Remove paths of this machine's code from a model, and name its free sides."""
+    graph = proto.graph
+    shapes = [value.type.tensor_type.shape.dim for value in (*graph.input, *graph.output)]
     symbols = (re.search(r"[a-z]\w*$", side.dim_param) for side in shapes[0])
-    free = {
-        found[0]: name
-        for found, name in zip(symbols, ("batch", "rows", "columns"), strict=True)
-        if found
-    }
+    names = ("batch", "rows", "columns")
+    free = {symbol[0]: name for symbol, name in zip(symbols, names, strict=True) if symbol}
     for side in (side for shape in shapes for side in shape if side.dim_param):
         side.dim_param = re.sub(
-            r"[a-z]\w*", lambda found: free.get(found[0], found[0]), side.dim_param
+            r"[a-z]\w*", lambda symbol: free.get(symbol[0], symbol[0]), side.dim_param
         )
-    del proto.graph.value_info[:]
-    for part in (
-        proto,
-        proto.graph,
-        *proto.graph.node,
-        *proto.graph.input,
-        *proto.graph.output,
-        *proto.graph.initializer,
-    ):
+    del graph.value_info[:]
+    for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         del part.metadata_props[:]
         part.doc_string = ""
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's words about packages that nothing here needs."""
+    """Silence the exporter's warnings about packages that are not needed here."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -216,12 +197,11 @@ def _quiet() -> Iterator[None]:
 def compare(
     predictor: nn.Module, model: bytes, parts: Sequence[UInt8], names: Sequence[str]
 ) -> Record:
-    """By how much each output of an ONNX model differs from the network's on batches (n, H, W), n
-    and size free.
+    """Measure how far each output of an ONNX model is from the network's, on batches (n, H, W).
 
-    For numbers the "largest" and the "mean" difference, "of_99_percent", the largest in all but a
-    hundredth of the images, and "magnitude", the largest of the network's own; for whole numbers
-    "differing", the share of the values, and "values", their count.
+    n and the size may differ between batches. For numbers: the "largest" and the "mean" difference,
+    "of_99_percent", the largest in 99 of 100 images, and "magnitude", the largest of the network's
+    own values. For whole numbers: "differing", the share of the values, and "values", their count.
     """
     import onnxruntime
 
@@ -230,10 +210,9 @@ def compare(
     for part in parts:
         with torch.no_grad():
             expected = predictor(torch.from_numpy(np.array(part)))
-        for name, found in zip(
-            names, session.run(list(names), {"image": np.array(part)}), strict=True
-        ):
-            pairs[name].append((expected[name].numpy(), found))
+        outputs = session.run(list(names), {"image": np.array(part)})
+        for name, output in zip(names, outputs, strict=True):
+            pairs[name].append((expected[name].numpy(), output))
     return {name: _difference(pairs[name]) for name in names}
 
 
@@ -247,10 +226,8 @@ def _difference(pairs: Sequence[tuple[Array, Array]]) -> Record:
             )
     values = sum(expected.size for expected, _ in pairs)
     if pairs[0][0].dtype.kind != "f":
-        return {
-            "differing": sum(int((expected != found).sum()) for expected, found in pairs) / values,
-            "values": values,
-        }
+        differing = sum(int((expected != found).sum()) for expected, found in pairs)
+        return {"differing": differing / values, "values": values}
     apart = [
         np.abs(expected.astype(np.float64) - found).reshape(len(expected), -1)
         for expected, found in pairs
@@ -265,14 +242,14 @@ def _difference(pairs: Sequence[tuple[Array, Array]]) -> Record:
 
 
 def require_parity(differences: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """Raise ExportError where a difference exceeds its tolerance or is no number."""
+    """Raise ExportError where a difference exceeds its tolerance or is not a number."""
     problems = []
     for name, found in differences.items():
-        whole = "differing" in found
-        measure = "differing" if whole else "of_99_percent" if name == "circle" else "largest"
-        limit = (
-            TOLERANCE["whole numbers"] if whole else TOLERANCE["numbers"] * (1 + found["magnitude"])
-        )
+        if "differing" in found:
+            measure, limit = "differing", TOLERANCE["whole numbers"]
+        else:
+            measure = "of_99_percent" if name == "circle" else "largest"
+            limit = TOLERANCE["numbers"] * (1 + found["magnitude"])
         if not found[measure] <= limit:
             problems.append(f"{name} differs by {found[measure]:.3g}, at most {limit:g} is allowed")
     if problems:

@@ -1,8 +1,7 @@
-"""What `modeling predict` reads: PNG files, folders of them, .npy arrays and datasets, all as grey
-images, uint8.
+"""Images to predict, uint8 grey levels: PNG files, folders of them, .npy arrays and datasets.
 
-Nothing is changed to fit: what is not 8-bit grey is refused, and all that is wrong with all inputs
-is told at once.
+No image is changed to fit. Images that are not 8-bit grey are refused, and one error lists the
+problems of all inputs.
 """
 
 from __future__ import annotations
@@ -17,33 +16,31 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from modeling import drawing
 from modeling.data.columns import Column
 from modeling.data.dataset import Dataset, open_dataset
 from modeling.errors import DamagedError, FormatError, InputError, ModelingError, storage_errors
 from modeling.files import MANIFEST
-from modeling.pictures import png
 from modeling.scoring.predictions import read_header
 
 UInt8 = npt.NDArray[np.uint8]
 
-OVERLAYS = 100  # pictures at most in one go
+OVERLAYS = 100  # pictures drawn by one command, at most
 
 _PNG = ".png"
-# pictures that are not read
-_OTHERS = (".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".pgm", ".gif", ".webp")
+_OTHER_PICTURES = (".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".pgm", ".gif", ".webp")
 _EXPECTED = "a .png or .npy file, a folder of PNG files, or a dataset"
-_LEAST = 8  # pixels of a side: less is an array with its channels last, or no image
+_LEAST = 8  # pixels of a side: a shorter one means an array with its channels last, or no image
 _DARK = 128  # grey levels below this are dark
-_TOLD = 10  # problems that an error names
+_LISTED = 10  # problems that an error lists
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Images of one input, (N, H, W) and uint8, in memory or mapped. `name` begins the names of
-    what is written of it.
+    """Images of one input, uint8 (N, H, W), in memory or mapped.
 
-    `array` says whether many images may be there: they are numbered then. Of a dataset, `dataset`
-    and `split` are set.
+    `name` begins the names of the files written for it. The images of an `array` are numbered, as
+    there may be many. `dataset` and `split` are set for a dataset.
     """
 
     name: str
@@ -63,21 +60,19 @@ class Source:
 
     @property
     def file(self) -> str:
-        """The name of the file that its predictions go to."""
+        """The file of its predictions."""
         return f"{self.name}.npz" if self.array else f"{self.name}-mask.png"
 
     def image_name(self, index: int) -> str:
-        """What to call one of the images."""
+        """Name one of the images."""
         return f"{self.name}[{index}]" if self.array else self.name
 
     def overlay(self, index: int) -> str:
-        """The name of the picture of one of the images: without brackets, which shells take for
-        patterns.
-        """
+        """Name the overlay of one of the images, without brackets, which shells expand."""
         return f"{self.name}-{index:05}-overlay.png" if self.array else f"{self.name}-overlay.png"
 
     def overlays(self) -> list[str]:
-        """The names of all pictures that may be drawn of it."""
+        """Name all overlays that may be drawn."""
         return [self.overlay(index) for index in range(min(len(self), OVERLAYS))]
 
 
@@ -87,11 +82,11 @@ def read_inputs(
     split: str,
     require: Callable[[Source], None] = lambda _source: None,
 ) -> list[Source]:
-    """The images of each input in turn; of a dataset, those of `split` of `task`. The names differ.
+    """Read the images of each input; of a dataset, those of `split` of `task`. Their names differ.
 
-    `require` may raise InputError for a source. All that is wrong with all inputs is raised at
-    once, as an InputError, or as what opening a dataset raises where that is all there is;
-    StorageError at once.
+    `require` may raise InputError for a source. One error lists the problems of all inputs: an
+    InputError, or the class that they share, such as a DamagedError. A StorageError is raised at
+    once.
     """
     names, sources = _Names(), []
     problems: list[ModelingError] = []
@@ -103,8 +98,8 @@ def read_inputs(
         except (InputError, FormatError, DamagedError) as error:
             problems.append(error)
     if problems:
-        more = len(problems) - _TOLD
-        listed = [*map(str, problems[:_TOLD]), *([f"and {more:,} more"] if more > 0 else [])]
+        more = len(problems) - _LISTED
+        listed = [*map(str, problems[:_LISTED]), *([f"and {more:,} more"] if more > 0 else [])]
         count = "an input" if len(problems) == 1 else f"{len(problems):,} inputs"
         kinds = {type(problem) for problem in problems}
         kind = kinds.pop() if len(kinds) == 1 else InputError
@@ -112,39 +107,37 @@ def read_inputs(
     return sources
 
 
-def pictures_passed_over(paths: Iterable[Path | str]) -> list[Path]:
-    """The pictures in folders among the inputs that are no PNG files, and so are not read."""
+def skipped_pictures(paths: Iterable[Path | str]) -> list[Path]:
+    """List pictures of other formats than PNG in folders among the inputs: they are not read."""
     folders = [folder for folder in map(Path, paths) if _is_folder_of_files(folder)]
-    return [
-        path for folder in folders for path in _visible(folder) if path.suffix.lower() in _OTHERS
-    ]
+    return [path for folder in folders for path in _visible(folder) if _is_other_picture(path)]
+
+
+def _is_other_picture(path: Path) -> bool:
+    return path.suffix.lower() in _OTHER_PICTURES
 
 
 def _is_folder_of_files(path: Path) -> bool:
-    """Whether an input is a folder and no dataset. Raises StorageError where that cannot be
-    known.
-    """
+    """Tell a folder from a file and from a dataset. Raises StorageError where that is unknown."""
     with storage_errors(path):
         return path.is_dir() and not os.path.lexists(path / MANIFEST)
 
 
 def _visible(folder: Path) -> list[Path]:
-    """What lies in a folder, by name, but for names that begin with a dot: systems and editors put
-    such there.
-    """
+    """List a folder by name, without hidden files, which systems and editors put there."""
     with storage_errors(folder):
         return sorted(each for each in folder.iterdir() if not each.name.startswith("."))
 
 
 def _expand(path: Path) -> list[Path]:
-    """The PNG files of a folder, by name, where it is one and not a dataset."""
+    """List the PNG files of a folder by name; any other input stands for itself."""
     if not _is_folder_of_files(path):
         return [path]
     with storage_errors(path):
-        found = [
+        inner = [
             each for each in _visible(path) if each.suffix.lower() == _PNG and not each.is_dir()
         ]
-    return found or [path]
+    return inner or [path]
 
 
 def _read(path: Path, task: str, split: str) -> Source:
@@ -155,27 +148,25 @@ def _read(path: Path, task: str, split: str) -> Source:
     if path.suffix.lower() == ".npy":
         return Source(path.stem, path, read_npy(path), array=True)
     if path.suffix.lower() != _PNG:
-        remedy = "convert it to a PNG file, 8-bit grey" if path.suffix.lower() in _OTHERS else None
+        remedy = "convert it to a PNG file, 8-bit grey" if _is_other_picture(path) else None
         raise InputError("not an input", path=path, expected=_EXPECTED, remedy=remedy)
     with storage_errors(path):
         data = path.read_bytes()
     try:
-        return Source(path.stem, path, _images(png.decode(data)), array=False)
+        return Source(path.stem, path, as_images(drawing.decode_png(data)), array=False)
     except InputError as error:
         error.path = path
         raise
 
 
 def _read_dataset(path: Path, task: str, split: str) -> Source:
-    """The images of a split of the dataset in a folder. Raises InputError where there is none."""
+    """Read a split of the dataset in a folder. Raises InputError where there is no dataset."""
     if os.path.lexists(path / MANIFEST):
         dataset = open_dataset(path)
         images = dataset.split(task, split)["image"]
         name = f"{path.resolve().name}-{task}-{split}"
         return Source(name, path, images, array=True, dataset=dataset, split=split)
-    others = Counter(
-        each.suffix.lower() for each in _visible(path) if each.suffix.lower() in _OTHERS
-    )
+    others = Counter(each.suffix.lower() for each in filter(_is_other_picture, _visible(path)))
     raise InputError(
         "neither a dataset nor a folder of PNG files",
         path=path,
@@ -198,9 +189,7 @@ def _require_file(path: Path) -> None:
 
 
 def read_npy(path: Path | str) -> UInt8:
-    """The images (N, H, W) of an .npy file of shape (H, W) or (N, H, W), mapped. Raises
-    InputError.
-    """
+    """Map the images (N, H, W) of an .npy file of shape (H, W) or (N, H, W). Raises InputError."""
     path = Path(path)
     with storage_errors(path):
         try:
@@ -208,14 +197,14 @@ def read_npy(path: Path | str) -> UInt8:
         except ValueError as error:
             raise InputError(f"not an .npy file of numbers: {error}", path=path) from error
     try:
-        return _images(array)
+        return as_images(array)
     except InputError as error:
         error.path = path
         raise
 
 
 def _map(path: Path) -> npt.NDArray[Any]:
-    """The array of an .npy file, mapped. Raises ValueError where it is none."""
+    """Map the array of an .npy file. Raises ValueError for any other file."""
     with path.open("rb") as file:
         header, offset = read_header(file), file.tell()
     if not header.nbytes:
@@ -227,8 +216,8 @@ def _map(path: Path) -> npt.NDArray[Any]:
     return np.memmap(path, header.dtype, "r", offset, header.shape, order)
 
 
-def _images(array: npt.NDArray[Any]) -> UInt8:
-    """The array as (N, H, W). Raises InputError where it holds no grey images."""
+def as_images(array: npt.NDArray[Any]) -> UInt8:
+    """Return grey images as (N, H, W): (H, W) is one image. Raises InputError for other arrays."""
     if array.dtype != np.uint8:
         raise InputError(
             "not grey levels",
@@ -242,12 +231,9 @@ def _images(array: npt.NDArray[Any]) -> UInt8:
             expected=f"shape (H, W) or (N, H, W), no channels, sides of at least {_LEAST} pixels",
             found=f"shape {array.shape}",
         )
-    if array.shape[-2] * array.shape[-1] > png.LARGEST:
-        raise InputError(
-            "the images are too large",
-            expected=f"at most {png.LARGEST:,} pixels",
-            found=array.shape[-2:],
-        )
+    if array.shape[-2] * array.shape[-1] > drawing.LARGEST:
+        most = f"at most {drawing.LARGEST:,} pixels"
+        raise InputError("the images are too large", expected=most, found=array.shape[-2:])
     return array if array.ndim == 3 else array[None]
 
 
@@ -260,16 +246,14 @@ def _describe(array: npt.NDArray[Any]) -> str:
 
 
 class _Names:
-    """Names of sources whose files differ: a source gets a number after its name where another has
-    had it before.
-    """
+    """Names of sources: a number follows a name where its files would replace those of another."""
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
         self._seen: Counter[str] = Counter()
 
     def take(self, source: Source) -> Source:
-        """The source by a name that is free, and no longer is."""
+        """Give the source a name that is free, and take that."""
         given = source.name
         while not self._taken.isdisjoint(written := {source.name, source.file, *source.overlays()}):
             self._seen[given] += 1
@@ -279,13 +263,11 @@ class _Names:
 
 
 def are_light(images: UInt8) -> npt.NDArray[np.bool_]:
-    """Which images (n, H, W) have a light ground, by the median of the pixels along their
-    borders.
-    """
+    """Tell for each image (n, H, W) whether the median of its border pixels is light."""
     border = [images[:, 0], images[:, -1], images[:, 1:-1, 0], images[:, 1:-1, -1]]
     return np.median(np.concatenate(border, axis=1), axis=1) >= _DARK
 
 
 def are_blank(images: UInt8) -> npt.NDArray[np.bool_]:
-    """Which images (n, H, W) are of one grey level throughout."""
+    """Tell for each image (n, H, W) whether it has one grey level throughout."""
     return images.min(axis=(1, 2)) == images.max(axis=(1, 2))

@@ -1,8 +1,6 @@
-"""Predictions of a trained run for anybody's images: masks, circles and classes, with how sure the
-network is.
+"""Predictions of a trained run for any images, written to files, and how they are described.
 
-What looks unlike the images that the run was trained on is predicted as it stands, and told in a
-warning.
+Images unlike those that the run was trained on are predicted as they are, with a warning.
 """
 
 from __future__ import annotations
@@ -20,7 +18,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from modeling.data.dataset import Dataset
+from modeling.data.columns import Column
+from modeling.drawing import binary_colours, encode_indexed_png, encode_png, mask_colours
 from modeling.errors import InputError, storage_errors
 from modeling.files import (
     absolute,
@@ -30,20 +29,17 @@ from modeling.files import (
     write_atomic,
     write_json,
 )
-from modeling.inference.findings import describe, format_size, words
 from modeling.inference.inputs import (
     OVERLAYS,
     Source,
     UInt8,
     are_blank,
     are_light,
-    pictures_passed_over,
     read_inputs,
+    skipped_pictures,
 )
-from modeling.inference.overlays import draw_overlay
+from modeling.inference.overlays import draw_overlay, plain_name
 from modeling.networks.mosaics import semantic
-from modeling.pictures import png
-from modeling.pictures.drawing import binary_colours, mask_colours
 from modeling.runs import Trained, load_run, require_fit, require_size
 from modeling.scoring.predictions import write_predictions
 from modeling.tasks import infer_batch
@@ -53,8 +49,11 @@ Record = dict[str, Any]
 
 FILE = "predictions.json"
 
-_IMAGES, _PIXELS = 512, 2**21  # at most at a time
+_IMAGES, _PIXELS = 512, 2**21  # of a batch, at most
 _NAMED = 3  # images that a warning names
+
+
+# Predicting
 
 
 def predict(
@@ -67,13 +66,12 @@ def predict(
     overlay: bool = False,
     device: str | torch.device = "cpu",
 ) -> Record:
-    """Predict all images of the inputs, write masks, arrays and pictures into `out`, and return
-    what was found.
+    """Predict all images of the inputs, and write masks, arrays and pictures into `out`.
 
-    The record, written to `predictions.json` there as well, has an entry for each image, the files
-    and the warnings; `docs/predicting.md` describes all of it. `split` is that of datasets;
-    `invert` turns light into dark first. Raises InputError where the run or an input cannot be
-    used, or nothing can be written by its name: then nothing is written; StorageError.
+    Returns the record that is written to `predictions.json`: an entry for each image, the files
+    and the warnings; `docs/predicting.md` describes it. `split` is that of datasets; `invert` turns
+    light into dark first. Before anything is written, raises InputError where the run or an input
+    cannot be used, or a file cannot have its name. Raises StorageError.
     """
     out, inputs = Path(out), [inputs] if isinstance(inputs, str | Path) else inputs
     require_outside_datasets(out)
@@ -81,23 +79,22 @@ def predict(
     trained, longest = load_run(run, device), _longest_name(out)
 
     def require(source: Source) -> None:
-        _require(trained, source, out, invert=invert)
+        require_usable(trained, source)
+        _require_place(source, out, invert=invert)
         _require_names(source, out, longest, overlay=overlay)
 
     sources = read_inputs(inputs, trained.task.name, split, require)
     make_folder(out)
-    work = _Work(trained, out, overlay)
-    for _, group in groupby(
-        sources, key=lambda source: (source.size, source.array and source.name)
-    ):
-        work.do(list(group), invert=invert)
+    work = _Work(trained, out, invert=invert, overlay=overlay)
+    for _, group in groupby(sources, lambda source: (source.size, source.array and source.name)):
+        work.predict(list(group))
     record = {
         "run": {"path": str(run), **trained.describe()},
         "inputs": [str(each) for each in inputs],
         "warnings": [
             *_warn_of_pictures(inputs),
             *_warn_of_sizes(trained, sources),
-            *work.warnings(invert=invert),
+            *work.warnings(),
         ],
         "files": sorted(work.files),
         "images": work.records,
@@ -106,14 +103,17 @@ def predict(
     return record
 
 
-def predict_arrays(trained: Trained, images: UInt8) -> Arrays:
-    """What a run predicts for images (n, H, W) with n above 0: the arrays of its task, and
-    `confidence`, float32.
+def predict_images(trained: Trained, images: UInt8 | Column) -> Arrays:
+    """Predict images (n, H, W) with n above 0: the arrays of the task, and `confidence`, float32.
 
-    Confidence: of circles, the probability of the class, (n,); of the foreground, the mean over
-    pixels of the probability of what was predicted there, (n,); of mosaics, the same over the
-    pixels of each label, (n, 1 + K), NaN for labels that were not predicted.
+    The confidence of circles is the probability of the class, (n,); of the foreground, the mean
+    over pixels of the probability of their prediction, (n,); of mosaics, the same over the pixels
+    of each label, (n, 1 + K), NaN for labels that are not predicted.
     """
+    return _joined([_predict_batch(trained, batch) for batch in _batches([images])])
+
+
+def _predict_batch(trained: Trained, images: UInt8) -> Arrays:
     with torch.inference_mode():
         outputs, found = infer_batch(
             trained.task, trained.model, images, trained.device, trained.precision
@@ -130,42 +130,58 @@ def _confidence(task: str, outputs: Mapping[str, Tensor], found: Mapping[str, Te
     probability = semantic(dict(outputs)).float().exp()
     labels = found["mask"].long()[:, None]
     chosen = probability.gather(1, labels).flatten(1).double()
-    sums, counts = (
-        torch.zeros(probability.shape[:2], dtype=torch.float64, device=chosen.device)
-        for _ in range(2)
-    )
-    sums.scatter_add_(1, labels.flatten(1), chosen)
-    counts.scatter_add_(1, labels.flatten(1), torch.ones_like(chosen))
+    zeros = torch.zeros(probability.shape[:2], dtype=torch.float64, device=chosen.device)
+    sums = zeros.scatter_add(1, labels.flatten(1), chosen)
+    counts = zeros.scatter_add(1, labels.flatten(1), torch.ones_like(chosen))
     return (sums / counts).float()
 
 
-def _require(trained: Trained, source: Source, out: Path, *, invert: bool) -> None:
-    """Raise InputError where a source cannot be predicted by this run into `out`."""
+def _batches(arrays: Sequence[UInt8 | Column]) -> Iterator[UInt8]:
+    """Yield images of one size in batches that fit in memory, from one array or single images."""
+    height, width = arrays[0].shape[1:]
+    most = max(1, min(_IMAGES, _PIXELS // (height * width)))
+    if len(arrays) == 1:
+        for start in range(0, len(arrays[0]), most):
+            yield np.array(arrays[0][start : start + most])
+    else:
+        for start in range(0, len(arrays), most):
+            yield np.concatenate([array[:] for array in arrays[start : start + most]])
+
+
+def _joined(parts: Sequence[Arrays]) -> Arrays:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+# Checks before anything is written
+
+
+def require_usable(trained: Trained, source: Source) -> None:
+    """Raise InputError where the run cannot predict the images of a source."""
     if source.dataset is None:
         require_size(trained, source.size, source.path)
-        if source.path.resolve().parent == out.resolve() and not source.array:
-            raise InputError(
-                "masks would be written among the images",
-                path=out,
-                remedy="choose another folder with --out",
-            )
-    elif invert:
-        raise InputError("a dataset is predicted as it is; leave --invert out", path=source.path)
     else:
         require_fit(trained, source.dataset)
 
 
+def _require_place(source: Source, out: Path, *, invert: bool) -> None:
+    """Raise InputError for masks among the images, and for a dataset that is to be inverted."""
+    if source.dataset is not None and invert:
+        raise InputError("a dataset is predicted as it is; leave --invert out", path=source.path)
+    if not source.array and source.path.resolve().parent == out.resolve():
+        remedy = "choose another folder with --out"
+        raise InputError("masks would be written among the images", path=out, remedy=remedy)
+
+
 def _longest_name(out: Path) -> int:
-    """Bytes that the name of a file in `out` may have, which need not be there yet."""
-    there = next(
-        folder for folder in (absolute(out), *absolute(out).parents) if os.path.lexists(folder)
-    )
-    with storage_errors(there):
-        return os.pathconf(there, "PC_NAME_MAX")
+    """Return how many bytes a file name in `out` may have; `out` need not exist yet."""
+    candidates = (absolute(out), *absolute(out).parents)
+    existing = next(folder for folder in candidates if os.path.lexists(folder))
+    with storage_errors(existing):
+        return os.pathconf(existing, "PC_NAME_MAX")
 
 
 def _require_names(source: Source, out: Path, longest: int, *, overlay: bool) -> None:
-    """Raise InputError where what is predicted for a source cannot be written by its name."""
+    """Raise InputError where a file for a source cannot be written under its name."""
     for name in [source.file, *(source.overlays() if overlay else [])]:
         length = len(os.fsencode(name))
         if length > longest:
@@ -186,90 +202,70 @@ def _require_names(source: Source, out: Path, longest: int, *, overlay: bool) ->
             )
 
 
-def _warn_of_pictures(inputs: Sequence[Path | str]) -> list[str]:
-    passed = pictures_passed_over(inputs)
-    if not passed:
-        return []
-    listed = _some([path.name for path in passed])
-    return [
-        f"{len(passed):,} pictures that are no PNG files were passed over ({listed}): convert them to PNG"
-    ]
-
-
-def _warn_of_sizes(trained: Trained, sources: Iterable[Source]) -> list[str]:
-    others = sorted({source.size for source in sources} - {trained.size})
-    if not others:
-        return []
-    listed = ", ".join(map(format_size, others[:_NAMED])) + (
-        " and others" if len(others) > _NAMED else ""
-    )
-    return [
-        f"the run was trained on images of {format_size(trained.size)}; these are {listed}: any size works, but"
-        " digits of about the size of those in training are expected"
-    ]
+# Writing
 
 
 @dataclass
 class _Work:
-    """What has been predicted and written so far."""
+    """Predicts sources one after the other, writes their files, and collects what to report."""
 
     trained: Trained
     out: Path
+    invert: bool
     overlay: bool
     records: list[Record] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     light: list[str] = field(default_factory=list)
-    light_data: list[str] = field(default_factory=list)  # those in datasets
+    light_data: list[str] = field(default_factory=list)  # in datasets
     blank: list[str] = field(default_factory=list)
     drawn: int = 0
 
-    def do(self, sources: Sequence[Source], *, invert: bool) -> None:
+    def predict(self, sources: Sequence[Source]) -> None:
         """Predict sources of one size: one array, or any number of PNG files."""
-        names = [source.image_name(index) for source in sources for index in range(len(source))]
-        pictures = [source.overlay(index) for source in sources for index in range(len(source))]
-        parts = []
-        for start, images in _batches(sources):
-            if invert:
+        names = [
+            (source.image_name(index), source.overlay(index))
+            for source in sources
+            for index in range(len(source))
+        ]
+        rest, parts = iter(names), []
+        for images in _batches([source.images for source in sources]):
+            if self.invert:
                 images = 255 - images
-            arrays = predict_arrays(self.trained, images)
+            arrays = _predict_batch(self.trained, images)
             parts.append(arrays)
-            self._look(images, names[start : start + len(images)], sources[0].dataset)
-            for index, image in enumerate(images):
-                one = {name: values[index] for name, values in arrays.items()}
-                record = describe(
-                    self.trained.task.name, self.trained.classes, names[start + index], one
-                )
+            batch = [next(rest) for _ in images]
+            self._inspect(images, [name for name, _ in batch], sources[0])
+            for index, (name, picture) in enumerate(batch):
+                one = {key: values[index] for key, values in arrays.items()}
+                record = describe(self.trained.task.name, self.trained.classes, name, one)
                 self.records.append(record)
                 if self.overlay:
-                    self._draw(pictures[start + index], image, one["mask"], record)
-        whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        self._write(sources, whole)
+                    self._draw(picture, images[index], one["mask"], record)
+        self._write(sources, _joined(parts))
 
-    def _look(self, images: UInt8, names: Sequence[str], dataset: Dataset | None) -> None:
+    def _inspect(self, images: UInt8, names: Sequence[str], source: Source) -> None:
+        """Note blank images, and those with a light ground that the run may not know."""
         blank = are_blank(images)
-        self.blank += [name for name, there in zip(names, blank, strict=True) if there]
-        light = [
-            name for name, there in zip(names, are_light(images) & ~blank, strict=True) if there
-        ]
-        if dataset is None:
+        self.blank += _chosen(names, blank)
+        light = _chosen(names, are_light(images) & ~blank)
+        if source.dataset is None:
             self.light += light
-        # whose ground is the one that it knows
-        elif dataset.digest != self.trained.info.dataset["digest"]:
+        elif source.dataset.digest != self.trained.info.dataset["digest"]:
             self.light_data += light
 
     def _draw(self, name: str, image: UInt8, mask: UInt8, record: Record) -> None:
         self.drawn += 1
         if self.drawn > OVERLAYS:
             return
-        mosaics, circle = self.trained.task.name == "mosaics", record.get("circle")
+        circle = record.get("circle")
         picture = draw_overlay(
             image,
             mask,
-            words(record),
+            summary(record),
             circle=(circle["x"], circle["y"], circle["r"]) if circle else None,
-            names=self.trained.classes if mosaics else None,
+            names=self.trained.classes if "classes" in record else None,
         )
-        self._put(name, png.encode(picture))
+        self._put(name, encode_png(picture))
 
     def _write(self, sources: Sequence[Source], arrays: Arrays) -> None:
         (first, *_), task = sources, self.trained.task.name
@@ -284,61 +280,140 @@ class _Work:
             mosaics = task == "mosaics"
             colours = mask_colours(len(self.trained.classes)) if mosaics else binary_colours()
             for source, mask in zip(sources, arrays["mask"], strict=True):
-                self._put(source.file, png.encode_indexed(mask, colours))
+                self._put(source.file, encode_indexed_png(mask, colours))
 
     def _put(self, name: str, data: bytes) -> None:
         write_atomic(self.out / name, data)
         self.files.append(name)
 
-    def warnings(self, *, invert: bool) -> list[str]:
-        """What the user should know about the images."""
+    def warnings(self) -> list[str]:
+        """List what the user should know about the images."""
         found, count = [], f"{len(self.records):,} images"
-        if self.light and invert:
+        if self.light and self.invert:
             found.append(
-                f"{len(self.light):,} of {count} have a light ground once inverted ({_some(self.light)}): they were"
-                " dark before; if the run was trained on dark ground, predict these without --invert"
+                f"{len(self.light):,} of {count} have a light ground once inverted"
+                f" ({_some(self.light)}): they were dark before; if the run was trained on dark"
+                " ground, predict these without --invert"
             )
         elif self.light:
             found.append(
-                f"{len(self.light):,} of {count} have a light ground, by the median of their border pixels"
-                f" ({_some(self.light)}): if the run was trained on light digits on a dark ground, as MNIST"
-                " has, --invert turns them"
+                f"{len(self.light):,} of {count} have a light ground, by the median of their border"
+                f" pixels ({_some(self.light)}): if the run was trained on light digits on a dark"
+                " ground, as MNIST has, --invert turns them"
             )
         if self.light_data:
             found.append(
-                f"{len(self.light_data):,} of {count} have a light ground, by the median of their border pixels"
-                f" ({_some(self.light_data)}): the run knows the ground of its own dataset, and a dataset is predicted"
-                " as it is: if that one is dark, build one of inverted images"
+                f"{len(self.light_data):,} of {count} have a light ground, by the median of their"
+                f" border pixels ({_some(self.light_data)}): the run knows the ground of its own"
+                " dataset, and a dataset is predicted as it is: if that one is dark, build one of"
+                " inverted images"
             )
         if self.blank:
             found.append(
-                f"{len(self.blank):,} of {count} are blank, one grey level throughout ({_some(self.blank)}): what is"
-                " predicted for them means nothing"
+                f"{len(self.blank):,} of {count} are blank, one grey level throughout"
+                f" ({_some(self.blank)}): their predictions mean nothing"
             )
         if self.drawn > OVERLAYS:
+            more = self.drawn - OVERLAYS
             found.append(
-                f"only the first {OVERLAYS} overlays were drawn; {self.drawn - OVERLAYS:,} more were left out"
+                f"only the first {OVERLAYS} overlays were drawn; {more:,} more were left out"
             )
         return found
 
 
-def _batches(sources: Sequence[Source]) -> Iterator[tuple[int, UInt8]]:
-    """The images of sources of one size in batches that fit in memory, each with the number of its
-    first image.
-    """
-    height, width = sources[0].size
-    most = max(1, min(_IMAGES, _PIXELS // (height * width)))
-    if sources[0].array:
-        images = sources[0].images
-        for start in range(0, len(images), most):
-            yield start, np.array(images[start : start + most])
-    else:
-        for start in range(0, len(sources), most):
-            yield (
-                start,
-                np.concatenate([np.asarray(each.images) for each in sources[start : start + most]]),
-            )
+def _warn_of_pictures(inputs: Sequence[Path | str]) -> list[str]:
+    skipped = skipped_pictures(inputs)
+    listed = _some([path.name for path in skipped])
+    warning = (
+        f"{len(skipped):,} pictures were skipped, as they are not PNG files ({listed}):"
+        " convert them to PNG"
+    )
+    return [warning] if skipped else []
+
+
+def _warn_of_sizes(trained: Trained, sources: Iterable[Source]) -> list[str]:
+    others = sorted({source.size for source in sources} - {trained.size})
+    more = " and others" if len(others) > _NAMED else ""
+    warning = (
+        f"the run was trained on images of {format_size(trained.size)}; these are"
+        f" {', '.join(map(format_size, others[:_NAMED]))}{more}: any size works, but digits of"
+        " about the size of those in training are expected"
+    )
+    return [warning] if others else []
+
+
+def _chosen(names: Sequence[str], which: npt.NDArray[np.bool_]) -> list[str]:
+    return [name for name, chosen in zip(names, which, strict=True) if chosen]
 
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+
+
+# Descriptions
+
+
+def describe(
+    task: str, classes: Sequence[str], name: str, arrays: Mapping[str, npt.NDArray[Any]]
+) -> Record:
+    """Describe the prediction of one image in plain values: its entry in `predictions.json`."""
+    mask, confidence = arrays["mask"], arrays["confidence"]
+    record: Record = {"name": name, "size": list(mask.shape)}
+    if task == "mosaics":
+        counts = np.bincount(mask.ravel(), minlength=1 + len(classes))
+        record["classes"] = [
+            {
+                "label": label,
+                "class": classes[label],
+                "pixels": int(counts[1 + label]),
+                "confidence": float(confidence[1 + label]),
+            }
+            for label in np.flatnonzero(counts[1:]).tolist()
+        ]
+        return record
+    record |= {"pixels": int(mask.sum()), "confidence": float(confidence)}
+    if task == "circles":
+        label, circle = int(arrays["label"]), arrays["circle"].tolist()
+        place = dict(zip("xyr", circle, strict=True)) if circle[2] >= 0 else None
+        record |= {"label": label, "class": classes[label], "circle": place}
+    return record
+
+
+def summary(record: Record) -> str:
+    """Summarise the entry of one image in a line of ASCII."""
+    if "circle" in record:
+        name = plain_name(record["class"], record["label"])
+        circle = (record["circle"] or {}).items()
+        place = "  ".join(f"{axis} {value:.2f}" for axis, value in circle) or "no circle"
+        return f"{name}  {record['confidence']:.1%}   {place}"
+    parts = record.get("classes", [record])
+    return f"{sum(each['pixels'] for each in parts):,} pixels of foreground"
+
+
+def rows(record: Record) -> list[list[str]]:
+    """Return the table of all predictions: its head, then a row for each image."""
+    heads = {
+        "foreground": ["foreground pixels", "confidence"],
+        "circles": ["class", "confidence", "x", "y", "r"],
+        "mosaics": ["classes by area, with confidence"],
+    }
+    head = ["image", "size", *heads[record["run"]["task"]]]
+    images = record["images"]
+    return [head, *([each["name"], format_size(each["size"]), *_cells(each)] for each in images)]
+
+
+def _cells(record: Record) -> list[str]:
+    if "classes" in record:
+        by_area = sorted(record["classes"], key=lambda each: -each["pixels"])
+        return [", ".join(f"{each['class']} {each['confidence']:.1%}" for each in by_area) or "-"]
+    confidence = f"{record['confidence']:.1%}"
+    if "circle" in record:
+        circle = record["circle"] or {}
+        places = (f"{circle[axis]:.2f}" if circle else "-" for axis in "xyr")
+        return [record["class"], confidence, *places]
+    return [f"{record['pixels']:,}", confidence]
+
+
+def format_size(size: Sequence[int]) -> str:
+    """Write height and width: 28 x 28."""
+    return f"{size[0]} x {size[1]}"

@@ -1,19 +1,30 @@
-"""Trained runs on one page of HTML that needs nothing else, and its pictures beside it.
+"""Trained runs on one HTML page that needs nothing else, with its pictures as files beside it.
 
 The same runs and dataset give the same page.
+
+    records    reads what the folder of a run holds
+    pictures   predicts test with the best weights: examples, worst cases, distances
+    facts      collects what the page states
+    charts     draws curves and scores
+    page.html.j2, style.css   lay it all out
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
 
 from modeling.data.dataset import Dataset
 from modeling.errors import storage_errors
 from modeling.files import require_outside_datasets, require_real_folder, write_atomic
-from modeling.report.page import build_page
-from modeling.report.run import damage_of, find_runs, read_run
-from modeling.report.shown import Shown, show_run
+from modeling.report.facts import page_facts
+from modeling.report.pictures import View, view_run
+from modeling.report.records import damage_of, find_runs, read_run
 
 PAGE = "report.html"
 _PICTURE = re.compile(r"[a-z]+-(example|worst)-\d+\.png")
@@ -24,30 +35,50 @@ __all__ = ["PAGE", "write_report"]
 def write_report(
     folder: Path | str, dataset: Dataset, out: Path | str, *, device: str = "cpu"
 ) -> list[Path]:
-    """Write the page about the runs in `folder`, or about the one run that it is, and the pictures
-    into `out`.
+    """Write the page about the runs in `folder`, or about the run that it is, and its pictures.
 
-    Their paths, the page first; pictures of a report before are removed. The pictures are of the
-    test split, predicted by the best weights of each run. Raises InputError where there is no run
-    or one that does not fit the dataset, DamagedError where a record cannot be read, and
-    StorageError.
+    Returns the paths, the page first. Pictures of an earlier report in `out` are removed. They show
+    the test split, predicted by the best weights of each run. Raises InputError for a run that does
+    not fit the dataset, FormatError where there is no run, DamagedError for a record that cannot be
+    read, and StorageError.
+
+        page, *pictures = write_report("runs", open_dataset("data/mnist"), "runs/report")
     """
     out = Path(out)
     require_outside_datasets(out)
     require_real_folder(out)
     records = [read_run(run, dataset.digest) for run in find_runs(folder)]
-    for run in (
-        records
-    ):  # each by itself, and before anything is computed, so that what is wrong has a place
+    for run in records:  # each by itself and before it predicts, so that an error names its folder
         with damage_of(run.folder):
-            build_page([Shown(run)], dataset)
-    shown = [show_run(run, dataset, device) for run in records]
-    pages = {PAGE: build_page(shown, dataset).encode()}
-    pictures = {picture.name: picture.png for each in shown for picture in each.pictures}
-    for name, data in {**pictures, **pages}.items():
+            page_facts([View(run)], dataset)
+    views = [view_run(run, dataset, device) for run in records]
+    pictures = {each.name: each.png for view in views for each in (*view.examples, *view.worst)}
+    page = _render(views, dataset).encode()
+    for name, data in {**pictures, PAGE: page}.items():
         write_atomic(out / name, data)
     with storage_errors(out):
-        for path in out.glob("*.png"):  # of a report before
+        for path in out.glob("*.png"):
             if path.name not in pictures and _PICTURE.fullmatch(path.name):
                 path.unlink()
-    return [out / name for name in (*pages, *pictures)]
+    return [out / name for name in (PAGE, *pictures)]
+
+
+def _render(views: Sequence[View], dataset: Dataset) -> str:
+    template, style = _template()
+    return template.render(page_facts(views, dataset), style=style)
+
+
+@cache
+def _template() -> tuple[Template, Markup]:
+    """Load the template and the style that it includes."""
+    environment = Environment(
+        loader=PackageLoader("modeling.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    assert environment.loader is not None
+    style, *_ = environment.loader.get_source(environment, "style.css")
+    return environment.get_template("page.html.j2"), Markup(style)

@@ -1,6 +1,4 @@
-"""Charts as inline SVG, drawn small enough to be read on a phone; colours are variables of the
-page's style.
-"""
+"""Charts as inline SVG, small enough for a phone; the page's style gives them their colours."""
 
 from __future__ import annotations
 
@@ -9,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from modeling.report.markup import Markup, tag
+from markupsafe import Markup
 
 _WIDTH, _HEIGHT = 360.0, 220.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 12.0, 10.0, 38.0
-_EDGE = 22.0  # left and right of a chart without names: half a label
-_LETTER = 7.5  # width of a letter of 12 pixels, at most but for capitals
+_EDGE = 22.0  # left and right of an error chart: half a label
+_LETTER = 7.5  # width of a letter of 12 pixels, at most, except for capitals
 _LONGEST = 14  # letters of a name beside a chart
 
 Place = Callable[[float], float]
@@ -31,7 +29,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Dot:
-    """A value from 0 to 1, its interval, and the values that it is compared with, by kind."""
+    """A value from 0 to 1, its interval, and other values to compare it with, by kind."""
 
     name: str
     value: float
@@ -41,229 +39,225 @@ class Dot:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar of stacked shares, by what they are."""
+    """A bar of stacked shares, by kind."""
 
     name: str
     shares: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Chart:
+    """A chart: its marks as SVG, a label for screen readers, and a legend of (name, style class).
+
+    The template draws nothing but a note where there are no marks.
+    """
+
+    title: str
+    label: str
+    marks: Markup
+    height: float = _HEIGHT
+    legend: Sequence[tuple[str, str]] = ()
+    width: float = _WIDTH
+
+
 def line_chart(
     title: str, lines: Sequence[Line], *, log: bool = False, shares: bool = False
-) -> Markup:
-    """Curves over steps, on a logarithmic axis if asked for; `shares` are written as
-    percentages.
-    """
-    lines = [_drawable(line, log=log) for line in lines]
-    lines = [line for line in lines if line.values]
+) -> Chart:
+    """Draw curves over steps, on a logarithmic axis if `log`, with percentages if `shares`."""
+    lines = [line for line in (_drawable(line, log=log) for line in lines) if line.values]
     if not lines:
-        return tag("p", "Nothing to draw.", class_="note")
+        return Chart(title, "", Markup())
     values = [value for line in lines for value in line.values]
     last = max(step for line in lines for step in line.steps)
     ticks = _log_ticks(min(values), max(values)) if log else _ticks(min(values), max(values), 4)
+    measure: Place = math.log10 if log else float
     low, high = min(ticks[0], *values), max(ticks[-1], *values)
+    scale = _scale(measure(low), measure(high), _HEIGHT - _BOTTOM, _TOP)
     across = _scale(0, last, _LEFT, _WIDTH - _RIGHT)
-    scale = _scale(math.log10(low), math.log10(high), _HEIGHT - _BOTTOM, _TOP) if log else None
-    linear = _scale(low, high, _HEIGHT - _BOTTOM, _TOP)
-    up: Place = (lambda value: scale(math.log10(value))) if scale else linear
-    names = _percents(ticks) if shares else _numbers(ticks)
-    parts = [_across_line(up(tick), name) for tick, name in zip(ticks, names, strict=True)]
-    steps = [tick for tick in _ticks(0, last, 4) if tick <= last]
-    for tick in steps:
+    marks = _value_axis(ticks, lambda value: scale(measure(value)), shares=shares)
+    for tick in (tick for tick in _ticks(0, last, 4) if tick <= last):
         name = f"{tick:,.0f}"
-        parts.append(
-            _text(
-                min(across(tick), _WIDTH - len(name) * _LETTER / 2),
-                _HEIGHT - _BOTTOM + 16,
-                name,
-                "middle",
-            )
-        )
-    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 4, "step", "middle", "axis"))
+        x = min(across(tick), _WIDTH - len(name) * _LETTER / 2)
+        marks.append(_text(x, _HEIGHT - _BOTTOM + 16, name, "middle"))
+    marks.append(_axis_name("step"))
     for number, line in enumerate(lines):
         places = [
-            (across(step), up(value)) for step, value in zip(line.steps, line.values, strict=True)
+            (across(step), scale(measure(value)))
+            for step, value in zip(line.steps, line.values, strict=True)
         ]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        parts.append(tag("polyline", points=path, class_=f"line line{number % 4}"))
+        path, colour = " ".join(f"{x:.1f},{y:.1f}" for x, y in places), number % 4
+        marks.append(_mark("polyline", points=path, class_=f"line line{colour}"))
         if len(places) <= 30:
-            parts += [
-                tag("circle", cx=x, cy=y, r=2.5, class_=f"dot dot{number % 4}") for x, y in places
-            ]
-    told = "; ".join(
-        f"{line.name} from {line.values[0]:.4g} to {line.values[-1]:.4g}" for line in lines
+            dot = f"dot dot{colour}"
+            marks += [_mark("circle", cx=x, cy=y, r=2.5, class_=dot) for x, y in places]
+    ends = [f"{line.name} from {line.values[0]:.4g} to {line.values[-1]:.4g}" for line in lines]
+    legend = [(line.name, f"line line{number % 4}") for number, line in enumerate(lines)]
+    return Chart(
+        title,
+        f"{title} over {last:,.0f} steps: {'; '.join(ends)}",
+        Markup().join(marks),
+        legend=legend if lines[1:] else (),
     )
-    legend = (
-        _legend([(line.name, f"line{number % 4}") for number, line in enumerate(lines)])
-        if lines[1:]
-        else None
-    )
-    return _figure(title, _svg(f"{title} over {last:,.0f} steps: {told}", _HEIGHT, parts), legend)
 
 
-def error_chart(title: str, estimates: Sequence[Dot]) -> Markup:
-    """What is wrong, 1 - value, on a logarithmic axis: further to the left is better."""
+def error_chart(title: str, dots: Sequence[Dot]) -> Chart:
+    """Draw errors, 1 - value, on a logarithmic axis: further to the left is better."""
     row, top = 40.0, 6.0
-    height = top + row * len(estimates) + 30
-    ends = [
-        end
-        for each in estimates
-        for end in (each.value, *(each.interval or ()), *each.others.values())
+    height = top + row * len(dots) + 30
+    shown = [
+        value for dot in dots for value in (dot.value, *(dot.interval or ()), *dot.others.values())
     ]
-    least = min((1 - end for end in ends if end < 1), default=0.01)
+    least = min((1 - value for value in shown if value < 1), default=0.01)
     low = max(-5, math.floor(math.log10(least)))
     place = _scale(low, 0, _EDGE, _WIDTH - _EDGE)
 
     def across(value: float) -> float:
         return place(max(low, math.log10(max(1 - value, 1e-12))))
 
-    parts = []
+    marks = []
     for power in range(low, 1):
-        x = place(power)
-        parts.append(tag("line", x1=x, x2=x, y1=top, y2=height - 26, class_="grid"))
-        parts.append(_text(x, height - 10, f"{10.0**power * 100:g}%", "middle"))
-    for number, each in enumerate(estimates):
+        marks.append(_upright(place(power), top, height - 26, "grid"))
+        marks.append(_text(place(power), height - 10, f"{10.0**power * 100:g}%", "middle"))
+    for number, dot in enumerate(dots):
         y = top + row * number + 28
-        parts.append(_text(_EDGE, y - 13, each.name, "start", "name"))
-        parts.append(tag("line", x1=_EDGE, x2=_WIDTH - _EDGE, y1=y, y2=y, class_="track"))
-        if "baseline" in each.others:
-            x = across(each.others["baseline"])
-            parts.append(tag("rect", x=x - 4, y=y - 4, width=8.0, height=8.0, class_="baseline"))
-        if each.interval:
-            low_end, high_end = (across(end) for end in each.interval)
-            parts.append(tag("line", x1=low_end, x2=high_end, y1=y, y2=y, class_="whisker"))
-        parts.append(tag("circle", cx=across(each.value), cy=y, r=5.0, class_="score"))
-        if "reference" in each.others:
-            x = across(each.others["reference"])
-            parts.append(tag("line", x1=x, x2=x, y1=y - 9, y2=y + 9, class_="reference"))
-    told = "; ".join(
-        f"{each.name}: {_error(each.value)}"
-        + "".join(f", {kind} {_error(value)}" for kind, value in each.others.items())
-        for each in estimates
-    )
-    kinds = {kind for each in estimates for kind in each.others}
-    marks = [
-        ("this run, with its 95% interval", "score"),
-        *((kind, kind) for kind in ("reference", "baseline")),
+        marks.append(_text(_EDGE, y - 13, dot.name, "start", "name"))
+        marks.append(_level(y, _EDGE, _WIDTH - _EDGE, "track"))
+        if "baseline" in dot.others:
+            x = across(dot.others["baseline"]) - 4
+            marks.append(_mark("rect", x=x, y=y - 4, width=8, height=8, class_="baseline"))
+        if dot.interval:
+            marks.append(_whisker(y, dot.interval, across))
+        marks.append(_mark("circle", cx=across(dot.value), cy=y, r=5, class_="score"))
+        if "reference" in dot.others:
+            marks.append(_upright(across(dot.others["reference"]), y - 9, y + 9, "reference"))
+    errors = [
+        ", ".join(
+            [
+                f"{dot.name}: {1 - dot.value:.3%} wrong",
+                *(f"{kind} {1 - value:.3%} wrong" for kind, value in dot.others.items()),
+            ]
+        )
+        for dot in dots
     ]
-    legend = _legend([(name, kind) for name, kind in marks if kind == "score" or kind in kinds])
-    return _figure(title, _svg(f"{title}: {told}", height, parts), legend)
+    kinds = {kind for dot in dots for kind in dot.others}
+    legend = [("this run, with its 95% interval", "score")]
+    legend += [(kind, kind) for kind in ("reference", "baseline") if kind in kinds]
+    return Chart(title, f"{title}: {'; '.join(errors)}", Markup().join(marks), height, legend)
 
 
-def dot_chart(title: str, estimates: Sequence[Dot]) -> Markup:
-    """Values with their intervals, one below the other, on an axis that ends at 100%."""
-    row, top, left, right = (
-        22.0,
-        4.0,
-        16 + _LETTER * max(len(_short(each.name)) for each in estimates),
-        68.0,
-    )
-    height = top + row * len(estimates) + 24
-    ends = [end for each in estimates for end in (each.value, *(each.interval or ()))]
+def dot_chart(title: str, dots: Sequence[Dot]) -> Chart:
+    """Draw values with their intervals, one below the other, on an axis that ends at 100%."""
+    row, top, right = 22.0, 4.0, 68.0
+    left = 16 + _LETTER * max(len(_short(dot.name)) for dot in dots)
+    height = top + row * len(dots) + 24
+    ends = [end for dot in dots for end in (dot.value, *(dot.interval or ()))]
     ticks = _ticks(min(0.999, *ends), 1.0, 3)
     across = _scale(ticks[0], 1.0, left, _WIDTH - right)
-    parts = []
+    marks = []
     for tick, name in zip(ticks, _percents(ticks), strict=True):
         if tick <= 1:
-            x = across(tick)
-            parts.append(tag("line", x1=x, x2=x, y1=top, y2=height - 22, class_="grid"))
-            parts.append(_text(x, height - 6, name, "middle"))
-    for number, each in enumerate(estimates):
+            marks.append(_upright(across(tick), top, height - 22, "grid"))
+            marks.append(_text(across(tick), height - 6, name, "middle"))
+    for number, dot in enumerate(dots):
         y = top + row * number + 11
-        parts.append(_text(left - 10, y + 4, _short(each.name), "end", "name"))
-        parts.append(_text(_WIDTH - 4, y + 4, f"{each.value:.2%}", "end"))
-        if each.interval:
-            parts.append(
-                tag(
-                    "line",
-                    x1=across(each.interval[0]),
-                    x2=across(each.interval[1]),
-                    y1=y,
-                    y2=y,
-                    class_="whisker",
-                )
-            )
-        parts.append(tag("circle", cx=across(each.value), cy=y, r=4.0, class_="score"))
-    told = "; ".join(f"{each.name} {each.value:.2%}" for each in estimates)
-    return _figure(title, _svg(f"{title}: {told}", height, parts))
+        marks.append(_text(left - 10, y + 4, _short(dot.name), "end", "name"))
+        marks.append(_text(_WIDTH - 4, y + 4, f"{dot.value:.2%}", "end"))
+        if dot.interval:
+            marks.append(_whisker(y, dot.interval, across))
+        marks.append(_mark("circle", cx=across(dot.value), cy=y, r=4, class_="score"))
+    values = "; ".join(f"{dot.name} {dot.value:.2%}" for dot in dots)
+    return Chart(title, f"{title}: {values}", Markup().join(marks), height)
 
 
-def bar_chart(title: str, bars: Sequence[Bar], axis: str) -> Markup:
-    """Stacked shares, upright; `axis` says what the bars are side by side of."""
+def bar_chart(title: str, bars: Sequence[Bar], axis: str) -> Chart:
+    """Draw upright bars of stacked shares; `axis` names what differs between the bars."""
     kinds = list(bars[0].shares)
     highest = max(sum(bar.shares.values()) for bar in bars)
     ticks = _ticks(0, highest or 0.01, 4)
     up = _scale(0, max(ticks[-1], highest), _HEIGHT - _BOTTOM, _TOP)
     step = (_WIDTH - _RIGHT - _LEFT) / len(bars)
-    parts = [
-        _across_line(up(tick), name) for tick, name in zip(ticks, _percents(ticks), strict=True)
-    ]
+    marks = _value_axis(ticks, up, shares=True)
     for number, bar in enumerate(bars):
         x, bottom = _LEFT + step * number, 0.0
         for order, kind in enumerate(kinds):
-            share = bar.shares[kind]
-            if share:
-                top = up(bottom + share)
-                shape = {
-                    "x": x + step * 0.15,
-                    "y": top,
-                    "width": step * 0.7,
-                    "height": up(bottom) - top,
-                }
-                parts.append(tag("rect", class_=f"bar bar{order}", **shape))
-            bottom += share
-        parts.append(_text(x + step / 2, _HEIGHT - _BOTTOM + 16, bar.name, "middle"))
-    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 4, axis, "middle", "axis"))
-    told = "; ".join(f"{bar.name}: {sum(bar.shares.values()):.3%}" for bar in bars)
-    legend = (
-        _legend([(kind, f"bar{order}") for order, kind in enumerate(kinds)]) if kinds[1:] else None
+            top = bottom + bar.shares[kind]
+            if top > bottom:
+                left, width, height = x + step * 0.15, step * 0.7, up(bottom) - up(top)
+                style = f"bar bar{order}"
+                marks.append(
+                    _mark("rect", class_=style, x=left, y=up(top), width=width, height=height)
+                )
+            bottom = top
+        marks.append(_text(x + step / 2, _HEIGHT - _BOTTOM + 16, bar.name, "middle"))
+    marks.append(_axis_name(axis))
+    sums = "; ".join(f"{bar.name}: {sum(bar.shares.values()):.3%}" for bar in bars)
+    legend = [(kind, f"bar bar{order}") for order, kind in enumerate(kinds)]
+    return Chart(
+        title,
+        f"{title}, by {axis}: {sums}",
+        Markup().join(marks),
+        legend=legend if kinds[1:] else (),
     )
-    return _figure(title, _svg(f"{title}, by {axis}: {told}", _HEIGHT, parts), legend)
 
 
-def _figure(title: str, *parts: str | None) -> Markup:
-    return tag("figure", tag("figcaption", title), *parts, class_="chart")
+# Marks
 
 
-def _svg(name: str, height: float, parts: Sequence[Markup]) -> Markup:
-    return tag("svg", *parts, viewBox=f"0 0 {_WIDTH:g} {height:g}", role="img", aria_label=name)
+def _mark(name: str, text: str = "", **attributes: str | float | None) -> Markup:
+    """Make an SVG element: `text_anchor` is text-anchor, `class_` class; None is left out."""
+    written = Markup().join(
+        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _number(value))
+        for key, value in attributes.items()
+        if value is not None
+    )
+    return Markup("<{0}{1}>{2}</{0}>").format(name, written, text)
 
 
-def _legend(entries: Sequence[tuple[str, str]]) -> Markup:
-    """What each mark is: a list of names, each with a small drawing of that class."""
-    return tag("ul", *(tag("li", _sign(mark), name) for name, mark in entries), class_="legend")
+def _number(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:.2f}".rstrip("0").rstrip(".")
 
 
-def _sign(mark: str) -> Markup:
-    if mark.startswith("line"):
-        drawn = tag("line", x1=0.0, x2=24.0, y1=7.0, y2=7.0, class_=f"line {mark}")
-    elif mark == "score":
-        drawn = tag("circle", cx=12.0, cy=7.0, r=5.0, class_="score")
-    elif mark == "reference":
-        drawn = tag("line", x1=12.0, x2=12.0, y1=0.0, y2=14.0, class_="reference")
-    elif mark == "baseline":
-        drawn = tag("rect", x=8.0, y=3.0, width=8.0, height=8.0, class_="baseline")
-    else:
-        drawn = tag("rect", x=5.0, y=0.0, width=14.0, height=14.0, class_=f"bar {mark}")
-    return tag("svg", drawn, viewBox="0 0 24 14", class_="sign", aria_hidden="true")
+def _text(x: float, y: float, text: str, anchor: str, style: str | None = None) -> Markup:
+    return _mark("text", text, x=x, y=y, text_anchor=anchor, class_=style)
 
 
-def _across_line(y: float, name: str) -> Markup:
-    line = tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, class_="grid")
-    return tag("g", line, _text(_LEFT - 6, y + 4, name, "end"))
+def _axis_name(name: str) -> Markup:
+    return _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 4, name, "middle", "axis")
 
 
-def _text(x: float, y: float, text: str, anchor: str, class_: str | None = None) -> Markup:
-    return tag("text", text, x=x, y=y, text_anchor=anchor, class_=class_)
+def _upright(x: float, top: float, bottom: float, style: str) -> Markup:
+    return _mark("line", x1=x, x2=x, y1=top, y2=bottom, class_=style)
+
+
+def _level(y: float, left: float, right: float, style: str) -> Markup:
+    return _mark("line", x1=left, x2=right, y1=y, y2=y, class_=style)
+
+
+def _whisker(y: float, interval: tuple[float, float], across: Place) -> Markup:
+    return _level(y, across(interval[0]), across(interval[1]), "whisker")
+
+
+def _value_axis(ticks: Sequence[float], up: Place, *, shares: bool) -> list[Markup]:
+    """Draw a line across the chart at each tick, with its value on the left."""
+    names = _percents(ticks) if shares else [f"{tick:.3g}" for tick in ticks]
+    marks = []
+    for tick, name in zip(ticks, names, strict=True):
+        marks.append(_level(up(tick), _LEFT, _WIDTH - _RIGHT, "grid"))
+        marks.append(_text(_LEFT - 6, up(tick) + 4, name, "end"))
+    return marks
+
+
+# Scales
 
 
 def _scale(low: float, high: float, start: float, end: float) -> Place:
-    """From values to places; where all values are one, its place is the start."""
+    """Map values to places linearly; where all values are equal, to the start."""
     span = (high - low) or 1.0
     return lambda value: start + (value - low) / span * (end - start)
 
 
 def _drawable(line: Line, *, log: bool) -> Line:
-    """The line without what an axis has no place for."""
+    """Drop the values that an axis has no place for."""
     kept = [
         (step, value)
         for step, value in zip(line.steps, line.values, strict=True)
@@ -273,8 +267,9 @@ def _drawable(line: Line, *, log: bool) -> Line:
 
 
 def _ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers that enclose `low` to `high`, about so many steps of 1, 2 or 5 times a power of
-    ten.
+    """Choose round numbers that enclose `low` to `high`, in about so many steps.
+
+    A step is 1, 2 or 5 times a power of ten.
     """
     span = (high - low) or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / about))
@@ -284,10 +279,11 @@ def _ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten within `low` to `high`, with 2 and 5 times them where these are few, or what
-    encloses them.
+    """Choose powers of ten from `low` to `high`, with 2 and 5 times them where these are few.
+
+    Fewer than two of these give way to the numbers of that kind that enclose the values.
     """
-    # logarithms are rounded
+    # One power more on each side, as logarithms are rounded.
     powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
     for sizes in ((1.0,), (1.0, 2.0, 5.0)):
         ticks = [size * 10.0**power for power in powers for size in sizes]
@@ -298,12 +294,8 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return inner if len(inner) > 1 else sorted({*inner, *ends})
 
 
-def _numbers(ticks: Sequence[float]) -> list[str]:
-    return [f"{tick:.3g}" for tick in ticks]
-
-
 def _percents(ticks: Sequence[float]) -> list[str]:
-    """Percentages with as many decimals as the distance between them asks for."""
+    """Write percentages with as many decimals as the distance between them asks for."""
     distance = min((b - a for a, b in pairwise(ticks)), default=1.0) * 100
     decimals = max(0, -math.floor(math.log10(distance) + 1e-9))
     return [f"{tick * 100:.{decimals}f}%" for tick in ticks]
@@ -311,7 +303,3 @@ def _percents(ticks: Sequence[float]) -> list[str]:
 
 def _short(name: str) -> str:
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1].rstrip()}…"
-
-
-def _error(value: float) -> str:
-    return f"{1 - value:.3%} wrong"

@@ -1,52 +1,247 @@
-"""Samples as PNG files: image, truth, prediction and their difference side by side, on nothing, for
-any page.
-"""
+"""Predictions of the best weights on test: examples, worst cases, and where the errors lie."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 
-from modeling.pictures import png
-from modeling.pictures.drawing import AMBER, CYAN, Colour, UInt8, draw_circle, enlarge, mask_colours
+from modeling.data.dataset import Dataset, Split
+from modeling.drawing import (
+    AMBER,
+    CYAN,
+    Colour,
+    UInt8,
+    draw_circle,
+    encode_png,
+    enlarge,
+    mask_colours,
+)
+from modeling.metrics.scores import count_pixels
+from modeling.runs import load_run
+from modeling.runs.info import RunInfo
+from modeling.scoring.score import predict_split
+from modeling.scoring.tables import percent
 
-Arrays = Mapping[str, Any]
+if TYPE_CHECKING:
+    from modeling.report.records import RunRecords
 
+SPLIT = "test"
 PANELS = ("image", "truth", "prediction", "difference")
 TRUTH, PREDICTION = AMBER, CYAN
 WRONG_CLASS: Colour = (255, 70, 130)
+FARTHEST = 5  # pixels from the boundary; farther ones are counted there
 
-_SIDE = 168  # pixels of a panel, about
+_EXAMPLES, _WORST = 8, 8
+_BLOCK = 1024  # images at a time
+_SIDE = 168  # a panel has about so many pixels
 _GAP = 8
-_MARGIN = 2  # pixels of the sample around a circle's image: circles may go beyond the frame
+_MARGIN = 2  # pixels of the sample around a circle's image, as circles may cross its frame
+_LISTED = 9  # classes that a caption names
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 
 
-def draw_case(task: str, sample: Arrays, prediction: Arrays) -> bytes:
-    """The panels of one sample as the bytes of a PNG file. `circle` of a prediction is x, y and
-    radius in pixels; one of a radius below 0 is none.
+@dataclass(frozen=True)
+class Picture:
+    """A picture of one sample: `name` is its file, `alt` describes it for screen readers."""
+
+    name: str
+    png: bytes
+    size: tuple[int, int]  # width and height
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Distance:
+    """Pixels at one distance from the boundary of the true mask, and the wrong ones among them.
+
+    The distance is negative inside the mask and positive outside, from 1 to FARTHEST. `outline`
+    counts pixels that are wrongly foreground or background, `label` those of a wrong class.
+    """
+
+    distance: int
+    pixels: int
+    outline: int
+    label: int
+
+
+@dataclass(frozen=True)
+class View:
+    """A run and the predictions of its best weights on test; none where it has no weights yet."""
+
+    run: RunRecords
+    best: RunInfo | None = None  # at the step of these weights
+    samples: int = 0
+    examples: list[Picture] = field(default_factory=list)
+    worst: list[Picture] = field(default_factory=list)
+    distances: list[Distance] = field(default_factory=list)
+
+
+def view_run(run: RunRecords, dataset: Dataset, device: str) -> View:
+    """Predict the test split with the best weights of a run, and choose samples to show."""
+    if not run.has_weights:
+        return View(run)
+    trained = load_run(run.folder, device)
+    split = dataset.split(run.task, SPLIT)
+    predictions = predict_split(trained, dataset, SPLIT)
+    mask = predictions["mask"]
+    ious = image_ious(mask, split)
+    scores = image_scores(run.task, predictions, split, len(dataset.classes), ious)
+    groups = worst_digits(mask, split, dataset.grid) if run.task == "mosaics" else None
+
+    def draw(kind: str, rows: Iterable[int]) -> list[Picture]:
+        pictures = []
+        for number, row in enumerate(rows, 1):
+            sample = split[row]
+            prediction = {name: values[row] for name, values in predictions.items()}
+            picture = draw_case(run.task, sample, prediction)
+            caption, alt = _describe(
+                run.task, row, sample, prediction, scores[row], ious[row], dataset.classes
+            )
+            name, size = f"{run.task}-{kind}-{number}.png", (picture.shape[1], picture.shape[0])
+            pictures.append(Picture(name, encode_png(picture, small=True), size, caption, alt))
+        return pictures
+
+    return View(
+        run,
+        best=trained.info,
+        samples=len(split),
+        examples=draw("example", choose_spread(len(split), _EXAMPLES)),
+        worst=draw("worst", choose_worst(scores, ious, _WORST, groups)),
+        distances=errors_by_distance(mask, split),
+    )
+
+
+# Scores of single images, and which of them are shown
+
+
+def image_scores(
+    task: str, predictions: Arrays, split: Split, classes: int, ious: Floats
+) -> Floats:
+    """Compute the main metric of each image by itself, float64 (N,); `ious` are `image_ious`.
+
+    It is the IoU for the foreground, and for circles the IoU or 0 where the class is wrong. For
+    mosaics, whose main metric is pooled, it is Dice within the image: the mean over the labels in
+    its truth or its prediction.
+    """
+    if task == "foreground":
+        return ious
+    if task == "circles":
+        return np.where(predictions["label"] == split["label"][:], ious, 0.0)
+    counts = count_pixels(predictions["mask"], split["mask"][:], classes + 1)
+    both, sizes = counts.both[:, 0], counts.predicted[:, 0] + counts.true[:, 0]
+    dice = np.divide(2 * both, sizes, out=np.zeros(both.shape), where=sizes > 0)
+    return np.asarray(dice.sum(axis=1) / np.count_nonzero(sizes, axis=1), np.float64)
+
+
+def image_ious(predicted: UInt8, split: Split) -> Floats:
+    """Compute the IoU of each image's foreground of any class, float64 (N,); both empty is 1."""
+    found, truth = predicted > 0, split["mask"][:] > 0
+    inter, union = (each.sum(axis=(1, 2)) for each in (found & truth, found | truth))
+    return np.divide(inter, union, out=np.ones(len(inter)), where=union > 0)
+
+
+def choose_spread(count: int, wanted: int) -> list[int]:
+    """Choose rows at equal distances, whatever they show.
+
+    >>> choose_spread(10_000, 4), choose_spread(3, 4)
+    ([0, 2500, 5000, 7500], [0, 1, 2])
+    """
+    wanted = min(count, wanted)
+    return [number * count // wanted for number in range(wanted)]
+
+
+def choose_worst(
+    scores: Floats, ties: Floats, wanted: int, group: Integers | None = None
+) -> list[int]:
+    """Choose the rows with the lowest scores below 1, the lowest first, one of each group.
+
+    Among equal scores, those with the lowest `ties` come first.
+    """
+    chosen: dict[int, int] = {}
+    for row in np.lexsort((ties, scores)).tolist():
+        if len(chosen) == wanted or scores[row] >= 1:
+            break
+        chosen.setdefault(row if group is None else int(group[row]), row)
+    return list(chosen.values())
+
+
+def worst_digits(predicted: UInt8, split: Split, grid: tuple[int, int]) -> Integers:
+    """Find the digit with most of the wrong pixels of each mosaic: its row, int64 (N,)."""
+    wrong = predicted != split["mask"][:]
+    count, height, width = wrong.shape
+    tiles = wrong.reshape(count, grid[0], height // grid[0], grid[1], width // grid[1])
+    worst = tiles.sum(axis=(2, 4)).reshape(count, -1).argmax(axis=1)
+    digits = split["source"][:].reshape(count, -1)
+    return digits[np.arange(count), worst].astype(np.int64)
+
+
+def errors_by_distance(predicted: UInt8, split: Split) -> list[Distance]:
+    """Count pixels and wrong pixels by their distance from the boundary of the true foreground.
+
+    The distance is the number of steps, also diagonal ones, to the nearest pixel on the other side;
+    the frame of the image is not a boundary.
+    """
+    totals = np.zeros((2 * FARTHEST + 1, 3), np.int64)
+    for start in range(0, len(predicted), _BLOCK):
+        found, truth = predicted[start : start + _BLOCK], split["mask"][start : start + _BLOCK]
+        distance = np.stack([_distances(mask) for mask in truth])
+        kind = np.where(found == truth, 0, np.where((found > 0) != (truth > 0), 1, 2))
+        keys = ((distance + FARTHEST) * 3 + kind).reshape(-1)
+        totals += np.bincount(keys, minlength=totals.size).reshape(-1, 3)
+    return [
+        Distance(distance, int(row.sum()), int(row[1]), int(row[2]))
+        for distance, row in zip(range(-FARTHEST, FARTHEST + 1), totals, strict=True)
+        if distance
+    ]
+
+
+def _distances(mask: UInt8) -> Integers:
+    """Compute the signed distance of each pixel, cut to FARTHEST: int64 (H, W)."""
+    inside = (mask > 0).astype(np.uint8)
+    within, beyond = (
+        np.minimum(cv2.distanceTransform(side, cv2.DIST_C, 3), FARTHEST)
+        for side in (inside, 1 - inside)
+    )
+    return (beyond - within).astype(np.int64)
+
+
+# Pictures
+
+
+def draw_case(task: str, sample: Mapping[str, Any], prediction: Mapping[str, Any]) -> UInt8:
+    """Draw the panels of one sample side by side, RGB and opacity: uint8 (H, W, 4).
+
+    The `circle` of a prediction is x, y and radius in pixels; a negative radius means no circle.
     """
     image, truth, found = sample["image"], sample["mask"], np.asarray(prediction["mask"])
     if task == "circles":
         image, truth, found = (np.pad(plane, _MARGIN) for plane in (image, truth, found))
     scale = max(1, _SIDE // max(image.shape))
     grey = enlarge(_grey(image), scale)
-    difference = enlarge(_difference(image, truth, found), scale)
     if task == "circles":
         x, y, den, r2 = (float(number) for number in sample["circle"])
-        due = (x / den, y / den, r2**0.5 / den) if den else (0.0, 0.0, -1.0)
-        true_panel = _circled(grey, due, scale, TRUTH)
+        circle = (x / den, y / den, r2**0.5 / den) if den else (0.0, 0.0, -1.0)
         x, y, radius = (float(number) for number in prediction["circle"])
+        true_panel = _circled(grey, circle, scale, TRUTH)
         found_panel = _circled(grey, (x, y, radius), scale, PREDICTION)
     elif task == "foreground":
-        true_panel, found_panel = (
-            enlarge(_coloured(mask, colour), scale)
-            for mask, colour in ((truth, TRUTH), (found, PREDICTION))
-        )
+        true_panel = enlarge(_coloured(truth, TRUTH), scale)
+        found_panel = enlarge(_coloured(found, PREDICTION), scale)
     else:
-        true_panel, found_panel = (enlarge(_classes(mask), scale) for mask in (truth, found))
-    return _png([grey, true_panel, found_panel, difference])
+        colours = mask_colours(max(int(truth.max()), int(found.max())))
+        true_panel, found_panel = enlarge(colours[truth], scale), enlarge(colours[found], scale)
+    return _in_a_row(
+        [grey, true_panel, found_panel, enlarge(_difference(image, truth, found), scale)]
+    )
 
 
 def _grey(image: UInt8) -> UInt8:
@@ -57,14 +252,9 @@ def _coloured(mask: UInt8, colour: Colour) -> UInt8:
     return np.where(mask[..., None] > 0, np.array(colour, np.uint8), np.uint8(0))
 
 
-def _classes(mask: UInt8) -> UInt8:
-    """A semantic mask in the colours of its classes, 0 black."""
-    return mask_colours(int(mask.max()))[mask]
-
-
 def _difference(image: UInt8, truth: UInt8, found: UInt8) -> UInt8:
-    """The image, dim, with what is in the truth only, in the prediction only, or in both and of
-    another class.
+    """Dim the image, and colour pixels of the truth only, of the prediction only, or of a wrong
+    class.
     """
     picture = _grey(image // 3)
     picture[(truth > 0) & (found == 0)] = TRUTH
@@ -76,17 +266,67 @@ def _difference(image: UInt8, truth: UInt8, found: UInt8) -> UInt8:
 def _circled(
     picture: UInt8, circle: tuple[float, float, float], scale: int, colour: Colour
 ) -> UInt8:
-    """The picture, which has margins, with a circle (x, y, radius) in pixels of the sample."""
+    """Draw a circle (x, y, radius) in pixels of the sample, on a picture that has margins."""
     x, y, radius = circle
     return draw_circle(picture, (x + _MARGIN, y + _MARGIN, radius), scale, colour)
 
 
-def _png(panels: Sequence[UInt8]) -> bytes:
-    """The panels in a row, with gaps that let the page through."""
+def _in_a_row(panels: list[UInt8]) -> UInt8:
+    """Set the panels in a row, with transparent gaps."""
     height, width = panels[0].shape[:2]
     row = np.zeros((height, len(panels) * (width + _GAP) - _GAP, 4), np.uint8)
     for number, panel in enumerate(panels):
-        place = slice(number * (width + _GAP), number * (width + _GAP) + width)
-        row[:, place, :3] = panel
-        row[:, place, 3] = 255
-    return png.encode(row, small=True)
+        left = number * (width + _GAP)
+        row[:, left : left + width, :3] = panel
+        row[:, left : left + width, 3] = 255
+    return row
+
+
+# Words about pictures
+
+
+def _describe(
+    task: str,
+    row: int,
+    sample: Mapping[str, Any],
+    prediction: Mapping[str, Any],
+    score: float,
+    iou: float,
+    classes: tuple[str, ...],
+) -> tuple[str, str]:
+    """Write the caption of a picture, and the text for those who do not see it."""
+    truth, mask = sample["mask"], prediction["mask"]
+    missed, extra = int(((truth > 0) & (mask == 0)).sum()), int(((truth == 0) & (mask > 0)).sum())
+    outline = f"{_count(missed)} missed, {extra:,} too many"
+    if task == "foreground":
+        caption = f"{SPLIT} {row:,}: IoU {percent(score)}"
+        return caption, f"Foreground of {SPLIT} image {row:,}: {outline}."
+    if task == "circles":
+        right, given = (classes[int(each["label"])] for each in (sample, prediction))
+        if right == given:
+            verdict, scored = f"{right}, found {right}", f"IoU {percent(iou)}"
+        else:
+            verdict = f"{right}, taken for {given}"
+            scored = f"circle IoU {percent(iou)}, gated 0%"
+        caption = f"{SPLIT} {row:,}: {verdict}; {scored}"
+        return caption, f"Circle of {SPLIT} image {row:,}, class {verdict}: {outline}."
+    other = int(((truth > 0) & (mask > 0) & (truth != mask)).sum())
+    digits = _names(sample["label"].reshape(-1).tolist(), classes)
+    wrong = sorted({int(label) - 1 for label in np.unique(mask[(mask > 0) & (mask != truth)])})
+    taken = f" Wrongly found: {_names(wrong, classes)}." if wrong else ""
+    caption = f"{SPLIT} {row:,}: {digits}; Dice {percent(score)}"
+    return caption, (
+        f"Mosaic {row:,} of {SPLIT} with {digits}: {_count(other)} of a wrong class,"
+        f" {outline}.{taken}"
+    )
+
+
+def _names(labels: Iterable[int], classes: tuple[str, ...]) -> str:
+    """List the names of labels, or the first few of many."""
+    names = [classes[label] for label in labels]
+    more = [f"and {len(names) - _LISTED} more"] if len(names) > _LISTED else []
+    return ", ".join([*names[:_LISTED], *more])
+
+
+def _count(pixels: int) -> str:
+    return "1 pixel" if pixels == 1 else f"{pixels:,} pixels"

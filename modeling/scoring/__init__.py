@@ -1,1 +1,1 @@
-"""Predictions into records of scores, beside those of trivial baselines and the reference."""
+"""Records of scores: of predictions, of trivial baselines, and beside the reference."""

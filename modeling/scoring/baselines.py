@@ -1,6 +1,4 @@
-"""Trivial baselines, fitted on the training split: what a score is worth is how far it lies above
-theirs.
-"""
+"""Trivial baselines, fitted on the training split: a score is worth its distance from theirs."""
 
 from __future__ import annotations
 
@@ -23,8 +21,9 @@ _BLOCK = 4096  # images at a time
 
 @dataclass(frozen=True)
 class Baseline:
-    """A predictor that learned next to nothing. `predict` takes images, uint8 (N, H, W), and gives
-    the arrays that a file of predictions holds.
+    """A predictor that learned next to nothing.
+
+    `predict` maps images, uint8 (N, H, W), to the arrays that a file of predictions holds.
     """
 
     name: str
@@ -32,7 +31,7 @@ class Baseline:
 
 
 def fit_threshold(train: Split) -> Baseline:
-    """One threshold for all images: the smallest of those with the highest mean IoU."""
+    """Choose one threshold for all images: the smallest of those with the highest mean IoU."""
     images, masks = train["image"], train["mask"]
     total = np.zeros(_LEVELS)
     for start in range(0, len(images), _BLOCK):
@@ -43,23 +42,18 @@ def fit_threshold(train: Split) -> Baseline:
 
 
 def fit_constant_circle(train: Split) -> Baseline:
-    """The most frequent class, and the circle of mean centre and mean radius over the images that
-    have one.
-    """
+    """Choose the most frequent class, and the mean circle of the images that have one."""
     best = int(np.bincount(train["label"][:]).argmax())
     rationals = train["circle"][:]
     x, y, den, r2 = rationals[rationals[:, 2] > 0].astype(np.float64).T
-    circle = (
-        None
-        if not len(den)
-        else (float(np.mean(x / den)), float(np.mean(y / den)), float(np.mean(np.sqrt(r2) / den)))
-    )
-    mask = _draw_circle(circle, train["image"].shape[1:])
-    name = (
-        "no circle"
-        if circle is None
-        else "circle at ({:.2f}, {:.2f}), radius {:.2f}".format(*circle)
-    )
+    shape = train["image"].shape[1:]
+    name, mask = "no circle", np.zeros(shape, np.uint8)
+    if len(den):
+        x, y, radius = (float(np.mean(each)) for each in (x / den, y / den, np.sqrt(r2) / den))
+        name, mask = (
+            f"circle at ({x:.2f}, {y:.2f}), radius {radius:.2f}",
+            _disc(x, y, radius, shape),
+        )
 
     def predict(images: UInt8) -> dict[str, UInt8]:
         return {
@@ -71,7 +65,7 @@ def fit_constant_circle(train: Split) -> Baseline:
 
 
 def predict_background(_: Split) -> Baseline:
-    """Background everywhere."""
+    """Predict background everywhere."""
     return Baseline("all background", lambda images: {"mask": np.zeros_like(images)})
 
 
@@ -83,34 +77,27 @@ FITS: dict[str, Callable[[Split], Baseline]] = {
 
 
 def fit_baseline(dataset: Dataset, task: str) -> Baseline:
-    """The baseline of a task, fitted on `train`. Raises InputError where there is no such task or
-    split.
-    """
+    """Fit the baseline of a task on `train`. Raises InputError for an unknown task or split."""
     if task not in FITS:
         raise InputError("no such task", expected=f"one of {', '.join(FITS)}", found=task)
     return FITS[task](dataset.split(task, "train"))
 
 
 def _iou_by_threshold(images: UInt8, masks: UInt8) -> npt.NDArray[np.float64]:
-    """IoU of `image > t` with the mask for every t: float64 (N, 256); both empty is 1."""
+    """Compute the IoU of `image > t` with the mask for every t, float64 (N, 256); both empty: 1."""
     n = len(images)
     keys = (
         images.astype(np.int64) + _LEVELS * (masks != 0) + 2 * _LEVELS * np.arange(n)[:, None, None]
     )
     counts = np.bincount(keys.reshape(-1), minlength=2 * _LEVELS * n).reshape(n, 2, _LEVELS)
-    # pixels > t, by what the mask says of them
+    # Pixels above t, outside and inside of the mask.
     above = counts.sum(axis=2, keepdims=True) - counts.cumsum(axis=2)
     inter = above[:, 1]
     union = above[:, 0] + counts[:, 1].sum(axis=1, keepdims=True)
     return np.divide(inter, union, out=np.ones(inter.shape), where=union > 0)
 
 
-def _draw_circle(circle: tuple[float, float, float] | None, shape: tuple[int, int]) -> UInt8:
-    """The pixels whose centres lie inside or on a circle (x, y, radius), uint8 (H, W); none without
-    one.
-    """
-    if circle is None:
-        return np.zeros(shape, np.uint8)
-    x, y, radius = circle
+def _disc(x: float, y: float, radius: float, shape: tuple[int, int]) -> UInt8:
+    """Mark the pixels whose centres lie inside or on a circle, uint8 (H, W)."""
     rows, columns = np.ogrid[: shape[0], : shape[1]]
     return ((columns - x) ** 2 + (rows - y) ** 2 <= radius**2).astype(np.uint8)

@@ -1,7 +1,7 @@
-"""Predictions of a split into scores, beside those of the trivial baseline; of a trained run, or
-anybody's.
+"""Scores of predictions of a split, beside those of the trivial baseline.
 
-Nothing here needs torch until a run is scored.
+`score_run` scores a trained run, `score_predictions` a file that anybody wrote. Both return the
+record of scores that `docs/metrics.md` describes. Only scoring a run needs torch.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from modeling.files import write_json
 from modeling.metrics import Scores, circle_scores, foreground_scores, mosaic_scores, overall_values
 from modeling.metrics.bootstrap import REPLICATES, SEED, Array
 from modeling.metrics.scores import UInt8
-from modeling.scoring.arrangements import arrange
 from modeling.scoring.baselines import fit_baseline
 from modeling.scoring.predictions import check_predictions, expected_arrays, read_predictions
+from modeling.scoring.shifted import shifted_mosaics
 
 if TYPE_CHECKING:
     from modeling.runs import Trained
@@ -38,7 +38,7 @@ FILE = "scores.json"
 DISPUTED = (947, 1621, 1901, 2130, 2462, 2597, 2654, 3520, 3558, 5937, 6651, 6783, 8527, 9679, 9729)
 _MNIST_TEST = 10_000
 
-_BLOCK = 4096  # images that a baseline is asked for at a time
+_BLOCK = 4096  # images that a baseline predicts at a time
 
 Arrays = Mapping[str, Array]
 
@@ -52,11 +52,10 @@ def score_arrays(
     replicates: int = REPLICATES,
     seed: int = SEED,
 ) -> Scores:
-    """Every score of predictions of a split, in its order: the arrays that
-    `modeling.scoring.predictions` names, uint8.
+    """Compute every score of predictions of a split, in the order of its samples.
 
-    Raises InputError where they do not fit the split, DamagedError where its truth has labels that
-    there are not.
+    `arrays` are those that `modeling.scoring.predictions` names, uint8. Raises InputError where
+    they do not fit the split, DamagedError where its truth has labels that do not exist.
     """
     fitting = check_predictions(arrays, dataset, task, split)
     truth, classes = _read_truth(dataset, task, split), len(dataset.classes)
@@ -64,13 +63,8 @@ def score_arrays(
     if task == "foreground":
         return foreground_scores(fitting["mask"], mask, **options)
     if task == "mosaics":
-        return mosaic_scores(
-            fitting["mask"],
-            mask,
-            classes,
-            source=dataset.split(task, split)["source"][:],
-            **options,
-        )
+        source = dataset.split(task, split)["source"][:]
+        return mosaic_scores(fitting["mask"], mask, classes, source=source, **options)
     label = truth["label"]
     scores = circle_scores(fitting["label"], fitting["mask"], label, mask, classes, **options)
     if dataset.source == "mnist" and split == "test" and len(label) == _MNIST_TEST:
@@ -79,24 +73,19 @@ def score_arrays(
 
 
 def _read_truth(dataset: Dataset, task: str, split: str) -> dict[str, UInt8]:
-    """What predictions of a split are compared with, by their names."""
-    columns, found = dataset.split(task, split), {}
+    """Read the arrays that predictions of a split are compared with, by name."""
+    columns, truth = dataset.split(task, split), {}
     for name, expected in expected_arrays(dataset, task, split).items():
-        found[name] = columns[name][:]
-        problem = expected.problem_of_values(found[name])
+        truth[name] = columns[name][:]
+        problem = expected.problem_of_values(truth[name])
         if problem:
-            raise DamagedError(
-                f"{name} of {task}/{split} is no truth: {problem}",
-                path=dataset.path,
-                remedy=REBUILD,
-            )
-    return found
+            what = f"{name} of {task}/{split} is no truth: {problem}"
+            raise DamagedError(what, path=dataset.path, remedy=REBUILD)
+    return truth
 
 
 def count_disputed(predicted: UInt8, label: UInt8) -> dict[str, int]:
-    """How many of the MNIST test labels that reviewers reject there are, are missed, and how many
-    labels are missed.
-    """
+    """Count the disputed labels of the MNIST test set, those of them missed, and all missed."""
     missed = predicted != label
     return {
         "labels": len(DISPUTED),
@@ -113,15 +102,13 @@ def score_baseline(
     replicates: int = REPLICATES,
     seed: int = SEED,
 ) -> dict[str, Scores]:
-    """The scores of the trivial baseline by split, its name among them."""
+    """Score the trivial baseline: for each split its scores, and its name."""
     baseline = fit_baseline(dataset, task)
     found = {}
     for split in splits:
         images = dataset.split(task, split)["image"]
-        parts = [
-            baseline.predict(images[start : start + _BLOCK])
-            for start in range(0, len(images), _BLOCK)
-        ]
+        blocks = range(0, len(images), _BLOCK)
+        parts = [baseline.predict(images[start : start + _BLOCK]) for start in blocks]
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         scores = score_arrays(arrays, dataset, task, split, replicates=replicates, seed=seed)
         found[split] = {"name": baseline.name, **scores}
@@ -137,9 +124,9 @@ def score_predictions(
     replicates: int = REPLICATES,
     seed: int = SEED,
 ) -> Scores:
-    """The record of scores of a file of predictions, whoever wrote it.
+    """Score a file of predictions and return the record.
 
-    Raises InputError where the file is no such thing or does not fit the split.
+    Raises InputError where the file is not one of predictions, or does not fit the split.
     """
     arrays = read_predictions(path, dataset, task, split)
     scores = {split: score_arrays(arrays, dataset, task, split, replicates=replicates, seed=seed)}
@@ -155,37 +142,29 @@ def score_run(
     replicates: int = REPLICATES,
     seed: int = SEED,
 ) -> Scores:
-    """The record of scores of the best weights of a run, also written to `scores.json` in its
-    folder, with the splits that are there already of the same weights and dataset.
+    """Score the best weights of a run, return the record and write it to `scores.json` in the run.
 
-    The dataset need not be the one that the run was trained on: then the file is
-    `scores-DIGEST.json`, with the first 12 digits of the dataset's digest. Raises InputError where
-    its classes are others (no matter for the foreground) or a circle's images of another size, or
-    where the folder holds no run with weights.
+    Splits that the file already has for the same weights and dataset stay in it. Scores on another
+    dataset than that of training go to `scores-DIGEST.json`, with 12 digits of its digest.
+    Raises InputError where the dataset has other classes (foreground runs accept any) or, for
+    circles, images of another size; FormatError where the folder holds no run with weights.
     """
     from modeling.runs import load_run
 
     run, splits = Path(run), tuple(splits)
     trained = load_run(run, device)
     task = trained.task.name
+    options = {"replicates": replicates, "seed": seed}
     scores = {
-        split: score_arrays(
-            predict_split(trained, dataset, split),
-            dataset,
-            task,
-            split,
-            replicates=replicates,
-            seed=seed,
-        )
+        split: score_arrays(predict_split(trained, dataset, split), dataset, task, split, **options)
         for split in splits
     }
     origin = {name: value for name, value in trained.describe().items() if name != "task"}
-    record = _record(dataset, task, scores, origin, replicates, seed)
+    record = _record(dataset, task, scores, origin, **options)
     if task == "mosaics":
         for split in splits:
-            record["splits"][split]["arrangements"] = _score_arrangements(
-                trained, dataset, split, replicates, seed
-            )
+            shifted = _score_shifted(trained, dataset, split, **options)
+            record["splits"][split]["arrangements"] = shifted
     path = run / file_name(record)
     write_json(path, {**record, "splits": {**_scored_before(path, record), **record["splits"]}})
     return record
@@ -194,8 +173,9 @@ def score_run(
 def score_all(
     out: Path | str, dataset: Dataset, splits: Iterable[str] = SPLITS, *, device: str = "cpu"
 ) -> list[Scores]:
-    """The records of the runs of all tasks in `out`, like `score_run`. The values on test, if it is
-    among the splits, are written to a file of the same name in `out`.
+    """Score the runs of all tasks in `out` like `score_run`, and return their records.
+
+    The values on test, if it is among the splits, go to a file of the same name in `out`.
     """
     out, splits = Path(out), tuple(splits)
     records = [score_run(out / task, dataset, splits, device=device) for task in PRESETS]
@@ -205,21 +185,19 @@ def score_all(
 
 
 def _scored_before(path: Path, record: Scores) -> dict[str, Any]:
-    """The splits in a file of scores that is of the same weights and dataset; none where it is not,
-    or not there.
-    """
+    """Read the splits of an earlier record; none for one of other weights or another dataset."""
     try:
         before = json.loads(path.read_bytes())
         same = all(before[name] == record[name] for name in ("task", "origin", "dataset"))
         return dict(before["splits"]) if same else {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {}  # what cannot be read is replaced
+        return {}  # a file that cannot be read is replaced
 
 
 def predict_split(trained: Trained, dataset: Dataset, split: str) -> dict[str, Array]:
-    """What a trained network predicts for a split, in its order, as its task names the arrays.
+    """Predict a split in the order of its samples; the arrays have the names of the task.
 
-    Raises InputError where the run does not fit the dataset: `require_fit` tells of what.
+    Raises InputError where the run does not fit the dataset.
     """
     from modeling.runs import require_fit
 
@@ -228,25 +206,19 @@ def predict_split(trained: Trained, dataset: Dataset, split: str) -> dict[str, A
 
 
 def file_name(*records: Scores) -> str:
-    """What the file of these records of runs is called: scores of other data than was trained on
-    replace no others.
-    """
+    """Name the file of records of runs, so that scores on other data replace no scores."""
     digest = str(records[0]["dataset"]["digest"])
-    (name, *others) = {
-        file_of(digest, record["origin"]["trained_on"]["digest"]) for record in records
-    }
-    return file_of(digest) if others else name
+    names = {file_of(digest, record["origin"]["trained_on"]["digest"]) for record in records}
+    return names.pop() if len(names) == 1 else file_of(digest)
 
 
 def file_of(digest: str, trained_on: str | None = None) -> str:
-    """What the file of scores on the dataset of this digest is called."""
+    """Name the file of scores on the dataset with this digest."""
     return FILE if digest == trained_on else f"scores-{digest[:12]}.json"
 
 
 def summarize(records: Iterable[Scores], split: str = "test") -> dict[str, dict[str, float | None]]:
-    """The values of all scores of a split, as fractions, by task: what `scores.json` of several
-    runs holds.
-    """
+    """Return the values of all scores of a split by task: `scores.json` of several runs."""
     return {record["task"]: overall_values(record["splits"][split]["scores"]) for record in records}
 
 
@@ -280,17 +252,13 @@ def _predict(trained: Trained, images: Column | UInt8) -> dict[str, Array]:
     return infer(trained.task, trained.model, images, trained.device, precision=trained.precision)
 
 
-def _score_arrangements(
+def _score_shifted(
     trained: Trained, dataset: Dataset, split: str, replicates: int, seed: int
 ) -> Scores:
-    """Scores of mosaics unlike the stored ones, by the name of the arrangement; intervals are over
-    mosaics.
-    """
-    found = {}
-    for name, (image, mask) in arrange(dataset.split("mosaics", split)).items():
+    """Score each kind of shifted mosaics; the intervals are over mosaics."""
+    found, classes = {}, len(dataset.classes)
+    for name, (image, mask) in shifted_mosaics(dataset.split("mosaics", split)).items():
         predicted = _predict(trained, image)["mask"]
-        scores = mosaic_scores(
-            predicted, mask, len(dataset.classes), replicates=replicates, seed=seed
-        )
+        scores = mosaic_scores(predicted, mask, classes, replicates=replicates, seed=seed)
         found[name] = {"mosaics": len(image), "size": list(image.shape[1:]), "scores": scores}
     return found

@@ -351,12 +351,21 @@ def test_the_examples_of_the_page_run_as_they_stand(
 ) -> None:
     page = (ROOT / "docs/predicting.md").read_text("utf-8")
     (tmp_path / "circles.onnx").write_bytes((runs / "circles" / "model.onnx").read_bytes())
+    (tmp_path / "runs").symlink_to(runs)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(block, names)
     assert (names["label"].shape, names["circle"].shape) == ((5,), (5, 3))
-    assert capsys.readouterr().out.startswith("['0', '1', ")
+    assert {name: array.shape for name, array in names["found"].items()} == {
+        "label": (5,),
+        "circle": (5, 3),
+        "mask": (5, 28, 28),
+        "confidence": (5,),
+    }
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("('0', '1', ")
+    assert last.startswith("['0', '1', ")
 
 
 def test_a_network_whose_multiple_the_size_of_training_is_not_is_exported_too(

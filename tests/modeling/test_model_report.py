@@ -27,13 +27,12 @@ import modeling.report
 from modeling import metrics, runs
 from modeling.cli.main import cli
 from modeling.data.dataset import Dataset, Split, open_dataset
+from modeling.drawing import class_colour
 from modeling.errors import DamagedError, FormatError
-from modeling.pictures.drawing import class_colour
-from modeling.report import PAGE, cases, charts, confusion, pictures, words, write_report
-from modeling.report.markup import Markup, tag
+from modeling.report import PAGE, charts, facts, pictures, write_report
 from modeling.runs import load_run
 from modeling.scoring.score import predict_split
-from modeling.spelling import percent
+from modeling.scoring.tables import meaning, percent
 from modeling.tasks import TASKS
 
 SMALL = [
@@ -177,7 +176,7 @@ def test_the_page_has_every_score_of_the_records(page: Path, trained: Path) -> N
             for name, score in split["scores"].items():
                 if isinstance(score, dict) and "value" in score:
                     assert percent(score["value"]) in text
-                    assert words.meaning(task, name) is not None
+                    assert meaning(task, name) is not None
         evidence = json.loads((trained / task / runs.EVIDENCE).read_text())
         assert evidence["dataset"]["digest"] in text
         assert evidence["environment"]["versions"]["torch"] in text
@@ -231,7 +230,7 @@ def test_a_reference_is_shown_where_there_is_one(
     assert "below the reference, 99.290%" in text
 
 
-def test_a_run_that_is_not_scored_is_told_and_shown(
+def test_the_page_says_that_a_run_is_not_scored_and_shows_it(
     runs_folder: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     (runs_folder / "circles" / "scores.json").unlink()
@@ -246,7 +245,9 @@ def test_a_run_that_is_not_scored_is_told_and_shown(
     )
 
 
-def test_a_task_without_a_run_is_told(runs_folder: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_the_page_says_which_task_has_no_run(
+    runs_folder: Path, dataset: Dataset, tmp_path: Path
+) -> None:
     shutil.rmtree(runs_folder / "foreground")
     reader = read(runs_folder, dataset, tmp_path / "out")
     assert "There is no run of foreground here." in reader.text
@@ -254,13 +255,13 @@ def test_a_task_without_a_run_is_told(runs_folder: Path, dataset: Dataset, tmp_p
         "#scores",
         "#circles",
         "#mosaics",
-        "#evidence",
+        "#provenance",
     }
     alone = read(runs_folder / "mosaics", dataset, tmp_path / "alone")
     assert "There is no run of foreground and of circles here." in alone.text
 
 
-def test_a_run_that_has_just_begun_is_told(
+def test_the_page_says_that_a_run_has_just_begun(
     runs_folder: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     folder = runs_folder / "mosaics"
@@ -278,7 +279,9 @@ def test_a_run_that_has_just_begun_is_told(
     assert not reader.all("img")
 
 
-def test_an_interrupted_run_is_told(runs_folder: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_the_page_says_that_a_run_was_interrupted(
+    runs_folder: Path, dataset: Dataset, tmp_path: Path
+) -> None:
     path = runs_folder / "foreground" / runs.EVIDENCE
     path.write_text(json.dumps(json.loads(path.read_text()) | {"finished": False, "step": 4}))
     with (runs_folder / "foreground" / runs.LOG).open("a") as log:
@@ -286,7 +289,7 @@ def test_an_interrupted_run_is_told(runs_folder: Path, dataset: Dataset, tmp_pat
     assert "not finished: 4 of 6 steps" in read(runs_folder / "foreground", dataset, tmp_path).text
 
 
-def test_scores_of_something_else_are_told(
+def test_the_page_says_that_scores_belong_to_something_else(
     runs_folder: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     path = runs_folder / "foreground" / "scores.json"
@@ -321,11 +324,13 @@ def test_names_are_text_whatever_they_hold(
     reader = read(runs_folder, dataclasses.replace(dataset, manifest=manifest), tmp_path / "out")
     assert reader.text.count(evil) > 20
     assert reader.all("script") == []
-    assert tag("p", "a < b", title='"') == '<p title="&quot;">a &lt; b</p>'
-    assert tag("p", Markup("<br>"), hidden=True, id=None) == "<p hidden><br></p>"
+    labels = [found["aria-label"] for found in reader.all("svg") if found.get("role") == "img"]
+    assert any(evil in label for label in labels)
 
 
-def test_where_there_is_no_run_the_way_to_one_is_told(dataset: Dataset, tmp_path: Path) -> None:
+def test_without_a_run_the_error_names_the_command_that_trains(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     with pytest.raises(FormatError, match="modeling train all"):
         write_report(tmp_path, dataset, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -333,7 +338,7 @@ def test_where_there_is_no_run_the_way_to_one_is_told(dataset: Dataset, tmp_path
 
 @pytest.mark.parametrize("name", [runs.CONFIG, runs.EVIDENCE, runs.LOG, "scores.json"])
 @pytest.mark.parametrize("content", ["{", "[]\n", "{}\n", '"\xff"'])
-def test_a_record_that_cannot_be_read_is_told(
+def test_a_record_that_cannot_be_read_is_named(
     runs_folder: Path, dataset: Dataset, tmp_path: Path, name: str, content: str
 ) -> None:
     path = runs_folder / "foreground" / name
@@ -345,7 +350,7 @@ def test_a_record_that_cannot_be_read_is_told(
 
 
 @pytest.mark.parametrize("name", [runs.CONFIG, runs.EVIDENCE, runs.LOG, "scores.json"])
-def test_a_record_nested_too_deeply_is_told(
+def test_a_record_nested_too_deeply_is_named(
     runs_folder: Path, dataset: Dataset, tmp_path: Path, name: str
 ) -> None:
     (runs_folder / "foreground" / name).write_text("[" * 100_000 + "]" * 100_000 + "\n")
@@ -369,14 +374,14 @@ FORGED: list[tuple[str, Callable[[Any], object]]] = [
     (runs.CONFIG, lambda found: found.update(config=[])),
     (runs.CONFIG, lambda found: found.update(dataset=3)),
     (runs.CONFIG, lambda found: found["config"].update(task=[])),
-    (runs.EVIDENCE, lambda found: found.pop("finished")),
+    (runs.EVIDENCE, lambda found: found.pop("step")),
     (runs.EVIDENCE, lambda found: found.update(environment=[])),
     (runs.EVIDENCE, lambda found: found.update(seconds={"training": "long"})),
 ]
 
 
 @pytest.mark.parametrize("number", range(len(FORGED)))
-def test_a_record_of_other_values_is_told(
+def test_a_record_with_other_values_is_named(
     runs_folder: Path, dataset: Dataset, tmp_path: Path, number: int
 ) -> None:
     name, change = FORGED[number]
@@ -392,7 +397,7 @@ def test_a_record_of_other_values_is_told(
 @pytest.mark.parametrize(
     "line", ['{"step": 1, "loss": "x"}', '{"step": 1, "val": null}', '{"step": [], "loss": 1}']
 )
-def test_a_line_of_the_log_of_other_values_is_told(
+def test_a_log_with_other_values_is_named(
     runs_folder: Path, dataset: Dataset, tmp_path: Path, line: str
 ) -> None:
     (runs_folder / "foreground" / runs.LOG).write_text(f"{line}\n")
@@ -455,8 +460,8 @@ def test_scores_of_images_have_the_mean_that_is_their_score(
                 found["mask"], mask, 10
             ),
         }
-        images = cases.image_scores(
-            task, predictions, split, 10, cases.image_ious(predictions["mask"], split)
+        images = pictures.image_scores(
+            task, predictions, split, 10, pictures.image_ious(predictions["mask"], split)
         )
         assert len(images) == len(split)
         assert images.mean() == pytest.approx(scores[task]()[name]["value"], abs=1e-12)
@@ -476,15 +481,15 @@ def test_the_worst_are_one_of_each_group_and_the_lowest_of_ties() -> None:
         np.array([0.5, 0.0, 1.0, 0.0, 0.2, 0.0]),
         np.array([0.0, 0.9, 0.0, 0.3, 0.0, 0.3]),
     )
-    assert cases.choose_worst(scores, ties, 9) == [3, 5, 1, 4, 0]
-    assert cases.choose_worst(scores, ties, 2) == [3, 5]
-    assert cases.choose_worst(scores, ties, 9, np.array([7, 8, 9, 8, 7, 6])) == [3, 5, 4]
+    assert pictures.choose_worst(scores, ties, 9) == [3, 5, 1, 4, 0]
+    assert pictures.choose_worst(scores, ties, 2) == [3, 5]
+    assert pictures.choose_worst(scores, ties, 9, np.array([7, 8, 9, 8, 7, 6])) == [3, 5, 4]
 
 
 def test_examples_are_at_equal_distances() -> None:
-    assert cases.choose_spread(10_000, 8) == [0, 1250, 2500, 3750, 5000, 6250, 7500, 8750]
-    assert cases.choose_spread(3, 8) == [0, 1, 2]
-    assert cases.choose_spread(9, 8) == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert pictures.choose_spread(10_000, 8) == [0, 1250, 2500, 3750, 5000, 6250, 7500, 8750]
+    assert pictures.choose_spread(3, 8) == [0, 1, 2]
+    assert pictures.choose_spread(9, 8) == [0, 1, 2, 3, 4, 5, 6, 7]
 
 
 def test_the_digit_with_most_errors_is_the_one_to_blame() -> None:
@@ -493,7 +498,7 @@ def test_the_digit_with_most_errors_is_the_one_to_blame() -> None:
     found[0, 0, 0] = found[0, 3, 3] = found[0, 2, 5] = 1  # one in the first tile, two in the last
     found[1, 1, 3:] = 2
     split = Fixed.of(mask=mask, source=[[[10, 11], [12, 13]], [[14, 15], [16, 17]]])
-    assert cases.worst_digits(found, split, (2, 2)).tolist() == [13, 15]
+    assert pictures.worst_digits(found, split, (2, 2)).tolist() == [13, 15]
 
 
 def test_errors_are_counted_by_steps_from_the_boundary() -> None:
@@ -504,7 +509,7 @@ def test_errors_are_counted_by_steps_from_the_boundary() -> None:
     found[0, 3, 3] = 0  # a corner: one step
     found[0, 2, 2] = 1  # outside of it, diagonally: one step
     found[0, 0, 8] = 1  # a corner of the image: three steps
-    rows = {each.distance: each for each in cases.errors_by_distance(found, Fixed.of(mask=mask))}
+    rows = {each.distance: each for each in pictures.errors_by_distance(found, Fixed.of(mask=mask))}
     assert list(rows) == [-5, -4, -3, -2, -1, 1, 2, 3, 4, 5]
     counted = {
         distance: (row.pixels, row.outline, row.label)
@@ -516,18 +521,17 @@ def test_errors_are_counted_by_steps_from_the_boundary() -> None:
 
 def test_pixels_without_a_boundary_are_far_from_it() -> None:
     mask = np.stack([np.zeros((9, 9), np.uint8), np.ones((9, 9), np.uint8)])
-    rows = cases.errors_by_distance(1 - mask, Fixed.of(mask=mask))
+    rows = pictures.errors_by_distance(1 - mask, Fixed.of(mask=mask))
     assert [(row.distance, row.outline) for row in rows if row.pixels] == [(-5, 81), (5, 81)]
 
 
-def panels(png: bytes) -> list[Any]:
+def panels(picture: Any) -> list[Any]:
     """The four panels of a picture, RGB; what lies between them is clear."""
-    picture = decoded(png)
     side = picture.shape[0]
     parts = [picture[:, start : start + side] for start in range(0, picture.shape[1], side + 8)]
     assert (picture[:, side : side + 8, 3] == 0).all()
     assert all((part[..., 3] == 255).all() for part in parts)
-    return [part[:, :, 2::-1] for part in parts]
+    return [part[:, :, :3] for part in parts]
 
 
 def test_pictures_show_what_is_missed_invented_and_of_a_wrong_class() -> None:
@@ -601,7 +605,7 @@ def test_logarithmic_ticks_are_round(low: float, high: float, expected: list[flo
 
 
 def coordinates(svg: str) -> list[float]:
-    """All places in a chart."""
+    """List all places in a chart."""
     numbers = re.findall(r'(?:\b[xy][12]?|cx|cy)="([^"]*)"', svg)
     return [float(number) for number in numbers] + [
         float(number)
@@ -630,20 +634,27 @@ def test_charts_stay_in_their_frames_whatever_the_values() -> None:
         ),
         charts.bar_chart("t", [charts.Bar("-1", {"a": 0.6, "b": 0.4})], "d"),
     ]
-    for svg in drawn:
-        places = coordinates(svg)
+    for chart in drawn:
+        places = coordinates(chart.marks)
         assert len(places) > 10
         assert min(places) >= -1
         assert max(places) <= 360
-    assert (
-        charts.line_chart("t", [charts.Line("a", [1], [-1.0])], log=True)
-        == '<p class="note">Nothing to draw.</p>'
-    )
+    assert not charts.line_chart("t", [charts.Line("a", [1], [-1.0])], log=True).marks
+
+
+def test_a_chart_without_values_says_so(
+    runs_folder: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    log = runs_folder / "foreground" / runs.LOG
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(line for line in lines if '"val"' not in line))
+    text = read(runs_folder / "foreground", dataset, tmp_path).text
+    assert text.count("Nothing to draw.") == 1
 
 
 @pytest.mark.parametrize("last", [6, 1000, 100_000])
 def test_the_numbers_of_steps_stay_in_the_frame(last: int) -> None:
-    svg = charts.line_chart("t", [charts.Line("a", [1, last], [0.5, 0.25])])
+    svg = charts.line_chart("t", [charts.Line("a", [1, last], [0.5, 0.25])]).marks
     found = re.findall(r'<text x="([^"]*)"[^>]*middle"[^>]*>([0-9,]+)</text>', svg)
     assert found[-1][1] == f"{last:,}"
     assert all(float(x) + 7.5 * len(name) / 2 <= 360 for x, name in found)
@@ -651,31 +662,35 @@ def test_the_numbers_of_steps_stay_in_the_frame(last: int) -> None:
 
 def test_a_better_score_is_drawn_further_left() -> None:
     estimates = [charts.Dot(str(value), value, None) for value in (0.5, 0.9, 0.999, 0.9999)]
-    places = re.findall(
-        r'<circle cx="([^"]*)" cy="[^"]*" r="5" class="score"', charts.error_chart("t", estimates)
-    )
+    marks = charts.error_chart("t", estimates).marks
+    places = re.findall(r'<circle cx="([^"]*)" cy="[^"]*" r="5" class="score"', marks)
     places = [float(place) for place in places[:4]]
     assert places == sorted(places, reverse=True)
     # one decade, two decades
     assert places[1] - places[2] == pytest.approx(2 * (places[2] - places[3]), abs=0.05)
 
 
-def test_the_confusion_tells_its_largest_mistakes() -> None:
+def test_the_confusion_lists_its_largest_mistakes() -> None:
     counts = [[0, 0, 0], [30, 60, 10], [2, 0, 998]]
     record = {
         "task": "mosaics",
         "dataset": {"classes": ["a", "b"]},
         "splits": {"test": {"scores": {"confusion": counts}}},
     }
-    _, matrix, _, mistakes = confusion.confusion_part(record, "test")
-    items = re.findall("<li>(.*?)</li>", mistakes)
-    assert items == [
+    found = facts.confusion(record, "test")
+    assert found["mistakes"] == [
         "a taken for background: 30 pixels, 30.000%",
         "a taken for b: 10 pixels, 10.000%",
         "b taken for background: 2 pixels, 0.200%",
     ]
-    cells = re.findall(r"<td[^>]*>(.*?)</td>", matrix)
-    assert cells == ["", "", "", "", "30.0", "60.0", "10.0", ".20", "", "99.8"]
+    assert [label for label, _ in found["rows"]] == ["background", "a", "b"]
+    cells = [cell for _, row in found["rows"] for cell in row]
+    assert [cell and cell[0] for cell in cells] == [
+        *(None, None, None),
+        *("30.0", "60.0", "10.0"),
+        *(".20", None, "99.8"),
+    ]
+    assert [cell and cell[1] for cell in cells[3:6]] == ["wrong", "right", "wrong"]
 
 
 @pytest.mark.parametrize(
@@ -690,7 +705,7 @@ def test_the_confusion_tells_its_largest_mistakes() -> None:
     ],
 )
 def test_percentages_have_four_letters(value: float, text: str) -> None:
-    assert confusion._percentage(value) == text
+    assert facts.short_percentage(value) == text
 
 
 def themes() -> list[dict[str, tuple[float, ...]]]:
@@ -783,9 +798,8 @@ def test_a_browser_shows_the_page_whole(browser: Any, page: Path, width: int, sc
     assert len(sizes) >= 3 * 8
     assert min(sizes) > 0
     for opened in (False, True):
-        tab.evaluate(
-            f"document.querySelectorAll('details').forEach(each => each.open = {str(opened).lower()})"
-        )
+        state = str(opened).lower()
+        tab.evaluate(f"document.querySelectorAll('details').forEach(e => e.open = {state})")
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
         assert tab.evaluate("document.documentElement.scrollHeight") > 3000
     ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")

@@ -31,7 +31,7 @@ from modeling.cli.options import load_torch
 from modeling.cli.output import Progress, print_table
 from modeling.data.dataset import open_dataset
 from modeling.scoring.predictions import write_predictions
-from modeling.spelling import duration, percent
+from modeling.scoring.tables import duration, percent
 from modeling.training import signals
 from modeling.training.meter import tensorboard_log
 from modeling.training.signals import interruptible

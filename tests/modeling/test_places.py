@@ -34,7 +34,7 @@ from modeling.inference.export import export_onnx, random_images
 from modeling.inference.inputs import read_inputs, read_npy
 from modeling.inference.predict import predict
 from modeling.report import write_report
-from modeling.report.run import find_runs, read_run
+from modeling.report.records import find_runs, read_run
 from modeling.runs import checkpoint, load_run
 from modeling.scoring.predictions import read_predictions, write_predictions
 from modeling.scoring.score import score_all, score_predictions, score_run

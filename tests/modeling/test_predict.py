@@ -4,6 +4,7 @@ refused or told.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -20,19 +21,20 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from datagen import recipe as recipes
 from datagen.builder import build
 from datagen.sources import pictures
+from modeling import drawing
 from modeling.cli.main import cli
 from modeling.data.dataset import Dataset, open_dataset
+from modeling.drawing import mask_colours
 from modeling.errors import InputError
-from modeling.inference import overlays, predict
-from modeling.inference.findings import describe, rows, words
+from modeling.inference import load, overlays, predict
 from modeling.inference.inputs import are_blank, are_light, read_inputs, read_npy
+from modeling.inference.predict import describe, rows, summary
 from modeling.networks.mosaics import semantic
-from modeling.pictures import png
-from modeling.pictures.drawing import mask_colours
 from modeling.runs import load_run, require_fit
 from modeling.scoring.predictions import read_predictions
 from modeling.scoring.score import predict_split, score_predictions
@@ -144,21 +146,17 @@ def test_pngs_and_arrays_of_the_same_images_give_the_same(
 
 
 def read_indices(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The values of an indexed PNG file, for which OpenCV gives the colours."""
-    height, width = struct.unpack(">II", data[16:24])[::-1]
-    at = data.index(b"IDAT")
-    (length,) = struct.unpack(">I", data[at - 4 : at])
-    lines = np.frombuffer(zlib.decompress(data[at + 4 : at + 4 + length]), np.uint8).reshape(
-        height, width + 1
-    )
-    return lines[:, 1:]
+    """Read the values of an indexed PNG file with Pillow; OpenCV reads the colours."""
+    image = Image.open(io.BytesIO(data))
+    assert image.mode == "P"
+    return np.array(image)
 
 
 def test_the_colours_of_a_written_mask_are_those_of_its_values() -> None:
     mask = np.arange(12, dtype=np.uint8).reshape(3, 4)
     colours = mask_colours(12)
     assert len({tuple(colour) for colour in colours.tolist()}) == 13
-    data = png.encode_indexed(mask, colours)
+    data = drawing.encode_indexed_png(mask, colours)
     seen = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     assert seen is not None
     assert np.array_equal(seen[..., ::-1], colours[mask])
@@ -193,7 +191,7 @@ def test_where_no_circle_is_found_that_is_told() -> None:
     }
     found = describe("circles", ["one", "two"], "d0", arrays)
     assert (found["circle"], found["pixels"]) == (None, 0)
-    assert words(found) == "two  75.0%   no circle"
+    assert summary(found) == "two  75.0%   no circle"
     assert rows({"run": {"task": "circles"}, "images": [found]})[1] == [
         "d0",
         "4 x 5",
@@ -210,7 +208,7 @@ def test_confidence_is_the_mean_probability_of_what_was_predicted(
 ) -> None:
     trained = load_run(runs / "mosaics")
     images = dataset.split("mosaics", "test")["image"][:2]
-    arrays = predict.predict_arrays(trained, images)
+    arrays = predict.predict_images(trained, images)
     probability = semantic(trained.model(torch.from_numpy(images))).exp().numpy()
     for mask, shares, found in zip(arrays["mask"], probability, arrays["confidence"], strict=True):
         for label in range(11):
@@ -222,7 +220,7 @@ def test_confidence_is_the_mean_probability_of_what_was_predicted(
             )
     trained = load_run(runs / "foreground")
     images = dataset.split("foreground", "test")["image"][:2]
-    arrays = predict.predict_arrays(trained, images)
+    arrays = predict.predict_images(trained, images)
     share = trained.model(torch.from_numpy(images))["logits"].sigmoid().numpy()
     expected = np.where(arrays["mask"], share, 1 - share).mean((1, 2))
     assert arrays["confidence"] == pytest.approx(expected, rel=1e-5)
@@ -445,7 +443,7 @@ def test_a_png_file_that_would_be_mangled_is_refused(runs: Path, tmp_path: Path,
 
 def test_grey_that_is_stored_as_colour_is_taken_and_nothing_is_lost() -> None:
     for data in (as_png(np.dstack([blob()] * 3)), transparent(255), as_png(blob())):
-        assert np.array_equal(png.decode(data), blob())
+        assert np.array_equal(drawing.decode_png(data), blob())
 
 
 # each line and each column is another one
@@ -478,8 +476,8 @@ def test_an_image_is_turned_as_its_exif_data_ask_like_one_that_a_dataset_is_buil
 ) -> None:
     data = as_png(WHERE)
     data = data[:33] + chunk(b"eXIf", write(orientation)) + data[33:]
-    assert np.array_equal(png.decode(data), SHOWN.get(orientation, WHERE))
-    assert np.array_equal(png.decode(data), pictures.decode(data))
+    assert np.array_equal(drawing.decode_png(data), SHOWN.get(orientation, WHERE))
+    assert np.array_equal(drawing.decode_png(data), pictures.decode(data))
 
 
 def test_a_wide_image_that_is_turned_is_a_tall_one(runs: Path, tmp_path: Path) -> None:
@@ -517,7 +515,7 @@ def test_what_stands_beside_the_pixels_changes_nothing_and_no_word_is_said_of_it
     kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     data = as_png(WHERE)
-    assert np.array_equal(png.decode(data[:33] + BESIDE[kind] + data[33:]), WHERE)
+    assert np.array_equal(drawing.decode_png(data[:33] + BESIDE[kind] + data[33:]), WHERE)
     assert capfd.readouterr() == ("", "")
 
 
@@ -556,8 +554,8 @@ def test_the_pixels_are_those_that_opencv_reads(depth: int, kind: int) -> None:
     data = in_depth(depth, kind)
     seen = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
     assert seen is not None
-    assert np.array_equal(png.decode(data), seen)
-    assert np.array_equal(png.decode(data), pictures.decode(data))
+    assert np.array_equal(drawing.decode_png(data), seen)
+    assert np.array_equal(drawing.decode_png(data), pictures.decode(data))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (9, 11)])
@@ -586,16 +584,16 @@ def test_an_interlaced_image_is_read_whole_and_refused_in_part(
         pixels = chunk(b"IDAT", zlib.compress(lines[: len(lines) - missing]))
         data = as_png(blob())[:8] + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
         if told is None:
-            assert np.array_equal(png.decode(data), 255 * image)
+            assert np.array_equal(drawing.decode_png(data), 255 * image)
         else:
             with pytest.raises(InputError, match=told):
-                png.decode(data)
+                drawing.decode_png(data)
 
 
 def test_a_second_header_does_not_make_an_image_that_was_found_small_a_huge_one() -> None:
     huge = chunk(b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0))
     data = as_png(WHERE)
-    assert np.array_equal(png.decode(data[:33] + huge + data[33:]), WHERE)
+    assert np.array_equal(drawing.decode_png(data[:33] + huge + data[33:]), WHERE)
 
 
 def test_hidden_files_in_a_folder_are_passed_over(runs: Path, digits: Path, tmp_path: Path) -> None:
@@ -612,7 +610,7 @@ def test_pictures_that_are_no_png_files_are_told(runs: Path, digits: Path, tmp_p
     (digits / "notes.txt").write_text("")
     record = predict.predict(runs / "circles", [digits], tmp_path)
     assert record["warnings"] == [
-        "2 pictures that are no PNG files were passed over (e.JPG, e.bmp): convert them to PNG"
+        "2 pictures were skipped, as they are not PNG files (e.JPG, e.bmp): convert them to PNG"
     ]
     for path in digits.glob("*.png"):
         path.unlink()
@@ -724,9 +722,9 @@ def test_an_array_of_another_version_of_the_format_is_refused(tmp_path: Path) ->
 
 
 def test_a_huge_image_is_refused_by_its_header(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(png, "LARGEST", 28 * 28 - 1)
+    monkeypatch.setattr(drawing, "LARGEST", 28 * 28 - 1)
     with pytest.raises(InputError, match="too large"):
-        png.decode(as_png(blob()))
+        drawing.decode_png(as_png(blob()))
 
 
 @pytest.mark.parametrize(
@@ -982,7 +980,7 @@ def test_classes_are_told_by_area() -> None:
         "56 x 56",
         "b 25.0%, a 50.0%",
     ]
-    assert words(found) == "12 pixels of foreground"
+    assert summary(found) == "12 pixels of foreground"
 
 
 def test_a_folder_within_a_folder_of_images_is_passed_over_whatever_it_is_called(
@@ -1004,6 +1002,49 @@ def test_names_do_not_depend_on_whether_overlays_are_drawn(
         )
         names.append([each["name"] for each in record["images"]])
     assert names[0] == names[1]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_loaded_run_predicts_arrays_and_paths_alike(
+    dataset: Dataset, runs: Path, tmp_path: Path, task: str
+) -> None:
+    model = load(runs / task)
+    images = dataset.split(task, "test")["image"][:]
+    np.save(tmp_path / "all.npy", images)
+    for number in range(2):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), images[number])
+    found = model.predict(images)
+    expected = predict_split(load_run(runs / task), dataset, "test")
+    assert found.keys() == {*expected, "confidence"}
+    assert all(np.array_equal(found[name], array) for name, array in expected.items())
+    for given in (tmp_path / "all.npy", [str(tmp_path / "all.npy")], dataset.path):
+        again = model.predict(given)
+        assert all(np.array_equal(again[name], found[name], equal_nan=True) for name in found)
+    assert model.predict(tmp_path)["mask"].shape == (2, *images.shape[1:])
+    assert model.predict(images[0])["mask"].shape == (1, *images.shape[1:])
+
+
+def test_a_loaded_run_is_described_in_a_line(runs: Path) -> None:
+    model = load(runs / "mosaics")
+    weights = model.info.weights[:12]
+    expected = f"preset cpu, step 3, weights {weights}, in {runs / 'mosaics'}"
+    assert repr(model) == f"<Model of mosaics: {expected}>"
+    assert (model.task, len(model.classes), model.size) == ("mosaics", 10, (56, 56))
+    assert model.path == runs / "mosaics"
+
+
+def test_a_loaded_run_refuses_images_that_it_cannot_predict(runs: Path, tmp_path: Path) -> None:
+    circles, foreground = load(runs / "circles"), load(runs / "foreground")
+    with pytest.raises(InputError, match=r"circles: images of another size \(expected 28 x 28"):
+        circles.predict(blob(28, 30))
+    with pytest.raises(InputError, match="not grey levels"):
+        circles.predict(blob() / 255)
+    for name, size in (("a.png", (28, 28)), ("b.png", (30, 28))):
+        cv2.imwrite(str(tmp_path / name), blob(*size))
+    with pytest.raises(InputError, match="images of one size, found 28 x 28, 30 x 28"):
+        foreground.predict(tmp_path)
+    with pytest.raises(InputError, match="found no images"):
+        foreground.predict([])
 
 
 def test_a_folder_without_weights_is_told(tmp_path: Path, digits: Path) -> None:

@@ -25,7 +25,6 @@ from modeling.metrics import circle_scores, foreground_scores, mosaic_scores, ov
 from modeling.runs import checkpoint, load_run
 from modeling.runs.info import RunInfo, describe, environment
 from modeling.scoring import score
-from modeling.scoring.arrangements import arrange
 from modeling.scoring.baselines import fit_baseline
 from modeling.scoring.predictions import NAMES, write_predictions
 from modeling.scoring.score import (
@@ -38,16 +37,17 @@ from modeling.scoring.score import (
     score_run,
     summarize,
 )
-from modeling.scoring.scoreboard import (
-    arrangement_rows,
+from modeling.scoring.shifted import shifted_mosaics
+from modeling.scoring.tables import (
     class_rows,
-    headline_rows,
     interval,
+    main_rows,
     notes,
+    percent,
     references,
     score_rows,
+    shifted_rows,
 )
-from modeling.spelling import percent
 from modeling.tasks import TASKS, infer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -328,7 +328,7 @@ def test_a_run_is_scored_by_its_best_weights(dataset: Dataset, tmp_path: Path, t
 def test_mosaics_are_also_scored_as_they_are_not_stored(dataset: Dataset, tmp_path: Path) -> None:
     run, model, _ = run_of(tmp_path, "mosaics", dataset)
     part = score_run(run, dataset, ["test"], replicates=DRAWS, seed=6)["splits"]["test"]
-    made = arrange(dataset.split("mosaics", "test"))
+    made = shifted_mosaics(dataset.split("mosaics", "test"))
     assert list(part["arrangements"]) == list(made) == ["larger", "shifted", "cut"]
     for name, (image, mask) in made.items():
         predicted = infer(TASKS["mosaics"], model, image, torch.device("cpu"), precision="float32")[
@@ -347,7 +347,7 @@ def test_the_table_of_arrangements_has_them_beside_the_stored_mosaics(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     record = score_run(run_of(tmp_path, "mosaics", dataset)[0], dataset, ["test"], replicates=0)
-    head, stored, *others = arrangement_rows(record, "test")
+    head, stored, *others = shifted_rows(record, "test")
     assert head == [
         "mosaics, test, as",
         "mosaics",
@@ -363,7 +363,7 @@ def test_the_table_of_arrangements_has_them_beside_the_stored_mosaics(
         for name, each in record["splits"]["test"]["arrangements"].items()
     ]
     assert (
-        arrangement_rows(
+        shifted_rows(
             score_run(run_of(tmp_path, "circles", dataset)[0], dataset, ["test"], replicates=0),
             "test",
         )
@@ -556,7 +556,7 @@ def test_the_scoreboard_says_which_references_are_beaten(dataset: Dataset) -> No
         for name, value in values.items():
             if name in record["splits"]["test"]["scores"]:
                 record["splits"]["test"]["scores"][name]["value"] = value
-    head, *rows = headline_rows(records)
+    head, *rows = main_rows(records)
     assert head == ["task", "score", "value", "95% interval", "reference", "beaten", "baseline"]
     assert [row[:2] for row in rows] == [
         ["foreground", "iou"],
@@ -580,8 +580,8 @@ def test_the_scoreboard_says_which_references_are_beaten(dataset: Dataset) -> No
         "no",
         percent(first["baseline"]["iou"]["value"]),
     ]
-    assert {row[5] for row in headline_rows(records, "val")[1:]} == {""}
-    assert headline_rows(records, "val")[1][2] == percent(
+    assert {row[5] for row in main_rows(records, "val")[1:]} == {""}
+    assert main_rows(records, "val")[1][2] == percent(
         records[0]["splits"]["val"]["scores"]["iou"]["value"]
     )
 
@@ -607,7 +607,7 @@ def test_a_score_that_is_undefined_beats_nothing(dataset: Dataset) -> None:
     record = record_of(dataset, "foreground")
     make_official(record)
     record["splits"]["test"]["scores"]["iou"]["value"] = None
-    assert headline_rows([record])[1][5] == "no"
+    assert main_rows([record])[1][5] == "no"
 
 
 def test_the_table_of_classes_has_a_row_a_class(dataset: Dataset) -> None:
@@ -652,8 +652,8 @@ def test_a_note_says_that_another_dataset_was_trained_on(dataset: Dataset) -> No
     _, told = notes({**record, "origin": {"trained_on": other}}, "test")
     scored_on = f"{dataset.source} ({dataset.digest[:12]})"
     assert (
-        told
-        == f"not the dataset that it was trained on: scored on {scored_on}, trained on strokes (abababababab)"
+        told == f"not the dataset that it was trained on: scored on {scored_on},"
+        " trained on strokes (abababababab)"
     )
 
 

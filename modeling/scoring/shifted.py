@@ -1,12 +1,13 @@
-"""Mosaics unlike the stored ones, of the same digits: what a network scores on them tells whether
-it knows the grid.
+"""Mosaics that differ from the stored ones: their scores show whether a network knows the grid.
 
-Each digit of a split is used once, in an order that hangs on the seed alone, but for those that
-fill no whole mosaic.
+Each digit of a split is used once, in an order that depends only on the seed; digits that do not
+fill a whole mosaic are left out.
 
-larger    a grid with one more row and one more column shifted   a stored grid, moved by less than a
-digit each way on a black ground of one more row and column cut       a window of the stored size
-out of the larger grid, moved likewise: the digits at its edges are cut
+    larger    a grid with one more row and one more column
+    shifted   a stored grid, moved by less than a digit on black with room for one more row and
+              column
+    cut       a window of the stored size in the larger grid, moved likewise: it cuts the digits at
+              its edges
 """
 
 from __future__ import annotations
@@ -23,26 +24,23 @@ from modeling.metrics.scores import UInt8
 Integers = npt.NDArray[np.int64]
 
 
-def arrange(mosaics: Split, seed: int = 0) -> dict[str, tuple[UInt8, UInt8]]:
-    """Images and semantic masks, uint8 (N, H, W) both, by the name of the arrangement; those that
-    have a mosaic.
+def shifted_mosaics(mosaics: Split, seed: int = 0) -> dict[str, tuple[UInt8, UInt8]]:
+    """Make images and semantic masks, both uint8 (N, H, W), of each kind that has enough digits.
 
-    `mosaics` is a split of that task, with columns image, mask and source.
+    `mosaics` is a split of that task, with the columns image, mask and source.
     """
     tiles = _cut_out(mosaics)
     draws = Draws(len(tiles[0]), seed)
     rows, columns = mosaics["source"].shape[1:]
-    found = {
+    made = {
         name: tuple(make(each, draws, (rows, columns)) for each in tiles)
-        for name, make in _ARRANGEMENTS.items()
+        for name, make in _KINDS.items()
     }
-    return {name: (image, mask) for name, (image, mask) in found.items() if len(image)}
+    return {name: (image, mask) for name, (image, mask) in made.items() if len(image)}
 
 
 class Draws:
-    """What is drawn at random: an order of the digits, and for each mosaic a place, in words of
-    PCG64's raw stream.
-    """
+    """Random draws from the raw stream of PCG64: an order of the digits, and a place per mosaic."""
 
     def __init__(self, digits: int, seed: int) -> None:
         words = np.random.PCG64(seed).random_raw(3 * digits).reshape(3, digits)
@@ -50,21 +48,17 @@ class Draws:
         self._places = words[1:]
 
     def places(self, n: int, height: int, width: int) -> Integers:
-        """From 1 to below the digit's height and width where these are more than 1, else 0: int64
-        (n, 2).
+        """Draw n places, int64 (n, 2), from 1 to below the digit's height and width.
+
+        A side of one pixel has the place 0.
         """
         limits = np.array([[height], [width]], np.uint64)
-        return (
-            np.where(limits > 1, 1 + self._places[:, :n] % np.maximum(limits - 1, 1), 0)
-            .astype(np.int64)
-            .T
-        )
+        places = 1 + self._places[:, :n] % np.maximum(limits - 1, 1)
+        return np.where(limits > 1, places, 0).astype(np.int64).T
 
 
 def _cut_out(mosaics: Split) -> tuple[UInt8, UInt8]:
-    """Image and semantic mask of each digit of a split, uint8 (n, H, W), out of the first mosaic
-    that shows it.
-    """
+    """Cut each digit out of the first mosaic that shows it: images and masks, (n, H, W)."""
     source = mosaics["source"][:]
     _, rows, columns = source.shape
     _, first = np.unique(source.reshape(-1), return_index=True)
@@ -73,9 +67,8 @@ def _cut_out(mosaics: Split) -> tuple[UInt8, UInt8]:
     def cut(name: str) -> UInt8:
         whole = mosaics[name].take(index)
         height, width = whole.shape[1] // rows, whole.shape[2] // columns
-        return whole.reshape(-1, rows, height, columns, width)[
-            np.arange(len(whole)), row, :, column
-        ]
+        tiles = whole.reshape(-1, rows, height, columns, width)
+        return tiles[np.arange(len(whole)), row, :, column]
 
     return cut("image"), cut("mask")
 
@@ -88,9 +81,8 @@ def _shifted(tiles: UInt8, draws: Draws, grid: tuple[int, int]) -> UInt8:
     height, width = tiles.shape[1:]
     whole = _grids(tiles, draws, *grid)
     out = np.zeros((len(whole), (grid[0] + 1) * height, (grid[1] + 1) * width), np.uint8)
-    for canvas, mosaic, (top, left) in zip(
-        out, whole, draws.places(len(whole), height, width), strict=True
-    ):
+    places = draws.places(len(whole), height, width)
+    for canvas, mosaic, (top, left) in zip(out, whole, places, strict=True):
         canvas[top : top + mosaic.shape[0], left : left + mosaic.shape[1]] = mosaic
     return out
 
@@ -99,26 +91,22 @@ def _cut(tiles: UInt8, draws: Draws, grid: tuple[int, int]) -> UInt8:
     height, width = tiles.shape[1:]
     whole = _larger(tiles, draws, grid)
     out = np.empty((len(whole), grid[0] * height, grid[1] * width), np.uint8)
-    for window, mosaic, (top, left) in zip(
-        out, whole, draws.places(len(whole), height, width), strict=True
-    ):
+    places = draws.places(len(whole), height, width)
+    for window, mosaic, (top, left) in zip(out, whole, places, strict=True):
         window[:] = mosaic[top : top + window.shape[0], left : left + window.shape[1]]
     return out
 
 
 def _grids(tiles: UInt8, draws: Draws, rows: int, columns: int) -> UInt8:
-    """Digits side by side, in the order drawn: uint8 (n // (rows * columns), rows * H, columns *
-    W).
-    """
+    """Set digits side by side in the order drawn: (N, rows * H, columns * W)."""
     height, width = tiles.shape[1:]
     count = len(tiles) // (rows * columns)
-    chosen = tiles[draws.order[: count * rows * columns]].reshape(
-        count, rows, columns, height, width
-    )
-    return chosen.swapaxes(2, 3).reshape(count, rows * height, columns * width)
+    chosen = tiles[draws.order[: count * rows * columns]]
+    grids = chosen.reshape(count, rows, columns, height, width).swapaxes(2, 3)
+    return grids.reshape(count, rows * height, columns * width)
 
 
-_ARRANGEMENTS: dict[str, Callable[[Any, Any, Any], UInt8]] = {
+_KINDS: dict[str, Callable[[Any, Any, Any], UInt8]] = {
     "larger": _larger,
     "shifted": _shifted,
     "cut": _cut,

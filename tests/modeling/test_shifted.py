@@ -12,7 +12,7 @@ from fakes import tiny
 
 from modeling.data.dataset import Dataset, open_dataset
 from modeling.metrics.scores import UInt8
-from modeling.scoring.arrangements import arrange
+from modeling.scoring.shifted import shifted_mosaics
 
 
 @pytest.fixture(scope="module", params=[((28, 28), (2, 2)), ((9, 13), (1, 3)), ((1, 1), (2, 1))])
@@ -49,7 +49,7 @@ def tiles(image: UInt8, mask: UInt8, dataset: Dataset) -> list[bytes]:
 
 
 def test_the_larger_grid_shows_whole_digits_each_once(dataset: Dataset) -> None:
-    image, mask = arrange(dataset.split("mosaics", "test"))["larger"]
+    image, mask = shifted_mosaics(dataset.split("mosaics", "test"))["larger"]
     (rows, columns), known = dataset.grid, pictures(dataset)
     assert image.shape == mask.shape
     assert len(image) == len(known) // ((rows + 1) * (columns + 1)) > 0
@@ -59,7 +59,7 @@ def test_the_larger_grid_shows_whole_digits_each_once(dataset: Dataset) -> None:
 
 
 def test_a_shifted_mosaic_shows_whole_digits_on_a_black_ground(dataset: Dataset) -> None:
-    image, mask = arrange(dataset.split("mosaics", "test"))["shifted"]
+    image, mask = shifted_mosaics(dataset.split("mosaics", "test"))["shifted"]
     (height, width), (rows, columns), known = dataset.tile, dataset.grid, pictures(dataset)
     assert image.shape[1:] == mask.shape[1:] == ((rows + 1) * height, (columns + 1) * width)
     assert len(image) == len(known) // (rows * columns) > 0
@@ -89,7 +89,7 @@ def crop(
 
 
 def test_a_cut_mosaic_is_a_window_of_the_larger_grid(dataset: Dataset) -> None:
-    made = arrange(dataset.split("mosaics", "test"))
+    made = shifted_mosaics(dataset.split("mosaics", "test"))
     (height, width), (rows, columns) = dataset.tile, dataset.grid
     whole, (image, mask) = made["larger"], made["cut"]
     assert image.shape == mask.shape == (len(whole[0]), rows * height, columns * width)
@@ -108,7 +108,11 @@ def test_a_cut_mosaic_is_a_window_of_the_larger_grid(dataset: Dataset) -> None:
 
 def test_the_seed_decides_alone(dataset: Dataset) -> None:
     mosaics = dataset.split("mosaics", "test")
-    first, again, other = arrange(mosaics), arrange(mosaics, seed=0), arrange(mosaics, seed=1)
+    first, again, other = (
+        shifted_mosaics(mosaics),
+        shifted_mosaics(mosaics, seed=0),
+        shifted_mosaics(mosaics, seed=1),
+    )
     assert all(
         np.array_equal(first[name][part], again[name][part]) for name in first for part in (0, 1)
     )
@@ -117,11 +121,11 @@ def test_the_seed_decides_alone(dataset: Dataset) -> None:
 
 def test_what_too_few_digits_fill_is_left_out(tmp_path: Path) -> None:
     few = open_dataset(tiny(tmp_path, train=40, val=5, test=5))
-    assert set(arrange(few.split("mosaics", "test"))) == {"shifted"}
+    assert set(shifted_mosaics(few.split("mosaics", "test"))) == {"shifted"}
 
 
 def test_places_are_drawn_from_the_whole_digit() -> None:
-    from modeling.scoring.arrangements import Draws
+    from modeling.scoring.shifted import Draws
 
     places = Draws(2000, 0).places(2000, 28, 3)
     assert set(places[:, 0]) == set(range(1, 28))

@@ -1,0 +1,320 @@
+"""Drawing on enlarged images, colours of classes, and PNG files.
+
+A picture is RGB, uint8 (height, width, 3), on black. PNG files are written by Pillow. Those that
+users give are checked chunk by chunk first: Pillow reads pixels that are missing as black, and
+stumbles over chunks that say nothing about the pixels.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import logging
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, PngImagePlugin
+
+from modeling.errors import InputError
+
+# Pillow prints its errors otherwise, without the name of the file.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+UInt8 = npt.NDArray[np.uint8]
+Colour = tuple[int, int, int]
+
+AMBER: Colour = (255, 176, 32)
+CYAN: Colour = (64, 224, 255)
+
+# Pixels of one image; at this size each layer of a network with 32 channels takes 2 GiB.
+LARGEST = 4096 * 4096
+
+# Ten colours bright enough for black and as far apart as possible, also for colour-blind viewers.
+_TEN: tuple[Colour, ...] = (
+    (75, 225, 255),
+    (195, 0, 0),
+    (195, 225, 0),
+    (0, 75, 255),
+    (255, 150, 150),
+    (105, 165, 30),
+    (255, 255, 225),
+    (165, 0, 180),
+    (120, 105, 120),
+    (195, 135, 255),
+)
+
+
+# Colours and marks
+
+
+def class_colour(label: int) -> Colour:
+    """Return the colour of a class on black, the same as in the pictures of `datagen`.
+
+    >>> class_colour(0), class_colour(10)
+    ((75, 225, 255), (255, 38, 38))
+    """
+    if label < len(_TEN):
+        return _TEN[label]
+    turn = label - len(_TEN)
+    hue = turn * 0.6180339887498949 % 1  # the golden section spreads any number of hues
+    red, green, blue = colorsys.hsv_to_rgb(
+        hue, (0.85, 0.5, 0.7)[turn % 3], (1.0, 0.9, 0.65, 0.8)[turn % 4]
+    )
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def mask_colours(classes: int) -> UInt8:
+    """Return the colour of each value of a semantic mask, (1 + classes, 3): 0 is black, k + 1 the
+    colour of class k.
+    """
+    return np.array([(0, 0, 0), *map(class_colour, range(classes))], np.uint8)
+
+
+def binary_colours() -> UInt8:
+    """Return the colour of each value of a binary mask, (2, 3): black and white."""
+    return np.array([[0, 0, 0], [255, 255, 255]], np.uint8)
+
+
+def enlarge(picture: UInt8, scale: int) -> UInt8:
+    """Draw each pixel of (H, W) or (H, W, channels) as a square of `scale` x `scale` pixels."""
+    return picture.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def draw_circle(
+    picture: UInt8, circle: tuple[float, float, float], scale: int, colour: Colour
+) -> UInt8:
+    """Draw a circle (x, y, radius) and its centre on an image enlarged by `scale`.
+
+    The circle is in pixels of the image, whose first pixel has its centre at (0, 0). Nothing is
+    drawn for a circle that is not finite or has a negative radius.
+    """
+    x, y, radius = circle
+    if not np.isfinite(circle).all() or radius < 0:
+        return picture
+    rows, columns = np.ogrid[: picture.shape[0], : picture.shape[1]]
+    at_x, at_y = ((centre + 0.5) * scale - 0.5 for centre in (x, y))
+    distance = np.hypot(columns - at_x, rows - at_y)
+    ring = np.clip(1.75 - np.abs(distance - radius * scale), 0, 1)
+    cover = np.maximum(ring, np.clip(3.0 - distance, 0, 1))[..., None]
+    return np.rint(picture * (1 - cover) + np.array(colour) * cover).astype(np.uint8)
+
+
+# Writing PNG files
+
+
+def encode_png(picture: UInt8, *, small: bool = False) -> bytes:
+    """Write a picture, RGB (H, W, 3) or RGB and opacity (H, W, 4), as a PNG file.
+
+    `small` compresses harder, which takes longer.
+    """
+    return _save(Image.fromarray(picture), compress_level=9 if small else 1)
+
+
+def encode_indexed_png(mask: UInt8, colours: UInt8) -> bytes:
+    """Write a mask (H, W) as an indexed PNG file: it holds the values, viewers show `colours`.
+
+    `colours` are RGB, (n, 3), for the values 0 to n - 1.
+    """
+    image = Image.fromarray(mask)
+    image.putpalette(colours.tobytes())
+    return _save(image)
+
+
+def _save(image: Image.Image, **options: int) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+# Reading PNG files
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_GREY, _COLOUR = 0, 2  # colour types; 3 is a palette, 4 and 6 are grey and colour with opacity
+_CHANNELS = {_GREY: 1, _COLOUR: 3, 3: 1, 4: 2, 6: 4}  # samples a pixel
+_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")  # another critical chunk may change the pixels
+_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"eXIf")  # what pixels mean, and how viewers turn them
+_PASSES = (  # of an interlaced file: left, top, and the steps to the right and down
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
+_GAMMA = range(45_000, 46_000)  # about 1 / 2.2 in steps of 1/100,000: levels are shown as stored
+_CONVERT = "convert it to 8-bit grey without transparency"
+
+_OTHER_FORMATS = {  # by the first bytes of a file
+    b"\xff\xd8\xff": "a JPEG file",
+    b"BM": "a BMP file",
+    b"II*\0": "a TIFF file",
+    b"MM\0*": "a TIFF file",
+    b"P2": "a PGM file",
+    b"P5": "a PGM file",
+    b"GIF8": "a GIF file",
+    b"RIFF": "a WebP file",
+}
+
+_ORIENTATION = 0x0112  # the tag of EXIF
+_TURNS = {  # how viewers turn and mirror an image; 1 is upright, other values mean nothing
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_Chunks = Sequence[tuple[bytes, bytes]]  # names and contents
+
+
+def decode_png(data: bytes) -> UInt8:
+    """Read the grey image (H, W) of a PNG file as viewers show it, turned as its EXIF data ask.
+
+    Colours are accepted where every pixel is grey, and opacity where every pixel is opaque. Raises
+    InputError for anything else: another format, a file cut short or damaged, 16 bits, colours,
+    transparency, more than LARGEST pixels, several frames, or another gamma.
+    """
+    if not data:
+        raise InputError("the file is empty", expected="a PNG file")
+    if not data.startswith(_SIGNATURE):
+        known = [kind for start, kind in _OTHER_FORMATS.items() if data.startswith(start)]
+        found = known[0] if known else f"it begins with {data[:8]!r}"
+        remedy = "convert it to a PNG file, 8-bit grey"
+        raise InputError("not a PNG file", found=found, remedy=remedy)
+    listed = list(_chunks(data))
+    chunks = dict(reversed(listed))  # the first of each name
+    _require_readable(listed, chunks)
+    _require_one_frame(listed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's name no file
+        try:
+            return _decode(listed, chunks)
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:  # a decoder may raise anything over damaged bytes
+            raise _damaged("pixels that cannot be decoded") from error
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield name and content of each chunk up to IEND. Raises InputError for a damaged one."""
+    start, name = len(_SIGNATURE), b""
+    while name != b"IEND":
+        length = int.from_bytes(data[start : start + 4], "big")
+        end = start + 12 + length
+        if len(data) < end:
+            raise InputError(
+                "the PNG file is cut short",
+                expected="an end",
+                found=f"none in its {len(data):,} bytes",
+                remedy="get it again",
+            )
+        name, content = data[start + 4 : start + 8], data[start + 8 : end - 4]
+        if zlib.crc32(name + content) != int.from_bytes(data[end - 4 : end], "big"):
+            raise _damaged(f"a wrong checksum at byte {start:,}")
+        yield name, content
+        start = end
+
+
+def _require_readable(listed: _Chunks, chunks: Mapping[bytes, bytes]) -> None:
+    """Raise InputError where the chunks state pixels that are not plain 8-bit grey levels."""
+    first, header = listed[0]
+    if first != b"IHDR" or len(header) != 13:
+        raise InputError("the PNG file is damaged", expected="IHDR first", found=repr(first))
+    width, height, depth, kind = struct.unpack(">IIBB", header[:10])
+    if depth == 16:
+        raise InputError("the image has 16 bits a channel", expected="8", found=16, remedy=_CONVERT)
+    if width * height > LARGEST:
+        most = f"at most {LARGEST:,} pixels"
+        raise InputError("the image is too large", expected=most, found=f"{height} x {width}")
+    if b"tRNS" in chunks and kind in (_GREY, _COLOUR):
+        raise InputError("the image has a transparent colour", remedy=_CONVERT)
+    gamma = int.from_bytes(chunks.get(b"gAMA", b""), "big")
+    if gamma and gamma not in _GAMMA and b"sRGB" not in chunks:
+        raise InputError(
+            "the grey levels are to be shown by another gamma",
+            expected="about 0.455",
+            found=f"{gamma / 100_000:g}",
+            remedy=_CONVERT,
+        )
+    unknown = [name for name, _ in listed if name[:1].isupper() and name not in _CRITICAL]
+    if unknown:
+        raise _damaged(f"a chunk {unknown[0]!r}, which is not known")
+
+
+def _require_one_frame(listed: _Chunks) -> None:
+    """Raise InputError for an animation of more than one frame.
+
+    Without frame control ahead of the pixels, the image is a still that counts beside the frames.
+    An animation that states no frames, or states them twice, is shown as a still image.
+    """
+    names = [name for name, _ in listed]
+    ahead = listed[: names.index(b"IDAT") if b"IDAT" in names else None]
+    stated = [int.from_bytes(content[:4], "big") for name, content in ahead if name == b"acTL"]
+    count = stated[0] if len(stated) == 1 else 0
+    frames = count + (b"fcTL" not in dict(ahead)) if count else 1
+    if frames != 1:
+        found = f"{frames:,} frames"
+        raise InputError(
+            "the file is an animation", expected="one image", found=found, remedy=_CONVERT
+        )
+
+
+def _decode(listed: _Chunks, chunks: Mapping[bytes, bytes]) -> UInt8:
+    """Decode and turn the pixels. Pillow sees only chunks that affect them, each once."""
+    packed = b"".join(content for name, content in listed if name == b"IDAT")
+    _require_all_pixels(chunks[b"IHDR"], packed)
+    kept = {name: chunks[name] for name in _KEPT if name in chunks}
+    file = _SIGNATURE + b"".join(
+        struct.pack(">I", len(content)) + name + content + zlib.crc32(name + content).to_bytes(4)
+        for name, content in {**kept, b"IDAT": packed, b"IEND": b""}.items()
+    )
+    image: Image.Image = PngImagePlugin.PngImageFile(BytesIO(file))
+    image.load()
+    if image.mode == "P" and b"PLTE" not in chunks:
+        raise _damaged("no palette")
+    turn = _TURNS.get(_orientation(image))
+    return _grey(image if turn is None else image.transpose(turn))
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the orientation in the EXIF data of an image, of whatever type; 1 without one."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001  (viewers show an image with unreadable EXIF data as it is)
+        return 1
+
+
+def _require_all_pixels(header: bytes, packed: bytes) -> None:
+    """Raise InputError where pixels are missing, which Pillow would read as black."""
+    width, height, depth, kind, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+    bits = depth * _CHANNELS[kind]
+    sides = [
+        (len(range(top, height, down)), len(range(left, width, right)))
+        for left, top, right, down in (_PASSES if interlaced else ((0, 0, 1, 1),))
+    ]
+    expected = sum(rows * (1 + (columns * bits + 7) // 8) for rows, columns in sides if columns)
+    if len(zlib.decompressobj().decompress(packed, expected)) < expected:
+        raise _damaged("too few pixels")
+
+
+def _grey(image: Image.Image) -> UInt8:
+    """Return the grey levels (H, W) of an image. Raises InputError where that would lose any."""
+    if image.mode in ("1", "L"):
+        return np.array(image.convert("L"))
+    pixels = np.array(image.convert("RGBA"))
+    if pixels[..., 3].min() < 255:
+        raise InputError("the image has transparent pixels", expected="grey", remedy=_CONVERT)
+    if (pixels[..., :3] != pixels[..., :1]).any():
+        raise InputError("the image has colours", expected="grey", remedy=_CONVERT)
+    return np.ascontiguousarray(pixels[..., 0])
+
+
+def _damaged(found: str) -> InputError:
+    return InputError("the PNG file is damaged", found=found, remedy="get it again")
