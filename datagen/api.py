@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from datagen import builder, converter, samples, verifier
+from datagen import builder, converter, planning, samples, verifier
 from datagen.dataset import Dataset
 from datagen.engines import threads
 from datagen.opened import OpenedDataset, open_dataset
@@ -164,11 +164,11 @@ def compute(
     """Compute one sample like `sample`, and say what it follows from."""
     if isinstance(where, Recipe) or names_recipe(where):
         wanted = where if isinstance(where, Recipe) else load(str(where))
-        builder.require_sample(wanted, task, split, index)
-        resolved = builder.resolve(wanted, directory=source_dir, warn=warn)
+        planning.require_sample(wanted, task, split, index)
+        resolved = planning.resolve(wanted, directory=source_dir, warn=warn)
     elif source_dir is not None:
-        builder.split_of_sample(Dataset(where).splits.values(), task, split, index)
-        resolved = builder.resolve_dataset(where, directory=source_dir)
+        planning.split_of_sample(Dataset(where).splits.values(), task, split, index)
+        resolved = planning.resolve_dataset(where, directory=source_dir)
     else:
         dataset = Dataset(where)
         values = samples.derived(dataset, task, split, index)

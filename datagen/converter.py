@@ -17,7 +17,7 @@ from datagen.engines import Progress
 from datagen.errors import DamagedError, FormatError
 from datagen.existing import is_whole, require_no_link
 from datagen.split import Split
-from datagen.stores import with_paths
+from datagen.stores.base import with_paths
 from datagen.tasks import Deriver
 from datagen.writer import Built, write_dataset
 

@@ -10,10 +10,9 @@ import numpy as np
 
 from datagen import manifest as manifests
 from datagen.errors import DamagedError, RecipeError
-from datagen.existing import read_table
 from datagen.files import kind, look, require_no_link, storage_errors
-from datagen.split import Column, Split, Table
-from datagen.stores import Array, open_store
+from datagen.split import Column, Split, Table, read_table
+from datagen.stores.base import Array, open_store
 
 
 class Dataset:

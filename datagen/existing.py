@@ -22,16 +22,14 @@ from datagen.hashing import bytes_digest, file_digest
 from datagen.layout import DRAFT, PROGRESS
 from datagen.manifest import Manifest
 from datagen.split import (
-    NO_OFFSET,
     SHARD_FACTS,
-    Column,
     FileFacts,
     Shard,
-    Split,
     Table,
+    read_table,
     shard_list,
 )
-from datagen.stores import open_store
+from datagen.stores.base import open_store
 
 
 def is_whole(root: Path, manifest: Manifest, *, workers: int, consolidated: bool = False) -> bool:
@@ -101,59 +99,6 @@ def require_no_link(root: Path, manifest: Manifest) -> None:
 def require_no_linked_folder(root: Path, jobs: Iterable[Shard]) -> None:
     """Raise DamagedError where a folder of these shards is a link to another place."""
     files.require_no_link(root, {path.rpartition("/")[0] for job in jobs for path in job.paths})
-
-
-def read_table(root: Path, split: Split) -> Table:
-    """Read the shard table of a finished split: SHARD_FACTS (columns, shards), its digest checked.
-
-    Raises DamagedError where it is missing, damaged, or contradicts the manifest.
-    """
-    facts = split.table
-    assert facts is not None
-    path = root / facts.path
-    files.require_no_link(root, [facts.path])
-    with files.storage_errors(path):
-        kind = files.kind(path)
-        if kind != "a file":
-            raise DamagedError("the shard table is not there", path=path, found=kind)
-        with path.open("rb") as file:
-            data = file.read(facts.bytes + 1)
-    digest = bytes_digest(data)
-    if digest != facts.digest:
-        raise DamagedError(
-            "the shard table is damaged", path=path, expected=facts.digest, found=digest
-        )
-    table = table_from_bytes(data, shards=split.shards, columns=len(split.columns), path=path)
-    for column, line in zip(split.columns, table, strict=True):
-        if not _is_line_possible(split, column, line):
-            raise DamagedError(
-                f"the shard table contradicts the manifest on {column.name}", path=path
-            )
-    return table
-
-
-def table_from_bytes(data: bytes, *, shards: int, columns: int, path: Path) -> Table:
-    """Decode the bytes of a table file: SHARD_FACTS (columns, shards)."""
-    expected = shards * columns * SHARD_FACTS.itemsize
-    if len(data) != expected:
-        raise DamagedError(
-            "not the size of the split's table", path=path, expected=expected, found=len(data)
-        )
-    return np.frombuffer(data, SHARD_FACTS).reshape(columns, shards)
-
-
-def _is_line_possible(split: Split, column: Column, line: Table) -> bool:
-    """Tell whether a column's extents have the lengths of its samples and lie in their files."""
-    lengths = [len(split.samples(shard)) * column.sample_bytes for shard in range(split.shards)]
-    mapped = line["offset"] != NO_OFFSET
-    if split.compression == "none":
-        inside = (line["length"] <= line["file_bytes"]) & (
-            line["offset"] <= line["file_bytes"] - line["length"]
-        )
-        stored = inside & mapped
-    else:
-        stored = ~mapped
-    return line["length"].tolist() == lengths and bool(stored.all())
 
 
 def write_record(root: Path, job: Shard, rows: Table) -> None:

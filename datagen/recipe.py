@@ -17,6 +17,7 @@ from datagen.decoding import DecodeError, Rule, decode, integer, shown
 from datagen.errors import RecipeError, closest, decode_text, did_you_mean
 from datagen.layout import CHUNK, DEFAULT_SHARD_SIZE, MAX_COUNT, MAX_SHARD_SIZE, SPLITS, TASKS
 
+_PACKAGED = resources.files("datagen") / "recipes"
 FORMATS = ("zarr", "hdf5")
 COMPRESSIONS = ("none", "zstd")
 MAX_GRID_SIDE = 64  # tiles
@@ -136,7 +137,7 @@ def load(name_or_file: str) -> Recipe:
     (2, 2)
     """
     if name_or_file in packaged():
-        packed = (resources.files("datagen.recipes") / f"{name_or_file}.toml").read_text("utf-8")
+        packed = (_PACKAGED / f"{name_or_file}.toml").read_text("utf-8")
         return parse(packed, origin=name_or_file)
     path = Path(name_or_file)
     with files.storage_errors(path):
@@ -168,7 +169,7 @@ def _is_file(path: Path) -> bool:
 
 def packaged() -> tuple[str, ...]:
     """List the names of the recipes that come with the package."""
-    entries = resources.files("datagen.recipes").iterdir()
+    entries = _PACKAGED.iterdir()
     return tuple(
         sorted(
             entry.name.removesuffix(".toml") for entry in entries if entry.name.endswith(".toml")
@@ -262,7 +263,7 @@ def to_toml(recipe: Recipe) -> str:
 
 def known_digest(recipe: Recipe) -> str | None:
     """Return the published dataset digest of a packaged recipe, or None for any other."""
-    known = json.loads((resources.files("datagen.recipes") / "digests.json").read_text("utf-8"))
+    known = json.loads((_PACKAGED / "digests.json").read_text("utf-8"))
     for name, digest in known.items():
         if load(name).content == recipe.content:
             return str(digest)

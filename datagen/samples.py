@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from datagen import builder
+from datagen import planning
 from datagen.dataset import Dataset
 from datagen.errors import DamagedError, StorageError
 from datagen.layout import TASKS
@@ -34,7 +34,7 @@ def stored(dataset: Dataset, task: str, split: str, index: int) -> Sample:
 
     Raises RecipeError if the dataset has no such sample, DamagedError if it cannot be read.
     """
-    columns = builder.split_of_sample(dataset.splits.values(), task, split, index).columns
+    columns = planning.split_of_sample(dataset.splits.values(), task, split, index).columns
     return {one.name: dataset.rows(task, split, one.name, index, index + 1)[0] for one in columns}
 
 
@@ -62,7 +62,7 @@ def derived(dataset: Dataset, task: str, split: str, index: int) -> Sample:
     Raises RecipeError if there is no such sample or the task is not known here, DamagedError if the
     images are not as they were written, StorageError if memory has no room for those of the split.
     """
-    columns = builder.split_of_sample(dataset.splits.values(), task, split, index).columns
+    columns = planning.split_of_sample(dataset.splits.values(), task, split, index).columns
     kind = find(task)
     _require_expected_columns(dataset, task, split)
     out = {one.name: np.empty((1, *one.shape), one.dtype) for one in columns}
@@ -75,7 +75,7 @@ def _require_expected_columns(dataset: Dataset, task: str, split: str) -> None:
     manifest = dataset.manifest
     tasks = tuple(dict.fromkeys((*_OWNERS, task)))
     plan = replace(manifest, recipe=replace(manifest.recipe, tasks=tasks))
-    for expected in builder.splits(plan):
+    for expected in planning.splits(plan):
         claimed = dataset.splits.get((expected.task, expected.name))
         if expected.name == split and not is_declared(claimed, expected):
             raise DamagedError(

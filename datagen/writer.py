@@ -36,7 +36,7 @@ from datagen.hashing import ColumnHasher, bytes_digest, merkle_root
 from datagen.layout import DRAFT, MANIFEST, MAX_MANIFEST_BYTES, RECIPE
 from datagen.manifest import Manifest
 from datagen.split import NO_OFFSET, SHARD_FACTS, FileFacts, Shard, Split, Table, shard_list
-from datagen.stores import Extent, open_store
+from datagen.stores.base import Extent, open_store
 from datagen.tasks import Deriver, as_indices
 
 _FRAME_BYTES = 1 << 20  # more than the metadata of all splits take on disk

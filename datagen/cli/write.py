@@ -135,10 +135,10 @@ def build(
 @json_option
 def shards(source_dir: Path | None, quiet: bool, as_json: bool, **overrides: Any) -> None:
     """Print the numbered list of shards, for build --shards A:B."""
-    resolved = datagen.builder.resolve(
+    resolved = datagen.planning.resolve(
         recipe_of(**overrides), directory=source_dir, warn=remarks(quiet or as_json)
     )
-    listed = datagen.split.shard_list(datagen.builder.splits(resolved.plan))
+    listed = datagen.split.shard_list(datagen.planning.splits(resolved.plan))
     if as_json:
         print_json(
             [

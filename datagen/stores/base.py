@@ -1,11 +1,14 @@
-"""The interface of a store, and what stores share."""
+"""The interface of a store: a record of functions for each format, and what the formats share.
+
+Only a store imports the library of its format.
+"""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -119,3 +122,21 @@ def zstd_size(start: bytes) -> int | None:
     if not width or len(field) < width:
         return None
     return int.from_bytes(field, "little") + (256 if width == 2 else 0)
+
+
+def open_store(name: str) -> Store:
+    """Import the store of the format "zarr" or "hdf5", and nothing of the other one."""
+    if name == "hdf5":
+        from datagen.stores import hdf5
+
+        return hdf5.STORE
+    from datagen.stores import zarr
+
+    return zarr.STORE
+
+
+def with_paths(split: Split, name: str) -> Split:
+    """Fill in the path of each column, by the rule of the format `name`."""
+    rule = open_store(name).path_rule
+    columns = (replace(column, path=rule(split, column)) for column in split.columns)
+    return replace(split, columns=tuple(columns))

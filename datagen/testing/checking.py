@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from datagen.layout import DEFAULT_SHARD_SIZE
 from datagen.split import Column, Split, planned_problems
-from datagen.stores import with_paths
+from datagen.stores.base import with_paths
 from datagen.tasks import Deriver, Inputs, Task, as_indices
 
 _CHECKED = 64  # samples at either end of the split

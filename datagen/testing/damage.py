@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from datagen import builder
+from datagen import builder, planning
 from datagen import recipe as recipe_rules
 from datagen.errors import RecipeError
 from datagen.hashing import canonical_json
@@ -30,7 +30,7 @@ from datagen.layout import TASKS
 from datagen.recipe import Recipe
 from datagen.sources.base import Source
 from datagen.split import Split
-from datagen.stores import open_store
+from datagen.stores.base import open_store
 from datagen.tasks import Deriver
 from datagen.testing.strategies import Shape, recipes, require_known, save_source, sources
 from datagen.writer import write_dataset
@@ -157,7 +157,7 @@ def plant(
 
     >>> plant(dataset, "foreground", "test", "threshold", 0, 7)  # doctest: +SKIP
     """
-    resolved = builder.Resolved(dataset.recipe, dataset.source)
+    resolved = planning.Resolved(dataset.recipe, dataset.source)
     sample = resolved.sample(task, split, index)
     if column not in sample:
         raise RecipeError(f"{task} has no column {column}", expected=f"one of {', '.join(sample)}")
@@ -180,7 +180,7 @@ def plant(
     def fill(folder: Path) -> None:
         save_source(dataset.source, folder / "source.npz")
         write_dataset(
-            folder / "data", resolved.plan, builder.splits(resolved.plan), deriver, workers=1
+            folder / "data", resolved.plan, planning.splits(resolved.plan), deriver, workers=1
         )
 
     return _COPIES.get(next(_NUMBERS), fill) / "data"
@@ -271,9 +271,11 @@ def _forge(whole: TinyDataset, which: int, number: int) -> _Done:
 
     Labels of digits are left alone: a check without the source cannot know them.
     """
-    resolved = builder.Resolved(whole.recipe, whole.source)
+    resolved = planning.Resolved(whole.recipe, whole.source)
     every = [
-        (section, column) for section in builder.splits(resolved.plan) for column in section.columns
+        (section, column)
+        for section in planning.splits(resolved.plan)
+        for column in section.columns
     ]
     choices = [one for one in every if (one[0].task, one[1].name) != ("circles", "label")]
     section, column = choices[which % len(choices)]

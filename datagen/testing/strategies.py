@@ -295,7 +295,7 @@ def recipes(
     """Draw valid recipes: those that `source` can satisfy, with few mosaics, or else any at all.
 
     `tasks`, `format` and `compression` are as in the recipe; None draws the last two, and takes all
-    three tasks (without a source, some of them). With a source, `builder.Resolved(recipe, source)`
+    three tasks (without a source, some of them). With a source, `planning.Resolved(recipe, source)`
     never raises; the recipe names the source without its path. Drawing raises InputError or
     RecipeError if no recipe can divide `source`.
 

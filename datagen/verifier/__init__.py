@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datagen import builder, recipe
+from datagen import planning, recipe
 from datagen.dataset import Dataset
 from datagen.engines import Progress, threads
 from datagen.errors import DatagenError, InputError, RecipeError, SourceError, StorageError
@@ -188,7 +188,7 @@ def _limits_of_knowledge(against: Collection[str]) -> Iterator[Skipped]:
 
 def _find_source(
     dataset: Dataset, source_dir: Path | str | None, *, optional: bool, workers: int
-) -> tuple[builder.Resolved | None, Sequence[Finding]]:
+) -> tuple[planning.Resolved | None, Sequence[Finding]]:
     """Look for the source in `source_dir`, else where it is at hand; ask no mirror.
 
     Raises InputError, SourceError or StorageError if it is not in `source_dir`, unless `optional`.
@@ -201,11 +201,11 @@ def _find_source(
             if not optional:
                 raise
         else:
-            if source or not optional or name in builder.EMBEDDED_OR_PINNED:
+            if source or not optional or name in planning.EMBEDDED_OR_PINNED:
                 return source, problems
             sides = f"expected {problems[0].expected}, found {problems[0].found}"
             return None, [Skipped(f"the source in {source_dir}, which is another: {sides}")]
-    if not builder.is_at_hand(name):
+    if not planning.is_at_hand(name):
         return None, []
     try:
         return _compare_source(dataset, None, workers)
@@ -215,11 +215,11 @@ def _find_source(
 
 def _compare_source(
     dataset: Dataset, source_dir: Path | str | None, workers: int
-) -> tuple[builder.Resolved | None, list[Problem]]:
+) -> tuple[planning.Resolved | None, list[Problem]]:
     """Load the source and compare what it gives with the manifest; None if it is another."""
     recorded, stated = dataset.manifest.recipe, dataset.manifest.plan
     try:
-        source = builder.resolve(recorded, directory=source_dir, workers=workers, offline=True)
+        source = planning.resolve(recorded, directory=source_dir, workers=workers, offline=True)
     except RecipeError as error:  # the source cannot give what the recipe asks for
         expected, found = "the source it was built from", str(error)
     else:
@@ -235,7 +235,7 @@ def _compare_source(
 def _check_all(
     dataset: Dataset,
     structure: Structure,
-    source: builder.Resolved | None,
+    source: planning.Resolved | None,
     workers: int,
     progress: Progress | None,
 ) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from datagen import builder
+from datagen import planning
 from datagen.dataset import Dataset
 from datagen.engines.threads import Slot
 from datagen.errors import DamagedError, DatagenError
@@ -25,7 +25,7 @@ from datagen.files import storage_errors
 from datagen.hashing import ColumnHasher
 from datagen.layout import CHUNK
 from datagen.split import Column, Shard, Split, Table, shard_list
-from datagen.stores import Array, open_store
+from datagen.stores.base import Array, open_store
 from datagen.tasks import Deriver, Inputs, as_indices
 from datagen.verifier.problems import Compared, Finding, Problem, Skipped, problem_in, unreadable
 
@@ -244,7 +244,7 @@ def read_inputs(
         damage += more_damage
         if images is None or labels is None:
             return StoredInputs(None, damage, [Skipped(f"{about}, which are damaged")])
-        inputs = builder.inputs_of(dataset.manifest.recipe, name, images, labels, workers)
+        inputs = planning.inputs_of(dataset.manifest.recipe, name, images, labels, workers)
         return StoredInputs(inputs, damage, [*_wrong_labels(dataset, circles, labels)])
     except MemoryError:
         short = f"with masks, those of all splits take {size:,} bytes"

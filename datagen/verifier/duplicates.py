@@ -18,7 +18,7 @@ from datagen.dataset import Dataset
 from datagen.hashing import sample_digests
 from datagen.permutation import mix64
 from datagen.split import Shard
-from datagen.stores import Array
+from datagen.stores.base import Array
 from datagen.tasks import Inputs
 from datagen.verifier.content import ShardReader, column_of
 from datagen.verifier.problems import Problem

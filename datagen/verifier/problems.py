@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from datagen.dataset import Dataset
 from datagen.errors import DatagenError, printable
 from datagen.files import require_enough
 from datagen.split import Split
+
+if TYPE_CHECKING:
+    from datagen.dataset import Dataset
 
 UNREADABLE = "unreadable"  # the kind of a problem where something could not be read
 

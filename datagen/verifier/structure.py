@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from datagen import builder, recipe
+from datagen import planning, recipe
 from datagen.dataset import Dataset
 from datagen.errors import DatagenError
 from datagen.files import LINK_REMEDY, require_enough
@@ -22,7 +22,7 @@ from datagen.layout import CHUNK, MANIFEST, RECIPE
 from datagen.manifest import Manifest
 from datagen.sources.base import MAX_CLASSES, MAX_SIDE
 from datagen.split import FileFacts, Shard, Split, shard_list
-from datagen.stores import Store, open_store, with_paths
+from datagen.stores.base import Store, open_store, with_paths
 from datagen.tasks import TASKS
 from datagen.verifier.problems import UNREADABLE, Problem, Skipped, problem_in
 
@@ -277,7 +277,7 @@ def _expected_splits(manifest: Manifest, unknown: list[str]) -> dict[tuple[str, 
     """Plan the splits that follow from the recipe and the source, of known tasks."""
     known = tuple(task for task in manifest.recipe.tasks if task not in unknown)
     plan = replace(manifest, recipe=replace(manifest.recipe, tasks=known))
-    return {(split.task, split.name): split for split in builder.splits(plan)}
+    return {(split.task, split.name): split for split in planning.splits(plan)}
 
 
 def is_declared(split: Split | None, expected: Split | None) -> bool:

@@ -13,7 +13,7 @@ from datagen.dataset import Dataset
 from datagen.errors import DatagenError
 from datagen.hashing import ColumnHasher
 from datagen.split import Column, Shard, Split, shard_list
-from datagen.stores import Views, open_store
+from datagen.stores.base import Views, open_store
 from datagen.verifier.problems import Finding, Problem, Skipped, problem_in, unreadable
 from datagen.verifier.structure import view_of
 

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen.recipe import Mosaics
-from datagen.stores import Column
+from datagen.split import Column
 from datagen.tasks import Deriver, Inputs, Task, one_per_digit
 
 

@@ -39,7 +39,7 @@ from modeling.inference.inputs import (
     skipped_pictures,
 )
 from modeling.inference.overlays import draw_overlay, plain_name
-from modeling.networks.mosaics import semantic
+from modeling.networks import semantic
 from modeling.runs import Trained, load_run, require_fit, require_size
 from modeling.scoring.predictions import write_predictions
 from modeling.tasks import infer_batch

@@ -10,16 +10,18 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import numpy as np
 import torch
 
 from modeling.config import Config
-from modeling.data.dataset import Dataset
 from modeling.data.manifest import Side
 from modeling.decoding import DecodeError, Rule, decode
 from modeling.errors import OTHER_VERSION, FormatError
+
+if TYPE_CHECKING:
+    from modeling.data.dataset import Dataset
 
 # The bits of the weights depend on these parts of the environment, and on the machine.
 _BITS = ("versions", "device", "precision", "threads", "ranks", "git")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from modeling.data.dataset import Dataset, Split
 from modeling.errors import InputError
 from modeling.metrics.scores import UInt8
+
+if TYPE_CHECKING:
+    from modeling.data.dataset import Dataset, Split
 
 Array = npt.NDArray[Any]
 

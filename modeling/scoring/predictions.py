@@ -16,15 +16,17 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from modeling.data.dataset import Dataset
 from modeling.errors import InputError, storage_errors
 from modeling.files import write_atomic
 from modeling.metrics.scores import UInt8
+
+if TYPE_CHECKING:
+    from modeling.data.dataset import Dataset
 
 Array = npt.NDArray[Any]
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from modeling.config import PRESETS
 from modeling.data.columns import Column
-from modeling.data.dataset import Dataset
 from modeling.data.manifest import REBUILD
 from modeling.errors import DamagedError
 from modeling.files import write_json
@@ -25,6 +24,9 @@ from modeling.metrics.scores import UInt8
 from modeling.scoring.baselines import fit_baseline
 from modeling.scoring.predictions import check_predictions, expected_arrays, read_predictions
 from modeling.scoring.shifted import shifted_mosaics
+
+if TYPE_CHECKING:
+    from modeling.data.dataset import Dataset
 
 if TYPE_CHECKING:
     from modeling.runs import Trained

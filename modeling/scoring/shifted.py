@@ -13,13 +13,15 @@ fill a whole mosaic are left out.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from modeling.data.dataset import Split
 from modeling.metrics.scores import UInt8
+
+if TYPE_CHECKING:
+    from modeling.data.dataset import Split
 
 Integers = npt.NDArray[np.int64]
 

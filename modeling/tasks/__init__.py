@@ -18,10 +18,8 @@ from torch import Tensor, nn
 from modeling import metrics
 from modeling.config import Config
 from modeling.data.columns import Column
-from modeling.networks.circles import CircleNet
+from modeling.networks import CircleNet, ForegroundNet, MosaicNet
 from modeling.networks.compute import autocast, exact_products
-from modeling.networks.foreground import ForegroundNet
-from modeling.networks.mosaics import MosaicNet
 from modeling.tasks import augment, geometry, losses
 
 Batch = dict[str, Tensor]

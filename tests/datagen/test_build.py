@@ -28,7 +28,7 @@ from helpers import (
     tree,
 )
 
-from datagen import builder, otsu, sources
+from datagen import builder, otsu, planning, sources
 from datagen import manifest as manifests
 from datagen.converter import convert
 from datagen.diff import differences
@@ -37,8 +37,8 @@ from datagen.hashing import ColumnHasher
 from datagen.layout import SPLITS
 from datagen.permutation import Permutation
 from datagen.preview import write_preview
-from datagen.split import shard_list
-from datagen.stores import Array, Column
+from datagen.split import Column, shard_list
+from datagen.stores.base import Array
 from datagen.tasks import TASKS
 from datagen.verifier import verify
 
@@ -393,7 +393,7 @@ def test_a_whole_dataset_is_left_exactly_as_it_is(
 
 def test_a_sample_alone_is_the_stored_row(source: Path, zarr_root: Path) -> None:
     data = columns(zarr_root)
-    resolved = builder.resolve_dataset(zarr_root, directory=source)
+    resolved = planning.resolve_dataset(zarr_root, directory=source)
     for task, split in SECTIONS:
         count = len(data[task, split, "image"])
         for index in {0, 1, 255 % count, 256 % count, count - 1}:
@@ -408,7 +408,7 @@ def test_a_sample_alone_is_the_stored_row(source: Path, zarr_root: Path) -> None
 
 
 def test_a_sample_that_does_not_exist_is_refused(source: Path) -> None:
-    resolved = builder.resolve(tiny_recipe(source))
+    resolved = planning.resolve(tiny_recipe(source))
     for task, split, index in [
         ("mosaics", "train", 700),
         ("mosaics", "train", -1),
@@ -419,7 +419,7 @@ def test_a_sample_that_does_not_exist_is_refused(source: Path) -> None:
 
 
 def test_the_shard_list_names_each_shard_once_in_the_order_of_the_tasks(source: Path) -> None:
-    listed = shard_list(builder.splits(builder.resolve(tiny_recipe(source)).plan))
+    listed = shard_list(planning.splits(planning.resolve(tiny_recipe(source)).plan))
     assert [job.name for job in listed] == [
         *(f"{task}.{split}.00000" for task in ("foreground", "circles") for split in SPLITS),
         *(f"mosaics.train.0000{shard}" for shard in range(3)),
@@ -493,8 +493,8 @@ def test_every_function_takes_paths_as_text(tmp_path: Path) -> None:
     assert convert(root, other, format_name="hdf5").manifest == manifests.load(other)
     assert builder.finish(root).manifest == manifests.load(root) == manifests.load(Path(root))
     assert (
-        builder.resolve_dataset(root, directory=source).plan
-        == builder.resolve(recipe, directory=source).plan
+        planning.resolve_dataset(root, directory=source).plan
+        == planning.resolve(recipe, directory=source).plan
     )
     assert not verify(root, source_dir=source).problems
     assert not any(one.is_data for one in differences(root, other))

@@ -29,7 +29,7 @@ import pytest
 from helpers import FORMATS, Death, Disk, flip, hidden, save_recipe, tiny_source, tree
 from killing import MIRRORED, TINY, Running, Warm, packed, slow_mirror, start_cold
 
-from datagen import builder, converter, files, preview, recipe
+from datagen import builder, converter, files, planning, preview, recipe
 from datagen import manifest as manifests
 from datagen.errors import DamagedError, FormatError, StorageError
 from datagen.layout import DRAFT, MANIFEST, PROGRESS
@@ -627,9 +627,9 @@ def test_a_job_that_raises_ends_the_build_cleanly_and_the_next_goes_on(
     tmp_path: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch, format_name: str
 ) -> None:
     root, chosen = tmp_path / "data", recipe.load(str(whole.recipes[format_name]))
-    original = builder.Resolved.deriver
+    original = planning.Resolved.deriver
 
-    def deriver(resolved: builder.Resolved, section: Split) -> Deriver:
+    def deriver(resolved: planning.Resolved, section: Split) -> Deriver:
         derive = original(resolved, section)
 
         def fail(*arguments: Any) -> None:
@@ -640,7 +640,7 @@ def test_a_job_that_raises_ends_the_build_cleanly_and_the_next_goes_on(
         return fail
 
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr(builder.Resolved, "deriver", deriver)
+        patch.setattr(planning.Resolved, "deriver", deriver)
         builder.build(chosen, root, workers=3)
     assert {*hidden(root)} <= {DRAFT, PROGRESS}
     assert not (root / MANIFEST).exists()

@@ -21,12 +21,11 @@ from hypothesis import strategies as st
 
 from datagen import manifest as manifests
 from datagen.errors import DamagedError, DatagenError, FormatError, StorageError
-from datagen.existing import table_from_bytes
 from datagen.hashing import canonical_json
 from datagen.layout import MAX_MANIFEST_BYTES, SPLITS
 from datagen.manifest import DigitFacts, Manifest, SourceFacts, from_bytes, seal, to_bytes
 from datagen.recipe import Mosaics, Recipe, Storage
-from datagen.split import NO_OFFSET, SHARD_FACTS, Column, FileFacts, Split
+from datagen.split import NO_OFFSET, SHARD_FACTS, Column, FileFacts, Split, table_from_bytes
 
 PATH = Path("some/manifest.json")
 

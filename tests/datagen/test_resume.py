@@ -37,16 +37,15 @@ from helpers import (
     without_privileges,
 )
 
-from datagen import builder, existing, files, writer
+from datagen import builder, existing, files, planning, writer
 from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.engines import threads
 from datagen.errors import BusyError, DamagedError, FormatError, RecipeError, StorageError
-from datagen.existing import read_table
 from datagen.layout import DRAFT, MANIFEST, PROGRESS, SPLITS
 from datagen.manifest import Manifest
-from datagen.split import Split, Table, shard_list
-from datagen.stores import Array
+from datagen.split import Split, Table, read_table, shard_list
+from datagen.stores.base import Array
 from datagen.tasks import Deriver
 
 SHARDS = 12  # of the tiny recipe
@@ -79,10 +78,10 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_name: str) -> 
     recipe = tiny_recipe(
         source, format=format_name, tasks=["foreground", "circles"], **dict.fromkeys(SPLITS, 1)
     )
-    resolved = builder.resolve(recipe)
+    resolved = planning.resolve(recipe)
     sections = [
         one
-        for one in builder.splits(resolved.plan)
+        for one in planning.splits(resolved.plan)
         if one.folder in ("foreground/val", "circles/test")
     ]
     return lambda root: writer.write_dataset(
@@ -227,7 +226,7 @@ def test_an_exception_in_the_middle_leaves_no_draft_and_no_manifest(
 def test_an_interruption_leaves_no_draft_of_a_job_that_does_not_end_in_time(
     tmp_path: Path, source: Path, whole: dict[str, Path]
 ) -> None:
-    resolved, root = builder.resolve(tiny_recipe(source)), tmp_path / "data"
+    resolved, root = planning.resolve(tiny_recipe(source)), tmp_path / "data"
     begun, release = threading.Event(), threading.Event()
 
     def deriver(section: Split) -> Deriver:
@@ -246,7 +245,7 @@ def test_an_interruption_leaves_no_draft_of_a_job_that_does_not_end_in_time(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sections = builder.splits(resolved.plan)
+        sections = planning.splits(resolved.plan)
         writer.write_dataset(root, resolved.plan, sections, deriver, workers=2, progress=progress)
     assert has_no_draft(root)
     release.set()
@@ -261,7 +260,7 @@ def test_too_little_space_is_found_before_anything_is_made(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, usage = tiny_recipe(source), shutil.disk_usage(tmp_path)
-    shards = shard_list(builder.splits(builder.resolve(recipe).plan))
+    shards = shard_list(planning.splits(planning.resolve(recipe).plan))
     needed = sum(job.room for job in shards) + (1 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
     with pytest.raises(StorageError, match="not enough space") as caught:
@@ -526,8 +525,8 @@ def test_a_dataset_that_cannot_say_what_it_is_is_left_alone(
 def test_data_of_another_digest_than_they_must_have_are_not_committed_nor_kept(
     tmp_path: Path, source: Path, whole: dict[str, Path]
 ) -> None:
-    resolved = builder.resolve(tiny_recipe(source))
-    plan, sections = resolved.plan, builder.splits(resolved.plan)
+    resolved = planning.resolve(tiny_recipe(source))
+    plan, sections = resolved.plan, planning.splits(resolved.plan)
     with pytest.raises(DamagedError, match="another digest") as caught:
         writer.write_dataset(
             tmp_path / "data", plan, sections, resolved.deriver, workers=1, expected="0" * 64
@@ -610,7 +609,7 @@ def test_a_table_is_read_once_however_many_shards_it_tells_of(
     assert (
         len(read)
         == len(set(read))
-        < sum(1 for _ in shard_list(builder.splits(manifests.load(root))))
+        < sum(1 for _ in shard_list(planning.splits(manifests.load(root))))
     )
 
 

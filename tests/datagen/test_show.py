@@ -26,7 +26,7 @@ TASKS = ("foreground", "circles", "mosaics")
 
 CORNERS = """
 import numpy as np
-from datagen.stores import Column
+from datagen.split import Column
 from datagen.tasks import Task
 
 

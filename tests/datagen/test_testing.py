@@ -25,13 +25,14 @@ from hypothesis import strategies as st
 from datagen import otsu, testing
 from datagen import recipe as recipe_rules
 from datagen import sources as source_rules
-from datagen.builder import Resolved, build, resolve_dataset
+from datagen.builder import build
 from datagen.errors import DatagenError, InputError, RecipeError
 from datagen.layout import SPLITS, TASKS
+from datagen.planning import Resolved, resolve_dataset
 from datagen.recipe import COMPRESSIONS, Mosaics, Recipe
 from datagen.sources.base import MAX_CLASSES, Part, Source, UInt8
 from datagen.sources.split import divide
-from datagen.stores import Column
+from datagen.split import Column
 from datagen.tasks import Deriver, Inputs, Task, one_per_digit
 from datagen.tasks import find as find_task
 from datagen.testing import (

@@ -26,7 +26,7 @@ from forging import SHARD, Tiny, build_tiny, copy_of, reseal, seal
 from helpers import FORMATS, flip, tree
 from older import make_older
 
-from datagen import builder
+from datagen import builder, planning
 from datagen import recipe as recipes
 from datagen.cli.main import cli
 from datagen.dataset import Dataset
@@ -903,7 +903,7 @@ def test_a_source_of_the_environment_that_is_pinned_speaks_against_the_dataset(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pinned source is the same wherever it lies, so a dataset of another source is wrong."""
-    source = builder.resolve(
+    source = planning.resolve(
         recipes.from_table(tiny.manifest["recipe"], origin="test"),
         directory=tiny.other.with_suffix(".npz"),
     ).source

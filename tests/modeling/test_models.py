@@ -13,11 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datagen.sources import strokes
+from modeling.networks import CircleNet, ForegroundNet, MosaicNet, semantic
 from modeling.networks.blocks import Residual, Trunk, grey_levels, scale
-from modeling.networks.circles import CircleNet
 from modeling.networks.context import GlobalContext, LocalContext, vote
-from modeling.networks.foreground import ForegroundNet
-from modeling.networks.mosaics import MosaicNet, semantic
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -34,7 +34,7 @@ from modeling.errors import InputError
 from modeling.inference import load, overlays, predict
 from modeling.inference.inputs import are_blank, are_light, read_inputs, read_npy
 from modeling.inference.predict import describe, rows, summary
-from modeling.networks.mosaics import semantic
+from modeling.networks import semantic
 from modeling.runs import load_run, require_fit
 from modeling.scoring.predictions import read_predictions
 from modeling.scoring.score import predict_split, score_predictions

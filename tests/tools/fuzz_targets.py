@@ -30,11 +30,10 @@ from helpers import save_source
 from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.errors import DatagenError
-from datagen.existing import read_table
 from datagen.hashing import bytes_digest, canonical_json, dataset_digest
 from datagen.layout import CHUNK
 from datagen.sources import idx, npz
-from datagen.split import NO_OFFSET, FileFacts
+from datagen.split import NO_OFFSET, FileFacts, read_table
 from datagen.stores import zarr as store
 from datagen.stores.base import ZSTD_HEADER, zstd_size
 

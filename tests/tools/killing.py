@@ -216,7 +216,8 @@ def _fork(request: Mapping[str, Any]) -> int:
 def _serve() -> None:
     """Answer each line on standard input: start a command, or wait for one."""
     from datagen import builder, converter  # noqa: F401
-    from datagen.stores import hdf5, open_store
+    from datagen.stores import hdf5
+    from datagen.stores.base import open_store
 
     hdf5.register_zstd()
     open_store("zarr")
