@@ -302,7 +302,7 @@ def test_build_says_that_it_removed_the_views_of_an_earlier_dataset(recipe: Path
     assert run(*build).stdout.startswith("here: whole, nothing to do\n")
     assert len(list(Path("here").rglob("all.h5"))) == 9
     Path("here/recipe.toml").write_text("# mine\n")
-    told = "here: metadata written anew, 12 shards were there; all.h5 removed from 9 sections: read the shards\n"
+    told = "here: metadata written anew, 12 shards were there; all.h5 removed from 9 splits: read the shards\n"
     assert run(*build).stdout.startswith(told)
     assert not list(Path("here").rglob("all.h5"))
 

@@ -322,7 +322,7 @@ def test_what_was_written_earlier_is_whole_to_verify_and_nothing_to_build(
 ) -> None:
     write_source(tmp_path / "source.npz")
     root = shutil.copytree(OLDER / name, tmp_path / name)
-    for level in ({"quick": True}, {"sample": 50}, {}, {"directory": tmp_path / "source.npz"}):
+    for level in ({"quick": True}, {"sample": 50}, {}, {"source_dir": tmp_path / "source.npz"}):
         assert verify(root, **level).problems == ()
     before = contents(root)
     assert write_dataset(tmp_path, name) == root

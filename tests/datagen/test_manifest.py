@@ -917,7 +917,7 @@ def test_what_is_wrong_with_a_recipe_is_told_in_full() -> None:
 def test_defaults_left_out_of_the_recipe_are_another_spelling() -> None:
     value = plain()
     value["recipe"]["storage"].pop("compression")
-    assert "not spelled" in refused(forged(value))
+    assert "not canonical" in refused(forged(value))
 
 
 @pytest.mark.parametrize(

@@ -434,7 +434,7 @@ DAMAGE = SLIGHT | {
     "emptied": lambda path: os.truncate(path, 0),
     "lengthened": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
     "a link to the same": lambda path: path.symlink_to(
-        path.rename(Path(tempfile.mkdtemp()) / "away")
+        shutil.move(path, Path(tempfile.mkdtemp()) / "away")
     ),
 }
 
