@@ -116,7 +116,7 @@ def test_a_dataset_is_a_mapping_of_tasks_of_splits_of_columns(data: OpenedDatase
     column = data["mosaics"]["train"]["image"]
     assert column.shape == (MOSAICS["train"], 18, 16)
     assert (column.dtype, column.ndim) == (np.uint8, 3)
-    assert column.size == column.nbytes == MOSAICS["train"] * 80
+    assert column.size == column.nbytes == MOSAICS["train"] * 18 * 16
     again = datagen.open(str(data.path))
     assert (again.digest, again.source, again.classes) == (data.digest, data.source, data.classes)
     assert "mosaic" not in data
