@@ -66,11 +66,11 @@ from datagen.stores.base import open_store
 
 dataset = Dataset(Path(sys.argv[1]))
 read = open_store(dataset.manifest.recipe.storage.format).read_rows
-for (task, split), section in dataset.splits.items():
-    for column, facts in zip(section.columns, dataset.manifest.splits[task, split].columns, strict=True):
+for (task, split), of in dataset.splits.items():
+    for column, facts in zip(of.columns, dataset.manifest.splits[task, split].columns, strict=True):
         hasher = ColumnHasher(column.dtype, column.shape)
-        for start in range(0, section.count, 32768):
-            hasher.update(read(dataset.root, section, column, start, min(start + 32768, section.count)))
+        for start in range(0, of.count, 32768):
+            hasher.update(read(dataset.root, of, column, start, min(start + 32768, of.count)))
         assert hasher.root().hex() == facts.root, (task, split, column.name)
 """
 VERSIONS = """

@@ -19,7 +19,7 @@ from datagen import recipe as recipes
 from datagen.engines import threads
 from datagen.errors import DamagedError, StorageError
 from datagen.hashing import bytes_digest, file_digest
-from datagen.layout import DRAFT, PROGRESS
+from datagen.layout import PARTIAL_MANIFEST, PROGRESS
 from datagen.manifest import Manifest
 from datagen.split import (
     SHARD_FACTS,
@@ -47,7 +47,9 @@ def is_whole(root: Path, manifest: Manifest, *, workers: int, consolidated: bool
 
 def has_intact_metadata(root: Path, manifest: Manifest, *, consolidated: bool = False) -> bool:
     """Tell whether all files but the shards are intact, and no build is in progress."""
-    if any(files.look(root / name) for name in (DRAFT, PROGRESS)) or not is_published(manifest):
+    if any(files.look(root / name) for name in (PARTIAL_MANIFEST, PROGRESS)) or not is_published(
+        manifest
+    ):
         return False
     format_name = manifest.recipe.storage.format
     return all(

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from datagen.errors import BusyError, DamagedError, InputError, StorageError
-from datagen.layout import DRAFT, MANIFEST, RECIPE
+from datagen.layout import MANIFEST, PARTIAL_MANIFEST, RECIPE
 
 _FEWER_WORKERS = "use fewer --workers where the command has that option"
 _REMEDIES = {
@@ -165,7 +165,7 @@ def require_outside_datasets(place: Path) -> None:
         above = Path(os.path.realpath(place)).parents
     for folder in above:
         if (
-            kind(folder / DRAFT) == "a file"
+            kind(folder / PARTIAL_MANIFEST) == "a file"
             or kind(folder / MANIFEST) == kind(folder / RECIPE) == "a file"
         ):
             raise InputError(

@@ -52,7 +52,7 @@ def damage(dataset: Dataset, task: str, split: str, index: int) -> DamagedError 
         expected=problem.expected,
         found=problem.found,
         remedy="'datagen verify' says which samples are wrong, "
-        "'datagen build' writes the file anew",
+        "'datagen build' writes the file again",
     )
 
 

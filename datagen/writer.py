@@ -33,7 +33,7 @@ from datagen.existing import (
     write_record,
 )
 from datagen.hashing import ColumnHasher, bytes_digest, merkle_root
-from datagen.layout import DRAFT, MANIFEST, MAX_MANIFEST_BYTES, RECIPE
+from datagen.layout import MANIFEST, MAX_MANIFEST_BYTES, PARTIAL_MANIFEST, RECIPE
 from datagen.manifest import Manifest
 from datagen.split import NO_OFFSET, SHARD_FACTS, FileFacts, Shard, Split, Table, shard_list
 from datagen.stores.base import Extent, open_store
@@ -228,7 +228,7 @@ class DatasetFolder:
         if not self.is_part:
             files.remove_temporaries(self.root)
         if self.present is None:
-            path = self.root / DRAFT
+            path = self.root / PARTIAL_MANIFEST
             files.write_atomic(path, manifests.to_bytes(self.plan), replace=not self.is_part)
             # of two parts that begin at once, the first decides what is built here
             self._require_same_plan(_read_partial(self.root))
@@ -281,7 +281,7 @@ class DatasetFolder:
         expected = expected or recipes.known_digest(self.plan.recipe)
         if expected not in (None, manifest.digest):
             # without the tables of an earlier build, too
-            files.write_atomic(self.root / DRAFT, manifests.to_bytes(self.plan))
+            files.write_atomic(self.root / PARTIAL_MANIFEST, manifests.to_bytes(self.plan))
             remove_records(self.root)
             raise DamagedError(
                 "the data have another digest than they must",
@@ -290,10 +290,10 @@ class DatasetFolder:
                 found=manifest.digest,
                 remedy="run it again: nothing of this will be kept",
             )
-        files.write_atomic(self.root / DRAFT, manifests.to_bytes(manifest))
+        files.write_atomic(self.root / PARTIAL_MANIFEST, manifests.to_bytes(manifest))
         remove_records(self.root)
         with files.storage_errors(self.root):
-            (self.root / DRAFT).replace(self.root / MANIFEST)
+            (self.root / PARTIAL_MANIFEST).replace(self.root / MANIFEST)
             files.sync_folder(self.root)
         return manifest
 
@@ -355,10 +355,10 @@ class DatasetFolder:
         Where its digest is not the published one of its recipe, its tables are not kept either.
         """
         with files.storage_errors(self.root):
-            (self.root / MANIFEST).rename(self.root / DRAFT)
+            (self.root / MANIFEST).rename(self.root / PARTIAL_MANIFEST)
             files.sync_folder(self.root)
         if self.present is not None and not is_published(self.present):
-            files.write_atomic(self.root / DRAFT, manifests.to_bytes(self.plan))
+            files.write_atomic(self.root / PARTIAL_MANIFEST, manifests.to_bytes(self.plan))
 
     @contextmanager
     def _sweeping(self) -> Iterator[None]:
@@ -399,11 +399,11 @@ def _present(root: Path) -> Manifest | None:
     """Read the manifest in `root`, finished or partial; None where there is neither."""
     if files.look(root / MANIFEST):
         return manifests.load(root)
-    return _read_partial(root) if files.look(root / DRAFT) else None
+    return _read_partial(root) if files.look(root / PARTIAL_MANIFEST) else None
 
 
 def _read_partial(root: Path) -> Manifest:
-    path = root / DRAFT
+    path = root / PARTIAL_MANIFEST
     return manifests.from_bytes(manifests.read_bounded(path, MAX_MANIFEST_BYTES), path=path)
 
 

@@ -66,7 +66,7 @@ def write_json(path: Path | str, value: Mapping[str, Any]) -> None:
     write_atomic(path, json.dumps(value, indent=2, allow_nan=False).encode() + b"\n")
 
 
-def remove_drafts(folder: Path | str) -> None:
+def remove_temporaries(folder: Path | str) -> None:
     """Remove the temporary files that killed writers left in `folder`.
 
     Raises StorageError, which names the folder.

@@ -140,10 +140,10 @@ def test_the_examples_read_every_column_whole(
         import hdf5plugin  # noqa: F401  (as the page says)
     dataset = Dataset(built(name, compression))
     for split in SPLITS:
-        section = dataset.splits[task, split]
-        for column in section.columns:
+        of = dataset.splits[task, split]
+        for column in of.columns:
             found = read(example(reader), dataset.root, task, split, column.name)
-            expected = dataset.rows(task, split, column.name, 0, section.count)
+            expected = dataset.rows(task, split, column.name, 0, of.count)
             np.testing.assert_array_equal(found, expected, strict=True)
 
 

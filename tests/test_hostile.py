@@ -98,9 +98,10 @@ import _thread, threading
 def refused(*arguments, **options):
     raise RuntimeError("can't start new thread")
 for module in (_thread, threading):
-    for name in ("start_new_thread", "start_joinable_thread", "_start_new_thread", "_start_joinable_thread"):
-        if hasattr(module, name):
-            setattr(module, name, refused)
+    for name in ("start_new_thread", "start_joinable_thread"):
+        for attribute in (name, "_" + name):
+            if hasattr(module, attribute):
+                setattr(module, attribute, refused)
 """
 
 _CLOSINGS = {"stdin": "<&-", "stdout": ">&-", "stderr": "2>&-"}
@@ -217,7 +218,8 @@ def run(command: str, place: Place, world: World, data: Path, work: Path) -> tup
     """
     program, *names = command.split()
     arguments = [*names, *(world.fill(argument, data) for argument in COMMANDS[command])]
-    start = f"{place.before}\nimport runpy; runpy.run_module({program!r}, run_name='__main__', alter_sys=True)"
+    module = f"runpy.run_module({program!r}, run_name='__main__', alter_sys=True)"
+    start = f"{place.before}\nimport runpy; {module}"
     environment = {**os.environ, "DATAGEN_MIRRORS": "http://127.0.0.1:9/", "DATAGEN_SOURCE_DIR": ""}
     for name, value in place.environment.items():
         environment.pop(name, None)

@@ -77,7 +77,7 @@ def print_built(
     built: Built,
     root: Path,
     *,
-    committed: str = "metadata written anew",
+    committed: str = "metadata written again",
     there: str = "whole, nothing to do",
 ) -> None:
     """Print what a build did, and the dataset.

@@ -44,8 +44,11 @@ _ALIGNMENT = 64
 _ZSTD_FILTER, _ZSTD_LEVEL = 32015, 3
 
 
-def path_rule(split: Split, column: Column) -> str:  # noqa: ARG001  (all columns of a shard share its file)
-    """Path of a shard's file relative to the dataset, as a format string over `shard`."""
+def path_rule(split: Split, column: Column) -> str:  # noqa: ARG001
+    """Return the path of a shard's file relative to the dataset, as a format string over `shard`.
+
+    All columns of a shard share its file.
+    """
     return f"{split.folder}/{{shard:05d}}.h5"
 
 
@@ -162,7 +165,7 @@ def frame_paths(split: Split) -> list[str]:  # noqa: ARG001  (as of all stores)
     return []
 
 
-def frame_problems(root: Path, split: Split) -> list[Contradiction]:  # noqa: ARG001  (as of all stores)
+def frame_problems(root: Path, split: Split) -> list[Contradiction]:  # noqa: ARG001
     """List nothing: there is no frame."""
     return []
 

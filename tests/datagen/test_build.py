@@ -47,7 +47,7 @@ COLUMNS = {
     "circles": ("image", "mask", "label", "circle"),
     "mosaics": ("image", "mask", "label", "source", "digest"),
 }
-SECTIONS = [(task, split) for task in COLUMNS for split in SPLITS]
+KEYS = [(task, split) for task in COLUMNS for split in SPLITS]
 STORAGES: list[dict[str, Any]] = [
     {"format": "zarr", "shard_size": 512},
     {"format": "zarr", "shard_size": 32_768},
@@ -131,9 +131,9 @@ def test_the_folder_holds_the_files_of_the_format_and_nothing_else(
     expected = {
         "manifest.json",
         "recipe.toml",
-        *(f"{task}/{split}.shards" for task, split in SECTIONS),
+        *(f"{task}/{split}.shards" for task, split in KEYS),
     }
-    for task, split in SECTIONS:
+    for task, split in KEYS:
         folder, shards = (
             f"{task}/{split}",
             -(-(MOSAICS if task == "mosaics" else COUNTS)[split] // 256),
@@ -216,7 +216,7 @@ def test_the_library_and_the_maps_give_the_same_whole_columns(
     root = tmp_path / "data"
     source = save_source(tmp_path / "digits.npz", SHAPES[shape])
     builder.build(tiny_recipe(source, format=format_name, **MOSAICS_OF[shape]), root, workers=2)
-    for task, split in SECTIONS:
+    for task, split in KEYS:
         images, _ = SHAPES[shape][split]
         count = MOSAICS_OF[shape][split] if task == "mosaics" else len(images)
         for column in COLUMNS[task]:
@@ -394,7 +394,7 @@ def test_a_whole_dataset_is_left_exactly_as_it_is(
 def test_a_sample_alone_is_the_stored_row(source: Path, zarr_root: Path) -> None:
     data = columns(zarr_root)
     resolved = planning.resolve_dataset(zarr_root, directory=source)
-    for task, split in SECTIONS:
+    for task, split in KEYS:
         count = len(data[task, split, "image"])
         for index in {0, 1, 255 % count, 256 % count, count - 1}:
             sample = resolved.sample(task, split, index)

@@ -223,7 +223,8 @@ def test_every_class_of_error_has_its_exit_code(
         (
             OSError(28, "?"),
             7,
-            "Error: standard output: the storage says: no space left on device; free some space, or choose",
+            "Error: standard output: the storage says: no space left on device; "
+            "free some space, or choose",
         ),
         (OSError(2, "?"), 7, "Error: the storage says: no such file or directory\n"),
         (
@@ -287,7 +288,7 @@ def test_build_says_that_it_wrote_metadata_where_it_wrote_no_shard(
     shutil.copytree(data, "here")
     Path("here/recipe.toml").write_text("# mine\n")
     build = ("build", "--recipe", recipe, "--out", "here")
-    assert run(*build).stdout.startswith("here: metadata written anew, 12 shards were there\n")
+    assert run(*build).stdout.startswith("here: metadata written again, 12 shards were there\n")
     assert tree(Path("here")) == tree(data)
     Path("here/recipe.toml").write_text("# mine\n")
     again = printed(*build)
@@ -302,8 +303,10 @@ def test_build_says_that_it_removed_the_views_of_an_earlier_dataset(recipe: Path
     assert run(*build).stdout.startswith("here: whole, nothing to do\n")
     assert len(list(Path("here").rglob("all.h5"))) == 9
     Path("here/recipe.toml").write_text("# mine\n")
-    told = "here: metadata written anew, 12 shards were there; all.h5 removed from 9 sections: read the shards\n"
-    assert run(*build).stdout.startswith(told)
+    assert run(*build).stdout.startswith(
+        "here: metadata written again, 12 shards were there; "
+        "all.h5 removed from 9 splits: read the shards\n"
+    )
     assert not list(Path("here").rglob("all.h5"))
 
 
@@ -326,7 +329,10 @@ def test_what_is_a_link_in_a_dataset_is_called_so_by_all_that_read_it(
     shutil.move(f"here/{name}", "there")
     Path("here", name).symlink_to(Path("there").absolute())
     task, split = (*name.split("/"), "train")[:2]
-    link = f"here/{name}: a file or folder of the dataset is a link; links are not followed: copy the dataset with cp -rL"
+    link = (
+        f"here/{name}: a file or folder of the dataset is a link; "
+        "links are not followed: copy the dataset with cp -rL"
+    )
     for command in (
         ("show", "here", task, split, 0),
         ("preview", "here"),
@@ -337,7 +343,7 @@ def test_what_is_a_link_in_a_dataset_is_called_so_by_all_that_read_it(
     assert verdict.exit_code == 1
     assert f"here/{name}:" in verdict.output
     assert "found a link (links are not followed: copy the dataset with cp -rL)" in verdict.output
-    if not name.endswith("0/0/0"):  # a shard is written anew, in its own place
+    if not name.endswith("0/0/0"):  # a shard is written again, in its own place
         assert link in refused(5, "build", "--recipe", recipe, "--out", "here")
     shutil.copytree("here", "copied")  # as cp -rL does
     assert run("verify", "copied", "--quick").exit_code == 0
@@ -555,9 +561,9 @@ def test_info_prints_the_digest_and_what_is_in_the_dataset(data: Path) -> None:
     facts = printed("info", data)
     assert {*facts} == {"digest", "format_version", "recipe", "source", "tasks"}
     assert facts["digest"] == GOLDEN
-    section = facts["tasks"]["mosaics"]["test"]
-    assert (section["samples"], section["bytes"]) == (300, 300 * 196)
-    assert section["columns"]["image"]["shape"] == [300, 10, 8]
+    split = facts["tasks"]["mosaics"]["test"]
+    assert (split["samples"], split["bytes"]) == (300, 300 * 196)
+    assert split["columns"]["image"]["shape"] == [300, 10, 8]
     assert facts["source"]["digits"]["train"] == {
         "count": 40,
         "dropped_within": 0,
@@ -591,7 +597,7 @@ def test_info_prints_the_digest_and_what_is_in_the_dataset(data: Path) -> None:
         for facts in splits.values()
     )
     assert ["total", *format_bytes(total).split()] in rows
-    assert section["columns"]["source"]["axes"] == ["row", "column"]
+    assert split["columns"]["source"]["axes"] == ["row", "column"]
 
 
 def test_the_default_directory_is_that_of_mnist(data: Path) -> None:
@@ -872,7 +878,10 @@ def test_output_that_cannot_be_written_is_told(data: Path, arguments: list[str])
 
 
 def test_nothing_that_takes_time_is_imported_ahead_of_the_answer_to_signals() -> None:
-    ask = "import sys; before = {*sys.modules}; import datagen.__main__; print(*{*sys.modules} - before)"
+    ask = (
+        "import sys; before = {*sys.modules}; import datagen.__main__; "
+        "print(*{*sys.modules} - before)"
+    )
     assert {
         *python("-I", "-c", f"import sys; sys.path[:0] = {sys.path!r}; {ask}").stdout.split()
     } <= {

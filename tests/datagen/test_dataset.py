@@ -95,10 +95,10 @@ def with_table(root: Path, data: bytes) -> None:
 
 
 def test_rows_of_a_whole_column_are_what_the_library_reads(whole: Dataset) -> None:
-    for (task, split), section in whole.splits.items():
-        for column in section.columns:
-            rows = whole.rows(task, split, column.name, 0, section.count)
-            assert rows.shape == (section.count, *column.shape)
+    for (task, split), of in whole.splits.items():
+        for column in of.columns:
+            rows = whole.rows(task, split, column.name, 0, of.count)
+            assert rows.shape == (of.count, *column.shape)
             np.testing.assert_array_equal(
                 rows, through_library(whole.root, task, split, column.name), strict=True
             )
@@ -162,9 +162,9 @@ def test_sections_stand_in_the_order_of_the_work(whole: Dataset) -> None:
         for task in ("foreground", "circles", "mosaics")
         for split in ("train", "val", "test")
     ]
-    section = whole.splits["mosaics", "train"]
-    assert (section.count, section.shards, section.shard_size) == (COUNT, 3, 256)
-    assert section.table_path == "mosaics/train.shards"
+    of = whole.splits["mosaics", "train"]
+    assert (of.count, of.shards, of.shard_size) == (COUNT, 3, 256)
+    assert of.table_path == "mosaics/train.shards"
 
 
 def test_the_table_tells_of_each_shard_of_each_column(whole: Dataset) -> None:
@@ -363,11 +363,11 @@ def test_a_dataset_opened_by_a_relative_path_is_read_from_any_working_folder(
     opened = Dataset(kind("data"))
     monkeypatch.chdir(tmp_path)
     assert opened.root == whole.root
-    for (task, split), section in whole.splits.items():
-        for column in section.columns:
-            expected = whole.rows(task, split, column.name, 0, section.count)
+    for (task, split), of in whole.splits.items():
+        for column in of.columns:
+            expected = whole.rows(task, split, column.name, 0, of.count)
             np.testing.assert_array_equal(
-                opened.rows(task, split, column.name, 0, section.count), expected, strict=True
+                opened.rows(task, split, column.name, 0, of.count), expected, strict=True
             )
 
 

@@ -16,9 +16,9 @@ from datagen.errors import DatagenError
 
 def test_a_message_holds_path_problem_both_sides_and_remedy_in_this_order() -> None:
     error = DatagenError(
-        "too short", path=Path("a/b"), expected="4 bytes", found=3, remedy="write it anew"
+        "too short", path=Path("a/b"), expected="4 bytes", found=3, remedy="write it again"
     )
-    assert str(error) == "a/b: too short (expected 4 bytes, found 3); write it anew"
+    assert str(error) == "a/b: too short (expected 4 bytes, found 3); write it again"
 
 
 def test_what_is_not_known_leaves_no_trace_in_the_message() -> None:

@@ -80,7 +80,7 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("old", [None, b"old"])
 @pytest.mark.parametrize("step", ["pwritev", "fsync", "replace", "open"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
-def test_a_failing_step_leaves_what_was_there_and_no_draft(
+def test_a_failing_step_keeps_the_old_file_and_leaves_no_temporary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, code: int, old: bytes | None
 ) -> None:
     path = tmp_path / "file"
@@ -182,15 +182,15 @@ def test_a_folder_in_the_place_of_a_file_is_named_and_left_alone(tmp_path: Path)
 
 
 def test_a_discarded_draft_leaves_nothing_and_a_committed_one_stays(tmp_path: Path) -> None:
-    draft = files.AtomicFile(tmp_path / "file")
-    assert files.is_temporary(draft.temporary.name)
-    assert draft.temporary.parent == tmp_path
-    draft.discard()
-    draft.discard()
+    file = files.AtomicFile(tmp_path / "file")
+    assert files.is_temporary(file.temporary.name)
+    assert file.temporary.parent == tmp_path
+    file.discard()
+    file.discard()
     assert not list(tmp_path.iterdir())
-    draft = files.AtomicFile(tmp_path / "file")
-    draft.commit()
-    draft.discard()
+    file = files.AtomicFile(tmp_path / "file")
+    file.commit()
+    file.discard()
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
@@ -213,11 +213,11 @@ def test_a_stream_writes_what_was_appended_by_whole_huge_pages(
         asked.append((at, at + sum(map(len, parts))))
         return write(descriptor, [b"".join(parts)[:limit]], at)
 
-    draft = files.AtomicFile(path)
+    file = files.AtomicFile(path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "HUGE_PAGE", 64)
         patch.setattr(os, "pwritev", write_some)
-        stream, first = files.Stream(draft, start), 0
+        stream, first = files.Stream(file, start), 0
         for size in sizes:
             block = bytearray(content[first : first + size])
             stream.append(block)
@@ -227,7 +227,7 @@ def test_a_stream_writes_what_was_appended_by_whole_huge_pages(
         assert all(stop % 64 == 0 for _, stop in asked)
         assert max((stop for _, stop in asked), default=start) == max(start, stream.end // 64 * 64)
         stream.flush()
-    draft.commit()
+    file.commit()
     assert path.read_bytes() == (bytes(start) + content if content else b"")
     if limit == 400:  # no write ends early: each but the first begins where a page does
         assert all(at == start or at % 64 == 0 for at, _ in asked)
@@ -270,14 +270,14 @@ def test_only_drafts_are_removed_and_links_are_not_followed(tmp_path: Path) -> N
         inside / "deep" / "datagen-1.tmp",
         outside / ".datagen-a.tmp",
     ]
-    drafts = [inside / ".datagen-0123.tmp", inside / "deep" / ".datagen-4567.tmp"]
-    for path in (*kept, *drafts):
+    temporaries = [inside / ".datagen-0123.tmp", inside / "deep" / ".datagen-4567.tmp"]
+    for path in (*kept, *temporaries):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
     (inside / "link").symlink_to(outside)
     files.remove_temporaries(inside)
     assert [path.exists() for path in kept] == [True] * 4
-    assert [path.exists() for path in drafts] == [False] * 2
+    assert [path.exists() for path in temporaries] == [False] * 2
 
 
 @pytest.mark.parametrize("ours", [True, False])

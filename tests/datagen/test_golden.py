@@ -60,7 +60,7 @@ ROOTS = {
     "foreground/test/threshold": "77f543ec7c204743866578bc55461cf4170b4e4405d09b48f5da125845078904",
     "foreground/train/image": "d9be980d2e7a1177cdcd38482076e997e450ce181498e740a2dc002ed9bfe406",
     "foreground/train/mask": "14374d3dc5fd36fbd7db60a508281734aa9d5cacaa3f43cf9418395f4e3d01e9",
-    "foreground/train/threshold": "81a2130635cc8bab5c487a7c974321834439c7a2fd2e89985fec2c5582a3b107",
+    "foreground/train/threshold": "81a2130635cc8bab5c487a7c974321834439c7a2fd2e89985fec2c5582a3b107",  # noqa: E501
     "foreground/val/image": "e81e7cb2d21dec437e402913f1059d45d241f34cce43b92fa0d3832759104926",
     "foreground/val/mask": "4a967134beee406bdc88dd4744b973aaeecdd52f0983798c22013f784847eee8",
     "foreground/val/threshold": "3550121f1f7a3fd68c0e2ba8ddbdc2f04f42082a47e5c8036cd8722c91659771",
@@ -294,10 +294,10 @@ def test_the_package_reads_the_golden_dataset_as_the_other_reader_does(golden: P
 
 def test_the_libraries_of_the_formats_read_the_golden_dataset_too() -> None:
     for name, samples in read(GOLDEN / "zarr").items():
-        section, _, column = name.rpartition("/")
-        group: Any = zarr.open_group(GOLDEN / "zarr" / section, mode="r")
+        folder, _, column = name.rpartition("/")
+        group: Any = zarr.open_group(GOLDEN / "zarr" / folder, mode="r")
         np.testing.assert_array_equal(group[column][:], samples, strict=True)
-        task, split = section.split("/")
+        task, split = folder.split("/")
         by_h5py = through_library(GOLDEN / "hdf5", task, split, column)
         np.testing.assert_array_equal(by_h5py, samples, strict=True)
 

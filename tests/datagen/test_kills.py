@@ -32,7 +32,7 @@ from killing import MIRRORED, TINY, Running, Warm, packed, slow_mirror, start_co
 from datagen import builder, converter, files, planning, preview, recipe
 from datagen import manifest as manifests
 from datagen.errors import DamagedError, FormatError, StorageError
-from datagen.layout import DRAFT, MANIFEST, PROGRESS
+from datagen.layout import MANIFEST, PARTIAL_MANIFEST, PROGRESS
 from datagen.sources import mirrors, mnist
 from datagen.split import Split
 from datagen.tasks import Deriver
@@ -133,16 +133,22 @@ class Case:
         assert set(codes.values()) <= {0}, self.log.read_text()
         assert not any(one.has_company() for one in running), "a process outlived the command"
         print(
-            f"{self.kind}: {moment:.3f} of {spans[stage]:.3f} s into stage {stage}: {code}, {self.state()}"
+            f"{self.kind}: {moment:.3f} of {spans[stage]:.3f} s into stage {stage}: "
+            f"{code}, {self.state()}"
         )
         return code != 0
 
     def state(self) -> str:
         """How far it came, in words."""
-        drafts = len([path for path in self.folder.rglob("*") if files.is_temporary(path.name)])
+        temporaries = len(
+            [path for path in self.folder.rglob("*") if files.is_temporary(path.name)]
+        )
         records = len(list((self.root / PROGRESS).glob("[!.]*")))
-        names = [name for name in (DRAFT, PROGRESS, MANIFEST) if (self.root / name).exists()]
-        return f"{len(tree(self.folder))} entries, {drafts} drafts, {records} records, {' '.join(names)}"
+        names = [
+            name for name in (PARTIAL_MANIFEST, PROGRESS, MANIFEST) if (self.root / name).exists()
+        ]
+        entries = f"{len(tree(self.folder))} entries, {temporaries} temporary files"
+        return f"{entries}, {records} records, {' '.join(names)}"
 
 
 @pytest.fixture(scope="module")
@@ -352,7 +358,7 @@ def test_the_default_dataset_killed_five_times_is_the_published_one_in_the_end(
     assert {path.relative_to(place) for path in place.rglob("*")} == names
 
 
-# What is killed between two steps leaves drafts; whoever comes next removes them.
+# A process killed between two steps leaves temporary files; the next one removes them.
 
 
 def die_at_steps(monkeypatch: pytest.MonkeyPatch, folder: Path, act: Callable[[], object]) -> None:
@@ -391,14 +397,14 @@ def test_a_fetch_that_dies_leaves_nothing_behind_that_the_next_does_not_remove(
 def test_a_fetch_leaves_the_draft_of_another_one_that_is_writing(
     tmp_path: Path, fetch_into: Callable[[], object]
 ) -> None:
-    draft = files.AtomicFile(tmp_path / "cache" / TINY.name / TINY.files[0].name)
-    with files.lock(draft.path.parent, exclusive=False):
+    file = files.AtomicFile(tmp_path / "cache" / TINY.name / TINY.files[0].name)
+    with files.lock(file.path.parent, exclusive=False):
         fetch_into()
-        assert draft.temporary.exists()
-    draft.discard()
+        assert file.temporary.exists()
+    file.discard()
 
 
-def test_a_fetch_waits_while_another_one_removes_drafts(
+def test_a_fetch_waits_while_another_one_removes_temporary_files(
     tmp_path: Path, fetch_into: Callable[[], object]
 ) -> None:
     folder = tmp_path / "cache" / TINY.name
@@ -508,7 +514,7 @@ def test_a_disk_that_fills_up_ends_the_build_cleanly_and_it_goes_on_where_there_
     with pytest.raises(StorageError, match=r"no space left on device; free some space") as caught:
         builder.build(chosen, root, progress=fill)
     assert caught.value.exit_code == 7
-    assert {*hidden(root)} == {DRAFT, PROGRESS}
+    assert {*hidden(root)} == {PARTIAL_MANIFEST, PROGRESS}
     shutil.rmtree(ballast)
     assert builder.build(chosen, root).kept > 0
     assert tree(small_disk) == {
@@ -560,10 +566,10 @@ def test_a_draft_that_is_removed_while_it_is_written_ends_the_build_with_a_messa
     root, chosen = tmp_path / "data", recipe.load(str(whole.recipes[format_name]))
     commit = files.AtomicFile.commit
 
-    def lose(draft: files.AtomicFile, **options: bool) -> None:
-        if "mosaics" in str(draft.path):
-            draft.temporary.unlink()
-        commit(draft, **options)
+    def lose(file: files.AtomicFile, **options: bool) -> None:
+        if "mosaics" in str(file.path):
+            file.temporary.unlink()
+        commit(file, **options)
 
     with (
         monkeypatch.context() as patch,
@@ -577,7 +583,7 @@ def test_a_draft_that_is_removed_while_it_is_written_ends_the_build_with_a_messa
     assert tree(root) == tree(whole.plain[format_name])
 
 
-def test_an_origin_whose_shard_goes_away_during_the_conversion_ends_it_and_it_goes_on_when_that_is_back(
+def test_a_conversion_ends_when_a_shard_of_its_origin_goes_away_and_resumes_when_it_is_back(
     tmp_path: Path, whole: Whole
 ) -> None:
     origin, target = shutil.copytree(whole.plain["hdf5"], tmp_path / "origin"), tmp_path / "data"
@@ -590,7 +596,7 @@ def test_an_origin_whose_shard_goes_away_during_the_conversion_ends_it_and_it_go
     with pytest.raises(DamagedError):
         converter.convert(origin, target, format_name="zarr", progress=remove)
     assert not is_called_whole(target, whole.source)
-    assert {*hidden(target)} == {DRAFT, PROGRESS}
+    assert {*hidden(target)} == {PARTIAL_MANIFEST, PROGRESS}
     away.rename(origin / "circles")
     assert converter.convert(origin, target, format_name="zarr").kept > 0
     assert tree(target) == tree(whole.plain["zarr"])
@@ -629,11 +635,11 @@ def test_a_job_that_raises_ends_the_build_cleanly_and_the_next_goes_on(
     root, chosen = tmp_path / "data", recipe.load(str(whole.recipes[format_name]))
     original = planning.Resolved.deriver
 
-    def deriver(resolved: planning.Resolved, section: Split) -> Deriver:
-        derive = original(resolved, section)
+    def deriver(resolved: planning.Resolved, split: Split) -> Deriver:
+        derive = original(resolved, split)
 
         def fail(*arguments: Any) -> None:
-            if section.folder == "circles/test":
+            if split.folder == "circles/test":
                 raise ZeroDivisionError
             derive(*arguments)
 
@@ -642,7 +648,7 @@ def test_a_job_that_raises_ends_the_build_cleanly_and_the_next_goes_on(
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         patch.setattr(planning.Resolved, "deriver", deriver)
         builder.build(chosen, root, workers=3)
-    assert {*hidden(root)} <= {DRAFT, PROGRESS}
+    assert {*hidden(root)} <= {PARTIAL_MANIFEST, PROGRESS}
     assert not (root / MANIFEST).exists()
     builder.build(chosen, root)
     assert tree(root) == tree(whole.plain[format_name])

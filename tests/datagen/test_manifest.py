@@ -99,7 +99,7 @@ def sealed(draw: st.DrawFn) -> Manifest:
 
 
 def small() -> Manifest:
-    """A manifest of one section with two columns and two shards."""
+    """A manifest of one split with two columns and two shards."""
     image = Column(
         "image", "|u1", (2, 3), ("y", "x"), "foreground/train/image/c/{shard}/0/0", "ab" * 32
     )
@@ -361,7 +361,7 @@ def test_the_source_of_a_recipe_is_a_name() -> None:
     assert refused(forged(value)).endswith("recipe.source must be a name, without a path")
 
 
-def test_a_section_has_columns() -> None:
+def test_a_split_has_columns() -> None:
     value = plain()
     value["tasks"]["foreground"]["train"]["columns"] = []
     value["tasks"]["foreground"]["train"]["table"]["bytes"] = 0
@@ -805,7 +805,8 @@ WRONG_TYPES: dict[str, tuple[Callable[[Any], object], str]] = {
     ),
     "a number too large": (
         lambda value: value["source"]["digits"]["val"].update(dropped_within=1 << 63),
-        "source.digits.val.dropped_within must be an integer from 0 to 2^63 - 1, not 9223372036854775808",
+        "source.digits.val.dropped_within must be an integer from 0 to 2^63 - 1, "
+        "not 9223372036854775808",
     ),
     "no list": (lambda value: value.update(files={}), "files must be a list, not {}"),
     "no object": (lambda value: value.update(tasks=[]), "tasks must be an object, not []"),
@@ -837,11 +838,13 @@ def test_what_is_no_manifest_of_this_version_is_told_in_full() -> None:
             f"some/manifest.json: not a manifest of this format (expected datagen, found {found})"
         )
     assert refused(canonical_json({"format": {"name": "datagen", "version": 2}}), FormatError) == (
-        "some/manifest.json: a version of the format that this program does not know (expected 1, found 2); "
+        "some/manifest.json: a version of the format that this program does not know "
+        "(expected 1, found 2); "
         "install the version of datagen that wrote it, or a later one"
     )
     assert refused(to_bytes(small()) + b" ") == (
-        "some/manifest.json: the manifest is damaged: its bytes are not canonical, or its sha256 is not that of the rest; "
+        "some/manifest.json: the manifest is damaged: its bytes are not canonical, "
+        "or its sha256 is not that of the rest; "
         "without it nothing is known of the shards: remove the folder and build it again"
     )
 
@@ -855,13 +858,15 @@ def test_a_manifest_that_cannot_be_taken_from_its_folder_is_told_in_full(tmp_pat
         return str(caught.value)
 
     assert told(FormatError) == (
-        f"{tmp_path}: not a finished dataset: there is no manifest (expected a file manifest.json, found nothing); "
+        f"{tmp_path}: not a finished dataset: there is no manifest "
+        "(expected a file manifest.json, found nothing); "
         "build it with 'datagen build'"
     )
     for tasks, found in (((), "none"), (("foreground", "circles"), "foreground, circles")):
         path.write_bytes(to_bytes(with_tasks(*tasks)))
         assert told(DamagedError) == (
-            f"{path}: not the tasks of its recipe (expected foreground, circles, mosaics, found {found})"
+            f"{path}: not the tasks of its recipe "
+            f"(expected foreground, circles, mosaics, found {found})"
         )
     path.write_bytes(b"[]\n")
     assert told(FormatError).startswith(f"{path}: not a manifest")
@@ -909,7 +914,8 @@ def test_what_is_wrong_with_a_recipe_is_told_in_full() -> None:
     value = plain()
     value["recipe"].update(seed=-1)
     assert refused(forged(value)) == (
-        "some/manifest.json: the recipe in the manifest is not valid: manifest.json: not a valid recipe: "
+        "some/manifest.json: the recipe in the manifest is not valid: "
+        "manifest.json: not a valid recipe: "
         "seed must be an integer from 0 to 9,223,372,036,854,775,807, not -1"
     )
 

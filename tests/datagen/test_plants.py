@@ -198,7 +198,10 @@ def test_a_flipped_bit_of_any_file_is_found_and_the_file_named(
         for path in every
         if path.name in ("zarr.json", "all.h5", "recipe.toml") or path.suffix == ".shards"
     }
-    for group in (small, set(every) - small):  # a section whose table is damaged is not looked into
+    for group in (
+        small,
+        set(every) - small,
+    ):  # the samples of a split with a damaged table are skipped
         for path in sorted(group):
             invert(path, chooser.randrange(path.stat().st_size), 1 << chooser.randrange(8))
         named = {problem["path"] for problem in verdict(tiny.root)["problems"]}

@@ -260,7 +260,8 @@ def test_a_key_far_from_any_other_is_told_without_a_guess() -> None:
 
 def test_all_problems_are_told_at_once() -> None:
     message = refused(
-        'soruce = "mnist"\nval = 0\nseed = -1\n[mosaics]\ngrid = [0, 0]\ntrain = 0\nval = 0\ntest = 0\nx = 1\n'
+        'soruce = "mnist"\nval = 0\nseed = -1\n'
+        "[mosaics]\ngrid = [0, 0]\ntrain = 0\nval = 0\ntest = 0\nx = 1\n"
         '[storage]\nformat = ""\nshard_size = 1\ncompression = 1\n'
     )
     for key in (
@@ -434,9 +435,12 @@ def test_a_dataset_is_built_from_a_folder_whose_name_the_locale_does_not_know(
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     root = str(Path(recipes.__file__).parent.parent)
     done = subprocess.run(
-        [*command, "--mosaics", "4", "1", "1"], cwd=tmp_path, env={**plain, **locale, "PYTHONPATH": root},
-        capture_output=True, check=False,
-    )  # fmt: skip
+        [*command, "--mosaics", "4", "1", "1"],
+        cwd=tmp_path,
+        env={**plain, **locale, "PYTHONPATH": root},
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert manifests.load(tmp_path / "made").recipe.source == "images"
 

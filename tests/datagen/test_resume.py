@@ -42,7 +42,7 @@ from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.engines import threads
 from datagen.errors import BusyError, DamagedError, FormatError, RecipeError, StorageError
-from datagen.layout import DRAFT, MANIFEST, PROGRESS, SPLITS
+from datagen.layout import MANIFEST, PARTIAL_MANIFEST, PROGRESS, SPLITS
 from datagen.manifest import Manifest
 from datagen.split import Split, Table, read_table, shard_list
 from datagen.stores.base import Array
@@ -70,7 +70,7 @@ def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_name: str) -> Assemble:
-    """Builds sections of two shards and of one in one thread, so that step n is the same in each
+    """Builds splits of two shards and of one in one thread, so that step n is the same in each
     run.
     """
     monkeypatch.setattr(threads, "_WAITING_ROOM", 0)
@@ -79,29 +79,29 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_name: str) -> 
         source, format=format_name, tasks=["foreground", "circles"], **dict.fromkeys(SPLITS, 1)
     )
     resolved = planning.resolve(recipe)
-    sections = [
+    splits = [
         one
         for one in planning.splits(resolved.plan)
         if one.folder in ("foreground/val", "circles/test")
     ]
     return lambda root: writer.write_dataset(
-        root, resolved.plan, sections, resolved.deriver, workers=1
+        root, resolved.plan, splits, resolved.deriver, workers=1
     )
 
 
-def has_no_draft(root: Path) -> bool:
+def has_no_temporaries(root: Path) -> bool:
     """Whether nothing hidden is there but the plan and the records of a build in progress."""
-    return {*hidden(root)} <= {DRAFT, PROGRESS}
+    return {*hidden(root)} <= {PARTIAL_MANIFEST, PROGRESS}
 
 
-def shards_outside(root: Path, section: str) -> dict[Path, int]:
-    """The inode of each shard's file that is not in `section`."""
+def shards_outside(root: Path, split: str) -> dict[Path, int]:
+    """The inode of each shard's file that is not in `split`."""
     shards = [
         path
         for path in root.rglob("*")
         if path.is_file() and (path.stem.isdecimal() or "/c/" in str(path))
     ]
-    return {path: path.stat().st_ino for path in shards if not path.is_relative_to(root / section)}
+    return {path: path.stat().st_ino for path in shards if not path.is_relative_to(root / split)}
 
 
 def is_whole(root: Path) -> bool:
@@ -173,7 +173,7 @@ def test_every_file_is_durable_before_it_has_its_name_and_the_manifest_is_the_la
         ("replace", errno.EIO),
     ],
 )
-def test_a_failing_step_is_told_leaves_no_draft_and_the_next_build_ends_the_same(
+def test_a_failing_step_is_told_leaves_no_temporary_file_and_the_next_build_ends_the_same(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     small: Assemble,
@@ -196,7 +196,7 @@ def test_a_failing_step_is_told_leaves_no_draft_and_the_next_build_ends_the_same
             small(root)
         assert caught.value.exit_code == 7
         assert str(tmp_path) in str(caught.value.path)
-        assert has_no_draft(root)
+        assert has_no_temporaries(root)
         assert not (root / MANIFEST).exists() or is_whole(root)
         small(root)
         assert tree(root) == undisturbed, f"step {place} failed: {disk.calls[place]}"
@@ -204,7 +204,7 @@ def test_a_failing_step_is_told_leaves_no_draft_and_the_next_build_ends_the_same
 
 @pytest.mark.parametrize("trouble", [KeyboardInterrupt, MemoryError])
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_an_exception_in_the_middle_leaves_no_draft_and_no_manifest(
+def test_an_exception_in_the_middle_leaves_no_temporary_file_and_no_manifest(
     tmp_path: Path,
     source: Path,
     whole: dict[str, Path],
@@ -218,22 +218,22 @@ def test_an_exception_in_the_middle_leaves_no_draft_and_no_manifest(
     with pytest.raises(trouble):
         builder.build(recipe, tmp_path / "data", progress=progress)
     assert not (tmp_path / "data" / MANIFEST).exists()
-    assert has_no_draft(tmp_path / "data")
+    assert has_no_temporaries(tmp_path / "data")
     assert builder.build(recipe, tmp_path / "data").kept > 0
     assert tree(tmp_path / "data") == tree(whole[format_name])
 
 
-def test_an_interruption_leaves_no_draft_of_a_job_that_does_not_end_in_time(
+def test_an_interruption_leaves_no_temporary_file_of_a_job_that_does_not_end_in_time(
     tmp_path: Path, source: Path, whole: dict[str, Path]
 ) -> None:
     resolved, root = planning.resolve(tiny_recipe(source)), tmp_path / "data"
     begun, release = threading.Event(), threading.Event()
 
-    def deriver(section: Split) -> Deriver:
-        derive = resolved.deriver(section)
+    def deriver(split: Split) -> Deriver:
+        derive = resolved.deriver(split)
 
         def dawdle(indices: npt.NDArray[np.int64], out: Mapping[str, Array]) -> None:
-            if section.folder == "mosaics/val":
+            if split.folder == "mosaics/val":
                 begun.set()
                 release.wait(PATIENCE)
             derive(indices, out)
@@ -245,13 +245,13 @@ def test_an_interruption_leaves_no_draft_of_a_job_that_does_not_end_in_time(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sections = planning.splits(resolved.plan)
-        writer.write_dataset(root, resolved.plan, sections, deriver, workers=2, progress=progress)
-    assert has_no_draft(root)
+        splits = planning.splits(resolved.plan)
+        writer.write_dataset(root, resolved.plan, splits, deriver, workers=2, progress=progress)
+    assert has_no_temporaries(root)
     release.set()
     for thread in [thread for thread in threading.enumerate() if thread.name.endswith("(serve)")]:
         thread.join(PATIENCE)
-    assert has_no_draft(root)
+    assert has_no_temporaries(root)
     builder.build(tiny_recipe(source), root)
     assert tree(root) == tree(whole["zarr"])
 
@@ -318,7 +318,7 @@ def test_a_limit_on_the_size_of_files_ends_the_build_with_a_message(
     assert "raise the limit on the size of a file" in message
     assert done.returncode == 7
     assert not (tmp_path / "data" / MANIFEST).exists()
-    assert has_no_draft(tmp_path / "data")
+    assert has_no_temporaries(tmp_path / "data")
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, source: Path) -> None:
@@ -462,17 +462,17 @@ def test_only_what_is_damaged_is_written_again(
     written: int,
 ) -> None:
     root = shutil.copytree(whole[format_name], tmp_path / "data")
-    section = (
+    split = (
         victim.partition(".")[0] if victim.endswith(".shards") else "/".join(victim.split("/")[:2])
     )
     for kind, damage in kinds.items():
         damage(root / victim)
-        untouched = shards_outside(root, section)
+        untouched = shards_outside(root, split)
         built = builder.build(tiny_recipe(source, format=format_name), root)
         assert (built.written, built.kept) == (written, SHARDS - written), kind
         assert tree(root) == tree(whole[format_name]), kind
         assert not (root / victim).is_symlink()
-        assert shards_outside(root, section) == untouched
+        assert shards_outside(root, split) == untouched
 
 
 def test_a_dataset_under_repair_has_no_manifest_and_an_interrupted_repair_goes_on(
@@ -499,7 +499,7 @@ def test_what_a_build_in_progress_leaves_is_swept_from_a_finished_dataset(
         (root / PROGRESS).mkdir,
         lambda: files.write_atomic(root / PROGRESS / "mosaics.train.00001", b"half a record"),
         lambda: files.write_atomic(root / PROGRESS / "mosaics.train.00001", bytes(5 * 72)),
-        lambda: shutil.copy(root / MANIFEST, root / DRAFT),
+        lambda: shutil.copy(root / MANIFEST, root / PARTIAL_MANIFEST),
     ):
         leave()
         builder.build(tiny_recipe(source), root)
@@ -526,13 +526,13 @@ def test_data_of_another_digest_than_they_must_have_are_not_committed_nor_kept(
     tmp_path: Path, source: Path, whole: dict[str, Path]
 ) -> None:
     resolved = planning.resolve(tiny_recipe(source))
-    plan, sections = resolved.plan, planning.splits(resolved.plan)
+    plan, splits = resolved.plan, planning.splits(resolved.plan)
     with pytest.raises(DamagedError, match="another digest") as caught:
         writer.write_dataset(
-            tmp_path / "data", plan, sections, resolved.deriver, workers=1, expected="0" * 64
+            tmp_path / "data", plan, splits, resolved.deriver, workers=1, expected="0" * 64
         )
     assert caught.value.exit_code == 5
-    assert hidden(tmp_path / "data") == [DRAFT]
+    assert hidden(tmp_path / "data") == [PARTIAL_MANIFEST]
     with pytest.raises(FormatError, match="0:12"):
         builder.finish(tmp_path / "data")
     assert builder.build(tiny_recipe(source), tmp_path / "data").kept == 0
@@ -550,7 +550,7 @@ def test_a_dataset_that_is_not_the_published_one_is_built_anew_and_nothing_of_it
     for _ in range(2):  # the second run finds nothing to trust either
         with pytest.raises(DamagedError, match="another digest"):
             builder.build(tiny_recipe(source), root)
-        assert hidden(root) == [DRAFT]
+        assert hidden(root) == [PARTIAL_MANIFEST]
     monkeypatch.setattr(recipes, "known_digest", lambda _: published)
     assert builder.build(tiny_recipe(source), root).kept == 0
     assert tree(root) == tree(whole["zarr"])
@@ -599,9 +599,9 @@ def test_a_table_is_read_once_however_many_shards_it_tells_of(
     root, read = tmp_path / "data", list[str]()
     shutil.copytree(whole["zarr"], root)
 
-    def counted(root: Path, section: Split) -> Table:
-        read.append(section.folder)
-        return read_table(root, section)
+    def counted(root: Path, split: Split) -> Table:
+        read.append(split.folder)
+        return read_table(root, split)
 
     monkeypatch.setattr(existing, "read_table", counted)
     assert builder.build(tiny_recipe(source), root).written == 0
@@ -788,7 +788,7 @@ def test_an_interrupted_build_ends_within_a_second_and_cleanly(
         "\nError: interrupted; give the same command again: it goes on where it was\n"
     )
     assert not (root / MANIFEST).exists()
-    assert has_no_draft(root)
+    assert has_no_temporaries(root)
     assert builder.build(recipes.load(str(long_recipe)), root, workers=2).kept >= 5
     assert tree(root) == long_tree
 
@@ -808,6 +808,7 @@ def test_a_second_build_in_the_same_folder_is_refused_and_the_first_goes_on(
     _, complaints = process.communicate(timeout=PATIENCE)
     assert (second.returncode, part.returncode, process.returncode) == (6, 6, 0), complaints
     assert said.endswith(
-        f"Error: {root}: another process is writing here; wait for it to end, or choose another folder\n"
+        f"Error: {root}: another process is writing here; "
+        "wait for it to end, or choose another folder\n"
     )
     assert tree(root) == long_tree

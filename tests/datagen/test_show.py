@@ -126,12 +126,12 @@ def test_the_stored_row_is_shown_and_the_derived_one_is_the_same(
     built: dict[tuple[str, str], Path], storage: tuple[str, str]
 ) -> None:
     dataset, whole = Dataset(built[storage]), columns(built[storage])
-    for (task, split), section in dataset.splits.items():
-        for index in {0, 1, 255 % section.count, 256 % section.count, section.count - 1}:
+    for (task, split), of in dataset.splits.items():
+        for index in {0, 1, 255 % of.count, 256 % of.count, of.count - 1}:
             shown, anew = (
                 get(dataset, task, split, index) for get in (samples.stored, samples.derived)
             )
-            assert list(shown) == list(anew) == [column.name for column in section.columns]
+            assert list(shown) == list(anew) == [column.name for column in of.columns]
             for name, value in shown.items():
                 np.testing.assert_array_equal(value, whole[task, split, name][index])
                 np.testing.assert_array_equal(value, anew[name])

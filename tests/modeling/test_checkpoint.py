@@ -129,7 +129,9 @@ def test_values_that_are_no_json_leave_the_old_checkpoint(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_folder_in_its_place_is_a_storage_error_and_leaves_no_draft(tmp_path: Path) -> None:
+def test_a_folder_in_its_place_is_a_storage_error_and_leaves_no_temporary_file(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "a").mkdir()
     with pytest.raises(StorageError):
         checkpoint.save(tmp_path / "a", tree(), FACTS)

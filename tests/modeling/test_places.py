@@ -29,7 +29,7 @@ from modeling.errors import (
     StorageError,
     explain,
 )
-from modeling.files import absolute, lock, make_folder, remove_drafts, write_atomic, write_json
+from modeling.files import absolute, lock, make_folder, remove_temporaries, write_atomic, write_json
 from modeling.inference.export import export_onnx, random_images
 from modeling.inference.inputs import read_inputs, read_npy
 from modeling.inference.predict import predict
@@ -118,7 +118,7 @@ def write_files(dataset: Dataset, folder: Path) -> None:
     make_folder(str(folder / "a"))
     write_atomic(str(folder / "a" / "b"), b"1")
     write_json(str(folder / "a" / "c"), {})
-    remove_drafts(str(folder / "a"))
+    remove_temporaries(str(folder / "a"))
     with lock(str(folder / "a")):
         assert sorted(path.name for path in (folder / "a").iterdir()) == ["b", "c"]
 
