@@ -36,8 +36,8 @@ def build(
 
     `directory` is where the source is looked for; `part` is a half-open range of the global shard
     list, to be built without committing. `warn` takes warnings about the source, `fetching` the
-    progress of its download, `progress` the bytes written and in all. Whatever error is raised,
-    nothing that was in `root` before is harmed, and a later call goes on where this one ended.
+    progress of its download, `progress` the bytes written and in all. After any error, what
+    was in `root` before is intact, and a later call continues where this one ended.
 
     >>> build(recipe.load("mnist"), "data/mnist", workers=8)  # doctest: +SKIP
     """

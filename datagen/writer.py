@@ -2,8 +2,8 @@
 
 A dataset in progress is one whose manifest does not have its name yet. The partial manifest is
 written first and says what is being built; a progress record follows each durable shard; the
-manifest takes its name last. So a folder is complete or in progress at any moment, and whoever
-claims it next goes on from there.
+manifest takes its name last. So a folder is complete or in progress at any moment, and the
+next claim continues from there.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def table(heading: str) -> list[list[str]]:
     return rows
 
 
-def test_the_test_vectors_are_what_the_bijection_gives() -> None:
+def test_the_test_vectors_match_the_bijection() -> None:
     rows = table("n | k | seed")
     assert len(rows) > 10
     for n, cells, seed, split, index, expected in rows:
@@ -151,7 +151,7 @@ def test_the_examples_read_every_column_whole(
 @pytest.mark.parametrize(
     ("reader", "name"), [("numpy", "zarr"), ("numpy", "hdf5"), ("h5py", "hdf5"), ("zarr", "zarr")]
 )
-def test_the_examples_raise_where_a_shard_is_not_whole_as_far_as_the_page_promises(
+def test_the_examples_raise_for_incomplete_shards_as_documented(
     built: Callable[..., Path], tmp_path: Path, reader: str, name: str, damage: str
 ) -> None:
     root = shutil.copytree(built(name), tmp_path / "data")

@@ -93,9 +93,7 @@ def test_every_command_runs_and_verify_finds_nothing(folder: Path, output: str) 
     ]
 
 
-def test_without_the_file_verify_says_that_boxes_were_not_looked_at(
-    folder: Path, output: str
-) -> None:
+def test_without_the_file_verify_reports_boxes_as_skipped(folder: Path, output: str) -> None:
     run(
         [
             "datagen",
@@ -115,13 +113,13 @@ def test_without_the_file_verify_says_that_boxes_were_not_looked_at(
 SMALL = ["--mosaics", "10", "2", "2", "--format", "hdf5", "--out", "data/unknown"]
 
 
-def test_links_lead_to_files() -> None:
+def test_links_point_to_files() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", PAGE) if "://" not in link]
     assert links
     assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
 
 
-def test_the_table_names_all_that_is_published() -> None:
+def test_the_table_lists_everything_published() -> None:
     from datagen import testing
 
     lines = [line for line in PAGE.splitlines() if line.startswith("| `")]

@@ -72,9 +72,7 @@ def test_another_byte_dtype_or_order_of_columns_is_refused(samples: Samples, ord
             compare(samples, order, read)
 
 
-def test_an_order_of_its_own_is_taken_only_from_a_peer_that_says_so(
-    samples: Samples, order: Array
-) -> None:
+def test_only_a_peer_that_declares_it_can_use_its_own_order(samples: Samples, order: Array) -> None:
     def backwards(batch: Array) -> list[Array]:
         return [samples[name][::-1][: len(batch)] for name in samples]
 

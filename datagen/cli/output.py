@@ -77,7 +77,7 @@ def _plain(value: Any) -> Any:
 
 @contextmanager
 def exit_with(code: int) -> Iterator[None]:
-    """Let the body print, then exit with `code`, whether anybody reads the output or not."""
+    """Let the body print, then exit with `code`, even if the output is closed."""
     try:
         yield
     except BrokenPipeError:

@@ -45,7 +45,7 @@ _ZSTD_FILTER, _ZSTD_LEVEL = 32015, 3
 
 
 def path_rule(split: Split, column: Column) -> str:  # noqa: ARG001
-    """Return the path of a shard's file relative to the dataset, as a format string over `shard`.
+    """Return the path of a shard's file in the dataset, as a format string over `shard`.
 
     All columns of a shard share its file.
     """

@@ -47,7 +47,7 @@ _IMPOSSIBLE = {
 
 
 def path_rule(split: Split, column: Column) -> str:
-    """Return the path of a shard's file relative to the dataset, as a format string over `shard`."""
+    """Return the path of a shard's file in the dataset, as a format string over `shard`."""
     return "/".join([split.folder, column.name, "c", "{shard}", *("0" for _ in column.shape)])
 
 

@@ -140,7 +140,7 @@ class Progress:
                 " so the weights may differ in their last bits"
             )
             is_same = record["resumed"]["same_environment"]
-            line = f"{task}  goes on from step {record['step']:,}{'' if is_same else other}"
+            line = f"{task}  continues from step {record['step']:,}{'' if is_same else other}"
             self._print_line(line)
         elif "val" in record:
             metric, best = self._metrics[task], ", the best so far" if record["best"] else ""

@@ -51,7 +51,7 @@ def score(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Score a run (a folder), all runs, or anybody's predictions.
+    """Score a run (a folder), all runs, or a file of predictions.
 
     The scores stand beside the reference and a trivial baseline.
     """

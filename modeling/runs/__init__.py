@@ -79,7 +79,7 @@ def begin(
         raise InputError(
             "a run is already there",
             path=folder,
-            remedy="go on with it: --resume; or choose another folder: --out",
+            remedy="continue it with --resume, or choose another folder with --out",
         )
     _require_same(folder, config, digest)
     return checkpoint.load(folder / LAST) if LAST in names else None

@@ -1,4 +1,4 @@
-"""Read and write predictions of one split: an .npz that anybody can write, one array a name.
+"""Read and write predictions of one split: an .npz that any program can write, one array a name.
 
 `docs/metrics.md` describes the file. No pickle is ever loaded, and no array is read unless its
 header fits the split.

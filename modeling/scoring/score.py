@@ -1,6 +1,6 @@
 """Scores of predictions of a split, beside those of the trivial baseline.
 
-`score_run` scores a trained run, `score_predictions` a file that anybody wrote. Both return the
+`score_run` scores a trained run, `score_predictions` a file from any program. Both return the
 record of scores that `docs/metrics.md` describes. Only scoring a run needs torch.
 """
 

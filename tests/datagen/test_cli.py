@@ -104,11 +104,11 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
 # The program itself.
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_printed() -> None:
     assert run("--version").output == f"datagen, version {__version__}\n"
 
 
-def test_help_tells_every_command_and_the_exit_codes() -> None:
+def test_help_lists_every_command_and_exit_code() -> None:
     said = run("-h").output
     assert all(f"\n  {name} " in said for name in cli.commands)
     assert {
@@ -147,7 +147,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stderr == "[]\n"
 
 
-def test_the_module_runs_as_the_command_does() -> None:
+def test_the_module_runs_like_the_command() -> None:
     assert python("-m", "datagen", "--version").stdout == f"datagen, version {__version__}\n"
     done = python("-m", "datagen", "info", "nowhere")
     assert (done.returncode, done.stdout) == (4, "")
@@ -244,7 +244,7 @@ def test_every_class_of_error_has_its_exit_code(
         ),
     ],
 )
-def test_interruptions_and_the_systems_errors_have_theirs(
+def test_interruptions_and_system_errors_have_their_exit_codes(
     monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
 ) -> None:
     def fail(**_: object) -> None:
@@ -256,7 +256,7 @@ def test_interruptions_and_the_systems_errors_have_theirs(
     assert told.count("\n") == 1
 
 
-def test_a_mistake_of_the_program_is_no_trouble_of_the_user(
+def test_a_bug_is_not_reported_as_a_user_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(**_: object) -> None:
@@ -270,7 +270,7 @@ def test_a_mistake_of_the_program_is_no_trouble_of_the_user(
 # build, shards, finish
 
 
-def test_build_says_what_it_made_and_then_that_there_is_nothing_to_do(recipe: Path) -> None:
+def test_build_says_what_it_built_and_then_that_nothing_is_left_to_do(recipe: Path) -> None:
     said = run("build", "--recipe", recipe, "--out", "here").stdout.splitlines()
     assert said[0].startswith("here: built in ")
     rows = {line.split()[0]: line.split()[1:] for line in said[1:]}
@@ -282,9 +282,7 @@ def test_build_says_what_it_made_and_then_that_there_is_nothing_to_do(recipe: Pa
     )
 
 
-def test_build_says_that_it_wrote_metadata_where_it_wrote_no_shard(
-    data: Path, recipe: Path
-) -> None:
+def test_build_reports_metadata_written_without_shards(data: Path, recipe: Path) -> None:
     shutil.copytree(data, "here")
     Path("here/recipe.toml").write_text("# mine\n")
     build = ("build", "--recipe", recipe, "--out", "here")
@@ -296,7 +294,7 @@ def test_build_says_that_it_wrote_metadata_where_it_wrote_no_shard(
     assert printed(*build)["metadata_written"] is False
 
 
-def test_build_says_that_it_removed_the_views_of_an_earlier_dataset(recipe: Path) -> None:
+def test_build_reports_that_it_removed_the_views_of_an_earlier_version(recipe: Path) -> None:
     build = ("build", "--recipe", recipe, "--format", "hdf5", "--out", "here")
     run(*build)
     make_older(Path("here"))
@@ -319,7 +317,7 @@ def test_finish_says_whether_anything_was_left_to_do(recipe: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["mosaics", "circles/val", "circles/train/image/c", "circles/train/image/c/0/0/0"]
 )
-def test_what_is_a_link_in_a_dataset_is_called_so_by_all_that_read_it(
+def test_every_reading_command_names_a_link_in_a_dataset(
     data: Path, recipe: Path, name: str
 ) -> None:
     shutil.copytree(data, "here")
@@ -439,7 +437,7 @@ def test_another_source_does_not_take_over_the_validation_digits_of_the_recipe(
     assert built["source"]["digits"]["val"]["count"] == COUNTS["val"]
 
 
-def test_the_source_may_lie_where_an_option_or_the_environment_says(
+def test_an_option_or_the_environment_can_name_the_folder_of_the_source(
     source: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = save_recipe(Path("tiny.toml"), "npz")
@@ -453,9 +451,7 @@ def test_the_source_may_lie_where_an_option_or_the_environment_says(
     assert tree(Path("a")) == tree(Path("b")) == tree(data)
 
 
-def test_shards_lists_what_parts_are_made_of_and_finish_commits_them(
-    recipe: Path, data: Path
-) -> None:
+def test_shards_lists_the_work_of_parts_and_finish_commits_them(recipe: Path, data: Path) -> None:
     listed = printed("shards", "--recipe", recipe)
     assert [shard["number"] for shard in listed] == list(range(12))
     assert listed[6] == {
@@ -479,7 +475,7 @@ def test_shards_lists_what_parts_are_made_of_and_finish_commits_them(
     assert tree(Path("here")) == tree(data)
 
 
-def test_a_fallback_is_built_beside_and_said_loudly(
+def test_a_fallback_is_built_in_its_own_folder_and_announced(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     load = sources.load
@@ -774,7 +770,7 @@ def test_contact_sheets_are_drawn_again_only_where_they_are_missing_or_older(
     ]
 
 
-def test_preview_draws_beside_the_dataset_or_where_it_is_told(recipe: Path) -> None:
+def test_preview_draws_beside_the_dataset_or_in_a_given_folder(recipe: Path) -> None:
     assert run("build", "--recipe", recipe, "--out", "here", "--preview").output.endswith(
         "contact sheets: here-preview\n"
     )
@@ -851,7 +847,7 @@ def test_a_closed_stream_changes_nothing(
     assert in_shell("verify", "here", shell=closed).returncode == 1
 
 
-def test_a_closed_pipe_ends_with_the_code_that_was_due_or_with_141(data: Path) -> None:
+def test_a_closed_pipe_ends_with_the_expected_code_or_with_141(data: Path) -> None:
     shutil.copytree(data, "here")
     flip(Path("here/mosaics/val/image/c/0/0/0"), 0)
     due = {
@@ -869,7 +865,7 @@ def test_a_closed_pipe_ends_with_the_code_that_was_due_or_with_141(data: Path) -
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("arguments", [["info"], ["verify"], ["--help"]])
-def test_output_that_cannot_be_written_is_told(data: Path, arguments: list[str]) -> None:
+def test_output_that_cannot_be_written_is_reported(data: Path, arguments: list[str]) -> None:
     done = in_shell(*arguments, *[data] * (arguments != ["--help"]), shell="> /dev/full")
     assert done.returncode == 7
     told = "no space left on device; free some space, or choose another place"
@@ -877,7 +873,7 @@ def test_output_that_cannot_be_written_is_told(data: Path, arguments: list[str])
     assert done.stderr.count("\n") == 1
 
 
-def test_nothing_that_takes_time_is_imported_ahead_of_the_answer_to_signals() -> None:
+def test_nothing_slow_is_imported_before_signals_are_handled() -> None:
     ask = (
         "import sys; before = {*sys.modules}; import datagen.__main__; "
         "print(*{*sys.modules} - before)"
@@ -894,7 +890,7 @@ def test_nothing_that_takes_time_is_imported_ahead_of_the_answer_to_signals() ->
     } | {*python("-I", "-c", "import signal, sys; print(*sys.modules)").stdout.split()}
 
 
-def test_a_full_disk_is_said_to_keep_what_is_done_only_of_commands_that_go_on() -> None:
+def test_only_commands_that_can_resume_say_that_a_full_disk_keeps_finished_work() -> None:
     error = StorageError("the storage says: no space left on device")
     error.__cause__ = OSError(errno.ENOSPC, "")
     kept = "what is done so far is kept for the next run"
@@ -916,7 +912,7 @@ def test_a_signal_ends_a_command_in_one_line_while_it_imports(
     assert (process.communicate(timeout=30)[1], process.returncode) == ("Error: interrupted\n", 130)
 
 
-def test_a_library_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_library_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "click.py").write_text("raise ImportError('no click')")
     done = in_shell("sources", env={"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path[1:]])})
     assert done.returncode == 7
@@ -928,7 +924,7 @@ def test_a_library_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "closed", [".", "manifest.json", "circles/train.shards", "mosaics/val/image/c/0/0/0"]
 )
-def test_what_may_not_be_read_is_trouble_with_the_storage_and_no_damage(
+def test_a_file_without_read_permission_is_a_storage_error_and_not_damage(
     data: Path, recipe: Path, closed: str
 ) -> None:
     shutil.copytree(data, "here")
@@ -972,7 +968,7 @@ def test_a_user_without_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> No
     assert "no home folder; set DATAGEN_CACHE" in refused(7, "fetch")
 
 
-def test_names_that_a_stream_cannot_spell_are_escaped(tmp_path: Path) -> None:
+def test_names_that_a_stream_cannot_encode_are_escaped(tmp_path: Path) -> None:
     arrays = split_digits()
     with (tmp_path / "named.npz").open("wb") as file:
         np.savez(
@@ -1002,7 +998,7 @@ def test_names_that_a_stream_cannot_spell_are_escaped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spelling", [".", "../here", "mosaics/..", "./"])
-def test_pictures_are_drawn_beside_a_dataset_however_it_is_spelled(
+def test_pictures_are_drawn_beside_a_dataset_for_every_spelling_of_its_path(
     data: Path, monkeypatch: pytest.MonkeyPatch, spelling: str
 ) -> None:
     shutil.copytree(data, "here")
@@ -1013,7 +1009,7 @@ def test_pictures_are_drawn_beside_a_dataset_however_it_is_spelled(
     assert tree(Path("here")) == tree(data)
 
 
-def test_pictures_are_not_drawn_within_a_dataset_or_where_no_name_is_left(
+def test_pictures_are_not_drawn_inside_a_dataset_or_beside_the_root_folder(
     data: Path, recipe: Path
 ) -> None:
     shutil.copytree(data, "here")
@@ -1056,9 +1052,7 @@ def test_pictures_are_not_drawn_among_the_files_of_a_dataset(data: Path) -> None
     assert tree(Path("other")) == tree(data)
 
 
-def test_a_manifest_of_something_else_keeps_nobody_from_building_there(
-    data: Path, recipe: Path
-) -> None:
+def test_a_foreign_manifest_does_not_prevent_a_build_beside_it(data: Path, recipe: Path) -> None:
     Path("manifest.json").write_text("{}")  # of a web page, say
     assert run("build", "--recipe", recipe, "--out", "here").exit_code == 0
 
@@ -1072,7 +1066,7 @@ def test_a_place_below_a_file_is_no_folder(data: Path) -> None:
     assert Path("note").read_text() == "a note"
 
 
-def test_pictures_of_another_dataset_are_drawn_anew_whatever_their_times(recipe: Path) -> None:
+def test_pictures_of_another_dataset_are_drawn_again_despite_newer_times(recipe: Path) -> None:
     for seed, place in ((1, "old"), (2, "here")):
         run("build", "--recipe", recipe, "--seed", seed, "--out", place, "--preview")
     shutil.rmtree("here")
@@ -1083,7 +1077,7 @@ def test_pictures_of_another_dataset_are_drawn_anew_whatever_their_times(recipe:
     assert tree(Path("here-preview")) == tree(Path("old-preview"))
 
 
-def test_pictures_are_drawn_anew_where_only_the_names_of_the_classes_are_others(
+def test_pictures_are_drawn_again_if_only_the_class_names_change(
     tmp_path: Path,
 ) -> None:
     arrays = dict(np.load(tiny_source(tmp_path)))
@@ -1098,7 +1092,7 @@ def test_pictures_are_drawn_anew_where_only_the_names_of_the_classes_are_others(
     assert tree(Path("of-0123456789")) != tree(Path("of-abcdefghij"))
 
 
-def test_a_dataset_and_its_source_lie_apart(tmp_path: Path) -> None:
+def test_a_dataset_is_not_built_inside_its_source(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "link").symlink_to("photos")
     before = tree(tmp_path)
@@ -1114,7 +1108,7 @@ def test_a_dataset_and_its_source_lie_apart(tmp_path: Path) -> None:
     assert tree(tmp_path) == before
 
 
-def test_links_are_named_and_so_is_what_to_do(data: Path, recipe: Path) -> None:
+def test_links_are_reported_with_a_remedy(data: Path, recipe: Path) -> None:
     shutil.copytree(data, "here")
     for path in [path for path in Path("here").rglob("*") if path.is_file()]:
         path.unlink()
@@ -1144,7 +1138,7 @@ def test_an_empty_path_is_wrong_usage(recipe: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [["--quick"], ["--sample", "3"], ["--expect", "x"], []])
-def test_no_bar_stays_that_did_not_end(data: Path, options: list[str]) -> None:
+def test_an_unfinished_progress_bar_is_erased(data: Path, options: list[str]) -> None:
     reader, writer = pty.openpty()
     done = in_shell(
         "verify", data, *options, shell=f"2>&{writer}", pass_fds=[writer], env={"TERM": "xterm"}

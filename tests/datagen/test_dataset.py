@@ -129,7 +129,7 @@ def test_an_empty_range_has_no_rows_but_their_shape(whole: Dataset, edge: int) -
 @pytest.mark.parametrize(
     ("start", "stop"), [(-1, 1), (0, 601), (5, 4), (601, 601), (-2, -1), (600, 1 << 70)]
 )
-def test_a_range_outside_the_split_is_told_with_what_there_is(
+def test_a_range_outside_the_split_is_reported_with_the_valid_range(
     whole: Dataset, start: int, stop: int
 ) -> None:
     with pytest.raises(
@@ -138,7 +138,7 @@ def test_a_range_outside_the_split_is_told_with_what_there_is(
         whole.rows("mosaics", "train", "label", start, stop)
 
 
-def test_an_unknown_column_is_told_with_those_that_there_are(whole: Dataset) -> None:
+def test_an_unknown_column_is_reported_with_the_known_ones(whole: Dataset) -> None:
     with pytest.raises(
         RecipeError, match=r"mosaics has no column x .*image, mask, label, source, digest"
     ):
@@ -148,7 +148,7 @@ def test_an_unknown_column_is_told_with_those_that_there_are(whole: Dataset) -> 
 @pytest.mark.parametrize(
     ("task", "split"), [("mosaics", "dev"), ("boxes", "train"), ("", ""), ("mosaics/train", "")]
 )
-def test_an_unknown_section_is_told_with_those_that_there_are(
+def test_an_unknown_split_is_reported_with_the_known_ones(
     whole: Dataset, task: str, split: str
 ) -> None:
     for call in (lambda: whole.rows(task, split, "image", 0, 1), lambda: whole.table(task, split)):
@@ -156,7 +156,7 @@ def test_an_unknown_section_is_told_with_those_that_there_are(
             call()
 
 
-def test_sections_stand_in_the_order_of_the_work(whole: Dataset) -> None:
+def test_splits_are_listed_in_the_order_of_the_tasks(whole: Dataset) -> None:
     assert list(whole.splits) == [
         (task, split)
         for task in ("foreground", "circles", "mosaics")
@@ -167,7 +167,7 @@ def test_sections_stand_in_the_order_of_the_work(whole: Dataset) -> None:
     assert of.table_path == "mosaics/train.shards"
 
 
-def test_the_table_tells_of_each_shard_of_each_column(whole: Dataset) -> None:
+def test_the_table_has_a_row_for_each_shard_of_each_column(whole: Dataset) -> None:
     table = whole.table("mosaics", "train")
     assert table.shape == (5, 3)
     assert whole.table("mosaics", "train") is table
@@ -282,7 +282,7 @@ def test_a_table_of_lengths_that_do_not_follow_from_the_manifest_is_refused(copy
         Dataset(copy).table("mosaics", "train")
 
 
-def test_a_manifest_that_lies_about_compression_is_refused(copy: Path) -> None:
+def test_a_manifest_with_false_compression_is_refused(copy: Path) -> None:
     def lie(manifest: Manifest) -> Manifest:
         other = "zstd" if manifest.recipe.storage.compression == "none" else "none"
         storage = replace(manifest.recipe.storage, compression=other)
@@ -294,9 +294,7 @@ def test_a_manifest_that_lies_about_compression_is_refused(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["zarr", "hdf5"])
-def test_a_compressed_column_that_is_stored_as_something_else_is_refused(
-    tmp_path: Path, name: str
-) -> None:
+def test_a_compressed_column_stored_in_another_type_is_refused(tmp_path: Path, name: str) -> None:
     root = write(tmp_path, name, "zstd")
     if name == "zarr":
         path = root / "mosaics/train/source/zarr.json"
@@ -334,12 +332,12 @@ def test_mapped_rows_cannot_be_written_to(tmp_path: Path) -> None:
         rows[0] = 0
 
 
-def test_a_folder_that_is_no_dataset_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_a_dataset_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="not a finished dataset"):
         Dataset(tmp_path)
 
 
-def test_a_shard_that_cannot_be_opened_is_a_matter_of_storage(
+def test_a_shard_that_cannot_be_opened_is_a_storage_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = Dataset(write(tmp_path, "zarr", "none"))
@@ -371,7 +369,7 @@ def test_a_dataset_opened_by_a_relative_path_is_read_from_any_working_folder(
             )
 
 
-def test_a_relative_path_in_a_folder_that_is_gone_is_told(
+def test_a_relative_path_in_a_deleted_folder_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "gone").mkdir()

@@ -34,14 +34,14 @@ def told(found: list[Difference]) -> dict[str, tuple[str, str]]:
     return {one.what: (one.a, one.b) for one in found}
 
 
-def test_a_dataset_does_not_differ_from_itself_nor_from_its_twin(
-    data: Path, tmp_path: Path
-) -> None:
+def test_a_dataset_equals_itself_and_a_second_build(data: Path, tmp_path: Path) -> None:
     assert differences(data, data) == []
     assert differences(data, another(tmp_path)) == []
 
 
-def test_another_storage_is_told_and_is_no_difference_of_data(data: Path, tmp_path: Path) -> None:
+def test_another_storage_is_reported_and_is_not_a_difference_of_data(
+    data: Path, tmp_path: Path
+) -> None:
     found = differences(data, another(tmp_path, format="hdf5", shard_size=512))
     assert told(found) == {
         "recipe storage.format": ("zarr", "hdf5"),
@@ -53,7 +53,7 @@ def test_another_storage_is_told_and_is_no_difference_of_data(data: Path, tmp_pa
 @pytest.mark.parametrize(
     "storage", [{}, {"format": "hdf5", "shard_size": 1024}, {"compression": "zstd"}]
 )
-def test_one_changed_pixel_is_told_by_the_samples_that_show_it(
+def test_one_changed_pixel_is_located_by_the_samples_that_contain_it(
     data: Path, tmp_path: Path, storage: dict[str, Any]
 ) -> None:
     parts = split_digits()
@@ -74,7 +74,7 @@ def test_one_changed_pixel_is_told_by_the_samples_that_show_it(
     assert not [what for what in found if "/val" in what or "/test" in what or "label" in what]
 
 
-def test_every_sample_said_to_differ_does_and_no_other(data: Path, tmp_path: Path) -> None:
+def test_exactly_the_differing_samples_are_listed(data: Path, tmp_path: Path) -> None:
     other = another(tmp_path, seed=1, shard_size=512)
     ours, theirs = columns(data), columns(other)
     found = told(differences(data, other))
@@ -87,7 +87,7 @@ def test_every_sample_said_to_differ_does_and_no_other(data: Path, tmp_path: Pat
         assert found.get(what, ("",))[0] == (f"{differing} of {count} differ" if differing else "")
 
 
-def test_the_columns_that_differ_are_named_by_the_manifests_alone(
+def test_the_manifests_alone_show_which_columns_differ(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = split_digits()
@@ -112,7 +112,7 @@ def test_another_storage_has_the_same_data(data: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_columns_of_another_shape_or_count_differ(data: Path, tmp_path: Path) -> None:
+def test_columns_with_different_shapes_or_counts_differ(data: Path, tmp_path: Path) -> None:
     compared = compare(data, another(tmp_path, grid=[1, 4], train=500))
     mosaics = {
         f"mosaics/{split}/{name}"
@@ -123,7 +123,9 @@ def test_columns_of_another_shape_or_count_differ(data: Path, tmp_path: Path) ->
     assert not [name for name in compared.differing if not name.startswith("mosaics/")]
 
 
-def test_other_counts_are_told_and_the_common_samples_compared(data: Path, tmp_path: Path) -> None:
+def test_different_counts_are_reported_and_the_common_samples_compared(
+    data: Path, tmp_path: Path
+) -> None:
     found = differences(data, another(tmp_path, train=500))
     assert told(found)["mosaics/train samples"] == ("700", "500")
     assert told(found)["mosaics/train image samples"] == (
@@ -151,7 +153,9 @@ def test_only_runs_of_samples_whose_digests_differ_are_read(
     assert read == {("mosaics", "train", 512, 600)}
 
 
-def test_other_shapes_are_told_without_comparing_samples(data: Path, tmp_path: Path) -> None:
+def test_different_shapes_are_reported_without_comparing_samples(
+    data: Path, tmp_path: Path
+) -> None:
     found = told(differences(data, another(tmp_path, grid=[1, 4])))
     ours, theirs = found["mosaics/val image"]
     assert ours.startswith("|u1 [10, 8] ")
@@ -160,14 +164,14 @@ def test_other_shapes_are_told_without_comparing_samples(data: Path, tmp_path: P
     assert "foreground/val image" not in found
 
 
-def test_differences_read_and_change_nothing(data: Path, tmp_path: Path) -> None:
+def test_diff_writes_nothing(data: Path, tmp_path: Path) -> None:
     other = another(tmp_path, seed=3)
     before = tree(data), tree(other)
     assert differences(data, other)
     assert (tree(data), tree(other)) == before
 
 
-def test_what_is_no_dataset_is_refused(data: Path, tmp_path: Path) -> None:
+def test_a_path_without_a_dataset_is_refused(data: Path, tmp_path: Path) -> None:
     for first, second in [(data, tmp_path), (tmp_path, data)]:
         with pytest.raises(FormatError, match="not a finished dataset"):
             differences(first, second)

@@ -257,7 +257,7 @@ def test_the_golden_digest_and_roots_never_change(pair: tuple[Path, Path]) -> No
         } == ROOTS
 
 
-def test_a_reader_of_the_format_page_reads_it_whole_and_finds_every_digest_right(
+def test_a_reader_written_from_the_format_page_reads_everything_and_all_digests_match(
     pair: tuple[Path, Path],
 ) -> None:
     stored, built = (read(root) for root in pair)
@@ -272,7 +272,7 @@ def test_both_formats_hold_the_same_samples() -> None:
         np.testing.assert_array_equal(samples, other[name], strict=True)
 
 
-def test_a_build_writes_the_very_bytes_of_the_golden_zarr(tmp_path: Path) -> None:
+def test_a_build_writes_exactly_the_bytes_of_the_golden_zarr(tmp_path: Path) -> None:
     assert contents(write_dataset(tmp_path, "zarr")) == contents(GOLDEN / "zarr")
 
 
@@ -303,7 +303,7 @@ def test_the_libraries_of_the_formats_read_the_golden_dataset_too() -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_what_was_written_earlier_is_read_as_ever(name: str) -> None:
+def test_datasets_of_earlier_versions_are_still_read(name: str) -> None:
     stored, older = read(GOLDEN / name), read(OLDER / name)
     assert set(stored) == set(older)
     for column, samples in older.items():
@@ -317,9 +317,7 @@ def test_what_was_written_earlier_is_read_as_ever(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_what_was_written_earlier_is_whole_to_verify_and_nothing_to_build(
-    name: str, tmp_path: Path
-) -> None:
+def test_datasets_of_earlier_versions_verify_and_need_no_build(name: str, tmp_path: Path) -> None:
     write_source(tmp_path / "source.npz")
     root = shutil.copytree(OLDER / name, tmp_path / name)
     for level in ({"quick": True}, {"sample": 50}, {}, {"directory": tmp_path / "source.npz"}):
@@ -330,7 +328,7 @@ def test_what_was_written_earlier_is_whole_to_verify_and_nothing_to_build(
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_what_was_written_earlier_is_mended_into_what_is_written_now(
+def test_datasets_of_earlier_versions_are_repaired_into_the_current_form(
     name: str, tmp_path: Path
 ) -> None:
     root = shutil.copytree(OLDER / name, tmp_path / name)
@@ -341,7 +339,7 @@ def test_what_was_written_earlier_is_mended_into_what_is_written_now(
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_what_was_written_earlier_is_converted_into_what_is_written_now(
+def test_datasets_of_earlier_versions_are_converted_into_the_current_form(
     name: str, tmp_path: Path
 ) -> None:
     convert(OLDER / name, tmp_path / "same")
@@ -352,7 +350,7 @@ def test_what_was_written_earlier_is_converted_into_what_is_written_now(
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_what_was_written_earlier_trains_a_network_to_the_same_weights(
+def test_datasets_of_earlier_versions_train_a_network_to_the_same_weights(
     name: str, tmp_path: Path
 ) -> None:
     settings = (
@@ -375,13 +373,13 @@ def test_what_was_written_earlier_trains_a_network_to_the_same_weights(
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_only_the_frame_is_another_than_it_was(name: str, tmp_path: Path) -> None:
+def test_only_the_frame_differs_from_earlier_versions(name: str, tmp_path: Path) -> None:
     assert contents(make_older(shutil.copytree(GOLDEN / name, tmp_path / name))) == contents(
         OLDER / name
     )
 
 
-def test_the_golden_samples_are_what_the_formulas_say(golden: Path) -> None:
+def test_the_golden_samples_follow_from_the_formulas(golden: Path) -> None:
     data, first = read(golden), 0
     for split, count in COUNTS.items():
         digits = np.stack([tile(number) for number in range(first, first + count)])
@@ -407,7 +405,7 @@ def test_the_golden_samples_are_what_the_formulas_say(golden: Path) -> None:
         assert [row.tobytes() for row in data[f"mosaics/{split}/digest"]] == digests
 
 
-def test_the_special_tiles_have_the_truth_worked_out_by_hand(golden: Path) -> None:
+def test_the_special_tiles_have_hand_computed_truth(golden: Path) -> None:
     data = read(golden)
     # empty, constant, a single pixel, two peaks, one row, a corner
     assert data["foreground/train/threshold"][:6].tolist() == [0, 200, 0, 50, 0, 0]

@@ -280,7 +280,7 @@ def telling(case: Case) -> Iterator[None]:
 
 @pytest.mark.parametrize("share", [5, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_killed_at_any_moment_is_not_called_whole_and_the_next_run_ends_it(
+def test_a_command_killed_at_any_moment_leaves_nothing_that_passes_as_whole_and_can_be_resumed(
     kind: str, share: int, case: Case, whole: Whole, warm: Warm, startup: float
 ) -> None:
     draw, expected, moments = (
@@ -309,7 +309,7 @@ def test_what_is_killed_at_any_moment_is_not_called_whole_and_the_next_run_ends_
 
 
 @pytest.mark.long
-def test_the_default_dataset_killed_five_times_is_the_published_one_in_the_end(
+def test_the_default_dataset_equals_the_published_one_after_five_kills(
     mnist_folder: Path, tmp_path: Path
 ) -> None:
     place, log, draw = tmp_path / "place", tmp_path / "log", random.Random(SEED)
@@ -388,13 +388,13 @@ def fetch_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], 
     return lambda: mnist.fetch(TINY, cache=tmp_path / "cache")
 
 
-def test_a_fetch_that_dies_leaves_nothing_behind_that_the_next_does_not_remove(
+def test_the_next_fetch_removes_the_remains_of_a_killed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetch_into: Callable[[], object]
 ) -> None:
     die_at_steps(monkeypatch, tmp_path / "cache", fetch_into)
 
 
-def test_a_fetch_leaves_the_draft_of_another_one_that_is_writing(
+def test_a_fetch_keeps_the_temporary_file_of_a_running_one(
     tmp_path: Path, fetch_into: Callable[[], object]
 ) -> None:
     file = files.AtomicFile(tmp_path / "cache" / TINY.name / TINY.files[0].name)
@@ -419,7 +419,7 @@ def test_a_fetch_waits_while_another_one_removes_temporary_files(
     assert tree(folder) == MIRRORED
 
 
-def test_contact_sheets_whose_drawing_dies_leave_nothing_behind_that_the_next_does_not_remove(
+def test_the_next_preview_removes_the_remains_of_a_killed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Whole
 ) -> None:
     folder = tmp_path / "data-preview"
@@ -495,7 +495,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("scarce", ["bytes", "files"])
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_a_disk_that_fills_up_ends_the_build_cleanly_and_it_goes_on_where_there_is_room_again(
+def test_a_full_disk_ends_the_build_cleanly_and_it_resumes_once_there_is_room(
     small_disk: Path, whole: Whole, format_name: str, scarce: str
 ) -> None:
     root, ballast = small_disk / "data", small_disk / "ballast"
@@ -522,7 +522,7 @@ def test_a_disk_that_fills_up_ends_the_build_cleanly_and_it_goes_on_where_there_
     }
 
 
-def test_a_disk_that_is_mounted_for_reading_is_refused(small_disk: Path, whole: Whole) -> None:
+def test_a_read_only_disk_is_refused(small_disk: Path, whole: Whole) -> None:
     mount(small_disk, "remount,ro")
     with pytest.raises(StorageError, match="cannot be written"):
         builder.build(recipe.load(str(whole.recipes["zarr"])), small_disk / "data")
@@ -532,7 +532,7 @@ def test_a_disk_that_is_mounted_for_reading_is_refused(small_disk: Path, whole: 
 
 @pytest.mark.parametrize("lost", ["a shard", "the folder"])
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_what_is_removed_during_a_build_is_found_missing_and_written_again(
+def test_files_removed_during_a_build_are_found_missing_and_written_again(
     tmp_path: Path, whole: Whole, format_name: str, lost: str
 ) -> None:
     root, chosen = tmp_path / "data", recipe.load(str(whole.recipes[format_name]))
@@ -560,7 +560,7 @@ def test_what_is_removed_during_a_build_is_found_missing_and_written_again(
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_a_draft_that_is_removed_while_it_is_written_ends_the_build_with_a_message(
+def test_a_temporary_file_removed_during_writing_ends_the_build_with_a_message(
     tmp_path: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch, format_name: str
 ) -> None:
     root, chosen = tmp_path / "data", recipe.load(str(whole.recipes[format_name]))
@@ -619,7 +619,7 @@ def refuse_thread(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 # of the thresholds, the first and the third of the shards
 @pytest.mark.parametrize("number", [0, 3, 5])
-def test_a_build_whose_threads_cannot_start_is_done_by_those_that_could(
+def test_a_build_runs_on_the_threads_that_could_start(
     tmp_path: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     root, chosen = tmp_path / "data", recipe.load(str(whole.recipes["zarr"]))
@@ -629,7 +629,7 @@ def test_a_build_whose_threads_cannot_start_is_done_by_those_that_could(
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_a_job_that_raises_ends_the_build_cleanly_and_the_next_goes_on(
+def test_a_job_that_raises_ends_the_build_cleanly_and_the_next_build_resumes(
     tmp_path: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch, format_name: str
 ) -> None:
     root, chosen = tmp_path / "data", recipe.load(str(whole.recipes[format_name]))

@@ -144,7 +144,7 @@ def test_a_dataset_is_the_same_bytes_on_every_machine(built: dict[str, Path], ma
 
 
 @pytest.mark.parametrize("format_name", ["zarr", "hdf5"])
-def test_a_dataset_in_parts_is_the_same_bytes_as_one_in_one_go(
+def test_a_dataset_built_in_parts_has_the_bytes_of_one_built_at_once(
     built: dict[str, Path], format_name: str
 ) -> None:
     for folder in built.values():

@@ -236,7 +236,7 @@ SPELLINGS: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_any_other_spelling_of_the_same_facts_is_refused(spelling: str) -> None:
+def test_any_other_encoding_of_the_same_facts_is_refused(spelling: str) -> None:
     data = SPELLINGS[spelling](to_bytes(small()))
     assert data != to_bytes(small())
     refused(data)
@@ -262,7 +262,7 @@ NO_MANIFEST: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", NO_MANIFEST)
-def test_what_is_no_manifest_is_told_as_such(name: str) -> None:
+def test_a_file_that_is_not_a_manifest_is_reported_as_such(name: str) -> None:
     assert "not a manifest" in refused(NO_MANIFEST[name], FormatError)
 
 
@@ -278,7 +278,7 @@ def test_a_count_is_a_natural_number(place: str, value: str) -> None:
 
 
 @pytest.mark.parametrize("digits", [20, 1000, 4000, 4300])
-def test_a_number_of_many_digits_is_refused(digits: int) -> None:
+def test_a_number_with_many_digits_is_refused(digits: int) -> None:
     for place in (
         b'"bytes": 7',
         b'"count": 300',
@@ -294,7 +294,7 @@ def test_a_number_of_many_digits_is_refused(digits: int) -> None:
 
 
 @pytest.mark.parametrize("depth", range(900, 1000, 7))
-def test_nesting_that_json_just_bears_is_refused(depth: int) -> None:
+def test_nesting_at_the_limit_of_json_is_refused(depth: int) -> None:
     nest = b"[" * depth + b"]" * depth
     for place in (
         b'"name": "npz"',
@@ -310,7 +310,7 @@ def test_nesting_that_json_just_bears_is_refused(depth: int) -> None:
 
 
 @pytest.mark.parametrize("version", [0, 2, 3, -1, 1.0, True, None, "1", [1], {"a": 1}, 10**30])
-def test_a_version_that_is_not_known_is_a_matter_of_format_whatever_else_is_there(
+def test_an_unknown_version_is_a_format_error_before_any_other_problem(
     version: Any,
 ) -> None:
     value = {"format": {"name": "datagen", "version": version}, "news": "of the future"}
@@ -323,12 +323,12 @@ def test_a_version_that_is_not_known_is_a_matter_of_format_whatever_else_is_ther
 @pytest.mark.parametrize(
     "name", ["Datagen", "croissant", "", None, 1, [], ["x" * 100_000], {"name": {}}]
 )
-def test_another_format_is_told_as_such(name: Any) -> None:
+def test_another_format_is_reported_as_such(name: Any) -> None:
     refused(canonical_json({"format": {"name": name, "version": 1}}), FormatError)
 
 
 @pytest.mark.parametrize("stated", [None, 1, "datagen", [], ["name", "version"]])
-def test_a_format_that_is_no_record_is_told_as_such(stated: Any) -> None:
+def test_a_format_entry_that_is_not_an_object_is_reported(stated: Any) -> None:
     refused(canonical_json({"format": stated}), FormatError)
 
 
@@ -348,7 +348,7 @@ EDITS: dict[str, Callable[[Any], object]] = {
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_an_edited_fact_is_noticed_also_where_the_manifest_is_sealed_anew(name: str) -> None:
+def test_an_edited_fact_is_found_even_if_the_manifest_is_sealed_again(name: str) -> None:
     value = plain()
     EDITS[name](value)
     assert "its sha256 is not that of the rest" in refused(canonical_json(value))
@@ -471,7 +471,7 @@ RULES_OUTSIDE = [
 
 
 @pytest.mark.parametrize("path", PLACES_OUTSIDE)
-def test_a_path_that_leaves_the_dataset_is_refused_however_well_forged(path: str) -> None:
+def test_a_path_that_leaves_the_dataset_is_refused_even_with_valid_digests(path: str) -> None:
     for edit in (set_path(path), set_table(path)):
         value = plain()
         edit(value)
@@ -479,7 +479,7 @@ def test_a_path_that_leaves_the_dataset_is_refused_however_well_forged(path: str
 
 
 @pytest.mark.parametrize("path", ["a/{shard}", "{shard:05d}", "{}"])
-def test_only_the_path_of_a_shard_has_a_place_for_its_number(path: str) -> None:
+def test_only_the_path_of_a_shard_contains_a_placeholder(path: str) -> None:
     for edit in (set_path(path), set_table(path)):
         value = plain()
         edit(value)
@@ -487,14 +487,14 @@ def test_only_the_path_of_a_shard_has_a_place_for_its_number(path: str) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES_OUTSIDE)
-def test_a_rule_for_paths_does_nothing_but_place_the_number_of_the_shard(rule: str) -> None:
+def test_a_path_rule_only_inserts_the_shard_number(rule: str) -> None:
     value = plain()
     set_rule(rule)(value)
     assert "must be a rule for paths within the dataset" in refused(forged(value))
 
 
 @given(st.text("{}shard:05d!.[]_/x0\\", max_size=20) | st.text(max_size=20))
-def test_no_rule_that_is_taken_can_be_anything_but_a_path_within_the_dataset(rule: str) -> None:
+def test_every_accepted_rule_is_a_path_within_the_dataset(rule: str) -> None:
     value = plain()
     set_rule(rule)(value)
     try:
@@ -532,7 +532,7 @@ BAD_NAMES = [
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
-def test_names_that_form_paths_are_of_letters_digits_and_underscores(name: str) -> None:
+def test_names_in_paths_have_only_letters_digits_and_underscores(name: str) -> None:
     edits: list[Callable[[Any], object]] = [
         lambda value: value["tasks"].update({name: value["tasks"].pop("foreground")}),
         lambda value: value["tasks"]["foreground"]["train"]["columns"][0].update(name=name),
@@ -653,7 +653,7 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Any, Any], object], str]] = {
 
 
 @pytest.mark.parametrize("name", CONTRADICTIONS)
-def test_a_contradiction_is_told_however_well_forged(name: str) -> None:
+def test_a_contradiction_is_reported_even_with_valid_digests(name: str) -> None:
     edit, told = CONTRADICTIONS[name]
     value = plain()
     edit(value, value["tasks"]["foreground"]["train"])
@@ -662,7 +662,7 @@ def test_a_contradiction_is_told_however_well_forged(name: str) -> None:
     assert told in message
 
 
-def test_a_sample_may_have_three_axes_of_any_side_to_a_mebi() -> None:
+def test_a_sample_can_have_three_axes_of_up_to_2_to_the_20() -> None:
     value = plain()
     sides = [1, (1 << 20) - 1, 7]
     value["tasks"]["foreground"]["train"]["columns"][0].update(
@@ -674,7 +674,7 @@ def test_a_sample_may_have_three_axes_of_any_side_to_a_mebi() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 1 << 40])
-def test_a_split_may_have_one_sample_or_as_many_as_a_recipe_may_ask_for(count: int) -> None:
+def test_a_split_can_have_one_sample_or_the_largest_count_of_a_recipe(count: int) -> None:
     value = plain()
     train = value["tasks"]["foreground"]["train"]
     train.update(count=count)
@@ -688,7 +688,7 @@ def test_the_forger_of_these_tests_is_careful() -> None:
     assert from_bytes(forged(value), path=PATH).tasks["foreground"]["train"].count == 301
 
 
-def test_all_contradictions_are_told_at_once_and_the_first_twenty_by_name() -> None:
+def test_all_contradictions_are_counted_and_the_first_twenty_named() -> None:
     value = plain()
     for edit, _ in list(CONTRADICTIONS.values())[:2]:
         edit(value, value["tasks"]["foreground"]["train"])
@@ -700,7 +700,7 @@ def test_all_contradictions_are_told_at_once_and_the_first_twenty_by_name() -> N
     assert re.search(r"and \d+ more", refused(forged(value)))
 
 
-def test_every_wrong_value_is_told_in_full() -> None:
+def test_every_wrong_value_has_a_full_message() -> None:
     value = plain()
     train = value["tasks"]["foreground"]["train"]
     image, label = train["columns"]
@@ -740,7 +740,7 @@ def test_every_wrong_value_is_told_in_full() -> None:
     ]
 
 
-def test_every_contradiction_is_told_in_full() -> None:
+def test_every_contradiction_has_a_full_message() -> None:
     value = plain()
     train = value["tasks"]["foreground"]["train"]
     image, label = train["columns"]
@@ -760,13 +760,13 @@ def test_every_contradiction_is_told_in_full() -> None:
     ]
 
 
-def test_a_wrong_digest_is_the_one_contradiction_of_an_edited_fact() -> None:
+def test_a_wrong_digest_is_the_only_contradiction_of_an_edited_fact() -> None:
     assert refused(resealed(plain() | {"digest": "00" * 32})).endswith(
         " itself: digest is not that of the columns"
     )
 
 
-def test_twenty_contradictions_are_told_without_a_count_of_more() -> None:
+def test_twenty_contradictions_are_listed_without_a_count_of_more() -> None:
     message = refused(
         resealed(plain() | {"files": [{"path": "..", "bytes": 1, "digest": "00" * 16}] * 20})
     )
@@ -821,14 +821,14 @@ WRONG_TYPES: dict[str, tuple[Callable[[Any], object], str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG_TYPES)
-def test_a_value_of_a_wrong_type_is_told_with_its_place_in_the_manifest(name: str) -> None:
+def test_a_value_of_a_wrong_type_is_reported_with_its_place_in_the_manifest(name: str) -> None:
     edit, told = WRONG_TYPES[name]
     value = plain()
     edit(value)
     assert refused(resealed(value)) == f"some/manifest.json: not a manifest of this version: {told}"
 
 
-def test_what_is_no_manifest_of_this_version_is_told_in_full() -> None:
+def test_a_manifest_of_another_version_has_a_full_message() -> None:
     assert (
         refused(b"[]\n", FormatError)
         == "some/manifest.json: not a manifest (expected a JSON object, found list)"
@@ -849,7 +849,7 @@ def test_what_is_no_manifest_of_this_version_is_told_in_full() -> None:
     )
 
 
-def test_a_manifest_that_cannot_be_taken_from_its_folder_is_told_in_full(tmp_path: Path) -> None:
+def test_a_manifest_that_cannot_be_loaded_has_a_full_message(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
 
     def told(kind: type[DatagenError]) -> str:
@@ -877,7 +877,7 @@ def test_a_manifest_that_cannot_be_taken_from_its_folder_is_told_in_full(tmp_pat
     )
 
 
-def test_a_shard_table_of_another_size_is_told_in_full() -> None:
+def test_a_shard_table_of_the_wrong_size_has_a_full_message() -> None:
     with pytest.raises(DamagedError) as caught:
         table_from_bytes(bytes(7), columns=1, shards=2, path=PATH)
     assert (
@@ -900,7 +900,7 @@ def test_a_shard_table_of_another_size_is_told_in_full() -> None:
         lambda table: table.update({f"key{number}": 0 for number in range(30_000)}),
     ],
 )
-def test_a_recipe_that_is_not_valid_is_damage_of_the_manifest(
+def test_an_invalid_recipe_is_damage_of_the_manifest(
     edit: Callable[[Any], object],
 ) -> None:
     value = plain()
@@ -910,7 +910,7 @@ def test_a_recipe_that_is_not_valid_is_damage_of_the_manifest(
     assert time.perf_counter() - started < 5
 
 
-def test_what_is_wrong_with_a_recipe_is_told_in_full() -> None:
+def test_problems_of_a_recipe_have_full_messages() -> None:
     value = plain()
     value["recipe"].update(seed=-1)
     assert refused(forged(value)) == (
@@ -920,7 +920,7 @@ def test_what_is_wrong_with_a_recipe_is_told_in_full() -> None:
     )
 
 
-def test_defaults_left_out_of_the_recipe_are_another_spelling() -> None:
+def test_defaults_left_out_of_the_recipe_are_not_canonical() -> None:
     value = plain()
     value["recipe"]["storage"].pop("compression")
     assert "not spelled" in refused(forged(value))
@@ -935,7 +935,7 @@ def test_defaults_left_out_of_the_recipe_are_another_spelling() -> None:
         lambda source, text: source.update(digests={text: "00"}),
     ],
 )
-def test_half_a_character_is_no_text(edit: Callable[[Any, str], object]) -> None:
+def test_a_lone_surrogate_is_not_text(edit: Callable[[Any, str], object]) -> None:
     value = plain()
     edit(value["source"], "\ud800")
     assert "Unicode text" in refused(forged(value))
@@ -965,7 +965,7 @@ JUNK = st.recursive(
 
 @settings(max_examples=150)
 @given(st.data(), JUNK, st.booleans())
-def test_no_value_anywhere_raises_anything_but_the_package_s_errors(
+def test_any_value_anywhere_raises_only_errors_of_the_package(
     data: st.DataObject, junk: Any, drop: bool
 ) -> None:
     value = plain()
@@ -1003,7 +1003,7 @@ def test_a_manifest_is_loaded_from_its_folder(tmp_path: Path) -> None:
     assert manifests.load(tmp_path) == with_all_tasks()
 
 
-def test_a_plan_under_the_name_of_a_manifest_is_no_dataset(tmp_path: Path) -> None:
+def test_a_plan_named_manifest_json_is_not_a_dataset(tmp_path: Path) -> None:
     for manifest in (with_tasks(), small()):
         (tmp_path / "manifest.json").write_bytes(to_bytes(manifest))
         with pytest.raises(
@@ -1013,7 +1013,7 @@ def test_a_plan_under_the_name_of_a_manifest_is_no_dataset(tmp_path: Path) -> No
             manifests.load(tmp_path)
 
 
-def test_a_folder_without_a_manifest_is_no_dataset(tmp_path: Path) -> None:
+def test_a_folder_without_a_manifest_is_not_a_dataset(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "absent"):
         with pytest.raises(
             FormatError, match=r"not a finished dataset.*found nothing.*datagen build"
@@ -1032,7 +1032,7 @@ def link(path: Path) -> None:
     "make",
     [link, Path.mkdir, lambda path: path.symlink_to(path), lambda path: path.symlink_to("nowhere")],
 )
-def test_a_manifest_is_a_regular_file_and_no_link_is_followed(
+def test_a_manifest_must_be_a_regular_file_and_links_are_not_followed(
     tmp_path: Path, make: Callable[[Path], object]
 ) -> None:
     make(tmp_path / "manifest.json")
@@ -1059,9 +1059,7 @@ def test_the_largest_manifest_is_read_whole(tmp_path: Path) -> None:
         manifests.read_bounded(tmp_path / "x", MAX_MANIFEST_BYTES - 1)
 
 
-def test_a_place_that_cannot_be_read_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_path_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StorageError, match="too long"):
         manifests.load(tmp_path / ("n" * 300))
     (tmp_path / "manifest.json").write_bytes(b"")
@@ -1126,7 +1124,7 @@ def a_split_without_facts(value: Any) -> None:
     "edit",
     [columns_of_nothing, a_shape_of_many_sides, a_column_of_many_axes, a_split_without_facts],
 )
-def test_a_name_of_any_length_is_told_short_and_costs_little(edit: Callable[[Any], None]) -> None:
+def test_a_name_of_any_length_is_shortened_and_costs_little(edit: Callable[[Any], None]) -> None:
     value = plain()
     edit(value)
     data = resealed(value)

@@ -102,7 +102,7 @@ def plant_and_check(plant: Plant, whole: Tiny, folder: Path, forged: bool, *, re
 
 
 @pytest.mark.parametrize(("plant", "name", "forged"), CASES)
-def test_a_plant_is_known_at_the_levels_that_can_know_it(
+def test_a_plant_is_found_at_the_levels_that_can_find_it(
     plant: Plant, name: str, forged: bool, whole: Callable[[str], Tiny], tmp_path: Path
 ) -> None:
     plant_and_check(plant, whole(name), tmp_path, forged, rest=False)
@@ -110,7 +110,7 @@ def test_a_plant_is_known_at_the_levels_that_can_know_it(
 
 @pytest.mark.long
 @pytest.mark.parametrize(("plant", "name", "forged"), CASES)
-def test_what_the_full_level_knows_is_known_too_with_the_source_or_the_digest(
+def test_plants_found_at_full_are_also_found_with_the_source_or_the_digest(
     plant: Plant, name: str, forged: bool, whole: Callable[[str], Tiny], tmp_path: Path
 ) -> None:
     plant_and_check(plant, whole(name), tmp_path, forged, rest=True)
@@ -118,7 +118,7 @@ def test_what_the_full_level_knows_is_known_too_with_the_source_or_the_digest(
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_dataset_that_is_whole_has_no_problem_and_stands_on_what_it_can(
+def test_a_whole_dataset_has_no_problem_at_any_level(
     level: str, name: str, whole: Callable[[str], Tiny]
 ) -> None:
     tiny = whole(name)
@@ -143,7 +143,7 @@ def test_the_forger_of_these_tests_is_careful(
     assert {path: path.read_bytes() for path in files(tiny)} == before
 
 
-def test_the_table_in_the_docs_is_that_of_these_tests() -> None:
+def test_the_documented_table_matches_these_tests() -> None:
     assert renewed(PAGE.read_text()) == PAGE.read_text(), "run: python tests/tools/plants.py"
 
 
@@ -177,7 +177,7 @@ def check_flip(tiny: Tiny, path: Path, position: int, mask: int) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", FORMATS)
-def test_each_of_a_thousand_flipped_bits_is_found_and_its_file_named(
+def test_each_of_a_thousand_flipped_bits_is_found_in_its_file(
     name: str, whole: Callable[[str], Tiny], tmp_path: Path
 ) -> None:
     tiny = copy_of(whole(name), tmp_path)

@@ -113,7 +113,7 @@ def is_whole(root: Path) -> bool:
 
 @pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_a_build_that_dies_at_any_step_is_absent_or_complete_and_the_next_ends_it(
+def test_a_build_killed_at_any_step_is_absent_or_complete_and_can_be_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Assemble, format_name: str, stride: int
 ) -> None:
     with Disk(monkeypatch) as disk:
@@ -173,7 +173,7 @@ def test_every_file_is_durable_before_it_has_its_name_and_the_manifest_is_the_la
         ("replace", errno.EIO),
     ],
 )
-def test_a_failing_step_is_told_leaves_no_temporary_file_and_the_next_build_ends_the_same(
+def test_a_failing_step_is_reported_leaves_no_temporary_file_and_can_be_resumed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     small: Assemble,
@@ -256,7 +256,7 @@ def test_an_interruption_leaves_no_temporary_file_of_a_job_that_does_not_end_in_
     assert tree(root) == tree(whole["zarr"])
 
 
-def test_too_little_space_is_found_before_anything_is_made(
+def test_too_little_space_is_found_before_anything_is_written(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, usage = tiny_recipe(source), shutil.disk_usage(tmp_path)
@@ -274,7 +274,7 @@ def test_too_little_space_is_found_before_anything_is_made(
     assert sum(job.bytes for job in shards) < stored <= needed
 
 
-def test_to_repair_a_shard_takes_no_space_for_the_others(
+def test_repairing_a_shard_needs_no_space_for_the_others(
     tmp_path: Path, source: Path, whole: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = shutil.copytree(whole["zarr"], tmp_path / "data")
@@ -337,7 +337,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, source: Path
     )
 
 
-def test_a_dataset_that_lost_its_manifest_is_told_of_and_left_alone(
+def test_a_dataset_without_its_manifest_is_reported_and_left_alone(
     tmp_path: Path, source: Path
 ) -> None:
     recipe, root = tiny_recipe(source), tmp_path / "data"
@@ -393,7 +393,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(
         ({"val": 4}, "recipe.mosaics.val = 4", "recipe.mosaics.val = 64"),
     ],
 )
-def test_a_dataset_of_another_recipe_is_refused_by_the_keys_that_differ(
+def test_a_dataset_of_another_recipe_is_refused_with_the_keys_that_differ(
     tmp_path: Path,
     source: Path,
     whole: dict[str, Path],
@@ -411,7 +411,7 @@ def test_a_dataset_of_another_recipe_is_refused_by_the_keys_that_differ(
     assert tree(root) == before
 
 
-def test_a_dataset_of_another_source_is_refused_by_its_digest(
+def test_a_dataset_of_another_source_is_refused_with_its_digest(
     tmp_path: Path, source: Path, whole: dict[str, Path]
 ) -> None:
     other = tiny_source(tmp_path, {"train": 40, "val": 8, "test": 11})
@@ -475,7 +475,7 @@ def test_only_what_is_damaged_is_written_again(
         assert shards_outside(root, split) == untouched
 
 
-def test_a_dataset_under_repair_has_no_manifest_and_an_interrupted_repair_goes_on(
+def test_a_dataset_under_repair_has_no_manifest_and_an_interrupted_repair_resumes(
     tmp_path: Path, source: Path, whole: dict[str, Path]
 ) -> None:
     def interrupt(done: int, total: int) -> None:
@@ -491,7 +491,7 @@ def test_a_dataset_under_repair_has_no_manifest_and_an_interrupted_repair_goes_o
     assert tree(root) == tree(whole["zarr"])
 
 
-def test_what_a_build_in_progress_leaves_is_swept_from_a_finished_dataset(
+def test_leftovers_of_a_build_are_removed_from_a_finished_dataset(
     tmp_path: Path, source: Path, whole: dict[str, Path]
 ) -> None:
     root = shutil.copytree(whole["zarr"], tmp_path / "data")
@@ -507,7 +507,7 @@ def test_what_a_build_in_progress_leaves_is_swept_from_a_finished_dataset(
 
 
 @pytest.mark.parametrize("damage", ["flip", "delete"])
-def test_a_dataset_that_cannot_say_what_it_is_is_left_alone(
+def test_a_dataset_with_an_unreadable_manifest_is_left_alone(
     tmp_path: Path, source: Path, whole: dict[str, Path], damage: str
 ) -> None:
     root = shutil.copytree(whole["zarr"], tmp_path / "data")
@@ -522,7 +522,7 @@ def test_a_dataset_that_cannot_say_what_it_is_is_left_alone(
     assert tree(root) == before
 
 
-def test_data_of_another_digest_than_they_must_have_are_not_committed_nor_kept(
+def test_data_without_the_expected_digest_are_neither_committed_nor_kept(
     tmp_path: Path, source: Path, whole: dict[str, Path]
 ) -> None:
     resolved = planning.resolve(tiny_recipe(source))
@@ -539,7 +539,7 @@ def test_data_of_another_digest_than_they_must_have_are_not_committed_nor_kept(
     assert tree(tmp_path / "data") == tree(whole["zarr"])
 
 
-def test_a_dataset_that_is_not_the_published_one_is_built_anew_and_nothing_of_it_kept(
+def test_a_dataset_that_is_not_the_published_one_is_built_again_from_nothing(
     tmp_path: Path, source: Path, whole: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "data"
@@ -556,7 +556,7 @@ def test_a_dataset_that_is_not_the_published_one_is_built_anew_and_nothing_of_it
     assert tree(root) == tree(whole["zarr"])
 
 
-def test_a_record_that_is_damaged_is_not_believed(
+def test_a_damaged_progress_record_is_ignored(
     tmp_path: Path, source: Path, whole: dict[str, Path]
 ) -> None:
     root = tmp_path / "data"
@@ -584,7 +584,7 @@ def test_a_part_that_comes_after_the_commit_leaves_nothing_behind(
     assert tree(root) == tree(whole["zarr"])
 
 
-def test_a_whole_dataset_in_a_folder_that_cannot_be_written_is_found_whole(
+def test_a_whole_dataset_in_a_read_only_folder_is_found_whole(
     tmp_path: Path, source: Path, whole: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "data"
@@ -593,7 +593,7 @@ def test_a_whole_dataset_in_a_folder_that_cannot_be_written_is_found_whole(
     assert builder.build(tiny_recipe(source), root).written == 0
 
 
-def test_a_table_is_read_once_however_many_shards_it_tells_of(
+def test_a_table_is_read_once_for_all_its_shards(
     tmp_path: Path, source: Path, whole: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, read = tmp_path / "data", list[str]()
@@ -616,7 +616,7 @@ def test_a_table_is_read_once_however_many_shards_it_tells_of(
 # Several writers, and builds in parts.
 
 
-def test_a_whole_build_shares_its_folder_with_nobody(
+def test_a_whole_build_locks_its_folder_exclusively(
     tmp_path: Path, source: Path, whole: dict[str, Path]
 ) -> None:
     recipe, root = tiny_recipe(source), tmp_path / "data"
@@ -658,7 +658,7 @@ def test_parts_in_any_order_and_at_once_make_the_same_dataset(
     assert tree(root) == tree(whole[format_name])
 
 
-def test_a_part_that_begins_while_another_looks_is_no_stranger_to_it(
+def test_parts_that_start_at_the_same_time_do_not_refuse_each_other(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, root, look = tiny_recipe(source), tmp_path / "data", writer._present
@@ -674,7 +674,7 @@ def test_a_part_that_begins_while_another_looks_is_no_stranger_to_it(
     assert builder.build(recipe, root, part=(1, 3)).written == 2
 
 
-def test_a_draft_does_not_get_its_name_while_a_part_looks(
+def test_a_temporary_file_is_not_renamed_while_another_part_checks_the_folder(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, root, look = tiny_recipe(source), tmp_path / "data", writer._present
@@ -708,7 +708,7 @@ def test_finish_names_the_parts_that_are_missing_or_damaged(
     assert tree(root) == tree(whole["zarr"])
 
 
-def test_finish_where_nothing_is_begun_says_so(tmp_path: Path) -> None:
+def test_finish_says_when_no_build_was_begun(tmp_path: Path) -> None:
     for root in (tmp_path, tmp_path / "absent"):
         with pytest.raises(FormatError, match="not a finished dataset") as caught:
             builder.finish(root)
@@ -717,7 +717,7 @@ def test_finish_where_nothing_is_begun_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", [(0, 0), (3, 2), (0, 13), (12, 13), (-1, 2)])
-def test_a_part_that_is_none_is_refused_before_anything_is_made(
+def test_an_invalid_part_is_refused_before_anything_is_written(
     tmp_path: Path, source: Path, part: tuple[int, int]
 ) -> None:
     with pytest.raises(RecipeError, match=r"0 <= A < B <= 12"):
@@ -751,7 +751,7 @@ def wait_for_records(process: subprocess.Popen[str], root: Path, count: int) -> 
 
 
 @pytest.mark.parametrize("records", [0, 1, 30, 90])
-def test_a_killed_build_leaves_no_process_no_lock_and_no_manifest_and_the_next_ends_it(
+def test_a_killed_build_leaves_no_process_lock_or_manifest_and_can_be_resumed(
     tmp_path: Path, long_recipe: Path, long_tree: dict[str, bytes], records: int
 ) -> None:
     root = tmp_path / "data"
@@ -785,7 +785,7 @@ def test_an_interrupted_build_ends_within_a_second_and_cleanly(
     assert time.monotonic() - sent < 1
     assert process.returncode == 130
     assert said.endswith(
-        "\nError: interrupted; give the same command again: it goes on where it was\n"
+        "\nError: interrupted; give the same command again: it continues where it stopped\n"
     )
     assert not (root / MANIFEST).exists()
     assert has_no_temporaries(root)
@@ -793,7 +793,7 @@ def test_an_interrupted_build_ends_within_a_second_and_cleanly(
     assert tree(root) == long_tree
 
 
-def test_a_second_build_in_the_same_folder_is_refused_and_the_first_goes_on(
+def test_a_second_build_in_the_same_folder_is_refused_and_the_first_continues(
     tmp_path: Path, long_recipe: Path, long_tree: dict[str, bytes]
 ) -> None:
     root = tmp_path / "data"

@@ -154,7 +154,7 @@ def test_show_and_sample_print_and_draw_the_same(
     assert Path("new/mosaics.png").read_bytes() == Path("anew.png").read_bytes()
 
 
-def test_a_source_in_the_environment_is_not_asked_for(
+def test_a_source_in_the_environment_is_not_loaded(
     built: dict[tuple[str, str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATAGEN_SOURCE_DIR", "nowhere")
@@ -202,14 +202,14 @@ def test_a_shard_that_cannot_be_read_exits_with_5(
     assert run("sample", root, "mosaics", "train", 256).exit_code == 0
 
 
-def test_what_does_not_decode_exits_with_5(built: dict[tuple[str, str], Path]) -> None:
+def test_undecodable_data_exit_with_5(built: dict[tuple[str, str], Path]) -> None:
     root = Path(shutil.copytree(built["zarr", "zstd"], "here"))
     path = root / "mosaics/test/image/c/0/0/0"
     path.write_bytes(b"\xff" * 200 + path.read_bytes()[200:])
     assert "mosaics/test" in refused(5, "show", root, "mosaics", "test", 7)
 
 
-def test_one_copy_of_the_images_is_enough_and_none_is_refused(copy: Path) -> None:
+def test_one_copy_of_the_images_is_enough_and_at_least_one_is_needed(copy: Path) -> None:
     whole = printed("sample", copy, "mosaics", "test", 7)
     flip(copy / "foreground/test/image/c/0/0/0", 3)
     assert printed("sample", copy, "mosaics", "test", 7) == whole
@@ -273,7 +273,7 @@ def test_names_are_checked_before_anything_is_read(
         (["mosaics", "test", 32_768], "expected 0 to 32,767, found 32,768"),
     ],
 )
-def test_of_a_recipe_too(
+def test_names_of_a_recipe_are_checked_too(
     built: dict[tuple[str, str], Path], arguments: list[object], told: str
 ) -> None:
     assert told in refused(3, "sample", "mnist", *arguments)
@@ -283,7 +283,7 @@ def test_of_a_recipe_too(
 
 
 @pytest.mark.parametrize("command", ["show", "sample"])
-def test_what_is_no_dataset_exits_with_4(command: str) -> None:
+def test_a_folder_without_a_dataset_exits_with_4(command: str) -> None:
     Path("empty").mkdir()
     for root in ("empty", "data/absent"):
         assert "not a finished dataset" in refused(4, command, root, "mosaics", "test", 0)
@@ -300,7 +300,7 @@ def test_nothing_is_drawn_into_a_dataset(copy: Path, place: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["show", "sample"])
-def test_no_picture_takes_the_place_of_what_is_no_file(copy: Path, command: str) -> None:
+def test_a_picture_replaces_only_regular_files(copy: Path, command: str) -> None:
     os.mkfifo("pipe")
     Path("loop").symlink_to("loop")
     Path("to-null").symlink_to("/dev/null")
@@ -320,7 +320,7 @@ def test_no_picture_takes_the_place_of_what_is_no_file(copy: Path, command: str)
     assert Path("to-null").is_symlink()
 
 
-def test_a_picture_named_by_a_link_is_drawn_in_the_file_that_it_leads_to(copy: Path) -> None:
+def test_a_picture_named_by_a_link_is_drawn_into_its_target(copy: Path) -> None:
     Path("link.png").symlink_to("shelf/real.png")
     assert run("show", copy, "mosaics", "test", 0, "--png", "link.png").exit_code == 0
     assert Path("link.png").is_symlink()
@@ -329,7 +329,7 @@ def test_a_picture_named_by_a_link_is_drawn_in_the_file_that_it_leads_to(copy: P
     refused(3, "show", copy, "mosaics", "test", 0, "--png", "into.png")
 
 
-def test_a_task_of_ones_own_is_shown_and_drawn_even_where_it_is_not_known(corners: Path) -> None:
+def test_a_user_task_is_shown_and_drawn_even_if_unknown(corners: Path) -> None:
     shown = printed("show", corners, "corners", "val", 2, "--png", "drawn.png")
     assert shown["corner"] == shown["image"][0][0]
     assert (shown["label"], shown["circle"]) == (255, -7)
@@ -347,7 +347,7 @@ def test_a_task_of_ones_own_is_shown_and_drawn_even_where_it_is_not_known(corner
     assert Path("anew.png").read_bytes() == Path("drawn.png").read_bytes()
 
 
-def test_a_task_that_has_other_columns_by_now_is_refused(corners: Path) -> None:
+def test_a_task_whose_columns_have_changed_is_refused(corners: Path) -> None:
     Path("corners.py").write_text(CORNERS.replace('"corner"', '"edge"'))
     result = run_with_corners("sample", corners, "corners", "val", 2)
     assert result.exit_code == 5

@@ -69,7 +69,7 @@ def make_split(
 
 
 @pytest.mark.parametrize("side", [1, 5, 181, 182, 500])
-def test_blocks_of_compressed_samples_are_whole_chunks_where_one_fits(side: int) -> None:
+def test_blocks_of_compressed_samples_are_whole_chunks_if_one_fits(side: int) -> None:
     columns = (Column("image", "|u1", (side, side), ("y", "x")), Column("label", "|u1", (), ()))
     packed, plain = (
         make_split(4000, shard_size=2048, compression=kind, columns=columns)
@@ -156,7 +156,7 @@ def test_whole_columns_and_slices_are_read_through_the_format_s_library(
     st.sampled_from([256, 512, 1024]),
     st.integers(1, 600),
 )
-def test_mapped_runs_hold_the_samples(
+def test_mapped_extents_hold_the_samples(
     name: str, kind: tuple[str, tuple[int, ...]], count: int, shard_size: int, step: int
 ) -> None:
     axes = tuple("abc"[: len(kind[1])])
@@ -241,7 +241,7 @@ def test_a_discarded_shard_leaves_nothing(tmp_path: Path, name: str, compression
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_shard_that_cannot_be_begun_leaves_nothing(
+def test_a_shard_that_cannot_be_created_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, compression: str
 ) -> None:
     begun: list[Path] = []
@@ -284,7 +284,7 @@ def naive_crc32c(data: bytes) -> int:
     return value ^ 0xFFFFFFFF
 
 
-def test_an_edge_shard_maps_its_last_chunk_is_padded_and_absent_chunks_say_so(
+def test_an_edge_shard_is_mapped_with_a_padded_last_chunk_and_marked_absent_chunks(
     tmp_path: Path,
 ) -> None:
     of = make_split(1024 + 300, shard_size=1024, columns=(Column("label", "<u4", (3,), ("a",)),))
@@ -304,7 +304,7 @@ def test_an_edge_shard_maps_its_last_chunk_is_padded_and_absent_chunks_say_so(
     assert index_of(full, 4) == [(chunk * 256 * 12, 256 * 12) for chunk in range(4)]
 
 
-def test_compressed_chunks_lie_in_order_without_gaps(tmp_path: Path) -> None:
+def test_compressed_chunks_are_in_order_without_gaps(tmp_path: Path) -> None:
     of = make_split(
         1024 + 300, shard_size=1024, compression="zstd", columns=(Column("a", "|u1", (), ()),)
     )
@@ -368,7 +368,7 @@ def test_zarr_reads_a_split_as_a_group_of_named_arrays_without_a_warning(
             np.testing.assert_array_equal(array[-3:], data[column.name][-3:])
 
 
-def test_a_hole_in_zarr_shows_as_a_value_that_no_sample_has_where_there_is_one(
+def test_a_missing_zarr_chunk_reads_as_an_impossible_value_if_there_is_one(
     tmp_path: Path,
 ) -> None:
     of = make_split(1300, columns=(*COLUMNS, Column("mask", "|u1", (3, 5), ("y", "x"))))
@@ -381,7 +381,7 @@ def test_a_hole_in_zarr_shows_as_a_value_that_no_sample_has_where_there_is_one(
 
 
 @pytest.mark.parametrize("damage", ["emptied", "cut"])
-def test_zarr_raises_where_a_shard_is_not_whole(tmp_path: Path, damage: str) -> None:
+def test_zarr_raises_if_a_shard_is_not_whole(tmp_path: Path, damage: str) -> None:
     of = make_split(1300)
     write(tmp_path, "zarr", of, samples(of))
     path = place(tmp_path, "zarr", of, of.columns[0], 1)
@@ -390,7 +390,7 @@ def test_zarr_raises_where_a_shard_is_not_whole(tmp_path: Path, damage: str) -> 
         zarr_store.read_rows(tmp_path, of, of.columns[0], 500, 600)
 
 
-def test_zarr_metadata_say_only_what_the_specification_knows(tmp_path: Path) -> None:
+def test_zarr_metadata_use_only_specified_fields(tmp_path: Path) -> None:
     of = make_split()
     written = zarr_store.write_frame(tmp_path, of)
     assert (
@@ -458,7 +458,7 @@ def decoded_chunks(data: bytes, chunks: int) -> list[bytes | None]:
     ]
 
 
-def test_zarr_writes_the_very_same_bytes(tmp_path: Path) -> None:
+def test_zarr_itself_writes_the_same_bytes(tmp_path: Path) -> None:
     of = make_split(1300, shard_size=1024, columns=COLUMNS[:1])
     data = samples(of)
     write(tmp_path, "zarr", of, data)
@@ -498,7 +498,7 @@ def test_crc32c_gives_the_published_values(data: bytes, crc: int) -> None:
 
 
 @given(st.binary(max_size=300))
-def test_crc32c_is_that_of_another_implementation(data: bytes) -> None:
+def test_crc32c_agrees_with_another_implementation(data: bytes) -> None:
     assert zarr_store.crc32c(data) == naive_crc32c(data)
 
 
@@ -521,7 +521,7 @@ def test_every_dataset_of_hdf5_is_aligned_contiguous_and_without_times(tmp_path:
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
-def test_hdf5_is_the_shards_alone_wherever_they_are_moved(tmp_path: Path, compression: str) -> None:
+def test_hdf5_shards_can_be_moved_and_need_no_other_file(tmp_path: Path, compression: str) -> None:
     of = make_split(1300, shard_size=256, compression=compression)
     data = samples(of)
     write(tmp_path / "a", "hdf5", of, data)
@@ -544,7 +544,7 @@ def test_hdf5_is_the_shards_alone_wherever_they_are_moved(tmp_path: Path, compre
         shutil.rmtree(tmp_path / "alone")
 
 
-def test_the_view_of_an_earlier_build_is_removed_with_the_frame_it_was(tmp_path: Path) -> None:
+def test_a_view_of_an_earlier_version_is_removed(tmp_path: Path) -> None:
     of = make_split(1300, shard_size=256)
     write(tmp_path, "hdf5", of, samples(of))
     before = contents(tmp_path)
@@ -582,7 +582,7 @@ def test_a_shard_of_hdf5_is_never_read_as_zeros(tmp_path: Path, damage: str) -> 
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_shard_that_may_not_be_read_is_a_matter_of_storage_and_no_damage(
+def test_a_shard_without_read_permission_is_a_storage_error_and_not_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     of = make_split()
@@ -646,7 +646,7 @@ def test_a_compressed_chunk_that_does_not_decode_is_damage(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("number", [1, 2, 7])
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_disk_that_fills_is_told_and_nothing_is_left(
+def test_a_full_disk_is_reported_and_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
 ) -> None:
     of, calls, write_all = make_split(), itertools.count(1), os.pwritev
@@ -667,7 +667,7 @@ def test_a_disk_that_fills_is_told_and_nothing_is_left(
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_bytes_are_the_same_however_they_come_to_the_disk(
+def test_the_bytes_are_the_same_for_every_way_of_writing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, compression: str
 ) -> None:
     of, write_all = make_split(compression=compression), os.pwritev

@@ -94,7 +94,7 @@ def test_columns_of_integers_and_of_several_numbers_a_unit_keep_their_shapes() -
     ).all()
 
 
-def test_undefined_draws_are_passed_over_and_an_undefined_statistic_stays_so() -> None:
+def test_undefined_draws_are_skipped_and_an_undefined_statistic_stays_undefined() -> None:
     def statistic(total: Mapping[str, Floats]) -> dict[str, Floats]:
         x = total["x"]
         return {"some": np.where(x == x.max(), x, np.nan), "none": np.full(x.shape, np.nan)}
@@ -104,7 +104,7 @@ def test_undefined_draws_are_passed_over_and_an_undefined_statistic_stays_so() -
     assert all(np.isnan([found["none"].value, found["none"].low, found["none"].high]))
 
 
-def test_a_thousand_draws_of_seed_zero_are_what_is_not_asked_for_otherwise() -> None:
+def test_the_default_is_a_thousand_draws_of_seed_zero() -> None:
     columns = {"x": np.sqrt(np.arange(20.0))}
     once, spelled = (
         estimate(columns, same)["x"],

@@ -26,7 +26,7 @@ def test_views_move_nothing_and_other_operations_what_they_read_and_write() -> N
     assert measure(lambda: x + x) == Cost(operations=0, bytes=3 * 4 * 12)
 
 
-def test_what_is_changed_in_place_is_read_and_written_alone_or_in_a_list() -> None:
+def test_arguments_changed_in_place_count_as_read_and_written() -> None:
     x, y = torch.ones(2, 6), torch.ones(3)
     assert measure(lambda: x.mul_(2)).bytes == 2 * 4 * 12
     assert measure(lambda: torch._foreach_mul_([x, y], 2)).bytes == 2 * 4 * (12 + 3)

@@ -159,7 +159,7 @@ def runs_of(dataset: Dataset) -> list[tuple[Task, Config]]:
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_a_captured_run_has_the_weights_of_one_that_is_not(
+def test_a_captured_run_has_the_weights_of_an_uncaptured_one(
     number: int, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task, config = runs_of(dataset)[number]
@@ -176,7 +176,7 @@ def test_a_captured_run_has_the_weights_of_one_that_is_not(
     assert (eager.weights, len(tapes)) == (plain.weights, 3)
 
 
-def test_the_tape_finds_what_depends_on_the_host(
+def test_the_tape_finds_dependence_on_the_host(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The test before this one can fail: a strength that the host changes stays as captured."""
@@ -283,7 +283,7 @@ def test_a_step_that_synchronises_or_copies_is_found(
         step_on_meta("foreground", dataset, tmp_path, monkeypatch)
 
 
-def test_a_search_that_may_not_look_says_which_circles_it_found(
+def test_a_search_without_synchronisation_says_which_circles_it_found(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = torch.tensor(dataset.split("circles", "train")["image"][:])
@@ -300,7 +300,7 @@ def test_a_search_that_may_not_look_says_which_circles_it_found(
     assert not (found == due).all(1)[~certain].any()
 
 
-def test_a_digit_whose_circle_was_not_found_stays_as_stored(
+def test_a_digit_without_a_found_circle_stays_as_stored(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split = dataset.split("circles", "train")
@@ -323,7 +323,7 @@ def test_a_digit_whose_circle_was_not_found_stays_as_stored(
     assert torch.equal(some[still], found[still])
 
 
-def test_steps_are_captured_on_one_gpu_alone() -> None:
+def test_steps_are_captured_only_on_a_single_gpu() -> None:
     def step(batch: Batch, rates: Tensor) -> dict[str, Tensor]:
         return {}
 
@@ -368,7 +368,7 @@ def test_a_failed_capture_is_reported_with_its_first_cause(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.parametrize("mode", ["resident", "streamed"])
 @pytest.mark.parametrize("name", list(TASKS))
-def test_cuda_replays_what_it_would_do(
+def test_cuda_replays_equal_single_steps(
     name: str, mode: Any, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Replayed steps end with the weights of steps taken one by one, up to the order of sums."""

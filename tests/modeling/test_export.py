@@ -103,7 +103,7 @@ def test_the_model_computes_what_the_network_does(
 
 
 @pytest.mark.parametrize("task", ["foreground", "mosaics"])
-def test_other_sizes_are_taken_where_they_fit_and_refused_else(
+def test_other_sizes_are_accepted_if_they_fit_and_refused_otherwise(
     runs: Path, exported: dict[str, tuple[Result, Any]], task: str
 ) -> None:
     trained, (result, session) = load_run(runs / task), exported[task]
@@ -119,7 +119,7 @@ def test_other_sizes_are_taken_where_they_fit_and_refused_else(
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_metadata_is_the_record_and_names_no_place(
+def test_the_metadata_holds_the_record_without_paths(
     dataset: Dataset, runs: Path, exported: dict[str, tuple[Result, Any]], task: str
 ) -> None:
     printed = json.loads(exported[task][0].stdout)
@@ -287,9 +287,7 @@ class Drawn(nn.Module):
 # As many steps as users get, and one more than these masks take: an export's time grows with the
 # square of them.
 @pytest.mark.parametrize("steps", [pytest.param(geometry._EXPORTED, marks=pytest.mark.long), 6])
-def test_the_circles_of_any_mask_are_the_same_in_onnxruntime(
-    monkeypatch: pytest.MonkeyPatch, steps: int
-) -> None:
+def test_circles_are_the_same_in_onnxruntime(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """Export the search by itself: short runs find simple masks, these have pixels on a line, one,
     none, all.
     """
@@ -322,7 +320,7 @@ def test_a_model_that_differs_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_missing_packages_are_named_with_the_way_to_them(
+def test_missing_packages_are_named_with_the_install_command(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = builtins.__import__
@@ -342,7 +340,7 @@ def test_missing_packages_are_named_with_the_way_to_them(
         )
 
 
-def test_the_examples_of_the_page_run_as_they_stand(
+def test_the_examples_of_the_page_run_as_written(
     runs: Path,
     exported: dict[str, tuple[Result, Any]],
     tmp_path: Path,
@@ -368,7 +366,7 @@ def test_the_examples_of_the_page_run_as_they_stand(
     assert last.startswith("['0', '1', ")
 
 
-def test_a_network_whose_multiple_the_size_of_training_is_not_is_exported_too(
+def test_a_network_whose_training_size_is_not_a_multiple_is_exported_too(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     settings = ("steps=1", "batch=8", "channels=4,4,4,4", "evaluate_every=1", "val_samples=8")
@@ -378,7 +376,7 @@ def test_a_network_whose_multiple_the_size_of_training_is_not_is_exported_too(
     assert json.loads(result.stdout)["multiple"] == 8
 
 
-def test_what_to_export_as_must_be_said(runs: Path) -> None:
+def test_the_export_format_must_be_given(runs: Path) -> None:
     result = call(runs / "circles")
     assert result.exit_code == 2
     assert "--onnx" in result.stderr

@@ -123,7 +123,7 @@ def decoded(png: bytes) -> Any:
     return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
 
 
-def test_the_page_takes_nothing_from_elsewhere_and_runs_no_program(page: Path) -> None:
+def test_the_page_loads_nothing_and_runs_no_script(page: Path) -> None:
     reader = Reader(page.read_text("utf-8"))
     links = [
         value
@@ -141,7 +141,7 @@ def test_the_page_takes_nothing_from_elsewhere_and_runs_no_program(page: Path) -
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def test_every_picture_has_a_text_and_is_a_file_beside_the_page_too(page: Path) -> None:
+def test_every_picture_has_alternative_text_and_a_file_beside_the_page(page: Path) -> None:
     images = Reader(page.read_text("utf-8")).all("img")
     files = {path.read_bytes(): path.name for path in page.parent.glob("*.png")}
     assert len(files) >= 3 * 8
@@ -153,7 +153,7 @@ def test_every_picture_has_a_text_and_is_a_file_beside_the_page_too(page: Path) 
         assert len(image["alt"]) > 20
 
 
-def test_the_page_is_in_order_for_who_does_not_see_it(page: Path) -> None:
+def test_the_page_is_accessible_to_screen_readers(page: Path) -> None:
     reader = Reader(page.read_text("utf-8"))
     names = [name for name, _ in reader.elements]
     assert reader.all("html") == [{"lang": "en"}]
@@ -193,7 +193,7 @@ def test_the_same_runs_give_the_same_page(
     }
 
 
-def test_pictures_of_a_report_before_are_removed_and_nothing_else(
+def test_only_pictures_of_an_earlier_report_are_removed(
     page: Path, trained: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     for name in (
@@ -208,7 +208,7 @@ def test_pictures_of_a_report_before_are_removed_and_nothing_else(
     assert others == {"circles-worst-99.jpg", "figure.png", "my-circles-worst-99.png"}
 
 
-def test_a_reference_is_shown_where_there_is_one(
+def test_a_reference_is_shown_if_there_is_one(
     runs_folder: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     assert (
@@ -307,9 +307,7 @@ def test_the_page_says_that_scores_belong_to_something_else(
     assert "foreground on val" in text
 
 
-def test_names_are_text_whatever_they_hold(
-    runs_folder: Path, dataset: Dataset, tmp_path: Path
-) -> None:
+def test_names_are_escaped_as_text(runs_folder: Path, dataset: Dataset, tmp_path: Path) -> None:
     evil = "</style><script>alert('&')</script>"
     for task in ("foreground", "circles", "mosaics"):
         path = runs_folder / task / "scores.json"
@@ -405,7 +403,7 @@ def test_a_log_with_other_values_is_named(
         write_report(runs_folder, dataset, tmp_path / "out")
 
 
-def test_the_scores_are_those_on_the_dataset_of_the_report(
+def test_scores_are_those_on_the_dataset_of_the_report(
     runs_folder: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     folder, other = runs_folder / "foreground", "f" * 64
@@ -476,7 +474,7 @@ class Fixed(dict[str, Any]):
         return split
 
 
-def test_the_worst_are_one_of_each_group_and_the_lowest_of_ties() -> None:
+def test_the_worst_are_one_of_each_group_and_the_first_of_ties() -> None:
     scores, ties = (
         np.array([0.5, 0.0, 1.0, 0.0, 0.2, 0.0]),
         np.array([0.0, 0.9, 0.0, 0.3, 0.0, 0.3]),
@@ -492,7 +490,7 @@ def test_examples_are_at_equal_distances() -> None:
     assert pictures.choose_spread(9, 8) == [0, 1, 2, 3, 4, 5, 6, 7]
 
 
-def test_the_digit_with_most_errors_is_the_one_to_blame() -> None:
+def test_the_digit_with_most_errors_is_named() -> None:
     mask = np.zeros((2, 4, 6), np.uint8)
     found = mask.copy()
     found[0, 0, 0] = found[0, 3, 3] = found[0, 2, 5] = 1  # one in the first tile, two in the last
@@ -501,7 +499,7 @@ def test_the_digit_with_most_errors_is_the_one_to_blame() -> None:
     assert pictures.worst_digits(found, split, (2, 2)).tolist() == [13, 15]
 
 
-def test_errors_are_counted_by_steps_from_the_boundary() -> None:
+def test_errors_are_counted_by_distance_from_the_boundary() -> None:
     mask = np.zeros((1, 9, 9), np.uint8)
     mask[0, 3:6, 3:6] = 4
     found = mask.copy()
@@ -534,7 +532,7 @@ def panels(picture: Any) -> list[Any]:
     return [part[:, :, :3] for part in parts]
 
 
-def test_pictures_show_what_is_missed_invented_and_of_a_wrong_class() -> None:
+def test_pictures_show_missed_invented_and_misclassified_pixels() -> None:
     image = np.full((4, 4), 90, np.uint8)
     truth, found = np.zeros((2, 4, 4), np.uint8)
     truth[0, :3], found[0, 1:] = 3, 3  # missed, right, right, invented
@@ -551,7 +549,7 @@ def test_pictures_show_what_is_missed_invented_and_of_a_wrong_class() -> None:
     assert middles[2][1] == [list(pictures.WRONG_CLASS), dim, dim, dim]
 
 
-def test_circles_are_drawn_where_they_are() -> None:
+def test_circles_are_drawn_at_their_places() -> None:
     plane = np.zeros((24, 24), np.uint8)
     # centre 10, 15; radius 6
     sample = {"image": plane, "mask": plane, "circle": np.array([20, 30, 2, 144])}
@@ -614,7 +612,7 @@ def coordinates(svg: str) -> list[float]:
     ]
 
 
-def test_charts_stay_in_their_frames_whatever_the_values() -> None:
+def test_charts_stay_in_their_frames_for_any_values() -> None:
     odd = [1e-9, 0.5, float("inf"), 0.0, -1.0, float("nan"), 40.0]
     line = charts.Line("a", list(range(7)), odd)
     perfect = charts.Dot("all", 1.0, (1.0, 1.0), {"reference": 0.9963, "baseline": 0.0})
@@ -704,7 +702,7 @@ def test_the_confusion_lists_its_largest_mistakes() -> None:
         (8.15, "8.2"),
     ],
 )
-def test_percentages_have_four_letters(value: float, text: str) -> None:
+def test_percentages_have_four_characters(value: float, text: str) -> None:
     assert facts.short_percentage(value) == text
 
 
@@ -739,7 +737,7 @@ def contrast(one: tuple[float, ...], two: tuple[float, ...]) -> float:
 
 
 @pytest.mark.parametrize("theme", themes(), ids=["light", "dark"])
-def test_text_stands_out_from_what_it_is_on(theme: dict[str, tuple[float, ...]]) -> None:
+def test_text_has_enough_contrast(theme: dict[str, tuple[float, ...]]) -> None:
     for ground in ("page", "card"):
         for text in ("text", "faint", "two", "good", "bad"):
             assert contrast(theme[text], theme[ground]) >= 4.5, (text, ground)
@@ -782,7 +780,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
-def test_a_browser_shows_the_page_whole(browser: Any, page: Path, width: int, scheme: str) -> None:
+def test_a_browser_shows_the_whole_page(browser: Any, page: Path, width: int, scheme: str) -> None:
     context = browser.new_context(
         viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
     )
@@ -810,7 +808,7 @@ def test_a_browser_shows_the_page_whole(browser: Any, page: Path, width: int, sc
     context.close()
 
 
-def test_a_browser_shows_long_names_and_what_is_missing_whole(
+def test_a_browser_shows_long_names_and_missing_parts_completely(
     browser: Any, runs_folder: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     names = tuple(f"{letter * 90}" for letter in "abcdefghij")

@@ -91,7 +91,7 @@ def test_circles_have_a_class_and_a_logit_for_each_pixel(
 
 
 @pytest.mark.parametrize("make", NETS)
-def test_a_sample_owes_nothing_to_its_batch(make: Callable[[], nn.Module]) -> None:
+def test_a_sample_does_not_depend_on_its_batch(make: Callable[[], nn.Module]) -> None:
     net, batch = make(), digits(6)
     together, alone = net(batch), net(batch[2:3])
     for name in alone:
@@ -130,7 +130,7 @@ def test_grey_levels_are_the_histogram() -> None:
 
 
 @pytest.mark.parametrize("make", [foreground_net, circle_net])
-def test_context_sees_the_whole_image_and_without_it_a_far_pixel_does_not_matter(
+def test_context_sees_the_whole_image_and_without_it_distant_pixels_do_not_matter(
     make: Callable[..., nn.Module],
 ) -> None:
     near = torch.zeros(1, 256, 256, dtype=torch.uint8)
@@ -144,7 +144,7 @@ def test_context_sees_the_whole_image_and_without_it_a_far_pixel_does_not_matter
         assert (change > 1e-3) == context
 
 
-def test_mosaics_moved_by_whole_coarsest_cells_give_the_same_moved() -> None:
+def test_shifting_mosaics_by_whole_cells_shifts_the_output() -> None:
     """Away from the border, where the padding shows, nothing depends on the place: so no grid is
     known.
     """
@@ -168,7 +168,7 @@ def test_mosaics_moved_by_whole_coarsest_cells_give_the_same_moved() -> None:
     )
 
 
-def test_each_cell_takes_what_the_windows_say_that_it_points_to() -> None:
+def test_each_cell_reads_the_windows_that_it_points_to() -> None:
     """The local context, spelled out in loops: windows of 7x7 cells, nothing outside, and 3x3
     places to point to.
     """
@@ -205,7 +205,7 @@ def _around(row: int, column: int, reach: int) -> list[tuple[int, int]]:
     return [(y, x) for y, x in itertools.product(rows, columns) if y in range(5) and x in range(9)]
 
 
-def test_cells_vote_by_their_foreground_where_they_point_to() -> None:
+def test_cells_vote_by_their_foreground_at_the_cells_they_point_to() -> None:
     """The vote, spelled out: sent to 3x3 places, also outside, averaged over what came there or
     next to there, back.
     """
@@ -321,7 +321,7 @@ def test_a_curve_is_a_logit_for_each_grey_level_of_the_image() -> None:
         torch.testing.assert_close(found, curve[image.long()])
 
 
-def test_a_trunk_refines_what_comes_from_below() -> None:
+def test_a_trunk_refines_the_coarser_scales() -> None:
     """The coarsest scale reaches the output, and so does the finest."""
     trunk = Trunk((4, 6, 8), 1)
     x = torch.randn(1, 4, 8, 8, requires_grad=True)

@@ -101,7 +101,7 @@ def test_the_examples_read_every_column_of_every_task(
     )
 
 
-def test_the_exit_codes_are_those_of_the_errors() -> None:
+def test_the_documented_exit_codes_are_those_of_the_errors() -> None:
     from modeling import errors
 
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", PAGE, re.MULTILINE)

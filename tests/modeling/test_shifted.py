@@ -106,7 +106,7 @@ def test_a_cut_mosaic_is_a_window_of_the_larger_grid(dataset: Dataset) -> None:
         )
 
 
-def test_the_seed_decides_alone(dataset: Dataset) -> None:
+def test_only_the_seed_decides(dataset: Dataset) -> None:
     mosaics = dataset.split("mosaics", "test")
     first, again, other = (
         shifted_mosaics(mosaics),
@@ -119,7 +119,7 @@ def test_the_seed_decides_alone(dataset: Dataset) -> None:
     assert not np.array_equal(first["larger"][0], other["larger"][0])
 
 
-def test_what_too_few_digits_fill_is_left_out(tmp_path: Path) -> None:
+def test_mosaics_with_too_few_digits_are_left_out(tmp_path: Path) -> None:
     few = open_dataset(tiny(tmp_path, train=40, val=5, test=5))
     assert set(shifted_mosaics(few.split("mosaics", "test"))) == {"shifted"}
 
