@@ -68,7 +68,7 @@ SHOWN = {
     show_default=True,
 )
 def main(dataset: Path, seeds: str, at_once: int, evidence: Path) -> None:
-    """Train, score, print, and write the evidence."""
+    """Train, score, print, and write the results."""
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(at_once) as pool:
         begun = [
             (

@@ -1,5 +1,4 @@
-"""What `make train-all` takes and what its models score, for several seeds: whole processes, one
-seed after another.
+"""Measure cost and scores of `make train-all` for several seeds, one after another.
 
 Each seed is trained and scored by the command that `make train-all` gives. Writes one JSON file of
 evidence, from which the README's table is made: see --help.
@@ -62,7 +61,7 @@ def main(
     also: tuple[Path, ...],
     evidence: Path,
 ) -> None:
-    """Train and score with each seed, print, and write the evidence after each."""
+    """Train and score with each seed, print, and write the results after each."""
     with tempfile.TemporaryDirectory() as scratch:
         # Of folders the last part only: evidence is published, and names no place of the machine.
         others = "".join(f" --also {each.resolve().name}" for each in also)
@@ -121,10 +120,7 @@ def begin() -> float:
 
 
 def run(*arguments: object) -> dict[str, float]:
-    """Wall seconds of one `modeling` command, processor seconds of it and its children, the share
-    of the cores' time that other machines on the same hardware took meanwhile, and the most memory
-    of one process.
-    """
+    """Run one `modeling` command; return wall and processor seconds, stolen time, peak memory."""
     before, stolen, started, peak = os.times(), stolen_seconds(), time.perf_counter(), 0.0
     process = subprocess.Popen([sys.executable, "-m", "modeling", *map(str, arguments)])
     while process.poll() is None:

@@ -54,7 +54,7 @@ def submodules(package: ModuleType) -> set[str]:
 
 @pytest.mark.parametrize("package", [datagen, modeling])
 def test_no_public_function_has_the_name_of_a_module(package: ModuleType) -> None:
-    """Else importing that module would replace the function, whatever was imported before."""
+    """Importing such a module would replace the function."""
     public = {name for name in package.__all__ if not name.startswith("_")}
     assert public
     assert not public & submodules(package)

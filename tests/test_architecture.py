@@ -26,7 +26,7 @@ print("whole")
 
 
 def python(code: str) -> str:
-    """What a fresh interpreter prints."""
+    """Return the output of a fresh interpreter."""
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout.strip()
@@ -206,7 +206,7 @@ def test_the_base_install_needs_no_torch() -> None:
 
 
 def test_no_file_of_the_repository_is_large() -> None:
-    """Data, weights and dumps of trials belong elsewhere."""
+    """Data, weights and logs of experiments belong elsewhere."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
     listed = subprocess.run(

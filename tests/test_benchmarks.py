@@ -1,6 +1,4 @@
-"""The benchmarks that put whole processes together: what they ask for, and what they make of what
-they measured.
-"""
+"""Test the benchmarks of whole processes: the commands they run and their statistics."""
 
 from __future__ import annotations
 
@@ -55,7 +53,7 @@ def test_a_point_of_a_curve_has_medians_and_the_ratio_to_one_worker() -> None:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The commands that would be run; one of records fails."""
+    """Record the commands instead of running them; one of the records fails."""
     commands: list[list[str]] = []
 
     class Done:

@@ -1,4 +1,4 @@
-"""What the format page says is what the code does: its tables are read here and compared."""
+"""Test that the tables of the format page agree with the code."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SPLITS = ("train", "val", "test")
 
 
 def table(heading: str) -> list[list[str]]:
-    """The rows, without the two of the head, of the table whose head begins so."""
+    """Return the rows of the table with this head, without the head."""
     lines = PAGE[PAGE.index(f"| {heading} ") :].splitlines()
     rows = []
     for line in lines[2:]:
@@ -83,7 +83,7 @@ def test_the_shard_table_is_laid_out_as_described() -> None:
 
 
 def example(reader: str) -> str:
-    """The lines of the page that read a whole column by `reader`."""
+    """Return the lines of the page that read a whole column with `reader`."""
     number = READERS.index(reader)
     assert f"import {reader}\n" in BLOCKS[number]
     assert FIRST.format("-hdf5" if reader == "h5py" else "") in BLOCKS[number]
@@ -91,7 +91,7 @@ def example(reader: str) -> str:
 
 
 def read(code: str, root: Path, task: str, split: str, column: str) -> Any:
-    """What the lines read of another column, in the dataset in `root`."""
+    """Run the lines for another column of the dataset in `root`; return what they read."""
     names: dict[str, Any] = {}
     first = re.compile(r"^root, task, split, name = .*$", re.MULTILINE)
     exec(

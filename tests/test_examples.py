@@ -1,6 +1,4 @@
-"""The examples of the documentation run as they are written: every block of code, every command,
-every test.
-"""
+"""Run every block of code, command and test of the documentation as written."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ def commands() -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder that sees the documentation, with each block of Python in a file of its
-    own.
-    """
+    """Make a working folder with the documentation and each block of Python in a file."""
     place = tmp_path_factory.mktemp("examples")
     (place / "docs").symlink_to(ROOT / "docs")
     for number, block in enumerate(blocks("python")):
@@ -41,9 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def output(folder: Path) -> str:
-    """What pytest says of the blocks and of the examples, errors being what they are in this
-    project.
-    """
+    """Run pytest on the blocks and examples with this project's warnings as errors."""
     options = [
         "-q",
         "-p",

@@ -1,4 +1,4 @@
-"""Every command in hostile places: a documented exit code, one clear message, and nothing lost.
+"""Test every command in hostile places: documented exit code, one message, nothing lost.
 
 `make test` gives each place a share of the commands, so that each command meets several places;
 `make test-long` tries all of them.
@@ -137,7 +137,7 @@ PLACES = [
 
 @dataclass(frozen=True)
 class World:
-    """Hold what the commands work on; none of them may change it."""
+    """Hold the input of the commands, which none of them changes."""
 
     root: Path
 
@@ -204,7 +204,7 @@ def test_a_command_ends_as_documented(
 
 
 def check_words(code: int, out: str, err: str, told: str) -> None:
-    """Hold that there is no traceback, at most one error, and nothing that steers a terminal."""
+    """Check that there is no traceback, at most one error, and no terminal control."""
     for word in ("Traceback", "Exception ignored", "most recent call"):
         assert word not in out + err, told
     assert len(re.findall("^Error: ", err, re.MULTILINE)) <= 1, told
@@ -213,9 +213,7 @@ def check_words(code: int, out: str, err: str, told: str) -> None:
 
 
 def run(command: str, place: Place, world: World, data: Path, work: Path) -> tuple[int, str, str]:
-    """Run a command in a place: its exit code, and what it wrote to its streams as far as they are
-    read.
-    """
+    """Run a command in a place; return its exit code and what was read of its streams."""
     program, *names = command.split()
     arguments = [*names, *(world.fill(argument, data) for argument in COMMANDS[command])]
     module = f"runpy.run_module({program!r}, run_name='__main__', alter_sys=True)"
@@ -250,7 +248,7 @@ def run(command: str, place: Place, world: World, data: Path, work: Path) -> tup
 
 
 def _streams(place: Place) -> tuple[dict[str, Any], list[int]]:
-    """Options of Popen for the streams, and descriptors to close once it has begun."""
+    """Return options of Popen for the streams, and descriptors to close after the start."""
     streams: dict[str, Any] = {
         "stdin": subprocess.DEVNULL,
         "stdout": subprocess.PIPE,
@@ -311,9 +309,7 @@ def test_a_signal_at_any_moment_ends_a_command_in_one_line(
 
 
 def wait_until_heeded(process: subprocess.Popen[str]) -> None:
-    """Wait until a process heeds SIGTERM by a handler of ours: what comes before is Python's own
-    start.
-    """
+    """Wait until a process handles SIGTERM; before that, Python itself is starting."""
     bit = 1 << (signal.SIGTERM - 1)
     while process.poll() is None:
         status = Path(f"/proc/{process.pid}/status").read_text()

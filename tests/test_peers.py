@@ -1,6 +1,4 @@
-"""What a peer of the benchmarks reads is compared with what was written, before anything is
-timed.
-"""
+"""Test that peers of the benchmarks must read what was written before they are timed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands and code of README and docs/commands.md work, and all tables are those of results/."""
+"""Test the commands, code and tables of README.md and docs/commands.md."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_commands_are_installed() -> None:
 
 @pytest.mark.long
 def test_the_quick_start_prints_what_the_readme_shows(mnist_folder: Path) -> None:
-    """Every line shown is printed; seconds and rates aside, and a line may be left out."""
+    """Every line shown is printed, except for seconds and rates; lines can be left out."""
 
     def masked(line: str) -> str:
         return re.sub(r"[\d.,]+ (s|[kMG]B/s)\b", r"# \1", line)
@@ -137,7 +137,7 @@ def test_a_build_in_parts_equals_a_build_at_once(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def both(folder: Path) -> Dataset:
-    """Name both datasets as the examples do."""
+    """Give both datasets the names in the examples."""
     (folder / "data/mnist").symlink_to(folder / "data/small")
     (folder / "data/mnist-hdf5").symlink_to(folder / "data/small-hdf5")
     return Dataset(folder / "data/small")

@@ -12,13 +12,13 @@ from peers.base import CHUNK, SHARD, Array, Read, Samples, each, load, stream
 
 
 def records(samples: Samples) -> Iterator[bytes]:
-    """Each sample as the bytes of its columns, one after the other."""
+    """Join the bytes of each sample's columns."""
     arrays = list(samples.values())
     return (b"".join(array[i].tobytes() for array in arrays) for i in range(len(arrays[0])))
 
 
 def decoder(samples: Samples) -> Callable[[bytes], dict[str, Array]]:
-    """The inverse of `records`."""
+    """Return the inverse of `records`."""
     shapes = {name: (array.shape[1:], array[0].size) for name, array in samples.items()}
 
     def decode(record: bytes) -> dict[str, Array]:
@@ -32,7 +32,7 @@ def decoder(samples: Samples) -> Callable[[bytes], dict[str, Array]]:
 
 
 def stack(found: list[dict[str, Array]]) -> list[Array]:
-    """The columns of the samples, in the order of the first one's."""
+    """Stack the columns of the samples, in the order of the first sample."""
     return [np.stack([sample[name] for sample in found]) for name in found[0]]
 
 

@@ -1,6 +1,4 @@
-"""The data of a build: the same however it is stored, readable by everybody, and what the recipe
-says.
-"""
+"""Test that builds hold the right data in every storage, readable by every library."""
 
 from __future__ import annotations
 
@@ -160,7 +158,7 @@ def test_the_folder_holds_the_files_of_the_format_and_nothing_else(
 
 
 def through_maps(root: Path, task: str, split: str, column: str) -> Array:
-    """A whole column as the format page says: manifest, shard table, and a map of each shard."""
+    """Read a whole column as the format page says: manifest, shard table, a map of each shard."""
     manifest = json.loads((root / "manifest.json").read_bytes())
     facts = manifest["tasks"][task][split]
     record = [

@@ -29,7 +29,7 @@ frames = st.tuples(st.integers(1, 512), st.integers(1, 512))
 
 @pytest.fixture(autouse=True, scope="module")
 def searches_end() -> Iterator[None]:
-    """Make a search fail that would go on for ever."""
+    """Make an endless search fail."""
     steps = itertools.count()
     minimal, farthest = circle._minimal, circle._farthest
 
@@ -53,7 +53,7 @@ def on_diameter(p: Point, q: Point) -> Circle:
 
 
 def through(p: Point, q: Point, r: Point) -> Circle | None:
-    """Compute the circle through three points; None if they lie on a line."""
+    """Compute the circle through three points; None if they are on a line."""
     (ax, ay), (bx, by), (cx, cy) = p, q, r
     den = 2 * (ax * (by - cy) + bx * (cy - ay) + cx * (ay - by))
     if den == 0:

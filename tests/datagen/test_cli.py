@@ -1,6 +1,4 @@
-"""The command line: every command and option, what it prints, and the exit code of each kind of
-trouble.
-"""
+"""Test every command and option: output, and the exit code of each kind of error."""
 
 from __future__ import annotations
 
@@ -48,7 +46,7 @@ GOLDEN = "43147033cd3f3b6c48647fd56d94a3695de6c23341051aa513f31c709cbc82de"  # s
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test in an empty folder of its own, with no source but what it names."""
+    """Run each test in an empty folder, with no source except those that it names."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.delenv("DATAGEN_SOURCE_DIR", raising=False)
@@ -73,21 +71,21 @@ def data(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*arguments: object) -> Result:
-    """The command line in this process. Whatever is no error of click's comes out as it is."""
+    """Run the command line in this process; errors that click does not handle are raised."""
     return CliRunner().invoke(
         cli, [str(argument) for argument in arguments], catch_exceptions=False
     )
 
 
 def printed(*arguments: object) -> Any:
-    """What a command prints as JSON, and nothing else."""
+    """Run a command that prints only JSON, and return it parsed."""
     result = run(*arguments, "--json")
     assert result.exit_code == 0, result.output
     return json.loads(result.output)
 
 
 def refused(code: int, *arguments: object) -> str:
-    """The one message of a command that fails with this exit code."""
+    """Run a command that fails with this exit code, and return its message."""
     result = run(*arguments)
     assert result.exit_code == code, result.output
     assert result.output.startswith("Error: ") or "\nError: " in result.output
@@ -1009,7 +1007,7 @@ def test_pictures_are_drawn_beside_a_dataset_for_every_spelling_of_its_path(
     assert tree(Path("here")) == tree(data)
 
 
-def test_pictures_are_not_drawn_inside_a_dataset_or_beside_the_root_folder(
+def test_pictures_are_not_drawn_inside_a_dataset_or_under_too_long_a_name(
     data: Path, recipe: Path
 ) -> None:
     shutil.copytree(data, "here")
@@ -1052,7 +1050,7 @@ def test_pictures_are_not_drawn_among_the_files_of_a_dataset(data: Path) -> None
     assert tree(Path("other")) == tree(data)
 
 
-def test_a_foreign_manifest_does_not_prevent_a_build_beside_it(data: Path, recipe: Path) -> None:
+def test_a_foreign_manifest_above_does_not_prevent_a_build(data: Path, recipe: Path) -> None:
     Path("manifest.json").write_text("{}")  # of a web page, say
     assert run("build", "--recipe", recipe, "--out", "here").exit_code == 0
 

@@ -1,6 +1,4 @@
-"""A conversion is the dataset that a build with that storage would have written, byte for byte, or
-it is refused.
-"""
+"""Test that a conversion equals a build with that storage byte for byte, or is refused."""
 
 from __future__ import annotations
 

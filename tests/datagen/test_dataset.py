@@ -1,6 +1,4 @@
-"""A dataset gives the samples of any range, and says what is wrong where a file is not what the
-table says.
-"""
+"""Test that a dataset gives any range of samples, and names files that contradict the table."""
 
 from __future__ import annotations
 
@@ -62,7 +60,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def copy(whole: Dataset, tmp_path: Path) -> Path:
-    """A dataset to be damaged, of which only mosaics/train is there."""
+    """Make a dataset to be damaged, with the files of mosaics/train only."""
     shutil.copytree(whole.root / "mosaics/train", tmp_path / "mosaics/train")
     for name in ("manifest.json", "mosaics/train.shards"):
         shutil.copy(whole.root / name, tmp_path / name)
@@ -76,7 +74,7 @@ def shard_path(dataset: Dataset, column: str, shard: int) -> Path:
 
 
 def reseal(root: Path, change: Callable[[Manifest], Manifest]) -> None:
-    """Rewrite the manifest with a change, all digests made anew."""
+    """Rewrite the manifest with a change, and compute all its digests again."""
     manifest = manifests.seal(change(manifests.load(root)))
     (root / "manifest.json").write_bytes(manifests.to_bytes(manifest))
 

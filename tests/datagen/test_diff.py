@@ -1,4 +1,4 @@
-"""Datasets are compared by what they are: the digests say whether, and the samples are named."""
+"""Test that diff compares datasets by their digests, and lists the samples that differ."""
 
 from __future__ import annotations
 

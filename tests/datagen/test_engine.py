@@ -1,6 +1,4 @@
-"""Jobs in threads: every result, the first error, so many computing at once, and an end when nobody
-listens.
-"""
+"""Test jobs in threads: results, errors, the number at once, and the end without a reader."""
 
 from __future__ import annotations
 
@@ -161,7 +159,7 @@ def test_an_error_of_a_job_without_threads_is_raised(monkeypatch: pytest.MonkeyP
 
 
 def no_threads_after(seconds: float) -> bool:
-    """Whether all threads of the engine have ended within so many seconds."""
+    """Return whether all threads of the engine end within so many seconds."""
     deadline = time.monotonic() + seconds
     for thread in threading.enumerate():
         if thread.name.endswith("(serve)"):

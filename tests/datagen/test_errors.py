@@ -1,6 +1,4 @@
-"""Errors say where, what was expected, what was found and what to do; their class decides the exit
-code.
-"""
+"""Test that errors name path, expectation, finding and remedy, and have the right exit code."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""A tiny dataset in both formats, kept for ever: read by the words of the format page alone, and
-built anew.
+"""Test the golden dataset in both formats: read by the format page alone, and built again.
 
 The reader below knows nothing of the package; whoever writes another one may begin with it.
 """
@@ -146,7 +145,7 @@ def write_dataset(folder: Path, format_name: str) -> Path:
 
 
 def read(root: Path) -> dict[str, Array]:
-    """Every column, whole, by its name TASK/SPLIT/COLUMN; every digest on the way is compared."""
+    """Read every column by its name TASK/SPLIT/COLUMN; compare every digest on the way."""
     manifest = read_manifest(root)
     for facts in manifest["files"]:
         check_file(root, facts)
@@ -233,7 +232,7 @@ def golden(request: pytest.FixtureRequest) -> Path:
 def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
-    """The golden dataset in one format, and the same built anew."""
+    """Return the golden dataset in one format, and a new build of it."""
     return GOLDEN / str(request.param), write_dataset(
         tmp_path_factory.mktemp("golden"), str(request.param)
     )

@@ -79,7 +79,7 @@ def test_a_gzip_of_several_members_is_one_file(tmp_path: Path) -> None:
     assert idx.decode(data, "l", "labels").values.tolist() == [7, 0, 9]
 
 
-def test_decompressed_values_are_not_copied(tmp_path: Path) -> None:
+def test_values_share_the_memory_of_the_file(tmp_path: Path) -> None:
     for data in (TWO_IMAGES, gzip.compress(TWO_IMAGES)):
         file = idx.read(write(tmp_path / "i", data), "images")
         assert np.shares_memory(file.raw, file.values)

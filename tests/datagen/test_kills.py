@@ -1,7 +1,6 @@
-"""Nothing that is killed, at whatever moment, is ever taken for whole; the next run ends it, with
-the same bytes.
+"""Test that killed commands leave nothing that passes as whole, and can be resumed.
 
-The moments are random, drawn anew in each run; a failure tells the seed that draws them again.
+The moments are random, drawn again in each run; a failure names the seed that reproduces them.
 """
 
 from __future__ import annotations
@@ -57,9 +56,7 @@ Stages = list[list[list[object]]]  # commands at once, and then the next ones
 
 @dataclass
 class Whole:
-    """What is never killed: the source, the recipe of each format, and the dataset in each, plain
-    and compressed.
-    """
+    """The parts that are never killed: source, recipes and datasets, plain and compressed."""
 
     source: Path
     recipes: dict[str, Path]
@@ -69,9 +66,7 @@ class Whole:
 
 @dataclass
 class Case:
-    """What a kind of command does, and the folder in which it does it; `home` is where it might
-    leave more.
-    """
+    """A kind of command, its working folder, and `home`, where it could leave other files."""
 
     kind: str
     folder: Path
@@ -101,7 +96,7 @@ class Case:
         return begin(command, cwd=self.folder, env=home | self.env, log=self.log)
 
     def run(self, warm: Warm, stages: int | None = None) -> list[float]:
-        """All of it, unkilled, or so many stages; the seconds of each."""
+        """Run all stages, or so many, without a kill; return the seconds of each."""
         seconds = []
         for stage in self.stages[:stages]:
             started = time.perf_counter()
@@ -113,8 +108,7 @@ class Case:
     def kill(
         self, warm: Warm, draw: random.Random, seconds: list[float], startup: float | None
     ) -> bool:
-        """Run it, and kill one of the commands that run at a random moment; False where that one
-        ended before.
+        """Kill one of the running commands at a random moment; return False if it ended before.
 
         `seconds` are those of each stage. With `startup`, the seconds that it takes, the stage that
         is killed is started in new interpreters.
@@ -139,7 +133,7 @@ class Case:
         return code != 0
 
     def state(self) -> str:
-        """How far it came, in words."""
+        """Describe how far the command came."""
         temporaries = len(
             [path for path in self.folder.rglob("*") if files.is_temporary(path.name)]
         )
@@ -175,7 +169,7 @@ def warm() -> Iterator[Warm]:
 
 @pytest.fixture(scope="module")
 def startup(whole: Whole, warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> float:
-    """Seconds that a new interpreter and its imports take."""
+    """Measure the seconds that a new interpreter and its imports take."""
     place, started = tmp_path_factory.mktemp("startup"), time.perf_counter()
     assert (
         start_cold(
@@ -227,7 +221,7 @@ def case(kind: str, whole: Whole, mirror: str, tmp_path: Path) -> Case:
 
 
 def expected_of(kind: str, whole: Whole) -> dict[str, bytes]:
-    """What the folder of a case holds in the end, all of it."""
+    """Return all that the folder of a case holds in the end."""
     word, _, name = kind.partition(" ")
     if word == "fetch":
         inside = {f"mnist/{name}": content for name, content in MIRRORED.items()}
@@ -237,7 +231,7 @@ def expected_of(kind: str, whole: Whole) -> dict[str, bytes]:
 
 
 def is_called_whole(root: Path, source: Path) -> bool:
-    """What `datagen verify` says of a dataset."""
+    """Return whether `datagen verify` finds a dataset whole."""
     try:
         return not verify(root, source_dir=source).problems
     except (FormatError, DamagedError):
@@ -245,9 +239,7 @@ def is_called_whole(root: Path, source: Path) -> bool:
 
 
 def require_honest_rest(case: Case, whole: Whole, expected: dict[str, bytes]) -> None:
-    """Fail where anything of what a kill left is called whole and is not, or where a lock is
-    left.
-    """
+    """Fail if the remains of a kill pass as whole but are not, or if a lock is left."""
     found = tree(case.folder)
     if case.kind == "fetch":
         torn = {
@@ -270,7 +262,7 @@ def require_honest_rest(case: Case, whole: Whole, expected: dict[str, bytes]) ->
 
 @contextmanager
 def telling(case: Case) -> Iterator[None]:
-    """Add to a failure how to have it again."""
+    """Add to a failure how to reproduce it."""
     try:
         yield
     except BaseException as error:
@@ -362,9 +354,7 @@ def test_the_default_dataset_equals_the_published_one_after_five_kills(
 
 
 def die_at_steps(monkeypatch: pytest.MonkeyPatch, folder: Path, act: Callable[[], object]) -> None:
-    """Let `act` die before the last step of each kind, run it again, and compare what is in
-    `folder` in the end.
-    """
+    """Let `act` die before the last step of each kind, run it again, and compare `folder`."""
     with Disk(monkeypatch) as disk:
         act()
     expected, last = tree(folder), {name: number for number, (name, _) in enumerate(disk.calls)}
@@ -482,7 +472,7 @@ def mount(place: Path, options: str) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system that holds little, and few files."""
+    """Mount a file system with little room and few files."""
     place = tmp_path / "disk"
     place.mkdir()
     try:

@@ -1,6 +1,4 @@
-"""A manifest has one spelling; every other one, every contradiction and hostile value is refused
-with a reason.
-"""
+"""Test that a manifest has one encoding, and that contradictory or hostile ones are refused."""
 
 from __future__ import annotations
 
@@ -123,7 +121,7 @@ def small() -> Manifest:
 
 
 def with_tasks(*tasks: str, names: Sequence[str] = ("train",)) -> Manifest:
-    """The small manifest, its only split under each of these tasks and names."""
+    """Give the small manifest's only split each of these tasks and names."""
     split = small().splits["foreground", "train"]
     listed = {
         (task, name): replace(split, task=task, name=name) for task in tasks for name in names
@@ -136,13 +134,13 @@ def plain() -> Any:
 
 
 def resealed(value: Any) -> bytes:
-    """The JSON spelled canonically, its own digest made anew: what a careful forger would leave."""
+    """Encode as canonical JSON with a valid digest of the manifest, as a careful forger would."""
     rest = {key: part for key, part in value.items() if key != "sha256"}
     return canonical_json(rest | {"sha256": hashlib.sha256(canonical_json(rest)).hexdigest()})
 
 
 def forged(value: Any) -> bytes:
-    """As `resealed`, with the dataset digest made anew too."""
+    """Do as `resealed`, and compute the dataset digest again too."""
     listed = [
         [
             task,
@@ -942,7 +940,7 @@ def test_a_lone_surrogate_is_not_text(edit: Callable[[Any, str], object]) -> Non
 
 
 def nodes(value: Any) -> list[tuple[Any, Any]]:
-    """(container, key) of every node below `value`."""
+    """Yield (container, key) of every node below `value`."""
     items = (
         value.items()
         if isinstance(value, dict)

@@ -1,6 +1,4 @@
-"""Every plant is found, refused or reported as skipped: at each level, in both formats, as it is
-and resealed.
-"""
+"""Test that verify finds, refuses or reports every plant, at each level and in both formats."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tiny]:
 
 
 def run(root: Path, *options: object) -> Result:
-    """`datagen verify --json`, as the command line does it."""
+    """Run `datagen verify --json` through the command line."""
     arguments = ["verify", str(root), "--json", "--workers", "1", *map(str, options)]
     return CliRunner().invoke(
         cli, arguments, env={"DATAGEN_SOURCE_DIR": ""}, catch_exceptions=False
@@ -55,7 +53,7 @@ def options_of(level: str, tiny: Tiny, digest: str) -> list[object]:
 
 
 def check(cell: Found | Refused | Unseen, result: Result, tiny: Tiny) -> None:
-    """Assert what the cell says."""
+    """Assert the expectation of a cell."""
     if isinstance(cell, Refused):
         assert (result.exit_code, cell.message in result.stderr) == (cell.code, True), result.stderr
         assert str(tiny.root / MANIFEST) in result.stderr

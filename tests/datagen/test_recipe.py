@@ -1,6 +1,4 @@
-"""A recipe is taken whole or refused whole, with every problem told at once; nothing but a
-RecipeError comes out.
-"""
+"""Test that a recipe is accepted or refused with every problem, and always by RecipeError."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test the remarks on users' own images: a light ground, classes numbered as text, tildes."""
+"""Test the remarks on users' images: a light ground, classes sorted as text, tildes."""
 
 from __future__ import annotations
 

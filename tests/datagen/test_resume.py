@@ -1,6 +1,4 @@
-"""A dataset is complete or absent: whatever ends a build, the next one redoes what is missing and
-ends the same.
-"""
+"""Test that an interrupted build leaves a dataset complete or absent, and can be resumed."""
 
 from __future__ import annotations
 
@@ -70,9 +68,7 @@ def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_name: str) -> Assemble:
-    """Builds splits of two shards and of one in one thread, so that step n is the same in each
-    run.
-    """
+    """Build splits of one and two shards in one thread, so that the steps are always the same."""
     monkeypatch.setattr(threads, "_WAITING_ROOM", 0)
     source = tiny_source(tmp_path, {"train": 1, "val": 300, "test": 1}, (1, 3))
     recipe = tiny_recipe(
@@ -90,12 +86,12 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_name: str) -> 
 
 
 def has_no_temporaries(root: Path) -> bool:
-    """Whether nothing hidden is there but the plan and the records of a build in progress."""
+    """Return whether the only hidden files are the plan and records of a build in progress."""
     return {*hidden(root)} <= {PARTIAL_MANIFEST, PROGRESS}
 
 
 def shards_outside(root: Path, split: str) -> dict[Path, int]:
-    """The inode of each shard's file that is not in `split`."""
+    """Map each shard's file outside `split` to its inode."""
     shards = [
         path
         for path in root.rglob("*")

@@ -1,4 +1,4 @@
-"""A sample is shown as it is stored, and derived again from the dataset's own images."""
+"""Test that samples are shown as stored, and derived again from the dataset's own images."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ CORNERS = Task("corners", columns, lambda digits, mosaics, split: digits, derive
 
 @pytest.fixture(autouse=True)
 def no_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty working folder; whatever loads a source, fails."""
+    """Use an empty working folder, and let every attempt to load a source fail."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.delenv("DATAGEN_SOURCE_DIR", raising=False)
@@ -82,9 +82,7 @@ def copy(built: dict[tuple[str, str], Path]) -> Path:
 
 @pytest.fixture
 def corners(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A dataset with a task of the user's own, defined in corners.py, which is known here only with
-    --with.
-    """
+    """Build a dataset with a user's task, defined in corners.py and known only by --with."""
     Path("corners.py").write_text(CORNERS)
     source = npz.load(tiny_source(Path()))
     with monkeypatch.context() as patched:

@@ -22,7 +22,7 @@ Samples = list[tuple[int, int]]  # (content, label)
 
 
 def part(samples: Samples) -> Part:
-    """Make images of 1x2 pixels whose bytes are the content, big-endian."""
+    """Make images of 1x2 pixels whose bytes are `content`, big-endian."""
     contents = np.array([content for content, _ in samples], ">u2")
     return Part(
         contents.view(np.uint8).reshape(-1, 1, 2),

@@ -1,6 +1,4 @@
-"""What a store writes, the format's own library reads back, and the mapped runs of bytes hold the
-same.
-"""
+"""Test that libraries and mapped extents read back what a store writes."""
 
 from __future__ import annotations
 
@@ -128,7 +126,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """A folder of one example: hypothesis and fixtures of a function do not go together."""
+    """Make a folder for one example: hypothesis and function fixtures do not go together."""
     with tempfile.TemporaryDirectory() as name:
         yield Path(name)
 
@@ -266,16 +264,14 @@ def test_a_shard_that_cannot_be_created_leaves_nothing(
 
 
 def index_of(data: bytes, chunks: int) -> list[tuple[int, int]]:
-    """The index at the end of a shard, its checksum compared with that of the checksum's own
-    definition.
-    """
+    """Read the index at the end of a shard, and compare its checksum with the definition."""
     index = data[-16 * chunks - 4 : -4]
     assert struct.unpack("<I", data[-4:])[0] == naive_crc32c(index)
     return [struct.unpack_from("<QQ", index, 16 * number) for number in range(chunks)]
 
 
 def naive_crc32c(data: bytes) -> int:
-    """CRC-32C by long division, one bit at a time."""
+    """Compute CRC-32C by long division, one bit at a time."""
     value = 0xFFFFFFFF
     for byte in data:
         value ^= byte
@@ -446,12 +442,12 @@ def test_a_shard_written_by_zarr_itself_has_the_same_content_and_index(
 
 
 def joined(data: bytes, chunks: int) -> bytes:
-    """All chunks that there are, one after the other."""
+    """Join all present chunks."""
     return b"".join(chunk for chunk in decoded_chunks(data, chunks) if chunk is not None)
 
 
 def decoded_chunks(data: bytes, chunks: int) -> list[bytes | None]:
-    """The chunks of an uncompressed shard, wherever they lie; None where absent."""
+    """Read the chunks of an uncompressed shard by the index; None for absent ones."""
     return [
         None if offset == ABSENT else data[offset : offset + size]
         for offset, size in index_of(data, chunks)
@@ -478,7 +474,7 @@ def test_zarr_itself_writes_the_same_bytes(tmp_path: Path) -> None:
 
 
 def in_order(data: bytes) -> object:
-    """What a file of a store holds, in whatever order the chunks of a shard lie."""
+    """Read the content of a store's file, independent of the order of chunks in a shard."""
     return data if data.startswith(b"{") else decoded_chunks(data, 4)
 
 

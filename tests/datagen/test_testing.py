@@ -76,7 +76,7 @@ def has_equal_peaks(image: UInt8) -> bool:
 
 
 def has_two_thresholds(image: UInt8) -> bool:
-    """Say whether another threshold, with another foreground, is as good as the smallest best one.
+    """Return whether another threshold, with another foreground, is as good as the smallest.
 
     In the mirrored image that one is the smallest.
     """

@@ -1,4 +1,4 @@
-"""Equal digests are found as by a dictionary, for all digests, block sizes and memory budgets."""
+"""Test that equal digests are found as by a dictionary, for any block size and memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def reader(digests: Digests, block: int = 1000) -> Callable[[], Iterator[Digests
 
 
 def naive(digests: Digests) -> list[list[int]]:
-    """By a dictionary of all."""
+    """Find equal digests by a dictionary of all."""
     groups: dict[bytes, list[int]] = {}
     for position, digest in enumerate(digests):
         groups.setdefault(digest.tobytes(), []).append(position)

@@ -1,4 +1,4 @@
-"""Verify reports problems, and a hostile dataset costs no memory, blocks nothing, leads nowhere."""
+"""Test that verify reports problems, and survives hostile datasets with little memory."""
 
 from __future__ import annotations
 
@@ -389,7 +389,7 @@ def test_a_manifest_that_renames_a_column_is_reported_and_its_digits_are_not_rea
 def test_an_entry_that_cannot_be_examined_is_reported_with_the_rest(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder that may be read but not entered lists its entries, but gives no facts of them."""
+    """A folder that can be read but not entered lists its entries, without facts about them."""
     scan = os.scandir
 
     class Entry:
@@ -415,9 +415,7 @@ def test_an_entry_that_cannot_be_examined_is_reported_with_the_rest(
 def test_more_equal_digests_than_are_followed_up_are_reported(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """XXH3 is no match for a forger: pairs of different images with equal digests could crowd out a
-    true duplicate.
-    """
+    """Pairs of different images with equal digests, which XXH3 permits, could hide a duplicate."""
     monkeypatch.setattr(
         duplicates, "sample_digests", lambda images: np.zeros((len(images), 16), np.uint8)
     )
@@ -746,9 +744,7 @@ def test_a_sample_too_large_to_read_at_once_is_refused(
     side: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A mosaic of 64 x 64 tiles of 512 x 512 has just the 2^30 bytes that are allowed, so the limit
-    is lowered.
-    """
+    """The limit is lowered, since a mosaic of 64 x 64 tiles of 512 x 512 has just 2^30 bytes."""
     copy = copy_of(built("zarr", packed), tmp_path)
     copy.edit(lambda plain: plain["recipe"]["mosaics"].update(grid=[side, side]))
     reshape(copy, 512)
@@ -764,7 +760,7 @@ def _set_roots(facts: Any, root: str) -> None:
 
 @linux
 def test_digits_that_memory_cannot_hold_are_reported_as_skipped(tiny: Tiny) -> None:
-    """Files of nothing but holes, as large as the manifest says, cost a forger nothing."""
+    """Sparse files of any size cost a forger nothing."""
     count, tile = SHARD * 4, 512
     sizes = {"threshold": 1, "label": 1, "circle": 32}
     for task in ("foreground", "circles"):
@@ -898,7 +894,7 @@ def test_a_different_source_is_skipped_in_the_environment_and_reported_if_named(
 def test_a_pinned_source_in_the_environment_contradicts_the_dataset(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pinned source is the same wherever it lies, so a dataset of another source is wrong."""
+    """A pinned source is the same in every folder, so a dataset of another source is wrong."""
     source = planning.resolve(
         recipes.from_table(tiny.manifest["recipe"], origin="test"),
         directory=tiny.other.with_suffix(".npz"),

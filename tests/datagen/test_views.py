@@ -1,4 +1,4 @@
-"""No documented way of reading shows zeros in place of samples, even with few open files."""
+"""Test that no documented way of reading shows zeros instead of samples, even with few files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ numpy.savez(out + "-mapped", **{c.name: train[c.name][:] for c in split.columns}
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    """A dataset of more shards than FILES in each format and compression; not to be changed."""
+    """Build a dataset of more shards than FILES in each format and compression; never changed."""
 
     @cache
     def make(name: str, compression: str) -> Path:

@@ -1,4 +1,4 @@
-"""Ground truth after augmentation is exact by the definitions that `datagen` builds with."""
+"""Test that ground truth after augmentation is exact by the definitions of `datagen`."""
 
 from __future__ import annotations
 
@@ -80,9 +80,7 @@ def test_a_warp_changes_a_digit_but_keeps_its_range_of_grey_levels() -> None:
 
 
 def test_a_warp_is_a_smooth_map_near_an_affine_one() -> None:
-    """Warp images whose pixels hold their row and their column, and fit the affine part of the map
-    that moved them.
-    """
+    """Warp images of row and column numbers, and fit an affine map to the result."""
     side = 56
     row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     for seed in range(20):
@@ -217,7 +215,7 @@ def test_a_raster_holds_exactly_the_pixels_of_the_circle() -> None:
 
 @pytest.mark.parametrize(("count", "side"), [(2000, 28), (200, 100), (8, 512)])
 def test_the_raster_of_a_circle_around_any_points_is_exact(count: int, side: int) -> None:
-    """Also where a pixel lies as near to a circle as one can that is not on it."""
+    """Some pixels are as near to a circle as a pixel can be that is not on it."""
     rng = np.random.default_rng(side)
     masks = np.zeros((count, side, side), np.uint8)
     for mask in masks:

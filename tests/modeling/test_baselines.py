@@ -1,6 +1,4 @@
-"""The baselines are as trivial as they say, and the best of their kind: checked against trying
-everything.
-"""
+"""Test that the baselines are the best of their kind, by trying everything."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ UInt8 = npt.NDArray[np.uint8]
 
 
 class Given(dict[str, Array]):
-    """Columns in memory, for the split that a baseline is fitted on."""
+    """Columns in memory that stand for the split a baseline is fitted on."""
 
 
 def fitted(fit: Any, **columns: Array) -> Any:
@@ -40,9 +38,7 @@ def fitted(fit: Any, **columns: Array) -> Any:
 
 
 def digits(seed: int, count: int, levels: int, side: int = 4) -> tuple[UInt8, UInt8]:
-    """Images of few grey levels, so that thresholds tie, and masks by a threshold of each image's
-    own.
-    """
+    """Make images of few grey levels, so that thresholds tie, and masks by any threshold."""
     random = np.random.default_rng(seed)
     images = (random.integers(0, levels, (count, side, side)) * (255 // max(1, levels - 1))).astype(
         np.uint8

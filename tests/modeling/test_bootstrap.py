@@ -1,4 +1,4 @@
-"""Bootstrap intervals are exact and the same everywhere: checked against Python's integers."""
+"""Test that bootstrap intervals are exact, against Python's integers."""
 
 from __future__ import annotations
 

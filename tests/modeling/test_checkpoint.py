@@ -1,4 +1,4 @@
-"""Checkpoints come back bit for bit, are whole or absent, and every wrong bit is noticed."""
+"""Test that checkpoints are restored bit for bit, and that damage is found."""
 
 from __future__ import annotations
 

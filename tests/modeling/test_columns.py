@@ -1,4 +1,4 @@
-"""Extents of several files become one array, each at a place where its samples are whole rows."""
+"""Test that extents of several files become one array, each at a whole row."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_full_shards_from_byte_zero_are_placed_without_gaps() -> None:
     assert place_extents([Extent(Path(), 0, 32_768)] * 3, 56 * 56) == [0, 32_768, 65_536]
 
 
-def test_the_first_row_of_a_block_is_at_its_start() -> None:
+def test_samples_of_whole_blocks_must_begin_at_a_block() -> None:
     assert place_extents([Extent(Path(), 64, 1)], ALIGNMENT) is None
 
 
@@ -161,7 +161,7 @@ def test_the_available_memory_is_limited_by_the_control_group(
 
 
 def owner_of(array: npt.NDArray[Any]) -> Any:
-    """What keeps the memory of an array: the object at the end of the chain of its bases."""
+    """Return the object that owns an array's memory, at the end of the chain of its bases."""
     owner: Any = array
     while isinstance(owner, (np.ndarray, memoryview)):
         owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
@@ -169,8 +169,6 @@ def owner_of(array: npt.NDArray[Any]) -> Any:
 
 
 def is_mapped(path: Path) -> bool | None:
-    """Whether the file is mapped into this process; None where the system does not tell, which
-    Linux does.
-    """
+    """Return whether the file is mapped into this process; None if only Linux could tell."""
     maps = Path("/proc/self/maps")
     return str(path) in maps.read_text() if maps.exists() else None

@@ -1,4 +1,4 @@
-"""Configurations survive JSON, and say what is wrong with them."""
+"""Test that configurations survive JSON, and that errors name every problem."""
 
 from __future__ import annotations
 

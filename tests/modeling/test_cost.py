@@ -1,4 +1,4 @@
-"""The cost of a step equals what one works out by hand."""
+"""Test that the cost of a step equals the hand-computed one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A step can be captured and replayed; on a CPU a tape stands in for the CUDA graph of a GPU.
+"""Test that steps can be captured and replayed; on a CPU a tape replaces the CUDA graph.
 
 The tape keeps every operation on tensors, those of backward and of the optimiser too, and replays
 them on the same memory. As in a graph, numbers and decisions of the host stay as they were during
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Tape(TorchDispatchMode):
-    """A graph of operations on the CPU. Capturing runs them, unlike on a GPU, so that is undone."""
+    """A graph of operations on the CPU; capturing runs and then undoes them, unlike on a GPU."""
 
     def __init__(self, state: Callable[[], list[Tensor]], *generators: torch.Generator) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -179,7 +179,7 @@ def test_a_captured_run_has_the_weights_of_an_uncaptured_one(
 def test_the_tape_finds_dependence_on_the_host(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The test before this one can fail: a strength that the host changes stays as captured."""
+    """Show that the test before can fail: a strength changed by the host stays as captured."""
     task, config = runs_of(dataset)[0]
     strengths = iter(range(1000))
 
@@ -199,7 +199,7 @@ def test_the_tape_finds_dependence_on_the_host(
 
 
 class NothingOfTheHost(TorchFunctionMode):
-    """Fails if a tensor is made of numbers of the host: a capture cannot copy them."""
+    """Fails if a tensor is made of host numbers: a capture cannot copy them."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert func not in (torch.tensor, torch.as_tensor, torch.from_numpy), (

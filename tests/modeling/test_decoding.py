@@ -1,4 +1,4 @@
-"""Decoding gives what the type hints say, and names every value that does not fit."""
+"""Test that decoding follows the type hints, and names every value that does not fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several ranks train like one, score each sample once, and end with an error if one dies."""
+"""Test that ranks train like one process, score each sample once, and end if one dies."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""An exported model takes images as stored, in any number, and computes what the network does; else
-it is refused.
-"""
+"""Test that exported models take any number of stored images and agree with the network."""
 
 from __future__ import annotations
 
@@ -65,7 +63,7 @@ def runs(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(dataset: Dataset, runs: Path) -> dict[str, tuple[Result, Any]]:
-    """By task, what the command printed and a session of what it wrote."""
+    """Export each task's run; return by task the output and a session of the model."""
     done = {}
     for task in TASKS:
         given = ["--dataset", dataset.path] if task != "foreground" else []
@@ -172,7 +170,7 @@ def test_the_differences_are_printed(
 
 
 class Shifted(torch.nn.Module):
-    """A network as large as another one's output, and off by so much in some images."""
+    """A network whose output differs by so much in some images."""
 
     def __init__(self, off: npt.NDArray[np.float32]) -> None:
         super().__init__()
@@ -216,7 +214,7 @@ def test_differences_are_found_and_measured() -> None:
 
 
 def identity_model() -> bytes:
-    """An ONNX model of what `Shifted` is without being off."""
+    """Make an ONNX model of `Shifted` without the shift."""
     helper, types = onnx.helper, onnx.TensorProto
     shape = ["batch", 4, 4]
     graph = helper.make_graph(
@@ -277,7 +275,7 @@ def test_more_than_the_tolerance_is_refused(
 
 
 class Drawn(nn.Module):
-    """A network that sees a digit and takes what is lighter than half for its foreground."""
+    """A network whose foreground is every pixel lighter than half."""
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         logits = image.float() - 127.5
@@ -288,9 +286,7 @@ class Drawn(nn.Module):
 # square of them.
 @pytest.mark.parametrize("steps", [pytest.param(geometry._EXPORTED, marks=pytest.mark.long), 6])
 def test_circles_are_the_same_in_onnxruntime(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Export the search by itself: short runs find simple masks, these have pixels on a line, one,
-    none, all.
-    """
+    """Export the search alone, for masks with pixels on a line, one pixel, none, and all."""
     monkeypatch.setattr(geometry, "_EXPORTED", steps)
     predictor = export._Predictor(TASK_OF["circles"], Drawn())
     proto, names = export._convert(predictor, (28, 28), None)

@@ -1,4 +1,4 @@
-"""Jobs in parallel: results, messages and errors; all end when one fails or on request."""
+"""Test parallel jobs: results, messages, errors, and their end on failure or request."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def wait(folder: Path, notify: Notify, stop: Stop) -> str:
 
 
 def wait_and_notify(folder: Path, notify: Notify, stop: Stop) -> None:
-    """Wait for `stop`, and send messages all the time, even if nobody receives them."""
+    """Wait for `stop`, and send messages all the time, even if they are not received."""
 
     def asked() -> bool:
         notify("on it")

@@ -1,4 +1,4 @@
-"""In every mode the loader gives the samples of the order, from any step, and leaves no thread."""
+"""Test that every mode of the loader follows the order from any step and leaves no thread."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _no_thread_is_left() -> Iterator[None]:
 
 
 def copies(batches: Iterator[Batch]) -> list[dict[str, Array]]:
-    """The batches, kept: a tensor may be filled again for the next one."""
+    """Copy the batches, since a tensor can be filled again for the next one."""
     return [{name: tensor.numpy().copy() for name, tensor in batch.items()} for batch in batches]
 
 

@@ -1,4 +1,4 @@
-"""Losses against loops over pixels."""
+"""Compare losses with loops over pixels."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_class_loss_without_foreground_is_0_and_has_a_gradient() -> None:
 
 
 def digits_and_circles(count: int) -> tuple[Tensor, Tensor]:
-    """The foreground of some digits, bool (n, 28, 28), and the circles around it."""
+    """Return the foreground of some digits, bool (n, 28, 28), and the circles around it."""
     images, _ = strokes.draw(np.arange(count, dtype=np.uint64))
     masks = (images > otsu.threshold(images)[:, None, None]).astype(np.uint8)
     return torch.from_numpy(masks) > 0, geometry.circles_from_rows(torch.from_numpy(enclose(masks)))
@@ -116,9 +116,7 @@ def test_the_true_foreground_has_no_loss_and_one_with_another_circle_has() -> No
 
 
 def test_each_support_pixel_of_a_circle_is_missed() -> None:
-    """Without it, a half of the edge has none: one of the 16 that are looked at, if the others
-    leave 22.5 degrees.
-    """
+    """Without it, one of the 16 tested halves of the edge is empty, if a gap is wide enough."""
     missed = 0
     for mask, circle in zip(*digits_and_circles(200), strict=True):
         holders = (mask & (geometry.distances(circle, 28, 28).abs() <= geometry.ON)).nonzero()

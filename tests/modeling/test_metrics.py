@@ -1,4 +1,4 @@
-"""Scores equal their formulas, written out pixel by pixel, and those of other libraries."""
+"""Test that scores equal their formulas, computed pixel by pixel, and other libraries."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def masks(*rows: list[list[int]]) -> UInt8:
 def noise(
     seed: int, shape: tuple[int, ...], values: int, wrong: float = 0.2
 ) -> tuple[UInt8, UInt8]:
-    """A prediction and a truth that differ in about so many places."""
+    """Make a prediction and a truth that differ in about so many pixels."""
     random = np.random.default_rng(seed)
     truth = random.integers(0, values, shape).astype(np.uint8)
     other = random.integers(0, values, shape).astype(np.uint8)
@@ -64,7 +64,7 @@ def mean(found: Iterable[float | None]) -> float | None:
 
 
 def naive_overlap(predicted: UInt8, truth: UInt8, label: int) -> tuple[int, int, int]:
-    """True positives, false positives and false negatives of a label."""
+    """Count true positives, false positives and false negatives of a label."""
     hit = extra = missed = 0
     for found, expected in zip(
         predicted.reshape(-1).tolist(), truth.reshape(-1).tolist(), strict=True
@@ -407,9 +407,7 @@ def test_mosaic_scores_agree_with_scikit_learn_and_torchmetrics() -> None:
 
 
 def score_any(kind: str, found: UInt8, truth: UInt8, **options: Any) -> Scores:
-    """Scores of the masks by one of the three tasks; the circles' classes follow from the pixels of
-    the corner.
-    """
+    """Score masks by one of the three tasks; the circles' classes are the pixels of a corner."""
     if kind == "foreground":
         return foreground_scores(found, truth, **options)
     if kind == "circles":
@@ -753,9 +751,7 @@ def test_scores_are_json_and_another_seed_changes_intervals_only(kind: str) -> N
 
 
 def mosaics_of(digits: int, count: int, seed: int) -> tuple[UInt8, UInt8, npt.NDArray[np.uint32]]:
-    """Mosaics 2 x 2 of tiles 3 x 3; a digit is found rightly or badly wherever it stands. Also
-    which digit is where.
-    """
+    """Make 2 x 2 mosaics of 3 x 3 tiles in which each digit is found always well or badly."""
     random = np.random.default_rng(seed)
     source = random.integers(0, digits, (count, 2, 2)).astype(np.uint32)
     right = np.where(random.random((digits, 3, 3)) < random.random((digits, 1, 1)), 1, 2).astype(

@@ -1,4 +1,4 @@
-"""The page on metrics agrees with the code: names, main metrics, arrays, references, example."""
+"""Test that the page on metrics agrees with the code: names, arrays, references, example."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def section(heading: str) -> str:
 
 
 def cells(text: str) -> list[list[str]]:
-    """The rows of all tables in a piece of the page, heads left out."""
+    """List the rows of all tables in a part of the page, without heads."""
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
     return [row for row in rows if row[0] not in ("score", "task", "key")]

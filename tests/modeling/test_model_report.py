@@ -1,6 +1,4 @@
-"""The report is one page that needs nothing else, says what is missing, and shows what the records
-and pixels say.
-"""
+"""Test that the report is one self-contained page that shows records, pixels and gaps."""
 
 from __future__ import annotations
 
@@ -56,7 +54,7 @@ def dataset(data: Path) -> Dataset:
 
 @pytest.fixture(scope="module")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where all three runs are, scored."""
+    """Train and score all three runs; return their folder."""
     out = tmp_path_factory.mktemp("trained") / "runs"
     with on_one_thread():
         assert (
@@ -73,13 +71,13 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(trained: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page about them."""
+    """Write the report of the runs; return the page."""
     return write_report(trained, dataset, tmp_path_factory.mktemp("page"))[0]
 
 
 @pytest.fixture
 def runs_folder(trained: Path, tmp_path: Path) -> Path:
-    """The runs, to be changed."""
+    """Copy the runs, to be changed."""
     return Path(shutil.copytree(trained, tmp_path / "runs"))
 
 
@@ -88,7 +86,7 @@ def call(*arguments: str) -> Result:
 
 
 class Reader(HTMLParser):
-    """The elements of a page with their attributes, and its text without that of the style."""
+    """Collects the elements of a page with attributes, and its text without the style."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -119,7 +117,7 @@ def read(folder: Path, dataset: Dataset, out: Path) -> Reader:
 
 
 def decoded(png: bytes) -> Any:
-    """The pixels of a PNG file, (H, W, 4): blue, green, red, cover."""
+    """Decode a PNG file to (H, W, 4): blue, green, red, alpha."""
     return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
 
 
@@ -466,7 +464,7 @@ def test_scores_of_images_have_the_mean_that_is_their_score(
 
 
 class Fixed(dict[str, Any]):
-    """Columns of a split that a test makes up."""
+    """Columns of an invented split."""
 
     @classmethod
     def of(cls, **columns: Any) -> Split:
@@ -524,7 +522,7 @@ def test_pixels_without_a_boundary_are_far_from_it() -> None:
 
 
 def panels(picture: Any) -> list[Any]:
-    """The four panels of a picture, RGB; what lies between them is clear."""
+    """Return the four panels of a picture, RGB; the gaps between them are transparent."""
     side = picture.shape[0]
     parts = [picture[:, start : start + side] for start in range(0, picture.shape[1], side + 8)]
     assert (picture[:, side : side + 8, 3] == 0).all()
@@ -707,7 +705,7 @@ def test_percentages_have_four_characters(value: float, text: str) -> None:
 
 
 def themes() -> list[dict[str, tuple[float, ...]]]:
-    """The colours of the style by name, light and dark, from 0 to 1."""
+    """Read the colours of the style by name, light and dark, from 0 to 1."""
     light, dark = re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)
     found = []
     for block in (light, dark):
@@ -724,7 +722,7 @@ def themes() -> list[dict[str, tuple[float, ...]]]:
 
 
 def contrast(one: tuple[float, ...], two: tuple[float, ...]) -> float:
-    """The ratio of the Web Content Accessibility Guidelines 2.2."""
+    """Compute the contrast ratio of the Web Content Accessibility Guidelines 2.2."""
 
     def luminance(colour: tuple[float, ...]) -> float:
         linear = [
@@ -754,7 +752,7 @@ def test_text_has_enough_contrast(theme: dict[str, tuple[float, ...]]) -> None:
 
 
 def find_browser() -> str | None:
-    """A Chromium or Chrome of the system, or the one that Playwright installed."""
+    """Find a Chromium or Chrome of the system, or the one that Playwright installed."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     found = next(filter(None, map(shutil.which, names)), None)
     if found is None:

@@ -1,4 +1,4 @@
-"""The command line does as it says: files, exit codes, and words for every trouble."""
+"""Test the command line: files, exit codes, and a message for every error."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where all three runs are."""
+    """Train all three runs; return their folder."""
     out = tmp_path_factory.mktemp("trained") / "runs"
     with on_one_thread():
         result = call("train", "all", "--dataset", str(folder), "--out", str(out), *SMALL)
@@ -425,9 +425,7 @@ def test_tensorboard_keeps_the_events_up_to_the_last_checkpoint(
 def test_under_torchrun_all_ranks_begin_the_next_task_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A rank that alone was asked to stop, after the last step of a task, follows the others into
-    the next.
-    """
+    """A rank asked to stop after the last step of a task still follows the others into the next."""
     monkeypatch.setenv("RANK", "0")
     begun = []
 
@@ -523,7 +521,7 @@ def test_an_interrupted_run_leaves_a_checkpoint_even_if_its_output_is_closed(
 
 
 def told(out: Path) -> int:
-    """The last step that the log of a run tells of."""
+    """Return the last step in the log of a run."""
     lines = (out / "foreground" / runs.LOG).read_bytes().splitlines(keepends=True)
     return int(json.loads([line for line in lines if line.endswith(b"\n")][-1])["step"])
 
@@ -591,7 +589,7 @@ def test_under_torchrun_a_dead_rank_ends_the_job_with_a_message(
 
 
 def worker_of(parent: int, rank: str) -> int:
-    """The process that a torchrun started as this rank."""
+    """Find the process that torchrun started as this rank."""
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     for child in children:
         if f"\0RANK={rank}\0".encode() in Path(f"/proc/{child}/environ").read_bytes():
@@ -708,8 +706,7 @@ def test_times_and_shares_are_formatted_for_people() -> None:
 
 
 def run_with(redirection: str, *arguments: object) -> tuple[int, str]:
-    """Run the command line from a shell that redirects: the exit code, and what was said on
-    standard error.
+    """Run the command line with streams redirected; return the exit code and standard error.
 
     Descriptor 3 is a pipe that nobody reads.
     """

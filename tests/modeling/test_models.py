@@ -1,4 +1,4 @@
-"""Networks take stored images of any size, keep shapes, and depend on no batch and no grid."""
+"""Test that networks take images of any size and depend on neither batch nor grid."""
 
 from __future__ import annotations
 
@@ -145,9 +145,7 @@ def test_context_sees_the_whole_image_and_without_it_distant_pixels_do_not_matte
 
 
 def test_shifting_mosaics_by_whole_cells_shifts_the_output() -> None:
-    """Away from the border, where the padding shows, nothing depends on the place: so no grid is
-    known.
-    """
+    """Away from the padded border the output depends on no position: no grid is known."""
     net = mosaic_net()
     small = digits(1)
     canvas = torch.zeros(2, 160, 160, dtype=torch.uint8)
@@ -169,9 +167,7 @@ def test_shifting_mosaics_by_whole_cells_shifts_the_output() -> None:
 
 
 def test_each_cell_reads_the_windows_that_it_points_to() -> None:
-    """The local context, spelled out in loops: windows of 7x7 cells, nothing outside, and 3x3
-    places to point to.
-    """
+    """Compute the local context in loops: windows of 7x7 cells and 3x3 places to point to."""
     torch.manual_seed(0)
     local = LocalContext(6, 4, classes=3)
     nn.init.normal_(local.correction.weight)
@@ -200,15 +196,13 @@ def test_each_cell_reads_the_windows_that_it_points_to() -> None:
 
 
 def _around(row: int, column: int, reach: int) -> list[tuple[int, int]]:
-    """The cells of 5x9 that are at most so far away in each direction."""
+    """List the cells of 5x9 that are at most so far away in each direction."""
     rows, columns = range(row - reach, row + reach + 1), range(column - reach, column + reach + 1)
     return [(y, x) for y, x in itertools.product(rows, columns) if y in range(5) and x in range(9)]
 
 
 def test_cells_vote_by_their_foreground_at_the_cells_they_point_to() -> None:
-    """The vote, spelled out: sent to 3x3 places, also outside, averaged over what came there or
-    next to there, back.
-    """
+    """Compute the vote in loops: sent to 3x3 places, averaged with the neighbours, sent back."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(1, 4, 5, 3, generator=generator)
     foreground = torch.rand(1, 4, 5, 1, generator=generator)
@@ -262,9 +256,7 @@ def test_a_mosaic_network_votes_only_once_it_is_trained() -> None:
 
 
 def test_large_offsets_that_cancel_leave_no_rounding_once_a_mosaic_network_is_trained() -> None:
-    """What another runtime computes differs by rounding, which the vote would make more of: see
-    LocalContext.
-    """
+    """Another runtime rounds differently, and the vote would amplify that: see LocalContext."""
     net, image = mosaic_net(), images(2, 48, 48)
     assert net.context is not None
     nn.init.normal_(net.context.pointer.weight)
@@ -294,9 +286,7 @@ def test_foreground_of_a_mosaic_is_linear_in_the_grey_level_of_each_pixel() -> N
 
 
 def test_a_pixel_of_a_digit_gets_its_own_logit_of_its_cell() -> None:
-    """Where nothing is seen but the biases of the four logits of a cell, each stands at its own
-    place.
-    """
+    """With biases alone, each of the four logits of a cell is at its own pixel."""
     net = circle_net(context=False)
     nn.init.zeros_(net.pixel_head.weight)
     net.pixel_head.bias = nn.Parameter(torch.tensor([0.1, 0.2, 0.3, 0.4]))
@@ -322,7 +312,7 @@ def test_a_curve_is_a_logit_for_each_grey_level_of_the_image() -> None:
 
 
 def test_a_trunk_refines_the_coarser_scales() -> None:
-    """The coarsest scale reaches the output, and so does the finest."""
+    """Both the coarsest and the finest scale reach the output."""
     trunk = Trunk((4, 6, 8), 1)
     x = torch.randn(1, 4, 8, 8, requires_grad=True)
     scales = trunk.descend(x)

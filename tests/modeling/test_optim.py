@@ -1,4 +1,4 @@
-"""Muon moves every direction alike, AdamW agrees with torch's, each weight has the right one."""
+"""Test that Muon and AdamW follow their definitions and that each weight has the right one."""
 
 from __future__ import annotations
 
@@ -41,9 +41,7 @@ def test_matrices_are_handled_one_by_one_and_zero_stays_zero() -> None:
 @pytest.mark.parametrize("least", [1.0, 1e-2, 1e-5, 0.0])
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6), (30, 30)])
 def test_orthogonalise_follows_its_definition(shape: tuple[int, int], least: float) -> None:
-    """Five times a X + b (X X^T) X + c (X X^T)^2 X in double precision, also of matrices that are
-    nearly singular.
-    """
+    """Compare with five steps a X + b (X X^T) X + c (X X^T)^2 X in double precision."""
     left, values, right = torch.linalg.svd(matrices(1, *shape)[0].double(), full_matrices=False)
     values[-2:] = values[0] * least
     x = left * values @ right
@@ -88,9 +86,7 @@ def test_muon_ignores_the_scale_of_the_gradient() -> None:
 
 
 def test_a_muon_step_follows_its_definition() -> None:
-    """Momentum 0.95 with Nesterov's look ahead, a tall matrix moved faster by the root of its
-    proportion.
-    """
+    """Compute momentum 0.95 with Nesterov's look-ahead, and scale by the root of the proportion."""
     weight = nn.Parameter(matrices(1, 12, 3)[0].clone().view(12, 3, 1, 1))
     optimizer = MuonAdamW([{"params": [weight], "lr": 0.1, "weight_decay": 0.5, "muon": True}])
     expected, momentum = weight.detach().clone().view(12, 3), torch.zeros(12, 3)

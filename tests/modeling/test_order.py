@@ -1,6 +1,4 @@
-"""The order of samples: every sample once an epoch, the same wherever one begins, and like chance
-to look at.
-"""
+"""Test that the order shows every sample once an epoch, is reproducible, and looks random."""
 
 from __future__ import annotations
 
@@ -130,9 +128,7 @@ def test_numbers_without_limit_are_permuted_too() -> None:
 
 
 def deviations(counts: npt.ArrayLike, expected: float, degrees: int) -> float:
-    """By how many standard deviations chi-square exceeds its mean (which is `degrees`, its variance
-    twice that).
-    """
+    """Return by how many standard deviations chi-square exceeds its mean; variance 2 `degrees`."""
     chi_square = float(((np.asarray(counts) - expected) ** 2 / expected).sum())
     return (chi_square - degrees) / math.sqrt(2 * degrees)
 

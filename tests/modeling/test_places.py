@@ -1,6 +1,4 @@
-"""Places as users have them: given as text, left by the working folder, closed, linked, within a
-dataset.
-"""
+"""Test paths as users have them: strings, deleted folders, no permission, links, datasets."""
 
 from __future__ import annotations
 
@@ -60,14 +58,14 @@ def trained(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(trained: Path, tmp_path: Path) -> Path:
-    """A folder of runs that is the caller's own."""
+    """Copy the folder of runs, to be changed."""
     shutil.copytree(trained, tmp_path / "runs")
     return tmp_path / "runs"
 
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A folder that any user may enter, and where files are read by one who is not all-powerful."""
+    """Make a folder that any user can enter, and read files in it without privileges."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o777)
     before = os.geteuid()
@@ -82,7 +80,7 @@ def place() -> Iterator[Path]:
 
 
 def close(path: Path) -> None:
-    """Let nobody read a file or enter a folder, this process included."""
+    """Forbid all reading of a file or folder, for this process too."""
     path.chmod(0)
     if os.geteuid() == 0:
         os.seteuid(65534)

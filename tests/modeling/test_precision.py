@@ -1,4 +1,4 @@
-"""Precision is chosen as asked, else by the speed of the device, and used."""
+"""Test that the precision is the requested one, or else the fastest of the device."""
 
 from __future__ import annotations
 

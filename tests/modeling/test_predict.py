@@ -1,6 +1,4 @@
-"""Predictions of anybody's images are those of the network, and what is unlike its training is
-refused or told.
-"""
+"""Test predictions of users' images, and that unsuitable images are refused or reported."""
 
 from __future__ import annotations
 
@@ -68,7 +66,7 @@ def digits(dataset: Dataset, tmp_path: Path) -> Path:
 
 
 def read_png(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """What a PNG file shows."""
+    """Read the pixels of a PNG file."""
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     assert image is not None
     return image.astype(np.uint8)
@@ -81,7 +79,7 @@ def call(*arguments: object) -> Result:
 
 
 def blob(height: int = 28, width: int = 28) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """A light block on a dark ground."""
+    """Make a light block on a dark ground."""
     image = np.zeros((height, width), np.uint8)
     image[height // 4 : height // 2, width // 4 : width // 2] = 200
     return image
@@ -329,7 +327,7 @@ def coloured() -> bytes:
 
 
 def chunk(name: bytes, content: bytes) -> bytes:
-    """A chunk as it lies in a PNG file."""
+    """Encode a chunk of a PNG file."""
     return (
         struct.pack(">I", len(content))
         + name
@@ -339,7 +337,7 @@ def chunk(name: bytes, content: bytes) -> bytes:
 
 
 def with_chunk(name: bytes, content: bytes, more: bytes = b"") -> bytes:
-    """A grey PNG file with a chunk more after its header, and others that are whole after that."""
+    """Make a grey PNG file with an additional chunk after its header, and `others` after that."""
     data = as_png(blob())
     return data[:33] + chunk(name, content) + more + data[33:]
 
@@ -348,14 +346,12 @@ FRAME = chunk(b"fcTL", struct.pack(">5I2H2B", 0, 28, 28, 0, 0, 1, 10, 0, 0))  # 
 
 
 def keyed() -> bytes:
-    """A grey PNG file in which black is transparent."""
+    """Make a grey PNG file in which black is transparent."""
     return with_chunk(b"tRNS", b"\0\0")
 
 
 def exif(orientation: int, order: str = ">", kind: int = 3) -> bytes:
-    """What a camera writes of how it was held, after an entry of something else; type 3 is SHORT, 4
-    is LONG.
-    """
+    """Encode the EXIF orientation of a camera after another entry; type 3 is SHORT, 4 is LONG."""
     value = struct.pack(f"{order}Hxx" if kind == 3 else f"{order}I", orientation)
     entries = [(0x010F, 2, 1, bytes(4)), (0x0112, kind, 1, value)]
     listed = b"".join(struct.pack(f"{order}HHI", *entry[:3]) + entry[3] for entry in entries)
@@ -374,21 +370,19 @@ def flipped() -> bytes:
 
 
 def packed(pixels: bytes, kind: int = 0) -> bytes:
-    """A PNG file of 28 x 28 with right checksums and these bytes for its pixels, grey or of another
-    colour type.
-    """
+    """Make a PNG file of 28 x 28 with valid checksums and these bytes as pixels."""
     header = struct.pack(">IIBBBBB", 28, 28, 8, kind, 0, 0, 0)
     chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
     return as_png(blob())[:8] + chunks
 
 
 def undecodable() -> bytes:
-    """A PNG file with right checksums, and too few pixels."""
+    """Make a PNG file with valid checksums and too few pixels."""
     return packed(bytes(28 * 28))
 
 
 def unexplained() -> bytes:
-    """A PNG file of indices into a palette that it does not have."""
+    """Make a PNG file of indices without its palette."""
     return packed(bytes(28 * 29), kind=3)
 
 
@@ -518,9 +512,7 @@ def test_extra_data_in_a_file_change_nothing_and_cause_no_message(
 
 
 def in_depth(depth: int, kind: int, *, opaque: bool = True) -> bytes:
-    """A PNG file of noise, (9, 11), with so many bits a sample and that colour type, its palette
-    grey.
-    """
+    """Make a PNG file of noise, (9, 11), with this depth and colour type; the palette is grey."""
     count = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
     noise = (
         np.random.default_rng(depth + kind)
@@ -756,7 +748,7 @@ def test_a_file_that_holds_no_array_is_refused(tmp_path: Path) -> None:
 
 
 def npy(header: str) -> bytes:
-    """An .npy file of that header."""
+    """Write an .npy file with this header."""
     return (
         b"\x93NUMPY\x01\x00"
         + struct.pack("<H", len(header) + 1)

@@ -1,6 +1,4 @@
-"""Files of predictions come back as they were written; what is no such file is refused, all that is
-wrong named.
-"""
+"""Test that files of predictions are read back, and that others are refused with reasons."""
 
 from __future__ import annotations
 
@@ -47,9 +45,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def packed(
     dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Dataset, Array, bytes]:
-    """A dataset, a mask for it, and a file of predictions that holds the mask and says what it is
-    of.
-    """
+    """Return a dataset, a mask for it, and a complete file of predictions with that mask."""
     path = tmp_path_factory.mktemp("packed") / "out.npz"
     mask = truth(dataset, "foreground")["mask"]
     write_predictions(path, {"mask": mask}, dataset, "foreground", "test")
@@ -252,7 +248,7 @@ def test_an_array_is_not_read_unless_its_header_fits(dataset: Dataset, tmp_path:
 
 
 def broken_files() -> dict[str, bytes]:
-    """Files that are no predictions, from bytes of no kind to members cut short."""
+    """Make files that are not predictions, from random bytes to truncated members."""
     mask = np.zeros((12, 28, 28), np.uint8)
     member = (
         np.lib.format.magic(1, 0)

@@ -1,6 +1,4 @@
-"""The examples of the page on reading run as they are written, one after the other, and give what
-they say.
-"""
+"""Run the examples of the page on reading in order, and compare what they give."""
 
 from __future__ import annotations
 
@@ -65,9 +63,7 @@ COLUMNS = [
 def test_the_examples_read_every_column_of_every_task(
     folder: Path, monkeypatch: pytest.MonkeyPatch, task: str, number: int
 ) -> None:
-    """The names of the page stand for any three columns: each column takes its turn in each
-    place.
-    """
+    """Put each column in each place: the names on the page stand for any three columns."""
     datagen = Dataset(folder / "data/mnist")
     columns = [column.name for column in datagen.splits[task, "train"].columns]
     image, mask, label = (columns[(number + place) % len(columns)] for place in range(3))

@@ -1,4 +1,4 @@
-"""Marks between parts of a step, and the results of the benchmark, on a CPU with tiny networks."""
+"""Test the marks of a step's parts and the benchmark's results, with tiny networks on a CPU."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Scores of a split are those of its own truth, beside its baseline's, whoever predicted; and the
-tables tell them.
-"""
+"""Test the scores of a split, of its baseline and of predictions, and the tables of them."""
 
 from __future__ import annotations
 
@@ -80,7 +78,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def predictions(dataset: Dataset, task: str, split: str = "test") -> dict[str, Array]:
-    """The truth, but for its first and last samples, which are another's."""
+    """Return the truth with its first and last samples replaced by others."""
     truth = dataset.split(task, split)
     arrays = {name: truth[name][:] for name in NAMES[task]}
     for array in arrays.values():
@@ -217,7 +215,7 @@ def test_disputed_labels_are_counted_among_the_missed() -> None:
 
 
 class Mnist:
-    """As much of a dataset of 10,000 test digits as scoring the circles asks for."""
+    """Stands for a dataset of 10,000 test digits, as far as scoring the circles needs it."""
 
     classes = tuple("0123456789")
 
@@ -259,7 +257,7 @@ def test_only_the_mnist_test_split_has_disputed_labels(
 def run_of(
     folder: Path, task: str, dataset: Dataset, *settings: str
 ) -> tuple[Path, nn.Module, Config]:
-    """A run as training would leave it, of weights that learned nothing."""
+    """Make a run as training leaves it, with untrained weights."""
     config = preset(task, "cpu", seed=4).override(
         ["channels=4,4,4", "precision=float32", *settings]
     )
@@ -585,7 +583,7 @@ def test_the_scoreboard_says_which_references_are_beaten(dataset: Dataset) -> No
 
 
 def make_official(record: dict[str, Any]) -> None:
-    """Let a record seem to be of the MNIST digits."""
+    """Make a record look as if it were of the MNIST digits."""
     record["dataset"]["source"] = "mnist"
     for part in record["splits"].values():
         part["scores"]["bootstrap"]["units"] = 10_000

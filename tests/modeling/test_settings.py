@@ -1,4 +1,4 @@
-"""Every setting trains to finite numbers or is refused with an error; none crashes.
+"""Test that every setting trains to finite numbers or is refused with an error.
 
 Settings are tried as users have them: `precision` is "auto" unless it is the setting tried.
 """
@@ -85,7 +85,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def try_settings(task: str, dataset: Dataset, out: Path, *changes: str) -> dict[str, Any]:
-    """Train with these changes, check that losses and weights are finite, return the facts."""
+    """Train with these changes, check that all numbers are finite, and return the facts."""
     losses: list[float] = []
     config = preset(task, "cpu").override([*SMALL, *changes])
     evidence = train(

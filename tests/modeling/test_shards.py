@@ -1,4 +1,4 @@
-"""Opening a dataset gives what was written, and a dataset that is not whole does not open."""
+"""Test that datasets open with what was written, and that incomplete ones are refused."""
 
 from __future__ import annotations
 
@@ -49,9 +49,7 @@ def single(tmp_path: Path) -> Path:
 def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Column, Array]]:
-    """A column of three shards, mapped in one piece or each shard by itself, and the same as one
-    array in memory.
-    """
+    """Return a column of three shards, mapped whole or by shard, and the same in memory."""
     name, how = request.param.split()
     root = fakes.tiny(tmp_path_factory.mktemp("pair"), name)
     with pytest.MonkeyPatch.context() as patch:
@@ -63,7 +61,7 @@ def pair(
 
 
 def shard_path(root: Path, column: str = "image", number: int = 1) -> Path:
-    """The file of a shard of the split."""
+    """Return the file of a shard of the split."""
     return open_dataset(root).split(*SPLIT)[column].extents[number].path
 
 

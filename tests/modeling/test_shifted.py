@@ -1,6 +1,4 @@
-"""Mosaics unlike the stored ones: each is compared, pixel by pixel, with the digits that it must be
-made of.
-"""
+"""Test new arrangements of mosaics, pixel by pixel against the digits they are made of."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def pictures(dataset: Dataset) -> set[bytes]:
-    """Every digit of test that a mosaic shows, image and semantic mask."""
+    """Return image and semantic mask of every test digit that a mosaic shows."""
     digits, mosaics = dataset.split("foreground", "test"), dataset.split("mosaics", "test")
     labels = dataset.split("circles", "test")["label"][:]
     shown = np.unique(mosaics["source"][:])
@@ -37,7 +35,7 @@ def pictures(dataset: Dataset) -> set[bytes]:
 
 
 def tiles(image: UInt8, mask: UInt8, dataset: Dataset) -> list[bytes]:
-    """The tiles of grids, image and mask."""
+    """Cut grids into tiles, image and mask."""
     height, width = dataset.tile
     return [
         picture[top : top + height, left : left + width].tobytes()

@@ -1,4 +1,4 @@
-"""Each task from stored columns to scores; its network can learn 8 samples by heart."""
+"""Test each task from stored columns to scores, and that its network can learn 8 samples."""
 
 from __future__ import annotations
 
@@ -172,9 +172,7 @@ def test_the_parts_of_a_loss_are_finite_numbers_without_gradient(
 
 
 class Constants(TorchDispatchMode):
-    """Counts the tensors that are made of Python's numbers, each a copy that a GPU and its host
-    wait for.
-    """
+    """Counts tensors made of Python numbers: each is a copy that stalls a GPU."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

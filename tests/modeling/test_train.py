@@ -1,4 +1,4 @@
-"""Training is a function of its inputs, survives a kill at any moment, and resumes only its run."""
+"""Test that training is reproducible, survives a kill, and resumes only its own run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run(dataset: Dataset, out: Path, config: Config = SETTINGS, **options: Any) 
 
 
 def weights(out: Path, name: str = runs.LAST) -> dict[str, Tensor]:
-    """All tensors of a checkpoint, by their path."""
+    """Return all tensors of a checkpoint by path."""
     tensors: dict[str, Tensor] = {}
 
     def collect(value: Any, path: str) -> None:
@@ -93,7 +93,7 @@ class Stopper:
 
 @pytest.fixture(scope="module")
 def whole(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run from beginning to end."""
+    """Train a run from beginning to end."""
     out = tmp_path_factory.mktemp("whole") / "run"
     with on_one_thread():
         assert run(dataset, out).finished
@@ -250,7 +250,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
 
 
 def steps_saved(out: Path) -> int:
-    """The step of the last checkpoint, 0 before the first."""
+    """Return the step of the last checkpoint, 0 before the first."""
     try:
         return int(json.loads((out / runs.EVIDENCE).read_text())["step"])
     except FileNotFoundError:
