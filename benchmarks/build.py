@@ -1,7 +1,7 @@
 """Measure the cost of a build against `cp -r` and `sync`, and against the usual loop.
 
 Each pair of commands alternates in one run, as whole processes; what is reported is the median, the
-spread and the ratio pair by pair. Writes one JSON file of evidence: see --help.
+spread and the ratio pair by pair. Writes one JSON file of results: see --help.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The floor is numpy.take on one contiguous array in memory, into warm buffers, its order drawn
 beforehand; ours reads the mapped shards, its order and its tensors included. Peers keep --count
 samples in their own formats; what they read is compared with what was written before it is timed,
-and one that cannot be measured is told with the reason. All take turns in one process; its
+and one that cannot be measured is listed with the reason. All take turns in one process; its
 processor seconds count, all threads together.
 """
 
@@ -104,7 +104,7 @@ def prepare(
         try:
             read = peer.write(samples, place)
             check(peer, read, samples, order, batch)
-        except Exception as error:  # noqa: BLE001  (whatever stops a peer stops that peer alone)
+        except Exception as error:  # noqa: BLE001  (an error stops only its own peer)
             absent[name] = reason(peer, error)
             click.echo(f"not measured: {name}: {absent[name]}", err=True)
         else:

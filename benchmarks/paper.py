@@ -1,7 +1,7 @@
 """Compute the least time of a preset's steps on a GPU from its data sheet.
 
 Operations and bytes are counted on this machine at two batch sizes, and extrapolated linearly to
-the batch of the preset; the ceilings are given. Writes one JSON file of evidence, and prints the
+the batch of the preset; the ceilings are given. Writes one JSON file of results, and prints the
 table of docs/gpu.md.
 """
 

@@ -1,7 +1,7 @@
 """Measure how the processor time of a build divides into parts, and the machine's limits.
 
 The parts are the functions below, each wrapped in a clock of its thread's processor time; a part's
-time does not include that of parts it calls. Writes one JSON file of evidence.
+time does not include that of parts it calls. Writes one JSON file of results.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Measure how build and verify scale with workers, against `cp -r` and `sha256sum`.
 
-Writes one JSON file of evidence: see --help.
+Writes one JSON file of results: see --help.
 """
 
 from __future__ import annotations

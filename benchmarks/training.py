@@ -75,12 +75,12 @@ def main(
             place = (runs or Path(scratch)) / str(seed)
             facts["runs"].append(train_and_score(dataset, preset, task, device, seed, place, also))
             done = ",".join(str(each["seed"]) for each in facts["runs"])
-            told = [f"--preset {preset} --seeds {done}"]
-            told += [] if task == "all" else [f"--task {task}"]
-            told += [] if device == "auto" else [f"--device {device}"]
-            told += [f"--dataset {dataset.resolve().name}{others}"]
-            told += [] if evidence == _EVIDENCE else [f"--evidence results/{evidence.name}"]
-            facts["command"] = " ".join(["python benchmarks/training.py", *told])
+            options = [f"--preset {preset} --seeds {done}"]
+            options += [] if task == "all" else [f"--task {task}"]
+            options += [] if device == "auto" else [f"--device {device}"]
+            options += [f"--dataset {dataset.resolve().name}{others}"]
+            options += [] if evidence == _EVIDENCE else [f"--evidence results/{evidence.name}"]
+            facts["command"] = " ".join(["python benchmarks/training.py", *options])
             facts |= summarize(facts["runs"])
             write(evidence, facts)
     click.echo(
@@ -103,7 +103,7 @@ def train_and_score(
     return {
         "seed": seed,
         "taken": taken,
-        "tasks": {each: told(out / each) for each in tasks},
+        "tasks": {each: facts_of(out / each) for each in tasks},
         "also": [elsewhere(out, each, tasks) for each in also],
     }
 
@@ -162,7 +162,7 @@ def own_memory(pid: int) -> float:
     return int(sizes[0]) / 1024 if sizes else 0.0
 
 
-def told(folder: Path) -> dict[str, Any]:
+def facts_of(folder: Path) -> dict[str, Any]:
     """Return the facts of a run without its history, and its scores without those by class."""
     evidence, scores = (
         json.loads((folder / name).read_text("utf-8")) for name in ("evidence.json", "scores.json")

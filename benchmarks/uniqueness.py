@@ -1,7 +1,7 @@
 """Measure the search for equal digests: 100 million, with one equal pair, in bounded memory.
 
-The digests are made anew, block by block, each time they are read: nothing is kept of them, on disk
-or in memory. Writes one JSON file of evidence: see --help.
+The digests are computed again, block by block, each time they are read: nothing is kept, on disk
+or in memory. Writes one JSON file of results: see --help.
 """
 
 from __future__ import annotations

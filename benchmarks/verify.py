@@ -1,6 +1,6 @@
 """Measure the cost of a verification against `sha256sum` over the same files.
 
-Writes one JSON file of evidence: see --help.
+Writes one JSON file of results: see --help.
 """
 
 from __future__ import annotations

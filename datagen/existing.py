@@ -1,5 +1,4 @@
-"""Find the files of a dataset that are on disk intact: as a progress record, a shard table or the
-manifest says.
+"""Find the intact files of a dataset by its progress records, shard tables and manifest.
 
 A progress record follows each durable shard of a build: SHARD_FACTS of each column, and a digest.
 """

@@ -32,7 +32,7 @@ _REMEDIES = {
     errno.ENOMEM: f"end other programs, or {_FEWER_WORKERS}",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
-# errors of a process or a machine, whatever the file
+# errors of a process or a machine, not of the file
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _TEMPORARY = (".datagen-", ".tmp")
 _LONGEST_NAME = 255  # bytes, on nearly every file system
@@ -95,8 +95,9 @@ def kind(path: Path) -> str:
 
 
 def require_no_link(root: Path, paths: Iterable[str]) -> None:
-    """Raise DamagedError where one of `paths`, or a folder between it and `root`, is a link; `root`
-    may be one.
+    """Raise DamagedError if one of `paths`, or a folder between it and `root`, is a link.
+
+    `root` itself may be a link.
     """
     seen = set()
     for path in paths:

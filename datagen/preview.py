@@ -30,7 +30,7 @@ from datagen.files import (
 from datagen.manifest import Manifest
 from datagen.samples import Sample, choose, read_sample
 
-_SHEET_WIDTH = 1640  # pixels that the strips of a sheet fill; one is always there, however wide
+_SHEET_WIDTH = 1640  # pixels that the strips of a sheet fill; at least one is drawn
 _MARGIN = 36
 _TITLE, _LARGE, _SMALL = 22, 14, 11  # heights of capitals
 _HEAD = 33  # bytes of a PNG file ahead of the second chunk: the signature and the header

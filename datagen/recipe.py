@@ -87,13 +87,13 @@ class Mosaics:
     test: Annotated[int, _COUNT] = 32_768
 
     def count(self, split: str) -> int:
-        """How many mosaics `split` holds."""
+        """Return the number of mosaics in `split`."""
         return int(getattr(self, split))
 
 
 @dataclass(frozen=True)
 class Storage:
-    """How the columns lie on disk; nothing here changes what the data is."""
+    """The storage of the columns on disk; it does not change the data."""
 
     format: Annotated[str, _one_of(FORMATS)] = "zarr"
     shard_size: Annotated[int, _SHARD_SIZE] = DEFAULT_SHARD_SIZE

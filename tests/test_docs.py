@@ -172,7 +172,7 @@ def test_the_examples_raise_for_incomplete_shards_as_documented(
 
 
 def test_the_fill_values_are_those_of_the_page(built: Callable[..., Path]) -> None:
-    told = {"mask": 255, "label": 255, "circle": -1, "source": 2**32 - 1}
+    fill_values = {"mask": 255, "label": 255, "circle": -1, "source": 2**32 - 1}
     assert (
         "255 in `mask` and `label`, -1 in `circle`, 2^32 - 1 in `source`. "
         "In all other columns it is 0" in " ".join(PAGE.split())
@@ -180,4 +180,4 @@ def test_the_fill_values_are_those_of_the_page(built: Callable[..., Path]) -> No
     for path in built("zarr").rglob("zarr.json"):
         document = json.loads(path.read_bytes())
         if document["node_type"] == "array":
-            assert document["fill_value"] == told.get(path.parent.name, 0)
+            assert document["fill_value"] == fill_values.get(path.parent.name, 0)

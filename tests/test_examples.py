@@ -76,10 +76,12 @@ def test_every_block_of_python_runs_and_every_test_in_it_passes(output: str) -> 
 
 def test_every_command_runs_and_verify_finds_nothing(folder: Path, output: str) -> None:
     assert (folder / "digits.npz").exists(), output  # a block of the page writes it
-    said = {command[3]: run(command, folder) for command in commands() if command[0] == "datagen"}
-    assert list(said) == ["build", "verify", "sample"]
-    assert "whole" in said["verify"]
-    assert "box" in said["sample"]
+    outputs = {
+        command[3]: run(command, folder) for command in commands() if command[0] == "datagen"
+    }
+    assert list(outputs) == ["build", "verify", "sample"]
+    assert "whole" in outputs["verify"]
+    assert "box" in outputs["sample"]
     manifest = json.loads((folder / "data/boxes/manifest.json").read_text())
     assert manifest["recipe"]["tasks"] == ["foreground", "circles", "mosaics", "boxes"]
     assert [command for command in commands() if command[0] != "datagen"] == [
@@ -101,7 +103,7 @@ def test_without_the_file_verify_reports_boxes_as_skipped(folder: Path, output: 
         folder,
     )
     verdict = json.loads(run(["datagen", "verify", "data/unknown", "--json"], folder))
-    assert any("boxes" in told for told in verdict["not_looked_at"]), verdict
+    assert any("boxes" in entry for entry in verdict["not_looked_at"]), verdict
 
 
 SMALL = ["--mosaics", "10", "2", "2", "--format", "hdf5", "--out", "data/unknown"]

@@ -111,7 +111,7 @@ def test_the_documentation_has_the_figures_of_the_published_run() -> None:
     reason="Atheris is for Linux and Python below 3.14",
 )
 def test_a_run_reports_its_figures(tmp_path: Path) -> None:
-    told = fuzz.run("idx", 1, 1, tmp_path / "corpus", tmp_path / "findings")
-    assert told["executions"] > 0
-    assert told["edges"] > 0
-    assert told["found"] == []
+    figures = fuzz.run("idx", 1, 1, tmp_path / "corpus", tmp_path / "findings")
+    assert figures["executions"] > 0
+    assert figures["edges"] > 0
+    assert figures["found"] == []

@@ -148,7 +148,7 @@ def test_python_can_be_a_command_of_several_words(checkout: Path) -> None:
 
 
 def test_help_names_every_target_and_every_variable(checkout: Path) -> None:
-    said = make(checkout, "help").stdout
+    text = make(checkout, "help").stdout
     for word in (
         "data",
         "verify",
@@ -161,4 +161,4 @@ def test_help_names_every_target_and_every_variable(checkout: Path) -> None:
         "TESTS=",
         "LIMIT=",
     ):
-        assert f" {word}" in said
+        assert f" {word}" in text

@@ -224,8 +224,8 @@ def test_ablations_change_one_choice_at_a_time() -> None:
 def test_the_scores_are_of_the_presets_as_they_are() -> None:
     published = json.loads((ROOT / "results" / "training.json").read_text())
     for run in published["runs"]:
-        for task, told in run["tasks"].items():
-            assert told["config"] == preset(task, published["preset"], run["seed"]).to_json()
+        for task, facts in run["tasks"].items():
+            assert facts["config"] == preset(task, published["preset"], run["seed"]).to_json()
     assert len(published["runs"]) >= 3
 
 
@@ -254,5 +254,5 @@ def test_every_exit_code_is_in_the_help_and_on_the_page() -> None:
         done = subprocess.run(
             [sys.executable, "-m", name, "--help"], capture_output=True, text=True, check=True
         )
-        told = done.stdout.partition("Exit codes:")[2].partition("\n\n")[0]
-        assert {int(code) for code in re.findall(r"\b(\d+)\s+[a-z]", told)} == expected
+        listed = done.stdout.partition("Exit codes:")[2].partition("\n\n")[0]
+        assert {int(code) for code in re.findall(r"\b(\d+)\s+[a-z]", listed)} == expected

@@ -26,10 +26,10 @@ class Peer:
     """One way to keep samples and to read them in batches.
 
     `write(samples, folder)` writes them and returns `read`; read(batches of indices) yields for
-    each batch one array a column, in the order of the columns. A peer that cannot be told an order
-    reads as many batches of CHUNK samples in one that it draws itself, and `shuffles` says how far
-    that mixes. `distribution` is the one whose version is told, `needs` what installing it takes
-    beyond `pip install`.
+    each batch one array a column, in the order of the columns. A peer that cannot follow a given
+    order reads as many batches of CHUNK samples in its own order, and `shuffles` says how far that
+    mixes. The version of `distribution` is reported; `needs` lists what it takes to install beyond
+    `pip install`.
     """
 
     distribution: str

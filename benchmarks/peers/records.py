@@ -56,7 +56,7 @@ def grain(samples: Samples, folder: Path) -> Read:
     decode = decoder(samples)
     source = load("grain.python").ArrayRecordDataSource([write_array_record(samples, folder)])
     data = library.MapDataset.source(source).shuffle(seed=0).map(decode).batch(CHUNK)
-    # batches; 16 and 500 unless said
+    # batches; 16 and 500 by default
     options = library.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     return stream(
         lambda: ([batch[name] for name in samples] for batch in data.to_iter_dataset(options))

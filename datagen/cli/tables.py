@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datagen.verifier import Verdict
     from datagen.writer import Built
 
-_DIGEST = 12  # hexadecimal digits of a digest that tell it from others
+_DIGEST = 12  # hexadecimal digits that identify a digest
 _LISTED = 6  # columns that a line names
 _CLASSES = 12  # classes that a line names
 _ROWS = 12  # differences that a table shows
@@ -100,7 +100,7 @@ def print_built(
 
 
 def print_info(manifest: Manifest) -> None:
-    """Print all that `info` tells: samples, columns, source and storage."""
+    """Print all that `info` shows: samples, columns, source and storage."""
     from datagen.sources.base import order_remark  # imports NumPy
 
     storage, source = manifest.recipe.storage, manifest.source
@@ -143,9 +143,7 @@ def print_manifest(manifest: Manifest) -> None:
 
 
 def print_columns(manifest: Manifest) -> None:
-    """Print the columns of each task: type, shape and axes of a sample, and the bytes of all
-    splits.
-    """
+    """Print the columns of each task: type, shape and axes of a sample, and the total bytes."""
     import numpy as np  # not at the top: --help of every command answers without it
 
     sizes: dict[tuple[str, ...], int] = {}

@@ -20,7 +20,7 @@ from datagen.split import Column, Split
 
 Array = npt.NDArray[Any]
 
-ZSTD_HEADER = 18  # bytes of a frame that tell its decoded size, at most
+ZSTD_HEADER = 18  # bytes of a frame that hold its decoded size, at most
 
 
 @dataclass(frozen=True)

@@ -283,7 +283,7 @@ def _plain_dataset(file: h5py.File, column: Column, count: int) -> h5py.Dataset 
         return None
     dataset = file[column.name]
     plain = isinstance(dataset, h5py.Dataset) and dataset.shape == (count, *column.shape)
-    # Types are compared by HDF5: one of 8 bits of which h5py reads only some has the same dtype.
+    # Compare by HDF5: a type with fewer than 8 used bits has the same dtype in h5py.
     return (
         dataset
         if plain and dataset.id.get_type() == h5py.h5t.py_create(np.dtype(column.dtype))

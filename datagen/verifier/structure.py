@@ -26,7 +26,7 @@ from datagen.stores.base import Store, open_store, with_paths
 from datagen.tasks import TASKS
 from datagen.verifier.problems import UNREADABLE, Problem, Skipped, problem_in
 
-_DEPTH = 12  # folders; the deepest file of a dataset, a Zarr shard, lies in 7
+_DEPTH = 12  # folders; the deepest file of a dataset, a Zarr shard, is in 7
 _MISSING = 10_000  # missing shard files that are named one by one
 _MAX_DECODED = 1 << 30  # bytes of the largest piece read: a sample, or a chunk of compressed ones
 _EMPTY, _CLOSED = "an empty folder", "something that cannot be looked at"

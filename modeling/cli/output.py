@@ -96,9 +96,7 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 
 
 def failure(message: str, exit_code: int) -> click.ClickException:
-    """Make the error that click prints before it exits with `exit_code`; under torchrun with the
-    rank.
-    """
+    """Make the error that click prints before it exits; under torchrun it names the rank."""
     rank = os.environ.get("RANK", "")
     raised = click.ClickException(f"rank {rank}: {message}" if rank.isdigit() else message)
     vars(raised)["exit_code"] = exit_code

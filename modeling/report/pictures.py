@@ -253,9 +253,7 @@ def _coloured(mask: UInt8, colour: Colour) -> UInt8:
 
 
 def _difference(image: UInt8, truth: UInt8, found: UInt8) -> UInt8:
-    """Dim the image, and colour pixels of the truth only, of the prediction only, or of a wrong
-    class.
-    """
+    """Dim the image, and colour pixels that are missed, invented or of a wrong class."""
     picture = _grey(image // 3)
     picture[(truth > 0) & (found == 0)] = TRUTH
     picture[(truth == 0) & (found > 0)] = PREDICTION

@@ -107,8 +107,8 @@ def test_the_version_is_printed() -> None:
 
 
 def test_help_lists_every_command_and_exit_code() -> None:
-    said = run("-h").output
-    assert all(f"\n  {name} " in said for name in cli.commands)
+    output = run("-h").output
+    assert all(f"\n  {name} " in output for name in cli.commands)
     assert {
         "build",
         "fetch",
@@ -120,7 +120,7 @@ def test_help_lists_every_command_and_exit_code() -> None:
         "shards",
         "finish",
     } <= {*cli.commands}
-    assert "6 busy" in said
+    assert "6 busy" in output
 
 
 @pytest.mark.parametrize("name", sorted(cli.commands))
@@ -154,9 +154,9 @@ def test_the_module_runs_like_the_command() -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_each_shell_has_its_completion(shell: str) -> None:
-    said = run("completion", shell).output
-    assert "_DATAGEN_COMPLETE" in said
-    assert f"{shell}_complete" in said
+    output = run("completion", shell).output
+    assert "_DATAGEN_COMPLETE" in output
+    assert f"{shell}_complete" in output
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_every_class_of_error_has_its_exit_code(
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "start"),
     [
         (KeyboardInterrupt(), 130, "Error: interrupted\n"),
         (
@@ -243,15 +243,15 @@ def test_every_class_of_error_has_its_exit_code(
     ],
 )
 def test_interruptions_and_system_errors_have_their_exit_codes(
-    monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, start: str
 ) -> None:
     def fail(**_: object) -> None:
         raise error
 
     monkeypatch.setattr(sources, "available", fail)
-    told = refused(code, "sources")
-    assert told.startswith(said)
-    assert told.count("\n") == 1
+    message = refused(code, "sources")
+    assert message.startswith(start)
+    assert message.count("\n") == 1
 
 
 def test_a_bug_is_not_reported_as_a_user_error(
@@ -269,9 +269,9 @@ def test_a_bug_is_not_reported_as_a_user_error(
 
 
 def test_build_says_what_it_built_and_then_that_nothing_is_left_to_do(recipe: Path) -> None:
-    said = run("build", "--recipe", recipe, "--out", "here").stdout.splitlines()
-    assert said[0].startswith("here: built in ")
-    rows = {line.split()[0]: line.split()[1:] for line in said[1:]}
+    lines = run("build", "--recipe", recipe, "--out", "here").stdout.splitlines()
+    assert lines[0].startswith("here: built in ")
+    rows = {line.split()[0]: line.split()[1:] for line in lines[1:]}
     assert rows["foreground"][:3] == [str(COUNTS[split]) for split in SPLITS]
     assert rows["mosaics"][:3] == [str(MOSAICS[split]) for split in SPLITS]
     assert rows["digest"] == [GOLDEN]
@@ -563,11 +563,11 @@ def test_info_prints_the_digest_and_what_is_in_the_dataset(data: Path) -> None:
         "dropped_within": 0,
         "dropped_across": 0,
     }
-    said = run("info", data).output
-    assert f"digest    {GOLDEN}\n" in said
-    assert "train: 40 distinct images of 5x4" in said
-    assert "storage   zarr, 256 samples a shard, compression none" in said
-    rows = [line.split() for line in said.splitlines()]
+    output = run("info", data).output
+    assert f"digest    {GOLDEN}\n" in output
+    assert "train: 40 distinct images of 5x4" in output
+    assert "storage   zarr, 256 samples a shard, compression none" in output
+    rows = [line.split() for line in output.splitlines()]
     images = sum(MOSAICS.values())
     assert ["mosaics/image", "uint8", "10x8", "y", "x", *format_bytes(images * 80).split()] in rows
     assert [
@@ -672,10 +672,10 @@ def test_convert_and_diff_agree_on_the_data(data: Path) -> None:
         "by the manifests alone (the bytes: datagen verify)",
     ]
     assert printed("diff", data, "again") == []
-    said = run("diff", data, "other").output.splitlines()
-    assert said[0] == f"the same data: digest {GOLDEN[:12]}"
-    assert said[1].split() == [str(data), "other"]
-    assert said[3].split() == ["storage", "format", "zarr", "hdf5"]
+    lines = run("diff", data, "other").output.splitlines()
+    assert lines[0] == f"the same data: digest {GOLDEN[:12]}"
+    assert lines[1].split() == [str(data), "other"]
+    assert lines[3].split() == ["storage", "format", "zarr", "hdf5"]
     assert (
         "recipe storage.format: zarr in A, hdf5 in B\n"
         in run("diff", data, "other", "--verbose").output
@@ -791,15 +791,15 @@ def test_sources_lists_each_with_its_licence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("mnits", "did you mean mnist?"),
         ("strokes", "nothing to fetch: the source strokes is drawn by the program"),
         ("images:photos", "nothing to fetch: the source images:photos is read where it lies"),
     ],
 )
-def test_fetch_says_why_there_is_nothing_to_fetch(name: str, told: str) -> None:
-    assert told in refused(3, "fetch", name)
+def test_fetch_says_why_there_is_nothing_to_fetch(name: str, message: str) -> None:
+    assert message in refused(3, "fetch", name)
 
 
 def test_fetch_prints_the_paths_it_brought(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -815,16 +815,16 @@ def test_every_packaged_recipe_can_be_named(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "message"),
     [
         ("this is no Python", "the file cannot be run: SyntaxError"),
         ("1 / 0", "the file cannot be run: ZeroDivisionError"),
         ("TASK = None", "the file defines no task"),
     ],
 )
-def test_a_file_that_defines_no_task_is_refused(tmp_path: Path, code: str, told: str) -> None:
+def test_a_file_that_defines_no_task_is_refused(tmp_path: Path, code: str, message: str) -> None:
     (tmp_path / "task.py").write_text(code)
-    assert told in refused(3, "--with", tmp_path / "task.py", "sources")
+    assert message in refused(3, "--with", tmp_path / "task.py", "sources")
 
 
 # Streams, signals, permissions and places that are not as a command would have them.
@@ -866,8 +866,8 @@ def test_a_closed_pipe_ends_with_the_expected_code_or_with_141(data: Path) -> No
 def test_output_that_cannot_be_written_is_reported(data: Path, arguments: list[str]) -> None:
     done = in_shell(*arguments, *[data] * (arguments != ["--help"]), shell="> /dev/full")
     assert done.returncode == 7
-    told = "no space left on device; free some space, or choose another place"
-    assert done.stderr == f"Error: standard output: the storage says: {told}\n"
+    message = "no space left on device; free some space, or choose another place"
+    assert done.stderr == f"Error: standard output: the storage says: {message}\n"
     assert done.stderr.count("\n") == 1
 
 
@@ -1036,9 +1036,9 @@ def test_nothing_is_built_converted_or_drawn_within_another_dataset(
         ["build", "--recipe", recipe, "--out", f"other/{place}"],
         ["build", "--recipe", recipe, "--out", f"other/{place}", "--shards", "0:1"],
     ):
-        said = refused(3, *command)
-        assert "nothing is drawn or written within a dataset" in said
-        assert "/other); choose another place" in said
+        message = refused(3, *command)
+        assert "nothing is drawn or written within a dataset" in message
+        assert "/other); choose another place" in message
     assert tree(Path("other")) == before
 
 
@@ -1125,8 +1125,8 @@ def test_links_are_reported_with_a_remedy(data: Path, recipe: Path) -> None:
 
 def test_a_negative_index_is_refused_as_a_number(recipe: Path) -> None:
     for command in ("sample", "show"):
-        told = refused(2, command, recipe, "mosaics", "val", "-12", "--quiet")
-        assert "'INDEX': -12 is not in the range x>=0" in told
+        message = refused(2, command, recipe, "mosaics", "val", "-12", "--quiet")
+        assert "'INDEX': -12 is not in the range x>=0" in message
         assert "No such option" in refused(2, command, recipe, "--wrkers", "2")
 
 

@@ -213,9 +213,9 @@ def test_a_damaged_shard_is_named_and_the_others_are_read(
     dataset = Dataset(copy)
     path = shard_path(dataset, "image", 1)
     damage(path)
-    told = "is a link" if damage is as_link else "the shard is not as long as its table says"
+    problem = "is a link" if damage is as_link else "the shard is not as long as its table says"
     for start, stop in ((256, 257), (0, 600), (511, 512), (255, 257)):
-        with pytest.raises(DamagedError, match=told) as caught:
+        with pytest.raises(DamagedError, match=problem) as caught:
             dataset.rows("mosaics", "train", "image", start, stop)
         assert caught.value.path == path
         assert caught.value.exit_code == 5

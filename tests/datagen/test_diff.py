@@ -30,7 +30,7 @@ def another(folder: Path, parts: Any = None, **changes: Any) -> Path:
     return folder / "data"
 
 
-def told(found: list[Difference]) -> dict[str, tuple[str, str]]:
+def by_fact(found: list[Difference]) -> dict[str, tuple[str, str]]:
     return {one.what: (one.a, one.b) for one in found}
 
 
@@ -43,7 +43,7 @@ def test_another_storage_is_reported_and_is_not_a_difference_of_data(
     data: Path, tmp_path: Path
 ) -> None:
     found = differences(data, another(tmp_path, format="hdf5", shard_size=512))
-    assert told(found) == {
+    assert by_fact(found) == {
         "recipe storage.format": ("zarr", "hdf5"),
         "recipe storage.shard_size": ("256", "512"),
     }
@@ -59,7 +59,7 @@ def test_one_changed_pixel_is_located_by_the_samples_that_contain_it(
     parts = split_digits()
     parts["train"][0][17, 0, 0] ^= 1
     other = another(tmp_path, parts, **storage)
-    found = told(differences(data, other))
+    found = by_fact(differences(data, other))
     assert found["foreground/train image samples"] == ("1 of 40 differ", "17")
     assert found["circles/train image samples"] == ("1 of 40 differ", "17")
     showing = np.flatnonzero(
@@ -77,7 +77,7 @@ def test_one_changed_pixel_is_located_by_the_samples_that_contain_it(
 def test_exactly_the_differing_samples_are_listed(data: Path, tmp_path: Path) -> None:
     other = another(tmp_path, seed=1, shard_size=512)
     ours, theirs = columns(data), columns(other)
-    found = told(differences(data, other))
+    found = by_fact(differences(data, other))
     assert found["recipe seed"] == ("0", "1")
     for task, split, column in ours:
         count = len(ours[task, split, column])
@@ -127,8 +127,8 @@ def test_different_counts_are_reported_and_the_common_samples_compared(
     data: Path, tmp_path: Path
 ) -> None:
     found = differences(data, another(tmp_path, train=500))
-    assert told(found)["mosaics/train samples"] == ("700", "500")
-    assert told(found)["mosaics/train image samples"] == (
+    assert by_fact(found)["mosaics/train samples"] == ("700", "500")
+    assert by_fact(found)["mosaics/train image samples"] == (
         "0 of 500 differ",
         "none of those in both",
     )
@@ -145,7 +145,7 @@ def test_only_runs_of_samples_whose_digests_differ_are_read(
         return rows(self, task, split, column, start, stop)
 
     monkeypatch.setattr(Dataset, "rows", watched)
-    assert told(differences(data, other))["mosaics/train mask samples"] == (
+    assert by_fact(differences(data, other))["mosaics/train mask samples"] == (
         "0 of 600 differ",
         "none of those in both",
     )
@@ -156,7 +156,7 @@ def test_only_runs_of_samples_whose_digests_differ_are_read(
 def test_different_shapes_are_reported_without_comparing_samples(
     data: Path, tmp_path: Path
 ) -> None:
-    found = told(differences(data, another(tmp_path, grid=[1, 4])))
+    found = by_fact(differences(data, another(tmp_path, grid=[1, 4])))
     ours, theirs = found["mosaics/val image"]
     assert ours.startswith("|u1 [10, 8] ")
     assert theirs.startswith("|u1 [5, 16] ")

@@ -261,7 +261,7 @@ def require_honest_rest(case: Case, whole: Whole, expected: dict[str, bytes]) ->
 
 
 @contextmanager
-def telling(case: Case) -> Iterator[None]:
+def reporting_seed(case: Case) -> Iterator[None]:
     """Add to a failure how to reproduce it."""
     try:
         yield
@@ -282,7 +282,7 @@ def test_a_command_killed_at_any_moment_leaves_nothing_that_passes_as_whole_and_
     )
     case.lay()
     seconds, kills = case.run(warm), 0
-    with telling(case):
+    with reporting_seed(case):
         assert tree(case.folder) == expected
         while kills < moments:
             case.lay()
@@ -441,8 +441,8 @@ def test_a_clock_that_jumps_within_and_between_runs_changes_nothing(
     def run_jumping(*arguments: object) -> dict[str, Any]:
         command = [sys.executable, "-c", JUMPING, "build", *map(str, (*chosen, *arguments))]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
-        said: dict[str, Any] = json.loads(done.stdout)
-        return said
+        output: dict[str, Any] = json.loads(done.stdout)
+        return output
 
     def touch(seed: int) -> None:
         draw = random.Random(seed)

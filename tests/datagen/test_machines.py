@@ -123,10 +123,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]
         machines = {name: machine for name, machine in machines.items() if not machine.cores}
     folders = {name: place / name for name in machines}
     running = {name: machine.start(folders[name], place) for name, machine in machines.items()}
-    said = {name: process.communicate()[1] for name, process in running.items()}
+    errors = {name: process.communicate()[1] for name, process in running.items()}
     assert {name: process.returncode for name, process in running.items()} == dict.fromkeys(
         machines, 0
-    ), said
+    ), errors
     yield folders
 
 

@@ -652,12 +652,12 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Any, Any], object], str]] = {
 
 @pytest.mark.parametrize("name", CONTRADICTIONS)
 def test_a_contradiction_is_reported_even_with_valid_digests(name: str) -> None:
-    edit, told = CONTRADICTIONS[name]
+    edit, expected = CONTRADICTIONS[name]
     value = plain()
     edit(value, value["tasks"]["foreground"]["train"])
     message = refused(forged(value))
     assert re.search("not a manifest of this version: |the manifest contradicts itself: ", message)
-    assert told in message
+    assert expected in message
 
 
 def test_a_sample_can_have_three_axes_of_up_to_2_to_the_20() -> None:
@@ -711,16 +711,16 @@ def test_every_wrong_value_has_a_full_message() -> None:
     value["source"]["tile"] = [2]
     value["files"][0].update(path="/x", digest="")
     value["digest"] = "12"
-    head, told = refused(resealed(value)).split(" version: ")
+    head, listed = refused(resealed(value)).split(" version: ")
     assert head == "some/manifest.json: not a manifest of this"
-    assert told.split("; ") == [
+    assert listed.split("; ") == [
         "digest must be a digest of 32 bytes in hex, not '12'",
         "source.tile must be a height and a width, not [2]",
         "a key of tasks must be a name of letters a to z, digits and underscores, not 'Rings'",
         "tasks.foreground.train.count must be an integer from 1 to 1,099,511,627,776, not 0",
         *(
-            f"tasks.foreground.train.columns[{number}].{told}"
-            for number, told in (
+            f"tasks.foreground.train.columns[{number}].{listed}"
+            for number, listed in (
                 (0, "dtype must be one of |u1, <u4, <i8, not 'O'"),
                 (0, "shape must be the shape of a sample, not [0, 3]"),
                 (0, "axes[0] must be a name of letters a to z, digits and underscores, not 'Y'"),
@@ -747,9 +747,9 @@ def test_every_contradiction_has_a_full_message() -> None:
     train["table"].update(bytes=1)
     value["tasks"]["foreground"]["extra"] = plain()["tasks"]["foreground"]["train"]
     value["source"]["digits"].pop("val")
-    head, told = refused(resealed(value)).split(" itself: ")
+    head, listed = refused(resealed(value)).split(" itself: ")
     assert head == "some/manifest.json: the manifest contradicts"
-    assert told.split("; ") == [
+    assert listed.split("; ") == [
         "source.digits must have train, val, test",
         "tasks.foreground.train: two columns have the same name",
         "tasks.foreground.train.image: axes must name each axis of a sample",
@@ -820,10 +820,13 @@ WRONG_TYPES: dict[str, tuple[Callable[[Any], object], str]] = {
 
 @pytest.mark.parametrize("name", WRONG_TYPES)
 def test_a_value_of_a_wrong_type_is_reported_with_its_place_in_the_manifest(name: str) -> None:
-    edit, told = WRONG_TYPES[name]
+    edit, expected = WRONG_TYPES[name]
     value = plain()
     edit(value)
-    assert refused(resealed(value)) == f"some/manifest.json: not a manifest of this version: {told}"
+    assert (
+        refused(resealed(value))
+        == f"some/manifest.json: not a manifest of this version: {expected}"
+    )
 
 
 def test_a_manifest_of_another_version_has_a_full_message() -> None:
@@ -850,27 +853,27 @@ def test_a_manifest_of_another_version_has_a_full_message() -> None:
 def test_a_manifest_that_cannot_be_loaded_has_a_full_message(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
 
-    def told(kind: type[DatagenError]) -> str:
+    def loading_error(kind: type[DatagenError]) -> str:
         with pytest.raises(kind) as caught:
             manifests.load(tmp_path)
         return str(caught.value)
 
-    assert told(FormatError) == (
+    assert loading_error(FormatError) == (
         f"{tmp_path}: not a finished dataset: there is no manifest "
         "(expected a file manifest.json, found nothing); "
         "build it with 'datagen build'"
     )
     for tasks, found in (((), "none"), (("foreground", "circles"), "foreground, circles")):
         path.write_bytes(to_bytes(with_tasks(*tasks)))
-        assert told(DamagedError) == (
+        assert loading_error(DamagedError) == (
             f"{path}: not the tasks of its recipe "
             f"(expected foreground, circles, mosaics, found {found})"
         )
     path.write_bytes(b"[]\n")
-    assert told(FormatError).startswith(f"{path}: not a manifest")
+    assert loading_error(FormatError).startswith(f"{path}: not a manifest")
     path.write_bytes(bytes(MAX_MANIFEST_BYTES + 1))
     assert (
-        told(DamagedError)
+        loading_error(DamagedError)
         == f"{path}: too large (expected at most 1,048,576 bytes, found 1,048,577)"
     )
 

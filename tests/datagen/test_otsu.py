@@ -114,7 +114,7 @@ def test_exactness_does_not_slow_digits(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_near_ties_are_decided_by_integers() -> None:
-    # Pell numbers: bigger^2 = 2 smaller^2 + 1, which 53 bits cannot tell from equality
+    # Pell numbers: bigger^2 = 2 smaller^2 + 1, which 53 bits cannot distinguish from equality
     smaller, bigger = 2, 3
     while bigger < 2**40:
         smaller, bigger = 2 * bigger + 3 * smaller, 3 * bigger + 4 * smaller

@@ -162,13 +162,13 @@ def check_flip(tiny: Tiny, path: Path, position: int, mask: int) -> None:
     """Assert that a flipped bit is found and its file named; then flip it back."""
     invert(path, position, mask)
     result = run(tiny.root)
-    told = f"byte {position} of {path}, {mask}: {result.output[:1000]}"
+    context = f"byte {position} of {path}, {mask}: {result.output[:1000]}"
     if path.name == MANIFEST:
-        assert (result.exit_code in (4, 5), str(path) in result.stderr) == (True, True), told
+        assert (result.exit_code in (4, 5), str(path) in result.stderr) == (True, True), context
     else:
         paths = {problem["path"] for problem in json.loads(result.stdout)["problems"]}
         assert (result.exit_code, path.relative_to(tiny.root).as_posix() in paths) == (1, True), (
-            told
+            context
         )
     invert(path, position, mask)
 

@@ -168,7 +168,7 @@ def test_a_recipe_is_immutable() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         (
             'source = ""',
@@ -239,9 +239,9 @@ def test_a_recipe_is_immutable() -> None:
         ("grid = [2, 2]", "unknown key grid"),
     ],
 )
-def test_a_wrong_value_is_named_with_what_it_must_be(line: str, told: str) -> None:
+def test_a_wrong_value_is_named_with_what_it_must_be(line: str, message: str) -> None:
     text = line if line.startswith("source =") else f'source = "mnist"\n{line}'
-    assert told in refused(text)
+    assert message in refused(text)
 
 
 @pytest.mark.parametrize("size", [CHUNK, CHUNK << 1, MAX_SHARD_SIZE])
@@ -358,7 +358,7 @@ def test_any_table_raises_only_a_recipe_error(table: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda path: None, "no such recipe"),
         (lambda path: path.mkdir(), "no such recipe"),
@@ -378,10 +378,10 @@ def test_any_table_raises_only_a_recipe_error(table: dict[str, Any]) -> None:
     ids=["absent", "folder", "latin-1", "utf-16", "empty", "zeros", "loop", "pipe"],
 )
 def test_a_path_that_is_not_a_recipe_file_is_named(
-    tmp_path: Path, make: Callable[[Path], object], told: str
+    tmp_path: Path, make: Callable[[Path], object], message: str
 ) -> None:
     make(tmp_path / "r.toml")
-    with pytest.raises(RecipeError, match=told) as caught:
+    with pytest.raises(RecipeError, match=message) as caught:
         recipes.load(str(tmp_path / "r.toml"))
     assert "r.toml" in str(caught.value)
 

@@ -777,10 +777,10 @@ def test_an_interrupted_build_ends_within_a_second_and_cleanly(
     wait_for_records(process, root, 5)
     sent = time.monotonic()
     process.send_signal(number)
-    _, said = process.communicate(timeout=PATIENCE)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert time.monotonic() - sent < 1
     assert process.returncode == 130
-    assert said.endswith(
+    assert errors.endswith(
         "\nError: interrupted; give the same command again: it continues where it stopped\n"
     )
     assert not (root / MANIFEST).exists()
@@ -797,13 +797,13 @@ def test_a_second_build_in_the_same_folder_is_refused_and_the_first_continues(
     wait_for_records(process, root, 1)
     process.send_signal(signal.SIGSTOP)
     second = start("build", "--recipe", long_recipe, "--out", root)
-    _, said = second.communicate(timeout=PATIENCE)
+    _, errors = second.communicate(timeout=PATIENCE)
     part = start("build", "--recipe", long_recipe, "--out", root, "--shards", "0:1")
     part.communicate(timeout=PATIENCE)
     process.send_signal(signal.SIGCONT)
     _, complaints = process.communicate(timeout=PATIENCE)
     assert (second.returncode, part.returncode, process.returncode) == (6, 6, 0), complaints
-    assert said.endswith(
+    assert errors.endswith(
         f"Error: {root}: another process is writing here; "
         "wait for it to end, or choose another folder\n"
     )

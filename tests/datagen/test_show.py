@@ -126,14 +126,14 @@ def test_the_stored_row_is_shown_and_the_derived_one_is_the_same(
     dataset, whole = Dataset(built[storage]), columns(built[storage])
     for (task, split), of in dataset.splits.items():
         for index in {0, 1, 255 % of.count, 256 % of.count, of.count - 1}:
-            shown, anew = (
+            shown, derived = (
                 get(dataset, task, split, index) for get in (samples.stored, samples.derived)
             )
-            assert list(shown) == list(anew) == [column.name for column in of.columns]
+            assert list(shown) == list(derived) == [column.name for column in of.columns]
             for name, value in shown.items():
                 np.testing.assert_array_equal(value, whole[task, split, name][index])
-                np.testing.assert_array_equal(value, anew[name])
-                assert value.dtype == anew[name].dtype
+                np.testing.assert_array_equal(value, derived[name])
+                assert value.dtype == derived[name].dtype
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -142,14 +142,16 @@ def test_show_and_sample_print_and_draw_the_same(
 ) -> None:
     for task in TASKS:
         shown = printed("show", built[storage], task, "val", 3)
-        anew = printed("sample", built[storage], task, "val", 3)
-        assert anew.pop("stood_on") == "the images and labels in the dataset"
-        assert shown == anew
+        derived = printed("sample", built[storage], task, "val", 3)
+        assert derived.pop("stood_on") == "the images and labels in the dataset"
+        assert shown == derived
         text = run("show", built[storage], task, "val", 3, "--png", f"new/{task}.png").output
-        told = f"{text}stood on   the images and labels in the dataset\n"
-        assert run("sample", built[storage], task, "val", 3, "--png", "anew.png").output == told
+        output = f"{text}stood on   the images and labels in the dataset\n"
+        assert (
+            run("sample", built[storage], task, "val", 3, "--png", "derived.png").output == output
+        )
         assert Path(f"new/{task}.png").read_bytes().startswith(b"\x89PNG\r\n")
-    assert Path("new/mosaics.png").read_bytes() == Path("anew.png").read_bytes()
+    assert Path("new/mosaics.png").read_bytes() == Path("derived.png").read_bytes()
 
 
 def test_a_source_in_the_environment_is_not_loaded(
@@ -194,8 +196,10 @@ def test_a_shard_that_cannot_be_read_exits_with_5(
     if damage == "link":
         Path("elsewhere").write_bytes(data)
         path.symlink_to(Path("elsewhere").absolute())
-    told = "a file or folder of the dataset is a link" if damage == "link" else "the shard is not"
-    assert f"{path}: {told}" in refused(5, "show", root, "mosaics", "train", 256)
+    problem = (
+        "a file or folder of the dataset is a link" if damage == "link" else "the shard is not"
+    )
+    assert f"{path}: {problem}" in refused(5, "show", root, "mosaics", "train", 256)
     assert run("show", root, "mosaics", "train", 255).exit_code == 0
     assert run("sample", root, "mosaics", "train", 256).exit_code == 0
 
@@ -212,20 +216,20 @@ def test_one_copy_of_the_images_is_enough_and_at_least_one_is_needed(copy: Path)
     flip(copy / "foreground/test/image/c/0/0/0", 3)
     assert printed("sample", copy, "mosaics", "test", 7) == whole
     flip(copy / "circles/test/image/c/0/0/0", 3)
-    said = refused(5, "sample", copy, "mosaics", "test", 7)
-    assert "the images and labels of test are damaged: another content of image" in said
+    message = refused(5, "sample", copy, "mosaics", "test", 7)
+    assert "the images and labels of test are damaged: another content of image" in message
     assert run("sample", copy, "mosaics", "val", 7).exit_code == 0
 
 
 def test_damaged_labels_are_refused(copy: Path) -> None:
     flip(copy / "circles/test/label/c/0", 3)
-    said = refused(5, "sample", copy, "foreground", "test", 7)
-    assert "damaged: another content of label" in said
+    message = refused(5, "sample", copy, "foreground", "test", 7)
+    assert "damaged: another content of label" in message
 
 
 @pytest.mark.parametrize("command", ["show", "sample"])
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
         (
             ["mosaic", "test", 3],
@@ -257,14 +261,18 @@ def test_damaged_labels_are_refused(copy: Path) -> None:
     ],
 )
 def test_names_are_checked_before_anything_is_read(
-    built: dict[tuple[str, str], Path], command: str, arguments: list[object], code: int, told: str
+    built: dict[tuple[str, str], Path],
+    command: str,
+    arguments: list[object],
+    code: int,
+    message: str,
 ) -> None:
-    assert told in refused(code, command, built["zarr", "none"], *arguments)
+    assert message in refused(code, command, built["zarr", "none"], *arguments)
     assert not any(Path().iterdir())
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["mosaic", "test", 3], "did you mean mosaics?"),
         (["boxes", "test", 3], "no such task: 'boxes'"),
@@ -272,12 +280,12 @@ def test_names_are_checked_before_anything_is_read(
     ],
 )
 def test_names_of_a_recipe_are_checked_too(
-    built: dict[tuple[str, str], Path], arguments: list[object], told: str
+    built: dict[tuple[str, str], Path], arguments: list[object], message: str
 ) -> None:
-    assert told in refused(3, "sample", "mnist", *arguments)
+    assert message in refused(3, "sample", "mnist", *arguments)
     data = built["zarr", "none"]
-    if "32" not in told:
-        assert told in refused(3, "sample", data, *arguments, "--source-dir", "absent")
+    if "32" not in message:
+        assert message in refused(3, "sample", data, *arguments, "--source-dir", "absent")
 
 
 @pytest.mark.parametrize("command", ["show", "sample"])
@@ -291,9 +299,9 @@ def test_a_folder_without_a_dataset_exits_with_4(command: str) -> None:
 def test_nothing_is_drawn_into_a_dataset(copy: Path, place: str) -> None:
     before = tree(copy)
     for command in ("show", "sample"):
-        said = refused(3, command, copy, "mosaics", "test", 0, "--png", copy / place)
-        assert f"{copy / place}: nothing is drawn or written within a dataset" in said
-        assert f"found the dataset {copy.absolute()})" in said
+        message = refused(3, command, copy, "mosaics", "test", 0, "--png", copy / place)
+        assert f"{copy / place}: nothing is drawn or written within a dataset" in message
+        assert f"found the dataset {copy.absolute()})" in message
     assert tree(copy) == before
 
 
@@ -307,12 +315,12 @@ def test_a_picture_replaces_only_regular_files(copy: Path, command: str) -> None
         ("loop", "a link"),
         ("/dev/null", "a device or pipe"),
     ):
-        said = refused(7, command, copy, "mosaics", "test", 0, "--png", place)
-        assert f"{place}: {found}, not a file to draw in; choose another place" in said
+        message = refused(7, command, copy, "mosaics", "test", 0, "--png", place)
+        assert f"{place}: {found}, not a file to draw in; choose another place" in message
     refused(7, command, copy, "mosaics", "test", 0, "--png", "to-null")
     Path("note").write_text("a note")
-    said = refused(7, command, copy, "mosaics", "test", 0, "--png", "note/x.png")
-    assert "note: not a folder; choose another place" in said
+    message = refused(7, command, copy, "mosaics", "test", 0, "--png", "note/x.png")
+    assert "note: not a folder; choose another place" in message
     assert Path("pipe").is_fifo()
     assert Path("/dev/null").is_char_device()
     assert Path("to-null").is_symlink()
@@ -335,14 +343,14 @@ def test_a_user_task_is_shown_and_drawn_even_if_unknown(corners: Path) -> None:
     assert Path("drawn.png").read_bytes().startswith(b"\x89PNG\r\n")
     assert "datagen --with FILE.py" in refused(3, "sample", corners, "corners", "val", 2)
     assert run("sample", corners, "mosaics", "val", 2).exit_code == 0
-    anew = json.loads(
+    derived = json.loads(
         run_with_corners(
-            "sample", corners, "corners", "val", 2, "--png", "anew.png", "--json"
+            "sample", corners, "corners", "val", 2, "--png", "derived.png", "--json"
         ).output
     )
-    assert anew.pop("stood_on") == "the images and labels in the dataset"
-    assert anew == shown
-    assert Path("anew.png").read_bytes() == Path("drawn.png").read_bytes()
+    assert derived.pop("stood_on") == "the images and labels in the dataset"
+    assert derived == shown
+    assert Path("derived.png").read_bytes() == Path("drawn.png").read_bytes()
 
 
 def test_a_task_whose_columns_have_changed_is_refused(corners: Path) -> None:

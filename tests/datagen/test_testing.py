@@ -55,7 +55,7 @@ from datagen.verifier import verify
 
 Test = Callable[[Any], bool]
 
-# Enough to meet each special case, whatever the seed; nothing is shrunk, nothing remembered.
+# Enough to draw each special case for any seed; nothing is shrunk or remembered.
 searching = settings(
     database=None,
     max_examples=2000,

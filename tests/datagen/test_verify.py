@@ -516,10 +516,10 @@ def test_an_impossible_claim_is_reported_and_nothing_is_derived(tiny: Tiny, path
     tiny.edit(partial(_set_claim, path=path, value=value))
     seal(tiny)
     verdict = verify(tiny.root)
-    told = {
+    problems = {
         one.expected[: len(expected)] for one in verdict.problems if one.kind == "contradiction"
     }
-    assert (told, verdict.samples) == ({expected}, 0)
+    assert (problems, verdict.samples) == ({expected}, 0)
     assert "samples of shards that are not as the manifest says" in verdict.skipped
 
 
@@ -783,8 +783,8 @@ def test_digits_that_memory_cannot_hold_are_reported_as_skipped(tiny: Tiny) -> N
     held = (
         "whether the samples of train follow from its images: with masks, those of all splits take "
     )
-    (told,) = [one for one in json.loads(result.stdout)["not_looked_at"] if one.startswith(held)]
-    assert int(told.removeprefix(held).split()[0].replace(",", "")) >= 2 * count * tile * tile
+    (entry,) = [one for one in json.loads(result.stdout)["not_looked_at"] if one.startswith(held)]
+    assert int(entry.removeprefix(held).split()[0].replace(",", "")) >= 2 * count * tile * tile
 
 
 def zstd_frame(size: int, stated: int | None) -> bytes:
@@ -965,10 +965,10 @@ def test_unreadable_metadata_are_reported_with_the_rest(
 def test_images_without_derived_digests_are_not_called_distinct(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = "whether all images are distinct"
-    assert told not in verify(tiny.root).skipped
+    matter = "whether all images are distinct"
+    assert matter not in verify(tiny.root).skipped
     monkeypatch.setattr("datagen.verifier.content._memory", lambda: 1000)
-    assert told in verify(tiny.root).skipped
+    assert matter in verify(tiny.root).skipped
 
 
 def test_a_recipe_that_names_another_source_contradicts_the_manifest(tiny: Tiny) -> None:

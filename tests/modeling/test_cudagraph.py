@@ -356,11 +356,11 @@ def test_a_failed_capture_is_reported_with_its_first_cause(
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
     graph = CudaGraph(torch.Generator())
     with (
-        pytest.raises(TrainingError, match="cannot capture a step: somebody asked") as told,
+        pytest.raises(TrainingError, match="cannot capture a step: somebody asked") as caught,
         graph.capture(),
     ):
         raise RuntimeError("somebody asked\nfor a number")
-    assert "--no-replay" in str(told.value)
+    assert "--no-replay" in str(caught.value)
     with pytest.raises(TrainingError, match="the capture was invalidated"), graph.capture():
         pass
 

@@ -55,7 +55,7 @@ def start(ranks: int, folder: Path, out: Path, **changes: Any) -> list[ForkServe
     started = [
         processes.Process(
             target=train_rank,
-            args=(rank, ranks, port, folder, out, told(out, rank)),
+            args=(rank, ranks, port, folder, out, error_file(out, rank)),
             kwargs=changes,
         )
         for rank in range(ranks)
@@ -71,7 +71,7 @@ def finish(started: list[ForkServerProcess]) -> list[int | None]:
     return [process.exitcode for process in started]
 
 
-def told(out: Path, rank: int) -> Path:
+def error_file(out: Path, rank: int) -> Path:
     return out.with_name(f"{out.name}-{rank}.txt")
 
 
@@ -127,8 +127,8 @@ def test_a_killed_rank_ends_the_others_with_a_message_and_training_resumes(
         time.sleep(0.01)
     started[1].kill()
     assert finish(started) == [1, -signal.SIGKILL]
-    assert "a rank is gone" in told(out, 0).read_text()
-    assert "--resume" in told(out, 0).read_text()
+    assert "a rank is gone" in error_file(out, 0).read_text()
+    assert "--resume" in error_file(out, 0).read_text()
     stopped = checkpoint.load(out / runs.LAST)[1]["step"]
     assert 0 < stopped < 60
     assert finish(start(2, folder, out, **changes)) == [0, 0]
@@ -155,8 +155,10 @@ def test_every_rank_reports_why_the_first_refuses(folder: Path, tmp_path: Path) 
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").touch()
     assert finish(start(2, folder, tmp_path / "run")) == [4, 4]
-    assert "not a run" in told(tmp_path / "run", 0).read_text()
-    assert told(tmp_path / "run", 0).read_text() == told(tmp_path / "run", 1).read_text()
+    assert "not a run" in error_file(tmp_path / "run", 0).read_text()
+    assert (
+        error_file(tmp_path / "run", 0).read_text() == error_file(tmp_path / "run", 1).read_text()
+    )
 
 
 @given(st.integers(0, 1000), st.integers(1, 12))

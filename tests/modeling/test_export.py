@@ -239,7 +239,7 @@ def identity_model() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("name", "found", "told"),
+    ("name", "found", "message"),
     [
         ("logits", {"largest": 1e-3, "of_99_percent": 0.0, "magnitude": 99.1}, None),
         (
@@ -263,13 +263,13 @@ def identity_model() -> bytes:
     ],
 )
 def test_more_than_the_tolerance_is_refused(
-    name: str, found: dict[str, float], told: str | None
+    name: str, found: dict[str, float], message: str | None
 ) -> None:
     assert TOLERANCE == {"numbers": 1e-5, "whole numbers": 1e-4}
-    if told is None:
+    if message is None:
         require_parity({name: found}, Path("x"))
     else:
-        with pytest.raises(ExportError, match=told) as caught:
+        with pytest.raises(ExportError, match=message) as caught:
             require_parity({name: found}, Path("x"))
         assert caught.value.exit_code == 1
 

@@ -299,8 +299,8 @@ def test_circle_scores_agree_with_loops_over_pixels(
         whole = naive_circles(found_label[mine], found[mine], label[mine], truth[mine])
         for name in ("accuracy", "gated_iou", "iou"):
             assert {name: each[name]["value"]} == approximately({name: whole[name]})
-        said = found_label == each["label"]
-        assert each["precision"]["value"] == mean(float(x) for x in label[said] == each["label"])
+        chosen = found_label == each["label"]
+        assert each["precision"]["value"] == mean(float(x) for x in label[chosen] == each["label"])
 
 
 @given(st.integers(0, 10**6), SHAPES, st.integers(1, 5), st.sampled_from([0.0, 0.1, 0.5, 1.0]))

@@ -50,9 +50,9 @@ def test_the_page_has_every_score_in_its_order_and_the_main_metric_in_bold(task:
 @pytest.mark.parametrize("task", ["circles", "mosaics"])
 def test_the_page_names_the_scores_by_class(task: str) -> None:
     text = section(task.capitalize()).replace("Dice and IoU of each label", "`dice` `iou`")
-    told = text[text.index("`per_class`") :]
+    rest = text[text.index("`per_class`") :]
     for name in SCORES[task]["per_class"][0].keys() - {"label", "n"}:
-        assert f"`{name}`" in told
+        assert f"`{name}`" in rest
 
 
 def test_the_page_has_a_baseline_of_each_task() -> None:

@@ -267,13 +267,13 @@ def test_the_page_says_that_a_run_has_just_begun(
         if path.name != runs.CONFIG:
             path.unlink()
     reader = read(folder, dataset, tmp_path)
-    for told in (
+    for words in (
         "no checkpoint yet",
         "no best weights yet",
         "has not been scored",
         "has no lines yet",
     ):
-        assert told in reader.text
+        assert words in reader.text
     assert not reader.all("img")
 
 
@@ -296,12 +296,12 @@ def test_the_page_says_that_scores_belong_to_something_else(
     del record["splits"]["test"]
     path.write_text(json.dumps(record))
     text = read(runs_folder / "foreground", dataset, tmp_path).text
-    for told in (
+    for words in (
         "of other weights than the pictures",
         "of another dataset, 000000000000",
         "not been scored on test",
     ):
-        assert told in text
+        assert words in text
     assert "foreground on val" in text
 
 
@@ -312,7 +312,7 @@ def test_names_are_escaped_as_text(runs_folder: Path, dataset: Dataset, tmp_path
         record = json.loads(path.read_text())
         record["dataset"]["classes"] = [f"{evil}{number}" for number in range(10)]
         path.write_text(json.dumps(record))
-        if task != "foreground":  # whose weights fit whatever classes
+        if task != "foreground":  # its weights fit any classes
             (runs_folder / task / runs.BEST).unlink()
     manifest = dataclasses.replace(
         dataset.manifest, source=evil, classes=tuple(evil * n for n in range(1, 11))
@@ -536,10 +536,14 @@ def test_pictures_show_missed_invented_and_misclassified_pixels() -> None:
     truth[0, :3], found[0, 1:] = 3, 3  # missed, right, right, invented
     truth[1, 0], found[1, 0] = 3, 4
     sample = {"image": image, "mask": truth}
-    shown, due, said, difference = panels(pictures.draw_case("mosaics", sample, {"mask": found}))
+    shown, truth_panel, prediction_panel, difference_panel = panels(
+        pictures.draw_case("mosaics", sample, {"mask": found})
+    )
     assert shown.shape == (168, 168, 3)
     assert (shown == 90).all()
-    middles = [part[21::42, 21::42].tolist() for part in (due, said, difference)]
+    middles = [
+        part[21::42, 21::42].tolist() for part in (truth_panel, prediction_panel, difference_panel)
+    ]
     right, wrong, nothing, dim = (*map(list, map(class_colour, (2, 3))), [0, 0, 0], [30, 30, 30])
     assert middles[0][:2] == [[right, right, right, nothing], [right, nothing, nothing, nothing]]
     assert middles[1][:2] == [[nothing, right, right, right], [wrong, nothing, nothing, nothing]]
@@ -552,22 +556,22 @@ def test_circles_are_drawn_at_their_places() -> None:
     # centre 10, 15; radius 6
     sample = {"image": plane, "mask": plane, "circle": np.array([20, 30, 2, 144])}
     prediction = {"mask": plane, "circle": np.array([0.0, 0.0, -1.0])}  # found none
-    _, due, said, _ = panels(pictures.draw_case("circles", sample, prediction))
+    _, truth_panel, prediction_panel, _ = panels(pictures.draw_case("circles", sample, prediction))
     scale = 6  # 28 pixels with the margin, 168 of the panel
-    rows, columns = np.nonzero((due == pictures.TRUTH).all(axis=-1))
+    rows, columns = np.nonzero((truth_panel == pictures.TRUTH).all(axis=-1))
     x, y = (columns + 0.5) / scale - 2.5, (rows + 0.5) / scale - 2.5
     distance = np.hypot(x - 10, y - 15)
     ring = distance > 1
     assert np.abs(distance[ring] - 6).max() < 0.4
     assert ring.sum() > 300
     assert (distance[~ring] < 0.6).all()
-    assert not said.any()
-    sample["circle"] = np.array([0, 0, 0, 0])  # there is none; what is found is one pixel
-    _, due, said, _ = panels(
+    assert not prediction_panel.any()
+    sample["circle"] = np.array([0, 0, 0, 0])  # the truth has none; the prediction is one pixel
+    _, truth_panel, prediction_panel, _ = panels(
         pictures.draw_case("circles", sample, prediction | {"circle": np.array([5.0, 7.0, 0.0])})
     )
-    assert not due.any()
-    rows, columns = np.nonzero(said.any(axis=-1))
+    assert not truth_panel.any()
+    rows, columns = np.nonzero(prediction_panel.any(axis=-1))
     assert np.hypot((columns + 0.5) / scale - 2.5 - 5, (rows + 0.5) / scale - 2.5 - 7).max() < 1
 
 
@@ -783,10 +787,10 @@ def test_a_browser_shows_the_whole_page(browser: Any, page: Path, width: int, sc
         viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
     )
     tab = context.new_page()
-    told: list[str] = []
+    messages: list[str] = []
     asked: list[str] = []
-    tab.on("console", lambda message: told.append(message.text))
-    tab.on("pageerror", lambda error: told.append(str(error)))
+    tab.on("console", lambda message: messages.append(message.text))
+    tab.on("pageerror", lambda error: messages.append(str(error)))
     tab.on("request", lambda request: asked.append(request.url))
     tab.goto(page.as_uri())
     tab.wait_for_load_state("load")
@@ -802,7 +806,7 @@ def test_a_browser_shows_the_whole_page(browser: Any, page: Path, width: int, sc
     theme = themes()[scheme == "dark"]
     assert ground == "rgb({:.0f}, {:.0f}, {:.0f})".format(*(255 * part for part in theme["page"]))
     assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
-    assert told == []
+    assert messages == []
     context.close()
 
 
@@ -826,10 +830,10 @@ def test_a_browser_shows_long_names_and_missing_parts_completely(
     )
     context = browser.new_context(viewport={"width": 360, "height": 900}, offline=True)
     tab = context.new_page()
-    told: list[str] = []
-    tab.on("console", lambda message: told.append(message.text))
+    messages: list[str] = []
+    tab.on("console", lambda message: messages.append(message.text))
     tab.goto(page.as_uri())
     tab.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
-    assert told == []
+    assert messages == []
     context.close()

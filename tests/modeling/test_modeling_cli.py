@@ -187,7 +187,7 @@ def test_training_with_scoring_gives_the_scores_of_the_score_command(
     assert (one.exit_code, one.output) == (0, "")
     assert (tmp_path / "circles" / "scores.json").exists()
     assert not (tmp_path / "scores.json").exists()
-    told = call(
+    result = call(
         "train",
         "circles",
         "--dataset",
@@ -199,7 +199,7 @@ def test_training_with_scoring_gives_the_scores_of_the_score_command(
         "--json",
         *SMALL,
     )
-    both = json.loads(told.stdout)
+    both = json.loads(result.stdout)
     assert both["trained"] == [json.loads((tmp_path / "circles" / runs.EVIDENCE).read_text())]
     assert both["scored"] == [json.loads((tmp_path / "circles" / "scores.json").read_text())]
 
@@ -430,7 +430,7 @@ def test_under_torchrun_all_ranks_begin_the_next_task_together(
     begun = []
 
     def work(task: str, *, finished: bool) -> Any:
-        def train(tell: Any, stop: Any) -> Any:
+        def train(notify: Any, stop: Any) -> Any:
             begun.append(task)
             if task == "a":
                 signal.raise_signal(signal.SIGTERM)
@@ -506,8 +506,8 @@ def test_an_interrupted_run_leaves_a_checkpoint_even_if_its_output_is_closed(
     wait_for(tmp_path / "foreground" / runs.LOG, program)
     assert program.stderr is not None
     program.stderr.close()  # as `2>&1 | tee` does, which Ctrl-C ends too
-    until = told(tmp_path) + 120  # evaluations are told meanwhile
-    while program.poll() is None and told(tmp_path) < until:
+    until = last_step(tmp_path) + 120  # evaluations are logged meanwhile
+    while program.poll() is None and last_step(tmp_path) < until:
         time.sleep(0.02)
     program.send_signal(signal.SIGINT)
     assert program.stdout is not None
@@ -517,10 +517,10 @@ def test_an_interrupted_run_leaves_a_checkpoint_even_if_its_output_is_closed(
     evidence = json.loads((tmp_path / "foreground" / runs.EVIDENCE).read_text())
     assert not evidence["finished"]
     assert evidence["step"] >= until
-    assert evidence["step"] % 50 or evidence["step"] == told(tmp_path)
+    assert evidence["step"] % 50 or evidence["step"] == last_step(tmp_path)
 
 
-def told(out: Path) -> int:
+def last_step(out: Path) -> int:
     """Return the last step in the log of a run."""
     lines = (out / "foreground" / runs.LOG).read_bytes().splitlines(keepends=True)
     return int(json.loads([line for line in lines if line.endswith(b"\n")][-1])["step"])
@@ -632,9 +632,9 @@ def test_a_terminal_shows_loss_rate_and_time_left_on_one_line(
 ) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    tell = partial(Progress({"foreground": 1000}, {"foreground": "iou"}), "foreground")
+    notify = partial(Progress({"foreground": 1000}, {"foreground": "iou"}), "foreground")
     for record in RECORDS:
-        tell(record)
+        notify(record)
     assert "\r\033[Kforeground 1% loss 0.5000 1,234 samples/s 2:05 left\r" in terminal.text
     assert "val: iou 99.63%, the best so far\n" in terminal.text
     assert "may differ in their last bits" in terminal.text
@@ -646,15 +646,15 @@ def test_a_terminal_shows_all_runs_on_one_line_of_its_width(
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("COLUMNS", "70")
-    tell = Progress(
+    notify = Progress(
         {"foreground": 1000, "circles": 20}, {"foreground": "iou", "circles": "gated_iou"}
     )
-    tell("foreground", RECORDS[1])
-    tell("circles", RECORDS[1])
+    notify("foreground", RECORDS[1])
+    notify("circles", RECORDS[1])
     shown = "foreground 1% loss 0.5000 1,234 samples/s 2:05 left | circles 50% loss 0.5000 1,234"
     assert terminal.text.endswith(f"\r\033[K{shown[:69]}")
-    tell("foreground", {"step": 1000, "val": {"iou": 0.99631}, "best": True})
-    tell("circles", RECORDS[1])
+    notify("foreground", {"step": 1000, "val": {"iou": 0.99631}, "best": True})
+    notify("circles", RECORDS[1])
     assert terminal.text.endswith(
         "best so far\n\r\033[Kcircles 50% loss 0.5000 1,234 samples/s 2:05 left"
     )
@@ -663,13 +663,13 @@ def test_a_terminal_shows_all_runs_on_one_line_of_its_width(
 def test_without_a_terminal_the_start_each_tenth_and_evaluations_are_printed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    tell = Progress(
+    notify = Progress(
         {"foreground": 1000, "circles": 20}, {"foreground": "iou", "circles": "gated_iou"}
     )
     for step in (10, 50, 90, 110, 190, 410):
-        tell("foreground", {**RECORDS[1], "step": step})
-    tell("circles", RECORDS[1])
-    tell("foreground", {**RECORDS[2], "step": 410})
+        notify("foreground", {**RECORDS[1], "step": step})
+    notify("circles", RECORDS[1])
+    notify("foreground", {**RECORDS[2], "step": 410})
     pace = "loss 0.5000 1,234 samples/s 2:05 left"
     assert capsys.readouterr().err.splitlines() == [
         *(f"foreground  step {step} of 1,000  {pace}" for step in (10, 110, 410)),
@@ -750,7 +750,7 @@ def test_a_file_does_not_take_the_place_of_a_closed_standard_stream() -> None:
 
 
 @pytest.mark.parametrize(
-    ("redirection", "code", "said"),
+    ("redirection", "code", "error"),
     [
         (">&3", 141, ""),
         (">/dev/full", 7, "Error: standard output: No space left on device\n"),
@@ -758,11 +758,11 @@ def test_a_file_does_not_take_the_place_of_a_closed_standard_stream() -> None:
 )
 @pytest.mark.parametrize("command", [["--help"], ["train", "--help"]])
 def test_output_that_cannot_be_written_has_an_exit_code_and_no_traceback(
-    command: list[str], redirection: str, code: int, said: str
+    command: list[str], redirection: str, code: int, error: str
 ) -> None:
     if "full" in redirection and not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
-    assert run_with(redirection, *command) == (code, said)
+    assert run_with(redirection, *command) == (code, error)
 
 
 def test_an_error_keeps_its_exit_code_if_it_cannot_be_printed(folder: Path) -> None:

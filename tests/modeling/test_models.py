@@ -174,7 +174,7 @@ def test_each_cell_reads_the_windows_that_it_points_to() -> None:
     image, features = images(2, 20, 36), torch.randn(2, 6, 5, 9)
     found, pointing = local(image, features)
     assert (found.shape, pointing.shape) == ((2, 5, 9, 5), (2, 5, 9, 9))
-    said = {}
+    outputs = {}
     for sample, row, column in np.ndindex(2, 5, 9):
         statistics, mean = torch.zeros(32), torch.zeros(6)
         for y, x in _around(row, column, 3):
@@ -185,13 +185,13 @@ def test_each_cell_reads_the_windows_that_it_points_to() -> None:
         top = torch.stack([features[sample, :, y, x] for y, x in _around(row, column, 3)]).amax(0)
         hidden = F.relu(local.mixer(F.relu(local.levels(statistics * 16))))
         logits = local.classes(local.reader(torch.cat([mean, top])))
-        said[sample, row, column] = torch.cat([local.correction(hidden), logits])
+        outputs[sample, row, column] = torch.cat([local.correction(hidden), logits])
     for sample, row, column in np.ndindex(2, 5, 9):
         weights = local.pointer(features[sample, :, row, column]).softmax(0)
         torch.testing.assert_close(pointing[sample, row, column], weights)
         expected = torch.zeros(5)
         for weight, (down, right) in zip(weights, PLACES, strict=True):
-            expected += weight * said.get((sample, row + down, column + right), torch.zeros(5))
+            expected += weight * outputs.get((sample, row + down, column + right), torch.zeros(5))
         torch.testing.assert_close(found[sample, row, column], expected, atol=1e-5, rtol=1e-4)
 
 
@@ -207,13 +207,15 @@ def test_cells_vote_by_their_foreground_at_the_cells_they_point_to() -> None:
     logits = torch.randn(1, 4, 5, 3, generator=generator)
     foreground = torch.rand(1, 4, 5, 1, generator=generator)
     weights = torch.randn(1, 4, 5, 9, generator=generator).softmax(-1)
-    said = logits.log_softmax(-1)
+    log_probabilities = logits.log_softmax(-1)
     votes: dict[tuple[int, int], Tensor] = defaultdict(lambda: torch.zeros(4))
     for row, column, (place, (down, right)) in itertools.product(
         range(4), range(5), enumerate(PLACES)
     ):
         given = weights[0, row, column, place] * foreground[0, row, column]
-        votes[row + down, column + right] += torch.cat([given * said[0, row, column], given])
+        votes[row + down, column + right] += torch.cat(
+            [given * log_probabilities[0, row, column], given]
+        )
     found = vote(logits, foreground, weights)
     near = list(itertools.product((-1, 0, 1), repeat=2))
     for row, column in np.ndindex(4, 5):

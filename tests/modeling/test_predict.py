@@ -425,10 +425,10 @@ BAD_PNGS: dict[str, tuple[Callable[[], bytes], str]] = {
 
 @pytest.mark.parametrize("kind", BAD_PNGS)
 def test_a_png_file_that_would_be_mangled_is_refused(runs: Path, tmp_path: Path, kind: str) -> None:
-    make, told = BAD_PNGS[kind]
+    make, message = BAD_PNGS[kind]
     path = tmp_path / "bad.png"
     path.write_bytes(make())
-    with pytest.raises(InputError, match=told) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         read_inputs([path], "foreground", "test")
     assert str(path) in str(caught.value)
 
@@ -569,14 +569,14 @@ def test_a_complete_interlaced_image_is_read_and_a_truncated_one_refused(
         part = image[top::down, left::right]
         rows = np.packbits(part, axis=1) if depth == 1 else part * np.uint8(255)
         lines += b"".join(b"\0" + row.tobytes() for row in rows if part.shape[1])
-    for missing, told in ((0, None), (1, "too few pixels")):
+    for missing, problem in ((0, None), (1, "too few pixels")):
         header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 1)
         pixels = chunk(b"IDAT", zlib.compress(lines[: len(lines) - missing]))
         data = as_png(blob())[:8] + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
-        if told is None:
+        if problem is None:
             assert np.array_equal(drawing.decode_png(data), 255 * image)
         else:
-            with pytest.raises(InputError, match=told):
+            with pytest.raises(InputError, match=problem):
                 drawing.decode_png(data)
 
 
@@ -688,9 +688,9 @@ def test_inverting_a_dataset_with_a_light_ground_is_refused(runs: Path, tmp_path
     }
     build(recipes.from_table(table, origin="light"), tmp_path / "light", workers=1)
     dataset = open_dataset(tmp_path / "light")
-    (told,) = predict.predict(runs / "foreground", [dataset.path], tmp_path / "out")["warnings"]
-    assert "8 of 8 images have a light ground" in told
-    assert "--invert" not in told and "build one of inverted images" in told
+    (warning,) = predict.predict(runs / "foreground", [dataset.path], tmp_path / "out")["warnings"]
+    assert "8 of 8 images have a light ground" in warning
+    assert "--invert" not in warning and "build one of inverted images" in warning
     own = fakes.train_runs(dataset, tmp_path / "own", "precision=float32")
     assert predict.predict(own / "foreground", [dataset.path], tmp_path / "out")["warnings"] == []
 
@@ -716,7 +716,7 @@ def test_a_huge_image_is_refused_by_its_header(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("array", "told"),
+    ("array", "message"),
     [
         (blob() / 255, r"not grey levels.*float64 from 0\.0 to 0\.78"),
         (np.full((2, 28, 28), np.nan, np.float32), "float32 with NaN"),
@@ -728,10 +728,10 @@ def test_a_huge_image_is_refused_by_its_header(monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_an_array_that_is_not_of_images_is_refused(
-    tmp_path: Path, array: np.ndarray[Any, Any], told: str
+    tmp_path: Path, array: np.ndarray[Any, Any], message: str
 ) -> None:
     np.save(tmp_path / "bad.npy", array)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         read_inputs([tmp_path / "bad.npy"], "foreground", "test")
 
 
@@ -812,14 +812,14 @@ def test_all_problems_are_reported_at_once_and_nothing_is_written(
     inputs = [digits, tmp_path / "empty", tmp_path / "gone.png", tmp_path / "notes.txt"]
     result = call(runs / "foreground", *inputs, "--out", tmp_path / "out")
     assert result.exit_code == 3
-    for told in (
+    for line in (
         "4 inputs",
         "bad.png: not a PNG",
         "neither a dataset nor a folder",
         "no such file",
         "not an input",
     ):
-        assert told in result.stderr
+        assert line in result.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -832,12 +832,12 @@ def test_problems_of_datasets_are_reported_with_the_rest(
         runs / "circles", other, tmp_path / "gone.png", dataset.path, "--out", tmp_path / "out"
     )
     assert result.exit_code == 3
-    for told in (
+    for line in (
         "2 inputs",
         "data: images of another size (expected 28 x 28, found 20 x 20)",
         "no such file",
     ):
-        assert told in result.stderr
+        assert line in result.stderr
     manifest.write_bytes(manifest.read_bytes().replace(b'"digest"', b'"digest "'))
     result = call(runs / "circles", other, tmp_path / "gone.png", "--out", tmp_path / "out")
     assert result.exit_code == 3

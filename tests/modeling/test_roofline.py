@@ -79,10 +79,10 @@ def test_the_timed_steps_are_those_of_training(
     assert len(marks.host()) == 7
     parts = steps.REPLAYED if replay else steps.PARTS
     assert all(tuple(step) == parts and min(step.values()) > 0 for step in marks.host())
-    told = roofline.summarise(marks, marks.host(), 250)
+    summary = roofline.summarise(marks, marks.host(), 250)
     costs = {name: floors.Counted(Cost(10, 10), "float32") for name in floors.GROUPS}
     rates = {"operations_per_s": {"float32": {"median": 1.0}}, "bytes_per_s": {"median": 1.0}}
-    medians = {name: each["median"] for name, each in told["parts_s"].items()}
+    medians = {name: each["median"] for name, each in summary["parts_s"].items()}
     achieved = floors.achieved(floors.find_floors(costs, rates), medians)
     assert set(achieved) == ({"batch", "step"} if replay else {*floors.GROUPS, "step"})
 

@@ -231,7 +231,7 @@ class Mnist:
 
 
 @pytest.mark.parametrize(
-    ("source", "split", "count", "told"),
+    ("source", "split", "count", "has_disputed"),
     [
         ("mnist", "test", 10_000, True),
         ("strokes", "test", 10_000, False),
@@ -240,13 +240,13 @@ class Mnist:
     ],
 )
 def test_only_the_mnist_test_split_has_disputed_labels(
-    source: str, split: str, count: int, told: bool
+    source: str, split: str, count: int, has_disputed: bool
 ) -> None:
     fake: Any = Mnist(source, count)
     arrays = {"label": np.zeros(count, np.uint8), "mask": np.ones((count, 1, 1), np.uint8)}
     scores = score_arrays(arrays, fake, "circles", split, replicates=1)
-    assert ("disputed_labels" in scores) is told
-    if told:
+    assert ("disputed_labels" in scores) is has_disputed
+    if has_disputed:
         missed = sum(row % 10 != 0 for row in DISPUTED)
         assert scores["disputed_labels"] == {"labels": 15, "missed": missed, "missed_of_all": 9000}
 
@@ -645,10 +645,10 @@ def test_a_note_says_that_another_dataset_was_trained_on(dataset: Dataset) -> No
     same = {"digest": dataset.digest, "source": dataset.source}
     assert notes({**record, "origin": {"trained_on": same}}, "test") == notes(record, "test")
     other = {"digest": "ab" * 32, "source": "strokes"}
-    _, told = notes({**record, "origin": {"trained_on": other}}, "test")
+    _, note = notes({**record, "origin": {"trained_on": other}}, "test")
     scored_on = f"{dataset.source} ({dataset.digest[:12]})"
     assert (
-        told == f"not the dataset that it was trained on: scored on {scored_on},"
+        note == f"not the dataset that it was trained on: scored on {scored_on},"
         " trained on strokes (abababababab)"
     )
 

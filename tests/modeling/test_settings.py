@@ -186,7 +186,7 @@ def test_a_missing_compiler_is_reported(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (
             "C++ compile error\n\nOutput:\nx.cpp:1:10: fatal error: Python.h: No such file",
@@ -196,7 +196,9 @@ def test_a_missing_compiler_is_reported(
         ("", "CppCompileError"),
     ],
 )
-def test_a_network_that_torch_cannot_compile_is_reported_in_one_line(words: str, told: str) -> None:
+def test_a_network_that_torch_cannot_compile_is_reported_in_one_line(
+    words: str, message: str
+) -> None:
     from torch._inductor.exc import CppCompileError
 
     error = CppCompileError([], "")
@@ -206,7 +208,7 @@ def test_a_network_that_torch_cannot_compile_is_reported_in_one_line(words: str,
         compute.compiling("default"),
     ):
         raise error
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     with pytest.raises(CppCompileError), compute.compiling("none"):
         raise error

@@ -640,7 +640,7 @@ def test_a_file_without_read_permission_is_a_storage_error(
     def refuse(path: Path, *_: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "open", refuse)  # to whoever is root everything is allowed
+    monkeypatch.setattr(Path, "open", refuse)  # root may do everything
     with pytest.raises(StorageError, match="Permission denied") as caught:
         open_dataset(single)
     assert (caught.value.exit_code, str(caught.value.path)) == (7, str(single / "manifest.json"))

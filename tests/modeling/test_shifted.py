@@ -16,7 +16,7 @@ from modeling.scoring.shifted import shifted_mosaics
 @pytest.fixture(scope="module", params=[((28, 28), (2, 2)), ((9, 13), (1, 3)), ((1, 1), (2, 1))])
 def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     tile, grid = request.param
-    if tile == (1, 1):  # 256 different digits of one pixel are all that there are
+    if tile == (1, 1):  # there are only 256 different digits of one pixel
         return open_dataset(
             tiny(tmp_path_factory.mktemp("few"), tile=tile, grid=grid, train=30, val=20, test=20)
         )

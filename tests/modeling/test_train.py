@@ -179,9 +179,9 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
     evidence = run(dataset, out, resume=True)
     assert same_bytes(weights(out), weights(whole))
     assert same_bytes(weights(out, runs.BEST), weights(whole, runs.BEST))
-    told = json.loads((whole / runs.EVIDENCE).read_text())
-    assert evidence.weights == told["weights"]
-    assert evidence.history == told["history"]
+    info = json.loads((whole / runs.EVIDENCE).read_text())
+    assert evidence.weights == info["weights"]
+    assert evidence.history == info["history"]
     assert [each["step"] for each in evidence.resumed] == [
         sum(stops[: i + 1]) for i in range(len(stops))
     ]
@@ -286,11 +286,11 @@ def test_a_kill_between_any_two_files_leaves_a_resumable_run(
     for name in (runs.LAST, runs.BEST):
         assert same_bytes(weights(tmp_path / "run", name), weights(expected, name))
     assert steps_of(tmp_path / "run") == steps_of(expected)
-    told = [
+    records = [
         json.loads((place / runs.EVIDENCE).read_text()) for place in (tmp_path / "run", expected)
     ]
-    assert told[0]["best"] == told[1]["best"]
-    assert told[0]["finished"]
+    assert records[0]["best"] == records[1]["best"]
+    assert records[0]["finished"]
 
 
 def test_a_finished_run_is_left_unchanged(dataset: Dataset, whole: Path) -> None:
@@ -461,26 +461,26 @@ def test_the_number_of_val_samples_is_limited(dataset: Dataset, tmp_path: Path) 
 def test_the_run_info_names_configuration_dataset_and_machine(
     dataset: Dataset, whole: Path
 ) -> None:
-    told = json.loads((whole / runs.EVIDENCE).read_text())
-    assert told["config"] == SETTINGS.to_json()
-    assert told["seed"] == SETTINGS.seed
-    assert told["dataset"]["digest"] == dataset.digest
-    assert told["environment"]["versions"]["torch"] == torch.__version__
-    assert told["environment"]["threads"] == 1
-    assert told["environment"]["precision"] == "float32"
-    assert told["environment"]["device"]
-    assert told["finished"] is True
-    assert told["step"] == 40
-    assert told["epochs"] == pytest.approx(10)
-    assert [entry["step"] for entry in told["history"]] == [10, 20, 30, 40]
-    assert told["history"][0]["scores"]["undefined"] is None
-    assert told["parameters"] == sum(
+    info = json.loads((whole / runs.EVIDENCE).read_text())
+    assert info["config"] == SETTINGS.to_json()
+    assert info["seed"] == SETTINGS.seed
+    assert info["dataset"]["digest"] == dataset.digest
+    assert info["environment"]["versions"]["torch"] == torch.__version__
+    assert info["environment"]["threads"] == 1
+    assert info["environment"]["precision"] == "float32"
+    assert info["environment"]["device"]
+    assert info["finished"] is True
+    assert info["step"] == 40
+    assert info["epochs"] == pytest.approx(10)
+    assert [entry["step"] for entry in info["history"]] == [10, 20, 30, 40]
+    assert info["history"][0]["scores"]["undefined"] is None
+    assert info["parameters"] == sum(
         p.numel() for p in FAKE.build(SETTINGS, {"tile": [28, 28]}).parameters()
     )
-    assert told["weights"] == checkpoint.weights_digest(
+    assert info["weights"] == checkpoint.weights_digest(
         checkpoint.load(whole / runs.LAST)[0]["average"]
     )
-    assert checkpoint.load(whole / runs.LAST)[1] == {**told, "seconds": told["seconds"]}
+    assert checkpoint.load(whole / runs.LAST)[1] == {**info, "seconds": info["seconds"]}
 
 
 def test_the_log_has_every_interval_and_evaluation_in_order(whole: Path) -> None:

@@ -37,7 +37,7 @@ from datagen.split import NO_OFFSET, FileFacts, read_table
 from datagen.stores import zarr as store
 from datagen.stores.base import ZSTD_HEADER, zstd_size
 
-MAX_MESSAGE = 20_000  # characters of an error, whatever the input
+MAX_MESSAGE = 20_000  # characters of an error, for any input
 Arguments = ParamSpec("Arguments")
 Taken = TypeVar("Taken")
 
