@@ -179,7 +179,7 @@ def compute(
 
 
 def names_recipe(where: Path | str) -> bool:
-    """Tell a recipe from a dataset: a TOML file or a plain name that is no folder."""
+    """Distinguish a recipe from a dataset: a TOML file or a plain name that is not a folder."""
     path = Path(where)
     is_plain = path.name == str(where)
     return not path.is_dir() and (path.is_file() or path.suffix == ".toml" or is_plain)

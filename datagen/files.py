@@ -126,7 +126,7 @@ def require_real_folder(folder: Path) -> None:
 def beside(place: Path, name: str) -> Path:
     """Return the path of `name` beside `place`; {name} in it stands for the name of `place`.
 
-    Raises StorageError if nothing can lie beside `place`, or if the name is longer than file
+    Raises StorageError if `place` has no parent folder, or if the name is longer than file
     systems take.
 
     >>> beside(Path("data/mnist"), "{name}-preview").as_posix()
@@ -136,7 +136,7 @@ def beside(place: Path, name: str) -> Path:
         with storage_errors(place):
             place = Path(os.path.realpath(place))
     if not place.name:
-        raise StorageError("nothing lies beside it", path=place, remedy="choose another place")
+        raise StorageError("no folder contains it", path=place, remedy="choose another place")
     path = place.with_name(name.replace("{name}", place.name))
     if len(os.fsencode(path.name)) > _LONGEST_NAME:
         found = f"{len(os.fsencode(path.name))}: {path.name}"
@@ -151,14 +151,14 @@ def beside(place: Path, name: str) -> Path:
 
 
 def is_within(place: Path, folder: Path) -> bool:
-    """Say whether `place` is `folder` or lies inside it, with all links followed."""
+    """Return whether `place` is `folder` or inside it, with all links followed."""
     with storage_errors(place):  # a loop of links is one
         inner, outer = (Path(os.path.realpath(one)) for one in (place, folder))
     return outer in (inner, *inner.parents)
 
 
 def require_outside_datasets(place: Path) -> None:
-    """Raise InputError if `place` lies in the folder of a dataset, finished or begun.
+    """Raise InputError if `place` is in the folder of a dataset, finished or begun.
 
     Nothing else belongs there. All links are followed. `place` itself may be a dataset.
     """
@@ -314,7 +314,7 @@ def remove_temporaries(folder: Path, *, below: bool = True) -> None:
 
 
 def is_temporary(name: str) -> bool:
-    """Say whether a file of this name is a temporary one of `AtomicFile`."""
+    """Return whether a file of this name is a temporary one of `AtomicFile`."""
     prefix, suffix = _TEMPORARY
     return name.startswith(prefix) and name.endswith(suffix)
 

@@ -257,7 +257,7 @@ def _require_folder(root: Path) -> None:
             path=root,
             expected="a folder",
             found="a file" if is_file else "a link that leads nowhere",
-            remedy=f"name the folder that it lies in, {root.parent}"
+            remedy=f"name the folder that holds it, {root.parent}"
             if root.name == MANIFEST
             else "name another place",
         )

@@ -33,7 +33,7 @@ def _one_of(names: tuple[str, ...]) -> Rule:
 
 
 def _is_source(value: Any) -> bool:
-    """Tell whether a source can have this name.
+    """Return whether a source can have this name.
 
     A path, which is not recorded, may have bytes that are no text in the locale: Python has
     surrogates for them.

@@ -135,7 +135,7 @@ def read_sample(dataset: Dataset, task: str, split: str, row: int) -> Sample:
 
 
 def _contradiction(sample: Sample, classes: int) -> str | None:
-    """Say why a sample cannot be drawn; None if it can."""
+    """Explain why a sample cannot be drawn; None if it can."""
     if "label" in sample and sample["label"].max() >= classes:
         return "a label that is no class"
     if "circle" in sample:

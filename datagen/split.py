@@ -57,7 +57,7 @@ def _is_path_rule(value: Any) -> bool:
 
 
 def is_shape(value: Any) -> bool:
-    """Tell whether a plain value can be the shape of a sample."""
+    """Return whether a plain value can be the shape of a sample."""
     return (
         isinstance(value, list | tuple)
         and len(value) <= 3
@@ -301,7 +301,7 @@ def table_from_bytes(data: bytes, *, shards: int, columns: int, path: Path) -> T
 
 
 def _is_line_possible(split: Split, column: Column, line: Table) -> bool:
-    """Tell whether a column's extents have the lengths of its samples and lie in their files."""
+    """Return whether a column's extents have the lengths of its samples and lie in their files."""
     lengths = [len(split.samples(shard)) * column.sample_bytes for shard in range(split.shards)]
     mapped = line["offset"] != NO_OFFSET
     if split.compression == "none":

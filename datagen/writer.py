@@ -47,7 +47,7 @@ _MAX_LISTED = 5  # files that a message names
 class Built:
     """Tells what a build did: shards written and kept, in how many seconds.
 
-    `manifest` is None where only a part was built, `committed` tells whether the metadata were
+    `manifest` is None where only a part was built, `committed` says whether the metadata were
     written, and `removed` names the views of an earlier build that a commit removed.
     """
 
@@ -127,7 +127,7 @@ def _write(
 class DatasetFolder:
     """The folder of one dataset, locked for as long as it is claimed.
 
-    `present` is the manifest found there, partial or not, and `finished` tells whether it has its
+    `present` is the manifest found there, partial or not, and `finished` says whether it has its
     name. `jobs` are the shards to be written: all, or those of a part.
 
     >>> with DatasetFolder.claim(root, plan, splits) as folder:  # doctest: +SKIP
@@ -214,7 +214,7 @@ class DatasetFolder:
         return intact_shards(self.root, self.jobs, self.present, workers=workers)
 
     def is_complete(self, known: Mapping[str, Table]) -> bool:
-        """Tell whether there is nothing to write, given what `known` has found."""
+        """Return whether there is nothing to write, given what `known` has found."""
         if not self.finished or self.present is None or len(known) < len(self.jobs):
             return False
         return has_intact_metadata(self.root, self.present)

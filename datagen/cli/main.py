@@ -88,7 +88,7 @@ def _explain(error: BaseException) -> DatagenError | None:
 
 
 def _stems_from_interrupt(error: BaseException | None) -> bool:
-    """Tell whether `error` is an interruption, or what an import made of one."""
+    """Return whether `error` is an interruption, or what an import made of one."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None

@@ -158,7 +158,7 @@ def fetching_line(silent: bool) -> Iterator[Callable[[str, int, int | None], Non
 
 
 def _is_terminal() -> bool:
-    """Tell whether standard error is a terminal on which a line can be overwritten."""
+    """Return whether standard error is a terminal on which a line can be overwritten."""
     try:
         return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     except ValueError:  # it was closed

@@ -136,7 +136,7 @@ def _listing(folder: Path, problems: list[str]) -> dict[str, _Group]:
 
 
 def _are_splits(named: Sequence[Path], entries: Sequence[Path]) -> bool:
-    """Say whether folders with such names are splits, not classes.
+    """Return whether folders with such names are splits, not classes.
 
     Classes with such names, as "valid", hold images and have other folders beside them.
     """

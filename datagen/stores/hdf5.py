@@ -219,7 +219,7 @@ def shard_problems(
             if dataset is None:
                 yield f"{column.name} of another kind"
             elif dataset.is_virtual or dataset.external is not None:
-                yield f"{column.name} that lies elsewhere"
+                yield f"{column.name} at another place"
             elif split.compression == "none" and (
                 dataset.chunks is not None or dataset.id.get_offset() != offset
             ):
@@ -227,7 +227,7 @@ def shard_problems(
             elif split.compression != "none":
                 yield from _chunk_problems(root / path, dataset, split.chunks(shard), column)
 
-    return _inspect(root, path, split, "datasets that lie where the table says", check)
+    return _inspect(root, path, split, "datasets at the places in the table", check)
 
 
 def _chunk_problems(

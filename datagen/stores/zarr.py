@@ -166,7 +166,7 @@ def _encodings(document: dict[str, Any]) -> list[bytes]:
 
 
 def is_consolidated(root: Path, path: str) -> bool:
-    """Tell whether the file is a group's metadata as `zarr.consolidate_metadata` rewrites them."""
+    """Return whether the file is a group's metadata as `zarr.consolidate_metadata` writes it."""
     with (root / path).open("rb") as file:
         data = file.read(_MAX_METADATA + 1)
     try:

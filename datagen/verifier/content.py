@@ -182,7 +182,7 @@ def _like(stored: Mapping[str, Array]) -> dict[str, npt.NDArray[Any]]:
 
 
 def _same(a: Array, b: Array) -> bool:
-    """Say whether two contiguous arrays hold the same bytes; compare eight at a time."""
+    """Return whether two contiguous arrays hold the same bytes; compare eight at a time."""
     left, right = (array.reshape(-1).view(np.uint8) for array in (a, b))
     even = len(left) // 8 * 8
     words = np.array_equal(left[:even].view(np.uint64), right[:even].view(np.uint64))

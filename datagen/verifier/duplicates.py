@@ -89,7 +89,7 @@ def _equal_images(
             index,
         )
     if not complete:
-        kind, expected = "too many equal digests", "no more than chance brings about"
+        kind, expected = "too many equal digests", "no more than occur by chance"
         yield Problem(kind, task, expected, f"at least {SUSPECTS:,}", task)
 
 

@@ -1,7 +1,7 @@
 """Read manifest.json and the shard tables of a dataset, as `docs/format.md` defines them.
 
 Everything that the files can contradict is checked. A manifest that is returned is safe to map:
-every path lies within the dataset, every extent within its file, and the digests follow from one
+every path is within the dataset, every extent within its file, and the digests follow from one
 another. The samples themselves are not read here.
 """
 

@@ -1,4 +1,4 @@
-"""Predictions of the best weights on test: examples, worst cases, and where the errors lie."""
+"""Predictions of the best weights on test: examples, worst cases, and the places of errors."""
 
 from __future__ import annotations
 

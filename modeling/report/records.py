@@ -161,7 +161,7 @@ def _decode(path: Path, kind: Any, data: bytes) -> Record:
 
 
 def _is_file(path: Path) -> bool:
-    """Tell whether there is a file. Raises StorageError where that cannot be known."""
+    """Return whether there is a file. Raises StorageError where that cannot be known."""
     with storage_errors(path):
         return path.is_file()
 

@@ -795,7 +795,7 @@ def test_sources_lists_each_with_its_licence() -> None:
     [
         ("mnits", "did you mean mnist?"),
         ("strokes", "nothing to fetch: the source strokes is drawn by the program"),
-        ("images:photos", "nothing to fetch: the source images:photos is read where it lies"),
+        ("images:photos", "nothing to fetch: the source images:photos is read in place"),
     ],
 )
 def test_fetch_says_why_there_is_nothing_to_fetch(name: str, message: str) -> None:
@@ -1120,7 +1120,7 @@ def test_links_are_reported_with_a_remedy(data: Path, recipe: Path) -> None:
     assert "a link that leads nowhere" in refused(
         7, "build", "--recipe", recipe, "--out", "lost/here"
     )
-    assert "name the folder that it lies in" in refused(4, "info", data / "manifest.json")
+    assert "name the folder that holds it" in refused(4, "info", data / "manifest.json")
 
 
 def test_a_negative_index_is_refused_as_a_number(recipe: Path) -> None:

@@ -924,7 +924,7 @@ def test_problems_of_a_recipe_have_full_messages() -> None:
 def test_defaults_left_out_of_the_recipe_are_not_canonical() -> None:
     value = plain()
     value["recipe"]["storage"].pop("compression")
-    assert "not spelled" in refused(forged(value))
+    assert "not canonical" in refused(forged(value))
 
 
 @pytest.mark.parametrize(

@@ -321,8 +321,8 @@ def test_predictions_of_other_programs_are_scored(folder: Path, tmp_path: Path) 
         (["train", "foreground", "--set", "stpes=3"], 3, "found 'stpes=3'); did you mean steps?"),
         (["train", "foreground", "--set", "steps=0"], 3, "steps: expected an integer"),
         (["train", "foreground", "--dataset", "nowhere"], 4, "nowhere"),
-        (["score"], 2, "say which run"),
-        (["score", "all", "--predictions", "x.npz"], 2, "say which run"),
+        (["score"], 2, "name the run"),
+        (["score", "all", "--predictions", "x.npz"], 2, "name the run"),
         (["score", "--predictions", "x.npz"], 2, "needs --task"),
         (
             ["score", "--predictions", "x.npz", "--task", "circles"],

@@ -211,7 +211,7 @@ def test_a_deleted_working_folder_is_reported(
     result = CliRunner().invoke(cli, ["train", "circles"])
     monkeypatch.undo()
     assert result.exit_code == 7
-    assert "the working folder is gone; change to one that is there" in result.stderr
+    assert "the working folder is gone; change to an existing folder" in result.stderr
 
 
 @pytest.mark.parametrize("closed", ["", runs.BEST])

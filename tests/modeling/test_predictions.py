@@ -155,7 +155,7 @@ def test_all_problems_of_the_arrays_are_named_at_once(dataset: Dataset, tmp_path
         "mask: expected integers (12, 28, 28), found uint8 (11, 28, 28)"
     )
     assert caught.value.path == path
-    assert caught.value.remedy == "docs/metrics.md tells what a file of predictions holds"
+    assert caught.value.remedy == "docs/metrics.md says what a file of predictions holds"
     with pytest.raises(
         InputError,
         match=r"label: there is no such array, expected integers \(12,\); mask: expected values",
