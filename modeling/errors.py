@@ -36,7 +36,8 @@ class ModelingError(Exception):
 
     `path` is the file or folder with the problem, `expected` and `found` are the two sides of the
     contradiction, `remedy` is what to do about it; each may be None. `lines` are further lines of
-    the message, such as one for each problem. `exit_code` is the exit status of a command that this error ends.
+    the message, such as one for each problem. `exit_code` is the exit status of a command that this
+    error ends.
     """
 
     exit_code = 3
