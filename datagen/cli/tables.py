@@ -78,11 +78,11 @@ def print_built(
     root: Path,
     *,
     committed: str = "metadata written again",
-    there: str = "whole, nothing to do",
+    unchanged: str = "whole, nothing to do",
 ) -> None:
     """Print what a build did, and the dataset.
 
-    Where no shard was written, `committed` says that metadata were, `there` that nothing was.
+    Where no shard was written, `committed` says that metadata were, `unchanged` that nothing was.
     """
     if built.manifest is None:
         print_line(
@@ -90,7 +90,7 @@ def print_built(
             f" commit with 'datagen finish {root}'"
         )
         return
-    done, kept = there, ""
+    done, kept = unchanged, ""
     if built.written or built.committed:
         done = f"built in {built.seconds:.1f} s" if built.written else committed
         kept = f", {built.kept} shards were there" if built.kept else ""
@@ -253,12 +253,12 @@ def print_verdict(verdict: Verdict, root: Path) -> None:
         print_line(f"{root}/{problem}")
     count, is_full = len(verdict.problems), verdict.level == "full"
     if count:
-        found = f"{count:,} problem{'s' * (count > 1)}"
+        result = f"{count:,} problem{'s' * (count > 1)}"
     else:
-        found = "whole" if is_full else "nothing wrong found"
+        result = "whole" if is_full else "nothing wrong found"
     rate = f", {format_bytes(round(verdict.bytes / verdict.seconds))}/s" if is_full else ""
     print_line(
-        f"{root}: {found}; {verdict.level}: {verdict.samples:,} samples derived again"
+        f"{root}: {result}; {verdict.level}: {verdict.samples:,} samples derived again"
         f" in {verdict.seconds:.1f} s{rate}"
     )
     print_line(f"checked against {verdict.checked_against}")

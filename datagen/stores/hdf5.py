@@ -263,16 +263,16 @@ def _inspect(
 ) -> list[Contradiction]:
     try:
         with h5py.File(root / path, "r") as file:
-            found = list(check(file))
+            problems = list(check(file))
             if len(file) != len(split.columns) or set(file) != {
                 column.name for column in split.columns
             }:
-                found.append(
+                problems.append(
                     f"{len(file):,} datasets, {', '.join(map(repr, islice(file, 8)))} among them"
                 )
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        found = [f"what HDF5 cannot read: {error}"]
-    return [Contradiction(path, expected, what) for what in found]
+        problems = [f"what HDF5 cannot read: {error}"]
+    return [Contradiction(path, expected, what) for what in problems]
 
 
 def _plain_dataset(file: h5py.File, column: Column, count: int) -> h5py.Dataset | None:

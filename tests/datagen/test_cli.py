@@ -848,14 +848,14 @@ def test_a_closed_stream_changes_nothing(
 def test_a_closed_pipe_ends_with_the_expected_code_or_with_141(data: Path) -> None:
     shutil.copytree(data, "here")
     flip(Path("here/mosaics/val/image/c/0/0/0"), 0)
-    due = {
+    expected = {
         ("verify", data): 0,
         ("verify", "here"): 1,
         ("finish", data): 0,
         ("info", data): 141,
         ("--help",): 141,
     }
-    for arguments, code in due.items():
+    for arguments, code in expected.items():
         for shell in ("| true", "2>&1 | true"):
             done = in_shell(*arguments, shell=f"{shell}; exit ${{PIPESTATUS[0]}}")
             assert (done.returncode, done.stdout, done.stderr) == (code, "", ""), arguments

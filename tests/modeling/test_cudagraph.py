@@ -289,15 +289,15 @@ def test_a_search_without_synchronisation_says_which_circles_it_found(
     image = torch.tensor(dataset.split("circles", "train")["image"][:])
     mask = (image > 128).to(torch.uint8)
     mask[7] = 0
-    due = geometry.minimal_circles(mask)
+    expected = geometry.minimal_circles(mask)
     found, certain = geometry.minimal_circles_without_sync(mask)
     assert bool(certain.all())
-    assert torch.equal(found, due)
+    assert torch.equal(found, expected)
     monkeypatch.setattr(geometry, "_BLIND", 1)
     found, certain = geometry.minimal_circles_without_sync(mask)
     assert 0 < int(certain.sum()) < len(mask)
-    assert torch.equal(found[certain], due[certain])
-    assert not (found == due).all(1)[~certain].any()
+    assert torch.equal(found[certain], expected[certain])
+    assert not (found == expected).all(1)[~certain].any()
 
 
 def test_a_digit_without_a_found_circle_stays_as_stored(

@@ -175,10 +175,10 @@ def test_the_page_has_every_score_of_the_records(page: Path, trained: Path) -> N
                 if isinstance(score, dict) and "value" in score:
                     assert percent(score["value"]) in text
                     assert meaning(task, name) is not None
-        evidence = json.loads((trained / task / runs.EVIDENCE).read_text())
-        assert evidence["dataset"]["digest"] in text
-        assert evidence["environment"]["versions"]["torch"] in text
-        assert f"{evidence['parameters']:,}" in text
+        info = json.loads((trained / task / runs.EVIDENCE).read_text())
+        assert info["dataset"]["digest"] in text
+        assert info["environment"]["versions"]["torch"] in text
+        assert f"{info['parameters']:,}" in text
 
 
 def test_the_same_runs_give_the_same_page(

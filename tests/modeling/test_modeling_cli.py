@@ -100,9 +100,9 @@ def test_training_all_makes_three_runs_and_prints_each(folder: Path, trained: Pa
     for task in ("foreground", "circles", "mosaics"):
         names = {path.name for path in (trained / task).iterdir()}
         assert names == {runs.CONFIG, runs.LAST, runs.BEST, runs.EVIDENCE, runs.LOG}
-        evidence = json.loads((trained / task / runs.EVIDENCE).read_text())
-        assert evidence["finished"]
-        assert evidence["config"]["preset"] == "cpu"
+        info = json.loads((trained / task / runs.EVIDENCE).read_text())
+        assert info["finished"]
+        assert info["config"]["preset"] == "cpu"
     again = call(
         "train", "all", "--dataset", str(folder), "--out", str(trained), "--resume", *SMALL
     )
@@ -263,12 +263,12 @@ def test_tasks_take_turns_on_a_gpu_and_run_side_by_side_on_a_cpu(
         return {}
 
     monkeypatch.setattr("modeling.training.jobs.run_jobs", run_jobs)
-    evidence = SimpleNamespace(finished=True)
+    info = SimpleNamespace(finished=True)
     alone: list[str] = []
 
     def work(name: str, _tell: Any, _stop: Any, **_: Any) -> Any:
         alone.append(name)
-        return evidence
+        return info
 
     tasks: Any = {name: partial(work, name) for name in ("foreground", "circles", "mosaics")}
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
@@ -492,11 +492,11 @@ def test_an_interrupted_run_leaves_a_checkpoint_and_says_how_to_resume(
     assert program.returncode == 130, error
     assert "--resume continues" in error
     assert "interrupted at step" in output
-    evidence = json.loads((tmp_path / "foreground" / runs.EVIDENCE).read_text())
-    assert not evidence["finished"]
-    assert evidence["step"] >= 1
+    info = json.loads((tmp_path / "foreground" / runs.EVIDENCE).read_text())
+    assert not info["finished"]
+    assert info["step"] >= 1
     lines = (tmp_path / "foreground" / runs.LOG).read_text().splitlines()
-    assert json.loads(lines[-1])["step"] <= evidence["step"]
+    assert json.loads(lines[-1])["step"] <= info["step"]
 
 
 def test_an_interrupted_run_leaves_a_checkpoint_even_if_its_output_is_closed(
@@ -514,10 +514,10 @@ def test_an_interrupted_run_leaves_a_checkpoint_even_if_its_output_is_closed(
     program.stdout.read()
     program.stdout.close()
     program.wait()
-    evidence = json.loads((tmp_path / "foreground" / runs.EVIDENCE).read_text())
-    assert not evidence["finished"]
-    assert evidence["step"] >= until
-    assert evidence["step"] % 50 or evidence["step"] == last_step(tmp_path)
+    info = json.loads((tmp_path / "foreground" / runs.EVIDENCE).read_text())
+    assert not info["finished"]
+    assert info["step"] >= until
+    assert info["step"] % 50 or info["step"] == last_step(tmp_path)
 
 
 def last_step(out: Path) -> int:

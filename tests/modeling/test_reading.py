@@ -78,22 +78,22 @@ def test_the_examples_read_every_column_of_every_task(
     names: dict[str, Any] = {}
     monkeypatch.chdir(folder)
     exec(re.sub(r'"<(\w+)>"', r'"\1"', code), names)
-    due = {name: np.array(datagen.rows(task, "train", name, 0, 600)) for name in columns}
+    stored = {name: np.array(datagen.rows(task, "train", name, 0, 600)) for name in columns}
     for found, expected in (
-        (names["image"][:], due[image]),
-        (names["first"], due[image][0]),
-        (names["last"], due[image][-1]),
-        (names["some"], due[image][[7, 3, 3]]),
-        (names["whole"], due[label]),
-        (names["buffers"][image], due[image][[5, 0, 9]]),
-        (names["buffers"][mask], due[mask][[5, 0, 9]]),
-        *((names["sample"][name], due[name][7]) for name in columns),
+        (names["image"][:], stored[image]),
+        (names["first"], stored[image][0]),
+        (names["last"], stored[image][-1]),
+        (names["some"], stored[image][[7, 3, 3]]),
+        (names["whole"], stored[label]),
+        (names["buffers"][image], stored[image][[5, 0, 9]]),
+        (names["buffers"][mask], stored[mask][[5, 0, 9]]),
+        *((names["sample"][name], stored[name][7]) for name in columns),
     ):
         np.testing.assert_array_equal(found, expected, strict=True)
-    assert names["images"].numpy().dtype == due[image].dtype
+    assert names["images"].numpy().dtype == stored[image].dtype
     last = list(names["loader"].epoch(1))[-1]
     np.testing.assert_array_equal(
-        last[image].numpy(), due[image][names["order"].batch(1, names["order"].steps - 1)]
+        last[image].numpy(), stored[image][names["order"].batch(1, names["order"].steps - 1)]
     )
 
 

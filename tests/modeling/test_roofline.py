@@ -70,12 +70,10 @@ def test_the_timed_steps_are_those_of_training(
     dataset: Dataset, mode: Mode, replay: bool, tmp_path: Path
 ) -> None:
     config = preset("circles", "cpu").override([*SMALL, "steps=9", "evaluate_every=9"])
-    marks, evidence = steps.take_steps(
-        dataset, config, CPU, mode, warm_up=2, steps=5, replay=replay
-    )
+    marks, info = steps.take_steps(dataset, config, CPU, mode, warm_up=2, steps=5, replay=replay)
     taken = itertools.count(1)
     plain = training.train(dataset, config, tmp_path / "run", stop=lambda: next(taken) == 8)
-    assert (evidence.step, evidence.weights) == (8, plain.weights)
+    assert (info.step, info.weights) == (8, plain.weights)
     assert len(marks.host()) == 7
     parts = steps.REPLAYED if replay else steps.PARTS
     assert all(tuple(step) == parts and min(step.values()) > 0 for step in marks.host())

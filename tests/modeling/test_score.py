@@ -264,7 +264,7 @@ def run_of(
     torch.manual_seed(1)
     model = TASKS[task].build(config, describe(dataset)).eval()
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    evidence = RunInfo(
+    info = RunInfo(
         task=task,
         config=config.to_json(),
         dataset=describe(dataset),
@@ -278,7 +278,7 @@ def run_of(
         resumed=[],
         weights="some digest",
     )
-    checkpoint.save(folder / runs.BEST, {"average": model.state_dict()}, evidence.to_json())
+    checkpoint.save(folder / runs.BEST, {"average": model.state_dict()}, info.to_json())
     return folder, model, config
 
 

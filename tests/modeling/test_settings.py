@@ -88,14 +88,14 @@ def try_settings(task: str, dataset: Dataset, out: Path, *changes: str) -> dict[
     """Train with these changes, check that all numbers are finite, and return the facts."""
     losses: list[float] = []
     config = preset(task, "cpu").override([*SMALL, *changes])
-    evidence = train(
+    info = train(
         dataset, config, out, listeners=[lambda record: losses.append(record.get("loss", 0.0))]
     )
-    assert evidence.finished
+    assert info.finished
     assert torch.tensor(losses).isfinite().all()
     weights = load_file(out / runs.BEST)
     assert all(tensor.isfinite().all() for tensor in weights.values())
-    return evidence.to_json()
+    return info.to_json()
 
 
 def test_every_pair_of_values_of_two_settings_shares_a_row() -> None:

@@ -176,16 +176,16 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
     out = tmp_path / "run"
     for count in stops:
         assert not run(dataset, out, stop=Stopper(count), resume=True).finished
-    evidence = run(dataset, out, resume=True)
+    result = run(dataset, out, resume=True)
     assert same_bytes(weights(out), weights(whole))
     assert same_bytes(weights(out, runs.BEST), weights(whole, runs.BEST))
     info = json.loads((whole / runs.EVIDENCE).read_text())
-    assert evidence.weights == info["weights"]
-    assert evidence.history == info["history"]
-    assert [each["step"] for each in evidence.resumed] == [
+    assert result.weights == info["weights"]
+    assert result.history == info["history"]
+    assert [each["step"] for each in result.resumed] == [
         sum(stops[: i + 1]) for i in range(len(stops))
     ]
-    assert all(each["same_environment"] for each in evidence.resumed)
+    assert all(each["same_environment"] for each in result.resumed)
 
 
 def test_invalid_lines_of_the_log_are_dropped(tmp_path: Path) -> None:
@@ -220,8 +220,8 @@ def test_a_run_resumed_with_other_code_says_so_and_keeps_its_record(
     tree, facts = checkpoint.load(tmp_path / runs.LAST)
     before = facts["environment"] | {"git": {"commit": "0" * 40, "changed": False}}
     checkpoint.save(tmp_path / runs.LAST, tree, facts | {"environment": before})
-    evidence = run(dataset, tmp_path, stop=Stopper(1), resume=True)
-    assert evidence.resumed == [{"step": 3, "same_environment": False, "before": before}]
+    result = run(dataset, tmp_path, stop=Stopper(1), resume=True)
+    assert result.resumed == [{"step": 3, "same_environment": False, "before": before}]
 
 
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
@@ -295,9 +295,9 @@ def test_a_kill_between_any_two_files_leaves_a_resumable_run(
 
 def test_a_finished_run_is_left_unchanged(dataset: Dataset, whole: Path) -> None:
     before = {path.name: path.read_bytes() for path in whole.iterdir()}
-    evidence = run(dataset, whole, resume=True)
-    assert evidence.finished
-    assert evidence.resumed == []
+    result = run(dataset, whole, resume=True)
+    assert result.finished
+    assert result.resumed == []
     assert {path.name: path.read_bytes() for path in whole.iterdir()} == before
 
 
@@ -432,7 +432,7 @@ def test_the_best_weights_are_those_of_the_best_evaluation(
         if "val" in record:
             averages.append(record["best"])
 
-    evidence = run(
+    result = run(
         dataset,
         tmp_path / "a",
         config,
@@ -440,7 +440,7 @@ def test_the_best_weights_are_those_of_the_best_evaluation(
         listeners=[listen],
     )
     assert averages == [True, True, False, True, False]
-    assert evidence.best == {"step": 8, "samples": 20, "scores": {"right": 0.9}}
+    assert result.best == {"step": 8, "samples": 20, "scores": {"right": 0.9}}
     tree, facts = checkpoint.load(tmp_path / "a" / runs.BEST)
     assert facts["step"] == 8
     assert facts["weights"] == checkpoint.weights_digest(tree["average"])
