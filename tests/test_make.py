@@ -62,7 +62,7 @@ def finished(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["verify", "report", "roofline", "train-all"])
-def test_the_dataset_may_have_any_name(checkout: Path, target: str) -> None:
+def test_the_dataset_can_have_any_name(checkout: Path, target: str) -> None:
     assert TOLD in given(checkout, target, f"DATASET={ODD}")
 
 
@@ -106,7 +106,7 @@ def test_tests_can_be_named(checkout: Path, target: str) -> None:
     assert not [word for word in given(checkout, target) if word.startswith("tests")]
 
 
-def test_a_preset_is_named_only_where_one_is_given(checkout: Path) -> None:
+def test_a_preset_is_passed_only_if_one_is_given(checkout: Path) -> None:
     assert "--preset" not in given(checkout, "train-all", "DATASET=data")
     assert "--preset" not in given(checkout, "roofline", "DATASET=data")
 

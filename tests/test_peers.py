@@ -79,7 +79,7 @@ def test_only_a_peer_that_declares_it_can_use_its_own_order(samples: Samples, or
         compare(samples, order, backwards)
 
 
-def test_an_order_of_its_own_repeats_no_sample_and_keeps_columns_together(
+def test_a_peer_with_its_own_order_repeats_no_sample_and_keeps_columns_together(
     samples: Samples, order: Array
 ) -> None:
     with pytest.raises(ValueError, match="samples that differ"):

@@ -683,7 +683,7 @@ def test_convert_and_diff_agree_on_the_data(data: Path) -> None:
     assert {one["is_data"] for one in printed("diff", data, "other")} == {False}
 
 
-def test_diff_exits_with_1_where_the_data_differ(recipe: Path, data: Path) -> None:
+def test_diff_exits_with_1_if_the_data_differ(recipe: Path, data: Path) -> None:
     run("build", "--recipe", recipe, "--out", "other", "--seed", 1)
     for options in ([], ["--verbose"], ["--json"]):
         result = run("diff", data, "other", *options)
@@ -740,7 +740,7 @@ def test_places_that_cannot_be_used_have_the_exit_code_of_their_kind(
     assert tree(Path()) == before
 
 
-def test_verify_exits_with_1_where_it_finds_a_problem(data: Path) -> None:
+def test_verify_exits_with_1_if_it_finds_a_problem(data: Path) -> None:
     assert printed("verify", data, "--quick")["passed"] is True
     shutil.copytree(data, "here")
     Path("here/mosaics/val/image/c/0/0/0").unlink()
@@ -749,7 +749,7 @@ def test_verify_exits_with_1_where_it_finds_a_problem(data: Path) -> None:
     assert json.loads(result.output)["passed"] is False
 
 
-def test_contact_sheets_are_drawn_again_only_where_they_are_missing_or_older(
+def test_contact_sheets_are_drawn_again_only_if_they_are_missing_or_older(
     recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build = ("build", "--recipe", recipe, "--out", "here", "--preview")
@@ -1055,7 +1055,7 @@ def test_a_foreign_manifest_above_does_not_prevent_a_build(data: Path, recipe: P
     assert run("build", "--recipe", recipe, "--out", "here").exit_code == 0
 
 
-def test_a_place_below_a_file_is_no_folder(data: Path) -> None:
+def test_a_path_below_a_file_is_reported(data: Path) -> None:
     Path("note").write_text("a note")
     for place in ("note", "note/deeper"):
         assert "note: not a folder; choose another place" in refused(

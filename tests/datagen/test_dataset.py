@@ -92,7 +92,7 @@ def with_table(root: Path, data: bytes) -> None:
     reseal(root, change)
 
 
-def test_rows_of_a_whole_column_are_what_the_library_reads(whole: Dataset) -> None:
+def test_rows_of_a_whole_column_equal_those_read_by_the_library(whole: Dataset) -> None:
     for (task, split), of in whole.splits.items():
         for column in of.columns:
             rows = whole.rows(task, split, column.name, 0, of.count)

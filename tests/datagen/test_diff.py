@@ -135,7 +135,7 @@ def test_different_counts_are_reported_and_the_common_samples_compared(
     assert all(one.is_data for one in found if one.what.startswith(("mosaics", "digest")))
 
 
-def test_only_runs_of_samples_whose_digests_differ_are_read(
+def test_only_ranges_of_samples_with_different_digests_are_read(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other, read, rows = another(tmp_path, train=600, shard_size=512), set(), Dataset.rows

@@ -280,7 +280,7 @@ def test_written_files_are_read_back(values: UInt8, zipped: bool) -> None:
 
 
 @given(data=st.binary(max_size=80), start=st.sampled_from([b"", TWO_IMAGES[:4], b"\x1f\x8b\x08\0"]))
-def test_random_bytes_raise_nothing_but_an_input_error(data: bytes, start: bytes) -> None:
+def test_random_bytes_raise_only_input_errors(data: bytes, start: bytes) -> None:
     for kind in idx.MAGICS:
         for content in (start + data, gzip.compress(start + data)):
             try:

@@ -175,7 +175,7 @@ def test_a_manifest_comes_back_from_its_bytes(manifest: Manifest) -> None:
     assert to_bytes(back) == data
 
 
-def test_the_bytes_are_those_of_the_format_page() -> None:
+def test_the_bytes_follow_the_format_page() -> None:
     data = to_bytes(small())
     value = json.loads(data)
     assert data == (json.dumps(value, sort_keys=True, indent=2) + "\n").encode("ascii")
@@ -197,7 +197,7 @@ def test_tasks_and_splits_come_back_in_the_order_of_the_work() -> None:
     assert list(back.tasks["circles"]) == list(back.source.digits) == ["train", "val", "test"]
 
 
-def test_bytes_of_a_split_are_those_of_all_its_samples() -> None:
+def test_the_bytes_of_a_split_count_all_its_samples() -> None:
     assert small().tasks["foreground"]["train"].bytes == 300 * (6 + 1)
 
 

@@ -364,7 +364,7 @@ def test_if_every_mirror_fails_each_is_quoted_and_nothing_is_left(
     assert everything(tmp_path) == {}
 
 
-def test_a_mirror_that_hangs_is_left_after_the_timeout_and_not_asked_again(
+def test_a_mirror_that_hangs_is_left_after_the_timeout_and_not_tried_again(
     tmp_path: Path, serve: Callable[[Answer], str]
 ) -> None:
     released = threading.Event()
@@ -417,7 +417,7 @@ def test_a_mirror_that_sends_too_slowly_is_left(serve: Callable[[Answer], str]) 
     assert caught.value.gone
 
 
-def test_a_mirror_that_cannot_be_reached_is_asked_once(
+def test_a_mirror_that_cannot_be_reached_is_tried_once(
     tmp_path: Path, serve: Callable[[Answer], str]
 ) -> None:
     warnings: list[str] = []

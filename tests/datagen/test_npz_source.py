@@ -80,7 +80,7 @@ def test_arrays_of_splits_come_split(tmp_path: Path, splits: tuple[str, ...]) ->
     ]
 
 
-def test_classes_may_be_named(tmp_path: Path) -> None:
+def test_classes_can_be_named(tmp_path: Path) -> None:
     source = npz.load(save(tmp_path / "a.npz", whole(classes=np.array(["zero", "ein", "ā"]))))
     assert source.classes == ("zero", "ein", "ā")
 
@@ -172,7 +172,7 @@ def test_every_layout_documented_as_refused_gives_the_documented_message(
         assert word in str(caught.value)
 
 
-def test_the_axis_of_a_channel_may_be_stored_in_any_order(tmp_path: Path) -> None:
+def test_the_axis_of_a_channel_can_be_stored_in_any_order(tmp_path: Path) -> None:
     for images in (tiles()[..., None], tiles()[:, None]):
         source = npz.load(save(tmp_path / "a.npz", whole(images=np.asfortranarray(images))))
         np.testing.assert_array_equal(source.parts["all"].images, tiles())
@@ -529,7 +529,7 @@ def test_an_absent_file_is_named(tmp_path: Path) -> None:
     cut=st.integers(0, 2000),
     places=st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=3),
 )
-def test_damage_never_raises_anything_but_an_input_error(
+def test_damage_raises_only_input_errors(
     tmp_path_factory: pytest.TempPathFactory, cut: int, places: list[tuple[int, int]]
 ) -> None:
     path = save(tmp_path_factory.getbasetemp() / "damaged.npz", whole(), compressed=True)

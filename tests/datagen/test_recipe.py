@@ -239,7 +239,7 @@ def test_a_recipe_is_immutable() -> None:
         ("grid = [2, 2]", "unknown key grid"),
     ],
 )
-def test_a_wrong_value_is_named_with_what_it_must_be(line: str, message: str) -> None:
+def test_a_wrong_value_is_named_with_the_valid_values(line: str, message: str) -> None:
     text = line if line.startswith("source =") else f'source = "mnist"\n{line}'
     assert message in refused(text)
 

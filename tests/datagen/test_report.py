@@ -195,7 +195,7 @@ def test_class_names_that_cannot_be_drawn_do_not_matter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("classes", [1, 10, 17, 254])
-def test_every_class_has_a_colour_of_its_own_and_the_background_is_black(classes: int) -> None:
+def test_every_class_has_its_own_colour_and_the_background_is_black(classes: int) -> None:
     table = drawing.class_colours(classes)
     assert not table[0].any()
     assert len({tuple(colour) for colour in table[: classes + 1].tolist()}) == classes + 1

@@ -448,7 +448,7 @@ DAMAGE = SLIGHT | {
         ("hdf5", "foreground/test.shards", SLIGHT, 1),
     ],
 )
-def test_only_what_is_damaged_is_written_again(
+def test_only_damaged_files_are_written_again(
     tmp_path: Path,
     source: Path,
     whole: dict[str, Path],

@@ -86,7 +86,7 @@ def test_a_train_sorted_by_class_gives_a_val_of_both_classes() -> None:
     assert contents(again.digits["val"]) != val
 
 
-def test_nothing_is_copied_where_nothing_is_dropped() -> None:
+def test_nothing_is_copied_if_nothing_is_dropped() -> None:
     whole = source(train=many(24), test=many(2, 100))
     division = split.divide(whole, val=None, seed=0)
     for name, origin in (("train", "train"), ("val", "train"), ("test", "test")):

@@ -127,7 +127,7 @@ def test_every_kind_of_image_fits_every_shape(
     image[:] = 0  # it is ours to change
 
 
-def test_strokes_may_have_a_softer_edge() -> None:
+def test_strokes_can_have_a_softer_edge() -> None:
     find(
         images(kinds=["strokes"]),
         lambda image: set(image.ravel()) == {0, 127, 255},

@@ -136,7 +136,7 @@ def test_memory_depends_on_the_budget_and_not_on_the_count(kind: str) -> None:
     assert peak < 5 * budget + 16 * 4096 * 8  # the digests alone would take 16 budgets
 
 
-def test_equal_digests_of_different_images_are_no_duplicates() -> None:
+def test_equal_digests_of_different_images_are_not_duplicates() -> None:
     digests = np.zeros((3, 16), np.uint8)
     images = {("a", 4): np.array([1]), ("a", 5): np.array([2]), ("b", 0): np.array([1])}
     spans = [("a", range(4, 6)), ("b", range(1))]

@@ -331,7 +331,7 @@ def test_a_shortage_of_files_or_memory_is_not_a_problem_of_the_dataset(
 
 
 @linux
-def test_a_process_that_may_open_no_more_files_ends_with_7(tiny: Tiny) -> None:
+def test_a_process_that_can_open_no_more_files_exits_with_7(tiny: Tiny) -> None:
     code = (
         "import os, resource, sys; from datagen import verifier, stores; import zarr;"
         "from datagen.__main__ import main;"

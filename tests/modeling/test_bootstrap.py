@@ -59,7 +59,7 @@ def test_intervals_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch, 
         assert np.array_equal(found[name].high, expected[name].high)
 
 
-def test_totals_add_up_without_rounding_whatever_the_order() -> None:
+def test_totals_add_up_without_rounding_in_any_order() -> None:
     column = np.random.default_rng(0).random(1000)
     order = np.random.default_rng(1).permutation(1000)
     totals = [

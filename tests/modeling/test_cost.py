@@ -20,7 +20,7 @@ def test_a_convolution_costs_two_operations_for_each_tap_at_each_place() -> None
         assert measure(lambda: layer(x)).operations == 2 * (2 * 8 * 8) * 6 * (4 * 3 * 3)
 
 
-def test_views_move_nothing_and_other_operations_what_they_read_and_write() -> None:
+def test_views_move_nothing_and_other_operations_move_what_they_read_and_write() -> None:
     x = torch.ones(2, 6)
     assert measure(lambda: x.view(3, 4).T).bytes == 0
     assert measure(lambda: x + x) == Cost(operations=0, bytes=3 * 4 * 12)

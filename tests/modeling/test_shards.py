@@ -295,7 +295,7 @@ def test_a_column_has_the_shape_and_size_of_its_array(pair: tuple[Column, Array]
     )
 
 
-def test_a_column_becomes_an_array_of_the_type_asked_for(pair: tuple[Column, Array]) -> None:
+def test_a_column_becomes_an_array_of_the_requested_type(pair: tuple[Column, Array]) -> None:
     column, array = pair
     np.testing.assert_array_equal(np.asarray(column, np.int32), array.astype(np.int32), strict=True)
     with pytest.raises(ValueError, match="is a copy"):
