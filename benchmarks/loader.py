@@ -59,7 +59,8 @@ def through_torch(split: Split, order: Order) -> Epoch:
     """Read the same split and order through torch's DataLoader without workers."""
     chosen = split.select(*COLUMNS)
     batches = [order.batch(0, step) for step in range(order.steps)]
-    return lambda: iter(torch.utils.data.DataLoader(chosen, batch_size=None, sampler=batches))  # type: ignore[arg-type]
+    options: Any = {"dataset": chosen, "batch_size": None, "sampler": batches}
+    return lambda: iter(torch.utils.data.DataLoader(**options))
 
 
 def clock(epoch: Epoch, batch: int, seconds: float) -> tuple[float, float]:

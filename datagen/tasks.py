@@ -115,7 +115,10 @@ def _foreground_mask(images: UInt8, thresholds: UInt8, out: UInt8) -> None:
 # Foreground: each image with the mask of the pixels above its Otsu threshold.
 
 
-def _foreground_columns(tile: tuple[int, int], mosaics: Mosaics) -> tuple[Column, ...]:  # noqa: ARG001
+def _foreground_columns(
+    tile: tuple[int, int],
+    mosaics: Mosaics,  # noqa: ARG001
+) -> tuple[Column, ...]:
     return (*_image_and_mask(tile), Column("threshold", "|u1", (), ()))
 
 

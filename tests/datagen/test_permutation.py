@@ -113,7 +113,8 @@ def test_rows_are_the_published_test_vectors(
     key: tuple[int, int, int, str, int], row: list[int]
 ) -> None:
     *function, index = key
-    assert Permutation(*function).rows(np.array([index], np.uint64)).tolist() == [row]  # type: ignore[arg-type]
+    permutation = Permutation(*function)  # type: ignore[arg-type]
+    assert permutation.rows(np.array([index], np.uint64)).tolist() == [row]
     assert published(*key) == row
 
 
