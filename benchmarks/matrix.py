@@ -19,7 +19,7 @@ from typing import Any
 import click
 from result_files import write
 
-# Python, then what is pinned there; what is not named is the newest that this Python can have.
+# Python and pinned versions; all other packages are the newest for this Python.
 ENVIRONMENTS: list[tuple[str, dict[str, str]]] = [
     (
         "3.11",

@@ -34,12 +34,10 @@ from modeling.training.loop import train
 Array = npt.NDArray[Any]
 
 GOLDEN = ROOT / "tests/golden"
-OLDER = (
-    GOLDEN / "older"
-)  # the same in the bytes that were written earlier: HDF5 with views, Zarr with other fill values
-# What a dataset is may never change while the version of its format stays 1: published digests, and
-# every dataset that anybody has, would no longer be what a build gives. These change together with
-# FORMAT_VERSION, or not at all.
+# The same as written by earlier versions: HDF5 with views, Zarr with other fill values.
+OLDER = GOLDEN / "older"
+# The data of format 1 never change: a build must keep giving the published digests and every
+# existing dataset. These values change together with FORMAT_VERSION, or not at all.
 DIGEST = "895e00d8946ee8762fb098a464e4603c17969fe23f3bdb822922bf8293baaf7a"
 ROOTS = {
     "circles/test/image": "b21ce809cfa64deb18e090d230074842587737c68b46e1264230b3b639a7003e",

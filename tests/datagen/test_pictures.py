@@ -696,7 +696,7 @@ ROWS: dict[str, tuple[Callable[[], Files], str | None]] = {
 TAKEN_ROWS = [row for row, (_, words) in ROWS.items() if words is None]
 
 
-BEYOND_PILLOW = {  # it stumbles over these, or turns them by what viewers do not look at
+BEYOND_PILLOW = {  # it fails on these, or turns them by data that viewers ignore
     "PNG: profiles, texts, unknown chunks, bytes after its end",
     "PNG: chunks beside the pixels whose length is wrong",
     "PNG, JPEG or TIFF: an orientation in XMP alone",

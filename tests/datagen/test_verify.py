@@ -584,7 +584,7 @@ def test_a_path_outside_the_format_is_not_read(
 ) -> None:
     copy = copy_of(built(name, "none"), tmp_path)
     (copy.root / "elsewhere").symlink_to(copy.outside)
-    os.mkfifo(copy.outside / "0")  # who opens it waits for ever
+    os.mkfifo(copy.outside / "0")  # opening it would block for ever
     edit_columns(
         copy,
         "mosaics",

@@ -116,7 +116,7 @@ def test_the_default_is_a_thousand_draws_of_seed_zero() -> None:
 
 
 def test_this_interval_never_changes() -> None:
-    # A golden value: intervals that were published could not be had again if it did.
+    # A golden value: published intervals could not be reproduced if it did.
     found = estimate({"x": np.arange(100) ** 2}, same, seed=7)["x"]
     assert [float(found.value), float(found.low), float(found.high)] == GOLDEN
 

@@ -175,7 +175,7 @@ def test_a_stop_request_after_a_start_prevents_further_starts(tmp_path: Path) ->
 
 
 def test_the_first_process_receives_a_stop_request_before_it_has_begun(tmp_path: Path) -> None:
-    # In a process of its own: what the first start of all starts beside it runs here already.
+    # In a new process: the helper process of the first start already runs in this one.
     code = f"""
 import functools, itertools, pathlib
 from test_jobs import wait

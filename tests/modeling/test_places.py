@@ -320,7 +320,7 @@ def test_nothing_is_written_into_a_dataset(dataset: Dataset, copied: Path, tmp_p
     (tmp_path / files.MANIFEST).write_text('{"name": "of a web page"}')
     files.require_outside_datasets(tmp_path / "x")
     (tmp_path / files.MANIFEST).unlink()
-    os.mkfifo(tmp_path / files.MANIFEST)  # to open it would wait for ever
+    os.mkfifo(tmp_path / files.MANIFEST)  # opening it would block for ever
     files.require_outside_datasets(tmp_path / "x")
 
 

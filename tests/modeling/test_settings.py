@@ -228,7 +228,7 @@ def test_a_compiled_network_trains_to_finite_numbers_in_every_precision_or_is_re
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # As on a processor that is fast in bfloat16, which is what a user has who gets it by default.
+    # As on a processor with fast bfloat16, where it is the default.
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
     changes = [f"compile={mode}", f"precision={precision}"]
     if precision == "bfloat16":

@@ -326,7 +326,7 @@ def test_a_manifest_that_is_not_a_file_is_refused(single: Path) -> None:
     with pytest.raises(FormatError, match=r"found a link of that name.*cp -rL"):
         open_dataset(single)
     (single / "manifest.json").unlink()
-    os.mkfifo(single / "manifest.json")  # to open it would wait for ever
+    os.mkfifo(single / "manifest.json")  # opening it would block for ever
     with pytest.raises(FormatError, match="found a device or pipe of that name"):
         open_dataset(single)
 
