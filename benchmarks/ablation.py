@@ -1,6 +1,6 @@
 """Measure what each choice of the models gains: short runs, each with one setting changed.
 
-Runs of one thread each, as many at a time as there are cores. Writes one JSON file of evidence and
+Runs of one thread each, as many at a time as there are cores. Writes one JSON file of results and
 prints the tables of docs/models.md: see --help.
 """
 
@@ -68,7 +68,7 @@ SHOWN = {
     show_default=True,
 )
 def main(dataset: Path, seeds: str, at_once: int, evidence: Path) -> None:
-    """Train, score, print, and write the evidence."""
+    """Train, score, print, and write the results."""
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(at_once) as pool:
         begun = [
             (

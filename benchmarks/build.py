@@ -1,8 +1,7 @@
-"""What a build costs, beside `cp -r` and `sync` of the same bytes and beside the loop that users
-write today.
+"""Measure the cost of a build against `cp -r` and `sync`, and against the usual loop.
 
 Each pair of commands alternates in one run, as whole processes; what is reported is the median, the
-spread and the ratio pair by pair. Writes one JSON file of evidence: see --help.
+spread and the ratio pair by pair. Writes one JSON file of results: see --help.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ SPLITS = (262_144, 32_768, 32_768)
 
 @dataclass(frozen=True)
 class Run:
-    """One process: wall and processor seconds, and its peak memory in MiB."""
+    """Wall and processor seconds of a process, and its peak memory in MiB."""
 
     wall: float
     cpu: float
@@ -54,7 +53,7 @@ def measure(command: Sequence[str | Path], **environment: str) -> Run:
 
 
 def build_command(out: Path, source: Path, workers: int, times: int = 1) -> list[str | Path]:
-    """The build of the default recipe, or of one with so many times the mosaics."""
+    """Return the command that builds the default recipe, or one with so many times the mosaics."""
     command: list[str | Path] = [
         sys.executable,
         "-m",
@@ -71,30 +70,30 @@ def build_command(out: Path, source: Path, workers: int, times: int = 1) -> list
 
 
 def verify_command(out: Path, workers: int) -> list[str | Path]:
-    """The verification of a dataset."""
+    """Return the command that verifies a dataset."""
     return [sys.executable, "-m", "datagen", "verify", out, "--quiet", "--workers", str(workers)]
 
 
 def build_afresh(out: Path, source: Path, workers: int) -> Run:
-    """Build where nothing is."""
+    """Build in an empty folder."""
     fresh(out)
     return measure(build_command(out, source, workers))
 
 
 def copy_afresh(out: Path, copy: Path) -> Run:
-    """Copy what was built to where nothing is, and let it come to the disk."""
+    """Copy the dataset to an empty folder, and sync it to the disk."""
     fresh(copy)
     return measure(["sh", "-c", f"cp -r '{out}' '{copy}' && sync"])
 
 
 def built(out: Path) -> dict[str, Any]:
-    """What was built: its digest and its bytes."""
+    """Return the digest and the bytes of the dataset."""
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return {"digest": json.loads((out / "manifest.json").read_text())["digest"], "bytes": size}
 
 
 def raw_copy(source: Path, folder: Path) -> Path:
-    """The source's files, decompressed as the cache holds them."""
+    """Write the source's files, decompressed as in the cache."""
     folder.mkdir()
     for path in sorted(source.glob("*-ubyte*")):
         # In blocks: what this process once held would count as a peak of those it starts.
@@ -109,7 +108,7 @@ def raw_copy(source: Path, folder: Path) -> Path:
 
 
 def alternate(rounds: int, **steps: Callable[[], Run]) -> dict[str, list[Run]]:
-    """Every step once a round, the first round not counted."""
+    """Run every step once a round; the first round does not count."""
     runs: dict[str, list[Run]] = {name: [] for name in steps}
     for number in range(rounds + 1):
         for name, step in steps.items():
@@ -124,13 +123,13 @@ def alternate(rounds: int, **steps: Callable[[], Run]) -> dict[str, list[Run]]:
 
 
 def fresh(folder: Path) -> None:
-    """Remove what an earlier round wrote, and let the disk come to rest."""
+    """Remove the files of an earlier round, and wait for the disk."""
     shutil.rmtree(folder, ignore_errors=True)
     os.sync()
 
 
 def user_loop(source: Path, folder: Path) -> float:
-    """Seconds a sample of the usual loop: draw four digits, stack them, Otsu, write two PNGs."""
+    """Time a sample of the usual loop: draw four digits, stack, Otsu, write two PNGs."""
     import cv2
     import numpy as np
 
@@ -150,7 +149,7 @@ def user_loop(source: Path, folder: Path) -> float:
 
 
 def summary(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
-    """The spread of each figure of some runs."""
+    """Return the spread of each figure of some runs."""
     return {
         "wall_s": spread([run.wall for run in runs]),
         "cpu_s": spread([run.cpu for run in runs]),
@@ -189,7 +188,7 @@ def main(
     scratch: Path | None,
     evidence: Path,
 ) -> None:
-    """Measure, print, and write the evidence."""
+    """Measure, print, and write the results."""
     with tempfile.TemporaryDirectory(dir=scratch) as name:
         facts = measure_all(Path(name), source_dir, workers, rounds, ten_times)
     write(evidence, facts)
@@ -199,7 +198,7 @@ def main(
 def measure_all(
     place: Path, source_dir: Path, workers: int, rounds: int, ten_times: bool
 ) -> dict[str, Any]:
-    """All measurements, in the folder `place`."""
+    """Take all measurements in the folder `place`."""
     source, out, copy = raw_copy(source_dir, place / "source"), place / "out", place / "copy"
 
     runs = alternate(

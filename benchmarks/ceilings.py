@@ -1,5 +1,4 @@
-"""What a machine can do at most: the rate of matrix products, and that of copying memory; on a GPU
-or a CPU.
+"""Measure the limits of a machine: matrix products and memory copies, on a GPU or a CPU.
 
 Each is the median over repeats, after some that do not count. A GPU is timed by its own events, so
 what the host takes to ask for the work is not in the figure.
@@ -25,8 +24,7 @@ _UNCOUNTED = 3  # repeats, in which memory is touched and libraries choose their
 
 
 def measure(device: torch.device) -> dict[str, Any]:
-    """The ceilings of `device`: operations a second in each precision of training, bytes a second
-    of a copy.
+    """Measure operations a second of `device` in each precision, and bytes a second of a copy.
 
     Products in float32 are exact ones, as the optimiser takes them; a network in float32 may take
     TF32 on a GPU.
@@ -37,7 +35,7 @@ def measure(device: torch.device) -> dict[str, Any]:
 
 
 def _products(device: torch.device, precision: str) -> dict[str, Any]:
-    """Two operations a multiplication with its addition, by the side of the matrices."""
+    """Time matrix products, with two operations a multiply-add, by the side of the matrices."""
     dtype = getattr(torch, precision)
     rates = {}
     for side in SIDES[device.type]:
@@ -53,7 +51,7 @@ def _products(device: torch.device, precision: str) -> dict[str, Any]:
 
 
 def _copies(device: torch.device) -> dict[str, Any]:
-    """Bytes read and bytes written, both counted."""
+    """Time copies of memory; bytes read and bytes written both count."""
     count = COPIED[device.type]
     source = torch.ones(count, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
@@ -62,7 +60,7 @@ def _copies(device: torch.device) -> dict[str, Any]:
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> list[float]:
-    """The time of each counted call, on the device itself."""
+    """Return the seconds of each counted call, measured on the device itself."""
     for _ in range(_UNCOUNTED):
         call()
     if device.type != "cuda":

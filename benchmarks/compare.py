@@ -1,5 +1,4 @@
-"""Compare two checkouts: build, verify, loader and training, as whole processes in alternating
-pairs.
+"""Compare build, verify, loader and training of two checkouts, in alternating pairs.
 
 Each round runs every step once in each checkout, so that a machine whose speed drifts slows both.
 The ratio AFTER / BEFORE is taken pair by pair; its interval comes from order statistics of the
@@ -47,7 +46,7 @@ print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu]))
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Bounds of the median by order statistics, at a confidence of at least 0.95.
+    """Return bounds of the median by order statistics, at a confidence of at least 0.95.
 
     The k-th smallest and k-th largest value hold the median unless fewer than k values lie on one
     side of it, an event with a binomial probability. Takes at least 6 values.
@@ -66,7 +65,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def ratios(before: Sequence[Run], after: Sequence[Run], figure: str) -> dict[str, Any]:
-    """AFTER / BEFORE of a figure of each pair: the median, its interval, and if AFTER is slower.
+    """Return the median of AFTER / BEFORE over pairs, its interval, and whether AFTER is slower.
 
     AFTER counts as slower where the whole interval lies above 1.05.
     """
@@ -78,7 +77,7 @@ def ratios(before: Sequence[Run], after: Sequence[Run], figure: str) -> dict[str
 
 
 class Checkout:
-    """The steps of one checkout, run with this interpreter in a folder of their own."""
+    """The steps of one checkout, run by this interpreter in a separate folder."""
 
     def __init__(self, root: Path, source: Path, place: Path, workers: int) -> None:
         self.root, self.workers = root.resolve(), workers
@@ -87,7 +86,7 @@ class Checkout:
         place.mkdir()
 
     def build(self) -> Run:
-        """Build the default recipe where nothing is."""
+        """Build the default recipe in an empty folder."""
         fresh(self.data)
         return self._measure(
             "datagen", "build", "--recipe", "mnist", "--out", self.data,
@@ -95,7 +94,7 @@ class Checkout:
         )  # fmt: skip
 
     def verify(self) -> Run:
-        """Verify what was built, without its source."""
+        """Verify the dataset without its source."""
         return self._measure("datagen", "verify", self.data, "--quiet", "--workers", self.workers)
 
     def loader(self) -> Run:
@@ -159,7 +158,7 @@ def main(
     steps: tuple[str, ...],
     evidence: Path,
 ) -> None:
-    """Measure AFTER against BEFORE, two checkouts; print a table and write the evidence."""
+    """Measure AFTER against BEFORE, two checkouts; print a table and write the results."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         source = raw_copy(source_dir, place / "source")

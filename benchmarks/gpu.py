@@ -1,5 +1,4 @@
-"""All that is to be measured on a machine with a GPU, by one command: each part writes its own file
-of evidence.
+"""Run all measurements of a machine with a GPU; each part writes its own file of results.
 
 A part that fails leaves the others as they are, and the last lines say which. The records, of which
 a seed takes minutes, are measured where `--records` says how many.
@@ -87,25 +86,25 @@ def main(
 
 
 def training(dataset: Path, preset: str, seeds: int, out: Path) -> list[object]:
-    """The command that trains and scores with seeds from 0 on."""
+    """Return the command that trains and scores with seeds from 0 on."""
     numbers = ",".join(map(str, range(seeds)))
     place = ["--dataset", dataset, "--evidence", out / f"training-{preset}.json"]
     return script("training.py", "--device", "cuda", "--preset", preset, "--seeds", numbers, *place)
 
 
 def roofline(dataset: Path, preset: str, out: Path) -> list[object]:
-    """The command that measures steps against the ceilings of the machine."""
+    """Return the command that compares steps with the ceilings of the machine."""
     place = ["--dataset", dataset, "--evidence", out / f"roofline-{preset}.json"]
     return script("roofline.py", "--device", "cuda", "--preset", preset, *place)
 
 
 def script(name: str, *arguments: object) -> list[object]:
-    """The command of a benchmark beside this one."""
+    """Return the command of another benchmark."""
     return [HERE / name, *arguments]
 
 
 def take(name: str, arguments: list[object]) -> str:
-    """Run one part by this Python: how it ended, and the seconds that it took."""
+    """Run one part with this Python; return its exit code and seconds."""
     command = [sys.executable, *map(str, arguments)]
     click.echo(f"== {name}: {' '.join(command)}", err=True)
     started = time.perf_counter()

@@ -1,10 +1,9 @@
-"""What a shuffled epoch of the mosaics (image, mask, label) costs: ours, a plain numpy.take, and
-other libraries.
+"""Time a shuffled epoch of mosaics: our loader, numpy.take, and other libraries.
 
 The floor is numpy.take on one contiguous array in memory, into warm buffers, its order drawn
 beforehand; ours reads the mapped shards, its order and its tensors included. Peers keep --count
 samples in their own formats; what they read is compared with what was written before it is timed,
-and one that cannot be measured is told with the reason. All take turns in one process; its
+and one that cannot be measured is listed with the reason. All take turns in one process; its
 processor seconds count, all threads together.
 """
 
@@ -42,9 +41,7 @@ Epoch = Callable[[], Iterator[Any]]
 
 
 def floor(arrays: list[Array], batch: int) -> Epoch:
-    """A plain gather into buffers that are used again; the order is drawn once, and is not on the
-    clock.
-    """
+    """Gather into reused buffers; the order is drawn before the clock starts."""
     order = np.random.default_rng(0).permutation(len(arrays[0]))
     outs = [np.empty((batch, *array.shape[1:]), array.dtype) for array in arrays]
 
@@ -59,15 +56,17 @@ def floor(arrays: list[Array], batch: int) -> Epoch:
 
 
 def through_torch(split: Split, order: Order) -> Epoch:
-    """The same split and order through torch's DataLoader, without workers."""
+    """Read the same split and order through torch's DataLoader without workers."""
     chosen = split.select(*COLUMNS)
     batches = [order.batch(0, step) for step in range(order.steps)]
-    return lambda: iter(torch.utils.data.DataLoader(chosen, batch_size=None, sampler=batches))  # type: ignore[arg-type]
+    options: Any = {"dataset": chosen, "batch_size": None, "sampler": batches}
+    return lambda: iter(torch.utils.data.DataLoader(**options))
 
 
 def clock(epoch: Epoch, batch: int, seconds: float) -> tuple[float, float]:
-    """Samples a processor second and a wall second, over an epoch or so many seconds, from the
-    second batch on.
+    """Return samples a processor second and a wall second, from the second batch on.
+
+    Stops at the end of the epoch, or after `seconds`.
     """
     batches = epoch()
     next(batches)  # threads and buffers are there then
@@ -85,7 +84,7 @@ def once(read: Read, order: Array, batch: int) -> Epoch:
 
 
 def reason(peer: Peer, error: Exception) -> str:
-    """Why a peer cannot be measured, in one line."""
+    """Explain in one line why a peer cannot be measured."""
     if not isinstance(error, ModuleNotFoundError):
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return f"not installed: {error}" + (f"; it needs {peer.needs}" if peer.needs else "")
@@ -94,7 +93,7 @@ def reason(peer: Peer, error: Exception) -> str:
 def prepare(
     chosen: Iterable[str], samples: Samples, folder: Path, batch: int
 ) -> tuple[dict[str, Epoch], dict[str, str]]:
-    """The peers that were written and read back right, and why the others are not measured."""
+    """Return the peers that read back what they wrote, and why the others are not measured."""
     order = np.random.default_rng(0).permutation(len(samples["image"]))
     ready: dict[str, Epoch] = {}
     absent: dict[str, str] = {}
@@ -106,7 +105,7 @@ def prepare(
         try:
             read = peer.write(samples, place)
             check(peer, read, samples, order, batch)
-        except Exception as error:  # noqa: BLE001  (whatever stops a peer stops that peer alone)
+        except Exception as error:  # noqa: BLE001  (an error stops only its own peer)
             absent[name] = reason(peer, error)
             click.echo(f"not measured: {name}: {absent[name]}", err=True)
         else:
@@ -160,7 +159,7 @@ def main(
     scratch: Path | None,
     evidence: Path,
 ) -> None:
-    """Measure in turns, print, write the evidence."""
+    """Measure in turns, print, and write the results."""
     batch = CHUNK
     opened = open_dataset(dataset)
     split = opened.split("mosaics", "train")

@@ -1,5 +1,4 @@
-"""One digest everywhere: builds with old and new versions of every library, and reads back what was
-written.
+"""Check that old and new versions of every library build and read the same dataset.
 
 Makes a virtual environment for each line of ENVIRONMENTS, installs the project there, builds
 strokes and MNIST (where --source-dir has it) in both formats with one to four workers, and reads
@@ -20,7 +19,7 @@ from typing import Any
 import click
 from result_files import write
 
-# Python, then what is pinned there; what is not named is the newest that this Python can have.
+# Python and pinned versions; all other packages are the newest for this Python.
 ENVIRONMENTS: list[tuple[str, dict[str, str]]] = [
     (
         "3.11",
@@ -66,11 +65,11 @@ from datagen.stores.base import open_store
 
 dataset = Dataset(Path(sys.argv[1]))
 read = open_store(dataset.manifest.recipe.storage.format).read_rows
-for (task, split), section in dataset.splits.items():
-    for column, facts in zip(section.columns, dataset.manifest.splits[task, split].columns, strict=True):
+for (task, split), of in dataset.splits.items():
+    for column, facts in zip(of.columns, dataset.manifest.splits[task, split].columns, strict=True):
         hasher = ColumnHasher(column.dtype, column.shape)
-        for start in range(0, section.count, 32768):
-            hasher.update(read(dataset.root, section, column, start, min(start + 32768, section.count)))
+        for start in range(0, of.count, 32768):
+            hasher.update(read(dataset.root, of, column, start, min(start + 32768, of.count)))
         assert hasher.root().hex() == facts.root, (task, split, column.name)
 """
 VERSIONS = """
@@ -82,7 +81,7 @@ print(json.dumps({"python": platform.python_version(), **{name: version(name) fo
 
 
 def run(*command: str | Path) -> str:
-    """Output of a command that must succeed."""
+    """Run a command that must succeed; return its output."""
     done = subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, check=False
     )
@@ -92,7 +91,7 @@ def run(*command: str | Path) -> str:
 
 
 def environment(folder: Path, python: str, pins: dict[str, str]) -> Path | None:
-    """The interpreter of a new environment; None where this machine has no such Python."""
+    """Make an environment and return its interpreter; None if the machine lacks that Python."""
     base = shutil.which(f"python{python}")
     if (
         base is None
@@ -107,7 +106,7 @@ def environment(folder: Path, python: str, pins: dict[str, str]) -> Path | None:
 
 
 def digests(interpreter: Path, place: Path, source_dir: Path | None) -> dict[str, set[str]]:
-    """The digest of every build in this environment, by recipe."""
+    """Return the digest of every build in this environment, by recipe."""
     found: dict[str, set[str]] = {}
     for recipe in ["strokes", *(["mnist"] if source_dir else [])]:
         for format_name, workers in BUILDS:
@@ -146,7 +145,7 @@ def digests(interpreter: Path, place: Path, source_dir: Path | None) -> dict[str
     show_default=True,
 )
 def main(source_dir: Path | None, evidence: Path) -> None:
-    """Build everywhere, compare, and write the evidence."""
+    """Build everywhere, compare, and write the results."""
     lines: list[dict[str, Any]] = []
     seen: dict[str, set[str]] = {}
     for python, pins in ENVIRONMENTS:

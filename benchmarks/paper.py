@@ -1,7 +1,7 @@
-"""Compute the least time of a preset's steps on a GPU that is not at hand, from its data sheet.
+"""Compute the least time of a preset's steps on a GPU from its data sheet.
 
 Operations and bytes are counted on this machine at two batch sizes, and extrapolated linearly to
-the batch of the preset; the ceilings are given. Writes one JSON file of evidence, and prints the
+the batch of the preset; the ceilings are given. Writes one JSON file of results, and prints the
 table of docs/gpu.md.
 """
 
@@ -49,7 +49,7 @@ SHOWN = {
     show_default=True,
 )
 def main(directory: Path, bfloat16: float, float32: float, copying: float, evidence: Path) -> None:
-    """Count, print, and write the evidence."""
+    """Count, print, and write the results."""
     dataset = open_dataset(directory)
     rates = {"bfloat16": {"median": bfloat16 * 1e12}, "float32": {"median": float32 * 1e12}}
     ceilings = {"operations_per_s": rates, "bytes_per_s": {"median": copying * 1e12}}

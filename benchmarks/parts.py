@@ -1,8 +1,7 @@
-"""Where the processor time of a build goes: each part's seconds in one real build, beside what the
-machine can do.
+"""Measure how the processor time of a build divides into parts, and the machine's limits.
 
 The parts are the functions below, each wrapped in a clock of its thread's processor time; a part's
-time does not include that of parts it calls. Writes one JSON file of evidence.
+time does not include that of parts it calls. Writes one JSON file of results.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ PARTS: list[tuple[str, Any, str]] = [
 
 
 class Clock:
-    """Processor seconds of each part, of all threads together."""
+    """Counts processor seconds of each part, of all threads together."""
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
@@ -55,7 +54,7 @@ class Clock:
         self._lock = threading.Lock()
 
     def wrap(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, its own time counted under `name`."""
+        """Wrap a function so that its own time is counted under `name`."""
 
         @functools.wraps(function)
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -75,9 +74,7 @@ class Clock:
 
 
 def rates() -> dict[str, float]:
-    """What this machine can do on one core, in GB/s: the two hashes on 100 MB, and copying into
-    warm memory.
-    """
+    """Measure one core in GB/s: the two hashes on 100 MB, and copying into warm memory."""
     data = np.random.default_rng(0).integers(0, 256, 100_000_000, np.uint8)
     warm = data.copy()
     found = {}

@@ -1,6 +1,4 @@
-"""What every file of evidence has in common: the machine, the spread of a figure, and how the file
-is written.
-"""
+"""Write files of results: facts, the spread of a figure, and the machine."""
 
 from __future__ import annotations
 
@@ -15,19 +13,19 @@ from typing import Any
 
 
 def write(path: Path, facts: Mapping[str, Any]) -> None:
-    """Write facts as JSON; the folder is made if it is not there."""
+    """Write facts as JSON; create the folder if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Minimum, median and maximum, to four digits."""
+    """Return minimum, median and maximum, to four digits."""
     found = {"min": min(values), "median": statistics.median(values), "max": max(values)}
     return {name: float(f"{value:.4g}") for name, value in found.items()}
 
 
 def _processor() -> str:
-    """The processor's own name, where the system tells it."""
+    """Return the processor's name, if the system knows it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -37,9 +35,7 @@ def _processor() -> str:
 
 
 def stolen_seconds() -> float:
-    """Seconds of its cores' time that a virtual machine wanted and did not get, all cores together,
-    since it started; 0 where the system does not tell.
-    """
+    """Return the core seconds since boot that a virtual machine was denied; 0 if unknown."""
     try:
         ticks = int(Path("/proc/stat").read_text().split("\n", 1)[0].split()[8])
     except (OSError, ValueError, IndexError):
@@ -48,7 +44,7 @@ def stolen_seconds() -> float:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describe the machine of the measurements."""
     packages = ("numpy", "opencv-python-headless", "zarr", "h5py", "xxhash", "click")
     return {
         "cores": len(os.sched_getaffinity(0))

@@ -78,7 +78,7 @@ def main(
     warm_up: int,
     evidence: Path,
 ) -> None:
-    """Measure, print, and write the evidence after each task."""
+    """Measure, print, and write the results after each task."""
     device = find_device(device_name, threads)
     preset = preset or ("gpu" if device.type == "cuda" else "cpu")
     dataset = open_dataset(directory)

@@ -1,7 +1,6 @@
-"""How `datagen build` and `datagen verify` scale with workers, beside `cp -r` and `sha256sum`:
-whole processes in turn.
+"""Measure how build and verify scale with workers, against `cp -r` and `sha256sum`.
 
-Writes one JSON file of evidence: see --help.
+Writes one JSON file of results: see --help.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from result_files import machine, write
 
 
 def counts(most: int) -> list[int]:
-    """1, 2, 4 and so on up to `most`, which is the last."""
+    """Return 1, 2, 4 and so on up to `most`, which is the last."""
     return [*(2**power for power in range((most - 1).bit_length())), most]
 
 
@@ -64,7 +63,7 @@ def counts(most: int) -> list[int]:
     show_default=True,
 )
 def main(source_dir: Path, workers: int, rounds: int, scratch: Path | None, evidence: Path) -> None:
-    """Measure, print, and write the evidence."""
+    """Measure, print, and write the results."""
     with tempfile.TemporaryDirectory(dir=scratch) as name:
         facts = measure_all(Path(name), source_dir, counts(workers), rounds)
     write(evidence, facts)
@@ -72,11 +71,11 @@ def main(source_dir: Path, workers: int, rounds: int, scratch: Path | None, evid
 
 
 def measure_all(place: Path, source_dir: Path, workers: list[int], rounds: int) -> dict[str, Any]:
-    """All measurements, in the folder `place`."""
+    """Take all measurements in the folder `place`."""
     source, out, copy = raw_copy(source_dir, place / "source"), place / "out", place / "copy"
 
     def hashing(count: int) -> Run:
-        """As many `sha256sum` at once."""
+        """Run so many `sha256sum` at once."""
         return measure(
             ["sh", "-c", f"find '{out}' -type f -print0 | xargs -0 -n 1 -P {count} sha256sum"]
         )
@@ -107,9 +106,7 @@ def measure_all(place: Path, source_dir: Path, workers: list[int], rounds: int) 
 
 
 def curve_point(runs: list[Run], alone: list[Run], size: int) -> dict[str, Any]:
-    """Times with so many workers, bytes a second, and how many times faster than one worker:
-    medians.
-    """
+    """Return medians for so many workers: seconds, bytes a second, speed-up over one."""
     wall = statistics.median(run.wall for run in runs)
     faster = statistics.median(run.wall for run in alone) / wall
     return {
@@ -120,7 +117,7 @@ def curve_point(runs: list[Run], alone: list[Run], size: int) -> dict[str, Any]:
 
 
 def table(facts: dict[str, Any]) -> str:
-    """The curves for a reader: seconds, medians, and times faster than one worker."""
+    """Format the curves in Markdown: median seconds and speed-up over one worker."""
     kinds = ("build", "verify", "sha256sum")
     lines = [f"{'workers':<10}" + "".join(f"{kind:>20}" for kind in kinds)]
     for count in facts["build"]:

@@ -1,5 +1,4 @@
-"""What `make train-all` takes and what its models score, for several seeds: whole processes, one
-seed after another.
+"""Measure cost and scores of `make train-all` for several seeds, one after another.
 
 Each seed is trained and scored by the command that `make train-all` gives. Writes one JSON file of
 evidence, from which the README's table is made: see --help.
@@ -62,7 +61,7 @@ def main(
     also: tuple[Path, ...],
     evidence: Path,
 ) -> None:
-    """Train and score with each seed, print, and write the evidence after each."""
+    """Train and score with each seed, print, and write the results after each."""
     with tempfile.TemporaryDirectory() as scratch:
         # Of folders the last part only: evidence is published, and names no place of the machine.
         others = "".join(f" --also {each.resolve().name}" for each in also)
@@ -76,12 +75,12 @@ def main(
             place = (runs or Path(scratch)) / str(seed)
             facts["runs"].append(train_and_score(dataset, preset, task, device, seed, place, also))
             done = ",".join(str(each["seed"]) for each in facts["runs"])
-            told = [f"--preset {preset} --seeds {done}"]
-            told += [] if task == "all" else [f"--task {task}"]
-            told += [] if device == "auto" else [f"--device {device}"]
-            told += [f"--dataset {dataset.resolve().name}{others}"]
-            told += [] if evidence == _EVIDENCE else [f"--evidence results/{evidence.name}"]
-            facts["command"] = " ".join(["python benchmarks/training.py", *told])
+            options = [f"--preset {preset} --seeds {done}"]
+            options += [] if task == "all" else [f"--task {task}"]
+            options += [] if device == "auto" else [f"--device {device}"]
+            options += [f"--dataset {dataset.resolve().name}{others}"]
+            options += [] if evidence == _EVIDENCE else [f"--evidence results/{evidence.name}"]
+            facts["command"] = " ".join(["python benchmarks/training.py", *options])
             facts |= summarize(facts["runs"])
             write(evidence, facts)
     click.echo(
@@ -104,7 +103,7 @@ def train_and_score(
     return {
         "seed": seed,
         "taken": taken,
-        "tasks": {each: told(out / each) for each in tasks},
+        "tasks": {each: facts_of(out / each) for each in tasks},
         "also": [elsewhere(out, each, tasks) for each in also],
     }
 
@@ -121,10 +120,7 @@ def begin() -> float:
 
 
 def run(*arguments: object) -> dict[str, float]:
-    """Wall seconds of one `modeling` command, processor seconds of it and its children, the share
-    of the cores' time that other machines on the same hardware took meanwhile, and the most memory
-    of one process.
-    """
+    """Run one `modeling` command; return wall and processor seconds, stolen time, peak memory."""
     before, stolen, started, peak = os.times(), stolen_seconds(), time.perf_counter(), 0.0
     process = subprocess.Popen([sys.executable, "-m", "modeling", *map(str, arguments)])
     while process.poll() is None:
@@ -166,7 +162,7 @@ def own_memory(pid: int) -> float:
     return int(sizes[0]) / 1024 if sizes else 0.0
 
 
-def told(folder: Path) -> dict[str, Any]:
+def facts_of(folder: Path) -> dict[str, Any]:
     """Return the facts of a run without its history, and its scores without those by class."""
     evidence, scores = (
         json.loads((folder / name).read_text("utf-8")) for name in ("evidence.json", "scores.json")

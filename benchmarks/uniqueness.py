@@ -1,8 +1,7 @@
-"""What the search for equal digests costs: 100 million synthetic ones, an equal pair among them, in
-bounded memory.
+"""Measure the search for equal digests: 100 million, with one equal pair, in bounded memory.
 
-The digests are made anew, block by block, each time they are read: nothing is kept of them, on disk
-or in memory. Writes one JSON file of evidence: see --help.
+The digests are computed again, block by block, each time they are read: nothing is kept, on disk
+or in memory. Writes one JSON file of results: see --help.
 """
 
 from __future__ import annotations
@@ -26,9 +25,7 @@ LIMIT = 1 << 30  # bytes of peak memory that are allowed
 
 
 def mixed(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Words scrambled by a bijection (the finaliser of MurmurHash3): distinct words stay
-    distinct.
-    """
+    """Scramble words by a bijection, the finaliser of MurmurHash3: distinct words stay distinct."""
     words ^= words >> np.uint64(33)
     words *= np.uint64(0xFF51AFD7ED558CCD)
     words ^= words >> np.uint64(33)
@@ -38,9 +35,7 @@ def mixed(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def blocks(count: int, pair: tuple[int, int]) -> Iterator[Digests]:
-    """Digests that follow from their positions, all distinct but the one at pair[1], which equals
-    that at pair[0].
-    """
+    """Yield digests computed from their positions; only the two at `pair` are equal."""
     for start in range(0, count, BLOCK):
         positions = np.arange(start, min(start + BLOCK, count), dtype=np.uint64)
         positions[positions == pair[1]] = pair[0]
@@ -51,7 +46,7 @@ def blocks(count: int, pair: tuple[int, int]) -> Iterator[Digests]:
 
 
 def peak() -> int:
-    """Bytes of memory that this process has held at most."""
+    """Return the peak memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
         1 if sys.platform == "darwin" else 1 << 10
     )
@@ -66,7 +61,7 @@ def peak() -> int:
     show_default=True,
 )
 def main(count: int, evidence: Path) -> None:
-    """Measure, print, write the evidence, and fail unless the pair is found within 1 GiB."""
+    """Measure, print, write the results, and fail unless the pair is found within 1 GiB."""
     pair = (count // 7, count - count // 11)
     started = time.perf_counter()
     for _ in blocks(count, pair):

@@ -1,7 +1,6 @@
-"""What a verification costs, beside `sha256sum` over the same files: whole processes in turn,
-medians and ratios.
+"""Measure the cost of a verification against `sha256sum` over the same files.
 
-Writes one JSON file of evidence: see --help.
+Writes one JSON file of results: see --help.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from result_files import machine, spread, write
     show_default=True,
 )
 def main(source_dir: Path, workers: int, rounds: int, scratch: Path | None, evidence: Path) -> None:
-    """Measure, print, and write the evidence."""
+    """Measure, print, and write the results."""
     with tempfile.TemporaryDirectory(dir=scratch) as name:
         place = Path(name)
         out = place / "out"

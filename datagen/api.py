@@ -40,7 +40,7 @@ def build(
     `datagen.recipe.changed`. `source_dir` is where the source's files are; nothing is fetched then.
     `workers` is the number of cores, all by default; `warn` and `progress` are called meanwhile.
 
-    Raises RecipeError for a bad recipe, SourceError where the source cannot be had, FormatError
+    Raises RecipeError for a bad recipe, SourceError where the source cannot be fetched, FormatError
     where `out` holds something else, BusyError and StorageError.
 
     >>> data = datagen.build("strokes", "strokes", mosaics=(300, 20, 20))
@@ -179,7 +179,7 @@ def compute(
 
 
 def names_recipe(where: Path | str) -> bool:
-    """Tell a recipe from a dataset: a TOML file or a plain name that is no folder."""
+    """Distinguish a recipe from a dataset: a TOML file or a plain name that is not a folder."""
     path = Path(where)
     is_plain = path.name == str(where)
     return not path.is_dir() and (path.is_file() or path.suffix == ".toml" or is_plain)

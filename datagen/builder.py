@@ -36,8 +36,8 @@ def build(
 
     `directory` is where the source is looked for; `part` is a half-open range of the global shard
     list, to be built without committing. `warn` takes warnings about the source, `fetching` the
-    progress of its download, `progress` the bytes written and in all. Whatever error is raised,
-    nothing that was in `root` before is harmed, and a later call goes on where this one ended.
+    progress of its download, `progress` the bytes written and in all. After any error, what
+    was in `root` before is intact, and a later call continues where this one ended.
 
     >>> build(recipe.load("mnist"), "data/mnist", workers=8)  # doctest: +SKIP
     """
@@ -94,7 +94,7 @@ def finish(root: Path | str, *, workers: int = 1) -> Built:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Spell numbers as half-open ranges, the way --shards takes them: 0,1,2,7 -> 0:3 7:8."""
+    """Write numbers as half-open ranges, the way --shards takes them: 0,1,2,7 -> 0:3 7:8."""
     spans: list[list[int]] = []
     for number in numbers:
         if spans and spans[-1][1] == number:
@@ -105,7 +105,7 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def _require_apart(root: Path, spec: str, directory: Path | str | None) -> None:
-    """Raise InputError where the dataset and its source would lie one in the other.
+    """Raise InputError if the dataset would be inside its source, or the source inside the dataset.
 
     Such a source would change with the dataset, or be refused because of it.
     """
@@ -121,7 +121,7 @@ def _require_apart(root: Path, spec: str, directory: Path | str | None) -> None:
         )
     if scheme != "npz" and files.is_within(root, place):
         raise InputError(
-            "the dataset would lie in the folder of its source",
+            "the dataset would be in the folder of its source",
             path=root,
             remedy="choose another folder",
         )

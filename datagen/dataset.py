@@ -104,15 +104,15 @@ class Dataset:
         name = column.path.format(shard=shard)
         path = self.root / name
         require_no_link(self.root, [name])
-        there = look(path)
-        found = there.st_size if there is not None and stat.S_ISREG(there.st_mode) else None
-        if found != facts["file_bytes"]:
-            described = "no file" if there is None else kind(path)
+        status = look(path)
+        size = status.st_size if status is not None and stat.S_ISREG(status.st_mode) else None
+        if size != facts["file_bytes"]:
+            described = "no file" if status is None else kind(path)
             raise DamagedError(
                 "the shard is not as long as its table says",
                 path=path,
                 expected=f"{facts['file_bytes']:,} bytes",
-                found=described if found is None else f"{found:,}",
+                found=described if size is None else f"{size:,}",
             )
         return path, facts
 

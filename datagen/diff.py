@@ -56,7 +56,7 @@ class Comparison:
 
     @property
     def same_data(self) -> bool:
-        """Tell whether both hold the same data."""
+        """Return whether both hold the same data."""
         return self.digests[0] == self.digests[1]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 PROBLEMS_FOUND = 1
 INTERRUPTED = 130
-CLOSED_PIPE = 141  # nobody reads the output any more
+CLOSED_PIPE = 141  # the reader of the output is gone
 
 
 _ITEM = "\n  "  # before each item of a list in a message

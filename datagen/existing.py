@@ -1,5 +1,4 @@
-"""Find the files of a dataset that are on disk intact: as a progress record, a shard table or the
-manifest says.
+"""Find the intact files of a dataset by its progress records, shard tables and manifest.
 
 A progress record follows each durable shard of a build: SHARD_FACTS of each column, and a digest.
 """
@@ -19,7 +18,7 @@ from datagen import recipe as recipes
 from datagen.engines import threads
 from datagen.errors import DamagedError, StorageError
 from datagen.hashing import bytes_digest, file_digest
-from datagen.layout import DRAFT, PROGRESS
+from datagen.layout import PARTIAL_MANIFEST, PROGRESS
 from datagen.manifest import Manifest
 from datagen.split import (
     SHARD_FACTS,
@@ -33,9 +32,9 @@ from datagen.stores.base import open_store
 
 
 def is_whole(root: Path, manifest: Manifest, *, workers: int, consolidated: bool = False) -> bool:
-    """Tell whether every file of a finished dataset has the size and digest in its manifest.
+    """Return whether every file of a finished dataset has the size and digest in its manifest.
 
-    A dataset of a packaged recipe must also be the published one. Only `verify` tells whether
+    A dataset of a packaged recipe must also be the published one. Only `verify` checks whether
     samples follow from their source. With `consolidated`, metadata that zarr consolidated pass:
     that touches no sample.
     """
@@ -46,8 +45,10 @@ def is_whole(root: Path, manifest: Manifest, *, workers: int, consolidated: bool
 
 
 def has_intact_metadata(root: Path, manifest: Manifest, *, consolidated: bool = False) -> bool:
-    """Tell whether all files but the shards are intact, and no build is in progress."""
-    if any(files.look(root / name) for name in (DRAFT, PROGRESS)) or not is_published(manifest):
+    """Return whether all files but the shards are intact, and no build is in progress."""
+    if any(files.look(root / name) for name in (PARTIAL_MANIFEST, PROGRESS)) or not is_published(
+        manifest
+    ):
         return False
     format_name = manifest.recipe.storage.format
     return all(
@@ -57,7 +58,7 @@ def has_intact_metadata(root: Path, manifest: Manifest, *, consolidated: bool = 
 
 
 def is_published(manifest: Manifest) -> bool:
-    """Tell whether the dataset digest is the published one of the recipe, if there is one."""
+    """Return whether the dataset digest is the published one of the recipe, if there is one."""
     return recipes.known_digest(manifest.recipe) in (None, manifest.digest)
 
 
@@ -84,7 +85,7 @@ def intact_shards(
 
 
 def has_sizes(root: Path, job: Shard, rows: Table) -> bool:
-    """Tell whether the shard's files are there, regular, and as long as `rows`, its facts, say."""
+    """Return whether the shard's files are regular and as long as `rows`, its facts, say."""
     sizes = zip(job.paths, rows["file_bytes"].tolist(), strict=True)
     return all(_size(root / path) == size for path, size in sizes)
 
@@ -166,7 +167,7 @@ def _is_intact(root: Path, facts: FileFacts) -> bool:
 
 
 def _is_consolidated(root: Path, file: FileFacts, format_name: str) -> bool:
-    """Tell whether a file is a group's metadata plus what `zarr.consolidate_metadata` adds."""
+    """Return whether a file is a group's metadata plus what `zarr.consolidate_metadata` adds."""
     test = open_store(format_name).is_consolidated
     if test is None or _size(root / file.path) is None:
         return False

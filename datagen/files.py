@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from datagen.errors import BusyError, DamagedError, InputError, StorageError
-from datagen.layout import DRAFT, MANIFEST, RECIPE
+from datagen.layout import MANIFEST, PARTIAL_MANIFEST, RECIPE
 
 _FEWER_WORKERS = "use fewer --workers where the command has that option"
 _REMEDIES = {
@@ -32,7 +32,7 @@ _REMEDIES = {
     errno.ENOMEM: f"end other programs, or {_FEWER_WORKERS}",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
-# errors of a process or a machine, whatever the file
+# errors of a process or a machine, not of the file
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _TEMPORARY = (".datagen-", ".tmp")
 _LONGEST_NAME = 255  # bytes, on nearly every file system
@@ -95,8 +95,9 @@ def kind(path: Path) -> str:
 
 
 def require_no_link(root: Path, paths: Iterable[str]) -> None:
-    """Raise DamagedError where one of `paths`, or a folder between it and `root`, is a link; `root`
-    may be one.
+    """Raise DamagedError if one of `paths`, or a folder between it and `root`, is a link.
+
+    `root` itself may be a link.
     """
     seen = set()
     for path in paths:
@@ -125,7 +126,7 @@ def require_real_folder(folder: Path) -> None:
 def beside(place: Path, name: str) -> Path:
     """Return the path of `name` beside `place`; {name} in it stands for the name of `place`.
 
-    Raises StorageError if nothing can lie beside `place`, or if the name is longer than file
+    Raises StorageError if `place` has no parent folder, or if the name is longer than file
     systems take.
 
     >>> beside(Path("data/mnist"), "{name}-preview").as_posix()
@@ -135,7 +136,7 @@ def beside(place: Path, name: str) -> Path:
         with storage_errors(place):
             place = Path(os.path.realpath(place))
     if not place.name:
-        raise StorageError("nothing lies beside it", path=place, remedy="choose another place")
+        raise StorageError("no folder contains it", path=place, remedy="choose another place")
     path = place.with_name(name.replace("{name}", place.name))
     if len(os.fsencode(path.name)) > _LONGEST_NAME:
         found = f"{len(os.fsencode(path.name))}: {path.name}"
@@ -150,14 +151,14 @@ def beside(place: Path, name: str) -> Path:
 
 
 def is_within(place: Path, folder: Path) -> bool:
-    """Say whether `place` is `folder` or lies inside it, with all links followed."""
+    """Return whether `place` is `folder` or inside it, with all links followed."""
     with storage_errors(place):  # a loop of links is one
         inner, outer = (Path(os.path.realpath(one)) for one in (place, folder))
     return outer in (inner, *inner.parents)
 
 
 def require_outside_datasets(place: Path) -> None:
-    """Raise InputError if `place` lies in the folder of a dataset, finished or begun.
+    """Raise InputError if `place` is in the folder of a dataset, finished or begun.
 
     Nothing else belongs there. All links are followed. `place` itself may be a dataset.
     """
@@ -165,7 +166,7 @@ def require_outside_datasets(place: Path) -> None:
         above = Path(os.path.realpath(place)).parents
     for folder in above:
         if (
-            kind(folder / DRAFT) == "a file"
+            kind(folder / PARTIAL_MANIFEST) == "a file"
             or kind(folder / MANIFEST) == kind(folder / RECIPE) == "a file"
         ):
             raise InputError(
@@ -313,7 +314,7 @@ def remove_temporaries(folder: Path, *, below: bool = True) -> None:
 
 
 def is_temporary(name: str) -> bool:
-    """Say whether a file of this name is a temporary one of `AtomicFile`."""
+    """Return whether a file of this name is a temporary one of `AtomicFile`."""
     prefix, suffix = _TEMPORARY
     return name.startswith(prefix) and name.endswith(suffix)
 

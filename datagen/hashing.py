@@ -2,7 +2,7 @@
 
 A column's tree is that of RFC 6962, section 2.1, over leaves of 256 samples. A full shard of
 256 * 2**k samples is an inner node of it, so the roots of the shards give the root of the column,
-whatever the shard size.
+for any shard size.
 """
 
 from __future__ import annotations

@@ -19,6 +19,6 @@ MANIFEST = "manifest.json"
 RECIPE = "recipe.toml"
 MAX_MANIFEST_BYTES = 1 << 20
 
-# a build that has not ended: its plan, and at the very end the manifest before its name
-DRAFT = ".manifest.json"
-PROGRESS = ".build"  # what such a build has done: one record a shard
+# of an unfinished build: the plan; at the very end, the manifest until it is renamed
+PARTIAL_MANIFEST = ".manifest.json"
+PROGRESS = ".build"  # the shards that such a build has finished, a record each

@@ -20,11 +20,11 @@ from datagen.decoding import DecodeError, Rule, decode, shown, shown_name
 from datagen.errors import DamagedError, DatagenError, FormatError, RecipeError
 from datagen.hashing import canonical_json, dataset_digest
 from datagen.layout import (
-    DRAFT,
     FORMAT_NAME,
     FORMAT_VERSION,
     MANIFEST,
     MAX_MANIFEST_BYTES,
+    PARTIAL_MANIFEST,
     SPLITS,
     TASKS,
 )
@@ -257,7 +257,7 @@ def _require_folder(root: Path) -> None:
             path=root,
             expected="a folder",
             found="a file" if is_file else "a link that leads nowhere",
-            remedy=f"name the folder that it lies in, {root.parent}"
+            remedy=f"name the folder that holds it, {root.parent}"
             if root.name == MANIFEST
             else "name another place",
         )
@@ -274,7 +274,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
             remedy=files.LINK_REMEDY,
         )
     if found != "a file":
-        begun = files.look(path.parent / DRAFT) is not None
+        begun = files.look(path.parent / PARTIAL_MANIFEST) is not None
         raise FormatError(
             "not a finished dataset: there is no manifest",
             path=path.parent,

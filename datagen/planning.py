@@ -28,7 +28,7 @@ _CONFLICTS_LISTED = 100
 _TILES = 4096  # a job's worth of thresholds
 # a million would take a minute to list, and few file systems are fast with so many files
 _MAX_SHARDS = 1 << 18
-OWN = ("idx", "npz", "images")  # sources that lie where their user says
+OWN = ("idx", "npz", "images")  # sources at a path of the user
 # sources whose bytes follow from their name
 EMBEDDED_OR_PINNED = ("mnist", "fashion-mnist", "strokes")
 
@@ -149,7 +149,7 @@ def resolve(
 ) -> Resolved:
     """Load the source of a recipe, without asking mirrors if `offline`.
 
-    `directory` may give the path of a source that lies in one. Raises what `sources.load` and
+    `directory` may give the path of a source that has one. Raises what `sources.load` and
     `Resolved` raise.
     """
     spec = recipe.source
@@ -165,7 +165,7 @@ def resolve(
 
 
 def require_sample(recipe: Recipe, task: str, split: str, index: int) -> None:
-    """Raise RecipeError where the recipe alone tells that there is no such sample."""
+    """Raise RecipeError if the recipe alone shows that there is no such sample."""
     if task not in recipe.tasks:
         raise unknown_name("task", task, recipe.tasks)
     find(task)
@@ -211,7 +211,7 @@ def resolve_dataset(root: Path | str, *, directory: Path | str | None = None) ->
 
 
 def is_at_hand(source: str) -> bool:
-    """Tell whether a source, as a dataset records it, can be loaded without a mirror or a path."""
+    """Return whether a source, as a dataset records it, can be loaded without mirror or path."""
     try:
         return sources.found(source) is not None
     except RecipeError:  # of a name that only another program knows

@@ -30,7 +30,7 @@ from datagen.files import (
 from datagen.manifest import Manifest
 from datagen.samples import Sample, choose, read_sample
 
-_SHEET_WIDTH = 1640  # pixels that the strips of a sheet fill; one is always there, however wide
+_SHEET_WIDTH = 1640  # pixels that the strips of a sheet fill; at least one is drawn
 _MARGIN = 36
 _TITLE, _LARGE, _SMALL = 22, 14, 11  # heights of capitals
 _HEAD = 33  # bytes of a PNG file ahead of the second chunk: the signature and the header
@@ -66,7 +66,7 @@ def write_preview(root: Path | str, folder: Path | str) -> list[Path]:
 
     They go to `folder`. A picture that is already there with the same bytes is not written again;
     each holds the SHA-256 of the manifest. Raises the errors of opening and reading the dataset,
-    InputError if `folder` is a dataset or lies in one, and StorageError if it cannot be written.
+    InputError if `folder` is or is in a dataset, and StorageError if it cannot be written.
 
     >>> write_preview("data/mnist", "data/mnist-preview")  # doctest: +SKIP
     """
@@ -90,7 +90,7 @@ def write_preview(root: Path | str, folder: Path | str) -> list[Path]:
 
 
 def shows(path: Path, manifest: Manifest) -> bool:
-    """Say whether the file at `path` is a picture drawn of the dataset with this manifest."""
+    """Return whether the file at `path` is a picture drawn of the dataset with this manifest."""
     mark = _mark(manifest)
     try:
         with path.open("rb") as file:

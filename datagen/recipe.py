@@ -33,7 +33,7 @@ def _one_of(names: tuple[str, ...]) -> Rule:
 
 
 def _is_source(value: Any) -> bool:
-    """Tell whether a source can have this name.
+    """Return whether a source can have this name.
 
     A path, which is not recorded, may have bytes that are no text in the locale: Python has
     surrogates for them.
@@ -87,13 +87,13 @@ class Mosaics:
     test: Annotated[int, _COUNT] = 32_768
 
     def count(self, split: str) -> int:
-        """How many mosaics `split` holds."""
+        """Return the number of mosaics in `split`."""
         return int(getattr(self, split))
 
 
 @dataclass(frozen=True)
 class Storage:
-    """How the columns lie on disk; nothing here changes what the data is."""
+    """The storage of the columns on disk; it does not change the data."""
 
     format: Annotated[str, _one_of(FORMATS)] = "zarr"
     shard_size: Annotated[int, _SHARD_SIZE] = DEFAULT_SHARD_SIZE
@@ -218,10 +218,8 @@ def _unknown_keys(table: Mapping[str, Any]) -> list[str]:
     names = {prefix: [field.name for field in fields(kind)] for prefix, kind in known.items()}
     problems = []
     for prefix, here in names.items():
-        section = table.get(prefix.removesuffix("."), {}) if prefix else table
-        unknown = (
-            [key for key in section if key not in here] if isinstance(section, Mapping) else []
-        )
+        inner = table.get(prefix.removesuffix("."), {}) if prefix else table
+        unknown = [key for key in inner if key not in here] if isinstance(inner, Mapping) else []
         for key in unknown[:_MAX_LISTED]:
             shown_key = key if key.isprintable() and len(key) <= 40 else shown(key)
             problems.append(f"unknown key {prefix}{shown_key}{_closest_key(key, prefix, names)}")
@@ -252,11 +250,11 @@ def to_table(recipe: Recipe) -> dict[str, Any]:
 def to_toml(recipe: Recipe) -> str:
     """Format a recipe as canonical TOML; `parse` takes it back."""
     table = to_table(recipe)
-    sections = {name: table.pop(name) for name in ("mosaics", "storage")}
+    nested = {name: table.pop(name) for name in ("mosaics", "storage")}
     parts = ["".join(f"{key} = {_toml(value)}\n" for key, value in table.items())]
-    for name, section in sections.items():
+    for name, values in nested.items():
         parts.append(
-            f"[{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in section.items())
+            f"[{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
         )
     return "\n".join(parts)
 

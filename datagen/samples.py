@@ -52,7 +52,7 @@ def damage(dataset: Dataset, task: str, split: str, index: int) -> DamagedError 
         expected=problem.expected,
         found=problem.found,
         remedy="'datagen verify' says which samples are wrong, "
-        "'datagen build' writes the file anew",
+        "'datagen build' writes the file again",
     )
 
 
@@ -135,7 +135,7 @@ def read_sample(dataset: Dataset, task: str, split: str, row: int) -> Sample:
 
 
 def _contradiction(sample: Sample, classes: int) -> str | None:
-    """Say why a sample cannot be drawn; None if it can."""
+    """Explain why a sample cannot be drawn; None if it can."""
     if "label" in sample and sample["label"].max() >= classes:
         return "a label that is no class"
     if "circle" in sample:

@@ -23,7 +23,7 @@ from datagen.layout import CHUNK, MAX_COUNT
 
 _BLOCK_BYTES = 1 << 23
 
-NO_OFFSET = (1 << 64) - 1  # of a compressed column, which lies in no single extent
+NO_OFFSET = (1 << 64) - 1  # of a compressed column, which has no single extent
 
 SHARD_FACTS = np.dtype(
     [
@@ -57,7 +57,7 @@ def _is_path_rule(value: Any) -> bool:
 
 
 def is_shape(value: Any) -> bool:
-    """Tell whether a plain value can be the shape of a sample."""
+    """Return whether a plain value can be the shape of a sample."""
     return (
         isinstance(value, list | tuple)
         and len(value) <= 3
@@ -157,7 +157,7 @@ class Split:
 
     @property
     def shards(self) -> int:
-        """How many shards there are."""
+        """Number of shards."""
         return -(-self.count // self.shard_size)
 
     def samples(self, shard: int) -> range:
@@ -165,7 +165,7 @@ class Split:
         return range(shard * self.shard_size, min(self.count, (shard + 1) * self.shard_size))
 
     def chunks(self, shard: int) -> int:
-        """How many chunks of 256 samples a shard holds; the last may be short."""
+        """Number of chunks of 256 samples in a shard; the last may be short."""
         return -(-len(self.samples(shard)) // CHUNK)
 
     def paths(self, shard: int) -> list[str]:
@@ -174,7 +174,7 @@ class Split:
 
     @property
     def samples_a_block(self) -> int:
-        """How many samples are derived, hashed and written together, so that they stay in cache.
+        """Number of samples derived, hashed and written together, so that they stay in cache.
 
         About 8 MiB. Compressed samples come in whole chunks if one fits, so that no chunk is
         decoded for two blocks.
@@ -301,7 +301,7 @@ def table_from_bytes(data: bytes, *, shards: int, columns: int, path: Path) -> T
 
 
 def _is_line_possible(split: Split, column: Column, line: Table) -> bool:
-    """Tell whether a column's extents have the lengths of its samples and lie in their files."""
+    """Return whether a column's extents have the lengths of its samples and lie in their files."""
     lengths = [len(split.samples(shard)) * column.sample_bytes for shard in range(split.shards)]
     mapped = line["offset"] != NO_OFFSET
     if split.compression == "none":

@@ -96,7 +96,7 @@ def _image_and_mask(tile: tuple[int, int]) -> tuple[Column, Column]:
     return Column("image", "|u1", tile, ("y", "x")), Column("mask", "|u1", tile, ("y", "x"))
 
 
-def one_per_digit(images: int, mosaics: Mosaics, split: str) -> int:  # noqa: ARG001  (a Task's signature)
+def one_per_digit(images: int, mosaics: Mosaics, split: str) -> int:  # noqa: ARG001
     """Count the samples of a task whose sample i shows image i of the split."""
     return images
 
@@ -115,7 +115,10 @@ def _foreground_mask(images: UInt8, thresholds: UInt8, out: UInt8) -> None:
 # Foreground: each image with the mask of the pixels above its Otsu threshold.
 
 
-def _foreground_columns(tile: tuple[int, int], mosaics: Mosaics) -> tuple[Column, ...]:  # noqa: ARG001  (a Task's signature)
+def _foreground_columns(
+    tile: tuple[int, int],
+    mosaics: Mosaics,  # noqa: ARG001
+) -> tuple[Column, ...]:
     return (*_image_and_mask(tile), Column("threshold", "|u1", (), ()))
 
 
@@ -132,7 +135,7 @@ def _foreground_deriver(inputs: Inputs) -> Deriver:
 # as a mask.
 
 
-def _circles_columns(tile: tuple[int, int], mosaics: Mosaics) -> tuple[Column, ...]:  # noqa: ARG001  (a Task's signature)
+def _circles_columns(tile: tuple[int, int], mosaics: Mosaics) -> tuple[Column, ...]:  # noqa: ARG001
     label = Column("label", "|u1", (), ())
     return (*_image_and_mask(tile), label, Column("circle", "<i8", (4,), ("component",)))
 
@@ -161,7 +164,7 @@ def _mosaics_columns(tile: tuple[int, int], mosaics: Mosaics) -> tuple[Column, .
     )
 
 
-def _mosaics_count(images: int, mosaics: Mosaics, split: str) -> int:  # noqa: ARG001  (a Task's signature)
+def _mosaics_count(images: int, mosaics: Mosaics, split: str) -> int:  # noqa: ARG001
     return mosaics.count(split)
 
 

@@ -2,8 +2,8 @@
 
 A dataset in progress is one whose manifest does not have its name yet. The partial manifest is
 written first and says what is being built; a progress record follows each durable shard; the
-manifest takes its name last. So a folder is complete or in progress at any moment, and whoever
-claims it next goes on from there.
+manifest takes its name last. So a folder is complete or in progress at any moment, and the
+next claim continues from there.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from datagen.existing import (
     write_record,
 )
 from datagen.hashing import ColumnHasher, bytes_digest, merkle_root
-from datagen.layout import DRAFT, MANIFEST, MAX_MANIFEST_BYTES, RECIPE
+from datagen.layout import MANIFEST, MAX_MANIFEST_BYTES, PARTIAL_MANIFEST, RECIPE
 from datagen.manifest import Manifest
 from datagen.split import NO_OFFSET, SHARD_FACTS, FileFacts, Shard, Split, Table, shard_list
 from datagen.stores.base import Extent, open_store
@@ -47,7 +47,7 @@ _MAX_LISTED = 5  # files that a message names
 class Built:
     """Tells what a build did: shards written and kept, in how many seconds.
 
-    `manifest` is None where only a part was built, `committed` tells whether the metadata were
+    `manifest` is None where only a part was built, `committed` says whether the metadata were
     written, and `removed` names the views of an earlier build that a commit removed.
     """
 
@@ -127,7 +127,7 @@ def _write(
 class DatasetFolder:
     """The folder of one dataset, locked for as long as it is claimed.
 
-    `present` is the manifest found there, partial or not, and `finished` tells whether it has its
+    `present` is the manifest found there, partial or not, and `finished` says whether it has its
     name. `jobs` are the shards to be written: all, or those of a part.
 
     >>> with DatasetFolder.claim(root, plan, splits) as folder:  # doctest: +SKIP
@@ -214,7 +214,7 @@ class DatasetFolder:
         return intact_shards(self.root, self.jobs, self.present, workers=workers)
 
     def is_complete(self, known: Mapping[str, Table]) -> bool:
-        """Tell whether there is nothing to write, given what `known` has found."""
+        """Return whether there is nothing to write, given what `known` has found."""
         if not self.finished or self.present is None or len(known) < len(self.jobs):
             return False
         return has_intact_metadata(self.root, self.present)
@@ -228,7 +228,7 @@ class DatasetFolder:
         if not self.is_part:
             files.remove_temporaries(self.root)
         if self.present is None:
-            path = self.root / DRAFT
+            path = self.root / PARTIAL_MANIFEST
             files.write_atomic(path, manifests.to_bytes(self.plan), replace=not self.is_part)
             # of two parts that begin at once, the first decides what is built here
             self._require_same_plan(_read_partial(self.root))
@@ -281,7 +281,7 @@ class DatasetFolder:
         expected = expected or recipes.known_digest(self.plan.recipe)
         if expected not in (None, manifest.digest):
             # without the tables of an earlier build, too
-            files.write_atomic(self.root / DRAFT, manifests.to_bytes(self.plan))
+            files.write_atomic(self.root / PARTIAL_MANIFEST, manifests.to_bytes(self.plan))
             remove_records(self.root)
             raise DamagedError(
                 "the data have another digest than they must",
@@ -290,10 +290,10 @@ class DatasetFolder:
                 found=manifest.digest,
                 remedy="run it again: nothing of this will be kept",
             )
-        files.write_atomic(self.root / DRAFT, manifests.to_bytes(manifest))
+        files.write_atomic(self.root / PARTIAL_MANIFEST, manifests.to_bytes(manifest))
         remove_records(self.root)
         with files.storage_errors(self.root):
-            (self.root / DRAFT).replace(self.root / MANIFEST)
+            (self.root / PARTIAL_MANIFEST).replace(self.root / MANIFEST)
             files.sync_folder(self.root)
         return manifest
 
@@ -355,10 +355,10 @@ class DatasetFolder:
         Where its digest is not the published one of its recipe, its tables are not kept either.
         """
         with files.storage_errors(self.root):
-            (self.root / MANIFEST).rename(self.root / DRAFT)
+            (self.root / MANIFEST).rename(self.root / PARTIAL_MANIFEST)
             files.sync_folder(self.root)
         if self.present is not None and not is_published(self.present):
-            files.write_atomic(self.root / DRAFT, manifests.to_bytes(self.plan))
+            files.write_atomic(self.root / PARTIAL_MANIFEST, manifests.to_bytes(self.plan))
 
     @contextmanager
     def _sweeping(self) -> Iterator[None]:
@@ -399,11 +399,11 @@ def _present(root: Path) -> Manifest | None:
     """Read the manifest in `root`, finished or partial; None where there is neither."""
     if files.look(root / MANIFEST):
         return manifests.load(root)
-    return _read_partial(root) if files.look(root / DRAFT) else None
+    return _read_partial(root) if files.look(root / PARTIAL_MANIFEST) else None
 
 
 def _read_partial(root: Path) -> Manifest:
-    path = root / DRAFT
+    path = root / PARTIAL_MANIFEST
     return manifests.from_bytes(manifests.read_bounded(path, MAX_MANIFEST_BYTES), path=path)
 
 

@@ -153,7 +153,7 @@ def find_device(name: str = "auto", threads: int | None = None) -> torch.device:
             "there is no GPU",
             expected="a device that CUDA finds",
             found="none",
-            remedy="leave --device out, or say cpu",
+            remedy="leave --device out, or give cpu",
         )
     return torch.device("cuda" if has_gpu and name != "cpu" else "cpu")
 
@@ -164,7 +164,7 @@ def main_metrics(tasks: Iterable[str]) -> dict[str, str]:
 
 
 def is_follower() -> bool:
-    """Tell whether this process is a rank of torchrun other than the first."""
+    """Return whether this process is a rank of torchrun other than the first."""
     return distributed.rank_and_count()[0] > 0
 
 

@@ -68,9 +68,7 @@ def class_colour(label: int) -> Colour:
 
 
 def mask_colours(classes: int) -> UInt8:
-    """Return the colour of each value of a semantic mask, (1 + classes, 3): 0 is black, k + 1 the
-    colour of class k.
-    """
+    """Return the colours of a semantic mask, (1 + classes, 3): 0 is black, k + 1 is of class k."""
     return np.array([(0, 0, 0), *map(class_colour, range(classes))], np.uint8)
 
 

@@ -34,9 +34,10 @@ _LONGEST_CHAIN = 10  # causes of an error that are searched
 class ModelingError(Exception):
     """Base of every error that this package raises on purpose.
 
-    `path` is where the trouble lies, `expected` and `found` are the two sides of the contradiction,
-    `remedy` is what to do about it; each may be None. `lines` are further lines of the message,
-    such as one for each problem. `exit_code` is the exit status of a command that this error ends.
+    `path` is the file or folder with the problem, `expected` and `found` are the two sides of the
+    contradiction, `remedy` is what to do about it; each may be None. `lines` are further lines of
+    the message, such as one for each problem. `exit_code` is the exit status of a command that this
+    error ends.
     """
 
     exit_code = 3
@@ -198,7 +199,7 @@ def _explain_storage(error: OSError) -> ModelingError:
     """Name the place that cannot be read or written."""
     if isinstance(error, FileNotFoundError) and error.filename is None:
         if _working_folder_is_gone():
-            return StorageError("the working folder is gone", remedy="change to one that is there")
+            return StorageError("the working folder is gone", remedy="change to an existing folder")
         # An error of a file or a program names it; this one is of a folder for temporary files.
         return StorageError(
             error.strerror or str(error), remedy="set TMPDIR to a folder that can be written"

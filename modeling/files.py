@@ -1,6 +1,6 @@
 """Files that are whole or absent: write beside the final place, fsync, rename, sync the folder.
 
-Beside that: what lies at a path, and which folders may be written to.
+Also: what is at a path, and which folders may be written to.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def absolute(path: Path | str) -> Path:
         raise StorageError(
             "the working folder is gone",
             path=path,
-            remedy="change to one that is there, or name whole paths",
+            remedy="change to an existing folder, or give absolute paths",
         ) from error
 
 
@@ -66,7 +66,7 @@ def write_json(path: Path | str, value: Mapping[str, Any]) -> None:
     write_atomic(path, json.dumps(value, indent=2, allow_nan=False).encode() + b"\n")
 
 
-def remove_drafts(folder: Path | str) -> None:
+def remove_temporaries(folder: Path | str) -> None:
     """Remove the temporary files that killed writers left in `folder`.
 
     Raises StorageError, which names the folder.
@@ -110,7 +110,7 @@ def make_folder(folder: Path | str) -> None:
 
 
 def require_outside_datasets(path: Path | str) -> None:
-    """Raise InputError if `path` is or lies in the folder of a dataset, finished or begun.
+    """Raise InputError if `path` is, or is in, the folder of a dataset, finished or begun.
 
     All links are followed. Other files in its folder would make the dataset a damaged one.
     """
@@ -128,7 +128,7 @@ def require_outside_datasets(path: Path | str) -> None:
 def _is_dataset(folder: Path) -> bool:
     """Recognise a dataset in any state: built, being built, or with a damaged manifest.
 
-    A manifest that cannot be read counts if a recipe lies beside it. A folder that cannot be looked
+    A manifest that cannot be read counts if a recipe is beside it. A folder that cannot be looked
     at is no dataset.
     """
     try:

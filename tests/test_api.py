@@ -53,8 +53,8 @@ def submodules(package: ModuleType) -> set[str]:
 
 
 @pytest.mark.parametrize("package", [datagen, modeling])
-def test_no_public_function_shares_its_name_with_a_module(package: ModuleType) -> None:
-    """Else importing that module would replace the function, whatever was imported before."""
+def test_no_public_function_has_the_name_of_a_module(package: ModuleType) -> None:
+    """Importing such a module would replace the function."""
     public = {name for name in package.__all__ if not name.startswith("_")}
     assert public
     assert not public & submodules(package)
@@ -66,7 +66,7 @@ def test_no_public_function_shares_its_name_with_a_module(package: ModuleType) -
 
 
 @pytest.mark.parametrize("package", [datagen, modeling])
-def test_an_editor_lists_functions_and_modules_and_an_unknown_name_is_no_attribute(
+def test_editors_list_functions_and_modules_and_unknown_names_raise_attribute_error(
     package: ModuleType,
 ) -> None:
     assert {*package.__all__, *submodules(package)} <= {*dir(package)}
@@ -169,9 +169,7 @@ def test_a_column_is_indexed_like_the_array_of_all_its_samples(
 @pytest.mark.parametrize(
     "index", [300, -301, [0, 300], 1.5, "0", (0, 1), [True], None, np.ones(7, bool)]
 )
-def test_an_index_that_a_column_does_not_take_is_an_index_error(
-    data: OpenedDataset, index: Any
-) -> None:
+def test_an_invalid_index_of_a_column_is_an_index_error(data: OpenedDataset, index: Any) -> None:
     with pytest.raises(IndexError):
         data["mosaics"]["test"]["image"][index]
 
@@ -187,7 +185,7 @@ def test_a_split_gives_samples_by_number_and_columns_by_name(data: OpenedDataset
     assert labels == [int(label) for label in split["label"]] == split["label"][:].tolist()
 
 
-def test_a_sample_is_that_of_the_dataset_whatever_it_is_computed_from(
+def test_a_sample_equals_the_dataset_for_every_way_of_computing_it(
     recipe: Path, data: OpenedDataset
 ) -> None:
     source = next(recipe.parent.glob("*.npz"))
@@ -199,7 +197,7 @@ def test_a_sample_is_that_of_the_dataset_whatever_it_is_computed_from(
             np.testing.assert_array_equal(found[name], value)
 
 
-def test_changes_of_a_recipe_are_those_of_the_command_line(recipe: Path, tmp_path: Path) -> None:
+def test_recipe_changes_work_as_on_the_command_line(recipe: Path, tmp_path: Path) -> None:
     changed = datagen.build(
         recipe, str(tmp_path / "here"), seed=7, grid=(1, 2), mosaics=(9, 8, 7), format="hdf5"
     )
@@ -222,7 +220,7 @@ def test_verify_finds_problems_and_another_source_is_refused(
         datagen.verify(data.path, source_dir=tmp_path)
 
 
-def test_every_repr_is_short_and_one_says_what_is_there(data: OpenedDataset) -> None:
+def test_every_repr_is_short_and_informative(data: OpenedDataset) -> None:
     problem = Problem("kind " * 99, "here/" * 99, "expected " * 999, "found\x1b[2J" * 999)
     verdict = Verdict("0" * 64, "full", (problem,) * 999, 1, 1, 1.0, "", ())
     split = data["mosaics"]["train"]
@@ -242,7 +240,7 @@ def test_a_notebook_shows_a_dataset_with_a_small_picture(data: OpenedDataset) ->
     assert len(page) < 100_000
 
 
-def test_a_model_predicts_any_number_of_images_and_refuses_what_is_none(
+def test_a_model_predicts_any_number_of_images_and_refuses_other_input(
     tmp_path: Path, data: OpenedDataset
 ) -> None:
     with on_one_thread():

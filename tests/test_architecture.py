@@ -26,7 +26,7 @@ print("whole")
 
 
 def python(code: str) -> str:
-    """What a fresh interpreter prints."""
+    """Return the output of a fresh interpreter."""
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout.strip()
@@ -48,7 +48,7 @@ def lint(folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_imports_keep_to_the_contracts() -> None:
+def test_the_imports_obey_the_contracts() -> None:
     checked = lint(ROOT)
     assert checked.returncode == 0, checked.stdout
     assert " 0 broken" in checked.stdout
@@ -133,7 +133,7 @@ def test_the_house_keeps_to_its_limits(measured: dict[str, object], name: str) -
     assert size <= LIMITS[name], value
 
 
-def test_the_limits_stand_on_the_page() -> None:
+def test_the_limits_are_on_the_page() -> None:
     page = (ROOT / "docs/development.md").read_text("utf-8")
     assert (
         dict(re.findall(r"^\| ([^|]+) \| ([\d,]+) \|", page, re.M)).items()
@@ -153,7 +153,7 @@ def test_the_page_lists_every_file_with_long_tests() -> None:
     assert sorted(listed) == sorted(marked)
 
 
-def test_the_floors_on_the_page_are_those_of_the_contracts() -> None:
+def test_the_layers_on_the_page_are_those_of_the_contracts() -> None:
     page = (ROOT / "docs/architecture.md").read_text("utf-8")
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]
     for contract in contracts["contracts"][:2]:
@@ -206,7 +206,7 @@ def test_the_base_install_needs_no_torch() -> None:
 
 
 def test_no_file_of_the_repository_is_large() -> None:
-    """Data, weights and dumps of trials belong elsewhere."""
+    """Data, weights and logs of experiments belong elsewhere."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
     listed = subprocess.run(

@@ -1,6 +1,4 @@
-"""The benchmarks that put whole processes together: what they ask for, and what they make of what
-they measured.
-"""
+"""Test the benchmarks of whole processes: the commands they run and their statistics."""
 
 from __future__ import annotations
 
@@ -55,7 +53,7 @@ def test_a_point_of_a_curve_has_medians_and_the_ratio_to_one_worker() -> None:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The commands that would be run; one of records fails."""
+    """Record the commands instead of running them; one of the records fails."""
     commands: list[list[str]] = []
 
     class Done:
@@ -68,7 +66,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return commands
 
 
-def test_everything_on_a_gpu_is_one_command_and_a_part_that_fails_is_told(
+def test_one_command_measures_everything_on_a_gpu_and_reports_failed_parts(
     asked: list[list[str]], tmp_path: Path
 ) -> None:
     places = [
@@ -108,7 +106,7 @@ def test_everything_on_a_gpu_is_one_command_and_a_part_that_fails_is_told(
         assert set(options) <= {name for parameter in main.params for name in parameter.opts}
 
 
-def test_only_what_is_named_is_measured(asked: list[list[str]], tmp_path: Path) -> None:
+def test_only_named_parts_are_measured(asked: list[list[str]], tmp_path: Path) -> None:
     places = ["--dataset", str(tmp_path), "--source-dir", str(tmp_path)]
     assert CliRunner().invoke(gpu.main, [*places, "--only", "scaling"]).exit_code == 0
     assert [command[0] for command in asked] == ["scaling.py"]
@@ -117,7 +115,7 @@ def test_only_what_is_named_is_measured(asked: list[list[str]], tmp_path: Path) 
     assert "there are tests, half-minute, roofline-gpu" in unknown.output
 
 
-def test_nothing_is_measured_as_a_gpu_s_where_there_is_none(
+def test_nothing_is_measured_as_gpu_results_without_a_gpu(
     asked: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -128,7 +126,7 @@ def test_nothing_is_measured_as_a_gpu_s_where_there_is_none(
     assert [command[0] for command in asked] == ["scaling.py"]
 
 
-def test_what_seeds_took_is_summed_up() -> None:
+def test_the_cost_of_seeds_is_summed_up() -> None:
     def one(wall: float, iou: float) -> dict[str, Any]:
         scores = {split: {"iou": {"value": iou}, "name": "x"} for split in ("val", "test")}
         task = {"scores": scores, "seconds": {"loading": 1.0, "training": wall / 2}}
@@ -142,18 +140,18 @@ def test_what_seeds_took_is_summed_up() -> None:
     assert json.dumps(facts)
 
 
-def test_a_process_takes_time_to_begin() -> None:
+def test_the_start_of_a_process_takes_time() -> None:
     assert training.begin() > 0
 
 
-def test_the_interval_of_a_median_leaves_out_what_chance_may_reach() -> None:
+def test_the_interval_of_a_median_has_the_stated_confidence() -> None:
     assert compare.interval([float(value) for value in (9, 1, 8, 2, 7, 3, 6, 4, 5)]) == (2, 8)
     assert compare.interval([float(value) for value in range(6)]) == (0, 5)
     with pytest.raises(ValueError, match="6 values"):
         compare.interval([1.0] * 5)
 
 
-def test_a_checkout_is_slower_only_if_the_whole_interval_says_so() -> None:
+def test_a_checkout_is_slower_only_if_the_whole_interval_is() -> None:
     before = [build.Run(wall=1.0, cpu=2.0, peak=0.0)] * 9
     slow = [build.Run(wall=1.06 + 0.001 * i, cpu=2.0, peak=0.0) for i in range(9)]
     mixed = [build.Run(wall=1.04 + 0.01 * i, cpu=2.0, peak=0.0) for i in range(9)]

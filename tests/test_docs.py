@@ -1,4 +1,4 @@
-"""What the format page says is what the code does: its tables are read here and compared."""
+"""Test that the tables of the format page agree with the code."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SPLITS = ("train", "val", "test")
 
 
 def table(heading: str) -> list[list[str]]:
-    """The rows, without the two of the head, of the table whose head begins so."""
+    """Return the rows of the table with this head, without the head."""
     lines = PAGE[PAGE.index(f"| {heading} ") :].splitlines()
     rows = []
     for line in lines[2:]:
@@ -44,7 +44,7 @@ def table(heading: str) -> list[list[str]]:
     return rows
 
 
-def test_the_test_vectors_are_what_the_bijection_gives() -> None:
+def test_the_test_vectors_match_the_bijection() -> None:
     rows = table("n | k | seed")
     assert len(rows) > 10
     for n, cells, seed, split, index, expected in rows:
@@ -83,7 +83,7 @@ def test_the_shard_table_is_laid_out_as_described() -> None:
 
 
 def example(reader: str) -> str:
-    """The lines of the page that read a whole column by `reader`."""
+    """Return the lines of the page that read a whole column with `reader`."""
     number = READERS.index(reader)
     assert f"import {reader}\n" in BLOCKS[number]
     assert FIRST.format("-hdf5" if reader == "h5py" else "") in BLOCKS[number]
@@ -91,7 +91,7 @@ def example(reader: str) -> str:
 
 
 def read(code: str, root: Path, task: str, split: str, column: str) -> Any:
-    """What the lines read of another column, in the dataset in `root`."""
+    """Run the lines for another column of the dataset in `root`; return what they read."""
     names: dict[str, Any] = {}
     first = re.compile(r"^root, task, split, name = .*$", re.MULTILINE)
     exec(
@@ -140,10 +140,10 @@ def test_the_examples_read_every_column_whole(
         import hdf5plugin  # noqa: F401  (as the page says)
     dataset = Dataset(built(name, compression))
     for split in SPLITS:
-        section = dataset.splits[task, split]
-        for column in section.columns:
+        of = dataset.splits[task, split]
+        for column in of.columns:
             found = read(example(reader), dataset.root, task, split, column.name)
-            expected = dataset.rows(task, split, column.name, 0, section.count)
+            expected = dataset.rows(task, split, column.name, 0, of.count)
             np.testing.assert_array_equal(found, expected, strict=True)
 
 
@@ -151,7 +151,7 @@ def test_the_examples_read_every_column_whole(
 @pytest.mark.parametrize(
     ("reader", "name"), [("numpy", "zarr"), ("numpy", "hdf5"), ("h5py", "hdf5"), ("zarr", "zarr")]
 )
-def test_the_examples_raise_where_a_shard_is_not_whole_as_far_as_the_page_promises(
+def test_the_examples_raise_for_incomplete_shards_as_documented(
     built: Callable[..., Path], tmp_path: Path, reader: str, name: str, damage: str
 ) -> None:
     root = shutil.copytree(built(name), tmp_path / "data")
@@ -172,7 +172,7 @@ def test_the_examples_raise_where_a_shard_is_not_whole_as_far_as_the_page_promis
 
 
 def test_the_fill_values_are_those_of_the_page(built: Callable[..., Path]) -> None:
-    told = {"mask": 255, "label": 255, "circle": -1, "source": 2**32 - 1}
+    fill_values = {"mask": 255, "label": 255, "circle": -1, "source": 2**32 - 1}
     assert (
         "255 in `mask` and `label`, -1 in `circle`, 2^32 - 1 in `source`. "
         "In all other columns it is 0" in " ".join(PAGE.split())
@@ -180,4 +180,4 @@ def test_the_fill_values_are_those_of_the_page(built: Callable[..., Path]) -> No
     for path in built("zarr").rglob("zarr.json"):
         document = json.loads(path.read_bytes())
         if document["node_type"] == "array":
-            assert document["fill_value"] == told.get(path.parent.name, 0)
+            assert document["fill_value"] == fill_values.get(path.parent.name, 0)

@@ -1,6 +1,4 @@
-"""The examples of the documentation run as they are written: every block of code, every command,
-every test.
-"""
+"""Run every block of code, command and test of the documentation as written."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ def commands() -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder that sees the documentation, with each block of Python in a file of its
-    own.
-    """
+    """Make a working folder with the documentation and each block of Python in a file."""
     place = tmp_path_factory.mktemp("examples")
     (place / "docs").symlink_to(ROOT / "docs")
     for number, block in enumerate(blocks("python")):
@@ -41,9 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def output(folder: Path) -> str:
-    """What pytest says of the blocks and of the examples, errors being what they are in this
-    project.
-    """
+    """Run pytest on the blocks and examples with this project's warnings as errors."""
     options = [
         "-q",
         "-p",
@@ -82,10 +76,12 @@ def test_every_block_of_python_runs_and_every_test_in_it_passes(output: str) -> 
 
 def test_every_command_runs_and_verify_finds_nothing(folder: Path, output: str) -> None:
     assert (folder / "digits.npz").exists(), output  # a block of the page writes it
-    said = {command[3]: run(command, folder) for command in commands() if command[0] == "datagen"}
-    assert list(said) == ["build", "verify", "sample"]
-    assert "whole" in said["verify"]
-    assert "box" in said["sample"]
+    outputs = {
+        command[3]: run(command, folder) for command in commands() if command[0] == "datagen"
+    }
+    assert list(outputs) == ["build", "verify", "sample"]
+    assert "whole" in outputs["verify"]
+    assert "box" in outputs["sample"]
     manifest = json.loads((folder / "data/boxes/manifest.json").read_text())
     assert manifest["recipe"]["tasks"] == ["foreground", "circles", "mosaics", "boxes"]
     assert [command for command in commands() if command[0] != "datagen"] == [
@@ -93,9 +89,7 @@ def test_every_command_runs_and_verify_finds_nothing(folder: Path, output: str) 
     ]
 
 
-def test_without_the_file_verify_says_that_boxes_were_not_looked_at(
-    folder: Path, output: str
-) -> None:
+def test_without_the_file_verify_reports_boxes_as_skipped(folder: Path, output: str) -> None:
     run(
         [
             "datagen",
@@ -109,19 +103,19 @@ def test_without_the_file_verify_says_that_boxes_were_not_looked_at(
         folder,
     )
     verdict = json.loads(run(["datagen", "verify", "data/unknown", "--json"], folder))
-    assert any("boxes" in told for told in verdict["not_looked_at"]), verdict
+    assert any("boxes" in entry for entry in verdict["not_looked_at"]), verdict
 
 
 SMALL = ["--mosaics", "10", "2", "2", "--format", "hdf5", "--out", "data/unknown"]
 
 
-def test_links_lead_to_files() -> None:
+def test_links_point_to_files() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", PAGE) if "://" not in link]
     assert links
     assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
 
 
-def test_the_table_names_all_that_is_published() -> None:
+def test_the_table_lists_everything_published() -> None:
     from datagen import testing
 
     lines = [line for line in PAGE.splitlines() if line.startswith("| `")]

@@ -28,16 +28,14 @@ READERS = {
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_target_takes_what_it_begins_with(name: str) -> None:
+def test_a_target_accepts_its_first_inputs(name: str) -> None:
     for data in TARGETS[name].seeds():
         assert len(data) <= TARGETS[name].max_bytes
         TARGETS[name].check(data)
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_an_error_that_is_not_the_package_s_own_is_found(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_foreign_error_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds = TARGETS[name].seeds()
 
     def fail(*_: object, **__: object) -> None:
@@ -49,7 +47,7 @@ def test_an_error_that_is_not_the_package_s_own_is_found(
             TARGETS[name].check(data)
 
 
-def test_a_message_must_be_short_and_such_as_can_be_printed() -> None:
+def test_a_message_must_be_short_and_printable() -> None:
     def refuse(message: str) -> None:
         raise InputError(message)
 
@@ -65,7 +63,7 @@ def test_a_message_must_be_short_and_such_as_can_be_printed() -> None:
             taken(refused, message)
 
 
-def test_digests_made_anew_are_those_of_a_manifest() -> None:
+def test_recomputed_digests_fit_a_manifest() -> None:
     whole = (GOLDEN / "zarr" / "manifest.json").read_bytes()
     assert forged(whole) == whole
     for reduced in TARGETS["manifest"].seeds():
@@ -75,7 +73,7 @@ def test_digests_made_anew_are_those_of_a_manifest() -> None:
     assert forged(b"[]") is forged(b"{") is forged(b"[" * 100_000) is None
 
 
-def test_checksums_made_anew_are_those_of_an_archive() -> None:
+def test_recomputed_checksums_fit_an_archive() -> None:
     for archive in TARGETS["npz"].seeds()[2:]:
         place = archive.index(b"PK\1\2") + 16
         damaged = archive[:place] + bytes(4) + archive[place + 4 :]
@@ -91,7 +89,7 @@ def test_an_input_that_takes_too_much_memory_is_found() -> None:
     np.empty(2 * fuzz.MEMORY, np.uint8)
 
 
-def test_every_target_can_be_asked_for() -> None:
+def test_every_target_can_be_run() -> None:
     assert set(fuzz.NAMES) == set(TARGETS)
 
 
@@ -112,8 +110,8 @@ def test_the_documentation_has_the_figures_of_the_published_run() -> None:
     sys.platform != "linux" or sys.version_info >= (3, 14),
     reason="Atheris is for Linux and Python below 3.14",
 )
-def test_a_run_tells_what_it_did(tmp_path: Path) -> None:
-    told = fuzz.run("idx", 1, 1, tmp_path / "corpus", tmp_path / "findings")
-    assert told["executions"] > 0
-    assert told["edges"] > 0
-    assert told["found"] == []
+def test_a_run_reports_its_figures(tmp_path: Path) -> None:
+    figures = fuzz.run("idx", 1, 1, tmp_path / "corpus", tmp_path / "findings")
+    assert figures["executions"] > 0
+    assert figures["edges"] > 0
+    assert figures["found"] == []

@@ -1,4 +1,4 @@
-"""Every command in hostile places: a documented exit code, one clear message, and nothing lost.
+"""Test every command in hostile places: documented exit code, one message, nothing lost.
 
 `make test` gives each place a share of the commands, so that each command meets several places;
 `make test-long` tries all of them.
@@ -29,7 +29,7 @@ TINY = ("--mosaics", "30", "10", "10")
 STEPS = ("steps=2", "batch=8", "channels=4,8", "evaluate_every=2", "val_samples=8")
 
 # Arguments by name; {data} is a dataset, {source} its images, {runs} trained runs, and what is
-# relative lies in the working folder, which is empty.
+# relative is in the working folder, which is empty.
 COMMANDS: dict[str, list[str]] = {
     "datagen --version": [],
     "datagen --help": [],
@@ -98,9 +98,10 @@ import _thread, threading
 def refused(*arguments, **options):
     raise RuntimeError("can't start new thread")
 for module in (_thread, threading):
-    for name in ("start_new_thread", "start_joinable_thread", "_start_new_thread", "_start_joinable_thread"):
-        if hasattr(module, name):
-            setattr(module, name, refused)
+    for name in ("start_new_thread", "start_joinable_thread"):
+        for attribute in (name, "_" + name):
+            if hasattr(module, attribute):
+                setattr(module, attribute, refused)
 """
 
 _CLOSINGS = {"stdin": "<&-", "stdout": ">&-", "stderr": "2>&-"}
@@ -136,7 +137,7 @@ PLACES = [
 
 @dataclass(frozen=True)
 class World:
-    """Hold what the commands work on; none of them may change it."""
+    """Hold the input of the commands, which none of them changes."""
 
     root: Path
 
@@ -164,8 +165,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     cv2.imwrite(str(root / "three.png"), images[3])
     world = World(root)
     for command, out in (("datagen build", "built"), ("modeling train", "trained")):
-        code, told, error = run(command, Place("an ordinary place"), world, root / "built", root)
-        assert code == 0, told + error
+        code, output, error = run(command, Place("an ordinary place"), world, root / "built", root)
+        assert code == 0, output + error
         assert (root / out).is_dir()
     (root / "built").rename(root / "data")
     (root / "trained").rename(root / "runs")
@@ -194,30 +195,29 @@ def test_a_command_ends_as_documented(
     work.mkdir()
     before = world.state(data)
     code, out, err = run(command, place, world, data, work)
-    told = f"exit {code}\n--- stdout\n{out[-2000:]}\n--- stderr\n{err[-4000:]}"
-    assert code in {ALONE.get((command, place.name), USUAL.get(command, 0)), *place.codes}, told
-    assert world.state(data) == before, told
-    check_words(code, out, err, told)
+    context = f"exit {code}\n--- stdout\n{out[-2000:]}\n--- stderr\n{err[-4000:]}"
+    assert code in {ALONE.get((command, place.name), USUAL.get(command, 0)), *place.codes}, context
+    assert world.state(data) == before, context
+    check_words(code, out, err, context)
     if code and "stderr" not in place.streams and code not in (130, 141):
-        assert err.count("Error: ") == 1, told
+        assert err.count("Error: ") == 1, context
 
 
-def check_words(code: int, out: str, err: str, told: str) -> None:
-    """Hold that there is no traceback, at most one error, and nothing that steers a terminal."""
+def check_words(code: int, out: str, err: str, context: str) -> None:
+    """Check that there is no traceback, at most one error, and no terminal control."""
     for word in ("Traceback", "Exception ignored", "most recent call"):
-        assert word not in out + err, told
-    assert len(re.findall("^Error: ", err, re.MULTILINE)) <= 1, told
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", out + err), told
-    assert code in DOCUMENTED, told
+        assert word not in out + err, context
+    assert len(re.findall("^Error: ", err, re.MULTILINE)) <= 1, context
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", out + err), context
+    assert code in DOCUMENTED, context
 
 
 def run(command: str, place: Place, world: World, data: Path, work: Path) -> tuple[int, str, str]:
-    """Run a command in a place: its exit code, and what it wrote to its streams as far as they are
-    read.
-    """
+    """Run a command in a place; return its exit code and what was read of its streams."""
     program, *names = command.split()
     arguments = [*names, *(world.fill(argument, data) for argument in COMMANDS[command])]
-    start = f"{place.before}\nimport runpy; runpy.run_module({program!r}, run_name='__main__', alter_sys=True)"
+    module = f"runpy.run_module({program!r}, run_name='__main__', alter_sys=True)"
+    start = f"{place.before}\nimport runpy; {module}"
     environment = {**os.environ, "DATAGEN_MIRRORS": "http://127.0.0.1:9/", "DATAGEN_SOURCE_DIR": ""}
     for name, value in place.environment.items():
         environment.pop(name, None)
@@ -248,7 +248,7 @@ def run(command: str, place: Place, world: World, data: Path, work: Path) -> tup
 
 
 def _streams(place: Place) -> tuple[dict[str, Any], list[int]]:
-    """Options of Popen for the streams, and descriptors to close once it has begun."""
+    """Return options of Popen for the streams, and descriptors to close after the start."""
     streams: dict[str, Any] = {
         "stdin": subprocess.DEVNULL,
         "stdout": subprocess.PIPE,
@@ -302,16 +302,14 @@ def test_a_signal_at_any_moment_ends_a_command_in_one_line(
         time.sleep((1.0 if command.startswith("datagen") else 4.0) * attempt / tries)
         process.send_signal(number)
         out, err = process.communicate(timeout=120)
-        told = f"attempt {attempt}: exit {process.returncode}\n{out}\n{err}"
-        assert process.returncode in {0, 130}, told
-        check_words(max(process.returncode, 0), out, err, told)
+        context = f"attempt {attempt}: exit {process.returncode}\n{out}\n{err}"
+        assert process.returncode in {0, 130}, context
+        check_words(max(process.returncode, 0), out, err, context)
     assert world.state(data) == before
 
 
 def wait_until_heeded(process: subprocess.Popen[str]) -> None:
-    """Wait until a process heeds SIGTERM by a handler of ours: what comes before is Python's own
-    start.
-    """
+    """Wait until a process handles SIGTERM; before that, Python itself is starting."""
     bit = 1 << (signal.SIGTERM - 1)
     while process.poll() is None:
         status = Path(f"/proc/{process.pid}/status").read_text()

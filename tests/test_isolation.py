@@ -52,11 +52,11 @@ ODD = {
 }
 FEW = (
     "tests/test_isolation.py::test_a_test_begins_in_an_empty_folder_with_an_empty_home",
-    "tests/test_isolation.py::test_what_tests_share_is_made_in_such_a_place_too",
+    "tests/test_isolation.py::test_shared_fixtures_are_made_in_an_isolated_folder_too",
     "tests/datagen/test_cli.py::test_help_imports_nothing_heavy",
     "tests/datagen/test_cli.py::test_the_default_directory_is_that_of_mnist",
     "tests/datagen/test_mnist_source.py::test_the_cache_s_place_is_chosen_by_the_environment",
-    "tests/modeling/test_cudagraph.py::test_the_tape_finds_what_depends_on_the_host",
+    "tests/modeling/test_cudagraph.py::test_the_tape_finds_dependence_on_the_host",
 )
 MANY = (
     *(
@@ -148,7 +148,7 @@ def seen_by_the_module() -> Iterator[dict[str, object]]:
     yield seen
 
 
-def test_what_tests_share_is_made_in_such_a_place_too(
+def test_shared_fixtures_are_made_in_an_isolated_folder_too(
     seen_by_the_module: dict[str, object],
 ) -> None:
     assert seen_by_the_module == CLEAN
@@ -161,7 +161,7 @@ def test_a_test_begins_in_an_empty_folder_with_an_empty_home(
     assert Path.cwd() != Path.home()
 
 
-def test_nothing_that_a_program_heeds_comes_through_but_what_running_needs(tmp_path: Path) -> None:
+def test_only_needed_environment_variables_are_kept(tmp_path: Path) -> None:
     given = ODD | {
         "PATH": "/bin",
         "OMP_NUM_THREADS": "1",
@@ -174,7 +174,7 @@ def test_nothing_that_a_program_heeds_comes_through_but_what_running_needs(tmp_p
     assert kept.keys() & {*ODD, "DATAGEN_CACHE", "HOME"} == set()
 
 
-def test_what_a_test_changes_is_as_before_in_the_end(tmp_path: Path) -> None:
+def test_changes_by_a_test_are_undone(tmp_path: Path) -> None:
     before, here = dict(os.environ), Path.cwd()
     with own_place(tmp_path) as work:
         os.environ["RANK"] = "3"
@@ -192,7 +192,7 @@ def test_tests_pass_in_a_checkout_full_of_other_things(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_the_tests_that_are_exposed_most_pass_in_a_checkout_full_of_other_things(
+def test_the_most_exposed_tests_pass_in_a_checkout_full_of_other_things(
     tmp_path: Path, mnist_folder: Path
 ) -> None:
     run_tests(tmp_path, mnist_folder, *MANY)

@@ -62,7 +62,7 @@ def finished(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["verify", "report", "roofline", "train-all"])
-def test_the_dataset_may_have_any_name(checkout: Path, target: str) -> None:
+def test_the_dataset_can_have_any_name(checkout: Path, target: str) -> None:
     assert TOLD in given(checkout, target, f"DATASET={ODD}")
 
 
@@ -83,7 +83,7 @@ def test_the_dataset_may_have_any_name(checkout: Path, target: str) -> None:
         ("test-long", "LIMIT", "--limit"),
     ],
 )
-def test_every_other_value_is_one_word(
+def test_every_other_value_is_one_argument(
     checkout: Path, target: str, variable: str, option: str | None
 ) -> None:
     words = given(checkout, target, "DATASET=data", f"{variable}={ODD}")
@@ -98,7 +98,7 @@ def test_the_folder_of_the_source_reaches_the_command(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["test", "test-long"])
-def test_tests_may_be_named(checkout: Path, target: str) -> None:
+def test_tests_can_be_named(checkout: Path, target: str) -> None:
     assert given(checkout, target, "TESTS=tests/test_a.py 'tests/my test.py'")[-2:] == [
         "tests/test_a.py",
         "tests/my test.py",
@@ -106,15 +106,13 @@ def test_tests_may_be_named(checkout: Path, target: str) -> None:
     assert not [word for word in given(checkout, target) if word.startswith("tests")]
 
 
-def test_a_preset_is_named_only_where_one_is_given(checkout: Path) -> None:
+def test_a_preset_is_passed_only_if_one_is_given(checkout: Path) -> None:
     assert "--preset" not in given(checkout, "train-all", "DATASET=data")
     assert "--preset" not in given(checkout, "roofline", "DATASET=data")
 
 
 @pytest.mark.parametrize("target", ["verify", "report", "roofline", "train-all"])
-def test_strokes_stand_in_for_a_dataset_that_could_not_be_had_and_for_no_other(
-    checkout: Path, target: str
-) -> None:
+def test_strokes_replace_only_a_dataset_that_cannot_be_fetched(checkout: Path, target: str) -> None:
     finished(checkout / "data/strokes")
     ran = make(checkout, target)
     assert "data/strokes" in json.loads(ran.stdout.splitlines()[-1])
@@ -126,7 +124,7 @@ def test_strokes_stand_in_for_a_dataset_that_could_not_be_had_and_for_no_other(
     assert ran.stderr == ""
 
 
-def test_data_are_built_before_training_only_where_the_default_ones_are_absent(
+def test_data_are_built_before_training_only_if_the_default_ones_are_absent(
     checkout: Path,
 ) -> None:
     assert len(make(checkout, "train-all").stdout.splitlines()) == 2
@@ -143,14 +141,14 @@ def test_a_dataset_with_a_space_in_its_name_is_verified(checkout: Path) -> None:
     assert "whole" in make(checkout, "verify", "DATASET=my data", "WORKERS=1").stdout
 
 
-def test_python_may_be_a_command_of_several_words(checkout: Path) -> None:
+def test_python_can_be_a_command_of_several_words(checkout: Path) -> None:
     (checkout / ".venv/base").unlink()
     (checkout / ".venv/bin/python").write_text("#!/bin/sh\n")
     make(checkout, "verify", "DATASET=data", f"PYTHON=env X=1 {PYTHON}")
 
 
 def test_help_names_every_target_and_every_variable(checkout: Path) -> None:
-    said = make(checkout, "help").stdout
+    text = make(checkout, "help").stdout
     for word in (
         "data",
         "verify",
@@ -163,4 +161,4 @@ def test_help_names_every_target_and_every_variable(checkout: Path) -> None:
         "TESTS=",
         "LIMIT=",
     ):
-        assert f" {word}" in said
+        assert f" {word}" in text

@@ -1,6 +1,4 @@
-"""What a peer of the benchmarks reads is compared with what was written, before anything is
-timed.
-"""
+"""Test that peers of the benchmarks must read what was written before they are timed."""
 
 from __future__ import annotations
 
@@ -72,9 +70,7 @@ def test_another_byte_dtype_or_order_of_columns_is_refused(samples: Samples, ord
             compare(samples, order, read)
 
 
-def test_an_order_of_its_own_is_taken_only_from_a_peer_that_says_so(
-    samples: Samples, order: Array
-) -> None:
+def test_only_a_peer_that_declares_it_can_use_its_own_order(samples: Samples, order: Array) -> None:
     def backwards(batch: Array) -> list[Array]:
         return [samples[name][::-1][: len(batch)] for name in samples]
 
@@ -83,7 +79,7 @@ def test_an_order_of_its_own_is_taken_only_from_a_peer_that_says_so(
         compare(samples, order, backwards)
 
 
-def test_an_order_of_its_own_repeats_no_sample_and_keeps_columns_together(
+def test_a_peer_with_its_own_order_repeats_no_sample_and_keeps_columns_together(
     samples: Samples, order: Array
 ) -> None:
     with pytest.raises(ValueError, match="samples that differ"):

@@ -1,5 +1,4 @@
-"""The packaged recipes give the datasets whose digests are published: whoever has other bytes has
-another dataset.
+"""Test that the packaged recipes give the datasets with the published digests.
 
 These digests may change only together with the version of the format, or with what a packaged
 recipe asks for.
@@ -39,7 +38,7 @@ def test_the_recipe_of_strokes_builds_the_published_dataset(tmp_path: Path) -> N
 
 
 def build_and_prove(name: str, directory: Path | None, out: Path) -> None:
-    """Build a packaged recipe: it must have its published digest, and no problem."""
+    """Build a packaged recipe, and check its published digest and that it has no problem."""
     built = build(recipe.load(name), out, directory=directory, workers=2)
     assert built.manifest is not None
     assert built.manifest.digest == PUBLISHED[name]

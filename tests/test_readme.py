@@ -1,4 +1,4 @@
-"""Commands and code of README and docs/commands.md work, and all tables are those of results/."""
+"""Test the commands, code and tables of README.md and docs/commands.md."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_commands_are_installed() -> None:
 
 @pytest.mark.long
 def test_the_quick_start_prints_what_the_readme_shows(mnist_folder: Path) -> None:
-    """Every line shown is printed; seconds and rates aside, and a line may be left out."""
+    """Every line shown is printed, except for seconds and rates; lines can be left out."""
 
     def masked(line: str) -> str:
         return re.sub(r"[\d.,]+ (s|[kMG]B/s)\b", r"# \1", line)
@@ -127,7 +127,7 @@ def test_every_command_runs_as_written(folder: Path) -> None:
     ]
 
 
-def test_a_build_in_parts_is_the_build_in_one_go(folder: Path) -> None:
+def test_a_build_in_parts_equals_a_build_at_once(folder: Path) -> None:
     manifests = [
         json.loads((folder / "data" / name / "manifest.json").read_text())
         for name in ("small", "parts")
@@ -137,7 +137,7 @@ def test_a_build_in_parts_is_the_build_in_one_go(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def both(folder: Path) -> Dataset:
-    """Name both datasets as the examples do."""
+    """Give both datasets the names in the examples."""
     (folder / "data/mnist").symlink_to(folder / "data/small")
     (folder / "data/mnist-hdf5").symlink_to(folder / "data/small-hdf5")
     return Dataset(folder / "data/small")
@@ -170,7 +170,7 @@ def test_there_is_one_python_example_for_each_reader() -> None:
     assert [block.split()[1] for block in blocks("python")] == ["datagen", "zarr", "h5py"]
 
 
-def test_the_digests_are_the_ones_that_ship_with_the_recipes() -> None:
+def test_the_digests_are_those_shipped_with_the_recipes() -> None:
     shipped = json.loads((resources.files("datagen.recipes") / "digests.json").read_text("utf-8"))
     for recipe in ("mnist", "strokes"):
         assert f"| `{recipe}` | `{shipped[recipe]}` |" in README
@@ -186,7 +186,7 @@ def test_make_commands_are_targets_of_the_makefile() -> None:
 @pytest.mark.parametrize(
     "page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 )
-def test_links_lead_to_files(page: str) -> None:
+def test_links_point_to_files(page: str) -> None:
     place = ROOT / page
     links = [
         link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", place.read_text("utf-8"))
@@ -196,7 +196,7 @@ def test_links_lead_to_files(page: str) -> None:
     assert [link for link in near if not (place.parent / link).exists()] == []
 
 
-def test_the_tables_of_all_pages_are_what_the_evidence_says(
+def test_the_tables_of_all_pages_match_the_results(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
@@ -213,7 +213,7 @@ def test_floors_on_paper_are_of_the_presets_as_they_are() -> None:
             assert found["config"] == preset(task, name).override(["precision=bfloat16"]).to_json()
 
 
-def test_what_is_left_out_of_a_preset_is_one_choice_at_a_time() -> None:
+def test_ablations_change_one_choice_at_a_time() -> None:
     facts = json.loads((ROOT / "results/ablation.json").read_text("utf-8"))
     for one in facts["runs"]:
         now = preset(one["task"], "cpu", one["seed"]).to_json()
@@ -224,8 +224,8 @@ def test_what_is_left_out_of_a_preset_is_one_choice_at_a_time() -> None:
 def test_the_scores_are_of_the_presets_as_they_are() -> None:
     published = json.loads((ROOT / "results" / "training.json").read_text())
     for run in published["runs"]:
-        for task, told in run["tasks"].items():
-            assert told["config"] == preset(task, published["preset"], run["seed"]).to_json()
+        for task, facts in run["tasks"].items():
+            assert facts["config"] == preset(task, published["preset"], run["seed"]).to_json()
     assert len(published["runs"]) >= 3
 
 
@@ -254,5 +254,5 @@ def test_every_exit_code_is_in_the_help_and_on_the_page() -> None:
         done = subprocess.run(
             [sys.executable, "-m", name, "--help"], capture_output=True, text=True, check=True
         )
-        told = done.stdout.partition("Exit codes:")[2].partition("\n\n")[0]
-        assert {int(code) for code in re.findall(r"\b(\d+)\s+[a-z]", told)} == expected
+        listed = done.stdout.partition("Exit codes:")[2].partition("\n\n")[0]
+        assert {int(code) for code in re.findall(r"\b(\d+)\s+[a-z]", listed)} == expected

@@ -1,6 +1,4 @@
-"""Other ways to keep the same samples on disk and to read them in batches: each is written, opened,
-and read.
-"""
+"""Peers: other ways to keep the same samples on disk and to read them in batches."""
 
 from __future__ import annotations
 

@@ -38,9 +38,7 @@ def hdf5(samples: Samples, folder: Path) -> Read:
 
 
 def hdf5_by_sample(samples: Samples, folder: Path) -> Read:
-    """The chunks that suit single samples, read one by one: ten times as fast as by a list of
-    indices.
-    """
+    """Write chunks of single samples, read one by one: ten times as fast as a list of indices."""
     columns = write_hdf5(samples, folder, 1)
     return each(lambda batch: [np.stack([column[i] for i in batch]) for column in columns])
 

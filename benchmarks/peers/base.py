@@ -1,4 +1,4 @@
-"""What a peer is, and the check that what it reads is what was written."""
+"""Peers, and the check that they read what was written."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Peer:
     """One way to keep samples and to read them in batches.
 
     `write(samples, folder)` writes them and returns `read`; read(batches of indices) yields for
-    each batch one array a column, in the order of the columns. A peer that cannot be told an order
-    reads as many batches of CHUNK samples in one that it draws itself, and `shuffles` says how far
-    that mixes. `distribution` is the one whose version is told, `needs` what installing it takes
-    beyond `pip install`.
+    each batch one array a column, in the order of the columns. A peer that cannot follow a given
+    order reads as many batches of CHUNK samples in its own order, and `shuffles` says how far that
+    mixes. The version of `distribution` is reported; `needs` lists what it takes to install beyond
+    `pip install`.
     """
 
     distribution: str
@@ -39,7 +39,7 @@ class Peer:
 
 
 def load(name: str) -> Any:
-    """A library that may not be installed; its types are nobody's business here."""
+    """Import a library that may be missing; its types do not matter here."""
     return importlib.import_module(name)
 
 
@@ -49,13 +49,12 @@ def each(read: Callable[[Array], Sequence[Any]]) -> Read:
 
 
 def stream(epoch: Callable[[], Iterable[Sequence[Any]]]) -> Read:
-    """Read in the order that `epoch` has, as many batches as are asked for."""
+    """Read as many batches as requested in the peer's own order."""
     return lambda batches: (found for found, _ in zip(epoch(), batches, strict=False))
 
 
 def check(peer: Peer, read: Read, samples: Samples, order: Array, batch: int) -> None:
-    """Read one batch, and compare it with the samples: ValueError where it is not they, to the byte
-    and the dtype.
+    """Read one batch; raise ValueError unless it equals the samples in bytes and dtype.
 
     The rows of a peer with an order of its own are found by their first column, whose rows must all
     differ.

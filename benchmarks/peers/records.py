@@ -12,13 +12,13 @@ from peers.base import CHUNK, SHARD, Array, Read, Samples, each, load, stream
 
 
 def records(samples: Samples) -> Iterator[bytes]:
-    """Each sample as the bytes of its columns, one after the other."""
+    """Join the bytes of each sample's columns."""
     arrays = list(samples.values())
     return (b"".join(array[i].tobytes() for array in arrays) for i in range(len(arrays[0])))
 
 
 def decoder(samples: Samples) -> Callable[[bytes], dict[str, Array]]:
-    """The inverse of `records`."""
+    """Return the inverse of `records`."""
     shapes = {name: (array.shape[1:], array[0].size) for name, array in samples.items()}
 
     def decode(record: bytes) -> dict[str, Array]:
@@ -32,7 +32,7 @@ def decoder(samples: Samples) -> Callable[[bytes], dict[str, Array]]:
 
 
 def stack(found: list[dict[str, Array]]) -> list[Array]:
-    """The columns of the samples, in the order of the first one's."""
+    """Stack the columns of the samples, in the order of the first sample."""
     return [np.stack([sample[name] for sample in found]) for name in found[0]]
 
 
@@ -56,7 +56,7 @@ def grain(samples: Samples, folder: Path) -> Read:
     decode = decoder(samples)
     source = load("grain.python").ArrayRecordDataSource([write_array_record(samples, folder)])
     data = library.MapDataset.source(source).shuffle(seed=0).map(decode).batch(CHUNK)
-    # batches; 16 and 500 unless said
+    # batches; 16 and 500 by default
     options = library.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     return stream(
         lambda: ([batch[name] for name in samples] for batch in data.to_iter_dataset(options))

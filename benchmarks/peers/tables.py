@@ -42,7 +42,7 @@ def hugging_face(samples: Samples, folder: Path) -> Read:
         }
     )
     library.Dataset.from_dict(dict(samples), features=features).save_to_disk(folder / "all")
-    # int64 unless said
+    # int64 by default
     dataset = library.load_from_disk(folder / "all").with_format("numpy", dtype=np.uint8)
 
     def read(batch: Array) -> list[Array]:

@@ -58,7 +58,7 @@ class _Commands(click.Group):
 def _ending(error: BaseException, command: str | None = None) -> click.ClickException | Exit | None:
     """Turn `error` into a message with an exit code, or an exit; None for a bug in the program."""
     if isinstance(error, click.Abort) or _stems_from_interrupt(error):
-        hint = "; give the same command again: it goes on where it was"
+        hint = "; give the same command again: it continues where it stopped"
         return _failure(f"interrupted{hint if command in _CONTINUES else ''}", INTERRUPTED)
     if isinstance(error, BrokenPipeError):
         return Exit(CLOSED_PIPE)
@@ -88,7 +88,7 @@ def _explain(error: BaseException) -> DatagenError | None:
 
 
 def _stems_from_interrupt(error: BaseException | None) -> bool:
-    """Tell whether `error` is an interruption, or what an import made of one."""
+    """Return whether `error` is an interruption, or what an import made of one."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
@@ -128,7 +128,7 @@ def run() -> int:
 
 
 def _show(failure: click.ClickException) -> int:
-    """Print an error, if anybody can still read it, and return its exit code."""
+    """Print an error, if the stream is still open, and return its exit code."""
     # click quotes arguments, and one may be the name of somebody's file
     vars(failure)["message"] = printable_lines(failure.message)
     with suppress(OSError):
@@ -155,7 +155,7 @@ def cli(context: click.Context, files: tuple[Path, ...]) -> None:
 
     \b
     Exit codes: 0 done, 1 problems or differences found, 2 usage, 3 bad input or recipe, 4 not a
-    dataset, 5 damaged, 6 busy, 7 storage or memory, 8 a source could not be had, 130 interrupted,
+    dataset, 5 damaged, 6 busy, 7 storage or memory, 8 a source cannot be fetched, 130 interrupted,
     141 a closed pipe.
     """
     context.obj = [name for path in files for name in _register_tasks(path)]

@@ -40,7 +40,7 @@ def _pair(value: str, separator: str, param: click.Parameter, expected: str) -> 
 
 
 def is_given(option: str) -> bool:
-    """Tell whether an option is on the command line, not only in the environment."""
+    """Return whether an option is on the command line, not only in the environment."""
     origin = click.get_current_context().get_parameter_source(option)
     return origin is ParameterSource.COMMANDLINE
 

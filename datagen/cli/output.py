@@ -77,7 +77,7 @@ def _plain(value: Any) -> Any:
 
 @contextmanager
 def exit_with(code: int) -> Iterator[None]:
-    """Let the body print, then exit with `code`, whether anybody reads the output or not."""
+    """Let the body print, then exit with `code`, even if the output is closed."""
     try:
         yield
     except BrokenPipeError:
@@ -158,7 +158,7 @@ def fetching_line(silent: bool) -> Iterator[Callable[[str, int, int | None], Non
 
 
 def _is_terminal() -> bool:
-    """Tell whether standard error is a terminal on which a line can be overwritten."""
+    """Return whether standard error is a terminal on which a line can be overwritten."""
     try:
         return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     except ValueError:  # it was closed

@@ -84,7 +84,7 @@ def verify(
 ) -> None:
     """Verify a dataset: every byte, every sample, every claim.
 
-    Exits with 1 if anything is wrong, after all problems are told.
+    Exits with 1 if anything is wrong, after printing all problems.
     """
     named = is_given("source_dir")
     if quick and sample:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datagen.verifier import Verdict
     from datagen.writer import Built
 
-_DIGEST = 12  # hexadecimal digits of a digest that tell it from others
+_DIGEST = 12  # hexadecimal digits that identify a digest
 _LISTED = 6  # columns that a line names
 _CLASSES = 12  # classes that a line names
 _ROWS = 12  # differences that a table shows
@@ -77,12 +77,12 @@ def print_built(
     built: Built,
     root: Path,
     *,
-    committed: str = "metadata written anew",
-    there: str = "whole, nothing to do",
+    committed: str = "metadata written again",
+    unchanged: str = "whole, nothing to do",
 ) -> None:
     """Print what a build did, and the dataset.
 
-    Where no shard was written, `committed` says that metadata were, `there` that nothing was.
+    Where no shard was written, `committed` says that metadata were, `unchanged` that nothing was.
     """
     if built.manifest is None:
         print_line(
@@ -90,7 +90,7 @@ def print_built(
             f" commit with 'datagen finish {root}'"
         )
         return
-    done, kept = there, ""
+    done, kept = unchanged, ""
     if built.written or built.committed:
         done = f"built in {built.seconds:.1f} s" if built.written else committed
         kept = f", {built.kept} shards were there" if built.kept else ""
@@ -100,7 +100,7 @@ def print_built(
 
 
 def print_info(manifest: Manifest) -> None:
-    """Print all that `info` tells: samples, columns, source and storage."""
+    """Print all that `info` shows: samples, columns, source and storage."""
     from datagen.sources.base import order_remark  # imports NumPy
 
     storage, source = manifest.recipe.storage, manifest.source
@@ -143,9 +143,7 @@ def print_manifest(manifest: Manifest) -> None:
 
 
 def print_columns(manifest: Manifest) -> None:
-    """Print the columns of each task: type, shape and axes of a sample, and the bytes of all
-    splits.
-    """
+    """Print the columns of each task: type, shape and axes of a sample, and the total bytes."""
     import numpy as np  # not at the top: --help of every command answers without it
 
     sizes: dict[tuple[str, ...], int] = {}
@@ -255,12 +253,12 @@ def print_verdict(verdict: Verdict, root: Path) -> None:
         print_line(f"{root}/{problem}")
     count, is_full = len(verdict.problems), verdict.level == "full"
     if count:
-        found = f"{count:,} problem{'s' * (count > 1)}"
+        result = f"{count:,} problem{'s' * (count > 1)}"
     else:
-        found = "whole" if is_full else "nothing wrong found"
+        result = "whole" if is_full else "nothing wrong found"
     rate = f", {format_bytes(round(verdict.bytes / verdict.seconds))}/s" if is_full else ""
     print_line(
-        f"{root}: {found}; {verdict.level}: {verdict.samples:,} samples derived again"
+        f"{root}: {result}; {verdict.level}: {verdict.samples:,} samples derived again"
         f" in {verdict.seconds:.1f} s{rate}"
     )
     print_line(f"checked against {verdict.checked_against}")

@@ -164,7 +164,7 @@ def finish(directory: Path, workers: int, quiet: bool, as_json: bool) -> None:
             print_json(built_facts(built, directory))
         elif not quiet:
             print_built(
-                built, directory, committed="committed", there="committed before, nothing to do"
+                built, directory, committed="committed", unchanged="committed before, nothing to do"
             )
 
 

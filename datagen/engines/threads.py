@@ -45,7 +45,7 @@ class Slot:
 
 
 def run(work: Callable[[T, Slot], R], jobs: Sequence[T], *, workers: int) -> Iterator[tuple[T, R]]:
-    """Do `work(job, slot)` for every job, `workers` computing at once.
+    """Run `work(job, slot)` for every job, `workers` computing at once.
 
     Yields (job, result) in the order in which jobs end. The first error of a job stops the others
     and is raised here; closing the iterator or interrupting it stops them too. Where the system

@@ -85,7 +85,7 @@ def fetch(
     from datagen.sources import mnist
 
     if name == "strokes" or name.partition(":")[0] in _SCHEMES:
-        why = "is drawn by the program" if name == "strokes" else "is read where it lies"
+        why = "is drawn by the program" if name == "strokes" else "is read in place"
         raise RecipeError(f"nothing to fetch: the source {name} {why}")
     return mnist.fetch(_pinned(name), cache=_path(cache), warn=warn, progress=progress)
 
@@ -129,7 +129,7 @@ def available(
 def found(
     name: str, *, directory: Path | str | None = None, cache: Path | str | None = None
 ) -> str | None:
-    """Say where the source `name` would be read now, by the names of files alone.
+    """Return where the source `name` would be read now, by the names of files alone.
 
     None means from the mirrors, or from a path that the user has to give. No other source is looked
     for.

@@ -207,7 +207,7 @@ def _listed_names(path: Path) -> tuple[str, ...]:
 
 
 def _are_letters(parts: Mapping[str, Part]) -> bool:
-    """Say whether all labels are 1 to 26, as EMNIST's letters are unless they were renumbered."""
+    """Return whether all labels are 1 to 26, as EMNIST's letters are unless renumbered."""
     return all(
         int(part.labels.min()) >= 1 and int(part.labels.max()) <= 26 for part in parts.values()
     )

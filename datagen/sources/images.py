@@ -56,8 +56,7 @@ class _File:
 
 
 def load(folder: Path) -> Source:
-    """Read the images below `folder`: `CLASS/FILE`, or `train/CLASS/FILE` and `test/` and perhaps
-    `val/` likewise.
+    """Read the images below `folder`: `CLASS/FILE`, or `train/CLASS/FILE`, `test/` and so on.
 
     Classes are numbered in the order of the sorted names of their folders, so "10" comes before
     "2"; train must have every class that test or val have. The pictures must be of one size, each
@@ -137,7 +136,7 @@ def _listing(folder: Path, problems: list[str]) -> dict[str, _Group]:
 
 
 def _are_splits(named: Sequence[Path], entries: Sequence[Path]) -> bool:
-    """Say whether folders with such names are splits, not classes.
+    """Return whether folders with such names are splits, not classes.
 
     Classes with such names, as "valid", hold images and have other folders beside them.
     """

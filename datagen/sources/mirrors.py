@@ -25,7 +25,7 @@ _BLOCK = 1 << 16
 
 
 class RefusalError(Exception):
-    """Say why a mirror did not give a file; `gone` if it did not answer and is not asked again."""
+    """Explain why a mirror gave no file; `gone` if it did not answer and is not asked again."""
 
     def __init__(self, reason: str, *, gone: bool = False) -> None:
         self.gone = gone

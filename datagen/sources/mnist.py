@@ -281,7 +281,7 @@ def _places(pinned: Pinned, cache: Path | None) -> tuple[Path, ...]:
 
 
 def _has_all(pinned: Pinned, folder: Path) -> bool:
-    """Say whether `folder` has every file, by name alone; one closed to this user has none."""
+    """Return whether `folder` has every file, by name alone; one closed to this user has none."""
     try:
         return _is_complete(pinned, folder)
     except StorageError:

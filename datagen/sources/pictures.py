@@ -238,8 +238,7 @@ def _unremarkable(data: bytes, segments: Sequence[tuple[int, int, int]]) -> byte
 
 
 def _require_all_scans(data: bytes, segments: Sequence[tuple[int, int, int]]) -> None:
-    """Raise ValueError unless the scans of a JPEG give all coefficients of each component to the
-    last bit.
+    """Raise ValueError unless the scans of a JPEG give every bit of all coefficients.
 
     A decoder does not notice that a file ends between two scans: it takes zeros for the rest.
     """

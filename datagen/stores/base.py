@@ -20,7 +20,7 @@ from datagen.split import Column, Split
 
 Array = npt.NDArray[Any]
 
-ZSTD_HEADER = 18  # bytes of a frame that tell its decoded size, at most
+ZSTD_HEADER = 18  # bytes of a frame that hold its decoded size, at most
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Views:
 
 @dataclass(frozen=True)
 class Store:
-    """A format: where shards lie, how they are written, and how the format's library reads them.
+    """A format: the paths of shards, how they are written, and how the library reads them.
 
     `frame_paths` lists the metadata files that `write_frame` writes. `frame_problems` and
     `shard_problems` list where the library would read other bytes than those at the offsets, or

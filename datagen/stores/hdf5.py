@@ -44,8 +44,11 @@ _ALIGNMENT = 64
 _ZSTD_FILTER, _ZSTD_LEVEL = 32015, 3
 
 
-def path_rule(split: Split, column: Column) -> str:  # noqa: ARG001  (all columns of a shard share its file)
-    """Path of a shard's file relative to the dataset, as a format string over `shard`."""
+def path_rule(split: Split, column: Column) -> str:  # noqa: ARG001
+    """Return the path of a shard's file in the dataset, as a format string over `shard`.
+
+    All columns of a shard share its file.
+    """
     return f"{split.folder}/{{shard:05d}}.h5"
 
 
@@ -162,7 +165,7 @@ def frame_paths(split: Split) -> list[str]:  # noqa: ARG001  (as of all stores)
     return []
 
 
-def frame_problems(root: Path, split: Split) -> list[Contradiction]:  # noqa: ARG001  (as of all stores)
+def frame_problems(root: Path, split: Split) -> list[Contradiction]:  # noqa: ARG001
     """List nothing: there is no frame."""
     return []
 
@@ -216,7 +219,7 @@ def shard_problems(
             if dataset is None:
                 yield f"{column.name} of another kind"
             elif dataset.is_virtual or dataset.external is not None:
-                yield f"{column.name} that lies elsewhere"
+                yield f"{column.name} at another place"
             elif split.compression == "none" and (
                 dataset.chunks is not None or dataset.id.get_offset() != offset
             ):
@@ -224,7 +227,7 @@ def shard_problems(
             elif split.compression != "none":
                 yield from _chunk_problems(root / path, dataset, split.chunks(shard), column)
 
-    return _inspect(root, path, split, "datasets that lie where the table says", check)
+    return _inspect(root, path, split, "datasets at the places in the table", check)
 
 
 def _chunk_problems(
@@ -260,16 +263,16 @@ def _inspect(
 ) -> list[Contradiction]:
     try:
         with h5py.File(root / path, "r") as file:
-            found = list(check(file))
+            problems = list(check(file))
             if len(file) != len(split.columns) or set(file) != {
                 column.name for column in split.columns
             }:
-                found.append(
+                problems.append(
                     f"{len(file):,} datasets, {', '.join(map(repr, islice(file, 8)))} among them"
                 )
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        found = [f"what HDF5 cannot read: {error}"]
-    return [Contradiction(path, expected, what) for what in found]
+        problems = [f"what HDF5 cannot read: {error}"]
+    return [Contradiction(path, expected, what) for what in problems]
 
 
 def _plain_dataset(file: h5py.File, column: Column, count: int) -> h5py.Dataset | None:
@@ -280,7 +283,7 @@ def _plain_dataset(file: h5py.File, column: Column, count: int) -> h5py.Dataset 
         return None
     dataset = file[column.name]
     plain = isinstance(dataset, h5py.Dataset) and dataset.shape == (count, *column.shape)
-    # Types are compared by HDF5: one of 8 bits of which h5py reads only some has the same dtype.
+    # Compare by HDF5: a type with fewer than 8 used bits has the same dtype in h5py.
     return (
         dataset
         if plain and dataset.id.get_type() == h5py.h5t.py_create(np.dtype(column.dtype))

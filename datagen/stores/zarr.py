@@ -47,7 +47,7 @@ _IMPOSSIBLE = {
 
 
 def path_rule(split: Split, column: Column) -> str:
-    """Path of a shard's file relative to the dataset, as a format string over `shard`."""
+    """Return the path of a shard's file in the dataset, as a format string over `shard`."""
     return "/".join([split.folder, column.name, "c", "{shard}", *("0" for _ in column.shape)])
 
 
@@ -166,7 +166,7 @@ def _encodings(document: dict[str, Any]) -> list[bytes]:
 
 
 def is_consolidated(root: Path, path: str) -> bool:
-    """Tell whether the file is a group's metadata as `zarr.consolidate_metadata` rewrites them."""
+    """Return whether the file is a group's metadata as `zarr.consolidate_metadata` writes it."""
     with (root / path).open("rb") as file:
         data = file.read(_MAX_METADATA + 1)
     try:

@@ -37,32 +37,32 @@ def check_task(task: Task, inputs: Inputs) -> None:
     ...     check_task(find("circles"), inputs)
     >>> test_circles_are_a_task()
     """
-    section = _declared(task, inputs)
+    split = _declared(task, inputs)
     for start, stop in {
-        (0, min(section.count, _CHECKED)),
-        (max(section.count - _CHECKED, 0), section.count),
+        (0, min(split.count, _CHECKED)),
+        (max(split.count - _CHECKED, 0), split.count),
     }:
         samples = range(start, stop)
         given = _copy(inputs, writeable=True)
-        expected = _derived(task.deriver(given), section, [samples], 0xA5)
+        expected = _derived(task.deriver(given), split, [samples], 0xA5)
         for name in _ARRAYS:
             kept = np.array_equal(getattr(given, name), getattr(inputs, name))
             assert kept, f"{task.name}: deriving writes to inputs.{name}"
         derive = task.deriver(_copy(inputs, writeable=False))
-        again = _differing(expected, _derived(derive, section, [samples], 0xA5), start)
+        again = _differing(expected, _derived(derive, split, [samples], 0xA5), start)
         assert not again, f"{task.name}: {again} differs the second time"
-        unfilled = _differing(expected, _derived(derive, section, [samples], 0x5A), start)
+        unfilled = _differing(expected, _derived(derive, split, [samples], 0x5A), start)
         assert not unfilled, f"{task.name}: {unfilled} is not filled completely"
         for length in _BLOCKS:
             blocks = [samples[first : first + length] for first in range(0, len(samples), length)][
                 ::-1
             ]
-            differing = _differing(expected, _derived(derive, section, blocks, 0xA5), start)
+            differing = _differing(expected, _derived(derive, split, blocks, 0xA5), start)
             assert not differing, (
                 f"{task.name}: {differing} differs in blocks of {length}, the last one first"
             )
         apart = [block for block in (samples[1::2][::-1], samples[::2]) if block]
-        scattered = _differing(expected, _derived(derive, section, apart, 0xA5), start)
+        scattered = _differing(expected, _derived(derive, split, apart, 0xA5), start)
         assert not scattered, (
             f"{task.name}: {scattered} differs among samples that do not follow each other"
         )
@@ -90,18 +90,18 @@ def _copy(inputs: Inputs, *, writeable: bool) -> Inputs:
 
 
 def _derived(
-    derive: Deriver, section: Split, blocks: Sequence[range], poison: int
+    derive: Deriver, split: Split, blocks: Sequence[range], poison: int
 ) -> dict[str, npt.NDArray[Any]]:
     """Derive the samples block by block into buffers full of `poison`; return them in order."""
     parts = []
     for block in blocks:
-        out = {column.name: _poisoned(column, len(block), poison) for column in section.columns}
+        out = {column.name: _poisoned(column, len(block), poison) for column in split.columns}
         derive(as_indices(block), dict(out))
         parts.append(out)
     order = np.argsort(np.concatenate([np.array(block, np.int64) for block in blocks]))
     return {
         column.name: np.concatenate([out[column.name] for out in parts])[order]
-        for column in section.columns
+        for column in split.columns
     }
 
 

@@ -273,20 +273,18 @@ def _forge(whole: TinyDataset, which: int, number: int) -> _Done:
     """
     resolved = planning.Resolved(whole.recipe, whole.source)
     every = [
-        (section, column)
-        for section in planning.splits(resolved.plan)
-        for column in section.columns
+        (split, column) for split in planning.splits(resolved.plan) for column in split.columns
     ]
     choices = [one for one in every if (one[0].task, one[1].name) != ("circles", "label")]
-    section, column = choices[which % len(choices)]
-    position, index = divmod(number, section.count)
-    value = np.array(resolved.sample(section.task, section.name, index)[column.name])
+    split, column = choices[which % len(choices)]
+    position, index = divmod(number, split.count)
+    value = np.array(resolved.sample(split.task, split.name, index)[column.name])
     value.reshape(-1)[position % value.size] ^= 1
-    root = plant(whole, section.task, section.name, column.name, index, value)
+    root = plant(whole, split.task, split.name, column.name, index, value)
     path = (
         open_store(whole.recipe.storage.format)
-        .path_rule(section, column)
-        .format(shard=index // section.shard_size)
+        .path_rule(split, column)
+        .format(shard=index // split.shard_size)
     )
     return root, path, f"{column.name} of sample {index}, all digests made to fit"
 

@@ -185,13 +185,13 @@ def distinct(shape: Shape, least: int, most: int) -> st.SearchStrategy[list[UInt
 
 def _made_distinct(drawn: list[UInt8]) -> list[UInt8]:
     numbers = itertools.count(1)
-    there: dict[bytes, UInt8] = {}
+    unique: dict[bytes, UInt8] = {}
     for image in drawn:
-        while image.tobytes() in there:
+        while image.tobytes() in unique:
             data = next(numbers).to_bytes(image.size, "big")
             image = np.frombuffer(data, np.uint8).reshape(image.shape).copy()
-        there[image.tobytes()] = image
-    return list(there.values())
+        unique[image.tobytes()] = image
+    return list(unique.values())
 
 
 # Sources

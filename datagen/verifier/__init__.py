@@ -301,7 +301,7 @@ def _check_shards(
 
 
 def _is_decoded(shard: Shard, problems: Sequence[Problem]) -> bool:
-    """Say whether a shard's samples could be read: compressed ones only if nothing is wrong."""
+    """Return whether a shard's samples could be read: compressed ones only if nothing is wrong."""
     packed = shard.split.compression != "none"
     return not any(packed or problem.kind == UNREADABLE for problem in problems)
 

@@ -32,7 +32,7 @@ from datagen.verifier.problems import Compared, Finding, Problem, Skipped, probl
 _READ = 1 << 20  # bytes of a file read at a time
 _PIECE = 1 << 18  # bytes that are still in the second-level cache when they are digested
 _NAMED = 3  # wrong samples of a column and block, or wrong labels of a split, that are named
-_PRINTED = 16  # values of a sample that a message spells out
+_PRINTED = 16  # values of a sample that a message lists
 
 _Buffers = Mapping[str, npt.NDArray[Any]]
 
@@ -40,9 +40,7 @@ _Buffers = Mapping[str, npt.NDArray[Any]]
 def check_shard(
     dataset: Dataset, shard: Shard, derive: Deriver | None, slot: Slot
 ) -> Iterator[Finding]:
-    """Check every byte of one shard: file digests, content roots, metadata and, with `derive`,
-    every sample.
-    """
+    """Check all bytes of a shard: file digests, roots, metadata and, with `derive`, samples."""
     packed = shard.split.compression != "none"
     with slot.compute, ShardReader(dataset, shard) as reader:
         try:
@@ -102,9 +100,7 @@ def _compared(samples: int, stored: Mapping[str, Array]) -> Compared:
 
 
 def misleading(dataset: Dataset, shard: Shard) -> list[Problem]:
-    """Find where zarr or h5py would read other samples than those at the mapped place, or decode
-    more than there are.
-    """
+    """Find where zarr or h5py would read samples from another place, or decode too many."""
     split, store = shard.split, open_store(dataset.manifest.recipe.storage.format)
     mapped = split.compression == "none"
     offsets = [int(row["offset"]) if mapped else None for row in _rows(dataset, shard)]
@@ -186,7 +182,7 @@ def _like(stored: Mapping[str, Array]) -> dict[str, npt.NDArray[Any]]:
 
 
 def _same(a: Array, b: Array) -> bool:
-    """Say whether two contiguous arrays hold the same bytes; compare eight at a time."""
+    """Return whether two contiguous arrays hold the same bytes; compare eight at a time."""
     left, right = (array.reshape(-1).view(np.uint8) for array in (a, b))
     even = len(left) // 8 * 8
     words = np.array_equal(left[:even].view(np.uint64), right[:even].view(np.uint64))

@@ -89,7 +89,7 @@ def _equal_images(
             index,
         )
     if not complete:
-        kind, expected = "too many equal digests", "no more than chance brings about"
+        kind, expected = "too many equal digests", "no more than occur by chance"
         yield Problem(kind, task, expected, f"at least {SUSPECTS:,}", task)
 
 
@@ -111,12 +111,12 @@ def equal_pairs(
     for group in groups:
         kept: dict[bytes, Place] = {}
         paired = False
-        for here in map(place, group):
-            data = image(*here).tobytes()
-            first = kept.setdefault(hashlib.sha256(data).digest(), here)
-            if first != here and image(*first).tobytes() == data:
+        for position in map(place, group):
+            data = image(*position).tobytes()
+            first = kept.setdefault(hashlib.sha256(data).digest(), position)
+            if first != position and image(*first).tobytes() == data:
                 paired = True
-                yield first, here
+                yield first, position
         if len(group) == FOLLOWED and not paired:
             yield place(group[0]), place(group[-1])
 
@@ -140,8 +140,8 @@ def equal_groups(
         suspects.append(_repeated(read, part, bits, key, buffer))
         if sum(map(len, suspects)) >= SUSPECTS:
             break
-    found = np.concatenate(suspects)
-    return _followed_up(read, found[:SUSPECTS], key), len(found) < SUSPECTS
+    repeated = np.concatenate(suspects)
+    return _followed_up(read, repeated[:SUSPECTS], key), len(repeated) < SUSPECTS
 
 
 def _repeated(
@@ -149,7 +149,7 @@ def _repeated(
 ) -> Words:
     """Find the words that repeat among those that begin with the `bits` bits of `part`."""
     filled = 0
-    found: list[Words] = []
+    repeats: list[Words] = []
     for block in read():
         chosen = _words(block, key)
         if bits:
@@ -157,12 +157,12 @@ def _repeated(
         while len(chosen):
             if filled == len(buffer):
                 filled, repeated = _sorted_once(buffer)
-                found.append(repeated)
-            taken = min(len(chosen), len(buffer) - filled)
-            buffer[filled : filled + taken] = chosen[:taken]
-            filled, chosen = filled + taken, chosen[taken:]
-    found.append(_repeats(buffer[:filled]))
-    return np.unique(np.concatenate(found))[:SUSPECTS]
+                repeats.append(repeated)
+            room = min(len(chosen), len(buffer) - filled)
+            buffer[filled : filled + room] = chosen[:room]
+            filled, chosen = filled + room, chosen[room:]
+    repeats.append(_repeats(buffer[:filled]))
+    return np.unique(np.concatenate(repeats))[:SUSPECTS]
 
 
 def _sorted_once(words: Words) -> tuple[int, Words]:

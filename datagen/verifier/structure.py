@@ -26,7 +26,7 @@ from datagen.stores.base import Store, open_store, with_paths
 from datagen.tasks import TASKS
 from datagen.verifier.problems import UNREADABLE, Problem, Skipped, problem_in
 
-_DEPTH = 12  # folders; the deepest file of a dataset, a Zarr shard, lies in 7
+_DEPTH = 12  # folders; the deepest file of a dataset, a Zarr shard, is in 7
 _MISSING = 10_000  # missing shard files that are named one by one
 _MAX_DECODED = 1 << 30  # bytes of the largest piece read: a sample, or a chunk of compressed ones
 _EMPTY, _CLOSED = "an empty folder", "something that cannot be looked at"
@@ -93,7 +93,7 @@ class Entries(dict[str, int | str]):
         return frozenset(str(folder) for path in self for folder in PurePosixPath(path).parents)
 
     def is_file(self, path: str) -> bool:
-        """Say whether a regular file is at `path`."""
+        """Return whether a regular file is at `path`."""
         return isinstance(self.get(path), int)
 
     def describe(self, path: str) -> str:
@@ -190,7 +190,7 @@ def _metadata(store: Store, split: Split) -> list[str]:
 
 
 def _is_consolidated(dataset: Dataset, store: Store, file: FileFacts, entries: Entries) -> bool:
-    """Say whether zarr added copies of the arrays' metadata to a group's."""
+    """Return whether zarr added copies of the arrays' metadata to a group's."""
     if store.is_consolidated is None or not entries.is_file(file.path):
         return False
     try:
@@ -281,12 +281,12 @@ def _expected_splits(manifest: Manifest, unknown: list[str]) -> dict[tuple[str, 
 
 
 def is_declared(split: Split | None, expected: Split | None) -> bool:
-    """Say whether a split has the samples and the columns expected."""
+    """Return whether a split has the samples and the columns expected."""
     return split is not None and expected is not None and split.declared == expected.declared
 
 
 def describe(split: Split | None) -> str:
-    """Say in words how many samples of which columns a split has."""
+    """Describe how many samples of which columns a split has."""
     if split is None:
         return "none"
     columns = ", ".join(f"{one.name} {one.dtype} {list(one.shape)}" for one in split.columns)

@@ -64,7 +64,7 @@ def run() -> int:
 
 
 def _show(error: click.ClickException) -> int:
-    """Print an error, if anybody can still read it, and return its exit code."""
+    """Print an error, if the stream is still open, and return its exit code."""
     # click quotes arguments, and one may be the name of somebody's file
     vars(error)["message"] = printable_lines(error.message, sys.stderr)
     with suppress(OSError):
@@ -81,7 +81,7 @@ def cli() -> None:
     """Train, score and show models of the three datasets: foreground, circles and mosaics.
 
     \b
-    Exit codes: 0 done, 1 training cannot go on or an exported model computes something else, 2
+    Exit codes: 0 done, 1 training cannot continue or an exported model computes something else, 2
     usage, 3 bad input or settings, or a package that is missing, 4 not a dataset or a run, 5
     damaged, 6 busy, 7 storage, or short of memory or threads, 130 interrupted, 141 standard output
     is a closed pipe.

@@ -96,9 +96,7 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 
 
 def failure(message: str, exit_code: int) -> click.ClickException:
-    """Make the error that click prints before it exits with `exit_code`; under torchrun with the
-    rank.
-    """
+    """Make the error that click prints before it exits; under torchrun it names the rank."""
     rank = os.environ.get("RANK", "")
     raised = click.ClickException(f"rank {rank}: {message}" if rank.isdigit() else message)
     vars(raised)["exit_code"] = exit_code
@@ -140,7 +138,7 @@ class Progress:
                 " so the weights may differ in their last bits"
             )
             is_same = record["resumed"]["same_environment"]
-            line = f"{task}  goes on from step {record['step']:,}{'' if is_same else other}"
+            line = f"{task}  continues from step {record['step']:,}{'' if is_same else other}"
             self._print_line(line)
         elif "val" in record:
             metric, best = self._metrics[task], ", the best so far" if record["best"] else ""

@@ -126,7 +126,7 @@ def export(
 ) -> None:
     """Write the best weights of RUN as a model for other programs, and compare the two."""
     if not as_onnx:
-        raise click.UsageError("say what to export as: --onnx")
+        raise click.UsageError("name the format: --onnx")
     load_torch()
     modeling.api.find_device("cpu", threads)
     trained = modeling.load(run, device="cpu").trained

@@ -51,12 +51,12 @@ def score(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Score a run (a folder), all runs, or anybody's predictions.
+    """Score a run (a folder), all runs, or a file of predictions.
 
     The scores stand beside the reference and a trivial baseline.
     """
     if (run is None) == (predictions is None):
-        raise click.UsageError("say which run to score, or give --predictions FILE")
+        raise click.UsageError("name the run to score, or give --predictions FILE")
     if predictions is not None and (task is None or len(split) > 1):
         raise click.UsageError("--predictions needs --task, and takes at most one --split")
     if predictions is not None and task is not None:

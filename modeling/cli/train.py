@@ -149,7 +149,7 @@ def train(
         trained = [info.to_json() for info in done.values()]
         print_json({"trained": trained, "scored": records} if scored else trained)
     if not finished:
-        raise failure("interrupted; the same command with --resume goes on", INTERRUPTED)
+        raise failure("interrupted; the same command with --resume continues", INTERRUPTED)
     if records and not silent:
         print_line()
         print_scores(records)
@@ -180,7 +180,7 @@ def _train(
     with_tensorboard: bool,
     replay: bool,
 ) -> RunInfo:
-    """Train one task, in this process or one of its own."""
+    """Train one task, in this process or in its own."""
     load_torch()
     return modeling.api.train_run(
         directory,

@@ -1,6 +1,6 @@
 """A column of a split, read from memory-mapped shards like an array indexed along its first axis.
 
-The extents of a column lie in several files. Gathered file by file, every sample would be copied
+The extents of a column are in several files. Gathered file by file, every sample would be copied
 twice: to a place among those of its file, from there to its place in the batch. So a range of
 addresses is reserved and the files are mapped into it side by side, each where its samples are
 whole rows of one array; one `numpy.take` then gathers from all of them.
@@ -116,7 +116,7 @@ class Column:
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         if copy is False:
-            raise ValueError("a column lies in files: an array of it is a copy")
+            raise ValueError("a column is stored in files: an array of it is a copy")
         return np.asarray(self[:], dtype)
 
     def take(self, indices: npt.ArrayLike, out: Array | None = None) -> Array:
@@ -305,7 +305,7 @@ def _memory() -> int:
 
 
 def _map_at(address: int, extent: Extent, length: int) -> None:
-    """Map the extent's `length` bytes so that the first one lies at `address`."""
+    """Map the extent's `length` bytes so that the first one is at `address`."""
     skew = extent.offset % ALIGNMENT
     flags, start = mmap.MAP_SHARED | _FIXED, address - skew
     with storage_errors(extent.path), _opened(extent, length) as descriptor:

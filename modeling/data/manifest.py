@@ -1,7 +1,7 @@
 """Read manifest.json and the shard tables of a dataset, as `docs/format.md` defines them.
 
 Everything that the files can contradict is checked. A manifest that is returned is safe to map:
-every path lies within the dataset, every extent within its file, and the digests follow from one
+every path is within the dataset, every extent within its file, and the digests follow from one
 another. The samples themselves are not read here.
 """
 
@@ -52,8 +52,8 @@ def _is_path(text: str) -> bool:
 
 
 def _is_shard_path(text: str) -> bool:
-    found = _SHARD_NUMBER.findall(text)
-    return len(found) == 1 and _is_path(_SHARD_NUMBER.sub("0", text))
+    numbers = _SHARD_NUMBER.findall(text)
+    return len(numbers) == 1 and _is_path(_SHARD_NUMBER.sub("0", text))
 
 
 def _is_shard_size(size: int) -> bool:
@@ -315,10 +315,10 @@ def _contradictions(record: _Record) -> list[str]:
                     f"the table of {task}/{split} must have {size} bytes,"
                     f" and {_MAX_TABLE_BYTES} at most"
                 )
-            there = {column.name: (column.dtype, column.shape) for column in facts.columns}
+            columns = {column.name: (column.dtype, column.shape) for column in facts.columns}
             for name, (dtype, shape) in expected.get(task, {}).items():
-                if there.get(name) != (dtype, shape):
-                    found = "{} {}".format(*there[name]) if name in there else "nothing"
+                if columns.get(name) != (dtype, shape):
+                    found = "{} {}".format(*columns[name]) if name in columns else "nothing"
                     problems.append(
                         f"{task}/{split} must have a column {name} of {dtype} {shape},"
                         f" found {found}"

@@ -121,8 +121,8 @@ def _require_place(path: Path) -> None:
     """Raise InputError where no model can be written to `path`, before one is made."""
     require_outside_datasets(path)
     with storage_errors(path):
-        taken = path.is_dir()
-    if taken:
+        is_folder = path.is_dir()
+    if is_folder:
         remedy = f"give --out {path / 'model.onnx'}"
         raise InputError(
             "a folder is there", path=path, expected="the name of a file", remedy=remedy
@@ -244,14 +244,16 @@ def _difference(pairs: Sequence[tuple[Array, Array]]) -> Record:
 def require_parity(differences: Mapping[str, Mapping[str, float]], path: Path) -> None:
     """Raise ExportError where a difference exceeds its tolerance or is not a number."""
     problems = []
-    for name, found in differences.items():
-        if "differing" in found:
+    for name, difference in differences.items():
+        if "differing" in difference:
             measure, limit = "differing", TOLERANCE["whole numbers"]
         else:
             measure = "of_99_percent" if name == "circle" else "largest"
-            limit = TOLERANCE["numbers"] * (1 + found["magnitude"])
-        if not found[measure] <= limit:
-            problems.append(f"{name} differs by {found[measure]:.3g}, at most {limit:g} is allowed")
+            limit = TOLERANCE["numbers"] * (1 + difference["magnitude"])
+        if not difference[measure] <= limit:
+            problems.append(
+                f"{name} differs by {difference[measure]:.3g}, at most {limit:g} is allowed"
+            )
     if problems:
         raise ExportError(
             f"the exported model does not compute what the network does: {'; '.join(problems)}",

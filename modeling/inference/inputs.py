@@ -118,7 +118,7 @@ def _is_other_picture(path: Path) -> bool:
 
 
 def _is_folder_of_files(path: Path) -> bool:
-    """Tell a folder from a file and from a dataset. Raises StorageError where that is unknown."""
+    """Return whether it is a folder and no dataset. Raises StorageError if that is unknown."""
     with storage_errors(path):
         return path.is_dir() and not os.path.lexists(path / MANIFEST)
 

@@ -56,7 +56,7 @@ def draw_overlay(
 
 
 def plain_name(name: str, label: int) -> str:
-    """Spell the name of a class in ASCII letters, or as "class k" where that is impossible.
+    """Write the name of a class in ASCII letters, or as "class k" where that is impossible.
 
     >>> plain_name("Äpfel", 3), plain_name("数", 4)
     ('Apfel', 'class 4')

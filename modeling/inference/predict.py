@@ -115,20 +115,22 @@ def predict_images(trained: Trained, images: UInt8 | Column) -> Arrays:
 
 def _predict_batch(trained: Trained, images: UInt8) -> Arrays:
     with torch.inference_mode():
-        outputs, found = infer_batch(
+        outputs, predicted = infer_batch(
             trained.task, trained.model, images, trained.device, trained.precision
         )
-        found["confidence"] = _confidence(trained.task.name, outputs, found)
-    return {name: values.cpu().numpy() for name, values in found.items()}
+        predicted["confidence"] = _confidence(trained.task.name, outputs, predicted)
+    return {name: values.cpu().numpy() for name, values in predicted.items()}
 
 
-def _confidence(task: str, outputs: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Tensor:
+def _confidence(
+    task: str, outputs: Mapping[str, Tensor], predicted: Mapping[str, Tensor]
+) -> Tensor:
     if task == "circles":
         return outputs["label_logits"].float().softmax(1).amax(1)
     if task == "foreground":
         return outputs["logits"].float().abs().sigmoid().mean((1, 2))
     probability = semantic(dict(outputs)).float().exp()
-    labels = found["mask"].long()[:, None]
+    labels = predicted["mask"].long()[:, None]
     chosen = probability.gather(1, labels).flatten(1).double()
     zeros = torch.zeros(probability.shape[:2], dtype=torch.float64, device=chosen.device)
     sums = zeros.scatter_add(1, labels.flatten(1), chosen)
@@ -193,8 +195,8 @@ def _require_names(source: Source, out: Path, longest: int, *, overlay: bool) ->
                 remedy="give it a shorter name",
             )
         with storage_errors(out / name):
-            taken = (out / name).is_dir()
-        if taken:
+            is_folder = (out / name).is_dir()
+        if is_folder:
             raise InputError(
                 "a folder is where a file is to be written",
                 path=out / name,
@@ -236,11 +238,11 @@ class _Work:
             batch = [next(rest) for _ in images]
             self._inspect(images, [name for name, _ in batch], sources[0])
             for index, (name, picture) in enumerate(batch):
-                one = {key: values[index] for key, values in arrays.items()}
-                record = describe(self.trained.task.name, self.trained.classes, name, one)
+                prediction = {key: values[index] for key, values in arrays.items()}
+                record = describe(self.trained.task.name, self.trained.classes, name, prediction)
                 self.records.append(record)
                 if self.overlay:
-                    self._draw(picture, images[index], one["mask"], record)
+                    self._draw(picture, images[index], prediction["mask"], record)
         self._write(sources, _joined(parts))
 
     def _inspect(self, images: UInt8, names: Sequence[str], source: Source) -> None:
@@ -288,37 +290,37 @@ class _Work:
 
     def warnings(self) -> list[str]:
         """List what the user should know about the images."""
-        found, count = [], f"{len(self.records):,} images"
+        remarks, count = [], f"{len(self.records):,} images"
         if self.light and self.invert:
-            found.append(
+            remarks.append(
                 f"{len(self.light):,} of {count} have a light ground once inverted"
                 f" ({_some(self.light)}): they were dark before; if the run was trained on dark"
                 " ground, predict these without --invert"
             )
         elif self.light:
-            found.append(
+            remarks.append(
                 f"{len(self.light):,} of {count} have a light ground, by the median of their border"
                 f" pixels ({_some(self.light)}): if the run was trained on light digits on a dark"
                 " ground, as MNIST has, --invert turns them"
             )
         if self.light_data:
-            found.append(
+            remarks.append(
                 f"{len(self.light_data):,} of {count} have a light ground, by the median of their"
                 f" border pixels ({_some(self.light_data)}): the run knows the ground of its own"
                 " dataset, and a dataset is predicted as it is: if that one is dark, build one of"
                 " inverted images"
             )
         if self.blank:
-            found.append(
+            remarks.append(
                 f"{len(self.blank):,} of {count} are blank, one grey level throughout"
                 f" ({_some(self.blank)}): their predictions mean nothing"
             )
         if self.drawn > OVERLAYS:
             more = self.drawn - OVERLAYS
-            found.append(
+            remarks.append(
                 f"only the first {OVERLAYS} overlays were drawn; {more:,} more were left out"
             )
-        return found
+        return remarks
 
 
 def _warn_of_pictures(inputs: Sequence[Path | str]) -> list[str]:

@@ -19,7 +19,7 @@ SEED = 0
 LEVEL = 0.95
 _ENDS = (0.025, 0.975)
 
-_BLOCK = 1 << 20  # draws at a time, so that memory stays near 32 MB whatever the number of units
+_BLOCK = 1 << 20  # draws at a time, so that memory stays near 32 MB for any number of units
 _GRID = 2.0**32
 
 Array = npt.NDArray[Any]

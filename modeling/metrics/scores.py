@@ -125,7 +125,7 @@ def foreground_scores(
 
     estimates = estimate(columns, statistic, replicates=replicates, seed=seed)
     return {
-        **{name: _score(found, n) for name, found in estimates.items()},
+        **{name: _score(estimate, n) for name, estimate in estimates.items()},
         "confusion": counts.confusion.tolist(),
         "bootstrap": _describe("images", n, replicates, seed),
     }
@@ -330,7 +330,9 @@ def overall_values(scores: Mapping[str, Any]) -> dict[str, float | None]:
 
 def _overall(estimates: Mapping[str, Estimate], n: int) -> Scores:
     return {
-        name: _score(found, n) for name, found in estimates.items() if not name.startswith("class_")
+        name: _score(estimate, n)
+        for name, estimate in estimates.items()
+        if not name.startswith("class_")
     }
 
 
@@ -350,9 +352,10 @@ def _per_class(estimates: Mapping[str, Estimate], counts: Iterable[int]) -> list
     ]
 
 
-def _score(found: Estimate, n: int) -> Scores:
+def _score(estimate: Estimate, n: int) -> Scores:
     value, low, high = (
-        None if np.isnan(each) else float(each) for each in (found.value, found.low, found.high)
+        None if np.isnan(each) else float(each)
+        for each in (estimate.value, estimate.low, estimate.high)
     )
     return {"value": value, "n": int(n), "interval": None if low is None else [low, high]}
 

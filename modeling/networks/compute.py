@@ -1,4 +1,4 @@
-"""How a device computes: precision, exact and deterministic products, compiled networks."""
+"""Set how a device computes: precision, exact and deterministic products, compiled networks."""
 
 from __future__ import annotations
 

@@ -172,28 +172,28 @@ def _chapter(view: View, dataset: Dataset) -> dict[str, Any]:
 
 def _warnings(view: View, dataset: Dataset) -> list[str]:
     """Tell what is missing, and what belongs to another dataset or other weights."""
-    run, scores, found = view.run, view.run.scores, []
+    run, scores, notes = view.run, view.run.scores, []
     if run.info is None:
-        found.append("This run has no checkpoint yet: there are only its settings.")
+        notes.append("This run has no checkpoint yet: there are only its settings.")
     elif not run.info.finished:
-        found.append(
+        notes.append(
             f"This run is not finished: {run.info.step:,} of {run.config['steps']:,} steps."
             " modeling train --resume continues it."
         )
     if view.best is None:
-        found.append("It has no best weights yet, so there are no predictions to show.")
+        notes.append("It has no best weights yet, so there are no predictions to show.")
     if run.digest != dataset.digest:
-        found.append(f"It is trained on another dataset, {run.digest[:12]}.")
+        notes.append(f"It is trained on another dataset, {run.digest[:12]}.")
     if scores is None:
-        return [*found, "This run has not been scored: modeling score, given its folder, does it."]
+        return [*notes, "This run has not been scored: modeling score, given its folder, does it."]
     digest = scores["dataset"]["digest"]
     if digest != dataset.digest:
-        found.append(f"The scores are of another dataset, {digest[:12]}.")
+        notes.append(f"The scores are of another dataset, {digest[:12]}.")
     if view.best is not None and scores["origin"].get("weights") != view.best.weights:
-        found.append("The scores are of other weights than the pictures: score the run again.")
+        notes.append("The scores are of other weights than the pictures: score the run again.")
     if SPLIT not in scores["splits"]:
-        found.append(f"It has not been scored on {SPLIT}.")
-    return found
+        notes.append(f"It has not been scored on {SPLIT}.")
+    return notes
 
 
 def _curves(run: RunRecords) -> list[Chart]:

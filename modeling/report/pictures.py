@@ -1,4 +1,4 @@
-"""Predictions of the best weights on test: examples, worst cases, and where the errors lie."""
+"""Predictions of the best weights on test: examples, worst cases, and the places of errors."""
 
 from __future__ import annotations
 
@@ -253,9 +253,7 @@ def _coloured(mask: UInt8, colour: Colour) -> UInt8:
 
 
 def _difference(image: UInt8, truth: UInt8, found: UInt8) -> UInt8:
-    """Dim the image, and colour pixels of the truth only, of the prediction only, or of a wrong
-    class.
-    """
+    """Dim the image, and colour pixels that are missed, invented or of a wrong class."""
     picture = _grey(image // 3)
     picture[(truth > 0) & (found == 0)] = TRUTH
     picture[(truth == 0) & (found > 0)] = PREDICTION

@@ -79,15 +79,15 @@ def find_runs(folder: Path | str) -> list[Path]:
     folder = Path(folder)
     if _is_file(folder / runs.CONFIG):
         return [folder]
-    found = [folder / task for task in PRESETS if _is_file(folder / task / runs.CONFIG)]
-    if not found:
+    folders = [folder / task for task in PRESETS if _is_file(folder / task / runs.CONFIG)]
+    if not folders:
         raise FormatError(
             "there is no run",
             path=folder,
             expected=f"a folder with {runs.CONFIG}, or with runs named {', '.join(PRESETS)}",
             remedy="train first: modeling train all",
         )
-    return found
+    return folders
 
 
 def read_run(folder: Path | str, digest: str) -> RunRecords:
@@ -161,7 +161,7 @@ def _decode(path: Path, kind: Any, data: bytes) -> Record:
 
 
 def _is_file(path: Path) -> bool:
-    """Tell whether there is a file. Raises StorageError where that cannot be known."""
+    """Return whether there is a file. Raises StorageError where that cannot be known."""
     with storage_errors(path):
         return path.is_file()
 

@@ -35,7 +35,7 @@ from modeling.errors import (
     explain,
     storage_errors,
 )
-from modeling.files import absolute, remove_drafts, write_atomic, write_json
+from modeling.files import absolute, remove_temporaries, write_atomic, write_json
 from modeling.runs import checkpoint
 from modeling.runs.info import RunInfo
 from modeling.tasks import TASKS, Task, place
@@ -62,7 +62,7 @@ def begin(
     """
     folder = Path(folder)
     with storage_errors(folder):
-        remove_drafts(folder)
+        remove_temporaries(folder)
         names = sorted(path.name for path in folder.iterdir())
     if not names:
         write_json(folder / CONFIG, {"config": config.to_json(), "dataset": digest})
@@ -79,7 +79,7 @@ def begin(
         raise InputError(
             "a run is already there",
             path=folder,
-            remedy="go on with it: --resume; or choose another folder: --out",
+            remedy="continue it with --resume, or choose another folder with --out",
         )
     _require_same(folder, config, digest)
     return checkpoint.load(folder / LAST) if LAST in names else None

@@ -65,11 +65,11 @@ def load(path: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     path = Path(path)
     with storage_errors(path):
-        there = path.is_file()
-        if there:
+        exists = path.is_file()
+        if exists:
             # safetensors reports a file that this user may not read as missing
             path.open("rb").close()
-    if not there:
+    if not exists:
         raise FormatError(
             "there is no checkpoint",
             path=path,

@@ -1,4 +1,4 @@
-"""Read and write predictions of one split: an .npz that anybody can write, one array a name.
+"""Read and write predictions of one split: an .npz that any program can write, one array a name.
 
 `docs/metrics.md` describes the file. No pickle is ever loaded, and no array is read unless its
 header fits the split.
@@ -34,7 +34,7 @@ NAMES = {"foreground": ("mask",), "circles": ("label", "mask"), "mosaics": ("mas
 
 _FACTS = ("task", "split", "dataset")
 _FACT_BYTES = 1024
-_REMEDY = "docs/metrics.md tells what a file of predictions holds"
+_REMEDY = "docs/metrics.md says what a file of predictions holds"
 _MAGIC = b"\x93NUMPY"
 _READERS = {  # by version; 3.0 differs from 2.0 in names of fields, which no array here has
     b"\x01\x00": np.lib.format.read_array_header_1_0,

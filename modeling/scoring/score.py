@@ -1,6 +1,6 @@
 """Scores of predictions of a split, beside those of the trivial baseline.
 
-`score_run` scores a trained run, `score_predictions` a file that anybody wrote. Both return the
+`score_run` scores a trained run, `score_predictions` a file from any program. Both return the
 record of scores that `docs/metrics.md` describes. Only scoring a run needs torch.
 """
 
@@ -106,15 +106,15 @@ def score_baseline(
 ) -> dict[str, Scores]:
     """Score the trivial baseline: for each split its scores, and its name."""
     baseline = fit_baseline(dataset, task)
-    found = {}
+    baselines = {}
     for split in splits:
         images = dataset.split(task, split)["image"]
         blocks = range(0, len(images), _BLOCK)
         parts = [baseline.predict(images[start : start + _BLOCK]) for start in blocks]
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         scores = score_arrays(arrays, dataset, task, split, replicates=replicates, seed=seed)
-        found[split] = {"name": baseline.name, **scores}
-    return found
+        baselines[split] = {"name": baseline.name, **scores}
+    return baselines
 
 
 def score_predictions(
@@ -258,9 +258,13 @@ def _score_shifted(
     trained: Trained, dataset: Dataset, split: str, replicates: int, seed: int
 ) -> Scores:
     """Score each kind of shifted mosaics; the intervals are over mosaics."""
-    found, classes = {}, len(dataset.classes)
+    arrangements, classes = {}, len(dataset.classes)
     for name, (image, mask) in shifted_mosaics(dataset.split("mosaics", split)).items():
         predicted = _predict(trained, image)["mask"]
         scores = mosaic_scores(predicted, mask, classes, replicates=replicates, seed=seed)
-        found[name] = {"mosaics": len(image), "size": list(image.shape[1:]), "scores": scores}
-    return found
+        arrangements[name] = {
+            "mosaics": len(image),
+            "size": list(image.shape[1:]),
+            "scores": scores,
+        }
+    return arrangements

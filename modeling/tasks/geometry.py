@@ -126,7 +126,7 @@ def _constant(values: tuple[object, ...], dtype: torch.dtype, device: torch.devi
 
 @functools.cache  # so that it is copied to a device once, and never during a capture
 def _kept_constant(values: tuple[object, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # training uses it too, whoever calls first
+    with torch.inference_mode(False):  # so that training can use the cached tensor too
         return torch.tensor(values, dtype=dtype, device=device)
 
 

@@ -1,3 +1,1 @@
-"""Training: batches in order, steps of the optimiser, evaluation on val; alone or on many
-devices.
-"""
+"""Training: batches in order, steps of the optimiser, evaluation on val; on one or many devices."""

@@ -45,7 +45,7 @@ class CudaGraph:
 
     @contextlib.contextmanager
     def capture(self) -> Iterator[None]:
-        # "thread_local": the thread of the loader may go on with calls that a capture forbids
+        # "thread_local": the thread of the loader may make calls that a capture forbids
         stream, cause = torch.cuda.current_stream(), None
         try:
             with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):

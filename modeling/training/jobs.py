@@ -1,4 +1,4 @@
-"""Run jobs in parallel, each in a process of its own that sends messages and can be stopped.
+"""Run jobs in parallel, each in its own process that sends messages and can be stopped.
 
 Networks of this size gain little from a second thread. Trained side by side, with a thread each,
 they never wait for each other.
@@ -101,7 +101,7 @@ def _receive(ready: Connection, name: str, process: SpawnProcess) -> tuple[str, 
         error = TrainingError(
             f"the process of {name} is gone",
             found=f"exit code {process.exitcode}",
-            remedy="go on with --resume",
+            remedy="continue with --resume",
         )
         return "failed", error
     return message

@@ -64,7 +64,7 @@ def train(
     with `replay` false they are not, which affects speed only. Under torchrun, every rank calls
     this alike.
 
-    Raises InputError if there is a run already, if it does not fit, if the folder lies in a
+    Raises InputError if there is a run already, if it does not fit, if the folder is in a
     dataset, or if the machine cannot compute as `config` says; BusyError if another process trains
     there; TrainingError if a loss is not finite or a rank is gone.
     """

@@ -1,6 +1,4 @@
-"""The data of a build: the same however it is stored, readable by everybody, and what the recipe
-says.
-"""
+"""Test that builds hold the right data in every storage, readable by every library."""
 
 from __future__ import annotations
 
@@ -47,7 +45,7 @@ COLUMNS = {
     "circles": ("image", "mask", "label", "circle"),
     "mosaics": ("image", "mask", "label", "source", "digest"),
 }
-SECTIONS = [(task, split) for task in COLUMNS for split in SPLITS]
+KEYS = [(task, split) for task in COLUMNS for split in SPLITS]
 STORAGES: list[dict[str, Any]] = [
     {"format": "zarr", "shard_size": 512},
     {"format": "zarr", "shard_size": 32_768},
@@ -88,7 +86,7 @@ def test_the_tiny_dataset_has_its_golden_digest(zarr_root: Path) -> None:
 @pytest.mark.parametrize(
     ("workers", "storage"), [(1 + i % 4, storage) for i, storage in enumerate(STORAGES)], ids=named
 )
-def test_every_way_of_storing_has_the_same_digest_and_roots(
+def test_every_storage_has_the_same_digest_and_roots(
     source: Path, zarr_root: Path, tmp_path: Path, workers: int, storage: dict[str, Any]
 ) -> None:
     built = builder.build(
@@ -111,7 +109,7 @@ def test_every_way_of_storing_has_the_same_digest_and_roots(
 
 @pytest.mark.parametrize("compression", ["none", "zstd"])
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_two_builds_are_the_same_byte_for_byte_whatever_the_clock_and_the_workers(
+def test_builds_are_identical_at_any_time_and_with_any_number_of_workers(
     source: Path, tmp_path: Path, format_name: str, compression: str
 ) -> None:
     recipe = tiny_recipe(source, format=format_name, compression=compression)
@@ -131,9 +129,9 @@ def test_the_folder_holds_the_files_of_the_format_and_nothing_else(
     expected = {
         "manifest.json",
         "recipe.toml",
-        *(f"{task}/{split}.shards" for task, split in SECTIONS),
+        *(f"{task}/{split}.shards" for task, split in KEYS),
     }
-    for task, split in SECTIONS:
+    for task, split in KEYS:
         folder, shards = (
             f"{task}/{split}",
             -(-(MOSAICS if task == "mosaics" else COUNTS)[split] // 256),
@@ -160,7 +158,7 @@ def test_the_folder_holds_the_files_of_the_format_and_nothing_else(
 
 
 def through_maps(root: Path, task: str, split: str, column: str) -> Array:
-    """A whole column as the format page says: manifest, shard table, and a map of each shard."""
+    """Read a whole column as the format page says: manifest, shard table, a map of each shard."""
     manifest = json.loads((root / "manifest.json").read_bytes())
     facts = manifest["tasks"][task][split]
     record = [
@@ -216,7 +214,7 @@ def test_the_library_and_the_maps_give_the_same_whole_columns(
     root = tmp_path / "data"
     source = save_source(tmp_path / "digits.npz", SHAPES[shape])
     builder.build(tiny_recipe(source, format=format_name, **MOSAICS_OF[shape]), root, workers=2)
-    for task, split in SECTIONS:
+    for task, split in KEYS:
         images, _ = SHAPES[shape][split]
         count = MOSAICS_OF[shape][split] if task == "mosaics" else len(images)
         for column in COLUMNS[task]:
@@ -234,7 +232,7 @@ def test_the_library_and_the_maps_give_the_same_whole_columns(
 
 @pytest.mark.parametrize("shard_size", [256, 1024])
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_compressed_columns_read_through_the_library_are_the_uncompressed_ones(
+def test_compressed_columns_read_through_the_library_equal_the_uncompressed_ones(
     source: Path, zarr_root: Path, tmp_path: Path, format_name: str, shard_size: int
 ) -> None:
     builder.build(
@@ -249,7 +247,7 @@ def test_compressed_columns_read_through_the_library_are_the_uncompressed_ones(
     assert all((compressed[name] == plain[name]).all() for name in plain)
 
 
-def test_no_hdf5_object_carries_a_time(source: Path, tmp_path: Path) -> None:
+def test_no_hdf5_object_has_a_timestamp(source: Path, tmp_path: Path) -> None:
     builder.build(tiny_recipe(source, format="hdf5"), tmp_path / "data")
     for path in (tmp_path / "data").rglob("*.h5"):
         with h5py.File(path) as file:
@@ -327,7 +325,7 @@ def test_a_mosaic_is_the_composition_of_the_rows_that_the_bijection_names(
 
 
 @pytest.mark.parametrize("counts", [{"train": 4, "val": 3, "test": 3}])
-def test_all_mosaics_of_all_splits_differ_even_when_every_one_is_taken(
+def test_all_mosaics_differ_even_when_every_possible_one_is_used(
     tmp_path: Path, counts: dict[str, int]
 ) -> None:
     every = {split: count**4 for split, count in counts.items()}
@@ -337,7 +335,7 @@ def test_all_mosaics_of_all_splits_differ_even_when_every_one_is_taken(
     assert len(set(images)) == len(images) == 4**4 + 3**4 + 3**4
 
 
-def test_another_seed_gives_other_mosaics_of_the_same_digits(
+def test_another_seed_gives_different_mosaics_of_the_same_digits(
     source: Path, zarr_root: Path, tmp_path: Path
 ) -> None:
     builder.build(tiny_recipe(source, seed=1), tmp_path / "data")
@@ -350,7 +348,7 @@ def test_another_seed_gives_other_mosaics_of_the_same_digits(
     assert differing == {"mosaics"}
 
 
-def test_roots_in_the_manifest_are_those_of_the_columns_as_read(zarr_root: Path) -> None:
+def test_roots_in_the_manifest_match_the_columns_as_read(zarr_root: Path) -> None:
     data = columns(zarr_root)
     for task, splits in manifests.load(zarr_root).tasks.items():
         for split, facts in splits.items():
@@ -378,7 +376,7 @@ def test_the_manifest_counts_what_was_dropped_and_lists_conflicts(tmp_path: Path
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_a_whole_dataset_is_left_exactly_as_it_is(
+def test_building_a_complete_dataset_again_changes_nothing(
     source: Path, tmp_path: Path, format_name: str
 ) -> None:
     recipe, root = tiny_recipe(source, format=format_name), tmp_path / "data"
@@ -391,10 +389,10 @@ def test_a_whole_dataset_is_left_exactly_as_it_is(
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
-def test_a_sample_alone_is_the_stored_row(source: Path, zarr_root: Path) -> None:
+def test_a_sample_computed_alone_equals_the_stored_row(source: Path, zarr_root: Path) -> None:
     data = columns(zarr_root)
     resolved = planning.resolve_dataset(zarr_root, directory=source)
-    for task, split in SECTIONS:
+    for task, split in KEYS:
         count = len(data[task, split, "image"])
         for index in {0, 1, 255 % count, 256 % count, count - 1}:
             sample = resolved.sample(task, split, index)
@@ -442,7 +440,7 @@ def test_the_shard_list_names_each_shard_once_in_the_order_of_the_tasks(source: 
     ]
 
 
-def test_a_split_that_cannot_give_so_many_mosaics_says_how_many_it_can(
+def test_a_split_with_too_few_digits_says_how_many_mosaics_it_can_give(
     source: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(RecipeError, match=r"val can give 4,096 \(8 images in 2 x 2\), not 4,097"):
@@ -450,7 +448,7 @@ def test_a_split_that_cannot_give_so_many_mosaics_says_how_many_it_can(
     assert not (tmp_path / "data").exists()
 
 
-def test_counts_beyond_all_reason_are_refused_before_anything_is_listed_or_made(
+def test_huge_counts_are_refused_before_anything_is_listed_or_written(
     tmp_path: Path,
 ) -> None:
     many = tiny_source(tmp_path, {"train": 1200, "val": 8, "test": 12})
@@ -471,7 +469,7 @@ def test_counts_beyond_all_reason_are_refused_before_anything_is_listed_or_made(
     ],
     ids=["dtype", "axes", "name", "empty"],
 )
-def test_a_task_that_declares_what_no_reader_takes_is_refused_before_anything_is_made(
+def test_a_task_with_columns_that_readers_reject_is_refused_before_anything_is_written(
     source: Path, tmp_path: Path, column: Column, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     odd = replace(TASKS["foreground"], name="odd", columns=lambda tile, mosaics: (column,))

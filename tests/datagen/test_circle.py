@@ -29,7 +29,7 @@ frames = st.tuples(st.integers(1, 512), st.integers(1, 512))
 
 @pytest.fixture(autouse=True, scope="module")
 def searches_end() -> Iterator[None]:
-    """Make a search fail that would go on for ever."""
+    """Make an endless search fail."""
     steps = itertools.count()
     minimal, farthest = circle._minimal, circle._farthest
 
@@ -53,7 +53,7 @@ def on_diameter(p: Point, q: Point) -> Circle:
 
 
 def through(p: Point, q: Point, r: Point) -> Circle | None:
-    """Compute the circle through three points; None if they lie on a line."""
+    """Compute the circle through three points; None if they are on a line."""
     (ax, ay), (bx, by), (cx, cy) = p, q, r
     den = 2 * (ax * (by - cy) + bx * (cy - ay) + cx * (ay - by))
     if den == 0:
@@ -171,7 +171,7 @@ def test_the_circle_is_the_smallest_of_all_that_hold_the_foreground(mask: Mask) 
         [(0, 0), (3, 1), (6, 1), (0, 4), (4, 5)],
     ],
 )
-def test_masks_whose_circle_takes_several_exchanges_of_its_support(points: list[Point]) -> None:
+def test_masks_that_need_several_exchanges_of_the_support_points(points: list[Point]) -> None:
     assert enclosed(drawn(points, 7, 7)) == smallest(points) == welzl(points)
 
 
@@ -193,13 +193,13 @@ def test_a_circle_grows_to_the_minimal_one_around_the_new_point_and_the_old_supp
 
 
 @given(masks, st.integers(1, 255))
-def test_any_value_but_zero_is_foreground(mask: Mask, value: int) -> None:
+def test_any_nonzero_value_is_foreground(mask: Mask, value: int) -> None:
     assert enclosed(mask * np.uint8(value)) == enclosed(mask.astype(np.bool_).view(np.uint8))
     assert enclosed(mask) == tuple(circle.enclose(mask[None].astype(np.bool_))[0].tolist())
 
 
 @given(masks)
-def test_a_mask_turned_over_its_diagonal_or_mirrored_has_its_circle_turned_or_mirrored(
+def test_a_transposed_or_mirrored_mask_has_the_transposed_or_mirrored_circle(
     mask: Mask,
 ) -> None:
     x, y, den, r2 = enclosed(mask)
@@ -228,7 +228,7 @@ def test_the_circle_is_exact_in_frames_up_to_512_by_512(
 
 
 @given(masks.filter(np.any))
-def test_the_two_slow_ways_agree(mask: Mask) -> None:
+def test_the_two_slow_methods_agree(mask: Mask) -> None:
     assert welzl(foreground(mask)) == smallest(foreground(mask))
 
 
@@ -259,7 +259,7 @@ def test_each_mask_of_a_stack_has_its_own_circle_and_raster_across_blocks(
         (1000, 1000, [5]),
     ],
 )
-def test_masks_are_taken_in_blocks(
+def test_masks_are_processed_in_blocks(
     monkeypatch: pytest.MonkeyPatch, pixels: int, candidates: int, lengths: list[int]
 ) -> None:
     found: list[int] = []
@@ -299,7 +299,7 @@ def test_no_masks_have_no_circles() -> None:
 
 
 @given(masks)
-def test_a_raster_is_the_naive_one_and_covers_the_mask(mask: Mask) -> None:
+def test_a_raster_equals_the_naive_one_and_covers_the_mask(mask: Mask) -> None:
     x, y, den, r2 = enclosed(mask)
     height, width = mask.shape
     naive = [
@@ -310,7 +310,7 @@ def test_a_raster_is_the_naive_one_and_covers_the_mask(mask: Mask) -> None:
     assert (mask <= np.array(naive)).all()
 
 
-def test_large_dens_and_radii_stay_exact() -> None:
+def test_large_denominators_and_radii_stay_exact() -> None:
     points = [(0, 0), (511, 1), (1, 510)]
     mask = drawn(points, 512, 512)
     found = enclosed(mask)
@@ -321,7 +321,7 @@ def test_large_dens_and_radii_stay_exact() -> None:
     assert circle.raster(np.array([found]), 512, 512)[0, [0, 1, 255, 510, 511]].tolist() == naive
 
 
-def test_a_raster_is_written_where_it_is_wanted() -> None:
+def test_a_raster_is_written_into_the_given_array() -> None:
     whole = np.full((4, 2, 3), 9, np.uint8)
     found = circle.raster(np.array([[1, 0, 1, 1], [0, 0, 0, 0]]), 2, 3, out=whole[1:3])
     assert found.base is whole

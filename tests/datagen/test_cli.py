@@ -1,6 +1,4 @@
-"""The command line: every command and option, what it prints, and the exit code of each kind of
-trouble.
-"""
+"""Test every command and option: output, and the exit code of each kind of error."""
 
 from __future__ import annotations
 
@@ -48,7 +46,7 @@ GOLDEN = "43147033cd3f3b6c48647fd56d94a3695de6c23341051aa513f31c709cbc82de"  # s
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test in an empty folder of its own, with no source but what it names."""
+    """Run each test in an empty folder, with no source except those that it names."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.delenv("DATAGEN_SOURCE_DIR", raising=False)
@@ -73,21 +71,21 @@ def data(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*arguments: object) -> Result:
-    """The command line in this process. Whatever is no error of click's comes out as it is."""
+    """Run the command line in this process; errors that click does not handle are raised."""
     return CliRunner().invoke(
         cli, [str(argument) for argument in arguments], catch_exceptions=False
     )
 
 
 def printed(*arguments: object) -> Any:
-    """What a command prints as JSON, and nothing else."""
+    """Run a command that prints only JSON, and return it parsed."""
     result = run(*arguments, "--json")
     assert result.exit_code == 0, result.output
     return json.loads(result.output)
 
 
 def refused(code: int, *arguments: object) -> str:
-    """The one message of a command that fails with this exit code."""
+    """Run a command that fails with this exit code, and return its message."""
     result = run(*arguments)
     assert result.exit_code == code, result.output
     assert result.output.startswith("Error: ") or "\nError: " in result.output
@@ -104,13 +102,13 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
 # The program itself.
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_printed() -> None:
     assert run("--version").output == f"datagen, version {__version__}\n"
 
 
-def test_help_tells_every_command_and_the_exit_codes() -> None:
-    said = run("-h").output
-    assert all(f"\n  {name} " in said for name in cli.commands)
+def test_help_lists_every_command_and_exit_code() -> None:
+    output = run("-h").output
+    assert all(f"\n  {name} " in output for name in cli.commands)
     assert {
         "build",
         "fetch",
@@ -122,7 +120,7 @@ def test_help_tells_every_command_and_the_exit_codes() -> None:
         "shards",
         "finish",
     } <= {*cli.commands}
-    assert "6 busy" in said
+    assert "6 busy" in output
 
 
 @pytest.mark.parametrize("name", sorted(cli.commands))
@@ -147,7 +145,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stderr == "[]\n"
 
 
-def test_the_module_runs_as_the_command_does() -> None:
+def test_the_module_runs_like_the_command() -> None:
     assert python("-m", "datagen", "--version").stdout == f"datagen, version {__version__}\n"
     done = python("-m", "datagen", "info", "nowhere")
     assert (done.returncode, done.stdout) == (4, "")
@@ -156,9 +154,9 @@ def test_the_module_runs_as_the_command_does() -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_each_shell_has_its_completion(shell: str) -> None:
-    said = run("completion", shell).output
-    assert "_DATAGEN_COMPLETE" in said
-    assert f"{shell}_complete" in said
+    output = run("completion", shell).output
+    assert "_DATAGEN_COMPLETE" in output
+    assert f"{shell}_complete" in output
 
 
 @pytest.mark.parametrize(
@@ -212,7 +210,7 @@ def test_every_class_of_error_has_its_exit_code(
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "start"),
     [
         (KeyboardInterrupt(), 130, "Error: interrupted\n"),
         (
@@ -223,7 +221,8 @@ def test_every_class_of_error_has_its_exit_code(
         (
             OSError(28, "?"),
             7,
-            "Error: standard output: the storage says: no space left on device; free some space, or choose",
+            "Error: standard output: the storage says: no space left on device; "
+            "free some space, or choose",
         ),
         (OSError(2, "?"), 7, "Error: the storage says: no such file or directory\n"),
         (
@@ -243,19 +242,19 @@ def test_every_class_of_error_has_its_exit_code(
         ),
     ],
 )
-def test_interruptions_and_the_systems_errors_have_theirs(
-    monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
+def test_interruptions_and_system_errors_have_their_exit_codes(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, start: str
 ) -> None:
     def fail(**_: object) -> None:
         raise error
 
     monkeypatch.setattr(sources, "available", fail)
-    told = refused(code, "sources")
-    assert told.startswith(said)
-    assert told.count("\n") == 1
+    message = refused(code, "sources")
+    assert message.startswith(start)
+    assert message.count("\n") == 1
 
 
-def test_a_mistake_of_the_program_is_no_trouble_of_the_user(
+def test_a_bug_is_not_reported_as_a_user_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(**_: object) -> None:
@@ -269,10 +268,10 @@ def test_a_mistake_of_the_program_is_no_trouble_of_the_user(
 # build, shards, finish
 
 
-def test_build_says_what_it_made_and_then_that_there_is_nothing_to_do(recipe: Path) -> None:
-    said = run("build", "--recipe", recipe, "--out", "here").stdout.splitlines()
-    assert said[0].startswith("here: built in ")
-    rows = {line.split()[0]: line.split()[1:] for line in said[1:]}
+def test_build_says_what_it_built_and_then_that_nothing_is_left_to_do(recipe: Path) -> None:
+    lines = run("build", "--recipe", recipe, "--out", "here").stdout.splitlines()
+    assert lines[0].startswith("here: built in ")
+    rows = {line.split()[0]: line.split()[1:] for line in lines[1:]}
     assert rows["foreground"][:3] == [str(COUNTS[split]) for split in SPLITS]
     assert rows["mosaics"][:3] == [str(MOSAICS[split]) for split in SPLITS]
     assert rows["digest"] == [GOLDEN]
@@ -281,13 +280,11 @@ def test_build_says_what_it_made_and_then_that_there_is_nothing_to_do(recipe: Pa
     )
 
 
-def test_build_says_that_it_wrote_metadata_where_it_wrote_no_shard(
-    data: Path, recipe: Path
-) -> None:
+def test_build_reports_metadata_written_without_shards(data: Path, recipe: Path) -> None:
     shutil.copytree(data, "here")
     Path("here/recipe.toml").write_text("# mine\n")
     build = ("build", "--recipe", recipe, "--out", "here")
-    assert run(*build).stdout.startswith("here: metadata written anew, 12 shards were there\n")
+    assert run(*build).stdout.startswith("here: metadata written again, 12 shards were there\n")
     assert tree(Path("here")) == tree(data)
     Path("here/recipe.toml").write_text("# mine\n")
     again = printed(*build)
@@ -295,15 +292,17 @@ def test_build_says_that_it_wrote_metadata_where_it_wrote_no_shard(
     assert printed(*build)["metadata_written"] is False
 
 
-def test_build_says_that_it_removed_the_views_of_an_earlier_dataset(recipe: Path) -> None:
+def test_build_reports_that_it_removed_the_views_of_an_earlier_version(recipe: Path) -> None:
     build = ("build", "--recipe", recipe, "--format", "hdf5", "--out", "here")
     run(*build)
     make_older(Path("here"))
     assert run(*build).stdout.startswith("here: whole, nothing to do\n")
     assert len(list(Path("here").rglob("all.h5"))) == 9
     Path("here/recipe.toml").write_text("# mine\n")
-    told = "here: metadata written anew, 12 shards were there; all.h5 removed from 9 splits: read the shards\n"
-    assert run(*build).stdout.startswith(told)
+    assert run(*build).stdout.startswith(
+        "here: metadata written again, 12 shards were there; "
+        "all.h5 removed from 9 splits: read the shards\n"
+    )
     assert not list(Path("here").rglob("all.h5"))
 
 
@@ -316,7 +315,7 @@ def test_finish_says_whether_anything_was_left_to_do(recipe: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["mosaics", "circles/val", "circles/train/image/c", "circles/train/image/c/0/0/0"]
 )
-def test_what_is_a_link_in_a_dataset_is_called_so_by_all_that_read_it(
+def test_every_reading_command_names_a_link_in_a_dataset(
     data: Path, recipe: Path, name: str
 ) -> None:
     shutil.copytree(data, "here")
@@ -326,7 +325,10 @@ def test_what_is_a_link_in_a_dataset_is_called_so_by_all_that_read_it(
     shutil.move(f"here/{name}", "there")
     Path("here", name).symlink_to(Path("there").absolute())
     task, split = (*name.split("/"), "train")[:2]
-    link = f"here/{name}: a file or folder of the dataset is a link; links are not followed: copy the dataset with cp -rL"
+    link = (
+        f"here/{name}: a file or folder of the dataset is a link; "
+        "links are not followed: copy the dataset with cp -rL"
+    )
     for command in (
         ("show", "here", task, split, 0),
         ("preview", "here"),
@@ -337,7 +339,7 @@ def test_what_is_a_link_in_a_dataset_is_called_so_by_all_that_read_it(
     assert verdict.exit_code == 1
     assert f"here/{name}:" in verdict.output
     assert "found a link (links are not followed: copy the dataset with cp -rL)" in verdict.output
-    if not name.endswith("0/0/0"):  # a shard is written anew, in its own place
+    if not name.endswith("0/0/0"):  # a shard is written again, in its own place
         assert link in refused(5, "build", "--recipe", recipe, "--out", "here")
     shutil.copytree("here", "copied")  # as cp -rL does
     assert run("verify", "copied", "--quick").exit_code == 0
@@ -433,7 +435,7 @@ def test_another_source_does_not_take_over_the_validation_digits_of_the_recipe(
     assert built["source"]["digits"]["val"]["count"] == COUNTS["val"]
 
 
-def test_the_source_may_lie_where_an_option_or_the_environment_says(
+def test_an_option_or_the_environment_can_name_the_folder_of_the_source(
     source: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = save_recipe(Path("tiny.toml"), "npz")
@@ -447,9 +449,7 @@ def test_the_source_may_lie_where_an_option_or_the_environment_says(
     assert tree(Path("a")) == tree(Path("b")) == tree(data)
 
 
-def test_shards_lists_what_parts_are_made_of_and_finish_commits_them(
-    recipe: Path, data: Path
-) -> None:
+def test_shards_lists_the_work_of_parts_and_finish_commits_them(recipe: Path, data: Path) -> None:
     listed = printed("shards", "--recipe", recipe)
     assert [shard["number"] for shard in listed] == list(range(12))
     assert listed[6] == {
@@ -473,7 +473,7 @@ def test_shards_lists_what_parts_are_made_of_and_finish_commits_them(
     assert tree(Path("here")) == tree(data)
 
 
-def test_a_fallback_is_built_beside_and_said_loudly(
+def test_a_fallback_is_built_in_its_own_folder_and_announced(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     load = sources.load
@@ -555,19 +555,19 @@ def test_info_prints_the_digest_and_what_is_in_the_dataset(data: Path) -> None:
     facts = printed("info", data)
     assert {*facts} == {"digest", "format_version", "recipe", "source", "tasks"}
     assert facts["digest"] == GOLDEN
-    section = facts["tasks"]["mosaics"]["test"]
-    assert (section["samples"], section["bytes"]) == (300, 300 * 196)
-    assert section["columns"]["image"]["shape"] == [300, 10, 8]
+    split = facts["tasks"]["mosaics"]["test"]
+    assert (split["samples"], split["bytes"]) == (300, 300 * 196)
+    assert split["columns"]["image"]["shape"] == [300, 10, 8]
     assert facts["source"]["digits"]["train"] == {
         "count": 40,
         "dropped_within": 0,
         "dropped_across": 0,
     }
-    said = run("info", data).output
-    assert f"digest    {GOLDEN}\n" in said
-    assert "train: 40 distinct images of 5x4" in said
-    assert "storage   zarr, 256 samples a shard, compression none" in said
-    rows = [line.split() for line in said.splitlines()]
+    output = run("info", data).output
+    assert f"digest    {GOLDEN}\n" in output
+    assert "train: 40 distinct images of 5x4" in output
+    assert "storage   zarr, 256 samples a shard, compression none" in output
+    rows = [line.split() for line in output.splitlines()]
     images = sum(MOSAICS.values())
     assert ["mosaics/image", "uint8", "10x8", "y", "x", *format_bytes(images * 80).split()] in rows
     assert [
@@ -591,7 +591,7 @@ def test_info_prints_the_digest_and_what_is_in_the_dataset(data: Path) -> None:
         for facts in splits.values()
     )
     assert ["total", *format_bytes(total).split()] in rows
-    assert section["columns"]["source"]["axes"] == ["row", "column"]
+    assert split["columns"]["source"]["axes"] == ["row", "column"]
 
 
 def test_the_default_directory_is_that_of_mnist(data: Path) -> None:
@@ -672,10 +672,10 @@ def test_convert_and_diff_agree_on_the_data(data: Path) -> None:
         "by the manifests alone (the bytes: datagen verify)",
     ]
     assert printed("diff", data, "again") == []
-    said = run("diff", data, "other").output.splitlines()
-    assert said[0] == f"the same data: digest {GOLDEN[:12]}"
-    assert said[1].split() == [str(data), "other"]
-    assert said[3].split() == ["storage", "format", "zarr", "hdf5"]
+    lines = run("diff", data, "other").output.splitlines()
+    assert lines[0] == f"the same data: digest {GOLDEN[:12]}"
+    assert lines[1].split() == [str(data), "other"]
+    assert lines[3].split() == ["storage", "format", "zarr", "hdf5"]
     assert (
         "recipe storage.format: zarr in A, hdf5 in B\n"
         in run("diff", data, "other", "--verbose").output
@@ -683,7 +683,7 @@ def test_convert_and_diff_agree_on_the_data(data: Path) -> None:
     assert {one["is_data"] for one in printed("diff", data, "other")} == {False}
 
 
-def test_diff_exits_with_1_where_the_data_differ(recipe: Path, data: Path) -> None:
+def test_diff_exits_with_1_if_the_data_differ(recipe: Path, data: Path) -> None:
     run("build", "--recipe", recipe, "--out", "other", "--seed", 1)
     for options in ([], ["--verbose"], ["--json"]):
         result = run("diff", data, "other", *options)
@@ -740,7 +740,7 @@ def test_places_that_cannot_be_used_have_the_exit_code_of_their_kind(
     assert tree(Path()) == before
 
 
-def test_verify_exits_with_1_where_it_finds_a_problem(data: Path) -> None:
+def test_verify_exits_with_1_if_it_finds_a_problem(data: Path) -> None:
     assert printed("verify", data, "--quick")["passed"] is True
     shutil.copytree(data, "here")
     Path("here/mosaics/val/image/c/0/0/0").unlink()
@@ -749,7 +749,7 @@ def test_verify_exits_with_1_where_it_finds_a_problem(data: Path) -> None:
     assert json.loads(result.output)["passed"] is False
 
 
-def test_contact_sheets_are_drawn_again_only_where_they_are_missing_or_older(
+def test_contact_sheets_are_drawn_again_only_if_they_are_missing_or_older(
     recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build = ("build", "--recipe", recipe, "--out", "here", "--preview")
@@ -768,7 +768,7 @@ def test_contact_sheets_are_drawn_again_only_where_they_are_missing_or_older(
     ]
 
 
-def test_preview_draws_beside_the_dataset_or_where_it_is_told(recipe: Path) -> None:
+def test_preview_draws_beside_the_dataset_or_in_a_given_folder(recipe: Path) -> None:
     assert run("build", "--recipe", recipe, "--out", "here", "--preview").output.endswith(
         "contact sheets: here-preview\n"
     )
@@ -791,15 +791,15 @@ def test_sources_lists_each_with_its_licence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("mnits", "did you mean mnist?"),
         ("strokes", "nothing to fetch: the source strokes is drawn by the program"),
-        ("images:photos", "nothing to fetch: the source images:photos is read where it lies"),
+        ("images:photos", "nothing to fetch: the source images:photos is read in place"),
     ],
 )
-def test_fetch_says_why_there_is_nothing_to_fetch(name: str, told: str) -> None:
-    assert told in refused(3, "fetch", name)
+def test_fetch_says_why_there_is_nothing_to_fetch(name: str, message: str) -> None:
+    assert message in refused(3, "fetch", name)
 
 
 def test_fetch_prints_the_paths_it_brought(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -815,16 +815,16 @@ def test_every_packaged_recipe_can_be_named(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "message"),
     [
         ("this is no Python", "the file cannot be run: SyntaxError"),
         ("1 / 0", "the file cannot be run: ZeroDivisionError"),
         ("TASK = None", "the file defines no task"),
     ],
 )
-def test_a_file_that_defines_no_task_is_refused(tmp_path: Path, code: str, told: str) -> None:
+def test_a_file_that_defines_no_task_is_refused(tmp_path: Path, code: str, message: str) -> None:
     (tmp_path / "task.py").write_text(code)
-    assert told in refused(3, "--with", tmp_path / "task.py", "sources")
+    assert message in refused(3, "--with", tmp_path / "task.py", "sources")
 
 
 # Streams, signals, permissions and places that are not as a command would have them.
@@ -845,17 +845,17 @@ def test_a_closed_stream_changes_nothing(
     assert in_shell("verify", "here", shell=closed).returncode == 1
 
 
-def test_a_closed_pipe_ends_with_the_code_that_was_due_or_with_141(data: Path) -> None:
+def test_a_closed_pipe_ends_with_the_expected_code_or_with_141(data: Path) -> None:
     shutil.copytree(data, "here")
     flip(Path("here/mosaics/val/image/c/0/0/0"), 0)
-    due = {
+    expected = {
         ("verify", data): 0,
         ("verify", "here"): 1,
         ("finish", data): 0,
         ("info", data): 141,
         ("--help",): 141,
     }
-    for arguments, code in due.items():
+    for arguments, code in expected.items():
         for shell in ("| true", "2>&1 | true"):
             done = in_shell(*arguments, shell=f"{shell}; exit ${{PIPESTATUS[0]}}")
             assert (done.returncode, done.stdout, done.stderr) == (code, "", ""), arguments
@@ -863,16 +863,19 @@ def test_a_closed_pipe_ends_with_the_code_that_was_due_or_with_141(data: Path) -
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("arguments", [["info"], ["verify"], ["--help"]])
-def test_output_that_cannot_be_written_is_told(data: Path, arguments: list[str]) -> None:
+def test_output_that_cannot_be_written_is_reported(data: Path, arguments: list[str]) -> None:
     done = in_shell(*arguments, *[data] * (arguments != ["--help"]), shell="> /dev/full")
     assert done.returncode == 7
-    told = "no space left on device; free some space, or choose another place"
-    assert done.stderr == f"Error: standard output: the storage says: {told}\n"
+    message = "no space left on device; free some space, or choose another place"
+    assert done.stderr == f"Error: standard output: the storage says: {message}\n"
     assert done.stderr.count("\n") == 1
 
 
-def test_nothing_that_takes_time_is_imported_ahead_of_the_answer_to_signals() -> None:
-    ask = "import sys; before = {*sys.modules}; import datagen.__main__; print(*{*sys.modules} - before)"
+def test_nothing_slow_is_imported_before_signals_are_handled() -> None:
+    ask = (
+        "import sys; before = {*sys.modules}; import datagen.__main__; "
+        "print(*{*sys.modules} - before)"
+    )
     assert {
         *python("-I", "-c", f"import sys; sys.path[:0] = {sys.path!r}; {ask}").stdout.split()
     } <= {
@@ -885,7 +888,7 @@ def test_nothing_that_takes_time_is_imported_ahead_of_the_answer_to_signals() ->
     } | {*python("-I", "-c", "import signal, sys; print(*sys.modules)").stdout.split()}
 
 
-def test_a_full_disk_is_said_to_keep_what_is_done_only_of_commands_that_go_on() -> None:
+def test_only_commands_that_can_resume_say_that_a_full_disk_keeps_finished_work() -> None:
     error = StorageError("the storage says: no space left on device")
     error.__cause__ = OSError(errno.ENOSPC, "")
     kept = "what is done so far is kept for the next run"
@@ -907,7 +910,7 @@ def test_a_signal_ends_a_command_in_one_line_while_it_imports(
     assert (process.communicate(timeout=30)[1], process.returncode) == ("Error: interrupted\n", 130)
 
 
-def test_a_library_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_library_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "click.py").write_text("raise ImportError('no click')")
     done = in_shell("sources", env={"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path[1:]])})
     assert done.returncode == 7
@@ -919,7 +922,7 @@ def test_a_library_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "closed", [".", "manifest.json", "circles/train.shards", "mosaics/val/image/c/0/0/0"]
 )
-def test_what_may_not_be_read_is_trouble_with_the_storage_and_no_damage(
+def test_a_file_without_read_permission_is_a_storage_error_and_not_damage(
     data: Path, recipe: Path, closed: str
 ) -> None:
     shutil.copytree(data, "here")
@@ -963,7 +966,7 @@ def test_a_user_without_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> No
     assert "no home folder; set DATAGEN_CACHE" in refused(7, "fetch")
 
 
-def test_names_that_a_stream_cannot_spell_are_escaped(tmp_path: Path) -> None:
+def test_names_that_a_stream_cannot_encode_are_escaped(tmp_path: Path) -> None:
     arrays = split_digits()
     with (tmp_path / "named.npz").open("wb") as file:
         np.savez(
@@ -993,7 +996,7 @@ def test_names_that_a_stream_cannot_spell_are_escaped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spelling", [".", "../here", "mosaics/..", "./"])
-def test_pictures_are_drawn_beside_a_dataset_however_it_is_spelled(
+def test_pictures_are_drawn_beside_a_dataset_for_every_spelling_of_its_path(
     data: Path, monkeypatch: pytest.MonkeyPatch, spelling: str
 ) -> None:
     shutil.copytree(data, "here")
@@ -1004,7 +1007,7 @@ def test_pictures_are_drawn_beside_a_dataset_however_it_is_spelled(
     assert tree(Path("here")) == tree(data)
 
 
-def test_pictures_are_not_drawn_within_a_dataset_or_where_no_name_is_left(
+def test_pictures_are_not_drawn_inside_a_dataset_or_under_too_long_a_name(
     data: Path, recipe: Path
 ) -> None:
     shutil.copytree(data, "here")
@@ -1033,9 +1036,9 @@ def test_nothing_is_built_converted_or_drawn_within_another_dataset(
         ["build", "--recipe", recipe, "--out", f"other/{place}"],
         ["build", "--recipe", recipe, "--out", f"other/{place}", "--shards", "0:1"],
     ):
-        said = refused(3, *command)
-        assert "nothing is drawn or written within a dataset" in said
-        assert "/other); choose another place" in said
+        message = refused(3, *command)
+        assert "nothing is drawn or written within a dataset" in message
+        assert "/other); choose another place" in message
     assert tree(Path("other")) == before
 
 
@@ -1047,14 +1050,12 @@ def test_pictures_are_not_drawn_among_the_files_of_a_dataset(data: Path) -> None
     assert tree(Path("other")) == tree(data)
 
 
-def test_a_manifest_of_something_else_keeps_nobody_from_building_there(
-    data: Path, recipe: Path
-) -> None:
+def test_a_foreign_manifest_above_does_not_prevent_a_build(data: Path, recipe: Path) -> None:
     Path("manifest.json").write_text("{}")  # of a web page, say
     assert run("build", "--recipe", recipe, "--out", "here").exit_code == 0
 
 
-def test_a_place_below_a_file_is_no_folder(data: Path) -> None:
+def test_a_path_below_a_file_is_reported(data: Path) -> None:
     Path("note").write_text("a note")
     for place in ("note", "note/deeper"):
         assert "note: not a folder; choose another place" in refused(
@@ -1063,7 +1064,7 @@ def test_a_place_below_a_file_is_no_folder(data: Path) -> None:
     assert Path("note").read_text() == "a note"
 
 
-def test_pictures_of_another_dataset_are_drawn_anew_whatever_their_times(recipe: Path) -> None:
+def test_pictures_of_another_dataset_are_drawn_again_despite_newer_times(recipe: Path) -> None:
     for seed, place in ((1, "old"), (2, "here")):
         run("build", "--recipe", recipe, "--seed", seed, "--out", place, "--preview")
     shutil.rmtree("here")
@@ -1074,7 +1075,7 @@ def test_pictures_of_another_dataset_are_drawn_anew_whatever_their_times(recipe:
     assert tree(Path("here-preview")) == tree(Path("old-preview"))
 
 
-def test_pictures_are_drawn_anew_where_only_the_names_of_the_classes_are_others(
+def test_pictures_are_drawn_again_if_only_the_class_names_change(
     tmp_path: Path,
 ) -> None:
     arrays = dict(np.load(tiny_source(tmp_path)))
@@ -1089,7 +1090,7 @@ def test_pictures_are_drawn_anew_where_only_the_names_of_the_classes_are_others(
     assert tree(Path("of-0123456789")) != tree(Path("of-abcdefghij"))
 
 
-def test_a_dataset_and_its_source_lie_apart(tmp_path: Path) -> None:
+def test_a_dataset_is_not_built_inside_its_source(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "link").symlink_to("photos")
     before = tree(tmp_path)
@@ -1105,7 +1106,7 @@ def test_a_dataset_and_its_source_lie_apart(tmp_path: Path) -> None:
     assert tree(tmp_path) == before
 
 
-def test_links_are_named_and_so_is_what_to_do(data: Path, recipe: Path) -> None:
+def test_links_are_reported_with_a_remedy(data: Path, recipe: Path) -> None:
     shutil.copytree(data, "here")
     for path in [path for path in Path("here").rglob("*") if path.is_file()]:
         path.unlink()
@@ -1119,13 +1120,13 @@ def test_links_are_named_and_so_is_what_to_do(data: Path, recipe: Path) -> None:
     assert "a link that leads nowhere" in refused(
         7, "build", "--recipe", recipe, "--out", "lost/here"
     )
-    assert "name the folder that it lies in" in refused(4, "info", data / "manifest.json")
+    assert "name the folder that holds it" in refused(4, "info", data / "manifest.json")
 
 
 def test_a_negative_index_is_refused_as_a_number(recipe: Path) -> None:
     for command in ("sample", "show"):
-        told = refused(2, command, recipe, "mosaics", "val", "-12", "--quiet")
-        assert "'INDEX': -12 is not in the range x>=0" in told
+        message = refused(2, command, recipe, "mosaics", "val", "-12", "--quiet")
+        assert "'INDEX': -12 is not in the range x>=0" in message
         assert "No such option" in refused(2, command, recipe, "--wrkers", "2")
 
 
@@ -1135,7 +1136,7 @@ def test_an_empty_path_is_wrong_usage(recipe: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [["--quick"], ["--sample", "3"], ["--expect", "x"], []])
-def test_no_bar_stays_that_did_not_end(data: Path, options: list[str]) -> None:
+def test_an_unfinished_progress_bar_is_erased(data: Path, options: list[str]) -> None:
     reader, writer = pty.openpty()
     done = in_shell(
         "verify", data, *options, shell=f"2>&{writer}", pass_fds=[writer], env={"TERM": "xterm"}

@@ -1,6 +1,4 @@
-"""A conversion is the dataset that a build with that storage would have written, byte for byte, or
-it is refused.
-"""
+"""Test that a conversion equals a build with that storage byte for byte, or is refused."""
 
 from __future__ import annotations
 
@@ -73,13 +71,15 @@ def test_a_conversion_is_the_direct_build_byte_for_byte(
     assert done.manifest.digest == manifests.load(built[origin]).digest
 
 
-def test_what_is_not_asked_for_stays_as_it_is(built: dict[str, Path], tmp_path: Path) -> None:
+def test_storage_options_that_are_not_given_stay_unchanged(
+    built: dict[str, Path], tmp_path: Path
+) -> None:
     convert(built["hdf5-zstd-1024"], tmp_path / "data", shard_size=256)
     storage = manifests.load(tmp_path / "data").recipe.storage
     assert vars(storage) == {"format": "hdf5", "shard_size": 256, "compression": "zstd"}
 
 
-def test_a_whole_target_is_found_whole_and_a_damaged_one_repaired(
+def test_a_complete_target_is_kept_and_a_damaged_one_repaired(
     built: dict[str, Path], tmp_path: Path
 ) -> None:
     target = tmp_path / "data"
@@ -92,7 +92,7 @@ def test_a_whole_target_is_found_whole_and_a_damaged_one_repaired(
     assert tree(target) == tree(built["hdf5"])
 
 
-def test_an_interrupted_conversion_goes_on(built: dict[str, Path], tmp_path: Path) -> None:
+def test_an_interrupted_conversion_resumes(built: dict[str, Path], tmp_path: Path) -> None:
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
@@ -134,7 +134,7 @@ def test_a_damaged_origin_is_refused_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("storage", ["zarr-512", "hdf5"])
-def test_an_origin_damaged_only_after_it_was_checked_is_refused_and_nothing_of_it_kept(
+def test_an_origin_damaged_after_its_check_is_refused_and_nothing_of_it_is_kept(
     built: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str
 ) -> None:
     origin, target = shutil.copytree(built["zarr"], tmp_path / "origin"), tmp_path / "data"
@@ -150,7 +150,7 @@ def test_an_origin_damaged_only_after_it_was_checked_is_refused_and_nothing_of_i
     assert tree(target) == tree(built[storage])
 
 
-def test_what_zarr_consolidated_is_converted_for_no_sample_is_touched(
+def test_a_dataset_consolidated_by_zarr_is_converted_since_its_samples_are_intact(
     built: dict[str, Path], tmp_path: Path
 ) -> None:
     origin = shutil.copytree(built["zarr"], tmp_path / "origin")
@@ -178,7 +178,7 @@ def test_a_dataset_is_not_converted_into_itself(
     assert tree(origin) == before
 
 
-def test_other_places_and_storages_are_refused_as_a_build_refuses_them(
+def test_other_folders_and_storages_are_refused_as_by_a_build(
     built: dict[str, Path], tmp_path: Path
 ) -> None:
     with pytest.raises(FormatError, match=r"recipe\.storage\.format = hdf5"):

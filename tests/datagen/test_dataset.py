@@ -1,6 +1,4 @@
-"""A dataset gives the samples of any range, and says what is wrong where a file is not what the
-table says.
-"""
+"""Test that a dataset gives any range of samples, and names files that contradict the table."""
 
 from __future__ import annotations
 
@@ -62,7 +60,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def copy(whole: Dataset, tmp_path: Path) -> Path:
-    """A dataset to be damaged, of which only mosaics/train is there."""
+    """Make a dataset to be damaged, with the files of mosaics/train only."""
     shutil.copytree(whole.root / "mosaics/train", tmp_path / "mosaics/train")
     for name in ("manifest.json", "mosaics/train.shards"):
         shutil.copy(whole.root / name, tmp_path / name)
@@ -76,7 +74,7 @@ def shard_path(dataset: Dataset, column: str, shard: int) -> Path:
 
 
 def reseal(root: Path, change: Callable[[Manifest], Manifest]) -> None:
-    """Rewrite the manifest with a change, all digests made anew."""
+    """Rewrite the manifest with a change, and compute all its digests again."""
     manifest = manifests.seal(change(manifests.load(root)))
     (root / "manifest.json").write_bytes(manifests.to_bytes(manifest))
 
@@ -94,11 +92,11 @@ def with_table(root: Path, data: bytes) -> None:
     reseal(root, change)
 
 
-def test_rows_of_a_whole_column_are_what_the_library_reads(whole: Dataset) -> None:
-    for (task, split), section in whole.splits.items():
-        for column in section.columns:
-            rows = whole.rows(task, split, column.name, 0, section.count)
-            assert rows.shape == (section.count, *column.shape)
+def test_rows_of_a_whole_column_equal_those_read_by_the_library(whole: Dataset) -> None:
+    for (task, split), of in whole.splits.items():
+        for column in of.columns:
+            rows = whole.rows(task, split, column.name, 0, of.count)
+            assert rows.shape == (of.count, *column.shape)
             np.testing.assert_array_equal(
                 rows, through_library(whole.root, task, split, column.name), strict=True
             )
@@ -129,7 +127,7 @@ def test_an_empty_range_has_no_rows_but_their_shape(whole: Dataset, edge: int) -
 @pytest.mark.parametrize(
     ("start", "stop"), [(-1, 1), (0, 601), (5, 4), (601, 601), (-2, -1), (600, 1 << 70)]
 )
-def test_a_range_outside_the_split_is_told_with_what_there_is(
+def test_a_range_outside_the_split_is_reported_with_the_valid_range(
     whole: Dataset, start: int, stop: int
 ) -> None:
     with pytest.raises(
@@ -138,7 +136,7 @@ def test_a_range_outside_the_split_is_told_with_what_there_is(
         whole.rows("mosaics", "train", "label", start, stop)
 
 
-def test_an_unknown_column_is_told_with_those_that_there_are(whole: Dataset) -> None:
+def test_an_unknown_column_is_reported_with_the_known_ones(whole: Dataset) -> None:
     with pytest.raises(
         RecipeError, match=r"mosaics has no column x .*image, mask, label, source, digest"
     ):
@@ -148,7 +146,7 @@ def test_an_unknown_column_is_told_with_those_that_there_are(whole: Dataset) -> 
 @pytest.mark.parametrize(
     ("task", "split"), [("mosaics", "dev"), ("boxes", "train"), ("", ""), ("mosaics/train", "")]
 )
-def test_an_unknown_section_is_told_with_those_that_there_are(
+def test_an_unknown_split_is_reported_with_the_known_ones(
     whole: Dataset, task: str, split: str
 ) -> None:
     for call in (lambda: whole.rows(task, split, "image", 0, 1), lambda: whole.table(task, split)):
@@ -156,18 +154,18 @@ def test_an_unknown_section_is_told_with_those_that_there_are(
             call()
 
 
-def test_sections_stand_in_the_order_of_the_work(whole: Dataset) -> None:
+def test_splits_are_listed_in_the_order_of_the_tasks(whole: Dataset) -> None:
     assert list(whole.splits) == [
         (task, split)
         for task in ("foreground", "circles", "mosaics")
         for split in ("train", "val", "test")
     ]
-    section = whole.splits["mosaics", "train"]
-    assert (section.count, section.shards, section.shard_size) == (COUNT, 3, 256)
-    assert section.table_path == "mosaics/train.shards"
+    of = whole.splits["mosaics", "train"]
+    assert (of.count, of.shards, of.shard_size) == (COUNT, 3, 256)
+    assert of.table_path == "mosaics/train.shards"
 
 
-def test_the_table_tells_of_each_shard_of_each_column(whole: Dataset) -> None:
+def test_the_table_has_a_row_for_each_shard_of_each_column(whole: Dataset) -> None:
     table = whole.table("mosaics", "train")
     assert table.shape == (5, 3)
     assert whole.table("mosaics", "train") is table
@@ -215,9 +213,9 @@ def test_a_damaged_shard_is_named_and_the_others_are_read(
     dataset = Dataset(copy)
     path = shard_path(dataset, "image", 1)
     damage(path)
-    told = "is a link" if damage is as_link else "the shard is not as long as its table says"
+    problem = "is a link" if damage is as_link else "the shard is not as long as its table says"
     for start, stop in ((256, 257), (0, 600), (511, 512), (255, 257)):
-        with pytest.raises(DamagedError, match=told) as caught:
+        with pytest.raises(DamagedError, match=problem) as caught:
             dataset.rows("mosaics", "train", "image", start, stop)
         assert caught.value.path == path
         assert caught.value.exit_code == 5
@@ -282,7 +280,7 @@ def test_a_table_of_lengths_that_do_not_follow_from_the_manifest_is_refused(copy
         Dataset(copy).table("mosaics", "train")
 
 
-def test_a_manifest_that_lies_about_compression_is_refused(copy: Path) -> None:
+def test_a_manifest_with_false_compression_is_refused(copy: Path) -> None:
     def lie(manifest: Manifest) -> Manifest:
         other = "zstd" if manifest.recipe.storage.compression == "none" else "none"
         storage = replace(manifest.recipe.storage, compression=other)
@@ -294,9 +292,7 @@ def test_a_manifest_that_lies_about_compression_is_refused(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["zarr", "hdf5"])
-def test_a_compressed_column_that_is_stored_as_something_else_is_refused(
-    tmp_path: Path, name: str
-) -> None:
+def test_a_compressed_column_stored_in_another_type_is_refused(tmp_path: Path, name: str) -> None:
     root = write(tmp_path, name, "zstd")
     if name == "zarr":
         path = root / "mosaics/train/source/zarr.json"
@@ -334,12 +330,12 @@ def test_mapped_rows_cannot_be_written_to(tmp_path: Path) -> None:
         rows[0] = 0
 
 
-def test_a_folder_that_is_no_dataset_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_a_dataset_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="not a finished dataset"):
         Dataset(tmp_path)
 
 
-def test_a_shard_that_cannot_be_opened_is_a_matter_of_storage(
+def test_a_shard_that_cannot_be_opened_is_a_storage_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = Dataset(write(tmp_path, "zarr", "none"))
@@ -363,15 +359,15 @@ def test_a_dataset_opened_by_a_relative_path_is_read_from_any_working_folder(
     opened = Dataset(kind("data"))
     monkeypatch.chdir(tmp_path)
     assert opened.root == whole.root
-    for (task, split), section in whole.splits.items():
-        for column in section.columns:
-            expected = whole.rows(task, split, column.name, 0, section.count)
+    for (task, split), of in whole.splits.items():
+        for column in of.columns:
+            expected = whole.rows(task, split, column.name, 0, of.count)
             np.testing.assert_array_equal(
-                opened.rows(task, split, column.name, 0, section.count), expected, strict=True
+                opened.rows(task, split, column.name, 0, of.count), expected, strict=True
             )
 
 
-def test_a_relative_path_in_a_folder_that_is_gone_is_told(
+def test_a_relative_path_in_a_deleted_folder_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "gone").mkdir()

@@ -1,4 +1,4 @@
-"""Datasets are compared by what they are: the digests say whether, and the samples are named."""
+"""Test that diff compares datasets by their digests, and lists the samples that differ."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ def another(folder: Path, parts: Any = None, **changes: Any) -> Path:
     return folder / "data"
 
 
-def told(found: list[Difference]) -> dict[str, tuple[str, str]]:
+def by_fact(found: list[Difference]) -> dict[str, tuple[str, str]]:
     return {one.what: (one.a, one.b) for one in found}
 
 
-def test_a_dataset_does_not_differ_from_itself_nor_from_its_twin(
-    data: Path, tmp_path: Path
-) -> None:
+def test_a_dataset_equals_itself_and_a_second_build(data: Path, tmp_path: Path) -> None:
     assert differences(data, data) == []
     assert differences(data, another(tmp_path)) == []
 
 
-def test_another_storage_is_told_and_is_no_difference_of_data(data: Path, tmp_path: Path) -> None:
+def test_another_storage_is_reported_and_is_not_a_difference_of_data(
+    data: Path, tmp_path: Path
+) -> None:
     found = differences(data, another(tmp_path, format="hdf5", shard_size=512))
-    assert told(found) == {
+    assert by_fact(found) == {
         "recipe storage.format": ("zarr", "hdf5"),
         "recipe storage.shard_size": ("256", "512"),
     }
@@ -53,13 +53,13 @@ def test_another_storage_is_told_and_is_no_difference_of_data(data: Path, tmp_pa
 @pytest.mark.parametrize(
     "storage", [{}, {"format": "hdf5", "shard_size": 1024}, {"compression": "zstd"}]
 )
-def test_one_changed_pixel_is_told_by_the_samples_that_show_it(
+def test_one_changed_pixel_is_located_by_the_samples_that_contain_it(
     data: Path, tmp_path: Path, storage: dict[str, Any]
 ) -> None:
     parts = split_digits()
     parts["train"][0][17, 0, 0] ^= 1
     other = another(tmp_path, parts, **storage)
-    found = told(differences(data, other))
+    found = by_fact(differences(data, other))
     assert found["foreground/train image samples"] == ("1 of 40 differ", "17")
     assert found["circles/train image samples"] == ("1 of 40 differ", "17")
     showing = np.flatnonzero(
@@ -74,10 +74,10 @@ def test_one_changed_pixel_is_told_by_the_samples_that_show_it(
     assert not [what for what in found if "/val" in what or "/test" in what or "label" in what]
 
 
-def test_every_sample_said_to_differ_does_and_no_other(data: Path, tmp_path: Path) -> None:
+def test_exactly_the_differing_samples_are_listed(data: Path, tmp_path: Path) -> None:
     other = another(tmp_path, seed=1, shard_size=512)
     ours, theirs = columns(data), columns(other)
-    found = told(differences(data, other))
+    found = by_fact(differences(data, other))
     assert found["recipe seed"] == ("0", "1")
     for task, split, column in ours:
         count = len(ours[task, split, column])
@@ -87,7 +87,7 @@ def test_every_sample_said_to_differ_does_and_no_other(data: Path, tmp_path: Pat
         assert found.get(what, ("",))[0] == (f"{differing} of {count} differ" if differing else "")
 
 
-def test_the_columns_that_differ_are_named_by_the_manifests_alone(
+def test_the_manifests_alone_show_which_columns_differ(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = split_digits()
@@ -112,7 +112,7 @@ def test_another_storage_has_the_same_data(data: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_columns_of_another_shape_or_count_differ(data: Path, tmp_path: Path) -> None:
+def test_columns_with_different_shapes_or_counts_differ(data: Path, tmp_path: Path) -> None:
     compared = compare(data, another(tmp_path, grid=[1, 4], train=500))
     mosaics = {
         f"mosaics/{split}/{name}"
@@ -123,17 +123,19 @@ def test_columns_of_another_shape_or_count_differ(data: Path, tmp_path: Path) ->
     assert not [name for name in compared.differing if not name.startswith("mosaics/")]
 
 
-def test_other_counts_are_told_and_the_common_samples_compared(data: Path, tmp_path: Path) -> None:
+def test_different_counts_are_reported_and_the_common_samples_compared(
+    data: Path, tmp_path: Path
+) -> None:
     found = differences(data, another(tmp_path, train=500))
-    assert told(found)["mosaics/train samples"] == ("700", "500")
-    assert told(found)["mosaics/train image samples"] == (
+    assert by_fact(found)["mosaics/train samples"] == ("700", "500")
+    assert by_fact(found)["mosaics/train image samples"] == (
         "0 of 500 differ",
         "none of those in both",
     )
     assert all(one.is_data for one in found if one.what.startswith(("mosaics", "digest")))
 
 
-def test_only_runs_of_samples_whose_digests_differ_are_read(
+def test_only_ranges_of_samples_with_different_digests_are_read(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other, read, rows = another(tmp_path, train=600, shard_size=512), set(), Dataset.rows
@@ -143,7 +145,7 @@ def test_only_runs_of_samples_whose_digests_differ_are_read(
         return rows(self, task, split, column, start, stop)
 
     monkeypatch.setattr(Dataset, "rows", watched)
-    assert told(differences(data, other))["mosaics/train mask samples"] == (
+    assert by_fact(differences(data, other))["mosaics/train mask samples"] == (
         "0 of 600 differ",
         "none of those in both",
     )
@@ -151,8 +153,10 @@ def test_only_runs_of_samples_whose_digests_differ_are_read(
     assert read == {("mosaics", "train", 512, 600)}
 
 
-def test_other_shapes_are_told_without_comparing_samples(data: Path, tmp_path: Path) -> None:
-    found = told(differences(data, another(tmp_path, grid=[1, 4])))
+def test_different_shapes_are_reported_without_comparing_samples(
+    data: Path, tmp_path: Path
+) -> None:
+    found = by_fact(differences(data, another(tmp_path, grid=[1, 4])))
     ours, theirs = found["mosaics/val image"]
     assert ours.startswith("|u1 [10, 8] ")
     assert theirs.startswith("|u1 [5, 16] ")
@@ -160,14 +164,14 @@ def test_other_shapes_are_told_without_comparing_samples(data: Path, tmp_path: P
     assert "foreground/val image" not in found
 
 
-def test_differences_read_and_change_nothing(data: Path, tmp_path: Path) -> None:
+def test_diff_writes_nothing(data: Path, tmp_path: Path) -> None:
     other = another(tmp_path, seed=3)
     before = tree(data), tree(other)
     assert differences(data, other)
     assert (tree(data), tree(other)) == before
 
 
-def test_what_is_no_dataset_is_refused(data: Path, tmp_path: Path) -> None:
+def test_a_path_without_a_dataset_is_refused(data: Path, tmp_path: Path) -> None:
     for first, second in [(data, tmp_path), (tmp_path, data)]:
         with pytest.raises(FormatError, match="not a finished dataset"):
             differences(first, second)

@@ -1,6 +1,4 @@
-"""Jobs in threads: every result, the first error, so many computing at once, and an end when nobody
-listens.
-"""
+"""Test jobs in threads: results, errors, the number at once, and the end without a reader."""
 
 from __future__ import annotations
 
@@ -17,12 +15,12 @@ PATIENCE = 20  # seconds, for what takes none
 
 @pytest.mark.parametrize("workers", [1, 2, 7])
 @pytest.mark.parametrize("count", [0, 1, 3, 50])
-def test_every_job_has_its_result(workers: int, count: int) -> None:
+def test_every_job_returns_its_result(workers: int, count: int) -> None:
     done = list(threads.run(lambda job, _: job * job, range(count), workers=workers))
     assert sorted(done) == [(job, job * job) for job in range(count)]
 
 
-def test_jobs_of_any_kind_and_equal_ones_are_all_done() -> None:
+def test_equal_jobs_are_all_done() -> None:
     assert sorted(threads.run(lambda job, _: len(job), ["b", "a", "a"], workers=2)) == [
         ("a", 1),
         ("a", 1),
@@ -30,7 +28,7 @@ def test_jobs_of_any_kind_and_equal_ones_are_all_done() -> None:
     ]
 
 
-def test_no_more_than_the_workers_compute_at_once_though_more_may_wait_for_the_disk() -> None:
+def test_at_most_the_workers_compute_at_once_while_others_wait_for_the_disk() -> None:
     state, computing, peaks = threading.Lock(), [0], []
 
     def work(job: int, slot: threads.Slot) -> None:
@@ -53,7 +51,7 @@ def test_no_more_than_the_workers_compute_at_once_though_more_may_wait_for_the_d
     )
 
 
-def test_the_first_error_is_raised_and_ends_the_others() -> None:
+def test_the_first_error_is_raised_and_stops_the_other_jobs() -> None:
     begun: list[int] = []
     failed = threading.Event()
 
@@ -118,14 +116,14 @@ def test_a_thread_that_does_not_listen_is_not_waited_for_long() -> None:
     assert no_threads_after(PATIENCE)
 
 
-def test_nothing_runs_before_anybody_listens() -> None:
+def test_nothing_runs_before_results_are_requested() -> None:
     begun: list[int] = []
     threads.run(lambda job, _: begun.append(job), range(3), workers=1)
     assert not begun
 
 
 @pytest.mark.parametrize("given", [0, 1, 2])
-def test_as_many_threads_as_the_system_gives_do_all_the_work(
+def test_the_threads_that_start_do_all_the_work(
     monkeypatch: pytest.MonkeyPatch, given: int
 ) -> None:
     start, started = threading.Thread.start, [0]
@@ -161,7 +159,7 @@ def test_an_error_of_a_job_without_threads_is_raised(monkeypatch: pytest.MonkeyP
 
 
 def no_threads_after(seconds: float) -> bool:
-    """Whether all threads of the engine have ended within so many seconds."""
+    """Return whether all threads of the engine end within so many seconds."""
     deadline = time.monotonic() + seconds
     for thread in threading.enumerate():
         if thread.name.endswith("(serve)"):

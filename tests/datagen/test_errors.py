@@ -1,6 +1,4 @@
-"""Errors say where, what was expected, what was found and what to do; their class decides the exit
-code.
-"""
+"""Test that errors name path, expectation, finding and remedy, and have the right exit code."""
 
 from __future__ import annotations
 
@@ -16,18 +14,18 @@ from datagen.errors import DatagenError
 
 def test_a_message_holds_path_problem_both_sides_and_remedy_in_this_order() -> None:
     error = DatagenError(
-        "too short", path=Path("a/b"), expected="4 bytes", found=3, remedy="write it anew"
+        "too short", path=Path("a/b"), expected="4 bytes", found=3, remedy="write it again"
     )
-    assert str(error) == "a/b: too short (expected 4 bytes, found 3); write it anew"
+    assert str(error) == "a/b: too short (expected 4 bytes, found 3); write it again"
 
 
-def test_what_is_not_known_leaves_no_trace_in_the_message() -> None:
+def test_unknown_parts_are_left_out_of_the_message() -> None:
     assert str(DatagenError("too short")) == "too short"
     assert str(DatagenError("too short", found=3)) == "too short (found 3)"
     assert str(DatagenError("too short", path="a", remedy="go home")) == "a: too short; go home"
 
 
-def test_nothing_found_is_told_where_it_is_a_number() -> None:
+def test_a_found_value_of_zero_is_shown() -> None:
     assert str(DatagenError("no digits", expected=1, found=0)) == "no digits (expected 1, found 0)"
 
 
@@ -54,16 +52,16 @@ def test_the_fields_stay_as_they_were_given() -> None:
         (errors.SourceError, 8),
     ],
 )
-def test_each_kind_has_the_exit_code_of_the_contract(kind: type[DatagenError], code: int) -> None:
+def test_each_error_class_has_its_documented_exit_code(kind: type[DatagenError], code: int) -> None:
     assert kind("x").exit_code == code
     assert issubclass(kind, DatagenError)
 
 
-def test_the_other_exit_codes_are_those_of_the_contract() -> None:
+def test_the_other_exit_codes_are_as_documented() -> None:
     assert (errors.PROBLEMS_FOUND, errors.INTERRUPTED) == (1, 130)
 
 
-def test_what_steers_a_terminal_is_escaped_and_lists_keep_their_lines() -> None:
+def test_terminal_control_characters_are_escaped_and_lists_keep_their_lines() -> None:
     name = "x\x1b]0;title\x07\nError: two.png"
     error = DatagenError(
         f"2 problems:\n  {name}: bad\n  b: bad",
@@ -82,7 +80,7 @@ def test_what_steers_a_terminal_is_escaped_and_lists_keep_their_lines() -> None:
 
 
 @given(st.text())
-def test_printable_text_is_one_line_of_printable_characters_and_stays_as_it_is(text: str) -> None:
+def test_printable_text_is_one_line_and_stays_unchanged(text: str) -> None:
     spelled = errors.printable(text)
     assert spelled.isprintable()
     assert errors.printable(spelled) == spelled

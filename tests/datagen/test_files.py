@@ -61,7 +61,7 @@ def end(process: subprocess.Popen[str]) -> None:
     process.communicate("")
 
 
-def test_a_file_is_written_whole_into_folders_that_are_made(tmp_path: Path) -> None:
+def test_a_file_is_written_whole_and_its_folders_are_created(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "file"
     files.write_atomic(path, b"content")
     assert path.read_bytes() == b"content"
@@ -80,7 +80,7 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("old", [None, b"old"])
 @pytest.mark.parametrize("step", ["pwritev", "fsync", "replace", "open"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
-def test_a_failing_step_leaves_what_was_there_and_no_draft(
+def test_a_failing_step_keeps_the_old_file_and_leaves_no_temporary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, code: int, old: bytes | None
 ) -> None:
     path = tmp_path / "file"
@@ -98,7 +98,7 @@ def test_a_failing_step_leaves_what_was_there_and_no_draft(
     )
 
 
-def test_a_write_that_ends_early_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write, counts = os.pwritev, []
 
     def short(descriptor: int, parts: list[memoryview], at: int) -> int:
@@ -113,7 +113,7 @@ def test_a_write_that_ends_early_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(counts) > 3
 
 
-def test_a_disk_that_fills_midway_leaves_what_was_there(
+def test_a_disk_that_fills_midway_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write, path = os.pwritev, tmp_path / "file"
@@ -181,16 +181,16 @@ def test_a_folder_in_the_place_of_a_file_is_named_and_left_alone(tmp_path: Path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_discarded_draft_leaves_nothing_and_a_committed_one_stays(tmp_path: Path) -> None:
-    draft = files.AtomicFile(tmp_path / "file")
-    assert files.is_temporary(draft.temporary.name)
-    assert draft.temporary.parent == tmp_path
-    draft.discard()
-    draft.discard()
+def test_a_discarded_file_leaves_nothing_and_a_committed_one_stays(tmp_path: Path) -> None:
+    file = files.AtomicFile(tmp_path / "file")
+    assert files.is_temporary(file.temporary.name)
+    assert file.temporary.parent == tmp_path
+    file.discard()
+    file.discard()
     assert not list(tmp_path.iterdir())
-    draft = files.AtomicFile(tmp_path / "file")
-    draft.commit()
-    draft.discard()
+    file = files.AtomicFile(tmp_path / "file")
+    file.commit()
+    file.discard()
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
@@ -200,7 +200,7 @@ def test_a_discarded_draft_leaves_nothing_and_a_committed_one_stays(tmp_path: Pa
     sizes=st.lists(st.integers(0, 300), max_size=12),
     limit=st.integers(1, 400) | st.just(400),  # bytes that a write takes at most; none asks for 400
 )
-def test_a_stream_writes_what_was_appended_by_whole_huge_pages(
+def test_a_stream_writes_appended_bytes_in_whole_huge_pages(
     tmp_path_factory: pytest.TempPathFactory, start: int, sizes: list[int], limit: int
 ) -> None:
     path, content = (
@@ -213,11 +213,11 @@ def test_a_stream_writes_what_was_appended_by_whole_huge_pages(
         asked.append((at, at + sum(map(len, parts))))
         return write(descriptor, [b"".join(parts)[:limit]], at)
 
-    draft = files.AtomicFile(path)
+    file = files.AtomicFile(path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "HUGE_PAGE", 64)
         patch.setattr(os, "pwritev", write_some)
-        stream, first = files.Stream(draft, start), 0
+        stream, first = files.Stream(file, start), 0
         for size in sizes:
             block = bytearray(content[first : first + size])
             stream.append(block)
@@ -227,7 +227,7 @@ def test_a_stream_writes_what_was_appended_by_whole_huge_pages(
         assert all(stop % 64 == 0 for _, stop in asked)
         assert max((stop for _, stop in asked), default=start) == max(start, stream.end // 64 * 64)
         stream.flush()
-    draft.commit()
+    file.commit()
     assert path.read_bytes() == (bytes(start) + content if content else b"")
     if limit == 400:  # no write ends early: each but the first begins where a page does
         assert all(at == start or at % 64 == 0 for at, _ in asked)
@@ -262,7 +262,7 @@ def test_a_file_where_a_folder_should_be_is_reported_and_left_alone(
     assert (tmp_path / "file").read_bytes() == b"mine"
 
 
-def test_only_drafts_are_removed_and_links_are_not_followed(tmp_path: Path) -> None:
+def test_only_temporary_files_are_removed_and_links_are_not_followed(tmp_path: Path) -> None:
     inside, outside = tmp_path / "inside", tmp_path / "outside"
     kept = [
         inside / ".datagen-notes",
@@ -270,19 +270,19 @@ def test_only_drafts_are_removed_and_links_are_not_followed(tmp_path: Path) -> N
         inside / "deep" / "datagen-1.tmp",
         outside / ".datagen-a.tmp",
     ]
-    drafts = [inside / ".datagen-0123.tmp", inside / "deep" / ".datagen-4567.tmp"]
-    for path in (*kept, *drafts):
+    temporaries = [inside / ".datagen-0123.tmp", inside / "deep" / ".datagen-4567.tmp"]
+    for path in (*kept, *temporaries):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
     (inside / "link").symlink_to(outside)
     files.remove_temporaries(inside)
     assert [path.exists() for path in kept] == [True] * 4
-    assert [path.exists() for path in drafts] == [False] * 2
+    assert [path.exists() for path in temporaries] == [False] * 2
 
 
 @pytest.mark.parametrize("ours", [True, False])
 @pytest.mark.parametrize("theirs", ["exclusive", "shared"])
-def test_a_lock_is_shared_among_the_shared_and_else_alone(
+def test_shared_locks_coexist_and_an_exclusive_lock_is_alone(
     tmp_path: Path, ours: bool, theirs: str
 ) -> None:
     other = hold(tmp_path, theirs)
@@ -312,7 +312,7 @@ def test_a_lock_holds_within_a_process_too_and_leaves_no_file(tmp_path: Path) ->
         pass
 
 
-def test_a_lock_dies_with_its_owner(tmp_path: Path) -> None:
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     owner = hold(tmp_path, "exclusive")
     owner.send_signal(signal.SIGKILL)
     end(owner)
@@ -321,14 +321,14 @@ def test_a_lock_dies_with_its_owner(tmp_path: Path) -> None:
         pass
 
 
-def test_a_lock_is_given_back_when_the_body_raises(tmp_path: Path) -> None:
+def test_a_lock_is_released_when_the_body_raises(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), files.lock(tmp_path, exclusive=True):
         raise ZeroDivisionError
     with files.lock(tmp_path, exclusive=True):
         pass
 
 
-def test_a_busy_answer_keeps_no_descriptor_open(tmp_path: Path) -> None:
+def test_a_failed_lock_leaves_no_descriptor_open(tmp_path: Path) -> None:
     with files.lock(tmp_path, exclusive=True):
         before = len(os.listdir("/dev/fd"))  # noqa: PTH208
         for _ in range(5):
@@ -345,7 +345,7 @@ def test_a_file_system_without_locks_is_reported(
         pytest.fail("no lock was taken")
 
 
-def test_a_folder_that_is_not_there_cannot_be_locked(tmp_path: Path) -> None:
+def test_a_missing_folder_cannot_be_locked(tmp_path: Path) -> None:
     with (
         pytest.raises(StorageError, match="absent"),
         files.lock(tmp_path / "absent", exclusive=True),
@@ -364,9 +364,7 @@ def test_a_folder_that_is_not_there_cannot_be_locked(tmp_path: Path) -> None:
         (errno.EIO, ""),
     ],
 )
-def test_an_error_of_the_system_becomes_one_with_path_reason_and_advice(
-    code: int, advice: str
-) -> None:
+def test_a_system_error_becomes_one_with_path_reason_and_remedy(code: int, advice: str) -> None:
     with pytest.raises(StorageError) as caught, files.storage_errors(Path("some/where")):
         raise OSError(code, os.strerror(code))
     message = str(caught.value)
@@ -376,7 +374,7 @@ def test_an_error_of_the_system_becomes_one_with_path_reason_and_advice(
     assert isinstance(caught.value.__cause__, OSError)
 
 
-def test_the_path_that_the_system_names_comes_before_the_one_at_hand(tmp_path: Path) -> None:
+def test_the_path_named_by_the_system_takes_precedence(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"deeper"), files.storage_errors(tmp_path):
         (tmp_path / "deeper").read_bytes()
 
@@ -386,7 +384,7 @@ def test_other_errors_pass_through_unchanged() -> None:
         raise KeyError("x")
 
 
-def test_space_is_looked_for_where_the_folder_will_be(tmp_path: Path) -> None:
+def test_free_space_is_measured_where_the_folder_will_be(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     files.require_space(tmp_path / "a" / "b", 1)
     with pytest.raises(StorageError, match="not enough space") as caught:
@@ -402,13 +400,13 @@ def test_just_enough_space_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyP
         files.require_space(tmp_path, 41)
 
 
-def test_a_place_that_can_be_written_passes(tmp_path: Path) -> None:
+def test_a_writable_folder_passes(tmp_path: Path) -> None:
     files.require_writable(tmp_path)
     files.require_writable(tmp_path / "a" / "b")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_is_no_place_for_a_folder(tmp_path: Path) -> None:
+def test_a_file_where_a_folder_is_needed_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(StorageError, match="not a folder"):
@@ -425,7 +423,7 @@ def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
         tmp_path.chmod(0o700)
 
 
-def test_what_the_system_says_of_permission_and_mount_is_believed(
+def test_permissions_and_mounts_are_as_the_system_reports_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -450,7 +448,7 @@ def test_what_the_system_says_of_permission_and_mount_is_believed(
     ],
     ids=["require_writable", "require_space", "make_folder", "AtomicFile"],
 )
-def test_a_name_that_no_file_system_takes_is_reported(
+def test_a_name_too_long_for_the_file_system_is_reported(
     tmp_path: Path, call: Callable[[Path], object]
 ) -> None:
     with pytest.raises(StorageError, match="too long"):
@@ -482,7 +480,7 @@ def test_a_writer_killed_at_any_moment_leaves_old_or_new_content(tmp_path: Path)
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_that_is_there_stays_where_it_is_not_to_be_replaced(tmp_path: Path) -> None:
+def test_an_existing_file_stays_if_it_must_not_be_replaced(tmp_path: Path) -> None:
     path = tmp_path / "file"
     for data in (b"first", b"second"):
         files.write_atomic(path, data, replace=False)

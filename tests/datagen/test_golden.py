@@ -1,5 +1,4 @@
-"""A tiny dataset in both formats, kept for ever: read by the words of the format page alone, and
-built anew.
+"""Test the golden dataset in both formats: read by the format page alone, and built again.
 
 The reader below knows nothing of the package; whoever writes another one may begin with it.
 """
@@ -35,12 +34,10 @@ from modeling.training.loop import train
 Array = npt.NDArray[Any]
 
 GOLDEN = ROOT / "tests/golden"
-OLDER = (
-    GOLDEN / "older"
-)  # the same in the bytes that were written earlier: HDF5 with views, Zarr with other fill values
-# What a dataset is may never change while the version of its format stays 1: published digests, and
-# every dataset that anybody has, would no longer be what a build gives. These change together with
-# FORMAT_VERSION, or not at all.
+# The same as written by earlier versions: HDF5 with views, Zarr with other fill values.
+OLDER = GOLDEN / "older"
+# The data of format 1 never change: a build must keep giving the published digests and every
+# existing dataset. These values change together with FORMAT_VERSION, or not at all.
 DIGEST = "895e00d8946ee8762fb098a464e4603c17969fe23f3bdb822922bf8293baaf7a"
 ROOTS = {
     "circles/test/image": "b21ce809cfa64deb18e090d230074842587737c68b46e1264230b3b639a7003e",
@@ -60,7 +57,7 @@ ROOTS = {
     "foreground/test/threshold": "77f543ec7c204743866578bc55461cf4170b4e4405d09b48f5da125845078904",
     "foreground/train/image": "d9be980d2e7a1177cdcd38482076e997e450ce181498e740a2dc002ed9bfe406",
     "foreground/train/mask": "14374d3dc5fd36fbd7db60a508281734aa9d5cacaa3f43cf9418395f4e3d01e9",
-    "foreground/train/threshold": "81a2130635cc8bab5c487a7c974321834439c7a2fd2e89985fec2c5582a3b107",
+    "foreground/train/threshold": "81a2130635cc8bab5c487a7c974321834439c7a2fd2e89985fec2c5582a3b107",  # noqa: E501
     "foreground/val/image": "e81e7cb2d21dec437e402913f1059d45d241f34cce43b92fa0d3832759104926",
     "foreground/val/mask": "4a967134beee406bdc88dd4744b973aaeecdd52f0983798c22013f784847eee8",
     "foreground/val/threshold": "3550121f1f7a3fd68c0e2ba8ddbdc2f04f42082a47e5c8036cd8722c91659771",
@@ -146,7 +143,7 @@ def write_dataset(folder: Path, format_name: str) -> Path:
 
 
 def read(root: Path) -> dict[str, Array]:
-    """Every column, whole, by its name TASK/SPLIT/COLUMN; every digest on the way is compared."""
+    """Read every column by its name TASK/SPLIT/COLUMN; compare every digest on the way."""
     manifest = read_manifest(root)
     for facts in manifest["files"]:
         check_file(root, facts)
@@ -233,7 +230,7 @@ def golden(request: pytest.FixtureRequest) -> Path:
 def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
-    """The golden dataset in one format, and the same built anew."""
+    """Return the golden dataset in one format, and a new build of it."""
     return GOLDEN / str(request.param), write_dataset(
         tmp_path_factory.mktemp("golden"), str(request.param)
     )
@@ -257,7 +254,7 @@ def test_the_golden_digest_and_roots_never_change(pair: tuple[Path, Path]) -> No
         } == ROOTS
 
 
-def test_a_reader_of_the_format_page_reads_it_whole_and_finds_every_digest_right(
+def test_a_reader_written_from_the_format_page_reads_everything_and_all_digests_match(
     pair: tuple[Path, Path],
 ) -> None:
     stored, built = (read(root) for root in pair)
@@ -272,7 +269,7 @@ def test_both_formats_hold_the_same_samples() -> None:
         np.testing.assert_array_equal(samples, other[name], strict=True)
 
 
-def test_a_build_writes_the_very_bytes_of_the_golden_zarr(tmp_path: Path) -> None:
+def test_a_build_writes_exactly_the_bytes_of_the_golden_zarr(tmp_path: Path) -> None:
     assert contents(write_dataset(tmp_path, "zarr")) == contents(GOLDEN / "zarr")
 
 
@@ -294,16 +291,16 @@ def test_the_package_reads_the_golden_dataset_as_the_other_reader_does(golden: P
 
 def test_the_libraries_of_the_formats_read_the_golden_dataset_too() -> None:
     for name, samples in read(GOLDEN / "zarr").items():
-        section, _, column = name.rpartition("/")
-        group: Any = zarr.open_group(GOLDEN / "zarr" / section, mode="r")
+        folder, _, column = name.rpartition("/")
+        group: Any = zarr.open_group(GOLDEN / "zarr" / folder, mode="r")
         np.testing.assert_array_equal(group[column][:], samples, strict=True)
-        task, split = section.split("/")
+        task, split = folder.split("/")
         by_h5py = through_library(GOLDEN / "hdf5", task, split, column)
         np.testing.assert_array_equal(by_h5py, samples, strict=True)
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_what_was_written_earlier_is_read_as_ever(name: str) -> None:
+def test_datasets_of_earlier_versions_are_still_read(name: str) -> None:
     stored, older = read(GOLDEN / name), read(OLDER / name)
     assert set(stored) == set(older)
     for column, samples in older.items():
@@ -317,9 +314,7 @@ def test_what_was_written_earlier_is_read_as_ever(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_what_was_written_earlier_is_whole_to_verify_and_nothing_to_build(
-    name: str, tmp_path: Path
-) -> None:
+def test_datasets_of_earlier_versions_verify_and_need_no_build(name: str, tmp_path: Path) -> None:
     write_source(tmp_path / "source.npz")
     root = shutil.copytree(OLDER / name, tmp_path / name)
     for level in ({"quick": True}, {"sample": 50}, {}, {"source_dir": tmp_path / "source.npz"}):
@@ -330,7 +325,7 @@ def test_what_was_written_earlier_is_whole_to_verify_and_nothing_to_build(
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_what_was_written_earlier_is_mended_into_what_is_written_now(
+def test_datasets_of_earlier_versions_are_repaired_into_the_current_form(
     name: str, tmp_path: Path
 ) -> None:
     root = shutil.copytree(OLDER / name, tmp_path / name)
@@ -341,7 +336,7 @@ def test_what_was_written_earlier_is_mended_into_what_is_written_now(
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_what_was_written_earlier_is_converted_into_what_is_written_now(
+def test_datasets_of_earlier_versions_are_converted_into_the_current_form(
     name: str, tmp_path: Path
 ) -> None:
     convert(OLDER / name, tmp_path / "same")
@@ -352,7 +347,7 @@ def test_what_was_written_earlier_is_converted_into_what_is_written_now(
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_what_was_written_earlier_trains_a_network_to_the_same_weights(
+def test_datasets_of_earlier_versions_train_a_network_to_the_same_weights(
     name: str, tmp_path: Path
 ) -> None:
     settings = (
@@ -375,13 +370,13 @@ def test_what_was_written_earlier_trains_a_network_to_the_same_weights(
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_only_the_frame_is_another_than_it_was(name: str, tmp_path: Path) -> None:
+def test_only_the_frame_differs_from_earlier_versions(name: str, tmp_path: Path) -> None:
     assert contents(make_older(shutil.copytree(GOLDEN / name, tmp_path / name))) == contents(
         OLDER / name
     )
 
 
-def test_the_golden_samples_are_what_the_formulas_say(golden: Path) -> None:
+def test_the_golden_samples_follow_from_the_formulas(golden: Path) -> None:
     data, first = read(golden), 0
     for split, count in COUNTS.items():
         digits = np.stack([tile(number) for number in range(first, first + count)])
@@ -407,7 +402,7 @@ def test_the_golden_samples_are_what_the_formulas_say(golden: Path) -> None:
         assert [row.tobytes() for row in data[f"mosaics/{split}/digest"]] == digests
 
 
-def test_the_special_tiles_have_the_truth_worked_out_by_hand(golden: Path) -> None:
+def test_the_special_tiles_have_hand_computed_truth(golden: Path) -> None:
     data = read(golden)
     # empty, constant, a single pixel, two peaks, one row, a corner
     assert data["foreground/train/threshold"][:6].tolist() == [0, 200, 0, 50, 0, 0]

@@ -72,13 +72,13 @@ def column_root(samples: Array, cuts: list[int] | None = None) -> bytes:
     return hasher.root()
 
 
-def test_one_sample_of_one_zero_byte_has_the_root_worked_out_by_hand() -> None:
+def test_one_sample_of_one_zero_byte_has_the_hand_computed_root() -> None:
     # printf '\0datagen |u1 \n\0' | sha256sum
     expected = "6adaf8912177457846d105127effa7cf64a2a8e0517259e6c2de6c9d47a5a3b1"
     assert column_root(np.zeros(1, "|u1")).hex() == expected
 
 
-def test_two_leaves_make_a_node_worked_out_by_hand() -> None:
+def test_two_leaves_make_a_hand_computed_node() -> None:
     leaves = [bytes(32), bytes([255]) * 32]
     # { printf '\1'; head -c 32 /dev/zero; head -c 32 /dev/zero | tr '\0' '\377'; } | sha256sum
     assert (
@@ -88,7 +88,7 @@ def test_two_leaves_make_a_node_worked_out_by_hand() -> None:
 
 
 @given(KINDS, st.integers(1, 1100), st.integers(0, 9))
-def test_a_column_root_is_that_of_the_format_page(
+def test_a_column_root_follows_the_format_page(
     kind: tuple[str, tuple[int, ...]], count: int, seed: int
 ) -> None:
     samples = column(count, *kind, seed)
@@ -102,7 +102,7 @@ def test_a_column_root_is_the_same_for_any_blocks(data: st.DataObject, count: in
     assert column_root(samples, cuts) == column_root(samples)
 
 
-def test_a_root_may_be_asked_for_at_any_time() -> None:
+def test_a_root_can_be_computed_at_any_time() -> None:
     samples = column(700, "|u1", (5,))
     hasher = ColumnHasher("|u1", (5,))
     for start in range(0, 700, 100):
@@ -118,11 +118,11 @@ def test_roots_of_full_shards_fold_up_to_the_root_of_the_column(count: int, powe
 
 
 @given(st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=40))
-def test_the_tree_is_that_of_rfc_6962(leaves: list[bytes]) -> None:
+def test_the_tree_follows_rfc_6962(leaves: list[bytes]) -> None:
     assert merkle_root(leaves) == naive_root(leaves)
 
 
-def test_a_node_is_never_taken_for_a_leaf() -> None:
+def test_a_node_never_hashes_like_a_leaf() -> None:
     leaf = ColumnHasher("|u1", ())
     leaf.update(np.frombuffer(bytes(64), "|u1"))
     assert merkle_root([bytes(32), bytes(32)]) != leaf.root()
@@ -193,7 +193,7 @@ COLUMNS = [
 ]
 
 
-def test_the_dataset_digest_is_the_sha256_of_the_list_spelled_as_json() -> None:
+def test_the_dataset_digest_is_the_sha256_of_the_list_in_canonical_json() -> None:
     lines = [
         [task, split, name, dtype, list(shape), root]
         for task, split, name, dtype, shape, root in sorted(COLUMNS)
@@ -214,7 +214,7 @@ def test_the_dataset_digest_depends_on_each_fact_of_a_column(position: int) -> N
     assert dataset_digest([tuple(changed), *COLUMNS[1:]]) != dataset_digest(COLUMNS)
 
 
-def test_canonical_json_has_one_spelling() -> None:
+def test_canonical_json_is_unique() -> None:
     assert (
         canonical_json({"b": [1, "\u00e9"], "a": {}})
         == b'{\n  "a": {},\n  "b": [\n    1,\n    "\\u00e9"\n  ]\n}\n'
@@ -223,6 +223,6 @@ def test_canonical_json_has_one_spelling() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_canonical_json_has_no_spelling_for_what_is_no_number(value: float) -> None:
+def test_canonical_json_refuses_nan_and_infinity(value: float) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         canonical_json([value])

@@ -47,7 +47,7 @@ either = pytest.mark.parametrize("pack", [raw, gzip.compress])
 
 
 @either
-def test_images_are_read_as_the_bytes_stand(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+def test_images_are_read_byte_for_byte(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
     file = idx.read(write(tmp_path / "any name", pack(TWO_IMAGES)), "images")
     assert file.values.tolist() == [[[1, 2, 3]], [[4, 5, 6]]]
     assert file.raw.tobytes() == TWO_IMAGES
@@ -55,7 +55,7 @@ def test_images_are_read_as_the_bytes_stand(tmp_path: Path, pack: Callable[[byte
 
 
 @either
-def test_labels_are_read_as_the_bytes_stand(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+def test_labels_are_read_byte_for_byte(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
     assert idx.read(write(tmp_path / "l", pack(THREE_LABELS)), "labels").values.tolist() == [
         7,
         0,
@@ -64,7 +64,7 @@ def test_labels_are_read_as_the_bytes_stand(tmp_path: Path, pack: Callable[[byte
 
 
 @either
-def test_labels_of_qmnist_are_the_first_of_their_columns(
+def test_labels_of_qmnist_are_the_first_column(
     tmp_path: Path, pack: Callable[[bytes], bytes]
 ) -> None:
     file = idx.read(write(tmp_path / "l", pack(QMNIST_LABELS)), "labels")
@@ -79,7 +79,7 @@ def test_a_gzip_of_several_members_is_one_file(tmp_path: Path) -> None:
     assert idx.decode(data, "l", "labels").values.tolist() == [7, 0, 9]
 
 
-def test_the_values_share_the_memory_of_the_file(tmp_path: Path) -> None:
+def test_values_share_the_memory_of_the_file(tmp_path: Path) -> None:
     for data in (TWO_IMAGES, gzip.compress(TWO_IMAGES)):
         file = idx.read(write(tmp_path / "i", data), "images")
         assert np.shares_memory(file.raw, file.values)
@@ -202,7 +202,7 @@ BAD_GZIP = {
 
 
 @pytest.mark.parametrize("case", BAD_GZIP)
-def test_a_gzip_that_is_none_is_refused(tmp_path: Path, case: str) -> None:
+def test_a_file_that_is_not_gzip_is_refused(tmp_path: Path, case: str) -> None:
     path = write(tmp_path / "file.gz", BAD_GZIP[case])
     with pytest.raises(InputError, match="corrupt or truncated gzip") as caught:
         idx.read(path, "images")
@@ -238,7 +238,7 @@ def test_a_gzip_beyond_the_limit_is_refused_before_it_is_inflated() -> None:
         idx.decode(gzip.compress(TWO_IMAGES), "i", "images", limit=21)
 
 
-def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_file_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path, found in (
         (tmp_path / "absent", "nothing of that name"),
@@ -250,7 +250,7 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
         assert str(path) in str(caught.value)
 
 
-def test_an_unreadable_file_is_a_fault_of_the_storage(
+def test_an_unreadable_file_is_a_storage_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "i", TWO_IMAGES)
@@ -270,7 +270,7 @@ def test_an_unreadable_file_is_a_fault_of_the_storage(
     | npst.arrays(np.uint8, st.integers(1, 300)),
     zipped=st.booleans(),
 )
-def test_what_is_written_is_read_back(values: UInt8, zipped: bool) -> None:
+def test_written_files_are_read_back(values: UInt8, zipped: bool) -> None:
     kind: idx.Kind = "images" if values.ndim == 3 else "labels"
     data = idx.encode(values)
     file = idx.decode(gzip.compress(data) if zipped else data, "memory", kind)
@@ -280,7 +280,7 @@ def test_what_is_written_is_read_back(values: UInt8, zipped: bool) -> None:
 
 
 @given(data=st.binary(max_size=80), start=st.sampled_from([b"", TWO_IMAGES[:4], b"\x1f\x8b\x08\0"]))
-def test_random_bytes_raise_nothing_but_an_input_error(data: bytes, start: bytes) -> None:
+def test_random_bytes_raise_only_input_errors(data: bytes, start: bytes) -> None:
     for kind in idx.MAGICS:
         for content in (start + data, gzip.compress(start + data)):
             try:
@@ -338,7 +338,7 @@ def test_a_single_pair_of_another_name_comes_unsplit(tmp_path: Path) -> None:
     assert list(idx_folder.load(tmp_path).parts) == ["all"]
 
 
-def test_of_a_file_raw_and_gzipped_the_raw_one_is_read(tmp_path: Path) -> None:
+def test_a_raw_file_is_preferred_to_its_gzip(tmp_path: Path) -> None:
     lay(tmp_path, digits=[4, 0])
     write(tmp_path / "digits-labels-idx1-ubyte.gz", b"not even a gzip")
     assert idx_folder.load(tmp_path).parts["all"].labels.tolist() == [4, 0]
@@ -358,7 +358,7 @@ def test_class_names_of_any_editor_are_the_same(tmp_path: Path, mark: str, ends:
     assert idx_folder.load(tmp_path).classes == ("ā", "b c")
 
 
-def test_hidden_files_and_folders_of_the_same_names_are_passed_over(tmp_path: Path) -> None:
+def test_hidden_files_and_folders_of_the_same_names_are_skipped(tmp_path: Path) -> None:
     lay(tmp_path, digits=[1, 0])
     write(tmp_path / "._digits-images-idx3-ubyte", b"what macOS leaves")
     (tmp_path / "digits-images.idx3-ubyte").mkdir()
@@ -366,7 +366,7 @@ def test_hidden_files_and_folders_of_the_same_names_are_passed_over(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("suffix", "pack"), [("", bytes), (".gz", gzip.compress)])
-def test_qmnist_is_read_as_it_is_published(
+def test_published_qmnist_files_are_read(
     tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]
 ) -> None:
     lay(tmp_path, **{"qmnist-train": [7, 0, 9], "qmnist-test": [3]})
@@ -430,7 +430,7 @@ def test_a_mapping_is_followed_in_the_order_of_its_lines(tmp_path: Path) -> None
     assert source.parts["train"].labels.tolist() == [2, 1, 0]
 
 
-def test_class_names_go_before_the_mapping_and_leave_the_labels(tmp_path: Path) -> None:
+def test_class_names_override_the_mapping_and_leave_the_labels(tmp_path: Path) -> None:
     lay(tmp_path, **{"emnist-letters-train": [1, 2], "emnist-letters-test": [2]})
     write(tmp_path / "emnist-letters-mapping.txt", LETTERS.encode())
     write(tmp_path / "classes.txt", b"none\nA\nB\n")
@@ -457,7 +457,7 @@ def test_class_names_go_before_the_mapping_and_leave_the_labels(tmp_path: Path) 
         (b"\xff", r"not UTF-8 text"),
     ],
 )
-def test_a_mapping_that_is_none_is_refused_by_line(
+def test_an_invalid_mapping_is_refused_with_its_line(
     tmp_path: Path, mapping: bytes, problem: str
 ) -> None:
     lay(tmp_path, **{"emnist-digits-train": [1, 5, 7], "emnist-digits-test": [0]})
@@ -466,7 +466,7 @@ def test_a_mapping_that_is_none_is_refused_by_line(
         idx_folder.load(tmp_path)
 
 
-def test_of_several_datasets_in_a_folder_one_is_chosen_by_name(tmp_path: Path) -> None:
+def test_one_of_several_datasets_in_a_folder_is_chosen_by_name(tmp_path: Path) -> None:
     lay(tmp_path, **{"emnist-digits-train": [1], "emnist-digits-test": [1]})
     lay(tmp_path, **{"emnist-letters-train": [1, 2], "emnist-letters-test": [2]})
     write(tmp_path / "emnist-letters-mapping.txt", LETTERS.encode())
@@ -480,13 +480,13 @@ def test_of_several_datasets_in_a_folder_one_is_chosen_by_name(tmp_path: Path) -
         sources.load(f"idx:{tmp_path}/emnist-byclass")
 
 
-def test_halves_of_two_datasets_are_not_put_together(tmp_path: Path) -> None:
+def test_halves_of_two_datasets_are_not_combined(tmp_path: Path) -> None:
     lay(tmp_path, **{"emnist-digits-train": [1], "emnist-letters-test": [1]})
     with pytest.raises(InputError, match="files of 2 datasets: emnist-digits, emnist-letters"):
         idx_folder.load(tmp_path)
 
 
-def test_what_a_user_should_know_is_remarked_on(tmp_path: Path) -> None:
+def test_surprising_sources_cause_a_remark(tmp_path: Path) -> None:
     warnings: list[str] = []
     for name, labels in {
         "emnist-bymerge": [1, 2],
@@ -513,7 +513,9 @@ def test_what_a_user_should_know_is_remarked_on(tmp_path: Path) -> None:
     ]
 
 
-def test_emnist_is_turned_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_emnist_is_transposed_as_documented(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "gzip").mkdir()
     lay(tmp_path / "gzip", **{"emnist-letters-train": [1, 26], "emnist-letters-test": [2]})
     write(tmp_path / "gzip" / "emnist-letters-mapping.txt", LETTERS.encode())
@@ -647,7 +649,7 @@ def test_an_absent_folder_is_named(tmp_path: Path) -> None:
         sources.load(f"idx:{tmp_path / 'absent'}")
 
 
-def test_an_unknown_source_is_answered_with_those_there_are() -> None:
+def test_an_unknown_source_is_reported_with_the_known_ones() -> None:
     for spec in ("mnits", "idx:", "ftp:there", ""):
         with pytest.raises(
             DatagenError, match=r"one of mnist, fashion-mnist, strokes, idx:DIR"

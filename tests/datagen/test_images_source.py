@@ -86,7 +86,7 @@ def test_a_jpeg_is_read(tmp_path: Path) -> None:
     assert images.load(tmp_path).parts["all"].images.tolist() == [[[77] * 8] * 8]
 
 
-def test_hidden_files_and_folders_are_passed_over(tmp_path: Path) -> None:
+def test_hidden_files_and_folders_are_skipped(tmp_path: Path) -> None:
     lay(tmp_path)
     (tmp_path / ".DS_Store").write_bytes(b"x")
     (tmp_path / "a" / ".thumbs").mkdir()
@@ -116,7 +116,7 @@ def test_the_digest_covers_names_labels_and_pixels(tmp_path: Path) -> None:
     assert len(digests) == 4
 
 
-def test_a_want_of_open_files_is_not_blamed_on_the_folder(
+def test_too_many_open_files_are_not_blamed_on_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_path: Path) -> bytes:
@@ -246,7 +246,7 @@ BAD: dict[Callable[[Path], None], str] = {
 
 
 @pytest.mark.parametrize("harm", BAD, ids=lambda harm: harm.__name__)
-def test_what_does_not_belong_is_reported(
+def test_unexpected_entries_are_reported(
     tmp_path: Path, harm: Callable[[Path], None], capfd: pytest.CaptureFixture[str]
 ) -> None:
     images.load(lay(tmp_path))
@@ -273,7 +273,7 @@ def test_each_file_is_read_and_decoded_once(
     assert len(decoded) == 8
 
 
-def test_pixels_that_are_all_grey_are_grey_however_the_file_holds_them(tmp_path: Path) -> None:
+def test_grey_pixels_are_read_as_grey_from_every_file_type(tmp_path: Path) -> None:
     lay(tmp_path)
     write(tmp_path / "a" / "2.png", np.repeat(tile(7)[:, :, None], 3, axis=2))
     np.testing.assert_array_equal(images.load(tmp_path).parts["all"].images[2], tile(7))
@@ -325,7 +325,7 @@ def test_an_empty_or_absent_folder_is_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("present", "absent"), [("train", "test"), ("test", "train"), ("val", "train")]
 )
-def test_train_and_test_are_needed_where_one_split_is(
+def test_train_and_test_are_required_if_one_split_is_present(
     tmp_path: Path, present: str, absent: str
 ) -> None:
     lay_split(tmp_path, present)
@@ -340,7 +340,7 @@ def test_classes_beside_splits_are_reported(tmp_path: Path) -> None:
         images.load(tmp_path)
 
 
-def test_test_may_lack_a_class_of_train_but_not_have_another(tmp_path: Path) -> None:
+def test_test_can_lack_a_class_of_train_but_not_add_one(tmp_path: Path) -> None:
     lay_split(tmp_path, "train")
     lay(tmp_path / "test", names=("b",))
     assert images.load(tmp_path).parts["test"].labels.tolist() == [1, 1]
@@ -371,9 +371,7 @@ def test_more_than_254_classes_are_refused(tmp_path: Path) -> None:
         ("train", "Valid", "testing"),
     ],
 )
-def test_splits_go_by_the_names_that_others_give_them(
-    tmp_path: Path, names: tuple[str, ...]
-) -> None:
+def test_common_names_of_splits_are_recognised(tmp_path: Path, names: tuple[str, ...]) -> None:
     source = images.load(lay_split(tmp_path, *names))
     assert list(source.parts) == (
         ["train", "test"] if len(names) == 2 else ["train", "val", "test"]
@@ -397,12 +395,12 @@ def test_two_folders_for_a_split_are_reported(tmp_path: Path) -> None:
         images.load(tmp_path)
 
 
-def test_classes_of_such_names_stay_classes_beside_others(tmp_path: Path) -> None:
+def test_classes_named_like_splits_stay_classes_beside_others(tmp_path: Path) -> None:
     lay(tmp_path, names=("valid", "invalid"))
     assert images.load(tmp_path).classes == ("invalid", "valid")
 
 
-def test_a_class_named_as_a_split_is_sent_below_the_splits(tmp_path: Path) -> None:
+def test_a_class_named_like_a_split_belongs_below_the_splits(tmp_path: Path) -> None:
     lay(tmp_path, names=("plane", "train"))
     with pytest.raises(
         InputError,
@@ -414,7 +412,7 @@ def test_a_class_named_as_a_split_is_sent_below_the_splits(tmp_path: Path) -> No
     assert images.load(tmp_path / "split").classes == ("plane", "train")
 
 
-def test_splits_without_classes_are_not_taken_for_classes(tmp_path: Path) -> None:
+def test_splits_without_classes_are_not_read_as_classes(tmp_path: Path) -> None:
     lay(tmp_path, names=("Train", "Test"))
     with pytest.raises(InputError, match="2 problems:") as caught:
         images.load(tmp_path)
@@ -444,7 +442,7 @@ def test_names_are_escaped_in_messages(tmp_path: Path, place: str) -> None:
     assert str(caught.value).isprintable()
 
 
-def test_a_class_that_only_looks_the_same_is_reported(tmp_path: Path) -> None:
+def test_class_names_that_look_alike_are_reported(tmp_path: Path) -> None:
     lay(tmp_path / "train", names=("caf\u00e9",))
     lay(tmp_path / "test", names=(unicodedata.normalize("NFD", "caf\u00e9"),))
     with pytest.raises(
@@ -514,7 +512,7 @@ def test_names_of_classes_do_not_depend_on_the_locale(tmp_path: Path, locale: st
     assert rest == read(utf_8)[2:]
 
 
-def test_one_picture_of_another_size_hides_no_other_problem(tmp_path: Path) -> None:
+def test_one_picture_of_another_size_does_not_hide_other_problems(tmp_path: Path) -> None:
     lay(tmp_path)
     for number in range(30):
         write(tmp_path / "a" / f"x{number}.png", tile(number))

@@ -1,7 +1,6 @@
-"""Nothing that is killed, at whatever moment, is ever taken for whole; the next run ends it, with
-the same bytes.
+"""Test that killed commands leave nothing that passes as whole, and can be resumed.
 
-The moments are random, drawn anew in each run; a failure tells the seed that draws them again.
+The moments are random, drawn again in each run; a failure names the seed that reproduces them.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from killing import MIRRORED, TINY, Running, Warm, packed, slow_mirror, start_co
 from datagen import builder, converter, files, planning, preview, recipe
 from datagen import manifest as manifests
 from datagen.errors import DamagedError, FormatError, StorageError
-from datagen.layout import DRAFT, MANIFEST, PROGRESS
+from datagen.layout import MANIFEST, PARTIAL_MANIFEST, PROGRESS
 from datagen.sources import mirrors, mnist
 from datagen.split import Split
 from datagen.tasks import Deriver
@@ -57,9 +56,7 @@ Stages = list[list[list[object]]]  # commands at once, and then the next ones
 
 @dataclass
 class Whole:
-    """What is never killed: the source, the recipe of each format, and the dataset in each, plain
-    and compressed.
-    """
+    """The parts that are never killed: source, recipes and datasets, plain and compressed."""
 
     source: Path
     recipes: dict[str, Path]
@@ -69,9 +66,7 @@ class Whole:
 
 @dataclass
 class Case:
-    """What a kind of command does, and the folder in which it does it; `home` is where it might
-    leave more.
-    """
+    """A kind of command, its working folder, and `home`, where it could leave other files."""
 
     kind: str
     folder: Path
@@ -101,7 +96,7 @@ class Case:
         return begin(command, cwd=self.folder, env=home | self.env, log=self.log)
 
     def run(self, warm: Warm, stages: int | None = None) -> list[float]:
-        """All of it, unkilled, or so many stages; the seconds of each."""
+        """Run all stages, or so many, without a kill; return the seconds of each."""
         seconds = []
         for stage in self.stages[:stages]:
             started = time.perf_counter()
@@ -113,8 +108,7 @@ class Case:
     def kill(
         self, warm: Warm, draw: random.Random, seconds: list[float], startup: float | None
     ) -> bool:
-        """Run it, and kill one of the commands that run at a random moment; False where that one
-        ended before.
+        """Kill one of the running commands at a random moment; return False if it ended before.
 
         `seconds` are those of each stage. With `startup`, the seconds that it takes, the stage that
         is killed is started in new interpreters.
@@ -133,16 +127,22 @@ class Case:
         assert set(codes.values()) <= {0}, self.log.read_text()
         assert not any(one.has_company() for one in running), "a process outlived the command"
         print(
-            f"{self.kind}: {moment:.3f} of {spans[stage]:.3f} s into stage {stage}: {code}, {self.state()}"
+            f"{self.kind}: {moment:.3f} of {spans[stage]:.3f} s into stage {stage}: "
+            f"{code}, {self.state()}"
         )
         return code != 0
 
     def state(self) -> str:
-        """How far it came, in words."""
-        drafts = len([path for path in self.folder.rglob("*") if files.is_temporary(path.name)])
+        """Describe how far the command came."""
+        temporaries = len(
+            [path for path in self.folder.rglob("*") if files.is_temporary(path.name)]
+        )
         records = len(list((self.root / PROGRESS).glob("[!.]*")))
-        names = [name for name in (DRAFT, PROGRESS, MANIFEST) if (self.root / name).exists()]
-        return f"{len(tree(self.folder))} entries, {drafts} drafts, {records} records, {' '.join(names)}"
+        names = [
+            name for name in (PARTIAL_MANIFEST, PROGRESS, MANIFEST) if (self.root / name).exists()
+        ]
+        entries = f"{len(tree(self.folder))} entries, {temporaries} temporary files"
+        return f"{entries}, {records} records, {' '.join(names)}"
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def warm() -> Iterator[Warm]:
 
 @pytest.fixture(scope="module")
 def startup(whole: Whole, warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> float:
-    """Seconds that a new interpreter and its imports take."""
+    """Measure the seconds that a new interpreter and its imports take."""
     place, started = tmp_path_factory.mktemp("startup"), time.perf_counter()
     assert (
         start_cold(
@@ -221,7 +221,7 @@ def case(kind: str, whole: Whole, mirror: str, tmp_path: Path) -> Case:
 
 
 def expected_of(kind: str, whole: Whole) -> dict[str, bytes]:
-    """What the folder of a case holds in the end, all of it."""
+    """Return all that the folder of a case holds in the end."""
     word, _, name = kind.partition(" ")
     if word == "fetch":
         inside = {f"mnist/{name}": content for name, content in MIRRORED.items()}
@@ -231,7 +231,7 @@ def expected_of(kind: str, whole: Whole) -> dict[str, bytes]:
 
 
 def is_called_whole(root: Path, source: Path) -> bool:
-    """What `datagen verify` says of a dataset."""
+    """Return whether `datagen verify` finds a dataset whole."""
     try:
         return not verify(root, source_dir=source).problems
     except (FormatError, DamagedError):
@@ -239,9 +239,7 @@ def is_called_whole(root: Path, source: Path) -> bool:
 
 
 def require_honest_rest(case: Case, whole: Whole, expected: dict[str, bytes]) -> None:
-    """Fail where anything of what a kill left is called whole and is not, or where a lock is
-    left.
-    """
+    """Fail if the remains of a kill pass as whole but are not, or if a lock is left."""
     found = tree(case.folder)
     if case.kind == "fetch":
         torn = {
@@ -263,8 +261,8 @@ def require_honest_rest(case: Case, whole: Whole, expected: dict[str, bytes]) ->
 
 
 @contextmanager
-def telling(case: Case) -> Iterator[None]:
-    """Add to a failure how to have it again."""
+def reporting_seed(case: Case) -> Iterator[None]:
+    """Add to a failure how to reproduce it."""
     try:
         yield
     except BaseException as error:
@@ -274,7 +272,7 @@ def telling(case: Case) -> Iterator[None]:
 
 @pytest.mark.parametrize("share", [5, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_killed_at_any_moment_is_not_called_whole_and_the_next_run_ends_it(
+def test_a_command_killed_at_any_moment_leaves_nothing_that_passes_as_whole_and_can_be_resumed(
     kind: str, share: int, case: Case, whole: Whole, warm: Warm, startup: float
 ) -> None:
     draw, expected, moments = (
@@ -284,7 +282,7 @@ def test_what_is_killed_at_any_moment_is_not_called_whole_and_the_next_run_ends_
     )
     case.lay()
     seconds, kills = case.run(warm), 0
-    with telling(case):
+    with reporting_seed(case):
         assert tree(case.folder) == expected
         while kills < moments:
             case.lay()
@@ -303,7 +301,7 @@ def test_what_is_killed_at_any_moment_is_not_called_whole_and_the_next_run_ends_
 
 
 @pytest.mark.long
-def test_the_default_dataset_killed_five_times_is_the_published_one_in_the_end(
+def test_the_default_dataset_equals_the_published_one_after_five_kills(
     mnist_folder: Path, tmp_path: Path
 ) -> None:
     place, log, draw = tmp_path / "place", tmp_path / "log", random.Random(SEED)
@@ -352,13 +350,11 @@ def test_the_default_dataset_killed_five_times_is_the_published_one_in_the_end(
     assert {path.relative_to(place) for path in place.rglob("*")} == names
 
 
-# What is killed between two steps leaves drafts; whoever comes next removes them.
+# A process killed between two steps leaves temporary files; the next one removes them.
 
 
 def die_at_steps(monkeypatch: pytest.MonkeyPatch, folder: Path, act: Callable[[], object]) -> None:
-    """Let `act` die before the last step of each kind, run it again, and compare what is in
-    `folder` in the end.
-    """
+    """Let `act` die before the last step of each kind, run it again, and compare `folder`."""
     with Disk(monkeypatch) as disk:
         act()
     expected, last = tree(folder), {name: number for number, (name, _) in enumerate(disk.calls)}
@@ -382,23 +378,23 @@ def fetch_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], 
     return lambda: mnist.fetch(TINY, cache=tmp_path / "cache")
 
 
-def test_a_fetch_that_dies_leaves_nothing_behind_that_the_next_does_not_remove(
+def test_the_next_fetch_removes_the_remains_of_a_killed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetch_into: Callable[[], object]
 ) -> None:
     die_at_steps(monkeypatch, tmp_path / "cache", fetch_into)
 
 
-def test_a_fetch_leaves_the_draft_of_another_one_that_is_writing(
+def test_a_fetch_keeps_the_temporary_file_of_a_running_one(
     tmp_path: Path, fetch_into: Callable[[], object]
 ) -> None:
-    draft = files.AtomicFile(tmp_path / "cache" / TINY.name / TINY.files[0].name)
-    with files.lock(draft.path.parent, exclusive=False):
+    file = files.AtomicFile(tmp_path / "cache" / TINY.name / TINY.files[0].name)
+    with files.lock(file.path.parent, exclusive=False):
         fetch_into()
-        assert draft.temporary.exists()
-    draft.discard()
+        assert file.temporary.exists()
+    file.discard()
 
 
-def test_a_fetch_waits_while_another_one_removes_drafts(
+def test_a_fetch_waits_while_another_one_removes_temporary_files(
     tmp_path: Path, fetch_into: Callable[[], object]
 ) -> None:
     folder = tmp_path / "cache" / TINY.name
@@ -413,7 +409,7 @@ def test_a_fetch_waits_while_another_one_removes_drafts(
     assert tree(folder) == MIRRORED
 
 
-def test_contact_sheets_whose_drawing_dies_leave_nothing_behind_that_the_next_does_not_remove(
+def test_the_next_preview_removes_the_remains_of_a_killed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Whole
 ) -> None:
     folder = tmp_path / "data-preview"
@@ -445,8 +441,8 @@ def test_a_clock_that_jumps_within_and_between_runs_changes_nothing(
     def run_jumping(*arguments: object) -> dict[str, Any]:
         command = [sys.executable, "-c", JUMPING, "build", *map(str, (*chosen, *arguments))]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
-        said: dict[str, Any] = json.loads(done.stdout)
-        return said
+        output: dict[str, Any] = json.loads(done.stdout)
+        return output
 
     def touch(seed: int) -> None:
         draw = random.Random(seed)
@@ -476,7 +472,7 @@ def mount(place: Path, options: str) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system that holds little, and few files."""
+    """Mount a file system with little room and few files."""
     place = tmp_path / "disk"
     place.mkdir()
     try:
@@ -489,7 +485,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("scarce", ["bytes", "files"])
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_a_disk_that_fills_up_ends_the_build_cleanly_and_it_goes_on_where_there_is_room_again(
+def test_a_full_disk_ends_the_build_cleanly_and_it_resumes_once_there_is_room(
     small_disk: Path, whole: Whole, format_name: str, scarce: str
 ) -> None:
     root, ballast = small_disk / "data", small_disk / "ballast"
@@ -508,7 +504,7 @@ def test_a_disk_that_fills_up_ends_the_build_cleanly_and_it_goes_on_where_there_
     with pytest.raises(StorageError, match=r"no space left on device; free some space") as caught:
         builder.build(chosen, root, progress=fill)
     assert caught.value.exit_code == 7
-    assert {*hidden(root)} == {DRAFT, PROGRESS}
+    assert {*hidden(root)} == {PARTIAL_MANIFEST, PROGRESS}
     shutil.rmtree(ballast)
     assert builder.build(chosen, root).kept > 0
     assert tree(small_disk) == {
@@ -516,7 +512,7 @@ def test_a_disk_that_fills_up_ends_the_build_cleanly_and_it_goes_on_where_there_
     }
 
 
-def test_a_disk_that_is_mounted_for_reading_is_refused(small_disk: Path, whole: Whole) -> None:
+def test_a_read_only_disk_is_refused(small_disk: Path, whole: Whole) -> None:
     mount(small_disk, "remount,ro")
     with pytest.raises(StorageError, match="cannot be written"):
         builder.build(recipe.load(str(whole.recipes["zarr"])), small_disk / "data")
@@ -526,7 +522,7 @@ def test_a_disk_that_is_mounted_for_reading_is_refused(small_disk: Path, whole: 
 
 @pytest.mark.parametrize("lost", ["a shard", "the folder"])
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_what_is_removed_during_a_build_is_found_missing_and_written_again(
+def test_files_removed_during_a_build_are_found_missing_and_written_again(
     tmp_path: Path, whole: Whole, format_name: str, lost: str
 ) -> None:
     root, chosen = tmp_path / "data", recipe.load(str(whole.recipes[format_name]))
@@ -554,16 +550,16 @@ def test_what_is_removed_during_a_build_is_found_missing_and_written_again(
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_a_draft_that_is_removed_while_it_is_written_ends_the_build_with_a_message(
+def test_a_temporary_file_removed_during_writing_ends_the_build_with_a_message(
     tmp_path: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch, format_name: str
 ) -> None:
     root, chosen = tmp_path / "data", recipe.load(str(whole.recipes[format_name]))
     commit = files.AtomicFile.commit
 
-    def lose(draft: files.AtomicFile, **options: bool) -> None:
-        if "mosaics" in str(draft.path):
-            draft.temporary.unlink()
-        commit(draft, **options)
+    def lose(file: files.AtomicFile, **options: bool) -> None:
+        if "mosaics" in str(file.path):
+            file.temporary.unlink()
+        commit(file, **options)
 
     with (
         monkeypatch.context() as patch,
@@ -577,7 +573,7 @@ def test_a_draft_that_is_removed_while_it_is_written_ends_the_build_with_a_messa
     assert tree(root) == tree(whole.plain[format_name])
 
 
-def test_an_origin_whose_shard_goes_away_during_the_conversion_ends_it_and_it_goes_on_when_that_is_back(
+def test_a_conversion_ends_when_a_shard_of_its_origin_goes_away_and_resumes_when_it_is_back(
     tmp_path: Path, whole: Whole
 ) -> None:
     origin, target = shutil.copytree(whole.plain["hdf5"], tmp_path / "origin"), tmp_path / "data"
@@ -590,7 +586,7 @@ def test_an_origin_whose_shard_goes_away_during_the_conversion_ends_it_and_it_go
     with pytest.raises(DamagedError):
         converter.convert(origin, target, format_name="zarr", progress=remove)
     assert not is_called_whole(target, whole.source)
-    assert {*hidden(target)} == {DRAFT, PROGRESS}
+    assert {*hidden(target)} == {PARTIAL_MANIFEST, PROGRESS}
     away.rename(origin / "circles")
     assert converter.convert(origin, target, format_name="zarr").kept > 0
     assert tree(target) == tree(whole.plain["zarr"])
@@ -613,7 +609,7 @@ def refuse_thread(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 # of the thresholds, the first and the third of the shards
 @pytest.mark.parametrize("number", [0, 3, 5])
-def test_a_build_whose_threads_cannot_start_is_done_by_those_that_could(
+def test_a_build_runs_on_the_threads_that_could_start(
     tmp_path: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     root, chosen = tmp_path / "data", recipe.load(str(whole.recipes["zarr"]))
@@ -623,17 +619,17 @@ def test_a_build_whose_threads_cannot_start_is_done_by_those_that_could(
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_a_job_that_raises_ends_the_build_cleanly_and_the_next_goes_on(
+def test_a_job_that_raises_ends_the_build_cleanly_and_the_next_build_resumes(
     tmp_path: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch, format_name: str
 ) -> None:
     root, chosen = tmp_path / "data", recipe.load(str(whole.recipes[format_name]))
     original = planning.Resolved.deriver
 
-    def deriver(resolved: planning.Resolved, section: Split) -> Deriver:
-        derive = original(resolved, section)
+    def deriver(resolved: planning.Resolved, split: Split) -> Deriver:
+        derive = original(resolved, split)
 
         def fail(*arguments: Any) -> None:
-            if section.folder == "circles/test":
+            if split.folder == "circles/test":
                 raise ZeroDivisionError
             derive(*arguments)
 
@@ -642,7 +638,7 @@ def test_a_job_that_raises_ends_the_build_cleanly_and_the_next_goes_on(
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         patch.setattr(planning.Resolved, "deriver", deriver)
         builder.build(chosen, root, workers=3)
-    assert {*hidden(root)} <= {DRAFT, PROGRESS}
+    assert {*hidden(root)} <= {PARTIAL_MANIFEST, PROGRESS}
     assert not (root / MANIFEST).exists()
     builder.build(chosen, root)
     assert tree(root) == tree(whole.plain[format_name])

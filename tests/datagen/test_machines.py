@@ -1,5 +1,4 @@
-"""A dataset is the same bytes on every machine: locale, time zone, umask, cores, workers and
-processor tell nothing.
+"""Test that a dataset has the same bytes for any locale, time zone, umask and processor.
 
 Modes are no part of that: they follow the umask, as tests of writing files hold.
 """
@@ -48,9 +47,7 @@ for name, other in (("zarr", "hdf5"), ("hdf5", "zarr")):
 
 @dataclass(frozen=True)
 class Machine:
-    """One way of being another machine; no cores means all there are, and no workers the command's
-    own choice.
-    """
+    """A machine to imitate; None means all cores, and the default number of workers."""
 
     variables: dict[str, str] = field(default_factory=dict)
     umask: str = "022"
@@ -111,7 +108,7 @@ OTHERS = {
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
-    """By machine, the folder in which it built and converted everything."""
+    """Build and convert everything on each machine; return the folders by machine."""
     place = tmp_path_factory.mktemp("machines")
     arrays: dict[str, Any] = {"classes": CLASSES}
     for split, (images, labels) in split_digits(COUNTS).items():
@@ -126,10 +123,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]
         machines = {name: machine for name, machine in machines.items() if not machine.cores}
     folders = {name: place / name for name in machines}
     running = {name: machine.start(folders[name], place) for name, machine in machines.items()}
-    said = {name: process.communicate()[1] for name, process in running.items()}
+    errors = {name: process.communicate()[1] for name, process in running.items()}
     assert {name: process.returncode for name, process in running.items()} == dict.fromkeys(
         machines, 0
-    ), said
+    ), errors
     yield folders
 
 
@@ -144,7 +141,7 @@ def test_a_dataset_is_the_same_bytes_on_every_machine(built: dict[str, Path], ma
 
 
 @pytest.mark.parametrize("format_name", ["zarr", "hdf5"])
-def test_a_dataset_in_parts_is_the_same_bytes_as_one_in_one_go(
+def test_a_dataset_built_in_parts_has_the_bytes_of_one_built_at_once(
     built: dict[str, Path], format_name: str
 ) -> None:
     for folder in built.values():

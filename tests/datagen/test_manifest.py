@@ -1,6 +1,4 @@
-"""A manifest has one spelling; every other one, every contradiction and hostile value is refused
-with a reason.
-"""
+"""Test that a manifest has one encoding, and that contradictory or hostile ones are refused."""
 
 from __future__ import annotations
 
@@ -99,7 +97,7 @@ def sealed(draw: st.DrawFn) -> Manifest:
 
 
 def small() -> Manifest:
-    """A manifest of one section with two columns and two shards."""
+    """A manifest of one split with two columns and two shards."""
     image = Column(
         "image", "|u1", (2, 3), ("y", "x"), "foreground/train/image/c/{shard}/0/0", "ab" * 32
     )
@@ -123,7 +121,7 @@ def small() -> Manifest:
 
 
 def with_tasks(*tasks: str, names: Sequence[str] = ("train",)) -> Manifest:
-    """The small manifest, its only split under each of these tasks and names."""
+    """Give the small manifest's only split each of these tasks and names."""
     split = small().splits["foreground", "train"]
     listed = {
         (task, name): replace(split, task=task, name=name) for task in tasks for name in names
@@ -136,13 +134,13 @@ def plain() -> Any:
 
 
 def resealed(value: Any) -> bytes:
-    """The JSON spelled canonically, its own digest made anew: what a careful forger would leave."""
+    """Encode as canonical JSON with a valid digest of the manifest, as a careful forger would."""
     rest = {key: part for key, part in value.items() if key != "sha256"}
     return canonical_json(rest | {"sha256": hashlib.sha256(canonical_json(rest)).hexdigest()})
 
 
 def forged(value: Any) -> bytes:
-    """As `resealed`, with the dataset digest made anew too."""
+    """Do as `resealed`, and compute the dataset digest again too."""
     listed = [
         [
             task,
@@ -177,7 +175,7 @@ def test_a_manifest_comes_back_from_its_bytes(manifest: Manifest) -> None:
     assert to_bytes(back) == data
 
 
-def test_the_bytes_are_those_of_the_format_page() -> None:
+def test_the_bytes_follow_the_format_page() -> None:
     data = to_bytes(small())
     value = json.loads(data)
     assert data == (json.dumps(value, sort_keys=True, indent=2) + "\n").encode("ascii")
@@ -199,7 +197,7 @@ def test_tasks_and_splits_come_back_in_the_order_of_the_work() -> None:
     assert list(back.tasks["circles"]) == list(back.source.digits) == ["train", "val", "test"]
 
 
-def test_bytes_of_a_split_are_those_of_all_its_samples() -> None:
+def test_the_bytes_of_a_split_count_all_its_samples() -> None:
     assert small().tasks["foreground"]["train"].bytes == 300 * (6 + 1)
 
 
@@ -236,7 +234,7 @@ SPELLINGS: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_any_other_spelling_of_the_same_facts_is_refused(spelling: str) -> None:
+def test_any_other_encoding_of_the_same_facts_is_refused(spelling: str) -> None:
     data = SPELLINGS[spelling](to_bytes(small()))
     assert data != to_bytes(small())
     refused(data)
@@ -262,7 +260,7 @@ NO_MANIFEST: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", NO_MANIFEST)
-def test_what_is_no_manifest_is_told_as_such(name: str) -> None:
+def test_a_file_that_is_not_a_manifest_is_reported_as_such(name: str) -> None:
     assert "not a manifest" in refused(NO_MANIFEST[name], FormatError)
 
 
@@ -278,7 +276,7 @@ def test_a_count_is_a_natural_number(place: str, value: str) -> None:
 
 
 @pytest.mark.parametrize("digits", [20, 1000, 4000, 4300])
-def test_a_number_of_many_digits_is_refused(digits: int) -> None:
+def test_a_number_with_many_digits_is_refused(digits: int) -> None:
     for place in (
         b'"bytes": 7',
         b'"count": 300',
@@ -294,7 +292,7 @@ def test_a_number_of_many_digits_is_refused(digits: int) -> None:
 
 
 @pytest.mark.parametrize("depth", range(900, 1000, 7))
-def test_nesting_that_json_just_bears_is_refused(depth: int) -> None:
+def test_nesting_at_the_limit_of_json_is_refused(depth: int) -> None:
     nest = b"[" * depth + b"]" * depth
     for place in (
         b'"name": "npz"',
@@ -310,7 +308,7 @@ def test_nesting_that_json_just_bears_is_refused(depth: int) -> None:
 
 
 @pytest.mark.parametrize("version", [0, 2, 3, -1, 1.0, True, None, "1", [1], {"a": 1}, 10**30])
-def test_a_version_that_is_not_known_is_a_matter_of_format_whatever_else_is_there(
+def test_an_unknown_version_is_a_format_error_before_any_other_problem(
     version: Any,
 ) -> None:
     value = {"format": {"name": "datagen", "version": version}, "news": "of the future"}
@@ -323,12 +321,12 @@ def test_a_version_that_is_not_known_is_a_matter_of_format_whatever_else_is_ther
 @pytest.mark.parametrize(
     "name", ["Datagen", "croissant", "", None, 1, [], ["x" * 100_000], {"name": {}}]
 )
-def test_another_format_is_told_as_such(name: Any) -> None:
+def test_another_format_is_reported_as_such(name: Any) -> None:
     refused(canonical_json({"format": {"name": name, "version": 1}}), FormatError)
 
 
 @pytest.mark.parametrize("stated", [None, 1, "datagen", [], ["name", "version"]])
-def test_a_format_that_is_no_record_is_told_as_such(stated: Any) -> None:
+def test_a_format_entry_that_is_not_an_object_is_reported(stated: Any) -> None:
     refused(canonical_json({"format": stated}), FormatError)
 
 
@@ -348,7 +346,7 @@ EDITS: dict[str, Callable[[Any], object]] = {
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_an_edited_fact_is_noticed_also_where_the_manifest_is_sealed_anew(name: str) -> None:
+def test_an_edited_fact_is_found_even_if_the_manifest_is_sealed_again(name: str) -> None:
     value = plain()
     EDITS[name](value)
     assert "its sha256 is not that of the rest" in refused(canonical_json(value))
@@ -361,7 +359,7 @@ def test_the_source_of_a_recipe_is_a_name() -> None:
     assert refused(forged(value)).endswith("recipe.source must be a name, without a path")
 
 
-def test_a_section_has_columns() -> None:
+def test_a_split_has_columns() -> None:
     value = plain()
     value["tasks"]["foreground"]["train"]["columns"] = []
     value["tasks"]["foreground"]["train"]["table"]["bytes"] = 0
@@ -471,7 +469,7 @@ RULES_OUTSIDE = [
 
 
 @pytest.mark.parametrize("path", PLACES_OUTSIDE)
-def test_a_path_that_leaves_the_dataset_is_refused_however_well_forged(path: str) -> None:
+def test_a_path_that_leaves_the_dataset_is_refused_even_with_valid_digests(path: str) -> None:
     for edit in (set_path(path), set_table(path)):
         value = plain()
         edit(value)
@@ -479,7 +477,7 @@ def test_a_path_that_leaves_the_dataset_is_refused_however_well_forged(path: str
 
 
 @pytest.mark.parametrize("path", ["a/{shard}", "{shard:05d}", "{}"])
-def test_only_the_path_of_a_shard_has_a_place_for_its_number(path: str) -> None:
+def test_only_the_path_of_a_shard_contains_a_placeholder(path: str) -> None:
     for edit in (set_path(path), set_table(path)):
         value = plain()
         edit(value)
@@ -487,14 +485,14 @@ def test_only_the_path_of_a_shard_has_a_place_for_its_number(path: str) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES_OUTSIDE)
-def test_a_rule_for_paths_does_nothing_but_place_the_number_of_the_shard(rule: str) -> None:
+def test_a_path_rule_only_inserts_the_shard_number(rule: str) -> None:
     value = plain()
     set_rule(rule)(value)
     assert "must be a rule for paths within the dataset" in refused(forged(value))
 
 
 @given(st.text("{}shard:05d!.[]_/x0\\", max_size=20) | st.text(max_size=20))
-def test_no_rule_that_is_taken_can_be_anything_but_a_path_within_the_dataset(rule: str) -> None:
+def test_every_accepted_rule_is_a_path_within_the_dataset(rule: str) -> None:
     value = plain()
     set_rule(rule)(value)
     try:
@@ -532,7 +530,7 @@ BAD_NAMES = [
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
-def test_names_that_form_paths_are_of_letters_digits_and_underscores(name: str) -> None:
+def test_names_in_paths_have_only_letters_digits_and_underscores(name: str) -> None:
     edits: list[Callable[[Any], object]] = [
         lambda value: value["tasks"].update({name: value["tasks"].pop("foreground")}),
         lambda value: value["tasks"]["foreground"]["train"]["columns"][0].update(name=name),
@@ -653,16 +651,16 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Any, Any], object], str]] = {
 
 
 @pytest.mark.parametrize("name", CONTRADICTIONS)
-def test_a_contradiction_is_told_however_well_forged(name: str) -> None:
-    edit, told = CONTRADICTIONS[name]
+def test_a_contradiction_is_reported_even_with_valid_digests(name: str) -> None:
+    edit, expected = CONTRADICTIONS[name]
     value = plain()
     edit(value, value["tasks"]["foreground"]["train"])
     message = refused(forged(value))
     assert re.search("not a manifest of this version: |the manifest contradicts itself: ", message)
-    assert told in message
+    assert expected in message
 
 
-def test_a_sample_may_have_three_axes_of_any_side_to_a_mebi() -> None:
+def test_a_sample_can_have_three_axes_of_up_to_2_to_the_20() -> None:
     value = plain()
     sides = [1, (1 << 20) - 1, 7]
     value["tasks"]["foreground"]["train"]["columns"][0].update(
@@ -674,7 +672,7 @@ def test_a_sample_may_have_three_axes_of_any_side_to_a_mebi() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 1 << 40])
-def test_a_split_may_have_one_sample_or_as_many_as_a_recipe_may_ask_for(count: int) -> None:
+def test_a_split_can_have_one_sample_or_the_largest_count_of_a_recipe(count: int) -> None:
     value = plain()
     train = value["tasks"]["foreground"]["train"]
     train.update(count=count)
@@ -688,7 +686,7 @@ def test_the_forger_of_these_tests_is_careful() -> None:
     assert from_bytes(forged(value), path=PATH).tasks["foreground"]["train"].count == 301
 
 
-def test_all_contradictions_are_told_at_once_and_the_first_twenty_by_name() -> None:
+def test_all_contradictions_are_counted_and_the_first_twenty_named() -> None:
     value = plain()
     for edit, _ in list(CONTRADICTIONS.values())[:2]:
         edit(value, value["tasks"]["foreground"]["train"])
@@ -700,7 +698,7 @@ def test_all_contradictions_are_told_at_once_and_the_first_twenty_by_name() -> N
     assert re.search(r"and \d+ more", refused(forged(value)))
 
 
-def test_every_wrong_value_is_told_in_full() -> None:
+def test_every_wrong_value_has_a_full_message() -> None:
     value = plain()
     train = value["tasks"]["foreground"]["train"]
     image, label = train["columns"]
@@ -713,16 +711,16 @@ def test_every_wrong_value_is_told_in_full() -> None:
     value["source"]["tile"] = [2]
     value["files"][0].update(path="/x", digest="")
     value["digest"] = "12"
-    head, told = refused(resealed(value)).split(" version: ")
+    head, listed = refused(resealed(value)).split(" version: ")
     assert head == "some/manifest.json: not a manifest of this"
-    assert told.split("; ") == [
+    assert listed.split("; ") == [
         "digest must be a digest of 32 bytes in hex, not '12'",
         "source.tile must be a height and a width, not [2]",
         "a key of tasks must be a name of letters a to z, digits and underscores, not 'Rings'",
         "tasks.foreground.train.count must be an integer from 1 to 1,099,511,627,776, not 0",
         *(
-            f"tasks.foreground.train.columns[{number}].{told}"
-            for number, told in (
+            f"tasks.foreground.train.columns[{number}].{listed}"
+            for number, listed in (
                 (0, "dtype must be one of |u1, <u4, <i8, not 'O'"),
                 (0, "shape must be the shape of a sample, not [0, 3]"),
                 (0, "axes[0] must be a name of letters a to z, digits and underscores, not 'Y'"),
@@ -740,7 +738,7 @@ def test_every_wrong_value_is_told_in_full() -> None:
     ]
 
 
-def test_every_contradiction_is_told_in_full() -> None:
+def test_every_contradiction_has_a_full_message() -> None:
     value = plain()
     train = value["tasks"]["foreground"]["train"]
     image, label = train["columns"]
@@ -749,9 +747,9 @@ def test_every_contradiction_is_told_in_full() -> None:
     train["table"].update(bytes=1)
     value["tasks"]["foreground"]["extra"] = plain()["tasks"]["foreground"]["train"]
     value["source"]["digits"].pop("val")
-    head, told = refused(resealed(value)).split(" itself: ")
+    head, listed = refused(resealed(value)).split(" itself: ")
     assert head == "some/manifest.json: the manifest contradicts"
-    assert told.split("; ") == [
+    assert listed.split("; ") == [
         "source.digits must have train, val, test",
         "tasks.foreground.train: two columns have the same name",
         "tasks.foreground.train.image: axes must name each axis of a sample",
@@ -760,13 +758,13 @@ def test_every_contradiction_is_told_in_full() -> None:
     ]
 
 
-def test_a_wrong_digest_is_the_one_contradiction_of_an_edited_fact() -> None:
+def test_a_wrong_digest_is_the_only_contradiction_of_an_edited_fact() -> None:
     assert refused(resealed(plain() | {"digest": "00" * 32})).endswith(
         " itself: digest is not that of the columns"
     )
 
 
-def test_twenty_contradictions_are_told_without_a_count_of_more() -> None:
+def test_twenty_contradictions_are_listed_without_a_count_of_more() -> None:
     message = refused(
         resealed(plain() | {"files": [{"path": "..", "bytes": 1, "digest": "00" * 16}] * 20})
     )
@@ -805,7 +803,8 @@ WRONG_TYPES: dict[str, tuple[Callable[[Any], object], str]] = {
     ),
     "a number too large": (
         lambda value: value["source"]["digits"]["val"].update(dropped_within=1 << 63),
-        "source.digits.val.dropped_within must be an integer from 0 to 2^63 - 1, not 9223372036854775808",
+        "source.digits.val.dropped_within must be an integer from 0 to 2^63 - 1, "
+        "not 9223372036854775808",
     ),
     "no list": (lambda value: value.update(files={}), "files must be a list, not {}"),
     "no object": (lambda value: value.update(tasks=[]), "tasks must be an object, not []"),
@@ -820,14 +819,17 @@ WRONG_TYPES: dict[str, tuple[Callable[[Any], object], str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG_TYPES)
-def test_a_value_of_a_wrong_type_is_told_with_its_place_in_the_manifest(name: str) -> None:
-    edit, told = WRONG_TYPES[name]
+def test_a_value_of_a_wrong_type_is_reported_with_its_place_in_the_manifest(name: str) -> None:
+    edit, expected = WRONG_TYPES[name]
     value = plain()
     edit(value)
-    assert refused(resealed(value)) == f"some/manifest.json: not a manifest of this version: {told}"
+    assert (
+        refused(resealed(value))
+        == f"some/manifest.json: not a manifest of this version: {expected}"
+    )
 
 
-def test_what_is_no_manifest_of_this_version_is_told_in_full() -> None:
+def test_a_manifest_of_another_version_has_a_full_message() -> None:
     assert (
         refused(b"[]\n", FormatError)
         == "some/manifest.json: not a manifest (expected a JSON object, found list)"
@@ -837,42 +839,46 @@ def test_what_is_no_manifest_of_this_version_is_told_in_full() -> None:
             f"some/manifest.json: not a manifest of this format (expected datagen, found {found})"
         )
     assert refused(canonical_json({"format": {"name": "datagen", "version": 2}}), FormatError) == (
-        "some/manifest.json: a version of the format that this program does not know (expected 1, found 2); "
+        "some/manifest.json: a version of the format that this program does not know "
+        "(expected 1, found 2); "
         "install the version of datagen that wrote it, or a later one"
     )
     assert refused(to_bytes(small()) + b" ") == (
-        "some/manifest.json: the manifest is damaged: its bytes are not canonical, or its sha256 is not that of the rest; "
+        "some/manifest.json: the manifest is damaged: its bytes are not canonical, "
+        "or its sha256 is not that of the rest; "
         "without it nothing is known of the shards: remove the folder and build it again"
     )
 
 
-def test_a_manifest_that_cannot_be_taken_from_its_folder_is_told_in_full(tmp_path: Path) -> None:
+def test_a_manifest_that_cannot_be_loaded_has_a_full_message(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
 
-    def told(kind: type[DatagenError]) -> str:
+    def loading_error(kind: type[DatagenError]) -> str:
         with pytest.raises(kind) as caught:
             manifests.load(tmp_path)
         return str(caught.value)
 
-    assert told(FormatError) == (
-        f"{tmp_path}: not a finished dataset: there is no manifest (expected a file manifest.json, found nothing); "
+    assert loading_error(FormatError) == (
+        f"{tmp_path}: not a finished dataset: there is no manifest "
+        "(expected a file manifest.json, found nothing); "
         "build it with 'datagen build'"
     )
     for tasks, found in (((), "none"), (("foreground", "circles"), "foreground, circles")):
         path.write_bytes(to_bytes(with_tasks(*tasks)))
-        assert told(DamagedError) == (
-            f"{path}: not the tasks of its recipe (expected foreground, circles, mosaics, found {found})"
+        assert loading_error(DamagedError) == (
+            f"{path}: not the tasks of its recipe "
+            f"(expected foreground, circles, mosaics, found {found})"
         )
     path.write_bytes(b"[]\n")
-    assert told(FormatError).startswith(f"{path}: not a manifest")
+    assert loading_error(FormatError).startswith(f"{path}: not a manifest")
     path.write_bytes(bytes(MAX_MANIFEST_BYTES + 1))
     assert (
-        told(DamagedError)
+        loading_error(DamagedError)
         == f"{path}: too large (expected at most 1,048,576 bytes, found 1,048,577)"
     )
 
 
-def test_a_shard_table_of_another_size_is_told_in_full() -> None:
+def test_a_shard_table_of_the_wrong_size_has_a_full_message() -> None:
     with pytest.raises(DamagedError) as caught:
         table_from_bytes(bytes(7), columns=1, shards=2, path=PATH)
     assert (
@@ -895,7 +901,7 @@ def test_a_shard_table_of_another_size_is_told_in_full() -> None:
         lambda table: table.update({f"key{number}": 0 for number in range(30_000)}),
     ],
 )
-def test_a_recipe_that_is_not_valid_is_damage_of_the_manifest(
+def test_an_invalid_recipe_is_damage_of_the_manifest(
     edit: Callable[[Any], object],
 ) -> None:
     value = plain()
@@ -905,16 +911,17 @@ def test_a_recipe_that_is_not_valid_is_damage_of_the_manifest(
     assert time.perf_counter() - started < 5
 
 
-def test_what_is_wrong_with_a_recipe_is_told_in_full() -> None:
+def test_problems_of_a_recipe_have_full_messages() -> None:
     value = plain()
     value["recipe"].update(seed=-1)
     assert refused(forged(value)) == (
-        "some/manifest.json: the recipe in the manifest is not valid: manifest.json: not a valid recipe: "
+        "some/manifest.json: the recipe in the manifest is not valid: "
+        "manifest.json: not a valid recipe: "
         "seed must be an integer from 0 to 9,223,372,036,854,775,807, not -1"
     )
 
 
-def test_defaults_left_out_of_the_recipe_are_another_spelling() -> None:
+def test_defaults_left_out_of_the_recipe_are_not_canonical() -> None:
     value = plain()
     value["recipe"]["storage"].pop("compression")
     assert "not canonical" in refused(forged(value))
@@ -929,14 +936,14 @@ def test_defaults_left_out_of_the_recipe_are_another_spelling() -> None:
         lambda source, text: source.update(digests={text: "00"}),
     ],
 )
-def test_half_a_character_is_no_text(edit: Callable[[Any, str], object]) -> None:
+def test_a_lone_surrogate_is_not_text(edit: Callable[[Any, str], object]) -> None:
     value = plain()
     edit(value["source"], "\ud800")
     assert "Unicode text" in refused(forged(value))
 
 
 def nodes(value: Any) -> list[tuple[Any, Any]]:
-    """(container, key) of every node below `value`."""
+    """Yield (container, key) of every node below `value`."""
     items = (
         value.items()
         if isinstance(value, dict)
@@ -959,7 +966,7 @@ JUNK = st.recursive(
 
 @settings(max_examples=150)
 @given(st.data(), JUNK, st.booleans())
-def test_no_value_anywhere_raises_anything_but_the_package_s_errors(
+def test_any_value_anywhere_raises_only_errors_of_the_package(
     data: st.DataObject, junk: Any, drop: bool
 ) -> None:
     value = plain()
@@ -997,7 +1004,7 @@ def test_a_manifest_is_loaded_from_its_folder(tmp_path: Path) -> None:
     assert manifests.load(tmp_path) == with_all_tasks()
 
 
-def test_a_plan_under_the_name_of_a_manifest_is_no_dataset(tmp_path: Path) -> None:
+def test_a_plan_named_manifest_json_is_not_a_dataset(tmp_path: Path) -> None:
     for manifest in (with_tasks(), small()):
         (tmp_path / "manifest.json").write_bytes(to_bytes(manifest))
         with pytest.raises(
@@ -1007,7 +1014,7 @@ def test_a_plan_under_the_name_of_a_manifest_is_no_dataset(tmp_path: Path) -> No
             manifests.load(tmp_path)
 
 
-def test_a_folder_without_a_manifest_is_no_dataset(tmp_path: Path) -> None:
+def test_a_folder_without_a_manifest_is_not_a_dataset(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "absent"):
         with pytest.raises(
             FormatError, match=r"not a finished dataset.*found nothing.*datagen build"
@@ -1026,7 +1033,7 @@ def link(path: Path) -> None:
     "make",
     [link, Path.mkdir, lambda path: path.symlink_to(path), lambda path: path.symlink_to("nowhere")],
 )
-def test_a_manifest_is_a_regular_file_and_no_link_is_followed(
+def test_a_manifest_must_be_a_regular_file_and_links_are_not_followed(
     tmp_path: Path, make: Callable[[Path], object]
 ) -> None:
     make(tmp_path / "manifest.json")
@@ -1053,9 +1060,7 @@ def test_the_largest_manifest_is_read_whole(tmp_path: Path) -> None:
         manifests.read_bounded(tmp_path / "x", MAX_MANIFEST_BYTES - 1)
 
 
-def test_a_place_that_cannot_be_read_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_path_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StorageError, match="too long"):
         manifests.load(tmp_path / ("n" * 300))
     (tmp_path / "manifest.json").write_bytes(b"")
@@ -1120,7 +1125,7 @@ def a_split_without_facts(value: Any) -> None:
     "edit",
     [columns_of_nothing, a_shape_of_many_sides, a_column_of_many_axes, a_split_without_facts],
 )
-def test_a_name_of_any_length_is_told_short_and_costs_little(edit: Callable[[Any], None]) -> None:
+def test_a_name_of_any_length_is_shortened_and_costs_little(edit: Callable[[Any], None]) -> None:
     value = plain()
     edit(value)
     data = resealed(value)

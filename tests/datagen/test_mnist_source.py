@@ -119,7 +119,7 @@ def everything(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 @pytest.mark.parametrize("dotted", [False, True])
-def test_any_container_and_spelling_will_do(
+def test_every_container_and_file_name_is_accepted(
     tmp_path: Path, pack: Callable[[bytes], bytes], suffix: str, dotted: bool
 ) -> None:
     for name, content in CONTENTS.items():
@@ -157,7 +157,9 @@ def test_an_absent_folder_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / "absent") in str(caught.value)
 
 
-def test_other_bytes_than_the_pinned_are_refused_with_both_digests(tmp_path: Path) -> None:
+def test_bytes_that_differ_from_the_pinned_ones_are_refused_with_both_digests(
+    tmp_path: Path,
+) -> None:
     folder = lay(tmp_path / "mine")
     path = folder / "train-labels-idx1-ubyte"
     path.write_bytes(other := idx.encode(np.array([1, 0, 1], np.uint8)))
@@ -218,7 +220,7 @@ def test_a_damaged_cache_file_is_reported_and_alone_fetched_again(
     assert [str(damaged) in one and "fetched again" in one for one in warnings] == [True]
 
 
-def test_a_place_of_the_system_serves_where_the_cache_is_empty(tmp_path: Path) -> None:
+def test_a_system_folder_is_used_if_the_cache_is_empty(tmp_path: Path) -> None:
     place = lay(tmp_path / "system", "{}.gz", gzip.compress)
     pinned = replace(TINY, places=(place,))
     assert mnist.load(pinned, cache=tmp_path / "c").parts["test"].labels.tolist() == [2, 1]
@@ -226,7 +228,7 @@ def test_a_place_of_the_system_serves_where_the_cache_is_empty(tmp_path: Path) -
     assert not (tmp_path / "c").exists()
 
 
-def test_a_damaged_place_of_the_system_is_reported_and_passed_over(
+def test_a_damaged_system_folder_is_reported_and_skipped(
     tmp_path: Path, serve: Callable[[Answer], str]
 ) -> None:
     place = lay(tmp_path / "system", pack=gzip.compress)
@@ -257,12 +259,12 @@ def test_the_cache_is_filled_with_decompressed_files_and_progress_is_reported(
     ]
 
 
-def test_a_second_fetch_asks_nobody(tmp_path: Path, serve: Callable[[Answer], str]) -> None:
+def test_a_second_fetch_uses_no_mirror(tmp_path: Path, serve: Callable[[Answer], str]) -> None:
     mnist.fetch(with_mirrors(serve(good)), cache=tmp_path)
     mnist.fetch(TINY, cache=tmp_path)
 
 
-def test_a_mirror_may_serve_files_that_are_not_compressed(
+def test_a_mirror_can_serve_uncompressed_files(
     tmp_path: Path, serve: Callable[[Answer], str]
 ) -> None:
     mnist.fetch(with_mirrors(serve(lambda request: send(request, asked(request)))), cache=tmp_path)
@@ -345,7 +347,7 @@ def test_a_mirror_that_fails_is_noted_and_the_next_one_tried(
     assert REFUSALS[answer] in warnings[0]
 
 
-def test_where_no_mirror_helps_each_is_quoted_and_nothing_is_left(
+def test_if_every_mirror_fails_each_is_quoted_and_nothing_is_left(
     tmp_path: Path, serve: Callable[[Answer], str]
 ) -> None:
     bases = [serve(answer) for answer in REFUSALS]
@@ -362,7 +364,7 @@ def test_where_no_mirror_helps_each_is_quoted_and_nothing_is_left(
     assert everything(tmp_path) == {}
 
 
-def test_a_mirror_that_hangs_is_left_after_the_timeout_and_not_asked_again(
+def test_a_mirror_that_hangs_is_left_after_the_timeout_and_not_tried_again(
     tmp_path: Path, serve: Callable[[Answer], str]
 ) -> None:
     released = threading.Event()
@@ -383,7 +385,7 @@ def test_a_mirror_that_hangs_is_left_after_the_timeout_and_not_asked_again(
     assert everything(tmp_path) == CONTENTS
 
 
-def test_a_mirror_that_hangs_in_the_middle_is_left_too(
+def test_a_mirror_that_hangs_midway_is_left_too(
     tmp_path: Path, serve: Callable[[Answer], str]
 ) -> None:
     released = threading.Event()
@@ -400,7 +402,7 @@ def test_a_mirror_that_hangs_in_the_middle_is_left_too(
     assert "no answer in 0.2 s" in warnings[0]
 
 
-def test_a_mirror_that_drips_is_left(serve: Callable[[Answer], str]) -> None:
+def test_a_mirror_that_sends_too_slowly_is_left(serve: Callable[[Answer], str]) -> None:
     released = threading.Event()
 
     def drip(request: BaseHTTPRequestHandler) -> None:
@@ -415,7 +417,7 @@ def test_a_mirror_that_drips_is_left(serve: Callable[[Answer], str]) -> None:
     assert caught.value.gone
 
 
-def test_a_mirror_that_cannot_be_reached_is_asked_once(
+def test_a_mirror_that_cannot_be_reached_is_tried_once(
     tmp_path: Path, serve: Callable[[Answer], str]
 ) -> None:
     warnings: list[str] = []
@@ -425,7 +427,7 @@ def test_a_mirror_that_cannot_be_reached_is_asked_once(
     assert [one.split(":")[-2:-1] for one in warnings] == [[" could not be reached"]]
 
 
-def test_mirrors_may_be_chosen_by_the_environment(
+def test_the_environment_can_choose_the_mirrors(
     tmp_path: Path, serve: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATAGEN_MIRRORS", f"{serve(not_found)} {serve(good).rstrip('/')}")
@@ -434,13 +436,13 @@ def test_mirrors_may_be_chosen_by_the_environment(
 
 
 @pytest.mark.parametrize("url", ["file:///etc/", "ftp://there/", "mirror"])
-def test_only_http_is_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+def test_a_mirror_must_use_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("DATAGEN_MIRRORS", url)
     with pytest.raises(InputError, match=rf"DATAGEN_MIRRORS: not a mirror .*found {url}"):
         mnist.fetch(TINY, cache=tmp_path)
 
 
-def test_an_address_that_is_none_is_a_refusal() -> None:
+def test_an_invalid_address_is_refused() -> None:
     with pytest.raises(mirrors.RefusalError, match="broke off"):
         mirrors.get("http://[half/file", limit=9)
 
@@ -522,11 +524,11 @@ def test_pins_and_mirrors_are_well_formed(pinned: mnist.Pinned) -> None:
     assert len(pinned.classes) == 10
 
 
-def test_mnist_is_asked_for_over_https_alone() -> None:
+def test_mnist_is_fetched_over_https_only() -> None:
     assert all(mirror.startswith("https://") for mirror in mnist.MNIST.mirrors)
 
 
-def test_mnist_itself_is_what_the_pins_say(mnist_folder: Path) -> None:
+def test_mnist_matches_its_pins(mnist_folder: Path) -> None:
     source = sources.load("mnist", directory=mnist_folder)
     assert source.parts["train"].images.shape == (60_000, 28, 28)
     assert source.parts["test"].images.shape == (10_000, 28, 28)
@@ -547,6 +549,6 @@ def test_mnist_itself_is_what_the_pins_say(mnist_folder: Path) -> None:
 @pytest.mark.skipif(
     not mnist.FASHION_MNIST.places[0].is_dir(), reason="needs the system's Fashion-MNIST"
 )
-def test_fashion_mnist_itself_is_what_the_pins_say(tmp_path: Path) -> None:
+def test_fashion_mnist_matches_its_pins(tmp_path: Path) -> None:
     source = sources.load("fashion-mnist", cache=tmp_path)
     assert np.bincount(source.parts["train"].labels).tolist() == [6_000] * 10

@@ -64,14 +64,14 @@ def inputs(draw: st.DrawFn) -> tuple[Bytes, Bytes, Bytes, Rows]:
     )
 
 
-def test_a_small_mosaic_is_the_one_written_by_hand() -> None:
+def test_a_small_mosaic_matches_one_written_by_hand() -> None:
     image, mask = composed(TILES, THRESHOLDS, LABELS, np.array([[[1, 0], [2, 1]]], np.uint32))
     assert image.tolist() == [[[4, 5, 0, 1], [6, 7, 2, 3], [8, 9, 4, 5], [10, 255, 6, 7]]]
     assert mask.tolist() == [[[0, 0, 0, 0], [0, 5, 1, 1], [0, 0, 0, 0], [254, 254, 0, 5]]]
 
 
 @given(inputs())
-def test_mosaics_are_the_ones_of_the_definition(drawn: tuple[Bytes, Bytes, Bytes, Rows]) -> None:
+def test_mosaics_follow_the_definition(drawn: tuple[Bytes, Bytes, Bytes, Rows]) -> None:
     image, mask = composed(*drawn)
     assert (image.tolist(), mask.tolist()) == composed_by_pixel(*drawn)
 
@@ -87,7 +87,7 @@ def test_mosaics_are_the_same_across_blocks_of_any_size(
 
 
 @pytest.mark.parametrize(("size", "lengths"), [(17, [12, 12, 12, 12, 6, 6]), (1, [6] * 10)])
-def test_no_more_is_held_than_the_line_numbers_of_a_block(
+def test_memory_is_bounded_by_the_row_numbers_of_a_block(
     monkeypatch: pytest.MonkeyPatch, size: int, lengths: list[int]
 ) -> None:
     found: list[int] = []
@@ -104,7 +104,7 @@ def test_no_more_is_held_than_the_line_numbers_of_a_block(
     assert found == lengths
 
 
-def test_tiles_may_be_read_only() -> None:
+def test_tiles_can_be_read_only() -> None:
     tiles = TILES.copy()
     tiles.flags.writeable = False
     image, _ = composed(tiles, THRESHOLDS, LABELS, np.array([[[2]]], np.uint32))

@@ -80,12 +80,12 @@ def test_arrays_of_splits_come_split(tmp_path: Path, splits: tuple[str, ...]) ->
     ]
 
 
-def test_classes_may_be_named(tmp_path: Path) -> None:
+def test_classes_can_be_named(tmp_path: Path) -> None:
     source = npz.load(save(tmp_path / "a.npz", whole(classes=np.array(["zero", "ein", "ā"]))))
     assert source.classes == ("zero", "ein", "ā")
 
 
-def test_other_arrays_are_passed_over(tmp_path: Path) -> None:
+def test_other_arrays_are_skipped(tmp_path: Path) -> None:
     npz.load(save(tmp_path / "a.npz", whole(weights=np.array([{}], object))))
 
 
@@ -144,9 +144,7 @@ def spelled(cell: str) -> Arrays:
 
 
 @pytest.mark.parametrize("cell", [cell for cell, _ in rows("taken")])
-def test_every_layout_that_the_page_offers_is_taken_as_the_same_source(
-    tmp_path: Path, cell: str
-) -> None:
+def test_every_documented_layout_is_read_as_the_same_source(tmp_path: Path, cell: str) -> None:
     arrays = spelled(cell)
     source = sources.load(f"npz:{save(tmp_path / 'a.npz', arrays)}")
     assert set(source.parts) in ({"all"}, {"train", "test"}, {"train", "val", "test"})
@@ -162,7 +160,7 @@ def test_every_layout_that_the_page_offers_is_taken_as_the_same_source(
 
 
 @pytest.mark.parametrize(("cell", "words"), rows("refused"))
-def test_every_layout_that_the_page_refuses_is_refused_in_its_words(
+def test_every_layout_documented_as_refused_gives_the_documented_message(
     tmp_path: Path, cell: str, words: str
 ) -> None:
     path = save(tmp_path / "a.npz", spelled(cell))
@@ -174,20 +172,20 @@ def test_every_layout_that_the_page_refuses_is_refused_in_its_words(
         assert word in str(caught.value)
 
 
-def test_the_axis_of_a_channel_may_be_stored_in_any_order(tmp_path: Path) -> None:
+def test_the_axis_of_a_channel_can_be_stored_in_any_order(tmp_path: Path) -> None:
     for images in (tiles()[..., None], tiles()[:, None]):
         source = npz.load(save(tmp_path / "a.npz", whole(images=np.asfortranarray(images))))
         np.testing.assert_array_equal(source.parts["all"].images, tiles())
 
 
-def test_arrays_of_other_names_do_not_touch_those_of_the_own_names(tmp_path: Path) -> None:
+def test_arrays_of_other_names_do_not_affect_the_named_ones(tmp_path: Path) -> None:
     plain = npz.load(save(tmp_path / "a.npz", whole()))
     others: Arrays = {"x": tiles(9), "y_train": np.zeros(3), "X": tiles(1)}
     assert npz.load(save(tmp_path / "b.npz", whole(**others))).digests == plain.digests
 
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
-def test_every_version_of_numpy_s_format_is_taken(tmp_path: Path, version: tuple[int, int]) -> None:
+def test_every_version_of_the_npy_format_is_read(tmp_path: Path, version: tuple[int, int]) -> None:
     members = {}
     for name, array in whole().items():
         stream = io.BytesIO()
@@ -198,7 +196,7 @@ def test_every_version_of_numpy_s_format_is_taken(tmp_path: Path, version: tuple
     )
 
 
-def test_an_array_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_array_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     with zipfile.ZipFile(path, "w") as archive:
         for name in ("images.npy", "labels.npy", "images"):
@@ -207,21 +205,21 @@ def test_an_array_that_is_there_twice_is_refused(tmp_path: Path) -> None:
         npz.load(path)
 
 
-def test_an_archive_without_arrays_is_named_so(tmp_path: Path) -> None:
+def test_an_archive_without_arrays_is_reported_as_such(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"no array images(.|\n)*found no array; give images and labels"
     ):
         npz.load(save(tmp_path / "a.npz", {}))
 
 
-def test_class_names_of_no_characters_are_no_names(tmp_path: Path) -> None:
+def test_empty_class_names_are_refused(tmp_path: Path) -> None:
     members = {name: member(array) for name, array in whole().items()}
     members["classes"] = header("{'descr': '<U0', 'fortran_order': False, 'shape': (3,)}")
     with pytest.raises(InputError, match="classes: not a list of names"):
         npz.load(zipped(tmp_path / "a.npz", members))
 
 
-def test_a_single_array_is_refused_as_one(tmp_path: Path) -> None:
+def test_a_single_array_is_refused_as_such(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     np.save(path, tiles())
     with pytest.raises(
@@ -243,7 +241,7 @@ def test_a_single_array_is_refused_as_one(tmp_path: Path) -> None:
         ([0, 2, 5], None),
     ],
 )
-def test_labels_that_do_not_begin_at_0_are_remarked_on(
+def test_labels_that_do_not_begin_at_0_cause_a_remark(
     tmp_path: Path, labels: list[int], remark: str | None
 ) -> None:
     warnings: list[str] = []
@@ -260,7 +258,7 @@ def test_labels_that_do_not_begin_at_0_are_remarked_on(
     assert named == []
 
 
-def test_archives_of_one_array_each_are_put_together_as_the_page_says(
+def test_archives_of_one_array_each_are_combined_as_documented(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -456,7 +454,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_a_member_that_lies_is_refused_before_anything_is_allocated(
+def test_a_member_with_a_false_size_is_refused_before_anything_is_allocated(
     tmp_path: Path, case: str
 ) -> None:
     data, words = HOSTILE[case]
@@ -494,7 +492,7 @@ def test_an_archive_that_claims_more_than_deflate_can_give_is_refused(tmp_path: 
 
 
 @pytest.mark.parametrize("data", [b"", b"<html></html>", b"PK\3\4" + bytes(50)])
-def test_what_is_no_archive_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_not_an_archive_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "a.npz"
     path.write_bytes(data)
     with pytest.raises(InputError, match=r"a\.npz: not a whole \.npz file"):
@@ -531,7 +529,7 @@ def test_an_absent_file_is_named(tmp_path: Path) -> None:
     cut=st.integers(0, 2000),
     places=st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=3),
 )
-def test_damage_never_raises_anything_but_an_input_error(
+def test_damage_raises_only_input_errors(
     tmp_path_factory: pytest.TempPathFactory, cut: int, places: list[tuple[int, int]]
 ) -> None:
     path = save(tmp_path_factory.getbasetemp() / "damaged.npz", whole(), compressed=True)
@@ -626,7 +624,7 @@ def test_a_header_that_numpy_does_not_write_is_refused_in_few_words(
     assert str(caught.value).isprintable()
 
 
-def test_names_of_members_are_reported_in_few_words_that_can_be_printed(tmp_path: Path) -> None:
+def test_names_of_members_are_shortened_and_escaped(tmp_path: Path) -> None:
     path = zipped(
         tmp_path / "a.npz", {f"\x1b[2J{number}" + "x" * 50_000: b"" for number in range(30)}
     )

@@ -71,9 +71,7 @@ def test_a_constant_tile_has_its_value_and_so_no_foreground(value: int) -> None:
     assert not (tile > one(tile)).any()
 
 
-def test_a_tie_that_floating_point_decides_for_the_larger_level_is_decided_for_the_smaller() -> (
-    None
-):
+def test_a_tie_that_floating_point_gets_wrong_goes_to_the_smaller_level() -> None:
     counts = {0: 2295, 60: 2295, 240: 135}
     tile = np.repeat(list(counts), list(counts.values())).astype(np.uint8).reshape(315, 15)
 
@@ -98,7 +96,7 @@ def test_a_tile_of_512_by_512_is_exact_at_the_largest_sums() -> None:
     assert one(tile) == exact_threshold(tile)
 
 
-def test_digits_do_not_pay_for_exactness(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exactness_does_not_slow_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     def decide(*_: object) -> int:
         raise AssertionError("a clear case went to Python integers")
 
@@ -116,7 +114,7 @@ def test_digits_do_not_pay_for_exactness(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_near_ties_are_decided_by_integers() -> None:
-    # Pell numbers: bigger^2 = 2 smaller^2 + 1, which 53 bits cannot tell from equality
+    # Pell numbers: bigger^2 = 2 smaller^2 + 1, which 53 bits cannot distinguish from equality
     smaller, bigger = 2, 3
     while bigger < 2**40:
         smaller, bigger = 2 * bigger + 3 * smaller, 3 * bigger + 4 * smaller
@@ -127,7 +125,7 @@ def test_near_ties_are_decided_by_integers() -> None:
     assert otsu._decide(np.array([-smaller, smaller], float), spread[[0, 0]], levels) == 0
 
 
-def test_a_near_tie_goes_to_the_smaller_difference_where_its_classes_are_more_unequal() -> None:
+def test_a_near_tie_goes_to_the_smaller_difference_if_its_classes_are_more_unequal() -> None:
     # Pell numbers again: bigger^2 = 2 smaller^2 - 1
     smaller, bigger = 1, 1
     while bigger < 2**40:
@@ -165,7 +163,7 @@ def test_each_tile_of_a_stack_has_its_own_threshold_across_blocks(stack: list[Ti
 
 
 @pytest.mark.parametrize(("size", "lengths"), [(24, [2, 2, 1]), (23, [1] * 5), (1, [1] * 5)])
-def test_tiles_are_taken_in_blocks(
+def test_tiles_are_processed_in_blocks(
     monkeypatch: pytest.MonkeyPatch, size: int, lengths: list[int]
 ) -> None:
     images = np.arange(60, dtype=np.uint8).reshape(5, 3, 4)
@@ -186,7 +184,7 @@ def test_no_tiles_have_no_thresholds() -> None:
     assert otsu.threshold(np.empty((0, 28, 28), np.uint8)).shape == (0,)
 
 
-def test_a_view_of_read_only_tiles_will_do() -> None:
+def test_a_view_of_read_only_tiles_is_accepted() -> None:
     images = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     images.flags.writeable = False
     view = images[:, ::-1, ::2]

@@ -113,7 +113,8 @@ def test_rows_are_the_published_test_vectors(
     key: tuple[int, int, int, str, int], row: list[int]
 ) -> None:
     *function, index = key
-    assert Permutation(*function).rows(np.array([index], np.uint64)).tolist() == [row]  # type: ignore[arg-type]
+    permutation = Permutation(*function)  # type: ignore[arg-type]
+    assert permutation.rows(np.array([index], np.uint64)).tolist() == [row]
     assert published(*key) == row
 
 
@@ -129,7 +130,7 @@ def test_rows_agree_with_plain_integers(
 
 
 @given(domains, keys, st.data())
-def test_the_index_of_a_row_is_the_one_it_came_from(
+def test_the_index_of_a_row_is_recovered(
     domain: tuple[int, int], key: tuple[int, str], data: st.DataObject
 ) -> None:
     function = Permutation(*domain, *key)
@@ -138,7 +139,7 @@ def test_the_index_of_a_row_is_the_one_it_came_from(
 
 
 @given(domains, keys, st.data())
-def test_any_row_has_an_index(
+def test_every_row_has_an_index(
     domain: tuple[int, int], key: tuple[int, str], data: st.DataObject
 ) -> None:
     n, cells = domain
@@ -189,7 +190,7 @@ def test_another_seed_or_split_gives_another_order(other: Permutation) -> None:
     assert not same.all(axis=1).any()
 
 
-def test_keys_of_different_seeds_and_splits_cannot_be_spelled_alike() -> None:
+def test_different_seeds_and_splits_have_different_keys() -> None:
     first, second = Permutation(9, 2, 1, "0/a"), Permutation(9, 2, 10, "a")
     assert (rows_of(first, 0, 81) != rows_of(second, 0, 81)).any()
 
@@ -197,7 +198,7 @@ def test_keys_of_different_seeds_and_splits_cannot_be_spelled_alike() -> None:
 @pytest.mark.parametrize(
     ("n", "cells"), [(65536, 1), (1000, 2), (1000, 3), (1000, 4), (10, 9), (55_000, 4)]
 )
-def test_a_run_of_rows_looks_drawn_by_chance(n: int, cells: int) -> None:
+def test_consecutive_rows_look_random(n: int, cells: int) -> None:
     function = Permutation(n, cells, seed=2, split="train")
     # at most a twentieth of the domain: all of it would be even by the bijection alone
     run = rows_of(function, 0, min(function.size // 20, 50_000)).astype(np.int64) * 10 // n
@@ -209,13 +210,13 @@ def test_a_run_of_rows_looks_drawn_by_chance(n: int, cells: int) -> None:
         assert_like_chance(np.bincount(run[:-1, one] * 10 + run[1:, two], minlength=100))
 
 
-def test_the_chance_test_rejects_what_is_skewed_and_what_is_too_even() -> None:
+def test_the_chi_square_test_rejects_skewed_and_too_even_counts() -> None:
     for counts in ([1000] * 100, [1300] * 5 + [1000] * 95):
         with pytest.raises(AssertionError):
             assert_like_chance(np.array(counts))
 
 
-def test_the_lowest_bit_of_a_wide_digit_looks_drawn_by_chance() -> None:
+def test_the_lowest_bit_of_a_wide_digit_looks_random() -> None:
     rows = rows_of(Permutation(2**32, 5, 0, "test"), 0, 50_000)
     assert_like_chance(np.bincount((rows & 1).astype(np.int64) @ (1 << np.arange(5)), minlength=32))
 
@@ -264,14 +265,14 @@ def test_an_empty_or_too_wide_domain_is_refused(n: int, cells: int, message: str
         Permutation(n, cells, 0, "train")
 
 
-def test_a_permutation_is_a_value_that_travels() -> None:
+def test_a_permutation_can_be_pickled() -> None:
     function = Permutation(55_000, 4, 0, "train")
     assert hash(pickle.loads(pickle.dumps(function))) == hash(function)
     with pytest.raises(FrozenInstanceError):
         function.seed = 1  # type: ignore[misc]
 
 
-def test_indices_are_taken_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_indices_are_processed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     function = Permutation(7, 3, 0, "train")
     expected = rows_of(function, 0, 5).tolist()
     found: list[list[int]] = []

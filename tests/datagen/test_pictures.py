@@ -696,7 +696,7 @@ ROWS: dict[str, tuple[Callable[[], Files], str | None]] = {
 TAKEN_ROWS = [row for row, (_, words) in ROWS.items() if words is None]
 
 
-BEYOND_PILLOW = {  # it stumbles over these, or turns them by what viewers do not look at
+BEYOND_PILLOW = {  # it fails on these, or turns them by data that viewers ignore
     "PNG: profiles, texts, unknown chunks, bytes after its end",
     "PNG: chunks beside the pixels whose length is wrong",
     "PNG, JPEG or TIFF: an orientation in XMP alone",
@@ -716,7 +716,9 @@ def viewed(data: bytes, row: str) -> UInt8:
 
 
 @pytest.mark.parametrize("row", TAKEN_ROWS)
-def test_what_is_taken_is_what_a_viewer_shows(row: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_accepted_pictures_are_read_as_a_viewer_shows_them(
+    row: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     for data in ROWS[row][0]():
         tile = pictures.decode(data)
         assert capfd.readouterr() == ("", "")
@@ -727,7 +729,7 @@ def test_what_is_taken_is_what_a_viewer_shows(row: str, capfd: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row not in TAKEN_ROWS])
-def test_what_is_refused_is_refused_for_its_reason(
+def test_refused_pictures_are_refused_for_the_documented_reason(
     row: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     files, words = ROWS[row]
@@ -743,7 +745,7 @@ def test_what_is_refused_is_refused_for_its_reason(
         {*TAKEN_ROWS} - {"PGM: levels up to M below 255", "PNG or JPEG: EXIF orientation 2 to 8"}
     ),
 )
-def test_another_decoder_gives_the_same_pixels_where_it_takes_the_file_as_grey(row: str) -> None:
+def test_opencv_reads_the_same_pixels_from_grey_files(row: str) -> None:
     """Read with OpenCV: datasets that were built with it must keep their digests."""
     for data in ROWS[row][0]():
         found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -751,7 +753,7 @@ def test_another_decoder_gives_the_same_pixels_where_it_takes_the_file_as_grey(r
             np.testing.assert_array_equal(pictures.decode(data), found)
 
 
-def test_the_table_of_the_page_has_just_these_rows() -> None:
+def test_the_documented_table_has_exactly_these_rows() -> None:
     table = re.search(
         r"(?<=\| file \| result \|\n\|---\|---\|\n)(\|.*\n)+", PAGE.read_text("utf-8")
     )
@@ -771,7 +773,7 @@ def test_a_phone_held_upright_gives_an_upright_picture() -> None:
 
 @pytest.mark.parametrize("most", [1, 2, 6, 7, 100, 246, 254])
 @pytest.mark.parametrize("write", [raw, plain])
-def test_fewer_levels_are_scaled_to_the_nearest_of_256_a_half_up(
+def test_fewer_levels_are_scaled_to_256_rounding_half_up(
     most: int, write: Callable[..., bytes]
 ) -> None:
     levels = np.arange(most + 1, dtype=np.uint8)[None]
@@ -847,7 +849,7 @@ def test_a_closed_error_stream_stays_closed(tmp_path: Path) -> None:
     assert closed == "still closed"
 
 
-def test_what_others_print_is_not_lost(capfd: pytest.CaptureFixture[str]) -> None:
+def test_output_of_other_code_is_not_lost(capfd: pytest.CaptureFixture[str]) -> None:
     os.write(2, b"before\n")
     pictures.decode(saved(GREY, "TIFF", compression="tiff_lzw"))
     os.write(2, b"after\n")
@@ -866,7 +868,7 @@ def test_the_decoder_logs_nothing_on_the_error_stream(tmp_path: Path) -> None:
     assert done.stdout == "not a whole image file of a known format\n"
 
 
-def test_memory_that_runs_out_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_is_not_damage(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_args: object) -> None:
         raise MemoryError
 
@@ -895,7 +897,7 @@ def test_compressed_tiffs_are_read_without_files_in_memory(monkeypatch: pytest.M
         pictures.decode(next(data for data in itertools.islice(damaged_tiffs(), 1, None)))
 
 
-def test_a_want_of_room_is_not_blamed_on_the_picture(
+def test_a_full_disk_is_not_blamed_on_the_picture(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(os, "memfd_create", refuse_memory_files, raising=False)
@@ -906,7 +908,7 @@ def test_a_want_of_room_is_not_blamed_on_the_picture(
         pictures.decode(tiff(GREY, compression="zlib"))
 
 
-def test_a_want_of_open_files_is_not_blamed_on_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_open_files_are_not_blamed_on_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_descriptor: int) -> int:
         raise OSError(errno.EMFILE, "too many")
 

@@ -1,6 +1,4 @@
-"""Every plant is found, refused or reported as skipped: at each level, in both formats, as it is
-and resealed.
-"""
+"""Test that verify finds, refuses or reports every plant, at each level and in both formats."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tiny]:
 
 
 def run(root: Path, *options: object) -> Result:
-    """`datagen verify --json`, as the command line does it."""
+    """Run `datagen verify --json` through the command line."""
     arguments = ["verify", str(root), "--json", "--workers", "1", *map(str, options)]
     return CliRunner().invoke(
         cli, arguments, env={"DATAGEN_SOURCE_DIR": ""}, catch_exceptions=False
@@ -55,7 +53,7 @@ def options_of(level: str, tiny: Tiny, digest: str) -> list[object]:
 
 
 def check(cell: Found | Refused | Unseen, result: Result, tiny: Tiny) -> None:
-    """Assert what the cell says."""
+    """Assert the expectation of a cell."""
     if isinstance(cell, Refused):
         assert (result.exit_code, cell.message in result.stderr) == (cell.code, True), result.stderr
         assert str(tiny.root / MANIFEST) in result.stderr
@@ -102,7 +100,7 @@ def plant_and_check(plant: Plant, whole: Tiny, folder: Path, forged: bool, *, re
 
 
 @pytest.mark.parametrize(("plant", "name", "forged"), CASES)
-def test_a_plant_is_known_at_the_levels_that_can_know_it(
+def test_a_plant_is_found_at_the_levels_that_can_find_it(
     plant: Plant, name: str, forged: bool, whole: Callable[[str], Tiny], tmp_path: Path
 ) -> None:
     plant_and_check(plant, whole(name), tmp_path, forged, rest=False)
@@ -110,7 +108,7 @@ def test_a_plant_is_known_at_the_levels_that_can_know_it(
 
 @pytest.mark.long
 @pytest.mark.parametrize(("plant", "name", "forged"), CASES)
-def test_what_the_full_level_knows_is_known_too_with_the_source_or_the_digest(
+def test_plants_found_at_full_are_also_found_with_the_source_or_the_digest(
     plant: Plant, name: str, forged: bool, whole: Callable[[str], Tiny], tmp_path: Path
 ) -> None:
     plant_and_check(plant, whole(name), tmp_path, forged, rest=True)
@@ -118,7 +116,7 @@ def test_what_the_full_level_knows_is_known_too_with_the_source_or_the_digest(
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_dataset_that_is_whole_has_no_problem_and_stands_on_what_it_can(
+def test_a_whole_dataset_has_no_problem_at_any_level(
     level: str, name: str, whole: Callable[[str], Tiny]
 ) -> None:
     tiny = whole(name)
@@ -143,7 +141,7 @@ def test_the_forger_of_these_tests_is_careful(
     assert {path: path.read_bytes() for path in files(tiny)} == before
 
 
-def test_the_table_in_the_docs_is_that_of_these_tests() -> None:
+def test_the_documented_table_matches_these_tests() -> None:
     assert renewed(PAGE.read_text()) == PAGE.read_text(), "run: python tests/tools/plants.py"
 
 
@@ -164,20 +162,20 @@ def check_flip(tiny: Tiny, path: Path, position: int, mask: int) -> None:
     """Assert that a flipped bit is found and its file named; then flip it back."""
     invert(path, position, mask)
     result = run(tiny.root)
-    told = f"byte {position} of {path}, {mask}: {result.output[:1000]}"
+    context = f"byte {position} of {path}, {mask}: {result.output[:1000]}"
     if path.name == MANIFEST:
-        assert (result.exit_code in (4, 5), str(path) in result.stderr) == (True, True), told
+        assert (result.exit_code in (4, 5), str(path) in result.stderr) == (True, True), context
     else:
         paths = {problem["path"] for problem in json.loads(result.stdout)["problems"]}
         assert (result.exit_code, path.relative_to(tiny.root).as_posix() in paths) == (1, True), (
-            told
+            context
         )
     invert(path, position, mask)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", FORMATS)
-def test_each_of_a_thousand_flipped_bits_is_found_and_its_file_named(
+def test_each_of_a_thousand_flipped_bits_is_found_in_its_file(
     name: str, whole: Callable[[str], Tiny], tmp_path: Path
 ) -> None:
     tiny = copy_of(whole(name), tmp_path)
@@ -198,7 +196,10 @@ def test_a_flipped_bit_of_any_file_is_found_and_the_file_named(
         for path in every
         if path.name in ("zarr.json", "all.h5", "recipe.toml") or path.suffix == ".shards"
     }
-    for group in (small, set(every) - small):  # a section whose table is damaged is not looked into
+    for group in (
+        small,
+        set(every) - small,
+    ):  # the samples of a split with a damaged table are skipped
         for path in sorted(group):
             invert(path, chooser.randrange(path.stat().st_size), 1 << chooser.randrange(8))
         named = {problem["path"] for problem in verdict(tiny.root)["problems"]}

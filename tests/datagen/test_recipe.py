@@ -1,6 +1,4 @@
-"""A recipe is taken whole or refused whole, with every problem told at once; nothing but a
-RecipeError comes out.
-"""
+"""Test that a recipe is accepted or refused with every problem, and always by RecipeError."""
 
 from __future__ import annotations
 
@@ -75,7 +73,7 @@ def refused(text: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "strokes"])
-def test_a_packaged_recipe_is_known_by_its_name_and_spelled_canonically(name: str) -> None:
+def test_a_packaged_recipe_is_found_by_its_name_and_in_canonical_form(name: str) -> None:
     recipe = recipes.load(name)
     assert recipe == Recipe(source=name, val=5000)
     text = (Path(recipes.__file__).parent / "recipes" / f"{name}.toml").read_text("utf-8")
@@ -84,11 +82,11 @@ def test_a_packaged_recipe_is_known_by_its_name_and_spelled_canonically(name: st
     assert rest == recipes.to_toml(recipe)
 
 
-def test_the_packaged_recipes_are_all_there() -> None:
+def test_all_packaged_recipes_are_present() -> None:
     assert recipes.packaged() == ("fashion-mnist", "mnist", "strokes")
 
 
-def test_the_defaults_are_those_of_the_contract() -> None:
+def test_the_defaults_are_as_documented() -> None:
     recipe = recipes.parse('source = "mnist"', origin="x")
     assert (recipe.seed, recipe.val, recipe.tasks) == (
         0,
@@ -128,7 +126,7 @@ def test_a_recipe_comes_back_from_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_a_recipe_of_any_editor_is_read(tmp_path: Path, mark: str, ends: str) -> None:
+def test_a_recipe_saved_by_any_editor_is_read(tmp_path: Path, mark: str, ends: str) -> None:
     recipe = Recipe(source="npz:s.npz", val=7, mosaics=Mosaics((1, 3), 5, 6, 7))
     (tmp_path / "r.toml").write_bytes(
         f"{mark}{recipes.to_toml(recipe)}\n\n".replace("\n", ends).encode()
@@ -136,7 +134,7 @@ def test_a_recipe_of_any_editor_is_read(tmp_path: Path, mark: str, ends: str) ->
     assert recipes.load(str(tmp_path / "r.toml")) == recipe
 
 
-def test_a_recipe_that_may_not_be_read_is_a_fault_of_the_storage(
+def test_a_recipe_without_read_permission_is_a_storage_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "r.toml"
@@ -152,7 +150,7 @@ def test_a_recipe_that_may_not_be_read_is_a_fault_of_the_storage(
         recipes.load(str(path))
 
 
-def test_options_that_are_no_recipe_are_told_as_options(tmp_path: Path) -> None:
+def test_wrong_options_are_reported_as_options(tmp_path: Path) -> None:
     path = tmp_path / "s.npz"
     result = CliRunner().invoke(
         cli, ["shards", "--source", f"npz:{path}", "--mosaics", "0", "5", "5"]
@@ -164,13 +162,13 @@ def test_options_that_are_no_recipe_are_told_as_options(tmp_path: Path) -> None:
     )
 
 
-def test_a_recipe_cannot_be_changed_after_it_was_checked() -> None:
+def test_a_recipe_is_immutable() -> None:
     with pytest.raises(FrozenInstanceError):
         recipes.load("mnist").seed = 1  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         (
             'source = ""',
@@ -241,26 +239,27 @@ def test_a_recipe_cannot_be_changed_after_it_was_checked() -> None:
         ("grid = [2, 2]", "unknown key grid"),
     ],
 )
-def test_a_wrong_value_is_named_with_what_it_must_be(line: str, told: str) -> None:
+def test_a_wrong_value_is_named_with_the_valid_values(line: str, message: str) -> None:
     text = line if line.startswith("source =") else f'source = "mnist"\n{line}'
-    assert told in refused(text)
+    assert message in refused(text)
 
 
 @pytest.mark.parametrize("size", [CHUNK, CHUNK << 1, MAX_SHARD_SIZE])
-def test_every_shard_size_of_the_contract_is_taken(size: int) -> None:
+def test_every_documented_shard_size_is_accepted(size: int) -> None:
     assert (
         recipes.parse(f'source = "x"\nstorage.shard_size = {size}', origin="x").storage.shard_size
         == size
     )
 
 
-def test_a_key_far_from_any_other_is_told_without_a_guess() -> None:
+def test_a_key_unlike_any_other_is_reported_without_a_suggestion() -> None:
     assert "did you mean" not in refused('source = "x"\nzzz = 1')
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     message = refused(
-        'soruce = "mnist"\nval = 0\nseed = -1\n[mosaics]\ngrid = [0, 0]\ntrain = 0\nval = 0\ntest = 0\nx = 1\n'
+        'soruce = "mnist"\nval = 0\nseed = -1\n'
+        "[mosaics]\ngrid = [0, 0]\ntrain = 0\nval = 0\ntest = 0\nx = 1\n"
         '[storage]\nformat = ""\nshard_size = 1\ncompression = 1\n'
     )
     for key in (
@@ -287,14 +286,14 @@ def test_all_problems_are_told_at_once() -> None:
 @pytest.mark.parametrize(
     "key", ["source", "val", "seed", "grid", "train", "format", "shard_size", "compression"]
 )
-def test_a_key_given_twice_is_no_toml(key: str) -> None:
+def test_a_duplicate_key_is_invalid_toml(key: str) -> None:
     assert "not TOML" in refused(f"{key} = 1\n{key} = 1")
 
 
 @pytest.mark.parametrize(
     "text", ["source", "= 3", "[mosaics", 'source = "mnist', "\0", "source = 'a'\rval = 3", "{}"]
 )
-def test_what_is_no_toml_is_told_as_such(text: str) -> None:
+def test_invalid_toml_is_reported_as_such(text: str) -> None:
     assert "not TOML" in refused(text)
 
 
@@ -315,7 +314,7 @@ def test_deep_nesting_is_refused(depth: int, pair: str) -> None:
     assert len(refused(f'source = "x"\nseed = {"{a=" * depth}1{"}" * depth}')) < 1000
 
 
-def test_messages_stay_short_and_printable_whatever_is_in_the_recipe() -> None:
+def test_messages_stay_short_and_printable_for_any_recipe() -> None:
     long = "x" * 1_000_000
     started = time.perf_counter()
     many = "".join(f"key{number} = 1\n" for number in range(20_000))
@@ -328,13 +327,13 @@ def test_messages_stay_short_and_printable_whatever_is_in_the_recipe() -> None:
 
 
 @given(st.text())
-def test_no_text_raises_anything_but_a_recipe_error(text: str) -> None:
+def test_any_text_raises_only_a_recipe_error(text: str) -> None:
     with contextlib.suppress(RecipeError):
         recipes.parse(text, origin="x")
 
 
 @given(RECIPES, st.data(), st.text("[]{}=.,#\"'\\\n\0 \ud800eE+-:TZ_09aux") | st.text())
-def test_no_damage_to_a_recipe_raises_anything_but_a_recipe_error(
+def test_any_damage_to_a_recipe_raises_only_a_recipe_error(
     recipe: Recipe, data: st.DataObject, inserted: str
 ) -> None:
     text = recipes.to_toml(recipe)
@@ -350,7 +349,7 @@ def test_no_damage_to_a_recipe_raises_anything_but_a_recipe_error(
         st.sampled_from(["source", "val", "seed", "mosaics", "storage"]) | st.text(), TABLES
     )
 )
-def test_no_table_raises_anything_but_a_recipe_error(table: dict[str, Any]) -> None:
+def test_any_table_raises_only_a_recipe_error(table: dict[str, Any]) -> None:
     try:
         recipe = recipes.from_table(table, origin="x")
     except RecipeError:
@@ -359,7 +358,7 @@ def test_no_table_raises_anything_but_a_recipe_error(table: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda path: None, "no such recipe"),
         (lambda path: path.mkdir(), "no such recipe"),
@@ -378,11 +377,11 @@ def test_no_table_raises_anything_but_a_recipe_error(table: dict[str, Any]) -> N
     ],
     ids=["absent", "folder", "latin-1", "utf-16", "empty", "zeros", "loop", "pipe"],
 )
-def test_what_is_no_recipe_file_is_refused_by_name(
-    tmp_path: Path, make: Callable[[Path], object], told: str
+def test_a_path_that_is_not_a_recipe_file_is_named(
+    tmp_path: Path, make: Callable[[Path], object], message: str
 ) -> None:
     make(tmp_path / "r.toml")
-    with pytest.raises(RecipeError, match=told) as caught:
+    with pytest.raises(RecipeError, match=message) as caught:
         recipes.load(str(tmp_path / "r.toml"))
     assert "r.toml" in str(caught.value)
 
@@ -390,7 +389,7 @@ def test_what_is_no_recipe_file_is_refused_by_name(
 @pytest.mark.parametrize(
     "name", ["", ".", "mnits", "MNIST", "mnist.toml", "../recipes/mnist", "\0", "n" * 300]
 )
-def test_what_is_no_packaged_name_is_refused(name: str) -> None:
+def test_a_name_that_is_not_packaged_is_refused(name: str) -> None:
     with pytest.raises(RecipeError):
         recipes.load(name)
 
@@ -398,7 +397,7 @@ def test_what_is_no_packaged_name_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     "path", [os.fsdecode(b"/home/caf\xe9"), "/home/\udcc3\udca9 dir:\udcff", "\udc80"]
 )
-def test_a_path_may_have_bytes_of_another_locale(path: str) -> None:
+def test_a_path_can_have_bytes_of_another_locale(path: str) -> None:
     recipe = recipes.from_table({"source": f"images:{path}"}, origin="x")
     assert recipe.source == f"images:{path}"
     assert recipe.without_path().source == "images"
@@ -407,7 +406,7 @@ def test_a_path_may_have_bytes_of_another_locale(path: str) -> None:
 @pytest.mark.parametrize(
     "source", ["\udcc3:/x", "images\udcff", "images:/x\n", "images:\x1b[2J", "images:\ud800"]
 )
-def test_other_text_that_cannot_be_printed_is_no_source(source: str) -> None:
+def test_other_unprintable_text_is_refused_as_a_source(source: str) -> None:
     with pytest.raises(RecipeError, match=r"source must be the name of a source"):
         recipes.from_table({"source": source}, origin="x")
 
@@ -434,9 +433,12 @@ def test_a_dataset_is_built_from_a_folder_whose_name_the_locale_does_not_know(
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     root = str(Path(recipes.__file__).parent.parent)
     done = subprocess.run(
-        [*command, "--mosaics", "4", "1", "1"], cwd=tmp_path, env={**plain, **locale, "PYTHONPATH": root},
-        capture_output=True, check=False,
-    )  # fmt: skip
+        [*command, "--mosaics", "4", "1", "1"],
+        cwd=tmp_path,
+        env={**plain, **locale, "PYTHONPATH": root},
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert manifests.load(tmp_path / "made").recipe.source == "images"
 
@@ -447,7 +449,7 @@ def test_a_dataset_records_the_kind_of_a_source_and_not_its_path() -> None:
     assert recipes.load("mnist").without_path() == recipes.load("mnist")
 
 
-def test_a_published_digest_is_that_of_the_unmodified_content(
+def test_a_published_digest_applies_only_to_unmodified_content(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(json, "loads", lambda _: {"mnist": "aa", "strokes": "bb"})
@@ -485,7 +487,7 @@ def test_a_key_of_thousands_of_parts_is_refused_at_once(shape: str) -> None:
     assert time.perf_counter() - started < 1
 
 
-def test_the_most_dots_that_a_line_may_have_are_read_in_time(tmp_path: Path) -> None:
+def test_the_longest_dotted_key_is_read_in_time(tmp_path: Path) -> None:
     path = "../" * 32
     assert recipes.parse(f'source = "idx:{path}"', origin="x").source == f"idx:{path}"
     assert "found 65" in refused(f'source = "idx:{path}."')
@@ -504,7 +506,7 @@ def test_the_most_dots_that_a_line_may_have_are_read_in_time(tmp_path: Path) -> 
     assert time.perf_counter() - started < 5
 
 
-def test_a_file_too_large_for_a_recipe_is_not_read_whole(tmp_path: Path) -> None:
+def test_a_file_too_large_for_a_recipe_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
     path.write_bytes(b'source = "x"\n#'.ljust(recipes.MAX_BYTES, b" "))
     assert recipes.load(str(path)) == Recipe(source="x")

@@ -1,4 +1,4 @@
-"""Test the remarks on users' own images: a light ground, classes numbered as text, tildes."""
+"""Test the remarks on users' images: a light ground, classes sorted as text, tildes."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_light_ground_is_reported_once_with_its_share(
     assert all("If the objects are dark, invert the images first" in remark for remark in warnings)
 
 
-def test_one_in_many_is_no_share_of_nothing() -> None:
+def test_one_light_image_in_many_has_a_share_above_zero() -> None:
     remark = base.ground_remark([squares(101, light=1)])
     assert remark is not None
     assert remark.startswith("1 of 101 images (under 1%) have")
@@ -84,7 +84,7 @@ def test_a_ground_is_light_by_the_rule_of_predictions(image: UInt8) -> None:
     np.testing.assert_array_equal(base.are_light(block), expected)
 
 
-def test_many_images_are_looked_at_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_images_are_checked_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     images = squares(40, light=17)
     whole = base.are_light(images)
     monkeypatch.setattr(base, "_BLOCK", 3 * 2 * 24)
@@ -103,21 +103,19 @@ def test_many_images_are_looked_at_in_blocks(monkeypatch: pytest.MonkeyPatch) ->
         (("1", "10", "\u00b2"), None),
     ],
 )
-def test_numbers_that_are_numbered_as_text_are_reported(
-    classes: tuple[str, ...], words: str | None
-) -> None:
+def test_numbers_sorted_as_text_are_reported(classes: tuple[str, ...], words: str | None) -> None:
     remark = base.order_remark(classes)
     assert (remark is None) == (words is None)
     assert words is None or re.search(words, str(remark))
 
 
-def test_the_order_of_numbers_is_reported_of_folders(tmp_path: Path) -> None:
+def test_the_order_of_numeric_folder_names_is_reported(tmp_path: Path) -> None:
     (remark,) = warnings_of(as_folders(tmp_path, squares(40), tuple(map(str, range(12)))))
     assert remark.startswith("The classes are numbered in the order of their names as text")
 
 
 @pytest.mark.parametrize(("quiet", "count"), [((), 1), (("--quiet",), 0), (("--json",), 0)])
-def test_a_build_tells_of_a_light_ground_unless_it_is_to_be_quiet(
+def test_a_build_reports_a_light_ground_unless_quiet(
     tmp_path: Path, quiet: tuple[str, ...], count: int
 ) -> None:
     source = as_npz(tmp_path, squares(40, light=40))
@@ -140,7 +138,7 @@ def test_a_build_tells_of_a_light_ground_unless_it_is_to_be_quiet(
 
 
 @pytest.mark.parametrize("save", [as_npz, as_idx, as_folders])
-def test_a_tilde_is_the_home_of_the_user(
+def test_a_tilde_means_the_home_of_the_user(
     tmp_path: Path, save: Callable[[Path, UInt8], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -149,6 +147,6 @@ def test_a_tilde_is_the_home_of_the_user(
     assert sources.load(spec).classes == ("0", "1")
 
 
-def test_a_tilde_of_nobody_is_a_name() -> None:
+def test_a_tilde_of_an_unknown_user_is_a_plain_name() -> None:
     with pytest.raises(InputError, match=r"^~no-such-user/photos: no such folder"):
         sources.load("images:~no-such-user/photos")

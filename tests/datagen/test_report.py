@@ -164,7 +164,7 @@ def test_datasets_of_any_shape_can_be_drawn(
 @pytest.mark.parametrize(
     ("column", "value"), [("label", 200), ("circle", -1), ("circle", [1, 1, 1, 1 << 40])]
 )
-def test_what_no_dataset_holds_is_damage_and_nothing_is_drawn(
+def test_impossible_values_are_damage_and_nothing_is_drawn(
     root: Path, tmp_path: Path, column: str, value: int | list[int]
 ) -> None:
     dataset = Dataset(Path(shutil.copytree(root, tmp_path / "dataset")))
@@ -195,7 +195,7 @@ def test_class_names_that_cannot_be_drawn_do_not_matter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("classes", [1, 10, 17, 254])
-def test_every_class_has_a_colour_of_its_own_and_the_background_is_black(classes: int) -> None:
+def test_every_class_has_its_own_colour_and_the_background_is_black(classes: int) -> None:
     table = drawing.class_colours(classes)
     assert not table[0].any()
     assert len({tuple(colour) for colour in table[: classes + 1].tolist()}) == classes + 1
@@ -233,7 +233,7 @@ def test_every_class_has_a_colour_of_its_own_and_the_background_is_black(classes
         ),
     ],
 )
-def test_ten_classes_are_told_apart_with_and_without_all_cones(cones: npt.ArrayLike) -> None:
+def test_ten_classes_can_be_distinguished_by_the_colour_blind_too(cones: npt.ArrayLike) -> None:
     colours = drawing.class_colours(10)[:11] / 255
     linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
     seen = np.clip(linear @ np.asarray(cones).T, 0, 1)
@@ -285,7 +285,7 @@ def circle_sample(points: list[tuple[int, int]], side: int) -> dict[str, npt.NDA
     }
 
 
-def test_the_circle_goes_through_the_centres_of_the_pixels_that_hold_it_up() -> None:
+def test_the_circle_goes_through_the_centres_of_its_support_pixels() -> None:
     points, inner, scale = [(1, 1), (7, 1), (1, 7)], (3, 2), 50  # 448 / 9 pixels
     sample = circle_sample([*points, inner], 9)
     assert sample["circle"].tolist() == [4, 4, 1, 18]
@@ -347,7 +347,7 @@ def test_an_overlay_leaves_the_background_as_it_is() -> None:
     assert (drawn[16, 16:32] == drawing.ACCENT).all()
 
 
-def test_of_a_task_that_is_not_known_all_planes_and_numbers_are_drawn() -> None:
+def test_all_planes_and_numbers_of_an_unknown_task_are_drawn() -> None:
     image, mask = noise(1, 8, 8)[0], np.eye(8, dtype=np.uint8) * np.uint8(2)
     picture = decoded(
         sample_picture("outlines", {"image": image, "mask": mask, "count": np.array(5)}, ("a", "b"))

@@ -1,6 +1,4 @@
-"""A dataset is complete or absent: whatever ends a build, the next one redoes what is missing and
-ends the same.
-"""
+"""Test that an interrupted build leaves a dataset complete or absent, and can be resumed."""
 
 from __future__ import annotations
 
@@ -42,7 +40,7 @@ from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.engines import threads
 from datagen.errors import BusyError, DamagedError, FormatError, RecipeError, StorageError
-from datagen.layout import DRAFT, MANIFEST, PROGRESS, SPLITS
+from datagen.layout import MANIFEST, PARTIAL_MANIFEST, PROGRESS, SPLITS
 from datagen.manifest import Manifest
 from datagen.split import Split, Table, read_table, shard_list
 from datagen.stores.base import Array
@@ -70,38 +68,36 @@ def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_name: str) -> Assemble:
-    """Builds sections of two shards and of one in one thread, so that step n is the same in each
-    run.
-    """
+    """Build splits of one and two shards in one thread, so that the steps are always the same."""
     monkeypatch.setattr(threads, "_WAITING_ROOM", 0)
     source = tiny_source(tmp_path, {"train": 1, "val": 300, "test": 1}, (1, 3))
     recipe = tiny_recipe(
         source, format=format_name, tasks=["foreground", "circles"], **dict.fromkeys(SPLITS, 1)
     )
     resolved = planning.resolve(recipe)
-    sections = [
+    splits = [
         one
         for one in planning.splits(resolved.plan)
         if one.folder in ("foreground/val", "circles/test")
     ]
     return lambda root: writer.write_dataset(
-        root, resolved.plan, sections, resolved.deriver, workers=1
+        root, resolved.plan, splits, resolved.deriver, workers=1
     )
 
 
-def has_no_draft(root: Path) -> bool:
-    """Whether nothing hidden is there but the plan and the records of a build in progress."""
-    return {*hidden(root)} <= {DRAFT, PROGRESS}
+def has_no_temporaries(root: Path) -> bool:
+    """Return whether the only hidden files are the plan and records of a build in progress."""
+    return {*hidden(root)} <= {PARTIAL_MANIFEST, PROGRESS}
 
 
-def shards_outside(root: Path, section: str) -> dict[Path, int]:
-    """The inode of each shard's file that is not in `section`."""
+def shards_outside(root: Path, split: str) -> dict[Path, int]:
+    """Map each shard's file outside `split` to its inode."""
     shards = [
         path
         for path in root.rglob("*")
         if path.is_file() and (path.stem.isdecimal() or "/c/" in str(path))
     ]
-    return {path: path.stat().st_ino for path in shards if not path.is_relative_to(root / section)}
+    return {path: path.stat().st_ino for path in shards if not path.is_relative_to(root / split)}
 
 
 def is_whole(root: Path) -> bool:
@@ -113,7 +109,7 @@ def is_whole(root: Path) -> bool:
 
 @pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_a_build_that_dies_at_any_step_is_absent_or_complete_and_the_next_ends_it(
+def test_a_build_killed_at_any_step_is_absent_or_complete_and_can_be_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Assemble, format_name: str, stride: int
 ) -> None:
     with Disk(monkeypatch) as disk:
@@ -173,7 +169,7 @@ def test_every_file_is_durable_before_it_has_its_name_and_the_manifest_is_the_la
         ("replace", errno.EIO),
     ],
 )
-def test_a_failing_step_is_told_leaves_no_draft_and_the_next_build_ends_the_same(
+def test_a_failing_step_is_reported_leaves_no_temporary_file_and_can_be_resumed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     small: Assemble,
@@ -196,7 +192,7 @@ def test_a_failing_step_is_told_leaves_no_draft_and_the_next_build_ends_the_same
             small(root)
         assert caught.value.exit_code == 7
         assert str(tmp_path) in str(caught.value.path)
-        assert has_no_draft(root)
+        assert has_no_temporaries(root)
         assert not (root / MANIFEST).exists() or is_whole(root)
         small(root)
         assert tree(root) == undisturbed, f"step {place} failed: {disk.calls[place]}"
@@ -204,7 +200,7 @@ def test_a_failing_step_is_told_leaves_no_draft_and_the_next_build_ends_the_same
 
 @pytest.mark.parametrize("trouble", [KeyboardInterrupt, MemoryError])
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_an_exception_in_the_middle_leaves_no_draft_and_no_manifest(
+def test_an_exception_in_the_middle_leaves_no_temporary_file_and_no_manifest(
     tmp_path: Path,
     source: Path,
     whole: dict[str, Path],
@@ -218,22 +214,22 @@ def test_an_exception_in_the_middle_leaves_no_draft_and_no_manifest(
     with pytest.raises(trouble):
         builder.build(recipe, tmp_path / "data", progress=progress)
     assert not (tmp_path / "data" / MANIFEST).exists()
-    assert has_no_draft(tmp_path / "data")
+    assert has_no_temporaries(tmp_path / "data")
     assert builder.build(recipe, tmp_path / "data").kept > 0
     assert tree(tmp_path / "data") == tree(whole[format_name])
 
 
-def test_an_interruption_leaves_no_draft_of_a_job_that_does_not_end_in_time(
+def test_an_interruption_leaves_no_temporary_file_of_a_job_that_does_not_end_in_time(
     tmp_path: Path, source: Path, whole: dict[str, Path]
 ) -> None:
     resolved, root = planning.resolve(tiny_recipe(source)), tmp_path / "data"
     begun, release = threading.Event(), threading.Event()
 
-    def deriver(section: Split) -> Deriver:
-        derive = resolved.deriver(section)
+    def deriver(split: Split) -> Deriver:
+        derive = resolved.deriver(split)
 
         def dawdle(indices: npt.NDArray[np.int64], out: Mapping[str, Array]) -> None:
-            if section.folder == "mosaics/val":
+            if split.folder == "mosaics/val":
                 begun.set()
                 release.wait(PATIENCE)
             derive(indices, out)
@@ -245,18 +241,18 @@ def test_an_interruption_leaves_no_draft_of_a_job_that_does_not_end_in_time(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sections = planning.splits(resolved.plan)
-        writer.write_dataset(root, resolved.plan, sections, deriver, workers=2, progress=progress)
-    assert has_no_draft(root)
+        splits = planning.splits(resolved.plan)
+        writer.write_dataset(root, resolved.plan, splits, deriver, workers=2, progress=progress)
+    assert has_no_temporaries(root)
     release.set()
     for thread in [thread for thread in threading.enumerate() if thread.name.endswith("(serve)")]:
         thread.join(PATIENCE)
-    assert has_no_draft(root)
+    assert has_no_temporaries(root)
     builder.build(tiny_recipe(source), root)
     assert tree(root) == tree(whole["zarr"])
 
 
-def test_too_little_space_is_found_before_anything_is_made(
+def test_too_little_space_is_found_before_anything_is_written(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, usage = tiny_recipe(source), shutil.disk_usage(tmp_path)
@@ -274,7 +270,7 @@ def test_too_little_space_is_found_before_anything_is_made(
     assert sum(job.bytes for job in shards) < stored <= needed
 
 
-def test_to_repair_a_shard_takes_no_space_for_the_others(
+def test_repairing_a_shard_needs_no_space_for_the_others(
     tmp_path: Path, source: Path, whole: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = shutil.copytree(whole["zarr"], tmp_path / "data")
@@ -318,7 +314,7 @@ def test_a_limit_on_the_size_of_files_ends_the_build_with_a_message(
     assert "raise the limit on the size of a file" in message
     assert done.returncode == 7
     assert not (tmp_path / "data" / MANIFEST).exists()
-    assert has_no_draft(tmp_path / "data")
+    assert has_no_temporaries(tmp_path / "data")
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, source: Path) -> None:
@@ -337,7 +333,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, source: Path
     )
 
 
-def test_a_dataset_that_lost_its_manifest_is_told_of_and_left_alone(
+def test_a_dataset_without_its_manifest_is_reported_and_left_alone(
     tmp_path: Path, source: Path
 ) -> None:
     recipe, root = tiny_recipe(source), tmp_path / "data"
@@ -393,7 +389,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(
         ({"val": 4}, "recipe.mosaics.val = 4", "recipe.mosaics.val = 64"),
     ],
 )
-def test_a_dataset_of_another_recipe_is_refused_by_the_keys_that_differ(
+def test_a_dataset_of_another_recipe_is_refused_with_the_keys_that_differ(
     tmp_path: Path,
     source: Path,
     whole: dict[str, Path],
@@ -411,7 +407,7 @@ def test_a_dataset_of_another_recipe_is_refused_by_the_keys_that_differ(
     assert tree(root) == before
 
 
-def test_a_dataset_of_another_source_is_refused_by_its_digest(
+def test_a_dataset_of_another_source_is_refused_with_its_digest(
     tmp_path: Path, source: Path, whole: dict[str, Path]
 ) -> None:
     other = tiny_source(tmp_path, {"train": 40, "val": 8, "test": 11})
@@ -452,7 +448,7 @@ DAMAGE = SLIGHT | {
         ("hdf5", "foreground/test.shards", SLIGHT, 1),
     ],
 )
-def test_only_what_is_damaged_is_written_again(
+def test_only_damaged_files_are_written_again(
     tmp_path: Path,
     source: Path,
     whole: dict[str, Path],
@@ -462,20 +458,20 @@ def test_only_what_is_damaged_is_written_again(
     written: int,
 ) -> None:
     root = shutil.copytree(whole[format_name], tmp_path / "data")
-    section = (
+    split = (
         victim.partition(".")[0] if victim.endswith(".shards") else "/".join(victim.split("/")[:2])
     )
     for kind, damage in kinds.items():
         damage(root / victim)
-        untouched = shards_outside(root, section)
+        untouched = shards_outside(root, split)
         built = builder.build(tiny_recipe(source, format=format_name), root)
         assert (built.written, built.kept) == (written, SHARDS - written), kind
         assert tree(root) == tree(whole[format_name]), kind
         assert not (root / victim).is_symlink()
-        assert shards_outside(root, section) == untouched
+        assert shards_outside(root, split) == untouched
 
 
-def test_a_dataset_under_repair_has_no_manifest_and_an_interrupted_repair_goes_on(
+def test_a_dataset_under_repair_has_no_manifest_and_an_interrupted_repair_resumes(
     tmp_path: Path, source: Path, whole: dict[str, Path]
 ) -> None:
     def interrupt(done: int, total: int) -> None:
@@ -491,7 +487,7 @@ def test_a_dataset_under_repair_has_no_manifest_and_an_interrupted_repair_goes_o
     assert tree(root) == tree(whole["zarr"])
 
 
-def test_what_a_build_in_progress_leaves_is_swept_from_a_finished_dataset(
+def test_leftovers_of_a_build_are_removed_from_a_finished_dataset(
     tmp_path: Path, source: Path, whole: dict[str, Path]
 ) -> None:
     root = shutil.copytree(whole["zarr"], tmp_path / "data")
@@ -499,7 +495,7 @@ def test_what_a_build_in_progress_leaves_is_swept_from_a_finished_dataset(
         (root / PROGRESS).mkdir,
         lambda: files.write_atomic(root / PROGRESS / "mosaics.train.00001", b"half a record"),
         lambda: files.write_atomic(root / PROGRESS / "mosaics.train.00001", bytes(5 * 72)),
-        lambda: shutil.copy(root / MANIFEST, root / DRAFT),
+        lambda: shutil.copy(root / MANIFEST, root / PARTIAL_MANIFEST),
     ):
         leave()
         builder.build(tiny_recipe(source), root)
@@ -507,7 +503,7 @@ def test_what_a_build_in_progress_leaves_is_swept_from_a_finished_dataset(
 
 
 @pytest.mark.parametrize("damage", ["flip", "delete"])
-def test_a_dataset_that_cannot_say_what_it_is_is_left_alone(
+def test_a_dataset_with_an_unreadable_manifest_is_left_alone(
     tmp_path: Path, source: Path, whole: dict[str, Path], damage: str
 ) -> None:
     root = shutil.copytree(whole["zarr"], tmp_path / "data")
@@ -522,24 +518,24 @@ def test_a_dataset_that_cannot_say_what_it_is_is_left_alone(
     assert tree(root) == before
 
 
-def test_data_of_another_digest_than_they_must_have_are_not_committed_nor_kept(
+def test_data_without_the_expected_digest_are_neither_committed_nor_kept(
     tmp_path: Path, source: Path, whole: dict[str, Path]
 ) -> None:
     resolved = planning.resolve(tiny_recipe(source))
-    plan, sections = resolved.plan, planning.splits(resolved.plan)
+    plan, splits = resolved.plan, planning.splits(resolved.plan)
     with pytest.raises(DamagedError, match="another digest") as caught:
         writer.write_dataset(
-            tmp_path / "data", plan, sections, resolved.deriver, workers=1, expected="0" * 64
+            tmp_path / "data", plan, splits, resolved.deriver, workers=1, expected="0" * 64
         )
     assert caught.value.exit_code == 5
-    assert hidden(tmp_path / "data") == [DRAFT]
+    assert hidden(tmp_path / "data") == [PARTIAL_MANIFEST]
     with pytest.raises(FormatError, match="0:12"):
         builder.finish(tmp_path / "data")
     assert builder.build(tiny_recipe(source), tmp_path / "data").kept == 0
     assert tree(tmp_path / "data") == tree(whole["zarr"])
 
 
-def test_a_dataset_that_is_not_the_published_one_is_built_anew_and_nothing_of_it_kept(
+def test_a_dataset_that_is_not_the_published_one_is_built_again_from_nothing(
     tmp_path: Path, source: Path, whole: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "data"
@@ -550,13 +546,13 @@ def test_a_dataset_that_is_not_the_published_one_is_built_anew_and_nothing_of_it
     for _ in range(2):  # the second run finds nothing to trust either
         with pytest.raises(DamagedError, match="another digest"):
             builder.build(tiny_recipe(source), root)
-        assert hidden(root) == [DRAFT]
+        assert hidden(root) == [PARTIAL_MANIFEST]
     monkeypatch.setattr(recipes, "known_digest", lambda _: published)
     assert builder.build(tiny_recipe(source), root).kept == 0
     assert tree(root) == tree(whole["zarr"])
 
 
-def test_a_record_that_is_damaged_is_not_believed(
+def test_a_damaged_progress_record_is_ignored(
     tmp_path: Path, source: Path, whole: dict[str, Path]
 ) -> None:
     root = tmp_path / "data"
@@ -584,7 +580,7 @@ def test_a_part_that_comes_after_the_commit_leaves_nothing_behind(
     assert tree(root) == tree(whole["zarr"])
 
 
-def test_a_whole_dataset_in_a_folder_that_cannot_be_written_is_found_whole(
+def test_a_whole_dataset_in_a_read_only_folder_is_found_whole(
     tmp_path: Path, source: Path, whole: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "data"
@@ -593,15 +589,15 @@ def test_a_whole_dataset_in_a_folder_that_cannot_be_written_is_found_whole(
     assert builder.build(tiny_recipe(source), root).written == 0
 
 
-def test_a_table_is_read_once_however_many_shards_it_tells_of(
+def test_a_table_is_read_once_for_all_its_shards(
     tmp_path: Path, source: Path, whole: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, read = tmp_path / "data", list[str]()
     shutil.copytree(whole["zarr"], root)
 
-    def counted(root: Path, section: Split) -> Table:
-        read.append(section.folder)
-        return read_table(root, section)
+    def counted(root: Path, split: Split) -> Table:
+        read.append(split.folder)
+        return read_table(root, split)
 
     monkeypatch.setattr(existing, "read_table", counted)
     assert builder.build(tiny_recipe(source), root).written == 0
@@ -616,7 +612,7 @@ def test_a_table_is_read_once_however_many_shards_it_tells_of(
 # Several writers, and builds in parts.
 
 
-def test_a_whole_build_shares_its_folder_with_nobody(
+def test_a_whole_build_locks_its_folder_exclusively(
     tmp_path: Path, source: Path, whole: dict[str, Path]
 ) -> None:
     recipe, root = tiny_recipe(source), tmp_path / "data"
@@ -658,7 +654,7 @@ def test_parts_in_any_order_and_at_once_make_the_same_dataset(
     assert tree(root) == tree(whole[format_name])
 
 
-def test_a_part_that_begins_while_another_looks_is_no_stranger_to_it(
+def test_parts_that_start_at_the_same_time_do_not_refuse_each_other(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, root, look = tiny_recipe(source), tmp_path / "data", writer._present
@@ -674,7 +670,7 @@ def test_a_part_that_begins_while_another_looks_is_no_stranger_to_it(
     assert builder.build(recipe, root, part=(1, 3)).written == 2
 
 
-def test_a_draft_does_not_get_its_name_while_a_part_looks(
+def test_a_temporary_file_is_not_renamed_while_another_part_checks_the_folder(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, root, look = tiny_recipe(source), tmp_path / "data", writer._present
@@ -708,7 +704,7 @@ def test_finish_names_the_parts_that_are_missing_or_damaged(
     assert tree(root) == tree(whole["zarr"])
 
 
-def test_finish_where_nothing_is_begun_says_so(tmp_path: Path) -> None:
+def test_finish_says_when_no_build_was_begun(tmp_path: Path) -> None:
     for root in (tmp_path, tmp_path / "absent"):
         with pytest.raises(FormatError, match="not a finished dataset") as caught:
             builder.finish(root)
@@ -717,7 +713,7 @@ def test_finish_where_nothing_is_begun_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", [(0, 0), (3, 2), (0, 13), (12, 13), (-1, 2)])
-def test_a_part_that_is_none_is_refused_before_anything_is_made(
+def test_an_invalid_part_is_refused_before_anything_is_written(
     tmp_path: Path, source: Path, part: tuple[int, int]
 ) -> None:
     with pytest.raises(RecipeError, match=r"0 <= A < B <= 12"):
@@ -751,7 +747,7 @@ def wait_for_records(process: subprocess.Popen[str], root: Path, count: int) -> 
 
 
 @pytest.mark.parametrize("records", [0, 1, 30, 90])
-def test_a_killed_build_leaves_no_process_no_lock_and_no_manifest_and_the_next_ends_it(
+def test_a_killed_build_leaves_no_process_lock_or_manifest_and_can_be_resumed(
     tmp_path: Path, long_recipe: Path, long_tree: dict[str, bytes], records: int
 ) -> None:
     root = tmp_path / "data"
@@ -781,19 +777,19 @@ def test_an_interrupted_build_ends_within_a_second_and_cleanly(
     wait_for_records(process, root, 5)
     sent = time.monotonic()
     process.send_signal(number)
-    _, said = process.communicate(timeout=PATIENCE)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert time.monotonic() - sent < 1
     assert process.returncode == 130
-    assert said.endswith(
-        "\nError: interrupted; give the same command again: it goes on where it was\n"
+    assert errors.endswith(
+        "\nError: interrupted; give the same command again: it continues where it stopped\n"
     )
     assert not (root / MANIFEST).exists()
-    assert has_no_draft(root)
+    assert has_no_temporaries(root)
     assert builder.build(recipes.load(str(long_recipe)), root, workers=2).kept >= 5
     assert tree(root) == long_tree
 
 
-def test_a_second_build_in_the_same_folder_is_refused_and_the_first_goes_on(
+def test_a_second_build_in_the_same_folder_is_refused_and_the_first_continues(
     tmp_path: Path, long_recipe: Path, long_tree: dict[str, bytes]
 ) -> None:
     root = tmp_path / "data"
@@ -801,13 +797,14 @@ def test_a_second_build_in_the_same_folder_is_refused_and_the_first_goes_on(
     wait_for_records(process, root, 1)
     process.send_signal(signal.SIGSTOP)
     second = start("build", "--recipe", long_recipe, "--out", root)
-    _, said = second.communicate(timeout=PATIENCE)
+    _, errors = second.communicate(timeout=PATIENCE)
     part = start("build", "--recipe", long_recipe, "--out", root, "--shards", "0:1")
     part.communicate(timeout=PATIENCE)
     process.send_signal(signal.SIGCONT)
     _, complaints = process.communicate(timeout=PATIENCE)
     assert (second.returncode, part.returncode, process.returncode) == (6, 6, 0), complaints
-    assert said.endswith(
-        f"Error: {root}: another process is writing here; wait for it to end, or choose another folder\n"
+    assert errors.endswith(
+        f"Error: {root}: another process is writing here; "
+        "wait for it to end, or choose another folder\n"
     )
     assert tree(root) == long_tree

@@ -1,4 +1,4 @@
-"""A sample is shown as it is stored, and derived again from the dataset's own images."""
+"""Test that samples are shown as stored, and derived again from the dataset's own images."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ CORNERS = Task("corners", columns, lambda digits, mosaics, split: digits, derive
 
 @pytest.fixture(autouse=True)
 def no_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty working folder; whatever loads a source, fails."""
+    """Use an empty working folder, and let every attempt to load a source fail."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.delenv("DATAGEN_SOURCE_DIR", raising=False)
@@ -82,9 +82,7 @@ def copy(built: dict[tuple[str, str], Path]) -> Path:
 
 @pytest.fixture
 def corners(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A dataset with a task of the user's own, defined in corners.py, which is known here only with
-    --with.
-    """
+    """Build a dataset with a user's task, defined in corners.py and known only by --with."""
     Path("corners.py").write_text(CORNERS)
     source = npz.load(tiny_source(Path()))
     with monkeypatch.context() as patched:
@@ -126,16 +124,16 @@ def test_the_stored_row_is_shown_and_the_derived_one_is_the_same(
     built: dict[tuple[str, str], Path], storage: tuple[str, str]
 ) -> None:
     dataset, whole = Dataset(built[storage]), columns(built[storage])
-    for (task, split), section in dataset.splits.items():
-        for index in {0, 1, 255 % section.count, 256 % section.count, section.count - 1}:
-            shown, anew = (
+    for (task, split), of in dataset.splits.items():
+        for index in {0, 1, 255 % of.count, 256 % of.count, of.count - 1}:
+            shown, derived = (
                 get(dataset, task, split, index) for get in (samples.stored, samples.derived)
             )
-            assert list(shown) == list(anew) == [column.name for column in section.columns]
+            assert list(shown) == list(derived) == [column.name for column in of.columns]
             for name, value in shown.items():
                 np.testing.assert_array_equal(value, whole[task, split, name][index])
-                np.testing.assert_array_equal(value, anew[name])
-                assert value.dtype == anew[name].dtype
+                np.testing.assert_array_equal(value, derived[name])
+                assert value.dtype == derived[name].dtype
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -144,17 +142,19 @@ def test_show_and_sample_print_and_draw_the_same(
 ) -> None:
     for task in TASKS:
         shown = printed("show", built[storage], task, "val", 3)
-        anew = printed("sample", built[storage], task, "val", 3)
-        assert anew.pop("stood_on") == "the images and labels in the dataset"
-        assert shown == anew
+        derived = printed("sample", built[storage], task, "val", 3)
+        assert derived.pop("stood_on") == "the images and labels in the dataset"
+        assert shown == derived
         text = run("show", built[storage], task, "val", 3, "--png", f"new/{task}.png").output
-        told = f"{text}stood on   the images and labels in the dataset\n"
-        assert run("sample", built[storage], task, "val", 3, "--png", "anew.png").output == told
+        output = f"{text}stood on   the images and labels in the dataset\n"
+        assert (
+            run("sample", built[storage], task, "val", 3, "--png", "derived.png").output == output
+        )
         assert Path(f"new/{task}.png").read_bytes().startswith(b"\x89PNG\r\n")
-    assert Path("new/mosaics.png").read_bytes() == Path("anew.png").read_bytes()
+    assert Path("new/mosaics.png").read_bytes() == Path("derived.png").read_bytes()
 
 
-def test_a_source_in_the_environment_is_not_asked_for(
+def test_a_source_in_the_environment_is_not_loaded(
     built: dict[tuple[str, str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATAGEN_SOURCE_DIR", "nowhere")
@@ -196,38 +196,40 @@ def test_a_shard_that_cannot_be_read_exits_with_5(
     if damage == "link":
         Path("elsewhere").write_bytes(data)
         path.symlink_to(Path("elsewhere").absolute())
-    told = "a file or folder of the dataset is a link" if damage == "link" else "the shard is not"
-    assert f"{path}: {told}" in refused(5, "show", root, "mosaics", "train", 256)
+    problem = (
+        "a file or folder of the dataset is a link" if damage == "link" else "the shard is not"
+    )
+    assert f"{path}: {problem}" in refused(5, "show", root, "mosaics", "train", 256)
     assert run("show", root, "mosaics", "train", 255).exit_code == 0
     assert run("sample", root, "mosaics", "train", 256).exit_code == 0
 
 
-def test_what_does_not_decode_exits_with_5(built: dict[tuple[str, str], Path]) -> None:
+def test_undecodable_data_exit_with_5(built: dict[tuple[str, str], Path]) -> None:
     root = Path(shutil.copytree(built["zarr", "zstd"], "here"))
     path = root / "mosaics/test/image/c/0/0/0"
     path.write_bytes(b"\xff" * 200 + path.read_bytes()[200:])
     assert "mosaics/test" in refused(5, "show", root, "mosaics", "test", 7)
 
 
-def test_one_copy_of_the_images_is_enough_and_none_is_refused(copy: Path) -> None:
+def test_one_copy_of_the_images_is_enough_and_at_least_one_is_needed(copy: Path) -> None:
     whole = printed("sample", copy, "mosaics", "test", 7)
     flip(copy / "foreground/test/image/c/0/0/0", 3)
     assert printed("sample", copy, "mosaics", "test", 7) == whole
     flip(copy / "circles/test/image/c/0/0/0", 3)
-    said = refused(5, "sample", copy, "mosaics", "test", 7)
-    assert "the images and labels of test are damaged: another content of image" in said
+    message = refused(5, "sample", copy, "mosaics", "test", 7)
+    assert "the images and labels of test are damaged: another content of image" in message
     assert run("sample", copy, "mosaics", "val", 7).exit_code == 0
 
 
 def test_damaged_labels_are_refused(copy: Path) -> None:
     flip(copy / "circles/test/label/c/0", 3)
-    said = refused(5, "sample", copy, "foreground", "test", 7)
-    assert "damaged: another content of label" in said
+    message = refused(5, "sample", copy, "foreground", "test", 7)
+    assert "damaged: another content of label" in message
 
 
 @pytest.mark.parametrize("command", ["show", "sample"])
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
         (
             ["mosaic", "test", 3],
@@ -259,31 +261,35 @@ def test_damaged_labels_are_refused(copy: Path) -> None:
     ],
 )
 def test_names_are_checked_before_anything_is_read(
-    built: dict[tuple[str, str], Path], command: str, arguments: list[object], code: int, told: str
+    built: dict[tuple[str, str], Path],
+    command: str,
+    arguments: list[object],
+    code: int,
+    message: str,
 ) -> None:
-    assert told in refused(code, command, built["zarr", "none"], *arguments)
+    assert message in refused(code, command, built["zarr", "none"], *arguments)
     assert not any(Path().iterdir())
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["mosaic", "test", 3], "did you mean mosaics?"),
         (["boxes", "test", 3], "no such task: 'boxes'"),
         (["mosaics", "test", 32_768], "expected 0 to 32,767, found 32,768"),
     ],
 )
-def test_of_a_recipe_too(
-    built: dict[tuple[str, str], Path], arguments: list[object], told: str
+def test_names_of_a_recipe_are_checked_too(
+    built: dict[tuple[str, str], Path], arguments: list[object], message: str
 ) -> None:
-    assert told in refused(3, "sample", "mnist", *arguments)
+    assert message in refused(3, "sample", "mnist", *arguments)
     data = built["zarr", "none"]
-    if "32" not in told:
-        assert told in refused(3, "sample", data, *arguments, "--source-dir", "absent")
+    if "32" not in message:
+        assert message in refused(3, "sample", data, *arguments, "--source-dir", "absent")
 
 
 @pytest.mark.parametrize("command", ["show", "sample"])
-def test_what_is_no_dataset_exits_with_4(command: str) -> None:
+def test_a_folder_without_a_dataset_exits_with_4(command: str) -> None:
     Path("empty").mkdir()
     for root in ("empty", "data/absent"):
         assert "not a finished dataset" in refused(4, command, root, "mosaics", "test", 0)
@@ -293,14 +299,14 @@ def test_what_is_no_dataset_exits_with_4(command: str) -> None:
 def test_nothing_is_drawn_into_a_dataset(copy: Path, place: str) -> None:
     before = tree(copy)
     for command in ("show", "sample"):
-        said = refused(3, command, copy, "mosaics", "test", 0, "--png", copy / place)
-        assert f"{copy / place}: nothing is drawn or written within a dataset" in said
-        assert f"found the dataset {copy.absolute()})" in said
+        message = refused(3, command, copy, "mosaics", "test", 0, "--png", copy / place)
+        assert f"{copy / place}: nothing is drawn or written within a dataset" in message
+        assert f"found the dataset {copy.absolute()})" in message
     assert tree(copy) == before
 
 
 @pytest.mark.parametrize("command", ["show", "sample"])
-def test_no_picture_takes_the_place_of_what_is_no_file(copy: Path, command: str) -> None:
+def test_a_picture_replaces_only_regular_files(copy: Path, command: str) -> None:
     os.mkfifo("pipe")
     Path("loop").symlink_to("loop")
     Path("to-null").symlink_to("/dev/null")
@@ -309,18 +315,18 @@ def test_no_picture_takes_the_place_of_what_is_no_file(copy: Path, command: str)
         ("loop", "a link"),
         ("/dev/null", "a device or pipe"),
     ):
-        said = refused(7, command, copy, "mosaics", "test", 0, "--png", place)
-        assert f"{place}: {found}, not a file to draw in; choose another place" in said
+        message = refused(7, command, copy, "mosaics", "test", 0, "--png", place)
+        assert f"{place}: {found}, not a file to draw in; choose another place" in message
     refused(7, command, copy, "mosaics", "test", 0, "--png", "to-null")
     Path("note").write_text("a note")
-    said = refused(7, command, copy, "mosaics", "test", 0, "--png", "note/x.png")
-    assert "note: not a folder; choose another place" in said
+    message = refused(7, command, copy, "mosaics", "test", 0, "--png", "note/x.png")
+    assert "note: not a folder; choose another place" in message
     assert Path("pipe").is_fifo()
     assert Path("/dev/null").is_char_device()
     assert Path("to-null").is_symlink()
 
 
-def test_a_picture_named_by_a_link_is_drawn_in_the_file_that_it_leads_to(copy: Path) -> None:
+def test_a_picture_named_by_a_link_is_drawn_into_its_target(copy: Path) -> None:
     Path("link.png").symlink_to("shelf/real.png")
     assert run("show", copy, "mosaics", "test", 0, "--png", "link.png").exit_code == 0
     assert Path("link.png").is_symlink()
@@ -329,7 +335,7 @@ def test_a_picture_named_by_a_link_is_drawn_in_the_file_that_it_leads_to(copy: P
     refused(3, "show", copy, "mosaics", "test", 0, "--png", "into.png")
 
 
-def test_a_task_of_ones_own_is_shown_and_drawn_even_where_it_is_not_known(corners: Path) -> None:
+def test_a_user_task_is_shown_and_drawn_even_if_unknown(corners: Path) -> None:
     shown = printed("show", corners, "corners", "val", 2, "--png", "drawn.png")
     assert shown["corner"] == shown["image"][0][0]
     assert (shown["label"], shown["circle"]) == (255, -7)
@@ -337,17 +343,17 @@ def test_a_task_of_ones_own_is_shown_and_drawn_even_where_it_is_not_known(corner
     assert Path("drawn.png").read_bytes().startswith(b"\x89PNG\r\n")
     assert "datagen --with FILE.py" in refused(3, "sample", corners, "corners", "val", 2)
     assert run("sample", corners, "mosaics", "val", 2).exit_code == 0
-    anew = json.loads(
+    derived = json.loads(
         run_with_corners(
-            "sample", corners, "corners", "val", 2, "--png", "anew.png", "--json"
+            "sample", corners, "corners", "val", 2, "--png", "derived.png", "--json"
         ).output
     )
-    assert anew.pop("stood_on") == "the images and labels in the dataset"
-    assert anew == shown
-    assert Path("anew.png").read_bytes() == Path("drawn.png").read_bytes()
+    assert derived.pop("stood_on") == "the images and labels in the dataset"
+    assert derived == shown
+    assert Path("derived.png").read_bytes() == Path("drawn.png").read_bytes()
 
 
-def test_a_task_that_has_other_columns_by_now_is_refused(corners: Path) -> None:
+def test_a_task_whose_columns_have_changed_is_refused(corners: Path) -> None:
     Path("corners.py").write_text(CORNERS.replace('"corner"', '"edge"'))
     result = run_with_corners("sample", corners, "corners", "val", 2)
     assert result.exit_code == 5

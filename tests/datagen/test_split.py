@@ -22,7 +22,7 @@ Samples = list[tuple[int, int]]  # (content, label)
 
 
 def part(samples: Samples) -> Part:
-    """Make images of 1x2 pixels whose bytes are the content, big-endian."""
+    """Make images of 1x2 pixels whose bytes are `content`, big-endian."""
     contents = np.array([content for content, _ in samples], ">u2")
     return Part(
         contents.view(np.uint8).reshape(-1, 1, 2),
@@ -46,7 +46,7 @@ def many(count: int, start: int = 0) -> Samples:
     return [(start + number, number % 2) for number in range(count)]
 
 
-def test_parts_are_taken_as_they_come() -> None:
+def test_parts_are_kept_in_order() -> None:
     division = split.divide(
         source(train=many(3), val=many(2, 10), test=many(2, 20)), val=None, seed=0
     )
@@ -86,14 +86,14 @@ def test_a_train_sorted_by_class_gives_a_val_of_both_classes() -> None:
     assert contents(again.digits["val"]) != val
 
 
-def test_nothing_is_copied_where_nothing_is_dropped() -> None:
+def test_nothing_is_copied_if_nothing_is_dropped() -> None:
     whole = source(train=many(24), test=many(2, 100))
     division = split.divide(whole, val=None, seed=0)
     for name, origin in (("train", "train"), ("val", "train"), ("test", "test")):
         assert np.shares_memory(division.digits[name].images, whole.parts[origin].images)
 
 
-def test_an_image_in_several_splits_stays_in_test_then_val_then_train() -> None:
+def test_an_image_in_several_splits_is_kept_in_test_then_val_then_train() -> None:
     division = split.divide(
         source(
             train=[(1, 0), (2, 0), (3, 0), (3, 0)],
@@ -120,7 +120,7 @@ def test_an_image_in_several_splits_stays_in_test_then_val_then_train() -> None:
     }
 
 
-def test_equal_images_with_other_labels_are_listed() -> None:
+def test_equal_images_with_different_labels_are_listed() -> None:
     division = split.divide(
         source(train=[(1, 0), (1, 1), (2, 1), (7, 0)], val=[(3, 0), (3, 0)], test=[(2, 0), (9, 1)]),
         val=None,
@@ -159,7 +159,9 @@ samples = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 1)), max_size=12
 
 
 @given(train=samples, val=samples, test=samples)
-def test_it_agrees_with_the_rule_read_slowly(train: Samples, val: Samples, test: Samples) -> None:
+def test_it_agrees_with_a_slow_implementation_of_the_rule(
+    train: Samples, val: Samples, test: Samples
+) -> None:
     parts = {"train": [(100, 0), *train], "val": [(101, 0), *val], "test": [(102, 0), *test]}
     division = split.divide(source(**parts), val=None, seed=0)
     seen: dict[int, tuple[str, int, int]] = {}
@@ -229,7 +231,7 @@ def test_equal_images_of_an_unsplit_source_meet_in_one_split() -> None:
         ({"all": many(5)}, 1, "comes unsplit"),
     ],
 )
-def test_a_val_that_does_not_fit_is_an_error_of_the_recipe(
+def test_a_val_that_does_not_fit_is_a_recipe_error(
     parts: Mapping[str, Samples], val: int, words: str
 ) -> None:
     with pytest.raises(RecipeError, match=words) as caught:

@@ -1,6 +1,4 @@
-"""What a store writes, the format's own library reads back, and the mapped runs of bytes hold the
-same.
-"""
+"""Test that libraries and mapped extents read back what a store writes."""
 
 from __future__ import annotations
 
@@ -58,7 +56,7 @@ KINDS = st.tuples(
 )
 
 
-def section(
+def make_split(
     count: int = 600,
     *,
     shard_size: int = 512,
@@ -69,10 +67,10 @@ def section(
 
 
 @pytest.mark.parametrize("side", [1, 5, 181, 182, 500])
-def test_blocks_of_compressed_samples_are_whole_chunks_where_one_fits(side: int) -> None:
+def test_blocks_of_compressed_samples_are_whole_chunks_if_one_fits(side: int) -> None:
     columns = (Column("image", "|u1", (side, side), ("y", "x")), Column("label", "|u1", (), ()))
     packed, plain = (
-        section(4000, shard_size=2048, compression=kind, columns=columns)
+        make_split(4000, shard_size=2048, compression=kind, columns=columns)
         for kind in ("zstd", "none")
     )
     assert packed.samples_a_block % 256 == 0 or packed.samples_a_block < 256
@@ -110,7 +108,7 @@ def write_shard(
 def write(
     root: Path, name: str, of: Split, data: Mapping[str, Array], step: int = 100
 ) -> list[dict[str, Extent]]:
-    """All shards of a section, and its frame."""
+    """All shards of a split, and its frame."""
     extents = [write_shard(root, name, of, shard, data, step) for shard in range(of.shards)]
     open_store(name).write_frame(root, of)
     return extents
@@ -128,7 +126,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """A folder of one example: hypothesis and fixtures of a function do not go together."""
+    """Make a folder for one example: hypothesis and function fixtures do not go together."""
     with tempfile.TemporaryDirectory() as name:
         yield Path(name)
 
@@ -138,7 +136,7 @@ def folder() -> Iterator[Path]:
 def test_whole_columns_and_slices_are_read_through_the_format_s_library(
     tmp_path: Path, name: str, compression: str
 ) -> None:
-    of = section(1300, compression=compression)
+    of = make_split(1300, compression=compression)
     data = samples(of)
     write(tmp_path, name, of, data)
     for column in of.columns:
@@ -156,11 +154,11 @@ def test_whole_columns_and_slices_are_read_through_the_format_s_library(
     st.sampled_from([256, 512, 1024]),
     st.integers(1, 600),
 )
-def test_mapped_runs_hold_the_samples(
+def test_mapped_extents_hold_the_samples(
     name: str, kind: tuple[str, tuple[int, ...]], count: int, shard_size: int, step: int
 ) -> None:
     axes = tuple("abc"[: len(kind[1])])
-    of = section(
+    of = make_split(
         count, shard_size=shard_size, columns=(Column("a", *kind, axes), Column("b", "|u1", (), ()))
     )
     data = samples(of)
@@ -191,7 +189,7 @@ def test_mapped_runs_hold_the_samples(
 def test_bytes_on_disk_do_not_depend_on_blocks_or_the_order_of_shards(
     tmp_path: Path, name: str, compression: str
 ) -> None:
-    of = section(1300, compression=compression)
+    of = make_split(1300, compression=compression)
     data = samples(of)
     write(tmp_path / "a", name, of, data, 256)
     open_store(name).write_frame(tmp_path / "b", of)
@@ -205,11 +203,12 @@ def test_bytes_on_disk_do_not_depend_on_blocks_or_the_order_of_shards(
 def test_another_process_at_another_time_writes_the_same_bytes(
     tmp_path: Path, name: str, compression: str
 ) -> None:
-    of = section(compression=compression)
+    of = make_split(compression=compression)
     write(tmp_path / "a", name, of, samples(of))
     script = (
-        "import sys; from pathlib import Path; sys.path[:0] = sys.argv[4:]; import test_stores as t\n"
-        "of = t.section(compression=sys.argv[3]); t.write(Path(sys.argv[1]), sys.argv[2], of, t.samples(of))"
+        "import sys; from pathlib import Path; sys.path[:0] = sys.argv[4:]\n"
+        "import test_stores as t; of = t.make_split(compression=sys.argv[3])\n"
+        "t.write(Path(sys.argv[1]), sys.argv[2], of, t.samples(of))"
     )
     time.sleep(max(0.0, 1.05 - time.time() % 1))  # HDF5 counts whole seconds
     command = [
@@ -229,7 +228,7 @@ def test_another_process_at_another_time_writes_the_same_bytes(
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_discarded_shard_leaves_nothing(tmp_path: Path, name: str, compression: str) -> None:
-    of = section(compression=compression)
+    of = make_split(compression=compression)
     writer = open_store(name).open_shard(tmp_path, of, 0)
     writer.append("image", samples(of)["image"][:300])
     assert all(is_temporary(Path(path).name) for path in contents(tmp_path))
@@ -240,7 +239,7 @@ def test_a_discarded_shard_leaves_nothing(tmp_path: Path, name: str, compression
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_shard_that_cannot_be_begun_leaves_nothing(
+def test_a_shard_that_cannot_be_created_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, compression: str
 ) -> None:
     begun: list[Path] = []
@@ -260,21 +259,19 @@ def test_a_shard_that_cannot_be_begun_leaves_nothing(
         hdf5_store, "_ChunkWriter" if compression == "zstd" else "_create_dataset", failing_chunks
     )
     with pytest.raises(StorageError, match="full"):
-        open_store(name).open_shard(tmp_path, section(compression=compression), 0)
+        open_store(name).open_shard(tmp_path, make_split(compression=compression), 0)
     assert not contents(tmp_path)
 
 
 def index_of(data: bytes, chunks: int) -> list[tuple[int, int]]:
-    """The index at the end of a shard, its checksum compared with that of the checksum's own
-    definition.
-    """
+    """Read the index at the end of a shard, and compare its checksum with the definition."""
     index = data[-16 * chunks - 4 : -4]
     assert struct.unpack("<I", data[-4:])[0] == naive_crc32c(index)
     return [struct.unpack_from("<QQ", index, 16 * number) for number in range(chunks)]
 
 
 def naive_crc32c(data: bytes) -> int:
-    """CRC-32C by long division, one bit at a time."""
+    """Compute CRC-32C by long division, one bit at a time."""
     value = 0xFFFFFFFF
     for byte in data:
         value ^= byte
@@ -283,10 +280,10 @@ def naive_crc32c(data: bytes) -> int:
     return value ^ 0xFFFFFFFF
 
 
-def test_an_edge_shard_maps_its_last_chunk_is_padded_and_absent_chunks_say_so(
+def test_an_edge_shard_is_mapped_with_a_padded_last_chunk_and_marked_absent_chunks(
     tmp_path: Path,
 ) -> None:
-    of = section(1024 + 300, shard_size=1024, columns=(Column("label", "<u4", (3,), ("a",)),))
+    of = make_split(1024 + 300, shard_size=1024, columns=(Column("label", "<u4", (3,), ("a",)),))
     data = samples(of)["label"]
     write(tmp_path, "zarr", of, {"label": data})
     edge = (tmp_path / "mosaics/val/label/c/1/0").read_bytes()
@@ -303,8 +300,8 @@ def test_an_edge_shard_maps_its_last_chunk_is_padded_and_absent_chunks_say_so(
     assert index_of(full, 4) == [(chunk * 256 * 12, 256 * 12) for chunk in range(4)]
 
 
-def test_compressed_chunks_lie_in_order_without_gaps(tmp_path: Path) -> None:
-    of = section(
+def test_compressed_chunks_are_in_order_without_gaps(tmp_path: Path) -> None:
+    of = make_split(
         1024 + 300, shard_size=1024, compression="zstd", columns=(Column("a", "|u1", (), ()),)
     )
     extents = write(tmp_path, "zarr", of, samples(of))
@@ -325,7 +322,7 @@ def test_compressed_chunks_lie_in_order_without_gaps(tmp_path: Path) -> None:
 def test_chunks_of_zeros_are_stored_like_any_other(
     tmp_path: Path, name: str, compression: str
 ) -> None:
-    of = section(512, columns=(Column("a", "|u1", (9,), ("x",)),), compression=compression)
+    of = make_split(512, columns=(Column("a", "|u1", (9,), ("x",)),), compression=compression)
     zeros = {"a": np.zeros((512, 9), np.uint8)}
     extent = write(tmp_path, name, of, zeros)[0]["a"]
     path = place(tmp_path, name, of, of.columns[0], 0)
@@ -344,10 +341,10 @@ def test_chunks_of_zeros_are_stored_like_any_other(
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
-def test_zarr_reads_a_section_as_a_group_of_named_arrays_without_a_warning(
+def test_zarr_reads_a_split_as_a_group_of_named_arrays_without_a_warning(
     tmp_path: Path, compression: str
 ) -> None:
-    of = section(1300, compression=compression)
+    of = make_split(1300, compression=compression)
     data = samples(of)
     write(tmp_path, "zarr", of, data)
     with warnings.catch_warnings():
@@ -367,10 +364,10 @@ def test_zarr_reads_a_section_as_a_group_of_named_arrays_without_a_warning(
             np.testing.assert_array_equal(array[-3:], data[column.name][-3:])
 
 
-def test_a_hole_in_zarr_shows_as_a_value_that_no_sample_has_where_there_is_one(
+def test_a_missing_zarr_chunk_reads_as_an_impossible_value_if_there_is_one(
     tmp_path: Path,
 ) -> None:
-    of = section(1300, columns=(*COLUMNS, Column("mask", "|u1", (3, 5), ("y", "x"))))
+    of = make_split(1300, columns=(*COLUMNS, Column("mask", "|u1", (3, 5), ("y", "x"))))
     write(tmp_path, "zarr", of, samples(of))
     group: Any = zarr.open_group(tmp_path / of.folder, mode="r")
     for column in of.columns:
@@ -380,8 +377,8 @@ def test_a_hole_in_zarr_shows_as_a_value_that_no_sample_has_where_there_is_one(
 
 
 @pytest.mark.parametrize("damage", ["emptied", "cut"])
-def test_zarr_raises_where_a_shard_is_not_whole(tmp_path: Path, damage: str) -> None:
-    of = section(1300)
+def test_zarr_raises_if_a_shard_is_not_whole(tmp_path: Path, damage: str) -> None:
+    of = make_split(1300)
     write(tmp_path, "zarr", of, samples(of))
     path = place(tmp_path, "zarr", of, of.columns[0], 1)
     os.truncate(path, 0 if damage == "emptied" else path.stat().st_size - 1)
@@ -389,8 +386,8 @@ def test_zarr_raises_where_a_shard_is_not_whole(tmp_path: Path, damage: str) -> 
         zarr_store.read_rows(tmp_path, of, of.columns[0], 500, 600)
 
 
-def test_zarr_metadata_say_only_what_the_specification_knows(tmp_path: Path) -> None:
-    of = section()
+def test_zarr_metadata_use_only_specified_fields(tmp_path: Path) -> None:
+    of = make_split()
     written = zarr_store.write_frame(tmp_path, of)
     assert (
         set(written)
@@ -424,7 +421,7 @@ def test_zarr_metadata_say_only_what_the_specification_knows(tmp_path: Path) -> 
 def test_a_shard_written_by_zarr_itself_has_the_same_content_and_index(
     tmp_path: Path, count: int
 ) -> None:
-    of = section(count, shard_size=1024)
+    of = make_split(count, shard_size=1024)
     data = samples(of)
     write(tmp_path / "ours", "zarr", of, data)
     for column in of.columns:
@@ -445,20 +442,20 @@ def test_a_shard_written_by_zarr_itself_has_the_same_content_and_index(
 
 
 def joined(data: bytes, chunks: int) -> bytes:
-    """All chunks that there are, one after the other."""
+    """Join all present chunks."""
     return b"".join(chunk for chunk in decoded_chunks(data, chunks) if chunk is not None)
 
 
 def decoded_chunks(data: bytes, chunks: int) -> list[bytes | None]:
-    """The chunks of an uncompressed shard, wherever they lie; None where absent."""
+    """Read the chunks of an uncompressed shard by the index; None for absent ones."""
     return [
         None if offset == ABSENT else data[offset : offset + size]
         for offset, size in index_of(data, chunks)
     ]
 
 
-def test_zarr_writes_the_very_same_bytes(tmp_path: Path) -> None:
-    of = section(1300, shard_size=1024, columns=COLUMNS[:1])
+def test_zarr_itself_writes_the_same_bytes(tmp_path: Path) -> None:
+    of = make_split(1300, shard_size=1024, columns=COLUMNS[:1])
     data = samples(of)
     write(tmp_path, "zarr", of, data)
     ours = contents(tmp_path)
@@ -477,7 +474,7 @@ def test_zarr_writes_the_very_same_bytes(tmp_path: Path) -> None:
 
 
 def in_order(data: bytes) -> object:
-    """What a file of a store holds, in whatever order the chunks of a shard lie."""
+    """Read the content of a store's file, independent of the order of chunks in a shard."""
     return data if data.startswith(b"{") else decoded_chunks(data, 4)
 
 
@@ -497,12 +494,12 @@ def test_crc32c_gives_the_published_values(data: bytes, crc: int) -> None:
 
 
 @given(st.binary(max_size=300))
-def test_crc32c_is_that_of_another_implementation(data: bytes) -> None:
+def test_crc32c_agrees_with_another_implementation(data: bytes) -> None:
     assert zarr_store.crc32c(data) == naive_crc32c(data)
 
 
 def test_every_dataset_of_hdf5_is_aligned_contiguous_and_without_times(tmp_path: Path) -> None:
-    of = section(
+    of = make_split(
         700, columns=(*COLUMNS, Column("odd", "|u1", (7,), ("x",)), Column("last", "<i8", (), ()))
     )
     extents = write(tmp_path, "hdf5", of, samples(of))
@@ -520,8 +517,8 @@ def test_every_dataset_of_hdf5_is_aligned_contiguous_and_without_times(tmp_path:
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
-def test_hdf5_is_the_shards_alone_wherever_they_are_moved(tmp_path: Path, compression: str) -> None:
-    of = section(1300, shard_size=256, compression=compression)
+def test_hdf5_shards_can_be_moved_and_need_no_other_file(tmp_path: Path, compression: str) -> None:
+    of = make_split(1300, shard_size=256, compression=compression)
     data = samples(of)
     write(tmp_path / "a", "hdf5", of, data)
     (tmp_path / "a").rename(tmp_path / "moved")
@@ -543,8 +540,8 @@ def test_hdf5_is_the_shards_alone_wherever_they_are_moved(tmp_path: Path, compre
         shutil.rmtree(tmp_path / "alone")
 
 
-def test_the_view_of_an_earlier_build_is_removed_with_the_frame_it_was(tmp_path: Path) -> None:
-    of = section(1300, shard_size=256)
+def test_a_view_of_an_earlier_version_is_removed(tmp_path: Path) -> None:
+    of = make_split(1300, shard_size=256)
     write(tmp_path, "hdf5", of, samples(of))
     before = contents(tmp_path)
     write_view(tmp_path, of)
@@ -555,7 +552,7 @@ def test_the_view_of_an_earlier_build_is_removed_with_the_frame_it_was(tmp_path:
 
 @pytest.mark.parametrize("damage", ["missing", "emptied", "cut", "virtual", "external"])
 def test_a_shard_of_hdf5_is_never_read_as_zeros(tmp_path: Path, damage: str) -> None:
-    of = section(1300, shard_size=256)
+    of = make_split(1300, shard_size=256)
     write(tmp_path, "hdf5", of, samples(of))
     path = place(tmp_path, "hdf5", of, of.columns[0], 2)
     if damage == "missing":
@@ -581,10 +578,10 @@ def test_a_shard_of_hdf5_is_never_read_as_zeros(tmp_path: Path, damage: str) -> 
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_shard_that_may_not_be_read_is_a_matter_of_storage_and_no_damage(
+def test_a_shard_without_read_permission_is_a_storage_error_and_not_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    of = section()
+    of = make_split()
     write(tmp_path, name, of, samples(of))
 
     def refuse(*_: object, **__: object) -> None:
@@ -598,7 +595,7 @@ def test_a_shard_that_may_not_be_read_is_a_matter_of_storage_and_no_damage(
 def test_hdf5_with_zstd_names_the_package_that_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of = section(compression="zstd")
+    of = make_split(compression="zstd")
     write(tmp_path, "hdf5", of, samples(of))
     monkeypatch.setitem(sys.modules, "hdf5plugin", None)
     with pytest.raises(
@@ -609,7 +606,7 @@ def test_hdf5_with_zstd_names_the_package_that_is_missing(
     with pytest.raises(StorageError, match="needs the package hdf5plugin"):
         open_store("hdf5").open_shard(tmp_path / "new", of, 0)
     assert not contents(tmp_path / "new")
-    plain = section()
+    plain = make_split()
     write(tmp_path / "plain", "hdf5", plain, samples(plain))
     assert len(open_store("hdf5").read_rows(tmp_path / "plain", plain, plain.columns[0], 0, 3)) == 3
 
@@ -619,7 +616,7 @@ def test_hdf5_with_zstd_names_the_package_that_is_missing(
 def test_a_frame_that_the_library_cannot_read_is_damage(
     tmp_path: Path, name: str, damage: str
 ) -> None:
-    of = section()
+    of = make_split()
     write(tmp_path, name, of, samples(of))
     frame = tmp_path / of.folder / ("00000.h5" if name == "hdf5" else "image/zarr.json")
     if damage == "removed":
@@ -631,7 +628,7 @@ def test_a_frame_that_the_library_cannot_read_is_damage(
 
 
 def test_a_compressed_chunk_that_does_not_decode_is_damage(tmp_path: Path) -> None:
-    of = section(compression="zstd", columns=COLUMNS[:1])
+    of = make_split(compression="zstd", columns=COLUMNS[:1])
     for name in FORMATS:
         write(tmp_path / name, name, of, samples(of))
         path = place(tmp_path / name, name, of, of.columns[0], 0)
@@ -645,10 +642,10 @@ def test_a_compressed_chunk_that_does_not_decode_is_damage(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("number", [1, 2, 7])
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_disk_that_fills_is_told_and_nothing_is_left(
+def test_a_full_disk_is_reported_and_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
 ) -> None:
-    of, calls, write_all = section(), itertools.count(1), os.pwritev
+    of, calls, write_all = make_split(), itertools.count(1), os.pwritev
 
     def full(*arguments: Any) -> int:
         if next(calls) == number:
@@ -666,10 +663,10 @@ def test_a_disk_that_fills_is_told_and_nothing_is_left(
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_bytes_are_the_same_however_they_come_to_the_disk(
+def test_the_bytes_are_the_same_for_every_way_of_writing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, compression: str
 ) -> None:
-    of, write_all = section(compression=compression), os.pwritev
+    of, write_all = make_split(compression=compression), os.pwritev
     extents = [write(tmp_path / "whole", name, of, samples(of))]
 
     def write_some(descriptor: int, parts: list[memoryview], at: int) -> int:
@@ -688,8 +685,8 @@ def test_the_bytes_are_the_same_however_they_come_to_the_disk(
         assert contents(tmp_path / other) == contents(tmp_path / "whole")
 
 
-def test_a_section_counts_shards_chunks_and_samples() -> None:
-    of = section(1300, shard_size=512)
+def test_a_split_counts_shards_chunks_and_samples() -> None:
+    of = make_split(1300, shard_size=512)
     assert (of.folder, of.shards) == ("mosaics/val", 3)
     assert [of.samples(shard) for shard in range(3)] == [
         range(512),

@@ -48,7 +48,7 @@ def test_no_indices_give_no_samples() -> None:
     assert labels.shape == (0,)
 
 
-def test_a_sample_is_the_same_alone_and_in_any_company(drawn: Drawn) -> None:
+def test_a_sample_is_the_same_alone_and_among_others(drawn: Drawn) -> None:
     images, labels = drawn
     for index in range(0, SOME, 97):
         alone, label = strokes.draw(np.array([index], np.uint64))
@@ -64,12 +64,12 @@ def test_order_and_repetition_change_no_sample(drawn: Drawn) -> None:
     assert np.array_equal(some, images[order])
 
 
-def test_a_large_index_is_an_ordinary_sample() -> None:
+def test_a_large_index_gives_an_ordinary_sample() -> None:
     images, _ = strokes.draw(np.array([2**64 - 1, 2**63, 70_000], np.uint64))
     assert (images.max(axis=(1, 2)) > 150).all()
 
 
-def test_the_first_samples_are_the_golden_ones(drawn: Drawn) -> None:
+def test_the_first_samples_have_the_golden_digest(drawn: Drawn) -> None:
     images, labels = drawn
     assert digest_of(images[:500], labels[:500]) == GOLDEN_FIRST_500
 
@@ -198,7 +198,7 @@ def test_a_straight_skeleton_makes_a_straight_even_path() -> None:
     assert not path[:, 1].any()
 
 
-def test_the_ways_of_writing_a_digit_share_it_out_wholly() -> None:
+def test_the_shares_of_the_ways_of_writing_a_digit_add_up_to_one() -> None:
     shares = dict.fromkeys(range(10), 0)
     for glyph in strokes.glyphs():
         shares[glyph.digit] += glyph.weight
@@ -293,7 +293,7 @@ def test_an_inexact_operation_is_found(code: str) -> None:
 
 
 @pytest.mark.long
-def test_the_whole_source_is_the_golden_one_and_all_its_images_differ() -> None:
+def test_the_whole_source_has_the_golden_digest_and_distinct_images() -> None:
     source = strokes.load()
     train, test = source.parts["train"], source.parts["test"]
     assert (len(train.images), len(test.images)) == (60_000, 10_000)

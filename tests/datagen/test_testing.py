@@ -55,7 +55,7 @@ from datagen.verifier import verify
 
 Test = Callable[[Any], bool]
 
-# Enough to meet each special case, whatever the seed; nothing is shrunk, nothing remembered.
+# Enough to draw each special case for any seed; nothing is shrunk or remembered.
 searching = settings(
     database=None,
     max_examples=2000,
@@ -76,7 +76,7 @@ def has_equal_peaks(image: UInt8) -> bool:
 
 
 def has_two_thresholds(image: UInt8) -> bool:
-    """Say whether another threshold, with another foreground, is as good as the smallest best one.
+    """Return whether another threshold, with another foreground, is as good as the smallest.
 
     In the mirrored image that one is the smallest.
     """
@@ -112,7 +112,7 @@ IMAGES: dict[str, Test] = {
 
 
 @pytest.mark.parametrize("case", IMAGES)
-def test_every_special_image_is_met(case: str) -> None:
+def test_every_special_image_is_drawn(case: str) -> None:
     find(images(), IMAGES[case], settings=searching, random=Random(0))
 
 
@@ -127,7 +127,7 @@ def test_every_kind_of_image_fits_every_shape(
     image[:] = 0  # it is ours to change
 
 
-def test_strokes_may_have_a_softer_edge() -> None:
+def test_strokes_can_have_a_softer_edge() -> None:
     find(
         images(kinds=["strokes"]),
         lambda image: set(image.ravel()) == {0, 127, 255},
@@ -141,7 +141,7 @@ def test_images_shrink_to_a_single_empty_pixel_and_inked_ones_to_one_level() -> 
     assert len(np.unique(find(images((3, 3)), np.any))) == 1
 
 
-def test_unknown_kinds_are_reported_with_those_that_there_are() -> None:
+def test_unknown_kinds_are_reported_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"kinds of image: blob; there are empty, constant"):
         images(kinds=["empty", "blob"])
     with pytest.raises(ValueError, match=r"kinds of damage: rust; there are flipped bit"):
@@ -200,7 +200,7 @@ def divides(source: Source, val: int | None, seed: int) -> bool:
 
 
 @pytest.mark.parametrize("case", SOURCES)
-def test_every_special_source_is_met(case: str) -> None:
+def test_every_special_source_is_drawn(case: str) -> None:
     find(sources(), SOURCES[case], settings=searching, random=Random(0))
 
 
@@ -232,7 +232,7 @@ def test_a_saved_source_is_read_as_the_same_one(source: Source) -> None:
         parts=("train", "val", "test"), shape=(3, 2), max_classes=4, max_images=2, duplicates=False
     )
 )
-def test_sources_are_as_they_are_asked_for(source: Source) -> None:
+def test_sources_have_the_requested_properties(source: Source) -> None:
     assert list(source.parts) == ["train", "val", "test"]
     assert all(part.images.shape[1:] == (3, 2) for part in source.parts.values())
     assert all(len(part.labels) <= 2 for part in source.parts.values())
@@ -244,13 +244,13 @@ def test_sources_are_as_they_are_asked_for(source: Source) -> None:
 
 
 @given(recipes())
-def test_a_recipe_is_the_one_that_its_toml_spells(recipe: Recipe) -> None:
+def test_a_recipe_equals_its_toml(recipe: Recipe) -> None:
     assert recipe_rules.parse(recipe_rules.to_toml(recipe), origin="drawn") == recipe
 
 
 @a_few
 @given(st.data())
-def test_a_recipe_for_a_source_is_one_that_it_satisfies(data: st.DataObject) -> None:
+def test_a_recipe_for_a_source_can_be_built_from_it(data: st.DataObject) -> None:
     source = data.draw(sources())
     recipe = data.draw(recipes(source))
     assert recipe_rules.from_table(recipe_rules.to_table(recipe), origin="drawn") == recipe
@@ -272,7 +272,7 @@ RECIPES: dict[str, Test] = {
 
 
 @pytest.mark.parametrize("case", RECIPES)
-def test_every_special_recipe_for_a_source_is_met(case: str) -> None:
+def test_every_special_recipe_for_a_source_is_drawn(case: str) -> None:
     strategy = sources(parts=("train", "test")).flatmap(recipes)
     find(strategy, RECIPES[case], settings=searching, random=Random(0))
 
@@ -301,7 +301,9 @@ def test_inputs_hold_distinct_digits_with_their_exact_thresholds(inputs: Inputs)
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_a_dataset_is_whole_and_stands_on_its_source(format_name: str, compression: str) -> None:
+def test_a_dataset_is_whole_when_checked_against_its_source(
+    format_name: str, compression: str
+) -> None:
     @on_disk
     @given(datasets(format=format_name, compression=compression))
     def check(dataset: TinyDataset) -> None:
@@ -318,7 +320,7 @@ def test_a_dataset_is_whole_and_stands_on_its_source(format_name: str, compressi
 
 @on_disk
 @given(datasets(format="hdf5"))
-def test_the_copies_of_a_dataset_are_its_owners_to_change(dataset: TinyDataset) -> None:
+def test_copies_of_a_dataset_can_be_changed(dataset: TinyDataset) -> None:
     other = TinyDataset(dataset.source, dataset.recipe)
     whole = tree(other.root)
     for path in dataset.root.rglob("*.h5"):
@@ -329,7 +331,7 @@ def test_the_copies_of_a_dataset_are_its_owners_to_change(dataset: TinyDataset) 
     assert (built.kept, tree(dataset.root)) == (0, whole)
 
 
-def test_what_is_the_same_is_built_once_and_only_a_few_copies_are_kept(
+def test_equal_datasets_are_built_once_and_few_copies_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     dataset = find(datasets(format="hdf5"), lambda _: True, settings=searching)
@@ -379,7 +381,7 @@ def test_no_damaged_dataset_verifies_whole(kind: str) -> None:
 
 @on_disk
 @given(damaged_datasets(format="hdf5"))
-def test_damage_is_where_it_says_and_the_dataset_beside_it_is_whole(
+def test_damage_is_at_the_stated_place_and_the_original_is_whole(
     damaged: DamagedDataset,
 ) -> None:
     whole, found = tree(damaged.whole.root), tree(damaged.root)
@@ -392,7 +394,7 @@ def test_damage_is_where_it_says_and_the_dataset_beside_it_is_whole(
 
 @on_disk
 @given(damaged_datasets(kinds=["wrong sample"]))
-def test_a_wrong_sample_is_damage_that_no_digest_tells(damaged: DamagedDataset) -> None:
+def test_a_wrong_sample_is_damage_that_no_digest_shows(damaged: DamagedDataset) -> None:
     assert verify(damaged.root, quick=True).problems == ()
     problems = verify(damaged.root).problems
     assert problems
@@ -424,7 +426,7 @@ def test_a_planted_value_is_found_and_named() -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_the_tasks_of_the_package_are_what_every_task_must_be(name: str) -> None:
+def test_the_tasks_of_the_package_pass_the_checks(name: str) -> None:
     @a_few
     @given(inputs())
     def check(inputs: Inputs) -> None:
@@ -503,7 +505,7 @@ def at_random(inputs: Inputs, indices: Indices, out: Out) -> None:
     out["value"][:] = np.random.default_rng().integers(1 << 32, size=out["value"].shape)
 
 
-def test_a_task_that_is_right_passes() -> None:
+def test_a_correct_task_passes() -> None:
     check_task(a_task(rightly), DIGITS)
 
 
@@ -523,7 +525,7 @@ def test_a_task_that_is_right_passes() -> None:
         (at_random, "value of sample 0 differs the second time"),
     ],
 )
-def test_a_task_that_is_wrong_is_refused_with_the_reason(
+def test_a_wrong_task_is_refused_with_the_reason(
     derive: Callable[[Inputs, Indices, Out], None], complaint: str
 ) -> None:
     with pytest.raises(AssertionError, match=complaint):
@@ -535,7 +537,7 @@ def test_a_task_that_needs_writable_inputs_fails_where_it_writes() -> None:
         check_task(a_task(in_need_of_writable_inputs), DIGITS)
 
 
-def test_a_state_that_grows_from_call_to_call_is_found() -> None:
+def test_state_that_changes_between_calls_is_found() -> None:
     calls = itertools.count()
 
     def derive(inputs: Inputs, indices: Indices, out: Out) -> None:
@@ -545,7 +547,7 @@ def test_a_state_that_grows_from_call_to_call_is_found() -> None:
         check_task(a_task(derive), DIGITS)
 
 
-def test_what_is_wrong_at_the_end_of_a_long_split_alone_is_found() -> None:
+def test_an_error_only_at_the_end_of_a_long_split_is_found() -> None:
     def derive(inputs: Inputs, indices: Indices, out: Out) -> None:
         out["value"][indices < 1000] = 7
 

@@ -1,4 +1,4 @@
-"""Equal digests are found as by a dictionary, for all digests, block sizes and memory budgets."""
+"""Test that equal digests are found as by a dictionary, for any block size and memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def reader(digests: Digests, block: int = 1000) -> Callable[[], Iterator[Digests
 
 
 def naive(digests: Digests) -> list[list[int]]:
-    """By a dictionary of all."""
+    """Find equal digests by a dictionary of all."""
     groups: dict[bytes, list[int]] = {}
     for position, digest in enumerate(digests):
         groups.setdefault(digest.tobytes(), []).append(position)
@@ -51,7 +51,7 @@ def distinct(count: int) -> Digests:
 @example([b"0" * 16], 1, 8)
 @example([b"0" * 16] * 2, 1, 8)
 @settings(max_examples=150)
-def test_groups_are_those_of_a_dictionary(digests: list[bytes], block: int, budget: int) -> None:
+def test_groups_agree_with_a_dictionary(digests: list[bytes], block: int, budget: int) -> None:
     digests = digests + digests[::3]  # at most 100 of each, so that all are given
     array = as_array(digests)
     expected = [group[:FOLLOWED] for group in naive(array)]
@@ -79,14 +79,14 @@ def test_digests_that_share_a_word_are_not_equal(half: int, budget: int) -> None
 
 
 @pytest.mark.parametrize("budget", [1 << 10, 1 << 28])
-def test_equal_digests_beyond_all_bounds_fill_no_partition(budget: int) -> None:
+def test_very_many_equal_digests_do_not_overflow_a_partition(budget: int) -> None:
     digests = np.full((30_000, 16), 9, np.uint8)
     digests[[5, 29_999]] = 8
     groups = [[place for place in range(FOLLOWED + 1) if place != 5], [5, 29_999]]
     assert equal_groups(reader(digests), len(digests), budget=budget) == (groups, True)
 
 
-def test_what_repeats_only_before_a_partition_is_full_is_not_lost() -> None:
+def test_repeats_just_before_a_partition_is_full_are_not_lost() -> None:
     digests = np.full((30_000, 16), 9, np.uint8)
     # a quarter of these pairs go where all the others go
     digests[:80] = np.repeat(distinct(40), 2, axis=0)
@@ -95,14 +95,14 @@ def test_what_repeats_only_before_a_partition_is_full_is_not_lost() -> None:
 
 
 @pytest.mark.parametrize("budget", [1 << 10, 1 << 28])
-def test_of_many_repeated_digests_a_thousand_are_given_and_each_is_right(budget: int) -> None:
+def test_a_thousand_of_many_repeated_digests_are_listed_correctly(budget: int) -> None:
     digests = np.concatenate([distinct(3000)] * 2)
     groups, complete = equal_groups(reader(digests), len(digests), budget=budget)
     assert (len(groups), complete) == (1000, False)
     assert all(second == first + 3000 for first, second in groups)
 
 
-def test_it_reads_once_a_partition_and_once_more_if_digests_repeat() -> None:
+def test_digests_are_read_once_a_partition_and_once_more_if_some_repeat() -> None:
     digests, times = distinct(4096), 0
 
     def read() -> Iterator[Digests]:
@@ -118,7 +118,7 @@ def test_it_reads_once_a_partition_and_once_more_if_digests_repeat() -> None:
 
 
 @pytest.mark.parametrize("kind", ["random", "equal", "one first word", "one second word"])
-def test_memory_follows_the_budget_and_not_the_count(kind: str) -> None:
+def test_memory_depends_on_the_budget_and_not_on_the_count(kind: str) -> None:
     count, budget = 1 << 18, 1 << 18
     digests = distinct(count) if kind != "equal" else np.zeros((count, 16), np.uint8)
     if kind == "one first word":
@@ -136,7 +136,7 @@ def test_memory_follows_the_budget_and_not_the_count(kind: str) -> None:
     assert peak < 5 * budget + 16 * 4096 * 8  # the digests alone would take 16 budgets
 
 
-def test_equal_digests_of_different_images_are_no_duplicates() -> None:
+def test_equal_digests_of_different_images_are_not_duplicates() -> None:
     digests = np.zeros((3, 16), np.uint8)
     images = {("a", 4): np.array([1]), ("a", 5): np.array([2]), ("b", 0): np.array([1])}
     spans = [("a", range(4, 6)), ("b", range(1))]
@@ -145,7 +145,7 @@ def test_equal_digests_of_different_images_are_no_duplicates() -> None:
     assert pairs == [(("a", 4), ("b", 0))]
 
 
-def test_a_digest_repeated_beyond_chance_is_reported_even_if_the_images_differ() -> None:
+def test_too_many_equal_digests_are_reported_even_if_the_images_differ() -> None:
     digests = np.zeros((FOLLOWED + 50, 16), np.uint8)
     spans = [("a", range(len(digests)))]
     groups, _ = equal_groups(reader(digests), len(digests))

@@ -1,4 +1,4 @@
-"""Verify reports problems, and a hostile dataset costs no memory, blocks nothing, leads nowhere."""
+"""Test that verify reports problems, and survives hostile datasets with little memory."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def kinds(problems: Any) -> set[tuple[str, str]]:
 @pytest.mark.parametrize(
     "options", [{}, {"quick": True}, {"sample": 30}], ids=["full", "quick", "sample"]
 )
-def test_what_was_built_is_whole(
+def test_a_new_dataset_is_whole(
     built: Callable[[str, str], Tiny], name: str, compression: str, options: dict[str, Any]
 ) -> None:
     verdict = verify(built(name, compression).root, **options)
@@ -120,7 +120,7 @@ def test_what_was_built_is_whole(
     )
 
 
-def test_a_shard_that_is_missing_is_one_problem_and_its_empty_folder_none(tiny: Tiny) -> None:
+def test_a_missing_shard_is_one_problem_and_its_empty_folder_is_none(tiny: Tiny) -> None:
     file = tiny.file("mosaics/val/label:0")
     path = file.relative_to(tiny.root).as_posix()
     file.unlink()
@@ -167,7 +167,7 @@ def test_json_has_counts_rates_and_a_record_for_each_problem(tiny: Tiny) -> None
     assert wrong["expected"] != wrong["found"]
 
 
-def test_every_problem_is_collected_before_it_fails(tiny: Tiny) -> None:
+def test_all_problems_are_collected_before_the_command_fails(tiny: Tiny) -> None:
     tiny.file("mosaics/train/image:0").unlink()
     tiny.file("mosaics/test/mask:1").write_bytes(b"")
     flip(tiny.file("mosaics/train/label:2"), 3)
@@ -187,7 +187,7 @@ def test_every_problem_is_collected_before_it_fails(tiny: Tiny) -> None:
     assert len(found) <= 9
 
 
-def test_a_line_names_the_file_the_sample_and_the_values_in_few_words(tiny: Tiny) -> None:
+def test_a_line_names_the_file_the_sample_and_shortened_values(tiny: Tiny) -> None:
     tiny.samples("foreground/train/threshold:0")[1] = 77
     reseal(tiny)
     result = run(tiny.root)
@@ -200,7 +200,7 @@ def test_a_line_names_the_file_the_sample_and_the_values_in_few_words(tiny: Tiny
     assert max(map(len, result.stdout.splitlines())) < 200 + len(str(tiny.root))
 
 
-def test_a_wrong_pixel_is_named_by_its_place(tiny: Tiny) -> None:
+def test_a_wrong_pixel_is_reported_with_its_position(tiny: Tiny) -> None:
     tiny.samples("foreground/train/mask:0")[7, 2, 1] ^= 1
     found = {one.found for one in verify(tiny.root).problems if one.kind == "wrong mask"}
     assert {what[:24] for what in found} == {"another value at (2, 1):"}
@@ -216,7 +216,9 @@ def test_a_digit_damaged_in_one_place_is_checked_by_its_copy(tiny: Tiny) -> None
     }
 
 
-def test_digits_damaged_in_both_places_say_nothing_of_what_follows_from_them(tiny: Tiny) -> None:
+def test_digits_damaged_in_both_tasks_cannot_check_the_columns_derived_from_them(
+    tiny: Tiny,
+) -> None:
     for task in ("foreground", "circles"):
         flip(tiny.file(f"{task}/train/image:0"), 20 * 7 + 3)
     verdict = verify(tiny.root)
@@ -246,7 +248,7 @@ def test_the_seed_decides_which_samples_are_checked_and_is_printed(tiny: Tiny) -
     assert "(seed " in run(tiny.root, "--sample", 3).stdout
 
 
-def test_a_sample_of_more_than_there_are_is_all_of_them(tiny: Tiny) -> None:
+def test_a_sample_size_above_the_count_checks_everything(tiny: Tiny) -> None:
     assert verify(tiny.root, sample=10**6).samples == 2 * 60 + 1100 + 8 + 520
 
 
@@ -263,14 +265,14 @@ def test_the_default_folder_is_data_mnist(
     ) == (0, True)
 
 
-def test_a_quick_look_takes_less_than_a_second(tiny: Tiny) -> None:
+def test_a_quick_check_takes_less_than_a_second(tiny: Tiny) -> None:
     started = time.process_time()
     verify(tiny.root, quick=True)
     assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize("expect", ["", "abc", "g" * 64, "0" * 63])
-def test_what_is_no_digest_cannot_be_expected(tiny: Tiny, expect: str) -> None:
+def test_an_invalid_digest_cannot_be_expected(tiny: Tiny, expect: str) -> None:
     with pytest.raises(RecipeError, match="not a dataset digest"):
         verify(tiny.root, expect=expect)
 
@@ -290,7 +292,7 @@ def test_the_digest_expected_is_printed_beside_the_one_found(tiny: Tiny) -> None
 
 
 @pytest.mark.parametrize("is_right", [True, False])
-def test_the_published_digest_of_a_recipe_is_compared_by_itself(
+def test_the_published_digest_of_a_recipe_is_compared_automatically(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, is_right: bool
 ) -> None:
     digest = load(tiny.root).digest
@@ -304,7 +306,7 @@ def test_the_published_digest_of_a_recipe_is_compared_by_itself(
     )
 
 
-def test_a_named_place_without_the_source_is_bad_input_and_no_finding(tiny: Tiny) -> None:
+def test_a_named_folder_without_the_source_is_bad_input_and_not_a_problem(tiny: Tiny) -> None:
     flip(tiny.file("circles/val/label:0"), 9)
     result = run(tiny.root, "--source-dir", tiny.root)
     assert result.exit_code == InputError.exit_code
@@ -313,7 +315,7 @@ def test_a_named_place_without_the_source_is_bad_input_and_no_finding(tiny: Tiny
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
-def test_a_shortage_of_files_or_memory_is_no_problem_of_the_dataset(
+def test_a_shortage_of_files_or_memory_is_not_a_problem_of_the_dataset(
     tiny: Tiny, number: int
 ) -> None:
     dataset = Dataset(tiny.root)
@@ -329,7 +331,7 @@ def test_a_shortage_of_files_or_memory_is_no_problem_of_the_dataset(
 
 
 @linux
-def test_a_process_that_may_open_no_more_files_ends_with_7(tiny: Tiny) -> None:
+def test_a_process_that_can_open_no_more_files_exits_with_7(tiny: Tiny) -> None:
     code = (
         "import os, resource, sys; from datagen import verifier, stores; import zarr;"
         "from datagen.__main__ import main;"
@@ -345,7 +347,7 @@ def test_a_process_that_may_open_no_more_files_ends_with_7(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize("name", ["empty", "not there"])
-def test_a_named_place_is_searched_for_a_pinned_source_too(tiny: Tiny, name: str) -> None:
+def test_a_named_folder_is_searched_for_a_pinned_source_too(tiny: Tiny, name: str) -> None:
     place = tiny.outside / name
     (tiny.outside / "empty").mkdir()
     tiny.edit(
@@ -363,15 +365,13 @@ def test_a_named_place_is_searched_for_a_pinned_source_too(tiny: Tiny, name: str
 
 
 @pytest.mark.parametrize("options", [["--quick"], ["--sample", 3]])
-def test_a_level_that_does_not_look_at_the_source_takes_none(
-    tiny: Tiny, options: list[Any]
-) -> None:
+def test_a_level_that_does_not_use_the_source_refuses_one(tiny: Tiny, options: list[Any]) -> None:
     result = run(tiny.root, *options, "--source-dir", tiny.root)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "do not look at the source" in result.stderr
 
 
-def test_a_seed_without_a_sample_is_a_mistake(tiny: Tiny) -> None:
+def test_a_seed_without_a_sample_size_is_wrong_usage(tiny: Tiny) -> None:
     assert run(tiny.root, "--seed", 3).exit_code == 2
 
 
@@ -389,7 +389,7 @@ def test_a_manifest_that_renames_a_column_is_reported_and_its_digits_are_not_rea
 def test_an_entry_that_cannot_be_examined_is_reported_with_the_rest(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder that may be read but not entered lists its entries, but gives no facts of them."""
+    """A folder that can be read but not entered lists its entries, without facts about them."""
     scan = os.scandir
 
     class Entry:
@@ -415,9 +415,7 @@ def test_an_entry_that_cannot_be_examined_is_reported_with_the_rest(
 def test_more_equal_digests_than_are_followed_up_are_reported(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """XXH3 is no match for a forger: pairs of different images with equal digests could crowd out a
-    true duplicate.
-    """
+    """Pairs of different images with equal digests, which XXH3 permits, could hide a duplicate."""
     monkeypatch.setattr(
         duplicates, "sample_digests", lambda images: np.zeros((len(images), 16), np.uint8)
     )
@@ -425,7 +423,7 @@ def test_more_equal_digests_than_are_followed_up_are_reported(
     assert ("too many equal digests", "foreground") in kinds(verify(tiny.root).problems)
 
 
-def test_samples_that_were_not_derived_are_not_counted(
+def test_underived_samples_are_not_counted(
     built: Callable[[str, str], Tiny], tmp_path: Path
 ) -> None:
     whole = verify(built("zarr", "zstd").root)
@@ -472,7 +470,7 @@ def test_a_folder_that_cannot_be_opened_is_reported_with_the_rest(
 
 
 @pytest.mark.parametrize("name", ["a\nb", "\x1b[31mred", "\udcff", "x" * 250])
-def test_no_name_in_a_dataset_steers_the_terminal(tiny: Tiny, name: str) -> None:
+def test_names_in_a_dataset_cannot_control_the_terminal(tiny: Tiny, name: str) -> None:
     (tiny.root / name).touch()
     lines = run(tiny.root, "--quick").stdout.splitlines()
     assert len(lines[0]) < 300 + len(str(tiny.root))
@@ -480,7 +478,7 @@ def test_no_name_in_a_dataset_steers_the_terminal(tiny: Tiny, name: str) -> None
     assert json.loads(run(tiny.root, "--quick", "--json").stdout)["problems"][0]["path"] == name
 
 
-def test_a_task_that_is_not_known_here_is_reported_as_skipped(
+def test_an_unknown_task_is_reported_as_skipped(
     built: Callable[[str, str], Tiny], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = copy_of(built("zarr", "none"), tmp_path)
@@ -513,17 +511,15 @@ CLAIMS = {
 
 
 @pytest.mark.parametrize("path", CLAIMS)
-def test_a_claim_that_no_source_can_make_true_is_reported_and_nothing_derived(
-    tiny: Tiny, path: str
-) -> None:
+def test_an_impossible_claim_is_reported_and_nothing_is_derived(tiny: Tiny, path: str) -> None:
     value, expected = CLAIMS[path]
     tiny.edit(partial(_set_claim, path=path, value=value))
     seal(tiny)
     verdict = verify(tiny.root)
-    told = {
+    problems = {
         one.expected[: len(expected)] for one in verdict.problems if one.kind == "contradiction"
     }
-    assert (told, verdict.samples) == ({expected}, 0)
+    assert (problems, verdict.samples) == ({expected}, 0)
     assert "samples of shards that are not as the manifest says" in verdict.skipped
 
 
@@ -562,7 +558,7 @@ def _more_chunks(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("change", [_insert, _empty, _another_sum, _too_short, _more_chunks])
-def test_a_compressed_shard_is_its_chunks_and_their_index_and_nothing_else(
+def test_a_compressed_shard_holds_only_its_chunks_and_their_index(
     built: Callable[[str, str], Tiny], tmp_path: Path, change: Callable[[bytes], bytes]
 ) -> None:
     copy = copy_of(built("zarr", "zstd"), tmp_path)
@@ -583,12 +579,12 @@ def edit_columns(tiny: Tiny, task: str, split: str, change: Callable[[Any], obje
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_path_that_the_format_does_not_give_is_not_read(
+def test_a_path_outside_the_format_is_not_read(
     built: Callable[[str, str], Tiny], tmp_path: Path, name: str
 ) -> None:
     copy = copy_of(built(name, "none"), tmp_path)
     (copy.root / "elsewhere").symlink_to(copy.outside)
-    os.mkfifo(copy.outside / "0")  # who opens it waits for ever
+    os.mkfifo(copy.outside / "0")  # opening it would block for ever
     edit_columns(
         copy,
         "mosaics",
@@ -637,7 +633,7 @@ def test_only_regular_files_are_opened(
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_metadata_that_the_manifest_does_not_list_are_not_opened(
+def test_metadata_missing_from_the_manifest_are_not_opened(
     built: Callable[[str, str], Tiny], tmp_path: Path, name: str
 ) -> None:
     copy = copy_of(built(name, "none"), tmp_path)
@@ -650,13 +646,13 @@ def test_metadata_that_the_manifest_does_not_list_are_not_opened(
     assert ("unexpected", path) in kinds(found)
 
 
-def test_a_manifest_that_is_a_pipe_is_no_dataset(tiny: Tiny) -> None:
+def test_a_manifest_that_is_a_pipe_is_refused(tiny: Tiny) -> None:
     (tiny.root / MANIFEST).unlink()
     os.mkfifo(tiny.root / MANIFEST)
     assert run(tiny.root).exit_code == 4
 
 
-def test_folders_are_not_followed_to_any_depth(tiny: Tiny) -> None:
+def test_the_depth_of_folders_is_limited(tiny: Tiny) -> None:
     deep = "/".join(["deep"] * 500)
     (tiny.root / deep).mkdir(parents=True)
     (one,) = verify(tiny.root, quick=True).problems
@@ -667,7 +663,7 @@ def test_folders_are_not_followed_to_any_depth(tiny: Tiny) -> None:
     )
 
 
-def test_a_file_that_shrinks_is_a_problem_and_no_crash(tiny: Tiny) -> None:
+def test_a_file_that_shrinks_is_a_problem_and_not_a_crash(tiny: Tiny) -> None:
     dataset = Dataset(tiny.root)
     split = dataset.splits["mosaics", "train"]
     os.truncate(tiny.file("mosaics/train/image:0"), 1000)
@@ -679,7 +675,7 @@ def test_a_file_that_shrinks_is_a_problem_and_no_crash(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize("level", [{}, {"sample": 2000}], ids=["full", "sample"])
-def test_a_file_that_disappears_meanwhile_is_reported_with_the_rest(
+def test_a_file_that_disappears_during_the_check_is_reported_with_the_rest(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, level: dict[str, Any]
 ) -> None:
     flip(tiny.file("mosaics/val/label:0"), 9)
@@ -696,7 +692,7 @@ def test_a_file_that_disappears_meanwhile_is_reported_with_the_rest(
 
 
 @linux
-def test_a_huge_count_is_refuted_by_the_files_there_are(tiny: Tiny) -> None:
+def test_a_huge_count_is_refuted_by_the_existing_files(tiny: Tiny) -> None:
     shards = 1 << 20  # their table would take 380 MB
 
     def grow(plain: Any) -> None:
@@ -741,16 +737,14 @@ def _due(
 
 
 @pytest.mark.parametrize(("packed", "side"), [("zstd", 8), ("none", 64)])
-def test_a_sample_too_large_to_be_read_in_one_piece_is_refused(
+def test_a_sample_too_large_to_read_at_once_is_refused(
     built: Callable[[str, str], Tiny],
     tmp_path: Path,
     packed: str,
     side: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A mosaic of 64 x 64 tiles of 512 x 512 has just the 2^30 bytes that are allowed, so the limit
-    is lowered.
-    """
+    """The limit is lowered, since a mosaic of 64 x 64 tiles of 512 x 512 has just 2^30 bytes."""
     copy = copy_of(built("zarr", packed), tmp_path)
     copy.edit(lambda plain: plain["recipe"]["mosaics"].update(grid=[side, side]))
     reshape(copy, 512)
@@ -766,7 +760,7 @@ def _set_roots(facts: Any, root: str) -> None:
 
 @linux
 def test_digits_that_memory_cannot_hold_are_reported_as_skipped(tiny: Tiny) -> None:
-    """Files of nothing but holes, as large as the manifest says, cost a forger nothing."""
+    """Sparse files of any size cost a forger nothing."""
     count, tile = SHARD * 4, 512
     sizes = {"threshold": 1, "label": 1, "circle": 32}
     for task in ("foreground", "circles"):
@@ -789,8 +783,8 @@ def test_digits_that_memory_cannot_hold_are_reported_as_skipped(tiny: Tiny) -> N
     held = (
         "whether the samples of train follow from its images: with masks, those of all splits take "
     )
-    (told,) = [one for one in json.loads(result.stdout)["not_looked_at"] if one.startswith(held)]
-    assert int(told.removeprefix(held).split()[0].replace(",", "")) >= 2 * count * tile * tile
+    (entry,) = [one for one in json.loads(result.stdout)["not_looked_at"] if one.startswith(held)]
+    assert int(entry.removeprefix(held).split()[0].replace(",", "")) >= 2 * count * tile * tile
 
 
 def zstd_frame(size: int, stated: int | None) -> bytes:
@@ -828,7 +822,7 @@ def plant_bomb(tiny: Tiny, place: str, frame: bytes) -> None:
 @linux
 @pytest.mark.parametrize("options", [(), ("--sample", "5000")], ids=["full", "sample"])
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_chunk_that_decodes_to_more_than_it_must_takes_no_memory(
+def test_a_chunk_that_decodes_to_too_much_takes_no_memory(
     built: Callable[[str, str], Tiny], tmp_path: Path, name: str, options: tuple[str, ...]
 ) -> None:
     copy = copy_of(built(name, "zstd"), tmp_path)
@@ -850,9 +844,7 @@ def test_a_chunk_that_decodes_to_more_than_it_must_takes_no_memory(
 
 
 @pytest.mark.parametrize("path", ["payload.bin", "mosaics/zarr.json", "zarr.json"])
-def test_a_file_that_no_store_needs_is_reported_even_if_the_manifest_lists_it(
-    tiny: Tiny, path: str
-) -> None:
+def test_an_unneeded_file_is_reported_even_if_the_manifest_lists_it(tiny: Tiny, path: str) -> None:
     (tiny.root / path).write_bytes(b"{}")
     listed = {"path": path, "bytes": 2, "digest": ""}
     tiny.edit(
@@ -867,7 +859,7 @@ def test_a_file_that_no_store_needs_is_reported_even_if_the_manifest_lists_it(
     ]
 
 
-def test_a_source_folder_of_the_environment_is_taken_only_where_it_has_the_source(
+def test_a_source_folder_from_the_environment_is_used_only_if_it_has_the_source(
     tiny: Tiny, tmp_path: Path
 ) -> None:
     environment = {"DATAGEN_SOURCE_DIR": str(tmp_path / "elsewhere")}
@@ -879,7 +871,7 @@ def test_a_source_folder_of_the_environment_is_taken_only_where_it_has_the_sourc
 
 
 @pytest.mark.parametrize("difference", ["another source", "no source"])
-def test_another_source_is_skipped_in_the_environment_and_reported_where_named(
+def test_a_different_source_is_skipped_in_the_environment_and_reported_if_named(
     tiny: Tiny, tmp_path: Path, difference: str
 ) -> None:
     place = (
@@ -899,10 +891,10 @@ def test_another_source_is_skipped_in_the_environment_and_reported_where_named(
     assert run(tiny.root, "--source-dir", place).exit_code != 0
 
 
-def test_a_source_of_the_environment_that_is_pinned_speaks_against_the_dataset(
+def test_a_pinned_source_in_the_environment_contradicts_the_dataset(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pinned source is the same wherever it lies, so a dataset of another source is wrong."""
+    """A pinned source is the same in every folder, so a dataset of another source is wrong."""
     source = planning.resolve(
         recipes.from_table(tiny.manifest["recipe"], origin="test"),
         directory=tiny.other.with_suffix(".npz"),
@@ -918,7 +910,7 @@ def test_a_source_of_the_environment_that_is_pinned_speaks_against_the_dataset(
 
 @pytest.mark.parametrize("options", [(), ("--sample", "5000")], ids=["full", "sample"])
 @pytest.mark.parametrize("name", FORMATS)
-def test_compressed_samples_are_not_decoded_by_metadata_that_mislead(
+def test_misleading_metadata_do_not_decide_how_samples_are_decoded(
     built: Callable[[str, str], Tiny], tmp_path: Path, name: str, options: tuple[str, ...]
 ) -> None:
     copy = copy_of(built(name, "zstd"), tmp_path)
@@ -949,7 +941,7 @@ def test_compressed_samples_are_not_decoded_by_metadata_that_mislead(
         assert "samples of shards that are not as the manifest says" in found["not_looked_at"]
 
 
-def test_metadata_that_cannot_be_read_are_reported_with_the_rest(
+def test_unreadable_metadata_are_reported_with_the_rest(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = "circles/val/mask/zarr.json"
@@ -970,13 +962,13 @@ def test_metadata_that_cannot_be_read_are_reported_with_the_rest(
     } <= found
 
 
-def test_images_whose_digests_were_not_derived_are_not_called_distinct(
+def test_images_without_derived_digests_are_not_called_distinct(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = "whether all images are distinct"
-    assert told not in verify(tiny.root).skipped
+    matter = "whether all images are distinct"
+    assert matter not in verify(tiny.root).skipped
     monkeypatch.setattr("datagen.verifier.content._memory", lambda: 1000)
-    assert told in verify(tiny.root).skipped
+    assert matter in verify(tiny.root).skipped
 
 
 def test_a_recipe_that_names_another_source_contradicts_the_manifest(tiny: Tiny) -> None:
@@ -987,7 +979,7 @@ def test_a_recipe_that_names_another_source_contradicts_the_manifest(tiny: Tiny)
 
 
 @pytest.mark.parametrize("source", ["npz:/anywhere", "images:/", "idx:../there"])
-def test_a_source_with_a_path_is_not_believed(tiny: Tiny, source: str) -> None:
+def test_a_source_with_a_path_is_not_trusted(tiny: Tiny, source: str) -> None:
     tiny.edit(lambda plain: plain["recipe"].update(source=source))
     seal(tiny)
     result = run(tiny.root, "--source-dir", tiny.source)
@@ -995,7 +987,7 @@ def test_a_source_with_a_path_is_not_believed(tiny: Tiny, source: str) -> None:
     assert "without a path" in result.output
 
 
-def test_a_shard_that_misleads_the_library_is_derived_all_the_same(tiny: Tiny) -> None:
+def test_a_shard_that_misleads_the_library_is_still_checked_by_derivation(tiny: Tiny) -> None:
     path = tiny.file("mosaics/val/mask:0")
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     reseal(tiny)
@@ -1007,7 +999,7 @@ def test_a_shard_that_misleads_the_library_is_derived_all_the_same(tiny: Tiny) -
 
 
 @pytest.mark.filterwarnings("ignore:Consolidated metadata:UserWarning")
-def test_consolidated_metadata_are_called_so_and_a_build_writes_them_as_they_were(
+def test_consolidated_metadata_are_recognised_and_a_build_restores_the_originals(
     built: Callable[[str, str], Tiny], tmp_path: Path
 ) -> None:
     copy = copy_of(built("zarr", "none"), tmp_path)

@@ -1,4 +1,4 @@
-"""No documented way of reading shows zeros in place of samples, even with few open files."""
+"""Test that no documented way of reading shows zeros instead of samples, even with few files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ numpy.savez(out + "-mapped", **{c.name: train[c.name][:] for c in split.columns}
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    """A dataset of more shards than FILES in each format and compression; not to be changed."""
+    """Build a dataset of more shards than FILES in each format and compression; never changed."""
 
     @cache
     def make(name: str, compression: str) -> Path:
@@ -140,7 +140,7 @@ def test_a_new_dataset_has_no_view(built: Callable[[str, str], Path]) -> None:
             assert not any(dataset.is_virtual for dataset in file.values()), path
 
 
-def test_verify_finds_that_a_view_shows_zeros_where_too_few_files_may_be_open(older: Path) -> None:
+def test_verify_finds_a_view_that_shows_zeros_when_few_files_can_be_open(older: Path) -> None:
     script = "import h5py, sys; print((h5py.File(sys.argv[1])['digest'][:] == 0).all(1).sum())"
     zeros = int(run(script, older / "mosaics/train/all.h5").stdout)
     assert zeros > 4000  # the holes are real
@@ -157,7 +157,7 @@ def test_verify_finds_that_a_view_shows_zeros_where_too_few_files_may_be_open(ol
     assert zeros - 600 <= lost <= zeros + 600  # as many shards, or two more or less
 
 
-def test_a_view_that_shows_all_is_right_and_what_stays_unknown_is_listed(older: Path) -> None:
+def test_a_complete_view_is_right_and_unchecked_views_are_listed(older: Path) -> None:
     if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < SHARDS + FILES:
         pytest.skip("needs more open files than shards")
     verdict = verify(older)
@@ -172,7 +172,7 @@ def test_a_view_that_shows_all_is_right_and_what_stays_unknown_is_listed(older: 
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_views_are_not_mentioned_where_there_are_none(
+def test_views_are_not_mentioned_if_there_are_none(
     built: Callable[[str, str], Path], name: str
 ) -> None:
     assert not any("all.h5" in matter for matter in verify(built(name, "none")).skipped)

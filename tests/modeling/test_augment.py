@@ -1,4 +1,4 @@
-"""Ground truth after augmentation is exact by the definitions that `datagen` builds with."""
+"""Test that ground truth after augmentation is exact by the definitions of `datagen`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ tiles = st.integers(0, 2**32 - 1).flatmap(
 
 
 @given(tiles)
-def test_thresholds_that_are_certain_are_exact(case: tuple[int, int, int, int, int]) -> None:
+def test_certain_thresholds_are_exact(case: tuple[int, int, int, int, int]) -> None:
     seed, n, height, width, levels = case
     images = np.random.default_rng(seed).integers(0, levels, (n, height, width), dtype=np.uint8)
     found, certain = augment.otsu(torch.from_numpy(images))
@@ -80,9 +80,7 @@ def test_a_warp_changes_a_digit_but_keeps_its_range_of_grey_levels() -> None:
 
 
 def test_a_warp_is_a_smooth_map_near_an_affine_one() -> None:
-    """Warp images whose pixels hold their row and their column, and fit the affine part of the map
-    that moved them.
-    """
+    """Warp images of row and column numbers, and fit an affine map to the result."""
     side = 56
     row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     for seed in range(20):
@@ -104,7 +102,7 @@ def test_a_warp_is_a_smooth_map_near_an_affine_one() -> None:
             assert step[inner].norm(dim=-1).sub(1).abs().max() < 0.6  # neighbours stay neighbours
 
 
-def test_what_is_between_knots_is_smooth_and_goes_through_them() -> None:
+def test_interpolation_is_smooth_and_goes_through_the_knots() -> None:
     weights = augment._between(28, torch.device("cpu"))
     assert weights.shape == (28, 5)
     torch.testing.assert_close(weights.sum(1), torch.ones(28))
@@ -131,7 +129,7 @@ def test_a_digit_moved_by_half_a_pixel_is_the_mean_of_neighbours(
     torch.testing.assert_close(warped[:, 1:, 1:].float(), mixed, atol=0.51, rtol=0)
 
 
-def test_foreground_after_augmentation_is_the_exact_one() -> None:
+def test_foreground_after_augmentation_is_exact() -> None:
     images, _ = digits(300)
     image, mask, changed = augment.foreground(images, keyed(1), 1.0)
     assert 0.6 < changed.float().mean() < 0.9
@@ -140,13 +138,13 @@ def test_foreground_after_augmentation_is_the_exact_one() -> None:
     assert (image[changed] != images[changed]).flatten(1).any(1).all()
 
 
-def test_digits_without_certain_foreground_are_left_as_they_are() -> None:
+def test_digits_with_uncertain_foreground_are_left_unchanged() -> None:
     images = torch.zeros(40, 28, 28, dtype=torch.uint8)
     _, _, changed = augment.foreground(images, keyed(2), 1.0)
     assert not changed.any()
 
 
-def test_circles_after_augmentation_are_the_exact_ones() -> None:
+def test_circles_after_augmentation_are_exact() -> None:
     images, _ = digits(300)
     stored = geometry.circles_from_rows(torch.from_numpy(enclose(exact_masks(images).numpy())))
     image, found = augment.circle(images, stored, keyed(3), 1.0)
@@ -197,7 +195,7 @@ masks = st.integers(0, 2**32 - 1).flatmap(
 
 
 @given(masks)
-def test_minimal_circles_are_the_exact_ones(case: tuple[int, int, int, float]) -> None:
+def test_minimal_circles_are_exact(case: tuple[int, int, int, float]) -> None:
     seed, height, width, density = case
     mask = (np.random.default_rng(seed).random((30, height, width)) < density).astype(np.uint8)
     exact = geometry.circles_from_rows(torch.from_numpy(enclose(mask)))
@@ -206,7 +204,7 @@ def test_minimal_circles_are_the_exact_ones(case: tuple[int, int, int, float]) -
     )
 
 
-def test_a_raster_holds_the_pixels_of_the_circle_and_no_other() -> None:
+def test_a_raster_holds_exactly_the_pixels_of_the_circle() -> None:
     circle = torch.tensor([[2.0, 1.0, 1.0], [0.25, 3.0, 0.3], [1.0, 1.0, 1.4]], dtype=torch.float64)
     found = geometry.raster(circle, 4, 5)
     for (x, y, r), mask in zip(circle.tolist(), found.tolist(), strict=True):
@@ -217,7 +215,7 @@ def test_a_raster_holds_the_pixels_of_the_circle_and_no_other() -> None:
 
 @pytest.mark.parametrize(("count", "side"), [(2000, 28), (200, 100), (8, 512)])
 def test_the_raster_of_a_circle_around_any_points_is_exact(count: int, side: int) -> None:
-    """Also where a pixel lies as near to a circle as one can that is not on it."""
+    """Some pixels are as near to a circle as a pixel can be that is not on it."""
     rng = np.random.default_rng(side)
     masks = np.zeros((count, side, side), np.uint8)
     for mask in masks:
@@ -234,7 +232,7 @@ def test_the_raster_of_a_circle_around_any_points_is_exact(count: int, side: int
     )
 
 
-def test_the_raster_of_a_stored_circle_is_the_stored_mask() -> None:
+def test_the_raster_of_a_stored_circle_equals_the_stored_mask() -> None:
     images, _ = digits(200)
     images[:2] = 0  # no foreground: no circle, no pixel
     rows = enclose(exact_masks(images).numpy())

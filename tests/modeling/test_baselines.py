@@ -1,6 +1,4 @@
-"""The baselines are as trivial as they say, and the best of their kind: checked against trying
-everything.
-"""
+"""Test that the baselines are the best of their kind, by trying everything."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ UInt8 = npt.NDArray[np.uint8]
 
 
 class Given(dict[str, Array]):
-    """Columns in memory, for the split that a baseline is fitted on."""
+    """Columns in memory that stand for the split a baseline is fitted on."""
 
 
 def fitted(fit: Any, **columns: Array) -> Any:
@@ -40,9 +38,7 @@ def fitted(fit: Any, **columns: Array) -> Any:
 
 
 def digits(seed: int, count: int, levels: int, side: int = 4) -> tuple[UInt8, UInt8]:
-    """Images of few grey levels, so that thresholds tie, and masks by a threshold of each image's
-    own.
-    """
+    """Make images of few grey levels, so that thresholds tie, and masks by any threshold."""
     random = np.random.default_rng(seed)
     images = (random.integers(0, levels, (count, side, side)) * (255 // max(1, levels - 1))).astype(
         np.uint8
@@ -51,7 +47,7 @@ def digits(seed: int, count: int, levels: int, side: int = 4) -> tuple[UInt8, UI
 
 
 @given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 5))
-def test_the_threshold_is_the_smallest_of_the_best(seed: int, count: int, levels: int) -> None:
+def test_the_threshold_is_the_smallest_of_the_best_ones(seed: int, count: int, levels: int) -> None:
     images, masks = digits(seed, count, levels)
     means = []
     for threshold in range(256):
@@ -92,7 +88,7 @@ def test_the_threshold_does_not_depend_on_the_blocks(
     assert fitted(fit_threshold, image=images, mask=masks).name == expected
 
 
-def test_one_image_is_met_by_its_own_threshold() -> None:
+def test_one_image_is_fitted_by_its_own_threshold() -> None:
     image = np.array([[[0, 10, 99], [100, 101, 255]]], np.uint8)
     assert (
         fitted(fit_threshold, image=image, mask=(image > 99).astype(np.uint8)).name
@@ -108,7 +104,7 @@ CIRCLES = np.array(
 )  # (3, 2) of radius 2, (1, 2) of radius 2, none
 
 
-def test_the_circle_is_the_mean_of_those_that_there_are_and_the_class_the_most_frequent() -> None:
+def test_the_circle_is_the_mean_circle_and_the_class_the_most_frequent() -> None:
     images = np.zeros((3, 5, 6), np.uint8)
     baseline = fitted(
         fit_constant_circle, image=images, label=np.array([4, 1, 4], np.uint8), circle=CIRCLES
@@ -124,7 +120,7 @@ def test_the_circle_is_the_mean_of_those_that_there_are_and_the_class_the_most_f
     assert predicted["mask"].shape == (2, 5, 6)
 
 
-def test_the_mean_circle_is_that_of_rationals() -> None:
+def test_the_mean_circle_agrees_with_rational_arithmetic() -> None:
     circles = np.array([[9, 5, 2, 5], [40, 2, 3, 17], [2, 7, 1, 0]], np.int64)
     images, label = np.zeros((3, 9, 9), np.uint8), np.zeros(3, np.uint8)
     name = fitted(fit_constant_circle, image=images, label=label, circle=circles).name
@@ -142,7 +138,7 @@ def test_without_any_circle_none_is_drawn() -> None:
     assert not baseline.predict(images)["mask"].any()
 
 
-def test_of_classes_equally_frequent_the_first_is_taken() -> None:
+def test_the_first_of_equally_frequent_classes_is_used() -> None:
     images, label = np.zeros((4, 3, 3), np.uint8), np.array([9, 3, 9, 3], np.uint8)
     assert fitted(
         fit_constant_circle, image=images, label=label, circle=CIRCLES[[0, 0, 0, 0]]

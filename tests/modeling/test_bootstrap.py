@@ -1,4 +1,4 @@
-"""Bootstrap intervals are exact and the same everywhere: checked against Python's integers."""
+"""Test that bootstrap intervals are exact, against Python's integers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_intervals_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch, 
         assert np.array_equal(found[name].high, expected[name].high)
 
 
-def test_totals_add_up_without_rounding_whatever_the_order() -> None:
+def test_totals_add_up_without_rounding_in_any_order() -> None:
     column = np.random.default_rng(0).random(1000)
     order = np.random.default_rng(1).permutation(1000)
     totals = [
@@ -94,7 +94,7 @@ def test_columns_of_integers_and_of_several_numbers_a_unit_keep_their_shapes() -
     ).all()
 
 
-def test_undefined_draws_are_passed_over_and_an_undefined_statistic_stays_so() -> None:
+def test_undefined_draws_are_skipped_and_an_undefined_statistic_stays_undefined() -> None:
     def statistic(total: Mapping[str, Floats]) -> dict[str, Floats]:
         x = total["x"]
         return {"some": np.where(x == x.max(), x, np.nan), "none": np.full(x.shape, np.nan)}
@@ -104,7 +104,7 @@ def test_undefined_draws_are_passed_over_and_an_undefined_statistic_stays_so() -
     assert all(np.isnan([found["none"].value, found["none"].low, found["none"].high]))
 
 
-def test_a_thousand_draws_of_seed_zero_are_what_is_not_asked_for_otherwise() -> None:
+def test_the_default_is_a_thousand_draws_of_seed_zero() -> None:
     columns = {"x": np.sqrt(np.arange(20.0))}
     once, spelled = (
         estimate(columns, same)["x"],
@@ -116,7 +116,7 @@ def test_a_thousand_draws_of_seed_zero_are_what_is_not_asked_for_otherwise() -> 
 
 
 def test_this_interval_never_changes() -> None:
-    # A golden value: intervals that were published could not be had again if it did.
+    # A golden value: published intervals could not be reproduced if it did.
     found = estimate({"x": np.arange(100) ** 2}, same, seed=7)["x"]
     assert [float(found.value), float(found.low), float(found.high)] == GOLDEN
 

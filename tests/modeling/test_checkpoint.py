@@ -1,4 +1,4 @@
-"""Checkpoints come back bit for bit, are whole or absent, and every wrong bit is noticed."""
+"""Test that checkpoints are restored bit for bit, and that damage is found."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_loaded_tensors_do_not_depend_on_the_file(tmp_path: Path) -> None:
 
 
 @given(st.data())
-def test_any_flipped_bit_is_noticed(
+def test_any_flipped_bit_is_found(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     path = tmp_path_factory.mktemp("flip") / "a"
@@ -96,7 +96,7 @@ def test_a_file_cut_short_is_damaged(tmp_path: Path, keep: int) -> None:
         checkpoint.load(tmp_path / "a")
 
 
-def test_another_safetensors_file_is_no_checkpoint(tmp_path: Path) -> None:
+def test_another_safetensors_file_is_not_a_checkpoint(tmp_path: Path) -> None:
     safetensors.torch.save_file({"x": torch.ones(2)}, tmp_path / "a")
     with pytest.raises(FormatError, match="not a checkpoint"):
         checkpoint.load(tmp_path / "a")
@@ -120,7 +120,7 @@ def test_a_missing_checkpoint_is_reported(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "a")
 
 
-def test_values_that_are_no_json_leave_the_old_checkpoint(tmp_path: Path) -> None:
+def test_values_outside_json_leave_the_old_checkpoint(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "a", tree(), FACTS)
     before = (tmp_path / "a").read_bytes()
     with pytest.raises(ValueError, match="not JSON compliant"):
@@ -129,7 +129,9 @@ def test_values_that_are_no_json_leave_the_old_checkpoint(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_folder_in_its_place_is_a_storage_error_and_leaves_no_draft(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_the_file_is_a_storage_error_and_leaves_no_temporary_file(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "a").mkdir()
     with pytest.raises(StorageError):
         checkpoint.save(tmp_path / "a", tree(), FACTS)
@@ -144,7 +146,7 @@ def test_the_file_is_plain_safetensors_with_one_entry_of_metadata(tmp_path: Path
     assert header["model/kernel"]["shape"] == [4, 3, 3, 3]
 
 
-def test_the_weights_digest_is_of_values_not_of_layout() -> None:
+def test_the_weights_digest_depends_on_values_and_not_on_layout() -> None:
     kernel = tree()["model"]["kernel"]
     same = checkpoint.weights_digest({"a": kernel, "b": torch.zeros(2)})
     assert checkpoint.weights_digest({"b": torch.zeros(2), "a": kernel.contiguous()}) == same

@@ -1,4 +1,4 @@
-"""Extents of several files become one array, each at a place where its samples are whole rows."""
+"""Test that extents of several files become one array, each at a whole row."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BYTE = np.dtype("|u1")
     unit=st.sampled_from([1, 8, 64, 4096]),
     row_bytes=st.integers(1, 5000) | st.sampled_from([784, 3136, 4096, ALIGNMENT, 3 * ALIGNMENT]),
 )
-def test_extents_lie_on_whole_rows_and_do_not_overlap(
+def test_extents_are_placed_on_whole_rows_and_do_not_overlap(
     extents: list[tuple[int, int]], unit: int, row_bytes: int
 ) -> None:
     made = [Extent(Path(), offset * unit, count) for offset, count in extents]
@@ -50,11 +50,11 @@ def test_extents_lie_on_whole_rows_and_do_not_overlap(
         free = -(-(first + extent.count) * row_bytes // ALIGNMENT) * ALIGNMENT
 
 
-def test_full_shards_from_byte_zero_lie_without_gaps() -> None:
+def test_full_shards_from_byte_zero_are_placed_without_gaps() -> None:
     assert place_extents([Extent(Path(), 0, 32_768)] * 3, 56 * 56) == [0, 32_768, 65_536]
 
 
-def test_a_row_of_a_block_can_only_begin_at_one() -> None:
+def test_samples_of_whole_blocks_must_begin_at_a_block() -> None:
     assert place_extents([Extent(Path(), 64, 1)], ALIGNMENT) is None
 
 
@@ -89,7 +89,7 @@ def test_one_array_holds_what_the_extents_hold(
             )
 
 
-def test_a_column_whose_extents_cannot_be_one_array_is_read_all_the_same(tmp_path: Path) -> None:
+def test_a_column_whose_extents_cannot_be_one_array_is_still_read(tmp_path: Path) -> None:
     content = np.random.default_rng(0).integers(0, 256, (500, 64, 64), np.uint8)
     for number in (0, 1):
         (tmp_path / str(number)).write_bytes(
@@ -103,7 +103,7 @@ def test_a_column_whose_extents_cannot_be_one_array_is_read_all_the_same(tmp_pat
     np.testing.assert_array_equal(column[200:300], content[200:300], strict=True)
 
 
-def test_the_files_are_let_go_with_the_last_array(tmp_path: Path) -> None:
+def test_the_files_are_released_with_the_last_array(tmp_path: Path) -> None:
     path = tmp_path / "shard"
     path.write_bytes(bytes(4096))
 
@@ -126,7 +126,7 @@ def test_the_files_are_let_go_with_the_last_array(tmp_path: Path) -> None:
     reason="needs a system with huge pages that can be asked for",
 )
 @pytest.mark.parametrize(("memory", "asked"), [(1 << 30, True), (8 << 20, False)])
-def test_huge_pages_are_asked_for_unless_they_would_take_much_of_the_memory(
+def test_huge_pages_are_used_unless_they_would_take_much_of_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int, asked: bool
 ) -> None:
     monkeypatch.setattr(columns, "_memory", lambda: memory)
@@ -147,7 +147,7 @@ def test_huge_pages_are_asked_for_unless_they_would_take_much_of_the_memory(
     not (Path("/proc/self/cgroup").exists() and "0::" in Path("/proc/self/cgroup").read_text()),
     reason="needs control groups of version 2",
 )
-def test_the_memory_is_no_more_than_a_control_group_leaves(
+def test_the_available_memory_is_limited_by_the_control_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -161,7 +161,7 @@ def test_the_memory_is_no_more_than_a_control_group_leaves(
 
 
 def owner_of(array: npt.NDArray[Any]) -> Any:
-    """What keeps the memory of an array: the object at the end of the chain of its bases."""
+    """Return the object that owns an array's memory, at the end of the chain of its bases."""
     owner: Any = array
     while isinstance(owner, (np.ndarray, memoryview)):
         owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
@@ -169,8 +169,6 @@ def owner_of(array: npt.NDArray[Any]) -> Any:
 
 
 def is_mapped(path: Path) -> bool | None:
-    """Whether the file is mapped into this process; None where the system does not tell, which
-    Linux does.
-    """
+    """Return whether the file is mapped into this process; None if only Linux could tell."""
     maps = Path("/proc/self/maps")
     return str(path) in maps.read_text() if maps.exists() else None

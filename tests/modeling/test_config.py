@@ -1,4 +1,4 @@
-"""Configurations survive JSON, and say what is wrong with them."""
+"""Test that configurations survive JSON, and that errors name every problem."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ def test_settings_are_read_from_their_texts(
         ("channels=8,0", "expected 1 to 8 numbers above 0"),
     ],
 )
-def test_a_setting_that_cannot_be_is_refused(assignment: str, message: str) -> None:
+def test_an_impossible_setting_is_refused(assignment: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         preset("foreground", "cpu").override([assignment])
 
 
-def test_all_that_is_wrong_is_named_at_once() -> None:
+def test_all_problems_are_named_at_once() -> None:
     with pytest.raises(
         InputError, match=r"steps: .*found 0; batch: .*found -1; log_every: .*found 0"
     ):
@@ -122,7 +122,7 @@ def test_differences_name_both_values() -> None:
     ]
 
 
-def test_the_page_lists_every_setting_with_the_values_that_it_takes() -> None:
+def test_the_page_lists_every_setting_with_its_valid_values() -> None:
     page = (ROOT / "docs/models.md").read_text("utf-8")
     section = page.partition("## Settings\n")[2].partition("\n## ")[0]
     rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \|", section, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""The cost of a step equals what one works out by hand."""
+"""Test that the cost of a step equals the hand-computed one."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def test_a_convolution_costs_two_operations_for_each_tap_at_each_place() -> None
         assert measure(lambda: layer(x)).operations == 2 * (2 * 8 * 8) * 6 * (4 * 3 * 3)
 
 
-def test_views_move_nothing_and_other_operations_what_they_read_and_write() -> None:
+def test_views_move_nothing_and_other_operations_move_what_they_read_and_write() -> None:
     x = torch.ones(2, 6)
     assert measure(lambda: x.view(3, 4).T).bytes == 0
     assert measure(lambda: x + x) == Cost(operations=0, bytes=3 * 4 * 12)
 
 
-def test_what_is_changed_in_place_is_read_and_written_alone_or_in_a_list() -> None:
+def test_arguments_changed_in_place_count_as_read_and_written() -> None:
     x, y = torch.ones(2, 6), torch.ones(3)
     assert measure(lambda: x.mul_(2)).bytes == 2 * 4 * 12
     assert measure(lambda: torch._foreach_mul_([x, y], 2)).bytes == 2 * 4 * (12 + 3)

@@ -1,4 +1,4 @@
-"""A step can be captured and replayed; on a CPU a tape stands in for the CUDA graph of a GPU.
+"""Test that steps can be captured and replayed; on a CPU a tape replaces the CUDA graph.
 
 The tape keeps every operation on tensors, those of backward and of the optimiser too, and replays
 them on the same memory. As in a graph, numbers and decisions of the host stay as they were during
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Tape(TorchDispatchMode):
-    """A graph of operations on the CPU. Capturing runs them, unlike on a GPU, so that is undone."""
+    """A graph of operations on the CPU; capturing runs and then undoes them, unlike on a GPU."""
 
     def __init__(self, state: Callable[[], list[Tensor]], *generators: torch.Generator) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -159,7 +159,7 @@ def runs_of(dataset: Dataset) -> list[tuple[Task, Config]]:
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_a_captured_run_has_the_weights_of_one_that_is_not(
+def test_a_captured_run_has_the_weights_of_an_uncaptured_one(
     number: int, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task, config = runs_of(dataset)[number]
@@ -176,10 +176,10 @@ def test_a_captured_run_has_the_weights_of_one_that_is_not(
     assert (eager.weights, len(tapes)) == (plain.weights, 3)
 
 
-def test_the_tape_finds_what_depends_on_the_host(
+def test_the_tape_finds_dependence_on_the_host(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The test before this one can fail: a strength that the host changes stays as captured."""
+    """Show that the test before can fail: a strength changed by the host stays as captured."""
     task, config = runs_of(dataset)[0]
     strengths = iter(range(1000))
 
@@ -199,7 +199,7 @@ def test_the_tape_finds_what_depends_on_the_host(
 
 
 class NothingOfTheHost(TorchFunctionMode):
-    """Fails if a tensor is made of numbers of the host: a capture cannot copy them."""
+    """Fails if a tensor is made of host numbers: a capture cannot copy them."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert func not in (torch.tensor, torch.as_tensor, torch.from_numpy), (
@@ -283,24 +283,24 @@ def test_a_step_that_synchronises_or_copies_is_found(
         step_on_meta("foreground", dataset, tmp_path, monkeypatch)
 
 
-def test_a_search_that_may_not_look_says_which_circles_it_found(
+def test_a_search_without_synchronisation_says_which_circles_it_found(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = torch.tensor(dataset.split("circles", "train")["image"][:])
     mask = (image > 128).to(torch.uint8)
     mask[7] = 0
-    due = geometry.minimal_circles(mask)
+    expected = geometry.minimal_circles(mask)
     found, certain = geometry.minimal_circles_without_sync(mask)
     assert bool(certain.all())
-    assert torch.equal(found, due)
+    assert torch.equal(found, expected)
     monkeypatch.setattr(geometry, "_BLIND", 1)
     found, certain = geometry.minimal_circles_without_sync(mask)
     assert 0 < int(certain.sum()) < len(mask)
-    assert torch.equal(found[certain], due[certain])
-    assert not (found == due).all(1)[~certain].any()
+    assert torch.equal(found[certain], expected[certain])
+    assert not (found == expected).all(1)[~certain].any()
 
 
-def test_a_digit_whose_circle_was_not_found_stays_as_stored(
+def test_a_digit_without_a_found_circle_stays_as_stored(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split = dataset.split("circles", "train")
@@ -323,7 +323,7 @@ def test_a_digit_whose_circle_was_not_found_stays_as_stored(
     assert torch.equal(some[still], found[still])
 
 
-def test_steps_are_captured_on_one_gpu_alone() -> None:
+def test_steps_are_captured_only_on_a_single_gpu() -> None:
     def step(batch: Batch, rates: Tensor) -> dict[str, Tensor]:
         return {}
 
@@ -356,11 +356,11 @@ def test_a_failed_capture_is_reported_with_its_first_cause(
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
     graph = CudaGraph(torch.Generator())
     with (
-        pytest.raises(TrainingError, match="cannot capture a step: somebody asked") as told,
+        pytest.raises(TrainingError, match="cannot capture a step: somebody asked") as caught,
         graph.capture(),
     ):
         raise RuntimeError("somebody asked\nfor a number")
-    assert "--no-replay" in str(told.value)
+    assert "--no-replay" in str(caught.value)
     with pytest.raises(TrainingError, match="the capture was invalidated"), graph.capture():
         pass
 
@@ -368,7 +368,7 @@ def test_a_failed_capture_is_reported_with_its_first_cause(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.parametrize("mode", ["resident", "streamed"])
 @pytest.mark.parametrize("name", list(TASKS))
-def test_cuda_replays_what_it_would_do(
+def test_cuda_replays_equal_single_steps(
     name: str, mode: Any, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Replayed steps end with the weights of steps taken one by one, up to the order of sums."""

@@ -1,4 +1,4 @@
-"""Decoding gives what the type hints say, and names every value that does not fit."""
+"""Test that decoding follows the type hints, and names every value that does not fit."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ GOOD: dict[str, Any] = {
 }
 
 
-def test_a_record_comes_out_of_json() -> None:
+def test_a_record_is_decoded_from_json() -> None:
     assert decode(Record, GOOD) == Record(
         origin={"digest": "0a"},
         entries=(Entry("a", 1), Entry("b", 9)),
@@ -56,7 +56,7 @@ def test_a_record_comes_out_of_json() -> None:
     )
 
 
-def test_a_typed_dict_keeps_keys_that_nobody_declared_and_a_dataclass_ignores_them() -> None:
+def test_a_typed_dict_keeps_undeclared_keys_and_a_dataclass_ignores_them() -> None:
     decoded = decode(Record, {**GOOD, "origin": {"digest": "0a", "later": 1}, "later": 1})
     assert decoded.origin == {"digest": "0a", "later": 1}
 
@@ -134,7 +134,7 @@ JSON = st.recursive(
 
 
 @given(value=JSON, key=st.sampled_from(sorted(GOOD)))
-def test_any_json_decodes_or_is_a_decode_error_that_can_be_printed(value: Any, key: str) -> None:
+def test_any_json_is_decoded_or_raises_a_printable_error(value: Any, key: str) -> None:
     try:
         decode(Record, {**GOOD, key: value})
     except DecodeError as error:
@@ -143,6 +143,6 @@ def test_any_json_decodes_or_is_a_decode_error_that_can_be_printed(value: Any, k
 
 
 @given(value=JSON)
-def test_any_takes_every_value_as_it_is(value: Any) -> None:
+def test_any_accepts_every_value_unchanged(value: Any) -> None:
     assert decode(dict[str, Any], {"x": value})["x"] is value
     assert json.dumps(decode(list[Any], [value])) == json.dumps([value])

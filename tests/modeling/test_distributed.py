@@ -1,4 +1,4 @@
-"""Several ranks train like one, score each sample once, and end with an error if one dies."""
+"""Test that ranks train like one process, score each sample once, and end if one dies."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def start(ranks: int, folder: Path, out: Path, **changes: Any) -> list[ForkServe
     started = [
         processes.Process(
             target=train_rank,
-            args=(rank, ranks, port, folder, out, told(out, rank)),
+            args=(rank, ranks, port, folder, out, error_file(out, rank)),
             kwargs=changes,
         )
         for rank in range(ranks)
@@ -71,7 +71,7 @@ def finish(started: list[ForkServerProcess]) -> list[int | None]:
     return [process.exitcode for process in started]
 
 
-def told(out: Path, rank: int) -> Path:
+def error_file(out: Path, rank: int) -> Path:
     return out.with_name(f"{out.name}-{rank}.txt")
 
 
@@ -116,7 +116,7 @@ def test_several_ranks_take_the_steps_of_one(
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_a_rank_that_is_killed_ends_the_others_with_a_word_and_resuming_goes_on(
+def test_a_killed_rank_ends_the_others_with_a_message_and_training_resumes(
     folder: Path, tmp_path: Path
 ) -> None:
     changes = {"steps": 60, "evaluate_every": 60}
@@ -127,8 +127,8 @@ def test_a_rank_that_is_killed_ends_the_others_with_a_word_and_resuming_goes_on(
         time.sleep(0.01)
     started[1].kill()
     assert finish(started) == [1, -signal.SIGKILL]
-    assert "a rank is gone" in told(out, 0).read_text()
-    assert "--resume" in told(out, 0).read_text()
+    assert "a rank is gone" in error_file(out, 0).read_text()
+    assert "--resume" in error_file(out, 0).read_text()
     stopped = checkpoint.load(out / runs.LAST)[1]["step"]
     assert 0 < stopped < 60
     assert finish(start(2, folder, out, **changes)) == [0, 0]
@@ -151,23 +151,25 @@ def test_resuming_with_another_number_of_ranks_is_noted(
     )
 
 
-def test_every_rank_hears_why_the_first_refuses(folder: Path, tmp_path: Path) -> None:
+def test_every_rank_reports_why_the_first_refuses(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").touch()
     assert finish(start(2, folder, tmp_path / "run")) == [4, 4]
-    assert "not a run" in told(tmp_path / "run", 0).read_text()
-    assert told(tmp_path / "run", 0).read_text() == told(tmp_path / "run", 1).read_text()
+    assert "not a run" in error_file(tmp_path / "run", 0).read_text()
+    assert (
+        error_file(tmp_path / "run", 0).read_text() == error_file(tmp_path / "run", 1).read_text()
+    )
 
 
 @given(st.integers(0, 1000), st.integers(1, 12))
-def test_the_shares_of_all_ranks_are_all_samples_once(samples: int, count: int) -> None:
+def test_the_shares_of_all_ranks_cover_each_sample_once(samples: int, count: int) -> None:
     shares = [World(CPU, rank, count).share(samples) for rank in range(count)]
     assert [i for share in shares for i in range(share.start, share.stop)] == list(range(samples))
     sizes = [share.stop - share.start for share in shares]
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_shares_of_ranks_put_together_are_the_predictions_of_one(dataset: Dataset) -> None:
+def test_combined_shares_of_ranks_are_the_predictions_of_one(dataset: Dataset) -> None:
     model = State(PLAIN, SETTINGS, {"tile": [28, 28]}, CPU).average
     images = dataset.split("foreground", "val")["image"]
     shares = [World(CPU, rank, 3).share(21) for rank in range(3)]
@@ -180,7 +182,7 @@ def test_shares_of_ranks_put_together_are_the_predictions_of_one(dataset: Datase
     assert np.array_equal(np.concatenate(parts), whole)
 
 
-def test_one_process_alone_is_one_rank_that_agrees_with_itself() -> None:
+def test_a_single_process_is_one_rank() -> None:
     with joined(CPU) as world:
         assert (world.rank, world.size, world.first) == (0, 1, True)
         assert world.gather("x") == ["x"]
@@ -188,7 +190,7 @@ def test_one_process_alone_is_one_rank_that_agrees_with_itself() -> None:
         assert (world.any(True), world.any(False)) == (True, False)
 
 
-def test_a_first_rank_that_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_first_rank_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         torch.distributed,
         "init_process_group",

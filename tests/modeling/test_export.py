@@ -1,6 +1,4 @@
-"""An exported model takes images as stored, in any number, and computes what the network does; else
-it is refused.
-"""
+"""Test that exported models take any number of stored images and agree with the network."""
 
 from __future__ import annotations
 
@@ -65,7 +63,7 @@ def runs(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(dataset: Dataset, runs: Path) -> dict[str, tuple[Result, Any]]:
-    """By task, what the command printed and a session of what it wrote."""
+    """Export each task's run; return by task the output and a session of the model."""
     done = {}
     for task in TASKS:
         given = ["--dataset", dataset.path] if task != "foreground" else []
@@ -103,7 +101,7 @@ def test_the_model_computes_what_the_network_does(
 
 
 @pytest.mark.parametrize("task", ["foreground", "mosaics"])
-def test_other_sizes_are_taken_where_they_fit_and_refused_else(
+def test_other_sizes_are_accepted_if_they_fit_and_refused_otherwise(
     runs: Path, exported: dict[str, tuple[Result, Any]], task: str
 ) -> None:
     trained, (result, session) = load_run(runs / task), exported[task]
@@ -119,7 +117,7 @@ def test_other_sizes_are_taken_where_they_fit_and_refused_else(
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_metadata_is_the_record_and_names_no_place(
+def test_the_metadata_holds_the_record_without_paths(
     dataset: Dataset, runs: Path, exported: dict[str, tuple[Result, Any]], task: str
 ) -> None:
     printed = json.loads(exported[task][0].stdout)
@@ -172,7 +170,7 @@ def test_the_differences_are_printed(
 
 
 class Shifted(torch.nn.Module):
-    """A network as large as another one's output, and off by so much in some images."""
+    """A network whose output differs by so much in some images."""
 
     def __init__(self, off: npt.NDArray[np.float32]) -> None:
         super().__init__()
@@ -216,7 +214,7 @@ def test_differences_are_found_and_measured() -> None:
 
 
 def identity_model() -> bytes:
-    """An ONNX model of what `Shifted` is without being off."""
+    """Make an ONNX model of `Shifted` without the shift."""
     helper, types = onnx.helper, onnx.TensorProto
     shape = ["batch", 4, 4]
     graph = helper.make_graph(
@@ -241,7 +239,7 @@ def identity_model() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("name", "found", "told"),
+    ("name", "found", "message"),
     [
         ("logits", {"largest": 1e-3, "of_99_percent": 0.0, "magnitude": 99.1}, None),
         (
@@ -265,19 +263,19 @@ def identity_model() -> bytes:
     ],
 )
 def test_more_than_the_tolerance_is_refused(
-    name: str, found: dict[str, float], told: str | None
+    name: str, found: dict[str, float], message: str | None
 ) -> None:
     assert TOLERANCE == {"numbers": 1e-5, "whole numbers": 1e-4}
-    if told is None:
+    if message is None:
         require_parity({name: found}, Path("x"))
     else:
-        with pytest.raises(ExportError, match=told) as caught:
+        with pytest.raises(ExportError, match=message) as caught:
             require_parity({name: found}, Path("x"))
         assert caught.value.exit_code == 1
 
 
 class Drawn(nn.Module):
-    """A network that sees a digit and takes what is lighter than half for its foreground."""
+    """A network whose foreground is every pixel lighter than half."""
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         logits = image.float() - 127.5
@@ -287,12 +285,8 @@ class Drawn(nn.Module):
 # As many steps as users get, and one more than these masks take: an export's time grows with the
 # square of them.
 @pytest.mark.parametrize("steps", [pytest.param(geometry._EXPORTED, marks=pytest.mark.long), 6])
-def test_the_circles_of_any_mask_are_the_same_in_onnxruntime(
-    monkeypatch: pytest.MonkeyPatch, steps: int
-) -> None:
-    """Export the search by itself: short runs find simple masks, these have pixels on a line, one,
-    none, all.
-    """
+def test_circles_are_the_same_in_onnxruntime(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Export the search alone, for masks with pixels on a line, one pixel, none, and all."""
     monkeypatch.setattr(geometry, "_EXPORTED", steps)
     predictor = export._Predictor(TASK_OF["circles"], Drawn())
     proto, names = export._convert(predictor, (28, 28), None)
@@ -322,7 +316,7 @@ def test_a_model_that_differs_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_missing_packages_are_named_with_the_way_to_them(
+def test_missing_packages_are_named_with_the_install_command(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = builtins.__import__
@@ -342,7 +336,7 @@ def test_missing_packages_are_named_with_the_way_to_them(
         )
 
 
-def test_the_examples_of_the_page_run_as_they_stand(
+def test_the_examples_of_the_page_run_as_written(
     runs: Path,
     exported: dict[str, tuple[Result, Any]],
     tmp_path: Path,
@@ -368,7 +362,7 @@ def test_the_examples_of_the_page_run_as_they_stand(
     assert last.startswith("['0', '1', ")
 
 
-def test_a_network_whose_multiple_the_size_of_training_is_not_is_exported_too(
+def test_a_network_whose_training_size_is_not_a_multiple_is_exported_too(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     settings = ("steps=1", "batch=8", "channels=4,4,4,4", "evaluate_every=1", "val_samples=8")
@@ -378,7 +372,7 @@ def test_a_network_whose_multiple_the_size_of_training_is_not_is_exported_too(
     assert json.loads(result.stdout)["multiple"] == 8
 
 
-def test_what_to_export_as_must_be_said(runs: Path) -> None:
+def test_the_export_format_must_be_given(runs: Path) -> None:
     result = call(runs / "circles")
     assert result.exit_code == 2
     assert "--onnx" in result.stderr

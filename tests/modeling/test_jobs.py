@@ -1,4 +1,4 @@
-"""Jobs in parallel: results, messages and errors; all end when one fails or on request."""
+"""Test parallel jobs: results, messages, errors, and their end on failure or request."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def wait(folder: Path, notify: Notify, stop: Stop) -> str:
 
 
 def wait_and_notify(folder: Path, notify: Notify, stop: Stop) -> None:
-    """Wait for `stop`, and send messages all the time, even if nobody receives them."""
+    """Wait for `stop`, and send messages all the time, even if they are not received."""
 
     def asked() -> bool:
         notify("on it")
@@ -105,7 +105,7 @@ def test_a_process_that_ends_without_a_message_is_reported(
     assert ("ZeroDivisionError" in capfd.readouterr().err) == (job is crash)
 
 
-def test_when_asked_to_stop_those_that_run_stop_and_no_more_begin(tmp_path: Path) -> None:
+def test_on_request_running_jobs_stop_and_no_more_start(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in "ab"]
     for folder in folders:
         folder.mkdir()
@@ -114,7 +114,7 @@ def test_when_asked_to_stop_those_that_run_stop_and_no_more_begin(tmp_path: Path
     assert not list(folders[1].iterdir())
 
 
-def test_an_error_in_the_first_process_leaves_none_behind(tmp_path: Path) -> None:
+def test_an_error_in_the_first_process_leaves_no_process_behind(tmp_path: Path) -> None:
     def interrupt(name: str, message: Any) -> None:
         raise KeyboardInterrupt
 
@@ -124,7 +124,7 @@ def test_an_error_in_the_first_process_leaves_none_behind(tmp_path: Path) -> Non
     assert multiprocessing.active_children() == []
 
 
-def test_an_interruption_while_a_process_starts_leaves_none_behind(
+def test_an_interruption_while_a_process_starts_leaves_no_process_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = SpawnProcess.start
@@ -158,7 +158,7 @@ def test_an_interruption_while_a_process_starts_leaves_none_behind(
         (InputError("x", path="a\nb", lines=["c"]), InputError, "a\\nb: x\n  c"),
     ],
 )
-def test_errors_that_have_an_exit_code_arrive_in_words_of_the_package(
+def test_errors_with_an_exit_code_arrive_as_errors_of_the_package(
     error: Exception, kind: type[ModelingError], message: str
 ) -> None:
     with pytest.raises(kind) as raised:
@@ -166,7 +166,7 @@ def test_errors_that_have_an_exit_code_arrive_in_words_of_the_package(
     assert str(raised.value).startswith(message)
 
 
-def test_when_asked_to_stop_after_a_start_no_other_follows(tmp_path: Path) -> None:
+def test_a_stop_request_after_a_start_prevents_further_starts(tmp_path: Path) -> None:
     answers = itertools.chain([False], itertools.repeat(True))
     found = run_jobs(
         {name: functools.partial(wait, tmp_path) for name in "ab"}, 2, stop=answers.__next__
@@ -174,8 +174,8 @@ def test_when_asked_to_stop_after_a_start_no_other_follows(tmp_path: Path) -> No
     assert found == {"a": "stopped"}
 
 
-def test_the_first_process_hears_that_it_is_to_stop_before_it_has_begun(tmp_path: Path) -> None:
-    # In a process of its own: what the first start of all starts beside it runs here already.
+def test_the_first_process_receives_a_stop_request_before_it_has_begun(tmp_path: Path) -> None:
+    # In a new process: the helper process of the first start already runs in this one.
     code = f"""
 import functools, itertools, pathlib
 from test_jobs import wait
@@ -203,7 +203,7 @@ def run_script(script: Path, code: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("job", ["wait", "wait_and_notify"])
-def test_jobs_stop_when_the_process_that_began_them_is_killed(tmp_path: Path, job: str) -> None:
+def test_jobs_stop_when_their_parent_process_is_killed(tmp_path: Path, job: str) -> None:
     code = f"""
 import functools, pathlib
 from test_jobs import {job}
@@ -226,7 +226,7 @@ def wait_for(path: Path) -> None:
 
 
 @given(threads=st.integers(1, 64), jobs=st.integers(1, 5), data=st.data())
-def test_threads_are_shared_out_whichever_jobs_run_together(
+def test_threads_are_shared_out_among_any_jobs_that_run_together(
     threads: int, jobs: int, data: st.DataObject
 ) -> None:
     at_once = data.draw(st.integers(1, jobs))

@@ -1,4 +1,4 @@
-"""In every mode the loader gives the samples of the order, from any step, and leaves no thread."""
+"""Test that every mode of the loader follows the order from any step and leaves no thread."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _no_thread_is_left() -> Iterator[None]:
 
 
 def copies(batches: Iterator[Batch]) -> list[dict[str, Array]]:
-    """The batches, kept: a tensor may be filled again for the next one."""
+    """Copy the batches, since a tensor can be filled again for the next one."""
     return [{name: tensor.numpy().copy() for name, tensor in batch.items()} for batch in batches]
 
 
@@ -62,7 +62,7 @@ def copies(batches: Iterator[Batch]) -> list[dict[str, Array]]:
     ranks=st.integers(1, 3),
     data=st.data(),
 )
-def test_the_batches_are_the_samples_of_the_order(
+def test_batches_follow_the_order(
     split: Split,
     arrays: dict[str, Array],
     mode: Mode,
@@ -85,7 +85,7 @@ def test_the_batches_are_the_samples_of_the_order(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_to_resume_is_to_go_on(split: Split, mode: Mode) -> None:
+def test_a_resumed_loader_continues_the_order(split: Split, mode: Mode) -> None:
     loader = Loader(split, COLUMNS, Order(len(split), 0, 64), mode=mode)
     whole, rest = copies(loader.epoch(2)), copies(loader.epoch(2, 4))
     for one, other in zip(whole[4:], rest, strict=True):
@@ -94,7 +94,7 @@ def test_to_resume_is_to_go_on(split: Split, mode: Mode) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_is_stored_as_bytes_stays_bytes(split: Split, mode: Mode) -> None:
+def test_byte_columns_stay_bytes(split: Split, mode: Mode) -> None:
     batch = next(Loader(split, COLUMNS, Order(len(split), 0, 8), mode=mode).epoch(0))
     assert {name: tensor.dtype for name, tensor in batch.items()} == {
         "image": torch.uint8,
@@ -104,12 +104,12 @@ def test_what_is_stored_as_bytes_stays_bytes(split: Split, mode: Mode) -> None:
     assert {tensor.device.type for tensor in batch.values()} == {"cpu"}
 
 
-def test_a_cpu_takes_its_batches_from_the_maps(split: Split) -> None:
+def test_batches_on_a_cpu_come_from_the_mapped_files(split: Split) -> None:
     assert Loader(split, ["image"], Order(len(split), 0, 8)).mode == "mapped"
 
 
 @pytest.mark.parametrize(("free", "mode"), [(10**6, "resident"), (10**5, "streamed")])
-def test_on_a_gpu_columns_are_resident_where_they_fit(
+def test_columns_that_fit_are_resident_on_a_gpu(
     split: Split, free: int, mode: Mode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loader = Loader(split, ["image"], Order(len(split), 0, 8))  # 600 * 784 = 470,400 bytes
@@ -120,7 +120,7 @@ def test_on_a_gpu_columns_are_resident_where_they_fit(
 
 
 @pytest.mark.parametrize("mode", ["mapped", "streamed"])
-def test_memory_is_used_again(split: Split, mode: Mode) -> None:
+def test_batch_memory_is_reused(split: Split, mode: Mode) -> None:
     batches = Loader(split, ["image"], Order(len(split), 0, 8), mode=mode).epoch(0)
     places = {batch["image"].data_ptr() for batch in batches}
     assert len(places) <= module.SLOTS
@@ -134,7 +134,7 @@ def test_two_epochs_at_once_do_not_share_memory(split: Split, arrays: dict[str, 
     np.testing.assert_array_equal(other["image"], arrays["image"][order.batch(1, 0)])
 
 
-def test_a_streamed_batch_stays_until_the_next_is_asked_for(
+def test_a_streamed_batch_stays_valid_until_the_next_one(
     split: Split, arrays: dict[str, Array]
 ) -> None:
     order = Order(len(split), 0, 8)
@@ -143,7 +143,7 @@ def test_a_streamed_batch_stays_until_the_next_is_asked_for(
         np.testing.assert_array_equal(batch["image"], arrays["image"][order.batch(0, step)])
 
 
-def test_the_thread_ends_when_the_loop_is_left(split: Split) -> None:
+def test_the_thread_ends_when_the_loop_ends(split: Split) -> None:
     for _ in Loader(split, ["image"], Order(len(split), 0, 8), mode="streamed").epoch(0):
         break
     batches = Loader(split, ["image"], Order(len(split), 0, 8), mode="streamed").epoch(0)
@@ -151,7 +151,7 @@ def test_the_thread_ends_when_the_loop_is_left(split: Split) -> None:
     del batches
 
 
-def test_the_first_copy_to_a_gpu_waits_for_what_was_queued_when_its_memory_was_taken(
+def test_the_first_copy_to_a_gpu_waits_for_work_that_uses_its_memory(
     split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log: list[str] = []
@@ -187,7 +187,7 @@ def test_resident_columns_are_loaded_in_blocks(
     np.testing.assert_array_equal(batch["image"], np.asarray(split["image"])[order.batch(0, 0)])
 
 
-def test_what_does_not_fit_together_is_refused(split: Split) -> None:
+def test_arguments_that_do_not_fit_together_are_refused(split: Split) -> None:
     with pytest.raises(InputError, match="no column 'masks'"):
         Loader(split, ["masks"], Order(len(split), 0, 8))
     with pytest.raises(InputError, match=r"not one of circles/train .expected 600, found 599"):
@@ -224,7 +224,7 @@ print(anonymous() - before)
     not Path("/proc/self/status").exists(), reason="only Linux tells anonymous memory apart"
 )
 @pytest.mark.parametrize("mode", ["mapped", "streamed"])
-def test_epochs_hold_no_memory_but_that_of_a_few_batches(tmp_path: Path, mode: Mode) -> None:
+def test_epochs_hold_only_the_memory_of_a_few_batches(tmp_path: Path, mode: Mode) -> None:
     place = fakes.tiny(tmp_path, train=6000, tile=(8, 8), shard_size=1024)
     ran = subprocess.run(
         [sys.executable, "-c", MEMORY, str(place), mode], capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""Losses against loops over pixels."""
+"""Compare losses with loops over pixels."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_class_loss_without_foreground_is_0_and_has_a_gradient() -> None:
 
 
 def digits_and_circles(count: int) -> tuple[Tensor, Tensor]:
-    """The foreground of some digits, bool (n, 28, 28), and the circles around it."""
+    """Return the foreground of some digits, bool (n, 28, 28), and the circles around it."""
     images, _ = strokes.draw(np.arange(count, dtype=np.uint64))
     masks = (images > otsu.threshold(images)[:, None, None]).astype(np.uint8)
     return torch.from_numpy(masks) > 0, geometry.circles_from_rows(torch.from_numpy(enclose(masks)))
@@ -93,9 +93,7 @@ def naive_circle_pixels(logits: Tensor, circle: Tensor) -> float:
     return total / len(logits)
 
 
-def test_circle_loss_is_that_of_pixels_outside_and_of_the_likeliest_on_each_half_of_the_edge() -> (
-    None
-):
+def test_circle_loss_counts_pixels_outside_and_the_likeliest_on_each_half_of_the_edge() -> None:
     _, circles = digits_and_circles(40)
     circles[3] = torch.tensor(geometry.NO_CIRCLE, dtype=torch.float64)
     circles[4] = torch.tensor([7.0, 9.0, 0.0], dtype=torch.float64)
@@ -105,7 +103,7 @@ def test_circle_loss_is_that_of_pixels_outside_and_of_the_likeliest_on_each_half
     )
 
 
-def test_the_true_foreground_loses_nothing_and_what_makes_another_circle_does() -> None:
+def test_the_true_foreground_has_no_loss_and_one_with_another_circle_has() -> None:
     foreground, circles = digits_and_circles(60)
     logits = torch.where(foreground, 30.0, -30.0)
     assert losses.circle_pixels(logits, circles).item() < 1e-6
@@ -117,10 +115,8 @@ def test_the_true_foreground_loses_nothing_and_what_makes_another_circle_does() 
         assert loss_of(mask & (distance < -geometry.ON), circle) > 20
 
 
-def test_each_pixel_that_holds_a_circle_is_missed() -> None:
-    """Without it, a half of the edge has none: one of the 16 that are looked at, if the others
-    leave 22.5 degrees.
-    """
+def test_each_support_pixel_of_a_circle_is_missed() -> None:
+    """Without it, one of the 16 tested halves of the edge is empty, if a gap is wide enough."""
     missed = 0
     for mask, circle in zip(*digits_and_circles(200), strict=True):
         holders = (mask & (geometry.distances(circle, 28, 28).abs() <= geometry.ON)).nonzero()
@@ -142,7 +138,7 @@ def loss_of(foreground: Tensor, circle: Tensor) -> float:
     return losses.circle_pixels(torch.where(foreground, 30.0, -30.0)[None], circle[None]).item()
 
 
-def test_circle_loss_says_nothing_of_pixels_inside() -> None:
+def test_circle_loss_ignores_pixels_inside() -> None:
     _, circles = digits_and_circles(20)
     logits = random(20, 28, 28).requires_grad_()
     losses.circle_pixels(logits, circles).backward()
@@ -154,7 +150,7 @@ def test_circle_loss_says_nothing_of_pixels_inside() -> None:
     assert logits.grad.flatten(1).any(1).all()
 
 
-def test_no_circle_and_circles_whose_edge_holds_no_pixel_have_a_finite_loss() -> None:
+def test_the_loss_is_finite_without_a_circle_and_without_pixels_on_its_edge() -> None:
     circles = torch.tensor([geometry.NO_CIRCLE, (5.3, 5.2, 2.1234)], dtype=torch.float64)
     logits = torch.full((2, 12, 12), -40.0).requires_grad_()
     loss = losses.circle_pixels(logits, circles)

@@ -1,4 +1,4 @@
-"""Scores equal their formulas, written out pixel by pixel, and those of other libraries."""
+"""Test that scores equal their formulas, computed pixel by pixel, and other libraries."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def masks(*rows: list[list[int]]) -> UInt8:
 def noise(
     seed: int, shape: tuple[int, ...], values: int, wrong: float = 0.2
 ) -> tuple[UInt8, UInt8]:
-    """A prediction and a truth that differ in about so many places."""
+    """Make a prediction and a truth that differ in about so many pixels."""
     random = np.random.default_rng(seed)
     truth = random.integers(0, values, shape).astype(np.uint8)
     other = random.integers(0, values, shape).astype(np.uint8)
@@ -64,7 +64,7 @@ def mean(found: Iterable[float | None]) -> float | None:
 
 
 def naive_overlap(predicted: UInt8, truth: UInt8, label: int) -> tuple[int, int, int]:
-    """True positives, false positives and false negatives of a label."""
+    """Count true positives, false positives and false negatives of a label."""
     hit = extra = missed = 0
     for found, expected in zip(
         predicted.reshape(-1).tolist(), truth.reshape(-1).tolist(), strict=True
@@ -177,7 +177,7 @@ ROW = [[0, 0, 0], [1, 1, 1], [0, 0, 0]]
 NOTHING = [[0, 0, 0], [0, 0, 0], [0, 0, 0]]
 
 
-def test_foreground_scores_of_two_small_images_worked_out_by_hand() -> None:
+def test_foreground_scores_of_two_small_images_match_hand_computed_values() -> None:
     # First image: 3 of 5 pixels found, none too many. Second: nothing to find, nothing found.
     scores = foreground_scores(masks(ROW, NOTHING), masks(CROSS, NOTHING), replicates=DRAWS)
     assert values(scores) == {
@@ -191,7 +191,7 @@ def test_foreground_scores_of_two_small_images_worked_out_by_hand() -> None:
     assert scores["iou"]["n"] == scores["dice_pooled"]["n"] == 2
 
 
-def test_a_circle_of_the_wrong_class_counts_as_nothing_found() -> None:
+def test_a_circle_of_the_wrong_class_counts_as_missing() -> None:
     # Three images of equal circles; the second is taken for class 0.
     scores = circle_scores(
         np.array([2, 0, 1], np.uint8),
@@ -223,7 +223,7 @@ def test_a_circle_of_the_wrong_class_counts_as_nothing_found() -> None:
     assert [(each["label"], each["n"]) for each in scores["per_class"]] == [(0, 0), (1, 2), (2, 1)]
 
 
-def test_mosaic_scores_of_two_small_images_worked_out_by_hand() -> None:
+def test_mosaic_scores_of_two_small_images_match_hand_computed_values() -> None:
     truth = masks([[0, 1], [1, 1]], [[0, 0], [2, 2]])
     found = masks([[0, 1], [1, 3]], [[0, 0], [2, 0]])
     scores = mosaic_scores(found, truth, 4, replicates=DRAWS)
@@ -275,7 +275,7 @@ SHAPES = st.tuples(st.integers(1, 6), st.integers(1, 5), st.integers(1, 5))
 
 
 @given(st.integers(0, 10**6), SHAPES, st.sampled_from([0.0, 0.1, 0.5, 1.0]))
-def test_foreground_scores_are_those_of_loops_over_pixels(
+def test_foreground_scores_agree_with_loops_over_pixels(
     seed: int, shape: tuple[int, ...], wrong: float
 ) -> None:
     found, truth = noise(seed, shape, 2, wrong)
@@ -285,7 +285,7 @@ def test_foreground_scores_are_those_of_loops_over_pixels(
 
 
 @given(st.integers(0, 10**6), SHAPES, st.integers(1, 5))
-def test_circle_scores_are_those_of_loops_over_pixels(
+def test_circle_scores_agree_with_loops_over_pixels(
     seed: int, shape: tuple[int, ...], classes: int
 ) -> None:
     found, truth = noise(seed, shape, 2)
@@ -299,12 +299,12 @@ def test_circle_scores_are_those_of_loops_over_pixels(
         whole = naive_circles(found_label[mine], found[mine], label[mine], truth[mine])
         for name in ("accuracy", "gated_iou", "iou"):
             assert {name: each[name]["value"]} == approximately({name: whole[name]})
-        said = found_label == each["label"]
-        assert each["precision"]["value"] == mean(float(x) for x in label[said] == each["label"])
+        chosen = found_label == each["label"]
+        assert each["precision"]["value"] == mean(float(x) for x in label[chosen] == each["label"])
 
 
 @given(st.integers(0, 10**6), SHAPES, st.integers(1, 5), st.sampled_from([0.0, 0.1, 0.5, 1.0]))
-def test_mosaic_scores_are_those_of_loops_over_pixels(
+def test_mosaic_scores_agree_with_loops_over_pixels(
     seed: int, shape: tuple[int, ...], classes: int, wrong: float
 ) -> None:
     found, truth = noise(seed, shape, classes + 1, wrong)
@@ -317,7 +317,7 @@ def test_mosaic_scores_are_those_of_loops_over_pixels(
         assert each["n"] == each["dice"]["n"] == (truth == each["label"]).sum()
 
 
-def test_foreground_scores_are_those_of_scikit_learn_and_torchmetrics() -> None:
+def test_foreground_scores_agree_with_scikit_learn_and_torchmetrics() -> None:
     found, truth = noise(3, (12, 9, 7), 2)
     scores = values(foreground_scores(found, truth, replicates=DRAWS))
     pairs = [(t.reshape(-1), p.reshape(-1)) for t, p in zip(truth, found, strict=True)]
@@ -341,7 +341,7 @@ def test_foreground_scores_are_those_of_scikit_learn_and_torchmetrics() -> None:
     )
 
 
-def test_circle_scores_are_those_of_scikit_learn_and_torchmetrics() -> None:
+def test_circle_scores_agree_with_scikit_learn_and_torchmetrics() -> None:
     found, truth = noise(4, (60, 5, 5), 2)
     found_label, label = noise(5, (60,), 4, 0.4)
     scores = circle_scores(found_label, found, label, truth, 4, replicates=DRAWS)
@@ -366,7 +366,7 @@ def test_circle_scores_are_those_of_scikit_learn_and_torchmetrics() -> None:
     assert scores["accuracy"]["value"] == pytest.approx(float(expected), abs=1e-6)
 
 
-def test_mosaic_scores_are_those_of_scikit_learn_and_torchmetrics() -> None:
+def test_mosaic_scores_agree_with_scikit_learn_and_torchmetrics() -> None:
     found, truth = noise(6, (20, 8, 8), 11)
     scores = values(mosaic_scores(found, truth, 10, replicates=DRAWS))
     flat = truth.reshape(-1), found.reshape(-1)
@@ -407,9 +407,7 @@ def test_mosaic_scores_are_those_of_scikit_learn_and_torchmetrics() -> None:
 
 
 def score_any(kind: str, found: UInt8, truth: UInt8, **options: Any) -> Scores:
-    """Scores of the masks by one of the three tasks; the circles' classes follow from the pixels of
-    the corner.
-    """
+    """Score masks by one of the three tasks; the circles' classes are the pixels of a corner."""
     if kind == "foreground":
         return foreground_scores(found, truth, **options)
     if kind == "circles":
@@ -433,7 +431,7 @@ def test_the_order_of_images_does_not_matter(
 
 
 @given(KINDS, st.integers(0, 10**6), SHAPES)
-def test_prediction_and_truth_can_change_places(
+def test_prediction_and_truth_can_be_exchanged(
     kind: str, seed: int, shape: tuple[int, ...]
 ) -> None:
     found, truth = noise(seed, shape, 2)
@@ -447,7 +445,7 @@ def test_prediction_and_truth_can_change_places(
 
 
 @given(KINDS, st.integers(0, 10**6), SHAPES, st.sampled_from([0.0, 0.01, 0.5, 1.0]))
-def test_scores_and_intervals_lie_between_zero_and_one(
+def test_scores_and_intervals_are_between_zero_and_one(
     kind: str, seed: int, shape: tuple[int, ...], wrong: float
 ) -> None:
     scores = score_any(kind, *noise(seed, shape, 2, wrong), replicates=DRAWS)
@@ -459,9 +457,7 @@ def test_scores_and_intervals_lie_between_zero_and_one(
 
 
 @given(KINDS, st.integers(0, 10**6), SHAPES)
-def test_the_truth_itself_scores_one_and_nothing_else_does(
-    kind: str, seed: int, shape: tuple[int, ...]
-) -> None:
+def test_only_the_truth_scores_one(kind: str, seed: int, shape: tuple[int, ...]) -> None:
     _, truth = noise(seed, shape, 2)
     scores = score_any(kind, truth, truth, replicates=DRAWS)
     assert set(values(scores).values()) <= {1.0, None}
@@ -509,7 +505,7 @@ def test_counts_of_parts_add_up(seed: int, count: int, data: st.DataObject) -> N
     st.integers(1, 9),
     st.sampled_from([(1, 1), (2, 1), (1, 3), (2, 3), (4, 6)]),
 )
-def test_counts_are_those_of_each_tile(seed: int, count: int, grid: tuple[int, int]) -> None:
+def test_counts_add_up_over_tiles(seed: int, count: int, grid: tuple[int, int]) -> None:
     found, truth = noise(seed, (count, 4, 6), 3)
     table = count_pixels(found, truth, 3, grid)
     height, width = 4 // grid[0], 6 // grid[1]
@@ -559,7 +555,7 @@ def test_the_largest_label_of_all_is_counted() -> None:
 # Empty cases.
 
 
-def test_where_nothing_is_and_nothing_was_found_all_is_right() -> None:
+def test_empty_predictions_of_empty_images_are_right() -> None:
     empty = np.zeros((3, 4, 4), np.uint8)
     assert set(values(foreground_scores(empty, empty, replicates=DRAWS)).values()) == {1.0}
     label = np.zeros(3, np.uint8)
@@ -577,7 +573,7 @@ def test_an_empty_circle_of_the_wrong_class_is_still_wrong() -> None:
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_a_mask_where_the_other_has_none_scores_nothing(turned: bool) -> None:
+def test_a_mask_without_a_counterpart_scores_zero(turned: bool) -> None:
     pair = masks(CROSS), masks(NOTHING)
     scores = values(foreground_scores(*(pair[::-1] if turned else pair), replicates=DRAWS))
     assert {
@@ -585,7 +581,7 @@ def test_a_mask_where_the_other_has_none_scores_nothing(turned: bool) -> None:
     } == dict.fromkeys(("iou", "iou_pooled", "dice", "dice_pooled"), 0.0)
 
 
-def test_mosaics_without_any_digit_have_a_score_of_background_alone() -> None:
+def test_mosaics_without_digits_have_only_a_background_score() -> None:
     empty = np.zeros((2, 4, 4), np.uint8)
     scores = mosaic_scores(empty, empty, 10, replicates=DRAWS)
     undefined = {"value": None, "n": 2, "interval": None}
@@ -602,7 +598,7 @@ def test_the_number_of_classes_changes_only_the_score_that_asks_for_all_of_them(
     assert {name for name in few if few[name] != many[name]} == {"dice_per_image_absent_one"}
 
 
-def test_circle_classes_are_as_many_as_occur_unless_told() -> None:
+def test_the_number_of_circle_classes_defaults_to_those_that_occur() -> None:
     mask = masks(CROSS, CROSS)
     labels = np.array([3, 1], np.uint8), np.array([0, 2], np.uint8)
     for predicted, label in (labels, labels[::-1]):
@@ -613,7 +609,7 @@ def test_circle_classes_are_as_many_as_occur_unless_told() -> None:
         )
 
 
-def test_labels_of_mosaics_are_as_many_as_occur_unless_told() -> None:
+def test_the_number_of_mosaic_labels_defaults_to_those_that_occur() -> None:
     pair = masks([[0, 3]]), masks([[1, 2]])
     for found, truth in (pair, pair[::-1]):
         assert len(mosaic_scores(found, truth, replicates=DRAWS)["per_class"]) == 4
@@ -658,13 +654,13 @@ BAD: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_what_cannot_be_scored_is_refused(message: str) -> None:
+def test_masks_that_cannot_be_scored_are_refused(message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BAD[message]()
 
 
 @pytest.mark.parametrize("limit", [1, 3])
-def test_labels_up_to_the_limit_are_taken(limit: int) -> None:
+def test_labels_up_to_the_limit_are_accepted(limit: int) -> None:
     label = np.full(2, limit - 1, np.uint8)
     assert (
         circle_scores(label, GOOD, label, GOOD, limit, replicates=DRAWS)["accuracy"]["value"] == 1.0
@@ -677,7 +673,7 @@ def test_labels_up_to_the_limit_are_taken(limit: int) -> None:
 # Intervals.
 
 
-def test_the_interval_of_a_mean_is_that_of_a_bootstrap_written_out() -> None:
+def test_the_interval_of_a_mean_agrees_with_a_naive_bootstrap() -> None:
     found, truth = noise(7, (40, 6, 6), 2)
     scores = foreground_scores(found, truth, replicates=300, seed=5)
     weights = bootstrap.draw_weights(40, 300, 5)
@@ -697,7 +693,7 @@ def test_the_interval_of_a_mean_is_that_of_a_bootstrap_written_out() -> None:
 
 
 @pytest.mark.parametrize("kind", ["foreground", "circles", "mosaics"])
-def test_every_interval_is_that_of_scoring_the_resampled_images(kind: str) -> None:
+def test_every_interval_agrees_with_scoring_the_resampled_images(kind: str) -> None:
     found, truth = noise(8, (12, 3, 3), 2)
     scores = score_any(kind, found, truth, replicates=25, seed=1)
     again = [
@@ -721,7 +717,7 @@ def test_every_interval_is_that_of_scoring_the_resampled_images(kind: str) -> No
             )
 
 
-def test_the_interval_says_how_it_came_about() -> None:
+def test_the_interval_states_its_method() -> None:
     found, truth = noise(9, (6, 4, 4), 2)
     expected = {"resampled": "images", "units": 6, "replicates": 30, "seed": 3, "level": 0.95}
     for kind in ("foreground", "circles", "mosaics"):
@@ -737,7 +733,7 @@ def test_the_interval_says_how_it_came_about() -> None:
     }
 
 
-def test_intervals_are_over_a_thousand_draws_unless_told() -> None:
+def test_intervals_use_a_thousand_draws_by_default() -> None:
     found, truth = noise(9, (6, 4, 4), 2)
     for kind in ("foreground", "circles", "mosaics"):
         scores = score_any(kind, found, truth)
@@ -755,9 +751,7 @@ def test_scores_are_json_and_another_seed_changes_intervals_only(kind: str) -> N
 
 
 def mosaics_of(digits: int, count: int, seed: int) -> tuple[UInt8, UInt8, npt.NDArray[np.uint32]]:
-    """Mosaics 2 x 2 of tiles 3 x 3; a digit is found rightly or badly wherever it stands. Also
-    which digit is where.
-    """
+    """Make 2 x 2 mosaics of 3 x 3 tiles in which each digit is found always well or badly."""
     random = np.random.default_rng(seed)
     source = random.integers(0, digits, (count, 2, 2)).astype(np.uint32)
     right = np.where(random.random((digits, 3, 3)) < random.random((digits, 1, 1)), 1, 2).astype(
@@ -787,9 +781,7 @@ def test_digits_are_resampled_with_all_their_tiles() -> None:
     )
 
 
-def test_means_over_mosaics_are_resampled_by_how_far_each_digits_mosaics_lie_from_the_mean() -> (
-    None
-):
+def test_means_over_mosaics_are_resampled_by_the_deviations_of_each_digits_mosaics() -> None:
     found, truth, source = mosaics_of(9, 40, 1)
     scores = mosaic_scores(found, truth, 2, source=source, replicates=150, seed=4)
     images = [
@@ -823,7 +815,7 @@ def test_intervals_of_means_over_mosaics_end_at_zero_and_one() -> None:
     assert (score["value"], score["interval"]) == (0.5, [0.0, 1.0])
 
 
-def test_which_digit_is_where_changes_intervals_only() -> None:
+def test_the_source_column_changes_intervals_only() -> None:
     found, truth, source = mosaics_of(30, 60, 3)
     with_digits, without = (
         mosaic_scores(found, truth, 2, source=units, replicates=DRAWS) for units in (source, None)
@@ -835,7 +827,7 @@ def test_which_digit_is_where_changes_intervals_only() -> None:
 
 
 @pytest.mark.parametrize("worlds", [15, pytest.param(60, marks=pytest.mark.long)])
-def test_intervals_over_digits_hold_the_truth_about_as_often_as_they_say(worlds: int) -> None:
+def test_intervals_over_digits_have_about_their_nominal_coverage(worlds: int) -> None:
     # Each world has its own 40 digits in 400 mosaics; the truth is the mean over very many digits.
     held = {"digits": 0, "images": 0}
     for world in range(worlds):
@@ -850,7 +842,7 @@ def test_intervals_over_digits_hold_the_truth_about_as_often_as_they_say(worlds:
     assert held["images"] < worlds / 2  # mosaics taken as independent promise too much
 
 
-def test_an_interval_passes_over_draws_that_leave_the_score_undefined() -> None:
+def test_an_interval_skips_draws_with_an_undefined_score() -> None:
     # Class 1 is in one image of two: a quarter of the draws do not have it.
     label, found = np.array([0, 1], np.uint8), np.array([0, 1], np.uint8)
     mask = masks(CROSS, CROSS)
@@ -884,7 +876,7 @@ def test_rows_of_a_unit_are_added_in_their_order() -> None:
     assert found.tolist() == np.add.reduceat(np.concatenate(rows), starts).tolist()
 
 
-def test_overall_values_are_those_of_the_scores_of_all_samples() -> None:
+def test_overall_values_equal_the_scores_of_all_samples() -> None:
     scores = {
         "n": 3,
         "dice": {"value": 0.5, "n": 3},

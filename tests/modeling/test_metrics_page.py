@@ -1,4 +1,4 @@
-"""The page on metrics agrees with the code: names, main metrics, arrays, references, example."""
+"""Test that the page on metrics agrees with the code: names, arrays, references, example."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def section(heading: str) -> str:
 
 
 def cells(text: str) -> list[list[str]]:
-    """The rows of all tables in a piece of the page, heads left out."""
+    """List the rows of all tables in a part of the page, without heads."""
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
     return [row for row in rows if row[0] not in ("score", "task", "key")]
@@ -48,11 +48,11 @@ def test_the_page_has_every_score_in_its_order_and_the_main_metric_in_bold(task:
 
 
 @pytest.mark.parametrize("task", ["circles", "mosaics"])
-def test_the_page_names_what_there_is_of_each_class(task: str) -> None:
+def test_the_page_names_the_scores_by_class(task: str) -> None:
     text = section(task.capitalize()).replace("Dice and IoU of each label", "`dice` `iou`")
-    told = text[text.index("`per_class`") :]
+    rest = text[text.index("`per_class`") :]
     for name in SCORES[task]["per_class"][0].keys() - {"label", "n"}:
-        assert f"`{name}`" in told
+        assert f"`{name}`" in rest
 
 
 def test_the_page_has_a_baseline_of_each_task() -> None:
@@ -71,14 +71,14 @@ def test_the_page_has_every_array_of_a_file_of_predictions() -> None:
     assert sorted(found) == sorted((task, name) for task, names in NAMES.items() for name in names)
 
 
-def test_the_page_tells_the_number_of_draws_and_their_share() -> None:
+def test_the_page_states_the_number_of_draws_and_the_level() -> None:
     how = SCORES["foreground"]["bootstrap"]
     assert f"{how['level']:.0%} percentile interval (Efron, 1979): 1,000 samples" in section(
         "Intervals"
     )
 
 
-def test_the_examples_run_as_they_stand(
+def test_the_examples_run_as_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "data").mkdir()

@@ -1,6 +1,4 @@
-"""The report is one page that needs nothing else, says what is missing, and shows what the records
-and pixels say.
-"""
+"""Test that the report is one self-contained page that shows records, pixels and gaps."""
 
 from __future__ import annotations
 
@@ -56,7 +54,7 @@ def dataset(data: Path) -> Dataset:
 
 @pytest.fixture(scope="module")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where all three runs are, scored."""
+    """Train and score all three runs; return their folder."""
     out = tmp_path_factory.mktemp("trained") / "runs"
     with on_one_thread():
         assert (
@@ -73,13 +71,13 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(trained: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page about them."""
+    """Write the report of the runs; return the page."""
     return write_report(trained, dataset, tmp_path_factory.mktemp("page"))[0]
 
 
 @pytest.fixture
 def runs_folder(trained: Path, tmp_path: Path) -> Path:
-    """The runs, to be changed."""
+    """Copy the runs, to be changed."""
     return Path(shutil.copytree(trained, tmp_path / "runs"))
 
 
@@ -88,7 +86,7 @@ def call(*arguments: str) -> Result:
 
 
 class Reader(HTMLParser):
-    """The elements of a page with their attributes, and its text without that of the style."""
+    """Collects the elements of a page with attributes, and its text without the style."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -119,11 +117,11 @@ def read(folder: Path, dataset: Dataset, out: Path) -> Reader:
 
 
 def decoded(png: bytes) -> Any:
-    """The pixels of a PNG file, (H, W, 4): blue, green, red, cover."""
+    """Decode a PNG file to (H, W, 4): blue, green, red, alpha."""
     return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
 
 
-def test_the_page_takes_nothing_from_elsewhere_and_runs_no_program(page: Path) -> None:
+def test_the_page_loads_nothing_and_runs_no_script(page: Path) -> None:
     reader = Reader(page.read_text("utf-8"))
     links = [
         value
@@ -141,7 +139,7 @@ def test_the_page_takes_nothing_from_elsewhere_and_runs_no_program(page: Path) -
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def test_every_picture_has_a_text_and_is_a_file_beside_the_page_too(page: Path) -> None:
+def test_every_picture_has_alternative_text_and_a_file_beside_the_page(page: Path) -> None:
     images = Reader(page.read_text("utf-8")).all("img")
     files = {path.read_bytes(): path.name for path in page.parent.glob("*.png")}
     assert len(files) >= 3 * 8
@@ -153,7 +151,7 @@ def test_every_picture_has_a_text_and_is_a_file_beside_the_page_too(page: Path) 
         assert len(image["alt"]) > 20
 
 
-def test_the_page_is_in_order_for_who_does_not_see_it(page: Path) -> None:
+def test_the_page_is_accessible_to_screen_readers(page: Path) -> None:
     reader = Reader(page.read_text("utf-8"))
     names = [name for name, _ in reader.elements]
     assert reader.all("html") == [{"lang": "en"}]
@@ -177,10 +175,10 @@ def test_the_page_has_every_score_of_the_records(page: Path, trained: Path) -> N
                 if isinstance(score, dict) and "value" in score:
                     assert percent(score["value"]) in text
                     assert meaning(task, name) is not None
-        evidence = json.loads((trained / task / runs.EVIDENCE).read_text())
-        assert evidence["dataset"]["digest"] in text
-        assert evidence["environment"]["versions"]["torch"] in text
-        assert f"{evidence['parameters']:,}" in text
+        info = json.loads((trained / task / runs.EVIDENCE).read_text())
+        assert info["dataset"]["digest"] in text
+        assert info["environment"]["versions"]["torch"] in text
+        assert f"{info['parameters']:,}" in text
 
 
 def test_the_same_runs_give_the_same_page(
@@ -193,7 +191,7 @@ def test_the_same_runs_give_the_same_page(
     }
 
 
-def test_pictures_of_a_report_before_are_removed_and_nothing_else(
+def test_only_pictures_of_an_earlier_report_are_removed(
     page: Path, trained: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     for name in (
@@ -208,7 +206,7 @@ def test_pictures_of_a_report_before_are_removed_and_nothing_else(
     assert others == {"circles-worst-99.jpg", "figure.png", "my-circles-worst-99.png"}
 
 
-def test_a_reference_is_shown_where_there_is_one(
+def test_a_reference_is_shown_if_there_is_one(
     runs_folder: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     assert (
@@ -269,13 +267,13 @@ def test_the_page_says_that_a_run_has_just_begun(
         if path.name != runs.CONFIG:
             path.unlink()
     reader = read(folder, dataset, tmp_path)
-    for told in (
+    for words in (
         "no checkpoint yet",
         "no best weights yet",
         "has not been scored",
         "has no lines yet",
     ):
-        assert told in reader.text
+        assert words in reader.text
     assert not reader.all("img")
 
 
@@ -298,25 +296,23 @@ def test_the_page_says_that_scores_belong_to_something_else(
     del record["splits"]["test"]
     path.write_text(json.dumps(record))
     text = read(runs_folder / "foreground", dataset, tmp_path).text
-    for told in (
+    for words in (
         "of other weights than the pictures",
         "of another dataset, 000000000000",
         "not been scored on test",
     ):
-        assert told in text
+        assert words in text
     assert "foreground on val" in text
 
 
-def test_names_are_text_whatever_they_hold(
-    runs_folder: Path, dataset: Dataset, tmp_path: Path
-) -> None:
+def test_names_are_escaped_as_text(runs_folder: Path, dataset: Dataset, tmp_path: Path) -> None:
     evil = "</style><script>alert('&')</script>"
     for task in ("foreground", "circles", "mosaics"):
         path = runs_folder / task / "scores.json"
         record = json.loads(path.read_text())
         record["dataset"]["classes"] = [f"{evil}{number}" for number in range(10)]
         path.write_text(json.dumps(record))
-        if task != "foreground":  # whose weights fit whatever classes
+        if task != "foreground":  # its weights fit any classes
             (runs_folder / task / runs.BEST).unlink()
     manifest = dataclasses.replace(
         dataset.manifest, source=evil, classes=tuple(evil * n for n in range(1, 11))
@@ -405,7 +401,7 @@ def test_a_log_with_other_values_is_named(
         write_report(runs_folder, dataset, tmp_path / "out")
 
 
-def test_the_scores_are_those_on_the_dataset_of_the_report(
+def test_scores_are_those_on_the_dataset_of_the_report(
     runs_folder: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     folder, other = runs_folder / "foreground", "f" * 64
@@ -468,7 +464,7 @@ def test_scores_of_images_have_the_mean_that_is_their_score(
 
 
 class Fixed(dict[str, Any]):
-    """Columns of a split that a test makes up."""
+    """Columns of an invented split."""
 
     @classmethod
     def of(cls, **columns: Any) -> Split:
@@ -476,7 +472,7 @@ class Fixed(dict[str, Any]):
         return split
 
 
-def test_the_worst_are_one_of_each_group_and_the_lowest_of_ties() -> None:
+def test_the_worst_are_one_of_each_group_and_the_first_of_ties() -> None:
     scores, ties = (
         np.array([0.5, 0.0, 1.0, 0.0, 0.2, 0.0]),
         np.array([0.0, 0.9, 0.0, 0.3, 0.0, 0.3]),
@@ -492,7 +488,7 @@ def test_examples_are_at_equal_distances() -> None:
     assert pictures.choose_spread(9, 8) == [0, 1, 2, 3, 4, 5, 6, 7]
 
 
-def test_the_digit_with_most_errors_is_the_one_to_blame() -> None:
+def test_the_digit_with_most_errors_is_named() -> None:
     mask = np.zeros((2, 4, 6), np.uint8)
     found = mask.copy()
     found[0, 0, 0] = found[0, 3, 3] = found[0, 2, 5] = 1  # one in the first tile, two in the last
@@ -501,7 +497,7 @@ def test_the_digit_with_most_errors_is_the_one_to_blame() -> None:
     assert pictures.worst_digits(found, split, (2, 2)).tolist() == [13, 15]
 
 
-def test_errors_are_counted_by_steps_from_the_boundary() -> None:
+def test_errors_are_counted_by_distance_from_the_boundary() -> None:
     mask = np.zeros((1, 9, 9), np.uint8)
     mask[0, 3:6, 3:6] = 4
     found = mask.copy()
@@ -526,7 +522,7 @@ def test_pixels_without_a_boundary_are_far_from_it() -> None:
 
 
 def panels(picture: Any) -> list[Any]:
-    """The four panels of a picture, RGB; what lies between them is clear."""
+    """Return the four panels of a picture, RGB; the gaps between them are transparent."""
     side = picture.shape[0]
     parts = [picture[:, start : start + side] for start in range(0, picture.shape[1], side + 8)]
     assert (picture[:, side : side + 8, 3] == 0).all()
@@ -534,16 +530,20 @@ def panels(picture: Any) -> list[Any]:
     return [part[:, :, :3] for part in parts]
 
 
-def test_pictures_show_what_is_missed_invented_and_of_a_wrong_class() -> None:
+def test_pictures_show_missed_invented_and_misclassified_pixels() -> None:
     image = np.full((4, 4), 90, np.uint8)
     truth, found = np.zeros((2, 4, 4), np.uint8)
     truth[0, :3], found[0, 1:] = 3, 3  # missed, right, right, invented
     truth[1, 0], found[1, 0] = 3, 4
     sample = {"image": image, "mask": truth}
-    shown, due, said, difference = panels(pictures.draw_case("mosaics", sample, {"mask": found}))
+    shown, truth_panel, prediction_panel, difference_panel = panels(
+        pictures.draw_case("mosaics", sample, {"mask": found})
+    )
     assert shown.shape == (168, 168, 3)
     assert (shown == 90).all()
-    middles = [part[21::42, 21::42].tolist() for part in (due, said, difference)]
+    middles = [
+        part[21::42, 21::42].tolist() for part in (truth_panel, prediction_panel, difference_panel)
+    ]
     right, wrong, nothing, dim = (*map(list, map(class_colour, (2, 3))), [0, 0, 0], [30, 30, 30])
     assert middles[0][:2] == [[right, right, right, nothing], [right, nothing, nothing, nothing]]
     assert middles[1][:2] == [[nothing, right, right, right], [wrong, nothing, nothing, nothing]]
@@ -551,27 +551,27 @@ def test_pictures_show_what_is_missed_invented_and_of_a_wrong_class() -> None:
     assert middles[2][1] == [list(pictures.WRONG_CLASS), dim, dim, dim]
 
 
-def test_circles_are_drawn_where_they_are() -> None:
+def test_circles_are_drawn_at_their_places() -> None:
     plane = np.zeros((24, 24), np.uint8)
     # centre 10, 15; radius 6
     sample = {"image": plane, "mask": plane, "circle": np.array([20, 30, 2, 144])}
     prediction = {"mask": plane, "circle": np.array([0.0, 0.0, -1.0])}  # found none
-    _, due, said, _ = panels(pictures.draw_case("circles", sample, prediction))
+    _, truth_panel, prediction_panel, _ = panels(pictures.draw_case("circles", sample, prediction))
     scale = 6  # 28 pixels with the margin, 168 of the panel
-    rows, columns = np.nonzero((due == pictures.TRUTH).all(axis=-1))
+    rows, columns = np.nonzero((truth_panel == pictures.TRUTH).all(axis=-1))
     x, y = (columns + 0.5) / scale - 2.5, (rows + 0.5) / scale - 2.5
     distance = np.hypot(x - 10, y - 15)
     ring = distance > 1
     assert np.abs(distance[ring] - 6).max() < 0.4
     assert ring.sum() > 300
     assert (distance[~ring] < 0.6).all()
-    assert not said.any()
-    sample["circle"] = np.array([0, 0, 0, 0])  # there is none; what is found is one pixel
-    _, due, said, _ = panels(
+    assert not prediction_panel.any()
+    sample["circle"] = np.array([0, 0, 0, 0])  # the truth has none; the prediction is one pixel
+    _, truth_panel, prediction_panel, _ = panels(
         pictures.draw_case("circles", sample, prediction | {"circle": np.array([5.0, 7.0, 0.0])})
     )
-    assert not due.any()
-    rows, columns = np.nonzero(said.any(axis=-1))
+    assert not truth_panel.any()
+    rows, columns = np.nonzero(prediction_panel.any(axis=-1))
     assert np.hypot((columns + 0.5) / scale - 2.5 - 5, (rows + 0.5) / scale - 2.5 - 7).max() < 1
 
 
@@ -614,7 +614,7 @@ def coordinates(svg: str) -> list[float]:
     ]
 
 
-def test_charts_stay_in_their_frames_whatever_the_values() -> None:
+def test_charts_stay_in_their_frames_for_any_values() -> None:
     odd = [1e-9, 0.5, float("inf"), 0.0, -1.0, float("nan"), 40.0]
     line = charts.Line("a", list(range(7)), odd)
     perfect = charts.Dot("all", 1.0, (1.0, 1.0), {"reference": 0.9963, "baseline": 0.0})
@@ -704,12 +704,12 @@ def test_the_confusion_lists_its_largest_mistakes() -> None:
         (8.15, "8.2"),
     ],
 )
-def test_percentages_have_four_letters(value: float, text: str) -> None:
+def test_percentages_have_four_characters(value: float, text: str) -> None:
     assert facts.short_percentage(value) == text
 
 
 def themes() -> list[dict[str, tuple[float, ...]]]:
-    """The colours of the style by name, light and dark, from 0 to 1."""
+    """Read the colours of the style by name, light and dark, from 0 to 1."""
     light, dark = re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)
     found = []
     for block in (light, dark):
@@ -726,7 +726,7 @@ def themes() -> list[dict[str, tuple[float, ...]]]:
 
 
 def contrast(one: tuple[float, ...], two: tuple[float, ...]) -> float:
-    """The ratio of the Web Content Accessibility Guidelines 2.2."""
+    """Compute the contrast ratio of the Web Content Accessibility Guidelines 2.2."""
 
     def luminance(colour: tuple[float, ...]) -> float:
         linear = [
@@ -739,7 +739,7 @@ def contrast(one: tuple[float, ...], two: tuple[float, ...]) -> float:
 
 
 @pytest.mark.parametrize("theme", themes(), ids=["light", "dark"])
-def test_text_stands_out_from_what_it_is_on(theme: dict[str, tuple[float, ...]]) -> None:
+def test_text_has_enough_contrast(theme: dict[str, tuple[float, ...]]) -> None:
     for ground in ("page", "card"):
         for text in ("text", "faint", "two", "good", "bad"):
             assert contrast(theme[text], theme[ground]) >= 4.5, (text, ground)
@@ -756,7 +756,7 @@ def test_text_stands_out_from_what_it_is_on(theme: dict[str, tuple[float, ...]])
 
 
 def find_browser() -> str | None:
-    """A Chromium or Chrome of the system, or the one that Playwright installed."""
+    """Find a Chromium or Chrome of the system, or the one that Playwright installed."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     found = next(filter(None, map(shutil.which, names)), None)
     if found is None:
@@ -782,15 +782,15 @@ def browser() -> Iterator[Any]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
-def test_a_browser_shows_the_page_whole(browser: Any, page: Path, width: int, scheme: str) -> None:
+def test_a_browser_shows_the_whole_page(browser: Any, page: Path, width: int, scheme: str) -> None:
     context = browser.new_context(
         viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
     )
     tab = context.new_page()
-    told: list[str] = []
+    messages: list[str] = []
     asked: list[str] = []
-    tab.on("console", lambda message: told.append(message.text))
-    tab.on("pageerror", lambda error: told.append(str(error)))
+    tab.on("console", lambda message: messages.append(message.text))
+    tab.on("pageerror", lambda error: messages.append(str(error)))
     tab.on("request", lambda request: asked.append(request.url))
     tab.goto(page.as_uri())
     tab.wait_for_load_state("load")
@@ -806,11 +806,11 @@ def test_a_browser_shows_the_page_whole(browser: Any, page: Path, width: int, sc
     theme = themes()[scheme == "dark"]
     assert ground == "rgb({:.0f}, {:.0f}, {:.0f})".format(*(255 * part for part in theme["page"]))
     assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
-    assert told == []
+    assert messages == []
     context.close()
 
 
-def test_a_browser_shows_long_names_and_what_is_missing_whole(
+def test_a_browser_shows_long_names_and_missing_parts_completely(
     browser: Any, runs_folder: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     names = tuple(f"{letter * 90}" for letter in "abcdefghij")
@@ -830,10 +830,10 @@ def test_a_browser_shows_long_names_and_what_is_missing_whole(
     )
     context = browser.new_context(viewport={"width": 360, "height": 900}, offline=True)
     tab = context.new_page()
-    told: list[str] = []
-    tab.on("console", lambda message: told.append(message.text))
+    messages: list[str] = []
+    tab.on("console", lambda message: messages.append(message.text))
     tab.goto(page.as_uri())
     tab.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
-    assert told == []
+    assert messages == []
     context.close()

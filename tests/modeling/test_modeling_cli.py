@@ -1,4 +1,4 @@
-"""The command line does as it says: files, exit codes, and words for every trouble."""
+"""Test the command line: files, exit codes, and a message for every error."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where all three runs are."""
+    """Train all three runs; return their folder."""
     out = tmp_path_factory.mktemp("trained") / "runs"
     with on_one_thread():
         result = call("train", "all", "--dataset", str(folder), "--out", str(out), *SMALL)
@@ -96,13 +96,13 @@ def test_every_command_has_help(command: list[str]) -> None:
     assert "Usage:" in result.output
 
 
-def test_training_all_makes_three_runs_and_tells_of_each(folder: Path, trained: Path) -> None:
+def test_training_all_makes_three_runs_and_prints_each(folder: Path, trained: Path) -> None:
     for task in ("foreground", "circles", "mosaics"):
         names = {path.name for path in (trained / task).iterdir()}
         assert names == {runs.CONFIG, runs.LAST, runs.BEST, runs.EVIDENCE, runs.LOG}
-        evidence = json.loads((trained / task / runs.EVIDENCE).read_text())
-        assert evidence["finished"]
-        assert evidence["config"]["preset"] == "cpu"
+        info = json.loads((trained / task / runs.EVIDENCE).read_text())
+        assert info["finished"]
+        assert info["config"]["preset"] == "cpu"
     again = call(
         "train", "all", "--dataset", str(folder), "--out", str(trained), "--resume", *SMALL
     )
@@ -110,7 +110,7 @@ def test_training_all_makes_three_runs_and_tells_of_each(folder: Path, trained: 
     assert again.stdout.count("trained; 4 steps") == 3
 
 
-def test_json_is_the_evidence(folder: Path, tmp_path: Path) -> None:
+def test_json_holds_the_run_info(folder: Path, tmp_path: Path) -> None:
     result = call(
         "train",
         "foreground",
@@ -130,7 +130,7 @@ def test_json_is_the_evidence(folder: Path, tmp_path: Path) -> None:
     assert json.loads(result.stdout)[0]["seed"] == 3
 
 
-def test_quiet_training_says_nothing(folder: Path, tmp_path: Path) -> None:
+def test_quiet_training_prints_nothing(folder: Path, tmp_path: Path) -> None:
     result = call(
         "train", "foreground", "--dataset", str(folder), "--out", str(tmp_path), "--quiet", *SMALL
     )
@@ -157,7 +157,7 @@ def test_scores_of_all_runs_are_printed_and_written_as_fractions(
     assert (trained / "foreground" / "scores.json").exists()
 
 
-def test_training_that_is_to_be_scored_gives_the_scores_of_the_other_command(
+def test_training_with_scoring_gives_the_scores_of_the_score_command(
     folder: Path, trained: Path, tmp_path: Path
 ) -> None:
     place = ["--dataset", str(folder), "--out", str(trained), "--device", "cpu"]
@@ -187,7 +187,7 @@ def test_training_that_is_to_be_scored_gives_the_scores_of_the_other_command(
     assert (one.exit_code, one.output) == (0, "")
     assert (tmp_path / "circles" / "scores.json").exists()
     assert not (tmp_path / "scores.json").exists()
-    told = call(
+    result = call(
         "train",
         "circles",
         "--dataset",
@@ -199,13 +199,13 @@ def test_training_that_is_to_be_scored_gives_the_scores_of_the_other_command(
         "--json",
         *SMALL,
     )
-    both = json.loads(told.stdout)
+    both = json.loads(result.stdout)
     assert both["trained"] == [json.loads((tmp_path / "circles" / runs.EVIDENCE).read_text())]
     assert both["scored"] == [json.loads((tmp_path / "circles" / "scores.json").read_text())]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_ranks_train_all_tasks_one_after_another_and_the_first_scores_and_tells(
+def test_ranks_train_all_tasks_in_turn_and_the_first_scores_and_prints(
     folder: Path, tmp_path: Path
 ) -> None:
     program = python(
@@ -240,7 +240,7 @@ def test_ranks_train_all_tasks_one_after_another_and_the_first_scores_and_tells(
     }
 
 
-def test_what_was_interrupted_is_not_scored(
+def test_an_interrupted_run_is_not_scored(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -253,7 +253,7 @@ def test_what_was_interrupted_is_not_scored(
     assert not (tmp_path / "circles" / "scores.json").exists()
 
 
-def test_tasks_take_turns_on_a_gpu_and_stand_side_by_side_on_a_cpu(
+def test_tasks_take_turns_on_a_gpu_and_run_side_by_side_on_a_cpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[int] = []
@@ -263,12 +263,12 @@ def test_tasks_take_turns_on_a_gpu_and_stand_side_by_side_on_a_cpu(
         return {}
 
     monkeypatch.setattr("modeling.training.jobs.run_jobs", run_jobs)
-    evidence = SimpleNamespace(finished=True)
+    info = SimpleNamespace(finished=True)
     alone: list[str] = []
 
     def work(name: str, _tell: Any, _stop: Any, **_: Any) -> Any:
         alone.append(name)
-        return evidence
+        return info
 
     tasks: Any = {name: partial(work, name) for name in ("foreground", "circles", "mosaics")}
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
@@ -278,7 +278,7 @@ def test_tasks_take_turns_on_a_gpu_and_stand_side_by_side_on_a_cpu(
     assert asked == [3, 2, 2]
 
 
-def test_one_run_is_scored_on_the_split_asked_for(folder: Path, trained: Path) -> None:
+def test_one_run_is_scored_on_the_requested_split(folder: Path, trained: Path) -> None:
     result = call(
         "score", str(trained / "circles"), "--dataset", str(folder), "--split", "val", "--json"
     )
@@ -287,7 +287,7 @@ def test_one_run_is_scored_on_the_split_asked_for(folder: Path, trained: Path) -
     assert list(record["splits"]) == ["val"]
 
 
-def test_anybodys_predictions_are_scored(folder: Path, tmp_path: Path) -> None:
+def test_predictions_of_other_programs_are_scored(folder: Path, tmp_path: Path) -> None:
     dataset = open_dataset(folder)
     mask = dataset.split("foreground", "test")["mask"][:]
     write_predictions(tmp_path / "mine.npz", {"mask": mask}, dataset, "foreground", "test")
@@ -321,8 +321,8 @@ def test_anybodys_predictions_are_scored(folder: Path, tmp_path: Path) -> None:
         (["train", "foreground", "--set", "stpes=3"], 3, "found 'stpes=3'); did you mean steps?"),
         (["train", "foreground", "--set", "steps=0"], 3, "steps: expected an integer"),
         (["train", "foreground", "--dataset", "nowhere"], 4, "nowhere"),
-        (["score"], 2, "say which run"),
-        (["score", "all", "--predictions", "x.npz"], 2, "say which run"),
+        (["score"], 2, "name the run"),
+        (["score", "all", "--predictions", "x.npz"], 2, "name the run"),
         (["score", "--predictions", "x.npz"], 2, "needs --task"),
         (
             ["score", "--predictions", "x.npz", "--task", "circles"],
@@ -332,7 +332,7 @@ def test_anybodys_predictions_are_scored(folder: Path, tmp_path: Path) -> None:
         (["score", "nothing"], 4, "there is no checkpoint"),
     ],
 )
-def test_what_cannot_be_done_is_told(
+def test_impossible_requests_are_reported(
     folder: Path, arguments: list[str], code: int, words: str
 ) -> None:
     if "--dataset" not in arguments:
@@ -344,13 +344,13 @@ def test_what_cannot_be_done_is_told(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_told(folder: Path) -> None:
+def test_a_missing_gpu_is_reported(folder: Path) -> None:
     result = call("train", "foreground", "--dataset", str(folder), "--device", "cuda")
     assert result.exit_code == 3
     assert "there is no GPU" in result.stderr
 
 
-def test_a_run_that_is_there_is_refused_and_kept(folder: Path, trained: Path) -> None:
+def test_an_existing_run_is_refused_and_kept(folder: Path, trained: Path) -> None:
     before = (trained / "mosaics" / runs.LAST).read_bytes()
     options = ["--dataset", str(folder), "--out", str(trained), *SMALL]
     result = call("train", "mosaics", *options)
@@ -362,7 +362,7 @@ def test_a_run_that_is_there_is_refused_and_kept(folder: Path, trained: Path) ->
     assert (trained / "mosaics" / runs.LAST).read_bytes() == before
 
 
-def test_a_loss_that_is_no_number_ends_with_1(folder: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_with_1(folder: Path, tmp_path: Path) -> None:
     result = call(
         *("train", "foreground", "--dataset", str(folder), "--out", str(tmp_path), *SMALL),
         *("--set", "learning_rate=1e30", "--set", "muon_rate=1e30", "--set", "warmup=0"),
@@ -372,7 +372,7 @@ def test_a_loss_that_is_no_number_ends_with_1(folder: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("package", ["torch", "safetensors"])
-def test_without_torch_the_way_to_it_is_told(folder: Path, package: str) -> None:
+def test_without_torch_the_install_command_is_printed(folder: Path, package: str) -> None:
     code = (
         f"import sys; sys.modules['{package}'] = None; from modeling.__main__ import main; main()"
     )
@@ -382,7 +382,7 @@ def test_without_torch_the_way_to_it_is_told(folder: Path, package: str) -> None
     assert f"{package} is not installed; pip install --editable '.[train]' in the checkout" in error
 
 
-def test_without_tensorboard_the_way_to_it_is_told(
+def test_without_tensorboard_the_install_command_is_printed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
@@ -403,7 +403,7 @@ def test_tensorboard_gets_losses_and_scores(folder: Path, tmp_path: Path) -> Non
     assert [event.step for event in found.Scalars("val/iou")] == [2, 4]
 
 
-def test_tensorboard_keeps_what_was_there_at_the_step_of_the_last_checkpoint(
+def test_tensorboard_keeps_the_events_up_to_the_last_checkpoint(
     tmp_path: Path,
 ) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -422,17 +422,15 @@ def test_tensorboard_keeps_what_was_there_at_the_step_of_the_last_checkpoint(
     ]
 
 
-def test_under_torchrun_the_next_task_begins_where_all_ranks_go_on(
+def test_under_torchrun_all_ranks_begin_the_next_task_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A rank that alone was asked to stop, after the last step of a task, follows the others into
-    the next.
-    """
+    """A rank asked to stop after the last step of a task still follows the others into the next."""
     monkeypatch.setenv("RANK", "0")
     begun = []
 
     def work(task: str, *, finished: bool) -> Any:
-        def train(tell: Any, stop: Any) -> Any:
+        def train(notify: Any, stop: Any) -> Any:
             begun.append(task)
             if task == "a":
                 signal.raise_signal(signal.SIGTERM)
@@ -484,7 +482,7 @@ def wait_for(path: Path, program: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_a_checkpoint_and_says_how_to_go_on(
+def test_an_interrupted_run_leaves_a_checkpoint_and_says_how_to_resume(
     folder: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     program = python(*long_run(folder, tmp_path))
@@ -492,44 +490,44 @@ def test_an_interrupted_run_leaves_a_checkpoint_and_says_how_to_go_on(
     program.send_signal(number)
     output, error = program.communicate()
     assert program.returncode == 130, error
-    assert "--resume goes on" in error
+    assert "--resume continues" in error
     assert "interrupted at step" in output
-    evidence = json.loads((tmp_path / "foreground" / runs.EVIDENCE).read_text())
-    assert not evidence["finished"]
-    assert evidence["step"] >= 1
+    info = json.loads((tmp_path / "foreground" / runs.EVIDENCE).read_text())
+    assert not info["finished"]
+    assert info["step"] >= 1
     lines = (tmp_path / "foreground" / runs.LOG).read_text().splitlines()
-    assert json.loads(lines[-1])["step"] <= evidence["step"]
+    assert json.loads(lines[-1])["step"] <= info["step"]
 
 
-def test_an_interrupted_run_leaves_a_checkpoint_though_nobody_reads_what_it_tells(
+def test_an_interrupted_run_leaves_a_checkpoint_even_if_its_output_is_closed(
     folder: Path, tmp_path: Path
 ) -> None:
     program = python(*long_run(folder, tmp_path), "--set", "evaluate_every=50")
     wait_for(tmp_path / "foreground" / runs.LOG, program)
     assert program.stderr is not None
     program.stderr.close()  # as `2>&1 | tee` does, which Ctrl-C ends too
-    until = told(tmp_path) + 120  # evaluations are told meanwhile
-    while program.poll() is None and told(tmp_path) < until:
+    until = last_step(tmp_path) + 120  # evaluations are logged meanwhile
+    while program.poll() is None and last_step(tmp_path) < until:
         time.sleep(0.02)
     program.send_signal(signal.SIGINT)
     assert program.stdout is not None
     program.stdout.read()
     program.stdout.close()
     program.wait()
-    evidence = json.loads((tmp_path / "foreground" / runs.EVIDENCE).read_text())
-    assert not evidence["finished"]
-    assert evidence["step"] >= until
-    assert evidence["step"] % 50 or evidence["step"] == told(tmp_path)
+    info = json.loads((tmp_path / "foreground" / runs.EVIDENCE).read_text())
+    assert not info["finished"]
+    assert info["step"] >= until
+    assert info["step"] % 50 or info["step"] == last_step(tmp_path)
 
 
-def told(out: Path) -> int:
-    """The last step that the log of a run tells of."""
+def last_step(out: Path) -> int:
+    """Return the last step in the log of a run."""
     lines = (out / "foreground" / runs.LOG).read_bytes().splitlines(keepends=True)
     return int(json.loads([line for line in lines if line.endswith(b"\n")][-1])["step"])
 
 
 @pytest.mark.parametrize("group", [True, False])
-def test_runs_side_by_side_that_are_interrupted_leave_a_checkpoint_each(
+def test_each_of_several_interrupted_runs_leaves_a_checkpoint(
     folder: Path, tmp_path: Path, group: bool
 ) -> None:
     command = [each.replace("foreground", "all") for each in long_run(folder, tmp_path)]
@@ -543,14 +541,14 @@ def test_runs_side_by_side_that_are_interrupted_leave_a_checkpoint_each(
     output, error = program.communicate()
     assert program.returncode == 130, error
     assert error.count("writing a checkpoint") == 1
-    assert "--resume goes on" in error
+    assert "--resume continues" in error
     assert output.count("interrupted at step") == 2
     for task in ("circles", "mosaics"):
         assert not json.loads((tmp_path / task / runs.EVIDENCE).read_text())["finished"]
     assert not (tmp_path / "foreground").exists()
 
 
-def test_runs_side_by_side_are_those_of_one_after_another(folder: Path, tmp_path: Path) -> None:
+def test_runs_side_by_side_equal_runs_in_turn(folder: Path, tmp_path: Path) -> None:
     for jobs in ("1", "3"):
         arguments = ["--out", str(tmp_path / jobs), "--jobs", jobs, "--threads", jobs]
         assert call("train", "all", "--dataset", str(folder), *SMALL, *arguments).exit_code == 0
@@ -576,7 +574,7 @@ def test_a_second_interruption_ends_at_once() -> None:
 @pytest.mark.skipif(
     not Path("/proc").is_dir(), reason="the system does not show which process is which rank"
 )
-def test_under_torchrun_a_rank_that_dies_ends_the_job_with_a_word(
+def test_under_torchrun_a_dead_rank_ends_the_job_with_a_message(
     folder: Path, tmp_path: Path
 ) -> None:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -591,7 +589,7 @@ def test_under_torchrun_a_rank_that_dies_ends_the_job_with_a_word(
 
 
 def worker_of(parent: int, rank: str) -> int:
-    """The process that a torchrun started as this rank."""
+    """Find the process that torchrun started as this rank."""
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     for child in children:
         if f"\0RANK={rank}\0".encode() in Path(f"/proc/{child}/environ").read_bytes():
@@ -629,49 +627,49 @@ RECORDS: list[dict[str, Any]] = [
 ]
 
 
-def test_a_terminal_shows_loss_rate_and_time_left_on_a_line_that_moves(
+def test_a_terminal_shows_loss_rate_and_time_left_on_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    tell = partial(Progress({"foreground": 1000}, {"foreground": "iou"}), "foreground")
+    notify = partial(Progress({"foreground": 1000}, {"foreground": "iou"}), "foreground")
     for record in RECORDS:
-        tell(record)
+        notify(record)
     assert "\r\033[Kforeground 1% loss 0.5000 1,234 samples/s 2:05 left\r" in terminal.text
     assert "val: iou 99.63%, the best so far\n" in terminal.text
     assert "may differ in their last bits" in terminal.text
 
 
-def test_a_terminal_shows_all_that_train_on_one_line_as_long_as_it_is_wide(
+def test_a_terminal_shows_all_runs_on_one_line_of_its_width(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("COLUMNS", "70")
-    tell = Progress(
+    notify = Progress(
         {"foreground": 1000, "circles": 20}, {"foreground": "iou", "circles": "gated_iou"}
     )
-    tell("foreground", RECORDS[1])
-    tell("circles", RECORDS[1])
+    notify("foreground", RECORDS[1])
+    notify("circles", RECORDS[1])
     shown = "foreground 1% loss 0.5000 1,234 samples/s 2:05 left | circles 50% loss 0.5000 1,234"
     assert terminal.text.endswith(f"\r\033[K{shown[:69]}")
-    tell("foreground", {"step": 1000, "val": {"iou": 0.99631}, "best": True})
-    tell("circles", RECORDS[1])
+    notify("foreground", {"step": 1000, "val": {"iou": 0.99631}, "best": True})
+    notify("circles", RECORDS[1])
     assert terminal.text.endswith(
         "best so far\n\r\033[Kcircles 50% loss 0.5000 1,234 samples/s 2:05 left"
     )
 
 
-def test_where_there_is_no_terminal_the_beginning_each_tenth_and_evaluations_are_told(
+def test_without_a_terminal_the_start_each_tenth_and_evaluations_are_printed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    tell = Progress(
+    notify = Progress(
         {"foreground": 1000, "circles": 20}, {"foreground": "iou", "circles": "gated_iou"}
     )
     for step in (10, 50, 90, 110, 190, 410):
-        tell("foreground", {**RECORDS[1], "step": step})
-    tell("circles", RECORDS[1])
-    tell("foreground", {**RECORDS[2], "step": 410})
+        notify("foreground", {**RECORDS[1], "step": step})
+    notify("circles", RECORDS[1])
+    notify("foreground", {**RECORDS[2], "step": 410})
     pace = "loss 0.5000 1,234 samples/s 2:05 left"
     assert capsys.readouterr().err.splitlines() == [
         *(f"foreground  step {step} of 1,000  {pace}" for step in (10, 110, 410)),
@@ -683,7 +681,7 @@ def test_where_there_is_no_terminal_the_beginning_each_tenth_and_evaluations_are
 @pytest.mark.parametrize(
     ("encoding", "shown"), [("utf-8", "é  \\x1b[2J\\u202ex"), ("ascii", "\\xe9  \\x1b[2J\\u202ex")]
 )
-def test_names_do_not_steer_the_terminal_and_can_always_be_printed(
+def test_names_cannot_control_the_terminal_and_can_always_be_printed(
     monkeypatch: pytest.MonkeyPatch, encoding: str, shown: str
 ) -> None:
     written = io.BytesIO()
@@ -696,7 +694,7 @@ def test_names_do_not_steer_the_terminal_and_can_always_be_printed(
     assert second.split() == ["\\udc80"]
 
 
-def test_times_and_shares_are_spelled_for_people() -> None:
+def test_times_and_shares_are_formatted_for_people() -> None:
     assert [duration(seconds) for seconds in (0, 59.6, 125, 3725)] == [
         "0:00",
         "1:00",
@@ -708,8 +706,7 @@ def test_times_and_shares_are_spelled_for_people() -> None:
 
 
 def run_with(redirection: str, *arguments: object) -> tuple[int, str]:
-    """Run the command line from a shell that redirects: the exit code, and what was said on
-    standard error.
+    """Run the command line with streams redirected; return the exit code and standard error.
 
     Descriptor 3 is a pipe that nobody reads.
     """
@@ -753,27 +750,27 @@ def test_a_file_does_not_take_the_place_of_a_closed_standard_stream() -> None:
 
 
 @pytest.mark.parametrize(
-    ("redirection", "code", "said"),
+    ("redirection", "code", "error"),
     [
         (">&3", 141, ""),
         (">/dev/full", 7, "Error: standard output: No space left on device\n"),
     ],
 )
 @pytest.mark.parametrize("command", [["--help"], ["train", "--help"]])
-def test_output_that_cannot_go_out_has_an_exit_code_and_no_traceback(
-    command: list[str], redirection: str, code: int, said: str
+def test_output_that_cannot_be_written_has_an_exit_code_and_no_traceback(
+    command: list[str], redirection: str, code: int, error: str
 ) -> None:
     if "full" in redirection and not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
-    assert run_with(redirection, *command) == (code, said)
+    assert run_with(redirection, *command) == (code, error)
 
 
-def test_an_error_keeps_its_exit_code_where_it_cannot_be_told(folder: Path) -> None:
+def test_an_error_keeps_its_exit_code_if_it_cannot_be_printed(folder: Path) -> None:
     for redirection in ("2>&3", "2>/dev/full"):
         assert run_with(redirection, "score", "nothing", "--dataset", folder) == (4, "")
 
 
-def test_json_into_a_closed_pipe_ends_like_any_filter(folder: Path) -> None:
+def test_json_into_a_closed_pipe_exits_with_141(folder: Path) -> None:
     scored = ["score", "--predictions", "x.npz", "--task", "circles", "--dataset", folder]
     assert run_with("2>/dev/null >&3", *scored)[0] == 3
     code = (
@@ -839,7 +836,7 @@ def test_an_interrupt_that_a_library_drops_is_raised_again(number: signal.Signal
         signals._raised.clear()
 
 
-def test_a_signal_that_is_ignored_stays_so() -> None:
+def test_an_ignored_signal_stays_ignored() -> None:
     before = {each: signal.getsignal(each) for each in signals.SIGNALS}
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -881,7 +878,7 @@ def test_an_interrupt_while_the_commands_are_loaded_ends_without_a_traceback() -
         {"RANK": "0", "WORLD_SIZE": "2"},
     ],
 )
-def test_an_environment_that_is_not_that_of_a_rank_is_told(
+def test_an_invalid_environment_of_a_rank_is_reported(
     environment: dict[str, str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
@@ -896,7 +893,7 @@ def test_an_environment_that_is_not_that_of_a_rank_is_told(
     assert not (tmp_path / "runs").exists()
 
 
-def test_ranks_that_are_set_to_nothing_are_none(
+def test_empty_rank_variables_mean_a_single_process(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "")

@@ -1,4 +1,4 @@
-"""Networks take stored images of any size, keep shapes, and depend on no batch and no grid."""
+"""Test that networks take images of any size and depend on neither batch nor grid."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_circles_have_a_class_and_a_logit_for_each_pixel(
 
 
 @pytest.mark.parametrize("make", NETS)
-def test_a_sample_owes_nothing_to_its_batch(make: Callable[[], nn.Module]) -> None:
+def test_a_sample_does_not_depend_on_its_batch(make: Callable[[], nn.Module]) -> None:
     net, batch = make(), digits(6)
     together, alone = net(batch), net(batch[2:3])
     for name in alone:
@@ -130,7 +130,7 @@ def test_grey_levels_are_the_histogram() -> None:
 
 
 @pytest.mark.parametrize("make", [foreground_net, circle_net])
-def test_context_sees_the_whole_image_and_without_it_a_far_pixel_does_not_matter(
+def test_context_sees_the_whole_image_and_without_it_distant_pixels_do_not_matter(
     make: Callable[..., nn.Module],
 ) -> None:
     near = torch.zeros(1, 256, 256, dtype=torch.uint8)
@@ -144,10 +144,8 @@ def test_context_sees_the_whole_image_and_without_it_a_far_pixel_does_not_matter
         assert (change > 1e-3) == context
 
 
-def test_mosaics_moved_by_whole_coarsest_cells_give_the_same_moved() -> None:
-    """Away from the border, where the padding shows, nothing depends on the place: so no grid is
-    known.
-    """
+def test_shifting_mosaics_by_whole_cells_shifts_the_output() -> None:
+    """Away from the padded border the output depends on no position: no grid is known."""
     net = mosaic_net()
     small = digits(1)
     canvas = torch.zeros(2, 160, 160, dtype=torch.uint8)
@@ -168,17 +166,15 @@ def test_mosaics_moved_by_whole_coarsest_cells_give_the_same_moved() -> None:
     )
 
 
-def test_each_cell_takes_what_the_windows_say_that_it_points_to() -> None:
-    """The local context, spelled out in loops: windows of 7x7 cells, nothing outside, and 3x3
-    places to point to.
-    """
+def test_each_cell_reads_the_windows_that_it_points_to() -> None:
+    """Compute the local context in loops: windows of 7x7 cells and 3x3 places to point to."""
     torch.manual_seed(0)
     local = LocalContext(6, 4, classes=3)
     nn.init.normal_(local.correction.weight)
     image, features = images(2, 20, 36), torch.randn(2, 6, 5, 9)
     found, pointing = local(image, features)
     assert (found.shape, pointing.shape) == ((2, 5, 9, 5), (2, 5, 9, 9))
-    said = {}
+    outputs = {}
     for sample, row, column in np.ndindex(2, 5, 9):
         statistics, mean = torch.zeros(32), torch.zeros(6)
         for y, x in _around(row, column, 3):
@@ -189,37 +185,37 @@ def test_each_cell_takes_what_the_windows_say_that_it_points_to() -> None:
         top = torch.stack([features[sample, :, y, x] for y, x in _around(row, column, 3)]).amax(0)
         hidden = F.relu(local.mixer(F.relu(local.levels(statistics * 16))))
         logits = local.classes(local.reader(torch.cat([mean, top])))
-        said[sample, row, column] = torch.cat([local.correction(hidden), logits])
+        outputs[sample, row, column] = torch.cat([local.correction(hidden), logits])
     for sample, row, column in np.ndindex(2, 5, 9):
         weights = local.pointer(features[sample, :, row, column]).softmax(0)
         torch.testing.assert_close(pointing[sample, row, column], weights)
         expected = torch.zeros(5)
         for weight, (down, right) in zip(weights, PLACES, strict=True):
-            expected += weight * said.get((sample, row + down, column + right), torch.zeros(5))
+            expected += weight * outputs.get((sample, row + down, column + right), torch.zeros(5))
         torch.testing.assert_close(found[sample, row, column], expected, atol=1e-5, rtol=1e-4)
 
 
 def _around(row: int, column: int, reach: int) -> list[tuple[int, int]]:
-    """The cells of 5x9 that are at most so far away in each direction."""
+    """List the cells of 5x9 that are at most so far away in each direction."""
     rows, columns = range(row - reach, row + reach + 1), range(column - reach, column + reach + 1)
     return [(y, x) for y, x in itertools.product(rows, columns) if y in range(5) and x in range(9)]
 
 
-def test_cells_vote_by_their_foreground_where_they_point_to() -> None:
-    """The vote, spelled out: sent to 3x3 places, also outside, averaged over what came there or
-    next to there, back.
-    """
+def test_cells_vote_by_their_foreground_at_the_cells_they_point_to() -> None:
+    """Compute the vote in loops: sent to 3x3 places, averaged with the neighbours, sent back."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(1, 4, 5, 3, generator=generator)
     foreground = torch.rand(1, 4, 5, 1, generator=generator)
     weights = torch.randn(1, 4, 5, 9, generator=generator).softmax(-1)
-    said = logits.log_softmax(-1)
+    log_probabilities = logits.log_softmax(-1)
     votes: dict[tuple[int, int], Tensor] = defaultdict(lambda: torch.zeros(4))
     for row, column, (place, (down, right)) in itertools.product(
         range(4), range(5), enumerate(PLACES)
     ):
         given = weights[0, row, column, place] * foreground[0, row, column]
-        votes[row + down, column + right] += torch.cat([given * said[0, row, column], given])
+        votes[row + down, column + right] += torch.cat(
+            [given * log_probabilities[0, row, column], given]
+        )
     found = vote(logits, foreground, weights)
     near = list(itertools.product((-1, 0, 1), repeat=2))
     for row, column in np.ndindex(4, 5):
@@ -262,9 +258,7 @@ def test_a_mosaic_network_votes_only_once_it_is_trained() -> None:
 
 
 def test_large_offsets_that_cancel_leave_no_rounding_once_a_mosaic_network_is_trained() -> None:
-    """What another runtime computes differs by rounding, which the vote would make more of: see
-    LocalContext.
-    """
+    """Another runtime rounds differently, and the vote would amplify that: see LocalContext."""
     net, image = mosaic_net(), images(2, 48, 48)
     assert net.context is not None
     nn.init.normal_(net.context.pointer.weight)
@@ -294,9 +288,7 @@ def test_foreground_of_a_mosaic_is_linear_in_the_grey_level_of_each_pixel() -> N
 
 
 def test_a_pixel_of_a_digit_gets_its_own_logit_of_its_cell() -> None:
-    """Where nothing is seen but the biases of the four logits of a cell, each stands at its own
-    place.
-    """
+    """With biases alone, each of the four logits of a cell is at its own pixel."""
     net = circle_net(context=False)
     nn.init.zeros_(net.pixel_head.weight)
     net.pixel_head.bias = nn.Parameter(torch.tensor([0.1, 0.2, 0.3, 0.4]))
@@ -321,8 +313,8 @@ def test_a_curve_is_a_logit_for_each_grey_level_of_the_image() -> None:
         torch.testing.assert_close(found, curve[image.long()])
 
 
-def test_a_trunk_refines_what_comes_from_below() -> None:
-    """The coarsest scale reaches the output, and so does the finest."""
+def test_a_trunk_refines_the_coarser_scales() -> None:
+    """Both the coarsest and the finest scale reach the output."""
     trunk = Trunk((4, 6, 8), 1)
     x = torch.randn(1, 4, 8, 8, requires_grad=True)
     scales = trunk.descend(x)

@@ -1,4 +1,4 @@
-"""Muon moves every direction alike, AdamW agrees with torch's, each weight has the right one."""
+"""Test that Muon and AdamW follow their definitions and that each weight has the right one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_singular_values_come_near_1_and_directions_stay(shape: tuple[int, int, 
     assert projected[values > 0.02 * values.norm(dim=-1, keepdim=True)].sub(1).abs().max() < 0.35
 
 
-def test_matrices_are_treated_one_by_one_and_zero_stays_zero() -> None:
+def test_matrices_are_handled_one_by_one_and_zero_stays_zero() -> None:
     x = [*matrices(3, 8, 12), *matrices(2, 20, 8), *matrices(1, 5, 5)]
     x[1] = torch.zeros(8, 12)
     together = orthogonalise(x)
@@ -40,12 +40,8 @@ def test_matrices_are_treated_one_by_one_and_zero_stays_zero() -> None:
 
 @pytest.mark.parametrize("least", [1.0, 1e-2, 1e-5, 0.0])
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6), (30, 30)])
-def test_orthogonalise_takes_the_steps_of_its_definition(
-    shape: tuple[int, int], least: float
-) -> None:
-    """Five times a X + b (X X^T) X + c (X X^T)^2 X in double precision, also of matrices that are
-    nearly singular.
-    """
+def test_orthogonalise_follows_its_definition(shape: tuple[int, int], least: float) -> None:
+    """Compare with five steps a X + b (X X^T) X + c (X X^T)^2 X in double precision."""
     left, values, right = torch.linalg.svd(matrices(1, *shape)[0].double(), full_matrices=False)
     values[-2:] = values[0] * least
     x = left * values @ right
@@ -57,7 +53,7 @@ def test_orthogonalise_takes_the_steps_of_its_definition(
     torch.testing.assert_close(found, x.float(), atol=2e-4, rtol=0)
 
 
-def test_orthogonalise_takes_exact_products_and_gives_back_the_setting(
+def test_orthogonalise_uses_exact_products_and_restores_the_setting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     during = []
@@ -77,7 +73,7 @@ def test_orthogonalise_takes_exact_products_and_gives_back_the_setting(
         torch.set_float32_matmul_precision(before)
 
 
-def test_scale_of_the_gradient_does_not_matter_to_muon() -> None:
+def test_muon_ignores_the_scale_of_the_gradient() -> None:
     moved = []
     for scale in (1e-4, 1.0, 1e4):
         weight = nn.Parameter(torch.zeros(8, 12))
@@ -89,10 +85,8 @@ def test_scale_of_the_gradient_does_not_matter_to_muon() -> None:
     torch.testing.assert_close(moved[2], moved[1])
 
 
-def test_a_muon_step_is_that_of_its_definition() -> None:
-    """Momentum 0.95 with Nesterov's look ahead, a tall matrix moved faster by the root of its
-    proportion.
-    """
+def test_a_muon_step_follows_its_definition() -> None:
+    """Compute momentum 0.95 with Nesterov's look-ahead, and scale by the root of the proportion."""
     weight = nn.Parameter(matrices(1, 12, 3)[0].clone().view(12, 3, 1, 1))
     optimizer = MuonAdamW([{"params": [weight], "lr": 0.1, "weight_decay": 0.5, "muon": True}])
     expected, momentum = weight.detach().clone().view(12, 3), torch.zeros(12, 3)
@@ -120,7 +114,7 @@ def test_weights_of_one_shape_do_not_mix() -> None:
     assert not torch.allclose(second, first)
 
 
-def test_the_rest_is_the_adamw_of_torch() -> None:
+def test_other_parameters_follow_the_adamw_of_torch() -> None:
     ours, theirs = (nn.Parameter(torch.linspace(-1, 1, 10)) for _ in range(2))
     optimizer = MuonAdamW([{"params": [ours], "lr": 0.01, "weight_decay": 0.1, "muon": False}])
     reference = torch.optim.AdamW([theirs], lr=0.01, weight_decay=0.1, betas=(0.9, 0.99), eps=1e-8)
@@ -133,7 +127,7 @@ def test_the_rest_is_the_adamw_of_torch() -> None:
 
 
 @pytest.mark.parametrize("muon", [False, True])
-def test_an_optimiser_restored_goes_on_as_the_one_that_was_saved(muon: bool) -> None:
+def test_a_restored_optimiser_continues_like_the_saved_one(muon: bool) -> None:
     def make() -> tuple[nn.Parameter, MuonAdamW]:
         weight = nn.Parameter(torch.ones(4, 6))
         return weight, MuonAdamW([{"params": [weight], "lr": 0.1, "muon": muon}])
@@ -153,7 +147,7 @@ def test_an_optimiser_restored_goes_on_as_the_one_that_was_saved(muon: bool) -> 
     assert torch.equal(weight, again)
 
 
-def test_a_parameter_without_gradient_stays() -> None:
+def test_a_parameter_without_a_gradient_stays_unchanged() -> None:
     weight, bias = nn.Parameter(torch.ones(3, 3)), nn.Parameter(torch.ones(3))
     optimizer = MuonAdamW(
         [
@@ -177,7 +171,7 @@ class Net(nn.Module):
         self.head = nn.Linear(4, 2)
 
 
-def test_kernels_inside_go_to_muon_ends_to_adamw_and_vectors_do_not_decay() -> None:
+def test_inner_kernels_use_muon_the_ends_use_adamw_and_vectors_do_not_decay() -> None:
     net = Net()
     inner, ends, vectors = groups(net, rate=0.1, muon_rate=0.2, weight_decay=0.3)
     assert [id(p) for p in inner["params"]] == [id(net.inner.weight)]
@@ -190,7 +184,7 @@ def test_kernels_inside_go_to_muon_ends_to_adamw_and_vectors_do_not_decay() -> N
     assert (vectors["lr"], vectors["weight_decay"], vectors["muon"]) == (0.1, 0.0, False)
 
 
-def test_without_a_rate_for_muon_all_is_adamw() -> None:
+def test_without_a_rate_for_muon_everything_uses_adamw() -> None:
     parts = groups(Net(), rate=0.1, muon_rate=0.0, weight_decay=0.3)
     assert not any(part["muon"] for part in parts)
     assert sum(len(part["params"]) for part in parts) == len(list(Net().parameters()))

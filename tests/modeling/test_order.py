@@ -1,6 +1,4 @@
-"""The order of samples: every sample once an epoch, the same wherever one begins, and like chance
-to look at.
-"""
+"""Test that the order shows every sample once an epoch, is reproducible, and looks random."""
 
 from __future__ import annotations
 
@@ -67,7 +65,7 @@ def test_the_ranks_divide_the_batch_of_one_process(
     count=st.sampled_from([1, 50, 300, 40_000]),
     batch=st.sampled_from([1, 7, 512, 20_000]),
 )
-def test_any_batch_is_the_same_asked_for_first_or_in_turn(
+def test_any_batch_is_the_same_in_any_order_of_calls(
     data: st.DataObject, count: int, batch: int
 ) -> None:
     in_turn = Order(count, 5, batch)
@@ -103,7 +101,7 @@ def test_the_order_never_changes() -> None:
     ]
 
 
-def test_another_seed_or_epoch_is_another_order() -> None:
+def test_another_seed_or_epoch_gives_another_order() -> None:
     orders = {
         tuple(epoch_of(Order(50, seed, 50), epoch)) for seed in range(20) for epoch in range(20)
     }
@@ -130,9 +128,7 @@ def test_numbers_without_limit_are_permuted_too() -> None:
 
 
 def deviations(counts: npt.ArrayLike, expected: float, degrees: int) -> float:
-    """By how many standard deviations chi-square exceeds its mean (which is `degrees`, its variance
-    twice that).
-    """
+    """Return by how many standard deviations chi-square exceeds its mean; variance 2 `degrees`."""
     chi_square = float(((np.asarray(counts) - expected) ** 2 / expected).sum())
     return (chi_square - degrees) / math.sqrt(2 * degrees)
 
@@ -179,7 +175,7 @@ def test_a_large_epoch_has_no_trend() -> None:
         ({"ranks": 0}, "rank must be"),
     ],
 )
-def test_numbers_that_make_no_order_are_refused(numbers: dict[str, int], word: str) -> None:
+def test_invalid_numbers_are_refused(numbers: dict[str, int], word: str) -> None:
     with pytest.raises(ValueError, match=word):
         Order(**{"count": 10, "seed": 0, "batch": 4} | numbers)
 
@@ -191,7 +187,7 @@ def test_a_step_outside_the_epoch_is_an_index_error(step: int) -> None:
         order.batch(0, step)
 
 
-def test_a_batch_cannot_be_changed_by_who_gets_it() -> None:
+def test_a_batch_is_read_only() -> None:
     order = Order(100, 0, 10)
     with pytest.raises(ValueError, match="read-only"):
         order.batch(0, 0)[0] = 7

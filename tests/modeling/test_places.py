@@ -1,6 +1,4 @@
-"""Places as users have them: given as text, left by the working folder, closed, linked, within a
-dataset.
-"""
+"""Test paths as users have them: strings, deleted folders, no permission, links, datasets."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ from modeling.errors import (
     StorageError,
     explain,
 )
-from modeling.files import absolute, lock, make_folder, remove_drafts, write_atomic, write_json
+from modeling.files import absolute, lock, make_folder, remove_temporaries, write_atomic, write_json
 from modeling.inference.export import export_onnx, random_images
 from modeling.inference.inputs import read_inputs, read_npy
 from modeling.inference.predict import predict
@@ -60,14 +58,14 @@ def trained(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(trained: Path, tmp_path: Path) -> Path:
-    """A folder of runs that is the caller's own."""
+    """Copy the folder of runs, to be changed."""
     shutil.copytree(trained, tmp_path / "runs")
     return tmp_path / "runs"
 
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A folder that any user may enter, and where files are read by one who is not all-powerful."""
+    """Make a folder that any user can enter, and read files in it without privileges."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o777)
     before = os.geteuid()
@@ -82,7 +80,7 @@ def place() -> Iterator[Path]:
 
 
 def close(path: Path) -> None:
-    """Let nobody read a file or enter a folder, this process included."""
+    """Forbid all reading of a file or folder, for this process too."""
     path.chmod(0)
     if os.geteuid() == 0:
         os.seteuid(65534)
@@ -118,7 +116,7 @@ def write_files(dataset: Dataset, folder: Path) -> None:
     make_folder(str(folder / "a"))
     write_atomic(str(folder / "a" / "b"), b"1")
     write_json(str(folder / "a" / "c"), {})
-    remove_drafts(str(folder / "a"))
+    remove_temporaries(str(folder / "a"))
     with lock(str(folder / "a")):
         assert sorted(path.name for path in (folder / "a").iterdir()) == ["b", "c"]
 
@@ -166,12 +164,12 @@ TEXTS: dict[str, Callable[[Dataset, Path, str], Any]] = {
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tensorboard
 @pytest.mark.parametrize("name", TEXTS)
-def test_a_path_may_be_text(name: str, dataset: Dataset, copied: Path, tmp_path: Path) -> None:
+def test_a_path_can_be_a_string(name: str, dataset: Dataset, copied: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     TEXTS[name](dataset, tmp_path / "out", str(copied))
 
 
-def test_what_is_opened_by_a_relative_path_stays_where_it_is(
+def test_objects_opened_by_a_relative_path_keep_working_in_another_folder(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(dataset.path.parent)
@@ -201,7 +199,7 @@ def test_what_is_opened_by_a_relative_path_stays_where_it_is(
     assert load_run("run").path == tmp_path / "run"
 
 
-def test_a_working_folder_that_is_gone_is_reported(
+def test_a_deleted_working_folder_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "gone").mkdir()
@@ -213,11 +211,11 @@ def test_a_working_folder_that_is_gone_is_reported(
     result = CliRunner().invoke(cli, ["train", "circles"])
     monkeypatch.undo()
     assert result.exit_code == 7
-    assert "the working folder is gone; change to one that is there" in result.stderr
+    assert "the working folder is gone; change to an existing folder" in result.stderr
 
 
 @pytest.mark.parametrize("closed", ["", runs.BEST])
-def test_a_run_that_may_not_be_read_is_a_storage_error(
+def test_a_run_without_read_permission_is_a_storage_error(
     closed: str, trained: Path, place: Path
 ) -> None:
     shutil.copytree(trained / "circles", place / "run")
@@ -234,7 +232,7 @@ def test_a_run_that_may_not_be_read_is_a_storage_error(
             find_runs(place / "run")
 
 
-def test_a_dataset_that_may_not_be_read_is_a_storage_error(
+def test_a_dataset_without_read_permission_is_a_storage_error(
     dataset: Dataset, trained: Path, place: Path
 ) -> None:
     for name in ("data", "shard"):
@@ -256,7 +254,7 @@ def test_a_dataset_that_may_not_be_read_is_a_storage_error(
         assert "Permission denied" in result.stderr
 
 
-def test_what_cannot_be_written_is_named_and_its_draft_is_not(
+def test_an_unwritable_file_is_named_without_its_temporary_name(
     dataset: Dataset, trained: Path, place: Path
 ) -> None:
     shutil.copytree(trained / "circles", place / "run")
@@ -278,7 +276,7 @@ def test_what_cannot_be_written_is_named_and_its_draft_is_not(
         export_onnx(load_run(place / "run"), place / "folder", random_images((28, 28), 9), "random")
 
 
-def test_a_dataset_of_links_is_refused_and_it_is_said_how_to_copy_it(
+def test_a_dataset_of_links_is_refused_with_the_copy_command(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     snapshot = tmp_path / "snapshot"
@@ -322,7 +320,7 @@ def test_nothing_is_written_into_a_dataset(dataset: Dataset, copied: Path, tmp_p
     (tmp_path / files.MANIFEST).write_text('{"name": "of a web page"}')
     files.require_outside_datasets(tmp_path / "x")
     (tmp_path / files.MANIFEST).unlink()
-    os.mkfifo(tmp_path / files.MANIFEST)  # to open it would wait for ever
+    os.mkfifo(tmp_path / files.MANIFEST)  # opening it would block for ever
     files.require_outside_datasets(tmp_path / "x")
 
 
@@ -337,7 +335,7 @@ def test_nothing_is_written_into_a_dataset(dataset: Dataset, copied: Path, tmp_p
         "an empty manifest",
     ],
 )
-def test_nothing_is_written_into_a_dataset_in_whatever_state_it_is(
+def test_nothing_is_written_into_a_dataset_in_any_state(
     state: str, dataset: Dataset, tmp_path: Path
 ) -> None:
     folder = tmp_path / "data"
@@ -357,7 +355,7 @@ def test_nothing_is_written_into_a_dataset_in_whatever_state_it_is(
     files.require_outside_datasets(tmp_path / "runs")
 
 
-def test_a_folder_of_something_else_with_files_of_those_names_may_be_written_to(
+def test_a_foreign_folder_with_files_of_those_names_can_be_written_to(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "recipe.toml").write_text("[bread]")
@@ -382,7 +380,7 @@ def test_a_folder_of_something_else_with_files_of_those_names_may_be_written_to(
     ids=["a link to nothing", "a file"],
 )
 @pytest.mark.parametrize("below", ["", "deep/er"])
-def test_a_place_that_cannot_become_a_folder_is_reported(
+def test_a_path_that_cannot_become_a_folder_is_reported(
     spoil: Callable[[Path], Any],
     message: str,
     below: str,
@@ -455,9 +453,7 @@ def test_a_place_that_cannot_become_a_folder_is_reported(
         (InputError("x"), 3, "x"),
     ],
 )
-def test_an_error_of_the_machine_is_explained_in_one_line(
-    error: Exception, code: int, message: str
-) -> None:
+def test_a_system_error_is_explained_in_one_line(error: Exception, code: int, message: str) -> None:
     found = explain(error)
     assert found is not None
     assert (found.exit_code, str(found)[: len(message)]) == (code, message)
@@ -467,11 +463,11 @@ def test_an_error_of_the_machine_is_explained_in_one_line(
 @pytest.mark.parametrize(
     "error", [RuntimeError("a bug"), ValueError(), ModuleNotFoundError("", name="modeling.x")]
 )
-def test_what_nobody_foresaw_is_not_explained(error: Exception) -> None:
+def test_unexpected_errors_are_not_explained(error: Exception) -> None:
     assert explain(error) is None
 
 
-def test_a_shortage_of_memory_is_found_in_the_cause_of_an_error() -> None:
+def test_a_memory_error_is_found_in_the_cause_of_an_error() -> None:
     try:
         try:
             raise MemoryError
@@ -481,7 +477,7 @@ def test_a_shortage_of_memory_is_found_in_the_cause_of_an_error() -> None:
         assert isinstance(explain(error), StorageError)
 
 
-def test_an_error_is_not_explained_by_one_that_was_handled_before() -> None:
+def test_an_error_is_not_explained_by_an_already_handled_one() -> None:
     try:
         try:
             raise MemoryError
@@ -498,11 +494,11 @@ def test_an_error_is_not_explained_by_one_that_was_handled_before() -> None:
         assert "a library cannot be loaded" in str(explain(error))
 
 
-def test_a_bug_that_quotes_a_name_is_no_shortage() -> None:
+def test_a_bug_that_quotes_a_name_is_not_a_shortage() -> None:
     assert explain(ValueError("'out of memory.png'")) is None
 
 
-def test_no_place_for_temporary_files_is_not_taken_for_a_working_folder_that_is_gone(
+def test_a_missing_temporary_folder_is_not_reported_as_a_deleted_working_folder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", None)
@@ -513,7 +509,7 @@ def test_no_place_for_temporary_files_is_not_taken_for_a_working_folder_that_is_
     assert "set TMPDIR" in str(explain(caught.value))
 
 
-def test_names_neither_steer_the_terminal_nor_forge_a_line() -> None:
+def test_names_cannot_control_the_terminal_or_forge_a_line() -> None:
     name = "x\x1b]0;owned\x07\nError: two\u202e.png"
     escaped = r"x\x1b]0;owned\x07\nError: two\u202e.png"
     assert str(InputError("no", path=name, expected=name, found=name, remedy=name)) == (

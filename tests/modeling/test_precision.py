@@ -1,4 +1,4 @@
-"""Precision is chosen as asked, else by the speed of the device, and used."""
+"""Test that the precision is the requested one, or else the fastest of the device."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ CPU = torch.device("cpu")
         ({}, "float32"),
     ],
 )
-def test_a_cpu_computes_in_bfloat16_where_it_has_fast_units_for_it(
+def test_a_cpu_uses_bfloat16_if_it_has_fast_units_for_it(
     processor: dict[str, Any], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
     assert choose_precision("auto", CPU) == expected
 
 
-def test_the_names_by_which_a_processor_is_known_are_those_of_torch() -> None:
+def test_the_names_of_processor_features_are_those_of_torch() -> None:
     facts = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     if "vendor_id" in facts:  # an x86
         capabilities = torch.cpu.get_capabilities()
@@ -49,7 +49,7 @@ def test_the_names_by_which_a_processor_is_known_are_those_of_torch() -> None:
 
 
 @pytest.mark.parametrize("asked", ["auto", "float32"])
-def test_what_is_compiled_for_a_cpu_is_float32_however_fast_it_is_in_bfloat16(
+def test_networks_compiled_for_a_cpu_use_float32_even_if_bfloat16_is_fast(
     asked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
@@ -58,14 +58,16 @@ def test_what_is_compiled_for_a_cpu_is_float32_however_fast_it_is_in_bfloat16(
         choose_precision("bfloat16", CPU, compiled=True)
 
 
-def test_what_is_compiled_for_a_gpu_is_what_it_is_fast_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks_compiled_for_a_gpu_use_its_fast_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     for asked in ("auto", "bfloat16"):
         assert choose_precision(asked, torch.device("cuda"), compiled=True) == "bfloat16"
 
 
 @pytest.mark.parametrize(("units", "expected"), [(True, "bfloat16"), (False, "float32")])
-def test_a_gpu_computes_in_bfloat16_where_it_has_units_for_it(
+def test_a_gpu_uses_bfloat16_if_it_has_units_for_it(
     units: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -75,7 +77,7 @@ def test_a_gpu_computes_in_bfloat16_where_it_has_units_for_it(
 
 
 @pytest.mark.parametrize("asked", ["float32", "bfloat16"])
-def test_what_is_asked_for_is_what_is_computed_in(asked: str) -> None:
+def test_the_requested_precision_is_used(asked: str) -> None:
     assert choose_precision(asked, CPU) == asked
     with autocast(CPU, asked):
         assert (torch.eye(2) @ torch.eye(2)).dtype == getattr(torch, asked)

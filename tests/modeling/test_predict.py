@@ -1,6 +1,4 @@
-"""Predictions of anybody's images are those of the network, and what is unlike its training is
-refused or told.
-"""
+"""Test predictions of users' images, and that unsuitable images are refused or reported."""
 
 from __future__ import annotations
 
@@ -68,7 +66,7 @@ def digits(dataset: Dataset, tmp_path: Path) -> Path:
 
 
 def read_png(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """What a PNG file shows."""
+    """Read the pixels of a PNG file."""
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     assert image is not None
     return image.astype(np.uint8)
@@ -81,14 +79,14 @@ def call(*arguments: object) -> Result:
 
 
 def blob(height: int = 28, width: int = 28) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """A light block on a dark ground."""
+    """Make a light block on a dark ground."""
     image = np.zeros((height, width), np.uint8)
     image[height // 4 : height // 2, width // 4 : width // 2] = 200
     return image
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_dataset_is_predicted_as_it_is_scored_and_its_file_can_be_scored(
+def test_predictions_of_a_dataset_equal_the_scored_ones_and_their_file_can_be_scored(
     dataset: Dataset, runs: Path, tmp_path: Path, task: str
 ) -> None:
     record = predict.predict(runs / task, [dataset.path], tmp_path, split="test")
@@ -162,7 +160,7 @@ def test_the_colours_of_a_written_mask_are_those_of_its_values() -> None:
     assert np.array_equal(seen[..., ::-1], colours[mask])
 
 
-def test_circles_are_told_with_class_and_confidence(
+def test_circles_are_reported_with_class_and_confidence(
     runs: Path, digits: Path, tmp_path: Path
 ) -> None:
     record = predict.predict(runs / "circles", [digits], tmp_path / "out")
@@ -182,7 +180,7 @@ def test_circles_are_told_with_class_and_confidence(
     assert first[:2] == ["d0", "28 x 28"]
 
 
-def test_where_no_circle_is_found_that_is_told() -> None:
+def test_missing_circles_are_reported() -> None:
     arrays: dict[str, np.ndarray[Any, Any]] = {
         "mask": np.zeros((4, 5), np.uint8),
         "label": np.array(1, np.uint8),
@@ -203,9 +201,7 @@ def test_where_no_circle_is_found_that_is_told() -> None:
     ]
 
 
-def test_confidence_is_the_mean_probability_of_what_was_predicted(
-    dataset: Dataset, runs: Path
-) -> None:
+def test_confidence_is_the_mean_probability_of_the_prediction(dataset: Dataset, runs: Path) -> None:
     trained = load_run(runs / "mosaics")
     images = dataset.split("mosaics", "test")["image"][:2]
     arrays = predict.predict_images(trained, images)
@@ -240,7 +236,7 @@ def test_many_images_are_predicted_in_batches_in_their_order(
 
 
 @pytest.mark.parametrize("task", ["foreground", "mosaics"])
-def test_any_size_is_predicted_where_the_network_can_and_told_once(
+def test_other_sizes_are_predicted_if_the_network_can_and_reported_once(
     runs: Path, tmp_path: Path, task: str
 ) -> None:
     for number, size in enumerate([(29, 31), (64, 40), (29, 31), SIZE[task]]):
@@ -268,7 +264,7 @@ def test_a_circle_needs_the_size_of_training(runs: Path, tmp_path: Path, digits:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_light_ground_is_told_and_inverted_on_request(
+def test_a_light_ground_is_reported_and_inverted_on_request(
     runs: Path, digits: Path, tmp_path: Path
 ) -> None:
     path = digits / "d1.png"
@@ -291,7 +287,7 @@ def test_a_light_ground_is_told_and_inverted_on_request(
     )
 
 
-def test_light_and_blank_images_are_known_by_their_pixels() -> None:
+def test_light_and_blank_images_are_recognised_by_their_pixels() -> None:
     image = np.full((28, 28), 255, np.uint8)
     image[1:-1, 1:-1] = 0  # light along the border only
     assert are_light(np.stack([image, 255 - image, blob(), 255 - blob()])).tolist() == [
@@ -308,7 +304,7 @@ def test_light_and_blank_images_are_known_by_their_pixels() -> None:
     ]
 
 
-def test_a_blank_image_is_told(runs: Path, tmp_path: Path) -> None:
+def test_a_blank_image_is_reported(runs: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "white.png"), np.full((28, 28), 255, np.uint8))
     cv2.imwrite(str(tmp_path / "blob.png"), blob())
     record = predict.predict(runs / "foreground", [tmp_path], tmp_path / "out")
@@ -331,7 +327,7 @@ def coloured() -> bytes:
 
 
 def chunk(name: bytes, content: bytes) -> bytes:
-    """A chunk as it lies in a PNG file."""
+    """Encode a chunk of a PNG file."""
     return (
         struct.pack(">I", len(content))
         + name
@@ -341,7 +337,7 @@ def chunk(name: bytes, content: bytes) -> bytes:
 
 
 def with_chunk(name: bytes, content: bytes, more: bytes = b"") -> bytes:
-    """A grey PNG file with a chunk more after its header, and others that are whole after that."""
+    """Make a grey PNG file with an additional chunk after its header, and `others` after that."""
     data = as_png(blob())
     return data[:33] + chunk(name, content) + more + data[33:]
 
@@ -350,14 +346,12 @@ FRAME = chunk(b"fcTL", struct.pack(">5I2H2B", 0, 28, 28, 0, 0, 1, 10, 0, 0))  # 
 
 
 def keyed() -> bytes:
-    """A grey PNG file in which black is transparent."""
+    """Make a grey PNG file in which black is transparent."""
     return with_chunk(b"tRNS", b"\0\0")
 
 
 def exif(orientation: int, order: str = ">", kind: int = 3) -> bytes:
-    """What a camera writes of how it was held, after an entry of something else; type 3 is SHORT, 4
-    is LONG.
-    """
+    """Encode the EXIF orientation of a camera after another entry; type 3 is SHORT, 4 is LONG."""
     value = struct.pack(f"{order}Hxx" if kind == 3 else f"{order}I", orientation)
     entries = [(0x010F, 2, 1, bytes(4)), (0x0112, kind, 1, value)]
     listed = b"".join(struct.pack(f"{order}HHI", *entry[:3]) + entry[3] for entry in entries)
@@ -376,21 +370,19 @@ def flipped() -> bytes:
 
 
 def packed(pixels: bytes, kind: int = 0) -> bytes:
-    """A PNG file of 28 x 28 with right checksums and these bytes for its pixels, grey or of another
-    colour type.
-    """
+    """Make a PNG file of 28 x 28 with valid checksums and these bytes as pixels."""
     header = struct.pack(">IIBBBBB", 28, 28, 8, kind, 0, 0, 0)
     chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
     return as_png(blob())[:8] + chunks
 
 
 def undecodable() -> bytes:
-    """A PNG file with right checksums, and too few pixels."""
+    """Make a PNG file with valid checksums and too few pixels."""
     return packed(bytes(28 * 28))
 
 
 def unexplained() -> bytes:
-    """A PNG file of indices into a palette that it does not have."""
+    """Make a PNG file of indices without its palette."""
     return packed(bytes(28 * 29), kind=3)
 
 
@@ -433,15 +425,15 @@ BAD_PNGS: dict[str, tuple[Callable[[], bytes], str]] = {
 
 @pytest.mark.parametrize("kind", BAD_PNGS)
 def test_a_png_file_that_would_be_mangled_is_refused(runs: Path, tmp_path: Path, kind: str) -> None:
-    make, told = BAD_PNGS[kind]
+    make, message = BAD_PNGS[kind]
     path = tmp_path / "bad.png"
     path.write_bytes(make())
-    with pytest.raises(InputError, match=told) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         read_inputs([path], "foreground", "test")
     assert str(path) in str(caught.value)
 
 
-def test_grey_that_is_stored_as_colour_is_taken_and_nothing_is_lost() -> None:
+def test_grey_stored_as_colour_is_read_without_loss() -> None:
     for data in (as_png(np.dstack([blob()] * 3)), transparent(255), as_png(blob())):
         assert np.array_equal(drawing.decode_png(data), blob())
 
@@ -471,7 +463,7 @@ SHOWN = {  # by the eight orientations of EXIF
     ],
     ids=["big end first", "little end first", "a long", "a prefix"],
 )
-def test_an_image_is_turned_as_its_exif_data_ask_like_one_that_a_dataset_is_built_of(
+def test_an_image_is_rotated_by_its_exif_data_as_in_a_build(
     orientation: int, write: Callable[[int], bytes]
 ) -> None:
     data = as_png(WHERE)
@@ -480,7 +472,7 @@ def test_an_image_is_turned_as_its_exif_data_ask_like_one_that_a_dataset_is_buil
     assert np.array_equal(drawing.decode_png(data), pictures.decode(data))
 
 
-def test_a_wide_image_that_is_turned_is_a_tall_one(runs: Path, tmp_path: Path) -> None:
+def test_a_rotated_wide_image_is_tall(runs: Path, tmp_path: Path) -> None:
     data = as_png(blob(28, 40))
     (tmp_path / "wide.png").write_bytes(data[:33] + chunk(b"eXIf", exif(6)) + data[33:])
     record = predict.predict(runs / "foreground", [tmp_path / "wide.png"], tmp_path / "out")
@@ -511,7 +503,7 @@ BESIDE = {  # what says nothing about the pixels
 
 
 @pytest.mark.parametrize("kind", BESIDE)
-def test_what_stands_beside_the_pixels_changes_nothing_and_no_word_is_said_of_it(
+def test_extra_data_in_a_file_change_nothing_and_cause_no_message(
     kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     data = as_png(WHERE)
@@ -520,9 +512,7 @@ def test_what_stands_beside_the_pixels_changes_nothing_and_no_word_is_said_of_it
 
 
 def in_depth(depth: int, kind: int, *, opaque: bool = True) -> bytes:
-    """A PNG file of noise, (9, 11), with so many bits a sample and that colour type, its palette
-    grey.
-    """
+    """Make a PNG file of noise, (9, 11), with this depth and colour type; the palette is grey."""
     count = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
     noise = (
         np.random.default_rng(depth + kind)
@@ -550,7 +540,7 @@ def in_depth(depth: int, kind: int, *, opaque: bool = True) -> bytes:
     "depth, kind",
     [*((depth, kind) for depth in (1, 2, 4, 8) for kind in (0, 3)), (8, 2), (8, 4), (8, 6)],
 )
-def test_the_pixels_are_those_that_opencv_reads(depth: int, kind: int) -> None:
+def test_the_pixels_equal_those_read_by_opencv(depth: int, kind: int) -> None:
     data = in_depth(depth, kind)
     seen = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
     assert seen is not None
@@ -560,7 +550,7 @@ def test_the_pixels_are_those_that_opencv_reads(depth: int, kind: int) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (9, 11)])
 @pytest.mark.parametrize("depth", [1, 8])
-def test_an_interlaced_image_is_read_whole_and_refused_in_part(
+def test_a_complete_interlaced_image_is_read_and_a_truncated_one_refused(
     size: tuple[int, int], depth: int
 ) -> None:
     height, width = size
@@ -579,14 +569,14 @@ def test_an_interlaced_image_is_read_whole_and_refused_in_part(
         part = image[top::down, left::right]
         rows = np.packbits(part, axis=1) if depth == 1 else part * np.uint8(255)
         lines += b"".join(b"\0" + row.tobytes() for row in rows if part.shape[1])
-    for missing, told in ((0, None), (1, "too few pixels")):
+    for missing, problem in ((0, None), (1, "too few pixels")):
         header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 1)
         pixels = chunk(b"IDAT", zlib.compress(lines[: len(lines) - missing]))
         data = as_png(blob())[:8] + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
-        if told is None:
+        if problem is None:
             assert np.array_equal(drawing.decode_png(data), 255 * image)
         else:
-            with pytest.raises(InputError, match=told):
+            with pytest.raises(InputError, match=problem):
                 drawing.decode_png(data)
 
 
@@ -596,7 +586,7 @@ def test_a_second_header_does_not_make_an_image_that_was_found_small_a_huge_one(
     assert np.array_equal(drawing.decode_png(data[:33] + huge + data[33:]), WHERE)
 
 
-def test_hidden_files_in_a_folder_are_passed_over(runs: Path, digits: Path, tmp_path: Path) -> None:
+def test_hidden_files_in_a_folder_are_skipped(runs: Path, digits: Path, tmp_path: Path) -> None:
     (digits / "._d0.png").write_bytes(b"\0\5\26\7Mac")
     (digits / ".DS_Store").write_bytes(b"")
     record = predict.predict(runs / "circles", [digits], tmp_path)
@@ -604,7 +594,7 @@ def test_hidden_files_in_a_folder_are_passed_over(runs: Path, digits: Path, tmp_
     assert record["warnings"] == []
 
 
-def test_pictures_that_are_no_png_files_are_told(runs: Path, digits: Path, tmp_path: Path) -> None:
+def test_pictures_in_other_formats_are_reported(runs: Path, digits: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(digits / "e.JPG"), blob())
     cv2.imwrite(str(digits / "e.bmp"), blob())
     (digits / "notes.txt").write_text("")
@@ -623,7 +613,7 @@ def test_pictures_that_are_no_png_files_are_told(runs: Path, digits: Path, tmp_p
         read_inputs([digits / "e.bmp"], "circles", "test")
 
 
-def test_what_is_no_file_is_told_and_not_waited_for(tmp_path: Path) -> None:
+def test_pipes_and_devices_are_reported_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "link.png").symlink_to("nowhere")
     with pytest.raises(InputError, match=r"neither a file nor a folder .*a pipe or a device"):
@@ -637,7 +627,7 @@ def test_what_is_no_file_is_told_and_not_waited_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spare", "overlay", "fits"), [(9, False, True), (8, False, False), (9, True, False)]
 )
-def test_a_name_that_is_too_long_for_what_is_written_is_told_before_anything_is(
+def test_a_name_too_long_for_its_output_is_reported_before_anything_is_written(
     runs: Path, digits: Path, tmp_path: Path, spare: int, overlay: bool, fits: bool
 ) -> None:
     longest = os.pathconf(tmp_path, "PC_NAME_MAX")
@@ -653,7 +643,7 @@ def test_a_name_that_is_too_long_for_what_is_written_is_told_before_anything_is(
     assert not (tmp_path / "new").exists()
 
 
-def test_a_folder_in_the_place_of_a_mask_is_told_before_anything_is_written(
+def test_a_folder_in_place_of_a_mask_is_reported_before_anything_is_written(
     runs: Path, digits: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "d2-mask.png").mkdir()
@@ -664,7 +654,7 @@ def test_a_folder_in_the_place_of_a_mask_is_told_before_anything_is_written(
     assert [path.name for path in tmp_path.iterdir() if path != digits] == ["d2-mask.png"]
 
 
-def test_pictures_of_an_array_have_names_without_brackets_that_are_nobody_elses(
+def test_pictures_of_an_array_have_unique_names_without_brackets(
     runs: Path, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "mos.npy", np.stack([blob()] * 2))
@@ -681,7 +671,7 @@ def test_pictures_of_an_array_have_names_without_brackets_that_are_nobody_elses(
     assert [each["name"] for each in again["images"]] == ["mos[0]", "mos[1]", "mos-00001-2"]
 
 
-def test_a_dataset_with_a_light_ground_is_not_to_be_inverted(runs: Path, tmp_path: Path) -> None:
+def test_inverting_a_dataset_with_a_light_ground_is_refused(runs: Path, tmp_path: Path) -> None:
     def light(number: int) -> np.ndarray[Any, Any]:
         return np.stack([255 - np.roll(blob(), number + each, 1) for each in range(8)])
 
@@ -698,24 +688,22 @@ def test_a_dataset_with_a_light_ground_is_not_to_be_inverted(runs: Path, tmp_pat
     }
     build(recipes.from_table(table, origin="light"), tmp_path / "light", workers=1)
     dataset = open_dataset(tmp_path / "light")
-    (told,) = predict.predict(runs / "foreground", [dataset.path], tmp_path / "out")["warnings"]
-    assert "8 of 8 images have a light ground" in told
-    assert "--invert" not in told and "build one of inverted images" in told
+    (warning,) = predict.predict(runs / "foreground", [dataset.path], tmp_path / "out")["warnings"]
+    assert "8 of 8 images have a light ground" in warning
+    assert "--invert" not in warning and "build one of inverted images" in warning
     own = fakes.train_runs(dataset, tmp_path / "own", "precision=float32")
     assert predict.predict(own / "foreground", [dataset.path], tmp_path / "out")["warnings"] == []
 
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
-def test_an_array_of_every_version_of_the_format_is_taken(
-    tmp_path: Path, version: tuple[int, int]
-) -> None:
+def test_every_version_of_the_npy_format_is_read(tmp_path: Path, version: tuple[int, int]) -> None:
     images = np.stack([blob(), 255 - blob()])
     with (tmp_path / "a.npy").open("wb") as file:
         np.lib.format.write_array(file, images, version)
     assert np.array_equal(read_npy(tmp_path / "a.npy"), images)
 
 
-def test_an_array_of_another_version_of_the_format_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_version_of_the_npy_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\4\0" + bytes(120))
     with pytest.raises(InputError, match=r"is not 1\.0, 2\.0 or 3\.0"):
         read_npy(tmp_path / "a.npy")
@@ -728,7 +716,7 @@ def test_a_huge_image_is_refused_by_its_header(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("array", "told"),
+    ("array", "message"),
     [
         (blob() / 255, r"not grey levels.*float64 from 0\.0 to 0\.78"),
         (np.full((2, 28, 28), np.nan, np.float32), "float32 with NaN"),
@@ -739,11 +727,11 @@ def test_a_huge_image_is_refused_by_its_header(monkeypatch: pytest.MonkeyPatch) 
         (np.array(["text"]), "not grey levels.*<U4"),
     ],
 )
-def test_an_array_of_something_else_is_refused(
-    tmp_path: Path, array: np.ndarray[Any, Any], told: str
+def test_an_array_that_is_not_of_images_is_refused(
+    tmp_path: Path, array: np.ndarray[Any, Any], message: str
 ) -> None:
     np.save(tmp_path / "bad.npy", array)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         read_inputs([tmp_path / "bad.npy"], "foreground", "test")
 
 
@@ -760,7 +748,7 @@ def test_a_file_that_holds_no_array_is_refused(tmp_path: Path) -> None:
 
 
 def npy(header: str) -> bytes:
-    """An .npy file of that header."""
+    """Write an .npy file with this header."""
     return (
         b"\x93NUMPY\x01\x00"
         + struct.pack("<H", len(header) + 1)
@@ -800,7 +788,7 @@ def test_a_forged_header_of_an_array_is_refused(
         read_predictions(tmp_path / "a.npz", dataset, "foreground", "test")
 
 
-def test_an_archive_of_arrays_is_no_array_whatever_it_is_called(tmp_path: Path) -> None:
+def test_an_archive_named_like_an_array_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", blob())
     (tmp_path / "a.npz").rename(tmp_path / "a.npy")
     with pytest.raises(InputError, match=r"it begins with b'PK"):
@@ -815,7 +803,7 @@ def test_arrays_are_read_as_numpy_wrote_them(tmp_path: Path) -> None:
         assert np.array_equal(source.images, array.reshape(-1, 9, 10))
 
 
-def test_every_trouble_is_told_at_once_and_nothing_is_written(
+def test_all_problems_are_reported_at_once_and_nothing_is_written(
     runs: Path, digits: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -824,18 +812,18 @@ def test_every_trouble_is_told_at_once_and_nothing_is_written(
     inputs = [digits, tmp_path / "empty", tmp_path / "gone.png", tmp_path / "notes.txt"]
     result = call(runs / "foreground", *inputs, "--out", tmp_path / "out")
     assert result.exit_code == 3
-    for told in (
+    for line in (
         "4 inputs",
         "bad.png: not a PNG",
         "neither a dataset nor a folder",
         "no such file",
         "not an input",
     ):
-        assert told in result.stderr
+        assert line in result.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_wrong_with_datasets_is_told_with_the_rest(
+def test_problems_of_datasets_are_reported_with_the_rest(
     runs: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     other = fakes.tiny(tmp_path, train=30, val=12, test=20, tile=(20, 20))
@@ -844,12 +832,12 @@ def test_what_is_wrong_with_datasets_is_told_with_the_rest(
         runs / "circles", other, tmp_path / "gone.png", dataset.path, "--out", tmp_path / "out"
     )
     assert result.exit_code == 3
-    for told in (
+    for line in (
         "2 inputs",
         "data: images of another size (expected 28 x 28, found 20 x 20)",
         "no such file",
     ):
-        assert told in result.stderr
+        assert line in result.stderr
     manifest.write_bytes(manifest.read_bytes().replace(b'"digest"', b'"digest "'))
     result = call(runs / "circles", other, tmp_path / "gone.png", "--out", tmp_path / "out")
     assert result.exit_code == 3
@@ -859,7 +847,7 @@ def test_what_is_wrong_with_datasets_is_told_with_the_rest(
     assert not (tmp_path / "out").exists()
 
 
-def test_only_some_of_many_troubles_are_listed(tmp_path: Path) -> None:
+def test_only_some_of_many_problems_are_listed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="12 inputs cannot be used") as caught:
         read_inputs([tmp_path / f"{number}.png" for number in range(12)], "foreground", "test")
     assert str(caught.value).endswith("and 2 more")
@@ -872,7 +860,7 @@ def test_masks_are_not_written_among_the_images(runs: Path, digits: Path) -> Non
     assert sorted(digits.iterdir()) == before
 
 
-def test_equal_names_are_told_apart(runs: Path, digits: Path, tmp_path: Path) -> None:
+def test_equal_names_are_made_unique(runs: Path, digits: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     for name in ("d0", "d0-2"):
         cv2.imwrite(str(tmp_path / f"other/{name}.png"), blob())
@@ -882,7 +870,7 @@ def test_equal_names_are_told_apart(runs: Path, digits: Path, tmp_path: Path) ->
     assert len(set(record["files"])) == 3
 
 
-def test_a_run_of_other_classes_is_refused_but_for_the_foreground(
+def test_a_run_of_other_classes_is_refused_except_for_the_foreground(
     dataset: Dataset, runs: Path
 ) -> None:
     for task in TASKS:
@@ -943,7 +931,7 @@ def test_an_overlay_tints_the_mask_and_draws_the_circle_where_it_is() -> None:
     assert not nothing.any()
 
 
-def test_overlays_end_at_their_limit_and_say_so(
+def test_overlays_stop_at_their_limit_with_a_message(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predict, "OVERLAYS", 2)
@@ -959,7 +947,7 @@ def test_overlays_end_at_their_limit_and_say_so(
     assert record["warnings"] == ["only the first 2 overlays were drawn; 4 more were left out"]
 
 
-def test_the_table_is_short_and_says_how_much_more_there_is(runs: Path, tmp_path: Path) -> None:
+def test_a_long_table_is_cut_and_says_by_how_much(runs: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "many.npy", np.stack([blob()] * 25))
     result = call(runs / "foreground", tmp_path / "many.npy", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
@@ -969,7 +957,7 @@ def test_the_table_is_short_and_says_how_much_more_there_is(runs: Path, tmp_path
     assert (quiet.exit_code, quiet.output) == (0, "")
 
 
-def test_classes_are_told_by_area() -> None:
+def test_classes_are_listed_by_area() -> None:
     classes = [
         {"class": "a", "pixels": 3, "confidence": 0.5},
         {"class": "b", "pixels": 9, "confidence": 0.25},
@@ -983,7 +971,7 @@ def test_classes_are_told_by_area() -> None:
     assert summary(found) == "12 pixels of foreground"
 
 
-def test_a_folder_within_a_folder_of_images_is_passed_over_whatever_it_is_called(
+def test_a_folder_within_a_folder_of_images_is_skipped_even_if_named_like_an_image(
     digits: Path, runs: Path
 ) -> None:
     (digits / "more.png").mkdir()
@@ -1024,7 +1012,7 @@ def test_a_loaded_run_predicts_arrays_and_paths_alike(
     assert model.predict(images[0])["mask"].shape == (1, *images.shape[1:])
 
 
-def test_a_loaded_run_is_described_in_a_line(runs: Path) -> None:
+def test_a_loaded_run_is_described_in_one_line(runs: Path) -> None:
     model = load(runs / "mosaics")
     weights = model.info.weights[:12]
     expected = f"preset cpu, step 3, weights {weights}, in {runs / 'mosaics'}"
@@ -1047,7 +1035,7 @@ def test_a_loaded_run_refuses_images_that_it_cannot_predict(runs: Path, tmp_path
         foreground.predict([])
 
 
-def test_a_folder_without_weights_is_told(tmp_path: Path, digits: Path) -> None:
+def test_a_folder_without_weights_is_reported(tmp_path: Path, digits: Path) -> None:
     result = call(tmp_path, digits, "--out", tmp_path / "out")
     assert result.exit_code == 4
     assert "there is no checkpoint" in result.stderr

@@ -1,6 +1,4 @@
-"""Files of predictions come back as they were written; what is no such file is refused, all that is
-wrong named.
-"""
+"""Test that files of predictions are read back, and that others are refused with reasons."""
 
 from __future__ import annotations
 
@@ -47,9 +45,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def packed(
     dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Dataset, Array, bytes]:
-    """A dataset, a mask for it, and a file of predictions that holds the mask and says what it is
-    of.
-    """
+    """Return a dataset, a mask for it, and a complete file of predictions with that mask."""
     path = tmp_path_factory.mktemp("packed") / "out.npz"
     mask = truth(dataset, "foreground")["mask"]
     write_predictions(path, {"mask": mask}, dataset, "foreground", "test")
@@ -66,7 +62,7 @@ def save(path: Path, **arrays: Any) -> Path:
 
 
 @pytest.mark.parametrize("task", NAMES)
-def test_what_is_written_comes_back(dataset: Dataset, tmp_path: Path, task: str) -> None:
+def test_written_predictions_are_read_back(dataset: Dataset, tmp_path: Path, task: str) -> None:
     arrays = truth(dataset, task)
     write_predictions(tmp_path / "out.npz", arrays, dataset, task, "test")
     found = read_predictions(tmp_path / "out.npz", dataset, task, "test")
@@ -82,7 +78,7 @@ def test_the_same_predictions_are_the_same_bytes(dataset: Dataset, tmp_path: Pat
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_the_file_says_what_it_is_of_and_keeps_further_arrays(
+def test_the_file_names_its_dataset_and_keeps_additional_arrays(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     circle = np.arange(36, dtype=np.float32).reshape(12, 3)
@@ -105,7 +101,7 @@ def test_the_file_says_what_it_is_of_and_keeps_further_arrays(
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int64", ">i4", "uint16"])
 @pytest.mark.parametrize("pack", [np.savez, np.savez_compressed])
-def test_any_integers_will_do_by_whatever_means_they_were_saved(
+def test_any_integer_type_and_way_of_saving_is_accepted(
     dataset: Dataset, tmp_path: Path, dtype: str, pack: Any
 ) -> None:
     mask = truth(dataset, "foreground")["mask"]
@@ -145,9 +141,7 @@ def test_predictions_of_another_dataset_are_refused(
     assert caught.value.found == f"'{dataset.digest}'"
 
 
-def test_all_that_is_wrong_with_the_arrays_is_named_at_once(
-    dataset: Dataset, tmp_path: Path
-) -> None:
+def test_all_problems_of_the_arrays_are_named_at_once(dataset: Dataset, tmp_path: Path) -> None:
     path = save(
         tmp_path / "own.npz",
         label=np.zeros((12, 10), np.float32),
@@ -161,7 +155,7 @@ def test_all_that_is_wrong_with_the_arrays_is_named_at_once(
         "mask: expected integers (12, 28, 28), found uint8 (11, 28, 28)"
     )
     assert caught.value.path == path
-    assert caught.value.remedy == "docs/metrics.md tells what a file of predictions holds"
+    assert caught.value.remedy == "docs/metrics.md says what a file of predictions holds"
     with pytest.raises(
         InputError,
         match=r"label: there is no such array, expected integers \(12,\); mask: expected values",
@@ -181,7 +175,7 @@ def test_all_that_is_wrong_with_the_arrays_is_named_at_once(
         ("mosaics", "mask", 256, "from 0 to 10, found 0 to 256"),
     ],
 )
-def test_values_that_mean_nothing_are_refused(
+def test_meaningless_values_are_refused(
     dataset: Dataset, tmp_path: Path, task: str, name: str, value: int, found: str
 ) -> None:
     arrays = {each: np.zeros(array.shape, np.int64) for each, array in truth(dataset, task).items()}
@@ -194,7 +188,7 @@ def test_values_that_mean_nothing_are_refused(
     ("task", "largest"),
     [("foreground", {"mask": 1}), ("circles", {"label": 9, "mask": 1}), ("mosaics", {"mask": 10})],
 )
-def test_the_least_and_the_largest_values_are_taken(
+def test_the_smallest_and_largest_values_are_accepted(
     dataset: Dataset, task: str, largest: dict[str, int]
 ) -> None:
     for level in (0, 1):
@@ -209,7 +203,9 @@ def test_the_least_and_the_largest_values_are_taken(
 
 
 @pytest.mark.parametrize("dtype", ["float64", "complex64", "<U3", "S1", "datetime64[s]"])
-def test_what_are_no_integers_is_refused(dataset: Dataset, tmp_path: Path, dtype: str) -> None:
+def test_values_that_are_not_integers_are_refused(
+    dataset: Dataset, tmp_path: Path, dtype: str
+) -> None:
     path = save(tmp_path / "own.npz", mask=np.zeros((12, 28, 28), dtype))
     with pytest.raises(
         InputError,
@@ -230,7 +226,7 @@ def test_nothing_is_unpickled(dataset: Dataset, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fact", [np.array(["foreground"]), np.array(7), np.array("x" * 300)])
-def test_facts_that_are_no_short_text_are_refused(
+def test_facts_that_are_not_short_text_are_refused(
     dataset: Dataset, tmp_path: Path, fact: Array
 ) -> None:
     path = save(tmp_path / "own.npz", mask=truth(dataset, "foreground")["mask"], task=fact)
@@ -252,7 +248,7 @@ def test_an_array_is_not_read_unless_its_header_fits(dataset: Dataset, tmp_path:
 
 
 def broken_files() -> dict[str, bytes]:
-    """Files that are no predictions, from bytes of no kind to members cut short."""
+    """Make files that are not predictions, from random bytes to truncated members."""
     mask = np.zeros((12, 28, 28), np.uint8)
     member = (
         np.lib.format.magic(1, 0)
@@ -275,9 +271,7 @@ def broken_files() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", broken_files())
-def test_what_is_no_file_of_predictions_is_refused(
-    dataset: Dataset, tmp_path: Path, kind: str
-) -> None:
+def test_a_file_without_predictions_is_refused(dataset: Dataset, tmp_path: Path, kind: str) -> None:
     path, content = tmp_path / "own.npz", broken_files()[kind]
     if kind in ("empty", "text"):
         path.write_bytes(content)
@@ -290,7 +284,7 @@ def test_what_is_no_file_of_predictions_is_refused(
     assert caught.value.remedy
 
 
-def test_a_flipped_bit_is_noticed(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_flipped_bit_is_found(dataset: Dataset, tmp_path: Path) -> None:
     path = save(tmp_path / "own.npz", mask=truth(dataset, "foreground")["mask"])
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -300,7 +294,7 @@ def test_a_flipped_bit_is_noticed(dataset: Dataset, tmp_path: Path) -> None:
 
 
 @given(st.data())
-def test_any_damage_is_noticed_or_harms_nothing(
+def test_any_damage_is_found_or_harmless(
     packed: tuple[Dataset, Array, bytes], data: st.DataObject
 ) -> None:
     dataset, mask, whole = packed
@@ -350,7 +344,7 @@ def test_a_broken_disk_is_a_storage_error(
 
 
 @pytest.mark.parametrize("name", ["absent.npz", "."])
-def test_a_file_that_is_not_there_is_bad_input(dataset: Dataset, tmp_path: Path, name: str) -> None:
+def test_a_missing_file_is_bad_input(dataset: Dataset, tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="no file of predictions") as caught:
         read_predictions(tmp_path / name, dataset, "foreground", "test")
     assert (caught.value.exit_code, caught.value.path) == (3, tmp_path / name)
@@ -371,7 +365,7 @@ def test_predictions_that_do_not_fit_are_not_written(dataset: Dataset, tmp_path:
         )
 
 
-def test_what_is_expected_follows_from_the_split(dataset: Dataset) -> None:
+def test_the_expected_arrays_follow_from_the_split(dataset: Dataset) -> None:
     expected = {
         name: {
             array: (each.shape, each.limit)

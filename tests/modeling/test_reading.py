@@ -1,6 +1,4 @@
-"""The examples of the page on reading run as they are written, one after the other, and give what
-they say.
-"""
+"""Run the examples of the page on reading in order, and compare what they give."""
 
 from __future__ import annotations
 
@@ -65,9 +63,7 @@ COLUMNS = [
 def test_the_examples_read_every_column_of_every_task(
     folder: Path, monkeypatch: pytest.MonkeyPatch, task: str, number: int
 ) -> None:
-    """The names of the page stand for any three columns: each column takes its turn in each
-    place.
-    """
+    """Put each column in each place: the names on the page stand for any three columns."""
     datagen = Dataset(folder / "data/mnist")
     columns = [column.name for column in datagen.splits[task, "train"].columns]
     image, mask, label = (columns[(number + place) % len(columns)] for place in range(3))
@@ -82,26 +78,26 @@ def test_the_examples_read_every_column_of_every_task(
     names: dict[str, Any] = {}
     monkeypatch.chdir(folder)
     exec(re.sub(r'"<(\w+)>"', r'"\1"', code), names)
-    due = {name: np.array(datagen.rows(task, "train", name, 0, 600)) for name in columns}
+    stored = {name: np.array(datagen.rows(task, "train", name, 0, 600)) for name in columns}
     for found, expected in (
-        (names["image"][:], due[image]),
-        (names["first"], due[image][0]),
-        (names["last"], due[image][-1]),
-        (names["some"], due[image][[7, 3, 3]]),
-        (names["whole"], due[label]),
-        (names["buffers"][image], due[image][[5, 0, 9]]),
-        (names["buffers"][mask], due[mask][[5, 0, 9]]),
-        *((names["sample"][name], due[name][7]) for name in columns),
+        (names["image"][:], stored[image]),
+        (names["first"], stored[image][0]),
+        (names["last"], stored[image][-1]),
+        (names["some"], stored[image][[7, 3, 3]]),
+        (names["whole"], stored[label]),
+        (names["buffers"][image], stored[image][[5, 0, 9]]),
+        (names["buffers"][mask], stored[mask][[5, 0, 9]]),
+        *((names["sample"][name], stored[name][7]) for name in columns),
     ):
         np.testing.assert_array_equal(found, expected, strict=True)
-    assert names["images"].numpy().dtype == due[image].dtype
+    assert names["images"].numpy().dtype == stored[image].dtype
     last = list(names["loader"].epoch(1))[-1]
     np.testing.assert_array_equal(
-        last[image].numpy(), due[image][names["order"].batch(1, names["order"].steps - 1)]
+        last[image].numpy(), stored[image][names["order"].batch(1, names["order"].steps - 1)]
     )
 
 
-def test_the_exit_codes_are_those_of_the_errors() -> None:
+def test_the_documented_exit_codes_are_those_of_the_errors() -> None:
     from modeling import errors
 
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", PAGE, re.MULTILINE)

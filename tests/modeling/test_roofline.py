@@ -1,4 +1,4 @@
-"""Marks between parts of a step, and the results of the benchmark, on a CPU with tiny networks."""
+"""Test the marks of a step's parts and the benchmark's results, with tiny networks on a CPU."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return open_dataset(fakes.tiny(tmp_path_factory.mktemp("roofline")))
 
 
-def test_time_belongs_to_the_part_that_it_ends_and_a_step_ends_when_the_next_batch_is_asked_for(
+def test_a_mark_ends_its_part_and_a_request_for_a_batch_ends_the_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = itertools.accumulate(range(100))  # span number n takes n seconds
@@ -66,28 +66,26 @@ def test_time_belongs_to_the_part_that_it_ends_and_a_step_ends_when_the_next_bat
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("replay", [False, True])
 @pytest.mark.parametrize("mode", get_args(Mode))
-def test_the_steps_that_are_timed_are_those_of_training(
+def test_the_timed_steps_are_those_of_training(
     dataset: Dataset, mode: Mode, replay: bool, tmp_path: Path
 ) -> None:
     config = preset("circles", "cpu").override([*SMALL, "steps=9", "evaluate_every=9"])
-    marks, evidence = steps.take_steps(
-        dataset, config, CPU, mode, warm_up=2, steps=5, replay=replay
-    )
+    marks, info = steps.take_steps(dataset, config, CPU, mode, warm_up=2, steps=5, replay=replay)
     taken = itertools.count(1)
     plain = training.train(dataset, config, tmp_path / "run", stop=lambda: next(taken) == 8)
-    assert (evidence.step, evidence.weights) == (8, plain.weights)
+    assert (info.step, info.weights) == (8, plain.weights)
     assert len(marks.host()) == 7
     parts = steps.REPLAYED if replay else steps.PARTS
     assert all(tuple(step) == parts and min(step.values()) > 0 for step in marks.host())
-    told = roofline.summarise(marks, marks.host(), 250)
+    summary = roofline.summarise(marks, marks.host(), 250)
     costs = {name: floors.Counted(Cost(10, 10), "float32") for name in floors.GROUPS}
     rates = {"operations_per_s": {"float32": {"median": 1.0}}, "bytes_per_s": {"median": 1.0}}
-    medians = {name: each["median"] for name, each in told["parts_s"].items()}
+    medians = {name: each["median"] for name, each in summary["parts_s"].items()}
     achieved = floors.achieved(floors.find_floors(costs, rates), medians)
     assert set(achieved) == ({"batch", "step"} if replay else {*floors.GROUPS, "step"})
 
 
-def test_the_table_has_a_dash_for_parts_that_a_way_does_not_have(dataset: Dataset) -> None:
+def test_the_table_has_a_dash_for_missing_parts(dataset: Dataset) -> None:
     part = {"median": 0.001}
     fed = {
         "resident": {
@@ -116,7 +114,7 @@ def test_the_table_has_a_dash_for_parts_that_a_way_does_not_have(dataset: Datase
     assert replayed[3:] == ["1", *["-"] * 5, "1", "1", "1", "0.5", "75.0%", "1.0%"]
 
 
-def test_training_is_left_as_it_was(dataset: Dataset) -> None:
+def test_training_is_restored(dataset: Dataset) -> None:
     hooks = optimizer._global_optimizer_pre_hooks, optimizer._global_optimizer_post_hooks
     steps.take_steps(
         dataset, preset("foreground", "cpu").override(SMALL), CPU, "mapped", warm_up=1, steps=1
@@ -146,7 +144,7 @@ def test_a_floor_is_the_longer_of_operations_and_bytes(dataset: Dataset) -> None
     }
 
 
-def test_the_averages_are_part_of_the_optimiser_s_cost(dataset: Dataset) -> None:
+def test_the_averages_count_as_cost_of_the_optimiser(dataset: Dataset) -> None:
     config = preset("foreground", "cpu").override(SMALL)
     state = State(TASKS["foreground"], config, describe(dataset), CPU)
     averages = measure(lambda: state.follow(0)).bytes
@@ -157,7 +155,7 @@ def test_the_averages_are_part_of_the_optimiser_s_cost(dataset: Dataset) -> None
     assert floors.count(dataset, config, CPU)["optimiser"].cost.bytes >= moved + averages
 
 
-def test_on_paper_all_grows_with_the_samples_in_a_line(dataset: Dataset) -> None:
+def test_floors_on_paper_grow_linearly_with_the_samples(dataset: Dataset) -> None:
     config = preset("circles", "gpu").override(["channels=4,8", "batch=40", "precision=float32"])
     drawn, counted = paper.drawn_out(dataset, config), floors.count(dataset, config, CPU)
     for name in ("batch", "network", "optimiser"):
@@ -169,7 +167,7 @@ def test_on_paper_all_grows_with_the_samples_in_a_line(dataset: Dataset) -> None
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_the_evidence_has_every_task_its_floors_and_why_something_is_absent(
+def test_the_results_have_every_task_its_floors_and_reasons_for_gaps(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ceilings, "SIDES", {"cpu": (16, 64)})
@@ -212,7 +210,7 @@ def test_the_evidence_has_every_task_its_floors_and_why_something_is_absent(
         assert f"{task}, mapped" in ran.output
 
 
-def test_what_does_not_fit_the_memory_is_absent_with_the_reason(
+def test_tasks_that_exceed_the_memory_are_absent_with_the_reason(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_arguments: object, **_options: object) -> None:

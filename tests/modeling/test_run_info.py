@@ -1,4 +1,4 @@
-"""The facts of a run name the commit of the code, and say whether files differ from it."""
+"""Test that the facts of a run name the commit, and whether files differ from it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Scores of a split are those of its own truth, beside its baseline's, whoever predicted; and the
-tables tell them.
-"""
+"""Test the scores of a split, of its baseline and of predictions, and the tables of them."""
 
 from __future__ import annotations
 
@@ -80,7 +78,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def predictions(dataset: Dataset, task: str, split: str = "test") -> dict[str, Array]:
-    """The truth, but for its first and last samples, which are another's."""
+    """Return the truth with its first and last samples replaced by others."""
     truth = dataset.split(task, split)
     arrays = {name: truth[name][:] for name in NAMES[task]}
     for array in arrays.values():
@@ -89,7 +87,7 @@ def predictions(dataset: Dataset, task: str, split: str = "test") -> dict[str, A
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_scores_are_those_of_the_truth_of_the_split(dataset: Dataset, split: str) -> None:
+def test_scores_compare_with_the_truth_of_the_split(dataset: Dataset, split: str) -> None:
     columns = {task: dataset.split(task, split) for task in NAMES}
     arrays = {task: predictions(dataset, task, split) for task in NAMES}
     expected = {
@@ -156,7 +154,7 @@ def test_a_thousand_draws_of_seed_zero_are_the_default_throughout(
 
 @pytest.mark.parametrize("task", NAMES)
 @pytest.mark.parametrize("block", [3, 4096])
-def test_the_baseline_is_scored_like_anybody(
+def test_the_baseline_is_scored_like_any_predictions(
     monkeypatch: pytest.MonkeyPatch, dataset: Dataset, task: str, block: int
 ) -> None:
     monkeypatch.setattr(score, "_BLOCK", block)
@@ -169,7 +167,7 @@ def test_the_baseline_is_scored_like_anybody(
 
 @pytest.mark.parametrize("task", NAMES)
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_anybodys_predictions_are_scored_from_their_file(
+def test_predictions_are_scored_from_their_file(
     dataset: Dataset, tmp_path: Path, task: str, split: str
 ) -> None:
     arrays = predictions(dataset, task, split)
@@ -217,7 +215,7 @@ def test_disputed_labels_are_counted_among_the_missed() -> None:
 
 
 class Mnist:
-    """As much of a dataset of 10,000 test digits as scoring the circles asks for."""
+    """Stands for a dataset of 10,000 test digits, as far as scoring the circles needs it."""
 
     classes = tuple("0123456789")
 
@@ -233,7 +231,7 @@ class Mnist:
 
 
 @pytest.mark.parametrize(
-    ("source", "split", "count", "told"),
+    ("source", "split", "count", "has_disputed"),
     [
         ("mnist", "test", 10_000, True),
         ("strokes", "test", 10_000, False),
@@ -242,13 +240,13 @@ class Mnist:
     ],
 )
 def test_only_the_mnist_test_split_has_disputed_labels(
-    source: str, split: str, count: int, told: bool
+    source: str, split: str, count: int, has_disputed: bool
 ) -> None:
     fake: Any = Mnist(source, count)
     arrays = {"label": np.zeros(count, np.uint8), "mask": np.ones((count, 1, 1), np.uint8)}
     scores = score_arrays(arrays, fake, "circles", split, replicates=1)
-    assert ("disputed_labels" in scores) is told
-    if told:
+    assert ("disputed_labels" in scores) is has_disputed
+    if has_disputed:
         missed = sum(row % 10 != 0 for row in DISPUTED)
         assert scores["disputed_labels"] == {"labels": 15, "missed": missed, "missed_of_all": 9000}
 
@@ -259,14 +257,14 @@ def test_only_the_mnist_test_split_has_disputed_labels(
 def run_of(
     folder: Path, task: str, dataset: Dataset, *settings: str
 ) -> tuple[Path, nn.Module, Config]:
-    """A run as training would leave it, of weights that learned nothing."""
+    """Make a run as training leaves it, with untrained weights."""
     config = preset(task, "cpu", seed=4).override(
         ["channels=4,4,4", "precision=float32", *settings]
     )
     torch.manual_seed(1)
     model = TASKS[task].build(config, describe(dataset)).eval()
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    evidence = RunInfo(
+    info = RunInfo(
         task=task,
         config=config.to_json(),
         dataset=describe(dataset),
@@ -280,7 +278,7 @@ def run_of(
         resumed=[],
         weights="some digest",
     )
-    checkpoint.save(folder / runs.BEST, {"average": model.state_dict()}, evidence.to_json())
+    checkpoint.save(folder / runs.BEST, {"average": model.state_dict()}, info.to_json())
     return folder, model, config
 
 
@@ -325,7 +323,7 @@ def test_a_run_is_scored_by_its_best_weights(dataset: Dataset, tmp_path: Path, t
     assert json.loads((run / "scores.json").read_text()) == record
 
 
-def test_mosaics_are_also_scored_as_they_are_not_stored(dataset: Dataset, tmp_path: Path) -> None:
+def test_mosaics_are_also_scored_in_new_arrangements(dataset: Dataset, tmp_path: Path) -> None:
     run, model, _ = run_of(tmp_path, "mosaics", dataset)
     part = score_run(run, dataset, ["test"], replicates=DRAWS, seed=6)["splits"]["test"]
     made = shifted_mosaics(dataset.split("mosaics", "test"))
@@ -343,7 +341,7 @@ def test_mosaics_are_also_scored_as_they_are_not_stored(dataset: Dataset, tmp_pa
         }
 
 
-def test_the_table_of_arrangements_has_them_beside_the_stored_mosaics(
+def test_the_table_of_arrangements_compares_them_with_the_stored_mosaics(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     record = score_run(run_of(tmp_path, "mosaics", dataset)[0], dataset, ["test"], replicates=0)
@@ -371,9 +369,7 @@ def test_the_table_of_arrangements_has_them_beside_the_stored_mosaics(
     )
 
 
-def test_a_run_is_scored_in_the_precision_that_it_was_trained_in(
-    dataset: Dataset, tmp_path: Path
-) -> None:
+def test_a_run_is_scored_in_its_training_precision(dataset: Dataset, tmp_path: Path) -> None:
     run, model, _ = run_of(tmp_path, "mosaics", dataset, "precision=bfloat16")
     found = predict_split(load_run(run), dataset, "test")["mask"]
     exact, coarse = (
@@ -384,12 +380,12 @@ def test_a_run_is_scored_in_the_precision_that_it_was_trained_in(
     assert not np.array_equal(found, exact)
 
 
-def test_a_run_is_scored_on_the_splits_asked_for(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_run_is_scored_on_the_requested_splits(dataset: Dataset, tmp_path: Path) -> None:
     run, _, _ = run_of(tmp_path, "circles", dataset)
     assert list(score_run(run, dataset, ["test"], replicates=DRAWS)["splits"]) == ["test"]
 
 
-def test_a_run_may_be_scored_on_another_dataset_of_its_classes(
+def test_a_run_can_be_scored_on_another_dataset_of_its_classes(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     run, _, _ = run_of(tmp_path / "run", "circles", dataset)
@@ -402,7 +398,7 @@ def test_a_run_may_be_scored_on_another_dataset_of_its_classes(
 
 
 @pytest.mark.parametrize("task", NAMES)
-def test_a_run_is_not_scored_on_other_classes_unless_it_knows_none(
+def test_a_run_is_not_scored_on_other_classes_unless_it_predicts_none(
     dataset: Dataset, tmp_path: Path, task: str
 ) -> None:
     run, _, _ = run_of(tmp_path, task, dataset)
@@ -449,7 +445,7 @@ def test_the_splits_of_the_same_weights_stay_when_another_is_scored(
 
 
 @pytest.mark.parametrize("change", OTHER_VERSIONS)
-def test_weights_of_another_version_are_told_with_a_remedy(
+def test_weights_of_another_version_are_reported_with_a_remedy(
     dataset: Dataset, tmp_path: Path, change: str
 ) -> None:
     run, _, _ = run_of(tmp_path, "circles", dataset)
@@ -464,7 +460,7 @@ def test_weights_of_another_version_are_told_with_a_remedy(
 
 
 @pytest.mark.parametrize(("task", "name"), [("circles", "label"), ("mosaics", "mask")])
-def test_a_truth_of_more_labels_than_there_are_classes_is_told(
+def test_a_truth_with_more_labels_than_classes_is_reported(
     dataset: Dataset, task: str, name: str
 ) -> None:
     few = replace(dataset, manifest=replace(dataset.manifest, classes=("a", "b", "c")))
@@ -475,7 +471,7 @@ def test_a_truth_of_more_labels_than_there_are_classes_is_told(
         score_arrays(nothing, few, task, "test", replicates=1)
 
 
-def test_where_there_is_no_run_there_is_nothing_to_score(dataset: Dataset, tmp_path: Path) -> None:
+def test_scoring_without_a_run_is_refused(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="there is no checkpoint"):
         score_run(tmp_path / "absent", dataset)
     assert not (tmp_path / "absent").exists()
@@ -527,7 +523,7 @@ def test_the_table_has_every_score_with_interval_reference_and_baseline(
         assert other == f"{100 * baseline[name]['value']:.3f}%"
 
 
-def test_the_reference_stands_beside_scores_on_the_mnist_test_digits_alone(
+def test_the_reference_is_shown_only_for_the_mnist_test_digits(
     dataset: Dataset,
 ) -> None:
     expected = {
@@ -587,7 +583,7 @@ def test_the_scoreboard_says_which_references_are_beaten(dataset: Dataset) -> No
 
 
 def make_official(record: dict[str, Any]) -> None:
-    """Let a record seem to be of the MNIST digits."""
+    """Make a record look as if it were of the MNIST digits."""
     record["dataset"]["source"] = "mnist"
     for part in record["splits"].values():
         part["scores"]["bootstrap"]["units"] = 10_000
@@ -603,14 +599,14 @@ def test_mosaics_of_another_grid_have_no_reference(dataset: Dataset) -> None:
     assert references(record, "test") == {}
 
 
-def test_a_score_that_is_undefined_beats_nothing(dataset: Dataset) -> None:
+def test_an_undefined_score_beats_nothing(dataset: Dataset) -> None:
     record = record_of(dataset, "foreground")
     make_official(record)
     record["splits"]["test"]["scores"]["iou"]["value"] = None
     assert main_rows([record])[1][5] == "no"
 
 
-def test_the_table_of_classes_has_a_row_a_class(dataset: Dataset) -> None:
+def test_the_table_of_classes_has_a_row_for_each_class(dataset: Dataset) -> None:
     assert class_rows(record_of(dataset, "foreground"), "test") == []
     circles, mosaics = record_of(dataset, "circles"), record_of(dataset, "mosaics")
     head, *rows = class_rows(circles, "test")
@@ -628,7 +624,7 @@ def test_the_table_of_classes_has_a_row_a_class(dataset: Dataset) -> None:
     )
 
 
-def test_notes_say_what_the_intervals_are_and_which_labels_are_disputed(dataset: Dataset) -> None:
+def test_notes_explain_the_intervals_and_the_disputed_labels(dataset: Dataset) -> None:
     record = record_of(dataset, "mosaics")
     units = len(np.unique(dataset.split("mosaics", "test")["source"][:]))
     assert notes(record, "test") == [f"95% intervals: 30 bootstrap draws of {units} digits, seed 0"]
@@ -649,15 +645,15 @@ def test_a_note_says_that_another_dataset_was_trained_on(dataset: Dataset) -> No
     same = {"digest": dataset.digest, "source": dataset.source}
     assert notes({**record, "origin": {"trained_on": same}}, "test") == notes(record, "test")
     other = {"digest": "ab" * 32, "source": "strokes"}
-    _, told = notes({**record, "origin": {"trained_on": other}}, "test")
+    _, note = notes({**record, "origin": {"trained_on": other}}, "test")
     scored_on = f"{dataset.source} ({dataset.digest[:12]})"
     assert (
-        told == f"not the dataset that it was trained on: scored on {scored_on},"
+        note == f"not the dataset that it was trained on: scored on {scored_on},"
         " trained on strokes (abababababab)"
     )
 
 
-def test_what_is_undefined_is_left_blank() -> None:
+def test_undefined_values_are_left_blank() -> None:
     assert percent(None) == interval({"interval": None}) == ""
     assert percent(0.0) == "0.000%"
     assert interval({"interval": [0.0, 1.0]}) == "0.000% to 100.000%"

@@ -1,4 +1,4 @@
-"""Every setting trains to finite numbers or is refused with an error; none crashes.
+"""Test that every setting trains to finite numbers or is refused with an error.
 
 Settings are tried as users have them: `precision` is "auto" unless it is the setting tried.
 """
@@ -85,20 +85,20 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def try_settings(task: str, dataset: Dataset, out: Path, *changes: str) -> dict[str, Any]:
-    """Train with these changes, check that losses and weights are finite, return the facts."""
+    """Train with these changes, check that all numbers are finite, and return the facts."""
     losses: list[float] = []
     config = preset(task, "cpu").override([*SMALL, *changes])
-    evidence = train(
+    info = train(
         dataset, config, out, listeners=[lambda record: losses.append(record.get("loss", 0.0))]
     )
-    assert evidence.finished
+    assert info.finished
     assert torch.tensor(losses).isfinite().all()
     weights = load_file(out / runs.BEST)
     assert all(tensor.isfinite().all() for tensor in weights.values())
-    return evidence.to_json()
+    return info.to_json()
 
 
-def test_each_two_values_of_two_settings_are_in_a_row_together() -> None:
+def test_every_pair_of_values_of_two_settings_shares_a_row() -> None:
     values = {"a": "xyz", "b": "12", "c": "12", "d": "stuv"}
     rows = all_pairs(values)
     assert rows == all_pairs(values)
@@ -116,7 +116,7 @@ def test_every_setting_is_tried() -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("row", range(0, len(ROWS), 3))
-def test_settings_together_train_to_numbers(
+def test_combined_settings_train_to_finite_numbers(
     task: str, row: int, dataset: Dataset, tmp_path: Path
 ) -> None:
     try_settings(task, dataset, tmp_path, *spelled(ROWS[row]))
@@ -125,7 +125,7 @@ def test_settings_together_train_to_numbers(
 @pytest.mark.long
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("row", [row for row in range(len(ROWS)) if row % 3])
-def test_all_pairs_of_settings_train_to_numbers(
+def test_all_pairs_of_settings_train_to_finite_numbers(
     task: str, row: int, dataset: Dataset, tmp_path: Path
 ) -> None:
     try_settings(task, dataset, tmp_path, *spelled(ROWS[row]))
@@ -137,7 +137,7 @@ def spelled(row: Mapping[str, str]) -> list[str]:
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("name", ["learning_rate", "muon_rate", "weight_decay"])
-def test_a_rate_beyond_all_sense_ends_with_a_word_and_no_weights(
+def test_an_absurd_rate_ends_with_a_message_and_no_weights(
     task: str, name: str, dataset: Dataset, tmp_path: Path
 ) -> None:
     config = preset(task, "cpu").override([*SMALL, "warmup=0", f"{name}=1e300"])
@@ -149,7 +149,7 @@ def test_a_rate_beyond_all_sense_ends_with_a_word_and_no_weights(
 @pytest.mark.parametrize(
     "assignment", [f"{name}={value}" for name, values in REFUSED.items() for value in values]
 )
-def test_a_value_that_is_none_is_refused_before_a_folder_is_made(
+def test_an_invalid_value_is_refused_before_a_folder_is_created(
     assignment: str, dataset: Dataset, tmp_path: Path
 ) -> None:
     place = ["--dataset", str(dataset.path), "--out", str(tmp_path / "runs")]
@@ -162,7 +162,7 @@ def test_a_value_that_is_none_is_refused_before_a_folder_is_made(
 
 
 @pytest.mark.parametrize("mode", [mode for mode in COMPILE_MODES if mode != "none"])
-def test_bfloat16_that_is_compiled_for_a_cpu_is_refused_before_a_folder_is_made(
+def test_compiled_bfloat16_on_a_cpu_is_refused_before_a_folder_is_created(
     mode: str, dataset: Dataset, tmp_path: Path
 ) -> None:
     settings = ["--set", f"compile={mode}", "--set", "precision=bfloat16"]
@@ -173,7 +173,7 @@ def test_bfloat16_that_is_compiled_for_a_cpu_is_refused_before_a_folder_is_made(
     assert not (tmp_path / "runs").exists()
 
 
-def test_without_a_compiler_it_is_said_that_there_is_none(
+def test_a_missing_compiler_is_reported(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from torch._inductor import config as settings
@@ -186,7 +186,7 @@ def test_without_a_compiler_it_is_said_that_there_is_none(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (
             "C++ compile error\n\nOutput:\nx.cpp:1:10: fatal error: Python.h: No such file",
@@ -196,7 +196,9 @@ def test_without_a_compiler_it_is_said_that_there_is_none(
         ("", "CppCompileError"),
     ],
 )
-def test_what_torch_cannot_compile_is_told_in_one_line(words: str, told: str) -> None:
+def test_a_network_that_torch_cannot_compile_is_reported_in_one_line(
+    words: str, message: str
+) -> None:
     from torch._inductor.exc import CppCompileError
 
     error = CppCompileError([], "")
@@ -206,7 +208,7 @@ def test_what_torch_cannot_compile_is_told_in_one_line(words: str, told: str) ->
         compute.compiling("default"),
     ):
         raise error
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     with pytest.raises(CppCompileError), compute.compiling("none"):
         raise error
@@ -218,7 +220,7 @@ def test_what_torch_cannot_compile_is_told_in_one_line(words: str, told: str) ->
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("mode", [mode for mode in COMPILE_MODES if mode != "none"])
 @pytest.mark.parametrize("task", TASKS)
-def test_a_compiled_network_trains_to_numbers_in_every_precision_or_is_refused(
+def test_a_compiled_network_trains_to_finite_numbers_in_every_precision_or_is_refused(
     task: str,
     mode: str,
     precision: str,
@@ -226,7 +228,7 @@ def test_a_compiled_network_trains_to_numbers_in_every_precision_or_is_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # As on a processor that is fast in bfloat16, which is what a user has who gets it by default.
+    # As on a processor with fast bfloat16, where it is the default.
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
     changes = [f"compile={mode}", f"precision={precision}"]
     if precision == "bfloat16":

@@ -1,4 +1,4 @@
-"""Opening a dataset gives what was written, and a dataset that is not whole does not open."""
+"""Test that datasets open with what was written, and that incomplete ones are refused."""
 
 from __future__ import annotations
 
@@ -49,9 +49,7 @@ def single(tmp_path: Path) -> Path:
 def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Column, Array]]:
-    """A column of three shards, mapped in one piece or each shard by itself, and the same as one
-    array in memory.
-    """
+    """Return a column of three shards, mapped whole or by shard, and the same in memory."""
     name, how = request.param.split()
     root = fakes.tiny(tmp_path_factory.mktemp("pair"), name)
     with pytest.MonkeyPatch.context() as patch:
@@ -63,7 +61,7 @@ def pair(
 
 
 def shard_path(root: Path, column: str = "image", number: int = 1) -> Path:
-    """The file of a shard of the split."""
+    """Return the file of a shard of the split."""
     return open_dataset(root).split(*SPLIT)[column].extents[number].path
 
 
@@ -87,7 +85,7 @@ def forge_table(root: Path, change: Callable[[Array], object]) -> None:
 # What is read.
 
 
-def test_every_column_is_what_datagen_wrote(place: Path) -> None:
+def test_every_column_equals_what_datagen_wrote(place: Path) -> None:
     dataset, reference = open_dataset(place, digests=True), Reference(place)
     assert dataset.splits == tuple((task, split) for task in fakes.TASKS for split in fakes.SPLITS)
     for task, name in dataset.splits:
@@ -108,12 +106,12 @@ def test_the_facts_are_those_of_the_manifest(place: Path) -> None:
 
 
 @pytest.mark.parametrize("name", fakes.FORMATS)
-def test_the_golden_dataset_opens_and_its_digests_are_right(name: str) -> None:
+def test_the_golden_dataset_opens_and_its_digests_match(name: str) -> None:
     dataset = open_dataset(GOLDEN / name, digests=True)
     assert dataset.digest == "895e00d8946ee8762fb098a464e4603c17969fe23f3bdb822922bf8293baaf7a"
 
 
-def test_every_shard_of_a_column_lies_in_one_range_of_addresses(place: Path) -> None:
+def test_the_shards_of_a_column_share_one_range_of_addresses(place: Path) -> None:
     split = open_dataset(place).split(*SPLIT)
     for column in split.columns.values():
         first, *others = column.maps
@@ -128,7 +126,7 @@ def test_both_formats_give_the_same_samples(tmp_path: Path) -> None:
             np.testing.assert_array_equal(batch, other.split(*names)[name][:], strict=True)
 
 
-def test_a_dataset_a_split_and_a_column_show_what_they_are(single: Path) -> None:
+def test_a_dataset_a_split_and_a_column_have_clear_reprs(single: Path) -> None:
     dataset = open_dataset(single)
     assert repr(dataset).startswith(f"<Dataset {dataset.digest[:12]} of npz: foreground/train 600,")
     split = dataset.split(*SPLIT)
@@ -182,7 +180,7 @@ def test_take_fills_the_arrays_given(place: Path) -> None:
         np.testing.assert_array_equal(array, split[name][indices])
 
 
-def test_what_is_read_is_the_readers_own(place: Path) -> None:
+def test_samples_that_were_read_can_be_changed(place: Path) -> None:
     split = open_dataset(place).split(*SPLIT)
     before = split[3]["image"].copy()
     for mine in (split[3]["image"], split["image"][3], split["image"][0:5], split["image"][[3, 4]]):
@@ -230,14 +228,14 @@ INDICES = st.one_of(
 
 @settings(max_examples=50)
 @given(index=INDICES)
-def test_a_column_is_indexed_as_an_array_is(pair: tuple[Column, Array], index: Any) -> None:
+def test_a_column_is_indexed_like_an_array(pair: tuple[Column, Array], index: Any) -> None:
     column, array = pair
     np.testing.assert_array_equal(column[index], array[index], strict=True)
 
 
 @settings(max_examples=50)
 @given(rows=st.lists(st.integers(0, 599), max_size=40), given_out=st.booleans())
-def test_take_is_that_of_numpy(
+def test_take_agrees_with_numpy(
     pair: tuple[Column, Array], rows: list[int], given_out: bool
 ) -> None:
     column, array = pair
@@ -260,13 +258,13 @@ def test_an_index_out_of_range_is_an_index_error(pair: tuple[Column, Array], ind
 @pytest.mark.parametrize(
     "index", [1.0, [0.5], (1, 2), None, ..., "0", True, np.ones(599, bool), np.empty(0)]
 )
-def test_what_is_no_index_is_an_index_error(pair: tuple[Column, Array], index: Any) -> None:
+def test_an_invalid_index_is_an_index_error(pair: tuple[Column, Array], index: Any) -> None:
     with pytest.raises(IndexError):
         pair[0][index]
 
 
 @pytest.mark.parametrize("indices", [np.array([-1]), np.array([600]), np.array([0.0])])
-def test_take_wants_integers_from_zero(pair: tuple[Column, Array], indices: Any) -> None:
+def test_take_accepts_only_integers_from_zero(pair: tuple[Column, Array], indices: Any) -> None:
     with pytest.raises(IndexError):
         pair[0].take(indices)
 
@@ -297,7 +295,7 @@ def test_a_column_has_the_shape_and_size_of_its_array(pair: tuple[Column, Array]
     )
 
 
-def test_a_column_becomes_an_array_of_the_type_asked_for(pair: tuple[Column, Array]) -> None:
+def test_a_column_becomes_an_array_of_the_requested_type(pair: tuple[Column, Array]) -> None:
     column, array = pair
     np.testing.assert_array_equal(np.asarray(column, np.int32), array.astype(np.int32), strict=True)
     with pytest.raises(ValueError, match="is a copy"):
@@ -307,7 +305,7 @@ def test_a_column_becomes_an_array_of_the_type_asked_for(pair: tuple[Column, Arr
 # What does not open.
 
 
-def test_where_nothing_was_built_the_remedy_is_to_build(tmp_path: Path) -> None:
+def test_the_remedy_for_a_missing_dataset_is_to_build_it(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for place in (tmp_path, tmp_path / "absent", tmp_path / "file"):
         with pytest.raises(FormatError, match=r"no dataset here.*make data") as caught:
@@ -322,13 +320,13 @@ def test_a_build_in_progress_is_recognised(single: Path, record: str) -> None:
         open_dataset(single)
 
 
-def test_a_manifest_that_is_no_file_is_refused(single: Path) -> None:
+def test_a_manifest_that_is_not_a_file_is_refused(single: Path) -> None:
     (single / "manifest.json").rename(single / "other.json")
     (single / "manifest.json").symlink_to("other.json")
     with pytest.raises(FormatError, match=r"found a link of that name.*cp -rL"):
         open_dataset(single)
     (single / "manifest.json").unlink()
-    os.mkfifo(single / "manifest.json")  # to open it would wait for ever
+    os.mkfifo(single / "manifest.json")  # opening it would block for ever
     with pytest.raises(FormatError, match="found a device or pipe of that name"):
         open_dataset(single)
 
@@ -347,7 +345,7 @@ def test_a_later_version_is_refused_as_such(single: Path, version: int) -> None:
 
 
 @pytest.mark.parametrize("version", [0, -1, "1", 1.0, True, None])
-def test_what_is_no_version_is_refused(single: Path, version: object) -> None:
+def test_an_invalid_version_is_refused(single: Path, version: object) -> None:
     forge(single, lambda manifest: manifest["format"].update(version=version))
     with pytest.raises(FormatError, match="not a version"):
         open_dataset(single)
@@ -367,7 +365,7 @@ def test_what_is_no_version_is_refused(single: Path, version: object) -> None:
         b'{"format": NaN}',
     ],
 )
-def test_what_is_no_manifest_is_refused(single: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_manifest_is_refused(single: Path, content: bytes) -> None:
     (single / "manifest.json").write_bytes(content)
     with pytest.raises(FormatError, match="not a manifest"):
         open_dataset(single)
@@ -381,7 +379,7 @@ def test_an_edited_manifest_is_refused(single: Path) -> None:
     assert caught.value.exit_code == 5
 
 
-def test_another_spelling_of_the_manifest_is_refused(single: Path) -> None:
+def test_another_encoding_of_the_manifest_is_refused(single: Path) -> None:
     path = single / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text())))
     with pytest.raises(DamagedError, match="not canonical JSON"):
@@ -431,7 +429,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize(("damage", "found"), DAMAGES.items())
 @pytest.mark.parametrize("what", ["shard", "table"])
-def test_a_file_that_is_not_the_one_built_is_found_on_opening(
+def test_a_replaced_file_is_found_on_opening(
     place: Path, damage: Callable[[Path], None], found: str, what: str
 ) -> None:
     path = shard_path(place) if what == "shard" else place / "mosaics/train.shards"
@@ -445,7 +443,7 @@ def test_a_file_that_is_not_the_one_built_is_found_on_opening(
 
 @pytest.mark.parametrize("damage", [cut, Path.unlink, link, replace_by_folder, replace_by_pipe])
 @pytest.mark.parametrize("how", ["together", "apart"])
-def test_a_shard_that_changes_after_opening_is_found_when_it_is_mapped(
+def test_a_shard_changed_after_opening_is_found_when_it_is_mapped(
     place: Path, damage: Callable[[Path], None], how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if how == "apart":
@@ -463,7 +461,7 @@ def test_a_shard_that_changes_after_opening_is_found_when_it_is_mapped(
 
 
 @pytest.mark.parametrize("column", ["image", "label", "digest"])
-def test_one_flipped_bit_is_found_by_the_digests_and_only_by_them(place: Path, column: str) -> None:
+def test_only_the_digests_find_a_flipped_bit(place: Path, column: str) -> None:
     run = open_dataset(place).split(*SPLIT)[column].extents[2]
     with run.path.open("r+b") as file:
         file.seek(run.offset + 5)
@@ -486,7 +484,7 @@ def test_a_table_with_another_root_is_found_on_opening(single: Path) -> None:
         open_dataset(single)
 
 
-def test_a_root_that_is_not_in_the_digest_is_found(single: Path) -> None:
+def test_a_root_that_contradicts_the_digest_is_found(single: Path) -> None:
     forge(single, lambda manifest: manifest.update(digest="0" * 64))
     with pytest.raises(DamagedError, match="digest is not that of the columns"):
         open_dataset(single)
@@ -607,7 +605,7 @@ COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
 
 
 @pytest.mark.parametrize("kind", COLUMNS)
-def test_columns_that_are_not_those_of_the_task_are_refused(single: Path, kind: str) -> None:
+def test_columns_that_do_not_fit_the_task_are_refused(single: Path, kind: str) -> None:
     found, change = COLUMNS[kind]
     forge(single, lambda manifest: change(first_split(manifest)["columns"][0]))
     expected = f"mosaics/train must have a column image of |u1 (56, 56), {found}"
@@ -615,7 +613,7 @@ def test_columns_that_are_not_those_of_the_task_are_refused(single: Path, kind: 
         open_dataset(single)
 
 
-def test_a_folder_that_is_a_link_is_refused_but_not_the_dataset_itself(
+def test_a_linked_folder_is_refused_unless_it_is_the_dataset_itself(
     single: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "link").symlink_to(single)
@@ -636,13 +634,13 @@ def test_a_manifest_signed_again_without_a_change_still_opens(single: Path) -> N
     open_dataset(single)
 
 
-def test_what_may_not_be_read_is_a_storage_error(
+def test_a_file_without_read_permission_is_a_storage_error(
     single: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: Path, *_: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "open", refuse)  # to whoever is root everything is allowed
+    monkeypatch.setattr(Path, "open", refuse)  # root may do everything
     with pytest.raises(StorageError, match="Permission denied") as caught:
         open_dataset(single)
     assert (caught.value.exit_code, str(caught.value.path)) == (7, str(single / "manifest.json"))

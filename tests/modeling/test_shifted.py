@@ -1,6 +1,4 @@
-"""Mosaics unlike the stored ones: each is compared, pixel by pixel, with the digits that it must be
-made of.
-"""
+"""Test new arrangements of mosaics, pixel by pixel against the digits they are made of."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from modeling.scoring.shifted import shifted_mosaics
 @pytest.fixture(scope="module", params=[((28, 28), (2, 2)), ((9, 13), (1, 3)), ((1, 1), (2, 1))])
 def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     tile, grid = request.param
-    if tile == (1, 1):  # 256 different digits of one pixel are all that there are
+    if tile == (1, 1):  # there are only 256 different digits of one pixel
         return open_dataset(
             tiny(tmp_path_factory.mktemp("few"), tile=tile, grid=grid, train=30, val=20, test=20)
         )
@@ -28,7 +26,7 @@ def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def pictures(dataset: Dataset) -> set[bytes]:
-    """Every digit of test that a mosaic shows, image and semantic mask."""
+    """Return image and semantic mask of every test digit that a mosaic shows."""
     digits, mosaics = dataset.split("foreground", "test"), dataset.split("mosaics", "test")
     labels = dataset.split("circles", "test")["label"][:]
     shown = np.unique(mosaics["source"][:])
@@ -37,7 +35,7 @@ def pictures(dataset: Dataset) -> set[bytes]:
 
 
 def tiles(image: UInt8, mask: UInt8, dataset: Dataset) -> list[bytes]:
-    """The tiles of grids, image and mask."""
+    """Cut grids into tiles, image and mask."""
     height, width = dataset.tile
     return [
         picture[top : top + height, left : left + width].tobytes()
@@ -106,7 +104,7 @@ def test_a_cut_mosaic_is_a_window_of_the_larger_grid(dataset: Dataset) -> None:
         )
 
 
-def test_the_seed_decides_alone(dataset: Dataset) -> None:
+def test_only_the_seed_decides(dataset: Dataset) -> None:
     mosaics = dataset.split("mosaics", "test")
     first, again, other = (
         shifted_mosaics(mosaics),
@@ -119,7 +117,7 @@ def test_the_seed_decides_alone(dataset: Dataset) -> None:
     assert not np.array_equal(first["larger"][0], other["larger"][0])
 
 
-def test_what_too_few_digits_fill_is_left_out(tmp_path: Path) -> None:
+def test_mosaics_with_too_few_digits_are_left_out(tmp_path: Path) -> None:
     few = open_dataset(tiny(tmp_path, train=40, val=5, test=5))
     assert set(shifted_mosaics(few.split("mosaics", "test"))) == {"shifted"}
 

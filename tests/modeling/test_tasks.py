@@ -1,4 +1,4 @@
-"""Each task from stored columns to scores; its network can learn 8 samples by heart."""
+"""Test each task from stored columns to scores, and that its network can learn 8 samples."""
 
 from __future__ import annotations
 
@@ -47,9 +47,7 @@ def test_the_tasks_are_those_of_the_presets() -> None:
 
 
 @pytest.mark.parametrize("name", list(TASKS))
-def test_smoothing_spreads_the_labels_of_classes_and_of_nothing_else(
-    dataset: Dataset, name: str
-) -> None:
+def test_smoothing_spreads_only_the_labels_of_classes(dataset: Dataset, name: str) -> None:
     task = TASKS[name]
     batch = read(dataset, task, 8)
     torch.manual_seed(0)
@@ -114,7 +112,7 @@ def test_predictions_have_the_shape_and_type_of_the_truth(dataset: Dataset, name
     assert ("circle" in found) == (name == "circles")
 
 
-def test_who_finds_the_stored_foreground_finds_the_stored_circle_and_mask(dataset: Dataset) -> None:
+def test_the_stored_foreground_gives_the_stored_circle_and_mask(dataset: Dataset) -> None:
     truth = dataset.split("circles", "train")[:64]
     foreground = torch.tensor(dataset.split("foreground", "train")["mask"][:64]) > 0
     foreground[0] = False
@@ -138,7 +136,7 @@ def test_who_finds_the_stored_foreground_finds_the_stored_circle_and_mask(datase
 
 
 @pytest.mark.parametrize("name", list(TASKS))
-def test_augmentation_is_keyed_keeps_shapes_and_ends_at_strength_0(
+def test_augmentation_depends_on_its_key_keeps_shapes_and_is_absent_at_strength_0(
     dataset: Dataset, name: str
 ) -> None:
     task, batch = TASKS[name], read(dataset, TASKS[name], 32)
@@ -174,9 +172,7 @@ def test_the_parts_of_a_loss_are_finite_numbers_without_gradient(
 
 
 class Constants(TorchDispatchMode):
-    """Counts the tensors that are made of Python's numbers, each a copy that a GPU and its host
-    wait for.
-    """
+    """Counts tensors made of Python numbers: each is a copy that stalls a GPU."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Training is a function of its inputs, survives a kill at any moment, and resumes only its run."""
+"""Test that training is reproducible, survives a kill, and resumes only its own run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run(dataset: Dataset, out: Path, config: Config = SETTINGS, **options: Any) 
 
 
 def weights(out: Path, name: str = runs.LAST) -> dict[str, Tensor]:
-    """All tensors of a checkpoint, by their path."""
+    """Return all tensors of a checkpoint by path."""
     tensors: dict[str, Tensor] = {}
 
     def collect(value: Any, path: str) -> None:
@@ -93,7 +93,7 @@ class Stopper:
 
 @pytest.fixture(scope="module")
 def whole(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run from beginning to end."""
+    """Train a run from beginning to end."""
     out = tmp_path_factory.mktemp("whole") / "run"
     with on_one_thread():
         assert run(dataset, out).finished
@@ -137,7 +137,7 @@ def test_training_leaves_the_callers_random_state_and_settings_alone(
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_no_denormal_number_slows_training_on_a_cpu_down(device: str) -> None:
+def test_denormal_numbers_do_not_slow_training_on_a_cpu(device: str) -> None:
     assert not flushes_denormals()
     with training_settings(torch.device(device)):
         assert flushes_denormals() == (device == "cpu")
@@ -145,7 +145,7 @@ def test_no_denormal_number_slows_training_on_a_cpu_down(device: str) -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_what_a_device_is_set_to_for_training_is_undone(device: str) -> None:
+def test_device_settings_are_restored_after_training(device: str) -> None:
     def settings() -> list[Any]:
         deterministic: Any = torch.utils.deterministic
         return [
@@ -170,25 +170,25 @@ def test_what_a_device_is_set_to_for_training_is_undone(device: str) -> None:
 
 
 @pytest.mark.parametrize("stops", [[1], [7], [10, 3], [39], [13, 1, 1, 20]])
-def test_a_run_that_is_stopped_and_resumed_is_that_which_was_not(
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
     dataset: Dataset, whole: Path, tmp_path: Path, stops: list[int]
 ) -> None:
     out = tmp_path / "run"
     for count in stops:
         assert not run(dataset, out, stop=Stopper(count), resume=True).finished
-    evidence = run(dataset, out, resume=True)
+    result = run(dataset, out, resume=True)
     assert same_bytes(weights(out), weights(whole))
     assert same_bytes(weights(out, runs.BEST), weights(whole, runs.BEST))
-    told = json.loads((whole / runs.EVIDENCE).read_text())
-    assert evidence.weights == told["weights"]
-    assert evidence.history == told["history"]
-    assert [each["step"] for each in evidence.resumed] == [
+    info = json.loads((whole / runs.EVIDENCE).read_text())
+    assert result.weights == info["weights"]
+    assert result.history == info["history"]
+    assert [each["step"] for each in result.resumed] == [
         sum(stops[: i + 1]) for i in range(len(stops))
     ]
-    assert all(each["same_environment"] for each in evidence.resumed)
+    assert all(each["same_environment"] for each in result.resumed)
 
 
-def test_lines_of_the_log_that_are_no_records_are_dropped(tmp_path: Path) -> None:
+def test_invalid_lines_of_the_log_are_dropped(tmp_path: Path) -> None:
     kept = b'{"step": 1, "loss": 2}\n'
     nested = b"[" * 100_000 + b"]" * 100_000
     for line in (
@@ -205,7 +205,7 @@ def test_lines_of_the_log_that_are_no_records_are_dropped(tmp_path: Path) -> Non
         assert (tmp_path / runs.LOG).read_bytes() == 2 * kept
 
 
-def test_a_record_of_what_is_trained_that_is_nested_too_deeply_is_damaged(tmp_path: Path) -> None:
+def test_a_run_record_nested_too_deeply_is_damaged(tmp_path: Path) -> None:
     (tmp_path / runs.CONFIG).write_text("[" * 100_000 + "]" * 100_000)
     with pytest.raises(
         DamagedError, match=r"config\.json: the record of what is trained cannot be read"
@@ -213,18 +213,18 @@ def test_a_record_of_what_is_trained_that_is_nested_too_deeply_is_damaged(tmp_pa
         runs.begin(tmp_path, SETTINGS, "", resume=True)
 
 
-def test_a_run_that_is_resumed_from_other_code_says_so_and_keeps_what_it_was(
+def test_a_run_resumed_with_other_code_says_so_and_keeps_its_record(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     assert not run(dataset, tmp_path, stop=Stopper(3)).finished
     tree, facts = checkpoint.load(tmp_path / runs.LAST)
     before = facts["environment"] | {"git": {"commit": "0" * 40, "changed": False}}
     checkpoint.save(tmp_path / runs.LAST, tree, facts | {"environment": before})
-    evidence = run(dataset, tmp_path, stop=Stopper(1), resume=True)
-    assert evidence.resumed == [{"step": 3, "same_environment": False, "before": before}]
+    result = run(dataset, tmp_path, stop=Stopper(1), resume=True)
+    assert result.resumed == [{"step": 3, "same_environment": False, "before": before}]
 
 
-def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_bits(
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
     folder: Path, whole: Path, tmp_path: Path
 ) -> None:
     processes = multiprocessing.get_context("forkserver")
@@ -250,7 +250,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_bits(
 
 
 def steps_saved(out: Path) -> int:
-    """The step of the last checkpoint, 0 before the first."""
+    """Return the step of the last checkpoint, 0 before the first."""
     try:
         return int(json.loads((out / runs.EVIDENCE).read_text())["step"])
     except FileNotFoundError:
@@ -262,7 +262,7 @@ class Death(BaseException):
 
 
 @pytest.mark.parametrize("write", range(1, 12))
-def test_death_between_any_two_files_leaves_a_run_to_go_on_from(
+def test_a_kill_between_any_two_files_leaves_a_resumable_run(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: int
 ) -> None:
     config = dataclasses.replace(SETTINGS, steps=3, evaluate_every=1, log_every=1)
@@ -286,22 +286,22 @@ def test_death_between_any_two_files_leaves_a_run_to_go_on_from(
     for name in (runs.LAST, runs.BEST):
         assert same_bytes(weights(tmp_path / "run", name), weights(expected, name))
     assert steps_of(tmp_path / "run") == steps_of(expected)
-    told = [
+    records = [
         json.loads((place / runs.EVIDENCE).read_text()) for place in (tmp_path / "run", expected)
     ]
-    assert told[0]["best"] == told[1]["best"]
-    assert told[0]["finished"]
+    assert records[0]["best"] == records[1]["best"]
+    assert records[0]["finished"]
 
 
-def test_a_finished_run_is_left_as_it_is(dataset: Dataset, whole: Path) -> None:
+def test_a_finished_run_is_left_unchanged(dataset: Dataset, whole: Path) -> None:
     before = {path.name: path.read_bytes() for path in whole.iterdir()}
-    evidence = run(dataset, whole, resume=True)
-    assert evidence.finished
-    assert evidence.resumed == []
+    result = run(dataset, whole, resume=True)
+    assert result.finished
+    assert result.resumed == []
     assert {path.name: path.read_bytes() for path in whole.iterdir()} == before
 
 
-def test_a_run_that_is_there_is_refused_without_resume(dataset: Dataset, whole: Path) -> None:
+def test_an_existing_run_is_refused_without_resume(dataset: Dataset, whole: Path) -> None:
     before = {path.name: path.read_bytes() for path in whole.iterdir()}
     with pytest.raises(InputError, match=r"a run is already there.*--resume.*--out"):
         run(dataset, whole)
@@ -323,7 +323,7 @@ def test_resuming_on_another_dataset_is_refused_with_both_digests(
         run(other, whole, resume=True)
 
 
-def test_a_folder_of_something_else_is_refused_and_kept(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_foreign_folder_is_refused_and_kept(dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     for resume in (False, True):
         with pytest.raises(FormatError, match=r"not a run.*thesis\.txt"):
@@ -336,7 +336,7 @@ def test_a_run_in_use_by_another_process_is_refused(dataset: Dataset, whole: Pat
         run(dataset, whole, resume=True)
 
 
-def test_a_damaged_checkpoint_is_told_and_kept(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_reported_and_kept(dataset: Dataset, tmp_path: Path) -> None:
     run(dataset, tmp_path / "a", stop=Stopper(3))
     path = tmp_path / "a" / runs.LAST
     content = bytearray(path.read_bytes())
@@ -347,7 +347,7 @@ def test_a_damaged_checkpoint_is_told_and_kept(dataset: Dataset, tmp_path: Path)
     assert path.read_bytes() == content
 
 
-def test_a_checkpoint_of_another_network_is_told(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_network_is_reported(dataset: Dataset, tmp_path: Path) -> None:
     run(dataset, tmp_path / "a", stop=Stopper(3))
     wider = dataclasses.replace(FAKE, build=lambda config, facts: torch.nn.Conv2d(1, 1, 3))
     with pytest.raises(InputError, match="another network") as raised:
@@ -355,7 +355,7 @@ def test_a_checkpoint_of_another_network_is_told(dataset: Dataset, tmp_path: Pat
     assert raised.value.path == tmp_path / "a"
 
 
-def test_a_run_of_a_version_with_other_settings_is_told_with_its_folder(
+def test_a_run_of_a_version_with_other_settings_is_reported_with_its_folder(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     run(dataset, tmp_path / "a", stop=Stopper(3))
@@ -369,7 +369,7 @@ def test_a_run_of_a_version_with_other_settings_is_told_with_its_folder(
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
     dataset: Dataset, tmp_path: Path, bad: float
 ) -> None:
     calls = []
@@ -395,7 +395,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     run(dataset, tmp_path / "a", task=task, resume=True)
 
 
-def test_weights_that_are_no_numbers_never_replace_good_ones(
+def test_weights_that_are_not_finite_never_replace_good_ones(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     calls = []
@@ -432,7 +432,7 @@ def test_the_best_weights_are_those_of_the_best_evaluation(
         if "val" in record:
             averages.append(record["best"])
 
-    evidence = run(
+    result = run(
         dataset,
         tmp_path / "a",
         config,
@@ -440,13 +440,13 @@ def test_the_best_weights_are_those_of_the_best_evaluation(
         listeners=[listen],
     )
     assert averages == [True, True, False, True, False]
-    assert evidence.best == {"step": 8, "samples": 20, "scores": {"right": 0.9}}
+    assert result.best == {"step": 8, "samples": 20, "scores": {"right": 0.9}}
     tree, facts = checkpoint.load(tmp_path / "a" / runs.BEST)
     assert facts["step"] == 8
     assert facts["weights"] == checkpoint.weights_digest(tree["average"])
 
 
-def test_only_so_many_samples_of_val_are_looked_at(dataset: Dataset, tmp_path: Path) -> None:
+def test_the_number_of_val_samples_is_limited(dataset: Dataset, tmp_path: Path) -> None:
     seen = []
 
     def score(predictions: Any, truth: Any) -> dict[str, Any]:
@@ -458,29 +458,29 @@ def test_only_so_many_samples_of_val_are_looked_at(dataset: Dataset, tmp_path: P
     assert seen == [(7, 7)]
 
 
-def test_the_evidence_tells_what_was_trained_on_what_and_where(
+def test_the_run_info_names_configuration_dataset_and_machine(
     dataset: Dataset, whole: Path
 ) -> None:
-    told = json.loads((whole / runs.EVIDENCE).read_text())
-    assert told["config"] == SETTINGS.to_json()
-    assert told["seed"] == SETTINGS.seed
-    assert told["dataset"]["digest"] == dataset.digest
-    assert told["environment"]["versions"]["torch"] == torch.__version__
-    assert told["environment"]["threads"] == 1
-    assert told["environment"]["precision"] == "float32"
-    assert told["environment"]["device"]
-    assert told["finished"] is True
-    assert told["step"] == 40
-    assert told["epochs"] == pytest.approx(10)
-    assert [entry["step"] for entry in told["history"]] == [10, 20, 30, 40]
-    assert told["history"][0]["scores"]["undefined"] is None
-    assert told["parameters"] == sum(
+    info = json.loads((whole / runs.EVIDENCE).read_text())
+    assert info["config"] == SETTINGS.to_json()
+    assert info["seed"] == SETTINGS.seed
+    assert info["dataset"]["digest"] == dataset.digest
+    assert info["environment"]["versions"]["torch"] == torch.__version__
+    assert info["environment"]["threads"] == 1
+    assert info["environment"]["precision"] == "float32"
+    assert info["environment"]["device"]
+    assert info["finished"] is True
+    assert info["step"] == 40
+    assert info["epochs"] == pytest.approx(10)
+    assert [entry["step"] for entry in info["history"]] == [10, 20, 30, 40]
+    assert info["history"][0]["scores"]["undefined"] is None
+    assert info["parameters"] == sum(
         p.numel() for p in FAKE.build(SETTINGS, {"tile": [28, 28]}).parameters()
     )
-    assert told["weights"] == checkpoint.weights_digest(
+    assert info["weights"] == checkpoint.weights_digest(
         checkpoint.load(whole / runs.LAST)[0]["average"]
     )
-    assert checkpoint.load(whole / runs.LAST)[1] == {**told, "seconds": told["seconds"]}
+    assert checkpoint.load(whole / runs.LAST)[1] == {**info, "seconds": info["seconds"]}
 
 
 def test_the_log_has_every_interval_and_evaluation_in_order(whole: Path) -> None:
@@ -495,7 +495,7 @@ def test_the_log_has_every_interval_and_evaluation_in_order(whole: Path) -> None
     assert lines[-2]["seconds_left"] == 0
 
 
-def test_listeners_are_told_what_the_log_is(dataset: Dataset, tmp_path: Path) -> None:
+def test_listeners_receive_the_records_of_the_log(dataset: Dataset, tmp_path: Path) -> None:
     heard: list[Any] = []
     run(dataset, tmp_path / "a", dataclasses.replace(SETTINGS, steps=6), listeners=[heard.append])
     assert heard == [
@@ -503,7 +503,7 @@ def test_listeners_are_told_what_the_log_is(dataset: Dataset, tmp_path: Path) ->
     ]
 
 
-def test_only_the_first_step_is_watched_for_what_cannot_be_compiled(
+def test_compile_errors_are_expected_only_in_the_first_step(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched: list[str] = []
@@ -537,7 +537,7 @@ def test_every_sample_is_seen_once_an_epoch(dataset: Dataset, tmp_path: Path) ->
     assert seen[:100] != seen[100:]
 
 
-def test_the_randomness_of_a_step_is_its_own_and_the_same_after_resuming(
+def test_each_step_has_its_own_randomness_which_is_the_same_after_resuming(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     drawn: list[tuple[int, int]] = []
@@ -558,7 +558,7 @@ def test_the_randomness_of_a_step_is_its_own_and_the_same_after_resuming(
     assert drawn[40:] == drawn[:40]
 
 
-def test_the_learning_rate_rises_in_a_line_and_falls_in_half_a_cosine() -> None:
+def test_the_learning_rate_rises_linearly_and_falls_by_half_a_cosine() -> None:
     config = dataclasses.replace(SETTINGS, steps=14, warmup=4)
     factors = [rate_factor(step, config) for step in range(15)]
     assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
@@ -568,7 +568,7 @@ def test_the_learning_rate_rises_in_a_line_and_falls_in_half_a_cosine() -> None:
 
 
 @pytest.mark.parametrize("warmup", [0, 14, 20])
-def test_any_length_of_the_warm_up_gives_a_rate(warmup: int) -> None:
+def test_every_length_of_warm_up_gives_a_rate(warmup: int) -> None:
     config = dataclasses.replace(SETTINGS, steps=14, warmup=warmup)
     assert all(0 < rate_factor(step, config) <= 1 for step in range(14))
 
@@ -596,7 +596,7 @@ def test_the_average_follows_the_weights_by_its_formula() -> None:
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for a CPU with g++")
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of torch's own compiler
 @pytest.mark.parametrize("task", ["foreground", "circles", "mosaics"])
-def test_a_compiled_network_takes_the_steps_of_one_that_is_not(
+def test_a_compiled_network_takes_the_same_steps(
     task: str, dataset: Dataset, tmp_path: Path
 ) -> None:
     config = preset(task, "cpu").override(
@@ -611,9 +611,7 @@ def test_a_compiled_network_takes_the_steps_of_one_that_is_not(
         torch.testing.assert_close(compiled[name], tensor, rtol=1e-3, atol=1e-4)
 
 
-def test_a_state_goes_on_at_its_own_rates_whatever_a_schedule_made_of_those_that_were_saved() -> (
-    None
-):
+def test_a_restored_state_uses_its_own_learning_rates() -> None:
     state, other = (
         State(FAKE, SETTINGS, {"tile": [28, 28]}, torch.device("cpu")) for _ in range(2)
     )

@@ -1,4 +1,4 @@
-"""A task that trains in a second, and is random in all ways that a task may be."""
+"""A task that trains in a second, and uses every source of randomness that tasks have."""
 
 from __future__ import annotations
 

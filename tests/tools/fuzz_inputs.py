@@ -25,7 +25,7 @@ GOLDEN = ROOT / "tests/golden"
 SEPARATOR = b"\n--\n"  # between members that are still to be packed in an archive
 
 COLUMNS = (Column("image", "|u1", (2, 3), ("y", "x")), Column("label", "|u1", (), ()))
-SECTIONS = tuple(
+SPLITS = tuple(
     Split("foreground", "val", 600, COLUMNS, 256, compression) for compression in ("none", "zstd")
 )
 SHARD = Split("circles", "val", 300, COLUMNS[1:], 512, "zstd")  # one shard of two chunks
@@ -41,7 +41,7 @@ def idx_seeds() -> list[bytes]:
 
 
 def manifest_seeds() -> list[bytes]:
-    """Cut the golden manifests to a section and a file each: valid once their digests fit again."""
+    """Cut the golden manifests to a split and a file each: valid once their digests fit again."""
     seeds = []
     for format_name, task, split in (("zarr", "circles", "val"), ("hdf5", "mosaics", "train")):
         plain = json.loads((GOLDEN / format_name / "manifest.json").read_bytes())
@@ -143,16 +143,16 @@ def recipe_seeds() -> list[bytes]:
 
 
 def table_seeds() -> list[bytes]:
-    """Return the tables of the two sections, and one of the golden dataset."""
+    """Return the tables of the two splits, and one of the golden dataset."""
     tables = []
-    for section in SECTIONS:
-        rows = np.zeros((len(section.columns), section.shards), SHARD_FACTS)
-        for line, column in zip(rows, section.columns, strict=True):
+    for split in SPLITS:
+        rows = np.zeros((len(split.columns), split.shards), SHARD_FACTS)
+        for line, column in zip(rows, split.columns, strict=True):
             line["length"] = [
-                len(section.samples(shard)) * column.sample_bytes for shard in range(section.shards)
+                len(split.samples(shard)) * column.sample_bytes for shard in range(split.shards)
             ]
         rows["file_bytes"] = rows["length"]
-        rows["offset"] = NO_OFFSET if section.compression != "none" else 0
+        rows["offset"] = NO_OFFSET if split.compression != "none" else 0
         tables.append(rows.tobytes())
     return [*tables, (GOLDEN / "zarr" / "circles" / "val.shards").read_bytes()]
 

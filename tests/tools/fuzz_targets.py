@@ -24,7 +24,7 @@ from typing import ParamSpec, TypeVar
 
 import fuzz_inputs as inputs
 import numpy as np
-from fuzz_inputs import SECTIONS, SEPARATOR, SHARD, Mutate
+from fuzz_inputs import SEPARATOR, SHARD, SPLITS, Mutate
 from helpers import save_source
 
 from datagen import manifest as manifests
@@ -37,7 +37,7 @@ from datagen.split import NO_OFFSET, FileFacts, read_table
 from datagen.stores import zarr as store
 from datagen.stores.base import ZSTD_HEADER, zstd_size
 
-MAX_MESSAGE = 20_000  # characters of an error, whatever the input
+MAX_MESSAGE = 20_000  # characters of an error, for any input
 Arguments = ParamSpec("Arguments")
 Taken = TypeVar("Taken")
 
@@ -175,23 +175,21 @@ def check_recipe(data: bytes) -> None:
 
 
 def check_table(data: bytes) -> None:
-    """Check that a taken shard table has its section's lengths, and offsets within the files."""
+    """Check that a taken shard table has its split's lengths, and offsets within the files."""
     path = written(data, "val.shards")
     facts = FileFacts(path.name, len(data), bytes_digest(data))
-    for section in SECTIONS:
-        rows = taken(read_table, path.parent, replace(section, table=facts))
+    for split in SPLITS:
+        rows = taken(read_table, path.parent, replace(split, table=facts))
         if rows is None:
             continue
         assert rows.tobytes() == data
-        for column, line in zip(section.columns, rows, strict=True):
+        for column, line in zip(split.columns, rows, strict=True):
             for shard, row in enumerate(line):
                 begin, length, size = (
                     int(row[name]) for name in ("offset", "length", "file_bytes")
                 )
-                assert length == len(section.samples(shard)) * column.sample_bytes
-                assert (
-                    begin == NO_OFFSET if section.compression != "none" else begin + length <= size
-                )
+                assert length == len(split.samples(shard)) * column.sample_bytes
+                assert begin == NO_OFFSET if split.compression != "none" else begin + length <= size
 
 
 def check_npz(data: bytes) -> None:

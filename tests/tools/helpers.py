@@ -118,7 +118,7 @@ def tree(root: Path) -> dict[str, bytes]:
 
 
 def hidden(root: Path) -> list[str]:
-    """List all hidden files and folders below `root`: those of a build in progress, and drafts."""
+    """List hidden files and folders below `root`: a build's progress and temporary files."""
     return sorted(str(path.relative_to(root)) for path in root.rglob(".*"))
 
 
@@ -126,9 +126,9 @@ def columns(root: Path) -> dict[tuple[str, str, str], Array]:
     """Read every column of a finished dataset, whole, with `Dataset`."""
     dataset = Dataset(root)
     return {
-        (task, split, column.name): dataset.rows(task, split, column.name, 0, section.count)
-        for (task, split), section in dataset.splits.items()
-        for column in section.columns
+        (task, split, column.name): dataset.rows(task, split, column.name, 0, of.count)
+        for (task, split), of in dataset.splits.items()
+        for column in of.columns
     }
 
 

@@ -76,9 +76,7 @@ def run(modules: list[str], workers: int) -> None:
 
 
 def forget_unkilled(modules: list[str]) -> None:
-    """Take back the results of the mutants that no failing test killed, so that the next run tries
-    them again.
-    """
+    """Forget results of mutants that no failing test killed, so that the next run tries them."""
     for module in modules:
         path = WORK / f"{module}.meta"
         if not path.exists():  # not among the modules of the last run

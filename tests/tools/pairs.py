@@ -1,4 +1,4 @@
-"""All pairs: few rows that combine every two values of every two settings."""
+"""Combine every two values of every two settings in few rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plants: ways in which a dataset can be wrong, and the levels of `datagen verify` that find each.
+"""Plants: errors put into a dataset, and the levels of `datagen verify` that find each.
 
 The table in docs/verify.md is made from them. To update it: .venv/bin/python tests/tools/plants.py
 """
@@ -162,7 +162,7 @@ def _empty(tiny: Tiny) -> None:
 
 
 def _replace(tiny: Tiny, place: str, make: Callable[[Path], object]) -> None:
-    """Make something else of a file or folder; its content goes outside the dataset."""
+    """Replace a file or folder by something else; its content moves outside the dataset."""
     path = tiny.file(place)
     shutil.move(path, tiny.outside / path.name)
     make(path)
@@ -349,7 +349,7 @@ def _external_link(tiny: Tiny) -> None:
 
 
 def _retype(tiny: Tiny) -> None:
-    """Let the library read another type: signed (Zarr), or 7 bits of 8 (HDF5; uint8 to h5py)."""
+    """Make the library read another type: signed (Zarr), or 7 bits of 8 (HDF5, uint8 in h5py)."""
     if tiny.format == "zarr":
         path = tiny.root / "mosaics/train/mask/zarr.json"
         path.write_text(path.read_text().replace('"uint8"', '"int8"'))
@@ -373,9 +373,7 @@ def _consolidate(tiny: Tiny) -> None:
 
 
 def _set(tiny: Tiny, path: str, value: Any) -> None:
-    """Set the value at "key/key/number/..." of the manifest; `value` may be a function of the old
-    one.
-    """
+    """Set a value of the manifest at "key/key/number/..."; a function gets the old value."""
     *way, last = [int(part) if part.isdecimal() else part for part in path.split("/")]
 
     def change(plain: Any) -> None:
