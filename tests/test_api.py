@@ -260,7 +260,7 @@ def test_a_model_predicts_any_number_of_images_and_refuses_other_input(
     assert many["mask"].shape == (60 * len(images), *images.shape[1:])
     np.testing.assert_array_equal(one["mask"], many["mask"][:1])
     for wrong in (images.astype(float), images[:0], images[0, 0], "three.png"):
-        with pytest.raises(modeling.errors.InputError, match="not images|not grey levels|no such"):
+        with pytest.raises(modeling.errors.InputError, match=r"not images|not grey levels|no such"):
             model.predict(wrong)
     assert len(repr(model)) < LONGEST
     assert repr(model).startswith("<Model of foreground: preset cpu, step 2, ")
