@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,9 @@ from hypothesis import configuration, settings
 from isolation import ROOT, environment_of, known, own_place
 
 from datagen import sources
+
+if TYPE_CHECKING:
+    from killing import Warm
 
 # a shared machine stalls for longer than any sensible deadline
 settings.register_profile("shared", deadline=None)
@@ -84,6 +88,16 @@ def place_of_the_test(places: Path, place_of_the_module: None) -> Iterator[None]
     """Run each test in a folder and a home of its own, both empty."""
     with own_place(places):
         yield
+
+
+@pytest.fixture(scope="session")
+def warm(places: Path) -> Iterator[Warm]:
+    """Yield a process that has imported datagen and forks one for each command."""
+    from killing import Warm
+
+    process = Warm()
+    yield process
+    process.close()
 
 
 @pytest.fixture(scope="session")

@@ -161,13 +161,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 
 @pytest.fixture(scope="module")
-def warm() -> Iterator[Warm]:
-    process = Warm()
-    yield process
-    process.close()
-
-
-@pytest.fixture(scope="module")
 def startup(whole: Whole, warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> float:
     """Seconds that a new interpreter and its imports take."""
     place, started = tmp_path_factory.mktemp("startup"), time.perf_counter()
