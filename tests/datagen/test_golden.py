@@ -353,7 +353,7 @@ def test_what_was_written_earlier_is_converted_into_what_is_written_now(
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_was_written_earlier_trains_a_network_to_the_same_weights(
-    name: str, tmp_path: Path
+    name: str, tmp_path: Path, one_thread: None
 ) -> None:
     settings = (
         "steps=2",

@@ -265,7 +265,7 @@ def telling(case: Case) -> Iterator[None]:
         raise
 
 
-@pytest.mark.parametrize("share", [5, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("share", [10, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_killed_at_any_moment_is_not_called_whole_and_the_next_run_ends_it(
     kind: str, share: int, case: Case, whole: Whole, warm: Warm, startup: float
