@@ -45,9 +45,11 @@ if (
 # Each file runs in one worker, so that fixtures of a module are made once. These files begin first,
 # so that no worker ends with a long one.
 LONGEST = (
-    *("test_hostile", "test_modeling_cli", "test_settings", "test_kills", "test_model_report"),
-    *("test_export", "test_plants", "test_testing", "test_readme", "test_train", "test_resume"),
-    *("test_distributed", "test_isolation", "test_examples", "test_fuzz", "test_machines"),
+    *("test_modeling_cli", "test_export", "test_hostile", "test_distributed", "test_model_report"),
+    *("test_plants", "test_resume", "test_kills", "test_settings", "test_cli", "test_testing"),
+    *("test_examples", "test_readme", "test_api", "test_verify", "test_order", "test_tasks"),
+    *("test_cudagraph", "test_isolation", "test_views", "test_roofline", "test_train"),
+    *("test_golden", "test_show", "test_report", "test_build", "test_machines", "test_fuzz"),
 )
 
 

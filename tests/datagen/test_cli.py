@@ -34,7 +34,7 @@ from helpers import (
     tree,
     without_privileges,
 )
-from killing import BROKEN, CLOSED, Warm
+from killing import BROKEN, CLOSED, STREAMS, Warm
 from older import make_older
 
 from datagen import __version__, errors, preview, sources
@@ -44,7 +44,6 @@ from datagen.cli.output import format_bytes
 from datagen.errors import StorageError
 from datagen.layout import SPLITS
 
-STREAMS = {"stdin": "<&-", "stdout": ">&-", "stderr": "2>&-"}
 GOLDEN = "43147033cd3f3b6c48647fd56d94a3695de6c23341051aa513f31c709cbc82de"  # see test_build.py
 
 
@@ -851,12 +850,13 @@ def test_a_file_that_defines_no_task_is_refused(tmp_path: Path, code: str, told:
 def test_a_closed_stream_changes_nothing(data: Path, recipe: Path, closed: str, warm: Warm) -> None:
     build = ["build", "--recipe", recipe, "--out", "here"]
     assert in_shell(*build, shell=closed).returncode == 0
-    streams = {name: CLOSED for name, sign in STREAMS.items() if sign in closed.split()}
+    signs = dict(zip(STREAMS, ("<&-", ">&-", "2>&-"), strict=True))
+    streams = {name: CLOSED for name, sign in signs.items() if sign in closed.split()}
     for arguments in (["convert", data, "other"], ["verify", data]):
-        assert warm.run(*arguments, **streams).returncode == 0
+        assert warm.run(*arguments, streams=streams).returncode == 0
     assert tree(Path("here")) == tree(Path("other")) == tree(data)
     flip(Path("here/mosaics/val/image/c/0/0/0"), 0)
-    assert warm.run("verify", "here", **streams).returncode == 1
+    assert warm.run("verify", "here", streams=streams).returncode == 1
 
 
 def test_a_closed_pipe_ends_with_the_code_that_was_due_or_with_141(data: Path, warm: Warm) -> None:
@@ -871,7 +871,7 @@ def test_a_closed_pipe_ends_with_the_code_that_was_due_or_with_141(data: Path, w
     }
     for arguments, code in due.items():
         for streams in ({"stdout": BROKEN}, {"stdout": BROKEN, "stderr": BROKEN}):
-            done = warm.run(*arguments, **streams)
+            done = warm.run(*arguments, streams=streams)
             assert (done.returncode, done.stdout, done.stderr) == (code, "", ""), arguments
     done = in_shell("info", data, shell="| true; exit ${PIPESTATUS[0]}")
     assert (done.returncode, done.stdout, done.stderr) == (141, "", "")
@@ -882,7 +882,9 @@ def test_a_closed_pipe_ends_with_the_code_that_was_due_or_with_141(data: Path, w
 def test_output_that_cannot_be_written_is_told(
     data: Path, arguments: list[str], warm: Warm
 ) -> None:
-    done = warm.run(*arguments, *[data] * (arguments != ["--help"]), stdout="/dev/full")
+    done = warm.run(
+        *arguments, *[data] * (arguments != ["--help"]), streams={"stdout": "/dev/full"}
+    )
     assert done.returncode == 7
     told = "no space left on device; free some space, or choose another place"
     assert done.stderr == f"Error: standard output: the storage says: {told}\n"
@@ -1157,7 +1159,8 @@ def test_an_empty_path_is_wrong_usage(recipe: Path) -> None:
 @pytest.mark.parametrize("options", [["--quick"], ["--sample", "3"], ["--expect", "x"], []])
 def test_no_bar_stays_that_did_not_end(data: Path, options: list[str], warm: Warm) -> None:
     reader, writer = pty.openpty()
-    done = warm.run("verify", data, *options, stderr=os.ttyname(writer), env={"TERM": "xterm"})
+    terminal = {"stderr": os.ttyname(writer)}
+    done = warm.run("verify", data, *options, streams=terminal, env={"TERM": "xterm"})
     os.set_blocking(reader, False)
     try:
         shown = os.read(reader, 1 << 16).decode()

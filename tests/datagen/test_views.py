@@ -22,8 +22,8 @@ from older import make_older
 from datagen import builder
 from datagen.verifier import verify
 
-FILES = 64  # that may be open at once
-SHARDS = 80  # of the mosaics of `train`
+FILES = 32  # that may be open at once
+SHARDS = 48  # of the mosaics of `train`
 COUNT = SHARDS * 256 - 100
 LIMITED = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({FILES}, {FILES}))\n"
 READ = r"""
@@ -149,7 +149,7 @@ def test_verify_finds_that_a_view_shows_zeros_where_too_few_files_may_be_open(
     assert (problem["kind"], problem["path"]) == ("misleading", "mosaics/train/all.h5")
     assert problem["expected"] == f"the samples of {SHARDS} shards"
     assert problem["found"].startswith("zeros in place of ")
-    assert f"of {COUNT:,} (64 files may be open at once): read the shards" in problem["found"]
+    assert f"of {COUNT:,} ({FILES} files may be open at once): read the shards" in problem["found"]
     assert "'datagen convert'" in problem["found"]
     assert problem["found"] in datagen("verify", older).stdout
     lost = int(problem["found"].split()[4].replace(",", ""))

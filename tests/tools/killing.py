@@ -55,6 +55,7 @@ TINY = replace(
         for file in mnist.MNIST.files
     ),
 )
+STREAMS = ("stdin", "stdout", "stderr")
 CLOSED, BROKEN = "&-", "|"  # standard streams that are closed, or that nobody reads
 _PIECES = 10  # in which a mirror sends each file
 _PAUSE = 0.001  # seconds after each piece
@@ -127,23 +128,26 @@ class Warm:
         script: str = "",
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
-        stdin: str = "",
-        stdout: str = "",
-        stderr: str = "",
+        streams: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run `datagen ARGUMENTS`, or `script` with these arguments, in a fork until it ends.
 
-        The streams are captured, or go to a path, to CLOSED or to a BROKEN pipe.
+        Output is captured, where `streams` does not name a path, CLOSED or a BROKEN pipe for
+        stdin, stdout or stderr.
         """
         with tempfile.TemporaryDirectory() as folder:
-            captured = [Path(folder, name) for name in ("stdout", "stderr")]
-            streams = (stdin or None, stdout or captured[0], stderr or captured[1])
+            captured = {name: Path(folder, name) for name in STREAMS[1:]}
+            targets: dict[str, Path | str] = {**captured, **(streams or {})}
             environment = {"DATAGEN_SOURCE_DIR": "", **(env or {})}
             running = self._start(
-                arguments, script=script, cwd=cwd or Path.cwd(), env=environment, streams=streams
+                arguments,
+                script=script,
+                cwd=cwd or Path.cwd(),
+                env=environment,
+                streams=[targets.get(name) for name in STREAMS],
             )
             code = running.wait()
-            texts = [path.read_text() if path.exists() else "" for path in captured]
+            texts = [path.read_text() if path.exists() else "" for path in captured.values()]
         return subprocess.CompletedProcess([str(one) for one in arguments], code, *texts)
 
     def close(self) -> None:
@@ -240,7 +244,7 @@ def _run(arguments: Sequence[str]) -> NoReturn:
 
 def _redirect(number: int, target: str) -> None:
     """Let a standard stream be `target`, as a shell does before it starts the interpreter."""
-    name = ("stdin", "stdout", "stderr")[number]
+    name = STREAMS[number]
     if target == CLOSED:
         os.close(number)
         setattr(sys, name, None)
