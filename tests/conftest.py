@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,9 @@ from hypothesis import configuration, settings
 from isolation import ROOT, environment_of, known, own_place
 
 from datagen import sources
+
+if TYPE_CHECKING:
+    from killing import Warm
 
 # a shared machine stalls for longer than any sensible deadline
 settings.register_profile("shared", deadline=None)
@@ -41,9 +45,11 @@ if (
 # Each file runs in one worker, so that fixtures of a module are made once. These files begin first,
 # so that no worker ends with a long one.
 LONGEST = (
-    *("test_hostile", "test_modeling_cli", "test_settings", "test_kills", "test_model_report"),
-    *("test_export", "test_plants", "test_testing", "test_readme", "test_train", "test_resume"),
-    *("test_distributed", "test_isolation", "test_examples", "test_fuzz", "test_machines"),
+    *("test_modeling_cli", "test_export", "test_hostile", "test_distributed", "test_model_report"),
+    *("test_plants", "test_resume", "test_kills", "test_settings", "test_cli", "test_testing"),
+    *("test_examples", "test_readme", "test_api", "test_verify", "test_order", "test_tasks"),
+    *("test_cudagraph", "test_isolation", "test_views", "test_roofline", "test_train"),
+    *("test_golden", "test_show", "test_report", "test_build", "test_machines", "test_fuzz"),
 )
 
 
@@ -84,6 +90,16 @@ def place_of_the_test(places: Path, place_of_the_module: None) -> Iterator[None]
     """Run each test in a folder and a home of its own, both empty."""
     with own_place(places):
         yield
+
+
+@pytest.fixture(scope="session")
+def warm(places: Path) -> Iterator[Warm]:
+    """Yield a process that has imported datagen and forks one for each command."""
+    from killing import Warm
+
+    process = Warm()
+    yield process
+    process.close()
 
 
 @pytest.fixture(scope="session")

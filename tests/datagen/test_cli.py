@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,10 @@ from helpers import (
     tree,
     without_privileges,
 )
+from killing import BROKEN, CLOSED, STREAMS, Warm
 from older import make_older
 
-from datagen import __version__, errors, sources
+from datagen import __version__, errors, preview, sources
 from datagen import recipe as recipes
 from datagen.cli.main import _ending, cli
 from datagen.cli.output import format_bytes
@@ -68,6 +69,21 @@ def data(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("whole") / "data"
     assert run("build", "--recipe", recipe, "--out", root).exit_code == 0
     return root
+
+
+@pytest.fixture(scope="module")
+def unprivileged() -> Iterator[Warm]:
+    """Forks commands that obey permissions."""
+    process = Warm(without_privileges())
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw small empty pictures, where only their places matter."""
+    for draw in ("_overview", "_sheet"):
+        monkeypatch.setattr(preview, draw, lambda *_: np.zeros((2, 2, 3), np.uint8))
 
 
 def run(*arguments: object) -> Result:
@@ -750,7 +766,7 @@ def test_verify_exits_with_1_if_it_finds_a_problem(data: Path) -> None:
 
 
 def test_contact_sheets_are_drawn_again_only_if_they_are_missing_or_older(
-    recipe: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, plain_pictures: None
 ) -> None:
     build = ("build", "--recipe", recipe, "--out", "here", "--preview")
     assert run(*build).exit_code == 0
@@ -831,21 +847,19 @@ def test_a_file_that_defines_no_task_is_refused(tmp_path: Path, code: str, messa
 
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
-def test_a_closed_stream_changes_nothing(
-    data: Path, source: Path, recipe: Path, closed: str
-) -> None:
-    for arguments in (
-        ["build", "--recipe", recipe, "--out", "here"],
-        ["convert", data, "other"],
-        ["verify", data],
-    ):
-        assert in_shell(*arguments, shell=closed).returncode == 0
+def test_a_closed_stream_changes_nothing(data: Path, recipe: Path, closed: str, warm: Warm) -> None:
+    build = ["build", "--recipe", recipe, "--out", "here"]
+    assert in_shell(*build, shell=closed).returncode == 0
+    signs = dict(zip(STREAMS, ("<&-", ">&-", "2>&-"), strict=True))
+    streams = {name: CLOSED for name, sign in signs.items() if sign in closed.split()}
+    for arguments in (["convert", data, "other"], ["verify", data]):
+        assert warm.run(*arguments, streams=streams).returncode == 0
     assert tree(Path("here")) == tree(Path("other")) == tree(data)
     flip(Path("here/mosaics/val/image/c/0/0/0"), 0)
-    assert in_shell("verify", "here", shell=closed).returncode == 1
+    assert warm.run("verify", "here", streams=streams).returncode == 1
 
 
-def test_a_closed_pipe_ends_with_the_expected_code_or_with_141(data: Path) -> None:
+def test_a_closed_pipe_ends_with_the_expected_code_or_with_141(data: Path, warm: Warm) -> None:
     shutil.copytree(data, "here")
     flip(Path("here/mosaics/val/image/c/0/0/0"), 0)
     expected = {
@@ -856,15 +870,21 @@ def test_a_closed_pipe_ends_with_the_expected_code_or_with_141(data: Path) -> No
         ("--help",): 141,
     }
     for arguments, code in expected.items():
-        for shell in ("| true", "2>&1 | true"):
-            done = in_shell(*arguments, shell=f"{shell}; exit ${{PIPESTATUS[0]}}")
+        for streams in ({"stdout": BROKEN}, {"stdout": BROKEN, "stderr": BROKEN}):
+            done = warm.run(*arguments, streams=streams)
             assert (done.returncode, done.stdout, done.stderr) == (code, "", ""), arguments
+    done = in_shell("info", data, shell="| true; exit ${PIPESTATUS[0]}")
+    assert (done.returncode, done.stdout, done.stderr) == (141, "", "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("arguments", [["info"], ["verify"], ["--help"]])
-def test_output_that_cannot_be_written_is_reported(data: Path, arguments: list[str]) -> None:
-    done = in_shell(*arguments, *[data] * (arguments != ["--help"]), shell="> /dev/full")
+def test_output_that_cannot_be_written_is_reported(
+    data: Path, arguments: list[str], warm: Warm
+) -> None:
+    done = warm.run(
+        *arguments, *[data] * (arguments != ["--help"]), streams={"stdout": "/dev/full"}
+    )
     assert done.returncode == 7
     message = "no space left on device; free some space, or choose another place"
     assert done.stderr == f"Error: standard output: the storage says: {message}\n"
@@ -923,7 +943,7 @@ def test_a_missing_library_is_reported_in_one_line(tmp_path: Path) -> None:
     "closed", [".", "manifest.json", "circles/train.shards", "mosaics/val/image/c/0/0/0"]
 )
 def test_a_file_without_read_permission_is_a_storage_error_and_not_damage(
-    data: Path, recipe: Path, closed: str
+    data: Path, recipe: Path, closed: str, unprivileged: Warm
 ) -> None:
     shutil.copytree(data, "here")
     mode = Path("here", closed).stat().st_mode
@@ -933,7 +953,7 @@ def test_a_file_without_read_permission_is_a_storage_error_and_not_damage(
             ["convert", "here", "other"],
             ["build", "--recipe", recipe, "--out", "here"],
         ):
-            done = in_shell(*arguments, prefix=without_privileges())
+            done = unprivileged.run(*arguments)
             assert done.returncode == 7, done.stderr
             assert "the storage says: permission denied" in done.stderr
     finally:
@@ -942,15 +962,17 @@ def test_a_file_without_read_permission_is_a_storage_error_and_not_damage(
     assert tree(Path("here")) == tree(data)
 
 
-def test_without_a_home_only_fetching_asks_for_one(data: Path, tmp_path: Path) -> None:
+def test_without_a_home_only_fetching_asks_for_one(
+    data: Path, tmp_path: Path, unprivileged: Warm
+) -> None:
     (tmp_path / "closed/.cache").mkdir(parents=True)
     (tmp_path / "closed").chmod(0)
     homes = [{"HOME": str(tmp_path / "closed")}, {"DATAGEN_CACHE": str(data / "manifest.json")}]
     for home in homes:
         env = {"DATAGEN_CACHE": "", "XDG_CACHE_HOME": ""} | home
-        assert in_shell("verify", data, env=env, prefix=without_privileges()).returncode == 0
-        assert "on the mirrors" in in_shell("sources", env=env, prefix=without_privileges()).stdout
-        assert in_shell("fetch", env=env, prefix=without_privileges()).returncode == 7
+        assert unprivileged.run("verify", data, env=env).returncode == 0
+        assert "on the mirrors" in unprivileged.run("sources", env=env).stdout
+        assert unprivileged.run("fetch", env=env).returncode == 7
     (tmp_path / "closed").chmod(0o755)
 
 
@@ -997,7 +1019,7 @@ def test_names_that_a_stream_cannot_encode_are_escaped(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spelling", [".", "../here", "mosaics/..", "./"])
 def test_pictures_are_drawn_beside_a_dataset_for_every_spelling_of_its_path(
-    data: Path, monkeypatch: pytest.MonkeyPatch, spelling: str
+    data: Path, monkeypatch: pytest.MonkeyPatch, plain_pictures: None, spelling: str
 ) -> None:
     shutil.copytree(data, "here")
     with monkeypatch.context() as patch:
@@ -1055,7 +1077,7 @@ def test_a_foreign_manifest_above_does_not_prevent_a_build(data: Path, recipe: P
     assert run("build", "--recipe", recipe, "--out", "here").exit_code == 0
 
 
-def test_a_path_below_a_file_is_reported(data: Path) -> None:
+def test_a_path_below_a_file_is_reported(data: Path, plain_pictures: None) -> None:
     Path("note").write_text("a note")
     for place in ("note", "note/deeper"):
         assert "note: not a folder; choose another place" in refused(
@@ -1136,11 +1158,10 @@ def test_an_empty_path_is_wrong_usage(recipe: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [["--quick"], ["--sample", "3"], ["--expect", "x"], []])
-def test_an_unfinished_progress_bar_is_erased(data: Path, options: list[str]) -> None:
+def test_an_unfinished_progress_bar_is_erased(data: Path, options: list[str], warm: Warm) -> None:
     reader, writer = pty.openpty()
-    done = in_shell(
-        "verify", data, *options, shell=f"2>&{writer}", pass_fds=[writer], env={"TERM": "xterm"}
-    )
+    terminal = {"stderr": os.ttyname(writer)}
+    done = warm.run("verify", data, *options, streams=terminal, env={"TERM": "xterm"})
     os.set_blocking(reader, False)
     try:
         shown = os.read(reader, 1 << 16).decode()

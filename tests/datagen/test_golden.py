@@ -348,7 +348,7 @@ def test_datasets_of_earlier_versions_are_converted_into_the_current_form(
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_datasets_of_earlier_versions_train_a_network_to_the_same_weights(
-    name: str, tmp_path: Path
+    name: str, tmp_path: Path, one_thread: None
 ) -> None:
     settings = (
         "steps=2",

@@ -474,8 +474,22 @@ def latin_1(folder: Path) -> dict[str, str]:
     return {"LC_ALL": "en_US", "LOCPATH": str(folder)}
 
 
-@pytest.mark.parametrize("locale", ["UTF-8", "C", "POSIX", "ISO-8859-1"])
-def test_names_of_classes_do_not_depend_on_the_locale(tmp_path: Path, locale: str) -> None:
+def read_in_locale(folder: Path, variables: dict[str, str]) -> Any:
+    """Read a folder of images in an interpreter with these variables, and none of a locale else."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("LC_", "LANG", "PYTHONUTF8"))
+    }
+    command = [sys.executable, "-c", READ, str(folder)]
+    done = subprocess.run(command, env=kept | variables, capture_output=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a class of each name, and pictures whose names are not all UTF-8."""
+    folder = tmp_path_factory.mktemp("named")
     for number, name in enumerate(CLASSES):
         for inner in (
             os.fsencode("\u00e9.png"),
@@ -484,32 +498,31 @@ def test_names_of_classes_do_not_depend_on_the_locale(tmp_path: Path, locale: st
             b"\x80.png",
             b"z.png",
         ):
-            path = write(tmp_path / "read" / name / "new.png", tile(10 * number + inner[0] % 7))
+            path = write(folder / name / "new.png", tile(10 * number + inner[0] % 7))
             path.rename(Path(os.fsdecode(os.fsencode(path.parent) + b"/" + inner)))
-    utf_8 = {"PYTHONUTF8": "1"}
+    return folder
+
+
+@pytest.fixture(scope="module")
+def in_utf_8(named: Path) -> Any:
+    return read_in_locale(named, {"PYTHONUTF8": "1"})
+
+
+@pytest.mark.parametrize("locale", ["UTF-8", "C", "POSIX", "ISO-8859-1"])
+def test_names_of_classes_do_not_depend_on_the_locale(
+    tmp_path: Path, locale: str, named: Path, in_utf_8: Any
+) -> None:
     (tmp_path / "locales").mkdir()
     environment = {
-        "UTF-8": utf_8,
+        "UTF-8": {"PYTHONUTF8": "1"},
         "C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
         "POSIX": {"LC_ALL": "POSIX"},
         "ISO-8859-1": {},
     }[locale] or {**latin_1(tmp_path / "locales"), "PYTHONUTF8": "0"}
-
-    def read(variables: dict[str, str]) -> Any:
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("LC_", "LANG", "PYTHONUTF8"))
-        }
-        command = [sys.executable, "-c", READ, str(tmp_path / "read")]
-        return json.loads(
-            subprocess.run(command, env=kept | variables, capture_output=True, check=True).stdout
-        )
-
-    encoding, classes, *rest = read(environment)
+    encoding, classes, *rest = read_in_locale(named, environment)
     assert encoding == {"C": "ascii", "ISO-8859-1": "iso8859-1"}.get(locale, "utf-8")
     assert tuple(classes) == tuple(sorted(CLASSES))
-    assert rest == read(utf_8)[2:]
+    assert rest == in_utf_8[2:]
 
 
 def test_one_picture_of_another_size_does_not_hide_other_problems(tmp_path: Path) -> None:

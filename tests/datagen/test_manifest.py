@@ -166,13 +166,17 @@ def refused(data: bytes, kind: type[DatagenError] = DamagedError) -> str:
     return str(caught.value)
 
 
-@settings(max_examples=40)
-@given(sealed())
-def test_a_manifest_comes_back_from_its_bytes(manifest: Manifest) -> None:
-    data = to_bytes(manifest)
-    back = from_bytes(data, path=PATH)
-    assert back == manifest
-    assert to_bytes(back) == data
+@pytest.mark.parametrize("examples", [8, pytest.param(100, marks=pytest.mark.long)])
+def test_a_manifest_comes_back_from_its_bytes(examples: int) -> None:
+    @settings(max_examples=examples)
+    @given(sealed())
+    def check(manifest: Manifest) -> None:
+        data = to_bytes(manifest)
+        back = from_bytes(data, path=PATH)
+        assert back == manifest
+        assert to_bytes(back) == data
+
+    check()
 
 
 def test_the_bytes_follow_the_format_page() -> None:

@@ -7,8 +7,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -34,6 +32,7 @@ from helpers import (
     tree,
     without_privileges,
 )
+from killing import Warm
 
 from datagen import builder, existing, files, planning, writer
 from datagen import manifest as manifests
@@ -107,7 +106,7 @@ def is_whole(root: Path) -> bool:
 # Death at any moment: no step of the process after it, not even its clean-up.
 
 
-@pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("stride", [18, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_a_build_killed_at_any_step_is_absent_or_complete_and_can_be_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Assemble, format_name: str, stride: int
@@ -285,7 +284,7 @@ def test_repairing_a_shard_needs_no_space_for_the_others(
 @pytest.mark.parametrize("compression", ["none", "zstd"])
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_a_limit_on_the_size_of_files_ends_the_build_with_a_message(
-    tmp_path: Path, format_name: str, compression: str
+    tmp_path: Path, format_name: str, compression: str, warm: Warm
 ) -> None:
     source, storage = (
         tiny_source(tmp_path, tile=(28, 28)),
@@ -294,17 +293,7 @@ def test_a_limit_on_the_size_of_files_ends_the_build_with_a_message(
     recipe = save_recipe(tmp_path / "recipe.toml", source, shard_size=1024, **storage)
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000));"
     limited += "from datagen.__main__ import main; main()"
-    command = [
-        sys.executable,
-        "-c",
-        limited,
-        "build",
-        "--recipe",
-        str(recipe),
-        "--out",
-        str(tmp_path / "data"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = warm.run("build", "--recipe", recipe, "--out", tmp_path / "data", script=limited)
     remark, *before, message = done.stderr.splitlines()
     assert "have a light ground" in remark
     # What h5py compresses it cannot close without room for it; it says so by itself, before the
@@ -736,26 +725,24 @@ def long_tree(long_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     return tree(root)
 
 
-def wait_for_records(process: subprocess.Popen[str], root: Path, count: int) -> None:
+def wait_for_records(root: Path, count: int, said: Callable[[], str]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not (root / PROGRESS).is_dir() or len(list((root / PROGRESS).glob("[!.]*"))) < count:
-        assert process.poll() is None, (
-            f"ended before {count} records: {process.stderr and process.stderr.read()}"
-        )
-        assert time.monotonic() < deadline
+        assert not (root / MANIFEST).exists(), f"ended before {count} records: {said()}"
+        assert time.monotonic() < deadline, f"less than {count} records: {said()}"
         time.sleep(0.001)
 
 
 @pytest.mark.parametrize("records", [0, 1, 30, 90])
 def test_a_killed_build_leaves_no_process_lock_or_manifest_and_can_be_resumed(
-    tmp_path: Path, long_recipe: Path, long_tree: dict[str, bytes], records: int
+    tmp_path: Path, long_recipe: Path, long_tree: dict[str, bytes], records: int, warm: Warm
 ) -> None:
-    root = tmp_path / "data"
-    process = start("build", "--recipe", long_recipe, "--out", root, "--workers", 2)
-    wait_for_records(process, root, records)
-    process.kill()
-    process.communicate(timeout=PATIENCE)
-    assert process.returncode == -signal.SIGKILL
+    root, log = tmp_path / "data", tmp_path / "log"
+    command = ["build", "--recipe", long_recipe, "--out", root, "--workers", 2]
+    process = warm.start(command, cwd=tmp_path, env={"DATAGEN_SOURCE_DIR": ""}, log=log)
+    wait_for_records(root, records, log.read_text)
+    process.kill(group=False)
+    assert process.wait() == -signal.SIGKILL, log.read_text()
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
     with pytest.raises(FormatError, match="not a finished dataset"):
@@ -774,7 +761,7 @@ def test_an_interrupted_build_ends_within_a_second_and_cleanly(
 ) -> None:
     root = tmp_path / "data"
     process = start("build", "--recipe", long_recipe, "--out", root, "--workers", 2)
-    wait_for_records(process, root, 5)
+    wait_for_records(root, 5, lambda: "")
     sent = time.monotonic()
     process.send_signal(number)
     _, errors = process.communicate(timeout=PATIENCE)
@@ -790,16 +777,15 @@ def test_an_interrupted_build_ends_within_a_second_and_cleanly(
 
 
 def test_a_second_build_in_the_same_folder_is_refused_and_the_first_continues(
-    tmp_path: Path, long_recipe: Path, long_tree: dict[str, bytes]
+    tmp_path: Path, long_recipe: Path, long_tree: dict[str, bytes], warm: Warm
 ) -> None:
     root = tmp_path / "data"
     process = start("build", "--recipe", long_recipe, "--out", root, "--workers", 1)
-    wait_for_records(process, root, 1)
+    wait_for_records(root, 1, lambda: "")
     process.send_signal(signal.SIGSTOP)
-    second = start("build", "--recipe", long_recipe, "--out", root)
-    _, errors = second.communicate(timeout=PATIENCE)
-    part = start("build", "--recipe", long_recipe, "--out", root, "--shards", "0:1")
-    part.communicate(timeout=PATIENCE)
+    second = warm.run("build", "--recipe", long_recipe, "--out", root)
+    errors = second.stderr
+    part = warm.run("build", "--recipe", long_recipe, "--out", root, "--shards", "0:1")
     process.send_signal(signal.SIGCONT)
     _, complaints = process.communicate(timeout=PATIENCE)
     assert (second.returncode, part.returncode, process.returncode) == (6, 6, 0), complaints

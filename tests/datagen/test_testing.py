@@ -21,6 +21,7 @@ import pytest
 from helpers import FORMATS, tree
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import NoSuchExample
 
 from datagen import otsu, testing
 from datagen import recipe as recipe_rules
@@ -111,9 +112,28 @@ IMAGES: dict[str, Test] = {
 }
 
 
-@pytest.mark.parametrize("case", IMAGES)
-def test_every_special_image_is_drawn(case: str) -> None:
-    find(images(), IMAGES[case], settings=searching, random=Random(0))
+def require_all(strategy: st.SearchStrategy[Any], cases: Mapping[str, Test]) -> None:
+    """Draw until each case was met, all of them in one search."""
+    unmet = dict(cases)
+
+    def meets_the_last(drawn: Any) -> bool:
+        for case in [case for case, test in unmet.items() if test(drawn)]:
+            del unmet[case]
+        return not unmet
+
+    try:
+        find(strategy, meets_the_last, settings=searching, random=Random(0))
+    except NoSuchExample as error:
+        raise AssertionError(f"never drawn: {', '.join(unmet)}") from error
+
+
+def test_every_special_image_is_drawn() -> None:
+    require_all(images(), IMAGES)
+
+
+def test_a_case_that_is_never_met_is_named() -> None:
+    with pytest.raises(AssertionError, match=r"never drawn: five levels$"):
+        require_all(st.booleans(), {"yes": bool, "five levels": lambda drawn: drawn is None})
 
 
 @given(st.data(), st.sampled_from(KINDS), st.integers(1, 30), st.integers(1, 30))
@@ -199,9 +219,8 @@ def divides(source: Source, val: int | None, seed: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("case", SOURCES)
-def test_every_special_source_is_drawn(case: str) -> None:
-    find(sources(), SOURCES[case], settings=searching, random=Random(0))
+def test_every_special_source_is_drawn() -> None:
+    require_all(sources(), SOURCES)
 
 
 @a_few
@@ -271,10 +290,9 @@ RECIPES: dict[str, Test] = {
 }
 
 
-@pytest.mark.parametrize("case", RECIPES)
-def test_every_special_recipe_for_a_source_is_drawn(case: str) -> None:
-    strategy = sources(parts=("train", "test")).flatmap(recipes)
-    find(strategy, RECIPES[case], settings=searching, random=Random(0))
+def test_every_special_recipe_for_a_source_is_drawn() -> None:
+    strategy = sources(parts=("train", "test"), shape=(3, 2), max_images=8).flatmap(recipes)
+    require_all(strategy, RECIPES)
 
 
 def test_a_source_that_no_recipe_can_divide_is_refused() -> None:
@@ -369,9 +387,10 @@ def is_whole(root: Path) -> bool:
         return False
 
 
+@pytest.mark.parametrize("examples", [2, pytest.param(25, marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_no_damaged_dataset_verifies_whole(kind: str) -> None:
-    @settings(max_examples=5)
+def test_no_damaged_dataset_verifies_whole(kind: str, examples: int) -> None:
+    @settings(max_examples=examples)
     @given(damaged_datasets(kinds=[kind]))
     def check(damaged: DamagedDataset) -> None:
         assert not is_whole(damaged.root), damaged

@@ -24,6 +24,7 @@ import zarr
 from click.testing import CliRunner, Result
 from forging import SHARD, Tiny, build_tiny, copy_of, reseal, seal
 from helpers import FORMATS, flip, tree
+from killing import Warm
 from older import make_older
 
 from datagen import builder, planning
@@ -76,24 +77,18 @@ def run(*arguments: object) -> Result:
 
 
 def limited(
-    root: Path, *options: str, memory: int = MEMORY, seconds: float = 60
+    warm: Warm, root: Path, *options: str, memory: int = MEMORY, seconds: float = 60
 ) -> subprocess.CompletedProcess[str]:
     """Run `datagen verify --json` with so much address space beyond that of an idle interpreter."""
     code = (
-        "import resource, sys; from datagen import verifier, stores;"
-        "from datagen.stores import hdf5;"
-        "import zarr, hdf5plugin; from datagen.__main__ import main;"
+        "import resource; from datagen.__main__ import main;"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize();"
         f"resource.setrlimit(resource.RLIMIT_AS, (used + {memory},) * 2); main()"
     )
-    return subprocess.run(
-        [sys.executable, "-c", code, "verify", str(root), "--json", "--workers", "1", *options],
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        env={**os.environ, "DATAGEN_SOURCE_DIR": "", "OPENBLAS_NUM_THREADS": "1"},
-        check=False,
-    )
+    started = time.monotonic()
+    done = warm.run("verify", root, "--json", "--workers", 1, *options, script=code)
+    assert time.monotonic() - started < seconds
+    return done
 
 
 def kinds(problems: Any) -> set[tuple[str, str]]:
@@ -692,7 +687,7 @@ def test_a_file_that_disappears_during_the_check_is_reported_with_the_rest(
 
 
 @linux
-def test_a_huge_count_is_refuted_by_the_existing_files(tiny: Tiny) -> None:
+def test_a_huge_count_is_refuted_by_the_existing_files(tiny: Tiny, warm: Warm) -> None:
     shards = 1 << 20  # their table would take 380 MB
 
     def grow(plain: Any) -> None:
@@ -703,7 +698,7 @@ def test_a_huge_count_is_refuted_by_the_existing_files(tiny: Tiny) -> None:
     os.truncate(tiny.root / "mosaics/train.shards", shards * 5 * 72)  # takes no place on the disk
     tiny.edit(grow)
     seal(tiny)
-    result = limited(tiny.root, memory=256 << 20)
+    result = limited(warm, tiny.root, memory=256 << 20)
     assert result.returncode == 1, result.stderr
     assert ("missing", "mosaics/train") in kinds(json.loads(result.stdout)["problems"])
 
@@ -759,8 +754,8 @@ def _set_roots(facts: Any, root: str) -> None:
 
 
 @linux
-def test_digits_that_memory_cannot_hold_are_reported_as_skipped(tiny: Tiny) -> None:
-    """Sparse files of any size cost a forger nothing."""
+def test_digits_that_memory_cannot_hold_are_reported_as_skipped(tiny: Tiny, warm: Warm) -> None:
+    """Files of nothing but holes, as large as the manifest says, cost a forger nothing."""
     count, tile = SHARD * 4, 512
     sizes = {"threshold": 1, "label": 1, "circle": 32}
     for task in ("foreground", "circles"):
@@ -778,7 +773,7 @@ def test_digits_that_memory_cannot_hold_are_reported_as_skipped(tiny: Tiny) -> N
         root = merkle_root([bytes(32)] * (count // SHARD)).hex()
         edit_columns(tiny, task, "train", partial(_set_roots, root=root))
     reshape(tiny, tile, count)
-    result = limited(tiny.root, "--sample", "3000", memory=400 << 20)
+    result = limited(warm, tiny.root, "--sample", "3000", memory=400 << 20)
     assert result.returncode == 1, result.stderr
     held = (
         "whether the samples of train follow from its images: with masks, those of all splits take "
@@ -823,13 +818,17 @@ def plant_bomb(tiny: Tiny, place: str, frame: bytes) -> None:
 @pytest.mark.parametrize("options", [(), ("--sample", "5000")], ids=["full", "sample"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_chunk_that_decodes_to_too_much_takes_no_memory(
-    built: Callable[[str, str], Tiny], tmp_path: Path, name: str, options: tuple[str, ...]
+    built: Callable[[str, str], Tiny],
+    tmp_path: Path,
+    name: str,
+    options: tuple[str, ...],
+    warm: Warm,
 ) -> None:
     copy = copy_of(built(name, "zstd"), tmp_path)
     for place, stated in BOMBS.items():
         plant_bomb(copy, place, zstd_frame(BOMB, stated))
     reseal(copy)
-    result = limited(copy.root, *options)
+    result = limited(warm, copy.root, *options)
     assert result.returncode == 1, result.stderr[-2000:]
     problems = json.loads(result.stdout)["problems"]
     for place, stated in BOMBS.items():
@@ -911,7 +910,11 @@ def test_a_pinned_source_in_the_environment_contradicts_the_dataset(
 @pytest.mark.parametrize("options", [(), ("--sample", "5000")], ids=["full", "sample"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_misleading_metadata_do_not_decide_how_samples_are_decoded(
-    built: Callable[[str, str], Tiny], tmp_path: Path, name: str, options: tuple[str, ...]
+    built: Callable[[str, str], Tiny],
+    tmp_path: Path,
+    name: str,
+    options: tuple[str, ...],
+    warm: Warm,
 ) -> None:
     copy = copy_of(built(name, "zstd"), tmp_path)
     if name == "hdf5":  # the shard leads to another file

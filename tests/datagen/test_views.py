@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,14 @@ import numpy as np
 import pytest
 from helpers import FORMATS, columns, tiny_recipe, tiny_source
 from isolation import ROOT
+from killing import Warm
 from older import make_older
 
 from datagen import builder
 from datagen.verifier import verify
 
-FILES = 64  # that may be open at once
-SHARDS = 80  # of the mosaics of `train`
+FILES = 32  # that may be open at once
+SHARDS = 48  # of the mosaics of `train`
 COUNT = SHARDS * 256 - 100
 LIMITED = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({FILES}, {FILES}))\n"
 READ = r"""
@@ -75,26 +74,24 @@ def older(built: Callable[[str, str], Path], tmp_path: Path) -> Path:
     return make_older(shutil.copytree(built("hdf5", "none"), tmp_path / "older"))
 
 
-def run(script: str, *arguments: object, limit: str = LIMITED) -> subprocess.CompletedProcess[str]:
-    """Run Python with few files."""
-    return subprocess.run(
-        [sys.executable, "-c", limit + script, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "DATAGEN_SOURCE_DIR": ""},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def datagen(*arguments: object, limit: str = LIMITED) -> subprocess.CompletedProcess[str]:
-    """Run the command line with few files."""
-    return run("from datagen.__main__ import main; main()", *arguments, limit=limit)
+@pytest.fixture
+def run(warm: Warm) -> Run:
+    """Runs Python with few files."""
+    return lambda script, *arguments: warm.run(*arguments, script=LIMITED + script, cwd=ROOT)
+
+
+@pytest.fixture
+def datagen(run: Run) -> Run:
+    """Runs the command line with few files."""
+    return partial(run, "from datagen.__main__ import main; main()")
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_more_shards_than_open_files_are_read_whole(
-    built: Callable[[str, str], Path], tmp_path: Path, name: str
+    built: Callable[[str, str], Path], tmp_path: Path, name: str, run: Run
 ) -> None:
     root = built(name, "none")
     done = run(READ, root, tmp_path / "read")
@@ -116,7 +113,7 @@ def test_more_shards_than_open_files_are_read_whole(
 @pytest.mark.parametrize("compression", ["none", "zstd"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_more_shards_than_open_files_are_verified_and_converted(
-    built: Callable[[str, str], Path], tmp_path: Path, name: str, compression: str
+    built: Callable[[str, str], Path], tmp_path: Path, name: str, compression: str, datagen: Run
 ) -> None:
     root = built(name, compression)
     assert datagen("verify", root).returncode == 0
@@ -140,7 +137,9 @@ def test_a_new_dataset_has_no_view(built: Callable[[str, str], Path]) -> None:
             assert not any(dataset.is_virtual for dataset in file.values()), path
 
 
-def test_verify_finds_a_view_that_shows_zeros_when_few_files_can_be_open(older: Path) -> None:
+def test_verify_finds_a_view_that_shows_zeros_when_few_files_can_be_open(
+    older: Path, run: Run, datagen: Run
+) -> None:
     script = "import h5py, sys; print((h5py.File(sys.argv[1])['digest'][:] == 0).all(1).sum())"
     zeros = int(run(script, older / "mosaics/train/all.h5").stdout)
     assert zeros > 4000  # the holes are real
@@ -150,7 +149,7 @@ def test_verify_finds_a_view_that_shows_zeros_when_few_files_can_be_open(older: 
     assert (problem["kind"], problem["path"]) == ("misleading", "mosaics/train/all.h5")
     assert problem["expected"] == f"the samples of {SHARDS} shards"
     assert problem["found"].startswith("zeros in place of ")
-    assert f"of {COUNT:,} (64 files may be open at once): read the shards" in problem["found"]
+    assert f"of {COUNT:,} ({FILES} files may be open at once): read the shards" in problem["found"]
     assert "'datagen convert'" in problem["found"]
     assert problem["found"] in datagen("verify", older).stdout
     lost = int(problem["found"].split()[4].replace(",", ""))
@@ -191,7 +190,7 @@ def test_a_view_over_damaged_shards_is_not_reported_twice(older: Path) -> None:
 
 
 def test_a_view_of_compressed_shards_is_compared_too(
-    built: Callable[[str, str], Path], tmp_path: Path
+    built: Callable[[str, str], Path], tmp_path: Path, datagen: Run
 ) -> None:
     root = make_older(shutil.copytree(built("hdf5", "zstd"), tmp_path / "older"))
     found: dict[str, Any] = json.loads(datagen("verify", root, "--json").stdout)

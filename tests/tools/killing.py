@@ -1,32 +1,39 @@
-"""Start commands that are to be killed: forked from a warm process, or started cold.
+"""Start commands in processes of their own: forked from a warm process, or started cold.
 
-A process that has imported everything starts a command in milliseconds, so many kills cost little;
-some cold starts check that this is representative. As a script this module is that warm process, or
-one cold command with a tiny MNIST.
+A process that has imported everything starts a command in milliseconds, so many processes cost
+little; some cold starts check that this is representative. As a script this module is that warm
+process, or one cold command with a tiny MNIST.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import gzip
 import hashlib
 import json
 import os
+import pkgutil
+import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
 from threading import Thread, Timer
 from typing import Any, NoReturn
 
 import numpy as np
 
+import datagen
 from datagen.sources import idx, mnist
 
 # Zeros are few bytes for a mirror to send, slowly, and many for `fetch` to write, so a kill may hit
@@ -48,6 +55,8 @@ TINY = replace(
         for file in mnist.MNIST.files
     ),
 )
+STREAMS = ("stdin", "stdout", "stderr")
+CLOSED, BROKEN = "&-", "|"  # standard streams that are closed, or that nobody reads
 _PIECES = 10  # in which a mirror sends each file
 _PAUSE = 0.001  # seconds after each piece
 _PATIENCE = 120  # seconds to wait for a command that takes at most twenty
@@ -92,11 +101,14 @@ class Running:
 
 
 class Warm:
-    """Process that has imported everything and forks one process for each command."""
+    """Process that has imported everything and forks one process for each command.
 
-    def __init__(self) -> None:
+    `prefix` is the beginning of the command that starts it, such as one that drops privileges.
+    """
+
+    def __init__(self, prefix: str = "") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__],
+            [*shlex.split(prefix), sys.executable, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -108,19 +120,59 @@ class Warm:
         self, arguments: Sequence[object], *, cwd: Path, env: Mapping[str, str], log: Path
     ) -> Running:
         """Start `datagen ARGUMENTS` in a fork; it prints into `log`."""
-        pid = self._ask(
-            {
-                "arguments": list(map(str, arguments)),
-                "cwd": str(cwd),
-                "env": {**env},
-                "log": str(log),
-            }
-        )
-        return Running(pid, lambda: self._ask({"wait": pid}))
+        return self._start(arguments, cwd=cwd, env=env, streams=(None, log, log))
+
+    def run(
+        self,
+        *arguments: object,
+        script: str = "",
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        streams: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `datagen ARGUMENTS`, or `script` with these arguments, in a fork until it ends.
+
+        Output is captured, where `streams` does not name a path, CLOSED or a BROKEN pipe for
+        stdin, stdout or stderr.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            captured = {name: Path(folder, name) for name in STREAMS[1:]}
+            targets: dict[str, Path | str] = {**captured, **(streams or {})}
+            environment = {"DATAGEN_SOURCE_DIR": "", **(env or {})}
+            running = self._start(
+                arguments,
+                script=script,
+                cwd=cwd or Path.cwd(),
+                env=environment,
+                streams=[targets.get(name) for name in STREAMS],
+            )
+            code = running.wait()
+            texts = [path.read_text() if path.exists() else "" for path in captured.values()]
+        return subprocess.CompletedProcess([str(one) for one in arguments], code, *texts)
 
     def close(self) -> None:
         """End the warm process."""
         self._process.communicate()
+
+    def _start(
+        self,
+        arguments: Sequence[object],
+        *,
+        script: str = "",
+        cwd: Path,
+        env: Mapping[str, str],
+        streams: Sequence[Path | str | None],
+    ) -> Running:
+        pid = self._ask(
+            {
+                "arguments": list(map(str, arguments)),
+                "script": script,
+                "cwd": str(cwd),
+                "env": {**os.environ, **env},
+                "streams": [None if stream is None else str(stream) for stream in streams],
+            }
+        )
+        return Running(pid, lambda: self._ask({"wait": pid}))
 
     def _ask(self, request: Mapping[str, Any]) -> int:
         assert self._process.stdin is not None
@@ -190,40 +242,81 @@ def _run(arguments: Sequence[str]) -> NoReturn:
     main()
 
 
+def _redirect(number: int, target: str) -> None:
+    """Let a standard stream be `target`, as a shell does before it starts the interpreter."""
+    name = STREAMS[number]
+    if target == CLOSED:
+        os.close(number)
+        setattr(sys, name, None)
+        return
+    if target == BROKEN:
+        reader, stream = os.pipe()
+        os.close(reader)
+    else:
+        stream = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(stream, number)
+    os.close(stream)
+    errors = "backslashreplace" if name == "stderr" else "strict"
+    made = open(number, "w", encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
+    made.reconfigure(line_buffering=name == "stderr" or made.isatty())
+    setattr(sys, name, made)
+
+
 def _fork(request: Mapping[str, Any]) -> int:
     pid = os.fork()
     if pid:
         with contextlib.suppress(OSError):  # the process has ended
             os.setpgid(pid, pid)
         return pid
-    code: object = 70  # the command ended in an unknown way
+    code: object = 1  # as of an interpreter that meets an error
     try:
         os.setpgid(0, 0)  # in both processes, because neither waits for the other
         os.chdir(request["cwd"])
+        os.environ.clear()
         os.environ.update(request["env"])
-        output = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        _run(request["arguments"])
+        for number, target in enumerate(request["streams"]):
+            if target is not None:
+                _redirect(number, target)
+        if request["script"]:
+            sys.argv = ["-c", *request["arguments"]]
+            exec(request["script"], {"__name__": "__main__"})
+            code = 0
+        else:
+            _run(request["arguments"])
     except SystemExit as end:
-        code = end.code
+        code = end.code or 0
+    except BaseException:  # noqa: BLE001  (whatever it is, the fork ends here)
+        traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 0)
+        os._exit(_exit_code(code))
+
+
+def _exit_code(code: object) -> int:
+    """Write what the streams hold, and return the code with which an interpreter would end."""
+    try:
+        if not isinstance(code, int):
+            print(code, file=sys.stderr)
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+    except OSError:
+        return 120
+    return code if isinstance(code, int) else 1
 
 
 def _serve() -> None:
     """Answer each line on standard input: start a command, or wait for one."""
-    from datagen import builder, converter  # noqa: F401
     from datagen.stores import hdf5
     from datagen.stores.base import open_store
 
+    for module in pkgutil.walk_packages(datagen.__path__, "datagen."):
+        if not module.name.startswith("datagen.testing"):
+            import_module(module.name)
     hdf5.register_zstd()
     open_store("zarr")
     import numcodecs  # noqa: F401
     import zarr  # noqa: F401
 
+    gc.freeze()  # a collection in a fork copies no page
     for line in sys.stdin:
         request = json.loads(line)
         answer = (
