@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -205,16 +206,23 @@ def test_training_that_is_to_be_scored_gives_the_scores_of_the_other_command(
     assert both["scored"] == [json.loads((tmp_path / "circles" / "scores.json").read_text())]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ranks_train_all_tasks_one_after_another_and_the_first_scores_and_tells(
     folder: Path, tmp_path: Path
 ) -> None:
-    program = warm.start(
-        *("torch.distributed.run", "--nproc-per-node", "2", "-m", "modeling"),
-        *("train", "all", "--score", "--dataset", folder, "--out", tmp_path, *SMALL),
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    command = ["train", "all", "--score", "--dataset", folder, "--out", tmp_path, *SMALL]
+    first, second = (
+        warm.start(
+            "modeling", *command, env={**os.environ, **group, "RANK": rank, "WORLD_SIZE": "2"}
+        )
+        for rank in "01"
     )
-    out, err = program.communicate(timeout=300)
-    assert program.returncode == 0, err
+    out, err = first.communicate()
+    assert first.returncode == 0, err
+    other, err = second.communicate()
+    assert (second.returncode, other) == (0, ""), err
     assert out.count("trained; 4 steps") == 3
     assert out.count("baseline") == call(
         "score", "all", "--dataset", str(folder), "--out", str(tmp_path)
@@ -516,12 +524,22 @@ def told(out: Path) -> int:
     return int(json.loads([line for line in lines if line.endswith(b"\n")][-1])["step"])
 
 
+# Jobs that are forked need not import torch again.
+FORK_JOBS = """
+import multiprocessing
+get_context = multiprocessing.get_context
+multiprocessing.get_context = lambda _method: get_context("fork")
+"""
+
+
 @pytest.mark.parametrize("group", [True, False])
 def test_runs_side_by_side_that_are_interrupted_leave_a_checkpoint_each(
     folder: Path, tmp_path: Path, group: bool
 ) -> None:
     command = [each.replace("foreground", "all") for each in long_run(folder, tmp_path)]
-    program = warm.start("modeling", *command, "--jobs", "2", start_new_session=group)
+    program = warm.start(
+        "modeling", *command, "--jobs", "2", before=FORK_JOBS, start_new_session=group
+    )
     for task in ("circles", "mosaics"):
         wait_for(tmp_path / task / runs.LOG, program)
     if group:  # as a terminal does
