@@ -111,7 +111,7 @@ def start(
         if name not in given:
             reading, given[name] = os.pipe()
             opened.append(given[name])
-            pipes[name] = open(reading, encoding="utf-8", errors="replace", newline="")  # noqa: PTH123, SIM115
+            pipes[name] = os.fdopen(reading, encoding="utf-8", errors="replace", newline="")
     status, telling = os.pipe()
     opened.append(telling)
     passed = [telling, *(one for one in given.values() if one != CLOSED)]
