@@ -10,6 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+# Each worker and each process of a test computes on one thread, so that none waits for another;
+# libraries look when they are loaded.
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
 import numpy as np
 import numpy.typing as npt
 import pytest

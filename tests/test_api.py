@@ -8,6 +8,7 @@ import pkgutil
 import re
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +20,7 @@ from helpers import COUNTS, MOSAICS, on_one_thread, save_recipe, tiny_source
 import datagen
 import modeling
 from datagen.opened import OpenedDataset
+from datagen.sources import strokes
 from datagen.verifier import Problem, Verdict
 
 LONGEST = 1500  # characters of a repr
@@ -90,6 +92,7 @@ def test_the_examples_in_docstrings_are_true(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DATAGEN_SOURCE_DIR", raising=False)
+    monkeypatch.setattr(strokes, "load", cache(strokes.load))  # the same digits for all examples
     runner = doctest.DocTestRunner()
     run: set[str] = set()
     report: list[str] = []

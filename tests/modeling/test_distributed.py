@@ -48,7 +48,7 @@ def dataset(folder: Path) -> Dataset:
 def start(ranks: int, folder: Path, out: Path, **changes: Any) -> list[ForkServerProcess]:
     """Start ranks that train together, each a process; errors are written to `out`-rank.txt."""
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["torch", "modeling.training.loop"])
+    processes.set_forkserver_preload(["torch._dynamo", "modeling.training.loop"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

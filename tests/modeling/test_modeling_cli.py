@@ -6,12 +6,12 @@ import contextlib
 import io
 import json
 import os
-import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,9 +21,11 @@ import fakes
 import numpy as np
 import pytest
 import torch
+import warm
 from click.testing import CliRunner, Result
 from helpers import on_one_thread
 from isolation import ROOT
+from warm import CLOSED
 
 from modeling import api, runs
 from modeling.cli.main import cli
@@ -40,6 +42,8 @@ SMALL = [
     *("--set", "steps=4", "--set", "batch=8", "--set", "channels=4,8", "--set", "log_every=2"),
     *("--set", "evaluate_every=2", "--set", "val_samples=16", "--threads", "1", "--device", "cpu"),
 ]
+
+UNREAD = -2  # in place of a stream: a pipe whose reading end is closed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -63,16 +67,14 @@ def call(*arguments: str) -> Result:
     return CliRunner().invoke(cli, arguments)
 
 
-def python(
-    *arguments: str, start_new_session: bool = False, **environment: str
-) -> subprocess.Popen[str]:
+def python(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """Start an interpreter, for what depends on its own start; others are forked by `warm`."""
     return subprocess.Popen(
         [sys.executable, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **environment},
-        start_new_session=start_new_session,
     )
 
 
@@ -204,27 +206,23 @@ def test_training_with_scoring_gives_the_scores_of_the_score_command(
     assert both["scored"] == [json.loads((tmp_path / "circles" / "scores.json").read_text())]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ranks_train_all_tasks_in_turn_and_the_first_scores_and_prints(
     folder: Path, tmp_path: Path
 ) -> None:
-    program = python(
-        *(
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node",
-            "2",
-            "-m",
-            "modeling",
-            "train",
-            "all",
-            "--score",
-        ),
-        *("--dataset", str(folder), "--out", str(tmp_path), *SMALL),
-        OMP_NUM_THREADS="1",
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    command = ["train", "all", "--score", "--dataset", folder, "--out", tmp_path, *SMALL]
+    first, second = (
+        warm.start(
+            "modeling", *command, env={**os.environ, **group, "RANK": rank, "WORLD_SIZE": "2"}
+        )
+        for rank in "01"
     )
-    out, err = program.communicate(timeout=300)
-    assert program.returncode == 0, err
+    out, err = first.communicate()
+    assert first.returncode == 0, err
+    other, err = second.communicate()
+    assert (second.returncode, other) == (0, ""), err
     assert out.count("trained; 4 steps") == 3
     assert out.count("baseline") == call(
         "score", "all", "--dataset", str(folder), "--out", str(tmp_path)
@@ -450,8 +448,6 @@ def test_under_torchrun_all_ranks_begin_the_next_task_together(
 def long_run(folder: Path, out: Path) -> list[str]:
     return [
         *(
-            "-m",
-            "modeling",
             "train",
             "foreground",
             "--dataset",
@@ -475,7 +471,7 @@ def long_run(folder: Path, out: Path) -> list[str]:
     ]
 
 
-def wait_for(path: Path, program: subprocess.Popen[str]) -> None:
+def wait_for(path: Path, program: warm.Command) -> None:
     while program.poll() is None and not (path.exists() and path.stat().st_size):
         time.sleep(0.02)
     assert program.poll() is None, program.communicate()
@@ -485,7 +481,7 @@ def wait_for(path: Path, program: subprocess.Popen[str]) -> None:
 def test_an_interrupted_run_leaves_a_checkpoint_and_says_how_to_resume(
     folder: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    program = python(*long_run(folder, tmp_path))
+    program = warm.start("modeling", *long_run(folder, tmp_path))
     wait_for(tmp_path / "foreground" / runs.LOG, program)
     program.send_signal(number)
     output, error = program.communicate()
@@ -502,7 +498,7 @@ def test_an_interrupted_run_leaves_a_checkpoint_and_says_how_to_resume(
 def test_an_interrupted_run_leaves_a_checkpoint_even_if_its_output_is_closed(
     folder: Path, tmp_path: Path
 ) -> None:
-    program = python(*long_run(folder, tmp_path), "--set", "evaluate_every=50")
+    program = warm.start("modeling", *long_run(folder, tmp_path), "--set", "evaluate_every=50")
     wait_for(tmp_path / "foreground" / runs.LOG, program)
     assert program.stderr is not None
     program.stderr.close()  # as `2>&1 | tee` does, which Ctrl-C ends too
@@ -526,12 +522,22 @@ def last_step(out: Path) -> int:
     return int(json.loads([line for line in lines if line.endswith(b"\n")][-1])["step"])
 
 
+# Jobs that are forked need not import torch again.
+FORK_JOBS = """
+import multiprocessing
+get_context = multiprocessing.get_context
+multiprocessing.get_context = lambda _method: get_context("fork")
+"""
+
+
 @pytest.mark.parametrize("group", [True, False])
 def test_each_of_several_interrupted_runs_leaves_a_checkpoint(
     folder: Path, tmp_path: Path, group: bool
 ) -> None:
     command = [each.replace("foreground", "all") for each in long_run(folder, tmp_path)]
-    program = python(*command, "--jobs", "2", start_new_session=group)
+    program = warm.start(
+        "modeling", *command, "--jobs", "2", before=FORK_JOBS, start_new_session=group
+    )
     for task in ("circles", "mosaics"):
         wait_for(tmp_path / task / runs.LOG, program)
     if group:  # as a terminal does
@@ -548,13 +554,12 @@ def test_each_of_several_interrupted_runs_leaves_a_checkpoint(
     assert not (tmp_path / "foreground").exists()
 
 
-def test_runs_side_by_side_equal_runs_in_turn(folder: Path, tmp_path: Path) -> None:
-    for jobs in ("1", "3"):
-        arguments = ["--out", str(tmp_path / jobs), "--jobs", jobs, "--threads", jobs]
-        assert call("train", "all", "--dataset", str(folder), *SMALL, *arguments).exit_code == 0
+def test_runs_side_by_side_equal_runs_in_turn(folder: Path, trained: Path, tmp_path: Path) -> None:
+    arguments = ["--out", str(tmp_path), "--jobs", "3", "--threads", "3"]
+    assert call("train", "all", "--dataset", str(folder), *SMALL, *arguments).exit_code == 0
     for task in ("foreground", "circles", "mosaics"):
         alone, beside = (
-            json.loads((tmp_path / jobs / task / runs.EVIDENCE).read_text()) for jobs in ("1", "3")
+            json.loads((out / task / runs.EVIDENCE).read_text()) for out in (trained, tmp_path)
         )
         assert alone["environment"]["threads"] == beside["environment"]["threads"] == 1
         assert alone["weights"] == beside["weights"]
@@ -577,8 +582,10 @@ def test_a_second_interruption_ends_at_once() -> None:
 def test_under_torchrun_a_dead_rank_ends_the_job_with_a_message(
     folder: Path, tmp_path: Path
 ) -> None:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    program = python(*torchrun, *long_run(folder, tmp_path))
+    program = warm.start(
+        *("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "modeling"),
+        *long_run(folder, tmp_path),
+    )
     wait_for(tmp_path / "foreground" / runs.LOG, program)
     os.kill(worker_of(program.pid, "1"), signal.SIGKILL)
     _, error = program.communicate()
@@ -705,16 +712,20 @@ def test_times_and_shares_are_formatted_for_people() -> None:
     assert percent(0.99631) == "99.631%"
 
 
-def run_with(redirection: str, *arguments: object) -> tuple[int, str]:
-    """Run the command line with streams redirected; return the exit code and standard error.
+def run_with(streams: Mapping[str, int | Path], *arguments: object) -> tuple[int, str]:
+    """Run the command line with streams that are closed, a file, or a pipe that nobody reads.
 
-    Descriptor 3 is a pipe that nobody reads.
+    Return the exit code, and the words on standard error.
     """
-    command = shlex.join([sys.executable, "-m", "modeling", *map(str, arguments)])
-    with unread_pipe() as pipe:
-        shell = ["bash", "-c", f"exec 3>&{pipe}; {command} {redirection}"]
-        done = subprocess.run(shell, capture_output=True, text=True, check=False, pass_fds=[pipe])
-    return done.returncode, done.stderr
+    with contextlib.ExitStack() as stack:
+        opened = {}
+        for name, stream in streams.items():
+            opened[name] = stack.enter_context(unread_pipe()) if stream == UNREAD else CLOSED
+            if isinstance(stream, Path):
+                opened[name] = stack.enter_context(stream.open("wb")).fileno()
+        program = warm.start("modeling", *arguments, streams=opened)
+        _, error = program.communicate()
+    return program.wait(), error
 
 
 @contextlib.contextmanager
@@ -730,14 +741,14 @@ def unread_pipe() -> Iterator[int]:
 
 def test_closed_standard_streams_change_nothing(folder: Path, tmp_path: Path) -> None:
     place = ["--dataset", folder, "--out", tmp_path, *SMALL]
-    code, error = run_with("2>&-", "train", "foreground", *place)
+    code, error = run_with({"stderr": CLOSED}, "train", "foreground", *place)
     assert (code, error) == (0, "")
-    code, _ = run_with(">&-", "train", "circles", *place)
+    code, _ = run_with({"stdout": CLOSED}, "train", "circles", *place)
     assert code == 0
     for task in ("foreground", "circles"):  # no word has gone into a file
         lines = (tmp_path / task / runs.LOG).read_text().splitlines()
         assert all(json.loads(line)["step"] for line in lines)
-    assert run_with("2>&-", "score", "nothing", "--dataset", folder)[0] == 4
+    assert run_with({"stderr": CLOSED}, "score", "nothing", "--dataset", folder)[0] == 4
 
 
 def test_a_file_does_not_take_the_place_of_a_closed_standard_stream() -> None:
@@ -750,29 +761,29 @@ def test_a_file_does_not_take_the_place_of_a_closed_standard_stream() -> None:
 
 
 @pytest.mark.parametrize(
-    ("redirection", "code", "error"),
+    ("stream", "code", "said"),
     [
-        (">&3", 141, ""),
-        (">/dev/full", 7, "Error: standard output: No space left on device\n"),
+        (UNREAD, 141, ""),
+        (Path("/dev/full"), 7, "Error: standard output: No space left on device\n"),
     ],
 )
 @pytest.mark.parametrize("command", [["--help"], ["train", "--help"]])
 def test_output_that_cannot_be_written_has_an_exit_code_and_no_traceback(
-    command: list[str], redirection: str, code: int, error: str
+    command: list[str], stream: int | Path, code: int, said: str
 ) -> None:
-    if "full" in redirection and not Path("/dev/full").exists():
+    if isinstance(stream, Path) and not stream.exists():
         pytest.skip("needs /dev/full")
-    assert run_with(redirection, *command) == (code, error)
+    assert run_with({"stdout": stream}, *command) == (code, said)
 
 
 def test_an_error_keeps_its_exit_code_if_it_cannot_be_printed(folder: Path) -> None:
-    for redirection in ("2>&3", "2>/dev/full"):
-        assert run_with(redirection, "score", "nothing", "--dataset", folder) == (4, "")
+    for stream in (UNREAD, Path("/dev/full")):
+        assert run_with({"stderr": stream}, "score", "nothing", "--dataset", folder) == (4, "")
 
 
 def test_json_into_a_closed_pipe_exits_with_141(folder: Path) -> None:
     scored = ["score", "--predictions", "x.npz", "--task", "circles", "--dataset", folder]
-    assert run_with("2>/dev/null >&3", *scored)[0] == 3
+    assert run_with({"stdout": UNREAD, "stderr": Path(os.devnull)}, *scored)[0] == 3
     code = (
         "import click; from modeling.cli import main, output;"
         "lines = lambda: [output.print_line('x' * 9999) for _ in range(99)];"
@@ -804,10 +815,11 @@ def test_numpy_is_loaded_before_torch_which_would_drop_an_interrupt(
     command: list[str], tmp_path: Path
 ) -> None:
     code = (
-        "import sys\n"
+        "import os, sys\n"
         "class Watch:\n"
         "    def find_spec(self, name, *_):\n"
         "        if name in ('numpy', 'torch'): print('loads', name, flush=True)\n"
+        "        if name == 'torch': os._exit(0)\n"  # which takes seconds to load
         "sys.meta_path.insert(0, Watch())\n"
         "from modeling.__main__ import main\n"
         "main()\n"

@@ -229,7 +229,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
 ) -> None:
     processes = multiprocessing.get_context("forkserver")
     # which takes most of the time, so once
-    processes.set_forkserver_preload(["torch", "modeling.training.loop"])
+    processes.set_forkserver_preload(["torch._dynamo", "modeling.training.loop"])
     moments, out, killed = random.Random(1), tmp_path / "run", 0
     for _ in range(5):
         program = processes.Process(target=train_fake, args=(folder, out))
