@@ -10,7 +10,7 @@ import click
 import modeling
 from modeling.cli.options import (
     PATH,
-    TASKS,
+    TaskChoice,
     dataset_option,
     device_option,
     json_option,
@@ -28,7 +28,7 @@ from modeling.cli.output import print_json, print_line, print_scores
 @dataset_option
 @out_option
 @click.option("--predictions", type=PATH, metavar="FILE", help="Score these instead of a run's.")
-@click.option("--task", type=click.Choice(TASKS), help="With --predictions: their task.")
+@click.option("--task", type=TaskChoice(), help="With --predictions: their task.")
 @click.option(
     "--split",
     type=click.Choice(["train", "val", "test"]),

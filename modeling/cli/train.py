@@ -12,6 +12,7 @@ import click
 import modeling
 from modeling.cli.options import (
     TASKS,
+    TaskChoice,
     dataset_option,
     device_option,
     json_option,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("task", type=click.Choice([*TASKS, "all"]))
+@click.argument("task", type=TaskChoice("all"))
 @dataset_option
 @out_option
 @click.option(
