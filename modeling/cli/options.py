@@ -32,9 +32,7 @@ class TaskChoice(_Choice):
     def __init__(self, *others: str) -> None:
         super().__init__([*TASKS, *others])
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the task, or raise BadParameter with the task that was probably meant."""
         try:
             return super().convert(value, param, ctx)

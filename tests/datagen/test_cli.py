@@ -551,6 +551,15 @@ def test_a_wrong_override_is_refused_and_nothing_is_written(
 # What reads a dataset.
 
 
+def test_a_path_without_its_scheme_is_suggested_with_it() -> None:
+    Path("photos").mkdir()
+    Path("arrays.npz").touch()
+    for path, meant in (("photos", "images:photos"), ("arrays.npz", "npz:arrays.npz")):
+        found = refused(3, "build", "--out", "here", "--source", path)
+        assert f"did you mean {meant}?" in found
+    assert "did you mean" not in refused(3, "build", "--out", "here", "--source", "x" * 300)
+
+
 def test_info_prints_the_digest_and_what_is_in_the_dataset(data: Path) -> None:
     facts = printed("info", data)
     assert {*facts} == {"digest", "format_version", "recipe", "source", "tasks"}
