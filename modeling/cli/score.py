@@ -101,7 +101,7 @@ def report(
     device = modeling.api.find_device(device_name, threads).type
     dataset = modeling.open_dataset(directory)
     page, *pictures = modeling.write_report(
-        folder, dataset, out or folder / "report", device=device
+        folder, dataset, out or folder / "report", device=device, dataset_path=directory
     )
     if not quiet:
         print_line(f"{page}: written, and {len(pictures)} pictures beside it")
