@@ -24,6 +24,7 @@ from modeling.cli.options import (
 from modeling.cli.output import (
     Progress,
     failure,
+    print_begun,
     print_json,
     print_line,
     print_scores,
@@ -145,6 +146,8 @@ def train(
     finished = len(done) == len(work) and all(info.finished for info in done.values())
     records = []
     if scored and finished and not is_follower:
+        if not silent:
+            print_begun(f"scoring {', '.join(configs)} on val and test")
         records = _score(task, directory, out, device)
     if as_json and not is_follower:
         trained = [info.to_json() for info in done.values()]

@@ -45,9 +45,9 @@ def write_report(
 
     Returns the paths, the page first. Pictures of an earlier report in `out` are removed. They show
     the test split, predicted by the best weights of each run. `dataset_path` is how the page names
-    the dataset where it gives a command, by default its absolute path. Raises InputError for a run that does
-    not fit the dataset, FormatError where there is no run, DamagedError for a record that cannot be
-    read, and StorageError.
+    the dataset where it gives a command, by default its absolute path. Raises InputError for a run
+    that does not fit the dataset, FormatError where there is no run, DamagedError for a record that
+    cannot be read, and StorageError.
 
         page, *pictures = write_report("runs", open_dataset("data/mnist"), "runs/report")
     """

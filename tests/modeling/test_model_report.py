@@ -455,6 +455,8 @@ def test_the_command_writes_into_the_folder_of_the_runs(
     options = ["--dataset", str(data), "--device", "cpu"]
     result = call("report", str(runs_folder), *options)
     assert result.exit_code == 0, result.output
+    assert result.stderr == f"predicting test of {data} for the report of {runs_folder} ...\n"
+    assert call("report", str(runs_folder), *options, "--quiet").output == ""
     assert (runs_folder / "report" / PAGE).is_file()
     assert "pictures beside it" in result.stdout
     result = call(

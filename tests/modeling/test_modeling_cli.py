@@ -162,6 +162,11 @@ def test_training_with_scoring_gives_the_scores_of_the_score_command(
 ) -> None:
     place = ["--dataset", str(folder), "--out", str(trained), "--device", "cpu"]
     scored = call("score", "all", *place)
+    assert scored.stderr == f"scoring the runs in {trained} on val and test ...\n"
+    alone = call("score", str(trained / "circles"), *place[:2], "--split", "val")
+    assert alone.stderr == f"scoring {trained}/circles on val ...\n"
+    for option in ("--quiet", "--json"):
+        assert call("score", str(trained / "circles"), *place[:2], option).stderr == ""
     files = [
         trained / "scores.json",
         *(trained / task / "scores.json" for task in ("foreground", "circles", "mosaics")),
@@ -172,6 +177,8 @@ def test_training_with_scoring_gives_the_scores_of_the_score_command(
     result = call("train", "all", *place, "--resume", "--score", *SMALL)
     assert result.exit_code == 0, result.output
     assert result.stdout.endswith(scored.stdout)
+    last = "scoring foreground, circles, mosaics on val and test ...\n"
+    assert result.stderr.endswith(last)
     assert [path.read_bytes() for path in files] == before
     one = call(
         "train",
@@ -199,6 +206,7 @@ def test_training_with_scoring_gives_the_scores_of_the_score_command(
         "--json",
         *SMALL,
     )
+    assert result.stderr == ""
     both = json.loads(result.stdout)
     assert both["trained"] == [json.loads((tmp_path / "circles" / runs.EVIDENCE).read_text())]
     assert both["scored"] == [json.loads((tmp_path / "circles" / "scores.json").read_text())]
