@@ -1,4 +1,4 @@
-"""Exact, provable datasets from labelled digit images.
+"""Exact, verifiable datasets from labelled digit images.
 
 >>> import datagen
 >>> data = datagen.build("strokes", "strokes", mosaics=(300, 20, 20))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, get_type_hints
 
 from modeling.decoding import Rule, problems_of
-from modeling.errors import OTHER_VERSION, InputError
+from modeling.errors import OTHER_VERSION, InputError, did_you_mean
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 COMPILE_MODES = ("none", "default", "max-autotune-no-cudagraphs")  # none that records CUDA graphs
@@ -121,8 +121,12 @@ class Config:
         changes: dict[str, Any] = {}
         for assignment in assignments:
             name, equals, text = assignment.partition("=")
-            if not equals or name not in SETTINGS:
+            if name not in SETTINGS:
                 raise unknown_setting(name, repr(assignment))
+            if not equals:
+                raise InputError(
+                    "=VALUE is missing", expected=f"{name}=VALUE", found=repr(assignment)
+                )
             changes[name] = _parse(name, text)
         return dataclasses.replace(self, **changes)
 
@@ -142,14 +146,11 @@ SETTINGS = tuple(
 
 def unknown_setting(name: str, found: str | None = None) -> InputError:
     """Make the error for a setting that does not exist, with the most similar one as a remedy."""
-    import difflib  # needed only after a mistake
-
-    close = difflib.get_close_matches(name.lower(), SETTINGS, 1)
     return InputError(
         "no such setting",
         expected=f"field=value, fields: {', '.join(SETTINGS)}",
         found=found or repr(name),
-        remedy=f"did you mean {close[0]}?" if close else None,
+        remedy=did_you_mean(name, SETTINGS),
     )
 
 
@@ -240,7 +241,12 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 def preset(task: str, name: str, seed: int = 0) -> Config:
     """Give the configuration of that name for a task. Raises InputError if there is none."""
     if task not in PRESETS:
-        raise InputError("no such task", expected=f"one of {', '.join(PRESETS)}", found=repr(task))
+        raise InputError(
+            "no such task",
+            expected=f"one of {', '.join(PRESETS)}",
+            found=repr(task),
+            remedy=did_you_mean(task, PRESETS),
+        )
     if name not in PRESETS[task]:
         raise InputError(
             f"no such preset of {task}",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -107,6 +107,18 @@ class StorageError(ModelingError):
     """Storage is full, read-only or unreachable, or the machine is short of memory or threads."""
 
     exit_code = 7
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """Suggest the known name that is most like `name`; None if none is similar.
+
+    >>> did_you_mean("circle", ["foreground", "circles"])
+    'did you mean circles?'
+    """
+    import difflib  # needed only after a mistake
+
+    close = difflib.get_close_matches(name.lower(), list(known), 1)
+    return f"did you mean {close[0]}?" if close else None
 
 
 @contextmanager

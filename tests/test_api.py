@@ -277,6 +277,10 @@ def test_an_unknown_setting_or_device_is_refused_before_training(
 ) -> None:
     with pytest.raises(modeling.errors.InputError, match=r"did you mean steps\?"):
         modeling.train("circles", data.path, tmp_path / "run", device="cpu", stpes=3)
+    with pytest.raises(modeling.errors.InputError, match=r"did you mean circles\?"):
+        modeling.train("circle", data.path, tmp_path / "run", device="cpu")
+    with pytest.raises(modeling.errors.InputError, match=r"did you mean circles/test\?"):
+        modeling.open_dataset(data.path).split("circle", "test")
     with pytest.raises(modeling.errors.InputError, match="no such device"):
         modeling.train("circles", data.path, tmp_path / "run", device="gpu")
     assert not (tmp_path / "run").exists()

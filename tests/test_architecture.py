@@ -108,7 +108,7 @@ def test_an_import_that_breaks_a_contract_is_found(
     assert re.search(rf"{importer} -> {imported}(?![\w])", broken[contract]), broken[contract]
 
 
-# The house in numbers, as tests/tools/house.py measures it. docs/development.md says why.
+# The code in numbers, as tests/tools/house.py measures it. docs/development.md says why.
 LIMITS = {
     "circles of imports": 0,
     "modules in the longest chain of imports: datagen": 9,
@@ -159,9 +159,9 @@ def test_the_layers_on_the_page_are_those_of_the_contracts() -> None:
     for contract in contracts["contracts"][:2]:
         (package,) = contract["containers"]
         drawn = page.partition(f"    {package}: ")[2].partition("\n\n")[2].partition("\n\n")[0]
-        floors = [set(line.partition(" : ")[0].split()) for line in drawn.splitlines()]
+        drawn_layers = [set(line.partition(" : ")[0].split()) for line in drawn.splitlines()]
         layers = [set(re.findall(r"\w+", layer)) for layer in contract["layers"]]
-        assert floors == [layer for layer in layers if layer != {"__main__"}]
+        assert drawn_layers == [layer for layer in layers if layer != {"__main__"}]
 
 
 def test_the_names_on_the_page_of_the_architecture_are_those_of_the_code() -> None:

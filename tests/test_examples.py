@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from isolation import ROOT
 
@@ -49,6 +51,27 @@ def output(folder: Path) -> str:
     ]
     places = [str(ROOT / "docs/examples"), *sorted(map(str, folder.glob("test_block_*.py")))]
     return run([sys.executable, "-m", "pytest", *options, *places], folder)
+
+
+def test_every_block_of_the_page_on_python_runs_as_written(tmp_path: Path) -> None:
+    page = (ROOT / "docs/python.md").read_text("utf-8")
+    written = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(written) == 5
+    for number in range(80):
+        image = np.zeros((28, 28), np.uint8)
+        image[4 : 14 + number % 5, 6 : 16 + number % 7] = 200
+        image[0, :2] = number  # no two are equal
+        path = tmp_path / "photos" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(path), image)
+    checks = (
+        "assert (images.shape, found['label'].shape) == ((3, 28, 28), (3,))",
+        "assert len(own['mosaics']['train']) == 50 and sample['label'].shape == (2, 2)",
+        "assert (one['image'] == data['mosaics']['test'][7]['image']).all()",
+        "assert radius > 0 and 0 <= min(centre) <= max(centre) <= 27",
+    )
+    code = "\n".join([*written, *checks])
+    run([sys.executable, "-W", "error", "-c", code], tmp_path)
 
 
 def run(command: list[str], folder: Path) -> str:

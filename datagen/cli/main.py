@@ -151,7 +151,7 @@ def _show(failure: click.ClickException) -> int:
 )
 @click.pass_context
 def cli(context: click.Context, files: tuple[Path, ...]) -> None:
-    """Exact, provable datasets from labelled digit images: foreground, circles and mosaics.
+    """Exact, verifiable datasets from labelled digit images: foreground, circles and mosaics.
 
     \b
     Exit codes: 0 done, 1 problems or differences found, 2 usage, 3 bad input or recipe, 4 not a

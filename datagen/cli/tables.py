@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import datagen
 from datagen.cli.output import format_bytes, print_line
-from datagen.layout import FORMAT_VERSION, SPLITS
+from datagen.layout import FORMAT_VERSION, MANIFEST, SPLITS
 
 if TYPE_CHECKING:
     from datagen.api import Array
@@ -22,6 +22,7 @@ _LISTED = 6  # columns that a line names
 _CLASSES = 12  # classes that a line names
 _ROWS = 12  # differences that a table shows
 _CELL = 32  # characters of a value in a table
+_REPAIRABLE = {"missing", "another size", "damaged", "consolidated"}  # problems a build repairs
 
 
 def manifest_facts(manifest: Manifest) -> dict[str, Any]:
@@ -208,7 +209,7 @@ def print_comparison(compared: Comparison, names: tuple[str, str]) -> None:
         print_line(f"{hint}: give --verbose")
     if not compared.others:
         print_line("recipe, source and storage are the same")
-    print_line("by the manifests alone (the bytes: datagen verify)")
+    print_line("only the manifests were compared; 'datagen verify' checks the bytes")
 
 
 def print_differences(
@@ -265,6 +266,10 @@ def print_verdict(verdict: Verdict, root: Path) -> None:
     for matter in verdict.skipped:
         print_line(f"skipped: {matter}")
     print_line(f"digest    {verdict.digest}")
+    kinds = {problem.kind for problem in verdict.problems}
+    is_manifest_right = all(problem.path != MANIFEST for problem in verdict.problems)
+    if kinds & _REPAIRABLE and is_manifest_right:
+        print_line("to repair: give the build command again: only what is damaged is written")
 
 
 def _print_table(rows: Sequence[Sequence[str]], right: Collection[int] | None = None) -> None:

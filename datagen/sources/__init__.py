@@ -5,6 +5,7 @@ Nothing heavy is imported before a source is asked for.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +154,11 @@ def _pinned(spec: str) -> Pinned:
     known = {one.name: one for one in (mnist.MNIST, mnist.FASHION_MNIST)}
     if spec not in known:
         name, colon, place = spec.partition(":")
-        meant = closest(name, _SCHEMES if place else [*known, "strokes"])
+        meant = _scheme_of(spec)
+        if meant:
+            colon, place = ":", spec
+        else:
+            meant = closest(name, _SCHEMES if place else [*known, "strokes"])
         paths = [f"{name}:{scheme.place}" for name, scheme in _SCHEMES.items()]
         raise RecipeError(
             "no such source",
@@ -162,6 +167,15 @@ def _pinned(spec: str) -> Pinned:
             remedy=f"did you mean {meant}{colon}{place}?" if meant else None,
         )
     return known[spec]
+
+
+def _scheme_of(spec: str) -> str | None:
+    """Guess the scheme that is missing before the path of a folder or file; None for others."""
+    path = _expanded(Path(spec))
+    if os.path.isdir(path):  # noqa: PTH112  (False for names that are too long)
+        return "images"
+    is_arrays = path.suffix == ".npz" and os.path.isfile(path)  # noqa: PTH113
+    return "npz" if is_arrays else None
 
 
 def _own(scheme: str, path: Path, warn: Warn | None) -> Source:

@@ -158,32 +158,44 @@ def _split_folder(folder: Path, problems: list[str]) -> _Group:
 
 
 def _class_folders(entries: list[Path], prefix: str, problems: list[str]) -> Folders:
-    folders = {}
+    folders: Folders = {}
+    is_flat = not any(path.is_dir() for path in entries)
     for path in entries:
         name = _name(path)
         shown = f"{prefix}{_shown(name)}"
+        if is_flat and _is_image(path):
+            continue  # all of them are one problem, below
         if not path.is_dir():
             problems.append(f"{shown}: a stray file where only folders of classes should be")
         elif not _is_utf8(name):
             problems.append(f"{shown}: the name of a class must be UTF-8")
         else:
             folders[name] = _image_files(path, f"{shown}/", problems)
-    if not folders:
+    if not entries:
         problems.append(f"{prefix or './'}: an empty folder, where folders of classes should be")
+    elif is_flat:
+        above = _shown(_name(entries[0].parent))
+        example = f"{above}/CLASSNAME/1.png".lstrip("/")
+        problems.append(
+            f"{prefix or './'}: images must lie in one folder for each class, such as {example}"
+        )
     return folders
 
 
 def _image_files(folder: Path, prefix: str, problems: list[str]) -> list[Path]:
     images = []
     entries = _visible(folder)
+    is_explained = False  # the first stray file of a folder lists the endings that are read
     for path in entries:
         if _is_image(path):
             images.append(path)
         else:
             kind = "folder" if path.is_dir() else "file" if path.is_file() else "link or device"
-            problems.append(
-                f"{prefix}{_shown(_name(path))}: a stray {kind} where only images should be"
-            )
+            problem = f"{prefix}{_shown(_name(path))}: a stray {kind} where only images should be"
+            if kind == "file" and not is_explained:
+                is_explained = True
+                problem += f"; these endings are read: {', '.join(SUFFIXES)}"
+            problems.append(problem)
     if not entries:
         problems.append(f"{prefix}: an empty folder, where images should be")
     return images

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from modeling.config import PRESETS
+from modeling.errors import did_you_mean
 from modeling.training.signals import require_uninterrupted
 
 TASKS = tuple(PRESETS)
@@ -16,6 +18,29 @@ PATH = click.Path(path_type=Path, readable=False)
 DATASET = Path("data/mnist")
 
 _BLAS_THREADS = "OPENBLAS_NUM_THREADS"
+
+
+if TYPE_CHECKING:
+    _Choice = click.Choice[str]
+else:
+    _Choice = click.Choice  # generic since click 8.2
+
+
+class TaskChoice(_Choice):
+    """A choice of tasks; for another name, the most similar one is suggested."""
+
+    def __init__(self, *others: str) -> None:
+        super().__init__([*TASKS, *others])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the task, or raise BadParameter with the task that was probably meant."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            hint = did_you_mean(str(value), TASKS)
+            vars(error)["message"] = " ".join(filter(None, (error.message, hint)))
+            raise
+
 
 dataset_option = click.option(
     "--dataset",

@@ -167,6 +167,12 @@ def _pace(record: Record) -> str:
     return f"loss {record['loss']:.4f} {record['samples_per_second']:,.0f} samples/s {left} left"
 
 
+def print_begun(text: str) -> None:
+    """Print on standard error what has begun and may take minutes; ignore write errors."""
+    with suppress(OSError):
+        click.echo(f"{printable(text, sys.stderr)} ...", err=True)
+
+
 def print_trained(info: RunInfo, folder: Path, metric: str) -> None:
     """Print how far a run is, its best score and the digest of its weights."""
     done = "trained" if info.finished else f"interrupted at step {info.step:,}"

@@ -10,7 +10,7 @@ import click
 import modeling
 from modeling.cli.options import (
     PATH,
-    TASKS,
+    TaskChoice,
     dataset_option,
     device_option,
     json_option,
@@ -20,7 +20,7 @@ from modeling.cli.options import (
     quiet_option,
     threads_option,
 )
-from modeling.cli.output import print_json, print_line, print_scores
+from modeling.cli.output import print_begun, print_json, print_line, print_scores
 
 
 @click.command()
@@ -28,7 +28,7 @@ from modeling.cli.output import print_json, print_line, print_scores
 @dataset_option
 @out_option
 @click.option("--predictions", type=PATH, metavar="FILE", help="Score these instead of a run's.")
-@click.option("--task", type=click.Choice(TASKS), help="With --predictions: their task.")
+@click.option("--task", type=TaskChoice(), help="With --predictions: their task.")
 @click.option(
     "--split",
     type=click.Choice(["train", "val", "test"]),
@@ -68,6 +68,9 @@ def score(
         dataset = modeling.open_dataset(directory)
         device = modeling.api.find_device(device_name, threads).type
         options: dict[str, Any] = {"splits": split} if split else {}
+        if not (quiet or as_json):
+            scored = f"the runs in {out}" if run == "all" else str(run)
+            print_begun(f"scoring {scored} on {' and '.join(split or ('val', 'test'))}")
         if run == "all":
             records = modeling.score_all(out, dataset, device=device, **options)
         else:
@@ -100,8 +103,10 @@ def report(
     load_torch()
     device = modeling.api.find_device(device_name, threads).type
     dataset = modeling.open_dataset(directory)
+    if not quiet:
+        print_begun(f"predicting test of {directory} for the report of {folder}")
     page, *pictures = modeling.write_report(
-        folder, dataset, out or folder / "report", device=device
+        folder, dataset, out or folder / "report", device=device, dataset_path=directory
     )
     if not quiet:
         print_line(f"{page}: written, and {len(pictures)} pictures beside it")

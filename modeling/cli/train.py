@@ -12,6 +12,7 @@ import click
 import modeling
 from modeling.cli.options import (
     TASKS,
+    TaskChoice,
     dataset_option,
     device_option,
     json_option,
@@ -23,6 +24,7 @@ from modeling.cli.options import (
 from modeling.cli.output import (
     Progress,
     failure,
+    print_begun,
     print_json,
     print_line,
     print_scores,
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("task", type=click.Choice([*TASKS, "all"]))
+@click.argument("task", type=TaskChoice("all"))
 @dataset_option
 @out_option
 @click.option(
@@ -144,6 +146,8 @@ def train(
     finished = len(done) == len(work) and all(info.finished for info in done.values())
     records = []
     if scored and finished and not is_follower:
+        if not silent:
+            print_begun(f"scoring {', '.join(configs)} on val and test")
         records = _score(task, directory, out, device)
     if as_json and not is_follower:
         trained = [info.to_json() for info in done.values()]

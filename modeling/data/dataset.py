@@ -24,7 +24,7 @@ from modeling.data.manifest import (
     content_root,
     read_manifest,
 )
-from modeling.errors import DamagedError, InputError
+from modeling.errors import DamagedError, InputError, did_you_mean
 from modeling.files import absolute
 
 _MOST = 12  # splits that the text of a dataset lists
@@ -146,9 +146,12 @@ class Dataset:
         """Give one split of one task. Raises InputError if the dataset has no such split."""
         info = self.manifest.splits.get((task, name))
         if info is None:
-            known = ", ".join("/".join(names) for names in self.splits)
+            known = ["/".join(names) for names in self.splits]
             raise InputError(
-                f"the dataset has no {task}/{name}", path=self.path, expected=f"one of {known}"
+                f"the dataset has no {task}/{name}",
+                path=self.path,
+                expected=f"one of {', '.join(known)}",
+                remedy=did_you_mean(f"{task}/{name}", known),
             )
         columns = {column.name: _column(self.path, info, column) for column in info.columns}
         return Split(task, name, MappingProxyType(columns))

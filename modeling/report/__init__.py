@@ -12,6 +12,7 @@ The same runs and dataset give the same page.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -33,27 +34,36 @@ __all__ = ["PAGE", "write_report"]
 
 
 def write_report(
-    folder: Path | str, dataset: Dataset, out: Path | str, *, device: str = "cpu"
+    folder: Path | str,
+    dataset: Dataset,
+    out: Path | str,
+    *,
+    device: str = "cpu",
+    dataset_path: Path | str | None = None,
 ) -> list[Path]:
     """Write the page about the runs in `folder`, or about the run that it is, and its pictures.
 
     Returns the paths, the page first. Pictures of an earlier report in `out` are removed. They show
-    the test split, predicted by the best weights of each run. Raises InputError for a run that does
-    not fit the dataset, FormatError where there is no run, DamagedError for a record that cannot be
-    read, and StorageError.
+    the test split, predicted by the best weights of each run. `dataset_path` is how the page names
+    the dataset where it gives a command, by default its absolute path. Raises InputError for a run
+    that does not fit the dataset, FormatError where there is no run, DamagedError for a record that
+    cannot be read, and StorageError.
 
         page, *pictures = write_report("runs", open_dataset("data/mnist"), "runs/report")
     """
     out = Path(out)
     require_outside_datasets(out)
     require_real_folder(out)
+    folder = Path(folder)
     records = [read_run(run, dataset.digest) for run in find_runs(folder)]
     for run in records:  # each by itself and before it predicts, so that an error names its folder
         with damage_of(run.folder):
             page_facts([View(run)], dataset)
     views = [view_run(run, dataset, device) for run in records]
     pictures = {each.name: each.png for view in views for each in (*view.examples, *view.worst)}
-    page = _render(views, dataset).encode()
+    is_one = records[0].folder == folder
+    command = _score_command(folder, dataset_path or dataset.path, is_one=is_one)
+    page = _render(views, dataset, command).encode()
     for name, data in {**pictures, PAGE: page}.items():
         write_atomic(out / name, data)
     with storage_errors(out):
@@ -63,9 +73,17 @@ def write_report(
     return [out / name for name in (PAGE, *pictures)]
 
 
-def _render(views: Sequence[View], dataset: Dataset) -> str:
+def _score_command(folder: Path, dataset_path: Path | str, *, is_one: bool) -> str:
+    """Write the command that scores the runs in `folder`, or the run that it is."""
+    words = ["modeling", "score", str(folder) if is_one else "all"]
+    if not is_one and folder != Path("runs"):
+        words += ["--out", str(folder)]
+    return shlex.join([*words, "--dataset", str(dataset_path)])
+
+
+def _render(views: Sequence[View], dataset: Dataset, score_command: str) -> str:
     template, style = _template()
-    return template.render(page_facts(views, dataset), style=style)
+    return template.render(page_facts(views, dataset, score_command), style=style)
 
 
 @cache

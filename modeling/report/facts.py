@@ -61,8 +61,13 @@ class Swatch:
     colour: Colour
 
 
-def page_facts(views: Sequence[View], dataset: Dataset) -> dict[str, Any]:
-    """Collect the values of the template; the chapters are in the order of `views`."""
+def page_facts(
+    views: Sequence[View], dataset: Dataset, score_command: str = "modeling score all"
+) -> dict[str, Any]:
+    """Collect the values of the template; the chapters are in the order of `views`.
+
+    `score_command` is the command that the page gives where no run is scored on the dataset.
+    """
     tasks = [view.run.task for view in views]
     return {
         "source": dataset.source,
@@ -75,6 +80,7 @@ def page_facts(views: Sequence[View], dataset: Dataset) -> dict[str, Any]:
         "farthest": FARTHEST,
         "absent": [task for task in PRESETS if task not in tasks],
         "scores": _main_scores(views, dataset),
+        "score_command": score_command,
         "chapters": [_chapter(view, dataset) for view in views],
         "runs": [_provenance(view) for view in views],
     }
@@ -88,9 +94,7 @@ def _main_scores(views: Sequence[View], dataset: Dataset) -> dict[str, Any] | No
     records = [
         scores
         for view in views
-        if (scores := view.run.scores)
-        and scores["dataset"]["digest"] == dataset.digest
-        and SPLIT in scores["splits"]
+        if (scores := _scores_on(view.run, dataset)) and SPLIT in scores["splits"]
     ]
     if not records:
         return None
@@ -114,6 +118,12 @@ def _main_scores(views: Sequence[View], dataset: Dataset) -> dict[str, Any] | No
             "Scores beside the reference and a trivial baseline", head, rows, "numbers words2"
         ),
     }
+
+
+def _scores_on(run: RunRecords, dataset: Dataset) -> Record | None:
+    """Return the scores of a run if they are of the dataset of the report, else None."""
+    scores = run.scores
+    return scores if scores and scores["dataset"]["digest"] == dataset.digest else None
 
 
 def _card(record: Record, name: str) -> dict[str, Any]:
@@ -155,7 +165,7 @@ def _dots(scores: dict[str, Record], others: dict[str, float] | None = None) -> 
 
 
 def _chapter(view: View, dataset: Dataset) -> dict[str, Any]:
-    run, scores, splits = view.run, view.run.scores, []
+    run, scores, splits = view.run, _scores_on(view.run, dataset), []
     if scores:
         splits = sorted(scores["splits"], key=lambda split: split != SPLIT)  # test first
     return {
@@ -186,9 +196,13 @@ def _warnings(view: View, dataset: Dataset) -> list[str]:
         notes.append(f"It is trained on another dataset, {run.digest[:12]}.")
     if scores is None:
         return [*notes, "This run has not been scored: modeling score, given its folder, does it."]
-    digest = scores["dataset"]["digest"]
-    if digest != dataset.digest:
-        notes.append(f"The scores are of another dataset, {digest[:12]}.")
+    if _scores_on(run, dataset) is None:
+        other = scores["dataset"]
+        return [
+            *notes,
+            "This run has not been scored on the dataset of this page. It has scores of another"
+            f" dataset, {other['source']} {other['digest'][:12]}, which are not shown here.",
+        ]
     if view.best is not None and scores["origin"].get("weights") != view.best.weights:
         notes.append("The scores are of other weights than the pictures: score the run again.")
     if SPLIT not in scores["splits"]:

@@ -567,6 +567,15 @@ def test_a_wrong_override_is_refused_and_nothing_is_written(
 # What reads a dataset.
 
 
+def test_a_path_without_its_scheme_is_suggested_with_it() -> None:
+    Path("photos").mkdir()
+    Path("arrays.npz").touch()
+    for path, meant in (("photos", "images:photos"), ("arrays.npz", "npz:arrays.npz")):
+        found = refused(3, "build", "--out", "here", "--source", path)
+        assert f"did you mean {meant}?" in found
+    assert "did you mean" not in refused(3, "build", "--out", "here", "--source", "x" * 300)
+
+
 def test_info_prints_the_digest_and_what_is_in_the_dataset(data: Path) -> None:
     facts = printed("info", data)
     assert {*facts} == {"digest", "format_version", "recipe", "source", "tasks"}
@@ -685,7 +694,7 @@ def test_convert_and_diff_agree_on_the_data(data: Path) -> None:
     assert run("diff", data, "again").output.splitlines() == [
         f"the same data: digest {GOLDEN[:12]}",
         "recipe, source and storage are the same",
-        "by the manifests alone (the bytes: datagen verify)",
+        "only the manifests were compared; 'datagen verify' checks the bytes",
     ]
     assert printed("diff", data, "again") == []
     lines = run("diff", data, "other").output.splitlines()
@@ -763,6 +772,20 @@ def test_verify_exits_with_1_if_it_finds_a_problem(data: Path) -> None:
     result = run("verify", "here", "--quick", "--json")
     assert result.exit_code == 1
     assert json.loads(result.output)["passed"] is False
+
+
+def test_verify_says_how_to_repair_what_a_build_repairs(recipe: Path) -> None:
+    advice = "to repair: give the build command again: only what is damaged is written"
+    build = ("build", "--recipe", recipe, "--out", "here")
+    assert run(*build).exit_code == 0
+    assert advice not in run("verify", "here").stdout
+    Path("here/notes.txt").touch()
+    assert advice not in run("verify", "here").stdout  # a build does not remove it
+    Path("here/notes.txt").unlink()
+    Path("here/mosaics/val/image/c/0/0/0").unlink()
+    assert run("verify", "here").stdout.splitlines()[-1] == advice
+    assert run(*build).exit_code == 0
+    assert run("verify", "here").exit_code == 0
 
 
 def test_contact_sheets_are_drawn_again_only_if_they_are_missing_or_older(

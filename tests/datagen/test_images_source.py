@@ -229,7 +229,7 @@ BAD: dict[Callable[[Path], None], str] = {
     too_large: r"a/2\.bmp: 513x2 pixels where at most 512x512",
     too_large_a_png: r"a/2\.png: 2x5000 pixels where at most 512x512",
     empty_class: r"c/: an empty folder",
-    stray_file: r"a/notes\.txt: a stray file where only images should be",
+    stray_file: r"a/notes\.txt: a stray file where only images should be; .*: \.png, .*, \.jpeg",
     stray_folder: r"a/more: a stray folder where only images should be",
     stray_file_above: r"labels\.csv: a stray file where only folders of classes should be",
     broken_link: r"a/2\.png: a stray link or device",
@@ -243,6 +243,30 @@ BAD: dict[Callable[[Path], None], str] = {
     truncated_jpeg: r"a/2\.jpg: a damaged, truncated or unknown JPEG: Premature end of JPEG file",
     name_of_no_encoding: r"\\xff: the name of a class must be UTF-8",
 }
+
+
+def test_images_without_folders_of_classes_are_one_problem_that_says_what_to_do(
+    tmp_path: Path,
+) -> None:
+    for number in range(3):
+        write(tmp_path / "flat" / f"{number}.png", tile(number))
+    advice = "images must lie in one folder for each class, such as flat/CLASSNAME/1.png"
+    with pytest.raises(InputError, match=advice) as caught:
+        images.load(tmp_path / "flat")
+    assert "empty folder" not in str(caught.value)
+    assert "stray" not in str(caught.value)
+    (tmp_path / "flat" / "scan.dcm").touch()
+    with pytest.raises(InputError, match=f"scan.dcm: a stray file .*\n.*{advice}"):
+        images.load(tmp_path / "flat")
+
+
+def test_the_first_stray_file_of_a_folder_lists_the_endings_that_are_read(tmp_path: Path) -> None:
+    lay(tmp_path)
+    for name in ("8.dcm", "9.dcm"):
+        (tmp_path / "a" / name).touch()
+    with pytest.raises(InputError, match=r"8\.dcm: a stray file .*: \.png, ") as caught:
+        images.load(tmp_path)
+    assert str(caught.value).count(".png, .bmp, .pgm, .tif, .tiff, .jpg, .jpeg") == 1
 
 
 @pytest.mark.parametrize("harm", BAD, ids=lambda harm: harm.__name__)

@@ -58,7 +58,8 @@ def test_settings_are_read_from_their_texts(
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("steps", "field=value"),
+        ("steps", "=VALUE is missing .expected steps=VALUE, found 'steps'"),
+        ("stpes", r"found 'stpes'\); did you mean steps\?"),
         ("stpes=3", "found 'stpes=3'"),
         ("task=mosaics", "no such setting"),
         ("preset=gpu", "no such setting"),

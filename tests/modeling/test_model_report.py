@@ -238,7 +238,7 @@ def test_the_page_says_that_a_run_is_not_scored_and_shows_it(
     for task in ("foreground", "mosaics"):
         (runs_folder / task / "scores.json").unlink()
     assert (
-        "None of these runs has been scored on test yet"
+        "None of these runs has been scored on test of this dataset yet"
         in read(runs_folder, dataset, tmp_path / "out").text
     )
 
@@ -292,17 +292,43 @@ def test_the_page_says_that_scores_belong_to_something_else(
 ) -> None:
     path = runs_folder / "foreground" / "scores.json"
     record = json.loads(path.read_text())
-    record["origin"]["weights"] = record["dataset"]["digest"] = "0" * 64
+    record["origin"]["weights"] = "0" * 64
     del record["splits"]["test"]
     path.write_text(json.dumps(record))
     text = read(runs_folder / "foreground", dataset, tmp_path).text
-    for words in (
-        "of other weights than the pictures",
-        "of another dataset, 000000000000",
-        "not been scored on test",
-    ):
+    for words in ("of other weights than the pictures", "not been scored on test"):
         assert words in text
     assert "foreground on val" in text
+
+
+def test_scores_of_another_dataset_are_named_but_not_shown(
+    runs_folder: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    path = runs_folder / "circles" / "scores.json"
+    record = json.loads(path.read_text())
+    record["dataset"] |= {"digest": "0" * 64, "source": "elsewhere"}
+    path.write_text(json.dumps(record))
+    text = read(runs_folder / "circles", dataset, tmp_path).text
+    assert "scores of another dataset, elsewhere 000000000000, which are not shown here" in text
+    for words in ("circles on test", "circles on val", "Confusion", "Accuracy of each class"):
+        assert words not in text
+    assert "Worst cases" in text
+
+
+def test_the_command_that_scores_names_the_dataset_as_given(
+    runs_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    for path in runs_folder.glob("*/scores.json"):
+        path.unlink()
+    (tmp_path / "my data").symlink_to(data)
+    for runs_path, words in (
+        (runs_folder, f"score all --out {runs_folder}"),
+        (runs_folder / "circles", f"score {runs_folder}/circles"),
+    ):
+        options = ("--dataset", str(tmp_path / "my data"), "--out", str(tmp_path / "page"))
+        assert call("report", str(runs_path), *options, "--device", "cpu").exit_code == 0
+        text = Reader((tmp_path / "page" / PAGE).read_text("utf-8")).text
+        assert f"run modeling {words} --dataset '{tmp_path}/my data', then" in text
 
 
 def test_names_are_escaped_as_text(runs_folder: Path, dataset: Dataset, tmp_path: Path) -> None:
@@ -409,14 +435,16 @@ def test_scores_are_those_on_the_dataset_of_the_report(
         dataset, manifest=dataclasses.replace(dataset.manifest, digest=other)
     )
     reader = read(folder, changed, tmp_path / "a")
-    assert "The scores are of another dataset" in reader.text
-    assert "None of these runs has been scored on test yet" in reader.text  # at the top
+    assert "It has scores of another dataset" in reader.text
+    assert (
+        "None of these runs has been scored on test of this dataset yet" in reader.text
+    )  # at the top
     record = json.loads((folder / "scores.json").read_text())
     record["dataset"]["digest"] = other
     record["splits"]["test"]["scores"]["iou"]["value"] = 0.123456
     (folder / f"scores-{other[:12]}.json").write_text(json.dumps(record))
     text = read(folder, changed, tmp_path / "b").text
-    assert "The scores are of another dataset" not in text
+    assert "It has scores of another dataset" not in text
     assert "12.346%" in text
     assert "12.346%" not in read(folder, dataset, tmp_path / "c").text
 
@@ -427,6 +455,8 @@ def test_the_command_writes_into_the_folder_of_the_runs(
     options = ["--dataset", str(data), "--device", "cpu"]
     result = call("report", str(runs_folder), *options)
     assert result.exit_code == 0, result.output
+    assert result.stderr == f"predicting test of {data} for the report of {runs_folder} ...\n"
+    assert call("report", str(runs_folder), *options, "--quiet").output == ""
     assert (runs_folder / "report" / PAGE).is_file()
     assert "pictures beside it" in result.stdout
     result = call(

@@ -164,6 +164,11 @@ def test_training_with_scoring_gives_the_scores_of_the_score_command(
 ) -> None:
     place = ["--dataset", str(folder), "--out", str(trained), "--device", "cpu"]
     scored = call("score", "all", *place)
+    assert scored.stderr == f"scoring the runs in {trained} on val and test ...\n"
+    alone = call("score", str(trained / "circles"), *place[:2], "--split", "val")
+    assert alone.stderr == f"scoring {trained}/circles on val ...\n"
+    for option in ("--quiet", "--json"):
+        assert call("score", str(trained / "circles"), *place[:2], option).stderr == ""
     files = [
         trained / "scores.json",
         *(trained / task / "scores.json" for task in ("foreground", "circles", "mosaics")),
@@ -174,6 +179,8 @@ def test_training_with_scoring_gives_the_scores_of_the_score_command(
     result = call("train", "all", *place, "--resume", "--score", *SMALL)
     assert result.exit_code == 0, result.output
     assert result.stdout.endswith(scored.stdout)
+    last = "scoring foreground, circles, mosaics on val and test ...\n"
+    assert result.stderr.endswith(last)
     assert [path.read_bytes() for path in files] == before
     one = call(
         "train",
@@ -201,6 +208,7 @@ def test_training_with_scoring_gives_the_scores_of_the_score_command(
         "--json",
         *SMALL,
     )
+    assert result.stderr == ""
     both = json.loads(result.stdout)
     assert both["trained"] == [json.loads((tmp_path / "circles" / runs.EVIDENCE).read_text())]
     assert both["scored"] == [json.loads((tmp_path / "circles" / "scores.json").read_text())]
@@ -316,6 +324,9 @@ def test_predictions_of_other_programs_are_scored(folder: Path, tmp_path: Path) 
     ("arguments", "code", "words"),
     [
         (["train", "squares"], 2, "is not one of"),
+        (["train", "circle"], 2, "'all'. did you mean circles?"),
+        (["score", "--predictions", "x.npz", "--task", "mosaic"], 2, "did you mean mosaics?"),
+        (["train", "foreground", "--set", "steps"], 3, "=VALUE is missing (expected steps=VALUE"),
         (["train", "foreground", "--set", "stpes=3"], 3, "found 'stpes=3'); did you mean steps?"),
         (["train", "foreground", "--set", "steps=0"], 3, "steps: expected an integer"),
         (["train", "foreground", "--dataset", "nowhere"], 4, "nowhere"),
