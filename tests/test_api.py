@@ -133,6 +133,13 @@ def test_an_unknown_name_is_a_key_error_that_suggests_one(data: OpenedDataset) -
             ask()
 
 
+def test_what_is_no_name_is_not_in_a_dataset(data: OpenedDataset) -> None:
+    keys: list[Any] = [5, None, ("mosaics", "train")]
+    for key in keys:
+        assert key not in data
+        assert data["mosaics"].get(key) is None
+
+
 INDICES: list[Any] = [
     *(0, 7, -1, np.int64(3), np.uint8(2)),
     *(slice(None), slice(3, 9), slice(-4, None), slice(250, 270), slice(None, None, 7)),
@@ -161,13 +168,17 @@ def test_a_column_is_indexed_like_the_array_of_all_its_samples(
             np.testing.assert_array_equal(found, expected)
         mask = whole.reshape(len(whole), -1)[:, 0] % 2 == 0
         np.testing.assert_array_equal(column[mask], whole[mask])
+        one_by_one = list(column)
+        assert [type(sample) for sample in one_by_one] == [type(column[0])] * len(column)
+        np.testing.assert_array_equal(np.array(one_by_one), whole)
         found = column[:]
         found[:] = 0  # new memory, and the caller's own
         np.testing.assert_array_equal(column[:3], whole[:3])
 
 
 @pytest.mark.parametrize(
-    "index", [300, -301, [0, 300], 1.5, "0", (0, 1), [True], None, np.ones(7, bool)]
+    "index",
+    [300, -301, [0, 300], 1.5, "0", (0, 1), [True], None, np.ones(7, bool), [[1, 2], [3]]],
 )
 def test_an_invalid_index_of_a_column_is_an_index_error(data: OpenedDataset, index: Any) -> None:
     with pytest.raises(IndexError):
@@ -183,6 +194,24 @@ def test_a_split_gives_samples_by_number_and_columns_by_name(data: OpenedDataset
         np.testing.assert_array_equal(some[name], column[1:4])
     labels = [int(sample["label"]) for sample in split]
     assert labels == [int(label) for label in split["label"]] == split["label"][:].tolist()
+
+
+def test_samples_are_read_by_the_block_and_are_the_callers_own(
+    data: OpenedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split, read, calls = data["mosaics"]["train"], datagen.dataset.Dataset.rows, []
+
+    def rows(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return read(*arguments)
+
+    monkeypatch.setattr(datagen.dataset.Dataset, "rows", rows)
+    for index, sample in enumerate(split):
+        if index % 100 == 0:
+            for name, value in split[index].items():
+                np.testing.assert_array_equal(sample[name], value)
+        sample["image"][:] = 0
+    assert len(calls) < len(split)
 
 
 def test_a_sample_equals_the_dataset_for_every_way_of_computing_it(

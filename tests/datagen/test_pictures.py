@@ -816,7 +816,7 @@ def test_pixels_of_a_png_without_any_are_not_unpacked(
     data = png(np.zeros(shape, np.uint8), before=bomb, interlaced=interlaced)
     tracemalloc.start()
     try:
-        with pytest.raises(InputError, match="^a damaged or truncated PNG$"):
+        with pytest.raises(InputError, match=r"^a damaged or truncated PNG$"):
             pictures.decode(data)
         assert tracemalloc.get_traced_memory()[1] < much // 4
     finally:
