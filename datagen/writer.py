@@ -24,6 +24,7 @@ from datagen import recipe as recipes
 from datagen.engines import Progress, threads
 from datagen.errors import DamagedError, FormatError, StorageError
 from datagen.existing import (
+    has_files,
     has_intact_metadata,
     has_sizes,
     intact_shards,
@@ -175,7 +176,8 @@ class DatasetFolder:
             is_new = not root.is_dir()
         if is_new:
             check()
-            folder._require_room(folder.jobs)
+            files.require_writable(root)
+            folder._require_space(folder.jobs)
             files.make_folder(root)
         with files.lock(root, exclusive=part is None):
             folder._look()
@@ -198,9 +200,10 @@ class DatasetFolder:
         if not is_folder:
             manifests.load(root)  # raises the error that says so
         with files.lock(root, exclusive=True):
-            present = _present(root) or manifests.load(root)
+            is_begun = files.look(root / PARTIAL_MANIFEST) is not None  # even beside a manifest
+            present = _read_partial(root) if is_begun else manifests.load(root)
             folder = cls(root, present.plan, splits(present))
-            folder._accept(present)
+            folder._accept(present, finished=not is_begun)
             with folder._sweeping():
                 yield folder
 
@@ -220,9 +223,12 @@ class DatasetFolder:
         return has_intact_metadata(self.root, self.present)
 
     def begin(self, missing: Sequence[Shard]) -> None:
-        """Make the folder one of a build in progress, with room for the missing shards."""
+        """Make the folder one of a build in progress, with space for shards that have no files."""
         self._begun = True
-        self._require_room(missing)
+        files.require_writable(self.root)
+        absent = [job for job in missing if not has_files(self.root, job)]
+        if absent and not self.finished:  # a repair replaces files in place
+            self._require_space(absent)
         if self.finished:
             self._take_back()
         if not self.is_part:
@@ -327,12 +333,11 @@ class DatasetFolder:
                 found=strangers,
                 remedy="choose another folder",
             )
-        self._accept(present)
+        self._accept(present, finished=files.look(self.root / MANIFEST) is not None)
 
-    def _accept(self, present: Manifest | None) -> None:
+    def _accept(self, present: Manifest | None, *, finished: bool) -> None:
         require_no_linked_folder(self.root, self.jobs)
-        self.present = present
-        self.finished = files.look(self.root / MANIFEST) is not None
+        self.present, self.finished = present, finished
 
     def _require_same_plan(self, present: Manifest) -> None:
         if present.plan != self.plan:
@@ -345,8 +350,7 @@ class DatasetFolder:
                 remedy="choose another folder, or remove this one yourself",
             )
 
-    def _require_room(self, jobs: Sequence[Shard]) -> None:
-        files.require_writable(self.root)
+    def _require_space(self, jobs: Sequence[Shard]) -> None:
         files.require_space(self.root, sum(job.room for job in jobs) + _FRAME_BYTES)
 
     def _take_back(self) -> None:
