@@ -262,8 +262,7 @@ def open_dataset(path: Path | str) -> OpenedDataset:
 def _named(kind: str, name: str, known: Mapping[str, T]) -> T:
     """Look a name up; raise a KeyError that lists the names and suggests one."""
     if name not in known:
-        wrong = unknown_name(kind, name, known) if isinstance(name, str) else name
-        raise KeyError(str(wrong))
+        raise KeyError(str(unknown_name(kind, name, known)))
     return known[name]
 
 

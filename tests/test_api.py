@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import doctest
 import importlib
 import pkgutil
@@ -57,6 +58,7 @@ def test_no_public_function_has_the_name_of_a_module(package: ModuleType) -> Non
     """Importing such a module would replace the function."""
     public = {name for name in package.__all__ if not name.startswith("_")}
     assert public
+    public |= {"open"} if package is datagen else set()
     assert not public & submodules(package)
     for name in submodules(package) - {"__main__"}:
         assert isinstance(getattr(package, name), ModuleType), name
@@ -75,6 +77,12 @@ def test_editors_list_functions_and_modules_and_unknown_names_raise_attribute_er
             getattr(package, name)
     with pytest.raises(ImportError, match="biuld"):
         importlib.import_module(f"{package.__name__}.biuld")
+
+
+def test_an_import_of_all_names_leaves_the_builtins_alone() -> None:
+    for package in (datagen, modeling):
+        assert not {*package.__all__} & {*dir(builtins)}
+    assert "open" in dir(datagen)
 
 
 def test_an_import_error_within_a_module_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,6 +255,98 @@ def test_verify_finds_problems_and_another_source_is_refused(
     assert datagen.verify(str(data.path), expect="0" * 64, quick=True).problems
     with pytest.raises(datagen.errors.DatagenError):
         datagen.verify(data.path, source_dir=tmp_path)
+
+
+VERIFY: list[tuple[dict[str, Any], str]] = [
+    ({"workers": 0}, "not a number of workers"),
+    ({"workers": -1}, "not a number of workers"),
+    ({"workers": 1.5}, "not a number of workers"),
+    ({"sample": 0}, "not a number of samples"),
+    ({"sample": -1}, "not a number of samples"),
+    ({"sample": "3"}, "not a number of samples"),
+    ({"sample": 3, "seed": "x"}, "not a seed"),
+    ({"expect": 5}, "not a dataset digest"),
+    ({"quick": True, "sample": 3}, "exclude each other"),
+    ({"seed": 3}, "give both"),
+    ({"quick": True, "source_dir": "."}, "leave out source_dir"),
+    ({"sample": 3, "source_dir": "."}, "leave out source_dir"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), VERIFY)
+def test_verify_refuses_arguments_that_are_wrong_or_would_be_ignored(
+    data: OpenedDataset, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(datagen.errors.DatagenError, match=message) as caught:
+        datagen.verify(data.path, **arguments)
+    assert caught.value.exit_code == 3
+
+
+def test_verify_checks_other_samples_each_time_unless_a_seed_is_given(data: OpenedDataset) -> None:
+    def level(**seed: Any) -> str:
+        return datagen.verify(data.path, sample=5, workers=1, **seed).level
+
+    assert level() != level()
+    assert level(seed=3) == level(seed=3) == "sample of 5 (seed 3)"
+
+
+BUILD: list[tuple[dict[str, Any], str]] = [
+    ({"workers": 0}, "not a number of workers"),
+    ({"workers": -1}, "not a number of workers"),
+    ({"mosaics": (300, 20)}, r"expected 3: train, val, test, found \(300, 20\)"),
+    ({"mosaics": ()}, "not the numbers of mosaics"),
+    ({"mosaics": 5}, "not the numbers of mosaics"),
+    ({"grid": 5}, r"mosaics\.grid must be"),
+    ({"grid": (2, 2, 2)}, r"mosaics\.grid must be"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BUILD)
+def test_build_refuses_wrong_arguments_before_anything_is_written(
+    recipe: Path, tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(datagen.errors.DatagenError, match=message):
+        datagen.build(recipe, tmp_path / "data", **arguments)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_recipe_that_is_none_speaks_of_no_command() -> None:
+    wrong: Any = 5
+    with pytest.raises(datagen.errors.RecipeError, match="no such recipe") as caught:
+        datagen.build(wrong, "data")
+    assert "--help" not in str(caught.value)
+
+
+def test_a_recipe_made_by_hand_is_checked_before_a_sample_is_computed() -> None:
+    wrong = datagen.recipe.Recipe(source="strokes", seed=-1)
+    with pytest.raises(datagen.errors.RecipeError, match="seed must be an integer from 0"):
+        datagen.sample(wrong, "mosaics", "train", 0)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [("mosaics", "train", 1.5), ("mosaics", "train", "1"), ("mosaics", 3, 1), (None, "train", 1)],
+)
+def test_a_sample_that_cannot_be_is_a_recipe_error(
+    recipe: Path, data: OpenedDataset, place: tuple[Any, Any, Any]
+) -> None:
+    for where in (recipe, data.path):
+        with pytest.raises(datagen.errors.RecipeError, match="no such"):
+            datagen.sample(where, *place)
+
+
+def test_the_progress_of_a_download_is_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed: dict[str, Any] = {}
+
+    def build(*_: Any, **arguments: Any) -> None:
+        passed.update(arguments)
+
+    monkeypatch.setattr(datagen.builder, "build", build)
+    with pytest.raises(datagen.errors.FormatError):
+        datagen.build("mnist", tmp_path, fetching=print)
+    assert passed["fetching"] is print
 
 
 def test_every_repr_is_short_and_informative(data: OpenedDataset) -> None:

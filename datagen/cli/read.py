@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,7 +99,7 @@ def verify(
             directory,
             quick=quick,
             sample=sample,
-            seed=secrets.randbits(32) if seed is None else seed,
+            seed=seed,
             expect=expect,
             source_dir=source_dir,
             source_optional=not named,
