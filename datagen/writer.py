@@ -40,7 +40,7 @@ from datagen.split import NO_OFFSET, SHARD_FACTS, FileFacts, Shard, Split, Table
 from datagen.stores.base import Extent, open_store
 from datagen.tasks import Deriver, as_indices
 
-_FRAME_BYTES = 1 << 20  # more than the metadata of all splits take on disk
+_METADATA_BYTES = 1 << 20  # more than the metadata of all splits take on disk
 _MAX_LISTED = 5  # files that a message names
 
 
@@ -351,7 +351,7 @@ class DatasetFolder:
             )
 
     def _require_space(self, jobs: Sequence[Shard]) -> None:
-        files.require_space(self.root, sum(job.room for job in jobs) + _FRAME_BYTES)
+        files.require_space(self.root, sum(job.room for job in jobs) + _METADATA_BYTES)
 
     def _take_back(self) -> None:
         """Make the manifest of a finished dataset a partial one, so that shards can be rewritten.
@@ -377,7 +377,7 @@ class DatasetFolder:
     def _manifest(self, tables: Mapping[str, Table]) -> Manifest:
         """Write the recipe, the shard tables and the stores' metadata; state them in a manifest."""
         splits = {}
-        frame = [RECIPE]
+        metadata = [RECIPE]
         files.write_atomic(self.root / RECIPE, recipes.to_toml(self.plan.recipe).encode())
         for split in self.splits:
             rows = [tables[Shard(split, index).name] for index in range(split.shards)]
@@ -389,8 +389,8 @@ class DatasetFolder:
             )
             facts = self._facts(split.table_path)
             splits[split.task, split.name] = replace(split, columns=columns, table=facts)
-            frame += self._store.write_frame(self.root, split)
-        listed = tuple(self._facts(path) for path in sorted(frame))
+            metadata += self._store.write_metadata(self.root, split)
+        listed = tuple(self._facts(path) for path in sorted(metadata))
         return manifests.seal(replace(self.plan, splits=splits, files=listed))
 
     def _facts(self, path: str) -> FileFacts:

@@ -220,10 +220,12 @@ def sample(
     if png is not None:
         _draw(png, task, computed.values, computed.classes)
     if as_json:
-        facts = sample_facts(task, split, index, computed.values, stood_on=computed.computed_from)
+        facts = sample_facts(
+            task, split, index, computed.values, computed_from=computed.computed_from
+        )
         print_json(facts)
     elif not quiet:
-        print_sample(computed.values, stood_on=computed.computed_from)
+        print_sample(computed.values, computed_from=computed.computed_from)
 
 
 def _draw(path: Path, task: str, values: Mapping[str, Array], classes: tuple[str, ...]) -> None:
