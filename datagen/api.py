@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from datagen import builder, converter, planning, samples, verifier
+from datagen import builder, converter, files, planning, samples, verifier
 from datagen.dataset import Dataset
 from datagen.decoding import shown
 from datagen.engines import threads
@@ -191,7 +191,8 @@ def names_recipe(where: Path | str) -> bool:
     """Distinguish a recipe from a dataset: a TOML file or a plain name that is not a folder."""
     path = Path(where)
     is_plain = path.name == str(where)
-    return not path.is_dir() and (path.is_file() or path.suffix == ".toml" or is_plain)
+    with files.storage_errors(path):
+        return not path.is_dir() and (path.is_file() or path.suffix == ".toml" or is_plain)
 
 
 def _cores(workers: int | None) -> int:

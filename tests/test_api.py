@@ -335,6 +335,26 @@ def test_a_sample_that_cannot_be_is_a_recipe_error(
             datagen.sample(where, *place)
 
 
+@pytest.mark.parametrize("path", ["a" * 300, "a\0b", "loop"])
+def test_a_path_that_cannot_be_is_an_error_of_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    calls: list[Callable[[], object]] = [
+        lambda: datagen.open(path),
+        lambda: datagen.verify(path),
+        lambda: datagen.build("strokes", path, mosaics=(3, 3, 3), workers=1),
+        lambda: datagen.convert(path, "converted"),
+        lambda: datagen.sample(path, "mosaics", "train", 0),
+        lambda: datagen.builder.finish(path),
+    ]
+    for call in calls:
+        with pytest.raises(datagen.errors.DatagenError):
+            call()
+    assert [*Path().iterdir()] == [Path("loop")]
+
+
 def test_the_progress_of_a_download_is_passed_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
