@@ -33,9 +33,12 @@ if TYPE_CHECKING:
     from datagen import tasks as tasks
     from datagen import verifier as verifier
     from datagen.api import build, convert, sample, verify
-    from datagen.opened import open_dataset as open  # noqa: A004  (as in gzip and tarfile)
+    from datagen.opened import open_dataset
 
-__all__ = ["__version__", "build", "convert", "open", "sample", "verify"]
+    open = open_dataset  # noqa: A001  (as in gzip and tarfile)
+
+# without open: an import of all names would replace Python's own
+__all__ = ["__version__", "build", "convert", "sample", "verify"]
 
 __version__ = layout.VERSION
 
@@ -68,4 +71,4 @@ def __dir__() -> list[str]:
     """List the public functions and the modules of the package."""
     from pkgutil import iter_modules
 
-    return sorted({*__all__, *(module.name for module in iter_modules(__path__))})
+    return sorted({*__all__, *_FUNCTIONS, *(module.name for module in iter_modules(__path__))})

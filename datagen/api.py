@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
-from datagen import builder, converter, planning, samples, verifier
+from datagen import builder, converter, files, planning, samples, verifier
 from datagen.dataset import Dataset
+from datagen.decoding import shown
 from datagen.engines import threads
+from datagen.errors import InputError
 from datagen.opened import OpenedDataset, open_dataset
-from datagen.recipe import Recipe, changed, load
+from datagen.recipe import Recipe, changed
+from datagen.sources.base import Progress as FetchProgress
 from datagen.verifier import Verdict
 
 Array = npt.NDArray[Any]
@@ -31,6 +35,7 @@ def build(
     source_dir: Path | str | None = None,
     workers: int | None = None,
     warn: Notify | None = None,
+    fetching: FetchProgress | None = None,
     progress: Progress | None = None,
     **changes: Any,
 ) -> OpenedDataset:
@@ -38,10 +43,12 @@ def build(
 
     `recipe` is the name of a packaged recipe, a TOML file or a `Recipe`; `changes` are keys of
     `datagen.recipe.changed`. `source_dir` is where the source's files are; nothing is fetched then.
-    `workers` is the number of cores, all by default; `warn` and `progress` are called meanwhile.
+    `workers` is the number of cores, all by default. Meanwhile `warn` is called with warnings,
+    `fetching` with a file's name, its bytes so far and in all, and `progress` with the bytes
+    written and in all.
 
-    Raises RecipeError for a bad recipe, SourceError where the source cannot be fetched, FormatError
-    where `out` holds something else, BusyError and StorageError.
+    Raises RecipeError for a bad recipe, InputError for bad arguments, SourceError where the source
+    cannot be fetched, FormatError where `out` holds something else, BusyError and StorageError.
 
     >>> data = datagen.build("strokes", "strokes", mosaics=(300, 20, 20))
     >>> len(data["mosaics"]["train"])
@@ -52,8 +59,9 @@ def build(
         wanted,
         out,
         directory=source_dir,
-        workers=workers or threads.usable_cores(),
+        workers=_cores(workers),
         warn=warn,
+        fetching=fetching,
         progress=progress,
     )
     return open_dataset(out)
@@ -84,7 +92,7 @@ def convert(
         format_name=format,
         shard_size=shard_size,
         compression=compression,
-        workers=workers or threads.usable_cores(),
+        workers=_cores(workers),
         progress=progress,
     )
     return open_dataset(target)
@@ -95,7 +103,7 @@ def verify(
     *,
     quick: bool = False,
     sample: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     expect: str | None = None,
     source_dir: Path | str | None = None,
     workers: int | None = None,
@@ -103,9 +111,10 @@ def verify(
 ) -> Verdict:
     """Verify a dataset: every byte, every sample, every claim; `Verdict.problems` lists all faults.
 
-    `quick` checks metadata and file sizes only, `sample` that many random samples, chosen by
-    `seed`. `expect` is the dataset digest that it must have. A source in `source_dir` must be the
-    one that the dataset was built from.
+    `quick` checks metadata and file sizes only, `sample` that and so many random samples, the same
+    for the same `seed`. `expect` is the dataset digest that it must have. A source in `source_dir`
+    must be the one that the dataset was built from; only the full level looks at it. Raises
+    InputError or RecipeError for arguments that are wrong or exclude each other.
 
     >>> datagen.verify("strokes")
     <Verdict: no problems; full: 140,340 samples, digest dd81985546ec>
@@ -117,7 +126,7 @@ def verify(
         seed=seed,
         expect=expect,
         source_dir=source_dir,
-        workers=workers or threads.usable_cores(),
+        workers=_cores(workers),
         progress=progress,
     )
 
@@ -163,7 +172,7 @@ def compute(
 ) -> Computed:
     """Compute one sample like `sample`, and say what it follows from."""
     if isinstance(where, Recipe) or names_recipe(where):
-        wanted = where if isinstance(where, Recipe) else load(str(where))
+        wanted = changed(where)
         planning.require_sample(wanted, task, split, index)
         resolved = planning.resolve(wanted, directory=source_dir, warn=warn)
     elif source_dir is not None:
@@ -182,4 +191,18 @@ def names_recipe(where: Path | str) -> bool:
     """Distinguish a recipe from a dataset: a TOML file or a plain name that is not a folder."""
     path = Path(where)
     is_plain = path.name == str(where)
-    return not path.is_dir() and (path.is_file() or path.suffix == ".toml" or is_plain)
+    with files.storage_errors(path):
+        return not path.is_dir() and (path.is_file() or path.suffix == ".toml" or is_plain)
+
+
+def _cores(workers: int | None) -> int:
+    """Return the number of cores to use: all for None. Raises InputError for less than one."""
+    if workers is None:
+        return threads.usable_cores()
+    if not (isinstance(workers, Integral) and workers >= 1):
+        raise InputError(
+            "not a number of workers",
+            expected="1 or more, or None for all cores",
+            found=shown(workers),
+        )
+    return workers

@@ -126,7 +126,8 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that is most like `name` in lower case; None if none is similar."""
     import difflib  # needed only after a mistake
 
-    close = difflib.get_close_matches(name.lower(), list(known), 1)
+    # in Python the name may be anything
+    close = difflib.get_close_matches(str(name).lower(), list(known), 1)
     return close[0] if close else None
 
 

@@ -84,6 +84,11 @@ def intact_shards(
     return {job.name: recorded[job.name] for job, intact in checked if intact}
 
 
+def has_files(root: Path, job: Shard) -> bool:
+    """Return whether there is anything at the path of each of the shard's files."""
+    return all(files.look(root / path) is not None for path in job.paths)
+
+
 def has_sizes(root: Path, job: Shard, rows: Table) -> bool:
     """Return whether the shard's files are regular and as long as `rows`, its facts, say."""
     sizes = zip(job.paths, rows["file_bytes"].tolist(), strict=True)

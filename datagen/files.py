@@ -44,11 +44,17 @@ HUGE_PAGE = 1 << 21
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError of the body into a StorageError about `path`."""
+    """Turn an OSError of the body into a StorageError about `path`; refuse a null character."""
     try:
         yield
     except OSError as error:
         raise storage_error(error, path) from error
+    except ValueError as error:
+        if "\0" not in str(path):
+            raise
+        raise StorageError(
+            "no path has a null character", path=path, remedy="name another"
+        ) from error
 
 
 def storage_error(error: OSError, path: Path | None = None) -> StorageError:
@@ -77,12 +83,11 @@ def look(path: Path) -> os.stat_result | None:
 
     Raises StorageError if that cannot be known, as in a folder that is closed to this user.
     """
-    try:
-        return path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise storage_error(error, path) from error
+    with storage_errors(path):
+        try:
+            return path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
 
 def kind(path: Path) -> str:

@@ -45,7 +45,7 @@ T = TypeVar("T")
 _TILE = Rule("a height and a width", lambda value: is_shape(value) and len(value) == 2)
 
 _MAX_LISTED = 20  # problems that a message names before it counts the rest
-_FRAME_FACTS = 1 << 17  # bytes of the manifest reserved for the facts of files
+_METADATA_FACTS = 1 << 17  # bytes of the manifest reserved for the facts of files
 _TABLE_FACTS = 256  # bytes of the manifest that the facts of a table take, at most
 _ROOT = 64  # bytes of the manifest that a content root takes
 _MAX_DIFFERENCES = 5  # keys of two plans that a message names
@@ -161,10 +161,10 @@ def require_storable(plan: Manifest, splits: Sequence[Split]) -> None:
     planned = replace(plan, splits={(split.task, split.name): split for split in splits})
     columns = sum(len(split.columns) for split in splits)
     size = len(to_bytes(planned)) + _TABLE_FACTS * len(splits) + _ROOT * columns
-    if size > MAX_MANIFEST_BYTES - _FRAME_FACTS:
+    if size > MAX_MANIFEST_BYTES - _METADATA_FACTS:
         raise RecipeError(
             "what the source says of itself does not fit a manifest",
-            expected=f"at most {MAX_MANIFEST_BYTES - _FRAME_FACTS:,} bytes",
+            expected=f"at most {MAX_MANIFEST_BYTES - _METADATA_FACTS:,} bytes",
             found=f"{size:,}",
             remedy="give the classes shorter names",
         )

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from datagen.dataset import Dataset
 from datagen.errors import printable, unknown_name
+from datagen.layout import CHUNK
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -72,7 +73,10 @@ class OpenedColumn:
         return self._gather(self._positions(index))[()]
 
     def __iter__(self) -> Iterator[Any]:
-        return (self[index] for index in range(len(self)))
+        for start in range(0, len(self), CHUNK):  # a chunk is whole in one shard
+            block = np.asarray(self._read(start, min(start + CHUNK, len(self))))
+            for sample in block:
+                yield np.array(sample)[()]
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         if copy is False:
@@ -85,18 +89,24 @@ class OpenedColumn:
 
     def _positions(self, index: Any) -> npt.NDArray[np.int64]:
         """Check an index and count it from 0."""
-        raw = np.asarray(index)
+        try:
+            raw = np.asarray(index)
+        except ValueError as error:  # of lists of different lengths
+            raise IndexError(self._indexed_by()) from error
         if raw.dtype == np.bool_ and raw.shape == (len(self),):
             return np.flatnonzero(raw)
         if isinstance(index, tuple) or (raw.size and raw.dtype.kind not in "iu"):
-            raise IndexError(
-                f"a column takes an integer, a slice, integers or a mask of {len(self):,} booleans:"
-                " index the array that it gives"
-            )
+            raise IndexError(self._indexed_by())
         if raw.size and not (-len(self) <= int(raw.min()) and int(raw.max()) < len(self)):
             raise IndexError(f"out of range for {len(self):,} samples: {raw.min()} to {raw.max()}")
         positions = raw.astype(np.int64)
         return np.where(positions < 0, positions + len(self), positions)
+
+    def _indexed_by(self) -> str:
+        return (
+            f"a column takes an integer, a slice, integers or a mask of {len(self):,} booleans:"
+            " index the array that it gives"
+        )
 
     def _gather(self, positions: npt.NDArray[np.int64]) -> Array:
         """Read samples shard by shard: (*positions.shape, *shape of a sample)."""
@@ -142,7 +152,8 @@ class OpenedSplit:
         return {name: column[index] for name, column in self.columns.items()}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self[index] for index in range(len(self)))
+        for values in zip(*self.columns.values(), strict=True):
+            yield dict(zip(self.columns, values, strict=True))
 
     def __repr__(self) -> str:
         columns = [f"{_short(n)} {c.dtype} {c.shape[1:]}" for n, c in self.columns.items()]

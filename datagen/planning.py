@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from datagen import manifest as manifests
 from datagen import otsu, sources
+from datagen.decoding import shown
 from datagen.engines import threads
 from datagen.errors import InputError, RecipeError, unknown_name
 from datagen.layout import SPLITS
@@ -188,9 +190,11 @@ def split_of_sample(listed: Iterable[Split], task: str, split: str, index: int) 
 
 
 def _require_index(folder: str, count: int, index: int) -> None:
-    if not 0 <= index < count:
+    is_integer = isinstance(index, Integral)
+    if not is_integer or not 0 <= index < count:
+        found = f"{index:,}" if is_integer else shown(index)
         raise RecipeError(
-            f"no such sample in {folder}", expected=f"0 to {count - 1:,}", found=f"{index:,}"
+            f"no such sample in {folder}", expected=f"0 to {count - 1:,}", found=found
         )
 
 

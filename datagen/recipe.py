@@ -146,7 +146,7 @@ def load(name_or_file: str) -> Recipe:
                 "no such recipe",
                 path=name_or_file,
                 expected=f"a TOML file or one of {', '.join(packaged())}",
-                remedy=did_you_mean(name_or_file, packaged()) or "see 'datagen build --help'",
+                remedy=did_you_mean(name_or_file, packaged()),
             )
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -301,12 +301,22 @@ def changed(
         table.pop("val", None)  # a number of images that suits one source, not any other
     table.update(_given(source=source, val=val, seed=seed))
     if grid is not None:
-        table["mosaics"]["grid"] = list(grid)
-    if mosaics:
-        table["mosaics"].update(zip(SPLITS, mosaics, strict=True))
+        table["mosaics"]["grid"] = grid
+    if mosaics is not None:
+        table["mosaics"].update(_counts(mosaics))
     table["storage"].update(_given(format=format, shard_size=shard_size, compression=compression))
     # the recipe itself was found valid above
     return from_table(table, origin="the options given")
+
+
+def _counts(mosaics: object) -> dict[str, object]:
+    if not isinstance(mosaics, list | tuple) or len(mosaics) != len(SPLITS):
+        raise RecipeError(
+            "not the numbers of mosaics of all splits",
+            expected=f"{len(SPLITS)}: {', '.join(SPLITS)}",
+            found=shown(mosaics),
+        )
+    return dict(zip(SPLITS, mosaics, strict=True))
 
 
 def _given(**values: object) -> dict[str, object]:

@@ -24,6 +24,7 @@ from datagen import recipe as recipes
 from datagen.engines import Progress, threads
 from datagen.errors import DamagedError, FormatError, StorageError
 from datagen.existing import (
+    has_files,
     has_intact_metadata,
     has_sizes,
     intact_shards,
@@ -39,7 +40,7 @@ from datagen.split import NO_OFFSET, SHARD_FACTS, FileFacts, Shard, Split, Table
 from datagen.stores.base import Extent, open_store
 from datagen.tasks import Deriver, as_indices
 
-_FRAME_BYTES = 1 << 20  # more than the metadata of all splits take on disk
+_METADATA_BYTES = 1 << 20  # more than the metadata of all splits take on disk
 _MAX_LISTED = 5  # files that a message names
 
 
@@ -175,7 +176,8 @@ class DatasetFolder:
             is_new = not root.is_dir()
         if is_new:
             check()
-            folder._require_room(folder.jobs)
+            files.require_writable(root)
+            folder._require_space(folder.jobs)
             files.make_folder(root)
         with files.lock(root, exclusive=part is None):
             folder._look()
@@ -198,9 +200,10 @@ class DatasetFolder:
         if not is_folder:
             manifests.load(root)  # raises the error that says so
         with files.lock(root, exclusive=True):
-            present = _present(root) or manifests.load(root)
+            is_begun = files.look(root / PARTIAL_MANIFEST) is not None  # even beside a manifest
+            present = _read_partial(root) if is_begun else manifests.load(root)
             folder = cls(root, present.plan, splits(present))
-            folder._accept(present)
+            folder._accept(present, finished=not is_begun)
             with folder._sweeping():
                 yield folder
 
@@ -220,9 +223,12 @@ class DatasetFolder:
         return has_intact_metadata(self.root, self.present)
 
     def begin(self, missing: Sequence[Shard]) -> None:
-        """Make the folder one of a build in progress, with room for the missing shards."""
+        """Make the folder one of a build in progress, with space for shards that have no files."""
         self._begun = True
-        self._require_room(missing)
+        files.require_writable(self.root)
+        absent = [job for job in missing if not has_files(self.root, job)]
+        if absent and not self.finished:  # a repair replaces files in place
+            self._require_space(absent)
         if self.finished:
             self._take_back()
         if not self.is_part:
@@ -327,12 +333,11 @@ class DatasetFolder:
                 found=strangers,
                 remedy="choose another folder",
             )
-        self._accept(present)
+        self._accept(present, finished=files.look(self.root / MANIFEST) is not None)
 
-    def _accept(self, present: Manifest | None) -> None:
+    def _accept(self, present: Manifest | None, *, finished: bool) -> None:
         require_no_linked_folder(self.root, self.jobs)
-        self.present = present
-        self.finished = files.look(self.root / MANIFEST) is not None
+        self.present, self.finished = present, finished
 
     def _require_same_plan(self, present: Manifest) -> None:
         if present.plan != self.plan:
@@ -345,9 +350,8 @@ class DatasetFolder:
                 remedy="choose another folder, or remove this one yourself",
             )
 
-    def _require_room(self, jobs: Sequence[Shard]) -> None:
-        files.require_writable(self.root)
-        files.require_space(self.root, sum(job.room for job in jobs) + _FRAME_BYTES)
+    def _require_space(self, jobs: Sequence[Shard]) -> None:
+        files.require_space(self.root, sum(job.room for job in jobs) + _METADATA_BYTES)
 
     def _take_back(self) -> None:
         """Make the manifest of a finished dataset a partial one, so that shards can be rewritten.
@@ -373,7 +377,7 @@ class DatasetFolder:
     def _manifest(self, tables: Mapping[str, Table]) -> Manifest:
         """Write the recipe, the shard tables and the stores' metadata; state them in a manifest."""
         splits = {}
-        frame = [RECIPE]
+        metadata = [RECIPE]
         files.write_atomic(self.root / RECIPE, recipes.to_toml(self.plan.recipe).encode())
         for split in self.splits:
             rows = [tables[Shard(split, index).name] for index in range(split.shards)]
@@ -385,8 +389,8 @@ class DatasetFolder:
             )
             facts = self._facts(split.table_path)
             splits[split.task, split.name] = replace(split, columns=columns, table=facts)
-            frame += self._store.write_frame(self.root, split)
-        listed = tuple(self._facts(path) for path in sorted(frame))
+            metadata += self._store.write_metadata(self.root, split)
+        listed = tuple(self._facts(path) for path in sorted(metadata))
         return manifests.seal(replace(self.plan, splits=splits, files=listed))
 
     def _facts(self, path: str) -> FileFacts:

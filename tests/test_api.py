@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import doctest
 import importlib
 import pkgutil
@@ -59,6 +60,7 @@ def test_no_public_function_has_the_name_of_a_module(package: ModuleType) -> Non
     """Importing such a module would replace the function."""
     public = {name for name in package.__all__ if not name.startswith("_")}
     assert public
+    public |= {"open"} if package is datagen else set()
     assert not public & submodules(package)
     for name in submodules(package) - {"__main__"}:
         assert isinstance(getattr(package, name), ModuleType), name
@@ -77,6 +79,12 @@ def test_editors_list_functions_and_modules_and_unknown_names_raise_attribute_er
             getattr(package, name)
     with pytest.raises(ImportError, match="biuld"):
         importlib.import_module(f"{package.__name__}.biuld")
+
+
+def test_an_import_of_all_names_leaves_the_builtins_alone() -> None:
+    for package in (datagen, modeling):
+        assert not {*package.__all__} & {*dir(builtins)}
+    assert "open" in dir(datagen)
 
 
 def test_an_import_error_within_a_module_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,6 +144,13 @@ def test_an_unknown_name_is_a_key_error_that_suggests_one(data: OpenedDataset) -
             ask()
 
 
+def test_what_is_no_name_is_not_in_a_dataset(data: OpenedDataset) -> None:
+    keys: list[Any] = [5, None, ("mosaics", "train")]
+    for key in keys:
+        assert key not in data
+        assert data["mosaics"].get(key) is None
+
+
 INDICES: list[Any] = [
     *(0, 7, -1, np.int64(3), np.uint8(2)),
     *(slice(None), slice(3, 9), slice(-4, None), slice(250, 270), slice(None, None, 7)),
@@ -164,13 +179,17 @@ def test_a_column_is_indexed_like_the_array_of_all_its_samples(
             np.testing.assert_array_equal(found, expected)
         mask = whole.reshape(len(whole), -1)[:, 0] % 2 == 0
         np.testing.assert_array_equal(column[mask], whole[mask])
+        one_by_one = list(column)
+        assert [type(sample) for sample in one_by_one] == [type(column[0])] * len(column)
+        np.testing.assert_array_equal(np.array(one_by_one), whole)
         found = column[:]
         found[:] = 0  # new memory, and the caller's own
         np.testing.assert_array_equal(column[:3], whole[:3])
 
 
 @pytest.mark.parametrize(
-    "index", [300, -301, [0, 300], 1.5, "0", (0, 1), [True], None, np.ones(7, bool)]
+    "index",
+    [300, -301, [0, 300], 1.5, "0", (0, 1), [True], None, np.ones(7, bool), [[1, 2], [3]]],
 )
 def test_an_invalid_index_of_a_column_is_an_index_error(data: OpenedDataset, index: Any) -> None:
     with pytest.raises(IndexError):
@@ -186,6 +205,24 @@ def test_a_split_gives_samples_by_number_and_columns_by_name(data: OpenedDataset
         np.testing.assert_array_equal(some[name], column[1:4])
     labels = [int(sample["label"]) for sample in split]
     assert labels == [int(label) for label in split["label"]] == split["label"][:].tolist()
+
+
+def test_samples_are_read_by_the_block_and_are_the_callers_own(
+    data: OpenedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split, read, calls = data["mosaics"]["train"], datagen.dataset.Dataset.rows, []
+
+    def rows(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return read(*arguments)
+
+    monkeypatch.setattr(datagen.dataset.Dataset, "rows", rows)
+    for index, sample in enumerate(split):
+        if index % 100 == 0:
+            for name, value in split[index].items():
+                np.testing.assert_array_equal(sample[name], value)
+        sample["image"][:] = 0
+    assert len(calls) < len(split)
 
 
 def test_a_sample_equals_the_dataset_for_every_way_of_computing_it(
@@ -221,6 +258,118 @@ def test_verify_finds_problems_and_another_source_is_refused(
     assert datagen.verify(str(data.path), expect="0" * 64, quick=True).problems
     with pytest.raises(datagen.errors.DatagenError):
         datagen.verify(data.path, source_dir=tmp_path)
+
+
+VERIFY: list[tuple[dict[str, Any], str]] = [
+    ({"workers": 0}, "not a number of workers"),
+    ({"workers": -1}, "not a number of workers"),
+    ({"workers": 1.5}, "not a number of workers"),
+    ({"sample": 0}, "not a number of samples"),
+    ({"sample": -1}, "not a number of samples"),
+    ({"sample": "3"}, "not a number of samples"),
+    ({"sample": 3, "seed": "x"}, "not a seed"),
+    ({"expect": 5}, "not a dataset digest"),
+    ({"quick": True, "sample": 3}, "exclude each other"),
+    ({"seed": 3}, "give both"),
+    ({"quick": True, "source_dir": "."}, "leave out source_dir"),
+    ({"sample": 3, "source_dir": "."}, "leave out source_dir"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), VERIFY)
+def test_verify_refuses_arguments_that_are_wrong_or_would_be_ignored(
+    data: OpenedDataset, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(datagen.errors.DatagenError, match=message) as caught:
+        datagen.verify(data.path, **arguments)
+    assert caught.value.exit_code == 3
+
+
+def test_verify_checks_other_samples_each_time_unless_a_seed_is_given(data: OpenedDataset) -> None:
+    def level(**seed: Any) -> str:
+        return datagen.verify(data.path, sample=5, workers=1, **seed).level
+
+    assert level() != level()
+    assert level(seed=3) == level(seed=3) == "sample of 5 (seed 3)"
+
+
+BUILD: list[tuple[dict[str, Any], str]] = [
+    ({"workers": 0}, "not a number of workers"),
+    ({"workers": -1}, "not a number of workers"),
+    ({"mosaics": (300, 20)}, r"expected 3: train, val, test, found \(300, 20\)"),
+    ({"mosaics": ()}, "not the numbers of mosaics"),
+    ({"mosaics": 5}, "not the numbers of mosaics"),
+    ({"grid": 5}, r"mosaics\.grid must be"),
+    ({"grid": (2, 2, 2)}, r"mosaics\.grid must be"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BUILD)
+def test_build_refuses_wrong_arguments_before_anything_is_written(
+    recipe: Path, tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(datagen.errors.DatagenError, match=message):
+        datagen.build(recipe, tmp_path / "data", **arguments)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_recipe_that_is_none_speaks_of_no_command() -> None:
+    wrong: Any = 5
+    with pytest.raises(datagen.errors.RecipeError, match="no such recipe") as caught:
+        datagen.build(wrong, "data")
+    assert "--help" not in str(caught.value)
+
+
+def test_a_recipe_made_by_hand_is_checked_before_a_sample_is_computed() -> None:
+    wrong = datagen.recipe.Recipe(source="strokes", seed=-1)
+    with pytest.raises(datagen.errors.RecipeError, match="seed must be an integer from 0"):
+        datagen.sample(wrong, "mosaics", "train", 0)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [("mosaics", "train", 1.5), ("mosaics", "train", "1"), ("mosaics", 3, 1), (None, "train", 1)],
+)
+def test_a_sample_that_cannot_be_is_a_recipe_error(
+    recipe: Path, data: OpenedDataset, place: tuple[Any, Any, Any]
+) -> None:
+    for where in (recipe, data.path):
+        with pytest.raises(datagen.errors.RecipeError, match="no such"):
+            datagen.sample(where, *place)
+
+
+@pytest.mark.parametrize("path", ["a" * 300, "a\0b", "loop"])
+def test_a_path_that_cannot_be_is_an_error_of_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    calls: list[Callable[[], object]] = [
+        lambda: datagen.open(path),
+        lambda: datagen.verify(path),
+        lambda: datagen.build("strokes", path, mosaics=(3, 3, 3), workers=1),
+        lambda: datagen.convert(path, "converted"),
+        lambda: datagen.sample(path, "mosaics", "train", 0),
+        lambda: datagen.builder.finish(path),
+    ]
+    for call in calls:
+        with pytest.raises(datagen.errors.DatagenError):
+            call()
+    assert [*Path().iterdir()] == [Path("loop")]
+
+
+def test_the_progress_of_a_download_is_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed: dict[str, Any] = {}
+
+    def build(*_: Any, **arguments: Any) -> None:
+        passed.update(arguments)
+
+    monkeypatch.setattr(datagen.builder, "build", build)
+    with pytest.raises(datagen.errors.FormatError):
+        datagen.build("mnist", tmp_path, fetching=print)
+    assert passed["fetching"] is print
 
 
 def test_every_repr_is_short_and_informative(data: OpenedDataset) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,7 +99,7 @@ def verify(
             directory,
             quick=quick,
             sample=sample,
-            seed=secrets.randbits(32) if seed is None else seed,
+            seed=seed,
             expect=expect,
             source_dir=source_dir,
             source_optional=not named,
@@ -221,10 +220,12 @@ def sample(
     if png is not None:
         _draw(png, task, computed.values, computed.classes)
     if as_json:
-        facts = sample_facts(task, split, index, computed.values, stood_on=computed.computed_from)
+        facts = sample_facts(
+            task, split, index, computed.values, computed_from=computed.computed_from
+        )
         print_json(facts)
     elif not quiet:
-        print_sample(computed.values, stood_on=computed.computed_from)
+        print_sample(computed.values, computed_from=computed.computed_from)
 
 
 def _draw(path: Path, task: str, values: Mapping[str, Array], classes: tuple[str, ...]) -> None:

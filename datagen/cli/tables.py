@@ -162,27 +162,33 @@ def print_columns(manifest: Manifest) -> None:
 
 
 def sample_facts(
-    task: str, split: str, index: int, values: Mapping[str, Array], *, stood_on: str | None = None
+    task: str,
+    split: str,
+    index: int,
+    values: Mapping[str, Array],
+    *,
+    computed_from: str | None = None,
 ) -> dict[str, Any]:
     """Make what `show --json` and `sample --json` print.
 
-    `stood_on` says what the sample was computed from.
+    `computed_from` is the value of the key that version 0.1 called "stood_on".
     """
-    origin = {} if stood_on is None else {"stood_on": stood_on}
+    origin = {} if computed_from is None else {"stood_on": computed_from}
     columns = {name: value.tolist() for name, value in values.items()}
     return {"task": task, "split": split, "index": index, **origin, **columns}
 
 
-def print_sample(values: Mapping[str, Array], *, stood_on: str | None = None) -> None:
+def print_sample(values: Mapping[str, Array], *, computed_from: str | None = None) -> None:
     """Print the columns of a sample, large ones by type and shape only.
 
-    `stood_on` says what the sample was computed from.
+    A last line says what they were computed from.
     """
     lines = {name: _format_value(name, value) for name, value in values.items()}
-    lines |= {} if stood_on is None else {"stood on": stood_on}
     width = max(10, *map(len, lines))
     for name, line in lines.items():
         print_line(f"{name:{width}} {line}")
+    if computed_from is not None:
+        print_line(f"computed from {computed_from}")
 
 
 def _format_value(name: str, value: Array) -> str:

@@ -153,6 +153,8 @@ def _lines(
         for left, top, right, down in (_PASSES if interlaced else ((0, 0, 1, 1),))
     ]
     expected = sum(rows * (1 + (columns * bits + 7) // 8) for rows, columns in passes if columns)
+    if not expected:  # a limit of 0 bytes would be none
+        raise ValueError("no pixels")
     packed = b"".join(chunk[8:-4] for chunk in chunks if chunk[4:8] == b"IDAT")
     unpacked = zlib.decompressobj().decompress(packed, expected)
     if len(unpacked) < expected:

@@ -78,19 +78,19 @@ class Views:
 class Store:
     """A format: the paths of shards, how they are written, and how the library reads them.
 
-    `frame_paths` lists the metadata files that `write_frame` writes. `frame_problems` and
+    `metadata_paths` lists the metadata files that `write_metadata` writes. `metadata_problems` and
     `shard_problems` list where the library would read other bytes than those at the offsets, or
     decode more than the samples. `views` is for a format whose datasets once had views,
-    `is_consolidated` for one whose library may add copies to a file of the frame.
+    `is_consolidated` for one whose library may add copies to a metadata file.
     """
 
     path_rule: Callable[[Split, Column], str]
     open_shard: Callable[[Path, Split, int], ShardWriter]
-    write_frame: Callable[[Path, Split], list[str]]
+    write_metadata: Callable[[Path, Split], list[str]]
     read_rows: Callable[[Path, Split, Column, int, int], Array]
-    frame_problems: Callable[[Path, Split], list[Contradiction]]
+    metadata_problems: Callable[[Path, Split], list[Contradiction]]
     shard_problems: Callable[[Path, Split, int, Sequence[int | None]], list[Contradiction]]
-    frame_paths: Callable[[Split], list[str]]
+    metadata_paths: Callable[[Split], list[str]]
     views: Views | None = None
     is_consolidated: Callable[[Path, str], bool] | None = None
 

@@ -150,8 +150,8 @@ class _ChunkWriter:
         self._positions[name] += CHUNK
 
 
-def write_frame(root: Path, split: Split) -> list[str]:
-    """Write nothing, for the shards need no frame; remove the view of an earlier build."""
+def write_metadata(root: Path, split: Split) -> list[str]:
+    """Write nothing, for the shards need no metadata files; remove the view of an earlier build."""
     path = root / view_path(split)
     with storage_errors(path):
         if path.is_file() or path.is_symlink():
@@ -160,13 +160,13 @@ def write_frame(root: Path, split: Split) -> list[str]:
     return []
 
 
-def frame_paths(split: Split) -> list[str]:  # noqa: ARG001  (as of all stores)
-    """List the files that `write_frame` writes: none."""
+def metadata_paths(split: Split) -> list[str]:  # noqa: ARG001  (as of all stores)
+    """List the files that `write_metadata` writes: none."""
     return []
 
 
-def frame_problems(root: Path, split: Split) -> list[Contradiction]:  # noqa: ARG001
-    """List nothing: there is no frame."""
+def metadata_problems(root: Path, split: Split) -> list[Contradiction]:  # noqa: ARG001
+    """List nothing: there are no metadata files."""
     return []
 
 
@@ -408,10 +408,10 @@ def _create_dataset(file: h5py.File, split: Split, column: Column, count: int) -
 STORE = Store(
     path_rule=path_rule,
     open_shard=ShardWriter,
-    write_frame=write_frame,
+    write_metadata=write_metadata,
     read_rows=read_rows,
-    frame_problems=frame_problems,
+    metadata_problems=metadata_problems,
     shard_problems=shard_problems,
-    frame_paths=frame_paths,
+    metadata_paths=metadata_paths,
     views=Views(path=view_path, problems=view_problems, open=open_view),
 )

@@ -126,7 +126,7 @@ class _ShardFile:
         self._digest.update(data)
 
 
-def write_frame(root: Path, split: Split) -> list[str]:
+def write_metadata(root: Path, split: Split) -> list[str]:
     """Write the metadata of the split's group and arrays; returns their paths in the dataset."""
     documents = _documents(split)
     for path, document in documents.items():
@@ -134,13 +134,13 @@ def write_frame(root: Path, split: Split) -> list[str]:
     return list(documents)
 
 
-def frame_paths(split: Split) -> list[str]:
-    """List the files that `write_frame` writes, relative to the dataset."""
+def metadata_paths(split: Split) -> list[str]:
+    """List the files that `write_metadata` writes, relative to the dataset."""
     return list(_documents(split))
 
 
-def frame_problems(root: Path, split: Split) -> list[Contradiction]:
-    """List metadata that are not what `write_frame` writes: zarr might read something else.
+def metadata_problems(root: Path, split: Split) -> list[Contradiction]:
+    """List metadata that are not what `write_metadata` writes: zarr might read something else.
 
     Datasets written earlier have 0 as the fill value of every column. Consolidated metadata pass:
     zarr reads each array by its own metadata all the same, and `is_consolidated` finds them.
@@ -333,10 +333,10 @@ def crc32c(data: bytes | bytearray) -> int:
 STORE = Store(
     path_rule=path_rule,
     open_shard=ShardWriter,
-    write_frame=write_frame,
+    write_metadata=write_metadata,
     read_rows=read_rows,
-    frame_problems=frame_problems,
+    metadata_problems=metadata_problems,
     shard_problems=shard_problems,
-    frame_paths=frame_paths,
+    metadata_paths=metadata_paths,
     is_consolidated=is_consolidated,
 )

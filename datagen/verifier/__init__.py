@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import random
 import re
+import secrets
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 from datagen import planning, recipe
 from datagen.dataset import Dataset
+from datagen.decoding import shown
 from datagen.engines import Progress, threads
 from datagen.errors import DatagenError, InputError, RecipeError, SourceError, StorageError
 from datagen.layout import MANIFEST, SPLITS
@@ -82,7 +85,7 @@ def verify(
     source_optional: bool = False,
     quick: bool = False,
     sample: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     expect: str | None = None,
     workers: int = 1,
     progress: Progress | None = None,
@@ -91,26 +94,26 @@ def verify(
 
     The full level compares the images with the source, if it is at hand. `source_dir` is where the
     source must be; with `source_optional`, a folder without it is skipped. `seed` chooses the
-    samples. `expect` is the dataset digest that the manifest must have. `progress` is called with
-    the bytes checked and their total.
+    samples; without it each call chooses others. `expect` is the dataset digest that the manifest
+    must have. `progress` is called with the bytes checked and their total.
 
     Raises what `Dataset` raises: without a manifest there are no claims. Raises RecipeError if
-    `expect` is no digest, and InputError or SourceError if the source is not in `source_dir`.
+    `expect` is no digest, InputError if the arguments contradict each other, and InputError or
+    SourceError if the source is not in `source_dir`.
 
     >>> verdict = verify("data/mnist")  # doctest: +SKIP
     >>> verdict.problems, verdict.checked_against  # doctest: +SKIP
     ((), 'the digest published for this recipe, the source')
     """
     started = time.perf_counter()
-    if expect is not None and not re.fullmatch("[0-9a-fA-F]{64}", expect):
-        raise RecipeError(
-            "not a dataset digest", expected="64 hexadecimal digits", found=repr(expect)
-        )
+    _require_one_level(quick, sample, seed, None if source_optional else source_dir)
+    _require_digest(expect)
     dataset = Dataset(root)
     against, findings = _check_digest(dataset, expect)
     structure = check_structure(dataset)
     findings += [*structure.problems, *structure.skipped]
     if sample is not None:
+        seed = secrets.randbits(32) if seed is None else seed
         level = f"sample of {sample:,} (seed {seed})"
         findings += _check_sample(dataset, structure.readable, sample, seed, workers)
     elif quick:
@@ -127,6 +130,34 @@ def verify(
     findings += limits_of_views(dataset, checked=level == "full")
     findings += _limits_of_knowledge(against)
     return _add_up(dataset, level, against, findings, time.perf_counter() - started)
+
+
+def _require_one_level(
+    quick: bool, sample: int | None, seed: int | None, source_dir: Path | str | None
+) -> None:
+    """Raise InputError if an argument would be ignored, or is no number."""
+    if sample is not None and not (isinstance(sample, Integral) and sample >= 1):
+        raise InputError(
+            "not a number of samples to check", expected="1 or more", found=shown(sample)
+        )
+    if seed is not None and not isinstance(seed, Integral):
+        raise InputError("not a seed", expected="an integer", found=shown(seed))
+    if quick and sample is not None:
+        raise InputError("quick and sample exclude each other", remedy="leave one out")
+    if source_dir is not None and (quick or sample is not None):
+        raise InputError(
+            "quick and sample do not look at the source", remedy="leave out source_dir"
+        )
+    if seed is not None and sample is None:
+        raise InputError("seed chooses the samples of sample", remedy="give both")
+
+
+def _require_digest(expect: object) -> None:
+    is_digest = isinstance(expect, str) and re.fullmatch("[0-9a-fA-F]{64}", expect)
+    if expect is not None and not is_digest:
+        raise RecipeError(
+            "not a dataset digest", expected="64 hexadecimal digits", found=repr(expect)
+        )
 
 
 def _add_up(

@@ -186,7 +186,7 @@ def _check_listed(dataset: Dataset, entries: Entries) -> Iterator[Problem]:
 
 def _metadata(store: Store, split: Split) -> list[str]:
     """List the metadata files that a split may have, with the view of earlier versions."""
-    return [*store.frame_paths(split), *([store.views.path(split)] if store.views else [])]
+    return [*store.metadata_paths(split), *([store.views.path(split)] if store.views else [])]
 
 
 def _is_consolidated(dataset: Dataset, store: Store, file: FileFacts, entries: Entries) -> bool:
@@ -329,8 +329,8 @@ def _check_split(dataset: Dataset, split: Split, entries: Entries) -> _SplitChec
     if table:
         return _SplitCheck([*problems, *table], paths)
     store = open_store(dataset.manifest.recipe.storage.format)
-    complete = all(entries.is_file(path) for path in store.frame_paths(split))
-    misleading = store.frame_problems(dataset.root, split) if complete else []
+    complete = all(entries.is_file(path) for path in store.metadata_paths(split))
+    misleading = store.metadata_problems(dataset.root, split) if complete else []
     # Compressed samples are decoded as the metadata say.
     decodable = split.compression == "none" or (complete and not misleading)
     view = view_of(dataset, split)
@@ -383,7 +383,7 @@ def _check_metadata(dataset: Dataset, split: Split) -> Iterator[Problem]:
     store = open_store(dataset.manifest.recipe.storage.format)
     files = [file.path for file in dataset.manifest.files]
     listed = {path for path in files if path.startswith(f"{split.folder}/")}
-    for path in sorted(set(store.frame_paths(split)) - listed):
+    for path in sorted(set(store.metadata_paths(split)) - listed):
         yield problem_in(split, "not listed", MANIFEST, path, "no such file")
     for path in sorted(listed - set(_metadata(store, split))):
         expected, found = "nothing among the shards", "a file that the manifest lists"

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -803,6 +804,23 @@ def test_a_large_picture_is_refused_before_it_is_decoded(
         monkeypatch.setattr(owner, name, None)
     with pytest.raises(InputError, match=r"^2x513 pixels where at most 512x512 are possible$"):
         pictures.decode(data)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)])
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_pixels_of_a_png_without_any_are_not_unpacked(
+    shape: tuple[int, int], interlaced: bool
+) -> None:
+    much = 1 << 25
+    bomb = chunk(b"IDAT", zlib.compress(bytes(much)))
+    data = png(np.zeros(shape, np.uint8), before=bomb, interlaced=interlaced)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=r"^a damaged or truncated PNG$"):
+            pictures.decode(data)
+        assert tracemalloc.get_traced_memory()[1] < much // 4
+    finally:
+        tracemalloc.stop()
 
 
 CLOSED = """

@@ -269,15 +269,34 @@ def test_too_little_space_is_found_before_anything_is_written(
     assert sum(job.bytes for job in shards) < stored <= needed
 
 
-def test_repairing_a_shard_needs_no_space_for_the_others(
+def test_a_repair_needs_no_space_for_what_it_replaces(
     tmp_path: Path, source: Path, whole: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = shutil.copytree(whole["zarr"], tmp_path / "data")
+    root, usage = shutil.copytree(whole["zarr"], tmp_path / "data"), shutil.disk_usage(tmp_path)
     (root / "foreground/val/image/c/0/0/0").unlink()
-    usage = shutil.disk_usage(tmp_path)
-    # a chunk
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=(1 << 20) + 256 * 41))
-    assert builder.build(tiny_recipe(source), root).written == 1
+    flip(root / "mosaics/train/image/c/1/0/0", 7)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
+    assert builder.build(tiny_recipe(source), root).written == 2
+    assert tree(root) == tree(whole["zarr"])
+
+
+def test_a_build_in_progress_needs_space_only_for_shards_without_files(
+    tmp_path: Path, source: Path, whole: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, root, usage = tiny_recipe(source), tmp_path / "data", shutil.disk_usage(tmp_path)
+    builder.build(recipe, root, part=(0, SHARDS))
+    flip(root / "mosaics/train/image/c/1/0/0", 7)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
+    assert builder.build(recipe, root, part=(0, SHARDS)).written == 1
+    (root / "foreground/val/image/c/0/0/0").unlink()
+    needed = (1 << 20) + 256 * 41  # a chunk
+    with pytest.raises(StorageError, match="not enough space") as caught:
+        builder.build(recipe, root, part=(0, SHARDS))
+    assert caught.value.expected == f"{needed:,} bytes free"
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed))
+    assert builder.build(recipe, root, part=(0, SHARDS)).written == 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
+    assert builder.finish(root).committed
     assert tree(root) == tree(whole["zarr"])
 
 
@@ -690,6 +709,15 @@ def test_finish_names_the_parts_that_are_missing_or_damaged(
     with pytest.raises(FormatError, match=" 0:1 2:3 4:5 11:12"):
         builder.finish(root)
     assert builder.build(recipe, root).kept == 8
+    assert tree(root) == tree(whole["zarr"])
+
+
+def test_finish_goes_on_from_a_begun_build_beside_a_finished_manifest(
+    tmp_path: Path, whole: dict[str, Path]
+) -> None:
+    root = shutil.copytree(whole["zarr"], tmp_path / "data")
+    shutil.copy(root / MANIFEST, root / PARTIAL_MANIFEST)
+    assert builder.finish(root).committed
     assert tree(root) == tree(whole["zarr"])
 
 

@@ -146,7 +146,7 @@ def test_show_and_sample_print_and_draw_the_same(
         assert derived.pop("stood_on") == "the images and labels in the dataset"
         assert shown == derived
         text = run("show", built[storage], task, "val", 3, "--png", f"new/{task}.png").output
-        output = f"{text}stood on   the images and labels in the dataset\n"
+        output = f"{text}computed from the images and labels in the dataset\n"
         assert (
             run("sample", built[storage], task, "val", 3, "--png", "derived.png").output == output
         )

@@ -108,9 +108,9 @@ def write_shard(
 def write(
     root: Path, name: str, of: Split, data: Mapping[str, Array], step: int = 100
 ) -> list[dict[str, Extent]]:
-    """All shards of a split, and its frame."""
+    """All shards of a split, and its metadata."""
     extents = [write_shard(root, name, of, shard, data, step) for shard in range(of.shards)]
-    open_store(name).write_frame(root, of)
+    open_store(name).write_metadata(root, of)
     return extents
 
 
@@ -192,7 +192,7 @@ def test_bytes_on_disk_do_not_depend_on_blocks_or_the_order_of_shards(
     of = make_split(1300, compression=compression)
     data = samples(of)
     write(tmp_path / "a", name, of, data, 256)
-    open_store(name).write_frame(tmp_path / "b", of)
+    open_store(name).write_metadata(tmp_path / "b", of)
     for shard in reversed(range(of.shards)):
         write_shard(tmp_path / "b", name, of, shard, data, 7)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
@@ -382,7 +382,7 @@ def test_zarr_raises_if_a_shard_is_not_whole(tmp_path: Path, damage: str) -> Non
 
 def test_zarr_metadata_use_only_specified_fields(tmp_path: Path) -> None:
     of = make_split()
-    written = zarr_store.write_frame(tmp_path, of)
+    written = zarr_store.write_metadata(tmp_path, of)
     assert (
         set(written)
         == set(contents(tmp_path))
@@ -419,7 +419,7 @@ def test_a_shard_written_by_zarr_itself_has_the_same_content_and_index(
     data = samples(of)
     write(tmp_path / "ours", "zarr", of, data)
     for column in of.columns:
-        zarr_store.write_frame(tmp_path / "theirs", of)
+        zarr_store.write_metadata(tmp_path / "theirs", of)
         array: Any = zarr.open_array(
             tmp_path / "theirs" / of.folder / column.name,
             mode="r+",
@@ -540,7 +540,7 @@ def test_a_view_of_an_earlier_version_is_removed(tmp_path: Path) -> None:
     before = contents(tmp_path)
     write_view(tmp_path, of)
     assert hdf5_store.view_problems(tmp_path, of) == []
-    assert hdf5_store.write_frame(tmp_path, of) == []
+    assert hdf5_store.write_metadata(tmp_path, of) == []
     assert contents(tmp_path) == before
 
 
@@ -612,11 +612,11 @@ def test_a_frame_that_the_library_cannot_read_is_damage(
 ) -> None:
     of = make_split()
     write(tmp_path, name, of, samples(of))
-    frame = tmp_path / of.folder / ("00000.h5" if name == "hdf5" else "image/zarr.json")
+    metadata = tmp_path / of.folder / ("00000.h5" if name == "hdf5" else "image/zarr.json")
     if damage == "removed":
-        frame.unlink()
+        metadata.unlink()
     else:
-        os.truncate(frame, 0 if damage == "emptied" else frame.stat().st_size // 2)
+        os.truncate(metadata, 0 if damage == "emptied" else metadata.stat().st_size // 2)
     with pytest.raises(DamagedError, match="cannot read"):
         open_store(name).read_rows(tmp_path, of, of.columns[0], 0, 1)
 

@@ -257,7 +257,7 @@ def check_shard(data: bytes) -> None:
     size = zstd_size(data[:ZSTD_HEADER])
     assert size is None or 0 <= size < 1 << 64
     index = data[:-4][-16 * (SHARD.shard_size // CHUNK) :]
-    _write_frame()
+    _write_metadata()
     for content in (data, data[:-4] + store.crc32c(index).to_bytes(4, "little")):
         written(content, store.path_rule(SHARD, SHARD.columns[0]).format(shard=0))
         if not store.shard_problems(_FOLDER, SHARD, 0, [None]):
@@ -266,8 +266,8 @@ def check_shard(data: bytes) -> None:
 
 
 @cache
-def _write_frame() -> None:
-    store.write_frame(_FOLDER, SHARD)
+def _write_metadata() -> None:
+    store.write_metadata(_FOLDER, SHARD)
 
 
 TARGETS = {
