@@ -86,7 +86,7 @@ class Config:
         if problems:
             raise InputError(
                 f"the configuration cannot be used: {'; '.join(problems)}",
-                remedy="mend the values given with --set",
+                remedy="change these settings",
             )
 
     def to_json(self) -> dict[str, Any]:

@@ -25,12 +25,12 @@ from PIL import Image
 from datagen import recipe as recipes
 from datagen.builder import build
 from datagen.sources import pictures
-from modeling import drawing
+from modeling import drawing, load
 from modeling.cli.main import cli
 from modeling.data.dataset import Dataset, open_dataset
 from modeling.drawing import mask_colours
 from modeling.errors import InputError
-from modeling.inference import load, overlays, predict
+from modeling.inference import overlays, predict
 from modeling.inference.inputs import are_blank, are_light, read_inputs, read_npy
 from modeling.inference.predict import describe, rows, summary
 from modeling.networks import semantic
