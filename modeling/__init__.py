@@ -16,13 +16,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from modeling import api as api
     from modeling import config as config
     from modeling import errors as errors
-    from modeling.api import load, score, train
+    from modeling.api import export_onnx, load, predict_files, score, train
     from modeling.data.dataset import open_dataset
-    from modeling.inference.export import export_onnx
-    from modeling.inference.predict import predict as predict_files
     from modeling.report import write_report
     from modeling.scoring.score import score_all, score_predictions
 
@@ -39,10 +39,10 @@ __all__ = [
 ]
 
 _FUNCTIONS = {
-    "export_onnx": ("modeling.inference.export", "export_onnx"),
+    "export_onnx": ("modeling.api", "export_onnx"),
     "load": ("modeling.api", "load"),
     "open_dataset": ("modeling.data.dataset", "open_dataset"),
-    "predict_files": ("modeling.inference.predict", "predict"),
+    "predict_files": ("modeling.api", "predict_files"),
     "score": ("modeling.api", "score"),
     "score_all": ("modeling.scoring.score", "score_all"),
     "score_predictions": ("modeling.scoring.score", "score_predictions"),
@@ -53,18 +53,31 @@ _FUNCTIONS = {
 
 def __getattr__(name: str) -> object:
     """Import a public function or a module of the package when it is first used (PEP 562)."""
-    from importlib import import_module
-
     if name in _FUNCTIONS:
         module, attribute = _FUNCTIONS[name]
-        return getattr(import_module(module), attribute)
+        return getattr(_import(module), attribute)
     if not name.startswith("_"):
         try:
-            return import_module(f"{__name__}.{name}")
+            return _import(f"{__name__}.{name}")
         except ModuleNotFoundError as error:
             if error.name != f"{__name__}.{name}":
                 raise
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _import(module: str) -> ModuleType:
+    """Import a module. Raises MissingPackageError where a package for it is not installed."""
+    from importlib import import_module
+
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        from modeling.errors import MissingPackageError, explain
+
+        explained = explain(error)
+        if isinstance(explained, MissingPackageError):
+            raise explained from error
+        raise
 
 
 def __dir__() -> list[str]:

@@ -20,9 +20,10 @@ import torch
 from modeling.config import SETTINGS, Config, preset, unknown_setting
 from modeling.data.dataset import Dataset, open_dataset
 from modeling.errors import InputError
-from modeling.inference import Model
+from modeling.inference import Model, predict
+from modeling.inference.inputs import as_images
 from modeling.metrics import overall_values
-from modeling.runs import load_run
+from modeling.runs import load_run, require_size
 from modeling.runs.info import RunInfo
 from modeling.scoring import score as scoring
 from modeling.tasks import TASKS
@@ -33,6 +34,7 @@ Notify = Callable[[dict[str, Any]], None]  # takes each record of a run's log
 Work = Callable[..., RunInfo]  # takes `notify`, `stop` and, in a process of its own, `threads=`
 
 _LISTED = 8  # scores that a repr names
+_MOST_THREADS = 1024
 
 
 class Scores(dict[str, Any]):
@@ -79,7 +81,8 @@ def train(
     2
     """
     place = find_device(device, threads)
-    config = configure(task, preset or preset_for(place), seed, settings)
+    name = preset_for(place) if preset is None else preset
+    config = configure(task, name, seed, settings)
     listeners = [] if progress is None else [progress]
     opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
     loop.train(opened, config, out, device=place, resume=resume, listeners=listeners)
@@ -109,8 +112,10 @@ def score(
 ) -> Scores:
     """Score the best weights of a run on splits of a dataset, beside a trivial baseline.
 
-    The record is written to `scores.json` in the folder of the run as well. Raises InputError where
-    the run does not fit the dataset.
+    The record is also written to `scores.json` in the folder of the run, or for another dataset
+    than that of training to `scores-DIGEST.json`, with 12 digits of its digest. Splits that the
+    file already has for the same weights and dataset stay in it. Raises InputError where the run
+    does not fit the dataset, or has no such splits.
 
     >>> scores = modeling.score("runs/circles", "strokes", splits=["val"])
     >>> scores["task"], list(scores["splits"])
@@ -119,6 +124,61 @@ def score(
     folder = run.path if isinstance(run, Model) else run
     opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
     return Scores(scoring.score_run(folder, opened, splits, device=str(find_device(device))))
+
+
+def predict_files(
+    run: Model | Path | str,
+    inputs: Sequence[Path | str] | Path | str,
+    out: Path | str,
+    *,
+    split: str = "test",
+    invert: bool = False,
+    overlay: bool = False,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Predict all images of the inputs, and write masks, arrays and pictures into `out`.
+
+    `inputs` are paths of PNG files, of folders of them, of .npy files, or of datasets, whose
+    `split` is predicted. `invert` turns light into dark first, `overlay` draws the predictions over
+    the images, too. A loaded model predicts on its own device. Returns the record that is written
+    to `predictions.json`, which `docs/predicting.md` describes.
+
+    Raises InputError where the run or an input cannot be used, before anything is written.
+    """
+    weights = run.trained if isinstance(run, Model) else run
+    return predict.predict(
+        weights,
+        inputs,
+        out,
+        split=split,
+        invert=invert,
+        overlay=overlay,
+        device=find_device(device),
+    )
+
+
+def export_onnx(
+    run: Model | Path | str,
+    path: Path | str,
+    images: Array | None = None,
+    *,
+    origin: str = "that were given",
+) -> dict[str, Any]:
+    """Write a run as an ONNX model to `path`, and return the record that its metadata hold too.
+
+    The model is compared with the network on `images`, uint8 (n, H, W), by default of random grey
+    levels; `origin` describes them in the record. Raises InputError where a package is missing,
+    `path` is a folder or the images do not fit, ExportError where the two differ.
+    """
+    from modeling.inference import export  # loads torch's exporter, which takes a second
+
+    trained = run.trained if isinstance(run, Model) else load_run(run)
+    if images is None:
+        compared, origin = export.random_images(trained.size), "of random grey levels"
+    else:
+        compared = as_images(images)
+        require_size(trained, compared.shape[1:], trained.path)
+    return export.export_onnx(trained, path, compared, origin)
 
 
 def configure(task: str, name: str, seed: int, settings: Mapping[str, Any]) -> Config:
@@ -141,11 +201,15 @@ def preset_for(device: torch.device) -> str:
 def find_device(name: str = "auto", threads: int | None = None) -> torch.device:
     """Find the device "auto", "cpu" or "cuda", and set how many threads a CPU uses.
 
-    Raises InputError where there is no such device.
+    Raises InputError where there is no such device, or for another number of threads than 1 to
+    1,024.
     """
     if name not in ("auto", "cpu", "cuda"):
         raise InputError("no such device", expected="auto, cpu or cuda", found=repr(name))
     if threads is not None:
+        if type(threads) is not int or not 1 <= threads <= _MOST_THREADS:
+            expected = f"an integer from 1 to {_MOST_THREADS:,}"
+            raise InputError("not a number of threads", expected=expected, found=repr(threads))
         torch.set_num_threads(threads)
     has_gpu = torch.cuda.is_available()
     if name == "cuda" and not has_gpu:
@@ -153,7 +217,7 @@ def find_device(name: str = "auto", threads: int | None = None) -> torch.device:
             "there is no GPU",
             expected="a device that CUDA finds",
             found="none",
-            remedy="leave --device out, or give cpu",
+            remedy="choose the device cpu, or auto",
         )
     return torch.device("cuda" if has_gpu and name != "cpu" else "cpu")
 

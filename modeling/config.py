@@ -19,9 +19,7 @@ COMPILE_MODES = ("none", "default", "max-autotune-no-cudagraphs")  # none that r
 _SCALES = 8  # at most: each halves the image, which is padded to a multiple of 2 for each
 
 
-def _integer(least: int, most: int | None = None) -> Rule:
-    if most is None:
-        return Rule(f"an integer, {least} or more", lambda value: value >= least)
+def _integer(least: int, most: int = 2**63 - 1) -> Rule:
     return Rule(f"an integer from {least} to {most:,}", lambda value: least <= value <= most)
 
 
@@ -36,8 +34,8 @@ _Share = Annotated[float, Rule("a number from 0 to below 1", lambda value: 0 <= 
 _Channels = Annotated[
     tuple[int, ...],
     Rule(
-        f"1 to {_SCALES} numbers above 0, one for each scale",
-        lambda value: 0 < len(value) <= _SCALES and min(value) > 0,
+        f"1 to {_SCALES} numbers above 0 and below 2^31, one for each scale",
+        lambda value: 0 < len(value) <= _SCALES and 0 < min(value) <= max(value) < 1 << 31,
     ),
 ]
 
@@ -54,7 +52,7 @@ class Config:
 
     task: str
     preset: str
-    seed: Annotated[int, _integer(0, 2**63 - 1)] = 0
+    seed: _Natural = 0
 
     # Model: channels at each scale, fine to coarse; blocks a scale; what only some tasks have.
     channels: _Channels = (16, 32, 64)
@@ -88,7 +86,7 @@ class Config:
         if problems:
             raise InputError(
                 f"the configuration cannot be used: {'; '.join(problems)}",
-                remedy="mend the values given with --set",
+                remedy="change these settings",
             )
 
     def to_json(self) -> dict[str, Any]:

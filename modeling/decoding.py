@@ -8,9 +8,9 @@ are ignored, so that later versions may add some.
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 import reprlib
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -40,9 +40,19 @@ _NAMES = {
     dict: "an object",
 }
 _MISSING: Any = object()
-_SHORT = reprlib.Repr()  # shows values in messages, cut short
-_SHORT.maxstring = _SHORT.maxlong = 64
+_HUGE = 1 << 2048  # Python refuses to write integers of some 4,300 digits and more
 _SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can hold half a character, no terminal prints it
+
+
+class _Short(reprlib.Repr):
+    """Shows values in messages, cut short."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        return super().repr_int(x, level) if abs(x) < _HUGE else "a huge integer"
+
+
+_SHORT = _Short()
+_SHORT.maxstring = _SHORT.maxlong = 64
 
 
 class DecodeError(Exception):
@@ -195,9 +205,12 @@ def _hints(record: Any) -> dict[str, Any]:
 
 
 def _is_instance(kind: Any, value: object) -> bool:
-    """Check the type exactly: true is no integer; an integer is a number, infinity is none."""
+    """Check the type exactly: true is no integer; an integer is a number, infinity is none.
+
+    An integer that no float can hold is no number either.
+    """
     if kind is float:
-        return type(value) is int or (type(value) is float and math.isfinite(value))
+        return (type(value) is int or type(value) is float) and abs(value) <= sys.float_info.max
     if kind is str:
         return isinstance(value, str) and _SURROGATE.search(value) is None
     if kind is tuple:

@@ -1,6 +1,6 @@
 """Drawing on enlarged images, colours of classes, and PNG files.
 
-A picture is RGB, uint8 (height, width, 3), on black. PNG files are written by Pillow. Those that
+A picture is RGB, uint8 (height, width, 3), on black. Pillow writes its PNG file. The files that
 users give are checked chunk by chunk first: Pillow reads pixels that are missing as black, and
 stumbles over chunks that say nothing about the pixels.
 """
@@ -103,6 +103,9 @@ def draw_circle(
 
 # Writing PNG files
 
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_GREY, _COLOUR, _PALETTE = 0, 2, 3  # colour types; 4 and 6 are grey and colour with opacity
+
 
 def encode_png(picture: UInt8, *, small: bool = False) -> bytes:
     """Write a picture, RGB (H, W, 3) or RGB and opacity (H, W, 4), as a PNG file.
@@ -115,11 +118,20 @@ def encode_png(picture: UInt8, *, small: bool = False) -> bytes:
 def encode_indexed_png(mask: UInt8, colours: UInt8) -> bytes:
     """Write a mask (H, W) as an indexed PNG file: it holds the values, viewers show `colours`.
 
-    `colours` are RGB, (n, 3), for the values 0 to n - 1.
+    `colours` are RGB, (n, 3), for the values 0 to n - 1. Each pixel has 8 bits, for any n; Pillow
+    would take fewer where there are few colours.
     """
-    image = Image.fromarray(mask)
-    image.putpalette(colours.tobytes())
-    return _save(image)
+    height, width = mask.shape
+    lines = np.zeros((height, 1 + width), np.uint8)  # each begins with 0: no filter
+    lines[:, 1:] = mask
+    return _file(
+        {
+            b"IHDR": struct.pack(">IIBBBBB", width, height, 8, _PALETTE, 0, 0, 0),
+            b"PLTE": colours.tobytes(),
+            b"IDAT": zlib.compress(lines.tobytes()),
+            b"IEND": b"",
+        }
+    )
 
 
 def _save(image: Image.Image, **options: int) -> bytes:
@@ -128,11 +140,17 @@ def _save(image: Image.Image, **options: int) -> bytes:
     return buffer.getvalue()
 
 
+def _file(contents: Mapping[bytes, bytes]) -> bytes:
+    """Join the chunks of a PNG file, given by name."""
+    return _SIGNATURE + b"".join(
+        struct.pack(">I", len(content)) + name + content + zlib.crc32(name + content).to_bytes(4)
+        for name, content in contents.items()
+    )
+
+
 # Reading PNG files
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_GREY, _COLOUR = 0, 2  # colour types; 3 is a palette, 4 and 6 are grey and colour with opacity
-_CHANNELS = {_GREY: 1, _COLOUR: 3, 3: 1, 4: 2, 6: 4}  # samples a pixel
+_CHANNELS = {_GREY: 1, _COLOUR: 3, _PALETTE: 1, 4: 2, 6: 4}  # samples a pixel
 _CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")  # another critical chunk may change the pixels
 _KEPT = (b"IHDR", b"PLTE", b"tRNS", b"eXIf")  # what pixels mean, and how viewers turn them
 _PASSES = (  # of an interlaced file: left, top, and the steps to the right and down
@@ -228,6 +246,8 @@ def _require_readable(listed: _Chunks, chunks: Mapping[bytes, bytes]) -> None:
     width, height, depth, kind = struct.unpack(">IIBB", header[:10])
     if depth == 16:
         raise InputError("the image has 16 bits a channel", expected="8", found=16, remedy=_CONVERT)
+    if width == 0 or height == 0:
+        raise InputError("the image has no pixels", found=f"{height} x {width}")
     if width * height > LARGEST:
         most = f"at most {LARGEST:,} pixels"
         raise InputError("the image is too large", expected=most, found=f"{height} x {width}")
@@ -269,10 +289,7 @@ def _decode(listed: _Chunks, chunks: Mapping[bytes, bytes]) -> UInt8:
     packed = b"".join(content for name, content in listed if name == b"IDAT")
     _require_all_pixels(chunks[b"IHDR"], packed)
     kept = {name: chunks[name] for name in _KEPT if name in chunks}
-    file = _SIGNATURE + b"".join(
-        struct.pack(">I", len(content)) + name + content + zlib.crc32(name + content).to_bytes(4)
-        for name, content in {**kept, b"IDAT": packed, b"IEND": b""}.items()
-    )
+    file = _file({**kept, b"IDAT": packed, b"IEND": b""})
     image: Image.Image = PngImagePlugin.PngImageFile(BytesIO(file))
     image.load()
     if image.mode == "P" and b"PLTE" not in chunks:

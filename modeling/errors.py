@@ -79,6 +79,10 @@ class InputError(ModelingError):
     exit_code = 3
 
 
+class MissingPackageError(InputError, AttributeError):
+    """An optional package is not installed. `hasattr` is false for what needs it."""
+
+
 class TrainingError(ModelingError):
     """Training cannot continue: a loss is not finite, or a process died."""
 
@@ -204,7 +208,7 @@ def _explain_import(error: ImportError) -> ModelingError | None:
     if error.name not in _OPTIONAL:
         return None
     remedy = f"{installs('train')}, or give 'make train-all' there"
-    return InputError(f"{error.name} is not installed", remedy=remedy)
+    return MissingPackageError(f"{error.name} is not installed", remedy=remedy)
 
 
 def _explain_storage(error: OSError) -> ModelingError:

@@ -5,6 +5,7 @@ Also: what is at a path, and which folders may be written to.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -80,11 +81,16 @@ def remove_temporaries(folder: Path | str) -> None:
 def kind(path: Path) -> str:
     """Name what is at `path`: "a file", "a folder", "a link", "nothing" or "a device or pipe".
 
-    Nothing is opened and no link is followed. Raises OSError if the path cannot be looked at.
+    Nothing is opened and no link is followed. Nothing is at a path that no file can have, or that
+    links in a circle lead to. Raises OSError if the path cannot be looked at.
     """
     try:
         mode = path.lstat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null character
+        return "nothing"
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
         return "nothing"
     tests = {"a file": stat.S_ISREG, "a folder": stat.S_ISDIR, "a link": stat.S_ISLNK}
     return next((name for name, test in tests.items() if test(mode)), "a device or pipe")

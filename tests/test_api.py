@@ -5,8 +5,10 @@ from __future__ import annotations
 import builtins
 import doctest
 import importlib
+import os
 import pkgutil
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -416,6 +418,14 @@ def test_a_model_predicts_any_number_of_images_and_refuses_other_input(
             model.predict(wrong)
     assert len(repr(model)) < LONGEST
     assert repr(model).startswith("<Model of foreground: preset cpu, step 2, ")
+    written = modeling.predict_files(model, data.path, tmp_path / "files")
+    assert written["run"]["path"] == str(model.path)
+    for run in (model.path, str(model.path)):
+        other = modeling.predict_files(run, data.path, tmp_path / "files", device="cpu")
+        assert other == written
+    for splits in ("val", [], ["vla"]):
+        with pytest.raises(modeling.errors.InputError, match=r"no splits to score|no foreground/"):
+            modeling.score(model, data.path, splits=splits)
     scores = modeling.score(model, data.path, splits=["test"], device="cpu")
     assert len(repr(scores)) < LONGEST
     assert "\n  test: iou " in repr(scores)
@@ -432,4 +442,34 @@ def test_an_unknown_setting_or_device_is_refused_before_training(
         modeling.open_dataset(data.path).split("circle", "test")
     with pytest.raises(modeling.errors.InputError, match="no such device"):
         modeling.train("circles", data.path, tmp_path / "run", device="gpu")
+    wrong: list[Any] = [0, -1, 5000, "2", True]
+    for threads in wrong:
+        with pytest.raises(modeling.errors.InputError, match="not a number of threads"):
+            modeling.train("circles", data.path, tmp_path / "run", threads=threads)
+    with pytest.raises(modeling.errors.InputError, match=r"no such preset .*found ''"):
+        modeling.train("circles", data.path, tmp_path / "run", preset="")
     assert not (tmp_path / "run").exists()
+
+
+def test_without_torch_what_needs_it_is_absent_and_says_what_to_install() -> None:
+    code = """
+import inspect, sys
+sys.modules["torch"] = None
+import modeling
+found = {name for name, _ in inspect.getmembers(modeling)}
+assert "open_dataset" in found and "train" not in found, found
+assert not hasattr(modeling, "api")
+try:
+    modeling.train
+except modeling.errors.InputError as error:
+    print(error)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(Path(modeling.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("torch is not installed; pip install --editable '.[train]'")

@@ -21,8 +21,8 @@ from modeling.cli.options import (
 from modeling.cli.output import print_json, print_line, print_parity, print_table, printable
 
 if TYPE_CHECKING:
+    from modeling.inference import Model
     from modeling.inference.inputs import UInt8
-    from modeling.runs import Trained
 
 _ROWS = 20  # images that the table on the terminal lists
 
@@ -81,7 +81,7 @@ def predict(
 
     device = modeling.api.find_device(device_name, threads)
     record = modeling.predict_files(
-        run, inputs, out, split=split, invert=invert, overlay=overlay, device=device
+        run, inputs, out, split=split, invert=invert, overlay=overlay, device=device.type
     )
     if as_json:
         print_json(record)
@@ -129,9 +129,10 @@ def export(
         raise click.UsageError("name the format: --onnx")
     load_torch()
     modeling.api.find_device("cpu", threads)
-    trained = modeling.load(run, device="cpu").trained
+    model = modeling.load(run, device="cpu")
     path = out or run / "model.onnx"
-    record = modeling.export_onnx(trained, path, *_images(trained, directory))
+    images, origin = _images(model, directory)
+    record = modeling.export_onnx(model, path, images, origin=origin)
     if as_json:
         print_json({"file": path, **record})
     elif not quiet:
@@ -142,16 +143,16 @@ def export(
         print_line(f"{path}: the network and onnxruntime agree on {agreed}")
 
 
-def _images(trained: Trained, directory: Path | None) -> tuple[UInt8, str]:
+def _images(model: Model, directory: Path | None) -> tuple[UInt8, str]:
     """Choose images to compare on, and say what they are."""
     from modeling.files import MANIFEST
     from modeling.inference.export import SAMPLES, random_images
 
     if directory is None and not (DATASET / MANIFEST).exists():
-        return random_images(trained.size), "of random grey levels"
+        return random_images(model.size), "of random grey levels"
     dataset = modeling.open_dataset(directory or DATASET)
-    images = dataset.split(trained.task.name, "val")["image"]
-    if images.shape[1:] != trained.size:
+    images = dataset.split(model.task, "val")["image"]
+    if images.shape[1:] != model.size:
         reason = "of random grey levels: those of the dataset are of another size"
-        return random_images(trained.size), reason
+        return random_images(model.size), reason
     return images[:SAMPLES], f"of val of {dataset.source}, dataset {dataset.digest[:12]}"

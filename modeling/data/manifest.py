@@ -197,10 +197,11 @@ def read_manifest(root: Path | str) -> Manifest:
 
 def _require_manifest(path: Path) -> None:
     """Raise FormatError unless there is a regular file manifest.json, and say what is there."""
-    folder, found = path.parent, kind(path)
-    if found == "a file":
-        return
+    folder = path.parent
     with storage_errors(folder):
+        found = kind(path)
+        if found == "a file":
+            return
         if any((folder / name).exists() for name in UNFINISHED):
             raise FormatError(
                 "the dataset is not finished: a build is in progress here, or was interrupted",
@@ -210,7 +211,7 @@ def _require_manifest(path: Path) -> None:
                 remedy="wait for the build, or give the same build command again:"
                 " it does only what is missing",
             )
-        there = kind(Path(os.path.realpath(folder)))
+        there = _kind_at_end(folder)
     if there != "a folder":
         described = there
     else:
@@ -222,6 +223,14 @@ def _require_manifest(path: Path) -> None:
         found=described,
         remedy=LINK_REMEDY if found == "a link" else "build one: make data",
     )
+
+
+def _kind_at_end(folder: Path) -> str:
+    """Name what is at `folder` once all links are followed, as `kind` does."""
+    try:
+        return kind(Path(os.path.realpath(folder)))
+    except ValueError:  # no file can have such a name
+        return "nothing"
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -392,7 +401,9 @@ def _check_shard(
 def _check_file(root: Path, path: Path, size: int) -> None:
     """Raise DamagedError unless `path` is a regular file of `size` bytes, reached by no link."""
     for folder in [*path.relative_to(root).parents][:-1]:
-        if kind(root / folder) == "a link":  # it may lead out of the dataset
+        with storage_errors(root / folder):
+            there = kind(root / folder)
+        if there == "a link":  # it may lead out of the dataset
             raise DamagedError(
                 "not the folder that was built",
                 path=root / folder,

@@ -1,9 +1,4 @@
-"""Trained runs in use: predictions for arrays and files, and the network as an ONNX model.
-
-model = load("runs/circles")
-found = model.predict(images)  # uint8 (n, 28, 28), or the paths of PNG files
-found["label"], found["circle"], found["confidence"]
-"""
+"""Trained runs in use: predictions for arrays and files, and the network as an ONNX model."""
 
 from __future__ import annotations
 
@@ -14,20 +9,22 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from modeling.errors import InputError
 from modeling.inference.inputs import as_images, read_inputs
 from modeling.inference.predict import format_size, predict_images, require_usable
-from modeling.runs import Trained, load_run, require_size
+from modeling.runs import Trained, require_size
 from modeling.runs.info import RunInfo
 
-__all__ = ["Model", "load"]
+__all__ = ["Model"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Model:
-    """The best weights of a run, ready to predict images in memory or in files."""
+    """The best weights of a run, ready to predict images in memory or in files.
+
+    `modeling.load` and `modeling.train` return one.
+    """
 
     trained: Trained
 
@@ -94,12 +91,3 @@ class Model:
         info = self.info
         trained = f"preset {info.config['preset']}, step {info.step:,}, weights {info.weights[:12]}"
         return f"<Model of {self.task}: {trained}, in {str(self.path)[-200:]}>"
-
-
-def load(run: Path | str, device: str | torch.device = "cpu") -> Model:
-    """Load the best weights of the run in a folder.
-
-    Raises FormatError where there are none, or none of this version of the program; DamagedError
-    where they are damaged.
-    """
-    return Model(load_run(run, device))

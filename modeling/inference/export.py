@@ -6,6 +6,7 @@ After the export, the model is compared with the network; a model that differs i
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
 import re
@@ -75,7 +76,8 @@ def export_onnx(trained: Trained, path: Path | str, images: UInt8, origin: str) 
     _require_packages()
     free = trained.task.name != "circles"
     multiple = int(trained.model.multiple) if free else None  # type: ignore[arg-type]
-    predictor = _Predictor(trained.task, trained.model.to("cpu")).eval()
+    network = copy.deepcopy(trained.model).to("cpu")  # that of the caller stays where it is
+    predictor = _Predictor(trained.task, network).eval()
     proto, names = _convert(predictor, trained.size, multiple)
     if multiple:
         images = np.pad(images, ((0, 0), *((0, -side % multiple) for side in images.shape[1:])))

@@ -57,7 +57,7 @@ _NAMED = 3  # images that a warning names
 
 
 def predict(
-    run: Path | str,
+    run: Trained | Path | str,
     inputs: Sequence[Path | str] | Path | str,
     out: Path | str,
     *,
@@ -70,13 +70,15 @@ def predict(
 
     Returns the record that is written to `predictions.json`: an entry for each image, the files
     and the warnings; `docs/predicting.md` describes it. `split` is that of datasets; `invert` turns
-    light into dark first. Before anything is written, raises InputError where the run or an input
-    cannot be used, or a file cannot have its name. Raises StorageError.
+    light into dark first; weights in a folder are loaded on `device`. Before anything is written,
+    raises InputError where the run or an input cannot be used, or a file cannot have its name.
+    Raises StorageError.
     """
     out, inputs = Path(out), [inputs] if isinstance(inputs, str | Path) else inputs
     require_outside_datasets(out)
     require_real_folder(out)
-    trained, longest = load_run(run, device), _longest_name(out)
+    trained = run if isinstance(run, Trained) else load_run(run, device)
+    longest = _longest_name(out)
 
     def require(source: Source) -> None:
         require_usable(trained, source)
@@ -89,7 +91,7 @@ def predict(
     for _, group in groupby(sources, lambda source: (source.size, source.array and source.name)):
         work.predict(list(group))
     record = {
-        "run": {"path": str(run), **trained.describe()},
+        "run": {"path": str(trained.path if run is trained else run), **trained.describe()},
         "inputs": [str(each) for each in inputs],
         "warnings": [
             *_warn_of_pictures(inputs),

@@ -62,12 +62,8 @@ def estimate(
     return {name: Estimate(exact[name][0], *_percentiles(drawn[name])) for name in exact}
 
 
-def draw_weights(units: int, replicates: int, seed: int) -> npt.NDArray[np.int64]:
+def count_draws(stream: np.random.PCG64, units: int, replicates: int) -> npt.NDArray[np.int64]:
     """Count how often each replicate draws each unit: int64 (replicates, units)."""
-    return _count_draws(np.random.PCG64(seed), units, replicates)
-
-
-def _count_draws(stream: np.random.PCG64, units: int, replicates: int) -> npt.NDArray[np.int64]:
     # The high 32 bits are scaled to [0, units). Probabilities of units differ by less than
     # units / 2^32.
     words: npt.NDArray[np.uint64] = stream.random_raw(replicates * units)
@@ -89,7 +85,7 @@ def _resampled_totals(
     for start in range(0, replicates, step):
         count = min(step, replicates - start)
         np.matmul(
-            _count_draws(stream, units, count).astype(np.float64),
+            count_draws(stream, units, count).astype(np.float64),
             joined,
             out=totals[start : start + count],
         )

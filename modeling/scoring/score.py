@@ -16,7 +16,7 @@ import numpy as np
 from modeling.config import PRESETS
 from modeling.data.columns import Column
 from modeling.data.manifest import REBUILD
-from modeling.errors import DamagedError
+from modeling.errors import DamagedError, InputError
 from modeling.files import write_json
 from modeling.metrics import Scores, circle_scores, foreground_scores, mosaic_scores, overall_values
 from modeling.metrics.bootstrap import REPLICATES, SEED, Array
@@ -135,6 +135,18 @@ def score_predictions(
     return _record(dataset, task, scores, {"predictions": Path(path).name}, replicates, seed)
 
 
+def checked_splits(splits: Iterable[str]) -> tuple[str, ...]:
+    """Return names of splits as a tuple. Raises InputError for a single text, and for no names."""
+    names = (splits,) if isinstance(splits, str) else tuple(splits)
+    if isinstance(splits, str) or not names:
+        raise InputError(
+            "these are no splits to score on",
+            expected="a list of names, such as ['val', 'test']",
+            found=repr(splits),
+        )
+    return names
+
+
 def score_run(
     run: Path | str,
     dataset: Dataset,
@@ -153,7 +165,7 @@ def score_run(
     """
     from modeling.runs import load_run
 
-    run, splits = Path(run), tuple(splits)
+    run, splits = Path(run), checked_splits(splits)
     trained = load_run(run, device)
     task = trained.task.name
     options = {"replicates": replicates, "seed": seed}
@@ -179,7 +191,7 @@ def score_all(
 
     The values on test, if it is among the splits, go to a file of the same name in `out`.
     """
-    out, splits = Path(out), tuple(splits)
+    out, splits = Path(out), checked_splits(splits)
     records = [score_run(out / task, dataset, splits, device=device) for task in PRESETS]
     if "test" in splits:
         write_json(out / file_name(*records), summarize(records))

@@ -6,14 +6,19 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling.metrics import bootstrap
-from modeling.metrics.bootstrap import Array, Floats, draw_weights, estimate
+from modeling.metrics.bootstrap import Array, Floats, count_draws, estimate
 
 GOLDEN = [328350.0, 272225.7, 385112.05]
+
+
+def draw_weights(units: int, replicates: int, seed: int) -> npt.NDArray[np.int64]:
+    return count_draws(np.random.PCG64(seed), units, replicates)
 
 
 def same(total: Mapping[str, Floats]) -> Mapping[str, Floats]:

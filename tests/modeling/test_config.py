@@ -90,7 +90,17 @@ def test_all_problems_are_named_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"steps": 1.0}, {"steps": True}, {"precision": None}, {"ema": math.nan}]
+    "change",
+    [
+        {"steps": 1.0},
+        {"steps": True},
+        {"precision": None},
+        {"ema": math.nan},
+        {"clip": 10**400},
+        {"steps": 10**5000},
+        {"batch": 10**5000},
+        {"channels": (10**5000,)},
+    ],
 )
 def test_json_of_another_type_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(change))):

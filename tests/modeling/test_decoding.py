@@ -82,6 +82,11 @@ def test_a_typed_dict_keeps_undeclared_keys_and_a_dataclass_ignores_them() -> No
         ({"pair": ["x", "x"]}, "pair[0]: expected an integer, found 'x'"),
         ({"rates": {"x": "fast"}}, "rates.x: expected a number, found 'fast'"),
         ({"rates": {"x": math.nan}}, "rates.x: expected a number, found nan"),
+        ({"rates": {"x": 10**400}}, f"rates.x: expected a number, found 1{'0' * 29}...{'0' * 31}"),
+        (
+            {"entries": [{"name": "a", "count": 10**5000}]},
+            "entries[0].count: expected an integer from 1 to 9, found a huge integer",
+        ),
         ({"rates": {1: 2.0}}, "rates.1: expected text, found 1"),
         ({"best": 0}, "best: expected an object, found 0"),
         ({"done": 1}, "done: expected true or false, found 1"),

@@ -18,6 +18,7 @@ from helpers import on_one_thread
 from isolation import ROOT
 from torch import Tensor, nn
 
+import modeling
 from modeling.cli.main import cli
 from modeling.config import preset
 from modeling.data.dataset import Dataset, open_dataset
@@ -184,6 +185,27 @@ def test_the_differences_are_printed(
         ["mask", "-", "-", "0.0000%"],
     ]
     assert "agree on 9 images of val" in result.stdout
+
+
+def test_a_folder_or_a_loaded_model_is_exported_and_the_model_stays_where_it_is(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks: list[torch.nn.Module] = []
+
+    def stop(predictor: Any, *_: Any) -> None:
+        networks.append(predictor.model)
+        raise export.ExportError("stopped")
+
+    monkeypatch.setattr(export, "_convert", stop)
+    model = modeling.load(runs / "circles")
+    for run in (model, runs / "circles", str(runs / "circles")):
+        with pytest.raises(export.ExportError, match="stopped"):
+            modeling.export_onnx(run, tmp_path / "x.onnx")
+    assert len(networks) == 3
+    assert networks[0] is not model.trained.model
+    for wrong in (random_images((28, 20), 3), np.zeros((3, 28, 28))):
+        with pytest.raises(InputError, match=r"images of another size|not grey levels"):
+            modeling.export_onnx(model, tmp_path / "x.onnx", wrong)
 
 
 class Shifted(torch.nn.Module):

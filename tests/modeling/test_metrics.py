@@ -33,6 +33,10 @@ Scores = dict[str, Any]
 DRAWS = 20  # replicates, where the interval is not the point
 
 
+def draw_weights(units: int, replicates: int, seed: int) -> npt.NDArray[np.int64]:
+    return bootstrap.count_draws(np.random.PCG64(seed), units, replicates)
+
+
 def masks(*rows: list[list[int]]) -> UInt8:
     return np.array(rows, np.uint8)
 
@@ -676,7 +680,7 @@ def test_labels_up_to_the_limit_are_accepted(limit: int) -> None:
 def test_the_interval_of_a_mean_agrees_with_a_naive_bootstrap() -> None:
     found, truth = noise(7, (40, 6, 6), 2)
     scores = foreground_scores(found, truth, replicates=300, seed=5)
-    weights = bootstrap.draw_weights(40, 300, 5)
+    weights = draw_weights(40, 300, 5)
     images = np.array(
         [naive_foreground(p[None], t[None])["iou"] for p, t in zip(found, truth, strict=True)]
     )
@@ -698,7 +702,7 @@ def test_every_interval_agrees_with_scoring_the_resampled_images(kind: str) -> N
     scores = score_any(kind, found, truth, replicates=25, seed=1)
     again = [
         score_any(kind, np.repeat(found, w, axis=0), np.repeat(truth, w, axis=0), replicates=1)
-        for w in bootstrap.draw_weights(12, 25, 1)
+        for w in draw_weights(12, 25, 1)
     ]
     for name in values(scores):
         drawn = [values(each)[name] for each in again]
@@ -771,7 +775,7 @@ def test_digits_are_resampled_with_all_their_tiles() -> None:
         for d in np.unique(source)
     ]
     drawn = []
-    for weights in bootstrap.draw_weights(12, 200, 2):
+    for weights in draw_weights(12, 200, 2):
         chosen = np.concatenate(
             [np.repeat(digit, w, axis=0) for digit, w in zip(digits, weights, strict=True)]
         )
@@ -798,7 +802,7 @@ def test_means_over_mosaics_are_resampled_by_the_deviations_of_each_digits_mosai
         )
         for digit in np.unique(source)
     ]
-    drawn = [middle + float(w @ shares) / 40 for w in bootstrap.draw_weights(9, 150, 4)]
+    drawn = [middle + float(w @ shares) / 40 for w in draw_weights(9, 150, 4)]
     expected = np.clip(np.quantile(drawn, [0.025, 0.975]), 0, 1)
     assert scores["dice_per_image_in_truth"]["interval"] == pytest.approx(expected, abs=1e-9)
     assert scores["dice_per_image_in_truth"]["value"] == middle
@@ -847,12 +851,12 @@ def test_an_interval_skips_draws_with_an_undefined_score() -> None:
     label, found = np.array([0, 1], np.uint8), np.array([0, 1], np.uint8)
     mask = masks(CROSS, CROSS)
     scores = circle_scores(found, mask, label, mask, replicates=200)
-    assert (bootstrap.draw_weights(2, 200, 0)[:, 1] == 0).any()
+    assert (draw_weights(2, 200, 0)[:, 1] == 0).any()
     assert scores["per_class"][1]["accuracy"] == {"value": 1.0, "n": 1, "interval": [1.0, 1.0]}
 
 
 def test_a_score_defined_in_no_draw_has_no_interval() -> None:
-    seed = next(seed for seed in range(50) if bootstrap.draw_weights(2, 1, seed)[0, 1] == 0)
+    seed = next(seed for seed in range(50) if draw_weights(2, 1, seed)[0, 1] == 0)
     label, mask = np.array([0, 1], np.uint8), masks(CROSS, CROSS)
     scores = circle_scores(label, mask, label, mask, replicates=1, seed=seed)
     assert scores["per_class"][1]["accuracy"] == {"value": 1.0, "n": 1, "interval": None}

@@ -241,6 +241,8 @@ def test_a_dataset_without_read_permission_is_a_storage_error(
     shard = open_dataset(place / "shard").split("circles", "test")["image"].extents[0].path
     shard.chmod(0)
     close(place / "data")
+    with pytest.raises(StorageError, match="Permission denied"):
+        open_dataset(place / "data")
     commands = [
         ["train", "circles", "--out", str(place / "new"), "--dataset", str(place / "data")],
         ["score", str(place / "run"), "--dataset", str(place / "data")],

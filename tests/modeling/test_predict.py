@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import struct
+import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -24,12 +25,12 @@ from PIL import Image
 from datagen import recipe as recipes
 from datagen.builder import build
 from datagen.sources import pictures
-from modeling import drawing
+from modeling import drawing, load
 from modeling.cli.main import cli
 from modeling.data.dataset import Dataset, open_dataset
 from modeling.drawing import mask_colours
 from modeling.errors import InputError
-from modeling.inference import load, overlays, predict
+from modeling.inference import overlays, predict
 from modeling.inference.inputs import are_blank, are_light, read_inputs, read_npy
 from modeling.inference.predict import describe, rows, summary
 from modeling.networks import semantic
@@ -158,6 +159,7 @@ def test_the_colours_of_a_written_mask_are_those_of_its_values() -> None:
     seen = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     assert seen is not None
     assert np.array_equal(seen[..., ::-1], colours[mask])
+    assert data[24] == 8  # bits a pixel, for any number of colours
 
 
 def test_circles_are_reported_with_class_and_confidence(
@@ -584,6 +586,22 @@ def test_a_second_header_does_not_make_an_image_that_was_found_small_a_huge_one(
     huge = chunk(b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0))
     data = as_png(WHERE)
     assert np.array_equal(drawing.decode_png(data[:33] + huge + data[33:]), WHERE)
+
+
+@pytest.mark.parametrize("size", [(0, 28), (28, 0), (0, 0)])
+def test_an_image_without_pixels_is_refused_before_its_data_are_unpacked(
+    size: tuple[int, int],
+) -> None:
+    header = struct.pack(">IIBBBBB", *size, 8, 0, 0, 0, 0)
+    packed = chunk(b"IDAT", zlib.compress(bytes(64 << 20)))
+    data = as_png(blob())[:8] + chunk(b"IHDR", header) + packed + chunk(b"IEND", b"")
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="the image has no pixels"):
+            drawing.decode_png(data)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_hidden_files_in_a_folder_are_skipped(runs: Path, digits: Path, tmp_path: Path) -> None:

@@ -313,6 +313,17 @@ def test_the_remedy_for_a_missing_dataset_is_to_build_it(tmp_path: Path) -> None
         assert caught.value.exit_code == 4
 
 
+def test_a_path_that_cannot_be_a_dataset_is_refused_by_an_error_of_the_package(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for place in (tmp_path / "loop", tmp_path / "loop" / "below", "a\0b"):
+        with pytest.raises(FormatError, match="no dataset here"):
+            open_dataset(place)
+    with pytest.raises(StorageError, match="File name too long"):
+        open_dataset(tmp_path / ("x" * 300))
+
+
 @pytest.mark.parametrize("record", [".manifest.json", ".build"])
 def test_a_build_in_progress_is_recognised(single: Path, record: str) -> None:
     (single / "manifest.json").rename(single / record)
