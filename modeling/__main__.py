@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import NoReturn
 
@@ -16,6 +17,8 @@ def main() -> NoReturn:
         status = run()
     except KeyboardInterrupt:
         status = INTERRUPTED
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # all is done; Python has yet to end
     sys.exit(status)
 
 
