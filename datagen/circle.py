@@ -1,6 +1,6 @@
 """Compute minimal enclosing circles of masks as exact rationals, and the masks that they fill.
 
-Integers decide everything. Up to 512x512 int64 suffices: see the bounds beside each formula.
+Integers decide everything. Up to 1024x1024 int64 suffices: see the bounds beside each formula.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _PIXELS = 2**20  # pixels at a time
 def enclose(masks: npt.NDArray[np.uint8] | npt.NDArray[np.bool_]) -> _Ints:
     """Compute the minimal circle around the foreground's pixel centres: (n, H, W) -> int64 (n, 4).
 
-    Masks are uint8 or bool, non-zero in the foreground, H and W from 1 to 512. The columns are x,
-    y, den, r2: the centre is (x/den, y/den), x the column and y the row; the squared radius is
+    Masks are uint8 or bool, non-zero in the foreground, H and W from 1 to 1024. The columns are
+    x, y, den, r2: the centre is (x/den, y/den), x the column and y the row; the squared radius is
     r2/den^2; den > 0 and gcd(x, y, den) = 1. One pixel: r2 = 0, den = 1. No foreground: all 0.
 
     >>> enclose(np.array([[[1, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 1]]], np.uint8))
@@ -42,7 +42,7 @@ def raster(
     """Mark the pixels whose centres lie in or on each circle: int64 (n, 4) -> uint8 (n, H, W).
 
     Pixels are 1 inside and 0 outside. Circles are as `enclose` returns them, of tiles up to
-    512x512. The result is written into `out` if that is given.
+    1024x1024. The result is written into `out` if that is given.
 
     >>> raster(np.array([[1, 1, 1, 1]]), 3, 3)[0]
     array([[0, 1, 0],
@@ -54,7 +54,7 @@ def raster(
     step = max(1, _PIXELS // (height * width))
     for start in range(0, len(circles), step):
         x, y, den, r2 = circles[start : start + step, :, None].transpose(1, 0, 2)
-        # den < 2^19 and 0 <= x, y < 2^28, so a difference stays below 2^28 and a square below 2^56
+        # den < 2^21 and 0 <= x, y < 2^31, so a difference stays below 2^31 and a square below 2^62
         across = (den * np.arange(width) - x) ** 2
         room = np.where(den > 0, r2, -1) - (den * np.arange(height) - y) ** 2
         np.less_equal(
@@ -102,8 +102,8 @@ def _minimal(x: _Ints, y: _Ints) -> _Ints:
 def _farthest(x: _Ints, y: _Ints, centre: _Ints, den: _Ints) -> _Ints:
     """Find the point of each tile farthest from centre / den: (2, n).
 
-    Compares den times the squared distance, less a term that the points share: below 2^40, as den <
-    2^19 and the centre of a minimal circle lies inside the frame.
+    Compares den times the squared distance, less a term that the points share: below 2^43, as den <
+    2^21 and the centre of a minimal circle lies inside the frame.
     """
     den, (cx, cy) = den[:, None, None], 2 * centre[:, :, None, None]
     distance = (x * (den * x - cx) + y * (den * y - cy)).reshape(len(x), -1)
@@ -118,7 +118,7 @@ def _grow(support: _Ints) -> tuple[_Ints, _Ints, _Ints]:
     on the diameter from the origin to one old point, or passes through two old points that make no
     obtuse triangle with the origin, and holds the others: the first of these six that does is it.
     Returns the new support (2, 3, n), the origin among it, with centre (2, n) and den (n,). Bounds
-    up to 512x512: coordinates < 2^9, norms and den < 2^19, centres < 2^29, products < 2^40.
+    up to 1024x1024: coordinates < 2^10, norms and den < 2^21, centres < 2^32, products < 2^44.
     """
     after, last = support[:, [1, 2, 0]], support[:, [2, 0, 1]]
     norm, dot = _dot(support, support), _dot(after, last)
@@ -147,7 +147,7 @@ def _canonical(origin: _Ints, centre: _Ints, den: _Ints) -> _Ints:
     """Compute x, y, den, r2 of circles through `origin` around origin + centre / den: (n, 4).
 
     A divisor of den and of the absolute centre also divides the relative one, so r2 is an integer.
-    The radius is at most half of the frame's diagonal: r2 < 2^55.
+    The radius is at most half of the frame's diagonal, so its square is below 2^19: r2 < 2^61.
     """
     x, y = den * origin + centre
     shared = np.gcd(np.gcd(x, y), den)

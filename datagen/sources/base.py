@@ -23,7 +23,7 @@ UInt8 = npt.NDArray[np.uint8]
 Warn = Callable[[str], None]  # takes a warning
 Progress = Callable[[str, int, int | None], None]  # file name, bytes done, bytes in all if known
 
-MAX_SIDE = 512  # pixels; the circle's integers fit int64 up to this height and width
+MAX_SIDE = 1024  # pixels; the circle's integers fit int64 up to this height and width
 MAX_CLASSES = 254  # the semantic mask holds class + 1 in a byte, and 255 stays free for "ignore"
 MAX_CLASS_NAME = 255  # characters
 MAX_LISTED = 20  # problems that a message names before it counts the rest

@@ -24,7 +24,7 @@ Circle = tuple[int, int, int, int]  # x, y, den, r2
 masks = arrays(
     np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=5), elements=st.integers(0, 1)
 )
-frames = st.tuples(st.integers(1, 512), st.integers(1, 512))
+frames = st.tuples(st.integers(1, 1024), st.integers(1, 1024))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -209,7 +209,7 @@ def test_a_transposed_or_mirrored_mask_has_the_transposed_or_mirrored_circle(
 
 
 @given(frames, st.data())
-def test_the_circle_is_exact_in_frames_up_to_512_by_512(
+def test_the_circle_is_exact_in_frames_up_to_1024_by_1024(
     frame: tuple[int, int], data: st.DataObject
 ) -> None:
     height, width = frame
@@ -310,15 +310,33 @@ def test_a_raster_equals_the_naive_one_and_covers_the_mask(mask: Mask) -> None:
     assert (mask <= np.array(naive)).all()
 
 
-def test_large_denominators_and_radii_stay_exact() -> None:
-    points = [(0, 0), (511, 1), (1, 510)]
-    mask = drawn(points, 512, 512)
-    found = enclosed(mask)
+@pytest.mark.parametrize(("side", "x"), [(512, 1), (1024, 3)])
+def test_large_denominators_and_radii_stay_exact(side: int, x: int) -> None:
+    last = side - 1
+    points = [(0, 0), (last, 1), (x, last - 1)]
+    found = enclosed(drawn(points, side, side))
     assert found == welzl(points)
-    assert found[2] > 2**18
-    assert found[3] > 2**52
-    naive = [[int(holds(found, (i, j))) for i in range(512)] for j in (0, 1, 255, 510, 511)]
-    assert circle.raster(np.array([found]), 512, 512)[0, [0, 1, 255, 510, 511]].tolist() == naive
+    assert found[2] > 1.9 * side**2
+    assert found[3] > 1.9 * side**6
+    lines = [0, 1, side // 2 - 1, last - 1, last]
+    naive = [[int(holds(found, (i, j))) for i in range(side)] for j in lines]
+    assert circle.raster(np.array([found]), side, side)[0, lines].tolist() == naive
+
+
+def test_the_extreme_triangles_of_1024_by_1024_stay_exact() -> None:
+    # acute triangles over the whole frame have the largest den and r2; the bounds hold for them
+    edges = [0, 1, 2, 511, 512, 1021, 1022, 1023]
+    corners = [(0, 0), (1023, 0), (0, 1023), (1023, 1023)]
+    largest = [0, 0]
+    for corner in corners:
+        for x in edges:
+            for y in edges:
+                points = [corner, (1023 - corner[0], y), (x, 1023 - corner[1])]
+                found = enclosed(drawn(points, 1024, 1024))
+                assert found == welzl(list(dict.fromkeys(points)))
+                largest = [max(pair) for pair in zip(largest, found[2:], strict=True)]
+    assert 2**20 < largest[0] < 2**21
+    assert 2**58 < largest[1] < 2**61
 
 
 def test_a_raster_is_written_into_the_given_array() -> None:

@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from datagen import otsu
 
 Tile = npt.NDArray[np.uint8]
+Deep = npt.NDArray[np.uint16]
 
 few_levels = st.sampled_from([0, 1, 2, 3, 127, 128, 252, 253, 254, 255])
 tiles = arrays(
@@ -24,10 +25,18 @@ tiles = arrays(
 )
 
 
-def exact_threshold(tile: Tile) -> int:
+deep_tiles = arrays(
+    np.uint16,
+    array_shapes(min_dims=2, max_dims=2, max_side=6),
+    elements=st.sampled_from([0, 1, 2, 255, 256, 257, 32_767, 32_768, 65_534, 65_535])
+    | st.integers(0, 65_535),
+)
+
+
+def exact_threshold(tile: Tile | Deep) -> int:
     """Compute the definition by level, in integers: variance x pixels^2 = square / spread."""
     counts: list[int] = np.bincount(tile.ravel()).tolist()
-    levels = [level for level, count in enumerate(counts) if count]
+    levels = sorted({*tile.ravel().tolist()})
     whole = sum(level * counts[level] for level in levels)
     best, best_square, best_spread = levels[0], 0, 1
     below = ink = 0
@@ -64,6 +73,17 @@ def test_small_tiles_have_the_threshold_found_by_hand(tile: list[list[int]], exp
     assert one(tile) == expected
 
 
+def one_deep(tile: npt.ArrayLike) -> int:
+    return int(otsu.threshold(np.array(tile, np.uint16)[None])[0])
+
+
+@pytest.mark.parametrize("value", [0, 1, 200, 255, 256, 65_535])
+def test_a_constant_tile_of_16_bits_has_its_value_and_so_no_foreground(value: int) -> None:
+    tile = np.full((3, 4), value, np.uint16)
+    assert one_deep(tile) == value
+    assert not (tile > one_deep(tile)).any()
+
+
 @pytest.mark.parametrize("value", [0, 1, 200, 255])
 def test_a_constant_tile_has_its_value_and_so_no_foreground(value: int) -> None:
     tile = np.full((3, 4), value, np.uint8)
@@ -94,6 +114,45 @@ def test_a_tile_of_512_by_512_is_exact_at_the_largest_sums() -> None:
     assert one(tile) == 0
     tile[0, 1:] = 128
     assert one(tile) == exact_threshold(tile)
+
+
+def test_a_tile_of_1024_by_1024_and_16_bits_is_exact_at_the_largest_sums() -> None:
+    tile = np.full((1024, 1024), 65_535, np.uint16)
+    tile[0, 0] = 65_534
+    assert one_deep(tile) == 65_534
+    tile[:512] = 0
+    assert one_deep(tile) == 0
+    tile[0, 1:] = 32_768
+    assert one_deep(tile) == exact_threshold(tile)
+    ramp = np.arange(1 << 20, dtype=np.uint32).astype(np.uint16).reshape(1024, 1024)
+    assert one_deep(ramp) == exact_threshold(ramp)  # every level 16 times, 65,535 candidates
+
+
+def test_scores_beyond_53_bits_are_decided_by_integers() -> None:
+    # d passes 2^53, so floating point alone cannot tell near-ties apart; the oracle can
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        half = rng.integers(0, 65_536, (256, 512), dtype=np.uint16)
+        tile = np.concatenate([half, 65_535 - half])  # mirror images of grey are ties
+        tile[0, 0] ^= np.uint16(rng.integers(0, 2))  # or nearly
+        assert one_deep(tile) == exact_threshold(tile)
+
+
+@given(deep_tiles)
+def test_the_threshold_of_16_bits_is_the_exact_one(tile: Deep) -> None:
+    assert one_deep(tile) == exact_threshold(tile)
+    mirrored = np.concatenate([tile, 65_535 - tile])
+    assert one_deep(mirrored) == exact_threshold(mirrored)
+
+
+@given(tiles)
+def test_8_bits_in_16_have_the_same_threshold(tile: Tile) -> None:
+    assert one_deep(tile) == one(tile)
+
+
+@given(tiles, st.integers(1, 257))
+def test_a_scaled_tile_has_the_scaled_threshold(tile: Tile, factor: int) -> None:
+    assert one_deep(tile.astype(np.uint16) * np.uint16(factor)) == one(tile) * factor
 
 
 def test_exactness_does_not_slow_digits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,8 +217,9 @@ def test_each_tile_of_a_stack_has_its_own_threshold_across_blocks(stack: list[Ti
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(otsu, "_BLOCK", 12)  # two tiles
         found = otsu.threshold(images)
-    assert found.dtype == np.uint8
-    assert found.tolist() == [exact_threshold(tile) for tile in images]
+        deep = otsu.threshold(images.astype(np.uint16))
+    assert (found.dtype, deep.dtype) == (np.uint8, np.uint16)
+    assert found.tolist() == deep.tolist() == [exact_threshold(tile) for tile in images]
 
 
 @pytest.mark.parametrize(("size", "lengths"), [(24, [2, 2, 1]), (23, [1] * 5), (1, [1] * 5)])
@@ -168,14 +228,14 @@ def test_tiles_are_processed_in_blocks(
 ) -> None:
     images = np.arange(60, dtype=np.uint8).reshape(5, 3, 4)
     found: list[int] = []
-    histograms = otsu._histograms
+    levels = otsu._levels_by_counting
 
-    def spy(pixels: Tile) -> npt.NDArray[np.int64]:
+    def spy(pixels: Tile) -> otsu._Levels:
         found.append(len(pixels))
-        return histograms(pixels)
+        return levels(pixels)
 
     monkeypatch.setattr(otsu, "_BLOCK", size)
-    monkeypatch.setattr(otsu, "_histograms", spy)
+    monkeypatch.setattr(otsu, "_levels_by_counting", spy)
     assert otsu.threshold(images).tolist() == [5, 17, 29, 41, 53]
     assert found == lengths
 
