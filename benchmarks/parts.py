@@ -35,7 +35,7 @@ PARTS: list[tuple[str, Any, str]] = [
     ("circle masks", circle, "raster"),
     ("bijection", permutation.Permutation, "rows"),
     ("compose mosaics and masks", tasks, "compose"),
-    ("semantic masks of digits", tasks, "semantic_masks"),
+    ("semantic masks of digits", tasks.Inputs, "semantic"),
     ("XXH3-128 of each mosaic", tasks, "sample_digests"),
     ("SHA-256 of all columns", hashing.ColumnHasher, "update"),
     ("XXH3-128 of all files, padding, index", zarr._ShardFile, "_write"),

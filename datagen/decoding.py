@@ -1,7 +1,7 @@
 """Decode plain values, as JSON and TOML have them, into dataclasses by their type hints.
 
-A hint is a dataclass, str, int (a natural number), tuple[X, ...], Mapping[str, X], or
-Annotated[X, Rule(...), ...] for conditions of its own. All problems are named at once, each with
+A hint is a dataclass, str, int (a natural number), tuple[X, ...], Mapping[str, X], X | None for
+what may be absent, or Annotated[X, Rule(...), ...] for conditions of its own. All problems are named at once, each with
 its place, what must be there and what was found. Keys that a record does not declare are ignored.
 """
 
@@ -12,6 +12,7 @@ import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -98,6 +99,7 @@ def _decode(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
             return None
     if get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
+    hint = _present(hint)
     if dataclasses.is_dataclass(hint):
         return _decode_record(hint, value, where, problems)
     if get_origin(hint) is tuple:
@@ -133,7 +135,14 @@ def _rules(hint: Any) -> Sequence[Rule]:
     """The conditions on a plain value that is to be decoded as `hint`."""
     if get_origin(hint) is Annotated:
         return get_args(hint)[1:]
+    hint = _present(hint)
     return [{str: _TEXT, int: _INTEGER, tuple: _LIST}.get(get_origin(hint) or hint, _OBJECT)]
+
+
+def _present(hint: Any) -> Any:
+    """The X of a hint X | None; any other hint as it is."""
+    is_optional = get_origin(hint) is UnionType
+    return next(one for one in get_args(hint) if one is not NoneType) if is_optional else hint
 
 
 def _place(where: str, key: object) -> str:

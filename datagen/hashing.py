@@ -97,13 +97,14 @@ def canonical_json(value: object) -> bytes:
     return (json.dumps(value, sort_keys=True, indent=2, allow_nan=False) + "\n").encode("ascii")
 
 
-def sample_digests(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Compute the XXH3-128 of each image's C-order bytes: uint8 (n, ...) -> uint8 (n, 16).
+def sample_digests(images: Array) -> npt.NDArray[np.uint8]:
+    """Compute the XXH3-128 of each image's C-order bytes: uint8 or uint16 (n, ...) -> uint8 (n, 16).
 
-    The seed is 0, the bytes are in canonical (big-endian) order.
+    The seed is 0, the digest's bytes are in canonical (big-endian) order, those of the image are
+    little-endian.
     """
-    size = math.prod(images.shape[1:])
-    flat = images.reshape(-1).data
+    size = math.prod(images.shape[1:]) * images.itemsize
+    flat = images.reshape(-1).view(np.uint8).data
     digest = xxhash.xxh3_128_digest
     joined = b"".join([digest(flat[start : start + size]) for start in range(0, len(flat), size)])
     return np.frombuffer(joined, np.uint8).reshape(-1, 16)

@@ -5,12 +5,15 @@ from __future__ import annotations
 VERSION = "0.1.0"
 
 FORMAT_NAME = "datagen"
-FORMAT_VERSION = 1
+FORMAT_VERSIONS = (1, 2)  # a dataset is of the first one that can state it
 
 SPLITS = ("train", "val", "test")
 TASKS = ("foreground", "circles", "mosaics")
 
-CHUNK = 256  # samples in a Zarr inner chunk, and in a leaf of the content digest
+CHUNK = 256  # samples in a leaf of the content digest, and the most in a chunk of a store
+MAX_CHUNK_BYTES = 1 << 26
+MAX_TILE_1 = 512  # pixels a side of an image in version 1
+MAX_SAMPLE_BYTES = 1 << 24  # of a sample in one column
 DEFAULT_SHARD_SIZE = 32_768
 MAX_SHARD_SIZE = CHUNK << 16
 MAX_COUNT = 1 << 40  # samples a split

@@ -16,19 +16,21 @@ from typing import Annotated, Any, TypeVar
 
 from datagen import files
 from datagen import recipe as recipes
-from datagen.decoding import DecodeError, Rule, decode, shown, shown_name
+from datagen.decoding import DecodeError, Rule, decode, integer, shown, shown_name
 from datagen.errors import DamagedError, DatagenError, FormatError, RecipeError
 from datagen.hashing import canonical_json, dataset_digest
 from datagen.layout import (
+    CHUNK,
     FORMAT_NAME,
-    FORMAT_VERSION,
+    FORMAT_VERSIONS,
     MANIFEST,
     MAX_MANIFEST_BYTES,
+    MAX_TILE_1,
     PARTIAL_MANIFEST,
     SPLITS,
     TASKS,
 )
-from datagen.recipe import Recipe
+from datagen.recipe import MAX_BANDS, Recipe
 from datagen.split import (
     COUNT,
     NAME,
@@ -44,6 +46,9 @@ from datagen.split import (
 T = TypeVar("T")
 _TILE = Rule("a height and a width", lambda value: is_shape(value) and len(value) == 2)
 
+# keys of a source that version 1 of the format does not have, with what holds without them
+_LATER = {"bands": None, "dtype": "|u1", "mask_classes": (), "groups": None}
+_IMAGE_DTYPE = Rule("one of |u1, <u2", lambda value: value in ("|u1", "<u2"))
 _MAX_LISTED = 20  # problems that a message names before it counts the rest
 _METADATA_FACTS = 1 << 17  # bytes of the manifest reserved for the facts of files
 _TABLE_FACTS = 256  # bytes of the manifest that the facts of a table take, at most
@@ -69,6 +74,9 @@ class SourceFacts:
 
     `tile` is (height, width) in pixels; `digests` are SHA-256 (hex). `conflicts` counts the dropped
     images whose twin, which stayed, has another label; `conflicts_listed` names the first of them.
+    `bands` is how many values a pixel has, or None for images without an axis of bands; `dtype` is
+    that of the images. `mask_classes` names the classes 1, 2, ... of masks that the source gives.
+    `groups` counts the groups of images that must stay together, None if there are none.
     """
 
     name: str
@@ -80,6 +88,19 @@ class SourceFacts:
     digits: Mapping[str, DigitFacts]
     conflicts: int
     conflicts_listed: tuple[str, ...]
+    bands: Annotated[int | None, integer(1, MAX_BANDS)] = None
+    dtype: Annotated[str, _IMAGE_DTYPE] = "|u1"
+    mask_classes: tuple[str, ...] = ()
+    groups: Annotated[int | None, COUNT] = None
+
+    def table(self) -> dict[str, Any]:
+        """The facts as plain values, without later keys that are as in version 1 of the format."""
+        plain = asdict(self)
+        return {
+            key: value
+            for key, value in plain.items()
+            if key not in _LATER or value != _LATER[key]
+        }
 
 
 @dataclass(frozen=True)
@@ -105,6 +126,13 @@ class Manifest:
         return tasks
 
     @property
+    def version(self) -> int:
+        """The first version of the format that can state it."""
+        columns = [column for split in self.splits.values() for column in split.columns]
+        later = any(column.chunk != CHUNK or column.dtype == "<u2" for column in columns)
+        return 2 if later or not is_of_version_1(self.recipe, self.source) else 1
+
+    @property
     def plan(self) -> Manifest:
         """The manifest before anything is built: only the recipe and the source."""
         return seal(replace(self, splits={}, files=()))
@@ -118,6 +146,15 @@ class Manifest:
         )
 
 
+def is_of_version_1(recipe: Recipe, source: SourceFacts) -> bool:
+    """Return whether version 1 of the format can state a recipe and a source."""
+    return (
+        recipes.is_of_version_1(recipe)
+        and not source.table().keys() & _LATER.keys()
+        and max(source.tile) <= MAX_TILE_1
+    )
+
+
 def seal(manifest: Manifest) -> Manifest:
     """Set the dataset digest to the one that follows from the columns."""
     return replace(manifest, digest=manifest.columns_digest())
@@ -126,7 +163,7 @@ def seal(manifest: Manifest) -> Manifest:
 def difference(wanted: Manifest, present: Manifest) -> list[str]:
     """Name the keys in which two plans differ: with the values of the one, and of the other."""
     ours, theirs = (
-        flat({"recipe": recipes.to_table(plan.recipe), "source": asdict(plan.source)})
+        flat({"recipe": recipes.to_table(plan.recipe), "source": plan.source.table()})
         for plan in (wanted, present)
     )
     keys = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
@@ -175,13 +212,13 @@ def to_bytes(manifest: Manifest) -> bytes:
     plain: dict[str, Any] = {
         "digest": manifest.digest,
         "recipe": recipes.to_table(manifest.recipe),
-        "source": asdict(manifest.source),
+        "source": manifest.source.table(),
         "tasks": {
             task: {name: _stored(split) for name, split in splits.items()}
             for task, splits in manifest.tasks.items()
         },
         "files": [asdict(file) for file in manifest.files],
-        "format": {"name": FORMAT_NAME, "version": FORMAT_VERSION},
+        "format": {"name": FORMAT_NAME, "version": manifest.version},
     }
     plain["sha256"] = hashlib.sha256(canonical_json(plain)).hexdigest()
     return canonical_json(plain)
@@ -190,6 +227,9 @@ def to_bytes(manifest: Manifest) -> bytes:
 def _stored(split: Split) -> dict[str, Any]:
     """The facts of a split that the recipe does not give already."""
     facts = asdict(split)
+    for column in facts["columns"]:
+        if column["chunk"] == CHUNK:
+            del column["chunk"]
     return {name: facts[name] for name in ("count", "columns", "table")}
 
 
@@ -318,11 +358,11 @@ def _check_version(plain: dict[str, Any], path: Path) -> None:
             expected=FORMAT_NAME,
             found=reprlib.repr(name),
         )
-    if version != FORMAT_VERSION or type(version) is not int:
+    if version not in FORMAT_VERSIONS or type(version) is not int:
         raise FormatError(
             "a version of the format that this program does not know",
             path=path,
-            expected=FORMAT_VERSION,
+            expected=f"one of {', '.join(map(str, FORMAT_VERSIONS))}",
             found=reprlib.repr(version),
             remedy="install the version of datagen that wrote it, or a later one",
         )

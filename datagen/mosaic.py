@@ -1,4 +1,4 @@
-"""Compose mosaics, grids of tiles, and the semantic masks of tiles, into buffers of the caller."""
+"""Compose mosaics, grids of tiles, into buffers of the caller."""
 
 from __future__ import annotations
 
@@ -11,34 +11,17 @@ import numpy.typing as npt
 _BLOCK = 2**18  # lines of tiles at a time; their numbers take 2 MiB
 
 
-def semantic_masks(
-    tiles: npt.NDArray[np.uint8], thresholds: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.uint8]:
-    """Compute semantic masks: label + 1 where a pixel exceeds its tile's threshold, else 0.
-
-    uint8 (n, H, W), (n,) and (n,), labels at most 253 -> uint8 (n, H, W).
-
-    >>> tiles = np.array([[[5, 90]], [[200, 3]]], np.uint8)
-    >>> semantic_masks(tiles, np.array([50, 100], np.uint8), np.array([0, 9], np.uint8)).tolist()
-    [[[0, 1]], [[10, 0]]]
-    """
-    masks = np.empty(tiles.shape, np.uint8)
-    np.greater(tiles, thresholds[:, None, None], out=masks.view(np.bool_))
-    masks *= (labels + np.uint8(1))[:, None, None]
-    return masks
-
-
 def compose(
-    layers: Sequence[npt.NDArray[np.uint8]],
+    layers: Sequence[npt.NDArray[Any]],
     rows: npt.NDArray[np.uint32],
-    outs: Sequence[npt.NDArray[np.uint8]],
+    outs: Sequence[npt.NDArray[Any]],
 ) -> None:
     """Lay the tiles numbered by `rows` into grids, in each layer.
 
-    `layers` are images or masks, all uint8 (n, H, W); `rows` is uint32 (m, R, C); `outs` are the
-    outputs, uint8 (m, R*H, C*W). Layers and outputs must be C-contiguous; a layer may be a memory
-    map. Raises IndexError if a row number is not below n, ValueError if an output has another shape
-    or layout.
+    `layers` are images or masks, (n, H, W) or (n, H, W, bands) of any dtype; `rows` is uint32
+    (m, R, C); `outs` are the outputs, (m, R*H, C*W) or (m, R*H, C*W, bands) of their layers' dtypes.
+    Layers and outputs must be C-contiguous; a layer may be a memory map. Raises IndexError if a row
+    number is not below n, ValueError if an output has another shape or layout.
 
     >>> out = np.empty((1, 1, 4), np.uint8)
     >>> tiles = np.array([[[1, 2]], [[3, 4]]], np.uint8)
@@ -46,20 +29,22 @@ def compose(
     >>> out
     array([[[3, 4, 1, 2]]], dtype=uint8)
     """
-    n, height, width = layers[0].shape
+    n, height, width = layers[0].shape[:3]
     m, grid_rows, grid_columns = rows.shape
     if rows.size and int(rows.max()) >= n:
         raise IndexError(f"row numbers must be below {n}, found {int(rows.max())}")
     shape = (m, grid_rows * height, grid_columns * width)
-    if any(out.shape != shape or not out.flags.c_contiguous for out in outs):
-        raise ValueError(f"the output must be C-contiguous {shape}")
+    for tiles, out in zip(layers, outs, strict=True):
+        wanted = (*shape, *tiles.shape[3:])
+        if out.shape != wanted or out.dtype != tiles.dtype or not out.flags.c_contiguous:
+            raise ValueError(f"the output must be C-contiguous {tiles.dtype} {wanted}")
     step = max(1, _BLOCK // (grid_rows * grid_columns * height))
     for start in range(0, m, step):
         numbers = _line_numbers(rows[start : start + step], height)
         for tiles, out in zip(layers, outs, strict=True):
-            lines = _items(out[start : start + step], width).reshape(-1)
+            lines = _lines(out[start : start + step], tiles[:1, :1].nbytes)
             # "raise" would copy `out`
-            np.take(_items(tiles, width).reshape(-1), numbers, out=lines, mode="clip")
+            np.take(_lines(tiles, tiles[:1, :1].nbytes), numbers, out=lines, mode="clip")
 
 
 def _line_numbers(rows: npt.NDArray[np.uint32], height: int) -> npt.NDArray[np.intp]:
@@ -72,6 +57,11 @@ def _line_numbers(rows: npt.NDArray[np.uint32], height: int) -> npt.NDArray[np.i
     _items(numbers, size)[:] = _items(first, size).reshape(-1, 1)
     numbers += np.repeat(np.arange(height), grid_columns)
     return numbers.reshape(-1)
+
+
+def _lines(array: npt.NDArray[Any], size: int) -> npt.NDArray[np.void]:
+    """View a C-contiguous array as lines of tiles, items of `size` bytes: (lines,)."""
+    return _items(array.reshape(-1).view(np.uint8), size)
 
 
 def _items(array: npt.NDArray[Any], size: int) -> npt.NDArray[np.void]:

@@ -12,22 +12,21 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen import manifest as manifests
-from datagen import otsu, sources
+from datagen import arrays, foreground, sources
 from datagen.decoding import shown
 from datagen.engines import threads
 from datagen.errors import InputError, RecipeError, unknown_name
-from datagen.layout import SPLITS
+from datagen.layout import MAX_SAMPLE_BYTES, SPLITS
 from datagen.manifest import DigitFacts, Manifest, SourceFacts, difference
-from datagen.recipe import Recipe
+from datagen.recipe import Foreground, Recipe
 from datagen.sources.base import Progress as FetchProgress
 from datagen.sources.base import Source, Warn
 from datagen.sources.split import Conflict, Division, divide
 from datagen.split import Split
 from datagen.stores.base import with_paths
-from datagen.tasks import Deriver, Inputs, as_indices, find
+from datagen.tasks import Array, Deriver, ImageFacts, Inputs, as_indices, find
 
 _CONFLICTS_LISTED = 100
-_TILES = 4096  # a job's worth of thresholds
 # a million would take a minute to list, and few file systems are fast with so many files
 _MAX_SHARDS = 1 << 18
 OWN = ("idx", "npz", "images")  # sources at a path of the user
@@ -47,6 +46,12 @@ class Resolved:
         self.source = source
         self._workers = workers
         self._inputs: dict[str, Inputs] = {}
+        problems = rule_problems(recipe.foreground, self.plan.source)
+        if problems:
+            raise RecipeError(
+                f"the rule of the foreground does not suit these images: {'; '.join(problems)}",
+                remedy="change the keys of [foreground] in the recipe, or the options of that name",
+            )
         self._require_enough()
 
     @cached_property
@@ -72,7 +77,13 @@ class Resolved:
         if split not in self._inputs:
             digits = self.division.digits[split]
             self._inputs[split] = inputs_of(
-                self.recipe, split, digits.images, digits.labels, self._workers
+                self.recipe,
+                split,
+                digits.images,
+                digits.labels,
+                given=digits.masks,
+                groups=digits.groups,
+                workers=self._workers,
             )
         return self._inputs[split]
 
@@ -98,10 +109,11 @@ class Resolved:
             split: DigitFacts(len(division.digits[split].labels), dropped.within, dropped.across)
             for split, dropped in division.dropped.items()
         }
+        images, groups = division.digits["train"].images, division.digits["train"].groups
         return SourceFacts(
             name=source.name,
             classes=source.classes,
-            tile=division.digits["train"].images.shape[1:],
+            tile=images.shape[1:3],
             digests=source.digests,
             licence=source.licence,
             attribution=source.attribution,
@@ -110,6 +122,10 @@ class Resolved:
             conflicts_listed=tuple(
                 _describe(one, division) for one in division.conflicts[:_CONFLICTS_LISTED]
             ),
+            bands=images.shape[3] if images.ndim == 4 else None,
+            dtype=np.dtype(images.dtype).newbyteorder("<").str,
+            mask_classes=source.mask_classes,
+            groups=None if groups is None else len(source.group_names),
         )
 
     def _require_enough(self) -> None:
@@ -130,7 +146,18 @@ class Resolved:
             raise RecipeError(
                 "more mosaics than the source has: " + "; ".join(problems), remedy="ask for fewer"
             )
-        shards = sum(split.shards for split in splits(self.plan))
+        planned = splits(self.plan)
+        for split in planned:
+            for column in split.columns:
+                if column.sample_bytes > MAX_SAMPLE_BYTES:
+                    shape = "x".join(map(str, column.shape))
+                    raise RecipeError(
+                        f"the samples of {split.task} are too large: {column.name} of {shape}",
+                        expected=f"at most {MAX_SAMPLE_BYTES:,} bytes",
+                        found=f"{column.sample_bytes:,}",
+                        remedy="ask for a smaller grid, or make the images smaller",
+                    )
+        shards = sum(split.shards for split in planned)
         if shards > _MAX_SHARDS:
             raise RecipeError(
                 "too many shards",
@@ -138,6 +165,30 @@ class Resolved:
                 found=f"{shards:,}",
                 remedy="ask for larger shards, or for fewer mosaics",
             )
+
+
+def rule_problems(rule: Foreground, source: SourceFacts) -> list[str]:
+    """List in what the rule of the foreground contradicts the images."""
+    most = 255 if source.dtype == "|u1" else 65_535
+    problems = []
+    if rule.level is not None and rule.level > most:
+        problems.append(f"the level {rule.level:,} where the images go to {most:,}")
+    if rule.by == "given":
+        return problems
+    if source.bands is None:
+        if rule.values != "grey":
+            problems.append(f"{rule.values!r} of images without bands, expected 'grey'")
+    elif rule.values == "grey":
+        known = ["'luma'"] * (source.bands == 3) + ["'mean'", "'max'", "'band 0'"]
+        problems.append(
+            f"'grey' of images with {source.bands} bands, expected {', '.join(known[:-1])}"
+            f" or a band, such as {known[-1]}"
+        )
+    elif rule.values == "luma" and source.bands != 3:
+        problems.append(f"'luma' of images with {source.bands} bands, expected 3: red, green, blue")
+    elif rule.values.startswith("band ") and int(rule.values[5:]) >= source.bands:
+        problems.append(f"{rule.values!r} of images with the bands 0 to {source.bands - 1}")
+    return problems
 
 
 def resolve(
@@ -163,6 +214,18 @@ def resolve(
             )
         spec, directory = f"{spec}:{directory}", None
     source = sources.load(spec, directory=directory, warn=warn, progress=progress, offline=offline)
+    if not source.classes and recipe.tasks != ("foreground",):
+        if warn:
+            warn("the images have no classes: only the foreground dataset is built")
+        recipe = replace(recipe, tasks=("foreground",))
+    if recipe.foreground.by == "given" and any(
+        part.masks is None for part in source.parts.values()
+    ):
+        raise RecipeError(
+            "the source gives no masks",
+            expected="a mask for each image, as foreground.by = 'given' says",
+            remedy="add the masks (docs/sources.md says where), or choose another rule",
+        )
     return Resolved(recipe, source, workers=workers)
 
 
@@ -225,47 +288,61 @@ def is_at_hand(source: str) -> bool:
 def inputs_of(
     recipe: Recipe,
     split: str,
-    images: npt.NDArray[np.uint8],
+    images: Array,
     labels: npt.NDArray[np.uint8],
+    *,
+    given: npt.NDArray[np.uint8] | None = None,
+    groups: npt.NDArray[np.uint32] | None = None,
     workers: int = 1,
 ) -> Inputs:
     """Collect what the samples of a split follow from.
 
-    `images` is uint8 (n, height, width), `labels` uint8 (n,): the distinct images of the split.
+    `images`, `labels`, `given` masks and `groups` are those of the distinct images of the split, as
+    `Inputs` has them.
     """
-    return Inputs(split, images, labels, _thresholds(images, workers), recipe.mosaics, recipe.seed)
+    rule = recipe.foreground
+    if rule.by == "given":
+        thresholds = np.zeros(len(images), images.dtype)
+    else:
+        thresholds, given = _thresholds(images, rule, workers), None
+    return Inputs(
+        split, images, labels, thresholds, recipe.mosaics, recipe.seed, rule, given, groups
+    )
 
 
 def splits(plan: Manifest) -> list[Split]:
     """Plan all splits of the dataset that a manifest describes, in the global order."""
-    tile = (plan.source.tile[0], plan.source.tile[1])
-    mosaics, storage = plan.recipe.mosaics, plan.recipe.storage
-    return [
-        with_paths(
-            Split(
-                task.name,
-                split,
-                task.count(plan.source.digits[split].count, mosaics, split),
-                task.columns(tile, mosaics),
-                storage.shard_size,
-                storage.compression,
-            ),
-            storage.format,
-        )
-        for task in map(find, plan.recipe.tasks)
-        for split in SPLITS
-    ]
+    source, mosaics, storage = plan.source, plan.recipe.mosaics, plan.recipe.storage
+    images = ImageFacts(
+        (source.tile[0], source.tile[1]),
+        source.bands,
+        source.dtype,
+        plan.recipe.foreground.masks,
+        source.groups is not None,
+    )
+    is_bounded = not manifests.is_of_version_1(plan.recipe, source)
+    planned = []
+    for task in map(find, plan.recipe.tasks):
+        columns = task.columns(images, mosaics)
+        if is_bounded:
+            columns = tuple(column.bounded for column in columns)
+        for split in SPLITS:
+            count = task.count(source.digits[split].count, mosaics, split)
+            planned.append(
+                Split(task.name, split, count, columns, storage.shard_size, storage.compression)
+            )
+    return [with_paths(split, storage.format) for split in planned]
 
 
-def _thresholds(images: npt.NDArray[np.uint8], workers: int) -> npt.NDArray[np.uint8]:
-    out = np.empty(len(images), np.uint8)
+def _thresholds(images: Array, rule: Foreground, workers: int) -> Array:
+    out = np.empty(len(images), images.dtype)
 
-    def work(start: int, slot: threads.Slot) -> None:
+    def work(rows: slice, slot: threads.Slot) -> None:
         slot.check()
         with slot.compute:
-            out[start : start + _TILES] = otsu.threshold(images[start : start + _TILES])
+            out[rows] = foreground.thresholds(images[rows], rule)
 
-    for _ in threads.run(work, range(0, len(images), _TILES), workers=workers):
+    for _ in threads.run(work, list(arrays.blocks(images)), workers=workers):
         pass
     return out
 

@@ -18,6 +18,13 @@ from datagen.errors import RecipeError, closest, decode_text, did_you_mean
 from datagen.layout import CHUNK, DEFAULT_SHARD_SIZE, MAX_COUNT, MAX_SHARD_SIZE, SPLITS, TASKS
 
 _PACKAGED = resources.files("datagen") / "recipes"
+VALUES = ("grey", "luma", "mean", "max")  # or "band K"
+SIDES = ("above", "below")
+RULES = ("otsu", "fixed", "given")
+MASKS = ("binary", "classes", "instances")
+FITS = ("exact", "pad", "crop", "area", "tile")
+MAX_SIDE = 1024  # pixels; the circle's integers fit int64 up to this height and width
+MAX_BANDS = 64
 FORMATS = ("zarr", "hdf5")
 COMPRESSIONS = ("none", "zstd")
 MAX_GRID_SIDE = 64  # tiles
@@ -25,6 +32,7 @@ MAX_SEED = (1 << 63) - 1
 MAX_BYTES = 1 << 16  # of a recipe's file
 _MAX_DOTS = 64  # a line: the time that TOML takes grows with the square of the parts of a key
 _TASK = re.compile("[a-z][a-z0-9_]{0,63}")
+_MAX_PATTERN, _MAX_ABOUT = 1000, 2000  # characters
 _MAX_LISTED = 20  # unknown keys that a message names before it counts the rest
 
 
@@ -57,7 +65,7 @@ def _are_tasks(value: Any) -> bool:
         isinstance(value, list | tuple)
         and all(isinstance(name, str) and _TASK.fullmatch(name) for name in value)
         and len(set(value)) == len(value)
-        and {"foreground", "circles"} <= set(value)
+        and ({"foreground", "circles"} <= set(value) or tuple(value) == ("foreground",))
     )
 
 
@@ -65,16 +73,62 @@ def _is_shard_size(value: Any) -> bool:
     return type(value) is int and CHUNK <= value <= MAX_SHARD_SIZE and value & (value - 1) == 0
 
 
+def _are_values(value: Any) -> bool:
+    band = value[5:] if isinstance(value, str) and value.startswith("band ") else ""
+    is_band = band.isascii() and band.isdecimal() and band == str(int(band))
+    return value in VALUES or (is_band and int(band) < MAX_BANDS)
+
+
+def _is_sides(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(type(side) is int and 1 <= side <= MAX_SIDE for side in value)
+    )
+
+
+def _are_percentages(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == len(SPLITS)
+        and all(type(share) is int and share > 0 for share in value)
+        and sum(value) == 100
+    )
+
+
+def _is_pattern(value: Any) -> bool:
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_PATTERN or not value.isprintable():
+        return False
+    try:
+        return re.compile(value).groups <= 1
+    except (re.error, RecursionError, OverflowError):
+        return False
+
+
+_VALUES = Rule(f'one of {", ".join(VALUES)}, or "band K" from 0 to {MAX_BANDS - 1}', _are_values)
+_SIDES = Rule(f"[height, width], each from 1 to {MAX_SIDE}", _is_sides)
+_PERCENTAGES = Rule(
+    "the percentages of train, val and test, whole numbers of 1 or more that add up to 100",
+    _are_percentages,
+)
+_PATTERN = Rule("a regular expression with at most one group in brackets", _is_pattern)
+_TEXT = Rule(
+    f"text of 1 to {_MAX_ABOUT} characters that can be printed",
+    lambda value: isinstance(value, str) and 0 < len(value) <= _MAX_ABOUT and value.isprintable(),
+)
 _TABLE = Rule("a table", lambda value: isinstance(value, Mapping))
 _SOURCE = Rule('the name of a source, such as "mnist" or "images:DIR"', _is_source)
 # more would not be taken in its own TOML
 _FEW_DOTS = Rule(f"a name with at most {_MAX_DOTS} dots", lambda spec: spec.count(".") <= _MAX_DOTS)
 _GRID = Rule(f"[rows, columns], each from 1 to {MAX_GRID_SIDE}", _is_grid)
 _TASKS = Rule(
-    "a list of distinct names, foreground and circles among them: they hold the digits", _are_tasks
+    "a list of distinct names, foreground and circles among them, which hold images and labels;"
+    " or foreground alone",
+    _are_tasks,
 )
 _SHARD_SIZE = Rule(f"{CHUNK} times a power of two, up to {MAX_SHARD_SIZE:,}", _is_shard_size)
 _COUNT = integer(1, MAX_COUNT)
+_OFFSET = integer(-(1 << 32), 1 << 32)
 
 
 @dataclass(frozen=True)
@@ -89,6 +143,45 @@ class Mosaics:
     def count(self, split: str) -> int:
         """Return the number of mosaics in `split`."""
         return int(getattr(self, split))
+
+
+@dataclass(frozen=True)
+class Foreground:
+    """The rule that tells the foreground of an image from its ground.
+
+    `values` are the numbers that are compared, one a pixel: the grey levels of images of one band,
+    or of several bands one ("band K"), the luma of RGB, their mean or their maximum. The foreground
+    is `above` or `below` a threshold: Otsu's, or with `by` = "fixed" the level `level`. With `by` =
+    "given" it is what the masks of the source mark; `masks` says what their numbers mean.
+    """
+
+    values: Annotated[str, _VALUES] = "grey"
+    side: Annotated[str, _one_of(SIDES)] = "above"
+    by: Annotated[str, _one_of(RULES)] = "otsu"
+    level: Annotated[int | None, integer(0, (1 << 16) - 1)] = None
+    masks: Annotated[str | None, _one_of(MASKS)] = None
+
+
+@dataclass(frozen=True)
+class Size:
+    """How pictures of other sizes become images of `sides`, (height, width) in pixels.
+
+    `exact` refuses other sizes, `pad` and `crop` keep the middle, `area` averages areas, `tile`
+    cuts each picture into tiles, `stride` apart (default: the sides, so that none overlap).
+    """
+
+    fit: Annotated[str, _one_of(FITS)]
+    sides: Annotated[tuple[int, int], _SIDES]
+    stride: Annotated[tuple[int, int] | None, _SIDES] = None
+
+
+@dataclass(frozen=True)
+class About:
+    """What the user says of their own images."""
+
+    name: Annotated[str | None, _TEXT] = None
+    licence: Annotated[str | None, _TEXT] = None
+    attribution: Annotated[str | None, _TEXT] = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +201,11 @@ class Recipe:
     off the end of the training set where the source brings no validation split (None: one twelfth),
     `seed` keys the bijection and the splits of sources that come whole. `tasks` are the derived
     datasets; there may be more than the three.
+
+    The rest is for images of the user's own. `split` gives the percentages of train, val and test
+    of a source that comes whole (None: 80, 10, 10). `groups` is a regular expression: images in
+    whose names it finds the same text stay in one split. `offset` is added to signed values, so
+    that they fit 16 bits.
     """
 
     source: Annotated[str, _SOURCE, _FEW_DOTS]
@@ -116,6 +214,12 @@ class Recipe:
     tasks: Annotated[tuple[str, ...], _TASKS] = TASKS
     mosaics: Annotated[Mosaics, _TABLE] = Mosaics()
     storage: Annotated[Storage, _TABLE] = Storage()
+    split: Annotated[tuple[int, int, int] | None, _PERCENTAGES] = None
+    groups: Annotated[str | None, _PATTERN] = None
+    offset: Annotated[int, _OFFSET] = 0
+    foreground: Annotated[Foreground, _TABLE] = Foreground()
+    size: Annotated[Size | None, _TABLE] = None
+    about: Annotated[About, _TABLE] = About()
 
     @property
     def content(self) -> Recipe:
@@ -125,6 +229,16 @@ class Recipe:
     def without_path(self) -> Recipe:
         """The recipe as a dataset records it: a source with a path keeps only its kind."""
         return replace(self, source=self.source.partition(":")[0])
+
+
+_NESTED = {
+    "mosaics": Mosaics,
+    "storage": Storage,
+    "foreground": Foreground,
+    "size": Size,
+    "about": About,
+}
+_FIRST = ("source", "val", "seed", "tasks", "mosaics", "storage")  # keys of version 1
 
 
 def load(name_or_file: str) -> Recipe:
@@ -205,6 +319,8 @@ def from_table(table: Mapping[str, Any], *, origin: str) -> Recipe:
         recipe = decode(Recipe, table)
     except DecodeError as error:
         problems += error.problems
+    else:
+        problems += _contradictions(recipe)
     if "source" not in table:
         problems.append('name a source, as in source = "mnist"')
     if problems:
@@ -212,9 +328,26 @@ def from_table(table: Mapping[str, Any], *, origin: str) -> Recipe:
     return recipe
 
 
+def _contradictions(recipe: Recipe) -> list[str]:
+    """List keys that do not go together."""
+    rule, size = recipe.foreground, recipe.size
+    problems = []
+    for key, by in (("level", "fixed"), ("masks", "given")):
+        if (getattr(rule, key) is not None) != (rule.by == by):
+            verb = "needs" if rule.by == by else "takes no"
+            problems.append(f'foreground.by = "{rule.by}" {verb} foreground.{key}')
+    if rule.by == "given" and (rule.values, rule.side) != (Foreground.values, Foreground.side):
+        problems.append('foreground.by = "given" takes no foreground.values and foreground.side')
+    if size is not None and size.stride is not None and size.fit != "tile":
+        problems.append(f'size.fit = "{size.fit}" takes no size.stride')
+    if recipe.split is not None and recipe.val is not None:
+        problems.append("val and split exclude each other: split gives the share of val")
+    return problems
+
+
 def _unknown_keys(table: Mapping[str, Any]) -> list[str]:
     """Name the keys that a recipe does not have, and the key that each may stand for."""
-    known = {"": Recipe, "mosaics.": Mosaics, "storage.": Storage}
+    known = {"": Recipe} | {f"{name}.": kind for name, kind in _NESTED.items()}
     names = {prefix: [field.name for field in fields(kind)] for prefix, kind in known.items()}
     problems = []
     for prefix, here in names.items():
@@ -238,19 +371,39 @@ def _closest_key(key: str, prefix: str, names: Mapping[str, list[str]]) -> str:
 
 
 def to_table(recipe: Recipe) -> dict[str, Any]:
-    """Turn a recipe into nested plain values with all keys; `from_table` takes them back."""
-    table = asdict(recipe)
-    table["mosaics"]["grid"] = list(recipe.mosaics.grid)
-    table["tasks"] = list(recipe.tasks)
-    if recipe.val is None:
-        del table["val"]
-    return table
+    """Turn a recipe into nested plain values; `from_table` takes them back.
+
+    The keys that version 1 of the format had are all there, but for `val` if it is None. Later keys
+    are there where they say something else than the default.
+    """
+    table = _plain(asdict(recipe))
+    default = _plain(asdict(Recipe(recipe.source)))
+    return {
+        key: value for key, value in table.items() if key in _FIRST or value != default.get(key)
+    }
+
+
+def _plain(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn tuples into lists, and leave out what is None, also in nested tables."""
+    plain = {
+        key: _plain(value) if isinstance(value, Mapping) else value
+        for key, value in table.items()
+        if value is not None
+    }
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()
+    }
+
+
+def is_of_version_1(recipe: Recipe) -> bool:
+    """Return whether version 1 of the format can state a recipe."""
+    return set(to_table(recipe)) <= set(_FIRST)
 
 
 def to_toml(recipe: Recipe) -> str:
     """Format a recipe as canonical TOML; `parse` takes it back."""
     table = to_table(recipe)
-    nested = {name: table.pop(name) for name in ("mosaics", "storage")}
+    nested = {name: table.pop(name) for name in _NESTED if name in table}
     parts = ["".join(f"{key} = {_toml(value)}\n" for key, value in table.items())]
     for name, values in nested.items():
         parts.append(
@@ -285,12 +438,19 @@ def changed(
     shard_size: int | None = None,
     compression: str | None = None,
     more_tasks: Iterable[str] = (),
+    split: tuple[int, int, int] | None = None,
+    groups: str | None = None,
+    offset: int | None = None,
+    foreground: Mapping[str, object] | None = None,
+    size: Mapping[str, object] | None = None,
+    about: Mapping[str, object] | None = None,
 ) -> Recipe:
     """Load a recipe by name or from a file, change what is given, and validate the whole again.
 
     `source` is one that `datagen sources` lists, `val` the number of training images taken for the
     validation split, `grid` the rows and columns of a mosaic, `mosaics` how many train, val and
-    test get. `more_tasks` are added to the recipe's own. Raises RecipeError.
+    test get. `more_tasks` are added to the recipe's own. `foreground`, `size` and `about` change
+    keys of these tables of the recipe. Raises RecipeError.
 
     >>> changed("mnist", seed=7, format="hdf5").storage.format
     'hdf5'
@@ -299,7 +459,14 @@ def changed(
     table["tasks"] += [name for name in more_tasks if name not in table["tasks"]]
     if source is not None:
         table.pop("val", None)  # a number of images that suits one source, not any other
-    table.update(_given(source=source, val=val, seed=seed))
+    if split is not None:
+        table.pop("val", None)
+    table.update(
+        _given(source=source, val=val, seed=seed, split=split, groups=groups, offset=offset)
+    )
+    for name, values in (("foreground", foreground), ("size", size), ("about", about)):
+        if given := _given(**(values or {})):
+            table[name] = table.get(name, {}) | given
     if grid is not None:
         table["mosaics"]["grid"] = grid
     if mosaics is not None:

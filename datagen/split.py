@@ -19,9 +19,10 @@ from datagen import files
 from datagen.decoding import DecodeError, Rule, decode, integer, matching, shown_name
 from datagen.errors import DamagedError
 from datagen.hashing import bytes_digest
-from datagen.layout import CHUNK, MAX_COUNT
+from datagen.layout import CHUNK, MAX_CHUNK_BYTES, MAX_COUNT
 
 _BLOCK_BYTES = 1 << 23
+_MAX_BLOCK_BYTES = 1 << 28
 
 NO_OFFSET = (1 << 64) - 1  # of a compressed column, which has no single extent
 
@@ -38,7 +39,7 @@ SHARD_FACTS = np.dtype(
 Table = npt.NDArray[np.void]
 
 _MAX_SIDE = 1 << 20  # samples are shorter than this along each axis
-_DTYPES = ("|u1", "<u4", "<i8")
+_DTYPES = ("|u1", "<u2", "<u4", "<i8")
 NAME = matching("a name of letters a to z, digits and underscores", "[a-z][a-z0-9_]{0,63}")
 _PATH = matching(
     "a path within the dataset",
@@ -69,6 +70,10 @@ _SHARD = re.compile(r"\{shard(:05d)?\}")
 _PATH_RULE = Rule("a rule for paths within the dataset", _is_path_rule)
 _SHAPE = Rule("the shape of a sample", is_shape)
 COUNT = integer(1, MAX_COUNT)
+_CHUNK = Rule(
+    f"a power of two up to {CHUNK}",
+    lambda value: type(value) is int and 0 < value <= CHUNK and not value & (value - 1),
+)
 _DTYPE = Rule(f"one of {', '.join(_DTYPES)}", lambda value: value in _DTYPES)
 
 
@@ -88,6 +93,7 @@ class Column:
     `path` is the rule for the path of a shard's file: {shard} stands for the shard's number,
     {shard:05d} for that number in five digits. `root` is the content root (hex) of all samples.
     A task declares a column without these two; a plan adds the path, a finished build the root.
+    `chunk` is the number of samples that a store keeps together.
     """
 
     name: Annotated[str, NAME]
@@ -96,11 +102,27 @@ class Column:
     axes: tuple[Annotated[str, NAME], ...]
     path: Annotated[str, _PATH_RULE] = ""
     root: Annotated[str, digest_rule(32)] = ""
+    chunk: Annotated[int, _CHUNK] = CHUNK
 
     @property
     def sample_bytes(self) -> int:
         """Bytes of one sample, decoded."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of a whole chunk, decoded."""
+        return self.chunk * self.sample_bytes
+
+    @property
+    def bounded(self) -> Column:
+        """The column in chunks of at most 64 MiB: the largest power of two of samples, up to 256.
+
+        >>> Column("image", "<u2", (1024, 1024, 4), ("y", "x", "band")).bounded.chunk
+        8
+        """
+        fit = max(MAX_CHUNK_BYTES // self.sample_bytes, 1)
+        return replace(self, chunk=min(1 << fit.bit_length() - 1, CHUNK))
 
 
 @dataclass(frozen=True)
@@ -121,7 +143,7 @@ class Split:
 
     @property
     def declared(self) -> Split:
-        """The split as its task declares it: no paths, no content roots, no table."""
+        """The split as it is planned, but for paths: no content roots, no table."""
         columns = tuple(replace(column, path="", root="") for column in self.columns)
         return replace(self, columns=columns, table=None)
 
@@ -164,9 +186,9 @@ class Split:
         """The samples of a shard."""
         return range(shard * self.shard_size, min(self.count, (shard + 1) * self.shard_size))
 
-    def chunks(self, shard: int) -> int:
-        """Number of chunks of 256 samples in a shard; the last may be short."""
-        return -(-len(self.samples(shard)) // CHUNK)
+    def chunks(self, shard: int, column: Column) -> int:
+        """Number of chunks of a column in a shard; the last may be short."""
+        return -(-len(self.samples(shard)) // column.chunk)
 
     def paths(self, shard: int) -> list[str]:
         """The shard's file for each column, relative to the dataset; columns may share one."""
@@ -176,13 +198,15 @@ class Split:
     def samples_a_block(self) -> int:
         """Number of samples derived, hashed and written together, so that they stay in cache.
 
-        About 8 MiB. Compressed samples come in whole chunks if one fits, so that no chunk is
-        decoded for two blocks.
+        About 8 MiB. Compressed samples come in whole chunks if one fits in memory, so that no chunk
+        is decoded for two blocks.
         """
         samples = max(_BLOCK_BYTES // self.sample_bytes, 1)
-        return (
-            samples if self.compression == "none" or samples < CHUNK else samples // CHUNK * CHUNK
-        )
+        if self.compression == "none":
+            return samples
+        chunk = min(column.chunk for column in self.columns)
+        whole = max(samples // chunk, 1) * chunk
+        return whole if whole * self.sample_bytes <= _MAX_BLOCK_BYTES else samples
 
     def blocks(self, shard: int) -> Iterator[range]:
         """The samples of a shard, block by block."""
@@ -253,7 +277,10 @@ class Shard:
     @property
     def room(self) -> int:
         """Bytes that it may take on disk: whole chunks, as Zarr has them."""
-        return self.split.chunks(self.index) * CHUNK * self.split.sample_bytes
+        return sum(
+            self.split.chunks(self.index, column) * column.chunk_bytes
+            for column in self.split.columns
+        )
 
 
 def shard_list(splits: Iterable[Split]) -> list[Shard]:

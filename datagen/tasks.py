@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from datagen import circle
+from datagen import arrays, circle, foreground
 from datagen.errors import RecipeError, unknown_name
 from datagen.hashing import sample_digests
-from datagen.mosaic import compose, semantic_masks
+from datagen.mosaic import compose
 from datagen.permutation import Permutation
-from datagen.recipe import Mosaics
+from datagen.recipe import Foreground, Mosaics
 from datagen.split import Column
 
+Array = npt.NDArray[Any]
 UInt8 = npt.NDArray[np.uint8]
 
 # Fills in one array (m, *shape) a column with the samples of these indices, int64 (m,), read-only.
@@ -24,43 +25,105 @@ Deriver = Callable[[npt.NDArray[np.int64], Mapping[str, npt.NDArray[Any]]], None
 
 
 @dataclass(frozen=True)
+class ImageFacts:
+    """Describe the images of a dataset, and how their foreground is known.
+
+    `tile` is (height, width) in pixels, `bands` how many values a pixel has, or None for images
+    without an axis of bands; `dtype` is "|u1" or "<u2". `masks` is the kind of the masks that the
+    source gives, or None where a threshold decides. `grouped` tells whether images have groups.
+    """
+
+    tile: tuple[int, int]
+    bands: int | None = None
+    dtype: str = "|u1"
+    masks: str | None = None
+    grouped: bool = False
+
+    def image(self, rows: int = 1, columns: int = 1) -> Column:
+        """Describe the column of images, or of grids of `rows` x `columns` images."""
+        shape = (rows * self.tile[0], columns * self.tile[1])
+        if self.bands is None:
+            return Column("image", self.dtype, shape, ("y", "x"))
+        return Column("image", self.dtype, (*shape, self.bands), ("y", "x", "band"))
+
+
+@dataclass(frozen=True)
 class Inputs:
     """Everything that the samples of one split follow from.
 
-    `images` is uint8 (n, height, width), `labels` and `thresholds` uint8 (n,): the distinct images
-    of the split.
+    `images` is uint8 or uint16 (n, height, width) or (n, height, width, bands), `labels` uint8
+    (n,): the distinct images of the split. `thresholds` is (n,) of the images' dtype, and unused
+    where the source gives masks: `given` is uint8 (n, height, width) then, else None: 0 is ground,
+    255 neither, and anything else foreground, of that class. `groups` is uint32 (n,) or None.
     """
 
     split: str
-    images: UInt8
+    images: Array
     labels: UInt8
-    thresholds: UInt8
+    thresholds: Array
     mosaics: Mosaics
     seed: int
+    rule: Foreground = Foreground()
+    given: UInt8 | None = None
+    groups: npt.NDArray[np.uint32] | None = None
 
     @property
     def tile(self) -> tuple[int, int]:
         """Height and width of an image, in pixels."""
         return self.images.shape[1], self.images.shape[2]
 
+    @property
+    def facts(self) -> ImageFacts:
+        """The facts that columns follow from."""
+        bands = self.images.shape[3] if self.images.ndim == 4 else None
+        dtype = np.dtype(self.images.dtype).newbyteorder("<").str
+        return ImageFacts(self.tile, bands, dtype, self.rule.masks, self.groups is not None)
+
+    def foreground(self, indices: npt.NDArray[np.int64], out: UInt8 | None = None) -> UInt8:
+        """Mark the foreground of the images of these rows: int64 (m,) -> uint8 (m, h, w), 0 or 1.
+
+        The result is written into `out` if that is given.
+        """
+        if out is None:
+            out = np.empty((len(indices), *self.tile), np.uint8)
+        if self.given is None:
+            foreground.mark(self.images[indices], self.thresholds[indices], self.rule, out)
+        else:
+            foreground.mark_given(self.given[indices], out)
+        return out
+
+    def semantic(self) -> UInt8:
+        """Compute the semantic mask of every image: uint8 (n, h, w).
+
+        It is 0 on the ground, and label + 1 on the foreground; or the classes of the source's masks
+        as they are, 255 included.
+        """
+        if self.given is not None and self.rule.masks == "classes":
+            return self.given
+        masks = arrays.scratch(self.images.shape[:3], np.uint8)
+        for rows in arrays.blocks(masks):
+            self.foreground(np.arange(rows.start, rows.stop), masks[rows])
+            masks[rows] *= (self.labels[rows] + np.uint8(1))[:, None, None]
+        return masks
+
 
 @dataclass(frozen=True)
 class Task:
     """A derived dataset, as three functions.
 
-    `columns(tile, mosaics)` gives its columns, `count(images, mosaics, split)` how many samples a
+    `columns(images, mosaics)` gives its columns, images being ImageFacts, `count(images, mosaics, split)` how many samples a
     split holds, and `deriver(inputs)` makes the function `derive(indices, out)` that fills `out`,
     one array (m, *shape) a column, with the samples of those indices, int64 (m,) and read-only, in
     any order: each a pure function of `inputs` and its index.
 
     >>> FOREGROUND.count(100, Mosaics(), "train")
     100
-    >>> [column.name for column in FOREGROUND.columns((28, 28), Mosaics())]
+    >>> [column.name for column in FOREGROUND.columns(ImageFacts((28, 28)), Mosaics())]
     ['image', 'mask', 'threshold']
     """
 
     name: str
-    columns: Callable[[tuple[int, int], Mosaics], tuple[Column, ...]]
+    columns: Callable[[ImageFacts, Mosaics], tuple[Column, ...]]
     count: Callable[[int, Mosaics, str], int]
     deriver: Callable[[Inputs], Deriver]
 
@@ -92,8 +155,11 @@ def as_indices(samples: Sequence[int]) -> npt.NDArray[np.int64]:
     return indices
 
 
-def _image_and_mask(tile: tuple[int, int]) -> tuple[Column, Column]:
-    return Column("image", "|u1", tile, ("y", "x")), Column("mask", "|u1", tile, ("y", "x"))
+def _image_and_mask(
+    images: ImageFacts, rows: int = 1, columns: int = 1
+) -> tuple[Column, Column]:
+    image = images.image(rows, columns)
+    return image, Column("mask", "|u1", image.shape[:2], ("y", "x"))
 
 
 def one_per_digit(images: int, mosaics: Mosaics, split: str) -> int:  # noqa: ARG001
@@ -101,32 +167,41 @@ def one_per_digit(images: int, mosaics: Mosaics, split: str) -> int:  # noqa: AR
     return images
 
 
-def _take_images(inputs: Inputs, indices: npt.NDArray[np.int64], out: UInt8) -> None:
-    """Copy the images of these rows: int64 (m,) -> uint8 (m, h, w), without a temporary array."""
-    np.take(inputs.images, indices, axis=0, out=out, mode="clip")  # "raise" would copy `out`
+def _image_and_foreground(
+    inputs: Inputs, indices: npt.NDArray[np.int64], out: Mapping[str, Array]
+) -> None:
+    """Fill in the images of these rows, and their foreground as the mask."""
+    image, mask = out["image"], out["mask"]
+    np.take(inputs.images, indices, axis=0, out=image, mode="clip")  # "raise" would copy `image`
+    if inputs.given is None:
+        foreground.mark(image, inputs.thresholds[indices], inputs.rule, mask)
+    else:
+        foreground.mark_given(inputs.given[indices], mask)
 
 
-def _foreground_mask(images: UInt8, thresholds: UInt8, out: UInt8) -> None:
-    """Write 1 where a pixel exceeds its image's threshold: uint8 (m, h, w), (m,) -> (m, h, w)."""
-    flat = images.reshape(len(images), -1)
-    np.greater(flat, thresholds[:, None], out=out.reshape(len(out), -1).view(np.bool_))
-
-
-# Foreground: each image with the mask of the pixels above its Otsu threshold.
+# Foreground: each image with the mask of its foreground, and what that follows from.
 
 
 def _foreground_columns(
-    tile: tuple[int, int],
+    images: ImageFacts,
     mosaics: Mosaics,  # noqa: ARG001
 ) -> tuple[Column, ...]:
-    return (*_image_and_mask(tile), Column("threshold", "|u1", (), ()))
+    columns = _image_and_mask(images)
+    if images.masks is None:
+        columns += (Column("threshold", images.dtype, (), ()),)
+    if images.masks == "classes":
+        columns += (Column("classes", "|u1", images.tile, ("y", "x")),)
+    return (*columns, Column("group", "<u4", (), ())) if images.grouped else columns
 
 
 def _foreground_deriver(inputs: Inputs) -> Deriver:
+    follow = {"threshold": inputs.thresholds, "classes": inputs.given, "group": inputs.groups}
+
     def derive(indices: npt.NDArray[np.int64], out: Mapping[str, npt.NDArray[Any]]) -> None:
-        _take_images(inputs, indices, out["image"])
-        out["threshold"][:] = inputs.thresholds[indices]
-        _foreground_mask(out["image"], out["threshold"], out["mask"])
+        _image_and_foreground(inputs, indices, out)
+        for name, values in follow.items():
+            if name in out and values is not None:
+                out[name][:] = values[indices]
 
     return derive
 
@@ -135,16 +210,15 @@ def _foreground_deriver(inputs: Inputs) -> Deriver:
 # as a mask.
 
 
-def _circles_columns(tile: tuple[int, int], mosaics: Mosaics) -> tuple[Column, ...]:  # noqa: ARG001
+def _circles_columns(images: ImageFacts, mosaics: Mosaics) -> tuple[Column, ...]:  # noqa: ARG001
     label = Column("label", "|u1", (), ())
-    return (*_image_and_mask(tile), label, Column("circle", "<i8", (4,), ("component",)))
+    return (*_image_and_mask(images), label, Column("circle", "<i8", (4,), ("component",)))
 
 
 def _circles_deriver(inputs: Inputs) -> Deriver:
     def derive(indices: npt.NDArray[np.int64], out: Mapping[str, npt.NDArray[Any]]) -> None:
-        _take_images(inputs, indices, out["image"])
+        _image_and_foreground(inputs, indices, out)
         out["label"][:] = inputs.labels[indices]
-        _foreground_mask(out["image"], inputs.thresholds[indices], out["mask"])
         out["circle"][:] = circle.enclose(out["mask"])
         circle.raster(out["circle"], *inputs.tile, out=out["mask"])
 
@@ -154,10 +228,10 @@ def _circles_deriver(inputs: Inputs) -> Deriver:
 # Mosaics: grids of images, drawn without repetition by the keyed bijection, with a mask of classes.
 
 
-def _mosaics_columns(tile: tuple[int, int], mosaics: Mosaics) -> tuple[Column, ...]:
+def _mosaics_columns(images: ImageFacts, mosaics: Mosaics) -> tuple[Column, ...]:
     rows, columns = mosaics.grid
     return (
-        *_image_and_mask((rows * tile[0], columns * tile[1])),
+        *_image_and_mask(images, rows, columns),
         Column("label", "|u1", (rows, columns), ("row", "column")),
         Column("source", "<u4", (rows, columns), ("row", "column")),
         Column("digest", "|u1", (16,), ("byte",)),
@@ -171,7 +245,7 @@ def _mosaics_count(images: int, mosaics: Mosaics, split: str) -> int:  # noqa: A
 def _mosaics_deriver(inputs: Inputs) -> Deriver:
     rows, columns = inputs.mosaics.grid
     permutation = Permutation(len(inputs.images), rows * columns, inputs.seed, inputs.split)
-    masks = semantic_masks(inputs.images, inputs.thresholds, inputs.labels)
+    masks = inputs.semantic()
 
     def derive(indices: npt.NDArray[np.int64], out: Mapping[str, npt.NDArray[Any]]) -> None:
         out["source"][:] = permutation.rows(indices.astype(np.uint64)).reshape(-1, rows, columns)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import datagen
 from datagen.cli.output import format_bytes, print_line
-from datagen.layout import FORMAT_VERSION, MANIFEST, SPLITS
+from datagen.layout import MANIFEST, SPLITS
 
 if TYPE_CHECKING:
     from datagen.api import Array
@@ -52,7 +52,7 @@ def manifest_facts(manifest: Manifest) -> dict[str, Any]:
     }
     return {
         "digest": manifest.digest,
-        "format_version": FORMAT_VERSION,
+        "format_version": manifest.version,
         "recipe": datagen.recipe.to_table(manifest.recipe),
         "source": source,
         "tasks": tasks,

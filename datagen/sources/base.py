@@ -17,13 +17,14 @@ import numpy.typing as npt
 
 from datagen import files
 from datagen.errors import InputError, StorageError
+from datagen.recipe import MAX_BANDS, MAX_SIDE
 
+Array = npt.NDArray[Any]
 UInt8 = npt.NDArray[np.uint8]
 
 Warn = Callable[[str], None]  # takes a warning
 Progress = Callable[[str, int, int | None], None]  # file name, bytes done, bytes in all if known
 
-MAX_SIDE = 1024  # pixels; the circle's integers fit int64 up to this height and width
 MAX_CLASSES = 254  # the semantic mask holds class + 1 in a byte, and 255 stays free for "ignore"
 MAX_CLASS_NAME = 255  # characters
 MAX_LISTED = 20  # problems that a message names before it counts the rest
@@ -40,12 +41,17 @@ _BLOCK = 1 << 22  # border pixels that are held at once
 class Part:
     """Hold labelled tiles in the order in which their source delivers them.
 
-    `images` is uint8 (n, height, width), C-contiguous and read-only by convention; `labels` is
-    uint8 (n,).
+    `images` is uint8 or little-endian uint16, (n, height, width) or (n, height, width, bands),
+    C-contiguous and read-only by convention; `labels` is uint8 (n,), all 0 in a source without
+    classes. `masks` is uint8 (n, height, width) where the source gives masks: 0 is ground, 255
+    neither, and 1 to 254 are classes (1 alone for binary masks and instances). `groups` is uint32
+    (n,) where images have groups that must stay together, numbered alike in all parts.
     """
 
-    images: UInt8
+    images: Array
     labels: UInt8
+    masks: UInt8 | None = None
+    groups: npt.NDArray[np.uint32] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,9 @@ class Source:
     `parts` has the keys "train" and "test", perhaps "val", if the source comes split, and the
     single key "all" if it does not. `classes` names the classes in the order of their labels.
     `digests` maps the name of each thing that was read to the SHA-256 (hex) of its decoded content,
-    so the same images in another container have the same digests.
+    so the same images in another container have the same digests. A source without labels has no
+    classes. `mask_classes` names the classes 1, 2, ... of given masks, and `group_names` the groups
+    0, 1, ...
     """
 
     name: str
@@ -64,6 +72,8 @@ class Source:
     digests: Mapping[str, str]
     licence: str
     attribution: str
+    mask_classes: tuple[str, ...] = ()
+    group_names: tuple[str, ...] = ()
 
 
 # Checks of files
@@ -177,10 +187,10 @@ def check_parts(parts: Mapping[str, Part], classes: Sequence[str], path: Path) -
     problems = [
         problem for name, part in parts.items() for problem in _part_problems(name, part, classes)
     ]
-    sizes = {name: part.images.shape[1:] for name, part in parts.items()}
-    if len(set(sizes.values())) > 1:
-        listed = ", ".join(f"{name} {height}x{width}" for name, (height, width) in sizes.items())
-        problems.append(f"tiles of unequal sizes: {listed}")
+    kinds = {name: described(part.images) for name, part in parts.items()}
+    if len(set(kinds.values())) > 1:
+        listed = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
+        problems.append(f"images of unequal kinds: {listed}")
     if len(classes) > MAX_CLASSES:
         problems.append(f"{len(classes)} classes where at most {MAX_CLASSES} are possible")
     problems += name_problems(classes, [f"class {label}" for label in range(len(classes))])
@@ -188,7 +198,7 @@ def check_parts(parts: Mapping[str, Part], classes: Sequence[str], path: Path) -
 
 
 def _part_problems(name: str, part: Part, classes: Sequence[str]) -> Iterator[str]:
-    count, height, width = part.images.shape
+    count, height, width, *bands = part.images.shape
     if count != len(part.labels):
         yield f"{name}: {count:,} images but {len(part.labels):,} labels"
     if not count:
@@ -196,12 +206,30 @@ def _part_problems(name: str, part: Part, classes: Sequence[str]) -> Iterator[st
     if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
         possible = f"1x1 to {MAX_SIDE}x{MAX_SIDE}"
         yield f"{name}: tiles of {height}x{width} pixels where {possible} are possible"
+    if bands and not 0 < bands[0] <= MAX_BANDS:
+        yield f"{name}: {bands[0]} bands where 1 to {MAX_BANDS} are possible"
+    for what, values in (("masks", part.masks), ("groups", part.groups)):
+        if values is not None and len(values) != count:
+            yield f"{name}: {count:,} images but {len(values):,} {what}"
+    if part.masks is not None and part.masks.shape[1:] != (height, width):
+        yield f"{name}: masks of {part.masks.shape[1:]} where the images have {height}x{width}"
     wrong = np.flatnonzero(part.labels >= len(classes))
-    if wrong.size:
+    if wrong.size and classes:
         yield (
             f"{name}: {wrong.size:,} labels outside the {len(classes)} classes, the first at"
             f" {wrong[0]}: expected 0 to {len(classes) - 1}, found {part.labels[wrong[0]]}"
         )
+
+
+def described(images: Array) -> str:
+    """Describe the kind of images (n, H, W) or (n, H, W, bands).
+
+    >>> described(np.empty((5, 28, 30, 3), np.uint16))
+    '28x30, 3 bands of 16 bits'
+    """
+    _, height, width, *bands = images.shape
+    many = f"{bands[0]} bands of " if bands else "grey of "
+    return f"{height}x{width}, {many}{8 * images.itemsize} bits"
 
 
 def name_problems(names: Sequence[str], places: Sequence[str]) -> list[str]:
@@ -228,7 +256,8 @@ def name_problems(names: Sequence[str], places: Sequence[str]) -> list[str]:
 
 def remarks(source: Source) -> Iterator[str]:
     """Yield the remarks on a source of the user's own images, each a sentence or two."""
-    if remark := ground_remark([part.images for part in source.parts.values()]):
+    grey = [part.images for part in source.parts.values() if part.images.ndim == 3]
+    if remark := ground_remark([images for images in grey if images.dtype == np.uint8]):
         yield remark
     if source.name == "images" and (remark := order_remark(source.classes)):
         yield remark

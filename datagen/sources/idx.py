@@ -22,7 +22,8 @@ import numpy as np
 
 from datagen.errors import InputError
 from datagen.sources import base
-from datagen.sources.base import MAX_SIDE, Part, UInt8
+from datagen.recipe import MAX_SIDE
+from datagen.sources.base import Part, UInt8
 
 Kind = Literal["images", "labels"]
 

@@ -28,7 +28,8 @@ from PIL import BmpImagePlugin, Image, PpmImagePlugin, TiffImagePlugin
 
 from datagen import files
 from datagen.errors import DatagenError, InputError, StorageError
-from datagen.sources.base import MAX_SIDE, UInt8
+from datagen.recipe import MAX_SIDE
+from datagen.sources.base import UInt8
 
 # otherwise its errors are printed, without the name of the file
 logging.getLogger("PIL").addHandler(logging.NullHandler())

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from datagen import arrays
 from datagen.errors import InputError, RecipeError
 from datagen.layout import SPLITS
-from datagen.sources.base import Part, Source, UInt8
+from datagen.sources.base import Array, Part, Source, UInt8
 
 Int64 = npt.NDArray[np.int64]
 
@@ -32,15 +33,16 @@ _DEFAULT_VAL = 12  # one in twelve: 5,000 of MNIST's 60,000
 class Digits:
     """Hold the samples of one split, in the source's order.
 
-    `images` is uint8 (n, height, width), C-contiguous, and `labels` uint8 (n,); both are views of
-    the source if no sample was left out. `origin` is int64 (n,), each sample's row in the source's
-    part `part`.
+    `images`, `labels`, `masks` and `groups` are as in `Part`; all are views of the source if no
+    sample was left out. `origin` is int64 (n,), each sample's row in the source's part `part`.
     """
 
-    images: UInt8
+    images: Array
     labels: UInt8
     origin: Int64
     part: str
+    masks: UInt8 | None = None
+    groups: npt.NDArray[np.uint32] | None = None
 
 
 @dataclass(frozen=True)
@@ -111,14 +113,14 @@ def divide(source: Source, *, val: int | None, seed: int) -> Division:
     )
 
 
-def digests(images: UInt8) -> npt.NDArray[np.uint64]:
-    """Compute the XXH3-64 of each image's bytes: uint8 (n, H, W) -> uint64 (n,)."""
+def digests(images: Array) -> npt.NDArray[np.uint64]:
+    """Compute the XXH3-64 of each image's bytes: (n, ...) -> uint64 (n,)."""
     rows = _rows(images)
     return np.fromiter((xxhash.xxh3_64_intdigest(row) for row in rows), np.uint64, len(images))
 
 
-def keys(images: UInt8, seed: int) -> npt.NDArray[np.uint64]:
-    """Compute the key of each image from its bytes and the seed: uint8 (n, H, W) -> uint64 (n,).
+def keys(images: Array, seed: int) -> npt.NDArray[np.uint64]:
+    """Compute the key of each image from its bytes and the seed: (n, ...) -> uint64 (n,).
 
     A key is the first 8 bytes, big-endian, of the SHA-256 of the ASCII text `datagen split SEED `
     (SEED in decimal) followed by the image's XXH3-128 (seed 0, canonical bytes).
@@ -132,10 +134,8 @@ def keys(images: UInt8, seed: int) -> npt.NDArray[np.uint64]:
     return np.frombuffer(keyed, ">u8").astype(np.uint64)
 
 
-def _rows(images: UInt8) -> Iterator[memoryview]:
-    size = images[0].size if len(images) else 1
-    flat = np.ascontiguousarray(images).reshape(-1).data
-    return (flat[start : start + size] for start in range(0, len(flat), size))
+def _rows(images: Array) -> Iterator[memoryview]:
+    return (np.ascontiguousarray(image).reshape(-1).view(np.uint8).data for image in images)
 
 
 # Assignment
@@ -195,8 +195,30 @@ def _comes_sorted(labels: UInt8) -> bool:
 
 
 def _taken(part: Part, name: str, rows: slice | Int64) -> Digits:
-    origin = np.arange(len(part.labels), dtype=np.int64)[rows]
-    return Digits(part.images[rows], part.labels[rows], origin, name)
+    origin = np.arange(len(part.labels), dtype=np.int64)
+    return _chosen(Digits(part.images, part.labels, origin, name, part.masks, part.groups), rows)
+
+
+def _chosen(digits: Digits, rows: slice | Int64) -> Digits:
+    """Take rows of all arrays: a view of them for a slice, else a copy."""
+    return replace(
+        digits,
+        images=_rows_of(digits.images, rows),
+        labels=digits.labels[rows],
+        origin=digits.origin[rows],
+        masks=None if digits.masks is None else _rows_of(digits.masks, rows),
+        groups=None if digits.groups is None else digits.groups[rows],
+    )
+
+
+def _rows_of(array: Array, rows: slice | Int64) -> Array:
+    """Take rows of an array that may be larger than memory."""
+    if isinstance(rows, slice):
+        return array[rows]
+    out = arrays.scratch((len(rows), *array.shape[1:]), array.dtype)
+    for some in arrays.blocks(out):
+        np.take(array, rows[some], axis=0, out=out[some], mode="clip")
+    return out
 
 
 # Duplicates
@@ -249,8 +271,7 @@ def _conflict(digits: Mapping[str, Digits], kept: Place, twin: Place) -> Conflic
 def _without(digits: Digits, dropped: npt.NDArray[np.bool_]) -> Digits:
     if not dropped.any():
         return digits
-    rows = np.flatnonzero(~dropped)
-    return Digits(digits.images[rows], digits.labels[rows], digits.origin[rows], digits.part)
+    return _chosen(digits, np.flatnonzero(~dropped))
 
 
 def _require_samples(source: Source, digits: Mapping[str, Digits]) -> None:

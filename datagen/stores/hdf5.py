@@ -25,7 +25,6 @@ import numpy as np
 from datagen.errors import DamagedError, StorageError, installs
 from datagen.files import AtomicFile, Stream, storage_errors, sync_folder
 from datagen.hashing import file_digest
-from datagen.layout import CHUNK
 from datagen.split import Column, Split
 from datagen.stores.base import (
     ZSTD_HEADER,
@@ -110,7 +109,7 @@ class ShardWriter:
 
 
 class _ChunkWriter:
-    """Compresses chunks of 256 samples and writes them into the datasets of a temporary file."""
+    """Compresses chunks of samples and writes them into the datasets of a temporary file."""
 
     def __init__(self, output: AtomicFile, split: Split) -> None:
         from numcodecs import Zstd
@@ -124,7 +123,7 @@ class _ChunkWriter:
             self._file = h5py.File(output.temporary, "r+")
 
     def append(self, name: str, view: memoryview) -> None:
-        pending, step = self._pending[name], CHUNK * self._columns[name].sample_bytes
+        pending, step = self._pending[name], self._columns[name].chunk_bytes
         pending += view
         while len(pending) >= step:
             self._write(name, pending[:step])
@@ -134,9 +133,7 @@ class _ChunkWriter:
         """Write the last chunks, filled up with zeros, and close the file."""
         for name, pending in self._pending.items():
             if pending:
-                self._write(
-                    name, pending + bytes(CHUNK * self._columns[name].sample_bytes - len(pending))
-                )
+                self._write(name, pending + bytes(self._columns[name].chunk_bytes - len(pending)))
         self.close()
 
     def close(self) -> None:
@@ -147,7 +144,7 @@ class _ChunkWriter:
         position = (self._positions[name], *(0 for _ in self._columns[name].shape))
         with _writing(self._output.path):
             self._file[name].id.write_direct_chunk(position, bytes(self._encode(chunk)))
-        self._positions[name] += CHUNK
+        self._positions[name] += self._columns[name].chunk
 
 
 def write_metadata(root: Path, split: Split) -> list[str]:
@@ -225,7 +222,7 @@ def shard_problems(
             ):
                 yield f"{column.name} at {dataset.id.get_offset()}, not {offset}"
             elif split.compression != "none":
-                yield from _chunk_problems(root / path, dataset, split.chunks(shard), column)
+                yield from _chunk_problems(root / path, dataset, split.chunks(shard, column), column)
 
     return _inspect(root, path, split, "datasets at the places in the table", check)
 
@@ -234,9 +231,9 @@ def _chunk_problems(
     path: Path, dataset: h5py.Dataset, chunks: int, column: Column
 ) -> Iterator[str]:
     """List where a compressed dataset is cut otherwise, or a chunk claims another decoded size."""
-    properties, decoded = dataset.id.get_create_plist(), CHUNK * column.sample_bytes
+    properties, decoded = dataset.id.get_create_plist(), column.chunk_bytes
     filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
-    if dataset.chunks != (CHUNK, *column.shape) or filters != [_ZSTD_FILTER]:
+    if dataset.chunks != (column.chunk, *column.shape) or filters != [_ZSTD_FILTER]:
         yield f"{column.name} cut or compressed in another way"
         return
     if dataset.id.get_num_chunks() != chunks:
@@ -244,7 +241,7 @@ def _chunk_problems(
         return
     with path.open("rb") as file:
         for chunk in range(chunks):
-            stored = dataset.id.get_chunk_info_by_coord((chunk * CHUNK, *(0 for _ in column.shape)))
+            stored = dataset.id.get_chunk_info_by_coord((chunk * column.chunk, *(0 for _ in column.shape)))
             if stored.byte_offset is None or stored.filter_mask:
                 yield f"{column.name} with chunk {chunk} not compressed"
                 return
@@ -396,7 +393,7 @@ def _create_dataset(file: h5py.File, split: Split, column: Column, count: int) -
     else:
         # the name of a filter stands in the file where it is loaded, so it always is
         register_zstd()
-        properties.set_chunk((CHUNK, *column.shape))
+        properties.set_chunk((column.chunk, *column.shape))
         properties.set_filter(_ZSTD_FILTER, h5py.h5z.FLAG_OPTIONAL, (_ZSTD_LEVEL,))
     shape = (count, *column.shape)
     maximum = (h5py.h5s.UNLIMITED, *column.shape) if split.compression != "none" else shape

@@ -20,7 +20,6 @@ import xxhash
 
 from datagen.files import AtomicFile, Stream, write_atomic
 from datagen.hashing import canonical_json
-from datagen.layout import CHUNK
 from datagen.split import Column, Split
 from datagen.stores.base import (
     ZSTD_HEADER,
@@ -81,8 +80,8 @@ class _ShardFile:
     def __init__(self, path: Path, split: Split, column: Column) -> None:
         self.output = AtomicFile(path)
         self._stream = Stream(self.output)
-        self._chunk_bytes = CHUNK * column.sample_bytes
-        self._index = _empty_index(split)
+        self._chunk_bytes = column.chunk_bytes
+        self._index = _empty_index(split, column)
         self._encode = _encoder(split.compression)
         self._digest = xxhash.xxh3_128()
         self._pending = bytearray()
@@ -193,14 +192,10 @@ def shard_problems(
         if split.compression != "none":
             problems += _compressed_problems(root, path, split, column, shard)
             continue
-        chunk_bytes, length = (
-            CHUNK * column.sample_bytes,
-            len(split.samples(shard)) * column.sample_bytes,
-        )
-        index = _empty_index(split)
-        index[: split.chunks(shard)] = [
-            (i * chunk_bytes, chunk_bytes) for i in range(split.chunks(shard))
-        ]
+        chunk_bytes, chunks = column.chunk_bytes, split.chunks(shard, column)
+        length = len(split.samples(shard)) * column.sample_bytes
+        index = _empty_index(split, column)
+        index[:chunks] = [(i * chunk_bytes, chunk_bytes) for i in range(chunks)]
         expected = bytes(-length % chunk_bytes) + _checked(index)
         with (root / path).open("rb") as file:
             file.seek(length)
@@ -218,7 +213,7 @@ def _compressed_problems(
     root: Path, path: str, split: Split, column: Column, shard: int
 ) -> Iterator[Contradiction]:
     """List where a compressed shard's index, or the decoded size in a chunk, is not right."""
-    tail_bytes, decoded = _empty_index(split).nbytes + 4, CHUNK * column.sample_bytes
+    tail_bytes, decoded = _empty_index(split, column).nbytes + 4, column.chunk_bytes
     with (root / path).open("rb") as file:
         end = file.seek(0, os.SEEK_END) - tail_bytes
         file.seek(max(end, 0))
@@ -230,7 +225,7 @@ def _compressed_problems(
         for number, (offset, length) in enumerate(
             np.frombuffer(tail[:-4], "<u8").reshape(-1, 2).tolist()
         ):
-            if number >= split.chunks(shard):
+            if number >= split.chunks(shard, column):
                 if (offset, length) != (_ABSENT, _ABSENT):
                     yield Contradiction(
                         path, f"no chunk {number}", f"{length:,} bytes at {offset:,}"
@@ -284,7 +279,7 @@ def _array_metadata(split: Split, column: Column) -> dict[str, Any]:
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     zstd = {"name": "zstd", "configuration": {"level": _ZSTD_LEVEL, "checksum": False}}
     sharding = {
-        "chunk_shape": [CHUNK, *column.shape],
+        "chunk_shape": [column.chunk, *column.shape],
         "codecs": [little, zstd] if split.compression == "zstd" else [little],
         "index_codecs": [little, {"name": "crc32c"}],
         "index_location": "end",
@@ -315,8 +310,8 @@ def _encoder(compression: str) -> Callable[[bytes | bytearray], bytes] | None:
     return lambda chunk: bytes(encode(chunk))
 
 
-def _empty_index(split: Split) -> npt.NDArray[np.uint64]:
-    return np.full((split.shard_size // CHUNK, 2), _ABSENT, "<u8")
+def _empty_index(split: Split, column: Column) -> npt.NDArray[np.uint64]:
+    return np.full((split.shard_size // column.chunk, 2), _ABSENT, "<u8")
 
 
 def _checked(index: npt.NDArray[np.uint64]) -> bytes:

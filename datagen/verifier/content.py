@@ -17,13 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from datagen import planning
+from datagen import arrays, planning
 from datagen.dataset import Dataset
 from datagen.engines.threads import Slot
-from datagen.errors import DamagedError, DatagenError
+from datagen.errors import DamagedError, DatagenError, StorageError
 from datagen.files import storage_errors
 from datagen.hashing import ColumnHasher
-from datagen.layout import CHUNK
 from datagen.split import Column, Shard, Split, Table, shard_list
 from datagen.stores.base import Array, open_store
 from datagen.tasks import Deriver, Inputs, as_indices
@@ -228,29 +227,43 @@ def read_inputs(
     """
     foreground, circles = (dataset.splits.get((task, name)) for task in ("foreground", "circles"))
     about = f"whether the samples of {name} follow from its images"
-    if foreground is None or circles is None:
+    if foreground is None or (circles is None and dataset.manifest.source.classes):
         return StoredInputs(None, [], [Skipped(f"{about}: the manifest lists none")])
-    size, damage = _image_bytes(dataset), list[Problem]()
+    recipe, damage = dataset.manifest.recipe, list[Problem]()
+    copies = {"image": [(foreground, "image")], "labels": [], "given": [], "groups": []}
+    if circles is not None:
+        copies["image"].append((circles, "image"))
+        copies["labels"].append((circles, "label"))
+    if recipe.foreground.by == "given":
+        kept = "classes" if recipe.foreground.masks == "classes" else "mask"
+        copies["given"].append((foreground, kept))
+    if dataset.manifest.source.groups is not None:
+        copies["groups"].append((foreground, "group"))
     try:
-        if size > _memory() // 4:
-            raise MemoryError
-        copies = [(foreground, "image"), (circles, "image")]
-        images, damage = _first_whole(dataset, copies, readable)
-        labels, more_damage = _first_whole(dataset, [(circles, "label")], readable)
-        damage += more_damage
-        if images is None or labels is None:
+        read = {}
+        for what, places in copies.items():
+            read[what], more = _first_whole(dataset, places, readable)
+            damage += more
+        if any(read[what] is None for what, places in copies.items() if places):
             return StoredInputs(None, damage, [Skipped(f"{about}, which are damaged")])
-        inputs = planning.inputs_of(dataset.manifest.recipe, name, images, labels, workers)
-        return StoredInputs(inputs, damage, [*_wrong_labels(dataset, circles, labels)])
-    except MemoryError:
-        short = f"with masks, those of all splits take {size:,} bytes"
+        labels = read["labels"]
+        if labels is None:  # images without classes
+            labels = np.zeros(foreground.count, np.uint8)
+        inputs = planning.inputs_of(
+            recipe,
+            name,
+            read["image"],
+            labels,
+            given=read["given"],
+            groups=read["groups"],
+            workers=workers,
+        )
+    except (MemoryError, StorageError) as error:
+        size = foreground.count * foreground.columns[0].sample_bytes
+        short = f"no room for them, {size:,} bytes ({error or 'memory is short'})"
         return StoredInputs(None, damage, [Skipped(f"{about}: {short}")])
-
-
-def _image_bytes(dataset: Dataset) -> int:
-    """Count the bytes of the images of all splits, and as many again for their masks."""
-    splits = [split for (task, _), split in dataset.splits.items() if task == "foreground"]
-    return 2 * sum(split.count * split.columns[0].sample_bytes for split in splits)
+    wrong = [] if circles is None else _wrong_labels(dataset, circles, labels)
+    return StoredInputs(inputs, damage, [*wrong])
 
 
 def _first_whole(
@@ -267,7 +280,7 @@ def _first_whole(
         if not set(shards) <= set(readable):
             continue
         column = column_of(split, name)
-        rows = np.empty((split.count, *column.shape), column.dtype)
+        rows = arrays.scratch((split.count, *column.shape), column.dtype)
         found = next(filter(None, (_fill(dataset, shard, column, rows) for shard in shards)), [])
         if not found:
             return rows, problems
@@ -307,11 +320,6 @@ def _wrong_labels(dataset: Dataset, circles: Split, labels: Array) -> Iterator[P
 def column_of(split: Split, name: str) -> Column:
     """Find a column by its name."""
     return next(column for column in split.columns if column.name == name)
-
-
-def _memory() -> int:
-    """Count the bytes of memory that this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 # Shard files.
@@ -362,9 +370,10 @@ class ShardReader(AbstractContextManager["ShardReader"]):
             for row, sample in enumerate(samples):
                 self.read(column, range(sample, sample + 1), out[row : row + 1])
             return out
-        chunks = np.array(samples) // CHUNK
+        chunks = np.array(samples) // column.chunk
         for chunk in np.unique(chunks).tolist():
-            whole = range(chunk * CHUNK, min((chunk + 1) * CHUNK, self._shard.split.count))
+            start, stop = chunk * column.chunk, (chunk + 1) * column.chunk
+            whole = range(start, min(stop, self._shard.split.count))
             rows = np.flatnonzero(chunks == chunk)
             out[rows] = self.read(column, whole)[np.array(samples)[rows] - whole.start]
         return out

@@ -18,9 +18,9 @@ from datagen.dataset import Dataset
 from datagen.errors import DatagenError
 from datagen.files import LINK_REMEDY, require_enough
 from datagen.hashing import file_digest, merkle_root
-from datagen.layout import CHUNK, MANIFEST, RECIPE
+from datagen.layout import MANIFEST, RECIPE
 from datagen.manifest import Manifest
-from datagen.sources.base import MAX_CLASSES, MAX_SIDE
+from datagen.sources.base import MAX_CLASSES
 from datagen.split import FileFacts, Shard, Split, shard_list
 from datagen.stores.base import Store, open_store, with_paths
 from datagen.tasks import TASKS
@@ -243,19 +243,22 @@ def _check_claims(manifest: Manifest) -> Iterator[Problem]:
     """Report claims of the source and of the mosaics that no source could make true."""
     source, recorded = manifest.source, manifest.recipe.source
     listed = len(source.conflicts_listed)
+    only_foreground = manifest.recipe.tasks == ("foreground",)
+    mismatches = planning.rule_problems(manifest.recipe.foreground, source)
     dropped = sum(one.dropped_within + one.dropped_across for one in source.digits.values())
     claims: list[tuple[bool, str, object]] = [
         (recorded == source.name, f"the source of the recipe, {recorded}", source.name),
         (
-            max(source.tile) <= MAX_SIDE,
-            f"images of at most {MAX_SIDE} x {MAX_SIDE}",
+            max(source.tile) <= recipe.MAX_SIDE,
+            f"images of at most {recipe.MAX_SIDE} x {recipe.MAX_SIDE}",
             "{} x {}".format(*source.tile),
         ),
         (
-            0 < len(source.classes) <= MAX_CLASSES,
+            0 < len(source.classes) <= MAX_CLASSES or only_foreground,
             f"1 to {MAX_CLASSES} classes",
             len(source.classes),
         ),
+        (not mismatches, "a rule of the foreground for these images", "; ".join(mismatches)),
         (
             listed <= source.conflicts <= dropped,
             f"from {listed:,} (those listed) to {dropped:,} (those dropped) conflicts",
@@ -355,17 +358,19 @@ def _check_bounds(split: Split, table: FileFacts, entries: Entries) -> Iterator[
     """Report a split too large for the files there are, or to be read in pieces."""
     size, packed = split.table_bytes, split.compression != "none"
     files = len({column.path for column in split.columns}) * split.shards
-    largest = max(column.sample_bytes for column in split.columns)
+    largest = max(
+        column.chunk_bytes if packed else column.sample_bytes for column in split.columns
+    )
     if table.bytes != size:
         expected = f"a table of {size:,} bytes"
         yield problem_in(split, "another size", MANIFEST, expected, f"{table.bytes:,}")
     elif files > len(entries) + _MISSING:
         expected, found = f"{files:,} files of shards", f"{len(entries):,} files in all"
         yield problem_in(split, "missing", split.folder, expected, found)
-    elif largest * (CHUNK if packed else 1) > _MAX_DECODED:
-        piece = f"a chunk of {CHUNK} samples" if packed else "a sample"
+    elif largest > _MAX_DECODED:
+        piece = "a chunk" if packed else "a sample"
         expected = f"{piece} of at most {_MAX_DECODED:,} bytes, to be looked at"
-        yield problem_in(split, "too large", MANIFEST, expected, f"{largest:,} bytes a sample")
+        yield problem_in(split, "too large", MANIFEST, expected, f"{largest:,} bytes")
 
 
 def _check_paths(split: Split, ruled: Split) -> Iterator[Problem]:

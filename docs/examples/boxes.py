@@ -5,13 +5,13 @@ one file.
     datagen --with docs/examples/boxes.py verify data/boxes
 
 Ground truth: the box is (left, top, width, height) in pixels, of the smallest upright rectangle of
-whole pixels that holds every pixel above the digit's own threshold: foreground lies in columns left
-to left + width - 1 and in rows top to top + height - 1, and touches all four sides. A digit without
+whole pixels that holds every pixel of the foreground, which lies in columns left to
+left + width - 1 and in rows top to top + height - 1, and touches all four sides. A digit without
 foreground has (0, 0, 0, 0) and stays.
 
 | column | dtype | shape of a sample | meaning |
 |---|---|---|---|
-| `image` | `|u1` | H, W | the digit |
+| `image` | `|u1` or `<u2` | H, W or H, W, bands | the digit |
 | `label` | `|u1` | | class |
 | `box` | `<i8` | 4 | left, top, width, height |
 """
@@ -26,11 +26,11 @@ import numpy.typing as npt
 
 from datagen.recipe import Mosaics
 from datagen.split import Column
-from datagen.tasks import Deriver, Inputs, Task, one_per_digit
+from datagen.tasks import Deriver, ImageFacts, Inputs, Task, one_per_digit
 
 
-def enclose(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """The tight box around the foreground of each mask: bool (n, H, W) -> int64 (n, 4)."""
+def enclose(masks: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Compute the tight box around the foreground of masks: uint8 (n, H, W) -> int64 (n, 4)."""
     left, width = _span(np.any(masks, axis=1))
     top, height = _span(np.any(masks, axis=2))
     return np.stack([left, top, width, height], axis=1)
@@ -44,9 +44,9 @@ def _span(inked: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDAr
     return first, np.where(inked.any(axis=1), after_last - first, 0)
 
 
-def _columns(tile: tuple[int, int], mosaics: Mosaics) -> tuple[Column, ...]:  # noqa: ARG001  (a Task's signature)
+def _columns(images: ImageFacts, mosaics: Mosaics) -> tuple[Column, ...]:  # noqa: ARG001
     return (
-        Column("image", "|u1", tile, ("y", "x")),
+        images.image(),
         Column("label", "|u1", (), ()),
         Column("box", "<i8", (4,), ("component",)),
     )
@@ -56,7 +56,7 @@ def _deriver(inputs: Inputs) -> Deriver:
     def derive(indices: npt.NDArray[np.int64], out: Mapping[str, npt.NDArray[Any]]) -> None:
         out["image"][:] = inputs.images[indices]
         out["label"][:] = inputs.labels[indices]
-        out["box"][:] = enclose(out["image"] > inputs.thresholds[indices, None, None])
+        out["box"][:] = enclose(inputs.foreground(indices))
 
     return derive
 

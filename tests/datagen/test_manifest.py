@@ -311,7 +311,7 @@ def test_nesting_at_the_limit_of_json_is_refused(depth: int) -> None:
             from_bytes(data, path=PATH)
 
 
-@pytest.mark.parametrize("version", [0, 2, 3, -1, 1.0, True, None, "1", [1], {"a": 1}, 10**30])
+@pytest.mark.parametrize("version", [0, 3, 4, -1, 1.0, True, None, "1", [1], {"a": 1}, 10**30])
 def test_an_unknown_version_is_a_format_error_before_any_other_problem(
     version: Any,
 ) -> None:

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from datagen import mosaic
+from datagen.recipe import Mosaics
+from datagen.tasks import Inputs
 
 Bytes = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.uint32]
@@ -22,7 +24,8 @@ TILES = np.array([[[0, 1], [2, 3]], [[4, 5], [6, 7]], [[8, 9], [10, 255]]], np.u
 def composed(tiles: Bytes, thresholds: Bytes, labels: Bytes, rows: Rows) -> tuple[Bytes, Bytes]:
     shape = len(rows), rows.shape[1] * tiles.shape[1], rows.shape[2] * tiles.shape[2]
     image, mask = np.full(shape, 99, np.uint8), np.full(shape, 99, np.uint8)
-    mosaic.compose((tiles, mosaic.semantic_masks(tiles, thresholds, labels)), rows, (image, mask))
+    inputs = Inputs("train", tiles, labels, thresholds, Mosaics(), 0)
+    mosaic.compose((tiles, inputs.semantic()), rows, (image, mask))
     return image, mask
 
 

@@ -495,7 +495,7 @@ def _set_claim(plain: Any, path: str, value: Any) -> None:
 
 
 CLAIMS = {
-    "source/tile": ([513, 4], "images of at most 512 x 512"),
+    "source/tile": ([1025, 4], "images of at most 1024 x 1024"),
     "source/classes": (["one"] * 255, "1 to 254 classes"),
     "source/conflicts_listed": (
         ["val[0] = 1, kept train[3] = 2"],

@@ -1,0 +1,73 @@
+"""Hold arrays that may be larger than memory, and work on them block by block.
+
+A large array lies in an unlinked temporary file that is mapped: the system writes its pages out
+when memory is short, and the file is gone when the array is.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from datagen.errors import StorageError
+from datagen.files import storage_errors
+
+Array = npt.NDArray[Any]
+
+_IN_MEMORY = 1 << 26  # bytes of an array that stays in memory
+_BLOCK = 1 << 23  # bytes that are worked on at a time
+_PLACE = Path("/var/tmp")  # noqa: S108  (on a disk, where /tmp may be memory)
+
+
+def scratch(shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
+    """Make an array of any values: in memory up to 64 MiB, else in a temporary file.
+
+    The file lies in the folder that TMPDIR names, or else in /var/tmp. Raises StorageError if the
+    disk has no room for it.
+
+    >>> scratch((2, 3), np.uint8).shape
+    (2, 3)
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size <= _IN_MEMORY:
+        return np.empty(shape, dtype)
+    place = Path(os.environ.get("TMPDIR") or (_PLACE if _PLACE.is_dir() else tempfile.gettempdir()))
+    try:
+        with storage_errors(place), tempfile.TemporaryFile(dir=place, prefix="datagen-") as file:
+            _reserve(file.fileno(), size)
+            mapped = mmap.mmap(file.fileno(), size)
+    except StorageError as error:
+        raise StorageError(
+            f"no room for a temporary file of {size:,} bytes: {error.problem}",
+            path=place,
+            remedy="free some space, or name another folder in the environment variable TMPDIR",
+        ) from error
+    return np.frombuffer(mapped, dtype).reshape(shape)
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Give a file its blocks now: a map of a file without them would end the process later."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+        return
+    zeros = bytes(_BLOCK)  # macOS
+    for start in range(0, size, _BLOCK):
+        os.pwrite(descriptor, zeros[: size - start], start)
+
+
+def blocks(array: Array) -> Iterator[slice]:
+    """Cut the first axis of an array into slices of about 8 MiB, of at least one item.
+
+    >>> list(blocks(np.empty((3, 6 << 20), np.uint8)))
+    [slice(0, 1, None), slice(1, 2, None), slice(2, 3, None)]
+    """
+    step = max(_BLOCK // max(array[:1].nbytes, 1), 1)
+    return (slice(start, min(start + step, len(array))) for start in range(0, len(array), step))
