@@ -24,7 +24,7 @@ Array = npt.NDArray[Any]
 
 _IN_MEMORY = 1 << 26  # bytes of an array that stays in memory
 _BLOCK = 1 << 23  # bytes that are worked on at a time
-_PLACE = Path("/var/tmp")  # noqa: S108  (on a disk, where /tmp may be memory)
+_PLACE = Path("/var/tmp")
 
 
 def scratch(shape: Sequence[int], dtype: npt.DTypeLike) -> Array:

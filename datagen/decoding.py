@@ -1,8 +1,9 @@
 """Decode plain values, as JSON and TOML have them, into dataclasses by their type hints.
 
 A hint is a dataclass, str, int (a natural number), tuple[X, ...], Mapping[str, X], X | None for
-what may be absent, or Annotated[X, Rule(...), ...] for conditions of its own. All problems are named at once, each with
-its place, what must be there and what was found. Keys that a record does not declare are ignored.
+what may be absent, or Annotated[X, Rule(...), ...] for conditions of its own. All problems are
+named at once, each with its place, what must be there and what was found. Keys that a record does
+not declare are ignored.
 """
 
 from __future__ import annotations

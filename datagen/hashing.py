@@ -98,10 +98,10 @@ def canonical_json(value: object) -> bytes:
 
 
 def sample_digests(images: Array) -> npt.NDArray[np.uint8]:
-    """Compute the XXH3-128 of each image's C-order bytes: uint8 or uint16 (n, ...) -> uint8 (n, 16).
+    """Compute the XXH3-128 of each image's C-order bytes: (n, ...) -> uint8 (n, 16).
 
-    The seed is 0, the digest's bytes are in canonical (big-endian) order, those of the image are
-    little-endian.
+    Images are uint8 or little-endian uint16. The seed is 0, the digest's bytes are in canonical
+    (big-endian) order.
     """
     size = math.prod(images.shape[1:]) * images.itemsize
     flat = images.reshape(-1).view(np.uint8).data

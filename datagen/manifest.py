@@ -97,9 +97,7 @@ class SourceFacts:
         """The facts as plain values, without later keys that are as in version 1 of the format."""
         plain = asdict(self)
         return {
-            key: value
-            for key, value in plain.items()
-            if key not in _LATER or value != _LATER[key]
+            key: value for key, value in plain.items() if key not in _LATER or value != _LATER[key]
         }
 
 

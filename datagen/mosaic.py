@@ -19,7 +19,7 @@ def compose(
     """Lay the tiles numbered by `rows` into grids, in each layer.
 
     `layers` are images or masks, (n, H, W) or (n, H, W, bands) of any dtype; `rows` is uint32
-    (m, R, C); `outs` are the outputs, (m, R*H, C*W) or (m, R*H, C*W, bands) of their layers' dtypes.
+    (m, R, C); `outs` are the outputs, (m, R*H, C*W) or (m, R*H, C*W, bands) of the layers' dtypes.
     Layers and outputs must be C-contiguous; a layer may be a memory map. Raises IndexError if a row
     number is not below n, ValueError if an output has another shape or layout.
 

@@ -27,7 +27,7 @@ _TILES = 2**8  # and tiles at a time at most, so that 16 bits hold a tile's numb
 _NEAR = 1 - 2.0**-49
 
 
-def threshold(images: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> npt.NDArray[Any]:
+def threshold(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Compute Otsu's threshold of each tile: (n, H, W) -> (n,), of the same dtype.
 
     Tiles are uint8 or uint16, H and W from 1 to 1024. The threshold is the smallest t that
@@ -64,7 +64,7 @@ class _Levels:
     first: npt.NDArray[np.intp]
 
 
-def _levels_by_counting(pixels: npt.NDArray[np.uint8]) -> _Levels:
+def _levels_by_counting(pixels: npt.NDArray[Any]) -> _Levels:
     """Find the levels of tiles, uint8 (n, p), through histograms.
 
     Zeros, which most pixels of a digit are, are not visited.
@@ -80,7 +80,7 @@ def _levels_by_counting(pixels: npt.NDArray[np.uint8]) -> _Levels:
     return _Levels(places >> 8, places & 255, counts.reshape(-1)[places], first)
 
 
-def _levels_by_sorting(pixels: npt.NDArray[np.uint16]) -> _Levels:
+def _levels_by_sorting(pixels: npt.NDArray[Any]) -> _Levels:
     """Find the levels of tiles, uint16 (n, p): a histogram would have more bins than pixels."""
     n, size = pixels.shape
     ordered = np.sort(pixels, axis=1)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from datagen import manifest as manifests
 from datagen import arrays, foreground, sources
+from datagen import manifest as manifests
 from datagen.decoding import shown
 from datagen.engines import threads
 from datagen.errors import InputError, RecipeError, unknown_name
@@ -147,17 +147,17 @@ class Resolved:
                 "more mosaics than the source has: " + "; ".join(problems), remedy="ask for fewer"
             )
         planned = splits(self.plan)
-        for split in planned:
-            for column in split.columns:
+        for one in planned:
+            for column in one.columns:
                 if column.sample_bytes > MAX_SAMPLE_BYTES:
                     shape = "x".join(map(str, column.shape))
                     raise RecipeError(
-                        f"the samples of {split.task} are too large: {column.name} of {shape}",
+                        f"the samples of {one.task} are too large: {column.name} of {shape}",
                         expected=f"at most {MAX_SAMPLE_BYTES:,} bytes",
                         found=f"{column.sample_bytes:,}",
                         remedy="ask for a smaller grid, or make the images smaller",
                     )
-        shards = sum(split.shards for split in planned)
+        shards = sum(one.shards for one in planned)
         if shards > _MAX_SHARDS:
             raise RecipeError(
                 "too many shards",
@@ -199,11 +199,12 @@ def resolve(
     warn: Warn | None = None,
     progress: FetchProgress | None = None,
     offline: bool = False,
+    labels: Path | str | None = None,
 ) -> Resolved:
     """Load the source of a recipe, without asking mirrors if `offline`.
 
-    `directory` may give the path of a source that has one. Raises what `sources.load` and
-    `Resolved` raise.
+    `directory` may give the path of a source that has one, `labels` a CSV file of its labels.
+    Raises what `sources.load` and `Resolved` raise.
     """
     spec = recipe.source
     if spec in OWN:
@@ -213,7 +214,15 @@ def resolve(
                 remedy=f"give --source-dir, or a source such as '{spec}:PATH'",
             )
         spec, directory = f"{spec}:{directory}", None
-    source = sources.load(spec, directory=directory, warn=warn, progress=progress, offline=offline)
+    source = sources.load(
+        spec,
+        recipe=recipe,
+        labels=labels,
+        directory=directory,
+        warn=warn,
+        progress=progress,
+        offline=offline,
+    )
     if not source.classes and recipe.tasks != ("foreground",):
         if warn:
             warn("the images have no classes: only the foreground dataset is built")

@@ -162,6 +162,9 @@ class Foreground:
     masks: Annotated[str | None, _one_of(MASKS)] = None
 
 
+OTSU = Foreground()
+
+
 @dataclass(frozen=True)
 class Size:
     """How pictures of other sizes become images of `sides`, (height, width) in pixels.
@@ -390,9 +393,7 @@ def _plain(table: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in table.items()
         if value is not None
     }
-    return {
-        key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()
-    }
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
 
 
 def is_of_version_1(recipe: Recipe) -> bool:

@@ -14,7 +14,7 @@ from datagen.errors import RecipeError, unknown_name
 from datagen.hashing import sample_digests
 from datagen.mosaic import compose
 from datagen.permutation import Permutation
-from datagen.recipe import Foreground, Mosaics
+from datagen.recipe import OTSU, Foreground, Mosaics
 from datagen.split import Column
 
 Array = npt.NDArray[Any]
@@ -63,7 +63,7 @@ class Inputs:
     thresholds: Array
     mosaics: Mosaics
     seed: int
-    rule: Foreground = Foreground()
+    rule: Foreground = OTSU
     given: UInt8 | None = None
     groups: npt.NDArray[np.uint32] | None = None
 
@@ -111,10 +111,11 @@ class Inputs:
 class Task:
     """A derived dataset, as three functions.
 
-    `columns(images, mosaics)` gives its columns, images being ImageFacts, `count(images, mosaics, split)` how many samples a
-    split holds, and `deriver(inputs)` makes the function `derive(indices, out)` that fills `out`,
-    one array (m, *shape) a column, with the samples of those indices, int64 (m,) and read-only, in
-    any order: each a pure function of `inputs` and its index.
+    `columns(images, mosaics)` gives its columns, of images with these ImageFacts, `count(images,
+    mosaics, split)` how many samples a split with so many images holds, and `deriver(inputs)` makes
+    the function `derive(indices, out)` that fills `out`, one array (m, *shape) a column, with the
+    samples of those indices, int64 (m,) and read-only, in any order: each a pure function of
+    `inputs` and its index.
 
     >>> FOREGROUND.count(100, Mosaics(), "train")
     100
@@ -155,9 +156,7 @@ def as_indices(samples: Sequence[int]) -> npt.NDArray[np.int64]:
     return indices
 
 
-def _image_and_mask(
-    images: ImageFacts, rows: int = 1, columns: int = 1
-) -> tuple[Column, Column]:
+def _image_and_mask(images: ImageFacts, rows: int = 1, columns: int = 1) -> tuple[Column, Column]:
     image = images.image(rows, columns)
     return image, Column("mask", "|u1", image.shape[:2], ("y", "x"))
 
@@ -186,12 +185,14 @@ def _foreground_columns(
     images: ImageFacts,
     mosaics: Mosaics,  # noqa: ARG001
 ) -> tuple[Column, ...]:
-    columns = _image_and_mask(images)
+    columns = [*_image_and_mask(images)]
     if images.masks is None:
-        columns += (Column("threshold", images.dtype, (), ()),)
+        columns.append(Column("threshold", images.dtype, (), ()))
     if images.masks == "classes":
-        columns += (Column("classes", "|u1", images.tile, ("y", "x")),)
-    return (*columns, Column("group", "<u4", (), ())) if images.grouped else columns
+        columns.append(Column("classes", "|u1", images.tile, ("y", "x")))
+    if images.grouped:
+        columns.append(Column("group", "<u4", (), ()))
+    return tuple(columns)
 
 
 def _foreground_deriver(inputs: Inputs) -> Deriver:

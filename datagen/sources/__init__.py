@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datagen.errors import RecipeError, closest
+from datagen.recipe import Recipe
 
 if TYPE_CHECKING:
-    from datagen.sources.base import Progress, Source, Warn
+    from datagen.sources.base import Progress, Reading, Source, Warn
     from datagen.sources.mnist import Pinned
 
 
@@ -32,6 +33,8 @@ class Available:
 def load(
     spec: str,
     *,
+    recipe: Recipe | None = None,
+    labels: Path | str | None = None,
     directory: Path | str | None = None,
     cache: Path | str | None = None,
     warn: Warn | None = None,
@@ -39,6 +42,9 @@ def load(
     offline: bool = False,
 ) -> Source:
     """Load and check the source that `spec` names.
+
+    `recipe` says how the user's own images are read: which masks they have, which size they get,
+    which groups they form; default: as they are. `labels` is a CSV file of their labels.
 
     `directory` is the only place in which `mnist` and `fashion-mnist` are looked for; other sources
     ignore it. If it is None they are looked for in `cache` (default: `$DATAGEN_CACHE`, else the
@@ -54,7 +60,10 @@ def load(
     """
     scheme, colon, rest = spec.partition(":")
     if colon and rest and scheme in _SCHEMES:
-        return _own(scheme, _expanded(Path(rest)), warn)
+        from datagen.sources.base import Reading
+
+        how = Reading(recipe or Recipe(source=scheme), _path(labels), warn)
+        return _own(scheme, _expanded(Path(rest)), how)
     if spec == "strokes":
         from datagen.sources import strokes
 
@@ -178,14 +187,19 @@ def _scheme_of(spec: str) -> str | None:
     return "npz" if is_arrays else None
 
 
-def _own(scheme: str, path: Path, warn: Warn | None) -> Source:
+def _own(scheme: str, path: Path, how: Reading) -> Source:
     from datagen.sources.base import remarks
 
-    source = _SCHEMES[scheme].load(path, warn)
-    if warn:
+    source = _SCHEMES[scheme].load(path, how)
+    if how.warn:
         for remark in remarks(source):
-            warn(remark)
-    return source
+            how.warn(remark)
+    about = how.recipe.about
+    return replace(
+        source,
+        licence=about.licence or source.licence,
+        attribution=about.attribution or source.attribution,
+    )
 
 
 def _expanded(path: Path) -> Path:
@@ -196,19 +210,19 @@ def _expanded(path: Path) -> Path:
         return path
 
 
-def _idx(path: Path, warn: Warn | None) -> Source:
+def _idx(path: Path, how: Reading) -> Source:
     from datagen.sources import idx_folder
 
-    return idx_folder.load(path, warn)
+    return idx_folder.load(path, how.warn)
 
 
-def _npz(path: Path, warn: Warn | None) -> Source:
+def _npz(path: Path, how: Reading) -> Source:
     from datagen.sources import npz
 
-    return npz.load(path, warn)
+    return npz.load(path, how.warn)
 
 
-def _images(path: Path, warn: Warn | None) -> Source:  # noqa: ARG001  (has no remarks of its own)
+def _images(path: Path, how: Reading) -> Source:  # noqa: ARG001
     from datagen.sources import images
 
     return images.load(path)
@@ -220,7 +234,7 @@ class _Scheme:
 
     place: str
     description: str
-    load: Callable[[Path, Warn | None], Source]
+    load: Callable[[Path, Reading], Source]
 
 
 _SCHEMES = {

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from datagen import files
 from datagen.errors import InputError, StorageError
-from datagen.recipe import MAX_BANDS, MAX_SIDE
+from datagen.recipe import MAX_BANDS, MAX_SIDE, Recipe
 
 Array = npt.NDArray[Any]
 UInt8 = npt.NDArray[np.uint8]
@@ -74,6 +74,19 @@ class Source:
     attribution: str
     mask_classes: tuple[str, ...] = ()
     group_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Say how a source of the user's own images is read.
+
+    `recipe` has the kind of the masks (`foreground.masks`), `size`, `groups` and `offset`; `labels`
+    is a CSV file of labels, and `warn` takes remarks.
+    """
+
+    recipe: Recipe
+    labels: Path | None = None
+    warn: Warn | None = None
 
 
 # Checks of files

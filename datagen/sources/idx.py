@@ -21,8 +21,8 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from datagen.errors import InputError
-from datagen.sources import base
 from datagen.recipe import MAX_SIDE
+from datagen.sources import base
 from datagen.sources.base import Part, UInt8
 
 Kind = Literal["images", "labels"]

@@ -222,7 +222,9 @@ def shard_problems(
             ):
                 yield f"{column.name} at {dataset.id.get_offset()}, not {offset}"
             elif split.compression != "none":
-                yield from _chunk_problems(root / path, dataset, split.chunks(shard, column), column)
+                yield from _chunk_problems(
+                    root / path, dataset, split.chunks(shard, column), column
+                )
 
     return _inspect(root, path, split, "datasets at the places in the table", check)
 
@@ -241,7 +243,9 @@ def _chunk_problems(
         return
     with path.open("rb") as file:
         for chunk in range(chunks):
-            stored = dataset.id.get_chunk_info_by_coord((chunk * column.chunk, *(0 for _ in column.shape)))
+            stored = dataset.id.get_chunk_info_by_coord(
+                (chunk * column.chunk, *(0 for _ in column.shape))
+            )
             if stored.byte_offset is None or stored.filter_mask:
                 yield f"{column.name} with chunk {chunk} not compressed"
                 return

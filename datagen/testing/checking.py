@@ -70,7 +70,7 @@ def check_task(task: Task, inputs: Inputs) -> None:
 
 def _declared(task: Task, inputs: Inputs) -> Split:
     """Return the split that the task declares; raise AssertionError if no manifest can hold it."""
-    columns = task.columns(inputs.tile, inputs.mosaics)
+    columns = task.columns(inputs.facts, inputs.mosaics)
     count = task.count(len(inputs.images), inputs.mosaics, inputs.split)
     split = Split(task.name, inputs.split, count, columns, DEFAULT_SHARD_SIZE, "none")
     try:

@@ -244,15 +244,15 @@ def read_inputs(
         for what, places in copies.items():
             read[what], more = _first_whole(dataset, places, readable)
             damage += more
-        if any(read[what] is None for what, places in copies.items() if places):
+        images, labels = read["image"], read["labels"]
+        if images is None or any(read[what] is None for what, some in copies.items() if some):
             return StoredInputs(None, damage, [Skipped(f"{about}, which are damaged")])
-        labels = read["labels"]
         if labels is None:  # images without classes
             labels = np.zeros(foreground.count, np.uint8)
         inputs = planning.inputs_of(
             recipe,
             name,
-            read["image"],
+            images,
             labels,
             given=read["given"],
             groups=read["groups"],

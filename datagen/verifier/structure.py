@@ -358,9 +358,7 @@ def _check_bounds(split: Split, table: FileFacts, entries: Entries) -> Iterator[
     """Report a split too large for the files there are, or to be read in pieces."""
     size, packed = split.table_bytes, split.compression != "none"
     files = len({column.path for column in split.columns}) * split.shards
-    largest = max(
-        column.chunk_bytes if packed else column.sample_bytes for column in split.columns
-    )
+    largest = max(column.chunk_bytes if packed else column.sample_bytes for column in split.columns)
     if table.bytes != size:
         expected = f"a table of {size:,} bytes"
         yield problem_in(split, "another size", MANIFEST, expected, f"{table.bytes:,}")
