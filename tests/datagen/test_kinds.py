@@ -17,7 +17,7 @@ import datagen
 from datagen import planning
 from datagen.errors import RecipeError
 from datagen.manifest import load
-from datagen.recipe import Foreground, Mosaics, Recipe, Storage
+from datagen.recipe import OTSU, Foreground, Mosaics, Recipe, Storage
 from datagen.sources.base import Part, Source
 from datagen.split import Column
 from datagen.verifier import verify
@@ -35,7 +35,7 @@ class Kind:
 
     bands: int | None = None
     dtype: str = "|u1"
-    rule: Foreground = Foreground()
+    rule: Foreground = OTSU
     grouped: bool = False
 
 
@@ -203,7 +203,9 @@ def test_samples_beyond_16_mib_are_refused_with_the_remedy() -> None:
         images = np.full((1, 1024, 1024, 8), number, np.uint8)
         parts[name] = Part(images, np.zeros(1, np.uint8))
     source = Source("npz", parts, ("a",), {}, "", "")
-    recipe = replace(recipe_of(Kind(8, rule=Foreground(values="max"))), mosaics=Mosaics((2, 2), 1, 1, 1))
+    recipe = replace(
+        recipe_of(Kind(8, rule=Foreground(values="max"))), mosaics=Mosaics((2, 2), 1, 1, 1)
+    )
     with pytest.raises(RecipeError, match="image of 2048x2048x8") as caught:
         planning.splits(planning.Resolved(recipe, source).plan)
     assert "16,777,216" in str(caught.value)
