@@ -23,7 +23,7 @@ from datagen.sources.base import Progress as FetchProgress
 from datagen.sources.base import Source, Warn
 from datagen.sources.split import Conflict, Division, divide
 from datagen.split import Split
-from datagen.stores.base import with_paths
+from datagen.stores import with_paths
 from datagen.tasks import Deriver, Inputs, as_indices, find
 
 _CONFLICTS_LISTED = 100

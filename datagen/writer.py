@@ -21,9 +21,7 @@ import numpy.typing as npt
 from datagen import files
 from datagen import manifest as manifests
 from datagen import recipe as recipes
-from datagen.engines import Progress, threads
-from datagen.errors import DamagedError, FormatError, StorageError
-from datagen.existing import (
+from datagen.dataset import (
     has_files,
     has_intact_metadata,
     has_sizes,
@@ -33,11 +31,13 @@ from datagen.existing import (
     require_no_linked_folder,
     write_record,
 )
+from datagen.engines import Progress, threads
+from datagen.errors import DamagedError, FormatError, StorageError
 from datagen.hashing import ColumnHasher, bytes_digest, merkle_root
 from datagen.layout import MANIFEST, MAX_MANIFEST_BYTES, PARTIAL_MANIFEST, RECIPE
 from datagen.manifest import Manifest
 from datagen.split import NO_OFFSET, SHARD_FACTS, FileFacts, Shard, Split, Table, shard_list
-from datagen.stores.base import Extent, open_store
+from datagen.stores import Extent, open_store
 from datagen.tasks import Deriver, as_indices
 
 _METADATA_BYTES = 1 << 20  # more than the metadata of all splits take on disk

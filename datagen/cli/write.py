@@ -187,7 +187,7 @@ def convert(
 ) -> None:
     """Write a dataset in another storage; its digest stays the same."""
     with progress_bar("converting", quiet or as_json) as progress:
-        built = datagen.converter.convert(
+        built = datagen.builder.convert(
             origin,
             target,
             format_name=format_name,

@@ -27,7 +27,7 @@ from datagen.files import AtomicFile, Stream, storage_errors, sync_folder
 from datagen.hashing import file_digest
 from datagen.layout import CHUNK
 from datagen.split import Column, Split
-from datagen.stores.base import (
+from datagen.stores import (
     ZSTD_HEADER,
     Array,
     Contradiction,

@@ -22,15 +22,7 @@ from datagen.files import AtomicFile, Stream, write_atomic
 from datagen.hashing import canonical_json
 from datagen.layout import CHUNK
 from datagen.split import Column, Split
-from datagen.stores.base import (
-    ZSTD_HEADER,
-    Array,
-    Contradiction,
-    Extent,
-    Store,
-    reading,
-    zstd_size,
-)
+from datagen.stores import ZSTD_HEADER, Array, Contradiction, Extent, Store, reading, zstd_size
 
 _ABSENT = (1 << 64) - 1  # in a shard's index: offset and length of a chunk that is not there
 _ZSTD_LEVEL = 3

@@ -25,8 +25,8 @@ from datagen.layout import MANIFEST, SPLITS
 from datagen.manifest import difference
 from datagen.split import Shard, Split
 from datagen.tasks import TASKS, Deriver, Inputs
+from datagen.verifier.across import check_views, equal_digits, equal_mosaics, limits_of_views
 from datagen.verifier.content import StoredInputs, check_samples, check_shard, read_inputs
-from datagen.verifier.duplicates import equal_digits, equal_mosaics
 from datagen.verifier.problems import (
     UNREADABLE,
     Compared,
@@ -36,7 +36,6 @@ from datagen.verifier.problems import (
     unreadable,
 )
 from datagen.verifier.structure import Structure, check_structure
-from datagen.verifier.views import check_views, limits_of_views
 
 __all__ = ["Problem", "Verdict", "verify"]
 

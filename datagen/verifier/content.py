@@ -25,7 +25,7 @@ from datagen.files import storage_errors
 from datagen.hashing import ColumnHasher
 from datagen.layout import CHUNK
 from datagen.split import Column, Shard, Split, Table, shard_list
-from datagen.stores.base import Array, open_store
+from datagen.stores import Array, open_store
 from datagen.tasks import Deriver, Inputs, as_indices
 from datagen.verifier.problems import Compared, Finding, Problem, Skipped, problem_in, unreadable
 
@@ -266,7 +266,7 @@ def _first_whole(
         shards = shard_list([split])
         if not set(shards) <= set(readable):
             continue
-        column = column_of(split, name)
+        column = split.column(name)
         rows = np.empty((split.count, *column.shape), column.dtype)
         found = next(filter(None, (_fill(dataset, shard, column, rows) for shard in shards)), [])
         if not found:
@@ -297,16 +297,11 @@ def _fill(dataset: Dataset, shard: Shard, column: Column, rows: Array) -> list[P
 
 def _wrong_labels(dataset: Dataset, circles: Split, labels: Array) -> Iterator[Problem]:
     classes = len(dataset.manifest.source.classes)
-    column = column_of(circles, "label")
+    column = circles.column("label")
     for row in np.flatnonzero(labels >= classes)[:_NAMED].tolist():
         path = column.path.format(shard=row // circles.shard_size)
         expected = f"one of {classes} classes"
         yield problem_in(circles, "unknown class", path, expected, labels[row], row)
-
-
-def column_of(split: Split, name: str) -> Column:
-    """Find a column by its name."""
-    return next(column for column in split.columns if column.name == name)
 
 
 def _memory() -> int:

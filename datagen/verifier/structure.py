@@ -22,7 +22,7 @@ from datagen.layout import CHUNK, MANIFEST, RECIPE
 from datagen.manifest import Manifest
 from datagen.sources.base import MAX_CLASSES, MAX_SIDE
 from datagen.split import FileFacts, Shard, Split, shard_list
-from datagen.stores.base import Store, open_store, with_paths
+from datagen.stores import Store, open_store, with_paths
 from datagen.tasks import TASKS
 from datagen.verifier.problems import UNREADABLE, Problem, Skipped, problem_in
 
