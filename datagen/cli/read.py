@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -35,9 +34,6 @@ from datagen.cli.tables import (
 )
 from datagen.errors import PROBLEMS_FOUND, StorageError
 from datagen.files import kind, require_outside_datasets, write_atomic
-
-if TYPE_CHECKING:
-    from datagen.api import Array
 
 
 @click.command()
@@ -228,5 +224,7 @@ def sample(
         print_sample(computed.values, computed_from=computed.computed_from)
 
 
-def _draw(path: Path, task: str, values: Mapping[str, Array], classes: tuple[str, ...]) -> None:
+def _draw(
+    path: Path, task: str, values: Mapping[str, datagen.api.Array], classes: tuple[str, ...]
+) -> None:
     write_atomic(path, datagen.preview.sample_picture(task, values, classes))

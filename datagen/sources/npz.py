@@ -305,8 +305,8 @@ def _header(member: IO[bytes], name: str, path: Path) -> _Header:
         )
     header = start + member.read(length)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a header that NumPy writes causes no warning
+        # a header that NumPy writes causes no warning
+        with warnings.catch_warnings(action="error"):
             shape, fortran, dtype = read(BytesIO(header), max_header_size=_MAX_HEADER)
         if not all(type(size) is int and 0 <= size < 1 << 48 for size in shape):
             raise ValueError(f"shape {shape}")

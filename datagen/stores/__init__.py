@@ -80,17 +80,18 @@ class Store:
 
     `metadata_paths` lists the metadata files that `write_metadata` writes. `metadata_problems` and
     `shard_problems` list where the library would read other bytes than those at the offsets, or
-    decode more than the samples. `views` is for a format whose datasets once had views,
-    `is_consolidated` for one whose library may add copies to a metadata file.
+    decode more than the samples. The defaults are those of a format without metadata files. `views`
+    is for a format whose datasets once had views, `is_consolidated` for one whose library may add
+    copies to a metadata file.
     """
 
     path_rule: Callable[[Split, Column], str]
     open_shard: Callable[[Path, Split, int], ShardWriter]
     write_metadata: Callable[[Path, Split], list[str]]
     read_rows: Callable[[Path, Split, Column, int, int], Array]
-    metadata_problems: Callable[[Path, Split], list[Contradiction]]
     shard_problems: Callable[[Path, Split, int, Sequence[int | None]], list[Contradiction]]
-    metadata_paths: Callable[[Split], list[str]]
+    metadata_problems: Callable[[Path, Split], list[Contradiction]] = lambda _root, _split: []
+    metadata_paths: Callable[[Split], list[str]] = lambda _split: []
     views: Views | None = None
     is_consolidated: Callable[[Path, str], bool] | None = None
 

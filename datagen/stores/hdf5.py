@@ -160,16 +160,6 @@ def write_metadata(root: Path, split: Split) -> list[str]:
     return []
 
 
-def metadata_paths(split: Split) -> list[str]:  # noqa: ARG001  (as of all stores)
-    """List the files that `write_metadata` writes: none."""
-    return []
-
-
-def metadata_problems(root: Path, split: Split) -> list[Contradiction]:  # noqa: ARG001
-    """List nothing: there are no metadata files."""
-    return []
-
-
 def view_path(split: Split) -> str:
     """Path of the view that datasets written earlier have, relative to the dataset."""
     return f"{split.folder}/all.h5"
@@ -410,8 +400,6 @@ STORE = Store(
     open_shard=ShardWriter,
     write_metadata=write_metadata,
     read_rows=read_rows,
-    metadata_problems=metadata_problems,
     shard_problems=shard_problems,
-    metadata_paths=metadata_paths,
     views=Views(path=view_path, problems=view_problems, open=open_view),
 )

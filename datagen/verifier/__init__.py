@@ -304,7 +304,7 @@ def _check_all(
     try:
         yield from equal_mosaics(dataset, mosaics)
     except (DatagenError, OSError) as error:
-        yield unreadable(dataset, mosaics[0].split, error)
+        yield unreadable(dataset.root, mosaics[0].split, error)
 
 
 def _check_shards(

@@ -240,7 +240,7 @@ def check_views(
         try:
             yield from _check_view(dataset, views, split, path)
         except (DatagenError, OSError) as error:
-            yield unreadable(dataset, split, error)
+            yield unreadable(dataset.root, split, error)
 
 
 def limits_of_views(dataset: Dataset, *, checked: bool) -> Iterator[Skipped]:

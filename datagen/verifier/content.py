@@ -53,7 +53,7 @@ def check_shard(
             if not packed:
                 yield from damaged(dataset, shard, reader)
         except (DatagenError, OSError) as error:
-            yield unreadable(dataset, shard.split, error)
+            yield unreadable(dataset.root, shard.split, error)
 
 
 def _check_blocks(
@@ -92,7 +92,7 @@ def check_samples(
                 yield from _wrong_samples(shard, reader, block, stored, derive, _like(stored))
                 yield _compared(len(block), stored)
         except (DatagenError, OSError) as error:
-            yield unreadable(dataset, split, error)
+            yield unreadable(dataset.root, split, error)
 
 
 def _compared(samples: int, stored: Mapping[str, Array]) -> Compared:
@@ -286,7 +286,7 @@ def _fill(dataset: Dataset, shard: Shard, column: Column, rows: Array) -> list[P
                     return problems
             stored = reader.read(column, shard.samples, samples)
         except (DatagenError, OSError) as error:
-            return [unreadable(dataset, split, error)]
+            return [unreadable(dataset.root, split, error)]
         if stored is not samples:
             samples[:] = stored
         hasher = ColumnHasher(column.dtype, column.shape)
