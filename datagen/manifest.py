@@ -240,11 +240,16 @@ def load(root: Path | str) -> Manifest:
     root = Path(root)
     _require_folder(root)
     path = root / MANIFEST
-    manifest = from_bytes(read_bounded(path, MAX_MANIFEST_BYTES), path=path)
+    manifest = read(path)
     if manifest.tasks.keys() != set(manifest.recipe.tasks):
         expected, found = ", ".join(manifest.recipe.tasks), ", ".join(manifest.tasks) or "none"
         raise DamagedError("not the tasks of its recipe", path=path, expected=expected, found=found)
     return manifest
+
+
+def read(path: Path) -> Manifest:
+    """Read a manifest, finished or partial. Raises what `load` raises."""
+    return from_bytes(read_bounded(path, MAX_MANIFEST_BYTES), path=path)
 
 
 def _require_folder(root: Path) -> None:
@@ -309,8 +314,9 @@ def _json_object(data: bytes, path: Path) -> dict[str, Any]:
 
 def _check_version(plain: dict[str, Any], path: Path) -> None:
     stated = plain.get("format")
-    name = stated.get("name") if isinstance(stated, dict) else None
-    version = stated.get("version") if isinstance(stated, dict) else None
+    name, version = (
+        (stated.get("name"), stated.get("version")) if isinstance(stated, dict) else (None, None)
+    )
     if name != FORMAT_NAME:
         raise FormatError(
             "not a manifest of this format",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
@@ -85,9 +84,7 @@ class Resolved:
 
         Raises RecipeError where there is no such sample.
         """
-        require_sample(self.recipe, task, split, index)
-        only = replace(self.plan, recipe=replace(self.plan.recipe, tasks=(task,)))
-        of = split_of_sample(splits(only), task, split, index)
+        of = split_of_sample(splits(self.plan), task, split, index)
         out = {column.name: np.empty((1, *column.shape), column.dtype) for column in of.columns}
         self.deriver(of)(as_indices([index]), out)
         return {name: block[0] for name, block in out.items()}

@@ -29,7 +29,6 @@ from datagen.cli.tables import (
     print_info,
     print_sample,
     print_verdict,
-    sample_facts,
     verdict_facts,
 )
 from datagen.errors import PROBLEMS_FOUND, StorageError
@@ -174,10 +173,7 @@ def show(
     if png is not None:
         drawable = datagen.samples.read_sample(dataset, task, split, index)
         _draw(png, task, drawable, dataset.manifest.source.classes)
-    if as_json:
-        print_json(sample_facts(task, split, index, values))
-    elif not quiet:
-        print_sample(values)
+    print_sample((task, split, index), values, quiet, as_json)
     if damage is not None:
         raise damage
 
@@ -215,13 +211,8 @@ def sample(
     )
     if png is not None:
         _draw(png, task, computed.values, computed.classes)
-    if as_json:
-        facts = sample_facts(
-            task, split, index, computed.values, computed_from=computed.computed_from
-        )
-        print_json(facts)
-    elif not quiet:
-        print_sample(computed.values, computed_from=computed.computed_from)
+    place, computed_from = (task, split, index), computed.computed_from
+    print_sample(place, computed.values, quiet, as_json, computed_from=computed_from)
 
 
 def _draw(

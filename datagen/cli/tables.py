@@ -167,36 +167,30 @@ def print_columns(manifest: datagen.manifest.Manifest) -> None:
     _print_table(rows, right=(4,))
 
 
-def sample_facts(
-    task: str,
-    split: str,
-    index: int,
+def print_sample(
+    place: tuple[str, str, int],
     values: Mapping[str, datagen.api.Array],
+    quiet: bool,
+    as_json: bool,
     *,
     computed_from: str | None = None,
-) -> dict[str, Any]:
-    """Make what `show --json` and `sample --json` print.
-
-    `computed_from` is the value of the key that version 0.1 called "stood_on".
-    """
-    origin = {} if computed_from is None else {"stood_on": computed_from}
-    columns = {name: value.tolist() for name, value in values.items()}
-    return {"task": task, "split": split, "index": index, **origin, **columns}
-
-
-def print_sample(
-    values: Mapping[str, datagen.api.Array], *, computed_from: str | None = None
 ) -> None:
-    """Print the columns of a sample, large ones by type and shape only.
+    """Print the columns of the sample at (task, split, index), large ones by type and shape only.
 
-    A last line says what they were computed from.
+    A last line says what they were computed from; version 0.1 called that key "stood_on" in JSON.
     """
-    lines = {name: _format_value(name, value) for name, value in values.items()}
-    width = max(10, *map(len, lines))
-    for name, line in lines.items():
-        print_line(f"{name:{width}} {line}")
-    if computed_from is not None:
-        print_line(f"computed from {computed_from}")
+    if as_json:
+        facts = dict(zip(("task", "split", "index"), place, strict=True))
+        origin = {} if computed_from is None else {"stood_on": computed_from}
+        columns = {name: value.tolist() for name, value in values.items()}
+        print_json({**facts, **origin, **columns})
+    elif not quiet:
+        lines = {name: _format_value(name, value) for name, value in values.items()}
+        width = max(10, *map(len, lines))
+        for name, line in lines.items():
+            print_line(f"{name:{width}} {line}")
+        if computed_from is not None:
+            print_line(f"computed from {computed_from}")
 
 
 def _format_value(name: str, value: datagen.api.Array) -> str:

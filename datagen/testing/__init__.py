@@ -92,23 +92,30 @@ def check_task(task: Task, inputs: Inputs) -> None:
             kept = np.array_equal(getattr(given, name), getattr(inputs, name))
             assert kept, f"{task.name}: deriving writes to inputs.{name}"
         derive = task.deriver(_copy(inputs, writeable=False))
-        again = _differing(expected, _derived(derive, split, [samples], 0xA5), start)
-        assert not again, f"{task.name}: {again} differs the second time"
-        unfilled = _differing(expected, _derived(derive, split, [samples], 0x5A), start)
-        assert not unfilled, f"{task.name}: {unfilled} is not filled completely"
-        for length in _BLOCKS:
-            blocks = [samples[first : first + length] for first in range(0, len(samples), length)][
-                ::-1
-            ]
-            differing = _differing(expected, _derived(derive, split, blocks, 0xA5), start)
-            assert not differing, (
-                f"{task.name}: {differing} differs in blocks of {length}, the last one first"
-            )
-        apart = [block for block in (samples[1::2][::-1], samples[::2]) if block]
-        scattered = _differing(expected, _derived(derive, split, apart, 0xA5), start)
-        assert not scattered, (
-            f"{task.name}: {scattered} differs among samples that do not follow each other"
-        )
+        for problem, blocks, poison in (
+            ("differs the second time", [samples], 0xA5),
+            ("is not filled completely", [samples], 0x5A),
+            *(
+                (
+                    f"differs in blocks of {length}, the last one first",
+                    _backwards(samples, length),
+                    0xA5,
+                )
+                for length in _BLOCKS
+            ),
+            (
+                "differs among samples that do not follow each other",
+                [block for block in (samples[1::2][::-1], samples[::2]) if block],
+                0xA5,
+            ),
+        ):
+            differing = _differing(expected, _derived(derive, split, blocks, poison), start)
+            assert not differing, f"{task.name}: {differing} {problem}"
+
+
+def _backwards(samples: range, length: int) -> list[range]:
+    """Cut samples into blocks, the last one first."""
+    return [samples[first : first + length] for first in range(0, len(samples), length)][::-1]
 
 
 def _declared(task: Task, inputs: Inputs) -> Split:
