@@ -20,6 +20,7 @@ from datagen.split import Column, Split
 
 Array = npt.NDArray[Any]
 
+ZSTD_LEVEL = 3
 ZSTD_HEADER = 18  # bytes of a frame that hold its decoded size, at most
 
 
@@ -59,6 +60,28 @@ class ShardWriter(Protocol):
 
     def discard(self) -> None:
         """Remove what is not committed."""
+
+
+class ChunkEncoder:
+    """Cut appended bytes into chunks of `size`, compress each, and give it to `write`.
+
+    `finish` fills the last one up with zeros.
+    """
+
+    def __init__(self, size: int, write: Callable[[bytes], None]) -> None:
+        from numcodecs import Zstd
+
+        self._size, self._write, self._encode = size, write, Zstd(level=ZSTD_LEVEL).encode
+        self._pending = bytearray()
+
+    def append(self, data: memoryview | bytes) -> None:
+        self._pending += data
+        while len(self._pending) >= self._size:
+            self._write(bytes(self._encode(self._pending[: self._size])))
+            del self._pending[: self._size]
+
+    def finish(self) -> None:
+        self.append(bytes(-len(self._pending) % self._size))
 
 
 @dataclass(frozen=True)
