@@ -24,7 +24,7 @@ from datagen.hashing import bytes_digest, file_digest
 from datagen.layout import PARTIAL_MANIFEST, PROGRESS
 from datagen.manifest import Manifest
 from datagen.split import NO_OFFSET, SHARD_FACTS, Column, FileFacts, Shard, Split, Table, shard_list
-from datagen.stores import Array, open_store
+from datagen.stores import Array, Store, open_store
 
 
 class Dataset:
@@ -48,6 +48,11 @@ class Dataset:
     def splits(self) -> Mapping[tuple[str, str], Split]:
         """The splits, by task and name."""
         return self.manifest.splits
+
+    @property
+    def store(self) -> Store:
+        """The format in which the columns are stored."""
+        return open_store(self.manifest.recipe.storage.format)
 
     def rows(self, task: str, split: str, column: str, start: int, stop: int) -> Array:
         """Read samples start to stop of a column, as one array (stop - start, *shape).
@@ -99,8 +104,7 @@ class Dataset:
     def _decode(self, split: Split, column: Column, start: int, stop: int, shards: range) -> Array:
         for shard in shards:  # both libraries read zeros where a shard is missing
             self._shard(split, column, shard)
-        read_rows = open_store(self.manifest.recipe.storage.format).read_rows
-        rows = read_rows(self.root, split, column, start, stop)
+        rows = self.store.read_rows(self.root, split, column, start, stop)
         if (rows.dtype, rows.shape) != (np.dtype(column.dtype), (stop - start, *column.shape)):
             raise DamagedError(
                 f"the column {column.name} is stored as something else",

@@ -125,23 +125,29 @@ def seal(manifest: Manifest) -> Manifest:
 
 def difference(wanted: Manifest, present: Manifest) -> list[str]:
     """Name the keys in which two plans differ: with the values of the one, and of the other."""
+    listed = differences(wanted, present)[:_MAX_DIFFERENCES]
+    return [", ".join(f"{key} = {values[side]}" for key, *values in listed) for side in (0, 1)]
+
+
+def differences(a: Manifest, b: Manifest) -> list[tuple[str, str, str]]:
+    """List the keys of recipe and source in which two manifests differ, with both values."""
     ours, theirs = (
-        flat({"recipe": recipes.to_table(plan.recipe), "source": asdict(plan.source)})
-        for plan in (wanted, present)
+        _flat({"recipe": recipes.to_table(one.recipe), "source": asdict(one.source)})
+        for one in (a, b)
     )
-    keys = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
     return [
-        ", ".join(f"{key} = {side.get(key, 'none')}" for key in keys[:_MAX_DIFFERENCES])
-        for side in (ours, theirs)
+        (key, str(ours.get(key, "none")), str(theirs.get(key, "none")))
+        for key in sorted({*ours, *theirs})
+        if ours.get(key) != theirs.get(key)
     ]
 
 
-def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten nested mappings into one with dotted keys."""
     values: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(value, Mapping):
-            values |= flat(value, f"{prefix}{key}.")
+            values |= _flat(value, f"{prefix}{key}.")
         else:
             values[f"{prefix}{key}"] = value
     return values

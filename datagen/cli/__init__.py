@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import runpy
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ def run() -> int:
     output.secure_streams()
     try:
         status = cli.main(standalone_mode=False)
-        output.flush()
+        sys.stdout.flush()
     except Exit as exit_:
         status = exit_.exit_code
     except click.ClickException as failure:

@@ -39,12 +39,6 @@ def secure_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def flush() -> None:
-    """Write what standard output has buffered. Raises what writing raises."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
-
-
 def drop_unwritable() -> None:
     """Drop what a stream has buffered and cannot write: Python would complain at exit."""
     for stream in (sys.stdout, sys.stderr):

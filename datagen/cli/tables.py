@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,11 @@ def manifest_facts(manifest: datagen.manifest.Manifest) -> dict[str, Any]:
         }
         for task, splits in manifest.tasks.items()
     }
-    source = {
-        **vars(manifest.source),
-        "digits": {split: vars(d) for split, d in manifest.source.digits.items()},
-    }
     return {
         "digest": manifest.digest,
         "format_version": FORMAT_VERSION,
         "recipe": datagen.recipe.to_table(manifest.recipe),
-        "source": source,
+        "source": asdict(manifest.source),
         "tasks": tasks,
     }
 

@@ -158,13 +158,14 @@ def _source(
         name="npz",
         parts=parts,
         classes=classes,
-        digests={role: _digest(role, array) for role, array in used.items()},
+        digests={role: digest(role, array) for role, array in used.items()},
         licence=base.NOT_STATED,
         attribution=base.NOT_STATED,
     )
 
 
-def _digest(name: str, array: npt.NDArray[Any]) -> str:
+def digest(name: str, array: npt.NDArray[Any]) -> str:
+    """Compute the SHA-256 (hex) of an array's name, shape and bytes."""
     state = hashlib.sha256(f"{name} {'x'.join(map(str, array.shape))}\n".encode())
     state.update(array.data)
     return state.hexdigest()

@@ -24,7 +24,7 @@ from datagen.errors import DatagenError
 from datagen.hashing import ColumnHasher, sample_digests
 from datagen.permutation import mix64
 from datagen.split import Column, Shard, Split, shard_list
-from datagen.stores import Array, Views, open_store
+from datagen.stores import Array, Views
 from datagen.tasks import Inputs
 from datagen.verifier.content import ShardReader
 from datagen.verifier.problems import Finding, Problem, Skipped, problem_in, unreadable
@@ -226,7 +226,7 @@ def check_views(
 
     A view in `wrong_paths` is skipped: it is damaged, or does not point at the shards.
     """
-    views = open_store(dataset.manifest.recipe.storage.format).views
+    views = dataset.store.views
     for split in dataset.splits.values():
         path = view_of(dataset, split)
         if views is None or path is None:

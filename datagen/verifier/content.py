@@ -25,7 +25,7 @@ from datagen.files import storage_errors
 from datagen.hashing import ColumnHasher
 from datagen.layout import CHUNK
 from datagen.split import Column, Shard, Split, Table, shard_list
-from datagen.stores import Array, open_store
+from datagen.stores import Array
 from datagen.tasks import Deriver, Inputs, as_indices
 from datagen.verifier.problems import Compared, Finding, Problem, Skipped, problem_in, unreadable
 
@@ -101,12 +101,12 @@ def _compared(samples: int, stored: Mapping[str, Array]) -> Compared:
 
 def misleading(dataset: Dataset, shard: Shard) -> list[Problem]:
     """Find where zarr or h5py would read samples from another place, or decode too many."""
-    split, store = shard.split, open_store(dataset.manifest.recipe.storage.format)
+    split = shard.split
     mapped = split.compression == "none"
     offsets = [int(row["offset"]) if mapped else None for row in _rows(dataset, shard)]
     return [
         problem_in(split, "misleading", one.path, one.expected, one.found)
-        for one in store.shard_problems(dataset.root, split, shard.index, offsets)
+        for one in dataset.store.shard_problems(dataset.root, split, shard.index, offsets)
     ]
 
 
