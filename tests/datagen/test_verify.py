@@ -320,9 +320,9 @@ def test_a_shortage_of_files_or_memory_is_not_a_problem_of_the_dataset(
     damage.__cause__ = short
     for error in (short, damage):
         with pytest.raises(StorageError, match=os.strerror(number).lower()):
-            unreadable(dataset, split, error)
+            unreadable(dataset.root, split, error)
     broken = OSError(errno.EIO, os.strerror(errno.EIO), short.filename)
-    assert unreadable(dataset, split, broken).path == "mosaics/train.shards"
+    assert unreadable(dataset.root, split, broken).path == "mosaics/train.shards"
 
 
 @linux
