@@ -14,7 +14,7 @@ import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from datagen.errors import BusyError, DamagedError, InputError, StorageError
 from datagen.layout import MANIFEST, PARTIAL_MANIFEST, RECIPE
@@ -104,18 +104,12 @@ def require_no_link(root: Path, paths: Iterable[str]) -> None:
 
     `root` itself may be a link.
     """
-    seen = set()
-    for path in paths:
-        steps = path.split("/")
-        for count in range(1, len(steps) + 1):
-            place = "/".join(steps[:count])
-            if place not in seen and kind(root / place) == "a link":
-                raise DamagedError(
-                    "a file or folder of the dataset is a link",
-                    path=root / place,
-                    remedy=LINK_REMEDY,
-                )
-            seen.add(place)
+    places = {place for path in paths for place in (path, *map(str, PurePosixPath(path).parents))}
+    for place in sorted(places - {"."}):  # folders come before what is in them
+        if kind(root / place) == "a link":
+            raise DamagedError(
+                "a file or folder of the dataset is a link", path=root / place, remedy=LINK_REMEDY
+            )
 
 
 def beside(place: Path, name: str) -> Path:

@@ -23,7 +23,7 @@ from datagen.sources.base import Source, Warn
 from datagen.sources.split import Conflict, Division, divide
 from datagen.split import Split
 from datagen.stores import with_paths
-from datagen.tasks import Deriver, Inputs, as_indices, find
+from datagen.tasks import Deriver, Inputs, derive_one, find
 
 _CONFLICTS_LISTED = 100
 _TILES = 4096  # a job's worth of thresholds
@@ -85,9 +85,7 @@ class Resolved:
         Raises RecipeError where there is no such sample.
         """
         of = split_of_sample(splits(self.plan), task, split, index)
-        out = {column.name: np.empty((1, *column.shape), column.dtype) for column in of.columns}
-        self.deriver(of)(as_indices([index]), out)
-        return {name: block[0] for name, block in out.items()}
+        return derive_one(self.deriver(of), of.columns, index)
 
     def _source_facts(self) -> SourceFacts:
         source, division = self.source, self.division

@@ -92,6 +92,15 @@ def as_indices(samples: Sequence[int]) -> npt.NDArray[np.int64]:
     return indices
 
 
+def derive_one(
+    derive: Deriver, columns: Sequence[Column], index: int
+) -> dict[str, npt.NDArray[Any]]:
+    """Derive one sample: column name -> array of the shape of one sample."""
+    out = {column.name: np.empty((1, *column.shape), column.dtype) for column in columns}
+    derive(as_indices([index]), out)
+    return {name: block[0] for name, block in out.items()}
+
+
 def _image_and_mask(tile: tuple[int, int]) -> tuple[Column, Column]:
     return Column("image", "|u1", tile, ("y", "x")), Column("mask", "|u1", tile, ("y", "x"))
 

@@ -193,8 +193,7 @@ def convert(
 @json_option
 def preview(directory: Path, out: Path | None, quiet: bool, as_json: bool) -> None:
     """Draw contact sheets of a dataset."""
-    paths = _preview(directory, out)
-    _print_paths(paths, quiet, as_json)
+    _print_paths(_preview(directory, out), quiet, as_json)
 
 
 def _print_paths(paths: Sequence[Path], quiet: bool, as_json: bool) -> None:
