@@ -250,13 +250,11 @@ def to_table(recipe: Recipe) -> dict[str, Any]:
 def to_toml(recipe: Recipe) -> str:
     """Format a recipe as canonical TOML; `parse` takes it back."""
     table = to_table(recipe)
-    nested = {name: table.pop(name) for name in ("mosaics", "storage")}
-    parts = ["".join(f"{key} = {_toml(value)}\n" for key, value in table.items())]
-    for name, values in nested.items():
-        parts.append(
-            f"[{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
-        )
-    return "\n".join(parts)
+    nested = {f"[{name}]\n": table.pop(name) for name in ("mosaics", "storage")}
+    return "\n".join(
+        heading + "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
+        for heading, values in {"": table, **nested}.items()
+    )
 
 
 def known_digest(recipe: Recipe) -> str | None:
