@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from datagen import builder, converter, files, planning, samples, verifier
+from datagen import builder, files, planning, samples, verifier
 from datagen.dataset import Dataset
 from datagen.decoding import shown
 from datagen.engines import threads
@@ -86,7 +86,7 @@ def convert(
     >>> converted.digest == datagen.open("strokes").digest
     True
     """
-    converter.convert(
+    builder.convert(
         origin,
         target,
         format_name=format,

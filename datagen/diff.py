@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from datagen import manifest as manifests
-from datagen import recipe
 from datagen.dataset import Dataset
 from datagen.hashing import merkle_root
-from datagen.manifest import Manifest, flat
+from datagen.manifest import Manifest
 from datagen.split import Column
 
 _ROWS = 4096  # samples compared at a time
@@ -97,15 +96,8 @@ def _columns(manifest: Manifest) -> dict[str, tuple[object, ...]]:
 
 
 def _recipe_differences(a: Manifest, b: Manifest) -> Iterator[Difference]:
-    for what, ours, theirs in (
-        ("recipe", recipe.to_table(a.recipe), recipe.to_table(b.recipe)),
-        ("source", asdict(a.source), asdict(b.source)),
-    ):
-        ours, theirs = flat(ours), flat(theirs)
-        for key in sorted({*ours, *theirs}):
-            if ours.get(key) != theirs.get(key):
-                one, other = (str(side.get(key, "none")) for side in (ours, theirs))
-                yield Difference(f"{what} {key}", one, other, is_data=False)
+    for key, one, other in manifests.differences(a, b):
+        yield Difference(key.replace(".", " ", 1), one, other, is_data=False)
 
 
 def _split_differences(a: Dataset, b: Dataset, key: tuple[str, str]) -> Iterator[Difference]:

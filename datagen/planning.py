@@ -23,8 +23,8 @@ from datagen.sources.base import Progress as FetchProgress
 from datagen.sources.base import Source, Warn
 from datagen.sources.split import Conflict, Division, divide
 from datagen.split import Split
-from datagen.stores.base import with_paths
-from datagen.tasks import Array, Deriver, ImageFacts, Inputs, as_indices, find
+from datagen.stores import with_paths
+from datagen.tasks import Array, Deriver, ImageFacts, Inputs, derive_one, find
 
 _CONFLICTS_LISTED = 100
 # a million would take a minute to list, and few file systems are fast with so many files
@@ -96,12 +96,8 @@ class Resolved:
 
         Raises RecipeError where there is no such sample.
         """
-        require_sample(self.recipe, task, split, index)
-        only = replace(self.plan, recipe=replace(self.plan.recipe, tasks=(task,)))
-        of = split_of_sample(splits(only), task, split, index)
-        out = {column.name: np.empty((1, *column.shape), column.dtype) for column in of.columns}
-        self.deriver(of)(as_indices([index]), out)
-        return {name: block[0] for name, block in out.items()}
+        of = split_of_sample(splits(self.plan), task, split, index)
+        return derive_one(self.deriver(of), of.columns, index)
 
     def _source_facts(self) -> SourceFacts:
         source, division = self.source, self.division

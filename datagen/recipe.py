@@ -411,13 +411,11 @@ def is_of_version_1(recipe: Recipe) -> bool:
 def to_toml(recipe: Recipe) -> str:
     """Format a recipe as canonical TOML; `parse` takes it back."""
     table = to_table(recipe)
-    nested = {name: table.pop(name) for name in _NESTED if name in table}
-    parts = ["".join(f"{key} = {_toml(value)}\n" for key, value in table.items())]
-    for name, values in nested.items():
-        parts.append(
-            f"[{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
-        )
-    return "\n".join(parts)
+    nested = {f"[{name}]\n": table.pop(name) for name in _NESTED if name in table}
+    return "\n".join(
+        heading + "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
+        for heading, values in {"": table, **nested}.items()
+    )
 
 
 def known_digest(recipe: Recipe) -> str | None:

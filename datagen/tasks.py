@@ -156,6 +156,13 @@ def as_indices(samples: Sequence[int]) -> npt.NDArray[np.int64]:
     return indices
 
 
+def derive_one(derive: Deriver, columns: Sequence[Column], index: int) -> dict[str, Array]:
+    """Derive one sample: column name -> array of the shape of one sample."""
+    out = {column.name: np.empty((1, *column.shape), column.dtype) for column in columns}
+    derive(as_indices([index]), out)
+    return {name: block[0] for name, block in out.items()}
+
+
 def _image_and_mask(images: ImageFacts, rows: int = 1, columns: int = 1) -> tuple[Column, Column]:
     image = images.image(rows, columns)
     return image, Column("mask", "|u1", image.shape[:2], ("y", "x"))

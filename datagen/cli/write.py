@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -32,13 +33,9 @@ from datagen.cli.output import (
     remarks,
     warn,
 )
-from datagen.cli.tables import built_facts, print_built
+from datagen.cli.tables import print_built
 from datagen.errors import SourceError
 from datagen.files import beside
-
-if TYPE_CHECKING:
-    from datagen.recipe import Recipe
-    from datagen.writer import Built
 
 
 @click.command()
@@ -63,12 +60,7 @@ def fetch(name: str, quiet: bool, as_json: bool) -> None:
     """Fetch a source's files from public mirrors into the cache."""
     with fetching_line(quiet or as_json) as progress:
         paths = datagen.sources.fetch(name, warn=remarks(quiet), progress=progress)
-    with exit_with(0):
-        if as_json:
-            print_json([str(path) for path in paths])
-        elif not quiet:
-            for path in paths:
-                print_line(path)
+    _print_paths(paths, quiet, as_json)
 
 
 @click.command()
@@ -122,13 +114,7 @@ def build(
         warn(f"Building the recipe {fallback!r} in {root} INSTEAD.")
         built = _build(other, root, None, None, workers, shards, silent)
     pictures = _fresh_preview(root) if preview and built.manifest is not None else []
-    with exit_with(0):
-        if as_json:
-            print_json(built_facts(built, root))
-        elif not quiet:
-            print_built(built, root)
-            if pictures:
-                print_line(f"contact sheets: {pictures[0].parent}")
+    print_built(built, root, quiet, as_json, sheets=pictures)
 
 
 @click.command()
@@ -165,13 +151,14 @@ def shards(
 def finish(directory: Path, workers: int, quiet: bool, as_json: bool) -> None:
     """Commit a dataset that was built in parts, when all are there."""
     built = datagen.builder.finish(directory, workers=workers)
-    with exit_with(0):
-        if as_json:
-            print_json(built_facts(built, directory))
-        elif not quiet:
-            print_built(
-                built, directory, committed="committed", unchanged="committed before, nothing to do"
-            )
+    print_built(
+        built,
+        directory,
+        quiet,
+        as_json,
+        committed="committed",
+        unchanged="committed before, nothing to do",
+    )
 
 
 @click.command()
@@ -193,7 +180,7 @@ def convert(
 ) -> None:
     """Write a dataset in another storage; its digest stays the same."""
     with progress_bar("converting", quiet or as_json) as progress:
-        built = datagen.converter.convert(
+        built = datagen.builder.convert(
             origin,
             target,
             format_name=format_name,
@@ -202,11 +189,7 @@ def convert(
             workers=workers,
             progress=progress,
         )
-    with exit_with(0):
-        if as_json:
-            print_json(built_facts(built, target))
-        elif not quiet:
-            print_built(built, target)
+    print_built(built, target, quiet, as_json)
 
 
 @click.command()
@@ -216,24 +199,26 @@ def convert(
 @json_option
 def preview(directory: Path, out: Path | None, quiet: bool, as_json: bool) -> None:
     """Draw contact sheets of a dataset."""
-    paths = _preview(directory, out)
+    _print_paths(_preview(directory, out), quiet, as_json)
+
+
+def _print_paths(paths: Sequence[Path], quiet: bool, as_json: bool) -> None:
     with exit_with(0):
         if as_json:
             print_json(paths)
-        elif not quiet:
-            for path in paths:
-                print_line(path)
+        for path in [] if as_json or quiet else paths:
+            print_line(path)
 
 
 def _build(
-    recipe: Recipe,
+    recipe: datagen.recipe.Recipe,
     root: Path,
     source_dir: Path | None,
     labels: Path | None,
     workers: int,
     part: tuple[int, int] | None,
     silent: bool,
-) -> Built:
+) -> datagen.writer.Built:
     with fetching_line(silent) as fetching, progress_bar("building", silent) as progress:
         return datagen.builder.build(
             recipe,

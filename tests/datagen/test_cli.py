@@ -37,7 +37,7 @@ from older import make_older
 
 from datagen import __version__, errors, preview, sources
 from datagen import recipe as recipes
-from datagen.cli.main import _ending, cli
+from datagen.cli import _ending, cli
 from datagen.cli.output import format_bytes
 from datagen.errors import StorageError
 from datagen.layout import SPLITS
@@ -152,7 +152,7 @@ def test_every_command_explains_itself_and_every_option(name: str) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     heavy = {"numpy", "cv2", "zarr", "h5py", "xxhash", "numcodecs", "importlib.metadata"}
-    ask = "import sys; from datagen.cli.main import cli, run\n"
+    ask = "import sys; from datagen.cli import cli, run\n"
     ask += "for name in ('', *cli.commands):\n"
     ask += "    sys.argv = ['datagen', *name.split(), '--help']; assert run() == 0\n"
     done = python("-c", f"{ask}print(sorted({heavy} & set(sys.modules)), file=sys.stderr)")
