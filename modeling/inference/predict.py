@@ -19,7 +19,14 @@ import torch
 from torch import Tensor
 
 from modeling.data.columns import Column
-from modeling.drawing import binary_colours, encode_indexed_png, encode_png, mask_colours
+from modeling.drawing import (
+    binary_colours,
+    draw_overlay,
+    encode_indexed_png,
+    encode_png,
+    mask_colours,
+    plain_name,
+)
 from modeling.errors import InputError, storage_errors
 from modeling.files import (
     absolute,
@@ -38,7 +45,6 @@ from modeling.inference.inputs import (
     read_inputs,
     skipped_pictures,
 )
-from modeling.inference.overlays import draw_overlay, plain_name
 from modeling.networks import semantic
 from modeling.runs import Trained, load_run, require_fit, require_size
 from modeling.scoring.predictions import write_predictions

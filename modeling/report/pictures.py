@@ -21,7 +21,7 @@ from modeling.drawing import (
     enlarge,
     mask_colours,
 )
-from modeling.metrics.scores import count_pixels
+from modeling.metrics import count_pixels
 from modeling.runs import load_run
 from modeling.runs.info import RunInfo
 from modeling.scoring.score import predict_split

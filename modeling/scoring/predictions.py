@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from modeling.errors import InputError, storage_errors
 from modeling.files import write_atomic
-from modeling.metrics.scores import UInt8
+from modeling.metrics import UInt8
 
 if TYPE_CHECKING:
     from modeling.data.dataset import Dataset

@@ -20,12 +20,12 @@ from torchmetrics import functional as torch_metrics
 from modeling.metrics import (
     bootstrap,
     circle_scores,
+    count_pixels,
     foreground_scores,
     mosaic_scores,
     overall_values,
 )
 from modeling.metrics import scores as metric_scores
-from modeling.metrics.scores import count_pixels
 
 UInt8 = npt.NDArray[np.uint8]
 Scores = dict[str, Any]

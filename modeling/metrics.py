@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modeling.metrics.bootstrap import LEVEL, REPLICATES, SEED, Array, Estimate, Floats, estimate
+from modeling.bootstrap import LEVEL, REPLICATES, SEED, Array, Estimate, Floats, estimate
 
 Scores = dict[str, Any]
 UInt8 = npt.NDArray[np.uint8]
