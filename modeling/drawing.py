@@ -203,9 +203,11 @@ def decode_png(data: bytes) -> UInt8:
         raise InputError("the file is empty", expected="a PNG file")
     if not data.startswith(_SIGNATURE):
         known = [kind for start, kind in _OTHER_FORMATS.items() if data.startswith(start)]
-        found = known[0] if known else f"it begins with {data[:8]!r}"
-        remedy = "convert it to a PNG file, 8-bit grey"
-        raise InputError("not a PNG file", found=found, remedy=remedy)
+        raise InputError(
+            "not a PNG file",
+            found=known[0] if known else f"it begins with {data[:8]!r}",
+            remedy="convert it to a PNG file, 8-bit grey",
+        )
     listed = list(_chunks(data))
     chunks = dict(reversed(listed))  # the first of each name
     _require_readable(listed, chunks)
@@ -251,8 +253,11 @@ def _require_readable(listed: _Chunks, chunks: Mapping[bytes, bytes]) -> None:
     if width == 0 or height == 0:
         raise InputError("the image has no pixels", found=f"{height} x {width}")
     if width * height > LARGEST:
-        most = f"at most {LARGEST:,} pixels"
-        raise InputError("the image is too large", expected=most, found=f"{height} x {width}")
+        raise InputError(
+            "the image is too large",
+            expected=f"at most {LARGEST:,} pixels",
+            found=f"{height} x {width}",
+        )
     if b"tRNS" in chunks and kind in (_GREY, _COLOUR):
         raise InputError("the image has a transparent colour", remedy=_CONVERT)
     gamma = int.from_bytes(chunks.get(b"gAMA", b""), "big")
@@ -280,9 +285,11 @@ def _require_one_frame(listed: _Chunks) -> None:
     count = stated[0] if len(stated) == 1 else 0
     frames = count + (b"fcTL" not in dict(ahead)) if count else 1
     if frames != 1:
-        found = f"{frames:,} frames"
         raise InputError(
-            "the file is an animation", expected="one image", found=found, remedy=_CONVERT
+            "the file is an animation",
+            expected="one image",
+            found=f"{frames:,} frames",
+            remedy=_CONVERT,
         )
 
 
@@ -412,36 +419,27 @@ def _line(text: str, size: int = 12) -> UInt8:
     return np.rint(np.array(PAGE) * (1 - cover) + np.array(TEXT) * cover).astype(np.uint8)
 
 
-def _swatch(colour: UInt8, side: int = 24) -> UInt8:
-    square = np.full((side, side, 3), PAGE, np.uint8)
-    square[5:-5, 5:-5] = colour
-    return square
+def _swatch(colour: UInt8) -> UInt8:
+    return _framed(np.full((14, 14, 3), colour, np.uint8), 5, 5, 5, 5)
 
 
 def _row(pictures: Sequence[UInt8], gap: int = _GAP) -> UInt8:
-    page = _blank(
-        max(each.shape[0] for each in pictures),
-        sum(each.shape[1] for each in pictures) + gap * (len(pictures) - 1),
-    )
-    left = 0
-    for each in pictures:
-        page[: each.shape[0], left : left + each.shape[1]] = each
-        left += each.shape[1] + gap
-    return page
+    """Set pictures side by side, `gap` pixels apart, their tops in line."""
+    height = max(len(each) for each in pictures)
+    framed = [_framed(each, bottom=height - len(each), left=gap) for each in pictures]
+    return np.hstack(framed)[:, gap:]
 
 
 def _column(pictures: Sequence[UInt8]) -> UInt8:
     """Set pictures below each other, half a gap apart, with a gap around all."""
-    page = _blank(
-        sum(each.shape[0] for each in pictures) + _GAP // 2 * (len(pictures) - 1) + 2 * _GAP,
-        max(each.shape[1] for each in pictures) + 2 * _GAP,
+    width = max(each.shape[1] for each in pictures)
+    framed = [_framed(each, bottom=_GAP // 2, right=width - each.shape[1]) for each in pictures]
+    return _framed(np.vstack(framed), _GAP, _GAP // 2, _GAP, _GAP)
+
+
+def _framed(picture: UInt8, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0) -> UInt8:
+    """Add so many pixels of the page on each side of a picture."""
+    kind = cv2.BORDER_CONSTANT
+    return np.asarray(
+        cv2.copyMakeBorder(picture, top, bottom, left, right, kind, value=PAGE), np.uint8
     )
-    top = _GAP
-    for each in pictures:
-        page[top : top + each.shape[0], _GAP : _GAP + each.shape[1]] = each
-        top += each.shape[0] + _GAP // 2
-    return page
-
-
-def _blank(height: int, width: int) -> UInt8:
-    return np.full((height, width, 3), PAGE, np.uint8)

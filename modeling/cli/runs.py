@@ -33,8 +33,8 @@ from modeling.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from modeling.drawing import UInt8
     from modeling.inference import Model
-    from modeling.inference.inputs import UInt8
 
 
 @click.command()

@@ -298,8 +298,7 @@ def _decode(path: Path, plain: dict[str, Any]) -> _Record:
         if problems:
             raise DecodeError(problems)
     except DecodeError as error:
-        problem = f"the manifest is not one of this format: {error}"
-        raise DamagedError(problem, path=path) from error
+        raise DamagedError(f"the manifest is not one of this format: {error}", path=path) from error
     if record.recipe.storage.compression != "none":
         root = path.parent
         raise InputError(

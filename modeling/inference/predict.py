@@ -20,6 +20,7 @@ from torch import Tensor
 
 from modeling.data.columns import Column
 from modeling.drawing import (
+    UInt8,
     binary_colours,
     draw_overlay,
     encode_indexed_png,
@@ -39,7 +40,6 @@ from modeling.files import (
 from modeling.inference.inputs import (
     OVERLAYS,
     Source,
-    UInt8,
     are_blank,
     are_light,
     read_inputs,
@@ -178,8 +178,11 @@ def _require_place(source: Source, out: Path, *, invert: bool) -> None:
     if source.dataset is not None and invert:
         raise InputError("a dataset is predicted as it is; leave --invert out", path=source.path)
     if not source.array and source.path.resolve().parent == out.resolve():
-        remedy = "choose another folder with --out"
-        raise InputError("masks would be written among the images", path=out, remedy=remedy)
+        raise InputError(
+            "masks would be written among the images",
+            path=out,
+            remedy="choose another folder with --out",
+        )
 
 
 def _longest_name(out: Path) -> int:
@@ -296,39 +299,36 @@ class _Work:
         write_atomic(self.out / name, data)
         self.files.append(name)
 
-    def warnings(self) -> list[str]:
-        """List what the user should know about the images."""
-        remarks, count = [], f"{len(self.records):,} images"
+    def warnings(self) -> Iterator[str]:
+        """Yield what the user should know about the images."""
+        count = f"{len(self.records):,} images"
         if self.light and self.invert:
-            remarks.append(
+            yield (
                 f"{len(self.light):,} of {count} have a light ground once inverted"
                 f" ({_some(self.light)}): they were dark before; if the run was trained on dark"
                 " ground, predict these without --invert"
             )
         elif self.light:
-            remarks.append(
+            yield (
                 f"{len(self.light):,} of {count} have a light ground, by the median of their border"
                 f" pixels ({_some(self.light)}): if the run was trained on light digits on a dark"
                 " ground, as MNIST has, --invert turns them"
             )
         if self.light_data:
-            remarks.append(
+            yield (
                 f"{len(self.light_data):,} of {count} have a light ground, by the median of their"
                 f" border pixels ({_some(self.light_data)}): the run knows the ground of its own"
                 " dataset, and a dataset is predicted as it is: if that one is dark, build one of"
                 " inverted images"
             )
         if self.blank:
-            remarks.append(
+            yield (
                 f"{len(self.blank):,} of {count} are blank, one grey level throughout"
                 f" ({_some(self.blank)}): their predictions mean nothing"
             )
         if self.drawn > OVERLAYS:
             more = self.drawn - OVERLAYS
-            remarks.append(
-                f"only the first {OVERLAYS} overlays were drawn; {more:,} more were left out"
-            )
-        return remarks
+            yield (f"only the first {OVERLAYS} overlays were drawn; {more:,} more were left out")
 
 
 def _warn_of_pictures(inputs: Sequence[Path | str]) -> list[str]:

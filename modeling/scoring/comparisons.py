@@ -22,12 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from modeling.errors import InputError
-from modeling.metrics import UInt8
+from modeling.metrics import Integers, UInt8
 
 if TYPE_CHECKING:
     from modeling.data.dataset import Dataset, Split
 
-Array = npt.NDArray[Any]
 
 # Trivial baselines
 
@@ -120,8 +119,6 @@ def _disc(x: float, y: float, radius: float, shape: tuple[int, int]) -> UInt8:
 
 
 # Mosaics that differ from the stored ones
-
-Integers = npt.NDArray[np.int64]
 
 
 def shifted_mosaics(mosaics: Split, seed: int = 0) -> dict[str, tuple[UInt8, UInt8]]:

@@ -200,8 +200,9 @@ def read_predictions(path: Path | str, dataset: Dataset, task: str, split: str) 
                 _raise_if_any(listed, path, task, split)
                 arrays = {name: _read_array(archive, name) for name in present}
         except _BAD_ARCHIVE as error:
-            problem = f"not a file of predictions: {error}"
-            raise InputError(problem, path=path, remedy=_REMEDY) from error
+            raise InputError(
+                f"not a file of predictions: {error}", path=path, remedy=_REMEDY
+            ) from error
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
@@ -245,5 +246,6 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> Array:
 
 def _raise_if_any(problems: list[str], path: Path | str | None, task: str, split: str) -> None:
     if problems:
-        problem = f"not predictions of {task}/{split}: {'; '.join(problems)}"
-        raise InputError(problem, path=path, remedy=_REMEDY)
+        raise InputError(
+            f"not predictions of {task}/{split}: {'; '.join(problems)}", path=path, remedy=_REMEDY
+        )

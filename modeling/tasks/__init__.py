@@ -49,10 +49,6 @@ class Task:
 # Foreground: which pixels of a digit are foreground.
 
 
-def _build_foreground(config: Config, _facts: Facts) -> nn.Module:
-    return ForegroundNet(config.channels, config.blocks, context=config.context)
-
-
 def _augment_foreground(batch: Batch, generator: torch.Generator, config: Config) -> Batch:
     if not config.augment:
         return batch
@@ -65,21 +61,7 @@ def _foreground_loss(outputs: dict[str, Tensor], batch: Batch, _config: Config) 
     return loss, {"foreground": loss.detach()}
 
 
-def _predict_foreground(outputs: dict[str, Tensor]) -> Batch:
-    return {"mask": (outputs["logits"] > 0).to(torch.uint8)}
-
-
-def _score_foreground(predicted: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:
-    return metrics.foreground_scores(predicted["mask"], truth["mask"], replicates=0)
-
-
 # Circles: the class of a digit, and the minimal circle around its foreground.
-
-
-def _build_circles(config: Config, facts: Facts) -> nn.Module:
-    return CircleNet(
-        config.channels, config.blocks, classes=len(facts["classes"]), context=config.context
-    )
 
 
 def _augment_circles(batch: Batch, generator: torch.Generator, config: Config) -> Batch:
@@ -104,19 +86,7 @@ def _predict_circles(outputs: dict[str, Tensor]) -> Batch:
     return {"label": label, "circle": circle.float(), "mask": mask}
 
 
-def _score_circles(predicted: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:
-    return metrics.circle_scores(
-        predicted["label"], predicted["mask"], truth["label"], truth["mask"], replicates=0
-    )
-
-
 # Mosaics: the class of each pixel of a mosaic of digits, or background.
-
-
-def _build_mosaics(config: Config, facts: Facts) -> nn.Module:
-    return MosaicNet(
-        config.channels, config.blocks, classes=len(facts["classes"]), context=config.context
-    )
 
 
 def _augment_mosaics(batch: Batch, generator: torch.Generator, config: Config) -> Batch:
@@ -142,39 +112,47 @@ def _predict_mosaics(outputs: dict[str, Tensor]) -> Batch:
     return {"mask": classes * (outputs["foreground"] > 0)}
 
 
-def _score_mosaics(predicted: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:
-    return metrics.mosaic_scores(predicted["mask"], truth["mask"], replicates=0)
-
-
 TASKS: Mapping[str, Task] = {
     "foreground": Task(
         name="foreground",
         columns=("image", "mask"),
-        build=_build_foreground,
+        build=lambda config, _facts: ForegroundNet(
+            config.channels, config.blocks, context=config.context
+        ),
         augment=_augment_foreground,
         loss=_foreground_loss,
-        predict=_predict_foreground,
-        score=_score_foreground,
+        predict=lambda outputs: {"mask": (outputs["logits"] > 0).to(torch.uint8)},
+        score=lambda found, truth: metrics.foreground_scores(
+            found["mask"], truth["mask"], replicates=0
+        ),
         main_metric="iou",
     ),
     "circles": Task(
         name="circles",
         columns=("image", "label", "circle"),
-        build=_build_circles,
+        build=lambda config, facts: CircleNet(
+            config.channels, config.blocks, classes=len(facts["classes"]), context=config.context
+        ),
         augment=_augment_circles,
         loss=_circles_loss,
         predict=_predict_circles,
-        score=_score_circles,
+        score=lambda found, truth: metrics.circle_scores(
+            found["label"], found["mask"], truth["label"], truth["mask"], replicates=0
+        ),
         main_metric="gated_iou",
     ),
     "mosaics": Task(
         name="mosaics",
         columns=("image", "mask", "label"),
-        build=_build_mosaics,
+        build=lambda config, facts: MosaicNet(
+            config.channels, config.blocks, classes=len(facts["classes"]), context=config.context
+        ),
         augment=_augment_mosaics,
         loss=_mosaics_loss,
         predict=_predict_mosaics,
-        score=_score_mosaics,
+        score=lambda found, truth: metrics.mosaic_scores(
+            found["mask"], truth["mask"], replicates=0
+        ),
         main_metric="dice",
     ),
 }
