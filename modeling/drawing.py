@@ -114,7 +114,9 @@ def encode_png(picture: UInt8, *, small: bool = False) -> bytes:
 
     `small` compresses harder, which takes longer.
     """
-    return _save(Image.fromarray(picture), compress_level=9 if small else 1)
+    buffer = BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", compress_level=9 if small else 1)
+    return buffer.getvalue()
 
 
 def encode_indexed_png(mask: UInt8, colours: UInt8) -> bytes:
@@ -134,12 +136,6 @@ def encode_indexed_png(mask: UInt8, colours: UInt8) -> bytes:
             b"IEND": b"",
         }
     )
-
-
-def _save(image: Image.Image, **options: int) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, "PNG", **options)
-    return buffer.getvalue()
 
 
 def _file(contents: Mapping[bytes, bytes]) -> bytes:

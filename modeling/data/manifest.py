@@ -294,7 +294,7 @@ def _decode(path: Path, plain: dict[str, Any]) -> _Record:
     """Decode the manifest; raise InputError for compressed samples, DamagedError for bad values."""
     try:
         record = decode(_Record, plain)
-        problems = _contradictions(record)
+        problems = list(_contradictions(record))
         if problems:
             raise DecodeError(problems)
     except DecodeError as error:
@@ -311,15 +311,14 @@ def _decode(path: Path, plain: dict[str, Any]) -> _Record:
     return record
 
 
-def _contradictions(record: _Record) -> list[str]:
-    """List what is wrong with table sizes and columns, given counts, tile and grid."""
+def _contradictions(record: _Record) -> Iterator[str]:
+    """Yield what is wrong with table sizes and columns, given counts, tile and grid."""
     expected = _expected_columns(record.source.tile, record.recipe.mosaics.grid)
-    problems = []
     for task, splits in record.tasks.items():
         for split, facts in splits.items():
             size = len(facts.columns) * _shards(facts, record) * SHARD_FACTS.itemsize
             if facts.table.bytes != size or size > _MAX_TABLE_BYTES:
-                problems.append(
+                yield (
                     f"the table of {task}/{split} must have {size} bytes,"
                     f" and {_MAX_TABLE_BYTES} at most"
                 )
@@ -327,11 +326,10 @@ def _contradictions(record: _Record) -> list[str]:
             for name, (dtype, shape) in expected.get(task, {}).items():
                 if columns.get(name) != (dtype, shape):
                     found = "{} {}".format(*columns[name]) if name in columns else "nothing"
-                    problems.append(
+                    yield (
                         f"{task}/{split} must have a column {name} of {dtype} {shape},"
                         f" found {found}"
                     )
-    return problems
 
 
 def _expected_columns(

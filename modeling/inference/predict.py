@@ -99,11 +99,7 @@ def predict(
     record = {
         "run": {"path": str(trained.path if run is trained else run), **trained.describe()},
         "inputs": [str(each) for each in inputs],
-        "warnings": [
-            *_warn_of_pictures(inputs),
-            *_warn_of_sizes(trained, sources),
-            *work.warnings(),
-        ],
+        "warnings": [*_warn_of_inputs(trained, inputs, sources), *work.warnings()],
         "files": sorted(work.files),
         "images": work.records,
     }
@@ -331,25 +327,24 @@ class _Work:
             yield (f"only the first {OVERLAYS} overlays were drawn; {more:,} more were left out")
 
 
-def _warn_of_pictures(inputs: Sequence[Path | str]) -> list[str]:
-    skipped = skipped_pictures(inputs)
-    listed = _some([path.name for path in skipped])
-    warning = (
-        f"{len(skipped):,} pictures were skipped, as they are not PNG files ({listed}):"
-        " convert them to PNG"
-    )
-    return [warning] if skipped else []
-
-
-def _warn_of_sizes(trained: Trained, sources: Iterable[Source]) -> list[str]:
+def _warn_of_inputs(
+    trained: Trained, inputs: Sequence[Path | str], sources: Iterable[Source]
+) -> Iterator[str]:
+    """Yield a warning for pictures that were skipped, and for images of other sizes."""
+    skipped = [path.name for path in skipped_pictures(inputs)]
+    if skipped:
+        yield (
+            f"{len(skipped):,} pictures were skipped, as they are not PNG files"
+            f" ({_some(skipped)}): convert them to PNG"
+        )
     others = sorted({source.size for source in sources} - {trained.size})
-    more = " and others" if len(others) > _NAMED else ""
-    warning = (
-        f"the run was trained on images of {format_size(trained.size)}; these are"
-        f" {', '.join(map(format_size, others[:_NAMED]))}{more}: any size works, but digits of"
-        " about the size of those in training are expected"
-    )
-    return [warning] if others else []
+    if others:
+        more = " and others" if len(others) > _NAMED else ""
+        yield (
+            f"the run was trained on images of {format_size(trained.size)}; these are"
+            f" {', '.join(map(format_size, others[:_NAMED]))}{more}: any size works, but digits of"
+            " about the size of those in training are expected"
+        )
 
 
 def _chosen(names: Sequence[str], which: npt.NDArray[np.bool_]) -> list[str]:

@@ -192,12 +192,12 @@ def read_predictions(path: Path | str, dataset: Dataset, task: str, split: str) 
                 }
                 _require_facts(archive, headers, (task, split, dataset.digest), path)
                 present = {name: headers[name] for name in expected if name in headers}
-                problems = {
-                    name: expected[name].problem_of_header(header)
+                problems = [
+                    f"{name}: {problem}"
                     for name, header in present.items()
-                }
-                listed = [f"{name}: {problem}" for name, problem in problems.items() if problem]
-                _raise_if_any(listed, path, task, split)
+                    if (problem := expected[name].problem_of_header(header))
+                ]
+                _raise_if_any(problems, path, task, split)
                 arrays = {name: _read_array(archive, name) for name in present}
         except _BAD_ARCHIVE as error:
             raise InputError(
