@@ -212,15 +212,12 @@ def _require_manifest(path: Path) -> None:
                 " it does only what is missing",
             )
         there = _kind_at_end(folder)
-    if there != "a folder":
-        described = there
-    else:
-        described = f"no {MANIFEST}" if found == "nothing" else f"{found} of that name"
+    lacking = f"no {MANIFEST}" if found == "nothing" else f"{found} of that name"
     raise FormatError(
         "there is no dataset here",
         path=folder,
         expected=f"a folder with a file {MANIFEST}",
-        found=described,
+        found=lacking if there == "a folder" else there,
         remedy=LINK_REMEDY if found == "a link" else "build one: make data",
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -96,8 +96,7 @@ def view_run(run: RunRecords, dataset: Dataset, device: str) -> View:
     scores = image_scores(run.task, predictions, split, len(dataset.classes), ious)
     groups = worst_digits(mask, split, dataset.grid) if run.task == "mosaics" else None
 
-    def draw(kind: str, rows: Iterable[int]) -> list[Picture]:
-        pictures = []
+    def draw(kind: str, rows: Iterable[int]) -> Iterator[Picture]:
         for number, row in enumerate(rows, 1):
             sample = split[row]
             prediction = {name: values[row] for name, values in predictions.items()}
@@ -106,15 +105,14 @@ def view_run(run: RunRecords, dataset: Dataset, device: str) -> View:
                 run.task, row, sample, prediction, scores[row], ious[row], dataset.classes
             )
             name, size = f"{run.task}-{kind}-{number}.png", (picture.shape[1], picture.shape[0])
-            pictures.append(Picture(name, encode_png(picture, small=True), size, caption, alt))
-        return pictures
+            yield Picture(name, encode_png(picture, small=True), size, caption, alt)
 
     return View(
         run,
         best=trained.info,
         samples=len(split),
-        examples=draw("example", choose_spread(len(split), _EXAMPLES)),
-        worst=draw("worst", choose_worst(scores, ious, _WORST, groups)),
+        examples=list(draw("example", choose_spread(len(split), _EXAMPLES))),
+        worst=list(draw("worst", choose_worst(scores, ious, _WORST, groups))),
         distances=errors_by_distance(mask, split),
     )
 
