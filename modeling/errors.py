@@ -138,6 +138,16 @@ def storage_errors(path: Path | str, *, only: bool = False) -> Iterator[None]:
         raise StorageError(error.strerror or str(error), path=named or path) from error
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give errors of the body that name no path this one."""
+    try:
+        yield
+    except ModelingError as error:
+        error.path = error.path or path
+        raise
+
+
 def printable(text: object) -> str:
     r"""Escape the characters of `text` that cannot be printed, as Python does; the rest stays.
 
@@ -203,12 +213,16 @@ def _is_short(
 def _explain_import(error: ImportError) -> ModelingError | None:
     """Name the package that is missing or broken, unless it belongs to this project."""
     if not isinstance(error, ModuleNotFoundError):
-        remedy = "install it again, or free some memory"
-        return StorageError(f"a library cannot be loaded: {_first_line(error)}", remedy=remedy)
+        return StorageError(
+            f"a library cannot be loaded: {_first_line(error)}",
+            remedy="install it again, or free some memory",
+        )
     if error.name not in _OPTIONAL:
         return None
-    remedy = f"{installs('train')}, or give 'make train-all' there"
-    return MissingPackageError(f"{error.name} is not installed", remedy=remedy)
+    return MissingPackageError(
+        f"{error.name} is not installed",
+        remedy=f"{installs('train')}, or give 'make train-all' there",
+    )
 
 
 def _explain_storage(error: OSError) -> ModelingError:

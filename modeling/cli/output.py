@@ -16,6 +16,7 @@ import click
 
 from modeling import errors
 from modeling.errors import StorageError
+from modeling.scoring import tables
 from modeling.scoring.tables import duration, percent
 
 if TYPE_CHECKING:
@@ -191,8 +192,6 @@ def print_trained(info: RunInfo, folder: Path, metric: str) -> None:
 
 def print_scores(records: Sequence[Record]) -> None:
     """Print the scores of each split of each record, and those of several tasks in one table."""
-    from modeling.scoring import tables  # imports NumPy
-
     for record in records:
         for split in record["splits"]:
             print_table(tables.score_rows(record, split))

@@ -138,7 +138,7 @@ def train(
         for each, config in configs.items()
     }
     progress = Progress({each: config.steps for each, config in configs.items()}, metrics)
-    notify = _ignore if silent else progress
+    notify = (lambda _task, _record: None) if silent else progress
     done = modeling.api.train_side_by_side(work, device, jobs, notify)
     for each, info in done.items():
         if not silent:
@@ -157,10 +157,6 @@ def train(
     if records and not silent:
         print_line()
         print_scores(records)
-
-
-def _ignore(_task: str, _record: Any) -> None:
-    pass
 
 
 def _score(task: str, directory: Path, out: Path, device: torch.device) -> list[Any]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -63,7 +62,8 @@ def write_report(
     pictures = {each.name: each.png for view in views for each in (*view.examples, *view.worst)}
     is_one = records[0].folder == folder
     command = _score_command(folder, dataset_path or dataset.path, is_one=is_one)
-    page = _render(views, dataset, command).encode()
+    template, style = _template()
+    page = template.render(page_facts(views, dataset, command), style=style).encode()
     for name, data in {**pictures, PAGE: page}.items():
         write_atomic(out / name, data)
     with storage_errors(out):
@@ -79,11 +79,6 @@ def _score_command(folder: Path, dataset_path: Path | str, *, is_one: bool) -> s
     if not is_one and folder != Path("runs"):
         words += ["--out", str(folder)]
     return shlex.join([*words, "--dataset", str(dataset_path)])
-
-
-def _render(views: Sequence[View], dataset: Dataset, score_command: str) -> str:
-    template, style = _template()
-    return template.render(page_facts(views, dataset, score_command), style=style)
 
 
 @cache

@@ -13,20 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modeling.bootstrap import REPLICATES, SEED, Array
 from modeling.config import PRESETS
 from modeling.data.columns import Column
+from modeling.data.dataset import Dataset
 from modeling.data.manifest import REBUILD
 from modeling.errors import DamagedError, InputError
 from modeling.files import write_json
-from modeling.metrics import Scores, circle_scores, foreground_scores, mosaic_scores, overall_values
-from modeling.metrics.bootstrap import REPLICATES, SEED, Array
-from modeling.metrics.scores import UInt8
-from modeling.scoring.baselines import fit_baseline
+from modeling.metrics import (
+    Scores,
+    UInt8,
+    circle_scores,
+    foreground_scores,
+    mosaic_scores,
+    overall_values,
+)
+from modeling.scoring.comparisons import fit_baseline, shifted_mosaics
 from modeling.scoring.predictions import check_predictions, expected_arrays, read_predictions
-from modeling.scoring.shifted import shifted_mosaics
-
-if TYPE_CHECKING:
-    from modeling.data.dataset import Dataset
 
 if TYPE_CHECKING:
     from modeling.runs import Trained
@@ -81,8 +84,11 @@ def _read_truth(dataset: Dataset, task: str, split: str) -> dict[str, UInt8]:
         truth[name] = columns[name][:]
         problem = expected.problem_of_values(truth[name])
         if problem:
-            what = f"{name} of {task}/{split} is no truth: {problem}"
-            raise DamagedError(what, path=dataset.path, remedy=REBUILD)
+            raise DamagedError(
+                f"{name} of {task}/{split} is no truth: {problem}",
+                path=dataset.path,
+                remedy=REBUILD,
+            )
     return truth
 
 

@@ -24,7 +24,7 @@ from modeling import runs
 from modeling.config import Config
 from modeling.data.dataset import Dataset
 from modeling.data.order import Order
-from modeling.errors import TrainingError
+from modeling.errors import TrainingError, naming
 from modeling.files import absolute, lock, make_folder, require_outside_datasets, write_json
 from modeling.metrics import overall_values
 from modeling.networks import compute
@@ -91,7 +91,7 @@ def train(
             dataset, config, task or TASKS[config.task], world, out, precision, replay=replay
         )
         if last is not None:
-            with runs.in_run(out):
+            with naming(out):
                 trainer.restore(*last)
         if not world.first:
             return trainer.run((), stop, checkpoint_seconds)
