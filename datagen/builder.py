@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 
 from datagen import files
@@ -13,8 +14,8 @@ from datagen.errors import FormatError, InputError, RecipeError
 from datagen.existing import is_whole
 from datagen.layout import MANIFEST
 from datagen.manifest import Manifest
-from datagen.planning import EMBEDDED_OR_PINNED, OWN, resolve, splits
-from datagen.recipe import Recipe
+from datagen.planning import EMBEDDED_OR_PINNED, resolve, splits
+from datagen.recipe import OWN, Recipe
 from datagen.sources.base import Progress as FetchProgress
 from datagen.sources.base import Warn
 from datagen.split import shard_list
@@ -23,7 +24,7 @@ from datagen.writer import Built, DatasetFolder, write_dataset
 
 def build(
     recipe: Recipe,
-    root: Path | str,
+    root: PathLike[str] | str,
     *,
     directory: Path | str | None = None,
     workers: int = 1,
@@ -65,7 +66,7 @@ def build(
     )
 
 
-def finish(root: Path | str, *, workers: int = 1) -> Built:
+def finish(root: PathLike[str] | str, *, workers: int = 1) -> Built:
     """Commit a build whose parts were built one by one: check every shard, write the manifest.
 
     Raises FormatError where no build is in progress, or where shards are missing: it names them.
@@ -84,7 +85,8 @@ def finish(root: Path | str, *, workers: int = 1) -> Built:
                 path=root,
                 expected=f"{total} shards",
                 found=f"{total - len(missing)}",
-                remedy=f"build what is missing or damaged with --shards: {_ranges(missing)}",
+                remedy="build what is missing or damaged with --shards (part=):"
+                f" {_ranges(missing)}",
             )
         folder.begin([])
         views = folder.old_views()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from datagen.writer import Built, write_dataset
 
 
 def convert(
-    origin: Path | str,
-    target: Path | str,
+    origin: PathLike[str] | str,
+    target: PathLike[str] | str,
     *,
     format_name: str | None = None,
     shard_size: int | None = None,

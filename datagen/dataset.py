@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ class Dataset:
     (100, 56, 56)
     """
 
-    def __init__(self, root: Path | str) -> None:
+    def __init__(self, root: PathLike[str] | str) -> None:
         with storage_errors(Path(root)):
             self.root = Path(root).absolute()
         self.manifest = manifests.load(self.root)
