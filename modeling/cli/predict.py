@@ -18,7 +18,14 @@ from modeling.cli.options import (
     quiet_option,
     threads_option,
 )
-from modeling.cli.output import print_json, print_line, print_parity, print_table, printable
+from modeling.cli.output import (
+    print_json,
+    print_line,
+    print_parity,
+    print_table,
+    printable,
+    progress_line,
+)
 
 if TYPE_CHECKING:
     from modeling.inference import Model
@@ -80,9 +87,17 @@ def predict(
     from modeling.inference.predict import rows
 
     device = modeling.api.find_device(device_name, threads)
-    record = modeling.predict_files(
-        run, inputs, out, split=split, invert=invert, overlay=overlay, device=device.type
-    )
+    with progress_line(quiet or as_json) as progress:
+        record = modeling.predict_files(
+            run,
+            inputs,
+            out,
+            split=split,
+            invert=invert,
+            overlay=overlay,
+            device=device.type,
+            progress=progress,
+        )
     if as_json:
         print_json(record)
         return

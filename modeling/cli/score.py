@@ -20,7 +20,7 @@ from modeling.cli.options import (
     quiet_option,
     threads_option,
 )
-from modeling.cli.output import print_begun, print_json, print_line, print_scores
+from modeling.cli.output import print_begun, print_json, print_line, print_scores, progress_line
 
 
 @click.command()
@@ -71,10 +71,11 @@ def score(
         if not (quiet or as_json):
             scored = f"the runs in {out}" if run == "all" else str(run)
             print_begun(f"scoring {scored} on {' and '.join(split or ('val', 'test'))}")
-        if run == "all":
-            records = modeling.score_all(out, dataset, device=device, **options)
-        else:
-            records = [modeling.score(str(run), dataset, device=device, **options)]
+        with progress_line(quiet or as_json) as options["progress"]:
+            if run == "all":
+                records = modeling.score_all(out, dataset, device=device, **options)
+            else:
+                records = [modeling.score(str(run), dataset, device=device, **options)]
     if as_json:
         print_json(records)
     elif not quiet:
@@ -105,8 +106,14 @@ def report(
     dataset = modeling.open_dataset(directory)
     if not quiet:
         print_begun(f"predicting test of {directory} for the report of {folder}")
-    page, *pictures = modeling.write_report(
-        folder, dataset, out or folder / "report", device=device, dataset_path=directory
-    )
+    with progress_line(quiet) as progress:
+        page, *pictures = modeling.write_report(
+            folder,
+            dataset,
+            out or folder / "report",
+            device=device,
+            dataset_path=directory,
+            progress=progress,
+        )
     if not quiet:
         print_line(f"{page}: written, and {len(pictures)} pictures beside it")

@@ -125,7 +125,7 @@ def _require_place(path: Path) -> None:
     with storage_errors(path):
         is_folder = path.is_dir()
     if is_folder:
-        remedy = f"give --out {path / 'model.onnx'}"
+        remedy = f"give --out {path / 'model.onnx'} (path=)"
         raise InputError(
             "a folder is there", path=path, expected="the name of a file", remedy=remedy
         )
