@@ -117,7 +117,9 @@ def build(
     try:
         built = _build(recipe, root, source_dir, workers, shards, silent)
     except FormatError as error:
-        raise error if out or error.path != root else _taken(error) from error
+        if out is not None or error.path != root:
+            raise
+        raise _taken(error) from error
     except SourceError as error:
         if fallback is None or other is None:
             raise
