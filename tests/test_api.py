@@ -211,7 +211,7 @@ def test_an_opened_dataset_is_taken_for_its_path(data: OpenedDataset, tmp_path: 
         assert datagen.convert(opened, tmp_path / type(opened).__name__, workers=1) is not None
         assert datagen.preview.write_preview(opened, tmp_path / "pictures")
         with pytest.raises(modeling.errors.InputError, match="nothing is written into a dataset"):
-            modeling.train("circles", opened, opened, device="cpu", steps=2)  # type: ignore[arg-type]
+            modeling.train("circles", opened, opened.path, device="cpu", steps=2)
         with pytest.raises(datagen.errors.RecipeError, match=r"did you mean .*recipe\.toml\?"):
             datagen.build(opened, tmp_path / "again")
 
