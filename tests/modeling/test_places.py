@@ -358,7 +358,7 @@ def test_nothing_is_written_into_a_dataset(dataset: Dataset, copied: Path, tmp_p
             ),
         ):
             with pytest.raises(
-                InputError, match=r"nothing is written into a dataset.*choose another with --out"
+                InputError, match=r"nothing is written into a dataset.* with --out \(out=\)"
             ):
                 write()
     before = {path.relative_to(dataset.path) for path in dataset.path.rglob("*")}
