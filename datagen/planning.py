@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from numbers import Integral
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from datagen.engines import threads
 from datagen.errors import InputError, RecipeError, unknown_name
 from datagen.layout import SPLITS
 from datagen.manifest import DigitFacts, Manifest, SourceFacts, difference
-from datagen.recipe import Recipe
+from datagen.recipe import OWN, Recipe
 from datagen.sources.base import Progress as FetchProgress
 from datagen.sources.base import Source, Warn
 from datagen.sources.split import Conflict, Division, divide
@@ -29,7 +30,6 @@ _CONFLICTS_LISTED = 100
 _TILES = 4096  # a job's worth of thresholds
 # a million would take a minute to list, and few file systems are fast with so many files
 _MAX_SHARDS = 1 << 18
-OWN = ("idx", "npz", "images")  # sources at a path of the user
 # sources whose bytes follow from their name
 EMBEDDED_OR_PINNED = ("mnist", "fashion-mnist", "strokes")
 
@@ -123,7 +123,8 @@ class Resolved:
                 )
         if problems:
             raise RecipeError(
-                "more mosaics than the source has: " + "; ".join(problems), remedy="ask for fewer"
+                "more mosaics than the source has: " + "; ".join(problems),
+                remedy="ask for fewer with --mosaics (mosaics=)",
             )
         shards = sum(split.shards for split in splits(self.plan))
         if shards > _MAX_SHARDS:
@@ -154,7 +155,7 @@ def resolve(
         if directory is None:
             raise RecipeError(
                 f"the source {spec!r} needs a path",
-                remedy=f"give --source-dir, or a source such as '{spec}:PATH'",
+                remedy=f"give --source-dir (source_dir=), or a source such as '{spec}:PATH'",
             )
         spec, directory = f"{spec}:{directory}", None
     source = sources.load(spec, directory=directory, warn=warn, progress=progress, offline=offline)
@@ -193,7 +194,7 @@ def _require_index(folder: str, count: int, index: int) -> None:
         )
 
 
-def resolve_dataset(root: Path | str, *, directory: Path | str | None = None) -> Resolved:
+def resolve_dataset(root: PathLike[str] | str, *, directory: Path | str | None = None) -> Resolved:
     """Load the source of the dataset in `root`. Raises InputError where it is another one."""
     root = Path(root)
     manifest = manifests.load(root)

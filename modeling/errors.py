@@ -16,7 +16,7 @@ INTERRUPTED = 130
 CLOSED_PIPE = 141  # as a shell reports a program that SIGPIPE ended
 
 OTHER_VERSION = (  # a remedy
-    "another version of this program wrote it; train again in another folder: --out"
+    "another version of this program wrote it; train again in another folder: --out (out=)"
 )
 
 _OPTIONAL = {"torch", "safetensors"}
@@ -83,6 +83,10 @@ class MissingPackageError(InputError, AttributeError):
     """An optional package is not installed. `hasattr` is false for what needs it."""
 
 
+class UnknownNameError(InputError, KeyError):
+    """There is no such name. It is a KeyError too, for `in` and `get` of what is looked up in."""
+
+
 class TrainingError(ModelingError):
     """Training cannot continue: a loss is not finite, or a process died."""
 
@@ -121,7 +125,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """
     import difflib  # needed only after a mistake
 
-    close = difflib.get_close_matches(name.lower(), list(known), 1)
+    close = difflib.get_close_matches(str(name).lower(), list(known), 1)
     return f"did you mean {close[0]}?" if close else None
 
 

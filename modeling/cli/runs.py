@@ -30,6 +30,7 @@ from modeling.cli.output import (
     print_scores,
     print_table,
     printable,
+    progress_line,
 )
 
 if TYPE_CHECKING:
@@ -85,10 +86,11 @@ def score(
         if not (quiet or as_json):
             scored = f"the runs in {out}" if run == "all" else str(run)
             print_begun(f"scoring {scored} on {' and '.join(split or ('val', 'test'))}")
-        if run == "all":
-            records = modeling.score_all(out, dataset, device=device, **options)
-        else:
-            records = [modeling.score(str(run), dataset, device=device, **options)]
+        with progress_line(quiet or as_json) as options["progress"]:
+            if run == "all":
+                records = modeling.score_all(out, dataset, device=device, **options)
+            else:
+                records = [modeling.score(str(run), dataset, device=device, **options)]
     if as_json:
         print_json(records)
     elif not quiet:
@@ -119,9 +121,15 @@ def report(
     dataset = modeling.open_dataset(directory)
     if not quiet:
         print_begun(f"predicting test of {directory} for the report of {folder}")
-    page, *pictures = modeling.write_report(
-        folder, dataset, out or folder / "report", device=device, dataset_path=directory
-    )
+    with progress_line(quiet) as progress:
+        page, *pictures = modeling.write_report(
+            folder,
+            dataset,
+            out or folder / "report",
+            device=device,
+            dataset_path=directory,
+            progress=progress,
+        )
     if not quiet:
         print_line(f"{page}: written, and {len(pictures)} pictures beside it")
 
@@ -182,9 +190,17 @@ def predict(
     from modeling.inference.predict import rows
 
     device = modeling.api.find_device(device_name, threads)
-    record = modeling.predict_files(
-        run, inputs, out, split=split, invert=invert, overlay=overlay, device=device.type
-    )
+    with progress_line(quiet or as_json) as progress:
+        record = modeling.predict_files(
+            run,
+            inputs,
+            out,
+            split=split,
+            invert=invert,
+            overlay=overlay,
+            device=device.type,
+            progress=progress,
+        )
     if as_json:
         print_json(record)
         return

@@ -129,7 +129,7 @@ def _require_place(path: Path) -> None:
             "a folder is there",
             path=path,
             expected="the name of a file",
-            remedy=f"give --out {path / 'model.onnx'}",
+            remedy=f"give --out {path / 'model.onnx'} (path=)",
         )
 
 

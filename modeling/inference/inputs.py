@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,6 +81,11 @@ class Source:
     def overlays(self) -> list[str]:
         """Name all overlays that may be drawn."""
         return [self.overlay(index) for index in range(min(len(self), OVERLAYS))]
+
+
+def as_paths(paths: Iterable[PathLike[str] | str] | PathLike[str] | str) -> list[str]:
+    """Return paths, or a single one, as a list of text; an opened dataset gives its path."""
+    return [os.fspath(each) for each in ([paths] if isinstance(paths, PathLike | str) else paths)]
 
 
 def read_inputs(

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from modeling.inference.inputs import (
     Source,
     are_blank,
     are_light,
+    as_paths,
     read_inputs,
     skipped_pictures,
 )
@@ -64,23 +66,25 @@ _NAMED = 3  # images that a warning names
 
 def predict(
     run: Trained | Path | str,
-    inputs: Sequence[Path | str] | Path | str,
+    inputs: Sequence[PathLike[str] | str] | PathLike[str] | str,
     out: Path | str,
     *,
     split: str = "test",
     invert: bool = False,
     overlay: bool = False,
     device: str | torch.device = "cpu",
+    progress: Callable[[str], None] | None = None,
 ) -> Record:
     """Predict all images of the inputs, and write masks, arrays and pictures into `out`.
 
     Returns the record that is written to `predictions.json`: an entry for each image, the files
     and the warnings; `docs/predicting.md` describes it. `split` is that of datasets; `invert` turns
-    light into dark first; weights in a folder are loaded on `device`. Before anything is written,
+    light into dark first; weights in a folder are loaded on `device`; `progress` is called with
+    lines about what is being done. Before anything is written,
     raises InputError where the run or an input cannot be used, or a file cannot have its name.
     Raises StorageError.
     """
-    out, inputs = Path(out), [inputs] if isinstance(inputs, str | Path) else inputs
+    out, inputs = Path(out), as_paths(inputs)
     require_outside_datasets(out)
     require_real_folder(out)
     trained = run if isinstance(run, Trained) else load_run(run, device)
@@ -93,12 +97,12 @@ def predict(
 
     sources = read_inputs(inputs, trained.task.name, split, require)
     make_folder(out)
-    work = _Work(trained, out, invert=invert, overlay=overlay)
+    work = _Work(trained, out, sum(map(len, sources)), progress, invert=invert, overlay=overlay)
     for _, group in groupby(sources, lambda source: (source.size, source.array and source.name)):
         work.predict(list(group))
     record = {
         "run": {"path": str(trained.path if run is trained else run), **trained.describe()},
-        "inputs": [str(each) for each in inputs],
+        "inputs": inputs,
         "warnings": [*_warn_of_inputs(trained, inputs, sources), *work.warnings()],
         "files": sorted(work.files),
         "images": work.records,
@@ -172,12 +176,14 @@ def require_usable(trained: Trained, source: Source) -> None:
 def _require_place(source: Source, out: Path, *, invert: bool) -> None:
     """Raise InputError for masks among the images, and for a dataset that is to be inverted."""
     if source.dataset is not None and invert:
-        raise InputError("a dataset is predicted as it is; leave --invert out", path=source.path)
+        raise InputError(
+            "a dataset is predicted as it is; leave --invert out (invert=)", path=source.path
+        )
     if not source.array and source.path.resolve().parent == out.resolve():
         raise InputError(
             "masks would be written among the images",
             path=out,
-            remedy="choose another folder with --out",
+            remedy="choose another folder with --out (out=)",
         )
 
 
@@ -207,7 +213,7 @@ def _require_names(source: Source, out: Path, longest: int, *, overlay: bool) ->
             raise InputError(
                 "a folder is where a file is to be written",
                 path=out / name,
-                remedy="remove it, or choose another folder with --out",
+                remedy="remove it, or choose another folder with --out (out=)",
             )
 
 
@@ -220,6 +226,8 @@ class _Work:
 
     trained: Trained
     out: Path
+    count: int  # images of all sources
+    progress: Callable[[str], None] | None
     invert: bool
     overlay: bool
     records: list[Record] = field(default_factory=list)
@@ -250,6 +258,8 @@ class _Work:
                 self.records.append(record)
                 if self.overlay:
                     self._draw(picture, images[index], prediction["mask"], record)
+            if self.progress is not None:
+                self.progress(f"predicted {len(self.records):,} of {self.count:,} images")
         self._write(sources, _joined(parts))
 
     def _inspect(self, images: UInt8, names: Sequence[str], source: Source) -> None:
@@ -328,7 +338,7 @@ class _Work:
 
 
 def _warn_of_inputs(
-    trained: Trained, inputs: Sequence[Path | str], sources: Iterable[Source]
+    trained: Trained, inputs: Sequence[str], sources: Iterable[Source]
 ) -> Iterator[str]:
     """Yield a warning for pictures that were skipped, and for images of other sizes."""
     skipped = [path.name for path in skipped_pictures(inputs)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -84,13 +84,15 @@ class View:
     distances: list[Distance] = field(default_factory=list)
 
 
-def view_run(run: RunRecords, dataset: Dataset, device: str) -> View:
+def view_run(
+    run: RunRecords, dataset: Dataset, device: str, progress: Callable[[str], None] | None = None
+) -> View:
     """Predict the test split with the best weights of a run, and choose samples to show."""
     if not run.has_weights:
         return View(run)
     trained = load_run(run.folder, device)
     split = dataset.split(run.task, SPLIT)
-    predictions = predict_split(trained, dataset, SPLIT)
+    predictions = predict_split(trained, dataset, SPLIT, progress=progress)
     mask = predictions["mask"]
     ious = image_ious(mask, split)
     scores = image_scores(run.task, predictions, split, len(dataset.classes), ious)

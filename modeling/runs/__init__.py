@@ -42,7 +42,7 @@ from modeling.tasks import TASKS, Task, place
 CONFIG, LAST, BEST = "config.json", "last.safetensors", "best.safetensors"
 EVIDENCE, LOG = "evidence.json", "log.jsonl"
 
-_ANOTHER = "choose another folder with --out, or give the command that began this one"
+_ANOTHER = "choose another folder with --out (out=), or train as this run was begun"
 
 
 class _Begun(TypedDict):
@@ -72,13 +72,14 @@ def begin(
             path=folder,
             expected=CONFIG,
             found=", ".join(names[:5]),
-            remedy="choose another with --out",
+            remedy="choose another with --out (out=)",
         )
     if not resume:
         raise InputError(
             "a run is already there",
             path=folder,
-            remedy="continue it with --resume, or choose another folder with --out",
+            remedy="continue it with --resume (resume=True), or choose another folder with --out"
+            " (out=)",
         )
     _require_same(folder, config, digest)
     return checkpoint.load(folder / LAST) if LAST in names else None

@@ -191,11 +191,13 @@ def infer(
     precision: str,
     samples: slice | None = None,
     batch: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Arrays:
     """Predict for images, uint8 (N, H, W), in order: arrays by the names of the task.
 
     `samples` selects a range of them, at least one; default: all. `batch` images are computed at
-    once; the default is fast: on a CPU, features of 128 images still fit the cache.
+    once; the default is fast: on a CPU, features of 128 images still fit the cache. `progress` is
+    called with the number of images predicted and that of all, after each batch.
     """
     start, stop, _ = (samples or slice(None)).indices(len(images))
     batch = batch or (128 if device.type == "cpu" else 512)
@@ -204,6 +206,8 @@ def infer(
         some = images[first : min(first + batch, stop)]
         _, predicted = infer_batch(task, model, some, device, precision)
         parts.append({name: values.cpu().numpy() for name, values in predicted.items()})
+        if progress is not None:
+            progress(first + len(some) - start, stop - start)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

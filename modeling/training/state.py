@@ -99,7 +99,7 @@ class State:
             raise InputError(
                 "the checkpoint is of another network or optimiser",
                 remedy="it was written by another version of this program; train again in another"
-                " folder: --out",
+                " folder: --out (out=)",
             ) from error
 
 
