@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from datagen.engines import Progress
 from datagen.errors import DamagedError, FormatError, InputError, RecipeError
 from datagen.layout import MANIFEST
 from datagen.manifest import Manifest
-from datagen.planning import EMBEDDED_OR_PINNED, OWN, resolve, splits
-from datagen.recipe import Recipe, changed
+from datagen.planning import EMBEDDED_OR_PINNED, resolve, splits
+from datagen.recipe import OWN, Recipe, changed
 from datagen.sources.base import Progress as FetchProgress
 from datagen.sources.base import Warn
 from datagen.split import Split, shard_list
@@ -30,7 +31,7 @@ from datagen.writer import Built, DatasetFolder, write_dataset
 
 def build(
     recipe: Recipe,
-    root: Path | str,
+    root: PathLike[str] | str,
     *,
     directory: Path | str | None = None,
     labels: Path | str | None = None,
@@ -76,7 +77,7 @@ def build(
     )
 
 
-def finish(root: Path | str, *, workers: int = 1) -> Built:
+def finish(root: PathLike[str] | str, *, workers: int = 1) -> Built:
     """Commit a build whose parts were built one by one: check every shard, write the manifest.
 
     Raises FormatError where no build is in progress, or where shards are missing: it names them.
@@ -95,7 +96,8 @@ def finish(root: Path | str, *, workers: int = 1) -> Built:
                 path=root,
                 expected=f"{total} shards",
                 found=f"{total - len(missing)}",
-                remedy=f"build what is missing or damaged with --shards: {_ranges(missing)}",
+                remedy="build what is missing or damaged with --shards (part=):"
+                f" {_ranges(missing)}",
             )
         folder.begin([])
         views = folder.old_views()
@@ -105,8 +107,8 @@ def finish(root: Path | str, *, workers: int = 1) -> Built:
 
 
 def convert(
-    origin: Path | str,
-    target: Path | str,
+    origin: PathLike[str] | str,
+    target: PathLike[str] | str,
     *,
     format_name: str | None = None,
     shard_size: int | None = None,

@@ -11,6 +11,7 @@ import contextlib
 import shutil
 import stat
 from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ class Dataset:
     (100, 56, 56)
     """
 
-    def __init__(self, root: Path | str) -> None:
+    def __init__(self, root: PathLike[str] | str) -> None:
         with files.storage_errors(Path(root)):
             self.root = Path(root).absolute()
         self.manifest = manifests.load(self.root)

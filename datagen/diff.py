@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ class Comparison:
         return self.digests[0] == self.digests[1]
 
 
-def compare(first: Path | str, second: Path | str) -> Comparison:
+def compare(first: PathLike[str] | str, second: PathLike[str] | str) -> Comparison:
     """Compare the datasets in two folders by their manifests alone.
 
     Raises what opening either raises.
@@ -71,7 +72,7 @@ def compare(first: Path | str, second: Path | str) -> Comparison:
     return Comparison((a.digest, b.digest), len(names), differing, tuple(_recipe_differences(a, b)))
 
 
-def differences(first: Path | str, second: Path | str) -> list[Difference]:
+def differences(first: PathLike[str] | str, second: PathLike[str] | str) -> list[Difference]:
     """List all differences between the datasets in two folders; none in data if the digests agree.
 
     Compares digests first, then the samples of those shards whose digests differ. Raises what

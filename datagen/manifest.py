@@ -11,6 +11,7 @@ import json
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -274,7 +275,7 @@ def _listed(problems: Sequence[str]) -> str:
     return "; ".join([*problems[:_MAX_LISTED], *([f"and {more:,} more"] if more > 0 else [])])
 
 
-def load(root: Path | str) -> Manifest:
+def load(root: PathLike[str] | str) -> Manifest:
     """Read the manifest of the dataset in `root`.
 
     Raises FormatError where there is none, and what `from_bytes` raises.

@@ -144,7 +144,11 @@ def find(name: str) -> Task:
     """Return the task of that name. Raises RecipeError where there is none."""
     if name not in TASKS:
         raise unknown_name(
-            "task", name, TASKS, remedy="name the file that defines it: datagen --with FILE.py"
+            "task",
+            name,
+            TASKS,
+            remedy="name the file that defines it: datagen --with FILE.py, or in Python"
+            " datagen.tasks.register(task)",
         )
     return TASKS[name]
 

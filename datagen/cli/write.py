@@ -34,7 +34,7 @@ from datagen.cli.output import (
     warn,
 )
 from datagen.cli.tables import print_built
-from datagen.errors import SourceError
+from datagen.errors import FormatError, SourceError
 from datagen.files import beside
 
 
@@ -43,13 +43,14 @@ from datagen.files import beside
 @quiet_option
 @json_option
 def sources(source_dir: Path | None, quiet: bool, as_json: bool) -> None:
-    """List the sources of images and where each is found."""
+    """List the sources of images and where each is now; mirrors are not asked."""
     listed = datagen.sources.available(directory=source_dir)
     if as_json:
         print_json([vars(source) for source in listed])
     for source in [] if as_json or quiet else listed:
         print_line(f"{source.name:14} {source.description}")
-        print_line(f"{'':14} licence: {source.licence}; now: {source.found or 'on the mirrors'}")
+        where = source.found or "not here, but on the mirrors, which were not asked"
+        print_line(f"{'':14} licence: {source.licence}; now: {where}")
 
 
 @click.command()
@@ -65,7 +66,12 @@ def fetch(name: str, quiet: bool, as_json: bool) -> None:
 
 @click.command()
 @recipe_options
-@click.option("--out", type=PATH, metavar="DIR", help="Where to build.  [default: data/RECIPE]")
+@click.option(
+    "--out",
+    type=PATH,
+    metavar="DIR",
+    help="Where to build.  [default: data/RECIPE, or data/images for --source images:DIR]",
+)
 @source_dir_option
 @labels_option
 @workers_option
@@ -95,10 +101,9 @@ def build(
 ) -> None:
     """Build a dataset, or only what is missing or damaged."""
     recipe = recipe_of(**overrides)
-    named = (
-        overrides["recipe_name"] if overrides["source"] is None else recipe.without_path().source
+    root = out or DEFAULT.parent / _folder_name(
+        recipe, overrides["recipe_name"], overrides["source"]
     )
-    root = out or DEFAULT.parent / Path(named).stem
     silent = quiet or as_json
     # a bad fallback, or a name too long for a preview, is refused before the build
     other = None if fallback is None else recipe_of(recipe_name=fallback)
@@ -106,10 +111,14 @@ def build(
         _preview_folder(root)
     try:
         built = _build(recipe, root, source_dir, labels, workers, shards, silent)
+    except FormatError as error:
+        if out is not None or error.path != root:
+            raise
+        raise _taken(error) from error
     except SourceError as error:
         if fallback is None or other is None:
             raise
-        root = beside(root, Path(fallback).stem)
+        root = beside(root, _folder_name(other, fallback))
         warn(str(error))
         warn(f"Building the recipe {fallback!r} in {root} INSTEAD.")
         built = _build(other, root, None, None, workers, shards, silent)
@@ -231,6 +240,23 @@ def _build(
             fetching=fetching,
             progress=progress,
         )
+
+
+def _folder_name(recipe: datagen.recipe.Recipe, name: str, source: str | None = None) -> str:
+    """Name the folder of a dataset by the kind of the source that was given, or by the recipe."""
+    by_source = source is not None or datagen.recipe.names_source(name)
+    return recipe.without_path().source if by_source else Path(name).stem
+
+
+def _taken(error: FormatError) -> FormatError:
+    """Say that the folder with something else in it was not chosen by the user."""
+    return FormatError(
+        error.problem,
+        path=error.path,
+        expected=error.expected,
+        found=error.found,
+        remedy=f"choose another folder with --out: {error.path} is only the default",
+    )
 
 
 def _preview(root: Path, folder: Path | None = None) -> list[Path]:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from os import PathLike
 from pathlib import Path
 
 from datagen import planning, recipe
@@ -78,7 +79,7 @@ class Verdict:
 
 
 def verify(
-    root: Path | str,
+    root: PathLike[str] | str,
     *,
     source_dir: Path | str | None = None,
     labels: Path | str | None = None,
@@ -207,7 +208,7 @@ def _limits_of_knowledge(against: Collection[str]) -> Iterator[Skipped]:
     if not against:
         yield Skipped(
             "whether these are the images of the source, with its labels: "
-            "give --source-dir or --expect"
+            "give --source-dir or --expect (source_dir=, expect=)"
         )
     if _SOURCE not in against:
         yield Skipped(
