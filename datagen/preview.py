@@ -45,7 +45,8 @@ class _Look:
 
     `names` are the classes in drawable letters, `box` is about the longer side of a picture,
     `letters` the height of captions, `margin` (down, across) the pixels of the sample by which
-    circles go beyond the frame. `mask_names` are the classes of semantic masks, numbered from `first`.
+    circles go beyond the frame. `mask_names` are the classes of semantic masks, numbered from
+    `first`.
     """
 
     names: tuple[str, ...]
