@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,10 @@ from typing import TYPE_CHECKING
 # Each worker and each process of a test computes on one thread, so that none waits for another;
 # libraries look when they are loaded.
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+# Keep bytecode even where the environment forbids it: hundreds of processes import the same code,
+# and rewriting the assertions of all tests takes seconds in each worker.
+sys.dont_write_bytecode = False
 
 import numpy as np
 import numpy.typing as npt
