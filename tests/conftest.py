@@ -15,10 +15,6 @@ from typing import TYPE_CHECKING
 # libraries look when they are loaded.
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
-# Keep bytecode even where the environment forbids it: hundreds of processes import the same code,
-# and rewriting the assertions of all tests takes seconds in each worker.
-sys.dont_write_bytecode = False
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -38,6 +34,10 @@ configuration.set_hypothesis_home_dir(ROOT / ".hypothesis")  # from wherever the
 STARTED_IN = Path.cwd()
 SOURCE_DIR = os.environ.get("DATAGEN_SOURCE_DIR")  # no test sees the variable itself
 BEGAN = time.monotonic()
+
+# Keep bytecode even where the environment forbids it: hundreds of processes import the same code,
+# and rewriting the assertions of all tests takes seconds in each worker.
+sys.dont_write_bytecode = False
 
 # Temporary folders are in memory where Linux offers that, because each build syncs hundreds of
 # files. The long tests write whole datasets, so there must be room for them.
