@@ -181,7 +181,7 @@ def to_bytes(manifest: Manifest) -> bytes:
             task: {name: _stored(split) for name, split in splits.items()}
             for task, splits in manifest.tasks.items()
         },
-        "files": [asdict(file) for file in manifest.files],
+        "files": [vars(file) for file in manifest.files],
         "format": {"name": FORMAT_NAME, "version": FORMAT_VERSION},
     }
     whole = canonical_json(plain | {"sha256": _BLANK})
@@ -193,8 +193,12 @@ def to_bytes(manifest: Manifest) -> bytes:
 
 def _stored(split: Split) -> dict[str, Any]:
     """The facts of a split that the recipe does not give already."""
-    facts = asdict(split)
-    return {name: facts[name] for name in ("count", "columns", "table")}
+    columns = [vars(column) for column in split.columns]
+    return {
+        "count": split.count,
+        "columns": columns,
+        "table": None if split.table is None else vars(split.table),
+    }
 
 
 def from_bytes(data: bytes, *, path: Path) -> Manifest:
