@@ -18,6 +18,13 @@ from isolation import ROOT
 PAGE = (ROOT / "docs/testing.md").read_text("utf-8")
 
 
+# The tests of the package try a hundred; these show that what is on the page passes.
+FEW_EXAMPLES = """
+from hypothesis import settings
+settings.register_profile("few", settings.get_profile("ci"), max_examples=20)
+"""
+
+
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
@@ -34,6 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "docs").symlink_to(ROOT / "docs")
     for number, block in enumerate(blocks("python")):
         (place / f"test_block_{number}.py").write_text(block)
+    (place / "few_examples.py").write_text(FEW_EXAMPLES)
     return place
 
 
@@ -44,7 +52,7 @@ def output(folder: Path) -> str:
         "-q",
         "-p",
         "no:cacheprovider",
-        "--hypothesis-profile=ci",
+        *("-p", "few_examples", "--hypothesis-profile=few"),
         f"--rootdir={folder}",
         "-c",
         str(ROOT / "pyproject.toml"),
