@@ -359,12 +359,13 @@ def test_circles_are_the_same_in_onnxruntime(
     masks = masks_for_circles(monkeypatch, 3)
     logits = torch.from_numpy(masks).float() - 0.5
     search = onnx.utils.Extractor(onnx.load(runs / "circles" / "model.onnx")).extract_model(
-        ["logits"], ["circle", "mask"]
+        ["image", "logits"], ["circle", "mask"]
     )
     session = onnxruntime.InferenceSession(
         search.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    circle, mask = session.run(["circle", "mask"], {"logits": logits.numpy()})
+    images = np.zeros(masks.shape, np.uint8)  # whose number is looked at, nothing else
+    circle, mask = session.run(["circle", "mask"], {"image": images, "logits": logits.numpy()})
     expected = TASK_OF["circles"].predict({"logits": logits, "label_logits": logits[:, 0, :10]})
     assert np.abs(circle - expected["circle"].numpy()).max() <= 1e-6
     assert np.array_equal(mask, expected["mask"].numpy())
