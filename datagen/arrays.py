@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ def scratch(shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size <= _IN_MEMORY:
         return np.empty(shape, dtype)
-    place = Path(os.environ.get("TMPDIR") or (_PLACE if _PLACE.is_dir() else tempfile.gettempdir()))
+    place = _place()
     try:
         with storage_errors(place), tempfile.TemporaryFile(dir=place, prefix="datagen-") as file:
             _reserve(file.fileno(), size)
@@ -51,6 +52,21 @@ def scratch(shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
             remedy="free some space, or name another folder in the environment variable TMPDIR",
         ) from error
     return np.frombuffer(mapped, dtype).reshape(shape)
+
+
+def room() -> int:
+    """Return how many bytes temporary files can take now.
+
+    >>> room() > 0
+    True
+    """
+    place = _place()
+    with storage_errors(place):
+        return shutil.disk_usage(place).free
+
+
+def _place() -> Path:
+    return Path(os.environ.get("TMPDIR") or (_PLACE if _PLACE.is_dir() else tempfile.gettempdir()))
 
 
 def _reserve(descriptor: int, size: int) -> None:
