@@ -13,7 +13,7 @@ from datagen.errors import FormatError, InputError, RecipeError
 from datagen.existing import is_whole
 from datagen.layout import MANIFEST
 from datagen.manifest import Manifest
-from datagen.planning import EMBEDDED_OR_PINNED, OWN, resolve, splits
+from datagen.planning import OWN, is_pinned, resolve, splits
 from datagen.recipe import Recipe
 from datagen.sources.base import Progress as FetchProgress
 from datagen.sources.base import Warn
@@ -132,7 +132,7 @@ def _finished(recipe: Recipe, root: Path, workers: int) -> Manifest | None:
 
     Only where the bytes of the source follow from its name; elsewhere the source must be read.
     """
-    if recipe.source not in EMBEDDED_OR_PINNED or files.look(root / MANIFEST) is None:
+    if not is_pinned(recipe.source) or files.look(root / MANIFEST) is None:
         return None
     manifest = manifests.load(root)
     same = manifest.recipe == recipe.without_path()

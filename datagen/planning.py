@@ -30,8 +30,7 @@ _CONFLICTS_LISTED = 100
 # a million would take a minute to list, and few file systems are fast with so many files
 _MAX_SHARDS = 1 << 18
 OWN = ("idx", "npz", "images")  # sources at a path of the user
-# sources whose bytes follow from their name
-EMBEDDED_OR_PINNED = ("mnist", "fashion-mnist", "strokes")
+_EMBEDDED_OR_PINNED = ("mnist", "fashion-mnist", "strokes")
 
 
 class Resolved:
@@ -284,6 +283,15 @@ def resolve_dataset(root: Path | str, *, directory: Path | str | None = None) ->
             found=found,
         )
     return resolved
+
+
+def is_pinned(source: str) -> bool:
+    """Return whether the bytes of a source, as a dataset records it, follow from its name.
+
+    >>> is_pinned("mnist"), is_pinned("strokes:56"), is_pinned("images")
+    (True, True, False)
+    """
+    return source.partition(":")[0] in _EMBEDDED_OR_PINNED
 
 
 def is_at_hand(source: str) -> bool:

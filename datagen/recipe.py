@@ -31,6 +31,7 @@ MAX_GRID_SIDE = 64  # tiles
 MAX_SEED = (1 << 63) - 1
 MAX_BYTES = 1 << 16  # of a recipe's file
 _MAX_DOTS = 64  # a line: the time that TOML takes grows with the square of the parts of a key
+_DRAWN = re.compile("strokes:[1-9][0-9]{0,3}")  # a source with a side in pixels, not with a path
 _TASK = re.compile("[a-z][a-z0-9_]{0,63}")
 _MAX_PATTERN, _MAX_ABOUT = 1000, 2000  # characters
 _MAX_LISTED = 20  # unknown keys that a message names before it counts the rest
@@ -230,7 +231,12 @@ class Recipe:
         return replace(self, storage=Storage())
 
     def without_path(self) -> Recipe:
-        """The recipe as a dataset records it: a source with a path keeps only its kind."""
+        """The recipe as a dataset records it: a source with a path keeps only its kind.
+
+        A source that is drawn keeps its side, as in `strokes:56`.
+        """
+        if _DRAWN.fullmatch(self.source):
+            return self
         return replace(self, source=self.source.partition(":")[0])
 
 

@@ -100,9 +100,8 @@ def build(
 ) -> None:
     """Build a dataset, or only what is missing or damaged."""
     recipe = recipe_of(**overrides)
-    named = (
-        overrides["recipe_name"] if overrides["source"] is None else recipe.without_path().source
-    )
+    source = recipe.without_path().source.replace(":", "-")
+    named = overrides["recipe_name"] if overrides["source"] is None else source
     root = out or DEFAULT.parent / Path(named).stem
     silent = quiet or as_json
     # a bad fallback, or a name too long for a preview, is refused before the build

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from datagen.errors import InputError
 from datagen.layout import SPLITS
 from datagen.recipe import Recipe, Size
 from datagen.sources import base, masks, npy, sizes
-from datagen.sources.base import Array, Part, Reading, Source, UInt8
+from datagen.sources.base import Array, Part, Reading, Source
 from datagen.sources.npy import Header, shown
 from datagen.sources.npz_kinds import KINDS, image_shape, kind_problem, mask_shape, shape_problems
 
@@ -75,9 +75,9 @@ def _require_no_names(how: Reading, path: Path) -> None:
     """Raise InputError if the recipe needs names of files: arrays have none."""
     problems = []
     if how.labels is not None:
-        problems.append("labels in a file of their own, for arrays; add an array labels")
+        problems.append("arrays take no file of labels: add an array labels")
     if how.recipe.groups is not None:
-        problems.append("groups by the names of files, for arrays; add an array groups")
+        problems.append("arrays have no names of files with groups in them: add an array groups")
     base.raise_if_any(problems, path)
 
 
@@ -93,9 +93,6 @@ def _corruption(path: Path) -> Iterator[None]:
         raise InputError(
             f"not a whole .npz file: {shown(str(error))}", path=path, remedy="write it again"
         ) from error
-
-
-Opener = Callable[[], IO[bytes]]
 
 
 def _single(file: BinaryIO, path: Path, how: Reading) -> Source:

@@ -232,7 +232,7 @@ def _find_source(
             if not optional:
                 raise
         else:
-            if source or not optional or name in planning.EMBEDDED_OR_PINNED:
+            if source or not optional or planning.is_pinned(name):
                 return source, problems
             sides = f"expected {problems[0].expected}, found {problems[0].found}"
             return None, [Skipped(f"the source in {source_dir}, which is another: {sides}")]
