@@ -6,7 +6,7 @@ source; then one table converts all masks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from datagen.sources.base import Array, UInt8
 Seen = npt.NDArray[np.bool_]
 
 _LEVELS = 1 << 16
+_PIECE = 1 << 20  # values that are looked up at a time
 _MAX_LISTED = 8  # values that a message names before it counts the rest
 _OTHER_KINDS = (
     "state what the numbers mean: --masks binary (two values), classes (0 ground, 1 to 254 classes,"
@@ -40,9 +41,14 @@ def see(masks: Array, seen: Seen) -> None:
     >>> np.flatnonzero(seen)
     array([0, 3])
     """
-    for rows in arrays.blocks(masks):
-        block = masks[rows].reshape(-1)
-        seen[block.view(np.uint8) if block.dtype == np.bool_ else block] = True
+    for piece in _pieces(masks):
+        seen[piece] = True
+
+
+def _pieces(array: Array) -> Iterator[Array]:
+    """Cut an array into flat pieces that may serve as indices, and so are converted to int64."""
+    flat = array.reshape(-1).view(np.uint8 if array.dtype == np.bool_ else array.dtype)
+    return (flat[start : start + _PIECE] for start in range(0, len(flat), _PIECE))
 
 
 def table(kind: str, seen: Seen, path: Path | str) -> UInt8:
@@ -93,9 +99,8 @@ def canonical(masks: Array, numbers: UInt8) -> UInt8:
     array([[[0, 1]]], dtype=uint8)
     """
     out: UInt8 = arrays.scratch(masks.shape, np.uint8)
-    for rows in arrays.blocks(out):
-        block = masks[rows]
-        np.take(numbers, block.view(np.uint8) if block.dtype == np.bool_ else block, out=out[rows])
+    for piece, into in zip(_pieces(masks), _pieces(out), strict=True):
+        into[:] = numbers[piece]
     return out
 
 

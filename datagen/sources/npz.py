@@ -23,12 +23,18 @@ import numpy as np
 
 from datagen import arrays
 from datagen.errors import InputError
-from datagen.layout import SPLITS
 from datagen.recipe import Recipe, Size
 from datagen.sources import base, masks, npy, sizes
 from datagen.sources.base import Array, Part, Reading, Source
 from datagen.sources.npy import Header, shown
-from datagen.sources.npz_kinds import KINDS, image_shape, kind_problem, mask_shape, shape_problems
+from datagen.sources.npz_kinds import (
+    KINDS,
+    image_shape,
+    kind_problem,
+    mask_shape,
+    shape_problems,
+    wanted_arrays,
+)
 
 # the beginning of an archive with a member in it; zipfile would skip any bytes before it
 _BEGINNING = b"PK\3\4"
@@ -36,16 +42,7 @@ _EMPTY = b"PK\5\6"  # the beginning of an archive without members
 # Errors of zipfile for bytes that it cannot read; NotImplementedError is for another compression
 # or version.
 _CORRUPT = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError, ValueError)
-_NAMES = (
-    "give images and labels, or train_images, train_labels, test_images and test_labels,"
-    " or x_train and so on"
-)
 _MOST = (1 << 16) - 1  # the highest value of an image
-
-# Parts of the names that other programs give: x_train, y_train, X_test, validation_images ...
-_KINDS = {"images": "images", "x": "images", "labels": "labels", "y": "labels"}
-_KINDS |= {"masks": "masks", "groups": "groups"}
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 def load(path: Path, how: Reading | None = None) -> Source:
@@ -112,7 +109,7 @@ def _archive(file: BinaryIO, path: Path, how: Reading) -> Source:
         if file.read(4) != (_BEGINNING if listed else _EMPTY):
             raise zipfile.BadZipFile("bytes before the first array")
         members = {_name(info): info for info in listed}
-        wanted = _wanted(members, path, with_masks=how.recipe.foreground.masks is not None)
+        wanted = wanted_arrays(members, path, with_masks=how.recipe.foreground.masks is not None)
         base.raise_if_any(_implausible(listed, list(wanted.values()), path), path)
         headers = {}
         for role, name in wanted.items():
@@ -155,7 +152,8 @@ def _check(
     for role, header in headers.items():
         if role.endswith("images"):
             with _about(names[role], path):
-                sizes.count(*(image_shape(header.shape) or (0, 0, 0))[1:3], recipe.size)
+                height, width = (image_shape(header.shape) or (0, 0, 0))[1:3]
+                sizes.count(height, width, recipe.size)
 
 
 @contextmanager
@@ -201,7 +199,7 @@ def _source(used: dict[str, Array], names: Mapping[str, str], path: Path, how: R
         )
         made[prefix.rstrip("_") or "all"] = _fitted(part, how.recipe.size)
     if how.recipe.size is not None and how.recipe.size.fit == "tile" and not groups:
-        made, group_names = _grouped_by_picture(made, how.recipe.size, converted)
+        made, group_names = _grouped_by_picture(made, converted)
     classes = _classes(used, made, path, how)
     base.check_parts(made, classes, path)
     return Source(
@@ -388,12 +386,10 @@ def _each(pictures: Array, fit: Callable[[Array], Array], count: int) -> Array:
 
 
 def _grouped_by_picture(
-    parts: Mapping[str, Part], size: Size, converted: Mapping[str, Array]
+    parts: Mapping[str, Part], converted: Mapping[str, Array]
 ) -> tuple[dict[str, Part], tuple[str, ...]]:
     """Make the tiles of each picture a group of their own, named by the picture's row."""
-    rows = {
-        name: len(converted["images" if name == "all" else f"{name}_images"]) for name in parts
-    }
+    rows = {name: len(converted["images" if name == "all" else f"{name}_images"]) for name in parts}
     listed = {name: [f"{name}[{row}]" for row in range(count)] for name, count in rows.items()}
     numbers, group_names = base.number_groups(listed)
     grouped = {
@@ -408,76 +404,7 @@ def _grouped_by_picture(
     return grouped, group_names
 
 
-# Names of arrays
-
-
-def _wanted(members: Mapping[str, object], path: Path, *, with_masks: bool) -> dict[str, str]:
-    """Choose the arrays to read: this package's names for them -> their names in the file.
-
-    Names of other programs count only if this package's own do not make a source. Masks count only
-    `with_masks`. Raises InputError if the names do not make a source.
-    """
-    roles = {name: role for name in members if (role := _role(name))}
-    required = {"images"} | ({"masks"} if with_masks else set())
-    if not with_masks:
-        roles = {name: role for name, role in roles.items() if not role.endswith("masks")}
-    required |= {"labels"} if any(role.endswith("labels") for role in roles.values()) else set()
-    own = {name: role for name, role in roles.items() if name == role}
-    chosen = next((names for names in (own, roles) if not _gaps(names, required)), own or roles)
-    found = ", ".join(map(shown, sorted(members)[: base.MAX_LISTED])) or "no array"
-    base.raise_if_any(_gaps(chosen, required), path, f"found {found}; {_NAMES}")
-    named = {role: name for name, role in chosen.items()}
-    order = [
-        f"{prefix}{kind}" for prefix in ("", *(f"{split}_" for split in SPLITS)) for kind in KINDS
-    ]
-    wanted = {role: named[role] for role in order if role in named}
-    lists = {"classes": "labels" in required, "mask_classes": with_masks}
-    return wanted | {name: name for name, used in lists.items() if used and name in members}
-
-
-def _gaps(roles: Mapping[str, str], required: set[str]) -> list[str]:
-    """List the reasons why arrays of these names, each with its role, do not make a source.
-
-    Each part needs arrays of the kinds `required`, and groups if any part has them.
-    """
-    problems = []
-    named: dict[str, str] = {}
-    for name, role in roles.items():
-        if role in named:
-            problems.append(f"two arrays hold the {role}: {named[role]} and {name}")
-        named[role] = name
-    kinds = [
-        kind
-        for kind in KINDS
-        if kind in required or (kind == "groups" and any(role.endswith(kind) for role in named))
-    ]
-    prefixes = {role[: -len(_kind(role))] for role in named} or {""}
-    if len(prefixes) > 1 and "" in prefixes:
-        whole = " and ".join(kind for kind in KINDS if kind in named)
-        problems.append(f"both {whole} of their own and those of splits")
-        prefixes -= {""}
-    needed = prefixes if prefixes == {""} else prefixes | {"train_", "test_"}
-    absent = sorted(f"{prefix}{kind}" for prefix in needed for kind in kinds)
-    return problems + [f"no array {role}" for role in absent if role not in named]
-
-
-def _kind(role: str) -> str:
-    return role.rpartition("_")[2]
-
-
-def _role(name: str) -> str | None:
-    """Return this package's name of an array; None for an unknown one.
-
-    >>> _role("X_valid")
-    'val_images'
-    """
-    parts = name.lower().split("_")
-    if len(parts) == 1:
-        return _KINDS.get(name.lower())
-    if len(parts) != 2:
-        return None
-    split, kind = parts if parts[0] in _SPLITS else reversed(parts)
-    return f"{_SPLITS[split]}_{_KINDS[kind]}" if split in _SPLITS and kind in _KINDS else None
+# Checks of an archive
 
 
 def _implausible(listed: Sequence[zipfile.ZipInfo], wanted: Sequence[str], path: Path) -> list[str]:
@@ -504,5 +431,3 @@ def _implausible(listed: Sequence[zipfile.ZipInfo], wanted: Sequence[str], path:
     if total > most:
         problems.append(f"{total:,} bytes of arrays where {most:,} are the most possible")
     return problems
-
-

@@ -1,4 +1,4 @@
-"""Tell by an array's header whether it can be images, labels, masks, groups or names.
+"""Tell which arrays of a file are images, labels, masks and groups: by their names and headers.
 
 Each problem comes with what was expected, what was found, and a remedy.
 """
@@ -12,11 +12,21 @@ from pathlib import Path
 import numpy as np
 
 from datagen.errors import InputError
+from datagen.layout import SPLITS
 from datagen.recipe import MAX_BANDS, Recipe
-from datagen.sources.npy import Header
+from datagen.sources import base
+from datagen.sources.npy import Header, shown
 
 KINDS = ("images", "labels", "masks", "groups")  # of arrays that each part has, or not
 
+# Parts of the names that other programs give: x_train, y_train, X_test, validation_images ...
+_KINDS = {"images": "images", "x": "images", "labels": "labels", "y": "labels"}
+_KINDS |= {"masks": "masks", "groups": "groups"}
+_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_NAMES = (
+    "give images and labels, or train_images, train_labels, test_images and test_labels,"
+    " or x_train and so on"
+)
 _IMAGES = "uint8 or uint16 (n, height, width) or (n, height, width, bands)"
 _DEPTH = "store them as uint8 or uint16"
 _COLOURS = (3, 4)
@@ -24,6 +34,81 @@ _FLOATS = (
     "scale them to 0 to 255 and round: of 0 to 1, as np.rint(images * 255).astype(np.uint8); or to"
     " 0 to 65,535, as uint16"
 )
+
+
+# Names
+
+
+def wanted_arrays(members: Mapping[str, object], path: Path, *, with_masks: bool) -> dict[str, str]:
+    """Choose the arrays to read: this package's names for them -> their names in the file.
+
+    Names of other programs count only if this package's own do not make a source. Masks count only
+    `with_masks`. Raises InputError if the names do not make a source.
+    """
+    roles = {name: role for name in members if (role := _role(name))}
+    required = {"images"} | ({"masks"} if with_masks else set())
+    if not with_masks:
+        roles = {name: role for name, role in roles.items() if not role.endswith("masks")}
+    required |= {"labels"} if any(role.endswith("labels") for role in roles.values()) else set()
+    own = {name: role for name, role in roles.items() if name == role}
+    chosen = next((names for names in (own, roles) if not _gaps(names, required)), own or roles)
+    found = ", ".join(map(shown, sorted(members)[: base.MAX_LISTED])) or "no array"
+    base.raise_if_any(_gaps(chosen, required), path, f"found {found}; {_NAMES}")
+    named = {role: name for name, role in chosen.items()}
+    order = [
+        f"{prefix}{kind}" for prefix in ("", *(f"{split}_" for split in SPLITS)) for kind in KINDS
+    ]
+    wanted = {role: named[role] for role in order if role in named}
+    lists = {"classes": "labels" in required, "mask_classes": with_masks}
+    return wanted | {name: name for name, used in lists.items() if used and name in members}
+
+
+def _gaps(roles: Mapping[str, str], required: set[str]) -> list[str]:
+    """List the reasons why arrays of these names, each with its role, do not make a source.
+
+    Each part needs arrays of the kinds `required`, and groups if any part has them.
+    """
+    problems = []
+    named: dict[str, str] = {}
+    for name, role in roles.items():
+        if role in named:
+            problems.append(f"two arrays hold the {role}: {named[role]} and {name}")
+        named[role] = name
+    kinds = [
+        kind
+        for kind in KINDS
+        if kind in required or (kind == "groups" and any(role.endswith(kind) for role in named))
+    ]
+    prefixes = {role[: -len(_kind(role))] for role in named} or {""}
+    if len(prefixes) > 1 and "" in prefixes:
+        whole = " and ".join(kind for kind in KINDS if kind in named)
+        problems.append(f"both {whole} of their own and those of splits")
+        prefixes -= {""}
+    needed = prefixes if prefixes == {""} else prefixes | {"train_", "test_"}
+    absent = sorted(f"{prefix}{kind}" for prefix in needed for kind in kinds)
+    return problems + [f"no array {role}" for role in absent if role not in named]
+
+
+def _kind(role: str) -> str:
+    return role.rpartition("_")[2]
+
+
+def _role(name: str) -> str | None:
+    """Return this package's name of an array; None for an unknown one.
+
+    >>> _role("X_valid")
+    'val_images'
+    """
+    parts = name.lower().split("_")
+    if len(parts) == 1:
+        return _KINDS.get(name.lower())
+    if len(parts) != 2:
+        return None
+    split, kind = parts if parts[0] in _SPLITS else reversed(parts)
+    return f"{_SPLITS[split]}_{_KINDS[kind]}" if split in _SPLITS and kind in _KINDS else None
+
+
+# Headers
 
 
 def is_channels_first(shape: tuple[int, ...]) -> bool:
@@ -148,7 +233,9 @@ def _images_problem(header: Header, offset: int) -> Problem | None:
         bands = "colour images" if shape[1] in _COLOURS else f"images of {shape[1]} bands"
         return f"{bands} with the bands first", "turn them: images.transpose(0, 2, 3, 1)"
     if len(shape) in (4, 5):
-        remedy = f"choose one slice, (n, height, width), or up to {MAX_BANDS} bands, which come last"
+        remedy = (
+            f"choose one slice, (n, height, width), or up to {MAX_BANDS} bands, which come last"
+        )
         return f"volumes, or images of more than {MAX_BANDS} bands", remedy
     if len(shape) == 2:
         side = math.isqrt(shape[1])
@@ -159,29 +246,25 @@ def _images_problem(header: Header, offset: int) -> Problem | None:
 
 def _depth_problem(header: Header, offset: int) -> Problem | None:
     kind, bits = header.dtype.kind, 8 * header.dtype.itemsize
-    if kind == "i":
-        if offset:
-            return None
-        remedy = (
-            "of values from 0 on take images.astype(np.uint16), or np.uint8; to others the recipe"
-            " adds an offset (--offset N)"
-        )
-        return f"images of signed {bits}-bit integers", remedy
+    if kind == "i" and offset:
+        return None
     if kind == "u" and bits <= 16:
-        if not offset:
-            return None
-        return (
-            f"images of unsigned integers, to which no offset of {offset:,} is added",
-            "leave the offset out",
-        )
-    if kind == "u":
-        remedy = "of values from 0 to 65,535 take images.astype(np.uint16); scale others"
-        return f"images of {bits}-bit integers", remedy
-    if kind == "f":
-        return "images of floats", _FLOATS
-    if kind == "b":
-        return "images of truths", "store them as images.astype(np.uint8) * 255"
-    return "not images", _DEPTH
+        found = f"images of unsigned integers, to which no offset of {offset:,} is added"
+        return (found, "leave the offset out") if offset else None
+    known = {
+        "i": (
+            f"images of signed {bits}-bit integers",
+            "of values from 0 on take images.astype(np.uint16), or np.uint8; to others the recipe"
+            " adds an offset (--offset N)",
+        ),
+        "u": (
+            f"images of {bits}-bit integers",
+            "of values from 0 to 65,535 take images.astype(np.uint16); scale others",
+        ),
+        "f": ("images of floats", _FLOATS),
+        "b": ("images of truths", "store them as images.astype(np.uint8) * 255"),
+    }
+    return known.get(kind, ("not images", _DEPTH))
 
 
 def shape_problems(headers: Mapping[str, Header], names: Mapping[str, str]) -> list[str]:

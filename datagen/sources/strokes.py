@@ -430,9 +430,7 @@ def _draw(glyph: Glyph, indices: UInt64, frame: Frame) -> UInt8:
     return _centre(_ink(x, y, radius, soft, frame), frame)
 
 
-def _fit(
-    x: Float64, y: Float64, radius: Float64, frame: Frame
-) -> tuple[Float64, Float64, Float64]:
+def _fit(x: Float64, y: Float64, radius: Float64, frame: Frame) -> tuple[Float64, Float64, Float64]:
     """Scale each path so that its ink's longer side is the box's, and centre the ink in the frame.
 
     Pixel `j` covers j - 1/2 to j + 1/2.

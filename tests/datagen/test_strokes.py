@@ -283,9 +283,13 @@ def test_the_edge_of_a_line_is_as_even_at_every_side() -> None:
         assert parts == 1 or 28 * (parts - 1) ** 2 < side
 
 
-@pytest.mark.parametrize("spec", ["strokes:", "strokes:19", "strokes:257", "strokes:056", "strokes:x"])
+@pytest.mark.parametrize(
+    "spec", ["strokes:", "strokes:19", "strokes:257", "strokes:056", "strokes:x"]
+)
 def test_a_side_that_cannot_be_drawn_is_refused(spec: str) -> None:
-    with pytest.raises(RecipeError, match=r"a side to draw digits of \(expected strokes:SIDE from 20"):
+    with pytest.raises(
+        RecipeError, match=r"a side to draw digits of \(expected strokes:SIDE from 20"
+    ):
         sources.load(spec)
     assert not is_at_hand(spec)
 
