@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from datagen.errors import InputError
-from datagen.layout import SPLITS
-from datagen.recipe import MAX_BANDS, Recipe
+from datagen.layout import MAX_BANDS, SPLITS
+from datagen.recipe import Recipe
 from datagen.sources import base
 from datagen.sources.npy import Header, shown
 

@@ -28,7 +28,7 @@ from PIL import BmpImagePlugin, Image, PpmImagePlugin, TiffImagePlugin
 
 from datagen import files
 from datagen.errors import DatagenError, InputError, StorageError
-from datagen.recipe import MAX_SIDE
+from datagen.layout import MAX_SIDE
 from datagen.sources.base import UInt8
 
 # otherwise its errors are printed, without the name of the file
