@@ -62,6 +62,7 @@ def build(
         resolved.plan,
         listed,
         resolved.deriver,
+        group_names=lambda: resolved.group_names,
         workers=workers,
         part=None if part is None else _part(part, len(shard_list(listed))),
         progress=progress,

@@ -16,6 +16,7 @@ from datagen.dataset import Dataset
 from datagen.engines import Progress
 from datagen.errors import DamagedError, FormatError
 from datagen.existing import is_whole, require_no_link
+from datagen.layout import GROUPS
 from datagen.split import Split
 from datagen.stores.base import with_paths
 from datagen.tasks import Deriver
@@ -85,12 +86,21 @@ def convert(
         plan,
         listed,
         lambda split: _reader(dataset, split),
+        group_names=lambda: _group_names(dataset),
         workers=workers,
         expected=dataset.manifest.digest,
         check=check,
         progress=progress,
         started=started,
     )
+
+
+def _group_names(dataset: Dataset) -> bytes | None:
+    if not dataset.manifest.recipe.group_names:
+        return None
+    path = dataset.root / GROUPS
+    with files.storage_errors(path):
+        return path.read_bytes()
 
 
 def _reader(dataset: Dataset, split: Split) -> Deriver:

@@ -136,6 +136,7 @@ _TASKS = Rule(
 )
 _SHARD_SIZE = Rule(f"{CHUNK} times a power of two, up to {MAX_SHARD_SIZE:,}", _is_shard_size)
 _COUNT = integer(1, MAX_COUNT)
+_TRUTH = Rule("true or false", lambda value: type(value) is bool)
 _OFFSET = integer(-(1 << 32), 1 << 32)
 
 
@@ -215,8 +216,8 @@ class Recipe:
 
     The rest is for images of the user's own. `split` gives the percentages of train, val and test
     of a source that comes whole (None: 80, 10, 10). `groups` is a regular expression: images in
-    whose names it finds the same text stay in one split. `offset` is added to signed values, so
-    that they fit 16 bits.
+    whose names it finds the same text stay in one split; `group_names` puts the names of the groups
+    into the dataset. `offset` is added to signed values, so that they fit 16 bits.
     """
 
     source: Annotated[str, _SOURCE, _FEW_DOTS]
@@ -227,6 +228,7 @@ class Recipe:
     storage: Annotated[Storage, _TABLE] = Storage()
     split: Annotated[tuple[int, int, int] | None, _PERCENTAGES] = None
     groups: Annotated[str | None, _PATTERN] = None
+    group_names: Annotated[bool, _TRUTH] = False
     offset: Annotated[int, _OFFSET] = 0
     foreground: Annotated[Foreground, _TABLE] = Foreground()
     size: Annotated[Size | None, _TABLE] = None
@@ -454,6 +456,7 @@ def changed(
     more_tasks: Iterable[str] = (),
     split: tuple[int, int, int] | None = None,
     groups: str | None = None,
+    group_names: bool | None = None,
     offset: int | None = None,
     foreground: Mapping[str, object] | None = None,
     size: Mapping[str, object] | None = None,
@@ -478,6 +481,7 @@ def changed(
     table.update(
         _given(source=source, val=val, seed=seed, split=split, groups=groups, offset=offset)
     )
+    table.update(_given(group_names=group_names))
     for name, values in (("foreground", foreground), ("size", size), ("about", about)):
         if given := _given(**(values or {})):
             table[name] = table.get(name, {}) | given

@@ -5,6 +5,7 @@ What a picture gives follows from its pixels and the recipe alone: `docs/format.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,8 +20,8 @@ UInt8 = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
 
 _MAX_PIXELS = 1 << 36  # of a picture under "area": with 16 bits a pixel, sums stay below 2^53
-_BLOCK = 1 << 18  # values of a picture that are summed at a time, as float64
-_COLUMNS = 64  # columns of an image that are summed at a time
+_SHARES = 1 << 10  # shares of pixels in a table
+_PRODUCTS = 1 << 18  # of a product of tables; NumPy's libraries use more than one core beyond that
 
 
 def fitted(picture: Array, size: Size | None) -> Array:
@@ -215,18 +216,26 @@ def _area_sums(
     below 2^53, as h w 65,535 does, so sums of products in float64 are exact in any order.
     """
     height, width, bands = shape
-    step = max(1, _BLOCK // (-(-height // sides[0]) * width * bands))
-    for start in range(0, sides[0], step):
-        rows = slice(start, min(start + step, sides[0]))
+    for rows in _pieces(height, sides[0]):
         covered, shares = _shares(height, sides[0], rows)
-        slab = pixels(covered).reshape(len(shares[0]), -1).astype(np.float64)
-        down = np.moveaxis((shares @ slab).reshape(-1, width, bands), 2, 0)
+        slab = pixels(covered).reshape(shares.shape[1], -1)
+        down = np.empty((len(shares), slab.shape[1]))
+        step = max(1, _PRODUCTS // shares.size)
+        for start in range(0, slab.shape[1], step):
+            some = slice(start, start + step)
+            np.matmul(shares, slab[:, some].astype(np.float64), out=down[:, some])
+        by_band = np.ascontiguousarray(np.moveaxis(down.reshape(-1, width, bands), 2, 0))
         sums = np.empty((bands, len(shares), sides[1]), np.int64)
-        for left in range(0, sides[1], _COLUMNS):
-            columns = slice(left, min(left + _COLUMNS, sides[1]))
+        for columns in _pieces(width, sides[1]):
             covered, shares = _shares(width, sides[1], columns)
-            sums[:, :, columns] = down[:, :, covered] @ shares.T
+            sums[:, :, columns] = by_band[:, :, covered] @ shares.T
         yield rows, np.moveaxis(sums, 0, 2)
+
+
+def _pieces(own: int, parts: int) -> Iterator[slice]:
+    """Cut the parts of a line of `own` pixels into pieces whose table of shares is small."""
+    step = max(1, math.isqrt(_SHARES * parts // max(own, parts)))
+    return (slice(start, min(start + step, parts)) for start in range(0, parts, step))
 
 
 def _shares(own: int, parts: int, chosen: slice) -> tuple[slice, npt.NDArray[np.float64]]:

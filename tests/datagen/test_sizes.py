@@ -104,11 +104,11 @@ def test_the_largest_values_fit() -> None:
     assert (sizes.fitted(picture, Size("area", (1024, 1024))) == 65535).all()
 
 
-def test_a_large_picture_is_averaged_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_picture_is_averaged_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     picture = np.random.default_rng(5).integers(0, 65536, (40, 30, 3), np.uint16)
     whole = sizes.fitted(picture, Size("area", (7, 11)))
-    monkeypatch.setattr(sizes, "_BLOCK", 100)
-    monkeypatch.setattr(sizes, "_COLUMNS", 3)
+    monkeypatch.setattr(sizes, "_SHARES", 20)
+    monkeypatch.setattr(sizes, "_PRODUCTS", 100)
     assert np.array_equal(sizes.fitted(picture, Size("area", (7, 11))), whole)
 
 
