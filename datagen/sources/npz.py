@@ -110,6 +110,10 @@ def _archive(file: BinaryIO, path: Path, how: Reading) -> Source:
             raise zipfile.BadZipFile("bytes before the first array")
         members = {_name(info): info for info in listed}
         wanted = wanted_arrays(members, path, with_masks=how.recipe.foreground.masks is not None)
+        unread = sorted(members.keys() - set(wanted.values()))
+        if how.warn and unread and not any(role.endswith("labels") for role in wanted):
+            listed_names = ", ".join(map(shown, unread[: base.MAX_LISTED]))
+            how.warn(f"{path}: no array of labels; these arrays are not read: {listed_names}")
         base.raise_if_any(_implausible(listed, list(wanted.values()), path), path)
         headers = {}
         for role, name in wanted.items():
@@ -183,7 +187,7 @@ def _source(used: dict[str, Array], names: Mapping[str, str], path: Path, how: R
     groups, group_names = _groups(used, names, path)
     converted |= given | groups
     digests = {
-        role: _digest(role, converted[role])
+        role: _digest(role, converted[role], group_names if kind == "groups" else ())
         for part in parts
         for kind in KINDS
         if (role := f"{part}{kind}") in converted
@@ -214,11 +218,17 @@ def _source(used: dict[str, Array], names: Mapping[str, str], path: Path, how: R
     )
 
 
-def _digest(name: str, array: Array) -> str:
-    """Hash an array with its name and shape, and with its type if that is not uint8."""
-    kind = "" if array.dtype == np.uint8 else f" {array.dtype.str}"
+def _digest(name: str, array: Array, group_names: Sequence[str] = ()) -> str:
+    """Hash an array with its name and shape, and with its type if that is not uint8.
+
+    Groups are hashed as their names, a line for each image.
+    """
+    kind = "" if array.dtype == np.uint8 or group_names else f" {array.dtype.str}"
     state = hashlib.sha256(f"{name} {'x'.join(map(str, array.shape))}{kind}\n".encode())
-    state.update(array.data)
+    if group_names:
+        state.update(base.group_names_text([group_names[group] for group in array]))
+    else:
+        state.update(array.data)
     return state.hexdigest()
 
 
@@ -327,7 +337,7 @@ def _groups(
     used: Mapping[str, Array], names: Mapping[str, str], path: Path
 ) -> tuple[dict[str, Array], tuple[str, ...]]:
     """Number the groups over all parts."""
-    listed: dict[str, Sequence[str]] = {}
+    listed: dict[str, list[str]] = {}
     for role, array in used.items():
         if role.endswith("groups"):
             flat = array.reshape(-1)
@@ -335,9 +345,14 @@ def _groups(
             listed[role.removesuffix("groups").rstrip("_") or "all"] = [str(one) for one in texts]
     if not listed:
         return {}, ()
+    problems = [
+        f"{part}: {listed[part].count(''):,} images without a group, the first at"
+        f" {listed[part].index('')}"
+        for part in listed
+        if "" in listed[part]
+    ]
+    base.raise_if_any(problems, path, "give each image the name of its group")
     numbers, group_names = base.number_groups(listed)
-    places = [f"group {number}" for number in range(len(group_names))]
-    base.raise_if_any(base.name_problems(group_names, places), path)
     return {
         "groups" if part == "all" else f"{part}_groups": array for part, array in numbers.items()
     }, group_names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import itertools
@@ -336,8 +335,9 @@ def masked(kind: str) -> dict[str, Any]:
 def test_images_of_16_bits_are_the_same_in_either_order_of_bytes(tmp_path: Path) -> None:
     values = tiles().astype(np.uint16) * 1000
     sources = [
-        read(tmp_path, whole(images=values.astype(dtype, order=order)))
-        for dtype, order in itertools.product(("<u2", ">u2"), "CF")
+        read(tmp_path, whole(images=ordered(values.astype(dtype))))
+        for dtype in ("<u2", ">u2")
+        for ordered in (np.ascontiguousarray, np.asfortranarray)
     ]
     for source in sources:
         assert source.parts["all"].images.dtype.str == "<u2"
@@ -539,14 +539,17 @@ def test_groups_are_numbered_by_their_first_image_in_train_val_and_test(
     }
     assert all(groups is not None and groups.dtype == np.uint32 for groups in found.values())
     assert source.group_names == ("7", "3", "5", "8")
-    content = b"test_groups 3 <u4\n" + np.array([0, 1, 3], "<u4").tobytes()
+    content = b"test_groups 3\n7\n3\n8\n"
     assert source.digests["test_groups"] == hashlib.sha256(content).hexdigest()
 
 
 @pytest.mark.parametrize(
     ("groups", "words"),
     [
-        (np.array(["a", "b\tc", "a"]), r"group 1: the name 'b\\tc' where 1 to 255 characters"),
+        (
+            np.array(["a", "", ""]),
+            r"all: 2 images without a group, the first at 1; give each image",
+        ),
         (np.array([b"a", b"b", b"c"]), "groups: not groups .*found"),
         (np.zeros((3, 2), int), r"groups: not groups .*found int64 \(3, 2\)"),
         (np.array([{}] * 3, object), "groups: not groups but Python objects"),
@@ -559,8 +562,27 @@ def test_groups_that_are_not_names_or_numbers_are_refused(
         read(tmp_path, whole(groups=groups))
 
 
+def test_the_digest_of_groups_is_that_of_their_names(tmp_path: Path) -> None:
+    digests = [
+        read(tmp_path, whole(groups=np.array(list(names)))).digests["groups"]
+        for names in ("aab", "xxy", "aab")
+    ]
+    assert digests[0] == digests[2] != digests[1]
+
+
+def test_arrays_beside_images_without_labels_are_named(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    read(tmp_path, {"images": tiles(), "targets": np.zeros(3)}, warn=warnings.append)
+    path = tmp_path / "a.npz"
+    assert warnings == [f"{path}: no array of labels; these arrays are not read: targets"]
+    read(tmp_path, {"images": tiles()}, warn=warnings.append)
+    read(tmp_path, whole(targets=np.zeros(3)), warn=warnings.append)
+    assert len(warnings) == 1
+
+
 def test_groups_of_one_part_alone_are_refused(tmp_path: Path) -> None:
-    arrays = {"train_images": tiles(), "test_images": tiles(), "train_groups": np.arange(3)}
+    arrays: Arrays = {"train_images": tiles(), "test_images": tiles()}
+    arrays["train_groups"] = np.arange(3)
     with pytest.raises(InputError, match="no array test_groups"):
         read(tmp_path, arrays)
 
@@ -659,12 +681,9 @@ def test_reading_holds_no_more_than_blocks_beside_the_temporary_files(
 
 
 def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(array_rules, "_IN_MEMORY", 0)
-    monkeypatch.setattr(array_rules, "_reserve", full)
-    with pytest.raises(StorageError, match=r"no room for a temporary file of 30 bytes.*TMPDIR"):
+    monkeypatch.setattr(array_rules, "_IN_MEMORY", 29)
+    monkeypatch.setattr(array_rules, "room", lambda: 28)
+    with pytest.raises(StorageError, match=r"too little room .*expected 30 bytes.*TMPDIR"):
         read(tmp_path, whole())
 
 
