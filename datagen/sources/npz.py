@@ -187,7 +187,7 @@ def _source(used: dict[str, Array], names: Mapping[str, str], path: Path, how: R
     groups, group_names = _groups(used, names, path)
     converted |= given | groups
     digests = {
-        role: _digest(role, converted[role], group_names if kind == "groups" else ())
+        role: digest(role, converted[role], group_names if kind == "groups" else ())
         for part in parts
         for kind in KINDS
         if (role := f"{part}{kind}") in converted
@@ -218,7 +218,7 @@ def _source(used: dict[str, Array], names: Mapping[str, str], path: Path, how: R
     )
 
 
-def _digest(name: str, array: Array, group_names: Sequence[str] = ()) -> str:
+def digest(name: str, array: Array, group_names: Sequence[str] = ()) -> str:
     """Hash an array with its name and shape, and with its type if that is not uint8.
 
     Groups are hashed as their names, a line for each image.

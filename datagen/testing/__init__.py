@@ -20,12 +20,13 @@ from datagen.testing.damage import (
     datasets,
     plant,
 )
+from datagen.testing.rules import inputs, recipes, rules_for
 from datagen.testing.strategies import (
     KINDS,
     LAYOUTS,
+    image_facts,
     images,
-    inputs,
-    recipes,
+    images_of,
     save_source,
     sources,
 )
@@ -39,10 +40,13 @@ __all__ = [
     "check_task",
     "damaged_datasets",
     "datasets",
+    "image_facts",
     "images",
+    "images_of",
     "inputs",
     "plant",
     "recipes",
+    "rules_for",
     "save_source",
     "sources",
 ]

@@ -16,7 +16,7 @@ from datagen.tasks import Deriver, Inputs, Task, as_indices
 
 _CHECKED = 64  # samples at either end of the split
 _BLOCKS = (1, 2, 5)
-_ARRAYS = ("images", "labels", "thresholds")
+_ARRAYS = ("images", "labels", "thresholds", "given", "groups")
 
 
 def check_task(task: Task, inputs: Inputs) -> None:
@@ -83,7 +83,8 @@ def _declared(task: Task, inputs: Inputs) -> Split:
 
 
 def _copy(inputs: Inputs, *, writeable: bool) -> Inputs:
-    copies = {name: getattr(inputs, name).copy() for name in _ARRAYS}
+    arrays = {name: getattr(inputs, name) for name in _ARRAYS}
+    copies = {name: array.copy() for name, array in arrays.items() if array is not None}
     for array in copies.values():
         array.flags.writeable = writeable
     return replace(inputs, **copies)
