@@ -32,6 +32,7 @@ from datagen.sources.npz_kinds import (
     image_shape,
     kind_problem,
     mask_shape,
+    role_of,
     shape_problems,
     wanted_arrays,
 )
@@ -110,10 +111,9 @@ def _archive(file: BinaryIO, path: Path, how: Reading) -> Source:
             raise zipfile.BadZipFile("bytes before the first array")
         members = {_name(info): info for info in listed}
         wanted = wanted_arrays(members, path, with_masks=how.recipe.foreground.masks is not None)
-        unread = sorted(members.keys() - set(wanted.values()))
-        if how.warn and unread and not any(role.endswith("labels") for role in wanted):
-            listed_names = ", ".join(map(shown, unread[: base.MAX_LISTED]))
-            how.warn(f"{path}: no array of labels; these arrays are not read: {listed_names}")
+        for remark in _unread(members, wanted):
+            if how.warn:
+                how.warn(f"{path}: {remark}")
         base.raise_if_any(_implausible(listed, list(wanted.values()), path), path)
         headers = {}
         for role, name in wanted.items():
@@ -131,6 +131,21 @@ def _archive(file: BinaryIO, path: Path, how: Reading) -> Source:
 
 def _name(info: zipfile.ZipInfo) -> str:
     return info.filename.removesuffix(".npy")
+
+
+def _unread(members: Mapping[str, object], wanted: Mapping[str, str]) -> Iterator[str]:
+    """Remark on arrays that may have been meant to be read, and are not."""
+    unread = sorted(members.keys() - set(wanted.values()))
+    passed_over = [name for name in unread if (role_of(name) or "").endswith("masks")]
+    if passed_over:
+        yield (
+            f"the masks are passed over ({', '.join(passed_over)});"
+            " --masks binary, classes or instances takes the foreground from them"
+        )
+    others = [shown(name) for name in unread if name not in passed_over]
+    if others and not any(role.endswith("labels") for role in wanted):
+        listed = ", ".join(others[: base.MAX_LISTED])
+        yield f"no array of labels; these arrays are not read: {listed}"
 
 
 def _check(
@@ -202,6 +217,9 @@ def _source(used: dict[str, Array], names: Mapping[str, str], path: Path, how: R
             converted.get(f"{prefix}groups"),
         )
         made[prefix.rstrip("_") or "all"] = _fitted(part, how.recipe.size)
+    remark = _size_remark(converted, how.recipe.size)
+    if how.warn and remark:
+        how.warn(f"{path}: {remark}")
     if how.recipe.size is not None and how.recipe.size.fit == "tile" and not groups:
         made, group_names = _grouped_by_picture(made, converted)
     classes = _classes(used, made, path, how)
@@ -390,6 +408,13 @@ def _fitted(part: Part, size: Size | None) -> Part:
         else _each(part.masks, lambda mask: sizes.fitted_mask(mask, size), count),
         None if part.groups is None else np.repeat(part.groups, count),
     )
+
+
+def _size_remark(converted: Mapping[str, Array], size: Size | None) -> str | None:
+    """Say how many pixels of the pictures are in no image."""
+    shapes = [array.shape[:3] for role, array in converted.items() if role.endswith("images")]
+    unused = sum(n * sizes.unused(height, width, size) for n, height, width in shapes)
+    return sizes.unused_remark(unused, sum(n * tall * wide for n, tall, wide in shapes), size)
 
 
 def _each(pictures: Array, fit: Callable[[Array], Array], count: int) -> Array:

@@ -45,7 +45,7 @@ def wanted_arrays(members: Mapping[str, object], path: Path, *, with_masks: bool
     Names of other programs count only if this package's own do not make a source. Masks count only
     `with_masks`. Raises InputError if the names do not make a source.
     """
-    roles = {name: role for name in members if (role := _role(name))}
+    roles = {name: role for name in members if (role := role_of(name))}
     required = {"images"} | ({"masks"} if with_masks else set())
     if not with_masks:
         roles = {name: role for name, role in roles.items() if not role.endswith("masks")}
@@ -93,10 +93,10 @@ def _kind(role: str) -> str:
     return role.rpartition("_")[2]
 
 
-def _role(name: str) -> str | None:
+def role_of(name: str) -> str | None:
     """Return this package's name of an array; None for an unknown one.
 
-    >>> _role("X_valid")
+    >>> role_of("X_valid")
     'val_images'
     """
     parts = name.lower().split("_")

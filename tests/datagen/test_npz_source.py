@@ -512,8 +512,10 @@ def test_instances_are_foreground_whatever_their_number(tmp_path: Path, dtype: s
 
 
 def test_masks_are_not_read_unless_the_recipe_asks_for_them(tmp_path: Path) -> None:
-    bad = np.array([{}], object)
-    source = read(tmp_path, whole(masks=bad, mask_classes=bad))
+    bad, warnings = np.array([{}], object), list[str]()
+    source = read(tmp_path, whole(masks=bad, mask_classes=bad), warn=warnings.append)
+    assert len(warnings) == 1
+    assert "the masks are passed over (masks); --masks binary, classes or instances" in warnings[0]
     assert source.parts["all"].masks is None
     assert set(source.digests) == {"images", "labels"}
     with pytest.raises(InputError, match="no array masks; found images, labels"):
@@ -600,7 +602,12 @@ def test_what_needs_names_of_files_is_refused(tmp_path: Path) -> None:
 def test_images_and_masks_get_the_sizes_of_the_recipe(tmp_path: Path) -> None:
     images = np.arange(3 * 5 * 7, dtype=np.uint16).reshape(3, 5, 7)
     arrays = whole(images=images, masks=np.asarray(images % 2, np.uint8))
-    cropped = read(tmp_path, arrays, size={"fit": "crop", "sides": [3, 3]}, **masked("binary"))
+    size, warnings = {"fit": "crop", "sides": [3, 3]}, list[str]()
+    cropped = read(tmp_path, arrays, warn=warnings.append, size=size, **masked("binary"))
+    path = tmp_path / "a.npz"
+    assert warnings == [
+        f"{path}: 78 of 105 pixels (74%) are in no image of 3x3: only the middle is taken",
+    ]
     part = cropped.parts["all"]
     np.testing.assert_array_equal(part.images, images[:, 1:4, 2:5])
     assert part.masks is not None
