@@ -11,6 +11,7 @@ import json
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -53,6 +54,7 @@ _IMAGE_DTYPE = Rule("one of |u1, <u2", lambda value: value in ("|u1", "<u2"))
 _MAX_LISTED = 20  # problems that a message names before it counts the rest
 _METADATA_FACTS = 1 << 17  # bytes of the manifest reserved for the facts of files
 _TABLE_FACTS = 256  # bytes of the manifest that the facts of a table take, at most
+_BLANK = "0" * 64  # in place of the manifest's own digest, until that is known
 _ROOT = 64  # bytes of the manifest that a content root takes
 _MAX_DIFFERENCES = 5  # keys of two plans that a message names
 
@@ -161,23 +163,29 @@ def seal(manifest: Manifest) -> Manifest:
 
 def difference(wanted: Manifest, present: Manifest) -> list[str]:
     """Name the keys in which two plans differ: with the values of the one, and of the other."""
+    listed = differences(wanted, present)[:_MAX_DIFFERENCES]
+    return [", ".join(f"{key} = {values[side]}" for key, *values in listed) for side in (0, 1)]
+
+
+def differences(a: Manifest, b: Manifest) -> list[tuple[str, str, str]]:
+    """List the keys of recipe and source in which two manifests differ, with both values."""
     ours, theirs = (
-        flat({"recipe": recipes.to_table(plan.recipe), "source": plan.source.table()})
-        for plan in (wanted, present)
+        _flat({"recipe": recipes.to_table(one.recipe), "source": one.source.table()})
+        for one in (a, b)
     )
-    keys = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
     return [
-        ", ".join(f"{key} = {side.get(key, 'none')}" for key in keys[:_MAX_DIFFERENCES])
-        for side in (ours, theirs)
+        (key, str(ours.get(key, "none")), str(theirs.get(key, "none")))
+        for key in sorted({*ours, *theirs})
+        if ours.get(key) != theirs.get(key)
     ]
 
 
-def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten nested mappings into one with dotted keys."""
     values: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(value, Mapping):
-            values |= flat(value, f"{prefix}{key}.")
+            values |= _flat(value, f"{prefix}{key}.")
         else:
             values[f"{prefix}{key}"] = value
     return values
@@ -216,20 +224,27 @@ def to_bytes(manifest: Manifest) -> bytes:
             task: {name: _stored(split) for name, split in splits.items()}
             for task, splits in manifest.tasks.items()
         },
-        "files": [asdict(file) for file in manifest.files],
+        "files": [vars(file) for file in manifest.files],
         "format": {"name": FORMAT_NAME, "version": manifest.version},
     }
-    plain["sha256"] = hashlib.sha256(canonical_json(plain)).hexdigest()
-    return canonical_json(plain)
+    whole = canonical_json(plain | {"sha256": _BLANK})
+    # Only a key of the whole object stands behind so little space.
+    before, after = whole.split(f'\n  "sha256": "{_BLANK}",'.encode())
+    digest = hashlib.sha256(before + after).hexdigest()
+    return before + f'\n  "sha256": "{digest}",'.encode() + after
 
 
 def _stored(split: Split) -> dict[str, Any]:
     """The facts of a split that the recipe does not give already."""
-    facts = asdict(split)
-    for column in facts["columns"]:
-        if column["chunk"] == CHUNK:
-            del column["chunk"]
-    return {name: facts[name] for name in ("count", "columns", "table")}
+    columns = [
+        {key: value for key, value in vars(column).items() if (key, value) != ("chunk", CHUNK)}
+        for column in split.columns
+    ]
+    return {
+        "count": split.count,
+        "columns": columns,
+        "table": None if split.table is None else vars(split.table),
+    }
 
 
 def from_bytes(data: bytes, *, path: Path) -> Manifest:
@@ -268,7 +283,7 @@ def _listed(problems: Sequence[str]) -> str:
     return "; ".join([*problems[:_MAX_LISTED], *([f"and {more:,} more"] if more > 0 else [])])
 
 
-def load(root: Path | str) -> Manifest:
+def load(root: PathLike[str] | str) -> Manifest:
     """Read the manifest of the dataset in `root`.
 
     Raises FormatError where there is none, and what `from_bytes` raises.
@@ -279,11 +294,16 @@ def load(root: Path | str) -> Manifest:
     root = Path(root)
     _require_folder(root)
     path = root / MANIFEST
-    manifest = from_bytes(read_bounded(path, MAX_MANIFEST_BYTES), path=path)
+    manifest = read(path)
     if manifest.tasks.keys() != set(manifest.recipe.tasks):
         expected, found = ", ".join(manifest.recipe.tasks), ", ".join(manifest.tasks) or "none"
         raise DamagedError("not the tasks of its recipe", path=path, expected=expected, found=found)
     return manifest
+
+
+def read(path: Path) -> Manifest:
+    """Read a manifest, finished or partial. Raises what `load` raises."""
+    return from_bytes(read_bounded(path, MAX_MANIFEST_BYTES), path=path)
 
 
 def _require_folder(root: Path) -> None:
@@ -348,8 +368,9 @@ def _json_object(data: bytes, path: Path) -> dict[str, Any]:
 
 def _check_version(plain: dict[str, Any], path: Path) -> None:
     stated = plain.get("format")
-    name = stated.get("name") if isinstance(stated, dict) else None
-    version = stated.get("version") if isinstance(stated, dict) else None
+    name, version = (
+        (stated.get("name"), stated.get("version")) if isinstance(stated, dict) else (None, None)
+    )
     if name != FORMAT_NAME:
         raise FormatError(
             "not a manifest of this format",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -31,14 +30,10 @@ from datagen.cli.tables import (
     print_info,
     print_sample,
     print_verdict,
-    sample_facts,
     verdict_facts,
 )
 from datagen.errors import PROBLEMS_FOUND, StorageError
 from datagen.files import kind, require_outside_datasets, write_atomic
-
-if TYPE_CHECKING:
-    from datagen.api import Array
 
 
 @click.command()
@@ -181,11 +176,8 @@ def show(
     damage = datagen.samples.damage(dataset, task, split, index)
     if png is not None:
         drawable = datagen.samples.read_sample(dataset, task, split, index)
-        _draw(png, task, drawable, dataset.manifest.source.classes)
-    if as_json:
-        print_json(sample_facts(task, split, index, values))
-    elif not quiet:
-        print_sample(values)
+        _draw(png, task, drawable, dataset.manifest.source)
+    print_sample((task, split, index), values, quiet, as_json)
     if damage is not None:
         raise damage
 
@@ -225,15 +217,16 @@ def sample(
         warn=remarks(quiet or as_json),
     )
     if png is not None:
-        _draw(png, task, computed.values, computed.classes)
-    if as_json:
-        facts = sample_facts(
-            task, split, index, computed.values, computed_from=computed.computed_from
-        )
-        print_json(facts)
-    elif not quiet:
-        print_sample(computed.values, computed_from=computed.computed_from)
+        _draw(png, task, computed.drawn, computed.source)
+    place, computed_from = (task, split, index), computed.computed_from
+    print_sample(place, computed.values, quiet, as_json, computed_from=computed_from)
 
 
-def _draw(path: Path, task: str, values: Mapping[str, Array], classes: tuple[str, ...]) -> None:
-    write_atomic(path, datagen.preview.sample_picture(task, values, classes))
+def _draw(
+    path: Path,
+    task: str,
+    values: Mapping[str, datagen.api.Array],
+    source: datagen.sources.base.Source | datagen.manifest.SourceFacts,
+) -> None:
+    names = source.classes, source.mask_classes
+    write_atomic(path, datagen.preview.sample_picture(task, values, *names))

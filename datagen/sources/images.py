@@ -20,7 +20,7 @@ from datagen.errors import InputError, printable
 from datagen.files import require_enough
 from datagen.layout import SPLITS
 from datagen.sources import base, pictures
-from datagen.sources.base import MAX_CLASSES, Part, Source, UInt8
+from datagen.sources.base import MAX_CLASSES, Part, Reading, Source, UInt8
 
 SUFFIXES = (".png", ".bmp", ".pgm", ".tif", ".tiff", ".jpg", ".jpeg")
 SYNONYMS = {  # names of the folders of splits, in capitals or not
@@ -55,7 +55,7 @@ class _File:
     shown: str
 
 
-def load(folder: Path) -> Source:
+def load(folder: Path, how: Reading | None = None) -> Source:  # noqa: ARG001
     """Read the images below `folder`: `CLASS/FILE`, or `train/CLASS/FILE`, `test/` and so on.
 
     Classes are numbered in the order of the sorted names of their folders, so "10" comes before

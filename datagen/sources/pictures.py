@@ -63,8 +63,7 @@ def decode(data: bytes) -> UInt8:
 @contextmanager
 def _silence() -> Iterator[None]:
     """Suppress Pillow's warnings about metadata, which do not name the file."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         yield
 
 

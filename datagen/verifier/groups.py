@@ -15,7 +15,6 @@ from datagen.layout import GROUPS, MANIFEST, SPLITS
 from datagen.sources.base import group_names_text
 from datagen.split import Split
 from datagen.tasks import Inputs
-from datagen.verifier.content import column_of
 from datagen.verifier.problems import Problem, Skipped, problem_in
 
 _NAMED = 20  # groups that are named one by one; the others are counted
@@ -69,7 +68,7 @@ def _named(
 
 
 def _path(split: Split, row: int) -> str:
-    return column_of(split, "group").path.format(shard=row // split.shard_size)
+    return split.column("group").path.format(shard=row // split.shard_size)
 
 
 def check_names(dataset: Dataset) -> Iterator[Problem]:

@@ -18,12 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datagen import manifest as manifests
+from datagen.dataset import table_from_bytes
 from datagen.errors import DamagedError, DatagenError, FormatError, StorageError
 from datagen.hashing import canonical_json
 from datagen.layout import MAX_MANIFEST_BYTES, SPLITS
 from datagen.manifest import DigitFacts, Manifest, SourceFacts, from_bytes, seal, to_bytes
 from datagen.recipe import Mosaics, Recipe, Storage
-from datagen.split import NO_OFFSET, SHARD_FACTS, Column, FileFacts, Split, table_from_bytes
+from datagen.split import NO_OFFSET, SHARD_FACTS, Column, FileFacts, Split
 
 PATH = Path("some/manifest.json")
 
@@ -587,11 +588,11 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Any, Any], object], str]] = {
     ),
     "a type of objects": (
         lambda value, split: split["columns"][0].update(dtype="O"),
-        "dtype must be one of |u1, <u4, <i8, not 'O'",
+        "dtype must be one of |u1, <u2, <u4, <i8, not 'O'",
     ),
     "a type of floats": (
         lambda value, split: split["columns"][0].update(dtype="<f8"),
-        "dtype must be one of |u1, <u4, <i8, not '<f8'",
+        "dtype must be one of |u1, <u2, <u4, <i8, not '<f8'",
     ),
     "a type of endless bytes": (
         lambda value, split: split["columns"][0].update(dtype="V999999999"),
@@ -725,7 +726,7 @@ def test_every_wrong_value_has_a_full_message() -> None:
         *(
             f"tasks.foreground.train.columns[{number}].{listed}"
             for number, listed in (
-                (0, "dtype must be one of |u1, <u4, <i8, not 'O'"),
+                (0, "dtype must be one of |u1, <u2, <u4, <i8, not 'O'"),
                 (0, "shape must be the shape of a sample, not [0, 3]"),
                 (0, "axes[0] must be a name of letters a to z, digits and underscores, not 'Y'"),
                 (0, "path must be a rule for paths within the dataset, not '../{shard}'"),

@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 from helpers import columns, flip, tiny_recipe, tiny_source, tree
 
 from datagen import builder, samples, sources, tasks
-from datagen.cli.main import cli
-from datagen.converter import convert
+from datagen.builder import convert
+from datagen.cli import cli
 from datagen.dataset import Dataset
 from datagen.errors import DamagedError, RecipeError
 from datagen.layout import SPLITS
@@ -30,8 +30,8 @@ from datagen.split import Column
 from datagen.tasks import Task
 
 
-def columns(tile, mosaics):
-    planes = (Column(name, "|u1", tile, ("y", "x")) for name in ("image", "mask"))
+def columns(images, mosaics):
+    planes = (images.image(), Column("mask", "|u1", images.tile, ("y", "x")))
     numbers = (Column(name, "|u1", (), ()) for name in ("corner", "label"))
     return (*planes, *numbers, Column("circle", "<i8", (), ()))
 

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import multiprocessing
 import random
 import shutil
 import signal
@@ -19,7 +18,7 @@ import fakes
 import pytest
 import torch
 from fake_task import FAKE, SETTINGS, train_fake
-from helpers import on_one_thread
+from helpers import forkserver, on_one_thread
 from torch import Tensor
 
 from modeling import files, runs
@@ -227,9 +226,7 @@ def test_a_run_resumed_with_other_code_says_so_and_keeps_its_record(
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
     folder: Path, whole: Path, tmp_path: Path
 ) -> None:
-    processes = multiprocessing.get_context("forkserver")
-    # which takes most of the time, so once
-    processes.set_forkserver_preload(["torch._dynamo", "modeling.training.loop"])
+    processes = forkserver()
     moments, out, killed = random.Random(1), tmp_path / "run", 0
     for _ in range(5):
         program = processes.Process(target=train_fake, args=(folder, out))
@@ -303,7 +300,9 @@ def test_a_finished_run_is_left_unchanged(dataset: Dataset, whole: Path) -> None
 
 def test_an_existing_run_is_refused_without_resume(dataset: Dataset, whole: Path) -> None:
     before = {path.name: path.read_bytes() for path in whole.iterdir()}
-    with pytest.raises(InputError, match=r"a run is already there.*--resume.*--out"):
+    with pytest.raises(
+        InputError, match=r"already there.*--resume \(resume=True\).*--out \(out=\)"
+    ):
         run(dataset, whole)
     assert {path.name: path.read_bytes() for path in whole.iterdir()} == before
 
@@ -363,7 +362,7 @@ def test_a_run_of_a_version_with_other_settings_is_reported_with_its_folder(
     begun = json.loads(path.read_text())
     del begun["config"]["smoothing"]
     path.write_text(json.dumps(begun))
-    with pytest.raises(InputError, match=r"also smoothing.*--out") as raised:
+    with pytest.raises(InputError, match=r"also smoothing.*--out \(out=\)") as raised:
         run(dataset, tmp_path / "a", resume=True)
     assert raised.value.path == tmp_path / "a"
 
