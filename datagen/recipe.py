@@ -281,7 +281,7 @@ def load(name_or_file: str) -> Recipe:
     with files.storage_errors(path):
         if names_source(name_or_file) and not _is_file(path):
             return from_table({"source": name_or_file}, origin="the source given")
-        if not _is_file(path) or path.suffix == ".npz":
+        if not _is_file(path) or path.suffix in (".npz", ".npy"):
             raise RecipeError(
                 "no such recipe",
                 path=name_or_file,
@@ -317,7 +317,7 @@ def _meant(name: str, path: Path) -> str | None:
         if path.is_dir():
             has_recipe = _is_file(path / RECIPE)
             meant = str(path / RECIPE) if has_recipe else f"images:{name}"
-        elif path.suffix == ".npz":
+        elif path.suffix in (".npz", ".npy"):
             meant = f"npz:{name}"
     except OSError:  # a path that cannot be
         pass
