@@ -207,16 +207,10 @@ def _source(used: dict[str, Array], names: Mapping[str, str], path: Path, how: R
         for kind in KINDS
         if (role := f"{part}{kind}") in converted
     }
-    made = {}
-    for prefix in parts:
-        images = converted[f"{prefix}images"]
-        part = Part(
-            images,
-            converted.get(f"{prefix}labels", np.zeros(len(images), np.uint8)),
-            converted.get(f"{prefix}masks"),
-            converted.get(f"{prefix}groups"),
-        )
-        made[prefix.rstrip("_") or "all"] = _fitted(part, how.recipe.size)
+    made = {
+        prefix.rstrip("_") or "all": _fitted(_part(prefix, converted), how.recipe.size)
+        for prefix in parts
+    }
     remark = _size_remark(converted, how.recipe.size)
     if how.warn and remark:
         how.warn(f"{path}: {remark}")
@@ -233,6 +227,16 @@ def _source(used: dict[str, Array], names: Mapping[str, str], path: Path, how: R
         attribution=base.NOT_STATED,
         mask_classes=mask_classes,
         group_names=group_names,
+    )
+
+
+def _part(prefix: str, converted: Mapping[str, Array]) -> Part:
+    images = converted[f"{prefix}images"]
+    return Part(
+        images,
+        converted.get(f"{prefix}labels", np.zeros(len(images), np.uint8)),
+        converted.get(f"{prefix}masks"),
+        converted.get(f"{prefix}groups"),
     )
 
 
