@@ -61,12 +61,13 @@ def read(data: bytes, how: How) -> Picture:
     require_one(planes(tags, image.height * image.width), "images in the page")
     require_unsigned(numbers(tags.get(SAMPLE_FORMAT, 1)))
     bits = max(numbers(tags.get(BITS, 1)))
-    if bits > 8:
+    samples = tags.get(SAMPLES, 1)
+    if bits > 8 or (image.mode == "L" and samples > 2):  # of which it would keep one
         return tiff_samples.read(data, how)
     picture = _by_pillow(image, data, how)
     if how.numbers and bits < 8 and image.mode == "L":
         return Picture(picture.pixels // (255 // ((1 << bits) - 1)))
-    has_bands = tags.get(SAMPLES, 1) > 3 and 0 in numbers(tags.get(EXTRA, ()))
+    has_bands = samples > 3 and 0 in numbers(tags.get(EXTRA, ()))
     return tiff_samples.read(data, how) if has_bands and picture.pixels.ndim == 3 else picture
 
 
