@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,8 +31,8 @@ _PLACE = Path("/var/tmp")
 def scratch(shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
     """Make an array of any values: in memory up to 64 MiB, else in a temporary file.
 
-    The file lies in the folder that TMPDIR names, or else in /var/tmp. Raises StorageError if the
-    disk has no room for it.
+    The file lies in the folder that TMPDIR names, or else in /var/tmp. Raises StorageError if it
+    would take more than half of the room there: what a dataset claims of itself may be false.
 
     >>> scratch((2, 3), np.uint8).shape
     (2, 3)
@@ -40,16 +41,19 @@ def scratch(shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
     if size <= _IN_MEMORY:
         return np.empty(shape, dtype)
     place = Path(os.environ.get("TMPDIR") or (_PLACE if _PLACE.is_dir() else tempfile.gettempdir()))
-    try:
-        with storage_errors(place), tempfile.TemporaryFile(dir=place, prefix="datagen-") as file:
+    with storage_errors(place):
+        room = shutil.disk_usage(place).free // 2
+        if size > room:
+            raise StorageError(
+                "too little room for a temporary file",
+                path=place,
+                expected=f"{size:,} bytes, at most half of what is free",
+                found=f"{room:,}",
+                remedy="free some space, or name another folder in the environment variable TMPDIR",
+            )
+        with tempfile.TemporaryFile(dir=place, prefix="datagen-") as file:
             _reserve(file.fileno(), size)
             mapped = mmap.mmap(file.fileno(), size)
-    except StorageError as error:
-        raise StorageError(
-            f"no room for a temporary file of {size:,} bytes: {error.problem}",
-            path=place,
-            remedy="free some space, or name another folder in the environment variable TMPDIR",
-        ) from error
     return np.frombuffer(mapped, dtype).reshape(shape)
 
 

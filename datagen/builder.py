@@ -26,6 +26,7 @@ def build(
     root: Path | str,
     *,
     directory: Path | str | None = None,
+    labels: Path | str | None = None,
     workers: int = 1,
     part: tuple[int, int] | None = None,
     warn: Warn | None = None,
@@ -34,10 +35,11 @@ def build(
 ) -> Built:
     """Build the dataset of `recipe` in `root`, as far as it is not there already.
 
-    `directory` is where the source is looked for; `part` is a half-open range of the global shard
-    list, to be built without committing. `warn` takes warnings about the source, `fetching` the
-    progress of its download, `progress` the bytes written and in all. After any error, what
-    was in `root` before is intact, and a later call continues where this one ended.
+    `directory` is where the source is looked for, `labels` a CSV file of its labels; `part` is a
+    half-open range of the global shard list, to be built without committing. `warn` takes warnings
+    about the source, `fetching` the progress of its download, `progress` the bytes written and in
+    all. After any error, what was in `root` before is intact, and a later call continues where this
+    one ended.
 
     >>> build(recipe.load("mnist"), "data/mnist", workers=8)  # doctest: +SKIP
     """
@@ -51,7 +53,9 @@ def build(
         return Built(finished, 0, kept, time.perf_counter() - started)
     if files.look(root / MANIFEST) is None:
         files.require_writable(root)  # before the source is fetched
-    resolved = resolve(recipe, directory=directory, workers=workers, warn=warn, progress=fetching)
+    resolved = resolve(
+        recipe, directory=directory, labels=labels, workers=workers, warn=warn, progress=fetching
+    )
     listed = splits(resolved.plan)
     return write_dataset(
         root,

@@ -5,13 +5,15 @@ The rule compares one value a pixel with one threshold an image. `docs/format.md
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from datagen import otsu
-from datagen.recipe import Foreground
+
+if TYPE_CHECKING:
+    from datagen.recipe import Foreground
 
 Array = npt.NDArray[Any]
 
@@ -28,6 +30,7 @@ def values(images: Array, rule: Foreground) -> Array:
     mean of C bands (2 sum + C) // 2C. Images of one band without an axis of bands are their own
     values, and no copy is made.
 
+    >>> from datagen.recipe import Foreground
     >>> values(np.array([[[[10, 20, 60]]]], np.uint8), Foreground(values="luma")).tolist()
     [[[22]]]
     """
@@ -53,6 +56,7 @@ def thresholds(images: Array, rule: Foreground) -> Array:
     With `side` = "below" it is that of the negative, taken back: the foreground of an image is that
     of its negative with `side` = "above".
 
+    >>> from datagen.recipe import Foreground
     >>> thresholds(np.array([[[10, 10, 90]]], np.uint8), Foreground(side="below"))
     array([90], dtype=uint8)
     """
@@ -70,6 +74,7 @@ def mark(images: Array, limits: Array, rule: Foreground, out: npt.NDArray[np.uin
     A pixel is foreground if its value is above its image's threshold, or below it, as the rule has
     it.
 
+    >>> from datagen.recipe import Foreground
     >>> out = np.empty((1, 1, 3), np.uint8)
     >>> mark(np.array([[[10, 10, 90]]], np.uint8), np.array([90], np.uint8),
     ...      Foreground(side="below"), out)

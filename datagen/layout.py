@@ -12,6 +12,8 @@ TASKS = ("foreground", "circles", "mosaics")
 
 CHUNK = 256  # samples in a leaf of the content digest, and the most in a chunk of a store
 MAX_CHUNK_BYTES = 1 << 26
+MAX_SIDE = 1024  # pixels; the circle's integers fit int64 up to this height and width
+MAX_BANDS = 64
 MAX_TILE_1 = 512  # pixels a side of an image in version 1
 MAX_SAMPLE_BYTES = 1 << 24  # of a sample in one column
 DEFAULT_SHARD_SIZE = 32_768

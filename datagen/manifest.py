@@ -24,13 +24,14 @@ from datagen.layout import (
     FORMAT_NAME,
     FORMAT_VERSIONS,
     MANIFEST,
+    MAX_BANDS,
     MAX_MANIFEST_BYTES,
     MAX_TILE_1,
     PARTIAL_MANIFEST,
     SPLITS,
     TASKS,
 )
-from datagen.recipe import MAX_BANDS, Recipe
+from datagen.recipe import Recipe
 from datagen.split import (
     COUNT,
     NAME,

@@ -270,11 +270,16 @@ def _require_index(folder: str, count: int, index: int) -> None:
         )
 
 
-def resolve_dataset(root: Path | str, *, directory: Path | str | None = None) -> Resolved:
+def resolve_dataset(
+    root: Path | str,
+    *,
+    directory: Path | str | None = None,
+    labels: Path | str | None = None,
+) -> Resolved:
     """Load the source of the dataset in `root`. Raises InputError where it is another one."""
     root = Path(root)
     manifest = manifests.load(root)
-    resolved = resolve(manifest.recipe, directory=directory)
+    resolved = resolve(manifest.recipe, directory=directory, labels=labels)
     if resolved.plan != manifest.plan:
         expected, found = difference(manifest.plan, resolved.plan)
         raise InputError(

@@ -15,7 +15,16 @@ from typing import Annotated, Any
 from datagen import files
 from datagen.decoding import DecodeError, Rule, decode, integer, shown
 from datagen.errors import RecipeError, closest, decode_text, did_you_mean
-from datagen.layout import CHUNK, DEFAULT_SHARD_SIZE, MAX_COUNT, MAX_SHARD_SIZE, SPLITS, TASKS
+from datagen.layout import (
+    CHUNK,
+    DEFAULT_SHARD_SIZE,
+    MAX_BANDS,
+    MAX_COUNT,
+    MAX_SHARD_SIZE,
+    MAX_SIDE,
+    SPLITS,
+    TASKS,
+)
 
 _PACKAGED = resources.files("datagen") / "recipes"
 VALUES = ("grey", "luma", "mean", "max")  # or "band K"
@@ -23,8 +32,6 @@ SIDES = ("above", "below")
 RULES = ("otsu", "fixed", "given")
 MASKS = ("binary", "classes", "instances")
 FITS = ("exact", "pad", "crop", "area", "tile")
-MAX_SIDE = 1024  # pixels; the circle's integers fit int64 up to this height and width
-MAX_BANDS = 64
 FORMATS = ("zarr", "hdf5")
 COMPRESSIONS = ("none", "zstd")
 MAX_GRID_SIDE = 64  # tiles

@@ -25,6 +25,24 @@ def _grid(_: click.Context, param: click.Parameter, value: str | None) -> tuple[
     return None if value is None else _pair(value, "x", param, "RxC, such as 2x2")
 
 
+def _rule(_: click.Context, param: click.Parameter, value: str | None) -> dict[str, Any] | None:
+    """Read the value of --by: a rule of its name, or the level of a fixed threshold."""
+    if value in (None, "otsu", "given"):
+        return None if value is None else {"by": value}
+    if not (value.isascii() and value.isdecimal()):
+        raise click.BadParameter(f"expected otsu, given or a level, found {value!r}", param=param)
+    return {"by": "fixed", "level": int(value)}
+
+
+def _percentages(
+    _: click.Context, param: click.Parameter, value: str | None
+) -> tuple[int, ...] | None:
+    parts = [] if value is None else value.split(",")
+    if not all(part.isascii() and part.isdecimal() for part in parts):
+        raise click.BadParameter(f"expected three such as 80,10,10, found {value!r}", param=param)
+    return tuple(map(int, parts)) or None
+
+
 def half_open(
     _: click.Context, param: click.Parameter, value: str | None
 ) -> tuple[int, int] | None:
@@ -103,6 +121,12 @@ source_dir_option = click.option(
     show_envvar=True,
     help="Where the source's files are; nothing is fetched then.",
 )
+labels_option = click.option(
+    "--labels",
+    type=PATH,
+    metavar="FILE.csv",
+    help="Labels of the images: path,label[,split][,group].",
+)
 directory_argument = click.argument(
     "directory", metavar="[DIR]", type=PATH, default=DEFAULT, required=False
 )
@@ -145,6 +169,48 @@ recipe_options = _options(
     click.option(
         "--mosaics", type=int, nargs=3, metavar="TRAIN VAL TEST", help="Mosaics in each split."
     ),
+    click.option(
+        "--values",
+        metavar="grey|luma|mean|max|'band K'",
+        help="Numbers that the threshold is compared with, one a pixel.",
+    ),
+    click.option(
+        "--side", type=click.Choice(["above", "below"]), help="Side of the threshold of objects."
+    ),
+    click.option(
+        "--by",
+        callback=_rule,
+        metavar="otsu|LEVEL|given",
+        help="Find the foreground by Otsu's threshold, a fixed one, or the masks of the source.",
+    ),
+    click.option(
+        "--masks",
+        type=click.Choice(["binary", "classes", "instances"]),
+        help="Kind of the masks of the source, which then give the foreground.",
+    ),
+    click.option("--size", type=int, nargs=2, metavar="H W", help="Size of the images; see --fit."),
+    click.option(
+        "--fit",
+        type=click.Choice(["exact", "pad", "crop", "area"]),
+        help="Bring pictures to --size: refuse others, pad, crop, or average areas.",
+    ),
+    click.option("--tile", type=int, nargs=2, metavar="H W", help="Cut pictures into tiles."),
+    click.option("--stride", type=int, nargs=2, metavar="H W", help="Distance of tiles."),
+    click.option(
+        "--split",
+        callback=_percentages,
+        metavar="TRAIN,VAL,TEST",
+        help="Percentages of the splits, by class, of a source that comes whole.",
+    ),
+    click.option(
+        "--groups",
+        metavar="REGEX",
+        help="Keep images in one split in whose names it finds the same text.",
+    ),
+    click.option("--offset", type=int, metavar="N", help="Add N to signed values."),
+    click.option("--name", metavar="TEXT", help="Name of the user's own images."),
+    click.option("--licence", metavar="TEXT", help="Licence of the user's own images."),
+    click.option("--attribution", metavar="TEXT", help="Attribution of the user's own images."),
     storage_options,
 )
 
@@ -154,16 +220,38 @@ def recipe_of(
     recipe_name: str,
     val_digits: int | None = None,
     format_name: str | None = None,
+    values: str | None = None,
+    side: str | None = None,
+    by: dict[str, Any] | None = None,
+    masks: str | None = None,
+    size: tuple[int, int] | None = None,
+    fit: str | None = None,
+    tile: tuple[int, int] | None = None,
+    stride: tuple[int, int] | None = None,
+    name: str | None = None,
+    licence: str | None = None,
+    attribution: str | None = None,
     **changes: Any,
 ) -> Recipe:
     """Load a recipe by name or from a file, and apply the options of the command line.
 
     Tasks of --with are added. Raises RecipeError.
     """
+    if size and tile:
+        raise click.UsageError("--size and --tile exclude each other")
+    if (size is None) != (fit is None):
+        raise click.UsageError("--size and --fit go together: --size 64 64 --fit area")
+    if stride and not tile:
+        raise click.UsageError("--stride is the distance of tiles: give --tile as well")
+    if masks and not by:
+        by = {"by": "given"}
     return datagen.recipe.changed(
         recipe_name,
         val=val_digits,
         format=format_name,
         more_tasks=click.get_current_context().obj or (),
+        foreground={"values": values, "side": side, "masks": masks, **(by or {})},
+        size={"fit": "tile" if tile else fit, "sides": tile or size, "stride": stride},
+        about={"name": name, "licence": licence, "attribution": attribution},
         **changes,
     )

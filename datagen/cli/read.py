@@ -16,6 +16,7 @@ from datagen.cli.options import (
     directory_argument,
     is_given,
     json_option,
+    labels_option,
     quiet_option,
     recipe_of,
     sample_arguments,
@@ -67,6 +68,7 @@ def info(directory: Path, quiet: bool, as_json: bool) -> None:
 )
 @click.option("--expect", metavar="DIGEST", help="Dataset digest that it must have.")
 @source_dir_option
+@labels_option
 @workers_option
 @quiet_option
 @json_option
@@ -77,6 +79,7 @@ def verify(
     seed: int | None,
     expect: str | None,
     source_dir: Path | None,
+    labels: Path | None,
     workers: int,
     quiet: bool,
     as_json: bool,
@@ -102,6 +105,7 @@ def verify(
             seed=seed,
             expect=expect,
             source_dir=source_dir,
+            labels=labels,
             source_optional=not named,
             workers=workers,
             progress=progress,
@@ -191,6 +195,7 @@ def show(
 @sample_arguments
 @png_option
 @source_dir_option
+@labels_option
 @quiet_option
 @json_option
 def sample(
@@ -200,6 +205,7 @@ def sample(
     index: int,
     png: Path | None,
     source_dir: Path | None,
+    labels: Path | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -215,6 +221,7 @@ def sample(
         split,
         index,
         source_dir=source_dir if is_recipe or is_given("source_dir") else None,
+        labels=labels,
         warn=remarks(quiet or as_json),
     )
     if png is not None:

@@ -14,6 +14,7 @@ from datagen.cli.options import (
     directory_argument,
     half_open,
     json_option,
+    labels_option,
     quiet_option,
     recipe_of,
     recipe_options,
@@ -74,6 +75,7 @@ def fetch(name: str, quiet: bool, as_json: bool) -> None:
 @recipe_options
 @click.option("--out", type=PATH, metavar="DIR", help="Where to build.  [default: data/RECIPE]")
 @source_dir_option
+@labels_option
 @workers_option
 @click.option(
     "--shards",
@@ -90,6 +92,7 @@ def fetch(name: str, quiet: bool, as_json: bool) -> None:
 def build(
     out: Path | None,
     source_dir: Path | None,
+    labels: Path | None,
     workers: int,
     shards: tuple[int, int] | None,
     fallback: str | None,
@@ -110,14 +113,14 @@ def build(
     if preview:
         _preview_folder(root)
     try:
-        built = _build(recipe, root, source_dir, workers, shards, silent)
+        built = _build(recipe, root, source_dir, labels, workers, shards, silent)
     except SourceError as error:
         if fallback is None or other is None:
             raise
         root = beside(root, Path(fallback).stem)
         warn(str(error))
         warn(f"Building the recipe {fallback!r} in {root} INSTEAD.")
-        built = _build(other, root, None, workers, shards, silent)
+        built = _build(other, root, None, None, workers, shards, silent)
     pictures = _fresh_preview(root) if preview and built.manifest is not None else []
     with exit_with(0):
         if as_json:
@@ -131,12 +134,15 @@ def build(
 @click.command()
 @recipe_options
 @source_dir_option
+@labels_option
 @quiet_option
 @json_option
-def shards(source_dir: Path | None, quiet: bool, as_json: bool, **overrides: Any) -> None:
+def shards(
+    source_dir: Path | None, labels: Path | None, quiet: bool, as_json: bool, **overrides: Any
+) -> None:
     """Print the numbered list of shards, for build --shards A:B."""
     resolved = datagen.planning.resolve(
-        recipe_of(**overrides), directory=source_dir, warn=remarks(quiet or as_json)
+        recipe_of(**overrides), directory=source_dir, labels=labels, warn=remarks(quiet or as_json)
     )
     listed = datagen.split.shard_list(datagen.planning.splits(resolved.plan))
     if as_json:
@@ -223,6 +229,7 @@ def _build(
     recipe: Recipe,
     root: Path,
     source_dir: Path | None,
+    labels: Path | None,
     workers: int,
     part: tuple[int, int] | None,
     silent: bool,
@@ -232,6 +239,7 @@ def _build(
             recipe,
             root,
             directory=source_dir,
+            labels=labels,
             workers=workers,
             part=part,
             warn=remarks(silent),

@@ -11,15 +11,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from datagen import files
 from datagen.errors import InputError, StorageError
-from datagen.layout import SPLITS
-from datagen.recipe import MAX_BANDS, MAX_SIDE, Recipe
+from datagen.layout import MAX_BANDS, MAX_SIDE, SPLITS
+
+if TYPE_CHECKING:
+    from datagen.recipe import Recipe
 
 Array = npt.NDArray[Any]
 UInt8 = npt.NDArray[np.uint8]

@@ -21,7 +21,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from datagen.errors import InputError
-from datagen.recipe import MAX_SIDE
+from datagen.layout import MAX_SIDE
 from datagen.sources import base
 from datagen.sources.base import Part, UInt8
 

@@ -82,6 +82,7 @@ def verify(
     root: Path | str,
     *,
     source_dir: Path | str | None = None,
+    labels: Path | str | None = None,
     source_optional: bool = False,
     quick: bool = False,
     sample: int | None = None,
@@ -93,9 +94,10 @@ def verify(
     """Verify the dataset in `root`: in full, or `quick`, or quick with `sample` random samples.
 
     The full level compares the images with the source, if it is at hand. `source_dir` is where the
-    source must be; with `source_optional`, a folder without it is skipped. `seed` chooses the
-    samples; without it each call chooses others. `expect` is the dataset digest that the manifest
-    must have. `progress` is called with the bytes checked and their total.
+    source must be, `labels` the CSV file of its labels; with `source_optional`, a folder without it
+    is skipped. `seed` chooses the samples; without it each call chooses others. `expect` is the
+    dataset digest that the manifest must have. `progress` is called with the bytes checked and
+    their total.
 
     Raises what `Dataset` raises: without a manifest there are no claims. Raises RecipeError if
     `expect` is no digest, InputError if the arguments contradict each other, and InputError or
@@ -122,7 +124,7 @@ def verify(
     else:
         level = "full"
         source, problems = _find_source(
-            dataset, source_dir, optional=source_optional, workers=workers
+            dataset, source_dir, labels, optional=source_optional, workers=workers
         )
         against += [_SOURCE] if source else []
         findings += problems
@@ -218,7 +220,12 @@ def _limits_of_knowledge(against: Collection[str]) -> Iterator[Skipped]:
 
 
 def _find_source(
-    dataset: Dataset, source_dir: Path | str | None, *, optional: bool, workers: int
+    dataset: Dataset,
+    source_dir: Path | str | None,
+    labels: Path | str | None,
+    *,
+    optional: bool,
+    workers: int,
 ) -> tuple[planning.Resolved | None, Sequence[Finding]]:
     """Look for the source in `source_dir`, else where it is at hand; ask no mirror.
 
@@ -227,7 +234,7 @@ def _find_source(
     name = dataset.manifest.recipe.source
     if source_dir is not None:
         try:
-            source, problems = _compare_source(dataset, source_dir, workers)
+            source, problems = _compare_source(dataset, source_dir, labels, workers)
         except (InputError, SourceError, StorageError):
             if not optional:
                 raise
@@ -239,18 +246,20 @@ def _find_source(
     if not planning.is_at_hand(name):
         return None, []
     try:
-        return _compare_source(dataset, None, workers)
+        return _compare_source(dataset, None, None, workers)
     except (InputError, SourceError, StorageError) as error:
         return None, [Skipped(f"the source: {error.problem}")]
 
 
 def _compare_source(
-    dataset: Dataset, source_dir: Path | str | None, workers: int
+    dataset: Dataset, source_dir: Path | str | None, labels: Path | str | None, workers: int
 ) -> tuple[planning.Resolved | None, list[Problem]]:
     """Load the source and compare what it gives with the manifest; None if it is another."""
     recorded, stated = dataset.manifest.recipe, dataset.manifest.plan
     try:
-        source = planning.resolve(recorded, directory=source_dir, workers=workers, offline=True)
+        source = planning.resolve(
+            recorded, directory=source_dir, labels=labels, workers=workers, offline=True
+        )
     except RecipeError as error:  # the source cannot give what the recipe asks for
         expected, found = "the source it was built from", str(error)
     else:

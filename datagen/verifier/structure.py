@@ -18,7 +18,7 @@ from datagen.dataset import Dataset
 from datagen.errors import DatagenError
 from datagen.files import LINK_REMEDY, require_enough
 from datagen.hashing import file_digest, merkle_root
-from datagen.layout import MANIFEST, RECIPE
+from datagen.layout import MANIFEST, MAX_SIDE, RECIPE
 from datagen.manifest import Manifest
 from datagen.sources.base import MAX_CLASSES
 from datagen.split import FileFacts, Shard, Split, shard_list
@@ -249,8 +249,8 @@ def _check_claims(manifest: Manifest) -> Iterator[Problem]:
     claims: list[tuple[bool, str, object]] = [
         (recorded == source.name, f"the source of the recipe, {recorded}", source.name),
         (
-            max(source.tile) <= recipe.MAX_SIDE,
-            f"images of at most {recipe.MAX_SIDE} x {recipe.MAX_SIDE}",
+            max(source.tile) <= MAX_SIDE,
+            f"images of at most {MAX_SIDE} x {MAX_SIDE}",
             "{} x {}".format(*source.tile),
         ),
         (

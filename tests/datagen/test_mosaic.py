@@ -123,7 +123,7 @@ def test_a_row_number_that_is_not_below_the_number_of_tiles_is_refused() -> None
     "wrong", [np.empty((1, 2, 4), np.uint8), np.empty((1, 2, 12), np.uint8)[:, :, ::2]]
 )
 def test_an_output_of_another_shape_or_layout_is_refused(wrong: Bytes) -> None:
-    with pytest.raises(ValueError, match=r"the output must be C-contiguous \(1, 2, 6\)"):
+    with pytest.raises(ValueError, match=r"the output must be C-contiguous uint8 \(1, 2, 6\)"):
         mosaic.compose((TILES,), np.array([[[0, 1, 0]]], np.uint32), (wrong,))
 
 

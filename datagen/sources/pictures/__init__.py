@@ -14,7 +14,7 @@ import numpy as np
 
 from datagen import files
 from datagen.errors import DatagenError, InputError
-from datagen.recipe import MAX_SIDE
+from datagen.layout import MAX_SIDE
 from datagen.sources.pictures import jpeg, png, pnm, tiff
 from datagen.sources.pictures.pixels import MAX_PIXELS, NOT_WHOLE, Array, How, Picture
 

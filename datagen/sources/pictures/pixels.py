@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from datagen.errors import InputError
-from datagen.recipe import MAX_SIDE
+from datagen.layout import MAX_SIDE
 
 Array = npt.NDArray[Any]
 

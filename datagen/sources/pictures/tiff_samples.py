@@ -24,7 +24,7 @@ from PIL import TiffImagePlugin
 
 from datagen import files
 from datagen.errors import InputError, StorageError
-from datagen.recipe import MAX_BANDS
+from datagen.layout import MAX_BANDS
 from datagen.sources.pictures.pixels import (
     TO_BITS,
     Array,

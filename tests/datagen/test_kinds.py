@@ -1,0 +1,222 @@
+"""Test datasets of every kind of image: bands, 16 bits, the three kinds of masks, groups.
+
+The stored columns are compared with their definition, and verification finds what is forged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import datagen
+from datagen import planning
+from datagen.errors import RecipeError
+from datagen.manifest import load
+from datagen.recipe import OTSU, Foreground, Mosaics, Recipe, Storage
+from datagen.sources.base import Part, Source
+from datagen.split import Column
+from datagen.verifier import verify
+from datagen.writer import write_dataset
+
+Array = npt.NDArray[Any]
+
+COUNTS = {"train": 7, "val": 4, "test": 5}
+TILE = (5, 6)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of images: their bands and dtype, the rule of their foreground, and groups."""
+
+    bands: int | None = None
+    dtype: str = "|u1"
+    rule: Foreground = OTSU
+    grouped: bool = False
+
+
+KINDS = {
+    "grey dark": Kind(rule=Foreground(side="below")),
+    "grey fixed": Kind(rule=Foreground(by="fixed", level=99)),
+    "grey 16": Kind(dtype="<u2"),
+    "rgb": Kind(3, rule=Foreground(values="luma")),
+    "rgb dark": Kind(3, rule=Foreground(values="max", side="below")),
+    "bands 16": Kind(13, "<u2", Foreground(values="mean")),
+    "one of bands": Kind(4, "<u2", Foreground(values="band 3")),
+    "binary": Kind(3, rule=Foreground(by="given", masks="binary")),
+    "classes": Kind(None, "<u2", Foreground(by="given", masks="classes"), grouped=True),
+    "instances": Kind(rule=Foreground(by="given", masks="instances")),
+    "grouped": Kind(grouped=True),
+}
+
+
+def source_of(kind: Kind, seed: int = 0) -> Source:
+    """Make a source of random images, with masks and groups where its kind has them."""
+    rng = np.random.default_rng(seed)
+    parts, first = {}, 0
+    for name, count in COUNTS.items():
+        shape = (count, *TILE) if kind.bands is None else (count, *TILE, kind.bands)
+        images = rng.integers(0, np.iinfo(kind.dtype).max, shape, kind.dtype, endpoint=True)
+        masks = groups = None
+        if kind.rule.masks is not None:
+            values = [0, 1, 7, 254, 255] if kind.rule.masks == "classes" else [0, 1]
+            masks = rng.choice(np.array(values, np.uint8), (count, *TILE))
+        if kind.grouped:
+            groups = np.arange(first, first + count, dtype=np.uint32) // 2 + 10 * len(parts)
+        labels = rng.integers(0, 4, count).astype(np.uint8)
+        parts[name] = Part(images, labels, masks, groups)
+        first += count
+    classes = tuple(map(str, range(1, 255))) if kind.rule.masks == "classes" else ()
+    names = tuple(f"patient {number}" for number in range(40)) if kind.grouped else ()
+    digests = {"images": "0" * 64}
+    return Source("npz", parts, ("a", "b", "c", "d"), digests, "CC0", "nobody", classes, names)
+
+
+def recipe_of(kind: Kind, store: str = "zarr", compression: str = "none") -> Recipe:
+    return Recipe(
+        "npz",
+        mosaics=Mosaics((2, 1), 40, 9, 9),
+        storage=Storage(store, 256, compression),
+        foreground=kind.rule,
+    )
+
+
+def built(kind: Kind, root: Path, store: str = "zarr", compression: str = "none") -> Path:
+    resolved = planning.Resolved(recipe_of(kind, store, compression), source_of(kind))
+    listed = planning.splits(resolved.plan)
+    write_dataset(root, resolved.plan, listed, resolved.deriver, workers=2)
+    return root
+
+
+def value(pixel: list[int], rule: str) -> int:
+    if rule == "luma":
+        return (299 * pixel[0] + 587 * pixel[1] + 114 * pixel[2] + 500) // 1000
+    if rule == "mean":
+        return (2 * sum(pixel) + len(pixel)) // (2 * len(pixel))
+    return max(pixel) if rule in ("max", "grey") else pixel[int(rule.removeprefix("band "))]
+
+
+def expected_foreground(kind: Kind, part: Part, row: int, threshold: int | None) -> Array:
+    """Mark the foreground of an image by definition, in Python's integers."""
+    if part.masks is not None:
+        return np.isin(part.masks[row], [0, 255], invert=True).astype(np.uint8)
+    assert threshold is not None
+    pixels = part.images[row].reshape(TILE[0] * TILE[1], -1).tolist()
+    values = [value(pixel, kind.rule.values) for pixel in pixels]
+    is_above = kind.rule.side == "above"
+    marks = [number > threshold if is_above else number < threshold for number in values]
+    return np.array(marks, np.uint8).reshape(TILE)
+
+
+@pytest.mark.parametrize("store", ["zarr", "hdf5"])
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_is_stored_as_defined_and_verified(
+    name: str, store: str, tmp_path: Path
+) -> None:
+    kind, source = KINDS[name], source_of(KINDS[name])
+    compression = "zstd" if store == "hdf5" else "none"
+    root = built(kind, tmp_path / "data", store, compression)
+    data = datagen.open(root)
+    for split, part in source.parts.items():
+        one, circles, mosaics = (data[task][split] for task in ("foreground", "circles", "mosaics"))
+        columns = set(one.columns)
+        assert ("threshold" in columns) == (kind.rule.by != "given")
+        assert ("classes" in columns) == (kind.rule.masks == "classes")
+        assert ("group" in columns) == kind.grouped
+        images, marks = one["image"][:], one["mask"][:]
+        assert (images.dtype, images.tolist()) == (part.images.dtype, part.images.tolist())
+        for row in range(len(part.labels)):
+            threshold = int(one["threshold"][row]) if "threshold" in columns else None
+            wanted = expected_foreground(kind, part, row, threshold)
+            assert marks[row].tolist() == wanted.tolist()
+        if kind.grouped:
+            assert one["group"][:].tolist() == part.groups.tolist()
+        assert circles["image"][:].tolist() == part.images.tolist()
+        assert (circles["mask"][:] >= marks).all()
+        grid, tiles = mosaics["source"][:], mosaics["mask"][:]
+        for row in (0, len(grid) - 1):
+            upper, lower = grid[row, :, 0].tolist()
+            whole = np.concatenate([images[upper], images[lower]])
+            assert mosaics["image"][row].tolist() == whole.tolist()
+            masks = [
+                part.masks[tile]
+                if kind.rule.masks == "classes"
+                else marks[tile] * (part.labels[tile] + 1)
+                for tile in (upper, lower)
+            ]
+            assert tiles[row].tolist() == np.concatenate(masks).tolist()
+    verdict = verify(root, workers=2)
+    assert not verdict.problems
+    assert not [one for one in verdict.skipped if "follow" in one]
+    assert load(root).version == 2
+
+
+def test_a_dataset_that_version_1_can_state_is_of_version_1(tmp_path: Path) -> None:
+    assert load(built(Kind(), tmp_path / "data")).version == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("rgb", "foreground/train/image"),
+        ("rgb", "foreground/train/mask"),
+        ("bands 16", "foreground/val/threshold"),
+        ("classes", "foreground/train/classes"),
+        ("classes", "foreground/train/group"),
+        ("binary", "foreground/test/mask"),
+        ("binary", "circles/train/mask"),
+        ("instances", "mosaics/val/mask"),
+    ],
+)
+def test_a_changed_byte_of_any_kind_is_found(name: str, column: str, tmp_path: Path) -> None:
+    root = built(KINDS[name], tmp_path / "data")
+    path = next(one for one in sorted((root / column / "c").rglob("*")) if one.is_file())
+    data = bytearray(path.read_bytes())
+    data[0] ^= 1
+    path.write_bytes(data)
+    assert verify(root).problems
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        (Kind(3), "'grey' of images with 3 bands, expected 'luma', 'mean', 'max' or a band"),
+        (Kind(4, rule=Foreground(values="luma")), "'luma' of images with 4 bands, expected 3"),
+        (Kind(4, rule=Foreground(values="band 4")), "'band 4' of images with the bands 0 to 3"),
+        (Kind(rule=Foreground(values="mean")), "'mean' of images without bands, expected 'grey'"),
+        (Kind(rule=Foreground(by="fixed", level=256)), "the level 256 where the images go to 255"),
+    ],
+)
+def test_a_rule_that_does_not_suit_the_images_is_refused(kind: Kind, found: str) -> None:
+    with pytest.raises(RecipeError, match="the rule of the foreground does not suit") as caught:
+        planning.Resolved(recipe_of(kind), source_of(kind))
+    assert found in str(caught.value)
+
+
+def test_samples_beyond_16_mib_are_refused_with_the_remedy() -> None:
+    parts = {}
+    for number, name in enumerate(COUNTS):
+        images = np.full((1, 1024, 1024, 8), number, np.uint8)
+        parts[name] = Part(images, np.zeros(1, np.uint8))
+    source = Source("npz", parts, ("a",), {}, "", "")
+    recipe = replace(
+        recipe_of(Kind(8, rule=Foreground(values="max"))), mosaics=Mosaics((2, 2), 1, 1, 1)
+    )
+    with pytest.raises(RecipeError, match="image of 2048x2048x8") as caught:
+        planning.splits(planning.Resolved(recipe, source).plan)
+    assert "16,777,216" in str(caught.value)
+
+
+def test_chunks_hold_at_most_64_mib() -> None:
+    def chunk(*shape: int, dtype: str = "|u1") -> int:
+        return Column("image", dtype, shape, ("y", "x", "band")[: len(shape)]).bounded.chunk
+
+    assert chunk(28, 28) == 256
+    assert chunk(512, 512) == 256
+    assert chunk(512, 513) == 128
+    assert chunk(1024, 1024, 4, dtype="<u2") == 8
+    assert chunk(1024, 1024, 16) == 4
