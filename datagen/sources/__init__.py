@@ -222,10 +222,10 @@ def _npz(path: Path, how: Reading) -> Source:
     return npz.load(path, how.warn)
 
 
-def _images(path: Path, how: Reading) -> Source:  # noqa: ARG001
+def _images(path: Path, how: Reading) -> Source:
     from datagen.sources import images
 
-    return images.load(path)
+    return images.load(path, how)
 
 
 @dataclass(frozen=True)
@@ -247,6 +247,8 @@ _SCHEMES = {
         _npz,
     ),
     "images": _Scheme(
-        "DIR", "grey image files, one folder a class, below train/ and test/ or not", _images
+        "DIR",
+        "image files, one folder a class, below train/ and test/ or not; with masks or without",
+        _images,
     ),
 }

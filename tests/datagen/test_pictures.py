@@ -525,11 +525,9 @@ def deep_tiffs() -> Known:
         yield tiff(pixels, photometric="rgb", extrasamples=[alpha]), DEEP_RGB
         pixels = np.dstack([DEEP, FULL])
         yield tiff(pixels, photometric="minisblack", extrasamples=[alpha]), DEEP
-    for number, turn in ((6, lambda x: np.rot90(x, -1)), (4, np.flipud)):
-        yield (
-            tiff(DEEP_RGB, photometric="rgb", extratags=[(274, 3, 1, number, True)]),
-            turn(DEEP_RGB),
-        )
+    turns = {6: np.rot90(DEEP_RGB, -1), 4: np.flipud(DEEP_RGB)}
+    for number, expected in turns.items():
+        yield tiff(DEEP_RGB, photometric="rgb", extratags=[(274, 3, 1, number, True)]), expected
 
 
 def tiffs_of_bands() -> Known:
