@@ -61,7 +61,7 @@ import json, sys
 from pathlib import Path
 from datagen.dataset import Dataset
 from datagen.hashing import ColumnHasher
-from datagen.stores.base import open_store
+from datagen.stores import open_store
 
 dataset = Dataset(Path(sys.argv[1]))
 read = open_store(dataset.manifest.recipe.storage.format).read_rows

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from result_files import write
 
-from datagen.verifier.duplicates import BUDGET, Digests, equal_groups
+from datagen.verifier.across import BUDGET, Digests, equal_groups
 
 BLOCK = 1 << 18  # digests
 LIMIT = 1 << 30  # bytes of peak memory that are allowed

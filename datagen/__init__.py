@@ -19,7 +19,6 @@ TYPE_CHECKING = False  # as in typing, which takes a while to import
 if TYPE_CHECKING:
     from datagen import api as api
     from datagen import builder as builder
-    from datagen import converter as converter
     from datagen import dataset as dataset
     from datagen import diff as diff
     from datagen import errors as errors
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from datagen import split as split
     from datagen import tasks as tasks
     from datagen import verifier as verifier
+    from datagen import writer as writer
     from datagen.api import build, convert, sample, verify
     from datagen.opened import open_dataset
 

@@ -23,7 +23,7 @@ def main() -> NoReturn:
                 signal.signal(number, signal.default_int_handler)
         # datagen multiplies no matrices, and OpenBLAS ends the process if it gets no threads
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        from datagen.cli.main import run  # slow enough for somebody to press Ctrl-C meanwhile
+        from datagen.cli import run  # slow enough for somebody to press Ctrl-C meanwhile
 
         status = run()
     except KeyboardInterrupt:

@@ -1,25 +1,28 @@
 """The functions of `import datagen`: a dataset built, converted, verified or computed by one call.
 
-Paths are text or `Path`. The errors are those of `datagen.errors`; each message says what to do.
+Paths are text or `Path`; an opened dataset stands for its path. The errors are those of
+`datagen.errors`; each message says what to do.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
-from datagen import builder, converter, files, planning, samples, verifier
+from datagen import builder, files, planning, samples, verifier
 from datagen.dataset import Dataset
 from datagen.decoding import shown
 from datagen.engines import threads
 from datagen.errors import InputError
 from datagen.opened import OpenedDataset, open_dataset
-from datagen.recipe import Recipe, changed
+from datagen.recipe import Recipe, changed, names_source
 from datagen.sources.base import Progress as FetchProgress
 from datagen.verifier import Verdict
 
@@ -29,10 +32,11 @@ Notify = Callable[[str], None]
 
 
 def build(
-    recipe: Recipe | Path | str,
-    out: Path | str,
+    recipe: Recipe | PathLike[str] | str,
+    out: PathLike[str] | str,
     *,
     source_dir: Path | str | None = None,
+    labels: Path | str | None = None,
     workers: int | None = None,
     warn: Notify | None = None,
     fetching: FetchProgress | None = None,
@@ -41,11 +45,11 @@ def build(
 ) -> OpenedDataset:
     """Build the dataset of a recipe in the folder `out`, or what is missing of it, and open it.
 
-    `recipe` is the name of a packaged recipe, a TOML file or a `Recipe`; `changes` are keys of
-    `datagen.recipe.changed`. `source_dir` is where the source's files are; nothing is fetched then.
-    `workers` is the number of cores, all by default. Meanwhile `warn` is called with warnings,
-    `fetching` with a file's name, its bytes so far and in all, and `progress` with the bytes
-    written and in all.
+    `recipe` is the name of a packaged recipe, a source such as "images:photos", a TOML file or a
+    `Recipe`; `changes` are keys of `datagen.recipe.changed`. `source_dir` is where the source's
+    files are; nothing is fetched then. `workers` is the number of cores, all by default. Meanwhile
+    `warn` is called with warnings, `fetching` with a file's name, its bytes so far and in all, and
+    `progress` with the bytes written and in all.
 
     Raises RecipeError for a bad recipe, InputError for bad arguments, SourceError where the source
     cannot be fetched, FormatError where `out` holds something else, BusyError and StorageError.
@@ -59,6 +63,7 @@ def build(
         wanted,
         out,
         directory=source_dir,
+        labels=labels,
         workers=_cores(workers),
         warn=warn,
         fetching=fetching,
@@ -68,8 +73,8 @@ def build(
 
 
 def convert(
-    origin: Path | str,
-    target: Path | str,
+    origin: PathLike[str] | str,
+    target: PathLike[str] | str,
     *,
     format: str | None = None,  # noqa: A002  (the key of a recipe)
     shard_size: int | None = None,
@@ -86,7 +91,7 @@ def convert(
     >>> converted.digest == datagen.open("strokes").digest
     True
     """
-    converter.convert(
+    builder.convert(
         origin,
         target,
         format_name=format,
@@ -99,13 +104,14 @@ def convert(
 
 
 def verify(
-    path: Path | str,
+    path: PathLike[str] | str,
     *,
     quick: bool = False,
     sample: int | None = None,
     seed: int | None = None,
     expect: str | None = None,
     source_dir: Path | str | None = None,
+    labels: Path | str | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Verdict:
@@ -126,18 +132,20 @@ def verify(
         seed=seed,
         expect=expect,
         source_dir=source_dir,
+        labels=labels,
         workers=_cores(workers),
         progress=progress,
     )
 
 
 def sample(
-    where: Recipe | Path | str,
+    where: Recipe | PathLike[str] | str,
     task: str,
     split: str,
     index: int,
     *,
     source_dir: Path | str | None = None,
+    labels: Path | str | None = None,
 ) -> dict[str, Array]:
     """Compute one sample: a dict from column name to array, whatever is stored of it.
 
@@ -149,7 +157,7 @@ def sample(
     >>> one["image"].shape, one["label"].shape
     ((28, 28), ())
     """
-    return dict(compute(where, task, split, index, source_dir=source_dir).values)
+    return dict(compute(where, task, split, index, source_dir=source_dir, labels=labels).values)
 
 
 @dataclass(frozen=True)
@@ -162,22 +170,23 @@ class Computed:
 
 
 def compute(
-    where: Recipe | Path | str,
+    where: Recipe | PathLike[str] | str,
     task: str,
     split: str,
     index: int,
     *,
     source_dir: Path | str | None = None,
+    labels: Path | str | None = None,
     warn: Notify | None = None,
 ) -> Computed:
     """Compute one sample like `sample`, and say what it follows from."""
     if isinstance(where, Recipe) or names_recipe(where):
         wanted = changed(where)
         planning.require_sample(wanted, task, split, index)
-        resolved = planning.resolve(wanted, directory=source_dir, warn=warn)
+        resolved = planning.resolve(wanted, directory=source_dir, labels=labels, warn=warn)
     elif source_dir is not None:
         planning.split_of_sample(Dataset(where).splits.values(), task, split, index)
-        resolved = planning.resolve_dataset(where, directory=source_dir)
+        resolved = planning.resolve_dataset(where, directory=source_dir, labels=labels)
     else:
         dataset = Dataset(where)
         values = samples.derived(dataset, task, split, index)
@@ -187,12 +196,12 @@ def compute(
     return Computed(values, resolved.source.classes, "the source")
 
 
-def names_recipe(where: Path | str) -> bool:
-    """Distinguish a recipe from a dataset: a TOML file or a plain name that is not a folder."""
+def names_recipe(where: PathLike[str] | str) -> bool:
+    """Distinguish a recipe from a dataset: a source, a TOML file or a name that is no folder."""
     path = Path(where)
-    is_plain = path.name == str(where)
+    is_named = path.name == os.fspath(where) or names_source(os.fspath(where))
     with files.storage_errors(path):
-        return not path.is_dir() and (path.is_file() or path.suffix == ".toml" or is_plain)
+        return not path.is_dir() and (path.is_file() or path.suffix == ".toml" or is_named)
 
 
 def _cores(workers: int | None) -> int:

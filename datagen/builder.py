@@ -1,29 +1,37 @@
-"""Build a dataset from a recipe, or commit one that was built in parts."""
+"""Build a dataset from a recipe, commit one built in parts, or convert one to another storage."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from os import PathLike
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from datagen import files
 from datagen import manifest as manifests
+from datagen.dataset import Dataset, is_whole, require_no_links
 from datagen.engines import Progress
-from datagen.errors import FormatError, InputError, RecipeError
-from datagen.existing import is_whole
+from datagen.errors import DamagedError, FormatError, InputError, RecipeError
 from datagen.layout import MANIFEST
 from datagen.manifest import Manifest
-from datagen.planning import EMBEDDED_OR_PINNED, OWN, resolve, splits
-from datagen.recipe import Recipe
+from datagen.planning import EMBEDDED_OR_PINNED, resolve, splits
+from datagen.recipe import OWN, Recipe, changed
 from datagen.sources.base import Progress as FetchProgress
 from datagen.sources.base import Warn
-from datagen.split import shard_list
+from datagen.split import Split, shard_list
+from datagen.stores import with_paths
+from datagen.tasks import Deriver
 from datagen.writer import Built, DatasetFolder, write_dataset
 
 
 def build(
     recipe: Recipe,
-    root: Path | str,
+    root: PathLike[str] | str,
     *,
     directory: Path | str | None = None,
     labels: Path | str | None = None,
@@ -69,7 +77,7 @@ def build(
     )
 
 
-def finish(root: Path | str, *, workers: int = 1) -> Built:
+def finish(root: PathLike[str] | str, *, workers: int = 1) -> Built:
     """Commit a build whose parts were built one by one: check every shard, write the manifest.
 
     Raises FormatError where no build is in progress, or where shards are missing: it names them.
@@ -88,13 +96,85 @@ def finish(root: Path | str, *, workers: int = 1) -> Built:
                 path=root,
                 expected=f"{total} shards",
                 found=f"{total - len(missing)}",
-                remedy=f"build what is missing or damaged with --shards: {_ranges(missing)}",
+                remedy="build what is missing or damaged with --shards (part=):"
+                f" {_ranges(missing)}",
             )
         folder.begin([])
         views = folder.old_views()
         manifest = folder.commit(tables)
     seconds = time.perf_counter() - started
     return Built(manifest, 0, total, seconds, committed=True, removed=views)
+
+
+def convert(
+    origin: PathLike[str] | str,
+    target: PathLike[str] | str,
+    *,
+    format_name: str | None = None,
+    shard_size: int | None = None,
+    compression: str | None = None,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> Built:
+    """Write the dataset in `origin` to `target` in another storage; None keeps what `origin` has.
+
+    The result is the dataset that a build with that storage writes, byte for byte. Raises
+    FormatError where `target` holds something else, and DamagedError where a file of `origin` is
+    not what its manifest says: then nothing is written. Metadata that zarr consolidated are no
+    damage.
+
+    >>> convert("data/mnist", "data/mnist-h5", format_name="hdf5")  # doctest: +SKIP
+    """
+    started = time.perf_counter()
+    origin, target = Path(origin), Path(target)
+    dataset = Dataset(origin)
+    wanted = changed(
+        dataset.manifest.recipe,
+        format=format_name,
+        shard_size=shard_size,
+        compression=compression,
+    )
+    plan = replace(dataset.manifest.plan, recipe=wanted)
+    if files.is_within(target, origin):
+        raise FormatError(
+            "a dataset is not converted in its own folder",
+            path=target,
+            remedy="name another folder",
+        )
+    if files.is_within(origin, target):
+        raise FormatError(
+            "it holds the dataset to be converted", path=target, remedy="name another folder"
+        )
+    files.require_outside_datasets(target)
+    listed = [
+        with_paths(
+            replace(
+                split.declared,
+                shard_size=wanted.storage.shard_size,
+                compression=wanted.storage.compression,
+            ),
+            wanted.storage.format,
+        )
+        for split in dataset.splits.values()
+    ]
+
+    def check() -> None:
+        require_no_links(dataset.root, dataset.manifest)  # as download caches hold a dataset
+        if not is_whole(origin, dataset.manifest, workers=workers, consolidated=True):
+            remedy = "build it again: only the damage is redone"
+            raise DamagedError("the dataset is damaged", path=origin, remedy=remedy)
+
+    return write_dataset(
+        target,
+        plan,
+        listed,
+        lambda split: _reader(dataset, split),
+        workers=workers,
+        expected=dataset.manifest.digest,
+        check=check,
+        progress=progress,
+        started=started,
+    )
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -152,3 +232,13 @@ def _part(part: tuple[int, int], total: int) -> range:
             found=f"{start}:{stop}",
         )
     return range(start, stop)
+
+
+def _reader(dataset: Dataset, split: Split) -> Deriver:
+    def read(indices: npt.NDArray[np.int64], out: Mapping[str, npt.NDArray[Any]]) -> None:
+        start, stop = int(indices[0]), int(indices[-1]) + 1
+        assert stop - start == len(indices)  # as write_dataset promises
+        for name, block in out.items():
+            block[:] = dataset.rows(split.task, split.name, name, start, stop)
+
+    return read

@@ -1,18 +1,31 @@
-"""Open a finished dataset for reading: its splits, shard tables, and the samples of a column."""
+"""Read a finished dataset: the samples of its columns, and which of its files are intact.
+
+Files are found intact by digest: those in the manifest, the shard tables and, of a build that is
+not finished, the progress records. A record follows each durable shard: SHARD_FACTS of each column,
+and a digest.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
+from datagen import files
 from datagen import manifest as manifests
-from datagen.errors import DamagedError, RecipeError
-from datagen.files import kind, look, require_no_link, storage_errors
-from datagen.split import Column, Split, Table, read_table
-from datagen.stores.base import Array, open_store
+from datagen import recipe as recipes
+from datagen.engines import threads
+from datagen.errors import DamagedError, RecipeError, StorageError
+from datagen.hashing import bytes_digest, file_digest
+from datagen.layout import PARTIAL_MANIFEST, PROGRESS
+from datagen.manifest import Manifest
+from datagen.split import NO_OFFSET, SHARD_FACTS, Column, FileFacts, Shard, Split, Table, shard_list
+from datagen.stores import Array, Store, open_store
 
 
 class Dataset:
@@ -26,8 +39,8 @@ class Dataset:
     (100, 56, 56)
     """
 
-    def __init__(self, root: Path | str) -> None:
-        with storage_errors(Path(root)):
+    def __init__(self, root: PathLike[str] | str) -> None:
+        with files.storage_errors(Path(root)):
             self.root = Path(root).absolute()
         self.manifest = manifests.load(self.root)
         self._tables: dict[str, Table] = {}
@@ -36,6 +49,11 @@ class Dataset:
     def splits(self) -> Mapping[tuple[str, str], Split]:
         """The splits, by task and name."""
         return self.manifest.splits
+
+    @property
+    def store(self) -> Store:
+        """The format in which the columns are stored."""
+        return open_store(self.manifest.recipe.storage.format)
 
     def rows(self, task: str, split: str, column: str, start: int, stop: int) -> Array:
         """Read samples start to stop of a column, as one array (stop - start, *shape).
@@ -78,7 +96,7 @@ class Dataset:
         """Map the samples from `start` to `stop` that a shard holds."""
         samples = split.samples(shard)
         path, facts = self._shard(split, column, shard)
-        with storage_errors(path):
+        with files.storage_errors(path):
             rows = np.memmap(
                 path, column.dtype, "r", int(facts["offset"]), (len(samples), *column.shape)
             )
@@ -87,8 +105,7 @@ class Dataset:
     def _decode(self, split: Split, column: Column, start: int, stop: int, shards: range) -> Array:
         for shard in shards:  # both libraries read zeros where a shard is missing
             self._shard(split, column, shard)
-        read_rows = open_store(self.manifest.recipe.storage.format).read_rows
-        rows = read_rows(self.root, split, column, start, stop)
+        rows = self.store.read_rows(self.root, split, column, start, stop)
         if (rows.dtype, rows.shape) != (np.dtype(column.dtype), (stop - start, *column.shape)):
             raise DamagedError(
                 f"the column {column.name} is stored as something else",
@@ -103,16 +120,14 @@ class Dataset:
         facts = self.table(split.task, split.name)[split.columns.index(column), shard]
         name = column.path.format(shard=shard)
         path = self.root / name
-        require_no_link(self.root, [name])
-        status = look(path)
-        size = status.st_size if status is not None and stat.S_ISREG(status.st_mode) else None
+        files.require_no_link(self.root, [name])
+        size = _size(path)
         if size != facts["file_bytes"]:
-            described = "no file" if status is None else kind(path)
             raise DamagedError(
                 "the shard is not as long as its table says",
                 path=path,
                 expected=f"{facts['file_bytes']:,} bytes",
-                found=described if size is None else f"{size:,}",
+                found=files.kind(path) if size is None else f"{size:,}",
             )
         return path, facts
 
@@ -124,3 +139,217 @@ class Dataset:
                 f"no such split: {task}/{name}", path=self.root, expected=f"one of {known}"
             )
         return split
+
+
+# Shard tables
+
+
+def read_table(root: Path, split: Split) -> Table:
+    """Read the shard table of a finished split: SHARD_FACTS (columns, shards), its digest checked.
+
+    Raises DamagedError where it is missing, damaged, or contradicts the manifest.
+    """
+    facts = split.table
+    assert facts is not None
+    path = root / facts.path
+    files.require_no_link(root, [facts.path])
+    with files.storage_errors(path):
+        kind = files.kind(path)
+        if kind != "a file":
+            raise DamagedError("the shard table is not there", path=path, found=kind)
+        with path.open("rb") as file:
+            data = file.read(facts.bytes + 1)
+    digest = bytes_digest(data)
+    if digest != facts.digest:
+        raise DamagedError(
+            "the shard table is damaged", path=path, expected=facts.digest, found=digest
+        )
+    table = table_from_bytes(data, shards=split.shards, columns=len(split.columns), path=path)
+    for column, line in zip(split.columns, table, strict=True):
+        if not _is_line_possible(split, column, line):
+            raise DamagedError(
+                f"the shard table contradicts the manifest on {column.name}", path=path
+            )
+    return table
+
+
+def table_from_bytes(data: bytes, *, shards: int, columns: int, path: Path) -> Table:
+    """Decode the bytes of a table file: SHARD_FACTS (columns, shards)."""
+    expected = shards * columns * SHARD_FACTS.itemsize
+    if len(data) != expected:
+        raise DamagedError(
+            "not the size of the split's table", path=path, expected=expected, found=len(data)
+        )
+    return np.frombuffer(data, SHARD_FACTS).reshape(columns, shards)
+
+
+def _is_line_possible(split: Split, column: Column, line: Table) -> bool:
+    """Return whether a column's extents have the lengths of its samples and lie in their files."""
+    lengths = [len(split.samples(shard)) * column.sample_bytes for shard in range(split.shards)]
+    mapped = line["offset"] != NO_OFFSET
+    if split.compression == "none":
+        inside = (line["length"] <= line["file_bytes"]) & (
+            line["offset"] <= line["file_bytes"] - line["length"]
+        )
+        stored = inside & mapped
+    else:
+        stored = ~mapped
+    return line["length"].tolist() == lengths and bool(stored.all())
+
+
+# Intact files
+
+
+def is_whole(root: Path, manifest: Manifest, *, workers: int, consolidated: bool = False) -> bool:
+    """Return whether every file of a finished dataset has the size and digest in its manifest.
+
+    A dataset of a packaged recipe must also be the published one. Only `verify` checks whether
+    samples follow from their source. With `consolidated`, metadata that zarr consolidated pass:
+    that touches no sample.
+    """
+    jobs = shard_list(manifest.splits.values())
+    if not has_intact_metadata(root, manifest, consolidated=consolidated):
+        return False
+    return len(intact_shards(root, jobs, manifest, workers=workers)) == len(jobs)
+
+
+def has_intact_metadata(root: Path, manifest: Manifest, *, consolidated: bool = False) -> bool:
+    """Return whether all files but the shards are intact, and no build is in progress."""
+    if any(files.look(root / name) for name in (PARTIAL_MANIFEST, PROGRESS)) or not is_published(
+        manifest
+    ):
+        return False
+    format_name = manifest.recipe.storage.format
+    return all(
+        _is_intact(root, file) or (consolidated and _is_consolidated(root, file, format_name))
+        for file in _small_files(manifest)
+    )
+
+
+def is_published(manifest: Manifest) -> bool:
+    """Return whether the dataset digest is the published one of the recipe, if there is one."""
+    return recipes.known_digest(manifest.recipe) in (None, manifest.digest)
+
+
+def intact_shards(
+    root: Path, jobs: Sequence[Shard], present: Manifest | None, *, workers: int
+) -> dict[str, Table]:
+    """Map the name of each shard that is recorded and intact to its facts, one row a column.
+
+    Facts come from progress records and from the shard tables in `present`, the manifest in the
+    folder: a build that died while it committed has removed its records, but written its tables.
+    """
+    tables = {} if present is None else _tables(root, jobs, present)
+    recorded = {
+        job.name: rows for job in jobs if (rows := _recorded(root, job, tables)) is not None
+    }
+
+    def check(job: Shard, slot: threads.Slot) -> bool:
+        with slot.compute:
+            slot.check()
+            return _is_shard_intact(root, job, recorded[job.name])
+
+    checked = threads.run(check, [job for job in jobs if job.name in recorded], workers=workers)
+    return {job.name: recorded[job.name] for job, intact in checked if intact}
+
+
+def has_files(root: Path, job: Shard) -> bool:
+    """Return whether there is anything at the path of each of the shard's files."""
+    return all(files.look(root / path) is not None for path in job.paths)
+
+
+def has_sizes(root: Path, job: Shard, rows: Table) -> bool:
+    """Return whether the shard's files are regular and as long as `rows`, its facts, say."""
+    sizes = zip(job.paths, rows["file_bytes"].tolist(), strict=True)
+    return all(_size(root / path) == size for path, size in sizes)
+
+
+def require_no_links(root: Path, manifest: Manifest) -> None:
+    """Raise DamagedError where a file of a finished dataset, or a folder of it, is a link."""
+    jobs = shard_list(manifest.splits.values())
+    files.require_no_link(root, (file.path for file in _small_files(manifest)))
+    files.require_no_link(root, (path for job in jobs for path in job.paths))
+
+
+def require_no_linked_folder(root: Path, jobs: Iterable[Shard]) -> None:
+    """Raise DamagedError where a folder of these shards is a link to another place."""
+    files.require_no_link(root, {path.rpartition("/")[0] for job in jobs for path in job.paths})
+
+
+def write_record(root: Path, job: Shard, rows: Table) -> None:
+    """Record a shard that is durable: its facts, one for each column, and their own digest."""
+    data = rows.tobytes()
+    files.write_atomic(root / PROGRESS / job.name, data + bytes.fromhex(bytes_digest(data)))
+
+
+def remove_records(root: Path) -> None:
+    """Remove the progress records, durably."""
+    with files.storage_errors(root):
+        if files.look(root / PROGRESS):
+            shutil.rmtree(root / PROGRESS)
+        files.sync_folder(root)
+
+
+def _small_files(manifest: Manifest) -> list[FileFacts]:
+    """List the files that a finished dataset has besides its manifest and its shards."""
+    tables = [split.table for split in manifest.splits.values() if split.table is not None]
+    return [*manifest.files, *tables]
+
+
+def _tables(root: Path, jobs: Iterable[Shard], present: Manifest) -> dict[str, Table]:
+    """Read the shard tables in `present` of the splits that are still declared the same."""
+    tables = {}
+    for split in dict.fromkeys(job.split for job in jobs):
+        finished = present.splits.get((split.task, split.name))
+        if finished is not None and finished.declared == split.declared:
+            with contextlib.suppress(DamagedError):
+                tables[split.folder] = read_table(root, finished)
+    return tables
+
+
+def _recorded(root: Path, job: Shard, tables: Mapping[str, Table]) -> Table | None:
+    """Facts of a shard: from its progress record if there is one, else from its split's table."""
+    path = root / PROGRESS / job.name
+    if _size(path) is not None:
+        with files.storage_errors(path):
+            data = path.read_bytes()
+        size = len(job.split.columns) * SHARD_FACTS.itemsize
+        whole = bytes_digest(data[:size]) == data[size:].hex()
+        return np.frombuffer(data[:size], SHARD_FACTS) if whole else None
+    return tables[job.split.folder][:, job.index] if job.split.folder in tables else None
+
+
+def _is_shard_intact(root: Path, job: Shard, rows: Table) -> bool:
+    facts = {
+        FileFacts(path, int(row["file_bytes"]), row["file_digest"].tobytes().hex())
+        for path, row in zip(job.paths, rows, strict=True)
+    }
+    return all(_is_intact(root, file) for file in facts)
+
+
+def _is_intact(root: Path, facts: FileFacts) -> bool:
+    path = root / facts.path
+    if _size(path) != facts.bytes:
+        return False
+    try:
+        with files.storage_errors(path):
+            return file_digest(path) == facts.digest
+    except StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError):  # removed since
+            return False
+        raise
+
+
+def _is_consolidated(root: Path, file: FileFacts, format_name: str) -> bool:
+    """Return whether a file is a group's metadata plus what `zarr.consolidate_metadata` adds."""
+    test = open_store(format_name).is_consolidated
+    if test is None or _size(root / file.path) is None:
+        return False
+    with files.storage_errors(root / file.path):
+        return test(root, file.path)
+
+
+def _size(path: Path) -> int | None:
+    """Return the bytes of a regular file, or None for anything else."""
+    facts = files.look(path)
+    return facts.st_size if facts is not None and stat.S_ISREG(facts.st_mode) else None

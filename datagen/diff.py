@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
 from datagen import manifest as manifests
-from datagen import recipe
 from datagen.dataset import Dataset
 from datagen.hashing import merkle_root
-from datagen.manifest import Manifest, flat
+from datagen.manifest import Manifest
 from datagen.split import Column
 
 _ROWS = 4096  # samples compared at a time
@@ -60,7 +60,7 @@ class Comparison:
         return self.digests[0] == self.digests[1]
 
 
-def compare(first: Path | str, second: Path | str) -> Comparison:
+def compare(first: PathLike[str] | str, second: PathLike[str] | str) -> Comparison:
     """Compare the datasets in two folders by their manifests alone.
 
     Raises what opening either raises.
@@ -72,7 +72,7 @@ def compare(first: Path | str, second: Path | str) -> Comparison:
     return Comparison((a.digest, b.digest), len(names), differing, tuple(_recipe_differences(a, b)))
 
 
-def differences(first: Path | str, second: Path | str) -> list[Difference]:
+def differences(first: PathLike[str] | str, second: PathLike[str] | str) -> list[Difference]:
     """List all differences between the datasets in two folders; none in data if the digests agree.
 
     Compares digests first, then the samples of those shards whose digests differ. Raises what
@@ -97,15 +97,8 @@ def _columns(manifest: Manifest) -> dict[str, tuple[object, ...]]:
 
 
 def _recipe_differences(a: Manifest, b: Manifest) -> Iterator[Difference]:
-    for what, ours, theirs in (
-        ("recipe", recipe.to_table(a.recipe), recipe.to_table(b.recipe)),
-        ("source", asdict(a.source), asdict(b.source)),
-    ):
-        ours, theirs = flat(ours), flat(theirs)
-        for key in sorted({*ours, *theirs}):
-            if ours.get(key) != theirs.get(key):
-                one, other = (str(side.get(key, "none")) for side in (ours, theirs))
-                yield Difference(f"{what} {key}", one, other, is_data=False)
+    for key, one, other in manifests.differences(a, b):
+        yield Difference(key.replace(".", " ", 1), one, other, is_data=False)
 
 
 def _split_differences(a: Dataset, b: Dataset, key: tuple[str, str]) -> Iterator[Difference]:

@@ -92,6 +92,13 @@ class RecipeError(DatagenError):
     exit_code = 3
 
 
+class UnknownNameError(RecipeError, KeyError):
+    """There is no such name. It is a KeyError too, for `in` and `get` of what is looked up in."""
+
+    def __str__(self) -> str:
+        return self._message()
+
+
 class FormatError(DatagenError):
     """The folder is not a dataset, or is another one, or has an unknown version."""
 
@@ -148,10 +155,10 @@ def unknown_name(
     *,
     path: Path | str | None = None,
     remedy: str | None = None,
-) -> RecipeError:
+) -> UnknownNameError:
     """Make the error for an unknown name; `remedy` is what to do if it was no typing mistake."""
     names = list(known)
-    return RecipeError(
+    return UnknownNameError(
         f"no such {kind}: {name!r}",
         path=path,
         expected=f"one of {', '.join(names)}",

@@ -14,12 +14,12 @@ import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from datagen.errors import BusyError, DamagedError, InputError, StorageError
 from datagen.layout import MANIFEST, PARTIAL_MANIFEST, RECIPE
 
-_FEWER_WORKERS = "use fewer --workers where the command has that option"
+_FEWER_WORKERS = "use fewer --workers (workers=) where the command has that option"
 _REMEDIES = {
     errno.ENOSPC: "free some space, or choose another place",
     errno.EDQUOT: "raise the quota, or choose another place",
@@ -104,28 +104,12 @@ def require_no_link(root: Path, paths: Iterable[str]) -> None:
 
     `root` itself may be a link.
     """
-    seen = set()
-    for path in paths:
-        steps = path.split("/")
-        for count in range(1, len(steps) + 1):
-            place = "/".join(steps[:count])
-            if place not in seen and kind(root / place) == "a link":
-                raise DamagedError(
-                    "a file or folder of the dataset is a link",
-                    path=root / place,
-                    remedy=LINK_REMEDY,
-                )
-            seen.add(place)
-
-
-def require_real_folder(folder: Path) -> None:
-    """Raise StorageError if `folder`, or a folder above it, is a link that leads nowhere."""
-    with storage_errors(folder):
-        for place in (folder, *folder.parents):
-            if place.is_symlink() and not place.exists():
-                raise StorageError(
-                    "a link that leads nowhere", path=place, remedy="choose another place"
-                )
+    places = {place for path in paths for place in (path, *map(str, PurePosixPath(path).parents))}
+    for place in sorted(places - {"."}):  # folders come before what is in them
+        if kind(root / place) == "a link":
+            raise DamagedError(
+                "a file or folder of the dataset is a link", path=root / place, remedy=LINK_REMEDY
+            )
 
 
 def beside(place: Path, name: str) -> Path:
@@ -205,20 +189,16 @@ def make_folder(folder: Path) -> None:
 class AtomicFile:
     """Write a file under a temporary name; `commit` gives it its own name, `discard` removes it.
 
-    `descriptor` is open for reading and writing. Not safe for use by two threads at once.
+    `temporary` is the path of the content until `commit`; `descriptor` is open for reading and
+    writing. Not safe for use by two threads at once.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         make_folder(path.parent)
         with storage_errors(path):
-            self._temporary = path.parent / secrets.token_hex(8).join(_TEMPORARY)
-            self.descriptor = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-
-    @property
-    def temporary(self) -> Path:
-        """Return the temporary path, where the content is until `commit`."""
-        return self._temporary
+            self.temporary = path.parent / secrets.token_hex(8).join(_TEMPORARY)
+            self.descriptor = os.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
 
     def commit(self, *, replace: bool = True) -> None:
         """Make the content durable and rename it; without `replace`, keep an existing file."""
@@ -226,17 +206,17 @@ class AtomicFile:
             os.fsync(self.descriptor)
             self._close()
             if replace:
-                self._temporary.replace(self.path)
+                self.temporary.replace(self.path)
             else:
                 with suppress(FileExistsError):
-                    self.path.hardlink_to(self._temporary)
+                    self.path.hardlink_to(self.temporary)
             sync_folder(self.path.parent)
 
     def discard(self) -> None:
         """Remove the temporary file; harmless after `commit`."""
         self._close()
         with storage_errors(self.path):
-            self._temporary.unlink(missing_ok=True)
+            self.temporary.unlink(missing_ok=True)
 
     def _close(self) -> None:
         if self.descriptor >= 0:
@@ -383,11 +363,17 @@ def require_writable(folder: Path) -> None:
 
 
 def _nearest_folder(folder: Path) -> Path:
-    """Find the first existing folder of `folder` and its parents; raise StorageError for a file."""
-    require_real_folder(folder)
+    """Find the first existing folder of `folder` and its parents.
+
+    Raises StorageError for a file, and where one of them is a link that leads nowhere.
+    """
     with storage_errors(folder):
+        for place in (folder, *folder.parents):
+            if place.is_symlink() and not place.exists():
+                raise StorageError(
+                    "a link that leads nowhere", path=place, remedy="choose another place"
+                )
         place = next(place for place in (folder, *folder.parents) if place.exists())
-        is_folder = place.is_dir()
-    if not is_folder:
-        raise StorageError("not a folder", path=place, remedy="choose another place")
+        if not place.is_dir():
+            raise StorageError("not a folder", path=place, remedy="choose another place")
     return place

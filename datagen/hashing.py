@@ -21,7 +21,6 @@ import xxhash
 from datagen.layout import CHUNK
 
 _LEAF, _NODE = b"\x00", b"\x01"
-_READ = 1 << 20
 
 Array = npt.NDArray[Any]
 
@@ -112,13 +111,8 @@ def sample_digests(images: Array) -> npt.NDArray[np.uint8]:
 
 def file_digest(path: Path) -> str:
     """Compute the XXH3-128 (hex) of a file's bytes."""
-    hasher = xxhash.xxh3_128()
-    buffer = bytearray(_READ)
-    view = memoryview(buffer)
     with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            hasher.update(view[:count])
-    return hasher.hexdigest()
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
 def bytes_digest(data: bytes) -> str:

@@ -11,6 +11,7 @@ import json
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -161,23 +162,29 @@ def seal(manifest: Manifest) -> Manifest:
 
 def difference(wanted: Manifest, present: Manifest) -> list[str]:
     """Name the keys in which two plans differ: with the values of the one, and of the other."""
+    listed = differences(wanted, present)[:_MAX_DIFFERENCES]
+    return [", ".join(f"{key} = {values[side]}" for key, *values in listed) for side in (0, 1)]
+
+
+def differences(a: Manifest, b: Manifest) -> list[tuple[str, str, str]]:
+    """List the keys of recipe and source in which two manifests differ, with both values."""
     ours, theirs = (
-        flat({"recipe": recipes.to_table(plan.recipe), "source": plan.source.table()})
-        for plan in (wanted, present)
+        _flat({"recipe": recipes.to_table(one.recipe), "source": one.source.table()})
+        for one in (a, b)
     )
-    keys = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
     return [
-        ", ".join(f"{key} = {side.get(key, 'none')}" for key in keys[:_MAX_DIFFERENCES])
-        for side in (ours, theirs)
+        (key, str(ours.get(key, "none")), str(theirs.get(key, "none")))
+        for key in sorted({*ours, *theirs})
+        if ours.get(key) != theirs.get(key)
     ]
 
 
-def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten nested mappings into one with dotted keys."""
     values: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(value, Mapping):
-            values |= flat(value, f"{prefix}{key}.")
+            values |= _flat(value, f"{prefix}{key}.")
         else:
             values[f"{prefix}{key}"] = value
     return values
@@ -268,7 +275,7 @@ def _listed(problems: Sequence[str]) -> str:
     return "; ".join([*problems[:_MAX_LISTED], *([f"and {more:,} more"] if more > 0 else [])])
 
 
-def load(root: Path | str) -> Manifest:
+def load(root: PathLike[str] | str) -> Manifest:
     """Read the manifest of the dataset in `root`.
 
     Raises FormatError where there is none, and what `from_bytes` raises.
@@ -279,11 +286,16 @@ def load(root: Path | str) -> Manifest:
     root = Path(root)
     _require_folder(root)
     path = root / MANIFEST
-    manifest = from_bytes(read_bounded(path, MAX_MANIFEST_BYTES), path=path)
+    manifest = read(path)
     if manifest.tasks.keys() != set(manifest.recipe.tasks):
         expected, found = ", ".join(manifest.recipe.tasks), ", ".join(manifest.tasks) or "none"
         raise DamagedError("not the tasks of its recipe", path=path, expected=expected, found=found)
     return manifest
+
+
+def read(path: Path) -> Manifest:
+    """Read a manifest, finished or partial. Raises what `load` raises."""
+    return from_bytes(read_bounded(path, MAX_MANIFEST_BYTES), path=path)
 
 
 def _require_folder(root: Path) -> None:
@@ -348,8 +360,9 @@ def _json_object(data: bytes, path: Path) -> dict[str, Any]:
 
 def _check_version(plain: dict[str, Any], path: Path) -> None:
     stated = plain.get("format")
-    name = stated.get("name") if isinstance(stated, dict) else None
-    version = stated.get("version") if isinstance(stated, dict) else None
+    name, version = (
+        (stated.get("name"), stated.get("version")) if isinstance(stated, dict) else (None, None)
+    )
     if name != FORMAT_NAME:
         raise FormatError(
             "not a manifest of this format",

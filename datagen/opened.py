@@ -3,6 +3,8 @@
     data = datagen.open("data/mnist")
     images = data["mosaics"]["train"]["image"][:16]  # uint8 (16, 56, 56)
 
+What `modeling.open_dataset` gives is walked by the same names, and looks the same.
+
 Shards are read only as far as an index asks for them. Every array is new memory, the caller's own.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 import base64
 import html
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen.dataset import Dataset
-from datagen.errors import printable, unknown_name
+from datagen.errors import DatagenError, printable, unknown_name
 from datagen.layout import CHUNK
 
 Array = npt.NDArray[Any]
@@ -145,7 +148,7 @@ class OpenedSplit:
     def __getitem__(self, index: Any) -> Any:
         """Return the column of that name, or a dict of one sample or of several by column name.
 
-        Raises KeyError for an unknown name, IndexError as `OpenedColumn` does.
+        Raises UnknownNameError, a KeyError, for an unknown name; IndexError as `OpenedColumn` does.
         """
         if isinstance(index, str):
             return _named("column", index, self.columns)
@@ -184,7 +187,10 @@ class OpenedTask(Mapping[str, OpenedSplit]):
 
 
 class OpenedDataset(Mapping[str, OpenedTask]):
-    """A finished dataset: a mapping from the names of its tasks to `OpenedTask`."""
+    """A finished dataset: a mapping from the names of its tasks to `OpenedTask`.
+
+    It is taken wherever the path of a dataset is, also by `modeling` and by `open` of Python.
+    """
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
@@ -210,6 +216,29 @@ class OpenedDataset(Mapping[str, OpenedTask]):
         """The names of the classes, in the order of the labels."""
         return self._dataset.manifest.source.classes
 
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Height and width of a digit, in pixels."""
+        height, width = self._dataset.manifest.source.tile
+        return height, width
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of digits in a mosaic."""
+        return self._dataset.manifest.recipe.mosaics.grid
+
+    @property
+    def splits(self) -> tuple[tuple[str, str], ...]:
+        """The (task, split) that the dataset has."""
+        return tuple((task.name, split) for task in self.values() for split in task)
+
+    def split(self, task: str, name: str) -> OpenedSplit:
+        """Return one split of one task. Raises UnknownNameError, a KeyError."""
+        return self[task][name]
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     def __getitem__(self, task: str) -> OpenedTask:
         return _named("task", task, self._tasks)
 
@@ -224,22 +253,36 @@ class OpenedDataset(Mapping[str, OpenedTask]):
         return _lines(f"<Dataset {_short(str(self.path))}: {self._summary()}>", tasks)
 
     def _repr_html_(self) -> str:
-        """Show a few images of each task in a notebook, as one small picture within the page."""
+        """Show a few images of each task in a notebook, as one small picture within the page.
+
+        Where they cannot be read, a line says why: a cell that shows a dataset never fails.
+        """
+        lines = "".join(map(_line, repr(self).splitlines()))
+        try:
+            picture = self._picture()
+        except Exception as error:  # noqa: BLE001  (also of libraries that cannot be loaded)
+            is_ours = isinstance(error, DatagenError)
+            return lines + _line(
+                f"no picture: {'' if is_ours else type(error).__name__ + ': '}{error}"
+            )
+        if picture is None:
+            return lines
+        data = base64.b64encode(picture).decode("ascii")
+        return f'{lines}<img alt="samples" src="data:image/png;base64,{data}">'
+
+    def _picture(self) -> bytes | None:
+        """Draw the first images of each task as a PNG file; None if no task has any."""
         from datagen import drawing  # imports OpenCV
 
-        lines = "".join(f"<div>{html.escape(line)}</div>" for line in repr(self).splitlines())
         drawn = (_pictures(task, len(self.classes)) for task in self.values())
         rows = [row for row in drawn if row is not None]
-        if not rows:
-            return lines
-        picture = base64.b64encode(drawing.png(drawing.above(rows, 4))).decode("ascii")
-        return f'{lines}<img alt="samples" src="data:image/png;base64,{picture}">'
+        return drawing.png(drawing.above(rows, 4)) if rows else None
 
     def _summary(self) -> str:
         return f"{_short(self.source)}, digest {self.digest[:12]}"
 
 
-def open_dataset(path: Path | str) -> OpenedDataset:
+def open_dataset(path: os.PathLike[str] | str) -> OpenedDataset:
     """Open the finished dataset in the folder `path`; nothing but its manifest is read yet.
 
     Raises FormatError where there is no finished dataset, DamagedError where its manifest is
@@ -260,9 +303,9 @@ def open_dataset(path: Path | str) -> OpenedDataset:
 
 
 def _named(kind: str, name: str, known: Mapping[str, T]) -> T:
-    """Look a name up; raise a KeyError that lists the names and suggests one."""
+    """Look a name up; raise an UnknownNameError that lists the names and suggests one."""
     if name not in known:
-        raise KeyError(str(unknown_name(kind, name, known)))
+        raise unknown_name(kind, name, known)
     return known[name]
 
 
@@ -282,6 +325,11 @@ def _pictures(task: OpenedTask, classes: int) -> npt.NDArray[np.uint8] | None:
         masks = sample[1:] if planes[0].name == "image" else ()
         tiles += [drawing.painted(one, scale, many if one.max() > 1 else few) for one in masks]
     return drawing.beside(tiles, 4)
+
+
+def _line(text: str) -> str:
+    """Make a line of HTML."""
+    return f"<div>{html.escape(printable(text))}</div>"
 
 
 def _counts(task: OpenedTask) -> str:

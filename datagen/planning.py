@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from numbers import Integral
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +19,17 @@ from datagen.engines import threads
 from datagen.errors import InputError, RecipeError, unknown_name
 from datagen.layout import MAX_SAMPLE_BYTES, SPLITS
 from datagen.manifest import DigitFacts, Manifest, SourceFacts, difference
-from datagen.recipe import Foreground, Recipe
+from datagen.recipe import OWN, Foreground, Recipe
 from datagen.sources.base import Progress as FetchProgress
 from datagen.sources.base import Source, Warn
 from datagen.sources.split import Conflict, Division, divide
 from datagen.split import Split
-from datagen.stores.base import with_paths
-from datagen.tasks import Array, Deriver, ImageFacts, Inputs, as_indices, find
+from datagen.stores import with_paths
+from datagen.tasks import Array, Deriver, ImageFacts, Inputs, derive_one, find
 
 _CONFLICTS_LISTED = 100
 # a million would take a minute to list, and few file systems are fast with so many files
 _MAX_SHARDS = 1 << 18
-OWN = ("idx", "npz", "images")  # sources at a path of the user
 # sources whose bytes follow from their name
 EMBEDDED_OR_PINNED = ("mnist", "fashion-mnist", "strokes")
 
@@ -96,12 +96,8 @@ class Resolved:
 
         Raises RecipeError where there is no such sample.
         """
-        require_sample(self.recipe, task, split, index)
-        only = replace(self.plan, recipe=replace(self.plan.recipe, tasks=(task,)))
-        of = split_of_sample(splits(only), task, split, index)
-        out = {column.name: np.empty((1, *column.shape), column.dtype) for column in of.columns}
-        self.deriver(of)(as_indices([index]), out)
-        return {name: block[0] for name, block in out.items()}
+        of = split_of_sample(splits(self.plan), task, split, index)
+        return derive_one(self.deriver(of), of.columns, index)
 
     def _source_facts(self) -> SourceFacts:
         source, division = self.source, self.division
@@ -144,7 +140,8 @@ class Resolved:
                 )
         if problems:
             raise RecipeError(
-                "more mosaics than the source has: " + "; ".join(problems), remedy="ask for fewer"
+                "more mosaics than the source has: " + "; ".join(problems),
+                remedy="ask for fewer with --mosaics (mosaics=)",
             )
         planned = splits(self.plan)
         for one in planned:
@@ -211,7 +208,7 @@ def resolve(
         if directory is None:
             raise RecipeError(
                 f"the source {spec!r} needs a path",
-                remedy=f"give --source-dir, or a source such as '{spec}:PATH'",
+                remedy=f"give --source-dir (source_dir=), or a source such as '{spec}:PATH'",
             )
         spec, directory = f"{spec}:{directory}", None
     source = sources.load(
@@ -271,7 +268,7 @@ def _require_index(folder: str, count: int, index: int) -> None:
 
 
 def resolve_dataset(
-    root: Path | str,
+    root: PathLike[str] | str,
     *,
     directory: Path | str | None = None,
     labels: Path | str | None = None,

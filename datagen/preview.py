@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ class _View:
     caption: Callable[[Sample, _Look], str]
 
 
-def write_preview(root: Path | str, folder: Path | str) -> list[Path]:
+def write_preview(root: PathLike[str] | str, folder: Path | str) -> list[Path]:
     """Draw overview.png and a contact sheet for each task of the dataset `root`; return the paths.
 
     They go to `folder`. A picture that is already there with the same bytes is not written again;

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any
 
 from datagen import files
 from datagen.decoding import DecodeError, Rule, decode, integer, shown
-from datagen.errors import RecipeError, closest, decode_text, did_you_mean
+from datagen.errors import RecipeError, closest, decode_text
 from datagen.layout import (
     CHUNK,
     DEFAULT_SHARD_SIZE,
@@ -22,6 +24,7 @@ from datagen.layout import (
     MAX_COUNT,
     MAX_SHARD_SIZE,
     MAX_SIDE,
+    RECIPE,
     SPLITS,
     TASKS,
 )
@@ -32,12 +35,14 @@ SIDES = ("above", "below")
 RULES = ("otsu", "fixed", "given")
 MASKS = ("binary", "classes", "instances")
 FITS = ("exact", "pad", "crop", "area", "tile")
+OWN = ("idx", "npz", "images")  # sources at a path of the user
 FORMATS = ("zarr", "hdf5")
 COMPRESSIONS = ("none", "zstd")
 MAX_GRID_SIDE = 64  # tiles
 MAX_SEED = (1 << 63) - 1
 MAX_BYTES = 1 << 16  # of a recipe's file
 _MAX_DOTS = 64  # a line: the time that TOML takes grows with the square of the parts of a key
+_SPEC = re.compile("[a-z]+:.+", re.DOTALL)  # of a source at a path
 _TASK = re.compile("[a-z][a-z0-9_]{0,63}")
 _MAX_PATTERN, _MAX_ABOUT = 1000, 2000  # characters
 _MAX_LISTED = 20  # unknown keys that a message names before it counts the rest
@@ -254,7 +259,8 @@ _FIRST = ("source", "val", "seed", "tasks", "mosaics", "storage")  # keys of ver
 def load(name_or_file: str) -> Recipe:
     """Load the packaged recipe of that name, or else the one in that TOML file.
 
-    Raises RecipeError where there is neither, or where the file is no valid recipe, and
+    A source at a path, such as "images:photos", gives the recipe of all defaults with that source.
+    Raises RecipeError where there is none of these, or where the file is no valid recipe, and
     StorageError where the file cannot be read.
 
     >>> load("mnist").mosaics.grid
@@ -265,12 +271,15 @@ def load(name_or_file: str) -> Recipe:
         return parse(packed, origin=name_or_file)
     path = Path(name_or_file)
     with files.storage_errors(path):
-        if not _is_file(path):
+        if names_source(name_or_file) and not _is_file(path):
+            return from_table({"source": name_or_file}, origin="the source given")
+        if not _is_file(path) or path.suffix == ".npz":
             raise RecipeError(
                 "no such recipe",
                 path=name_or_file,
-                expected=f"a TOML file or one of {', '.join(packaged())}",
-                remedy=did_you_mean(name_or_file, packaged()),
+                expected=f"a TOML file, one of {', '.join(packaged())}, or a source at a path such"
+                " as images:DIR",
+                remedy=_meant(name_or_file, path),
             )
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -280,6 +289,31 @@ def load(name_or_file: str) -> Recipe:
                 "too large", path=name_or_file, expected=f"at most {MAX_BYTES:,} bytes", found=found
             )
     return parse(decode_text(data, name_or_file, RecipeError), origin=name_or_file)
+
+
+def names_source(name: str) -> bool:
+    """Return whether a name is written like a source at a path, and not like a TOML file.
+
+    >>> names_source("images:photos"), names_source("mnist")
+    (True, False)
+    """
+    return bool(_SPEC.fullmatch(name)) and not name.endswith(".toml")
+
+
+def _meant(name: str, path: Path) -> str | None:
+    """Suggest what was meant by the name of a recipe that is not there; None without any idea."""
+    if name in OWN:
+        return f"give its path too, as in {name}:{'FILE' if name == 'npz' else 'DIR'}"
+    meant = closest(name, packaged())
+    try:
+        if path.is_dir():
+            has_recipe = _is_file(path / RECIPE)
+            meant = str(path / RECIPE) if has_recipe else f"images:{name}"
+        elif path.suffix == ".npz":
+            meant = f"npz:{name}"
+    except OSError:  # a path that cannot be
+        pass
+    return f"did you mean {meant}?" if meant else None
 
 
 def _is_file(path: Path) -> bool:
@@ -411,13 +445,11 @@ def is_of_version_1(recipe: Recipe) -> bool:
 def to_toml(recipe: Recipe) -> str:
     """Format a recipe as canonical TOML; `parse` takes it back."""
     table = to_table(recipe)
-    nested = {name: table.pop(name) for name in _NESTED if name in table}
-    parts = ["".join(f"{key} = {_toml(value)}\n" for key, value in table.items())]
-    for name, values in nested.items():
-        parts.append(
-            f"[{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
-        )
-    return "\n".join(parts)
+    nested = {f"[{name}]\n": table.pop(name) for name in _NESTED if name in table}
+    return "\n".join(
+        heading + "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
+        for heading, values in {"": table, **nested}.items()
+    )
 
 
 def known_digest(recipe: Recipe) -> str | None:
@@ -435,7 +467,7 @@ def _toml(value: object) -> str:
 
 
 def changed(
-    recipe: Recipe | Path | str,
+    recipe: Recipe | PathLike[str] | str,
     *,
     source: str | None = None,
     val: int | None = None,
@@ -463,7 +495,7 @@ def changed(
     >>> changed("mnist", seed=7, format="hdf5").storage.format
     'hdf5'
     """
-    table = to_table(recipe if isinstance(recipe, Recipe) else load(str(recipe)))
+    table = to_table(recipe if isinstance(recipe, Recipe) else load(_name(recipe)))
     table["tasks"] += [name for name in more_tasks if name not in table["tasks"]]
     if source is not None:
         table.pop("val", None)  # a number of images that suits one source, not any other
@@ -482,6 +514,11 @@ def changed(
     table["storage"].update(_given(format=format, shard_size=shard_size, compression=compression))
     # the recipe itself was found valid above
     return from_table(table, origin="the options given")
+
+
+def _name(recipe: object) -> str:
+    """Return the name or path of a recipe as text; of anything else, what the error shows."""
+    return os.fspath(recipe) if isinstance(recipe, PathLike) else str(recipe)
 
 
 def _counts(mosaics: object) -> dict[str, object]:

@@ -14,7 +14,7 @@ from datagen.dataset import Dataset
 from datagen.errors import DamagedError, StorageError
 from datagen.layout import TASKS
 from datagen.split import Shard, shard_list
-from datagen.tasks import Inputs, as_indices, find
+from datagen.tasks import Inputs, derive_one, find
 from datagen.verifier.content import ShardReader, damaged, read_inputs
 from datagen.verifier.problems import Problem
 from datagen.verifier.structure import describe, is_declared
@@ -65,9 +65,7 @@ def derived(dataset: Dataset, task: str, split: str, index: int) -> Sample:
     columns = planning.split_of_sample(dataset.splits.values(), task, split, index).columns
     kind = find(task)
     _require_expected_columns(dataset, task, split)
-    out = {one.name: np.empty((1, *one.shape), one.dtype) for one in columns}
-    kind.deriver(_inputs(dataset, split))(as_indices([index]), out)
-    return {name: block[0] for name, block in out.items()}
+    return derive_one(kind.deriver(_inputs(dataset, split)), columns, index)
 
 
 def _require_expected_columns(dataset: Dataset, task: str, split: str) -> None:

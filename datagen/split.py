@@ -9,16 +9,12 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from datagen import files
 from datagen.decoding import DecodeError, Rule, decode, integer, matching, shown_name
-from datagen.errors import DamagedError
-from datagen.hashing import bytes_digest
 from datagen.layout import CHUNK, MAX_CHUNK_BYTES, MAX_COUNT
 
 _BLOCK_BYTES = 1 << 23
@@ -182,6 +178,10 @@ class Split:
         """Number of shards."""
         return -(-self.count // self.shard_size)
 
+    def column(self, name: str) -> Column:
+        """Find a column by its name."""
+        return next(column for column in self.columns if column.name == name)
+
     def samples(self, shard: int) -> range:
         """The samples of a shard."""
         return range(shard * self.shard_size, min(self.count, (shard + 1) * self.shard_size))
@@ -286,56 +286,3 @@ class Shard:
 def shard_list(splits: Iterable[Split]) -> list[Shard]:
     """The global list of shards, the same for everybody who builds the same recipe."""
     return [Shard(split, index) for split in splits for index in range(split.shards)]
-
-
-def read_table(root: Path, split: Split) -> Table:
-    """Read the shard table of a finished split: SHARD_FACTS (columns, shards), its digest checked.
-
-    Raises DamagedError where it is missing, damaged, or contradicts the manifest.
-    """
-    facts = split.table
-    assert facts is not None
-    path = root / facts.path
-    files.require_no_link(root, [facts.path])
-    with files.storage_errors(path):
-        kind = files.kind(path)
-        if kind != "a file":
-            raise DamagedError("the shard table is not there", path=path, found=kind)
-        with path.open("rb") as file:
-            data = file.read(facts.bytes + 1)
-    digest = bytes_digest(data)
-    if digest != facts.digest:
-        raise DamagedError(
-            "the shard table is damaged", path=path, expected=facts.digest, found=digest
-        )
-    table = table_from_bytes(data, shards=split.shards, columns=len(split.columns), path=path)
-    for column, line in zip(split.columns, table, strict=True):
-        if not _is_line_possible(split, column, line):
-            raise DamagedError(
-                f"the shard table contradicts the manifest on {column.name}", path=path
-            )
-    return table
-
-
-def table_from_bytes(data: bytes, *, shards: int, columns: int, path: Path) -> Table:
-    """Decode the bytes of a table file: SHARD_FACTS (columns, shards)."""
-    expected = shards * columns * SHARD_FACTS.itemsize
-    if len(data) != expected:
-        raise DamagedError(
-            "not the size of the split's table", path=path, expected=expected, found=len(data)
-        )
-    return np.frombuffer(data, SHARD_FACTS).reshape(columns, shards)
-
-
-def _is_line_possible(split: Split, column: Column, line: Table) -> bool:
-    """Return whether a column's extents have the lengths of its samples and lie in their files."""
-    lengths = [len(split.samples(shard)) * column.sample_bytes for shard in range(split.shards)]
-    mapped = line["offset"] != NO_OFFSET
-    if split.compression == "none":
-        inside = (line["length"] <= line["file_bytes"]) & (
-            line["offset"] <= line["file_bytes"] - line["length"]
-        )
-        stored = inside & mapped
-    else:
-        stored = ~mapped
-    return line["length"].tolist() == lengths and bool(stored.all())

@@ -144,7 +144,11 @@ def find(name: str) -> Task:
     """Return the task of that name. Raises RecipeError where there is none."""
     if name not in TASKS:
         raise unknown_name(
-            "task", name, TASKS, remedy="name the file that defines it: datagen --with FILE.py"
+            "task",
+            name,
+            TASKS,
+            remedy="name the file that defines it: datagen --with FILE.py, or in Python"
+            " datagen.tasks.register(task)",
         )
     return TASKS[name]
 
@@ -154,6 +158,13 @@ def as_indices(samples: Sequence[int]) -> npt.NDArray[np.int64]:
     indices = np.array(samples, np.int64)
     indices.flags.writeable = False
     return indices
+
+
+def derive_one(derive: Deriver, columns: Sequence[Column], index: int) -> dict[str, Array]:
+    """Derive one sample: column name -> array of the shape of one sample."""
+    out = {column.name: np.empty((1, *column.shape), column.dtype) for column in columns}
+    derive(as_indices([index]), out)
+    return {name: block[0] for name, block in out.items()}
 
 
 def _image_and_mask(images: ImageFacts, rows: int = 1, columns: int = 1) -> tuple[Column, Column]:

@@ -21,9 +21,7 @@ import numpy.typing as npt
 from datagen import files
 from datagen import manifest as manifests
 from datagen import recipe as recipes
-from datagen.engines import Progress, threads
-from datagen.errors import DamagedError, FormatError, StorageError
-from datagen.existing import (
+from datagen.dataset import (
     has_files,
     has_intact_metadata,
     has_sizes,
@@ -33,11 +31,13 @@ from datagen.existing import (
     require_no_linked_folder,
     write_record,
 )
+from datagen.engines import Progress, run_shards, threads
+from datagen.errors import DamagedError, FormatError, StorageError
 from datagen.hashing import ColumnHasher, bytes_digest, merkle_root
-from datagen.layout import MANIFEST, MAX_MANIFEST_BYTES, PARTIAL_MANIFEST, RECIPE
+from datagen.layout import MANIFEST, PARTIAL_MANIFEST, RECIPE
 from datagen.manifest import Manifest
 from datagen.split import NO_OFFSET, SHARD_FACTS, FileFacts, Shard, Split, Table, shard_list
-from datagen.stores.base import Extent, open_store
+from datagen.stores import Extent, open_store
 from datagen.tasks import Deriver, as_indices
 
 _METADATA_BYTES = 1 << 20  # more than the metadata of all splits take on disk
@@ -94,35 +94,19 @@ def write_dataset(
             return built(folder.present, 0)
         missing = [job for job in folder.jobs if job.name not in tables]
         folder.begin(missing)
-        tables |= _write(folder, missing, deriver, workers, progress)
+        derivers = {split: deriver(split) for split in dict.fromkeys(job.split for job in missing)}
+        written = run_shards(
+            lambda job, slot: folder.write(job, derivers[job.split], slot),
+            missing,
+            workers=workers,
+            progress=progress,
+        )
+        tables |= {job.name: rows for job, rows in written.items()}
         if folder.is_part:
             return built(None, len(missing))
         views = folder.old_views()
         manifest = folder.commit(tables, expected=expected)
         return built(manifest, len(missing), committed=True, removed=views)
-
-
-def _write(
-    folder: DatasetFolder,
-    jobs: Sequence[Shard],
-    deriver: Callable[[Split], Deriver],
-    workers: int,
-    progress: Progress | None,
-) -> dict[str, Table]:
-    """Write these shards in parallel; returns the facts of each, by name."""
-    total, done = sum(job.bytes for job in jobs), 0
-    derivers = {split: deriver(split) for split in dict.fromkeys(job.split for job in jobs)}
-    tables = {}
-    # The largest first: the small ones fill the gaps at the end.
-    order = sorted(jobs, key=lambda job: -job.bytes)
-    for job, rows in threads.run(
-        lambda job, slot: folder.write(job, derivers[job.split], slot), order, workers=workers
-    ):
-        tables[job.name] = rows
-        done += job.bytes
-        if progress is not None:
-            progress(done, total)
-    return tables
 
 
 class DatasetFolder:
@@ -201,7 +185,7 @@ class DatasetFolder:
             manifests.load(root)  # raises the error that says so
         with files.lock(root, exclusive=True):
             is_begun = files.look(root / PARTIAL_MANIFEST) is not None  # even beside a manifest
-            present = _read_partial(root) if is_begun else manifests.load(root)
+            present = manifests.read(root / PARTIAL_MANIFEST) if is_begun else manifests.load(root)
             folder = cls(root, present.plan, splits(present))
             folder._accept(present, finished=not is_begun)
             with folder._sweeping():
@@ -237,7 +221,7 @@ class DatasetFolder:
             path = self.root / PARTIAL_MANIFEST
             files.write_atomic(path, manifests.to_bytes(self.plan), replace=not self.is_part)
             # of two parts that begin at once, the first decides what is built here
-            self._require_same_plan(_read_partial(self.root))
+            self._require_same_plan(manifests.read(path))
 
     def write(self, job: Shard, derive: Deriver, slot: threads.Slot) -> Table:
         """Derive, hash and write one shard; then it is durable, and so is its record.
@@ -403,12 +387,8 @@ def _present(root: Path) -> Manifest | None:
     """Read the manifest in `root`, finished or partial; None where there is neither."""
     if files.look(root / MANIFEST):
         return manifests.load(root)
-    return _read_partial(root) if files.look(root / PARTIAL_MANIFEST) else None
-
-
-def _read_partial(root: Path) -> Manifest:
-    path = root / PARTIAL_MANIFEST
-    return manifests.from_bytes(manifests.read_bounded(path, MAX_MANIFEST_BYTES), path=path)
+    partial = root / PARTIAL_MANIFEST
+    return manifests.read(partial) if files.look(partial) else None
 
 
 def _blocks(job: Shard, derive: Deriver) -> Iterator[Mapping[str, npt.NDArray[Any]]]:

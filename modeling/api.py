@@ -1,6 +1,7 @@
 """The functions of `import modeling`: a model trained, loaded or scored by one call.
 
-Paths are text or `Path`. The errors are those of `modeling.errors`; each message says what to do.
+Paths are text or `Path`; an opened dataset stands for its path. The errors are those of
+`modeling.errors`; each message says what to do.
 The command line trains by the functions below them.
 """
 
@@ -11,6 +12,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from modeling.config import SETTINGS, Config, preset, unknown_setting
-from modeling.data.dataset import Dataset, open_dataset
+from modeling.data.dataset import Dataset, as_dataset, open_dataset
 from modeling.errors import InputError
 from modeling.inference import Model, predict
 from modeling.inference.inputs import as_images
@@ -51,7 +53,7 @@ class Scores(dict[str, Any]):
 
 def train(
     task: str,
-    dataset: Dataset | Path | str,
+    dataset: Dataset | PathLike[str] | str,
     out: Path | str,
     *,
     preset: str | None = None,
@@ -59,6 +61,7 @@ def train(
     device: str = "auto",
     threads: int | None = None,
     resume: bool = False,
+    replay: bool = True,
     progress: Notify | None = None,
     **settings: Any,
 ) -> Model:
@@ -66,8 +69,9 @@ def train(
 
     `task` is "foreground", "circles" or "mosaics", `preset` "cpu", "gpu" or "record" (by default
     that of the device), `device` "auto", "cpu" or "cuda"; `settings` are fields of
-    `modeling.config.Config`, such as `steps`. `resume` continues a run that is there. `progress` is
-    called with each record of the log.
+    `modeling.config.Config`, such as `steps`. `resume` continues a run that is there. On a GPU a
+    step is recorded once and replayed, unless `replay` is false. `progress` is called with each
+    record of the log.
 
     Raises InputError for bad settings or where a run is there already, FormatError where `dataset`
     is no dataset, BusyError where another process trains there, TrainingError where a loss is not
@@ -84,8 +88,8 @@ def train(
     name = preset_for(place) if preset is None else preset
     config = configure(task, name, seed, settings)
     listeners = [] if progress is None else [progress]
-    opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
-    loop.train(opened, config, out, device=place, resume=resume, listeners=listeners)
+    opened = as_dataset(dataset)
+    loop.train(opened, config, out, device=place, resume=resume, listeners=listeners, replay=replay)
     return Model(load_run(out, place))
 
 
@@ -105,43 +109,47 @@ def load(run: Path | str, *, device: str = "auto") -> Model:
 
 def score(
     run: Model | Path | str,
-    dataset: Dataset | Path | str,
+    dataset: Dataset | PathLike[str] | str,
     *,
     splits: Sequence[str] = scoring.SPLITS,
     device: str = "auto",
+    progress: Callable[[str], None] | None = None,
 ) -> Scores:
     """Score the best weights of a run on splits of a dataset, beside a trivial baseline.
 
     The record is also written to `scores.json` in the folder of the run, or for another dataset
     than that of training to `scores-DIGEST.json`, with 12 digits of its digest. Splits that the
-    file already has for the same weights and dataset stay in it. Raises InputError where the run
-    does not fit the dataset, or has no such splits.
+    file already has for the same weights and dataset stay in it. `progress` is called with lines
+    about what is being done. Raises InputError where the run does not fit the dataset, or has no
+    such splits.
 
     >>> scores = modeling.score("runs/circles", "strokes", splits=["val"])
     >>> scores["task"], list(scores["splits"])
     ('circles', ['val'])
     """
     folder = run.path if isinstance(run, Model) else run
-    opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
-    return Scores(scoring.score_run(folder, opened, splits, device=str(find_device(device))))
+    place = str(find_device(device))
+    return Scores(scoring.score_run(folder, dataset, splits, device=place, progress=progress))
 
 
 def predict_files(
     run: Model | Path | str,
-    inputs: Sequence[Path | str] | Path | str,
+    inputs: Sequence[PathLike[str] | str] | PathLike[str] | str,
     out: Path | str,
     *,
     split: str = "test",
     invert: bool = False,
     overlay: bool = False,
     device: str = "auto",
+    progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Predict all images of the inputs, and write masks, arrays and pictures into `out`.
 
     `inputs` are paths of PNG files, of folders of them, of .npy files, or of datasets, whose
     `split` is predicted. `invert` turns light into dark first, `overlay` draws the predictions over
-    the images, too. A loaded model predicts on its own device. Returns the record that is written
-    to `predictions.json`, which `docs/predicting.md` describes.
+    the images, too. A loaded model predicts on its own device. `progress` is called with lines
+    about what is being done. Returns the record that is written to `predictions.json`, which
+    `docs/predicting.md` describes.
 
     Raises InputError where the run or an input cannot be used, before anything is written.
     """
@@ -154,6 +162,7 @@ def predict_files(
         invert=invert,
         overlay=overlay,
         device=find_device(device),
+        progress=progress,
     )
 
 
@@ -244,7 +253,7 @@ def train_run(
     with_tensorboard: bool,
     replay: bool,
 ) -> RunInfo:
-    """Train one task, also with a log for TensorBoard."""
+    """Train one task, also with a log for TensorBoard; `notify` is told of evaluations too."""
     with contextlib.ExitStack() as stack:
         listeners = [notify]
         if with_tensorboard:
@@ -258,6 +267,7 @@ def train_run(
             listeners=listeners,
             stop=stop,
             replay=replay,
+            watch=notify,
         )
 
 

@@ -1,4 +1,4 @@
-"""Drawing on enlarged images, colours of classes, and PNG files.
+"""Draw on enlarged images, draw predictions beside their images, and read and write PNG files.
 
 A picture is RGB, uint8 (height, width, 3), on black. Pillow writes its PNG file. The files that
 users give are checked chunk by chunk first: Pillow reads pixels that are missing as black, and
@@ -10,11 +10,13 @@ from __future__ import annotations
 import colorsys
 import logging
 import struct
+import unicodedata
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, PngImagePlugin
@@ -112,7 +114,9 @@ def encode_png(picture: UInt8, *, small: bool = False) -> bytes:
 
     `small` compresses harder, which takes longer.
     """
-    return _save(Image.fromarray(picture), compress_level=9 if small else 1)
+    buffer = BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", compress_level=9 if small else 1)
+    return buffer.getvalue()
 
 
 def encode_indexed_png(mask: UInt8, colours: UInt8) -> bytes:
@@ -132,12 +136,6 @@ def encode_indexed_png(mask: UInt8, colours: UInt8) -> bytes:
             b"IEND": b"",
         }
     )
-
-
-def _save(image: Image.Image, **options: int) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, "PNG", **options)
-    return buffer.getvalue()
 
 
 def _file(contents: Mapping[bytes, bytes]) -> bytes:
@@ -201,9 +199,11 @@ def decode_png(data: bytes) -> UInt8:
         raise InputError("the file is empty", expected="a PNG file")
     if not data.startswith(_SIGNATURE):
         known = [kind for start, kind in _OTHER_FORMATS.items() if data.startswith(start)]
-        found = known[0] if known else f"it begins with {data[:8]!r}"
-        remedy = "convert it to a PNG file, 8-bit grey"
-        raise InputError("not a PNG file", found=found, remedy=remedy)
+        raise InputError(
+            "not a PNG file",
+            found=known[0] if known else f"it begins with {data[:8]!r}",
+            remedy="convert it to a PNG file, 8-bit grey",
+        )
     listed = list(_chunks(data))
     chunks = dict(reversed(listed))  # the first of each name
     _require_readable(listed, chunks)
@@ -249,8 +249,11 @@ def _require_readable(listed: _Chunks, chunks: Mapping[bytes, bytes]) -> None:
     if width == 0 or height == 0:
         raise InputError("the image has no pixels", found=f"{height} x {width}")
     if width * height > LARGEST:
-        most = f"at most {LARGEST:,} pixels"
-        raise InputError("the image is too large", expected=most, found=f"{height} x {width}")
+        raise InputError(
+            "the image is too large",
+            expected=f"at most {LARGEST:,} pixels",
+            found=f"{height} x {width}",
+        )
     if b"tRNS" in chunks and kind in (_GREY, _COLOUR):
         raise InputError("the image has a transparent colour", remedy=_CONVERT)
     gamma = int.from_bytes(chunks.get(b"gAMA", b""), "big")
@@ -278,9 +281,11 @@ def _require_one_frame(listed: _Chunks) -> None:
     count = stated[0] if len(stated) == 1 else 0
     frames = count + (b"fcTL" not in dict(ahead)) if count else 1
     if frames != 1:
-        found = f"{frames:,} frames"
         raise InputError(
-            "the file is an animation", expected="one image", found=found, remedy=_CONVERT
+            "the file is an animation",
+            expected="one image",
+            found=f"{frames:,} frames",
+            remedy=_CONVERT,
         )
 
 
@@ -333,3 +338,104 @@ def _grey(image: Image.Image) -> UInt8:
 
 def _damaged(found: str) -> InputError:
     return InputError("the PNG file is damaged", found=found, remedy="get it again")
+
+
+# Predictions beside their images
+
+PAGE: Colour = (24, 27, 33)
+TEXT: Colour = (232, 235, 240)
+REGION, RING = AMBER, CYAN  # binary masks, circles
+
+_SIDE = 392  # the longer side of a small image is enlarged to about so many pixels
+_GAP = 16
+_FINE = 4  # letters are drawn this many times as large, then averaged
+_TINT = 0.4  # share of its colour that a pixel of a mask gets
+
+
+def draw_overlay(
+    image: UInt8,
+    mask: UInt8,
+    text: str,
+    *,
+    circle: tuple[float, float, float] | None = None,
+    names: Sequence[str] | None = None,
+) -> UInt8:
+    """Draw one prediction: image and mask (H, W), a line of text, a circle (x, y, r) in pixels.
+
+    With `names` of classes, the mask is semantic: k + 1 is class k, and its classes are named
+    below.
+    """
+    scale = max(1, round(_SIDE / max(image.shape)))
+    table = np.array([PAGE, REGION], np.uint8) if names is None else mask_colours(len(names))
+    plain = np.repeat(enlarge(image, scale)[..., None], 3, 2)
+    if circle:
+        marked = draw_circle(plain, circle, scale, RING)
+    else:
+        marked = _tint(plain, enlarge(mask, scale), table, scale)
+    parts = [_row([plain, marked]), _line(text)]
+    labels = np.unique(mask[mask > 0]).tolist() if names is not None else []
+    if names is not None and labels:
+        legend = [
+            _row([_swatch(table[label]), _line(plain_name(names[label - 1], label - 1))], 0)
+            for label in labels
+        ]
+        parts.append(_row(legend))
+    return _column(parts)
+
+
+def plain_name(name: str, label: int) -> str:
+    """Write the name of a class in ASCII letters, or as "class k" where that is impossible.
+
+    >>> plain_name("Äpfel", 3), plain_name("数", 4)
+    ('Apfel', 'class 4')
+    """
+    letters = "".join(
+        each for each in unicodedata.normalize("NFKD", name) if not unicodedata.combining(each)
+    ).strip()
+    return letters if letters and letters.isascii() and letters.isprintable() else f"class {label}"
+
+
+def _tint(picture: UInt8, regions: UInt8, colours: UInt8, scale: int) -> UInt8:
+    """Tint the regions of a picture, and outline them on their inside."""
+    stroke = 1 + (scale >= 4) + (scale >= 10)
+    kernel = np.ones((1 + 2 * stroke, 1 + 2 * stroke), np.uint8)
+    least = cv2.erode(regions, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=(0,))
+    edge = (least != cv2.dilate(regions, kernel)) & (regions > 0) & (scale > 1)
+    share = np.where(edge, 1.0, np.where(regions > 0, _TINT, 0.0))[..., None]
+    return np.rint(picture * (1 - share) + colours[regions] * share).astype(np.uint8)
+
+
+def _line(text: str, size: int = 12) -> UInt8:
+    """Draw a line of ASCII text whose capitals are `size` pixels high."""
+    font, thickness, scale = cv2.FONT_HERSHEY_SIMPLEX, size * _FINE // 7, size * _FINE / 21
+    (width, _), _ = cv2.getTextSize(text, font, scale, thickness)
+    fine = np.zeros((2 * size * _FINE, (width // _FINE + 2) * _FINE), np.uint8)
+    cv2.putText(fine, text, (0, 3 * size * _FINE // 2), font, scale, (255,), thickness, cv2.LINE_AA)
+    cover = fine.reshape(2 * size, _FINE, -1, _FINE).mean((1, 3))[..., None] / 255
+    return np.rint(np.array(PAGE) * (1 - cover) + np.array(TEXT) * cover).astype(np.uint8)
+
+
+def _swatch(colour: UInt8) -> UInt8:
+    return _framed(np.full((14, 14, 3), colour, np.uint8), 5, 5, 5, 5)
+
+
+def _row(pictures: Sequence[UInt8], gap: int = _GAP) -> UInt8:
+    """Set pictures side by side, `gap` pixels apart, their tops in line."""
+    height = max(len(each) for each in pictures)
+    framed = [_framed(each, bottom=height - len(each), left=gap) for each in pictures]
+    return np.hstack(framed)[:, gap:]
+
+
+def _column(pictures: Sequence[UInt8]) -> UInt8:
+    """Set pictures below each other, half a gap apart, with a gap around all."""
+    width = max(each.shape[1] for each in pictures)
+    framed = [_framed(each, bottom=_GAP // 2, right=width - each.shape[1]) for each in pictures]
+    return _framed(np.vstack(framed), _GAP, _GAP // 2, _GAP, _GAP)
+
+
+def _framed(picture: UInt8, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0) -> UInt8:
+    """Add so many pixels of the page on each side of a picture."""
+    kind = cv2.BORDER_CONSTANT
+    return np.asarray(
+        cv2.copyMakeBorder(picture, top, bottom, left, right, kind, value=PAGE), np.uint8
+    )

@@ -16,7 +16,7 @@ INTERRUPTED = 130
 CLOSED_PIPE = 141  # as a shell reports a program that SIGPIPE ended
 
 OTHER_VERSION = (  # a remedy
-    "another version of this program wrote it; train again in another folder: --out"
+    "another version of this program wrote it; train again in another folder: --out (out=)"
 )
 
 _OPTIONAL = {"torch", "safetensors"}
@@ -83,6 +83,10 @@ class MissingPackageError(InputError, AttributeError):
     """An optional package is not installed. `hasattr` is false for what needs it."""
 
 
+class UnknownNameError(InputError, KeyError):
+    """There is no such name. It is a KeyError too, for `in` and `get` of what is looked up in."""
+
+
 class TrainingError(ModelingError):
     """Training cannot continue: a loss is not finite, or a process died."""
 
@@ -121,7 +125,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """
     import difflib  # needed only after a mistake
 
-    close = difflib.get_close_matches(name.lower(), list(known), 1)
+    close = difflib.get_close_matches(str(name).lower(), list(known), 1)
     return f"did you mean {close[0]}?" if close else None
 
 
@@ -136,6 +140,16 @@ def storage_errors(path: Path | str, *, only: bool = False) -> Iterator[None]:
     except OSError as error:
         named = None if only else error.filename
         raise StorageError(error.strerror or str(error), path=named or path) from error
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give errors of the body that name no path this one."""
+    try:
+        yield
+    except ModelingError as error:
+        error.path = error.path or path
+        raise
 
 
 def printable(text: object) -> str:
@@ -203,12 +217,16 @@ def _is_short(
 def _explain_import(error: ImportError) -> ModelingError | None:
     """Name the package that is missing or broken, unless it belongs to this project."""
     if not isinstance(error, ModuleNotFoundError):
-        remedy = "install it again, or free some memory"
-        return StorageError(f"a library cannot be loaded: {_first_line(error)}", remedy=remedy)
+        return StorageError(
+            f"a library cannot be loaded: {_first_line(error)}",
+            remedy="install it again, or free some memory",
+        )
     if error.name not in _OPTIONAL:
         return None
-    remedy = f"{installs('train')}, or give 'make train-all' there"
-    return MissingPackageError(f"{error.name} is not installed", remedy=remedy)
+    return MissingPackageError(
+        f"{error.name} is not installed",
+        remedy=f"{installs('train')}, or give 'make train-all' there",
+    )
 
 
 def _explain_storage(error: OSError) -> ModelingError:

@@ -24,7 +24,7 @@ MAX_MANIFEST_BYTES = 1 << 20
 DATASET_FORMAT = "datagen"  # the name of the format, as a manifest states it
 
 _TEMPORARY = ".modeling-{}.tmp"
-_ELSEWHERE = "choose another place with --out"
+_ELSEWHERE = "choose another place with --out (out=)"
 
 
 def absolute(path: Path | str) -> Path:
@@ -127,7 +127,7 @@ def require_outside_datasets(path: Path | str) -> None:
             "nothing is written into a dataset, which would no longer be whole",
             path=path,
             found=f"a place in the dataset {dataset}",
-            remedy="choose another with --out",
+            remedy="choose another with --out (out=)",
         )
 
 
@@ -168,7 +168,7 @@ def lock(folder: Path | str) -> Iterator[None]:
                 raise BusyError(
                     "another process is training here",
                     path=folder,
-                    remedy="wait for it to end, or choose another folder with --out",
+                    remedy="wait for it to end, or choose another folder with --out (out=)",
                 ) from None
         yield
     finally:

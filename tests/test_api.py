@@ -6,8 +6,10 @@ import builtins
 import doctest
 import importlib
 import os
+import pickle
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -135,22 +137,83 @@ def test_a_dataset_is_a_mapping_of_tasks_of_splits_of_columns(data: OpenedDatase
     assert "mosaic" not in data
 
 
-def test_an_unknown_name_is_a_key_error_that_suggests_one(data: OpenedDataset) -> None:
+@pytest.mark.parametrize("package", [datagen, modeling])
+def test_an_unknown_name_is_a_key_error_that_suggests_one(
+    data: OpenedDataset, package: ModuleType
+) -> None:
+    opened = package.open_dataset(data) if package is modeling else data
     wrong: list[tuple[Callable[[], Any], str]] = [
-        (lambda: data["mosaic"], "did you mean mosaics?"),
-        (lambda: data["mosaics"]["tain"], "did you mean train?"),
-        (lambda: data["mosaics"]["train"]["images"], "did you mean image?"),
+        (lambda: opened["mosaic"], "did you mean mosaics?"),
+        (lambda: opened["mosaics"]["tain"], "did you mean train?"),
+        (lambda: opened["mosaics"]["train"]["images"], "did you mean image?"),
     ]
     for ask, suggestion in wrong:
-        with pytest.raises(KeyError, match=re.escape(suggestion)):
+        with pytest.raises(KeyError) as caught:
             ask()
+        assert isinstance(caught.value, package.errors.UnknownNameError)
+        assert str(caught.value).endswith(f"; {suggestion}")  # and not in quotes
 
 
-def test_what_is_no_name_is_not_in_a_dataset(data: OpenedDataset) -> None:
+@pytest.mark.parametrize("package", [datagen, modeling])
+def test_what_is_no_name_is_not_in_a_dataset(data: OpenedDataset, package: ModuleType) -> None:
+    opened = package.open_dataset(data) if package is modeling else data
     keys: list[Any] = [5, None, ("mosaics", "train")]
     for key in keys:
-        assert key not in data
-        assert data["mosaics"].get(key) is None
+        assert key not in opened
+        assert opened["mosaics"].get(key) is None
+
+
+def test_both_packages_open_datasets_that_are_walked_and_look_alike(data: OpenedDataset) -> None:
+    other = modeling.open_dataset(data)
+    for name in ("path", "digest", "source", "classes", "tile", "grid", "splits"):
+        assert getattr(other, name) == getattr(data, name), name
+    assert repr(other) == repr(data)
+    assert ([*other], len(other)) == ([*data], len(data))
+    for task, name in data.splits:
+        ours, theirs = data[task], other[task]
+        assert repr(theirs) == repr(ours)
+        assert ([*theirs], len(theirs), theirs.name) == ([*ours], len(ours), ours.name)
+        split, mapped = data.split(task, name), other.split(task, name)
+        assert repr(mapped) == repr(split) == repr(theirs[name]) == repr(ours[name])
+        assert (len(mapped), mapped.task, mapped.name) == (len(split), split.task, split.name)
+        assert [*mapped.columns] == [*split.columns]
+        for key, column in split.columns.items():
+            for fact in ("name", "dtype", "shape", "ndim", "size", "nbytes"):
+                assert getattr(mapped[key], fact) == getattr(column, fact), fact
+            np.testing.assert_array_equal(mapped[key][5 % len(split)], column[5 % len(split)])
+            np.testing.assert_array_equal([*mapped[key]], np.array([*column]))
+        (_, sample), (_, stored) = (
+            [*zip(range(3), one, strict=False)][-1] for one in (mapped, split)
+        )
+        np.testing.assert_equal(sample, stored)
+
+
+def test_a_dataset_that_modeling_opened_is_itself_alone_and_can_be_pickled(
+    data: OpenedDataset,
+) -> None:
+    opened = modeling.open_dataset(data)
+    image = opened["mosaics"]["train"]["image"]
+    assert opened["mosaics"]["train"]["image"] is image  # its files are mapped once
+    again = pickle.loads(pickle.dumps(opened))
+    assert {opened, again} == {again, opened}
+    assert opened != again
+    np.testing.assert_array_equal(again["mosaics"]["train"]["image"][5], image[5])
+
+
+def test_an_opened_dataset_is_taken_for_its_path(data: OpenedDataset, tmp_path: Path) -> None:
+    for opened in (data, modeling.open_dataset(data.path)):
+        assert os.fspath(opened) == str(data.path)
+        assert datagen.open(opened).digest == modeling.open_dataset(opened).digest == data.digest
+        assert datagen.verify(opened, quick=True).problems == ()
+        assert not datagen.diff.differences(opened, data.path)
+        one = datagen.sample(opened, "mosaics", "val", 3)
+        np.testing.assert_equal(one, datagen.sample(data.path, "mosaics", "val", 3))
+        assert datagen.convert(opened, tmp_path / type(opened).__name__, workers=1) is not None
+        assert datagen.preview.write_preview(opened, tmp_path / "pictures")
+        with pytest.raises(modeling.errors.InputError, match="nothing is written into a dataset"):
+            modeling.train("circles", opened, opened.path, device="cpu", steps=2)
+        with pytest.raises(datagen.errors.RecipeError, match=r"did you mean .*recipe\.toml\?"):
+            datagen.build(opened, tmp_path / "again")
 
 
 INDICES: list[Any] = [
@@ -315,6 +378,55 @@ def test_build_refuses_wrong_arguments_before_anything_is_written(
     assert not (tmp_path / "data").exists()
 
 
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of grey images, one folder a class."""
+    folder = tmp_path_factory.mktemp("own") / "photos"
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for number in range(20):
+            picture = np.zeros((8, 8), np.uint8)
+            picture[2:6, 2:6] = 100 + number
+            picture[number % 8, len(name) + number // 8] = 255 if name == "cat" else 200
+            (folder / name / f"{number}.png").write_bytes(
+                datagen.drawing.png(np.stack([picture] * 3, axis=-1))
+            )
+    return folder
+
+
+def test_a_source_at_a_path_is_built_by_the_recipe_of_all_defaults(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few: dict[str, Any] = {"mosaics": (50, 5, 5), "workers": 1}
+    built = datagen.build(f"images:{photos}", tmp_path / "a", **few)
+    usual = datagen.build("mnist", tmp_path / "b", source=f"images:{photos}", **few)
+    assert (built.source, built.classes) == ("images", ("cat", "dog"))
+    assert built.digest == usual.digest
+    monkeypatch.chdir(photos.parent)
+    with pytest.raises(datagen.errors.RecipeError, match=r"fewer with --mosaics \(mosaics=\)"):
+        datagen.sample("images:photos", "mosaics", "test", 3)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("photos", "did you mean images:photos?"),
+        ("images", "give its path too, as in images:DIR"),
+        ("npz", "give its path too, as in npz:FILE"),
+        ("image:photos", "did you mean images:photos?"),
+        ("digits.npz", "did you mean npz:digits.npz?"),
+        ("nmist", "did you mean mnist?"),
+    ],
+)
+def test_a_recipe_that_is_not_there_is_refused_with_what_to_write(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, message: str
+) -> None:
+    monkeypatch.chdir(photos.parent)
+    with pytest.raises(datagen.errors.RecipeError, match=f"; {re.escape(message)}$"):
+        datagen.build(recipe, "data")
+    assert not Path("data").exists()
+
+
 def test_a_recipe_that_is_none_speaks_of_no_command() -> None:
     wrong: Any = 5
     with pytest.raises(datagen.errors.RecipeError, match="no such recipe") as caught:
@@ -378,7 +490,16 @@ def test_every_repr_is_short_and_informative(data: OpenedDataset) -> None:
     problem = Problem("kind " * 99, "here/" * 99, "expected " * 999, "found\x1b[2J" * 999)
     verdict = Verdict("0" * 64, "full", (problem,) * 999, 1, 1, 1.0, "", ())
     split = data["mosaics"]["train"]
-    for shown in (data, data["mosaics"], split, split["image"], verdict, datagen.verify(data.path)):
+    mapped = modeling.open_dataset(data)
+    for shown in (
+        *(data, data["mosaics"], split, split["image"], verdict, datagen.verify(data.path)),
+        *(
+            mapped,
+            mapped["mosaics"],
+            mapped["mosaics"]["train"],
+            mapped["mosaics"]["train"]["image"],
+        ),
+    ):
         assert 0 < len(repr(shown)) < LONGEST
         assert all(line.isprintable() for line in repr(shown).split("\n"))
     assert "mosaics: 300 train" in repr(data) or "mosaics: " in repr(data)
@@ -388,10 +509,42 @@ def test_every_repr_is_short_and_informative(data: OpenedDataset) -> None:
 
 
 def test_a_notebook_shows_a_dataset_with_a_small_picture(data: OpenedDataset) -> None:
-    page = data._repr_html_()
-    assert page.count('src="data:image/png;base64,') == 1
-    assert data.digest[:12] in page
-    assert len(page) < 100_000
+    for opened in (data, modeling.open_dataset(data)):
+        page = opened._repr_html_()
+        assert page.count('src="data:image/png;base64,') == 1
+        assert data.digest[:12] in page
+        assert len(page) < 100_000
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut short"])
+def test_a_notebook_shows_a_damaged_dataset_as_text_with_the_damage(
+    data: OpenedDataset, tmp_path: Path, damage: str
+) -> None:
+    root = shutil.copytree(data.path, tmp_path / "data")
+    opened = datagen.open(root), modeling.open_dataset(root)
+    for shard in (root / "mosaics/train/mask/c").rglob("0"):
+        if shard.is_file():
+            os.truncate(shard, 9)
+            if damage == "missing":
+                shard.unlink()
+    for dataset in opened:
+        *lines, last = dataset._repr_html_().removesuffix("</div>").split("</div>")
+        assert len(lines) == len(repr(dataset).splitlines())
+        assert last.startswith(f"<div>no picture: {root / 'mosaics/train/mask'}")
+        assert "<img" not in last
+
+
+@pytest.mark.parametrize("library", ["cv2", "PIL"])
+def test_a_notebook_shows_a_dataset_as_text_where_a_library_is_missing(
+    data: OpenedDataset, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    package = {"cv2": "datagen", "PIL": "modeling"}[library]
+    opened = data if package == "datagen" else modeling.open_dataset(data)
+    monkeypatch.delitem(sys.modules, f"{package}.drawing", raising=False)
+    monkeypatch.delattr(f"{package}.drawing", raising=False)
+    monkeypatch.setitem(sys.modules, library, None)
+    page = opened._repr_html_()
+    assert f"<div>no picture: ModuleNotFoundError: import of {library} halted" in page
 
 
 def test_a_model_predicts_any_number_of_images_and_refuses_other_input(

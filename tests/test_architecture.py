@@ -64,7 +64,7 @@ NO_TORCH = "Reading, metrics and settings need no torch"
 PLANTED = [
     ("datagen.errors", "datagen.files", DATAGEN),
     ("datagen.recipe", "datagen.manifest", DATAGEN),
-    ("datagen.stores.base", "datagen.dataset", DATAGEN),
+    ("datagen.stores", "datagen.dataset", DATAGEN),
     ("datagen.manifest", "datagen.cli", DATAGEN),
     ("datagen.dataset", "datagen.verifier", DATAGEN),
     ("datagen.otsu", "torch", NO_TRAINING),

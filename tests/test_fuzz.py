@@ -21,7 +21,7 @@ READERS = {
     "idx": "datagen.sources.idx.decode",
     "manifest": "datagen.recipe.from_table",
     "recipe": "datagen.recipe.parse",
-    "table": "datagen.split.table_from_bytes",
+    "table": "datagen.dataset.table_from_bytes",
     "npz": "datagen.sources.npz._array",
     "shard": "datagen.stores.zarr.read_rows",
 }

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from isolation import ROOT
 
 from datagen import errors as datagen_errors
-from datagen.cli.main import cli
+from datagen.cli import cli
 from datagen.dataset import Dataset
 from datagen.sources import strokes
 from datagen.tasks import TASKS

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -14,9 +14,6 @@ from click.core import ParameterSource
 import datagen
 from datagen.engines.threads import usable_cores
 from datagen.layout import SPLITS
-
-if TYPE_CHECKING:
-    from datagen.recipe import Recipe
 
 DEFAULT = Path("data/mnist")
 
@@ -232,7 +229,7 @@ def recipe_of(
     licence: str | None = None,
     attribution: str | None = None,
     **changes: Any,
-) -> Recipe:
+) -> datagen.recipe.Recipe:
     """Load a recipe by name or from a file, and apply the options of the command line.
 
     Tasks of --with are added. Raises RecipeError.

@@ -9,14 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from datagen.errors import printable, printable_lines
-
-if TYPE_CHECKING:
-    from click._termui_impl import ProgressBar
 
 _ERASE, _SHOW_CURSOR = "\r\033[K", "\033[?25h"
 
@@ -40,12 +37,6 @@ def secure_streams() -> None:
             setattr(sys, name, nowhere)
         elif isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def flush() -> None:
-    """Write what standard output has buffered. Raises what writing raises."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
 
 
 def drop_unwritable() -> None:
@@ -111,7 +102,7 @@ def progress_bar(label: str, silent: bool) -> Iterator[Callable[[int, int], None
     if silent or not _is_terminal():
         yield None
         return
-    bar: ProgressBar[int] = click.progressbar(length=1, label=label, file=sys.stderr)
+    bar = click.progressbar(length=1, label=label, file=sys.stderr)
     drawn = False
 
     def advance(done: int, total: int) -> None:

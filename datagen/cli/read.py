@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -31,14 +30,10 @@ from datagen.cli.tables import (
     print_info,
     print_sample,
     print_verdict,
-    sample_facts,
     verdict_facts,
 )
 from datagen.errors import PROBLEMS_FOUND, StorageError
 from datagen.files import kind, require_outside_datasets, write_atomic
-
-if TYPE_CHECKING:
-    from datagen.api import Array
 
 
 @click.command()
@@ -182,10 +177,7 @@ def show(
     if png is not None:
         drawable = datagen.samples.read_sample(dataset, task, split, index)
         _draw(png, task, drawable, dataset.manifest.source.classes)
-    if as_json:
-        print_json(sample_facts(task, split, index, values))
-    elif not quiet:
-        print_sample(values)
+    print_sample((task, split, index), values, quiet, as_json)
     if damage is not None:
         raise damage
 
@@ -226,14 +218,11 @@ def sample(
     )
     if png is not None:
         _draw(png, task, computed.values, computed.classes)
-    if as_json:
-        facts = sample_facts(
-            task, split, index, computed.values, computed_from=computed.computed_from
-        )
-        print_json(facts)
-    elif not quiet:
-        print_sample(computed.values, computed_from=computed.computed_from)
+    place, computed_from = (task, split, index), computed.computed_from
+    print_sample(place, computed.values, quiet, as_json, computed_from=computed_from)
 
 
-def _draw(path: Path, task: str, values: Mapping[str, Array], classes: tuple[str, ...]) -> None:
+def _draw(
+    path: Path, task: str, values: Mapping[str, datagen.api.Array], classes: tuple[str, ...]
+) -> None:
     write_atomic(path, datagen.preview.sample_picture(task, values, classes))

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import datagen
-from datagen.cli.output import format_bytes, print_line
+from datagen.cli.output import exit_with, format_bytes, print_json, print_line
 from datagen.layout import MANIFEST, SPLITS
-
-if TYPE_CHECKING:
-    from datagen.api import Array
-    from datagen.diff import Comparison, Difference
-    from datagen.manifest import Manifest
-    from datagen.verifier import Verdict
-    from datagen.writer import Built
 
 _DIGEST = 12  # hexadecimal digits that identify a digest
 _LISTED = 6  # columns that a line names
@@ -25,7 +18,7 @@ _CELL = 32  # characters of a value in a table
 _REPAIRABLE = {"missing", "another size", "damaged", "consolidated"}  # problems a build repairs
 
 
-def manifest_facts(manifest: Manifest) -> dict[str, Any]:
+def manifest_facts(manifest: datagen.manifest.Manifest) -> dict[str, Any]:
     """Make what `info --json` prints."""
     tasks = {
         task: {
@@ -46,20 +39,16 @@ def manifest_facts(manifest: Manifest) -> dict[str, Any]:
         }
         for task, splits in manifest.tasks.items()
     }
-    source = {
-        **vars(manifest.source),
-        "digits": {split: vars(d) for split, d in manifest.source.digits.items()},
-    }
     return {
         "digest": manifest.digest,
         "format_version": manifest.version,
         "recipe": datagen.recipe.to_table(manifest.recipe),
-        "source": source,
+        "source": manifest.source.table(),
         "tasks": tasks,
     }
 
 
-def built_facts(built: Built, root: Path) -> dict[str, Any]:
+def built_facts(built: datagen.writer.Built, root: Path) -> dict[str, Any]:
     """Make what `build --json` prints."""
     facts = {} if built.manifest is None else manifest_facts(built.manifest)
     return {
@@ -75,16 +64,29 @@ def built_facts(built: Built, root: Path) -> dict[str, Any]:
 
 
 def print_built(
-    built: Built,
+    built: datagen.writer.Built,
     root: Path,
+    quiet: bool,
+    as_json: bool,
     *,
     committed: str = "metadata written again",
     unchanged: str = "whole, nothing to do",
+    sheets: Sequence[Path] = (),
 ) -> None:
-    """Print what a build did, and the dataset.
+    """Print what a build did, and the dataset, with the folder of its contact sheets if any.
 
     Where no shard was written, `committed` says that metadata were, `unchanged` that nothing was.
     """
+    with exit_with(0):
+        if as_json:
+            print_json(built_facts(built, root))
+        elif not quiet:
+            _print_summary(built, root, committed, unchanged)
+            if sheets:
+                print_line(f"contact sheets: {sheets[0].parent}")
+
+
+def _print_summary(built: datagen.writer.Built, root: Path, committed: str, unchanged: str) -> None:
     if built.manifest is None:
         print_line(
             f"{root}: {built.written} shards written, {built.kept} were there;"
@@ -100,7 +102,7 @@ def print_built(
     print_manifest(built.manifest)
 
 
-def print_info(manifest: Manifest) -> None:
+def print_info(manifest: datagen.manifest.Manifest) -> None:
     """Print all that `info` shows: samples, columns, source and storage."""
     from datagen.sources.base import order_remark  # imports NumPy
 
@@ -130,7 +132,7 @@ def print_info(manifest: Manifest) -> None:
     )
 
 
-def print_manifest(manifest: Manifest) -> None:
+def print_manifest(manifest: datagen.manifest.Manifest) -> None:
     """Print the samples of each task and split, their bytes, and the digest."""
     rows = [["", *SPLITS, "bytes"]]
     for task, splits in manifest.tasks.items():
@@ -143,7 +145,7 @@ def print_manifest(manifest: Manifest) -> None:
     print_line(f"digest    {manifest.digest}")
 
 
-def print_columns(manifest: Manifest) -> None:
+def print_columns(manifest: datagen.manifest.Manifest) -> None:
     """Print the columns of each task: type, shape and axes of a sample, and the total bytes."""
     import numpy as np  # not at the top: --help of every command answers without it
 
@@ -161,43 +163,39 @@ def print_columns(manifest: Manifest) -> None:
     _print_table(rows, right=(4,))
 
 
-def sample_facts(
-    task: str,
-    split: str,
-    index: int,
-    values: Mapping[str, Array],
+def print_sample(
+    place: tuple[str, str, int],
+    values: Mapping[str, datagen.api.Array],
+    quiet: bool,
+    as_json: bool,
     *,
     computed_from: str | None = None,
-) -> dict[str, Any]:
-    """Make what `show --json` and `sample --json` print.
+) -> None:
+    """Print the columns of the sample at (task, split, index), large ones by type and shape only.
 
-    `computed_from` is the value of the key that version 0.1 called "stood_on".
+    A last line says what they were computed from; version 0.1 called that key "stood_on" in JSON.
     """
-    origin = {} if computed_from is None else {"stood_on": computed_from}
-    columns = {name: value.tolist() for name, value in values.items()}
-    return {"task": task, "split": split, "index": index, **origin, **columns}
+    if as_json:
+        facts = dict(zip(("task", "split", "index"), place, strict=True))
+        origin = {} if computed_from is None else {"stood_on": computed_from}
+        columns = {name: value.tolist() for name, value in values.items()}
+        print_json({**facts, **origin, **columns})
+    elif not quiet:
+        lines = {name: _format_value(name, value) for name, value in values.items()}
+        width = max(10, *map(len, lines))
+        for name, line in lines.items():
+            print_line(f"{name:{width}} {line}")
+        if computed_from is not None:
+            print_line(f"computed from {computed_from}")
 
 
-def print_sample(values: Mapping[str, Array], *, computed_from: str | None = None) -> None:
-    """Print the columns of a sample, large ones by type and shape only.
-
-    A last line says what they were computed from.
-    """
-    lines = {name: _format_value(name, value) for name, value in values.items()}
-    width = max(10, *map(len, lines))
-    for name, line in lines.items():
-        print_line(f"{name:{width}} {line}")
-    if computed_from is not None:
-        print_line(f"computed from {computed_from}")
-
-
-def _format_value(name: str, value: Array) -> str:
+def _format_value(name: str, value: datagen.api.Array) -> str:
     if value.size > 64:
         return f"{value.dtype} {'x'.join(map(str, value.shape))}"
     return value.tobytes().hex() if name == "digest" else str(value.tolist())
 
 
-def print_comparison(compared: Comparison, names: tuple[str, str]) -> None:
+def print_comparison(compared: datagen.diff.Comparison, names: tuple[str, str]) -> None:
     """Print on a few lines whether two datasets hold the same data, and what else differs."""
     _print_whether_same(compared)
     rows = [[_plainer(one.what), _cut(one.a), _cut(one.b)] for one in compared.others[:_ROWS]]
@@ -219,7 +217,9 @@ def print_comparison(compared: Comparison, names: tuple[str, str]) -> None:
 
 
 def print_differences(
-    compared: Comparison, names: tuple[str, str], differences: Sequence[Difference]
+    compared: datagen.diff.Comparison,
+    names: tuple[str, str],
+    differences: Sequence[datagen.diff.Difference],
 ) -> None:
     """Print whether two datasets hold the same data, and every difference in full."""
     _print_whether_same(compared)
@@ -228,7 +228,7 @@ def print_differences(
         print_line(str(difference))
 
 
-def _print_whether_same(compared: Comparison) -> None:
+def _print_whether_same(compared: datagen.diff.Comparison) -> None:
     if compared.same_data:
         print_line(f"the same data: digest {compared.digests[0][:_DIGEST]}")
         return
@@ -245,7 +245,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= _CELL else f"{text[: _CELL - 3]}..."
 
 
-def verdict_facts(verdict: Verdict) -> dict[str, Any]:
+def verdict_facts(verdict: datagen.verifier.Verdict) -> dict[str, Any]:
     """Make what `verify --json` prints; `passed` says that there are no problems."""
     keys = {"checked_against": "stood_on", "skipped": "not_looked_at"}  # those of version 0.1
     facts = {keys.get(name, name): value for name, value in vars(verdict).items()}
@@ -254,7 +254,7 @@ def verdict_facts(verdict: Verdict) -> dict[str, Any]:
     return {"passed": not verdict.problems, **facts, "bytes_per_second": round(rate)}
 
 
-def print_verdict(verdict: Verdict, root: Path) -> None:
+def print_verdict(verdict: datagen.verifier.Verdict, root: Path) -> None:
     """Print the problems of a dataset, what it was checked against, and what was skipped."""
     for problem in verdict.problems:
         print_line(f"{root}/{problem}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -32,13 +33,9 @@ from datagen.cli.output import (
     remarks,
     warn,
 )
-from datagen.cli.tables import built_facts, print_built
-from datagen.errors import SourceError
+from datagen.cli.tables import print_built
+from datagen.errors import FormatError, SourceError
 from datagen.files import beside
-
-if TYPE_CHECKING:
-    from datagen.recipe import Recipe
-    from datagen.writer import Built
 
 
 @click.command()
@@ -46,13 +43,14 @@ if TYPE_CHECKING:
 @quiet_option
 @json_option
 def sources(source_dir: Path | None, quiet: bool, as_json: bool) -> None:
-    """List the sources of images and where each is found."""
+    """List the sources of images and where each is now; mirrors are not asked."""
     listed = datagen.sources.available(directory=source_dir)
     if as_json:
         print_json([vars(source) for source in listed])
     for source in [] if as_json or quiet else listed:
         print_line(f"{source.name:14} {source.description}")
-        print_line(f"{'':14} licence: {source.licence}; now: {source.found or 'on the mirrors'}")
+        where = source.found or "not here, but on the mirrors, which were not asked"
+        print_line(f"{'':14} licence: {source.licence}; now: {where}")
 
 
 @click.command()
@@ -63,17 +61,17 @@ def fetch(name: str, quiet: bool, as_json: bool) -> None:
     """Fetch a source's files from public mirrors into the cache."""
     with fetching_line(quiet or as_json) as progress:
         paths = datagen.sources.fetch(name, warn=remarks(quiet), progress=progress)
-    with exit_with(0):
-        if as_json:
-            print_json([str(path) for path in paths])
-        elif not quiet:
-            for path in paths:
-                print_line(path)
+    _print_paths(paths, quiet, as_json)
 
 
 @click.command()
 @recipe_options
-@click.option("--out", type=PATH, metavar="DIR", help="Where to build.  [default: data/RECIPE]")
+@click.option(
+    "--out",
+    type=PATH,
+    metavar="DIR",
+    help="Where to build.  [default: data/RECIPE, or data/images for --source images:DIR]",
+)
 @source_dir_option
 @labels_option
 @workers_option
@@ -103,10 +101,9 @@ def build(
 ) -> None:
     """Build a dataset, or only what is missing or damaged."""
     recipe = recipe_of(**overrides)
-    named = (
-        overrides["recipe_name"] if overrides["source"] is None else recipe.without_path().source
+    root = out or DEFAULT.parent / _folder_name(
+        recipe, overrides["recipe_name"], overrides["source"]
     )
-    root = out or DEFAULT.parent / Path(named).stem
     silent = quiet or as_json
     # a bad fallback, or a name too long for a preview, is refused before the build
     other = None if fallback is None else recipe_of(recipe_name=fallback)
@@ -114,21 +111,19 @@ def build(
         _preview_folder(root)
     try:
         built = _build(recipe, root, source_dir, labels, workers, shards, silent)
+    except FormatError as error:
+        if out is not None or error.path != root:
+            raise
+        raise _taken(error) from error
     except SourceError as error:
         if fallback is None or other is None:
             raise
-        root = beside(root, Path(fallback).stem)
+        root = beside(root, _folder_name(other, fallback))
         warn(str(error))
         warn(f"Building the recipe {fallback!r} in {root} INSTEAD.")
         built = _build(other, root, None, None, workers, shards, silent)
     pictures = _fresh_preview(root) if preview and built.manifest is not None else []
-    with exit_with(0):
-        if as_json:
-            print_json(built_facts(built, root))
-        elif not quiet:
-            print_built(built, root)
-            if pictures:
-                print_line(f"contact sheets: {pictures[0].parent}")
+    print_built(built, root, quiet, as_json, sheets=pictures)
 
 
 @click.command()
@@ -165,13 +160,14 @@ def shards(
 def finish(directory: Path, workers: int, quiet: bool, as_json: bool) -> None:
     """Commit a dataset that was built in parts, when all are there."""
     built = datagen.builder.finish(directory, workers=workers)
-    with exit_with(0):
-        if as_json:
-            print_json(built_facts(built, directory))
-        elif not quiet:
-            print_built(
-                built, directory, committed="committed", unchanged="committed before, nothing to do"
-            )
+    print_built(
+        built,
+        directory,
+        quiet,
+        as_json,
+        committed="committed",
+        unchanged="committed before, nothing to do",
+    )
 
 
 @click.command()
@@ -193,7 +189,7 @@ def convert(
 ) -> None:
     """Write a dataset in another storage; its digest stays the same."""
     with progress_bar("converting", quiet or as_json) as progress:
-        built = datagen.converter.convert(
+        built = datagen.builder.convert(
             origin,
             target,
             format_name=format_name,
@@ -202,11 +198,7 @@ def convert(
             workers=workers,
             progress=progress,
         )
-    with exit_with(0):
-        if as_json:
-            print_json(built_facts(built, target))
-        elif not quiet:
-            print_built(built, target)
+    print_built(built, target, quiet, as_json)
 
 
 @click.command()
@@ -216,24 +208,26 @@ def convert(
 @json_option
 def preview(directory: Path, out: Path | None, quiet: bool, as_json: bool) -> None:
     """Draw contact sheets of a dataset."""
-    paths = _preview(directory, out)
+    _print_paths(_preview(directory, out), quiet, as_json)
+
+
+def _print_paths(paths: Sequence[Path], quiet: bool, as_json: bool) -> None:
     with exit_with(0):
         if as_json:
             print_json(paths)
-        elif not quiet:
-            for path in paths:
-                print_line(path)
+        for path in [] if as_json or quiet else paths:
+            print_line(path)
 
 
 def _build(
-    recipe: Recipe,
+    recipe: datagen.recipe.Recipe,
     root: Path,
     source_dir: Path | None,
     labels: Path | None,
     workers: int,
     part: tuple[int, int] | None,
     silent: bool,
-) -> Built:
+) -> datagen.writer.Built:
     with fetching_line(silent) as fetching, progress_bar("building", silent) as progress:
         return datagen.builder.build(
             recipe,
@@ -246,6 +240,23 @@ def _build(
             fetching=fetching,
             progress=progress,
         )
+
+
+def _folder_name(recipe: datagen.recipe.Recipe, name: str, source: str | None = None) -> str:
+    """Name the folder of a dataset by the kind of the source that was given, or by the recipe."""
+    by_source = source is not None or datagen.recipe.names_source(name)
+    return recipe.without_path().source if by_source else Path(name).stem
+
+
+def _taken(error: FormatError) -> FormatError:
+    """Say that the folder with something else in it was not chosen by the user."""
+    return FormatError(
+        error.problem,
+        path=error.path,
+        expected=error.expected,
+        found=error.found,
+        remedy=f"choose another folder with --out: {error.path} is only the default",
+    )
 
 
 def _preview(root: Path, folder: Path | None = None) -> list[Path]:

@@ -6,8 +6,8 @@ Nothing heavy is imported before a source is asked for.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -190,7 +190,8 @@ def _scheme_of(spec: str) -> str | None:
 def _own(scheme: str, path: Path, how: Reading) -> Source:
     from datagen.sources.base import remarks
 
-    source = _SCHEMES[scheme].load(path, how)
+    reader = import_module(f"datagen.sources.{_SCHEMES[scheme].reader}")
+    source: Source = reader.load(path, how)
     if how.warn:
         for remark in remarks(source):
             how.warn(remark)
@@ -210,45 +211,30 @@ def _expanded(path: Path) -> Path:
         return path
 
 
-def _idx(path: Path, how: Reading) -> Source:
-    from datagen.sources import idx_folder
-
-    return idx_folder.load(path, how.warn)
-
-
-def _npz(path: Path, how: Reading) -> Source:
-    from datagen.sources import npz
-
-    return npz.load(path, how.warn)
-
-
-def _images(path: Path, how: Reading) -> Source:
-    from datagen.sources import images
-
-    return images.load(path, how)
-
-
 @dataclass(frozen=True)
 class _Scheme:
-    """Describe and load sources of the user's own images; `place` stands for their path."""
+    """Describe sources of the user's own images; `place` stands for their path.
+
+    `reader` is the module whose `load` takes the path and a `Reading`.
+    """
 
     place: str
     description: str
-    load: Callable[[Path, Reading], Source]
+    reader: str
 
 
 _SCHEMES = {
     "idx": _Scheme(
-        "DIR", "IDX files, raw or gzipped, named as MNIST's, QMNIST's or EMNIST's are", _idx
+        "DIR", "IDX files, raw or gzipped, named as MNIST's, QMNIST's or EMNIST's are", "idx_folder"
     ),
     "npz": _Scheme(
         "FILE",
         "NumPy arrays: images and labels, or those of train and test; x and y are known too",
-        _npz,
+        "npz",
     ),
     "images": _Scheme(
         "DIR",
         "image files, one folder a class, below train/ and test/ or not; with masks or without",
-        _images,
+        "images",
     ),
 }

@@ -14,7 +14,7 @@ import numpy as np
 
 from datagen.errors import InputError, decode_text, split_lines
 from datagen.sources import base, idx
-from datagen.sources.base import MAX_CLASSES, Part, Source, Warn
+from datagen.sources.base import MAX_CLASSES, Part, Reading, Source, Warn
 
 _NAME = re.compile(
     r"(?P<stem>.*?)[-_.]?(?P<kind>images|labels)[-.](idx[13]-ubyte|idx2-int)(\.gz)?", re.DOTALL
@@ -41,7 +41,7 @@ class _File:
 _Paths = dict[tuple[str, idx.Kind], Path]  # by part and kind
 
 
-def load(path: Path, warn: Warn | None = None) -> Source:
+def load(path: Path, how: Reading | None = None) -> Source:
     """Read the IDX files of a folder, named as MNIST's: `[DATASET-]train-images-idx3-ubyte[.gz]`.
 
     A name that ends in train, val, test or t10k before `-images` is that part; a single pair with
@@ -49,8 +49,8 @@ def load(path: Path, warn: Warn | None = None) -> Source:
     both raw and gzipped, the raw one is read. `path` is the folder, or FOLDER/DATASET if the files
     of several datasets lie in it. QMNIST's labels (`idx2-int`) are known too. `classes.txt`, if
     there, names the classes, one a line; without it the mapping of an EMNIST dataset names and
-    numbers them. `warn` takes remarks on the files. Raises InputError if a file is missing, damaged
-    or ambiguous.
+    numbers them. `how.warn` takes remarks on the files. Raises InputError if a file is missing,
+    damaged or ambiguous.
     """
     folder, files = _chosen(path)
     paths = _paths(files, folder)
@@ -62,6 +62,7 @@ def load(path: Path, warn: Warn | None = None) -> Source:
     for name, part in parts.items():
         base.class_labels(part.labels, f"{name}-labels", folder)
     dataset = files[0].dataset
+    warn = how.warn if how else None
     classes, parts = _classes(folder, dataset, parts, warn)
     base.check_parts(parts, classes, folder)
     if warn and _is_emnist(dataset):

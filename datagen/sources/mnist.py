@@ -166,7 +166,8 @@ def load(
                     warn(str(error))
     if offline:
         raise SourceError(
-            f"{pinned.name} is not complete in any place here", remedy="give --source-dir"
+            f"{pinned.name} is not complete in any place here",
+            remedy="give --source-dir (source_dir=)",
         )
     fetch(pinned, cache=cache, warn=warn, progress=progress)
     return _read_folder(pinned, cache_folder(pinned, cache))
@@ -246,7 +247,8 @@ def _no_mirror_helps(
     answers = [f"\n  {mirror.base}: {'; '.join(mirror.refusals)}" for mirror in asked]
     return SourceError(
         f"{pinned.name} could not be fetched; no mirror gave {file.name}:{''.join(answers)}",
-        remedy=f"give the folder that holds its {len(pinned.files)} files with --source-dir",
+        remedy=f"give the folder that holds its {len(pinned.files)} files with --source-dir"
+        " (source_dir=)",
     )
 
 

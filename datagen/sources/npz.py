@@ -28,7 +28,7 @@ from numpy.lib.format import read_array_header_1_0, read_array_header_2_0
 from datagen.errors import InputError, printable
 from datagen.layout import SPLITS
 from datagen.sources import base
-from datagen.sources.base import Part, Source, Warn
+from datagen.sources.base import Part, Reading, Source, Warn
 
 # the beginning of an archive with a member in it; zipfile would skip any bytes before it
 _BEGINNING = b"PK\3\4"
@@ -77,7 +77,7 @@ class _Header:
         return shape if len(shape) == 3 else None
 
 
-def load(path: Path, warn: Warn | None = None) -> Source:
+def load(path: Path, how: Reading | None = None) -> Source:
     """Read the arrays of the .npz file at `path`.
 
     Either `images` uint8 (n, height, width) and `labels` (n,) or (n, 1) of whole numbers, or the
@@ -85,7 +85,7 @@ def load(path: Path, warn: Warn | None = None) -> Source:
     that other programs give, such as `x_train` and `y_train`. An axis of one channel may come
     before or after height and width. `classes`, strings, may name the classes. Digests are of the
     decoded arrays by the names and shapes above, labels as uint8, whatever the names in the file
-    and the compression. `warn` takes remarks on the arrays. Raises InputError if the archive is
+    and the compression. `how.warn` takes remarks on the arrays. Raises InputError if the archive is
     damaged, or if its arrays are not of this kind.
     """
     base.require_file(path)
@@ -98,7 +98,7 @@ def load(path: Path, warn: Warn | None = None) -> Source:
                 found="an .npy file",
                 remedy=_NAMES,
             )
-        return _read(file, path, warn)
+        return _read(file, path, how.warn if how else None)
 
 
 def _read(file: BinaryIO, path: Path, warn: Warn | None) -> Source:
@@ -158,13 +158,14 @@ def _source(
         name="npz",
         parts=parts,
         classes=classes,
-        digests={role: _digest(role, array) for role, array in used.items()},
+        digests={role: digest(role, array) for role, array in used.items()},
         licence=base.NOT_STATED,
         attribution=base.NOT_STATED,
     )
 
 
-def _digest(name: str, array: npt.NDArray[Any]) -> str:
+def digest(name: str, array: npt.NDArray[Any]) -> str:
+    """Compute the SHA-256 (hex) of an array's name, shape and bytes."""
     state = hashlib.sha256(f"{name} {'x'.join(map(str, array.shape))}\n".encode())
     state.update(array.data)
     return state.hexdigest()
@@ -305,8 +306,8 @@ def _header(member: IO[bytes], name: str, path: Path) -> _Header:
         )
     header = start + member.read(length)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a header that NumPy writes causes no warning
+        # a header that NumPy writes causes no warning
+        with warnings.catch_warnings(action="error"):
             shape, fortran, dtype = read(BytesIO(header), max_header_size=_MAX_HEADER)
         if not all(type(size) is int and 0 <= size < 1 << 48 for size in shape):
             raise ValueError(f"shape {shape}")

@@ -234,25 +234,14 @@ def _twins(digits: Mapping[str, Digits]) -> Iterator[tuple[Place, Place]]:
     counts = [len(digits[split].labels) for split in _STAYS]
     ends = np.cumsum(counts)
     every = np.concatenate([digests(digits[split].images) for split in _STAYS])
-    order = np.argsort(every, kind="stable")
-    same = every[order[1:]] == every[order[:-1]]
-    starts = np.flatnonzero(same & ~np.concatenate(([False], same[:-1])))
+    _, group, sizes = np.unique(every, return_inverse=True, return_counts=True)
 
     def place(number: int) -> Place:
         position = int(np.searchsorted(ends, number, side="right"))
         return _STAYS[position], number - int(ends[position]) + counts[position]
 
-    for start in starts:
-        stop = start + 1
-        while stop <= len(same) and same[stop - 1]:
-            stop += 1
-        yield from _equals(digits, [place(int(number)) for number in order[start:stop]])
-
-
-def _equals(digits: Mapping[str, Digits], suspects: list[Place]) -> Iterator[tuple[Place, Place]]:
-    """Yield, of samples with equal digests, those whose bytes are equal too."""
     first: dict[bytes, Place] = {}
-    for split, row in suspects:
+    for split, row in map(place, np.flatnonzero(sizes[group] > 1).tolist()):
         kept = first.setdefault(digits[split].images[row].tobytes(), (split, row))
         if kept != (split, row):
             yield kept, (split, row)

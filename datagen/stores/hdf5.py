@@ -10,6 +10,7 @@ all shards open at once.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
@@ -26,9 +27,11 @@ from datagen.errors import DamagedError, StorageError, installs
 from datagen.files import AtomicFile, Stream, storage_errors, sync_folder
 from datagen.hashing import file_digest
 from datagen.split import Column, Split
-from datagen.stores.base import (
+from datagen.stores import (
     ZSTD_HEADER,
+    ZSTD_LEVEL,
     Array,
+    ChunkEncoder,
     Contradiction,
     Extent,
     Store,
@@ -40,7 +43,7 @@ from datagen.stores.base import (
 
 # bytes; every dataset begins on such a boundary, so that a map of it is aligned for any dtype
 _ALIGNMENT = 64
-_ZSTD_FILTER, _ZSTD_LEVEL = 32015, 3
+_ZSTD_FILTER = 32015
 
 
 def path_rule(split: Split, column: Column) -> str:  # noqa: ARG001
@@ -112,39 +115,35 @@ class _ChunkWriter:
     """Compresses chunks of samples and writes them into the datasets of a temporary file."""
 
     def __init__(self, output: AtomicFile, split: Split) -> None:
-        from numcodecs import Zstd
-
         self._output = output
-        self._encode = Zstd(level=_ZSTD_LEVEL).encode
-        self._columns = {column.name: column for column in split.columns}
-        self._pending = {name: bytearray() for name in self._columns}
-        self._positions = dict.fromkeys(self._columns, 0)
+        self._chunks = {column.name: column.chunk for column in split.columns}
+        self._positions = {column.name: [0] * (1 + len(column.shape)) for column in split.columns}
+        self._encoders = {
+            column.name: ChunkEncoder(
+                column.chunk_bytes, functools.partial(self._write, column.name)
+            )
+            for column in split.columns
+        }
         with _writing(output.path):
             self._file = h5py.File(output.temporary, "r+")
 
     def append(self, name: str, view: memoryview) -> None:
-        pending, step = self._pending[name], self._columns[name].chunk_bytes
-        pending += view
-        while len(pending) >= step:
-            self._write(name, pending[:step])
-            del pending[:step]
+        self._encoders[name].append(view)
 
     def finish(self) -> None:
         """Write the last chunks, filled up with zeros, and close the file."""
-        for name, pending in self._pending.items():
-            if pending:
-                self._write(name, pending + bytes(self._columns[name].chunk_bytes - len(pending)))
+        for encoder in self._encoders.values():
+            encoder.finish()
         self.close()
 
     def close(self) -> None:
         with _writing(self._output.path):
             self._file.close()
 
-    def _write(self, name: str, chunk: bytearray) -> None:
-        position = (self._positions[name], *(0 for _ in self._columns[name].shape))
+    def _write(self, name: str, encoded: bytes) -> None:
         with _writing(self._output.path):
-            self._file[name].id.write_direct_chunk(position, bytes(self._encode(chunk)))
-        self._positions[name] += self._columns[name].chunk
+            self._file[name].id.write_direct_chunk(tuple(self._positions[name]), encoded)
+        self._positions[name][0] += self._chunks[name]
 
 
 def write_metadata(root: Path, split: Split) -> list[str]:
@@ -154,16 +153,6 @@ def write_metadata(root: Path, split: Split) -> list[str]:
         if path.is_file() or path.is_symlink():
             path.unlink()
             sync_folder(path.parent)
-    return []
-
-
-def metadata_paths(split: Split) -> list[str]:  # noqa: ARG001  (as of all stores)
-    """List the files that `write_metadata` writes: none."""
-    return []
-
-
-def metadata_problems(root: Path, split: Split) -> list[Contradiction]:  # noqa: ARG001
-    """List nothing: there are no metadata files."""
     return []
 
 
@@ -398,7 +387,7 @@ def _create_dataset(file: h5py.File, split: Split, column: Column, count: int) -
         # the name of a filter stands in the file where it is loaded, so it always is
         register_zstd()
         properties.set_chunk((column.chunk, *column.shape))
-        properties.set_filter(_ZSTD_FILTER, h5py.h5z.FLAG_OPTIONAL, (_ZSTD_LEVEL,))
+        properties.set_filter(_ZSTD_FILTER, h5py.h5z.FLAG_OPTIONAL, (ZSTD_LEVEL,))
     shape = (count, *column.shape)
     maximum = (h5py.h5s.UNLIMITED, *column.shape) if split.compression != "none" else shape
     space = h5py.h5s.create_simple(shape, maximum)
@@ -411,8 +400,6 @@ STORE = Store(
     open_shard=ShardWriter,
     write_metadata=write_metadata,
     read_rows=read_rows,
-    metadata_problems=metadata_problems,
     shard_problems=shard_problems,
-    metadata_paths=metadata_paths,
     views=Views(path=view_path, problems=view_problems, open=open_view),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ import xxhash
 from datagen.files import AtomicFile, Stream, write_atomic
 from datagen.hashing import canonical_json
 from datagen.split import Column, Split
-from datagen.stores.base import (
+from datagen.stores import (
     ZSTD_HEADER,
+    ZSTD_LEVEL,
     Array,
+    ChunkEncoder,
     Contradiction,
     Extent,
     Store,
@@ -32,7 +34,6 @@ from datagen.stores.base import (
 )
 
 _ABSENT = (1 << 64) - 1  # in a shard's index: offset and length of a chunk that is not there
-_ZSTD_LEVEL = 3
 _GROUP = {"zarr_format": 3, "node_type": "group", "attributes": {}}
 _MAX_METADATA = 1 << 20  # bytes of a metadata file that are looked at
 # Values that no sample has, by column: zarr silently shows the fill value in place of a missing
@@ -83,40 +84,33 @@ class _ShardFile:
         self._stream = Stream(self.output)
         self._chunk_bytes = column.chunk_bytes
         self._index = _empty_index(split, column)
-        self._encode = _encoder(split.compression)
         self._digest = xxhash.xxh3_128()
-        self._pending = bytearray()
-        self._chunks = 0
-        self._length = 0
+        self._length, self._chunks = 0, 0
+        packed = split.compression != "none"
+        self._encoder = ChunkEncoder(self._chunk_bytes, self._write_chunk) if packed else None
 
     def append(self, block: Array) -> None:
         view = block.data.cast("B")
         self._length += len(view)
-        if self._encode is None:
+        if self._encoder is None:
             self._write(view)
         else:
-            self._pending += view
-            while len(self._pending) >= self._chunk_bytes:
-                self._write_encoded(self._pending[: self._chunk_bytes])
-                del self._pending[: self._chunk_bytes]
+            self._encoder.append(view)
 
     def commit(self) -> Extent:
-        padding = bytes(-self._length % self._chunk_bytes)
-        if self._encode is None:
-            self._write(padding)
+        if self._encoder is None:
+            self._write(bytes(-self._length % self._chunk_bytes))
             offsets = range(0, self._stream.end, self._chunk_bytes)
             self._index[: len(offsets)] = [(offset, self._chunk_bytes) for offset in offsets]
-        elif self._pending:
-            self._write_encoded(self._pending + padding)
+        else:
+            self._encoder.finish()
         self._write(_checked(self._index))
         self._stream.flush()
         self.output.commit()
-        offset = 0 if self._encode is None else None
+        offset = 0 if self._encoder is None else None
         return Extent(offset, self._length, self._stream.end, self._digest.digest())
 
-    def _write_encoded(self, chunk: bytes | bytearray) -> None:
-        assert self._encode is not None
-        encoded = self._encode(chunk)
+    def _write_chunk(self, encoded: bytes) -> None:
         self._index[self._chunks] = self._stream.end, len(encoded)
         self._chunks += 1
         self._write(encoded)
@@ -278,7 +272,7 @@ def _documents(split: Split) -> dict[str, dict[str, Any]]:
 
 def _array_metadata(split: Split, column: Column) -> dict[str, Any]:
     little = {"name": "bytes", "configuration": {"endian": "little"}}
-    zstd = {"name": "zstd", "configuration": {"level": _ZSTD_LEVEL, "checksum": False}}
+    zstd = {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}}
     sharding = {
         "chunk_shape": [column.chunk, *column.shape],
         "codecs": [little, zstd] if split.compression == "zstd" else [little],
@@ -300,15 +294,6 @@ def _array_metadata(split: Split, column: Column) -> dict[str, Any]:
         "dimension_names": ["sample", *column.axes],
         "attributes": {},
     }
-
-
-def _encoder(compression: str) -> Callable[[bytes | bytearray], bytes] | None:
-    if compression == "none":
-        return None
-    from numcodecs import Zstd
-
-    encode = Zstd(level=_ZSTD_LEVEL).encode
-    return lambda chunk: bytes(encode(chunk))
 
 
 def _empty_index(split: Split, column: Column) -> npt.NDArray[np.uint64]:

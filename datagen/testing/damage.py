@@ -30,7 +30,7 @@ from datagen.layout import TASKS
 from datagen.recipe import Recipe
 from datagen.sources.base import Source
 from datagen.split import Split
-from datagen.stores.base import open_store
+from datagen.stores import open_store
 from datagen.tasks import Deriver
 from datagen.testing.strategies import Shape, recipes, require_known, save_source, sources
 from datagen.writer import write_dataset

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -25,6 +24,7 @@ from datagen.recipe import (
     Recipe,
     Storage,
 )
+from datagen.sources import npz
 from datagen.sources.base import MAX_CLASSES, NOT_STATED, Part, Source, UInt8
 from datagen.sources.split import divide
 from datagen.tasks import Inputs
@@ -237,7 +237,7 @@ def sources(
         first = draw(st.integers(0, len(rows) - 1))
         rows = [*rows[first:], *rows[:first]]
         delivered[name] = Part(np.stack(rows), draw(labels_of(len(rows), classes)))
-    digests = {name: _digest(name, array) for name, array in _arrays(delivered).items()}
+    digests = {name: npz.digest(name, array) for name, array in _arrays(delivered).items()}
     return Source(
         "npz", delivered, tuple(map(str, range(classes))), digests, NOT_STATED, NOT_STATED
     )
@@ -273,13 +273,6 @@ def _arrays(parts: Mapping[str, Part]) -> dict[str, UInt8]:
         prefix = "" if name == "all" else f"{name}_"
         named |= {f"{prefix}images": part.images, f"{prefix}labels": part.labels}
     return named
-
-
-def _digest(name: str, array: UInt8) -> str:
-    """Compute the digest that the reader of .npz files gives to an array."""
-    return hashlib.sha256(
-        f"{name} {'x'.join(map(str, array.shape))}\n".encode() + array.tobytes()
-    ).hexdigest()
 
 
 # Recipes, and the inputs of tasks

@@ -14,19 +14,20 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from os import PathLike
 from pathlib import Path
 
 from datagen import planning, recipe
 from datagen.dataset import Dataset
 from datagen.decoding import shown
-from datagen.engines import Progress, threads
+from datagen.engines import Progress, run_shards
 from datagen.errors import DatagenError, InputError, RecipeError, SourceError, StorageError
 from datagen.layout import MANIFEST, SPLITS
 from datagen.manifest import difference
 from datagen.split import Shard, Split
 from datagen.tasks import TASKS, Deriver, Inputs
+from datagen.verifier.across import check_views, equal_digits, equal_mosaics, limits_of_views
 from datagen.verifier.content import StoredInputs, check_samples, check_shard, read_inputs
-from datagen.verifier.duplicates import equal_digits, equal_mosaics
 from datagen.verifier.problems import (
     UNREADABLE,
     Compared,
@@ -36,7 +37,6 @@ from datagen.verifier.problems import (
     unreadable,
 )
 from datagen.verifier.structure import Structure, check_structure
-from datagen.verifier.views import check_views, limits_of_views
 
 __all__ = ["Problem", "Verdict", "verify"]
 
@@ -79,7 +79,7 @@ class Verdict:
 
 
 def verify(
-    root: Path | str,
+    root: PathLike[str] | str,
     *,
     source_dir: Path | str | None = None,
     labels: Path | str | None = None,
@@ -208,7 +208,7 @@ def _limits_of_knowledge(against: Collection[str]) -> Iterator[Skipped]:
     if not against:
         yield Skipped(
             "whether these are the images of the source, with its labels: "
-            "give --source-dir or --expect"
+            "give --source-dir or --expect (source_dir=, expect=)"
         )
     if _SOURCE not in against:
         yield Skipped(
@@ -293,7 +293,12 @@ def _check_all(
             yield from one.other
     derivers = _derivers(readable, inputs)
     yield from _short_of_memory(derivers)
-    checked = _check_shards(dataset, readable, derivers, workers, progress)
+    checked = run_shards(
+        lambda shard, slot: list(check_shard(dataset, shard, derivers.get(shard.split), slot)),
+        readable,
+        workers=workers,
+        progress=progress,
+    )
     for findings in checked.values():
         yield from findings
     problems = {
@@ -314,30 +319,7 @@ def _check_all(
     try:
         yield from equal_mosaics(dataset, mosaics)
     except (DatagenError, OSError) as error:
-        yield unreadable(dataset, mosaics[0].split, error)
-
-
-def _check_shards(
-    dataset: Dataset,
-    readable: Sequence[Shard],
-    derivers: Mapping[Split, Deriver | None],
-    workers: int,
-    progress: Progress | None,
-) -> dict[Shard, list[Finding]]:
-    """Check all shards in threads, the largest first."""
-
-    def check(shard: Shard, slot: threads.Slot) -> list[Finding]:
-        return list(check_shard(dataset, shard, derivers.get(shard.split), slot))
-
-    total, done = sum(shard.bytes for shard in readable), 0
-    checked: dict[Shard, list[Finding]] = {}
-    largest_first = sorted(readable, key=lambda shard: -shard.bytes)
-    for shard, findings in threads.run(check, largest_first, workers=workers):
-        checked[shard] = findings
-        done += shard.bytes
-        if progress is not None:
-            progress(done, total)
-    return checked
+        yield unreadable(dataset.root, mosaics[0].split, error)
 
 
 def _is_decoded(shard: Shard, problems: Sequence[Problem]) -> bool:

@@ -24,7 +24,7 @@ from datagen.errors import DamagedError, DatagenError, StorageError
 from datagen.files import storage_errors
 from datagen.hashing import ColumnHasher
 from datagen.split import Column, Shard, Split, Table, shard_list
-from datagen.stores.base import Array, open_store
+from datagen.stores import Array
 from datagen.tasks import Deriver, Inputs, as_indices
 from datagen.verifier.problems import Compared, Finding, Problem, Skipped, problem_in, unreadable
 
@@ -52,7 +52,7 @@ def check_shard(
             if not packed:
                 yield from damaged(dataset, shard, reader)
         except (DatagenError, OSError) as error:
-            yield unreadable(dataset, shard.split, error)
+            yield unreadable(dataset.root, shard.split, error)
 
 
 def _check_blocks(
@@ -91,7 +91,7 @@ def check_samples(
                 yield from _wrong_samples(shard, reader, block, stored, derive, _like(stored))
                 yield _compared(len(block), stored)
         except (DatagenError, OSError) as error:
-            yield unreadable(dataset, split, error)
+            yield unreadable(dataset.root, split, error)
 
 
 def _compared(samples: int, stored: Mapping[str, Array]) -> Compared:
@@ -100,12 +100,12 @@ def _compared(samples: int, stored: Mapping[str, Array]) -> Compared:
 
 def misleading(dataset: Dataset, shard: Shard) -> list[Problem]:
     """Find where zarr or h5py would read samples from another place, or decode too many."""
-    split, store = shard.split, open_store(dataset.manifest.recipe.storage.format)
+    split = shard.split
     mapped = split.compression == "none"
     offsets = [int(row["offset"]) if mapped else None for row in _rows(dataset, shard)]
     return [
         problem_in(split, "misleading", one.path, one.expected, one.found)
-        for one in store.shard_problems(dataset.root, split, shard.index, offsets)
+        for one in dataset.store.shard_problems(dataset.root, split, shard.index, offsets)
     ]
 
 
@@ -279,7 +279,7 @@ def _first_whole(
         shards = shard_list([split])
         if not set(shards) <= set(readable):
             continue
-        column = column_of(split, name)
+        column = split.column(name)
         rows = arrays.scratch((split.count, *column.shape), column.dtype)
         found = next(filter(None, (_fill(dataset, shard, column, rows) for shard in shards)), [])
         if not found:
@@ -299,7 +299,7 @@ def _fill(dataset: Dataset, shard: Shard, column: Column, rows: Array) -> list[P
                     return problems
             stored = reader.read(column, shard.samples, samples)
         except (DatagenError, OSError) as error:
-            return [unreadable(dataset, split, error)]
+            return [unreadable(dataset.root, split, error)]
         if stored is not samples:
             samples[:] = stored
         hasher = ColumnHasher(column.dtype, column.shape)
@@ -310,16 +310,11 @@ def _fill(dataset: Dataset, shard: Shard, column: Column, rows: Array) -> list[P
 
 def _wrong_labels(dataset: Dataset, circles: Split, labels: Array) -> Iterator[Problem]:
     classes = len(dataset.manifest.source.classes)
-    column = column_of(circles, "label")
+    column = circles.column("label")
     for row in np.flatnonzero(labels >= classes)[:_NAMED].tolist():
         path = column.path.format(shard=row // circles.shard_size)
         expected = f"one of {classes} classes"
         yield problem_in(circles, "unknown class", path, expected, labels[row], row)
-
-
-def column_of(split: Split, name: str) -> Column:
-    """Find a column by its name."""
-    return next(column for column in split.columns if column.name == name)
 
 
 # Shard files.

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from datagen.errors import DatagenError, printable
 from datagen.files import require_enough
 from datagen.split import Split
-
-if TYPE_CHECKING:
-    from datagen.dataset import Dataset
 
 UNREADABLE = "unreadable"  # the kind of a problem where something could not be read
 
@@ -72,7 +68,7 @@ def problem_in(
     return Problem(kind, path, str(expected), str(found), task, name, index)
 
 
-def unreadable(dataset: Dataset, split: Split, error: DatagenError | OSError) -> Problem:
+def unreadable(root: Path, split: Split, error: DatagenError | OSError) -> Problem:
     """Turn an error of reading a split's file into a problem.
 
     Raises StorageError if the process ran out of files or memory: that is not the file's fault.
@@ -82,9 +78,9 @@ def unreadable(dataset: Dataset, split: Split, error: DatagenError | OSError) ->
         place, found = error.path, error.problem
     else:
         place, found = error.filename, error.strerror or str(error)
-    path = Path(place or dataset.root)
-    inside = path.is_relative_to(dataset.root) and path != dataset.root
-    relative = path.relative_to(dataset.root).as_posix() if inside else split.folder
+    path = Path(place or root)
+    inside = path.is_relative_to(root) and path != root
+    relative = path.relative_to(root).as_posix() if inside else split.folder
     return problem_in(split, UNREADABLE, relative, "what was written", found)
 
 

@@ -22,7 +22,7 @@ from datagen.layout import MANIFEST, MAX_SIDE, RECIPE
 from datagen.manifest import Manifest
 from datagen.sources.base import MAX_CLASSES
 from datagen.split import FileFacts, Shard, Split, shard_list
-from datagen.stores.base import Store, open_store, with_paths
+from datagen.stores import Store, with_paths
 from datagen.tasks import TASKS
 from datagen.verifier.problems import UNREADABLE, Problem, Skipped, problem_in
 
@@ -76,7 +76,7 @@ def check_structure(dataset: Dataset) -> Structure:
 
 def view_of(dataset: Dataset, split: Split) -> str | None:
     """Find the path of a split's view, which only earlier versions wrote and listed."""
-    views = open_store(dataset.manifest.recipe.storage.format).views
+    views = dataset.store.views
     path = views.path(split) if views else None
     return path if path in {file.path for file in dataset.manifest.files} else None
 
@@ -167,7 +167,7 @@ def _check_listed(dataset: Dataset, entries: Entries) -> Iterator[Problem]:
 
     A listed file that is neither could make zarr or h5py show other data.
     """
-    store = open_store(dataset.manifest.recipe.storage.format)
+    store = dataset.store
     metadata = {path for split in dataset.splits.values() for path in _metadata(store, split)}
     for file in dataset.manifest.files:
         if file.path not in {RECIPE, *metadata}:
@@ -331,7 +331,7 @@ def _check_split(dataset: Dataset, split: Split, entries: Entries) -> _SplitChec
     table = table or list(_check_table(dataset, split))
     if table:
         return _SplitCheck([*problems, *table], paths)
-    store = open_store(dataset.manifest.recipe.storage.format)
+    store = dataset.store
     complete = all(entries.is_file(path) for path in store.metadata_paths(split))
     misleading = store.metadata_problems(dataset.root, split) if complete else []
     # Compressed samples are decoded as the metadata say.
@@ -383,7 +383,7 @@ def _check_paths(split: Split, ruled: Split) -> Iterator[Problem]:
 
 def _check_metadata(dataset: Dataset, split: Split) -> Iterator[Problem]:
     """Report metadata files that the manifest does not list, or lists without need."""
-    store = open_store(dataset.manifest.recipe.storage.format)
+    store = dataset.store
     files = [file.path for file in dataset.manifest.files]
     listed = {path for path in files if path.startswith(f"{split.folder}/")}
     for path in sorted(set(store.metadata_paths(split)) - listed):

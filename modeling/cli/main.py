@@ -9,12 +9,12 @@ from typing import Any
 import click
 from click.exceptions import Exit
 
-from modeling.cli import output, predict, score, train
+from modeling.cli import output, runs, train
 from modeling.cli.output import explain_output, failure, printable_lines
 from modeling.errors import CLOSED_PIPE, INTERRUPTED, explain
 from modeling.training.signals import raise_interrupts
 
-_COMMANDS = (train.train, score.score, score.report, predict.predict, predict.export)
+_COMMANDS = (train.train, runs.score, runs.report, runs.predict, runs.export)
 
 
 class _Commands(click.Group):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -20,13 +20,7 @@ DATASET = Path("data/mnist")
 _BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 
 
-if TYPE_CHECKING:
-    _Choice = click.Choice[str]
-else:
-    _Choice = click.Choice  # generic since click 8.2
-
-
-class TaskChoice(_Choice):
+class TaskChoice(click.Choice):  # type: ignore[type-arg]  # generic only since click 8.2
     """A choice of tasks; for another name, the most similar one is suggested."""
 
     def __init__(self, *others: str) -> None:

@@ -6,8 +6,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ import click
 
 from modeling import errors
 from modeling.errors import StorageError
+from modeling.scoring import tables
 from modeling.scoring.tables import duration, percent
 
 if TYPE_CHECKING:
@@ -119,13 +120,13 @@ class Progress:
     """Prints how training goes: call it with the name of a task and each record of its log.
 
     Prints a line for each evaluation. A terminal also shows one line that is overwritten, with all
-    tasks in training; elsewhere there is a line at the first step and after each tenth of the
-    steps. Write errors, such as a closed pipe, are ignored.
+    tasks in training and how far an evaluation is; elsewhere there is a line at the first step and
+    after each tenth of the steps. Write errors, such as a closed pipe, are ignored.
     """
 
     def __init__(self, steps: Mapping[str, int], metrics: Mapping[str, str]) -> None:
         self._steps, self._metrics = steps, metrics
-        self._moving = sys.stderr is not None and sys.stderr.isatty()
+        self._moving = _is_terminal()
         self._now: dict[str, str] = {}
         # tenths of the steps of a task that were printed, without a terminal
         self._tenths: dict[str, int] = {}
@@ -146,10 +147,12 @@ class Progress:
             self._now.pop(task, None)
             self._print_line(f"{task}  step {record['step']:,} of {steps:,}  val: {score}{best}")
         elif self._moving:
-            self._now[task] = f"{task} {record['step'] / steps:.0%} {_pace(record)}"
-            # a line that wraps could not be overwritten
-            width = shutil.get_terminal_size().columns - 1
-            self._print(f"\r\033[K{' | '.join(self._now.values())[:width]}")
+            is_evaluating = "evaluating" in record
+            now = f"evaluating {record['evaluating']:.0%}" if is_evaluating else _pace(record)
+            self._now[task] = f"{task} {record['step'] / steps:.0%} {now}"
+            self._print(_overwriting(" | ".join(self._now.values())))
+        elif "evaluating" in record:
+            return
         elif (tenth := 10 * record["step"] // steps) > self._tenths.get(task, -1):
             self._tenths[task] = tenth
             self._print_line(f"{task}  step {record['step']:,} of {steps:,}  {_pace(record)}")
@@ -160,6 +163,35 @@ class Progress:
     def _print(self, text: str) -> None:
         with suppress(OSError):
             click.echo(text, nl=False, err=True)
+
+
+@contextmanager
+def progress_line(silent: bool) -> Iterator[Callable[[str], None] | None]:
+    """Show on a terminal what is being done, on one line that is erased at the end.
+
+    Yields what to call with each text; None without a terminal.
+    """
+    if silent or not _is_terminal():
+        yield None
+        return
+
+    def show(text: str) -> None:
+        with suppress(OSError):
+            click.echo(_overwriting(printable(text, sys.stderr)), nl=False, err=True)
+
+    try:
+        yield show
+    finally:
+        show("")
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def _overwriting(line: str) -> str:
+    """Put a line over the last one of a terminal, cut to its width: wrapped, it would stay."""
+    return f"\r\033[K{line[: shutil.get_terminal_size().columns - 1]}"
 
 
 def _pace(record: Record) -> str:
@@ -191,8 +223,6 @@ def print_trained(info: RunInfo, folder: Path, metric: str) -> None:
 
 def print_scores(records: Sequence[Record]) -> None:
     """Print the scores of each split of each record, and those of several tasks in one table."""
-    from modeling.scoring import tables  # imports NumPy
-
     for record in records:
         for split in record["splits"]:
             print_table(tables.score_rows(record, split))

@@ -29,6 +29,7 @@ from modeling.cli.output import (
     print_line,
     print_scores,
     print_trained,
+    progress_line,
 )
 from modeling.config import SETTINGS
 from modeling.config import preset as preset_config
@@ -138,7 +139,7 @@ def train(
         for each, config in configs.items()
     }
     progress = Progress({each: config.steps for each, config in configs.items()}, metrics)
-    notify = _ignore if silent else progress
+    notify = (lambda _task, _record: None) if silent else progress
     done = modeling.api.train_side_by_side(work, device, jobs, notify)
     for each, info in done.items():
         if not silent:
@@ -148,7 +149,7 @@ def train(
     if scored and finished and not is_follower:
         if not silent:
             print_begun(f"scoring {', '.join(configs)} on val and test")
-        records = _score(task, directory, out, device)
+        records = _score(task, directory, out, device, silent=silent)
     if as_json and not is_follower:
         trained = [info.to_json() for info in done.values()]
         print_json({"trained": trained, "scored": records} if scored else trained)
@@ -159,16 +160,14 @@ def train(
         print_scores(records)
 
 
-def _ignore(_task: str, _record: Any) -> None:
-    pass
-
-
-def _score(task: str, directory: Path, out: Path, device: torch.device) -> list[Any]:
+def _score(
+    task: str, directory: Path, out: Path, device: torch.device, *, silent: bool
+) -> list[Any]:
     """Score the runs in this process, which has set up the device."""
-    dataset = modeling.open_dataset(directory)
-    if task == "all":
-        return modeling.score_all(out, dataset, device=device.type)
-    return [modeling.score(out / task, dataset, device=device.type)]
+    with progress_line(silent) as progress:
+        if task == "all":
+            return modeling.score_all(out, directory, device=device.type, progress=progress)
+        return [modeling.score(out / task, directory, device=device.type, progress=progress)]
 
 
 def _train(

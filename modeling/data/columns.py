@@ -91,9 +91,14 @@ class Column:
         return 1 + len(self.sample_shape)
 
     @property
+    def size(self) -> int:
+        """Number of values of all samples."""
+        return math.prod(self.shape)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all samples."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        return self.size * self.dtype.itemsize
 
     @property
     def maps(self) -> tuple[Array, ...]:
@@ -113,6 +118,9 @@ class Column:
             return self._slice(range(*index.indices(len(self))))
         samples = self.gather(self._positions(index))
         return samples[()] if samples.ndim == 0 else samples
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[index] for index in range(len(self)))
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         if copy is False:

@@ -1,13 +1,21 @@
 """Open a dataset on disk: each split of each task is a map-style dataset of memory-mapped columns.
 
-It needs NumPy alone. Opening checks metadata and file sizes, not the samples; those are compared
-with their digests on request.
+    data = modeling.open_dataset("data/mnist")
+    images = data["mosaics"]["train"]["image"][:16]  # uint8 (16, 56, 56)
+
+What `datagen.open` gives is walked by the same names, and looks the same. It needs NumPy alone,
+and Pillow where a notebook shows a picture. Opening checks metadata and file sizes, not the
+samples; those are compared with their digests on request.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import base64
+import html
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,10 +32,20 @@ from modeling.data.manifest import (
     content_root,
     read_manifest,
 )
-from modeling.errors import DamagedError, InputError, did_you_mean
+from modeling.errors import (
+    DamagedError,
+    InputError,
+    ModelingError,
+    UnknownNameError,
+    did_you_mean,
+    printable,
+)
 from modeling.files import absolute
 
-_MOST = 12  # splits that the text of a dataset lists
+_LISTED = 8  # tasks or columns that a repr names
+_LONGEST = 48  # characters of a name in a repr
+_PICTURES = 6  # images of each task, with their masks, in the picture of a dataset
+_BOX = 56  # pixels, about the longer side of each
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +67,8 @@ class Split:
         """Give the column of a name, the sample of an integer, or a batch for any other index.
 
         A sample is a dict of new arrays by the names of columns. Slices, integers and a mask of
-        booleans give a dict of batches. Raises InputError for an unknown name, IndexError as
-        `Column` does.
+        booleans give a dict of batches. Raises UnknownNameError for an unknown name, IndexError
+        as `Column` does.
         """
         if isinstance(index, str):
             return self._column(index)
@@ -60,14 +78,15 @@ class Split:
         return (self[index] for index in range(len(self)))
 
     def __repr__(self) -> str:
-        return (
-            f"<Split {self.task}/{self.name}: {len(self):,} samples of {', '.join(self.columns)}>"
+        columns = [f"{_short(n)} {c.dtype} {c.sample_shape}" for n, c in self.columns.items()]
+        return _lines(
+            f"<Split {_short(f'{self.task}/{self.name}')}: {len(self):,} samples>", columns
         )
 
     def select(self, *names: str) -> Split:
         """Give the split with these columns only.
 
-        Raises InputError for an unknown name, and if no name is given.
+        Raises UnknownNameError for an unknown name, InputError if no name is given.
         """
         if not names:
             raise InputError("no column was chosen", expected=f"some of {', '.join(self.columns)}")
@@ -89,9 +108,10 @@ class Split:
 
     def _column(self, name: str) -> Column:
         if name not in self.columns:
-            known = ", ".join(self.columns)
-            raise InputError(
-                f"{self.task}/{self.name} has no column {name!r}", expected=f"one of {known}"
+            raise UnknownNameError(
+                f"{self.task}/{self.name} has no column {name!r}",
+                expected=f"one of {', '.join(self.columns)}",
+                remedy=did_you_mean(name, self.columns),
             )
         return self.columns[name]
 
@@ -99,18 +119,95 @@ class Split:
         return self.__dict__ | {"columns": dict(self.columns)}
 
 
+class TaskSplits(Mapping[str, Split]):
+    """A task of a dataset: a mapping from train, val and test to its splits."""
+
+    def __init__(self, name: str, splits: Mapping[str, Split]) -> None:
+        self.name = name
+        self._splits = dict(splits)
+
+    def __getitem__(self, split: str) -> Split:
+        if split not in self._splits:
+            raise UnknownNameError(
+                f"{self.name} has no split {split!r}",
+                expected=f"one of {', '.join(self)}",
+                remedy=did_you_mean(split, self),
+            )
+        return self._splits[split]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._splits)
+
+    def __len__(self) -> int:
+        return len(self._splits)
+
+    def __repr__(self) -> str:
+        return f"<Task {_short(self.name)}: {_counts(self)}>"
+
+
 @dataclass(frozen=True, eq=False)
-class Dataset:
-    """An opened dataset, in the folder `path`, an absolute path."""
+class Dataset(Mapping[str, TaskSplits]):
+    """An opened dataset: a mapping from the names of its tasks to `TaskSplits`.
+
+    It is in the folder `path`, an absolute path, and is taken wherever the path of a dataset is,
+    also by `datagen`.
+    """
 
     path: Path
     manifest: Manifest
 
+    def __getitem__(self, task: str) -> TaskSplits:
+        if task not in self._tasks:
+            raise UnknownNameError(
+                f"the dataset has no task {task!r}",
+                path=self.path,
+                expected=f"one of {', '.join(self)}",
+                remedy=did_you_mean(task, self),
+            )
+        return self._tasks[task]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tasks)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     def __repr__(self) -> str:
-        infos = list(self.manifest.splits.values())
-        listed = [f"{info.task}/{info.split} {info.count:,}" for info in infos[:_MOST]]
-        more = [f"{len(infos) - _MOST:,} more"] if len(infos) > _MOST else []
-        return f"<Dataset {self.digest[:12]} of {self.source[:64]}: {', '.join(listed + more)}>"
+        tasks = [f"{_short(name)}: {_counts(task)}" for name, task in self.items()]
+        head = f"{_short(str(self.path))}: {_short(self.source)}, digest {self.digest[:12]}"
+        return _lines(f"<Dataset {head}>", tasks)
+
+    def _repr_html_(self) -> str:
+        """Show a few images of each task in a notebook, as one small picture within the page.
+
+        Where they cannot be read, a line says why: a cell that shows a dataset never fails.
+        """
+        lines = "".join(map(_line, repr(self).splitlines()))
+        try:
+            picture = _picture(self)
+        except Exception as error:  # noqa: BLE001  (also of libraries that cannot be loaded)
+            kind = "" if isinstance(error, ModelingError) else f"{type(error).__name__}: "
+            return lines + _line(f"no picture: {kind}{error}")
+        if picture is None:
+            return lines
+        data = base64.b64encode(picture).decode("ascii")
+        return f'{lines}<img alt="samples" src="data:image/png;base64,{data}">'
+
+    @cached_property
+    def _tasks(self) -> dict[str, TaskSplits]:
+        splits: dict[str, dict[str, Split]] = {}
+        for task, name in self.splits:
+            splits.setdefault(task, {})[name] = self.split(task, name)
+        return {task: TaskSplits(task, named) for task, named in splits.items()}
 
     @property
     def digest(self) -> str:
@@ -143,11 +240,11 @@ class Dataset:
         return tuple(self.manifest.splits)
 
     def split(self, task: str, name: str) -> Split:
-        """Give one split of one task. Raises InputError if the dataset has no such split."""
+        """Give one split of one task. Raises UnknownNameError if the dataset has no such split."""
         info = self.manifest.splits.get((task, name))
         if info is None:
             known = ["/".join(names) for names in self.splits]
-            raise InputError(
+            raise UnknownNameError(
                 f"the dataset has no {task}/{name}",
                 path=self.path,
                 expected=f"one of {', '.join(known)}",
@@ -157,7 +254,7 @@ class Dataset:
         return Split(task, name, MappingProxyType(columns))
 
 
-def open_dataset(path: Path | str, *, digests: bool = False) -> Dataset:
+def open_dataset(path: PathLike[str] | str, *, digests: bool = False) -> Dataset:
     """Open the dataset in the folder `path`; with `digests`, read and check every sample, too.
 
     Files are mapped when a column is first read; a later change of the working folder does not
@@ -167,13 +264,19 @@ def open_dataset(path: Path | str, *, digests: bool = False) -> Dataset:
     compressed, DamagedError if a file is missing, has another size than recorded or (with
     `digests`) other content than was built, and StorageError if the storage cannot be read.
 
-    Example: `open_dataset("data/mnist").split("circles", "train")["image"][:100]`.
+    Example: `open_dataset("data/mnist")["circles"]["train"]["image"][:100]`.
     """
-    dataset = Dataset(absolute(path), read_manifest(path))
+    place = Path(path)
+    dataset = Dataset(absolute(place), read_manifest(place))
     if digests:
         for info in dataset.manifest.splits.values():
             _check_samples(dataset.split(info.task, info.split), info)
     return dataset
+
+
+def as_dataset(dataset: PathLike[str] | str) -> Dataset:
+    """Give an opened dataset as it is, and open the one at a path, or of `datagen.open`."""
+    return dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
 
 
 def _column(root: Path, info: SplitInfo, column: ColumnInfo) -> Column:
@@ -200,3 +303,64 @@ def _check_samples(split: Split, info: SplitInfo) -> None:
                     found=found.hex(),
                     remedy=REBUILD,
                 )
+
+
+# How a dataset is shown
+
+
+def _picture(dataset: Dataset) -> bytes | None:
+    """Draw the first images of each task and their masks as a PNG file; None if there are none."""
+    from modeling.drawing import encode_png  # imports Pillow
+
+    drawn = (_row(next(iter(task.values())), len(dataset.classes)) for task in dataset.values())
+    rows = [row for row in drawn if row is not None]
+    if not rows:
+        return None
+    width = max(row.shape[1] for row in rows)
+    wide = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]
+    return encode_png(np.concatenate(wide))
+
+
+def _row(split: Split, classes: int) -> npt.NDArray[np.uint8] | None:
+    """Draw the first images of a split and their masks side by side; None if it has neither."""
+    from modeling.drawing import enlarge, mask_colours  # imports Pillow
+
+    planes = {name: split[name] for name in ("image", "mask") if name in split.columns}
+    if not planes or any(one.ndim != 3 or one.dtype != np.uint8 for one in planes.values()):
+        return None
+    greys = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+    white = np.minimum(greys, 1) * np.uint8(255)
+    many = np.concatenate([mask_colours(classes), white[1 + classes :]])
+    drawn = []
+    for name, plane in planes.items():
+        side = max(plane.shape[1:])
+        step = max(1, side // _BOX)
+        some = plane[:_PICTURES][:, ::step, ::step]
+        masks = many if some.max() > 1 else white
+        colours = masks if name == "mask" else greys
+        drawn.append([enlarge(one, max(1, round(_BOX / side))) for one in colours[some]])
+    tiles = [tile for sample in zip(*drawn, strict=True) for tile in sample]
+    return np.concatenate([np.pad(tile, ((0, 4), (0, 4), (0, 0))) for tile in tiles], axis=1)
+
+
+def _line(text: str) -> str:
+    """Make a line of HTML."""
+    return f"<div>{html.escape(printable(text))}</div>"
+
+
+def _counts(task: TaskSplits) -> str:
+    return ", ".join(f"{len(split):,} {name}" for name, split in task.items())
+
+
+def _lines(head: str, items: Iterable[str]) -> str:
+    """List items below a heading, the first few of very many."""
+    listed = list(items)
+    more = len(listed) - _LISTED
+    return "\n  ".join([head, *listed[:_LISTED], *([f"and {more:,} more"] if more > 0 else [])])
+
+
+def _short(text: str) -> str:
+    """Cut long text in the middle, and escape what a terminal cannot print."""
+    text = printable(text)
+    half = _LONGEST // 2 - 2
+    return text if len(text) <= _LONGEST else f"{text[:half]}...{text[-half:]}"

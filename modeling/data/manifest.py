@@ -212,15 +212,12 @@ def _require_manifest(path: Path) -> None:
                 " it does only what is missing",
             )
         there = _kind_at_end(folder)
-    if there != "a folder":
-        described = there
-    else:
-        described = f"no {MANIFEST}" if found == "nothing" else f"{found} of that name"
+    lacking = f"no {MANIFEST}" if found == "nothing" else f"{found} of that name"
     raise FormatError(
         "there is no dataset here",
         path=folder,
         expected=f"a folder with a file {MANIFEST}",
-        found=described,
+        found=lacking if there == "a folder" else there,
         remedy=LINK_REMEDY if found == "a link" else "build one: make data",
     )
 
@@ -294,12 +291,11 @@ def _decode(path: Path, plain: dict[str, Any]) -> _Record:
     """Decode the manifest; raise InputError for compressed samples, DamagedError for bad values."""
     try:
         record = decode(_Record, plain)
-        problems = _contradictions(record)
+        problems = list(_contradictions(record))
         if problems:
             raise DecodeError(problems)
     except DecodeError as error:
-        problem = f"the manifest is not one of this format: {error}"
-        raise DamagedError(problem, path=path) from error
+        raise DamagedError(f"the manifest is not one of this format: {error}", path=path) from error
     if record.recipe.storage.compression != "none":
         root = path.parent
         raise InputError(
@@ -307,20 +303,20 @@ def _decode(path: Path, plain: dict[str, Any]) -> _Record:
             path=root,
             expected="compression none",
             found=f"compression {record.recipe.storage.compression[:64]!a}",
-            remedy=f"convert them: datagen convert {root} {root}-plain --compression none",
+            remedy=f"convert them: datagen convert {root} {root}-plain --compression none"
+            " (compression='none')",
         )
     return record
 
 
-def _contradictions(record: _Record) -> list[str]:
-    """List what is wrong with table sizes and columns, given counts, tile and grid."""
+def _contradictions(record: _Record) -> Iterator[str]:
+    """Yield what is wrong with table sizes and columns, given counts, tile and grid."""
     expected = _expected_columns(record.source.tile, record.recipe.mosaics.grid)
-    problems = []
     for task, splits in record.tasks.items():
         for split, facts in splits.items():
             size = len(facts.columns) * _shards(facts, record) * SHARD_FACTS.itemsize
             if facts.table.bytes != size or size > _MAX_TABLE_BYTES:
-                problems.append(
+                yield (
                     f"the table of {task}/{split} must have {size} bytes,"
                     f" and {_MAX_TABLE_BYTES} at most"
                 )
@@ -328,11 +324,10 @@ def _contradictions(record: _Record) -> list[str]:
             for name, (dtype, shape) in expected.get(task, {}).items():
                 if columns.get(name) != (dtype, shape):
                     found = "{} {}".format(*columns[name]) if name in columns else "nothing"
-                    problems.append(
+                    yield (
                         f"{task}/{split} must have a column {name} of {dtype} {shape},"
                         f" found {found}"
                     )
-    return problems
 
 
 def _expected_columns(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modeling.errors import InputError
-from modeling.inference.inputs import as_images, read_inputs
+from modeling.inference.inputs import as_images, as_paths, read_inputs
 from modeling.inference.predict import format_size, predict_images, require_usable
 from modeling.runs import Trained, require_size
 from modeling.runs.info import RunInfo
@@ -54,7 +55,7 @@ class Model:
         return self.trained.size
 
     def predict(
-        self, images: npt.NDArray[Any] | Path | str | Sequence[Path | str]
+        self, images: npt.NDArray[Any] | Sequence[PathLike[str] | str] | PathLike[str] | str
     ) -> dict[str, npt.NDArray[Any]]:
         """Predict images of one size, and return arrays of n predictions by name.
 
@@ -70,9 +71,8 @@ class Model:
             whole = as_images(images)
             require_size(self.trained, whole.shape[1:], self.path)
             return predict_images(self.trained, whole)
-        paths = [images] if isinstance(images, Path | str) else images
         sources = read_inputs(
-            paths, self.task, "test", lambda source: require_usable(self.trained, source)
+            as_paths(images), self.task, "test", lambda source: require_usable(self.trained, source)
         )
         sizes = sorted({source.size for source in sources})
         if len(sizes) != 1:

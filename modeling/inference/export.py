@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from modeling.drawing import UInt8
 from modeling.errors import InputError, ModelingError, installs, storage_errors
 from modeling.files import require_outside_datasets, write_atomic
-from modeling.inference.inputs import UInt8
 from modeling.runs import Trained
 from modeling.tasks import Task
 
@@ -125,9 +125,11 @@ def _require_place(path: Path) -> None:
     with storage_errors(path):
         is_folder = path.is_dir()
     if is_folder:
-        remedy = f"give --out {path / 'model.onnx'}"
         raise InputError(
-            "a folder is there", path=path, expected="the name of a file", remedy=remedy
+            "a folder is there",
+            path=path,
+            expected="the name of a file",
+            remedy=f"give --out {path / 'model.onnx'} (path=)",
         )
 
 

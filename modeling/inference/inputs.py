@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +20,17 @@ import numpy.typing as npt
 from modeling import drawing
 from modeling.data.columns import Column
 from modeling.data.dataset import Dataset, open_dataset
-from modeling.errors import DamagedError, FormatError, InputError, ModelingError, storage_errors
+from modeling.drawing import UInt8
+from modeling.errors import (
+    DamagedError,
+    FormatError,
+    InputError,
+    ModelingError,
+    naming,
+    storage_errors,
+)
 from modeling.files import MANIFEST
 from modeling.scoring.predictions import read_header
-
-UInt8 = npt.NDArray[np.uint8]
 
 OVERLAYS = 100  # pictures drawn by one command, at most
 
@@ -74,6 +81,11 @@ class Source:
     def overlays(self) -> list[str]:
         """Name all overlays that may be drawn."""
         return [self.overlay(index) for index in range(min(len(self), OVERLAYS))]
+
+
+def as_paths(paths: Iterable[PathLike[str] | str] | PathLike[str] | str) -> list[str]:
+    """Return paths, or a single one, as a list of text; an opened dataset gives its path."""
+    return [os.fspath(each) for each in ([paths] if isinstance(paths, PathLike | str) else paths)]
 
 
 def read_inputs(
@@ -148,15 +160,16 @@ def _read(path: Path, task: str, split: str) -> Source:
     if path.suffix.lower() == ".npy":
         return Source(path.stem, path, read_npy(path), array=True)
     if path.suffix.lower() != _PNG:
-        remedy = "convert it to a PNG file, 8-bit grey" if _is_other_picture(path) else None
-        raise InputError("not an input", path=path, expected=_EXPECTED, remedy=remedy)
+        raise InputError(
+            "not an input",
+            path=path,
+            expected=_EXPECTED,
+            remedy="convert it to a PNG file, 8-bit grey" if _is_other_picture(path) else None,
+        )
     with storage_errors(path):
         data = path.read_bytes()
-    try:
+    with naming(path):
         return Source(path.stem, path, as_images(drawing.decode_png(data)), array=False)
-    except InputError as error:
-        error.path = path
-        raise
 
 
 def _read_dataset(path: Path, task: str, split: str) -> Source:
@@ -196,11 +209,8 @@ def read_npy(path: Path | str) -> UInt8:
             array = _map(path)
         except ValueError as error:
             raise InputError(f"not an .npy file of numbers: {error}", path=path) from error
-    try:
+    with naming(path):
         return as_images(array)
-    except InputError as error:
-        error.path = path
-        raise
 
 
 def _map(path: Path) -> npt.NDArray[Any]:
@@ -232,8 +242,11 @@ def as_images(array: npt.NDArray[Any]) -> UInt8:
             found=f"shape {array.shape}",
         )
     if array.shape[-2] * array.shape[-1] > drawing.LARGEST:
-        most = f"at most {drawing.LARGEST:,} pixels"
-        raise InputError("the images are too large", expected=most, found=array.shape[-2:])
+        raise InputError(
+            "the images are too large",
+            expected=f"at most {drawing.LARGEST:,} pixels",
+            found=array.shape[-2:],
+        )
     return array if array.ndim == 3 else array[None]
 
 

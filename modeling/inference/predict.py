@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,15 @@ import torch
 from torch import Tensor
 
 from modeling.data.columns import Column
-from modeling.drawing import binary_colours, encode_indexed_png, encode_png, mask_colours
+from modeling.drawing import (
+    UInt8,
+    binary_colours,
+    draw_overlay,
+    encode_indexed_png,
+    encode_png,
+    mask_colours,
+    plain_name,
+)
 from modeling.errors import InputError, storage_errors
 from modeling.files import (
     absolute,
@@ -32,13 +41,12 @@ from modeling.files import (
 from modeling.inference.inputs import (
     OVERLAYS,
     Source,
-    UInt8,
     are_blank,
     are_light,
+    as_paths,
     read_inputs,
     skipped_pictures,
 )
-from modeling.inference.overlays import draw_overlay, plain_name
 from modeling.networks import semantic
 from modeling.runs import Trained, load_run, require_fit, require_size
 from modeling.scoring.predictions import write_predictions
@@ -58,23 +66,25 @@ _NAMED = 3  # images that a warning names
 
 def predict(
     run: Trained | Path | str,
-    inputs: Sequence[Path | str] | Path | str,
+    inputs: Sequence[PathLike[str] | str] | PathLike[str] | str,
     out: Path | str,
     *,
     split: str = "test",
     invert: bool = False,
     overlay: bool = False,
     device: str | torch.device = "cpu",
+    progress: Callable[[str], None] | None = None,
 ) -> Record:
     """Predict all images of the inputs, and write masks, arrays and pictures into `out`.
 
     Returns the record that is written to `predictions.json`: an entry for each image, the files
     and the warnings; `docs/predicting.md` describes it. `split` is that of datasets; `invert` turns
-    light into dark first; weights in a folder are loaded on `device`. Before anything is written,
+    light into dark first; weights in a folder are loaded on `device`; `progress` is called with
+    lines about what is being done. Before anything is written,
     raises InputError where the run or an input cannot be used, or a file cannot have its name.
     Raises StorageError.
     """
-    out, inputs = Path(out), [inputs] if isinstance(inputs, str | Path) else inputs
+    out, inputs = Path(out), as_paths(inputs)
     require_outside_datasets(out)
     require_real_folder(out)
     trained = run if isinstance(run, Trained) else load_run(run, device)
@@ -87,17 +97,13 @@ def predict(
 
     sources = read_inputs(inputs, trained.task.name, split, require)
     make_folder(out)
-    work = _Work(trained, out, invert=invert, overlay=overlay)
+    work = _Work(trained, out, sum(map(len, sources)), progress, invert=invert, overlay=overlay)
     for _, group in groupby(sources, lambda source: (source.size, source.array and source.name)):
         work.predict(list(group))
     record = {
         "run": {"path": str(trained.path if run is trained else run), **trained.describe()},
-        "inputs": [str(each) for each in inputs],
-        "warnings": [
-            *_warn_of_pictures(inputs),
-            *_warn_of_sizes(trained, sources),
-            *work.warnings(),
-        ],
+        "inputs": inputs,
+        "warnings": [*_warn_of_inputs(trained, inputs, sources), *work.warnings()],
         "files": sorted(work.files),
         "images": work.records,
     }
@@ -170,10 +176,15 @@ def require_usable(trained: Trained, source: Source) -> None:
 def _require_place(source: Source, out: Path, *, invert: bool) -> None:
     """Raise InputError for masks among the images, and for a dataset that is to be inverted."""
     if source.dataset is not None and invert:
-        raise InputError("a dataset is predicted as it is; leave --invert out", path=source.path)
+        raise InputError(
+            "a dataset is predicted as it is; leave --invert out (invert=)", path=source.path
+        )
     if not source.array and source.path.resolve().parent == out.resolve():
-        remedy = "choose another folder with --out"
-        raise InputError("masks would be written among the images", path=out, remedy=remedy)
+        raise InputError(
+            "masks would be written among the images",
+            path=out,
+            remedy="choose another folder with --out (out=)",
+        )
 
 
 def _longest_name(out: Path) -> int:
@@ -202,7 +213,7 @@ def _require_names(source: Source, out: Path, longest: int, *, overlay: bool) ->
             raise InputError(
                 "a folder is where a file is to be written",
                 path=out / name,
-                remedy="remove it, or choose another folder with --out",
+                remedy="remove it, or choose another folder with --out (out=)",
             )
 
 
@@ -215,6 +226,8 @@ class _Work:
 
     trained: Trained
     out: Path
+    count: int  # images of all sources
+    progress: Callable[[str], None] | None
     invert: bool
     overlay: bool
     records: list[Record] = field(default_factory=list)
@@ -245,6 +258,8 @@ class _Work:
                 self.records.append(record)
                 if self.overlay:
                     self._draw(picture, images[index], prediction["mask"], record)
+            if self.progress is not None:
+                self.progress(f"predicted {len(self.records):,} of {self.count:,} images")
         self._write(sources, _joined(parts))
 
     def _inspect(self, images: UInt8, names: Sequence[str], source: Source) -> None:
@@ -290,60 +305,56 @@ class _Work:
         write_atomic(self.out / name, data)
         self.files.append(name)
 
-    def warnings(self) -> list[str]:
-        """List what the user should know about the images."""
-        remarks, count = [], f"{len(self.records):,} images"
+    def warnings(self) -> Iterator[str]:
+        """Yield what the user should know about the images."""
+        count = f"{len(self.records):,} images"
         if self.light and self.invert:
-            remarks.append(
+            yield (
                 f"{len(self.light):,} of {count} have a light ground once inverted"
                 f" ({_some(self.light)}): they were dark before; if the run was trained on dark"
                 " ground, predict these without --invert"
             )
         elif self.light:
-            remarks.append(
+            yield (
                 f"{len(self.light):,} of {count} have a light ground, by the median of their border"
                 f" pixels ({_some(self.light)}): if the run was trained on light digits on a dark"
                 " ground, as MNIST has, --invert turns them"
             )
         if self.light_data:
-            remarks.append(
+            yield (
                 f"{len(self.light_data):,} of {count} have a light ground, by the median of their"
                 f" border pixels ({_some(self.light_data)}): the run knows the ground of its own"
                 " dataset, and a dataset is predicted as it is: if that one is dark, build one of"
                 " inverted images"
             )
         if self.blank:
-            remarks.append(
+            yield (
                 f"{len(self.blank):,} of {count} are blank, one grey level throughout"
                 f" ({_some(self.blank)}): their predictions mean nothing"
             )
         if self.drawn > OVERLAYS:
             more = self.drawn - OVERLAYS
-            remarks.append(
-                f"only the first {OVERLAYS} overlays were drawn; {more:,} more were left out"
-            )
-        return remarks
+            yield (f"only the first {OVERLAYS} overlays were drawn; {more:,} more were left out")
 
 
-def _warn_of_pictures(inputs: Sequence[Path | str]) -> list[str]:
-    skipped = skipped_pictures(inputs)
-    listed = _some([path.name for path in skipped])
-    warning = (
-        f"{len(skipped):,} pictures were skipped, as they are not PNG files ({listed}):"
-        " convert them to PNG"
-    )
-    return [warning] if skipped else []
-
-
-def _warn_of_sizes(trained: Trained, sources: Iterable[Source]) -> list[str]:
+def _warn_of_inputs(
+    trained: Trained, inputs: Sequence[str], sources: Iterable[Source]
+) -> Iterator[str]:
+    """Yield a warning for pictures that were skipped, and for images of other sizes."""
+    skipped = [path.name for path in skipped_pictures(inputs)]
+    if skipped:
+        yield (
+            f"{len(skipped):,} pictures were skipped, as they are not PNG files"
+            f" ({_some(skipped)}): convert them to PNG"
+        )
     others = sorted({source.size for source in sources} - {trained.size})
-    more = " and others" if len(others) > _NAMED else ""
-    warning = (
-        f"the run was trained on images of {format_size(trained.size)}; these are"
-        f" {', '.join(map(format_size, others[:_NAMED]))}{more}: any size works, but digits of"
-        " about the size of those in training are expected"
-    )
-    return [warning] if others else []
+    if others:
+        more = " and others" if len(others) > _NAMED else ""
+        yield (
+            f"the run was trained on images of {format_size(trained.size)}; these are"
+            f" {', '.join(map(format_size, others[:_NAMED]))}{more}: any size works, but digits of"
+            " about the size of those in training are expected"
+        )
 
 
 def _chosen(names: Sequence[str], which: npt.NDArray[np.bool_]) -> list[str]:

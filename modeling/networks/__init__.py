@@ -1,7 +1,7 @@
 """The three networks, for any number of classes and any size of image.
 
-Each takes grey images as stored, uint8 (B, H, W), and scales them itself. `blocks` and `context`
-hold their parts.
+Each takes grey images as stored, uint8 (B, H, W), and scales them itself. `blocks` holds
+their parts.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.networks.blocks import Scale, Trunk, pad, scale
-from modeling.networks.context import GlobalContext, LocalContext, vote
+from modeling.networks.blocks import GlobalContext, LocalContext, Scale, Trunk, pad, scale, vote
 
 
 class ForegroundNet(nn.Module):
@@ -56,7 +55,7 @@ class CircleNet(nn.Module):
 
     Images, uint8 (B, H, W), give `label_logits` (B, K) and `logits` (B, H, W). The circle is the
     minimal one around the pixels with logits above 0. Only circles train these logits: see
-    `losses.circle_pixels`. They are computed from the finest features, plus the curve of grey
+    `tasks.circle_pixels`. They are computed from the finest features, plus the curve of grey
     levels if there is global context.
     """
 

@@ -14,7 +14,8 @@ from modeling.errors import InputError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 _NO_COMPILE = (
-    "leave --set compile= out, or install a C++ compiler, such as g++, with the headers of Python"
+    "leave --set compile= out (compile=), or install a C++ compiler, such as g++, with the headers"
+    " of Python"
 )
 
 
@@ -35,8 +36,8 @@ def choose_precision(asked: str, device: torch.device, *, compiled: bool = False
                 "torch compiles no network right for a CPU that computes in bfloat16",
                 expected="float32, or a network that is not compiled",
                 found="precision=bfloat16 with compile",
-                remedy="leave --set precision= out (auto takes float32 here), or"
-                " --set compile=none",
+                remedy="leave --set precision= out (precision=): auto takes float32 here; or"
+                " --set compile=none (compile='none')",
             )
         return "float32"
     if asked != "auto":

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import cache
+from os import PathLike, fspath
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from modeling.data.dataset import Dataset
+from modeling.data.dataset import Dataset, as_dataset
 from modeling.errors import storage_errors
 from modeling.files import require_outside_datasets, require_real_folder, write_atomic
 from modeling.report.facts import page_facts
@@ -35,23 +36,26 @@ __all__ = ["PAGE", "write_report"]
 
 def write_report(
     folder: Path | str,
-    dataset: Dataset,
+    dataset: Dataset | PathLike[str] | str,
     out: Path | str,
     *,
     device: str = "cpu",
     dataset_path: Path | str | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> list[Path]:
     """Write the page about the runs in `folder`, or about the run that it is, and its pictures.
 
     Returns the paths, the page first. Pictures of an earlier report in `out` are removed. They show
     the test split, predicted by the best weights of each run. `dataset_path` is how the page names
-    the dataset where it gives a command, by default its absolute path. Raises InputError for a run
-    that does not fit the dataset, FormatError where there is no run, DamagedError for a record that
-    cannot be read, and StorageError.
+    the dataset where it gives a command, by default as it is given, or the absolute path of an
+    opened one. `progress` is called with lines about what is being done. Raises InputError for a
+    run that does not fit the dataset, FormatError where there is no run, DamagedError for a record
+    that cannot be read, and StorageError.
 
-        page, *pictures = write_report("runs", open_dataset("data/mnist"), "runs/report")
+        page, *pictures = write_report("runs", "data/mnist", "runs/report")
     """
-    out = Path(out)
+    out, dataset_path = Path(out), dataset_path or fspath(dataset)
+    dataset = as_dataset(dataset)
     require_outside_datasets(out)
     require_real_folder(out)
     folder = Path(folder)
@@ -59,11 +63,12 @@ def write_report(
     for run in records:  # each by itself and before it predicts, so that an error names its folder
         with damage_of(run.folder):
             page_facts([View(run)], dataset)
-    views = [view_run(run, dataset, device) for run in records]
+    views = [view_run(run, dataset, device, progress) for run in records]
     pictures = {each.name: each.png for view in views for each in (*view.examples, *view.worst)}
     is_one = records[0].folder == folder
-    command = _score_command(folder, dataset_path or dataset.path, is_one=is_one)
-    page = _render(views, dataset, command).encode()
+    command = _score_command(folder, dataset_path, is_one=is_one)
+    template, style = _template()
+    page = template.render(page_facts(views, dataset, command), style=style).encode()
     for name, data in {**pictures, PAGE: page}.items():
         write_atomic(out / name, data)
     with storage_errors(out):
@@ -79,11 +84,6 @@ def _score_command(folder: Path, dataset_path: Path | str, *, is_one: bool) -> s
     if not is_one and folder != Path("runs"):
         words += ["--out", str(folder)]
     return shlex.join([*words, "--dataset", str(dataset_path)])
-
-
-def _render(views: Sequence[View], dataset: Dataset, score_command: str) -> str:
-    template, style = _template()
-    return template.render(page_facts(views, dataset, score_command), style=style)
 
 
 @cache

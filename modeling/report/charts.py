@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -33,7 +33,7 @@ class Dot:
 
     name: str
     value: float
-    interval: tuple[float, float] | None
+    interval: Sequence[float] | None  # its two ends
     others: dict[str, float] = field(default_factory=dict)
 
 
@@ -74,7 +74,7 @@ def line_chart(
     low, high = min(ticks[0], *values), max(ticks[-1], *values)
     scale = _scale(measure(low), measure(high), _HEIGHT - _BOTTOM, _TOP)
     across = _scale(0, last, _LEFT, _WIDTH - _RIGHT)
-    marks = _value_axis(ticks, lambda value: scale(measure(value)), shares=shares)
+    marks = [*_value_axis(ticks, lambda value: scale(measure(value)), shares=shares)]
     for tick in (tick for tick in _ticks(0, last, 4) if tick <= last):
         name = f"{tick:,.0f}"
         x = min(across(tick), _WIDTH - len(name) * _LETTER / 2)
@@ -116,12 +116,16 @@ def error_chart(title: str, dots: Sequence[Dot]) -> Chart:
 
     marks = []
     for power in range(low, 1):
-        marks.append(_upright(place(power), top, height - 26, "grid"))
-        marks.append(_text(place(power), height - 10, f"{10.0**power * 100:g}%", "middle"))
+        marks += [
+            _upright(place(power), top, height - 26, "grid"),
+            _text(place(power), height - 10, f"{10.0**power * 100:g}%", "middle"),
+        ]
     for number, dot in enumerate(dots):
         y = top + row * number + 28
-        marks.append(_text(_EDGE, y - 13, dot.name, "start", "name"))
-        marks.append(_level(y, _EDGE, _WIDTH - _EDGE, "track"))
+        marks += [
+            _text(_EDGE, y - 13, dot.name, "start", "name"),
+            _level(y, _EDGE, _WIDTH - _EDGE, "track"),
+        ]
         if "baseline" in dot.others:
             x = across(dot.others["baseline"]) - 4
             marks.append(_mark("rect", x=x, y=y - 4, width=8, height=8, class_="baseline"))
@@ -156,12 +160,16 @@ def dot_chart(title: str, dots: Sequence[Dot]) -> Chart:
     marks = []
     for tick, name in zip(ticks, _percents(ticks), strict=True):
         if tick <= 1:
-            marks.append(_upright(across(tick), top, height - 22, "grid"))
-            marks.append(_text(across(tick), height - 6, name, "middle"))
+            marks += [
+                _upright(across(tick), top, height - 22, "grid"),
+                _text(across(tick), height - 6, name, "middle"),
+            ]
     for number, dot in enumerate(dots):
         y = top + row * number + 11
-        marks.append(_text(left - 10, y + 4, _short(dot.name), "end", "name"))
-        marks.append(_text(_WIDTH - 4, y + 4, f"{dot.value:.2%}", "end"))
+        marks += [
+            _text(left - 10, y + 4, _short(dot.name), "end", "name"),
+            _text(_WIDTH - 4, y + 4, f"{dot.value:.2%}", "end"),
+        ]
         if dot.interval:
             marks.append(_whisker(y, dot.interval, across))
         marks.append(_mark("circle", cx=across(dot.value), cy=y, r=4, class_="score"))
@@ -176,7 +184,7 @@ def bar_chart(title: str, bars: Sequence[Bar], axis: str) -> Chart:
     ticks = _ticks(0, highest or 0.01, 4)
     up = _scale(0, max(ticks[-1], highest), _HEIGHT - _BOTTOM, _TOP)
     step = (_WIDTH - _RIGHT - _LEFT) / len(bars)
-    marks = _value_axis(ticks, up, shares=True)
+    marks = [*_value_axis(ticks, up, shares=True)]
     for number, bar in enumerate(bars):
         x, bottom = _LEFT + step * number, 0.0
         for order, kind in enumerate(kinds):
@@ -233,18 +241,16 @@ def _level(y: float, left: float, right: float, style: str) -> Markup:
     return _mark("line", x1=left, x2=right, y1=y, y2=y, class_=style)
 
 
-def _whisker(y: float, interval: tuple[float, float], across: Place) -> Markup:
+def _whisker(y: float, interval: Sequence[float], across: Place) -> Markup:
     return _level(y, across(interval[0]), across(interval[1]), "whisker")
 
 
-def _value_axis(ticks: Sequence[float], up: Place, *, shares: bool) -> list[Markup]:
+def _value_axis(ticks: Sequence[float], up: Place, *, shares: bool) -> Iterator[Markup]:
     """Draw a line across the chart at each tick, with its value on the left."""
     names = _percents(ticks) if shares else [f"{tick:.3g}" for tick in ticks]
-    marks = []
     for tick, name in zip(ticks, names, strict=True):
-        marks.append(_level(up(tick), _LEFT, _WIDTH - _RIGHT, "grid"))
-        marks.append(_text(_LEFT - 6, up(tick) + 4, name, "end"))
-    return marks
+        yield _level(up(tick), _LEFT, _WIDTH - _RIGHT, "grid")
+        yield _text(_LEFT - 6, up(tick) + 4, name, "end")
 
 
 # Scales

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,13 +152,11 @@ def _compared(record: Record, name: str) -> list[Dot]:
 
 def _dots(scores: dict[str, Record], others: dict[str, float] | None = None) -> list[Dot]:
     """Make the dots of scores by name; those that are undefined are left out."""
-    dots = []
-    for name, score in scores.items():
-        if score["value"] is not None:
-            ends = score["interval"]
-            interval = (ends[0], ends[1]) if ends else None
-            dots.append(Dot(name, score["value"], interval, others or {}))
-    return dots
+    return [
+        Dot(name, score["value"], score["interval"], others or {})
+        for name, score in scores.items()
+        if score["value"] is not None
+    ]
 
 
 # The chapter of a task
@@ -170,7 +168,7 @@ def _chapter(view: View, dataset: Dataset) -> dict[str, Any]:
         splits = sorted(scores["splits"], key=lambda split: split != SPLIT)  # test first
     return {
         "task": run.task,
-        "warnings": _warnings(view, dataset),
+        "warnings": list(_warnings(view, dataset)),
         "curves": _curves(run) if run.log or run.history else [],
         "scores": [(split, *_score_table(scores, split)) for split in splits if scores],
         "per_class": _per_class(scores, splits[0]) if scores else None,
@@ -180,34 +178,33 @@ def _chapter(view: View, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _warnings(view: View, dataset: Dataset) -> list[str]:
+def _warnings(view: View, dataset: Dataset) -> Iterator[str]:
     """Tell what is missing, and what belongs to another dataset or other weights."""
-    run, scores, notes = view.run, view.run.scores, []
+    run, scores = view.run, view.run.scores
     if run.info is None:
-        notes.append("This run has no checkpoint yet: there are only its settings.")
+        yield "This run has no checkpoint yet: there are only its settings."
     elif not run.info.finished:
-        notes.append(
+        yield (
             f"This run is not finished: {run.info.step:,} of {run.config['steps']:,} steps."
             " modeling train --resume continues it."
         )
     if view.best is None:
-        notes.append("It has no best weights yet, so there are no predictions to show.")
+        yield "It has no best weights yet, so there are no predictions to show."
     if run.digest != dataset.digest:
-        notes.append(f"It is trained on another dataset, {run.digest[:12]}.")
+        yield f"It is trained on another dataset, {run.digest[:12]}."
     if scores is None:
-        return [*notes, "This run has not been scored: modeling score, given its folder, does it."]
-    if _scores_on(run, dataset) is None:
+        yield "This run has not been scored: modeling score, given its folder, does it."
+    elif _scores_on(run, dataset) is None:
         other = scores["dataset"]
-        return [
-            *notes,
+        yield (
             "This run has not been scored on the dataset of this page. It has scores of another"
-            f" dataset, {other['source']} {other['digest'][:12]}, which are not shown here.",
-        ]
-    if view.best is not None and scores["origin"].get("weights") != view.best.weights:
-        notes.append("The scores are of other weights than the pictures: score the run again.")
-    if SPLIT not in scores["splits"]:
-        notes.append(f"It has not been scored on {SPLIT}.")
-    return notes
+            f" dataset, {other['source']} {other['digest'][:12]}, which are not shown here."
+        )
+    else:
+        if view.best is not None and scores["origin"].get("weights") != view.best.weights:
+            yield "The scores are of other weights than the pictures: score the run again."
+        if SPLIT not in scores["splits"]:
+            yield f"It has not been scored on {SPLIT}."
 
 
 def _curves(run: RunRecords) -> list[Chart]:

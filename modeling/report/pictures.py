@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from modeling.drawing import (
     enlarge,
     mask_colours,
 )
-from modeling.metrics.scores import count_pixels
+from modeling.metrics import Integers, count_pixels, scores_per_image
 from modeling.runs import load_run
 from modeling.runs.info import RunInfo
 from modeling.scoring.score import predict_split
@@ -45,7 +45,6 @@ _LISTED = 9  # classes that a caption names
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -85,20 +84,21 @@ class View:
     distances: list[Distance] = field(default_factory=list)
 
 
-def view_run(run: RunRecords, dataset: Dataset, device: str) -> View:
+def view_run(
+    run: RunRecords, dataset: Dataset, device: str, progress: Callable[[str], None] | None = None
+) -> View:
     """Predict the test split with the best weights of a run, and choose samples to show."""
     if not run.has_weights:
         return View(run)
     trained = load_run(run.folder, device)
     split = dataset.split(run.task, SPLIT)
-    predictions = predict_split(trained, dataset, SPLIT)
+    predictions = predict_split(trained, dataset, SPLIT, progress=progress)
     mask = predictions["mask"]
     ious = image_ious(mask, split)
     scores = image_scores(run.task, predictions, split, len(dataset.classes), ious)
     groups = worst_digits(mask, split, dataset.grid) if run.task == "mosaics" else None
 
-    def draw(kind: str, rows: Iterable[int]) -> list[Picture]:
-        pictures = []
+    def draw(kind: str, rows: Iterable[int]) -> Iterator[Picture]:
         for number, row in enumerate(rows, 1):
             sample = split[row]
             prediction = {name: values[row] for name, values in predictions.items()}
@@ -107,15 +107,14 @@ def view_run(run: RunRecords, dataset: Dataset, device: str) -> View:
                 run.task, row, sample, prediction, scores[row], ious[row], dataset.classes
             )
             name, size = f"{run.task}-{kind}-{number}.png", (picture.shape[1], picture.shape[0])
-            pictures.append(Picture(name, encode_png(picture, small=True), size, caption, alt))
-        return pictures
+            yield Picture(name, encode_png(picture, small=True), size, caption, alt)
 
     return View(
         run,
         best=trained.info,
         samples=len(split),
-        examples=draw("example", choose_spread(len(split), _EXAMPLES)),
-        worst=draw("worst", choose_worst(scores, ious, _WORST, groups)),
+        examples=list(draw("example", choose_spread(len(split), _EXAMPLES))),
+        worst=list(draw("worst", choose_worst(scores, ious, _WORST, groups))),
         distances=errors_by_distance(mask, split),
     )
 
@@ -137,9 +136,7 @@ def image_scores(
     if task == "circles":
         return np.where(predictions["label"] == split["label"][:], ious, 0.0)
     counts = count_pixels(predictions["mask"], split["mask"][:], classes + 1)
-    both, sizes = counts.both[:, 0], counts.predicted[:, 0] + counts.true[:, 0]
-    dice = np.divide(2 * both, sizes, out=np.zeros(both.shape), where=sizes > 0)
-    return np.asarray(dice.sum(axis=1) / np.count_nonzero(sizes, axis=1), np.float64)
+    return scores_per_image(counts)["dice_per_image"]
 
 
 def image_ious(predicted: UInt8, split: Split) -> Floats:
@@ -271,13 +268,9 @@ def _circled(
 
 def _in_a_row(panels: list[UInt8]) -> UInt8:
     """Set the panels in a row, with transparent gaps."""
-    height, width = panels[0].shape[:2]
-    row = np.zeros((height, len(panels) * (width + _GAP) - _GAP, 4), np.uint8)
-    for number, panel in enumerate(panels):
-        left = number * (width + _GAP)
-        row[:, left : left + width, :3] = panel
-        row[:, left : left + width, 3] = 255
-    return row
+    opaque = [cv2.cvtColor(panel, cv2.COLOR_RGB2RGBA) for panel in panels]
+    spaced = [np.pad(panel, ((0, 0), (0, _GAP), (0, 0))) for panel in opaque]
+    return np.hstack(spaced)[:, :-_GAP].astype(np.uint8, copy=False)
 
 
 # Words about pictures

@@ -106,7 +106,7 @@ def read_run(folder: Path | str, digest: str) -> RunRecords:
         task=begun["config"]["task"],
         config=begun["config"],
         digest=begun["dataset"],
-        info=_read_info(folder / runs.EVIDENCE),
+        info=_read(folder / runs.EVIDENCE, RunInfo),
         scores=_read(folder / file_of(digest, begun["dataset"]), _Scores)
         or _read(folder / FILE, _Scores),
         log=[line for line in lines if "loss" in line],
@@ -123,21 +123,13 @@ def damage_of(folder: Path) -> Iterator[None]:
         raise _damaged(folder, None) from error
 
 
-def _read(path: Path, kind: Any) -> Record | None:
-    """Decode a file of JSON; None where there is no file."""
+def _read(path: Path, kind: Any) -> Any:
+    """Decode a file of JSON as `kind`; None where there is no file."""
     if not _is_file(path):
         return None
     with storage_errors(path):
         data = path.read_bytes()
     return _decode(path, kind, data)
-
-
-def _read_info(path: Path) -> RunInfo | None:
-    values = _read(path, dict[str, Any])
-    try:
-        return None if values is None else RunInfo.from_json(values)
-    except FormatError as error:
-        raise _damaged(path, error.problem) from error
 
 
 def _read_log(path: Path) -> list[Record]:
@@ -149,11 +141,10 @@ def _read_log(path: Path) -> list[Record]:
     return [_decode(path, _Line, line) for line in lines if line.endswith(b"\n")]
 
 
-def _decode(path: Path, kind: Any, data: bytes) -> Record:
-    """Decode JSON as a TypedDict, which keeps keys that it does not declare."""
+def _decode(path: Path, kind: Any, data: bytes) -> Any:
+    """Decode JSON as a dataclass, or as a TypedDict, which keeps keys that it does not declare."""
     try:
-        record: Record = decode(kind, json.loads(data))
-        return record
+        return decode(kind, json.loads(data))
     except DecodeError as error:
         raise _damaged(path, str(error)) from error
     except (ValueError, RecursionError) as error:
@@ -171,5 +162,5 @@ def _damaged(path: Path, found: str | None) -> DamagedError:
         "the record of a run cannot be read",
         path=path,
         found=found,
-        remedy="score or train again; modeling train --resume continues a run",
+        remedy="score or train again; modeling train --resume (resume=True) continues a run",
     )

@@ -11,10 +11,9 @@ log.jsonl          a line for each few steps and for each evaluation
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -30,9 +29,9 @@ from modeling.errors import (
     DamagedError,
     FormatError,
     InputError,
-    ModelingError,
     StorageError,
     explain,
+    naming,
     storage_errors,
 )
 from modeling.files import absolute, remove_temporaries, write_atomic, write_json
@@ -43,7 +42,7 @@ from modeling.tasks import TASKS, Task, place
 CONFIG, LAST, BEST = "config.json", "last.safetensors", "best.safetensors"
 EVIDENCE, LOG = "evidence.json", "log.jsonl"
 
-_ANOTHER = "choose another folder with --out, or give the command that began this one"
+_ANOTHER = "choose another folder with --out (out=), or train as this run was begun"
 
 
 class _Begun(TypedDict):
@@ -73,13 +72,14 @@ def begin(
             path=folder,
             expected=CONFIG,
             found=", ".join(names[:5]),
-            remedy="choose another with --out",
+            remedy="choose another with --out (out=)",
         )
     if not resume:
         raise InputError(
             "a run is already there",
             path=folder,
-            remedy="continue it with --resume, or choose another folder with --out",
+            remedy="continue it with --resume (resume=True), or choose another folder with --out"
+            " (out=)",
         )
     _require_same(folder, config, digest)
     return checkpoint.load(folder / LAST) if LAST in names else None
@@ -91,7 +91,7 @@ def _require_same(folder: Path, config: Config, digest: str) -> None:
     try:
         with storage_errors(path):
             begun = decode(_Begun, json.loads(path.read_bytes()))
-        with in_run(folder):
+        with naming(folder):
             before = Config.from_json(begun["config"])
     except (DecodeError, ValueError, RecursionError) as error:
         raise DamagedError(
@@ -113,16 +113,6 @@ def _require_same(folder: Path, config: Config, digest: str) -> None:
             found=digest,
             remedy=_ANOTHER,
         )
-
-
-@contextlib.contextmanager
-def in_run(folder: Path) -> Iterator[None]:
-    """Give errors of the body that name no path the path of the run, `folder`."""
-    try:
-        yield
-    except ModelingError as error:
-        error.path = error.path or folder
-        raise
 
 
 class Log:
@@ -207,7 +197,7 @@ def load_run(path: Path | str, device: str | torch.device = "cpu") -> Trained:
     tree, facts = checkpoint.load(path / BEST)
     try:
         info = RunInfo.from_json(facts)
-        config, task = info.settings(), TASKS[info.task]
+        config, task = Config.from_json(info.config), TASKS[info.task]
         model = task.build(config, info.dataset)
         model.load_state_dict(tree["average"])
     except (

@@ -113,7 +113,7 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
 
 def _damaged(path: Path) -> DamagedError:
     return DamagedError(
-        "the checkpoint is damaged", path=path, remedy="train again in another folder: --out"
+        "the checkpoint is damaged", path=path, remedy="train again in another folder: --out (out=)"
     )
 
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 import numpy as np
 import torch
 
-from modeling.config import Config
 from modeling.data.manifest import Side
 from modeling.decoding import DecodeError, Rule, decode
 from modeling.errors import OTHER_VERSION, FormatError
@@ -96,10 +95,6 @@ class RunInfo:
                 f"these are not the facts of a run that this program knows: {error}",
                 remedy=OTHER_VERSION,
             ) from error
-
-    def settings(self) -> Config:
-        """Give the configuration. Raises InputError if another version wrote it."""
-        return Config.from_json(self.config)
 
 
 def describe(dataset: Dataset) -> DatasetInfo:

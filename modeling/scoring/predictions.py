@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from modeling.errors import InputError, storage_errors
 from modeling.files import write_atomic
-from modeling.metrics.scores import UInt8
+from modeling.metrics import UInt8
 
 if TYPE_CHECKING:
     from modeling.data.dataset import Dataset
@@ -192,16 +192,17 @@ def read_predictions(path: Path | str, dataset: Dataset, task: str, split: str) 
                 }
                 _require_facts(archive, headers, (task, split, dataset.digest), path)
                 present = {name: headers[name] for name in expected if name in headers}
-                problems = {
-                    name: expected[name].problem_of_header(header)
+                problems = [
+                    f"{name}: {problem}"
                     for name, header in present.items()
-                }
-                listed = [f"{name}: {problem}" for name, problem in problems.items() if problem]
-                _raise_if_any(listed, path, task, split)
+                    if (problem := expected[name].problem_of_header(header))
+                ]
+                _raise_if_any(problems, path, task, split)
                 arrays = {name: _read_array(archive, name) for name in present}
         except _BAD_ARCHIVE as error:
-            problem = f"not a file of predictions: {error}"
-            raise InputError(problem, path=path, remedy=_REMEDY) from error
+            raise InputError(
+                f"not a file of predictions: {error}", path=path, remedy=_REMEDY
+            ) from error
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
@@ -245,5 +246,6 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> Array:
 
 def _raise_if_any(problems: list[str], path: Path | str | None, task: str, split: str) -> None:
     if problems:
-        problem = f"not predictions of {task}/{split}: {'; '.join(problems)}"
-        raise InputError(problem, path=path, remedy=_REMEDY)
+        raise InputError(
+            f"not predictions of {task}/{split}: {'; '.join(problems)}", path=path, remedy=_REMEDY
+        )

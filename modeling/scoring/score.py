@@ -7,26 +7,30 @@ record of scores that `docs/metrics.md` describes. Only scoring a run needs torc
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modeling.bootstrap import REPLICATES, SEED, Array
 from modeling.config import PRESETS
 from modeling.data.columns import Column
+from modeling.data.dataset import Dataset, as_dataset
 from modeling.data.manifest import REBUILD
 from modeling.errors import DamagedError, InputError
 from modeling.files import write_json
-from modeling.metrics import Scores, circle_scores, foreground_scores, mosaic_scores, overall_values
-from modeling.metrics.bootstrap import REPLICATES, SEED, Array
-from modeling.metrics.scores import UInt8
-from modeling.scoring.baselines import fit_baseline
+from modeling.metrics import (
+    Scores,
+    UInt8,
+    circle_scores,
+    foreground_scores,
+    mosaic_scores,
+    overall_values,
+)
+from modeling.scoring.comparisons import fit_baseline, shifted_mosaics
 from modeling.scoring.predictions import check_predictions, expected_arrays, read_predictions
-from modeling.scoring.shifted import shifted_mosaics
-
-if TYPE_CHECKING:
-    from modeling.data.dataset import Dataset
 
 if TYPE_CHECKING:
     from modeling.runs import Trained
@@ -43,6 +47,7 @@ _MNIST_TEST = 10_000
 _BLOCK = 4096  # images that a baseline predicts at a time
 
 Arrays = Mapping[str, Array]
+Progress = Callable[[str], None]  # takes a line about what is being done
 
 
 def score_arrays(
@@ -81,8 +86,11 @@ def _read_truth(dataset: Dataset, task: str, split: str) -> dict[str, UInt8]:
         truth[name] = columns[name][:]
         problem = expected.problem_of_values(truth[name])
         if problem:
-            what = f"{name} of {task}/{split} is no truth: {problem}"
-            raise DamagedError(what, path=dataset.path, remedy=REBUILD)
+            raise DamagedError(
+                f"{name} of {task}/{split} is no truth: {problem}",
+                path=dataset.path,
+                remedy=REBUILD,
+            )
     return truth
 
 
@@ -119,17 +127,18 @@ def score_baseline(
 
 def score_predictions(
     path: Path | str,
-    dataset: Dataset,
+    dataset: Dataset | PathLike[str] | str,
     task: str,
     split: str = "test",
     *,
     replicates: int = REPLICATES,
     seed: int = SEED,
 ) -> Scores:
-    """Score a file of predictions and return the record.
+    """Score a file of predictions of an opened dataset, or of one at a path; return the record.
 
     Raises InputError where the file is not one of predictions, or does not fit the split.
     """
+    dataset = as_dataset(dataset)
     arrays = read_predictions(path, dataset, task, split)
     scores = {split: score_arrays(arrays, dataset, task, split, replicates=replicates, seed=seed)}
     return _record(dataset, task, scores, {"predictions": Path(path).name}, replicates, seed)
@@ -149,35 +158,40 @@ def checked_splits(splits: Iterable[str]) -> tuple[str, ...]:
 
 def score_run(
     run: Path | str,
-    dataset: Dataset,
+    dataset: Dataset | PathLike[str] | str,
     splits: Iterable[str] = SPLITS,
     *,
     device: str = "cpu",
     replicates: int = REPLICATES,
     seed: int = SEED,
+    progress: Progress | None = None,
 ) -> Scores:
     """Score the best weights of a run, return the record and write it to `scores.json` in the run.
 
     Splits that the file already has for the same weights and dataset stay in it. Scores on another
     dataset than that of training go to `scores-DIGEST.json`, with 12 digits of its digest.
+    `progress` is called with lines about what is done, such as "circles: predicting val 50%".
     Raises InputError where the dataset has other classes (foreground runs accept any) or, for
     circles, images of another size; FormatError where the folder holds no run with weights.
     """
     from modeling.runs import load_run
 
-    run, splits = Path(run), checked_splits(splits)
+    run, dataset, splits = Path(run), as_dataset(dataset), checked_splits(splits)
     trained = load_run(run, device)
     task = trained.task.name
     options = {"replicates": replicates, "seed": seed}
-    scores = {
-        split: score_arrays(predict_split(trained, dataset, split), dataset, task, split, **options)
-        for split in splits
-    }
+    tell: Progress = (lambda _line: None) if progress is None else progress
+    scores = {}
+    for split in splits:
+        arrays = predict_split(trained, dataset, split, progress=progress)
+        tell(f"{task}: scoring {split}")
+        scores[split] = score_arrays(arrays, dataset, task, split, **options)
     origin = {name: value for name, value in trained.describe().items() if name != "task"}
+    tell(f"{task}: scoring the baseline")
     record = _record(dataset, task, scores, origin, **options)
     if task == "mosaics":
         for split in splits:
-            shifted = _score_shifted(trained, dataset, split, **options)
+            shifted = _score_shifted(trained, dataset, split, **options, progress=progress)
             record["splits"][split]["arrangements"] = shifted
     path = run / file_name(record)
     write_json(path, {**record, "splits": {**_scored_before(path, record), **record["splits"]}})
@@ -185,14 +199,21 @@ def score_run(
 
 
 def score_all(
-    out: Path | str, dataset: Dataset, splits: Iterable[str] = SPLITS, *, device: str = "cpu"
+    out: Path | str,
+    dataset: Dataset | PathLike[str] | str,
+    splits: Iterable[str] = SPLITS,
+    *,
+    device: str = "cpu",
+    progress: Progress | None = None,
 ) -> list[Scores]:
     """Score the runs of all tasks in `out` like `score_run`, and return their records.
 
     The values on test, if it is among the splits, go to a file of the same name in `out`.
     """
-    out, splits = Path(out), checked_splits(splits)
-    records = [score_run(out / task, dataset, splits, device=device) for task in PRESETS]
+    out, dataset, splits = Path(out), as_dataset(dataset), checked_splits(splits)
+    records = [
+        score_run(out / task, dataset, splits, device=device, progress=progress) for task in PRESETS
+    ]
     if "test" in splits:
         write_json(out / file_name(*records), summarize(records))
     return records
@@ -208,7 +229,9 @@ def _scored_before(path: Path, record: Scores) -> dict[str, Any]:
         return {}  # a file that cannot be read is replaced
 
 
-def predict_split(trained: Trained, dataset: Dataset, split: str) -> dict[str, Array]:
+def predict_split(
+    trained: Trained, dataset: Dataset, split: str, *, progress: Progress | None = None
+) -> dict[str, Array]:
     """Predict a split in the order of its samples; the arrays have the names of the task.
 
     Raises InputError where the run does not fit the dataset.
@@ -216,7 +239,7 @@ def predict_split(trained: Trained, dataset: Dataset, split: str) -> dict[str, A
     from modeling.runs import require_fit
 
     require_fit(trained, dataset)
-    return _predict(trained, dataset.split(trained.task.name, split)["image"])
+    return _predict(trained, dataset.split(trained.task.name, split)["image"], split, progress)
 
 
 def file_name(*records: Scores) -> str:
@@ -260,19 +283,38 @@ def _record(
     }
 
 
-def _predict(trained: Trained, images: Column | UInt8) -> dict[str, Array]:
+def _predict(
+    trained: Trained, images: Column | UInt8, what: str, progress: Progress | None
+) -> dict[str, Array]:
     from modeling.tasks import infer
 
-    return infer(trained.task, trained.model, images, trained.device, precision=trained.precision)
+    def tell(done: int, count: int) -> None:
+        if progress is not None:
+            progress(f"{trained.task.name}: predicting {what} {done / count:.0%}")
+
+    return infer(
+        trained.task,
+        trained.model,
+        images,
+        trained.device,
+        precision=trained.precision,
+        progress=tell,
+    )
 
 
 def _score_shifted(
-    trained: Trained, dataset: Dataset, split: str, replicates: int, seed: int
+    trained: Trained,
+    dataset: Dataset,
+    split: str,
+    *,
+    replicates: int,
+    seed: int,
+    progress: Progress | None,
 ) -> Scores:
     """Score each kind of shifted mosaics; the intervals are over mosaics."""
     arrangements, classes = {}, len(dataset.classes)
     for name, (image, mask) in shifted_mosaics(dataset.split("mosaics", split)).items():
-        predicted = _predict(trained, image)["mask"]
+        predicted = _predict(trained, image, f"{name} mosaics of {split}", progress)["mask"]
         scores = mosaic_scores(predicted, mask, classes, replicates=replicates, seed=seed)
         arrangements[name] = {
             "mosaics": len(image),

@@ -124,10 +124,11 @@ def class_rows(record: Scores, split: str) -> Rows:
         return []
     names = [name for name in scores["per_class"][0] if name not in ("label", "n")]
     labels = [*(["background"] if mosaics else []), *record["dataset"]["classes"]]
-    rows = [["class", "pixels" if mosaics else "images", *names]]
-    for label, each in zip(labels, scores["per_class"], strict=True):
-        rows.append([label, f"{each['n']:,}", *(percent(each[name]["value"]) for name in names)])
-    return rows
+    rows = [
+        [label, f"{each['n']:,}", *(percent(each[name]["value"]) for name in names)]
+        for label, each in zip(labels, scores["per_class"], strict=True)
+    ]
+    return [["class", "pixels" if mosaics else "images", *names], *rows]
 
 
 def shifted_rows(record: Scores, split: str) -> Rows:

@@ -1,6 +1,6 @@
 """The three tasks: what each reads, its network, augmentation, loss, predictions and scores.
 
-`losses`, `augment` and `geometry` hold the mathematics. `infer` applies a network to images.
+`augment` and `geometry` hold the mathematics of their digits. `infer` applies a network to images.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from modeling.config import Config
 from modeling.data.columns import Column
 from modeling.networks import CircleNet, ForegroundNet, MosaicNet
 from modeling.networks.compute import autocast, exact_products
-from modeling.tasks import augment, geometry, losses
+from modeling.tasks import augment, geometry
 
 Batch = dict[str, Tensor]
 Loss = tuple[Tensor, dict[str, Tensor]]  # the loss, and its detached parts by name
@@ -49,10 +49,6 @@ class Task:
 # Foreground: which pixels of a digit are foreground.
 
 
-def _build_foreground(config: Config, _facts: Facts) -> nn.Module:
-    return ForegroundNet(config.channels, config.blocks, context=config.context)
-
-
 def _augment_foreground(batch: Batch, generator: torch.Generator, config: Config) -> Batch:
     if not config.augment:
         return batch
@@ -61,25 +57,11 @@ def _augment_foreground(batch: Batch, generator: torch.Generator, config: Config
 
 
 def _foreground_loss(outputs: dict[str, Tensor], batch: Batch, _config: Config) -> Loss:
-    loss = losses.foreground(outputs["logits"], batch["mask"])
+    loss = foreground_pixels(outputs["logits"], batch["mask"])
     return loss, {"foreground": loss.detach()}
 
 
-def _predict_foreground(outputs: dict[str, Tensor]) -> Batch:
-    return {"mask": (outputs["logits"] > 0).to(torch.uint8)}
-
-
-def _score_foreground(predicted: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:
-    return metrics.foreground_scores(predicted["mask"], truth["mask"], replicates=0)
-
-
 # Circles: the class of a digit, and the minimal circle around its foreground.
-
-
-def _build_circles(config: Config, facts: Facts) -> nn.Module:
-    return CircleNet(
-        config.channels, config.blocks, classes=len(facts["classes"]), context=config.context
-    )
 
 
 def _augment_circles(batch: Batch, generator: torch.Generator, config: Config) -> Batch:
@@ -93,7 +75,7 @@ def _circles_loss(outputs: dict[str, Tensor], batch: Batch, config: Config) -> L
     label = F.cross_entropy(
         outputs["label_logits"], batch["label"].long(), label_smoothing=config.smoothing
     )
-    circle = losses.circle_pixels(outputs["logits"], batch["circle"])
+    circle = circle_pixels(outputs["logits"], batch["circle"])
     return label + circle, {"label": label.detach(), "circle": circle.detach()}
 
 
@@ -104,19 +86,7 @@ def _predict_circles(outputs: dict[str, Tensor]) -> Batch:
     return {"label": label, "circle": circle.float(), "mask": mask}
 
 
-def _score_circles(predicted: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:
-    return metrics.circle_scores(
-        predicted["label"], predicted["mask"], truth["label"], truth["mask"], replicates=0
-    )
-
-
 # Mosaics: the class of each pixel of a mosaic of digits, or background.
-
-
-def _build_mosaics(config: Config, facts: Facts) -> nn.Module:
-    return MosaicNet(
-        config.channels, config.blocks, classes=len(facts["classes"]), context=config.context
-    )
 
 
 def _augment_mosaics(batch: Batch, generator: torch.Generator, config: Config) -> Batch:
@@ -129,8 +99,8 @@ def _augment_mosaics(batch: Batch, generator: torch.Generator, config: Config) -
 
 
 def _mosaics_loss(outputs: dict[str, Tensor], batch: Batch, config: Config) -> Loss:
-    classes = losses.cell_classes(outputs["classes"], batch["mask"], config.smoothing)
-    foreground = losses.foreground(outputs["foreground"], batch["mask"] > 0)
+    classes = cell_classes(outputs["classes"], batch["mask"], config.smoothing)
+    foreground = foreground_pixels(outputs["foreground"], batch["mask"] > 0)
     parts = {"classes": classes.detach(), "foreground": foreground.detach()}
     return classes + 4 * foreground, parts
 
@@ -142,39 +112,47 @@ def _predict_mosaics(outputs: dict[str, Tensor]) -> Batch:
     return {"mask": classes * (outputs["foreground"] > 0)}
 
 
-def _score_mosaics(predicted: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:
-    return metrics.mosaic_scores(predicted["mask"], truth["mask"], replicates=0)
-
-
 TASKS: Mapping[str, Task] = {
     "foreground": Task(
         name="foreground",
         columns=("image", "mask"),
-        build=_build_foreground,
+        build=lambda config, _facts: ForegroundNet(
+            config.channels, config.blocks, context=config.context
+        ),
         augment=_augment_foreground,
         loss=_foreground_loss,
-        predict=_predict_foreground,
-        score=_score_foreground,
+        predict=lambda outputs: {"mask": (outputs["logits"] > 0).to(torch.uint8)},
+        score=lambda found, truth: metrics.foreground_scores(
+            found["mask"], truth["mask"], replicates=0
+        ),
         main_metric="iou",
     ),
     "circles": Task(
         name="circles",
         columns=("image", "label", "circle"),
-        build=_build_circles,
+        build=lambda config, facts: CircleNet(
+            config.channels, config.blocks, classes=len(facts["classes"]), context=config.context
+        ),
         augment=_augment_circles,
         loss=_circles_loss,
         predict=_predict_circles,
-        score=_score_circles,
+        score=lambda found, truth: metrics.circle_scores(
+            found["label"], found["mask"], truth["label"], truth["mask"], replicates=0
+        ),
         main_metric="gated_iou",
     ),
     "mosaics": Task(
         name="mosaics",
         columns=("image", "mask", "label"),
-        build=_build_mosaics,
+        build=lambda config, facts: MosaicNet(
+            config.channels, config.blocks, classes=len(facts["classes"]), context=config.context
+        ),
         augment=_augment_mosaics,
         loss=_mosaics_loss,
         predict=_predict_mosaics,
-        score=_score_mosaics,
+        score=lambda found, truth: metrics.mosaic_scores(
+            found["mask"], truth["mask"], replicates=0
+        ),
         main_metric="dice",
     ),
 }
@@ -213,11 +191,13 @@ def infer(
     precision: str,
     samples: slice | None = None,
     batch: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Arrays:
     """Predict for images, uint8 (N, H, W), in order: arrays by the names of the task.
 
     `samples` selects a range of them, at least one; default: all. `batch` images are computed at
-    once; the default is fast: on a CPU, features of 128 images still fit the cache.
+    once; the default is fast: on a CPU, features of 128 images still fit the cache. `progress` is
+    called with the number of images predicted and that of all, after each batch.
     """
     start, stop, _ = (samples or slice(None)).indices(len(images))
     batch = batch or (128 if device.type == "cpu" else 512)
@@ -226,4 +206,62 @@ def infer(
         some = images[first : min(first + batch, stop)]
         _, predicted = infer_batch(task, model, some, device, precision)
         parts.append({name: values.cpu().numpy() for name, values in predicted.items()})
+        if progress is not None:
+            progress(first + len(some) - start, stop - start)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+# Losses
+
+_HALVES = 16  # half circles, each turned by 22.5 degrees from the one before
+_HOLDERS = 3  # pixels that determine a circle, at most
+# the likeliest pixels on the edge of a circle; circles in 28 x 28 pixels have at most 24
+_ON_EDGE = 32
+_BESIDE = 1e-4  # tolerance of a half circle in pixels, for rounding in float32
+_NEVER = -1e4  # a logit below all others
+
+
+def foreground_pixels(logits: Tensor, mask: Tensor) -> Tensor:
+    """Mean binary cross-entropy of pixels: logits, float (B, H, W), and mask, {0, 1} (B, H, W)."""
+    return F.binary_cross_entropy_with_logits(logits, mask.to(logits.dtype))
+
+
+def cell_classes(logits: Tensor, mask: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy of the classes of foreground pixels; 0 if there are none.
+
+    `logits`, float (B, K, ceil(H / 2), ceil(W / 2)), belong to cells of 2x2 pixels. `mask`, uint8
+    (B, H, W), holds 0 for background and class + 1. The share `smoothing` of each label is spread
+    over all classes (Szegedy and others, 2016).
+    """
+    height, width = mask.shape[-2:]
+    mask = F.pad(mask, (0, width % 2, 0, height % 2)).long()
+    quarters = torch.stack([mask[:, y::2, x::2] for y in (0, 1) for x in (0, 1)], 1)
+    logs = F.log_softmax(logits, 1)
+    of_label = logs.gather(1, (quarters - 1).clamp(min=0))
+    picked = (1 - smoothing) * of_label + smoothing * logs.mean(1, keepdim=True)
+    foreground = quarters > 0
+    return -(picked * foreground).sum() / foreground.sum().clamp(min=1)
+
+
+def circle_pixels(logits: Tensor, circle: Tensor) -> Tensor:
+    """Cross-entropy of what a minimal circle implies about pixels, the mean over images.
+
+    `logits`, float (B, H, W), say foreground where above 0; `circle`, float64 (B, 3), is x, y, r.
+    A minimal circle implies two things. All pixels outside are background: their cross-entropy is
+    summed. And every half of its edge has a foreground pixel, or else a smaller circle would do:
+    the cross-entropy of the likeliest pixel of each half is averaged over halves, and counts three
+    times, since three pixels determine a circle. Pixels inside have no loss.
+    """
+    count, height, width = logits.shape
+    distance = geometry.distances(circle, height, width)
+    background = (F.softplus(logits) * (distance > geometry.ON)).sum()
+
+    on = (distance.abs() <= geometry.ON).flatten(1)
+    logit, place = logits.flatten(1).masked_fill(~on, _NEVER).topk(min(_ON_EDGE, on.shape[1]))
+    turn = torch.arange(_HALVES, device=logits.device) * (2 * torch.pi / _HALVES)
+    x, y, _ = circle.float()[:, :, None].unbind(1)
+    across, down = place % width - x, place // width - y
+    within = across[:, None] * turn.cos()[:, None] + down[:, None] * turn.sin()[:, None] >= -_BESIDE
+    likeliest = logit[:, None].expand_as(within).masked_fill(~within, _NEVER).amax(2)
+    held = (F.softplus(-likeliest) * (likeliest > _NEVER)).mean(1).sum()
+    return (background + _HOLDERS * held) / count

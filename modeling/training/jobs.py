@@ -101,7 +101,7 @@ def _receive(ready: Connection, name: str, process: SpawnProcess) -> tuple[str, 
         error = TrainingError(
             f"the process of {name} is gone",
             found=f"exit code {process.exitcode}",
-            remedy="continue with --resume",
+            remedy="continue with --resume (resume=True)",
         )
         return "failed", error
     return message

@@ -69,7 +69,8 @@ class Loader:
             raise InputError(
                 "shards are mapped for a CPU only", expected="resident or streamed", found=self.mode
             )
-        self._resident = self._load() if self.mode == "resident" else {}
+        resident = self.split.columns.items() if self.mode == "resident" else ()
+        self._resident = {name: self._load(column) for name, column in resident}
 
     @property
     def nbytes(self) -> int:
@@ -92,11 +93,8 @@ class Loader:
         free, _ = torch.cuda.mem_get_info(self.device)
         return "resident" if self.nbytes <= SHARE * free else "streamed"
 
-    def _load(self) -> Batch:
-        """Copy all columns to the device."""
-        return {name: self._load_column(column) for name, column in self.split.columns.items()}
-
-    def _load_column(self, column: Column) -> torch.Tensor:
+    def _load(self, column: Column) -> torch.Tensor:
+        """Copy all of a column to the device."""
         count = max(1, _BLOCK * len(column) // column.nbytes)
         host = _buffer(column, min(count, len(column)), pinned=self.device.type == "cuda")
         whole = torch.empty(column.shape, dtype=host.dtype, device=self.device)

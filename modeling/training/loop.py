@@ -24,7 +24,7 @@ from modeling import runs
 from modeling.config import Config
 from modeling.data.dataset import Dataset
 from modeling.data.order import Order
-from modeling.errors import TrainingError
+from modeling.errors import TrainingError, naming
 from modeling.files import absolute, lock, make_folder, require_outside_datasets, write_json
 from modeling.metrics import overall_values
 from modeling.networks import compute
@@ -55,14 +55,15 @@ def train(
     checkpoint_seconds: float = 30.0,
     task: Task | None = None,
     replay: bool = True,
+    watch: Listener | None = None,
 ) -> RunInfo:
     """Train the task of `config` on `dataset` in the folder `out`; return the facts of the run.
 
     With `resume`, continue an existing run from its last checkpoint. Each record of the log goes to
     `listeners`. `stop` is called after every step; once it returns True, a checkpoint is written
     and the facts are those of an unfinished run. On a GPU, steps are captured once and replayed;
-    with `replay` false they are not, which affects speed only. Under torchrun, every rank calls
-    this alike.
+    with `replay` false they are not, which affects speed only. `watch` gets records that are not in
+    the log: how far an evaluation is. Under torchrun, every rank calls this alike.
 
     Raises InputError if there is a run already, if it does not fit, if the folder is in a
     dataset, or if the machine cannot compute as `config` says; BusyError if another process trains
@@ -90,8 +91,9 @@ def train(
         trainer = Trainer(
             dataset, config, task or TASKS[config.task], world, out, precision, replay=replay
         )
+        trainer.watch = watch
         if last is not None:
-            with runs.in_run(out):
+            with naming(out):
                 trainer.restore(*last)
         if not world.first:
             return trainer.run((), stop, checkpoint_seconds)
@@ -111,7 +113,8 @@ class Trainer:
     """Trains the network of a task, and writes its log, checkpoints and facts to the folder `out`.
 
     `steps_done` counts the steps taken so far, `state` is what they change, and `info` holds the
-    facts of the run as of its last checkpoint or evaluation.
+    facts of the run as of its last checkpoint or evaluation. `watch`, if set, is told how far an
+    evaluation is.
     """
 
     def __init__(
@@ -141,6 +144,7 @@ class Trainer:
         self.rates = torch.stack(rates).to(world.device)
         self.take_step = _captured(self.step, self.generator, world) if replay else self.step
 
+        self.watch: Listener | None = None
         self.steps_done = 0
         self.meter = Meter(out)
         self.info = RunInfo(
@@ -301,12 +305,25 @@ class Trainer:
         share = self.world.share(count)
         part = {}
         if share.start < share.stop:
-            part = infer(self.task, model, images, device, precision=self.precision, samples=share)
+            part = infer(
+                self.task,
+                model,
+                images,
+                device,
+                precision=self.precision,
+                samples=share,
+                progress=self._tell,
+            )
         parts = [part for part in self.world.gather(part) if part]
         predictions = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         columns = [name for name in _SCORED if name in self.val_split.columns]
         truth = {name: self.val_split[name][:count] for name in columns}
         return overall_values(self.task.score(predictions, truth))
+
+    def _tell(self, done: int, count: int) -> None:
+        """Tell who watches how far the predictions of an evaluation are."""
+        if self.watch is not None:
+            self.watch({"step": self.steps_done, "evaluating": done / count})
 
     def _main_score(self, entry: Record) -> float:
         value = entry["scores"][self.task.main_metric]

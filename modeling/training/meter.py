@@ -17,7 +17,7 @@ from modeling.files import absolute
 TENSORBOARD = "tensorboard"  # the folder in that of a run
 NOT_FINITE = (
     "the last checkpoint stays as it was; train again in another folder with less:"
-    " --set learning_rate=, muon_rate= or weight_decay="
+    " --set learning_rate=, muon_rate= or weight_decay= (in Python arguments of these names)"
 )
 
 

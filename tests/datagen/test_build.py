@@ -28,7 +28,7 @@ from helpers import (
 
 from datagen import builder, otsu, planning, sources
 from datagen import manifest as manifests
-from datagen.converter import convert
+from datagen.builder import convert
 from datagen.diff import differences
 from datagen.errors import InputError, RecipeError, StorageError
 from datagen.hashing import ColumnHasher
@@ -36,7 +36,7 @@ from datagen.layout import SPLITS
 from datagen.permutation import Permutation
 from datagen.preview import write_preview
 from datagen.split import Column, shard_list
-from datagen.stores.base import Array
+from datagen.stores import Array
 from datagen.tasks import TASKS
 from datagen.verifier import verify
 

@@ -35,9 +35,9 @@ from helpers import (
 from killing import BROKEN, CLOSED, STREAMS, Warm
 from older import make_older
 
-from datagen import __version__, errors, preview, sources
+from datagen import __version__, drawing, errors, preview, sources
 from datagen import recipe as recipes
-from datagen.cli.main import _ending, cli
+from datagen.cli import _ending, cli
 from datagen.cli.output import format_bytes
 from datagen.errors import StorageError
 from datagen.layout import SPLITS
@@ -152,7 +152,7 @@ def test_every_command_explains_itself_and_every_option(name: str) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     heavy = {"numpy", "cv2", "zarr", "h5py", "xxhash", "numcodecs", "importlib.metadata"}
-    ask = "import sys; from datagen.cli.main import cli, run\n"
+    ask = "import sys; from datagen.cli import cli, run\n"
     ask += "for name in ('', *cli.commands):\n"
     ask += "    sys.argv = ['datagen', *name.split(), '--help']; assert run() == 0\n"
     done = python("-c", f"{ask}print(sorted({heavy} & set(sys.modules)), file=sys.stderr)")
@@ -398,6 +398,40 @@ def test_quiet_commands_print_nothing(recipe: Path) -> None:
 def test_the_default_place_is_named_after_the_recipe(recipe: Path) -> None:
     assert printed("build", "--recipe", recipe)["path"] == "data/tiny"
     assert Path("data/tiny/manifest.json").is_file()
+
+
+def test_own_images_go_to_a_place_that_is_printed_and_others_are_not_mixed_with_them() -> None:
+    few = ("--mosaics", 9, 5, 5)
+    for folder, level in (("photos", 100), ("others", 50)):
+        for name, shift in (("cat", 0), ("dog", 1)):
+            (Path(folder) / name).mkdir(parents=True)
+            for number in range(20):
+                picture = np.zeros((8, 8, 3), np.uint8)
+                picture[2:6, 2:6] = level + number
+                picture[shift, 0] = 200
+                Path(folder, name, f"{number}.png").write_bytes(drawing.png(picture))
+    built = run("build", "--source", "images:photos", *few)
+    assert built.stdout.startswith("data/images: built in ")
+    for spelling in ("--source", "--recipe"):
+        again = run("build", spelling, "images:photos", *few)
+        assert again.stdout.startswith("data/images: whole, nothing to do\n")
+    before = tree(Path("data"))
+    other = refused(4, "build", "--source", "images:others", *few)
+    assert "data/images: holds a dataset of another recipe or source" in other
+    assert "choose another folder with --out: data/images is only the default\n" in other
+    named = refused(4, "build", "--source", "images:others", *few, "--out", "data/images")
+    assert "only the default" not in named
+    assert tree(Path("data")) == before
+    elsewhere = run("build", "--source", "images:others", *few, "--out", "data/others")
+    assert elsewhere.stdout.startswith("data/others: built in ")
+
+
+def test_sources_say_that_no_mirror_was_asked() -> None:
+    shown = run("sources").stdout
+    assert "now: not here, but on the mirrors, which were not asked\n" in shown
+    assert "now: embedded\n" in shown
+    assert "mirrors are not asked" in run("sources", "--help").stdout
+    assert [each["found"] for each in printed("sources") if each["name"] == "mnist"] == [None]
 
 
 def test_every_override_is_in_the_recipe_of_the_dataset(recipe: Path, tmp_path: Path) -> None:

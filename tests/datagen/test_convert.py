@@ -13,7 +13,7 @@ from helpers import flip, tiny_recipe, tiny_source, tree
 
 from datagen import builder
 from datagen import manifest as manifests
-from datagen.converter import convert
+from datagen.builder import convert
 from datagen.errors import DamagedError, FormatError, RecipeError
 from datagen.layout import MANIFEST
 
@@ -140,7 +140,7 @@ def test_an_origin_damaged_after_its_check_is_refused_and_nothing_of_it_is_kept(
     origin, target = shutil.copytree(built["zarr"], tmp_path / "origin"), tmp_path / "data"
     flip(origin / "foreground/val/image/c/0/0/0", 5)
     with monkeypatch.context() as patch, pytest.raises(DamagedError, match="another digest"):
-        patch.setattr("datagen.converter.is_whole", lambda *_, **__: True)
+        patch.setattr("datagen.builder.is_whole", lambda *_, **__: True)
         convert(origin, target, **to(storage))
     assert not (target / MANIFEST).exists()
     with pytest.raises(FormatError, match="not complete"):

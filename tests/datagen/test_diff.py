@@ -13,7 +13,7 @@ from datagen import builder
 from datagen.dataset import Dataset
 from datagen.diff import Difference, compare, differences
 from datagen.errors import FormatError
-from datagen.stores.base import Array
+from datagen.stores import Array
 
 
 @pytest.fixture(scope="module")

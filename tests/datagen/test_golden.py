@@ -22,8 +22,7 @@ from isolation import ROOT
 from older import make_older
 from safetensors.numpy import load_file
 
-from datagen.builder import build
-from datagen.converter import convert
+from datagen.builder import build, convert
 from datagen.dataset import Dataset
 from datagen.recipe import Mosaics, Recipe, Storage
 from datagen.verifier import verify

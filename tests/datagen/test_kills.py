@@ -28,7 +28,7 @@ import pytest
 from helpers import FORMATS, Death, Disk, flip, hidden, save_recipe, tiny_source, tree
 from killing import MIRRORED, TINY, Running, Warm, packed, slow_mirror, start_cold
 
-from datagen import builder, converter, files, planning, preview, recipe
+from datagen import builder, files, planning, preview, recipe
 from datagen import manifest as manifests
 from datagen.errors import DamagedError, FormatError, StorageError
 from datagen.layout import MANIFEST, PARTIAL_MANIFEST, PROGRESS
@@ -156,7 +156,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
         )
         made.plain[name], made.compressed[name] = place / name, place / f"{name}-zstd"
         builder.build(recipe.load(str(made.recipes[name])), made.plain[name])
-        converter.convert(made.plain[name], made.compressed[name], compression="zstd")
+        builder.convert(made.plain[name], made.compressed[name], compression="zstd")
     return made
 
 
@@ -516,7 +516,7 @@ def test_a_read_only_disk_is_refused(small_disk: Path, whole: Whole) -> None:
     with pytest.raises(StorageError, match="cannot be written"):
         builder.build(recipe.load(str(whole.recipes["zarr"])), small_disk / "data")
     with pytest.raises(StorageError, match="cannot be written"):
-        converter.convert(whole.plain["zarr"], small_disk / "data", format_name="hdf5")
+        builder.convert(whole.plain["zarr"], small_disk / "data", format_name="hdf5")
 
 
 @pytest.mark.parametrize("lost", ["a shard", "the folder"])
@@ -583,11 +583,11 @@ def test_a_conversion_ends_when_a_shard_of_its_origin_goes_away_and_resumes_when
             (origin / "circles").rename(away)
 
     with pytest.raises(DamagedError):
-        converter.convert(origin, target, format_name="zarr", progress=remove)
+        builder.convert(origin, target, format_name="zarr", progress=remove)
     assert not is_called_whole(target, whole.source)
     assert {*hidden(target)} == {PARTIAL_MANIFEST, PROGRESS}
     away.rename(origin / "circles")
-    assert converter.convert(origin, target, format_name="zarr").kept > 0
+    assert builder.convert(origin, target, format_name="zarr").kept > 0
     assert tree(target) == tree(whole.plain["zarr"])
 
 

@@ -32,7 +32,7 @@ recipes, mask, cores, *workers = sys.argv[1:]
 os.umask(int(mask, 8))
 if int(cores):
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:int(cores)])
-from datagen.cli.main import cli
+from datagen.cli import cli
 def run(*arguments):
     cli.main([*arguments, *workers, "--quiet"], standalone_mode=False)
 for name, other in (("zarr", "hdf5"), ("hdf5", "zarr")):

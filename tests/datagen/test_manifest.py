@@ -18,12 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datagen import manifest as manifests
+from datagen.dataset import table_from_bytes
 from datagen.errors import DamagedError, DatagenError, FormatError, StorageError
 from datagen.hashing import canonical_json
 from datagen.layout import MAX_MANIFEST_BYTES, SPLITS
 from datagen.manifest import DigitFacts, Manifest, SourceFacts, from_bytes, seal, to_bytes
 from datagen.recipe import Mosaics, Recipe, Storage
-from datagen.split import NO_OFFSET, SHARD_FACTS, Column, FileFacts, Split, table_from_bytes
+from datagen.split import NO_OFFSET, SHARD_FACTS, Column, FileFacts, Split
 
 PATH = Path("some/manifest.json")
 

@@ -16,7 +16,7 @@ from forging import Tiny, build_tiny, copy_of, files, reseal
 from helpers import FORMATS
 from plants import LEVELS, PAGE, PLANTS, Found, Plant, Refused, Unseen, renewed
 
-from datagen.cli.main import cli
+from datagen.cli import cli
 from datagen.layout import MANIFEST
 from datagen.manifest import load
 

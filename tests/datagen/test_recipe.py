@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from datagen import manifest as manifests
 from datagen import recipe as recipes
-from datagen.cli.main import cli
+from datagen.cli import cli
 from datagen.errors import RecipeError, StorageError
 from datagen.layout import CHUNK, MAX_COUNT, MAX_SHARD_SIZE
 from datagen.recipe import MAX_GRID_SIDE, MAX_SEED, Mosaics, Recipe, Storage

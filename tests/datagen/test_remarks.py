@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from hypothesis import given
 
 from datagen import sources
-from datagen.cli.main import cli
+from datagen.cli import cli
 from datagen.errors import InputError
 from datagen.sources import base, idx
 from datagen.sources.base import UInt8

@@ -34,15 +34,16 @@ from helpers import (
 )
 from killing import Warm
 
-from datagen import builder, existing, files, planning, writer
+from datagen import builder, dataset, files, planning, writer
 from datagen import manifest as manifests
 from datagen import recipe as recipes
+from datagen.dataset import read_table
 from datagen.engines import threads
 from datagen.errors import BusyError, DamagedError, FormatError, RecipeError, StorageError
 from datagen.layout import MANIFEST, PARTIAL_MANIFEST, PROGRESS, SPLITS
 from datagen.manifest import Manifest
-from datagen.split import Split, Table, read_table, shard_list
-from datagen.stores.base import Array
+from datagen.split import Split, Table, shard_list
+from datagen.stores import Array
 from datagen.tasks import Deriver
 
 SHARDS = 12  # of the tiny recipe
@@ -100,7 +101,7 @@ def shards_outside(root: Path, split: str) -> dict[Path, int]:
 
 
 def is_whole(root: Path) -> bool:
-    return existing.is_whole(root, manifests.load(root), workers=1)
+    return dataset.is_whole(root, manifests.load(root), workers=1)
 
 
 # Death at any moment: no step of the process after it, not even its clean-up.
@@ -607,7 +608,7 @@ def test_a_table_is_read_once_for_all_its_shards(
         read.append(split.folder)
         return read_table(root, split)
 
-    monkeypatch.setattr(existing, "read_table", counted)
+    monkeypatch.setattr(dataset, "read_table", counted)
     assert builder.build(tiny_recipe(source), root).written == 0
     assert len(set(read)) == len(manifests.load(root).tasks) * len(SPLITS)
     assert (

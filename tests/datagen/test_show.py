@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 from helpers import columns, flip, tiny_recipe, tiny_source, tree
 
 from datagen import builder, samples, sources, tasks
-from datagen.cli.main import cli
-from datagen.converter import convert
+from datagen.builder import convert
+from datagen.cli import cli
 from datagen.dataset import Dataset
 from datagen.errors import DamagedError, RecipeError
 from datagen.layout import SPLITS

@@ -35,9 +35,9 @@ from datagen.errors import DamagedError, StorageError
 from datagen.files import AtomicFile, is_temporary
 from datagen.hashing import bytes_digest
 from datagen.split import Column, Split
+from datagen.stores import Array, Extent, open_store
 from datagen.stores import hdf5 as hdf5_store
 from datagen.stores import zarr as zarr_store
-from datagen.stores.base import Array, Extent, open_store
 
 ABSENT = (1 << 64) - 1
 COMPRESSIONS = ("none", "zstd")

@@ -611,9 +611,9 @@ def test_without_hypothesis_the_remedy_is_reported() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["strategies", "damage", "checking"])
+@pytest.mark.parametrize("name", ["testing", "testing.strategies", "testing.damage"])
 def test_the_examples_in_the_docstrings_run(name: str) -> None:
-    assert doctest.testmod(import_module(f"datagen.testing.{name}")).failed == 0
+    assert doctest.testmod(import_module(f"datagen.{name}")).failed == 0
 
 
 def test_every_public_function_has_an_example() -> None:

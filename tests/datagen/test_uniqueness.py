@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from datagen.verifier.duplicates import FOLLOWED, Digests, equal_groups, equal_pairs
+from datagen.verifier.across import FOLLOWED, Digests, equal_groups, equal_pairs
 
 # bytes: from a partition for each digest to one for all
 BUDGETS = (8, 64, 1 << 10, 1 << 14, 1 << 28)

@@ -29,7 +29,7 @@ from older import make_older
 
 from datagen import builder, planning
 from datagen import recipe as recipes
-from datagen.cli.main import cli
+from datagen.cli import cli
 from datagen.dataset import Dataset
 from datagen.engines.threads import Slot
 from datagen.errors import DamagedError, InputError, RecipeError, SourceError, StorageError
@@ -39,7 +39,7 @@ from datagen.manifest import load
 from datagen.split import SHARD_FACTS, Shard
 from datagen.stores import zarr as zarr_store
 from datagen.tasks import TASKS, ImageFacts
-from datagen.verifier import Problem, Verdict, duplicates, structure, verify
+from datagen.verifier import Problem, Verdict, across, structure, verify
 from datagen.verifier.content import ShardReader, check_shard
 from datagen.verifier.problems import unreadable
 from datagen.verifier.structure import list_entries
@@ -320,9 +320,9 @@ def test_a_shortage_of_files_or_memory_is_not_a_problem_of_the_dataset(
     damage.__cause__ = short
     for error in (short, damage):
         with pytest.raises(StorageError, match=os.strerror(number).lower()):
-            unreadable(dataset, split, error)
+            unreadable(dataset.root, split, error)
     broken = OSError(errno.EIO, os.strerror(errno.EIO), short.filename)
-    assert unreadable(dataset, split, broken).path == "mosaics/train.shards"
+    assert unreadable(dataset.root, split, broken).path == "mosaics/train.shards"
 
 
 @linux
@@ -412,9 +412,9 @@ def test_more_equal_digests_than_are_followed_up_are_reported(
 ) -> None:
     """Pairs of different images with equal digests, which XXH3 permits, could hide a duplicate."""
     monkeypatch.setattr(
-        duplicates, "sample_digests", lambda images: np.zeros((len(images), 16), np.uint8)
+        across, "sample_digests", lambda images: np.zeros((len(images), 16), np.uint8)
     )
-    monkeypatch.setattr(duplicates, "SUSPECTS", 1)
+    monkeypatch.setattr(across, "SUSPECTS", 1)
     assert ("too many equal digests", "foreground") in kinds(verify(tiny.root).problems)
 
 

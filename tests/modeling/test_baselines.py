@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from modeling.data.dataset import open_dataset
 from modeling.errors import InputError
 from modeling.metrics import foreground_scores
-from modeling.scoring import baselines
-from modeling.scoring.baselines import (
+from modeling.scoring import comparisons
+from modeling.scoring.comparisons import (
     FITS,
     fit_baseline,
     fit_constant_circle,
@@ -84,7 +84,7 @@ def test_the_threshold_does_not_depend_on_the_blocks(
 ) -> None:
     images, masks = digits(7, 50, 256, 8)
     expected = fitted(fit_threshold, image=images, mask=masks).name
-    monkeypatch.setattr(baselines, "_BLOCK", block)
+    monkeypatch.setattr(comparisons, "_BLOCK", block)
     assert fitted(fit_threshold, image=images, mask=masks).name == expected
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling.metrics import bootstrap
-from modeling.metrics.bootstrap import Array, Floats, count_draws, estimate
+from modeling import bootstrap
+from modeling.bootstrap import Array, Floats, count_draws, estimate
 
 GOLDEN = [328350.0, 272225.7, 385112.05]
 

@@ -361,6 +361,7 @@ def test_a_failed_capture_is_reported_with_its_first_cause(
     ):
         raise RuntimeError("somebody asked\nfor a number")
     assert "--no-replay" in str(caught.value)
+    assert "replay=False" in str(caught.value)
     with pytest.raises(TrainingError, match="the capture was invalidated"), graph.capture():
         pass
 

@@ -99,7 +99,8 @@ def test_a_process_that_ends_without_a_message_is_reported(
     job: Any, status: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(
-        TrainingError, match=rf"the process of x is gone \(found exit code {status}\); .*--resume"
+        TrainingError,
+        match=rf"the process of x is gone \(found exit code {status}\); .*--resume \(resume=True\)",
     ):
         run_jobs({"x": job}, 1)
     assert ("ZeroDivisionError" in capfd.readouterr().err) == (job is crash)

@@ -12,7 +12,8 @@ from torch import Tensor
 from datagen import otsu
 from datagen.circle import enclose
 from datagen.sources import strokes
-from modeling.tasks import geometry, losses
+from modeling import tasks
+from modeling.tasks import geometry
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -27,7 +28,7 @@ def test_foreground_loss_is_the_mean_cross_entropy_of_pixels() -> None:
     for logit, truth in zip(logits.flatten().tolist(), mask.flatten().tolist(), strict=True):
         probability = 1 / (1 + math.exp(-logit))
         total -= math.log(probability if truth else 1 - probability)
-    assert losses.foreground(logits, mask).item() == pytest.approx(total / 60, rel=1e-5)
+    assert tasks.foreground_pixels(logits, mask).item() == pytest.approx(total / 60, rel=1e-5)
 
 
 def naive_cell_classes(logits: Tensor, mask: Tensor, smoothing: float = 0.0) -> float:
@@ -56,12 +57,12 @@ def test_class_loss_is_the_mean_over_foreground_pixels(
     mask[0, 0, 0] = 3
     logits = random(2, 3, -(-height // 2), -(-width // 2))
     expected = naive_cell_classes(logits, mask, smoothing)
-    assert losses.cell_classes(logits, mask, smoothing).item() == pytest.approx(expected, rel=1e-5)
+    assert tasks.cell_classes(logits, mask, smoothing).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_class_loss_without_foreground_is_0_and_has_a_gradient() -> None:
     logits = random(1, 3, 2, 2).requires_grad_()
-    loss = losses.cell_classes(logits, torch.zeros(1, 4, 4, dtype=torch.uint8))
+    loss = tasks.cell_classes(logits, torch.zeros(1, 4, 4, dtype=torch.uint8))
     loss.backward()
     assert loss.item() == 0
     assert logits.grad is not None
@@ -98,7 +99,7 @@ def test_circle_loss_counts_pixels_outside_and_the_likeliest_on_each_half_of_the
     circles[3] = torch.tensor(geometry.NO_CIRCLE, dtype=torch.float64)
     circles[4] = torch.tensor([7.0, 9.0, 0.0], dtype=torch.float64)
     logits = 3 * random(40, 28, 28)
-    assert losses.circle_pixels(logits, circles).item() == pytest.approx(
+    assert tasks.circle_pixels(logits, circles).item() == pytest.approx(
         naive_circle_pixels(logits, circles), rel=1e-4
     )
 
@@ -106,7 +107,7 @@ def test_circle_loss_counts_pixels_outside_and_the_likeliest_on_each_half_of_the
 def test_the_true_foreground_has_no_loss_and_one_with_another_circle_has() -> None:
     foreground, circles = digits_and_circles(60)
     logits = torch.where(foreground, 30.0, -30.0)
-    assert losses.circle_pixels(logits, circles).item() < 1e-6
+    assert tasks.circle_pixels(logits, circles).item() < 1e-6
     for mask, circle in zip(foreground, circles, strict=True):
         distance = geometry.distances(circle, 28, 28)
         more = mask.clone()
@@ -135,13 +136,13 @@ def test_each_support_pixel_of_a_circle_is_missed() -> None:
 
 
 def loss_of(foreground: Tensor, circle: Tensor) -> float:
-    return losses.circle_pixels(torch.where(foreground, 30.0, -30.0)[None], circle[None]).item()
+    return tasks.circle_pixels(torch.where(foreground, 30.0, -30.0)[None], circle[None]).item()
 
 
 def test_circle_loss_ignores_pixels_inside() -> None:
     _, circles = digits_and_circles(20)
     logits = random(20, 28, 28).requires_grad_()
-    losses.circle_pixels(logits, circles).backward()
+    tasks.circle_pixels(logits, circles).backward()
     assert logits.grad is not None
     inside = geometry.distances(circles, 28, 28) < -geometry.ON
     assert inside.any()
@@ -153,7 +154,7 @@ def test_circle_loss_ignores_pixels_inside() -> None:
 def test_the_loss_is_finite_without_a_circle_and_without_pixels_on_its_edge() -> None:
     circles = torch.tensor([geometry.NO_CIRCLE, (5.3, 5.2, 2.1234)], dtype=torch.float64)
     logits = torch.full((2, 12, 12), -40.0).requires_grad_()
-    loss = losses.circle_pixels(logits, circles)
+    loss = tasks.circle_pixels(logits, circles)
     loss.backward()
     assert loss.item() < 1e-6
     assert logits.grad is not None

@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 from torchmetrics import functional as torch_metrics
 
+from modeling import bootstrap
+from modeling import metrics as metric_scores
 from modeling.metrics import (
-    bootstrap,
     circle_scores,
+    count_pixels,
     foreground_scores,
     mosaic_scores,
     overall_values,
 )
-from modeling.metrics import scores as metric_scores
-from modeling.metrics.scores import count_pixels
 
 UInt8 = npt.NDArray[np.uint8]
 Scores = dict[str, Any]

@@ -13,7 +13,7 @@ from isolation import ROOT
 
 from modeling.data.dataset import open_dataset
 from modeling.metrics import circle_scores, foreground_scores, mosaic_scores, overall_values
-from modeling.scoring.baselines import FITS
+from modeling.scoring.comparisons import FITS
 from modeling.scoring.predictions import NAMES
 from modeling.tasks import TASKS
 

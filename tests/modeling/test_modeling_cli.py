@@ -30,7 +30,7 @@ from warm import CLOSED
 from modeling import api, runs
 from modeling.cli.main import cli
 from modeling.cli.options import load_torch
-from modeling.cli.output import Progress, print_table
+from modeling.cli.output import Progress, print_table, progress_line
 from modeling.data.dataset import open_dataset
 from modeling.scoring.predictions import write_predictions
 from modeling.scoring.tables import duration, percent
@@ -676,6 +676,83 @@ def test_a_terminal_shows_all_runs_on_one_line_of_its_width(
     assert terminal.text.endswith(
         "best so far\n\r\033[Kcircles 50% loss 0.5000 1,234 samples/s 2:05 left"
     )
+
+
+def test_a_terminal_shows_how_far_an_evaluation_is_and_a_pipe_does_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluating = {"step": 500, "evaluating": 0.25}
+    Progress({"foreground": 1000}, {"foreground": "iou"})("foreground", evaluating)
+    assert capsys.readouterr().err == ""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    notify = Progress({"foreground": 1000}, {"foreground": "iou"})
+    notify("foreground", RECORDS[1])
+    notify("foreground", evaluating)
+    assert terminal.text.endswith("\r\033[Kforeground 50% evaluating 25%")
+    notify("foreground", {"step": 500, "val": {"iou": 0.9}, "best": True})
+    assert terminal.text.endswith(
+        "\r\033[Kforeground  step 500 of 1,000  val: iou 90.00%, the best so far\n"
+    )
+
+
+def test_training_tells_how_far_evaluations_are_but_not_in_the_log(
+    folder: Path, tmp_path: Path
+) -> None:
+    told: list[dict[str, Any]] = []
+    few = {"batch": 8, "channels": (4, 8), "log_every": 2, "evaluate_every": 2, "val_samples": 16}
+    config = api.configure("circles", "cpu", 0, {"steps": 4, **few})
+    options = {"resume": False, "with_tensorboard": False, "replay": False}
+    api.train_run(
+        folder, config, tmp_path, torch.device("cpu"), told.append, lambda: False, **options
+    )
+    shares = [record for record in told if "evaluating" in record]
+    assert shares == [{"step": step, "evaluating": 1.0} for step in (2, 4)]
+    rest = [record for record in told if "evaluating" not in record]
+    assert [json.loads(line) for line in (tmp_path / runs.LOG).read_text().splitlines()] == rest
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_line_of_progress_is_erased_at_the_end_and_is_for_terminals_only(
+    monkeypatch: pytest.MonkeyPatch, silent: bool
+) -> None:
+    with progress_line(silent=False) as show:
+        assert show is None
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "20")
+    with pytest.raises(KeyError), progress_line(silent) as show:
+        if show is not None:
+            show("circles: predicting val 50%\x1b")
+        raise KeyError
+    assert terminal.text == ("" if silent else "\r\033[Kcircles: predicting\r\033[K")
+
+
+@pytest.mark.parametrize("command", ["score", "report", "predict"])
+def test_commands_that_predict_show_on_a_terminal_how_far_they_are(
+    folder: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    shown: list[str] = []
+
+    @contextlib.contextmanager
+    def line(silent: bool) -> Iterator[Any]:
+        yield None if silent else shown.append
+
+    monkeypatch.setattr(
+        f"modeling.cli.{'predict' if command == 'predict' else 'score'}.progress_line", line
+    )
+    run, data = str(trained / "circles"), str(folder)
+    rest = {
+        "score": ["--dataset", data, "--split", "test"],
+        "report": ["--dataset", data, "--out", str(tmp_path / "page")],
+        "predict": [data, "--out", str(tmp_path / "masks")],
+    }[command]
+    for more in (["--quiet"], []):
+        assert not shown
+        result = call(command, run, *rest, "--device", "cpu", "--threads", "1", *more)
+        assert result.exit_code == 0, result.output
+    end = {"predict": "predicted 40 of 40 images"}.get(command, "circles: predicting test 100%")
+    assert end in shown
 
 
 def test_without_a_terminal_the_start_each_tenth_and_evaluations_are_printed(

@@ -14,8 +14,15 @@ from torch import Tensor, nn
 
 from datagen.sources import strokes
 from modeling.networks import CircleNet, ForegroundNet, MosaicNet, semantic
-from modeling.networks.blocks import Residual, Trunk, grey_levels, scale
-from modeling.networks.context import GlobalContext, LocalContext, vote
+from modeling.networks.blocks import (
+    GlobalContext,
+    LocalContext,
+    Residual,
+    Trunk,
+    grey_levels,
+    scale,
+    vote,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

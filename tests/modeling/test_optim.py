@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modeling.training import optim
-from modeling.training.optim import MuonAdamW, groups, orthogonalise
+from modeling.training import state
+from modeling.training.state import MuonAdamW, groups, orthogonalise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -62,7 +62,7 @@ def test_orthogonalise_uses_exact_products_and_restores_the_setting(
         during.append(torch.get_float32_matmul_precision())
         raise RuntimeError("no further")
 
-    monkeypatch.setattr(optim, "_steps", look)
+    monkeypatch.setattr(state, "_steps", look)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:

@@ -28,6 +28,7 @@ from modeling.errors import (
     explain,
 )
 from modeling.files import absolute, lock, make_folder, remove_temporaries, write_atomic, write_json
+from modeling.inference import Model
 from modeling.inference.export import export_onnx, random_images
 from modeling.inference.inputs import read_inputs, read_npy
 from modeling.inference.predict import predict
@@ -167,6 +168,51 @@ TEXTS: dict[str, Callable[[Dataset, Path, str], Any]] = {
 def test_a_path_can_be_a_string(name: str, dataset: Dataset, copied: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     TEXTS[name](dataset, tmp_path / "out", str(copied))
+
+
+def test_a_dataset_can_be_given_by_its_path(dataset: Dataset, copied: Path, tmp_path: Path) -> None:
+    for place in (dataset.path, str(dataset.path)):
+        score_all(copied, place, ["val"])
+        found = score_run(copied / "circles", place, ["test"], replicates=1)
+        assert found == score_run(copied / "circles", dataset, ["test"], replicates=1)
+        score(dataset, tmp_path)
+        given = tmp_path / "p.npz", place, "foreground"
+        assert (
+            score_predictions(*given, replicates=1)["dataset"]["digest"]
+            == score(dataset, tmp_path)["dataset"]["digest"]
+        )
+        page, *_ = write_report(copied, place, tmp_path / "page")
+        shown = page.read_bytes()
+        page, *_ = write_report(copied, dataset, tmp_path / "page")
+        assert page.read_bytes() == shown
+    by_object = predict(copied / "circles", dataset, tmp_path / "object")
+    by_path = predict(copied / "circles", [dataset.path], tmp_path / "path")
+    assert by_object == by_path
+    assert by_object["inputs"] == [str(dataset.path)]
+    many = load_run(copied / "circles")
+    np.testing.assert_equal(Model(many).predict(dataset), Model(many).predict([dataset.path]))
+
+
+def test_scores_predictions_and_reports_tell_what_is_done(
+    dataset: Dataset, copied: Path, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    score_run(copied / "mosaics", dataset, ["test"], replicates=1, progress=lines.append)
+    assert lines == [
+        "mosaics: predicting test 100%",
+        "mosaics: scoring test",
+        "mosaics: scoring the baseline",
+        *(
+            f"mosaics: predicting {kind} mosaics of test 100%"
+            for kind in ("larger", "shifted", "cut")
+        ),
+    ]
+    lines.clear()
+    write_report(copied / "circles", dataset, tmp_path / "page", progress=lines.append)
+    assert lines == ["circles: predicting test 100%"]
+    lines.clear()
+    predict(copied / "circles", dataset, tmp_path / "masks", progress=lines.append)
+    assert lines == ["predicted 12 of 12 images"]
 
 
 def test_objects_opened_by_a_relative_path_keep_working_in_another_folder(
@@ -312,7 +358,7 @@ def test_nothing_is_written_into_a_dataset(dataset: Dataset, copied: Path, tmp_p
             ),
         ):
             with pytest.raises(
-                InputError, match=r"nothing is written into a dataset.*choose another with --out"
+                InputError, match=r"nothing is written into a dataset.* with --out \(out=\)"
             ):
                 write()
     before = {path.relative_to(dataset.path) for path in dataset.path.rglob("*")}

@@ -30,7 +30,7 @@ from modeling.cli.main import cli
 from modeling.data.dataset import Dataset, open_dataset
 from modeling.drawing import mask_colours
 from modeling.errors import InputError
-from modeling.inference import overlays, predict
+from modeling.inference import predict
 from modeling.inference.inputs import are_blank, are_light, read_inputs, read_npy
 from modeling.inference.predict import describe, rows, summary
 from modeling.networks import semantic
@@ -905,7 +905,7 @@ def test_a_run_of_other_classes_is_refused_except_for_the_foreground(
 def test_a_dataset_is_predicted_by_split_and_never_inverted(
     dataset: Dataset, runs: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="leave --invert out"):
+    with pytest.raises(InputError, match=r"leave --invert out \(invert=\)"):
         predict.predict(runs / "circles", [dataset.path], tmp_path, invert=True)
     result = call(runs / "mosaics", dataset.path, "--split", "val", "--out", tmp_path, "--json")
     assert len(json.loads(result.stdout)["images"]) == 12
@@ -931,19 +931,19 @@ def test_overlays_show_image_and_prediction_side_by_side(
 def test_an_overlay_tints_the_mask_and_draws_the_circle_where_it_is() -> None:
     image = blob()
     mask = (image > 0).astype(np.uint8)
-    right = overlays.draw_overlay(image, mask, "")[16:408, 424:816]
+    right = drawing.draw_overlay(image, mask, "")[16:408, 424:816]
     tinted = right[:: 392 // 28, :: 392 // 28].any(-1)
     assert np.array_equal(tinted, mask > 0)
-    without = overlays.draw_overlay(image, mask, "").shape[0]
+    without = drawing.draw_overlay(image, mask, "").shape[0]
     for name in ("blue", "Ziffer \u00e4", "\u6570"):
-        picture = overlays.draw_overlay(image, mask, "", names=[name])
+        picture = drawing.draw_overlay(image, mask, "", names=[name])
         assert picture.shape[0] == without + 16 + 16
     x, y, r = 13.5, 10.0, 6.0
-    right = overlays.draw_overlay(image * 0, mask, "", circle=(x, y, r))[16:408, 424:816]
+    right = drawing.draw_overlay(image * 0, mask, "", circle=(x, y, r))[16:408, 424:816]
     ys, xs = np.nonzero(right.any(-1))
     assert (xs.min() / 14 - 0.5, xs.max() / 14 - 0.5) == pytest.approx((x - r, x + r), abs=0.25)
     assert (ys.min() / 14 - 0.5, ys.max() / 14 - 0.5) == pytest.approx((y - r, y + r), abs=0.25)
-    nothing = overlays.draw_overlay(image * 0, mask, "", circle=(float("nan"), y, r))[
+    nothing = drawing.draw_overlay(image * 0, mask, "", circle=(float("nan"), y, r))[
         16:408, 424:816
     ]
     assert not nothing.any()

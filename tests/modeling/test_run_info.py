@@ -19,7 +19,7 @@ import json, pathlib, torch
 from modeling.runs.info import environment
 
 commits = [environment(torch.device("cpu"), "float32")["git"]]
-path = pathlib.Path("modeling/tasks/losses.py")
+path = pathlib.Path("modeling/tasks/geometry.py")
 path.write_text(path.read_text() + "# changed")
 commits.append(environment(torch.device("cpu"), "float32")["git"])
 print(json.dumps(commits))

@@ -23,7 +23,7 @@ from modeling.metrics import circle_scores, foreground_scores, mosaic_scores, ov
 from modeling.runs import checkpoint, load_run
 from modeling.runs.info import RunInfo, describe, environment
 from modeling.scoring import score
-from modeling.scoring.baselines import fit_baseline
+from modeling.scoring.comparisons import fit_baseline, shifted_mosaics
 from modeling.scoring.predictions import NAMES, write_predictions
 from modeling.scoring.score import (
     DISPUTED,
@@ -35,7 +35,6 @@ from modeling.scoring.score import (
     score_run,
     summarize,
 )
-from modeling.scoring.shifted import shifted_mosaics
 from modeling.scoring.tables import (
     class_rows,
     interval,

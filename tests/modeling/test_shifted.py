@@ -9,8 +9,8 @@ import pytest
 from fakes import tiny
 
 from modeling.data.dataset import Dataset, open_dataset
-from modeling.metrics.scores import UInt8
-from modeling.scoring.shifted import shifted_mosaics
+from modeling.metrics import UInt8
+from modeling.scoring.comparisons import shifted_mosaics
 
 
 @pytest.fixture(scope="module", params=[((28, 28), (2, 2)), ((9, 13), (1, 3)), ((1, 1), (2, 1))])
@@ -123,7 +123,7 @@ def test_mosaics_with_too_few_digits_are_left_out(tmp_path: Path) -> None:
 
 
 def test_places_are_drawn_from_the_whole_digit() -> None:
-    from modeling.scoring.shifted import Draws
+    from modeling.scoring.comparisons import Draws
 
     places = Draws(2000, 0).places(2000, 28, 3)
     assert set(places[:, 0]) == set(range(1, 28))

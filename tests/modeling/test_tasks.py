@@ -16,7 +16,7 @@ from modeling.config import PRESETS, Config, preset
 from modeling.data.dataset import Dataset, open_dataset
 from modeling.runs.info import describe
 from modeling.tasks import TASKS, Task
-from modeling.training.optim import MuonAdamW, groups
+from modeling.training.state import MuonAdamW, groups
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -25,7 +25,7 @@ from datagen.hashing import (
 from datagen.layout import MANIFEST
 from datagen.recipe import from_table
 from datagen.split import SHARD_FACTS, Table
-from datagen.stores.base import Array
+from datagen.stores import Array
 from datagen.tasks import TASKS, Inputs
 
 SHARD = 512  # samples: two chunks

@@ -29,13 +29,14 @@ from helpers import save_source
 
 from datagen import manifest as manifests
 from datagen import recipe as recipes
+from datagen.dataset import read_table
 from datagen.errors import DatagenError
 from datagen.hashing import bytes_digest, canonical_json, dataset_digest
 from datagen.layout import CHUNK
 from datagen.sources import idx, npz
-from datagen.split import NO_OFFSET, FileFacts, read_table
+from datagen.split import NO_OFFSET, FileFacts
+from datagen.stores import ZSTD_HEADER, zstd_size
 from datagen.stores import zarr as store
-from datagen.stores.base import ZSTD_HEADER, zstd_size
 
 MAX_MESSAGE = 20_000  # characters of an error, for any input
 Arguments = ParamSpec("Arguments")

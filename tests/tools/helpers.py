@@ -23,7 +23,7 @@ from datagen import recipe as recipes
 from datagen.dataset import Dataset
 from datagen.recipe import Recipe
 from datagen.sources.base import UInt8
-from datagen.stores.base import Array
+from datagen.stores import Array
 
 COUNTS = {"train": 40, "val": 8, "test": 12}
 # Shards of 256 samples: three, one and two; the last of each is not full.

@@ -305,8 +305,7 @@ def _exit_code(code: object) -> int:
 
 def _serve() -> None:
     """Answer each line on standard input: start a command, or wait for one."""
-    from datagen.stores import hdf5
-    from datagen.stores.base import open_store
+    from datagen.stores import hdf5, open_store
 
     for module in pkgutil.walk_packages(datagen.__path__, "datagen."):
         if not module.name.startswith("datagen.testing"):

@@ -26,7 +26,7 @@ from datagen.circle import raster
 from datagen.dataset import Dataset
 from datagen.hashing import sample_digests
 from datagen.layout import MANIFEST, MAX_MANIFEST_BYTES, RECIPE
-from datagen.stores.base import Array
+from datagen.stores import Array
 from datagen.stores.zarr import crc32c
 
 LEVELS = ("quick", "full", "source", "expect")

@@ -139,6 +139,5 @@ def upright(picture: Picture, data: bytes) -> Picture:
 @contextmanager
 def silence() -> Iterator[None]:
     """Suppress Pillow's warnings about metadata, which do not name the file."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         yield

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modeling.metrics.bootstrap import LEVEL, REPLICATES, SEED, Array, Estimate, Floats, estimate
+from modeling.bootstrap import LEVEL, REPLICATES, SEED, Array, Estimate, Floats, estimate
 
 Scores = dict[str, Any]
 UInt8 = npt.NDArray[np.uint8]
@@ -230,7 +230,7 @@ def mosaic_scores(
     counts = count_pixels(predicted, mask, labels, grid)
     n, tiles = counts.true.shape[:2]
     digits = np.arange(n) if source is None else source.reshape(-1)
-    per_image = _per_image(counts)
+    per_image = scores_per_image(counts)
     means = {name: math.fsum(values.tolist()) / n for name, values in per_image.items()}
     columns: dict[str, Array] = {
         name: values.reshape(n * tiles, -1)
@@ -279,7 +279,7 @@ def _binary(counts: PixelCounts) -> tuple[Integers, Integers, Integers]:
     return inter, both - inter, both
 
 
-def _per_image(counts: PixelCounts) -> dict[str, Floats]:
+def scores_per_image(counts: PixelCounts) -> dict[str, Floats]:
     """Score each image by itself, float64 (N,), under each convention for absent labels."""
     both, predicted, true = (
         table.sum(axis=1) for table in (counts.both, counts.predicted, counts.true)

@@ -1,33 +1,41 @@
-"""Finds images that occur twice, in one split or in two: by digest, then byte for byte.
+"""Checks across shards: images that occur twice, and views of earlier versions.
 
 Equal digests are searched among any number in bounded memory and without a file: partition by
 digest, sort, compare. Digests may be adversarial, so each is hashed to 64 bits with a random key:
 no choice of digests fills one partition, or gives different digests the same word.
+
+Views of HDF5 datasets written by earlier versions are read with h5py as their users do. A view can
+point at the right shards and still show zeros: HDF5 reports no error for a shard that it cannot
+open.
 """
 
 from __future__ import annotations
 
 import hashlib
+import resource
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from datagen.dataset import Dataset
-from datagen.hashing import sample_digests
+from datagen.errors import DatagenError
+from datagen.hashing import ColumnHasher, sample_digests
 from datagen.permutation import mix64
-from datagen.split import Shard
-from datagen.stores.base import Array
+from datagen.split import Column, Shard, Split, shard_list
+from datagen.stores import Array, Views
 from datagen.tasks import Inputs
-from datagen.verifier.content import ShardReader, column_of
-from datagen.verifier.problems import Problem
+from datagen.verifier.content import ShardReader
+from datagen.verifier.problems import Finding, Problem, Skipped, problem_in, unreadable
+from datagen.verifier.structure import view_of
 
 BUDGET = 1 << 28  # bytes of one partition, which is sorted in place
 FOLLOWED = 100  # positions given of one digest; the rest would be more of the same
 SUSPECTS = 1000  # repeated words that are followed up; likewise
 _LEAST = 1 << 10  # words of the smallest partition
 _ROWS = 1 << 16  # digests read at a time
+_OTHER_FILES = 32  # files that a process may have open beside the shards
 
 Digests = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint64]
@@ -56,14 +64,14 @@ def equal_mosaics(dataset: Dataset, shards: Sequence[Shard]) -> Iterator[Problem
     def read() -> Iterator[Digests]:
         for shard in shards:
             with ShardReader(dataset, shard) as reader:
-                digest = column_of(shard.split, "digest")
+                digest = shard.split.column("digest")
                 for start in range(0, len(shard.samples), _ROWS):
                     yield reader.read(digest, shard.samples[start : start + _ROWS])
 
     def image(name: str, row: int) -> Array:
         split = splits[name]
         with ShardReader(dataset, Shard(split, row // split.shard_size)) as reader:
-            return reader.read(column_of(split, "image"), range(row, row + 1))
+            return reader.read(split.column("image"), range(row, row + 1))
 
     spans = [(shard.split.name, shard.samples) for shard in shards]
     return _equal_images("mosaics", read, spans, image)
@@ -206,3 +214,82 @@ def _words(digests: Digests, key: Key) -> Words:
     words ^= halves[:, 1]
     words ^= key[1]
     return mix64(words)
+
+
+# Views
+
+
+def check_views(
+    dataset: Dataset, whole: Collection[Shard], wrong_paths: Collection[str]
+) -> Iterator[Finding]:
+    """Compare what each view shows with its shards, if all of them are `whole`.
+
+    A view in `wrong_paths` is skipped: it is damaged, or does not point at the shards.
+    """
+    views = dataset.store.views
+    for split in dataset.splits.values():
+        path = view_of(dataset, split)
+        if views is None or path is None:
+            continue
+        if path in wrong_paths or not set(shard_list([split])) <= set(whole):
+            yield Skipped(
+                "what the view of whole columns shows, where it or a shard is not "
+                "as the manifest says"
+            )
+            continue
+        try:
+            yield from _check_view(dataset, views, split, path)
+        except (DatagenError, OSError) as error:
+            yield unreadable(dataset.root, split, error)
+
+
+def limits_of_views(dataset: Dataset, *, checked: bool) -> Iterator[Skipped]:
+    """Say what stays unknown of the views, if there are any: all, or how they read elsewhere."""
+    paths = [path for one in dataset.splits.values() if (path := view_of(dataset, one))]
+    if paths:
+        name = paths[0].rpartition("/")[2]
+        yield Skipped(
+            f"whether {name} shows every sample where fewer files may be open at once than here: "
+            "read the shards"
+            if checked
+            else f"what {name} shows"
+        )
+
+
+def _check_view(dataset: Dataset, views: Views, split: Split, path: str) -> Iterator[Problem]:
+    wrong = [one for column in split.columns for one in _wrong(dataset, views, split, column)]
+    if wrong:
+        lost = sum(len(shard.samples) for shard in {shard for shard, _ in wrong})
+        content = "zeros" if all(zeros for _, zeros in wrong) else "something else"
+        expected = f"the samples of {split.shards:,} shards"
+        yield problem_in(split, "misleading", path, expected, _found(split, lost, content))
+
+
+def _wrong(
+    dataset: Dataset, views: Views, split: Split, column: Column
+) -> Iterator[tuple[Shard, bool]]:
+    """Find the shards whose column a view shows wrong, and say if it shows only zeros.
+
+    The column is read through one handle, block by block.
+    """
+    table = dataset.table(split.task, split.name)[split.columns.index(column)]
+    with views.open(dataset.root, split, column) as read:
+        for shard, row in zip(shard_list([split]), table, strict=True):
+            hasher, zeros = ColumnHasher(column.dtype, column.shape), True
+            for samples in split.blocks(shard.index):
+                block = read(samples.start, samples.stop)
+                hasher.update(block)
+                zeros = zeros and not block.any()
+            if hasher.root() != row["root"].tobytes():
+                yield shard, zeros
+
+
+def _found(split: Split, lost: int, content: str) -> str:
+    """Say what a view shows, the likely cause, and what to do."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    short = limit != resource.RLIM_INFINITY and split.shards + _OTHER_FILES > limit
+    cause = f" ({limit:,} files may be open at once)" if short else ""
+    return (
+        f"{content} in place of {lost:,} of {split.count:,}{cause}: "
+        "read the shards, or the result of 'datagen convert'"
+    )
