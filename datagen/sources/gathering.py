@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,10 @@ from datagen import arrays
 from datagen.errors import InputError
 from datagen.files import require_enough
 from datagen.layout import MAX_SIDE
-from datagen.sources import given_masks, pictures, sizes
+from datagen.sources import pictures, sizes
 from datagen.sources.base import Array, Reading, UInt8
 from datagen.sources.image_folder import File, Files
+from datagen.sources.mask_files import Values
 from datagen.sources.pictures import Picture
 
 _FITS_OF_LARGE = ("crop", "area", "tile")  # they take pictures larger than an image can be
@@ -27,59 +30,101 @@ _MAX_LISTED = 5  # sizes that a message names
 class Gathered:
     """Hold the images and masks of each part, as `Part` has them.
 
-    `counts` are the images that each picture gives, `highest` is the highest class of masks of
-    classes, and `remark` says how many pixels are in no image.
+    `counts` are the images that each picture gives, `mask_classes` the names of classes of masks,
+    and `remark` says how many pixels are in no image. `digests` are those of the pictures and
+    masks, before they get another size.
     """
 
     images: Mapping[str, Array]
     masks: Mapping[str, UInt8]
     counts: Mapping[str, Sequence[int]]
-    highest: int
+    mask_classes: tuple[str, ...]
+    digests: Mapping[str, str]
     remark: str | None
 
 
-def gather(files: Files, how: Reading, problems: list[str]) -> Gathered:
+def gather(files: Files, how: Reading, problems: list[str], *, has_labels: bool) -> Gathered:
     """Read all pictures of the parts, and the masks of those that have one.
 
-    Each picture is decoded once; twice if it is cut into tiles, which are counted first. Problems
-    of single files are listed before differences between them, which may be many for one bad file.
+    Each file is decoded once, but twice if it is a picture to be cut into tiles, which are counted
+    first, or a binary mask, whose values are looked at first. Problems of single files are listed
+    before differences between them, which may be many for one bad file.
     """
     reader = _Reader(how)
-    masked = [file for listed in files.values() for file in listed if file.mask is not None]
-    if how.recipe.foreground.masks == "binary":
-        reader.pair = given_masks.binary_pair(masked, reader.numbers, problems)
+    if reader.kind == "binary":
+        reader.look_at_masks(files)
     counts = {part: [*reader.counts(listed)] for part, listed in files.items()}
     rows = _Rows({part: sum(some) for part, some in counts.items()})
+    digests = {part: _Digests(has_labels=has_labels) for part in files}
     for part, listed in files.items():
         start = 0
         for file, count in zip(listed, counts[part], strict=True):
             places = slice(start, start + count)
             start += count
             try:
-                picture, images, mask = reader.read(file, count)
+                read = reader.read(file, count)
             except InputError as error:
                 problems.append(f"{file.shown}: {error}")
                 continue
-            rows.add(part, places, picture, images, file.shown)
-            if mask is not None:
-                rows.add_mask(part, places, mask)
+            rows.add(part, places, read, file.shown)
+            digests[part].add(file, read)
     problems += rows.differences(by_size=how.recipe.size is None)
-    if how.recipe.foreground.masks == "classes" and masked and not (reader.highest or problems):
-        problems.append("the masks have no class: all numbers are 0, ground, or 255, neither")
+    names = reader.mask_classes(problems)
+    found = {
+        name: digest
+        for part, each in digests.items()
+        for name, digest in each.of(part, has_bands=rows.has_bands)
+    }
     remark = sizes.unused_remark(reader.unused, reader.pixels, how.recipe.size)
-    return Gathered(rows.images, rows.masks, counts, reader.highest, remark)
+    return Gathered(rows.images, rows.masks, counts, names, found, remark)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Hold a picture and its mask, and the images and masks that they give."""
+
+    picture: Picture
+    images: Array
+    mask: UInt8 | None = None
+    masks: UInt8 | None = None
 
 
 class _Reader:
-    """Read files as a recipe says; count the pixels, and find the highest class of masks."""
+    """Read files as a recipe says; count the pixels, and collect the values of masks."""
 
     def __init__(self, how: Reading) -> None:
         self.size = how.recipe.size
         self.kind = how.recipe.foreground.masks
         is_large = self.size is not None and self.size.fit in _FITS_OF_LARGE
         self.max_side = None if is_large else MAX_SIDE
-        self.pair: tuple[int, int] | None = None
-        self.highest = self.pixels = self.unused = 0
+        self.pixels = self.unused = 0
+        self._values = Values(self.kind or "")
+        self._table = None if self.kind in (None, "binary") else self._values.table()
+        self._problem: str | None = None
+
+    def look_at_masks(self, files: Files) -> None:
+        """Find the two values of all binary masks."""
+        for file in (file for listed in files.values() for file in listed if file.mask is not None):
+            with suppress(InputError):  # `read` will raise it again
+                self._values.see(self._numbers(file), file.shown)
+        try:
+            self._table = self._values.table()
+        except InputError as error:
+            self._problem = str(error)
+
+    def mask_classes(self, problems: list[str]) -> tuple[str, ...]:
+        """Name the classes of masks once all are read; add the problem of their values."""
+        if self._values and self._problem is None:
+            try:
+                self._values.table()
+            except InputError as error:
+                self._problem = str(error)
+        names = self._values.class_names()
+        if self._values and self.kind == "classes" and not names:
+            self._problem = "the masks have no class: all numbers are 0, ground, or 255, neither"
+        if self._values and self._problem is not None:
+            problems.append(self._problem)
+        return names
 
     def counts(self, files: Sequence[File]) -> Iterator[int]:
         """Count the images that each picture will give; 0 of those that cannot be read."""
@@ -93,8 +138,8 @@ class _Reader:
                     count = 0
             yield count
 
-    def read(self, file: File, count: int) -> tuple[Picture, Array, UInt8 | None]:
-        """Read a picture, the images that it gives, and their masks. Raises InputError."""
+    def read(self, file: File, count: int) -> _Read:
+        """Read a picture and its mask, and make the images that they give. Raises InputError."""
         picture = self._picture(file)
         height, width = picture.pixels.shape[:2]
         images = sizes.fitted(picture.pixels, self.size)
@@ -103,22 +148,22 @@ class _Reader:
         self.pixels += height * width
         self.unused += sizes.unused(height, width, self.size)
         if self.kind is None or file.mask is None:
-            return picture, images, None
-        numbers = self.numbers(file)
+            return _Read(picture, images)
+        numbers = self._numbers(file)
         if numbers.shape != (height, width):
             found = f"{numbers.shape[0]}x{numbers.shape[1]}"
             raise InputError(f"its mask has {found} pixels where the image has {height}x{width}")
-        mask = given_masks.canonical(numbers, self.kind, self.pair)
-        if self.kind == "classes":
-            highest = int(mask.max(initial=0, where=mask != given_masks.IGNORE))
-            self.highest = max(self.highest, highest)
-        return picture, images, sizes.fitted_mask(mask, self.size)
+        self._values.see(numbers, file.shown)
+        if self._table is None:  # the values of all masks are one problem
+            return _Read(picture, images)
+        mask = self._table[numbers]
+        return _Read(picture, images, mask, sizes.fitted_mask(mask, self.size))
 
-    def numbers(self, file: File) -> Array:
+    def _numbers(self, file: File) -> Array:
         """Read the numbers of the mask of a file: uint8 or uint16 (h, w). Raises InputError."""
         assert file.mask is not None
-        data = _bytes(file.mask)
         try:
+            data = _bytes(file.mask)
             if self.kind != "binary":
                 return pictures.read_numbers(data, max_side=self.max_side)
             pixels = pictures.decode(data, max_side=self.max_side)
@@ -156,8 +201,14 @@ class _Rows:
         self._counts = counts
         self._kinds, self._sizes = _Tally(), _Tally()
 
-    def add(self, part: str, rows: slice, picture: Picture, images: Array, name: str) -> None:
-        """Put the images of a picture into rows of their part."""
+    @property
+    def has_bands(self) -> bool:
+        """Return whether the images are in RGB or have other bands."""
+        return any(array.ndim == 4 for array in self.images.values())
+
+    def add(self, part: str, rows: slice, read: _Read, name: str) -> None:
+        """Put the images of the picture `name` into rows of their part, and their masks."""
+        picture, images = read.picture, read.images
         kind = _kind(picture)
         self._kinds.add(kind, _described(picture), name)
         height, width = picture.pixels.shape[:2]
@@ -169,21 +220,16 @@ class _Rows:
             held = next(iter(self.images.values()), images[:0])
         if held.ndim == 4 and held.shape[3] == 3 and kind == (_EITHER, bits):
             images = np.repeat(images[..., None], 3, axis=3)
-        if (images.shape[1:], images.itemsize) != (held.shape[1:], held.itemsize):
-            return
-        if part not in self.images:
-            shape = (self._counts[part], *images.shape[1:])
-            self.images[part] = arrays.scratch(shape, images.dtype.newbyteorder("<"))
-        self.images[part][rows] = images
+        if (images.shape[1:], images.itemsize) == (held.shape[1:], held.itemsize):
+            self._put(self.images, part, rows, images)
+            if read.masks is not None:
+                self._put(self.masks, part, rows, read.masks)
 
-    def add_mask(self, part: str, rows: slice, masks: UInt8) -> None:
-        """Put masks into rows of their part, if they have the sides of the others."""
-        held = next(iter(self.masks.values()), masks)
-        if masks.shape[1:] == held.shape[1:]:
-            if part not in self.masks:
-                shape = (self._counts[part], *masks.shape[1:])
-                self.masks[part] = arrays.scratch(shape, np.uint8)
-            self.masks[part][rows] = masks
+    def _put(self, into: dict[str, Array], part: str, rows: slice, some: Array) -> None:
+        if part not in into:
+            shape = (self._counts[part], *some.shape[1:])
+            into[part] = arrays.scratch(shape, some.dtype.newbyteorder("<"))
+        into[part][rows] = some
 
     def differences(self, *, by_size: bool) -> Iterator[str]:
         """Say if the pictures are of several kinds, or of several sizes if none was asked for."""
@@ -254,3 +300,44 @@ def _as_rgb(grey: Array) -> Array:
     for some in arrays.blocks(rgb):
         rgb[some] = grey[some, ..., None]
     return rgb
+
+
+class _Digests:
+    """Compute the SHA-256 of the pictures of a part, and that of its masks.
+
+    For each picture in turn that is its name within the part, a zero byte, its label (or "-") and
+    shape, a line feed, and its pixels. Pictures that can be grey or RGB are hashed as both until
+    the kind of all is known.
+    """
+
+    def __init__(self, *, has_labels: bool) -> None:
+        self._has_labels = has_labels
+        self._states = {name: hashlib.sha256() for name in ("grey", "bands", "masks")}
+        self._has_masks = False
+
+    def add(self, file: File, read: _Read) -> None:
+        """Hash a picture and its mask."""
+        pixels = read.picture.pixels
+        self._hash("grey", file, pixels)
+        if read.picture.is_rgb and pixels.ndim == 2:
+            pixels = np.repeat(pixels[..., None], 3, axis=2)
+        if pixels.ndim == 3:
+            self._hash("bands", file, pixels)
+        if read.mask is not None:
+            self._has_masks = True
+            self._hash("masks", file, read.mask)
+
+    def _hash(self, name: str, file: File, pixels: Array) -> None:
+        shape = "x".join(map(str, pixels.shape)) + " 16 bits" * (pixels.itemsize == 2)
+        label = file.label if self._has_labels else "-"
+        state = self._states[name]
+        state.update(file.name.encode("utf-8", "surrogateescape"))
+        state.update(f"\0{label} {shape}\n".encode())
+        little = pixels.astype(pixels.dtype.newbyteorder("<"), copy=False)
+        state.update(np.ascontiguousarray(little).reshape(-1).view(np.uint8).data)
+
+    def of(self, part: str, *, has_bands: bool) -> Iterator[tuple[str, str]]:
+        """Yield the names and digests of a part; `has_bands` says what the pictures are."""
+        yield part, self._states["bands" if has_bands else "grey"].hexdigest()
+        if self._has_masks:
+            yield f"{part}_masks", self._states["masks"].hexdigest()

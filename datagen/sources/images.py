@@ -6,7 +6,6 @@ that a source larger than memory lies in a temporary file.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -14,8 +13,8 @@ from typing import TypeVar
 import numpy as np
 
 from datagen.recipe import Recipe
-from datagen.sources import base, gathering, given_masks, image_folder, label_table
-from datagen.sources.base import Array, Part, Reading, Source
+from datagen.sources import base, gathering, image_folder, label_table, mask_files
+from datagen.sources.base import Part, Reading, Source
 from datagen.sources.gathering import Gathered
 from datagen.sources.image_folder import Files, Listing
 
@@ -42,7 +41,7 @@ def load(folder: Path, how: Reading | None = None) -> Source:
             listing = label_table.of_table(folder, how.labels, rows, problems)
         listing = _with_masks(listing, folder, how, problems)
     groups = _groups(listing.files, how.recipe, problems)
-    gathered = gathering.gather(listing.files, how, problems)
+    gathered = gathering.gather(listing.files, how, problems, has_labels=bool(listing.classes))
     base.raise_if_any(problems, folder)
     if how.warn and gathered.remark:
         how.warn(f"{folder}: {gathered.remark}")
@@ -73,12 +72,7 @@ def _source(
         for part, files in listing.files.items()
     }
     base.check_parts(parts, listing.classes, folder)
-    digests = {
-        part: _digest(listing, part, counts[part], one.images) for part, one in parts.items()
-    }
-    for part, one in parts.items():
-        if one.masks is not None:
-            digests[f"{part}_masks"] = _digest(listing, part, counts[part], one.masks)
+    digests = dict(gathered.digests)
     if rows is not None:
         digests["labels"] = label_table.digest(rows)
     return Source(
@@ -88,7 +82,7 @@ def _source(
         digests=digests,
         licence=base.NOT_STATED,
         attribution=base.NOT_STATED,
-        mask_classes=given_masks.class_names(gathered.highest),
+        mask_classes=gathered.mask_classes,
         group_names=group_names,
     )
 
@@ -98,30 +92,12 @@ def _repeated(items: Sequence[Item], counts: Sequence[int]) -> list[Item]:
     return [item for item, count in zip(items, counts, strict=True) for _ in range(count)]
 
 
-def _digest(listing: Listing, part: str, counts: Sequence[int], images: Array) -> str:
-    """Compute the SHA-256 of the name, label, shape and pixels of each image, in order.
-
-    The name is that within the part; the label of files without one is "-". Bands and 16 bits are
-    noted after the sides, where images have them.
-    """
-    height, width, *bands = images.shape[1:]
-    shape = f"{height}x{width}" + "".join(f"x{count}" for count in bands)
-    shape += " 16 bits" if images.itemsize == 2 else ""
-    state = hashlib.sha256()
-    for file, image in zip(_repeated(listing.files[part], counts), images, strict=True):
-        label = file.label if listing.classes else "-"
-        state.update(file.name.encode("utf-8", "surrogateescape"))
-        state.update(f"\0{label} {shape}\n".encode())
-        state.update(image.reshape(-1).view(np.uint8).data)
-    return state.hexdigest()
-
-
 def _with_masks(listing: Listing, folder: Path, how: Reading, problems: list[str]) -> Listing:
     """Find the masks if the recipe has them; else say that they are passed over."""
     if not listing.masks:
         return listing
     if how.recipe.foreground.masks is not None:
-        return given_masks.with_masks(listing, folder, problems)
+        return mask_files.with_masks(listing, folder, problems)
     if how.warn:
         how.warn(
             f"{folder}: the masks are passed over;"

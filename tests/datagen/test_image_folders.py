@@ -162,6 +162,24 @@ def test_digests_are_of_names_labels_shapes_and_pixels(tmp_path: Path) -> None:
     assert load(tmp_path / "deep").digests == {"all": expected_digest(rows)}
 
 
+def test_digests_are_of_the_pictures_not_of_their_size(tmp_path: Path) -> None:
+    equal, wide = np.dstack([grey(1)] * 3), np.dstack([grey(5, 3, 9)] * 2 + [grey(7, 3, 9)])
+    write(tmp_path / "a" / "0.png", equal)
+    write(tmp_path / "a" / "1.png", wide)
+    write(tmp_path / "a" / "2.png", equal)
+    rows = [
+        ("a/0.png", "0 3x4x3", equal),
+        ("a/1.png", "0 3x9x3", wide),
+        ("a/2.png", "0 3x4x3", equal),
+    ]
+    for fit in ("crop", "tile", "area"):
+        source = load(tmp_path, reading(size={"fit": fit, "sides": [2, 2]}))
+        assert source.digests == {"all": expected_digest(rows)}
+    (tmp_path / "a" / "1.png").unlink()
+    rows = [("a/0.png", "0 3x4", grey(1)), ("a/2.png", "0 3x4", grey(1))]
+    assert load(tmp_path).digests == {"all": expected_digest(rows)}
+
+
 def test_digests_cover_masks_and_tables(tmp_path: Path) -> None:
     lay_masks(tmp_path)
     plain = load(tmp_path, reading(masks="classes"))
@@ -311,12 +329,16 @@ def test_every_mask_that_does_not_suit_is_reported(tmp_path: Path) -> None:
         (
             "binary",
             [0, 1, 2, 2],
-            r"binary masks of 3 values where two .*: 0 \(images/a.png\), 1 \(",
+            r"not binary .*found 0, 1, 2\).*; 2 comes first in the mask of imag",
         ),
-        ("binary", [7, 7, 7, 7], r"binary masks of 1 values where two are expected"),
-        ("binary", [*range(12)], r"12 values .*, 9 \(images/a.png\) and 2 more; --masks classes"),
+        ("binary", [7, 7, 7, 7], r"not binary \(expected two values .*, found 7\)"),
+        ("binary", [*range(12)], r"found 0, .*, 7 and 4 more\); .*; 2 comes first in the mask of"),
         ("classes", [0, 0, 255, 255], "the masks have no class"),
-        ("classes", [0, 0, 1, 256], "images/a.png: a number of 256 in a mask of classes"),
+        (
+            "classes",
+            [0, 0, 1, 256],
+            r"not classes \(.*, found 256\); .*; 256 comes first in the mask of images/a.png",
+        ),
     ],
 )
 def test_numbers_that_do_not_suit_the_kind_of_masks_are_refused(
