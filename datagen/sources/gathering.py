@@ -16,7 +16,7 @@ from datagen import arrays
 from datagen.errors import InputError
 from datagen.files import require_enough
 from datagen.layout import MAX_SIDE
-from datagen.sources import pictures, sizes
+from datagen.sources import medical, pictures, sizes
 from datagen.sources.base import Array, Reading, UInt8
 from datagen.sources.image_folder import File, Files
 from datagen.sources.mask_files import Values
@@ -47,8 +47,9 @@ def gather(files: Files, how: Reading, problems: list[str], *, has_labels: bool)
     """Read all pictures of the parts, and the masks of those that have one.
 
     Each file is decoded once, but twice if it is a picture to be cut into tiles, which are counted
-    first, or a binary mask, whose values are looked at first. Problems of single files are listed
-    before differences between them, which may be many for one bad file.
+    first, or a binary mask, whose values are looked at first. Volumes give an image for each slice.
+    Problems of single files are listed before differences between them, which may be many for one
+    bad file.
     """
     reader = _Reader(how)
     if reader.kind == "binary":
@@ -59,15 +60,17 @@ def gather(files: Files, how: Reading, problems: list[str], *, has_labels: bool)
     for part, listed in files.items():
         start = 0
         for file, count in zip(listed, counts[part], strict=True):
-            places = slice(start, start + count)
-            start += count
+            row, end = start, start + count
+            start = end
             try:
-                read = reader.read(file, count)
+                for read in reader.read(file):
+                    if row + len(read.images) > end:
+                        raise InputError("it changed while it was read")
+                    rows.add(part, slice(row, row + len(read.images)), read, file.shown)
+                    digests[part].add(file, read)
+                    row += len(read.images)
             except InputError as error:
                 problems.append(f"{file.shown}: {error}")
-                continue
-            rows.add(part, places, read, file.shown)
-            digests[part].add(file, read)
     problems += rows.differences(by_size=how.recipe.size is None)
     names = reader.mask_classes(problems)
     found = {
@@ -97,6 +100,7 @@ class _Reader:
         self.kind = how.recipe.foreground.masks
         is_large = self.size is not None and self.size.fit in _FITS_OF_LARGE
         self.max_side = None if is_large else MAX_SIDE
+        self.offset = how.recipe.offset
         self.pixels = self.unused = 0
         self._values = Values(self.kind or "")
         self._table = None if self.kind in (None, "binary") else self._values.table()
@@ -106,7 +110,8 @@ class _Reader:
         """Find the two values of all binary masks."""
         for file in (file for listed in files.values() for file in listed if file.mask is not None):
             with suppress(InputError):  # `read` will raise it again
-                self._values.see(self._numbers(file), file.shown)
+                for numbers in self._numbers(file):
+                    self._values.see(numbers, file.shown)
         try:
             self._table = self._values.table()
         except InputError as error:
@@ -127,29 +132,41 @@ class _Reader:
         return names
 
     def counts(self, files: Sequence[File]) -> Iterator[int]:
-        """Count the images that each picture will give; 0 of those that cannot be read."""
+        """Count the images that each file will give; 0 of those that cannot be read."""
         for file in files:
-            count = 1
-            if self.size is not None and self.size.fit == "tile":
-                try:
-                    height, width = self._picture(file).pixels.shape[:2]
-                    count = sizes.count(height, width, self.size)
-                except InputError:  # `read` will raise it again
-                    count = 0
-            yield count
+            try:
+                yield self._count(file.path)
+            except InputError:  # `read` will raise it again
+                yield 0
 
-    def read(self, file: File, count: int) -> _Read:
-        """Read a picture and its mask, and make the images that they give. Raises InputError."""
-        picture = self._picture(file)
+    def _count(self, path: Path) -> int:
+        if medical.is_volume(path):
+            height, width, slices = medical.sides(path)
+            return slices * sizes.count(height, width, self.size)
+        if self.size is None or self.size.fit != "tile":
+            return 1
+        (picture,) = self._pictures(path)
+        height, width = picture.pixels.shape[:2]
+        return sizes.count(height, width, self.size)
+
+    def read(self, file: File) -> Iterator[_Read]:
+        """Read a picture and its mask, or the slices of a volume. Raises InputError."""
+        masks = None if self.kind is None or file.mask is None else self._numbers(file)
+        for picture in self._pictures(file.path):
+            numbers = None if masks is None else next(masks, None)
+            if masks is not None and numbers is None:
+                raise InputError("its mask has fewer slices")
+            yield self._read(file, picture, numbers)
+        if masks is not None and next(masks, None) is not None:
+            raise InputError("its mask has more slices")
+
+    def _read(self, file: File, picture: Picture, numbers: Array | None) -> _Read:
         height, width = picture.pixels.shape[:2]
         images = sizes.fitted(picture.pixels, self.size)
-        if len(images) != count:
-            raise InputError("it changed while it was read")
         self.pixels += height * width
         self.unused += sizes.unused(height, width, self.size)
-        if self.kind is None or file.mask is None:
+        if numbers is None:
             return _Read(picture, images)
-        numbers = self._numbers(file)
         if numbers.shape != (height, width):
             found = f"{numbers.shape[0]}x{numbers.shape[1]}"
             raise InputError(f"its mask has {found} pixels where the image has {height}x{width}")
@@ -159,25 +176,41 @@ class _Reader:
         mask = self._table[numbers]
         return _Read(picture, images, mask, sizes.fitted_mask(mask, self.size))
 
-    def _numbers(self, file: File) -> Array:
-        """Read the numbers of the mask of a file: uint8 or uint16 (h, w). Raises InputError."""
+    def _numbers(self, file: File) -> Iterator[Array]:
+        """Read the numbers of the mask of a file: uint8 or uint16 (h, w), a slice at a time."""
         assert file.mask is not None
         try:
-            data = _bytes(file.mask)
-            if self.kind != "binary":
-                return pictures.read_numbers(data, max_side=self.max_side)
-            pixels = pictures.decode(data, max_side=self.max_side)
-            if pixels.ndim == 3:
-                raise InputError(
-                    "in colour or of several bands",
-                    remedy="--masks classes takes the numbers of a palette",
-                )
-            return pixels
+            if medical.is_volume(file.mask):
+                yield from medical.slices(file.mask, max_side=self.max_side)
+            else:
+                yield self._mask(_bytes(file.mask))
         except InputError as error:
             raise InputError(f"its mask: {error}") from error
 
-    def _picture(self, file: File) -> Picture:
-        return pictures.read(_bytes(file.path), max_side=self.max_side)
+    def _mask(self, data: bytes) -> Array:
+        if medical.is_dicom(data):
+            return medical.dicom(data, max_side=self.max_side)
+        if self.kind != "binary":
+            return pictures.read_numbers(data, max_side=self.max_side)
+        pixels = pictures.decode(data, max_side=self.max_side)
+        if pixels.ndim == 3:
+            raise InputError(
+                "in colour or of several bands",
+                remedy="--masks classes takes the numbers of a palette",
+            )
+        return pixels
+
+    def _pictures(self, path: Path) -> Iterator[Picture]:
+        """Read a picture, or the slices of a volume."""
+        offset, max_side = self.offset, self.max_side
+        if medical.is_volume(path):
+            yield from map(Picture, medical.slices(path, offset=offset, max_side=max_side))
+            return
+        data = _bytes(path)
+        if medical.is_dicom(data):
+            yield Picture(medical.dicom(data, offset=offset, max_side=max_side))
+        else:
+            yield pictures.read(data, max_side=self.max_side)
 
 
 def _bytes(path: Path) -> bytes:

@@ -16,11 +16,12 @@ from pathlib import Path
 
 from datagen.errors import printable
 from datagen.layout import SPLITS
+from datagen.sources import medical
 from datagen.sources.base import MAX_CLASSES
 
 SUFFIXES = (
     *(".png", ".bmp", ".pgm", ".ppm", ".pbm", ".pnm"),
-    *(".tif", ".tiff", ".jpg", ".jpeg"),
+    *(".tif", ".tiff", ".jpg", ".jpeg", *medical.SUFFIXES),
 )
 SYNONYMS = {  # names of the folders of splits, in capitals or not
     "train": "train",
@@ -90,7 +91,7 @@ class Place:
     def file(self, path: Path, *, within: str = "", label: int = 0) -> File:
         """Make the record of a picture in this folder; `within` leads from the part to it."""
         name = name_of(path)
-        mask = None if self.masks is None else self.masks / path.with_suffix("").name
+        mask = None if self.masks is None else self.masks / without_ending(path).name
         return File(path, within + name, label, self.prefix + name, mask)
 
     def inner(self, path: Path) -> Place:
@@ -133,6 +134,16 @@ def name_of(path: Path) -> str:
 def shown(name: str) -> str:
     """Escape what is not UTF-8 or cannot be printed, for a message."""
     return printable(name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
+
+
+def without_ending(path: Path) -> Path:
+    """Return a path without its ending, of which ".nii.gz" is one.
+
+    >>> without_ending(Path("a/b.c.nii.gz")).name
+    'b.c'
+    """
+    shorter = path.with_suffix("")
+    return shorter.with_suffix("") if path.name.lower().endswith(".nii.gz") else shorter
 
 
 def below(path: Path, folder: Path) -> str:
@@ -285,7 +296,7 @@ def visible(folder: Path) -> list[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file()
+    return path.name.lower().endswith(SUFFIXES) and path.is_file()
 
 
 def _holds_folders(path: Path) -> bool:

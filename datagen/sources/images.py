@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from datagen.recipe import Recipe
-from datagen.sources import base, gathering, image_folder, label_table, mask_files
+from datagen.sources import base, gathering, image_folder, label_table, mask_files, medical
 from datagen.sources.base import Part, Reading, Source
 from datagen.sources.gathering import Gathered
 from datagen.sources.image_folder import Files, Listing
@@ -45,7 +45,9 @@ def load(folder: Path, how: Reading | None = None) -> Source:
     base.raise_if_any(problems, folder)
     if how.warn and gathered.remark:
         how.warn(f"{folder}: {gathered.remark}")
-    if groups is None and how.recipe.size is not None and how.recipe.size.fit == "tile":
+    is_tiled = how.recipe.size is not None and how.recipe.size.fit == "tile"
+    every = [file for listed in listing.files.values() for file in listed]
+    if groups is None and (is_tiled or any(medical.is_volume(file.path) for file in every)):
         groups = {part: [file.below for file in files] for part, files in listing.files.items()}
     return _source(folder, listing, gathered, groups, rows)
 

@@ -12,7 +12,16 @@ from datagen.errors import InputError
 from datagen.foreground import IGNORE
 from datagen.sources import masks
 from datagen.sources.base import Array, UInt8
-from datagen.sources.image_folder import IMAGES, MASKS, File, Listing, Place, below, walk
+from datagen.sources.image_folder import (
+    IMAGES,
+    MASKS,
+    File,
+    Listing,
+    Place,
+    below,
+    walk,
+    without_ending,
+)
 
 
 def with_masks(listing: Listing, folder: Path, problems: list[str]) -> Listing:
@@ -20,7 +29,7 @@ def with_masks(listing: Listing, folder: Path, problems: list[str]) -> Listing:
     found: dict[Path, list[Path]] = {}
     for root in listing.masks:
         for _, path in walk(Place(root, ""), (), problems):
-            found.setdefault(path.with_suffix(""), []).append(path)
+            found.setdefault(without_ending(path), []).append(path)
     wanted: dict[Path, list[File]] = {}
     for listed in listing.files.values():
         for file in listed:

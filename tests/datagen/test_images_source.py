@@ -252,19 +252,22 @@ def test_images_without_folders_of_classes_have_no_labels(tmp_path: Path) -> Non
     assert source.classes == ()
     assert source.parts["all"].labels.tolist() == [0, 0, 0]
     np.testing.assert_array_equal(source.parts["all"].images, [tile(0), tile(1), tile(2)])
-    (tmp_path / "flat" / "scan.dcm").touch()
-    with pytest.raises(InputError, match=r"scan\.dcm: a stray file where only images should be"):
+    (tmp_path / "flat" / "scan.gif").touch()
+    with pytest.raises(InputError, match=r"scan\.gif: a stray file where only images should be"):
         images.load(tmp_path / "flat")
 
 
 def test_the_first_stray_file_of_a_folder_lists_the_endings_that_are_read(tmp_path: Path) -> None:
     lay(tmp_path)
-    for name in ("8.dcm", "9.dcm"):
+    for name in ("8.gif", "9.gif"):
         (tmp_path / "a" / name).touch()
-    with pytest.raises(InputError, match=r"8\.dcm: a stray file .*: \.png, ") as caught:
+    with pytest.raises(InputError, match=r"8\.gif: a stray file .*: \.png, ") as caught:
         images.load(tmp_path)
     assert (
-        str(caught.value).count(".png, .bmp, .pgm, .ppm, .pbm, .pnm, .tif, .tiff, .jpg, .jpeg") == 1
+        str(caught.value).count(
+            ".png, .bmp, .pgm, .ppm, .pbm, .pnm, .tif, .tiff, .jpg, .jpeg, .dcm, .nii"
+        )
+        == 1
     )
 
 

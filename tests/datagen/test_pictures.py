@@ -890,8 +890,8 @@ ROWS: dict[str, tuple[Callable[[], Files], str | None]] = {
         each(one_strip(bytes(99), 16, 1, 5, compression=34_925)),
         "the compression 34925 of 5 samples of 16 bits; write it again",
     ),
-    "TIFF: unknown tags, profiles, a sample of no stated meaning beside a grey one of 8 bits, smaller"
-    " copies": (
+    "TIFF: unknown tags, profiles, a sample of no stated meaning beside a grey one of 8 bits,"
+    " smaller copies": (
         tiffs_beside,
         None,
     ),
