@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from datagen.errors import DatagenError, InputError
+from datagen.errors import DatagenError, InputError, installs
 from datagen.files import require_enough
 from datagen.sources.base import Array
 from datagen.sources.pictures.pixels import How, require_size
@@ -159,7 +159,7 @@ def _package(name: str) -> Any:
         return import_module(name)
     except ImportError as error:
         raise InputError(
-            f"a file that needs the package {name}", remedy="pip install 'datagen[medical]'"
+            f"a file that needs the package {name}", remedy=installs("medical")
         ) from error
 
 
