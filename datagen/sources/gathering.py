@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -66,7 +65,7 @@ def gather(files: Files, how: Reading, problems: list[str], *, has_labels: bool)
                 for read in reader.read(file):
                     if row + len(read.images) > end:
                         raise InputError("it changed while it was read")
-                    rows.add(part, slice(row, row + len(read.images)), read, file.shown)
+                    rows.add(part, slice(row, row + len(read.images)), read, file)
                     digests[part].add(file, read)
                     row += len(read.images)
             except InputError as error:
@@ -82,8 +81,7 @@ def gather(files: Files, how: Reading, problems: list[str], *, has_labels: bool)
     return Gathered(rows.images, rows.masks, counts, names, found, remark)
 
 
-@dataclass(frozen=True)
-class _Read:
+class _Read(NamedTuple):
     """Hold a picture and its mask, and the images and masks that they give."""
 
     picture: Picture
@@ -100,6 +98,7 @@ class _Reader:
         self.kind = how.recipe.foreground.masks
         is_large = self.size is not None and self.size.fit in _FITS_OF_LARGE
         self.max_side = None if is_large else MAX_SIDE
+        self._is_tiled = self.size is not None and self.size.fit == "tile"
         self.offset = how.recipe.offset
         self.pixels = self.unused = 0
         self._values = Values(self.kind or "")
@@ -134,25 +133,26 @@ class _Reader:
     def counts(self, files: Sequence[File]) -> Iterator[int]:
         """Count the images that each file will give; 0 of those that cannot be read."""
         for file in files:
-            try:
-                yield self._count(file.path)
-            except InputError:  # `read` will raise it again
-                yield 0
+            count = 1
+            if self._is_tiled or medical.is_volume(file.name):
+                try:
+                    count = self._count(file)
+                except InputError:  # `read` will raise it again
+                    count = 0
+            yield count
 
-    def _count(self, path: Path) -> int:
-        if medical.is_volume(path):
-            height, width, slices = medical.sides(path)
+    def _count(self, file: File) -> int:
+        if medical.is_volume(file.name):
+            height, width, slices = medical.sides(file.path)
             return slices * sizes.count(height, width, self.size)
-        if self.size is None or self.size.fit != "tile":
-            return 1
-        (picture,) = self._pictures(path)
+        (picture,) = self._pictures(file)
         height, width = picture.pixels.shape[:2]
         return sizes.count(height, width, self.size)
 
     def read(self, file: File) -> Iterator[_Read]:
         """Read a picture and its mask, or the slices of a volume. Raises InputError."""
         masks = None if self.kind is None or file.mask is None else self._numbers(file)
-        for picture in self._pictures(file.path):
+        for picture in self._pictures(file):
             numbers = None if masks is None else next(masks, None)
             if masks is not None and numbers is None:
                 raise InputError("its mask has fewer slices")
@@ -162,9 +162,11 @@ class _Reader:
 
     def _read(self, file: File, picture: Picture, numbers: Array | None) -> _Read:
         height, width = picture.pixels.shape[:2]
-        images = sizes.fitted(picture.pixels, self.size)
-        self.pixels += height * width
-        self.unused += sizes.unused(height, width, self.size)
+        images = picture.pixels[None]
+        if self.size is not None:
+            images = sizes.fitted(picture.pixels, self.size)
+            self.pixels += height * width
+            self.unused += sizes.unused(height, width, self.size)
         if numbers is None:
             return _Read(picture, images)
         if numbers.shape != (height, width):
@@ -180,7 +182,7 @@ class _Reader:
         """Read the numbers of the mask of a file: uint8 or uint16 (h, w), a slice at a time."""
         assert file.mask is not None
         try:
-            if medical.is_volume(file.mask):
+            if medical.is_volume(file.mask.name):
                 yield from medical.slices(file.mask, max_side=self.max_side)
             else:
                 yield self._mask(_bytes(file.mask))
@@ -200,13 +202,13 @@ class _Reader:
             )
         return pixels
 
-    def _pictures(self, path: Path) -> Iterator[Picture]:
+    def _pictures(self, file: File) -> Iterator[Picture]:
         """Read a picture, or the slices of a volume."""
         offset, max_side = self.offset, self.max_side
-        if medical.is_volume(path):
-            yield from map(Picture, medical.slices(path, offset=offset, max_side=max_side))
+        if medical.is_volume(file.name):
+            yield from map(Picture, medical.slices(file.path, offset=offset, max_side=max_side))
             return
-        data = _bytes(path)
+        data = _bytes(file.path)
         if medical.is_dicom(data):
             yield Picture(medical.dicom(data, offset=offset, max_side=max_side))
         else:
@@ -232,28 +234,32 @@ class _Rows:
         self.images: dict[str, Array] = {}
         self.masks: dict[str, UInt8] = {}
         self._counts = counts
-        self._kinds, self._sizes = _Tally(), _Tally()
+        self._shape: tuple[int, ...] = ()  # of an image
+        self._bits = 0
+        self._seen: dict[tuple[int, ...], _Seen] = {}  # by bands, bits, height and width
 
     @property
     def has_bands(self) -> bool:
         """Return whether the images are in RGB or have other bands."""
         return any(array.ndim == 4 for array in self.images.values())
 
-    def add(self, part: str, rows: slice, read: _Read, name: str) -> None:
-        """Put the images of the picture `name` into rows of their part, and their masks."""
+    def add(self, part: str, rows: slice, read: _Read, file: File) -> None:
+        """Put the images of a picture into rows of their part, and their masks."""
         picture, images = read.picture, read.images
-        kind = _kind(picture)
-        self._kinds.add(kind, _described(picture), name)
-        height, width = picture.pixels.shape[:2]
-        self._sizes.add((height, width), f"{height}x{width}", name)
-        held = next(iter(self.images.values()), images[:0])
-        grey, bits = (0, 8 * held.itemsize), 8 * images.itemsize
-        if held.ndim == 3 and kind == (3, bits) and picture.is_rgb and grey not in self._kinds:
+        bands, bits = _kind(picture)
+        key = (bands, bits, *picture.pixels.shape[:2])
+        if key not in self._seen:
+            self._seen[key] = _Seen(_described(picture), file)
+        self._seen[key].count += 1
+        if not self._shape:
+            self._shape, self._bits = images.shape[1:], bits
+        is_rgb = self._bits == bits and bands == 3 and picture.is_rgb
+        if is_rgb and len(self._shape) == 2 and not any(other == 0 for other, *_ in self._seen):
             self.images = {part: _as_rgb(array) for part, array in self.images.items()}
-            held = next(iter(self.images.values()), images[:0])
-        if held.ndim == 4 and held.shape[3] == 3 and kind == (_EITHER, bits):
+            self._shape = (*self._shape, 3)
+        if self._bits == bits and bands == _EITHER and self._shape[2:] == (3,):
             images = np.repeat(images[..., None], 3, axis=3)
-        if (images.shape[1:], images.itemsize) == (held.shape[1:], held.itemsize):
+        if images.shape[1:] == self._shape and self._bits == bits:
             self._put(self.images, part, rows, images)
             if read.masks is not None:
                 self._put(self.masks, part, rows, read.masks)
@@ -266,49 +272,48 @@ class _Rows:
 
     def differences(self, *, by_size: bool) -> Iterator[str]:
         """Say if the pictures are of several kinds, or of several sizes if none was asked for."""
-        either = [bits for bands, bits in self._kinds if bands == _EITHER]
-        others = [(bands, bits) for bands, bits in self._kinds if bands != _EITHER]
+        kinds: dict[tuple[int, int], list[_Seen]] = {}
+        by_sides: dict[tuple[int, int], list[_Seen]] = {}
+        for (bands, bits, height, width), seen in self._seen.items():
+            kinds.setdefault((bands, bits), []).append(seen)
+            by_sides.setdefault((height, width), []).append(seen)
+        either = [bits for bands, bits in kinds if bands == _EITHER]
+        others = [(bands, bits) for bands, bits in kinds if bands != _EITHER]
         fits = all(
             (bands in (0, 3), bits) == (True, each) for bands, bits in others for each in either
         )
         if len(others) > 1 or len(either) > 1 or not fits:
+            named = [(seen[0].text, seen) for seen in kinds.values()]
             yield (
-                f"images of {len(self._kinds)} kinds: {self._kinds}; convert them to one kind, or"
+                f"images of {len(kinds)} kinds: {_counted(named)}; convert them to one kind, or"
                 " take those of one kind only"
             )
-        if by_size and len(self._sizes) > 1:
+        if by_size and len(by_sides) > 1:
+            named = [(f"{height}x{width}", seen) for (height, width), seen in by_sides.items()]
             yield (
-                f"images of {len(self._sizes):,} sizes: {self._sizes}; give a size and how to bring"
-                " them to it: --size H W --fit pad, crop or area, or --tile H W"
+                f"images of {len(by_sides):,} sizes: {_counted(named)}; give a size and how to"
+                " bring them to it: --size H W --fit pad, crop or area, or --tile H W"
             )
 
 
-class _Tally:
-    """Count pictures by something that they have, and keep the name of the first of each."""
+@dataclass
+class _Seen:
+    """Describe pictures of one kind and size: the first of them, and how many they are."""
 
-    def __init__(self) -> None:
-        self._counts: Counter[Hashable] = Counter()
-        self._first: dict[Hashable, tuple[str, str]] = {}
+    text: str
+    first: File
+    count: int = 0
 
-    def add(self, key: Hashable, text: str, name: str) -> None:
-        """Count a picture of this name; `text` describes the key."""
-        self._counts[key] += 1
-        self._first.setdefault(key, (text, name))
 
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._counts)
-
-    def __len__(self) -> int:
-        return len(self._counts)
-
-    def __str__(self) -> str:
-        """List the counts, the most frequent first."""
-        listed = [
-            f"{self._first[key][0]} ({count:,}, such as {self._first[key][1]})"
-            for key, count in self._counts.most_common(_MAX_LISTED)
-        ]
-        more = len(self) - len(listed)
-        return ", ".join(listed) + (f" and {more:,} more" if more else "")
+def _counted(named: Sequence[tuple[str, Sequence[_Seen]]]) -> str:
+    """List what pictures have, with their number and the first of them, most frequent first."""
+    totals = [(sum(each.count for each in seen), text, seen[0].first) for text, seen in named]
+    totals.sort(key=lambda total: -total[0])
+    listed = [
+        f"{text} ({count:,}, such as {first.shown})" for count, text, first in totals[:_MAX_LISTED]
+    ]
+    more = len(totals) - len(listed)
+    return ", ".join(listed) + (f" and {more:,} more" if more else "")
 
 
 _EITHER = -1  # in place of the bands of a picture that can be grey or RGB
@@ -351,23 +356,26 @@ class _Digests:
     def add(self, file: File, read: _Read) -> None:
         """Hash a picture and its mask."""
         pixels = read.picture.pixels
-        self._hash("grey", file, pixels)
-        if read.picture.is_rgb and pixels.ndim == 2:
-            pixels = np.repeat(pixels[..., None], 3, axis=2)
-        if pixels.ndim == 3:
+        if pixels.ndim == 2:
+            self._hash("grey", file, pixels)
+            if read.picture.is_rgb:
+                self._hash("bands", file, np.repeat(pixels[..., None], 3, axis=2))
+        else:
             self._hash("bands", file, pixels)
         if read.mask is not None:
             self._has_masks = True
             self._hash("masks", file, read.mask)
 
     def _hash(self, name: str, file: File, pixels: Array) -> None:
-        shape = "x".join(map(str, pixels.shape)) + " 16 bits" * (pixels.itemsize == 2)
+        shape = "x".join(map(str, pixels.shape))
+        if pixels.itemsize == 2:
+            shape += " 16 bits"
+            pixels = pixels.astype("<u2", copy=False).view(np.uint8)
         label = file.label if self._has_labels else "-"
+        name_of_file = file.name.encode("utf-8", "surrogateescape")
         state = self._states[name]
-        state.update(file.name.encode("utf-8", "surrogateescape"))
-        state.update(f"\0{label} {shape}\n".encode())
-        little = pixels.astype(pixels.dtype.newbyteorder("<"), copy=False)
-        state.update(np.ascontiguousarray(little).reshape(-1).view(np.uint8).data)
+        state.update(name_of_file + f"\0{label} {shape}\n".encode())
+        state.update(pixels.data)
 
     def of(self, part: str, *, has_bands: bool) -> Iterator[tuple[str, str]]:
         """Yield the names and digests of a part; `has_bands` says what the pictures are."""

@@ -353,7 +353,7 @@ def _files(group: _Group, classes: Sequence[str]) -> list[File]:
     for name, paths in group.folders.items():
         if name == _FLAT:
             return [group.place.file(path) for path in paths]
-        for path in paths:
-            place = group.place.inner(path.parent)
-            files.append(place.file(path, within=f"{name}/", label=classes.index(name)))
+        if paths:
+            place, label = group.place.inner(paths[0].parent), classes.index(name)
+            files += [place.file(path, within=f"{name}/", label=label) for path in paths]
     return files

@@ -47,7 +47,7 @@ def load(folder: Path, how: Reading | None = None) -> Source:
         how.warn(f"{folder}: {gathered.remark}")
     is_tiled = how.recipe.size is not None and how.recipe.size.fit == "tile"
     every = [file for listed in listing.files.values() for file in listed]
-    if groups is None and (is_tiled or any(medical.is_volume(file.path) for file in every)):
+    if groups is None and (is_tiled or any(medical.is_volume(file.name) for file in every)):
         groups = {part: [file.below for file in files] for part, files in listing.files.items()}
     return _source(folder, listing, gathered, groups, rows)
 

@@ -35,9 +35,9 @@ def is_dicom(data: bytes) -> bool:
     return data[_DICM] == b"DICM"
 
 
-def is_volume(path: Path) -> bool:
+def is_volume(name: str) -> bool:
     """Return whether a file is a NIfTI volume, by its name."""
-    return path.name.lower().endswith(_VOLUMES)
+    return name.lower().endswith(_VOLUMES)
 
 
 def dicom(data: bytes, *, offset: int = 0, max_side: int | None = None) -> Array:
@@ -151,7 +151,8 @@ def _moved(stored: Array, slope: float, intercept: float, offset: int, *, is_sma
             expected=f"0 to {_MOST:,}",
             remedy="--offset N adds N to all values",
         )
-    return moved.astype(np.uint8 if is_small and intercept == offset == 0 else np.uint16)
+    dtype = np.uint8 if is_small and intercept == offset == 0 else np.uint16
+    return np.ascontiguousarray(moved, dtype)
 
 
 def _package(name: str) -> Any:

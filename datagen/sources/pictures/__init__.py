@@ -83,6 +83,8 @@ def _read(data: bytes, how: How) -> Picture:
         raise InputError(NOT_WHOLE)
     try:
         picture = read(data, how)
+        if picture.pixels.flags.c_contiguous:
+            return picture
         return Picture(np.ascontiguousarray(picture.pixels), picture.is_rgb)
     except (DatagenError, MemoryError):
         raise

@@ -5,8 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,8 +36,7 @@ _TURNS: dict[int, Callable[[Array], Array]] = {
 }
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """Hold the pixels of a picture: uint8 or uint16, (h, w) or (h, w, bands).
 
     `is_rgb` is true where the file holds red, green and blue; `pixels` are (h, w) nevertheless if
@@ -49,8 +47,7 @@ class Picture:
     is_rgb: bool = False
 
 
-@dataclass(frozen=True)
-class How:
+class How(NamedTuple):
     """Say how a picture is read.
 
     `max_side` bounds the sides in pixels; None leaves only the bound of all pixels. With `numbers`
