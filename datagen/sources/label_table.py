@@ -41,10 +41,16 @@ def read(path: Path) -> list[Row]:
     InputError that lists the problems.
     """
     base.require_file(path)
-    with base.input_errors(path), path.open("rb") as file:
-        data = file.read(_MAX_BYTES + 1)
-    if len(data) > _MAX_BYTES:
-        raise InputError("a table too large", path=path, expected=f"at most {_MAX_BYTES:,} bytes")
+    with base.input_errors(path):
+        size = path.stat().st_size
+        if size > _MAX_BYTES:
+            raise InputError(
+                "a table too large",
+                path=path,
+                expected=f"at most {_MAX_BYTES:,} bytes",
+                found=f"{size:,}",
+            )
+        data = path.read_bytes()
     return parse(decode_text(data, path, InputError), path)
 
 

@@ -588,6 +588,15 @@ def test_a_table_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> Non
         label_table.read(tmp_path / "labels.csv")
 
 
+def test_a_large_table_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(label_table, "_MAX_BYTES", 9)
+    monkeypatch.setattr(Path, "read_bytes", None)
+    with pytest.raises(InputError, match=r"too large \(expected at most 9 bytes, found 10\)"):
+        label_table.read(table(tmp_path / "labels.csv", "path,label"))
+
+
 def test_more_than_254_classes_of_a_table_are_refused(tmp_path: Path) -> None:
     names = [f"{number}.pgm" for number in range(255)]
     folder = lay_files(tmp_path / "photos", *names)
