@@ -259,6 +259,8 @@ _SCHEMES = {
         "npz",
     ),
     "images": _Scheme(
-        "DIR", "grey image files, one folder a class, below train/ and test/ or not", "images"
+        "DIR",
+        "image files, one folder a class, below train/ and test/ or not; with masks or without",
+        "images",
     ),
 }

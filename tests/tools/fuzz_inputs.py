@@ -11,9 +11,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import cv2
 import numpy as np
+import tifffile
 from helpers import digits, tiny_recipe
 from isolation import ROOT
+from PIL import Image
 
 from datagen import recipe as recipes
 from datagen.hashing import canonical_json
@@ -190,6 +193,47 @@ def _filled(write: Callable[..., object], *arrays: object, **named: object) -> b
     stream = io.BytesIO()
     write(stream, *arrays, **named)
     return stream.getvalue()
+
+
+def picture_seeds() -> list[bytes]:
+    """Make small pictures of each format, deep, in colour and of many bands."""
+    grey = np.arange(42, dtype=np.uint8).reshape(6, 7) * 5
+    rgb = np.dstack([grey, grey[::-1], grey // 2])
+    deep = rgb.astype(np.uint16) * 251
+    palette = Image.fromarray(grey).convert("P")
+    exif = Image.Exif()
+    exif[274] = 6
+    seeds = [_saved(Image.fromarray(each), "PNG", exif=exif) for each in (grey, rgb)]
+    seeds += [_saved(palette, "PNG"), _saved(palette, "BMP"), _saved(palette, "TIFF")]
+    seeds += [bytes(cv2.imencode(".png", deep)[1]), bytes(cv2.imencode(".tif", deep)[1])]
+    for progressive in (False, True):
+        seeds.append(_saved(Image.fromarray(rgb), "JPEG", quality=9, progressive=progressive))
+    for kind in ("PPM", "BMP", "TIFF"):
+        seeds += [_saved(Image.fromarray(each), kind) for each in (grey, rgb)]
+    seeds.append(_saved(Image.fromarray(grey), "TIFF", compression="tiff_lzw"))
+    seeds.append(b"P3 2 1 # a note\n65535 1 2 3 65535 5 6\n")
+    seeds.append(b"P6 2 1 65535\n" + bytes(range(12)))
+    bands = np.dstack([deep, deep])
+    for options in ({}, {"compression": "zlib", "predictor": True}, {"tile": (16, 16)}):
+        whole = io.BytesIO()
+        tifffile.imwrite(whole, bands, planarconfig="contig", metadata=None, **options)
+        seeds.append(whole.getvalue())
+    return seeds
+
+
+def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def labels_seeds() -> list[bytes]:
+    """Write tables of labels with all columns and without, quoted and not."""
+    return [
+        b"path,label\na.png,cat\nb/c.png,dog\n",
+        b'\xef\xbb\xbfgroup,path,split,label\r\n"p ""1""",a.png,train,1\r\n\r\nq,b.png,test,10\r\n',
+        b"label,path\n",
+    ]
 
 
 def shard_seeds() -> list[bytes]:
