@@ -6,6 +6,7 @@ of something that may surprise, although nothing is wrong.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen import files
-from datagen.errors import InputError, StorageError
-from datagen.layout import MAX_BANDS, MAX_SIDE
+from datagen.errors import InputError, StorageError, printable
+from datagen.layout import MAX_BANDS, MAX_SIDE, SPLITS
 
 if TYPE_CHECKING:
     from datagen.recipe import Recipe
@@ -265,6 +266,56 @@ def name_problems(names: Sequence[str], places: Sequence[str]) -> list[str]:
             problems.append(f"{place}: the name {cut}, which is that of {first[name]} too")
         first.setdefault(name, place)
     return problems
+
+
+# Groups
+
+
+def number_groups(
+    names: Mapping[str, Sequence[str]],
+) -> tuple[dict[str, npt.NDArray[np.uint32]], tuple[str, ...]]:
+    """Number groups by their names, each image's by part: -> (uint32 (n,) by part, names).
+
+    Groups are numbered from 0 in the order in which they first appear, in train, val, test, or in
+    the only part; a group in several parts has one number.
+
+    >>> number_groups({"test": ["b", "c"], "train": ["a", "b", "a"]})[1]
+    ('a', 'b', 'c')
+    """
+    order = sorted(names, key=lambda part: SPLITS.index(part) if part in SPLITS else len(SPLITS))
+    numbers: dict[str, int] = {}
+    for part in order:
+        for name in names[part]:
+            numbers.setdefault(name, len(numbers))
+    groups = {
+        part: np.fromiter((numbers[name] for name in listed), np.uint32, len(listed))
+        for part, listed in names.items()
+    }
+    return groups, tuple(numbers)
+
+
+def group_names_text(names: Sequence[str]) -> bytes:
+    """Write the names of groups as the file `groups.txt` has them: one a line, in UTF-8.
+
+    A backslash is doubled, and what cannot be printed is escaped as Python escapes it.
+
+    >>> group_names_text(["patient7", "a\\nb"])
+    b'patient7\\na\\\\nb\\n'
+    """
+    doubled = (name.replace("\\", "\\\\") for name in names)
+    return "".join(f"{printable(name)}\n" for name in doubled).encode()
+
+
+def find_group(name: str, pattern: str) -> str | None:
+    """Search `pattern` in the name of an image: its one bracketed group, or else the whole match.
+
+    None means that there is no match, or an empty one, so that the image is in no group.
+
+    >>> find_group("tumour/patient7_slide2.png", r"(patient\\d+)_")
+    'patient7'
+    """
+    match = re.search(pattern, name)
+    return (match[match.re.groups] or None) if match else None
 
 
 # Remarks

@@ -28,6 +28,7 @@ from datagen.split import Shard, Split
 from datagen.tasks import TASKS, Deriver, Inputs
 from datagen.verifier.across import check_views, equal_digits, equal_mosaics, limits_of_views
 from datagen.verifier.content import StoredInputs, check_samples, check_shard, read_inputs
+from datagen.verifier.groups import check_groups, check_names, compare_names
 from datagen.verifier.problems import (
     UNREADABLE,
     Compared,
@@ -113,14 +114,15 @@ def verify(
     dataset = Dataset(root)
     against, findings = _check_digest(dataset, expect)
     structure = check_structure(dataset)
-    findings += [*structure.problems, *structure.skipped]
+    findings += [*structure.problems, *structure.skipped, *check_names(dataset)]
     if sample is not None:
         seed = secrets.randbits(32) if seed is None else seed
         level = f"sample of {sample:,} (seed {seed})"
         findings += _check_sample(dataset, structure.readable, sample, seed, workers)
+        findings += check_groups(dataset, {})
     elif quick:
         level = "quick"
-        findings += _QUICK
+        findings += [*_QUICK, *check_groups(dataset, {})]
     else:
         level = "full"
         source, problems = _find_source(
@@ -239,7 +241,7 @@ def _find_source(
             if not optional:
                 raise
         else:
-            if source or not optional or name in planning.EMBEDDED_OR_PINNED:
+            if source or not optional or planning.is_pinned(name):
                 return source, problems
             sides = f"expected {problems[0].expected}, found {problems[0].found}"
             return None, [Skipped(f"the source in {source_dir}, which is another: {sides}")]
@@ -315,6 +317,9 @@ def _check_all(
     ):
         yield _DISTINCT
     yield from equal_digits(inputs)
+    yield from check_groups(dataset, inputs)
+    if source:
+        yield from compare_names(dataset, source.source.group_names)
     mosaics = [shard for shard in decoded if shard.split.task == "mosaics"]
     try:
         yield from equal_mosaics(dataset, mosaics)

@@ -25,7 +25,7 @@ from PIL import Image
 
 from datagen import sources
 from datagen.errors import InputError, StorageError
-from datagen.sources import images, pictures
+from datagen.sources import gathering, images, pictures
 from datagen.sources.base import UInt8
 
 RED = np.zeros((3, 4, 3), np.uint8) + np.array([0, 0, 9], np.uint8)
@@ -146,7 +146,7 @@ def another_size(folder: Path) -> None:
 
 
 def too_large(folder: Path) -> None:
-    write(folder / "a" / "2.bmp", np.zeros((513, 2), np.uint8))
+    write(folder / "a" / "2.bmp", np.zeros((1025, 2), np.uint8))
 
 
 def too_large_a_png(folder: Path) -> None:
@@ -222,51 +222,53 @@ def name_of_no_encoding(folder: Path) -> None:
 
 
 BAD: dict[Callable[[Path], None], str] = {
-    colour: r"a/2\.png: colour; convert it to 8-bit grey",
-    turned_to_another_size: r"a/2\.jpg: 4x3 pixels where the first image, a/.*, has 3x4",
-    sixteen_bits: r"a/2\.png: 16 bits a pixel; convert it to 8-bit grey",
-    another_size: r"b/2\.png: 3x5 pixels where the first image, a/.*, has 3x4",
-    too_large: r"a/2\.bmp: 513x2 pixels where at most 512x512",
-    too_large_a_png: r"a/2\.png: 2x5000 pixels where at most 512x512",
+    colour: r"2 kinds: grey of 8 bits \(4, such as a/0\.png\), RGB of 8 bits \(1, such as a/2\.png",
+    turned_to_another_size: r"2 sizes: 3x4 \(4, such as a/0\.png\), 4x3 \(1, such as a/2\.jpg\); ",
+    sixteen_bits: r"2 kinds: grey of 8 bits \(4, .*\), grey of 16 bits \(1, such as a/2\.png\);",
+    another_size: r"2 sizes: 3x4 \(4, such as a/0\.png\), 3x5 \(1, such as b/2\.png\); give a size",
+    too_large: r"a/2\.bmp: 1025x2 pixels where at most 1024x1024",
+    too_large_a_png: r"a/2\.png: 2x5000 pixels where at most 1024x1024",
     empty_class: r"c/: an empty folder",
     stray_file: r"a/notes\.txt: a stray file where only images should be; .*: \.png, .*, \.jpeg",
     stray_folder: r"a/more: a stray folder where only images should be",
-    stray_file_above: r"labels\.csv: a stray file where only folders of classes should be",
+    stray_file_above: r"labels\.csv: a stray file where only .* should be; --labels takes a table",
     broken_link: r"a/2\.png: a stray link or device",
     pipe: r"a/2\.png: a stray link or device",
     not_an_image: r"a/2\.bmp: not a whole image file",
     empty_file: r"a/2\.pgm: not a whole image file",
     truncated_png: r"a/2\.png: a damaged or truncated PNG",
     truncated_bmp: r"a/2\.bmp: not a whole image file",
-    a_png_that_claims_to_be_huge: r"a/2\.png: 70000x100000 pixels where at most 512x512",
+    a_png_that_claims_to_be_huge: r"a/2\.png: 70000x100000 pixels where at most 1024x1024",
     damaged_png: r"a/2\.png: a damaged or truncated PNG",
     truncated_jpeg: r"a/2\.jpg: a damaged, truncated or unknown JPEG: Premature end of JPEG file",
     name_of_no_encoding: r"\\xff: the name of a class must be UTF-8",
 }
 
 
-def test_images_without_folders_of_classes_are_one_problem_that_says_what_to_do(
-    tmp_path: Path,
-) -> None:
+def test_images_without_folders_of_classes_have_no_labels(tmp_path: Path) -> None:
     for number in range(3):
         write(tmp_path / "flat" / f"{number}.png", tile(number))
-    advice = "images must lie in one folder for each class, such as flat/CLASSNAME/1.png"
-    with pytest.raises(InputError, match=advice) as caught:
-        images.load(tmp_path / "flat")
-    assert "empty folder" not in str(caught.value)
-    assert "stray" not in str(caught.value)
-    (tmp_path / "flat" / "scan.dcm").touch()
-    with pytest.raises(InputError, match=f"scan.dcm: a stray file .*\n.*{advice}"):
+    source = images.load(tmp_path / "flat")
+    assert source.classes == ()
+    assert source.parts["all"].labels.tolist() == [0, 0, 0]
+    np.testing.assert_array_equal(source.parts["all"].images, [tile(0), tile(1), tile(2)])
+    (tmp_path / "flat" / "scan.gif").touch()
+    with pytest.raises(InputError, match=r"scan\.gif: a stray file where only images should be"):
         images.load(tmp_path / "flat")
 
 
 def test_the_first_stray_file_of_a_folder_lists_the_endings_that_are_read(tmp_path: Path) -> None:
     lay(tmp_path)
-    for name in ("8.dcm", "9.dcm"):
+    for name in ("8.gif", "9.gif"):
         (tmp_path / "a" / name).touch()
-    with pytest.raises(InputError, match=r"8\.dcm: a stray file .*: \.png, ") as caught:
+    with pytest.raises(InputError, match=r"8\.gif: a stray file .*: \.png, ") as caught:
         images.load(tmp_path)
-    assert str(caught.value).count(".png, .bmp, .pgm, .tif, .tiff, .jpg, .jpeg") == 1
+    assert (
+        str(caught.value).count(
+            ".png, .bmp, .pgm, .ppm, .pbm, .pnm, .tif, .tiff, .jpg, .jpeg, .dcm, .nii"
+        )
+        == 1
+    )
 
 
 @pytest.mark.parametrize("harm", BAD, ids=lambda harm: harm.__name__)
@@ -287,12 +289,12 @@ def test_each_file_is_read_and_decoded_once(
 ) -> None:
     decoded = []
 
-    def decode(data: bytes) -> UInt8:
+    def read(data: bytes, max_side: int | None) -> pictures.Picture:
         decoded.append(data)
-        return pictures.decode(data)
+        return pictures.read(data, max_side=max_side)
 
     lay_split(tmp_path, "train", "test")
-    monkeypatch.setattr(images, "pictures", SimpleNamespace(decode=decode))
+    monkeypatch.setattr(gathering, "pictures", SimpleNamespace(read=read, kind=pictures.kind))
     images.load(tmp_path)
     assert len(decoded) == 8
 
@@ -309,16 +311,17 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
         harm(tmp_path)
     with pytest.raises(InputError, match="4 problems:") as caught:
         images.load(tmp_path)
-    for place in ("a/2.png", "b/2.png", "c/", "a/notes.txt"):
-        assert f"\n  {place}: " in str(caught.value)
+    for begins in ("c/: ", "a/notes.txt: ", "images of 2 kinds: ", "images of 2 sizes: "):
+        assert f"\n  {begins}" in str(caught.value)
 
 
 def test_of_many_problems_twenty_are_reported_and_the_rest_counted(tmp_path: Path) -> None:
+    lay(tmp_path)
     for number in range(31):
-        write(tmp_path / "a" / f"{number:02}.png", RED)
+        (tmp_path / "a" / f"x{number:02}.png").write_bytes(b"hello")
     with pytest.raises(InputError, match="31 problems") as caught:
         images.load(tmp_path)
-    assert str(caught.value).count("colour") == 20
+    assert str(caught.value).count("not a whole image") == 20
     assert str(caught.value).endswith("and 11 more")
 
 
@@ -405,8 +408,8 @@ def test_common_names_of_splits_are_recognised(tmp_path: Path, names: tuple[str,
 
 def test_problems_below_a_split_have_the_name_of_its_folder(tmp_path: Path) -> None:
     lay_split(tmp_path, "Training", "testing")
-    colour(tmp_path / "testing")
-    with pytest.raises(InputError, match=r": testing/a/2\.png: colour"):
+    truncated_png(tmp_path / "testing")
+    with pytest.raises(InputError, match=r": testing/a/2\.png: a damaged or truncated PNG"):
         images.load(tmp_path)
     shutil.rmtree(tmp_path / "Training" / "b")
     with pytest.raises(InputError, match="testing/b/: a class that Training/ does not have"):
@@ -436,15 +439,19 @@ def test_a_class_named_like_a_split_belongs_below_the_splits(tmp_path: Path) -> 
     assert images.load(tmp_path / "split").classes == ("plane", "train")
 
 
-def test_splits_without_classes_are_not_read_as_classes(tmp_path: Path) -> None:
+def test_splits_without_classes_are_splits_without_labels(tmp_path: Path) -> None:
     lay(tmp_path, names=("Train", "Test"))
-    with pytest.raises(InputError, match="2 problems:") as caught:
+    source = images.load(tmp_path)
+    assert source.classes == ()
+    assert list(source.parts) == ["train", "test"]
+    assert all(part.labels.tolist() == [0, 0] for part in source.parts.values())
+
+
+def test_a_split_without_classes_beside_one_with_them_is_reported(tmp_path: Path) -> None:
+    lay(tmp_path / "train")
+    lay(tmp_path, names=("test",))
+    with pytest.raises(InputError, match="test/: images where folders of classes should be"):
         images.load(tmp_path)
-    for name in ("Train", "Test"):
-        assert (
-            f"{name}/: images where folders of classes should be: splits are folders named"
-            in str(caught.value)
-        )
 
 
 def test_folders_that_all_hold_folders_are_refused_with_the_names_of_splits(tmp_path: Path) -> None:
@@ -559,4 +566,5 @@ def test_one_picture_of_another_size_does_not_hide_other_problems(tmp_path: Path
         images.load(tmp_path)
     first, second = str(caught.value).splitlines()[1:3]
     assert first.strip() == "b/z.png: not a whole image file of a known format"
-    assert second.endswith("where the first image, a/0.png, has 3x9")
+    expected = "images of 2 sizes: 3x4 (33, such as a/1.png), 3x9 (1, such as a/0.png); give a size"
+    assert second.strip().startswith(expected)

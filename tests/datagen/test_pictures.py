@@ -30,6 +30,7 @@ from PIL import Image, ImageOps
 from datagen.errors import InputError, StorageError
 from datagen.sources import pictures
 from datagen.sources.base import UInt8
+from datagen.sources.pictures import tiff_samples
 
 PAGE = ROOT / "docs" / "sources.md"
 HEIGHT, WIDTH = 21, 34  # no multiple of 8, of 4 or of 16
@@ -41,7 +42,13 @@ OPAQUE = np.full_like(GREY, 255)
 HALF = np.full_like(GREY, 128)
 GREYS = [(level, level, level) for level in range(256)]
 
+# deep levels of which no byte follows from the other
+DEEP = (GREY.astype(np.uint16) * 251 + np.arange(WIDTH, dtype=np.uint16) * 7).astype(np.uint16)
+DEEP_RGB = np.dstack([DEEP, DEEP[::-1], ~DEEP])
+FULL = np.full_like(DEEP, 65_535)
+
 Files = Iterator[bytes]
+Known = Iterator[tuple[bytes, npt.NDArray[Any]]]  # files with their pixels
 
 
 def saved(array: npt.NDArray[Any] | Image.Image, kind: str, **options: Any) -> bytes:
@@ -121,6 +128,49 @@ def png_of_palette(colours: list[tuple[int, int, int]], alpha: bytes = b"") -> F
     yield png(GREY >> 4, 4, kind=3, before=palette(colours[::16], alpha[::16]))
 
 
+def deep_pngs() -> Known:
+    for levels, kind in ((DEEP, 0), (DEEP_RGB, 2)):
+        yield bytes(cv2.imencode(".png", levels[..., ::-1] if kind else levels)[1]), levels
+        yield deep_png(levels, kind), levels
+        yield deep_png(levels, kind, interlaced=True), levels
+    yield deep_png(np.dstack([DEEP] * 3), 2), DEEP
+    exif = turned(6).tobytes().removeprefix(b"Exif\0\0")
+    yield deep_png(DEEP_RGB, 2, before=chunk(b"eXIf", exif)), np.rot90(DEEP_RGB, -1)
+    yield deep_png(DEEP, 0, before=chunk(b"gAMA", struct.pack(">I", 45_455))), DEEP
+
+
+def opaque_deep_pngs() -> Known:
+    yield deep_png(np.dstack([DEEP, FULL]), 4), DEEP
+    yield deep_png(np.dstack([DEEP, FULL]), 4, interlaced=True), DEEP
+    yield deep_png(np.dstack([DEEP_RGB, FULL]), 6), DEEP_RGB
+    yield deep_png(np.dstack([DEEP, DEEP, DEEP, FULL]), 6), DEEP
+
+
+def deep_png(
+    levels: npt.NDArray[np.uint16], kind: int, *, before: bytes = b"", interlaced: bool = False
+) -> bytes:
+    """Write a PNG of 16 bits: its samples are lines of bytes, some of them filtered."""
+    samples = levels.shape[2] if levels.ndim == 3 else 1
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16, kind, 0, 0, interlaced)
+    passes = [levels[y::dy, x::dx] for x, y, dx, dy in ADAM7] if interlaced else [levels]
+    data = b""
+    for each in passes:
+        for number, line in enumerate(each):
+            plain = np.frombuffer(line.astype(">u2").tobytes(), np.uint8)
+            shifted = np.concatenate([np.zeros(2 * samples, np.uint8), plain])[: len(plain)]
+            filtered = plain - shifted if number % 2 else plain  # every other one by "sub"
+            data += bytes([number % 2]) + filtered.tobytes()
+    inner = chunk(b"IHDR", header) + before + chunk(b"IDAT", zlib.compress(data))
+    return b"\x89PNG\r\n\x1a\n" + inner + chunk(b"IEND", b"")
+
+
+def deep_pngs_not_opaque() -> Files:
+    half = FULL.copy()
+    half[3, 4] = 65_534
+    yield deep_png(np.dstack([DEEP, half]), 4)
+    yield deep_png(np.dstack([DEEP_RGB, half]), 6)
+
+
 def png_beside() -> Files:
     yield png(GREY, before=chunk(b"gAMA", struct.pack(">I", 45_455)))
     yield png(GREY, before=chunk(b"sRGB", b"\0"))
@@ -170,6 +220,10 @@ def png_damaged() -> Files:
     short = chunk(b"IDAT", zlib.compress(lines(GREY[:-1], 8)))
     start = whole.index(b"IDAT") - 4
     yield whole[:start] + short + chunk(b"IEND", b"")
+    yield deep_png(DEEP, 0)[:-30]
+    unknown = chunk(b"IDAT", zlib.compress((b"\5" + bytes(2 * WIDTH)) * HEIGHT))
+    deep = deep_png(DEEP, 0)
+    yield deep[: deep.index(b"IDAT") - 4] + unknown + chunk(b"IEND", b"")
 
 
 # JPEG
@@ -357,6 +411,13 @@ def single_pnms() -> Files:
     )
 
 
+def deep_pnms() -> Known:
+    for levels, kinds in ((DEEP, (b"P5", b"P2")), (DEEP_RGB, (b"P6", b"P3"))):
+        yield raw(levels.astype(">u2"), kinds[0], 65_535), levels
+        yield plain(levels, 65_535, kinds[1]), levels
+    yield raw(DEEP.astype(">u2"), most=65_535, note=b" # a note") + b"\n", DEEP
+
+
 def fewer_levels() -> Files:
     for most in (1, 3, 15, 85):  # divisors of 255: all viewers agree
         levels = (GREY.astype(int) * most // 255).astype(np.uint8)
@@ -374,21 +435,28 @@ def tiff(array: npt.NDArray[Any], **options: Any) -> bytes:
 
 
 def tiff_of_bits(bits: int, photometric: int) -> bytes:
-    """Write a TIFF of one strip by hand: the libraries write no 2 or 4 bits."""
+    """Write a TIFF of few bits a pixel, which the libraries do not write."""
     strip = np.packbits(
         np.unpackbits((GREY >> (8 - bits))[..., None], axis=-1)[..., 8 - bits :].reshape(
             HEIGHT, -1
         ),
         axis=1,
     ).tobytes()
+    return one_strip(strip, bits, photometric)
+
+
+def one_strip(
+    strip: bytes, bits: int, photometric: int, samples: int = 1, compression: int = 1
+) -> bytes:
+    """Write a TIFF of one strip by hand."""
     values = {
         256: WIDTH,
         257: HEIGHT,
         258: bits,
-        259: 1,
+        259: compression,
         262: photometric,
         273: 8,
-        277: 1,
+        277: samples,
         278: HEIGHT,
         279: len(strip),
     }
@@ -430,11 +498,84 @@ def tiffs_beside() -> Files:
     yield file.getvalue()
 
 
-def deep_tiffs() -> Files:
-    yield from (
-        tiff(GREY.astype(dtype)) for dtype in (np.uint16, np.uint32, np.float32, np.int8, np.int16)
-    )
-    yield tiff(RGB.astype(np.uint16) * 257, photometric="rgb")
+def deep_tiffs() -> Known:
+    options: list[dict[str, Any]] = [
+        {},
+        {"byteorder": ">"},
+        {"bigtiff": True},
+        {"rowsperstrip": 5},
+        {"tile": (16, 16)},
+        {"compression": "zlib", "rowsperstrip": 4},
+        {"compression": "zlib", "predictor": True, "byteorder": ">"},
+        {"compression": "zlib", "predictor": True, "tile": (16, 32)},
+    ]
+    for each in options:
+        yield tiff(DEEP, **each), DEEP
+        yield tiff(DEEP_RGB, photometric="rgb", **each), DEEP_RGB
+        planes = np.ascontiguousarray(DEEP_RGB.transpose(2, 0, 1))
+        yield tiff(planes, photometric="rgb", planarconfig="separate", **each), DEEP_RGB
+    for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits"):
+        yield saved(DEEP, "TIFF", compression=compression), DEEP
+    yield bytes(cv2.imencode(".tif", DEEP)[1]), DEEP  # LZW, with differences
+    yield bytes(cv2.imencode(".tif", DEEP_RGB[..., ::-1])[1]), DEEP_RGB
+    yield tiff(DEEP, photometric="miniswhite"), ~DEEP
+    yield tiff(np.dstack([DEEP] * 3), photometric="rgb"), DEEP
+    for alpha in ("assocalpha", "unassalpha"):
+        pixels = np.dstack([DEEP_RGB, FULL])
+        yield tiff(pixels, photometric="rgb", extrasamples=[alpha]), DEEP_RGB
+        pixels = np.dstack([DEEP, FULL])
+        yield tiff(pixels, photometric="minisblack", extrasamples=[alpha]), DEEP
+    turns = {6: np.rot90(DEEP_RGB, -1), 4: np.flipud(DEEP_RGB)}
+    for number, expected in turns.items():
+        yield tiff(DEEP_RGB, photometric="rgb", extratags=[(274, 3, 1, number, True)]), expected
+
+
+def tiffs_of_bands() -> Known:
+    options: list[dict[str, Any]] = [
+        {},
+        {"byteorder": ">", "rowsperstrip": 4},
+        {"compression": "zlib", "predictor": True, "tile": (16, 16)},
+        {"compression": "zlib", "rowsperstrip": 1},
+        {"extratags": [(42112, 2, 0, "<GDALMetadata/>", True), (42113, 2, 0, "0", True)]},
+    ]
+    for count, deep in itertools.product((2, 3, 4, 13, 64), (False, True)):
+        if (count, deep) == (2, False):
+            continue  # the second sample is passed over
+        levels = np.dstack([DEEP + 1000 * band for band in range(count)])
+        levels = levels if deep else (levels >> 3).astype(np.uint8)
+        planes = np.ascontiguousarray(levels.transpose(2, 0, 1))
+        for each in options:
+            each = {"photometric": "minisblack", **each}
+            yield tiff(levels, planarconfig="contig", **each), levels
+            yield tiff(planes, planarconfig="separate", **each), levels
+        yield from ((packed_tiff(levels, kind), levels) for kind in PACKED)
+    pixels = np.dstack([RED, HALF])
+    yield tiff(pixels, photometric="rgb", extrasamples=[0]), pixels
+    pixels = np.dstack([RED, OPAQUE, HALF])
+    expected = np.dstack([RED, HALF])
+    yield tiff(pixels, photometric="rgb", extrasamples=[2, 0]), expected
+
+
+PACKED = {"tiff_lzw": 5, "packbits": 32773}
+
+
+def packed_tiff(levels: npt.NDArray[Any], kind: str) -> bytes:
+    """Write bands in one strip, packed as that of an image of 8 bits with the same bytes."""
+    as_bytes = levels.astype(levels.dtype.newbyteorder("<")).reshape(HEIGHT, -1).view(np.uint8)
+    packed = saved(as_bytes, "TIFF", compression=kind, strip_size=1 << 30)
+    with tifffile.TiffFile(io.BytesIO(packed)) as file:
+        page = file.pages.first
+        (start,), (length,) = page.dataoffsets, page.databytecounts
+        assert page.tags.get(317) is None  # no differences
+    strip = packed[start : start + length]
+    return one_strip(strip, 8 * levels.itemsize, 1, levels.shape[2], PACKED[kind])
+
+
+def other_deep_tiffs() -> Files:
+    for dtype in (np.uint32, np.float32, np.int8, np.int16, np.float16):
+        yield tiff(GREY.astype(dtype))
+    yield tiff(np.dstack([DEEP] * 5).astype(np.int16), planarconfig="contig")
+    yield tiff(DEEP_RGB.astype(np.float32), photometric="rgb")
 
 
 def damaged_tiffs() -> Files:
@@ -447,6 +588,27 @@ def damaged_tiffs() -> Files:
     yield overwritten(compressed, scan + 200, b"\x55" * 60)
     deflated = saved(noisy, "TIFF", compression="tiff_adobe_deflate")
     yield overwritten(deflated, len(deflated) // 2, b"\xaa" * 40)
+    yield from damaged_samples()
+
+
+def damaged_samples() -> Files:
+    """Damage files that are not Pillow's: cut, a strip beyond the end, damage by compression."""
+    bands = np.dstack([DEEP] * 5)
+    for options in ({}, {"compression": "zlib"}):
+        whole = tiff(bands, photometric="minisblack", planarconfig="contig", **options)
+        yield whole[:-9]
+        yield whole[: len(whole) // 2]
+    deflated = tiff(bands, photometric="minisblack", planarconfig="contig", compression="zlib")
+    yield overwritten(deflated, len(deflated) // 2, b"\xaa" * 40)
+    yield overwritten(deflated, len(deflated) - 2, b"\0\1")  # the checksum
+    lzw, bits = (packed_tiff(bands, kind) for kind in PACKED)
+    yield overwritten(bits, bits.index(struct.pack("<HHI", 279, 4, 1)) + 8, b"\x99\0")
+    yield overwritten(lzw, 500, b"\xff" * 40)
+    place = lzw.index(struct.pack("<HHI", 279, 4, 1)) + 8
+    yield overwritten(lzw, place, struct.pack("<I", 100))
+    yield overwritten(lzw, lzw.index(struct.pack("<HHI", 257, 4, 1)) + 8, struct.pack("<I", 999))
+    yield one_strip(b"", 16, 1, 5)
+    yield one_strip(b"\0" * 99, 16, 1, 64)
 
 
 def turned_by_xmp() -> Files:
@@ -495,6 +657,10 @@ def single_images_with_notes() -> Files:
     yield tiff(GREY, metadata=None, description='{"shape": "round"}')
 
 
+def files_of(known: Callable[[], Known]) -> Callable[[], Files]:
+    return lambda: (data for data, _ in known())
+
+
 TAKEN, REFUSED = "taken", "refused"
 
 
@@ -507,24 +673,22 @@ def each(*files: bytes) -> Callable[[], Files]:
 ROWS: dict[str, tuple[Callable[[], Files], str | None]] = {
     "PNG: grey, 8 bits, interlaced or not": (each(png(GREY), png(GREY, interlaced=True)), None),
     "PNG: grey, 1, 2 or 4 bits": (png_of_few_bits, None),
-    "PNG: 16 bits": (
-        each(
-            saved(GREY.astype(np.uint16) * 257, "PNG"),
-            bytes(cv2.imencode(".png", RGB.astype(np.uint16) * 257)[1]),
-        ),
-        "16 bits a pixel; convert it to 8-bit grey",
-    ),
+    "PNG: 16 bits, grey or RGB, interlaced or not": (files_of(deep_pngs), None),
+    "PNG: 16 bits and opacity, all pixels opaque": (files_of(opaque_deep_pngs), None),
+    "PNG: 16 bits and opacity, a pixel not opaque": (deep_pngs_not_opaque, "transparent pixels"),
     "PNG: a palette, all pixels grey": (lambda: png_of_palette(GREYS[::-1]), None),
     "PNG: RGB, all pixels grey": (each(saved(RGB, "PNG")), None),
     "PNG: a palette or RGB, a pixel in colour": (
         lambda: itertools.chain(
-            [saved(RED, "PNG")], png_of_palette([(level, 0, 0) for level in range(256)])
+            [saved(RED, "PNG")],
+            png_of_palette([(level, 0, 0) for level in range(256)]),
+            png_of_palette([(level, level, 9) for level in range(256)], b"\xff" * 256),
         ),
-        "colour; convert it to 8-bit grey",
+        None,
     ),
     "PNG: opacity, all pixels opaque": (
         lambda: itertools.chain(
-            (saved(np.dstack([levels, OPAQUE]), "PNG") for levels in (GREY, RGB)),
+            (saved(np.dstack([levels, OPAQUE]), "PNG") for levels in (GREY, RGB, RED)),
             png_of_palette(GREYS, b"\xff" * 256),
         ),
         None,
@@ -562,10 +726,18 @@ ROWS: dict[str, tuple[Callable[[], Files], str | None]] = {
     "PNG: a wrong checksum, cut short": (png_damaged, "a damaged or truncated PNG"),
     "JPEG: grey, baseline or progressive": (jpegs, None),
     "JPEG: YCbCr, all pixels grey": (each(saved(RGB, "JPEG"), one_scan_a_component()), None),
-    "JPEG: a pixel in colour": (each(saved(RED, "JPEG")), "colour; convert it to 8-bit grey"),
+    "JPEG: a pixel in colour": (
+        lambda: (
+            saved(RED, "JPEG", quality=quality, progressive=progressive, subsampling=subsampling)
+            for quality, progressive, subsampling in itertools.product(
+                (30, 95), (False, True), (0, 1, 2)
+            )
+        ),
+        None,
+    ),
     "JPEG: CMYK or YCCK": (
         each(saved(Image.fromarray(RED).convert("CMYK"), "JPEG")),
-        r"colour \((CMYK|YCCK)\); convert",
+        r"colour \((CMYK|YCCK)\); convert it to RGB or grey",
     ),
     "JPEG: 12 bits": (
         jpeg_of_12_bits,
@@ -612,8 +784,12 @@ ROWS: dict[str, tuple[Callable[[], Files], str | None]] = {
         None,
     ),
     "BMP: a pixel in colour": (
-        each(saved(RED, "BMP"), bmp(GREY, 8, [(level, 0, 0) for level in range(256)])),
-        "colour; convert it to 8-bit grey",
+        each(
+            saved(RED, "BMP"),
+            saved(np.dstack([RED, OPAQUE]), "BMP"),
+            bmp(GREY, 8, [(level, 0, 0) for level in range(256)]),
+        ),
+        None,
     ),
     "BMP: cut short": (
         each(bmp(GREY, 8, GREYS)[:-40], bmp(GREY, 8, GREYS, rle=run_lengths()[:-90])),
@@ -630,21 +806,33 @@ ROWS: dict[str, tuple[Callable[[], Files], str | None]] = {
         None,
     ),
     "PGM: levels up to M below 255": (fewer_levels, None),
-    "PGM: levels up to M above 255": (
-        each(raw(GREY.astype(">u2"), most=65535), plain(GREY, 1000)),
-        r"levels up to \d+: more than 8 bits a pixel; convert it to 8-bit grey",
+    "PGM or PPM: levels up to 65,535 (P2, P3, P5, P6)": (files_of(deep_pnms), None),
+    "PGM or PPM: levels up to another M above 255": (
+        each(raw(GREY.astype(">u2"), most=1023), plain(GREY, 1000), plain(RED, 256, b"P3")),
+        r"levels up to \d+; scale them to 255 or 65,535",
     ),
     "PGM: a level above M": (
-        each(raw(GREY, most=99), plain(GREY, 99)),
-        r"a level of \d+ in a file whose levels end at 99",
+        each(raw(GREY, most=99), plain(GREY, 99), plain(DEEP.astype(int) + 9999, 65_535)),
+        r"a level of \d+ in a file whose levels end at (99|65535)",
     ),
     "PGM: more than one image": (
         lambda: (first + second for first, second in itertools.product(single_pnms(), repeat=2)),
         "more than one image in the file",
     ),
-    "PGM: cut short": (each(raw(GREY)[:-9], plain(GREY)[:-90], b"P5\n9"), "not a whole image file"),
+    "PGM: cut short": (
+        each(
+            *(raw(GREY)[:-9], plain(GREY)[:-90], b"P5\n9"),
+            *(raw(DEEP.astype(">u2"), most=65_535)[:-1], plain(DEEP, 65_535)[:-90]),
+            plain(DEEP, 65_535) + b" -1",
+        ),
+        "not a whole image file",
+    ),
     "PBM, or PPM with all pixels grey, by another name": (
         lambda: itertools.chain(bitmaps(), [raw(RGB, b"P6"), plain(RGB, kind=b"P3")]),
+        None,
+    ),
+    "PPM: a pixel in colour (P3, P6)": (
+        each(raw(RED, b"P6"), plain(RED, kind=b"P3"), raw(RED // 17, b"P6", 15)),
         None,
     ),
     "TIFF: grey, 1, 2, 4 or 8 bits, black or white is zero, strips or tiles, BigTIFF, compressed": (
@@ -663,19 +851,47 @@ ROWS: dict[str, tuple[Callable[[], Files], str | None]] = {
         ),
         None,
     ),
-    "TIFF: a pixel in colour": (
-        each(tiff(RED, photometric="rgb"), saved(Image.fromarray(RED).convert("CMYK"), "TIFF")),
-        r"colour(| \(CMYK\)); convert it to 8-bit grey",
+    "TIFF: a palette or RGB, a pixel in colour; opacity, all pixels opaque": (
+        each(
+            tiff(RED, photometric="rgb"),
+            tiff(RED, photometric="rgb", compression="zlib", predictor=True, tile=(16, 16)),
+            tiff(RED.transpose(2, 0, 1), photometric="rgb", planarconfig="separate"),
+            tiff(np.dstack([RED, OPAQUE]), photometric="rgb", extrasamples=["unassalpha"]),
+            saved(RED, "TIFF", compression="tiff_lzw"),
+            saved(Image.fromarray(RED).convert("P"), "TIFF"),
+        ),
+        None,
+    ),
+    "TIFF: CMYK": (
+        each(saved(Image.fromarray(RED).convert("CMYK"), "TIFF")),
+        r"colour \(CMYK\); convert it to RGB or grey",
     ),
     "TIFF: a pixel not opaque": (
-        each(tiff(np.dstack([GREY, HALF]), photometric="minisblack", extrasamples=["unassalpha"])),
+        each(
+            tiff(np.dstack([GREY, HALF]), photometric="minisblack", extrasamples=["unassalpha"]),
+            tiff(np.dstack([DEEP_RGB, DEEP]), photometric="rgb", extrasamples=["assocalpha"]),
+        ),
         "transparent pixels",
     ),
-    "TIFF: more than 8 bits, signed, floating-point": (
-        deep_tiffs,
-        "(16|32) bits a pixel|levels that are signed",
+    "TIFF: 16 bits, grey or RGB, contiguous or planar; opacity, all pixels opaque": (
+        files_of(deep_tiffs),
+        None,
     ),
-    "TIFF: unknown tags, profiles, samples of no stated meaning, smaller copies": (
+    "TIFF: up to 64 bands of 8 or 16 bits, contiguous or planar": (files_of(tiffs_of_bands), None),
+    "TIFF: more than 64 bands": (
+        each(tiff(np.dstack([DEEP] * 65), photometric="minisblack", planarconfig="contig")),
+        "65 bands where at most 64 are possible",
+    ),
+    "TIFF: more than 16 bits, signed, floating-point": (
+        other_deep_tiffs,
+        "32 bits a pixel|levels that are signed|floating-point levels",
+    ),
+    "TIFF: 16 bits or bands, compressed in another way": (
+        each(one_strip(bytes(99), 16, 1, 5, compression=34_925)),
+        "the compression 34925 of 5 samples of 16 bits; write it again",
+    ),
+    "TIFF: unknown tags, profiles, a sample of no stated meaning beside a grey one of 8 bits,"
+    " smaller copies": (
         tiffs_beside,
         None,
     ),
@@ -695,6 +911,13 @@ ROWS: dict[str, tuple[Callable[[], Files], str | None]] = {
     ),
 }
 TAKEN_ROWS = [row for row, (_, words) in ROWS.items() if words is None]
+KNOWN = {  # rows of pictures that viewers show with fewer bits, or not at all
+    "PNG: 16 bits, grey or RGB, interlaced or not": deep_pngs,
+    "PNG: 16 bits and opacity, all pixels opaque": opaque_deep_pngs,
+    "PGM or PPM: levels up to 65,535 (P2, P3, P5, P6)": deep_pnms,
+    "TIFF: 16 bits, grey or RGB, contiguous or planar; opacity, all pixels opaque": deep_tiffs,
+    "TIFF: up to 64 bands of 8 or 16 bits, contiguous or planar": tiffs_of_bands,
+}
 
 
 BEYOND_PILLOW = {  # it fails on these, or turns them by data that viewers ignore
@@ -716,7 +939,7 @@ def viewed(data: bytes, row: str) -> UInt8:
         return np.asarray((image.convert("LA") if image.mode == "La" else image).convert("RGB"))
 
 
-@pytest.mark.parametrize("row", TAKEN_ROWS)
+@pytest.mark.parametrize("row", [row for row in TAKEN_ROWS if row not in KNOWN])
 def test_accepted_pictures_are_read_as_a_viewer_shows_them(
     row: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -725,8 +948,31 @@ def test_accepted_pictures_are_read_as_a_viewer_shows_them(
         assert capfd.readouterr() == ("", "")
         assert tile.dtype == np.uint8
         assert tile.flags.c_contiguous
-        np.testing.assert_array_equal(np.dstack([tile] * 3), viewed(data, row))
+        shown = tile if tile.ndim == 3 else np.dstack([tile] * 3)
+        np.testing.assert_array_equal(shown, viewed(data, row))
+        assert (tile.ndim == 3) == row.startswith(IN_COLOUR) or "opaque" in row
         capfd.readouterr()  # the viewer may say what it likes
+
+
+IN_COLOUR = (
+    "PNG: a palette or RGB, a pixel in colour",
+    "JPEG: a pixel in colour",
+    "BMP: a pixel in colour",
+    "PPM: a pixel in colour",
+    "TIFF: a palette or RGB, a pixel in colour",
+)
+
+
+@pytest.mark.parametrize("row", KNOWN)
+def test_deep_pictures_and_bands_are_read_to_the_last_bit(
+    row: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for data, expected in KNOWN[row]():
+        pixels = pictures.decode(data)
+        assert pixels.flags.c_contiguous
+        assert pixels.dtype == expected.dtype
+        np.testing.assert_array_equal(pixels, expected)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row not in TAKEN_ROWS])
@@ -743,7 +989,9 @@ def test_refused_pictures_are_refused_for_the_documented_reason(
 @pytest.mark.parametrize(
     "row",
     sorted(
-        {*TAKEN_ROWS} - {"PGM: levels up to M below 255", "PNG or JPEG: EXIF orientation 2 to 8"}
+        {*TAKEN_ROWS}
+        - {*KNOWN}
+        - {"PGM: levels up to M below 255", "PNG or JPEG: EXIF orientation 2 to 8"}
     ),
 )
 def test_opencv_reads_the_same_pixels_from_grey_files(row: str) -> None:
@@ -794,7 +1042,7 @@ def test_a_single_pixel_is_read(data: bytes) -> None:
 def test_a_large_picture_is_refused_before_it_is_decoded(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = saved(np.zeros((2, 513), np.uint8), kind)
+    data = saved(np.zeros((2, 1025), np.uint8), kind)
     for owner, name in (
         (Image.Image, "load"),
         (Image.Image, "convert"),
@@ -802,8 +1050,64 @@ def test_a_large_picture_is_refused_before_it_is_decoded(
         (simplejpeg, "decode_jpeg"),
     ):
         monkeypatch.setattr(owner, name, None)
-    with pytest.raises(InputError, match=r"^2x513 pixels where at most 512x512 are possible$"):
+    with pytest.raises(InputError, match=r"^2x1025 pixels where at most 1024x1024 are possible; "):
         pictures.decode(data)
+
+
+def test_a_large_picture_of_bands_is_refused_before_it_is_put_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = tiff(np.zeros((2, 1025, 5), np.uint16), planarconfig="contig")
+    monkeypatch.setattr(tiff_samples, "_assembled", None)
+    with pytest.raises(InputError, match=r"^2x1025 pixels where at most 1024x1024 are possible; "):
+        pictures.decode(data)
+
+
+def test_pictures_that_are_cut_or_shrunk_may_be_larger() -> None:
+    wide = np.arange(2050, dtype=np.uint16).reshape(2, 1025)
+    for kind in ("PNG", "TIFF"):
+        np.testing.assert_array_equal(pictures.decode(saved(wide, kind), max_side=None), wide)
+    header = struct.pack(">IIBBBBB", 1 << 14, (1 << 14) + 1, 8, 0, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b"")
+    with pytest.raises(InputError, match=r"^16385x16384 pixels where at most 268,435,456 in all"):
+        pictures.decode(data, max_side=None)
+
+
+def test_the_kind_of_a_picture_is_told() -> None:
+    bands = tiff(np.dstack([DEEP] * 13), photometric="minisblack", planarconfig="contig")
+    for data, kind, is_rgb in (
+        (png(GREY), "grey of 8 bits", False),
+        (saved(RGB, "PNG"), "grey of 8 bits", True),
+        (saved(RED, "JPEG"), "RGB of 8 bits", True),
+        (deep_png(DEEP_RGB, 2), "RGB of 16 bits", True),
+        (saved(np.dstack([GREY, OPAQUE]), "PNG"), "grey of 8 bits", False),
+        (next(png_of_palette(GREYS)), "grey of 8 bits", True),
+        (bands, "13 bands of 16 bits", False),
+    ):
+        picture = pictures.read(data)
+        assert (pictures.kind(picture), picture.is_rgb) == (kind, is_rgb)
+
+
+def test_numbers_of_masks_are_those_of_the_file() -> None:
+    red = [(level, 0, 0) for level in range(256)]
+    for data in png_of_palette(red, b"\0" * 256):
+        is_small = b"PLTE" in data and data[24] == 4
+        np.testing.assert_array_equal(pictures.read_numbers(data), GREY >> 4 if is_small else GREY)
+    for depth in (1, 2, 4):
+        few = GREY >> (8 - depth)
+        files = [png(few, depth), png(few, depth, interlaced=True), tiff_of_bits(depth, 1)]
+        for data in files:
+            np.testing.assert_array_equal(pictures.read_numbers(data), few)
+    np.testing.assert_array_equal(pictures.read_numbers(raw(GREY // 17, most=15)), GREY // 17)
+    np.testing.assert_array_equal(pictures.read_numbers(bmp(GREY, 8, red)), GREY)
+    np.testing.assert_array_equal(pictures.read_numbers(deep_png(DEEP, 0)), DEEP)
+    np.testing.assert_array_equal(pictures.read_numbers(saved(RGB, "PNG")), GREY)
+    with pytest.raises(
+        InputError, match=r"^a mask in colour \(expected one number a pixel\); write"
+    ):
+        pictures.read_numbers(saved(RED, "PNG"))
+    with pytest.raises(InputError, match=r"^a mask in several bands"):
+        pictures.read_numbers(tiff(np.dstack([DEEP] * 13), planarconfig="contig"))
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)])

@@ -24,7 +24,7 @@ from typing import Any
 
 import click
 
-NAMES = ("idx", "manifest", "recipe", "table", "npz", "shard")
+NAMES = ("idx", "manifest", "recipe", "table", "npz", "picture", "labels", "shard")
 SECONDS = 5  # that one input may take
 MEMORY = 256 << 20  # bytes that one input may take
 # how libFuzzer names what it finds

@@ -11,9 +11,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import cv2
 import numpy as np
+import tifffile
 from helpers import digits, tiny_recipe
 from isolation import ROOT
+from PIL import Image
 
 from datagen import recipe as recipes
 from datagen.hashing import canonical_json
@@ -158,7 +161,7 @@ def table_seeds() -> list[bytes]:
 
 
 def npz_seeds() -> list[bytes]:
-    """Make archives, whole and in splits, deflated and not, and the members of one."""
+    """Make archives, whole and in splits, deflated and not, of every kind, and members of one."""
     images, labels = digits(3, (2, 2))
     arrays: dict[str, Any] = {
         "images": images,
@@ -170,11 +173,18 @@ def npz_seeds() -> list[bytes]:
         for part in ("train", "test")
         for name in ("images", "labels")
     }
-    members = [_filled(np.lib.format.write_array, array) for array in arrays.values()]
+    masks: dict[str, Any] = {"masks": images % 3, "groups": np.array(["a", "b", "a"])}
+    kinds = {
+        "bands": {"images": np.stack([images] * 3, axis=-1)},
+        "deep": {"images": (images * 100).astype(">u2"), "masks": masks["masks"] > 0},
+        "signed": {"images": images.astype(np.int16) - 100, "labels": labels},
+    }
+    members = [_filled(np.lib.format.write_array, array) for array in (arrays | masks).values()]
     archives = [
         _filled(np.savez, **arrays),
         _filled(np.savez, **split),
         _filled(np.savez_compressed, **split),
+        *(_filled(np.savez, **one) for one in kinds.values()),
     ]
     return [SEPARATOR.join(members), SEPARATOR.join(members[:2]), *archives]
 
@@ -183,6 +193,47 @@ def _filled(write: Callable[..., object], *arrays: object, **named: object) -> b
     stream = io.BytesIO()
     write(stream, *arrays, **named)
     return stream.getvalue()
+
+
+def picture_seeds() -> list[bytes]:
+    """Make small pictures of each format, deep, in colour and of many bands."""
+    grey = np.arange(42, dtype=np.uint8).reshape(6, 7) * 5
+    rgb = np.dstack([grey, grey[::-1], grey // 2])
+    deep = rgb.astype(np.uint16) * 251
+    palette = Image.fromarray(grey).convert("P")
+    exif = Image.Exif()
+    exif[274] = 6
+    seeds = [_saved(Image.fromarray(each), "PNG", exif=exif) for each in (grey, rgb)]
+    seeds += [_saved(palette, "PNG"), _saved(palette, "BMP"), _saved(palette, "TIFF")]
+    seeds += [bytes(cv2.imencode(".png", deep)[1]), bytes(cv2.imencode(".tif", deep)[1])]
+    for progressive in (False, True):
+        seeds.append(_saved(Image.fromarray(rgb), "JPEG", quality=9, progressive=progressive))
+    for kind in ("PPM", "BMP", "TIFF"):
+        seeds += [_saved(Image.fromarray(each), kind) for each in (grey, rgb)]
+    seeds.append(_saved(Image.fromarray(grey), "TIFF", compression="tiff_lzw"))
+    seeds.append(b"P3 2 1 # a note\n65535 1 2 3 65535 5 6\n")
+    seeds.append(b"P6 2 1 65535\n" + bytes(range(12)))
+    bands = np.dstack([deep, deep])
+    for options in ({}, {"compression": "zlib", "predictor": True}, {"tile": (16, 16)}):
+        whole = io.BytesIO()
+        tifffile.imwrite(whole, bands, planarconfig="contig", metadata=None, **options)
+        seeds.append(whole.getvalue())
+    return seeds
+
+
+def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def labels_seeds() -> list[bytes]:
+    """Write tables of labels with all columns and without, quoted and not."""
+    return [
+        b"path,label\na.png,cat\nb/c.png,dog\n",
+        b'\xef\xbb\xbfgroup,path,split,label\r\n"p ""1""",a.png,train,1\r\n\r\nq,b.png,test,10\r\n',
+        b"label,path\n",
+    ]
 
 
 def shard_seeds() -> list[bytes]:

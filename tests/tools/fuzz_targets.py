@@ -7,6 +7,7 @@ bytes say. Needs no fuzzer.
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 import io
@@ -15,13 +16,14 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
+import cv2
 import fuzz_inputs as inputs
 import numpy as np
 from fuzz_inputs import SEPARATOR, SHARD, SPLITS, Mutate
@@ -32,8 +34,10 @@ from datagen import recipe as recipes
 from datagen.dataset import read_table
 from datagen.errors import DatagenError
 from datagen.hashing import bytes_digest, canonical_json, dataset_digest
-from datagen.layout import CHUNK
-from datagen.sources import idx, npz
+from datagen.layout import CHUNK, MAX_BANDS, MAX_SIDE
+from datagen.sources import idx, label_table, npz, pictures
+from datagen.sources.base import Reading, Source
+from datagen.sources.pictures import png
 from datagen.split import NO_OFFSET, FileFacts
 from datagen.stores import ZSTD_HEADER, zstd_size
 from datagen.stores import zarr as store
@@ -197,29 +201,67 @@ def check_npz(data: bytes) -> None:
     """Check that a taken archive holds what NumPy reads in it, and comes back from another.
 
     Archives are also tried with fitting checksums. Data that do not begin as an archive are taken
-    for its members, so that nothing hides their headers.
+    for its members, so that nothing hides their headers, and as a file of one array. Each is read
+    by several recipes: with masks of each kind, and with an offset.
     """
+    if not data.startswith(b"PK"):
+        path = written(data.split(SEPARATOR)[0], "input.npy")
+        for recipe in NPZ_RECIPES:
+            single = taken(npz.load, path, Reading(recipe))
+            if single is not None:
+                _check_images(single, {"images": np.load(path, allow_pickle=False)}, recipe)
     for packed in (data, _with_checksums(data)) if data.startswith(b"PK") else (_archive(data),):
         path = written(packed, "input.npz")
+        for recipe in NPZ_RECIPES:
+            source = taken(npz.load, path, Reading(recipe))
+            if source is None:
+                continue
+            with np.load(path, allow_pickle=False) as arrays:
+                _check_images(source, arrays, recipe)
         source = taken(npz.load, path)
-        if source is None:
-            continue
-        with np.load(path, allow_pickle=False) as arrays:
-            for name, part in source.parts.items():
-                prefix = "" if name == "all" else f"{name}_"
-                if (
-                    f"{prefix}images" in arrays and f"{prefix}labels" in arrays
-                ):  # and not names of other programs
-                    assert np.array_equal(
-                        part.images, arrays[f"{prefix}images"].reshape(part.images.shape)
-                    )
-                    assert np.array_equal(part.labels, arrays[f"{prefix}labels"].reshape(-1))
-        if "all" not in source.parts:
+        if source is not None and source.classes and "all" not in source.parts:
             parts = {name: (part.images, part.labels) for name, part in source.parts.items()}
-            assert npz.load(save_source(_FOLDER / "again.npz", parts)).digests == source.digests
+            again = npz.load(save_source(_FOLDER / "again.npz", parts)).digests
+            assert again.items() <= source.digests.items()
 
 
-MEMBERS = ("images", "labels", "classes")
+NPZ_RECIPES = tuple(
+    recipes.from_table({"source": "npz"} | keys, origin="the fuzzer")
+    for keys in (
+        dict[str, Any](),
+        {"offset": 1 << 15},
+        *({"foreground": {"by": "given", "masks": kind}} for kind in recipes.MASKS),
+    )
+)
+
+
+def _check_images(source: Source, arrays: Mapping[str, Any], recipe: recipes.Recipe) -> None:
+    """Compare a source with the arrays of this package's names; others are passed over."""
+    for name, part in source.parts.items():
+        prefix = "" if name == "all" else f"{name}_"
+        count = len(part.images)
+        if f"{prefix}images" in arrays:
+            values = arrays[f"{prefix}images"].reshape(part.images.shape).astype(np.int64)
+            assert np.array_equal(part.images, values + recipe.offset)
+        if f"{prefix}images" in arrays and f"{prefix}labels" in arrays:
+            assert np.array_equal(part.labels, arrays[f"{prefix}labels"].reshape(-1))
+        if part.masks is not None and f"{prefix}masks" in arrays:
+            assert part.masks.shape == part.images.shape[:3]
+            values = arrays[f"{prefix}masks"].reshape(part.masks.shape)
+            if recipe.foreground.masks == "binary":
+                assert len(np.unique(values[part.masks == 0])) <= 1
+                assert part.masks.max(initial=0) <= 1
+            elif recipe.foreground.masks == "instances":
+                assert np.array_equal(part.masks, values != 0)
+            else:
+                assert np.array_equal(part.masks, values)
+        if part.groups is not None and f"{prefix}groups" in arrays:
+            names = [source.group_names[group] for group in part.groups]
+            assert names == [str(one) for one in arrays[f"{prefix}groups"].reshape(-1).tolist()]
+            assert len(names) == count
+
+
+MEMBERS = ("images", "labels", "classes", "masks", "groups")
 
 
 def _archive(data: bytes) -> bytes:
@@ -264,6 +306,62 @@ def check_shard(data: bytes) -> None:
         if not store.shard_problems(_FOLDER, SHARD, 0, [None]):
             rows = taken(store.read_rows, _FOLDER, SHARD, SHARD.columns[0], 0, SHARD.count)
             assert rows is None or (rows.dtype.str, rows.shape) == ("|u1", (SHARD.count,))
+
+
+def check_picture(data: bytes) -> None:
+    """Check that a taken picture is one that a dataset can hold, and comes back from a PNG.
+
+    PNG files are also tried with fitting checksums.
+    """
+    for content in (data, _with_png_checksums(data)):
+        pixels = taken(pictures.decode, content)
+        numbers = taken(pictures.read_numbers, content)
+        if pixels is None:
+            continue
+        height, width, *bands = pixels.shape
+        assert pixels.dtype in (np.uint8, np.uint16)
+        assert pixels.flags.c_contiguous
+        assert 0 < height <= MAX_SIDE
+        assert 0 < width <= MAX_SIDE
+        assert not bands or 2 <= bands[0] <= MAX_BANDS
+        assert numbers is None or numbers.shape == (height, width)
+        if bands in ([], [3]):
+            whole, packed = cv2.imencode(".png", pixels[..., ::-1] if bands else pixels)
+            assert whole
+            assert np.array_equal(pictures.decode(packed.tobytes()), pixels)
+
+
+def _with_png_checksums(data: bytes) -> bytes:
+    """Make the checksums of the chunks of a PNG fit, as far as their lengths lead."""
+    mended, place = bytearray(data), len(png.BEGINNING)
+    while data.startswith(png.BEGINNING) and place + 12 <= len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4])
+        if end > len(data):
+            break
+        mended[end - 4 : end] = zlib.crc32(data[place + 4 : end - 4]).to_bytes(4)
+        place = end
+    return bytes(mended)
+
+
+def check_labels(data: bytes) -> None:
+    """Check that a taken table comes back from what the csv module writes of its rows."""
+    path = written(data, "labels.csv")
+    rows = taken(label_table.read, path)
+    if rows is None:
+        return
+    columns = ["path", "label"] + [
+        name for name in ("split", "group") if getattr(rows[0], name) is not None
+    ]
+    stream = io.StringIO(newline="")
+    csv.writer(stream).writerows(
+        [columns, *([getattr(row, name) for name in columns] for row in rows)]
+    )
+    again = label_table.parse(stream.getvalue(), "again.csv")
+    assert [replace(row, line=0) for row in again] == [replace(row, line=0) for row in rows]
+    assert label_table.digest(again) == label_table.digest(reversed(rows))
+    for row in rows:
+        assert ".." not in Path(row.path).parts
+        assert not Path(row.path).is_absolute()
 
 
 @cache
@@ -360,6 +458,11 @@ TARGETS = {
             *(
                 b"'<i8'",
                 b"'<U1'",
+                b"'<u2'",
+                b"'>u2'",
+                b"'<i2'",
+                b"'|b1'",
+                b"(3, 2, 2, 3)",
                 b"(3, 2, 2)",
                 b"True",
                 b"PK\1\2",
@@ -369,6 +472,21 @@ TARGETS = {
                 b"PK\6\7",
             ),
         ),
+    ),
+    "picture": Target(
+        check_picture,
+        inputs.picture_seeds,
+        (
+            *(b"IHDR", b"IDAT", b"IEND", b"PLTE", b"tRNS", b"gAMA", b"eXIf", b"acTL"),
+            *(b"II*\0", b"MM\0*", b"II+\0", b"\xff\xd8\xff", b"\xff\xda", b"\xff\xc2", b"BM"),
+            *(b"P1 ", b"P2 ", b"P3 ", b"P4 ", b"P5 ", b"P6 ", b" 65535\n", b" 255\n"),
+            *(b"\x02\x01\x03\0", b"\x15\x01\x03\0", b"\x52\x01\x03\0", b"\x1c\x01\x03\0"),
+        ),
+    ),
+    "labels": Target(
+        check_labels,
+        inputs.labels_seeds,
+        (b"path", b"label", b"split", b"group", b'""', b"\r\n", b",", b"train", b"../", b"\xff"),
     ),
     "shard": Target(
         check_shard, inputs.shard_seeds, (b"\x28\xb5\x2f\xfd", b"\xff" * 8), max_bytes=1024

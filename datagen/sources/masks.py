@@ -1,0 +1,116 @@
+"""Give the masks of a source the numbers that datasets have: 0 ground, 255 neither, else classes.
+
+What the numbers of the masks mean, the recipe says. The values are collected first, over the whole
+source; then one table converts all masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from datagen import arrays
+from datagen.errors import InputError
+from datagen.foreground import IGNORE
+from datagen.sources.base import Array, UInt8
+
+Seen = npt.NDArray[np.bool_]
+
+_LEVELS = 1 << 16
+_PIECE = 1 << 20  # values that are looked up at a time
+_MAX_LISTED = 8  # values that a message names before it counts the rest
+_OTHER_KINDS = (
+    "state what the numbers mean: --masks binary (two values), classes (0 ground, 1 to 254 classes,"
+    " 255 neither) or instances (0 ground, all else foreground)"
+)
+
+
+def nothing_seen() -> Seen:
+    """Return bool (65,536,), all false: one flag for each value that a mask may have."""
+    return np.zeros(_LEVELS, bool)
+
+
+def see(masks: Array, seen: Seen) -> None:
+    """Note in `seen` the values of masks: bool, uint8 or uint16, of any shape.
+
+    >>> seen = nothing_seen()
+    >>> see(np.array([[3, 0]], np.uint16), seen)
+    >>> np.flatnonzero(seen)
+    array([0, 3])
+    """
+    for piece in _pieces(masks):
+        seen[piece] = True
+
+
+def _pieces(array: Array) -> Iterator[Array]:
+    """Cut an array into flat pieces that may serve as indices, and so are converted to int64."""
+    flat = array.reshape(-1).view(np.uint8 if array.dtype == np.bool_ else array.dtype)
+    return (flat[start : start + _PIECE] for start in range(0, len(flat), _PIECE))
+
+
+def table(kind: str, seen: Seen, path: Path | str) -> UInt8:
+    """Make the table of the number that each value becomes: uint8 (65,536,).
+
+    `kind` is "binary", "classes" or "instances", as in a recipe; `seen` has the values of the whole
+    source. Raises InputError about `path` if they cannot be masks of that kind.
+
+    >>> seen = nothing_seen()
+    >>> see(np.array([10, 200], np.uint8), seen)
+    >>> table("binary", seen, "masks")[[10, 200]]
+    array([0, 1], dtype=uint8)
+    """
+    values = np.flatnonzero(seen)
+    numbers = np.zeros(_LEVELS, np.uint8)
+    if kind == "binary":
+        if len(values) != 2:
+            expected = "two values in the whole source, the larger for the foreground"
+            raise _not_of(kind, values.tolist(), expected, path)
+        numbers[values[1]] = 1
+    elif kind == "instances":
+        numbers[1:] = 1
+    else:
+        beyond = values[values > IGNORE]
+        if len(beyond):
+            expected = f"0 for the ground, 1 to {IGNORE - 1}, and {IGNORE} for neither"
+            raise _not_of(kind, beyond.tolist(), expected, path)
+        numbers[: IGNORE + 1] = np.arange(IGNORE + 1)
+    return numbers
+
+
+def _not_of(kind: str, values: Sequence[int], expected: str, path: Path | str) -> InputError:
+    found = ", ".join(f"{value:,}" for value in values[:_MAX_LISTED])
+    more = len(values) - _MAX_LISTED
+    return InputError(
+        f"the masks are not {kind}",
+        path=path,
+        expected=expected,
+        found=f"{found or 'no value'}{f' and {more:,} more' if more > 0 else ''}",
+        remedy=_OTHER_KINDS,
+    )
+
+
+def canonical(masks: Array, numbers: UInt8) -> UInt8:
+    """Convert masks by their table: bool, uint8 or uint16 (n, H, W) -> uint8 (n, H, W).
+
+    >>> canonical(np.array([[[0, 9]]], np.uint8), np.minimum(np.arange(65_536), 1).astype(np.uint8))
+    array([[[0, 1]]], dtype=uint8)
+    """
+    out: UInt8 = arrays.scratch(masks.shape, np.uint8)
+    for piece, into in zip(_pieces(masks), _pieces(out), strict=True):
+        into[:] = numbers[piece]
+    return out
+
+
+def class_names(seen: Seen) -> tuple[str, ...]:
+    """Name the classes of masks "1" to the highest class in the source.
+
+    >>> seen = nothing_seen()
+    >>> seen[[0, 2, 255]] = True
+    >>> class_names(seen)
+    ('1', '2')
+    """
+    classes = np.flatnonzero(seen[1:IGNORE])
+    return tuple(str(number) for number in range(1, int(classes.max(initial=-1)) + 2))
