@@ -106,6 +106,7 @@ def verify(
     seed: int | None = None,
     expect: str | None = None,
     source_dir: Path | str | None = None,
+    near: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Verdict:
@@ -113,8 +114,9 @@ def verify(
 
     `quick` checks metadata and file sizes only, `sample` that and so many random samples, the same
     for the same `seed`. `expect` is the dataset digest that it must have. A source in `source_dir`
-    must be the one that the dataset was built from; only the full level looks at it. Raises
-    InputError or RecipeError for arguments that are wrong or exclude each other.
+    must be the one that the dataset was built from; only the full level looks at it. With `near`
+    the full level also looks for images of two splits that are nearly the same: `Verdict.near`.
+    Raises InputError or RecipeError for arguments that are wrong or exclude each other.
 
     >>> datagen.verify("strokes")
     <Verdict: no problems; full: 140,340 samples, digest dd81985546ec>
@@ -126,6 +128,7 @@ def verify(
         seed=seed,
         expect=expect,
         source_dir=source_dir,
+        near=near,
         workers=_cores(workers),
         progress=progress,
     )
