@@ -122,7 +122,7 @@ def test_groups_that_forbid_the_shares_are_told_in_figures() -> None:
     (remark,) = division.remarks
     sizes = {name: len(digits.labels) for name, digits in division.digits.items()}
     assert remark.startswith("Whole groups do not divide 80/10/10: train ")
-    assert f"val {sizes['val']}.0% ({sizes['val']} images in 1 groups)" in remark
+    assert f"val {sizes['val']}.0% ({sizes['val']} images in 1 group)" in remark
 
 
 @given(st.lists(st.integers(0, 3), min_size=30, max_size=200), st.integers(0, 99))
