@@ -37,7 +37,7 @@ _RISE = 32  # a bit is set if the rise is more than this part of the range of al
 _PICTURE = 24  # cells of a side of the picture
 _ONE = 1 << 12  # of a standardised picture, whose square sums to the square of this
 _PARTS = 16  # a centre is rounded to this part of a pixel
-_PIXELS = 1 << 20  # pixels that are worked on at a time
+_PIXELS, _IMAGES = 1 << 20, 1 << 12  # pixels and images that are worked on at a time
 _PAIRS = 1 << 20  # pairs of hashes that are compared at a time
 _CHECKED = 1 << 12  # pairs of pictures that are compared at a time
 
@@ -95,7 +95,7 @@ def _hashed(images: Array) -> _Hashed:
     hashes = np.empty(len(images), np.uint64)
     pictures = arrays.scratch((len(images), _PICTURE**2), np.int16)
     kept, many = [np.empty(0, np.int64)], 0
-    step = max(1, _PIXELS // (images.shape[1] * images.shape[2]))
+    step = max(1, min(_IMAGES, _PIXELS // (images.shape[1] * images.shape[2])))
     for start in range(0, len(images), step):
         values = foreground.values(images[start : start + step], _MEAN).astype(np.int64)
         rows = np.flatnonzero(values.min(axis=(1, 2)) < values.max(axis=(1, 2)))
