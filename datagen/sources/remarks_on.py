@@ -8,32 +8,32 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen.layout import SPLITS
-from datagen.sources.base import MAX_LISTED, Source
 
 UInt8 = npt.NDArray[np.uint8]
 UInt32 = npt.NDArray[np.uint32]
 
+_MAX_LISTED = 20  # classes that a remark names before it counts the rest
 _UNEVEN = 1000  # a class of so many times the images of another is worth a remark
 
 
 def shares(
-    source: Source, split_of: npt.NDArray[np.int64], percentages: Sequence[int]
+    labels: UInt8,
+    groups: UInt32,
+    split_of: npt.NDArray[np.int64],
+    percentages: Sequence[int],
 ) -> list[str]:
     """Say what the splits got, if whole groups kept a class from its shares by an image or more."""
-    part = source.parts["all"]
-    assert part.groups is not None
     got = np.zeros((len(SPLITS), 256), np.int64)
-    np.add.at(got, (split_of, part.labels), 1)
+    np.add.at(got, (split_of, labels), 1)
     wanted = np.array(percentages)[:, None] * got.sum(axis=0)
     if np.abs(100 * got - wanted).max() < 100:
         return []
     found = []
     for number, split in enumerate(SPLITS):
         images = int(got[number].sum())
-        groups = len(np.unique(part.groups[split_of == number]))
-        found.append(
-            f"{split} {images / len(part.labels):.1%} ({images:,} images in {groups:,} groups)"
-        )
+        many = len(np.unique(groups[split_of == number]))
+        inside = f"{images:,} images in {many:,} group{'s' * (many != 1)}"
+        found.append(f"{split} {images / len(labels):.1%} ({inside})")
     asked = "/".join(map(str, percentages))
     return [f"Whole groups do not divide {asked}: {', '.join(found)}."]
 
@@ -57,19 +57,18 @@ def twins(across: int) -> list[str]:
     ]
 
 
-def classes(source: Source, labels: Mapping[str, UInt8]) -> Iterator[str]:
+def classes(names: Sequence[str], labels: Mapping[str, UInt8]) -> Iterator[str]:
     """Yield remarks on classes that a split lacks, and on classes of very uneven sizes.
 
-    `labels` are those of the images of each split.
+    `names` are those of the classes, `labels` those of the images of each split.
     """
     counts = {
-        split: np.bincount(own, minlength=len(source.classes)).tolist()
-        for split, own in labels.items()
+        split: np.bincount(own, minlength=len(names)).tolist() for split, own in labels.items()
     }
     total = [sum(of_split) for of_split in zip(*counts.values(), strict=True)]
-    present = [label for label, name in enumerate(source.classes) if total[label]]
+    present = [label for label in range(len(names)) if total[label]]
     for split, of_split in counts.items():
-        lacking = [source.classes[label] for label in present if not of_split[label]]
+        lacking = [names[label] for label in present if not of_split[label]]
         if lacking:
             yield (
                 f"{split} has no image of {len(lacking):,} of {len(present):,} classes:"
@@ -80,11 +79,11 @@ def classes(source: Source, labels: Mapping[str, UInt8]) -> Iterator[str]:
     most, least = max(present, key=total.__getitem__), min(present, key=total.__getitem__)
     if total[most] >= _UNEVEN * total[least]:
         yield (
-            f"The classes are of very uneven sizes: {source.classes[most]!r} has"
-            f" {total[most]:,} images, {source.classes[least]!r} {total[least]:,}."
+            f"The classes are of very uneven sizes: {names[most]!r} has"
+            f" {total[most]:,} images, {names[least]!r} {total[least]:,}."
         )
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = len(names) - MAX_LISTED
-    return ", ".join(map(repr, names[:MAX_LISTED])) + (f" and {more:,} more" if more > 0 else "")
+    more = len(names) - _MAX_LISTED
+    return ", ".join(map(repr, names[:_MAX_LISTED])) + (f" and {more:,} more" if more > 0 else "")

@@ -124,7 +124,7 @@ def divide(
         remarks=(
             *remarks,
             *remarks_on.twins(sum(_groups_differ(digits, *pair) for pair in twins)),
-            *remarks_on.classes(source, {split: left[split].labels for split in SPLITS}),
+            *remarks_on.classes(source.classes, {split: left[split].labels for split in SPLITS}),
         ),
     )
 
@@ -198,7 +198,7 @@ def _divided(
             split_of = assignment.by_tenths(keys)[part.groups]
         else:
             split_of = assignment.groups_by_shares(part.labels, part.groups, keys, shares)
-            remarks = remarks_on.shares(source, split_of, shares)
+            remarks = remarks_on.shares(part.labels, part.groups, split_of, shares)
     elif shares is None:
         split_of = assignment.by_tenths(assignment.keys(part.images, seed))
     else:

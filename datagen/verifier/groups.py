@@ -78,6 +78,7 @@ def check_names(dataset: Dataset) -> Iterator[Problem]:
         return
     if GROUPS not in {file.path for file in manifest.files}:
         yield Problem("not listed", MANIFEST, GROUPS, "no such file")
+    if not _is_there(dataset):
         return
     lines, is_ended = 0, True
     try:
@@ -94,7 +95,7 @@ def check_names(dataset: Dataset) -> Iterator[Problem]:
 
 def compare_names(dataset: Dataset, names: Sequence[str]) -> Iterator[Problem]:
     """Compare the names in groups.txt with those of the source."""
-    if not dataset.manifest.recipe.group_names:
+    if not dataset.manifest.recipe.group_names or not _is_there(dataset):
         return
     expected, at = group_names_text(names), 0
     try:
@@ -111,12 +112,17 @@ def compare_names(dataset: Dataset, names: Sequence[str]) -> Iterator[Problem]:
     yield Problem("another group name", GROUPS, "the names of the source's groups", "others")
 
 
-def _pieces(dataset: Dataset) -> Iterator[bytes]:
-    """Read groups.txt in pieces, if it is a regular file."""
-    path = dataset.root / GROUPS
-    facts = look(path)
+def _is_there(dataset: Dataset) -> bool:
+    """Return whether groups.txt is listed, and is a regular file as long as that says."""
+    sizes = {file.path: file.bytes for file in dataset.manifest.files}
+    facts = look(dataset.root / GROUPS)
     if facts is None or not stat.S_ISREG(facts.st_mode):
-        return
-    with path.open("rb") as file:
+        return False
+    return facts.st_size == sizes.get(GROUPS)
+
+
+def _pieces(dataset: Dataset) -> Iterator[bytes]:
+    """Read groups.txt in pieces."""
+    with (dataset.root / GROUPS).open("rb") as file:
         while piece := file.read(_PIECE):
             yield piece
