@@ -22,7 +22,7 @@ from datagen.manifest import load
 from datagen.permutation import Permutation
 from datagen.recipe import Mosaics
 from datagen.split import SHARD_FACTS
-from datagen.tasks import TASKS
+from datagen.tasks import TASKS, ImageFacts
 from datagen.verifier import verify
 
 PAGE = (ROOT / "docs" / "format.md").read_text("utf-8")
@@ -54,20 +54,40 @@ def test_the_test_vectors_match_the_bijection() -> None:
         assert found[0].tolist() == [int(row) for row in expected.split()]
 
 
-def test_the_columns_are_those_of_the_tasks() -> None:
-    sizes = {"H": 28, "W": 28, "R*H": 56, "C*W": 84, "R": 2, "C": 3}
+@pytest.mark.parametrize(
+    "images",
+    [
+        ImageFacts((28, 28)),
+        ImageFacts((28, 28), 13, "<u2", None, grouped=True),
+        ImageFacts((28, 28), 3, "|u1", "classes"),
+        ImageFacts((28, 28), None, "<u2", "binary"),
+    ],
+)
+def test_the_columns_are_those_of_the_tasks(images: ImageFacts) -> None:
+    sizes = {"H": 28, "W": 28, "R*H": 56, "C*W": 84, "R": 2, "C": 3, "B": images.bands or 0}
+    optional = {
+        "threshold": images.masks is None,
+        "classes": images.masks == "classes",
+        "group": images.grouped,
+    }
     described = []
     task = ""
     for name, column, dtype, shape, _ in table("task | column"):
-        task = name or task
+        task, column = name or task, column.removesuffix("` (2)")
+        if not optional.get(column, True):
+            continue
+        kind = images.dtype if "as " in dtype or " or " in dtype else dtype.strip("`")
+        if shape == "as above":
+            shape = "H, W or H, W, B (2)"
+        shape = shape.removesuffix(" (2)").split(" or ")[-1 if images.bands else 0]
         sides = tuple(
             sizes[side] if side in sizes else int(side) for side in shape.split(", ") if side
         )
-        described.append((task, column, dtype, sides))
+        described.append((task, column, kind, sides))
     assert described == [
         (task.name, column.name, column.dtype, column.shape)
         for task in TASKS.values()
-        for column in task.columns((28, 28), Mosaics(grid=(2, 3)))
+        for column in task.columns(images, Mosaics(grid=(2, 3)))
     ]
 
 
@@ -174,8 +194,8 @@ def test_the_examples_raise_for_incomplete_shards_as_documented(
 def test_the_fill_values_are_those_of_the_page(built: Callable[..., Path]) -> None:
     fill_values = {"mask": 255, "label": 255, "circle": -1, "source": 2**32 - 1}
     assert (
-        "255 in `mask` and `label`, -1 in `circle`, 2^32 - 1 in `source`. "
-        "In all other columns it is 0" in " ".join(PAGE.split())
+        "255 in `mask` and `label`, -1 in `circle`, 2^32 - 1 in `source` and `group`."
+        in " ".join(PAGE.split())
     )
     for path in built("zarr").rglob("zarr.json"):
         document = json.loads(path.read_bytes())

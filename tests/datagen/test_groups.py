@@ -16,7 +16,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datagen import builder, converter, manifest, planning, recipe, sources, writer
+from datagen import builder, manifest, planning, recipe, sources, writer
 from datagen.dataset import Dataset
 from datagen.errors import FormatError, InputError, RecipeError, StorageError
 from datagen.hashing import bytes_digest
@@ -455,7 +455,7 @@ def test_parts_are_finished_without_the_source(
 
 def test_a_conversion_keeps_the_names(build: Callable[..., Path], tmp_path: Path) -> None:
     root = build("named", group_names=True)
-    converter.convert(root, tmp_path / "other", format_name="hdf5")
+    builder.convert(root, tmp_path / "other", format_name="hdf5")
     assert (tmp_path / "other" / GROUPS).read_bytes() == (root / GROUPS).read_bytes()
     assert verify(tmp_path / "other").problems == ()
 

@@ -169,8 +169,8 @@ BAD: dict[str, tuple[idx.Kind, bytes, tuple[str, ...]]] = {
     ),
     "too wide": (
         "images",
-        struct.pack(">4I", 0x803, 1, 1, 513) + bytes(513),
-        ("too large", "at most 512x512", "found 1x513"),
+        struct.pack(">4I", 0x803, 1, 1, 1025) + bytes(1025),
+        ("too large", "at most 1024x1024", "found 1x1025"),
     ),
 }
 
@@ -621,7 +621,7 @@ BAD_FOLDERS: dict[Callable[[Path], None], str] = {
     long_classes: r"classes.txt: line 3: the name 'c{60}\.\.\.' where 1 to 255",
     no_file_of_classes: r"classes.txt: no such file",
     same_classes: r"classes.txt: line 3: the name 'a', which is that of line 1 too",
-    other_size: r"tiles of unequal sizes: train 2x3, test 3x3",
+    other_size: r"images of unequal kinds: train 2x3, grey of 8 bits, test 3x3, grey of 8 bits",
     no_test_labels: r"no labels of test",
     two_tests: r"two files hold the images of test:"
     r" t10k-images-idx3-ubyte and test-images-idx3-ubyte",

@@ -57,7 +57,8 @@ KINDS = {
 def source_of(kind: Kind, seed: int = 0) -> Source:
     """Make a source of random images, with masks and groups where its kind has them."""
     rng = np.random.default_rng(seed)
-    parts, first = {}, 0
+    parts: dict[str, Part] = {}
+    first = 0
     for name, count in COUNTS.items():
         shape = (count, *TILE) if kind.bands is None else (count, *TILE, kind.bands)
         images = rng.integers(0, np.iinfo(kind.dtype).max, shape, kind.dtype, endpoint=True)
@@ -134,6 +135,7 @@ def test_every_kind_is_stored_as_defined_and_verified(
             wanted = expected_foreground(kind, part, row, threshold)
             assert marks[row].tolist() == wanted.tolist()
         if kind.grouped:
+            assert part.groups is not None
             assert one["group"][:].tolist() == part.groups.tolist()
         assert circles["image"][:].tolist() == part.images.tolist()
         assert (circles["mask"][:] >= marks).all()
@@ -144,7 +146,7 @@ def test_every_kind_is_stored_as_defined_and_verified(
             assert mosaics["image"][row].tolist() == whole.tolist()
             masks = [
                 part.masks[tile]
-                if kind.rule.masks == "classes"
+                if kind.rule.masks == "classes" and part.masks is not None
                 else marks[tile] * (part.labels[tile] + 1)
                 for tile in (upper, lower)
             ]

@@ -843,9 +843,9 @@ def test_a_manifest_of_another_version_has_a_full_message() -> None:
         assert refused(canonical_json({"format": stated}), FormatError) == (
             f"some/manifest.json: not a manifest of this format (expected datagen, found {found})"
         )
-    assert refused(canonical_json({"format": {"name": "datagen", "version": 2}}), FormatError) == (
+    assert refused(canonical_json({"format": {"name": "datagen", "version": 3}}), FormatError) == (
         "some/manifest.json: a version of the format that this program does not know "
-        "(expected 1, found 2); "
+        "(expected one of 1, 2, found 3); "
         "install the version of datagen that wrote it, or a later one"
     )
     assert refused(to_bytes(small()) + b" ") == (

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from click.testing import CliRunner
-from datagen.cli.main import cli
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from datagen import builder, recipe, sources, verifier
+from datagen.cli import cli
 from datagen.errors import InputError
 from datagen.sources.base import Part, Source
 from datagen.verifier import near

@@ -626,7 +626,7 @@ _COLUMN = "tasks/mosaics/train/columns/0/path"
 
 _OF_CLAIMS = [
     _spelling("a bit flipped", '"count"', '"cound"', 5, "count is missing"),
-    _spelling("an unknown version", '"version": 1', '"version": 2', 4, "install the version"),
+    _spelling("an unknown version", '"version": 1', '"version": 3', 4, "install the version"),
     _spelling("NaN", '"dropped_within": 0', '"dropped_within": NaN', 5, "must be an integer"),
     _spelling(
         "a key twice",
