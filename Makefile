@@ -56,7 +56,7 @@ test: $(VENV)/dev  ## Run the tests, or TESTS, without network; those on MNIST n
 	@$(BIN)/pytest -q -n $(call quoted,$(WORKERS)) --dist loadfile --no-loadscope-reorder -m "not long" $(TESTS)
 
 test-long: $(VENV)/dev  ## Run the long tests: exhaustive ones, and all of MNIST against slow exact code
-	@$(BIN)/pytest -q -n $(call quoted,$(WORKERS)) -m long --limit $(call quoted,$(LIMIT)) $(TESTS)
+	@$(BIN)/pytest -q -n $(call quoted,$(WORKERS)) -m long --maxschedchunk 1 --limit $(call quoted,$(LIMIT)) $(TESTS)
 
 mutants: $(VENV)/dev  ## Mutate the mathematics, and check that tests notice; writes results/mutants.json
 	@$(BIN)/python tests/tools/mutants.py $(workers)

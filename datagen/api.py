@@ -21,9 +21,11 @@ from datagen.dataset import Dataset
 from datagen.decoding import shown
 from datagen.engines import threads
 from datagen.errors import InputError
+from datagen.manifest import SourceFacts
 from datagen.opened import OpenedDataset, open_dataset
 from datagen.recipe import Recipe, changed, names_source
 from datagen.sources.base import Progress as FetchProgress
+from datagen.sources.base import Source
 from datagen.verifier import Verdict
 
 Array = npt.NDArray[Any]
@@ -162,11 +164,16 @@ def sample(
 
 @dataclass(frozen=True)
 class Computed:
-    """A sample that was computed, the names of its dataset's classes, and what it follows from."""
+    """A sample that was computed, its dataset's classes, and what it follows from.
+
+    `drawn` are the arrays that a picture of it shows: of a sample of circles also the mask of its
+    foreground, as `foreground`.
+    """
 
     values: Mapping[str, Array]
-    classes: tuple[str, ...]
+    source: Source | SourceFacts
     computed_from: str
+    drawn: Mapping[str, Array]
 
 
 def compute(
@@ -189,11 +196,15 @@ def compute(
         resolved = planning.resolve_dataset(where, directory=source_dir, labels=labels)
     else:
         dataset = Dataset(where)
-        values = samples.derived(dataset, task, split, index)
-        classes = dataset.manifest.source.classes
-        return Computed(values, classes, "the images and labels in the dataset")
-    values = resolved.sample(task, split, index)
-    return Computed(values, resolved.source.classes, "the source")
+        facts, computed_from = dataset.manifest.source, "the images and labels in the dataset"
+        values, drawn = samples.derived(dataset, task, split, index), {}
+        if task == "circles":
+            drawn = {"foreground": samples.derived(dataset, "foreground", split, index)["mask"]}
+        return Computed(values, facts, computed_from, {**values, **drawn})
+    values, drawn = resolved.sample(task, split, index), {}
+    if task == "circles":
+        drawn = {"foreground": resolved.sample("foreground", split, index)["mask"]}
+    return Computed(values, resolved.source, "the source", {**values, **drawn})
 
 
 def names_recipe(where: PathLike[str] | str) -> bool:

@@ -94,23 +94,21 @@ def shown_name(name: str) -> str:
 
 
 def _decode(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
-    for rule in _rules(hint):
+    rules, kind, inside = _taken_apart(hint)
+    for rule in rules:
         if not rule.holds(value):
             problems.append(f"{where} must be {rule.expected}, not {shown(value)}")
             return None
-    if get_origin(hint) is Annotated:
-        hint = get_args(hint)[0]
-    hint = _present(hint)
-    if dataclasses.is_dataclass(hint):
-        return _decode_record(hint, value, where, problems)
-    if get_origin(hint) is tuple:
-        inner = get_args(hint)[0]
+    if dataclasses.is_dataclass(kind):
+        return _decode_record(kind, value, where, problems)
+    if kind is tuple:
+        inner = inside[0]
         return tuple(
             _decode(inner, item, f"{where}[{number}]", problems)
             for number, item in enumerate(value)
         )
-    if get_origin(hint) is Mapping:
-        key_hint, inner = get_args(hint)
+    if kind is Mapping:
+        key_hint, inner = inside
         for key in value:
             _decode(key_hint, key, f"a key of {where}", problems)
         return {
@@ -132,12 +130,16 @@ def _decode_record(hint: Any, value: Any, where: str, problems: list[str]) -> An
     return hint(**values) if len(problems) == known else None
 
 
-def _rules(hint: Any) -> Sequence[Rule]:
-    """The conditions on a plain value that is to be decoded as `hint`."""
-    if get_origin(hint) is Annotated:
-        return get_args(hint)[1:]
-    hint = _present(hint)
-    return [{str: _TEXT, int: _INTEGER, tuple: _LIST}.get(get_origin(hint) or hint, _OBJECT)]
+@cache
+def _taken_apart(hint: Any) -> tuple[Sequence[Rule], Any, tuple[Any, ...]]:
+    """Return the conditions on a plain value, its type, and the hints of what is in it."""
+    bare = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    present = _present(bare)
+    kind = get_origin(present) or present
+    if bare is not hint:
+        return get_args(hint)[1:], kind, get_args(present)
+    rule = {str: _TEXT, int: _INTEGER, tuple: _LIST}.get(kind, _OBJECT)
+    return [rule], kind, get_args(present)
 
 
 def _present(hint: Any) -> Any:

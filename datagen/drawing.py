@@ -9,6 +9,7 @@ import colorsys
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -193,16 +194,37 @@ def scale_for(shape: tuple[int, ...], box: int) -> float:
     return ratio if ratio < 2 / 3 else float(max(1, round(ratio)))
 
 
-def grey(image: UInt8, scale: float) -> UInt8:
-    """Draw a grey image (h, w): pixels become squares if it is enlarged, averages if reduced."""
+def visible(image: npt.NDArray[Any]) -> UInt8:
+    """Make an image visible: uint8 or uint16 (h, w) or (h, w, bands) -> RGB, uint8 (h, w, 3).
+
+    Grey and three bands of 8 bits are shown as they are. Of other numbers of bands the first three
+    are shown, or the first alone, as grey. 16 bits are stretched, in each band from the 1st to the
+    99th percentile of its pixels.
+
+    >>> visible(np.array([[0, 7]], np.uint8)).tolist()
+    [[[0, 0, 0], [7, 7, 7]]]
+    """
+    if image.ndim == 2:
+        image = image[..., None]
+    bands = image[..., :3] if image.shape[2] >= 3 else image[..., :1]
+    if image.dtype != np.uint8:
+        low, high = np.percentile(bands, [1, 99], axis=(0, 1))
+        share = (bands - low) / np.maximum(high - low, 1)
+        bands = np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(bands, (*bands.shape[:2], 3)))
+
+
+def scaled(image: UInt8, scale: float) -> UInt8:
+    """Draw an image (h, w) or (h, w, 3): pixels become squares if enlarged, averages if reduced."""
+    image = visible(image)
     if scale >= 1:
-        return np.repeat(_squares(image, scale)[..., None], 3, axis=2)
+        return _squares(image, scale)
     step = max(1, int(0.25 / scale))  # of a very large image, a part is plenty to average
     size = (_length(image.shape[1], scale), _length(image.shape[0], scale))
     small = cv2.resize(
         np.ascontiguousarray(image[::step, ::step]), size, interpolation=cv2.INTER_AREA
     )
-    return np.repeat(small.astype(np.uint8).reshape(size[1], size[0], 1), 3, axis=2)
+    return small.astype(np.uint8).reshape(size[1], size[0], 3)
 
 
 def painted(mask: UInt8, scale: float, colours: UInt8) -> UInt8:
@@ -217,7 +239,7 @@ def overlay(image: UInt8, mask: UInt8, scale: float, colours: UInt8) -> UInt8:
     inner = cv2.erode(regions, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=(0,))
     edge = (inner != cv2.dilate(regions, kernel)).reshape(regions.shape) & (regions > 0)
     cover = np.where(edge & (scale >= 2), 1.0, np.where(regions > 0, _TINT, 0.0))
-    return blend(grey(image, scale), cover, colours[regions])
+    return blend(scaled(image, scale), cover, colours[regions])
 
 
 def ring(picture: UInt8, x: float, y: float, radius: float, scale: float, colour: Colour) -> UInt8:
@@ -244,10 +266,10 @@ def _distance(picture: UInt8, x: float, y: float) -> npt.NDArray[np.float64]:
 
 
 def _squares(plane: UInt8, scale: float) -> UInt8:
-    """Scale the plane (h, w); each new pixel copies the old one in which its centre lies."""
+    """Scale a plane (h, w, ...); each new pixel copies the old one in which its centre lies."""
     rows, columns = (
         np.minimum(((np.arange(_length(side, scale)) + 0.5) / scale).astype(np.intp), side - 1)
-        for side in plane.shape
+        for side in plane.shape[:2]
     )
     return plane[rows[:, None], columns]
 

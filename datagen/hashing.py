@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
+from json.encoder import encode_basestring_ascii as _quoted
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +91,30 @@ def dataset_digest(columns: Iterable[tuple[str, str, str, str, Sequence[int], st
 def canonical_json(value: object) -> bytes:
     r"""Encode canonical JSON: sorted keys, indent 2, ASCII, finite numbers, trailing newline.
 
+    Keys are strings. The bytes are those of `json.dumps`, which takes twice as long to indent.
+
     >>> canonical_json({"b": 1, "a": "é"})
     b'{\n  "a": "\\u00e9",\n  "b": 1\n}\n'
     """
-    return (json.dumps(value, sort_keys=True, indent=2, allow_nan=False) + "\n").encode("ascii")
+    return (_indented(value, "\n") + "\n").encode("ascii")
+
+
+def _indented(value: Any, newline: str) -> str:
+    """Encode a value whose lines begin with `newline`, which ends with their indent."""
+    kind = type(value)
+    if kind is str:
+        return _quoted(value)
+    if kind is int:
+        return repr(value)
+    inner = newline + "  "
+    if kind is dict and value:
+        lines = [f"{_quoted(key)}: {_indented(one, inner)}" for key, one in sorted(value.items())]
+        return "{" + inner + f",{inner}".join(lines) + newline + "}"
+    if kind in (list, tuple) and value:
+        lines = [_indented(one, inner) for one in value]
+        return "[" + inner + f",{inner}".join(lines) + newline + "]"
+    encoded = json.dumps(value, sort_keys=True, indent=2, allow_nan=False)
+    return encoded.replace("\n", newline)  # no string of JSON holds a newline as it is
 
 
 def sample_digests(images: Array) -> npt.NDArray[np.uint8]:

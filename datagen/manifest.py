@@ -54,6 +54,7 @@ _IMAGE_DTYPE = Rule("one of |u1, <u2", lambda value: value in ("|u1", "<u2"))
 _MAX_LISTED = 20  # problems that a message names before it counts the rest
 _METADATA_FACTS = 1 << 17  # bytes of the manifest reserved for the facts of files
 _TABLE_FACTS = 256  # bytes of the manifest that the facts of a table take, at most
+_BLANK = "0" * 64  # in place of the manifest's own digest, until that is known
 _ROOT = 64  # bytes of the manifest that a content root takes
 _MAX_DIFFERENCES = 5  # keys of two plans that a message names
 
@@ -223,20 +224,27 @@ def to_bytes(manifest: Manifest) -> bytes:
             task: {name: _stored(split) for name, split in splits.items()}
             for task, splits in manifest.tasks.items()
         },
-        "files": [asdict(file) for file in manifest.files],
+        "files": [vars(file) for file in manifest.files],
         "format": {"name": FORMAT_NAME, "version": manifest.version},
     }
-    plain["sha256"] = hashlib.sha256(canonical_json(plain)).hexdigest()
-    return canonical_json(plain)
+    whole = canonical_json(plain | {"sha256": _BLANK})
+    # Only a key of the whole object stands behind so little space.
+    before, after = whole.split(f'\n  "sha256": "{_BLANK}",'.encode())
+    digest = hashlib.sha256(before + after).hexdigest()
+    return before + f'\n  "sha256": "{digest}",'.encode() + after
 
 
 def _stored(split: Split) -> dict[str, Any]:
     """The facts of a split that the recipe does not give already."""
-    facts = asdict(split)
-    for column in facts["columns"]:
-        if column["chunk"] == CHUNK:
-            del column["chunk"]
-    return {name: facts[name] for name in ("count", "columns", "table")}
+    columns = [
+        {key: value for key, value in vars(column).items() if (key, value) != ("chunk", CHUNK)}
+        for column in split.columns
+    ]
+    return {
+        "count": split.count,
+        "columns": columns,
+        "table": None if split.table is None else vars(split.table),
+    }
 
 
 def from_bytes(data: bytes, *, path: Path) -> Manifest:

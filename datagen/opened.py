@@ -274,7 +274,9 @@ class OpenedDataset(Mapping[str, OpenedTask]):
         """Draw the first images of each task as a PNG file; None if no task has any."""
         from datagen import drawing  # imports OpenCV
 
-        drawn = (_pictures(task, len(self.classes)) for task in self.values())
+        source = self._dataset.manifest.source
+        classes = len(source.mask_classes or source.classes)
+        drawn = (_pictures(task, classes) for task in self.values())
         rows = [row for row in drawn if row is not None]
         return drawing.png(drawing.above(rows, 4)) if rows else None
 
@@ -315,13 +317,14 @@ def _pictures(task: OpenedTask, classes: int) -> npt.NDArray[np.uint8] | None:
 
     columns = next(iter(task.values())).columns
     planes = [columns[name] for name in ("image", "mask") if name in columns]
-    if not planes or any(one.ndim != 3 or one.dtype != np.uint8 for one in planes):
+    kinds = (np.uint8, np.uint16)
+    if not planes or any(one.ndim not in (3, 4) or one.dtype not in kinds for one in planes):
         return None
-    scale = drawing.scale_for(planes[0].shape[1:], _BOX)
+    scale = drawing.scale_for(planes[0].shape[1:3], _BOX)
     many, few = drawing.class_colours(classes), drawing.two_colours(drawing.WHITE)
     tiles = []
     for sample in zip(*(one[:_PICTURES] for one in planes), strict=True):
-        tiles.append(drawing.grey(sample[0], scale))
+        tiles.append(drawing.scaled(drawing.visible(sample[0]), scale))
         masks = sample[1:] if planes[0].name == "image" else ()
         tiles += [drawing.painted(one, scale, many if one.max() > 1 else few) for one in masks]
     return drawing.beside(tiles, 4)

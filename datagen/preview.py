@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datagen import drawing, otsu
+from datagen import drawing
 from datagen import manifest as manifests
 from datagen.dataset import Dataset
 from datagen.drawing import ACCENT, FAINT, SPOT, WHITE, UInt8, draw_text
@@ -29,6 +29,7 @@ from datagen.files import (
     write_atomic,
 )
 from datagen.manifest import Manifest
+from datagen.recipe import Foreground
 from datagen.samples import Sample, choose, read_sample
 
 _SHEET_WIDTH = 1640  # pixels that the strips of a sheet fill; at least one is drawn
@@ -44,20 +45,23 @@ class _Look:
 
     `names` are the classes in drawable letters, `box` is about the longer side of a picture,
     `letters` the height of captions, `margin` (down, across) the pixels of the sample by which
-    circles go beyond the frame.
+    circles go beyond the frame. `mask_names` are the classes of semantic masks, numbered from
+    `first`.
     """
 
     names: tuple[str, ...]
     box: int
     letters: int
     margin: tuple[int, int] = (0, 0)
+    mask_names: tuple[str, ...] = ()
+    first: int = 0
 
 
 @dataclass(frozen=True)
 class _View:
     """Hold how a task is shown: a line about it, and functions for a sample's tiles and caption."""
 
-    tagline: str
+    tagline: Callable[[Foreground], str]
     tiles: Callable[[Sample, _Look], dict[str, UInt8]]
     caption: Callable[[Sample, _Look], str]
 
@@ -112,16 +116,21 @@ def _mark(manifest: Manifest) -> bytes:
     return struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
 
 
-def sample_picture(task: str, sample: Sample, classes: tuple[str, ...]) -> bytes:
+def sample_picture(
+    task: str, sample: Sample, classes: tuple[str, ...], mask_classes: tuple[str, ...] = ()
+) -> bytes:
     """Draw one sample, large, as a PNG file: its image, its mask, and one drawn over the other.
 
-    `sample` maps each column to an array of the shape of one sample. For an unknown task, all
-    images and numbers are drawn.
+    `sample` maps each column to an array of the shape of one sample; `foreground` in a sample of
+    circles, the mask of its foreground, adds the pixels on the circle. `mask_classes` name the
+    classes of given masks. For an unknown task, all images and numbers are drawn.
     """
-    look = _look(task, classes, 448, _LARGE, [sample])
+    look = _look(task, (classes, mask_classes), 448, _LARGE, [sample])
     parts = [draw_text(task, _TITLE), *_strips(task, [sample], look)]
     if task == "mosaics":
-        parts.append(_legend(look, np.unique(sample["label"]).tolist(), parts[-1].shape[1]))
+        shown = np.unique(sample["mask"])
+        labels = shown[(shown > 0) & (shown <= len(look.mask_names))] - 1
+        parts.append(_legend(look, labels.tolist(), parts[-1].shape[1]))
     return drawing.png(drawing.framed(drawing.above(parts, 8), _MARGIN, _MARGIN))
 
 
@@ -129,20 +138,18 @@ def _sheet(dataset: Dataset, task: str) -> UInt8:
     """Draw a page of samples of one task, each with its place in the dataset."""
     picks = choose(dataset, task, 9 if task == "mosaics" else 20)
     samples = [read_sample(dataset, task, *pick) for pick in picks]
-    look = _look(
-        task, dataset.manifest.source.classes, 168 if task == "mosaics" else 112, _SMALL, samples
-    )
+    look = _look(task, _names(dataset), 168 if task == "mosaics" else 112, _SMALL, samples)
     heading, *strips = _strips(task, samples, look, [f"{split} {row:,}" for split, row in picks])
     columns = min(len(strips), max(1, (_SHEET_WIDTH + 40) // (heading.shape[1] + 40)))
     rows = [drawing.beside(strips[i : i + columns], 40) for i in range(0, len(strips), columns)]
     body = drawing.above([drawing.beside([heading] * columns, 40), drawing.above(rows, 14)])
-    title = drawing.above([draw_text(task, _TITLE), draw_text(_view(task).tagline, _SMALL)])
+    title = drawing.above([draw_text(task, _TITLE), draw_text(_tagline(dataset, task), _SMALL)])
     parts = [
         drawing.ends(title, draw_text(_counts(dataset, task), _SMALL, FAINT), body.shape[1]),
         body,
     ]
     if task == "mosaics":
-        parts.append(_legend(look, range(len(look.names)), body.shape[1]))
+        parts.append(_legend(look, range(len(look.mask_names)), body.shape[1]))
     return _page(dataset, parts, _SMALL)
 
 
@@ -163,27 +170,32 @@ def _panel(dataset: Dataset, task: str) -> list[UInt8]:
         read_sample(dataset, task, *pick)
         for pick in choose(dataset, task, 3 if task == "mosaics" else 5)
     ]
-    look = _look(
-        task, dataset.manifest.source.classes, 224 if task == "mosaics" else 112, _LARGE, samples
-    )
+    look = _look(task, _names(dataset), 224 if task == "mosaics" else 112, _LARGE, samples)
     title = [
         draw_text(task, _TITLE),
-        draw_text(_view(task).tagline, _LARGE),
+        draw_text(_tagline(dataset, task), _LARGE),
         draw_text(_counts(dataset, task), _LARGE, FAINT),
     ]
     heading, *strips = _strips(task, samples, look)
-    legend = [_legend(look, range(len(look.names)), heading.shape[1])] if task == "mosaics" else []
+    legend = []
+    if task == "mosaics":
+        legend.append(_legend(look, range(len(look.mask_names)), heading.shape[1]))
     return [drawing.above([*title, drawing.blank(12, 1), heading, strips[0]]), *strips[1:], *legend]
 
 
 def _page(dataset: Dataset, parts: Sequence[UInt8], letters: int) -> UInt8:
     """Lay the parts out in a column, and describe the dataset in a footer."""
     manifest = dataset.manifest
-    (height, width), (rows, columns) = manifest.source.tile, manifest.recipe.mosaics.grid
-    summary = (
-        f"{manifest.source.name}: tiles of {height} x {width} pixels,"
-        f" mosaics of {rows} x {columns} tiles"
-    )
+    source, (rows, columns) = manifest.source, manifest.recipe.mosaics.grid
+    height, width = source.tile
+    kind = "" if source.bands is None else f", {source.bands} bands"
+    if source.dtype != "|u1":
+        kind += " of 16 bits, each stretched from its 1st to its 99th percentile"
+    if source.bands not in (None, 1, 3):
+        kind += "; the first three are shown" if source.bands > 3 else "; the first is shown"
+    summary = f"{source.name}: tiles of {height} x {width} pixels{kind}"
+    if "mosaics" in manifest.tasks:
+        summary += f", mosaics of {rows} x {columns} tiles"
     digest = draw_text(f"dataset digest {manifest.digest[:12]}", letters, FAINT)
     page_width = max(part.shape[1] for part in parts)
     footer = drawing.ends(draw_text(summary, letters, FAINT), digest, page_width)
@@ -225,7 +237,7 @@ def _row(tiles: Sequence[UInt8], widths: Sequence[int]) -> UInt8:
 
 def _legend(look: _Look, labels: Sequence[int], width: int) -> UInt8:
     """Draw the colours of the first classes with their names, in lines up to `width`."""
-    colours = drawing.class_colours(len(look.names))
+    colours = drawing.class_colours(len(look.mask_names))
     entries = [_entry(look, label, colours[label + 1]) for label in labels[:_LEGEND]]
     if len(labels) > _LEGEND:
         entries.append(draw_text(f"and {len(labels) - _LEGEND} more", look.letters, FAINT))
@@ -238,8 +250,9 @@ def _legend(look: _Look, labels: Sequence[int], width: int) -> UInt8:
 
 
 def _entry(look: _Look, label: int, colour: UInt8) -> UInt8:
-    name, side = look.names[label], look.letters + 2
-    text = draw_text(name if name == str(label) else f"{label} {name}", look.letters)
+    name, side = look.mask_names[label], look.letters + 2
+    value = str(label + look.first)
+    text = draw_text(name if name == value else f"{value} {name}", look.letters)
     swatch = np.broadcast_to(colour, (side, side, 3))
     return drawing.beside(
         [
@@ -255,23 +268,23 @@ def _foreground_tiles(sample: Sample, look: _Look) -> dict[str, UInt8]:
 
 
 def _mosaic_tiles(sample: Sample, look: _Look) -> dict[str, UInt8]:
-    return _masked_tiles(sample, look, *[drawing.class_colours(len(look.names))] * 2)
+    return _masked_tiles(sample, look, *[drawing.class_colours(len(look.mask_names))] * 2)
 
 
 def _masked_tiles(sample: Sample, look: _Look, flat: UInt8, tint: UInt8) -> dict[str, UInt8]:
-    image, mask = sample["image"], sample["mask"]
-    scale = drawing.scale_for(image.shape, look.box)
+    image, mask = drawing.visible(sample["image"]), sample["mask"]
+    scale = drawing.scale_for(image.shape[:2], look.box)
     return {
-        "image": drawing.grey(image, scale),
+        "image": drawing.scaled(image, scale),
         "mask": drawing.painted(mask, scale, flat),
         "overlay": drawing.overlay(image, mask, scale, tint),
     }
 
 
 def _circle_tiles(sample: Sample, look: _Look) -> dict[str, UInt8]:
-    scale = drawing.scale_for(sample["image"].shape, look.box)
+    scale = drawing.scale_for(sample["image"].shape[:2], look.box)
     down, across = (round(side * scale) for side in look.margin)
-    image = drawing.grey(sample["image"], scale)
+    image = drawing.scaled(drawing.visible(sample["image"]), scale)
     mask = drawing.painted(sample["mask"], scale, drawing.two_colours(WHITE))
     return {
         "image": drawing.framed(image, down, 0),
@@ -304,9 +317,10 @@ def _circle(sample: Sample) -> tuple[float, float, float] | None:
 
 def _support(sample: Sample) -> list[tuple[int, int]]:
     """Find the foreground pixels (column, row) whose centres lie on the sample's circle."""
+    if "foreground" not in sample:
+        return []
     x, y, den, r2 = (int(number) for number in sample["circle"])
-    image = sample["image"]
-    rows, columns = np.nonzero(image > otsu.threshold(image[None])[0])
+    rows, columns = np.nonzero(sample["foreground"])
     on = (den * columns - x) ** 2 + (den * rows - y) ** 2 == r2
     return list(zip(columns[on].tolist(), rows[on].tolist(), strict=True))
 
@@ -314,12 +328,14 @@ def _support(sample: Sample) -> list[tuple[int, int]]:
 def _plain_tiles(sample: Sample, look: _Look) -> dict[str, UInt8]:
     """Draw all planes of a sample of an unknown task; the mask in colours if it fits the image."""
     planes = {
-        name: plane for name, plane in sample.items() if plane.ndim == 2 and plane.dtype == np.uint8
+        name: plane
+        for name, plane in sample.items()
+        if plane.dtype in (np.uint8, np.uint16) and (plane.ndim == 2 or name == "image")
     }
-    if {"image", "mask"} <= planes.keys() and planes["image"].shape == planes["mask"].shape:
+    if {"image", "mask"} <= planes.keys() and planes["image"].shape[:2] == planes["mask"].shape:
         return _masked_tiles(planes, look, *[drawing.class_colours(254)] * 2)
     drawn = {
-        name: drawing.grey(plane, drawing.scale_for(plane.shape, look.box))
+        name: drawing.scaled(drawing.visible(plane), drawing.scale_for(plane.shape[:2], look.box))
         for name, plane in planes.items()
     }
     return drawn or {"no image": drawing.blank(1, look.box)}
@@ -327,7 +343,8 @@ def _plain_tiles(sample: Sample, look: _Look) -> dict[str, UInt8]:
 
 def _foreground_caption(sample: Sample, look: _Look) -> str:
     label = f"label {look.names[int(sample['label'])]}   " if "label" in sample else ""
-    return f"{label}threshold {int(sample['threshold'])}"
+    threshold = f"threshold {int(sample['threshold'])}" if "threshold" in sample else ""
+    return f"{label}{threshold}".rstrip()
 
 
 def _circle_caption(sample: Sample, look: _Look) -> str:
@@ -349,33 +366,60 @@ def _plain_caption(sample: Sample, look: _Look) -> str:  # noqa: ARG001  (as _Vi
     return "   ".join(f"{name} {value}" for name, value in sample.items() if value.ndim == 0)
 
 
+def _foreground_tagline(rule: Foreground) -> str:
+    if rule.by == "given":
+        return "the pixels that the masks of the source mark"
+    threshold = "Otsu's threshold" if rule.by == "otsu" else f"the level {rule.level}"
+    values = "" if rule.values == "grey" else f", by {rule.values}"
+    return f"the pixels {rule.side} {threshold}{values}"
+
+
 _VIEWS = {
-    "foreground": _View(
-        "the pixels above Otsu's threshold", _foreground_tiles, _foreground_caption
+    "foreground": _View(_foreground_tagline, _foreground_tiles, _foreground_caption),
+    "circles": _View(
+        lambda _: "the smallest circle around the foreground", _circle_tiles, _circle_caption
     ),
-    "circles": _View("the smallest circle around the foreground", _circle_tiles, _circle_caption),
-    "mosaics": _View("the class of every foreground pixel", _mosaic_tiles, _mosaic_caption),
+    "mosaics": _View(
+        lambda _: "the class of every foreground pixel", _mosaic_tiles, _mosaic_caption
+    ),
 }
 
 
 def _view(task: str) -> _View:
-    return _VIEWS.get(task, _View("", _plain_tiles, _plain_caption))
+    return _VIEWS.get(task, _View(lambda _: "", _plain_tiles, _plain_caption))
+
+
+def _tagline(dataset: Dataset, task: str) -> str:
+    return _view(task).tagline(dataset.manifest.recipe.foreground)
+
+
+def _names(dataset: Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of the classes of labels, and of the classes of given masks."""
+    return dataset.manifest.source.classes, dataset.manifest.source.mask_classes
 
 
 def _look(
-    task: str, classes: tuple[str, ...], box: int, letters: int, samples: Sequence[Sample]
+    task: str,
+    classes: tuple[tuple[str, ...], tuple[str, ...]],
+    box: int,
+    letters: int,
+    samples: Sequence[Sample],
 ) -> _Look:
     """Choose how to draw these samples, with a margin that shows every circle completely."""
-    names = tuple(drawing.drawable_name(name, index) for index, name in enumerate(classes))
+    names, mask_names = (
+        tuple(drawing.drawable_name(name, index) for index, name in enumerate(some))
+        for some in classes
+    )
     beyond = [_beyond(sample) for sample in samples if task == "circles"]
     down = max((down for down, _ in beyond), default=0)
     across = max((across for _, across in beyond), default=0)
-    return _Look(names, box, letters, (down, across))
+    first = 1 if mask_names else 0  # given masks number their classes from 1
+    return _Look(names, box, letters, (down, across), mask_names or names, first)
 
 
 def _beyond(sample: Sample) -> tuple[int, int]:
     """Count the pixels by which the circle goes beyond the frame, down and across, rounded up."""
-    circle, (height, width) = _circle(sample), sample["image"].shape
+    circle, (height, width) = _circle(sample), sample["image"].shape[:2]
     if circle is None:
         return 0, 0
     x, y, radius = circle

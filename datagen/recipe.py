@@ -192,7 +192,7 @@ class Size:
 
 @dataclass(frozen=True)
 class About:
-    """What the user says of their own images."""
+    """Hold what the user says of their own images."""
 
     name: Annotated[str | None, _TEXT] = None
     licence: Annotated[str | None, _TEXT] = None

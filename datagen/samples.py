@@ -71,7 +71,7 @@ def derived(dataset: Dataset, task: str, split: str, index: int) -> Sample:
 def _require_expected_columns(dataset: Dataset, task: str, split: str) -> None:
     """Raise DamagedError unless the manifest's splits follow from its recipe and its source."""
     manifest = dataset.manifest
-    tasks = tuple(dict.fromkeys((*_OWNERS, task)))
+    tasks = tuple(dict.fromkeys((*_owners(dataset), task)))
     plan = replace(manifest, recipe=replace(manifest.recipe, tasks=tasks))
     for expected in planning.splits(plan):
         claimed = dataset.splits.get((expected.task, expected.name))
@@ -85,11 +85,17 @@ def _require_expected_columns(dataset: Dataset, task: str, split: str) -> None:
             )
 
 
+def _owners(dataset: Dataset) -> tuple[str, ...]:
+    """List the tasks that store images and labels; images without classes have no labels."""
+    return _OWNERS if dataset.manifest.source.classes else _OWNERS[:1]
+
+
 def _inputs(dataset: Dataset, split: str) -> Inputs:
     """Read the images and labels of a split."""
-    for task in _OWNERS:
+    owners = _owners(dataset)
+    for task in owners:
         dataset.table(task, split)  # its size confirms how many shards there are
-    shards = shard_list(dataset.splits[task, split] for task in _OWNERS)
+    shards = shard_list(dataset.splits[task, split] for task in owners)
     read = read_inputs(dataset, split, shards, workers=1)
     labels = [one for one in read.other if isinstance(one, Problem)]
     if read.inputs is not None and not labels:
@@ -110,15 +116,21 @@ def _inputs(dataset: Dataset, split: str) -> Inputs:
 
 
 def read_sample(dataset: Dataset, task: str, split: str, row: int) -> Sample:
-    """Read all columns of one sample to draw it; for `foreground`, also the label from `circles`.
+    """Read all columns of one sample to draw it.
 
-    Raises DamagedError if a sample of a known task cannot be drawn.
+    For `foreground` that is also the `label` from `circles`, if there are any; for `circles` it is
+    also the mask of `foreground`, as `foreground`. Raises DamagedError if a sample of a known task
+    cannot be drawn.
     """
-    owners = {column.name: task for column in dataset.splits[task, split].columns}
-    if task == "foreground":
-        owners["label"] = "circles"
+    names = [column.name for column in dataset.splits[task, split].columns]
+    owners = {name: (task, name) for name in names}
+    if task == "foreground" and ("circles", split) in dataset.splits:
+        owners["label"] = ("circles", "label")
+    if task == "circles":
+        owners["foreground"] = ("foreground", "mask")
     sample = {
-        name: dataset.rows(owner, split, name, row, row + 1)[0] for name, owner in owners.items()
+        name: dataset.rows(owner, split, column, row, row + 1)[0]
+        for name, (owner, column) in owners.items()
     }
     problem = (
         _contradiction(sample, len(dataset.manifest.source.classes)) if task in TASKS else None
@@ -137,7 +149,7 @@ def _contradiction(sample: Sample, classes: int) -> str | None:
     if "label" in sample and sample["label"].max() >= classes:
         return "a label that is no class"
     if "circle" in sample:
-        (x, y, den, r2), (height, width) = map(int, sample["circle"]), sample["image"].shape
+        (x, y, den, r2), (height, width) = map(int, sample["circle"]), sample["image"].shape[:2]
         within = (
             0 <= x <= den * width
             and 0 <= y <= den * height
@@ -151,7 +163,7 @@ def choose(dataset: Dataset, task: str, wanted: int) -> list[Pick]:
     """Choose up to `wanted` samples of a task, from all its splits, by fixed rules for variety."""
     if task == "mosaics":
         return _mosaics(dataset, wanted)
-    if task in ("foreground", "circles"):
+    if task in ("foreground", "circles") and "circles" in dataset.manifest.tasks:
         return _digits(dataset, task, wanted)
     splits = dataset.manifest.tasks[task].items()
     return [

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +36,10 @@ STARTED_IN = Path.cwd()
 SOURCE_DIR = os.environ.get("DATAGEN_SOURCE_DIR")  # no test sees the variable itself
 BEGAN = time.monotonic()
 
+# Keep bytecode even where the environment forbids it: hundreds of processes import the same code,
+# and rewriting the assertions of all tests takes seconds in each worker.
+sys.dont_write_bytecode = False
+
 # Temporary folders are in memory where Linux offers that, because each build syncs hundreds of
 # files. The long tests write whole datasets, so there must be room for them.
 MEMORY = Path("/dev/shm")
@@ -61,9 +67,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--limit", type=int, default=0, help="skip tests after so many seconds")
 
 
+@pytest.hookimpl(trylast=True)  # after others have deselected
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    if all(item.get_closest_marker("long") for item in items):
+        go_in_breadth(items)
+
+
+def go_in_breadth(items: list[pytest.Item]) -> None:
+    """Take three tests of each file, then twelve, then forty-eight, and so on.
+
+    So a limited time is for every file. Few rounds, because each makes the fixtures of modules
+    again.
+    """
+    taken = Counter[Path]()
+
+    def round_of(item: pytest.Item) -> int:
+        taken[item.path] += 1
+        return (taken[item.path].bit_length() + 1) // 2
+
+    items.sort(key=round_of)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

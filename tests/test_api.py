@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import doctest
 import importlib
 import os
 import pickle
@@ -13,7 +12,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,23 +23,9 @@ from helpers import COUNTS, MOSAICS, on_one_thread, save_recipe, tiny_source
 import datagen
 import modeling
 from datagen.opened import OpenedDataset
-from datagen.sources import strokes
 from datagen.verifier import Problem, Verdict
 
 LONGEST = 1500  # characters of a repr
-
-# Modules with examples, in an order in which each finds the files that those before it wrote.
-EXAMPLES = (
-    *(
-        "datagen",
-        "datagen.api",
-        "datagen.opened",
-        "datagen.recipe",
-        "datagen.errors",
-        "datagen.cli.output",
-    ),
-    *("modeling", "modeling.api"),
-)
 
 
 @pytest.fixture(scope="module")
@@ -97,30 +81,6 @@ def test_an_import_error_within_a_module_is_not_hidden(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "datagen.hashing", None)
     with pytest.raises(ImportError, match=r"datagen\.hashing"):
         _ = datagen.diff
-
-
-def test_the_examples_in_docstrings_are_true(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DATAGEN_SOURCE_DIR", raising=False)
-    monkeypatch.setattr(strokes, "load", cache(strokes.load))  # the same digits for all examples
-    runner = doctest.DocTestRunner()
-    run: set[str] = set()
-    report: list[str] = []
-    with on_one_thread():
-        for name in EXAMPLES:
-            module = importlib.import_module(name)
-            names = {**vars(module), "datagen": datagen, "modeling": modeling}
-            for test in doctest.DocTestFinder().find(module, name, globs=names):
-                if test.examples:
-                    run.add(test.name)
-                    runner.run(test, out=report.append)
-    assert not runner.failures, "".join(report)
-    shown = {name for name in run if name.startswith(("datagen.api.", "modeling.api."))}
-    assert {f"datagen.api.{name}" for name in ("build", "convert", "sample", "verify")} <= shown
-    assert {f"modeling.api.{name}" for name in ("load", "score", "train")} <= shown
-    assert "datagen.opened.open_dataset" in run
 
 
 def test_a_dataset_is_a_mapping_of_tasks_of_splits_of_columns(data: OpenedDataset) -> None:

@@ -1,7 +1,8 @@
-"""Test the commands, code and tables of README.md and docs/commands.md."""
+"""Test the commands, code and tables of README.md and docs/commands.md, and docstrings."""
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import json
 import os
@@ -9,25 +10,42 @@ import re
 import shlex
 import subprocess
 import sys
-from functools import cache
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from helpers import on_one_thread
 from isolation import ROOT
 
+import datagen
+import modeling
 from datagen import errors as datagen_errors
 from datagen.cli import cli
 from datagen.dataset import Dataset
 from datagen.sources import strokes
+from datagen.sources.base import Source
 from datagen.tasks import TASKS
 from modeling import errors as modeling_errors
 from modeling.config import preset
 
 README = (ROOT / "README.md").read_text("utf-8")
 COMMANDS = (ROOT / "docs/commands.md").read_text("utf-8")
+
+
+# Modules with examples, in an order in which each finds the files that those before it wrote.
+EXAMPLES = (
+    *(
+        "datagen",
+        "datagen.api",
+        "datagen.opened",
+        "datagen.recipe",
+        "datagen.errors",
+        "datagen.cli.output",
+    ),
+    *("modeling", "modeling.api"),
+)
 
 
 def blocks(language: str) -> list[str]:
@@ -48,13 +66,19 @@ def session() -> list[tuple[str, list[str]]]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def drawn() -> Source:
+    """Draw the 70,000 digits of strokes once, for every command and example of this file."""
+    return strokes.load()
+
+
+@pytest.fixture(scope="module")
+def folder(drawn: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run every `datagen` command of docs/commands.md in one folder, in order."""
     place = tmp_path_factory.mktemp("readme")
     ours = [command[1:] for command in commands() if command[:1] == ["datagen"]]
     assert len(ours) > 10
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(strokes, "load", cache(strokes.load))  # the same digits for every command
+        patch.setattr(strokes, "load", lambda: drawn)
         patch.chdir(place)
         for arguments in ours:
             result = CliRunner().invoke(cli, arguments)
@@ -164,6 +188,30 @@ def test_the_python_examples_read_every_column_of_every_task(
         np.testing.assert_array_equal(
             found, both.rows(task, split, column.name, 0, 256), strict=True
         )
+
+
+def test_the_examples_in_docstrings_are_true(
+    drawn: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DATAGEN_SOURCE_DIR", raising=False)
+    monkeypatch.setattr(strokes, "load", lambda: drawn)
+    runner = doctest.DocTestRunner()
+    run: set[str] = set()
+    report: list[str] = []
+    with on_one_thread():
+        for name in EXAMPLES:
+            module = importlib.import_module(name)
+            names = {**vars(module), "datagen": datagen, "modeling": modeling}
+            for test in doctest.DocTestFinder().find(module, name, globs=names):
+                if test.examples:
+                    run.add(test.name)
+                    runner.run(test, out=report.append)
+    assert not runner.failures, "".join(report)
+    shown = {name for name in run if name.startswith(("datagen.api.", "modeling.api."))}
+    assert {f"datagen.api.{name}" for name in ("build", "convert", "sample", "verify")} <= shown
+    assert {f"modeling.api.{name}" for name in ("load", "score", "train")} <= shown
+    assert "datagen.opened.open_dataset" in run
 
 
 def test_there_is_one_python_example_for_each_reader() -> None:

@@ -176,7 +176,7 @@ def show(
     damage = datagen.samples.damage(dataset, task, split, index)
     if png is not None:
         drawable = datagen.samples.read_sample(dataset, task, split, index)
-        _draw(png, task, drawable, dataset.manifest.source.classes)
+        _draw(png, task, drawable, dataset.manifest.source)
     print_sample((task, split, index), values, quiet, as_json)
     if damage is not None:
         raise damage
@@ -217,12 +217,16 @@ def sample(
         warn=remarks(quiet or as_json),
     )
     if png is not None:
-        _draw(png, task, computed.values, computed.classes)
+        _draw(png, task, computed.drawn, computed.source)
     place, computed_from = (task, split, index), computed.computed_from
     print_sample(place, computed.values, quiet, as_json, computed_from=computed_from)
 
 
 def _draw(
-    path: Path, task: str, values: Mapping[str, datagen.api.Array], classes: tuple[str, ...]
+    path: Path,
+    task: str,
+    values: Mapping[str, datagen.api.Array],
+    source: datagen.sources.base.Source | datagen.manifest.SourceFacts,
 ) -> None:
-    write_atomic(path, datagen.preview.sample_picture(task, values, classes))
+    names = source.classes, source.mask_classes
+    write_atomic(path, datagen.preview.sample_picture(task, values, *names))

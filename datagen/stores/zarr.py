@@ -155,8 +155,10 @@ def metadata_problems(root: Path, split: Split) -> list[Contradiction]:
 
 def _encodings(document: dict[str, Any]) -> list[bytes]:
     """Encode a metadata file in bytes: as it is written now, and as it was earlier."""
-    earlier = document | ({"fill_value": 0} if "fill_value" in document else {})
-    return [canonical_json(document), canonical_json(earlier)]
+    encodings = [canonical_json(document)]
+    if document.get("fill_value", 0) != 0:
+        encodings.append(canonical_json(document | {"fill_value": 0}))
+    return encodings
 
 
 def is_consolidated(root: Path, path: str) -> bool:

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import random
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,28 @@ def test_canonical_json_is_unique() -> None:
         == b'{\n  "a": {},\n  "b": [\n    1,\n    "\\u00e9"\n  ]\n}\n'
     )
     assert canonical_json({"b": 1, "a": 2}) == canonical_json({"a": 2, "b": 1})
+
+
+PLAIN = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
+)
+
+
+@given(
+    st.recursive(
+        PLAIN,
+        lambda inner: st.lists(inner) | st.tuples(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_canonical_json_is_what_the_standard_library_writes(value: Any) -> None:
+    spelled = json.dumps(value, indent=2, sort_keys=True) + "\n"
+    assert canonical_json(value) == spelled.encode()
+    others = OrderedDict(one=value, all=OrderedDict())
+    assert canonical_json([others]) == canonical_json([{"one": value, "all": {}}])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

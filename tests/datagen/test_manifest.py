@@ -588,11 +588,11 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Any, Any], object], str]] = {
     ),
     "a type of objects": (
         lambda value, split: split["columns"][0].update(dtype="O"),
-        "dtype must be one of |u1, <u4, <i8, not 'O'",
+        "dtype must be one of |u1, <u2, <u4, <i8, not 'O'",
     ),
     "a type of floats": (
         lambda value, split: split["columns"][0].update(dtype="<f8"),
-        "dtype must be one of |u1, <u4, <i8, not '<f8'",
+        "dtype must be one of |u1, <u2, <u4, <i8, not '<f8'",
     ),
     "a type of endless bytes": (
         lambda value, split: split["columns"][0].update(dtype="V999999999"),
@@ -726,7 +726,7 @@ def test_every_wrong_value_has_a_full_message() -> None:
         *(
             f"tasks.foreground.train.columns[{number}].{listed}"
             for number, listed in (
-                (0, "dtype must be one of |u1, <u4, <i8, not 'O'"),
+                (0, "dtype must be one of |u1, <u2, <u4, <i8, not 'O'"),
                 (0, "shape must be the shape of a sample, not [0, 3]"),
                 (0, "axes[0] must be a name of letters a to z, digits and underscores, not 'Y'"),
                 (0, "path must be a rule for paths within the dataset, not '../{shard}'"),

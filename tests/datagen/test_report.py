@@ -282,6 +282,7 @@ def circle_sample(points: list[tuple[int, int]], side: int) -> dict[str, npt.NDA
         "mask": circle.raster(found, side, side)[0],
         "label": np.array(3, np.uint8),
         "circle": found[0],
+        "foreground": (image > 0).astype(np.uint8),
     }
 
 
@@ -290,7 +291,7 @@ def test_the_circle_goes_through_the_centres_of_its_support_pixels() -> None:
     sample = circle_sample([*points, inner], 9)
     assert sample["circle"].tolist() == [4, 4, 1, 18]
     picture = decoded(sample_picture("circles", sample, tuple("0123456789")))
-    top, left = find(picture, drawing.grey(np.asarray(sample["image"], np.uint8), scale))
+    top, left = find(picture, drawing.scaled(np.asarray(sample["image"], np.uint8), scale))
     left += 2 * (9 * scale + 6)  # to the third picture
 
     def at(column: float, row: float) -> tuple[int, ...]:
@@ -343,7 +344,7 @@ def test_an_overlay_leaves_the_background_as_it_is() -> None:
     mask[2:4, 2:4] = 1
     drawn = drawing.overlay(image, mask, 8, drawing.two_colours(drawing.ACCENT))
     inside = mask.repeat(8, 0).repeat(8, 1) > 0
-    assert (drawn[~inside] == drawing.grey(image, 8)[~inside]).all()
+    assert (drawn[~inside] == drawing.scaled(image, 8)[~inside]).all()
     assert (drawn[16, 16:32] == drawing.ACCENT).all()
 
 
@@ -352,8 +353,8 @@ def test_all_planes_and_numbers_of_an_unknown_task_are_drawn() -> None:
     picture = decoded(
         sample_picture("outlines", {"image": image, "mask": mask, "count": np.array(5)}, ("a", "b"))
     )
-    find(picture, drawing.grey(image, 56))
+    find(picture, drawing.scaled(image, 56))
     find(picture, drawing.painted(mask, 56, drawing.class_colours(2)))
     alone = decoded(sample_picture("outlines", {"depth": image, "count": np.array(5)}, ("a", "b")))
-    find(alone, drawing.grey(image, 56))
+    find(alone, drawing.scaled(image, 56))
     assert sample_picture("outlines", {"count": np.array(5)}, ("a", "b"))

@@ -30,8 +30,8 @@ from datagen.split import Column
 from datagen.tasks import Task
 
 
-def columns(tile, mosaics):
-    planes = (Column(name, "|u1", tile, ("y", "x")) for name in ("image", "mask"))
+def columns(images, mosaics):
+    planes = (images.image(), Column("mask", "|u1", images.tile, ("y", "x")))
     numbers = (Column(name, "|u1", (), ()) for name in ("corner", "label"))
     return (*planes, *numbers, Column("circle", "<i8", (), ()))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import signal
 import socket
 import time
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from fake_task import PLAIN, SETTINGS, train_rank
+from helpers import forkserver
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,8 +47,7 @@ def dataset(folder: Path) -> Dataset:
 
 def start(ranks: int, folder: Path, out: Path, **changes: Any) -> list[ForkServerProcess]:
     """Start ranks that train together, each a process; errors are written to `out`-rank.txt."""
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["torch._dynamo", "modeling.training.loop"])
+    processes = forkserver()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -321,15 +321,10 @@ class Drawn(nn.Module):
         return {"label_logits": logits[:, 0, :10], "logits": logits}
 
 
-# As many steps as users get, and few: an export's time grows with the square of them.
-@pytest.mark.parametrize("steps", [pytest.param(geometry._EXPORTED, marks=pytest.mark.long), 3])
-def test_circles_are_the_same_in_onnxruntime(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Export the search by itself: short runs find simple masks, these have pixels on a line, one,
-    none, all. Masks that need more steps are left out.
+def masks_for_circles(monkeypatch: pytest.MonkeyPatch, steps: int) -> npt.NDArray[np.bool_]:
+    """Draw masks (n, 28, 28) whose circles take at most so many steps: some have pixels on a line,
+    one has none, one all. Short runs find simple masks only.
     """
-    monkeypatch.setattr(geometry, "_EXPORTED", steps)
-    predictor = export._Predictor(TASK_OF["circles"], Drawn())
-    proto, names = export._convert(predictor, (28, 28), None)
     rng = np.random.default_rng(0)
     masks = rng.random((300, 28, 28)) < rng.choice([0.005, 0.05, 0.5], (300, 1, 1))
     masks[0], masks[1] = False, True
@@ -338,12 +333,42 @@ def test_circles_are_the_same_in_onnxruntime(monkeypatch: pytest.MonkeyPatch, st
         patch.setattr(geometry, "_BLIND", steps)
         _, finished = geometry.minimal_circles_without_sync(torch.from_numpy(masks))
     assert finished[:30].all() and finished.sum() >= (300 if steps > 3 else 100)
-    masks = masks[finished.numpy()]
+    return np.asarray(masks[finished.numpy()])
+
+
+@pytest.mark.long  # an export's time grows with the square of the steps, here those of users
+def test_circles_are_the_same_in_onnxruntime_after_all_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Export the search by itself."""
+    masks = masks_for_circles(monkeypatch, geometry._EXPORTED)
+    predictor = export._Predictor(TASK_OF["circles"], Drawn())
+    proto, names = export._convert(predictor, (28, 28), None)
     found = compare(
         predictor, proto.SerializeToString(), [masks.astype(np.uint8) * np.uint8(255)], names
     )
     assert found["circle"]["largest"] <= 1e-6
     assert found["mask"]["differing"] == 0
+
+
+def test_circles_are_the_same_in_onnxruntime(
+    runs: Path, exported: dict[str, tuple[Result, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Give logits to the search in an exported model, so that masks are not those of its run."""
+    assert exported["circles"][0].exit_code == 0
+    masks = masks_for_circles(monkeypatch, 3)
+    logits = torch.from_numpy(masks).float() - 0.5
+    search = onnx.utils.Extractor(onnx.load(runs / "circles" / "model.onnx")).extract_model(
+        ["image", "logits"], ["circle", "mask"]
+    )
+    session = onnxruntime.InferenceSession(
+        search.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    images = np.zeros(masks.shape, np.uint8)  # whose number is looked at, nothing else
+    circle, mask = session.run(["circle", "mask"], {"image": images, "logits": logits.numpy()})
+    expected = TASK_OF["circles"].predict({"logits": logits, "label_logits": logits[:, 0, :10]})
+    assert np.abs(circle - expected["circle"].numpy()).max() <= 1e-6
+    assert np.array_equal(mask, expected["mask"].numpy())
 
 
 def test_a_model_that_differs_is_not_written(

@@ -22,10 +22,10 @@ from click.testing import CliRunner, Result
 from helpers import on_one_thread
 
 import modeling.report
-from modeling import metrics, runs
+from modeling import drawing, metrics, runs
 from modeling.cli.main import cli
 from modeling.data.dataset import Dataset, Split, open_dataset
-from modeling.drawing import class_colour
+from modeling.drawing import UInt8, class_colour
 from modeling.errors import DamagedError, FormatError
 from modeling.report import PAGE, charts, facts, pictures, write_report
 from modeling.runs import load_run
@@ -40,6 +40,26 @@ SMALL = [
 STYLE = (Path(modeling.report.__file__).parent / "style.css").read_text("utf-8")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_pictures() -> Iterator[None]:
+    """Compress pictures less: to make them small takes most of the time of a report."""
+
+    def encode(picture: UInt8, *, small: bool) -> bytes:
+        assert small
+        return drawing.encode_png(picture)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "encode_png", encode)
+        yield
+
+
+def test_a_small_picture_is_the_same_in_fewer_bytes() -> None:
+    picture = np.random.default_rng(0).integers(0, 9, (64, 64, 4), np.uint8)
+    quick, small = (drawing.encode_png(picture, small=small) for small in (False, True))
+    assert len(small) < len(quick)
+    assert np.array_equal(decoded(small), decoded(quick))
 
 
 @pytest.fixture(scope="module")

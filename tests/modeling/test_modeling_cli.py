@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -23,7 +24,7 @@ import pytest
 import torch
 import warm
 from click.testing import CliRunner, Result
-from helpers import on_one_thread
+from helpers import forkserver, on_one_thread
 from isolation import ROOT
 from warm import CLOSED
 
@@ -565,7 +566,12 @@ def test_each_of_several_interrupted_runs_leaves_a_checkpoint(
     assert not (tmp_path / "foreground").exists()
 
 
-def test_runs_side_by_side_equal_runs_in_turn(folder: Path, trained: Path, tmp_path: Path) -> None:
+def test_runs_side_by_side_equal_runs_in_turn(
+    folder: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs are pickled as for new processes, but started by one that has imported torch for all."""
+    context = forkserver()
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _method: context)
     arguments = ["--out", str(tmp_path), "--jobs", "3", "--threads", "3"]
     assert call("train", "all", "--dataset", str(folder), *SMALL, *arguments).exit_code == 0
     for task in ("foreground", "circles", "mosaics"):

@@ -32,13 +32,13 @@ from modeling.training.state import State
 sys.path.pop(0)
 
 CPU = torch.device("cpu")
-# three steps an epoch, the last of 100 samples
-SMALL = ("batch=250", "channels=4,8", "log_every=2")
+BATCH = 25  # of 60 samples: three steps an epoch, the last of 10
+SMALL = (f"batch={BATCH}", "channels=4,8", "log_every=2")
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return open_dataset(fakes.tiny(tmp_path_factory.mktemp("roofline")))
+    return open_dataset(fakes.tiny(tmp_path_factory.mktemp("roofline"), train=60))
 
 
 def test_a_mark_ends_its_part_and_a_request_for_a_batch_ends_the_step(
@@ -77,7 +77,7 @@ def test_the_timed_steps_are_those_of_training(
     assert len(marks.host()) == 7
     parts = steps.REPLAYED if replay else steps.PARTS
     assert all(tuple(step) == parts and min(step.values()) > 0 for step in marks.host())
-    summary = roofline.summarise(marks, marks.host(), 250)
+    summary = roofline.summarise(marks, marks.host(), BATCH)
     costs = {name: floors.Counted(Cost(10, 10), "float32") for name in floors.GROUPS}
     rates = {"operations_per_s": {"float32": {"median": 1.0}}, "bytes_per_s": {"median": 1.0}}
     medians = {name: each["median"] for name, each in summary["parts_s"].items()}
@@ -201,7 +201,7 @@ def test_the_results_have_every_task_its_floors_and_reasons_for_gaps(
         assert measured["config"]["channels"] == [4, 8]
         assert fed["parts_s"]["step"]["median"] >= fed["parts_s"]["backward"]["median"] > 0
         assert fed["samples_per_s"] == pytest.approx(
-            250 / fed["parts_s"]["step"]["median"], rel=1e-2
+            BATCH / fed["parts_s"]["step"]["median"], rel=1e-2
         )
         assert 0 < fed["waiting"] < 1
         assert fed["achieved"]["step"] == pytest.approx(

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import multiprocessing
 import random
 import shutil
 import signal
@@ -19,7 +18,7 @@ import fakes
 import pytest
 import torch
 from fake_task import FAKE, SETTINGS, train_fake
-from helpers import on_one_thread
+from helpers import forkserver, on_one_thread
 from torch import Tensor
 
 from modeling import files, runs
@@ -227,9 +226,7 @@ def test_a_run_resumed_with_other_code_says_so_and_keeps_its_record(
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
     folder: Path, whole: Path, tmp_path: Path
 ) -> None:
-    processes = multiprocessing.get_context("forkserver")
-    # which takes most of the time, so once
-    processes.set_forkserver_preload(["torch._dynamo", "modeling.training.loop"])
+    processes = forkserver()
     moments, out, killed = random.Random(1), tmp_path / "run", 0
     for _ in range(5):
         program = processes.Process(target=train_fake, args=(folder, out))

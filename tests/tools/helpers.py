@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import shlex
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, Self
 
@@ -245,6 +247,13 @@ class Disk:
         self.calls.append((name, path))
         if self._fails is not None and number == self._fails[0]:
             raise OSError(self._fails[1], os.strerror(self._fails[1]), str(path))
+
+
+def forkserver() -> ForkServerContext:
+    """Return a context whose processes are forks of one that has imported torch, which is slow."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch._dynamo", "modeling.training.loop"])
+    return context
 
 
 @contextmanager

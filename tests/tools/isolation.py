@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Variables that the interpreter, linker, compiler, mathematical libraries and test tools need.
 KEPT = (
-    *("PATH", "VIRTUAL_ENV", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"),
+    *("PATH", "VIRTUAL_ENV", "PYTHONHOME", "PYTHONPYCACHEPREFIX"),
     *("TMPDIR", "TEMP", "TMP", "USER", "LOGNAME", "CC", "CXX", "CPATH", "LIBRARY_PATH", "SDKROOT"),
 )
 KEPT_FAMILIES = (
@@ -48,7 +48,7 @@ def known(environment: Mapping[str, str], folder: Path) -> dict[str, str]:
 
     Variables that the packages, their libraries or a terminal read are dropped: DATAGEN_*, XDG_*,
     ranks, colours, widths, and any locale except the one set here. Subprocesses import the code of
-    this checkout.
+    this checkout, and may keep its bytecode, which saves each the time to compile.
     """
     kept = {
         name: value
