@@ -114,6 +114,7 @@ def verify(
     expect: str | None = None,
     source_dir: Path | str | None = None,
     labels: Path | str | None = None,
+    near: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Verdict:
@@ -121,8 +122,9 @@ def verify(
 
     `quick` checks metadata and file sizes only, `sample` that and so many random samples, the same
     for the same `seed`. `expect` is the dataset digest that it must have. A source in `source_dir`
-    must be the one that the dataset was built from; only the full level looks at it. Raises
-    InputError or RecipeError for arguments that are wrong or exclude each other.
+    must be the one that the dataset was built from; only the full level looks at it. With `near`
+    the full level also looks for images of two splits that are nearly the same: `Verdict.near`.
+    Raises InputError or RecipeError for arguments that are wrong or exclude each other.
 
     >>> datagen.verify("strokes")
     <Verdict: no problems; full: 140,340 samples, digest dd81985546ec>
@@ -135,6 +137,7 @@ def verify(
         expect=expect,
         source_dir=source_dir,
         labels=labels,
+        near=near,
         workers=_cores(workers),
         progress=progress,
     )

@@ -40,21 +40,35 @@ def scratch(shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size <= _IN_MEMORY:
         return np.empty(shape, dtype)
-    place = Path(os.environ.get("TMPDIR") or (_PLACE if _PLACE.is_dir() else tempfile.gettempdir()))
+    place = _place()
     with storage_errors(place):
-        room = shutil.disk_usage(place).free // 2
-        if size > room:
+        if size > room():
             raise StorageError(
                 "too little room for a temporary file",
                 path=place,
                 expected=f"{size:,} bytes, at most half of what is free",
-                found=f"{room:,}",
+                found=f"{room():,}",
                 remedy="free some space, or name another folder in the environment variable TMPDIR",
             )
         with tempfile.TemporaryFile(dir=place, prefix="datagen-") as file:
             _reserve(file.fileno(), size)
             mapped = mmap.mmap(file.fileno(), size)
     return np.frombuffer(mapped, dtype).reshape(shape)
+
+
+def room() -> int:
+    """Return how many bytes a temporary file may take now: half of what is free.
+
+    >>> room() > 0
+    True
+    """
+    place = _place()
+    with storage_errors(place):
+        return shutil.disk_usage(place).free // 2
+
+
+def _place() -> Path:
+    return Path(os.environ.get("TMPDIR") or (_PLACE if _PLACE.is_dir() else tempfile.gettempdir()))
 
 
 def _reserve(descriptor: int, size: int) -> None:

@@ -17,9 +17,9 @@ from datagen import manifest as manifests
 from datagen.dataset import Dataset, is_whole, require_no_links
 from datagen.engines import Progress
 from datagen.errors import DamagedError, FormatError, InputError, RecipeError
-from datagen.layout import MANIFEST
+from datagen.layout import GROUPS, MANIFEST
 from datagen.manifest import Manifest
-from datagen.planning import EMBEDDED_OR_PINNED, resolve, splits
+from datagen.planning import is_pinned, resolve, splits
 from datagen.recipe import OWN, Recipe, changed
 from datagen.sources.base import Progress as FetchProgress
 from datagen.sources.base import Warn
@@ -70,6 +70,7 @@ def build(
         resolved.plan,
         listed,
         resolved.deriver,
+        group_names=lambda: resolved.group_names,
         workers=workers,
         part=None if part is None else _part(part, len(shard_list(listed))),
         progress=progress,
@@ -169,12 +170,21 @@ def convert(
         plan,
         listed,
         lambda split: _reader(dataset, split),
+        group_names=lambda: _group_names(dataset),
         workers=workers,
         expected=dataset.manifest.digest,
         check=check,
         progress=progress,
         started=started,
     )
+
+
+def _group_names(dataset: Dataset) -> bytes | None:
+    if not dataset.manifest.recipe.group_names:
+        return None
+    path = dataset.root / GROUPS
+    with files.storage_errors(path):
+        return path.read_bytes()
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -216,7 +226,7 @@ def _finished(recipe: Recipe, root: Path, workers: int) -> Manifest | None:
 
     Only where the bytes of the source follow from its name; elsewhere the source must be read.
     """
-    if recipe.source not in EMBEDDED_OR_PINNED or files.look(root / MANIFEST) is None:
+    if not is_pinned(recipe.source) or files.look(root / MANIFEST) is None:
         return None
     manifest = manifests.load(root)
     same = manifest.recipe == recipe.without_path()

@@ -22,6 +22,7 @@ MAX_COUNT = 1 << 40  # samples a split
 
 MANIFEST = "manifest.json"
 RECIPE = "recipe.toml"
+GROUPS = "groups.txt"  # the names of the groups, where the recipe asks for them
 MAX_MANIFEST_BYTES = 1 << 20
 
 # of an unfinished build: the plan; at the very end, the manifest until it is renamed

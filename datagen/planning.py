@@ -21,7 +21,7 @@ from datagen.layout import MAX_SAMPLE_BYTES, SPLITS
 from datagen.manifest import DigitFacts, Manifest, SourceFacts, difference
 from datagen.recipe import OWN, Foreground, Recipe
 from datagen.sources.base import Progress as FetchProgress
-from datagen.sources.base import Source, Warn
+from datagen.sources.base import Source, Warn, group_names_text
 from datagen.sources.split import Conflict, Division, divide
 from datagen.split import Split
 from datagen.stores import with_paths
@@ -30,8 +30,7 @@ from datagen.tasks import Array, Deriver, ImageFacts, Inputs, derive_one, find
 _CONFLICTS_LISTED = 100
 # a million would take a minute to list, and few file systems are fast with so many files
 _MAX_SHARDS = 1 << 18
-# sources whose bytes follow from their name
-EMBEDDED_OR_PINNED = ("mnist", "fashion-mnist", "strokes")
+_EMBEDDED_OR_PINNED = ("mnist", "fashion-mnist", "strokes")
 
 
 class Resolved:
@@ -57,7 +56,15 @@ class Resolved:
     @cached_property
     def division(self) -> Division:
         """The source's images, divided into splits."""
-        return divide(self.source, val=self.recipe.val, seed=self.recipe.seed)
+        recipe = self.recipe
+        return divide(self.source, val=recipe.val, seed=recipe.seed, shares=recipe.split)
+
+    @property
+    def group_names(self) -> bytes | None:
+        """The content of `groups.txt`; None where the recipe does not ask for it."""
+        if not self.recipe.group_names:
+            return None
+        return group_names_text(self.source.group_names)
 
     @cached_property
     def plan(self) -> Manifest:
@@ -116,7 +123,8 @@ class Resolved:
             digits=digits,
             conflicts=len(division.conflicts),
             conflicts_listed=tuple(
-                _describe(one, division) for one in division.conflicts[:_CONFLICTS_LISTED]
+                _describe(one, division, bool(source.classes))
+                for one in division.conflicts[:_CONFLICTS_LISTED]
             ),
             bands=images.shape[3] if images.ndim == 4 else None,
             dtype=np.dtype(images.dtype).newbyteorder("<").str,
@@ -232,7 +240,34 @@ def resolve(
             expected="a mask for each image, as foreground.by = 'given' says",
             remedy="add the masks (docs/sources.md says where), or choose another rule",
         )
-    return Resolved(recipe, source, workers=workers)
+    _require_heard(recipe, source)
+    resolved = Resolved(recipe, source, workers=workers)
+    if warn:
+        for remark in resolved.division.remarks:
+            warn(remark)
+    return resolved
+
+
+def _require_heard(recipe: Recipe, source: Source) -> None:
+    """Raise RecipeError if the recipe asks for sizes or groups that the source did not give."""
+    parts = source.parts.values()
+    if recipe.size is not None:
+        tiles = {part.images.shape[1:3] for part in parts}
+        if tiles != {tuple(recipe.size.sides)}:
+            expected, found = "{}x{}".format(*recipe.size.sides), "{}x{}".format(*min(tiles))
+            raise RecipeError(
+                f"the source {source.name} does not fit its images to a size",
+                expected=f"images of {expected}",
+                found=found,
+                remedy="leave the size out",
+            )
+    if (recipe.groups or recipe.group_names) and any(part.groups is None for part in parts):
+        key = "groups" if recipe.groups else "group_names"
+        raise RecipeError(
+            f"the source {source.name} gives no groups of images",
+            expected=f"groups, as the key {key} of the recipe says",
+            remedy=f"leave {key} out",
+        )
 
 
 def require_sample(recipe: Recipe, task: str, split: str, index: int) -> None:
@@ -286,6 +321,15 @@ def resolve_dataset(
             found=found,
         )
     return resolved
+
+
+def is_pinned(source: str) -> bool:
+    """Return whether the bytes of a source, as a dataset records it, follow from its name.
+
+    >>> is_pinned("mnist"), is_pinned("strokes:56"), is_pinned("images")
+    (True, True, False)
+    """
+    return source.partition(":")[0] in _EMBEDDED_OR_PINNED
 
 
 def is_at_hand(source: str) -> bool:
@@ -358,13 +402,17 @@ def _thresholds(images: Array, rule: Foreground, workers: int) -> Array:
     return out
 
 
-def _describe(conflict: Conflict, division: Division) -> str:
+def _describe(conflict: Conflict, division: Division, has_classes: bool) -> str:
     """Describe a conflict as the format page has it: rows are those of the source's parts."""
     dropped, kept = (
-        f"{division.digits[split].part}[{row}] = {label}"
+        f"{division.digits[split].part}[{row}]" + (f" = {label}" if has_classes else "")
         for split, row, label in (
             (conflict.dropped_split, conflict.dropped_row, conflict.dropped_label),
             (conflict.kept_split, conflict.kept_row, conflict.kept_label),
         )
     )
-    return f"{dropped} left out of {conflict.dropped_split}, {kept} kept in {conflict.kept_split}"
+    masks = ", with another mask" if conflict.masks_differ else ""
+    return (
+        f"{dropped} left out of {conflict.dropped_split}, {kept} kept in {conflict.kept_split}"
+        f"{masks}"
+    )

@@ -42,6 +42,7 @@ MAX_GRID_SIDE = 64  # tiles
 MAX_SEED = (1 << 63) - 1
 MAX_BYTES = 1 << 16  # of a recipe's file
 _MAX_DOTS = 64  # a line: the time that TOML takes grows with the square of the parts of a key
+_DRAWN = re.compile("strokes:[1-9][0-9]{0,3}")  # a source with a side in pixels, not with a path
 _SPEC = re.compile("[a-z]+:.+", re.DOTALL)  # of a source at a path
 _TASK = re.compile("[a-z][a-z0-9_]{0,63}")
 _MAX_PATTERN, _MAX_ABOUT = 1000, 2000  # characters
@@ -140,6 +141,7 @@ _TASKS = Rule(
 )
 _SHARD_SIZE = Rule(f"{CHUNK} times a power of two, up to {MAX_SHARD_SIZE:,}", _is_shard_size)
 _COUNT = integer(1, MAX_COUNT)
+_TRUTH = Rule("true or false", lambda value: type(value) is bool)
 _OFFSET = integer(-(1 << 32), 1 << 32)
 
 
@@ -219,8 +221,8 @@ class Recipe:
 
     The rest is for images of the user's own. `split` gives the percentages of train, val and test
     of a source that comes whole (None: 80, 10, 10). `groups` is a regular expression: images in
-    whose names it finds the same text stay in one split. `offset` is added to signed values, so
-    that they fit 16 bits.
+    whose names it finds the same text stay in one split; `group_names` puts the names of the groups
+    into the dataset. `offset` is added to signed values, so that they fit 16 bits.
     """
 
     source: Annotated[str, _SOURCE, _FEW_DOTS]
@@ -231,6 +233,7 @@ class Recipe:
     storage: Annotated[Storage, _TABLE] = Storage()
     split: Annotated[tuple[int, int, int] | None, _PERCENTAGES] = None
     groups: Annotated[str | None, _PATTERN] = None
+    group_names: Annotated[bool, _TRUTH] = False
     offset: Annotated[int, _OFFSET] = 0
     foreground: Annotated[Foreground, _TABLE] = Foreground()
     size: Annotated[Size | None, _TABLE] = None
@@ -242,7 +245,12 @@ class Recipe:
         return replace(self, storage=Storage())
 
     def without_path(self) -> Recipe:
-        """The recipe as a dataset records it: a source with a path keeps only its kind."""
+        """The recipe as a dataset records it: a source with a path keeps only its kind.
+
+        A source that is drawn keeps its side, as in `strokes:56`.
+        """
+        if _DRAWN.fullmatch(self.source):
+            return self
         return replace(self, source=self.source.partition(":")[0])
 
 
@@ -273,7 +281,7 @@ def load(name_or_file: str) -> Recipe:
     with files.storage_errors(path):
         if names_source(name_or_file) and not _is_file(path):
             return from_table({"source": name_or_file}, origin="the source given")
-        if not _is_file(path) or path.suffix == ".npz":
+        if not _is_file(path) or path.suffix in (".npz", ".npy"):
             raise RecipeError(
                 "no such recipe",
                 path=name_or_file,
@@ -309,7 +317,7 @@ def _meant(name: str, path: Path) -> str | None:
         if path.is_dir():
             has_recipe = _is_file(path / RECIPE)
             meant = str(path / RECIPE) if has_recipe else f"images:{name}"
-        elif path.suffix == ".npz":
+        elif path.suffix in (".npz", ".npy"):
             meant = f"npz:{name}"
     except OSError:  # a path that cannot be
         pass
@@ -480,6 +488,7 @@ def changed(
     more_tasks: Iterable[str] = (),
     split: tuple[int, int, int] | None = None,
     groups: str | None = None,
+    group_names: bool | None = None,
     offset: int | None = None,
     foreground: Mapping[str, object] | None = None,
     size: Mapping[str, object] | None = None,
@@ -504,6 +513,7 @@ def changed(
     table.update(
         _given(source=source, val=val, seed=seed, split=split, groups=groups, offset=offset)
     )
+    table.update(_given(group_names=group_names))
     for name, values in (("foreground", foreground), ("size", size), ("about", about)):
         if given := _given(**(values or {})):
             table[name] = table.get(name, {}) | given

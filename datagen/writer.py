@@ -34,7 +34,7 @@ from datagen.dataset import (
 from datagen.engines import Progress, run_shards, threads
 from datagen.errors import DamagedError, FormatError, StorageError
 from datagen.hashing import ColumnHasher, bytes_digest, merkle_root
-from datagen.layout import MANIFEST, PARTIAL_MANIFEST, RECIPE
+from datagen.layout import GROUPS, MANIFEST, PARTIAL_MANIFEST, RECIPE
 from datagen.manifest import Manifest
 from datagen.split import NO_OFFSET, SHARD_FACTS, FileFacts, Shard, Split, Table, shard_list
 from datagen.stores import Extent, open_store
@@ -67,6 +67,7 @@ def write_dataset(
     deriver: Callable[[Split], Deriver],
     *,
     workers: int,
+    group_names: Callable[[], bytes | None] = lambda: None,
     part: range | None = None,
     expected: str | None = None,
     check: Callable[[], None] = lambda: None,
@@ -76,9 +77,10 @@ def write_dataset(
     """Write the shards that `root` lacks and commit; or, given `part`, only those of the part.
 
     `plan` is the manifest without splits, `listed` are its splits, and `deriver` makes the function
-    that fills in samples of a split; it is asked for consecutive ones. `check` is called when the
-    folder is known to be free. Raises DamagedError, and writes no manifest, where the dataset
-    digest would not be `expected`, and what `DatasetFolder.claim` raises.
+    that fills in samples of a split; it is asked for consecutive ones. `group_names` gives the
+    content of groups.txt, if the dataset has one. `check` is called when the folder is known to be
+    free. Raises DamagedError, and writes no manifest, where the dataset digest would not be
+    `expected`, and what `DatasetFolder.claim` raises.
     """
     started = time.perf_counter() if started is None else started
 
@@ -93,7 +95,7 @@ def write_dataset(
         if folder.is_complete(tables):
             return built(folder.present, 0)
         missing = [job for job in folder.jobs if job.name not in tables]
-        folder.begin(missing)
+        folder.begin(missing, group_names())
         derivers = {split: deriver(split) for split in dict.fromkeys(job.split for job in missing)}
         written = run_shards(
             lambda job, slot: folder.write(job, derivers[job.split], slot),
@@ -206,8 +208,12 @@ class DatasetFolder:
             return False
         return has_intact_metadata(self.root, self.present)
 
-    def begin(self, missing: Sequence[Shard]) -> None:
-        """Make the folder one of a build in progress, with space for shards that have no files."""
+    def begin(self, missing: Sequence[Shard], group_names: bytes | None = None) -> None:
+        """Make the folder one of a build in progress, with space for shards that have no files.
+
+        `group_names` is the content of groups.txt, if the dataset is to have one: it is written
+        now, because a build in parts is finished without the source.
+        """
         self._begun = True
         files.require_writable(self.root)
         absent = [job for job in missing if not has_files(self.root, job)]
@@ -222,6 +228,8 @@ class DatasetFolder:
             files.write_atomic(path, manifests.to_bytes(self.plan), replace=not self.is_part)
             # of two parts that begin at once, the first decides what is built here
             self._require_same_plan(manifests.read(path))
+        if group_names is not None:
+            files.write_atomic(self.root / GROUPS, group_names)
 
     def write(self, job: Shard, derive: Deriver, slot: threads.Slot) -> Table:
         """Derive, hash and write one shard; then it is durable, and so is its record.
@@ -267,6 +275,8 @@ class DatasetFolder:
                     path=self.root,
                     remedy="run it again",
                 )
+        if self.plan.recipe.group_names:
+            self._require_group_names()
         manifest = self._manifest(tables)
         expected = expected or recipes.known_digest(self.plan.recipe)
         if expected not in (None, manifest.digest):
@@ -361,7 +371,7 @@ class DatasetFolder:
     def _manifest(self, tables: Mapping[str, Table]) -> Manifest:
         """Write the recipe, the shard tables and the stores' metadata; state them in a manifest."""
         splits = {}
-        metadata = [RECIPE]
+        metadata = [RECIPE, *([GROUPS] if self.plan.recipe.group_names else [])]
         files.write_atomic(self.root / RECIPE, recipes.to_toml(self.plan.recipe).encode())
         for split in self.splits:
             rows = [tables[Shard(split, index).name] for index in range(split.shards)]
@@ -376,6 +386,20 @@ class DatasetFolder:
             metadata += self._store.write_metadata(self.root, split)
         listed = tuple(self._facts(path) for path in sorted(metadata))
         return manifests.seal(replace(self.plan, splits=splits, files=listed))
+
+    def _require_group_names(self) -> None:
+        """Raise StorageError unless groups.txt has as many lines as the source has groups."""
+        path = self.root / GROUPS
+        with files.storage_errors(path):
+            lines = path.read_bytes().count(b"\n") if files.look(path) else 0
+        if lines != self.plan.source.groups:
+            raise StorageError(
+                "the names of the groups are no longer as they were written",
+                path=path,
+                expected=f"{self.plan.source.groups:,} names",
+                found=f"{lines:,}",
+                remedy="give the build command again, or that of a part",
+            )
 
     def _facts(self, path: str) -> FileFacts:
         with files.storage_errors(self.root / path):

@@ -106,7 +106,7 @@ def test_every_block_of_python_runs_and_every_test_in_it_passes(output: str) -> 
     examples = re.findall(
         r"^def test_", (ROOT / "docs/examples/test_boxes.py").read_text(), re.MULTILINE
     )
-    assert (len(blocks("python")), len(examples)) == (5, 5)
+    assert (len(blocks("python")), len(examples)) == (6, 5)
     assert f"{len(tests) + len(examples)} passed" in output
 
 

@@ -24,6 +24,7 @@ COPIED = (
     "benchmarks",
     "results",
     "README.md",
+    "CONTRIBUTING.md",
     "CHANGELOG.md",
     "CITATION.cff",
     "Makefile",

@@ -78,7 +78,7 @@ def folder(drawn: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ours = [command[1:] for command in commands() if command[:1] == ["datagen"]]
     assert len(ours) > 10
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(strokes, "load", lambda: drawn)
+        patch.setattr(strokes, "load", lambda _side: drawn)
         patch.chdir(place)
         for arguments in ours:
             result = CliRunner().invoke(cli, arguments)
@@ -195,7 +195,7 @@ def test_the_examples_in_docstrings_are_true(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DATAGEN_SOURCE_DIR", raising=False)
-    monkeypatch.setattr(strokes, "load", lambda: drawn)
+    monkeypatch.setattr(strokes, "load", lambda _side: drawn)
     runner = doctest.DocTestRunner()
     run: set[str] = set()
     report: list[str] = []

@@ -62,6 +62,7 @@ def info(directory: Path, quiet: bool, as_json: bool) -> None:
     help="Choose the samples of --sample: the same for the same seed.",
 )
 @click.option("--expect", metavar="DIGEST", help="Dataset digest that it must have.")
+@click.option("--near", is_flag=True, help="Look for images of two splits that are nearly equal.")
 @source_dir_option
 @labels_option
 @workers_option
@@ -73,6 +74,7 @@ def verify(
     sample: int | None,
     seed: int | None,
     expect: str | None,
+    near: bool,
     source_dir: Path | None,
     labels: Path | None,
     workers: int,
@@ -90,6 +92,8 @@ def verify(
         raise click.UsageError(
             "--quick and --sample do not look at the source: leave out --source-dir"
         )
+    if near and (quick or sample):
+        raise click.UsageError("--quick and --sample do not compare images: leave out --near")
     if seed is not None and not sample:
         raise click.UsageError("--seed chooses the samples of --sample: give both")
     with progress_bar("verifying", quiet or as_json) as progress:
@@ -99,6 +103,7 @@ def verify(
             sample=sample,
             seed=seed,
             expect=expect,
+            near=near,
             source_dir=source_dir,
             labels=labels,
             source_optional=not named,

@@ -15,6 +15,7 @@ _LISTED = 6  # columns that a line names
 _CLASSES = 12  # classes that a line names
 _ROWS = 12  # differences that a table shows
 _CELL = 32  # characters of a value in a table
+_NEAR_SHOWN = 20  # pairs of images that are nearly the same
 _REPAIRABLE = {"missing", "another size", "damaged", "consolidated"}  # problems a build repairs
 
 
@@ -250,6 +251,10 @@ def verdict_facts(verdict: datagen.verifier.Verdict) -> dict[str, Any]:
     keys = {"checked_against": "stood_on", "skipped": "not_looked_at"}  # those of version 0.1
     facts = {keys.get(name, name): value for name, value in vars(verdict).items()}
     facts["problems"] = [vars(problem) for problem in verdict.problems]
+    del facts["near"]
+    if verdict.near is not None:
+        pairs = [vars(pair) for pair in verdict.near.pairs]
+        facts["near"] = {**vars(verdict.near), "pairs": pairs}
     rate = verdict.bytes / verdict.seconds
     return {"passed": not verdict.problems, **facts, "bytes_per_second": round(rate)}
 
@@ -271,11 +276,24 @@ def print_verdict(verdict: datagen.verifier.Verdict, root: Path) -> None:
     print_line(f"checked against {verdict.checked_against}")
     for matter in verdict.skipped:
         print_line(f"skipped: {matter}")
+    if verdict.near is not None:
+        _print_near(verdict.near)
     print_line(f"digest    {verdict.digest}")
     kinds = {problem.kind for problem in verdict.problems}
     is_manifest_right = all(problem.path != MANIFEST for problem in verdict.problems)
     if kinds & _REPAIRABLE and is_manifest_right:
         print_line("to repair: give the build command again: only what is damaged is written")
+
+
+def _print_near(near: datagen.verifier.problems.NearDuplicates) -> None:
+    """Print how many images of two splits are nearly the same, and the likest pairs."""
+    least = "" if near.complete else "at least "
+    many = f"{least}{near.count:,} pair{'s' * (near.count != 1)} of images of two splits"
+    print_line(f"near: {many} that are nearly the same")
+    for pair in near.pairs[:_NEAR_SHOWN]:
+        print_line(f"  {pair}")
+    if near.count > _NEAR_SHOWN:
+        print_line(f"  and {near.count - _NEAR_SHOWN:,} more")
 
 
 def _print_table(rows: Sequence[Sequence[str]], right: Collection[int] | None = None) -> None:

@@ -245,7 +245,8 @@ def _build(
 def _folder_name(recipe: datagen.recipe.Recipe, name: str, source: str | None = None) -> str:
     """Name the folder of a dataset by the kind of the source that was given, or by the recipe."""
     by_source = source is not None or datagen.recipe.names_source(name)
-    return recipe.without_path().source if by_source else Path(name).stem
+    source = recipe.without_path().source.replace(":", "-")
+    return source if by_source else Path(name).stem
 
 
 def _taken(error: FormatError) -> FormatError:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen import files
-from datagen.errors import InputError, StorageError
+from datagen.errors import InputError, StorageError, printable
 from datagen.layout import MAX_BANDS, MAX_SIDE, SPLITS
 
 if TYPE_CHECKING:
@@ -292,6 +292,18 @@ def number_groups(
         for part, listed in names.items()
     }
     return groups, tuple(numbers)
+
+
+def group_names_text(names: Sequence[str]) -> bytes:
+    """Write the names of groups as the file `groups.txt` has them: one a line, in UTF-8.
+
+    A backslash is doubled, and what cannot be printed is escaped as Python escapes it.
+
+    >>> group_names_text(["patient7", "a\\nb"])
+    b'patient7\\na\\\\nb\\n'
+    """
+    doubled = (name.replace("\\", "\\\\") for name in names)
+    return "".join(f"{printable(name)}\n" for name in doubled).encode()
 
 
 def find_group(name: str, pattern: str) -> str | None:

@@ -1,121 +1,82 @@
-"""Read NumPy archives (.npz) as a source: `images` and `labels`, or those of each split.
+"""Read NumPy arrays (.npz, or one .npy) as a source: `images` and `labels`, or those of each split.
 
-Nothing in an archive is ever executed. Its directory says how long each array is, and the array's
-own header must agree before a byte is allocated.
+Nothing in a file is ever executed. An archive's directory says how long each array is, and the
+array's own header must agree before a byte is allocated. All headers are checked before any values
+are read; values are read block by block into arrays that may be larger than memory.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import math
+import os
 import sys
-import warnings
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
-from numpy.lib.format import read_array_header_1_0, read_array_header_2_0
 
-from datagen.errors import InputError, printable
-from datagen.layout import SPLITS
-from datagen.sources import base
-from datagen.sources.base import Part, Reading, Source, Warn
+from datagen import arrays
+from datagen.errors import InputError
+from datagen.recipe import Recipe, Size
+from datagen.sources import base, masks, npy, sizes
+from datagen.sources.base import Array, Part, Reading, Source
+from datagen.sources.npy import Header, shown
+from datagen.sources.npz_kinds import (
+    KINDS,
+    image_shape,
+    kind_problem,
+    mask_shape,
+    role_of,
+    shape_problems,
+    wanted_arrays,
+)
 
 # the beginning of an archive with a member in it; zipfile would skip any bytes before it
 _BEGINNING = b"PK\3\4"
 _EMPTY = b"PK\5\6"  # the beginning of an archive without members
-# the version of an array -> the bytes of its header's length, and NumPy's reader of the header
-_VERSIONS = {
-    b"\x93NUMPY\1\0": (2, read_array_header_1_0),
-    b"\x93NUMPY\2\0": (4, read_array_header_2_0),
-    b"\x93NUMPY\3\0": (4, read_array_header_2_0),  # in UTF-8: only names of fields differ
-}
-_MAX_HEADER = 10_000  # bytes; NumPy's own bound on what it parses
-_BLOCK = 1 << 20
-_MAX_SHOWN = 200  # characters of an archive's own text that a message repeats
 # Errors of zipfile for bytes that it cannot read; NotImplementedError is for another compression
 # or version.
 _CORRUPT = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError, ValueError)
-_ARRAY = b"\x93NUMPY"  # the beginning of a single array
-_GREY = "convert the images to 8-bit grey, uint8 (n, height, width)"
-_NAMES = (
-    "give images and labels, or train_images, train_labels, test_images and test_labels,"
-    " or x_train and so on"
-)
-
-# Parts of the names that other programs give: x_train, y_train, X_test, validation_images ...
-_KINDS = {"images": "images", "x": "images", "labels": "labels", "y": "labels"}
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-
-
-@dataclass(frozen=True)
-class _Header:
-    """Hold the header of an array; `size` is its bytes, with the version and the length."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    fortran: bool
-    size: int
-
-    @property
-    def grey(self) -> tuple[int, ...] | None:
-        """Return the shape (n, height, width) without an axis of one channel; None for others."""
-        shape = self.shape
-        if len(shape) == 4 and shape[3] == 1:
-            return shape[:3]
-        if len(shape) == 4 and shape[1] == 1:
-            return (shape[0], *shape[2:])
-        return shape if len(shape) == 3 else None
+_MOST = (1 << 16) - 1  # the highest value of an image
 
 
 def load(path: Path, how: Reading | None = None) -> Source:
-    """Read the arrays of the .npz file at `path`.
+    """Read the arrays of the .npz file at `path`, or the images of the .npy file.
 
-    Either `images` uint8 (n, height, width) and `labels` (n,) or (n, 1) of whole numbers, or the
-    same with `train_`, `test_` and perhaps `val_` before the names; or all of these under the names
-    that other programs give, such as `x_train` and `y_train`. An axis of one channel may come
-    before or after height and width. `classes`, strings, may name the classes. Digests are of the
-    decoded arrays by the names and shapes above, labels as uint8, whatever the names in the file
-    and the compression. `how.warn` takes remarks on the arrays. Raises InputError if the archive is
-    damaged, or if its arrays are not of this kind.
+    `images` are uint8 or uint16 (n, height, width) or (n, height, width, bands), 2 to 64 bands; or
+    signed integers, to which the recipe adds an offset. `labels`, if there are any, are (n,) or (n,
+    1) of whole numbers. The same with `train_`, `test_` and perhaps `val_` before the names, or
+    under the names that other programs give, such as `x_train` and `y_train`. An axis of one
+    channel may come before or after height and width. `masks`, (n, height, width), are read where
+    the recipe asks for given masks; `groups`, (n,) integers or strings, where they are there.
+    `classes` and `mask_classes`, strings, may name the classes. Digests are of the arrays by the
+    names and shapes above, in C order, before the recipe's sizes: the same whatever the names in
+    the file, the order of bytes and the compression. `how` takes remarks on the arrays. Raises
+    InputError if the file is damaged, or if its arrays are not of this kind.
     """
+    how = how or Reading(Recipe(source="npz"))
+    _require_no_names(how, path)
     base.require_file(path)
     with base.input_errors(path), _corruption(path), path.open("rb") as file:
-        if file.read(len(_ARRAY)) == _ARRAY:
-            raise InputError(
-                "a single array",
-                path=path,
-                expected="an .npz file",
-                found="an .npy file",
-                remedy=_NAMES,
-            )
-        return _read(file, path, how.warn if how else None)
+        if file.read(len(npy.MAGIC)) == npy.MAGIC:
+            return _single(file, path, how)
+        return _archive(file, path, how)
 
 
-def _read(file: BinaryIO, path: Path, warn: Warn | None) -> Source:
-    with zipfile.ZipFile(file) as archive:
-        file.seek(0)
-        listed = archive.infolist()
-        if file.read(4) != (_BEGINNING if listed else _EMPTY):
-            raise zipfile.BadZipFile("bytes before the first array")
-        members = {_name(info): info for info in listed}
-        wanted = _wanted(members, path)
-        base.raise_if_any(_implausible(listed, list(wanted.values()), path), path)
-        arrays = {role: _array(archive, members[name], role, path) for role, name in wanted.items()}
-    return _source(arrays, wanted, path, warn)
-
-
-def _name(info: zipfile.ZipInfo) -> str:
-    return info.filename.removesuffix(".npy")
+def _require_no_names(how: Reading, path: Path) -> None:
+    """Raise InputError if the recipe needs names of files: arrays have none."""
+    problems = []
+    if how.labels is not None:
+        problems.append("arrays take no file of labels: add an array labels")
+    if how.recipe.groups is not None:
+        problems.append("arrays have no names of files with groups in them: add an array groups")
+    base.raise_if_any(problems, path)
 
 
 @contextmanager
@@ -128,100 +89,366 @@ def _corruption(path: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         raise InputError(
-            f"not a whole .npz file: {_shown(str(error))}", path=path, remedy="write it again"
+            f"not a whole .npz file: {shown(str(error))}", path=path, remedy="write it again"
         ) from error
 
 
-def _source(
-    arrays: dict[str, npt.NDArray[Any]],
-    wanted: Mapping[str, str],
+def _single(file: BinaryIO, path: Path, how: Reading) -> Source:
+    """Read a file of a single array, which holds images."""
+    length = os.fstat(file.fileno()).st_size
+    file.seek(0)
+    header = npy.read_header(file, "images", path)
+    _check({"images": header}, {"images": "images"}, {"images": length}, path, how.recipe)
+    used = {"images": npy.read_values(file, header, "images", path)}
+    return _source(used, {"images": "images"}, path, how)
+
+
+def _archive(file: BinaryIO, path: Path, how: Reading) -> Source:
+    with zipfile.ZipFile(file) as archive:
+        file.seek(0)
+        listed = archive.infolist()
+        if file.read(4) != (_BEGINNING if listed else _EMPTY):
+            raise zipfile.BadZipFile("bytes before the first array")
+        members = {_name(info): info for info in listed}
+        wanted = wanted_arrays(members, path, with_masks=how.recipe.foreground.masks is not None)
+        for remark in _unread(members, wanted):
+            if how.warn:
+                how.warn(f"{path}: {remark}")
+        base.raise_if_any(_implausible(listed, list(wanted.values()), path), path)
+        headers = {}
+        for role, name in wanted.items():
+            with archive.open(members[name]) as member:
+                headers[role] = npy.read_header(member, name, path)
+        lengths = {role: members[name].file_size for role, name in wanted.items()}
+        _check(headers, wanted, lengths, path, how.recipe)
+        used = {}
+        for role, name in wanted.items():
+            with archive.open(members[name]) as member:
+                member.read(headers[role].size)
+                used[role] = npy.read_values(member, headers[role], name, path)
+    return _source(used, wanted, path, how)
+
+
+def _name(info: zipfile.ZipInfo) -> str:
+    return info.filename.removesuffix(".npy")
+
+
+def _unread(members: Mapping[str, object], wanted: Mapping[str, str]) -> Iterator[str]:
+    """Remark on arrays that may have been meant to be read, and are not."""
+    unread = sorted(members.keys() - set(wanted.values()))
+    passed_over = [name for name in unread if (role_of(name) or "").endswith("masks")]
+    if passed_over:
+        yield (
+            f"the masks are passed over ({', '.join(passed_over)});"
+            " --masks binary, classes or instances takes the foreground from them"
+        )
+    others = [shown(name) for name in unread if name not in passed_over]
+    if others and not any(role.endswith("labels") for role in wanted):
+        listed = ", ".join(others[: base.MAX_LISTED])
+        yield f"no array of labels; these arrays are not read: {listed}"
+
+
+def _check(
+    headers: Mapping[str, Header],
+    names: Mapping[str, str],
+    lengths: Mapping[str, int],
     path: Path,
-    warn: Warn | None,
-) -> Source:
-    names = arrays.pop("classes", None)
-    labels = {
-        role: base.class_labels(array.reshape(-1), wanted[role], path)
-        for role, array in arrays.items()
-        if role.endswith("labels")
+    recipe: Recipe,
+) -> None:
+    """Raise InputError about all arrays that cannot have their role, before any value is read."""
+    found = [
+        error
+        for role, header in headers.items()
+        if (error := kind_problem(header, role, names[role], path, recipe))
+    ]
+    if len(found) == 1:
+        raise found[0]
+    prefix = f"{path}: "
+    base.raise_if_any([str(error).removeprefix(prefix) for error in found], path)
+    for role, header in headers.items():
+        npy.require_length(header, lengths[role], names[role], path)
+    base.raise_if_any(shape_problems(headers, names), path)
+    for role, header in headers.items():
+        if role.endswith("images"):
+            with _about(names[role], path):
+                height, width = (image_shape(header.shape) or (0, 0, 0))[1:3]
+                sizes.count(height, width, recipe.size)
+
+
+@contextmanager
+def _about(name: str, path: Path) -> Iterator[None]:
+    """Say in an InputError of the body which array of which file it is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(
+            f"{name}: {error.problem}",
+            path=path,
+            expected=error.expected,
+            found=error.found,
+            remedy=error.remedy,
+        ) from error
+
+
+# From arrays to a source
+
+
+def _source(used: dict[str, Array], names: Mapping[str, str], path: Path, how: Reading) -> Source:
+    """Make the source of arrays by their roles; `names` are those in the file."""
+    parts = [role.removesuffix("images") for role in used if role.endswith("images")]
+    converted = _images(used, names, path, how.recipe)
+    converted |= _labels(used, names, path)
+    given, mask_classes = _masks(used, names, path, how.recipe)
+    groups, group_names = _groups(used, names, path)
+    converted |= given | groups
+    digests = {
+        role: digest(role, converted[role], group_names if kind == "groups" else ())
+        for part in parts
+        for kind in KINDS
+        if (role := f"{part}{kind}") in converted
     }
-    used = arrays | labels
-    prefixes = [role.removesuffix("labels") for role in labels]
-    parts = {
-        prefix.rstrip("_") or "all": Part(used[f"{prefix}images"], used[f"{prefix}labels"])
-        for prefix in prefixes
+    made = {
+        prefix.rstrip("_") or "all": _fitted(_part(prefix, converted), how.recipe.size)
+        for prefix in parts
     }
-    classes = (
-        base.numbered_classes(parts, path, warn) if names is None else _class_names(names, path)
-    )
-    base.check_parts(parts, classes, path)
+    remark = _size_remark(converted, how.recipe.size)
+    if how.warn and remark:
+        how.warn(f"{path}: {remark}")
+    if how.recipe.size is not None and how.recipe.size.fit == "tile" and not groups:
+        made, group_names = _grouped_by_picture(made, converted)
+    classes = _classes(used, made, path, how)
+    base.check_parts(made, classes, path)
     return Source(
         name="npz",
-        parts=parts,
+        parts=made,
         classes=classes,
-        digests={role: digest(role, array) for role, array in used.items()},
+        digests=digests,
         licence=base.NOT_STATED,
         attribution=base.NOT_STATED,
+        mask_classes=mask_classes,
+        group_names=group_names,
     )
 
 
-def digest(name: str, array: npt.NDArray[Any]) -> str:
-    """Compute the SHA-256 (hex) of an array's name, shape and bytes."""
-    state = hashlib.sha256(f"{name} {'x'.join(map(str, array.shape))}\n".encode())
-    state.update(array.data)
+def _part(prefix: str, converted: Mapping[str, Array]) -> Part:
+    images = converted[f"{prefix}images"]
+    return Part(
+        images,
+        converted.get(f"{prefix}labels", np.zeros(len(images), np.uint8)),
+        converted.get(f"{prefix}masks"),
+        converted.get(f"{prefix}groups"),
+    )
+
+
+def digest(name: str, array: Array, group_names: Sequence[str] = ()) -> str:
+    """Hash an array with its name and shape, and with its type if that is not uint8.
+
+    Groups are hashed as their names, a line for each image.
+    """
+    kind = "" if array.dtype == np.uint8 or group_names else f" {array.dtype.str}"
+    state = hashlib.sha256(f"{name} {'x'.join(map(str, array.shape))}{kind}\n".encode())
+    if group_names:
+        state.update(base.group_names_text([group_names[group] for group in array]))
+    else:
+        state.update(array.data)
     return state.hexdigest()
 
 
-def _wanted(members: Mapping[str, object], path: Path) -> dict[str, str]:
-    """Choose the arrays to read: this package's names for them -> their names in the file.
+def _images(
+    used: Mapping[str, Array], names: Mapping[str, str], path: Path, recipe: Recipe
+) -> dict[str, Array]:
+    """Convert the images to uint8 or little-endian uint16, without an axis of one channel."""
+    images, ranges = {}, {}
+    for role, array in used.items():
+        if not role.endswith("images"):
+            continue
+        plain = array.reshape(image_shape(array.shape) or array.shape)
+        if plain.dtype.kind == "i":
+            plain, ranges[names[role]] = _shifted(plain, recipe.offset)
+        elif plain.dtype.itemsize == 2 and plain.dtype.str != "<u2":
+            plain = npy.converted(plain, np.dtype("<u2"), lambda block: block)
+        images[role] = plain
+    known = [one for one in ranges.values() if one is not None]
+    low, high = min((one[0] for one in known), default=0), max((one[1] for one in known), default=0)
+    if low + recipe.offset < 0 or high + recipe.offset > _MOST:
+        fits = high - low <= _MOST
+        raise InputError(
+            f"{', '.join(ranges)}: values that do not fit 16 bits with the offset"
+            f" {recipe.offset:,}",
+            path=path,
+            expected=f"{-recipe.offset:,} to {_MOST - recipe.offset:,}",
+            found=f"{low:,} to {high:,}",
+            remedy=f"the offset {-low} is the least that fits" if fits else "scale the values",
+        )
+    return images
 
-    Names of other programs count only if this package's own do not make a source. Raises InputError
-    if these do not make one either.
+
+def _shifted(array: Array, offset: int) -> tuple[Array, tuple[int, int] | None]:
+    """Add `offset` to signed integers: -> "<u2" of the same shape, and the range found before.
+
+    Values that do not fit 16 bits are no longer right afterwards; the range shows them.
     """
-    roles = {name: role for name in members if (role := _role(name))}
-    own = {name: role for name, role in roles.items() if name == role}
-    chosen = next((names for names in (own, roles) if not _gaps(names)), own or roles)
-    found = ", ".join(map(_shown, sorted(members)[: base.MAX_LISTED])) or "no array"
-    base.raise_if_any(_gaps(chosen), path, f"found {found}; {_NAMES}")
-    named = {role: name for name, role in chosen.items()}
-    order = [
-        f"{prefix}{kind}"
-        for prefix in ("", *(f"{split}_" for split in SPLITS))
-        for kind in ("images", "labels")
+    ends: list[int] = []
+
+    def shift(block: Array) -> Array:
+        if block.size:
+            ends.extend((int(block.min()), int(block.max())))
+        return (block.astype(np.int64) + offset).astype(np.uint16)
+
+    shifted = npy.converted(array, np.dtype("<u2"), shift)
+    return shifted, (min(ends), max(ends)) if ends else None
+
+
+def _labels(used: Mapping[str, Array], names: Mapping[str, str], path: Path) -> dict[str, Array]:
+    return {
+        role: base.class_labels(array.reshape(-1), names[role], path)
+        for role, array in used.items()
+        if role.endswith("labels")
+    }
+
+
+def _classes(
+    used: Mapping[str, Array], parts: Mapping[str, Part], path: Path, how: Reading
+) -> tuple[str, ...]:
+    """Name the classes as the file does, or else by number; none of images without labels."""
+    if not any(role.endswith("labels") for role in used):
+        return ()
+    if "classes" not in used:
+        return base.numbered_classes(parts, path, how.warn)
+    if not len(used["classes"]):
+        raise InputError("classes: no names", path=path, remedy="name them all, or leave them out")
+    return _texts(used["classes"], "classes", path)
+
+
+def _masks(
+    used: Mapping[str, Array], names: Mapping[str, str], path: Path, recipe: Recipe
+) -> tuple[dict[str, Array], tuple[str, ...]]:
+    """Give the masks their numbers in a dataset, and name their classes."""
+    found = {
+        role: array.reshape(mask_shape(array.shape) or array.shape)
+        for role, array in used.items()
+        if role.endswith("masks")
+    }
+    kind = recipe.foreground.masks
+    if not found or kind is None:
+        return {}, ()
+    seen = masks.nothing_seen()
+    for array in found.values():
+        masks.see(array, seen)
+    with _about(", ".join(names[role] for role in found), path):
+        numbers = masks.table(kind, seen, path)
+    canonical: dict[str, Array] = {
+        role: masks.canonical(array, numbers) for role, array in found.items()
+    }
+    if kind != "classes":
+        return canonical, ()
+    numbered = masks.class_names(seen)
+    if "mask_classes" not in used:
+        return canonical, numbered
+    texts = _texts(used["mask_classes"], "mask_classes", path)
+    problems = base.name_problems(texts, [f"mask class {at + 1}" for at in range(len(texts))])
+    if len(numbered) > len(texts):
+        problems.append(
+            f"mask_classes: {len(texts)} names where the masks have classes up to {len(numbered)}"
+        )
+    base.raise_if_any(problems, path)
+    return canonical, texts
+
+
+def _groups(
+    used: Mapping[str, Array], names: Mapping[str, str], path: Path
+) -> tuple[dict[str, Array], tuple[str, ...]]:
+    """Number the groups over all parts."""
+    listed: dict[str, list[str]] = {}
+    for role, array in used.items():
+        if role.endswith("groups"):
+            flat = array.reshape(-1)
+            texts = _texts(flat, names[role], path) if flat.dtype.kind == "U" else flat.tolist()
+            listed[role.removesuffix("groups").rstrip("_") or "all"] = [str(one) for one in texts]
+    if not listed:
+        return {}, ()
+    problems = [
+        f"{part}: {listed[part].count(''):,} images without a group, the first at"
+        f" {listed[part].index('')}"
+        for part in listed
+        if "" in listed[part]
     ]
-    wanted = {role: named[role] for role in order if role in named}
-    return wanted | ({"classes": "classes"} if "classes" in members else {})
+    base.raise_if_any(problems, path, "give each image the name of its group")
+    numbers, group_names = base.number_groups(listed)
+    return {
+        "groups" if part == "all" else f"{part}_groups": array for part, array in numbers.items()
+    }, group_names
 
 
-def _gaps(roles: Mapping[str, str]) -> list[str]:
-    """List the reasons why arrays of these names, each with its role, do not make a source."""
-    problems = []
-    named: dict[str, str] = {}
-    for name, role in roles.items():
-        if role in named:
-            problems.append(f"two arrays hold the {role}: {named[role]} and {name}")
-        named[role] = name
-    prefixes = {role.removesuffix("images").removesuffix("labels") for role in named} or {""}
-    if len(prefixes) > 1 and "" in prefixes:
-        problems.append("both images and labels of their own and those of splits")
-        prefixes -= {""}
-    required = prefixes if prefixes == {""} else prefixes | {"train_", "test_"}
-    absent = sorted(f"{prefix}{kind}" for prefix in required for kind in ("images", "labels"))
-    return problems + [f"no array {role}" for role in absent if role not in named]
+def _texts(names: Array, name: str, path: Path) -> tuple[str, ...]:
+    """Read an array of strings; raise InputError if one is not Unicode text."""
+    codes = np.frombuffer(names.tobytes(), np.dtype(np.uint32).newbyteorder(names.dtype.byteorder))
+    try:
+        if codes.max(initial=0) > sys.maxunicode:  # NumPy would raise a SystemError
+            raise ValueError("a code point beyond Unicode")
+        listed = tuple(str(text) for text in names)
+        "".join(listed).encode()
+    except ValueError as error:
+        raise InputError(f"{name}: a name is not Unicode text", path=path) from error
+    return listed
 
 
-def _role(name: str) -> str | None:
-    """Return this package's name of an array; None for an unknown one.
+# Sizes
 
-    >>> _role("X_valid")
-    'val_images'
-    """
-    parts = name.lower().split("_")
-    if len(parts) == 1:
-        return _KINDS.get(name.lower())
-    if len(parts) != 2:
-        return None
-    split, kind = parts if parts[0] in _SPLITS else reversed(parts)
-    return f"{_SPLITS[split]}_{_KINDS[kind]}" if split in _SPLITS and kind in _KINDS else None
+
+def _fitted(part: Part, size: Size | None) -> Part:
+    """Fit the images and masks of a part to the sides of the recipe; repeat the rest for tiles."""
+    height, width = part.images.shape[1:3]
+    if size is None or not len(part.images):
+        return part
+    if size.fit != "tile" and tuple(size.sides) == (height, width):
+        return part
+    count = sizes.count(height, width, size)
+    return Part(
+        _each(part.images, lambda picture: sizes.fitted(picture, size), count),
+        np.repeat(part.labels, count),
+        None
+        if part.masks is None
+        else _each(part.masks, lambda mask: sizes.fitted_mask(mask, size), count),
+        None if part.groups is None else np.repeat(part.groups, count),
+    )
+
+
+def _size_remark(converted: Mapping[str, Array], size: Size | None) -> str | None:
+    """Say how many pixels of the pictures are in no image."""
+    shapes = [array.shape[:3] for role, array in converted.items() if role.endswith("images")]
+    unused = sum(n * sizes.unused(height, width, size) for n, height, width in shapes)
+    return sizes.unused_remark(unused, sum(n * tall * wide for n, tall, wide in shapes), size)
+
+
+def _each(pictures: Array, fit: Callable[[Array], Array], count: int) -> Array:
+    first = fit(pictures[0])
+    out = arrays.scratch((len(pictures) * count, *first.shape[1:]), pictures.dtype)
+    for row, picture in enumerate(pictures):
+        out[row * count : (row + 1) * count] = fit(picture)
+    return out
+
+
+def _grouped_by_picture(
+    parts: Mapping[str, Part], converted: Mapping[str, Array]
+) -> tuple[dict[str, Part], tuple[str, ...]]:
+    """Make the tiles of each picture a group of their own, named by the picture's row."""
+    rows = {name: len(converted["images" if name == "all" else f"{name}_images"]) for name in parts}
+    listed = {name: [f"{name}[{row}]" for row in range(count)] for name, count in rows.items()}
+    numbers, group_names = base.number_groups(listed)
+    grouped = {
+        name: Part(
+            part.images,
+            part.labels,
+            part.masks,
+            np.repeat(numbers[name], len(part.images) // max(rows[name], 1)),
+        )
+        for name, part in parts.items()
+    }
+    return grouped, group_names
+
+
+# Checks of an archive
 
 
 def _implausible(listed: Sequence[zipfile.ZipInfo], wanted: Sequence[str], path: Path) -> list[str]:
@@ -244,177 +471,7 @@ def _implausible(listed: Sequence[zipfile.ZipInfo], wanted: Sequence[str], path:
             problems.append(
                 f"{_name(info)}: {info.file_size:,} bytes cannot be in a file of {size:,}"
             )
-    total = sum(info.file_size for info in used)
-    if total > base.MAX_INFLATED:
-        problems.append(
-            f"{total:,} bytes of arrays where {base.MAX_INFLATED:,} are the most possible"
-        )
+    total, most = sum(info.file_size for info in used), max(base.MAX_INFLATED, arrays.room())
+    if total > most:
+        problems.append(f"{total:,} bytes of arrays where {most:,} are the most possible")
     return problems
-
-
-def _array(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, role: str, path: Path
-) -> npt.NDArray[Any]:
-    """Read the array in one member, C-contiguous; check its header before allocating anything."""
-    name = _name(info)
-    with archive.open(info) as member:
-        header = _header(member, name, path)
-        _check_kind(header, role, name, path)
-        stored = info.file_size - header.size
-        expected = math.prod(header.shape) * header.dtype.itemsize
-        if stored != expected:
-            raise InputError(
-                f"{name}: not as long as its header says",
-                path=path,
-                expected=f"{expected:,} bytes",
-                found=f"{stored:,}",
-            )
-        data = np.empty(expected, np.uint8)
-        done = 0
-        while block := member.read(_BLOCK):
-            data[done : done + len(block)] = np.frombuffer(block, np.uint8)
-            done += len(block)
-    if done != expected:
-        raise InputError(
-            f"{name}: compressed bytes that end too early",
-            path=path,
-            expected=f"{expected:,} bytes",
-            found=f"{done:,}",
-            remedy="write it again",
-        )
-    array = data.view(header.dtype)
-    ordered = array.reshape(header.shape[::-1]).T if header.fortran else array
-    shape = header.grey if role.endswith("images") else None
-    return np.ascontiguousarray(ordered).reshape(shape or header.shape)
-
-
-def _header(member: IO[bytes], name: str, path: Path) -> _Header:
-    version = member.read(8)
-    if version not in _VERSIONS:
-        raise InputError(
-            f"{name}: not a NumPy array", path=path, expected="an .npy header", found=repr(version)
-        )
-    width, read = _VERSIONS[version]
-    start = member.read(width)
-    length = int.from_bytes(start, "little")
-    if length > _MAX_HEADER:
-        raise InputError(
-            f"{name}: a header too long",
-            path=path,
-            expected=f"at most {_MAX_HEADER:,} bytes",
-            found=f"{length:,}",
-        )
-    header = start + member.read(length)
-    try:
-        # a header that NumPy writes causes no warning
-        with warnings.catch_warnings(action="error"):
-            shape, fortran, dtype = read(BytesIO(header), max_header_size=_MAX_HEADER)
-        if not all(type(size) is int and 0 <= size < 1 << 48 for size in shape):
-            raise ValueError(f"shape {shape}")
-    except Exception as error:  # over damaged text a parser may raise anything
-        raise InputError(
-            f"{name}: its header is not NumPy's: {_shown(str(error))}", path=path
-        ) from error
-    return _Header(dtype, shape, fortran, len(version) + len(header))
-
-
-def _check_kind(header: _Header, role: str, name: str, path: Path) -> None:
-    """Raise InputError unless the array has the type and shape of its role."""
-    if role == "classes":
-        usable = header.dtype.kind == "U" and header.dtype.itemsize > 0 and len(header.shape) == 1
-        problem, expected, remedy = "not a list of names", "strings (n,)", None
-    elif role.endswith("labels"):
-        flat = len(header.shape) == 1 or header.shape[1:] == (1,)
-        usable = header.dtype.kind in "iubf" and flat
-        expected = "integers (n,)"
-        problem, remedy = ("", None) if usable else _labels_problem(header)
-    else:
-        usable = header.dtype == np.uint8 and header.grey is not None
-        expected = "uint8 (n, height, width)"
-        problem, remedy = ("", None) if usable else _images_problem(header)
-    if not usable:
-        found = _shown(f"{header.dtype} {header.shape}")
-        raise InputError(
-            f"{name}: {problem}", path=path, expected=expected, found=found, remedy=remedy
-        )
-
-
-def _labels_problem(header: _Header) -> tuple[str, str | None]:
-    """Name the problem of an array that cannot be labels, and the remedy."""
-    if header.dtype.kind in "US":
-        return (
-            "names, not labels",
-            "classes, labels = np.unique(labels, return_inverse=True) gives both",
-        )
-    if header.dtype.kind == "O":
-        return "not labels but Python objects, which are never opened", "store them as integers"
-    if len(header.shape) == 2 and header.shape[0] == 1:
-        return "not labels but one row of them", "turn it, as in labels.reshape(-1)"
-    if header.dtype.kind in "iubf" and len(header.shape) == 2 and header.shape[1] > 1:
-        return (
-            "not labels: several values an image",
-            "of rows with a one for the class take labels.argmax(axis=1)",
-        )
-    return "not labels", None
-
-
-def _images_problem(header: _Header) -> tuple[str, str]:
-    """Name the problem of an array that cannot be 8-bit grey images, and the remedy."""
-    shape = header.shape
-    if header.dtype.kind == "O":
-        return "not images but Python objects, which are never opened", _GREY
-    if header.grey is not None:
-        return _depth_problem(header.dtype)
-    if len(shape) in (4, 5):
-        return _channels_problem(shape)
-    if len(shape) == 2:
-        side = math.isqrt(shape[1])
-        sides = f"{side}, {side}" if side * side == shape[1] else "height, width"
-        return "flat images", f"give them their shape, as in images.reshape(-1, {sides})"
-    return "not 8-bit grey images", _GREY
-
-
-def _channels_problem(shape: tuple[int, ...]) -> tuple[str, str]:
-    if len(shape) == 4 and shape[3] == 2:
-        return "images of 2 channels", _GREY
-    if len(shape) == 4 and (shape[3] in (3, 4) or shape[1] in (3, 4)):
-        return "colour images", _GREY
-    return (
-        "volumes, or images of many channels",
-        "choose one slice or channel, uint8 (n, height, width)",
-    )
-
-
-def _depth_problem(dtype: np.dtype[Any]) -> tuple[str, str]:
-    if dtype.kind == "f":
-        return (
-            "not 8-bit grey images but floats",
-            "scale them to 0 to 255 and round:"
-            " of 0 to 1, as np.rint(images * 255).astype(np.uint8)",
-        )
-    if dtype.kind == "b":
-        return "not 8-bit grey images but truths", "store them as images.astype(np.uint8) * 255"
-    if dtype.kind in "iu":
-        integers = f"{'signed ' * (dtype.kind == 'i')}{dtype.itemsize * 8}-bit integers"
-        return (
-            f"not 8-bit grey images but {integers}",
-            "of values from 0 to 255 take images.astype(np.uint8); scale others",
-        )
-    return "not 8-bit grey images", _GREY
-
-
-def _shown(text: str) -> str:
-    """Cut text of the archive short for a message, and escape what cannot be printed."""
-    return printable(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}...")
-
-
-def _class_names(names: npt.NDArray[Any], path: Path) -> tuple[str, ...]:
-    codes = np.frombuffer(names.tobytes(), np.dtype(np.uint32).newbyteorder(names.dtype.byteorder))
-    try:
-        if codes.max(initial=0) > sys.maxunicode:  # NumPy would raise a SystemError
-            raise ValueError("a code point beyond Unicode")
-        listed = tuple(str(name) for name in names)
-        "".join(listed).encode()
-    except ValueError as error:
-        raise InputError("classes: a name is not Unicode text", path=path) from error
-    return listed

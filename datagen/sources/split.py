@@ -7,8 +7,7 @@ duplicates.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,14 +17,14 @@ import xxhash
 from datagen import arrays
 from datagen.errors import InputError, RecipeError
 from datagen.layout import SPLITS
-from datagen.sources.base import Array, Part, Source, UInt8
+from datagen.sources import assignment, remarks_on
+from datagen.sources.assignment import bytes_of
+from datagen.sources.base import Array, Part, Source, UInt8, raise_if_any
 
 Int64 = npt.NDArray[np.int64]
 
 # the split in which a duplicated image stays, first choice first
 _STAYS = ("test", "val", "train")
-# the split of each residue mod 10, for a source that comes unsplit
-_TENTHS = ("test", "val", *["train"] * 8)
 _DEFAULT_VAL = 12  # one in twelve: 5,000 of MNIST's 60,000
 
 
@@ -55,7 +54,10 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Conflict:
-    """Record equal images with unequal labels; rows are of the source's parts, as in `origin`."""
+    """Record equal images with unequal labels or given masks.
+
+    Rows are of the source's parts, as in `origin`; `masks_differ` tells whether the masks differ.
+    """
 
     kept_split: str
     kept_row: int
@@ -63,25 +65,34 @@ class Conflict:
     dropped_split: str
     dropped_row: int
     dropped_label: int
+    masks_differ: bool = False
 
 
 @dataclass(frozen=True)
 class Division:
-    """Hold a divided source: `digits` and `dropped` by split, conflicts by the dropped image."""
+    """Hold a divided source: `digits` and `dropped` by split, conflicts by the dropped image.
+
+    `remarks` say, with figures, what may surprise in the splits.
+    """
 
     digits: Mapping[str, Digits]
     dropped: Mapping[str, Dropped]
     conflicts: tuple[Conflict, ...]
+    remarks: tuple[str, ...] = ()
 
 
-def divide(source: Source, *, val: int | None, seed: int) -> Division:
-    """Divide `source` into train, val and test so that no image occurs twice.
+def divide(
+    source: Source, *, val: int | None, seed: int, shares: Sequence[int] | None = None
+) -> Division:
+    """Divide `source` into train, val and test so that no image and no group is in two of them.
 
     Parts of these names are taken as they come. Without a part "val", it is the last `val` samples
     of train (default: one twelfth). If train comes sorted by class, its end is not a fair sample:
-    then val is the `val` samples of lowest key. A single part "all" goes 80/10/10 by key. The key
-    of an image is the digest of its content, hashed with `seed`: see `keys`. Raises RecipeError if
-    `val` does not fit the source, InputError if a split would be empty.
+    then val is the `val` samples of lowest key. A single part "all" goes 80/10/10 by key, or gives
+    each split its share of every class, in per cent. The key of an image is the digest of its
+    content, hashed with `seed`: see `assignment.keys`. If images have groups, whole groups are
+    divided in the same ways, by the keys of their names. Raises RecipeError if `val` or `shares` do
+    not fit the source, InputError if a split would be empty, or if a group is in two parts.
 
     >>> images = np.arange(40, dtype=np.uint8).reshape(10, 2, 2)
     >>> part = Part(images, np.zeros(10, np.uint8))
@@ -93,7 +104,7 @@ def divide(source: Source, *, val: int | None, seed: int) -> Division:
     >>> division.dropped["train"]
     Dropped(within=0, across=1)
     """
-    digits = _assigned(source, val, seed)
+    digits, remarks = _assigned(source, val, seed, shares)
     twins = list(_twins(digits))
     dropped = {split: np.zeros(len(digits[split].labels), bool) for split in SPLITS}
     counts = {split: {"within": 0, "across": 0} for split in SPLITS}
@@ -110,84 +121,150 @@ def divide(source: Source, *, val: int | None, seed: int) -> Division:
         digits=left,
         dropped={split: Dropped(**counts[split]) for split in SPLITS},
         conflicts=tuple(conflicts),
+        remarks=(
+            *remarks,
+            *remarks_on.twins(sum(_groups_differ(digits, *pair) for pair in twins)),
+            *remarks_on.classes(source.classes, {split: left[split].labels for split in SPLITS}),
+        ),
     )
 
 
 def digests(images: Array) -> npt.NDArray[np.uint64]:
     """Compute the XXH3-64 of each image's bytes: (n, ...) -> uint64 (n,)."""
-    rows = _rows(images)
+    rows = bytes_of(images)
     return np.fromiter((xxhash.xxh3_64_intdigest(row) for row in rows), np.uint64, len(images))
-
-
-def keys(images: Array, seed: int) -> npt.NDArray[np.uint64]:
-    """Compute the key of each image from its bytes and the seed: (n, ...) -> uint64 (n,).
-
-    A key is the first 8 bytes, big-endian, of the SHA-256 of the ASCII text `datagen split SEED `
-    (SEED in decimal) followed by the image's XXH3-128 (seed 0, canonical bytes).
-    """
-    start = hashlib.sha256(f"datagen split {seed} ".encode())
-    keyed = bytearray()
-    for row in _rows(images):
-        state = start.copy()
-        state.update(xxhash.xxh3_128_digest(row))
-        keyed += state.digest()[:8]
-    return np.frombuffer(keyed, ">u8").astype(np.uint64)
-
-
-def _rows(images: Array) -> Iterator[memoryview]:
-    return (np.ascontiguousarray(image).reshape(-1).view(np.uint8).data for image in images)
 
 
 # Assignment
 
 
-def _assigned(source: Source, val: int | None, seed: int) -> dict[str, Digits]:
+def _assigned(
+    source: Source, val: int | None, seed: int, shares: Sequence[int] | None
+) -> tuple[dict[str, Digits], list[str]]:
+    """Give each split its images, before duplicates are dropped; and the remarks on that."""
     parts = source.parts
     if val is not None and ("all" in parts or "val" in parts):
         how = (
             "comes with its own val" if "val" in parts else "comes unsplit and is divided 80/10/10"
         )
         raise RecipeError(f"val = {val} cannot be met: {source.name} {how}", remedy="leave val out")
+    if shares is not None and "all" not in parts:
+        raise RecipeError(
+            f"split = {list(shares)} cannot be met: {source.name} comes split",
+            remedy="leave split out, or give the images as one part",
+        )
+    _require_whole_groups(source)
     if "all" in parts:
-        return _by_tenths(parts["all"], seed)
+        return _divided(source, seed, shares)
     if "val" in parts:
-        return {split: _taken(parts[split], split, slice(None)) for split in SPLITS}
-    train, held = _held_out(source.name, parts["train"], val, seed)
+        return {split: _taken(parts[split], split, slice(None)) for split in SPLITS}, []
+    train, held, remarks = _held_out(source, val, seed)
     return {
         "train": _taken(parts["train"], "train", train),
         "val": _taken(parts["train"], "train", held),
         "test": _taken(parts["test"], "test", slice(None)),
+    }, remarks
+
+
+def _require_whole_groups(source: Source) -> None:
+    """Raise InputError if a group is in two parts of the source."""
+    sizes = {
+        name: np.bincount(part.groups, minlength=len(source.group_names))
+        for name, part in source.parts.items()
+        if part.groups is not None
     }
+    within = np.sum([one > 0 for one in sizes.values()], axis=0)
+    problems = []
+    for group in np.flatnonzero(within > 1).tolist():
+        found = [f"{one[group]:,} images in {name}" for name, one in sizes.items() if one[group]]
+        problems.append(f"group {source.group_names[group]!r}: {', '.join(found)}")
+    raise_if_any(
+        problems,
+        source.name,
+        "a group must be in one split: give the images as one part, to be split by groups,"
+        " or form other groups",
+    )
 
 
-def _by_tenths(part: Part, seed: int) -> dict[str, Digits]:
-    split_of = np.array([SPLITS.index(split) for split in _TENTHS])[keys(part.images, seed) % 10]
+def _divided(
+    source: Source, seed: int, shares: Sequence[int] | None
+) -> tuple[dict[str, Digits], list[str]]:
+    """Divide a source that comes whole: by groups if there are any, and by shares if asked to."""
+    part = source.parts["all"]
+    remarks = []
+    if part.groups is not None:
+        keys = assignment.group_keys(source.group_names, seed)
+        if shares is None:
+            split_of = assignment.by_tenths(keys)[part.groups]
+        else:
+            split_of = assignment.groups_by_shares(part.labels, part.groups, keys, shares)
+            remarks = remarks_on.shares(part.labels, part.groups, split_of, shares)
+    elif shares is None:
+        split_of = assignment.by_tenths(assignment.keys(part.images, seed))
+    else:
+        image_keys = assignment.keys(part.images, seed)
+        split_of = assignment.by_shares(part.labels, image_keys, shares)
     return {
         split: _taken(part, "all", np.flatnonzero(split_of == number))
         for number, split in enumerate(SPLITS)
-    }
+    }, remarks
 
 
 def _held_out(
-    name: str, train: Part, val: int | None, seed: int
-) -> tuple[slice | Int64, slice | Int64]:
+    source: Source, val: int | None, seed: int
+) -> tuple[slice | Int64, slice | Int64, list[str]]:
     """Choose the rows of the part "train" that stay train, and those that become val."""
+    train = source.parts["train"]
     count = len(train.labels)
     held = max(1, count // _DEFAULT_VAL) if val is None else val
     if not 0 < held < count:
         if val is None:
             raise InputError(
-                f"{name}: train has too few images for a val", expected="2 or more", found=count
+                f"{source.name}: train has too few images for a val",
+                expected="2 or more",
+                found=count,
             )
         raise RecipeError(
-            f"val = {val} cannot be met by {name}", expected=f"1 to {count - 1:,}", found=f"{val:,}"
+            f"val = {val} cannot be met by {source.name}",
+            expected=f"1 to {count - 1:,}",
+            found=f"{val:,}",
         )
+    if train.groups is not None:
+        is_val = _held_groups(source, train.groups, val, held, seed)
+        return *_by(is_val), remarks_on.held(train.groups, is_val, held)
     if not _comes_sorted(train.labels):
-        return slice(0, count - held), slice(count - held, count)
-    chosen = np.argsort(keys(train.images, seed), kind="stable")[:held]
+        return slice(0, count - held), slice(count - held, count), []
+    chosen = np.argsort(assignment.keys(train.images, seed), kind="stable")[:held]
     is_val = np.zeros(count, bool)
     is_val[chosen] = True
+    return *_by(is_val), []
+
+
+def _by(is_val: npt.NDArray[np.bool_]) -> tuple[Int64, Int64]:
     return np.flatnonzero(~is_val), np.flatnonzero(is_val)
+
+
+def _held_groups(
+    source: Source, groups: npt.NDArray[np.uint32], val: int | None, held: int, seed: int
+) -> npt.NDArray[np.bool_]:
+    """Choose whole groups of the part "train" for val."""
+    keys = assignment.group_keys(source.group_names, seed)
+    is_val = assignment.held_groups(groups, keys, held)
+    found = int(np.count_nonzero(is_val))
+    if not found:
+        raise InputError(
+            f"{source.name}: train is one group, so that no val can be held out",
+            expected="2 groups or more",
+            found="1",
+            remedy="give a val of its own, or form other groups",
+        )
+    if val is not None and found < val:
+        raise RecipeError(
+            f"val = {val} cannot be met by whole groups of {source.name}",
+            expected=f"at most {found:,}, so that a group stays in train",
+            found=f"{val:,}",
+        )
+    return is_val
 
 
 def _comes_sorted(labels: UInt8) -> bool:
@@ -252,9 +329,19 @@ def _conflict(digits: Mapping[str, Digits], kept: Place, twin: Place) -> Conflic
         (int(digits[split].origin[row]), int(digits[split].labels[row]))
         for split, row in (kept, twin)
     )
-    if kept_label == label:
+    kept_mask, mask = (_mask(digits[split], row) for split, row in (kept, twin))
+    if (kept_label, kept_mask) == (label, mask):
         return None
-    return Conflict(kept[0], kept_row, kept_label, twin[0], row, label)
+    return Conflict(kept[0], kept_row, kept_label, twin[0], row, label, kept_mask != mask)
+
+
+def _mask(digits: Digits, row: int) -> bytes | None:
+    return None if digits.masks is None else digits.masks[row].tobytes()
+
+
+def _groups_differ(digits: Mapping[str, Digits], kept: Place, twin: Place) -> bool:
+    first, second = (digits[split].groups for split, _ in (kept, twin))
+    return first is not None and second is not None and bool(first[kept[1]] != second[twin[1]])
 
 
 def _without(digits: Digits, dropped: npt.NDArray[np.bool_]) -> Digits:

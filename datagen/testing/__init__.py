@@ -30,12 +30,13 @@ from datagen.testing.damage import (
     datasets,
     plant,
 )
+from datagen.testing.rules import inputs, recipes, rules_for
 from datagen.testing.strategies import (
     KINDS,
     LAYOUTS,
+    image_facts,
     images,
-    inputs,
-    recipes,
+    images_of,
     save_source,
     sources,
 )
@@ -49,17 +50,20 @@ __all__ = [
     "check_task",
     "damaged_datasets",
     "datasets",
+    "image_facts",
     "images",
+    "images_of",
     "inputs",
     "plant",
     "recipes",
+    "rules_for",
     "save_source",
     "sources",
 ]
 
 _CHECKED = 64  # samples at either end of the split
 _BLOCKS = (1, 2, 5)
-_ARRAYS = ("images", "labels", "thresholds")
+_ARRAYS = ("images", "labels", "thresholds", "given", "groups")
 
 
 def check_task(task: Task, inputs: Inputs) -> None:
@@ -133,7 +137,8 @@ def _declared(task: Task, inputs: Inputs) -> Split:
 
 
 def _copy(inputs: Inputs, *, writeable: bool) -> Inputs:
-    copies = {name: getattr(inputs, name).copy() for name in _ARRAYS}
+    arrays = {name: getattr(inputs, name) for name in _ARRAYS}
+    copies = {name: array.copy() for name, array in arrays.items() if array is not None}
     for array in copies.values():
         array.flags.writeable = writeable
     return replace(inputs, **copies)

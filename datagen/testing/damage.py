@@ -31,8 +31,9 @@ from datagen.recipe import Recipe
 from datagen.sources.base import Source
 from datagen.split import Split
 from datagen.stores import open_store
-from datagen.tasks import Deriver
-from datagen.testing.strategies import Shape, recipes, require_known, save_source, sources
+from datagen.tasks import Deriver, ImageFacts
+from datagen.testing.rules import recipes
+from datagen.testing.strategies import Shape, require_known, save_source, sources
 from datagen.writer import write_dataset
 
 _KEPT = 16  # folders of a kind: mostly under 1 MiB each
@@ -124,13 +125,15 @@ def datasets(
     format: str | None = None,  # noqa: A002  (the recipe's own word)
     compression: str | None = None,
     shape: Shape | None = None,
+    facts: ImageFacts | None = None,
 ) -> TinyDataset:
     """Draw whole tiny datasets on disk, as `TinyDataset` records.
 
     `tasks` may name those that `datagen.tasks.register` made known; `format` ("zarr", "hdf5") and
     `compression` ("none", "zstd") are drawn if they are None, as is `shape`, (height, width) of a
-    digit. A build takes about a tenth of a second, and is not part of drawing: give the test
-    `@settings(deadline=None)`, and fewer examples.
+    digit. `facts` asks for images of another kind (see `image_facts`). A build takes about a tenth
+    of a second, and is not part of drawing: give the test `@settings(deadline=None)`, and fewer
+    examples.
 
     >>> from datagen.verifier import verify
     >>> from hypothesis import given, settings
@@ -140,7 +143,7 @@ def datasets(
     ...     assert verify(dataset.root).problems == ()
     >>> test_a_dataset_is_whole()
     """
-    source = draw(sources(shape=shape))
+    source = draw(sources(shape=shape, facts=facts))
     return TinyDataset(
         source, draw(recipes(source, tasks=tasks, format=format, compression=compression))
     )
@@ -180,7 +183,12 @@ def plant(
     def fill(folder: Path) -> None:
         save_source(dataset.source, folder / "source.npz")
         write_dataset(
-            folder / "data", resolved.plan, planning.splits(resolved.plan), deriver, workers=1
+            folder / "data",
+            resolved.plan,
+            planning.splits(resolved.plan),
+            deriver,
+            group_names=lambda: resolved.group_names,
+            workers=1,
         )
 
     return _COPIES.get(next(_NUMBERS), fill) / "data"
@@ -269,13 +277,16 @@ def _add(whole: TinyDataset, which: int, number: int) -> _Done:
 def _forge(whole: TinyDataset, which: int, number: int) -> _Done:
     """Flip a bit of a sample and make all digests fit.
 
-    Labels of digits are left alone: a check without the source cannot know them.
+    Labels, groups and given masks are left alone: a check without the source cannot know them.
     """
     resolved = planning.Resolved(whole.recipe, whole.source)
     every = [
         (split, column) for split in planning.splits(resolved.plan) for column in split.columns
     ]
-    choices = [one for one in every if (one[0].task, one[1].name) != ("circles", "label")]
+    unknown = {("circles", "label"), ("foreground", "group"), ("foreground", "classes")}
+    if whole.recipe.foreground.by == "given":
+        unknown.add(("foreground", "mask"))
+    choices = [one for one in every if (one[0].task, one[1].name) not in unknown]
     split, column = choices[which % len(choices)]
     position, index = divmod(number, split.count)
     value = np.array(resolved.sample(split.task, split.name, index)[column.name])

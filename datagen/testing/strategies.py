@@ -1,9 +1,10 @@
-"""Draw images, sources, recipes and inputs of tasks: every hard case, and strokes and noise."""
+"""Draw images of every kind and sources of them: every hard case, and strokes and noise."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,22 +13,20 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from datagen import otsu
-from datagen.errors import DatagenError
-from datagen.layout import CHUNK, MAX_COUNT, MAX_SHARD_SIZE, SPLITS, TASKS
-from datagen.recipe import (
-    COMPRESSIONS,
-    FORMATS,
-    MAX_GRID_SIDE,
-    MAX_SEED,
-    Mosaics,
-    Recipe,
-    Storage,
-)
+from datagen.foreground import IGNORE
+from datagen.recipe import MASKS
 from datagen.sources import npz
-from datagen.sources.base import MAX_CLASSES, NOT_STATED, Part, Source, UInt8
-from datagen.sources.split import divide
-from datagen.tasks import Inputs
+from datagen.sources.base import (
+    MAX_CLASSES,
+    NOT_STATED,
+    Array,
+    Part,
+    Source,
+    UInt8,
+    number_groups,
+)
+from datagen.sources.npz_kinds import image_shape
+from datagen.tasks import ImageFacts
 
 Shape = tuple[int, int]
 
@@ -38,8 +37,7 @@ LAYOUTS = (("train", "val", "test"), ("train", "test"), ("all",))
 # Images of a part that are in no other part, so that each split can keep one: train may give to
 # val, all gives to both, by key, and with few images few seeds do.
 _OWN = {"all": 5, "train": 2, "val": 1, "test": 1}
-_SEEDS = st.integers(0, MAX_SEED)
-_TRIES = 400  # of seeds that may divide an unsplit source: with five images one in seven does
+_BANDS = (2, 3, 4, 13, 64)
 
 
 # Images
@@ -177,21 +175,98 @@ _IMAGES: dict[str, Callable[[Shape], st.SearchStrategy[UInt8]]] = {
 KINDS = tuple(_IMAGES)
 
 
+# Images of other kinds
+
+
+@st.composite
+def image_facts(draw: st.DrawFn, *, shape: Shape | None = None) -> ImageFacts:
+    """Draw the facts of images of every kind, for `images_of`, `sources`, `inputs` and `datasets`.
+
+    Images are of 8 or 16 bits, grey or of 2 to 64 bands, with masks of any kind or without, in
+    groups or not. `shape` is (height, width); None draws it. Only images one pixel high never have
+    bands, as archives cannot tell them from others.
+
+    >>> from hypothesis import find
+    >>> find(image_facts(shape=(2, 3)), lambda facts: facts.bands is not None)
+    ImageFacts(tile=(2, 3), bands=2, dtype='|u1', masks=None, grouped=False)
+    """
+    tile = draw(shapes()) if shape is None else shape
+    bands = [bands for bands in _BANDS if image_shape((1, *tile, bands)) == (1, *tile, bands)]
+    return ImageFacts(
+        tile,
+        draw(st.sampled_from((None, *bands))),
+        draw(st.sampled_from(("|u1", "<u2"))),
+        draw(st.sampled_from((None, *MASKS))),
+        draw(st.booleans()),
+    )
+
+
 @lru_cache(256)
-def distinct(shape: Shape, least: int, most: int) -> st.SearchStrategy[list[UInt8]]:
+def images_of(facts: ImageFacts) -> st.SearchStrategy[Array]:
+    """Draw images of a kind: (height, width) or (height, width, bands), uint8 or "<u2".
+
+    Images of 16 bits are those of 8 bits, spread over all levels or close together anywhere among
+    them, or noise. Bands are like images of one band; some bands may be equal.
+
+    >>> from hypothesis import find
+    >>> facts = ImageFacts((1, 2), bands=3, dtype="<u2")
+    >>> find(images_of(facts), lambda image: image.max() > 255).dtype
+    dtype('uint16')
+    """
+    band: st.SearchStrategy[Array] = images(facts.tile)
+    if facts.dtype != "|u1":
+        band = st.one_of(st.builds(_deep, band, st.sampled_from(_DEPTHS)), _deep_noise(facts.tile))
+    if facts.bands is None:
+        return band
+    count = facts.bands
+    return st.lists(band, min_size=1, max_size=min(count, 3)).map(
+        lambda drawn: np.stack([drawn[number % len(drawn)] for number in range(count)], axis=-1)
+    )
+
+
+# what levels of 8 bits are multiplied by, and what is added then
+_DEPTHS = ((1, 0), (257, 0), (256, 0), (1, 40_000), (1, 65_280), (256, 255))
+
+
+def _deep(image: UInt8, spread: tuple[int, int]) -> Array:
+    factor, base = spread
+    return (image.astype(np.int64) * factor + base).astype("<u2")
+
+
+def _deep_noise(shape: Shape) -> st.SearchStrategy[Array]:
+    return arrays(np.dtype("<u2"), shape)
+
+
+@lru_cache(256)
+def distinct(facts: ImageFacts, least: int, most: int) -> st.SearchStrategy[list[Array]]:
     """Draw `least` to `most` images, no two equal; a repeated image becomes a base-256 number."""
-    return st.lists(images(shape), min_size=least, max_size=most).map(_made_distinct)
+    return st.lists(images_of(facts), min_size=least, max_size=most).map(_made_distinct)
 
 
-def _made_distinct(drawn: list[UInt8]) -> list[UInt8]:
+def _made_distinct(drawn: list[Array]) -> list[Array]:
     numbers = itertools.count(1)
-    unique: dict[bytes, UInt8] = {}
+    unique: dict[bytes, Array] = {}
     for image in drawn:
         while image.tobytes() in unique:
-            data = next(numbers).to_bytes(image.size, "big")
-            image = np.frombuffer(data, np.uint8).reshape(image.shape).copy()
+            data = next(numbers).to_bytes(image.nbytes, "big")
+            image = np.frombuffer(data, image.dtype).reshape(image.shape).copy()
         unique[image.tobytes()] = image
     return list(unique.values())
+
+
+@st.composite
+def masks_of(draw: st.DrawFn, facts: ImageFacts, count: int) -> UInt8:
+    """Draw masks of so many images, as datasets have them: uint8 (count, height, width).
+
+    Those of classes have few classes, the highest and 255; others have 0 and 1, both of them if
+    they are binary.
+    """
+    shape, is_classed = (count, *facts.tile), facts.masks == "classes"
+    values = st.sampled_from((0, 1, 2, MAX_CLASSES, IGNORE)) if is_classed else st.integers(0, 1)
+    masks: UInt8 = draw(arrays(np.uint8, shape, elements=values))
+    if facts.masks == "binary" and masks.size > 1:
+        masks.flat[0], masks.flat[-1] = 0, 1
+    return masks
 
 
 # Sources
@@ -203,15 +278,19 @@ def sources(
     *,
     parts: tuple[str, ...] | None = None,
     shape: Shape | None = None,
+    facts: ImageFacts | None = None,
+    labelled: bool = True,
     max_classes: int = MAX_CLASSES,
     max_images: int = 6,
     duplicates: bool = True,
 ) -> Source:
-    """Draw labelled sources: `Source` records of a few images of one shape, as `npz:FILE` reads.
+    """Draw sources: `Source` records of a few images of one shape, as `npz:FILE` reads.
 
-    `parts` is one of `LAYOUTS`, `shape` is (height, width); None draws them. A part has up to
-    `max_images` distinct images, "all" at least five. With `duplicates` some images come again, in
-    the same part or in another, and perhaps with another label. At least one recipe can divide each
+    `parts` is one of `LAYOUTS`, `shape` is (height, width); None draws them. Images are grey, of 8
+    bits, and have labels alone; `facts` asks for another kind (see `image_facts`), and gives the
+    shape. A source that is not `labelled` has no classes. A part has up to `max_images` distinct
+    images, "all" at least five. With `duplicates` some images come again, in the same part or in
+    another, and perhaps with another label, mask and group. At least one recipe can divide each
     source (see `recipes`), but not every recipe can: `divide` may raise InputError or RecipeError.
 
     >>> from hypothesis import given
@@ -221,37 +300,85 @@ def sources(
     >>> test_images_are_tiles()
     """
     names = draw(st.sampled_from(LAYOUTS)) if parts is None else parts
-    tile = draw(shapes()) if shape is None else shape
+    kind = facts or ImageFacts(draw(shapes()) if shape is None else shape)
     counts = [draw(st.integers(_OWN[name], max(_OWN[name], max_images))) for name in names]
-    unused = iter(draw(distinct(tile, sum(counts), sum(counts))))
+    unused = iter(draw(distinct(kind, sum(counts), sum(counts))))
     own = {
         name: list(itertools.islice(unused, count))
         for name, count in zip(names, counts, strict=True)
     }
     shared = [image for name in names for image in own[name][_OWN[name] :]] if duplicates else []
-    classes = draw(class_counts(max_classes))
-    delivered = {}
+    classes = draw(class_counts(max_classes)) if labelled else 0
+    delivered, groups = {}, {}
     for name in names:
         again = draw(st.lists(st.sampled_from(range(len(shared))), max_size=2)) if shared else []
         rows = [*own[name], *(shared[number] for number in again)]
         first = draw(st.integers(0, len(rows) - 1))
-        rows = [*rows[first:], *rows[:first]]
-        delivered[name] = Part(np.stack(rows), draw(labels_of(len(rows), classes)))
-    digests = {name: npz.digest(name, array) for name, array in _arrays(delivered).items()}
-    return Source(
-        "npz", delivered, tuple(map(str, range(classes))), digests, NOT_STATED, NOT_STATED
+        images = np.stack([*rows[first:], *rows[:first]])
+        labels = draw(labels_of(len(rows), classes)) if labelled else np.zeros(len(rows), np.uint8)
+        delivered[name] = Part(images, labels)
+        if kind.grouped:
+            drawn = draw(_groups_of(name, len(rows)))
+            groups[name] = [*drawn[first:], *drawn[:first]]
+    mask_classes: tuple[str, ...] = ()
+    if kind.masks is not None:
+        masks = draw(masks_of(kind, sum(len(part.labels) for part in delivered.values())))
+        delivered = _with_masks(delivered, masks)
+        highest = int(masks[masks != IGNORE].max(initial=0)) if kind.masks == "classes" else 0
+        mask_classes = tuple(map(str, range(1, highest + 1)))
+    numbers, group_names = number_groups(groups)
+    delivered = {name: replace(part, groups=numbers.get(name)) for name, part in delivered.items()}
+    source = Source(
+        "npz",
+        delivered,
+        tuple(map(str, range(classes))),
+        {},
+        NOT_STATED,
+        NOT_STATED,
+        mask_classes,
+        group_names,
     )
+    digests = {
+        name: npz.digest(name, array, group_names if name.endswith("groups") else ())
+        for name, array in _arrays(source).items()
+    }
+    return replace(source, digests=digests)
+
+
+@st.composite
+def _groups_of(draw: st.DrawFn, part: str, count: int) -> list[str]:
+    """Draw the names of the groups of images; those that each split may need are in none together.
+
+    No group is in two parts.
+    """
+    own = range(_OWN[part])
+    more = [draw(st.integers(0, number)) for number in range(len(own), count)]
+    return [f"{part}-{number}" for number in (*own, *more)]
+
+
+def _with_masks(parts: Mapping[str, Part], masks: UInt8) -> dict[str, Part]:
+    ends = np.cumsum([len(part.labels) for part in parts.values()])
+    cut = np.split(masks, ends[:-1])
+    return {
+        name: replace(part, masks=np.ascontiguousarray(one))
+        for (name, part), one in zip(parts.items(), cut, strict=True)
+    }
 
 
 def save_source(source: Source, path: Path) -> Path:
     """Write a source as the .npz file from which `npz:FILE` reads the same source; return its path.
 
+    Masks are read where the recipe asks for them.
+
     >>> save_source(source, tmp_path / "digits.npz")  # doctest: +SKIP
     """
+    names = {"classes": source.classes, "mask_classes": source.mask_classes}
+    named = {name: np.array(listed) for name, listed in names.items() if listed}
+    stored = _arrays(source)
+    groups = np.array(source.group_names)
+    named |= {name: groups[array] for name, array in stored.items() if name.endswith("groups")}
     with path.open("wb") as file:
-        np.savez(
-            file, allow_pickle=False, classes=np.array(source.classes), **_arrays(source.parts)
-        )
+        np.savez(file, allow_pickle=False, **(stored | named))
     return path
 
 
@@ -267,121 +394,16 @@ def labels_of(count: int, classes: int) -> st.SearchStrategy[UInt8]:
     return labels.map(lambda drawn: np.array(drawn, np.uint8))
 
 
-def _arrays(parts: Mapping[str, Part]) -> dict[str, UInt8]:
-    named: dict[str, UInt8] = {}
-    for name, part in parts.items():
+def _arrays(source: Source) -> dict[str, Array]:
+    """Return the arrays of a source by the names that they have in an archive."""
+    named: dict[str, Array] = {}
+    for name, part in source.parts.items():
         prefix = "" if name == "all" else f"{name}_"
-        named |= {f"{prefix}images": part.images, f"{prefix}labels": part.labels}
+        every = {
+            "images": part.images,
+            "labels": part.labels if source.classes else None,
+            "masks": part.masks,
+            "groups": part.groups,
+        }
+        named |= {f"{prefix}{kind}": array for kind, array in every.items() if array is not None}
     return named
-
-
-# Recipes, and the inputs of tasks
-
-
-def recipes(
-    source: Source | None = None,
-    *,
-    tasks: tuple[str, ...] | None = None,
-    format: str | None = None,  # noqa: A002  (the recipe's own word)
-    compression: str | None = None,
-) -> st.SearchStrategy[Recipe]:
-    """Draw valid recipes: those that `source` can satisfy, with few mosaics, or else any at all.
-
-    `tasks`, `format` and `compression` are as in the recipe; None draws the last two, and takes all
-    three tasks (without a source, some of them). With a source, `planning.Resolved(recipe, source)`
-    never raises; the recipe names the source without its path. Drawing raises InputError or
-    RecipeError if no recipe can divide `source`.
-
-    >>> from hypothesis import find
-    >>> find(recipes(format="hdf5"), lambda recipe: recipe.seed > 6).seed
-    7
-    """
-    storage = st.builds(
-        Storage,
-        st.sampled_from(FORMATS) if format is None else st.just(format),
-        st.sampled_from((CHUNK, 2 * CHUNK)) if source else _doublings(CHUNK, MAX_SHARD_SIZE),
-        st.sampled_from(COMPRESSIONS) if compression is None else st.just(compression),
-    )
-    if source is not None:
-        return _recipes_for(source, TASKS if tasks is None else tasks, storage)
-    counts, sides = st.integers(1, MAX_COUNT), st.integers(1, MAX_GRID_SIDE)
-    return st.builds(
-        Recipe,
-        st.sampled_from(
-            ("strokes", "mnist", "fashion-mnist", "npz:digits.npz", "idx:digits", "images:a folder")
-        ),
-        st.none() | counts,
-        _SEEDS,
-        st.just(tasks)
-        if tasks
-        else st.sampled_from((TASKS, TASKS[:2])).flatmap(st.permutations).map(tuple),
-        st.builds(Mosaics, st.tuples(sides, sides), counts, counts, counts),
-        storage,
-    )
-
-
-def _doublings(first: int, last: int) -> st.SearchStrategy[int]:
-    return st.integers(0, (last // first).bit_length() - 1).map(lambda power: first << power)
-
-
-@st.composite
-def _recipes_for(
-    draw: st.DrawFn, source: Source, tasks: tuple[str, ...], storage: st.SearchStrategy[Storage]
-) -> Recipe:
-    vals: list[int | None] = [None]
-    if "train" in source.parts and "val" not in source.parts:
-        vals += range(1, min(len(source.parts["train"].labels), 32))
-    val, seed, digits = _divided(source, draw(st.sampled_from(vals)), draw(_SEEDS), vals)
-    return Recipe(source.name, val, seed, tasks, draw(_mosaics(digits)), draw(storage))
-
-
-def _divided(
-    source: Source, val: int | None, seed: int, vals: Sequence[int | None]
-) -> tuple[int | None, int, dict[str, int]]:
-    """Find a `val` and a `seed` that divide the source, first those given; count each split."""
-    seeds = (number % (MAX_SEED + 1) for number in itertools.count(seed))
-    others = ((other, seed) for seed in seeds for other in vals)
-    for val_tried, seed_tried in itertools.chain([(val, seed)], itertools.islice(others, _TRIES)):
-        try:
-            division = divide(source, val=val_tried, seed=seed_tried)
-        except DatagenError as error:
-            refusal = error
-        else:
-            return (
-                val_tried,
-                seed_tried,
-                {split: len(one.labels) for split, one in division.digits.items()},
-            )
-    raise refusal
-
-
-@st.composite
-def _mosaics(draw: st.DrawFn, digits: Mapping[str, int]) -> Mosaics:
-    """Draw grids and counts that so many digits can fill; now and then more than one shard."""
-    grid = draw(shapes(3))
-    counts = {}
-    for split in SPLITS:
-        possible = digits[split] ** (grid[0] * grid[1])
-        at_edges = [count for count in (CHUNK, CHUNK + 1, 2 * CHUNK + 1) if count <= possible]
-        few = st.integers(1, min(possible, 8))
-        counts[split] = draw(few | st.sampled_from(at_edges) if at_edges else few)
-    return Mosaics(grid, **counts)
-
-
-@st.composite
-def inputs(draw: st.DrawFn, *, shape: Shape | None = None, max_digits: int = 6) -> Inputs:
-    """Draw `Inputs` of samples of a split: up to `max_digits` distinct digits, exact thresholds.
-
-    `shape` is (height, width) of a digit; None draws it. Labels are at most 253, as in every
-    source.
-
-    >>> from hypothesis import find
-    >>> find(inputs(shape=(2, 2)), lambda inputs: inputs.thresholds.any()).images.shape
-    (1, 2, 2)
-    """
-    tile = draw(shapes()) if shape is None else shape
-    digits = np.stack(draw(distinct(tile, 1, max_digits)))
-    labels = draw(labels_of(len(digits), draw(class_counts(MAX_CLASSES))))
-    mosaics = draw(_mosaics(dict.fromkeys(SPLITS, len(digits))))
-    seed, split = draw(_SEEDS), draw(st.sampled_from(SPLITS))
-    return Inputs(split, digits, labels, otsu.threshold(digits), mosaics, seed)

@@ -28,10 +28,13 @@ from datagen.split import Shard, Split
 from datagen.tasks import TASKS, Deriver, Inputs
 from datagen.verifier.across import check_views, equal_digits, equal_mosaics, limits_of_views
 from datagen.verifier.content import StoredInputs, check_samples, check_shard, read_inputs
+from datagen.verifier.groups import check_groups, check_names, compare_names
+from datagen.verifier.near import near_duplicates
 from datagen.verifier.problems import (
     UNREADABLE,
     Compared,
     Finding,
+    NearDuplicates,
     Problem,
     Skipped,
     unreadable,
@@ -47,6 +50,7 @@ _QUICK = (
     Skipped("whether the samples follow from the images"),
     _DISTINCT,
 )
+_NEAR = "whether images of two splits are nearly the same"
 _SAMPLE = (Skipped("all other samples"), Skipped("the digests of the shards"), _DISTINCT)
 
 
@@ -56,7 +60,8 @@ class Verdict:
 
     `level` is "full", "quick", or the sample that was checked. `samples` were derived again and
     compared, `bytes` of samples were read. `checked_against` names the source or the digest that
-    the data agree with, or "the dataset itself"; `skipped` says what was not checked.
+    the data agree with, or "the dataset itself"; `skipped` says what was not checked. `near` has
+    the images of two splits that are nearly the same, if they were looked for; they are no problem.
     """
 
     digest: str
@@ -67,6 +72,7 @@ class Verdict:
     seconds: float
     checked_against: str
     skipped: tuple[str, ...]
+    near: NearDuplicates | None = None
 
     def __repr__(self) -> str:
         """Name the level, the number of problems and the first few of them."""
@@ -88,6 +94,7 @@ def verify(
     sample: int | None = None,
     seed: int | None = None,
     expect: str | None = None,
+    near: bool = False,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Verdict:
@@ -96,8 +103,8 @@ def verify(
     The full level compares the images with the source, if it is at hand. `source_dir` is where the
     source must be, `labels` the CSV file of its labels; with `source_optional`, a folder without it
     is skipped. `seed` chooses the samples; without it each call chooses others. `expect` is the
-    dataset digest that the manifest must have. `progress` is called with the bytes checked and
-    their total.
+    dataset digest that the manifest must have. With `near` the full level looks for images of two
+    splits that are nearly the same. `progress` is called with the bytes checked and their total.
 
     Raises what `Dataset` raises: without a manifest there are no claims. Raises RecipeError if
     `expect` is no digest, InputError if the arguments contradict each other, and InputError or
@@ -109,18 +116,21 @@ def verify(
     """
     started = time.perf_counter()
     _require_one_level(quick, sample, seed, None if source_optional else source_dir)
+    if near and (quick or sample is not None):
+        raise InputError("quick and sample do not compare images", remedy="leave out near")
     _require_digest(expect)
     dataset = Dataset(root)
     against, findings = _check_digest(dataset, expect)
     structure = check_structure(dataset)
-    findings += [*structure.problems, *structure.skipped]
+    findings += [*structure.problems, *structure.skipped, *check_names(dataset)]
     if sample is not None:
         seed = secrets.randbits(32) if seed is None else seed
         level = f"sample of {sample:,} (seed {seed})"
         findings += _check_sample(dataset, structure.readable, sample, seed, workers)
+        findings += check_groups(dataset, {})
     elif quick:
         level = "quick"
-        findings += _QUICK
+        findings += [*_QUICK, *check_groups(dataset, {})]
     else:
         level = "full"
         source, problems = _find_source(
@@ -128,7 +138,7 @@ def verify(
         )
         against += [_SOURCE] if source else []
         findings += problems
-        findings += _check_all(dataset, structure, source, workers, progress)
+        findings += _check_all(dataset, structure, source, near, workers, progress)
     findings += limits_of_views(dataset, checked=level == "full")
     findings += _limits_of_knowledge(against)
     return _add_up(dataset, level, against, findings, time.perf_counter() - started)
@@ -182,6 +192,7 @@ def _add_up(
         seconds=seconds,
         checked_against=", ".join(against) or "the dataset itself",
         skipped=tuple(dict.fromkeys(skipped)),
+        near=next((one for one in findings if isinstance(one, NearDuplicates)), None),
     )
 
 
@@ -239,7 +250,7 @@ def _find_source(
             if not optional:
                 raise
         else:
-            if source or not optional or name in planning.EMBEDDED_OR_PINNED:
+            if source or not optional or planning.is_pinned(name):
                 return source, problems
             sides = f"expected {problems[0].expected}, found {problems[0].found}"
             return None, [Skipped(f"the source in {source_dir}, which is another: {sides}")]
@@ -276,6 +287,7 @@ def _check_all(
     dataset: Dataset,
     structure: Structure,
     source: planning.Resolved | None,
+    near: bool,
     workers: int,
     progress: Progress | None,
 ) -> Iterator[Finding]:
@@ -315,11 +327,26 @@ def _check_all(
     ):
         yield _DISTINCT
     yield from equal_digits(inputs)
+    yield from check_groups(dataset, inputs)
+    if source:
+        yield from compare_names(dataset, source.source.group_names)
+    if near:
+        yield from _look_for_near(inputs)
     mosaics = [shard for shard in decoded if shard.split.task == "mosaics"]
     try:
         yield from equal_mosaics(dataset, mosaics)
     except (DatagenError, OSError) as error:
         yield unreadable(dataset.root, mosaics[0].split, error)
+
+
+def _look_for_near(inputs: Mapping[str, Inputs]) -> Iterator[Finding]:
+    """Look for images of two splits that are nearly the same, among the splits that were read."""
+    if inputs.keys() < set(SPLITS):
+        yield Skipped(f"{_NEAR}: the images of a split are missing")
+    try:
+        yield near_duplicates({split: one.images for split, one in inputs.items()})
+    except (MemoryError, StorageError):
+        yield Skipped(f"{_NEAR}: no room for their pictures")
 
 
 def _is_decoded(shard: Shard, problems: Sequence[Problem]) -> bool:

@@ -227,7 +227,7 @@ def read_inputs(
     """
     foreground, circles = (dataset.splits.get((task, name)) for task in ("foreground", "circles"))
     about = f"whether the samples of {name} follow from its images"
-    if foreground is None or (circles is None and dataset.manifest.source.classes):
+    if foreground is None or (circles is None and "circles" in dataset.manifest.recipe.tasks):
         return StoredInputs(None, [], [Skipped(f"{about}: the manifest lists none")])
     recipe, damage = dataset.manifest.recipe, list[Problem]()
     copies = {"image": [(foreground, "image")], "labels": [], "given": [], "groups": []}
@@ -247,7 +247,7 @@ def read_inputs(
         images, labels = read["image"], read["labels"]
         if images is None or any(read[what] is None for what, some in copies.items() if some):
             return StoredInputs(None, damage, [Skipped(f"{about}, which are damaged")])
-        if labels is None:  # images without classes
+        if labels is None:  # nothing that is stored follows from them
             labels = np.zeros(foreground.count, np.uint8)
         inputs = planning.inputs_of(
             recipe,

@@ -52,7 +52,35 @@ class Compared:
     bytes: int
 
 
-Finding = Problem | Skipped | Compared
+@dataclass(frozen=True)
+class Near:
+    """Names an image of `split`, and one of `other` that is nearly the same.
+
+    `bits` is in how many bits their hashes differ, `likeness` their correlation in thousandths.
+    """
+
+    split: str
+    row: int
+    other: str
+    other_row: int
+    bits: int
+    likeness: int
+
+    def __str__(self) -> str:
+        places = f"{self.split} {self.row:,} and {self.other} {self.other_row:,}"
+        return f"{places} are nearly the same image (likeness 0.{self.likeness:03})"
+
+
+@dataclass(frozen=True)
+class NearDuplicates:
+    """Counts the near pairs, and holds the likest; they are not all if `complete` is false."""
+
+    count: int
+    pairs: tuple[Near, ...]
+    complete: bool
+
+
+Finding = Problem | Skipped | Compared | NearDuplicates
 
 
 def problem_in(

@@ -18,7 +18,7 @@ from datagen.dataset import Dataset
 from datagen.errors import DatagenError
 from datagen.files import LINK_REMEDY, require_enough
 from datagen.hashing import file_digest, merkle_root
-from datagen.layout import MANIFEST, MAX_SIDE, RECIPE
+from datagen.layout import GROUPS, MANIFEST, MAX_SIDE, RECIPE
 from datagen.manifest import Manifest
 from datagen.sources.base import MAX_CLASSES
 from datagen.split import FileFacts, Shard, Split, shard_list
@@ -163,14 +163,15 @@ def _check_strays(entries: Entries, paths: set[str]) -> Iterator[Problem]:
 
 
 def _check_listed(dataset: Dataset, entries: Entries) -> Iterator[Problem]:
-    """Check the small files that the manifest lists: the recipe and the metadata of the stores.
+    """Check the small files that the manifest lists: recipe, names of groups, stores' metadata.
 
     A listed file that is neither could make zarr or h5py show other data.
     """
     store = dataset.store
     metadata = {path for split in dataset.splits.values() for path in _metadata(store, split)}
+    names = [GROUPS] if dataset.manifest.recipe.group_names else []
     for file in dataset.manifest.files:
-        if file.path not in {RECIPE, *metadata}:
+        if file.path not in {RECIPE, *names, *metadata}:
             yield Problem("unexpected", file.path, "nothing", "a file that the manifest lists")
         elif _is_consolidated(dataset, store, file, entries):
             yield Problem(
@@ -257,6 +258,11 @@ def _check_claims(manifest: Manifest) -> Iterator[Problem]:
             0 < len(source.classes) <= MAX_CLASSES or only_foreground,
             f"1 to {MAX_CLASSES} classes",
             len(source.classes),
+        ),
+        (
+            source.groups is not None or not manifest.recipe.group_names,
+            f"groups, whose names are in {GROUPS}",
+            "none",
         ),
         (not mismatches, "a rule of the foreground for these images", "; ".join(mismatches)),
         (

@@ -858,7 +858,8 @@ def test_preview_draws_beside_the_dataset_or_in_a_given_folder(recipe: Path) -> 
 
 def test_sources_lists_each_with_its_licence() -> None:
     listed = {one["name"]: one for one in printed("sources")}
-    assert {"mnist", "fashion-mnist", "strokes", "idx:DIR", "npz:FILE", "images:DIR"} == {*listed}
+    own = {"idx:DIR", "npz:FILE", "images:DIR"}
+    assert {*listed} == {"mnist", "fashion-mnist", "strokes", "strokes:SIDE"} | own
     assert all(one["description"] and one["licence"] for one in listed.values())
     assert "strokes" in run("sources").output
 
@@ -868,6 +869,7 @@ def test_sources_lists_each_with_its_licence() -> None:
     [
         ("mnits", "did you mean mnist?"),
         ("strokes", "nothing to fetch: the source strokes is drawn by the program"),
+        ("strokes:56", "nothing to fetch: the source strokes:56 is drawn by the program"),
         ("images:photos", "nothing to fetch: the source images:photos is read in place"),
     ],
 )

@@ -12,6 +12,7 @@ import struct
 import sys
 import tracemalloc
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from isolation import ROOT
 
+from datagen import arrays as array_rules
+from datagen import recipe as recipes
 from datagen import sources
-from datagen.errors import InputError
-from datagen.sources import npz
-from datagen.sources.base import UInt8
+from datagen.errors import InputError, StorageError
+from datagen.manifest import SourceFacts
+from datagen.planning import rule_problems
+from datagen.recipe import Recipe
+from datagen.sources import npz, npz_kinds
+from datagen.sources.base import Reading, Source, UInt8
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -115,32 +121,42 @@ PAGE = PAGE.partition("\n## NumPy archives\n")[2].partition("\n## ")[0]
 SIZES = {"n": 3, "h": 2, "w": 5, "k": 3}
 
 
-def rows(heading: str) -> list[tuple[str, str]]:
-    """Return the first two cells of the rows of the page's table with this head."""
+def rows(heading: str) -> list[list[str]]:
+    """Return the cells of the rows of the page's table with this head."""
     lines = PAGE[PAGE.index(f"\n| {heading} |") + 1 :].splitlines()[2:]
-    cells = [
-        line.split(" | ") for line in itertools.takewhile(lambda line: line.startswith("|"), lines)
-    ]
-    return [(first.removeprefix("| "), second.removesuffix(" |")) for first, second in cells]
+    table = itertools.takewhile(lambda line: line.startswith("|"), lines)
+    return [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in table]
+
+
+def sized(shape: str) -> list[int]:
+    return [SIZES[side] if side in SIZES else int(side) for side in re.findall(r"\w+", shape)]
 
 
 def spelled(cell: str) -> Arrays:
-    """Make the arrays named by a cell of the page, as `images uint8 (n, h, w)`; labels 0, 1, 1."""
+    """Make the arrays named by a cell of the page, as `images uint8 (n, h, w)`.
+
+    Labels and groups are 0, 1, 1; masks are 0, 1, 2, 0, 1, 2 and so on, so that those of truths
+    have both values.
+    """
     arrays: Arrays = {}
     for name, dtype, shape in re.findall(r"`(\w+) (\w+) \(([^)]*)\)`", cell):
-        sides = [
-            SIZES.get(side) if side in SIZES else int(side) for side in re.findall(r"\w+", shape)
-        ]
-        count = math.prod(side or 0 for side in sides)
-        values = (
-            np.arange(count)
-            if re.search("images|x|arr", name.lower())
-            else np.minimum(np.arange(count), 1)
-        )
-        values = np.array(["a", "b", "c"])[:count] if name == "classes" else values
-        arrays[name] = values.astype(dtype).reshape([side or 0 for side in sides])
+        count = math.prod(sized(shape))
+        values = np.arange(count)
+        if "mask" in name:
+            values = values % 3
+        elif not re.search("images|x|arr", name.lower()):
+            values = np.minimum(values, 1)
+        if name.endswith("classes"):
+            values = np.array(["a", "b", "c"])[:count]
+        arrays[name] = values.astype(dtype).reshape(sized(shape))
     assert arrays
     return arrays
+
+
+def stated(cell: str) -> Recipe:
+    """Make the recipe of the keys in a cell of the page, as `offset = 5`."""
+    keys = "" if cell == "none" else cell.strip("`")
+    return recipes.parse(f'source = "npz"\n{keys}', origin="the page")
 
 
 @pytest.mark.parametrize("cell", [cell for cell, _ in rows("taken")])
@@ -159,13 +175,43 @@ def test_every_documented_layout_is_read_as_the_same_source(tmp_path: Path, cell
         assert part.labels.tolist() == [0, 1, 1]
 
 
-@pytest.mark.parametrize(("cell", "words"), rows("refused"))
+@pytest.mark.parametrize(("cell", "keys", "images"), rows("also taken"))
+def test_every_other_documented_kind_is_read_as_documented(
+    tmp_path: Path, cell: str, keys: str, images: str
+) -> None:
+    arrays, recipe = spelled(cell), stated(keys)
+    source = sources.load(f"npz:{save(tmp_path / 'a.npz', arrays)}", recipe=recipe)
+    dtype, shape = re.findall(r"^(\w+) \(([^)]*)\)", images)[0]
+    for name, part in source.parts.items():
+        prefix = "" if name == "all" else f"{name}_"
+        assert part.images.dtype == np.dtype(dtype).newbyteorder("<")
+        assert part.images.shape == tuple(sized(shape))
+        assert part.images.flags.c_contiguous
+        if recipe.size is None:
+            values = arrays[f"{prefix}images"].astype(np.int64) + recipe.offset
+            np.testing.assert_array_equal(part.images, values.reshape(part.images.shape))
+        assert (part.masks is not None) == (f"{prefix}masks" in arrays)
+        assert (part.groups is not None) == (f"{prefix}groups" in arrays or "tile" in keys)
+        if part.masks is not None:
+            given = arrays[f"{prefix}masks"].reshape(part.masks.shape)
+            is_classed = recipe.foreground.masks == "classes"
+            expected = given if is_classed else given.astype(bool).astype(np.uint8)
+            np.testing.assert_array_equal(part.masks, expected)
+    assert bool(source.classes) == any(name.endswith("labels") for name in arrays)
+    facts = SourceFacts("npz", (), (2, 5), {}, "", "", {}, 0, ())
+    bands = part.images.shape[3] if part.images.ndim == 4 else None
+    facts = replace(facts, bands=bands, dtype=part.images.dtype.str)
+    if recipe.foreground.masks is None:
+        assert rule_problems(recipe.foreground, facts) == []
+
+
+@pytest.mark.parametrize(("cell", "words", "keys"), rows("refused"))
 def test_every_layout_documented_as_refused_gives_the_documented_message(
-    tmp_path: Path, cell: str, words: str
+    tmp_path: Path, cell: str, words: str, keys: str
 ) -> None:
     path = save(tmp_path / "a.npz", spelled(cell))
     with pytest.raises(InputError) as caught:
-        npz.load(path)
+        sources.load(f"npz:{path}", recipe=stated(keys))
     assert caught.value.exit_code == 3
     assert str(caught.value).startswith(f"{path}: ")
     for word in words.split("; "):
@@ -219,13 +265,28 @@ def test_empty_class_names_are_refused(tmp_path: Path) -> None:
         npz.load(zipped(tmp_path / "a.npz", members))
 
 
-def test_a_single_array_is_refused_as_such(tmp_path: Path) -> None:
+def test_a_single_array_is_read_as_images_without_labels(tmp_path: Path) -> None:
+    for images in (tiles(), np.asfortranarray(tiles()[..., None])):
+        np.save(tmp_path / "a.npy", images)
+        source = sources.load(f"npz:{tmp_path / 'a.npy'}")
+        np.testing.assert_array_equal(source.parts["all"].images, tiles())
+        assert source.parts["all"].labels.tolist() == [0, 0, 0]
+        assert (source.classes, source.name, list(source.parts)) == ((), "npz", ["all"])
+        assert source.digests == npz.load(save(tmp_path / "a.npz", {"images": tiles()})).digests
+
+
+def test_a_single_array_that_is_not_images_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((3, 10), np.uint8))
+    with pytest.raises(InputError, match=r"a\.npy: images: flat images \(expected uint8 or uint16"):
+        npz.load(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_single_array_of_another_length_is_refused(tmp_path: Path, change: int) -> None:
     path = tmp_path / "a.npy"
-    np.save(path, tiles())
-    with pytest.raises(
-        InputError,
-        match=r"a single array \(expected an \.npz file, found an \.npy file\); give images",
-    ):
+    path.write_bytes(member(tiles())[: -1 if change < 0 else None] + b"x" * (change > 0))
+    found = 30 + change
+    with pytest.raises(InputError, match=rf"its header says \(expected 30 bytes, found {found}\)"):
         npz.load(path)
 
 
@@ -253,9 +314,387 @@ def test_labels_that_do_not_begin_at_0_cause_a_remark(
     named: list[str] = []
     npz.load(
         save(tmp_path / "b.npz", whole(labels=np.array(labels), classes=np.array(list("abcdef")))),
-        named.append,
+        Reading(Recipe(source="npz"), warn=named.append),
     )
     assert named == []
+
+
+# Images of other kinds
+
+
+def read(path: Path, arrays: Arrays, *, warn: Any = None, **keys: Any) -> Source:
+    """Save the arrays and read them with a recipe of these keys."""
+    recipe = recipes.from_table({"source": "npz", **keys}, origin="a test")
+    return npz.load(save(path / "a.npz", arrays), Reading(recipe, warn=warn))
+
+
+def masked(kind: str) -> dict[str, Any]:
+    return {"foreground": {"by": "given", "masks": kind}}
+
+
+def test_images_of_16_bits_are_the_same_in_either_order_of_bytes(tmp_path: Path) -> None:
+    values = tiles().astype(np.uint16) * 1000
+    sources = [
+        read(tmp_path, whole(images=ordered(values.astype(dtype))))
+        for dtype in ("<u2", ">u2")
+        for ordered in (np.ascontiguousarray, np.asfortranarray)
+    ]
+    for source in sources:
+        assert source.parts["all"].images.dtype.str == "<u2"
+        np.testing.assert_array_equal(source.parts["all"].images, values)
+        assert source.digests == sources[0].digests
+    content = b"images 3x2x5 <u2\n" + values.astype("<u2").tobytes()
+    assert sources[0].digests["images"] == hashlib.sha256(content).hexdigest()
+
+
+def test_bands_keep_their_order_and_are_hashed_with_their_shape(tmp_path: Path) -> None:
+    values = np.arange(3 * 2 * 5 * 13, dtype=np.uint8).reshape(3, 2, 5, 13)
+    for images in (values, np.asfortranarray(values)):
+        source = read(tmp_path, whole(images=images))
+        np.testing.assert_array_equal(source.parts["all"].images, values)
+        content = b"images 3x2x5x13\n" + values.tobytes()
+        assert source.digests["images"] == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("shape", "is_first"),
+    [
+        ((9, 28, 28, 3), False),
+        ((9, 3, 28, 28), True),
+        ((9, 4, 28, 30), True),
+        ((9, 4, 5, 3), False),
+        ((9, 3, 3, 3), False),
+        ((9, 3, 28, 2), False),
+        ((9, 64, 64, 13), False),
+        ((9, 13, 64, 64), True),
+        ((9, 2, 65, 65), True),
+        ((9, 64, 2, 65), True),
+        ((9, 65, 2, 64), False),
+        ((9, 28, 28, 28), False),
+        ((9, 5, 30, 20), False),
+    ],
+)
+def test_bands_that_come_first_are_recognised(shape: tuple[int, ...], is_first: bool) -> None:
+    assert npz_kinds.is_channels_first(shape) == is_first
+    assert (npz_kinds.image_shape(shape) is None) == is_first
+
+
+@pytest.mark.parametrize("dtype", ["<i2", ">i2", "i1", "<i4", "<i8"])
+def test_an_offset_is_added_to_signed_values(tmp_path: Path, dtype: str) -> None:
+    values = (tiles().astype(np.int64) - 20).astype(dtype)
+    source = read(tmp_path, whole(images=values), offset=100)
+    assert source.parts["all"].images.dtype.str == "<u2"
+    np.testing.assert_array_equal(source.parts["all"].images, tiles().astype(int) + 80)
+    expected = read(tmp_path, whole(images=tiles().astype(np.uint16) + np.uint16(80)))
+    assert source.digests == expected.digests
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "offset", "words"),
+    [
+        (-1000, 64_535, 1000, None),
+        (
+            -1000,
+            64_536,
+            1000,
+            r"expected -1,000 to 64,535, found -1,000 to 64,536\); scale the values",
+        ),
+        (-1001, 0, 1000, r"found -1,001 to 0\); the offset 1001 is the least that fits"),
+        (-(1 << 63), (1 << 63) - 1, 1 << 32, r"found -9,223,372,036,854,775,808 to 9,223,372,036,"),
+    ],
+)
+def test_values_must_fit_16_bits_with_the_offset_over_the_whole_source(
+    tmp_path: Path, low: int, high: int, offset: int, words: str | None
+) -> None:
+    arrays: Arrays = {
+        f"{split}_images": np.full((2, 2, 5), value, np.int64)
+        for split, value in (("train", low), ("test", high))
+    }
+    if words is None:
+        source = read(tmp_path, arrays, offset=offset)
+        assert source.parts["train"].images.max() == 0
+        assert source.parts["test"].images.min() == 65_535
+        return
+    with pytest.raises(
+        InputError, match=rf"train_images, test_images: values that do not.*{words}"
+    ):
+        read(tmp_path, arrays, offset=offset)
+
+
+# Masks
+
+
+def masks(*values: int, dtype: str = "u1") -> npt.NDArray[Any]:
+    """Make masks of three images whose pixels go through these values."""
+    return np.resize(np.array(values), (3, 2, 5)).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("ground", "ink", "dtype"), [(0, 1, "?"), (10, 200, "u1"), (0, 999, ">u2")]
+)
+def test_binary_masks_have_any_two_values(
+    tmp_path: Path, ground: int, ink: int, dtype: str
+) -> None:
+    source = read(tmp_path, whole(masks=masks(ground, ink, dtype=dtype)), **masked("binary"))
+    part = source.parts["all"]
+    assert part.masks is not None
+    assert part.masks.dtype == np.uint8
+    np.testing.assert_array_equal(part.masks, masks(0, 1))
+    assert source.mask_classes == ()
+    content = b"masks 3x2x5\n" + masks(0, 1).tobytes()
+    assert source.digests["masks"] == hashlib.sha256(content).hexdigest()
+
+
+def test_binary_masks_are_compared_over_the_whole_source(tmp_path: Path) -> None:
+    arrays: Arrays = {"train_images": tiles(), "test_images": tiles()}
+    source = read(
+        tmp_path, arrays | {"train_masks": masks(7), "test_masks": masks(9)}, **masked("binary")
+    )
+    train, test = source.parts["train"].masks, source.parts["test"].masks
+    assert train is not None
+    assert test is not None
+    assert (train.max(), test.min()) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "words"),
+    [
+        (
+            "binary",
+            [7],
+            r"masks: the masks are not binary .*found 7\); state what the numbers mean",
+        ),
+        ("binary", [7, 9, 500], r"found 7, 9, 500\)"),
+        ("binary", range(12), r"found 0, 1, 2, 3, 4, 5, 6, 7 and 4 more\)"),
+        ("classes", [0, 255, 256, 1000], r"are not classes .*found 256, 1,000\)"),
+    ],
+)
+def test_masks_of_another_kind_are_refused_with_the_values_found(
+    tmp_path: Path, kind: str, values: Any, words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        read(tmp_path, whole(masks=masks(*values, dtype="u2")), **masked(kind))
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<u2"])
+def test_masks_of_classes_stay_and_name_them_up_to_the_highest(tmp_path: Path, dtype: str) -> None:
+    source = read(tmp_path, whole(masks=masks(0, 3, 255, 1, dtype=dtype)), **masked("classes"))
+    assert source.parts["all"].masks is not None
+    np.testing.assert_array_equal(source.parts["all"].masks, masks(0, 3, 255, 1))
+    assert source.mask_classes == ("1", "2", "3")
+    names: Arrays = {"mask_classes": np.array(["liver", "spleen", "kidney", "none"])}
+    named = read(tmp_path, whole(masks=masks(0, 3, 255, 1), **names), **masked("classes"))
+    assert named.mask_classes == ("liver", "spleen", "kidney", "none")
+    assert named.digests == source.digests
+    unmarked = read(tmp_path, whole(masks=masks(0, 255)), **masked("classes"))
+    assert unmarked.mask_classes == ()
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["a", "b"], "mask_classes: 2 names where the masks have classes up to 3"),
+        (["a", "b", "a"], "mask class 3: the name 'a', which is that of mask class 1 too"),
+    ],
+)
+def test_names_of_mask_classes_are_checked(tmp_path: Path, names: list[str], words: str) -> None:
+    arrays = whole(masks=masks(0, 3), mask_classes=np.array(names))
+    with pytest.raises(InputError, match=words):
+        read(tmp_path, arrays, **masked("classes"))
+
+
+@pytest.mark.parametrize("dtype", ["?", "u1", "<u2", ">u2"])
+def test_instances_are_foreground_whatever_their_number(tmp_path: Path, dtype: str) -> None:
+    values = masks(0, 1, 1) if dtype == "?" else masks(0, 200, 7)
+    source = read(tmp_path, whole(masks=values.astype(dtype)), **masked("instances"))
+    assert source.parts["all"].masks is not None
+    np.testing.assert_array_equal(source.parts["all"].masks, masks(0, 1, 1))
+
+
+def test_masks_are_not_read_unless_the_recipe_asks_for_them(tmp_path: Path) -> None:
+    bad, warnings = np.array([{}], object), list[str]()
+    source = read(tmp_path, whole(masks=bad, mask_classes=bad), warn=warnings.append)
+    assert len(warnings) == 1
+    assert "the masks are passed over (masks); --masks binary, classes or instances" in warnings[0]
+    assert source.parts["all"].masks is None
+    assert set(source.digests) == {"images", "labels"}
+    with pytest.raises(InputError, match="no array masks; found images, labels"):
+        read(tmp_path, whole(), **masked("binary"))
+
+
+# Groups
+
+
+@pytest.mark.parametrize("dtype", ["<i8", "u1", "U", ">U9"])
+def test_groups_are_numbered_by_their_first_image_in_train_val_and_test(
+    tmp_path: Path, dtype: str
+) -> None:
+    arrays: Arrays = {}
+    for split, groups in (("test", [7, 3, 8]), ("val", [5, 5, 5]), ("train", [7, 7, 3])):
+        arrays |= {f"{split}_images": tiles(), f"{split}_groups": np.array(groups).astype(dtype)}
+    source = read(tmp_path, arrays)
+    found = {name: part.groups for name, part in source.parts.items()}
+    assert {name: groups.tolist() for name, groups in found.items() if groups is not None} == {
+        "train": [0, 0, 1],
+        "val": [2, 2, 2],
+        "test": [0, 1, 3],
+    }
+    assert all(groups is not None and groups.dtype == np.uint32 for groups in found.values())
+    assert source.group_names == ("7", "3", "5", "8")
+    content = b"test_groups 3\n7\n3\n8\n"
+    assert source.digests["test_groups"] == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        (
+            np.array(["a", "", ""]),
+            r"all: 2 images without a group, the first at 1; give each image",
+        ),
+        (np.array([b"a", b"b", b"c"]), "groups: not groups .*found"),
+        (np.zeros((3, 2), int), r"groups: not groups .*found int64 \(3, 2\)"),
+        (np.array([{}] * 3, object), "groups: not groups but Python objects"),
+    ],
+)
+def test_groups_that_are_not_names_or_numbers_are_refused(
+    tmp_path: Path, groups: npt.NDArray[Any], words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        read(tmp_path, whole(groups=groups))
+
+
+def test_the_digest_of_groups_is_that_of_their_names(tmp_path: Path) -> None:
+    digests = [
+        read(tmp_path, whole(groups=np.array(list(names)))).digests["groups"]
+        for names in ("aab", "xxy", "aab")
+    ]
+    assert digests[0] == digests[2] != digests[1]
+
+
+def test_arrays_beside_images_without_labels_are_named(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    read(tmp_path, {"images": tiles(), "targets": np.zeros(3)}, warn=warnings.append)
+    path = tmp_path / "a.npz"
+    assert warnings == [f"{path}: no array of labels; these arrays are not read: targets"]
+    read(tmp_path, {"images": tiles()}, warn=warnings.append)
+    read(tmp_path, whole(targets=np.zeros(3)), warn=warnings.append)
+    assert len(warnings) == 1
+
+
+def test_groups_of_one_part_alone_are_refused(tmp_path: Path) -> None:
+    arrays: Arrays = {"train_images": tiles(), "test_images": tiles()}
+    arrays["train_groups"] = np.arange(3)
+    with pytest.raises(InputError, match="no array test_groups"):
+        read(tmp_path, arrays)
+
+
+def test_what_needs_names_of_files_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npz", whole())
+    recipe = recipes.from_table({"source": "npz", "groups": "^a"}, origin="a test")
+    with pytest.raises(InputError, match="2 problems:\n  arrays take no file of labels: add"):
+        npz.load(path, Reading(recipe, labels=tmp_path / "labels.csv"))
+
+
+# Sizes
+
+
+def test_images_and_masks_get_the_sizes_of_the_recipe(tmp_path: Path) -> None:
+    images = np.arange(3 * 5 * 7, dtype=np.uint16).reshape(3, 5, 7)
+    arrays = whole(images=images, masks=np.asarray(images % 2, np.uint8))
+    size, warnings = {"fit": "crop", "sides": [3, 3]}, list[str]()
+    cropped = read(tmp_path, arrays, warn=warnings.append, size=size, **masked("binary"))
+    path = tmp_path / "a.npz"
+    assert warnings == [
+        f"{path}: 78 of 105 pixels (74%) are in no image of 3x3: only the middle is taken",
+    ]
+    part = cropped.parts["all"]
+    np.testing.assert_array_equal(part.images, images[:, 1:4, 2:5])
+    assert part.masks is not None
+    np.testing.assert_array_equal(part.masks, images[:, 1:4, 2:5] % 2)
+    assert part.labels.tolist() == [0, 2, 1]
+    assert cropped.digests == read(tmp_path, arrays, **masked("binary")).digests
+    same = read(tmp_path, arrays, size={"fit": "exact", "sides": [5, 7]})
+    np.testing.assert_array_equal(same.parts["all"].images, images)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_tiles_of_an_image_share_its_label_and_group(tmp_path: Path, grouped: bool) -> None:
+    images = np.arange(2 * 4 * 6, dtype=np.uint8).reshape(2, 4, 6)
+    arrays: Arrays = {"images": images, "labels": np.array([1, 0])}
+    arrays |= {"groups": np.array(["b", "b"])} if grouped else {}
+    source = read(tmp_path, arrays, size={"fit": "tile", "sides": [4, 3]})
+    part = source.parts["all"]
+    np.testing.assert_array_equal(part.images[0], images[0, :, :3])
+    np.testing.assert_array_equal(part.images[3], images[1, :, 3:])
+    assert part.labels.tolist() == [1, 1, 0, 0]
+    assert part.groups is not None
+    assert part.groups.tolist() == ([0, 0, 0, 0] if grouped else [0, 0, 1, 1])
+    assert source.group_names == (("b",) if grouped else ("all[0]", "all[1]"))
+
+
+def test_images_that_do_not_fit_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a\.npz: images: .*2 ?x ?5"):
+        read(tmp_path, whole(), size={"fit": "crop", "sides": [3, 3]})
+
+
+# Beyond memory
+
+LARGE: dict[str, tuple[Arrays, dict[str, Any]]] = {
+    "grey": (whole(), {}),
+    "Fortran order": (whole(images=np.asfortranarray(tiles())), {}),
+    "16 bits, high byte first": (whole(images=tiles().astype(">u2")), {}),
+    "signed": (whole(images=tiles().astype(np.int16)), {"offset": 5}),
+    "masks": (whole(masks=masks(0, 5, 255, dtype="u2")), masked("classes")),
+    "tiles": (whole(), {"size": {"fit": "tile", "sides": [1, 5]}}),
+}
+
+
+@pytest.mark.parametrize("case", LARGE)
+def test_arrays_in_temporary_files_are_read_as_those_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    arrays, keys = LARGE[case]
+    small = read(tmp_path, arrays, **keys)
+    monkeypatch.setattr(array_rules, "_IN_MEMORY", 0)
+    monkeypatch.setattr(array_rules, "_BLOCK", 7)
+    monkeypatch.setattr("datagen.sources.npy._BLOCK", 11)
+    monkeypatch.setattr("datagen.sources.masks._PIECE", 4)
+    large = read(tmp_path, arrays, **keys)
+    for name, part in small.parts.items():
+        for field in ("images", "labels", "masks", "groups"):
+            values = getattr(part, field)
+            np.testing.assert_array_equal(getattr(large.parts[name], field), values, strict=True)
+    assert replace(large, parts={}) == replace(small, parts={})
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_reading_holds_no_more_than_blocks_beside_the_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compressed: bool
+) -> None:
+    monkeypatch.setattr(array_rules, "_IN_MEMORY", 1 << 20)
+    count = 3000
+    images = np.zeros((count, 80, 80, 2), np.uint8)
+    arrays: Arrays = {"images": images, "masks": images[..., 0]}
+    path = save(tmp_path / "a.npz", arrays, compressed=compressed)
+    recipe = recipes.from_table({"source": "npz", **masked("instances")}, origin="a test")
+    del images, arrays
+    tracemalloc.start()
+    source = npz.load(path, Reading(recipe))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert source.parts["all"].images.nbytes == 80 * 80 * 2 * count
+    assert peak < 20 << 20
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(array_rules, "_IN_MEMORY", 29)
+    monkeypatch.setattr(array_rules, "room", lambda: 28)
+    with pytest.raises(StorageError, match=r"too little room .*expected 30 bytes.*TMPDIR"):
+        read(tmp_path, whole())
+
+
+# What NumPy and other programs write
 
 
 def test_archives_of_one_array_each_are_combined_as_documented(
@@ -270,16 +709,21 @@ def test_archives_of_one_array_each_are_combined_as_documented(
 
 
 BAD: dict[str, tuple[Arrays, str]] = {
-    "colour": (
-        whole(images=np.zeros((3, 2, 5, 3), np.uint8)),
-        r"images: colour images \(expected uint8 \(n, height, width\),"
-        r" found uint8 \(3, 2, 5, 3\)\); convert the images to 8-bit grey",
+    "bands first": (
+        whole(images=np.zeros((3, 3, 28, 28), np.uint8)),
+        r"images: colour images with the bands first \(expected uint8 or uint16"
+        r" \(n, height, width\) or \(n, height, width, bands\),"
+        r" found uint8 \(3, 3, 28, 28\)\); turn them: images",
     ),
-    "16 bits": (
-        whole(images=tiles().astype(np.uint16)),
-        r"not 8-bit grey.*found uint16 \(3, 2, 5\)",
+    "32 bits": (
+        whole(images=tiles().astype(np.uint32)),
+        r"32-bit integers.*found uint32 \(3, 2, 5\)",
     ),
-    "floats": (whole(images=tiles() / 255), r"not 8-bit grey.*found float64"),
+    "floats": (whole(images=tiles() / 255), r"images of floats.*found float64"),
+    "several arrays": (
+        whole(images=tiles() / 255, labels=np.zeros((3, 2), int)),
+        r"2 problems:\n  images: images of floats.*\n  labels: not labels: several values",
+    ),
     "flat images": (whole(images=tiles().reshape(3, 10)), r"found uint8 \(3, 10\)"),
     "objects": (whole(images=np.array([{}], object)), r"found object \(1,\)"),
     "object labels": (
@@ -306,7 +750,7 @@ BAD: dict[str, tuple[Arrays, str]] = {
     "one-hot labels": (whole(labels=np.eye(3, dtype=int)), r"found int64 \(3, 3\)"),
     "a structure": (
         whole(images=np.zeros((3, 2, 5), [("a", "u1")])),
-        r"images: not 8-bit grey images \(expected",
+        r"images: not images \(expected",
     ),
     "a negative label": (
         whole(labels=np.array([0, -1, 1])),
@@ -327,15 +771,16 @@ BAD: dict[str, tuple[Arrays, str]] = {
     "too few labels": (whole(labels=np.array([0, 1])), r"all: 3 images but 2 labels"),
     "no images": (whole(images=tiles(0), labels=np.array([], int)), r"all: no images"),
     "large tiles": (
-        whole(images=np.zeros((3, 1, 513), np.uint8)),
-        r"tiles of 1x513 pixels where 1x1 to 512x512",
+        whole(images=np.zeros((3, 1, 1025), np.uint8)),
+        r"tiles of 1x1025 pixels where 1x1 to 1024x1024",
     ),
     "flat tiles": (whole(images=np.zeros((3, 0, 4), np.uint8)), r"tiles of 0x4 pixels"),
-    "no labels": ({"images": tiles()}, r"no array labels; found images"),
-    "nothing known": (
-        {"arr_0": tiles()},
-        r"no array images(.|\n)*no array labels\n  found arr_0; give images and",
+    "labels of no images": ({"labels": np.arange(3)}, r"no array images; found labels"),
+    "labels of one part": (
+        {"train_images": tiles(), "train_labels": np.zeros(3), "test_images": tiles()},
+        r"no array test_labels; found test_images, train_images, train_labels",
     ),
+    "nothing known": ({"arr_0": tiles()}, r"no array images; found arr_0; give images and"),
     "no test": (
         {"train_images": tiles(), "train_labels": np.zeros(3, int)},
         r"no array test_images(.|\n)*no array test_labels",
@@ -366,11 +811,11 @@ BAD: dict[str, tuple[Arrays, str]] = {
             "test_images": np.zeros((1, 3, 3), np.uint8),
             "test_labels": np.zeros(1, int),
         },
-        r"tiles of unequal sizes: train 2x5, test 3x3",
+        r"images of unequal kinds: train 2x5, grey of 8 bits, test 3x3, grey of 8 bits",
     ),
     "class names as bytes": (whole(classes=np.array([b"a"])), r"classes: not a list of names"),
     "class names that are no list": (whole(classes=np.array("a")), r"classes: not a list of names"),
-    "no class names": (whole(classes=np.array([], str)), r"labels outside the 0 classes"),
+    "no class names": (whole(classes=np.array([], str)), r"classes: no names; name them all"),
     "equal class names": (
         whole(classes=np.array(["a", "b", "a"])),
         r"class 2: the name 'a', which is that of class 0 too",
@@ -468,6 +913,7 @@ def test_an_archive_that_expands_beyond_bounds_is_not_expanded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("datagen.sources.base.MAX_INFLATED", 1 << 20)
+    monkeypatch.setattr(array_rules, "room", lambda: 1 << 10)
     large = whole(images=np.zeros((1 << 14, 28, 28), np.uint8), labels=np.zeros(1 << 14, np.uint8))
     path = save(tmp_path / "bomb.npz", large, compressed=True)
     tracemalloc.start()

@@ -474,6 +474,8 @@ def test_a_dataset_records_the_kind_of_a_source_and_not_its_path() -> None:
     assert Recipe(source="npz:/home/me/x.npz").without_path() == Recipe(source="npz")
     assert Recipe(source="images:C:/x").without_path() == Recipe(source="images")
     assert recipes.load("mnist").without_path() == recipes.load("mnist")
+    assert Recipe(source="strokes:56").without_path() == Recipe(source="strokes:56")
+    assert Recipe(source="strokes:/home/me").without_path() == Recipe(source="strokes")
 
 
 def test_a_published_digest_applies_only_to_unmodified_content(

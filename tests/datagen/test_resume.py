@@ -314,8 +314,9 @@ def test_a_limit_on_the_size_of_files_ends_the_build_with_a_message(
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000));"
     limited += "from datagen.__main__ import main; main()"
     done = warm.run("build", "--recipe", recipe, "--out", tmp_path / "data", script=limited)
-    remark, *before, message = done.stderr.splitlines()
+    remark, lacking, *before, message = done.stderr.splitlines()
     assert "have a light ground" in remark
+    assert "val has no image of 2 of 10 classes" in lacking
     # What h5py compresses it cannot close without room for it; it says so by itself, before the
     # message.
     assert before == [] or (format_name, compression) == ("hdf5", "zstd")

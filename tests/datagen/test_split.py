@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from datagen import sources
 from datagen.errors import InputError, RecipeError
-from datagen.sources import split
+from datagen.sources import assignment, split
 from datagen.sources.base import Part, Source, UInt8
 
 Samples = list[tuple[int, int]]  # (content, label)
@@ -188,7 +188,7 @@ def test_the_key_is_the_published_hash() -> None:
     images = part([(258, 0)]).images
     digest = xxhash.xxh3_128_digest(b"\x01\x02")
     expected = int.from_bytes(hashlib.sha256(b"datagen split 5 " + digest).digest()[:8])
-    assert split.keys(images, 5).tolist() == [expected]
+    assert assignment.keys(images, 5).tolist() == [expected]
     assert expected == 0xB02F22E93C79B629
 
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from datagen import recipe as recipes
+from datagen import sources
+from datagen.builder import build
+from datagen.errors import RecipeError
+from datagen.planning import is_at_hand
+from datagen.recipe import Mosaics
 from datagen.sources import strokes
 from datagen.sources.base import UInt8
+from datagen.verifier import verify
 
 Drawn = tuple[UInt8, UInt8]
 Int64 = npt.NDArray[np.int64]
@@ -159,7 +167,7 @@ def test_one_disc_is_inked_as_by_hand() -> None:
     is the maximum.
     """
     at = np.full((1, 1), 14.0)
-    image = strokes._ink(at, at, np.full((1, 1), 2.0), np.ones(1))
+    image = strokes._ink(at, at, np.full((1, 1), 2.0), np.ones(1), strokes.Frame(28))
     quarter = [[255, 255, 142, 0], [255, 255, 45, 0], [142, 45, 0, 0], [0, 0, 0, 0]]
     assert image[0, 10:14, 10:14].tolist() == quarter
     assert int(np.count_nonzero(image)) == 21
@@ -177,10 +185,131 @@ def test_ink_from_windows_is_ink_from_whole_frames() -> None:
     disc = 0.5 * radius[..., None, None] - 0.5 / radius[..., None, None] * (dx * dx + dy * dy)
     cover = np.clip(disc.max(axis=0) / soft[:, None, None] + 0.5, 0, 1)
     naive = np.rint(np.minimum(cover * cover * (3 - 2 * cover) * strokes.GAIN, 255))
-    fast = strokes._ink(x, y, radius, soft).astype(np.int64)
+    fast = strokes._ink(x, y, radius, soft, strokes.Frame(28)).astype(np.int64)
     # Float32 against float64: a level may fall to the other side of a half.
     assert np.abs(fast - naive).max() <= 1
     assert (fast != naive).mean() < 0.001
+
+
+@pytest.mark.parametrize("side", [20, 28, 56, 129, 256])
+def test_discs_drawn_together_and_apart_give_the_same_ink(side: int) -> None:
+    generator = np.random.default_rng(side)
+    low, high = side / 7, side - side / 7
+    x, y = generator.uniform(low, high, (2, 7, 3))
+    radius = generator.uniform(0.02 * side, 0.1 * side, (7, 3))
+    drawn = [
+        draw_field(x, y, radius, np.array([1.2, 1.5, 1.9]), strokes.Frame(side))
+        for draw_field in (strokes._field_together, strokes._field_apart)
+    ]
+    inked = drawn[1] > -0.5  # elsewhere there is no ink, and what lies there depends on the window
+    assert inked.any()
+    assert np.array_equal(np.where(drawn[0] > -0.5, drawn[0], 0), np.where(inked, drawn[1], 0))
+
+
+# Other sides
+
+
+def smaller(images: UInt8, times: int) -> npt.NDArray[np.float64]:
+    """Average squares of pixels: (n, H, W) -> (n, H / times, W / times)."""
+    n, height, width = images.shape
+    cut = images.reshape(n, height // times, times, width // times, times)
+    return np.asarray(cut.mean(axis=(2, 4)))
+
+
+GOLDEN_SIDES = {
+    20: "271c0ae2e491c918da51a8575fc90d97e7000b9fd47e62bf643a6dde0275b41f",
+    29: "f696a378abfc58d6a495fde77e4e18ed329b47d140100933d4ac3c167584ad28",
+    56: "2768536c39e840f6491c5a0f85477a010a94c4dcfda826db8fdd671be8c678c3",
+    112: "4a69c6de51f0b4af9ec5b2780db9bb67b15d322187cb8fc6b2d3426991b49f69",
+    224: "e0f2e5f4717b4480d68cf6c1018242c77b5ac19ef473e86ac66092187d56b7c8",
+    256: "2e86405e4d4546dab89d84282440d48215f7b4ac5fa9a5cd4f6f3e7db71f3f07",
+}
+
+
+@pytest.mark.parametrize("side", GOLDEN_SIDES)
+def test_the_first_samples_of_other_sides_have_their_digests(side: int, drawn: Drawn) -> None:
+    images, labels = strokes.draw(np.arange(30, dtype=np.uint64), side)
+    assert images.shape == (30, side, side)
+    assert labels.tolist() == drawn[1][:30].tolist()
+    assert digest_of(images, labels) == GOLDEN_SIDES[side]
+
+
+@pytest.mark.parametrize("side", [20, 21, 27, 28, 35, 64, 128, 250, 256])
+def test_digits_of_any_side_have_the_proportions_of_those_of_28(side: int) -> None:
+    images, _ = strokes.draw(np.arange(40, dtype=np.uint64), side)
+    margin = side // 7
+    ink = np.asarray((images > 0).any(axis=0))
+    assert not ink[0].any()
+    assert not ink[:, 0].any()
+    rows = np.asarray((images > 0).any(axis=2))
+    columns = np.asarray((images > 0).any(axis=1))
+    longer = np.maximum(rows.sum(axis=1), columns.sum(axis=1))
+    assert (longer <= side - 2 * margin).all()
+    assert (longer >= 0.9 * (side - 2 * margin)).mean() > 0.9
+    assert 25 < images.mean() < 55
+    assert (images.max(axis=(1, 2)) > 150).all()
+
+
+def test_a_digit_is_the_same_one_at_every_side(drawn: Drawn) -> None:
+    """Compare each digit with its own at twice the side, averaged, and with the next one's."""
+    images = drawn[0][:50].astype(np.float64)
+    averaged = smaller(strokes.draw(np.arange(50, dtype=np.uint64), 56)[0], 2)
+    own = np.abs(images - averaged).mean(axis=(1, 2))
+    other = np.abs(images - np.roll(averaged, 1, axis=0)).mean(axis=(1, 2))
+    assert (own < other).all()
+    assert own.mean() < 0.4 * other.mean()
+
+
+def test_a_sample_of_another_side_is_the_same_alone_and_among_others() -> None:
+    images, _ = strokes.draw(np.arange(70, dtype=np.uint64), 150)
+    for index in (0, 33, 69):
+        assert np.array_equal(strokes.draw(np.array([index], np.uint64), 150)[0][0], images[index])
+
+
+def test_steps_are_divided_within_strokes_only() -> None:
+    glyph = strokes._glyph(1, 100, ("0 0, 4 0/0 10, 4 10",))
+    path = strokes._along(glyph, glyph.poses[0])
+    divided = strokes._divided(glyph, path, 2)
+    assert path[:, 0].tolist() == [0, 4, 0, 4]
+    assert divided[:, 0].tolist() == [0, 2, 4, 0, 2, 4]
+    assert divided[:, 1].tolist() == [0, 0, 0, 10, 10, 10]
+    assert strokes._divided(glyph, path, 1) is path
+
+
+def test_the_edge_of_a_line_is_as_even_at_every_side() -> None:
+    for side in range(20, 257):
+        parts = strokes.Frame(side).parts
+        assert 28 * parts**2 >= side
+        assert parts == 1 or 28 * (parts - 1) ** 2 < side
+
+
+@pytest.mark.parametrize(
+    "spec", ["strokes:", "strokes:19", "strokes:257", "strokes:056", "strokes:x"]
+)
+def test_a_side_that_cannot_be_drawn_is_refused(spec: str) -> None:
+    with pytest.raises(
+        RecipeError, match=r"a side to draw digits of \(expected strokes:SIDE from 20"
+    ):
+        sources.load(spec)
+    assert not is_at_hand(spec)
+
+
+def test_a_dataset_of_drawn_digits_records_their_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strokes, "TRAIN", 60)
+    monkeypatch.setattr(strokes, "TEST", 10)
+    recipe = replace(recipes.load("strokes"), source="strokes:40", mosaics=Mosaics((1, 1), 5, 2, 2))
+    assert recipe.without_path() == recipe
+    built = build(replace(recipe, val=5), tmp_path / "made")
+    assert built.manifest is not None
+    assert built.manifest.recipe.source == built.manifest.source.name == "strokes:40"
+    assert built.manifest.source.tile == (40, 40)
+    verdict = verify(tmp_path / "made")
+    assert (verdict.problems, verdict.checked_against) == ((), "the source")
+    other = sources.load("strokes:28")
+    assert other.digests == sources.load("strokes").digests
+    assert (other.name, sources.found("strokes:28")) == ("strokes:28", "embedded")
 
 
 def test_paths_run_through_their_control_points() -> None:

@@ -23,18 +23,19 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
+from datagen import foreground as foreground_rules
 from datagen import otsu, testing
 from datagen import recipe as recipe_rules
 from datagen import sources as source_rules
 from datagen.builder import build
 from datagen.errors import DatagenError, InputError, RecipeError
-from datagen.layout import SPLITS, TASKS
+from datagen.layout import MAX_BANDS, SPLITS, TASKS
 from datagen.planning import Resolved, resolve_dataset
-from datagen.recipe import COMPRESSIONS, Mosaics, Recipe
+from datagen.recipe import COMPRESSIONS, MASKS, Foreground, Mosaics, Recipe
 from datagen.sources.base import MAX_CLASSES, Part, Source, UInt8
 from datagen.sources.split import divide
 from datagen.split import Column
-from datagen.tasks import Deriver, Inputs, Task, one_per_digit
+from datagen.tasks import Deriver, ImageFacts, Inputs, Task, one_per_digit
 from datagen.tasks import find as find_task
 from datagen.testing import (
     DAMAGES,
@@ -45,7 +46,9 @@ from datagen.testing import (
     check_task,
     damaged_datasets,
     datasets,
+    image_facts,
     images,
+    images_of,
     inputs,
     plant,
     recipes,
@@ -168,6 +171,66 @@ def test_unknown_kinds_are_reported_with_the_known_ones() -> None:
         find(damaged_datasets(kinds=["rust"]), lambda _: True, settings=searching)
 
 
+# Images of other kinds
+
+
+def has_masks(kind: str) -> Callable[[ImageFacts], bool]:
+    return lambda facts: facts.masks == kind
+
+
+FACTS: dict[str, Callable[[ImageFacts], bool]] = {
+    "grey of 8 bits": lambda facts: (facts.bands, facts.dtype) == (None, "|u1"),
+    "grey of 16 bits": lambda facts: (facts.bands, facts.dtype) == (None, "<u2"),
+    "two bands": lambda facts: facts.bands == 2,
+    "colours of 8 bits": lambda facts: (facts.bands, facts.dtype) == (3, "|u1"),
+    "thirteen bands of 16 bits": lambda facts: (facts.bands, facts.dtype) == (13, "<u2"),
+    "the most bands": lambda facts: facts.bands == MAX_BANDS,
+    "no masks": lambda facts: facts.masks is None,
+    **{f"masks: {kind}": has_masks(kind) for kind in MASKS},
+    "groups": lambda facts: facts.grouped,
+    "neither masks nor groups": lambda facts: facts.masks is None and not facts.grouped,
+}
+DEEP: dict[str, Test] = {
+    "levels over the whole range": lambda image: set(image.ravel()) == {0, 65_535},
+    "levels close together": lambda image: (
+        image.size > 8 and image.min() > 0 and 0 < image.max() - image.min() < 256
+    ),
+    "levels that differ in the low byte only": lambda image: (
+        len(np.unique(image)) > 1 and len(np.unique(image >> 8)) == 1 and image.min() > 255
+    ),
+    "noise": lambda image: image.size > 8 and len(np.unique(image)) == image.size,
+    "empty": lambda image: not image.any(),
+}
+
+
+def test_every_kind_of_image_is_drawn() -> None:
+    require_all(image_facts(), FACTS)
+
+
+def test_every_special_image_of_16_bits_is_drawn() -> None:
+    require_all(images_of(ImageFacts((3, 4), dtype="<u2")), DEEP)
+
+
+def test_bands_may_be_equal_or_not() -> None:
+    cases: dict[str, Test] = {
+        "equal": lambda image: image.any() and bool((image == image[..., :1]).all()),
+        "all unequal": lambda image: (
+            len({image[..., band].tobytes() for band in range(image.shape[2])}) == 3
+        ),
+    }
+    require_all(images_of(ImageFacts((2, 3), bands=3)), cases)
+
+
+@given(st.data())
+def test_images_of_a_kind_are_as_its_facts_say(data: st.DataObject) -> None:
+    facts = data.draw(image_facts())
+    image = data.draw(images_of(facts))
+    assert image.dtype.str == facts.dtype
+    assert image.shape == facts.tile + (() if facts.bands is None else (facts.bands,))
+    assert image.flags.c_contiguous
+    image[:] = 0  # it is ours to change
+
+
 # Sources
 
 
@@ -245,6 +308,64 @@ def test_a_saved_source_is_read_as_the_same_one(source: Source) -> None:
         np.testing.assert_array_equal(read.parts[name].labels, part.labels, strict=True)
 
 
+def of_every_kind(**others: Any) -> st.SearchStrategy[Source]:
+    return image_facts().flatmap(lambda facts: sources(facts=facts, **others))
+
+
+def has_kind(source: Source) -> bool:
+    """Return whether a source has all that can be new at once."""
+    part = next(iter(source.parts.values()))
+    return (
+        part.images.ndim == 4
+        and part.images.dtype.itemsize == 2
+        and part.masks is not None
+        and part.groups is not None
+    )
+
+
+KINDS_OF_SOURCES: dict[str, Test] = {
+    "everything at once": has_kind,
+    "masks of the highest class": lambda source: len(source.mask_classes) == MAX_CLASSES,
+    "pixels that are neither": lambda source: any(
+        part.masks is not None and (part.masks == 255).any() for part in source.parts.values()
+    ),
+    "a group of several images": lambda source: (
+        0 < len(source.group_names) < sum(len(part.labels) for part in source.parts.values())
+    ),
+    "equal images in unequal groups": lambda source: (
+        "train" in source.parts
+        and any(
+            source.parts["train"].groups is not None
+            and source.parts["train"].groups[i] != source.parts["train"].groups[j]
+            for i, j in equal_images(source.parts["train"], source.parts["train"])
+        )
+    ),
+}
+
+
+def test_every_special_source_of_other_kinds_is_drawn() -> None:
+    require_all(of_every_kind(), KINDS_OF_SOURCES)
+
+
+@a_few
+@given(st.data(), st.booleans())
+def test_a_saved_source_of_any_kind_is_read_as_the_same_one(
+    data: st.DataObject, labelled: bool
+) -> None:
+    source = data.draw(of_every_kind(labelled=labelled))
+    recipe = data.draw(recipes(source))
+    assert (recipe.tasks == ("foreground",)) == (not labelled) == (not source.classes)
+    with tempfile.TemporaryDirectory() as folder:
+        path = save_source(source, Path(folder) / "source.npz")
+        read = source_rules.load(f"npz:{path}", recipe=recipe)
+    assert replace(read, parts={}) == replace(source, parts={})
+    assert list(read.parts) == list(source.parts)
+    for name, part in source.parts.items():
+        for field in ("images", "labels", "masks", "groups"):
+            found, expected = getattr(read.parts[name], field), getattr(part, field)
+            np.testing.assert_array_equal(found, expected, strict=expected is not None)
+
+
 @a_few
 @given(
     sources(
@@ -277,6 +398,40 @@ def test_a_recipe_for_a_source_can_be_built_from_it(data: st.DataObject) -> None
     for split in SPLITS:
         for task in recipe.tasks:
             assert resolved.sample(task, split, 0)
+
+
+@a_few
+@given(st.data())
+def test_a_recipe_for_a_source_of_any_kind_can_be_built_from_it(data: st.DataObject) -> None:
+    source = data.draw(of_every_kind())
+    recipe = data.draw(recipes(source))
+    assert recipe_rules.from_table(recipe_rules.to_table(recipe), origin="drawn") == recipe
+    resolved = Resolved(recipe, source)
+    for split in SPLITS:
+        for task in recipe.tasks:
+            assert resolved.sample(task, split, 0)
+
+
+RULES: dict[str, Test] = {
+    "Otsu's threshold of the luma": lambda recipe: recipe.foreground == Foreground("luma"),
+    "dark on light": lambda recipe: recipe.foreground.side == "below",
+    "a level": lambda recipe: (recipe.foreground.level or 0) > 100,
+    "the last band": lambda recipe: recipe.foreground.values == "band 2",
+    "a size": lambda recipe: recipe.size is not None,
+    "shares": lambda recipe: recipe.split is not None,
+    "names of groups": lambda recipe: recipe.group_names,
+}
+GIVEN: dict[str, Test] = {
+    "masks: binary": lambda recipe: recipe.foreground.masks == "binary",
+    "masks: instances": lambda recipe: recipe.foreground.masks == "instances",
+}
+
+
+def test_every_special_rule_for_a_source_is_drawn() -> None:
+    colours = ImageFacts((3, 2), bands=3, grouped=True)
+    require_all(sources(facts=colours, parts=("all",)).flatmap(recipes), RULES)
+    masked = sources(facts=ImageFacts((3, 2), masks="binary"))
+    require_all(masked.flatmap(recipes), GIVEN)
 
 
 RECIPES: dict[str, Test] = {
@@ -314,6 +469,71 @@ def test_inputs_hold_distinct_digits_with_their_exact_thresholds(inputs: Inputs)
     assert all(inputs.mosaics.count(split) <= count ** (rows * columns) for split in SPLITS)
 
 
+@a_few
+@given(st.data())
+def test_inputs_of_any_kind_are_as_their_facts_say(data: st.DataObject) -> None:
+    facts = data.draw(image_facts())
+    drawn = data.draw(inputs(facts=facts, max_digits=4))
+    assert drawn.facts == facts
+    assert len({image.tobytes() for image in drawn.images}) == len(drawn.images)
+    expected = foreground_rules.thresholds(drawn.images, drawn.rule)
+    assert facts.masks or drawn.thresholds.tolist() == expected.tolist()
+
+
+# The rules of the foreground
+
+
+def derived(inputs: Inputs, task: str) -> dict[str, npt.NDArray[Any]]:
+    """Derive the first samples of a task."""
+    one = find_task(task)
+    count = min(one.count(len(inputs.images), inputs.mosaics, inputs.split), 50)
+    columns = one.columns(inputs.facts, inputs.mosaics)
+    out = {column.name: np.empty((count, *column.shape), column.dtype) for column in columns}
+    one.deriver(inputs)(np.arange(count), out)
+    return out
+
+
+thresholded = (
+    image_facts()
+    .map(lambda facts: replace(facts, masks=None))
+    .flatmap(lambda facts: inputs(facts=facts, max_digits=4))
+)
+
+
+@a_few
+@given(thresholded, st.sampled_from(TASKS))
+def test_dark_on_light_is_light_on_dark_of_the_negative(inputs: Inputs, task: str) -> None:
+    """Compare rules of one band: the negative of a mean or a maximum is not that of the bands."""
+    values = "grey" if inputs.facts.bands is None else "band 1"
+    dark, light = (Foreground(values, side) for side in ("below", "above"))
+    negative = ~inputs.images
+    below = replace(inputs, rule=dark, thresholds=foreground_rules.thresholds(inputs.images, dark))
+    above = replace(
+        inputs,
+        rule=light,
+        images=negative,
+        thresholds=foreground_rules.thresholds(negative, light),
+    )
+    expected, found = derived(above, task), derived(below, task)
+    np.testing.assert_array_equal(found["image"], ~expected["image"])
+    for name in expected.keys() - {"image", "threshold", "digest"}:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    assert task != "foreground" or (found["threshold"] == ~expected["threshold"]).all()
+
+
+@a_few
+@given(thresholded, st.sampled_from(TASKS), st.sampled_from(("binary", "instances")))
+def test_a_given_mask_is_as_good_as_the_rule_that_made_it(
+    inputs: Inputs, task: str, kind: str
+) -> None:
+    masks = inputs.foreground(np.arange(len(inputs.images)))
+    given_masks = replace(inputs, rule=Foreground(by="given", masks=kind), given=masks)
+    expected, found = derived(inputs, task), derived(given_masks, task)
+    assert found.keys() == expected.keys() - {"threshold"}
+    for name, column in found.items():
+        np.testing.assert_array_equal(column, expected[name], err_msg=name)
+
+
 # Datasets
 
 
@@ -334,6 +554,30 @@ def test_a_dataset_is_whole_when_checked_against_its_source(
         )
 
     check()
+
+
+@settings(max_examples=8)
+@given(image_facts().flatmap(lambda facts: datasets(facts=facts)))
+def test_a_dataset_of_any_kind_is_whole_when_checked_against_its_source(
+    dataset: TinyDataset,
+) -> None:
+    verdict = verify(dataset.root, source_dir=dataset.source_path)
+    assert (verdict.problems, verdict.checked_against) == ((), "the source")
+    assert verify(dataset.root).problems == ()
+    planned = Resolved(dataset.recipe, dataset.source).plan
+    assert resolve_dataset(dataset.root, directory=dataset.source_path).plan == planned
+
+
+@settings(max_examples=8)
+@given(image_facts().flatmap(lambda facts: datasets(facts=facts)), st.data())
+def test_a_forged_mask_of_any_kind_is_found(dataset: TinyDataset, data: st.DataObject) -> None:
+    task = data.draw(st.sampled_from(TASKS))
+    sample = Resolved(dataset.recipe, dataset.source).sample(task, "train", 0)
+    mask = np.array(sample["mask"], np.uint8)
+    mask.reshape(-1)[data.draw(st.integers(0, mask.size - 1))] ^= 1
+    root = plant(dataset, task, "train", "mask", 0, mask)
+    problems = verify(root, source_dir=dataset.source_path).problems
+    assert (task, "train", 0) in {(one.task, one.split, one.index) for one in problems}
 
 
 @on_disk
@@ -447,7 +691,7 @@ def test_a_planted_value_is_found_and_named() -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_the_tasks_of_the_package_pass_the_checks(name: str) -> None:
     @a_few
-    @given(inputs())
+    @given(inputs() | image_facts().flatmap(lambda facts: inputs(facts=facts)))
     def check(inputs: Inputs) -> None:
         check_task(find_task(name), inputs)
 
@@ -611,7 +855,9 @@ def test_without_hypothesis_the_remedy_is_reported() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["testing", "testing.strategies", "testing.damage"])
+@pytest.mark.parametrize(
+    "name", ["testing", "testing.strategies", "testing.rules", "testing.damage"]
+)
 def test_the_examples_in_the_docstrings_run(name: str) -> None:
     assert doctest.testmod(import_module(f"datagen.{name}")).failed == 0
 

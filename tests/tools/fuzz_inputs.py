@@ -161,7 +161,7 @@ def table_seeds() -> list[bytes]:
 
 
 def npz_seeds() -> list[bytes]:
-    """Make archives, whole and in splits, deflated and not, and the members of one."""
+    """Make archives, whole and in splits, deflated and not, of every kind, and members of one."""
     images, labels = digits(3, (2, 2))
     arrays: dict[str, Any] = {
         "images": images,
@@ -173,11 +173,18 @@ def npz_seeds() -> list[bytes]:
         for part in ("train", "test")
         for name in ("images", "labels")
     }
-    members = [_filled(np.lib.format.write_array, array) for array in arrays.values()]
+    masks: dict[str, Any] = {"masks": images % 3, "groups": np.array(["a", "b", "a"])}
+    kinds = {
+        "bands": {"images": np.stack([images] * 3, axis=-1)},
+        "deep": {"images": (images * 100).astype(">u2"), "masks": masks["masks"] > 0},
+        "signed": {"images": images.astype(np.int16) - 100, "labels": labels},
+    }
+    members = [_filled(np.lib.format.write_array, array) for array in (arrays | masks).values()]
     archives = [
         _filled(np.savez, **arrays),
         _filled(np.savez, **split),
         _filled(np.savez_compressed, **split),
+        *(_filled(np.savez, **one) for one in kinds.values()),
     ]
     return [SEPARATOR.join(members), SEPARATOR.join(members[:2]), *archives]
 

@@ -16,12 +16,12 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import cv2
 import fuzz_inputs as inputs
@@ -36,6 +36,7 @@ from datagen.errors import DatagenError
 from datagen.hashing import bytes_digest, canonical_json, dataset_digest
 from datagen.layout import CHUNK, MAX_BANDS, MAX_SIDE
 from datagen.sources import idx, label_table, npz, pictures
+from datagen.sources.base import Reading, Source
 from datagen.sources.pictures import png
 from datagen.split import NO_OFFSET, FileFacts
 from datagen.stores import ZSTD_HEADER, zstd_size
@@ -200,29 +201,67 @@ def check_npz(data: bytes) -> None:
     """Check that a taken archive holds what NumPy reads in it, and comes back from another.
 
     Archives are also tried with fitting checksums. Data that do not begin as an archive are taken
-    for its members, so that nothing hides their headers.
+    for its members, so that nothing hides their headers, and as a file of one array. Each is read
+    by several recipes: with masks of each kind, and with an offset.
     """
+    if not data.startswith(b"PK"):
+        path = written(data.split(SEPARATOR)[0], "input.npy")
+        for recipe in NPZ_RECIPES:
+            single = taken(npz.load, path, Reading(recipe))
+            if single is not None:
+                _check_images(single, {"images": np.load(path, allow_pickle=False)}, recipe)
     for packed in (data, _with_checksums(data)) if data.startswith(b"PK") else (_archive(data),):
         path = written(packed, "input.npz")
+        for recipe in NPZ_RECIPES:
+            source = taken(npz.load, path, Reading(recipe))
+            if source is None:
+                continue
+            with np.load(path, allow_pickle=False) as arrays:
+                _check_images(source, arrays, recipe)
         source = taken(npz.load, path)
-        if source is None:
-            continue
-        with np.load(path, allow_pickle=False) as arrays:
-            for name, part in source.parts.items():
-                prefix = "" if name == "all" else f"{name}_"
-                if (
-                    f"{prefix}images" in arrays and f"{prefix}labels" in arrays
-                ):  # and not names of other programs
-                    assert np.array_equal(
-                        part.images, arrays[f"{prefix}images"].reshape(part.images.shape)
-                    )
-                    assert np.array_equal(part.labels, arrays[f"{prefix}labels"].reshape(-1))
-        if "all" not in source.parts:
+        if source is not None and source.classes and "all" not in source.parts:
             parts = {name: (part.images, part.labels) for name, part in source.parts.items()}
-            assert npz.load(save_source(_FOLDER / "again.npz", parts)).digests == source.digests
+            again = npz.load(save_source(_FOLDER / "again.npz", parts)).digests
+            assert again.items() <= source.digests.items()
 
 
-MEMBERS = ("images", "labels", "classes")
+NPZ_RECIPES = tuple(
+    recipes.from_table({"source": "npz"} | keys, origin="the fuzzer")
+    for keys in (
+        dict[str, Any](),
+        {"offset": 1 << 15},
+        *({"foreground": {"by": "given", "masks": kind}} for kind in recipes.MASKS),
+    )
+)
+
+
+def _check_images(source: Source, arrays: Mapping[str, Any], recipe: recipes.Recipe) -> None:
+    """Compare a source with the arrays of this package's names; others are passed over."""
+    for name, part in source.parts.items():
+        prefix = "" if name == "all" else f"{name}_"
+        count = len(part.images)
+        if f"{prefix}images" in arrays:
+            values = arrays[f"{prefix}images"].reshape(part.images.shape).astype(np.int64)
+            assert np.array_equal(part.images, values + recipe.offset)
+        if f"{prefix}images" in arrays and f"{prefix}labels" in arrays:
+            assert np.array_equal(part.labels, arrays[f"{prefix}labels"].reshape(-1))
+        if part.masks is not None and f"{prefix}masks" in arrays:
+            assert part.masks.shape == part.images.shape[:3]
+            values = arrays[f"{prefix}masks"].reshape(part.masks.shape)
+            if recipe.foreground.masks == "binary":
+                assert len(np.unique(values[part.masks == 0])) <= 1
+                assert part.masks.max(initial=0) <= 1
+            elif recipe.foreground.masks == "instances":
+                assert np.array_equal(part.masks, values != 0)
+            else:
+                assert np.array_equal(part.masks, values)
+        if part.groups is not None and f"{prefix}groups" in arrays:
+            names = [source.group_names[group] for group in part.groups]
+            assert names == [str(one) for one in arrays[f"{prefix}groups"].reshape(-1).tolist()]
+            assert len(names) == count
+
+
+MEMBERS = ("images", "labels", "classes", "masks", "groups")
 
 
 def _archive(data: bytes) -> bytes:
@@ -419,6 +458,11 @@ TARGETS = {
             *(
                 b"'<i8'",
                 b"'<U1'",
+                b"'<u2'",
+                b"'>u2'",
+                b"'<i2'",
+                b"'|b1'",
+                b"(3, 2, 2, 3)",
                 b"(3, 2, 2)",
                 b"True",
                 b"PK\1\2",
