@@ -62,6 +62,10 @@ def load(
     (60000, 28, 28)
     """
     scheme, colon, rest = spec.partition(":")
+    if labels is not None and scheme != "images":
+        raise RecipeError(
+            f"a table of labels goes with images:DIR, not with {scheme}", remedy="leave it out"
+        )
     if colon and rest and scheme in _SCHEMES:
         from datagen.sources.base import Reading
 

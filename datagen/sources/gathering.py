@@ -124,7 +124,7 @@ class _Reader:
             except InputError as error:
                 self._problem = str(error)
         names = self._values.class_names()
-        if self._values and self.kind == "classes" and not names:
+        if self._values and self.kind == "classes" and not names and self._problem is None:
             self._problem = "the masks have no class: all numbers are 0, ground, or 255, neither"
         if self._values and self._problem is not None:
             problems.append(self._problem)

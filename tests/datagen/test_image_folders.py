@@ -16,8 +16,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from datagen import arrays, recipe
-from datagen.errors import InputError
+from datagen import arrays, recipe, sources
+from datagen.errors import InputError, RecipeError
 from datagen.sources import label_table
 from datagen.sources.base import Reading, Source
 from datagen.sources.images import load
@@ -523,6 +523,12 @@ def test_folders_of_splits_count_where_a_table_has_none(tmp_path: Path) -> None:
     write(folder / "more.png", grey(0))
     table(labels, labels.read_text() + "more.png,a\n")
     assert list(load(folder, reading(labels)).parts) == ["all"]
+
+
+def test_a_table_does_not_go_with_other_sources(tmp_path: Path) -> None:
+    for spec in ("strokes", "npz:a.npz", "mnist"):
+        with pytest.raises(RecipeError, match=r"a table of labels goes with images:DIR, not with"):
+            sources.load(spec, labels=tmp_path / "labels.csv")
 
 
 def test_masks_go_with_a_table(tmp_path: Path) -> None:
