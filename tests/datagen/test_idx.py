@@ -652,7 +652,7 @@ def test_an_absent_folder_is_named(tmp_path: Path) -> None:
 def test_an_unknown_source_is_reported_with_the_known_ones() -> None:
     for spec in ("mnits", "idx:", "ftp:there", ""):
         with pytest.raises(
-            DatagenError, match=r"one of mnist, fashion-mnist, strokes, idx:DIR"
+            DatagenError, match=r"one of mnist, fashion-mnist, strokes, strokes:SIDE, idx:DIR"
         ) as caught:
             sources.load(spec)
         assert caught.value.exit_code == 3
