@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from datagen import samples as samples
     from datagen import sources as sources
     from datagen import split as split
+    from datagen import survey as survey
     from datagen import tasks as tasks
     from datagen import verifier as verifier
     from datagen import writer as writer

@@ -56,8 +56,7 @@ class Resolved:
     @cached_property
     def division(self) -> Division:
         """The source's images, divided into splits."""
-        recipe = self.recipe
-        return divide(self.source, val=recipe.val, seed=recipe.seed, shares=recipe.split)
+        return _divided(self.recipe, self.source)
 
     @property
     def group_names(self) -> bytes | None:
@@ -73,7 +72,7 @@ class Resolved:
             Manifest(
                 digest="",
                 recipe=self.recipe.without_path(),
-                source=self._source_facts(),
+                source=_source_facts(self.source, self.division),
                 splits={},
                 files=(),
             )
@@ -105,32 +104,6 @@ class Resolved:
         """
         of = split_of_sample(splits(self.plan), task, split, index)
         return derive_one(self.deriver(of), of.columns, index)
-
-    def _source_facts(self) -> SourceFacts:
-        source, division = self.source, self.division
-        digits = {
-            split: DigitFacts(len(division.digits[split].labels), dropped.within, dropped.across)
-            for split, dropped in division.dropped.items()
-        }
-        images, groups = division.digits["train"].images, division.digits["train"].groups
-        return SourceFacts(
-            name=source.name,
-            classes=source.classes,
-            tile=images.shape[1:3],
-            digests=source.digests,
-            licence=source.licence,
-            attribution=source.attribution,
-            digits=digits,
-            conflicts=len(division.conflicts),
-            conflicts_listed=tuple(
-                _describe(one, division, bool(source.classes))
-                for one in division.conflicts[:_CONFLICTS_LISTED]
-            ),
-            bands=images.shape[3] if images.ndim == 4 else None,
-            dtype=np.dtype(images.dtype).newbyteorder("<").str,
-            mask_classes=source.mask_classes,
-            groups=None if groups is None else len(source.group_names),
-        )
 
     def _require_enough(self) -> None:
         rows, columns = self.recipe.mosaics.grid
@@ -172,6 +145,42 @@ class Resolved:
             )
 
 
+def described_source(recipe: Recipe, source: Source) -> tuple[Division, SourceFacts]:
+    """Divide a source as a recipe says, and state its facts."""
+    division = _divided(recipe, source)
+    return division, _source_facts(source, division)
+
+
+def _divided(recipe: Recipe, source: Source) -> Division:
+    return divide(source, val=recipe.val, seed=recipe.seed, shares=recipe.split)
+
+
+def _source_facts(source: Source, division: Division) -> SourceFacts:
+    digits = {
+        split: DigitFacts(len(division.digits[split].labels), dropped.within, dropped.across)
+        for split, dropped in division.dropped.items()
+    }
+    images, groups = division.digits["train"].images, division.digits["train"].groups
+    return SourceFacts(
+        name=source.name,
+        classes=source.classes,
+        tile=images.shape[1:3],
+        digests=source.digests,
+        licence=source.licence,
+        attribution=source.attribution,
+        digits=digits,
+        conflicts=len(division.conflicts),
+        conflicts_listed=tuple(
+            _describe(one, division, bool(source.classes))
+            for one in division.conflicts[:_CONFLICTS_LISTED]
+        ),
+        bands=images.shape[3] if images.ndim == 4 else None,
+        dtype=np.dtype(images.dtype).newbyteorder("<").str,
+        mask_classes=source.mask_classes,
+        groups=None if groups is None else len(source.group_names),
+    )
+
+
 def rule_problems(rule: Foreground, source: SourceFacts) -> list[str]:
     """List in what the rule of the foreground contradicts the images."""
     most = 255 if source.dtype == "|u1" else 65_535
@@ -206,10 +215,34 @@ def resolve(
     offline: bool = False,
     labels: Path | str | None = None,
 ) -> Resolved:
-    """Load the source of a recipe, without asking mirrors if `offline`.
+    """Load the source of a recipe and make a `Resolved` of both; arguments are those of `load`.
 
-    `directory` may give the path of a source that has one, `labels` a CSV file of its labels.
-    Raises what `sources.load` and `Resolved` raise.
+    Raises what `load` and `Resolved` raise.
+    """
+    recipe, source = load(
+        recipe, directory=directory, labels=labels, warn=warn, progress=progress, offline=offline
+    )
+    resolved = Resolved(recipe, source, workers=workers)
+    if warn:
+        for remark in resolved.division.remarks:
+            warn(remark)
+    return resolved
+
+
+def load(
+    recipe: Recipe,
+    *,
+    directory: Path | str | None = None,
+    labels: Path | str | None = None,
+    warn: Warn | None = None,
+    progress: FetchProgress | None = None,
+    offline: bool = False,
+) -> tuple[Recipe, Source]:
+    """Load the source of a recipe, and give the recipe as it can be met; `offline` asks no mirror.
+
+    `directory` may give the path of a source that has one, `labels` a CSV file of its labels. Of a
+    source without classes only foreground is made. Raises what `sources.load` raises, and
+    RecipeError where the source lacks masks, sizes or groups that the recipe asks for.
     """
     spec = recipe.source
     if spec in OWN:
@@ -241,11 +274,7 @@ def resolve(
             remedy="add the masks (docs/sources.md says where), or choose another rule",
         )
     _require_heard(recipe, source)
-    resolved = Resolved(recipe, source, workers=workers)
-    if warn:
-        for remark in resolved.division.remarks:
-            warn(remark)
-    return resolved
+    return recipe, source
 
 
 def _require_heard(recipe: Recipe, source: Source) -> None:

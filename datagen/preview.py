@@ -366,16 +366,8 @@ def _plain_caption(sample: Sample, look: _Look) -> str:  # noqa: ARG001  (as _Vi
     return "   ".join(f"{name} {value}" for name, value in sample.items() if value.ndim == 0)
 
 
-def _foreground_tagline(rule: Foreground) -> str:
-    if rule.by == "given":
-        return "the pixels that the masks of the source mark"
-    threshold = "Otsu's threshold" if rule.by == "otsu" else f"the level {rule.level}"
-    values = "" if rule.values == "grey" else f", by {rule.values}"
-    return f"the pixels {rule.side} {threshold}{values}"
-
-
 _VIEWS = {
-    "foreground": _View(_foreground_tagline, _foreground_tiles, _foreground_caption),
+    "foreground": _View(str, _foreground_tiles, _foreground_caption),
     "circles": _View(
         lambda _: "the smallest circle around the foreground", _circle_tiles, _circle_caption
     ),

@@ -175,6 +175,14 @@ class Foreground:
     level: Annotated[int | None, integer(0, (1 << 16) - 1)] = None
     masks: Annotated[str | None, _one_of(MASKS)] = None
 
+    def __str__(self) -> str:
+        """Say what is foreground: "the pixels above Otsu's threshold"."""
+        if self.by == "given":
+            return "the pixels that the masks of the source mark"
+        threshold = "Otsu's threshold" if self.by == "otsu" else f"the level {self.level}"
+        values = "" if self.values == "grey" else f", by {self.values}"
+        return f"the pixels {self.side} {threshold}{values}"
+
 
 OTSU = Foreground()
 

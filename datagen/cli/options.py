@@ -145,27 +145,7 @@ storage_options = _options(
         help="Compression of the shards; compressed data cannot be memory-mapped.",
     ),
 )
-recipe_options = _options(
-    click.option(
-        "--recipe",
-        "recipe_name",
-        metavar="NAME|FILE",
-        default="mnist",
-        show_default=True,
-        help="What to build.",
-    ),
-    click.option("--source", metavar="SPEC", help="Source to use instead: see 'datagen sources'."),
-    click.option(
-        "--val-digits",
-        type=int,
-        metavar="N",
-        help="Images taken from the end of the training set for val.",
-    ),
-    click.option("--seed", type=int, metavar="N", help="Seed of the order of the mosaics."),
-    click.option("--grid", callback=_grid, metavar="RxC", help="Rows and columns of a mosaic."),
-    click.option(
-        "--mosaics", type=int, nargs=3, metavar="TRAIN VAL TEST", help="Mosaics in each split."
-    ),
+own_images_options = _options(
     click.option(
         "--values",
         metavar="grey|luma|mean|max|'band K'",
@@ -204,10 +184,36 @@ recipe_options = _options(
         metavar="REGEX",
         help="Keep images in one split in whose names it finds the same text.",
     ),
+    click.option(
+        "--group-names", is_flag=True, default=None, help="Keep the names of groups, in groups.txt."
+    ),
     click.option("--offset", type=int, metavar="N", help="Add N to signed values."),
     click.option("--name", metavar="TEXT", help="Name of the user's own images."),
     click.option("--licence", metavar="TEXT", help="Licence of the user's own images."),
     click.option("--attribution", metavar="TEXT", help="Attribution of the user's own images."),
+)
+recipe_options = _options(
+    click.option(
+        "--recipe",
+        "recipe_name",
+        metavar="NAME|FILE",
+        default="mnist",
+        show_default=True,
+        help="What to build.",
+    ),
+    click.option("--source", metavar="SPEC", help="Source to use instead: see 'datagen sources'."),
+    click.option(
+        "--val-digits",
+        type=int,
+        metavar="N",
+        help="Images taken from the end of the training set for val.",
+    ),
+    click.option("--seed", type=int, metavar="N", help="Seed of the order of the mosaics."),
+    click.option("--grid", callback=_grid, metavar="RxC", help="Rows and columns of a mosaic."),
+    click.option(
+        "--mosaics", type=int, nargs=3, metavar="TRAIN VAL TEST", help="Mosaics in each split."
+    ),
+    own_images_options,
     storage_options,
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,9 @@ def print_info(manifest: datagen.manifest.Manifest) -> None:
     if source.name == "images" and (remark := order_remark(source.classes)):
         print_line(f"          {remark}")
     print_line(f"          {source.attribution} ({source.licence})")
+    print_line(f"          foreground: {manifest.recipe.foreground}")
+    if source.groups is not None:
+        print_line(f"          {source.groups:,} groups, each in one split")
     for split, digits in source.digits.items():
         print_line(
             f"          {split}: {digits.count:,} distinct images"
@@ -131,6 +135,39 @@ def print_info(manifest: datagen.manifest.Manifest) -> None:
         f"storage   {storage.format}, {storage.shard_size:,} samples a shard,"
         f" compression {storage.compression}"
     )
+
+
+def print_survey(found: datagen.survey.Survey, source: str, quiet: bool, as_json: bool) -> None:
+    """Print what a source has, and what a recipe makes of it."""
+    if as_json:
+        print_json(asdict(found))
+    if as_json or quiet:
+        return
+    total = sum(found.images.values())
+    print_line(f"{source}: {total:,} distinct images of {found.kind}")
+    rows = [["", *SPLITS]]
+    rows.append(["images", *(f"{found.images[split]:,}" for split in SPLITS)])
+    dropped = [found.dropped[split] for split in SPLITS]
+    rows.append(["duplicates left out", *(f"{sum(two):,}" for two in dropped)])
+    for name, counts in list(found.classes.items())[:_CLASSES]:
+        rows.append([f"class {name}", *(f"{counts[split]:,}" for split in SPLITS)])
+    _print_table(rows)
+    if len(found.classes) > _CLASSES:
+        print_line(f"and {len(found.classes) - _CLASSES:,} more classes")
+    if not found.classes:
+        print_line("no classes: only the foreground dataset can be built")
+    if found.mask_classes:
+        print_line(f"masks of {len(found.mask_classes):,} classes")
+    if found.groups:
+        print_line("{:,} groups, the largest of {:,} images".format(*found.groups))
+    if found.foreground:
+        shares = found.foreground
+        print_line(
+            f"foreground: {shares.mean:.1%} of an image in the mean, {shares.least:.1%} to"
+            f" {shares.most:.1%}; {shares.empty:,} images without any"
+        )
+    for problem in found.problems:
+        print_line(f"foreground not found: {problem}")
 
 
 def print_manifest(manifest: datagen.manifest.Manifest) -> None:

@@ -16,6 +16,7 @@ from datagen.cli.options import (
     half_open,
     json_option,
     labels_option,
+    own_images_options,
     quiet_option,
     recipe_of,
     recipe_options,
@@ -33,17 +34,44 @@ from datagen.cli.output import (
     remarks,
     warn,
 )
-from datagen.cli.tables import print_built
+from datagen.cli.tables import print_built, print_survey
 from datagen.errors import FormatError, SourceError
 from datagen.files import beside
 
 
 @click.command()
+@click.argument("spec", metavar="[SPEC]", required=False)
+@own_images_options
 @source_dir_option
+@labels_option
+@workers_option
 @quiet_option
 @json_option
-def sources(source_dir: Path | None, quiet: bool, as_json: bool) -> None:
-    """List the sources of images and where each is now; mirrors are not asked."""
+def sources(
+    spec: str | None,
+    source_dir: Path | None,
+    labels: Path | None,
+    workers: int,
+    quiet: bool,
+    as_json: bool,
+    **overrides: Any,
+) -> None:
+    """List the sources of images, or look at one before building, such as images:DIR.
+
+    The list says where each is now; mirrors are not asked. A look reads the whole source, lists all
+    its problems, and says what a build with the same options would make of it. It writes nothing.
+    """
+    if spec is not None:
+        recipe = recipe_of(recipe_name="mnist", source=spec, **overrides)
+        found = datagen.survey.look(
+            recipe,
+            directory=source_dir,
+            labels=labels,
+            workers=workers,
+            warn=remarks(quiet or as_json),
+        )
+        print_survey(found, spec, quiet, as_json)
+        return
     listed = datagen.sources.available(directory=source_dir)
     if as_json:
         print_json([vars(source) for source in listed])

@@ -5,6 +5,7 @@ The stored columns are compared with their definition, and verification finds wh
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from click.testing import CliRunner
 
 import datagen
 from datagen import planning
+from datagen.cli import cli
 from datagen.errors import RecipeError
 from datagen.manifest import load
 from datagen.recipe import OTSU, Foreground, Mosaics, Recipe, Storage
@@ -222,3 +225,28 @@ def test_chunks_hold_at_most_64_mib() -> None:
     assert chunk(512, 513) == 128
     assert chunk(1024, 1024, 4, dtype="<u2") == 8
     assert chunk(1024, 1024, 16) == 4
+
+
+def test_a_look_at_a_source_says_what_a_build_would_make_and_writes_nothing(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (60, 8, 9, 3), np.uint8)
+    images[0, :, :] = 7  # no foreground
+    np.savez(tmp_path / "a.npz", allow_pickle=False, images=images, labels=np.arange(60) % 2)
+    before = sorted(tmp_path.rglob("*"))
+    arguments = ["sources", f"npz:{tmp_path / 'a.npz'}"]
+    unsuited = CliRunner().invoke(cli, arguments)
+    assert unsuited.exit_code == 0, unsuited.output
+    assert "60 distinct images of 8x9, 3 bands of 8 bits" in unsuited.output
+    assert "foreground not found: 'grey' of images with 3 bands" in unsuited.output
+    told = CliRunner().invoke(cli, [*arguments, "--values", "max", "--split", "50,25,25", "--json"])
+    found = json.loads(told.output)
+    assert found["images"] == {"train": 30, "val": 15, "test": 15}
+    assert sum(found["classes"]["1"].values()) == 30
+    assert found["classes"]["0"]["train"] == found["classes"]["1"]["train"] == 15
+    assert (found["foreground"]["empty"], found["foreground"]["least"]) == (1, 0.0)
+    assert found["problems"] == []
+    assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / "a.npz").write_bytes(b"no archive")
+    assert CliRunner().invoke(cli, arguments).exit_code == 3
