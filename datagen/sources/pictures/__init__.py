@@ -15,8 +15,15 @@ import numpy as np
 from datagen import files
 from datagen.errors import DatagenError, InputError
 from datagen.layout import MAX_SIDE
-from datagen.sources.pictures import jpeg, png, pnm, tiff
 from datagen.sources.pictures.pixels import MAX_PIXELS, NOT_WHOLE, Array, How, Picture
+from datagen.sources.pictures.png_jpeg_pnm import (
+    PNG_BEGINNING,
+    read_bmp,
+    read_jpeg,
+    read_png,
+    read_pnm,
+)
+from datagen.sources.pictures.tiff import read_tiff
 
 __all__ = ["MAX_PIXELS", "Picture", "decode", "kind", "read", "read_numbers"]
 
@@ -90,13 +97,13 @@ def _read(data: bytes, how: How) -> Picture:
         raise
     except Exception as error:  # over damaged bytes a decoder may raise anything
         files.require_enough(error)
-        raise InputError("a damaged or truncated PNG" if read is png.read else NOT_WHOLE) from error
+        raise InputError("a damaged or truncated PNG" if read is read_png else NOT_WHOLE) from error
 
 
 _READERS: dict[bytes, Callable[[bytes, How], Picture]] = {
-    png.BEGINNING: png.read,
-    b"\xff\xd8\xff": jpeg.read,
-    b"BM": pnm.read_bmp,
-    **{b"P%d" % number: pnm.read_pnm for number in range(1, 7)},
-    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), tiff.read),
+    PNG_BEGINNING: read_png,
+    b"\xff\xd8\xff": read_jpeg,
+    b"BM": read_bmp,
+    **{b"P%d" % number: read_pnm for number in range(1, 7)},
+    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), read_tiff),
 }
