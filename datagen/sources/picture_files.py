@@ -25,7 +25,7 @@ from datagen.sources.base import Array, Reading, UInt8
 from datagen.sources.image_folder import File, Files, is_volume
 from datagen.sources.masks import Values
 from datagen.sources.pictures import Picture
-from datagen.sources.pictures.pixels import How, require_size
+from datagen.sources.pixels import How, require_size
 
 _FITS_OF_LARGE = ("crop", "area", "tile")  # they take pictures larger than an image can be
 _DICM = slice(128, 132)  # the place of the mark of DICOM

@@ -29,8 +29,8 @@ from PIL import Image, ImageOps
 
 from datagen.errors import InputError, StorageError
 from datagen.sources import pictures
+from datagen.sources import tiff as tiff_files
 from datagen.sources.base import UInt8
-from datagen.sources.pictures import tiff as tiff_files
 
 PAGE = ROOT / "docs" / "sources.md"
 HEIGHT, WIDTH = 21, 34  # no multiple of 8, of 4 or of 16

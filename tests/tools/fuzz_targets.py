@@ -37,7 +37,7 @@ from datagen.hashing import bytes_digest, canonical_json, dataset_digest
 from datagen.layout import CHUNK, MAX_BANDS, MAX_SIDE
 from datagen.sources import idx, label_table, npz, pictures
 from datagen.sources.base import Reading, Source
-from datagen.sources.pictures.png_jpeg_pnm import PNG_BEGINNING
+from datagen.sources.pictures import PNG_BEGINNING
 from datagen.split import NO_OFFSET, FileFacts
 from datagen.stores import ZSTD_HEADER, zstd_size
 from datagen.stores import zarr as store

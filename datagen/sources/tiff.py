@@ -27,20 +27,21 @@ from PIL import TiffImagePlugin
 from datagen import files
 from datagen.errors import InputError, StorageError
 from datagen.layout import MAX_BANDS
-from datagen.sources.pictures.pixels import (
+from datagen.sources.pixels import (
     TO_BITS,
     Array,
     How,
     Picture,
     from_channels,
     from_pillow,
+    require_all_scans,
     require_one,
     require_size,
+    segments_of,
     silence,
     transparent,
     turned,
 )
-from datagen.sources.pictures.png_jpeg_pnm import require_all_scans, segments_of
 
 # tags
 _NEW_SUBFILE_TYPE, _BITS, _COMPRESSION = 254, 258, 259

@@ -1,11 +1,17 @@
-"""Read PNG, JPEG, BMP and PNM files; each reader takes the bytes of a file of its format."""
+"""Read picture files as viewers show them, exactly, or refuse them with the reason.
+
+A picture is taken if each of its pixels is opaque and of 8 or 16 bits a sample, in grey, in RGB or,
+of a TIFF, in several bands. Colour profiles are ignored. `docs/sources.md` has a table of all
+cases. PNG, JPEG, BMP and PNM are read here.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 
 import cv2
@@ -13,21 +19,31 @@ import numpy as np
 import simplejpeg
 from PIL import BmpImagePlugin, Image, PpmImagePlugin
 
-from datagen.errors import InputError
-from datagen.sources.pictures.pixels import (
+from datagen import files
+from datagen.errors import DatagenError, InputError
+from datagen.layout import MAX_SIDE
+from datagen.sources.pixels import (
+    MAX_PIXELS,
     NOT_WHOLE,
+    SCAN,
+    SEQUENTIAL,
     Array,
     How,
     Picture,
     from_channels,
     from_pillow,
     one_image_only,
+    require_all_scans,
     require_one,
     require_size,
+    segments_of,
     silence,
     transparent,
     upright,
 )
+from datagen.sources.tiff import read_tiff
+
+__all__ = ["MAX_PIXELS", "PNG_BEGINNING", "Picture", "decode", "kind", "read", "read_numbers"]
 
 # PNG
 PNG_BEGINNING = b"\x89PNG\r\n\x1a\n"
@@ -59,13 +75,7 @@ _PASSES = (  # of an interlaced PNG: left, top, and the steps to the right and d
 
 # JPEG
 _BAD_JPEG = "a damaged, truncated or unknown JPEG"
-# any but those within a scan
-_MARKER = re.compile(rb"\xff([^\0\xff\xd0-\xd7])", re.DOTALL)
-_ALONE = (0x01, 0xD8)  # markers without a segment
-_APP1, _SCAN, _END = 0xE1, 0xDA, 0xD9
-# frames, with Huffman's codes and with arithmetic ones
-_SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1, 0xC9), (0xC2, 0xCA)
-_COEFFICIENTS = (1 << 64) - 1  # of a block, as bits
+_APP1 = 0xE1  # a marker
 _EXIF = b"Exif\0\0"
 
 # PNM
@@ -78,11 +88,85 @@ _LEVELS = re.compile(rb"\s*(?:\d{1,9}\s+)*\d{1,9}\s*")
 _TEXT = (b"P1", b"P2", b"P3")
 _DEEP = 65_535  # the highest level of 16 bits
 
+# otherwise its errors are printed, without the name of the file
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+def decode(data: bytes, *, max_side: int | None = MAX_SIDE) -> Array:
+    """Decode a picture file of a known format: uint8 or uint16, (h, w) or (h, w, bands).
+
+    RGB is grey, (h, w), where the three channels are equal everywhere. `max_side` bounds the sides
+    in pixels; None leaves the bound of 2^28 pixels in all. Raises InputError, with the reason and
+    without a path, or StorageError if the machine is short of memory or open files.
+
+    >>> decode(b"P5 2 1 255\\n\\x07\\xff")
+    array([[  7, 255]], dtype=uint8)
+    >>> decode(b"P3 1 1 65535 7 8 9\\n")
+    array([[[7, 8, 9]]], dtype=uint16)
+    """
+    return read(data, max_side=max_side).pixels
+
+
+def read(data: bytes, *, max_side: int | None = MAX_SIDE) -> Picture:
+    """Read a picture as `decode` does, and keep whether its file holds red, green and blue."""
+    return _read(data, How(max_side))
+
+
+def read_numbers(data: bytes, *, max_side: int | None = MAX_SIDE) -> Array:
+    """Read the numbers of a mask: uint8 or uint16 (h, w).
+
+    Those of a palette are its indices, and levels of fewer than 8 bits are as the file has them.
+    Raises what `decode` raises, and InputError for pixels in colour.
+
+    >>> read_numbers(b"P2 2 1 3 0 3\\n")
+    array([[0, 3]], dtype=uint8)
+    """
+    picture = _read(data, How(max_side, numbers=True))
+    if picture.pixels.ndim == 3:
+        raise InputError(
+            f"a mask in {'colour' if picture.is_rgb else 'several bands'}",
+            expected="one number a pixel",
+            remedy="write the number of each class as a grey level or as the index of a palette",
+        )
+    return picture.pixels
+
+
+def kind(picture: Picture) -> str:
+    """Describe the kind of a picture.
+
+    >>> kind(Picture(np.empty((5, 4, 13), np.uint16)))
+    '13 bands of 16 bits'
+    """
+    bits = 8 * picture.pixels.itemsize
+    if picture.pixels.ndim == 2:
+        return f"grey of {bits} bits"
+    if picture.is_rgb:
+        return f"RGB of {bits} bits"
+    return f"{picture.pixels.shape[2]} bands of {bits} bits"
+
+
+def _read(data: bytes, how: How) -> Picture:
+    read = next((read for beginning, read in _READERS.items() if data.startswith(beginning)), None)
+    if read is None:
+        raise InputError(NOT_WHOLE)
+    try:
+        picture = read(data, how)
+        if picture.pixels.flags.c_contiguous:
+            return picture
+        return Picture(np.ascontiguousarray(picture.pixels), picture.is_rgb)
+    except (DatagenError, MemoryError):
+        raise
+    except Exception as error:  # over damaged bytes a decoder may raise anything
+        files.require_enough(error)
+        raise InputError(
+            "a damaged or truncated PNG" if read is _read_png else NOT_WHOLE
+        ) from error
+
 
 # PNG
 
 
-def read_png(data: bytes, how: How) -> Picture:
+def _read_png(data: bytes, how: How) -> Picture:
     """Read a PNG; give decoders only the lines of pixels, as they fail over odd metadata."""
     chunks = list(_chunks(data))
     header = chunks[0][8:-4]
@@ -218,7 +302,7 @@ def _frames(ahead: dict[bytes, bytes]) -> int:
 # JPEG
 
 
-def read_jpeg(data: bytes, how: How) -> Picture:
+def _read_jpeg(data: bytes, how: How) -> Picture:
     """Read a JPEG of 8 bits, grey or in colour, as viewers show it."""
     segments = list(segments_of(data))
     plain = _unremarkable(data, segments)
@@ -237,58 +321,23 @@ def read_jpeg(data: bytes, how: How) -> Picture:
     return upright(Picture(pixels[..., 0]) if is_grey else from_channels(pixels), exif)
 
 
-def segments_of(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield the segments of a JPEG up to its end: the marker, and the content's start and end."""
-    end = 2
-    while match := _MARKER.search(data, end):
-        marker, end = match[1][0], match.end()
-        if marker == _END:
-            return
-        if marker not in _ALONE:
-            start = end + 2
-            end += int.from_bytes(data[end:start])
-            yield marker, start, end
-
-
 def _unremarkable(data: bytes, segments: Sequence[tuple[int, int, int]]) -> bytes:
     """Repair those oddities in the headers of a JPEG that decoders ignore with a warning."""
     plain = bytearray(data)
     if plain[6:11] == b"JFIF\0":
         plain[11:13] = b"\1\1"  # the revision
-    if any(marker in _SEQUENTIAL for marker, _, _ in segments):
+    if any(marker in SEQUENTIAL for marker, _, _ in segments):
         for marker, start, end in segments:
-            if marker == _SCAN and start + 3 <= end <= len(plain):
+            if marker == SCAN and start + 3 <= end <= len(plain):
                 plain[end - 3 : end] = b"\0\x3f\0"  # the only coefficients that it can have
     return bytes(plain)
-
-
-def require_all_scans(data: bytes, segments: Sequence[tuple[int, int, int]]) -> None:
-    """Raise ValueError unless the scans of a JPEG give every bit of all coefficients.
-
-    A decoder does not notice that a file ends between two scans: it takes zeros for the rest.
-    """
-    missing: dict[int, int] = {}  # component -> the numbers of coefficients, as bits
-    progressive = False
-    for marker, start, end in segments:
-        if marker in (*_SEQUENTIAL, *_PROGRESSIVE):
-            progressive = marker in _PROGRESSIVE
-            missing = dict.fromkeys(data[start + 6 : end : 3], _COEFFICIENTS)
-        elif marker == _SCAN:
-            first, last, bits = data[end - 3 : end] if progressive else (0, 63, 0)
-            if bits & 0x0F == 0:
-                band = _COEFFICIENTS << first & _COEFFICIENTS >> (63 - last)
-                for component in data[start + 1 : start + 1 + 2 * data[start] : 2]:
-                    # a lossless frame has none
-                    missing[component] = missing.get(component, 0) & ~band
-    if any(missing.values()):
-        raise ValueError("it ends before its last scans")
 
 
 # BMP and PNM
 
 
 @silence()
-def read_bmp(data: bytes, how: How) -> Picture:
+def _read_bmp(data: bytes, how: How) -> Picture:
     """Read a BMP: a palette, RGB, or RGBA that is opaque."""
     image = BmpImagePlugin.BmpImageFile(BytesIO(data))
     require_size(image.height, image.width, how)
@@ -296,7 +345,7 @@ def read_bmp(data: bytes, how: How) -> Picture:
 
 
 @silence()
-def read_pnm(data: bytes, how: How) -> Picture:
+def _read_pnm(data: bytes, how: How) -> Picture:
     """Read a PNM file; scale levels up to M < 255 to the nearest: (255 * level + M // 2) // M."""
     header = _PGM.match(data) or _PBM.match(data)
     if header is None:
@@ -365,3 +414,12 @@ def _require_one_raster(data: bytes, start: int, image: Image.Image, width: int)
         more = _MORE.match(data, start + 1 + image.height * line)
     if more:
         raise one_image_only()
+
+
+_READERS: dict[bytes, Callable[[bytes, How], Picture]] = {
+    PNG_BEGINNING: _read_png,
+    b"\xff\xd8\xff": _read_jpeg,
+    b"BM": _read_bmp,
+    **{b"P%d" % number: _read_pnm for number in range(1, 7)},
+    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), read_tiff),
+}
