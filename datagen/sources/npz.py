@@ -14,7 +14,7 @@ import sys
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -214,7 +214,7 @@ def _source(used: dict[str, Array], names: Mapping[str, str], path: Path, how: R
         if (role := f"{part}{kind}") in converted
     }
     made = {
-        prefix.rstrip("_") or "all": _fitted(_part(prefix, converted), how.recipe.size)
+        prefix.rstrip("_") or "all": sizes.fitted_part(_part(prefix, converted), how.recipe.size)
         for prefix in parts
     }
     remark = _size_remark(converted, how.recipe.size)
@@ -402,37 +402,11 @@ def _texts(names: Array, name: str, path: Path) -> tuple[str, ...]:
 # Sizes
 
 
-def _fitted(part: Part, size: Size | None) -> Part:
-    """Fit the images and masks of a part to the sides of the recipe; repeat the rest for tiles."""
-    height, width = part.images.shape[1:3]
-    if size is None or not len(part.images):
-        return part
-    if size.fit != "tile" and tuple(size.sides) == (height, width):
-        return part
-    count = sizes.count(height, width, size)
-    return Part(
-        _each(part.images, lambda picture: sizes.fitted(picture, size), count),
-        np.repeat(part.labels, count),
-        None
-        if part.masks is None
-        else _each(part.masks, lambda mask: sizes.fitted_mask(mask, size), count),
-        None if part.groups is None else np.repeat(part.groups, count),
-    )
-
-
 def _size_remark(converted: Mapping[str, Array], size: Size | None) -> str | None:
     """Say how many pixels of the pictures are in no image."""
     shapes = [array.shape[:3] for role, array in converted.items() if role.endswith("images")]
     unused = sum(n * sizes.unused(height, width, size) for n, height, width in shapes)
     return sizes.unused_remark(unused, sum(n * tall * wide for n, tall, wide in shapes), size)
-
-
-def _each(pictures: Array, fit: Callable[[Array], Array], count: int) -> Array:
-    first = fit(pictures[0])
-    out = arrays.scratch((len(pictures) * count, *first.shape[1:]), pictures.dtype)
-    for row, picture in enumerate(pictures):
-        out[row * count : (row + 1) * count] = fit(picture)
-    return out
 
 
 def _grouped_by_picture(
