@@ -22,7 +22,7 @@ READERS = {
     "manifest": "datagen.recipe.from_table",
     "recipe": "datagen.recipe.parse",
     "table": "datagen.dataset.table_from_bytes",
-    "npz": "datagen.sources.npy.read_header",
+    "npz": "datagen.sources.npz.read_header",
     "picture": "datagen.sources.pictures.decode",
     "labels": "datagen.sources.label_table._records",
     "shard": "datagen.stores.zarr.read_rows",

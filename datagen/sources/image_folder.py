@@ -11,17 +11,17 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datagen.errors import printable
 from datagen.layout import SPLITS
-from datagen.sources import medical
 from datagen.sources.base import MAX_CLASSES
 
+_VOLUMES = (".nii", ".nii.gz")  # of NIfTI
 SUFFIXES = (
     *(".png", ".bmp", ".pgm", ".ppm", ".pbm", ".pnm"),
-    *(".tif", ".tiff", ".jpg", ".jpeg", *medical.SUFFIXES),
+    *(".tif", ".tiff", ".jpg", ".jpeg", *(".dcm", *_VOLUMES)),
 )
 SYNONYMS = {  # names of the folders of splits, in capitals or not
     "train": "train",
@@ -153,6 +153,11 @@ def below(path: Path, folder: Path) -> str:
 
 def _is_utf8(name: str) -> bool:
     return not any("\ud800" <= char <= "\udfff" for char in name)
+
+
+def is_volume(name: str) -> bool:
+    """Return whether a file is a NIfTI volume, by its name."""
+    return name.lower().endswith(_VOLUMES)
 
 
 # Folders
@@ -357,3 +362,45 @@ def _files(group: _Group, classes: Sequence[str]) -> list[File]:
             place, label = group.place.inner(paths[0].parent), classes.index(name)
             files += [place.file(path, within=f"{name}/", label=label) for path in paths]
     return files
+
+
+# Masks
+
+
+def with_masks(listing: Listing, folder: Path, problems: list[str]) -> Listing:
+    """Find the mask of each file: the file of its name, with any ending, in the folder of masks."""
+    found: dict[Path, list[Path]] = {}
+    for root in listing.masks:
+        for _, path in walk(Place(root, ""), (), problems):
+            found.setdefault(without_ending(path), []).append(path)
+    wanted: dict[Path, list[File]] = {}
+    for listed in listing.files.values():
+        for file in listed:
+            if file.mask is None:
+                problems.append(f"{file.shown}: no folder {MASKS}/ beside {IMAGES}/ for its mask")
+            else:
+                wanted.setdefault(file.mask, []).append(file)
+    for place, images in wanted.items():
+        here = found.get(place, [])
+        if not here:
+            problems.append(f"{images[0].shown}: no mask {below(place, folder)} with any ending")
+        names = [file.shown for file in images]
+        problems += [
+            f"{' and '.join(several)}: one name, but for the ending"
+            for several in (names, [below(path, folder) for path in here])
+            if len(several) > 1
+        ]
+    problems += [
+        f"{below(path, folder)}: a mask without an image of its name"
+        for place, paths in found.items()
+        if place not in wanted
+        for path in paths
+    ]
+    files = {
+        part: [
+            replace(file, mask=found[file.mask][0] if file.mask in found else None)
+            for file in listed
+        ]
+        for part, listed in listing.files.items()
+    }
+    return replace(listing, files=files)

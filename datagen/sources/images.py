@@ -1,22 +1,29 @@
 """Read folders of image files as a source: with classes, a table of labels, or masks.
 
-If anything is wrong, every problem is listed and nothing is used. Pictures are read one by one, so
-that a source larger than memory lies in a temporary file.
+If anything is wrong, every problem is listed and nothing is used. Pictures are read one by one into
+arrays that may be larger than memory: a large one lies in a temporary file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from datagen import arrays
+from datagen.errors import InputError
 from datagen.recipe import Recipe
-from datagen.sources import base, gathering, image_folder, label_table, mask_files, medical
-from datagen.sources.base import Part, Reading, Source
-from datagen.sources.gathering import Gathered
-from datagen.sources.image_folder import Files, Listing
+from datagen.sources import base, image_folder, label_table, pictures, sizes
+from datagen.sources.base import Array, Part, Reading, Source, UInt8
+from datagen.sources.image_folder import File, Files, Listing
+from datagen.sources.picture_files import Read, Reader
+from datagen.sources.pictures import Picture
+
+_MAX_LISTED = 5  # sizes that a message names
 
 Item = TypeVar("Item")
 
@@ -41,13 +48,13 @@ def load(folder: Path, how: Reading | None = None) -> Source:
             listing = label_table.of_table(folder, how.labels, rows, problems)
         listing = _with_masks(listing, folder, how, problems)
     groups = _groups(listing.files, how.recipe, problems)
-    gathered = gathering.gather(listing.files, how, problems, has_labels=bool(listing.classes))
+    gathered = _gathered(listing.files, how, problems, has_labels=bool(listing.classes))
     base.raise_if_any(problems, folder)
     if how.warn and gathered.remark:
         how.warn(f"{folder}: {gathered.remark}")
     is_tiled = how.recipe.size is not None and how.recipe.size.fit == "tile"
     every = [file for listed in listing.files.values() for file in listed]
-    if groups is None and (is_tiled or any(medical.is_volume(file.name) for file in every)):
+    if groups is None and (is_tiled or any(image_folder.is_volume(file.name) for file in every)):
         groups = {part: [file.below for file in files] for part, files in listing.files.items()}
     return _source(folder, listing, gathered, groups, rows)
 
@@ -55,7 +62,7 @@ def load(folder: Path, how: Reading | None = None) -> Source:
 def _source(
     folder: Path,
     listing: Listing,
-    gathered: Gathered,
+    gathered: _Gathered,
     groups: Mapping[str, Sequence[str]] | None,
     rows: Sequence[label_table.Row] | None,
 ) -> Source:
@@ -99,7 +106,7 @@ def _with_masks(listing: Listing, folder: Path, how: Reading, problems: list[str
     if not listing.masks:
         return listing
     if how.recipe.foreground.masks is not None:
-        return mask_files.with_masks(listing, folder, problems)
+        return image_folder.with_masks(listing, folder, problems)
     if how.warn:
         how.warn(
             f"{folder}: the masks are passed over;"
@@ -130,3 +137,223 @@ def _groups(files: Files, recipe: Recipe, problems: list[str]) -> dict[str, list
         if name is None
     ]
     return {part: [name or "" for name in names] for part, names in found.items()}
+
+
+# From files to arrays
+
+
+@dataclass(frozen=True)
+class _Gathered:
+    """Hold the images and masks of each part, as `Part` has them.
+
+    `counts` are the images that each picture gives, `mask_classes` the names of classes of masks,
+    and `remark` says how many pixels are in no image. `digests` are those of the pictures and
+    masks, before they get another size.
+    """
+
+    images: Mapping[str, Array]
+    masks: Mapping[str, UInt8]
+    counts: Mapping[str, Sequence[int]]
+    mask_classes: tuple[str, ...]
+    digests: Mapping[str, str]
+    remark: str | None
+
+
+def _gathered(files: Files, how: Reading, problems: list[str], *, has_labels: bool) -> _Gathered:
+    """Read all pictures of the parts, and the masks of those that have one.
+
+    Each file is decoded once, but twice if it is a picture to be cut into tiles, which are counted
+    first, or a binary mask, whose values are looked at first. Volumes give an image for each slice.
+    Problems of single files are listed before differences between them, which may be many for one
+    bad file.
+    """
+    reader = Reader(how)
+    if reader.kind == "binary":
+        reader.look_at_masks(files)
+    counts = {part: [*reader.counts(listed)] for part, listed in files.items()}
+    rows = _Rows({part: sum(some) for part, some in counts.items()})
+    digests = {part: _Digests(has_labels=has_labels) for part in files}
+    for part, listed in files.items():
+        start = 0
+        for file, count in zip(listed, counts[part], strict=True):
+            row, end = start, start + count
+            start = end
+            try:
+                for read in reader.read(file):
+                    if row + len(read.images) > end:
+                        raise InputError("it changed while it was read")
+                    rows.add(part, slice(row, row + len(read.images)), read, file)
+                    digests[part].add(file, read)
+                    row += len(read.images)
+            except InputError as error:
+                problems.append(f"{file.shown}: {error}")
+    problems += rows.differences(by_size=how.recipe.size is None)
+    names = reader.mask_classes(problems)
+    found = {
+        name: digest
+        for part, each in digests.items()
+        for name, digest in each.of(part, has_bands=rows.has_bands)
+    }
+    remark = sizes.unused_remark(reader.unused, reader.pixels, how.recipe.size)
+    return _Gathered(rows.images, rows.masks, counts, names, found, remark)
+
+
+class _Rows:
+    """Hold the images and masks of all parts while they are read: of one size and kind.
+
+    Pictures that differ are counted, not held. RGB of equal channels is grey until a picture in
+    colour comes; pictures of grey files stay grey, so that they differ from it.
+    """
+
+    def __init__(self, counts: Mapping[str, int]) -> None:
+        self.images: dict[str, Array] = {}
+        self.masks: dict[str, UInt8] = {}
+        self._counts = counts
+        self._shape: tuple[int, ...] = ()  # of an image
+        self._bits = 0
+        self._seen: dict[tuple[int, ...], _Seen] = {}  # by bands, bits, height and width
+
+    @property
+    def has_bands(self) -> bool:
+        """Return whether the images are in RGB or have other bands."""
+        return any(array.ndim == 4 for array in self.images.values())
+
+    def add(self, part: str, rows: slice, read: Read, file: File) -> None:
+        """Put the images of a picture into rows of their part, and their masks."""
+        picture, images = read.picture, read.images
+        bands, bits = _kind(picture)
+        key = (bands, bits, *picture.pixels.shape[:2])
+        if key not in self._seen:
+            self._seen[key] = _Seen(_described(picture), file)
+        self._seen[key].count += 1
+        if not self._shape:
+            self._shape, self._bits = images.shape[1:], bits
+        is_rgb = self._bits == bits and bands == 3 and picture.is_rgb
+        if is_rgb and len(self._shape) == 2 and not any(other == 0 for other, *_ in self._seen):
+            self.images = {part: _as_rgb(array) for part, array in self.images.items()}
+            self._shape = (*self._shape, 3)
+        if self._bits == bits and bands == _EITHER and self._shape[2:] == (3,):
+            images = np.repeat(images[..., None], 3, axis=3)
+        if images.shape[1:] == self._shape and self._bits == bits:
+            self._put(self.images, part, rows, images)
+            if read.masks is not None:
+                self._put(self.masks, part, rows, read.masks)
+
+    def _put(self, into: dict[str, Array], part: str, rows: slice, some: Array) -> None:
+        if part not in into:
+            shape = (self._counts[part], *some.shape[1:])
+            into[part] = arrays.scratch(shape, some.dtype.newbyteorder("<"))
+        into[part][rows] = some
+
+    def differences(self, *, by_size: bool) -> Iterator[str]:
+        """Say if the pictures are of several kinds, or of several sizes if none was asked for."""
+        kinds: dict[tuple[int, int], list[_Seen]] = {}
+        by_sides: dict[tuple[int, int], list[_Seen]] = {}
+        for (bands, bits, height, width), seen in self._seen.items():
+            kinds.setdefault((bands, bits), []).append(seen)
+            by_sides.setdefault((height, width), []).append(seen)
+        either = [bits for bands, bits in kinds if bands == _EITHER]
+        others = [(bands, bits) for bands, bits in kinds if bands != _EITHER]
+        fits = all(
+            (bands in (0, 3), bits) == (True, each) for bands, bits in others for each in either
+        )
+        if len(others) > 1 or len(either) > 1 or not fits:
+            named = [(seen[0].text, seen) for seen in kinds.values()]
+            yield (
+                f"images of {len(kinds)} kinds: {_counted(named)}; convert them to one kind, or"
+                " take those of one kind only"
+            )
+        if by_size and len(by_sides) > 1:
+            named = [(f"{height}x{width}", seen) for (height, width), seen in by_sides.items()]
+            yield (
+                f"images of {len(by_sides):,} sizes: {_counted(named)}; give a size and how to"
+                " bring them to it: --size H W --fit pad, crop or area, or --tile H W"
+            )
+
+
+@dataclass
+class _Seen:
+    """Describe pictures of one kind and size: the first of them, and how many they are."""
+
+    text: str
+    first: File
+    count: int = 0
+
+
+def _counted(named: Sequence[tuple[str, Sequence[_Seen]]]) -> str:
+    """List what pictures have, with their number and the first of them, most frequent first."""
+    totals = [(sum(each.count for each in seen), text, seen[0].first) for text, seen in named]
+    totals.sort(key=lambda total: -total[0])
+    listed = [
+        f"{text} ({count:,}, such as {first.shown})" for count, text, first in totals[:_MAX_LISTED]
+    ]
+    more = len(totals) - len(listed)
+    return ", ".join(listed) + (f" and {more:,} more" if more else "")
+
+
+_EITHER = -1  # in place of the bands of a picture that can be grey or RGB
+
+
+def _kind(picture: Picture) -> tuple[int, int]:
+    """Return the bands of a picture, 0 for grey, and its bits."""
+    pixels = picture.pixels
+    bands = pixels.shape[2] if pixels.ndim == 3 else _EITHER if picture.is_rgb else 0
+    return bands, 8 * pixels.itemsize
+
+
+def _described(picture: Picture) -> str:
+    if picture.pixels.ndim == 2 and picture.is_rgb:
+        return f"RGB of {8 * picture.pixels.itemsize} bits with equal channels"
+    return pictures.kind(picture)
+
+
+def _as_rgb(grey: Array) -> Array:
+    """Repeat grey levels (n, H, W) as three channels (n, H, W, 3)."""
+    rgb = arrays.scratch((*grey.shape, 3), grey.dtype)
+    for some in arrays.blocks(rgb):
+        rgb[some] = grey[some, ..., None]
+    return rgb
+
+
+class _Digests:
+    """Compute the SHA-256 of the pictures of a part, and that of its masks.
+
+    For each picture in turn that is its name within the part, a zero byte, its label (or "-") and
+    shape, a line feed, and its pixels. Pictures that can be grey or RGB are hashed as both until
+    the kind of all is known.
+    """
+
+    def __init__(self, *, has_labels: bool) -> None:
+        self._has_labels = has_labels
+        self._states = {name: hashlib.sha256() for name in ("grey", "bands", "masks")}
+        self._has_masks = False
+
+    def add(self, file: File, read: Read) -> None:
+        """Hash a picture and its mask."""
+        pixels = read.picture.pixels
+        if pixels.ndim == 2:
+            self._hash("grey", file, pixels)
+            if read.picture.is_rgb:
+                self._hash("bands", file, np.repeat(pixels[..., None], 3, axis=2))
+        else:
+            self._hash("bands", file, pixels)
+        if read.mask is not None:
+            self._has_masks = True
+            self._hash("masks", file, read.mask)
+
+    def _hash(self, name: str, file: File, pixels: Array) -> None:
+        shape = "x".join(map(str, pixels.shape))
+        if pixels.itemsize == 2:
+            shape += " 16 bits"
+            pixels = pixels.astype("<u2", copy=False).view(np.uint8)
+        label = file.label if self._has_labels else "-"
+        name_of_file = file.name.encode("utf-8", "surrogateescape")
+        state = self._states[name]
+        state.update(name_of_file + f"\0{label} {shape}\n".encode())
+        state.update(pixels.data)
+
+    def of(self, part: str, *, has_bands: bool) -> Iterator[tuple[str, str]]:
+        """Yield the names and digests of a part; `has_bands` says what the pictures are."""
+        yield part, self._states["bands" if has_bands else "grey"].hexdigest()
+        if self._has_masks:
+            yield f"{part}_masks", self._states["masks"].hexdigest()

@@ -114,3 +114,48 @@ def class_names(seen: Seen) -> tuple[str, ...]:
     """
     classes = np.flatnonzero(seen[1:IGNORE])
     return tuple(str(number) for number in range(1, int(classes.max(initial=-1)) + 2))
+
+
+# Masks that are read one by one
+
+
+class Values:
+    """Collect the values of all masks of a source, and where each of them was first."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._seen = nothing_seen()
+        self._first: dict[int, str] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._first)
+
+    def see(self, numbers: Array, name: str) -> None:
+        """Note the values of the mask of the picture `name`: uint8 or uint16 (h, w)."""
+        before = self._seen.copy()
+        see(numbers, self._seen)
+        for value in np.flatnonzero(self._seen & ~before).tolist():
+            self._first[value] = name
+
+    def table(self) -> UInt8:
+        """Make the table of the function `table`. Raises InputError for other values."""
+        try:
+            return table(self.kind, self._seen, "masks/")
+        except InputError as error:
+            wrong = next(self._wrong(), None)
+            if wrong is None:
+                raise
+            where = f"; {wrong:,} comes first in the mask of {self._first[wrong]}"
+            raise InputError(f"{error}{where}") from error
+
+    def _wrong(self) -> Iterator[int]:
+        """Yield values that masks of this kind cannot have, in the order in which they came."""
+        for number, value in enumerate(self._first):
+            if (self.kind == "binary" and number > 1) or (
+                self.kind == "classes" and value > IGNORE
+            ):
+                yield value
+
+    def class_names(self) -> tuple[str, ...]:
+        """Name the classes "1" to the highest of masks of classes; other masks have none."""
+        return class_names(self._seen) if self.kind == "classes" else ()

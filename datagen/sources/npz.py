@@ -14,7 +14,7 @@ import sys
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -24,16 +24,22 @@ import numpy as np
 from datagen import arrays
 from datagen.errors import InputError
 from datagen.recipe import Recipe, Size
-from datagen.sources import base, masks, npy, sizes
+from datagen.sources import base, masks, sizes
 from datagen.sources.base import Array, Part, Reading, Source
-from datagen.sources.npy import Header, shown
-from datagen.sources.npz_kinds import (
+from datagen.sources.npz_arrays import (
     KINDS,
+    MAGIC,
+    Header,
     image_shape,
     kind_problem,
+    map_blocks,
     mask_shape,
+    read_header,
+    read_values,
+    require_length,
     role_of,
     shape_problems,
+    shown,
     wanted_arrays,
 )
 
@@ -64,7 +70,7 @@ def load(path: Path, how: Reading | None = None) -> Source:
     _require_no_names(how, path)
     base.require_file(path)
     with base.input_errors(path), _corruption(path), path.open("rb") as file:
-        if file.read(len(npy.MAGIC)) == npy.MAGIC:
+        if file.read(len(MAGIC)) == MAGIC:
             return _single(file, path, how)
         return _archive(file, path, how)
 
@@ -97,9 +103,9 @@ def _single(file: BinaryIO, path: Path, how: Reading) -> Source:
     """Read a file of a single array, which holds images."""
     length = os.fstat(file.fileno()).st_size
     file.seek(0)
-    header = npy.read_header(file, "images", path)
+    header = read_header(file, "images", path)
     _check({"images": header}, {"images": "images"}, {"images": length}, path, how.recipe)
-    used = {"images": npy.read_values(file, header, "images", path)}
+    used = {"images": read_values(file, header, "images", path)}
     return _source(used, {"images": "images"}, path, how)
 
 
@@ -118,14 +124,14 @@ def _archive(file: BinaryIO, path: Path, how: Reading) -> Source:
         headers = {}
         for role, name in wanted.items():
             with archive.open(members[name]) as member:
-                headers[role] = npy.read_header(member, name, path)
+                headers[role] = read_header(member, name, path)
         lengths = {role: members[name].file_size for role, name in wanted.items()}
         _check(headers, wanted, lengths, path, how.recipe)
         used = {}
         for role, name in wanted.items():
             with archive.open(members[name]) as member:
                 member.read(headers[role].size)
-                used[role] = npy.read_values(member, headers[role], name, path)
+                used[role] = read_values(member, headers[role], name, path)
     return _source(used, wanted, path, how)
 
 
@@ -166,7 +172,7 @@ def _check(
     prefix = f"{path}: "
     base.raise_if_any([str(error).removeprefix(prefix) for error in found], path)
     for role, header in headers.items():
-        npy.require_length(header, lengths[role], names[role], path)
+        require_length(header, lengths[role], names[role], path)
     base.raise_if_any(shape_problems(headers, names), path)
     for role, header in headers.items():
         if role.endswith("images"):
@@ -208,7 +214,7 @@ def _source(used: dict[str, Array], names: Mapping[str, str], path: Path, how: R
         if (role := f"{part}{kind}") in converted
     }
     made = {
-        prefix.rstrip("_") or "all": _fitted(_part(prefix, converted), how.recipe.size)
+        prefix.rstrip("_") or "all": sizes.fitted_part(_part(prefix, converted), how.recipe.size)
         for prefix in parts
     }
     remark = _size_remark(converted, how.recipe.size)
@@ -266,7 +272,7 @@ def _images(
         if plain.dtype.kind == "i":
             plain, ranges[names[role]] = _shifted(plain, recipe.offset)
         elif plain.dtype.itemsize == 2 and plain.dtype.str != "<u2":
-            plain = npy.converted(plain, np.dtype("<u2"), lambda block: block)
+            plain = map_blocks(plain, np.dtype("<u2"), lambda block: block)
         images[role] = plain
     known = [one for one in ranges.values() if one is not None]
     low, high = min((one[0] for one in known), default=0), max((one[1] for one in known), default=0)
@@ -295,7 +301,7 @@ def _shifted(array: Array, offset: int) -> tuple[Array, tuple[int, int] | None]:
             ends.extend((int(block.min()), int(block.max())))
         return (block.astype(np.int64) + offset).astype(np.uint16)
 
-    shifted = npy.converted(array, np.dtype("<u2"), shift)
+    shifted = map_blocks(array, np.dtype("<u2"), shift)
     return shifted, (min(ends), max(ends)) if ends else None
 
 
@@ -396,37 +402,11 @@ def _texts(names: Array, name: str, path: Path) -> tuple[str, ...]:
 # Sizes
 
 
-def _fitted(part: Part, size: Size | None) -> Part:
-    """Fit the images and masks of a part to the sides of the recipe; repeat the rest for tiles."""
-    height, width = part.images.shape[1:3]
-    if size is None or not len(part.images):
-        return part
-    if size.fit != "tile" and tuple(size.sides) == (height, width):
-        return part
-    count = sizes.count(height, width, size)
-    return Part(
-        _each(part.images, lambda picture: sizes.fitted(picture, size), count),
-        np.repeat(part.labels, count),
-        None
-        if part.masks is None
-        else _each(part.masks, lambda mask: sizes.fitted_mask(mask, size), count),
-        None if part.groups is None else np.repeat(part.groups, count),
-    )
-
-
 def _size_remark(converted: Mapping[str, Array], size: Size | None) -> str | None:
     """Say how many pixels of the pictures are in no image."""
     shapes = [array.shape[:3] for role, array in converted.items() if role.endswith("images")]
     unused = sum(n * sizes.unused(height, width, size) for n, height, width in shapes)
     return sizes.unused_remark(unused, sum(n * tall * wide for n, tall, wide in shapes), size)
-
-
-def _each(pictures: Array, fit: Callable[[Array], Array], count: int) -> Array:
-    first = fit(pictures[0])
-    out = arrays.scratch((len(pictures) * count, *first.shape[1:]), pictures.dtype)
-    for row, picture in enumerate(pictures):
-        out[row * count : (row + 1) * count] = fit(picture)
-    return out
 
 
 def _grouped_by_picture(

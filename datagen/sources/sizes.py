@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from datagen import arrays
 from datagen.errors import InputError
 from datagen.recipe import Size
+from datagen.sources.base import Array, Part, UInt8
 
-Array = npt.NDArray[Any]
-UInt8 = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
 
 _MAX_PIXELS = 1 << 36  # of a picture under "area": with 16 bits a pixel, sums stay below 2^53
@@ -65,6 +64,31 @@ def fitted_mask(mask: UInt8, size: Size | None) -> UInt8:
     return _moved(mask, size)
 
 
+def fitted_part(part: Part, size: Size | None) -> Part:
+    """Fit the images and masks of a part, all of one size, to the sides that a recipe asks for.
+
+    Labels and groups are repeated for the tiles of an image. Raises InputError as `fitted` does.
+
+    >>> part = Part(np.zeros((2, 8, 8), np.uint8), np.array([3, 4], np.uint8))
+    >>> fitted_part(part, Size("tile", (8, 4))).labels
+    array([3, 3, 4, 4], dtype=uint8)
+    """
+    height, width = part.images.shape[1:3]
+    if size is None or not len(part.images):
+        return part
+    if size.fit != "tile" and tuple(size.sides) == (height, width):
+        return part
+    many = count(height, width, size)
+    return Part(
+        _each(part.images, lambda picture: fitted(picture, size), many),
+        np.repeat(part.labels, many),
+        None
+        if part.masks is None
+        else _each(part.masks, lambda mask: fitted_mask(mask, size), many),
+        None if part.groups is None else np.repeat(part.groups, many),
+    )
+
+
 def count(height: int, width: int, size: Size | None) -> int:
     """Count the images that a picture gives; raises InputError, as `fitted` does, if it gives none.
 
@@ -110,6 +134,14 @@ def unused_remark(pixels: int, out_of: int, size: Size | None) -> str | None:
         return f"{in_none} image of {_sides(*size.sides)}: only the middle is taken"
     apart = f", {_sides(*size.stride)} apart" if size.stride else ""
     return f"{in_none} tile of {_sides(*size.sides)}{apart}: only whole tiles are cut"
+
+
+def _each(pictures: Array, fit: Callable[[Array], Array], many: int) -> Array:
+    first = fit(pictures[0])
+    out = arrays.scratch((len(pictures) * many, *first.shape[1:]), pictures.dtype)
+    for row, picture in enumerate(pictures):
+        out[row * many : (row + 1) * many] = fit(picture)
+    return out
 
 
 # Checks

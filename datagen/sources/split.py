@@ -17,7 +17,7 @@ import xxhash
 from datagen import arrays
 from datagen.errors import InputError, RecipeError
 from datagen.layout import SPLITS
-from datagen.sources import assignment, remarks_on
+from datagen.sources import assignment
 from datagen.sources.assignment import bytes_of
 from datagen.sources.base import Array, Part, Source, UInt8, raise_if_any
 
@@ -105,13 +105,16 @@ def divide(
     Dropped(within=0, across=1)
     """
     digits, remarks = _assigned(source, val, seed, shares)
-    twins = list(_twins(digits))
     dropped = {split: np.zeros(len(digits[split].labels), bool) for split in SPLITS}
     counts = {split: {"within": 0, "across": 0} for split in SPLITS}
-    for (kept_split, _), (split, row) in twins:
+    conflicts: list[Conflict] = []
+    in_other_groups = 0
+    for kept, (split, row) in _twins(digits):
         dropped[split][row] = True
-        counts[split]["within" if split == kept_split else "across"] += 1
-    conflicts = [conflict for kept, twin in twins if (conflict := _conflict(digits, kept, twin))]
+        counts[split]["within" if split == kept[0] else "across"] += 1
+        in_other_groups += _groups_differ(digits, kept, (split, row))
+        if conflict := _conflict(digits, kept, (split, row)):
+            conflicts.append(conflict)
     conflicts.sort(
         key=lambda conflict: (SPLITS.index(conflict.dropped_split), conflict.dropped_row)
     )
@@ -123,8 +126,10 @@ def divide(
         conflicts=tuple(conflicts),
         remarks=(
             *remarks,
-            *remarks_on.twins(sum(_groups_differ(digits, *pair) for pair in twins)),
-            *remarks_on.classes(source.classes, {split: left[split].labels for split in SPLITS}),
+            *assignment.remark_on_twins(in_other_groups),
+            *assignment.remark_on_classes(
+                source.classes, {split: left[split].labels for split in SPLITS}
+            ),
         ),
     )
 
@@ -198,7 +203,7 @@ def _divided(
             split_of = assignment.by_tenths(keys)[part.groups]
         else:
             split_of = assignment.groups_by_shares(part.labels, part.groups, keys, shares)
-            remarks = remarks_on.shares(part.labels, part.groups, split_of, shares)
+            remarks = assignment.remark_on_shares(part.labels, part.groups, split_of, shares)
     elif shares is None:
         split_of = assignment.by_tenths(assignment.keys(part.images, seed))
     else:
@@ -231,7 +236,7 @@ def _held_out(
         )
     if train.groups is not None:
         is_val = _held_groups(source, train.groups, val, held, seed)
-        return *_by(is_val), remarks_on.held(train.groups, is_val, held)
+        return *_by(is_val), assignment.remark_on_held(train.groups, is_val, held)
     if not _comes_sorted(train.labels):
         return slice(0, count - held), slice(count - held, count), []
     chosen = np.argsort(assignment.keys(train.images, seed), kind="stable")[:held]
@@ -306,22 +311,26 @@ Place = tuple[str, int]  # a split, and a row of its `Digits`
 def _twins(digits: Mapping[str, Digits]) -> Iterator[tuple[Place, Place]]:
     """Yield (the first of its equals, itself) for each sample with an equal before it.
 
-    The splits come in the order of `_STAYS`.
+    First are those of the first split in `_STAYS`. Of all images, only those of one digest are held
+    at a time.
     """
     counts = [len(digits[split].labels) for split in _STAYS]
     ends = np.cumsum(counts)
     every = np.concatenate([digests(digits[split].images) for split in _STAYS])
-    _, group, sizes = np.unique(every, return_inverse=True, return_counts=True)
+    order = np.argsort(every, kind="stable")
+    _, starts, sizes = np.unique(every[order], return_index=True, return_counts=True)
 
     def place(number: int) -> Place:
         position = int(np.searchsorted(ends, number, side="right"))
         return _STAYS[position], number - int(ends[position]) + counts[position]
 
-    first: dict[bytes, Place] = {}
-    for split, row in map(place, np.flatnonzero(sizes[group] > 1).tolist()):
-        kept = first.setdefault(digits[split].images[row].tobytes(), (split, row))
-        if kept != (split, row):
-            yield kept, (split, row)
+    for group in np.flatnonzero(sizes > 1):
+        first: dict[bytes, Place] = {}
+        rows = order[starts[group] : starts[group] + sizes[group]]
+        for split, row in map(place, rows.tolist()):
+            kept = first.setdefault(digits[split].images[row].tobytes(), (split, row))
+            if kept != (split, row):
+                yield kept, (split, row)
 
 
 def _conflict(digits: Mapping[str, Digits], kept: Place, twin: Place) -> Conflict | None:

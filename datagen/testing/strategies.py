@@ -25,7 +25,7 @@ from datagen.sources.base import (
     UInt8,
     number_groups,
 )
-from datagen.sources.npz_kinds import image_shape
+from datagen.sources.npz_arrays import image_shape
 from datagen.tasks import ImageFacts
 
 Shape = tuple[int, int]

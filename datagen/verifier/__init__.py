@@ -26,9 +26,16 @@ from datagen.layout import MANIFEST, SPLITS
 from datagen.manifest import difference
 from datagen.split import Shard, Split
 from datagen.tasks import TASKS, Deriver, Inputs
-from datagen.verifier.across import check_views, equal_digits, equal_mosaics, limits_of_views
+from datagen.verifier.across import (
+    check_groups,
+    check_names,
+    check_views,
+    compare_names,
+    equal_digits,
+    equal_mosaics,
+    limits_of_views,
+)
 from datagen.verifier.content import StoredInputs, check_samples, check_shard, read_inputs
-from datagen.verifier.groups import check_groups, check_names, compare_names
 from datagen.verifier.near import near_duplicates
 from datagen.verifier.problems import (
     UNREADABLE,

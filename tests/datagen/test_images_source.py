@@ -25,7 +25,7 @@ from PIL import Image
 
 from datagen import sources
 from datagen.errors import InputError, StorageError
-from datagen.sources import gathering, images, pictures
+from datagen.sources import images, picture_files, pictures
 from datagen.sources.base import UInt8
 
 RED = np.zeros((3, 4, 3), np.uint8) + np.array([0, 0, 9], np.uint8)
@@ -294,7 +294,7 @@ def test_each_file_is_read_and_decoded_once(
         return pictures.read(data, max_side=max_side)
 
     lay_split(tmp_path, "train", "test")
-    monkeypatch.setattr(gathering, "pictures", SimpleNamespace(read=read, kind=pictures.kind))
+    monkeypatch.setattr(picture_files, "pictures", SimpleNamespace(read=read, kind=pictures.kind))
     images.load(tmp_path)
     assert len(decoded) == 8
 

@@ -13,7 +13,7 @@ import pytest
 
 from datagen import recipe
 from datagen.errors import InputError
-from datagen.sources import images, medical
+from datagen.sources import images, picture_files
 from datagen.sources.base import Reading
 
 pydicom = pytest.importorskip("pydicom")
@@ -70,14 +70,14 @@ def how(**changes: Any) -> Reading:
     ],
 )
 def test_stored_values_are_read_whatever_the_encoding(name: str, dtype: str, plain: str) -> None:
-    pixels = medical.dicom(bytes_of(name))
+    pixels = picture_files.dicom(bytes_of(name))
     assert pixels.dtype == np.uint16
     dtype = dtype if name == plain else "<i2"
     np.testing.assert_array_equal(pixels, stored(plain, dtype).astype(np.int64))
 
 
 def test_values_of_8_bits_stay_so() -> None:
-    pixels = medical.dicom(bytes_of("image_dfl.dcm"))
+    pixels = picture_files.dicom(bytes_of("image_dfl.dcm"))
     assert pixels.dtype == np.uint8
     assert pixels.shape == (512, 512)
 
@@ -87,18 +87,18 @@ def test_the_intercept_and_the_offset_are_added() -> None:
     with pytest.raises(
         InputError, match=r"values from -\d+ to [\d,]+ \(expected 0 to .*--offset N"
     ):
-        medical.dicom(data)
-    np.testing.assert_array_equal(medical.dicom(data, offset=1024), values)
-    np.testing.assert_array_equal(medical.dicom(data, offset=2000), values + 976)
+        picture_files.dicom(data)
+    np.testing.assert_array_equal(picture_files.dicom(data, offset=1024), values)
+    np.testing.assert_array_equal(picture_files.dicom(data, offset=2000), values + 976)
 
 
 def test_white_is_zero_is_inverted_within_the_stored_bits() -> None:
     values = stored("examples_overlay.dcm", "<u2")
     data = changed("examples_overlay.dcm", PhotometricInterpretation="MONOCHROME1")
-    np.testing.assert_array_equal(medical.dicom(data), 4095 - values.astype(np.int64))
+    np.testing.assert_array_equal(picture_files.dicom(data), 4095 - values.astype(np.int64))
     data = changed("MR_small.dcm", PhotometricInterpretation="MONOCHROME1")
     with pytest.raises(InputError, match="MONOCHROME1 with signed or rescaled values; invert"):
-        medical.dicom(data)
+        picture_files.dicom(data)
 
 
 @pytest.mark.parametrize(
@@ -120,13 +120,13 @@ def test_white_is_zero_is_inverted_within_the_stored_bits() -> None:
 )
 def test_other_dicom_files_are_refused_by_name(data: bytes, words: str) -> None:
     with pytest.raises(InputError, match=f"^({words})"):
-        medical.dicom(data)
+        picture_files.dicom(data)
 
 
 def test_a_large_image_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pydicom.Dataset, "pixel_array", None)
     with pytest.raises(InputError, match=r"^64x64 pixels where at most 63x63 are possible"):
-        medical.dicom(bytes_of("MR_small.dcm"), max_side=63)
+        picture_files.dicom(bytes_of("MR_small.dcm"), max_side=63)
 
 
 def test_a_folder_of_dicom_files_is_read_with_masks(tmp_path: Path) -> None:
@@ -164,10 +164,10 @@ def ramp(dtype: type, shape: tuple[int, ...] = (3, 4, 5)) -> Array:
 def test_slices_along_the_last_axis_are_images(tmp_path: Path, name: str, dtype: type) -> None:
     values = ramp(dtype)
     path = volume(tmp_path / name, values)
-    found = [*medical.slices(path)]
+    found = [*picture_files.slices(path)]
     assert found[0].dtype == (np.uint8 if dtype == np.uint8 else np.uint16)
     np.testing.assert_array_equal(found, values.transpose(2, 0, 1))
-    assert medical.sides(path) == (3, 4, 5)
+    assert picture_files.sides(path) == (3, 4, 5)
 
 
 def test_real_volumes_are_read(tmp_path: Path) -> None:
@@ -176,9 +176,9 @@ def test_real_volumes_are_read(tmp_path: Path) -> None:
         expected = np.asarray(image.dataobj.get_unscaled())
         if expected.ndim > 3 and expected.shape[3] > 1:
             with pytest.raises(InputError, match="a volume of other axes"):
-                [*medical.slices(NIFTI / name)]
+                [*picture_files.slices(NIFTI / name)]
         else:
-            found = np.stack([*medical.slices(NIFTI / name, offset=1000)])
+            found = np.stack([*picture_files.slices(NIFTI / name, offset=1000)])
             np.testing.assert_array_equal(
                 found, 1000 + expected.astype(int).reshape(expected.shape[:3]).transpose(2, 0, 1)
             )
@@ -187,8 +187,8 @@ def test_real_volumes_are_read(tmp_path: Path) -> None:
 def test_the_intercept_and_the_offset_of_a_volume_are_added(tmp_path: Path) -> None:
     path = volume(tmp_path / "a.nii", ramp(np.int16) - 30, inter=-5)
     with pytest.raises(InputError, match=r"values from -35 to 20 \(expected 0 to 65,535\)"):
-        [*medical.slices(path)]
-    found = np.stack([*medical.slices(path, offset=35)])
+        [*picture_files.slices(path)]
+    found = np.stack([*picture_files.slices(path, offset=35)])
     np.testing.assert_array_equal(found, ramp(np.int64).transpose(2, 0, 1))
 
 
@@ -206,7 +206,7 @@ def test_other_volumes_are_refused_by_name(
     tmp_path: Path, values: Array, slope: float, words: str
 ) -> None:
     with pytest.raises(InputError, match=f"^{words}"):
-        [*medical.slices(volume(tmp_path / "a.nii", values, slope))]
+        [*picture_files.slices(volume(tmp_path / "a.nii", values, slope))]
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
@@ -216,16 +216,16 @@ def test_damaged_volumes_are_refused(tmp_path: Path, name: str) -> None:
     for cut in (whole[:200], whole[:-9], b"", gzip.compress(whole[:400])):
         path.write_bytes(cut)
         with pytest.raises(InputError, match=r"^a damaged NIfTI file: "):
-            [*medical.slices(path)]
+            [*picture_files.slices(path)]
 
 
 def test_a_compressed_volume_beyond_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(medical, "_MAX_VOLUME", 119)
-    assert len([*medical.slices(volume(tmp_path / "a.nii", ramp(np.int16)))]) == 5
+    monkeypatch.setattr(picture_files, "_MAX_VOLUME", 119)
+    assert len([*picture_files.slices(volume(tmp_path / "a.nii", ramp(np.int16)))]) == 5
     with pytest.raises(InputError, match="a compressed volume of 120 bytes; decompress it first"):
-        [*medical.slices(volume(tmp_path / "a.nii.gz", ramp(np.int16)))]
+        [*picture_files.slices(volume(tmp_path / "a.nii.gz", ramp(np.int16)))]
 
 
 def test_the_slices_of_a_volume_are_a_group_with_its_masks(tmp_path: Path) -> None:
@@ -254,4 +254,4 @@ def test_the_slices_of_a_volume_are_a_group_with_its_masks(tmp_path: Path) -> No
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
     with pytest.raises(InputError, match=r"needs the package pydicom; pip install .*\[medical\]"):
-        medical.dicom(bytes_of("MR_small.dcm"))
+        picture_files.dicom(bytes_of("MR_small.dcm"))

@@ -30,7 +30,7 @@ from datagen.errors import InputError, StorageError
 from datagen.manifest import SourceFacts
 from datagen.planning import rule_problems
 from datagen.recipe import Recipe
-from datagen.sources import npz, npz_kinds
+from datagen.sources import npz, npz_arrays
 from datagen.sources.base import Reading, Source, UInt8
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -375,8 +375,8 @@ def test_bands_keep_their_order_and_are_hashed_with_their_shape(tmp_path: Path) 
     ],
 )
 def test_bands_that_come_first_are_recognised(shape: tuple[int, ...], is_first: bool) -> None:
-    assert npz_kinds.is_channels_first(shape) == is_first
-    assert (npz_kinds.image_shape(shape) is None) == is_first
+    assert npz_arrays.is_channels_first(shape) == is_first
+    assert (npz_arrays.image_shape(shape) is None) == is_first
 
 
 @pytest.mark.parametrize("dtype", ["<i2", ">i2", "i1", "<i4", "<i8"])
@@ -658,7 +658,7 @@ def test_arrays_in_temporary_files_are_read_as_those_in_memory(
     small = read(tmp_path, arrays, **keys)
     monkeypatch.setattr(array_rules, "_IN_MEMORY", 0)
     monkeypatch.setattr(array_rules, "_BLOCK", 7)
-    monkeypatch.setattr("datagen.sources.npy._BLOCK", 11)
+    monkeypatch.setattr("datagen.sources.npz_arrays._BLOCK", 11)
     monkeypatch.setattr("datagen.sources.masks._PIECE", 4)
     large = read(tmp_path, arrays, **keys)
     for name, part in small.parts.items():

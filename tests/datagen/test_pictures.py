@@ -29,8 +29,8 @@ from PIL import Image, ImageOps
 
 from datagen.errors import InputError, StorageError
 from datagen.sources import pictures
+from datagen.sources import tiff as tiff_files
 from datagen.sources.base import UInt8
-from datagen.sources.pictures import tiff_samples
 
 PAGE = ROOT / "docs" / "sources.md"
 HEIGHT, WIDTH = 21, 34  # no multiple of 8, of 4 or of 16
@@ -1058,7 +1058,7 @@ def test_a_large_picture_of_bands_is_refused_before_it_is_put_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = tiff(np.zeros((2, 1025, 5), np.uint16), planarconfig="contig")
-    monkeypatch.setattr(tiff_samples, "_assembled", None)
+    monkeypatch.setattr(tiff_files, "_assembled", None)
     with pytest.raises(InputError, match=r"^2x1025 pixels where at most 1024x1024 are possible; "):
         pictures.decode(data)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datagen import sources
+from datagen import arrays, sources
 from datagen.errors import InputError, RecipeError
 from datagen.sources import assignment, split
 from datagen.sources.base import Part, Source, UInt8
@@ -182,6 +183,21 @@ def test_it_agrees_with_a_slow_implementation_of_the_rule(
         dropped = division.dropped[name]
         assert dropped.within + dropped.across == len(parts[name]) - len(kept[name])
     assert set(division.conflicts) == set(conflicts)
+
+
+def test_repeated_images_are_not_held_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "_IN_MEMORY", 1 << 16)
+    images = np.zeros((400, 200, 200), np.uint8)
+    images[:, 0, 0], images[:, 0, 1] = np.arange(400) % 200, np.arange(400) % 200 // 100
+    labels = np.zeros(400, np.uint8)
+    parts = {"train": Part(images[:300], labels[:300]), "test": Part(images[300:], labels[300:])}
+    tracemalloc.start()
+    division = split.divide(Source("tiny", parts, ("a",), {}, "", ""), val=1, seed=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    dropped = division.dropped.values()
+    assert sum(one.within + one.across for one in dropped) == 200
+    assert peak < images.nbytes / 8
 
 
 def test_the_key_is_the_published_hash() -> None:

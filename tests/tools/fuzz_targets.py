@@ -37,7 +37,7 @@ from datagen.hashing import bytes_digest, canonical_json, dataset_digest
 from datagen.layout import CHUNK, MAX_BANDS, MAX_SIDE
 from datagen.sources import idx, label_table, npz, pictures
 from datagen.sources.base import Reading, Source
-from datagen.sources.pictures import png
+from datagen.sources.pictures import PNG_BEGINNING
 from datagen.split import NO_OFFSET, FileFacts
 from datagen.stores import ZSTD_HEADER, zstd_size
 from datagen.stores import zarr as store
@@ -333,8 +333,8 @@ def check_picture(data: bytes) -> None:
 
 def _with_png_checksums(data: bytes) -> bytes:
     """Make the checksums of the chunks of a PNG fit, as far as their lengths lead."""
-    mended, place = bytearray(data), len(png.BEGINNING)
-    while data.startswith(png.BEGINNING) and place + 12 <= len(data):
+    mended, place = bytearray(data), len(PNG_BEGINNING)
+    while data.startswith(PNG_BEGINNING) and place + 12 <= len(data):
         end = place + 12 + int.from_bytes(data[place : place + 4])
         if end > len(data):
             break

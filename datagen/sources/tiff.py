@@ -1,7 +1,8 @@
-"""Read the samples of a TIFF of 8 or 16 bits, of up to 64 bands, that Pillow has no mode for.
+"""Read TIFF files: by Pillow where it keeps every bit, else by their samples.
 
-Pillow reads the tags and libtiff, within it, unpacks LZW and PackBits. Strips and tiles are put
-together here, so that nothing is missing in silence. The layout is that of TIFF 6.0 and BigTIFF.
+Samples are of 8 or 16 bits, of up to 64 bands. Pillow reads the tags and libtiff, within it,
+unpacks LZW and PackBits. Strips and tiles are put together here, so that nothing is missing in
+silence. The layout is that of TIFF 6.0 and BigTIFF.
 """
 
 from __future__ import annotations
@@ -13,46 +14,52 @@ import re
 import struct
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from typing import IO, Any
 
 import numpy as np
+import simplejpeg
 from PIL import TiffImagePlugin
 
 from datagen import files
 from datagen.errors import InputError, StorageError
 from datagen.layout import MAX_BANDS
-from datagen.sources.pictures.pixels import (
+from datagen.sources.pixels import (
     TO_BITS,
     Array,
     How,
     Picture,
     from_channels,
+    from_pillow,
+    require_all_scans,
     require_one,
     require_size,
+    segments_of,
+    silence,
     transparent,
     turned,
 )
 
-# tags of TIFF
-NEW_SUBFILE_TYPE, BITS, COMPRESSION, SAMPLES, SAMPLE_FORMAT, EXTRA = 254, 258, 259, 277, 339, 338
+# tags
+_NEW_SUBFILE_TYPE, _BITS, _COMPRESSION = 254, 258, 259
+_SAMPLES, _SAMPLE_FORMAT, _EXTRA = 277, 339, 338
 _WIDTH, _LENGTH, _PHOTOMETRIC, _FILL_ORDER, _ORIENTATION = 256, 257, 262, 266, 274
 _ROWS_PER_STRIP, _PLANAR, _PREDICTOR, _TILE_WIDTH, _TILE_LENGTH = 278, 284, 317, 322, 323
-_DESCRIPTION, _DEPTH, _STK_PLANES = 270, 32997, 33629
-PLACES = ((273, 279), (324, 325))  # tags of offsets and lengths: of strips, of tiles
+_DESCRIPTION, _DEPTH, _STK_PLANES, _JPEG_TABLES = 270, 32997, 33629, 347
+_PLACES = ((273, 279), (324, 325))  # tags of offsets and lengths: of strips, of tiles
 _TAGS = (
-    *(NEW_SUBFILE_TYPE, BITS, COMPRESSION, SAMPLES, SAMPLE_FORMAT, EXTRA),
+    *(_NEW_SUBFILE_TYPE, _BITS, _COMPRESSION, _SAMPLES, _SAMPLE_FORMAT, _EXTRA),
     *(_WIDTH, _LENGTH, _PHOTOMETRIC, _FILL_ORDER, _ORIENTATION),
     *(_ROWS_PER_STRIP, _PLANAR, _PREDICTOR, _TILE_WIDTH, _TILE_LENGTH),
     *(_DESCRIPTION, _DEPTH, _STK_PLANES),
-    *PLACES[0],
-    *PLACES[1],
+    *_PLACES[0],
+    *_PLACES[1],
 )
-NOT_A_PAGE = 0b101  # bits of the subfile type: a smaller copy, a mask
-UNCOMPRESSED, DEFLATED, _LZW, _PACKBITS = 1, (8, 32946), 5, 32773  # compressions
+_NOT_A_PAGE = 0b101  # bits of the subfile type: a smaller copy, a mask
+_UNCOMPRESSED, _DEFLATED, _LZW, _PACKBITS = 1, (8, 32946), 5, 32773  # compressions
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2  # photometric interpretations
 _ALPHA = (1, 2, 999)  # kinds of extra samples: opacity; 0 has no stated meaning
 _SIGNED, _FLOATS = 2, 3  # sample formats
@@ -62,8 +69,92 @@ _MAX_EXPANSION = 4096  # more bytes than a byte of any of these compressions can
 
 _IMAGEJ = re.compile(r"^(?:images|channels|slices|frames)=(\d{1,18})\s*$", re.MULTILINE)
 _SHAPE = re.compile(r'(?:\{"shape": ?\[|shape=\()([\d, ]{1,200})')  # what tifffile notes
+_OLD_JPEG, _JPEG = 6, 7  # compressions
+_MAX_PIECE = 1 << 24  # bytes of a strip or tile that are unpacked
 
 Tags = Mapping[int, Any]
+
+
+@silence()
+def read_tiff(data: bytes, how: How) -> Picture:
+    """Read a TIFF of 1 to 16 bits a sample, turned as its orientation says.
+
+    Pillow reads those of up to 8 bits in grey, with a palette or in RGB, and turns them by itself.
+    """
+    try:
+        image = TiffImagePlugin.TiffImageFile(BytesIO(data))
+    except SyntaxError:  # of samples that Pillow has no mode for
+        return _by_samples(data, how)
+    require_size(image.height, image.width, how)
+    require_one(_pages(image), "pages")
+    # Pillow would take an orientation from it that viewers do not look at
+    image.info.pop("xmp", None)
+    tags = image.tag_v2
+    require_one(_planes(tags, image.height * image.width), "images in the page")
+    _require_unsigned(_numbers(tags.get(_SAMPLE_FORMAT, 1)))
+    bits = max(_numbers(tags.get(_BITS, 1)))
+    samples = tags.get(_SAMPLES, 1)
+    if bits > 8 or (image.mode == "L" and samples > 2):  # of which it would keep one
+        return _by_samples(data, how)
+    picture = _by_pillow(image, data, how)
+    if how.numbers and bits < 8 and image.mode == "L":
+        return Picture(picture.pixels // (255 // ((1 << bits) - 1)))
+    has_bands = samples > 3 and 0 in _numbers(tags.get(_EXTRA, ()))
+    return _by_samples(data, how) if has_bands and picture.pixels.ndim == 3 else picture
+
+
+def _by_pillow(image: TiffImagePlugin.TiffImageFile, data: bytes, how: How) -> Picture:
+    compression = image.tag_v2.get(_COMPRESSION, _UNCOMPRESSED)
+    if compression == _OLD_JPEG:
+        raise InputError("the old kind of JPEG in a TIFF", remedy="write it again")
+    if check := _CHECKS.get(compression):
+        _require_whole_pieces(data, image.tag_v2, check)
+    if compression == _UNCOMPRESSED:
+        return from_pillow(image, how)
+    with _captured_stderr() as captured:  # libtiff prints there the damage that it ignores
+        image.load()
+    if captured[0]:
+        raise InputError(f"a damaged TIFF: {captured[0]}")
+    return from_pillow(image, how)
+
+
+def _pages(image: TiffImagePlugin.TiffImageFile) -> int:
+    """Count the pages of a TIFF without the first one's smaller copies and masks; rewind to it."""
+    count = 1
+    for number in range(1, image.n_frames):
+        image.seek(number)
+        count += not image.tag_v2.get(_NEW_SUBFILE_TYPE, 0) & _NOT_A_PAGE
+    image.seek(0)
+    return count
+
+
+def _require_whole_pieces(data: bytes, tags: Any, check: Callable[[bytes, bytes], object]) -> None:
+    """Raise InputError unless a decoder stricter than libtiff accepts the strips or tiles."""
+    tables = bytes(tags.get(_JPEG_TABLES, b""))
+    for offsets, lengths in _PLACES:
+        for offset, length in zip(
+            _numbers(tags.get(offsets, ())), _numbers(tags.get(lengths, ())), strict=True
+        ):
+            try:
+                check(data[offset : offset + length], tables)
+            except (ValueError, zlib.error) as error:
+                raise InputError(f"a damaged TIFF: {error}") from error
+
+
+def _check_jpeg(piece: bytes, tables: bytes) -> None:
+    jpeg = tables[:-2] + piece[2:] if tables else piece
+    simplejpeg.decode_jpeg(jpeg)
+    require_all_scans(jpeg, list(segments_of(jpeg)))
+
+
+def _check_deflated(piece: bytes, _tables: bytes) -> None:
+    zlib.decompressobj().decompress(piece, _MAX_PIECE)
+
+
+_CHECKS = {_JPEG: _check_jpeg, **dict.fromkeys(_DEFLATED, _check_deflated)}
+
+
+# Samples
 
 
 @dataclass(frozen=True)
@@ -98,16 +189,16 @@ class _Layout:
                     yield plane, top, left
 
 
-def read(data: bytes, how: How) -> Picture:
+def _by_samples(data: bytes, how: How) -> Picture:
     """Read the samples of the only page of a TIFF, turned as its orientation says."""
     pages = [tags for tags in _directories(data) if _is_page(tags)]
     tags = pages[0]
     height, width = int(tags[_LENGTH]), int(tags[_WIDTH])
     require_size(height, width, how)
     require_one(len(pages), "pages")
-    require_one(planes(tags, height * width), "images in the page")
+    require_one(_planes(tags, height * width), "images in the page")
     layout = _layout(tags, data[:2], height, width)
-    offsets, lengths = (numbers(tags[tag]) for tag in PLACES[layout.is_tiled])
+    offsets, lengths = (_numbers(tags[tag]) for tag in _PLACES[layout.is_tiled])
     pixels = _assembled(data, layout, offsets, lengths)
     return turned(_picture(pixels, tags), tags.get(_ORIENTATION, 1))
 
@@ -129,27 +220,27 @@ def _directories(data: bytes) -> Iterator[Tags]:
 
 
 def _is_page(tags: Tags) -> bool:
-    return not tags.get(NEW_SUBFILE_TYPE, 0) & NOT_A_PAGE
+    return not tags.get(_NEW_SUBFILE_TYPE, 0) & _NOT_A_PAGE
 
 
-def planes(tags: Any, pixels: int) -> int:
+def _planes(tags: Any, pixels: int) -> int:
     """Count the images in one page of a TIFF, by its tags and the notes of its writer."""
     note = str(tags.get(_DESCRIPTION, ""))
-    counts = [int(tags.get(_DEPTH, 1)), len(numbers(tags.get(_STK_PLANES, 1)))]
+    counts = [int(tags.get(_DEPTH, 1)), len(_numbers(tags.get(_STK_PLANES, 1)))]
     if note.startswith("ImageJ="):
         counts += map(int, _IMAGEJ.findall(note))
     if shape := _SHAPE.match(note):
         held = math.prod(int(side) for side in shape[1].replace(",", " ").split())
-        counts.append(held // (pixels * tags.get(SAMPLES, 1)))
+        counts.append(held // (pixels * tags.get(_SAMPLES, 1)))
     return max(counts)
 
 
-def numbers(value: Any) -> tuple[int, ...]:
+def _numbers(value: Any) -> tuple[int, ...]:
     """Return the values of a tag, which Pillow gives bare where there is one."""
     return value if isinstance(value, tuple) else (value,)
 
 
-def require_unsigned(formats: tuple[int, ...]) -> None:
+def _require_unsigned(formats: tuple[int, ...]) -> None:
     """Raise InputError unless the sample formats of a TIFF are whole numbers from 0 on."""
     for kind in formats:
         if kind not in _UNSIGNED:
@@ -162,23 +253,23 @@ def require_unsigned(formats: tuple[int, ...]) -> None:
 
 def _layout(tags: Tags, order: bytes, height: int, width: int) -> _Layout:
     """Read how the samples lie. Raises InputError, or ValueError if that contradicts itself."""
-    require_unsigned(numbers(tags.get(SAMPLE_FORMAT, 1)))
-    samples, bits = int(tags.get(SAMPLES, 1)), numbers(tags.get(BITS, 1))
+    _require_unsigned(_numbers(tags.get(_SAMPLE_FORMAT, 1)))
+    samples, bits = int(tags.get(_SAMPLES, 1)), _numbers(tags.get(_BITS, 1))
     if not samples or len(bits) not in (1, samples):
         raise ValueError(f"{samples} samples of {len(bits)} depths")
     if len({*bits}) > 1 or bits[0] not in (8, 16):
         raise InputError(f"{max(bits)} bits a pixel", expected="8 or 16", remedy=TO_BITS)
     if samples > MAX_BANDS:
         raise InputError(f"{samples} bands where at most {MAX_BANDS} are possible")
-    compression, predictor = tags.get(COMPRESSION, UNCOMPRESSED), tags.get(_PREDICTOR, 1)
-    if compression not in (UNCOMPRESSED, *DEFLATED, _LZW, _PACKBITS) or predictor not in (1, 2):
+    compression, predictor = tags.get(_COMPRESSION, _UNCOMPRESSED), tags.get(_PREDICTOR, 1)
+    if compression not in (_UNCOMPRESSED, *_DEFLATED, _LZW, _PACKBITS) or predictor not in (1, 2):
         raise InputError(
             f"the compression {compression} of {samples} samples of {bits[0]} bits",
             remedy="write it again with LZW, Deflate or none",
         )
     if tags.get(_FILL_ORDER, 1) != 1:
         raise InputError("bits in the reverse order", remedy="write it again")
-    is_tiled = PLACES[1][0] in tags
+    is_tiled = _PLACES[1][0] in tags
     rows = int(tags[_TILE_LENGTH] if is_tiled else min(tags.get(_ROWS_PER_STRIP, height), height))
     columns = int(tags[_TILE_WIDTH] if is_tiled else width)
     if not (rows and columns and height and width):
@@ -191,7 +282,7 @@ def _layout(tags: Tags, order: bytes, height: int, width: int) -> _Layout:
         dtype=np.dtype(f"{'<' if order == b'II' else '>'}u{bits[0] // 8}"),
         is_tiled=is_tiled,
         compression=compression,
-        is_difference=predictor == 2 and compression != UNCOMPRESSED,
+        is_difference=predictor == 2 and compression != _UNCOMPRESSED,
     )
 
 
@@ -224,9 +315,9 @@ def _assembled(
 
 def _unpacked(piece: bytes, layout: _Layout, rows: int) -> bytes:
     """Unpack a piece; damage gives too few bytes or an InputError."""
-    if layout.compression == UNCOMPRESSED:
+    if layout.compression == _UNCOMPRESSED:
         return piece
-    if layout.compression in DEFLATED:
+    if layout.compression in _DEFLATED:
         try:  # one byte more, so that the checksum is looked at
             return zlib.decompressobj().decompress(piece, rows * layout.line + 1)
         except zlib.error as error:
@@ -239,19 +330,19 @@ def _by_libtiff(piece: bytes, compression: int, rows: int, line: int) -> bytes:
     tags = {
         _WIDTH: line,
         _LENGTH: rows,
-        BITS: 8,
-        COMPRESSION: compression,
+        _BITS: 8,
+        _COMPRESSION: compression,
         _PHOTOMETRIC: _BLACK_IS_ZERO,
-        PLACES[0][0]: 8,
-        SAMPLES: 1,
+        _PLACES[0][0]: 8,
+        _SAMPLES: 1,
         _ROWS_PER_STRIP: rows,
-        PLACES[0][1]: len(piece),
+        _PLACES[0][1]: len(piece),
     }
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
     directory = struct.pack("<H", len(tags)) + entries + bytes(4)
     whole = b"II*\0" + struct.pack("<I", 8 + len(piece)) + piece + directory
     image = TiffImagePlugin.TiffImageFile(BytesIO(whole))
-    with captured_stderr() as captured:  # libtiff prints there the damage that it ignores
+    with _captured_stderr() as captured:  # libtiff prints there the damage that it ignores
         image.load()
     if captured[0]:
         raise InputError(f"a damaged TIFF: {captured[0]}")
@@ -260,7 +351,7 @@ def _by_libtiff(piece: bytes, compression: int, rows: int, line: int) -> bytes:
 
 def _picture(pixels: Array, tags: Tags) -> Picture:
     """Tell the bands (h, w, samples) by their meaning; opacity must be full everywhere."""
-    photometric, extra = tags.get(_PHOTOMETRIC, _BLACK_IS_ZERO), numbers(tags.get(EXTRA, ()))
+    photometric, extra = tags.get(_PHOTOMETRIC, _BLACK_IS_ZERO), _numbers(tags.get(_EXTRA, ()))
     samples = pixels.shape[2]
     colours = 3 if photometric == _RGB else 1
     if photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB) or colours > samples:
@@ -287,7 +378,7 @@ def _picture(pixels: Array, tags: Tags) -> Picture:
 
 
 @contextmanager
-def captured_stderr() -> Iterator[list[str]]:
+def _captured_stderr() -> Iterator[list[str]]:
     """Capture what C libraries print to stderr; at the end the list's one item is the first line.
 
     This replaces the process's descriptor 2, which may be closed: no other thread should print

@@ -1,9 +1,10 @@
-"""Hold the pixels of a picture, and share the checks of all formats."""
+"""Hold the pixels of a picture, and share the checks of all formats, and those of JPEG's scans."""
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -34,6 +35,13 @@ _TURNS: dict[int, Callable[[Array], Array]] = {
     7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
     8: np.rot90,
 }
+# markers of JPEG, but those within a scan
+_MARKER = re.compile(rb"\xff([^\0\xff\xd0-\xd7])", re.DOTALL)
+_ALONE = (0x01, 0xD8)  # markers without a segment
+SCAN, _END = 0xDA, 0xD9
+# frames, with Huffman's codes and with arithmetic ones
+SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1, 0xC9), (0xC2, 0xCA)
+_COEFFICIENTS = (1 << 64) - 1  # of a block, as bits
 
 
 class Picture(NamedTuple):
@@ -138,3 +146,41 @@ def silence() -> Iterator[None]:
     """Suppress Pillow's warnings about metadata, which do not name the file."""
     with warnings.catch_warnings(action="ignore"):
         yield
+
+
+# JPEG, which TIFF may hold too
+
+
+def segments_of(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield the segments of a JPEG up to its end: the marker, and the content's start and end."""
+    end = 2
+    while match := _MARKER.search(data, end):
+        marker, end = match[1][0], match.end()
+        if marker == _END:
+            return
+        if marker not in _ALONE:
+            start = end + 2
+            end += int.from_bytes(data[end:start])
+            yield marker, start, end
+
+
+def require_all_scans(data: bytes, segments: Sequence[tuple[int, int, int]]) -> None:
+    """Raise ValueError unless the scans of a JPEG give every bit of all coefficients.
+
+    A decoder does not notice that a file ends between two scans: it takes zeros for the rest.
+    """
+    missing: dict[int, int] = {}  # component -> the numbers of coefficients, as bits
+    progressive = False
+    for marker, start, end in segments:
+        if marker in (*SEQUENTIAL, *_PROGRESSIVE):
+            progressive = marker in _PROGRESSIVE
+            missing = dict.fromkeys(data[start + 6 : end : 3], _COEFFICIENTS)
+        elif marker == SCAN:
+            first, last, bits = data[end - 3 : end] if progressive else (0, 63, 0)
+            if bits & 0x0F == 0:
+                band = _COEFFICIENTS << first & _COEFFICIENTS >> (63 - last)
+                for component in data[start + 1 : start + 1 + 2 * data[start] : 2]:
+                    # a lossless frame has none
+                    missing[component] = missing.get(component, 0) & ~band
+    if any(missing.values()):
+        raise ValueError("it ends before its last scans")

@@ -1,0 +1,322 @@
+"""Read the files of a folder one by one: pictures, DICOM files and NIfTI volumes, with their masks.
+
+DICOM and NIfTI need the packages of the extra `medical`, pydicom and nibabel. They are read
+exactly: whole numbers of up to 16 bits.
+"""
+
+from __future__ import annotations
+
+import gzip
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from datagen.errors import DatagenError, InputError, installs
+from datagen.files import require_enough
+from datagen.layout import MAX_SIDE
+from datagen.sources import pictures, sizes
+from datagen.sources.base import Array, Reading, UInt8
+from datagen.sources.image_folder import File, Files, is_volume
+from datagen.sources.masks import Values
+from datagen.sources.pictures import Picture
+from datagen.sources.pixels import How, require_size
+
+_FITS_OF_LARGE = ("crop", "area", "tile")  # they take pictures larger than an image can be
+_DICM = slice(128, 132)  # the place of the mark of DICOM
+_MOST = 65_535
+_BLOCK = 1 << 20
+_MAX_SHOWN = 200  # characters of a package's message
+_MAX_VOLUME = 1 << 30  # bytes of a compressed volume, which is held in memory
+
+
+class Read(NamedTuple):
+    """Hold a picture and its mask, and the images and masks that they give."""
+
+    picture: Picture
+    images: Array
+    mask: UInt8 | None = None
+    masks: UInt8 | None = None
+
+
+class Reader:
+    """Read files as a recipe says; count the pixels, and collect the values of masks."""
+
+    def __init__(self, how: Reading) -> None:
+        self.size = how.recipe.size
+        self.kind = how.recipe.foreground.masks
+        is_large = self.size is not None and self.size.fit in _FITS_OF_LARGE
+        self.max_side = None if is_large else MAX_SIDE
+        self._is_tiled = self.size is not None and self.size.fit == "tile"
+        self.offset = how.recipe.offset
+        self.pixels = self.unused = 0
+        self._values = Values(self.kind or "")
+        self._table = None if self.kind in (None, "binary") else self._values.table()
+        self._problem: str | None = None
+
+    def look_at_masks(self, files: Files) -> None:
+        """Find the two values of all binary masks."""
+        for file in (file for listed in files.values() for file in listed if file.mask is not None):
+            with suppress(InputError):  # `read` will raise it again
+                for numbers in self._numbers(file):
+                    self._values.see(numbers, file.shown)
+        try:
+            self._table = self._values.table()
+        except InputError as error:
+            self._problem = str(error)
+
+    def mask_classes(self, problems: list[str]) -> tuple[str, ...]:
+        """Name the classes of masks once all are read; add the problem of their values."""
+        if self._values and self._problem is None:
+            try:
+                self._values.table()
+            except InputError as error:
+                self._problem = str(error)
+        names = self._values.class_names()
+        if self._values and self.kind == "classes" and not names and self._problem is None:
+            self._problem = "the masks have no class: all numbers are 0, ground, or 255, neither"
+        if self._values and self._problem is not None:
+            problems.append(self._problem)
+        return names
+
+    def counts(self, files: Sequence[File]) -> Iterator[int]:
+        """Count the images that each file will give; 0 of those that cannot be read."""
+        for file in files:
+            count = 1
+            if self._is_tiled or is_volume(file.name):
+                try:
+                    count = self._count(file)
+                except InputError:  # `read` will raise it again
+                    count = 0
+            yield count
+
+    def _count(self, file: File) -> int:
+        if is_volume(file.name):
+            height, width, slices = sides(file.path)
+            return slices * sizes.count(height, width, self.size)
+        (picture,) = self._pictures(file)
+        height, width = picture.pixels.shape[:2]
+        return sizes.count(height, width, self.size)
+
+    def read(self, file: File) -> Iterator[Read]:
+        """Read a picture and its mask, or the slices of a volume. Raises InputError."""
+        masks = None if self.kind is None or file.mask is None else self._numbers(file)
+        for picture in self._pictures(file):
+            numbers = None if masks is None else next(masks, None)
+            if masks is not None and numbers is None:
+                raise InputError("its mask has fewer slices")
+            yield self._read(file, picture, numbers)
+        if masks is not None and next(masks, None) is not None:
+            raise InputError("its mask has more slices")
+
+    def _read(self, file: File, picture: Picture, numbers: Array | None) -> Read:
+        height, width = picture.pixels.shape[:2]
+        images = picture.pixels[None]
+        if self.size is not None:
+            images = sizes.fitted(picture.pixels, self.size)
+            self.pixels += height * width
+            self.unused += sizes.unused(height, width, self.size)
+        if numbers is None:
+            return Read(picture, images)
+        if numbers.shape != (height, width):
+            found = f"{numbers.shape[0]}x{numbers.shape[1]}"
+            raise InputError(f"its mask has {found} pixels where the image has {height}x{width}")
+        self._values.see(numbers, file.shown)
+        if self._table is None:  # the values of all masks are one problem
+            return Read(picture, images)
+        mask = self._table[numbers]
+        return Read(picture, images, mask, sizes.fitted_mask(mask, self.size))
+
+    def _numbers(self, file: File) -> Iterator[Array]:
+        """Read the numbers of the mask of a file: uint8 or uint16 (h, w), a slice at a time."""
+        assert file.mask is not None
+        try:
+            if is_volume(file.mask.name):
+                yield from slices(file.mask, max_side=self.max_side)
+            else:
+                yield self._mask(_bytes(file.mask))
+        except InputError as error:
+            raise InputError(f"its mask: {error}") from error
+
+    def _mask(self, data: bytes) -> Array:
+        if _is_dicom(data):
+            return dicom(data, max_side=self.max_side)
+        if self.kind != "binary":
+            return pictures.read_numbers(data, max_side=self.max_side)
+        pixels = pictures.decode(data, max_side=self.max_side)
+        if pixels.ndim == 3:
+            raise InputError(
+                "in colour or of several bands",
+                remedy="--masks classes takes the numbers of a palette",
+            )
+        return pixels
+
+    def _pictures(self, file: File) -> Iterator[Picture]:
+        """Read a picture, or the slices of a volume."""
+        offset, max_side = self.offset, self.max_side
+        if is_volume(file.name):
+            yield from map(Picture, slices(file.path, offset=offset, max_side=max_side))
+            return
+        data = _bytes(file.path)
+        if _is_dicom(data):
+            yield Picture(dicom(data, offset=offset, max_side=max_side))
+        else:
+            yield pictures.read(data, max_side=self.max_side)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        require_enough(error)
+        raise InputError(f"cannot be read: {(error.strerror or str(error)).lower()}") from error
+
+
+# DICOM and NIfTI
+
+
+def _is_dicom(data: bytes) -> bool:
+    """Return whether the bytes of a file are DICOM."""
+    return data[_DICM] == b"DICM"
+
+
+def dicom(data: bytes, *, offset: int = 0, max_side: int | None = None) -> Array:
+    """Read the image of a DICOM file: uint8 or uint16 (h, w).
+
+    Its values are the stored ones plus the intercept of their rescaling, which must be whole, and
+    the offset; the slope must be 1. MONOCHROME1, where 0 is white, is inverted within the bits that
+    are stored. Values are of 8 bits where those stored are and nothing is added. Raises InputError.
+    """
+    pydicom = _package("pydicom")
+    with _foreign("a damaged DICOM file"):
+        image = pydicom.dcmread(BytesIO(data))
+        frames, samples = int(image.get("NumberOfFrames") or 1), image.get("SamplesPerPixel", 1)
+        if "PixelData" not in image:
+            raise InputError("a DICOM file without an image")
+        if frames != 1:
+            raise InputError(f"{frames:,} frames where one is expected", remedy="give a file each")
+        shown = str(image.get("PhotometricInterpretation"))
+        if samples != 1 or shown not in ("MONOCHROME1", "MONOCHROME2"):
+            raise InputError(
+                f"a DICOM file in colour ({shown})", remedy="convert it to PNG for RGB"
+            )
+        require_size(int(image.Rows), int(image.Columns), How(max_side))
+        syntax = image.file_meta.TransferSyntaxUID
+        if syntax.is_encapsulated and syntax.name != "RLE Lossless":
+            raise InputError(f"pixels compressed as {syntax.name}", remedy="decompress them first")
+        allocated, bits = int(image.BitsAllocated), int(image.BitsStored)
+        if allocated not in (8, 16):
+            raise InputError(f"{allocated} bits a pixel", expected="8 or 16")
+        if "ModalityLUTSequence" in image:
+            raise InputError("values that a table changes", remedy="store them changed")
+        slope, intercept = (
+            float(image.get(name, default))
+            for name, default in (("RescaleSlope", 1), ("RescaleIntercept", 0))
+        )
+        stored = image.pixel_array.astype(np.int64)
+    if shown == "MONOCHROME1":
+        if image.PixelRepresentation or (slope, intercept) != (1, 0):
+            raise InputError("MONOCHROME1 with signed or rescaled values", remedy="invert it first")
+        stored = (1 << bits) - 1 - stored
+    return _moved(stored, slope, intercept, offset, is_small=allocated == 8)
+
+
+def sides(path: Path) -> tuple[int, int, int]:
+    """Return the height and width of the slices of a NIfTI volume, and how many they are."""
+    height, width, slices = _volume(path).shape[:3]
+    return height, width, slices
+
+
+def slices(path: Path, *, offset: int = 0, max_side: int | None = None) -> Iterator[Array]:
+    """Yield the slices of a NIfTI volume along its last axis: uint8 or uint16 (h, w).
+
+    The volume is an array of integers with three axes, (h, w, slices) as it is stored: it is not
+    turned. Values are the stored ones plus the intercept, which must be whole, and the offset.
+    Raises InputError.
+    """
+    image = _volume(path)
+    height, width, number = image.shape[:3]
+    require_size(height, width, How(max_side))
+    with _foreign("a damaged NIfTI file"):
+        if _is_compressed(path):
+            _require_whole(path)
+        volume = image.dataobj.get_unscaled()
+        slope, intercept = (float(value) for value in (image.dataobj.slope, image.dataobj.inter))
+    is_small = volume.dtype == np.uint8
+    for place in range(number):
+        with _foreign("a damaged NIfTI file"):
+            stored = np.asarray(volume[..., place]).reshape(height, width).astype(np.int64)
+        yield _moved(stored, slope, intercept, offset, is_small=is_small)
+
+
+def _volume(path: Path) -> Any:
+    nibabel = _package("nibabel")
+    with _foreign("a damaged NIfTI file"):
+        image = nibabel.load(path)
+        shape, dtype = image.shape, image.get_data_dtype()
+    if len(shape) < 3 or any(side != 1 for side in shape[3:]) or 0 in shape:
+        raise InputError("a volume of other axes", expected="(h, w, slices)", found=tuple(shape))
+    if dtype.kind not in "iu" or dtype.itemsize > 4:
+        raise InputError("a volume of other values", expected="integers", found=dtype.name)
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if _is_compressed(path) and size > _MAX_VOLUME:
+        raise InputError(f"a compressed volume of {size:,} bytes", remedy="decompress it first")
+    return image
+
+
+def _is_compressed(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
+
+
+def _require_whole(path: Path) -> None:
+    """Read a gzip file to its end, where its checksum is: nibabel reads no further than it must."""
+    with gzip.open(path) as file:
+        while file.read(_BLOCK):
+            pass
+
+
+def _moved(stored: Array, slope: float, intercept: float, offset: int, *, is_small: bool) -> Array:
+    """Add the intercept and the offset to stored values, int64; they must fit 16 bits."""
+    if slope != 1 or intercept != int(intercept):
+        raise InputError(
+            f"values that are rescaled by {slope:g} and {intercept:g}",
+            expected="a slope of 1 and a whole intercept",
+            remedy="store whole numbers",
+        )
+    moved = stored + (int(intercept) + offset)
+    low, high = int(moved.min()), int(moved.max())
+    if low < 0 or high > _MOST:
+        raise InputError(
+            f"values from {low:,} to {high:,}",
+            expected=f"0 to {_MOST:,}",
+            remedy="--offset N adds N to all values",
+        )
+    dtype = np.uint8 if is_small and intercept == offset == 0 else np.uint16
+    return np.ascontiguousarray(moved, dtype)
+
+
+def _package(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise InputError(
+            f"a file that needs the package {name}", remedy=installs("medical")
+        ) from error
+
+
+@contextmanager
+def _foreign(problem: str) -> Iterator[None]:
+    """Turn what a package raises over a file into an InputError, and suppress its warnings."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    except (DatagenError, MemoryError):
+        raise
+    except Exception as error:  # over damaged bytes a package may raise anything
+        require_enough(error)
+        raise InputError(f"{problem}: {str(error)[:_MAX_SHOWN]}") from error
