@@ -21,6 +21,7 @@ from modeling.data.dataset import Dataset, as_dataset
 from modeling.data.manifest import REBUILD
 from modeling.errors import DamagedError, InputError
 from modeling.files import write_json
+from modeling.kinds import IGNORE
 from modeling.metrics import (
     Scores,
     UInt8,
@@ -65,7 +66,7 @@ def score_arrays(
     they do not fit the split, DamagedError where its truth has labels that do not exist.
     """
     fitting = check_predictions(arrays, dataset, task, split)
-    truth, classes = _read_truth(dataset, task, split), len(dataset.classes)
+    truth, classes = _read_truth(dataset, task, split), len(dataset.labels(task))
     mask, options = truth["mask"], {"replicates": replicates, "seed": seed}
     if task == "foreground":
         return foreground_scores(fitting["mask"], mask, **options)
@@ -84,7 +85,10 @@ def _read_truth(dataset: Dataset, task: str, split: str) -> dict[str, UInt8]:
     columns, truth = dataset.split(task, split), {}
     for name, expected in expected_arrays(dataset, task, split).items():
         truth[name] = columns[name][:]
-        problem = expected.problem_of_values(truth[name])
+        known = truth[name]
+        if task == "mosaics" and dataset.kind.classes_given:
+            known = np.where(known == IGNORE, 0, known)
+        problem = expected.problem_of_values(known)
         if problem:
             raise DamagedError(
                 f"{name} of {task}/{split} is no truth: {problem}",
@@ -206,13 +210,15 @@ def score_all(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> list[Scores]:
-    """Score the runs of all tasks in `out` like `score_run`, and return their records.
+    """Score the runs in `out` of all tasks of the dataset like `score_run`; return their records.
 
     The values on test, if it is among the splits, go to a file of the same name in `out`.
     """
     out, dataset, splits = Path(out), as_dataset(dataset), checked_splits(splits)
     records = [
-        score_run(out / task, dataset, splits, device=device, progress=progress) for task in PRESETS
+        score_run(out / task, dataset, splits, device=device, progress=progress)
+        for task in PRESETS
+        if task in dataset
     ]
     if "test" in splits:
         write_json(out / file_name(*records), summarize(records))
@@ -274,7 +280,7 @@ def _record(
         "dataset": {
             "digest": dataset.digest,
             "source": dataset.source,
-            "classes": list(dataset.classes),
+            "classes": list(dataset.labels(task)),
             "grid": list(dataset.grid),
         },
         "splits": {
@@ -284,7 +290,7 @@ def _record(
 
 
 def _predict(
-    trained: Trained, images: Column | UInt8, what: str, progress: Progress | None
+    trained: Trained, images: Column | Array, what: str, progress: Progress | None
 ) -> dict[str, Array]:
     from modeling.tasks import infer
 
@@ -312,13 +318,14 @@ def _score_shifted(
     progress: Progress | None,
 ) -> Scores:
     """Score each kind of shifted mosaics; the intervals are over mosaics."""
-    arrangements, classes = {}, len(dataset.classes)
-    for name, (image, mask) in shifted_mosaics(dataset.split("mosaics", split)).items():
+    arrangements, classes = {}, len(dataset.labels("mosaics"))
+    made = shifted_mosaics(dataset.split("mosaics", split), dataset.kind)
+    for name, (image, mask) in made.items():
         predicted = _predict(trained, image, f"{name} mosaics of {split}", progress)["mask"]
         scores = mosaic_scores(predicted, mask, classes, replicates=replicates, seed=seed)
         arrangements[name] = {
             "mosaics": len(image),
-            "size": list(image.shape[1:]),
+            "size": list(image.shape[1:3]),
             "scores": scores,
         }
     return arrangements
