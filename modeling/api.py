@@ -175,8 +175,9 @@ def export_onnx(
 ) -> dict[str, Any]:
     """Write a run as an ONNX model to `path`, and return the record that its metadata hold too.
 
-    The model is compared with the network on `images`, as stored, by default of random grey levels; `origin` describes them in the record. Raises InputError where a package is missing,
-    `path` is a folder or the images do not fit, ExportError where the two differ.
+    The model is compared with the network on `images`, as stored, by default of random grey levels;
+    `origin` describes them in the record. Raises InputError where a package is missing, `path` is a
+    folder or the images do not fit, ExportError where the two differ.
     """
     from modeling.inference import export  # loads torch's exporter, which takes a second
 

@@ -158,8 +158,8 @@ def draw_overlay(
 ) -> UInt8:
     """Draw one prediction: image and mask (H, W), a line of text, a circle (x, y, r) in pixels.
 
-    The image may have bands, (H, W, C), and 16 bits: `kinds.as_rgb` shows it. With `names` of classes, the mask is semantic: k + 1 is class k, and its classes are named
-    below.
+    The image may have bands, (H, W, C), and 16 bits: `kinds.as_rgb` shows it. With `names` of
+    classes, the mask is semantic: k + 1 is class k, and its classes are named below.
     """
     scale = max(1, round(_SIDE / max(mask.shape)))
     table = np.array([PAGE, REGION], np.uint8) if names is None else mask_colours(len(names))

@@ -115,9 +115,9 @@ def predict(
 def predict_images(trained: Trained, images: Array | Column) -> Arrays:
     """Predict images of the run's kind, at least one: the arrays of the task, and `confidence`.
 
-    The confidence, float32, of circles is the probability of the class, (n,); of the foreground, the mean
-    over pixels of the probability of their prediction, (n,); of mosaics, the same over the pixels
-    of each label, (n, 1 + K), NaN for labels that are not predicted.
+    The confidence, float32, of circles is the probability of the class, (n,); of the foreground,
+    the mean over pixels of the probability of their prediction, (n,); of mosaics, the same over the
+    pixels of each label, (n, 1 + K), NaN for labels that are not predicted.
     """
     return _joined([_predict_batch(trained, batch) for batch in _batches([images])])
 

@@ -28,7 +28,7 @@ class _Net(nn.Module):
         self.planes, self.most, self.reads = kind.bands or 1, kind.most, kind.reads
 
     def levels(self, planes: Tensor) -> Tensor:
-        """Sort the values of pixels into 256 bins: bands as `pixels.bands` has them -> (B, H, W)."""
+        """Sort the values of pixels into 256 bins: from `pixels.bands`, to (B, H, W)."""
         return bins(values(planes, self.reads), self.most)
 
 

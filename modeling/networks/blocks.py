@@ -131,10 +131,11 @@ class LocalContext(nn.Module):
     """Context of each cell from its surroundings: its class, and an offset and slope of foreground.
 
     Over a window of 7x7 cells around each cell, pixels are counted and added up in each of 16
-    ranges of levels, the 256 bins of their values, and the mean and the maximum of each feature are taken. Two small
-    networks turn these into offset and slope, and into logits of classes, for a digit in the middle
-    of the window. Each cell also points to the centre of its digit by weights of 3x3 places, and
-    takes the weighted mean of the values there. So most cells of a digit agree on its class.
+    ranges of levels, the 256 bins of their values, and the mean and the maximum of each feature are
+    taken. Two small networks turn these into offset and slope, and into logits of classes, for a
+    digit in the middle of the window. Each cell also points to the centre of its digit by weights
+    of 3x3 places, and takes the weighted mean of the values there. So most cells of a digit agree
+    on its class.
 
     No threshold criterion is built in, and the grid is unknown. Values from grey levels are never
     computed in bfloat16.
@@ -160,8 +161,9 @@ class LocalContext(nn.Module):
         """Return offset, slope and logits of classes of each cell, and its weights of places.
 
         Levels of pixels, integers from 0 to 255 (B, H, W), and features (B, C, h, w) of their cells
-        give (B, h, w, 2 + K) and (B, h, w, 9). Both are float32 in training mode. In eval mode they are float64: offset and
-        slope are large and cancel at the edge of a digit, and other runtimes should find the same.
+        give (B, h, w, 2 + K) and (B, h, w, 9). Both are float32 in training mode. In eval mode they
+        are float64: offset and slope are large and cancel at the edge of a digit, and other
+        runtimes should find the same.
         """
         precision = torch.float32 if self.training else torch.float64
         places = features.permute(0, 2, 3, 1)
