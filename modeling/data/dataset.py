@@ -349,8 +349,8 @@ def _row(split: Split, classes: int) -> npt.NDArray[np.uint8] | None:
     planes = {name: split[name] for name in ("image", "mask") if name in split.columns}
     if not planes or not all(_is_drawn(name, plane) for name, plane in planes.items()):
         return None
-    white = np.minimum(np.arange(256), 1)[:, None] * np.full(3, 255, np.uint8)
-    many = np.concatenate([mask_colours(classes), white[1 + classes :]]).astype(np.uint8)
+    white = np.minimum(np.arange(256, dtype=np.uint8), 1)[:, None] * np.full(3, 255, np.uint8)
+    many = np.concatenate([mask_colours(classes), white[1 + classes :]])
     drawn = []
     for name, plane in planes.items():
         side = max(plane.shape[1:3])
