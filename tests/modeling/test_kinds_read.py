@@ -210,7 +210,8 @@ def test_bands_and_depth_are_shown_in_8_bits() -> None:
         noise(9, 11, 2),
     ):
         shown = as_rgb(pixels)
-        assert (shown.shape, shown.dtype) == ((9, 11, 3), np.uint8)
+        assert shown.shape == (9, 11, 3)
+        assert shown.dtype == np.uint8
         assert (shown.min(), shown.max()) == (0, 255)
         assert "99th percentile" in shown_as(kind_of(pixels))
     assert shown_as(GREY) == shown_as(RGB) == ""

@@ -738,9 +738,7 @@ def test_commands_that_predict_show_on_a_terminal_how_far_they_are(
     def line(silent: bool) -> Iterator[Any]:
         yield None if silent else shown.append
 
-    monkeypatch.setattr(
-        f"modeling.cli.{'predict' if command == 'predict' else 'score'}.progress_line", line
-    )
+    monkeypatch.setattr("modeling.cli.runs.progress_line", line)
     run, data = str(trained / "circles"), str(folder)
     rest = {
         "score": ["--dataset", data, "--split", "test"],

@@ -16,7 +16,7 @@ from isolation import ROOT
 
 from datagen.dataset import Dataset
 from datagen.recipe import Mosaics
-from datagen.tasks import TASKS
+from datagen.tasks import TASKS, ImageFacts
 
 PAGE = (ROOT / "docs/reading.md").read_text("utf-8")
 CHECKS = """
@@ -55,7 +55,7 @@ def test_every_block_of_python_runs_as_written(folder: Path) -> None:
 COLUMNS = [
     (task.name, number)
     for task in TASKS.values()
-    for number in range(len(task.columns((28, 28), Mosaics())))
+    for number in range(len(task.columns(ImageFacts((28, 28)), Mosaics())))
 ]
 
 
