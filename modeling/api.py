@@ -145,11 +145,11 @@ def predict_files(
 ) -> dict[str, Any]:
     """Predict all images of the inputs, and write masks, arrays and pictures into `out`.
 
-    `inputs` are paths of PNG files, of folders of them, of .npy files, or of datasets, whose
-    `split` is predicted. `invert` turns light into dark first, `overlay` draws the predictions over
-    the images, too. A loaded model predicts on its own device. `progress` is called with lines
-    about what is being done. Returns the record that is written to `predictions.json`, which
-    `docs/predicting.md` describes.
+    `inputs` are paths of PNG or TIFF files, of folders of them, of .npy files, or of datasets,
+    whose `split` is predicted. `invert` turns light into dark first, `overlay` draws the
+    predictions over the images, too. A loaded model predicts on its own device. `progress` is
+    called with lines about what is being done. Returns the record that is written to
+    `predictions.json`, which `docs/predicting.md` describes.
 
     Raises InputError where the run or an input cannot be used, before anything is written.
     """

@@ -33,9 +33,8 @@ class Kind:
     `bands` is None for images without an axis of bands, `dtype` is "|u1" or "<u2". `values`,
     `side`, `by`, `level` and `masks` are those of the recipe's rule of the foreground.
 
-    >>> Kind(3, "<u2"), str(Kind(3, "<u2")), Kind().most
-    (Kind(bands=3, dtype='<u2', values='grey', side='above', by='otsu', level=None, masks=None), \
-'RGB of 16 bits', 255)
+    >>> str(Kind()), str(Kind(3, "<u2")), Kind(3, "<u2").most
+    ('grey of 8 bits', 'RGB of 16 bits', 65535)
     """
 
     bands: int | None = None
@@ -101,7 +100,7 @@ class Kind:
         return "luma" if bands == 3 else "mean"
 
     def __str__(self) -> str:
-        many = {None: "grey", 3: "RGB"}.get(self.bands, f"{self.bands} bands")
+        many = {None: "grey", 1: "1 band", 3: "RGB"}.get(self.bands, f"{self.bands} bands")
         return f"{many} of {self.bits} bits"
 
     @property
@@ -132,11 +131,6 @@ class Kind:
     def same_images(self, other: Kind) -> bool:
         """Return whether the images of both have the same bands and the same depth."""
         return (self.bands, self.dtype) == (other.bands, other.dtype)
-
-    def of_array(self, images: Array) -> bool:
-        """Return whether images (n, H, W) or (n, H, W, C) are of this kind."""
-        shape = images.shape[3:] == (() if self.bands is None else (self.bands,))
-        return shape and images.ndim >= 3 and images.dtype == np.dtype(self.dtype)
 
 
 GREY = Kind()

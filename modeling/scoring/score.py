@@ -7,6 +7,7 @@ record of scores that `docs/metrics.md` describes. Only scoring a run needs torc
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -45,7 +46,7 @@ FILE = "scores.json"
 DISPUTED = (947, 1621, 1901, 2130, 2462, 2597, 2654, 3520, 3558, 5937, 6651, 6783, 8527, 9679, 9729)
 _MNIST_TEST = 10_000
 
-_BLOCK = 4096  # images that a baseline predicts at a time
+_BLOCK, _NUMBERS = 4096, 1 << 25  # images and numbers that a baseline predicts from at a time
 
 Arrays = Mapping[str, Array]
 Progress = Callable[[str], None]  # takes a line about what is being done
@@ -121,8 +122,9 @@ def score_baseline(
     baselines = {}
     for split in splits:
         images = dataset.split(task, split)["image"]
-        blocks = range(0, len(images), _BLOCK)
-        parts = [baseline.predict(images[start : start + _BLOCK]) for start in blocks]
+        step = max(1, min(_BLOCK, _NUMBERS // math.prod(images.shape[1:])))
+        blocks = range(0, len(images), step)
+        parts = [baseline.predict(images[start : start + step]) for start in blocks]
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         scores = score_arrays(arrays, dataset, task, split, replicates=replicates, seed=seed)
         baselines[split] = {"name": baseline.name, **scores}

@@ -78,7 +78,6 @@ def test_the_kind_of_a_dataset_is_read_from_its_manifest(name: str) -> None:
     rule = kinds_made.RULES[name]
     bands = images.shape[3] if images.ndim == 4 else None
     assert data.kind == kind_like(rule, bands, images.dtype.str)
-    assert data.kind.of_array(images)
     assert data.labels("mosaics") == (kinds_made.CLASSES if name == "classes" else data.classes)
     facts = json.loads(json.dumps(describe(data)))
     assert Kind.of(facts) == data.kind
