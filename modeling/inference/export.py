@@ -144,7 +144,7 @@ def _require_place(path: Path) -> None:
 
 
 def _convert(
-    predictor: _Predictor, size: tuple[int, int], multiple: int | None, kind: Kind
+    predictor: _Predictor, size: tuple[int, int], multiple: int | None, kind: Kind = GREY
 ) -> tuple[Any, list[str]]:
     """Convert the model to a protocol buffer, and name its outputs.
 

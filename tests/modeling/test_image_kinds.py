@@ -5,10 +5,12 @@ Values and bins of pixels, and what augmentation marks, are compared with `datag
 
 from __future__ import annotations
 
+import doctest
 import functools
 import json
 import math
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import kinds_made
@@ -32,6 +34,7 @@ from modeling.cli.main import cli
 from modeling.config import Config, preset
 from modeling.data.dataset import Dataset, open_dataset
 from modeling.errors import InputError
+from modeling.inference import pictures
 from modeling.kinds import GREY, IGNORE, Kind
 from modeling.networks import CircleNet, ForegroundNet, MosaicNet, pixels
 from modeling.report import write_report
@@ -104,6 +107,13 @@ def test_the_facts_of_grey_images_of_8_bits_have_no_later_keys() -> None:
 )
 def test_a_rule_that_contradicts_the_images_is_found(kind: Kind, problem: str) -> None:
     assert problem in "; ".join(kind.problems())
+
+
+@pytest.mark.parametrize("module", [kinds, pictures])
+def test_the_examples_are_true(module: ModuleType) -> None:
+    results = doctest.testmod(module)
+    assert results.attempted > 0
+    assert not results.failed
 
 
 # Values and bins
