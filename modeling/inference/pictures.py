@@ -278,8 +278,11 @@ def decode_tiff(data: bytes, kind: Kind = GREY) -> Array:
             "not a TIFF file", found=f"it begins with {data[:8]!r}" if data else "an empty file"
         )
     try:
-        tags, following = _read_tags(data, order, *struct.unpack(f"{order}I", data[4:8]))
-        while following:
+        (first,) = struct.unpack(f"{order}I", data[4:8])
+        tags, following = _read_tags(data, order, first)
+        seen = {0, first}
+        while following not in seen:
+            seen.add(following)
             more, following = _read_tags(data, order, following)
             if not more.get(254, (0,))[0] & _REDUCED:
                 raise InputError(
@@ -309,9 +312,8 @@ def _read_tags(data: bytes, order: str, start: int) -> tuple[_Tags, int]:
         if struct.calcsize(form) > 4:
             (place,) = struct.unpack_from(f"{order}I", data, place)
         tags[tag] = struct.unpack_from(form, data, place)
-    following = struct.unpack_from(f"{order}I", data, start + 2 + 12 * count)[0]
-    # pages lie one behind the other, or else they could go round in a circle
-    return tags, following if following > start else 0
+    (following,) = struct.unpack_from(f"{order}I", data, start + 2 + 12 * count)
+    return tags, following
 
 
 def _pixels(data: bytes, order: str, tags: _Tags, kind: Kind) -> Array:
@@ -333,7 +335,8 @@ def _pixels(data: bytes, order: str, tags: _Tags, kind: Kind) -> Array:
         )
     packing, predictor = tags.get(259, (1,))[0], tags.get(317, (1,))[0]
     if packing not in (1, *_DEFLATE) or predictor not in (1, 2) or tags.get(266, (1,))[0] != 1:
-        if bands > 4 or tags.get(274, (1,))[0] != 1:
+        # what OpenCV makes of these is not certain
+        if bands > 4 or tags.get(274, (1,))[0] != 1 or meaning == _WHITE_IS_ZERO:
             raise InputError(
                 "the TIFF file is packed in a way that is not read here",
                 expected="plain pixels, or deflate",
@@ -362,6 +365,9 @@ def _assemble(
     samples = 1 if apart else bands
     if not 0 < across * down * samples * dtype.itemsize <= _LARGEST_PART:
         raise ValueError(f"parts of {down} x {across} pixels")
+    count = -(-height // down) * -(-width // across) * (bands if apart else 1)
+    if not count == len(offsets) == len(lengths):
+        raise ValueError(f"{len(offsets)} parts, expected {count}")
     whole = np.zeros(shape, dtype.newbyteorder("="))
     places = [
         (band, top, left)
