@@ -145,11 +145,11 @@ def predict_files(
 ) -> dict[str, Any]:
     """Predict all images of the inputs, and write masks, arrays and pictures into `out`.
 
-    `inputs` are paths of PNG files, of folders of them, of .npy files, or of datasets, whose
-    `split` is predicted. `invert` turns light into dark first, `overlay` draws the predictions over
-    the images, too. A loaded model predicts on its own device. `progress` is called with lines
-    about what is being done. Returns the record that is written to `predictions.json`, which
-    `docs/predicting.md` describes.
+    `inputs` are paths of PNG or TIFF files, of folders of them, of .npy files, or of datasets,
+    whose `split` is predicted. `invert` turns light into dark first, `overlay` draws the
+    predictions over the images, too. A loaded model predicts on its own device. `progress` is
+    called with lines about what is being done. Returns the record that is written to
+    `predictions.json`, which `docs/predicting.md` describes.
 
     Raises InputError where the run or an input cannot be used, before anything is written.
     """
@@ -175,18 +175,19 @@ def export_onnx(
 ) -> dict[str, Any]:
     """Write a run as an ONNX model to `path`, and return the record that its metadata hold too.
 
-    The model is compared with the network on `images`, uint8 (n, H, W), by default of random grey
-    levels; `origin` describes them in the record. Raises InputError where a package is missing,
-    `path` is a folder or the images do not fit, ExportError where the two differ.
+    The model is compared with the network on `images`, as stored, by default of random grey levels;
+    `origin` describes them in the record. Raises InputError where a package is missing, `path` is a
+    folder or the images do not fit, ExportError where the two differ.
     """
     from modeling.inference import export  # loads torch's exporter, which takes a second
 
     trained = run.trained if isinstance(run, Model) else load_run(run)
     if images is None:
-        compared, origin = export.random_images(trained.size), "of random grey levels"
+        compared = export.random_images(trained.size, kind=trained.kind)
+        origin = "of random grey levels"
     else:
-        compared = as_images(images)
-        require_size(trained, compared.shape[1:], trained.path)
+        compared = as_images(images, trained.kind)
+        require_size(trained, compared.shape[1:3], trained.path)
     return export.export_onnx(trained, path, compared, origin)
 
 
@@ -229,6 +230,11 @@ def find_device(name: str = "auto", threads: int | None = None) -> torch.device:
             remedy="choose the device cpu, or auto",
         )
     return torch.device("cuda" if has_gpu and name != "cpu" else "cpu")
+
+
+def require_task(dataset: Dataset, task: str) -> None:
+    """Raise InputError where the dataset does not have a task to be trained on."""
+    loop.require_task(dataset, task)
 
 
 def main_metrics(tasks: Iterable[str]) -> dict[str, str]:

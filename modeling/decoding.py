@@ -2,7 +2,8 @@
 
 A hint is a dataclass, a TypedDict, str, int, float, bool, Any, list[X], tuple[X, ...], dict[X, Y],
 X | None, or Annotated[X, Rule(...)] for a further condition. Keys that a record does not declare
-are ignored, so that later versions may add some.
+are ignored, so that later versions may add some; a field of a dataclass with a default may be
+absent.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ def _decode_fields(record: Any, values: Mapping[str, object], where: str) -> dic
     hints = {
         name: get_args(hint)[0] if get_origin(hint) is NotRequired else hint
         for name, hint in _hints(record).items()
-        if name in values or get_origin(hint) is not NotRequired
+        if name in values or not (get_origin(hint) is NotRequired or name in _optional(record))
     }
     decoded = _decode_all(
         (hint, values.get(name, _MISSING), _place(where, name)) for name, hint in hints.items()
@@ -197,6 +198,13 @@ def _decode_all(parts: Iterable[tuple[Any, object, str]]) -> list[Any]:
     if problems:
         raise DecodeError(problems)
     return decoded
+
+
+@cache
+def _optional(record: Any) -> frozenset[str]:
+    """Name the fields of a dataclass that have a default."""
+    fields = dataclasses.fields(record) if dataclasses.is_dataclass(record) else ()
+    return frozenset(each.name for each in fields if each.default is not dataclasses.MISSING)
 
 
 @cache

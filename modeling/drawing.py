@@ -1,39 +1,29 @@
-"""Draw on enlarged images, draw predictions beside their images, and read and write PNG files.
+"""Draw on enlarged images, draw predictions beside their images, and write PNG files.
 
-A picture is RGB, uint8 (height, width, 3), on black. Pillow writes its PNG file. The files that
-users give are checked chunk by chunk first: Pillow reads pixels that are missing as black, and
-stumbles over chunks that say nothing about the pixels.
+A picture is RGB, uint8 (height, width, 3), on black. Pillow writes its PNG file.
 """
 
 from __future__ import annotations
 
 import colorsys
-import logging
 import struct
 import unicodedata
-import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
-from modeling.errors import InputError
-
-# Pillow prints its errors otherwise, without the name of the file.
-logging.getLogger("PIL").addHandler(logging.NullHandler())
+from modeling.kinds import Array, as_rgb
 
 UInt8 = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 AMBER: Colour = (255, 176, 32)
 CYAN: Colour = (64, 224, 255)
-
-# Pixels of one image; at this size each layer of a network with 32 channels takes 2 GiB.
-LARGEST = 4096 * 4096
 
 # Ten colours bright enough for black and as far apart as possible, also for colour-blind viewers.
 _TEN: tuple[Colour, ...] = (
@@ -105,8 +95,8 @@ def draw_circle(
 
 # Writing PNG files
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_GREY, _COLOUR, _PALETTE = 0, 2, 3  # colour types; 4 and 6 are grey and colour with opacity
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PALETTE = 3  # the colour type of indexed files
 
 
 def encode_png(picture: UInt8, *, small: bool = False) -> bytes:
@@ -128,9 +118,9 @@ def encode_indexed_png(mask: UInt8, colours: UInt8) -> bytes:
     height, width = mask.shape
     lines = np.zeros((height, 1 + width), np.uint8)  # each begins with 0: no filter
     lines[:, 1:] = mask
-    return _file(
+    return png_file(
         {
-            b"IHDR": struct.pack(">IIBBBBB", width, height, 8, _PALETTE, 0, 0, 0),
+            b"IHDR": struct.pack(">IIBBBBB", width, height, 8, PALETTE, 0, 0, 0),
             b"PLTE": colours.tobytes(),
             b"IDAT": zlib.compress(lines.tobytes()),
             b"IEND": b"",
@@ -138,206 +128,12 @@ def encode_indexed_png(mask: UInt8, colours: UInt8) -> bytes:
     )
 
 
-def _file(contents: Mapping[bytes, bytes]) -> bytes:
+def png_file(contents: Mapping[bytes, bytes]) -> bytes:
     """Join the chunks of a PNG file, given by name."""
-    return _SIGNATURE + b"".join(
+    return SIGNATURE + b"".join(
         struct.pack(">I", len(content)) + name + content + zlib.crc32(name + content).to_bytes(4)
         for name, content in contents.items()
     )
-
-
-# Reading PNG files
-
-_CHANNELS = {_GREY: 1, _COLOUR: 3, _PALETTE: 1, 4: 2, 6: 4}  # samples a pixel
-_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")  # another critical chunk may change the pixels
-_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"eXIf")  # what pixels mean, and how viewers turn them
-_PASSES = (  # of an interlaced file: left, top, and the steps to the right and down
-    (0, 0, 8, 8),
-    (4, 0, 8, 8),
-    (0, 4, 4, 8),
-    (2, 0, 4, 4),
-    (0, 2, 2, 4),
-    (1, 0, 2, 2),
-    (0, 1, 1, 2),
-)
-_GAMMA = range(45_000, 46_000)  # about 1 / 2.2 in steps of 1/100,000: levels are shown as stored
-_CONVERT = "convert it to 8-bit grey without transparency"
-
-_OTHER_FORMATS = {  # by the first bytes of a file
-    b"\xff\xd8\xff": "a JPEG file",
-    b"BM": "a BMP file",
-    b"II*\0": "a TIFF file",
-    b"MM\0*": "a TIFF file",
-    b"P2": "a PGM file",
-    b"P5": "a PGM file",
-    b"GIF8": "a GIF file",
-    b"RIFF": "a WebP file",
-}
-
-_ORIENTATION = 0x0112  # the tag of EXIF
-_TURNS = {  # how viewers turn and mirror an image; 1 is upright, other values mean nothing
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-_Chunks = Sequence[tuple[bytes, bytes]]  # names and contents
-
-
-def decode_png(data: bytes) -> UInt8:
-    """Read the grey image (H, W) of a PNG file as viewers show it, turned as its EXIF data ask.
-
-    Colours are accepted where every pixel is grey, and opacity where every pixel is opaque. Raises
-    InputError for anything else: another format, a file cut short or damaged, 16 bits, colours,
-    transparency, more than LARGEST pixels, several frames, or another gamma.
-    """
-    if not data:
-        raise InputError("the file is empty", expected="a PNG file")
-    if not data.startswith(_SIGNATURE):
-        known = [kind for start, kind in _OTHER_FORMATS.items() if data.startswith(start)]
-        raise InputError(
-            "not a PNG file",
-            found=known[0] if known else f"it begins with {data[:8]!r}",
-            remedy="convert it to a PNG file, 8-bit grey",
-        )
-    listed = list(_chunks(data))
-    chunks = dict(reversed(listed))  # the first of each name
-    _require_readable(listed, chunks)
-    _require_one_frame(listed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's name no file
-        try:
-            return _decode(listed, chunks)
-        except (InputError, MemoryError):
-            raise
-        except Exception as error:  # a decoder may raise anything over damaged bytes
-            raise _damaged("pixels that cannot be decoded") from error
-
-
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield name and content of each chunk up to IEND. Raises InputError for a damaged one."""
-    start, name = len(_SIGNATURE), b""
-    while name != b"IEND":
-        length = int.from_bytes(data[start : start + 4], "big")
-        end = start + 12 + length
-        if len(data) < end:
-            raise InputError(
-                "the PNG file is cut short",
-                expected="an end",
-                found=f"none in its {len(data):,} bytes",
-                remedy="get it again",
-            )
-        name, content = data[start + 4 : start + 8], data[start + 8 : end - 4]
-        if zlib.crc32(name + content) != int.from_bytes(data[end - 4 : end], "big"):
-            raise _damaged(f"a wrong checksum at byte {start:,}")
-        yield name, content
-        start = end
-
-
-def _require_readable(listed: _Chunks, chunks: Mapping[bytes, bytes]) -> None:
-    """Raise InputError where the chunks state pixels that are not plain 8-bit grey levels."""
-    first, header = listed[0]
-    if first != b"IHDR" or len(header) != 13:
-        raise InputError("the PNG file is damaged", expected="IHDR first", found=repr(first))
-    width, height, depth, kind = struct.unpack(">IIBB", header[:10])
-    if depth == 16:
-        raise InputError("the image has 16 bits a channel", expected="8", found=16, remedy=_CONVERT)
-    if width == 0 or height == 0:
-        raise InputError("the image has no pixels", found=f"{height} x {width}")
-    if width * height > LARGEST:
-        raise InputError(
-            "the image is too large",
-            expected=f"at most {LARGEST:,} pixels",
-            found=f"{height} x {width}",
-        )
-    if b"tRNS" in chunks and kind in (_GREY, _COLOUR):
-        raise InputError("the image has a transparent colour", remedy=_CONVERT)
-    gamma = int.from_bytes(chunks.get(b"gAMA", b""), "big")
-    if gamma and gamma not in _GAMMA and b"sRGB" not in chunks:
-        raise InputError(
-            "the grey levels are to be shown by another gamma",
-            expected="about 0.455",
-            found=f"{gamma / 100_000:g}",
-            remedy=_CONVERT,
-        )
-    unknown = [name for name, _ in listed if name[:1].isupper() and name not in _CRITICAL]
-    if unknown:
-        raise _damaged(f"a chunk {unknown[0]!r}, which is not known")
-
-
-def _require_one_frame(listed: _Chunks) -> None:
-    """Raise InputError for an animation of more than one frame.
-
-    Without frame control ahead of the pixels, the image is a still that counts beside the frames.
-    An animation that states no frames, or states them twice, is shown as a still image.
-    """
-    names = [name for name, _ in listed]
-    ahead = listed[: names.index(b"IDAT") if b"IDAT" in names else None]
-    stated = [int.from_bytes(content[:4], "big") for name, content in ahead if name == b"acTL"]
-    count = stated[0] if len(stated) == 1 else 0
-    frames = count + (b"fcTL" not in dict(ahead)) if count else 1
-    if frames != 1:
-        raise InputError(
-            "the file is an animation",
-            expected="one image",
-            found=f"{frames:,} frames",
-            remedy=_CONVERT,
-        )
-
-
-def _decode(listed: _Chunks, chunks: Mapping[bytes, bytes]) -> UInt8:
-    """Decode and turn the pixels. Pillow sees only chunks that affect them, each once."""
-    packed = b"".join(content for name, content in listed if name == b"IDAT")
-    _require_all_pixels(chunks[b"IHDR"], packed)
-    kept = {name: chunks[name] for name in _KEPT if name in chunks}
-    file = _file({**kept, b"IDAT": packed, b"IEND": b""})
-    image: Image.Image = PngImagePlugin.PngImageFile(BytesIO(file))
-    image.load()
-    if image.mode == "P" and b"PLTE" not in chunks:
-        raise _damaged("no palette")
-    turn = _TURNS.get(_orientation(image))
-    return _grey(image if turn is None else image.transpose(turn))
-
-
-def _orientation(image: Image.Image) -> int:
-    """Return the orientation in the EXIF data of an image, of whatever type; 1 without one."""
-    try:
-        return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # noqa: BLE001  (viewers show an image with unreadable EXIF data as it is)
-        return 1
-
-
-def _require_all_pixels(header: bytes, packed: bytes) -> None:
-    """Raise InputError where pixels are missing, which Pillow would read as black."""
-    width, height, depth, kind, _, _, interlaced = struct.unpack(">IIBBBBB", header)
-    bits = depth * _CHANNELS[kind]
-    sides = [
-        (len(range(top, height, down)), len(range(left, width, right)))
-        for left, top, right, down in (_PASSES if interlaced else ((0, 0, 1, 1),))
-    ]
-    expected = sum(rows * (1 + (columns * bits + 7) // 8) for rows, columns in sides if columns)
-    if len(zlib.decompressobj().decompress(packed, expected)) < expected:
-        raise _damaged("too few pixels")
-
-
-def _grey(image: Image.Image) -> UInt8:
-    """Return the grey levels (H, W) of an image. Raises InputError where that would lose any."""
-    if image.mode in ("1", "L"):
-        return np.array(image.convert("L"))
-    pixels = np.array(image.convert("RGBA"))
-    if pixels[..., 3].min() < 255:
-        raise InputError("the image has transparent pixels", expected="grey", remedy=_CONVERT)
-    if (pixels[..., :3] != pixels[..., :1]).any():
-        raise InputError("the image has colours", expected="grey", remedy=_CONVERT)
-    return np.ascontiguousarray(pixels[..., 0])
-
-
-def _damaged(found: str) -> InputError:
-    return InputError("the PNG file is damaged", found=found, remedy="get it again")
 
 
 # Predictions beside their images
@@ -353,7 +149,7 @@ _TINT = 0.4  # share of its colour that a pixel of a mask gets
 
 
 def draw_overlay(
-    image: UInt8,
+    image: Array,
     mask: UInt8,
     text: str,
     *,
@@ -362,12 +158,12 @@ def draw_overlay(
 ) -> UInt8:
     """Draw one prediction: image and mask (H, W), a line of text, a circle (x, y, r) in pixels.
 
-    With `names` of classes, the mask is semantic: k + 1 is class k, and its classes are named
-    below.
+    The image may have bands, (H, W, C), and 16 bits: `kinds.as_rgb` shows it. With `names` of
+    classes, the mask is semantic: k + 1 is class k, and its classes are named below.
     """
-    scale = max(1, round(_SIDE / max(image.shape)))
+    scale = max(1, round(_SIDE / max(mask.shape)))
     table = np.array([PAGE, REGION], np.uint8) if names is None else mask_colours(len(names))
-    plain = np.repeat(enlarge(image, scale)[..., None], 3, 2)
+    plain = enlarge(as_rgb(image), scale)
     if circle:
         marked = draw_circle(plain, circle, scale, RING)
     else:

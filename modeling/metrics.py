@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modeling.bootstrap import LEVEL, REPLICATES, SEED, Array, Estimate, Floats, estimate
+from modeling.kinds import IGNORE
 
 Scores = dict[str, Any]
 UInt8 = npt.NDArray[np.uint8]
@@ -39,33 +40,43 @@ class PixelCounts:
 
 
 def count_pixels(
-    predicted: UInt8, truth: UInt8, labels: int, grid: tuple[int, int] = (1, 1)
+    predicted: UInt8,
+    truth: UInt8,
+    labels: int,
+    grid: tuple[int, int] = (1, 1),
+    *,
+    ignore: bool = False,
 ) -> PixelCounts:
     """Count the pixels of each label in the tiles of each image.
 
-    Masks are uint8 (N, H, W) with values below `labels`. `grid` is the number of tiles down and
-    across; tiles are counted along rows. Raises ValueError if shapes or values do not fit.
+    Masks are uint8 (N, H, W) with values below `labels`. With `ignore`, pixels where the truth is
+    IGNORE, 255, are not counted. `grid` is the number of tiles down and across; tiles are counted
+    along rows. Raises ValueError if shapes or values do not fit.
     """
-    _require_masks(predicted, truth, labels, grid)
+    _require_masks(predicted, truth, labels, grid, ignore=ignore)
     tiles, cells = grid[0] * grid[1], labels * labels
     height, width = truth.shape[1] // grid[0], truth.shape[2] // grid[1]
     both, of_predicted, of_truth = np.empty((3, len(truth), tiles, labels), np.int64)
     confusion = np.zeros((labels, labels), np.int64)
     step = max(1, min(_BLOCK // (tiles * height * width), _CELLS // (tiles * cells)))
+    wanted = cells
+    if ignore and (truth == IGNORE).any():
+        cells += 1  # the last one counts what is ignored
     for start in range(0, len(truth), step):
         block = slice(start, start + step)
         # below 2^16: a byte has 256 values
         pairs = truth[block].astype(np.uint16) * np.uint16(labels)
         pairs += predicted[block]
+        if cells > wanted:
+            pairs[truth[block] == IGNORE] = wanted
         parts = (
             pairs.reshape(-1, grid[0], height, grid[1], width)
             .swapaxes(2, 3)
             .reshape(-1, height * width)
         )
         keys = parts + np.arange(0, len(parts) * cells, cells)[:, None]
-        joint = np.bincount(keys.reshape(-1), minlength=len(parts) * cells).reshape(
-            -1, tiles, labels, labels
-        )
+        joint = np.bincount(keys.reshape(-1), minlength=len(parts) * cells)
+        joint = joint.reshape(-1, tiles, cells)[..., :wanted].reshape(-1, tiles, labels, labels)
         both[block] = np.diagonal(joint, axis1=2, axis2=3)
         of_predicted[block] = joint.sum(axis=2)
         of_truth[block] = joint.sum(axis=3)
@@ -73,7 +84,9 @@ def count_pixels(
     return PixelCounts(both, of_predicted, of_truth, confusion)
 
 
-def _require_masks(predicted: UInt8, truth: UInt8, labels: int, grid: tuple[int, int]) -> None:
+def _require_masks(
+    predicted: UInt8, truth: UInt8, labels: int, grid: tuple[int, int], *, ignore: bool
+) -> None:
     if truth.ndim != 3 or not truth.size or predicted.shape != truth.shape:
         raise ValueError(
             f"masks must be (N, H, W), equal and not empty: {predicted.shape} and {truth.shape}"
@@ -84,9 +97,19 @@ def _require_masks(predicted: UInt8, truth: UInt8, labels: int, grid: tuple[int,
         raise ValueError(
             f"images of {truth.shape[1:]} cannot be cut into {grid[0]} x {grid[1]} tiles"
         )
-    largest = max(int(predicted.max()), int(truth.max()))
+    largest = max(int(predicted.max()), largest_label(truth) if ignore else int(truth.max()))
     if largest >= labels:
         raise ValueError(f"masks must hold values from 0 to {labels - 1}: {largest}")
+
+
+def largest_label(truth: UInt8) -> int:
+    """Find the largest label of a true mask that is not empty; pixels of IGNORE have none.
+
+    >>> largest_label(np.array([[3, 255]], np.uint8))
+    3
+    """
+    largest = int(truth.max())
+    return largest if largest < IGNORE else int(truth.max(where=truth < IGNORE, initial=0))
 
 
 def foreground_scores(
@@ -215,9 +238,10 @@ def mosaic_scores(
     as 1. pixel_accuracy is Dice over all labels at once (micro). There are scores per label, and
     the confusion of pixels.
 
-    `classes` is their number, by default as many as occur. With `source`, integers (N, R, C), the
-    digit that each tile shows, intervals are over digits instead of images. Raises ValueError if
-    shapes or values do not fit.
+    Pixels where the truth is 255, neither a class nor background, are left out of every count, and
+    images of such pixels alone out of means over images. `classes` is their number, by default as
+    many as occur. With `source`, integers (N, R, C), the digit that each tile shows, intervals are
+    over digits instead of images. Raises ValueError if shapes or values do not fit.
 
     >>> mask = np.array([[[0, 1], [1, 2]]], np.uint8)
     >>> mosaic_scores(mask, mask)["dice"]["value"]
@@ -226,12 +250,17 @@ def mosaic_scores(
     if source is not None and (source.ndim != 3 or len(source) != len(mask)):
         raise ValueError(f"source must be (N, R, C) with N = {len(mask)}, not {source.shape}")
     grid = (1, 1) if source is None else source.shape[1:]
-    labels = 1 + (max(int(predicted.max()), int(mask.max())) if classes is None else classes)
-    counts = count_pixels(predicted, mask, labels, grid)
+    labels = 1 + (max(int(predicted.max()), largest_label(mask)) if classes is None else classes)
+    counts = count_pixels(predicted, mask, labels, grid, ignore=labels <= IGNORE)
     n, tiles = counts.true.shape[:2]
     digits = np.arange(n) if source is None else source.reshape(-1)
     per_image = scores_per_image(counts)
-    means = {name: math.fsum(values.tolist()) / n for name, values in per_image.items()}
+    known = counts.true.sum(axis=(1, 2)) > 0  # images with a pixel that is scored
+    shown = int(known.sum())
+    means = {
+        name: math.fsum(values[known].tolist()) / shown if shown else math.nan
+        for name, values in per_image.items()
+    }
     columns: dict[str, Array] = {
         name: values.reshape(n * tiles, -1)
         for name, values in (
@@ -243,7 +272,10 @@ def mosaic_scores(
     # A mean over images, each of several digits, is resampled by its projection: the sum over
     # digits of the deviations from the mean of the images that show the digit. With one tile in
     # each image this is the plain bootstrap of the mean.
-    columns |= {name: np.repeat(values - means[name], tiles) for name, values in per_image.items()}
+    columns |= {
+        name: np.repeat(np.where(known, values - means[name], 0.0), tiles)
+        for name, values in per_image.items()
+    }
     columns = _sum_by(digits, columns)
 
     def statistic(total: Mapping[str, Floats]) -> dict[str, Floats]:
@@ -251,10 +283,13 @@ def mosaic_scores(
         return {
             "dice": _mean_defined(dice),
             "dice_foreground": _mean_defined(dice[:, 1:]),
-            **{name: np.clip(means[name] + total[name] / n, 0.0, 1.0) for name in per_image},
+            **{
+                name: np.clip(means[name] + total[name] / max(1, shown), 0.0, 1.0)
+                for name in per_image
+            },
             "iou": _mean_defined(iou),
             "iou_foreground": _mean_defined(iou[:, 1:]),
-            "pixel_accuracy": total["both"].sum(axis=1) / total["true"].sum(axis=1),
+            "pixel_accuracy": _ratio(total["both"].sum(axis=1), total["true"].sum(axis=1), np.nan),
             "class_dice": dice,
             "class_iou": iou,
         }

@@ -10,6 +10,8 @@ from typing import Any
 import build
 import compare
 import gpu
+import kinds
+import numpy as np
 import pytest
 import roofline
 import scaling
@@ -49,6 +51,38 @@ def test_a_point_of_a_curve_has_medians_and_the_ratio_to_one_worker() -> None:
     lines = scaling.table({**facts, "copy_and_sync": {"wall_s": {"median": 3.0}}}).splitlines()
     assert lines[2].split() == ["16", *["2.00", "s,", "4.00", "x"] * 3]
     assert lines[3] == "cp -r and sync: 3.00 s"
+
+
+def test_the_kinds_of_strokes_are_made_by_their_rules() -> None:
+    grey = np.arange(4 * 8 * 8, dtype=np.uint8).reshape(4, 8, 8)
+    deep, fine, rgb, rgb16 = (
+        kinds.images_of(kind, grey) for kind in ("deep", "fine", "rgb", "rgb16")
+    )
+    inks = [(255, 224, 160), (160, 255, 224), (224, 160, 255)]
+    for image, row, column in np.ndindex(4, 8, 8):
+        level, place = int(grey[image, row, column]), (image, row, column)
+        assert deep[place] == 257 * level
+        assert fine[place] == 256 * level + (37 * column + 101 * row) % 256
+        ink = [(level * band + 127) // 255 for band in inks[image % 3]]
+        assert rgb[place].tolist() == ink
+        assert rgb16[place].tolist() == [257 * band for band in ink]
+    assert kinds.images_of("grey", grey) is grey
+    assert {each.dtype.str for each in (deep, fine, rgb16)} == {"<u2"}
+
+
+def test_kinds_are_trained_and_compared_with_grey(tmp_path: Path) -> None:
+    few = ["--digits", "40", "8", "8", "--seeds", "0", "--threads", "1"]
+    sets = ["--set", "steps=2", "--set", "batch=8", "--set", "channels=4,8"]
+    places = ["--data", "data", "--out", "runs", "--results", "kinds.json"]
+    for _ in range(2):  # the second time, datasets and runs are there
+        ran = CliRunner().invoke(kinds.main, ["--kinds", "grey,rgb16", *few, *sets, *places])
+        assert ran.exit_code == 0, ran.output
+    facts = json.loads(Path("kinds.json").read_text("utf-8"))
+    assert list(facts["iou"]) == ["grey", "rgb16"]
+    assert facts["from_grey"]["rgb16"] == facts["mean"]["rgb16"] - facts["mean"]["grey"]
+    assert "points from grey" in ran.output
+    refused = CliRunner().invoke(kinds.main, ["--kinds", "rgb"])
+    assert "grey among them" in refused.output
 
 
 @pytest.fixture

@@ -205,6 +205,12 @@ def print_begun(text: str) -> None:
         click.echo(f"{printable(text, sys.stderr)} ...", err=True)
 
 
+def print_note(text: str) -> None:
+    """Print on standard error what may surprise; ignore write errors."""
+    with suppress(OSError):
+        click.echo(printable(text, sys.stderr), err=True)
+
+
 def print_trained(info: RunInfo, folder: Path, metric: str) -> None:
     """Print how far a run is, its best score and the digest of its weights."""
     done = "trained" if info.finished else f"interrupted at step {info.step:,}"

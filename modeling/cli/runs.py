@@ -34,8 +34,8 @@ from modeling.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from modeling.drawing import UInt8
     from modeling.inference import Model
+    from modeling.kinds import Array
 
 
 @click.command()
@@ -183,8 +183,8 @@ def predict(
 ) -> None:
     """Predict masks, circles and classes of images, by the best weights of RUN.
 
-    INPUT is a PNG file, an .npy file of uint8 (H, W) or (N, H, W), a folder of PNG files, or a
-    dataset.
+    INPUT is a PNG or TIFF file, an .npy file of images as in training, a folder of PNG and TIFF
+    files, or a dataset.
     """
     load_torch()
     from modeling.inference.predict import rows
@@ -261,16 +261,19 @@ def export(
         print_line(f"{path}: the network and onnxruntime agree on {agreed}")
 
 
-def _images(model: Model, directory: Path | None) -> tuple[UInt8, str]:
+def _images(model: Model, directory: Path | None) -> tuple[Array, str]:
     """Choose images to compare on, and say what they are."""
     from modeling.files import MANIFEST
     from modeling.inference.export import SAMPLES, random_images
 
     if directory is None and not (DATASET / MANIFEST).exists():
-        return random_images(model.size), "of random grey levels"
+        return random_images(model.size, kind=model.kind), "of random grey levels"
     dataset = modeling.open_dataset(directory or DATASET)
-    images = dataset.split(model.task, "val")["image"]
-    if images.shape[1:] != model.size:
-        reason = "of random grey levels: those of the dataset are of another size"
-        return random_images(model.size), reason
+    other = None if dataset.kind.same_images(model.kind) else "kind"
+    if other is None:
+        images = dataset.split(model.task, "val")["image"]
+        other = "size" if images.shape[1:3] != model.size else None
+    if other is not None:
+        reason = f"of random grey levels: those of the dataset are of another {other}"
+        return random_images(model.size, kind=model.kind), reason
     return images[:SAMPLES], f"of val of {dataset.source}, dataset {dataset.digest[:12]}"

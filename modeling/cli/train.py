@@ -27,6 +27,7 @@ from modeling.cli.output import (
     print_begun,
     print_json,
     print_line,
+    print_note,
     print_scores,
     print_trained,
     progress_line,
@@ -115,16 +116,18 @@ def train(
 ) -> None:
     """Train a network, or all three, from scratch."""
     load_torch()
-    modeling.open_dataset(directory)  # refuses what is no dataset before anything begins
+    dataset = modeling.open_dataset(directory)  # refuses what is none before anything begins
     device = modeling.api.find_device(device_name, threads)
     name = preset or modeling.api.preset_for(device)
-    configs = {
-        each: preset_config(each, name, seed).override(assignments)
-        for each in (TASKS if task == "all" else (task,))
-    }
+    chosen = [each for each in TASKS if each in dataset] if task == "all" else [task]
+    modeling.api.require_task(dataset, chosen[0] if chosen else TASKS[0])
+    configs = {each: preset_config(each, name, seed).override(assignments) for each in chosen}
     metrics = modeling.api.main_metrics(configs)
     is_follower = modeling.api.is_follower()
     silent = quiet or as_json or is_follower
+    absent = [each for each in TASKS if each not in dataset]
+    if task == "all" and absent and not silent:
+        print_note(f"not trained, because the dataset has none: {', '.join(absent)}")
     work = {
         each: partial(
             _train,

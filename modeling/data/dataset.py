@@ -41,6 +41,7 @@ from modeling.errors import (
     printable,
 )
 from modeling.files import absolute
+from modeling.kinds import Kind, as_rgb
 
 _LISTED = 8  # tasks or columns that a repr names
 _LONGEST = 48  # characters of a name in a repr
@@ -235,6 +236,24 @@ class Dataset(Mapping[str, TaskSplits]):
         return self.manifest.grid
 
     @property
+    def kind(self) -> Kind:
+        """The bands and the depth of the images, and the rule of their foreground."""
+        return self.manifest.kind
+
+    @property
+    def mask_classes(self) -> tuple[str, ...]:
+        """The names of the classes 1, 2, ... of the masks that the source gives."""
+        return self.manifest.mask_classes
+
+    def labels(self, task: str) -> tuple[str, ...]:
+        """The names of the classes that a task tells apart, in the order of their labels.
+
+        Those of mosaics are the classes of given masks, where these are of classes.
+        """
+        given = task == "mosaics" and self.kind.classes_given
+        return self.mask_classes if given else self.classes
+
+    @property
     def splits(self) -> tuple[tuple[str, str], ...]:
         """The (task, split) that the dataset has."""
         return tuple(self.manifest.splits)
@@ -312,7 +331,9 @@ def _picture(dataset: Dataset) -> bytes | None:
     """Draw the first images of each task and their masks as a PNG file; None if there are none."""
     from modeling.drawing import encode_png  # imports Pillow
 
-    drawn = (_row(next(iter(task.values())), len(dataset.classes)) for task in dataset.values())
+    drawn = (
+        _row(next(iter(task.values())), len(dataset.labels(name))) for name, task in dataset.items()
+    )
     rows = [row for row in drawn if row is not None]
     if not rows:
         return None
@@ -326,21 +347,29 @@ def _row(split: Split, classes: int) -> npt.NDArray[np.uint8] | None:
     from modeling.drawing import enlarge, mask_colours  # imports Pillow
 
     planes = {name: split[name] for name in ("image", "mask") if name in split.columns}
-    if not planes or any(one.ndim != 3 or one.dtype != np.uint8 for one in planes.values()):
+    if not planes or not all(_is_drawn(name, plane) for name, plane in planes.items()):
         return None
-    greys = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
-    white = np.minimum(greys, 1) * np.uint8(255)
+    white = np.minimum(np.arange(256, dtype=np.uint8), 1)[:, None] * np.full(3, 255, np.uint8)
     many = np.concatenate([mask_colours(classes), white[1 + classes :]])
     drawn = []
     for name, plane in planes.items():
-        side = max(plane.shape[1:])
+        side = max(plane.shape[1:3])
         step = max(1, side // _BOX)
         some = plane[:_PICTURES][:, ::step, ::step]
         masks = many if some.max() > 1 else white
-        colours = masks if name == "mask" else greys
-        drawn.append([enlarge(one, max(1, round(_BOX / side))) for one in colours[some]])
+        coloured = masks[some] if name == "mask" else [as_rgb(one) for one in some]
+        drawn.append([enlarge(one, max(1, round(_BOX / side))) for one in coloured])
     tiles = [tile for sample in zip(*drawn, strict=True) for tile in sample]
     return np.concatenate([np.pad(tile, ((0, 4), (0, 4), (0, 0))) for tile in tiles], axis=1)
+
+
+def _is_drawn(name: str, plane: Column) -> bool:
+    """Return whether a column holds images, or masks, that can be drawn."""
+    dtypes, axes = (
+        ("|u1",) if name == "mask" else ("|u1", "<u2"),
+        (3,) if name == "mask" else (3, 4),
+    )
+    return plane.ndim in axes and plane.dtype.str in dtypes
 
 
 def _line(text: str) -> str:

@@ -13,7 +13,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,8 +23,9 @@ import numpy.typing as npt
 from modeling.decoding import DecodeError, Rule, decode, matching
 from modeling.errors import DamagedError, FormatError, InputError, storage_errors
 from modeling.files import DATASET_FORMAT, MANIFEST, MAX_MANIFEST_BYTES, UNFINISHED, kind
+from modeling.kinds import GREY, Kind
 
-VERSION = 1
+VERSIONS = (1, 2)
 CHUNK = 256  # samples in a leaf of a content digest
 SHARD_FACTS = np.dtype(
     [
@@ -40,10 +41,15 @@ REBUILD = "give its build command again: it writes only what is missing or damag
 
 _NO_MANIFEST = "nothing is known of the samples without it: remove the folder and build it again"
 _MAX_TABLE_BYTES = 1 << 26  # some 900,000 extents: more than a process can map
-_DTYPES = ("|u1", "<u4", "<i8")
+_DTYPES = ("|u1", "<u2", "<u4", "<i8")
+_LATER = ("bands", "dtype", "mask_classes", "groups")  # keys of a source from version 2 on
 _ORDER = ("foreground", "circles", "mosaics", "train", "val", "test")
 _SHARD_NUMBER = re.compile(r"\{shard(:05d)?\}")
 _PATH = re.compile(r"(?!.{256})[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
+
+
+def _is_chunk(size: int) -> bool:
+    return 0 < size <= CHUNK and not size & (size - 1)
 
 
 def _is_path(text: str) -> bool:
@@ -73,6 +79,14 @@ Digest = Annotated[str, matching("a digest of 32 bytes in hex", r"[0-9a-f]{64}")
 FilePath = Annotated[str, Rule("a path within the dataset", _is_path)]
 ShardPath = Annotated[str, Rule("a path within the dataset with one {shard}", _is_shard_path)]
 Dtype = Annotated[str, Rule(f"one of {', '.join(_DTYPES)}", _DTYPES.__contains__)]
+ImageDtype = Annotated[str, Rule("one of |u1, <u2", ("|u1", "<u2").__contains__)]
+Chunk = Annotated[int, Rule("a power of two up to 256", _is_chunk)]
+Bands = Annotated[int, Rule("an integer from 1 to 64", lambda n: 0 < n <= 64)]
+Level = Annotated[int, Rule("an integer from 0 to 65,535", lambda n: 0 <= n < 1 << 16)]
+Values = Annotated[
+    str, matching("grey, luma, mean, max or band K", r"grey|luma|mean|max|band (0|[1-9][0-9]?)")
+]
+Words = Annotated[tuple[str, ...], Rule("at most 254 names", lambda names: len(names) < 255)]
 Shape = Annotated[tuple[Side, ...], Rule("at most 3 axes", lambda shape: len(shape) <= 3)]
 
 
@@ -81,6 +95,7 @@ class ColumnInfo:
     """A column of a split; `shape` is that of a sample.
 
     `path` formats the number of a shard as its path, `root` is the column's content root in hex.
+    `chunk` is how many samples a store keeps together; digests do not depend on it.
     """
 
     name: Name
@@ -88,6 +103,7 @@ class ColumnInfo:
     shape: Shape
     path: ShardPath
     root: Digest
+    chunk: Chunk = CHUNK
 
     @property
     def sample_bytes(self) -> int:
@@ -114,7 +130,12 @@ class SplitInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The facts of a dataset, and its splits by (task, split)."""
+    """The facts of a dataset, and its splits by (task, split).
+
+    `kind` has the bands and the depth of the images, and the rule of their foreground.
+    `mask_classes` names the classes 1, 2, ... of given masks, `groups` counts the groups of images,
+    and is None if there are none.
+    """
 
     digest: str
     source: str
@@ -122,6 +143,9 @@ class Manifest:
     tile: tuple[int, int]
     grid: tuple[int, int]
     splits: Mapping[tuple[str, str], SplitInfo]
+    kind: Kind = GREY
+    mask_classes: tuple[str, ...] = ()
+    groups: int | None = None
 
 
 @dataclass(frozen=True)
@@ -151,9 +175,27 @@ class _MosaicsRecord:
 
 
 @dataclass(frozen=True)
+class _ForegroundRecord:
+    values: Values = GREY.values
+    side: Annotated[str, Rule("above or below", ("above", "below").__contains__)] = GREY.side
+    by: Annotated[str, Rule("otsu, fixed or given", ("otsu", "fixed", "given").__contains__)] = (
+        GREY.by
+    )
+    level: Level | None = None
+    masks: (
+        Annotated[
+            str,
+            Rule("binary, classes or instances", ("binary", "classes", "instances").__contains__),
+        ]
+        | None
+    ) = None
+
+
+@dataclass(frozen=True)
 class _RecipeRecord:
     storage: _StorageRecord
     mosaics: _MosaicsRecord
+    foreground: _ForegroundRecord = _ForegroundRecord()  # that of version 1
 
 
 @dataclass(frozen=True)
@@ -161,6 +203,10 @@ class _SourceRecord:
     name: str
     classes: tuple[str, ...]
     tile: tuple[Side, Side]
+    bands: Bands | None = None
+    dtype: ImageDtype = GREY.dtype
+    mask_classes: Words = ()
+    groups: Natural | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +217,11 @@ class _Record:
     recipe: _RecipeRecord
     source: _SourceRecord
     tasks: dict[Name, dict[Name, _SplitRecord]]
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the images."""
+        return Kind(self.source.bands, self.source.dtype, **asdict(self.recipe.foreground))
 
 
 def read_manifest(root: Path | str) -> Manifest:
@@ -190,7 +241,17 @@ def read_manifest(root: Path | str) -> Manifest:
         for task in _in_order(record.tasks)
         for split in _in_order(record.tasks[task])
     }
-    manifest = Manifest(record.digest, source.name, source.classes, source.tile, grid, splits)
+    manifest = Manifest(
+        record.digest,
+        source.name,
+        source.classes,
+        source.tile,
+        grid,
+        splits,
+        record.kind,
+        source.mask_classes,
+        source.groups,
+    )
     _check_digests(path, manifest)
     return manifest
 
@@ -270,28 +331,32 @@ def _check_version(path: Path, stated: object) -> None:
             expected=DATASET_FORMAT,
             found=ascii(name)[:64],
         )
-    if type(version) is int and version > VERSION:
+    expected = f"version {' or '.join(map(str, VERSIONS))}"
+    if type(version) is int and version > max(VERSIONS):
         raise FormatError(
             "the dataset is of a later version of the format than this program knows",
             path=path,
-            expected=f"version {VERSION}",
+            expected=expected,
             found=version if version < 1 << 32 else "a huge number",
             remedy="install a later version of this program, or build the dataset with this one",
         )
-    if type(version) is not int or version != VERSION:
+    if type(version) is not int or version not in VERSIONS:
         raise FormatError(
             "not a version of the format",
             path=path,
-            expected=f"version {VERSION}",
+            expected=expected,
             found=ascii(version)[:64],
         )
 
 
 def _decode(path: Path, plain: dict[str, Any]) -> _Record:
     """Decode the manifest; raise InputError for compressed samples, DamagedError for bad values."""
+    first = plain["format"]["version"] == 1
     try:
-        record = decode(_Record, plain)
+        record = decode(_Record, _of_version_1(plain) if first else plain)
         problems = list(_contradictions(record))
+        if first:
+            problems += _later_dtypes(record)
         if problems:
             raise DecodeError(problems)
     except DecodeError as error:
@@ -309,9 +374,31 @@ def _decode(path: Path, plain: dict[str, Any]) -> _Record:
     return record
 
 
+def _of_version_1(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop the keys that only version 2 has; what is no object is left to be refused."""
+    source, recipe = plain.get("source"), plain.get("recipe")
+    if isinstance(source, dict):
+        source = {name: value for name, value in source.items() if name not in _LATER}
+    if isinstance(recipe, dict):
+        recipe = {name: value for name, value in recipe.items() if name != "foreground"}
+    return {**plain, "source": source, "recipe": recipe}
+
+
+def _later_dtypes(record: _Record) -> list[str]:
+    """List the columns of a dtype that version 1 of the format does not have."""
+    return [
+        f"{task}/{split} has a column {column.name} of {column.dtype}, which version 1 does not"
+        for task, splits in record.tasks.items()
+        for split, facts in splits.items()
+        for column in facts.columns
+        if column.dtype == "<u2"
+    ]
+
+
 def _contradictions(record: _Record) -> Iterator[str]:
-    """Yield what is wrong with table sizes and columns, given counts, tile and grid."""
-    expected = _expected_columns(record.source.tile, record.recipe.mosaics.grid)
+    """Yield what is wrong with the rule, with table sizes and with columns."""
+    yield from record.kind.problems()
+    expected = _expected_columns(record)
     for task, splits in record.tasks.items():
         for split, facts in splits.items():
             size = len(facts.columns) * _shards(facts, record) * SHARD_FACTS.itemsize
@@ -330,17 +417,24 @@ def _contradictions(record: _Record) -> Iterator[str]:
                     )
 
 
-def _expected_columns(
-    tile: tuple[int, int], grid: tuple[int, int]
-) -> dict[str, dict[str, tuple[str, tuple[int, ...]]]]:
+def _expected_columns(record: _Record) -> dict[str, dict[str, tuple[str, tuple[int, ...]]]]:
     """Give dtype and shape of each column of the three tasks, by task and column."""
+    kind, tile, grid = record.kind, record.source.tile, record.recipe.mosaics.grid
+    bands = () if kind.bands is None else (kind.bands,)
     mosaic = (grid[0] * tile[0], grid[1] * tile[1])
-    pair = {"image": ("|u1", tile), "mask": ("|u1", tile)}
+    pair = {"image": (kind.dtype, (*tile, *bands)), "mask": ("|u1", tile)}
+    follow: dict[str, tuple[str, tuple[int, ...]]] = {}
+    if not kind.given:
+        follow["threshold"] = (kind.dtype, ())
+    if kind.classes_given:
+        follow["classes"] = ("|u1", tile)
+    if record.source.groups is not None:
+        follow["group"] = ("<u4", ())
     return {
-        "foreground": {**pair, "threshold": ("|u1", ())},
+        "foreground": {**pair, **follow},
         "circles": {**pair, "label": ("|u1", ()), "circle": ("<i8", (4,))},
         "mosaics": {
-            "image": ("|u1", mosaic),
+            "image": (kind.dtype, (*mosaic, *bands)),
             "mask": ("|u1", mosaic),
             "label": ("|u1", grid),
             "source": ("<u4", grid),

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from modeling.errors import InputError
 from modeling.inference.inputs import as_images, as_paths, read_inputs
 from modeling.inference.predict import format_size, predict_images, require_usable
+from modeling.kinds import Kind
 from modeling.runs import Trained, require_size
 from modeling.runs.info import RunInfo
 
@@ -54,13 +55,19 @@ class Model:
         """Height and width of the images in training; circles predict no other size."""
         return self.trained.size
 
+    @property
+    def kind(self) -> Kind:
+        """The bands and the depth of the images in training; no others are predicted."""
+        return self.trained.kind
+
     def predict(
         self, images: npt.NDArray[Any] | Sequence[PathLike[str] | str] | PathLike[str] | str
     ) -> dict[str, npt.NDArray[Any]]:
         """Predict images of one size, and return arrays of n predictions by name.
 
-        `images` are grey levels, uint8 (n, H, W), or (H, W) for one image; or paths of PNG files,
-        of folders of them, of .npy files, or of datasets, whose test split is read.
+        `images` are as stored in training, such as grey levels, uint8 (n, H, W), or (H, W) for one
+        image; with bands (n, H, W, C), or (H, W, C). Or they are paths of PNG and TIFF files, of
+        folders of them, of .npy files, or of datasets, whose test split is read.
 
         Every task gives `mask`, uint8 (n, H, W). Circles also have `label`, uint8 (n,), and
         `circle`, float32 (n, 3): x, y and radius in pixels, radius -1 without a circle.
@@ -68,11 +75,15 @@ class Model:
         the mask. Raises InputError for images that the run cannot predict.
         """
         if isinstance(images, np.ndarray):
-            whole = as_images(images)
-            require_size(self.trained, whole.shape[1:], self.path)
+            whole = as_images(images, self.trained.kind)
+            require_size(self.trained, whole.shape[1:3], self.path)
             return predict_images(self.trained, whole)
         sources = read_inputs(
-            as_paths(images), self.task, "test", lambda source: require_usable(self.trained, source)
+            as_paths(images),
+            self.task,
+            "test",
+            lambda source: require_usable(self.trained, source),
+            self.trained.kind,
         )
         sizes = sorted({source.size for source in sources})
         if len(sizes) != 1:

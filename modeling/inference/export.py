@@ -9,6 +9,7 @@ import contextlib
 import copy
 import json
 import logging
+import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from modeling.drawing import UInt8
 from modeling.errors import InputError, ModelingError, installs, storage_errors
 from modeling.files import require_outside_datasets, write_atomic
+from modeling.kinds import GREY, Kind
 from modeling.runs import Trained
 from modeling.tasks import Task
 
@@ -51,7 +52,7 @@ class ExportError(ModelingError):
 
 
 class _Predictor(nn.Module):
-    """A network with the prediction of its task: uint8 (B, H, W) -> outputs and predictions."""
+    """A network with the prediction of its task: stored images -> outputs and predictions."""
 
     def __init__(self, task: Task, model: nn.Module) -> None:
         super().__init__()
@@ -62,12 +63,13 @@ class _Predictor(nn.Module):
         return {**outputs, **self.task.predict(outputs)}
 
 
-def export_onnx(trained: Trained, path: Path | str, images: UInt8, origin: str) -> Record:
+def export_onnx(trained: Trained, path: Path | str, images: Array, origin: str) -> Record:
     """Write a run as an ONNX model to `path`, and return the record that its metadata hold too.
 
-    The model takes uint8 (B, H, W) for any B and, except for circles, any H and W that are
-    multiples of `multiple`. It is compared with the network in float32 on `images` (n, H, W),
-    padded with black to such multiples; the record states their `origin`. Before anything is
+    The model takes images as stored, uint8 or uint16, (B, H, W) or (B, H, W, C), for any B and,
+    except for circles, any H and W that are multiples of `multiple`. It is compared with the
+    network in float32 on `images`, padded with 0 to such multiples; the record states their
+    `origin`. Before anything is
     written, raises InputError where a package is missing or `path` is a folder, and ExportError
     where a difference exceeds TOLERANCE.
     """
@@ -78,12 +80,14 @@ def export_onnx(trained: Trained, path: Path | str, images: UInt8, origin: str) 
     multiple = int(trained.model.multiple) if free else None  # type: ignore[arg-type]
     network = copy.deepcopy(trained.model).to("cpu")  # that of the caller stays where it is
     predictor = _Predictor(trained.task, network).eval()
-    proto, names = _convert(predictor, trained.size, multiple)
+    proto, names = _convert(predictor, trained.size, multiple, trained.kind)
+    rest = [(0, 0)] * (images.ndim - 3)
     if multiple:
-        images = np.pad(images, ((0, 0), *((0, -side % multiple) for side in images.shape[1:])))
+        sides = [(0, -side % multiple) for side in images.shape[1:3]]
+        images = np.pad(images, [(0, 0), *sides, *rest])
     parts = [part for part in np.split(images, [1, 8]) if len(part)]
     if multiple:
-        parts.append(np.pad(images[:4], ((0, 0), (0, multiple), (2 * multiple, 0))))
+        parts.append(np.pad(images[:4], [(0, 0), (0, multiple), (2 * multiple, 0), *rest]))
     differences = compare(predictor, proto.SerializeToString(), parts, names)
     require_parity(differences, path)
     record: Record = {
@@ -91,6 +95,7 @@ def export_onnx(trained: Trained, path: Path | str, images: UInt8, origin: str) 
         "classes": list(trained.classes),
         "size": list(trained.size),
         "multiple": multiple,
+        **trained.kind.facts(),
         "outputs": names,
         "versions": {"torch": str(torch.__version__), "opset": OPSET},
         "parity": {"images": len(images), "of": origin, "outputs": differences},
@@ -101,11 +106,16 @@ def export_onnx(trained: Trained, path: Path | str, images: UInt8, origin: str) 
     return record
 
 
-def random_images(size: tuple[int, int], count: int = SAMPLES) -> UInt8:
-    """Make images (count, *size) of random grey levels, mostly black, the same on every call."""
-    words = np.random.PCG64(0).random_raw(count * size[0] * size[1])
-    grey = (words >> np.uint64(56)).astype(np.int64)
-    return np.clip(2 * grey - 256, 0, 255).astype(np.uint8).reshape(count, *size)
+def random_images(size: tuple[int, int], count: int = SAMPLES, kind: Kind = GREY) -> Array:
+    """Make images (count, *size) of random levels, mostly black, the same on every call.
+
+    They are of the dtype of `kind`, and have its bands behind columns.
+    """
+    bands = () if kind.bands is None else (kind.bands,)
+    words = np.random.PCG64(0).random_raw(math.prod((count, *size, *bands)))
+    levels = (words >> np.uint64(64 - kind.bits)).astype(np.int64)
+    levels = np.clip(2 * levels - (kind.most + 1), 0, kind.most)
+    return levels.astype(kind.dtype).reshape(count, *size, *bands)
 
 
 def _require_packages() -> None:
@@ -134,7 +144,7 @@ def _require_place(path: Path) -> None:
 
 
 def _convert(
-    predictor: _Predictor, size: tuple[int, int], multiple: int | None
+    predictor: _Predictor, size: tuple[int, int], multiple: int | None, kind: Kind = GREY
 ) -> tuple[Any, list[str]]:
     """Convert the model to a protocol buffer, and name its outputs.
 
@@ -142,7 +152,7 @@ def _convert(
     """
     # Two different sides, so that the exporter cannot take one for the other.
     sides = (4 * multiple, 5 * multiple) if multiple else size
-    image = torch.from_numpy(random_images(sides, 3))
+    image = torch.from_numpy(random_images(sides, 3, kind))
     with torch.no_grad():
         names = list(predictor(image))
     free: dict[int, Any] = {0: Dim("batch")}
@@ -173,7 +183,8 @@ def _tidy(proto: Any) -> None:
     shapes = [value.type.tensor_type.shape.dim for value in (*graph.input, *graph.output)]
     symbols = (re.search(r"[a-z]\w*$", side.dim_param) for side in shapes[0])
     names = ("batch", "rows", "columns")
-    free = {symbol[0]: name for symbol, name in zip(symbols, names, strict=True) if symbol}
+    # an axis of bands is not free
+    free = {symbol[0]: name for symbol, name in zip(symbols, names, strict=False) if symbol}
     for side in (side for shape in shapes for side in shape if side.dim_param):
         side.dim_param = re.sub(
             r"[a-z]\w*", lambda symbol: free.get(symbol[0], symbol[0]), side.dim_param
@@ -199,9 +210,9 @@ def _quiet() -> Iterator[None]:
 
 
 def compare(
-    predictor: nn.Module, model: bytes, parts: Sequence[UInt8], names: Sequence[str]
+    predictor: nn.Module, model: bytes, parts: Sequence[Array], names: Sequence[str]
 ) -> Record:
-    """Measure how far each output of an ONNX model is from the network's, on batches (n, H, W).
+    """Measure how far each output of an ONNX model is from the network's, on batches of images.
 
     n and the size may differ between batches. For numbers: the "largest" and the "mean" difference,
     "of_99_percent", the largest in 99 of 100 images, and "magnitude", the largest of the network's

@@ -1,7 +1,7 @@
-"""Images to predict, uint8 grey levels: PNG files, folders of them, .npy arrays and datasets.
+"""Images to predict: PNG and TIFF files, folders of them, .npy arrays and datasets.
 
-No image is changed to fit. Images that are not 8-bit grey are refused, and one error lists the
-problems of all inputs.
+No image is changed to fit. Images of another kind than those in training, such as colours where
+these are grey, are refused, and one error lists the problems of all inputs.
 """
 
 from __future__ import annotations
@@ -17,10 +17,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from modeling import drawing
 from modeling.data.columns import Column
 from modeling.data.dataset import Dataset, open_dataset
-from modeling.drawing import UInt8
 from modeling.errors import (
     DamagedError,
     FormatError,
@@ -30,21 +28,24 @@ from modeling.errors import (
     storage_errors,
 )
 from modeling.files import MANIFEST
+from modeling.inference import pictures
+from modeling.kinds import GREY, Array, Kind, bins
 from modeling.scoring.predictions import read_header
 
 OVERLAYS = 100  # pictures drawn by one command, at most
 
-_PNG = ".png"
-_OTHER_PICTURES = (".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".pgm", ".gif", ".webp")
-_EXPECTED = "a .png or .npy file, a folder of PNG files, or a dataset"
+_TIFF = (".tif", ".tiff")
+_READ = (".png", *_TIFF)
+_OTHER_PICTURES = (".jpg", ".jpeg", ".bmp", ".pgm", ".gif", ".webp")
+_EXPECTED = "a .png, .tif or .npy file, a folder of PNG or TIFF files, or a dataset"
 _LEAST = 8  # pixels of a side: a shorter one means an array with its channels last, or no image
-_DARK = 128  # grey levels below this are dark
+_DARK = 128  # of 256 levels, those below this are dark
 _LISTED = 10  # problems that an error lists
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Images of one input, uint8 (N, H, W), in memory or mapped.
+    """Images of one input, (N, H, W) or (N, H, W, C), in memory or mapped.
 
     `name` begins the names of the files written for it. The images of an `array` are numbered, as
     there may be many. `dataset` and `split` are set for a dataset.
@@ -52,7 +53,7 @@ class Source:
 
     name: str
     path: Path
-    images: UInt8 | Column
+    images: Array | Column
     array: bool
     dataset: Dataset | None = None
     split: str = ""
@@ -93,9 +94,11 @@ def read_inputs(
     task: str,
     split: str,
     require: Callable[[Source], None] = lambda _source: None,
+    kind: Kind = GREY,
 ) -> list[Source]:
     """Read the images of each input; of a dataset, those of `split` of `task`. Their names differ.
 
+    Images of files must be of `kind`; for those of datasets, `require` has to see to that.
     `require` may raise InputError for a source. One error lists the problems of all inputs: an
     InputError, or the class that they share, such as a DamagedError. A StorageError is raised at
     once.
@@ -104,7 +107,7 @@ def read_inputs(
     problems: list[ModelingError] = []
     for path in (inner for given in paths for inner in _expand(Path(given))):
         try:
-            source = names.take(_read(path, task, split))
+            source = names.take(_read(path, task, split, kind))
             require(source)
             sources.append(source)
         except (InputError, FormatError, DamagedError) as error:
@@ -113,14 +116,14 @@ def read_inputs(
         more = len(problems) - _LISTED
         listed = [*map(str, problems[:_LISTED]), *([f"and {more:,} more"] if more > 0 else [])]
         count = "an input" if len(problems) == 1 else f"{len(problems):,} inputs"
-        kinds = {type(problem) for problem in problems}
-        kind = kinds.pop() if len(kinds) == 1 else InputError
-        raise kind(f"{count} cannot be used, and nothing was predicted:", lines=listed)
+        classes = {type(problem) for problem in problems}
+        raised = classes.pop() if len(classes) == 1 else InputError
+        raise raised(f"{count} cannot be used, and nothing was predicted:", lines=listed)
     return sources
 
 
 def skipped_pictures(paths: Iterable[Path | str]) -> list[Path]:
-    """List pictures of other formats than PNG in folders among the inputs: they are not read."""
+    """List pictures in folders among the inputs that are not read: neither PNG nor TIFF files."""
     folders = [folder for folder in map(Path, paths) if _is_folder_of_files(folder)]
     return [path for folder in folders for path in _visible(folder) if _is_other_picture(path)]
 
@@ -142,34 +145,40 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _expand(path: Path) -> list[Path]:
-    """List the PNG files of a folder by name; any other input stands for itself."""
+    """List the PNG and TIFF files of a folder by name; any other input stands for itself."""
     if not _is_folder_of_files(path):
         return [path]
     with storage_errors(path):
         inner = [
-            each for each in _visible(path) if each.suffix.lower() == _PNG and not each.is_dir()
+            each for each in _visible(path) if each.suffix.lower() in _READ and not each.is_dir()
         ]
     return inner or [path]
 
 
-def _read(path: Path, task: str, split: str) -> Source:
+def _read(path: Path, task: str, split: str, kind: Kind) -> Source:
     with storage_errors(path):
         if path.is_dir():
             return _read_dataset(path, task, split)
         _require_file(path)
     if path.suffix.lower() == ".npy":
-        return Source(path.stem, path, read_npy(path), array=True)
-    if path.suffix.lower() != _PNG:
+        return Source(path.stem, path, read_npy(path, kind), array=True)
+    if path.suffix.lower() not in _READ:
         raise InputError(
             "not an input",
             path=path,
             expected=_EXPECTED,
-            remedy="convert it to a PNG file, 8-bit grey" if _is_other_picture(path) else None,
+            remedy=f"convert it to a PNG file, {_words(kind)}" if _is_other_picture(path) else None,
         )
     with storage_errors(path):
         data = path.read_bytes()
+    decode = pictures.decode_tiff if path.suffix.lower() in _TIFF else pictures.decode_png
     with naming(path):
-        return Source(path.stem, path, as_images(drawing.decode_png(data)), array=False)
+        return Source(path.stem, path, as_images(decode(data, kind), kind), array=False)
+
+
+def _words(kind: Kind) -> str:
+    """Say what pixels a picture must have."""
+    return "8-bit grey" if kind.same_images(GREY) else str(kind)
 
 
 def _read_dataset(path: Path, task: str, split: str) -> Source:
@@ -181,10 +190,10 @@ def _read_dataset(path: Path, task: str, split: str) -> Source:
         return Source(name, path, images, array=True, dataset=dataset, split=split)
     others = Counter(each.suffix.lower() for each in filter(_is_other_picture, _visible(path)))
     raise InputError(
-        "neither a dataset nor a folder of PNG files",
+        "neither a dataset nor a folder of PNG or TIFF files",
         path=path,
         found=", ".join(f"{count:,} of {suffix}" for suffix, count in others.items()) or None,
-        remedy="convert them to PNG files, 8-bit grey" if others else None,
+        remedy="convert them to PNG files" if others else None,
     )
 
 
@@ -201,8 +210,8 @@ def _require_file(path: Path) -> None:
     raise InputError("there is no such file or folder", path=path)
 
 
-def read_npy(path: Path | str) -> UInt8:
-    """Map the images (N, H, W) of an .npy file of shape (H, W) or (N, H, W). Raises InputError."""
+def read_npy(path: Path | str, kind: Kind = GREY) -> Array:
+    """Map the images of an .npy file, as `as_images` gives them. Raises InputError."""
     path = Path(path)
     with storage_errors(path):
         try:
@@ -210,7 +219,7 @@ def read_npy(path: Path | str) -> UInt8:
         except ValueError as error:
             raise InputError(f"not an .npy file of numbers: {error}", path=path) from error
     with naming(path):
-        return as_images(array)
+        return as_images(array, kind)
 
 
 def _map(path: Path) -> npt.NDArray[Any]:
@@ -226,28 +235,40 @@ def _map(path: Path) -> npt.NDArray[Any]:
     return np.memmap(path, header.dtype, "r", offset, header.shape, order)
 
 
-def as_images(array: npt.NDArray[Any]) -> UInt8:
-    """Return grey images as (N, H, W): (H, W) is one image. Raises InputError for other arrays."""
-    if array.dtype != np.uint8:
+def as_images(array: npt.NDArray[Any], kind: Kind = GREY) -> Array:
+    """Return images of a kind as (N, H, W) or (N, H, W, C); an array of one axis less is one image.
+
+    Raises InputError for other arrays.
+    """
+    bands = "" if kind.bands is None else f", {kind.bands}"
+    axes = 3 if kind.bands is None else 4
+    if array.dtype != np.dtype(kind.dtype):
+        plain = kind.same_images(GREY)
         raise InputError(
-            "not grey levels",
-            expected="uint8, from 0 to 255",
+            "not grey levels" if plain else f"not {kind}, as the run was trained on",
+            expected=f"{np.dtype(kind.dtype).name}, from 0 to {kind.most}",
             found=_describe(array),
-            remedy="scale and round the values yourself, then .astype('uint8')",
+            remedy=f"scale and round the values yourself, then .astype('{np.dtype(kind.dtype)}')",
         )
-    if array.ndim not in (2, 3) or not array.size or min(array.shape[-2:]) < _LEAST:
+    fits = array.ndim in (axes - 1, axes) and array.size
+    if not fits or (bands and array.shape[-1] != kind.bands):
+        fits = False
+    sides = array.shape[-2:] if kind.bands is None else array.shape[-3:-1]
+    if not fits or min(sides) < _LEAST:
+        what = "no channels" if kind.bands is None else f"{kind.bands} bands last"
         raise InputError(
             "not images",
-            expected=f"shape (H, W) or (N, H, W), no channels, sides of at least {_LEAST} pixels",
+            expected=f"shape (H, W{bands}) or (N, H, W{bands}), {what}, sides of at least {_LEAST}"
+            " pixels",
             found=f"shape {array.shape}",
         )
-    if array.shape[-2] * array.shape[-1] > drawing.LARGEST:
+    if sides[0] * sides[1] > pictures.LARGEST:
         raise InputError(
             "the images are too large",
-            expected=f"at most {drawing.LARGEST:,} pixels",
-            found=array.shape[-2:],
+            expected=f"at most {pictures.LARGEST:,} pixels",
+            found=sides,
         )
-    return array if array.ndim == 3 else array[None]
+    return array if array.ndim == axes else array[None]
 
 
 def _describe(array: npt.NDArray[Any]) -> str:
@@ -275,12 +296,16 @@ class _Names:
         return source
 
 
-def are_light(images: UInt8) -> npt.NDArray[np.bool_]:
-    """Tell for each image (n, H, W) whether the median of its border pixels is light."""
-    border = [images[:, 0], images[:, -1], images[:, 1:-1, 0], images[:, 1:-1, -1]]
+def are_light(images: Array, kind: Kind = GREY) -> npt.NDArray[np.bool_]:
+    """Tell for each image (n, H, W) or (n, H, W, C) whether its border is light.
+
+    It is if the median of its border pixels' values is in the upper half.
+    """
+    levels = bins(images, kind)
+    border = [levels[:, 0], levels[:, -1], levels[:, 1:-1, 0], levels[:, 1:-1, -1]]
     return np.median(np.concatenate(border, axis=1), axis=1) >= _DARK
 
 
-def are_blank(images: UInt8) -> npt.NDArray[np.bool_]:
-    """Tell for each image (n, H, W) whether it has one grey level throughout."""
-    return images.min(axis=(1, 2)) == images.max(axis=(1, 2))
+def are_blank(images: Array) -> npt.NDArray[np.bool_]:
+    """Tell for each image (n, H, W) or (n, H, W, C) whether all its pixels are the same."""
+    return np.asarray((images == images[:, :1, :1]).all(axis=tuple(range(1, images.ndim))))

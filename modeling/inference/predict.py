@@ -47,6 +47,7 @@ from modeling.inference.inputs import (
     read_inputs,
     skipped_pictures,
 )
+from modeling.kinds import Array, negative, shown_as
 from modeling.networks import semantic
 from modeling.runs import Trained, load_run, require_fit, require_size
 from modeling.scoring.predictions import write_predictions
@@ -95,7 +96,7 @@ def predict(
         _require_place(source, out, invert=invert)
         _require_names(source, out, longest, overlay=overlay)
 
-    sources = read_inputs(inputs, trained.task.name, split, require)
+    sources = read_inputs(inputs, trained.task.name, split, require, trained.kind)
     make_folder(out)
     work = _Work(trained, out, sum(map(len, sources)), progress, invert=invert, overlay=overlay)
     for _, group in groupby(sources, lambda source: (source.size, source.array and source.name)):
@@ -111,17 +112,17 @@ def predict(
     return record
 
 
-def predict_images(trained: Trained, images: UInt8 | Column) -> Arrays:
-    """Predict images (n, H, W) with n above 0: the arrays of the task, and `confidence`, float32.
+def predict_images(trained: Trained, images: Array | Column) -> Arrays:
+    """Predict images of the run's kind, at least one: the arrays of the task, and `confidence`.
 
-    The confidence of circles is the probability of the class, (n,); of the foreground, the mean
-    over pixels of the probability of their prediction, (n,); of mosaics, the same over the pixels
-    of each label, (n, 1 + K), NaN for labels that are not predicted.
+    The confidence, float32, of circles is the probability of the class, (n,); of the foreground,
+    the mean over pixels of the probability of their prediction, (n,); of mosaics, the same over the
+    pixels of each label, (n, 1 + K), NaN for labels that are not predicted.
     """
     return _joined([_predict_batch(trained, batch) for batch in _batches([images])])
 
 
-def _predict_batch(trained: Trained, images: UInt8) -> Arrays:
+def _predict_batch(trained: Trained, images: Array) -> Arrays:
     with torch.inference_mode():
         outputs, predicted = infer_batch(
             trained.task, trained.model, images, trained.device, trained.precision
@@ -146,9 +147,9 @@ def _confidence(
     return (sums / counts).float()
 
 
-def _batches(arrays: Sequence[UInt8 | Column]) -> Iterator[UInt8]:
+def _batches(arrays: Sequence[Array | Column]) -> Iterator[Array]:
     """Yield images of one size in batches that fit in memory, from one array or single images."""
-    height, width = arrays[0].shape[1:]
+    height, width = arrays[0].shape[1:3]
     most = max(1, min(_IMAGES, _PIXELS // (height * width)))
     if len(arrays) == 1:
         for start in range(0, len(arrays[0]), most):
@@ -247,7 +248,7 @@ class _Work:
         rest, parts = iter(names), []
         for images in _batches([source.images for source in sources]):
             if self.invert:
-                images = 255 - images
+                images = negative(images, self.trained.kind)
             arrays = _predict_batch(self.trained, images)
             parts.append(arrays)
             batch = [next(rest) for _ in images]
@@ -262,25 +263,28 @@ class _Work:
                 self.progress(f"predicted {len(self.records):,} of {self.count:,} images")
         self._write(sources, _joined(parts))
 
-    def _inspect(self, images: UInt8, names: Sequence[str], source: Source) -> None:
+    def _inspect(self, images: Array, names: Sequence[str], source: Source) -> None:
         """Note blank images, and those with a light ground that the run may not know."""
-        blank = are_blank(images)
+        blank, kind = are_blank(images), self.trained.kind
         self.blank += _chosen(names, blank)
-        light = _chosen(names, are_light(images) & ~blank)
+        if kind.side == "below" or kind.given:  # what the ground is like is not known
+            return
+        light = _chosen(names, are_light(images, kind) & ~blank)
         if source.dataset is None:
             self.light += light
         elif source.dataset.digest != self.trained.info.dataset["digest"]:
             self.light_data += light
 
-    def _draw(self, name: str, image: UInt8, mask: UInt8, record: Record) -> None:
+    def _draw(self, name: str, image: Array, mask: UInt8, record: Record) -> None:
         self.drawn += 1
         if self.drawn > OVERLAYS:
             return
         circle = record.get("circle")
+        shown = shown_as(self.trained.kind)
         picture = draw_overlay(
             image,
             mask,
-            summary(record),
+            summary(record) + (f"   ({shown})" if shown else ""),
             circle=(circle["x"], circle["y"], circle["r"]) if circle else None,
             names=self.trained.classes if "classes" in record else None,
         )
@@ -300,6 +304,10 @@ class _Work:
             colours = mask_colours(len(self.trained.classes)) if mosaics else binary_colours()
             for source, mask in zip(sources, arrays["mask"], strict=True):
                 self._put(source.file, encode_indexed_png(mask, colours))
+
+    @property
+    def _colour(self) -> str:
+        return "grey level" if self.trained.kind.bands is None else "colour"
 
     def _put(self, name: str, data: bytes) -> None:
         write_atomic(self.out / name, data)
@@ -329,7 +337,7 @@ class _Work:
             )
         if self.blank:
             yield (
-                f"{len(self.blank):,} of {count} are blank, one grey level throughout"
+                f"{len(self.blank):,} of {count} are blank, one {self._colour} throughout"
                 f" ({_some(self.blank)}): their predictions mean nothing"
             )
         if self.drawn > OVERLAYS:
@@ -344,7 +352,7 @@ def _warn_of_inputs(
     skipped = [path.name for path in skipped_pictures(inputs)]
     if skipped:
         yield (
-            f"{len(skipped):,} pictures were skipped, as they are not PNG files"
+            f"{len(skipped):,} pictures were skipped, as they are neither PNG nor TIFF files"
             f" ({_some(skipped)}): convert them to PNG"
         )
     others = sorted({source.size for source in sources} - {trained.size})

@@ -1,7 +1,8 @@
-"""The three networks, for any number of classes and any size of image.
+"""The three networks, for any number of classes, any size and any kind of image.
 
-Each takes grey images as stored, uint8 (B, H, W), and scales them itself. `blocks` holds
-their parts.
+Each takes images as stored, uint8 or uint16 (B, H, W) or (B, H, W, C), and scales them itself. The
+convolutions see all bands; all that looks at levels sees the value of each pixel by the rule of the
+dataset. `pixels` prepares images, `blocks` holds the parts of the networks.
 """
 
 from __future__ import annotations
@@ -13,11 +14,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.networks.blocks import GlobalContext, LocalContext, Scale, Trunk, pad, scale, vote
+from modeling.kinds import GREY, Kind
+from modeling.networks.blocks import GlobalContext, LocalContext, Scale, Trunk, vote
+from modeling.networks.pixels import bands, bins, pad, scale, values
 
 
-class ForegroundNet(nn.Module):
-    """A U-Net from images, uint8 (B, H, W), to `logits` (B, H, W): foreground where above 0.
+class _Net(nn.Module):
+    """A network for images of one kind, and how it reads them."""
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__()
+        # plain values, which torch's exporter can follow
+        self.planes, self.most, self.reads = kind.bands or 1, kind.most, kind.reads
+
+    def levels(self, planes: Tensor) -> Tensor:
+        """Sort the values of pixels into 256 bins: from `pixels.bands`, to (B, H, W)."""
+        return bins(values(planes, self.reads), self.most)
+
+
+class ForegroundNet(_Net):
+    """A U-Net from images to `logits` (B, H, W): foreground where above 0.
 
     No threshold criterion is built in; the network learns one.
 
@@ -28,10 +44,12 @@ class ForegroundNet(nn.Module):
 
     ends = ("stem", "head", "context.embedding", "context.curve")
 
-    def __init__(self, channels: Sequence[int], blocks: int, *, context: bool) -> None:
-        super().__init__()
+    def __init__(
+        self, channels: Sequence[int], blocks: int, *, context: bool, kind: Kind = GREY
+    ) -> None:
+        super().__init__(kind)
         self.multiple = 2 ** (len(channels) - 1)
-        self.stem = nn.Conv2d(1, channels[0], 3, padding=1)
+        self.stem = nn.Conv2d(self.planes, channels[0], 3, padding=1)
         self.trunk = Trunk(channels, blocks)
         self.head = nn.Conv2d(channels[0], 1, 3, padding=1)
         self.context = GlobalContext() if context else None
@@ -39,34 +57,40 @@ class ForegroundNet(nn.Module):
             self.offset = nn.Linear(self.context.mixer.out_features, channels[-1])
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        height, width = image.shape[-2:]
-        x = self.stem(scale(pad(image, self.multiple)))
+        planes = bands(image)
+        height, width = planes.shape[-2:]
+        x = self.stem(scale(pad(planes, self.multiple), self.most))
         scales = self.trunk.descend(x)
         by_grey_level: Tensor | float = 0.0
         if self.context is not None:
-            summary, by_grey_level = self.context(image)
+            summary, by_grey_level = self.context(self.levels(planes))
             scales[-1] = scales[-1] + self.offset(summary)[:, :, None, None]
         logits = self.head(F.relu(self.trunk.ascend(scales)[0]))[:, 0, :height, :width]
         return {"logits": logits.float() + by_grey_level}
 
 
-class CircleNet(nn.Module):
+class CircleNet(_Net):
     """An encoder on cells of 2x2 pixels and coarser, with one head for class and one for circle.
 
-    Images, uint8 (B, H, W), give `label_logits` (B, K) and `logits` (B, H, W). The circle is the
-    minimal one around the pixels with logits above 0. Only circles train these logits: see
-    `tasks.circle_pixels`. They are computed from the finest features, plus the curve of grey
-    levels if there is global context.
+    Images give `label_logits` (B, K) and `logits` (B, H, W). The circle is the minimal one around
+    the pixels with logits above 0. Only circles train these logits: see `tasks.circle_pixels`. They
+    are computed from the finest features, plus the curve of levels if there is global context.
     """
 
     ends = ("stem", "label_head", "pixel_head", "context.embedding", "context.curve")
 
     def __init__(
-        self, channels: Sequence[int], blocks: int, *, classes: int, context: bool
+        self,
+        channels: Sequence[int],
+        blocks: int,
+        *,
+        classes: int,
+        context: bool,
+        kind: Kind = GREY,
     ) -> None:
-        super().__init__()
+        super().__init__(kind)
         self.multiple = 2 ** len(channels)
-        self.stem = nn.Conv2d(4, channels[0], 3, padding=1)
+        self.stem = nn.Conv2d(4 * self.planes, channels[0], 3, padding=1)
         self.stages = nn.ModuleList(Scale(width, blocks) for width in channels)
         self.down = nn.ModuleList(
             nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(channels)
@@ -76,26 +100,26 @@ class CircleNet(nn.Module):
         self.context = GlobalContext() if context else None
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        height, width = image.shape[-2:]
-        fine = x = F.relu(
-            self.stages[0](self.stem(F.pixel_unshuffle(scale(pad(image, self.multiple)), 2)))
-        )
+        planes = bands(image)
+        height, width = planes.shape[-2:]
+        scaled = scale(pad(planes, self.multiple), self.most)
+        fine = x = F.relu(self.stages[0](self.stem(F.pixel_unshuffle(scaled, 2))))
         for down, stage in zip(self.down, list(self.stages)[1:], strict=True):
             x = F.relu(stage(down(x)))
         pooled = torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
         logits = F.pixel_shuffle(self.pixel_head(fine), 2)[:, 0, :height, :width].float()
         if self.context is not None:
-            logits = logits + self.context(image)[1]
+            logits = logits + self.context(self.levels(planes))[1]
         return {"label_logits": self.label_head(pooled).float(), "logits": logits}
 
 
-class MosaicNet(nn.Module):
+class MosaicNet(_Net):
     """A U-Net on cells of 2x2 pixels that does not know the grid of the mosaic.
 
-    Images, uint8 (B, H, W), give two outputs. `classes` (B, K, ceil(H / 2), ceil(W / 2)) are logits
-    of the class of each cell, no matter which of its pixels are foreground. `foreground` (B, H, W)
-    are logits of the foreground: linear in the grey level of a pixel, with a slope for each cell
-    and an offset for each pixel. `semantic` combines the two.
+    Images give two outputs. `classes` (B, K, ceil(H / 2), ceil(W / 2)) are logits of the class of
+    each cell, no matter which of its pixels are foreground. `foreground` (B, H, W) are logits of
+    the foreground: linear in the value of a pixel, with a slope for each cell and an offset for
+    each pixel. `semantic` combines the two.
 
     With local context, on cells of 4x4 pixels, the classes come from it, and it corrects offsets
     and slopes. In training mode each cell is classified by itself; in eval mode the cells of a
@@ -103,11 +127,17 @@ class MosaicNet(nn.Module):
     """
 
     def __init__(
-        self, channels: Sequence[int], blocks: int, *, classes: int, context: bool
+        self,
+        channels: Sequence[int],
+        blocks: int,
+        *,
+        classes: int,
+        context: bool,
+        kind: Kind = GREY,
     ) -> None:
-        super().__init__()
+        super().__init__(kind)
         self.multiple = 2 ** len(channels)
-        self.stem = nn.Conv2d(4, channels[0], 3, padding=1)
+        self.stem = nn.Conv2d(4 * self.planes, channels[0], 3, padding=1)
         self.trunk = Trunk(channels, blocks)
         self.pixel_head = nn.Conv2d(channels[0], 5, 1)
         self.ends: tuple[str, ...] = ("stem", "pixel_head")
@@ -123,10 +153,14 @@ class MosaicNet(nn.Module):
             self.ends += ("class_head",)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        height, width = image.shape[-2:]
-        whole = pad(image, self.multiple)
-        grey = F.pixel_unshuffle(scale(whole), 2)  # a channel for each of the four pixels of a cell
-        features = self.trunk.ascend(self.trunk.descend(F.relu(self.stem(grey))))
+        planes = bands(image)
+        height, width = planes.shape[-2:]
+        whole = pad(planes, self.multiple)
+        # a channel for each of the four pixels of a cell
+        cells = F.pixel_unshuffle(scale(whole, self.most), 2)
+        value = values(whole, self.reads)
+        grey = cells if whole.ndim == 3 else F.pixel_unshuffle(scale(value, self.most), 2)
+        features = self.trunk.ascend(self.trunk.descend(F.relu(self.stem(cells))))
         x = F.relu(features[0])
         pixel = self.pixel_head(x).float()
         slope, offset = pixel[:, :1], pixel[:, 1:]
@@ -134,7 +168,7 @@ class MosaicNet(nn.Module):
             classes = self.class_head(x).float()
             logits = offset + slope * (grey * 16)
         else:
-            local, weights = self.context(whole, F.relu(features[self.level]))
+            local, weights = self.context(bins(value, self.most), F.relu(features[self.level]))
             corrections = self._as_cells(local[..., :2])
             logits = offset + corrections[:, :1] * 16 + (slope + corrections[:, 1:]) * (grey * 16)
             classes = local[..., 2:]

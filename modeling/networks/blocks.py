@@ -1,4 +1,4 @@
-"""Parts of the networks: preparing images, residual blocks, a U-Net trunk, and context of digits.
+"""Parts of the networks: residual blocks, a U-Net trunk, and context of digits.
 
 No part normalises, has state besides its weights or mixes the samples of a batch. So several
 devices compute the same as one, and averaged weights need no statistics of their own.
@@ -15,11 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LEVELS = 256
+from modeling.kinds import BINS
+
+LEVELS = BINS
 
 
 def grey_levels(image: Tensor) -> Tensor:
-    """Return the share of each grey level: uint8 (B, H, W) -> float32 (B, 256).
+    """Return the share of each level: integers from 0 to 255, (B, H, W) -> float32 (B, 256).
 
     Counts are whole numbers, so the order of summing makes no difference.
     """
@@ -29,17 +31,6 @@ def grey_levels(image: Tensor) -> Tensor:
         counts.scatter_add_(1, pixels, torch.ones_like(pixels, dtype=torch.float32))
         / pixels.shape[1]
     )
-
-
-def pad(image: Tensor, multiple: int) -> Tensor:
-    """Pad `image` with black at the right and the bottom to multiples of `multiple` pixels."""
-    height, width = image.shape[-2:]
-    return F.pad(image, (0, -width % multiple, 0, -height % multiple))
-
-
-def scale(image: Tensor) -> Tensor:
-    """Scale grey levels to [0, 1), exact in bfloat16: uint8 (B, H, W) -> float32 (B, 1, H, W)."""
-    return image[:, None].float() / LEVELS
 
 
 class Residual(nn.Module):
@@ -114,11 +105,12 @@ _NOBODY = 1e-4  # a vote for no class, so that places without any vote do not di
 
 
 class GlobalContext(nn.Module):
-    """Context from the grey levels of the whole image: a summary, and a logit for each level.
+    """Context from the levels of the whole image: a summary, and a logit for each level.
 
-    Each grey level has a learned embedding, whose mean over the image goes through a small network.
-    The logits of all levels are called the *curve*. It is learned; no threshold criterion is built
-    in. Always float32, because shares of pixels are small.
+    Levels are the 256 bins of the pixels' values, for grey images of 8 bits their grey levels. Each
+    level has a learned embedding, whose mean over the image goes through a small network. The
+    logits of all levels are called the *curve*. It is learned; no threshold criterion is built in.
+    Always float32, because shares of pixels are small.
     """
 
     def __init__(self, width: int = 256) -> None:
@@ -129,7 +121,7 @@ class GlobalContext(nn.Module):
         nn.init.zeros_(self.curve.weight)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return summaries (B, width) and logits of pixels (B, H, W), from uint8 (B, H, W)."""
+        """Return summaries (B, width) and logits of pixels (B, H, W), from levels (B, H, W)."""
         with torch.autocast(image.device.type, enabled=False):
             summary = F.relu(self.mixer(F.relu(self.embedding(grey_levels(image) * 16))))
             return summary, self.curve(summary).gather(1, image.flatten(1).long()).view_as(image)
@@ -139,10 +131,11 @@ class LocalContext(nn.Module):
     """Context of each cell from its surroundings: its class, and an offset and slope of foreground.
 
     Over a window of 7x7 cells around each cell, pixels are counted and added up in each of 16
-    ranges of grey levels, and the mean and the maximum of each feature are taken. Two small
-    networks turn these into offset and slope, and into logits of classes, for a digit in the middle
-    of the window. Each cell also points to the centre of its digit by weights of 3x3 places, and
-    takes the weighted mean of the values there. So most cells of a digit agree on its class.
+    ranges of levels, the 256 bins of their values, and the mean and the maximum of each feature are
+    taken. Two small networks turn these into offset and slope, and into logits of classes, for a
+    digit in the middle of the window. Each cell also points to the centre of its digit by weights
+    of 3x3 places, and takes the weighted mean of the values there. So most cells of a digit agree
+    on its class.
 
     No threshold criterion is built in, and the grid is unknown. Values from grey levels are never
     computed in bfloat16.
@@ -167,9 +160,10 @@ class LocalContext(nn.Module):
     def forward(self, image: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return offset, slope and logits of classes of each cell, and its weights of places.
 
-        Images, uint8 (B, H, W), and features (B, C, h, w) of their cells give (B, h, w, 2 + K) and
-        (B, h, w, 9). Both are float32 in training mode. In eval mode they are float64: offset and
-        slope are large and cancel at the edge of a digit, and other runtimes should find the same.
+        Levels of pixels, integers from 0 to 255 (B, H, W), and features (B, C, h, w) of their cells
+        give (B, h, w, 2 + K) and (B, h, w, 9). Both are float32 in training mode. In eval mode they
+        are float64: offset and slope are large and cancel at the edge of a digit, and other
+        runtimes should find the same.
         """
         precision = torch.float32 if self.training else torch.float64
         places = features.permute(0, 2, 3, 1)
@@ -188,11 +182,12 @@ class LocalContext(nn.Module):
 
 
 def level_sums(image: Tensor, cell: int) -> Tensor:
-    """Count the pixels of each cell in each range of grey levels, and add up their excess.
+    """Count the pixels of each cell in each range of levels, and add up their excess.
 
     The excess is how far a level lies above the start of its range, as a share of the range.
-    uint8 (B, H, W), with sides that are multiples of `cell`, -> float32 (B, H / cell, W / cell,
-    32): 16 counts, then 16 sums. Whole numbers are added, so the order makes no difference.
+    Integers from 0 to 255, (B, H, W), with sides that are multiples of `cell`, -> float32
+    (B, H / cell, W / cell, 32): 16 counts, then 16 sums. Whole numbers are added, so the order
+    makes no difference.
     """
     batch, height, width = image.shape
     down, across = height // cell, width // cell

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from modeling.config import PRESETS
 from modeling.data.dataset import Dataset
 from modeling.drawing import Colour, class_colour
+from modeling.kinds import GREY, Kind
 from modeling.report import charts
 from modeling.report.charts import Bar, Chart, Dot, Line
 from modeling.report.pictures import (
@@ -72,6 +73,7 @@ def page_facts(
     return {
         "source": dataset.source,
         "tile": " x ".join(map(str, dataset.tile)),
+        "kind": "" if dataset.kind.same_images(GREY) else f", {dataset.kind}",
         "grid": " x ".join(map(str, dataset.grid)),
         "classes": len(dataset.classes),
         "digest": dataset.digest,
@@ -174,7 +176,7 @@ def _chapter(view: View, dataset: Dataset) -> dict[str, Any]:
         "per_class": _per_class(scores, splits[0]) if scores else None,
         "distances": _distances(view.distances, run.task) if view.distances else None,
         "confusion": confusion(scores, splits[0]) if scores else None,
-        "pictures": _pictures(view, dataset.classes) if view.best else None,
+        "pictures": _pictures(view, dataset.labels(run.task)) if view.best else None,
     }
 
 
@@ -400,8 +402,10 @@ def _training(info: RunInfo) -> list[list[str]]:
     versions = (f"{name} {version}" for name, version in where["versions"].items())
     times = (f"{kind} {duration(spent)}" for kind, spent in info.seconds.items())
     resumed = (f"at step {each['step']:,}" for each in info.resumed)
+    kind = Kind.of(info.dataset)
     rows = [
         ["source", info.dataset["source"]],
+        *([["images", f"{kind}, {kind.rule}"]] if kind != GREY else []),
         ["preset and seed", f"{config['preset']}, {config['seed']}"],
         ["steps", f"{info.step:,} of {config['steps']:,}, {info.epochs:.2f} epochs"],
         ["parameters", f"{info.parameters:,}"],

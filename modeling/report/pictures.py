@@ -21,6 +21,7 @@ from modeling.drawing import (
     enlarge,
     mask_colours,
 )
+from modeling.kinds import IGNORE, as_rgb, shown_as
 from modeling.metrics import Integers, count_pixels, scores_per_image
 from modeling.runs import load_run
 from modeling.runs.info import RunInfo
@@ -34,6 +35,7 @@ SPLIT = "test"
 PANELS = ("image", "truth", "prediction", "difference")
 TRUTH, PREDICTION = AMBER, CYAN
 WRONG_CLASS: Colour = (255, 70, 130)
+UNKNOWN: Colour = (96, 96, 96)  # neither a class nor ground, by a given mask
 FARTHEST = 5  # pixels from the boundary; farther ones are counted there
 
 _EXAMPLES, _WORST = 8, 8
@@ -95,7 +97,8 @@ def view_run(
     predictions = predict_split(trained, dataset, SPLIT, progress=progress)
     mask = predictions["mask"]
     ious = image_ious(mask, split)
-    scores = image_scores(run.task, predictions, split, len(dataset.classes), ious)
+    how, labels = shown_as(dataset.kind), len(dataset.labels(run.task))
+    scores = image_scores(run.task, predictions, split, labels, ious)
     groups = worst_digits(mask, split, dataset.grid) if run.task == "mosaics" else None
 
     def draw(kind: str, rows: Iterable[int]) -> Iterator[Picture]:
@@ -104,8 +107,9 @@ def view_run(
             prediction = {name: values[row] for name, values in predictions.items()}
             picture = draw_case(run.task, sample, prediction)
             caption, alt = _describe(
-                run.task, row, sample, prediction, scores[row], ious[row], dataset.classes
+                run.task, row, sample, prediction, scores[row], ious[row], dataset
             )
+            caption += f"; {how}" if how else ""
             name, size = f"{run.task}-{kind}-{number}.png", (picture.shape[1], picture.shape[0])
             yield Picture(name, encode_png(picture, small=True), size, caption, alt)
 
@@ -135,13 +139,15 @@ def image_scores(
         return ious
     if task == "circles":
         return np.where(predictions["label"] == split["label"][:], ious, 0.0)
-    counts = count_pixels(predictions["mask"], split["mask"][:], classes + 1)
-    return scores_per_image(counts)["dice_per_image"]
+    counts = count_pixels(predictions["mask"], split["mask"][:], classes + 1, ignore=True)
+    return np.nan_to_num(scores_per_image(counts)["dice_per_image"], nan=1.0)
 
 
 def image_ious(predicted: UInt8, split: Split) -> Floats:
     """Compute the IoU of each image's foreground of any class, float64 (N,); both empty is 1."""
-    found, truth = predicted > 0, split["mask"][:] > 0
+    mask = split["mask"][:]
+    known = mask != IGNORE
+    found, truth = (predicted > 0) & known, (mask > 0) & known
     inter, union = (each.sum(axis=(1, 2)) for each in (found & truth, found | truth))
     return np.divide(inter, union, out=np.ones(len(inter)), where=union > 0)
 
@@ -173,7 +179,8 @@ def choose_worst(
 
 def worst_digits(predicted: UInt8, split: Split, grid: tuple[int, int]) -> Integers:
     """Find the digit with most of the wrong pixels of each mosaic: its row, int64 (N,)."""
-    wrong = predicted != split["mask"][:]
+    truth = split["mask"][:]
+    wrong = (predicted != truth) & (truth != IGNORE)
     count, height, width = wrong.shape
     tiles = wrong.reshape(count, grid[0], height // grid[0], grid[1], width // grid[1])
     worst = tiles.sum(axis=(2, 4)).reshape(count, -1).argmax(axis=1)
@@ -190,9 +197,10 @@ def errors_by_distance(predicted: UInt8, split: Split) -> list[Distance]:
     totals = np.zeros((2 * FARTHEST + 1, 3), np.int64)
     for start in range(0, len(predicted), _BLOCK):
         found, truth = predicted[start : start + _BLOCK], split["mask"][start : start + _BLOCK]
-        distance = np.stack([_distances(mask) for mask in truth])
+        known = truth != IGNORE
+        distance = np.stack([_distances(mask) for mask in truth * known])
         kind = np.where(found == truth, 0, np.where((found > 0) != (truth > 0), 1, 2))
-        keys = ((distance + FARTHEST) * 3 + kind).reshape(-1)
+        keys = ((distance + FARTHEST) * 3 + kind)[known]
         totals += np.bincount(keys, minlength=totals.size).reshape(-1, 3)
     return [
         Distance(distance, int(row.sum()), int(row[1]), int(row[2]))
@@ -220,10 +228,12 @@ def draw_case(task: str, sample: Mapping[str, Any], prediction: Mapping[str, Any
     The `circle` of a prediction is x, y and radius in pixels; a negative radius means no circle.
     """
     image, truth, found = sample["image"], sample["mask"], np.asarray(prediction["mask"])
+    image = as_rgb(image)
     if task == "circles":
-        image, truth, found = (np.pad(plane, _MARGIN) for plane in (image, truth, found))
-    scale = max(1, _SIDE // max(image.shape))
-    grey = enlarge(_grey(image), scale)
+        truth, found = (np.pad(plane, _MARGIN) for plane in (truth, found))
+        image = np.pad(image, ((_MARGIN, _MARGIN), (_MARGIN, _MARGIN), (0, 0)))
+    scale = max(1, _SIDE // max(truth.shape))
+    grey = enlarge(image, scale)
     if task == "circles":
         x, y, den, r2 = (float(number) for number in sample["circle"])
         circle = (x / den, y / den, r2**0.5 / den) if den else (0.0, 0.0, -1.0)
@@ -235,14 +245,11 @@ def draw_case(task: str, sample: Mapping[str, Any], prediction: Mapping[str, Any
         found_panel = enlarge(_coloured(found, PREDICTION), scale)
     else:
         colours = mask_colours(max(int(truth.max()), int(found.max())))
+        colours[IGNORE:] = UNKNOWN
         true_panel, found_panel = enlarge(colours[truth], scale), enlarge(colours[found], scale)
     return _in_a_row(
         [grey, true_panel, found_panel, enlarge(_difference(image, truth, found), scale)]
     )
-
-
-def _grey(image: UInt8) -> UInt8:
-    return np.repeat(image[..., None], 3, axis=2)
 
 
 def _coloured(mask: UInt8, colour: Colour) -> UInt8:
@@ -251,10 +258,11 @@ def _coloured(mask: UInt8, colour: Colour) -> UInt8:
 
 def _difference(image: UInt8, truth: UInt8, found: UInt8) -> UInt8:
     """Dim the image, and colour pixels that are missed, invented or of a wrong class."""
-    picture = _grey(image // 3)
-    picture[(truth > 0) & (found == 0)] = TRUTH
+    picture = image // 3
+    known = truth != IGNORE
+    picture[(truth > 0) & known & (found == 0)] = TRUTH
     picture[(truth == 0) & (found > 0)] = PREDICTION
-    picture[(truth > 0) & (found > 0) & (truth != found)] = WRONG_CLASS
+    picture[(truth > 0) & known & (found > 0) & (truth != found)] = WRONG_CLASS
     return picture
 
 
@@ -283,10 +291,12 @@ def _describe(
     prediction: Mapping[str, Any],
     score: float,
     iou: float,
-    classes: tuple[str, ...],
+    dataset: Dataset,
 ) -> tuple[str, str]:
     """Write the caption of a picture, and the text for those who do not see it."""
-    truth, mask = sample["mask"], prediction["mask"]
+    truth, mask, classes = sample["mask"], prediction["mask"], dataset.classes
+    known = truth != IGNORE
+    truth, mask = truth * known, mask * known
     missed, extra = int(((truth > 0) & (mask == 0)).sum()), int(((truth == 0) & (mask > 0)).sum())
     outline = f"{_count(missed)} missed, {extra:,} too many"
     if task == "foreground":
@@ -303,8 +313,9 @@ def _describe(
         return caption, f"Circle of {SPLIT} image {row:,}, class {verdict}: {outline}."
     other = int(((truth > 0) & (mask > 0) & (truth != mask)).sum())
     digits = _names(sample["label"].reshape(-1).tolist(), classes)
+    labels = dataset.labels(task)
     wrong = sorted({int(label) - 1 for label in np.unique(mask[(mask > 0) & (mask != truth)])})
-    taken = f" Wrongly found: {_names(wrong, classes)}." if wrong else ""
+    taken = f" Wrongly found: {_names(wrong, labels)}." if wrong else ""
     caption = f"{SPLIT} {row:,}: {digits}; Dice {percent(score)}"
     return caption, (
         f"Mosaic {row:,} of {SPLIT} with {digits}: {_count(other)} of a wrong class,"

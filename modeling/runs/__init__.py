@@ -35,9 +35,10 @@ from modeling.errors import (
     storage_errors,
 )
 from modeling.files import absolute, remove_temporaries, write_atomic, write_json
+from modeling.kinds import Kind
 from modeling.runs import checkpoint
 from modeling.runs.info import RunInfo
-from modeling.tasks import TASKS, Task, place
+from modeling.tasks import Task, labels_of, place, task_of
 
 CONFIG, LAST, BEST = "config.json", "last.safetensors", "best.safetensors"
 EVIDENCE, LOG = "evidence.json", "log.jsonl"
@@ -159,8 +160,13 @@ class Trained:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of the labels."""
-        return tuple(self.info.dataset["classes"])
+        """The names of the classes that the network tells apart, in the order of the labels."""
+        return labels_of(self.task.name, self.info.dataset)
+
+    @property
+    def kind(self) -> Kind:
+        """The bands and the depth of the images that the network takes."""
+        return Kind.of(self.info.dataset)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -197,7 +203,7 @@ def load_run(path: Path | str, device: str | torch.device = "cpu") -> Trained:
     tree, facts = checkpoint.load(path / BEST)
     try:
         info = RunInfo.from_json(facts)
-        config, task = Config.from_json(info.config), TASKS[info.task]
+        config, task = Config.from_json(info.config), task_of(info.task, info.dataset)
         model = task.build(config, info.dataset)
         model.load_state_dict(tree["average"])
     except (
@@ -223,19 +229,34 @@ def load_run(path: Path | str, device: str | torch.device = "cpu") -> Trained:
 
 
 def require_fit(trained: Trained, dataset: Dataset) -> None:
-    """Raise InputError if the dataset has other classes than the run, or digits of another size.
+    """Raise InputError if the dataset has other classes than the run, or images of another kind.
 
     Classes do not matter for the foreground; the size matters for circles only.
     """
-    if trained.task.name != "foreground" and trained.classes != dataset.classes:
+    require_kind(trained, dataset.kind, dataset.path)
+    classes = dataset.labels(trained.task.name)
+    if trained.task.name != "foreground" and trained.classes != classes:
         raise InputError(
             "the run was trained on other classes",
             path=trained.path,
             expected=", ".join(trained.classes),
-            found=", ".join(dataset.classes),
+            found=", ".join(classes),
             remedy=f"use a dataset with its classes, or train on {dataset.path}",
         )
     require_size(trained, dataset.tile, dataset.path)
+
+
+def require_kind(trained: Trained, kind: Kind, path: Path) -> None:
+    """Raise InputError if a run cannot predict images of other bands or depth, found in `path`."""
+    if not trained.kind.same_images(kind):
+        raise InputError(
+            "images of another kind than those that the run was trained on",
+            path=path,
+            expected=trained.kind,
+            found=kind,
+            remedy="convert them yourself, so that nothing is lost in silence, or train on a"
+            " dataset of such images",
+        )
 
 
 def require_size(trained: Trained, size: tuple[int, int], path: Path) -> None:

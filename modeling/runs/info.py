@@ -10,12 +10,12 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
 
-from modeling.data.manifest import Side
+from modeling.data.manifest import Bands, ImageDtype, Side
 from modeling.decoding import DecodeError, Rule, decode
 from modeling.errors import OTHER_VERSION, FormatError
 
@@ -29,13 +29,21 @@ _Pair = Annotated[list[Side], Rule("two sides", lambda sides: len(sides) == 2)]
 
 
 class DatasetInfo(TypedDict):
-    """The facts of a dataset that a network depends on; `tile` and `grid` are rows, columns."""
+    """The facts of a dataset that a network depends on; `tile` and `grid` are rows, columns.
+
+    The later keys are absent where they are at their default: grey images of 8 bits, with their
+    foreground above Otsu's threshold. `foreground` has the keys of the recipe's rule.
+    """
 
     digest: str
     source: str
     classes: list[str]
     tile: _Pair
     grid: _Pair
+    bands: NotRequired[Bands]
+    dtype: NotRequired[ImageDtype]
+    foreground: NotRequired[dict[str, Any]]
+    mask_classes: NotRequired[list[str]]
 
 
 class Environment(TypedDict):
@@ -99,13 +107,18 @@ class RunInfo:
 
 def describe(dataset: Dataset) -> DatasetInfo:
     """Give the facts of a dataset that a network depends on."""
-    return {
+    facts: DatasetInfo = {
         "digest": dataset.digest,
         "source": dataset.source,
         "classes": list(dataset.classes),
         "tile": list(dataset.tile),
         "grid": list(dataset.grid),
     }
+    if dataset.mask_classes:
+        facts["mask_classes"] = list(dataset.mask_classes)
+    later: Any = dataset.kind.facts()
+    facts.update(later)
+    return facts
 
 
 def environment(device: torch.device, precision: str, ranks: int = 1) -> Environment:

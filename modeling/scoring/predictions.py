@@ -129,7 +129,7 @@ def expected_arrays(dataset: Dataset, task: str, split: str) -> dict[str, Expect
     """
     if task not in NAMES:
         raise InputError("no such task", expected=f"one of {', '.join(NAMES)}", found=task)
-    truth, classes = dataset.split(task, split), len(dataset.classes)
+    truth, classes = dataset.split(task, split), len(dataset.labels(task))
     limits = {"label": classes, "mask": classes + 1 if task == "mosaics" else 2}
     return {name: Expected(truth[name].shape, limits[name]) for name in NAMES[task]}
 

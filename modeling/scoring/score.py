@@ -7,6 +7,7 @@ record of scores that `docs/metrics.md` describes. Only scoring a run needs torc
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -21,6 +22,7 @@ from modeling.data.dataset import Dataset, as_dataset
 from modeling.data.manifest import REBUILD
 from modeling.errors import DamagedError, InputError
 from modeling.files import write_json
+from modeling.kinds import IGNORE
 from modeling.metrics import (
     Scores,
     UInt8,
@@ -44,7 +46,7 @@ FILE = "scores.json"
 DISPUTED = (947, 1621, 1901, 2130, 2462, 2597, 2654, 3520, 3558, 5937, 6651, 6783, 8527, 9679, 9729)
 _MNIST_TEST = 10_000
 
-_BLOCK = 4096  # images that a baseline predicts at a time
+_BLOCK, _NUMBERS = 4096, 1 << 25  # images and numbers that a baseline predicts from at a time
 
 Arrays = Mapping[str, Array]
 Progress = Callable[[str], None]  # takes a line about what is being done
@@ -65,7 +67,7 @@ def score_arrays(
     they do not fit the split, DamagedError where its truth has labels that do not exist.
     """
     fitting = check_predictions(arrays, dataset, task, split)
-    truth, classes = _read_truth(dataset, task, split), len(dataset.classes)
+    truth, classes = _read_truth(dataset, task, split), len(dataset.labels(task))
     mask, options = truth["mask"], {"replicates": replicates, "seed": seed}
     if task == "foreground":
         return foreground_scores(fitting["mask"], mask, **options)
@@ -84,7 +86,10 @@ def _read_truth(dataset: Dataset, task: str, split: str) -> dict[str, UInt8]:
     columns, truth = dataset.split(task, split), {}
     for name, expected in expected_arrays(dataset, task, split).items():
         truth[name] = columns[name][:]
-        problem = expected.problem_of_values(truth[name])
+        known = truth[name]
+        if task == "mosaics" and dataset.kind.classes_given:
+            known = np.where(known == IGNORE, 0, known)
+        problem = expected.problem_of_values(known)
         if problem:
             raise DamagedError(
                 f"{name} of {task}/{split} is no truth: {problem}",
@@ -117,8 +122,9 @@ def score_baseline(
     baselines = {}
     for split in splits:
         images = dataset.split(task, split)["image"]
-        blocks = range(0, len(images), _BLOCK)
-        parts = [baseline.predict(images[start : start + _BLOCK]) for start in blocks]
+        step = max(1, min(_BLOCK, _NUMBERS // math.prod(images.shape[1:])))
+        blocks = range(0, len(images), step)
+        parts = [baseline.predict(images[start : start + step]) for start in blocks]
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         scores = score_arrays(arrays, dataset, task, split, replicates=replicates, seed=seed)
         baselines[split] = {"name": baseline.name, **scores}
@@ -206,13 +212,15 @@ def score_all(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> list[Scores]:
-    """Score the runs of all tasks in `out` like `score_run`, and return their records.
+    """Score the runs in `out` of all tasks of the dataset like `score_run`; return their records.
 
     The values on test, if it is among the splits, go to a file of the same name in `out`.
     """
     out, dataset, splits = Path(out), as_dataset(dataset), checked_splits(splits)
     records = [
-        score_run(out / task, dataset, splits, device=device, progress=progress) for task in PRESETS
+        score_run(out / task, dataset, splits, device=device, progress=progress)
+        for task in PRESETS
+        if task in dataset
     ]
     if "test" in splits:
         write_json(out / file_name(*records), summarize(records))
@@ -274,7 +282,7 @@ def _record(
         "dataset": {
             "digest": dataset.digest,
             "source": dataset.source,
-            "classes": list(dataset.classes),
+            "classes": list(dataset.labels(task)),
             "grid": list(dataset.grid),
         },
         "splits": {
@@ -284,7 +292,7 @@ def _record(
 
 
 def _predict(
-    trained: Trained, images: Column | UInt8, what: str, progress: Progress | None
+    trained: Trained, images: Column | Array, what: str, progress: Progress | None
 ) -> dict[str, Array]:
     from modeling.tasks import infer
 
@@ -312,13 +320,14 @@ def _score_shifted(
     progress: Progress | None,
 ) -> Scores:
     """Score each kind of shifted mosaics; the intervals are over mosaics."""
-    arrangements, classes = {}, len(dataset.classes)
-    for name, (image, mask) in shifted_mosaics(dataset.split("mosaics", split)).items():
+    arrangements, classes = {}, len(dataset.labels("mosaics"))
+    made = shifted_mosaics(dataset.split("mosaics", split), dataset.kind)
+    for name, (image, mask) in made.items():
         predicted = _predict(trained, image, f"{name} mosaics of {split}", progress)["mask"]
         scores = mosaic_scores(predicted, mask, classes, replicates=replicates, seed=seed)
         arrangements[name] = {
             "mosaics": len(image),
-            "size": list(image.shape[1:]),
+            "size": list(image.shape[1:3]),
             "scores": scores,
         }
     return arrangements

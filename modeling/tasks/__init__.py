@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from modeling import metrics
 from modeling.config import Config
 from modeling.data.columns import Column
+from modeling.kinds import GREY, IGNORE, Kind
 from modeling.networks import CircleNet, ForegroundNet, MosaicNet
 from modeling.networks.compute import autocast, exact_products
 from modeling.tasks import augment, geometry
@@ -49,10 +52,15 @@ class Task:
 # Foreground: which pixels of a digit are foreground.
 
 
-def _augment_foreground(batch: Batch, generator: torch.Generator, config: Config) -> Batch:
+def _augment_foreground(
+    batch: Batch, generator: torch.Generator, config: Config, kind: Kind = GREY
+) -> Batch:
     if not config.augment:
         return batch
-    image, mask, changed = augment.foreground(batch["image"], generator, config.augment)
+    given = batch["mask"] if kind.given else None
+    image, mask, changed = augment.foreground(
+        batch["image"], generator, config.augment, kind, given
+    )
     return {"image": image, "mask": torch.where(changed[:, None, None], mask, batch["mask"])}
 
 
@@ -64,10 +72,12 @@ def _foreground_loss(outputs: dict[str, Tensor], batch: Batch, _config: Config) 
 # Circles: the class of a digit, and the minimal circle around its foreground.
 
 
-def _augment_circles(batch: Batch, generator: torch.Generator, config: Config) -> Batch:
+def _augment_circles(
+    batch: Batch, generator: torch.Generator, config: Config, kind: Kind = GREY
+) -> Batch:
     image, circle = batch["image"], geometry.circles_from_rows(batch["circle"])
     if config.augment:
-        image, circle = augment.circle(image, circle, generator, config.augment)
+        image, circle = augment.circle(image, circle, generator, config.augment, kind)
     return {**batch, "image": image, "circle": circle}
 
 
@@ -89,18 +99,24 @@ def _predict_circles(outputs: dict[str, Tensor]) -> Batch:
 # Mosaics: the class of each pixel of a mosaic of digits, or background.
 
 
-def _augment_mosaics(batch: Batch, generator: torch.Generator, config: Config) -> Batch:
+def _augment_mosaics(
+    batch: Batch, generator: torch.Generator, config: Config, kind: Kind = GREY
+) -> Batch:
     if not config.augment:
         return batch
     image, mask = augment.mosaic(
-        batch["image"], batch["mask"], batch["label"], generator, config.augment
+        batch["image"], batch["mask"], batch["label"], generator, config.augment, kind
     )
     return {**batch, "image": image, "mask": mask}
 
 
-def _mosaics_loss(outputs: dict[str, Tensor], batch: Batch, config: Config) -> Loss:
-    classes = cell_classes(outputs["classes"], batch["mask"], config.smoothing)
-    foreground = foreground_pixels(outputs["foreground"], batch["mask"] > 0)
+def _mosaics_loss(
+    outputs: dict[str, Tensor], batch: Batch, config: Config, kind: Kind = GREY
+) -> Loss:
+    mask = batch["mask"]
+    known = mask != IGNORE if kind.classes_given else None
+    classes = cell_classes(outputs["classes"], mask, config.smoothing)
+    foreground = foreground_pixels(outputs["foreground"], mask > 0, known)
     parts = {"classes": classes.detach(), "foreground": foreground.detach()}
     return classes + 4 * foreground, parts
 
@@ -116,8 +132,8 @@ TASKS: Mapping[str, Task] = {
     "foreground": Task(
         name="foreground",
         columns=("image", "mask"),
-        build=lambda config, _facts: ForegroundNet(
-            config.channels, config.blocks, context=config.context
+        build=lambda config, facts: ForegroundNet(
+            config.channels, config.blocks, context=config.context, kind=Kind.of(facts)
         ),
         augment=_augment_foreground,
         loss=_foreground_loss,
@@ -131,7 +147,11 @@ TASKS: Mapping[str, Task] = {
         name="circles",
         columns=("image", "label", "circle"),
         build=lambda config, facts: CircleNet(
-            config.channels, config.blocks, classes=len(facts["classes"]), context=config.context
+            config.channels,
+            config.blocks,
+            classes=len(facts["classes"]),
+            context=config.context,
+            kind=Kind.of(facts),
         ),
         augment=_augment_circles,
         loss=_circles_loss,
@@ -145,7 +165,11 @@ TASKS: Mapping[str, Task] = {
         name="mosaics",
         columns=("image", "mask", "label"),
         build=lambda config, facts: MosaicNet(
-            config.channels, config.blocks, classes=len(facts["classes"]), context=config.context
+            config.channels,
+            config.blocks,
+            classes=len(labels_of("mosaics", facts)),
+            context=config.context,
+            kind=Kind.of(facts),
         ),
         augment=_augment_mosaics,
         loss=_mosaics_loss,
@@ -158,6 +182,24 @@ TASKS: Mapping[str, Task] = {
 }
 
 
+def task_of(name: str, facts: Facts) -> Task:
+    """Give the task of that name for a dataset of these facts. Raises KeyError for another name."""
+    task, kind = TASKS[name], Kind.of(facts)
+    if kind == GREY:
+        return task
+    augmented: Callable[..., Batch] = task.augment
+    loss: Callable[..., Loss] = task.loss
+    if name == "mosaics":
+        loss = partial(loss, kind=kind)
+    return replace(task, augment=partial(augmented, kind=kind), loss=loss)
+
+
+def labels_of(name: str, facts: Facts) -> tuple[str, ...]:
+    """Name the classes that a task tells apart, as `Dataset.labels` does, from facts."""
+    given = name == "mosaics" and Kind.of(facts).classes_given
+    return tuple(facts["mask_classes" if given else "classes"])
+
+
 def place(network: nn.Module, config: Config, device: torch.device) -> nn.Module:
     """Move `network` to a device, kernels in the layout of `config`, and return it."""
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
@@ -168,11 +210,11 @@ def place(network: nn.Module, config: Config, device: torch.device) -> nn.Module
 def infer_batch(
     task: Task,
     model: nn.Module,
-    images: npt.NDArray[np.uint8],
+    images: npt.NDArray[Any],
     device: torch.device,
     precision: str,
 ) -> tuple[Batch, Batch]:
-    """Apply a network to images, uint8 (n, H, W) with n > 0: its outputs, and the predictions.
+    """Apply a network to images (n, H, W) or (n, H, W, C), n > 0: its outputs, and the predictions.
 
     `precision` is "float32" or "bfloat16". The tensors stay on `device`.
     """
@@ -185,7 +227,7 @@ def infer_batch(
 def infer(
     task: Task,
     model: nn.Module,
-    images: Column | npt.NDArray[np.uint8],
+    images: Column | npt.NDArray[Any],
     device: torch.device,
     *,
     precision: str,
@@ -193,14 +235,16 @@ def infer(
     batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Arrays:
-    """Predict for images, uint8 (N, H, W), in order: arrays by the names of the task.
+    """Predict for images (N, H, W) or (N, H, W, C), in order: arrays by the names of the task.
 
     `samples` selects a range of them, at least one; default: all. `batch` images are computed at
-    once; the default is fast: on a CPU, features of 128 images still fit the cache. `progress` is
+    once; the default is fast: on a CPU, features of 128 images still fit the cache, and of large
+    images there are fewer. `progress` is
     called with the number of images predicted and that of all, after each batch.
     """
     start, stop, _ = (samples or slice(None)).indices(len(images))
-    batch = batch or (128 if device.type == "cpu" else 512)
+    most = max(1, _PIXELS // math.prod(images.shape[1:3]))
+    batch = batch or min(128 if device.type == "cpu" else 512, most)
     parts = []
     for first in range(start, stop, batch):
         some = images[first : min(first + batch, stop)]
@@ -213,6 +257,7 @@ def infer(
 
 # Losses
 
+_PIXELS = 1 << 21  # of a batch of predictions, at most
 _HALVES = 16  # half circles, each turned by 22.5 degrees from the one before
 _HOLDERS = 3  # pixels that determine a circle, at most
 # the likeliest pixels on the edge of a circle; circles in 28 x 28 pixels have at most 24
@@ -221,19 +266,28 @@ _BESIDE = 1e-4  # tolerance of a half circle in pixels, for rounding in float32
 _NEVER = -1e4  # a logit below all others
 
 
-def foreground_pixels(logits: Tensor, mask: Tensor) -> Tensor:
-    """Mean binary cross-entropy of pixels: logits, float (B, H, W), and mask, {0, 1} (B, H, W)."""
-    return F.binary_cross_entropy_with_logits(logits, mask.to(logits.dtype))
+def foreground_pixels(logits: Tensor, mask: Tensor, known: Tensor | None = None) -> Tensor:
+    """Mean binary cross-entropy of pixels: logits, float (B, H, W), and mask, {0, 1} (B, H, W).
+
+    With `known`, bool (B, H, W), it is the mean over the pixels where it is True, 0 if none is.
+    """
+    truth = mask.to(logits.dtype)
+    if known is None:
+        return F.binary_cross_entropy_with_logits(logits, truth)
+    losses = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    return (losses * known).sum() / known.sum().clamp(min=1)
 
 
 def cell_classes(logits: Tensor, mask: Tensor, smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy of the classes of foreground pixels; 0 if there are none.
 
     `logits`, float (B, K, ceil(H / 2), ceil(W / 2)), belong to cells of 2x2 pixels. `mask`, uint8
-    (B, H, W), holds 0 for background and class + 1. The share `smoothing` of each label is spread
+    (B, H, W), holds 0 for background, class + 1, and IGNORE for neither, which is left out as
+    background is. The share `smoothing` of each label is spread
     over all classes (Szegedy and others, 2016).
     """
     height, width = mask.shape[-2:]
+    mask = mask.masked_fill(mask == IGNORE, 0)
     mask = F.pad(mask, (0, width % 2, 0, height % 2)).long()
     quarters = torch.stack([mask[:, y::2, x::2] for y in (0, 1) for x in (0, 1)], 1)
     logs = F.log_softmax(logits, 1)

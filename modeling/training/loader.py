@@ -109,7 +109,7 @@ class Loader:
             shares = [self.order.batch(epoch, step) for step in steps[start : start + _STEPS]]
             indices = torch.from_numpy(np.concatenate(shares)).to(self.device)
             for share in torch.split(indices, [len(share) for share in shares]):
-                yield {name: whole.index_select(0, share) for name, whole in self._resident.items()}
+                yield {name: _gather(whole, share) for name, whole in self._resident.items()}
 
     def _mapped(self, epoch: int, steps: range) -> Iterator[Batch]:
         buffers = _Buffers(self.split, self.order.share)
@@ -219,6 +219,13 @@ class _Slot:
         """Allow overwriting the batch once the work queued so far is done."""
         if self._used is not None:
             self._used.record()
+
+
+def _gather(whole: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Select rows; those of uint16 as int16, because torch has few operations on uint16 on GPUs."""
+    if whole.dtype == torch.uint16:
+        return whole.view(torch.int16).index_select(0, rows).view(torch.uint16)
+    return whole.index_select(0, rows)
 
 
 def _buffer(column: Column, count: int, pinned: bool) -> torch.Tensor:

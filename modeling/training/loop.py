@@ -24,13 +24,13 @@ from modeling import runs
 from modeling.config import Config
 from modeling.data.dataset import Dataset
 from modeling.data.order import Order
-from modeling.errors import TrainingError, naming
+from modeling.errors import InputError, TrainingError, naming
 from modeling.files import absolute, lock, make_folder, require_outside_datasets, write_json
 from modeling.metrics import overall_values
 from modeling.networks import compute
 from modeling.runs import checkpoint
 from modeling.runs.info import RunInfo, describe, environment, same_bits
-from modeling.tasks import TASKS, Batch, Task, infer
+from modeling.tasks import Batch, Task, infer, task_of
 from modeling.training.cudagraph import CapturedStep, CudaGraph, Step
 from modeling.training.distributed import World, joined
 from modeling.training.loader import Loader
@@ -66,11 +66,13 @@ def train(
     the log: how far an evaluation is. Under torchrun, every rank calls this alike.
 
     Raises InputError if there is a run already, if it does not fit, if the folder is in a
-    dataset, or if the machine cannot compute as `config` says; BusyError if another process trains
-    there; TrainingError if a loss is not finite or a rank is gone.
+    dataset, if the dataset does not have the task, or if the machine cannot compute as `config`
+    says; BusyError if another process trains there; TrainingError if a loss is not finite or a rank
+    is gone.
     """
     out = absolute(out)
     require_outside_datasets(out)
+    require_task(dataset, config.task)
     with joined(torch.device(device)) as world, contextlib.ExitStack() as stack:
         compiled = config.compile != "none"
         precision = compute.choose_precision(config.precision, world.device, compiled=compiled)
@@ -89,7 +91,13 @@ def train(
 
         last = world.agree(open_run)
         trainer = Trainer(
-            dataset, config, task or TASKS[config.task], world, out, precision, replay=replay
+            dataset,
+            config,
+            task or task_of(config.task, describe(dataset)),
+            world,
+            out,
+            precision,
+            replay=replay,
         )
         trainer.watch = watch
         if last is not None:
@@ -99,6 +107,22 @@ def train(
             return trainer.run((), stop, checkpoint_seconds)
         log = stack.enter_context(contextlib.closing(runs.Log(out, trainer.steps_done)))
         return trainer.run((log, *listeners), stop, checkpoint_seconds)
+
+
+def require_task(dataset: Dataset, task: str) -> None:
+    """Raise InputError where the dataset does not have a task to be trained on."""
+    if task in dataset:
+        return
+    unlabelled = [*dataset] == ["foreground"] and not dataset.classes
+    raise InputError(
+        f"the dataset has no {task} to train on",
+        path=dataset.path,
+        expected=f"one of {', '.join(dataset)}",
+        remedy="images without labels have their foreground alone: train foreground, or build the"
+        " dataset again with labels"
+        if unlabelled
+        else "build a dataset whose recipe lists the task",
+    )
 
 
 def rate_factor(step: int, config: Config) -> float:

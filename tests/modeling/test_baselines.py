@@ -157,7 +157,9 @@ def test_background_is_predicted_everywhere() -> None:
 def test_each_task_has_a_baseline_fitted_on_its_training_split(tmp_path: Any) -> None:
     dataset = open_dataset(tiny(tmp_path, train=40, val=5, test=7))
     for task, fit in FITS.items():
-        assert fit_baseline(dataset, task).name == fit(dataset.split(task, "train")).name
+        assert (
+            fit_baseline(dataset, task).name == fit(dataset.split(task, "train"), dataset.kind).name
+        )
     others = {
         fit_threshold(dataset.split("foreground", split)).name for split in ("train", "val", "test")
     }

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import fakes
+import kinds_made
 import numpy as np
 import pytest
 import torch
@@ -32,7 +33,7 @@ from modeling.errors import TrainingError
 from modeling.networks import compute
 from modeling.runs import checkpoint
 from modeling.runs.info import describe
-from modeling.tasks import TASKS, Task, augment, geometry
+from modeling.tasks import TASKS, Task, augment, geometry, task_of
 from modeling.training import loop as training
 from modeling.training.cudagraph import WARM_UP, Batch, CapturedStep, CudaGraph, Step
 from modeling.training.distributed import World
@@ -228,7 +229,7 @@ def step_on_meta(
     name: str, dataset: Dataset, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, Tensor]:
     """Take a step on the meta device, after one to warm up; it has no numbers to ask for."""
-    meta, task = torch.device("meta"), TASKS[name]
+    meta, task = torch.device("meta"), task_of(name, describe(dataset))
     config = preset(name, "gpu").override(["augment=1", "clip=1"])
     # this device knows neither
     monkeypatch.setattr(compute, "autocast", lambda *_: contextlib.nullcontext())
@@ -249,6 +250,31 @@ def test_a_step_never_synchronises_with_the_device_and_copies_nothing_to_it(
     losses = step_on_meta(name, dataset, tmp_path, monkeypatch)
     assert "loss" in losses
     assert all(loss.shape == () for loss in losses.values())
+
+
+@pytest.mark.parametrize("kind", ["rgb", "dark", "bands", "classes"])
+@pytest.mark.parametrize("name", list(TASKS))
+def test_nor_does_a_step_on_images_of_another_kind(
+    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = step_on_meta(name, open_dataset(kinds_made.made(kind)), tmp_path, monkeypatch)
+    assert all(loss.shape == () for loss in losses.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("bands", "mosaics"), ("dark", "circles"), ("classes", "circles")]
+)
+def test_a_captured_run_on_another_kind_has_the_weights_of_an_uncaptured_one(
+    kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = open_dataset(kinds_made.made(kind))
+    small = ("channels=4,8", "steps=8", "batch=8", "evaluate_every=8", "val_samples=8", "augment=1")
+    config = preset(name, "gpu").override(small)
+    plain = training.train(dataset, config, tmp_path / "plain")
+    tapes = on_tape(monkeypatch)
+    captured = training.train(dataset, config, tmp_path / "captured")
+    assert tapes[0].replays > config.steps / 2
+    assert captured.weights == plain.weights
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,10 @@ OUTPUTS = {
 }
 
 
+# torch takes most of a minute to export the network of mosaics
+EACH = ["foreground", "circles", pytest.param("mosaics", marks=pytest.mark.long)]
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return open_dataset(fakes.tiny(tmp_path_factory.mktemp("export"), train=30, val=12, test=20))
@@ -78,33 +82,39 @@ def runs(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture(scope="module")
-def exported(dataset: Dataset, runs: Path) -> dict[str, tuple[Result, Any]]:
-    """Export each task's run; return by task the output and a session of the model."""
-    done = {}
-    for task in TASKS:
-        given = ["--dataset", dataset.path] if task != "foreground" else []
+class Exports(dict[str, tuple[Result, Any]]):
+    """Export a task's run when it is first asked for: the command's output, and a session."""
+
+    def __init__(self, dataset: Dataset, runs: Path) -> None:
+        super().__init__()
+        self._dataset, self._runs = dataset, runs
+
+    def __missing__(self, task: str) -> tuple[Result, Any]:
+        given = ["--dataset", self._dataset.path] if task != "foreground" else []
         with pytest.MonkeyPatch.context() as patch:
             # one more than the circles of so short a run take
             patch.setattr(geometry, "_EXPORTED", 3)
-            result = call(runs / task, "--onnx", "--json", *given)
+            result = call(self._runs / task, "--onnx", "--json", *given)
         assert result.exit_code == 0, result.output
-        path = runs / task / "model.onnx"
-        done[task] = (
-            result,
-            onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]),
-        )
-    return done
+        path = self._runs / task / "model.onnx"
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        self[task] = result, session
+        return self[task]
+
+
+@pytest.fixture(scope="module")
+def exported(dataset: Dataset, runs: Path) -> Exports:
+    return Exports(dataset, runs)
 
 
 def call(*arguments: object) -> Result:
     return CliRunner().invoke(cli, ["export", *map(str, arguments), "--threads", "1"])
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", EACH)
 @pytest.mark.parametrize("count", [1, 5])
 def test_the_model_computes_what_the_network_does(
-    dataset: Dataset, runs: Path, exported: dict[str, tuple[Result, Any]], task: str, count: int
+    dataset: Dataset, runs: Path, exported: Exports, task: str, count: int
 ) -> None:
     trained, (_, session) = load_run(runs / task), exported[task]
     images = dataset.split(task, "test")["image"][:count]
@@ -118,9 +128,9 @@ def test_the_model_computes_what_the_network_does(
         assert found.astype(np.float64) == pytest.approx(expected[name].double().numpy(), abs=1e-4)
 
 
-@pytest.mark.parametrize("task", ["foreground", "mosaics"])
+@pytest.mark.parametrize("task", [EACH[0], EACH[2]])
 def test_other_sizes_are_accepted_if_they_fit_and_refused_otherwise(
-    runs: Path, exported: dict[str, tuple[Result, Any]], task: str
+    runs: Path, exported: Exports, task: str
 ) -> None:
     trained, (result, session) = load_run(runs / task), exported[task]
     multiple = json.loads(result.stdout)["multiple"]
@@ -134,9 +144,9 @@ def test_other_sizes_are_accepted_if_they_fit_and_refused_otherwise(
         session.run(None, {"image": random_images((8 * multiple + 1, 8 * multiple), 2)})
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", EACH)
 def test_the_metadata_holds_the_record_without_paths(
-    dataset: Dataset, runs: Path, exported: dict[str, tuple[Result, Any]], task: str
+    dataset: Dataset, runs: Path, exported: Exports, task: str
 ) -> None:
     printed = json.loads(exported[task][0].stdout)
     path = runs / task / "model.onnx"
@@ -352,7 +362,7 @@ def test_circles_are_the_same_in_onnxruntime_after_all_steps(
 
 
 def test_circles_are_the_same_in_onnxruntime(
-    runs: Path, exported: dict[str, tuple[Result, Any]], monkeypatch: pytest.MonkeyPatch
+    runs: Path, exported: Exports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Give logits to the search in an exported model, so that masks are not those of its run."""
     assert exported["circles"][0].exit_code == 0
@@ -373,7 +383,7 @@ def test_circles_are_the_same_in_onnxruntime(
 
 def test_a_model_that_differs_is_not_written(
     runs: Path,
-    exported: dict[str, tuple[Result, Any]],
+    exported: Exports,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -408,7 +418,7 @@ def test_missing_packages_are_named_with_the_install_command(
 
 def test_the_examples_of_the_page_run_as_written(
     runs: Path,
-    exported: dict[str, tuple[Result, Any]],
+    exported: Exports,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -433,7 +443,7 @@ def test_the_examples_of_the_page_run_as_written(
 
 
 def test_a_network_whose_training_size_is_not_a_multiple_is_exported_too(
-    runs: Path, exported: dict[str, tuple[Result, Any]]
+    runs: Path, exported: Exports
 ) -> None:
     record = json.loads(exported["foreground"][0].stdout)
     assert record["multiple"] == 8

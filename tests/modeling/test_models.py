@@ -20,9 +20,9 @@ from modeling.networks.blocks import (
     Residual,
     Trunk,
     grey_levels,
-    scale,
     vote,
 )
+from modeling.networks.pixels import scale
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

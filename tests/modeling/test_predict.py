@@ -30,6 +30,7 @@ from modeling.cli.main import cli
 from modeling.data.dataset import Dataset, open_dataset
 from modeling.drawing import mask_colours
 from modeling.errors import InputError
+from modeling.inference import pictures as reading
 from modeling.inference import predict
 from modeling.inference.inputs import are_blank, are_light, read_inputs, read_npy
 from modeling.inference.predict import describe, rows, summary
@@ -437,7 +438,7 @@ def test_a_png_file_that_would_be_mangled_is_refused(runs: Path, tmp_path: Path,
 
 def test_grey_stored_as_colour_is_read_without_loss() -> None:
     for data in (as_png(np.dstack([blob()] * 3)), transparent(255), as_png(blob())):
-        assert np.array_equal(drawing.decode_png(data), blob())
+        assert np.array_equal(reading.decode_png(data), blob())
 
 
 # each line and each column is another one
@@ -470,8 +471,8 @@ def test_an_image_is_rotated_by_its_exif_data_as_in_a_build(
 ) -> None:
     data = as_png(WHERE)
     data = data[:33] + chunk(b"eXIf", write(orientation)) + data[33:]
-    assert np.array_equal(drawing.decode_png(data), SHOWN.get(orientation, WHERE))
-    assert np.array_equal(drawing.decode_png(data), pictures.decode(data))
+    assert np.array_equal(reading.decode_png(data), SHOWN.get(orientation, WHERE))
+    assert np.array_equal(reading.decode_png(data), pictures.decode(data))
 
 
 def test_a_rotated_wide_image_is_tall(runs: Path, tmp_path: Path) -> None:
@@ -509,7 +510,7 @@ def test_extra_data_in_a_file_change_nothing_and_cause_no_message(
     kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     data = as_png(WHERE)
-    assert np.array_equal(drawing.decode_png(data[:33] + BESIDE[kind] + data[33:]), WHERE)
+    assert np.array_equal(reading.decode_png(data[:33] + BESIDE[kind] + data[33:]), WHERE)
     assert capfd.readouterr() == ("", "")
 
 
@@ -546,8 +547,8 @@ def test_the_pixels_equal_those_read_by_opencv(depth: int, kind: int) -> None:
     data = in_depth(depth, kind)
     seen = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
     assert seen is not None
-    assert np.array_equal(drawing.decode_png(data), seen)
-    assert np.array_equal(drawing.decode_png(data), pictures.decode(data))
+    assert np.array_equal(reading.decode_png(data), seen)
+    assert np.array_equal(reading.decode_png(data), pictures.decode(data))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (9, 11)])
@@ -576,16 +577,16 @@ def test_a_complete_interlaced_image_is_read_and_a_truncated_one_refused(
         pixels = chunk(b"IDAT", zlib.compress(lines[: len(lines) - missing]))
         data = as_png(blob())[:8] + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
         if problem is None:
-            assert np.array_equal(drawing.decode_png(data), 255 * image)
+            assert np.array_equal(reading.decode_png(data), 255 * image)
         else:
             with pytest.raises(InputError, match=problem):
-                drawing.decode_png(data)
+                reading.decode_png(data)
 
 
 def test_a_second_header_does_not_make_an_image_that_was_found_small_a_huge_one() -> None:
     huge = chunk(b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0))
     data = as_png(WHERE)
-    assert np.array_equal(drawing.decode_png(data[:33] + huge + data[33:]), WHERE)
+    assert np.array_equal(reading.decode_png(data[:33] + huge + data[33:]), WHERE)
 
 
 @pytest.mark.parametrize("size", [(0, 28), (28, 0), (0, 0)])
@@ -598,7 +599,7 @@ def test_an_image_without_pixels_is_refused_before_its_data_are_unpacked(
     tracemalloc.start()
     try:
         with pytest.raises(InputError, match="the image has no pixels"):
-            drawing.decode_png(data)
+            reading.decode_png(data)
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
@@ -618,13 +619,14 @@ def test_pictures_in_other_formats_are_reported(runs: Path, digits: Path, tmp_pa
     (digits / "notes.txt").write_text("")
     record = predict.predict(runs / "circles", [digits], tmp_path)
     assert record["warnings"] == [
-        "2 pictures were skipped, as they are not PNG files (e.JPG, e.bmp): convert them to PNG"
+        "2 pictures were skipped, as they are neither PNG nor TIFF files (e.JPG, e.bmp):"
+        " convert them to PNG"
     ]
     for path in digits.glob("*.png"):
         path.unlink()
     with pytest.raises(
         InputError,
-        match=r"folder of PNG files \(found 1 of \.jpg, 1 of \.bmp\); convert them to PNG",
+        match=r"folder of PNG or TIFF files \(found 1 of \.jpg, 1 of \.bmp\); convert them to PNG",
     ):
         read_inputs([digits], "circles", "test")
     with pytest.raises(InputError, match=r"e\.bmp: not an input .*; convert it to a PNG file"):
@@ -728,9 +730,9 @@ def test_an_unknown_version_of_the_npy_format_is_refused(tmp_path: Path) -> None
 
 
 def test_a_huge_image_is_refused_by_its_header(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drawing, "LARGEST", 28 * 28 - 1)
+    monkeypatch.setattr(reading, "LARGEST", 28 * 28 - 1)
     with pytest.raises(InputError, match="too large"):
-        drawing.decode_png(as_png(blob()))
+        reading.decode_png(as_png(blob()))
 
 
 @pytest.mark.parametrize(

@@ -228,6 +228,9 @@ class Mnist:
     def split(self, task: str, name: str) -> dict[str, Array]:
         return self._columns
 
+    def labels(self, task: str) -> tuple[str, ...]:
+        return self.classes
+
 
 @pytest.mark.parametrize(
     ("source", "split", "count", "has_disputed"),
