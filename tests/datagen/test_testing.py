@@ -859,7 +859,12 @@ def test_without_hypothesis_the_remedy_is_reported() -> None:
     "name", ["testing", "testing.strategies", "testing.rules", "testing.damage"]
 )
 def test_the_examples_in_the_docstrings_run(name: str) -> None:
-    assert doctest.testmod(import_module(f"datagen.{name}")).failed == 0
+    settings.register_profile("few for docstrings", settings.get_profile("shared"), max_examples=10)
+    settings.load_profile("few for docstrings")  # the examples show @given without settings
+    try:
+        assert doctest.testmod(import_module(f"datagen.{name}")).failed == 0
+    finally:
+        settings.load_profile("shared")
 
 
 def test_every_public_function_has_an_example() -> None:
