@@ -159,10 +159,11 @@ def main(
     if unknown or "grey" not in chosen:
         raise click.UsageError(f"--kinds takes some of {', '.join(RULES)}, and grey among them")
     scores: dict[str, dict[str, float]] = {kind: {} for kind in chosen}
-    digests = {}
+    digests, sizes = {}, {}
     for kind in chosen:
         dataset = modeling.open_dataset(build(kind, digits, data / kind))
         digests[kind] = dataset.digest
+        sizes[kind] = {split: len(each) for split, each in dataset["foreground"].items()}
         for seed in seeds.split(","):
             scores[kind][seed] = _score(
                 dataset, out / kind / seed, preset, int(seed), assignments, threads
@@ -176,7 +177,7 @@ def main(
     facts = {
         "preset": preset,
         "set": list(assignments),
-        "digits": list(digits),
+        "digits": sizes,
         "datasets": digests,
     }
     write(
