@@ -107,7 +107,11 @@ def build(kind: str, counts: tuple[int, int, int], root: Path) -> Path:
     help="Strokes of train, val and test.",
 )
 @click.option(
-    "--preset", type=click.Choice(["cpu", "gpu", "record"]), default="cpu", show_default=True
+    "--preset",
+    type=click.Choice(["cpu", "gpu", "record"]),
+    default="cpu",
+    show_default=True,
+    help="Size of network and length of training.",
 )
 @click.option(
     "--set",
@@ -117,8 +121,20 @@ def build(kind: str, counts: tuple[int, int, int], root: Path) -> Path:
     help=f"Change a setting of the preset; may be given again: {', '.join(SETTINGS)}.",
 )
 @click.option("--threads", type=int, help="Threads to compute with.  [default: all cores]")
-@click.option("--data", type=click.Path(path_type=Path), default=Path("data/kinds"))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/kinds"))
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    default=Path("data/kinds"),
+    show_default=True,
+    help="Where the datasets go, one a kind; those that are there are kept.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("runs/kinds"),
+    show_default=True,
+    help="Where the runs go, one a kind and seed; those that are there continue.",
+)
 @click.option(
     "--results",
     type=click.Path(path_type=Path),
@@ -143,10 +159,11 @@ def main(
     if unknown or "grey" not in chosen:
         raise click.UsageError(f"--kinds takes some of {', '.join(RULES)}, and grey among them")
     scores: dict[str, dict[str, float]] = {kind: {} for kind in chosen}
-    digests = {}
+    digests, sizes = {}, {}
     for kind in chosen:
         dataset = modeling.open_dataset(build(kind, digits, data / kind))
         digests[kind] = dataset.digest
+        sizes[kind] = {split: len(each) for split, each in dataset["foreground"].items()}
         for seed in seeds.split(","):
             scores[kind][seed] = _score(
                 dataset, out / kind / seed, preset, int(seed), assignments, threads
@@ -160,7 +177,7 @@ def main(
     facts = {
         "preset": preset,
         "set": list(assignments),
-        "digits": list(digits),
+        "digits": sizes,
         "datasets": digests,
     }
     write(
