@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ _PLACE = Path("/var/tmp")
 def scratch(shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
     """Make an array of any values: in memory up to 64 MiB, else in a temporary file.
 
-    The file lies in the folder that TMPDIR names, or else in /var/tmp. Raises StorageError if it
-    would take more than half of the room there: what a dataset claims of itself may be false.
+    The file lies in the folder that TMPDIR names, if it is there, or else in /var/tmp. Raises
+    StorageError if it would take more than half of the room there: what a dataset claims of itself
+    may be false.
 
     >>> scratch((2, 3), np.uint8).shape
     (2, 3)
@@ -57,18 +59,21 @@ def scratch(shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
 
 
 def room() -> int:
-    """Return how many bytes a temporary file may take now: half of what is free.
+    """Return how many bytes a temporary file may take now: half of what is free, 0 without a place.
 
     >>> room() > 0
     True
     """
-    place = _place()
-    with storage_errors(place):
-        return shutil.disk_usage(place).free // 2
+    with suppress(OSError):  # no folder for temporary files
+        return shutil.disk_usage(_place()).free // 2
+    return 0
 
 
 def _place() -> Path:
-    return Path(os.environ.get("TMPDIR") or (_PLACE if _PLACE.is_dir() else tempfile.gettempdir()))
+    """Choose the folder of temporary files: Python's own choice is often kept in memory."""
+    named = Path(os.environ.get("TMPDIR") or _PLACE)
+    place = named if named.is_dir() else _PLACE
+    return place if place.is_dir() else Path(tempfile.gettempdir())
 
 
 def _reserve(descriptor: int, size: int) -> None:
