@@ -187,6 +187,10 @@ def rule_problems(rule: Foreground, source: SourceFacts) -> list[str]:
     problems = []
     if rule.level is not None and rule.level > most:
         problems.append(f"the level {rule.level:,} where the images go to {most:,}")
+    if rule.masks == "classes" and not source.mask_classes:
+        problems.append("no class in the masks, expected 1 to 254")
+    if rule.masks != "classes" and source.mask_classes:
+        problems.append(f"{len(source.mask_classes):,} classes of masks, which only 'classes' have")
     if rule.by == "given":
         return problems
     if source.bands is None:

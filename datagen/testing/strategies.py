@@ -324,7 +324,7 @@ def sources(
     if kind.masks is not None:
         masks = draw(masks_of(kind, sum(len(part.labels) for part in delivered.values())))
         delivered = _with_masks(delivered, masks)
-        highest = int(masks[masks != IGNORE].max(initial=0)) if kind.masks == "classes" else 0
+        highest = int(masks[masks != IGNORE].max(initial=1)) if kind.masks == "classes" else 0
         mask_classes = tuple(map(str, range(1, highest + 1)))
     numbers, group_names = number_groups(groups)
     delivered = {name: replace(part, groups=numbers.get(name)) for name, part in delivered.items()}

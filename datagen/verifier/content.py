@@ -5,6 +5,7 @@ Shard files are read defensively: no links, no pipes, no memory maps.
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from datagen.dataset import Dataset
 from datagen.engines.threads import Slot
 from datagen.errors import DamagedError, DatagenError, StorageError
 from datagen.files import storage_errors
+from datagen.foreground import IGNORE
 from datagen.hashing import ColumnHasher
 from datagen.split import Column, Shard, Split, Table, shard_list
 from datagen.stores import Array
@@ -209,8 +211,8 @@ def _difference(value: Array, expected: Array) -> str:
 class StoredInputs:
     """Inputs of a split, read from the dataset itself; None if no undamaged copy could be read.
 
-    `damage` are problems of the files read; `other` are labels that are no class, and the reason
-    why there are no inputs.
+    `damage` are problems of the files read; `other` are labels and given masks that are no class,
+    and the reason why there are no inputs.
     """
 
     inputs: Inputs | None
@@ -262,7 +264,9 @@ def read_inputs(
         size = foreground.count * foreground.columns[0].sample_bytes
         short = f"no room for them, {size:,} bytes ({error or 'memory is short'})"
         return StoredInputs(None, damage, [Skipped(f"{about}: {short}")])
-    wrong = [] if circles is None else _wrong_labels(dataset, circles, labels)
+    wrong = [] if circles is None else [*_wrong_labels(dataset, circles, labels)]
+    if recipe.foreground.masks == "classes" and read["given"] is not None:
+        wrong += _wrong_classes(dataset, foreground, read["given"])
     return StoredInputs(inputs, damage, [*wrong])
 
 
@@ -315,6 +319,26 @@ def _wrong_labels(dataset: Dataset, circles: Split, labels: Array) -> Iterator[P
         path = column.path.format(shard=row // circles.shard_size)
         expected = f"one of {classes} classes"
         yield problem_in(circles, "unknown class", path, expected, labels[row], row)
+
+
+def _wrong_classes(dataset: Dataset, foreground: Split, given: Array) -> Iterator[Problem]:
+    """Find the given masks (n, H, W) with a class that has no name; name a few of them."""
+    classes = len(dataset.manifest.source.mask_classes)
+    column = foreground.column("classes")
+    unknown = (
+        rows.start + row
+        for rows in arrays.blocks(given)
+        for row in np.flatnonzero(_is_unknown(given[rows], classes).any(axis=(1, 2))).tolist()
+    )
+    for row in itertools.islice(unknown, _NAMED):
+        path = column.path.format(shard=row // foreground.shard_size)
+        expected = f"0, one of {classes} classes, or {IGNORE}"
+        found = given[row][_is_unknown(given[row], classes)][0]
+        yield problem_in(foreground, "unknown class", path, expected, found, row)
+
+
+def _is_unknown(masks: Array, classes: int) -> npt.NDArray[np.bool_]:
+    return (masks > classes) & (masks < IGNORE)
 
 
 # Shard files.

@@ -19,8 +19,8 @@ from datagen.errors import DatagenError
 from datagen.files import LINK_REMEDY, require_enough
 from datagen.hashing import file_digest, merkle_root
 from datagen.layout import GROUPS, MANIFEST, MAX_SIDE, RECIPE
-from datagen.manifest import Manifest
-from datagen.sources.base import MAX_CLASSES
+from datagen.manifest import Manifest, SourceFacts
+from datagen.sources.base import MAX_CLASSES, name_problems
 from datagen.split import FileFacts, Shard, Split, shard_list
 from datagen.stores import Store, with_paths
 from datagen.tasks import TASKS
@@ -244,8 +244,9 @@ def _check_claims(manifest: Manifest) -> Iterator[Problem]:
     """Report claims of the source and of the mosaics that no source could make true."""
     source, recorded = manifest.source, manifest.recipe.source
     listed = len(source.conflicts_listed)
-    only_foreground = manifest.recipe.tasks == ("foreground",)
+    fewest = 0 if manifest.recipe.tasks == ("foreground",) else 1  # of classes
     mismatches = planning.rule_problems(manifest.recipe.foreground, source)
+    misnamed = _misnamed(source)
     dropped = sum(one.dropped_within + one.dropped_across for one in source.digits.values())
     claims: list[tuple[bool, str, object]] = [
         (recorded == source.name, f"the source of the recipe, {recorded}", source.name),
@@ -255,8 +256,8 @@ def _check_claims(manifest: Manifest) -> Iterator[Problem]:
             "{} x {}".format(*source.tile),
         ),
         (
-            0 < len(source.classes) <= MAX_CLASSES or only_foreground,
-            f"1 to {MAX_CLASSES} classes",
+            fewest <= len(source.classes) <= MAX_CLASSES,
+            f"{fewest} to {MAX_CLASSES} classes",
             len(source.classes),
         ),
         (
@@ -265,6 +266,12 @@ def _check_claims(manifest: Manifest) -> Iterator[Problem]:
             "none",
         ),
         (not mismatches, "a rule of the foreground for these images", "; ".join(mismatches)),
+        (
+            len(source.mask_classes) <= MAX_CLASSES,
+            f"at most {MAX_CLASSES} classes of masks",
+            len(source.mask_classes),
+        ),
+        (not misnamed, "names that classes can have", "; ".join(misnamed)),
         (
             listed <= source.conflicts <= dropped,
             f"from {listed:,} (those listed) to {dropped:,} (those dropped) conflicts",
@@ -280,6 +287,19 @@ def _check_claims(manifest: Manifest) -> Iterator[Problem]:
         if count > most:
             expected = f"at most {most:,} mosaics in {split}, of {digits.count:,} images"
             yield Problem("contradiction", MANIFEST, expected, f"{count:,}")
+
+
+def _misnamed(source: SourceFacts) -> list[str]:
+    """List the names of classes, and of classes of masks, that no source may give."""
+    problems = []
+    for kind, first, names in (
+        ("class", 0, source.classes),
+        ("class of masks", 1, source.mask_classes),
+    ):
+        if len(names) <= MAX_CLASSES:  # more are a problem of their own
+            places = [f"{kind} {number}" for number in range(first, first + len(names))]
+            problems += name_problems(names, places)
+    return problems
 
 
 def _expected_splits(manifest: Manifest, unknown: list[str]) -> dict[tuple[str, str], Split]:

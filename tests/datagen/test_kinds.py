@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from click.testing import CliRunner
+from forging import Tiny, seal
 
 import datagen
 from datagen import planning
@@ -70,12 +71,12 @@ def source_of(kind: Kind, seed: int = 0) -> Source:
             values = [0, 1, 7, 254, 255] if kind.rule.masks == "classes" else [0, 1]
             masks = rng.choice(np.array(values, np.uint8), (count, *TILE))
         if kind.grouped:
-            groups = np.arange(first, first + count, dtype=np.uint32) // 2 + 10 * len(parts)
+            groups = np.arange(count, dtype=np.uint32) // 2 + first
         labels = rng.integers(0, 4, count).astype(np.uint8)
         parts[name] = Part(images, labels, masks, groups)
         first += count
     classes = tuple(map(str, range(1, 255))) if kind.rule.masks == "classes" else ()
-    names = tuple(f"patient {number}" for number in range(40)) if kind.grouped else ()
+    names = tuple(f"patient {number}" for number in range(first)) if kind.grouped else ()
     digests = {"images": "0" * 64}
     return Source("npz", parts, ("a", "b", "c", "d"), digests, "CC0", "nobody", classes, names)
 
@@ -184,6 +185,60 @@ def test_a_changed_byte_of_any_kind_is_found(name: str, column: str, tmp_path: P
     data[0] ^= 1
     path.write_bytes(data)
     assert verify(root).problems
+
+
+def forged(root: Path, **source: Any) -> Path:
+    """Change facts of the source of a dataset, and every digest that follows from them."""
+    tiny = Tiny(root, root, root, root)
+
+    def change(plain: dict[str, Any]) -> None:
+        facts = plain["source"] | source
+        if not facts.get("mask_classes"):
+            facts.pop("mask_classes", None)
+        plain["source"] = facts
+
+    tiny.edit(change)
+    seal(tiny)
+    return root
+
+
+def test_classes_of_given_masks_without_a_name_are_found(tmp_path: Path) -> None:
+    root = forged(built(KINDS["classes"], tmp_path / "data"), mask_classes=["one"])
+    found = [one for one in verify(root).problems if one.kind == "unknown class"]
+    assert {one.split for one in found} == {"train", "val", "test"}
+    assert {one.expected for one in found} == {"0, one of 1 classes, or 255"}
+    assert {one.found for one in found} <= {"7", "254"}
+    assert all("/classes/" in one.path and one.index is not None for one in found)
+    most = [str(number) for number in range(1, 254)]
+    assert {one.found for one in verify(forged(root, mask_classes=most)).problems} == {"254"}
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "words"),
+    [
+        ("classes", {"mask_classes": []}, "no class in the masks, expected 1 to 254"),
+        ("classes", {"mask_classes": ["x", "x"]}, "class of masks 2: the name 'x', which is that"),
+        ("classes", {"mask_classes": ["\n"]}, "class of masks 1: the name '\\n'"),
+        ("classes", {"mask_classes": list(map(str, range(255)))}, "255"),
+        ("binary", {"mask_classes": ["x"]}, "1 classes of masks, which only 'classes' have"),
+        ("rgb", {"mask_classes": ["x"]}, "1 classes of masks, which only 'classes' have"),
+        ("rgb", {"classes": ["a", "a", "b", "c"]}, "class 1: the name 'a', which is that of"),
+    ],
+)
+def test_names_of_classes_that_no_source_may_give_are_found(
+    name: str, source: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    root = forged(built(KINDS[name], tmp_path / "data"), **source)
+    found = [one.found for one in verify(root, quick=True).problems if one.kind == "contradiction"]
+    assert len(found) == 1
+    assert words in found[0]
+
+
+def test_masks_of_classes_that_show_none_are_refused() -> None:
+    kind = KINDS["classes"]
+    source = replace(source_of(kind), mask_classes=())
+    with pytest.raises(RecipeError, match="no class in the masks, expected 1 to 254"):
+        planning.Resolved(recipe_of(kind), source)
 
 
 @pytest.mark.parametrize(
