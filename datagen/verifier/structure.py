@@ -27,6 +27,7 @@ from datagen.tasks import TASKS
 from datagen.verifier.problems import UNREADABLE, Problem, Skipped, problem_in
 
 _DEPTH = 12  # folders; the deepest file of a dataset, a Zarr shard, is in 7
+_MAX_GROUPS = (1 << 32) - 1  # their numbers are stored in 32 bits
 _MISSING = 10_000  # missing shard files that are named one by one
 _MAX_DECODED = 1 << 30  # bytes of the largest piece read: a sample, or a chunk of compressed ones
 _EMPTY, _CLOSED = "an empty folder", "something that cannot be looked at"
@@ -248,6 +249,8 @@ def _check_claims(manifest: Manifest) -> Iterator[Problem]:
     mismatches = planning.rule_problems(manifest.recipe.foreground, source)
     misnamed = _misnamed(source)
     dropped = sum(one.dropped_within + one.dropped_across for one in source.digits.values())
+    delivered = dropped + sum(one.count for one in source.digits.values())
+    most_groups = min(delivered, _MAX_GROUPS)
     claims: list[tuple[bool, str, object]] = [
         (recorded == source.name, f"the source of the recipe, {recorded}", source.name),
         (
@@ -264,6 +267,11 @@ def _check_claims(manifest: Manifest) -> Iterator[Problem]:
             source.groups is not None or not manifest.recipe.group_names,
             f"groups, whose names are in {GROUPS}",
             "none",
+        ),
+        (
+            source.groups is None or source.groups <= most_groups,
+            f"at most {most_groups:,} groups of {delivered:,} images",
+            f"{source.groups or 0:,}",
         ),
         (not mismatches, "a rule of the foreground for these images", "; ".join(mismatches)),
         (

@@ -234,6 +234,26 @@ def test_names_of_classes_that_no_source_may_give_are_found(
     assert words in found[0]
 
 
+@pytest.mark.parametrize("groups", [17, 1000, 1 << 39])
+def test_more_groups_than_images_are_found(groups: int, tmp_path: Path) -> None:
+    root = built(KINDS["grouped"], tmp_path / "data")
+    assert not verify(forged(root, groups=16), quick=True).problems
+    found = verify(forged(root, groups=groups), quick=True).problems
+    assert [(one.kind, one.expected, one.found) for one in found] == [
+        ("contradiction", "at most 16 groups of 16 images", f"{groups:,}")
+    ]
+
+
+def test_numbers_of_groups_fit_their_column(tmp_path: Path) -> None:
+    root = built(KINDS["grouped"], tmp_path / "data")
+    plain = load(root).source.digits["train"]
+    more = {"count": plain.count, "dropped_within": 1 << 33, "dropped_across": 0}
+    digits = Tiny(root, root, root, root).manifest["source"]["digits"] | {"train": more}
+    forged(root, groups=1 << 32, digits=digits)
+    found = [one.expected for one in verify(root, quick=True).problems]
+    assert found == ["at most 4,294,967,295 groups of 8,589,934,608 images"]
+
+
 def test_masks_of_classes_that_show_none_are_refused() -> None:
     kind = KINDS["classes"]
     source = replace(source_of(kind), mask_classes=())
