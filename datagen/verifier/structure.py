@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -18,7 +18,7 @@ from datagen.dataset import Dataset
 from datagen.errors import DatagenError
 from datagen.files import LINK_REMEDY, require_enough
 from datagen.hashing import file_digest, merkle_root
-from datagen.layout import GROUPS, MANIFEST, MAX_SIDE, RECIPE
+from datagen.layout import GROUPS, MANIFEST, MAX_SAMPLE_BYTES, MAX_SIDE, RECIPE
 from datagen.manifest import Manifest, SourceFacts
 from datagen.sources.base import MAX_CLASSES, name_problems
 from datagen.split import FileFacts, Shard, Split, shard_list
@@ -47,7 +47,7 @@ def check_structure(dataset: Dataset) -> Structure:
     manifest, entries = dataset.manifest, list_entries(dataset.root)
     unknown = [task for task in manifest.recipe.tasks if task not in TASKS]
     expected = _expected_splits(manifest, unknown)
-    contradictions = list(_check_claims(manifest))
+    contradictions = list(_check_claims(manifest, expected.values()))
     checks = [
         _check_split(dataset, split, entries)
         if split.task in unknown or is_declared(split, expected.get(key))
@@ -241,8 +241,8 @@ def _check_recipe(dataset: Dataset, entries: Entries) -> Iterator[Problem]:
         yield Problem("another recipe", RECIPE, "the recipe in the manifest", "something else")
 
 
-def _check_claims(manifest: Manifest) -> Iterator[Problem]:
-    """Report claims of the source and of the mosaics that no source could make true."""
+def _check_claims(manifest: Manifest, planned: Collection[Split]) -> Iterator[Problem]:
+    """Report claims of the source, the mosaics and the `planned` splits that cannot be true."""
     source, recorded = manifest.source, manifest.recipe.source
     listed = len(source.conflicts_listed)
     fewest = 0 if manifest.recipe.tasks == ("foreground",) else 1  # of classes
@@ -295,6 +295,17 @@ def _check_claims(manifest: Manifest) -> Iterator[Problem]:
         if count > most:
             expected = f"at most {most:,} mosaics in {split}, of {digits.count:,} images"
             yield Problem("contradiction", MANIFEST, expected, f"{count:,}")
+    if manifest.version > 1:
+        yield from _too_large(planned)
+
+
+def _too_large(planned: Collection[Split]) -> Iterator[Problem]:
+    """Report columns whose samples are larger than version 2 of the format has them."""
+    columns = {(one.task, column.name): column for one in planned for column in one.columns}
+    for (task, name), column in columns.items():
+        if column.sample_bytes > MAX_SAMPLE_BYTES:
+            expected = f"samples of {name} in {task} of at most {MAX_SAMPLE_BYTES:,} bytes"
+            yield Problem("contradiction", MANIFEST, expected, f"{column.sample_bytes:,} bytes")
 
 
 def _misnamed(source: SourceFacts) -> list[str]:

@@ -41,6 +41,7 @@ REBUILD = "give its build command again: it writes only what is missing or damag
 
 _NO_MANIFEST = "nothing is known of the samples without it: remove the folder and build it again"
 _MAX_TABLE_BYTES = 1 << 26  # some 900,000 extents: more than a process can map
+_MAX_SAMPLE_BYTES = 1 << 24  # of a column, from version 2 on
 _DTYPES = ("|u1", "<u2", "<u4", "<i8")
 _LATER = ("bands", "dtype", "mask_classes", "groups")  # keys of a source from version 2 on
 _ORDER = ("foreground", "circles", "mosaics", "train", "val", "test")
@@ -357,6 +358,8 @@ def _decode(path: Path, plain: dict[str, Any]) -> _Record:
         problems = list(_contradictions(record))
         if first:
             problems += _later_dtypes(record)
+        else:
+            problems += _large_samples(record)
         if problems:
             raise DecodeError(problems)
     except DecodeError as error:
@@ -392,6 +395,18 @@ def _later_dtypes(record: _Record) -> list[str]:
         for split, facts in splits.items()
         for column in facts.columns
         if column.dtype == "<u2"
+    ]
+
+
+def _large_samples(record: _Record) -> list[str]:
+    """List the columns whose samples are larger than version 2 of the format has them."""
+    return [
+        f"{task}/{split} has samples of {column.name} of {column.sample_bytes:,} bytes,"
+        f" at most {_MAX_SAMPLE_BYTES:,} are possible"
+        for task, splits in record.tasks.items()
+        for split, facts in splits.items()
+        for column in facts.columns
+        if column.sample_bytes > _MAX_SAMPLE_BYTES
     ]
 
 

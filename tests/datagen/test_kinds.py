@@ -254,6 +254,26 @@ def test_numbers_of_groups_fit_their_column(tmp_path: Path) -> None:
     assert found == ["at most 4,294,967,295 groups of 8,589,934,608 images"]
 
 
+def test_samples_larger_than_the_format_has_them_are_found(tmp_path: Path) -> None:
+    root = built(Kind(3, rule=Foreground(values="max")), tmp_path / "data")
+    forged(root, bands=32, tile=[512, 512])
+    assert "contradiction" not in {one.kind for one in verify(root, quick=True).problems}
+    forged(root, bands=64, tile=[512, 513])
+    large = {
+        (one.expected, one.found)
+        for one in verify(root, quick=True).problems
+        if one.kind == "contradiction"
+    }
+    assert large == {
+        (f"samples of image in {task} of at most 16,777,216 bytes", f"{found:,} bytes")
+        for task, found in [
+            ("foreground", 16_809_984),
+            ("circles", 16_809_984),
+            ("mosaics", 33_619_968),
+        ]
+    }
+
+
 def test_masks_of_classes_that_show_none_are_refused() -> None:
     kind = KINDS["classes"]
     source = replace(source_of(kind), mask_classes=())

@@ -316,6 +316,10 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda m: m["recipe"]["foreground"].update(by="given", masks="classes"),
         "must have a column classes",
     ),
+    "samples beyond 16 MiB": (
+        lambda m: m["tasks"]["foreground"]["train"]["columns"][0].update(shape=[4096, 4097]),
+        "foreground/train has samples of image of 33,562,624 bytes, at most 16,777,216",
+    ),
     "a chunk of three": (
         lambda m: m["tasks"]["foreground"]["train"]["columns"][0].update(chunk=3),
         "a power of two up to 256",
