@@ -380,15 +380,24 @@ def _assemble(
         size = rows * across * samples * dtype.itemsize
         part = data[offset : offset + length]
         if packed:
-            part = zlib.decompressobj().decompress(part, size)
+            part = _unpacked(part, size)
         levels = np.frombuffer(part, dtype, rows * across * samples)
         levels = levels.reshape(rows, across, samples).astype(whole.dtype)
-        if tags.get(317, (1,))[0] == 2:
+        if packed and tags.get(317, (1,))[0] == 2:  # a predictor is of packed samples alone
             levels = levels.cumsum(axis=1, dtype=whole.dtype)
         inner = levels[: height - top, : width - left]
         bottom, right = top + inner.shape[0], left + inner.shape[1]
         whole[top:bottom, left:right, band : band + samples] = inner
     return whole
+
+
+def _unpacked(part: bytes, size: int) -> bytes:
+    """Unpack a strip or tile of `size` bytes. Raises ValueError if its stream has no end."""
+    unpacker = zlib.decompressobj()
+    unpacked = unpacker.decompress(part, size + 1)  # one more, so that the checksum is looked at
+    if len(unpacked) <= size and not unpacker.eof:
+        raise ValueError("a packed strip or tile that ends early")
+    return unpacked
 
 
 # Pixels of any file
