@@ -233,7 +233,7 @@ def find_device(name: str = "auto", threads: int | None = None) -> torch.device:
 
 
 def require_task(dataset: Dataset, task: str) -> None:
-    """Raise InputError where the dataset does not have a task to be trained on."""
+    """Raise InputError where the dataset does not have a task, or its classes, to train on."""
     loop.require_task(dataset, task)
 
 

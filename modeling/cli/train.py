@@ -120,7 +120,8 @@ def train(
     device = modeling.api.find_device(device_name, threads)
     name = preset or modeling.api.preset_for(device)
     chosen = [each for each in TASKS if each in dataset] if task == "all" else [task]
-    modeling.api.require_task(dataset, chosen[0] if chosen else TASKS[0])
+    for each in chosen or TASKS[:1]:
+        modeling.api.require_task(dataset, each)
     configs = {each: preset_config(each, name, seed).override(assignments) for each in chosen}
     metrics = modeling.api.main_metrics(configs)
     is_follower = modeling.api.is_follower()

@@ -66,9 +66,9 @@ def train(
     the log: how far an evaluation is. Under torchrun, every rank calls this alike.
 
     Raises InputError if there is a run already, if it does not fit, if the folder is in a
-    dataset, if the dataset does not have the task, or if the machine cannot compute as `config`
-    says; BusyError if another process trains there; TrainingError if a loss is not finite or a rank
-    is gone.
+    dataset, if the dataset does not have the task or its classes, or if the machine cannot compute
+    as `config` says; BusyError if another process trains there; TrainingError if a loss is not
+    finite or a rank is gone.
     """
     out = absolute(out)
     require_outside_datasets(out)
@@ -110,8 +110,9 @@ def train(
 
 
 def require_task(dataset: Dataset, task: str) -> None:
-    """Raise InputError where the dataset does not have a task to be trained on."""
+    """Raise InputError where the dataset does not have a task, or its classes, to train on."""
     if task in dataset:
+        _require_classes(dataset, task)
         return
     unlabelled = [*dataset] == ["foreground"] and not dataset.classes
     raise InputError(
@@ -122,6 +123,21 @@ def require_task(dataset: Dataset, task: str) -> None:
         " dataset again with labels"
         if unlabelled
         else "build a dataset whose recipe lists the task",
+    )
+
+
+def _require_classes(dataset: Dataset, task: str) -> None:
+    """Raise InputError where a task tells classes apart, and the dataset names none."""
+    if task == "foreground" or dataset.labels(task):
+        return
+    given = task == "mosaics" and dataset.kind.classes_given
+    raise InputError(
+        f"the dataset names no class of its {'masks' if given else 'images'}, so there are none to"
+        f" train {task} on",
+        path=dataset.path,
+        expected=f"1 to 254 names in source.{'mask_classes' if given else 'classes'}",
+        found="none",
+        remedy="build the dataset again from a source with classes",
     )
 
 

@@ -16,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tifffile
+from click.testing import CliRunner
 from PIL import Image, ImageOps
 
+from modeling.cli.main import cli
 from modeling.config import preset
 from modeling.data.dataset import Dataset, open_dataset
 from modeling.data.manifest import canonical_json, content_root, merkle_root
@@ -333,6 +335,33 @@ def test_a_manifest_that_contradicts_itself_is_refused(forgeable: Path, name: st
     forge(forgeable, change)
     with pytest.raises(DamagedError, match=message):
         open_dataset(forgeable)
+
+
+@pytest.mark.parametrize(
+    ("task", "key", "message"),
+    [
+        ("mosaics", "mask_classes", "no class of its masks, so there are none to train mosaics"),
+        ("circles", "classes", "no class of its images, so there are none to train circles"),
+    ],
+)
+def test_a_task_without_classes_is_refused_before_training(
+    tmp_path: Path, task: str, key: str, message: str
+) -> None:
+    shutil.copytree(kinds_made.made("classes"), tmp_path / "data")
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["source"][key] = []
+        if key == "mask_classes":
+            del manifest["source"][key]
+
+    forge(tmp_path / "data", change)
+    dataset = open_dataset(tmp_path / "data")
+    with pytest.raises(InputError, match=message):
+        train(dataset, preset(task, "cpu"), tmp_path / "run")
+    command = ["train", "all", f"--dataset={tmp_path / 'data'}", f"--out={tmp_path / 'run'}"]
+    told = CliRunner().invoke(cli, command)
+    assert (told.exit_code, message in " ".join(told.output.split())) == (3, True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_chunk_changes_no_digest(forgeable: Path) -> None:
