@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from numbers import Integral
@@ -17,7 +17,7 @@ from datagen import manifest as manifests
 from datagen.decoding import shown
 from datagen.engines import threads
 from datagen.errors import InputError, RecipeError, unknown_name
-from datagen.layout import MAX_SAMPLE_BYTES, SPLITS
+from datagen.layout import MAX_COUNT, MAX_SAMPLE_BYTES, SPLITS
 from datagen.manifest import DigitFacts, Manifest, SourceFacts, difference
 from datagen.recipe import OWN, Foreground, Recipe
 from datagen.sources.base import Progress as FetchProgress
@@ -51,7 +51,7 @@ class Resolved:
                 f"the rule of the foreground does not suit these images: {'; '.join(problems)}",
                 remedy="change the keys of [foreground] in the recipe, or the options of that name",
             )
-        self._require_enough()
+        _raise_all([*_too_few(self.plan), *too_large(self.plan)])
 
     @cached_property
     def division(self) -> Division:
@@ -68,15 +68,7 @@ class Resolved:
     @cached_property
     def plan(self) -> Manifest:
         """The manifest before anything is built: the recipe and the facts of the source."""
-        return manifests.seal(
-            Manifest(
-                digest="",
-                recipe=self.recipe.without_path(),
-                source=_source_facts(self.source, self.division),
-                splits={},
-                files=(),
-            )
-        )
+        return plan_of(self.recipe, _source_facts(self.source, self.division))
 
     def inputs(self, split: str) -> Inputs:
         """Collect what the samples of `split` follow from; computed once."""
@@ -105,44 +97,78 @@ class Resolved:
         of = split_of_sample(splits(self.plan), task, split, index)
         return derive_one(self.deriver(of), of.columns, index)
 
-    def _require_enough(self) -> None:
-        rows, columns = self.recipe.mosaics.grid
-        problems = []
-        for split in SPLITS:
-            digits, wanted = (
-                len(self.division.digits[split].labels),
-                self.recipe.mosaics.count(split),
+
+def _too_few(plan: Manifest) -> list[RecipeError]:
+    """List why the source of a plan has too few images for its mosaics."""
+    rows, columns = plan.recipe.mosaics.grid
+    problems = []
+    for split, can in possible_mosaics(plan).items():
+        digits, wanted = plan.source.digits[split].count, plan.recipe.mosaics.count(split)
+        if wanted > can:
+            problems.append(
+                f"{split} can give {can:,} ({digits:,} images in {rows} x {columns}), "
+                f"not {wanted:,}"
             )
-            if wanted > digits ** (rows * columns):
-                can = digits ** (rows * columns)
-                problems.append(
-                    f"{split} can give {can:,} ({digits:,} images in {rows} x {columns}), "
-                    f"not {wanted:,}"
-                )
-        if problems:
-            raise RecipeError(
-                "more mosaics than the source has: " + "; ".join(problems),
-                remedy="ask for fewer with --mosaics (mosaics=)",
-            )
-        planned = splits(self.plan)
-        for one in planned:
-            for column in one.columns:
-                if column.sample_bytes > MAX_SAMPLE_BYTES:
-                    shape = "x".join(map(str, column.shape))
-                    raise RecipeError(
-                        f"the samples of {one.task} are too large: {column.name} of {shape}",
-                        expected=f"at most {MAX_SAMPLE_BYTES:,} bytes",
-                        found=f"{column.sample_bytes:,}",
-                        remedy="ask for a smaller grid, or make the images smaller",
-                    )
-        shards = sum(one.shards for one in planned)
-        if shards > _MAX_SHARDS:
-            raise RecipeError(
+    if not problems:
+        return []
+    return [
+        RecipeError(
+            "more mosaics than the source has: " + "; ".join(problems),
+            remedy="ask for fewer with --mosaics (mosaics=)",
+        )
+    ]
+
+
+def possible_mosaics(plan: Manifest) -> dict[str, int]:
+    """Count the mosaics that each split of a plan can give, or the most that a dataset has."""
+    rows, columns = plan.recipe.mosaics.grid
+    return {
+        split: min(digits.count ** (rows * columns), MAX_COUNT)
+        for split, digits in plan.source.digits.items()
+    }
+
+
+def too_large(plan: Manifest) -> list[RecipeError]:
+    """List what of a plan is too large: the samples of a column, or the number of shards."""
+    listed = splits(plan)
+    columns = {(one.task, column.name): column for one in listed for column in one.columns}
+    problems = [
+        RecipeError(
+            f"the samples of {task} are too large: {name} of {'x'.join(map(str, column.shape))}",
+            expected=f"at most {MAX_SAMPLE_BYTES:,} bytes",
+            found=f"{column.sample_bytes:,}",
+            remedy="ask for a smaller grid, or make the images smaller",
+        )
+        for (task, name), column in columns.items()
+        if column.sample_bytes > MAX_SAMPLE_BYTES
+    ]
+    shards = sum(one.shards for one in listed)
+    if shards > _MAX_SHARDS:
+        problems.append(
+            RecipeError(
                 "too many shards",
                 expected=f"at most {_MAX_SHARDS:,}",
                 found=f"{shards:,}",
                 remedy="ask for larger shards, or for fewer mosaics",
             )
+        )
+    return problems
+
+
+def _raise_all(problems: Sequence[RecipeError]) -> None:
+    """Raise one RecipeError that lists all of these, if there are any."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        listed = "".join(f"\n  {problem}" for problem in problems)
+        raise RecipeError(f"{len(problems):,} problems:{listed}")
+
+
+def plan_of(recipe: Recipe, source: SourceFacts) -> Manifest:
+    """Make the manifest before anything is built, of a recipe and the facts of its source."""
+    return manifests.seal(
+        Manifest(digest="", recipe=recipe.without_path(), source=source, splits={}, files=())
+    )
 
 
 def described_source(recipe: Recipe, source: Source) -> tuple[Division, SourceFacts]:

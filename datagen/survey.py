@@ -35,7 +35,9 @@ class Survey:
     `kind` describes the images. `classes` counts the images of each class by split, and is empty
     where images have none; `dropped` counts duplicates by split, within the split and for a twin in
     another. `groups` is how many there are and how many images the largest has, None without any.
-    `foreground` is None where the rule does not suit the images; `problems` say why.
+    `foreground` is None where the rule does not suit the images. `mosaics` counts those that each
+    split can give, up to 2^40, and `wanted` those that the recipe asks for. `problems` say for what
+    else a build with these options would be refused.
     """
 
     source: str
@@ -46,6 +48,9 @@ class Survey:
     mask_classes: tuple[str, ...]
     groups: tuple[int, int] | None
     foreground: Shares | None
+    grid: tuple[int, int]
+    mosaics: Mapping[str, int]
+    wanted: Mapping[str, int]
     problems: tuple[str, ...]
     digests: Mapping[str, str]
 
@@ -76,7 +81,8 @@ def look(
             warn(remark)
     digits = division.digits
     images = next(iter(source.parts.values())).images
-    problems = planning.rule_problems(recipe.foreground, facts)
+    plan = planning.plan_of(recipe, facts)
+    unsuited = planning.rule_problems(recipe.foreground, facts)
     return Survey(
         source=source.name,
         kind=described(images),
@@ -85,8 +91,14 @@ def look(
         classes=_classes(source.classes, digits),
         mask_classes=source.mask_classes,
         groups=_groups(digits),
-        foreground=None if problems else _shares(recipe, digits, workers),
-        problems=tuple(problems),
+        foreground=None if unsuited else _shares(recipe, digits, workers),
+        grid=recipe.mosaics.grid,
+        mosaics=planning.possible_mosaics(plan),
+        wanted={split: recipe.mosaics.count(split) for split in SPLITS},
+        problems=(
+            *(f"foreground not found: {problem}" for problem in unsuited),
+            *map(str, planning.too_large(plan)),
+        ),
         digests=source.digests,
     )
 

@@ -167,7 +167,13 @@ def print_survey(found: datagen.survey.Survey, source: str, quiet: bool, as_json
             f" {shares.most:.1%}; {shares.empty:,} images without any"
         )
     for problem in found.problems:
-        print_line(f"foreground not found: {problem}")
+        print_line(problem)
+    if any(found.wanted[split] > found.mosaics[split] for split in SPLITS):
+        can = ", ".join(f"{split} {found.mosaics[split]:,}" for split in SPLITS[1:])
+        print_line(
+            f"train can give {found.mosaics['train']:,} mosaics of {found.grid[0]} x"
+            f" {found.grid[1]}, {can}: build with --mosaics of as many at most"
+        )
 
 
 def print_manifest(manifest: datagen.manifest.Manifest) -> None:

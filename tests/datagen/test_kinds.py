@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from forging import Tiny, seal
 
 import datagen
-from datagen import planning
+from datagen import planning, survey
 from datagen.cli import cli
 from datagen.errors import RecipeError
 from datagen.manifest import load
@@ -342,6 +342,46 @@ def test_a_look_at_a_source_says_what_a_build_would_make_and_writes_nothing(
     assert found["classes"]["0"]["train"] == found["classes"]["1"]["train"] == 15
     assert (found["foreground"]["empty"], found["foreground"]["least"]) == (1, 0.0)
     assert found["problems"] == []
+    assert found["mosaics"] == {"train": 30**4, "val": 15**4, "test": 15**4}
     assert sorted(tmp_path.rglob("*")) == before
     (tmp_path / "a.npz").write_bytes(b"no archive")
     assert CliRunner().invoke(cli, arguments).exit_code == 3
+
+
+def test_a_look_at_a_source_says_for_what_else_a_build_would_be_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 8, 9), np.uint8)
+    np.savez(tmp_path / "a.npz", allow_pickle=False, images=images, labels=np.arange(40) % 2)
+    spec = f"npz:{tmp_path / 'a.npz'}"
+    shown = CliRunner().invoke(cli, ["sources", spec, "--split", "60,20,20"])
+    assert shown.exit_code == 0
+    assert "train can give 331,776 mosaics of 2 x 2, val 4,096, test 4,096" in shown.output
+    monkeypatch.setattr("datagen.planning.MAX_SAMPLE_BYTES", 100_000)
+    monkeypatch.setattr("datagen.planning._MAX_SHARDS", 12)
+    recipe = Recipe(
+        spec,
+        split=(60, 20, 20),
+        mosaics=Mosaics((40, 40), 9000, 9000, 9000),
+        storage=Storage("zarr", 256, "none"),
+    )
+    found = survey.look(recipe)
+    large = "the samples of mosaics are too large: {} of 320x360 (expected at most 100,000 bytes"
+    assert found.mosaics == dict.fromkeys(COUNTS, 1 << 40)
+    assert len(found.problems) == 3
+    assert found.problems[0].startswith(large.format("image"))
+    assert found.problems[1].startswith(large.format("mask"))
+    assert found.problems[2].startswith("too many shards (expected at most 12, found 114)")
+    with pytest.raises(RecipeError, match="^3 problems:") as caught:
+        datagen.build(recipe, tmp_path / "data")
+    assert all(problem in str(caught.value) for problem in found.problems)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_look_prints_no_count_of_mosaics_where_there_are_enough(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (700, 4, 4), np.uint8)
+    np.savez(tmp_path / "a.npz", allow_pickle=False, images=images, labels=np.arange(700) % 2)
+    shown = CliRunner().invoke(cli, ["sources", f"npz:{tmp_path / 'a.npz'}"])
+    assert shown.exit_code == 0
+    assert "mosaics" not in shown.output
