@@ -169,11 +169,15 @@ def print_survey(found: datagen.survey.Survey, source: str, quiet: bool, as_json
     for problem in found.problems:
         print_line(problem)
     if any(found.wanted[split] > found.mosaics[split] for split in SPLITS):
-        can = ", ".join(f"{split} {found.mosaics[split]:,}" for split in SPLITS[1:])
-        print_line(
-            f"train can give {found.mosaics['train']:,} mosaics of {found.grid[0]} x"
-            f" {found.grid[1]}, {can}: build with --mosaics of as many at most"
-        )
+        print_line(_possible_mosaics(found))
+
+
+def _possible_mosaics(found: datagen.survey.Survey) -> str:
+    rest = ", ".join(f"{split} {found.mosaics[split]:,}" for split in SPLITS[1:])
+    return (
+        f"train can give {found.mosaics['train']:,} mosaics of {found.grid[0]} x {found.grid[1]},"
+        f" {rest}: build with --mosaics of as many at most"
+    )
 
 
 def print_manifest(manifest: datagen.manifest.Manifest) -> None:

@@ -373,7 +373,7 @@ def test_a_look_at_a_source_says_for_what_else_a_build_would_be_refused(
     assert found.problems[0].startswith(large.format("image"))
     assert found.problems[1].startswith(large.format("mask"))
     assert found.problems[2].startswith("too many shards (expected at most 12, found 114)")
-    with pytest.raises(RecipeError, match="^3 problems:") as caught:
+    with pytest.raises(RecipeError, match=r"^3 problems:") as caught:
         datagen.build(recipe, tmp_path / "data")
     assert all(problem in str(caught.value) for problem in found.problems)
     assert not (tmp_path / "data").exists()

@@ -93,7 +93,7 @@ def _packed(piece: Array, layout: Layout, pack: Callable[[bytes], bytes]) -> byt
     stored = piece.copy()
     if layout.predictor == 2 and layout.compression != PLAIN:
         stored[:, 1:] -= piece[:, :-1]
-    data = stored.astype(stored.dtype.newbyteorder(layout.order)).tobytes()
+    data = stored.astype(f"{layout.order}u{stored.itemsize}").tobytes()
     return data if layout.compression == PLAIN else pack(data)
 
 
