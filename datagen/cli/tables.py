@@ -166,18 +166,19 @@ def print_survey(found: datagen.survey.Survey, source: str, quiet: bool, as_json
             f"foreground: {shares.mean:.1%} of an image in the mean, {shares.least:.1%} to"
             f" {shares.most:.1%}; {shares.empty:,} images without any"
         )
+    _print_limits(found)
+
+
+def _print_limits(found: datagen.survey.Survey) -> None:
     for problem in found.problems:
         print_line(problem)
     if any(found.wanted[split] > found.mosaics[split] for split in SPLITS):
-        print_line(_possible_mosaics(found))
-
-
-def _possible_mosaics(found: datagen.survey.Survey) -> str:
-    rest = ", ".join(f"{split} {found.mosaics[split]:,}" for split in SPLITS[1:])
-    return (
-        f"train can give {found.mosaics['train']:,} mosaics of {found.grid[0]} x {found.grid[1]},"
-        f" {rest}: build with --mosaics of as many at most"
-    )
+        rest = ", ".join(f"{split} {found.mosaics[split]:,}" for split in SPLITS[1:])
+        rows, columns = found.grid
+        print_line(
+            f"train can give {found.mosaics['train']:,} mosaics of {rows} x {columns}, {rest}:"
+            " build with --mosaics of as many at most"
+        )
 
 
 def print_manifest(manifest: datagen.manifest.Manifest) -> None:
