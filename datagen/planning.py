@@ -25,7 +25,7 @@ from datagen.sources.base import Source, Warn, group_names_text
 from datagen.sources.split import Conflict, Division, divide
 from datagen.split import Split
 from datagen.stores import with_paths
-from datagen.tasks import Array, Deriver, ImageFacts, Inputs, derive_one, find
+from datagen.tasks import MOSAICS, Array, Deriver, ImageFacts, Inputs, derive_one, find
 
 _CONFLICTS_LISTED = 100
 # a million would take a minute to list, and few file systems are fast with so many files
@@ -120,7 +120,12 @@ def _too_few(plan: Manifest) -> list[RecipeError]:
 
 
 def possible_mosaics(plan: Manifest) -> dict[str, int]:
-    """Count the mosaics that each split of a plan can give, or the most that a dataset has."""
+    """Count the mosaics that each split of a plan can give, or the most that a dataset has.
+
+    Empty where mosaics are not among the tasks.
+    """
+    if MOSAICS.name not in plan.recipe.tasks:
+        return {}
     rows, columns = plan.recipe.mosaics.grid
     return {
         split: min(digits.count ** (rows * columns), MAX_COUNT)

@@ -172,7 +172,7 @@ def print_survey(found: datagen.survey.Survey, source: str, quiet: bool, as_json
 def _print_limits(found: datagen.survey.Survey) -> None:
     for problem in found.problems:
         print_line(problem)
-    if any(found.wanted[split] > found.mosaics[split] for split in SPLITS):
+    if any(found.wanted[split] > most for split, most in found.mosaics.items()):
         rest = ", ".join(f"{split} {found.mosaics[split]:,}" for split in SPLITS[1:])
         rows, columns = found.grid
         print_line(

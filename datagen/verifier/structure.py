@@ -289,6 +289,8 @@ def _check_claims(manifest: Manifest, planned: Collection[Split]) -> Iterator[Pr
     for true, expected, found in claims:
         if not true:
             yield Problem("contradiction", MANIFEST, expected, str(found))
+    if "mosaics" not in manifest.recipe.tasks:
+        return
     rows, columns = manifest.recipe.mosaics.grid
     for split, digits in source.digits.items():
         most, count = digits.count ** (rows * columns), manifest.recipe.mosaics.count(split)

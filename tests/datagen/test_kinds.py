@@ -385,3 +385,19 @@ def test_a_look_prints_no_count_of_mosaics_where_there_are_enough(tmp_path: Path
     shown = CliRunner().invoke(cli, ["sources", f"npz:{tmp_path / 'a.npz'}"])
     assert shown.exit_code == 0
     assert "mosaics" not in shown.output
+
+
+def test_a_few_images_without_labels_give_foreground_alone(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 5, 4), np.uint8)
+    np.savez(tmp_path / "few.npz", allow_pickle=False, images=images)
+    source, split = f"npz:{tmp_path / 'few.npz'}", ["--split", "60,20,20"]
+    looked = CliRunner().invoke(cli, ["sources", source, *split])
+    assert looked.exit_code == 0, looked.output
+    assert "no classes: only the foreground dataset can be built" in looked.output
+    built = CliRunner().invoke(
+        cli, ["build", "--source", source, *split, "--out", str(tmp_path / "data")]
+    )
+    assert built.exit_code == 0, built.output
+    assert list(datagen.open(tmp_path / "data")) == ["foreground"]
+    verdict = verify(tmp_path / "data", source_dir=tmp_path / "few.npz")
+    assert not verdict.problems
