@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from PIL import Image
 
 from datagen import arrays, recipe, sources
 from datagen.errors import InputError, RecipeError
-from datagen.sources import label_table
+from datagen.sources import images, label_table, picture_files
 from datagen.sources.base import Reading, Source
+from datagen.sources.image_folder import File
 from datagen.sources.images import load
 from datagen.sources.sizes import fitted, fitted_mask
 
@@ -126,6 +128,45 @@ def test_grey_files_are_not_mixed_with_colour_in_any_order(tmp_path: Path) -> No
             assert f"{kind} of 8 bits (1, such as a/" in message
         assert "RGB of 8 bits with equal channels (1, such as a/" in message
         assert "convert them to one kind" in message
+
+
+@pytest.mark.parametrize("names", ["abc", "acb", "bac", "bca", "cab", "cba"])
+def test_three_bands_that_are_not_rgb_are_another_kind_than_rgb_in_any_order(
+    tmp_path: Path, names: str
+) -> None:
+    paths = [tmp_path / f"{name}.tif" for name in names]
+    tifffile.imwrite(paths[0], colour(0), photometric="minisblack", planarconfig="contig")
+    write(paths[1], np.dstack([grey(5)] * 3))
+    mixed = refused(tmp_path)
+    assert "2 kinds" in mixed
+    assert f"3 bands of 8 bits (1, such as {names[0]}.tif)" in mixed
+    assert f"RGB of 8 bits with equal channels (1, such as {names[1]}.tif)" in mixed
+    write(paths[2], colour(0))
+    assert f"RGB of 8 bits (1, such as {names[2]}.tif)" in refused(tmp_path)
+
+
+def test_an_image_that_has_no_place_is_never_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.png", grey(0))
+    write(tmp_path / "b.png", colour(0))
+    monkeypatch.setattr(images._Rows, "differences", lambda _rows, *, by_size: [])
+    assert refused(tmp_path).endswith("b.png: an image unlike those before it")
+
+
+def test_a_picture_that_shrinks_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.png", grey(0, 6, 8))
+    counted = picture_files.Reader.counts
+
+    def then_shrink(self: picture_files.Reader, listed: Sequence[File]) -> Iterator[int]:
+        yield from counted(self, listed)
+        write(tmp_path / "a.png", grey(0, 3, 8))
+
+    monkeypatch.setattr(picture_files.Reader, "counts", then_shrink)
+    how = reading(size={"fit": "tile", "sides": [3, 4]})
+    assert refused(tmp_path, how).endswith("a.png: it changed while it was read")
 
 
 def test_depths_are_not_mixed(tmp_path: Path) -> None:
