@@ -29,7 +29,7 @@ from datagen.sources.pixels import How, require_size
 
 _FITS_OF_LARGE = ("crop", "area", "tile")  # they take pictures larger than an image can be
 _DICM = slice(128, 132)  # the place of the mark of DICOM
-_MOST = 65_535
+_MOST, _MOST_ADDED = 65_535, 1 << 32
 _BLOCK = 1 << 20
 _MAX_SHOWN = 200  # characters of a package's message
 _MAX_VOLUME = 1 << 30  # bytes of a compressed volume, which is held in memory
@@ -212,6 +212,12 @@ def dicom(data: bytes, *, offset: int = 0, max_side: int | None = None) -> Array
         allocated, bits = int(image.BitsAllocated), int(image.BitsStored)
         if allocated not in (8, 16):
             raise InputError(f"{allocated} bits a pixel", expected="8 or 16")
+        if int(image.get("HighBit", bits - 1)) != bits - 1:
+            raise InputError(
+                f"values of {bits} bits that end at bit {image.HighBit}",
+                expected=f"bit {bits - 1}",
+                remedy="store them in the lowest bits",
+            )
         if "ModalityLUTSequence" in image:
             raise InputError("values that a table changes", remedy="store them changed")
         slope, intercept = (
@@ -282,10 +288,11 @@ def _require_whole(path: Path) -> None:
 
 def _moved(stored: Array, slope: float, intercept: float, offset: int, *, is_small: bool) -> Array:
     """Add the intercept and the offset to stored values, int64; they must fit 16 bits."""
-    if slope != 1 or intercept != int(intercept):
+    is_whole = abs(intercept) <= _MOST_ADDED and intercept == int(intercept)  # nan is not
+    if slope != 1 or not is_whole:
         raise InputError(
             f"values that are rescaled by {slope:g} and {intercept:g}",
-            expected="a slope of 1 and a whole intercept",
+            expected=f"a slope of 1 and a whole intercept of up to {_MOST_ADDED:,}",
             remedy="store whole numbers",
         )
     moved = stored + (int(intercept) + offset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def changed(name: str, **values: Any) -> bytes:
         if value is None:
             delattr(image, key)
         else:
-            setattr(image, key, value)
+            with warnings.catch_warnings(action="ignore"):  # of values that DICOM does not have
+                setattr(image, key, value)
     stream = io.BytesIO()
     image.save_as(stream)
     return stream.getvalue()
@@ -116,6 +118,12 @@ def test_white_is_zero_is_inverted_within_the_stored_bits() -> None:
         (bytes(128) + b"DICM" + b"\xff" * 99, "a DICOM file without an image"),
         (changed("CT_small.dcm", RescaleSlope=2), "values that are rescaled by 2 and -1024"),
         (changed("CT_small.dcm", RescaleIntercept="0.5"), "values that are rescaled by 1 and 0.5"),
+        (changed("CT_small.dcm", HighBit=14), "values of 16 bits that end at bit 14 .*bit 15"),
+        (changed("CT_small.dcm", BitsStored=12), "values of 12 bits that end at bit 15 .*bit 11"),
+        *(
+            (changed("CT_small.dcm", RescaleIntercept=text), f"values .* by 1 and {shown}")
+            for text, shown in (("nan", "nan"), ("inf", "inf"), ("-inf", "-inf"), ("1e300", "1e"))
+        ),
     ],
 )
 def test_other_dicom_files_are_refused_by_name(data: bytes, words: str) -> None:
