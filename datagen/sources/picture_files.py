@@ -20,10 +20,9 @@ import numpy as np
 from datagen.errors import DatagenError, InputError, installs
 from datagen.files import require_enough
 from datagen.layout import MAX_SIDE
-from datagen.sources import pictures, sizes
+from datagen.sources import masks, pictures, sizes
 from datagen.sources.base import Array, Reading, UInt8
 from datagen.sources.image_folder import File, Files, is_volume
-from datagen.sources.masks import Values
 from datagen.sources.pictures import Picture
 from datagen.sources.pixels import How, require_size
 
@@ -55,7 +54,7 @@ class Reader:
         self._is_tiled = self.size is not None and self.size.fit == "tile"
         self.offset = how.recipe.offset
         self.pixels = self.unused = 0
-        self._values = Values(self.kind or "")
+        self._values = masks.Values(self.kind or "")
         self._table = None if self.kind in (None, "binary") else self._values.table()
         self._problem: str | None = None
 
@@ -78,8 +77,8 @@ class Reader:
             except InputError as error:
                 self._problem = str(error)
         names = self._values.class_names()
-        if self._values and self.kind == "classes" and not names and self._problem is None:
-            self._problem = "the masks have no class: all numbers are 0, ground, or 255, neither"
+        if self._values and self.kind == "classes" and self._problem is None:
+            self._problem = next(iter(masks.class_problems(names)), None)
         if self._values and self._problem is not None:
             problems.append(self._problem)
         return names
@@ -105,13 +104,13 @@ class Reader:
 
     def read(self, file: File) -> Iterator[Read]:
         """Read a picture and its mask, or the slices of a volume. Raises InputError."""
-        masks = None if self.kind is None or file.mask is None else self._numbers(file)
+        given = None if self.kind is None or file.mask is None else self._numbers(file)
         for picture in self._pictures(file):
-            numbers = None if masks is None else next(masks, None)
-            if masks is not None and numbers is None:
+            numbers = None if given is None else next(given, None)
+            if given is not None and numbers is None:
                 raise InputError("its mask has fewer slices")
             yield self._read(file, picture, numbers)
-        if masks is not None and next(masks, None) is not None:
+        if given is not None and next(given, None) is not None:
             raise InputError("its mask has more slices")
 
     def _read(self, file: File, picture: Picture, numbers: Array | None) -> Read:
