@@ -45,6 +45,7 @@ _MAX_DOTS = 64  # a line: the time that TOML takes grows with the square of the 
 _DRAWN = re.compile("strokes:[1-9][0-9]{0,3}")  # a source with a side in pixels, not with a path
 _SPEC = re.compile("[a-z]+:.+", re.DOTALL)  # of a source at a path
 _TASK = re.compile("[a-z][a-z0-9_]{0,63}")
+_BAND = re.compile("band (0|[1-9][0-9]{0,2})")
 _MAX_PATTERN, _MAX_ABOUT = 1000, 2000  # characters
 _MAX_LISTED = 20  # unknown keys that a message names before it counts the rest
 
@@ -87,9 +88,8 @@ def _is_shard_size(value: Any) -> bool:
 
 
 def _are_values(value: Any) -> bool:
-    band = value[5:] if isinstance(value, str) and value.startswith("band ") else ""
-    is_band = band.isascii() and band.isdecimal() and band == str(int(band))
-    return value in VALUES or (is_band and int(band) < MAX_BANDS)
+    band = _BAND.fullmatch(value) if isinstance(value, str) else None
+    return value in VALUES or (band is not None and int(band[1]) < MAX_BANDS)
 
 
 def _is_sides(value: Any) -> bool:

@@ -557,6 +557,14 @@ def test_names_of_classes_that_are_not_all_numbers_are_sorted_as_text(tmp_path: 
     assert source.parts["all"].labels.tolist() == [2, 0, 1]
 
 
+def test_numbers_of_any_length_are_sorted_as_numbers() -> None:
+    numbers = ["0", "00", "7", "07", "10", "9" * 5000, "1" + "0" * 5000]
+    assert label_table.natural(numbers[::-1]) == sorted(
+        numbers, key=lambda name: (name.lstrip("0").zfill(5001), name)
+    )
+    assert label_table.natural({"10", "9", "02"}) == ["02", "9", "10"]
+
+
 def test_folders_of_splits_count_where_a_table_has_none(tmp_path: Path) -> None:
     folder = lay_files(tmp_path / "photos", "train/1.png", "Testing/2.png")
     labels = table(folder / "labels.csv", "path,label\ntrain/1.png,a\nTesting/2.png,a\n")
