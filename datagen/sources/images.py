@@ -180,11 +180,11 @@ def _gathered(files: Files, how: Reading, problems: list[str], *, has_labels: bo
             start = end
             try:
                 for read in reader.read(file):
-                    if row + len(read.images) > end:
+                    if row + read.count > end:
                         raise InputError("it changed while it was read")
-                    rows.add(part, slice(row, row + len(read.images)), read, file)
+                    rows.add(part, slice(row, row + read.count), read, file)
                     digests[part].add(file, read)
-                    row += len(read.images)
+                    row += read.count
                 if row < end:
                     raise InputError("it changed while it was read")
             except InputError as error:
@@ -233,15 +233,15 @@ class _Rows:
             self._seen[key] = _Seen(_described(picture), file)
         self._seen[key].count += 1
         if not self._shape:
-            self._shape, self._bits = images.shape[1:], kind.bits
+            self._shape, self._bits = images.shape[2:], kind.bits
         is_alike = self._bits == kind.bits
         becomes_rgb = is_alike and kind.is_rgb and kind.bands == 3 and len(self._shape) == 2
         if becomes_rgb and not any(other.bands == 0 for other, *_ in self._seen):
             self.images = {part: _as_rgb(array) for part, array in self.images.items()}
             self._shape = (*self._shape, 3)
         if is_alike and kind.bands == _EITHER and self._shape[2:] == (3,):
-            images = np.repeat(images[..., None], 3, axis=3)
-        if not is_alike or images.shape[1:] != self._shape:
+            images = np.broadcast_to(images[..., None], (*images.shape, 3))
+        if not is_alike or images.shape[2:] != self._shape:
             self.left_out = self.left_out or file
             return
         self._put(self.images, part, rows, images)
@@ -249,10 +249,11 @@ class _Rows:
             self._put(self.masks, part, rows, read.masks)
 
     def _put(self, into: dict[str, Array], part: str, rows: slice, some: Array) -> None:
+        """Copy what is laid out in rows and columns; the room for all of a part is asked first."""
         if part not in into:
-            shape = (self._counts[part], *some.shape[1:])
+            shape = (self._counts[part], *some.shape[2:])
             into[part] = arrays.scratch(shape, some.dtype.newbyteorder("<"))
-        into[part][rows] = some
+        into[part][rows].reshape(some.shape)[...] = some
 
     def differences(self, *, by_size: bool) -> Iterator[str]:
         """Say if the pictures are of several kinds, or of several sizes if none was asked for."""

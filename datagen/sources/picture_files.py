@@ -35,12 +35,20 @@ _MAX_VOLUME = 1 << 30  # bytes of a compressed volume, which is held in memory
 
 
 class Read(NamedTuple):
-    """Hold a picture and its mask, and the images and masks that they give."""
+    """Hold a picture and its mask, and the images and masks that they give.
+
+    These are laid out in rows and columns, as `sizes.laid_out` does, so that tiles are not copied.
+    """
 
     picture: Picture
     images: Array
     mask: UInt8 | None = None
     masks: UInt8 | None = None
+
+    @property
+    def count(self) -> int:
+        """Return how many images the picture gives."""
+        return self.images.shape[0] * self.images.shape[1]
 
 
 class Reader:
@@ -115,9 +123,8 @@ class Reader:
 
     def _read(self, file: File, picture: Picture, numbers: Array | None) -> Read:
         height, width = picture.pixels.shape[:2]
-        images = picture.pixels[None]
+        images = sizes.laid_out(picture.pixels, self.size)
         if self.size is not None:
-            images = sizes.fitted(picture.pixels, self.size)
             self.pixels += height * width
             self.unused += sizes.unused(height, width, self.size)
         if numbers is None:
@@ -129,7 +136,7 @@ class Reader:
         if self._table is None:  # the values of all masks are one problem
             return Read(picture, images)
         mask = self._table[numbers]
-        return Read(picture, images, mask, sizes.fitted_mask(mask, self.size))
+        return Read(picture, images, mask, sizes.laid_out_mask(mask, self.size))
 
     def _numbers(self, file: File) -> Iterator[Array]:
         """Read the numbers of the mask of a file: uint8 or uint16 (h, w), a slice at a time."""

@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from PIL import Image
 
 from datagen import arrays, recipe, sources
 from datagen.errors import InputError, RecipeError
-from datagen.sources import images, label_table, picture_files
+from datagen.sources import images, label_table, npz, picture_files
 from datagen.sources.base import Reading, Source
 from datagen.sources.image_folder import File
 from datagen.sources.images import load
@@ -690,3 +691,34 @@ def test_a_folder_is_read_within_less_memory_than_its_pictures(tmp_path: Path) -
         check=True,
     )
     assert done.stdout == "48\n"
+
+
+@pytest.mark.parametrize("source", ["images", "npz"])
+def test_tiles_that_overlap_are_not_held_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    picture = np.arange(1 << 20, dtype=np.uint32).astype(np.uint8).reshape(1024, 1024)
+    mask = picture % 3
+    write(tmp_path / "photos" / "images" / "1.png", picture)
+    write(tmp_path / "photos" / "masks" / "1.png", mask)
+    np.savez(tmp_path / "photos.npz", images=picture[None], masks=mask[None])
+    how = reading(
+        source=source, masks="classes", size={"fit": "tile", "sides": [512, 512], "stride": [32, 32]}
+    )
+    tracemalloc.start()
+    try:
+        if source == "npz":
+            part = npz.load(tmp_path / "photos.npz", how).parts["all"]
+        else:
+            part = load(tmp_path / "photos", how).parts["all"]
+        assert tracemalloc.get_traced_memory()[1] < 24 << 20
+    finally:
+        tracemalloc.stop()
+    assert part.masks is not None
+    assert part.images.shape == part.masks.shape == (17 * 17, 512, 512)
+    for row in (0, 16, 17, 288):
+        top, left = (32 * place for place in divmod(row, 17))
+        within = slice(top, top + 512), slice(left, left + 512)
+        np.testing.assert_array_equal(part.images[row], picture[within])
+        np.testing.assert_array_equal(part.masks[row], mask[within])
