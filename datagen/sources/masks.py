@@ -125,9 +125,7 @@ def class_problems(numbered: Sequence[str], names: Sequence[str] | None = None) 
     """
     problems = []
     if not numbered:
-        problems.append(
-            f"the masks have no class: all numbers are 0, ground, or {IGNORE}, neither"
-        )
+        problems.append(f"the masks have no class: all numbers are 0, ground, or {IGNORE}, neither")
     if names is None:
         return problems
     if len(names) >= IGNORE:

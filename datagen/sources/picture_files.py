@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -24,7 +25,7 @@ from datagen.sources import masks, pictures, sizes
 from datagen.sources.base import Array, Reading, UInt8
 from datagen.sources.image_folder import File, Files, is_volume
 from datagen.sources.pictures import Picture
-from datagen.sources.pixels import How, require_size
+from datagen.sources.pixels import How, inflated, require_size
 
 _FITS_OF_LARGE = ("crop", "area", "tile")  # they take pictures larger than an image can be
 _DICM = slice(128, 132)  # the place of the mark of DICOM
@@ -186,6 +187,19 @@ def _bytes(path: Path) -> bytes:
 # DICOM and NIfTI
 
 
+class _Bounded(BytesIO):
+    """Hold a DICOM file, and refuse it if all that follows its header inflates to too much.
+
+    pydicom reads the rest of a file at once only to inflate it, without a bound.
+    """
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        if size is None or size < 0:
+            inflated(data, 0, -zlib.MAX_WBITS)
+        return data
+
+
 def _is_dicom(data: bytes) -> bool:
     """Return whether the bytes of a file are DICOM."""
     return data[_DICM] == b"DICM"
@@ -200,7 +214,7 @@ def dicom(data: bytes, *, offset: int = 0, max_side: int | None = None) -> Array
     """
     pydicom = _package("pydicom")
     with _foreign("a damaged DICOM file"):
-        image = pydicom.dcmread(BytesIO(data))
+        image = pydicom.dcmread(_Bounded(data))
         frames, samples = int(image.get("NumberOfFrames") or 1), image.get("SamplesPerPixel", 1)
         if "PixelData" not in image:
             raise InputError("a DICOM file without an image")

@@ -55,7 +55,7 @@ def fitted_mask(mask: UInt8, size: Size | None) -> UInt8:
 
 
 def laid_out(picture: Array, size: Size | None) -> Array:
-    """Lay out the images of a picture as they lie in it: -> (rows, columns, H, W) or (..., H, W, C).
+    """Lay out the images of a picture as they lie in it: -> (rows, columns, H, W[, C]).
 
     They are those of `fitted`, row by row, but views of the picture where pixels only move: tiles
     that overlap take no memory until they are copied.

@@ -704,7 +704,9 @@ def test_tiles_that_overlap_are_not_held_in_memory(
     write(tmp_path / "photos" / "masks" / "1.png", mask)
     np.savez(tmp_path / "photos.npz", images=picture[None], masks=mask[None])
     how = reading(
-        source=source, masks="classes", size={"fit": "tile", "sides": [512, 512], "stride": [32, 32]}
+        source=source,
+        masks="classes",
+        size={"fit": "tile", "sides": [512, 512], "stride": [32, 32]},
     )
     tracemalloc.start()
     try:

@@ -14,7 +14,7 @@ import pytest
 
 from datagen import recipe
 from datagen.errors import InputError
-from datagen.sources import images, picture_files
+from datagen.sources import images, picture_files, pixels
 from datagen.sources.base import Reading
 
 pydicom = pytest.importorskip("pydicom")
@@ -135,6 +135,19 @@ def test_a_large_image_is_refused_before_it_is_decoded(monkeypatch: pytest.Monke
     monkeypatch.setattr(pydicom.Dataset, "pixel_array", None)
     with pytest.raises(InputError, match=r"^64x64 pixels where at most 63x63 are possible"):
         picture_files.dicom(bytes_of("MR_small.dcm"), max_side=63)
+
+
+def test_a_deflated_file_is_refused_before_it_takes_too_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = bytes_of("image_dfl.dcm")
+    monkeypatch.setattr(pixels, "MAX_DECODED", 300_000)
+    monkeypatch.setattr(pixels, "_PIECE", 4096)
+    assert picture_files.dicom(data).nbytes == 512 * 512
+    monkeypatch.setattr(pixels, "MAX_DECODED", 100_000)
+    monkeypatch.setattr(pydicom.filereader.zlib, "decompress", None)
+    with pytest.raises(InputError, match=r"^a picture of 1\d\d,\d{3} bytes where at most 100,000"):
+        picture_files.dicom(data)
 
 
 def test_a_folder_of_dicom_files_is_read_with_masks(tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def test_a_recipe_is_immutable() -> None:
         ("storage.shard_size = 256.0", "not 256.0"),
         ('foreground.values = "colour"', "foreground.values must be one of grey, luma, mean, max"),
         ('foreground.values = "band 64"', "or \"band K\" from 0 to 63, not 'band 64'"),
-        (f'foreground.values = "band {"9" * 5000}"', "or \"band K\" from 0 to 63, not 'band 999"),
+        (f'foreground.values = "band {"9" * 5000}"', 'or "band K" from 0 to 63, not \'band 999'),
         ('foreground.values = "band 01"', "not 'band 01'"),
         ('foreground.side = "over"', "foreground.side must be one of above, below, not 'over'"),
         ('foreground.by = "triangle"', "foreground.by must be one of otsu, fixed, given"),
