@@ -180,11 +180,11 @@ def _gathered(files: Files, how: Reading, problems: list[str], *, has_labels: bo
             start = end
             try:
                 for read in reader.read(file):
-                    if row + read.count > end:
+                    if row + read.total > end:
                         raise InputError("it changed while it was read")
-                    rows.add(part, slice(row, row + read.count), read, file)
+                    rows.add(part, slice(row, row + read.total), read, file)
                     digests[part].add(file, read)
-                    row += read.count
+                    row += read.total
                 if row < end:
                     raise InputError("it changed while it was read")
             except InputError as error:

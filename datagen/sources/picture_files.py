@@ -47,7 +47,7 @@ class Read(NamedTuple):
     masks: UInt8 | None = None
 
     @property
-    def count(self) -> int:
+    def total(self) -> int:
         """Return how many images the picture gives."""
         return self.images.shape[0] * self.images.shape[1]
 
