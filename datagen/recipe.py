@@ -14,7 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any
 
-from datagen import files
+from datagen import files, patterns
 from datagen.decoding import DecodeError, Rule, decode, integer, shown
 from datagen.errors import RecipeError, closest, decode_text
 from datagen.layout import (
@@ -113,7 +113,7 @@ def _is_pattern(value: Any) -> bool:
     if not isinstance(value, str) or not 0 < len(value) <= _MAX_PATTERN or not value.isprintable():
         return False
     try:
-        return re.compile(value).groups <= 1
+        return re.compile(value).groups <= 1 and patterns.ends_soon(value)
     except (re.error, RecursionError, OverflowError):
         return False
 
@@ -124,7 +124,11 @@ _PERCENTAGES = Rule(
     "the percentages of train, val and test, whole numbers of 1 or more that add up to 100",
     _are_percentages,
 )
-_PATTERN = Rule("a regular expression with at most one group in brackets", _is_pattern)
+_PATTERN = Rule(
+    "a regular expression with at most one group in brackets and few ways to match: without"
+    " alternatives or open repetitions such as .* within a repetition, and at most three of them",
+    _is_pattern,
+)
 _TEXT = Rule(
     f"text of 1 to {_MAX_ABOUT} characters that can be printed",
     lambda value: isinstance(value, str) and 0 < len(value) <= _MAX_ABOUT and value.isprintable(),

@@ -255,6 +255,7 @@ def test_a_recipe_is_immutable() -> None:
         ("val = 5\nsplit = [80, 10, 10]", "val and split exclude each other"),
         ('groups = "(a)(b)"', "groups must be a regular expression with at most one group"),
         ('groups = "("', "not '('"),
+        ('groups = "^(?:a|a)*$"', "few ways to match: without alternatives or open repetitions"),
         ("offset = 0.5", "offset must be an integer from -4,294,967,296"),
         ('about.licence = ""', "about.licence must be text of 1 to 2000 characters"),
         ('sources = "mnist"', "unknown key sources (did you mean source?)"),
