@@ -14,7 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any
 
-from datagen import files
+from datagen import files, patterns
 from datagen.decoding import DecodeError, Rule, decode, integer, shown
 from datagen.errors import RecipeError, closest, decode_text
 from datagen.layout import (
@@ -45,6 +45,7 @@ _MAX_DOTS = 64  # a line: the time that TOML takes grows with the square of the 
 _DRAWN = re.compile("strokes:[1-9][0-9]{0,3}")  # a source with a side in pixels, not with a path
 _SPEC = re.compile("[a-z]+:.+", re.DOTALL)  # of a source at a path
 _TASK = re.compile("[a-z][a-z0-9_]{0,63}")
+_BAND = re.compile("band (0|[1-9][0-9]{0,2})")
 _MAX_PATTERN, _MAX_ABOUT = 1000, 2000  # characters
 _MAX_LISTED = 20  # unknown keys that a message names before it counts the rest
 
@@ -87,9 +88,8 @@ def _is_shard_size(value: Any) -> bool:
 
 
 def _are_values(value: Any) -> bool:
-    band = value[5:] if isinstance(value, str) and value.startswith("band ") else ""
-    is_band = band.isascii() and band.isdecimal() and band == str(int(band))
-    return value in VALUES or (is_band and int(band) < MAX_BANDS)
+    band = _BAND.fullmatch(value) if isinstance(value, str) else None
+    return value in VALUES or (band is not None and int(band[1]) < MAX_BANDS)
 
 
 def _is_sides(value: Any) -> bool:
@@ -113,7 +113,7 @@ def _is_pattern(value: Any) -> bool:
     if not isinstance(value, str) or not 0 < len(value) <= _MAX_PATTERN or not value.isprintable():
         return False
     try:
-        return re.compile(value).groups <= 1
+        return re.compile(value).groups <= 1 and patterns.ends_soon(value)
     except (re.error, RecursionError, OverflowError):
         return False
 
@@ -124,7 +124,11 @@ _PERCENTAGES = Rule(
     "the percentages of train, val and test, whole numbers of 1 or more that add up to 100",
     _are_percentages,
 )
-_PATTERN = Rule("a regular expression with at most one group in brackets", _is_pattern)
+_PATTERN = Rule(
+    "a regular expression with at most one group in brackets and few ways to match: without"
+    " alternatives or open repetitions such as .* within a repetition, and at most three of them",
+    _is_pattern,
+)
 _TEXT = Rule(
     f"text of 1 to {_MAX_ABOUT} characters that can be printed",
     lambda value: isinstance(value, str) and 0 < len(value) <= _MAX_ABOUT and value.isprintable(),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from datagen import files
+from datagen import files, patterns
 from datagen.errors import InputError, StorageError, printable
 from datagen.layout import MAX_BANDS, MAX_SIDE, SPLITS
 
@@ -309,12 +309,14 @@ def group_names_text(names: Sequence[str]) -> bytes:
 def find_group(name: str, pattern: str) -> str | None:
     """Search `pattern` in the name of an image: its one bracketed group, or else the whole match.
 
+    The first 255 characters of a name are searched, so that any pattern of a recipe ends soon.
+
     None means that there is no match, or an empty one, so that the image is in no group.
 
     >>> find_group("tumour/patient7_slide2.png", r"(patient\\d+)_")
     'patient7'
     """
-    match = re.search(pattern, name)
+    match = re.search(pattern, name[: patterns.MAX_NAME])
     return (match[match.re.groups] or None) if match else None
 
 

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -180,14 +180,18 @@ def _gathered(files: Files, how: Reading, problems: list[str], *, has_labels: bo
             start = end
             try:
                 for read in reader.read(file):
-                    if row + len(read.images) > end:
+                    if row + read.total > end:
                         raise InputError("it changed while it was read")
-                    rows.add(part, slice(row, row + len(read.images)), read, file)
+                    rows.add(part, slice(row, row + read.total), read, file)
                     digests[part].add(file, read)
-                    row += len(read.images)
+                    row += read.total
+                if row < end:
+                    raise InputError("it changed while it was read")
             except InputError as error:
                 problems.append(f"{file.shown}: {error}")
     problems += rows.differences(by_size=how.recipe.size is None)
+    if not problems and rows.left_out is not None:
+        problems.append(f"{rows.left_out.shown}: an image unlike those before it")
     names = reader.mask_classes(problems)
     found = {
         name: digest
@@ -211,7 +215,8 @@ class _Rows:
         self._counts = counts
         self._shape: tuple[int, ...] = ()  # of an image
         self._bits = 0
-        self._seen: dict[tuple[int, ...], _Seen] = {}  # by bands, bits, height and width
+        self.left_out: File | None = None  # the first picture whose images are not in the rows
+        self._seen: dict[tuple[_Kind, int, int], _Seen] = {}  # by kind, height and width
 
     @property
     def has_bands(self) -> bool:
@@ -221,41 +226,48 @@ class _Rows:
     def add(self, part: str, rows: slice, read: Read, file: File) -> None:
         """Put the images of a picture into rows of their part, and their masks."""
         picture, images = read.picture, read.images
-        bands, bits = _kind(picture)
-        key = (bands, bits, *picture.pixels.shape[:2])
+        kind = _kind(picture)
+        height, width = picture.pixels.shape[:2]
+        key = (kind, height, width)
         if key not in self._seen:
             self._seen[key] = _Seen(_described(picture), file)
         self._seen[key].count += 1
         if not self._shape:
-            self._shape, self._bits = images.shape[1:], bits
-        is_rgb = self._bits == bits and bands == 3 and picture.is_rgb
-        if is_rgb and len(self._shape) == 2 and not any(other == 0 for other, *_ in self._seen):
+            self._shape, self._bits = images.shape[2:], kind.bits
+        is_alike = self._bits == kind.bits
+        becomes_rgb = is_alike and kind.is_rgb and kind.bands == 3 and len(self._shape) == 2
+        if becomes_rgb and not any(other.bands == 0 for other, *_ in self._seen):
             self.images = {part: _as_rgb(array) for part, array in self.images.items()}
             self._shape = (*self._shape, 3)
-        if self._bits == bits and bands == _EITHER and self._shape[2:] == (3,):
-            images = np.repeat(images[..., None], 3, axis=3)
-        if images.shape[1:] == self._shape and self._bits == bits:
-            self._put(self.images, part, rows, images)
-            if read.masks is not None:
-                self._put(self.masks, part, rows, read.masks)
+        if is_alike and kind.bands == _EITHER and self._shape[2:] == (3,):
+            images = np.broadcast_to(images[..., None], (*images.shape, 3))
+        if not is_alike or images.shape[2:] != self._shape:
+            self.left_out = self.left_out or file
+            return
+        self._put(self.images, part, rows, images)
+        if read.masks is not None:
+            self._put(self.masks, part, rows, read.masks)
 
     def _put(self, into: dict[str, Array], part: str, rows: slice, some: Array) -> None:
+        """Copy what is laid out in rows and columns; the room for all of a part is asked first."""
         if part not in into:
-            shape = (self._counts[part], *some.shape[1:])
+            shape = (self._counts[part], *some.shape[2:])
             into[part] = arrays.scratch(shape, some.dtype.newbyteorder("<"))
-        into[part][rows] = some
+        into[part][rows].reshape(some.shape)[...] = some
 
     def differences(self, *, by_size: bool) -> Iterator[str]:
         """Say if the pictures are of several kinds, or of several sizes if none was asked for."""
-        kinds: dict[tuple[int, int], list[_Seen]] = {}
+        kinds: dict[_Kind, list[_Seen]] = {}
         by_sides: dict[tuple[int, int], list[_Seen]] = {}
-        for (bands, bits, height, width), seen in self._seen.items():
-            kinds.setdefault((bands, bits), []).append(seen)
+        for (kind, height, width), seen in self._seen.items():
+            kinds.setdefault(kind, []).append(seen)
             by_sides.setdefault((height, width), []).append(seen)
-        either = [bits for bands, bits in kinds if bands == _EITHER]
-        others = [(bands, bits) for bands, bits in kinds if bands != _EITHER]
+        either = [kind.bits for kind in kinds if kind.bands == _EITHER]
+        others = [kind for kind in kinds if kind.bands != _EITHER]
         fits = all(
-            (bands in (0, 3), bits) == (True, each) for bands, bits in others for each in either
+            (other.bands == 0 or (other.bands == 3 and other.is_rgb)) and other.bits == bits
+            for other in others
+            for bits in either
         )
         if len(others) > 1 or len(either) > 1 or not fits:
             named = [(seen[0].text, seen) for seen in kinds.values()]
@@ -294,11 +306,18 @@ def _counted(named: Sequence[tuple[str, Sequence[_Seen]]]) -> str:
 _EITHER = -1  # in place of the bands of a picture that can be grey or RGB
 
 
-def _kind(picture: Picture) -> tuple[int, int]:
-    """Return the bands of a picture, 0 for grey, and its bits."""
+class _Kind(NamedTuple):
+    """Tell pictures apart: by their bands, 0 for grey, by their bits, and RGB from other bands."""
+
+    bands: int
+    bits: int
+    is_rgb: bool
+
+
+def _kind(picture: Picture) -> _Kind:
     pixels = picture.pixels
     bands = pixels.shape[2] if pixels.ndim == 3 else _EITHER if picture.is_rgb else 0
-    return bands, 8 * pixels.itemsize
+    return _Kind(bands, 8 * pixels.itemsize, picture.is_rgb)
 
 
 def _described(picture: Picture) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -90,14 +90,15 @@ def digest(rows: Iterable[Row]) -> str:
     return state.hexdigest()
 
 
-def natural(names: Iterable[str]) -> list[str]:
+def natural(names: Collection[str]) -> list[str]:
     """Sort names as text, or as numbers if all of them are numbers.
 
     >>> natural({"10", "2", "02"})
     ['02', '2', '10']
     """
     numeric = all(name.isascii() and name.isdecimal() for name in names)
-    return sorted(names, key=lambda name: (int(name) if numeric else 0, name))
+    digits = {name: name.lstrip("0") if numeric else "" for name in names}
+    return sorted(names, key=lambda name: (len(digits[name]), digits[name], name))
 
 
 def of_table(folder: Path, table: Path, rows: Sequence[Row], problems: list[str]) -> Listing:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from datagen import arrays
 from datagen.errors import InputError
 from datagen.foreground import IGNORE
+from datagen.sources import base
 from datagen.sources.base import Array, UInt8
 
 Seen = npt.NDArray[np.bool_]
@@ -114,6 +115,28 @@ def class_names(seen: Seen) -> tuple[str, ...]:
     """
     classes = np.flatnonzero(seen[1:IGNORE])
     return tuple(str(number) for number in range(1, int(classes.max(initial=-1)) + 2))
+
+
+def class_problems(numbered: Sequence[str], names: Sequence[str] | None = None) -> list[str]:
+    """List what is wrong with the classes of masks: those found by `class_names`, and their names.
+
+    >>> class_problems(["1", "2"], ["liver"])
+    ['mask_classes: 1 names where the masks have classes up to 2']
+    """
+    problems = []
+    if not numbered:
+        problems.append(f"the masks have no class: all numbers are 0, ground, or {IGNORE}, neither")
+    if names is None:
+        return problems
+    if len(names) >= IGNORE:
+        problems.append(f"mask_classes: {len(names):,} names where at most {IGNORE - 1} can be")
+        return problems
+    problems += base.name_problems(names, [f"mask class {at + 1}" for at in range(len(names))])
+    if len(numbered) > len(names):
+        problems.append(
+            f"mask_classes: {len(names)} names where the masks have classes up to {len(numbered)}"
+        )
+    return problems
 
 
 # Masks that are read one by one

@@ -349,16 +349,11 @@ def _masks(
     if kind != "classes":
         return canonical, ()
     numbered = masks.class_names(seen)
-    if "mask_classes" not in used:
-        return canonical, numbered
-    texts = _texts(used["mask_classes"], "mask_classes", path)
-    problems = base.name_problems(texts, [f"mask class {at + 1}" for at in range(len(texts))])
-    if len(numbered) > len(texts):
-        problems.append(
-            f"mask_classes: {len(texts)} names where the masks have classes up to {len(numbered)}"
-        )
-    base.raise_if_any(problems, path)
-    return canonical, texts
+    texts = None
+    if "mask_classes" in used:
+        texts = _texts(used["mask_classes"], "mask_classes", path)
+    base.raise_if_any(masks.class_problems(numbered, texts), path)
+    return canonical, numbered if texts is None else texts
 
 
 def _groups(

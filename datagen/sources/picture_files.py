@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -20,28 +21,35 @@ import numpy as np
 from datagen.errors import DatagenError, InputError, installs
 from datagen.files import require_enough
 from datagen.layout import MAX_SIDE
-from datagen.sources import pictures, sizes
+from datagen.sources import masks, pictures, sizes
 from datagen.sources.base import Array, Reading, UInt8
 from datagen.sources.image_folder import File, Files, is_volume
-from datagen.sources.masks import Values
 from datagen.sources.pictures import Picture
-from datagen.sources.pixels import How, require_size
+from datagen.sources.pixels import How, inflated, require_size
 
 _FITS_OF_LARGE = ("crop", "area", "tile")  # they take pictures larger than an image can be
 _DICM = slice(128, 132)  # the place of the mark of DICOM
-_MOST = 65_535
+_MOST, _MOST_ADDED = 65_535, 1 << 32
 _BLOCK = 1 << 20
 _MAX_SHOWN = 200  # characters of a package's message
 _MAX_VOLUME = 1 << 30  # bytes of a compressed volume, which is held in memory
 
 
 class Read(NamedTuple):
-    """Hold a picture and its mask, and the images and masks that they give."""
+    """Hold a picture and its mask, and the images and masks that they give.
+
+    These are laid out in rows and columns, as `sizes.laid_out` does, so that tiles are not copied.
+    """
 
     picture: Picture
     images: Array
     mask: UInt8 | None = None
     masks: UInt8 | None = None
+
+    @property
+    def total(self) -> int:
+        """Return how many images the picture gives."""
+        return self.images.shape[0] * self.images.shape[1]
 
 
 class Reader:
@@ -55,7 +63,7 @@ class Reader:
         self._is_tiled = self.size is not None and self.size.fit == "tile"
         self.offset = how.recipe.offset
         self.pixels = self.unused = 0
-        self._values = Values(self.kind or "")
+        self._values = masks.Values(self.kind or "")
         self._table = None if self.kind in (None, "binary") else self._values.table()
         self._problem: str | None = None
 
@@ -78,8 +86,8 @@ class Reader:
             except InputError as error:
                 self._problem = str(error)
         names = self._values.class_names()
-        if self._values and self.kind == "classes" and not names and self._problem is None:
-            self._problem = "the masks have no class: all numbers are 0, ground, or 255, neither"
+        if self._values and self.kind == "classes" and self._problem is None:
+            self._problem = next(iter(masks.class_problems(names)), None)
         if self._values and self._problem is not None:
             problems.append(self._problem)
         return names
@@ -105,20 +113,19 @@ class Reader:
 
     def read(self, file: File) -> Iterator[Read]:
         """Read a picture and its mask, or the slices of a volume. Raises InputError."""
-        masks = None if self.kind is None or file.mask is None else self._numbers(file)
+        given = None if self.kind is None or file.mask is None else self._numbers(file)
         for picture in self._pictures(file):
-            numbers = None if masks is None else next(masks, None)
-            if masks is not None and numbers is None:
+            numbers = None if given is None else next(given, None)
+            if given is not None and numbers is None:
                 raise InputError("its mask has fewer slices")
             yield self._read(file, picture, numbers)
-        if masks is not None and next(masks, None) is not None:
+        if given is not None and next(given, None) is not None:
             raise InputError("its mask has more slices")
 
     def _read(self, file: File, picture: Picture, numbers: Array | None) -> Read:
         height, width = picture.pixels.shape[:2]
-        images = picture.pixels[None]
+        images = sizes.laid_out(picture.pixels, self.size)
         if self.size is not None:
-            images = sizes.fitted(picture.pixels, self.size)
             self.pixels += height * width
             self.unused += sizes.unused(height, width, self.size)
         if numbers is None:
@@ -130,7 +137,7 @@ class Reader:
         if self._table is None:  # the values of all masks are one problem
             return Read(picture, images)
         mask = self._table[numbers]
-        return Read(picture, images, mask, sizes.fitted_mask(mask, self.size))
+        return Read(picture, images, mask, sizes.laid_out_mask(mask, self.size))
 
     def _numbers(self, file: File) -> Iterator[Array]:
         """Read the numbers of the mask of a file: uint8 or uint16 (h, w), a slice at a time."""
@@ -180,6 +187,19 @@ def _bytes(path: Path) -> bytes:
 # DICOM and NIfTI
 
 
+class _Bounded(BytesIO):
+    """Hold a DICOM file, and refuse it if all that follows its header inflates to too much.
+
+    pydicom reads the rest of a file at once only to inflate it, without a bound.
+    """
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        if size is None or size < 0:
+            inflated(data, 0, -zlib.MAX_WBITS)
+        return data
+
+
 def _is_dicom(data: bytes) -> bool:
     """Return whether the bytes of a file are DICOM."""
     return data[_DICM] == b"DICM"
@@ -194,7 +214,7 @@ def dicom(data: bytes, *, offset: int = 0, max_side: int | None = None) -> Array
     """
     pydicom = _package("pydicom")
     with _foreign("a damaged DICOM file"):
-        image = pydicom.dcmread(BytesIO(data))
+        image = pydicom.dcmread(_Bounded(data))
         frames, samples = int(image.get("NumberOfFrames") or 1), image.get("SamplesPerPixel", 1)
         if "PixelData" not in image:
             raise InputError("a DICOM file without an image")
@@ -212,6 +232,12 @@ def dicom(data: bytes, *, offset: int = 0, max_side: int | None = None) -> Array
         allocated, bits = int(image.BitsAllocated), int(image.BitsStored)
         if allocated not in (8, 16):
             raise InputError(f"{allocated} bits a pixel", expected="8 or 16")
+        if int(image.get("HighBit", bits - 1)) != bits - 1:
+            raise InputError(
+                f"values of {bits} bits that end at bit {image.HighBit}",
+                expected=f"bit {bits - 1}",
+                remedy="store them in the lowest bits",
+            )
         if "ModalityLUTSequence" in image:
             raise InputError("values that a table changes", remedy="store them changed")
         slope, intercept = (
@@ -282,10 +308,11 @@ def _require_whole(path: Path) -> None:
 
 def _moved(stored: Array, slope: float, intercept: float, offset: int, *, is_small: bool) -> Array:
     """Add the intercept and the offset to stored values, int64; they must fit 16 bits."""
-    if slope != 1 or intercept != int(intercept):
+    is_whole = abs(intercept) <= _MOST_ADDED and intercept == int(intercept)  # nan is not
+    if slope != 1 or not is_whole:
         raise InputError(
             f"values that are rescaled by {slope:g} and {intercept:g}",
-            expected="a slope of 1 and a whole intercept",
+            expected=f"a slope of 1 and a whole intercept of up to {_MOST_ADDED:,}",
             remedy="store whole numbers",
         )
     moved = stored + (int(intercept) + offset)

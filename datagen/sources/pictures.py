@@ -34,6 +34,7 @@ from datagen.sources.pixels import (
     from_pillow,
     one_image_only,
     require_all_scans,
+    require_bytes,
     require_one,
     require_size,
     segments_of,
@@ -172,6 +173,7 @@ def _read_png(data: bytes, how: How) -> Picture:
     header = chunks[0][8:-4]
     width, height, depth, colours, _, _, interlaced = struct.unpack(">IIBBBBB", header)
     require_size(height, width, how)
+    require_bytes(height * width * _CHANNELS[colours] * max(depth // 8, 1))
     deep = depth == 16
     mode, stored = ("", "") if deep else _MODES[colours, depth]
     lines = _lines(chunks, height, width, depth * _CHANNELS[colours], interlaced=interlaced)
@@ -378,6 +380,7 @@ def _read_pnm(data: bytes, how: How) -> Picture:
 def _deep_pnm(data: bytes, start: int, image: Image.Image) -> Picture:
     """Read levels up to 65,535, of which Pillow would keep 8 bits."""
     bands = len(image.getbands())
+    require_bytes(image.height * image.width * bands * 2)
     count = image.height * image.width * bands
     if data.startswith(_TEXT):
         levels = _from_text(data[start:], count)

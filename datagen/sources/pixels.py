@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ from datagen.layout import MAX_SIDE
 Array = npt.NDArray[Any]
 
 MAX_PIXELS = 1 << 28  # of a picture that is cut or shrunk after it is decoded
+MAX_DECODED = 1 << 30  # bytes of a decoded picture
+_PIECE = 1 << 22  # bytes that are inflated at a time
 TO_BITS = "convert it to 8 or 16 bits a sample"
 NOT_WHOLE = "not a whole image file of a known format"
 
@@ -78,6 +81,36 @@ def require_size(height: int, width: int, how: How) -> None:
             f"{height}x{width} pixels where at most {how.max_side}x{how.max_side} are possible",
             remedy="crop, shrink or cut it into tiles (--size, --fit, --tile)",
         )
+
+
+def require_bytes(size: int) -> None:
+    """Raise InputError if a picture would take too many bytes, before it is decoded."""
+    if size > MAX_DECODED:
+        raise InputError(
+            f"a picture of {size:,} bytes where at most {MAX_DECODED:,} are possible",
+            remedy="cut it into smaller files, or keep fewer bands or bits",
+        )
+
+
+def inflated(packed: bytes, size: int, window: int = zlib.MAX_WBITS) -> bytes:
+    """Inflate a whole stream, and return its first `size` bytes, or one more.
+
+    `window` is that of zlib: negative for a stream without header and checksum. Bytes after the
+    stream are passed over. Raises zlib.error if it is damaged or cut short, and InputError if it
+    holds more than a picture may.
+
+    >>> inflated(zlib.compress(b"levels"), 6)
+    b'levels'
+    """
+    stream = zlib.decompressobj(window)
+    first = stream.decompress(packed, size + 1)
+    total = len(first)
+    while not stream.eof and (more := stream.decompress(stream.unconsumed_tail, _PIECE)):
+        total += len(more)
+        require_bytes(total)
+    if not stream.eof:
+        raise zlib.error("a deflated stream that is cut short")
+    return first
 
 
 def require_one(count: int, kind: str) -> None:

@@ -39,12 +39,7 @@ def fitted(picture: Array, size: Size | None) -> Array:
     >>> fitted(np.array([[10, 20, 30]], np.uint8), Size("area", (1, 2))).tolist()
     [[[13, 27]]]
     """
-    _require(picture.shape[0], picture.shape[1], size)
-    if size is None:
-        return picture[None]
-    if size.fit == "area":
-        return _averaged(picture, size.sides)[None]
-    return _moved(picture, size)
+    return _in_a_row(laid_out(picture, size))
 
 
 def fitted_mask(mask: UInt8, size: Size | None) -> UInt8:
@@ -56,12 +51,36 @@ def fitted_mask(mask: UInt8, size: Size | None) -> UInt8:
     >>> fitted_mask(np.array([[0, 3, 3]], np.uint8), Size("area", (1, 2))).tolist()
     [[[0, 3]]]
     """
-    _require(mask.shape[0], mask.shape[1], size)
+    return _in_a_row(laid_out_mask(mask, size))
+
+
+def laid_out(picture: Array, size: Size | None) -> Array:
+    """Lay out the images of a picture as they lie in it: -> (rows, columns, H, W[, C]).
+
+    They are those of `fitted`, row by row, but views of the picture where pixels only move: tiles
+    that overlap take no memory until they are copied.
+
+    >>> laid_out(np.zeros((100, 90), np.uint8), Size("tile", (28, 28), (14, 14))).shape
+    (6, 5, 28, 28)
+    """
+    _require(picture.shape[0], picture.shape[1], size)
     if size is None:
-        return mask[None]
+        return picture[None, None]
     if size.fit == "area":
-        return _largest(mask, size.sides)[None]
-    return _moved(mask, size)
+        return _averaged(picture, size.sides)[None, None]
+    return _moved(picture, size)
+
+
+def laid_out_mask(mask: UInt8, size: Size | None) -> UInt8:
+    """Lay out the masks of a picture's images as `laid_out` does: uint8 (rows, columns, H, W)."""
+    if size is None or size.fit != "area":
+        return laid_out(mask, size)
+    _require(mask.shape[0], mask.shape[1], size)
+    return _largest(mask, size.sides)[None, None]
+
+
+def _in_a_row(grid: Array) -> Array:
+    return np.ascontiguousarray(grid).reshape(-1, *grid.shape[2:])
 
 
 def fitted_part(part: Part, size: Size | None) -> Part:
@@ -80,11 +99,11 @@ def fitted_part(part: Part, size: Size | None) -> Part:
         return part
     many = count(height, width, size)
     return Part(
-        _each(part.images, lambda picture: fitted(picture, size), many),
+        _each(part.images, lambda picture: laid_out(picture, size), many),
         np.repeat(part.labels, many),
         None
         if part.masks is None
-        else _each(part.masks, lambda mask: fitted_mask(mask, size), many),
+        else _each(part.masks, lambda mask: laid_out_mask(mask, size), many),
         None if part.groups is None else np.repeat(part.groups, many),
     )
 
@@ -137,10 +156,11 @@ def unused_remark(pixels: int, out_of: int, size: Size | None) -> str | None:
 
 
 def _each(pictures: Array, fit: Callable[[Array], Array], many: int) -> Array:
-    first = fit(pictures[0])
-    out = arrays.scratch((len(pictures) * many, *first.shape[1:]), pictures.dtype)
+    """Fit each picture, and put its `many` images into an array of all."""
+    shape = fit(pictures[0]).shape
+    out = arrays.scratch((len(pictures) * many, *shape[2:]), pictures.dtype)
     for row, picture in enumerate(pictures):
-        out[row * many : (row + 1) * many] = fit(picture)
+        out[row * many : (row + 1) * many].reshape(shape)[...] = fit(picture)
     return out
 
 
@@ -183,15 +203,15 @@ def _sides(height: int, width: int) -> str:
 
 
 def _moved(array: Array, size: Size) -> Array:
-    """Place, cut or tile an array (h, w) or (h, w, C): -> (k, H, W) or (k, H, W, C)."""
+    """Place, cut or tile an array (h, w) or (h, w, C): -> (rows, columns, H, W) or (..., C)."""
     height, width = size.sides
     if size.fit == "tile":
         return _tiles(array, size)
     top, left = (abs(side - own) // 2 for side, own in zip(size.sides, array.shape, strict=False))
     if size.fit != "pad":
-        return np.ascontiguousarray(array[None, top : top + height, left : left + width])
-    out = np.zeros((1, height, width, *array.shape[2:]), array.dtype)
-    out[0, top : top + array.shape[0], left : left + array.shape[1]] = array
+        return array[None, None, top : top + height, left : left + width]
+    out = np.zeros((1, 1, height, width, *array.shape[2:]), array.dtype)
+    out[0, 0, top : top + array.shape[0], left : left + array.shape[1]] = array
     return out
 
 
@@ -199,9 +219,7 @@ def _tiles(array: Array, size: Size) -> Array:
     down, right = _strides(size)
     windows = np.lib.stride_tricks.sliding_window_view(array, size.sides, axis=(0, 1))
     chosen = windows[::down, ::right]  # (rows, columns, [C,] H, W)
-    if array.ndim == 3:
-        chosen = np.moveaxis(chosen, 2, -1)
-    return np.ascontiguousarray(chosen).reshape(-1, *size.sides, *array.shape[2:])
+    return chosen if array.ndim == 2 else np.moveaxis(chosen, 2, -1)
 
 
 def _strides(size: Size) -> tuple[int, int]:

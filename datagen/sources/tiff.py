@@ -34,7 +34,9 @@ from datagen.sources.pixels import (
     Picture,
     from_channels,
     from_pillow,
+    inflated,
     require_all_scans,
+    require_bytes,
     require_one,
     require_size,
     segments_of,
@@ -70,7 +72,6 @@ _MAX_EXPANSION = 4096  # more bytes than a byte of any of these compressions can
 _IMAGEJ = re.compile(r"^(?:images|channels|slices|frames)=(\d{1,18})\s*$", re.MULTILINE)
 _SHAPE = re.compile(r'(?:\{"shape": ?\[|shape=\()([\d, ]{1,200})')  # what tifffile notes
 _OLD_JPEG, _JPEG = 6, 7  # compressions
-_MAX_PIECE = 1 << 24  # bytes of a strip or tile that are unpacked
 
 Tags = Mapping[int, Any]
 
@@ -148,7 +149,7 @@ def _check_jpeg(piece: bytes, tables: bytes) -> None:
 
 
 def _check_deflated(piece: bytes, _tables: bytes) -> None:
-    zlib.decompressobj().decompress(piece, _MAX_PIECE)
+    inflated(piece, 0)
 
 
 _CHECKS = {_JPEG: _check_jpeg, **dict.fromkeys(_DEFLATED, _check_deflated)}
@@ -294,9 +295,9 @@ def _assembled(
     most = max(math.prod(shape) * layout.dtype.itemsize, layout.rows * layout.line)
     if most > _MAX_EXPANSION * len(data):
         raise InputError("a damaged TIFF: it is too short for its pixels")
+    require_bytes(most)
     pixels = np.empty(shape, layout.dtype.newbyteorder("="))
-    places = list(layout.places())
-    for (plane, top, left), offset, length in zip(places, offsets, lengths, strict=True):
+    for (plane, top, left), offset, length in zip(layout.places(), offsets, lengths, strict=True):
         rows = layout.rows if layout.is_tiled else min(layout.rows, layout.height - top)
         size = rows * layout.line
         piece = data[offset : offset + length]
@@ -318,8 +319,8 @@ def _unpacked(piece: bytes, layout: _Layout, rows: int) -> bytes:
     if layout.compression == _UNCOMPRESSED:
         return piece
     if layout.compression in _DEFLATED:
-        try:  # one byte more, so that the checksum is looked at
-            return zlib.decompressobj().decompress(piece, rows * layout.line + 1)
+        try:
+            return inflated(piece, rows * layout.line)
         except zlib.error as error:
             raise InputError(f"a damaged TIFF: {error}") from error
     return _by_libtiff(piece, layout.compression, rows, layout.line)

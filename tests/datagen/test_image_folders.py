@@ -6,6 +6,8 @@ import hashlib
 import os
 import subprocess
 import sys
+import tracemalloc
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ from PIL import Image
 
 from datagen import arrays, recipe, sources
 from datagen.errors import InputError, RecipeError
-from datagen.sources import label_table
+from datagen.sources import images, label_table, npz, picture_files
 from datagen.sources.base import Reading, Source
+from datagen.sources.image_folder import File
 from datagen.sources.images import load
 from datagen.sources.sizes import fitted, fitted_mask
 
@@ -126,6 +129,45 @@ def test_grey_files_are_not_mixed_with_colour_in_any_order(tmp_path: Path) -> No
             assert f"{kind} of 8 bits (1, such as a/" in message
         assert "RGB of 8 bits with equal channels (1, such as a/" in message
         assert "convert them to one kind" in message
+
+
+@pytest.mark.parametrize("names", ["abc", "acb", "bac", "bca", "cab", "cba"])
+def test_three_bands_that_are_not_rgb_are_another_kind_than_rgb_in_any_order(
+    tmp_path: Path, names: str
+) -> None:
+    paths = [tmp_path / f"{name}.tif" for name in names]
+    tifffile.imwrite(paths[0], colour(0), photometric="minisblack", planarconfig="contig")
+    write(paths[1], np.dstack([grey(5)] * 3))
+    mixed = refused(tmp_path)
+    assert "2 kinds" in mixed
+    assert f"3 bands of 8 bits (1, such as {names[0]}.tif)" in mixed
+    assert f"RGB of 8 bits with equal channels (1, such as {names[1]}.tif)" in mixed
+    write(paths[2], colour(0))
+    assert f"RGB of 8 bits (1, such as {names[2]}.tif)" in refused(tmp_path)
+
+
+def test_an_image_that_has_no_place_is_never_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.png", grey(0))
+    write(tmp_path / "b.png", colour(0))
+    monkeypatch.setattr(images._Rows, "differences", lambda _rows, *, by_size: [])
+    assert refused(tmp_path).endswith("b.png: an image unlike those before it")
+
+
+def test_a_picture_that_shrinks_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.png", grey(0, 6, 8))
+    counted = picture_files.Reader.counts
+
+    def then_shrink(self: picture_files.Reader, listed: Sequence[File]) -> Iterator[int]:
+        yield from counted(self, listed)
+        write(tmp_path / "a.png", grey(0, 3, 8))
+
+    monkeypatch.setattr(picture_files.Reader, "counts", then_shrink)
+    how = reading(size={"fit": "tile", "sides": [3, 4]})
+    assert refused(tmp_path, how).endswith("a.png: it changed while it was read")
 
 
 def test_depths_are_not_mixed(tmp_path: Path) -> None:
@@ -516,6 +558,14 @@ def test_names_of_classes_that_are_not_all_numbers_are_sorted_as_text(tmp_path: 
     assert source.parts["all"].labels.tolist() == [2, 0, 1]
 
 
+def test_numbers_of_any_length_are_sorted_as_numbers() -> None:
+    numbers = ["0", "00", "7", "07", "10", "9" * 5000, "1" + "0" * 5000]
+    assert label_table.natural(numbers[::-1]) == sorted(
+        numbers, key=lambda name: (name.lstrip("0").zfill(5001), name)
+    )
+    assert label_table.natural({"10", "9", "02"}) == ["02", "9", "10"]
+
+
 def test_folders_of_splits_count_where_a_table_has_none(tmp_path: Path) -> None:
     folder = lay_files(tmp_path / "photos", "train/1.png", "Testing/2.png")
     labels = table(folder / "labels.csv", "path,label\ntrain/1.png,a\nTesting/2.png,a\n")
@@ -641,3 +691,36 @@ def test_a_folder_is_read_within_less_memory_than_its_pictures(tmp_path: Path) -
         check=True,
     )
     assert done.stdout == "48\n"
+
+
+@pytest.mark.parametrize("source", ["images", "npz"])
+def test_tiles_that_overlap_are_not_held_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    picture = np.arange(1 << 20, dtype=np.uint32).astype(np.uint8).reshape(1024, 1024)
+    mask = picture % 3
+    write(tmp_path / "photos" / "images" / "1.png", picture)
+    write(tmp_path / "photos" / "masks" / "1.png", mask)
+    np.savez(tmp_path / "photos.npz", images=picture[None], masks=mask[None])
+    how = reading(
+        source=source,
+        masks="classes",
+        size={"fit": "tile", "sides": [512, 512], "stride": [32, 32]},
+    )
+    tracemalloc.start()
+    try:
+        if source == "npz":
+            part = npz.load(tmp_path / "photos.npz", how).parts["all"]
+        else:
+            part = load(tmp_path / "photos", how).parts["all"]
+        assert tracemalloc.get_traced_memory()[1] < 24 << 20
+    finally:
+        tracemalloc.stop()
+    assert part.masks is not None
+    assert part.images.shape == part.masks.shape == (17 * 17, 512, 512)
+    for row in (0, 16, 17, 288):
+        top, left = (32 * place for place in divmod(row, 17))
+        within = slice(top, top + 512), slice(left, left + 512)
+        np.testing.assert_array_equal(part.images[row], picture[within])
+        np.testing.assert_array_equal(part.masks[row], mask[within])

@@ -358,6 +358,23 @@ def test_an_edited_fact_is_found_even_if_the_manifest_is_sealed_again(name: str)
     assert "contradicts itself" in refused(resealed(value))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("groups", "^(?:a|a)*$", "groups must be a regular expression .* few ways to match"),
+        (
+            "foreground",
+            {"values": "band " + "9" * 5000},
+            'foreground.values must be one of .*"band',
+        ),
+    ],
+)
+def test_the_recipe_of_a_manifest_of_others_is_checked(key: str, value: Any, words: str) -> None:
+    edited = json.loads(to_bytes(small()))
+    edited["recipe"][key] = value
+    assert re.search(words, refused(forged(edited)))
+
+
 def test_the_source_of_a_recipe_is_a_name() -> None:
     value = plain()
     value["recipe"]["source"] = "npz:/anywhere"

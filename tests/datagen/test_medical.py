@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from datagen import recipe
 from datagen.errors import InputError
-from datagen.sources import images, picture_files
+from datagen.sources import images, picture_files, pixels
 from datagen.sources.base import Reading
 
 pydicom = pytest.importorskip("pydicom")
@@ -36,7 +37,8 @@ def changed(name: str, **values: Any) -> bytes:
         if value is None:
             delattr(image, key)
         else:
-            setattr(image, key, value)
+            with warnings.catch_warnings(action="ignore"):  # of values that DICOM does not have
+                setattr(image, key, value)
     stream = io.BytesIO()
     image.save_as(stream)
     return stream.getvalue()
@@ -116,6 +118,12 @@ def test_white_is_zero_is_inverted_within_the_stored_bits() -> None:
         (bytes(128) + b"DICM" + b"\xff" * 99, "a DICOM file without an image"),
         (changed("CT_small.dcm", RescaleSlope=2), "values that are rescaled by 2 and -1024"),
         (changed("CT_small.dcm", RescaleIntercept="0.5"), "values that are rescaled by 1 and 0.5"),
+        (changed("CT_small.dcm", HighBit=14), "values of 16 bits that end at bit 14 .*bit 15"),
+        (changed("CT_small.dcm", BitsStored=12), "values of 12 bits that end at bit 15 .*bit 11"),
+        *(
+            (changed("CT_small.dcm", RescaleIntercept=text), f"values .* by 1 and {shown}")
+            for text, shown in (("nan", "nan"), ("inf", "inf"), ("-inf", "-inf"), ("1e300", "1e"))
+        ),
     ],
 )
 def test_other_dicom_files_are_refused_by_name(data: bytes, words: str) -> None:
@@ -127,6 +135,19 @@ def test_a_large_image_is_refused_before_it_is_decoded(monkeypatch: pytest.Monke
     monkeypatch.setattr(pydicom.Dataset, "pixel_array", None)
     with pytest.raises(InputError, match=r"^64x64 pixels where at most 63x63 are possible"):
         picture_files.dicom(bytes_of("MR_small.dcm"), max_side=63)
+
+
+def test_a_deflated_file_is_refused_before_it_takes_too_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = bytes_of("image_dfl.dcm")
+    monkeypatch.setattr(pixels, "MAX_DECODED", 300_000)
+    monkeypatch.setattr(pixels, "_PIECE", 4096)
+    assert picture_files.dicom(data).nbytes == 512 * 512
+    monkeypatch.setattr(pixels, "MAX_DECODED", 100_000)
+    monkeypatch.setattr(pydicom.filereader.zlib, "decompress", None)
+    with pytest.raises(InputError, match=r"^a picture of 1\d\d,\d{3} bytes where at most 100,000"):
+        picture_files.dicom(data)
 
 
 def test_a_folder_of_dicom_files_is_read_with_masks(tmp_path: Path) -> None:

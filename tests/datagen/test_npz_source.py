@@ -486,8 +486,9 @@ def test_masks_of_classes_stay_and_name_them_up_to_the_highest(tmp_path: Path, d
     named = read(tmp_path, whole(masks=masks(0, 3, 255, 1), **names), **masked("classes"))
     assert named.mask_classes == ("liver", "spleen", "kidney", "none")
     assert named.digests == source.digests
-    unmarked = read(tmp_path, whole(masks=masks(0, 255)), **masked("classes"))
-    assert unmarked.mask_classes == ()
+    for more in ({}, names):
+        with pytest.raises(InputError, match=r"the masks have no class: all numbers are 0, ground"):
+            read(tmp_path, whole(masks=masks(0, 255), **more), **masked("classes"))
 
 
 @pytest.mark.parametrize(
@@ -495,6 +496,7 @@ def test_masks_of_classes_stay_and_name_them_up_to_the_highest(tmp_path: Path, d
     [
         (["a", "b"], "mask_classes: 2 names where the masks have classes up to 3"),
         (["a", "b", "a"], "mask class 3: the name 'a', which is that of mask class 1 too"),
+        ([*map(str, range(255))], "mask_classes: 255 names where at most 254 can be"),
     ],
 )
 def test_names_of_mask_classes_are_checked(tmp_path: Path, names: list[str], words: str) -> None:

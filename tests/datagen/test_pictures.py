@@ -1073,6 +1073,45 @@ def test_pictures_that_are_cut_or_shrunk_may_be_larger() -> None:
         pictures.decode(data, max_side=None)
 
 
+def test_a_picture_of_many_bands_or_bits_is_refused_before_it_takes_too_much() -> None:
+    side = 1 << 14
+    bands = one_strip(bytes(400_000), 8, 1, 5, 8)
+    for tag in (256, 257):
+        place = bands.index(struct.pack("<HHI", tag, 4, 1)) + 8
+        bands = overwritten(bands, place, struct.pack("<I", side))
+    header = struct.pack(">IIBBBBB", side, side, 16, 2, 0, 0, 0)
+    deep = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b"")
+    for data, size in ((bands, "1,342,177,280"), (deep, "1,610,612,736")):
+        words = f"^a picture of {size} bytes where at most 1,073,741,824 are possible; cut"
+        with pytest.raises(InputError, match=words):
+            pictures.decode(data, max_side=None)
+
+
+@pytest.mark.parametrize(
+    "levels", [GREY, DEEP, np.dstack([DEEP] * 5)], ids=["grey", "deep", "bands"]
+)
+@pytest.mark.parametrize("cut", [1, 4])
+def test_a_deflated_strip_without_its_checksum_is_refused(levels: Any, cut: int) -> None:
+    options: dict[str, Any] = {"compression": "zlib", "rowsperstrip": HEIGHT}
+    whole = tiff(levels, photometric="minisblack", planarconfig="contig", **options)
+    np.testing.assert_array_equal(pictures.decode(whole), levels)
+    with tifffile.TiffFile(io.BytesIO(whole)) as file:
+        (length,) = file.pages.first.databytecounts
+        place = file.pages.first.tags[279].offset
+        size = 2 if file.pages.first.tags[279].dtype == 3 else 4
+    value = place + 8
+    assert int.from_bytes(whole[value : value + size], "little") == length
+    short = overwritten(whole, value, (length - cut).to_bytes(size, "little"))
+    with pytest.raises(InputError, match="a damaged TIFF: a deflated stream that is cut short"):
+        pictures.decode(short)
+
+
+def test_a_deflated_strip_may_hold_more_than_its_rows() -> None:
+    lines = DEEP.astype("<u2").tobytes()
+    packed = zlib.compress(lines + bytes(99)) + b"padding"
+    np.testing.assert_array_equal(pictures.decode(one_strip(packed, 16, 1, 1, 8)), DEEP)
+
+
 def test_the_kind_of_a_picture_is_told() -> None:
     bands = tiff(np.dstack([DEEP] * 13), photometric="minisblack", planarconfig="contig")
     for data, kind, is_rgb in (

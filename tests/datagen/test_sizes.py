@@ -238,3 +238,8 @@ def test_groups_are_numbered_as_they_appear_in_train_val_and_test() -> None:
 )
 def test_a_group_is_what_the_pattern_finds(pattern: str, group: str | None) -> None:
     assert find_group("tumour/patient12.png", pattern) == group
+
+
+def test_a_group_is_looked_for_in_the_first_255_characters() -> None:
+    assert find_group("a" * 250 + "12345" + "678", r"\d+") == "12345"
+    assert find_group("a" * 255 + "1", r"\d+") is None
