@@ -62,6 +62,8 @@ LONGEST = (
     *("test_golden", "test_show", "test_report", "test_build", "test_machines", "test_fuzz"),
 )
 
+LAST = "test_isolation"  # of the long tests: one of them takes minutes, beyond any limit
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--limit", type=int, default=0, help="skip tests after so many seconds")
@@ -76,16 +78,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def go_in_breadth(items: list[pytest.Item]) -> None:
-    """Take three tests of each file, then twelve, then forty-eight, and so on.
+    """Take three tests of each file, then twelve, then forty-eight, and so on; LAST at the end.
 
     So a limited time is for every file. Few rounds, because each makes the fixtures of modules
     again.
     """
     taken = Counter[Path]()
 
-    def round_of(item: pytest.Item) -> int:
+    def round_of(item: pytest.Item) -> tuple[bool, int]:
         taken[item.path] += 1
-        return (taken[item.path].bit_length() + 1) // 2
+        return item.path.stem == LAST, (taken[item.path].bit_length() + 1) // 2
 
     items.sort(key=round_of)
 
