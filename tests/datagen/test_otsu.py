@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 
 import cv2
@@ -106,24 +107,20 @@ def test_a_tie_that_floating_point_gets_wrong_goes_to_the_smaller_level() -> Non
     assert one(tile) == 0
 
 
-def test_a_tile_of_512_by_512_is_exact_at_the_largest_sums() -> None:
-    tile = np.full((512, 512), 255, np.uint8)
-    tile[0, 0] = 254
-    assert one(tile) == 254
-    tile[:256] = 0
-    assert one(tile) == 0
-    tile[0, 1:] = 128
-    assert one(tile) == exact_threshold(tile)
+@pytest.mark.parametrize(("side", "most", "threshold"), [(512, 255, one), (1024, 65_535, one_deep)])
+def test_a_tile_is_exact_at_the_largest_sums(
+    side: int, most: int, threshold: Callable[[npt.ArrayLike], int]
+) -> None:
+    tile = np.full((side, side), most)
+    tile[0, 0] = most - 1
+    assert threshold(tile) == most - 1
+    tile[: side // 2] = 0
+    assert threshold(tile) == 0
+    tile[0, 1:] = most // 2 + 1
+    assert threshold(tile) == exact_threshold(tile)
 
 
-def test_a_tile_of_1024_by_1024_and_16_bits_is_exact_at_the_largest_sums() -> None:
-    tile = np.full((1024, 1024), 65_535, np.uint16)
-    tile[0, 0] = 65_534
-    assert one_deep(tile) == 65_534
-    tile[:512] = 0
-    assert one_deep(tile) == 0
-    tile[0, 1:] = 32_768
-    assert one_deep(tile) == exact_threshold(tile)
+def test_a_tile_of_every_level_of_16_bits_is_exact() -> None:
     ramp = np.arange(1 << 20, dtype=np.uint32).astype(np.uint16).reshape(1024, 1024)
     assert one_deep(ramp) == exact_threshold(ramp)  # every level 16 times, 65,535 candidates
 

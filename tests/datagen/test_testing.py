@@ -388,22 +388,13 @@ def test_a_recipe_equals_its_toml(recipe: Recipe) -> None:
     assert recipe_rules.parse(recipe_rules.to_toml(recipe), origin="drawn") == recipe
 
 
+@pytest.mark.parametrize("drawn", [sources, of_every_kind], ids=["grey", "of every kind"])
 @a_few
-@given(st.data())
-def test_a_recipe_for_a_source_can_be_built_from_it(data: st.DataObject) -> None:
-    source = data.draw(sources())
-    recipe = data.draw(recipes(source))
-    assert recipe_rules.from_table(recipe_rules.to_table(recipe), origin="drawn") == recipe
-    resolved = Resolved(recipe, source)
-    for split in SPLITS:
-        for task in recipe.tasks:
-            assert resolved.sample(task, split, 0)
-
-
-@a_few
-@given(st.data())
-def test_a_recipe_for_a_source_of_any_kind_can_be_built_from_it(data: st.DataObject) -> None:
-    source = data.draw(of_every_kind())
+@given(data=st.data())
+def test_a_recipe_for_a_source_can_be_built_from_it(
+    drawn: Callable[[], st.SearchStrategy[Source]], data: st.DataObject
+) -> None:
+    source = data.draw(drawn())
     recipe = data.draw(recipes(source))
     assert recipe_rules.from_table(recipe_rules.to_table(recipe), origin="drawn") == recipe
     resolved = Resolved(recipe, source)
