@@ -258,14 +258,16 @@ def _made_distinct(drawn: list[Array]) -> list[Array]:
 def masks_of(draw: st.DrawFn, facts: ImageFacts, count: int) -> UInt8:
     """Draw masks of so many images, as datasets have them: uint8 (count, height, width).
 
-    Those of classes have few classes, the highest and 255; others have 0 and 1, both of them if
-    they are binary.
+    Those of classes have a few classes, at least one, and perhaps 255; others have 0 and 1, both
+    of them if they are binary.
     """
     shape, is_classed = (count, *facts.tile), facts.masks == "classes"
     values = st.sampled_from((0, 1, 2, MAX_CLASSES, IGNORE)) if is_classed else st.integers(0, 1)
     masks: UInt8 = draw(arrays(np.uint8, shape, elements=values))
     if facts.masks == "binary" and masks.size > 1:
         masks.flat[0], masks.flat[-1] = 0, 1
+    if is_classed and masks.size > 0 and not np.isin(masks, (1, 2, MAX_CLASSES)).any():
+        masks.flat[0] = 1
     return masks
 
 

@@ -366,6 +366,12 @@ def test_a_saved_source_of_any_kind_is_read_as_the_same_one(
             np.testing.assert_array_equal(found, expected, strict=expected is not None)
 
 
+@given(sources(facts=ImageFacts((1, 1), masks="classes"), max_images=2))
+def test_masks_of_classes_have_at_least_one_class(source: Source) -> None:
+    masks = np.concatenate([part.masks for part in source.parts.values() if part.masks is not None])
+    assert ((masks > 0) & (masks < foreground_rules.IGNORE)).any()
+
+
 @a_few
 @given(
     sources(
