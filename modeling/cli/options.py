@@ -10,7 +10,7 @@ import click
 
 from modeling.config import PRESETS
 from modeling.errors import did_you_mean
-from modeling.training.signals import require_uninterrupted
+from modeling.training.signals import ending_at_once
 
 TASKS = tuple(PRESETS)
 # not checked by click: what is wrong there has exit codes of its own
@@ -87,13 +87,12 @@ def load_numpy() -> None:
 
 
 def load_torch() -> None:
-    """Import torch, and NumPy first: torch would import it and drop an interrupt meanwhile.
+    """Import torch, and NumPy first, which torch would import without its settings.
 
-    Raises KeyboardInterrupt if one was dropped nevertheless, and FileNotFoundError where the
+    Raises KeyboardInterrupt if a library dropped one before, and FileNotFoundError where the
     working folder is gone, in which a library of torch would end the process.
     """
     os.getcwd()  # noqa: PTH109  (raises where the folder is gone)
-    load_numpy()
-    import torch  # noqa: F401
-
-    require_uninterrupted()
+    with ending_at_once():
+        load_numpy()
+        import torch  # noqa: F401

@@ -1,4 +1,4 @@
-"""Handle SIGINT and SIGTERM: raise at once, note for later, or block while a process starts."""
+"""Handle SIGINT and SIGTERM: raise, end at once, note, or block while a process starts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from typing import NoReturn
+
+from modeling.errors import INTERRUPTED
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -34,6 +36,30 @@ def require_uninterrupted() -> None:
 def _raise(signum: int, frame: object) -> NoReturn:  # noqa: ARG001  (a signal handler's signature)
     _raised.append(signum)
     raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def ending_at_once() -> Iterator[None]:
+    """End the process with exit code 130 if a signal of `raise_interrupts` comes during the body.
+
+    It is for the import of libraries, before any work is done. Compiled code that calls Python
+    there may drop an exception, or abort the process on one.
+    """
+    handled = [number for number in SIGNALS if signal.getsignal(number) is _raise]
+    for number in handled:
+        signal.signal(number, _end)
+    try:
+        require_uninterrupted()
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, _raise)
+
+
+def _end(signum: int, frame: object) -> NoReturn:  # noqa: ARG001  (a signal handler's signature)
+    with contextlib.suppress(OSError):  # the reader of stderr may be gone
+        os.write(2, b"Error: interrupted\n")
+    os._exit(INTERRUPTED)
 
 
 @contextlib.contextmanager

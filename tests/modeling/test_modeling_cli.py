@@ -903,7 +903,7 @@ def test_json_into_a_closed_pipe_exits_with_141(folder: Path) -> None:
         ["export", "run", "--onnx"],
     ],
 )
-def test_numpy_is_loaded_before_torch_which_would_drop_an_interrupt(
+def test_numpy_is_loaded_before_torch_which_would_load_it_with_all_threads(
     command: list[str], tmp_path: Path
 ) -> None:
     code = (
@@ -938,6 +938,26 @@ def test_an_interrupt_that_a_library_drops_is_raised_again(number: signal.Signal
         for each, handler in before.items():
             signal.signal(each, handler)
         signals._raised.clear()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_torch_is_loaded_ends_the_process_at_once(number: signal.Signals) -> None:
+    code = (
+        "import signal, sys\n"
+        "from modeling.cli.options import load_torch\n"
+        "from modeling.training.signals import raise_interrupts\n"
+        "class Load:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'torch':\n"
+        "            try: signal.raise_signal(int(sys.argv[1]))\n"
+        "            except BaseException: print('raised', flush=True)\n"
+        "sys.meta_path.insert(0, Load())\n"
+        "raise_interrupts()\n"
+        "load_torch()\n"
+    )
+    process = python("-c", code, str(int(number)), PYTHONPATH=str(ROOT))
+    assert process.communicate() == ("", "Error: interrupted\n")
+    assert process.returncode == 130
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
