@@ -7,7 +7,7 @@
 >>> datagen.verify("strokes", quick=True).problems
 ()
 
-The functions are `build`, `open`, `convert`, `verify` and `sample`. Modules such as
+The functions are `build`, `open`, `convert`, `verify`, `sample` and `samples`. Modules such as
 `datagen.sources` are imported when they are first used: `import datagen` loads nothing heavy.
 """
 
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     from datagen import diff as diff
     from datagen import errors as errors
     from datagen import files as files
+    from datagen import lookup as lookup
     from datagen import manifest as manifest
     from datagen import preview as preview
     from datagen import recipe as recipe
-    from datagen import samples as samples
     from datagen import sources as sources
     from datagen import split as split
     from datagen import survey as survey
     from datagen import tasks as tasks
     from datagen import verifier as verifier
     from datagen import writer as writer
-    from datagen.api import build, convert, sample, verify
+    from datagen.api import build, convert, sample, samples, verify
     from datagen.opened import open_dataset
 
     open = open_dataset  # noqa: A001  (as in gzip and tarfile)
 
 # without open: an import of all names would replace Python's own
-__all__ = ["__version__", "build", "convert", "sample", "verify"]
+__all__ = ["__version__", "build", "convert", "sample", "samples", "verify"]
 
 __version__ = layout.VERSION
 
@@ -48,6 +48,7 @@ _FUNCTIONS = {
     "convert": ("datagen.api", "convert"),
     "open": ("datagen.opened", "open_dataset"),
     "sample": ("datagen.api", "sample"),
+    "samples": ("datagen.api", "samples"),
     "verify": ("datagen.api", "verify"),
 }
 

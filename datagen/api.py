@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from datagen import builder, files, planning, samples, verifier
+from datagen import builder, files, lookup, planning, verifier
+from datagen.columns import DerivedSamples, OpenedSplit
 from datagen.dataset import Dataset
 from datagen.decoding import shown
 from datagen.engines import threads
@@ -165,6 +166,45 @@ def sample(
     return dict(compute(where, task, split, index, source_dir=source_dir, labels=labels).values)
 
 
+def samples(
+    where: Recipe | PathLike[str] | str,
+    task: str,
+    split: str,
+    *,
+    source_dir: Path | str | None = None,
+    labels: Path | str | None = None,
+    warn: Notify | None = None,
+) -> OpenedSplit:
+    """Give all samples of a split without a store: derived when they are asked for.
+
+    It is indexed as the splits of an opened dataset are, and each sample is bit by bit what a build
+    stores. `where` is a recipe or the folder of a dataset, as for `sample`. The images of the split
+    stay in memory. Raises RecipeError where there is no such split.
+
+    >>> train = datagen.samples("strokes", "mosaics", "train")
+    >>> len(train), train["image"][:512].shape
+    (262144, (512, 56, 56))
+    >>> sorted(train[[7, 3]])
+    ['digest', 'image', 'label', 'mask', 'source']
+    """
+    if isinstance(where, Recipe) or names_recipe(where):
+        wanted = changed(where)
+        planning.require_split(wanted, task, split)
+        resolved = planning.resolve(wanted, directory=source_dir, labels=labels, warn=warn)
+        of = planning.find_split(planning.splits(resolved.plan), task, split)
+        inputs = resolved.inputs(split)
+    else:
+        dataset = Dataset(where)
+        of = planning.find_split(dataset.splits.values(), task, split)
+        if source_dir is None:
+            inputs = lookup.inputs(dataset, task, split)
+        else:
+            inputs = planning.resolve_dataset(where, directory=source_dir, labels=labels).inputs(
+                split
+            )
+    return OpenedSplit(task, split, of.columns, of.count, DerivedSamples(task, of.columns, inputs))
+
+
 @dataclass(frozen=True)
 class Computed:
     """A sample that was computed, its dataset's classes, and what it follows from.
@@ -200,9 +240,9 @@ def compute(
     else:
         dataset = Dataset(where)
         facts, computed_from = dataset.manifest.source, "the images and labels in the dataset"
-        values, drawn = samples.derived(dataset, task, split, index), {}
+        values, drawn = lookup.derived(dataset, task, split, index), {}
         if task == "circles":
-            drawn = {"foreground": samples.derived(dataset, "foreground", split, index)["mask"]}
+            drawn = {"foreground": lookup.derived(dataset, "foreground", split, index)["mask"]}
         return Computed(values, facts, computed_from, {**values, **drawn})
     values, drawn = resolved.sample(task, split, index), {}
     if task == "circles":

@@ -4,165 +4,25 @@
     images = data["mosaics"]["train"]["image"][:16]  # uint8 (16, 56, 56)
 
 What `modeling.open_dataset` gives is walked by the same names, and looks the same.
-
-Shards are read only as far as an index asks for them. Every array is new memory, the caller's own.
 """
 
 from __future__ import annotations
 
 import base64
 import html
-import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from datagen.columns import OpenedSplit, StoredSamples, lines, named, short
 from datagen.dataset import Dataset
-from datagen.errors import DatagenError, printable, unknown_name
-from datagen.layout import CHUNK
+from datagen.errors import DatagenError, printable
 
-Array = npt.NDArray[Any]
-T = TypeVar("T")
-
-_LISTED = 8  # tasks or columns that a repr names
-_LONGEST = 48  # characters of a name in a repr
 _PICTURES = 6  # images of each task, with their masks, in the picture of a dataset
 _BOX = 56  # pixels, about the longer side of each
-
-
-class OpenedColumn:
-    """A column of a split: samples of one dtype and shape, indexed along the first axis.
-
-    An integer gives one sample; a slice, integers of any shape or a boolean mask (n,) give an array
-    of samples. Any other index raises IndexError. DamagedError says that a shard cannot be read.
-    """
-
-    def __init__(
-        self, dataset: Dataset, task: str, split: str, name: str, dtype: str, shape: tuple[int, ...]
-    ) -> None:
-        self.name = name
-        self.dtype = np.dtype(dtype)
-        self.shape = shape  # (samples, *shape of a sample)
-        self._dataset, self._task, self._split = dataset, task, split
-
-    @property
-    def ndim(self) -> int:
-        """Count the axes, with that of the samples."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Count the values of all samples."""
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Count the bytes of all samples, decoded."""
-        return self.size * self.dtype.itemsize
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            chosen = range(*index.indices(len(self)))
-            if chosen.step == 1:
-                return self._rows(chosen.start, max(chosen.start, chosen.stop))
-            return self._gather(np.arange(chosen.start, chosen.stop, chosen.step))
-        return self._gather(self._positions(index))[()]
-
-    def __iter__(self) -> Iterator[Any]:
-        for start in range(0, len(self), CHUNK):  # a chunk is whole in one shard
-            block = np.asarray(self._read(start, min(start + CHUNK, len(self))))
-            for sample in block:
-                yield np.array(sample)[()]
-
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
-        if copy is False:
-            raise ValueError("a column is read from files: an array of it is always a copy")
-        return np.asarray(self[:], dtype)
-
-    def __repr__(self) -> str:
-        place = "/".join((self._task, self._split, self.name))
-        return f"<Column {_short(place)}: {self.dtype} {self.shape}>"
-
-    def _positions(self, index: Any) -> npt.NDArray[np.int64]:
-        """Check an index and count it from 0."""
-        try:
-            raw = np.asarray(index)
-        except ValueError as error:  # of lists of different lengths
-            raise IndexError(self._indexed_by()) from error
-        if raw.dtype == np.bool_ and raw.shape == (len(self),):
-            return np.flatnonzero(raw)
-        if isinstance(index, tuple) or (raw.size and raw.dtype.kind not in "iu"):
-            raise IndexError(self._indexed_by())
-        if raw.size and not (-len(self) <= int(raw.min()) and int(raw.max()) < len(self)):
-            raise IndexError(f"out of range for {len(self):,} samples: {raw.min()} to {raw.max()}")
-        positions = raw.astype(np.int64)
-        return np.where(positions < 0, positions + len(self), positions)
-
-    def _indexed_by(self) -> str:
-        return (
-            f"a column takes an integer, a slice, integers or a mask of {len(self):,} booleans:"
-            " index the array that it gives"
-        )
-
-    def _gather(self, positions: npt.NDArray[np.int64]) -> Array:
-        """Read samples shard by shard: (*positions.shape, *shape of a sample)."""
-        flat = positions.reshape(-1)
-        out = np.empty((len(flat), *self.shape[1:]), self.dtype)
-        shards = flat // self._dataset.manifest.recipe.storage.shard_size
-        for shard in np.unique(shards):
-            where = np.flatnonzero(shards == shard)
-            first, last = int(flat[where].min()), int(flat[where].max())
-            out[where] = self._read(first, last + 1)[flat[where] - first]
-        return out.reshape((*positions.shape, *self.shape[1:]))
-
-    def _rows(self, start: int, stop: int) -> Array:
-        return np.array(self._read(start, stop))
-
-    def _read(self, start: int, stop: int) -> Array:
-        return self._dataset.rows(self._task, self._split, self.name, start, stop)
-
-
-class OpenedSplit:
-    """A split of a task: `split["image"]` is a column, `split[7]` is a sample."""
-
-    def __init__(self, dataset: Dataset, task: str, name: str) -> None:
-        facts = dataset.manifest.tasks[task][name]
-        self.task, self.name, self._count = task, name, facts.count
-        self.columns: Mapping[str, OpenedColumn] = {
-            one.name: OpenedColumn(
-                dataset, task, name, one.name, one.dtype, (facts.count, *one.shape)
-            )
-            for one in facts.columns
-        }
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: Any) -> Any:
-        """Return the column of that name, or a dict of one sample or of several by column name.
-
-        Raises UnknownNameError, a KeyError, for an unknown name; IndexError as `OpenedColumn` does.
-        """
-        if isinstance(index, str):
-            return _named("column", index, self.columns)
-        return {name: column[index] for name, column in self.columns.items()}
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for values in zip(*self.columns.values(), strict=True):
-            yield dict(zip(self.columns, values, strict=True))
-
-    def __repr__(self) -> str:
-        columns = [f"{_short(n)} {c.dtype} {c.shape[1:]}" for n, c in self.columns.items()]
-        return _lines(
-            f"<Split {_short(f'{self.task}/{self.name}')}: {len(self):,} samples>", columns
-        )
 
 
 class OpenedTask(Mapping[str, OpenedSplit]):
@@ -170,11 +30,15 @@ class OpenedTask(Mapping[str, OpenedSplit]):
 
     def __init__(self, dataset: Dataset, name: str) -> None:
         self.name = name
-        splits = dataset.manifest.tasks[name]
-        self._splits = {split: OpenedSplit(dataset, name, split) for split in splits}
+        self._splits = {
+            split: OpenedSplit(
+                name, split, facts.columns, facts.count, StoredSamples(dataset, name, split)
+            )
+            for split, facts in dataset.manifest.tasks[name].items()
+        }
 
     def __getitem__(self, split: str) -> OpenedSplit:
-        return _named("split", split, self._splits)
+        return named("split", split, self._splits)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._splits)
@@ -183,7 +47,7 @@ class OpenedTask(Mapping[str, OpenedSplit]):
         return len(self._splits)
 
     def __repr__(self) -> str:
-        return f"<Task {_short(self.name)}: {_counts(self)}>"
+        return f"<Task {short(self.name)}: {_counts(self)}>"
 
 
 class OpenedDataset(Mapping[str, OpenedTask]):
@@ -240,7 +104,7 @@ class OpenedDataset(Mapping[str, OpenedTask]):
         return str(self.path)
 
     def __getitem__(self, task: str) -> OpenedTask:
-        return _named("task", task, self._tasks)
+        return named("task", task, self._tasks)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tasks)
@@ -249,8 +113,8 @@ class OpenedDataset(Mapping[str, OpenedTask]):
         return len(self._tasks)
 
     def __repr__(self) -> str:
-        tasks = [f"{_short(name)}: {_counts(task)}" for name, task in self.items()]
-        return _lines(f"<Dataset {_short(str(self.path))}: {self._summary()}>", tasks)
+        tasks = [f"{short(name)}: {_counts(task)}" for name, task in self.items()]
+        return lines(f"<Dataset {short(str(self.path))}: {self._summary()}>", tasks)
 
     def _repr_html_(self) -> str:
         """Show a few images of each task in a notebook, as one small picture within the page.
@@ -281,7 +145,7 @@ class OpenedDataset(Mapping[str, OpenedTask]):
         return drawing.png(drawing.above(rows, 4)) if rows else None
 
     def _summary(self) -> str:
-        return f"{_short(self.source)}, digest {self.digest[:12]}"
+        return f"{short(self.source)}, digest {self.digest[:12]}"
 
 
 def open_dataset(path: os.PathLike[str] | str) -> OpenedDataset:
@@ -302,13 +166,6 @@ def open_dataset(path: os.PathLike[str] | str) -> OpenedDataset:
     ['digest', 'image', 'label', 'mask', 'source']
     """
     return OpenedDataset(Dataset(path))
-
-
-def _named(kind: str, name: str, known: Mapping[str, T]) -> T:
-    """Look a name up; raise an UnknownNameError that lists the names and suggests one."""
-    if name not in known:
-        raise unknown_name(kind, name, known)
-    return known[name]
 
 
 def _pictures(task: OpenedTask, classes: int) -> npt.NDArray[np.uint8] | None:
@@ -337,17 +194,3 @@ def _line(text: str) -> str:
 
 def _counts(task: OpenedTask) -> str:
     return ", ".join(f"{len(split):,} {name}" for name, split in task.items())
-
-
-def _lines(head: str, items: Iterable[str]) -> str:
-    """List items below a heading, the first few of very many."""
-    listed = list(items)
-    more = len(listed) - _LISTED
-    return "\n  ".join([head, *listed[:_LISTED], *([f"and {more:,} more"] if more > 0 else [])])
-
-
-def _short(text: str) -> str:
-    """Cut long text in the middle, and escape what a terminal cannot print."""
-    text = printable(text)
-    half = _LONGEST // 2 - 2
-    return text if len(text) <= _LONGEST else f"{text[:half]}...{text[-half:]}"

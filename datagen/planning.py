@@ -334,25 +334,35 @@ def _require_heard(recipe: Recipe, source: Source) -> None:
         )
 
 
-def require_sample(recipe: Recipe, task: str, split: str, index: int) -> None:
-    """Raise RecipeError if the recipe alone shows that there is no such sample."""
+def require_split(recipe: Recipe, task: str, split: str) -> None:
+    """Raise RecipeError if the recipe alone shows that there is no such split."""
     if task not in recipe.tasks:
         raise unknown_name("task", task, recipe.tasks)
     find(task)
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
+
+
+def require_sample(recipe: Recipe, task: str, split: str, index: int) -> None:
+    """Raise RecipeError if the recipe alone shows that there is no such sample."""
+    require_split(recipe, task, split)
     if task == "mosaics":  # of the others, the source says how many there are
         _require_index(f"{task}/{split}", recipe.mosaics.count(split), index)
 
 
-def split_of_sample(listed: Iterable[Split], task: str, split: str, index: int) -> Split:
-    """Find the split, among `listed`, that has this sample. Raises RecipeError where none has."""
+def find_split(listed: Iterable[Split], task: str, split: str) -> Split:
+    """Find a split of a task among `listed`. Raises RecipeError where there is none."""
     named = {(one.task, one.name): one for one in listed}
     if task not in {name for name, _ in named}:
         raise unknown_name("task", task, dict.fromkeys(name for name, _ in named))
     if (task, split) not in named:
         raise unknown_name("split", split, [one for name, one in named if name == task])
-    of = named[task, split]
+    return named[task, split]
+
+
+def split_of_sample(listed: Iterable[Split], task: str, split: str, index: int) -> Split:
+    """Find the split, among `listed`, that has this sample. Raises RecipeError where none has."""
+    of = find_split(listed, task, split)
     _require_index(of.folder, of.count, index)
     return of
 

@@ -28,9 +28,9 @@ from datagen.files import (
     storage_errors,
     write_atomic,
 )
+from datagen.lookup import Sample, choose, read_sample
 from datagen.manifest import Manifest
 from datagen.recipe import Foreground
-from datagen.samples import Sample, choose, read_sample
 
 _SHEET_WIDTH = 1640  # pixels that the strips of a sheet fill; at least one is drawn
 _MARGIN = 36

@@ -262,6 +262,47 @@ def test_a_sample_equals_the_dataset_for_every_way_of_computing_it(
             np.testing.assert_array_equal(found[name], value)
 
 
+def test_samples_without_a_store_are_those_of_the_store(recipe: Path, data: OpenedDataset) -> None:
+    source = next(recipe.parent.glob("*.npz"))
+    random = np.random.default_rng(0)
+    for task, name in data.splits:
+        stored = data[task][name]
+        for where, source_dir in ((recipe, None), (data, None), (str(data.path), source)):
+            derived = datagen.samples(where, task, name, source_dir=source_dir)
+            assert repr(derived) == repr(stored)
+            some = random.integers(-len(stored), len(stored), (3, 7))
+            for index in (slice(None), 5, some, slice(9, 2, -2), slice(4, 4)):
+                expected, found = stored[index], derived[index]
+                assert found.keys() == expected.keys()
+                for column, values in expected.items():
+                    np.testing.assert_array_equal(found[column], values, strict=True)
+                    np.testing.assert_array_equal(derived[column][index], values, strict=True)
+
+
+def test_samples_without_a_store_are_derived_by_the_block_and_go_to_other_processes(
+    recipe: Path, data: OpenedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datagen.columns, "_BLOCK", 100)  # fewer than a chunk and a split have
+    derived = pickle.loads(pickle.dumps(datagen.samples(recipe, "mosaics", "train")))
+    stored = data["mosaics"]["train"]
+    for name, column in stored.columns.items():
+        np.testing.assert_array_equal(derived[name], column, strict=True)
+    for mine, theirs in zip(derived, stored, strict=True):
+        for name, value in theirs.items():
+            np.testing.assert_array_equal(mine[name], value, strict=True)
+
+
+@pytest.mark.parametrize(
+    "place", [("mosaic", "train"), ("mosaics", "tain"), ("mosaics", 3), (None, "train")]
+)
+def test_samples_of_a_split_that_is_not_there_are_a_recipe_error(
+    recipe: Path, data: OpenedDataset, place: tuple[Any, Any]
+) -> None:
+    for where in (recipe, data.path):
+        with pytest.raises(datagen.errors.RecipeError, match="no such"):
+            datagen.samples(where, *place)
+
+
 def test_recipe_changes_work_as_on_the_command_line(recipe: Path, tmp_path: Path) -> None:
     changed = datagen.build(
         recipe, str(tmp_path / "here"), seed=7, grid=(1, 2), mosaics=(9, 8, 7), format="hdf5"
@@ -424,6 +465,7 @@ def test_a_path_that_cannot_be_is_an_error_of_the_package(
         lambda: datagen.build("strokes", path, mosaics=(3, 3, 3), workers=1),
         lambda: datagen.convert(path, "converted"),
         lambda: datagen.sample(path, "mosaics", "train", 0),
+        lambda: datagen.samples(path, "mosaics", "train"),
         lambda: datagen.builder.finish(path),
     ]
     for call in calls:

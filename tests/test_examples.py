@@ -64,7 +64,7 @@ def output(folder: Path) -> str:
 def test_every_block_of_the_page_on_python_runs_as_written(tmp_path: Path) -> None:
     page = (ROOT / "docs/python.md").read_text("utf-8")
     written = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(written) == 5
+    assert len(written) == 6
     for number in range(80):
         image = np.zeros((28, 28), np.uint8)
         image[4 : 14 + number % 5, 6 : 16 + number % 7] = 200
@@ -76,6 +76,7 @@ def test_every_block_of_the_page_on_python_runs_as_written(tmp_path: Path) -> No
         "assert (images.shape, found['label'].shape) == ((3, 28, 28), (3,))",
         "assert len(own['mosaics']['train']) == 50 and sample['label'].shape == (2, 2)",
         "assert (one['image'] == data['mosaics']['test'][7]['image']).all()",
+        "assert batch['image'].shape == (3, 56, 56) and len(stream) == 10**9",
         "assert radius > 0 and 0 <= min(centre) <= max(centre) <= 27",
     )
     # fewer digits, each drawn once; those of the recipe are in tests/test_readme.py
@@ -85,6 +86,14 @@ def test_every_block_of_the_page_on_python_runs_as_written(tmp_path: Path) -> No
     )
     code = "\n".join([*fewer, *written, *checks])
     run([sys.executable, "-W", "error", "-c", code], tmp_path)
+
+
+def test_the_example_without_a_store_trains(tmp_path: Path) -> None:
+    example = ROOT / "docs/examples/train_without_a_store.py"
+    output = run([sys.executable, "-W", "error", str(example), "strokes", "40"], tmp_path)
+    assert "2,560 mosaics of 262,144" in output
+    assert float(re.findall(r"([\d.]+)%", output)[0]) > 95  # all ground: 86
+    assert [*tmp_path.iterdir()] == []
 
 
 def run(command: list[str], folder: Path) -> str:

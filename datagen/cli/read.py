@@ -177,10 +177,10 @@ def show(
     Exits with 5 if the sample's shard is damaged, after what is stored there is shown.
     """
     dataset = datagen.dataset.Dataset(directory)
-    values = datagen.samples.stored(dataset, task, split, index)
-    damage = datagen.samples.damage(dataset, task, split, index)
+    values = datagen.lookup.stored(dataset, task, split, index)
+    damage = datagen.lookup.damage(dataset, task, split, index)
     if png is not None:
-        drawable = datagen.samples.read_sample(dataset, task, split, index)
+        drawable = datagen.lookup.read_sample(dataset, task, split, index)
         _draw(png, task, drawable, dataset.manifest.source)
     print_sample((task, split, index), values, quiet, as_json)
     if damage is not None:

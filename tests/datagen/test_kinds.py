@@ -155,6 +155,10 @@ def test_every_kind_is_stored_as_defined_and_verified(
                 for tile in (upper, lower)
             ]
             assert tiles[row].tolist() == np.concatenate(masks).tolist()
+        for stored in (one, circles, mosaics):
+            derived = datagen.samples(root, stored.task, split)
+            for column, values in derived[:].items():
+                np.testing.assert_array_equal(values, stored[column], strict=True)
     verdict = verify(root, workers=2)
     assert not verdict.problems
     assert not [one for one in verdict.skipped if "follow" in one]

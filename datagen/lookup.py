@@ -63,9 +63,38 @@ def derived(dataset: Dataset, task: str, split: str, index: int) -> Sample:
     images are not as they were written, StorageError if memory has no room for those of the split.
     """
     columns = planning.split_of_sample(dataset.splits.values(), task, split, index).columns
-    kind = find(task)
+    return derive_one(find(task).deriver(inputs(dataset, task, split)), columns, index)
+
+
+def inputs(dataset: Dataset, task: str, split: str) -> Inputs:
+    """Read what the samples of a split follow from: the images and labels that the dataset stores.
+
+    Raises RecipeError where the task is not known here, DamagedError if the images are not as they
+    were written, StorageError if memory has no room for them.
+    """
+    find(task)
     _require_expected_columns(dataset, task, split)
-    return derive_one(kind.deriver(_inputs(dataset, split)), columns, index)
+    owners = _owners(dataset)
+    for owner in owners:
+        dataset.table(owner, split)  # its size confirms how many shards there are
+    shards = shard_list(dataset.splits[owner, split] for owner in owners)
+    read = read_inputs(dataset, split, shards, workers=1)
+    labels = [one for one in read.other if isinstance(one, Problem)]
+    if read.inputs is not None and not labels:
+        return read.inputs
+    for problem in (*labels, *read.damage):
+        raise DamagedError(
+            f"the images and labels of {split} are damaged: {problem.kind}",
+            path=dataset.root / problem.path,
+            expected=problem.expected,
+            found=problem.found,
+            remedy="see 'datagen verify'",
+        )
+    raise StorageError(
+        f"memory is too short for the images of {split}",
+        path=dataset.root,
+        remedy="use a machine with more memory",
+    )
 
 
 def _require_expected_columns(dataset: Dataset, task: str, split: str) -> None:
@@ -88,31 +117,6 @@ def _require_expected_columns(dataset: Dataset, task: str, split: str) -> None:
 def _owners(dataset: Dataset) -> tuple[str, ...]:
     """List the tasks that store images and labels; images without classes have no labels."""
     return _OWNERS if dataset.manifest.source.classes else _OWNERS[:1]
-
-
-def _inputs(dataset: Dataset, split: str) -> Inputs:
-    """Read the images and labels of a split."""
-    owners = _owners(dataset)
-    for task in owners:
-        dataset.table(task, split)  # its size confirms how many shards there are
-    shards = shard_list(dataset.splits[task, split] for task in owners)
-    read = read_inputs(dataset, split, shards, workers=1)
-    labels = [one for one in read.other if isinstance(one, Problem)]
-    if read.inputs is not None and not labels:
-        return read.inputs
-    for problem in (*labels, *read.damage):
-        raise DamagedError(
-            f"the images and labels of {split} are damaged: {problem.kind}",
-            path=dataset.root / problem.path,
-            expected=problem.expected,
-            found=problem.found,
-            remedy="see 'datagen verify'",
-        )
-    raise StorageError(
-        f"memory is too short for the images of {split}",
-        path=dataset.root,
-        remedy="use a machine with more memory",
-    )
 
 
 def read_sample(dataset: Dataset, task: str, split: str, row: int) -> Sample:
