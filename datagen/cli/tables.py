@@ -303,6 +303,8 @@ def verdict_facts(verdict: datagen.verifier.Verdict) -> dict[str, Any]:
     if verdict.near is not None:
         pairs = [vars(pair) for pair in verdict.near.pairs]
         facts["near"] = {**vars(verdict.near), "pairs": pairs}
+    if verdict.wrong_at_most is not None:
+        facts["wrong_at_most"] = verdict.wrong_at_most
     rate = verdict.bytes / verdict.seconds
     return {"passed": not verdict.problems, **facts, "bytes_per_second": round(rate)}
 
@@ -321,6 +323,10 @@ def print_verdict(verdict: datagen.verifier.Verdict, root: Path) -> None:
         f"{root}: {result}; {verdict.level}: {verdict.samples:,} samples derived again"
         f" in {verdict.seconds:.1f} s{rate}"
     )
+    if verdict.wrong_at_most is not None:
+        print_line(
+            f"at most {100 * verdict.wrong_at_most:.2g}% of all samples are wrong, at 95% confidence"
+        )
     print_line(f"checked against {verdict.checked_against}")
     for matter in verdict.skipped:
         print_line(f"skipped: {matter}")

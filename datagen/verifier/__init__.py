@@ -81,6 +81,18 @@ class Verdict:
     skipped: tuple[str, ...]
     near: NearDuplicates | None = None
 
+    @property
+    def wrong_at_most(self) -> float | None:
+        """Bound the share of wrong samples, at 95% confidence, by a sample without any; else None.
+
+        If a share p is wrong, n random samples show none with a probability of (1 - p)^n. That is
+        5% for p = 1 - 0.05^(1/n), about 3/n: the rule of three (Hanley and Lippman-Hand, JAMA 1983)
+        for a dataset of any size.
+        """
+        if not self.level.startswith("sample") or self.problems or not self.samples:
+            return None
+        return float(1 - 0.05 ** (1 / self.samples))
+
     def __repr__(self) -> str:
         """Name the level, the number of problems and the first few of them."""
         count = len(self.problems)

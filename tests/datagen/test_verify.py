@@ -243,6 +243,26 @@ def test_the_seed_decides_which_samples_are_checked_and_is_printed(tiny: Tiny) -
     assert "(seed " in run(tiny.root, "--sample", 3).stdout
 
 
+@pytest.mark.parametrize("count", [1, 30, 300])
+def test_a_sample_without_a_fault_bounds_the_share_of_wrong_samples(tiny: Tiny, count: int) -> None:
+    bound = verify(tiny.root, sample=count).wrong_at_most
+    assert bound is not None
+    assert (1 - bound) ** count == pytest.approx(0.05)
+    assert bound < 3 / count
+    printed = run(tiny.root, "--sample", count)
+    assert f"at most {100 * bound:.2g}% of all samples are wrong" in printed.stdout
+    facts = json.loads(run(tiny.root, "--sample", count, "--json").stdout)
+    assert facts["wrong_at_most"] == bound
+
+
+def test_nothing_bounds_the_share_of_wrong_samples_without_a_clean_sample(tiny: Tiny) -> None:
+    assert verify(tiny.root, quick=True).wrong_at_most is None
+    assert verify(tiny.root).wrong_at_most is None
+    tiny.samples("mosaics/train/label:0")[:] ^= 1
+    reseal(tiny)
+    assert verify(tiny.root, sample=10**6).wrong_at_most is None
+
+
 def test_a_sample_size_above_the_count_checks_everything(tiny: Tiny) -> None:
     assert verify(tiny.root, sample=10**6).samples == 2 * 60 + 1100 + 8 + 520
 
