@@ -324,9 +324,8 @@ def print_verdict(verdict: datagen.verifier.Verdict, root: Path) -> None:
         f" in {verdict.seconds:.1f} s{rate}"
     )
     if verdict.wrong_at_most is not None:
-        print_line(
-            f"at most {100 * verdict.wrong_at_most:.2g}% of all samples are wrong, at 95% confidence"
-        )
+        share = f"{100 * verdict.wrong_at_most:.2g}%"
+        print_line(f"at most {share} of all samples are wrong, at 95% confidence")
     print_line(f"checked against {verdict.checked_against}")
     for matter in verdict.skipped:
         print_line(f"skipped: {matter}")
