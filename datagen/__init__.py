@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from datagen import dataset as dataset
     from datagen import diff as diff
     from datagen import errors as errors
+    from datagen import estimate as estimate
     from datagen import files as files
     from datagen import lookup as lookup
     from datagen import manifest as manifest

@@ -29,7 +29,7 @@ from datagen.tasks import MOSAICS, Array, Deriver, ImageFacts, Inputs, derive_on
 
 _CONFLICTS_LISTED = 100
 # a million would take a minute to list, and few file systems are fast with so many files
-_MAX_SHARDS = 1 << 18
+MAX_SHARDS = 1 << 18
 _EMBEDDED_OR_PINNED = ("mnist", "fashion-mnist", "strokes")
 
 
@@ -51,7 +51,7 @@ class Resolved:
                 f"the rule of the foreground does not suit these images: {'; '.join(problems)}",
                 remedy="change the keys of [foreground] in the recipe, or the options of that name",
             )
-        _raise_all([*_too_few(self.plan), *too_large(self.plan)])
+        _raise_all([*too_few(self.plan), *too_large(self.plan)])
 
     @cached_property
     def division(self) -> Division:
@@ -98,7 +98,7 @@ class Resolved:
         return derive_one(self.deriver(of), of.columns, index)
 
 
-def _too_few(plan: Manifest) -> list[RecipeError]:
+def too_few(plan: Manifest) -> list[RecipeError]:
     """List why the source of a plan has too few images for its mosaics."""
     rows, columns = plan.recipe.mosaics.grid
     problems = []
@@ -148,11 +148,11 @@ def too_large(plan: Manifest) -> list[RecipeError]:
         if column.sample_bytes > MAX_SAMPLE_BYTES
     ]
     shards = sum(one.shards for one in listed)
-    if shards > _MAX_SHARDS:
+    if shards > MAX_SHARDS:
         problems.append(
             RecipeError(
                 "too many shards",
-                expected=f"at most {_MAX_SHARDS:,}",
+                expected=f"at most {MAX_SHARDS:,}",
                 found=f"{shards:,}",
                 remedy="ask for larger shards, or for fewer mosaics",
             )

@@ -39,6 +39,7 @@ COMMANDS: dict[str, list[str]] = {
     "datagen build": ["--source", "npz:{source}", *TINY, "--out", "built", "--workers", "2"],
     "datagen build --preview": ["--source", "npz:{source}", *TINY, "--out", "built"],
     "datagen build --format hdf5": ["--source", "npz:{source}", *TINY, "--out", "built"],
+    "datagen plan": ["--source", "npz:{source}", *TINY],
     "datagen shards": ["--source", "npz:{source}", *TINY],
     "datagen finish": ["{data}"],
     "datagen convert": ["{data}", "converted", "--compression", "zstd"],

@@ -31,7 +31,15 @@ from datagen.errors import (
 from datagen.files import kind, storage_error, storage_errors
 
 _COMMANDS = (
-    *(write.sources, write.fetch, write.build, write.shards, write.finish, write.convert),
+    *(
+        write.sources,
+        write.fetch,
+        write.plan,
+        write.build,
+        write.shards,
+        write.finish,
+        write.convert,
+    ),
     *(read.info, read.verify, read.diff, read.show, read.sample, write.preview),
 )
 _CONTINUES = ("build", "convert", "fetch", "finish")  # commands that keep what they have done

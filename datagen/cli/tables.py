@@ -181,6 +181,64 @@ def _print_limits(found: datagen.survey.Survey) -> None:
         )
 
 
+def print_estimate(
+    found: datagen.estimate.Estimate, workers: int, quiet: bool, as_json: bool
+) -> None:
+    """Print what a build would write, and what it takes."""
+    if as_json:
+        sums = {"files": found.files, "bytes": found.bytes, "core_seconds": found.seconds}
+        print_json({**asdict(found), **sums})
+    if as_json or quiet:
+        return
+    rows = [["", "samples", "shards", "files", "bytes", "core time"]]
+    for one in found.splits:
+        counts = (f"{count:,}" for count in (one.samples, one.shards, one.files))
+        time = _duration(one.seconds)
+        rows.append([f"{one.task}/{one.name}", *counts, format_bytes(one.bytes), time])
+    shards = f"{sum(one.shards for one in found.splits):,}"
+    time = _duration(found.seconds)
+    rows.append(["total", "", shards, f"{found.files:,}", format_bytes(found.bytes), time])
+    _print_table(rows)
+    wall = _duration(found.seconds / workers)
+    cores = f"{workers:,} core{'s' * (workers > 1)} like this one"
+    print_line(f"time      {wall} on {cores}, if storage keeps up: deriving and hashing alone")
+    print_line(
+        f"memory    {format_bytes(found.inputs)} of images and masks in a process,"
+        f" {format_bytes(found.block)} of samples for each core"
+    )
+    _print_shards(found)
+    for split, why in found.distinct.items():
+        possible = f"{why.possible:.2g}".replace("e+", "e")
+        print_line(
+            f"distinct  {split}: no two of {why.images:,} images are equal, and none of {possible}"
+            " grids of them comes twice"
+        )
+    for problem in found.problems:
+        print_line(f"refused   {problem}")
+
+
+def _print_shards(found: datagen.estimate.Estimate) -> None:
+    maps = f"of {found.shard_size:,} samples; training maps {found.maps:,} files"
+    if found.advised == found.shard_size:
+        print_line(f"shards    {maps}")
+    elif found.advised is None:
+        print_line(f"shards    {maps}, and no shard size keeps them within the limits of Linux")
+    else:
+        print_line(f"shards    {maps}, too many for Linux: use --shard-size {found.advised}")
+
+
+def _duration(seconds: float) -> str:
+    """Write a time in a unit that suits it.
+
+    >>> _duration(0.25), _duration(150), _duration(36_000)
+    ('0.25 s', '2.5 min', '10 h')
+    """
+    for size, unit in ((86_400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.3g} {unit}"
+    return f"{seconds:.2g} s" if seconds >= 0.01 else "< 0.01 s"
+
+
 def print_manifest(manifest: datagen.manifest.Manifest) -> None:
     """Print the samples of each task and split, their bytes, and the digest."""
     rows = [["", *SPLITS, "bytes"]]

@@ -1,4 +1,4 @@
-"""Commands that write: sources, fetch, build, shards, finish, convert and preview."""
+"""Commands that write, and those that plan it: sources, plan and shards."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from datagen.cli.output import (
     remarks,
     warn,
 )
-from datagen.cli.tables import print_built, print_survey
+from datagen.cli.tables import print_built, print_estimate, print_survey
 from datagen.errors import FormatError, SourceError
 from datagen.files import beside
 
@@ -90,6 +90,35 @@ def fetch(name: str, quiet: bool, as_json: bool) -> None:
     with fetching_line(quiet or as_json) as progress:
         paths = datagen.sources.fetch(name, warn=remarks(quiet), progress=progress)
     _print_paths(paths, quiet, as_json)
+
+
+@click.command()
+@recipe_options
+@source_dir_option
+@labels_option
+@workers_option
+@quiet_option
+@json_option
+def plan(
+    source_dir: Path | None,
+    labels: Path | None,
+    workers: int,
+    quiet: bool,
+    as_json: bool,
+    **overrides: Any,
+) -> None:
+    """Say what a build would write, and what it takes: files, bytes, time, memory, shards.
+
+    A few samples of each task are derived, for their time. Nothing is written.
+    """
+    found = datagen.estimate.estimate(
+        recipe_of(**overrides),
+        directory=source_dir,
+        labels=labels,
+        workers=workers,
+        warn=remarks(quiet or as_json),
+    )
+    print_estimate(found, workers, quiet, as_json)
 
 
 @click.command()

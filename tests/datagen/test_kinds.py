@@ -363,7 +363,7 @@ def test_a_look_at_a_source_says_for_what_else_a_build_would_be_refused(
     assert shown.exit_code == 0
     assert "train can give 331,776 mosaics of 2 x 2, val 4,096, test 4,096" in shown.output
     monkeypatch.setattr("datagen.planning.MAX_SAMPLE_BYTES", 100_000)
-    monkeypatch.setattr("datagen.planning._MAX_SHARDS", 12)
+    monkeypatch.setattr("datagen.planning.MAX_SHARDS", 12)
     recipe = Recipe(
         spec,
         split=(60, 20, 20),
