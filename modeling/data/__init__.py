@@ -8,8 +8,9 @@
 
 from __future__ import annotations
 
+from modeling.data.batches import Batches
 from modeling.data.columns import Column
 from modeling.data.dataset import Dataset, Split, open_dataset
 from modeling.data.order import Order
 
-__all__ = ["Column", "Dataset", "Order", "Split", "open_dataset"]
+__all__ = ["Batches", "Column", "Dataset", "Order", "Split", "open_dataset"]

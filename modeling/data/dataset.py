@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from modeling.data.batches import Batches
 from modeling.data.columns import Array, Column, Extent, checked_indices
 from modeling.data.manifest import (
     REBUILD,
@@ -43,6 +44,8 @@ from modeling.errors import (
 from modeling.files import absolute
 from modeling.kinds import Kind, as_rgb
 
+Transform = Callable[[dict[str, Any]], Any]
+
 _LISTED = 8  # tasks or columns that a repr names
 _LONGEST = 48  # characters of a name in a repr
 _PICTURES = 6  # images of each task, with their masks, in the picture of a dataset
@@ -60,6 +63,7 @@ class Split:
     task: str
     name: str
     columns: Mapping[str, Column]
+    transform: Transform | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -67,15 +71,35 @@ class Split:
     def __getitem__(self, index: Any) -> Any:
         """Give the column of a name, the sample of an integer, or a batch for any other index.
 
-        A sample is a dict of new arrays by the names of columns. Slices, integers and a mask of
-        booleans give a dict of batches. Raises UnknownNameError for an unknown name, IndexError
-        as `Column` does.
+        A sample is a dict of new arrays by the names of columns, or what the transform makes of it.
+        Slices, integers and a mask of booleans give a dict of batches. Raises UnknownNameError for
+        an unknown name, IndexError as `Column` does, and InputError where a transform would be
+        given more than one sample.
         """
         if isinstance(index, str):
             return self._column(index)
-        return {name: column[index] for name, column in self.columns.items()}
+        read = {name: column[index] for name, column in self.columns.items()}
+        if self.transform is None:
+            return read
+        if np.ndim(index) != 0 or isinstance(index, slice):
+            raise InputError(
+                "a transform takes one sample",
+                expected="an integer, or a loop: split.loader(batch)",
+                found=f"an index of several, {type(index).__name__}",
+                remedy="index the split without its transform, or one by one",
+            )
+        return self.transform(read)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __getitems__(self, indices: npt.ArrayLike) -> list[Any]:
+        """Give samples as `[self[index] for index in indices]` does, but read them together.
+
+        `DataLoader` of torch asks for its batches in this way. The samples share their memory.
+        """
+        read = self.take(indices)
+        samples = [dict(zip(read, one, strict=True)) for one in zip(*read.values(), strict=True)]
+        return samples if self.transform is None else [*map(self.transform, samples)]
+
+    def __iter__(self) -> Iterator[Any]:
         return (self[index] for index in range(len(self)))
 
     def __repr__(self) -> str:
@@ -92,6 +116,47 @@ class Split:
         if not names:
             raise InputError("no column was chosen", expected=f"some of {', '.join(self.columns)}")
         return replace(self, columns={name: self._column(name) for name in names})
+
+    def with_transform(self, transform: Transform | None) -> Split:
+        """Give the split with a function that makes each sample anew, a dict of arrays.
+
+        It is called when a sample is asked for, alone or in a loop, with new memory that it may
+        change. What it returns is the sample: a dict or anything else. Processes to which the split
+        is sent need a function that can be pickled. None takes a transform away.
+
+        >>> import modeling
+        >>> train = modeling.open_dataset("data/photos")["circles"]["train"]
+        >>> train.with_transform(lambda sample: sample["image"] / 255)[0].max() <= 1
+        True
+        """
+        return replace(self, transform=transform)
+
+    def loader(
+        self,
+        batch: int,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        drop_last: bool = False,
+        rank: int = 0,
+        ranks: int = 1,
+        convert: Callable[[Array], Any] | None = None,
+    ) -> Batches:
+        """Give the split in batches of so many samples, epoch after epoch: see `Batches`.
+
+        `rank` of `ranks` processes gets its share of each batch. Raises InputError for numbers that
+        make no batches.
+        """
+        return Batches(
+            self,
+            batch,
+            shuffle=shuffle,
+            seed=seed,
+            drop_last=drop_last,
+            rank=rank,
+            ranks=ranks,
+            convert=convert,
+        )
 
     def take(
         self, indices: npt.ArrayLike, out: Mapping[str, Array] | None = None
