@@ -28,7 +28,7 @@ fi;
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help data verify train-all report test test-long mutants check format bench roofline matrix fuzz
+.PHONY: help data verify train-all report test test-long test-interop mutants check format bench roofline matrix fuzz
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,13 @@ test: $(VENV)/dev  ## Run the tests, or TESTS, without network; those on MNIST n
 
 test-long: $(VENV)/dev  ## Run the long tests: exhaustive ones, and all of MNIST against slow exact code
 	@$(BIN)/pytest -q -n $(call quoted,$(WORKERS)) -m long --maxschedchunk 1 --limit $(call quoted,$(LIMIT)) $(TESTS)
+
+test-interop:  ## Read exports by the libraries of their formats, in an environment of its own
+	@$(PYTHON) -m venv .venv-interop
+	@.venv-interop/bin/pip install --quiet --editable '.[interop]'
+	@.venv-interop/bin/pip install --quiet --no-deps mosaicml-streaming
+	@.venv-interop/bin/pip install --quiet transformers brotli python-snappy zstd catalogue
+	@.venv-interop/bin/pytest -q tests/datagen/test_exports.py
 
 mutants: $(VENV)/dev  ## Mutate the mathematics, and check that tests notice; writes results/mutants.json
 	@$(BIN)/python tests/tools/mutants.py $(workers)

@@ -7,8 +7,9 @@
 >>> datagen.verify("strokes", quick=True).problems
 ()
 
-The functions are `build`, `open`, `convert`, `verify`, `sample` and `samples`. Modules such as
-`datagen.sources` are imported when they are first used: `import datagen` loads nothing heavy.
+The functions are `build`, `open`, `convert`, `verify`, `sample`, `samples` and `export`. Modules
+such as `datagen.sources` are imported when they are first used: `import datagen` loads nothing
+heavy.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from datagen import diff as diff
     from datagen import errors as errors
     from datagen import estimate as estimate
+    from datagen import exports as exports
     from datagen import files as files
     from datagen import lookup as lookup
     from datagen import manifest as manifest
@@ -34,19 +36,20 @@ if TYPE_CHECKING:
     from datagen import tasks as tasks
     from datagen import verifier as verifier
     from datagen import writer as writer
-    from datagen.api import build, convert, sample, samples, verify
+    from datagen.api import build, convert, export, sample, samples, verify
     from datagen.opened import open_dataset
 
     open = open_dataset  # noqa: A001  (as in gzip and tarfile)
 
 # without open: an import of all names would replace Python's own
-__all__ = ["__version__", "build", "convert", "sample", "samples", "verify"]
+__all__ = ["__version__", "build", "convert", "export", "sample", "samples", "verify"]
 
 __version__ = layout.VERSION
 
 _FUNCTIONS = {
     "build": ("datagen.api", "build"),
     "convert": ("datagen.api", "convert"),
+    "export": ("datagen.api", "export"),
     "open": ("datagen.opened", "open_dataset"),
     "sample": ("datagen.api", "sample"),
     "samples": ("datagen.api", "samples"),

@@ -7,12 +7,12 @@ Paths are text or `Path`; an opened dataset stands for its path. The errors are 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
@@ -28,6 +28,9 @@ from datagen.recipe import Recipe, changed, names_source
 from datagen.sources.base import Progress as FetchProgress
 from datagen.sources.base import Source
 from datagen.verifier import Verdict
+
+if TYPE_CHECKING:
+    from datagen.exports import Exported
 
 Array = npt.NDArray[Any]
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -106,6 +109,40 @@ def convert(
     return open_dataset(target)
 
 
+def export(
+    path: PathLike[str] | str,
+    out: PathLike[str] | str,
+    to: str,
+    *,
+    tasks: Iterable[str] = (),
+    splits: Iterable[str] = (),
+    columns: Iterable[str] = (),
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Exported:
+    """Export a dataset for other tools into the folder `out`; an interrupted export continues.
+
+    `to` is a format: "png", "coco", "yolo", "nnunet", "parquet", "webdataset", "mds", "npz" or
+    "idx". `tasks`, `splits` and `columns` choose some, by default all. Raises InputError for what
+    the format cannot hold, and FormatError where `out` holds something else.
+
+    >>> datagen.export("strokes", "strokes-npz", "npz", tasks=["circles"]).samples
+    70000
+    """
+    from datagen.exports import export as write  # imports OpenCV
+
+    return write(
+        path,
+        out,
+        to,
+        tasks=tasks,
+        splits=splits,
+        columns=columns,
+        workers=_cores(workers),
+        progress=progress,
+    )
+
+
 def verify(
     path: PathLike[str] | str,
     *,
@@ -182,8 +219,8 @@ def samples(
     stay in memory. Raises RecipeError where there is no such split.
 
     >>> train = datagen.samples("strokes", "mosaics", "train")
-    >>> len(train), train["image"][:512].shape
-    (262144, (512, 56, 56))
+    >>> train["image"][:256].shape
+    (256, 56, 56)
     >>> sorted(train[[7, 3]])
     ['digest', 'image', 'label', 'mask', 'source']
     """

@@ -40,9 +40,15 @@ _COMMANDS = (
         write.finish,
         write.convert,
     ),
-    *(read.info, read.verify, read.diff, read.show, read.sample, write.preview),
+    *(read.info, read.verify, read.diff, read.show, read.sample, read.export, write.preview),
 )
-_CONTINUES = ("build", "convert", "fetch", "finish")  # commands that keep what they have done
+_CONTINUES = (
+    "build",
+    "convert",
+    "export",
+    "fetch",
+    "finish",
+)  # commands that keep what they have done
 _OUTPUT = Path("standard output")  # named in errors of writing that name no file
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 _FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -15,6 +15,8 @@ import datagen
 from datagen.engines.threads import usable_cores
 from datagen.layout import SPLITS
 
+# those of datagen.exports.FORMATS, which imports OpenCV
+EXPORTS = ("png", "coco", "yolo", "nnunet", "parquet", "webdataset", "mds", "npz", "idx")
 DEFAULT = Path("data/mnist")
 
 

@@ -1,4 +1,4 @@
-"""Commands that read: info, verify, diff, show and sample."""
+"""Commands that read: info, verify, diff, show, sample and export."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 
 import datagen
 from datagen.cli.options import (
+    EXPORTS,
     PATH,
     SampleCommand,
     directory_argument,
@@ -22,7 +23,7 @@ from datagen.cli.options import (
     source_dir_option,
     workers_option,
 )
-from datagen.cli.output import exit_with, print_json, progress_bar, remarks
+from datagen.cli.output import exit_with, print_json, print_line, progress_bar, remarks
 from datagen.cli.tables import (
     manifest_facts,
     print_comparison,
@@ -235,3 +236,57 @@ def _draw(
 ) -> None:
     names = source.classes, source.mask_classes
     write_atomic(path, datagen.preview.sample_picture(task, values, *names))
+
+
+@click.command()
+@directory_argument
+@click.argument("out", metavar="OUT", type=PATH)
+@click.option(
+    "--to",
+    "to",
+    required=True,
+    type=click.Choice(EXPORTS),
+    help="Format to write: docs/exports.md has the layout of each.",
+)
+@click.option("--task", "tasks", multiple=True, metavar="TASK", help="Only this task; repeatable.")
+@click.option(
+    "--split", "splits", multiple=True, metavar="SPLIT", help="Only this split; repeatable."
+)
+@click.option(
+    "--columns", metavar="A,B,...", default="", help="Only these columns.  [default: all]"
+)
+@workers_option
+@quiet_option
+@json_option
+def export(
+    directory: Path,
+    out: Path,
+    to: str,
+    tasks: tuple[str, ...],
+    splits: tuple[str, ...],
+    columns: str,
+    workers: int,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Export a dataset for other tools; an interrupted export continues.
+
+    Nothing is converted in silence: what a format cannot hold is refused by name.
+    """
+    with progress_bar("exporting", quiet or as_json) as progress:
+        exported = datagen.exports.export(
+            directory,
+            out,
+            to,
+            tasks=tasks,
+            splits=splits,
+            columns=[name for name in columns.split(",") if name],
+            workers=workers,
+            progress=progress,
+        )
+    with exit_with(0):
+        if as_json:
+            print_json(vars(exported))
+        elif not quiet:
+            kept = f", {exported.kept:,} parts were there" if exported.kept else ""
+            print_line(f"{out}: {exported.samples:,} samples as {to}{kept}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -22,7 +23,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_recipe(folder / "tiny.toml", tiny_source(folder, tile=(9, 8)))
 
 
-def with_mosaics(recipe: Path, count: int, **changes: int) -> Recipe:
+def with_mosaics(recipe: Path, count: int, **changes: Any) -> Recipe:
     return changed(recipe, mosaics=(count, 8, 520), **changes)
 
 
