@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,14 +99,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Let each file run in one worker, so that its fixtures are made once, and some together."""
     if config.getoption("dist") != "loadfile":
         return None
-    from xdist.scheduler import LoadFileScheduling
+    scheduler: Any = import_module("xdist.scheduler").LoadFileScheduling(config, log)
+    scheduler._split_scope = work_of
+    return scheduler
 
-    class Scheduling(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = super()._split_scope(nodeid)
-            return "together" if Path(file).stem in TOGETHER else file
 
-    return Scheduling(config, log)
+def work_of(test: str) -> str:
+    """Name the work, done by one worker, that a test is part of: that of its file, or of several.
+
+    >>> work_of("tests/test_docs.py::test_a"), work_of("tests/test_hostile.py::test_b[1]")
+    ('tests/test_docs.py', 'together')
+    """
+    file = test.partition("::")[0]
+    return "together" if Path(file).stem in TOGETHER else file
 
 
 def go_in_breadth(items: list[pytest.Item]) -> None:
