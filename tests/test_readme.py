@@ -68,24 +68,31 @@ def session() -> list[tuple[str, list[str]]]:
 
 @pytest.fixture(scope="module")
 def drawn() -> Source:
-    """Draw half the digits of strokes once, for every command and example of this file.
+    """Draw the 70,000 digits of strokes once, for every command and example of this file."""
+    return strokes.load()
 
-    With 5,000 of them in val, train still has two shards. The long tests build them all.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(strokes, "TRAIN", 38_000)
-        patch.setattr(strokes, "TEST", 1000)
-        return strokes.load()
+
+def first_of(source: Source, count: int) -> Source:
+    """Take the first images of each part."""
+    parts = {
+        name: replace(part, images=part.images[:count], labels=part.labels[:count])
+        for name, part in source.parts.items()
+    }
+    return replace(source, parts=parts)
 
 
 @pytest.fixture(scope="module")
 def folder(drawn: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run every `datagen` command of docs/commands.md in one folder, in order."""
+    """Run every `datagen` command of docs/commands.md in one folder, in order.
+
+    Of the digits, half are enough: with 5,000 of them in val, train still has two shards.
+    """
+    half = first_of(drawn, 38_000)
     place = tmp_path_factory.mktemp("readme")
     ours = [command[1:] for command in commands() if command[:1] == ["datagen"]]
     assert len(ours) > 10
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(strokes, "load", lambda _side: drawn)
+        patch.setattr(strokes, "load", lambda _side: half)
         patch.chdir(place)
         for arguments in ours:
             result = CliRunner().invoke(cli, arguments)
@@ -197,22 +204,12 @@ def test_the_python_examples_read_every_column_of_every_task(
         )
 
 
-def first_of(source: Source, count: int) -> Source:
-    """Take the first images of each part."""
-    parts = {
-        name: replace(part, images=part.images[:count], labels=part.labels[:count])
-        for name, part in source.parts.items()
-    }
-    return replace(source, parts=parts)
-
-
 def test_the_examples_in_docstrings_are_true(
     drawn: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = first_of(drawn, 8000)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DATAGEN_SOURCE_DIR", raising=False)
-    monkeypatch.setattr(strokes, "load", lambda _side: few)
+    monkeypatch.setattr(strokes, "load", lambda _side: drawn)
     runner = doctest.DocTestRunner()
     run: set[str] = set()
     report: list[str] = []

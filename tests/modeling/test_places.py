@@ -172,7 +172,6 @@ def test_a_path_can_be_a_string(name: str, dataset: Dataset, copied: Path, tmp_p
 
 def test_a_dataset_can_be_given_by_its_path(dataset: Dataset, copied: Path, tmp_path: Path) -> None:
     one = copied / "circles"
-    shown = write_report(one, dataset, tmp_path / "page")[0].read_bytes()
     score_all(copied, dataset.path, ["val"])
     for place in (dataset.path, str(dataset.path)):
         found = score_run(copied / "circles", place, ["test"], replicates=1)
@@ -183,6 +182,7 @@ def test_a_dataset_can_be_given_by_its_path(dataset: Dataset, copied: Path, tmp_
             score_predictions(*given, replicates=1)["dataset"]["digest"]
             == score(dataset, tmp_path)["dataset"]["digest"]
         )
+        shown = write_report(one, dataset, tmp_path / "page")[0].read_bytes()
         assert write_report(one, place, tmp_path / "page")[0].read_bytes() == shown
     by_object = predict(copied / "circles", dataset, tmp_path / "object")
     by_path = predict(copied / "circles", [dataset.path], tmp_path / "path")
