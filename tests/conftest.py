@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # Each worker and each process of a test computes on one thread, so that none waits for another;
 # libraries look when they are loaded.
@@ -27,8 +29,10 @@ from datagen import sources
 if TYPE_CHECKING:
     from killing import Warm
 
-# a shared machine stalls for longer than any sensible deadline
-settings.register_profile("shared", deadline=None)
+# No deadline, because a shared machine stalls for longer than any sensible one. The long tests try
+# many examples of every property (tests/test_properties.py).
+settings.register_profile("shared", deadline=None, max_examples=40)
+settings.register_profile("many", deadline=None, max_examples=200)
 settings.load_profile("shared")
 configuration.set_hypothesis_home_dir(ROOT / ".hypothesis")  # from wherever the tests are started
 
@@ -52,13 +56,15 @@ if (
 ):
     os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
 
-# Each file runs in one worker, so that fixtures of a module are made once. These files begin first,
-# so that no worker ends with a long one.
+# These run in one worker, which loads torch once for all the processes that they start.
+TOGETHER = ("test_modeling_cli", "test_hostile", "test_distributed", "test_train")
+
+# These files begin first, so that no worker ends with a long one.
 LONGEST = (
-    *("test_modeling_cli", "test_export", "test_hostile", "test_distributed", "test_model_report"),
+    *(*TOGETHER, "test_export", "test_model_report"),
     *("test_plants", "test_resume", "test_kills", "test_settings", "test_cli", "test_testing"),
     *("test_examples", "test_readme", "test_api", "test_verify", "test_order", "test_tasks"),
-    *("test_cudagraph", "test_isolation", "test_views", "test_roofline", "test_train"),
+    *("test_cudagraph", "test_image_kinds", "test_isolation", "test_views", "test_roofline"),
     *("test_golden", "test_show", "test_report", "test_build", "test_machines", "test_fuzz"),
 )
 
@@ -69,12 +75,43 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--limit", type=int, default=0, help="skip tests after so many seconds")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Spare the garbage collector what importing leaves: it would look through it many times."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 @pytest.hookimpl(trylast=True)  # after others have deselected
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
     if all(item.get_closest_marker("long") for item in items):
         go_in_breadth(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let each file run in one worker, so that its fixtures are made once, and some together."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    scheduler: Any = import_module("xdist.scheduler").LoadFileScheduling(config, log)
+    scheduler._split_scope = work_of
+    return scheduler
+
+
+def work_of(test: str) -> str:
+    """Name the work, done by one worker, that a test is part of: that of its file, or of several.
+
+    >>> work_of("tests/test_docs.py::test_a"), work_of("tests/test_hostile.py::test_b[1]")
+    ('tests/test_docs.py', 'together')
+    """
+    file = test.partition("::")[0]
+    return "together" if Path(file).stem in TOGETHER else file
 
 
 def go_in_breadth(items: list[pytest.Item]) -> None:

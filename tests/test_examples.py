@@ -21,7 +21,7 @@ PAGE = (ROOT / "docs/testing.md").read_text("utf-8")
 # The tests of the package try a hundred; these show that what is on the page passes.
 FEW_EXAMPLES = """
 from hypothesis import settings
-settings.register_profile("few", settings.get_profile("ci"), max_examples=20)
+settings.register_profile("few", settings.get_profile("ci"), max_examples=8)
 """
 
 
@@ -79,7 +79,7 @@ def test_every_block_of_the_page_on_python_runs_as_written(tmp_path: Path) -> No
         "assert batch['image'].shape == (3, 56, 56) and len(stream) == 10**9",
         "assert radius > 0 and 0 <= min(centre) <= max(centre) <= 27",
     )
-    # fewer digits, each drawn once; those of the recipe are in tests/test_readme.py
+    # fewer digits, each drawn once; all of them are in tests/test_published.py
     fewer = (
         "from functools import cache; from datagen.sources import strokes",
         "strokes.TRAIN, strokes.TEST, strokes.load = 8000, 1000, cache(strokes.load)",

@@ -304,7 +304,11 @@ class Trainer:
     def _seed(self, step: int) -> None:
         """Seed all random numbers of a step."""
         seed = key(self.config.seed, step)
-        torch.manual_seed(seed)
+        if self.world.device.type == "cpu":
+            # torch.manual_seed would also note a stack of calls for each device that is not there
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
         self.generator.manual_seed(seed)
 
     def _progress(self) -> Record:

@@ -345,14 +345,14 @@ def test_deep_nesting_is_refused(depth: int, pair: str) -> None:
 
 def test_messages_stay_short_and_printable_for_any_recipe() -> None:
     long = "x" * 1_000_000
-    started = time.perf_counter()
+    started = time.process_time()
     many = "".join(f"key{number} = 1\n" for number in range(20_000))
     for text in (f'source = "{long}\\u0007"', f'"\\u001b[2J{long}" = 1', f"{long} = 1", many):
         message = refused(text)
         assert len(message) < 5000
         assert message.replace("\n", "").isprintable()
     assert "more unknown keys" in refused(many)
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10  # of a second, where the time grows with the size
 
 
 @given(st.text())

@@ -68,6 +68,7 @@ searching = settings(
 )
 a_few = settings(max_examples=25)
 on_disk = settings(max_examples=3)
+of_any_kind = settings(max_examples=settings().max_examples // 8)
 
 
 def foreground(image: UInt8) -> npt.NDArray[np.bool_]:
@@ -553,7 +554,7 @@ def test_a_dataset_is_whole_when_checked_against_its_source(
     check()
 
 
-@settings(max_examples=8)
+@of_any_kind
 @given(image_facts().flatmap(lambda facts: datasets(facts=facts)))
 def test_a_dataset_of_any_kind_is_whole_when_checked_against_its_source(
     dataset: TinyDataset,
@@ -565,7 +566,7 @@ def test_a_dataset_of_any_kind_is_whole_when_checked_against_its_source(
     assert resolve_dataset(dataset.root, directory=dataset.source_path).plan == planned
 
 
-@settings(max_examples=8)
+@of_any_kind
 @given(image_facts().flatmap(lambda facts: datasets(facts=facts)), st.data())
 def test_a_forged_mask_of_any_kind_is_found(dataset: TinyDataset, data: st.DataObject) -> None:
     task = data.draw(st.sampled_from(TASKS))
@@ -856,12 +857,13 @@ def test_without_hypothesis_the_remedy_is_reported() -> None:
     "name", ["testing", "testing.strategies", "testing.rules", "testing.damage"]
 )
 def test_the_examples_in_the_docstrings_run(name: str) -> None:
-    settings.register_profile("few for docstrings", settings.get_profile("shared"), max_examples=10)
+    settings.register_profile("as before", settings())
+    settings.register_profile("few for docstrings", settings(), max_examples=4)
     settings.load_profile("few for docstrings")  # the examples show @given without settings
     try:
         assert doctest.testmod(import_module(f"datagen.{name}")).failed == 0
     finally:
-        settings.load_profile("shared")
+        settings.load_profile("as before")
 
 
 def test_every_public_function_has_an_example() -> None:

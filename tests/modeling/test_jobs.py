@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
@@ -18,57 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from isolation import ROOT
+from some_jobs import count, crash, die, fail, lack, wait, wait_for
 
 from modeling.errors import DamagedError, InputError, ModelingError, StorageError, TrainingError
-from modeling.training.jobs import Notify, Stop, run_jobs, share_threads
-
-PATIENCE = 60.0  # seconds; a process that takes longer hangs
-
-
-def count(up_to: int, notify: Notify, stop: Stop) -> int:
-    for number in range(up_to):
-        notify(number)
-    return up_to
-
-
-def fail(folder: Path, notify: Notify, stop: Stop) -> None:
-    """Fail once the job that waits in the folder has begun."""
-    wait_for(folder / "began")
-    raise DamagedError("torn", path="shard", expected=1, found=2, remedy="mend it")
-
-
-def die(number: int, notify: Notify, stop: Stop) -> None:
-    os.kill(os.getpid(), number)
-
-
-def crash(notify: Notify, stop: Stop) -> None:
-    raise ZeroDivisionError
-
-
-def wait(folder: Path, notify: Notify, stop: Stop) -> str:
-    """Wait for `stop`, and leave a file that shows it."""
-    (folder / "began").touch()
-    notify("began")
-    until = time.monotonic() + PATIENCE
-    while not stop():
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    (folder / "stopped").touch()
-    return "stopped"
-
-
-def wait_and_notify(folder: Path, notify: Notify, stop: Stop) -> None:
-    """Wait for `stop`, and send messages all the time, even if they are not received."""
-
-    def asked() -> bool:
-        notify("on it")
-        return stop()
-
-    wait(folder, notify, asked)
-
-
-def lack(error: Exception, notify: Notify, stop: Stop) -> None:
-    raise error
+from modeling.training.jobs import run_jobs, share_threads
 
 
 def test_results_and_messages_of_jobs_arrive() -> None:
@@ -179,7 +131,7 @@ def test_the_first_process_receives_a_stop_request_before_it_has_begun(tmp_path:
     # In a new process: the helper process of the first start already runs in this one.
     code = f"""
 import functools, itertools, pathlib
-from test_jobs import wait
+from some_jobs import wait
 from modeling.training.jobs import run_jobs
 if __name__ == "__main__":
     answers = itertools.chain([False], itertools.repeat(True))
@@ -193,7 +145,7 @@ if __name__ == "__main__":
 
 def run_script(script: Path, code: str) -> subprocess.Popen[str]:
     script.write_text(code)
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/tools"), str(ROOT / "tests/modeling")])
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/tools")])
     return subprocess.Popen(
         [sys.executable, script],
         env={**os.environ, "PYTHONPATH": paths},
@@ -207,7 +159,7 @@ def run_script(script: Path, code: str) -> subprocess.Popen[str]:
 def test_jobs_stop_when_their_parent_process_is_killed(tmp_path: Path, job: str) -> None:
     code = f"""
 import functools, pathlib
-from test_jobs import {job}
+from some_jobs import {job}
 from modeling.training.jobs import run_jobs
 if __name__ == "__main__":
     run_jobs({{"a": functools.partial({job}, pathlib.Path({str(tmp_path)!r}))}}, 1)
@@ -217,13 +169,6 @@ if __name__ == "__main__":
     first.kill()
     first.communicate()
     wait_for(tmp_path / "stopped")
-
-
-def wait_for(path: Path) -> None:
-    until = time.monotonic() + PATIENCE
-    while not path.exists():
-        assert time.monotonic() < until, path
-        time.sleep(0.01)
 
 
 @given(threads=st.integers(1, 64), jobs=st.integers(1, 5), data=st.data())

@@ -14,21 +14,30 @@ from isolation import ROOT
 
 PACKAGE = ROOT / "modeling"
 
-PRINT_BEFORE_AND_AFTER_A_CHANGE = """
-import json, pathlib, torch
+# One process imports the copy, changes a file of it, keeps the copy, and changes the file again.
+PRINT_FACTS_AND_CHANGE = """
+import json, pathlib, subprocess, torch
 from modeling.runs.info import environment
 
-commits = [environment(torch.device("cpu"), "float32")["git"]]
+COMMIT = "git -c user.name=a -c user.email=a@b.c commit --quiet --allow-empty -m all".split()
 path = pathlib.Path("modeling/tasks/geometry.py")
-path.write_text(path.read_text() + "# changed")
-commits.append(environment(torch.device("cpu"), "float32")["git"])
-print(json.dumps(commits))
+text, found = path.read_text(), []
+subprocess.run(["git", "init", "--quiet"], check=True)
+for kept in (False, True):
+    path.write_text(text)
+    if kept:
+        subprocess.run(["git", "add", "modeling"], check=True)
+    subprocess.run(COMMIT, check=True)
+    for change in ("", "# changed"):
+        path.write_text(text + change)
+        found.append(environment(torch.device("cpu"), "float32")["git"])
+print(json.dumps(found))
 """
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
-@pytest.mark.parametrize("kept", [True, False])
-def test_the_commit_is_named_and_a_change_in_any_folder_is_seen(tmp_path: Path, kept: bool) -> None:
+def test_the_commit_is_named_and_a_change_in_any_folder_is_seen(tmp_path: Path) -> None:
+    """A checkout is that of the code only if the code is in its commit."""
     shutil.copytree(PACKAGE, tmp_path / "modeling", ignore=shutil.ignore_patterns("__pycache__"))
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
 
@@ -38,25 +47,11 @@ def test_the_commit_is_named_and_a_change_in_any_folder_is_seen(tmp_path: Path, 
         )
         return ran.stdout.strip()
 
-    call("git", "init", "--quiet")
-    if kept:
-        call("git", "add", "modeling")
-    call(
-        "git",
-        "-c",
-        "user.name=a",
-        "-c",
-        "user.email=a@b.c",
-        "commit",
-        "--quiet",
-        "--allow-empty",
-        "-m",
-        "all",
-    )
+    found = json.loads(call(sys.executable, "-c", PRINT_FACTS_AND_CHANGE))
     commit = call("git", "rev-parse", "HEAD")
-    expected = (
-        [{"commit": commit, "changed": changed} for changed in (False, True)]
-        if kept
-        else [None, None]
-    )
-    assert json.loads(call(sys.executable, "-c", PRINT_BEFORE_AND_AFTER_A_CHANGE)) == expected
+    assert found == [
+        None,
+        None,
+        {"commit": commit, "changed": False},
+        {"commit": commit, "changed": True},
+    ]
