@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import secrets
 import shutil
@@ -233,14 +234,15 @@ class Stream:
 
     def __init__(self, file: AtomicFile, start: int = 0) -> None:
         self._file = file
-        # the file's bytes before this one are written; those in `_held` come next
+        # the file's bytes before this one are written; the first `_count` of `_held` come next
         self._written = start
-        self._held = bytearray()
+        # memory that is filled again and again, and taken from the system only as far as it is
+        self._held, self._count = memoryview(_zeros(HUGE_PAGE)), 0
 
     @property
     def end(self) -> int:
         """Return the place in the file of the next byte."""
-        return self._written + len(self._held)
+        return self._written + self._count
 
     def append(self, data: bytes | bytearray | memoryview) -> None:
         """Append `data`; hold back a copy of the bytes after the last whole huge page."""
@@ -248,16 +250,17 @@ class Stream:
         stop = self.end + len(view)
         count = stop - stop % HUGE_PAGE - self.end
         if count > 0:
-            self._write([self._held, view[:count]])
-            self._held, view = bytearray(), view[count:]
-        self._held += view
+            self._write([self._held[: self._count], view[:count]])
+            view, self._count = view[count:], 0
+        self._held[self._count : self._count + len(view)] = view
+        self._count += len(view)
 
     def flush(self) -> None:
         """Write all bytes that are held back."""
-        self._write([self._held])
-        self._held = bytearray()
+        self._write([self._held[: self._count]])
+        self._count = 0
 
-    def _write(self, parts: list[bytearray | memoryview]) -> None:
+    def _write(self, parts: list[memoryview]) -> None:
         """Write the parts one after the other, if possible in one call; continue short writes."""
         rest = [memoryview(part) for part in parts if part]
         with storage_errors(self._file.path):
@@ -271,6 +274,10 @@ class Stream:
                     written -= len(rest.pop(0))
                 if rest:
                     rest[0] = rest[0][written:]
+
+
+def _zeros(size: int) -> mmap.mmap:
+    return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def write_atomic(path: Path, data: bytes, *, replace: bool = True) -> None:
