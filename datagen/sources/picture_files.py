@@ -7,6 +7,7 @@ exactly: whole numbers of up to 16 bits.
 from __future__ import annotations
 
 import gzip
+import os
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -14,14 +15,14 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 from datagen.errors import DatagenError, InputError, installs
 from datagen.files import require_enough
 from datagen.layout import MAX_SIDE
-from datagen.sources import masks, pictures, sizes
+from datagen.sources import masks, pictures, sizes, tiff
 from datagen.sources.base import Array, Reading, UInt8
 from datagen.sources.image_folder import File, Files, is_volume
 from datagen.sources.pictures import Picture
@@ -31,6 +32,7 @@ _FITS_OF_LARGE = ("crop", "area", "tile")  # they take pictures larger than an i
 _DICM = slice(128, 132)  # the place of the mark of DICOM
 _MOST, _MOST_ADDED = 65_535, 1 << 32
 _BLOCK = 1 << 20
+_LARGE = 1 << 26  # bytes of a TIFF that is not read whole
 _MAX_SHOWN = 200  # characters of a package's message
 _MAX_VOLUME = 1 << 30  # bytes of a compressed volume, which is held in memory
 
@@ -146,16 +148,18 @@ class Reader:
             if is_volume(file.mask.name):
                 yield from slices(file.mask, max_side=self.max_side)
             else:
-                yield self._mask(_bytes(file.mask))
+                with _content(file.mask) as data:
+                    numbers = self._mask(data)
+                yield numbers
         except InputError as error:
             raise InputError(f"its mask: {error}") from error
 
-    def _mask(self, data: bytes) -> Array:
-        if _is_dicom(data):
+    def _mask(self, data: bytes | IO[bytes]) -> Array:
+        if isinstance(data, bytes) and _is_dicom(data):
             return dicom(data, max_side=self.max_side)
         if self.kind != "binary":
             return pictures.read_numbers(data, max_side=self.max_side)
-        pixels = pictures.decode(data, max_side=self.max_side)
+        pixels = pictures.read(data, max_side=self.max_side).pixels
         if pixels.ndim == 3:
             raise InputError(
                 "in colour or of several bands",
@@ -169,16 +173,37 @@ class Reader:
         if is_volume(file.name):
             yield from map(Picture, slices(file.path, offset=offset, max_side=max_side))
             return
-        data = _bytes(file.path)
-        if _is_dicom(data):
-            yield Picture(dicom(data, offset=offset, max_side=max_side))
-        else:
-            yield pictures.read(data, max_side=self.max_side)
+        with _content(file.path) as data:
+            if isinstance(data, bytes) and _is_dicom(data):
+                picture = Picture(dicom(data, offset=offset, max_side=max_side))
+            else:
+                picture = pictures.read(data, max_side=max_side)
+        del data  # what a picture is read from is not held any longer
+        yield picture
 
 
-def _bytes(path: Path) -> bytes:
+@contextmanager
+def _content(path: Path) -> Iterator[bytes | IO[bytes]]:
+    """Read a file whole; but leave a large TIFF open, to be read in parts."""
+    with _reading():
+        file = path.open("rb")
+    with file:
+        with _reading():
+            start = file.read(_DICM.stop)
+            is_tiff = start.startswith(tiff.BEGINNINGS) and not _is_dicom(start)
+            file.seek(0)
+            if is_tiff and os.fstat(file.fileno()).st_size > _LARGE:
+                data = None
+            else:
+                data = file.read()
+        yield file if data is None else data
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Turn the system's error over a file into an InputError, unless it is short of something."""
     try:
-        return path.read_bytes()
+        yield
     except OSError as error:
         require_enough(error)
         raise InputError(f"cannot be read: {(error.strerror or str(error)).lower()}") from error
