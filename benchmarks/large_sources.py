@@ -67,7 +67,7 @@ def pictures(place: Path, gigabytes: float) -> tuple[str, list[object]]:
     for number in range(int(gigabytes * 1e9) // (2 * PICTURE * PICTURE) + 1):
         noise = rng.integers(0, 1 << 16, (PICTURE, PICTURE), np.uint16)
         suffix = "tif" if number % 4 else "png"
-        options = {} if number % 4 else {"compress_level": 0}
+        options: dict[str, Any] = {} if number % 4 else {"compress_level": 0}
         Image.fromarray(noise).save(folder / f"{number:05d}.{suffix}", **options)
     return f"images:{folder}", []
 

@@ -192,10 +192,8 @@ def _content(path: Path) -> Iterator[bytes | IO[bytes]]:
             start = file.read(_DICM.stop)
             is_tiff = start.startswith(tiff.BEGINNINGS) and not _is_dicom(start)
             file.seek(0)
-            if is_tiff and os.fstat(file.fileno()).st_size > _LARGE:
-                data = None
-            else:
-                data = file.read()
+            is_left = is_tiff and os.fstat(file.fileno()).st_size > _LARGE
+            data = None if is_left else file.read()
         yield file if data is None else data
 
 
