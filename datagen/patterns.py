@@ -26,7 +26,9 @@ Item = tuple[Any, Any]  # of the tree: an operation and what it is about
 def ends_soon(pattern: str) -> bool:
     """Return whether a pattern has few ways to match any 255 characters: at most 2^24.
 
-    Those from each character on count, unless the pattern begins with `^` or `\\A`. A repetition has one for each of its lengths, but one in all if it cannot go over the plain
+    Those from each character on count, unless the pattern begins with `^` or `\\A`.
+
+    A repetition has one for each of its lengths, but one in all if it cannot go over the plain
     character that follows, or if nothing follows. Alternatives are added up, and what comes one
     after another is multiplied. A repetition of what has several ways, or may be empty, has too
     many. Raises re.error if it is no pattern.

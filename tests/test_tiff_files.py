@@ -79,7 +79,7 @@ def test_a_folder_of_large_tiff_files_is_the_same_source(
     source = sources.load(f"images:{tmp_path}")
     for module in (picture_files, tiff):
         monkeypatch.setattr(module, "_LARGE", 0)
-    monkeypatch.setattr(picture_files.pictures, "_READERS", {})  # of files read whole
+    monkeypatch.setattr(pictures, "_READERS", {})  # of files read whole
     large = sources.load(f"images:{tmp_path}")
     assert large.digests == source.digests
     assert np.array_equal(large.parts["all"].images, source.parts["all"].images)
