@@ -19,6 +19,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from datagen import arrays
 from datagen.errors import DatagenError, InputError, installs
 from datagen.files import require_enough
 from datagen.layout import MAX_SIDE
@@ -267,12 +268,13 @@ def dicom(data: bytes, *, offset: int = 0, max_side: int | None = None) -> Array
             float(image.get(name, default))
             for name, default in (("RescaleSlope", 1), ("RescaleIntercept", 0))
         )
-        stored = image.pixel_array.astype(np.int64)
+        stored = image.pixel_array
+    white = None
     if shown == "MONOCHROME1":
         if image.PixelRepresentation or (slope, intercept) != (1, 0):
             raise InputError("MONOCHROME1 with signed or rescaled values", remedy="invert it first")
-        stored = (1 << bits) - 1 - stored
-    return _moved(stored, slope, intercept, offset, is_small=allocated == 8)
+        white = (1 << bits) - 1
+    return _moved(stored, slope, intercept, offset, is_small=allocated == 8, white=white)
 
 
 def sides(path: Path) -> tuple[int, int, int]:
@@ -299,7 +301,7 @@ def slices(path: Path, *, offset: int = 0, max_side: int | None = None) -> Itera
     is_small = volume.dtype == np.uint8
     for place in range(number):
         with _foreign("a damaged NIfTI file"):
-            stored = np.asarray(volume[..., place]).reshape(height, width).astype(np.int64)
+            stored = np.asarray(volume[..., place]).reshape(height, width)
         yield _moved(stored, slope, intercept, offset, is_small=is_small)
 
 
@@ -329,8 +331,19 @@ def _require_whole(path: Path) -> None:
             pass
 
 
-def _moved(stored: Array, slope: float, intercept: float, offset: int, *, is_small: bool) -> Array:
-    """Add the intercept and the offset to stored values, int64; they must fit 16 bits."""
+def _moved(
+    stored: Array,
+    slope: float,
+    intercept: float,
+    offset: int,
+    *,
+    is_small: bool,
+    white: int | None = None,
+) -> Array:
+    """Add the intercept and the offset to stored integers; they must fit 16 bits.
+
+    With `white` they are inverted first: taken from it. This is done block by block.
+    """
     is_whole = abs(intercept) <= _MOST_ADDED and intercept == int(intercept)  # nan is not
     if slope != 1 or not is_whole:
         raise InputError(
@@ -338,16 +351,24 @@ def _moved(stored: Array, slope: float, intercept: float, offset: int, *, is_sma
             expected=f"a slope of 1 and a whole intercept of up to {_MOST_ADDED:,}",
             remedy="store whole numbers",
         )
-    moved = stored + (int(intercept) + offset)
-    low, high = int(moved.min()), int(moved.max())
+    dtype = np.uint8 if is_small and intercept == offset == 0 else np.uint16
+    moved = arrays.scratch(stored.shape, dtype)
+    ends: list[int] = []
+    for rows in arrays.blocks(stored):
+        block = stored[rows].astype(np.int64)
+        if white is not None:
+            np.subtract(white, block, out=block)
+        block += int(intercept) + offset
+        ends += int(block.min()), int(block.max())
+        moved[rows] = block  # of values that do not fit, it is not used
+    low, high = min(ends), max(ends)
     if low < 0 or high > _MOST:
         raise InputError(
             f"values from {low:,} to {high:,}",
             expected=f"0 to {_MOST:,}",
             remedy="--offset N adds N to all values",
         )
-    dtype = np.uint8 if is_small and intercept == offset == 0 else np.uint16
-    return np.ascontiguousarray(moved, dtype)
+    return moved
 
 
 def _package(name: str) -> Any:
