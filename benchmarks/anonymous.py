@@ -6,7 +6,6 @@ has, anonymous and shared memory, it must keep. Linux tells both in /proc/PID/st
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PAUSE = 0.01  # seconds between two looks
-_OWN = ("RssAnon", "RssShmem")
+_PEAK, _OWN = "VmHWM", ("RssAnon", "RssShmem")
 
 
 @dataclass(frozen=True)
@@ -26,25 +25,29 @@ class Watched:
     own: float
 
 
-def own_mib(status: str) -> float:
-    """Add up the memory of its own in a text of /proc/PID/status, in MiB.
+def peaks(status: str) -> tuple[float, float]:
+    """Read from a text of /proc/PID/status the peak of all memory, and its own of now, in MiB.
 
-    >>> own_mib("VmHWM: 9000 kB\\nRssAnon: 2048 kB\\nRssFile: 4096 kB\\nRssShmem: 1024 kB\\n")
-    3.0
+    The system's other account, of ended children, counts what the parent held when it began them.
+
+    >>> peaks("VmHWM: 9216 kB\\nRssAnon: 2048 kB\\nRssFile: 4096 kB\\nRssShmem: 1024 kB\\n")
+    (9.0, 3.0)
     """
     lines = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-    return sum(int(lines[name].split()[0]) for name in _OWN if name in lines) / 1024
+    sizes = {name: int(lines[name].split()[0]) / 1024 for name in (_PEAK, *_OWN) if name in lines}
+    return sizes.pop(_PEAK, 0.0), sum(sizes.values())
 
 
 def watch(command: Sequence[object]) -> Watched:
     """Run a command to its end, and look at its memory a hundred times a second."""
     started = time.perf_counter()
     process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL)
-    own, ended = 0.0, 0
-    while not ended:
+    peak, own = 0.0, 0.0
+    while process.poll() is None:
         time.sleep(_PAUSE)
-        own = max(own, own_mib(Path(f"/proc/{process.pid}/status").read_text()))
-        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
-    if status:
-        raise SystemExit(f"{command} ended with status {status}")
-    return Watched(time.perf_counter() - started, usage.ru_maxrss / 1024, own)
+        status = Path(f"/proc/{process.pid}/status").read_text() if process.poll() is None else ""
+        found = peaks(status)
+        peak, own = max(peak, found[0]), max(own, found[1])
+    if process.returncode:
+        raise SystemExit(f"{command} ended with status {process.returncode}")
+    return Watched(time.perf_counter() - started, peak, own)
