@@ -41,8 +41,10 @@ class Slot:
         """Wait for a free worker, and hold it while the body runs."""
         with self._changed:
             self._waiting += 1
-            self._changed.wait_for(lambda: self._free)
-            self._waiting -= 1
+            try:
+                self._changed.wait_for(lambda: self._free)
+            finally:
+                self._waiting -= 1
             self._free -= 1
         try:
             yield
