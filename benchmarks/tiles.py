@@ -3,12 +3,13 @@
 The source is an archive of random blobs, 2,000 tiles of 64x64. A build is compared with `cp -r` and
 `sync` of its result, a verification with `sha256sum` of all its files, the loader of `modeling`
 with `numpy.take` on the same bytes in memory, pair by pair, each as a whole process but the last.
-Writes one JSON file of results: see --help.
+Before a build and a copy, what was deleted before is off the disk. Memory is measured at a fifth of
+the mosaics and at twice as many: all of it, and what is not the pages of mapped files. Writes one
+JSON file of results: see --help.
 """
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 import time
@@ -18,7 +19,8 @@ from typing import Any
 import click
 import numpy as np
 import numpy.typing as npt
-from build import Run, measure
+from anonymous import watch
+from build import Run, copy_afresh, fresh, measure
 from result_files import machine, spread, write
 
 KINDS = {"rgb": (3, "|u1", "luma"), "bands": (4, "<u2", "mean")}  # bands, dtype, values
@@ -37,37 +39,71 @@ def tiles(bands: int, dtype: str) -> npt.NDArray[Any]:
     return images
 
 
-def datagen(*arguments: object) -> Run:
-    """Run a command of datagen as a process."""
-    return measure([sys.executable, "-m", "datagen", *map(str, arguments), "--quiet"])
+def command(*arguments: object) -> list[str | Path]:
+    """Make a command of datagen."""
+    return [sys.executable, "-m", "datagen", *map(str, arguments), "--quiet"]
+
+
+def build_command(kind: str, mosaics: int, source: Path, data: Path) -> list[str | Path]:
+    """Make the command that builds so many mosaics of one kind of images."""
+    rule = ["--values", KINDS[kind][2], "--side", "below", "--mosaics", mosaics, 500, 500]
+    return command("build", "--source", f"npz:{source}", "--out", data, *rule)
 
 
 def pairs(kind: str, mosaics: int, times: int, place: Path) -> dict[str, Any]:
     """Measure `times` pairs of each comparison for one kind of images."""
-    bands, dtype, values = KINDS[kind]
-    source, data = place / f"{kind}.npz", place / kind
-    np.savez(source, images=tiles(bands, dtype), labels=np.arange(TILES) % 10)
-    rule = ["--values", values, "--side", "below", "--mosaics", mosaics, 500, 500]
+    source, data = _source(kind, place), place / kind
     ratios: dict[str, list[float]] = {"build / cp -r + sync": [], "verify / sha256sum": []}
-    peaks = []
+    runs: dict[str, list[Run]] = {"build": [], "copy": [], "verify": []}
     for _ in range(times):
-        shutil.rmtree(data, ignore_errors=True)
-        build = datagen("build", "--source", f"npz:{source}", "--out", data, *rule)
-        copy = measure(["sh", "-c", f"cp -r '{data}' '{place}/copy' && sync"])
-        shutil.rmtree(place / "copy")
-        verify = datagen("verify", data)
+        fresh(data)
+        build = measure(build_command(kind, mosaics, source, data))
+        copy = copy_afresh(data, place / "copy")
+        fresh(place / "copy")
+        verify = measure(command("verify", data))
         summed = measure(["sh", "-c", f"find '{data}' -type f -exec sha256sum {{}} +"])
         ratios["build / cp -r + sync"].append(build.wall / copy.wall)
         ratios["verify / sha256sum"].append(verify.wall / summed.wall)
-        peaks.append(max(build.peak, verify.peak))
+        for name, run in {"build": build, "copy": copy, "verify": verify}.items():
+            runs[name].append(run)
     size = sum(path.stat().st_size for path in data.rglob("*") if path.is_file())
-    return {
+    found = {
         "bytes": size,
         "mosaics": mosaics,
-        "peak_mib": spread(peaks),
         "loader / numpy.take": spread(_loader(data, times)),
-        **{name: spread(found) for name, found in ratios.items()},
+        **{name: spread(of) for name, of in ratios.items()},
+        **{
+            name: {
+                "wall_s": spread([one.wall for one in of]),
+                "cpu_s": spread([one.cpu for one in of]),
+            }
+            for name, of in runs.items()
+        },
     }
+    fresh(data)
+    return found
+
+
+def memory(kind: str, mosaics: int, place: Path) -> dict[str, Any]:
+    """Measure the peaks of building and verifying a number of mosaics, in MiB."""
+    source, data = _source(kind, place), place / kind
+    fresh(data)
+    found: dict[str, Any] = {"mosaics": mosaics}
+    for name, run in {
+        "build": watch(build_command(kind, mosaics, source, data)),
+        "verify": watch(command("verify", data)),
+    }.items():
+        found[name] = {"own_mib": round(run.own, 1), "with_mapped_files_mib": round(run.peak, 1)}
+    fresh(data)
+    return found
+
+
+def _source(kind: str, place: Path) -> Path:
+    """Write the archive of tiles of one kind, if it is not there."""
+    path = place / f"{kind}.npz"
+    if not path.exists():
+        np.savez(path, images=tiles(*KINDS[kind][:2]), labels=np.arange(TILES) % 10)
+    return path
 
 
 def _loader(data: Path, times: int) -> list[float]:
@@ -102,14 +138,22 @@ def _loader(data: Path, times: int) -> list[float]:
 @click.option("--results", type=click.Path(path_type=Path), default="results/tiles.json")
 def main(mosaics: int, times: int, place: Path | None, results: Path) -> None:
     """Measure large tiles of several bands, and write the results."""
-    found: dict[str, Any] = {"machine": machine(), "tiles": TILES, "side": SIDE}
+    found: dict[str, Any] = {
+        "command": " ".join(["python", *sys.argv]),
+        "machine": machine(),
+        "tiles": TILES,
+        "side": SIDE,
+    }
     for kind in KINDS:
         with tempfile.TemporaryDirectory(dir=place) as folder:
-            found[kind] = pairs(kind, mosaics, times, Path(folder))
-        medians = {
-            name: value["median"] for name, value in found[kind].items() if isinstance(value, dict)
+            found[kind] = pairs(kind, mosaics, times, Path(folder)) if times else {}
+            few, many = (memory(kind, count, Path(folder)) for count in (mosaics // 5, mosaics * 2))
+        found[kind]["memory"] = [few, many]
+        found[kind]["memory_at_ten_times"] = {
+            name: round(many[name]["own_mib"] / few[name]["own_mib"], 3)
+            for name in ("build", "verify")
         }
-        click.echo(f"{kind}: {found[kind]['bytes'] / 1e9:.2f} GB, {medians}")
+        click.echo(f"{kind}: {found[kind]}")
     write(results, found)
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import secrets
 import shutil
 import stat
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -37,6 +39,7 @@ _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _TEMPORARY = (".datagen-", ".tmp")
 _LONGEST_NAME = 255  # bytes, on nearly every file system
 LINK_REMEDY = "links are not followed: copy the dataset with cp -rL"
+_UNSYNCED = 1 << 27  # bytes of a file that may wait for the disk before it is sent there
 
 # bytes, on x86-64 and most ARM systems; with pages of other sizes files are the same
 HUGE_PAGE = 1 << 21
@@ -199,10 +202,36 @@ class AtomicFile:
         with storage_errors(path):
             self.temporary = path.parent / secrets.token_hex(8).join(_TEMPORARY)
             self.descriptor = os.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        self._unsynced = 0
+        self._early: threading.Thread | None = None
+        self._failure: OSError | None = None
+
+    def has_grown(self, count: int) -> None:
+        """Count bytes that were written; from 128 MiB on, begin to send them to the disk.
+
+        A thread of its own waits for the disk, so that little is left to wait for in `commit`.
+        """
+        self._unsynced += count
+        if self._unsynced < _UNSYNCED or (self._early is not None and self._early.is_alive()):
+            return
+        self._unsynced, self._early = 0, threading.Thread(target=self._sync_early, daemon=True)
+        try:
+            self._early.start()
+        except RuntimeError:  # there are no more threads: `commit` does it all
+            self._early = None
+
+    def _sync_early(self) -> None:
+        try:
+            getattr(os, "fdatasync", os.fsync)(self.descriptor)
+        except OSError as error:  # the system tells it once: `commit` raises it
+            self._failure = error
 
     def commit(self, *, replace: bool = True) -> None:
         """Make the content durable and rename it; without `replace`, keep an existing file."""
         with storage_errors(self.path):
+            self._wait()
+            if self._failure is not None:
+                raise self._failure
             os.fsync(self.descriptor)
             self._close()
             if replace:
@@ -218,7 +247,13 @@ class AtomicFile:
         with storage_errors(self.path):
             self.temporary.unlink(missing_ok=True)
 
+    def _wait(self) -> None:
+        if self._early is not None:
+            self._early.join()
+            self._early = None
+
     def _close(self) -> None:
+        self._wait()
         if self.descriptor >= 0:
             descriptor, self.descriptor = self.descriptor, -1
             os.close(descriptor)
@@ -233,14 +268,15 @@ class Stream:
 
     def __init__(self, file: AtomicFile, start: int = 0) -> None:
         self._file = file
-        # the file's bytes before this one are written; those in `_held` come next
+        # the file's bytes before this one are written; the first `_count` of `_held` come next
         self._written = start
-        self._held = bytearray()
+        # memory that is filled again and again, and taken from the system only as far as it is
+        self._held, self._count = memoryview(_zeros(HUGE_PAGE)), 0
 
     @property
     def end(self) -> int:
         """Return the place in the file of the next byte."""
-        return self._written + len(self._held)
+        return self._written + self._count
 
     def append(self, data: bytes | bytearray | memoryview) -> None:
         """Append `data`; hold back a copy of the bytes after the last whole huge page."""
@@ -248,16 +284,17 @@ class Stream:
         stop = self.end + len(view)
         count = stop - stop % HUGE_PAGE - self.end
         if count > 0:
-            self._write([self._held, view[:count]])
-            self._held, view = bytearray(), view[count:]
-        self._held += view
+            self._write([self._held[: self._count], view[:count]])
+            view, self._count = view[count:], 0
+        self._held[self._count : self._count + len(view)] = view
+        self._count += len(view)
 
     def flush(self) -> None:
         """Write all bytes that are held back."""
-        self._write([self._held])
-        self._held = bytearray()
+        self._write([self._held[: self._count]])
+        self._count = 0
 
-    def _write(self, parts: list[bytearray | memoryview]) -> None:
+    def _write(self, parts: list[memoryview]) -> None:
         """Write the parts one after the other, if possible in one call; continue short writes."""
         rest = [memoryview(part) for part in parts if part]
         with storage_errors(self._file.path):
@@ -267,10 +304,15 @@ class Stream:
                 else:  # some builds of Python for macOS
                     written = os.pwrite(self._file.descriptor, rest[0], self._written)
                 self._written += written
+                self._file.has_grown(written)
                 while rest and written >= len(rest[0]):
                     written -= len(rest.pop(0))
                 if rest:
                     rest[0] = rest[0][written:]
+
+
+def _zeros(size: int) -> mmap.mmap:
+    return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def write_atomic(path: Path, data: bytes, *, replace: bool = True) -> None:

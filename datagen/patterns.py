@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 MAX_NAME = 255  # characters of a name that are searched
-_MAX_WAYS = 1 << 24  # three repetitions of up to 255 characters
+_MAX_WAYS = 1 << 24  # two repetitions of up to 255 characters, from each of them on; or three
 _TOO_MANY = _MAX_WAYS + 1
 _ASCII = 128
 _CATEGORIES = {"DIGIT": r"\d", "SPACE": r"\s", "WORD": r"\w"}  # as "CATEGORY_NOT_DIGIT" ends
@@ -26,15 +26,25 @@ Item = tuple[Any, Any]  # of the tree: an operation and what it is about
 def ends_soon(pattern: str) -> bool:
     """Return whether a pattern has few ways to match any 255 characters: at most 2^24.
 
+    Those from each character on count, unless the pattern begins with `^` or `\\A`.
+
     A repetition has one for each of its lengths, but one in all if it cannot go over the plain
     character that follows, or if nothing follows. Alternatives are added up, and what comes one
     after another is multiplied. A repetition of what has several ways, or may be empty, has too
     many. Raises re.error if it is no pattern.
 
-    >>> ends_soon(r"^[^/]+/(patient[0-9]+)_.*"), ends_soon("^(?:a|a)*$"), ends_soon(".*.*.*.*x")
+    >>> ends_soon(r"^[^/]+/(patient[0-9]+)_.*"), ends_soon("^(?:a|a)*$"), ends_soon(".*.*.*x")
     (True, False, False)
     """
-    return _ways(_parser.parse(pattern), _END) <= _MAX_WAYS
+    tree = _parser.parse(pattern)
+    starts = 1 if _is_anchored(tree) else MAX_NAME + 1
+    return starts * _ways(tree, _END) <= _MAX_WAYS
+
+
+def _is_anchored(tree: Any) -> bool:
+    """Return whether a pattern can match only from the beginning on."""
+    names = ["AT_BEGINNING_STRING"] + ["AT_BEGINNING"] * (not tree.state.flags & re.MULTILINE)
+    return len(tree) > 0 and str(tree[0][0]) == "AT" and str(tree[0][1]) in names
 
 
 def _ways(items: Any, after: int | None) -> int:

@@ -8,6 +8,7 @@ next claim continues from there.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -240,11 +241,11 @@ class DatasetFolder:
         hashers = {column.name: ColumnHasher(column.dtype, column.shape) for column in columns}
         shard = self._store.open_shard(self.root, job.split, job.index)
         try:
-            with slot.compute:
-                for block in _blocks(job, derive):
+            with slot.compute, threads.Aside(slot) as aside:
+                for block in _blocks(job, derive, aside):
                     slot.check()
+                    aside.begin(functools.partial(_hash, hashers, block))
                     for name, samples in block.items():
-                        hashers[name].update(samples)
                         shard.append(name, samples)
             slot.check()
             extents = shard.commit()
@@ -415,17 +416,34 @@ def _present(root: Path) -> Manifest | None:
     return manifests.read(partial) if files.look(partial) else None
 
 
-def _blocks(job: Shard, derive: Deriver) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
-    """Derive the shard's samples in blocks, each in the same buffers as the one before."""
-    buffers: dict[str, npt.NDArray[Any]] = {}
+def _blocks(
+    job: Shard, derive: Deriver, aside: threads.Aside
+) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+    """Derive the shard's samples in blocks, each in the same buffers as the one before.
+
+    While that is still being hashed aside, a second set of buffers takes turns with the first.
+    """
+    buffers: list[dict[str, npt.NDArray[Any]]] = []
     for samples in job.split.blocks(job.index):
-        buffers = buffers or {
-            column.name: np.empty((len(samples), *column.shape), column.dtype)
-            for column in job.split.columns
-        }
-        block = {name: buffer[: len(samples)] for name, buffer in buffers.items()}
+        if not buffers or (aside.is_busy and len(buffers) == 1):
+            buffers.insert(0, _buffers(job, len(samples)))
+        elif aside.is_busy:
+            buffers.reverse()
+        block = {name: buffer[: len(samples)] for name, buffer in buffers[0].items()}
         derive(as_indices(samples), block)
         yield block
+
+
+def _buffers(job: Shard, samples: int) -> dict[str, npt.NDArray[Any]]:
+    return {
+        column.name: np.empty((samples, *column.shape), column.dtype)
+        for column in job.split.columns
+    }
+
+
+def _hash(hashers: Mapping[str, ColumnHasher], block: Mapping[str, npt.NDArray[Any]]) -> None:
+    for name, samples in block.items():
+        hashers[name].update(samples)
 
 
 def _row(extent: Extent, root: bytes) -> tuple[Any, ...]:

@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import anonymous
 import build
 import compare
 import gpu
 import kinds
+import large_sources
 import numpy as np
 import pytest
 import roofline
@@ -198,3 +200,21 @@ def test_a_checkout_is_slower_only_if_the_whole_interval_is() -> None:
         "high": 1.0,
         "slower": False,
     }
+
+
+def test_memory_of_its_own_is_told_from_mapped_files() -> None:
+    status = "VmHWM:\t9216 kB\nRssAnon:\t2048 kB\nRssFile:\t4096 kB\nRssShmem:\t1024 kB\n"
+    assert anonymous.peaks(status) == (9.0, 3.0)
+    assert anonymous.peaks("State:\tZ (zombie)\n") == (0.0, 0.0)
+    program = "import time; held = bytearray(1 << 26); time.sleep(0.5)"
+    watched = anonymous.watch([sys.executable, "-c", program])
+    assert 64 < watched.own <= watched.peak < 512
+    with pytest.raises(SystemExit, match="status 3"):
+        anonymous.watch([sys.executable, "-c", "raise SystemExit(3)"])
+
+
+def test_the_images_of_a_large_source_all_differ() -> None:
+    images = large_sources.numbered(65_000, 66_500, 64, 2)
+    assert images.shape == (1500, 64, 64, 2)
+    assert len({image.tobytes() for image in images}) == 1500
+    assert all(np.unique(image).size > 2 for image in images)

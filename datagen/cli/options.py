@@ -194,6 +194,12 @@ own_images_options = _options(
     click.option("--licence", metavar="TEXT", help="Licence of the user's own images."),
     click.option("--attribution", metavar="TEXT", help="Attribution of the user's own images."),
 )
+mosaics_options = _options(
+    click.option("--grid", callback=_grid, metavar="RxC", help="Rows and columns of a mosaic."),
+    click.option(
+        "--mosaics", type=int, nargs=3, metavar="TRAIN VAL TEST", help="Mosaics in each split."
+    ),
+)
 recipe_options = _options(
     click.option(
         "--recipe",
@@ -211,10 +217,7 @@ recipe_options = _options(
         help="Images taken from the end of the training set for val.",
     ),
     click.option("--seed", type=int, metavar="N", help="Seed of the order of the mosaics."),
-    click.option("--grid", callback=_grid, metavar="RxC", help="Rows and columns of a mosaic."),
-    click.option(
-        "--mosaics", type=int, nargs=3, metavar="TRAIN VAL TEST", help="Mosaics in each split."
-    ),
+    mosaics_options,
     own_images_options,
     storage_options,
 )

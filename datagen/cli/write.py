@@ -16,6 +16,7 @@ from datagen.cli.options import (
     half_open,
     json_option,
     labels_option,
+    mosaics_options,
     own_images_options,
     quiet_option,
     recipe_of,
@@ -41,6 +42,7 @@ from datagen.files import beside
 
 @click.command()
 @click.argument("spec", metavar="[SPEC]", required=False)
+@mosaics_options
 @own_images_options
 @source_dir_option
 @labels_option

@@ -10,7 +10,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -31,8 +31,38 @@ class Slot:
     """
 
     def __init__(self, workers: int) -> None:
-        self.compute: AbstractContextManager[object] = threading.BoundedSemaphore(workers)
+        self._free, self._waiting = workers, 0
+        self._changed = threading.Condition()
         self._stopped = threading.Event()
+
+    @property
+    @contextmanager
+    def compute(self) -> Iterator[None]:
+        """Wait for a free worker, and hold it while the body runs."""
+        with self._changed:
+            self._waiting += 1
+            try:
+                self._changed.wait_for(lambda: self._free)
+            finally:
+                self._waiting -= 1
+            self._free -= 1
+        try:
+            yield
+        finally:
+            self.give_back()
+
+    def take_spare(self) -> bool:
+        """Take a worker that no job waits for, if there is one; `give_back` returns it."""
+        with self._changed:
+            is_spare = self._free > self._waiting
+            self._free -= is_spare
+            return is_spare
+
+    def give_back(self) -> None:
+        """Return a worker that was taken."""
+        with self._changed:
+            self._free += 1
+            self._changed.notify()
 
     def check(self) -> None:
         """Raise CancelledError if the run is being ended."""
@@ -42,6 +72,83 @@ class Slot:
     def stop(self) -> None:
         """Let every job end at its next `check`."""
         self._stopped.set()
+
+
+class Aside:
+    """Do some of the work of a job beside it, in order, while a worker has nothing else to do.
+
+    At most one piece of work is under way. Leaving the body waits for it.
+
+    >>> with Aside(Slot(2)) as aside:
+    ...     aside.begin(lambda: print("done"))
+    done
+    """
+
+    def __init__(self, slot: Slot) -> None:
+        self._slot = slot
+        self._begun: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._is_begun = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Return whether work is still under way."""
+        return self._is_begun and self._ended.empty()
+
+    def __enter__(self) -> Aside:
+        """Start nothing: the thread is started for the first piece of work that it can do."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Wait for the last piece of work, and raise its error unless there is one already."""
+        try:
+            self.end()
+        except BaseException:
+            if kind is None:
+                raise
+        finally:
+            self._begun.put(None)
+
+    def begin(self, work: Callable[[], object]) -> None:
+        """Wait for the work before, and begin this: in the thread if a worker is free, else here.
+
+        Raises the error of the work before.
+        """
+        self.end()
+        if self._is_helped():
+            self._is_begun = True
+            self._begun.put(work)
+        else:
+            work()
+
+    def end(self) -> None:
+        """Wait for the work that is under way, if there is any, and raise its error."""
+        if self._is_begun:
+            error = self._ended.get()
+            self._is_begun = False
+            if error is not None:
+                raise error
+
+    def _is_helped(self) -> bool:
+        """Take a spare worker, and start the thread if that is the first one."""
+        if not self._slot.take_spare():
+            return False
+        if not self._threads:
+            _start(self._serve, 1, self._threads)
+        if not self._threads:
+            self._slot.give_back()
+        return bool(self._threads)
+
+    def _serve(self) -> None:
+        while work := self._begun.get():
+            error = None
+            try:
+                work()
+            except BaseException as found:  # noqa: BLE001  (the job's thread raises it)
+                error = found
+            self._slot.give_back()
+            self._ended.put(error)
 
 
 def run(work: Callable[[T, Slot], R], jobs: Sequence[T], *, workers: int) -> Iterator[tuple[T, R]]:

@@ -7,6 +7,7 @@ exactly: whole numbers of up to 16 bits.
 from __future__ import annotations
 
 import gzip
+import os
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -14,14 +15,15 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from datagen import arrays
 from datagen.errors import DatagenError, InputError, installs
 from datagen.files import require_enough
 from datagen.layout import MAX_SIDE
-from datagen.sources import masks, pictures, sizes
+from datagen.sources import masks, pictures, sizes, tiff
 from datagen.sources.base import Array, Reading, UInt8
 from datagen.sources.image_folder import File, Files, is_volume
 from datagen.sources.pictures import Picture
@@ -31,6 +33,7 @@ _FITS_OF_LARGE = ("crop", "area", "tile")  # they take pictures larger than an i
 _DICM = slice(128, 132)  # the place of the mark of DICOM
 _MOST, _MOST_ADDED = 65_535, 1 << 32
 _BLOCK = 1 << 20
+_LARGE = 1 << 26  # bytes of a TIFF that is not read whole
 _MAX_SHOWN = 200  # characters of a package's message
 _MAX_VOLUME = 1 << 30  # bytes of a compressed volume, which is held in memory
 
@@ -146,16 +149,18 @@ class Reader:
             if is_volume(file.mask.name):
                 yield from slices(file.mask, max_side=self.max_side)
             else:
-                yield self._mask(_bytes(file.mask))
+                with _content(file.mask) as data:
+                    numbers = self._mask(data)
+                yield numbers
         except InputError as error:
             raise InputError(f"its mask: {error}") from error
 
-    def _mask(self, data: bytes) -> Array:
-        if _is_dicom(data):
+    def _mask(self, data: bytes | IO[bytes]) -> Array:
+        if isinstance(data, bytes) and _is_dicom(data):
             return dicom(data, max_side=self.max_side)
         if self.kind != "binary":
             return pictures.read_numbers(data, max_side=self.max_side)
-        pixels = pictures.decode(data, max_side=self.max_side)
+        pixels = pictures.read(data, max_side=self.max_side).pixels
         if pixels.ndim == 3:
             raise InputError(
                 "in colour or of several bands",
@@ -169,16 +174,35 @@ class Reader:
         if is_volume(file.name):
             yield from map(Picture, slices(file.path, offset=offset, max_side=max_side))
             return
-        data = _bytes(file.path)
-        if _is_dicom(data):
-            yield Picture(dicom(data, offset=offset, max_side=max_side))
-        else:
-            yield pictures.read(data, max_side=self.max_side)
+        with _content(file.path) as data:
+            if isinstance(data, bytes) and _is_dicom(data):
+                picture = Picture(dicom(data, offset=offset, max_side=max_side))
+            else:
+                picture = pictures.read(data, max_side=max_side)
+        del data  # what a picture is read from is not held any longer
+        yield picture
 
 
-def _bytes(path: Path) -> bytes:
+@contextmanager
+def _content(path: Path) -> Iterator[bytes | IO[bytes]]:
+    """Read a file whole; but leave a large TIFF open, to be read in parts."""
+    with _reading():
+        file = path.open("rb")
+    with file:
+        with _reading():
+            start = file.read(_DICM.stop)
+            is_tiff = start.startswith(tiff.BEGINNINGS) and not _is_dicom(start)
+            file.seek(0)
+            is_left = is_tiff and os.fstat(file.fileno()).st_size > _LARGE
+            data = None if is_left else file.read()
+        yield file if data is None else data
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Turn the system's error over a file into an InputError, unless it is short of something."""
     try:
-        return path.read_bytes()
+        yield
     except OSError as error:
         require_enough(error)
         raise InputError(f"cannot be read: {(error.strerror or str(error)).lower()}") from error
@@ -244,12 +268,13 @@ def dicom(data: bytes, *, offset: int = 0, max_side: int | None = None) -> Array
             float(image.get(name, default))
             for name, default in (("RescaleSlope", 1), ("RescaleIntercept", 0))
         )
-        stored = image.pixel_array.astype(np.int64)
+        stored = image.pixel_array
+    white = None
     if shown == "MONOCHROME1":
         if image.PixelRepresentation or (slope, intercept) != (1, 0):
             raise InputError("MONOCHROME1 with signed or rescaled values", remedy="invert it first")
-        stored = (1 << bits) - 1 - stored
-    return _moved(stored, slope, intercept, offset, is_small=allocated == 8)
+        white = (1 << bits) - 1
+    return _moved(stored, slope, intercept, offset, is_small=allocated == 8, white=white)
 
 
 def sides(path: Path) -> tuple[int, int, int]:
@@ -276,7 +301,7 @@ def slices(path: Path, *, offset: int = 0, max_side: int | None = None) -> Itera
     is_small = volume.dtype == np.uint8
     for place in range(number):
         with _foreign("a damaged NIfTI file"):
-            stored = np.asarray(volume[..., place]).reshape(height, width).astype(np.int64)
+            stored = np.asarray(volume[..., place]).reshape(height, width)
         yield _moved(stored, slope, intercept, offset, is_small=is_small)
 
 
@@ -306,8 +331,19 @@ def _require_whole(path: Path) -> None:
             pass
 
 
-def _moved(stored: Array, slope: float, intercept: float, offset: int, *, is_small: bool) -> Array:
-    """Add the intercept and the offset to stored values, int64; they must fit 16 bits."""
+def _moved(
+    stored: Array,
+    slope: float,
+    intercept: float,
+    offset: int,
+    *,
+    is_small: bool,
+    white: int | None = None,
+) -> Array:
+    """Add the intercept and the offset to stored integers; they must fit 16 bits.
+
+    With `white` they are inverted first: taken from it. This is done block by block.
+    """
     is_whole = abs(intercept) <= _MOST_ADDED and intercept == int(intercept)  # nan is not
     if slope != 1 or not is_whole:
         raise InputError(
@@ -315,16 +351,24 @@ def _moved(stored: Array, slope: float, intercept: float, offset: int, *, is_sma
             expected=f"a slope of 1 and a whole intercept of up to {_MOST_ADDED:,}",
             remedy="store whole numbers",
         )
-    moved = stored + (int(intercept) + offset)
-    low, high = int(moved.min()), int(moved.max())
+    dtype = np.uint8 if is_small and intercept == offset == 0 else np.uint16
+    moved = arrays.scratch(stored.shape, dtype)
+    ends: list[int] = []
+    for rows in arrays.blocks(stored):
+        block = stored[rows].astype(np.int64)
+        if white is not None:
+            np.subtract(white, block, out=block)
+        block += int(intercept) + offset
+        ends += int(block.min()), int(block.max())
+        moved[rows] = block  # of values that do not fit, it is not used
+    low, high = min(ends), max(ends)
     if low < 0 or high > _MOST:
         raise InputError(
             f"values from {low:,} to {high:,}",
             expected=f"0 to {_MOST:,}",
             remedy="--offset N adds N to all values",
         )
-    dtype = np.uint8 if is_small and intercept == offset == 0 else np.uint16
-    return np.ascontiguousarray(moved, dtype)
+    return moved
 
 
 def _package(name: str) -> Any:

@@ -13,15 +13,17 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
+from typing import IO, Any
 
 import cv2
 import numpy as np
 import simplejpeg
 from PIL import BmpImagePlugin, Image, PpmImagePlugin
 
-from datagen import files
+from datagen import arrays, files
 from datagen.errors import DatagenError, InputError
 from datagen.layout import MAX_SIDE
+from datagen.sources import tiff
 from datagen.sources.pixels import (
     MAX_PIXELS,
     NOT_WHOLE,
@@ -42,7 +44,6 @@ from datagen.sources.pixels import (
     transparent,
     upright,
 )
-from datagen.sources.tiff import read_tiff
 
 __all__ = ["MAX_PIXELS", "PNG_BEGINNING", "Picture", "decode", "kind", "read", "read_numbers"]
 
@@ -108,12 +109,15 @@ def decode(data: bytes, *, max_side: int | None = MAX_SIDE) -> Array:
     return read(data, max_side=max_side).pixels
 
 
-def read(data: bytes, *, max_side: int | None = MAX_SIDE) -> Picture:
-    """Read a picture as `decode` does, and keep whether its file holds red, green and blue."""
+def read(data: bytes | IO[bytes], *, max_side: int | None = MAX_SIDE) -> Picture:
+    """Read a picture as `decode` does, and keep whether its file holds red, green and blue.
+
+    A TIFF may be an open file, of which only parts are held in memory.
+    """
     return _read(data, How(max_side))
 
 
-def read_numbers(data: bytes, *, max_side: int | None = MAX_SIDE) -> Array:
+def read_numbers(data: bytes | IO[bytes], *, max_side: int | None = MAX_SIDE) -> Array:
     """Read the numbers of a mask: uint8 or uint16 (h, w).
 
     Those of a palette are its indices, and levels of fewer than 8 bits are as the file has them.
@@ -146,15 +150,19 @@ def kind(picture: Picture) -> str:
     return f"{picture.pixels.shape[2]} bands of {bits} bits"
 
 
-def _read(data: bytes, how: How) -> Picture:
-    read = next((read for beginning, read in _READERS.items() if data.startswith(beginning)), None)
+def _read(data: bytes | IO[bytes], how: How) -> Picture:
+    read: Callable[[Any, How], Picture] | None = tiff.read_tiff
+    if isinstance(data, bytes):
+        read = next((one for start, one in _READERS.items() if data.startswith(start)), None)
     if read is None:
         raise InputError(NOT_WHOLE)
     try:
         picture = read(data, how)
         if picture.pixels.flags.c_contiguous:
             return picture
-        return Picture(np.ascontiguousarray(picture.pixels), picture.is_rgb)
+        pixels = arrays.scratch(picture.pixels.shape, picture.pixels.dtype)
+        pixels[...] = picture.pixels
+        return Picture(pixels, picture.is_rgb)
     except (DatagenError, MemoryError):
         raise
     except Exception as error:  # over damaged bytes a decoder may raise anything
@@ -424,5 +432,5 @@ _READERS: dict[bytes, Callable[[bytes, How], Picture]] = {
     b"\xff\xd8\xff": _read_jpeg,
     b"BM": _read_bmp,
     **{b"P%d" % number: _read_pnm for number in range(1, 7)},
-    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), read_tiff),
+    **dict.fromkeys(tiff.BEGINNINGS, tiff.read_tiff),
 }

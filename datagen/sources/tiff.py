@@ -2,7 +2,8 @@
 
 Samples are of 8 or 16 bits, of up to 64 bands. Pillow reads the tags and libtiff, within it,
 unpacks LZW and PackBits. Strips and tiles are put together here, so that nothing is missing in
-silence. The layout is that of TIFF 6.0 and BigTIFF.
+silence. Only one of them is in memory at a time: large pictures lie in temporary files. The layout
+is that of TIFF 6.0 and BigTIFF.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 import simplejpeg
 from PIL import TiffImagePlugin
 
-from datagen import files
+from datagen import arrays, files
 from datagen.errors import InputError, StorageError
 from datagen.layout import MAX_BANDS
 from datagen.sources.pixels import (
@@ -45,6 +46,7 @@ from datagen.sources.pixels import (
     turned,
 )
 
+BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of files
 # tags
 _NEW_SUBFILE_TYPE, _BITS, _COMPRESSION = 254, 258, 259
 _SAMPLES, _SAMPLE_FORMAT, _EXTRA = 277, 339, 338
@@ -62,11 +64,14 @@ _TAGS = (
 )
 _NOT_A_PAGE = 0b101  # bits of the subfile type: a smaller copy, a mask
 _UNCOMPRESSED, _DEFLATED, _LZW, _PACKBITS = 1, (8, 32946), 5, 32773  # compressions
+_PLAIN = (_UNCOMPRESSED, *_DEFLATED, _LZW, _PACKBITS)
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2  # photometric interpretations
 _ALPHA = (1, 2, 999)  # kinds of extra samples: opacity; 0 has no stated meaning
 _SIGNED, _FLOATS = 2, 3  # sample formats
 _UNSIGNED = (1, 4)  # sample formats: unsigned, undefined
 _BIG = (b"+\0", b"\0+")  # the versions of BigTIFF
+_LARGE = 1 << 26  # bytes of a picture that Pillow does not get to hold
+_PIECE = 1 << 23  # bytes of a strip that are read at a time, if it is not compressed
 _MAX_EXPANSION = 4096  # more bytes than a byte of any of these compressions can stand for
 
 _IMAGEJ = re.compile(r"^(?:images|channels|slices|frames)=(\d{1,18})\s*$", re.MULTILINE)
@@ -77,15 +82,17 @@ Tags = Mapping[int, Any]
 
 
 @silence()
-def read_tiff(data: bytes, how: How) -> Picture:
+def read_tiff(data: bytes | IO[bytes], how: How) -> Picture:
     """Read a TIFF of 1 to 16 bits a sample, turned as its orientation says.
 
-    Pillow reads those of up to 8 bits in grey, with a palette or in RGB, and turns them by itself.
+    Pillow reads those of up to 8 bits in grey, with a palette or in RGB, and turns them by itself;
+    but not large ones without palette, which it would hold in memory twice.
     """
+    file = BytesIO(data) if isinstance(data, bytes) else data
     try:
-        image = TiffImagePlugin.TiffImageFile(BytesIO(data))
+        image = TiffImagePlugin.TiffImageFile(file)
     except SyntaxError:  # of samples that Pillow has no mode for
-        return _by_samples(data, how)
+        return _by_samples(file, how)
     require_size(image.height, image.width, how)
     require_one(_pages(image), "pages")
     # Pillow would take an orientation from it that viewers do not look at
@@ -95,21 +102,35 @@ def read_tiff(data: bytes, how: How) -> Picture:
     _require_unsigned(_numbers(tags.get(_SAMPLE_FORMAT, 1)))
     bits = max(_numbers(tags.get(_BITS, 1)))
     samples = tags.get(_SAMPLES, 1)
-    if bits > 8 or (image.mode == "L" and samples > 2):  # of which it would keep one
-        return _by_samples(data, how)
-    picture = _by_pillow(image, data, how)
+    keeps_one = image.mode == "L" and samples > 2  # of its samples, if Pillow reads it
+    if bits > 8 or keeps_one or _is_large(image):
+        return _by_samples(file, how)
+    picture = _by_pillow(image, file, how)
     if how.numbers and bits < 8 and image.mode == "L":
         return Picture(picture.pixels // (255 // ((1 << bits) - 1)))
     has_bands = samples > 3 and 0 in _numbers(tags.get(_EXTRA, ()))
-    return _by_samples(data, how) if has_bands and picture.pixels.ndim == 3 else picture
+    return _by_samples(file, how) if has_bands and picture.pixels.ndim == 3 else picture
 
 
-def _by_pillow(image: TiffImagePlugin.TiffImageFile, data: bytes, how: How) -> Picture:
+def _is_large(image: TiffImagePlugin.TiffImageFile) -> bool:
+    """Return whether a picture is large, and of a kind that `_by_samples` reads as Pillow does."""
+    tags = image.tag_v2
+    kinds = {"L": (_WHITE_IS_ZERO, _BLACK_IS_ZERO), "RGB": (_RGB,)}
+    return (
+        image.height * image.width * int(tags.get(_SAMPLES, 1)) > _LARGE
+        and tags.get(_PHOTOMETRIC) in kinds.get(image.mode, ())
+        and max(_numbers(tags.get(_BITS, 1))) == 8
+        and tags.get(_COMPRESSION, _UNCOMPRESSED) in _PLAIN
+        and tags.get(_FILL_ORDER, 1) == 1
+    )
+
+
+def _by_pillow(image: TiffImagePlugin.TiffImageFile, file: IO[bytes], how: How) -> Picture:
     compression = image.tag_v2.get(_COMPRESSION, _UNCOMPRESSED)
     if compression == _OLD_JPEG:
         raise InputError("the old kind of JPEG in a TIFF", remedy="write it again")
     if check := _CHECKS.get(compression):
-        _require_whole_pieces(data, image.tag_v2, check)
+        _require_whole_pieces(file, image.tag_v2, check)
     if compression == _UNCOMPRESSED:
         return from_pillow(image, how)
     with _captured_stderr() as captured:  # libtiff prints there the damage that it ignores
@@ -129,7 +150,9 @@ def _pages(image: TiffImagePlugin.TiffImageFile) -> int:
     return count
 
 
-def _require_whole_pieces(data: bytes, tags: Any, check: Callable[[bytes, bytes], object]) -> None:
+def _require_whole_pieces(
+    file: IO[bytes], tags: Any, check: Callable[[bytes, bytes], object]
+) -> None:
     """Raise InputError unless a decoder stricter than libtiff accepts the strips or tiles."""
     tables = bytes(tags.get(_JPEG_TABLES, b""))
     for offsets, lengths in _PLACES:
@@ -137,7 +160,7 @@ def _require_whole_pieces(data: bytes, tags: Any, check: Callable[[bytes, bytes]
             _numbers(tags.get(offsets, ())), _numbers(tags.get(lengths, ())), strict=True
         ):
             try:
-                check(data[offset : offset + length], tables)
+                check(_part(file, offset, length), tables)
             except (ValueError, zlib.error) as error:
                 raise InputError(f"a damaged TIFF: {error}") from error
 
@@ -190,31 +213,37 @@ class _Layout:
                     yield plane, top, left
 
 
-def _by_samples(data: bytes, how: How) -> Picture:
+def _by_samples(file: IO[bytes], how: How) -> Picture:
     """Read the samples of the only page of a TIFF, turned as its orientation says."""
-    pages = [tags for tags in _directories(data) if _is_page(tags)]
+    pages = [tags for tags in _directories(file) if _is_page(tags)]
     tags = pages[0]
     height, width = int(tags[_LENGTH]), int(tags[_WIDTH])
     require_size(height, width, how)
     require_one(len(pages), "pages")
     require_one(_planes(tags, height * width), "images in the page")
-    layout = _layout(tags, data[:2], height, width)
+    layout = _layout(tags, _part(file, 0, 2), height, width)
     offsets, lengths = (_numbers(tags[tag]) for tag in _PLACES[layout.is_tiled])
-    pixels = _assembled(data, layout, offsets, lengths)
+    pixels = _assembled(file, layout, offsets, lengths)
     return turned(_picture(pixels, tags), tags.get(_ORIENTATION, 1))
 
 
-def _directories(data: bytes) -> Iterator[Tags]:
+def _part(file: IO[bytes], start: int, length: int) -> bytes:
+    """Read so many bytes of a file from `start` on, or fewer if it ends before."""
+    file.seek(start)
+    return file.read(length)
+
+
+def _directories(file: IO[bytes]) -> Iterator[Tags]:
     """Yield the tags of each page of a TIFF. Raises ValueError if the pages go round."""
-    stream = BytesIO(data)
-    directory = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if data[2:4] in _BIG else 8])
+    header = _part(file, 0, 16)
+    directory = TiffImagePlugin.ImageFileDirectory_v2(header[: 16 if header[2:4] in _BIG else 8])
     seen = set()
     while directory.next:
         if directory.next in seen:
             raise ValueError("pages that go round")
         seen.add(directory.next)
-        stream.seek(directory.next)
-        directory.load(stream)
+        file.seek(directory.next)
+        directory.load(file)
         yield {tag: directory[tag] for tag in _TAGS if tag in directory}
     if not seen:
         raise ValueError("no page")
@@ -263,7 +292,7 @@ def _layout(tags: Tags, order: bytes, height: int, width: int) -> _Layout:
     if samples > MAX_BANDS:
         raise InputError(f"{samples} bands where at most {MAX_BANDS} are possible")
     compression, predictor = tags.get(_COMPRESSION, _UNCOMPRESSED), tags.get(_PREDICTOR, 1)
-    if compression not in (_UNCOMPRESSED, *_DEFLATED, _LZW, _PACKBITS) or predictor not in (1, 2):
+    if compression not in _PLAIN or predictor not in (1, 2):
         raise InputError(
             f"the compression {compression} of {samples} samples of {bits[0]} bits",
             remedy="write it again with LZW, Deflate or none",
@@ -288,22 +317,24 @@ def _layout(tags: Tags, order: bytes, height: int, width: int) -> _Layout:
 
 
 def _assembled(
-    data: bytes, layout: _Layout, offsets: tuple[int, ...], lengths: tuple[int, ...]
+    file: IO[bytes], layout: _Layout, offsets: tuple[int, ...], lengths: tuple[int, ...]
 ) -> Array:
     """Put the pieces together: uint8 or uint16 (h, w, bands)."""
     shape = layout.height, layout.width, layout.planes * layout.samples
     most = max(math.prod(shape) * layout.dtype.itemsize, layout.rows * layout.line)
-    if most > _MAX_EXPANSION * len(data):
+    whole = file.seek(0, os.SEEK_END)
+    if most > _MAX_EXPANSION * whole:
         raise InputError("a damaged TIFF: it is too short for its pixels")
     require_bytes(most)
-    pixels = np.empty(shape, layout.dtype.newbyteorder("="))
-    for (plane, top, left), offset, length in zip(layout.places(), offsets, lengths, strict=True):
-        rows = layout.rows if layout.is_tiled else min(layout.rows, layout.height - top)
+    if any(map(whole.__lt__, map(sum, zip(offsets, lengths, strict=True)))):
+        raise _ends_early()
+    pixels = arrays.scratch(shape, layout.dtype.newbyteorder("="))
+    for plane, top, left, rows, offset, length in _pieces(layout, offsets, lengths):
         size = rows * layout.line
-        piece = data[offset : offset + length]
+        piece = _part(file, offset, length)
         unpacked = _unpacked(piece, layout, rows) if len(piece) == length else b""
         if len(unpacked) < size:
-            raise InputError("a damaged TIFF: it ends within its pixels")
+            raise _ends_early()
         block = np.frombuffer(unpacked, layout.dtype, size // layout.dtype.itemsize)
         block = block.reshape(rows, layout.columns, layout.samples)
         if layout.is_difference:
@@ -312,6 +343,29 @@ def _assembled(
         first = plane * layout.samples
         within[..., first : first + layout.samples] = block[: len(within), : within.shape[1]]
     return pixels
+
+
+def _pieces(
+    layout: _Layout, offsets: tuple[int, ...], lengths: tuple[int, ...]
+) -> Iterator[tuple[int, int, int, int, int, int]]:
+    """Yield the plane, the top, the left, the rows, the offset and the length of what is read.
+
+    That is a whole piece, or some rows of a strip that is not compressed.
+    """
+    for (plane, top, left), offset, length in zip(layout.places(), offsets, lengths, strict=True):
+        rows = layout.rows if layout.is_tiled else min(layout.rows, layout.height - top)
+        if layout.is_tiled or layout.compression != _UNCOMPRESSED:
+            yield plane, top, left, rows, offset, length
+            continue
+        step = max(_PIECE // layout.line, 1)
+        for first in range(0, rows, step):
+            some, start = min(step, rows - first), first * layout.line
+            held = min(max(length - start, 0), some * layout.line)
+            yield plane, top + first, left, some, offset + start, held
+
+
+def _ends_early() -> InputError:
+    return InputError("a damaged TIFF: it ends within its pixels")
 
 
 def _unpacked(piece: bytes, layout: _Layout, rows: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from helpers import (
     tree,
 )
 
-from datagen import builder, otsu, planning, sources
+from datagen import builder, files, otsu, planning, sources, writer
 from datagen import manifest as manifests
 from datagen.builder import convert
 from datagen.diff import differences
@@ -119,6 +120,28 @@ def test_builds_are_identical_at_any_time_and_with_any_number_of_workers(
         time.sleep(0.02)
     builder.build(recipe, tmp_path / "second", workers=4)
     assert tree(tmp_path / "first") == tree(tmp_path / "second")
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_shard_of_many_blocks_is_the_same_when_each_is_hashed_aside(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_name: str
+) -> None:
+    recipe = tiny_recipe(source, format=format_name)
+    builder.build(recipe, tmp_path / "plain", workers=1)
+    hash_block, aside = writer._hash, []
+
+    def hash_late(hashers: Any, block: Any) -> None:
+        if threading.current_thread().name.endswith("(_serve)"):
+            aside.append(len(block))
+            time.sleep(0.002)  # so that the next block is derived before this one is hashed
+        hash_block(hashers, block)
+
+    monkeypatch.setattr("datagen.split._BLOCK_BYTES", 1 << 15)
+    monkeypatch.setattr(writer, "_hash", hash_late)
+    monkeypatch.setattr(files, "_UNSYNCED", 1 << 16)
+    builder.build(recipe, tmp_path / "blocks", workers=40)
+    assert tree(tmp_path / "plain") == tree(tmp_path / "blocks")
+    assert len(aside) > 10
 
 
 @pytest.mark.parametrize("format_name", FORMATS)

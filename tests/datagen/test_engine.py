@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import pytest
 
@@ -158,13 +159,105 @@ def test_an_error_of_a_job_without_threads_is_raised(monkeypatch: pytest.MonkeyP
         list(threads.run(work, range(3), workers=2))
 
 
+def test_work_aside_is_done_in_order_by_a_worker_that_no_job_waits_for() -> None:
+    slot, done, threads_of = threads.Slot(2), [], []
+    second_may_begin = threading.Event()
+
+    def work(number: int) -> None:
+        second_may_begin.wait(PATIENCE)
+        threads_of.append(threading.get_ident())
+        done.append(number)
+
+    with slot.compute, threads.Aside(slot) as aside:
+        aside.begin(functools.partial(work, 0))
+        assert aside.is_busy
+        assert not slot.take_spare()  # both workers compute
+        second_may_begin.set()
+        for number in range(1, 20):
+            aside.begin(functools.partial(work, number))
+            assert len(done) >= number  # all work before is done
+        aside.end()
+        assert not aside.is_busy
+        assert slot.take_spare()
+        slot.give_back()
+        aside.begin(functools.partial(work, 20))
+    assert done == list(range(21))  # leaving the body waits too
+    assert threading.get_ident() not in threads_of
+    assert len(set(threads_of)) == 1
+    assert no_threads_after(PATIENCE)
+
+
+@pytest.mark.parametrize("refusal", ["busy", "waiting", "no thread"])
+def test_without_a_spare_worker_the_job_does_its_work_itself(
+    refusal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slot = threads.Slot(1 if refusal == "busy" else 2)
+    waits = threading.Thread(target=slot.compute.__enter__)
+    threads_of: list[int] = []
+    with slot.compute, threads.Aside(slot) as aside:
+        if refusal == "waiting":
+            assert slot.take_spare()
+            waits.start()
+            until(lambda: slot._waiting == 1)
+            with slot._changed:  # free, but not yet taken by the one that waits
+                slot._free += 1
+                assert not slot.take_spare()
+                slot._free -= 1
+        elif refusal == "no thread":
+            monkeypatch.setattr(threading.Thread, "start", refuse)
+        aside.begin(lambda: threads_of.append(threading.get_ident()))
+        assert not aside.is_busy
+    assert threads_of == [threading.get_ident()]
+    if refusal == "waiting":
+        slot.give_back()
+        waits.join(PATIENCE)
+        assert not waits.is_alive()
+
+
+def test_an_error_of_work_aside_is_raised_by_what_comes_next() -> None:
+    slot = threads.Slot(2)
+    with slot.compute, threads.Aside(slot) as aside:
+        aside.begin(fail)
+        with pytest.raises(LookupError, match="aside"):
+            aside.begin(lambda: None)
+        aside.begin(fail)
+        with pytest.raises(LookupError, match="aside"):
+            aside.end()
+        aside.end()
+    with pytest.raises(LookupError, match="aside"), threads.Aside(slot) as aside:
+        aside.begin(fail)
+    with pytest.raises(ValueError, match="the body"), threads.Aside(slot) as aside:
+        aside.begin(fail)
+        raise ValueError("the body")
+    assert slot.take_spare()
+    assert slot.take_spare()  # both workers were given back
+    assert no_threads_after(PATIENCE)
+
+
+def fail() -> None:
+    raise LookupError("aside")
+
+
+def refuse(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 def no_threads_after(seconds: float) -> bool:
     """Return whether all threads of the engine end within so many seconds."""
     deadline = time.monotonic() + seconds
     for thread in threading.enumerate():
-        if thread.name.endswith("(serve)"):
+        if thread.name.endswith(("(serve)", "(_serve)")):
             thread.join(max(deadline - time.monotonic(), 0))
-    return not [thread for thread in threading.enumerate() if thread.name.endswith("(serve)")]
+    return not any(
+        thread.name.endswith(("(serve)", "(_serve)")) for thread in threading.enumerate()
+    )
 
 
 def close(results: Iterator[object]) -> None:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +25,7 @@ from datagen.errors import BusyError, StorageError
 
 HOLDER = """
 import sys
+import threading
 from pathlib import Path
 from datagen import files
 with files.lock(Path(sys.argv[1]), exclusive=sys.argv[2] == "exclusive"):
@@ -231,6 +233,50 @@ def test_a_stream_writes_appended_bytes_in_whole_huge_pages(
     assert path.read_bytes() == (bytes(start) + content if content else b"")
     if limit == 400:  # no write ends early: each but the first begins where a page does
         assert all(at == start or at % 64 == 0 for at, _ in asked)
+
+
+def test_a_large_file_is_sent_to_the_disk_while_it_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(files, "_UNSYNCED", 100)
+    monkeypatch.setattr(
+        os, "fdatasync", lambda descriptor: synced.append(os.fstat(descriptor).st_size)
+    )
+    file = files.AtomicFile(tmp_path / "file")
+    for size in (60, 120, 180, 240):
+        os.write(file.descriptor, bytes(60))
+        file.has_grown(60)
+        if file._early is not None:
+            file._early.join()
+        assert synced == [end for end in (120, 240) if end <= size]
+    file.commit()
+    assert (tmp_path / "file").read_bytes() == bytes(240)
+
+
+@pytest.mark.parametrize("is_short", [False, True], ids=["disk", "threads"])
+def test_a_disk_that_fails_early_fails_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_short: bool
+) -> None:
+    def fail(_descriptor: int) -> None:
+        raise OSError(errno.EIO, "error")
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(os, "fdatasync", fail)
+    if is_short:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+    file = files.AtomicFile(tmp_path / "file")
+    file.has_grown(files._UNSYNCED)
+    if is_short:  # nothing was sent, so nothing failed
+        file.commit()
+    else:
+        with pytest.raises(StorageError, match="input/output error") as caught:
+            file.commit()
+        assert caught.value.path == tmp_path / "file"
+        file.discard()
+    assert [path.name for path in tmp_path.iterdir()] == (["file"] if is_short else [])
 
 
 def test_an_exception_in_the_middle_commits_nothing(tmp_path: Path) -> None:

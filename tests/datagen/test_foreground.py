@@ -26,7 +26,7 @@ def images(draw: st.DrawFn, bands: int | None = None) -> Array:
     dtype = draw(DTYPES)
     most = MOST[dtype]
     shape = draw(st.tuples(st.integers(2, 3), st.integers(1, 4), st.integers(1, 5)))
-    count = bands or draw(st.integers(1, 5))
+    count = bands or draw(st.integers(1, 5) | st.integers(16, 18))
     values = st.sampled_from([0, 1, most - 1, most]) | st.integers(0, most)
     return draw(arrays(dtype, (*shape, count), elements=values))
 
@@ -50,11 +50,12 @@ def test_values_are_those_of_the_definition(three: Array, rule: str) -> None:
     ]
 
 
-@given(images())
-def test_the_mean_of_any_number_of_bands_rounds_halves_up(several: Array) -> None:
-    found = foreground.values(several, Foreground(values="mean"))
+@given(images(), st.sampled_from(["mean", "max"]))
+def test_the_mean_of_any_number_of_bands_rounds_halves_up(several: Array, rule: str) -> None:
+    found = foreground.values(several, Foreground(values=rule))
     pixels = several.reshape(-1, several.shape[3]).tolist()
-    assert found.reshape(-1).tolist() == [value(pixel, "mean") for pixel in pixels]
+    assert found.reshape(-1).tolist() == [value(pixel, rule) for pixel in pixels]
+    assert found.flags.c_contiguous
 
 
 @pytest.mark.parametrize("dtype", ["|u1", "<u2"])

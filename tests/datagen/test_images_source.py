@@ -119,12 +119,13 @@ def test_the_digest_covers_names_labels_and_pixels(tmp_path: Path) -> None:
 def test_too_many_open_files_are_not_blamed_on_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_path: Path) -> bytes:
+    def refuse(_path: Path, _mode: str) -> bytes:
         raise OSError(errno.EMFILE, "too many")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    lay(tmp_path)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(StorageError, match="too many open files"):
-        images.load(lay(tmp_path))
+        images.load(tmp_path)
 
 
 def colour(folder: Path) -> None:
@@ -328,10 +329,10 @@ def test_of_many_problems_twenty_are_reported_and_the_rest_counted(tmp_path: Pat
 def test_an_unreadable_file_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lay(tmp_path)
 
-    def refuse(self: Path) -> bytes:
+    def refuse(self: Path, _mode: str) -> bytes:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(
         InputError, match=r"4 problems:\n  a/0\.png: cannot be read: permission denied"
     ):

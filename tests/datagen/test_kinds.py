@@ -324,6 +324,22 @@ def test_a_look_prints_no_count_of_mosaics_where_there_are_enough(tmp_path: Path
     assert "mosaics" not in shown.output
 
 
+def test_a_look_counts_the_mosaics_of_the_grid_and_the_number_asked_for(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 4, 4), np.uint8)
+    np.savez(tmp_path / "a.npz", allow_pickle=False, images=images, labels=np.arange(40) % 2)
+    look = ["sources", f"npz:{tmp_path / 'a.npz'}", "--split", "50,25,25", "--grid", "1x2"]
+    for asked, fits in ((["400", "100", "100"], True), (["400", "101", "100"], False)):
+        options = [*look, "--mosaics", *asked]
+        shown = CliRunner().invoke(cli, options)
+        assert shown.exit_code == 0, shown.output
+        told = "train can give 400 mosaics of 1 x 2, val 100, test 100" in shown.output
+        assert told != fits
+        found = json.loads(CliRunner().invoke(cli, [*options, "--json"]).output)
+        assert (found["grid"], found["wanted"]["val"]) == ([1, 2], int(asked[1]))
+        build = ["build", "--source", *options[1:], "--out", str(tmp_path / f"data{fits}")]
+        assert CliRunner().invoke(cli, build).exit_code == (0 if fits else 3)
+
+
 def test_a_few_images_without_labels_give_foreground_alone(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (12, 5, 4), np.uint8)
     np.savez(tmp_path / "few.npz", allow_pickle=False, images=images)
