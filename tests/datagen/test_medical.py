@@ -109,6 +109,10 @@ def test_white_is_zero_is_inverted_within_the_stored_bits() -> None:
         (bytes_of("examples_rgb_color.dcm"), r"a DICOM file in colour \(RGB\)"),
         (bytes_of("examples_palette.dcm"), r"a DICOM file in colour \(PALETTE COLOR\)"),
         (bytes_of("rtdose.dcm"), "15 frames where one is expected"),
+        (
+            changed("MR_small.dcm", PixelData=bytes(2 * 64 * 64 * 2)),
+            "2 frames in a file that states one",
+        ),
         (bytes_of("rtdose_1frame.dcm"), "32 bits a pixel"),
         (bytes_of("liver_1frame.dcm"), "1 bits a pixel"),
         (bytes_of("JPEG2000.dcm"), "pixels compressed as JPEG 2000"),
