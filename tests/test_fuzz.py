@@ -24,6 +24,8 @@ READERS = {
     "table": "datagen.dataset.table_from_bytes",
     "npz": "datagen.sources.npz.read_header",
     "picture": "datagen.sources.pictures.decode",
+    "dicom": "datagen.sources.picture_files._moved",
+    "nifti": "datagen.sources.picture_files._moved",
     "labels": "datagen.sources.label_table._records",
     "shard": "datagen.stores.zarr.read_rows",
 }
