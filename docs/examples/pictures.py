@@ -24,7 +24,6 @@ Array = npt.NDArray[Any]
 
 INKS = np.array([(255, 224, 160), (160, 255, 224), (224, 160, 255)], np.uint32)  # red, green, blue
 GROUND, CELL = np.array([236, 214, 224]), np.array([118, 72, 150])  # of blobs
-OFFSET = 1024  # of scans
 
 
 def lifted(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:
@@ -86,8 +85,8 @@ def write_blobs(path: Path, count: int = 3000) -> None:
 def gather_scans(folder: Path, factor: int = 0) -> None:
     """Write scans that pydicom and nibabel ship as NIfTI volumes of 16 bits, one a patient.
 
-    1,024 is added, as values of CT are negative, and all are multiplied by the factor, or by the
-    largest one that fits 16 bits, so that they fill the range. Masks by Otsu's threshold stay.
+    The least value is taken off, as some are negative, and the rest is multiplied by the factor, or
+    by the largest one that fits 16 bits. Masks by Otsu's threshold stay as they are.
     """
     nibabel: Any = import_module("nibabel")
     dicom = Path(str(import_module("pydicom").__file__)).parent / "data/test_files"
@@ -97,11 +96,11 @@ def gather_scans(folder: Path, factor: int = 0) -> None:
     scans = {"example4d": both[..., 0], "anatomical": anatomical}
     shipped = {"ct": "CT_small", "mr": "MR_small", "abdomen": "examples_overlay"}
     for name, file in shipped.items():
-        image = picture_files.dicom((dicom / f"{file}.dcm").read_bytes(), offset=OFFSET)
-        scans[name] = image[..., None].astype(np.int64) - OFFSET
+        image = picture_files.dicom((dicom / f"{file}.dcm").read_bytes(), offset=1024)
+        scans[name] = image[..., None]
     folder.mkdir(parents=True, exist_ok=True)
     for name, scan in scans.items():
-        levels = np.asarray(scan).astype(np.int64) + OFFSET
+        levels = np.asarray(scan, np.int64) - int(scan.min())
         levels *= factor or 65_535 // int(levels.max())
         volume = nibabel.Nifti1Image(levels.astype(np.uint16), np.eye(4))
         volume.to_filename(folder / f"{name}.nii")

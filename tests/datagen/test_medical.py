@@ -244,6 +244,33 @@ def test_damaged_volumes_are_refused(tmp_path: Path, name: str) -> None:
             [*picture_files.slices(path)]
 
 
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_volume_larger_than_its_file_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = volume(tmp_path / "a.nii", ramp(np.int16))
+    data = path.read_bytes()
+    header = nibabel.load(path).header
+    header.set_data_shape((512, 512, 1000))
+    forged = header.binaryblock + data[348:]
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(forged) if name.endswith(".gz") else forged)
+    monkeypatch.setattr(nibabel.arrayproxy.ArrayProxy, "get_unscaled", None)
+    with pytest.raises(InputError, match=r"^a damaged NIfTI file: room for [\d,]+ bytes of 524,"):
+        picture_files.sides(path)
+
+
+def test_a_header_beyond_memory_is_the_fault_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(_path: Path) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(nibabel, "load", load)
+    with pytest.raises(InputError, match=r"^a damaged NIfTI file: a header beyond memory"):
+        picture_files.sides(tmp_path / "a.nii")
+
+
 def test_a_compressed_volume_beyond_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
