@@ -10,8 +10,9 @@ import fuzz
 import fuzz_targets
 import numpy as np
 import pytest
+from fuzz_checks import taken
 from fuzz_inputs import GOLDEN
-from fuzz_targets import TARGETS, forged, taken
+from fuzz_targets import TARGETS, forged
 from isolation import ROOT
 
 from datagen import manifest as manifests

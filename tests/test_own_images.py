@@ -27,7 +27,8 @@ FEW = {"photos": 80, "blobs": 60, "scans": 0}  # strokes and blobs drawn in shor
 def session(story: str) -> list[tuple[str, list[str]]]:
     """Pair the commands of a story with the lines of output below them."""
     blocks = re.findall(r"```console\n\$ (.*?)```", PAGE, re.DOTALL)
-    parts = [part.splitlines() for block in blocks for part in block.split("\n$ ")]
+    joined = [re.sub(r" \\\n +", " ", block) for block in blocks]
+    parts = [part.splitlines() for block in joined for part in block.split("\n$ ")]
     return [(command, shown) for command, *shown in parts if re.search(rf"\b{story}\b", command)]
 
 
@@ -53,10 +54,14 @@ def masked(line: str, *, is_exact: bool) -> str:
 
 
 def absent(command: str, shown: list[str], output: list[str]) -> list[str]:
-    """List the lines on the page that a command does not print."""
+    """List the lines shown that a command does not print; `...` stands for the rest of a line."""
     is_exact = command.startswith("datagen")
     known = {masked(line, is_exact=is_exact) for line in output}
-    return [line for line in shown if masked(line.rstrip(), is_exact=is_exact) not in known]
+    begun = [line.removesuffix("...") for line in shown if line.endswith("...")]
+    lines = [line for line in shown if not line.endswith("...")]
+    return [line for line in lines if masked(line, is_exact=is_exact) not in known] + [
+        line for line in begun if not any(one.startswith(line) for one in output)
+    ]
 
 
 def without_packages(story: str) -> None:
