@@ -148,6 +148,25 @@ def scores(results: Path = ROOT / "results") -> str:
     return "\n".join([head, *_table(columns, rows)]) + "\n"
 
 
+def kinds(facts: Mapping[str, Any]) -> str:
+    """Make the table of kinds of images beside grey, in Markdown, from kinds.json."""
+    seeds = list(facts["iou"]["grey"])
+    train, _, test = facts["digits"]["grey"].values()
+    command = " ".join(["python benchmarks/kinds.py", *(f"--set {one}" for one in facts["set"])])
+    head = (
+        f"`{command} --kinds {','.join(facts['iou'])}`\non {_machine(facts)}, no GPU, torch "
+        f"{facts['torch']}; seeds {', '.join(seeds)};\n{train:,} strokes of train, n = {test:,} "
+        "of test.\n"
+    )
+    rows = []
+    for kind, found in facts["iou"].items():
+        apart = "" if kind == "grey" else f"{100 * facts['from_grey'][kind]:+.3f}"
+        each = ", ".join(f"{100 * value:.3f}" for value in found.values())
+        rows.append((f"`{kind}`", f"{100 * facts['mean'][kind]:.3f}%", each, apart))
+    columns = ("kind", "foreground IoU on test", "of each seed", "points from grey")
+    return "\n".join([head, *_table(columns, rows)]) + "\n"
+
+
 def _read(results: Path, name: str) -> dict[str, Any]:
     facts: dict[str, Any] = json.loads((results / f"{name}.json").read_text("utf-8"))
     return facts
@@ -173,6 +192,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"speed": short_table, "scores": short_scores},
     "docs/speed.md": {"speed": table},
     "docs/models.md": {"scores": scores, "ablation": _from("ablation", ablation.tables)},
+    "docs/own-images.md": {"kinds": _from("kinds", kinds)},
     "docs/gpu.md": {"paper": _from("paper", paper.table)},
 }
 

@@ -213,7 +213,7 @@ def _require_apart(root: Path, spec: str, directory: Path | str | None) -> None:
             path=root,
             remedy="choose another folder",
         )
-    if scheme != "npz" and files.is_within(root, place):
+    if scheme in ("idx", "images") and files.is_within(root, place):
         raise InputError(
             "the dataset would be in the folder of its source",
             path=root,

@@ -35,7 +35,8 @@ SIDES = ("above", "below")
 RULES = ("otsu", "fixed", "given")
 MASKS = ("binary", "classes", "instances")
 FITS = ("exact", "pad", "crop", "area", "tile")
-OWN = ("idx", "npz", "images")  # sources at a path of the user
+OWN = ("idx", "npz", "mat", "images")  # sources at a path of the user
+SUFFIXES = {".npz": "npz", ".npy": "npz", ".mat": "mat"}  # of files, and their sources
 FORMATS = ("zarr", "hdf5")
 COMPRESSIONS = ("none", "zstd")
 MAX_GRID_SIDE = 64  # tiles
@@ -293,7 +294,7 @@ def load(name_or_file: str) -> Recipe:
     with files.storage_errors(path):
         if names_source(name_or_file) and not _is_file(path):
             return from_table({"source": name_or_file}, origin="the source given")
-        if not _is_file(path) or path.suffix in (".npz", ".npy"):
+        if not _is_file(path) or path.suffix in SUFFIXES:
             raise RecipeError(
                 "no such recipe",
                 path=name_or_file,
@@ -323,14 +324,14 @@ def names_source(name: str) -> bool:
 def _meant(name: str, path: Path) -> str | None:
     """Suggest what was meant by the name of a recipe that is not there; None without any idea."""
     if name in OWN:
-        return f"give its path too, as in {name}:{'FILE' if name == 'npz' else 'DIR'}"
+        return f"give its path too, as in {name}:{'FILE' if name in SUFFIXES.values() else 'DIR'}"
     meant = closest(name, packaged())
     try:
         if path.is_dir():
             has_recipe = _is_file(path / RECIPE)
             meant = str(path / RECIPE) if has_recipe else f"images:{name}"
-        elif path.suffix in (".npz", ".npy"):
-            meant = f"npz:{name}"
+        elif path.suffix in SUFFIXES:
+            meant = f"{SUFFIXES[path.suffix]}:{name}"
     except OSError:  # a path that cannot be
         pass
     return f"did you mean {meant}?" if meant else None

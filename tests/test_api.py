@@ -414,8 +414,10 @@ def test_a_source_at_a_path_is_built_by_the_recipe_of_all_defaults(
         ("photos", "did you mean images:photos?"),
         ("images", "give its path too, as in images:DIR"),
         ("npz", "give its path too, as in npz:FILE"),
+        ("mat", "give its path too, as in mat:FILE"),
         ("image:photos", "did you mean images:photos?"),
         ("digits.npz", "did you mean npz:digits.npz?"),
+        ("letters.mat", "did you mean mat:letters.mat?"),
         ("nmist", "did you mean mnist?"),
     ],
 )

@@ -10,8 +10,9 @@ import fuzz
 import fuzz_targets
 import numpy as np
 import pytest
+from fuzz_checks import taken
 from fuzz_inputs import GOLDEN
-from fuzz_targets import TARGETS, forged, taken
+from fuzz_targets import TARGETS, forged
 from isolation import ROOT
 
 from datagen import manifest as manifests
@@ -24,6 +25,8 @@ READERS = {
     "table": "datagen.dataset.table_from_bytes",
     "npz": "datagen.sources.npz.read_header",
     "picture": "datagen.sources.pictures.decode",
+    "dicom": "datagen.sources.picture_files._moved",
+    "nifti": "datagen.sources.picture_files._moved",
     "labels": "datagen.sources.label_table._records",
     "shard": "datagen.stores.zarr.read_rows",
 }

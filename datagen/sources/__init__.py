@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datagen.errors import RecipeError, closest
-from datagen.recipe import Recipe
+from datagen.recipe import SUFFIXES, Recipe
 
 if TYPE_CHECKING:
     from datagen.sources.base import Progress, Reading, Source, Warn
@@ -212,8 +212,7 @@ def _scheme_of(spec: str) -> str | None:
     path = _expanded(Path(spec))
     if os.path.isdir(path):  # noqa: PTH112  (False for names that are too long)
         return "images"
-    is_arrays = path.suffix in (".npz", ".npy") and os.path.isfile(path)  # noqa: PTH113
-    return "npz" if is_arrays else None
+    return SUFFIXES.get(path.suffix) if os.path.isfile(path) else None  # noqa: PTH113
 
 
 def _own(scheme: str, path: Path, how: Reading) -> Source:
@@ -262,6 +261,7 @@ _SCHEMES = {
         " or images alone",
         "npz",
     ),
+    "mat": _Scheme("FILE", "EMNIST's MATLAB files, such as emnist-letters.mat", "matlab"),
     "images": _Scheme(
         "DIR",
         "image files, one folder a class, below train/ and test/ or not; with masks or without",

@@ -10,11 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from datagen.errors import InputError, decode_text, split_lines
-from datagen.sources import base, idx
-from datagen.sources.base import MAX_CLASSES, Part, Reading, Source, Warn
+from datagen.sources import base, emnist, idx
+from datagen.sources.base import Part, Reading, Source, Warn
 
 _NAME = re.compile(
     r"(?P<stem>.*?)[-_.]?(?P<kind>images|labels)[-.](idx[13]-ubyte|idx2-int)(\.gz)?", re.DOTALL
@@ -195,8 +193,15 @@ def _classes(
         content = _LETTERS
     if content is None:
         return base.numbered_classes(parts, folder, warn), dict(parts)
-    classes = _mapped(content, mapping)
-    return tuple(classes.values()), _renumbered(parts, list(classes), mapping)
+    classes = emnist.mapped(content, mapping)
+    labels = emnist.renumbered(
+        {name: part.labels for name, part in parts.items()},
+        list(classes),
+        mapping,
+        "give a classes.txt, which goes before it, if the labels are your own",
+    )
+    renumbered = {name: Part(part.images, labels[name]) for name, part in parts.items()}
+    return tuple(classes.values()), renumbered
 
 
 def _listed_names(path: Path) -> tuple[str, ...]:
@@ -216,55 +221,6 @@ def _are_letters(parts: Mapping[str, Part]) -> bool:
 
 def _is_emnist(dataset: str) -> bool:
     return dataset.lower().startswith("emnist")
-
-
-def _mapped(content: str, path: Path) -> dict[int, str]:
-    """Parse a mapping of EMNIST: label -> name of the class, in the order of its lines.
-
-    A line is a label and the codes of its characters: two if capital and small letters are one
-    class, else one.
-    """
-    classes: dict[int, str] = {}
-    problems = []
-    for number, line in enumerate(split_lines(content), 1):
-        numbers = line.split()
-        if not numbers:
-            continue
-        if len(numbers) < 2 or not all(re.fullmatch("[0-9]{1,6}", digits) for digits in numbers):
-            problems.append(
-                f"line {number}: {line[:60]!r} where a label and codes of characters should be"
-            )
-            continue
-        label, *codes = map(int, numbers)
-        if label in classes or label >= MAX_CLASSES:
-            problems.append(
-                f"line {number}: the label {numbers[0]} is there before, or above {MAX_CLASSES - 1}"
-            )
-        else:
-            classes[label] = "".join(map(chr, codes))
-    base.raise_if_any(problems or ([] if classes else ["no class in it"]), path)
-    base.raise_if_any(
-        base.name_problems(list(classes.values()), [f"label {label}" for label in classes]), path
-    )
-    return classes
-
-
-def _renumbered(parts: Mapping[str, Part], labels: Sequence[int], path: Path) -> dict[str, Part]:
-    """Replace each label by its place among `labels`; raise InputError if it has none."""
-    numbers = np.full(256, 255, np.uint8)
-    numbers[labels] = np.arange(len(labels))
-    renumbered = {name: Part(part.images, numbers[part.labels]) for name, part in parts.items()}
-    problems = []
-    for name, part in renumbered.items():
-        wrong = np.flatnonzero(part.labels == 255)
-        if wrong.size:
-            found = parts[name].labels[wrong[0]]
-            first = f"the first at {wrong[0]}: {found}"
-            problems.append(f"{name}: {wrong.size:,} labels that are not in it, {first}")
-    base.raise_if_any(
-        problems, path, "give a classes.txt, which goes before it, if the labels are your own"
-    )
-    return renumbered
 
 
 def _text(path: Path) -> str | None:

@@ -106,7 +106,7 @@ def _single(file: BinaryIO, path: Path, how: Reading) -> Source:
     header = read_header(file, "images", path)
     _check({"images": header}, {"images": "images"}, {"images": length}, path, how.recipe)
     used = {"images": read_values(file, header, "images", path)}
-    return _source(used, {"images": "images"}, path, how)
+    return from_arrays(used, {"images": "images"}, path, how)
 
 
 def _archive(file: BinaryIO, path: Path, how: Reading) -> Source:
@@ -132,7 +132,7 @@ def _archive(file: BinaryIO, path: Path, how: Reading) -> Source:
             with archive.open(members[name]) as member:
                 member.read(headers[role].size)
                 used[role] = read_values(member, headers[role], name, path)
-    return _source(used, wanted, path, how)
+    return from_arrays(used, wanted, path, how)
 
 
 def _name(info: zipfile.ZipInfo) -> str:
@@ -176,13 +176,13 @@ def _check(
     base.raise_if_any(shape_problems(headers, names), path)
     for role, header in headers.items():
         if role.endswith("images"):
-            with _about(names[role], path):
+            with about(names[role], path):
                 height, width = (image_shape(header.shape) or (0, 0, 0))[1:3]
                 sizes.count(height, width, recipe.size)
 
 
 @contextmanager
-def _about(name: str, path: Path) -> Iterator[None]:
+def about(name: str, path: Path) -> Iterator[None]:
     """Say in an InputError of the body which array of which file it is about."""
     try:
         yield
@@ -199,7 +199,9 @@ def _about(name: str, path: Path) -> Iterator[None]:
 # From arrays to a source
 
 
-def _source(used: dict[str, Array], names: Mapping[str, str], path: Path, how: Reading) -> Source:
+def from_arrays(
+    used: dict[str, Array], names: Mapping[str, str], path: Path, how: Reading
+) -> Source:
     """Make the source of arrays by their roles; `names` are those in the file."""
     parts = [role.removesuffix("images") for role in used if role.endswith("images")]
     converted = _images(used, names, path, how.recipe)
@@ -341,7 +343,7 @@ def _masks(
     seen = masks.nothing_seen()
     for array in found.values():
         masks.see(array, seen)
-    with _about(", ".join(names[role] for role in found), path):
+    with about(", ".join(names[role] for role in found), path):
         numbers = masks.table(kind, seen, path)
     canonical: dict[str, Array] = {
         role: masks.canonical(array, numbers) for role, array in found.items()

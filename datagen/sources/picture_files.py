@@ -7,12 +7,11 @@ exactly: whole numbers of up to 16 bits.
 from __future__ import annotations
 
 import gzip
+import math
 import os
-import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -20,12 +19,13 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from datagen import arrays
-from datagen.errors import DatagenError, InputError, installs
+from datagen.errors import InputError
 from datagen.files import require_enough
 from datagen.layout import MAX_SIDE
 from datagen.sources import masks, pictures, sizes, tiff
-from datagen.sources.base import Array, Reading, UInt8
+from datagen.sources.base import MAX_EXPANSION, Array, Reading, UInt8
 from datagen.sources.image_folder import File, Files, is_volume
+from datagen.sources.packages import foreign, package
 from datagen.sources.pictures import Picture
 from datagen.sources.pixels import How, inflated, require_size
 
@@ -34,7 +34,7 @@ _DICM = slice(128, 132)  # the place of the mark of DICOM
 _MOST, _MOST_ADDED = 65_535, 1 << 32
 _BLOCK = 1 << 20
 _LARGE = 1 << 26  # bytes of a TIFF that is not read whole
-_MAX_SHOWN = 200  # characters of a package's message
+_A_FILE = "give a file each"
 _MAX_VOLUME = 1 << 30  # bytes of a compressed volume, which is held in memory
 
 
@@ -236,45 +236,56 @@ def dicom(data: bytes, *, offset: int = 0, max_side: int | None = None) -> Array
     the offset; the slope must be 1. MONOCHROME1, where 0 is white, is inverted within the bits that
     are stored. Values are of 8 bits where those stored are and nothing is added. Raises InputError.
     """
-    pydicom = _package("pydicom")
-    with _foreign("a damaged DICOM file"):
+    pydicom = package("pydicom", "medical")
+    with foreign("a damaged DICOM file"):
         image = pydicom.dcmread(_Bounded(data))
-        frames, samples = int(image.get("NumberOfFrames") or 1), image.get("SamplesPerPixel", 1)
-        if "PixelData" not in image:
-            raise InputError("a DICOM file without an image")
-        if frames != 1:
-            raise InputError(f"{frames:,} frames where one is expected", remedy="give a file each")
-        shown = str(image.get("PhotometricInterpretation"))
-        if samples != 1 or shown not in ("MONOCHROME1", "MONOCHROME2"):
-            raise InputError(
-                f"a DICOM file in colour ({shown})", remedy="convert it to PNG for RGB"
-            )
+        _require_grey(image)
         require_size(int(image.Rows), int(image.Columns), How(max_side))
-        syntax = image.file_meta.TransferSyntaxUID
-        if syntax.is_encapsulated and syntax.name != "RLE Lossless":
-            raise InputError(f"pixels compressed as {syntax.name}", remedy="decompress them first")
-        allocated, bits = int(image.BitsAllocated), int(image.BitsStored)
-        if allocated not in (8, 16):
-            raise InputError(f"{allocated} bits a pixel", expected="8 or 16")
-        if int(image.get("HighBit", bits - 1)) != bits - 1:
-            raise InputError(
-                f"values of {bits} bits that end at bit {image.HighBit}",
-                expected=f"bit {bits - 1}",
-                remedy="store them in the lowest bits",
-            )
-        if "ModalityLUTSequence" in image:
-            raise InputError("values that a table changes", remedy="store them changed")
+        _require_plain(image)
         slope, intercept = (
             float(image.get(name, default))
             for name, default in (("RescaleSlope", 1), ("RescaleIntercept", 0))
         )
+        allocated, bits = int(image.BitsAllocated), int(image.BitsStored)
         stored = image.pixel_array
+        if stored.shape != (image.Rows, image.Columns):  # pydicom finds frames by the bytes, too
+            raise InputError(f"{len(stored):,} frames in a file that states one", remedy=_A_FILE)
     white = None
-    if shown == "MONOCHROME1":
+    if image.PhotometricInterpretation == "MONOCHROME1":
         if image.PixelRepresentation or (slope, intercept) != (1, 0):
             raise InputError("MONOCHROME1 with signed or rescaled values", remedy="invert it first")
         white = (1 << bits) - 1
     return _moved(stored, slope, intercept, offset, is_small=allocated == 8, white=white)
+
+
+def _require_grey(image: Any) -> None:
+    """Raise InputError unless a DICOM file has one image in grey."""
+    if "PixelData" not in image:
+        raise InputError("a DICOM file without an image")
+    frames, samples = int(image.get("NumberOfFrames") or 1), image.get("SamplesPerPixel", 1)
+    if frames != 1:
+        raise InputError(f"{frames:,} frames where one is expected", remedy=_A_FILE)
+    shown = str(image.get("PhotometricInterpretation"))
+    if samples != 1 or shown not in ("MONOCHROME1", "MONOCHROME2"):
+        raise InputError(f"a DICOM file in colour ({shown})", remedy="convert it to PNG for RGB")
+
+
+def _require_plain(image: Any) -> None:
+    """Raise InputError unless the pixels of a DICOM file are whole numbers as they are stored."""
+    syntax = image.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated and syntax.name != "RLE Lossless":
+        raise InputError(f"pixels compressed as {syntax.name}", remedy="decompress them first")
+    allocated, bits = int(image.BitsAllocated), int(image.BitsStored)
+    if allocated not in (8, 16):
+        raise InputError(f"{allocated} bits a pixel", expected="8 or 16")
+    if int(image.get("HighBit", bits - 1)) != bits - 1:
+        raise InputError(
+            f"values of {bits} bits that end at bit {image.HighBit}",
+            expected=f"bit {bits - 1}",
+            remedy="store them in the lowest bits",
+        )
+    if "ModalityLUTSequence" in image:
+        raise InputError("values that a table changes", remedy="store them changed")
 
 
 def sides(path: Path) -> tuple[int, int, int]:
@@ -293,31 +304,43 @@ def slices(path: Path, *, offset: int = 0, max_side: int | None = None) -> Itera
     image = _volume(path)
     height, width, number = image.shape[:3]
     require_size(height, width, How(max_side))
-    with _foreign("a damaged NIfTI file"):
+    with foreign("a damaged NIfTI file"):
         if _is_compressed(path):
             _require_whole(path)
         volume = image.dataobj.get_unscaled()
         slope, intercept = (float(value) for value in (image.dataobj.slope, image.dataobj.inter))
     is_small = volume.dtype == np.uint8
     for place in range(number):
-        with _foreign("a damaged NIfTI file"):
+        with foreign("a damaged NIfTI file"):
             stored = np.asarray(volume[..., place]).reshape(height, width)
         yield _moved(stored, slope, intercept, offset, is_small=is_small)
 
 
 def _volume(path: Path) -> Any:
-    nibabel = _package("nibabel")
-    with _foreign("a damaged NIfTI file"):
-        image = nibabel.load(path)
+    nibabel = package("nibabel", "medical")
+    with foreign("a damaged NIfTI file"):
+        try:
+            image = nibabel.load(path)
+        except MemoryError as error:  # all that is said to come before the values is read at once
+            raise InputError("a damaged NIfTI file: a header beyond memory") from error
         shape, dtype = image.shape, image.get_data_dtype()
-    if len(shape) < 3 or any(side != 1 for side in shape[3:]) or 0 in shape:
+    if len(shape) < 3 or any(side != 1 for side in shape[3:]) or min(shape) < 1:
         raise InputError("a volume of other axes", expected="(h, w, slices)", found=tuple(shape))
     if dtype.kind not in "iu" or dtype.itemsize > 4:
         raise InputError("a volume of other values", expected="integers", found=dtype.name)
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if _is_compressed(path) and size > _MAX_VOLUME:
-        raise InputError(f"a compressed volume of {size:,} bytes", remedy="decompress it first")
+    _require_plausible(math.prod(map(int, shape)) * dtype.itemsize, path)
     return image
+
+
+def _require_plausible(size: int, path: Path) -> None:
+    """Raise InputError if a volume is larger than its file can hold, or inflated in memory."""
+    most = path.stat().st_size
+    if _is_compressed(path):
+        most *= MAX_EXPANSION
+        if size > _MAX_VOLUME:
+            raise InputError(f"a compressed volume of {size:,} bytes", remedy="decompress it first")
+    if size > most:
+        raise InputError(f"a damaged NIfTI file: room for {most:,} bytes of {size:,}")
 
 
 def _is_compressed(path: Path) -> bool:
@@ -369,25 +392,3 @@ def _moved(
             remedy="--offset N adds N to all values",
         )
     return moved
-
-
-def _package(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise InputError(
-            f"a file that needs the package {name}", remedy=installs("medical")
-        ) from error
-
-
-@contextmanager
-def _foreign(problem: str) -> Iterator[None]:
-    """Turn what a package raises over a file into an InputError, and suppress its warnings."""
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    except (DatagenError, MemoryError):
-        raise
-    except Exception as error:  # over damaged bytes a package may raise anything
-        require_enough(error)
-        raise InputError(f"{problem}: {str(error)[:_MAX_SHOWN]}") from error

@@ -50,7 +50,7 @@ _SHARES = st.sampled_from(((80, 10, 10), (50, 25, 25), (34, 33, 33), (1, 1, 98))
 _TEXTS = st.none() | st.sampled_from(("CC0-1.0", 'cells, "stained"', "Zürich"))
 _NAMES = (
     *("strokes", "strokes:56", "mnist", "fashion-mnist"),
-    *("npz:digits.npz", "idx:digits", "images:a folder"),
+    *("npz:digits.npz", "idx:digits", "mat:letters.mat", "images:a folder"),
 )
 
 

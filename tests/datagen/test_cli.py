@@ -858,7 +858,7 @@ def test_preview_draws_beside_the_dataset_or_in_a_given_folder(recipe: Path) -> 
 
 def test_sources_lists_each_with_its_licence() -> None:
     listed = {one["name"]: one for one in printed("sources")}
-    own = {"idx:DIR", "npz:FILE", "images:DIR"}
+    own = {"idx:DIR", "npz:FILE", "mat:FILE", "images:DIR"}
     assert {*listed} == {"mnist", "fashion-mnist", "strokes", "strokes:SIDE"} | own
     assert all(one["description"] and one["licence"] for one in listed.values())
     assert "strokes" in run("sources").output

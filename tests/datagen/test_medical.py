@@ -109,6 +109,10 @@ def test_white_is_zero_is_inverted_within_the_stored_bits() -> None:
         (bytes_of("examples_rgb_color.dcm"), r"a DICOM file in colour \(RGB\)"),
         (bytes_of("examples_palette.dcm"), r"a DICOM file in colour \(PALETTE COLOR\)"),
         (bytes_of("rtdose.dcm"), "15 frames where one is expected"),
+        (
+            changed("MR_small.dcm", PixelData=bytes(2 * 64 * 64 * 2)),
+            "2 frames in a file that states one",
+        ),
         (bytes_of("rtdose_1frame.dcm"), "32 bits a pixel"),
         (bytes_of("liver_1frame.dcm"), "1 bits a pixel"),
         (bytes_of("JPEG2000.dcm"), "pixels compressed as JPEG 2000"),
@@ -238,6 +242,33 @@ def test_damaged_volumes_are_refused(tmp_path: Path, name: str) -> None:
         path.write_bytes(cut)
         with pytest.raises(InputError, match=r"^a damaged NIfTI file: "):
             [*picture_files.slices(path)]
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_volume_larger_than_its_file_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = volume(tmp_path / "a.nii", ramp(np.int16))
+    data = path.read_bytes()
+    header = nibabel.load(path).header
+    header.set_data_shape((512, 512, 1000))
+    forged = header.binaryblock + data[348:]
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(forged) if name.endswith(".gz") else forged)
+    monkeypatch.setattr(nibabel.arrayproxy.ArrayProxy, "get_unscaled", None)
+    with pytest.raises(InputError, match=r"^a damaged NIfTI file: room for [\d,]+ bytes of 524,"):
+        picture_files.sides(path)
+
+
+def test_a_header_beyond_memory_is_the_fault_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(_path: Path) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(nibabel, "load", load)
+    with pytest.raises(InputError, match=r"^a damaged NIfTI file: a header beyond memory"):
+        picture_files.sides(tmp_path / "a.nii")
 
 
 def test_a_compressed_volume_beyond_memory_is_refused(

@@ -500,7 +500,7 @@ def test_a_disk_that_fills_leaves_what_was_whole(
 
 def test_available_says_where_each_source_is(tmp_path: Path) -> None:
     listed = {line.name: line for line in sources.available(cache=tmp_path)}
-    own = {"idx:DIR", "npz:FILE", "images:DIR"}
+    own = {"idx:DIR", "npz:FILE", "mat:FILE", "images:DIR"}
     assert set(listed) == {"mnist", "fashion-mnist", "strokes", "strokes:SIDE"} | own
     assert listed["strokes:SIDE"].found == "embedded"
     assert listed["mnist"].found is None

@@ -24,7 +24,9 @@ from typing import Any
 
 import click
 
-NAMES = ("idx", "manifest", "recipe", "table", "npz", "picture", "labels", "shard")
+NAMES = (
+    *("idx", "manifest", "recipe", "table", "npz", "picture", "dicom", "nifti", "labels", "shard"),
+)
 SECONDS = 5  # that one input may take
 MEMORY = 256 << 20  # bytes that one input may take
 # how libFuzzer names what it finds
@@ -139,9 +141,12 @@ def fuzz(name: str, seconds: int, seed: int, corpus: Path, findings: Path) -> No
     with atheris.instrument_imports(include=["datagen", "tomllib", "gzip", "zipfile"]):
         targets = importlib.import_module("fuzz_targets")
     target = targets.TARGETS[name]
-    for number, data in enumerate(target.seeds()):
-        target.check(data)  # imports what it needs before memory is measured
-        (corpus / f"seed-{number}").write_bytes(data)
+    with atheris.instrument_imports(include=list(target.packages)):
+        for package in target.packages:
+            importlib.import_module(package)
+        for number, data in enumerate(target.seeds()):
+            target.check(data)  # imports what it needs before memory is measured
+            (corpus / f"seed-{number}").write_bytes(data)
     words = findings / "words.txt"
     words.write_text(
         "".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in target.words)

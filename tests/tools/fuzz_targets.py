@@ -13,26 +13,26 @@ import hashlib
 import io
 import json
 import struct
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import cv2
 import fuzz_inputs as inputs
 import numpy as np
-from fuzz_inputs import SEPARATOR, SHARD, SPLITS, Mutate
+from fuzz_checks import FOLDER, Target, taken, written
+from fuzz_inputs import SEPARATOR, SHARD, SPLITS
+from fuzz_medical import DICOM, NIFTI
 from helpers import save_source
 
 from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.dataset import read_table
-from datagen.errors import DatagenError
 from datagen.hashing import bytes_digest, canonical_json, dataset_digest
 from datagen.layout import CHUNK, MAX_BANDS, MAX_SIDE
 from datagen.sources import idx, label_table, npz, pictures
@@ -41,53 +41,6 @@ from datagen.sources.pictures import PNG_BEGINNING
 from datagen.split import NO_OFFSET, FileFacts
 from datagen.stores import ZSTD_HEADER, zstd_size
 from datagen.stores import zarr as store
-
-MAX_MESSAGE = 20_000  # characters of an error, for any input
-Arguments = ParamSpec("Arguments")
-Taken = TypeVar("Taken")
-
-
-@dataclass(frozen=True)
-class Target:
-    """Hold a reader to fuzz.
-
-    `check` raises if an input shows a defect, `seeds` makes the first inputs, `words` are the
-    tokens of the format. `max_bytes` bounds an input; `mutate` changes one as (data,
-    max_bytes, seed, change of bytes).
-    """
-
-    check: Callable[[bytes], None]
-    seeds: Callable[[], list[bytes]]
-    words: tuple[bytes, ...]
-    max_bytes: int = 4096
-    mutate: Callable[[bytes, int, int, Mutate], bytes] | None = None
-
-
-def taken(
-    read: Callable[Arguments, Taken], *arguments: Arguments.args, **named: Arguments.kwargs
-) -> Taken | None:
-    """Return what `read` returns; None if it refuses with a printable error of the package."""
-    try:
-        return read(*arguments, **named)
-    except DatagenError as error:
-        message = str(error)
-        assert len(message) <= MAX_MESSAGE, f"a message of {len(message):,} characters"
-        assert message.replace("\n", "").isprintable(), (
-            f"a message that cannot be printed: {message!r}"
-        )
-        return None
-
-
-_SCRATCH = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
-_FOLDER = Path(_SCRATCH.name)
-
-
-def written(data: bytes, name: str = "input") -> Path:
-    """Write `data` to a file, the same one each time."""
-    path = _FOLDER / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return path
 
 
 def check_idx(data: bytes) -> None:
@@ -221,7 +174,7 @@ def check_npz(data: bytes) -> None:
         source = taken(npz.load, path)
         if source is not None and source.classes and "all" not in source.parts:
             parts = {name: (part.images, part.labels) for name, part in source.parts.items()}
-            again = npz.load(save_source(_FOLDER / "again.npz", parts)).digests
+            again = npz.load(save_source(FOLDER / "again.npz", parts)).digests
             assert again.items() <= source.digests.items()
 
 
@@ -303,8 +256,8 @@ def check_shard(data: bytes) -> None:
     _write_metadata()
     for content in (data, data[:-4] + store.crc32c(index).to_bytes(4, "little")):
         written(content, store.path_rule(SHARD, SHARD.columns[0]).format(shard=0))
-        if not store.shard_problems(_FOLDER, SHARD, 0, [None]):
-            rows = taken(store.read_rows, _FOLDER, SHARD, SHARD.columns[0], 0, SHARD.count)
+        if not store.shard_problems(FOLDER, SHARD, 0, [None]):
+            rows = taken(store.read_rows, FOLDER, SHARD, SHARD.columns[0], 0, SHARD.count)
             assert rows is None or (rows.dtype.str, rows.shape) == ("|u1", (SHARD.count,))
 
 
@@ -366,7 +319,7 @@ def check_labels(data: bytes) -> None:
 
 @cache
 def _write_metadata() -> None:
-    store.write_metadata(_FOLDER, SHARD)
+    store.write_metadata(FOLDER, SHARD)
 
 
 TARGETS = {
@@ -483,6 +436,8 @@ TARGETS = {
             *(b"\x02\x01\x03\0", b"\x15\x01\x03\0", b"\x52\x01\x03\0", b"\x1c\x01\x03\0"),
         ),
     ),
+    "dicom": DICOM,
+    "nifti": NIFTI,
     "labels": Target(
         check_labels,
         inputs.labels_seeds,
