@@ -30,6 +30,7 @@ from datagen.tasks import MOSAICS, Array, Deriver, ImageFacts, Inputs, derive_on
 _CONFLICTS_LISTED = 100
 # a million would take a minute to list, and few file systems are fast with so many files
 MAX_SHARDS = 1 << 18
+_OFFSET = ("images", "mat", "npz")  # sources that add an offset, or say why they cannot
 _EMBEDDED_OR_PINNED = ("mnist", "fashion-mnist", "strokes")
 
 
@@ -313,8 +314,13 @@ def load(
 
 
 def _require_heard(recipe: Recipe, source: Source) -> None:
-    """Raise RecipeError if the recipe asks for sizes or groups that the source did not give."""
+    """Raise RecipeError if the recipe asks for what the source did not do: sizes, groups, offset."""
     parts = source.parts.values()
+    if recipe.offset and source.name not in _OFFSET:
+        raise RecipeError(
+            f"the source {source.name} has values without a sign, to which no offset is added",
+            remedy="leave the offset out",
+        )
     if recipe.size is not None:
         tiles = {part.images.shape[1:3] for part in parts}
         if tiles != {tuple(recipe.size.sides)}:

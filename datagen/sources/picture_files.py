@@ -178,6 +178,11 @@ class Reader:
             if isinstance(data, bytes) and _is_dicom(data):
                 picture = Picture(dicom(data, offset=offset, max_side=max_side))
             else:
+                if offset:
+                    raise InputError(
+                        f"unsigned values, to which no offset of {offset:,} is added",
+                        remedy="leave the offset out",
+                    )
                 picture = pictures.read(data, max_side=max_side)
         del data  # what a picture is read from is not held any longer
         yield picture

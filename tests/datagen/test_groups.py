@@ -466,6 +466,7 @@ def test_a_conversion_keeps_the_names(build: Callable[..., Path], tmp_path: Path
         ({"groups": "p."}, "gives no groups of images"),
         ({"group_names": True}, "leave group_names out"),
         ({"size": {"fit": "exact", "sides": (6, 6)}}, r"expected images of 6x6, found 5x5"),
+        ({"offset": 7}, "no offset is added; leave the offset out"),
     ],
 )
 def test_what_a_source_does_not_heed_is_refused(
@@ -476,7 +477,7 @@ def test_what_a_source_does_not_heed_is_refused(
     tmp_path: Path,
 ) -> None:
     parts = {name: replace(part, groups=None) for name, part in source.parts.items()}
-    bare = replace(source, parts=parts, group_names=())
+    bare = replace(source, name="strokes", parts=parts, group_names=())
     monkeypatch.setattr(sources, "load", lambda *_, **__: bare)
     with pytest.raises(RecipeError, match=words):
         builder.build(recipe.changed(TINY, **changes), tmp_path / "out", directory=tmp_path)

@@ -265,6 +265,13 @@ def masks_of(source: Source, part: str = "all") -> Array:
     return masks
 
 
+def test_an_offset_of_pictures_without_a_sign_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a/1.png", grey(0))
+    with pytest.raises(InputError, match=r"1\.png: unsigned values, to which no offset of 7"):
+        load(tmp_path, reading(offset=7))
+    assert load(tmp_path, reading()).parts["all"].images.tolist() == [grey(0).tolist()]
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".pgm"])
 def test_masks_of_classes_are_read_beside_the_images(tmp_path: Path, suffix: str) -> None:
     source = load(lay_masks(tmp_path, suffix), reading(masks="classes"))
