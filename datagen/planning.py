@@ -314,7 +314,7 @@ def load(
 
 
 def _require_heard(recipe: Recipe, source: Source) -> None:
-    """Raise RecipeError if the recipe asks for what the source did not do: sizes, groups, offset."""
+    """Raise RecipeError if the recipe asks for sizes, groups or an offset that a source has not."""
     parts = source.parts.values()
     if recipe.offset and source.name not in _OFFSET:
         raise RecipeError(
