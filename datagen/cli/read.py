@@ -13,6 +13,7 @@ from datagen.cli.options import (
     PATH,
     SampleCommand,
     directory_argument,
+    engine_option,
     is_given,
     json_option,
     labels_option,
@@ -32,6 +33,7 @@ from datagen.cli.tables import (
     print_verdict,
     verdict_facts,
 )
+from datagen.engines import chosen
 from datagen.errors import PROBLEMS_FOUND, StorageError
 from datagen.files import kind, require_outside_datasets, write_atomic
 
@@ -66,6 +68,7 @@ def info(directory: Path, quiet: bool, as_json: bool) -> None:
 @source_dir_option
 @labels_option
 @workers_option
+@engine_option
 @quiet_option
 @json_option
 def verify(
@@ -78,6 +81,7 @@ def verify(
     source_dir: Path | None,
     labels: Path | None,
     workers: int,
+    engine: str,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -96,7 +100,11 @@ def verify(
         raise click.UsageError("--quick and --sample do not compare images: leave out --near")
     if seed is not None and not sample:
         raise click.UsageError("--seed chooses the samples of --sample: give both")
-    with progress_bar("verifying", quiet or as_json) as progress:
+    silent = quiet or as_json
+    with (
+        progress_bar("verifying", silent) as progress,
+        chosen(engine, workers=workers, say=remarks(silent)) as made,
+    ):
         verdict = datagen.verifier.verify(
             directory,
             quick=quick,
@@ -108,6 +116,7 @@ def verify(
             labels=labels,
             source_optional=not named,
             workers=workers,
+            engine=made,
             progress=progress,
         )
     with exit_with(PROBLEMS_FOUND if verdict.problems else 0):

@@ -1,0 +1,192 @@
+"""Run jobs on the workers of Dask: those of a running cluster, or of one started here.
+
+Nothing is kept in the scheduler. A worker that dies has its jobs done by another; where the
+scheduler dies, the same command goes on from what is in the target.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import itertools
+import logging
+import pickle
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
+from typing import Any, TypeVar
+
+from datagen.engines.remote import AGAIN, Check, pack, perform
+from datagen.engines.threads import Slot
+from datagen.errors import DatagenError, EngineError, InputError, installs
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_A_WORKER = 4  # jobs that a thread of a worker has at a time: a scheduler holds 10 kB for each
+_PATIENCE = 60  # seconds to wait for a first worker, and for another when all are gone
+_THREADS = 2  # of a worker started here: one computes while the other waits for the disk
+_LOOK = 2  # seconds between two looks at the scheduler while no job ends
+_LOCAL = {
+    # a worker may die as often as nodes are taken away; each death counts for all jobs it had
+    "distributed.scheduler.allowed-failures": 50,
+    # both of these cost processor time on each worker, and serve nobody here
+    "distributed.worker.profile.enabled": False,
+    "distributed.nanny.pre-spawn-environ": {"OPENBLAS_NUM_THREADS": 1},
+    "distributed.admin.event-loop": "tornado",
+    "distributed.comm.timeouts.connect": "10s",
+}
+
+
+class Dask(AbstractContextManager["Dask"]):
+    """The engine of a Dask cluster, connected when it is first used.
+
+    `place` is the address of a scheduler or the path of its JSON file, and empty for a cluster of
+    `workers` processes on this machine, which ends with this object. `say` is called with where the
+    cluster shows what it does.
+
+    >>> with Dask("", workers=2) as engine:  # doctest: +SKIP
+    ...     datagen.build("mnist", "data/mnist", engine=engine)
+    """
+
+    is_remote = True
+
+    def __init__(
+        self, place: str = "", *, workers: int = 2, say: Callable[[str], None] | None = None
+    ) -> None:
+        self._place, self._workers, self._say = place, workers, say
+        self._cluster: Any = None
+        self._client: Any = None
+
+    def __exit__(self, *error: object) -> None:
+        """Close the connection, and the cluster if it was started here."""
+        for one in (self._client, self._cluster):
+            if one is not None:
+                with suppress(Exception):
+                    one.close(timeout=5)
+        self._client = self._cluster = None
+
+    def prepare(self, check: Callable[[], None]) -> None:
+        """Connect, and call `check` on every worker that is there; later ones check each job."""
+        letter = pack(Check(check))
+        try:
+            self._connect()
+            self._client.wait_for_workers(1, timeout=_PATIENCE)
+            self._client.run(perform, letter, pickle.dumps(None))
+        except (DatagenError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            raise _failed("the workers cannot be used", error) from error
+
+    def run(self, work: Callable[[T, Slot], R], jobs: Sequence[T]) -> Iterator[tuple[T, R]]:
+        """Run the jobs on the workers, a few at a time; after an error the others are cancelled."""
+        self._connect()
+        # sent with each job, because what is scattered dies with the workers that hold it
+        letter = pack(work, **({"computing": 1} if self._cluster else {}))
+        name, numbers, waiting = secrets.token_hex(4), itertools.count(), iter(jobs)
+        running: dict[Any, T] = {}
+        try:
+            while True:
+                for job in itertools.islice(waiting, self._room() - len(running)):
+                    key = f"datagen-{name}-{next(numbers)}"
+                    running[self._submit(key, letter, job)] = job
+                if not running:
+                    return
+                for future in self._wait(list(running)):
+                    job = running.pop(future)
+                    yield job, self._result(future)
+        finally:
+            if running:
+                with suppress(Exception):
+                    self._client.cancel(list(running), force=True)
+
+    def _connect(self) -> None:
+        """Start or reach the cluster, once."""
+        if self._client is not None:
+            return
+        distributed = _library("distributed")
+        try:
+            if not self._place:
+                with _library("dask").config.set(_LOCAL):
+                    self._cluster = distributed.LocalCluster(
+                        n_workers=self._workers,
+                        threads_per_worker=_THREADS,
+                        memory_limit=None,  # mapped pages count as memory, and cost none
+                        dashboard_address="127.0.0.1:0",
+                        silence_logs=logging.CRITICAL,
+                    )
+                self._tell(self._cluster.dashboard_link)
+            is_file = self._place.endswith(".json")
+            where = {"scheduler_file": self._place} if is_file else {"address": self._place}
+            self._client = distributed.Client(
+                **({"address": self._cluster} if self._cluster else where), set_as_default=False
+            )
+        except Exception as error:
+            raise _failed(f"no connection to Dask {self._place}".rstrip(), error) from error
+
+    def _tell(self, link: str) -> None:
+        if self._say is not None:
+            drawn = importlib.util.find_spec("bokeh") is not None
+            self._say(f"Dask: {link}{'' if drawn else ' (its pages need the package bokeh)'}")
+
+    def _room(self) -> int:
+        """Count the jobs that the workers may have now; they come and go."""
+        if self._client.status != "running":
+            raise EngineError("the scheduler of Dask is gone", remedy=AGAIN)
+        return _A_WORKER * max(sum(self._threads().values()), 1)
+
+    def _threads(self) -> dict[str, int]:
+        """Ask the scheduler for its workers: address -> number of threads."""
+        try:
+            found: dict[str, int] = self._client.nthreads()
+        except Exception as error:
+            raise _failed("the scheduler of Dask is gone", error) from error
+        return found
+
+    def _submit(self, key: str, letter: tuple[Any, ...], job: object) -> Any:
+        try:
+            return self._client.submit(perform, letter, pickle.dumps(job), key=key, pure=False)
+        except Exception as error:
+            raise _failed("the scheduler of Dask is gone", error) from error
+
+    def _wait(self, running: list[Any]) -> set[Any]:
+        """Wait until one of the jobs has ended; give up where no worker comes for long."""
+        wait, alone = _library("distributed").wait, 0
+        while alone < _PATIENCE:
+            try:
+                with self._client.as_current():
+                    ended = wait(running, timeout=_LOOK, return_when="FIRST_COMPLETED")
+            except TimeoutError:
+                alone = 0 if self._threads() else alone + _LOOK
+            except Exception as error:  # all are cancelled where the connection breaks
+                raise _failed("the scheduler of Dask is gone", error) from error
+            else:
+                done: set[Any] = ended.done
+                return done
+        raise EngineError("no worker of Dask is left", remedy=f"start some, and {AGAIN}")
+
+    def _result(self, future: Any) -> Any:
+        try:
+            error = future.exception()
+            if error is None:
+                return future.result()
+        except Exception as failure:
+            raise _failed("the scheduler of Dask is gone", failure) from failure
+        if isinstance(error, _library("distributed").KilledWorker):
+            raise _failed("workers of Dask died again and again", error) from error
+        raise error
+
+
+def _library(name: str) -> Any:
+    """Import a library of the extra when it is needed. Raises InputError where it is missing."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(
+            f"the engine dask needs the package {name}", remedy=installs("dask")
+        ) from error
+
+
+def _failed(problem: str, error: BaseException) -> EngineError:
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    return EngineError(problem, found=reason, remedy=AGAIN)
