@@ -5,8 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import resource
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -281,13 +282,13 @@ def test_after_an_error_of_the_engine_the_same_call_goes_on(
     expected: dict[str, dict[str, bytes]],
     tmp_path: Path,
 ) -> None:
-    root, done = tmp_path / "data", []
+    root, done = tmp_path / "data", list[Future[Any]]()
 
     class Mortal(ThreadPoolExecutor):
-        def submit(self, function: Callable[..., Any], *arguments: Any, **_: Any) -> Future[Any]:
+        def submit(self, *arguments: Any, **keywords: Any) -> Future[Any]:
             if len(done) == 5:
                 raise RuntimeError("the machine is gone")
-            future = super().submit(function, *arguments)
+            future = super().submit(*arguments, **keywords)
             done.append(future)
             return future
 
@@ -298,6 +299,29 @@ def test_after_an_error_of_the_engine_the_same_call_goes_on(
     built = builder.build(recipes["zarr"], root, engine=Futures(pool))
     assert built.kept == 4
     assert tree(root) == expected["zarr"]
+
+
+def limit_files() -> None:
+    """Let this process write no more than so much into a file: its disk is full."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+
+def test_a_full_disk_of_a_worker_is_told_and_the_same_call_goes_on(
+    pool: Executor,
+    recipes: dict[str, Recipe],
+    expected: dict[str, dict[str, bytes]],
+    tmp_path: Path,
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(1, mp_context=context, initializer=limit_files) as full,
+        pytest.raises(StorageError, match="file too large") as caught,
+    ):
+        builder.build(recipes["zarr"], tmp_path / "data", engine=Futures(full))
+    assert caught.value.exit_code == 7
+    assert not [path for path in (tmp_path / "data").rglob("*") if files.is_temporary(path.name)]
+    builder.build(recipes["zarr"], tmp_path / "data", engine=Futures(pool))
+    assert tree(tmp_path / "data") == expected["zarr"]
 
 
 # Jobs that go on when the build is over, and the images that they read.
