@@ -10,10 +10,12 @@ import importlib
 import importlib.util
 import itertools
 import logging
+import multiprocessing
 import pickle
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
+from multiprocessing import forkserver
 from typing import Any, TypeVar
 
 from datagen.engines.remote import AGAIN, Check, pack, perform
@@ -27,13 +29,13 @@ _A_WORKER = 4  # jobs that a thread of a worker has at a time: a scheduler holds
 _PATIENCE = 60  # seconds to wait for a first worker, and for another when all are gone
 _THREADS = 2  # of a worker started here: one computes while the other waits for the disk
 _LOOK = 2  # seconds between two looks at the scheduler while no job ends
+_PRELOADED = ("distributed", "datagen.verifier", "datagen.builder", "datagen.stores.zarr")
 _LOCAL = {
     # a worker may die as often as nodes are taken away; each death counts for all jobs it had
     "distributed.scheduler.allowed-failures": 50,
     # both of these cost processor time on each worker, and serve nobody here
     "distributed.worker.profile.enabled": False,
-    "distributed.nanny.pre-spawn-environ": {"OPENBLAS_NUM_THREADS": 1},
-    "distributed.admin.event-loop": "tornado",
+    "distributed.worker.multiprocessing-method": "forkserver",
     "distributed.comm.timeouts.connect": "10s",
 }
 
@@ -104,6 +106,8 @@ class Dask(AbstractContextManager["Dask"]):
         """Start or reach the cluster, once."""
         if self._client is not None:
             return
+        if not self._place:
+            _warm_up()
         distributed = _library("distributed")
         try:
             if not self._place:
@@ -175,6 +179,12 @@ class Dask(AbstractContextManager["Dask"]):
         if isinstance(error, _library("distributed").KilledWorker):
             raise _failed("workers of Dask died again and again", error) from error
         raise error
+
+
+def _warm_up() -> None:
+    """Let the processes of a cluster here be forks of one that has imported what jobs need."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(_PRELOADED))
+    forkserver.ensure_running()
 
 
 def _library(name: str) -> Any:

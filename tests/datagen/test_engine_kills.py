@@ -159,6 +159,16 @@ def test_kills_of_every_kind(place: Path, cluster: Cluster, expected: dict[str, 
         kill_and_go_on(kind, place, cluster, expected, draw)
 
 
+def test_a_command_starts_a_cluster_and_ends_it(place: Path, expected: dict[str, bytes]) -> None:
+    client = start(place, place / "own", "dask")
+    assert client.wait() == 0, (place / "client.log").read_text()
+    assert not client.has_company()
+    assert tree(place / "own") == expected
+    told = (place / "client.log").read_text().splitlines()
+    assert [line for line in told if line.startswith("Dask: http://127.0.0.1:")], told
+    assert not [line for line in told if "Error" in line or "Traceback" in line], told
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["worker", "all workers", "client", "scheduler"])
 def test_fifty_kills(kind: str, place: Path, cluster: Cluster, expected: dict[str, bytes]) -> None:
