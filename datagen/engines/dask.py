@@ -13,6 +13,8 @@ import logging
 import multiprocessing
 import pickle
 import secrets
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from multiprocessing import forkserver
@@ -29,6 +31,8 @@ _A_WORKER = 4  # jobs that a thread of a worker has at a time: a scheduler holds
 _PATIENCE = 60  # seconds to wait for a first worker, and for another when all are gone
 _THREADS = 2  # of a worker started here: one computes while the other waits for the disk
 _LOOK = 2  # seconds between two looks at the scheduler while no job ends
+_CLOSING = 5  # seconds to wait until a cluster is closed
+_MOMENT = 0.2  # seconds for a job to end after an error
 _PRELOADED = ("distributed", "datagen.verifier", "datagen.builder", "datagen.stores.zarr")
 _LOCAL = {
     # a worker may die as often as nodes are taken away; each death counts for all jobs it had
@@ -60,12 +64,16 @@ class Dask(AbstractContextManager["Dask"]):
         self._cluster: Any = None
         self._client: Any = None
 
-    def __exit__(self, *error: object) -> None:
-        """Close the connection, and the cluster if it was started here."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close the connection, and the cluster if it was started here; after an error, at once."""
+        if self._cluster is not None and kind is not None:
+            for nanny in self._cluster.workers.values():
+                with suppress(Exception):
+                    self._cluster.sync(nanny.kill, timeout=_MOMENT)
         for one in (self._client, self._cluster):
             if one is not None:
                 with suppress(Exception):
-                    one.close(timeout=5)
+                    one.close(timeout=_CLOSING)
         self._client = self._cluster = None
 
     def prepare(self, check: Callable[[], None]) -> None:
@@ -106,7 +114,7 @@ class Dask(AbstractContextManager["Dask"]):
         """Start or reach the cluster, once."""
         if self._client is not None:
             return
-        if not self._place:
+        if not self._place and importlib.util.find_spec("distributed"):
             _warm_up()
         distributed = _library("distributed")
         try:
@@ -182,9 +190,18 @@ class Dask(AbstractContextManager["Dask"]):
 
 
 def _warm_up() -> None:
-    """Let the processes of a cluster here be forks of one that has imported what jobs need."""
+    """Let the processes of a cluster here be forks of one that has imported what jobs need.
+
+    They ignore Ctrl-C, which a terminal sends to them too: this process ends them.
+    """
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(_PRELOADED))
-    forkserver.ensure_running()
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
+    try:
+        forkserver.ensure_running()
+    finally:
+        if is_main:
+            signal.signal(signal.SIGINT, before)
 
 
 def _library(name: str) -> Any:

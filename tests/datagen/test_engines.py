@@ -5,8 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import re
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from helpers import FORMATS, flip, hidden, tiny_recipe, tiny_source, tree
+from isolation import ROOT
 
 import datagen
 from datagen import builder, engines, files, jobs, planning, tasks
@@ -24,7 +28,7 @@ from datagen.engines import remote, threads
 from datagen.engines.remote import Futures
 from datagen.errors import DamagedError, EngineError, InputError, RecipeError, StorageError
 from datagen.layout import INPUTS, PROGRESS
-from datagen.recipe import Recipe
+from datagen.recipe import Recipe, to_toml
 from datagen.split import Shard, Split, shard_list
 from datagen.tasks import Deriver
 from datagen.verifier import verify
@@ -451,3 +455,14 @@ def test_a_dataset_that_becomes_another_is_not_read_on(
     assert place.open() is place.open()
     with pytest.raises(DamagedError, match="changes while it is read"):
         Place(place.root, "0" * 32).open()
+
+
+def test_the_script_of_the_page_on_scale_runs(
+    recipes: dict[str, Recipe], expected: dict[str, dict[str, bytes]], tmp_path: Path
+) -> None:
+    (script,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/scale.md").read_text(), re.DOTALL)
+    (tmp_path / "recipe.toml").write_text(to_toml(recipes["zarr"]))
+    script = script.replace('"strokes"', '"recipe.toml"').replace("mosaics=(300, 20, 20), ", "")
+    (tmp_path / "script.py").write_text(script)
+    subprocess.run([sys.executable, "script.py"], cwd=tmp_path, check=True)
+    assert tree(tmp_path / "data/pooled") == expected["zarr"]
