@@ -83,9 +83,15 @@ class Dask(AbstractContextManager["Dask"]):
             self._connect()
             self._client.wait_for_workers(1, timeout=_PATIENCE)
             self._client.run(perform, letter, pickle.dumps(None))
-        except (DatagenError, KeyboardInterrupt):
+        except DatagenError:
             raise
         except Exception as error:
+            if any(name in repr(error) for name in ("ModuleNotFoundError", "AttributeError")):
+                raise InputError(  # they cannot unpack what is sent
+                    "a worker has no datagen, or another than the command",
+                    found=str(error),
+                    remedy="install the same on all workers, and start them again",
+                ) from error
             raise _failed("the workers cannot be used", error) from error
 
     def run(self, work: Callable[[T, Slot], R], jobs: Sequence[T]) -> Iterator[tuple[T, R]]:

@@ -50,6 +50,12 @@ class FakeClient:
     def nthreads(self) -> dict[str, int]:
         return {"tcp://a": self.threads} if self.threads else {}
 
+    def wait_for_workers(self, number: int, timeout: float) -> None:
+        assert number == 1
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> None:
+        function(*arguments)
+
     def as_current(self) -> FakeClient:
         return self
 
@@ -83,6 +89,10 @@ class FakeLibrary:
 
 def double(job: int, _: Slot) -> int:
     return 2 * job
+
+
+def passes() -> None:
+    """Do nothing, as a check that finds no fault."""
 
 
 @pytest.fixture
@@ -149,6 +159,31 @@ def test_no_worker_for_long_fails_the_engine(
     monkeypatch.setattr(client, "nthreads", lambda: {"tcp://a": 1} if next(counts) else {})
     with pytest.raises(EngineError, match="no worker of Dask is left"):
         list(engine_of(client).run(double, range(5)))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (Exception("ModuleNotFoundError(\"No module named 'datagen'\")"), InputError, "no datagen"),
+        (AttributeError("no attribute 'perform'"), InputError, "on all workers"),
+        (StorageError("a check refuses"), StorageError, "a check refuses"),
+        (TimeoutError("no worker came"), EngineError, "cannot be used.*give the same command"),
+    ],
+)
+def test_workers_that_cannot_be_used(
+    client: FakeClient,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    kind: type[Exception],
+    message: str,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    engine_of(client).prepare(passes)
+    monkeypatch.setattr(client, "run", fail)
+    with pytest.raises(kind, match=message):
+        engine_of(client).prepare(passes)
 
 
 def test_without_the_package_the_error_says_how_to_install_it(
