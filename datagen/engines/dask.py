@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import itertools
 import logging
 import multiprocessing
 import pickle
 import secrets
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from multiprocessing import forkserver
@@ -31,16 +31,15 @@ _A_WORKER = 4  # jobs that a thread of a worker has at a time: a scheduler holds
 _PATIENCE = 60  # seconds to wait for a first worker, and for another when all are gone
 _THREADS = 2  # of a worker started here: one computes while the other waits for the disk
 _LOOK = 2  # seconds between two looks at the scheduler while no job ends
+_DEATHS = 50  # jobs whose workers died again and again, before the engine has failed
 _CLOSING = 5  # seconds to wait until a cluster is closed
 _MOMENT = 0.2  # seconds for a job to end after an error
 _PRELOADED = ("distributed", "datagen.verifier", "datagen.builder", "datagen.stores.zarr")
 _LOCAL = {
     # a worker may die as often as nodes are taken away; each death counts for all jobs it had
     "distributed.scheduler.allowed-failures": 50,
-    # both of these cost processor time on each worker, and serve nobody here
-    "distributed.worker.profile.enabled": False,
+    "distributed.worker.profile.enabled": False,  # it costs time on each worker
     "distributed.worker.multiprocessing-method": "forkserver",
-    "distributed.comm.timeouts.connect": "10s",
 }
 
 
@@ -99,18 +98,22 @@ class Dask(AbstractContextManager["Dask"]):
         self._connect()
         # sent with each job, because what is scattered dies with the workers that hold it
         letter = pack(work, **({"computing": 1} if self._cluster else {}))
-        name, numbers, waiting = secrets.token_hex(4), itertools.count(), iter(jobs)
+        name, number, waiting, killed = secrets.token_hex(4), 0, deque(jobs), 0
         running: dict[Any, T] = {}
         try:
-            while True:
-                for job in itertools.islice(waiting, self._room() - len(running)):
-                    key = f"datagen-{name}-{next(numbers)}"
+            while waiting or running:
+                room = self._room() - len(running)
+                for _ in range(min(room, len(waiting))):
+                    job, number = waiting.popleft(), number + 1
+                    key = f"datagen-{name}-{number}"
                     running[self._submit(key, letter, job)] = job
-                if not running:
-                    return
                 for future in self._wait(list(running)):
                     job = running.pop(future)
-                    yield job, self._result(future)
+                    if killed < _DEATHS and self._was_killed(future):
+                        killed += 1
+                        waiting.append(job)  # as nodes are taken away: it may meet another
+                    else:
+                        yield job, self._result(future)
         finally:
             if running:
                 with suppress(Exception):
@@ -183,16 +186,25 @@ class Dask(AbstractContextManager["Dask"]):
                 return done
         raise EngineError("no worker of Dask is left", remedy=f"start some, and {AGAIN}")
 
+    def _was_killed(self, future: Any) -> bool:
+        """Return whether Dask gave a job up because its workers died."""
+        return isinstance(_asked(future.exception), _library("distributed").KilledWorker)
+
     def _result(self, future: Any) -> Any:
-        try:
-            error = future.exception()
-            if error is None:
-                return future.result()
-        except Exception as failure:
-            raise _failed("the scheduler of Dask is gone", failure) from failure
-        if isinstance(error, _library("distributed").KilledWorker):
+        error = _asked(future.exception)
+        if error is None:
+            return _asked(future.result)
+        if self._was_killed(future):
             raise _failed("workers of Dask died again and again", error) from error
         raise error
+
+
+def _asked(question: Callable[[], R]) -> R:
+    """Ask the scheduler about a future. Raises EngineError where it does not answer."""
+    try:
+        return question()
+    except Exception as error:
+        raise _failed("the scheduler of Dask is gone", error) from error
 
 
 def _warm_up() -> None:

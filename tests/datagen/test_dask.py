@@ -116,11 +116,18 @@ def test_a_few_jobs_are_with_the_workers_at_a_time(client: FakeClient) -> None:
 
 
 def test_workers_that_die_again_and_again_fail_the_engine(client: FakeClient) -> None:
-    client.outcomes = {5: KilledWorker("job 5, tcp://a")}
+    client.outcomes = dict.fromkeys(range(5, 1000), KilledWorker("job 5, tcp://a"))
     with pytest.raises(EngineError, match="died again and again") as caught:
         list(engine_of(client).run(double, range(50)))
     assert "give the same command again" in str(caught.value)
     assert client.cancelled
+
+
+def test_a_job_whose_workers_died_is_given_again(client: FakeClient) -> None:
+    client.outcomes = dict.fromkeys((0, 7, 8, 51), KilledWorker("tcp://a"))
+    done = list(engine_of(client).run(double, range(50)))
+    assert sorted(done) == [(job, 2 * job) for job in range(50)]
+    assert client.submitted == 54
 
 
 def test_an_error_of_a_job_is_raised_as_it_is(client: FakeClient) -> None:
