@@ -2,7 +2,7 @@
 #SBATCH --job-name=datagen --cpus-per-task=4 --mem=4G --time=1:00:00 --requeue
 # Build one part of a dataset in each task of a SLURM array or of an indexed Kubernetes job.
 #
-#   sbatch --array=0-15 docs/examples/part.sh /shared/mnist --recipe mnist --source-dir /shared/files
+#   sbatch --array=0-15 docs/examples/part.sh /shared/mnist --recipe mnist --source-dir /shared/in
 #   sbatch --dependency=afterok:JOB --wrap 'datagen finish /shared/mnist'
 #
 # Tasks may run in any order, at once, and again: a part that is there is checked and kept.
