@@ -112,8 +112,10 @@ class Dask(AbstractContextManager["Dask"]):
                     if killed < _DEATHS and self._was_killed(future):
                         killed += 1
                         waiting.append(job)  # as nodes are taken away: it may meet another
-                    else:
-                        yield job, self._result(future)
+                        continue
+                    result = self._result(future)
+                    future.release()  # or Dask does it again, if the worker dies that keeps it
+                    yield job, result
         finally:
             if running:
                 with suppress(Exception):

@@ -22,6 +22,10 @@ class KilledWorker(Exception):  # noqa: N818  (its name in Dask)
 @dataclass(eq=False)
 class FakeFuture:
     outcome: Any
+    released: bool = False
+
+    def release(self) -> None:
+        self.released = True
 
     def exception(self) -> BaseException | None:
         return self.outcome if isinstance(self.outcome, BaseException) else None
@@ -40,12 +44,14 @@ class FakeClient:
     most: int = 0
     submitted: int = 0
     cancelled: list[Any] = field(default_factory=list)
+    futures: list[FakeFuture] = field(default_factory=list)
 
     def submit(self, function: Callable[..., Any], *arguments: Any, **_: Any) -> FakeFuture:
         number, self.submitted = self.submitted, self.submitted + 1
-        if number in self.outcomes:
-            return FakeFuture(self.outcomes[number])
-        return FakeFuture(function(*arguments))
+        self.futures.append(
+            FakeFuture(self.outcomes[number] if number in self.outcomes else function(*arguments))
+        )
+        return self.futures[-1]
 
     def nthreads(self) -> dict[str, int]:
         return {"tcp://a": self.threads} if self.threads else {}
@@ -110,7 +116,11 @@ def engine_of(client: FakeClient) -> dask.Dask:
 
 def test_a_few_jobs_are_with_the_workers_at_a_time(client: FakeClient) -> None:
     with engine_of(client) as engine:
-        assert sorted(engine.run(double, range(50))) == [(job, 2 * job) for job in range(50)]
+        done = []
+        for result in engine.run(double, range(50)):
+            done.append(result)
+            assert sum(future.released for future in client.futures) == len(done)
+    assert sorted(done) == [(job, 2 * job) for job in range(50)]
     assert client.most == dask._A_WORKER
     assert (client.status, client.cancelled) == ("closed", [])
 
