@@ -140,10 +140,8 @@ def kill_and_go_on(
     assert (root / MANIFEST).exists() == (code == 0), told
     assert not client.has_company()
     if kind == "scheduler":
-        for worker in cluster.workers:
-            worker.kill()
-            worker.wait()
-        cluster.workers.clear()
+        for _ in list(cluster.workers):
+            cluster.end_worker(0)
         cluster.start_scheduler()
         for _ in range(2):
             cluster.add_worker()
@@ -187,17 +185,37 @@ def test_a_worker_that_wakes_after_the_commit_changes_nothing(
         client = start(place, root, f"dask:{cluster.file}")
         wait_for_records(root, draw.randrange(1, SHARDS // 2))
         time.sleep(draw.uniform(0, 0.03))
-        stopped = cluster.workers.pop(0)
-        stopped.send_signal(signal.SIGSTOP)
+        cluster.workers[0].send_signal(signal.SIGSTOP)
         assert client.wait() == 0, (place / "client.log").read_text()
         before = tree(root)
         assert before == expected
-        stopped.send_signal(signal.SIGCONT)
+        cluster.workers[0].send_signal(signal.SIGCONT)
         time.sleep(0.5)  # it does what it had begun, or ends
         assert tree(root) == before, f"DATAGEN_KILLS_SEED={SEED}"
-        stopped.kill()
-        stopped.wait()
-        cluster.add_worker()
+        cluster.kill_worker(0)
+
+
+@pytest.mark.long
+def test_a_full_disk_of_one_worker_is_told_and_the_same_command_goes_on(
+    place: Path, cluster: Cluster, expected: dict[str, bytes]
+) -> None:
+    root = place / "data"
+    shutil.rmtree(root, ignore_errors=True)
+    cluster.end_worker(0)
+    cluster.add_worker(full=True)
+    code = 0
+    while code == 0:  # until the worker is there, and has a job
+        shutil.rmtree(root, ignore_errors=True)
+        code = start(place, root, f"dask:{cluster.file}").wait()
+    told = (place / "client.log").read_text()
+    assert code == 7, told
+    assert "the storage says: file too large" in told.splitlines()[-1]
+    assert not [path for path in root.rglob("*") if files.is_temporary(path.name)]
+    done = records(root)
+    cluster.kill_worker(1)
+    assert start(place, root, f"dask:{cluster.file}").wait() == 0, told
+    assert tree(root) == expected
+    assert {path: Path(path).stat().st_ino for path in done} == done
 
 
 @pytest.mark.long

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -25,7 +25,6 @@ class Cluster(AbstractContextManager["Cluster"]):
         self._place, self._env = place, {**os.environ, **(env or {})}
         self.log = place / "log"
         self.workers: list[subprocess.Popen[bytes]] = []
-        self.started = 0
         self.start_scheduler()
         for _ in range(workers):
             self.add_worker()
@@ -39,16 +38,23 @@ class Cluster(AbstractContextManager["Cluster"]):
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
 
-    def add_worker(self) -> None:
-        """Start one more worker; it is not waited for."""
+    def add_worker(self, *, full: bool = False) -> None:
+        """Start one more worker, perhaps one whose disk is full; it is not waited for."""
         options = ("--nthreads", "1", "--no-nanny", "--memory-limit", "0")
-        self.workers.append(self._start("worker", *options, "--local-directory", self._place))
+        before = ("sh", "-c", 'ulimit -f 0; exec "$@"', "sh") if full else ()  # no file may grow
+        place = ("--local-directory", self._place)
+        self.workers.append(self._start("worker", *options, *place, before=before))
+
+    def end_worker(self, number: int) -> None:
+        """Kill a worker."""
+        victim = self.workers.pop(number)
+        victim.send_signal(signal.SIGCONT)
+        victim.kill()
+        victim.wait()
 
     def kill_worker(self, number: int) -> None:
         """Kill a worker, and start another."""
-        victim = self.workers.pop(number)
-        victim.kill()
-        victim.wait()
+        self.end_worker(number)
         self.add_worker()
 
     def __exit__(self, *error: object) -> None:
@@ -58,8 +64,10 @@ class Cluster(AbstractContextManager["Cluster"]):
             process.kill()
             process.wait()
 
-    def _start(self, kind: str, *options: object) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--no-dashboard"]
+    def _start(
+        self, kind: str, *options: object, before: Sequence[str] = ()
+    ) -> subprocess.Popen[bytes]:
+        command = [*before, sys.executable, "-m", f"distributed.cli.dask_{kind}", "--no-dashboard"]
         command += ["--scheduler-file", str(self.file), *map(str, options)]
         with self.log.open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, env=self._env, cwd=self._place)
