@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from click.testing import CliRunner
 from helpers import FORMATS, flip, hidden, tiny_recipe, tiny_source, tree
 from isolation import ROOT
 
 import datagen
 from datagen import builder, engines, files, jobs, planning, tasks
+from datagen.cli import cli
 from datagen.dataset import Dataset, Place, write_record
 from datagen.engines import remote, threads
 from datagen.engines.remote import Futures
@@ -160,6 +162,35 @@ def test_verdicts_are_the_same_from_every_engine(
     assert told(Futures(pool)) == told(None)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_compressed_datasets_are_converted_and_verified(
+    pool: Executor, recipes: dict[str, Recipe], source: Path, tmp_path: Path, name: str
+) -> None:
+    builder.build(recipes["zarr"], tmp_path / "plain")
+    for place, engine in (("here", None), ("there", Futures(pool))):
+        changes: dict[str, Any] = {"format_name": name, "compression": "zstd", "shard_size": 512}
+        builder.convert(tmp_path / "plain", tmp_path / place, engine=engine, **changes)
+    assert tree(tmp_path / "there") == tree(tmp_path / "here")
+    found, expected = (
+        verify(tmp_path / "there", source_dir=source, engine=engine)
+        for engine in (Futures(pool), None)
+    )
+    assert (found.problems, found.samples) == ((), expected.samples)
+    assert found.checked_against == expected.checked_against
+
+
+def test_a_conversion_of_a_damaged_dataset_writes_nothing(
+    pool: Executor, recipes: dict[str, Recipe], tmp_path: Path
+) -> None:
+    builder.build(recipes["zarr"], tmp_path / "plain")
+    flip(tmp_path / "plain/mosaics/train/image/c/1/0/0", 11)
+    with pytest.raises(DamagedError):
+        builder.convert(
+            tmp_path / "plain", tmp_path / "there", format_name="hdf5", engine=Futures(pool)
+        )
+    assert not (tmp_path / "there").exists()
+
+
 def test_parts_are_built_by_an_executor_and_finished_here(
     pool: Executor,
     recipes: dict[str, Recipe],
@@ -185,6 +216,17 @@ def test_a_choice_of_an_engine(pool: Executor) -> None:
     for wrong in ("ray", "dask:", 7):
         with pytest.raises(InputError, match="no such engine"), engines.chosen(wrong, workers=2):
             pass
+
+
+@pytest.mark.parametrize("command", ["build", "verify", "convert"])
+@pytest.mark.parametrize("wrong", ["ray", "dask:", "threads:2", ""])
+def test_an_unknown_engine_is_wrong_usage(command: str, wrong: str) -> None:
+    places = ["here", "there"] if command == "convert" else []
+    result = CliRunner().invoke(cli, [command, *places, "--engine", wrong])
+    assert result.exit_code == 2
+    assert f"expected one of threads, dask, dask:ADDRESS, dask:FILE.json, found {wrong!r}" in (
+        " ".join(result.output.split())
+    )
 
 
 # What a worker refuses.
