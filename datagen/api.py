@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from numbers import Integral
 from os import PathLike
@@ -20,7 +21,7 @@ from datagen import builder, files, lookup, planning, verifier
 from datagen.columns import DerivedSamples, OpenedSplit
 from datagen.dataset import Dataset
 from datagen.decoding import shown
-from datagen.engines import threads
+from datagen.engines import Engine, chosen, threads
 from datagen.errors import InputError
 from datagen.manifest import SourceFacts
 from datagen.opened import OpenedDataset, open_dataset
@@ -44,6 +45,7 @@ def build(
     source_dir: Path | str | None = None,
     labels: Path | str | None = None,
     workers: int | None = None,
+    engine: Engine | Executor | str | None = None,
     warn: Notify | None = None,
     fetching: FetchProgress | None = None,
     progress: Progress | None = None,
@@ -53,7 +55,8 @@ def build(
 
     `recipe` is the name of a packaged recipe, a source such as "images:photos", a TOML file or a
     `Recipe`; `changes` are keys of `datagen.recipe.changed`. `source_dir` is where the source's
-    files are; nothing is fetched then. `workers` is the number of cores, all by default. Meanwhile
+    files are; nothing is fetched then. `workers` is the number of cores, all by default; `engine`
+    is where jobs run: "dask", "dask:ADDRESS" or an executor of `concurrent.futures`. Meanwhile
     `warn` is called with warnings, `fetching` with a file's name, its bytes so far and in all, and
     `progress` with the bytes written and in all.
 
@@ -65,16 +68,19 @@ def build(
     300
     """
     wanted = changed(recipe, **changes)
-    builder.build(
-        wanted,
-        out,
-        directory=source_dir,
-        labels=labels,
-        workers=_cores(workers),
-        warn=warn,
-        fetching=fetching,
-        progress=progress,
-    )
+    cores = _cores(workers)
+    with chosen(engine, workers=cores, say=warn) as made:
+        builder.build(
+            wanted,
+            out,
+            directory=source_dir,
+            labels=labels,
+            workers=cores,
+            engine=made,
+            warn=warn,
+            fetching=fetching,
+            progress=progress,
+        )
     return open_dataset(out)
 
 
@@ -86,6 +92,7 @@ def convert(
     shard_size: int | None = None,
     compression: str | None = None,
     workers: int | None = None,
+    engine: Engine | Executor | str | None = None,
     progress: Progress | None = None,
 ) -> OpenedDataset:
     """Write a dataset in another storage and open it; its digest stays the same.
@@ -97,15 +104,18 @@ def convert(
     >>> converted.digest == datagen.open("strokes").digest
     True
     """
-    builder.convert(
-        origin,
-        target,
-        format_name=format,
-        shard_size=shard_size,
-        compression=compression,
-        workers=_cores(workers),
-        progress=progress,
-    )
+    cores = _cores(workers)
+    with chosen(engine, workers=cores) as made:
+        builder.convert(
+            origin,
+            target,
+            format_name=format,
+            shard_size=shard_size,
+            compression=compression,
+            workers=cores,
+            engine=made,
+            progress=progress,
+        )
     return open_dataset(target)
 
 
@@ -154,6 +164,7 @@ def verify(
     labels: Path | str | None = None,
     near: bool = False,
     workers: int | None = None,
+    engine: Engine | Executor | str | None = None,
     progress: Progress | None = None,
 ) -> Verdict:
     """Verify a dataset: every byte, every sample, every claim; `Verdict.problems` lists all faults.
@@ -167,18 +178,21 @@ def verify(
     >>> datagen.verify("strokes")
     <Verdict: no problems; full: 140,340 samples, digest dd81985546ec>
     """
-    return verifier.verify(
-        path,
-        quick=quick,
-        sample=sample,
-        seed=seed,
-        expect=expect,
-        source_dir=source_dir,
-        labels=labels,
-        near=near,
-        workers=_cores(workers),
-        progress=progress,
-    )
+    cores = _cores(workers)
+    with chosen(engine, workers=cores) as made:
+        return verifier.verify(
+            path,
+            quick=quick,
+            sample=sample,
+            seed=seed,
+            expect=expect,
+            source_dir=source_dir,
+            labels=labels,
+            near=near,
+            workers=cores,
+            engine=made,
+            progress=progress,
+        )
 
 
 def sample(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import numpy.typing as npt
 
 from datagen import files
 from datagen import manifest as manifests
-from datagen.dataset import Dataset, is_whole, require_no_links
-from datagen.engines import Progress
+from datagen.dataset import Dataset, Place, is_whole, require_no_links
+from datagen.engines import Engine, Progress
 from datagen.errors import DamagedError, FormatError, InputError, RecipeError
+from datagen.jobs import share
 from datagen.layout import GROUPS, MANIFEST
 from datagen.manifest import Manifest
 from datagen.planning import is_pinned, resolve, splits
@@ -25,7 +27,7 @@ from datagen.sources.base import Progress as FetchProgress
 from datagen.sources.base import Warn
 from datagen.split import Split, shard_list
 from datagen.stores import with_paths
-from datagen.tasks import Deriver
+from datagen.tasks import Deriver, TaskFile, files_of, know
 from datagen.writer import Built, DatasetFolder, write_dataset
 
 
@@ -36,6 +38,7 @@ def build(
     directory: Path | str | None = None,
     labels: Path | str | None = None,
     workers: int = 1,
+    engine: Engine | None = None,
     part: tuple[int, int] | None = None,
     warn: Warn | None = None,
     fetching: FetchProgress | None = None,
@@ -44,10 +47,10 @@ def build(
     """Build the dataset of `recipe` in `root`, as far as it is not there already.
 
     `directory` is where the source is looked for, `labels` a CSV file of its labels; `part` is a
-    half-open range of the global shard list, to be built without committing. `warn` takes warnings
-    about the source, `fetching` the progress of its download, `progress` the bytes written and in
-    all. After any error, what was in `root` before is intact, and a later call continues where this
-    one ended.
+    half-open range of the global shard list, to be built without committing. `engine` runs the
+    jobs, by default `workers` threads here. `warn` takes warnings about the source, `fetching` the
+    progress of its download, `progress` the bytes written and in all. After any error, what was in
+    `root` before is intact, and a later call continues where this one ended.
 
     >>> build(recipe.load("mnist"), "data/mnist", workers=8)  # doctest: +SKIP
     """
@@ -65,11 +68,18 @@ def build(
         recipe, directory=directory, labels=labels, workers=workers, warn=warn, progress=fetching
     )
     listed = splits(resolved.plan)
+    tasks: tuple[TaskFile, ...] = ()
+    if engine is not None and engine.is_remote:
+        tasks = files_of(resolved.recipe.tasks)
+        engine.prepare(partial(know, tasks))  # refuses before anything is written
     return write_dataset(
         root,
         resolved.plan,
         listed,
         resolved.deriver,
+        engine=engine,
+        hand_over=lambda names: share(root.absolute(), map(resolved.inputs, names)),
+        tasks=tasks,
         group_names=lambda: resolved.group_names,
         workers=workers,
         part=None if part is None else _part(part, len(shard_list(listed))),
@@ -115,6 +125,7 @@ def convert(
     shard_size: int | None = None,
     compression: str | None = None,
     workers: int = 1,
+    engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> Built:
     """Write the dataset in `origin` to `target` in another storage; None keeps what `origin` has.
@@ -165,11 +176,15 @@ def convert(
             remedy = "build it again: only the damage is redone"
             raise DamagedError("the dataset is damaged", path=origin, remedy=remedy)
 
+    if engine is not None and engine.is_remote:
+        engine.prepare(_nothing)
     return write_dataset(
         target,
         plan,
         listed,
         lambda split: _reader(dataset, split),
+        engine=engine,
+        hand_over=lambda _: StoredSamples(Place.of(dataset)),
         group_names=lambda: _group_names(dataset),
         workers=workers,
         expected=dataset.manifest.digest,
@@ -252,3 +267,18 @@ def _reader(dataset: Dataset, split: Split) -> Deriver:
             block[:] = dataset.rows(split.task, split.name, name, start, stop)
 
     return read
+
+
+@dataclass(frozen=True)
+class StoredSamples:
+    """Makes derivers that read the samples of a dataset: plain data, which other processes get."""
+
+    place: Place
+
+    def __call__(self, split: Split) -> Deriver:
+        """Make the function that reads samples of `split`."""
+        return _reader(self.place.open(), split)
+
+
+def _nothing() -> None:
+    """Do nothing: a worker that can do that has the same code."""

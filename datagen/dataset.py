@@ -11,6 +11,8 @@ import contextlib
 import shutil
 import stat
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from datagen import recipe as recipes
 from datagen.engines import threads
 from datagen.errors import DamagedError, RecipeError, StorageError
 from datagen.hashing import bytes_digest, file_digest
-from datagen.layout import PARTIAL_MANIFEST, PROGRESS
+from datagen.layout import MANIFEST, PARTIAL_MANIFEST, PROGRESS
 from datagen.manifest import Manifest
 from datagen.split import NO_OFFSET, SHARD_FACTS, Column, FileFacts, Shard, Split, Table, shard_list
 from datagen.stores import Array, Store, open_store
@@ -139,6 +141,36 @@ class Dataset:
                 f"no such split: {task}/{name}", path=self.root, expected=f"one of {known}"
             )
         return split
+
+
+@dataclass(frozen=True)
+class Place:
+    """Names a finished dataset for other processes: its folder, and XXH3-128 (hex) of its manifest.
+
+    >>> Place.of(Dataset("data/mnist")).open()  # doctest: +SKIP
+    """
+
+    root: Path
+    digest: str
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> Place:
+        """Name the dataset that was opened."""
+        path = dataset.root / MANIFEST
+        with files.storage_errors(path):
+            return cls(dataset.root, file_digest(path))
+
+    def open(self) -> Dataset:
+        """Open the dataset, once a process. Raises DamagedError where it has become another."""
+        return _opened(self)
+
+
+@lru_cache(2)
+def _opened(place: Place) -> Dataset:
+    dataset = Dataset(place.root)
+    if Place.of(dataset) != place:
+        raise DamagedError("the dataset changes while it is read", path=place.root)
+    return dataset
 
 
 # Shard tables

@@ -129,6 +129,12 @@ class SourceError(DatagenError):
     exit_code = 8
 
 
+class EngineError(DatagenError):
+    """The engine that runs the jobs failed; what is done is kept."""
+
+    exit_code = 9
+
+
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that is most like `name` in lower case; None if none is similar."""
     import difflib  # needed only after a mistake

@@ -28,3 +28,4 @@ MAX_MANIFEST_BYTES = 1 << 20
 # of an unfinished build: the plan; at the very end, the manifest until it is renamed
 PARTIAL_MANIFEST = ".manifest.json"
 PROGRESS = ".build"  # the shards that such a build has finished, a record each
+INPUTS = f"{PROGRESS}/inputs"  # the images that workers of an engine derive samples from

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+import sys
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +15,7 @@ import numpy.typing as npt
 
 from datagen import arrays, circle, foreground
 from datagen.errors import RecipeError, unknown_name
+from datagen.files import kind, storage_errors
 from datagen.hashing import sample_digests
 from datagen.mosaic import compose
 from datagen.permutation import Permutation
@@ -138,6 +143,98 @@ def register(task: Task) -> None:
         raise RecipeError(
             f"there is already a task {task.name!r}", remedy="give yours another name"
         )
+
+
+@dataclass(frozen=True)
+class TaskFile:
+    """A file of Python that defines tasks, as the text that travels to workers of an engine."""
+
+    path: str
+    text: bytes
+
+    def tasks(self) -> list[Task]:
+        """Run the text, and return the tasks that it defines. Raises RecipeError for none."""
+        module = types.ModuleType("<datagen tasks>")
+        module.__file__ = self.path
+        sys.modules[module.__name__] = module  # dataclasses look their module up
+        try:
+            exec(compile(self.text, self.path, "exec", dont_inherit=True), vars(module))
+        except (Exception, SystemExit) as error:
+            raise RecipeError(
+                f"the file cannot be run: {type(error).__name__}: {error}", path=self.path
+            ) from error
+        finally:
+            del sys.modules[module.__name__]
+        defined = [value for value in vars(module).values() if isinstance(value, Task)]
+        if not defined:
+            raise RecipeError(
+                "the file defines no task",
+                path=self.path,
+                expected="a datagen.tasks.Task",
+                found="none",
+            )
+        return defined
+
+
+def load_file(path: Path | str) -> list[str]:
+    """Run a Python file, register the tasks that it defines, and return their names.
+
+    Workers of an engine get the file's text, so the file defines its tasks without help of others
+    beside it. Raises RecipeError where it cannot be run, or defines no task.
+
+    >>> load_file("docs/examples/boxes.py")  # doctest: +SKIP
+    ['boxes']
+    """
+    path = Path(path)
+    found = kind(Path(os.path.realpath(path)))
+    if found != "a file":
+        raise RecipeError("no such file", path=path, expected="a file of Python", found=found)
+    with storage_errors(path):
+        return _register_file(TaskFile(str(path), path.read_bytes()))
+
+
+def _register_file(file: TaskFile) -> list[str]:
+    defined = file.tasks()
+    for task in defined:
+        register(task)
+        _FILES[task.name] = file
+    return [task.name for task in defined]
+
+
+def files_of(names: Iterable[str]) -> tuple[TaskFile, ...]:
+    """List the files that define these tasks, those of this package aside.
+
+    Raises RecipeError for a task that came from no file: it cannot travel.
+    """
+    files: dict[TaskFile, None] = {}
+    for name in names:
+        if find(name) in (FOREGROUND, CIRCLES, MOSAICS):
+            continue
+        if name not in _FILES:
+            raise RecipeError(
+                f"the task {name!r} is known in this process alone",
+                expected="a file that workers can be sent",
+                remedy="define it in a file: datagen --with FILE.py, or in Python"
+                " datagen.tasks.load_file(path)",
+            )
+        files[_FILES[name]] = None
+    return tuple(files)
+
+
+def know(files: Iterable[TaskFile]) -> None:
+    """Register the tasks of files that another process sent, unless they are registered.
+
+    Raises RecipeError where this process has a task of the same name from another text.
+    """
+    for file in files:
+        if not any(known.text == file.text and name in TASKS for name, known in _FILES.items()):
+            try:
+                _register_file(file)
+            except RecipeError as error:
+                raise RecipeError(
+                    f"a worker cannot take the tasks of {file.path}: {error.problem}",
+                    remedy="start the workers again",
+                ) from error
 
 
 def find(name: str) -> Task:
@@ -274,3 +371,6 @@ MOSAICS = Task("mosaics", _mosaics_columns, _mosaics_count, _mosaics_deriver)
 
 # in the order in which they are built and listed
 TASKS: dict[str, Task] = {task.name: task for task in (FOREGROUND, CIRCLES, MOSAICS)}
+
+# the file of each task that came from one
+_FILES: dict[str, TaskFile] = {}

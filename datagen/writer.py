@@ -8,7 +8,6 @@ next claim continues from there.
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from datagen import files
 from datagen import manifest as manifests
@@ -32,14 +30,16 @@ from datagen.dataset import (
     require_no_linked_folder,
     write_record,
 )
-from datagen.engines import Progress, run_shards, threads
+from datagen.engines import Engine, Progress, run_shards
+from datagen.engines.threads import Slot, Threads
 from datagen.errors import DamagedError, FormatError, StorageError
-from datagen.hashing import ColumnHasher, bytes_digest, merkle_root
+from datagen.hashing import bytes_digest, merkle_root
+from datagen.jobs import WriteShards, ticket, withdraw_tickets
 from datagen.layout import GROUPS, MANIFEST, PARTIAL_MANIFEST, RECIPE
 from datagen.manifest import Manifest
-from datagen.split import NO_OFFSET, SHARD_FACTS, FileFacts, Shard, Split, Table, shard_list
-from datagen.stores import Extent, open_store
-from datagen.tasks import Deriver, as_indices
+from datagen.split import FileFacts, Shard, Split, Table, shard_list
+from datagen.stores import open_store
+from datagen.tasks import Deriver, TaskFile
 
 _METADATA_BYTES = 1 << 20  # more than the metadata of all splits take on disk
 _MAX_LISTED = 5  # files that a message names
@@ -68,6 +68,9 @@ def write_dataset(
     deriver: Callable[[Split], Deriver],
     *,
     workers: int,
+    engine: Engine | None = None,
+    hand_over: Callable[[Sequence[str]], Callable[[Split], Deriver]] | None = None,
+    tasks: tuple[TaskFile, ...] = (),
     group_names: Callable[[], bytes | None] = lambda: None,
     part: range | None = None,
     expected: str | None = None,
@@ -78,12 +81,15 @@ def write_dataset(
     """Write the shards that `root` lacks and commit; or, given `part`, only those of the part.
 
     `plan` is the manifest without splits, `listed` are its splits, and `deriver` makes the function
-    that fills in samples of a split; it is asked for consecutive ones. `group_names` gives the
-    content of groups.txt, if the dataset has one. `check` is called when the folder is known to be
-    free. Raises DamagedError, and writes no manifest, where the dataset digest would not be
-    `expected`, and what `DatasetFolder.claim` raises.
+    that fills in samples of a split; it is asked for consecutive ones. `engine` runs the jobs, by
+    default `workers` threads here. Where they run in other processes, these get what `hand_over`
+    makes for the splits of these names, or else `deriver` itself, and the files that define
+    `tasks`. `group_names` gives the content of groups.txt, if the dataset has one. `check` is
+    called when the folder is known to be free. Raises DamagedError, and writes no manifest, where
+    the dataset digest would not be `expected`, and what `DatasetFolder.claim` raises.
     """
     started = time.perf_counter() if started is None else started
+    engine = engine or Threads(workers)
 
     def built(manifest: Manifest | None, written: int, **more: Any) -> Built:
         kept = len(folder.jobs) - written
@@ -97,14 +103,9 @@ def write_dataset(
             return built(folder.present, 0)
         missing = [job for job in folder.jobs if job.name not in tables]
         folder.begin(missing, group_names())
-        derivers = {split: deriver(split) for split in dict.fromkeys(job.split for job in missing)}
-        written = run_shards(
-            lambda job, slot: folder.write(job, derivers[job.split], slot),
-            missing,
-            workers=workers,
-            progress=progress,
-        )
-        tables |= {job.name: rows for job, rows in written.items()}
+        if engine.is_remote and hand_over is not None and missing:
+            deriver = hand_over(list(dict.fromkeys(job.split.name for job in missing)))
+        tables |= folder.write(missing, deriver, engine, tasks=tasks, progress=progress)
         if folder.is_part:
             return built(None, len(missing))
         views = folder.old_views()
@@ -122,7 +123,7 @@ class DatasetFolder:
     ...     known = folder.known(workers=2)
     ...     missing = [job for job in folder.jobs if job.name not in known]
     ...     folder.begin(missing)
-    ...     known |= {job.name: folder.write(job, derivers[job.split], slot) for job in missing}
+    ...     known |= folder.write(missing, deriver, Threads(2))
     ...     manifest = folder.commit(known)
     """
 
@@ -223,6 +224,7 @@ class DatasetFolder:
         if self.finished:
             self._take_back()
         if not self.is_part:
+            withdraw_tickets(self.root)
             files.remove_temporaries(self.root)
         if self.present is None:
             path = self.root / PARTIAL_MANIFEST
@@ -232,30 +234,44 @@ class DatasetFolder:
         if group_names is not None:
             files.write_atomic(self.root / GROUPS, group_names)
 
-    def write(self, job: Shard, derive: Deriver, slot: threads.Slot) -> Table:
-        """Derive, hash and write one shard; then it is durable, and so is its record.
+    def write(
+        self,
+        missing: Sequence[Shard],
+        deriver: Callable[[Split], Deriver],
+        engine: Engine,
+        *,
+        tasks: tuple[TaskFile, ...] = (),
+        progress: Progress | None = None,
+    ) -> dict[str, Table]:
+        """Write these shards and their records; return the facts of each, by name.
 
-        Returns its facts, one row for each column. Safe in several threads at once.
+        Each record is written when its shard is durable: where the jobs run in other processes, by
+        this one alone, because theirs may go on when the folder is finished.
         """
-        columns = job.split.columns
-        hashers = {column.name: ColumnHasher(column.dtype, column.shape) for column in columns}
-        shard = self._store.open_shard(self.root, job.split, job.index)
-        try:
-            with slot.compute, threads.Aside(slot) as aside:
-                for block in _blocks(job, derive, aside):
-                    slot.check()
-                    aside.begin(functools.partial(_hash, hashers, block))
-                    for name, samples in block.items():
-                        shard.append(name, samples)
-            slot.check()
-            extents = shard.commit()
-        finally:
-            shard.discard()
-        facts = [_row(extents[column.name], hashers[column.name].root()) for column in columns]
-        rows = np.array(facts, SHARD_FACTS)
-        slot.check()
-        write_record(self.root, job, rows)
-        return rows
+        format_name = self.plan.recipe.storage.format
+
+        def record(job: Shard, rows: Table) -> None:
+            write_record(self.root, job, rows)
+
+        if engine.is_remote:
+            root = self.root.absolute()
+            with ticket(root) as name:
+                work = WriteShards(root, format_name, deriver, name, tasks)
+                written = run_shards(engine, work, missing, progress=progress, finished=record)
+            if not self.is_part:  # what workers left that were killed, or stopped
+                files.remove_temporaries(self.root)
+        else:
+            derivers = {split: deriver(split) for split in dict.fromkeys(j.split for j in missing)}
+            write = WriteShards(self.root, format_name, derivers.__getitem__)
+
+            def write_and_record(job: Shard, slot: Slot) -> Table:
+                rows = write(job, slot)
+                slot.check()
+                record(job, rows)
+                return rows
+
+            written = run_shards(engine, write_and_record, missing, progress=progress)
+        return {job.name: rows for job, rows in written.items()}
 
     def old_views(self) -> tuple[str, ...]:
         """List the views of datasets written earlier that are there: a commit removes them."""
@@ -414,40 +430,3 @@ def _present(root: Path) -> Manifest | None:
         return manifests.load(root)
     partial = root / PARTIAL_MANIFEST
     return manifests.read(partial) if files.look(partial) else None
-
-
-def _blocks(
-    job: Shard, derive: Deriver, aside: threads.Aside
-) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
-    """Derive the shard's samples in blocks, each in the same buffers as the one before.
-
-    While that is still being hashed aside, a second set of buffers takes turns with the first.
-    """
-    buffers: list[dict[str, npt.NDArray[Any]]] = []
-    for samples in job.split.blocks(job.index):
-        if not buffers or (aside.is_busy and len(buffers) == 1):
-            buffers.insert(0, _buffers(job, len(samples)))
-        elif aside.is_busy:
-            buffers.reverse()
-        block = {name: buffer[: len(samples)] for name, buffer in buffers[0].items()}
-        derive(as_indices(samples), block)
-        yield block
-
-
-def _buffers(job: Shard, samples: int) -> dict[str, npt.NDArray[Any]]:
-    return {
-        column.name: np.empty((samples, *column.shape), column.dtype)
-        for column in job.split.columns
-    }
-
-
-def _hash(hashers: Mapping[str, ColumnHasher], block: Mapping[str, npt.NDArray[Any]]) -> None:
-    for name, samples in block.items():
-        hashers[name].update(samples)
-
-
-def _row(extent: Extent, root: bytes) -> tuple[Any, ...]:
-    """One row of SHARD_FACTS."""
-    offset = NO_OFFSET if extent.offset is None else extent.offset
-    digest, content = np.frombuffer(extent.file_digest, np.uint8), np.frombuffer(root, np.uint8)
-    return (offset, extent.length, extent.file_bytes, digest, content)

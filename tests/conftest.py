@@ -65,6 +65,7 @@ LONGEST = (
     *("test_plants", "test_resume", "test_kills", "test_settings", "test_cli", "test_testing"),
     *("test_examples", "test_readme", "test_api", "test_verify", "test_order", "test_tasks"),
     *("test_cudagraph", "test_image_kinds", "test_isolation", "test_views", "test_roofline"),
+    *("test_engine_kills", "test_engines", "test_batch"),
     *("test_golden", "test_show", "test_report", "test_build", "test_machines", "test_fuzz"),
 )
 

@@ -68,6 +68,8 @@ PLANTED = [
     ("datagen.stores", "datagen.dataset", DATAGEN),
     ("datagen.manifest", "datagen.cli", DATAGEN),
     ("datagen.dataset", "datagen.verifier", DATAGEN),
+    ("datagen.engines.remote", "datagen.tasks", DATAGEN),
+    ("datagen.jobs", "datagen.writer", DATAGEN),
     ("datagen.sources.image_folder", "datagen.sources.picture_files", SOURCES),
     ("datagen.sources.npz", "datagen.sources.images", SOURCES),
     ("datagen.otsu", "torch", NO_TRAINING),

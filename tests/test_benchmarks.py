@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import anonymous
 import build
 import compare
+import engines
 import gpu
 import kinds
 import large_sources
@@ -53,6 +55,36 @@ def test_a_point_of_a_curve_has_medians_and_the_ratio_to_one_worker() -> None:
     lines = scaling.table({**facts, "copy_and_sync": {"wall_s": {"median": 3.0}}}).splitlines()
     assert lines[2].split() == ["16", *["2.00", "s,", "4.00", "x"] * 3]
     assert lines[3] == "cp -r and sync: 3.00 s"
+
+
+def test_engines_are_compared_round_by_round() -> None:
+    runs = {
+        "threads": [build.Run(wall=wall, cpu=4.0, peak=1.0) for wall in (4.0, 5.0, 8.0)],
+        "dask": [build.Run(wall=wall, cpu=6.0, peak=1.0) for wall in (6.0, 5.0, 16.0)],
+    }
+    facts = engines.compared(runs)
+    assert facts["dask_wall_minus_threads_s"] == {"min": 0.0, "median": 2.0, "max": 8.0}
+    assert facts["dask_wall_over_threads"]["median"] == 1.5
+    assert facts["dask_cpu_over_threads"]["median"] == 1.5
+
+
+def test_the_workers_of_a_command_and_its_records_are_found(tmp_path: Path) -> None:
+    shell = "sleep 60 & echo; read x; kill $!"
+    script = f"import subprocess; subprocess.run(['sh', '-c', {shell!r}])"
+    running = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert running.stdout is not None
+    running.stdout.readline()
+    (server,) = engines.children(running.pid)
+    (worker,) = engines.children(server)
+    assert engines.workers_of(running.pid) == [worker]
+    running.communicate(b"\n")
+    image = tmp_path / "mosaics/train/image/c/3/0/0"
+    for path in (image, tmp_path / ".build/mosaics.train.00003", tmp_path / ".build/.tmp"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert engines.records(tmp_path) == {"mosaics.train.00003": image.stat().st_ino}
 
 
 def test_the_kinds_of_strokes_are_made_by_their_rules() -> None:

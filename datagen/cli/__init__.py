@@ -7,8 +7,6 @@ Commands reach the library through `import datagen`, which imports modules when 
 from __future__ import annotations
 
 import errno
-import os
-import runpy
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -24,11 +22,10 @@ from datagen.errors import (
     CLOSED_PIPE,
     INTERRUPTED,
     DatagenError,
-    RecipeError,
     StorageError,
     printable_lines,
 )
-from datagen.files import kind, storage_error, storage_errors
+from datagen.files import storage_error
 
 _COMMANDS = (
     *(
@@ -174,33 +171,10 @@ def cli(context: click.Context, files: tuple[Path, ...]) -> None:
 
     \b
     Exit codes: 0 done, 1 problems or differences found, 2 usage, 3 bad input or recipe, 4 not a
-    dataset, 5 damaged, 6 busy, 7 storage or memory, 8 a source cannot be fetched, 130 interrupted,
-    141 a closed pipe.
+    dataset, 5 damaged, 6 busy, 7 storage or memory, 8 a source cannot be fetched, 9 the engine
+    failed, 130 interrupted, 141 a closed pipe.
     """
-    context.obj = [name for path in files for name in _register_tasks(path)]
-
-
-def _register_tasks(path: Path) -> list[str]:
-    """Run a Python file, register the tasks that it defines, and return their names."""
-    found = kind(Path(os.path.realpath(path)))
-    if found != "a file":
-        raise RecipeError("no such file", path=path, expected="a file of Python", found=found)
-    with storage_errors(path), path.open("rb"):
-        pass  # it can be read: any other error is the file's own
-    try:
-        values = runpy.run_path(str(path)).values()
-    except (Exception, SystemExit) as error:
-        raise RecipeError(
-            f"the file cannot be run: {type(error).__name__}: {error}", path=path
-        ) from error
-    defined = [value for value in values if isinstance(value, datagen.tasks.Task)]
-    if not defined:
-        raise RecipeError(
-            "the file defines no task", path=path, expected="a datagen.tasks.Task", found="none"
-        )
-    for task in defined:
-        datagen.tasks.register(task)
-    return [task.name for task in defined]
+    context.obj = [name for path in files for name in datagen.tasks.load_file(path)]
 
 
 @cli.command()

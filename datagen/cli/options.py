@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 import datagen
+from datagen.engines import ENGINES
 from datagen.engines.threads import usable_cores
 from datagen.layout import SPLITS
 
@@ -40,6 +41,13 @@ def _percentages(
     if not all(part.isascii() and part.isdecimal() for part in parts):
         raise click.BadParameter(f"expected three such as 80,10,10, found {value!r}", param=param)
     return tuple(map(int, parts)) or None
+
+
+def _engine(_: click.Context, param: click.Parameter, value: str) -> str:
+    name, colon, place = value.partition(":")
+    if value != "threads" and (name != "dask" or (colon and not place)):
+        raise click.BadParameter(f"expected one of {ENGINES}, found {value!r}", param=param)
+    return value
 
 
 def half_open(
@@ -112,6 +120,14 @@ workers_option = click.option(
     default=usable_cores,
     show_default="all cores",
     help="Cores to use.",
+)
+engine_option = click.option(
+    "--engine",
+    callback=_engine,
+    default="threads",
+    show_default=True,
+    metavar="ENGINE",
+    help="Where jobs run: threads, dask (--workers processes here), dask:ADDRESS, dask:FILE.json.",
 )
 source_dir_option = click.option(
     "--source-dir",

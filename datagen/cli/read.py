@@ -14,6 +14,7 @@ from datagen.cli.options import (
     PATH,
     SampleCommand,
     directory_argument,
+    engine_option,
     is_given,
     json_option,
     labels_option,
@@ -33,6 +34,7 @@ from datagen.cli.tables import (
     print_verdict,
     verdict_facts,
 )
+from datagen.engines import chosen
 from datagen.errors import PROBLEMS_FOUND, StorageError
 from datagen.files import kind, require_outside_datasets, write_atomic
 
@@ -67,6 +69,7 @@ def info(directory: Path, quiet: bool, as_json: bool) -> None:
 @source_dir_option
 @labels_option
 @workers_option
+@engine_option
 @quiet_option
 @json_option
 def verify(
@@ -79,6 +82,7 @@ def verify(
     source_dir: Path | None,
     labels: Path | None,
     workers: int,
+    engine: str,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -97,7 +101,11 @@ def verify(
         raise click.UsageError("--quick and --sample do not compare images: leave out --near")
     if seed is not None and not sample:
         raise click.UsageError("--seed chooses the samples of --sample: give both")
-    with progress_bar("verifying", quiet or as_json) as progress:
+    silent = quiet or as_json
+    with (
+        progress_bar("verifying", silent) as progress,
+        chosen(engine, workers=workers, say=remarks(silent)) as made,
+    ):
         verdict = datagen.verifier.verify(
             directory,
             quick=quick,
@@ -109,6 +117,7 @@ def verify(
             labels=labels,
             source_optional=not named,
             workers=workers,
+            engine=made,
             progress=progress,
         )
     with exit_with(PROBLEMS_FOUND if verdict.problems else 0):

@@ -13,6 +13,7 @@ from datagen.cli.options import (
     DEFAULT,
     PATH,
     directory_argument,
+    engine_option,
     half_open,
     json_option,
     labels_option,
@@ -36,6 +37,7 @@ from datagen.cli.output import (
     warn,
 )
 from datagen.cli.tables import print_built, print_estimate, print_survey
+from datagen.engines import chosen
 from datagen.errors import FormatError, SourceError
 from datagen.files import beside
 
@@ -134,6 +136,7 @@ def plan(
 @source_dir_option
 @labels_option
 @workers_option
+@engine_option
 @click.option(
     "--shards",
     callback=half_open,
@@ -151,6 +154,7 @@ def build(
     source_dir: Path | None,
     labels: Path | None,
     workers: int,
+    engine: str,
     shards: tuple[int, int] | None,
     fallback: str | None,
     preview: bool,
@@ -169,7 +173,7 @@ def build(
     if preview:
         _preview_folder(root)
     try:
-        built = _build(recipe, root, source_dir, labels, workers, shards, silent)
+        built = _build(recipe, root, source_dir, labels, workers, engine, shards, silent)
     except FormatError as error:
         if out is not None or error.path != root:
             raise
@@ -180,7 +184,7 @@ def build(
         root = beside(root, _folder_name(other, fallback))
         warn(str(error))
         warn(f"Building the recipe {fallback!r} in {root} INSTEAD.")
-        built = _build(other, root, None, None, workers, shards, silent)
+        built = _build(other, root, None, None, workers, engine, shards, silent)
     pictures = _fresh_preview(root) if preview and built.manifest is not None else []
     print_built(built, root, quiet, as_json, sheets=pictures)
 
@@ -234,6 +238,7 @@ def finish(directory: Path, workers: int, quiet: bool, as_json: bool) -> None:
 @click.argument("target", metavar="TO", type=PATH)
 @storage_options
 @workers_option
+@engine_option
 @quiet_option
 @json_option
 def convert(
@@ -243,11 +248,16 @@ def convert(
     shard_size: int | None,
     compression: str | None,
     workers: int,
+    engine: str,
     quiet: bool,
     as_json: bool,
 ) -> None:
     """Write a dataset in another storage; its digest stays the same."""
-    with progress_bar("converting", quiet or as_json) as progress:
+    silent = quiet or as_json
+    with (
+        progress_bar("converting", silent) as progress,
+        chosen(engine, workers=workers, say=remarks(silent)) as made,
+    ):
         built = datagen.builder.convert(
             origin,
             target,
@@ -255,6 +265,7 @@ def convert(
             shard_size=shard_size,
             compression=compression,
             workers=workers,
+            engine=made,
             progress=progress,
         )
     print_built(built, target, quiet, as_json)
@@ -284,16 +295,22 @@ def _build(
     source_dir: Path | None,
     labels: Path | None,
     workers: int,
+    engine: str,
     part: tuple[int, int] | None,
     silent: bool,
 ) -> datagen.writer.Built:
-    with fetching_line(silent) as fetching, progress_bar("building", silent) as progress:
+    with (
+        fetching_line(silent) as fetching,
+        progress_bar("building", silent) as progress,
+        chosen(engine, workers=workers, say=remarks(silent)) as made,
+    ):
         return datagen.builder.build(
             recipe,
             root,
             directory=source_dir,
             labels=labels,
             workers=workers,
+            engine=made,
             part=part,
             warn=remarks(silent),
             fetching=fetching,

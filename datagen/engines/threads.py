@@ -11,6 +11,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -149,6 +150,25 @@ class Aside:
                 error = found
             self._slot.give_back()
             self._ended.put(error)
+
+
+@dataclass(frozen=True)
+class Threads:
+    """The engine of one process: its threads, `workers` of them computing at once.
+
+    >>> sorted(Threads(2).run(lambda job, slot: job**2, [1, 2, 3]))
+    [(1, 1), (2, 4), (3, 9)]
+    """
+
+    workers: int
+    is_remote: bool = False
+
+    def prepare(self, check: Callable[[], None]) -> None:
+        """Do nothing: the caller and its threads know the same."""
+
+    def run(self, work: Callable[[T, Slot], R], jobs: Sequence[T]) -> Iterator[tuple[T, R]]:
+        """Run the jobs as the function `run` does."""
+        return run(work, jobs, workers=self.workers)
 
 
 def run(work: Callable[[T, Slot], R], jobs: Sequence[T], *, workers: int) -> Iterator[tuple[T, R]]:

@@ -13,19 +13,21 @@ import secrets
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
 
 from datagen import planning, recipe
-from datagen.dataset import Dataset
+from datagen.dataset import Dataset, Place
 from datagen.decoding import shown
-from datagen.engines import Progress, run_shards
+from datagen.engines import Engine, Progress, run_shards
+from datagen.engines.threads import Slot, Threads
 from datagen.errors import DatagenError, InputError, RecipeError, SourceError, StorageError
 from datagen.layout import MANIFEST, SPLITS
 from datagen.manifest import difference
 from datagen.split import Shard, Split
-from datagen.tasks import TASKS, Deriver, Inputs
+from datagen.tasks import TASKS, Deriver, Inputs, files_of, know
 from datagen.verifier.across import (
     check_groups,
     check_names,
@@ -35,7 +37,14 @@ from datagen.verifier.across import (
     equal_mosaics,
     limits_of_views,
 )
-from datagen.verifier.content import StoredInputs, check_samples, check_shard, read_inputs
+from datagen.verifier.content import (
+    CheckShards,
+    StoredInputs,
+    check_samples,
+    check_shard,
+    read_inputs,
+    same_inputs,
+)
 from datagen.verifier.near import near_duplicates
 from datagen.verifier.problems import (
     UNREADABLE,
@@ -115,6 +124,7 @@ def verify(
     expect: str | None = None,
     near: bool = False,
     workers: int = 1,
+    engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> Verdict:
     """Verify the dataset in `root`: in full, or `quick`, or quick with `sample` random samples.
@@ -123,7 +133,8 @@ def verify(
     source must be, `labels` the CSV file of its labels; with `source_optional`, a folder without it
     is skipped. `seed` chooses the samples; without it each call chooses others. `expect` is the
     dataset digest that the manifest must have. With `near` the full level looks for images of two
-    splits that are nearly the same. `progress` is called with the bytes checked and their total.
+    splits that are nearly the same. `engine` runs the jobs of the full level, by default `workers`
+    threads here. `progress` is called with the bytes checked and their total.
 
     Raises what `Dataset` raises: without a manifest there are no claims. Raises RecipeError if
     `expect` is no digest, InputError if the arguments contradict each other, and InputError or
@@ -157,7 +168,8 @@ def verify(
         )
         against += [_SOURCE] if source else []
         findings += problems
-        findings += _check_all(dataset, structure, source, near, workers, progress)
+        engine = engine or Threads(workers)
+        findings += _check_all(dataset, structure, source, near, workers, engine, progress)
     findings += limits_of_views(dataset, checked=level == "full")
     findings += _limits_of_knowledge(against)
     return _add_up(dataset, level, against, findings, time.perf_counter() - started)
@@ -308,6 +320,7 @@ def _check_all(
     source: planning.Resolved | None,
     near: bool,
     workers: int,
+    engine: Engine,
     progress: Progress | None,
 ) -> Iterator[Finding]:
     """Read every byte, derive every sample, and look for equal images.
@@ -315,21 +328,19 @@ def _check_all(
     The images are those of `source`, else those that the dataset stores.
     """
     readable = structure.readable
+    stored: dict[str, StoredInputs] = {}
+    if not source or engine.is_remote:
+        stored = _read_inputs(dataset, SPLITS if readable else (), readable, workers)
     if source:
         inputs = {split: source.inputs(split) for split in SPLITS}
     else:
-        stored = _read_inputs(dataset, SPLITS if readable else (), readable, workers)
         inputs = _inputs(stored)
         for one in stored.values():  # their damage is found where the shards are checked
             yield from one.other
     derivers = _derivers(readable, inputs)
     yield from _short_of_memory(derivers)
-    checked = run_shards(
-        lambda shard, slot: list(check_shard(dataset, shard, derivers.get(shard.split), slot)),
-        readable,
-        workers=workers,
-        progress=progress,
-    )
+    engine = _usable(engine, inputs, stored, workers)
+    checked = _check_shards(dataset, readable, derivers, engine, progress)
     for findings in checked.values():
         yield from findings
     problems = {
@@ -356,6 +367,43 @@ def _check_all(
         yield from equal_mosaics(dataset, mosaics)
     except (DatagenError, OSError) as error:
         yield unreadable(dataset.root, mosaics[0].split, error)
+
+
+def _check_shards(
+    dataset: Dataset,
+    readable: Sequence[Shard],
+    derivers: Mapping[Split, Deriver | None],
+    engine: Engine,
+    progress: Progress | None,
+) -> dict[Shard, list[Finding]]:
+    """Check all bytes of the shards: in threads with these derivers, or in other processes."""
+    if engine.is_remote:
+        known = tuple(dict.fromkeys(split.task for split in derivers))
+        work = CheckShards(Place.of(dataset), known, files_of(known))
+        engine.prepare(partial(know, work.tasks))
+        return run_shards(engine, work, readable, progress=progress)
+
+    def check(shard: Shard, slot: Slot) -> list[Finding]:
+        return list(check_shard(dataset, shard, derivers.get(shard.split), slot))
+
+    return run_shards(engine, check, readable, progress=progress)
+
+
+def _usable(
+    engine: Engine, inputs: Mapping[str, Inputs], stored: Mapping[str, StoredInputs], workers: int
+) -> Engine:
+    """Return `engine` if its jobs can derive all samples, or else threads here.
+
+    Other processes read what samples follow from in the dataset, so that must be there undamaged.
+    """
+    are_stored = set(inputs) == set(SPLITS) == set(stored) and all(
+        one.inputs is not None
+        and not one.damage
+        and not one.other
+        and same_inputs(inputs[split], one.inputs)
+        for split, one in stored.items()
+    )
+    return engine if are_stored or not engine.is_remote else Threads(workers)
 
 
 def _look_for_near(inputs: Mapping[str, Inputs]) -> Iterator[Finding]:

@@ -11,7 +11,9 @@ import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ import numpy.typing as npt
 import xxhash
 
 from datagen import arrays, planning
-from datagen.dataset import Dataset
+from datagen.dataset import Dataset, Place
 from datagen.engines.threads import Slot
 from datagen.errors import DamagedError, DatagenError, StorageError
 from datagen.files import storage_errors
@@ -27,13 +29,15 @@ from datagen.foreground import IGNORE
 from datagen.hashing import ColumnHasher
 from datagen.split import Column, Shard, Split, Table, shard_list
 from datagen.stores import Array
-from datagen.tasks import Deriver, Inputs, as_indices
+from datagen.tasks import Deriver, Inputs, TaskFile, as_indices, find, know
 from datagen.verifier.problems import Compared, Finding, Problem, Skipped, problem_in, unreadable
 
 _READ = 1 << 20  # bytes of a file read at a time
 _PIECE = 1 << 18  # bytes that are still in the second-level cache when they are digested
 _NAMED = 3  # wrong samples of a column and block, or wrong labels of a split, that are named
 _PRINTED = 16  # values of a sample that a message lists
+
+_ONE_AT_A_TIME = Lock()  # threads of a worker wait for the first to read
 
 _Buffers = Mapping[str, npt.NDArray[Any]]
 
@@ -55,6 +59,65 @@ def check_shard(
                 yield from damaged(dataset, shard, reader)
         except (DatagenError, OSError) as error:
             yield unreadable(dataset.root, shard.split, error)
+
+
+@dataclass(frozen=True)
+class CheckShards:
+    """Check shards of a dataset, deriving from the images that it stores: work for an engine.
+
+    Samples of `derived`, names of tasks, are derived again; `tasks` are files of users.
+    """
+
+    place: Place
+    derived: tuple[str, ...]
+    tasks: tuple[TaskFile, ...] = ()
+
+    def __call__(self, shard: Shard, slot: Slot) -> list[Finding]:
+        """Check all bytes of a shard as `check_shard` does."""
+        know(self.tasks)
+        derive = None
+        if shard.split.task in self.derived:
+            with _ONE_AT_A_TIME:
+                derive = _stored_deriver(self.place, shard.split.declared)
+        return list(check_shard(self.place.open(), shard, derive, slot))
+
+
+@lru_cache(16)
+def _stored_deriver(place: Place, split: Split) -> Deriver:
+    return find(split.task).deriver(_whole_inputs(place, split.name))
+
+
+@lru_cache(3)
+def _whole_inputs(place: Place, split: str) -> Inputs:
+    """Read the inputs of a split, which another process has found to be whole."""
+    dataset = place.open()
+    stored = read_inputs(dataset, split, shard_list(dataset.splits.values()), workers=1)
+    if stored.inputs is None or stored.damage or stored.other:
+        raise DamagedError("the dataset changes while it is read", path=place.root)
+    return stored.inputs
+
+
+def same_inputs(one: Inputs, other: Inputs) -> bool:
+    """Return whether all samples that follow from two inputs are the same."""
+    if (one.split, one.mosaics, one.seed, one.rule) != (
+        other.split,
+        other.mosaics,
+        other.seed,
+        other.rule,
+    ):
+        return False
+    return all(
+        _same_arrays(getattr(one, name), getattr(other, name))
+        for name in ("images", "labels", "thresholds", "given", "groups")
+    )
+
+
+def _same_arrays(one: Array | None, other: Array | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    return all(np.array_equal(one[rows], other[rows]) for rows in arrays.blocks(one))
 
 
 def _check_blocks(

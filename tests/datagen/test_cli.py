@@ -211,6 +211,7 @@ def test_wrong_usage_exits_with_2_and_writes_nothing(arguments: list[str]) -> No
         (errors.BusyError, 6),
         (errors.StorageError, 7),
         (errors.SourceError, 8),
+        (errors.EngineError, 9),
     ],
 )
 def test_every_class_of_error_has_its_exit_code(

@@ -50,6 +50,7 @@ def test_the_fields_stay_as_they_were_given() -> None:
         (errors.BusyError, 6),
         (errors.StorageError, 7),
         (errors.SourceError, 8),
+        (errors.EngineError, 9),
     ],
 )
 def test_each_error_class_has_its_documented_exit_code(kind: type[DatagenError], code: int) -> None:

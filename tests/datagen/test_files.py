@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,10 +47,10 @@ def failing_on_folders(descriptor: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
-def hold(folder: Path, kind: str) -> subprocess.Popen[str]:
-    """Start a process that holds a lock until its standard input ends."""
+def hold(folder: Path, kind: str, before: str = "") -> subprocess.Popen[str]:
+    """Start a process that runs `before`, and holds a lock until its standard input ends."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(folder), kind],
+        [sys.executable, "-c", before + HOLDER, str(folder), kind],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -389,6 +390,96 @@ def test_a_file_system_without_locks_is_reported(
     monkeypatch.setattr(fcntl, "flock", failing(errno.ENOLCK))
     with pytest.raises(StorageError, match="takes no lock"), files.lock(tmp_path, exclusive=True):
         pytest.fail("no lock was taken")
+
+
+# A file system that locks only files that are open for writing, as NFS does.
+
+LIKE_NFS = """
+import fcntl, os, stat
+real = fcntl.flock
+def flock(descriptor, mode):
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode) and mode & fcntl.LOCK_EX:
+        raise OSError(CODE, os.strerror(CODE))
+    real(descriptor, mode)
+"""
+
+
+@pytest.fixture(params=[errno.EBADF, errno.ENOLCK])
+def like_nfs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Refuse exclusive locks of folders here; return the code that does so in other processes."""
+    code = LIKE_NFS.replace("CODE", str(request.param))
+    space: dict[str, Any] = {}
+    exec(code, space)
+    monkeypatch.setattr(fcntl, "flock", space["flock"])
+    return f"{code}fcntl.flock = flock\n"
+
+
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("theirs", ["exclusive", "shared"])
+def test_locks_of_a_file_are_those_of_the_folder(
+    tmp_path: Path, like_nfs: str, ours: bool, theirs: str
+) -> None:
+    other = hold(tmp_path, theirs, before=like_nfs)
+    try:
+        if ours or theirs == "exclusive":
+            with pytest.raises(BusyError), files.lock(tmp_path, exclusive=ours):
+                pytest.fail("the lock was given twice")
+        else:
+            with files.lock(tmp_path, exclusive=ours):
+                pass
+        assert [path.name for path in tmp_path.iterdir()] == [".datagen-lock.tmp"]
+        files.remove_temporaries(tmp_path)
+        with pytest.raises(BusyError), files.lock(tmp_path, exclusive=True):
+            pytest.fail("the lock was given twice")
+    finally:
+        end(other)
+    assert not list(tmp_path.iterdir())
+    with files.lock(tmp_path, exclusive=True):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_file_of_a_killed_process_is_taken_over(tmp_path: Path, like_nfs: str) -> None:
+    owner = hold(tmp_path, "exclusive", before=like_nfs)
+    owner.send_signal(signal.SIGKILL)
+    end(owner)
+    assert len(list(tmp_path.iterdir())) == 1
+    with files.lock(tmp_path, exclusive=True):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_file_that_was_removed_meanwhile_is_no_lock(
+    tmp_path: Path, like_nfs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, removed = tmp_path / ".datagen-lock.tmp", list[int]()
+    refusing = fcntl.flock
+
+    def slow(descriptor: int, mode: int) -> None:
+        if lock.exists() and not removed:
+            removed.append(lock.stat().st_ino)
+            lock.rename(tmp_path / "removed")  # its inode is not used again
+        refusing(descriptor, mode)
+
+    monkeypatch.setattr(fcntl, "flock", slow)
+    with files.lock(tmp_path, exclusive=True):
+        assert lock.stat().st_ino != removed[0]
+        with pytest.raises(BusyError), files.lock(tmp_path, exclusive=True):
+            pytest.fail("the lock was given twice")
+    assert not lock.exists()
+
+
+def test_parts_that_begin_at_once_do_not_keep_each_other_out(tmp_path: Path) -> None:
+    """Shared locks ask for an exclusive one first: that is so short that others try again."""
+
+    def hold_often(_: int) -> int:
+        for _ in range(200):
+            with files.lock(tmp_path, exclusive=False):
+                pass
+        return 1
+
+    with ThreadPoolExecutor(3) as pool:
+        assert sum(pool.map(hold_often, range(3))) == 3
 
 
 def test_a_missing_folder_cannot_be_locked(tmp_path: Path) -> None:

@@ -1,0 +1,247 @@
+"""Write one shard: the job of a build, which any worker of any engine may do.
+
+Threads of the building process take their derivers from it. Other processes have neither the source
+nor a network: they map the images from files in the dataset's folder, checked by digest. A worker
+may be stopped and go on when the build is over, so its jobs hold a ticket, a file that is removed
+before the folder is swept: without it nothing is written.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from datagen import arrays, files
+from datagen.engines.threads import Aside, Slot
+from datagen.errors import DamagedError, StorageError
+from datagen.hashing import ColumnHasher, file_digest
+from datagen.layout import INPUTS, PROGRESS
+from datagen.recipe import Foreground, Mosaics
+from datagen.split import NO_OFFSET, SHARD_FACTS, Shard, Split, Table
+from datagen.stores import Extent, open_store
+from datagen.tasks import Array, Deriver, Inputs, TaskFile, as_indices, find, know
+
+_TICKET = "ticket."
+_ARRAYS = ("images", "labels", "thresholds", "given", "groups")  # of Inputs
+_ONE_AT_A_TIME = Lock()  # threads of a worker wait for the first to read
+
+
+@dataclass(frozen=True)
+class WriteShards:
+    """Write shards of a dataset in `root`, in the store `format_name`: work for an engine.
+
+    `deriver` makes the function that fills in samples of a split. `ticket` is the name of the file
+    without which nothing is written; None in the process that builds. `tasks` are files of users.
+    """
+
+    root: Path
+    format_name: str
+    deriver: Callable[[Split], Deriver]
+    ticket: str | None = None
+    tasks: tuple[TaskFile, ...] = ()
+
+    def __call__(self, job: Shard, slot: Slot) -> Table:
+        """Derive, hash and write one shard; then it is durable.
+
+        Returns its facts, one row for each column. Safe in several threads at once.
+        """
+        know(self.tasks)
+        require_ticket(self.root, self.ticket)  # before a folder is made
+        columns = job.split.columns
+        hashers = {column.name: ColumnHasher(column.dtype, column.shape) for column in columns}
+        derive = self.deriver(job.split)
+        shard = open_store(self.format_name).open_shard(self.root, job.split, job.index)
+        try:
+            # A temporary file made before the folder is swept is gone, so it gets no name; of one
+            # made later the ticket is gone.
+            require_ticket(self.root, self.ticket)
+            with slot.compute, Aside(slot) as aside:
+                for block in _blocks(job, derive, aside):
+                    slot.check()
+                    aside.begin(partial(_hash, hashers, block))
+                    for name, samples in block.items():
+                        shard.append(name, samples)
+            slot.check()
+            extents = shard.commit()
+        finally:
+            shard.discard()
+        facts = [_row(extents[column.name], hashers[column.name].root()) for column in columns]
+        return np.array(facts, SHARD_FACTS)
+
+
+@contextmanager
+def ticket(root: Path) -> Iterator[str]:
+    """Issue a ticket for jobs in `root`, and withdraw it in the end. Yields its name."""
+    name = f"{_TICKET}{secrets.token_hex(8)}"
+    files.write_atomic(root / PROGRESS / name, b"")
+    try:
+        yield name
+    finally:
+        with suppress(OSError):
+            (root / PROGRESS / name).unlink(missing_ok=True)
+
+
+def withdraw_tickets(root: Path) -> None:
+    """Withdraw the tickets of builds that died: jobs of theirs may still be running."""
+    with files.storage_errors(root):
+        for path in (root / PROGRESS).glob(f"{_TICKET}*"):
+            path.unlink(missing_ok=True)
+
+
+def require_ticket(root: Path, name: str | None) -> None:
+    """Raise StorageError unless there is this ticket, or none is needed."""
+    if name is not None and files.look(root / PROGRESS / name) is None:
+        raise StorageError(
+            "a worker does not see this build",
+            path=root,
+            remedy="give a folder that all workers share under this path; if they do, the build "
+            "has ended",
+        )
+
+
+# Inputs for other processes.
+
+
+@dataclass(frozen=True)
+class SharedArray:
+    """An array in a file of the dataset's folder: its bytes alone, and their XXH3-128 (hex)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    digest: str
+
+    def map(self, path: Path) -> Array:
+        """Map the array for reading. Raises DamagedError where the bytes are others."""
+        with files.storage_errors(path):
+            found = file_digest(path)
+            if found != self.digest:
+                raise DamagedError(
+                    "the images for the workers are damaged",
+                    path=path,
+                    expected=self.digest,
+                    found=found,
+                    remedy="give the same command again",
+                )
+            if 0 in self.shape:
+                return np.empty(self.shape, self.dtype)
+            return np.memmap(path, self.dtype, "r", shape=self.shape)
+
+
+@dataclass(frozen=True)
+class SharedInputs:
+    """Makes derivers from files that `share` wrote: plain data, which other processes get.
+
+    `splits` has, for each split by name, the arrays of its `Inputs`.
+    """
+
+    root: Path
+    splits: tuple[tuple[str, tuple[SharedArray, ...]], ...]
+    mosaics: Mosaics
+    seed: int
+    rule: Foreground
+
+    def __call__(self, split: Split) -> Deriver:
+        """Make the deriver of a split, once a process."""
+        with _ONE_AT_A_TIME:
+            return _deriver(self, split)
+
+    def inputs(self, split: str) -> Inputs:
+        """Map what the samples of a split follow from."""
+        shared = dict(self.splits)[split]
+        read: dict[str, Any] = {
+            array.name: array.map(self.root / INPUTS / f"{split}.{array.name}") for array in shared
+        }
+        return Inputs(split=split, mosaics=self.mosaics, seed=self.seed, rule=self.rule, **read)
+
+
+@lru_cache(16)
+def _deriver(shared: SharedInputs, split: Split) -> Deriver:
+    return find(split.task).deriver(_inputs(shared, split.name))
+
+
+@lru_cache(3)
+def _inputs(shared: SharedInputs, split: str) -> Inputs:
+    return shared.inputs(split)
+
+
+def share(root: Path, splits: Iterable[Inputs]) -> SharedInputs:
+    """Write what the samples of some splits follow from into `root`, for other processes.
+
+    The files are those of a build in progress: its commit removes them. Files of an earlier try are
+    kept where they are the same.
+    """
+    listed = list(splits)
+    written = tuple((inputs.split, tuple(_shared_arrays(root, inputs))) for inputs in listed)
+    first = listed[0]
+    return SharedInputs(root, written, first.mosaics, first.seed, first.rule)
+
+
+def _shared_arrays(root: Path, inputs: Inputs) -> Iterator[SharedArray]:
+    for name in _ARRAYS:
+        array = getattr(inputs, name)
+        if array is not None:
+            path = root / INPUTS / f"{inputs.split}.{name}"
+            digest = _write_array(path, array)
+            yield SharedArray(name, np.dtype(array.dtype).str, array.shape, digest)
+
+
+def _write_array(path: Path, array: Array) -> str:
+    """Write the bytes of an array, a block at a time; return their digest."""
+    file = files.AtomicFile(path)
+    try:
+        stream = files.Stream(file)
+        for rows in arrays.blocks(array):
+            stream.append(np.ascontiguousarray(array[rows]).reshape(-1).view(np.uint8).data)
+        stream.flush()
+        digest = file_digest(file.temporary)
+        if files.kind(path) == "a file" and file_digest(path) == digest:
+            return digest  # those that other workers have mapped stay
+        file.commit()
+    finally:
+        file.discard()
+    return digest
+
+
+def _blocks(job: Shard, derive: Deriver, aside: Aside) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+    """Derive the shard's samples in blocks, each in the same buffers as the one before.
+
+    While that is still being hashed aside, a second set of buffers takes turns with the first.
+    """
+    buffers: list[dict[str, npt.NDArray[Any]]] = []
+    for samples in job.split.blocks(job.index):
+        if not buffers or (aside.is_busy and len(buffers) == 1):
+            buffers.insert(0, _buffers(job, len(samples)))
+        elif aside.is_busy:
+            buffers.reverse()
+        block = {name: buffer[: len(samples)] for name, buffer in buffers[0].items()}
+        derive(as_indices(samples), block)
+        yield block
+
+
+def _buffers(job: Shard, samples: int) -> dict[str, npt.NDArray[Any]]:
+    return {
+        column.name: np.empty((samples, *column.shape), column.dtype)
+        for column in job.split.columns
+    }
+
+
+def _hash(hashers: Mapping[str, ColumnHasher], block: Mapping[str, npt.NDArray[Any]]) -> None:
+    for name, samples in block.items():
+        hashers[name].update(samples)
+
+
+def _row(extent: Extent, root: bytes) -> tuple[Any, ...]:
+    """One row of SHARD_FACTS."""
+    offset = NO_OFFSET if extent.offset is None else extent.offset
+    digest, content = np.frombuffer(extent.file_digest, np.uint8), np.frombuffer(root, np.uint8)
+    return (offset, extent.length, extent.file_bytes, digest, content)
