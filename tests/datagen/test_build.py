@@ -27,7 +27,7 @@ from helpers import (
     tree,
 )
 
-from datagen import builder, files, otsu, planning, sources, writer
+from datagen import builder, files, jobs, otsu, planning, sources
 from datagen import manifest as manifests
 from datagen.builder import convert
 from datagen.diff import differences
@@ -128,7 +128,7 @@ def test_a_shard_of_many_blocks_is_the_same_when_each_is_hashed_aside(
 ) -> None:
     recipe = tiny_recipe(source, format=format_name)
     builder.build(recipe, tmp_path / "plain", workers=1)
-    hash_block, aside = writer._hash, []
+    hash_block, aside = jobs._hash, []
 
     def hash_late(hashers: Any, block: Any) -> None:
         if threading.current_thread().name.endswith("(_serve)"):
@@ -137,7 +137,7 @@ def test_a_shard_of_many_blocks_is_the_same_when_each_is_hashed_aside(
         hash_block(hashers, block)
 
     monkeypatch.setattr("datagen.split._BLOCK_BYTES", 1 << 15)
-    monkeypatch.setattr(writer, "_hash", hash_late)
+    monkeypatch.setattr(jobs, "_hash", hash_late)
     monkeypatch.setattr(files, "_UNSYNCED", 1 << 16)
     builder.build(recipe, tmp_path / "blocks", workers=40)
     assert tree(tmp_path / "plain") == tree(tmp_path / "blocks")
