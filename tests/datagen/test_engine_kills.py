@@ -158,6 +158,7 @@ def test_kills_of_every_kind(place: Path, cluster: Cluster, expected: dict[str, 
 
 
 def test_a_command_starts_a_cluster_and_ends_it(place: Path, expected: dict[str, bytes]) -> None:
+    (place / "client.log").unlink(missing_ok=True)  # other tests have written to it
     client = start(place, place / "own", "dask")
     assert client.wait() == 0, (place / "client.log").read_text()
     assert not client.has_company()
