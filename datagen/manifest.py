@@ -247,7 +247,7 @@ def _stored(split: Split) -> dict[str, Any]:
     }
 
 
-def from_bytes(data: bytes, *, path: Path) -> Manifest:
+def from_bytes(data: bytes, *, path: Path | str) -> Manifest:
     """Decode the bytes of a manifest; `path` names them in errors.
 
     Raises FormatError for what is no manifest or has an unknown version, and DamagedError for one
@@ -294,7 +294,12 @@ def load(root: PathLike[str] | str) -> Manifest:
     root = Path(root)
     _require_folder(root)
     path = root / MANIFEST
-    manifest = read(path)
+    return finished_from_bytes(read_bounded(path, MAX_MANIFEST_BYTES), path=path)
+
+
+def finished_from_bytes(data: bytes, *, path: Path | str) -> Manifest:
+    """Decode the bytes of the manifest of a finished dataset. Raises what `from_bytes` raises."""
+    manifest = from_bytes(data, path=path)
     if manifest.tasks.keys() != set(manifest.recipe.tasks):
         expected, found = ", ".join(manifest.recipe.tasks), ", ".join(manifest.tasks) or "none"
         raise DamagedError("not the tasks of its recipe", path=path, expected=expected, found=found)
@@ -354,7 +359,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
     return data
 
 
-def _json_object(data: bytes, path: Path) -> dict[str, Any]:
+def _json_object(data: bytes, path: Path | str) -> dict[str, Any]:
     try:
         plain = json.loads(data.decode("ascii"))
     except (ValueError, RecursionError) as error:
@@ -366,7 +371,7 @@ def _json_object(data: bytes, path: Path) -> dict[str, Any]:
     return plain
 
 
-def _check_version(plain: dict[str, Any], path: Path) -> None:
+def _check_version(plain: dict[str, Any], path: Path | str) -> None:
     stated = plain.get("format")
     name, version = (
         (stated.get("name"), stated.get("version")) if isinstance(stated, dict) else (None, None)

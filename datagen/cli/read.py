@@ -16,6 +16,7 @@ from datagen.cli.options import (
     is_given,
     json_option,
     labels_option,
+    place_argument,
     quiet_option,
     recipe_of,
     sample_arguments,
@@ -37,12 +38,12 @@ from datagen.files import kind, require_outside_datasets, write_atomic
 
 
 @click.command()
-@directory_argument
+@place_argument
 @quiet_option
 @json_option
-def info(directory: Path, quiet: bool, as_json: bool) -> None:
+def info(place: Path | str, quiet: bool, as_json: bool) -> None:
     """Print what a dataset holds."""
-    manifest = datagen.manifest.load(directory)
+    manifest = datagen.download.load(place)
     if as_json:
         print_json(manifest_facts(manifest))
     elif not quiet:
