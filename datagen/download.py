@@ -73,6 +73,7 @@ def describe(url: str, *, expect: str | None = None, jobs: int = JOBS) -> Incomi
     this version writes. Raises FormatError where there is no dataset, DamagedError where its files
     contradict each other or what is expected, and StorageError.
     """
+    manifests.require_digest(expect)
     remote = Remote(url)
     manifest = read_manifest(remote)
     if expect is not None and manifest.digest != expect.lower():

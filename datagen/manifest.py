@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -154,6 +155,15 @@ def is_of_version_1(recipe: Recipe, source: SourceFacts) -> bool:
         and not source.table().keys() & _LATER.keys()
         and max(source.tile) <= MAX_TILE_1
     )
+
+
+def require_digest(expect: object) -> None:
+    """Raise RecipeError unless `expect` is a dataset digest or None."""
+    is_digest = isinstance(expect, str) and re.fullmatch("[0-9a-fA-F]{64}", expect)
+    if expect is not None and not is_digest:
+        raise RecipeError(
+            "not a dataset digest", expected="64 hexadecimal digits", found=repr(expect)
+        )
 
 
 def seal(manifest: Manifest) -> Manifest:

@@ -8,19 +8,21 @@ A request that fails in passing is sent again, and what a store says of a create
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from os import PathLike
-from typing import Any
+from typing import Any, TypeVar
 
 from datagen.errors import DamagedError, InputError, StorageError, installs
+
+T = TypeVar("T")
 
 MAX_OBJECT_BYTES = 5 << 30  # that one request may send to S3
 
@@ -33,6 +35,7 @@ SCHEMES = {
 _SECONDS, _TRIES = "DATAGEN_REQUEST_SECONDS", "DATAGEN_REQUEST_TRIES"
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _LIST_PAGE = 1000
+_BEYOND = 3  # requests other than creates that are made though the client has given up, at most
 _STREAM_BYTES = 1 << 22  # of a piece that comes down, at least
 _NAME = re.compile(r"[A-Za-z0-9_.=+-]+")
 _STATUS = re.compile(r"status code: (\d{3})(?: ([A-Z][A-Za-z ]*))?")
@@ -113,7 +116,8 @@ class Remote:
             try:
                 found = self._library.get(self._client, path)
             except FileNotFoundError as error:
-                self._require_bucket(error)
+                if _found(error)[1] == "NoSuchBucket":
+                    raise
                 return None
             size = int(found.meta["size"])
             if size > limit:
@@ -135,10 +139,13 @@ class Remote:
 
         Raises StorageError also where there is no such file.
         """
-        with self._explained(path):
+        assert self._client is not None
+        try:
             found = self._library.get(self._client, path)
             for piece in found.stream(min_chunk_size=_STREAM_BYTES):
                 yield memoryview(piece)
+        except self._errors as error:
+            raise self._explained(error, path) from None
 
     def put(self, path: str, data: bytes | bytearray, *, create: bool = True) -> bool:
         """Write a file whole, and return True: it has these bytes now.
@@ -259,44 +266,39 @@ class Remote:
                 remedy="set them; docs/objects.md lists them",
             ) from None
 
-    def _ask(self, path: str, request: Any, *, is_create: bool = False) -> Any:
+    def _ask(self, path: str, request: Callable[[], T], *, is_create: bool = False) -> T:
         """Make a request, and make it again where the client would not though it may succeed."""
         assert self._client is not None  # made first: its errors are no failures of a request
-        for number in range(self._patience.tries - 1):
+        tries = self._patience.tries if is_create else min(self._patience.tries, _BEYOND)
+        for number in itertools.count(1):
             try:
                 return request()
-            except (_ConflictError, _EndsEarlyError, self._library.exceptions.BaseError) as error:
-                if not _may_pass(error, is_create):
-                    break
+            except self._errors as error:
+                if number >= tries or not _may_pass(error):
+                    raise self._explained(error, path) from None
             time.sleep(min(0.05 * 2**number, 2.0))
-        with self._explained(path):
-            return request()
+        raise AssertionError
 
-    @contextmanager
-    def _explained(self, path: str) -> Iterator[None]:
-        """Turn errors of the client into StorageErrors without any text of its own."""
-        assert self._client is not None
+    @property
+    def _errors(self) -> tuple[type[Exception], ...]:
+        """The errors of a request: none of them is shown, because its text is not ours."""
+        base = self._library.exceptions.BaseError
+        return (base, FileNotFoundError, _ConflictError, _EndsEarlyError)
+
+    def _explained(self, error: Exception, path: str) -> StorageError:
+        """Turn an error of a request into a StorageError without any text of the client."""
         where = self.place(path) if path else self.url
-        try:
-            yield
-        except _ConflictError:
-            raise StorageError(
-                "the store refuses to create it, though there is nothing", path=where, remedy=_AGAIN
-            ) from None
-        except _EndsEarlyError:
-            raise StorageError("it comes down cut off", path=where, remedy=_AGAIN) from None
-        except FileNotFoundError as error:
-            self._require_bucket(error)
-            raise StorageError("there is no such object", path=where, remedy=_AGAIN) from None
-        except self._library.exceptions.BaseError as error:
-            raise self._described(error, where) from None
+        if isinstance(error, _ConflictError):
+            problem = "the store refuses to create it, though there is nothing"
+        elif isinstance(error, _EndsEarlyError):
+            problem = "it comes down cut off"
+        elif isinstance(error, FileNotFoundError) and _found(error)[1] != "NoSuchBucket":
+            problem = "there is no such object"
+        else:
+            return self._described(error, where)
+        return StorageError(problem, path=where, remedy=_AGAIN)
 
-    def _require_bucket(self, error: BaseException) -> None:
-        """Raise StorageError if nothing is there because the bucket is not."""
-        if _found(error)[1] == "NoSuchBucket":
-            raise self._described(error, self.url) from None
-
-    def _described(self, error: BaseException, where: str) -> StorageError:
+    def _described(self, error: Exception, where: str) -> StorageError:
         """Make the error that says what the store answered, or that it did not."""
         status, code = _found(error)
         scheme = self.url.partition("://")[0]
@@ -305,6 +307,8 @@ class Remote:
         problem, remedy = "the store answers with an error", _AGAIN
         if status is None and _asks_the_machine(error):
             problem, remedy = "no credentials are in the environment", named
+        elif "configured region" in str(error):  # as the client says of a redirection
+            problem, remedy = "the bucket is somewhere else", "set AWS_REGION to its region"
         elif status is None:
             problem = "the store does not answer"
             remedy = f"look at the endpoint and the network, then {_AGAIN}"
@@ -312,8 +316,6 @@ class Remote:
             problem, remedy = "the store refuses access", f"{named}, and at what they permit"
         elif code == "NoSuchBucket":
             problem, remedy = "there is no such bucket", "make it, or name another"
-        elif status.startswith("3"):
-            problem, remedy = "the bucket is somewhere else", "set AWS_REGION to its region"
         return StorageError(problem, path=where, found=found, remedy=remedy)
 
 
@@ -333,18 +335,18 @@ def _found(error: BaseException) -> tuple[str | None, str | None]:
     return words, code and code[1]
 
 
-def _may_pass(error: BaseException, is_create: bool) -> bool:
+def _may_pass(error: BaseException) -> bool:
     """Return whether a request may succeed that the client has given up.
 
-    It tries again what a busy store answers with 429 or 5xx, and what gets no answer but a create.
-    It gives up what was damaged on its way to the store, which answers 400, and a conflict.
+    It tries again what a busy store answers with 429 or 5xx. It gives up a create without an
+    answer, a list that ends early, a conflict, and what was damaged on its way: a status of 400.
     """
     if isinstance(error, _ConflictError | _EndsEarlyError):
         return True
+    if isinstance(error, FileNotFoundError) or _asks_the_machine(error):
+        return False
     status = _found(error)[0]
-    if status is None:
-        return is_create and not _asks_the_machine(error)
-    return status.startswith(("400", "408", "409"))
+    return status is None or status.startswith(("400", "408", "409"))
 
 
 def _asks_the_machine(error: BaseException) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from datagen.objects import MAX_OBJECT_BYTES, PROBE, Remote
 from datagen.split import FileFacts
 from datagen.transfer import JOBS, LISTED, Moved, move_files, require_sizes, shard_files
 
+_READS = 3  # of a manifest that comes down damaged
+_CLAIMS = 10  # looks at what is there, while other commands change it
 _IN_FLIGHT = 2 << 30  # bytes of files that are sent at once, at most, but for one file
 
 
@@ -95,10 +98,24 @@ def _claim(remote: Remote, data: bytes) -> dict[str, int]:
 
     Of several that begin at once, the first decides. Raises FormatError where there is another.
     """
+    for _ in range(_CLAIMS):
+        listed = _try_to_claim(remote, data)
+        if listed is not None:
+            return listed
+    raise StorageError(
+        "other commands write here all the time",
+        path=remote.url,
+        remedy="wait for them to end, or choose another prefix",
+    )
+
+
+def _try_to_claim(remote: Remote, data: bytes) -> dict[str, int] | None:
+    """Do what `_claim` does; None where another command changed what is there meanwhile."""
     listed = remote.list()
     known = next((name for name in (MANIFEST, PARTIAL_MANIFEST) if name in listed), None)
     if known is not None:
-        _require_same(remote, known, data)
+        if not _is_same(remote, known, data):
+            return None
         if known == PARTIAL_MANIFEST:
             remote.require_conditional_writes()
         return listed
@@ -112,24 +129,29 @@ def _claim(remote: Remote, data: bytes) -> dict[str, int]:
             remedy="choose another prefix",
         )
     remote.require_conditional_writes()
-    if not remote.put(PARTIAL_MANIFEST, data):
-        _require_same(remote, PARTIAL_MANIFEST, data)
+    if not remote.put(PARTIAL_MANIFEST, data) and not _is_same(remote, PARTIAL_MANIFEST, data):
+        return None
     listed = remote.list()  # again: another command may have finished before the claim
-    if MANIFEST in listed:
-        _require_same(remote, MANIFEST, data)
-    return listed
-
-
-def _require_same(remote: Remote, name: str, data: bytes) -> None:
-    """Raise FormatError unless the manifest at the URL, finished or not, has the bytes `data`."""
-    there = remote.read(name, MAX_MANIFEST_BYTES)
-    if there in (data, None):  # None: another push of the same dataset has just finished
-        return
-    assert there is not None
     try:
-        found = f"one of digest {manifests.from_bytes(there, path=remote.place(name)).digest}"
-    except DatagenError:
-        found = "something else"
+        return listed if MANIFEST not in listed or _is_same(remote, MANIFEST, data) else None
+    except FormatError:
+        remote.delete([PARTIAL_MANIFEST])  # a claim on what is finished claims nothing
+        raise
+
+
+def _is_same(remote: Remote, name: str, data: bytes) -> bool:
+    """Return True if a manifest at the URL has the bytes `data`, and False if it is gone.
+
+    Raises FormatError where it has others.
+    """
+    found = "something else"
+    for _ in range(_READS):
+        there = remote.read(name, MAX_MANIFEST_BYTES)
+        if there is None or there == data:
+            return there is not None
+        with suppress(DatagenError):  # a bit may flip on the way
+            found = f"one of digest {manifests.from_bytes(there, path=remote.place(name)).digest}"
+            break
     raise FormatError(
         "holds another dataset, finished or begun",
         path=remote.url,
@@ -166,7 +188,7 @@ def _commit(
     listed = remote.list()
     require_sizes(remote, listed, wanted, StorageError)
     if not remote.put(MANIFEST, data):
-        _require_same(remote, MANIFEST, data)
+        _is_same(remote, MANIFEST, data)  # raises the error that says so
     _sweep(remote, {PARTIAL_MANIFEST: 0, **before})
 
 

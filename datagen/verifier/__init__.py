@@ -8,7 +8,6 @@ none is repaired.
 from __future__ import annotations
 
 import random
-import re
 import secrets
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from datagen.decoding import shown
 from datagen.engines import Progress, run_shards
 from datagen.errors import DatagenError, InputError, RecipeError, SourceError, StorageError
 from datagen.layout import MANIFEST, SPLITS
-from datagen.manifest import difference
+from datagen.manifest import difference, require_digest
 from datagen.split import Shard, Split
 from datagen.tasks import TASKS, Deriver, Inputs
 from datagen.verifier.across import (
@@ -137,7 +136,7 @@ def verify(
     _require_one_level(quick, sample, seed, None if source_optional else source_dir)
     if near and (quick or sample is not None):
         raise InputError("quick and sample do not compare images", remedy="leave out near")
-    _require_digest(expect)
+    require_digest(expect)
     dataset = Dataset(root)
     against, findings = _check_digest(dataset, expect)
     structure = check_structure(dataset)
@@ -181,14 +180,6 @@ def _require_one_level(
         )
     if seed is not None and sample is None:
         raise InputError("seed chooses the samples of sample", remedy="give both")
-
-
-def _require_digest(expect: object) -> None:
-    is_digest = isinstance(expect, str) and re.fullmatch("[0-9a-fA-F]{64}", expect)
-    if expect is not None and not is_digest:
-        raise RecipeError(
-            "not a dataset digest", expected="64 hexadecimal digits", found=repr(expect)
-        )
 
 
 def _add_up(

@@ -115,7 +115,7 @@ class Proxy:
     A number is the status of the answer, without asking the server. "reset" closes the connection
     before the request is forwarded, "lost" after it, "cut" in the middle of the answer. "flip"
     changes a bit of the answer, "flip up" and "cut up" the body on its way up. "hang" answers after
-    a while, "unconditional" drops the condition of a request.
+    a while, "unconditional" drops the condition of a request, "page" lists three objects at once.
     """
 
     port: int
@@ -165,8 +165,9 @@ def proxy(server_port: int) -> Iterator[Proxy]:
                 body = _flipped(body)
             if fault == "cut up":
                 body = body[: len(body) // 2]
+            more = "&max-keys=3" if fault == "page" and "list-type=2" in self.path else ""
             status, answered, content = _forward(
-                server_port, self.command, self.path, headers, body
+                server_port, self.command, self.path + more, headers, body
             )
             if fault == "lost":
                 self.reset()
@@ -237,7 +238,16 @@ def _flipped(data: bytes) -> bytes:
     return data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :] if data else data
 
 
-def environment(port: int, *, seconds: float = 20, tries: int = 4) -> dict[str, str]:
+@contextmanager
+def at(port: int, **patience: float) -> Iterator[None]:
+    """Let clients of this process ask the proxy or the server at `port`."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(port, **patience).items():
+            patch.setenv(name, value)
+        yield
+
+
+def environment(port: int, *, seconds: float = 20, tries: float = 4) -> dict[str, str]:
     """Make the environment of a client of the proxy or the server at `port`."""
     return {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
@@ -245,7 +255,7 @@ def environment(port: int, *, seconds: float = 20, tries: int = 4) -> dict[str, 
         "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_REGION": "us-east-1",
         "DATAGEN_REQUEST_SECONDS": str(seconds),
-        "DATAGEN_REQUEST_TRIES": str(tries),
+        "DATAGEN_REQUEST_TRIES": str(int(tries)),
     }
 
 
