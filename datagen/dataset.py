@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -91,6 +91,11 @@ class Dataset:
         if of.folder not in self._tables:
             self._tables[of.folder] = read_table(self.root, of)
         return self._tables[of.folder]
+
+    @contextlib.contextmanager
+    def holding(self, shard: Shard, columns: Iterable[str]) -> Iterator[None]:  # noqa: ARG002
+        """Have columns of a shard at hand while the body runs; those of a folder always are."""
+        yield
 
     def _map_rows(self, split: Split, column: Column, start: int, stop: int, shard: int) -> Array:
         """Map the samples from `start` to `stop` that a shard holds."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from os import PathLike
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from datagen.errors import DamagedError, InputError, StorageError, installs
 
@@ -43,7 +43,7 @@ _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
 _AGAIN = "give the same command again: it goes on where it stopped"
 
 
-def is_url(place: PathLike[str] | str) -> bool:
+def is_url(place: PathLike[str] | str) -> TypeGuard[str]:
     """Return whether `place` is a URL rather than a path.
 
     >>> is_url("s3://bucket/mnist"), is_url("data/mnist")

@@ -12,7 +12,6 @@ import datagen
 from datagen.cli.options import (
     PATH,
     SampleCommand,
-    directory_argument,
     is_given,
     json_option,
     labels_option,
@@ -51,7 +50,7 @@ def info(place: Path | str, quiet: bool, as_json: bool) -> None:
 
 
 @click.command()
-@directory_argument
+@place_argument
 @click.option("--quick", is_flag=True, help="Check metadata, files and their sizes; read no shard.")
 @click.option(
     "--sample", type=click.IntRange(min=1), metavar="N", help="Check that and N random samples."
@@ -70,7 +69,7 @@ def info(place: Path | str, quiet: bool, as_json: bool) -> None:
 @quiet_option
 @json_option
 def verify(
-    directory: Path,
+    place: Path | str,
     quick: bool,
     sample: int | None,
     seed: int | None,
@@ -99,7 +98,7 @@ def verify(
         raise click.UsageError("--seed chooses the samples of --sample: give both")
     with progress_bar("verifying", quiet or as_json) as progress:
         verdict = datagen.verifier.verify(
-            directory,
+            place,
             quick=quick,
             sample=sample,
             seed=seed,
@@ -115,7 +114,7 @@ def verify(
         if as_json:
             print_json(verdict_facts(verdict))
         elif not quiet or verdict.problems:
-            print_verdict(verdict, directory)
+            print_verdict(verdict, place)
 
 
 @click.command()

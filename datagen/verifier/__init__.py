@@ -11,6 +11,7 @@ import random
 import secrets
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from numbers import Integral
 from os import PathLike
@@ -23,6 +24,7 @@ from datagen.engines import Progress, run_shards
 from datagen.errors import DatagenError, InputError, RecipeError, SourceError, StorageError
 from datagen.layout import MANIFEST, SPLITS
 from datagen.manifest import difference, require_digest
+from datagen.objects import is_url
 from datagen.split import Shard, Split
 from datagen.tasks import TASKS, Deriver, Inputs
 from datagen.verifier.across import (
@@ -35,6 +37,7 @@ from datagen.verifier.across import (
     limits_of_views,
 )
 from datagen.verifier.content import StoredInputs, check_samples, check_shard, read_inputs
+from datagen.verifier.mirror import mirror
 from datagen.verifier.near import near_duplicates
 from datagen.verifier.problems import (
     UNREADABLE,
@@ -118,6 +121,8 @@ def verify(
 ) -> Verdict:
     """Verify the dataset in `root`: in full, or `quick`, or quick with `sample` random samples.
 
+    `root` may be a URL: then only small files are fetched at first, and each shard for as long as
+    it is read, into a temporary folder.
     The full level compares the images with the source, if it is at hand. `source_dir` is where the
     source must be, `labels` the CSV file of its labels; with `source_optional`, a folder without it
     is skipped. `seed` chooses the samples; without it each call chooses others. `expect` is the
@@ -137,29 +142,29 @@ def verify(
     if near and (quick or sample is not None):
         raise InputError("quick and sample do not compare images", remedy="leave out near")
     require_digest(expect)
-    dataset = Dataset(root)
-    against, findings = _check_digest(dataset, expect)
-    structure = check_structure(dataset)
-    findings += [*structure.problems, *structure.skipped, *check_names(dataset)]
-    if sample is not None:
-        seed = secrets.randbits(32) if seed is None else seed
-        level = f"sample of {sample:,} (seed {seed})"
-        findings += _check_sample(dataset, structure.readable, sample, seed, workers)
-        findings += check_groups(dataset, {})
-    elif quick:
-        level = "quick"
-        findings += [*_QUICK, *check_groups(dataset, {})]
-    else:
-        level = "full"
-        source, problems = _find_source(
-            dataset, source_dir, labels, optional=source_optional, workers=workers
-        )
-        against += [_SOURCE] if source else []
-        findings += problems
-        findings += _check_all(dataset, structure, source, near, workers, progress)
-    findings += limits_of_views(dataset, checked=level == "full")
-    findings += _limits_of_knowledge(against)
-    return _add_up(dataset, level, against, findings, time.perf_counter() - started)
+    with mirror(root) if is_url(root) else nullcontext(Dataset(root)) as dataset:
+        against, findings = _check_digest(dataset, expect)
+        structure = check_structure(dataset)
+        findings += [*structure.problems, *structure.skipped, *check_names(dataset)]
+        if sample is not None:
+            seed = secrets.randbits(32) if seed is None else seed
+            level = f"sample of {sample:,} (seed {seed})"
+            findings += _check_sample(dataset, structure.readable, sample, seed, workers)
+            findings += check_groups(dataset, {})
+        elif quick:
+            level = "quick"
+            findings += [*_QUICK, *check_groups(dataset, {})]
+        else:
+            level = "full"
+            source, problems = _find_source(
+                dataset, source_dir, labels, optional=source_optional, workers=workers
+            )
+            against += [_SOURCE] if source else []
+            findings += problems
+            findings += _check_all(dataset, structure, source, near, workers, progress)
+        findings += limits_of_views(dataset, checked=level == "full")
+        findings += _limits_of_knowledge(against)
+        return _add_up(dataset, level, against, findings, time.perf_counter() - started)
 
 
 def _require_one_level(

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -73,6 +74,10 @@ def url(proxy: Proxy) -> str:
 def LONG(*values: object) -> Any:  # noqa: N802
     """Mark a case as long."""
     return pytest.param(*values, marks=pytest.mark.long)
+
+
+def flipped(data: bytes) -> bytes:
+    return data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]
 
 
 def digest(root: Path) -> str:
@@ -517,10 +522,6 @@ def test_a_full_disk_loses_nothing(
 # What is there is not trusted
 
 
-def flipped(data: bytes) -> bytes:
-    return data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]
-
-
 CHANGES: dict[str, Callable[[bytes], bytes]] = {
     "flipped": flipped,
     "cut": lambda data: data[:-1],
@@ -615,6 +616,67 @@ def test_metadata_that_are_expected_are_those_that_would_be_written(
     assert datagen.verify("back", quick=True).problems
 
 
+# Verified where it is
+
+
+@pytest.mark.parametrize("name", ["hdf5", LONG("zarr"), LONG("zstd")])
+def test_a_dataset_is_verified_where_it_is(
+    name: str, built: dict[str, Path], url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload.push(built[name], url)
+    Path("temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(Path("temporary").absolute()))
+    proxy.clear()
+    for level in ({"quick": True}, {"sample": 20, "seed": 1}, {}):
+        here = datagen.verify(built[name], **level)
+        there = datagen.verify(url, expect=digest(built[name]), **level)
+        assert there.problems == here.problems == ()
+        assert (there.samples, there.bytes, there.level) == (here.samples, here.bytes, here.level)
+        if "quick" in level:
+            assert proxy.count("GET", ".h5") + proxy.count("GET", "/c/0") == 0
+    assert list(Path("temporary").iterdir()) == []
+
+
+DAMAGES = {
+    "flipped": ("mosaics/train/00001.h5", flipped, "damaged"),
+    "cut": ("foreground/val/00000.h5", lambda data: data[:-1], "another size"),
+    "small": ("recipe.toml", flipped, "damaged"),
+    "table": ("circles/val.shards", flipped, "damaged"),
+}
+
+
+@pytest.mark.parametrize("case", ["flipped", LONG("cut"), "small", LONG("table")])
+def test_damage_is_found_where_it_is(case: str, built: dict[str, Path], url: str) -> None:
+    path, change, kind = DAMAGES[case]
+    upload.push(built["hdf5"], url)
+    remote = Remote(url)
+    remote.put(path, change((built["hdf5"] / path).read_bytes()), create=False)
+    remote.put("notes.txt", b"a stranger")
+    found = {(one.kind, one.path) for one in datagen.verify(url).problems}
+    assert {(kind, path), ("unexpected", "notes.txt")} <= found
+    shutil.copytree(built["hdf5"], "copy")
+    Path("copy", path).write_bytes(change(Path("copy", path).read_bytes()))
+    Path("copy/notes.txt").write_bytes(b"a stranger")
+    assert found == {(one.kind, one.path) for one in datagen.verify("copy").problems}
+
+
+def test_a_store_that_fails_is_no_damage(built: dict[str, Path], url: str, proxy: Proxy) -> None:
+    upload.push(built["small"], url)
+    proxy.fault = lambda request: 403 if request.path.endswith(".h5") else None
+    with pytest.raises(StorageError, match="refuses access"):
+        datagen.verify(url)
+
+
+@pytest.mark.parametrize("name", ["recipe.toml/inside", "a" * 250])
+def test_objects_that_no_folder_can_hold_are_refused(
+    name: str, built: dict[str, Path], url: str
+) -> None:
+    upload.push(built["small"], url)
+    Remote(url).put(name, b"x")
+    with pytest.raises(DamagedError, match="no file of a dataset has"):
+        datagen.verify(url)
+
+
 # Commands
 
 
@@ -627,6 +689,7 @@ def test_commands_move_datasets_and_say_what_they_did(
         ("push", root, url, "--json", "--jobs", 2),
         ("push", root, url),
         ("info", url),
+        ("verify", url, "--quick"),
         ("pull", url, "back", "--expect", digest(root)),
         ("pull", url, "back", "--json"),
         ("push", built["other"], url),
@@ -637,14 +700,15 @@ def test_commands_move_datasets_and_say_what_they_did(
         ("push", "nothing", url),
     ]
     ended = [warm.run(*run, env=environment) for run in runs]
-    assert [one.returncode for one in ended] == [0, 0, 0, 0, 0, 4, 5, 4, 3, 2, 4]
-    first, again = json.loads(ended[0].stdout), json.loads(ended[4].stdout)
+    assert [one.returncode for one in ended] == [0, 0, 0, 0, 0, 0, 4, 5, 4, 3, 2, 4]
+    first, again = json.loads(ended[0].stdout), json.loads(ended[5].stdout)
     assert first["files_moved"] == len(tree(root)) and first["path"] == url
     assert first["digest"] == again["digest"] == digest(root)
     assert again["files_moved"] == again["bytes_moved"] == 0
     assert "nothing to do" in ended[1].stdout
     assert digest(root)[:12] in ended[2].stdout
-    assert "datagen pull URL DIR" in ended[9].stderr
+    assert ended[3].stdout.startswith(f"{url}: nothing wrong found")
+    assert "datagen pull URL DIR" in ended[10].stderr
     assert [one for one in ended if SECRET in one.stdout + one.stderr] == []
     assert not Path("nothing").exists() and not Path("other").exists()
 
