@@ -15,16 +15,13 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-import numpy as np
-import xxhash
-
 from datagen import files
 from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.dataset import checked_table, remove_records, require_no_links, small_files
 from datagen.engines import Progress
 from datagen.errors import DamagedError, DatagenError, FormatError, StorageError
-from datagen.hashing import ColumnHasher, bytes_digest, file_digest, merkle_root
+from datagen.hashing import bytes_digest, merkle_root
 from datagen.layout import GROUPS, MANIFEST, MAX_MANIFEST_BYTES, PARTIAL_MANIFEST, RECIPE
 from datagen.manifest import Manifest
 from datagen.objects import Remote, is_url
@@ -33,6 +30,7 @@ from datagen.stores import open_store, with_paths
 from datagen.transfer import (
     JOBS,
     LISTED,
+    Comparison,
     Moved,
     ShardFile,
     at_once,
@@ -42,7 +40,7 @@ from datagen.transfer import (
 )
 
 _FETCHES = 3  # of a file whose bytes are not the right ones
-_BLOCK = 1 << 23  # bytes that are hashed at a time
+_PIECE = 1 << 20  # bytes of a file that are compared at a time
 
 
 @dataclass(frozen=True)
@@ -313,10 +311,14 @@ def _missing(root: Path, incoming: Incoming, jobs: int) -> list[ShardFile]:
     """List the files of shards that are not in `root`, or not what they must be."""
 
     def is_whole(one: ShardFile) -> bool:
-        path, facts = root / one.facts.path, one.facts
+        path, comparison = root / one.facts.path, Comparison(one)
         with files.storage_errors(path):
-            is_there = files.kind(path) == "a file" and path.stat().st_size == facts.bytes
-            return is_there and file_digest(path) == facts.digest and not _other(path, one)
+            if files.kind(path) != "a file" or path.stat().st_size != one.facts.bytes:
+                return False
+            with path.open("rb", buffering=0) as file:
+                while piece := file.read(_PIECE):
+                    comparison.feed(memoryview(piece))
+        return comparison.difference() is None
 
     checked = at_once(is_whole, incoming.shards, jobs=jobs)
     return [one for one, whole in checked if not whole]
@@ -332,43 +334,20 @@ def _is(root: Path, path: str, content: bytes) -> bool:
 
 def _fill(draft: files.AtomicFile, remote: Remote, wanted: ShardFile) -> DatagenError | None:
     """Fetch a file into a draft and compare it; return what is wrong with it, if anything."""
-    facts, hasher, size = wanted.facts, xxhash.xxh3_128(), 0
-    pieces = remote.stream(facts.path)
+    comparison, pieces = Comparison(wanted), remote.stream(wanted.facts.path)
     while True:
         try:
             piece = next(pieces, None)
         except StorageError as error:
             return error
-        if piece is None:
+        if piece is None or comparison.size > wanted.facts.bytes:
             break
-        size += len(piece)
-        if size > facts.bytes:
-            return _damaged(remote, facts, f"more than {facts.bytes:,} bytes")
-        hasher.update(piece)
+        comparison.feed(piece)
         with files.storage_errors(draft.path):
             while piece:
                 piece = piece[os.write(draft.descriptor, piece) :]
-    if size < facts.bytes:
-        return _damaged(remote, facts, f"{size:,} bytes")
-    if hasher.hexdigest() != facts.digest:
-        return _damaged(remote, facts, hasher.hexdigest())
-    with files.storage_errors(draft.path):
-        other = _other(draft.temporary, wanted)
-    return None if other is None else _damaged(remote, facts, f"another content of {other}")
-
-
-def _other(path: Path, wanted: ShardFile) -> str | None:
-    """Name the first column of a file whose samples have another content root; None if none has."""
-    for one in wanted.extents:
-        column = one.column
-        shape = (one.samples, *column.shape)
-        rows = np.memmap(path, column.dtype, "r", one.offset, shape)
-        hasher, step = ColumnHasher(column.dtype, column.shape), _BLOCK // column.sample_bytes or 1
-        for start in range(0, one.samples, step):
-            hasher.update(rows[start : start + step])
-        if hasher.root() != one.root:
-            return column.name
-    return None
+    found = comparison.difference()
+    return None if found is None else _damaged(remote, wanted.facts, found)
 
 
 @contextmanager

@@ -36,7 +36,7 @@ _SECONDS, _TRIES = "DATAGEN_REQUEST_SECONDS", "DATAGEN_REQUEST_TRIES"
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _LIST_PAGE = 1000
 _BEYOND = 3  # requests other than creates that are made though the client has given up, at most
-_STREAM_BYTES = 1 << 22  # of a piece that comes down, at least
+_STREAM_BYTES = 1 << 20  # of a piece that comes down, at least: it stays in a cache meanwhile
 _NAME = re.compile(r"[A-Za-z0-9_.=+-]+")
 _STATUS = re.compile(r"status code: (\d{3})(?: ([A-Z][A-Za-z ]*))?")
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")

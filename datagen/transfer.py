@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import xxhash
+
 from datagen.engines import Progress, threads
 from datagen.errors import DamagedError, DatagenError
+from datagen.hashing import ColumnHasher
 from datagen.manifest import Manifest
 from datagen.objects import Remote
 from datagen.split import NO_OFFSET, Column, FileFacts, Split, Table, shard_list
@@ -71,6 +74,41 @@ def shard_files(
                 raise DamagedError("the shard table contradicts itself", path=f"{place}/{path}")
             listed.append(ShardFile(facts[0], tuple(extents.get(path, ()))))
     return listed
+
+
+class Comparison:
+    """Compares the bytes of a shard's file with what its table says, piece by piece.
+
+    >>> comparison = Comparison(file)  # doctest: +SKIP
+    >>> for piece in pieces: comparison.feed(piece)  # doctest: +SKIP
+    >>> comparison.difference()  # doctest: +SKIP
+    """
+
+    def __init__(self, wanted: ShardFile) -> None:
+        self._wanted, self._digest, self.size = wanted, xxhash.xxh3_128(), 0
+        self._hashers = [ColumnHasher(one.column.dtype, one.column.shape) for one in wanted.extents]
+
+    def feed(self, piece: memoryview) -> None:
+        """Take the next bytes of the file."""
+        self._digest.update(piece)
+        for one, hasher in zip(self._wanted.extents, self._hashers, strict=True):
+            length = one.samples * one.column.sample_bytes
+            start, stop = one.offset - self.size, one.offset + length - self.size
+            if start < len(piece) and stop > 0:
+                hasher.feed(piece[max(start, 0) : stop])
+        self.size += len(piece)
+
+    def difference(self) -> str | None:
+        """Say what differs from the table; None if nothing does."""
+        facts = self._wanted.facts
+        if self.size != facts.bytes:
+            return f"{self.size:,} bytes"
+        if self._digest.hexdigest() != facts.digest:
+            return self._digest.hexdigest()
+        for one, hasher in zip(self._wanted.extents, self._hashers, strict=True):
+            if hasher.root() != one.root:
+                return f"another content of {one.column.name}"
+        return None
 
 
 def require_sizes(
