@@ -9,6 +9,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from typing import Any
 import object_server
 import pytest
 from helpers import flip, hidden, tiny_recipe, tiny_source, tree
+from isolation import ROOT
 from killing import Warm
 from object_server import BUCKET, SECRET, Proxy, Request, ask, at, objects
 
@@ -38,7 +40,7 @@ from datagen.errors import (
 )
 from datagen.files import lock
 from datagen.hashing import bytes_digest
-from datagen.objects import Remote
+from datagen.objects import SCHEMES, Remote
 
 MEAN = {"values": "grey", "side": "below", "by": "otsu"}
 NAMES = (f"moved{number}" for number in itertools.count())
@@ -727,3 +729,25 @@ def test_help_needs_no_package() -> None:
     code += "['datagen', 'push', '--help']; from datagen.__main__ import main; main()"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ran.returncode == 0 and "s3://bucket/prefix" in ran.stdout
+
+
+def test_the_commands_of_the_page_run_as_written(
+    built: dict[str, Path], proxy: Proxy, warm: Warm
+) -> None:
+    page = (ROOT / "docs/objects.md").read_text("utf-8")
+    lines = [line for line in page.splitlines() if line.startswith("datagen ")]
+    assert len(lines) == 4
+    shutil.copytree(built["small"], "data/mnist")
+    environment = object_server.environment(proxy.port)
+    for line in lines:
+        arguments = line.replace("DIGEST", digest(built["small"])).split()[1:]
+        ended = warm.run(*arguments, env=environment)
+        assert ended.returncode == 0, ended.stderr
+    assert tree(Path("data/copy")) == tree(built["small"])
+
+
+def test_the_page_names_the_variables_that_are_read() -> None:
+    page = (ROOT / "docs/objects.md").read_text("utf-8")
+    for names in SCHEMES.values():
+        assert {*re.findall(r"[A-Z_]{5,}", names)} <= {*re.findall(r"`([A-Z_]+)`", page)}
+    assert "600 by default" in page and "8 by default" in page
