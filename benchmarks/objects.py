@@ -7,6 +7,7 @@ Writes results/objects.json: see --help.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import statistics
 import sys
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "tests/tools"))
 import object_server
 
 import datagen
+import modeling
 from datagen import download, upload
 from datagen.objects import Remote
 from datagen.transfer import JOBS
@@ -123,10 +126,30 @@ def measure(root: Path, scratch: Path, port: int, rounds: int) -> dict[str, Any]
                 remote.delete(remote.list())
             shutil.rmtree(scratch / "pull")
             shutil.rmtree(scratch / "get")
+        upload.push(root, f"s3://{object_server.BUCKET}/cached")
+        cached = modeling.fetch_dataset(
+            f"s3://{object_server.BUCKET}/cached", cache=scratch / "cache"
+        )
+    epochs = {
+        place: partial(epoch, modeling.open_dataset(place)["mosaics"]["train"])
+        for place in (cached, root)
+    }
+    read = {place: [timed(work) for _ in range(2)][1:] for place, work in epochs.items()}
+    for number in range(rounds):
+        for place in [*epochs][:: 1 if number % 2 else -1]:
+            read[place].append(timed(epochs[place]))
     return {
         "push": compare(runs["push"], runs["puts"]),
         "pull": compare(runs["pull"], runs["gets"]),
+        "loader": compare(read[cached], read[root]),
     }
+
+
+def epoch(split: Any) -> None:
+    """Read all samples of a split in batches of 512, in the order of an epoch."""
+    batches = split.select("image", "mask", "label").loader(512)
+    for _ in itertools.islice(iter(batches), len(split) // 512):
+        pass
 
 
 @click.command()
@@ -157,7 +180,7 @@ def main(rounds: int, mosaics: int, scratch: Path | None, evidence: Path) -> Non
                 "machine": {**machine(), "obstore": version("obstore")},
             }
     write(evidence, facts)
-    for name in ("push", "pull"):
+    for name in ("push", "pull", "loader"):
         click.echo(f"{name}: {facts[name]['over_plain']} {facts[name]['over_plain_interval']}")
 
 
