@@ -167,6 +167,31 @@ def kinds(facts: Mapping[str, Any]) -> str:
     return "\n".join([head, *_table(columns, rows)]) + "\n"
 
 
+def objects(facts: Mapping[str, Any]) -> str:
+    """Make the table of docs/objects.md, in Markdown."""
+    push, pull, loader = (facts[name] for name in ("push", "pull", "loader"))
+    rows = [
+        ("`datagen push`", _spread(push["wall_s"], "s")),
+        ("... over plain puts of the client", _interval(push)),
+        ("`datagen pull`", _spread(pull["wall_s"], "s")),
+        ("... over plain gets of the client", _interval(pull)),
+        ("... its processor time", _spread(pull["cpu_s"], "s")),
+        ("... that of plain gets", _spread(pull["plain_cpu_s"], "s")),
+        ("an epoch of mosaics from a warm cache over one from the folder", _interval(loader)),
+    ]
+    head = (
+        f"{facts['bytes'] / 1e6:,.0f} MB in {facts['files']} files, on {_machine(facts)}: medians "
+        f"of {facts['rounds']}\nalternating runs, in brackets the least and the most, or the 95% "
+        "interval of a ratio.\n"
+    )
+    return "\n".join([head, *_table(("measured", "result"), rows)]) + "\n"
+
+
+def _interval(facts: Mapping[str, Any]) -> str:
+    low, high = facts["over_plain_interval"]
+    return f"{facts['over_plain']:.2f} times ({low:.2f} to {high:.2f})"
+
+
 def _read(results: Path, name: str) -> dict[str, Any]:
     facts: dict[str, Any] = json.loads((results / f"{name}.json").read_text("utf-8"))
     return facts
@@ -194,6 +219,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/models.md": {"scores": scores, "ablation": _from("ablation", ablation.tables)},
     "docs/own-images.md": {"kinds": _from("kinds", kinds)},
     "docs/gpu.md": {"paper": _from("paper", paper.table)},
+    "docs/objects.md": {"objects": _from("objects", objects)},
 }
 
 

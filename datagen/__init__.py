@@ -7,9 +7,9 @@
 >>> datagen.verify("strokes", quick=True).problems
 ()
 
-The functions are `build`, `open`, `convert`, `verify`, `sample`, `samples` and `export`. Modules
-such as `datagen.sources` are imported when they are first used: `import datagen` loads nothing
-heavy.
+The functions are `build`, `open`, `convert`, `verify`, `sample`, `samples`, `export`, `push` and
+`pull`. Modules such as `datagen.sources` are imported when they are first used: `import datagen`
+loads nothing heavy.
 """
 
 from __future__ import annotations
@@ -22,27 +22,41 @@ if TYPE_CHECKING:
     from datagen import builder as builder
     from datagen import dataset as dataset
     from datagen import diff as diff
+    from datagen import download as download
     from datagen import errors as errors
     from datagen import estimate as estimate
     from datagen import exports as exports
     from datagen import files as files
     from datagen import lookup as lookup
     from datagen import manifest as manifest
+    from datagen import objects as objects
     from datagen import preview as preview
     from datagen import recipe as recipe
     from datagen import sources as sources
     from datagen import split as split
     from datagen import survey as survey
     from datagen import tasks as tasks
+    from datagen import transfer as transfer
+    from datagen import upload as upload
     from datagen import verifier as verifier
     from datagen import writer as writer
-    from datagen.api import build, convert, export, sample, samples, verify
+    from datagen.api import build, convert, export, pull, push, sample, samples, verify
     from datagen.opened import open_dataset
 
     open = open_dataset  # noqa: A001  (as in gzip and tarfile)
 
 # without open: an import of all names would replace Python's own
-__all__ = ["__version__", "build", "convert", "export", "sample", "samples", "verify"]
+__all__ = [
+    "__version__",
+    "build",
+    "convert",
+    "export",
+    "pull",
+    "push",
+    "sample",
+    "samples",
+    "verify",
+]
 
 __version__ = layout.VERSION
 
@@ -51,6 +65,8 @@ _FUNCTIONS = {
     "convert": ("datagen.api", "convert"),
     "export": ("datagen.api", "export"),
     "open": ("datagen.opened", "open_dataset"),
+    "pull": ("datagen.api", "pull"),
+    "push": ("datagen.api", "push"),
     "sample": ("datagen.api", "sample"),
     "samples": ("datagen.api", "samples"),
     "verify": ("datagen.api", "verify"),

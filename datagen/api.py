@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from datagen import builder, files, lookup, planning, verifier
+from datagen import builder, download, files, lookup, planning, upload, verifier
 from datagen.columns import DerivedSamples, OpenedSplit
 from datagen.dataset import Dataset
 from datagen.decoding import shown
@@ -28,6 +28,7 @@ from datagen.opened import OpenedDataset, open_dataset
 from datagen.recipe import Recipe, changed, names_source
 from datagen.sources.base import Progress as FetchProgress
 from datagen.sources.base import Source
+from datagen.transfer import JOBS, Moved
 from datagen.verifier import Verdict
 
 if TYPE_CHECKING:
@@ -151,6 +152,47 @@ def export(
         workers=_cores(workers),
         progress=progress,
     )
+
+
+def push(
+    path: PathLike[str] | str,
+    url: str,
+    *,
+    jobs: int = JOBS,
+    progress: Progress | None = None,
+) -> Moved:
+    """Send a finished dataset to an object store, as far as it is not there already.
+
+    `url` is one such as "s3://bucket/prefix"; credentials come from the environment. Each file is
+    compared with its digest as it is read, `jobs` are on their way at once, and the manifest is
+    sent last. `progress` is called with the bytes sent and in all. Raises FormatError where the
+    prefix holds something else, DamagedError for a damaged dataset, and StorageError.
+
+    >>> datagen.push("strokes", "s3://bucket/strokes").moved  # doctest: +SKIP
+    74
+    """
+    return upload.push(path, url, jobs=jobs, progress=progress)
+
+
+def pull(
+    url: str,
+    out: PathLike[str] | str,
+    *,
+    expect: str | None = None,
+    jobs: int = JOBS,
+    progress: Progress | None = None,
+) -> OpenedDataset:
+    """Fetch a dataset from an object store into the folder `out`, or what is missing, and open it.
+
+    A file gets its name only after it was compared with what the manifest says. `expect` is the
+    dataset digest that it must have; recipe and metadata must then be those that this version
+    writes. `progress` is called with the bytes fetched and in all. Raises FormatError where there
+    is no dataset or `out` holds something else, DamagedError for a damaged one, and StorageError.
+
+    >>> datagen.pull("s3://bucket/strokes", "strokes")  # doctest: +SKIP
+    """
+    download.pull(url, out, expect=expect, jobs=jobs, progress=progress)
+    return open_dataset(out)
 
 
 def verify(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from os import PathLike
@@ -93,6 +93,11 @@ class Dataset:
         if of.folder not in self._tables:
             self._tables[of.folder] = read_table(self.root, of)
         return self._tables[of.folder]
+
+    @contextlib.contextmanager
+    def holding(self, shard: Shard, columns: Iterable[str]) -> Iterator[None]:  # noqa: ARG002
+        """Have columns of a shard at hand while the body runs; those of a folder always are."""
+        yield
 
     def _map_rows(self, split: Split, column: Column, start: int, stop: int, shard: int) -> Array:
         """Map the samples from `start` to `stop` that a shard holds."""
@@ -191,6 +196,13 @@ def read_table(root: Path, split: Split) -> Table:
             raise DamagedError("the shard table is not there", path=path, found=kind)
         with path.open("rb") as file:
             data = file.read(facts.bytes + 1)
+    return checked_table(data, split, path=path)
+
+
+def checked_table(data: bytes, split: Split, *, path: Path | str) -> Table:
+    """Decode the bytes of a split's table, its digest checked. Raises what `read_table` raises."""
+    facts = split.table
+    assert facts is not None
     digest = bytes_digest(data)
     if digest != facts.digest:
         raise DamagedError(
@@ -205,7 +217,7 @@ def read_table(root: Path, split: Split) -> Table:
     return table
 
 
-def table_from_bytes(data: bytes, *, shards: int, columns: int, path: Path) -> Table:
+def table_from_bytes(data: bytes, *, shards: int, columns: int, path: Path | str) -> Table:
     """Decode the bytes of a table file: SHARD_FACTS (columns, shards)."""
     expected = shards * columns * SHARD_FACTS.itemsize
     if len(data) != expected:
@@ -254,7 +266,7 @@ def has_intact_metadata(root: Path, manifest: Manifest, *, consolidated: bool = 
     format_name = manifest.recipe.storage.format
     return all(
         _is_intact(root, file) or (consolidated and _is_consolidated(root, file, format_name))
-        for file in _small_files(manifest)
+        for file in small_files(manifest)
     )
 
 
@@ -299,7 +311,7 @@ def has_sizes(root: Path, job: Shard, rows: Table) -> bool:
 def require_no_links(root: Path, manifest: Manifest) -> None:
     """Raise DamagedError where a file of a finished dataset, or a folder of it, is a link."""
     jobs = shard_list(manifest.splits.values())
-    files.require_no_link(root, (file.path for file in _small_files(manifest)))
+    files.require_no_link(root, (file.path for file in small_files(manifest)))
     files.require_no_link(root, (path for job in jobs for path in job.paths))
 
 
@@ -322,7 +334,7 @@ def remove_records(root: Path) -> None:
         files.sync_folder(root)
 
 
-def _small_files(manifest: Manifest) -> list[FileFacts]:
+def small_files(manifest: Manifest) -> list[FileFacts]:
     """List the files that a finished dataset has besides its manifest and its shards."""
     tables = [split.table for split in manifest.splits.values() if split.table is not None]
     return [*manifest.files, *tables]

@@ -42,8 +42,9 @@ class ColumnHasher:
         header = f"datagen {dtype} {','.join(map(str, shape))}\n".encode()
         self._empty = hashlib.sha256(_LEAF + header)
         self._current = self._empty.copy()
-        self._filled = 0
+        self._filled = 0  # samples, or bytes of `feed`
         self._leaves: list[bytes] = []
+        self._leaf_bytes = CHUNK * math.prod(shape) * np.dtype(dtype).itemsize
 
     def update(self, block: Array) -> None:
         """Add the next samples: an array (n, *shape), C-contiguous, of the column's dtype."""
@@ -54,6 +55,16 @@ class ColumnHasher:
             self._filled += stop - start
             start = stop
             if self._filled == CHUNK:
+                self._close_leaf()
+
+    def feed(self, data: memoryview) -> None:
+        """Add bytes of samples as they are stored, in pieces of any length; not after `update`."""
+        while data:
+            piece = data[: self._leaf_bytes - self._filled]
+            self._current.update(piece)
+            self._filled += len(piece)
+            data = data[len(piece) :]
+            if self._filled == self._leaf_bytes:
                 self._close_leaf()
 
     def root(self) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -156,6 +157,15 @@ def is_of_version_1(recipe: Recipe, source: SourceFacts) -> bool:
     )
 
 
+def require_digest(expect: object) -> None:
+    """Raise RecipeError unless `expect` is a dataset digest or None."""
+    is_digest = isinstance(expect, str) and re.fullmatch("[0-9a-fA-F]{64}", expect)
+    if expect is not None and not is_digest:
+        raise RecipeError(
+            "not a dataset digest", expected="64 hexadecimal digits", found=repr(expect)
+        )
+
+
 def seal(manifest: Manifest) -> Manifest:
     """Set the dataset digest to the one that follows from the columns."""
     return replace(manifest, digest=manifest.columns_digest())
@@ -247,7 +257,7 @@ def _stored(split: Split) -> dict[str, Any]:
     }
 
 
-def from_bytes(data: bytes, *, path: Path) -> Manifest:
+def from_bytes(data: bytes, *, path: Path | str) -> Manifest:
     """Decode the bytes of a manifest; `path` names them in errors.
 
     Raises FormatError for what is no manifest or has an unknown version, and DamagedError for one
@@ -294,7 +304,12 @@ def load(root: PathLike[str] | str) -> Manifest:
     root = Path(root)
     _require_folder(root)
     path = root / MANIFEST
-    manifest = read(path)
+    return finished_from_bytes(read_bounded(path, MAX_MANIFEST_BYTES), path=path)
+
+
+def finished_from_bytes(data: bytes, *, path: Path | str) -> Manifest:
+    """Decode the bytes of the manifest of a finished dataset. Raises what `from_bytes` raises."""
+    manifest = from_bytes(data, path=path)
     if manifest.tasks.keys() != set(manifest.recipe.tasks):
         expected, found = ", ".join(manifest.recipe.tasks), ", ".join(manifest.tasks) or "none"
         raise DamagedError("not the tasks of its recipe", path=path, expected=expected, found=found)
@@ -354,7 +369,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
     return data
 
 
-def _json_object(data: bytes, path: Path) -> dict[str, Any]:
+def _json_object(data: bytes, path: Path | str) -> dict[str, Any]:
     try:
         plain = json.loads(data.decode("ascii"))
     except (ValueError, RecursionError) as error:
@@ -366,7 +381,7 @@ def _json_object(data: bytes, path: Path) -> dict[str, Any]:
     return plain
 
 
-def _check_version(plain: dict[str, Any], path: Path) -> None:
+def _check_version(plain: dict[str, Any], path: Path | str) -> None:
     stated = plain.get("format")
     name, version = (
         (stated.get("name"), stated.get("version")) if isinstance(stated, dict) else (None, None)

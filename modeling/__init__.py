@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from modeling import config as config
     from modeling import errors as errors
     from modeling.api import export_onnx, load, predict_files, score, train
+    from modeling.data.cache import fetch_dataset
     from modeling.data.dataset import open_dataset
     from modeling.report import write_report
     from modeling.scoring.score import score_all, score_predictions
 
 __all__ = [
     "export_onnx",
+    "fetch_dataset",
     "load",
     "open_dataset",
     "predict_files",
@@ -40,6 +42,7 @@ __all__ = [
 
 _FUNCTIONS = {
     "export_onnx": ("modeling.api", "export_onnx"),
+    "fetch_dataset": ("modeling.data.cache", "fetch_dataset"),
     "load": ("modeling.api", "load"),
     "open_dataset": ("modeling.data.dataset", "open_dataset"),
     "predict_files": ("modeling.api", "predict_files"),

@@ -9,10 +9,12 @@ import errno
 import fcntl
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +52,26 @@ def write_atomic(path: Path | str, data: bytes | memoryview) -> None:
     path = Path(path)
     make_folder(path.parent)
     with storage_errors(path, only=True):
-        temporary = path.parent / _TEMPORARY.format(secrets.token_hex(8))
+        temporary = temporary_in(path.parent)
         try:
             with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+            rename(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync(path.parent)
+
+
+def temporary_in(folder: Path) -> Path:
+    """Name a temporary file in `folder`: `remove_temporaries` removes it if it is left behind."""
+    return folder / _TEMPORARY.format(secrets.token_hex(8))
+
+
+def rename(temporary: Path, path: Path) -> None:
+    """Give a temporary file that is durable its name, durably. Raises OSError."""
+    temporary.replace(path)
+    _sync(path.parent)
 
 
 def write_json(path: Path | str, value: Mapping[str, Any]) -> None:
@@ -149,6 +161,15 @@ def _is_dataset(folder: Path) -> bool:
         return bool(manifest["format"]["name"] == DATASET_FORMAT)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
+
+
+def is_url(place: PathLike[str] | str) -> bool:
+    """Return whether a place is a URL rather than a path.
+
+    >>> is_url("s3://bucket/mnist"), is_url("data/mnist")
+    (True, False)
+    """
+    return isinstance(place, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", place) is not None
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from isolation import ROOT, environment_of, known, own_place
 from datagen import sources
 
 if TYPE_CHECKING:
+    import object_server
     from killing import Warm
 
 # No deadline, because a shared machine stalls for longer than any sensible one. The long tests try
@@ -168,6 +169,30 @@ def warm(places: Path) -> Iterator[Warm]:
     process = Warm()
     yield process
     process.close()
+
+
+@pytest.fixture(scope="session")
+def object_server_port(places: Path) -> Iterator[int]:
+    """Run an S3 server with an empty bucket; yield its port. Skip the test without one."""
+    import object_server
+
+    object_server.require()
+    folder = places / "object-server"
+    folder.mkdir()
+    with object_server.server(folder) as port:
+        yield port
+
+
+@pytest.fixture
+def proxy(object_server_port: int) -> Iterator[object_server.Proxy]:
+    """Run a proxy in front of the server, with no fault, and let clients here ask it."""
+    import object_server
+
+    with (
+        object_server.proxy(object_server_port) as running,
+        object_server.at(running.port),
+    ):
+        yield running
 
 
 @pytest.fixture(scope="session")

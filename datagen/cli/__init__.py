@@ -16,7 +16,7 @@ import click
 from click.exceptions import Exit
 
 import datagen
-from datagen.cli import output, read, write
+from datagen.cli import move, output, read, write
 from datagen.cli.options import PATH
 from datagen.errors import (
     CLOSED_PIPE,
@@ -38,6 +38,7 @@ _COMMANDS = (
         write.convert,
     ),
     *(read.info, read.verify, read.diff, read.show, read.sample, read.export, write.preview),
+    *(move.push, move.pull),
 )
 _CONTINUES = (
     "build",
@@ -45,6 +46,8 @@ _CONTINUES = (
     "export",
     "fetch",
     "finish",
+    "pull",
+    "push",
 )  # commands that keep what they have done
 _OUTPUT = Path("standard output")  # named in errors of writing that name no file
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)

@@ -15,6 +15,7 @@ import datagen
 from datagen.engines import ENGINES
 from datagen.engines.threads import usable_cores
 from datagen.layout import SPLITS
+from datagen.objects import is_url
 
 # those of datagen.exports.FORMATS, which imports OpenCV
 EXPORTS = ("png", "coco", "yolo", "nnunet", "parquet", "webdataset", "mds", "npz", "idx")
@@ -97,10 +98,30 @@ class _Path(click.Path):
         """Refuse an empty path, as of an unset shell variable: it would mean the working folder."""
         if value == "":
             self.fail("the path is empty", param, ctx)
+        if is_url(value):  # which may have a secret in it
+            self.fail(
+                "a URL, not a folder: only push, pull, info and verify take one; "
+                "first fetch the dataset with 'datagen pull URL DIR'",
+                param,
+                ctx,
+            )
         return super().convert(value, param, ctx)
 
 
-PATH = _Path()
+class _Place(_Path):
+    """A path, or a URL as text."""
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str | bytes | os.PathLike[str]:
+        """Leave a URL as it is."""
+        return value if is_url(value) else super().convert(value, param, ctx)
+
+
+PATH, PLACE = _Path(), _Place()
 
 
 class SampleCommand(click.Command):
@@ -144,6 +165,9 @@ labels_option = click.option(
 )
 directory_argument = click.argument(
     "directory", metavar="[DIR]", type=PATH, default=DEFAULT, required=False
+)
+place_argument = click.argument(
+    "place", metavar="[DIR|URL]", type=PLACE, default=DEFAULT, required=False
 )
 sample_arguments = _options(
     click.argument("task"),

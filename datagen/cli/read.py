@@ -18,6 +18,7 @@ from datagen.cli.options import (
     is_given,
     json_option,
     labels_option,
+    place_argument,
     quiet_option,
     recipe_of,
     sample_arguments,
@@ -40,12 +41,12 @@ from datagen.files import kind, require_outside_datasets, write_atomic
 
 
 @click.command()
-@directory_argument
+@place_argument
 @quiet_option
 @json_option
-def info(directory: Path, quiet: bool, as_json: bool) -> None:
+def info(place: Path | str, quiet: bool, as_json: bool) -> None:
     """Print what a dataset holds."""
-    manifest = datagen.manifest.load(directory)
+    manifest = datagen.download.load(place)
     if as_json:
         print_json(manifest_facts(manifest))
     elif not quiet:
@@ -53,7 +54,7 @@ def info(directory: Path, quiet: bool, as_json: bool) -> None:
 
 
 @click.command()
-@directory_argument
+@place_argument
 @click.option("--quick", is_flag=True, help="Check metadata, files and their sizes; read no shard.")
 @click.option(
     "--sample", type=click.IntRange(min=1), metavar="N", help="Check that and N random samples."
@@ -73,7 +74,7 @@ def info(directory: Path, quiet: bool, as_json: bool) -> None:
 @quiet_option
 @json_option
 def verify(
-    directory: Path,
+    place: Path | str,
     quick: bool,
     sample: int | None,
     seed: int | None,
@@ -107,7 +108,7 @@ def verify(
         chosen(engine, workers=workers, say=remarks(silent)) as made,
     ):
         verdict = datagen.verifier.verify(
-            directory,
+            place,
             quick=quick,
             sample=sample,
             seed=seed,
@@ -124,7 +125,7 @@ def verify(
         if as_json:
             print_json(verdict_facts(verdict))
         elif not quiet or verdict.problems:
-            print_verdict(verdict, directory)
+            print_verdict(verdict, place)
 
 
 @click.command()

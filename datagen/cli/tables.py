@@ -367,7 +367,7 @@ def verdict_facts(verdict: datagen.verifier.Verdict) -> dict[str, Any]:
     return {"passed": not verdict.problems, **facts, "bytes_per_second": round(rate)}
 
 
-def print_verdict(verdict: datagen.verifier.Verdict, root: Path) -> None:
+def print_verdict(verdict: datagen.verifier.Verdict, root: Path | str) -> None:
     """Print the problems of a dataset, what it was checked against, and what was skipped."""
     for problem in verdict.problems:
         print_line(f"{root}/{problem}")

@@ -8,10 +8,10 @@ none is repaired.
 from __future__ import annotations
 
 import random
-import re
 import secrets
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
@@ -25,7 +25,8 @@ from datagen.engines import Engine, Progress, run_shards
 from datagen.engines.threads import Slot, Threads
 from datagen.errors import DatagenError, InputError, RecipeError, SourceError, StorageError
 from datagen.layout import MANIFEST, SPLITS
-from datagen.manifest import difference
+from datagen.manifest import difference, require_digest
+from datagen.objects import is_url
 from datagen.split import Shard, Split
 from datagen.tasks import TASKS, Deriver, Inputs, files_of, know
 from datagen.verifier.across import (
@@ -45,6 +46,7 @@ from datagen.verifier.content import (
     read_inputs,
     same_inputs,
 )
+from datagen.verifier.mirror import mirror
 from datagen.verifier.near import near_duplicates
 from datagen.verifier.problems import (
     UNREADABLE,
@@ -129,6 +131,8 @@ def verify(
 ) -> Verdict:
     """Verify the dataset in `root`: in full, or `quick`, or quick with `sample` random samples.
 
+    `root` may be a URL: then only small files are fetched at first, and each shard for as long as
+    it is read, into a temporary folder.
     The full level compares the images with the source, if it is at hand. `source_dir` is where the
     source must be, `labels` the CSV file of its labels; with `source_optional`, a folder without it
     is skipped. `seed` chooses the samples; without it each call chooses others. `expect` is the
@@ -148,31 +152,37 @@ def verify(
     _require_one_level(quick, sample, seed, None if source_optional else source_dir)
     if near and (quick or sample is not None):
         raise InputError("quick and sample do not compare images", remedy="leave out near")
-    _require_digest(expect)
-    dataset = Dataset(root)
-    against, findings = _check_digest(dataset, expect)
-    structure = check_structure(dataset)
-    findings += [*structure.problems, *structure.skipped, *check_names(dataset)]
-    if sample is not None:
-        seed = secrets.randbits(32) if seed is None else seed
-        level = f"sample of {sample:,} (seed {seed})"
-        findings += _check_sample(dataset, structure.readable, sample, seed, workers)
-        findings += check_groups(dataset, {})
-    elif quick:
-        level = "quick"
-        findings += [*_QUICK, *check_groups(dataset, {})]
-    else:
-        level = "full"
-        source, problems = _find_source(
-            dataset, source_dir, labels, optional=source_optional, workers=workers
+    require_digest(expect)
+    engine = engine or Threads(workers)
+    if engine.is_remote and is_url(root):
+        raise InputError(
+            "other processes verify folders that they see, not URLs",
+            path=str(root),
+            remedy="leave out the engine, or pull the dataset first",
         )
-        against += [_SOURCE] if source else []
-        findings += problems
-        engine = engine or Threads(workers)
-        findings += _check_all(dataset, structure, source, near, workers, engine, progress)
-    findings += limits_of_views(dataset, checked=level == "full")
-    findings += _limits_of_knowledge(against)
-    return _add_up(dataset, level, against, findings, time.perf_counter() - started)
+    with mirror(root) if is_url(root) else nullcontext(Dataset(root)) as dataset:
+        against, findings = _check_digest(dataset, expect)
+        structure = check_structure(dataset)
+        findings += [*structure.problems, *structure.skipped, *check_names(dataset)]
+        if sample is not None:
+            seed = secrets.randbits(32) if seed is None else seed
+            level = f"sample of {sample:,} (seed {seed})"
+            findings += _check_sample(dataset, structure.readable, sample, seed, workers)
+            findings += check_groups(dataset, {})
+        elif quick:
+            level = "quick"
+            findings += [*_QUICK, *check_groups(dataset, {})]
+        else:
+            level = "full"
+            source, problems = _find_source(
+                dataset, source_dir, labels, optional=source_optional, workers=workers
+            )
+            against += [_SOURCE] if source else []
+            findings += problems
+            findings += _check_all(dataset, structure, source, near, workers, engine, progress)
+        findings += limits_of_views(dataset, checked=level == "full")
+        findings += _limits_of_knowledge(against)
+        return _add_up(dataset, level, against, findings, time.perf_counter() - started)
 
 
 def _require_one_level(
@@ -193,14 +203,6 @@ def _require_one_level(
         )
     if seed is not None and sample is None:
         raise InputError("seed chooses the samples of sample", remedy="give both")
-
-
-def _require_digest(expect: object) -> None:
-    is_digest = isinstance(expect, str) and re.fullmatch("[0-9a-fA-F]{64}", expect)
-    if expect is not None and not is_digest:
-        raise RecipeError(
-            "not a dataset digest", expected="64 hexadecimal digits", found=repr(expect)
-        )
 
 
 def _add_up(

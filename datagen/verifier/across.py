@@ -71,14 +71,14 @@ def equal_mosaics(dataset: Dataset, shards: Sequence[Shard]) -> Iterator[Problem
 
     def read() -> Iterator[Digests]:
         for shard in shards:
-            with ShardReader(dataset, shard) as reader:
+            with ShardReader(dataset, shard, ["digest"]) as reader:
                 digest = shard.split.column("digest")
                 for start in range(0, len(shard.samples), _ROWS):
                     yield reader.read(digest, shard.samples[start : start + _ROWS])
 
     def image(name: str, row: int) -> Array:
         split = splits[name]
-        with ShardReader(dataset, Shard(split, row // split.shard_size)) as reader:
+        with ShardReader(dataset, Shard(split, row // split.shard_size), ["image"]) as reader:
             return reader.read(split.column("image"), range(row, row + 1))
 
     spans = [(shard.split.name, shard.samples) for shard in shards]

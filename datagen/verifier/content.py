@@ -358,7 +358,8 @@ def _first_whole(
 def _fill(dataset: Dataset, shard: Shard, column: Column, rows: Array) -> list[Problem]:
     """Read a column of a shard into its place in `rows`; return what is wrong with it."""
     split, samples = shard.split, rows[shard.samples.start : shard.samples.stop]
-    with ShardReader(dataset, shard) as reader:
+    wanted = None if split.compression != "none" else [column.name]
+    with ShardReader(dataset, shard, wanted) as reader:
         try:
             if split.compression != "none":
                 problems = misleading(dataset, shard)
@@ -411,19 +412,28 @@ class ShardReader(AbstractContextManager["ShardReader"]):
     """Reads the samples and the files of one shard; opens a file when it is first needed.
 
     Its methods raise DamagedError if a file is not regular or ends early, and StorageError if it
-    cannot be read. `paths` are those of the columns, relative to the dataset.
+    cannot be read. `paths` are those of the columns, relative to the dataset. Only the files of
+    `columns` are at hand, if they are given.
     """
 
-    def __init__(self, dataset: Dataset, shard: Shard) -> None:
+    def __init__(
+        self, dataset: Dataset, shard: Shard, columns: Collection[str] | None = None
+    ) -> None:
         self._dataset, self._shard = dataset, shard
         names = [column.name for column in shard.split.columns]
         self.paths = dict(zip(names, shard.paths, strict=True))
         self._offsets = _rows(dataset, shard)["offset"].tolist()
         self._files: dict[str, _File] = {}
+        self._holding = dataset.holding(shard, names if columns is None else columns)
+
+    def __enter__(self) -> ShardReader:
+        self._holding.__enter__()
+        return self
 
     def __exit__(self, *error: object) -> None:
         for file in self._files.values():
             file.close()
+        self._holding.__exit__(None, None, None)
 
     def read(self, column: Column, samples: range, out: Array | None = None) -> Array:
         """Read consecutive samples as one array (n, *shape).

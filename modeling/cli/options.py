@@ -10,11 +10,36 @@ import click
 
 from modeling.config import PRESETS
 from modeling.errors import did_you_mean
+from modeling.files import is_url
 from modeling.training.signals import ending_at_once
 
 TASKS = tuple(PRESETS)
-# not checked by click: what is wrong there has exit codes of its own
-PATH = click.Path(path_type=Path, readable=False)
+
+
+class _Path(click.Path):
+    """A path, and no URL, which may have a secret in it.
+
+    It is not checked by click: what is wrong there has exit codes of its own.
+    """
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path, or raise BadParameter for a URL."""
+        if is_url(value):
+            self.fail("a URL, not a folder: only train and score take one", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class _Place(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.2
+    """A path, or a URL as text."""
+
+    name = "place"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Leave a URL as it is."""
+        return value if is_url(value) else PATH.convert(value, param, ctx)
+
+
+PATH = _Path(path_type=Path, readable=False)
 DATASET = Path("data/mnist")
 
 _BLAS_THREADS = "OPENBLAS_NUM_THREADS"
@@ -44,6 +69,27 @@ dataset_option = click.option(
     show_default=True,
     metavar="DIR",
     help="Where 'datagen build' put it.",
+)
+place_option = click.option(
+    "--dataset",
+    "place",
+    type=_Place(),
+    default=DATASET,
+    show_default=True,
+    metavar="DIR|URL",
+    help="Where 'datagen build' put it, or 'datagen push': s3://bucket/prefix.",
+)
+cache_option = click.option(
+    "--cache",
+    type=PATH,
+    metavar="DIR",
+    help="Where the files of datasets at a URL are kept."
+    "  [default: $MODELING_CACHE, or ~/.cache/modeling]",
+)
+expect_option = click.option(
+    "--expect",
+    metavar="DIGEST",
+    help="Dataset digest that it must have; files in the cache are compared again.",
 )
 device_option = click.option(
     "--device",

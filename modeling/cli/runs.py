@@ -13,12 +13,15 @@ from modeling.cli.options import (
     DATASET,
     PATH,
     TaskChoice,
+    cache_option,
     dataset_option,
     device_option,
+    expect_option,
     json_option,
     load_numpy,
     load_torch,
     out_option,
+    place_option,
     quiet_option,
     threads_option,
 )
@@ -40,7 +43,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("run", required=False, metavar="RUN|all")
-@dataset_option
+@place_option
+@cache_option
+@expect_option
 @out_option
 @click.option("--predictions", type=PATH, metavar="FILE", help="Score these instead of a run's.")
 @click.option("--task", type=TaskChoice(), help="With --predictions: their task.")
@@ -56,7 +61,9 @@ if TYPE_CHECKING:
 @json_option
 def score(
     run: str | None,
-    directory: Path,
+    place: Path | str,
+    cache: Path | None,
+    expect: str | None,
     out: Path,
     predictions: Path | None,
     task: str | None,
@@ -74,6 +81,7 @@ def score(
         raise click.UsageError("name the run to score, or give --predictions FILE")
     if predictions is not None and (task is None or len(split) > 1):
         raise click.UsageError("--predictions needs --task, and takes at most one --split")
+    directory = modeling.fetch_dataset(place, cache=cache, expect=expect)
     if predictions is not None and task is not None:
         load_numpy()
         dataset = modeling.open_dataset(directory)

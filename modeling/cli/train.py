@@ -13,11 +13,13 @@ import modeling
 from modeling.cli.options import (
     TASKS,
     TaskChoice,
-    dataset_option,
+    cache_option,
     device_option,
+    expect_option,
     json_option,
     load_torch,
     out_option,
+    place_option,
     quiet_option,
     threads_option,
 )
@@ -45,7 +47,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("task", type=TaskChoice("all"))
-@dataset_option
+@place_option
+@cache_option
+@expect_option
 @out_option
 @click.option(
     "--preset",
@@ -99,7 +103,9 @@ if TYPE_CHECKING:
 @json_option
 def train(
     task: str,
-    directory: Path,
+    place: Path | str,
+    cache: Path | None,
+    expect: str | None,
     out: Path,
     preset: str | None,
     seed: int,
@@ -115,6 +121,7 @@ def train(
     as_json: bool,
 ) -> None:
     """Train a network, or all three, from scratch."""
+    directory = modeling.fetch_dataset(place, cache=cache, expect=expect)
     load_torch()
     dataset = modeling.open_dataset(directory)  # refuses what is none before anything begins
     device = modeling.api.find_device(device_name, threads)

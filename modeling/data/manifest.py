@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -225,8 +225,11 @@ class _Record:
         return Kind(self.source.bands, self.source.dtype, **asdict(self.recipe.foreground))
 
 
-def read_manifest(root: Path | str) -> Manifest:
+def read_manifest(root: Path | str, *, fetch: Callable[[str, int], None] | None = None) -> Manifest:
     """Read the manifest and the shard tables of the dataset in `root`, and check them.
+
+    With `fetch`, shards are not looked at, and it is called with the path and the bytes of each
+    table before that is read.
 
     Raises FormatError if there is no dataset or one of an unknown version, InputError if it is
     compressed, DamagedError if its files contradict each other, StorageError if they cannot be
@@ -238,7 +241,7 @@ def read_manifest(root: Path | str) -> Manifest:
     record = _decode(path, _read_json(path))
     source, grid = record.source, record.recipe.mosaics.grid
     splits = {
-        (task, split): _read_split(root, task, split, record)
+        (task, split): _read_split(root, task, split, record, fetch)
         for task in _in_order(record.tasks)
         for split in _in_order(record.tasks[task])
     }
@@ -469,10 +472,18 @@ def _in_order(names: Iterable[str]) -> list[str]:
     )
 
 
-def _read_split(root: Path, task: str, split: str, record: _Record) -> SplitInfo:
+def _read_split(
+    root: Path,
+    task: str,
+    split: str,
+    record: _Record,
+    fetch: Callable[[str, int], None] | None = None,
+) -> SplitInfo:
     """Read the shard table of a split, and check it against the manifest and the shard files."""
     facts = record.tasks[task][split]
     path = root / facts.table.path
+    if fetch is not None:
+        fetch(facts.table.path, facts.table.bytes)
     _check_file(root, path, facts.table.bytes)
     table = np.frombuffer(_read_file(path, facts.table.bytes), SHARD_FACTS)
     table = table.reshape(len(facts.columns), _shards(facts, record))
@@ -481,13 +492,16 @@ def _read_split(root: Path, task: str, split: str, record: _Record) -> SplitInfo
     for column, row in zip(info.columns, table, strict=True):
         for number, (samples, shard) in enumerate(zip(info.shards(), row, strict=True)):
             _check_shard(root, info, column, number, len(samples) * column.sample_bytes, shard)
+            if fetch is None:
+                path = root / column.path.format(shard=number)
+                _check_file(root, path, int(shard["file_bytes"]))
     return info
 
 
 def _check_shard(
     root: Path, info: SplitInfo, column: ColumnInfo, number: int, expected: int, shard: np.void
 ) -> None:
-    """Check that an extent has the `expected` bytes within its file, and the size of the file."""
+    """Check that an extent has the `expected` bytes within its file."""
     offset, length, size = (int(shard[field]) for field in ("offset", "length", "file_bytes"))
     path = root / column.path.format(shard=number)
     if length != expected or offset + length > size:
@@ -499,7 +513,6 @@ def _check_shard(
             found=f"{length:,} bytes at {offset:,} of {size:,}",
             remedy=REBUILD,
         )
-    _check_file(root, path, size)
 
 
 def _check_file(root: Path, path: Path, size: int) -> None:

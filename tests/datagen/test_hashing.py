@@ -103,6 +103,19 @@ def test_a_column_root_is_the_same_for_any_blocks(data: st.DataObject, count: in
     assert column_root(samples, cuts) == column_root(samples)
 
 
+@given(KINDS, st.integers(1, 1100), st.data())
+def test_a_column_root_is_the_same_for_any_bytes(
+    kind: tuple[str, tuple[int, ...]], count: int, data: st.DataObject
+) -> None:
+    samples = column(count, *kind)
+    view = memoryview(samples.tobytes())
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(view)), max_size=8)))
+    hasher = ColumnHasher(*kind)
+    for start, stop in itertools.pairwise([0, *cuts, len(view)]):
+        hasher.feed(view[start:stop])
+    assert hasher.root() == column_root(samples)
+
+
 def test_a_root_can_be_computed_at_any_time() -> None:
     samples = column(700, "|u1", (5,))
     hasher = ColumnHasher("|u1", (5,))

@@ -1,0 +1,155 @@
+"""Files of a dataset on their way to an object store or back: what they must be, a few at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import xxhash
+
+from datagen.engines import Progress, threads
+from datagen.errors import DamagedError, DatagenError
+from datagen.hashing import ColumnHasher
+from datagen.manifest import Manifest
+from datagen.objects import Remote
+from datagen.split import NO_OFFSET, Column, FileFacts, Split, Table, shard_list
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+JOBS = 4  # files on their way at once
+LISTED = 5  # files that a message names
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Tells what a push or a pull did: files moved and kept, bytes moved, in how many seconds."""
+
+    manifest: Manifest
+    moved: int
+    kept: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The bytes of a column in the file of a shard, and the content root that they must have."""
+
+    column: Column
+    samples: int
+    offset: int
+    root: bytes
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """The file of a shard: its facts, and the extents in it. A compressed column has none."""
+
+    facts: FileFacts
+    extents: tuple[Extent, ...]
+
+
+def shard_files(
+    splits: Iterable[Split], table: Callable[[Split], Table], place: str
+) -> list[ShardFile]:
+    """List the files of all shards with what their tables say of them; `place` names the dataset.
+
+    Raises DamagedError where two columns that share a file do not agree on it.
+    """
+    listed = []
+    for job in shard_list(splits):
+        found: dict[str, list[FileFacts]] = {}
+        extents: dict[str, list[Extent]] = {}
+        rows = table(job.split)[:, job.index]
+        for column, path, row in zip(job.split.columns, job.paths, rows, strict=True):
+            digest = row["file_digest"].tobytes().hex()
+            found.setdefault(path, []).append(FileFacts(path, int(row["file_bytes"]), digest))
+            if row["offset"] != NO_OFFSET:
+                extent = Extent(column, len(job.samples), int(row["offset"]), row["root"].tobytes())
+                extents.setdefault(path, []).append(extent)
+        for path, facts in found.items():
+            if len(set(facts)) > 1:
+                raise DamagedError("the shard table contradicts itself", path=f"{place}/{path}")
+            listed.append(ShardFile(facts[0], tuple(extents.get(path, ()))))
+    return listed
+
+
+class Comparison:
+    """Compares the bytes of a shard's file with what its table says, piece by piece.
+
+    >>> comparison = Comparison(file)  # doctest: +SKIP
+    >>> for piece in pieces: comparison.feed(piece)  # doctest: +SKIP
+    >>> comparison.difference()  # doctest: +SKIP
+    """
+
+    def __init__(self, wanted: ShardFile) -> None:
+        self._wanted, self._digest, self.size = wanted, xxhash.xxh3_128(), 0
+        self._hashers = [ColumnHasher(one.column.dtype, one.column.shape) for one in wanted.extents]
+
+    def feed(self, piece: memoryview) -> None:
+        """Take the next bytes of the file."""
+        self._digest.update(piece)
+        for one, hasher in zip(self._wanted.extents, self._hashers, strict=True):
+            length = one.samples * one.column.sample_bytes
+            start, stop = one.offset - self.size, one.offset + length - self.size
+            if start < len(piece) and stop > 0:
+                hasher.feed(piece[max(start, 0) : stop])
+        self.size += len(piece)
+
+    def difference(self) -> str | None:
+        """Say what differs from the table; None if nothing does."""
+        facts = self._wanted.facts
+        if self.size != facts.bytes:
+            return f"{self.size:,} bytes"
+        if self._digest.hexdigest() != facts.digest:
+            return self._digest.hexdigest()
+        for one, hasher in zip(self._wanted.extents, self._hashers, strict=True):
+            if hasher.root() != one.root:
+                return f"another content of {one.column.name}"
+        return None
+
+
+def require_sizes(
+    remote: Remote,
+    listed: Mapping[str, int],
+    wanted: Iterable[FileFacts],
+    error: type[DatagenError],
+) -> None:
+    """Raise `error` unless each file is listed with its size."""
+    wrong = [one for one in wanted if listed.get(one.path) != one.bytes]
+    if wrong:
+        more = f", and {len(wrong) - LISTED:,} more" if len(wrong) > LISTED else ""
+        raise error(
+            "files are missing or of another size",
+            path=remote.url,
+            expected=", ".join(f"{one.path} of {one.bytes:,} bytes" for one in wrong[:LISTED]),
+            found=", ".join(str(listed.get(one.path, "none")) for one in wrong[:LISTED]) + more,
+            remedy="push the dataset again: it sends what is missing",
+        )
+
+
+def at_once(work: Callable[[T], R], wanted: Sequence[T], *, jobs: int) -> Iterator[tuple[T, R]]:
+    """Run `work` for each of `wanted`, `jobs` at once: yield each with its result, in any order."""
+
+    def run(one: T, slot: threads.Slot) -> R:
+        with slot.compute:
+            slot.check()
+            return work(one)
+
+    return threads.run(run, wanted, workers=jobs)
+
+
+def move_files(
+    work: Callable[[FileFacts], None],
+    wanted: Sequence[FileFacts],
+    jobs: int,
+    progress: Progress | None,
+) -> None:
+    """Move files, `jobs` at once and the largest first; `progress` is called after each."""
+    total, done = sum(one.bytes for one in wanted), 0
+    for one, _ in at_once(work, sorted(wanted, key=lambda one: -one.bytes), jobs=jobs):
+        done += one.bytes
+        if progress is not None:
+            progress(done, total)
