@@ -255,6 +255,8 @@ def export(
         raise click.UsageError("name the format: --onnx")
     load_torch()
     modeling.api.find_device("cpu", threads)
+    if not (quiet or as_json):
+        print_begun(f"exporting {run}, which takes torch up to a minute")
     model = modeling.load(run, device="cpu")
     path = out or run / "model.onnx"
     images, origin = _images(model, directory)

@@ -198,6 +198,9 @@ def test_the_differences_are_printed(
         ["mask", "-", "-", "0.0000%"],
     ]
     assert "agree on 9 images of val" in result.stdout
+    assert (
+        result.stderr == f"exporting {runs / 'foreground'}, which takes torch up to a minute ...\n"
+    )
 
 
 def test_a_folder_or_a_loaded_model_is_exported_and_the_model_stays_where_it_is(
