@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from isolation import ROOT
 from object_server import BUCKET, SECRET, Proxy, Request, ask, at
 
 from datagen.errors import DamagedError, InputError, StorageError
@@ -66,6 +67,12 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(InputError, match=r"obstore; pip install --editable '.\[s3\]'"):
         Remote("s3://bucket/mnist").list()
+
+
+def test_one_module_of_each_package_knows_the_client() -> None:
+    paths = [*(ROOT / "datagen").rglob("*.py"), *(ROOT / "modeling").rglob("*.py")]
+    knowing = {path.relative_to(ROOT).as_posix() for path in paths if "obstore" in path.read_text()}
+    assert knowing == {"datagen/objects.py", "modeling/data/remote.py"}
 
 
 @pytest.mark.parametrize(("seconds", "tries"), [("no", "3"), ("0", "3"), ("5", "1e9"), ("5", "-1")])
@@ -169,6 +176,7 @@ def test_a_flipped_bit_does_not_make_two_files_differ(remote: Remote, proxy: Pro
     [
         (503, "answers with an error .found 503"),
         (403, "refuses access .found 403 Forbidden, Injected.; look at the credentials in the env"),
+        ("expired", "refuses access .found 400 Bad Request, ExpiredToken.; look at the cred"),
         (301, "somewhere else; set AWS_REGION"),
         (409, "though there is nothing"),
         ("hang", "does not answer; look at the endpoint"),

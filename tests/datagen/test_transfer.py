@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -477,6 +478,33 @@ def test_a_process_that_is_killed_at_a_request_goes_on(
         assert there(url, proxy) == tree(built["small"])
     else:
         assert tree(Path("back")) == tree(built["small"])
+
+
+@pytest.mark.parametrize(("command", "number"), [("push", 1), LONG("push", 9), LONG("pull", 8)])
+def test_an_interruption_does_not_wait_for_the_store(
+    command: str, number: int, built: dict[str, Path], url: str, proxy: Proxy, warm: Warm
+) -> None:
+    if command == "pull":
+        upload.push(built["small"], url)
+    arguments = [command, *([built["small"], url] if command == "push" else [url, "back"])]
+    reached, ended = threading.Event(), threading.Event()
+    proxy.clear()
+
+    def stay_silent(request: Request) -> None:
+        if request.number >= number:
+            reached.set()
+            ended.wait()
+
+    proxy.fault = stay_silent
+    log = Path("log").absolute()
+    environment = object_server.environment(proxy.port, seconds=600)
+    running = warm.start(arguments, cwd=Path.cwd(), env=environment, log=log)
+    reached.wait()
+    os.kill(running.pid, signal.SIGINT)
+    code = running.wait()
+    ended.set()
+    assert code == 130
+    assert "interrupted; give the same command again" in log.read_text()
 
 
 @pytest.mark.parametrize("change", ["delete", LONG("cut")])
