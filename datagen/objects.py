@@ -170,7 +170,7 @@ class Remote:
             except self._library.exceptions.AlreadyExistsError:
                 # Said of one's own write, whose answer was lost, and in a conflict of nothing.
                 there = self._compare(path, data)
-                if there is None:
+                if there is None or not (there or create):
                     raise _ConflictError from None
                 return there
             return True
@@ -297,7 +297,7 @@ class Remote:
         """Turn an error of a request into a StorageError without any text of the client."""
         where = self.place(path) if path else self.url
         if isinstance(error, _ConflictError):
-            problem = "the store refuses to create it, though there is nothing"
+            problem = "the store refuses to write it, in a conflict that does not end"
         elif isinstance(error, _EndsEarlyError):
             problem = "it comes down cut off"
         elif isinstance(error, FileNotFoundError) and _found(error)[1] != "NoSuchBucket":
@@ -328,7 +328,7 @@ class Remote:
 
 
 class _ConflictError(Exception):
-    """The store says that something is there already, and nothing is."""
+    """The store refuses a write for what is there already, and there is nothing that hinders it."""
 
 
 class _EndsEarlyError(Exception):

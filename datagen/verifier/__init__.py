@@ -11,7 +11,6 @@ import random
 import secrets
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from numbers import Integral
 from os import PathLike
@@ -24,7 +23,6 @@ from datagen.engines import Progress, run_shards
 from datagen.errors import DatagenError, InputError, RecipeError, SourceError, StorageError
 from datagen.layout import MANIFEST, SPLITS
 from datagen.manifest import difference, require_digest
-from datagen.objects import is_url
 from datagen.split import Shard, Split
 from datagen.tasks import TASKS, Deriver, Inputs
 from datagen.verifier.across import (
@@ -37,7 +35,7 @@ from datagen.verifier.across import (
     limits_of_views,
 )
 from datagen.verifier.content import StoredInputs, check_samples, check_shard, read_inputs
-from datagen.verifier.mirror import mirror
+from datagen.verifier.mirror import opened
 from datagen.verifier.near import near_duplicates
 from datagen.verifier.problems import (
     UNREADABLE,
@@ -142,7 +140,7 @@ def verify(
     if near and (quick or sample is not None):
         raise InputError("quick and sample do not compare images", remedy="leave out near")
     require_digest(expect)
-    with mirror(root) if is_url(root) else nullcontext(Dataset(root)) as dataset:
+    with opened(root) as dataset:
         against, findings = _check_digest(dataset, expect)
         structure = check_structure(dataset)
         findings += [*structure.problems, *structure.skipped, *check_names(dataset)]

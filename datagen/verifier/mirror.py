@@ -12,7 +12,10 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from os import PathLike
 from pathlib import Path, PurePosixPath
+
+import numpy as np
 
 from datagen import files
 from datagen import manifest as manifests
@@ -22,9 +25,9 @@ from datagen.errors import DamagedError, InputError
 from datagen.hashing import bytes_digest
 from datagen.layout import MANIFEST
 from datagen.manifest import Manifest
-from datagen.objects import Remote
+from datagen.objects import Remote, is_url
 from datagen.split import FileFacts, Shard
-from datagen.stores import open_store
+from datagen.stores import Array, open_store
 from datagen.transfer import ShardFile
 
 _READS = 3  # of a small file that is not as it should be
@@ -39,6 +42,15 @@ class Mirror(Dataset):
         self._holders = Counter[str]()
         self._locks = defaultdict[str, threading.Lock](threading.Lock)
         self._lock = threading.Lock()
+
+    def rows(self, task: str, split: str, column: str, start: int, stop: int) -> Array:
+        """Read samples start to stop of a column: a copy, since their shards are fetched for it."""
+        of = self.splits.get((task, split))
+        with ExitStack() as stack:
+            if of is not None and 0 <= start <= stop <= of.count:
+                for number in range(start // of.shard_size, -(-stop // of.shard_size)):
+                    stack.enter_context(self.holding(Shard(of, number), [column]))
+            return np.array(super().rows(task, split, column, start, stop))
 
     @contextmanager
     def holding(self, shard: Shard, columns: Iterable[str]) -> Iterator[None]:
@@ -75,6 +87,19 @@ class Mirror(Dataset):
                 self._holders[facts.path] -= 1
                 if not self._holders[facts.path]:
                     _blank(self.root / facts.path, self._listed.get(facts.path, 0))
+
+
+@contextmanager
+def opened(place: PathLike[str] | str) -> Iterator[Dataset]:
+    """Open the dataset in a folder, or the one at a URL for as long as the body runs.
+
+    Raises what `Dataset` and `mirror` raise.
+    """
+    if not is_url(place):
+        yield Dataset(place)
+        return
+    with mirror(place) as dataset:
+        yield dataset
 
 
 @contextmanager

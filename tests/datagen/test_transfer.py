@@ -690,6 +690,40 @@ def test_damage_is_found_where_it_is(case: str, built: dict[str, Path], url: str
     assert found == {(one.kind, one.path) for one in datagen.verify("copy").problems}
 
 
+def test_samples_and_differences_are_those_of_a_folder(
+    built: dict[str, Path], url: str, proxy: Proxy, warm: Warm
+) -> None:
+    upload.push(built["hdf5"], url)
+    environment = object_server.environment(proxy.port)
+    for command in (
+        ("show", "PLACE", "mosaics", "train", 299, "--json"),
+        ("sample", "PLACE", "circles", "val", 3, "--json"),
+        ("diff", "PLACE", built["hdf5"]),
+        ("diff", built["other"], "PLACE", "--verbose"),
+        ("info", "PLACE", "--json"),
+    ):
+        printed = [
+            warm.run(*(place if one == "PLACE" else one for one in command), env=environment)
+            for place in (url, built["hdf5"])
+        ]
+        there, here = ((one.returncode, one.stdout, one.stderr) for one in printed)
+        assert there[1].replace(url, str(built["hdf5"])) == here[1] != ""
+        assert (there[0], there[2]) == (here[0], here[2])
+    train = datagen.samples(url, "mosaics", "train")
+    assert (
+        train["image"][250:260] == datagen.open(built["hdf5"])["mosaics"]["train"]["image"][250:260]
+    ).all()
+
+
+@pytest.mark.parametrize("call", [datagen.open, datagen.dataset.Dataset])
+def test_what_needs_a_folder_refuses_a_url_without_showing_it(
+    call: Callable[[str], object],
+) -> None:
+    with pytest.raises(InputError, match="datagen pull URL DIR") as caught:
+        call(f"s3://key:{SECRET}@bucket/mnist")
+    assert SECRET not in str(caught.value)
+
+
 def test_a_store_that_fails_is_no_damage(built: dict[str, Path], url: str, proxy: Proxy) -> None:
     upload.push(built["small"], url)
     proxy.fault = lambda request: 403 if request.path.endswith(".h5") else None
@@ -726,11 +760,13 @@ def test_commands_move_datasets_and_say_what_they_did(
         ("pull", url, "other", "--expect", "0" * 64),
         ("pull", f"s3://{BUCKET}/nothing", "nothing"),
         ("pull", f"s3://key:{SECRET}@{BUCKET}/nothing", "nothing"),
+        ("preview", f"s3://key:{SECRET}@{BUCKET}/nothing"),
+        ("sample", f"s3://key:{SECRET}@{BUCKET}/nothing", "circles", "val", 1),
         ("show", f"s3://key:{SECRET}@{BUCKET}/nothing", "circles", "val", 1),
         ("push", "nothing", url),
     ]
     ended = [warm.run(*run, env=environment) for run in runs]
-    assert [one.returncode for one in ended] == [0, 0, 0, 0, 0, 0, 4, 5, 4, 3, 2, 4]
+    assert [one.returncode for one in ended] == [0, 0, 0, 0, 0, 0, 4, 5, 4, 3, 2, 3, 3, 4]
     first, again = json.loads(ended[0].stdout), json.loads(ended[5].stdout)
     assert first["files_moved"] == len(tree(root)) and first["path"] == url
     assert first["digest"] == again["digest"] == digest(root)
