@@ -7,11 +7,14 @@ long as the object, and takes no room.
 from __future__ import annotations
 
 import os
+import shutil
+import stat
 import tempfile
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from os import PathLike
 from pathlib import Path, PurePosixPath
 
@@ -21,7 +24,7 @@ from datagen import files
 from datagen import manifest as manifests
 from datagen.dataset import Dataset, small_files
 from datagen.download import fetch, read_manifest
-from datagen.errors import DamagedError, InputError
+from datagen.errors import DamagedError, DatagenError, InputError
 from datagen.hashing import bytes_digest
 from datagen.layout import MANIFEST
 from datagen.manifest import Manifest
@@ -30,6 +33,8 @@ from datagen.split import FileFacts, Shard
 from datagen.stores import Array, open_store
 from datagen.transfer import ShardFile
 
+_PREFIX = "datagen-mirror-"
+_YOUNG = 60.0  # seconds in which a new folder gets its lock
 _READS = 3  # of a small file that is not as it should be
 
 
@@ -113,7 +118,11 @@ def mirror(url: str) -> Iterator[Mirror]:
     manifest = read_manifest(remote)
     listed = remote.list()
     _require_no_views(url, manifest)
-    with tempfile.TemporaryDirectory(prefix="datagen-") as folder:
+    _sweep()
+    with (
+        tempfile.TemporaryDirectory(prefix=_PREFIX) as folder,
+        files.lock(Path(folder), exclusive=False),
+    ):
         root = Path(folder)
         small = {one.path: one for one in small_files(manifest)}
         for path, size in listed.items():
@@ -127,6 +136,17 @@ def mirror(url: str) -> Iterator[Mirror]:
             else:
                 (root / path).write_bytes(content)
         yield Mirror(remote, root, listed)
+
+
+def _sweep() -> None:
+    """Remove the folders that killed commands of this user left behind: nobody holds their lock."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError, DatagenError):
+            status = folder.lstat()
+            is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+            if is_ours and time.time() - status.st_mtime > _YOUNG:
+                with files.lock(folder, exclusive=True):
+                    shutil.rmtree(folder)
 
 
 def _require_no_views(url: str, manifest: Manifest) -> None:

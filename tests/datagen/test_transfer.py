@@ -667,6 +667,23 @@ def test_a_dataset_is_verified_where_it_is(
     assert list(Path("temporary").iterdir()) == []
 
 
+def test_what_killed_verifications_left_is_removed(
+    built: dict[str, Path], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload.push(built["small"], url)
+    monkeypatch.setattr(tempfile, "tempdir", str(Path("temporary").absolute()))
+    for name in ("datagen-mirror-old", "datagen-mirror-new", "datagen-mirror-used", "else"):
+        place = Path("temporary", name)
+        place.mkdir(parents=True)
+        (place / "file").write_bytes(b"content")
+        if name != "datagen-mirror-new":
+            os.utime(place, (0, 0))
+    with lock(Path("temporary/datagen-mirror-used"), exclusive=False):
+        assert datagen.verify(url, quick=True).problems == ()
+    left = {path.name for path in Path("temporary").iterdir()}
+    assert left == {"datagen-mirror-new", "datagen-mirror-used", "else"}
+
+
 DAMAGES = {
     "flipped": ("mosaics/train/00001.h5", flipped, "damaged"),
     "cut": ("foreground/val/00000.h5", lambda data: data[:-1], "another size"),
