@@ -19,17 +19,18 @@ import numpy.typing as npt
 
 from datagen import builder, download, files, lookup, planning, upload, verifier
 from datagen.columns import DerivedSamples, OpenedSplit
-from datagen.dataset import Dataset
 from datagen.decoding import shown
 from datagen.engines import Engine, chosen, threads
 from datagen.errors import InputError
 from datagen.manifest import SourceFacts
+from datagen.objects import is_url
 from datagen.opened import OpenedDataset, open_dataset
 from datagen.recipe import Recipe, changed, names_source
 from datagen.sources.base import Progress as FetchProgress
 from datagen.sources.base import Source
 from datagen.transfer import JOBS, Moved
 from datagen.verifier import Verdict
+from datagen.verifier.mirror import opened
 
 if TYPE_CHECKING:
     from datagen.exports import Exported
@@ -248,9 +249,9 @@ def sample(
 ) -> dict[str, Array]:
     """Compute one sample: a dict from column name to array, whatever is stored of it.
 
-    `where` is a recipe or the folder of a dataset. A recipe's sample follows from its source, a
-    dataset's from the images and labels stored in it, or from the source in `source_dir`. Raises
-    RecipeError where there is no such sample.
+    `where` is a recipe, or the folder or URL of a dataset. A recipe's sample follows from its
+    source, a dataset's from the images and labels stored in it, or from the source in
+    `source_dir`. Raises RecipeError where there is no such sample.
 
     >>> one = datagen.sample("strokes", "circles", "train", 5)
     >>> one["image"].shape, one["label"].shape
@@ -287,14 +288,15 @@ def samples(
         of = planning.find_split(planning.splits(resolved.plan), task, split)
         inputs = resolved.inputs(split)
     else:
-        dataset = Dataset(where)
-        of = planning.find_split(dataset.splits.values(), task, split)
-        if source_dir is None:
-            inputs = lookup.inputs(dataset, task, split)
-        else:
-            inputs = planning.resolve_dataset(where, directory=source_dir, labels=labels).inputs(
-                split
-            )
+        with opened(where) as dataset:
+            of = planning.find_split(dataset.splits.values(), task, split)
+            if source_dir is None:
+                inputs = lookup.inputs(dataset, task, split)
+            else:
+                resolved = planning.resolve_dataset(
+                    dataset.root, directory=source_dir, labels=labels
+                )
+                inputs = resolved.inputs(split)
     return OpenedSplit(task, split, of.columns, of.count, DerivedSamples(task, of.columns, inputs))
 
 
@@ -328,14 +330,15 @@ def compute(
         planning.require_sample(wanted, task, split, index)
         resolved = planning.resolve(wanted, directory=source_dir, labels=labels, warn=warn)
     elif source_dir is not None:
-        planning.split_of_sample(Dataset(where).splits.values(), task, split, index)
-        resolved = planning.resolve_dataset(where, directory=source_dir, labels=labels)
+        with opened(where) as dataset:
+            planning.split_of_sample(dataset.splits.values(), task, split, index)
+            resolved = planning.resolve_dataset(dataset.root, directory=source_dir, labels=labels)
     else:
-        dataset = Dataset(where)
-        facts, computed_from = dataset.manifest.source, "the images and labels in the dataset"
-        values, drawn = lookup.derived(dataset, task, split, index), {}
-        if task == "circles":
-            drawn = {"foreground": lookup.derived(dataset, "foreground", split, index)["mask"]}
+        with opened(where) as dataset:
+            facts, computed_from = dataset.manifest.source, "the images and labels in the dataset"
+            values, drawn = lookup.derived(dataset, task, split, index), {}
+            if task == "circles":
+                drawn = {"foreground": lookup.derived(dataset, "foreground", split, index)["mask"]}
         return Computed(values, facts, computed_from, {**values, **drawn})
     values, drawn = resolved.sample(task, split, index), {}
     if task == "circles":
@@ -345,6 +348,8 @@ def compute(
 
 def names_recipe(where: PathLike[str] | str) -> bool:
     """Distinguish a recipe from a dataset: a source, a TOML file or a name that is no folder."""
+    if is_url(where):
+        return False
     path = Path(where)
     is_named = path.name == os.fspath(where) or names_source(os.fspath(where))
     with files.storage_errors(path):

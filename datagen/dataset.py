@@ -22,10 +22,11 @@ from datagen import files
 from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.engines import threads
-from datagen.errors import DamagedError, RecipeError, StorageError
+from datagen.errors import DamagedError, InputError, RecipeError, StorageError
 from datagen.hashing import bytes_digest, file_digest
 from datagen.layout import MANIFEST, PARTIAL_MANIFEST, PROGRESS
 from datagen.manifest import Manifest
+from datagen.objects import is_url
 from datagen.split import NO_OFFSET, SHARD_FACTS, Column, FileFacts, Shard, Split, Table, shard_list
 from datagen.stores import Array, Store, open_store
 
@@ -42,6 +43,10 @@ class Dataset:
     """
 
     def __init__(self, root: PathLike[str] | str) -> None:
+        if is_url(root):  # which may have a secret in it
+            raise InputError(
+                "a URL, not a folder", remedy="fetch the dataset with 'datagen pull URL DIR'"
+            )
         with files.storage_errors(Path(root)):
             self.root = Path(root).absolute()
         self.manifest = manifests.load(self.root)

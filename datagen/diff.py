@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
 
+from datagen import download
 from datagen import manifest as manifests
 from datagen.dataset import Dataset
 from datagen.hashing import merkle_root
 from datagen.manifest import Manifest
 from datagen.split import Column
+from datagen.verifier.mirror import opened
 
 _ROWS = 4096  # samples compared at a time
 _LISTED = 10  # samples named
@@ -61,11 +62,11 @@ class Comparison:
 
 
 def compare(first: PathLike[str] | str, second: PathLike[str] | str) -> Comparison:
-    """Compare the datasets in two folders by their manifests alone.
+    """Compare the datasets in two folders, or at URLs, by their manifests alone.
 
     Raises what opening either raises.
     """
-    a, b = (manifests.load(Path(root)) for root in (first, second))
+    a, b = (download.load(root) for root in (first, second))
     ours, theirs = _columns(a), _columns(b)
     names = dict.fromkeys([*ours, *theirs])
     differing = tuple(name for name in names if ours.get(name) != theirs.get(name))
@@ -73,17 +74,17 @@ def compare(first: PathLike[str] | str, second: PathLike[str] | str) -> Comparis
 
 
 def differences(first: PathLike[str] | str, second: PathLike[str] | str) -> list[Difference]:
-    """List all differences between the datasets in two folders; none in data if the digests agree.
+    """List all differences between two datasets; none in data if the digests agree.
 
     Compares digests first, then the samples of those shards whose digests differ. Raises what
     opening either raises.
     """
-    a, b = Dataset(first), Dataset(second)
-    listed = list(_recipe_differences(a.manifest, b.manifest))
-    if a.manifest.digest != b.manifest.digest:
-        listed.append(Difference("digest", a.manifest.digest, b.manifest.digest, is_data=True))
-        for key in dict.fromkeys([*a.splits, *b.splits]):
-            listed += _split_differences(a, b, key)
+    with opened(first) as a, opened(second) as b:
+        listed = list(_recipe_differences(a.manifest, b.manifest))
+        if a.manifest.digest != b.manifest.digest:
+            listed.append(Difference("digest", a.manifest.digest, b.manifest.digest, is_data=True))
+            for key in dict.fromkeys([*a.splits, *b.splits]):
+                listed += _split_differences(a, b, key)
     return listed
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import importlib
 import itertools
 import os
+import queue
 import re
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -39,6 +41,7 @@ _BEYOND = 3  # requests other than creates that are made though the client has g
 _STREAM_BYTES = 1 << 20  # of a piece that comes down, at least: it stays in a cache meanwhile
 _NAME = re.compile(r"[A-Za-z0-9_.=+-]+")
 _STATUS = re.compile(r"status code: (\d{3})(?: ([A-Z][A-Za-z ]*))?")
+_NO_ACCESS = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")  # with a status of 400
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
 _AGAIN = "give the same command again: it goes on where it stopped"
 
@@ -141,8 +144,9 @@ class Remote:
         """
         assert self._client is not None
         try:
-            found = self._library.get(self._client, path)
-            for piece in found.stream(min_chunk_size=_STREAM_BYTES):
+            found = _interruptibly(lambda: self._library.get(self._client, path))
+            pieces = iter(found.stream(min_chunk_size=_STREAM_BYTES))
+            while (piece := _interruptibly(lambda: next(pieces, None))) is not None:
                 yield memoryview(piece)
         except self._errors as error:
             raise self._explained(error, path) from None
@@ -166,7 +170,7 @@ class Remote:
             except self._library.exceptions.AlreadyExistsError:
                 # Said of one's own write, whose answer was lost, and in a conflict of nothing.
                 there = self._compare(path, data)
-                if there is None:
+                if there is None or not (there or create):
                     raise _ConflictError from None
                 return there
             return True
@@ -270,14 +274,18 @@ class Remote:
         """Make a request, and make it again where the client would not though it may succeed."""
         assert self._client is not None  # made first: its errors are no failures of a request
         tries = self._patience.tries if is_create else min(self._patience.tries, _BEYOND)
-        for number in itertools.count(1):
-            try:
-                return request()
-            except self._errors as error:
-                if number >= tries or not _may_pass(error):
-                    raise self._explained(error, path) from None
-            time.sleep(min(0.05 * 2**number, 2.0))
-        raise AssertionError
+
+        def ask() -> T:
+            for number in itertools.count(1):
+                try:
+                    return request()
+                except self._errors as error:
+                    if number >= tries or not _may_pass(error):
+                        raise self._explained(error, path) from None
+                time.sleep(min(0.05 * 2**number, 2.0))
+            raise AssertionError
+
+        return _interruptibly(ask)
 
     @property
     def _errors(self) -> tuple[type[Exception], ...]:
@@ -289,7 +297,7 @@ class Remote:
         """Turn an error of a request into a StorageError without any text of the client."""
         where = self.place(path) if path else self.url
         if isinstance(error, _ConflictError):
-            problem = "the store refuses to create it, though there is nothing"
+            problem = "the store refuses to write it, in a conflict that does not end"
         elif isinstance(error, _EndsEarlyError):
             problem = "it comes down cut off"
         elif isinstance(error, FileNotFoundError) and _found(error)[1] != "NoSuchBucket":
@@ -312,7 +320,7 @@ class Remote:
         elif status is None:
             problem = "the store does not answer"
             remedy = f"look at the endpoint and the network, then {_AGAIN}"
-        elif status.startswith(("401", "403")):
+        elif status.startswith(("401", "403")) or code in _NO_ACCESS:
             problem, remedy = "the store refuses access", f"{named}, and at what they permit"
         elif code == "NoSuchBucket":
             problem, remedy = "there is no such bucket", "make it, or name another"
@@ -320,11 +328,30 @@ class Remote:
 
 
 class _ConflictError(Exception):
-    """The store says that something is there already, and nothing is."""
+    """The store refuses a write for what is there already, and there is nothing that hinders it."""
 
 
 class _EndsEarlyError(Exception):
     """Fewer bytes came down than the store said."""
+
+
+def _interruptibly(work: Callable[[], T]) -> T:
+    """Run `work`; a signal ends the wait for it, because the client itself would not notice one."""
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    done: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            done.put((work(), None))
+        except BaseException as error:  # noqa: BLE001  (the caller's thread raises it)
+            done.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    result, error = done.get()
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
 
 
 def _found(error: BaseException) -> tuple[str | None, str | None]:
@@ -343,9 +370,9 @@ def _may_pass(error: BaseException) -> bool:
     """
     if isinstance(error, _ConflictError | _EndsEarlyError):
         return True
-    if isinstance(error, FileNotFoundError) or _asks_the_machine(error):
+    status, code = _found(error)
+    if isinstance(error, FileNotFoundError) or _asks_the_machine(error) or code in _NO_ACCESS:
         return False
-    status = _found(error)[0]
     return status is None or status.startswith(("400", "408", "409"))
 
 

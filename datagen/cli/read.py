@@ -12,6 +12,7 @@ import datagen
 from datagen.cli.options import (
     EXPORTS,
     PATH,
+    PLACE,
     SampleCommand,
     directory_argument,
     engine_option,
@@ -129,12 +130,12 @@ def verify(
 
 
 @click.command()
-@click.argument("first", metavar="A", type=PATH)
-@click.argument("second", metavar="B", type=PATH)
+@click.argument("first", metavar="A", type=PLACE)
+@click.argument("second", metavar="B", type=PLACE)
 @click.option("--verbose", is_flag=True, help="List every column and the samples that differ.")
 @quiet_option
 @json_option
-def diff(first: Path, second: Path, verbose: bool, quiet: bool, as_json: bool) -> None:
+def diff(first: Path | str, second: Path | str, verbose: bool, quiet: bool, as_json: bool) -> None:
     """Compare two datasets: do they hold the same data, and what else differs?
 
     Goes by the digests. Exits with 1 if they differ in anything that is data, and not only in
@@ -175,31 +176,37 @@ png_option = click.option(
 
 
 @click.command(cls=SampleCommand)
-@click.argument("directory", metavar="DIR", type=PATH)
+@click.argument("place", metavar="DIR|URL", type=PLACE)
 @sample_arguments
 @png_option
 @quiet_option
 @json_option
 def show(
-    directory: Path, task: str, split: str, index: int, png: Path | None, quiet: bool, as_json: bool
+    place: Path | str,
+    task: str,
+    split: str,
+    index: int,
+    png: Path | None,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Show one sample as it is stored.
 
     Exits with 5 if the sample's shard is damaged, after what is stored there is shown.
     """
-    dataset = datagen.dataset.Dataset(directory)
-    values = datagen.lookup.stored(dataset, task, split, index)
-    damage = datagen.lookup.damage(dataset, task, split, index)
-    if png is not None:
-        drawable = datagen.lookup.read_sample(dataset, task, split, index)
-        _draw(png, task, drawable, dataset.manifest.source)
+    with datagen.verifier.mirror.opened(place) as dataset:
+        values = datagen.lookup.stored(dataset, task, split, index)
+        damage = datagen.lookup.damage(dataset, task, split, index)
+        if png is not None:
+            drawable = datagen.lookup.read_sample(dataset, task, split, index)
+            _draw(png, task, drawable, dataset.manifest.source)
     print_sample((task, split, index), values, quiet, as_json)
     if damage is not None:
         raise damage
 
 
 @click.command(cls=SampleCommand)
-@click.argument("where", metavar="DIR|RECIPE")
+@click.argument("where", metavar="DIR|URL|RECIPE")
 @sample_arguments
 @png_option
 @source_dir_option

@@ -11,7 +11,6 @@ import random
 import secrets
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
@@ -46,7 +45,7 @@ from datagen.verifier.content import (
     read_inputs,
     same_inputs,
 )
-from datagen.verifier.mirror import mirror
+from datagen.verifier.mirror import opened
 from datagen.verifier.near import near_duplicates
 from datagen.verifier.problems import (
     UNREADABLE,
@@ -157,10 +156,9 @@ def verify(
     if engine.is_remote and is_url(root):
         raise InputError(
             "other processes verify folders that they see, not URLs",
-            path=str(root),
             remedy="leave out the engine, or pull the dataset first",
         )
-    with mirror(root) if is_url(root) else nullcontext(Dataset(root)) as dataset:
+    with opened(root) as dataset:
         against, findings = _check_digest(dataset, expect)
         structure = check_structure(dataset)
         findings += [*structure.problems, *structure.skipped, *check_names(dataset)]

@@ -7,26 +7,34 @@ long as the object, and takes no room.
 from __future__ import annotations
 
 import os
+import shutil
+import stat
 import tempfile
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from os import PathLike
 from pathlib import Path, PurePosixPath
+
+import numpy as np
 
 from datagen import files
 from datagen import manifest as manifests
 from datagen.dataset import Dataset, small_files
 from datagen.download import fetch, read_manifest
-from datagen.errors import DamagedError, InputError
+from datagen.errors import DamagedError, DatagenError, InputError
 from datagen.hashing import bytes_digest
 from datagen.layout import MANIFEST
 from datagen.manifest import Manifest
-from datagen.objects import Remote
+from datagen.objects import Remote, is_url
 from datagen.split import FileFacts, Shard
-from datagen.stores import open_store
+from datagen.stores import Array, open_store
 from datagen.transfer import ShardFile
 
+_PREFIX = "datagen-mirror-"
+_YOUNG = 60.0  # seconds in which a new folder gets its lock
 _READS = 3  # of a small file that is not as it should be
 
 
@@ -39,6 +47,15 @@ class Mirror(Dataset):
         self._holders = Counter[str]()
         self._locks = defaultdict[str, threading.Lock](threading.Lock)
         self._lock = threading.Lock()
+
+    def rows(self, task: str, split: str, column: str, start: int, stop: int) -> Array:
+        """Read samples start to stop of a column: a copy, since their shards are fetched for it."""
+        of = self.splits.get((task, split))
+        with ExitStack() as stack:
+            if of is not None and 0 <= start <= stop <= of.count:
+                for number in range(start // of.shard_size, -(-stop // of.shard_size)):
+                    stack.enter_context(self.holding(Shard(of, number), [column]))
+            return np.array(super().rows(task, split, column, start, stop))
 
     @contextmanager
     def holding(self, shard: Shard, columns: Iterable[str]) -> Iterator[None]:
@@ -78,6 +95,19 @@ class Mirror(Dataset):
 
 
 @contextmanager
+def opened(place: PathLike[str] | str) -> Iterator[Dataset]:
+    """Open the dataset in a folder, or the one at a URL for as long as the body runs.
+
+    Raises what `Dataset` and `mirror` raise.
+    """
+    if not is_url(place):
+        yield Dataset(place)
+        return
+    with mirror(place) as dataset:
+        yield dataset
+
+
+@contextmanager
 def mirror(url: str) -> Iterator[Mirror]:
     """Open the dataset at a URL for as long as the body runs, in a temporary folder.
 
@@ -88,7 +118,11 @@ def mirror(url: str) -> Iterator[Mirror]:
     manifest = read_manifest(remote)
     listed = remote.list()
     _require_no_views(url, manifest)
-    with tempfile.TemporaryDirectory(prefix="datagen-") as folder:
+    _sweep()
+    with (
+        tempfile.TemporaryDirectory(prefix=_PREFIX) as folder,
+        files.lock(Path(folder), exclusive=False),
+    ):
         root = Path(folder)
         small = {one.path: one for one in small_files(manifest)}
         for path, size in listed.items():
@@ -102,6 +136,17 @@ def mirror(url: str) -> Iterator[Mirror]:
             else:
                 (root / path).write_bytes(content)
         yield Mirror(remote, root, listed)
+
+
+def _sweep() -> None:
+    """Remove the folders that killed commands of this user left behind: nobody holds their lock."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError, DatagenError):
+            status = folder.lstat()
+            is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+            if is_ours and time.time() - status.st_mtime > _YOUNG:
+                with files.lock(folder, exclusive=True):
+                    shutil.rmtree(folder)
 
 
 def _require_no_views(url: str, manifest: Manifest) -> None:

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from isolation import ROOT
 from object_server import BUCKET, SECRET, Proxy, Request, ask, at
 
 from datagen.errors import DamagedError, InputError, StorageError
@@ -66,6 +69,12 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(InputError, match=r"obstore; pip install --editable '.\[s3\]'"):
         Remote("s3://bucket/mnist").list()
+
+
+def test_one_module_of_each_package_knows_the_client() -> None:
+    paths = [*(ROOT / "datagen").rglob("*.py"), *(ROOT / "modeling").rglob("*.py")]
+    knowing = {path.relative_to(ROOT).as_posix() for path in paths if "obstore" in path.read_text()}
+    assert knowing == {"datagen/objects.py", "modeling/data/remote.py"}
 
 
 @pytest.mark.parametrize(("seconds", "tries"), [("no", "3"), ("0", "3"), ("5", "1e9"), ("5", "-1")])
@@ -161,6 +170,43 @@ def test_a_flipped_bit_does_not_make_two_files_differ(remote: Remote, proxy: Pro
     assert remote.put("file", DATA)
 
 
+PATHS = st.sampled_from(["a", "b", "folder/a"])
+CONTENTS = st.sampled_from([b"", b"one", b"two", DATA])
+TROUBLES: list[int | str | None] = [None, 503, 409, "reset", "lost", "cut up", "flip up"]
+
+
+@pytest.mark.long
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["create", "write", "delete"]),
+            PATHS,
+            CONTENTS,
+            st.sampled_from(TROUBLES),
+        ),
+        max_size=8,
+    )
+)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_writes_end_as_in_a_dict(
+    steps: list[tuple[str, str, bytes, int | str | None]], proxy: Proxy
+) -> None:
+    remote, expected = Remote(f"s3://{BUCKET}/{next(NAMES)}"), dict[str, bytes]()
+    for action, path, data, trouble in steps:
+        proxy.fault = (lambda _: None) if trouble is None else once(trouble, "PUT")
+        if action == "delete":
+            remote.delete([path])
+            expected.pop(path, None)
+        elif action == "write":
+            assert remote.put(path, data, create=False)
+            expected[path] = data
+        else:
+            assert remote.put(path, data) == (expected.setdefault(path, data) == data)
+    proxy.clear()
+    assert remote.list() == {path: len(data) for path, data in expected.items()}
+    assert {path: remote.read(path, 1 << 20) for path in expected} == expected
+
+
 # What goes wrong for ever
 
 
@@ -169,8 +215,9 @@ def test_a_flipped_bit_does_not_make_two_files_differ(remote: Remote, proxy: Pro
     [
         (503, "answers with an error .found 503"),
         (403, "refuses access .found 403 Forbidden, Injected.; look at the credentials in the env"),
+        ("expired", "refuses access .found 400 Bad Request, ExpiredToken.; look at the cred"),
         (301, "somewhere else; set AWS_REGION"),
-        (409, "though there is nothing"),
+        (409, "in a conflict that does not end"),
         ("hang", "does not answer; look at the endpoint"),
     ],
 )

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -479,6 +480,33 @@ def test_a_process_that_is_killed_at_a_request_goes_on(
         assert tree(Path("back")) == tree(built["small"])
 
 
+@pytest.mark.parametrize(("command", "number"), [("push", 1), LONG("push", 9), LONG("pull", 8)])
+def test_an_interruption_does_not_wait_for_the_store(
+    command: str, number: int, built: dict[str, Path], url: str, proxy: Proxy, warm: Warm
+) -> None:
+    if command == "pull":
+        upload.push(built["small"], url)
+    arguments = [command, *([built["small"], url] if command == "push" else [url, "back"])]
+    reached, ended = threading.Event(), threading.Event()
+    proxy.clear()
+
+    def stay_silent(request: Request) -> None:
+        if request.number >= number:
+            reached.set()
+            ended.wait()
+
+    proxy.fault = stay_silent
+    log = Path("log").absolute()
+    environment = object_server.environment(proxy.port, seconds=600)
+    running = warm.start(arguments, cwd=Path.cwd(), env=environment, log=log)
+    reached.wait()
+    os.kill(running.pid, signal.SIGINT)
+    code = running.wait()
+    ended.set()
+    assert code == 130
+    assert "interrupted; give the same command again" in log.read_text()
+
+
 @pytest.mark.parametrize("change", ["delete", LONG("cut")])
 def test_an_object_that_is_lost_before_the_commit_leaves_no_manifest(
     change: str, built: dict[str, Path], url: str, proxy: Proxy, object_server_port: int
@@ -639,6 +667,23 @@ def test_a_dataset_is_verified_where_it_is(
     assert list(Path("temporary").iterdir()) == []
 
 
+def test_what_killed_verifications_left_is_removed(
+    built: dict[str, Path], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload.push(built["small"], url)
+    monkeypatch.setattr(tempfile, "tempdir", str(Path("temporary").absolute()))
+    for name in ("datagen-mirror-old", "datagen-mirror-new", "datagen-mirror-used", "else"):
+        place = Path("temporary", name)
+        place.mkdir(parents=True)
+        (place / "file").write_bytes(b"content")
+        if name != "datagen-mirror-new":
+            os.utime(place, (0, 0))
+    with lock(Path("temporary/datagen-mirror-used"), exclusive=False):
+        assert datagen.verify(url, quick=True).problems == ()
+    left = {path.name for path in Path("temporary").iterdir()}
+    assert left == {"datagen-mirror-new", "datagen-mirror-used", "else"}
+
+
 DAMAGES = {
     "flipped": ("mosaics/train/00001.h5", flipped, "damaged"),
     "cut": ("foreground/val/00000.h5", lambda data: data[:-1], "another size"),
@@ -660,6 +705,40 @@ def test_damage_is_found_where_it_is(case: str, built: dict[str, Path], url: str
     Path("copy", path).write_bytes(change(Path("copy", path).read_bytes()))
     Path("copy/notes.txt").write_bytes(b"a stranger")
     assert found == {(one.kind, one.path) for one in datagen.verify("copy").problems}
+
+
+def test_samples_and_differences_are_those_of_a_folder(
+    built: dict[str, Path], url: str, proxy: Proxy, warm: Warm
+) -> None:
+    upload.push(built["hdf5"], url)
+    environment = object_server.environment(proxy.port)
+    for command in (
+        ("show", "PLACE", "mosaics", "train", 299, "--json"),
+        ("sample", "PLACE", "circles", "val", 3, "--json"),
+        ("diff", "PLACE", built["hdf5"]),
+        ("diff", built["other"], "PLACE", "--verbose"),
+        ("info", "PLACE", "--json"),
+    ):
+        printed = [
+            warm.run(*(place if one == "PLACE" else one for one in command), env=environment)
+            for place in (url, built["hdf5"])
+        ]
+        there, here = ((one.returncode, one.stdout, one.stderr) for one in printed)
+        assert there[1].replace(url, str(built["hdf5"])) == here[1] != ""
+        assert (there[0], there[2]) == (here[0], here[2])
+    train = datagen.samples(url, "mosaics", "train")
+    assert (
+        train["image"][250:260] == datagen.open(built["hdf5"])["mosaics"]["train"]["image"][250:260]
+    ).all()
+
+
+@pytest.mark.parametrize("call", [datagen.open, datagen.dataset.Dataset])
+def test_what_needs_a_folder_refuses_a_url_without_showing_it(
+    call: Callable[[str], object],
+) -> None:
+    with pytest.raises(InputError, match="datagen pull URL DIR") as caught:
+        call(f"s3://key:{SECRET}@bucket/mnist")
+    assert SECRET not in str(caught.value)
 
 
 def test_a_store_that_fails_is_no_damage(built: dict[str, Path], url: str, proxy: Proxy) -> None:
@@ -698,11 +777,13 @@ def test_commands_move_datasets_and_say_what_they_did(
         ("pull", url, "other", "--expect", "0" * 64),
         ("pull", f"s3://{BUCKET}/nothing", "nothing"),
         ("pull", f"s3://key:{SECRET}@{BUCKET}/nothing", "nothing"),
+        ("preview", f"s3://key:{SECRET}@{BUCKET}/nothing"),
+        ("sample", f"s3://key:{SECRET}@{BUCKET}/nothing", "circles", "val", 1),
         ("show", f"s3://key:{SECRET}@{BUCKET}/nothing", "circles", "val", 1),
         ("push", "nothing", url),
     ]
     ended = [warm.run(*run, env=environment) for run in runs]
-    assert [one.returncode for one in ended] == [0, 0, 0, 0, 0, 0, 4, 5, 4, 3, 2, 4]
+    assert [one.returncode for one in ended] == [0, 0, 0, 0, 0, 0, 4, 5, 4, 3, 2, 3, 3, 4]
     first, again = json.loads(ended[0].stdout), json.loads(ended[5].stdout)
     assert first["files_moved"] == len(tree(root)) and first["path"] == url
     assert first["digest"] == again["digest"] == digest(root)

@@ -231,6 +231,25 @@ def test_a_killed_command_leaves_no_process_and_goes_on(
     assert shards(here(url)) == shards(built)
 
 
+FORKING = """
+import sys
+import torch
+import modeling
+folder = modeling.fetch_dataset(sys.argv[1], cache="cache")
+split = modeling.open_dataset(folder)["foreground"]["train"]
+loader = torch.utils.data.DataLoader(split, 8, num_workers=2, multiprocessing_context="fork")
+print(sum(len(batch["image"]) for batch in loader), "obstore" in sys.modules)
+"""
+
+
+@pytest.mark.long
+def test_workers_that_fork_read_from_the_cache(built: Path, url: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", FORKING, url], capture_output=True, text=True, check=False
+    )
+    assert ran.stdout.split() == ["40", "False"], ran.stderr
+
+
 @pytest.mark.long
 def test_training_from_a_url_is_training_from_a_folder(tmp_path: Path, proxy: Proxy) -> None:
     recipe = tiny_recipe(tiny_source(tmp_path), format="zarr")

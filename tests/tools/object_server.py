@@ -112,10 +112,11 @@ class Request:
 class Proxy:
     """The proxy: `fault` names what is to go wrong with a request, None for nothing.
 
-    A number is the status of the answer, without asking the server. "reset" closes the connection
-    before the request is forwarded, "lost" after it, "cut" in the middle of the answer. "flip"
-    changes a bit of the answer, "flip up" and "cut up" the body on its way up. "hang" answers after
-    a while, "unconditional" drops the condition of a request, "page" lists three objects at once.
+    A number is the status of the answer, without asking the server; "expired" is 400 as for
+    credentials that were valid once. "reset" closes the connection before the request is forwarded,
+    "lost" after it, "cut" in the middle of the answer. "flip" changes a bit of the answer, "flip
+    up" and "cut up" the body on its way up. "hang" answers after a while, "unconditional" drops the
+    condition of a request, "page" lists three objects at once.
     """
 
     port: int
@@ -154,8 +155,10 @@ def proxy(server_port: int) -> Iterator[Proxy]:
                 time.sleep(state.patience)
                 self.reset()
                 return
-            if isinstance(fault, int):
-                self.answer(fault, [], b"<Error><Code>Injected</Code></Error>")
+            if isinstance(fault, int) or fault == "expired":
+                code = "ExpiredToken" if fault == "expired" else "Injected"
+                status = 400 if fault == "expired" else fault
+                self.answer(int(status), [], f"<Error><Code>{code}</Code></Error>".encode())
                 return
             headers = dict(self.headers.items())
             if fault == "unconditional":
