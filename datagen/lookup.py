@@ -15,7 +15,7 @@ from datagen.errors import DamagedError, StorageError
 from datagen.layout import TASKS
 from datagen.split import Shard, shard_list
 from datagen.tasks import Inputs, derive_one, find
-from datagen.verifier.content import ShardReader, damaged, read_inputs
+from datagen.verifier.content import read_inputs, shard_damage
 from datagen.verifier.problems import Problem
 from datagen.verifier.structure import describe, is_declared
 
@@ -41,19 +41,7 @@ def stored(dataset: Dataset, task: str, split: str, index: int) -> Sample:
 def damage(dataset: Dataset, task: str, split: str, index: int) -> DamagedError | None:
     """Find a damaged file of the shard that holds a stored sample; None if all are as written."""
     record = dataset.splits[task, split]
-    shard = Shard(record, index // record.shard_size)
-    with ShardReader(dataset, shard) as reader:
-        problem = next(damaged(dataset, shard, reader), None)
-    if problem is None:
-        return None
-    return DamagedError(
-        "the file is not as it was written, so the sample may not be either",
-        path=dataset.root / problem.path,
-        expected=problem.expected,
-        found=problem.found,
-        remedy="'datagen verify' says which samples are wrong, "
-        "'datagen build' writes the file again",
-    )
+    return shard_damage(dataset, Shard(record, index // record.shard_size))
 
 
 def derived(dataset: Dataset, task: str, split: str, index: int) -> Sample:
@@ -73,8 +61,8 @@ def inputs(dataset: Dataset, task: str, split: str) -> Inputs:
     were written, StorageError if memory has no room for them.
     """
     find(task)
-    _require_expected_columns(dataset, task, split)
     owners = _owners(dataset)
+    _require_expected_columns(dataset, task, split)
     for owner in owners:
         dataset.table(owner, split)  # its size confirms how many shards there are
     shards = shard_list(dataset.splits[owner, split] for owner in owners)
@@ -115,8 +103,8 @@ def _require_expected_columns(dataset: Dataset, task: str, split: str) -> None:
 
 
 def _owners(dataset: Dataset) -> tuple[str, ...]:
-    """List the tasks that store images and labels; images without classes have no labels."""
-    return _OWNERS if dataset.manifest.source.classes else _OWNERS[:1]
+    """List the tasks that store images and labels, as far as the dataset has them."""
+    return tuple(task for task in _OWNERS if task in dataset.manifest.tasks)
 
 
 def read_sample(dataset: Dataset, task: str, split: str, row: int) -> Sample:

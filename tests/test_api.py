@@ -292,6 +292,19 @@ def test_samples_without_a_store_are_derived_by_the_block_and_go_to_other_proces
             np.testing.assert_array_equal(mine[name], value, strict=True)
 
 
+def test_samples_follow_from_a_dataset_of_the_foreground_alone(
+    recipe: Path, tmp_path: Path
+) -> None:
+    alone = recipe.with_name("alone.toml")
+    tasks = 'tasks = ["foreground", "circles", "mosaics"]'
+    assert tasks in recipe.read_text()
+    alone.write_text(recipe.read_text().replace(tasks, 'tasks = ["foreground"]'))
+    stored = datagen.build(alone, tmp_path / "alone", workers=1)
+    assert stored.classes
+    derived = datagen.samples(stored, "foreground", "train")
+    np.testing.assert_array_equal(derived["mask"], stored["foreground"]["train"]["mask"])
+
+
 @pytest.mark.parametrize(
     "place", [("mosaic", "train"), ("mosaics", "tain"), ("mosaics", 3), (None, "train")]
 )

@@ -23,6 +23,8 @@ from datagen.exports.base import PIECES, Chosen, Format, Part, column_of, labels
 from datagen.exports.pictures import Coco, NnUnet, Png, Yolo
 from datagen.exports.raw import Idx, Npz
 from datagen.layout import VERSION
+from datagen.split import Shard
+from datagen.verifier.content import shard_damage
 
 FORMATS: dict[str, Callable[[], Format]] = {
     "png": Png,
@@ -65,10 +67,11 @@ def export(
 ) -> Exported:
     """Export the dataset in `root` into the folder `out`, in one of `FORMATS`.
 
-    `tasks`, `splits` and `columns` choose some; none means all. Memory holds one block of samples a
-    worker. Raises RecipeError for an unknown name, InputError for what the format cannot hold or a
-    library that is missing, FormatError where `out` holds something else, and what
-    `Dataset` raises.
+    `tasks`, `splits` and `columns` choose some; none means all. Each shard is compared with its
+    digests before it is exported. Memory holds one block of samples a worker. Raises RecipeError
+    for an unknown name, InputError for what the format cannot hold or a library that is missing,
+    FormatError where `out` holds something else, BusyError where another export writes there,
+    DamagedError, and what `Dataset` raises.
 
     >>> export("data/mnist", "mnist-coco", "coco", tasks=["mosaics"])  # doctest: +SKIP
     """
@@ -80,9 +83,25 @@ def export(
     _require_held(form, to, chosen)
     place = Path(out)
     files.require_outside_datasets(place)
+    files.make_folder(place)
+    with files.lock(place, exclusive=True):
+        return _write(dataset, chosen, form, to, place, workers, progress)
+
+
+def _write(
+    dataset: Dataset,
+    chosen: Sequence[Chosen],
+    form: Format,
+    to: str,
+    place: Path,
+    workers: int,
+    progress: Progress | None,
+) -> Exported:
+    """Write what is missing of an export in a locked folder."""
     facts = {
         "dataset": dataset.manifest.digest,
         "format": to,
+        "shard_size": dataset.manifest.recipe.storage.shard_size,
         "splits": [
             {"path": one.folder, "samples": one.count, "columns": [c.name for c in one.columns]}
             for one in (each.split for each in chosen)
@@ -98,6 +117,7 @@ def export(
     def write(part: Part, slot: threads.Slot) -> None:
         with slot.compute, files.storage_errors(place):
             slot.check()
+            _require_intact(dataset, part)
             form.write(part, place)
         files.write_atomic(_record(place, part), b"")
 
@@ -130,20 +150,25 @@ def _choose(
     for one in listed:
         if (one.task in tasks or not tasks) and (one.name in splits or not splits):
             kept = tuple(c for c in one.columns if c.name in columns or not columns)
-            if kept:
-                split = replace(one, columns=kept)
-                chosen.append(Chosen(split, labels_of(dataset, split)))
+            if not kept:
+                raise InputError(
+                    f"{one.task} has none of these columns: {', '.join(columns)}",
+                    expected=f"some of {', '.join(column.name for column in one.columns)}",
+                    remedy="choose its columns, or leave the task out with --task",
+                )
+            split = replace(one, columns=kept)
+            chosen.append(Chosen(split, labels_of(dataset, split)))
     return chosen
 
 
 def _require_held(form: Format, name: str, chosen: Sequence[Chosen]) -> None:
     """Raise InputError unless the format holds all of these splits; list each problem once."""
     problems = []
-    for split in (one.split for one in chosen):
-        lacking = [column for column in form.needs if column_of(split, column) is None]
-        problems += [f"{split.task}: no column {column}" for column in lacking]
+    for one in chosen:
+        lacking = [column for column in form.needs if column_of(one.split, column) is None]
+        problems += [f"{one.split.task}: no column {column}" for column in lacking]
         if not lacking:
-            problems += form.problems(split)
+            problems += form.problems(one)
     if problems:
         listed = "".join(f"\n  {problem}" for problem in dict.fromkeys(problems))
         raise InputError(
@@ -162,21 +187,28 @@ def _parts(dataset: Dataset, chosen: Chosen, form: Format) -> list[Part]:
     return [Part(split, samples, chosen.labels, read) for samples in ranges]
 
 
+def _require_intact(dataset: Dataset, part: Part) -> None:
+    """Raise DamagedError unless the shards of a part are as they were written."""
+    record = dataset.splits[part.split.task, part.split.name]
+    size = record.shard_size
+    for number in range(part.samples.start // size, -(-part.samples.stop // size)):
+        error = shard_damage(dataset, Shard(record, number))
+        if error is not None:
+            raise error
+
+
 def _begin(place: Path, facts: dict[str, Any]) -> bool:
     """Claim the folder for an export; return whether it is finished there already."""
+    begun = place / PIECES / _BEGUN
     with files.storage_errors(place):
-        found = sorted(entry.name for entry in place.iterdir()) if place.is_dir() else []
-        for name in (DONE, f"{PIECES}/{_BEGUN}"):
-            path = place / name
+        for path in (place / DONE, begun):
             if path.is_file():
-                if path.read_bytes() != _encoded(facts):
-                    raise FormatError(
-                        "holds another export",
-                        path=place,
-                        expected="a new or empty folder, or an export of the same data and options",
-                        remedy="choose another folder",
-                    )
-                return name == DONE
+                _require_same(place, json.loads(path.read_bytes()), facts)
+                if path.name == DONE:
+                    shutil.rmtree(place / PIECES, ignore_errors=True)  # of a killed export
+                return path.name == DONE
+        names = (entry.name for entry in place.iterdir() if not files.is_temporary(entry.name))
+        found = sorted(name for name in names if name != PIECES)  # which a killed export left
         if found:
             raise FormatError(
                 "holds something else",
@@ -185,9 +217,22 @@ def _begin(place: Path, facts: dict[str, Any]) -> bool:
                 found=", ".join(found[:5]),
                 remedy="choose another folder",
             )
-        (place / PIECES).mkdir(parents=True)
-        files.write_atomic(place / PIECES / _BEGUN, _encoded(facts))
+        begun.parent.mkdir(exist_ok=True)
+        files.write_atomic(begun, _encoded(facts))
     return False
+
+
+def _require_same(place: Path, found: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Raise FormatError, with the first difference, if a folder holds another export."""
+    for key, value in facts.items():
+        if found.get(key) != value:
+            raise FormatError(
+                f"holds another export: {key}",
+                path=place,
+                expected=json.dumps(value),
+                found=json.dumps(found.get(key)),
+                remedy="choose another folder, or remove this one yourself",
+            )
 
 
 def _record(place: Path, part: Part) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import shutil
 import tarfile
 from collections.abc import Sequence
@@ -13,12 +14,14 @@ import numpy as np
 
 from datagen.errors import InputError, installs
 from datagen.exports.base import (
+    MASKS,
     Chosen,
     Format,
     Labels,
     Part,
     PictureFormat,
     by_task,
+    column_of,
     encode_mask,
     encode_picture,
     plain,
@@ -26,46 +29,54 @@ from datagen.exports.base import (
 )
 from datagen.split import Column, Split
 
-_PICTURES = ("image", "mask", "classes")
+_PICTURES = ("image", *MASKS)
+_GROUP = 256  # rows of a parquet file that are written together
 _ARROW = {"|u1": "uint8", "<u2": "uint16", "<u4": "uint32", "<i8": "int64"}
 
 
-class Parquet(PictureFormat):
+class DecodedByPillow(PictureFormat):
+    """A format whose readers decode pictures with Pillow, which has no RGB of 16 bits."""
+
+    def problems(self, one: Chosen) -> list[str]:
+        """List also RGB of 16 bits: Pillow would read 8 bits of it in silence."""
+        image = column_of(one.split, "image")
+        is_deep = image is not None and image.dtype == "<u2" and len(image.shape) == 3
+        deep = [f"{one.split.task}: RGB of 16 bits, of which its readers would see 8"]
+        return super().problems(one) + deep * is_deep
+
+
+class Parquet(DecodedByPillow):
     """Parquet files with the features of Hugging Face datasets: a folder to load or to publish.
 
     `TASK/SPLIT-00000-of-00008.parquet`, a file a shard, and `README.md` with the splits of each
     task. Images and masks are PNG files, the labels of images are class labels.
     """
 
-    needs = ("image",)
-
     def __init__(self) -> None:
         try:
             import pyarrow  # noqa: F401
         except ImportError as error:
-            raise _missing("parquet", "pyarrow", "parquet") from error
+            raise _missing("parquet", "pyarrow", "parquet", error) from error
 
     def write(self, part: Part, out: Path) -> None:
-        """Write the file of a shard."""
+        """Write the file of a shard, a group of rows at a time."""
         import pyarrow
         from pyarrow import parquet
 
         split = part.split
-        schema = _schema(split, part.labels)
-        rows: dict[str, list[Any]] = {column.name: [] for column in split.columns}
-        for number, values in part.each(*rows):
-            for name, value in values.items():
-                if name in _PICTURES:
-                    data = _picture(name, value, part.labels)
-                    rows[name].append({"bytes": data, "path": f"{number:08d}.png"})
-                else:
-                    rows[name].append(plain(value))
+        schema, names = _schema(split, part.labels), [column.name for column in split.columns]
         folder = out / split.task
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / _parquet_name(split, part.samples.start // split.shard_size)
-        table = pyarrow.Table.from_pydict(rows, schema=schema)
+        path = folder / f"{split.name}-{part.number:05d}-of-{split.shards:05d}.parquet"
+        samples = part.each(*names)
         # pictures are compressed already; small groups of rows can be read alone
-        parquet.write_table(table, path, compression="none", row_group_size=256)
+        with parquet.ParquetWriter(path, schema, compression="none") as writer:
+            while group := list(itertools.islice(samples, _GROUP)):
+                rows = {
+                    name: [_cell(name, number, one[name], part.labels) for number, one in group]
+                    for name in names
+                }
+                writer.write_table(pyarrow.Table.from_pydict(rows, schema=schema))
 
     def finish(self, chosen: Sequence[Chosen], out: Path) -> None:
         """Write the README that tells hubs which files are which split."""
@@ -77,21 +88,19 @@ class Parquet(PictureFormat):
         (out / "README.md").write_text("\n".join([*lines, "---"]) + "\n", "utf-8")
 
 
-class WebDataset(PictureFormat):
+class WebDataset(DecodedByPillow):
     """Tar archives as `webdataset` reads them: `TASK/SPLIT-00000.tar`, one a shard.
 
     A sample is `00000007.image.png`, `00000007.mask.png` and `00000007.json`, which has all other
     values. The same dataset gives the same bytes.
     """
 
-    needs = ("image",)
-
     def write(self, part: Part, out: Path) -> None:
         """Write the archive of a shard."""
         split = part.split
         folder = out / split.task
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{split.name}-{part.samples.start // split.shard_size:05d}.tar"
+        path = folder / f"{split.name}-{part.number:05d}.tar"
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
             for number, values in part.each(*(column.name for column in split.columns)):
                 for name, value in values.items():
@@ -112,17 +121,17 @@ class Mds(Format):
         try:
             from streaming import MDSWriter
         except ImportError as error:
-            raise _missing("mds", "mosaicml-streaming", "mds") from error
+            raise _missing("mds", "mosaicml-streaming", "mds", error) from error
         self._writer = MDSWriter
 
     def write(self, part: Part, out: Path) -> None:
         """Write the folder of a shard."""
         split = part.split
-        folder = out / split.task / split.name / f"{part.samples.start // split.shard_size:05d}"
+        folder = out.absolute() / split.task / split.name / f"{part.number:05d}"
         shutil.rmtree(folder, ignore_errors=True)  # what an interrupted export left
         folder.parent.mkdir(parents=True, exist_ok=True)
         kinds = {column.name: _mds_kind(column) for column in split.columns}
-        with self._writer(out=str(folder), columns=kinds, size_limit=None) as writer:
+        with self._writer(out=str(folder), columns=kinds) as writer:
             for _, values in part.each(*kinds):
                 writer.write(
                     {
@@ -148,11 +157,18 @@ class Mds(Format):
             (folder / "index.json").write_text(to_json({"shards": shards, "version": 2}), "utf-8")
 
 
-def _missing(name: str, library: str, extra: str) -> InputError:
+def _missing(name: str, library: str, extra: str, error: ImportError) -> InputError:
     return InputError(
-        f"the format {name} is written by {library}, which is not installed",
+        f"the format {name} is written by {library}, which cannot be loaded",
+        found=str(error),
         remedy=installs(extra),
     )
+
+
+def _cell(name: str, number: int, value: Any, labels: Labels) -> Any:
+    if name not in _PICTURES:
+        return plain(value)
+    return {"bytes": _picture(name, value, labels), "path": f"{number:08d}.png"}
 
 
 def _picture(name: str, value: Any, labels: Labels) -> bytes:
@@ -163,10 +179,6 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
     entry = tarfile.TarInfo(name)
     entry.size, entry.mode = len(data), 0o644
     archive.addfile(entry, io.BytesIO(data))
-
-
-def _parquet_name(split: Split, shard: int) -> str:
-    return f"{split.name}-{shard:05d}-of-{split.shards:05d}.parquet"
 
 
 def _schema(split: Split, labels: Labels) -> Any:

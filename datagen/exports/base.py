@@ -18,7 +18,7 @@ from PIL import Image
 
 from datagen.dataset import Dataset
 from datagen.drawing import class_colours
-from datagen.errors import StorageError
+from datagen.errors import InputError, StorageError
 from datagen.split import Column, Split
 
 Array = npt.NDArray[Any]
@@ -26,7 +26,8 @@ UInt8 = npt.NDArray[np.uint8]
 
 IGNORE = 255  # in a mask: neither a class nor ground
 PIECES = ".export"  # the folder of what is written before an export ends
-_PNG_BANDS = (None, 3)
+MASKS = ("mask", "classes")  # columns that are masks
+_RGB = 3  # bands of a picture in colour
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,14 @@ class Part:
     read: Callable[[str, int, int], Array]
 
     @property
+    def number(self) -> int:
+        """The number of the shard; 0 for a whole split."""
+        return self.samples.start // self.split.shard_size
+
+    @property
     def name(self) -> str:
         """A name for files of this part alone: task, split and number of the shard."""
-        number = self.samples.start // self.split.shard_size
-        return f"{self.split.task}-{self.split.name}-{number:05d}"
+        return piece_name(self.split, self.number)
 
     def each(self, *columns: str) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the number and the values of each sample, read by the block."""
@@ -71,6 +76,11 @@ class Part:
             blocks = {name: self.read(name, start, stop) for name in columns}
             for row in range(stop - start):
                 yield start + row, {name: block[row] for name, block in blocks.items()}
+
+
+def piece_name(split: Split, number: int) -> str:
+    """Name the part of a split that a shard is."""
+    return f"{split.task}-{split.name}-{number:05d}"
 
 
 @dataclass(frozen=True)
@@ -113,7 +123,7 @@ class Format(ABC):
     needs: tuple[str, ...] = ()
     whole = False
 
-    def problems(self, split: Split) -> list[str]:  # noqa: ARG002
+    def problems(self, one: Chosen) -> list[str]:  # noqa: ARG002
         """List what of a split the format cannot hold."""
         return []
 
@@ -126,32 +136,67 @@ class Format(ABC):
 
 
 class PictureFormat(Format):
-    """A format whose images are PNG files: grey or RGB, of 8 or 16 bits."""
+    """A format whose images are PNG files, grey or RGB, of 8 or 16 bits, with masks of 8 bits."""
 
-    needs: tuple[str, ...] = ("image", "mask")
+    needs = ("image",)
 
-    def problems(self, split: Split) -> list[str]:
-        """List what of a split's images a PNG file cannot hold."""
+    def problems(self, one: Chosen) -> list[str]:
+        """List what of a split's images and masks a PNG file cannot hold."""
+        split, problems = one.split, []
         image = column_of(split, "image")
-        bands = image.shape[2] if image is not None and len(image.shape) == 3 else None
-        if bands in _PNG_BANDS:
-            return []
-        return [f"{split.task}: images of {bands} bands, where a PNG file holds grey or RGB"]
+        assert image is not None  # one of `needs`
+        if image.dtype not in ("|u1", "<u2") or len(image.shape) not in (2, 3):
+            shape = "x".join(map(str, image.shape))
+            problems.append(f"{split.task}: images of {np.dtype(image.dtype)}, {shape}")
+        elif len(image.shape) == 3 and image.shape[2] != _RGB:
+            bands = image.shape[2]
+            problems.append(
+                f"{split.task}: images of {bands} bands, where a PNG file holds grey or RGB"
+            )
+        masks = filter(None, (column_of(split, name) for name in MASKS))
+        problems += [
+            f"{split.task}: {mask.name} of {np.dtype(mask.dtype)} is no mask of 8 bits of its size"
+            for mask in masks
+            if (mask.dtype, mask.shape) != ("|u1", image.shape[:2])
+        ]
+        return problems
+
+
+class MaskFormat(PictureFormat):
+    """A format that is nothing without masks, whose values are classes."""
+
+    def problems(self, one: Chosen) -> list[str]:
+        """List also a mask that was left out."""
+        missing = column_of(one.split, one.labels.plane) is None
+        return super().problems(one) + [f"{one.split.task}: no column mask"] * missing
+
+
+class InstanceFormat(MaskFormat):
+    """A format of instances, which follow from masks and labels."""
+
+    def problems(self, one: Chosen) -> list[str]:
+        """List also a label that was left out, which instances follow from."""
+        split = one.split
+        lacks_label = split.task in ("circles", "mosaics") and column_of(split, "label") is None
+        missing = [f"{split.task}: no column label, which instances follow from"]
+        return super().problems(one) + missing * lacks_label
+
+
+def require_known(mask: UInt8, part: Part) -> None:
+    """Raise InputError if a mask has a value without a name: a task of a user may store any."""
+    values = mask[mask != IGNORE]
+    if values.size and values.max() > len(part.labels.classes):
+        raise InputError(
+            f"{part.split.task}: a mask with a value that has no name",
+            expected=f"0 to {len(part.labels.classes)}, or {IGNORE}",
+            found=int(values.max()),
+            remedy="choose png, npz or another format that names no classes",
+        )
 
 
 def column_of(split: Split, name: str) -> Column | None:
     """Find a column of a split by its name."""
     return next((one for one in split.columns if one.name == name), None)
-
-
-class InstanceFormat(PictureFormat):
-    """A format of instances, which follow from masks and labels."""
-
-    def problems(self, split: Split) -> list[str]:
-        """List also a label that was left out, which instances follow from."""
-        lacks_label = split.task in ("circles", "mosaics") and column_of(split, "label") is None
-        missing = [f"{split.task}: no column label, which instances follow from"]
-        return super().problems(split) + missing * lacks_label
 
 
 def encode_picture(image: Array) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import numpy as np
 
 from datagen.exports.base import (
     IGNORE,
+    MASKS,
     PIECES,
     Array,
     Chosen,
     InstanceFormat,
+    MaskFormat,
     Part,
     PictureFormat,
     UInt8,
@@ -23,7 +26,9 @@ from datagen.exports.base import (
     column_of,
     encode_mask,
     encode_picture,
+    piece_name,
     plain,
+    require_known,
     to_json,
 )
 from datagen.exports.outlines import bounding_box, polygons, run_lengths
@@ -39,11 +44,9 @@ class Png(PictureFormat):
     the paths and all values that are no pictures, an array as numbered columns.
     """
 
-    needs = ("image",)
-
     def write(self, part: Part, out: Path) -> None:
         """Write the pictures of a part, and its rows of the table."""
-        split, masks = part.split, _masks(part)
+        split, masks = part.split, _masks(part.split)
         folder = out / split.task / split.name
         for name in ("image", *masks):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -61,7 +64,7 @@ class Png(PictureFormat):
     def finish(self, chosen: Sequence[Chosen], out: Path) -> None:
         """Join the rows of each split below a heading."""
         for split in (one.split for one in chosen):
-            masks = [name for name in ("mask", "classes") if column_of(split, name)]
+            masks = _masks(split)
             names = ["index", "image", *masks]
             for column in split.columns:
                 if column.name not in ("image", *masks):
@@ -88,35 +91,25 @@ class Coco(InstanceFormat):
         split = part.split
         folder = out / split.task / split.name
         folder.mkdir(parents=True, exist_ok=True)
-        images, annotations = [], []
-        for number, values in part.each(*_needed(part, "image")):
-            file = f"{number:08d}.png"
-            (folder / file).write_bytes(encode_picture(values["image"]))
-            height, width = values["image"].shape[:2]
-            images.append(
-                to_json({"id": number, "file_name": file, "height": height, "width": width})
-            )
-            for at, (category, mask) in enumerate(_instances(part, values)):
-                annotations.append(
-                    to_json(
-                        {
-                            # numbers of images times the most instances that one can have
-                            "id": number * _MOST + at + 1,
-                            "image_id": number,
-                            "category_id": category,
-                            "segmentation": {
-                                "counts": run_lengths(mask),
-                                "size": [height, width],
-                            },
-                            "area": int(np.count_nonzero(mask)),
-                            "bbox": list(bounding_box(mask)),
-                            "iscrowd": 0,
-                        }
-                    )
-                )
-        for kind, entries in (("images", images), ("annotations", annotations)):
-            piece = "".join(f"{entry}\n" for entry in entries)
-            (out / PIECES / f"{part.name}.{kind}").write_text(piece, "utf-8")
+        pieces = [out / PIECES / f"{part.name}.{kind}" for kind in ("images", "annotations")]
+        with pieces[0].open("w", encoding="utf-8") as images, pieces[1].open("w") as annotations:
+            for number, values in part.each(*_needed(part, "image")):
+                file = f"{number:08d}.png"
+                (folder / file).write_bytes(encode_picture(values["image"]))
+                height, width = values["image"].shape[:2]
+                facts = {"id": number, "file_name": file, "height": height, "width": width}
+                images.write(f"{to_json(facts)}\n")
+                for at, (category, mask) in enumerate(_instances(part, values)):
+                    entry = {
+                        "id": number * _MOST + at + 1,
+                        "image_id": number,
+                        "category_id": category,
+                        "segmentation": {"counts": run_lengths(mask), "size": [height, width]},
+                        "area": int(np.count_nonzero(mask)),
+                        "bbox": list(bounding_box(mask)),
+                        "iscrowd": 0,
+                    }
+                    annotations.write(f"{to_json(entry)}\n")
 
     def finish(self, chosen: Sequence[Chosen], out: Path) -> None:
         """Join the annotations of each split."""
@@ -163,19 +156,25 @@ class Yolo(InstanceFormat):
         """Write the file that names splits and classes, for each task."""
         for task, mine in by_task(chosen).items():
             folders = [f"{one.split.name}: images/{one.split.name}" for one in mine]
-            lines = ["path: .", *folders, "names:"]
+            lines = [*folders, "names:"]
             names = _categories(mine[0])
             lines += [f"  {number}: {to_json(name)}" for number, name in enumerate(names)]
             (out / task / "data.yaml").write_text("\n".join(lines) + "\n", "utf-8")
 
 
-class NnUnet(PictureFormat):
+class NnUnet(MaskFormat):
     """Raw data of nnU-Net, version 2: a folder a task, such as `Dataset001_foreground`.
 
     Images of train and val are in `imagesTr`, their masks in `labelsTr`, and `splits_final.json`
     keeps val for validation; those of test are in `imagesTs` and `labelsTs`. Pixels to be ignored
     get the label after the last class, as nnU-Net wants it, instead of 255.
     """
+
+    def problems(self, one: Chosen) -> list[str]:
+        """List also classes with names that nnU-Net gives a meaning of its own."""
+        taken = [name for name in one.labels.classes if name in ("background", "ignore")]
+        words = [f"{one.split.task}: a class named {name}, which nnU-Net needs" for name in taken]
+        return super().problems(one) + words
 
     def write(self, part: Part, out: Path) -> None:
         """Write the pictures and the masks of a part."""
@@ -188,6 +187,7 @@ class NnUnet(PictureFormat):
             case = f"{split.name}_{number:08d}"
             (images / f"{case}_0000.png").write_bytes(encode_picture(values["image"]))
             mask = values[plane]
+            require_known(mask, part)
             if (mask == IGNORE).any():
                 mask = np.where(mask == IGNORE, len(part.labels.classes) + 1, mask)
             (masks / f"{case}.png").write_bytes(encode_picture(mask.astype(np.uint8)))
@@ -222,17 +222,18 @@ class NnUnet(PictureFormat):
             (folder / "splits_final.json").write_text(to_json([fold]) + "\n", "utf-8")
 
 
-_MOST = 1 << 16  # instances that an image has at most: classes times tiles
+_MOST = 1 << 21  # instances of an image are fewer: classes times tiles
 
 
 def _nnunet_folder(task: str) -> str:
+    """Name the folder of a task: nnU-Net knows datasets by their numbers, from 1 to 999."""
     known = ("foreground", "circles", "mosaics")
-    number = known.index(task) + 1 if task in known else len(known) + 1
+    number = known.index(task) + 1 if task in known else 4 + zlib.crc32(task.encode()) % 996
     return f"Dataset{number:03d}_{task}"
 
 
-def _masks(part: Part) -> list[str]:
-    return [name for name in ("mask", "classes") if column_of(part.split, name)]
+def _masks(split: Split) -> list[str]:
+    return [name for name in MASKS if column_of(split, name)]
 
 
 def _needed(part: Part, *names: str) -> list[str]:
@@ -249,6 +250,7 @@ def _categories(one: Chosen) -> tuple[str, ...]:
 def _instances(part: Part, values: Mapping[str, Any]) -> Iterator[tuple[int, UInt8]]:
     """Yield the category and the mask of each instance of a sample."""
     mask, task = values[part.labels.plane], part.split.task
+    require_known(mask, part)
     if task == "circles":
         if mask.any():
             yield int(values["label"]) + 1, mask
@@ -287,7 +289,7 @@ def _join(
     with path.open("a" if head is None else "w", encoding="utf-8", newline="\n") as file:
         file.write(head or "")
         for shard in range(split.shards):
-            piece = out / PIECES / f"{split.task}-{split.name}-{shard:05d}{ending}"
+            piece = out / PIECES / f"{piece_name(split, shard)}{ending}"
             with piece.open(encoding="utf-8") as lines:
                 for line in lines:
                     if between and not is_first:

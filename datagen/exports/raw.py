@@ -10,8 +10,8 @@ from typing import IO
 
 import numpy as np
 
-from datagen.exports.base import Array, Format, Part
-from datagen.split import Column, Split
+from datagen.exports.base import Array, Chosen, Format, Part
+from datagen.split import Column
 
 _IDX_TYPES = {"|u1": 0x08}  # of an IDX file: of the dtypes of datasets it has this one alone
 _STAMP = (1980, 1, 1, 0, 0, 0)  # the first date that a ZIP archive can state
@@ -47,12 +47,12 @@ class Idx(Format):
 
     whole = True
 
-    def problems(self, split: Split) -> list[str]:
+    def problems(self, one: Chosen) -> list[str]:
         """List the columns that are not of 8 bits."""
         return [
-            f"{split.task}: the column {column.name} of {np.dtype(column.dtype)}, where IDX has no"
-            " unsigned integers but those of 8 bits: leave it out with --columns"
-            for column in split.columns
+            f"{one.split.task}: the column {column.name} of {np.dtype(column.dtype)}, where IDX has"
+            " no unsigned integers but those of 8 bits: leave it out with --columns"
+            for column in one.split.columns
             if column.dtype not in _IDX_TYPES
         ]
 
@@ -75,6 +75,6 @@ def _write(file: IO[bytes], part: Part, column: Column) -> None:
 
 
 def _blocks(part: Part, column: Column) -> Iterator[Array]:
-    size = part.split.shard_size
+    size = part.split.samples_a_block
     for start in range(part.samples.start, part.samples.stop, size):
         yield part.read(column.name, start, min(start + size, part.samples.stop))

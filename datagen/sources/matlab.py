@@ -50,6 +50,8 @@ def load(path: Path, how: Reading | None = None) -> Source:
         )
     dataset = _dataset(path)
     found = [name for name in _PARTS if name in dataset]
+    if {"val", "validation"} <= {*found}:
+        raise _unlike(path, "both val and validation")
     if not {"train", "test"} <= {_PARTS[name] for name in found}:
         raise _unlike(path, f"fields {_listed(list(dataset))}")
     parts = {_PARTS[name]: _fields(dataset[name], name, path) for name in found}
@@ -120,6 +122,11 @@ def _labels(fields: Mapping[str, Any], part: str, path: Path) -> UInt8:
     return base.class_labels(numbers, f"{part}.labels", path)
 
 
+def _whole(number: float) -> float:
+    """Return a number as an integer where it is whole."""
+    return int(number) if float(number).is_integer() else number
+
+
 def _writers(fields: Mapping[str, Any], part: str, path: Path, how: Reading) -> dict[str, Array]:
     """Name the group of each image, if the recipe has a pattern of groups."""
     pattern = how.recipe.groups
@@ -129,7 +136,7 @@ def _writers(fields: Mapping[str, Any], part: str, path: Path, how: Reading) -> 
         raise InputError(f"{part}: no writers, which groups are made of", path=path)
     numbers = _column(fields["writers"], f"{part}.writers", path)
     distinct, place = np.unique(numbers, return_inverse=True)
-    names = [f"writer{number:g}" for number in distinct.tolist()]
+    names = [f"writer{_whole(number)}" for number in distinct.tolist()]
     groups = [base.find_group(name, pattern) for name in names]
     without = [name for name, group in zip(names, groups, strict=True) if group is None]
     base.raise_if_any(

@@ -186,6 +186,22 @@ def damaged(dataset: Dataset, shard: Shard, reader: ShardReader) -> Iterator[Pro
             yield problem_in(shard.split, "damaged", path, expected, found)
 
 
+def shard_damage(dataset: Dataset, shard: Shard) -> DamagedError | None:
+    """Find a damaged file of a shard, as an error; None if all are as they were written."""
+    with ShardReader(dataset, shard) as reader:
+        problem = next(damaged(dataset, shard, reader), None)
+    if problem is None:
+        return None
+    return DamagedError(
+        "the file is not as it was written, so its samples may not be either",
+        path=dataset.root / problem.path,
+        expected=problem.expected,
+        found=problem.found,
+        remedy="'datagen verify' says which samples are wrong, "
+        "'datagen build' writes the file again",
+    )
+
+
 def _rows(dataset: Dataset, shard: Shard) -> Table:
     """Give a shard's rows of its table, one a column."""
     return dataset.table(shard.split.task, shard.split.name)[:, shard.index]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,9 +24,9 @@ class Batches:
     dicts of arrays or numbers of one shape; of others, the batch is a list. With `shuffle` the
     order follows from the seed and the epoch alone.
 
-    `state_dict` says where the loop is; a loop that `load_state_dict` continues gives the batches
-    that the interrupted one would have given. The state within a loop counts the batch at hand as
-    done.
+    A loop that was left early is followed by the next epoch. `state_dict` says where a loop is, the
+    batch at hand counted as done; after `load_state_dict` the next loop gives the batches that the
+    interrupted one would have given.
 
     >>> import modeling
     >>> split = modeling.open_dataset("data/photos")["circles"]["train"]
@@ -48,12 +49,13 @@ class Batches:
         convert: Callable[[Array], Any] | None = None,
     ) -> None:
         try:
-            self._order = Order(len(split), seed, batch, rank, ranks)
-        except ValueError as error:
+            self._order = Order(len(split), seed, index(batch), rank, ranks)
+        except (TypeError, ValueError) as error:
             raise InputError(f"no such batches: {error}") from error
         self.split, self.convert = split, convert
         self.shuffle, self.drop_last = shuffle, drop_last
         self.epoch, self.step = 0, 0
+        self._continues = False  # within an epoch, since a state was loaded
 
     def __len__(self) -> int:
         """Count the batches of a whole epoch."""
@@ -61,8 +63,9 @@ class Batches:
         return order.count // order.batch_size if self.drop_last else order.steps
 
     def __iter__(self) -> Iterator[Any]:
-        if self.step >= len(self):  # a state that was saved at the end of an epoch
+        if self.step >= len(self) or (self.step and not self._continues):
             self.epoch, self.step = self.epoch + 1, 0
+        self._continues = False
         epoch, first = self.epoch, self.step
         for step in range(first, len(self)):
             batch = self._read(self._chosen(epoch, step))
@@ -86,13 +89,14 @@ class Batches:
                 remedy="make the batches with the arguments of the first run",
             )
         epoch, step = state.get("epoch"), state.get("step")
-        if not (isinstance(epoch, int) and isinstance(step, int) and 0 <= step <= len(self)):
+        is_place = type(epoch) is type(step) is int and epoch >= 0 and 0 <= step <= len(self)
+        if epoch is None or step is None or not is_place:
             raise InputError(
                 "the state is none of these batches",
                 expected=f"an epoch, and a step from 0 to {len(self)}",
                 found=f"{epoch!r} and {step!r}",
             )
-        self.epoch, self.step = epoch, step
+        self.epoch, self.step, self._continues = epoch, step, True
 
     def _facts(self) -> dict[str, Any]:
         order = self._order
@@ -117,25 +121,27 @@ class Batches:
     def _read(self, indices: Any) -> Any:
         if self.split.transform is None:
             batch: Any = self.split.take(indices)
-        else:
+        elif len(indices):
             batch = _stacked(self.split.__getitems__(indices))
+        else:  # of more ranks than samples
+            batch = _stacked(self.split.__getitems__([0]))
+            is_dict = isinstance(batch, dict)
+            batch = {name: one[:0] for name, one in batch.items()} if is_dict else []
         if self.convert is None or not isinstance(batch, dict):
             return batch
         return {name: self.convert(values) for name, values in batch.items()}
 
 
 def _stacked(samples: list[Any]) -> Any:
-    """Stack samples that are dicts of arrays of one shape; give others as they are."""
-    if not all(
-        isinstance(sample, dict) and sample.keys() == samples[0].keys() for sample in samples
-    ):
-        return samples
-    if not samples:
+    """Stack samples that are dicts of arrays, or numbers, of one shape; give others as they are."""
+    first = samples[0]
+    if not all(isinstance(one, dict) and one.keys() == first.keys() for one in samples):
         return samples
     stacked = {}
-    for name in samples[0]:
-        values = [np.asarray(sample[name]) for sample in samples]
-        if len({value.shape for value in values}) > 1 or values[0].dtype == object:
+    for name in first:
+        values = [sample[name] for sample in samples]
+        is_plain = all(isinstance(value, np.ndarray | np.generic | int | float) for value in values)
+        if not is_plain or len({np.shape(value) for value in values}) > 1:
             return samples
         stacked[name] = np.stack(values)
     return stacked

@@ -10,16 +10,18 @@ import shutil
 import struct
 import sys
 import tarfile
+from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
 from click.testing import CliRunner
-from helpers import save_recipe, tiny_source, tree
+from helpers import flip, save_recipe, tiny_source, tree
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -27,12 +29,13 @@ from PIL import Image
 from tiny_kinds import KINDS, built
 
 import datagen
-from datagen import exports
+from datagen import exports, files
 from datagen.cli import cli
 from datagen.cli.options import EXPORTS
-from datagen.errors import FormatError, InputError, RecipeError
+from datagen.errors import BusyError, DamagedError, FormatError, InputError, RecipeError
 from datagen.exports.outlines import bounding_box, polygons, run_lengths
 from datagen.opened import OpenedDataset
+from datagen.split import Column
 
 Array = npt.NDArray[Any]
 WRITERS = {"parquet": "pyarrow", "mds": "streaming"}  # the libraries that write a format
@@ -480,6 +483,113 @@ def test_another_export_or_anything_else_in_the_folder_is_left_alone(
         datagen.export(data, tmp_path / "out", "npz")
     with pytest.raises(InputError, match="within a dataset"):
         datagen.export(data, data.path / "out", "npz")
+
+
+def test_an_export_that_was_begun_with_other_shards_is_not_continued(
+    data: OpenedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(exports.pictures.Png):
+        def write(self, part: Any, out: Path) -> None:
+            super().write(part, out)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setitem(exports.FORMATS, "png", Interrupted)
+        datagen.export(data, tmp_path / "out", "png", tasks=["mosaics"], workers=1)
+    other = datagen.convert(data, tmp_path / "other", shard_size=512, workers=1)
+    assert other.digest == data.digest
+    with pytest.raises(FormatError, match="holds another export: shard_size"):
+        datagen.export(other, tmp_path / "out", "png", tasks=["mosaics"])
+
+
+def test_one_export_at_a_time_writes_into_a_folder(data: OpenedDataset, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with files.lock(tmp_path / "out", exclusive=True), pytest.raises(BusyError):
+        datagen.export(data, tmp_path / "out", "npz")
+    assert exports.export(data, tmp_path / "out", "npz").written == 9
+
+
+def test_what_a_kill_at_the_beginning_or_the_end_leaves_is_no_obstacle(
+    data: OpenedDataset, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    (out / ".export").mkdir(parents=True)
+    whole = tree(exported(data, out, "npz", tasks=["circles"]))
+    (out / ".export").mkdir()
+    assert exports.export(data, out, "npz", tasks=["circles"]).written == 0
+    assert tree(out) == whole
+    assert not (out / ".export").exists()
+
+
+@pytest.mark.parametrize("to", ["png", "npz"])
+def test_a_damaged_shard_is_not_exported(data: OpenedDataset, to: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(data.path, copy)
+    flip(copy / "mosaics/train/image/c/1/0/0", 100)
+    with pytest.raises(DamagedError, match="not as it was written"):
+        datagen.export(copy, tmp_path / "out", to, tasks=["mosaics"], workers=1)
+    assert not (tmp_path / "out" / exports.DONE).exists()
+    datagen.export(copy, tmp_path / "circles", to, tasks=["circles"], workers=1)
+
+
+def test_a_task_without_any_of_the_columns_is_refused(data: OpenedDataset, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="foreground has none of these columns: circle"):
+        datagen.export(data, tmp_path / "out", "npz", columns=["circle"])
+    datagen.export(data, tmp_path / "out", "npz", columns=["circle"], tasks=["circles"])
+
+
+def with_columns(data: OpenedDataset, *columns: Column) -> exports.base.Chosen:
+    split = replace(data._dataset.splits["foreground", "val"], task="mine", columns=columns)
+    return exports.base.Chosen(split, exports.base.Labels("mask", ("mine",), ()))
+
+
+@pytest.mark.parametrize("to", ["png", "coco", "yolo", "nnunet", "webdataset"])
+def test_what_is_no_picture_or_no_mask_is_refused_by_name(data: OpenedDataset, to: str) -> None:
+    form = exports.FORMATS[to]()
+    image, mask = Column("image", "|u1", (4, 4), ("y", "x")), Column("mask", "|u1", (4, 4), ())
+    assert form.problems(with_columns(data, image, mask)) == []
+    wrong = [
+        (replace(image, dtype="<u4"), mask, "mine: images of uint32, 4x4"),
+        (replace(image, shape=(4,)), mask, "mine: images of uint8, 4"),
+        (image, replace(mask, dtype="<u2"), "mine: mask of uint16 is no mask of 8 bits"),
+        (image, replace(mask, shape=(4, 5)), "mine: mask of uint8 is no mask of 8 bits"),
+    ]
+    for one, other, words in wrong:
+        found = form.problems(with_columns(data, one, other))
+        assert any(problem.startswith(words) for problem in found), words
+
+
+@pytest.mark.parametrize("to", ["coco", "yolo", "nnunet"])
+def test_a_value_of_a_mask_without_a_name_is_refused(
+    data: OpenedDataset, to: str, tmp_path: Path
+) -> None:
+    columns = Column("image", "|u1", (4, 4), ("y", "x")), Column("mask", "|u1", (4, 4), ())
+    one = with_columns(data, *columns)
+    (tmp_path / ".export").mkdir()
+    values = np.full((1, 4, 4), 2, np.uint8)
+    part = exports.base.Part(one.split, range(1), one.labels, lambda *_: values)
+    with pytest.raises(InputError, match=r"no name \(expected 0 to 1, or 255, found 2\)"):
+        exports.FORMATS[to]().write(part, tmp_path)
+
+
+def test_classes_with_names_of_nnunet_are_refused(data: OpenedDataset) -> None:
+    split = data._dataset.splits["mosaics", "val"]
+    for name in ("background", "ignore"):
+        one = exports.base.Chosen(split, exports.base.Labels("mask", ("a", name), ()))
+        assert f"mosaics: a class named {name}" in exports.pictures.NnUnet().problems(one)[0]
+
+
+@pytest.mark.parametrize("to", ["parquet", "webdataset"])
+def test_rgb_of_16_bits_is_refused_where_readers_would_see_8(to: str, tmp_path: Path) -> None:
+    deep = replace(KINDS["rgb"], dtype="<u2")
+    data = datagen.open(built(deep, tmp_path / "data"))
+    with pytest.raises(InputError, match="RGB of 16 bits"):
+        exported(data, tmp_path / "out", to)
+    out = exported(data, tmp_path / "png", "png", splits=["val"], tasks=["circles"])
+    for index, sample in enumerate(data["circles"]["val"]):
+        path = out / f"circles/val/image/{index:08d}.png"
+        found = np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED))[..., ::-1]
+        np.testing.assert_array_equal(found, sample["image"], strict=True)
 
 
 def test_the_command_says_what_it_wrote(data: OpenedDataset, tmp_path: Path) -> None:

@@ -142,6 +142,29 @@ def test_the_plain_dataloader_reads_whole_batches_at_once(
     assert {one.numpy().tobytes() for one in images} == {one.tobytes() for one in split["image"][:]}
 
 
+def test_a_loop_that_was_left_early_is_followed_by_the_next_epoch(split: Split) -> None:
+    whole, left = split.loader(16, seed=3), split.loader(16, seed=3)
+    epochs = [as_bytes(whole) for _ in range(2)]
+    assert as_bytes([next(iter(left))]) == epochs[0][:1]
+    assert as_bytes(left) == epochs[1]
+
+
+def test_a_rank_without_samples_gets_empty_batches(split: Split) -> None:
+    count = len(split) - 1
+    for transform in (None, scaled):
+        loader = split.with_transform(transform).loader(count, rank=0, ranks=2, shuffle=False)
+        last = [*loader][-1]
+        assert {name: len(values) for name, values in last.items()} == dict.fromkeys(last, 0)
+        assert last["image"].shape[1:] == split["image"].sample_shape
+    alone = split.with_transform(lambda one: one["image"]).loader(count, rank=0, ranks=2)
+    assert [*alone][-1] == []
+
+
+def test_ragged_lists_come_as_they_are(split: Split) -> None:
+    ragged = split.with_transform(lambda one: {"boxes": [[0], [int(one["label"]), 1]]})
+    assert next(iter(ragged.loader(3)))[0]["boxes"][0] == [0]
+
+
 def test_a_state_of_other_batches_and_wrong_numbers_are_refused(split: Split) -> None:
     state = split.loader(16, seed=3).state_dict()
     other: list[dict[str, Any]] = [{"seed": 4}, {"shuffle": False}, {"drop_last": True}]
@@ -152,6 +175,10 @@ def test_a_state_of_other_batches_and_wrong_numbers_are_refused(split: Split) ->
         split.loader(8, seed=3).load_state_dict(state)
     with pytest.raises(InputError, match="other batches: samples"):
         split.loader(16, seed=3).load_state_dict({**state, "samples": 1})
+    with pytest.raises(InputError, match="none of these batches"):
+        split.loader(16, seed=3).load_state_dict({**state, "epoch": -3})
+    with pytest.raises(InputError, match="no such batches"):
+        split.loader(2.5)  # type: ignore[arg-type]
     for step in (-1, 10**6, None, 1.5):
         with pytest.raises(InputError, match="none of these batches"):
             split.loader(16, seed=3).load_state_dict({**state, "step": step})
