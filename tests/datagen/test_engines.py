@@ -294,6 +294,44 @@ def test_files_of_tasks_that_are_known_are_not_run_again(corner: Path) -> None:
     assert [file.text for file in sent] == [corner.read_bytes()]
 
 
+@pytest.mark.parametrize("later", ["before", "after"])
+def test_a_text_that_was_refused_is_refused_again(corner: Path, later: str) -> None:
+    """A text of two tasks must not pass for known because one of them was registered."""
+    tasks.load_file(corner)
+    known = tasks.TASKS["corner"]
+    other = 'OTHER = Task("other", CORNER.columns, CORNER.count, CORNER.deriver)'
+    changed = TASK.replace("0, 0", "1, 0")
+    if later == "before":
+        other, changed = (
+            "",
+            changed.replace("CORNER = ", 'OTHER = Task("other", 1, 2, 3)\nCORNER = '),
+        )
+    sent = tasks.TaskFile(str(corner), f"{changed}\n{other}".encode())
+    for _ in range(3):
+        with pytest.raises(RecipeError, match="there is already a task 'corner'"):
+            tasks.know([sent])
+        assert "other" not in tasks.TASKS
+        assert tasks.TASKS["corner"] is known
+
+
+def test_a_file_may_import_tasks_of_this_package(corner: Path) -> None:
+    corner.write_text(TASK + "from datagen.tasks import FOREGROUND\n")
+    assert tasks.load_file(corner) == ["corner"]
+    known = tasks.TASKS["corner"]
+    tasks.know(tasks.files_of(["corner"]))
+    assert tasks.TASKS["corner"] is known
+
+
+def test_threads_of_a_worker_learn_tasks_at_once(corner: Path) -> None:
+    """The first runs the file while the others wait: they would take its module, or its names."""
+    slow = "import time\ntime.sleep(0.05)\n"
+    sent = tasks.TaskFile(str(corner), (slow + TASK).encode())
+    with ThreadPoolExecutor(4) as several:
+        for future in [several.submit(tasks.know, [sent]) for _ in range(4)]:
+            future.result()
+    assert tasks.files_of(["corner"]) == (sent,)
+
+
 # Errors of jobs and of executors.
 
 
