@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import pickle
@@ -10,7 +11,8 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from helpers import FORMATS, flip, hidden, tiny_recipe, tiny_source, tree
 from isolation import ROOT
 
 import datagen
-from datagen import builder, engines, files, jobs, planning, tasks
+from datagen import builder, dataset, engines, files, jobs, planning, tasks
 from datagen.cli import cli
 from datagen.dataset import Dataset, Place, write_record
 from datagen.engines import remote, threads
@@ -34,6 +36,8 @@ from datagen.recipe import Recipe, to_toml
 from datagen.split import Shard, Split, shard_list
 from datagen.tasks import Deriver
 from datagen.verifier import verify
+
+PATIENCE = 60  # seconds
 
 TASK = """
 from datagen.split import Column
@@ -455,6 +459,106 @@ def test_inputs_that_are_there_stay_the_same_files(
     assert jobs.share(root, map(resolved.inputs, ("train", "val", "test"))) == shared
     after = {path.name: path.stat().st_ino for path in (root / INPUTS).iterdir()}
     assert {name for name in after if after[name] != before[name]} == {"val.labels"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the maps are those of Linux")
+def test_workers_let_go_of_the_images_when_the_build_is_over(
+    pool: Executor, recipes: dict[str, Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_LOOK", 0.01)
+    mapped: list[int] = []
+
+    def count(_done: int, _total: int) -> None:
+        mapped.append(maps_of(tmp_path))
+
+    builder.build(recipes["zarr"], tmp_path / "data", engine=Futures(pool), progress=count)
+    assert max(mapped) > 0
+    wait_until(lambda: maps_of(tmp_path) == 0)
+
+
+def test_jobs_of_one_ticket_read_the_images_once(
+    begun: tuple[Path, list[Shard], jobs.SharedInputs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, listed, shared = begun
+    read: list[str] = []
+    real = jobs.SharedInputs.inputs
+
+    def inputs(self: jobs.SharedInputs, split: str) -> tasks.Inputs:
+        read.append(split)
+        return real(self, split)
+
+    monkeypatch.setattr(jobs, "_LOOK", 0.01)
+    monkeypatch.setattr(jobs.SharedInputs, "inputs", inputs)
+    with jobs.ticket(root) as name:
+        work = jobs.WriteShards(root, "zarr", shared, name)
+        for job in listed:
+            pickle.loads(pickle.dumps(work))(job, threads.Slot(1))
+    assert sorted(read) == ["test", "train", "val"]
+    wait_until(lambda: not jobs._KEPT)
+
+
+def maps_of(folder: Path) -> int:
+    """Count the maps of this process of files in a folder, those of removed ones too."""
+    return Path("/proc/self/maps").read_text().count(str(folder))
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+class Nfs:
+    """Remove files as NFS does: one that a process holds stays, under another name."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, holds: Callable[[], bool]) -> None:
+        self.real, self.holds, self.kept = os.unlink, holds, list[str]()
+        monkeypatch.setattr(os, "unlink", self.unlink)
+
+    def unlink(self, path: Any, *, dir_fd: int | None = None) -> None:
+        name = Path(path).name
+        if name.startswith(".nfs") and self.holds():
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
+        if name == "train.images" and self.holds():
+            self.kept.append(name)
+            os.rename(path, ".nfs0001", src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+        else:
+            self.real(path, dir_fd=dir_fd)
+
+
+def test_a_commit_waits_for_workers_that_hold_an_image_on_nfs(
+    pool: Executor,
+    recipes: dict[str, Recipe],
+    expected: dict[str, dict[str, bytes]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dataset, "_PAUSE", 0.01)
+    left = iter([True] * 5)
+    nfs = Nfs(monkeypatch, lambda: next(left, False))
+    builder.build(recipes["zarr"], tmp_path / "data", engine=Futures(pool))
+    assert nfs.kept == ["train.images"]
+    assert tree(tmp_path / "data") == expected["zarr"]
+
+
+def test_images_that_are_held_for_ever_end_the_command_and_it_goes_on(
+    pool: Executor,
+    recipes: dict[str, Recipe],
+    expected: dict[str, dict[str, bytes]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = tmp_path / "data"
+    monkeypatch.setattr(dataset, "_PAUSE", 0)
+    with monkeypatch.context() as patch:
+        Nfs(patch, lambda: True)
+        with pytest.raises(StorageError, match="end the workers") as caught:
+            builder.build(recipes["zarr"], root, engine=Futures(pool))
+    assert caught.value.path == root / PROGRESS
+    assert (root / INPUTS / ".nfs0001").exists()
+    assert builder.build(recipes["zarr"], root).written == 0
+    assert tree(root) == expected["zarr"]
 
 
 def test_an_array_without_items_is_shared(tmp_path: Path) -> None:
