@@ -26,7 +26,7 @@ import numpy.typing as npt
 from datagen import arrays, files
 from datagen.engines.threads import Aside, Slot
 from datagen.errors import DamagedError, StorageError
-from datagen.hashing import ColumnHasher, file_digest
+from datagen.hashing import ColumnHasher, blocks_digest, file_digest
 from datagen.layout import INPUTS, PROGRESS
 from datagen.recipe import Foreground, Mosaics
 from datagen.split import NO_OFFSET, SHARD_FACTS, Shard, Split, Table
@@ -203,42 +203,52 @@ class SharedInputs:
 _MAPPED: WeakValueDictionary[tuple[SharedInputs, str], Inputs] = WeakValueDictionary()
 
 
-def share(root: Path, splits: Iterable[Inputs]) -> SharedInputs:
+def share(root: Path, splits: Iterable[Inputs], *, reserve: int = 0) -> SharedInputs:
     """Write what the samples of some splits follow from into `root`, for other processes.
 
     The files are those of a build in progress: its commit removes them. Files of an earlier try are
-    kept where they are the same.
+    kept where they are the same. Raises StorageError, and writes nothing, where there is no room
+    for the others and for `reserve` bytes, which the shards are going to take.
     """
-    listed = list(splits)
-    written = tuple((inputs.split, tuple(_shared_arrays(root, inputs))) for inputs in listed)
+    listed, written = list(splits), list[tuple[str, tuple[SharedArray, ...]]]()
+    absent: dict[Path, Array] = {}
+    for inputs in listed:
+        shared = []
+        for name, array in _arrays_of(inputs).items():
+            path, digest = root / INPUTS / f"{inputs.split}.{name}", blocks_digest(_bytes(array))
+            shared.append(SharedArray(name, np.dtype(array.dtype).str, array.shape, digest))
+            if files.kind(path) != "a file" or file_digest(path) != digest:
+                absent[path] = array
+        written.append((inputs.split, tuple(shared)))
+    if absent:
+        files.require_space(root, sum(array.nbytes for array in absent.values()) + reserve)
+    for path, array in absent.items():
+        _write_array(path, array)
     first = listed[0]
-    return SharedInputs(root, written, first.mosaics, first.seed, first.rule)
+    return SharedInputs(root, tuple(written), first.mosaics, first.seed, first.rule)
 
 
-def _shared_arrays(root: Path, inputs: Inputs) -> Iterator[SharedArray]:
-    for name in _ARRAYS:
-        array = getattr(inputs, name)
-        if array is not None:
-            path = root / INPUTS / f"{inputs.split}.{name}"
-            digest = _write_array(path, array)
-            yield SharedArray(name, np.dtype(array.dtype).str, array.shape, digest)
+def _arrays_of(inputs: Inputs) -> dict[str, Array]:
+    values = {name: getattr(inputs, name) for name in _ARRAYS}
+    return {name: array for name, array in values.items() if array is not None}
 
 
-def _write_array(path: Path, array: Array) -> str:
-    """Write the bytes of an array, a block at a time; return their digest."""
+def _bytes(array: Array) -> Iterator[memoryview]:
+    """Give the bytes of an array, a block at a time."""
+    for rows in arrays.blocks(array):
+        yield np.ascontiguousarray(array[rows]).reshape(-1).view(np.uint8).data
+
+
+def _write_array(path: Path, array: Array) -> None:
     file = files.AtomicFile(path)
     try:
         stream = files.Stream(file)
-        for rows in arrays.blocks(array):
-            stream.append(np.ascontiguousarray(array[rows]).reshape(-1).view(np.uint8).data)
+        for block in _bytes(array):
+            stream.append(block)
         stream.flush()
-        digest = file_digest(file.temporary)
-        if files.kind(path) == "a file" and file_digest(path) == digest:
-            return digest  # those that other workers have mapped stay
         file.commit()
     finally:
         file.discard()
-    return digest
 
 
 def _blocks(job: Shard, derive: Deriver, aside: Aside) -> Iterator[Mapping[str, npt.NDArray[Any]]]:

@@ -31,6 +31,7 @@ from datagen.dataset import Dataset, Place, write_record
 from datagen.engines import remote, threads
 from datagen.engines.remote import Futures
 from datagen.errors import DamagedError, EngineError, InputError, RecipeError, StorageError
+from datagen.hashing import bytes_digest
 from datagen.layout import INPUTS, PROGRESS
 from datagen.recipe import Recipe, to_toml
 from datagen.split import Shard, Split, shard_list
@@ -461,6 +462,51 @@ def test_inputs_that_are_there_stay_the_same_files(
     assert {name for name in after if after[name] != before[name]} == {"val.labels"}
 
 
+def test_inputs_that_are_there_are_not_written_again(
+    begun: tuple[Path, list[Shard], jobs.SharedInputs],
+    recipes: dict[str, Recipe],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root, _, shared = begun
+    resolved = planning.resolve(recipes["zarr"])
+    (root / INPUTS / "val.labels").unlink()
+    written: list[int] = []
+    real = files.Stream.append
+
+    def append(self: files.Stream, data: Any) -> None:
+        written.append(len(data))
+        real(self, data)
+
+    monkeypatch.setattr(files.Stream, "append", append)
+    assert jobs.share(root, map(resolved.inputs, ("train", "val", "test"))) == shared
+    assert sum(written) == len(resolved.inputs("val").labels)
+
+
+def test_the_images_for_workers_need_space_as_well(
+    pool: Executor, recipes: dict[str, Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(files, "require_space", lambda _, needed: asked.append(needed))
+    builder.build(recipes["zarr"], tmp_path / "here")
+    shards = asked[-1]
+    resolved = planning.resolve(recipes["zarr"])
+    images = sum(
+        array.nbytes
+        for split in ("train", "val", "test")
+        for array in jobs._arrays_of(resolved.inputs(split)).values()
+    )
+
+    def refuse(folder: Path, needed: int) -> None:
+        if needed == shards + images:
+            raise StorageError("not enough space", path=folder)
+        assert needed == shards
+
+    monkeypatch.setattr(files, "require_space", refuse)
+    with pytest.raises(StorageError, match="not enough space"):
+        builder.build(recipes["zarr"], tmp_path / "there", engine=Futures(pool))
+    assert not (tmp_path / "there" / INPUTS).exists()
+
+
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the maps are those of Linux")
 def test_workers_let_go_of_the_images_when_the_build_is_over(
     pool: Executor, recipes: dict[str, Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -562,7 +608,8 @@ def test_images_that_are_held_for_ever_end_the_command_and_it_goes_on(
 
 
 def test_an_array_without_items_is_shared(tmp_path: Path) -> None:
-    empty = jobs.SharedArray("groups", "<u4", (0,), jobs._write_array(tmp_path / "it", np.empty(0)))
+    jobs._write_array(tmp_path / "it", np.empty(0))
+    empty = jobs.SharedArray("groups", "<u4", (0,), bytes_digest(b""))
     assert empty.map(tmp_path / "it").shape == (0,)
 
 
