@@ -223,6 +223,24 @@ def test_a_choice_of_an_engine(pool: Executor) -> None:
             pass
 
 
+def test_a_client_with_futures_of_its_own_kind_is_refused_before_anything_is_written(
+    recipes: dict[str, Recipe], tmp_path: Path
+) -> None:
+    class Client:
+        """Submits as the client of Dask does."""
+
+        def submit(self, *_: Any, **__: Any) -> object:
+            return object()
+
+    wrong: Any = Client()
+    with pytest.raises(
+        InputError, match=r"give client\.get_executor\(\), or dask:ADDRESS"
+    ) as caught:
+        datagen.build(recipes["zarr"], tmp_path / "data", engine=wrong)
+    assert "found a builtins.object" in str(caught.value)
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.mark.parametrize("command", ["build", "verify", "convert"])
 @pytest.mark.parametrize("wrong", ["ray", "dask:", "threads:2", ""])
 def test_an_unknown_engine_is_wrong_usage(command: str, wrong: str) -> None:
