@@ -78,7 +78,9 @@ def build(
         listed,
         resolved.deriver,
         engine=engine,
-        hand_over=lambda names: share(root.absolute(), map(resolved.inputs, names)),
+        hand_over=lambda names, room: share(
+            root.absolute(), map(resolved.inputs, names), reserve=room
+        ),
         tasks=tasks,
         group_names=lambda: resolved.group_names,
         workers=workers,
@@ -184,7 +186,7 @@ def convert(
         listed,
         lambda split: _reader(dataset, split),
         engine=engine,
-        hand_over=lambda _: StoredSamples(Place.of(dataset)),
+        hand_over=lambda _names, _room: StoredSamples(Place.of(dataset)),
         group_names=lambda: _group_names(dataset),
         workers=workers,
         expected=dataset.manifest.digest,

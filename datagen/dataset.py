@@ -8,8 +8,10 @@ and a digest.
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
 import stat
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +31,9 @@ from datagen.manifest import Manifest
 from datagen.objects import is_url
 from datagen.split import NO_OFFSET, SHARD_FACTS, Column, FileFacts, Shard, Split, Table, shard_list
 from datagen.stores import Array, Store, open_store
+
+_HELD = (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY)  # where a process has a file open, on NFS
+_ATTEMPTS, _PAUSE = 100, 0.1  # to remove such a file, in seconds: workers look every second
 
 
 class Dataset:
@@ -332,10 +337,28 @@ def write_record(root: Path, job: Shard, rows: Table) -> None:
 
 
 def remove_records(root: Path) -> None:
-    """Remove the progress records, durably."""
+    """Remove the progress records and the images for workers, durably.
+
+    NFS keeps a file that is open, under another name: workers are waited for. Raises StorageError
+    where they hold one for long.
+    """
     with files.storage_errors(root):
-        if files.look(root / PROGRESS):
-            shutil.rmtree(root / PROGRESS)
+        for _ in range(_ATTEMPTS):
+            if not files.look(root / PROGRESS):
+                break
+            try:
+                shutil.rmtree(root / PROGRESS)
+                break
+            except OSError as error:
+                if error.errno not in _HELD:
+                    raise
+                time.sleep(_PAUSE)
+        else:
+            raise StorageError(
+                "processes hold files of the build that are no longer needed",
+                path=root / PROGRESS,
+                remedy="end the workers, and give the same command again",
+            )
         files.sync_folder(root)
 
 

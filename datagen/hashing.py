@@ -147,6 +147,14 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
+def blocks_digest(blocks: Iterable[memoryview]) -> str:
+    """Compute the XXH3-128 (hex) of the bytes of some blocks, one after the other."""
+    digest = xxhash.xxh3_128()
+    for block in blocks:
+        digest.update(block)
+    return digest.hexdigest()
+
+
 def bytes_digest(data: bytes) -> str:
     """Compute the XXH3-128 (hex) of `data`, as `file_digest` does for a file with these bytes.
 

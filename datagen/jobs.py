@@ -8,14 +8,17 @@ before the folder is swept: without it nothing is written.
 
 from __future__ import annotations
 
+import os
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +26,7 @@ import numpy.typing as npt
 from datagen import arrays, files
 from datagen.engines.threads import Aside, Slot
 from datagen.errors import DamagedError, StorageError
-from datagen.hashing import ColumnHasher, file_digest
+from datagen.hashing import ColumnHasher, blocks_digest, file_digest
 from datagen.layout import INPUTS, PROGRESS
 from datagen.recipe import Foreground, Mosaics
 from datagen.split import NO_OFFSET, SHARD_FACTS, Shard, Split, Table
@@ -32,6 +35,7 @@ from datagen.tasks import Array, Deriver, Inputs, TaskFile, as_indices, find, kn
 
 _TICKET = "ticket."
 _ARRAYS = ("images", "labels", "thresholds", "given", "groups")  # of Inputs
+_LOOK = 1.0  # seconds between two looks for a ticket
 _ONE_AT_A_TIME = Lock()  # threads of a worker wait for the first to read
 
 
@@ -58,7 +62,7 @@ class WriteShards:
         require_ticket(self.root, self.ticket)  # before a folder is made
         columns = job.split.columns
         hashers = {column.name: ColumnHasher(column.dtype, column.shape) for column in columns}
-        derive = self.deriver(job.split)
+        derive = self._deriver(job.split)
         shard = open_store(self.format_name).open_shard(self.root, job.split, job.index)
         try:
             # A temporary file made before the folder is swept is gone, so it gets no name; of one
@@ -76,6 +80,34 @@ class WriteShards:
             shard.discard()
         facts = [_row(extents[column.name], hashers[column.name].root()) for column in columns]
         return np.array(facts, SHARD_FACTS)
+
+    def _deriver(self, split: Split) -> Deriver:
+        """Make the deriver of a split; with a ticket once a process, until it is withdrawn."""
+        if self.ticket is None:
+            return self.deriver(split)
+        path = self.root / PROGRESS / self.ticket
+        with _ONE_AT_A_TIME:
+            if path not in _KEPT:
+                Thread(target=_let_go, args=(path,), daemon=True).start()
+            kept = _KEPT.setdefault(path, {})
+            if split not in kept:
+                kept[split] = self.deriver(split)
+            return kept[split]
+
+
+# the derivers of this process, by the path of the ticket of their build
+_KEPT: dict[Path, dict[Split, Deriver]] = {}
+
+
+def _let_go(path: Path) -> None:
+    """Let go of the derivers of a build when its ticket at `path` is gone, and so of its images.
+
+    Files that are removed take space for as long as they are mapped, and NFS keeps their folder.
+    """
+    while os.path.lexists(path):
+        time.sleep(_LOOK)
+    with _ONE_AT_A_TIME:
+        _KEPT.pop(path, None)
 
 
 @contextmanager
@@ -151,9 +183,12 @@ class SharedInputs:
     rule: Foreground
 
     def __call__(self, split: Split) -> Deriver:
-        """Make the deriver of a split, once a process."""
-        with _ONE_AT_A_TIME:
-            return _deriver(self, split)
+        """Make the deriver of a split; those of one split share what they map."""
+        key = (self, split.name)
+        inputs = _MAPPED.get(key)
+        if inputs is None:
+            inputs = _MAPPED[key] = self.inputs(split.name)
+        return find(split.task).deriver(inputs)
 
     def inputs(self, split: str) -> Inputs:
         """Map what the samples of a split follow from."""
@@ -164,52 +199,56 @@ class SharedInputs:
         return Inputs(split=split, mosaics=self.mosaics, seed=self.seed, rule=self.rule, **read)
 
 
-@lru_cache(16)
-def _deriver(shared: SharedInputs, split: Split) -> Deriver:
-    return find(split.task).deriver(_inputs(shared, split.name))
+# what derivers of this process hold
+_MAPPED: WeakValueDictionary[tuple[SharedInputs, str], Inputs] = WeakValueDictionary()
 
 
-@lru_cache(3)
-def _inputs(shared: SharedInputs, split: str) -> Inputs:
-    return shared.inputs(split)
-
-
-def share(root: Path, splits: Iterable[Inputs]) -> SharedInputs:
+def share(root: Path, splits: Iterable[Inputs], *, reserve: int = 0) -> SharedInputs:
     """Write what the samples of some splits follow from into `root`, for other processes.
 
     The files are those of a build in progress: its commit removes them. Files of an earlier try are
-    kept where they are the same.
+    kept where they are the same. Raises StorageError, and writes nothing, where there is no room
+    for the others and for `reserve` bytes, which the shards are going to take.
     """
-    listed = list(splits)
-    written = tuple((inputs.split, tuple(_shared_arrays(root, inputs))) for inputs in listed)
+    listed, written = list(splits), list[tuple[str, tuple[SharedArray, ...]]]()
+    absent: dict[Path, Array] = {}
+    for inputs in listed:
+        shared = []
+        for name, array in _arrays_of(inputs).items():
+            path, digest = root / INPUTS / f"{inputs.split}.{name}", blocks_digest(_bytes(array))
+            shared.append(SharedArray(name, np.dtype(array.dtype).str, array.shape, digest))
+            if files.kind(path) != "a file" or file_digest(path) != digest:
+                absent[path] = array
+        written.append((inputs.split, tuple(shared)))
+    if absent:
+        files.require_space(root, sum(array.nbytes for array in absent.values()) + reserve)
+    for path, array in absent.items():
+        _write_array(path, array)
     first = listed[0]
-    return SharedInputs(root, written, first.mosaics, first.seed, first.rule)
+    return SharedInputs(root, tuple(written), first.mosaics, first.seed, first.rule)
 
 
-def _shared_arrays(root: Path, inputs: Inputs) -> Iterator[SharedArray]:
-    for name in _ARRAYS:
-        array = getattr(inputs, name)
-        if array is not None:
-            path = root / INPUTS / f"{inputs.split}.{name}"
-            digest = _write_array(path, array)
-            yield SharedArray(name, np.dtype(array.dtype).str, array.shape, digest)
+def _arrays_of(inputs: Inputs) -> dict[str, Array]:
+    values = {name: getattr(inputs, name) for name in _ARRAYS}
+    return {name: array for name, array in values.items() if array is not None}
 
 
-def _write_array(path: Path, array: Array) -> str:
-    """Write the bytes of an array, a block at a time; return their digest."""
+def _bytes(array: Array) -> Iterator[memoryview]:
+    """Give the bytes of an array, a block at a time."""
+    for rows in arrays.blocks(array):
+        yield np.ascontiguousarray(array[rows]).reshape(-1).view(np.uint8).data
+
+
+def _write_array(path: Path, array: Array) -> None:
     file = files.AtomicFile(path)
     try:
         stream = files.Stream(file)
-        for rows in arrays.blocks(array):
-            stream.append(np.ascontiguousarray(array[rows]).reshape(-1).view(np.uint8).data)
+        for block in _bytes(array):
+            stream.append(block)
         stream.flush()
-        digest = file_digest(file.temporary)
-        if files.kind(path) == "a file" and file_digest(path) == digest:
-            return digest  # those that other workers have mapped stay
         file.commit()
     finally:
         file.discard()
-    return digest
 
 
 def _blocks(job: Shard, derive: Deriver, aside: Aside) -> Iterator[Mapping[str, npt.NDArray[Any]]]:

@@ -8,6 +8,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -139,7 +140,12 @@ def register(task: Task) -> None:
 
     Raises RecipeError where another task has that name.
     """
-    if TASKS.setdefault(task.name, task) is not task:
+    with _REGISTERING:
+        _add(task, TASKS)
+
+
+def _add(task: Task, known: dict[str, Task]) -> None:
+    if known.setdefault(task.name, task) is not task:
         raise RecipeError(
             f"there is already a task {task.name!r}", remedy="give yours another name"
         )
@@ -164,8 +170,9 @@ class TaskFile:
                 f"the file cannot be run: {type(error).__name__}: {error}", path=self.path
             ) from error
         finally:
-            del sys.modules[module.__name__]
-        defined = [value for value in vars(module).values() if isinstance(value, Task)]
+            sys.modules.pop(module.__name__, None)
+        found = [value for value in vars(module).values() if isinstance(value, Task)]
+        defined = [task for task in found if task not in _OWN]  # those are imported
         if not defined:
             raise RecipeError(
                 "the file defines no task",
@@ -194,11 +201,16 @@ def load_file(path: Path | str) -> list[str]:
 
 
 def _register_file(file: TaskFile) -> list[str]:
-    defined = file.tasks()
-    for task in defined:
-        register(task)
-        _FILES[task.name] = file
-    return [task.name for task in defined]
+    with _REGISTERING:
+        defined = file.tasks()
+        together = dict(TASKS)
+        for task in defined:
+            _add(task, together)  # all or none: a later try must not take some for the whole
+        TASKS.update(together)
+        names = [task.name for task in defined]
+        _FILES.update(dict.fromkeys(names, file))
+        _NAMES[file.text] = tuple(names)
+        return names
 
 
 def files_of(names: Iterable[str]) -> tuple[TaskFile, ...]:
@@ -208,7 +220,7 @@ def files_of(names: Iterable[str]) -> tuple[TaskFile, ...]:
     """
     files: dict[TaskFile, None] = {}
     for name in names:
-        if find(name) in (FOREGROUND, CIRCLES, MOSAICS):
+        if find(name) in _OWN:
             continue
         if name not in _FILES:
             raise RecipeError(
@@ -226,8 +238,10 @@ def know(files: Iterable[TaskFile]) -> None:
 
     Raises RecipeError where this process has a task of the same name from another text.
     """
-    for file in files:
-        if not any(known.text == file.text and name in TASKS for name, known in _FILES.items()):
+    with _REGISTERING:  # threads of a worker wait for the first
+        for file in files:
+            if _is_known(file):
+                continue
             try:
                 _register_file(file)
             except RecipeError as error:
@@ -235,6 +249,13 @@ def know(files: Iterable[TaskFile]) -> None:
                     f"a worker cannot take the tasks of {file.path}: {error.problem}",
                     remedy="start the workers again",
                 ) from error
+
+
+def _is_known(file: TaskFile) -> bool:
+    """Return whether every task of the file's text is registered, and is of that text."""
+    names = _NAMES.get(file.text, ())
+    here = [_FILES[name].text for name in names if name in TASKS and name in _FILES]
+    return bool(names) and here == [file.text] * len(names)
 
 
 def find(name: str) -> Task:
@@ -370,7 +391,10 @@ CIRCLES = Task("circles", _circles_columns, one_per_digit, _circles_deriver)
 MOSAICS = Task("mosaics", _mosaics_columns, _mosaics_count, _mosaics_deriver)
 
 # in the order in which they are built and listed
-TASKS: dict[str, Task] = {task.name: task for task in (FOREGROUND, CIRCLES, MOSAICS)}
+_OWN = (FOREGROUND, CIRCLES, MOSAICS)
+TASKS: dict[str, Task] = {task.name: task for task in _OWN}
 
-# the file of each task that came from one
+# the file of each task that came from one, and the names of the tasks of each text
 _FILES: dict[str, TaskFile] = {}
+_NAMES: dict[bytes, tuple[str, ...]] = {}
+_REGISTERING = RLock()  # a file may register its tasks itself

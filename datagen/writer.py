@@ -69,7 +69,7 @@ def write_dataset(
     *,
     workers: int,
     engine: Engine | None = None,
-    hand_over: Callable[[Sequence[str]], Callable[[Split], Deriver]] | None = None,
+    hand_over: Callable[[Sequence[str], int], Callable[[Split], Deriver]] | None = None,
     tasks: tuple[TaskFile, ...] = (),
     group_names: Callable[[], bytes | None] = lambda: None,
     part: range | None = None,
@@ -102,9 +102,9 @@ def write_dataset(
         if folder.is_complete(tables):
             return built(folder.present, 0)
         missing = [job for job in folder.jobs if job.name not in tables]
-        folder.begin(missing, group_names())
+        room = folder.begin(missing, group_names())
         if engine.is_remote and hand_over is not None and missing:
-            deriver = hand_over(list(dict.fromkeys(job.split.name for job in missing)))
+            deriver = hand_over(list(dict.fromkeys(job.split.name for job in missing)), room)
         tables |= folder.write(missing, deriver, engine, tasks=tasks, progress=progress)
         if folder.is_part:
             return built(None, len(missing))
@@ -210,17 +210,18 @@ class DatasetFolder:
             return False
         return has_intact_metadata(self.root, self.present)
 
-    def begin(self, missing: Sequence[Shard], group_names: bytes | None = None) -> None:
+    def begin(self, missing: Sequence[Shard], group_names: bytes | None = None) -> int:
         """Make the folder one of a build in progress, with space for shards that have no files.
 
         `group_names` is the content of groups.txt, if the dataset is to have one: it is written
-        now, because a build in parts is finished without the source.
+        now, because a build in parts is finished without the source. Returns the bytes of that
+        space.
         """
         self._begun = True
         files.require_writable(self.root)
-        absent = [job for job in missing if not has_files(self.root, job)]
-        if absent and not self.finished:  # a repair replaces files in place
-            self._require_space(absent)
+        # a repair replaces files in place
+        absent = [job for job in missing if not self.finished and not has_files(self.root, job)]
+        room = self._require_space(absent) if absent else 0
         if self.finished:
             self._take_back()
         if not self.is_part:
@@ -233,6 +234,7 @@ class DatasetFolder:
             self._require_same_plan(manifests.read(path))
         if group_names is not None:
             files.write_atomic(self.root / GROUPS, group_names)
+        return room
 
     def write(
         self,
@@ -361,8 +363,10 @@ class DatasetFolder:
                 remedy="choose another folder, or remove this one yourself",
             )
 
-    def _require_space(self, jobs: Sequence[Shard]) -> None:
-        files.require_space(self.root, sum(job.room for job in jobs) + _METADATA_BYTES)
+    def _require_space(self, jobs: Sequence[Shard]) -> int:
+        room = sum(job.room for job in jobs) + _METADATA_BYTES
+        files.require_space(self.root, room)
+        return room
 
     def _take_back(self) -> None:
         """Make the manifest of a finished dataset a partial one, so that shards can be rewritten.

@@ -14,7 +14,7 @@ import pickle
 import secrets
 import signal
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from multiprocessing import forkserver
@@ -31,13 +31,14 @@ _A_WORKER = 4  # jobs that a thread of a worker has at a time: a scheduler holds
 _PATIENCE = 60  # seconds to wait for a first worker, and for another when all are gone
 _THREADS = 2  # of a worker started here: one computes while the other waits for the disk
 _LOOK = 2  # seconds between two looks at the scheduler while no job ends
-_DEATHS = 50  # jobs whose workers died again and again, before the engine has failed
+_GIVEN_UP = 3  # times that Dask gives one job up, because workers die that have it
+_GIVEN_UP_IN_ALL = 50  # as nodes are taken away
 _CLOSING = 5  # seconds to wait until a cluster is closed
 _MOMENT = 0.2  # seconds for a job to end after an error
 _PRELOADED = ("distributed", "datagen.verifier", "datagen.builder", "datagen.stores.zarr")
 _LOCAL = {
-    # a worker may die as often as nodes are taken away; each death counts for all jobs it had
-    "distributed.scheduler.allowed-failures": 50,
+    # a second death of its worker gives a job up, also one that only waited there
+    "distributed.scheduler.allowed-failures": 1,
     "distributed.worker.profile.enabled": False,  # it costs time on each worker
     "distributed.worker.multiprocessing-method": "forkserver",
 }
@@ -98,8 +99,9 @@ class Dask(AbstractContextManager["Dask"]):
         self._connect()
         # sent with each job, because what is scattered dies with the workers that hold it
         letter = pack(work, **({"computing": 1} if self._cluster else {}))
-        name, number, waiting, killed = secrets.token_hex(4), 0, deque(jobs), 0
+        name, number, waiting = secrets.token_hex(4), 0, deque(jobs)
         running: dict[Any, T] = {}
+        killed = Counter[T]()
         try:
             while waiting or running:
                 room = self._room() - len(running)
@@ -109,11 +111,15 @@ class Dask(AbstractContextManager["Dask"]):
                     running[self._submit(key, letter, job)] = job
                 for future in self._wait(list(running)):
                     job = running.pop(future)
-                    if killed < _DEATHS and self._was_killed(future):
-                        killed += 1
+                    error = _asked(future.exception)
+                    if isinstance(error, _library("distributed").KilledWorker):
+                        killed[job] += 1
+                        _require_bearable(killed, job, error)
                         waiting.append(job)  # as nodes are taken away: it may meet another
                         continue
-                    result = self._result(future)
+                    if error is not None:
+                        raise error
+                    result = _asked(future.result)
                     future.release()  # or Dask does it again, if the worker dies that keeps it
                     yield job, result
         finally:
@@ -188,17 +194,13 @@ class Dask(AbstractContextManager["Dask"]):
                 return done
         raise EngineError("no worker of Dask is left", remedy=f"start some, and {AGAIN}")
 
-    def _was_killed(self, future: Any) -> bool:
-        """Return whether Dask gave a job up because its workers died."""
-        return isinstance(_asked(future.exception), _library("distributed").KilledWorker)
 
-    def _result(self, future: Any) -> Any:
-        error = _asked(future.exception)
-        if error is None:
-            return _asked(future.result)
-        if self._was_killed(future):
-            raise _failed("workers of Dask died again and again", error) from error
-        raise error
+def _require_bearable(killed: Counter[T], job: T, error: BaseException) -> None:
+    """Raise EngineError where Dask gave a job up too often; `job` is the last that it gave up."""
+    if killed[job] >= _GIVEN_UP or killed.total() > _GIVEN_UP_IN_ALL:
+        raise _failed(
+            f"workers of Dask died again and again with {getattr(job, 'name', job)}", error
+        ) from error
 
 
 def _asked(question: Callable[[], R]) -> R:

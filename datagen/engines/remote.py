@@ -99,7 +99,7 @@ class Futures:
     """The engine of an executor of `concurrent.futures`, which stays open.
 
     At most `at_once` jobs are in the executor at a time. An executor that broke is not used again:
-    EngineError says so.
+    EngineError says so. InputError says that its futures are of another kind.
 
     >>> from concurrent.futures import ThreadPoolExecutor
     >>> with ThreadPoolExecutor(2) as pool:
@@ -135,9 +135,17 @@ class Futures:
 
     def _submit(self, letter: tuple[Any, ...], job: T) -> Future[Any]:
         try:
-            return self.executor.submit(perform, letter, pickle.dumps(job))
+            future = self.executor.submit(perform, letter, pickle.dumps(job))
         except RuntimeError as error:  # broken, or shut down
             raise _broken(error) from error
+        if not isinstance(future, Future):
+            raise InputError(
+                "the engine is no executor of concurrent.futures",
+                expected="a submit() that gives a concurrent.futures.Future",
+                found=f"a {type(future).__module__}.{type(future).__name__}",
+                remedy="of Dask give client.get_executor(), or dask:ADDRESS",
+            )
+        return future
 
 
 def _result(future: Future[R]) -> R:

@@ -93,8 +93,17 @@ class FakeLibrary:
         return type("Ended", (), {"done": {running[-1]}})
 
 
+@dataclass(frozen=True)
+class Named:
+    name: str
+
+
 def double(job: int, _: Slot) -> int:
     return 2 * job
+
+
+def named(job: Named, _: Slot) -> str:
+    return job.name
 
 
 def passes() -> None:
@@ -131,6 +140,23 @@ def test_workers_that_die_again_and_again_fail_the_engine(client: FakeClient) ->
         list(engine_of(client).run(double, range(50)))
     assert "give the same command again" in str(caught.value)
     assert client.cancelled
+
+
+def test_a_job_that_always_kills_its_worker_is_named_soon(client: FakeClient) -> None:
+    jobs = [Named(f"train-{number}") for number in range(50)]
+    real = client.submit
+
+    def submit(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> FakeFuture:
+        if pickle.loads(arguments[1]) == jobs[7]:
+            client.outcomes[client.submitted] = KilledWorker("tcp://a")
+        return real(function, *arguments, **keywords)
+
+    client.submit = submit  # type: ignore[method-assign]
+    with pytest.raises(EngineError, match="died again and again with train-7") as caught:
+        list(engine_of(client).run(named, jobs))
+    assert caught.value.exit_code == 9
+    assert client.submitted <= 50 - 1 + dask._GIVEN_UP
+    assert dask._LOCAL["distributed.scheduler.allowed-failures"] == 1  # 2 deaths each time
 
 
 def test_a_job_whose_workers_died_is_given_again(client: FakeClient) -> None:

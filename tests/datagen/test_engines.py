@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import pickle
@@ -10,7 +11,8 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,17 +25,20 @@ from helpers import FORMATS, flip, hidden, tiny_recipe, tiny_source, tree
 from isolation import ROOT
 
 import datagen
-from datagen import builder, engines, files, jobs, planning, tasks
+from datagen import builder, dataset, engines, files, jobs, planning, tasks
 from datagen.cli import cli
 from datagen.dataset import Dataset, Place, write_record
 from datagen.engines import remote, threads
 from datagen.engines.remote import Futures
 from datagen.errors import DamagedError, EngineError, InputError, RecipeError, StorageError
+from datagen.hashing import bytes_digest
 from datagen.layout import INPUTS, PROGRESS
 from datagen.recipe import Recipe, to_toml
 from datagen.split import Shard, Split, shard_list
 from datagen.tasks import Deriver
 from datagen.verifier import verify
+
+PATIENCE = 60  # seconds
 
 TASK = """
 from datagen.split import Column
@@ -218,6 +223,24 @@ def test_a_choice_of_an_engine(pool: Executor) -> None:
             pass
 
 
+def test_a_client_with_futures_of_its_own_kind_is_refused_before_anything_is_written(
+    recipes: dict[str, Recipe], tmp_path: Path
+) -> None:
+    class Client:
+        """Submits as the client of Dask does."""
+
+        def submit(self, *_: Any, **__: Any) -> object:
+            return object()
+
+    wrong: Any = Client()
+    with pytest.raises(
+        InputError, match=r"give client\.get_executor\(\), or dask:ADDRESS"
+    ) as caught:
+        datagen.build(recipes["zarr"], tmp_path / "data", engine=wrong)
+    assert "found a builtins.object" in str(caught.value)
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.mark.parametrize("command", ["build", "verify", "convert"])
 @pytest.mark.parametrize("wrong", ["ray", "dask:", "threads:2", ""])
 def test_an_unknown_engine_is_wrong_usage(command: str, wrong: str) -> None:
@@ -292,6 +315,44 @@ def test_files_of_tasks_that_are_known_are_not_run_again(corner: Path) -> None:
     tasks.know(sent)
     assert tasks.TASKS["corner"] is known
     assert [file.text for file in sent] == [corner.read_bytes()]
+
+
+@pytest.mark.parametrize("later", ["before", "after"])
+def test_a_text_that_was_refused_is_refused_again(corner: Path, later: str) -> None:
+    """A text of two tasks must not pass for known because one of them was registered."""
+    tasks.load_file(corner)
+    known = tasks.TASKS["corner"]
+    other = 'OTHER = Task("other", CORNER.columns, CORNER.count, CORNER.deriver)'
+    changed = TASK.replace("0, 0", "1, 0")
+    if later == "before":
+        other, changed = (
+            "",
+            changed.replace("CORNER = ", 'OTHER = Task("other", 1, 2, 3)\nCORNER = '),
+        )
+    sent = tasks.TaskFile(str(corner), f"{changed}\n{other}".encode())
+    for _ in range(3):
+        with pytest.raises(RecipeError, match="there is already a task 'corner'"):
+            tasks.know([sent])
+        assert "other" not in tasks.TASKS
+        assert tasks.TASKS["corner"] is known
+
+
+def test_a_file_may_import_tasks_of_this_package(corner: Path) -> None:
+    corner.write_text(TASK + "from datagen.tasks import FOREGROUND\n")
+    assert tasks.load_file(corner) == ["corner"]
+    known = tasks.TASKS["corner"]
+    tasks.know(tasks.files_of(["corner"]))
+    assert tasks.TASKS["corner"] is known
+
+
+def test_threads_of_a_worker_learn_tasks_at_once(corner: Path) -> None:
+    """The first runs the file while the others wait: they would take its module, or its names."""
+    slow = "import time\ntime.sleep(0.05)\n"
+    sent = tasks.TaskFile(str(corner), (slow + TASK).encode())
+    with ThreadPoolExecutor(4) as several:
+        for future in [several.submit(tasks.know, [sent]) for _ in range(4)]:
+            future.result()
+    assert tasks.files_of(["corner"]) == (sent,)
 
 
 # Errors of jobs and of executors.
@@ -419,8 +480,154 @@ def test_inputs_that_are_there_stay_the_same_files(
     assert {name for name in after if after[name] != before[name]} == {"val.labels"}
 
 
+def test_inputs_that_are_there_are_not_written_again(
+    begun: tuple[Path, list[Shard], jobs.SharedInputs],
+    recipes: dict[str, Recipe],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root, _, shared = begun
+    resolved = planning.resolve(recipes["zarr"])
+    (root / INPUTS / "val.labels").unlink()
+    written: list[int] = []
+    real = files.Stream.append
+
+    def append(self: files.Stream, data: Any) -> None:
+        written.append(len(data))
+        real(self, data)
+
+    monkeypatch.setattr(files.Stream, "append", append)
+    assert jobs.share(root, map(resolved.inputs, ("train", "val", "test"))) == shared
+    assert sum(written) == len(resolved.inputs("val").labels)
+
+
+def test_the_images_for_workers_need_space_as_well(
+    pool: Executor, recipes: dict[str, Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(files, "require_space", lambda _, needed: asked.append(needed))
+    builder.build(recipes["zarr"], tmp_path / "here")
+    shards = asked[-1]
+    resolved = planning.resolve(recipes["zarr"])
+    images = sum(
+        array.nbytes
+        for split in ("train", "val", "test")
+        for array in jobs._arrays_of(resolved.inputs(split)).values()
+    )
+
+    def refuse(folder: Path, needed: int) -> None:
+        if needed == shards + images:
+            raise StorageError("not enough space", path=folder)
+        assert needed == shards
+
+    monkeypatch.setattr(files, "require_space", refuse)
+    with pytest.raises(StorageError, match="not enough space"):
+        builder.build(recipes["zarr"], tmp_path / "there", engine=Futures(pool))
+    assert not (tmp_path / "there" / INPUTS).exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the maps are those of Linux")
+def test_workers_let_go_of_the_images_when_the_build_is_over(
+    pool: Executor, recipes: dict[str, Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_LOOK", 0.01)
+    mapped: list[int] = []
+
+    def count(_done: int, _total: int) -> None:
+        mapped.append(maps_of(tmp_path))
+
+    builder.build(recipes["zarr"], tmp_path / "data", engine=Futures(pool), progress=count)
+    assert max(mapped) > 0
+    wait_until(lambda: maps_of(tmp_path) == 0)
+
+
+def test_jobs_of_one_ticket_read_the_images_once(
+    begun: tuple[Path, list[Shard], jobs.SharedInputs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, listed, shared = begun
+    read: list[str] = []
+    real = jobs.SharedInputs.inputs
+
+    def inputs(self: jobs.SharedInputs, split: str) -> tasks.Inputs:
+        read.append(split)
+        return real(self, split)
+
+    monkeypatch.setattr(jobs, "_LOOK", 0.01)
+    monkeypatch.setattr(jobs.SharedInputs, "inputs", inputs)
+    with jobs.ticket(root) as name:
+        work = jobs.WriteShards(root, "zarr", shared, name)
+        for job in listed:
+            pickle.loads(pickle.dumps(work))(job, threads.Slot(1))
+    assert sorted(read) == ["test", "train", "val"]
+    wait_until(lambda: not jobs._KEPT)
+
+
+def maps_of(folder: Path) -> int:
+    """Count the maps of this process of files in a folder, those of removed ones too."""
+    return Path("/proc/self/maps").read_text().count(str(folder))
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+class Nfs:
+    """Remove files as NFS does: one that a process holds stays, under another name."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, holds: Callable[[], bool]) -> None:
+        self.real, self.holds, self.kept = os.unlink, holds, list[str]()
+        monkeypatch.setattr(os, "unlink", self.unlink)
+
+    def unlink(self, path: Any, *, dir_fd: int | None = None) -> None:
+        name = Path(path).name
+        if name.startswith(".nfs") and self.holds():
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
+        if name == "train.images" and self.holds():
+            self.kept.append(name)
+            os.rename(path, ".nfs0001", src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+        else:
+            self.real(path, dir_fd=dir_fd)
+
+
+def test_a_commit_waits_for_workers_that_hold_an_image_on_nfs(
+    pool: Executor,
+    recipes: dict[str, Recipe],
+    expected: dict[str, dict[str, bytes]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dataset, "_PAUSE", 0.01)
+    left = iter([True] * 5)
+    nfs = Nfs(monkeypatch, lambda: next(left, False))
+    builder.build(recipes["zarr"], tmp_path / "data", engine=Futures(pool))
+    assert nfs.kept == ["train.images"]
+    assert tree(tmp_path / "data") == expected["zarr"]
+
+
+def test_images_that_are_held_for_ever_end_the_command_and_it_goes_on(
+    pool: Executor,
+    recipes: dict[str, Recipe],
+    expected: dict[str, dict[str, bytes]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = tmp_path / "data"
+    monkeypatch.setattr(dataset, "_PAUSE", 0)
+    with monkeypatch.context() as patch:
+        Nfs(patch, lambda: True)
+        with pytest.raises(StorageError, match="end the workers") as caught:
+            builder.build(recipes["zarr"], root, engine=Futures(pool))
+    assert caught.value.path == root / PROGRESS
+    assert (root / INPUTS / ".nfs0001").exists()
+    assert builder.build(recipes["zarr"], root).written == 0
+    assert tree(root) == expected["zarr"]
+
+
 def test_an_array_without_items_is_shared(tmp_path: Path) -> None:
-    empty = jobs.SharedArray("groups", "<u4", (0,), jobs._write_array(tmp_path / "it", np.empty(0)))
+    jobs._write_array(tmp_path / "it", np.empty(0))
+    empty = jobs.SharedArray("groups", "<u4", (0,), bytes_digest(b""))
     assert empty.map(tmp_path / "it").shape == (0,)
 
 
