@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from inspect import signature
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
@@ -21,7 +22,7 @@ from datagen import builder, download, files, lookup, planning, upload, verifier
 from datagen.columns import DerivedSamples, OpenedSplit
 from datagen.decoding import shown
 from datagen.engines import Engine, chosen, threads
-from datagen.errors import InputError
+from datagen.errors import InputError, unknown_name
 from datagen.manifest import SourceFacts
 from datagen.objects import is_url
 from datagen.opened import OpenedDataset, open_dataset
@@ -56,11 +57,11 @@ def build(
     """Build the dataset of a recipe in the folder `out`, or what is missing of it, and open it.
 
     `recipe` is the name of a packaged recipe, a source such as "images:photos", a TOML file or a
-    `Recipe`; `changes` are keys of `datagen.recipe.changed`. `source_dir` is where the source's
-    files are; nothing is fetched then. `workers` is the number of cores, all by default; `engine`
-    is where jobs run: "dask", "dask:ADDRESS" or an executor of `concurrent.futures`. Meanwhile
-    `warn` is called with warnings, `fetching` with a file's name, its bytes so far and in all, and
-    `progress` with the bytes written and in all.
+    `Recipe`; `changes` are keywords of `datagen.recipe.changed`, such as `mosaics`, `grid` and
+    `foreground`. `source_dir` is where the source's files are; nothing is fetched then. `workers`
+    is the number of cores, all by default; `engine` is where jobs run: "dask", "dask:ADDRESS" or an
+    executor of `concurrent.futures`. Meanwhile `warn` is called with warnings, `fetching` with a
+    file's name, its bytes so far and in all, and `progress` with the bytes written and in all.
 
     Raises RecipeError for a bad recipe, InputError for bad arguments, SourceError where the source
     cannot be fetched, FormatError where `out` holds something else, BusyError and StorageError.
@@ -69,6 +70,10 @@ def build(
     >>> len(data["mosaics"]["train"])
     300
     """
+    known = [*signature(changed).parameters][1:]
+    for name in changes:
+        if name not in known:
+            raise unknown_name("keyword of a recipe", name, known)
     wanted = changed(recipe, **changes)
     cores = _cores(workers)
     with chosen(engine, workers=cores, say=warn) as made:
@@ -126,9 +131,9 @@ def export(
     out: PathLike[str] | str,
     to: str,
     *,
-    tasks: Iterable[str] = (),
-    splits: Iterable[str] = (),
-    columns: Iterable[str] = (),
+    tasks: Iterable[str] | str = (),
+    splits: Iterable[str] | str = (),
+    columns: Iterable[str] | str = (),
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Exported:

@@ -349,8 +349,9 @@ def read_bounded(path: Path, limit: int) -> bytes:
         )
     if found != "a file":
         begun = files.look(path.parent / PARTIAL_MANIFEST) is not None
+        lacks = "manifest" if files.look(path.parent) else "such folder"
         raise FormatError(
-            "not a finished dataset: there is no manifest",
+            f"not a finished dataset: there is no {lacks}",
             path=path.parent,
             expected=f"a file {path.name}",
             found=found,

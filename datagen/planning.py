@@ -50,7 +50,8 @@ class Resolved:
         if problems:
             raise RecipeError(
                 f"the rule of the foreground does not suit these images: {'; '.join(problems)}",
-                remedy="change the keys of [foreground] in the recipe, or the options of that name",
+                remedy="give --values, --side, --by or --masks (foreground={'values': ...}),"
+                " or change [foreground] in the recipe",
             )
         _raise_all([*too_few(self.plan), *too_large(self.plan)])
 

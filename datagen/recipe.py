@@ -528,6 +528,12 @@ def changed(
     )
     table.update(_given(group_names=group_names))
     for name, values in (("foreground", foreground), ("size", size), ("about", about)):
+        if values is not None and not isinstance(values, Mapping):
+            raise RecipeError(
+                f"{name} is no table",
+                expected=f"a dict, such as {_TABLES[name]}",
+                found=shown(values),
+            )
         if given := _given(**(values or {})):
             table[name] = table.get(name, {}) | given
     if grid is not None:
@@ -537,6 +543,13 @@ def changed(
     table["storage"].update(_given(format=format, shard_size=shard_size, compression=compression))
     # the recipe itself was found valid above
     return from_table(table, origin="the options given")
+
+
+_TABLES = {
+    "foreground": "{'values': 'luma', 'side': 'below'}",
+    "size": "{'fit': 'pad', 'sides': (28, 28)}",
+    "about": "{'licence': 'CC0'}",
+}
 
 
 def _name(recipe: object) -> str:

@@ -408,6 +408,22 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"maosics": (3, 3, 3)}, "did you mean mosaics"),
+        ({"values": "luma"}, "no such keyword of a recipe: 'values' .*foreground"),
+        ({"foreground": "luma"}, r"foreground is no table \(expected a dict, such as \{'values'"),
+    ],
+)
+def test_wrong_keywords_of_a_recipe_say_which_there_are(
+    changes: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(datagen.errors.RecipeError, match=words):
+        datagen.build("strokes", tmp_path / "out", **changes)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_source_at_a_path_is_built_by_the_recipe_of_all_defaults(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

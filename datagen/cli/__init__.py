@@ -148,8 +148,10 @@ def run() -> int:
 
 def _show(failure: click.ClickException) -> int:
     """Print an error, if the stream is still open, and return its exit code."""
-    # click quotes arguments, and one may be the name of somebody's file
-    vars(failure)["message"] = printable_lines(failure.message)
+    # click quotes arguments, and one may be the name of somebody's file; help is our own text, and
+    # an error of its own since click 8.2
+    if type(failure).__name__ != "NoArgsIsHelpError":
+        vars(failure)["message"] = printable_lines(failure.message)
     with suppress(OSError):
         failure.show()
     return failure.exit_code

@@ -393,7 +393,7 @@ def print_verdict(verdict: datagen.verifier.Verdict, root: Path | str) -> None:
     kinds = {problem.kind for problem in verdict.problems}
     is_manifest_right = all(problem.path != MANIFEST for problem in verdict.problems)
     if kinds & _REPAIRABLE and is_manifest_right:
-        print_line("to repair: give the build command again: only what is damaged is written")
+        print_line("to repair: give the command that wrote it again: it writes what is damaged")
 
 
 def _print_near(near: datagen.verifier.problems.NearDuplicates) -> None:

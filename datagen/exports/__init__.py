@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from datagen.exports.base import PIECES, Chosen, Format, Part, column_of, labels
 from datagen.exports.pictures import Coco, NnUnet, Png, Yolo
 from datagen.exports.raw import Idx, Npz
 from datagen.layout import VERSION
-from datagen.split import Shard
+from datagen.split import Shard, Split
 from datagen.verifier.content import shard_damage
 
 FORMATS: dict[str, Callable[[], Format]] = {
@@ -59,9 +61,9 @@ def export(
     out: PathLike[str] | str,
     to: str,
     *,
-    tasks: Iterable[str] = (),
-    splits: Iterable[str] = (),
-    columns: Iterable[str] = (),
+    tasks: Iterable[str] | str = (),
+    splits: Iterable[str] | str = (),
+    columns: Iterable[str] | str = (),
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Exported:
@@ -78,7 +80,7 @@ def export(
     dataset = Dataset(root)
     if to not in FORMATS:
         raise unknown_name("format", to, FORMATS)
-    chosen = _choose(dataset, tuple(tasks), tuple(splits), tuple(columns))
+    chosen = _choose(dataset, _names(tasks), _names(splits), _names(columns))
     form = FORMATS[to]()
     _require_held(form, to, chosen)
     place = Path(out)
@@ -106,13 +108,17 @@ def _write(
             {"path": one.folder, "samples": one.count, "columns": [c.name for c in one.columns]}
             for one in (each.split for each in chosen)
         ],
+        "licence": dataset.manifest.source.licence,
+        "attribution": dataset.manifest.source.attribution,
         "datagen": VERSION,
     }
-    parts = [part for one in chosen for part in _parts(dataset, one, form)]
+    reading = _Reading(dataset, progress)
+    parts = [part for one in chosen for part in _parts(reading, one, form)]
     if _begin(place, facts):
         return Exported(place, to, _samples(parts), 0, len(parts))
     missing = [part for part in parts if not files.look(_record(place, part))]
-    total, done = sum(map(_bytes, parts)), sum(map(_bytes, parts)) - sum(map(_bytes, missing))
+    reading.total = sum(map(_bytes, parts))
+    reading.advance(reading.total - sum(map(_bytes, missing)))
 
     def write(part: Part, slot: threads.Slot) -> None:
         with slot.compute, files.storage_errors(place):
@@ -121,15 +127,18 @@ def _write(
             form.write(part, place)
         files.write_atomic(_record(place, part), b"")
 
-    for part, _ in threads.run(write, missing, workers=workers):
-        done += _bytes(part)
-        if progress:
-            progress(done, total)
+    for _ in threads.run(write, missing, workers=workers):
+        pass
     with files.storage_errors(place):
         form.finish(chosen, place)
         files.write_atomic(place / DONE, _encoded(facts))
         shutil.rmtree(place / PIECES)
     return Exported(place, to, _samples(parts), len(missing), len(parts) - len(missing))
+
+
+def _names(names: Iterable[str] | str) -> tuple[str, ...]:
+    """List names; text is one name."""
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _choose(
@@ -177,13 +186,32 @@ def _require_held(form: Format, name: str, chosen: Sequence[Chosen]) -> None:
         )
 
 
-def _parts(dataset: Dataset, chosen: Chosen, form: Format) -> list[Part]:
+class _Reading:
+    """Reads samples of a dataset, and tells how many bytes were read, of `total`."""
+
+    def __init__(self, dataset: Dataset, progress: Progress | None) -> None:
+        self.total = 0
+        self._dataset, self._progress = dataset, progress
+        self._done, self._lock = 0, threading.Lock()
+
+    def read(self, split: Split, column: str, start: int, stop: int) -> Any:
+        """Read samples `start` to `stop` of a column."""
+        rows = self._dataset.rows(split.task, split.name, column, start, stop)
+        self.advance(rows.nbytes)
+        return rows
+
+    def advance(self, count: int) -> None:
+        """Tell that so many more bytes were read."""
+        with self._lock:
+            self._done += count
+            if self._progress and self.total:
+                self._progress(min(self._done, self.total), self.total)
+
+
+def _parts(reading: _Reading, chosen: Chosen, form: Format) -> list[Part]:
     split = chosen.split
-
-    def read(column: str, start: int, stop: int) -> Any:
-        return dataset.rows(split.task, split.name, column, start, stop)
-
     ranges = [range(split.count)] if form.whole else [split.samples(n) for n in range(split.shards)]
+    read = partial(reading.read, split)
     return [Part(split, samples, chosen.labels, read) for samples in ranges]
 
 

@@ -342,7 +342,7 @@ def ground_remark(parts: Sequence[UInt8]) -> str | None:
     return (
         f"{light:,} of {count:,} images ({share}) have a light ground, by the median of their"
         " border pixels: the foreground is what is light, so there it is the ground. If the objects"
-        " are dark, invert the images first, for example with ImageMagick's 'mogrify -negate'."
+        " are dark, give --side below (foreground={'side': 'below'})."
     )
 
 

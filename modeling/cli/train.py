@@ -133,9 +133,8 @@ def train(
     metrics = modeling.api.main_metrics(configs)
     is_follower = modeling.api.is_follower()
     silent = quiet or as_json or is_follower
-    absent = [each for each in TASKS if each not in dataset]
-    if task == "all" and absent and not silent:
-        print_note(f"not trained, because the dataset has none: {', '.join(absent)}")
+    if not silent:
+        _print_begun(dataset, directory, chosen, device.type, names_all=task == "all")
     work = {
         each: partial(
             _train,
@@ -179,6 +178,16 @@ def _score(
         if task == "all":
             return modeling.score_all(out, directory, device=device.type, progress=progress)
         return [modeling.score(out / task, directory, device=device.type, progress=progress)]
+
+
+def _print_begun(
+    dataset: modeling.data.Dataset, directory: Path, chosen: list[str], device: str, *, names_all: bool
+) -> None:
+    """Print what is trained, before the first step, and what is not though all was asked for."""
+    absent = [each for each in TASKS if each not in dataset]
+    if names_all and absent:
+        print_note(f"not trained, because the dataset has none: {', '.join(absent)}")
+    print_begun(f"training {', '.join(chosen)} on {directory}, on {device}")
 
 
 def _train(

@@ -810,7 +810,7 @@ def test_verify_exits_with_1_if_it_finds_a_problem(data: Path) -> None:
 
 
 def test_verify_says_how_to_repair_what_a_build_repairs(recipe: Path) -> None:
-    advice = "to repair: give the build command again: only what is damaged is written"
+    advice = "to repair: give the command that wrote it again: it writes what is damaged"
     build = ("build", "--recipe", recipe, "--out", "here")
     assert run(*build).exit_code == 0
     assert advice not in run("verify", "here").stdout
@@ -1233,3 +1233,11 @@ def test_an_unfinished_progress_bar_is_erased(data: Path, options: list[str], wa
     assert done.returncode == (3 if "--expect" in options else 0)
     assert "  0%" not in shown.rpartition("\r")[2]
     assert ("verifying" in shown) == (not options)
+
+
+def test_the_command_alone_prints_its_help_as_it_is() -> None:
+    alone = python("-m", "datagen")
+    printed = alone.stdout + alone.stderr
+    assert printed.splitlines()[0].endswith("datagen [OPTIONS] COMMAND [ARGS]...")
+    assert "  verify " in printed
+    assert "\\n" not in printed
