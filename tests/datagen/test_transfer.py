@@ -38,7 +38,7 @@ from datagen.errors import (
     InputError,
     StorageError,
 )
-from datagen.files import lock
+from datagen.files import AtomicFile, lock
 from datagen.hashing import bytes_digest
 from datagen.objects import SCHEMES, Remote
 
@@ -258,6 +258,29 @@ def test_a_folder_with_something_else_is_refused(built: dict[str, Path], url: st
     with pytest.raises(InputError, match="within a dataset"):
         download.pull(url, "hdf5/inside")
     assert list(Path("mine").iterdir()) == [Path("mine/notes.txt")]
+
+
+def test_a_folder_that_is_refused_keeps_what_others_write_below_it(
+    built: dict[str, Path], url: str
+) -> None:
+    upload.push(built["small"], url)
+    draft = AtomicFile(Path("data/mnist/shard.h5"))  # of a build that is running
+    os.write(draft.descriptor, b"draft")
+    with pytest.raises(FormatError, match=r"holds something else.*mnist"):
+        download.pull(url, "data")
+    draft.commit()
+    assert tree(Path("data")) == {"mnist/shard.h5": b"draft"}
+
+
+def test_a_folder_that_cannot_be_locked_is_pulled_to(
+    built: dict[str, Path], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload.push(built["small"], url)
+    monkeypatch.setattr("datagen.files._locks_folders", lambda _: False)  # as NFS does
+    Path("back").mkdir()
+    Path("back/.datagen-0123456789abcdef.tmp").write_bytes(b"of a command that was killed")
+    download.pull(url, "back")
+    assert tree(Path("back")) == tree(built["small"])
 
 
 def test_a_link_in_the_folder_is_refused(built: dict[str, Path], url: str) -> None:
