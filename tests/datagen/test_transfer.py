@@ -41,6 +41,7 @@ from datagen.errors import (
 from datagen.files import AtomicFile, lock
 from datagen.hashing import bytes_digest
 from datagen.objects import SCHEMES, Remote
+from datagen.split import FileFacts
 
 MEAN = {"values": "grey", "side": "below", "by": "otsu"}
 NAMES = (f"moved{number}" for number in itertools.count())
@@ -369,6 +370,47 @@ def test_a_push_that_finishes_while_another_reads_its_claim_wins(
     with pytest.raises(FormatError, match="another dataset"):
         upload.push(built["small"], url)
     assert there(url, proxy) == tree(built["other"])
+
+
+@pytest.mark.parametrize("change", ["new", "cut"])
+def test_a_push_that_slept_while_another_one_finished_overwrites_nothing(
+    change: str, built: dict[str, Path], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote, read = Remote(url), upload._read_whole
+    if change == "cut":
+        upload.push(built["small"], url)
+        remote.put("foreground/train/00000.h5", b"cut", create=False)
+
+    def sleep_first(root: Path, one: FileFacts) -> bytes:
+        with monkeypatch.context() as patch:
+            patch.setattr(upload, "_read_whole", read)
+            remote.delete(remote.list())  # the owner empties the prefix meanwhile
+            upload.push(built["other"], url)
+        monkeypatch.undo()
+        return read(root, one)
+
+    monkeypatch.setattr(upload, "_read_whole", sleep_first)
+    with pytest.raises(FormatError, match="another"):
+        upload.push(built["small"], url, jobs=1)
+    download.pull(url, "back", expect=digest(built["other"]))
+    assert tree(Path("back")) == tree(built["other"])
+
+
+def test_an_object_is_not_replaced_where_the_claim_is_gone(
+    built: dict[str, Path], url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload.push(built["small"], url)
+    remote, read = Remote(url), upload._read_whole
+    remote.put("recipe.toml", b"cut", create=False)
+
+    def empty_first(root: Path, one: FileFacts) -> bytes:
+        remote.delete(remote.list())
+        return read(root, one)
+
+    monkeypatch.setattr(upload, "_read_whole", empty_first)
+    with pytest.raises(FormatError, match=r"another command changed.*choose another prefix"):
+        upload.push(built["small"], url)
+    assert there(url, proxy) == {}
 
 
 # Faults
