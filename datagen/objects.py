@@ -12,8 +12,10 @@ import itertools
 import os
 import re
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -141,8 +143,9 @@ class Remote:
         """
         assert self._client is not None
         try:
-            found = self._library.get(self._client, path)
-            for piece in found.stream(min_chunk_size=_STREAM_BYTES):
+            found = _interruptibly(lambda: self._library.get(self._client, path))
+            pieces = iter(found.stream(min_chunk_size=_STREAM_BYTES))
+            while (piece := _interruptibly(lambda: next(pieces, None))) is not None:
                 yield memoryview(piece)
         except self._errors as error:
             raise self._explained(error, path) from None
@@ -188,8 +191,10 @@ class Remote:
         try:
             # another command may have removed the first one meanwhile
             refused = any(not self.put(path, secrets.token_bytes(16)) for _ in range(3))
-        finally:
+        except StorageError:
             self.delete([path])
+            raise
+        self.delete([path])  # not after an interruption: the next push does it
         if not refused:
             raise StorageError(
                 "the store ignores conditional writes: two commands could mix their files here",
@@ -272,7 +277,7 @@ class Remote:
         tries = self._patience.tries if is_create else min(self._patience.tries, _BEYOND)
         for number in itertools.count(1):
             try:
-                return request()
+                return _interruptibly(request)
             except self._errors as error:
                 if number >= tries or not _may_pass(error):
                     raise self._explained(error, path) from None
@@ -325,6 +330,26 @@ class _ConflictError(Exception):
 
 class _EndsEarlyError(Exception):
     """Fewer bytes came down than the store said."""
+
+
+def _interruptibly(request: Callable[[], T]) -> T:
+    """Make a request so that Ctrl-C and SIGTERM end the wait for it.
+
+    Python handles signals in its main thread alone, between two steps, and a request is one step.
+    So another thread makes it, which the end of the process ends.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return request()
+    answer: Future[T] = Future()
+
+    def make() -> None:
+        try:
+            answer.set_result(request())
+        except BaseException as error:  # noqa: BLE001  (the main thread raises it)
+            answer.set_exception(error)
+
+    threading.Thread(target=make, daemon=True).start()
+    return answer.result()
 
 
 def _found(error: BaseException) -> tuple[str | None, str | None]:

@@ -171,7 +171,8 @@ def _require_claim(remote: Remote, data: bytes) -> None:
 
     The command may have slept for a day since it listed what is there.
     """
-    if not any([_is_same(remote, name, data) for name in (MANIFEST, PARTIAL_MANIFEST)]):
+    claims = [_is_same(remote, name, data) for name in (MANIFEST, PARTIAL_MANIFEST)]
+    if not any(claims):
         raise _overtaken(remote.url)
 
 

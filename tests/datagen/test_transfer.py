@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -542,6 +543,44 @@ def test_a_process_that_is_killed_at_a_request_goes_on(
         assert there(url, proxy) == tree(built["small"])
     else:
         assert tree(Path("back")) == tree(built["small"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "number"),
+    [(["info"], signal.SIGINT), (["push", "small"], signal.SIGTERM), (["pull"], signal.SIGTERM)],
+)
+def test_a_signal_ends_a_request_that_hangs(
+    arguments: list[str],
+    number: signal.Signals,
+    built: dict[str, Path],
+    url: str,
+    proxy: Proxy,
+    warm: Warm,
+) -> None:
+    is_asked, has_ended, waited = threading.Event(), threading.Event(), list[bool]()
+    if arguments == ["pull"]:
+        upload.push(built["small"], url)
+
+    def hang(request: Request) -> str | None:
+        if arguments == ["pull"] and not request.path.endswith(".h5"):
+            return None
+        is_asked.set()
+        waited.append(has_ended.wait(20))
+        return "reset"
+
+    proxy.fault = hang
+    words = [str(built.get(word, word)) for word in arguments]
+    places = [url, "back"] if arguments == ["pull"] else [url]
+    environment = object_server.environment(proxy.port, seconds=60, tries=1)
+    running = warm.start([*words, *places], cwd=Path.cwd(), env=environment, log=Path("log"))
+    assert is_asked.wait(20), Path("log").read_text()
+    os.kill(running.pid, number)
+    assert running.wait() == 130
+    has_ended.set()
+    assert not [one for one in waited if not one]
+    assert "interrupted" in Path("log").read_text()
+    if arguments == ["pull"]:
+        assert hidden(Path("back")) == [".manifest.json"]
 
 
 @pytest.mark.parametrize("change", ["delete", LONG("cut")])
