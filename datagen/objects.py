@@ -380,7 +380,7 @@ def _asks_the_machine(error: BaseException) -> bool:
 
 
 def _checked(url: str) -> str:
-    """Return a URL in its normal form. Raises InputError, without what may be a secret in it."""
+    """Return a URL in its normal form. Raises InputError, which never shows the URL."""
     scheme, _, rest = url.partition("://")
     if "@" in rest or "?" in rest or "#" in rest:
         raise InputError(
@@ -390,12 +390,11 @@ def _checked(url: str) -> str:
         )
     if scheme not in SCHEMES:
         known = ", ".join(f"{one}://" for one in SCHEMES)
-        raise InputError("not a kind of object store", path=url, expected=f"one of {known}")
+        raise InputError("not a kind of object store", expected=f"one of {known}")
     names = rest.rstrip("/").split("/")
     if len(names) < 2 or not all(_NAME.fullmatch(name) and name.strip(".") for name in names):
         raise InputError(
             "not the URL of a place in an object store",
-            path=url,
             expected=f"such as {scheme}://bucket/prefix, of letters, digits and _ . = + -",
             remedy="name another place",
         )

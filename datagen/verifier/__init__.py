@@ -26,7 +26,7 @@ from datagen.engines.threads import Slot, Threads
 from datagen.errors import DatagenError, InputError, RecipeError, SourceError, StorageError
 from datagen.layout import MANIFEST, SPLITS
 from datagen.manifest import difference, require_digest
-from datagen.objects import is_url
+from datagen.objects import Remote, is_url
 from datagen.split import Shard, Split
 from datagen.tasks import TASKS, Deriver, Inputs, files_of, know
 from datagen.verifier.across import (
@@ -149,18 +149,19 @@ def verify(
     ((), 'the digest published for this recipe, the source')
     """
     started = time.perf_counter()
+    remote = Remote(root) if is_url(root) else None  # first: no error below shows a bad URL
     _require_one_level(quick, sample, seed, None if source_optional else source_dir)
     if near and (quick or sample is not None):
         raise InputError("quick and sample do not compare images", remedy="leave out near")
     require_digest(expect)
     engine = engine or Threads(workers)
-    if engine.is_remote and is_url(root):
+    if remote is not None and engine.is_remote:
         raise InputError(
             "other processes verify folders that they see, not URLs",
-            path=str(root),
+            path=remote.url,
             remedy="leave out the engine, or pull the dataset first",
         )
-    with mirror(root) if is_url(root) else nullcontext(Dataset(root)) as dataset:
+    with nullcontext(Dataset(root)) if remote is None else mirror(remote) as dataset:
         against, findings = _check_digest(dataset, expect)
         structure = check_structure(dataset)
         findings += [*structure.problems, *structure.skipped, *check_names(dataset)]

@@ -78,16 +78,15 @@ class Mirror(Dataset):
 
 
 @contextmanager
-def mirror(url: str) -> Iterator[Mirror]:
-    """Open the dataset at a URL for as long as the body runs, in a temporary folder.
+def mirror(remote: Remote) -> Iterator[Mirror]:
+    """Open the dataset at the URL of `remote` for as long as the body runs, in a temporary folder.
 
     Raises FormatError where there is none, InputError for one that an earlier version wrote with
     views, DamagedError where objects have names that no files can have, and StorageError.
     """
-    remote = Remote(url)
     manifest = read_manifest(remote)
     listed = remote.list()
-    _require_no_views(url, manifest)
+    _require_no_views(remote.url, manifest)
     with tempfile.TemporaryDirectory(prefix="datagen-") as folder:
         root = Path(folder)
         small = {one.path: one for one in small_files(manifest)}

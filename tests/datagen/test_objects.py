@@ -45,6 +45,8 @@ def once(fault: int | str, method: str, times: int = 1) -> Callable[[Request], i
         "s3://bucket/a//b",
         "s3://bucket/../b",
         "s3://bucket/a b",
+        f"s3://KEY:{SECRET}/bucket/mnist",
+        f"https://KEY:{SECRET}/bucket/mnist",
         "ftp://bucket/mnist",
         "data/mnist",
     ],

@@ -804,9 +804,11 @@ def test_commands_move_datasets_and_say_what_they_did(
         ("pull", f"s3://key:{SECRET}@{BUCKET}/nothing", "nothing"),
         ("show", f"s3://key:{SECRET}@{BUCKET}/nothing", "circles", "val", 1),
         ("push", "nothing", url),
+        ("verify", f"s3://key:{SECRET}@{BUCKET}/nothing", "--engine", "dask"),
+        ("push", root, f"s3://key:{SECRET}/{BUCKET}/nothing"),
     ]
     ended = [warm.run(*run, env=environment) for run in runs]
-    assert [one.returncode for one in ended] == [0, 0, 0, 0, 0, 0, 4, 5, 4, 3, 2, 4]
+    assert [one.returncode for one in ended] == [0, 0, 0, 0, 0, 0, 4, 5, 4, 3, 2, 4, 3, 3]
     first, again = json.loads(ended[0].stdout), json.loads(ended[5].stdout)
     assert first["files_moved"] == len(tree(root)) and first["path"] == url
     assert first["digest"] == again["digest"] == digest(root)
