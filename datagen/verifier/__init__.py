@@ -46,7 +46,7 @@ from datagen.verifier.content import (
     read_inputs,
     same_inputs,
 )
-from datagen.verifier.mirror import mirror
+from datagen.verifier.mirror import check_strangers, mirror
 from datagen.verifier.near import near_duplicates
 from datagen.verifier.problems import (
     UNREADABLE,
@@ -165,6 +165,7 @@ def verify(
         against, findings = _check_digest(dataset, expect)
         structure = check_structure(dataset)
         findings += [*structure.problems, *structure.skipped, *check_names(dataset)]
+        findings += check_strangers(dataset)
         if sample is not None:
             seed = secrets.randbits(32) if seed is None else seed
             level = f"sample of {sample:,} (seed {seed})"

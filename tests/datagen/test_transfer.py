@@ -773,6 +773,26 @@ def test_a_store_that_fails_is_no_damage(built: dict[str, Path], url: str, proxy
         datagen.verify(url)
 
 
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("hdf5", "foreground"),
+        ("hdf5", "mosaics/train"),
+        ("zarr", "foreground/val/image"),
+        ("zarr", "foreground/val/image/c/0"),
+    ],
+)
+def test_an_object_with_the_name_of_a_folder_does_not_belong_there(
+    name: str, path: str, built: dict[str, Path], url: str
+) -> None:
+    upload.push(built[name], url)
+    Remote(url).put(path, b"")  # some tools mark a folder so
+    problems = datagen.verify(url, quick=True).problems
+    assert [(one.kind, one.path) for one in problems] == [("unexpected", path)]
+    download.pull(url, "back")
+    assert tree(Path("back")) == tree(built[name])
+
+
 @pytest.mark.parametrize("name", ["recipe.toml/inside", "a" * 250])
 def test_objects_that_no_folder_can_hold_are_refused(
     name: str, built: dict[str, Path], url: str
