@@ -316,7 +316,9 @@ class Remote:
             problem, remedy = "the bucket is somewhere else", "set AWS_REGION to its region"
         elif status is None:
             problem = "the store does not answer"
-            remedy = f"look at the endpoint and the network, then {_AGAIN}"
+            more = f" or set {_SECONDS} to more than {self._patience.seconds:g},"
+            slow = more if "TimedOut" in str(error) else ""
+            remedy = f"look at the endpoint and the network,{slow} then {_AGAIN}"
         elif status.startswith(("401", "403")):
             problem, remedy = "the store refuses access", f"{named}, and at what they permit"
         elif code == "NoSuchBucket":

@@ -173,7 +173,11 @@ def test_a_flipped_bit_does_not_make_two_files_differ(remote: Remote, proxy: Pro
         (403, "refuses access .found 403 Forbidden, Injected.; look at the credentials in the env"),
         (301, "somewhere else; set AWS_REGION"),
         (409, "though there is nothing"),
-        ("hang", "does not answer; look at the endpoint"),
+        (
+            "hang",
+            r"does not answer; look at the endpoint.* DATAGEN_REQUEST_SECONDS to more than 0\.2",
+        ),
+        ("reset", "does not answer; look at the endpoint and the network, then give"),
     ],
 )
 def test_what_goes_wrong_for_ever_is_told(
