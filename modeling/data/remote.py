@@ -67,6 +67,7 @@ _DECOMPRESS = (
     "datagen pull it, datagen convert it with --compression none, and datagen push the result "
     "to another prefix"
 )
+_RESEND = "remove the objects there, and push the dataset again"
 _AGAIN = "give the same command again: what is fetched stays"
 
 
@@ -204,7 +205,7 @@ def fetch_into(url: str, cache: Path, expect: str | None) -> Path:
     folder = cache / f"{manifest.digest}-{hashlib.sha256(data).hexdigest()[:16]}"
     make_folder(folder)
     with _alone(folder):
-        files = _files(manifest)
+        files = _files(manifest, remote.url)
         places = {folder, *((folder / one.path).parent for one in files)}
         for place in [*places, *((folder / path).parent for path in tables)]:
             remove_temporaries(place)
@@ -252,18 +253,26 @@ def _described(remote: Remote) -> tuple[bytes, dict[str, bytes], Manifest]:
     assert problem is not None
     problem.path = remote.url
     if problem.remedy in (NO_MANIFEST, REBUILD):
-        problem.remedy = "remove the objects there, and push the dataset again"
+        problem.remedy = _RESEND
     raise problem
 
 
-def _files(manifest: Manifest) -> list[ShardFile]:
-    """List the files of all shards, the largest first."""
+def _files(manifest: Manifest, url: str) -> list[ShardFile]:
+    """List the files of all shards, the largest first.
+
+    Raises DamagedError where two columns that share a file do not agree on it.
+    """
     found: dict[str, ShardFile] = {}
     for info in manifest.splits.values():
         for column, row in zip(info.columns, info.table, strict=True):
             for number, (samples, shard) in enumerate(zip(info.shards(), row, strict=True)):
                 path, size = column.path.format(shard=number), int(shard["file_bytes"])
-                one = found.setdefault(path, ShardFile(path, size, shard["file_digest"].tobytes()))
+                digest = shard["file_digest"].tobytes()
+                one = found.setdefault(path, ShardFile(path, size, digest))
+                if (one.size, one.digest) != (size, digest):
+                    raise DamagedError(
+                        "the shard table contradicts itself", path=f"{url}/{path}", remedy=_RESEND
+                    )
                 extent = (column, len(samples), int(shard["offset"]), shard["root"].tobytes())
                 one.extents.append(extent)
     return sorted(found.values(), key=lambda one: -one.size)

@@ -248,6 +248,16 @@ def test_a_damaged_object_is_not_mended_by_a_build(path: str, built: Path, url: 
     assert caught.value.path == url
 
 
+def test_columns_of_a_file_that_contradict_each_other_are_refused(built: Path, url: str) -> None:
+    path, place = "foreground/val.shards", 72 + 16  # the bytes of the file, of the second column
+    data = bytearray((built / path).read_bytes())
+    data[place] += 1
+    Remote(url).put(path, bytes(data), create=False)
+    with pytest.raises(DamagedError, match=r"contradicts itself.*push the dataset again"):
+        here(url)
+    assert not list(Path("cache").rglob("manifest.json"))
+
+
 def test_nothing_is_written_outside_of_the_cache(
     built: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
