@@ -122,8 +122,7 @@ def pull(
     data = manifests.to_bytes(incoming.manifest)
     files.require_writable(root)
     files.make_folder(root)
-    with files.lock(root, exclusive=True), _sweeping(root):
-        finished = _take(root, data)
+    with files.lock(root, exclusive=True), _taking(root, data) as finished:
         require_no_links(root, incoming.manifest)
         missing = _missing(root, incoming, jobs)
         absent = [path for path, content in incoming.small.items() if not _is(root, path, content)]
@@ -280,9 +279,9 @@ def _require_written_anew(remote: Remote, manifest: Manifest, small: Mapping[str
 def _take(root: Path, data: bytes) -> bool:
     """Make `root` the folder of this dataset; return whether its manifest has its name.
 
-    Raises FormatError where the folder holds something else.
+    Raises FormatError where the folder holds something else. Temporary files are no such thing: a
+    killed command leaves them, and where folders cannot be locked the lock is one.
     """
-    files.remove_temporaries(root)
     for name in (MANIFEST, PARTIAL_MANIFEST):
         if files.look(root / name) is not None:
             if manifests.read_bounded(root / name, MAX_MANIFEST_BYTES) == data:
@@ -294,7 +293,8 @@ def _take(root: Path, data: bytes) -> bool:
                 remedy="choose another folder",
             )
     with files.storage_errors(root):
-        strangers = sorted(entry.name for entry in root.iterdir())
+        names = sorted(entry.name for entry in root.iterdir())
+    strangers = [name for name in names if not files.is_temporary(name)]
     if strangers:
         raise FormatError(
             "holds something else",
@@ -351,10 +351,15 @@ def _fill(draft: files.AtomicFile, remote: Remote, wanted: ShardFile) -> Datagen
 
 
 @contextmanager
-def _sweeping(root: Path) -> Iterator[None]:
-    """Remove temporary files where the body fails."""
+def _taking(root: Path, data: bytes) -> Iterator[bool]:
+    """Do what `_take` does, and remove temporary files then, and where the body fails.
+
+    A folder that is refused stays as it is: others may be writing below it.
+    """
+    finished = _take(root, data)
+    files.remove_temporaries(root)
     try:
-        yield
+        yield finished
     except BaseException:
         files.remove_temporaries(root)
         raise

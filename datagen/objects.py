@@ -192,8 +192,10 @@ class Remote:
         try:
             # another command may have removed the first one meanwhile
             refused = any(not self.put(path, secrets.token_bytes(16)) for _ in range(3))
-        finally:
+        except StorageError:
             self.delete([path])
+            raise
+        self.delete([path])  # not after an interruption: the next push does it
         if not refused:
             raise StorageError(
                 "the store ignores conditional writes: two commands could mix their files here",
@@ -319,7 +321,9 @@ class Remote:
             problem, remedy = "the bucket is somewhere else", "set AWS_REGION to its region"
         elif status is None:
             problem = "the store does not answer"
-            remedy = f"look at the endpoint and the network, then {_AGAIN}"
+            more = f" or set {_SECONDS} to more than {self._patience.seconds:g},"
+            slow = more if "TimedOut" in str(error) else ""
+            remedy = f"look at the endpoint and the network,{slow} then {_AGAIN}"
         elif status.startswith(("401", "403")) or code in _NO_ACCESS:
             problem, remedy = "the store refuses access", f"{named}, and at what they permit"
         elif code == "NoSuchBucket":
@@ -382,7 +386,7 @@ def _asks_the_machine(error: BaseException) -> bool:
 
 
 def _checked(url: str) -> str:
-    """Return a URL in its normal form. Raises InputError, without what may be a secret in it."""
+    """Return a URL in its normal form. Raises InputError, which never shows the URL."""
     scheme, _, rest = url.partition("://")
     if "@" in rest or "?" in rest or "#" in rest:
         raise InputError(
@@ -392,12 +396,11 @@ def _checked(url: str) -> str:
         )
     if scheme not in SCHEMES:
         known = ", ".join(f"{one}://" for one in SCHEMES)
-        raise InputError("not a kind of object store", path=url, expected=f"one of {known}")
+        raise InputError("not a kind of object store", expected=f"one of {known}")
     names = rest.rstrip("/").split("/")
     if len(names) < 2 or not all(_NAME.fullmatch(name) and name.strip(".") for name in names):
         raise InputError(
             "not the URL of a place in an object store",
-            path=url,
             expected=f"such as {scheme}://bucket/prefix, of letters, digits and _ . = + -",
             remedy="name another place",
         )

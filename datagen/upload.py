@@ -36,10 +36,12 @@ def push(
 
     Each file is compared with its digest as it is read, `jobs` files are on their way at once, and
     the manifest is sent last. After any error or kill the same call goes on: what is there with
-    the right size is kept. `progress` is called with the bytes sent and in all.
+    the right size is kept. An object of another size is replaced only while the prefix is still
+    for this dataset, and no other object ever is. `progress` is called with the bytes sent and in
+    all.
 
     Raises DamagedError where the dataset is not as its manifest says, FormatError where the prefix
-    holds something else, BusyError, InputError for a bad URL, and StorageError.
+    holds something else, at first or later, BusyError, InputError for a bad URL, and StorageError.
 
     >>> push("data/mnist", "s3://bucket/mnist")  # doctest: +SKIP
     """
@@ -70,8 +72,11 @@ def push(
 
         def send(one: FileFacts) -> None:
             content = _read_whole(dataset.root, one)
-            if not remote.put(one.path, content, create=one.path not in listed):
-                remote.put(one.path, content, create=False)
+            is_there = one.path in listed
+            if is_there:
+                _require_claim(remote, data)
+            if not remote.put(one.path, content, create=not is_there):
+                raise _overtaken(remote.place(one.path))
 
         largest = max((one.bytes for one in missing), default=1)
         move_files(send, missing, min(jobs, max(_IN_FLIGHT // max(largest, 1), 1)), progress)
@@ -161,6 +166,27 @@ def _is_same(remote: Remote, name: str, data: bytes) -> bool:
     )
 
 
+def _require_claim(remote: Remote, data: bytes) -> None:
+    """Raise FormatError unless this dataset is still the one that the URL is for.
+
+    The command may have slept for a day since it listed what is there.
+    """
+    claims = [_is_same(remote, name, data) for name in (MANIFEST, PARTIAL_MANIFEST)]
+    if not any(claims):
+        raise _overtaken(remote.url)
+
+
+def _overtaken(place: str) -> FormatError:
+    """Make the error of a push that finds the work of another command, which it leaves alone."""
+    return FormatError(
+        "another command changed what is there while this one was sending",
+        path=place,
+        expected="what this push sends, or nothing",
+        remedy="look at who else writes there; then give the same command again, "
+        "or choose another prefix",
+    )
+
+
 def _read_whole(root: Path, facts: FileFacts) -> bytes:
     """Read a file and compare it with its size and digest. Raises DamagedError."""
     path = root / facts.path
@@ -187,8 +213,8 @@ def _commit(
     """Write the manifest once every file is listed with its size, and remove the claim."""
     listed = remote.list()
     require_sizes(remote, listed, wanted, StorageError)
-    if not remote.put(MANIFEST, data):
-        _is_same(remote, MANIFEST, data)  # raises the error that says so
+    if not remote.put(MANIFEST, data) and not _is_same(remote, MANIFEST, data):
+        raise _overtaken(remote.url)
     _sweep(remote, {PARTIAL_MANIFEST: 0, **before})
 
 

@@ -325,7 +325,7 @@ def test_recipe_changes_work_as_on_the_command_line(recipe: Path, tmp_path: Path
     assert (manifest.recipe.storage.format, len(changed["mosaics"]["test"])) == ("hdf5", 7)
     with pytest.raises(datagen.errors.RecipeError, match=r"mosaics\.train must be"):
         datagen.build(recipe, tmp_path / "there", mosaics=(0, 1, 1))
-    with pytest.raises(TypeError, match="sead"):
+    with pytest.raises(datagen.errors.RecipeError, match="did you mean seed"):
         datagen.build(recipe, tmp_path / "there", sead=7)
     assert not (tmp_path / "there").exists()
 

@@ -25,7 +25,7 @@ from datagen.engines.threads import Slot, Threads
 from datagen.errors import DatagenError, InputError, RecipeError, SourceError, StorageError
 from datagen.layout import MANIFEST, SPLITS
 from datagen.manifest import difference, require_digest
-from datagen.objects import is_url
+from datagen.objects import Remote, is_url
 from datagen.split import Shard, Split
 from datagen.tasks import TASKS, Deriver, Inputs, files_of, know
 from datagen.verifier.across import (
@@ -45,7 +45,7 @@ from datagen.verifier.content import (
     read_inputs,
     same_inputs,
 )
-from datagen.verifier.mirror import opened
+from datagen.verifier.mirror import check_strangers, opened
 from datagen.verifier.near import near_duplicates
 from datagen.verifier.problems import (
     UNREADABLE,
@@ -148,20 +148,23 @@ def verify(
     ((), 'the digest published for this recipe, the source')
     """
     started = time.perf_counter()
+    remote = Remote(root) if is_url(root) else None  # first: no error below shows a bad URL
     _require_one_level(quick, sample, seed, None if source_optional else source_dir)
     if near and (quick or sample is not None):
         raise InputError("quick and sample do not compare images", remedy="leave out near")
     require_digest(expect)
     engine = engine or Threads(workers)
-    if engine.is_remote and is_url(root):
+    if remote is not None and engine.is_remote:
         raise InputError(
             "other processes verify folders that they see, not URLs",
+            path=remote.url,
             remedy="leave out the engine, or pull the dataset first",
         )
-    with opened(root) as dataset:
+    with opened(root if remote is None else remote) as dataset:
         against, findings = _check_digest(dataset, expect)
         structure = check_structure(dataset)
         findings += [*structure.problems, *structure.skipped, *check_names(dataset)]
+        findings += check_strangers(dataset)
         if sample is not None:
             seed = secrets.randbits(32) if seed is None else seed
             level = f"sample of {sample:,} (seed {seed})"

@@ -7,6 +7,7 @@ long as the object, and takes no room.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -32,6 +33,7 @@ from datagen.objects import Remote, is_url
 from datagen.split import FileFacts, Shard
 from datagen.stores import Array, open_store
 from datagen.transfer import ShardFile
+from datagen.verifier.problems import Problem
 
 _PREFIX = "datagen-mirror-"
 _YOUNG = 60.0  # seconds in which a new folder gets its lock
@@ -39,11 +41,17 @@ _READS = 3  # of a small file that is not as it should be
 
 
 class Mirror(Dataset):
-    """A dataset whose shards are at a URL, and whose other files are in `root`."""
+    """A dataset whose shards are at a URL, and whose other files are in `root`.
 
-    def __init__(self, remote: Remote, root: Path, listed: Mapping[str, int]) -> None:
+    `strangers` are objects, with their bytes, that have the names of its folders: no folder can
+    hold both.
+    """
+
+    def __init__(
+        self, remote: Remote, root: Path, listed: Mapping[str, int], strangers: Mapping[str, int]
+    ) -> None:
         super().__init__(root)
-        self._remote, self._listed = remote, listed
+        self._remote, self._listed, self.strangers = remote, listed, strangers
         self._holders = Counter[str]()
         self._locks = defaultdict[str, threading.Lock](threading.Lock)
         self._lock = threading.Lock()
@@ -95,29 +103,29 @@ class Mirror(Dataset):
 
 
 @contextmanager
-def opened(place: PathLike[str] | str) -> Iterator[Dataset]:
+def opened(place: PathLike[str] | str | Remote) -> Iterator[Dataset]:
     """Open the dataset in a folder, or the one at a URL for as long as the body runs.
 
     Raises what `Dataset` and `mirror` raise.
     """
-    if not is_url(place):
+    if isinstance(place, Remote) or is_url(place):
+        with mirror(place if isinstance(place, Remote) else Remote(place)) as dataset:
+            yield dataset
+    else:
         yield Dataset(place)
-        return
-    with mirror(place) as dataset:
-        yield dataset
 
 
 @contextmanager
-def mirror(url: str) -> Iterator[Mirror]:
-    """Open the dataset at a URL for as long as the body runs, in a temporary folder.
+def mirror(remote: Remote) -> Iterator[Mirror]:
+    """Open the dataset at the URL of `remote` for as long as the body runs, in a temporary folder.
 
     Raises FormatError where there is none, InputError for one that an earlier version wrote with
     views, DamagedError where objects have names that no files can have, and StorageError.
     """
-    remote = Remote(url)
     manifest = read_manifest(remote)
     listed = remote.list()
-    _require_no_views(url, manifest)
+    strangers = {path: listed.pop(path) for path in _named_as_folders(manifest, listed)}
+    _require_no_views(remote.url, manifest)
     _sweep()
     with (
         tempfile.TemporaryDirectory(prefix=_PREFIX) as folder,
@@ -135,7 +143,24 @@ def mirror(url: str) -> Iterator[Mirror]:
                 _blank(root / path, size)
             else:
                 (root / path).write_bytes(content)
-        yield Mirror(remote, root, listed)
+        yield Mirror(remote, root, listed, strangers)
+
+
+def check_strangers(dataset: Dataset) -> Iterator[Problem]:
+    """Report the objects that a mirror cannot show, as some tools make them to mark a folder."""
+    if isinstance(dataset, Mirror):
+        for path, size in dataset.strangers.items():
+            yield Problem("unexpected", path, "nothing", f"an object of {size:,} bytes")
+
+
+def _named_as_folders(manifest: Manifest, listed: Iterable[str]) -> list[str]:
+    """List the objects that have the name of a folder of the dataset."""
+    files = [one.path for one in small_files(manifest)]
+    files += [column.path for split in manifest.splits.values() for column in split.columns]
+    folders = {str(folder) for path in files for folder in PurePosixPath(path).parents}
+    parts = [map(re.escape, re.split(r"\{shard[^}]*\}", folder)) for folder in folders]
+    rule = re.compile("|".join("[0-9]+".join(part) for part in parts))
+    return [path for path in listed if rule.fullmatch(path)]
 
 
 def _sweep() -> None:

@@ -181,7 +181,12 @@ def _score(
 
 
 def _print_begun(
-    dataset: modeling.data.Dataset, directory: Path, chosen: list[str], device: str, *, names_all: bool
+    dataset: modeling.data.Dataset,
+    directory: Path,
+    chosen: list[str],
+    device: str,
+    *,
+    names_all: bool,
 ) -> None:
     """Print what is trained, before the first step, and what is not though all was asked for."""
     absent = [each for each in TASKS if each not in dataset]

@@ -24,12 +24,21 @@ _CODE = "import sys; sys.path[:] = sys.argv[1:]; from modeling.data.remote impor
 
 
 def default_cache() -> Path:
-    """Return $MODELING_CACHE, or else `modeling` in $XDG_CACHE_HOME or ~/.cache."""
+    """Return $MODELING_CACHE, or else `modeling` in $XDG_CACHE_HOME or ~/.cache.
+
+    Raises InputError for a user without a home.
+    """
     named = os.environ.get("MODELING_CACHE")
     if named:
         return Path(named)
     caches = os.environ.get("XDG_CACHE_HOME")
-    return (Path(caches) if caches else Path.home() / ".cache") / "modeling"
+    try:
+        return (Path(caches) if caches else Path.home() / ".cache") / "modeling"
+    except RuntimeError:
+        raise InputError(
+            "this user has no home folder to keep datasets in",
+            remedy="name a folder for them: --cache (cache=) or MODELING_CACHE",
+        ) from None
 
 
 def fetch_dataset(

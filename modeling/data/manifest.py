@@ -37,9 +37,9 @@ SHARD_FACTS = np.dtype(
     ]
 )
 LINK_REMEDY = "links are not followed: copy the dataset with cp -rL"
+NO_MANIFEST = "nothing is known of the samples without it: remove the folder and build it again"
 REBUILD = "give its build command again: it writes only what is missing or damaged"
 
-_NO_MANIFEST = "nothing is known of the samples without it: remove the folder and build it again"
 _MAX_TABLE_BYTES = 1 << 26  # some 900,000 extents: more than a process can map
 _MAX_SAMPLE_BYTES = 1 << 24  # of a column, from version 2 on
 _DTYPES = ("|u1", "<u2", "<u4", "<i8")
@@ -225,11 +225,13 @@ class _Record:
         return Kind(self.source.bands, self.source.dtype, **asdict(self.recipe.foreground))
 
 
-def read_manifest(root: Path | str, *, fetch: Callable[[str, int], None] | None = None) -> Manifest:
+def read_manifest(
+    root: Path | str, *, fetch: Callable[[str, int], bytes] | None = None
+) -> Manifest:
     """Read the manifest and the shard tables of the dataset in `root`, and check them.
 
-    With `fetch`, shards are not looked at, and it is called with the path and the bytes of each
-    table before that is read.
+    With `fetch`, no file is looked at: it is called with the path and the most bytes of the
+    manifest and of each table, and returns the content. Nothing is known of the shards then.
 
     Raises FormatError if there is no dataset or one of an unknown version, InputError if it is
     compressed, DamagedError if its files contradict each other, StorageError if they cannot be
@@ -237,8 +239,10 @@ def read_manifest(root: Path | str, *, fetch: Callable[[str, int], None] | None 
     """
     root = Path(root)
     path = root / MANIFEST
-    _require_manifest(path)
-    record = _decode(path, _read_json(path))
+    if fetch is None:
+        _require_manifest(path)
+    data = (fetch or _reader(root))(MANIFEST, MAX_MANIFEST_BYTES)
+    record = _decode(path, _json_of(path, data))
     source, grid = record.source, record.recipe.mosaics.grid
     splits = {
         (task, split): _read_split(root, task, split, record, fetch)
@@ -295,14 +299,13 @@ def _kind_at_end(folder: Path) -> str:
         return "nothing"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _json_of(path: Path, data: bytes) -> dict[str, Any]:
     """Read the JSON object in manifest.json, of a known version and with the SHA-256 it states."""
-    data = _read_file(path, MAX_MANIFEST_BYTES)
     try:
         plain = json.loads(data.decode("ascii"))
         canonical = canonical_json(plain)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"not a manifest: {error}", path=path, remedy=_NO_MANIFEST) from error
+        raise FormatError(f"not a manifest: {error}", path=path, remedy=NO_MANIFEST) from error
     if not isinstance(plain, dict):
         raise FormatError(
             "not a manifest", path=path, expected="a JSON object", found=type(plain).__name__
@@ -316,10 +319,10 @@ def _read_json(path: Path) -> dict[str, Any]:
             path=path,
             expected=f"sha256 {ascii(stated)[:66]}, as it says itself",
             found=computed,
-            remedy=_NO_MANIFEST,
+            remedy=NO_MANIFEST,
         )
     if canonical != data:
-        raise DamagedError("the manifest is not canonical JSON", path=path, remedy=_NO_MANIFEST)
+        raise DamagedError("the manifest is not canonical JSON", path=path, remedy=NO_MANIFEST)
     return plain
 
 
@@ -477,15 +480,17 @@ def _read_split(
     task: str,
     split: str,
     record: _Record,
-    fetch: Callable[[str, int], None] | None = None,
+    fetch: Callable[[str, int], bytes] | None = None,
 ) -> SplitInfo:
     """Read the shard table of a split, and check it against the manifest and the shard files."""
     facts = record.tasks[task][split]
-    path = root / facts.table.path
-    if fetch is not None:
-        fetch(facts.table.path, facts.table.bytes)
-    _check_file(root, path, facts.table.bytes)
-    table = np.frombuffer(_read_file(path, facts.table.bytes), SHARD_FACTS)
+    path, size = root / facts.table.path, facts.table.bytes
+    if fetch is None:
+        _check_file(root, path, size)
+    data = (fetch or _reader(root))(facts.table.path, size)
+    if len(data) != size:
+        raise _other_size(path, size, f"{len(data):,} bytes", REBUILD)
+    table = np.frombuffer(data, SHARD_FACTS)
     table = table.reshape(len(facts.columns), _shards(facts, record))
     size = record.recipe.storage.shard_size
     info = SplitInfo(task, split, facts.count, size, facts.columns, table)
@@ -532,13 +537,22 @@ def _check_file(root: Path, path: Path, size: int) -> None:
         there = kind(path)
         found = f"{path.stat().st_size:,} bytes" if there == "a file" else there
     if found != f"{size:,} bytes":
-        raise DamagedError(
-            "not the file that was built",
-            path=path,
-            expected=f"{size:,} bytes",
-            found=found,
-            remedy=LINK_REMEDY if there == "a link" else REBUILD,
-        )
+        raise _other_size(path, size, found, LINK_REMEDY if there == "a link" else REBUILD)
+
+
+def _other_size(path: Path, size: int, found: str, remedy: str) -> DamagedError:
+    return DamagedError(
+        "not the file that was built",
+        path=path,
+        expected=f"{size:,} bytes",
+        found=found,
+        remedy=remedy,
+    )
+
+
+def _reader(root: Path) -> Callable[[str, int], bytes]:
+    """Give the function that reads a file of a folder."""
+    return lambda path, most: _read_file(root / path, most)
 
 
 def _read_file(path: Path, most: int) -> bytes:

@@ -14,12 +14,11 @@ import json
 import os
 import re
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -28,7 +27,14 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from modeling.data.manifest import ColumnInfo, Manifest, content_root, read_manifest
+from modeling.data.manifest import (
+    NO_MANIFEST,
+    REBUILD,
+    ColumnInfo,
+    Manifest,
+    content_root,
+    read_manifest,
+)
 from modeling.errors import (
     DamagedError,
     FormatError,
@@ -54,7 +60,14 @@ _FETCHES = 3  # of a file whose bytes are not the right ones
 _PIECE = 1 << 22  # bytes of a file that come at a time
 _SCHEMES = {"s3": "AWS_*", "gs": "GOOGLE_*", "az": "AZURE_*"}
 _URL = re.compile(r"(s3|gs|az)://[A-Za-z0-9_.=+-]+(/[A-Za-z0-9_=+-][A-Za-z0-9_.=+-]*)+/?")
+_SECONDS = "DATAGEN_REQUEST_SECONDS"
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _STATUS = re.compile(r"status code: (\d{3})")
+_DECOMPRESS = (
+    "datagen pull it, datagen convert it with --compression none, and datagen push the result "
+    "to another prefix"
+)
+_RESEND = "remove the objects there, and push the dataset again"
 _AGAIN = "give the same command again: what is fetched stays"
 
 
@@ -114,14 +127,14 @@ class Remote:
             raise self._explained(error, path) from None
 
     def _connect(self) -> Any:
-        seconds = timedelta(seconds=_number("DATAGEN_REQUEST_SECONDS", 600))
-        tries = int(_number("DATAGEN_REQUEST_TRIES", 8))
+        seconds = timedelta(seconds=_number(_SECONDS, "600"))
+        tries = max(int(_number("DATAGEN_REQUEST_TRIES", "8")), 1)
         scheme = self.url.partition("://")[0]
         options: dict[str, Any] = {"timeout": seconds, "connect_timeout": min(seconds, _CONNECT)}
-        named = [os.environ.get(name, "") for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")]
+        named = [os.environ.get(name, "") for name in _ENDPOINTS]
         if scheme == "s3" and any(one.startswith("http://") for one in named):
             options["allow_http"] = True
-        retries = {"max_retries": max(tries - 1, 0), "retry_timeout": seconds * max(tries, 1)}
+        retries = {"max_retries": tries - 1, "retry_timeout": seconds * tries}
         try:
             return importlib.import_module("obstore.store").from_url(
                 self.url, client_options=options, retry_config=retries
@@ -144,17 +157,20 @@ class Remote:
             problem, remedy = "there is no such object, or no such bucket", "look at the URL"
         elif found is None:
             problem = "the store does not answer, or its answer was cut off"
+            if "TimedOut" in str(error):
+                remedy = f"look at the network, or set {_SECONDS} to more; then {_AGAIN}"
         return StorageError(problem, path=f"{self.url}/{path}", found=found, remedy=remedy)
 
 
 _CONNECT = timedelta(seconds=10)
 
 
-def _number(name: str, usual: float) -> float:
-    try:
-        return float(os.environ.get(name) or usual)
-    except ValueError:
-        raise InputError(f"{name} is no number", expected="such as 60") from None
+def _number(name: str, usual: str) -> float:
+    """Read a positive number from the environment, as datagen does. Raises InputError."""
+    text = os.environ.get(name) or usual
+    if not re.fullmatch(r"[0-9]{1,5}([.][0-9]{1,3})?", text) or float(text) <= 0:
+        raise InputError(f"{name} is no number", expected="such as 60", found=text)
+    return float(text)
 
 
 @dataclass
@@ -189,7 +205,7 @@ def fetch_into(url: str, cache: Path, expect: str | None) -> Path:
     folder = cache / f"{manifest.digest}-{hashlib.sha256(data).hexdigest()[:16]}"
     make_folder(folder)
     with _alone(folder):
-        files = _files(manifest)
+        files = _files(manifest, remote.url)
         places = {folder, *((folder / one.path).parent for one in files)}
         for place in [*places, *((folder / path).parent for path in tables)]:
             remove_temporaries(place)
@@ -215,32 +231,48 @@ def _described(remote: Remote) -> tuple[bytes, dict[str, bytes], Manifest]:
                 path=remote.url,
                 expected=f"an object {MANIFEST}",
                 found="none",
+                remedy="name another prefix, or send a dataset to this one: datagen push",
             )
-        with tempfile.TemporaryDirectory(prefix="modeling-") as folder:
-            root, tables = Path(folder), dict[str, bytes]()
+        read = {MANIFEST: data}
 
-            def table(path: str, size: int, root: Path = root, into: Any = tables) -> None:
-                into[path] = remote.read(path, size) or b""
-                write_atomic(root / path, into[path])
+        def content(path: str, most: int, read: dict[str, bytes] = read) -> bytes:
+            if path not in read:
+                read[path] = remote.read(path, most) or b""
+            return read[path]
 
-            write_atomic(root / MANIFEST, data)
-            try:
-                return data, tables, read_manifest(root, fetch=table)
-            except (DamagedError, FormatError) as error:
-                problem = error
-                problem.path = remote.url
+        try:
+            manifest = read_manifest(remote.url, fetch=content)
+        except InputError as error:
+            error.path, error.remedy = remote.url, _DECOMPRESS
+            raise
+        except (DamagedError, FormatError) as error:
+            problem = error
+        else:
+            del read[MANIFEST]
+            return data, read, manifest
     assert problem is not None
+    problem.path = remote.url
+    if problem.remedy in (NO_MANIFEST, REBUILD):
+        problem.remedy = _RESEND
     raise problem
 
 
-def _files(manifest: Manifest) -> list[ShardFile]:
-    """List the files of all shards, the largest first."""
+def _files(manifest: Manifest, url: str) -> list[ShardFile]:
+    """List the files of all shards, the largest first.
+
+    Raises DamagedError where two columns that share a file do not agree on it.
+    """
     found: dict[str, ShardFile] = {}
     for info in manifest.splits.values():
         for column, row in zip(info.columns, info.table, strict=True):
             for number, (samples, shard) in enumerate(zip(info.shards(), row, strict=True)):
                 path, size = column.path.format(shard=number), int(shard["file_bytes"])
-                one = found.setdefault(path, ShardFile(path, size, shard["file_digest"].tobytes()))
+                digest = shard["file_digest"].tobytes()
+                one = found.setdefault(path, ShardFile(path, size, digest))
+                if (one.size, one.digest) != (size, digest):
+                    raise DamagedError(
+                        "the shard table contradicts itself", path=f"{url}/{path}", remedy=_RESEND
+                    )
                 extent = (column, len(samples), int(shard["offset"]), shard["root"].tobytes())
                 one.extents.append(extent)
     return sorted(found.values(), key=lambda one: -one.size)
@@ -317,15 +349,32 @@ def _has(path: Path, data: bytes) -> bool:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Be the only process that fetches into a folder while the body runs; wait for another one."""
-    with storage_errors(folder):
-        descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with storage_errors(folder):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    """Be the only process that fetches into a folder while the body runs; wait for another one.
+
+    Where the file system locks only files that are open for writing, as NFS does, the lock is on a
+    file beside the folder, which stays.
+    """
+    with ExitStack() as held:
+        try:
+            _lock(folder, os.O_RDONLY, held)
+        except OSError:
+            beside = folder.with_name(f"{folder.name}.lock")
+            try:
+                _lock(beside, os.O_RDWR | os.O_CREAT, held)
+            except OSError as error:
+                raise StorageError(
+                    f"no lock can be taken: {error.strerror}",
+                    path=beside,
+                    remedy="keep the cache in another place: --cache (cache=) or MODELING_CACHE",
+                ) from error
         yield
-    finally:
-        os.close(descriptor)
+
+
+def _lock(path: Path, flags: int, held: ExitStack) -> None:
+    """Lock a file or folder until `held` is closed. Raises OSError."""
+    descriptor = os.open(path, flags, 0o666)
+    held.callback(os.close, descriptor)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def main() -> None:

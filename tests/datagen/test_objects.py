@@ -48,6 +48,8 @@ def once(fault: int | str, method: str, times: int = 1) -> Callable[[Request], i
         "s3://bucket/a//b",
         "s3://bucket/../b",
         "s3://bucket/a b",
+        f"s3://KEY:{SECRET}/bucket/mnist",
+        f"https://KEY:{SECRET}/bucket/mnist",
         "ftp://bucket/mnist",
         "data/mnist",
     ],
@@ -218,7 +220,11 @@ def test_any_writes_end_as_in_a_dict(
         ("expired", "refuses access .found 400 Bad Request, ExpiredToken.; look at the cred"),
         (301, "somewhere else; set AWS_REGION"),
         (409, "in a conflict that does not end"),
-        ("hang", "does not answer; look at the endpoint"),
+        (
+            "hang",
+            r"does not answer; look at the endpoint.* DATAGEN_REQUEST_SECONDS to more than 0\.2",
+        ),
+        ("reset", "does not answer; look at the endpoint and the network, then give"),
     ],
 )
 def test_what_goes_wrong_for_ever_is_told(

@@ -39,9 +39,10 @@ from datagen.errors import (
     InputError,
     StorageError,
 )
-from datagen.files import lock
+from datagen.files import AtomicFile, lock
 from datagen.hashing import bytes_digest
 from datagen.objects import SCHEMES, Remote
+from datagen.split import FileFacts
 
 MEAN = {"values": "grey", "side": "below", "by": "otsu"}
 NAMES = (f"moved{number}" for number in itertools.count())
@@ -261,6 +262,29 @@ def test_a_folder_with_something_else_is_refused(built: dict[str, Path], url: st
     assert list(Path("mine").iterdir()) == [Path("mine/notes.txt")]
 
 
+def test_a_folder_that_is_refused_keeps_what_others_write_below_it(
+    built: dict[str, Path], url: str
+) -> None:
+    upload.push(built["small"], url)
+    draft = AtomicFile(Path("data/mnist/shard.h5"))  # of a build that is running
+    os.write(draft.descriptor, b"draft")
+    with pytest.raises(FormatError, match=r"holds something else.*mnist"):
+        download.pull(url, "data")
+    draft.commit()
+    assert tree(Path("data")) == {"mnist/shard.h5": b"draft"}
+
+
+def test_a_folder_that_cannot_be_locked_is_pulled_to(
+    built: dict[str, Path], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload.push(built["small"], url)
+    monkeypatch.setattr("datagen.files._locks_folders", lambda _: False)  # as NFS does
+    Path("back").mkdir()
+    Path("back/.datagen-0123456789abcdef.tmp").write_bytes(b"of a command that was killed")
+    download.pull(url, "back")
+    assert tree(Path("back")) == tree(built["small"])
+
+
 def test_a_link_in_the_folder_is_refused(built: dict[str, Path], url: str) -> None:
     upload.push(built["small"], url)
     download.pull(url, "back")
@@ -347,6 +371,47 @@ def test_a_push_that_finishes_while_another_reads_its_claim_wins(
     with pytest.raises(FormatError, match="another dataset"):
         upload.push(built["small"], url)
     assert there(url, proxy) == tree(built["other"])
+
+
+@pytest.mark.parametrize("change", ["new", "cut"])
+def test_a_push_that_slept_while_another_one_finished_overwrites_nothing(
+    change: str, built: dict[str, Path], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote, read = Remote(url), upload._read_whole
+    if change == "cut":
+        upload.push(built["small"], url)
+        remote.put("foreground/train/00000.h5", b"cut", create=False)
+
+    def sleep_first(root: Path, one: FileFacts) -> bytes:
+        with monkeypatch.context() as patch:
+            patch.setattr(upload, "_read_whole", read)
+            remote.delete(remote.list())  # the owner empties the prefix meanwhile
+            upload.push(built["other"], url)
+        monkeypatch.undo()
+        return read(root, one)
+
+    monkeypatch.setattr(upload, "_read_whole", sleep_first)
+    with pytest.raises(FormatError, match="another"):
+        upload.push(built["small"], url, jobs=1)
+    download.pull(url, "back", expect=digest(built["other"]))
+    assert tree(Path("back")) == tree(built["other"])
+
+
+def test_an_object_is_not_replaced_where_the_claim_is_gone(
+    built: dict[str, Path], url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload.push(built["small"], url)
+    remote, read = Remote(url), upload._read_whole
+    remote.put("recipe.toml", b"cut", create=False)
+
+    def empty_first(root: Path, one: FileFacts) -> bytes:
+        remote.delete(remote.list())
+        return read(root, one)
+
+    monkeypatch.setattr(upload, "_read_whole", empty_first)
+    with pytest.raises(FormatError, match=r"another command changed.*choose another prefix"):
+        upload.push(built["small"], url)
+    assert there(url, proxy) == {}
 
 
 # Faults
@@ -505,6 +570,44 @@ def test_an_interruption_does_not_wait_for_the_store(
     ended.set()
     assert code == 130
     assert "interrupted; give the same command again" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "number"),
+    [(["info"], signal.SIGINT), (["push", "small"], signal.SIGTERM), (["pull"], signal.SIGTERM)],
+)
+def test_a_signal_ends_a_request_that_hangs(
+    arguments: list[str],
+    number: signal.Signals,
+    built: dict[str, Path],
+    url: str,
+    proxy: Proxy,
+    warm: Warm,
+) -> None:
+    is_asked, has_ended, waited = threading.Event(), threading.Event(), list[bool]()
+    if arguments == ["pull"]:
+        upload.push(built["small"], url)
+
+    def hang(request: Request) -> str | None:
+        if arguments == ["pull"] and not request.path.endswith(".h5"):
+            return None
+        is_asked.set()
+        waited.append(has_ended.wait(20))
+        return "reset"
+
+    proxy.fault = hang
+    words = [str(built.get(word, word)) for word in arguments]
+    places = [url, "back"] if arguments == ["pull"] else [url]
+    environment = object_server.environment(proxy.port, seconds=60, tries=1)
+    running = warm.start([*words, *places], cwd=Path.cwd(), env=environment, log=Path("log"))
+    assert is_asked.wait(20), Path("log").read_text()
+    os.kill(running.pid, number)
+    assert running.wait() == 130
+    has_ended.set()
+    assert not [one for one in waited if not one]
+    assert "interrupted" in Path("log").read_text()
+    if arguments == ["pull"]:
+        assert hidden(Path("back")) == [".manifest.json"]
 
 
 @pytest.mark.parametrize("change", ["delete", LONG("cut")])
@@ -748,6 +851,26 @@ def test_a_store_that_fails_is_no_damage(built: dict[str, Path], url: str, proxy
         datagen.verify(url)
 
 
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("hdf5", "foreground"),
+        ("hdf5", "mosaics/train"),
+        ("zarr", "foreground/val/image"),
+        ("zarr", "foreground/val/image/c/0"),
+    ],
+)
+def test_an_object_with_the_name_of_a_folder_does_not_belong_there(
+    name: str, path: str, built: dict[str, Path], url: str
+) -> None:
+    upload.push(built[name], url)
+    Remote(url).put(path, b"")  # some tools mark a folder so
+    problems = datagen.verify(url, quick=True).problems
+    assert [(one.kind, one.path) for one in problems] == [("unexpected", path)]
+    download.pull(url, "back")
+    assert tree(Path("back")) == tree(built[name])
+
+
 @pytest.mark.parametrize("name", ["recipe.toml/inside", "a" * 250])
 def test_objects_that_no_folder_can_hold_are_refused(
     name: str, built: dict[str, Path], url: str
@@ -781,9 +904,11 @@ def test_commands_move_datasets_and_say_what_they_did(
         ("sample", f"s3://key:{SECRET}@{BUCKET}/nothing", "circles", "val", 1),
         ("show", f"s3://key:{SECRET}@{BUCKET}/nothing", "circles", "val", 1),
         ("push", "nothing", url),
+        ("verify", f"s3://key:{SECRET}@{BUCKET}/nothing", "--engine", "dask"),
+        ("push", root, f"s3://key:{SECRET}/{BUCKET}/nothing"),
     ]
     ended = [warm.run(*run, env=environment) for run in runs]
-    assert [one.returncode for one in ended] == [0, 0, 0, 0, 0, 0, 4, 5, 4, 3, 2, 3, 3, 4]
+    assert [one.returncode for one in ended] == [0, 0, 0, 0, 0, 0, 4, 5, 4, 3, 2, 3, 3, 4, 3, 3]
     first, again = json.loads(ended[0].stdout), json.loads(ended[5].stdout)
     assert first["files_moved"] == len(tree(root)) and first["path"] == url
     assert first["digest"] == again["digest"] == digest(root)

@@ -5,20 +5,26 @@ A real server stands behind a proxy that injects the faults.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import itertools
 import os
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import object_server
 import pytest
 from helpers import flip, tiny_recipe, tiny_source, tree
 from object_server import BUCKET, SECRET, Proxy, Request, at
 
+import datagen
 import modeling
 from datagen import builder, upload
 from datagen.objects import Remote
@@ -184,6 +190,103 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(MissingPackageError, match=r"\.\[s3\]"):
         here("s3://bucket/mnist")
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "0", "1e9", "no"])
+def test_seconds_that_are_no_number_are_refused(
+    seconds: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATAGEN_REQUEST_SECONDS", seconds)
+    with pytest.raises(InputError, match="DATAGEN_REQUEST_SECONDS is no number"):
+        here(url)
+
+
+def test_a_store_that_hangs_is_told(url: str, proxy: Proxy) -> None:
+    proxy.fault = lambda _: "hang"
+    patient = at(proxy.port, seconds=0.2, tries=1)
+    with patient, pytest.raises(StorageError, match=r"not answer.*DATAGEN_REQUEST_SECONDS"):
+        here(url)
+
+
+def test_all_names_of_the_endpoint_are_read(
+    built: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT", os.environ["AWS_ENDPOINT_URL"])
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    assert shards(here(url)) == shards(built)
+
+
+def nobody(user: int) -> NoReturn:
+    raise KeyError(user)
+
+
+def test_a_user_without_a_home_names_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME", "MODELING_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    with pytest.raises(InputError, match=r"no home.*--cache .cache=. or MODELING_CACHE"):
+        modeling.fetch_dataset("s3://bucket/mnist")
+
+
+def test_a_compressed_dataset_is_refused_with_what_to_do(built: Path, proxy: Proxy) -> None:
+    datagen.convert(built, "zstd", compression="zstd")
+    url = f"s3://{BUCKET}/{next(NAMES)}"
+    upload.push("zstd", url)
+    with pytest.raises(InputError, match="compressed") as caught:
+        here(url)
+    assert caught.value.path == url
+    for words in ("datagen pull", "--compression none", "datagen push", "zstd"):
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["manifest.json", "foreground/val.shards"])
+def test_a_damaged_object_is_not_mended_by_a_build(path: str, built: Path, url: str) -> None:
+    data = (built / path).read_bytes()
+    Remote(url).put(path, data[:-9] + b"~" + data[-8:], create=False)
+    with pytest.raises(ModelingError, match="push the dataset again") as caught:
+        here(url)
+    assert caught.value.path == url
+
+
+def test_columns_of_a_file_that_contradict_each_other_are_refused(built: Path, url: str) -> None:
+    path, place = "foreground/val.shards", 72 + 16  # the bytes of the file, of the second column
+    data = bytearray((built / path).read_bytes())
+    data[place] += 1
+    Remote(url).put(path, bytes(data), create=False)
+    with pytest.raises(DamagedError, match=r"contradicts itself.*push the dataset again"):
+        here(url)
+    assert not list(Path("cache").rglob("manifest.json"))
+
+
+def test_nothing_is_written_outside_of_the_cache(
+    built: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")  # a killed process would leave it there
+    assert shards(here(url)) == shards(built)
+
+
+def test_a_cache_whose_folders_cannot_be_locked_works(
+    built: Path, url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+
+    def like_nfs(descriptor: int, mode: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(descriptor, mode)
+
+    monkeypatch.setattr(fcntl, "flock", like_nfs)
+    with ThreadPoolExecutor(4) as pool:
+        (folder,) = set(pool.map(lambda _: here(url), range(4)))
+    assert shards(folder) == shards(built)
+    assert proxy.count("GET", ".h5") == 3
+
+    def refuse(descriptor: int, mode: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(StorageError, match=r"no lock.*--cache"):
+        here(url)
 
 
 def test_a_full_disk_loses_nothing(
