@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,15 +181,10 @@ def _score(
 
 
 def _print_begun(
-    dataset: modeling.data.Dataset,
-    directory: Path,
-    chosen: list[str],
-    device: str,
-    *,
-    names_all: bool,
+    tasks: Container[str], directory: Path, chosen: list[str], device: str, *, names_all: bool
 ) -> None:
     """Print what is trained, before the first step, and what is not though all was asked for."""
-    absent = [each for each in TASKS if each not in dataset]
+    absent = [each for each in TASKS if each not in tasks]
     if names_all and absent:
         print_note(f"not trained, because the dataset has none: {', '.join(absent)}")
     print_begun(f"training {', '.join(chosen)} on {directory}, on {device}")

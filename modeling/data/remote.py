@@ -234,14 +234,23 @@ def _described(remote: Remote) -> tuple[bytes, dict[str, bytes], Manifest]:
                 remedy="name another prefix, or send a dataset to this one: datagen push",
             )
         read = {MANIFEST: data}
+        digests = _table_digests(data)
 
-        def content(path: str, most: int, read: dict[str, bytes] = read) -> bytes:
-            if path not in read:
+        def content(
+            path: str,
+            most: int,
+            read: dict[str, bytes] = read,
+            digests: dict[str, str] = digests,
+        ) -> bytes:
+            for _ in range(_FETCHES):
+                if path in read and (path == MANIFEST or _is_intact(read[path], digests.get(path))):
+                    break
                 read[path] = remote.read(path, most) or b""
             return read[path]
 
         try:
             manifest = read_manifest(remote.url, fetch=content)
+            _files(manifest, remote.url)
         except InputError as error:
             error.path, error.remedy = remote.url, _DECOMPRESS
             raise
@@ -255,6 +264,21 @@ def _described(remote: Remote) -> tuple[bytes, dict[str, bytes], Manifest]:
     if problem.remedy in (NO_MANIFEST, REBUILD):
         problem.remedy = _RESEND
     raise problem
+
+
+def _table_digests(data: bytes) -> dict[str, str]:
+    """List the digests of shard tables by path, as a manifest says; {} if it is damaged."""
+    try:
+        tasks = json.loads(data)["tasks"]
+        tables = [split["table"] for splits in tasks.values() for split in splits.values()]
+        return {str(table["path"]): str(table["digest"]) for table in tables}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}  # the checks of the manifest say what is wrong
+
+
+def _is_intact(data: bytes, digest: str | None) -> bool:
+    """Return whether a table has its digest; of one without, the checks of the manifest say so."""
+    return digest is None or xxhash.xxh3_128_hexdigest(data) == digest
 
 
 def _files(manifest: Manifest, url: str) -> list[ShardFile]:
