@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-SECRET = "planted/SECRET+of+the+tests"
+KEY, SECRET = "PLANTEDKEY", "planted/SECRET+of+the+tests"
 BUCKET = "bucket"
 _START = 30.0  # seconds until the server must answer
 
@@ -254,7 +254,7 @@ def environment(port: int, *, seconds: float = 20, tries: float = 4) -> dict[str
     """Make the environment of a client of the proxy or the server at `port`."""
     return {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "tests",
+        "AWS_ACCESS_KEY_ID": KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_REGION": "us-east-1",
         "DATAGEN_REQUEST_SECONDS": str(seconds),
