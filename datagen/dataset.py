@@ -307,6 +307,12 @@ def intact_shards(
     return {job.name: recorded[job.name] for job, intact in checked if intact}
 
 
+def finished_shard(root: Path, job: Shard) -> Table | None:
+    """Give the facts of a shard that is recorded and whose files are intact; None of any other."""
+    rows = _recorded(root, job, {})
+    return rows if rows is not None and _is_shard_intact(root, job, rows) else None
+
+
 def has_files(root: Path, job: Shard) -> bool:
     """Return whether there is anything at the path of each of the shard's files."""
     return all(files.look(root / path) is not None for path in job.paths)

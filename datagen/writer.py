@@ -21,6 +21,7 @@ from datagen import files
 from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.dataset import (
+    finished_shard,
     has_files,
     has_intact_metadata,
     has_sizes,
@@ -258,7 +259,7 @@ class DatasetFolder:
         if engine.is_remote:
             root = self.root.absolute()
             with ticket(root) as name:
-                work = WriteShards(root, format_name, deriver, name, tasks)
+                work = WriteShards(root, format_name, deriver, name, tasks, finished_shard)
                 written = run_shards(engine, work, missing, progress=progress, finished=record)
             if not self.is_part:  # what workers left that were killed, or stopped
                 files.remove_temporaries(self.root)

@@ -27,7 +27,7 @@ from isolation import ROOT
 import datagen
 from datagen import builder, dataset, engines, files, jobs, planning, tasks
 from datagen.cli import cli
-from datagen.dataset import Dataset, Place, write_record
+from datagen.dataset import Dataset, Place, finished_shard, write_record
 from datagen.engines import remote, threads
 from datagen.engines.remote import Futures
 from datagen.errors import DamagedError, EngineError, InputError, RecipeError, StorageError
@@ -457,6 +457,24 @@ def test_shared_inputs_give_the_same_samples(
         write_record(root, job, rows)
     builder.finish(root)
     assert tree(root) == expected["zarr"]
+
+
+def test_a_recorded_shard_is_not_made_again_but_a_damaged_one_is(
+    begun: tuple[Path, list[Shard], jobs.SharedInputs],
+) -> None:
+    root, listed, shared = begun
+    job = listed[0]
+    with jobs.ticket(root) as name:
+        work = jobs.WriteShards(root, "zarr", shared, name, (), finished_shard)
+        rows = work(job, threads.Slot(1))
+        write_record(root, job, rows)
+        path = root / job.paths[0]
+        before = path.stat().st_ino
+        assert work(job, threads.Slot(1)).tobytes() == rows.tobytes()
+        assert path.stat().st_ino == before
+        flip(path, 7)
+        assert work(job, threads.Slot(1)).tobytes() == rows.tobytes()
+        assert path.stat().st_ino != before
 
 
 def test_damaged_inputs_are_found(begun: tuple[Path, list[Shard], jobs.SharedInputs]) -> None:
