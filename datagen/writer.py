@@ -392,22 +392,32 @@ class DatasetFolder:
 
     def _manifest(self, tables: Mapping[str, Table]) -> Manifest:
         """Write the recipe, the shard tables and the stores' metadata; state them in a manifest."""
-        splits = {}
+
+        def describe(split: Split, slot: Slot) -> tuple[Split, list[str]]:
+            slot.check()
+            return self._described(split, tables)
+
         metadata = [RECIPE, *([GROUPS] if self.plan.recipe.group_names else [])]
         files.write_atomic(self.root / RECIPE, recipes.to_toml(self.plan.recipe).encode())
-        for split in self.splits:
-            rows = [tables[Shard(split, index).name] for index in range(split.shards)]
-            table = np.stack(rows, axis=1)
-            files.write_atomic(self.root / split.table_path, table.tobytes())
-            columns = tuple(
-                replace(column, root=merkle_root([root.tobytes() for root in line["root"]]).hex())
-                for column, line in zip(split.columns, table, strict=True)
-            )
-            facts = self._facts(split.table_path)
-            splits[split.task, split.name] = replace(split, columns=columns, table=facts)
-            metadata += self._store.write_metadata(self.root, split)
+        # side by side, because each waits for the disk again and again
+        described = dict(Threads(1).run(describe, self.splits))
+        for _, paths in described.values():
+            metadata += paths
+        splits = {(split.task, split.name): described[split][0] for split in self.splits}
         listed = tuple(self._facts(path) for path in sorted(metadata))
         return manifests.seal(replace(self.plan, splits=splits, files=listed))
+
+    def _described(self, split: Split, tables: Mapping[str, Table]) -> tuple[Split, list[str]]:
+        """Write a split's shard table and metadata; return the finished split, and their paths."""
+        rows = [tables[Shard(split, index).name] for index in range(split.shards)]
+        table = np.stack(rows, axis=1)
+        files.write_atomic(self.root / split.table_path, table.tobytes())
+        columns = tuple(
+            replace(column, root=merkle_root([root.tobytes() for root in line["root"]]).hex())
+            for column, line in zip(split.columns, table, strict=True)
+        )
+        finished = replace(split, columns=columns, table=self._facts(split.table_path))
+        return finished, self._store.write_metadata(self.root, split)
 
     def _require_group_names(self) -> None:
         """Raise StorageError unless groups.txt has as many lines as the source has groups."""
