@@ -190,7 +190,11 @@ def _page(dataset: Dataset, parts: Sequence[UInt8], letters: int) -> UInt8:
     height, width = source.tile
     kind = "" if source.bands is None else f", {source.bands} bands"
     if source.dtype != "|u1":
-        kind += " of 16 bits, each stretched from its 1st to its 99th percentile"
+        kind += (
+            " of 16 bits, stretched together from the 1st to the 99th percentile"
+            if source.bands == 3
+            else " of 16 bits, each stretched from its 1st to its 99th percentile"
+        )
     if source.bands not in (None, 1, 3):
         kind += "; the first three are shown" if source.bands > 3 else "; the first is shown"
     summary = f"{source.name}: tiles of {height} x {width} pixels{kind}"

@@ -194,6 +194,19 @@ def test_class_names_that_cannot_be_drawn_do_not_matter(tmp_path: Path) -> None:
     assert drawn == ["ete", "class 1", "a name that..", "class 3"]
 
 
+def test_colours_of_16_bits_stay_and_bands_taken_from_more_are_stretched_each() -> None:
+    level = np.linspace(0, 1, 10_000).reshape(100, 100, 1)
+    colours = (level * np.array([60_000, 30_000, 6_000])).astype(np.uint16)
+    shown = drawing.visible(colours).astype(np.float64)
+    share = colours / np.percentile(colours, 99)
+    assert np.abs(shown - 255 * np.clip(share, 0, 1)).max() < 2
+    more = np.concatenate([colours, colours[..., :1]], axis=2)
+    each = drawing.visible(more)
+    assert np.ptp(each, axis=2).max() <= 1  # grey: each band from black to white
+    grey = drawing.visible(colours[..., 0])
+    assert np.array_equal(grey[..., 0], each[..., 0])
+
+
 @pytest.mark.parametrize("classes", [1, 10, 17, 254])
 def test_every_class_has_its_own_colour_and_the_background_is_black(classes: int) -> None:
     table = drawing.class_colours(classes)
