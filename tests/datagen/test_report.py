@@ -17,6 +17,7 @@ from datagen.dataset import Dataset
 from datagen.drawing import UInt8
 from datagen.errors import DamagedError
 from datagen.layout import SPLITS
+from datagen.lookup import choose
 from datagen.preview import sample_picture, write_preview
 from datagen.recipe import Mosaics, Recipe, Storage
 
@@ -94,6 +95,19 @@ def test_a_preview_is_an_overview_and_a_sheet_for_each_task(preview: list[Path])
         assert 300 <= height <= 1800
         assert 900 <= width <= 1800
         assert path.stat().st_size < 400_000
+
+
+def test_an_overview_of_the_foreground_alone_fills_its_width(tmp_path: Path) -> None:
+    source = tmp_path / "source.npy"
+    np.save(source, noise(120, 9, 7))
+    root = tmp_path / "dataset"
+    build(Recipe(f"npz:{source}"), root)
+    overview, sheet = write_preview(root, tmp_path / "preview")
+    assert [overview.name, sheet.name] == ["overview.png", "foreground.png"]
+    picture = decoded(overview.read_bytes())
+    body = (picture[:-100] != drawing.PAGE).any(axis=(0, 2))  # columns above the footer
+    assert np.flatnonzero(body).max() > 0.85 * picture.shape[1]
+    assert len(choose(Dataset(root), "foreground", 20)) == 20  # whole lines
 
 
 def test_the_same_dataset_gives_the_same_bytes(
