@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +71,11 @@ dataset_option = click.option(
     metavar="DIR",
     help="Where 'datagen build' put it.",
 )
-place_option = click.option(
-    "--dataset",
-    "place",
-    type=_Place(),
-    default=DATASET,
-    show_default=True,
-    metavar="DIR|URL",
-    help="Where 'datagen build' put it, or 'datagen push': s3://bucket/prefix.",
+_PUT = "Where 'datagen build' put it, or 'datagen push': s3://bucket/prefix."
+_place = partial(click.option, "--dataset", "place", type=_Place(), metavar="DIR|URL")
+place_option = _place(default=DATASET, show_default=True, help=_PUT)
+scored_place_option = _place(
+    help=f"{_PUT}  [default: that of training if it is in {DATASET.parent}, else {DATASET}]"
 )
 cache_option = click.option(
     "--cache",
