@@ -17,7 +17,7 @@ from click.exceptions import Exit
 
 import datagen
 from datagen.cli import move, output, read, write
-from datagen.cli.options import PATH
+from datagen.cli.options import PATH, Choice
 from datagen.errors import (
     CLOSED_PIPE,
     INTERRUPTED,
@@ -183,7 +183,7 @@ def cli(context: click.Context, files: tuple[Path, ...]) -> None:
 
 
 @cli.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the script that completes commands in a shell.
 

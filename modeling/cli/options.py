@@ -46,19 +46,16 @@ DATASET = Path("data/mnist")
 _BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 
 
-class TaskChoice(click.Choice):  # type: ignore[type-arg]  # generic only since click 8.2
-    """A choice of tasks; for another name, the most similar one is suggested."""
-
-    def __init__(self, *others: str) -> None:
-        super().__init__([*TASKS, *others])
+class Choice(click.Choice):  # type: ignore[type-arg]  # generic only since click 8.2
+    """A choice of names; for another name, the most similar one is suggested."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the task, or raise BadParameter with the task that was probably meant."""
+        """Return the name, or raise BadParameter with the name that was probably meant."""
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
-            hint = did_you_mean(str(value), TASKS)
-            vars(error)["message"] = " ".join(filter(None, (error.message, hint)))
+            hint = did_you_mean(str(value), self.choices)
+            vars(error)["message"] = "; ".join(filter(None, (error.message.rstrip("."), hint)))
             raise
 
 
@@ -92,7 +89,7 @@ expect_option = click.option(
 device_option = click.option(
     "--device",
     "device_name",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    type=Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
     help="Where to compute; auto: on a GPU where there is one.",

@@ -14,7 +14,7 @@ from modeling.cli.options import (
     DATASET,
     PATH,
     TASKS,
-    TaskChoice,
+    Choice,
     cache_option,
     dataset_option,
     device_option,
@@ -51,10 +51,10 @@ if TYPE_CHECKING:
 @expect_option
 @out_option
 @click.option("--predictions", type=PATH, metavar="FILE", help="Score these instead of a run's.")
-@click.option("--task", type=TaskChoice(), help="With --predictions: their task.")
+@click.option("--task", type=Choice(TASKS), help="With --predictions: their task.")
 @click.option(
     "--split",
-    type=click.Choice(["train", "val", "test"]),
+    type=Choice(["train", "val", "test"]),
     multiple=True,
     help="Splits to score on.  [default: val, test]",
 )
@@ -202,7 +202,7 @@ _run = click.argument("run", type=PATH)
 )
 @click.option(
     "--split",
-    type=click.Choice(["train", "val", "test"]),
+    type=Choice(["train", "val", "test"]),
     default="test",
     show_default=True,
     help="Split that is predicted of a dataset.",

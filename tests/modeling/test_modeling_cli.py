@@ -348,7 +348,8 @@ def test_predictions_of_other_programs_are_scored(folder: Path, tmp_path: Path) 
     ("arguments", "code", "words"),
     [
         (["train", "squares"], 2, "is not one of"),
-        (["train", "circle"], 2, "'all'. did you mean circles?"),
+        (["train", "circle"], 2, "'all'; did you mean circles?"),
+        (["score", "x", "--split", "tset"], 2, "'test'; did you mean test?"),
         (["score", "--predictions", "x.npz", "--task", "mosaic"], 2, "did you mean mosaics?"),
         (["train", "foreground", "--set", "steps"], 3, "=VALUE is missing (expected steps=VALUE"),
         (["train", "foreground", "--set", "stpes=3"], 3, "found 'stpes=3'); did you mean steps?"),
