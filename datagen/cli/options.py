@@ -255,9 +255,18 @@ own_images_options = _options(
     click.option("--attribution", metavar="TEXT", help="Attribution of the user's own images."),
 )
 mosaics_options = _options(
-    click.option("--grid", callback=_grid, metavar="RxC", help="Rows and columns of a mosaic."),
     click.option(
-        "--mosaics", type=int, nargs=3, metavar="TRAIN VAL TEST", help="Mosaics in each split."
+        "--grid",
+        callback=_grid,
+        metavar="RxC",
+        help="Rows and columns of a mosaic.  [default: the recipe's; 2x2 if it has none]",
+    ),
+    click.option(
+        "--mosaics",
+        type=int,
+        nargs=3,
+        metavar="TRAIN VAL TEST",
+        help="Mosaics in each split.  [default: the recipe's; 262144 32768 32768 if it has none]",
     ),
 )
 recipe_options = _options(
