@@ -35,6 +35,20 @@ def printable_lines(text: str) -> str:
     return _ITEM.join(map(printable, text.split(_ITEM)))
 
 
+def format_bytes(count: int) -> str:
+    """Write a number of bytes for people.
+
+    >>> format_bytes(1_700_000_000)
+    '1.7 GB'
+    """
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
 def installs(extra: str) -> str:
     """Return the command that installs an extra of this package."""
     return f"pip install --editable '.[{extra}]' in the checkout"
