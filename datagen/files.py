@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from datagen.errors import BusyError, DamagedError, InputError, StorageError, format_bytes
 from datagen.layout import MANIFEST, PARTIAL_MANIFEST, RECIPE
 
-_FEWER_WORKERS = "use fewer --workers (workers=) where the command has that option"
+_FEWER_WORKERS = "use fewer --workers (workers=) where that can be chosen"
 _REMEDIES = {
     errno.ENOSPC: "free some space, or choose another place",
     errno.EDQUOT: "raise the quota, or choose another place",

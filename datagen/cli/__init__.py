@@ -23,6 +23,7 @@ from datagen.errors import (
     INTERRUPTED,
     DatagenError,
     StorageError,
+    naming_options,
     printable_lines,
 )
 from datagen.files import storage_error
@@ -65,13 +66,14 @@ class _Commands(click.Group):
             raise Exit(CLOSED_PIPE) from None
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (Exception, KeyboardInterrupt) as error:
-            ending = _ending(error, ctx.invoked_subcommand)
-            if ending is None:
-                raise
-            raise ending from error
+        with naming_options():
+            try:
+                return super().invoke(ctx)
+            except (Exception, KeyboardInterrupt) as error:
+                ending = _ending(error, ctx.invoked_subcommand)
+                if ending is None:
+                    raise
+                raise ending from error
 
 
 def _ending(error: BaseException, command: str | None = None) -> click.ClickException | Exit | None:

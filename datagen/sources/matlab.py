@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from datagen.errors import InputError
+from datagen.errors import InputError, worded
 from datagen.layout import MAX_SIDE
 from datagen.recipe import Recipe
 from datagen.sources import base, npz, sizes
@@ -71,7 +71,8 @@ def load(path: Path, how: Reading | None = None) -> Source:
     arrays |= {f"{part}_labels": one for part, one in labels.items()}
     source = npz.from_arrays(arrays, {name: name for name in arrays}, path, how)
     if how.warn and how.recipe.groups is None and all("writers" in one for one in parts.values()):
-        how.warn(f"{path}: writers are not looked at; --groups 'writer\\d+' makes them groups")
+        makes = r"--groups 'writer\d+' (groups='writer\d+') makes them groups"
+        how.warn(worded(f"{path}: writers are not looked at; {makes}"))
     return replace(source, name="mat")
 
 

@@ -91,7 +91,7 @@ def test_writers_are_groups_if_the_recipe_says_so(tmp_path: Path) -> None:
         matlab.load(path, how(groups="[79]"))
     told: list[str] = []
     sources.load(f"mat:{path}", warn=told.append)
-    assert told == [f"{path}: writers are not looked at; --groups 'writer\\d+' makes them groups"]
+    assert told == [f"{path}: writers are not looked at; groups='writer\\d+' makes them groups"]
     plain = parts()
     del plain["test"]["writers"]
     with pytest.raises(InputError, match="test: no writers, which groups are made of"):
