@@ -26,7 +26,7 @@ from isolation import ROOT
 from datagen import arrays as array_rules
 from datagen import recipe as recipes
 from datagen import sources
-from datagen.errors import InputError, naming_options, StorageError
+from datagen.errors import InputError, StorageError, naming_options
 from datagen.manifest import SourceFacts
 from datagen.planning import rule_problems
 from datagen.recipe import Recipe
