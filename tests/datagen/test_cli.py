@@ -158,6 +158,22 @@ def test_the_help_of_mosaics_states_their_defaults(name: str) -> None:
     assert "[default: the recipe's; {}x{} if it has none]".format(*default.grid) in shown
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["export", "here", "there", "--to", "pgn"], "png"),
+        (["build", "--format", "zar"], "zarr"),
+        (["build", "--by", "ostu"], "otsu"),
+        (["build", "--engine", "dsak"], "dask"),
+        (["sample", "strokes", "circles", "tets", "0"], "test"),
+    ],
+)
+def test_the_name_that_was_probably_meant_is_suggested(arguments: list[str], meant: str) -> None:
+    ended = run(*arguments)
+    assert ended.exit_code == 2
+    assert f"; did you mean {meant}?" in " ".join(ended.output.split())
+
+
 def test_help_imports_nothing_heavy() -> None:
     heavy = {"numpy", "cv2", "zarr", "h5py", "xxhash", "numcodecs", "importlib.metadata"}
     ask = "import sys; from datagen.cli import cli, run\n"

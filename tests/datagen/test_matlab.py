@@ -144,7 +144,10 @@ def test_other_files_are_refused_by_name(tmp_path: Path, dataset: Any, words: st
 def test_damaged_files_and_those_of_other_versions_are_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "x.mat", parts())
     whole = path.read_bytes()
-    for cut in (b"", whole[:100], whole[:-400], whole[:300] + b"\xff" * 40 + whole[340:]):
+    for cut in (
+        *(b"", whole[:100], whole[:-400], whole[:300] + b"\xff" * 40 + whole[340:]),
+        *(whole[:124] + b"\x40" + whole[125:], b"\0" + whole[1:]),  # which the library would take
+    ):
         path.write_bytes(cut)
         with pytest.raises(InputError, match=r"x\.mat: not a whole MATLAB file of version 5"):
             matlab.load(path)
