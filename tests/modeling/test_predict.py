@@ -285,7 +285,7 @@ def test_a_light_ground_is_reported_and_inverted_on_request(
     assert inverted["warnings"] == []
     wrong = predict.predict(runs / "circles", [path], tmp_path / "d", invert=True)
     assert (
-        "if the run was trained on dark ground, predict these without --invert"
+        "if the run was trained on dark ground, predict these without invert="
         in wrong["warnings"][0]
     )
 

@@ -362,7 +362,7 @@ def test_a_run_of_a_version_with_other_settings_is_reported_with_its_folder(
     begun = json.loads(path.read_text())
     del begun["config"]["smoothing"]
     path.write_text(json.dumps(begun))
-    with pytest.raises(InputError, match=r"also smoothing.*with out=") as raised:
+    with pytest.raises(InputError, match=r"also smoothing.*another folder: out=") as raised:
         run(dataset, tmp_path / "a", resume=True)
     assert raised.value.path == tmp_path / "a"
 
