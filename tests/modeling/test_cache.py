@@ -285,7 +285,7 @@ def test_a_cache_whose_folders_cannot_be_locked_works(
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(StorageError, match=r"no lock.*--cache"):
+    with pytest.raises(StorageError, match=r"no lock.*cache="):
         here(url)
 
 
