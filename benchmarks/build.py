@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from result_files import machine, spread, write
+from result_files import machine, measured, spread, write
 
 LOOP_SAMPLES = 2000
 SPLITS = (262_144, 32_768, 32_768)
@@ -158,27 +158,9 @@ def summary(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
 
 
 @click.command()
-@click.option(
-    "--source-dir",
-    type=click.Path(path_type=Path, exists=True),
-    envvar="DATAGEN_SOURCE_DIR",
-    required=True,
-)
-@click.option("--workers", default=2, show_default=True)
-@click.option(
-    "--rounds", default=5, show_default=True, help="Counted rounds, after one that is not."
-)
+@measured("build", rounds=5)
 @click.option(
     "--ten-times/--no-ten-times", default=True, help="Also build ten times as many mosaics: 21 GB."
-)
-@click.option(
-    "--scratch", type=click.Path(path_type=Path), help="A folder on the disk to be measured."
-)
-@click.option(
-    "--evidence",
-    type=click.Path(path_type=Path),
-    default=Path("results/build.json"),
-    show_default=True,
 )
 def main(
     source_dir: Path,

@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 from build import Run, alternate, build_command, built, fresh, raw_copy
-from result_files import machine, spread, write
+from result_files import machine, measured, spread, write
 
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
 _HALF = 9  # of the 18 shards of the default recipe
@@ -151,25 +151,7 @@ def compared(runs: dict[str, list[Run]]) -> dict[str, Any]:
 
 
 @click.command()
-@click.option(
-    "--source-dir",
-    type=click.Path(path_type=Path, exists=True),
-    envvar="DATAGEN_SOURCE_DIR",
-    required=True,
-)
-@click.option("--workers", default=2, show_default=True)
-@click.option(
-    "--rounds", default=5, show_default=True, help="Counted rounds, after one that is not."
-)
-@click.option(
-    "--scratch", type=click.Path(path_type=Path), help="A folder on the disk to be measured."
-)
-@click.option(
-    "--evidence",
-    type=click.Path(path_type=Path),
-    default=Path("results/engines.json"),
-    show_default=True,
-)
+@measured("engines", rounds=5)
 def main(source_dir: Path, workers: int, rounds: int, scratch: Path | None, evidence: Path) -> None:
     """Measure, print, and write the results."""
     become_reaper()

@@ -22,7 +22,7 @@ from typing import Any
 import click
 import numpy as np
 import xxhash
-from result_files import write
+from result_files import measured, write
 
 from datagen import builder, circle, files, hashing, otsu, permutation, recipe, sources, tasks
 from datagen.stores import zarr
@@ -95,23 +95,7 @@ def _seconds(step: Callable[[], object]) -> float:
 
 
 @click.command()
-@click.option(
-    "--source-dir",
-    type=click.Path(path_type=Path, exists=True),
-    envvar="DATAGEN_SOURCE_DIR",
-    required=True,
-)
-@click.option("--workers", default=2, show_default=True)
-@click.option("--rounds", default=3, show_default=True)
-@click.option(
-    "--scratch", type=click.Path(path_type=Path), help="A folder on the disk to be measured."
-)
-@click.option(
-    "--evidence",
-    type=click.Path(path_type=Path),
-    default=Path("results/parts.json"),
-    show_default=True,
-)
+@measured("parts", rounds=3)
 def main(source_dir: Path, workers: int, rounds: int, scratch: Path | None, evidence: Path) -> None:
     """Build a few times with clocks in place; report the least of each part."""
     clock = Clock()

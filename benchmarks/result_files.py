@@ -1,4 +1,4 @@
-"""Write files of results: facts, the spread of a figure, and the machine."""
+"""Write files of results: facts, the spread of a figure, the machine; options that ask for them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,56 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import click
+
+_Command = Callable[..., None]
+
+
+def measured(name: str, *, rounds: int, workers: int = 2) -> Callable[[_Command], _Command]:
+    """Add the options of a benchmark of builds, which are arguments of the same names.
+
+    They are `source_dir`, `workers`, `rounds`, `scratch` and `evidence`, by default
+    `results/NAME.json`.
+    """
+    place = click.Path(path_type=Path)
+    listed = (
+        click.option(
+            "--source-dir",
+            type=click.Path(path_type=Path, exists=True),
+            envvar="DATAGEN_SOURCE_DIR",
+            required=True,
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(1),
+            default=workers,
+            show_default=True,
+            help="Cores to use, at most.",
+        ),
+        click.option(
+            "--rounds",
+            type=click.IntRange(1),
+            default=rounds,
+            show_default=True,
+            help="Rounds that are counted.",
+        ),
+        click.option("--scratch", type=place, help="A folder on the disk to be measured."),
+        click.option(
+            "--evidence", type=place, default=Path(f"results/{name}.json"), show_default=True
+        ),
+    )
+
+    def decorate(command: _Command) -> _Command:
+        for option in reversed(listed):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 def write(path: Path, facts: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ from build import (
     summary,
     verify_command,
 )
-from result_files import machine, write
+from result_files import machine, measured, write
 
 
 def counts(most: int) -> list[int]:
@@ -33,35 +33,7 @@ def counts(most: int) -> list[int]:
 
 
 @click.command()
-@click.option(
-    "--source-dir",
-    type=click.Path(path_type=Path, exists=True),
-    envvar="DATAGEN_SOURCE_DIR",
-    required=True,
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    default=os.cpu_count() or 1,
-    show_default=True,
-    help="At most.",
-)
-@click.option(
-    "--rounds",
-    type=click.IntRange(1),
-    default=3,
-    show_default=True,
-    help="Counted, after one that is not.",
-)
-@click.option(
-    "--scratch", type=click.Path(path_type=Path), help="A folder on the disk to be measured."
-)
-@click.option(
-    "--evidence",
-    type=click.Path(path_type=Path),
-    default=Path("results/scaling.json"),
-    show_default=True,
-)
+@measured("scaling", rounds=3, workers=os.cpu_count() or 1)
 def main(source_dir: Path, workers: int, rounds: int, scratch: Path | None, evidence: Path) -> None:
     """Measure, print, and write the results."""
     with tempfile.TemporaryDirectory(dir=scratch) as name:

@@ -11,29 +11,11 @@ from pathlib import Path
 
 import click
 from build import alternate, build_command, built, measure, raw_copy, summary, verify_command
-from result_files import machine, spread, write
+from result_files import machine, measured, spread, write
 
 
 @click.command()
-@click.option(
-    "--source-dir",
-    type=click.Path(path_type=Path, exists=True),
-    envvar="DATAGEN_SOURCE_DIR",
-    required=True,
-)
-@click.option("--workers", default=2, show_default=True)
-@click.option(
-    "--rounds", default=5, show_default=True, help="Counted rounds, after one that is not."
-)
-@click.option(
-    "--scratch", type=click.Path(path_type=Path), help="A folder on the disk to be measured."
-)
-@click.option(
-    "--evidence",
-    type=click.Path(path_type=Path),
-    default=Path("results/verify.json"),
-    show_default=True,
-)
+@measured("verify", rounds=5)
 def main(source_dir: Path, workers: int, rounds: int, scratch: Path | None, evidence: Path) -> None:
     """Measure, print, and write the results."""
     with tempfile.TemporaryDirectory(dir=scratch) as name:

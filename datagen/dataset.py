@@ -24,7 +24,7 @@ from datagen import files
 from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.engines import threads
-from datagen.errors import DamagedError, InputError, RecipeError, StorageError
+from datagen.errors import DamagedError, InputError, RecipeError, StorageError, unknown_name
 from datagen.hashing import bytes_digest, file_digest
 from datagen.layout import MANIFEST, PARTIAL_MANIFEST, PROGRESS
 from datagen.manifest import Manifest
@@ -77,8 +77,8 @@ class Dataset:
         of = self._split(task, split)
         named = next((one for one in of.columns if one.name == column), None)
         if named is None:
-            known = ", ".join(one.name for one in of.columns)
-            raise RecipeError(f"{task} has no column {column}", expected=f"one of {known}")
+            known = [one.name for one in of.columns]
+            raise unknown_name(f"column of {task}", column, known)
         if not 0 <= start <= stop <= of.count:
             raise RecipeError(
                 f"no such samples in {of.folder}",
@@ -151,10 +151,8 @@ class Dataset:
     def _split(self, task: str, name: str) -> Split:
         split = self.splits.get((task, name))
         if split is None:
-            known = ", ".join("/".join(key) for key in self.splits)
-            raise RecipeError(
-                f"no such split: {task}/{name}", path=self.root, expected=f"one of {known}"
-            )
+            known = ["/".join(key) for key in self.splits]
+            raise unknown_name("split", f"{task}/{name}", known, path=self.root)
         return split
 
 

@@ -6,7 +6,9 @@ The class of an error decides the exit code. Text from outside is decoded and pr
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PROBLEMS_FOUND = 1
@@ -35,6 +37,54 @@ def printable_lines(text: str) -> str:
     return _ITEM.join(map(printable, text.split(_ITEM)))
 
 
+def format_bytes(count: int) -> str:
+    """Write a number of bytes for people.
+
+    >>> format_bytes(1_700_000_000)
+    '1.7 GB'
+    """
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+# an option, or several, and in brackets the keywords that do the same in Python
+_BOTH = re.compile(
+    r"(?P<options>--[a-z][a-z-]*(?:(?:,| or| and)? --[a-z][a-z-]*)*"
+    r"(?: '[^']*'| [A-Za-z]+=?[a-z]*)?)"
+    r" \((?P<keywords>[a-z_]+=[^()]*)\)"
+)
+_told = "keywords"  # which of the two messages name; a command names options
+
+
+@contextmanager
+def naming_options() -> Iterator[None]:
+    """Let messages name options while the body runs: it is a command."""
+    global _told  # noqa: PLW0603  (errors are worded where nobody can hand this on)
+    before, _told = _told, "options"
+    try:
+        yield
+    finally:
+        _told = before
+
+
+def worded(text: str) -> str:
+    """Name options in a message of a command, and keywords in one of a function.
+
+    The text names both: an option, and in brackets the keyword.
+
+    >>> worded("choose another folder with --out (out=)")
+    'choose another folder with out='
+    >>> with naming_options():
+    ...     worded("give --source-dir or --expect (source_dir=, expect=)")
+    'give --source-dir or --expect'
+    """
+    return _BOTH.sub(lambda both: both[_told], text)
+
+
 def installs(extra: str) -> str:
     """Return the command that installs an extra of this package."""
     return f"pip install --editable '.[{extra}]' in the checkout"
@@ -44,7 +94,8 @@ class DatagenError(Exception):
     """Base class of all errors that this package raises on purpose.
 
     `path` is the file or folder concerned, `expected` and `found` are what contradicts each other,
-    `remedy` is what to do; each may be None. The message escapes what cannot be printed.
+    `remedy` is what to do; each may be None. The message escapes what cannot be printed, and names
+    options in a command and keywords elsewhere, where the text has both: see `worded`.
     `exit_code` is the exit status of the process when the error reaches the command line.
     """
 
@@ -65,6 +116,9 @@ class DatagenError(Exception):
         self.found = found
         self.remedy = remedy
         super().__init__(self._message())
+
+    def __str__(self) -> str:
+        return worded(super().__str__())
 
     def _message(self) -> str:
         problem = printable_lines(self.problem)
@@ -96,7 +150,7 @@ class UnknownNameError(RecipeError, KeyError):
     """There is no such name. It is a KeyError too, for `in` and `get` of what is looked up in."""
 
     def __str__(self) -> str:
-        return self._message()
+        return worded(self._message())
 
 
 class FormatError(DatagenError):

@@ -19,10 +19,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
-from datagen.errors import BusyError, DamagedError, InputError, StorageError
+from datagen.errors import BusyError, DamagedError, InputError, StorageError, format_bytes
 from datagen.layout import MANIFEST, PARTIAL_MANIFEST, RECIPE
 
-_FEWER_WORKERS = "use fewer --workers (workers=) where the command has that option"
+_FEWER_WORKERS = "use fewer --workers (workers=) where that can be chosen"
 _REMEDIES = {
     errno.ENOSPC: "free some space, or choose another place",
     errno.EDQUOT: "raise the quota, or choose another place",
@@ -447,12 +447,15 @@ def require_space(folder: Path, needed: int) -> None:
     with storage_errors(folder):
         free = shutil.disk_usage(place).free
     if free < needed:
+        wanted, found = format_bytes(needed), format_bytes(free)
+        if wanted == found:
+            wanted, found = f"{needed:,} bytes", f"{free:,}"
         raise StorageError(
             "not enough space",
             path=place,
-            expected=f"{needed:,} bytes free",
-            found=f"{free:,}",
-            remedy=_REMEDIES[errno.ENOSPC],
+            expected=f"{wanted} free",
+            found=found,
+            remedy=f"free {format_bytes(needed - free)}, or choose another place",
         )
 
 

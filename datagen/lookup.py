@@ -162,7 +162,7 @@ def choose(dataset: Dataset, task: str, wanted: int) -> list[Pick]:
         (split, row)
         for split, facts in splits
         for row in range(min(facts.count, -(-wanted // len(splits))))
-    ]
+    ][:wanted]
 
 
 def _digits(dataset: Dataset, task: str, wanted: int) -> list[Pick]:

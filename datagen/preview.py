@@ -33,6 +33,8 @@ from datagen.manifest import Manifest
 from datagen.recipe import Foreground
 
 _SHEET_WIDTH = 1640  # pixels that the strips of a sheet fill; at least one is drawn
+_OVERVIEW_WIDTH = 1560  # pixels that the panels of an overview fill together, about
+_APART = 44  # pixels between panels
 _MARGIN = 36
 _TITLE, _LARGE, _SMALL = 22, 14, 11  # heights of capitals
 _HEAD = 33  # bytes of a PNG file ahead of the second chunk: the signature and the header
@@ -155,32 +157,49 @@ def _sheet(dataset: Dataset, task: str) -> UInt8:
 
 def _overview(dataset: Dataset) -> UInt8:
     """Draw the tasks side by side, a few samples each, large enough to be read when reduced."""
-    panels = [_panel(dataset, task) for task in dataset.manifest.tasks]
+    tasks = dataset.manifest.tasks
+    width = (_OVERVIEW_WIDTH + _APART) // len(tasks) - _APART
+    panels = [_panel(dataset, task, width) for task in tasks]
     height = max(drawing.above(parts, 10).shape[0] for parts in panels)
     return _page(
         dataset,
-        [drawing.beside([drawing.justified(parts, height) for parts in panels], 44)],
+        [drawing.beside([drawing.justified(parts, height) for parts in panels], _APART)],
         _LARGE,
     )
 
 
-def _panel(dataset: Dataset, task: str) -> list[UInt8]:
-    """Draw the parts of a task's column in the overview, from top to bottom."""
-    samples = [
-        read_sample(dataset, task, *pick)
-        for pick in choose(dataset, task, 3 if task == "mosaics" else 5)
-    ]
-    look = _look(task, _names(dataset), 224 if task == "mosaics" else 112, _LARGE, samples)
+def _panel(dataset: Dataset, task: str, width: int) -> list[UInt8]:
+    """Draw the parts of a task's panel in the overview, from top to bottom.
+
+    Its strips lie in as many columns as `width` pixels have room for; at least in one.
+    """
+    lines = 3 if task == "mosaics" else 5
+    strips, look = _panel_strips(dataset, task, lines)
+    columns = (width + _APART) // (strips[0].shape[1] + _APART)
+    if columns > 1:
+        strips, look = _panel_strips(dataset, task, lines * columns)
+    heading, *strips = strips
+    columns = max(1, min(columns, len(strips)))
     title = [
         draw_text(task, _TITLE),
         draw_text(_tagline(dataset, task), _LARGE),
         draw_text(_counts(dataset, task), _LARGE, FAINT),
     ]
-    heading, *strips = _strips(task, samples, look)
+    first, *rest = [
+        drawing.beside(strips[i : i + columns], _APART) for i in range(0, len(strips), columns)
+    ]
+    headings = drawing.beside([heading] * columns, _APART)
     legend = []
     if task == "mosaics":
-        legend.append(_legend(look, range(len(look.mask_names)), heading.shape[1]))
-    return [drawing.above([*title, drawing.blank(12, 1), heading, strips[0]]), *strips[1:], *legend]
+        legend.append(_legend(look, range(len(look.mask_names)), headings.shape[1]))
+    return [drawing.above([*title, drawing.blank(12, 1), headings, first]), *rest, *legend]
+
+
+def _panel_strips(dataset: Dataset, task: str, wanted: int) -> tuple[list[UInt8], _Look]:
+    """Draw a heading and the strips of up to `wanted` samples for the overview."""
+    samples = [read_sample(dataset, task, *pick) for pick in choose(dataset, task, wanted)]
+    look = _look(task, _names(dataset), 224 if task == "mosaics" else 112, _LARGE, samples)
+    return _strips(task, samples, look), look
 
 
 def _page(dataset: Dataset, parts: Sequence[UInt8], letters: int) -> UInt8:
@@ -190,7 +209,11 @@ def _page(dataset: Dataset, parts: Sequence[UInt8], letters: int) -> UInt8:
     height, width = source.tile
     kind = "" if source.bands is None else f", {source.bands} bands"
     if source.dtype != "|u1":
-        kind += " of 16 bits, each stretched from its 1st to its 99th percentile"
+        kind += (
+            " of 16 bits, stretched together from the 1st to the 99th percentile"
+            if source.bands == 3
+            else " of 16 bits, each stretched from its 1st to its 99th percentile"
+        )
     if source.bands not in (None, 1, 3):
         kind += "; the first three are shown" if source.bands > 3 else "; the first is shown"
     summary = f"{source.name}: tiles of {height} x {width} pixels{kind}"

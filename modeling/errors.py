@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,40 @@ _SHORT_OF_MEMORY = (  # as torch, the C library and the loader of shared librari
 )
 _SHORT_OF_THREADS = ("can't start new thread", "resource temporarily unavailable")
 _LONGEST_CHAIN = 10  # causes of an error that are searched
+
+
+# an option, or several, and in brackets the keywords that do the same in Python
+_BOTH = re.compile(
+    r"(?P<options>--[a-z][a-z-]*(?:(?:,| or| and)? --[a-z][a-z-]*)*"
+    r"(?: '[^']*'| [A-Za-z]+=?[a-z]*)?)"
+    r" \((?P<keywords>[a-z_]+=[^()]*)\)"
+)
+_told = "keywords"  # which of the two messages name; a command names options
+
+
+@contextmanager
+def naming_options() -> Iterator[None]:
+    """Let messages name options while the body runs: it is a command."""
+    global _told  # noqa: PLW0603  (errors are worded where nobody can hand this on)
+    before, _told = _told, "options"
+    try:
+        yield
+    finally:
+        _told = before
+
+
+def worded(text: str) -> str:
+    """Name options in a message of a command, and keywords in one of a function.
+
+    The text names both: an option, and in brackets the keyword.
+
+    >>> worded("choose another folder with --out (out=)")
+    'choose another folder with out='
+    >>> with naming_options():
+    ...     worded("continue with --resume (resume=True)")
+    'continue with --resume'
+    """
+    return _BOTH.sub(lambda both: both[_told], text)
 
 
 class ModelingError(Exception):
@@ -70,7 +105,8 @@ class ModelingError(Exception):
         ]
         detail = f" ({', '.join(sides)})" if sides else ""
         remedy = f"; {self.remedy}" if self.remedy else ""
-        return "\n  ".join(map(printable, (f"{place}{self.problem}{detail}{remedy}", *self.lines)))
+        lines = f"{place}{self.problem}{detail}{remedy}", *self.lines
+        return worded("\n  ".join(map(printable, lines)))
 
 
 class InputError(ModelingError):

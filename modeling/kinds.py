@@ -186,14 +186,16 @@ def bins(images: Array, kind: Kind) -> UInt8:
 def as_rgb(image: Array) -> UInt8:
     """Show an image (H, W) or (H, W, C) as RGB, uint8 (H, W, 3); `shown_as` says how.
 
+    Three bands of 16 bits are stretched by one range for all three, so that colours stay.
+
     >>> as_rgb(np.array([[7, 9]], np.uint8)).tolist()
     [[[7, 7, 7], [9, 9, 9]]]
     """
     if image.ndim == 3 and image.shape[2] != 3:
         image = image[..., :3] if image.shape[2] > 3 else image[..., 0]
-        image = _stretched(image)
+        image = _stretched(image, (0, 1))
     elif image.dtype != np.uint8:
-        image = _stretched(image)
+        image = _stretched(image, None)
     return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
 
 
@@ -204,6 +206,7 @@ def shown_as(kind: Kind) -> str:
     'the first three bands, each stretched from its 1st to its 99th percentile'
     """
     stretched = "stretched from its 1st to its 99th percentile"
+    together = "stretched from their common 1st to 99th percentile"
     if kind.bands is not None and kind.bands != 3:
         return (
             f"the first three bands, each {stretched}"
@@ -212,12 +215,15 @@ def shown_as(kind: Kind) -> str:
         )
     if kind.dtype == GREY.dtype:
         return ""
-    return f"{'grey' if kind.bands is None else 'each band'}, {stretched}"
+    return f"grey, {stretched}" if kind.bands is None else f"three bands, {together}"
 
 
-def _stretched(image: Array) -> UInt8:
-    """Stretch the bands of an image from their 1st to their 99th percentile to 0 to 255."""
-    low, high = (np.percentile(image, share, axis=(0, 1)) for share in _PERCENT)
+def _stretched(image: Array, axes: tuple[int, int] | None) -> UInt8:
+    """Stretch an image from its 1st to its 99th percentile to 0 to 255.
+
+    The percentiles are taken along `axes`: (0, 1) gives each band its own, None all one.
+    """
+    low, high = (np.percentile(image, share, axis=axes) for share in _PERCENT)
     span = np.where(high > low, high - low, 1.0)
     return np.rint(np.clip((image - low) / span, 0, 1) * 255).astype(np.uint8)
 

@@ -250,3 +250,12 @@ def test_the_images_of_a_large_source_all_differ() -> None:
     assert images.shape == (1500, 64, 64, 2)
     assert len({image.tobytes() for image in images}) == 1500
     assert all(np.unique(image).size > 2 for image in images)
+
+
+@pytest.mark.parametrize("benchmark", [build, engines, scaling])
+def test_benchmarks_of_builds_take_the_same_options(benchmark: Any) -> None:
+    options = {option.name: option for option in benchmark.main.params}
+    assert [*options][:5] == ["source_dir", "workers", "rounds", "scratch", "evidence"]
+    assert options["evidence"].default == Path(f"results/{benchmark.__name__}.json")
+    asked = ["--source-dir", ".", "--rounds", "0"]
+    assert CliRunner().invoke(benchmark.main, asked).exit_code == 2

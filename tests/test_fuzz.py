@@ -24,6 +24,7 @@ READERS = {
     "recipe": "datagen.recipe.parse",
     "table": "datagen.dataset.table_from_bytes",
     "npz": "datagen.sources.npz.read_header",
+    "mat": "datagen.sources.matlab._upright",
     "picture": "datagen.sources.pictures.decode",
     "dicom": "datagen.sources.picture_files._moved",
     "nifti": "datagen.sources.picture_files._moved",

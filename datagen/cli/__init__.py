@@ -17,12 +17,13 @@ from click.exceptions import Exit
 
 import datagen
 from datagen.cli import move, output, read, write
-from datagen.cli.options import PATH
+from datagen.cli.options import PATH, Choice
 from datagen.errors import (
     CLOSED_PIPE,
     INTERRUPTED,
     DatagenError,
     StorageError,
+    naming_options,
     printable_lines,
 )
 from datagen.files import storage_error
@@ -65,13 +66,14 @@ class _Commands(click.Group):
             raise Exit(CLOSED_PIPE) from None
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (Exception, KeyboardInterrupt) as error:
-            ending = _ending(error, ctx.invoked_subcommand)
-            if ending is None:
-                raise
-            raise ending from error
+        with naming_options():
+            try:
+                return super().invoke(ctx)
+            except (Exception, KeyboardInterrupt) as error:
+                ending = _ending(error, ctx.invoked_subcommand)
+                if ending is None:
+                    raise
+                raise ending from error
 
 
 def _ending(error: BaseException, command: str | None = None) -> click.ClickException | Exit | None:
@@ -183,7 +185,7 @@ def cli(context: click.Context, files: tuple[Path, ...]) -> None:
 
 
 @cli.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the script that completes commands in a shell.
 

@@ -9,8 +9,9 @@ import click
 
 import datagen
 from datagen.cli.options import PATH, json_option, quiet_option
-from datagen.cli.output import exit_with, format_bytes, print_json, print_line, progress_bar
+from datagen.cli.output import exit_with, print_json, print_line, progress_bar
 from datagen.cli.tables import manifest_facts, print_manifest
+from datagen.errors import format_bytes
 
 jobs_option = click.option(
     "--jobs",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from click.core import ParameterSource
 import datagen
 from datagen.engines import ENGINES
 from datagen.engines.threads import usable_cores
+from datagen.errors import did_you_mean
 from datagen.layout import SPLITS
 from datagen.objects import is_url
 
@@ -31,7 +32,8 @@ def _rule(_: click.Context, param: click.Parameter, value: str | None) -> dict[s
     if value in (None, "otsu", "given"):
         return None if value is None else {"by": value}
     if not (value.isascii() and value.isdecimal()):
-        raise click.BadParameter(f"expected otsu, given or a level, found {value!r}", param=param)
+        message = f"expected otsu, given or a level, found {value!r}"
+        raise click.BadParameter(_hinted(message, value, ("otsu", "given")), param=param)
     return {"by": "fixed", "level": int(value)}
 
 
@@ -47,7 +49,8 @@ def _percentages(
 def _engine(_: click.Context, param: click.Parameter, value: str) -> str:
     name, colon, place = value.partition(":")
     if value != "threads" and (name != "dask" or (colon and not place)):
-        raise click.BadParameter(f"expected one of {ENGINES}, found {value!r}", param=param)
+        message = f"expected one of {ENGINES}, found {value!r}"
+        raise click.BadParameter(_hinted(message, name, ("threads", "dask")), param=param)
     return value
 
 
@@ -81,6 +84,23 @@ def _options(*decorators: _Decorator) -> _Decorator:
         return command
 
     return decorate
+
+
+class Choice(click.Choice):  # type: ignore[type-arg]  # generic only since click 8.2
+    """A choice of names; for another name, the most similar one is suggested."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name, or raise BadParameter with the name that was probably meant."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            vars(error)["message"] = _hinted(error.message, str(value), self.choices)
+            raise
+
+
+def _hinted(message: str, value: str, known: Sequence[str]) -> str:
+    """Add the known name that was probably meant to the message about another value."""
+    return "; ".join(filter(None, (message.rstrip("."), did_you_mean(value, known))))
 
 
 class _Path(click.Path):
@@ -171,19 +191,19 @@ place_argument = click.argument(
 )
 sample_arguments = _options(
     click.argument("task"),
-    click.argument("split", type=click.Choice(SPLITS)),
+    click.argument("split", type=Choice(SPLITS)),
     click.argument("index", type=click.IntRange(min=0)),
 )
 storage_options = _options(
     click.option(
-        "--format", "format_name", type=click.Choice(["zarr", "hdf5"]), help="Format of the stores."
+        "--format", "format_name", type=Choice(["zarr", "hdf5"]), help="Format of the stores."
     ),
     click.option(
         "--shard-size", type=int, metavar="N", help="Samples per shard: 256 times a power of two."
     ),
     click.option(
         "--compression",
-        type=click.Choice(["none", "zstd"]),
+        type=Choice(["none", "zstd"]),
         help="Compression of the shards; compressed data cannot be memory-mapped.",
     ),
 )
@@ -194,7 +214,7 @@ own_images_options = _options(
         help="Numbers that the threshold is compared with, one a pixel.",
     ),
     click.option(
-        "--side", type=click.Choice(["above", "below"]), help="Side of the threshold of objects."
+        "--side", type=Choice(["above", "below"]), help="Side of the threshold of objects."
     ),
     click.option(
         "--by",
@@ -204,13 +224,13 @@ own_images_options = _options(
     ),
     click.option(
         "--masks",
-        type=click.Choice(["binary", "classes", "instances"]),
+        type=Choice(["binary", "classes", "instances"]),
         help="Kind of the masks of the source, which then give the foreground.",
     ),
     click.option("--size", type=int, nargs=2, metavar="H W", help="Size of the images; see --fit."),
     click.option(
         "--fit",
-        type=click.Choice(["exact", "pad", "crop", "area"]),
+        type=Choice(["exact", "pad", "crop", "area"]),
         help="Bring pictures to --size: refuse others, pad, crop, or average areas.",
     ),
     click.option("--tile", type=int, nargs=2, metavar="H W", help="Cut pictures into tiles."),
@@ -235,9 +255,18 @@ own_images_options = _options(
     click.option("--attribution", metavar="TEXT", help="Attribution of the user's own images."),
 )
 mosaics_options = _options(
-    click.option("--grid", callback=_grid, metavar="RxC", help="Rows and columns of a mosaic."),
     click.option(
-        "--mosaics", type=int, nargs=3, metavar="TRAIN VAL TEST", help="Mosaics in each split."
+        "--grid",
+        callback=_grid,
+        metavar="RxC",
+        help="Rows and columns of a mosaic.  [default: the recipe's; 2x2 if it has none]",
+    ),
+    click.option(
+        "--mosaics",
+        type=int,
+        nargs=3,
+        metavar="TRAIN VAL TEST",
+        help="Mosaics in each split.  [default: the recipe's; 262144 32768 32768 if it has none]",
     ),
 )
 recipe_options = _options(

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from datagen.errors import printable, printable_lines
+from datagen.errors import format_bytes, printable, printable_lines
 
 _ERASE, _SHOW_CURSOR = "\r\033[K", "\033[?25h"
 
@@ -154,17 +154,3 @@ def _is_terminal() -> bool:
         return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     except ValueError:  # it was closed
         return False
-
-
-def format_bytes(count: int) -> str:
-    """Write a number of bytes for people.
-
-    >>> format_bytes(1_700_000_000)
-    '1.7 GB'
-    """
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

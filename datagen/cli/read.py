@@ -13,6 +13,7 @@ from datagen.cli.options import (
     EXPORTS,
     PATH,
     PLACE,
+    Choice,
     SampleCommand,
     directory_argument,
     engine_option,
@@ -262,7 +263,7 @@ def _draw(
     "--to",
     "to",
     required=True,
-    type=click.Choice(EXPORTS),
+    type=Choice(EXPORTS),
     help="Format to write: docs/exports.md has the layout of each.",
 )
 @click.option("--task", "tasks", multiple=True, metavar="TASK", help="Only this task; repeatable.")

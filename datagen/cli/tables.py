@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import datagen
-from datagen.cli.output import exit_with, format_bytes, print_json, print_line
+from datagen.cli.output import exit_with, print_json, print_line
+from datagen.errors import format_bytes
 from datagen.layout import MANIFEST, SPLITS
 
 _DIGEST = 12  # hexadecimal digits that identify a digest

@@ -29,7 +29,6 @@ from datagen.cli.options import (
 from datagen.cli.output import (
     exit_with,
     fetching_line,
-    format_bytes,
     print_json,
     print_line,
     progress_bar,
@@ -38,7 +37,7 @@ from datagen.cli.output import (
 )
 from datagen.cli.tables import print_built, print_estimate, print_survey
 from datagen.engines import chosen
-from datagen.errors import FormatError, SourceError
+from datagen.errors import FormatError, SourceError, format_bytes
 from datagen.files import beside
 
 

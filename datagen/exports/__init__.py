@@ -163,7 +163,7 @@ def _choose(
                 raise InputError(
                     f"{one.task} has none of these columns: {', '.join(columns)}",
                     expected=f"some of {', '.join(column.name for column in one.columns)}",
-                    remedy="choose its columns, or leave the task out with --task",
+                    remedy="choose its columns, or leave the task out with --task (tasks=)",
                 )
             split = replace(one, columns=kept)
             chosen.append(Chosen(split, labels_of(dataset, split)))
@@ -182,7 +182,8 @@ def _require_held(form: Format, name: str, chosen: Sequence[Chosen]) -> None:
         listed = "".join(f"\n  {problem}" for problem in dict.fromkeys(problems))
         raise InputError(
             f"the format {name} cannot hold this:{listed}",
-            remedy="choose another format with --to, or less with --task and --columns",
+            remedy="choose another format with --to (to=), or less with --task and --columns"
+            " (tasks=, columns=)",
         )
 
 

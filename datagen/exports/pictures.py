@@ -32,7 +32,7 @@ from datagen.exports.base import (
     to_json,
 )
 from datagen.exports.outlines import bounding_box, polygons, run_lengths
-from datagen.split import Split
+from datagen.split import Column, Split
 
 _TEST = "test"  # the split that nnU-Net does not train on
 
@@ -41,7 +41,8 @@ class Png(PictureFormat):
     """A tree of PNG files, masks indexed by class, and one CSV table a split.
 
     `TASK/SPLIT/image/00000007.png`, `TASK/SPLIT/mask/00000007.png`, `TASK/SPLIT.csv`: the table has
-    the paths and all values that are no pictures, an array as numbered columns.
+    the paths and all values that are no pictures, an array as numbered columns, a circle as
+    `circle_x`, `circle_y`, `circle_den` and `circle_r2`.
     """
 
     def write(self, part: Part, out: Path) -> None:
@@ -68,14 +69,17 @@ class Png(PictureFormat):
             names = ["index", "image", *masks]
             for column in split.columns:
                 if column.name not in ("image", *masks):
-                    count = int(np.prod(column.shape))
-                    names += (
-                        [f"{column.name}_{at}" for at in range(count)]
-                        if column.shape
-                        else [column.name]
-                    )
+                    names += _headings(split.task, column)
             head = ",".join(names) + "\n"
             _join(out, split, ".csv", out / f"{split.task}/{split.name}.csv", head, "", "")
+
+
+def _headings(task: str, column: Column) -> list[str]:
+    """Name the columns of a table that hold the values of a column, an array in several."""
+    if (task, column.name) == ("circles", "circle"):
+        return [f"circle_{part}" for part in ("x", "y", "den", "r2")]  # as docs/format.md
+    count = int(np.prod(column.shape))
+    return [f"{column.name}_{at}" for at in range(count)] if column.shape else [column.name]
 
 
 class Coco(InstanceFormat):

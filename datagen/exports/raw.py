@@ -51,7 +51,7 @@ class Idx(Format):
         """List the columns that are not of 8 bits."""
         return [
             f"{one.split.task}: the column {column.name} of {np.dtype(column.dtype)}, where IDX has"
-            " no unsigned integers but those of 8 bits: leave it out with --columns"
+            " no unsigned integers but those of 8 bits: leave it out with --columns (columns=)"
             for column in one.split.columns
             if column.dtype not in _IDX_TYPES
         ]

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen import files, patterns
-from datagen.errors import InputError, StorageError, printable
+from datagen.errors import InputError, StorageError, printable, worded
 from datagen.layout import MAX_BANDS, MAX_SIDE, SPLITS
 
 if TYPE_CHECKING:
@@ -339,7 +339,7 @@ def ground_remark(parts: Sequence[UInt8]) -> str | None:
     if not light:
         return None
     share = f"{light / count:.0%}" if 100 * light >= count else "under 1%"
-    return (
+    return worded(
         f"{light:,} of {count:,} images ({share}) have a light ground, by the median of their"
         " border pixels: the foreground is what is light, so there it is the ground. If the objects"
         " are dark, give --side below (foreground={'side': 'below'})."

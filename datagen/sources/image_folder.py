@@ -187,7 +187,7 @@ def is_file(path: Path, table: Path | None) -> bool:
 
 
 def _advice(path: Path) -> str:
-    return "; --labels takes a table of labels" if path.suffix.lower() == ".csv" else ""
+    return "; --labels (labels=) takes a table of labels" if path.suffix.lower() == ".csv" else ""
 
 
 def _groups(root: Place, problems: list[str]) -> dict[str, _Group]:

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from datagen import arrays
-from datagen.errors import InputError
+from datagen.errors import InputError, worded
 from datagen.recipe import Recipe
 from datagen.sources import base, image_folder, label_table, pictures, sizes
 from datagen.sources.base import Array, Part, Reading, Source, UInt8
@@ -109,8 +109,10 @@ def _with_masks(listing: Listing, folder: Path, how: Reading, problems: list[str
         return image_folder.with_masks(listing, folder, problems)
     if how.warn:
         how.warn(
-            f"{folder}: the masks are passed over;"
-            " --masks binary, classes or instances takes the foreground from them"
+            worded(
+                f"{folder}: the masks are passed over; --masks (foreground={{'masks': ...}})"
+                " takes the foreground from them: binary, classes or instances"
+            )
         )
     return listing
 

@@ -24,8 +24,9 @@ _LEVELS = 1 << 16
 _PIECE = 1 << 20  # values that are looked up at a time
 _MAX_LISTED = 8  # values that a message names before it counts the rest
 _OTHER_KINDS = (
-    "state what the numbers mean: --masks binary (two values), classes (0 ground, 1 to 254 classes,"
-    " 255 neither) or instances (0 ground, all else foreground)"
+    "state what the numbers mean with --masks (foreground={'masks': ...}): binary (two values),"
+    " classes (0 ground, 1 to 254 classes, 255 neither) or instances (0 ground, all else"
+    " foreground)"
 )
 
 

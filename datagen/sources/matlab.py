@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from datagen.errors import InputError
+from datagen.errors import InputError, worded
 from datagen.layout import MAX_SIDE
 from datagen.recipe import Recipe
 from datagen.sources import base, npz, sizes
 from datagen.sources.base import Array, Reading, Source, UInt8
 from datagen.sources.emnist import mapped, renumbered
+from datagen.sources.matlab_elements import require_sound
 from datagen.sources.npz_arrays import map_blocks
 from datagen.sources.packages import foreign, package
 
@@ -27,6 +28,8 @@ _PARTS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
 _EXPECTED = "a struct dataset with train and test, of images (n, h x w) and labels (n, 1)"
 _REMEDY = "take EMNIST's own file, or another one of the same build"
 _MAX_SHOWN = 5  # names in a file that a message repeats
+_LONGEST = 60  # characters of each
+_SMALL = 256 << 20  # bytes that are no reason for memory to be short
 
 
 def load(path: Path, how: Reading | None = None) -> Source:
@@ -71,13 +74,15 @@ def load(path: Path, how: Reading | None = None) -> Source:
     arrays |= {f"{part}_labels": one for part, one in labels.items()}
     source = npz.from_arrays(arrays, {name: name for name in arrays}, path, how)
     if how.warn and how.recipe.groups is None and all("writers" in one for one in parts.values()):
-        how.warn(f"{path}: writers are not looked at; --groups 'writer\\d+' makes them groups")
+        makes = r"--groups 'writer\d+' (groups='writer\d+') makes them groups"
+        how.warn(worded(f"{path}: writers are not looked at; {makes}"))
     return replace(source, name="mat")
 
 
 def _dataset(path: Path) -> dict[str, Any]:
     """Read the fields of the struct `dataset`."""
     reader = package("scipy.io", "matlab", path)
+    require_sound(path, "dataset")
     with foreign("not a whole MATLAB file of version 5", path):
         try:
             content = reader.loadmat(path, appendmat=False, variable_names=["dataset"])
@@ -85,6 +90,13 @@ def _dataset(path: Path) -> dict[str, Any]:
         except NotImplementedError as error:
             raise InputError(
                 "a MATLAB file of version 7.3", path=path, remedy="save it as version 7 (-v7)"
+            ) from error
+        except MemoryError as error:
+            if path.stat().st_size * base.MAX_EXPANSION > _SMALL:
+                raise
+            raise InputError(
+                "not a whole MATLAB file of version 5: it states more bytes than it can hold",
+                path=path,
             ) from error
     if "dataset" not in content:
         raise _unlike(path, f"variables {_listed(names)}")
@@ -175,7 +187,7 @@ def _shape(value: Any) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     more = [f"and {len(names) - _MAX_SHOWN:,} more"] * (len(names) > _MAX_SHOWN)
-    return ", ".join([*names[:_MAX_SHOWN], *more]) or "none"
+    return ", ".join([*(name[:_LONGEST] for name in names[:_MAX_SHOWN]), *more]) or "none"
 
 
 def _unlike(path: Path, found: str) -> InputError:

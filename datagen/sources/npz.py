@@ -22,7 +22,7 @@ from typing import BinaryIO
 import numpy as np
 
 from datagen import arrays
-from datagen.errors import InputError
+from datagen.errors import InputError, worded
 from datagen.recipe import Recipe, Size
 from datagen.sources import base, masks, sizes
 from datagen.sources.base import Array, Part, Reading, Source
@@ -144,9 +144,10 @@ def _unread(members: Mapping[str, object], wanted: Mapping[str, str]) -> Iterato
     unread = sorted(members.keys() - set(wanted.values()))
     passed_over = [name for name in unread if (role_of(name) or "").endswith("masks")]
     if passed_over:
-        yield (
+        yield worded(
             f"the masks are passed over ({', '.join(passed_over)});"
-            " --masks binary, classes or instances takes the foreground from them"
+            " --masks (foreground={'masks': ...}) takes the foreground from them: binary,"
+            " classes or instances"
         )
     others = [shown(name) for name in unread if name not in passed_over]
     if others and not any(role.endswith("labels") for role in wanted):

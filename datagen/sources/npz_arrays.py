@@ -384,7 +384,7 @@ def _depth_problem(header: Header, offset: int) -> Problem | None:
         "i": (
             f"images of signed {bits}-bit integers",
             "of values from 0 on take images.astype(np.uint16), or np.uint8; to others the recipe"
-            " adds an offset (--offset N)",
+            " adds an offset: --offset N (offset=N)",
         ),
         "u": (
             f"images of {bits}-bit integers",

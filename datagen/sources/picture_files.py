@@ -164,7 +164,8 @@ class Reader:
         if pixels.ndim == 3:
             raise InputError(
                 "in colour or of several bands",
-                remedy="--masks classes takes the numbers of a palette",
+                remedy="--masks classes (foreground={'masks': 'classes'}) takes the numbers of a"
+                " palette",
             )
         return pixels
 
@@ -394,6 +395,6 @@ def _moved(
         raise InputError(
             f"values from {low:,} to {high:,}",
             expected=f"0 to {_MOST:,}",
-            remedy="--offset N adds N to all values",
+            remedy="--offset N (offset=N) adds N to all values",
         )
     return moved

@@ -22,7 +22,7 @@ from datagen.dataset import Dataset, Place
 from datagen.decoding import shown
 from datagen.engines import Engine, Progress, run_shards
 from datagen.engines.threads import Slot, Threads
-from datagen.errors import DatagenError, InputError, RecipeError, SourceError, StorageError
+from datagen.errors import DatagenError, InputError, RecipeError, SourceError, StorageError, worded
 from datagen.layout import MANIFEST, SPLITS
 from datagen.manifest import difference, require_digest
 from datagen.objects import Remote, is_url
@@ -252,8 +252,10 @@ def _limits_of_knowledge(against: Collection[str]) -> Iterator[Skipped]:
     """Say what cannot be known without the source, or without a digest."""
     if not against:
         yield Skipped(
-            "whether these are the images of the source, with its labels: "
-            "give --source-dir or --expect (source_dir=, expect=)"
+            worded(
+                "whether these are the images of the source, with its labels: "
+                "give --source-dir or --expect (source_dir=, expect=)"
+            )
         )
     if _SOURCE not in against:
         yield Skipped(

@@ -11,7 +11,7 @@ from click.exceptions import Exit
 
 from modeling.cli import output, runs, train
 from modeling.cli.output import explain_output, failure, printable_lines
-from modeling.errors import CLOSED_PIPE, INTERRUPTED, explain
+from modeling.errors import CLOSED_PIPE, INTERRUPTED, explain, naming_options
 from modeling.training.signals import raise_interrupts
 
 _COMMANDS = (train.train, runs.score, runs.report, runs.predict, runs.export)
@@ -27,13 +27,14 @@ class _Commands(click.Group):
             raise Exit(CLOSED_PIPE) from None
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (Exception, KeyboardInterrupt) as error:
-            ending = _ending(error)
-            if ending is None or ending is error:
-                raise
-            raise ending from error
+        with naming_options():
+            try:
+                return super().invoke(ctx)
+            except (Exception, KeyboardInterrupt) as error:
+                ending = _ending(error)
+                if ending is None or ending is error:
+                    raise
+                raise ending from error
 
 
 def _ending(error: BaseException) -> click.ClickException | Exit | None:

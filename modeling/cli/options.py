@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +46,16 @@ DATASET = Path("data/mnist")
 _BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 
 
-class TaskChoice(click.Choice):  # type: ignore[type-arg]  # generic only since click 8.2
-    """A choice of tasks; for another name, the most similar one is suggested."""
-
-    def __init__(self, *others: str) -> None:
-        super().__init__([*TASKS, *others])
+class Choice(click.Choice):  # type: ignore[type-arg]  # generic only since click 8.2
+    """A choice of names; for another name, the most similar one is suggested."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the task, or raise BadParameter with the task that was probably meant."""
+        """Return the name, or raise BadParameter with the name that was probably meant."""
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
-            hint = did_you_mean(str(value), TASKS)
-            vars(error)["message"] = " ".join(filter(None, (error.message, hint)))
+            hint = did_you_mean(str(value), self.choices)
+            vars(error)["message"] = "; ".join(filter(None, (error.message.rstrip("."), hint)))
             raise
 
 
@@ -70,14 +68,11 @@ dataset_option = click.option(
     metavar="DIR",
     help="Where 'datagen build' put it.",
 )
-place_option = click.option(
-    "--dataset",
-    "place",
-    type=_Place(),
-    default=DATASET,
-    show_default=True,
-    metavar="DIR|URL",
-    help="Where 'datagen build' put it, or 'datagen push': s3://bucket/prefix.",
+_PUT = "Where 'datagen build' put it, or 'datagen push': s3://bucket/prefix."
+_place = partial(click.option, "--dataset", "place", type=_Place(), metavar="DIR|URL")
+place_option = _place(default=DATASET, show_default=True, help=_PUT)
+scored_place_option = _place(
+    help=f"{_PUT}  [default: that of training if it is in {DATASET.parent}, else {DATASET}]"
 )
 cache_option = click.option(
     "--cache",
@@ -94,7 +89,7 @@ expect_option = click.option(
 device_option = click.option(
     "--device",
     "device_name",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    type=Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
     help="Where to compute; auto: on a GPU where there is one.",

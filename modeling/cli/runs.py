@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,8 @@ import modeling
 from modeling.cli.options import (
     DATASET,
     PATH,
-    TaskChoice,
+    TASKS,
+    Choice,
     cache_option,
     dataset_option,
     device_option,
@@ -21,14 +23,15 @@ from modeling.cli.options import (
     load_numpy,
     load_torch,
     out_option,
-    place_option,
     quiet_option,
+    scored_place_option,
     threads_option,
 )
 from modeling.cli.output import (
     print_begun,
     print_json,
     print_line,
+    print_note,
     print_parity,
     print_scores,
     print_table,
@@ -43,15 +46,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("run", required=False, metavar="RUN|all")
-@place_option
+@scored_place_option
 @cache_option
 @expect_option
 @out_option
 @click.option("--predictions", type=PATH, metavar="FILE", help="Score these instead of a run's.")
-@click.option("--task", type=TaskChoice(), help="With --predictions: their task.")
+@click.option("--task", type=Choice(TASKS), help="With --predictions: their task.")
 @click.option(
     "--split",
-    type=click.Choice(["train", "val", "test"]),
+    type=Choice(["train", "val", "test"]),
     multiple=True,
     help="Splits to score on.  [default: val, test]",
 )
@@ -61,7 +64,7 @@ if TYPE_CHECKING:
 @json_option
 def score(
     run: str | None,
-    place: Path | str,
+    place: Path | str | None,
     cache: Path | None,
     expect: str | None,
     out: Path,
@@ -81,20 +84,27 @@ def score(
         raise click.UsageError("name the run to score, or give --predictions FILE")
     if predictions is not None and (task is None or len(split) > 1):
         raise click.UsageError("--predictions needs --task, and takes at most one --split")
+    silent = quiet or as_json
+    if place is None:
+        place = DATASET if run is None else _of_training(run, out, silent=silent)
     directory = modeling.fetch_dataset(place, cache=cache, expect=expect)
     if predictions is not None and task is not None:
         load_numpy()
         dataset = modeling.open_dataset(directory)
+        if not silent:
+            print_begun(f"scoring {predictions} on {split[0] if split else 'test'} of {directory}")
         records = [modeling.score_predictions(predictions, dataset, task, *split)]
     else:
         load_torch()
         dataset = modeling.open_dataset(directory)
         device = modeling.api.find_device(device_name, threads).type
         options: dict[str, Any] = {"splits": split} if split else {}
-        if not (quiet or as_json):
+        if not silent:
             scored = f"the runs in {out}" if run == "all" else str(run)
-            print_begun(f"scoring {scored} on {' and '.join(split or ('val', 'test'))}")
-        with progress_line(quiet or as_json) as options["progress"]:
+            print_begun(
+                f"scoring {scored} on {' and '.join(split or ('val', 'test'))} of {directory}"
+            )
+        with progress_line(silent) as options["progress"]:
             if run == "all":
                 records = modeling.score_all(out, dataset, device=device, **options)
             else:
@@ -103,6 +113,38 @@ def score(
         print_json(records)
     elif not quiet:
         print_scores(records)
+
+
+def _of_training(run: str, out: Path, *, silent: bool) -> Path:
+    """Find the dataset that runs were trained on beside the default one; else give the default.
+
+    Runs record the digest of their dataset, not its path. Says so where it is not found.
+    """
+    load_torch()
+    from modeling.files import MANIFEST
+    from modeling.runs import begun_on
+
+    digests = {
+        begun_on(each) for each in ([out / task for task in TASKS] if run == "all" else [run])
+    }
+    digests.discard(None)
+    if len(digests) != 1:
+        return DATASET
+    (digest,) = digests
+    beside = sorted(DATASET.parent.iterdir()) if DATASET.parent.is_dir() else []
+    for place in (DATASET, *beside):
+        try:
+            facts = (place / MANIFEST).read_bytes() if (place / MANIFEST).is_file() else b"{}"
+            if json.loads(facts)["digest"] == digest:
+                return place
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            continue  # no dataset that can be read
+    if not silent:
+        print_note(
+            f"the dataset of training, {str(digest)[:12]}, is not in {DATASET.parent}: taking"
+            f" {DATASET}; --dataset names another"
+        )
+    return DATASET
 
 
 @click.command()
@@ -160,7 +202,7 @@ _run = click.argument("run", type=PATH)
 )
 @click.option(
     "--split",
-    type=click.Choice(["train", "val", "test"]),
+    type=Choice(["train", "val", "test"]),
     default="test",
     show_default=True,
     help="Split that is predicted of a dataset.",

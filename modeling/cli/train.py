@@ -12,7 +12,7 @@ import click
 import modeling
 from modeling.cli.options import (
     TASKS,
-    TaskChoice,
+    Choice,
     cache_option,
     device_option,
     expect_option,
@@ -46,14 +46,14 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("task", type=TaskChoice("all"))
+@click.argument("task", type=Choice([*TASKS, "all"]))
 @place_option
 @cache_option
 @expect_option
 @out_option
 @click.option(
     "--preset",
-    type=click.Choice(["cpu", "gpu", "record"]),
+    type=Choice(["cpu", "gpu", "record"]),
     help="Size of network and length of training.  [default: cpu, or gpu where there is one]",
 )
 @click.option(

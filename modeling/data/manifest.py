@@ -377,8 +377,7 @@ def _decode(path: Path, plain: dict[str, Any]) -> _Record:
             path=root,
             expected="compression none",
             found=f"compression {record.recipe.storage.compression[:64]!a}",
-            remedy=f"convert them: datagen convert {root} {root}-plain --compression none"
-            " (compression='none')",
+            remedy=f"convert them: datagen convert {root} {root}-plain --compression none",
         )
     return record
 

@@ -139,7 +139,7 @@ def _require_place(path: Path) -> None:
             "a folder is there",
             path=path,
             expected="the name of a file",
-            remedy=f"give --out {path / 'model.onnx'} (path=)",
+            remedy=f"name a file with --out (path=), such as {path / 'model.onnx'}",
         )
 
 

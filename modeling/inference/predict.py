@@ -29,7 +29,7 @@ from modeling.drawing import (
     mask_colours,
     plain_name,
 )
-from modeling.errors import InputError, storage_errors
+from modeling.errors import InputError, storage_errors, worded
 from modeling.files import (
     absolute,
     make_folder,
@@ -178,7 +178,7 @@ def _require_place(source: Source, out: Path, *, invert: bool) -> None:
     """Raise InputError for masks among the images, and for a dataset that is to be inverted."""
     if source.dataset is not None and invert:
         raise InputError(
-            "a dataset is predicted as it is; leave --invert out (invert=)", path=source.path
+            "a dataset is predicted as it is; leave out --invert (invert=)", path=source.path
         )
     if not source.array and source.path.resolve().parent == out.resolve():
         raise InputError(
@@ -317,16 +317,16 @@ class _Work:
         """Yield what the user should know about the images."""
         count = f"{len(self.records):,} images"
         if self.light and self.invert:
-            yield (
+            yield worded(
                 f"{len(self.light):,} of {count} have a light ground once inverted"
                 f" ({_some(self.light)}): they were dark before; if the run was trained on dark"
-                " ground, predict these without --invert"
+                " ground, predict these without --invert (invert=)"
             )
         elif self.light:
-            yield (
+            yield worded(
                 f"{len(self.light):,} of {count} have a light ground, by the median of their border"
                 f" pixels ({_some(self.light)}): if the run was trained on light digits on a dark"
-                " ground, as MNIST has, --invert turns them"
+                " ground, as MNIST has, --invert (invert=True) turns them"
             )
         if self.light_data:
             yield (

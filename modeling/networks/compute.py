@@ -14,7 +14,7 @@ from modeling.errors import InputError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 _NO_COMPILE = (
-    "leave --set compile= out (compile=), or install a C++ compiler, such as g++, with the headers"
+    "leave out --set compile= (compile=), or install a C++ compiler, such as g++, with the headers"
     " of Python"
 )
 
@@ -36,7 +36,7 @@ def choose_precision(asked: str, device: torch.device, *, compiled: bool = False
                 "torch compiles no network right for a CPU that computes in bfloat16",
                 expected="float32, or a network that is not compiled",
                 found="precision=bfloat16 with compile",
-                remedy="leave --set precision= out (precision=): auto takes float32 here; or"
+                remedy="leave out --set precision= (precision=): auto takes float32 here; or"
                 " --set compile=none (compile='none')",
             )
         return "float32"

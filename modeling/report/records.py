@@ -162,5 +162,5 @@ def _damaged(path: Path, found: str | None) -> DamagedError:
         "the record of a run cannot be read",
         path=path,
         found=found,
-        remedy="score or train again; modeling train --resume (resume=True) continues a run",
+        remedy="score or train again; --resume (resume=True) continues a run",
     )

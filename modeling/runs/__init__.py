@@ -116,6 +116,14 @@ def _require_same(folder: Path, config: Config, digest: str) -> None:
         )
 
 
+def begun_on(folder: Path | str) -> str | None:
+    """Return the digest of the dataset that a run was begun on; None where none can be read."""
+    try:
+        return decode(_Begun, json.loads((Path(folder) / CONFIG).read_bytes()))["dataset"]
+    except (DecodeError, OSError, ValueError, RecursionError):
+        return None
+
+
 class Log:
     """Appends lines to `log.jsonl`; lines after step `step`, which a killed run wrote, are dropped.
 

@@ -58,8 +58,8 @@ class CudaGraph:
             cause = cause or error
             raise TrainingError(
                 f"this GPU cannot capture a step: {str(cause).splitlines()[0]}",
-                remedy="the same command with --resume --no-replay takes the steps one by one"
-                " (resume=True, replay=False)",
+                remedy="go on with --resume --no-replay (resume=True, replay=False), which takes"
+                " the steps one by one",
             ) from cause
 
     def replay(self) -> None:

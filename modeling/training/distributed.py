@@ -156,6 +156,6 @@ def _rank_errors() -> Iterator[None]:
     except RuntimeError as error:
         raise TrainingError(
             f"a rank is gone: {str(error).splitlines()[0]}",
-            remedy="see the messages of the others; the same command with --resume (resume=True)"
+            remedy="see the messages of the others; the same with --resume (resume=True)"
             " continues from the last checkpoint",
         ) from error

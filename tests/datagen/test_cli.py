@@ -38,8 +38,7 @@ from older import make_older
 from datagen import __version__, drawing, errors, preview, sources
 from datagen import recipe as recipes
 from datagen.cli import _ending, cli
-from datagen.cli.output import format_bytes
-from datagen.errors import StorageError
+from datagen.errors import StorageError, format_bytes
 from datagen.layout import SPLITS
 
 GOLDEN = "43147033cd3f3b6c48647fd56d94a3695de6c23341051aa513f31c709cbc82de"  # see test_build.py
@@ -148,6 +147,31 @@ def test_every_command_explains_itself_and_every_option(name: str) -> None:
     )
     for option in cli.commands[name].params:
         assert not isinstance(option, click.Option) or option.help, option
+
+
+@pytest.mark.parametrize("name", ["build", "plan", "sources"])
+def test_the_help_of_mosaics_states_their_defaults(name: str) -> None:
+    shown = " ".join(run(name, "--help").output.split())
+    default = recipes.Mosaics()
+    counts = f"{default.train} {default.val} {default.test}"
+    assert f"Mosaics in each split. [default: the recipe's; {counts} if it has none]" in shown
+    assert "[default: the recipe's; {}x{} if it has none]".format(*default.grid) in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["export", "here", "there", "--to", "pgn"], "png"),
+        (["build", "--format", "zar"], "zarr"),
+        (["build", "--by", "ostu"], "otsu"),
+        (["build", "--engine", "dsak"], "dask"),
+        (["sample", "strokes", "circles", "tets", "0"], "test"),
+    ],
+)
+def test_the_name_that_was_probably_meant_is_suggested(arguments: list[str], meant: str) -> None:
+    ended = run(*arguments)
+    assert ended.exit_code == 2
+    assert f"; did you mean {meant}?" in " ".join(ended.output.split())
 
 
 def test_help_imports_nothing_heavy() -> None:

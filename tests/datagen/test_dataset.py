@@ -138,7 +138,7 @@ def test_a_range_outside_the_split_is_reported_with_the_valid_range(
 
 def test_an_unknown_column_is_reported_with_the_known_ones(whole: Dataset) -> None:
     with pytest.raises(
-        RecipeError, match=r"mosaics has no column x .*image, mask, label, source, digest"
+        RecipeError, match=r"no such column of mosaics: 'x'.*image, mask, label, source, digest"
     ):
         whole.rows("mosaics", "train", "x", 0, 1)
 

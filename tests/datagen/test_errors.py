@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from isolation import ROOT
 
 from datagen import errors
 from datagen.errors import DatagenError
+
+
+def test_an_error_names_options_in_a_command_and_keywords_elsewhere() -> None:
+    error = errors.InputError("too many", remedy="ask for fewer with --mosaics (mosaics=)")
+    assert str(error) == "too many; ask for fewer with mosaics="
+    with errors.naming_options():
+        for told in (error, pickle.loads(pickle.dumps(error)), errors.InputError(str(error))):
+            assert str(told) == "too many; ask for fewer with --mosaics"
+    assert str(error) == "too many; ask for fewer with mosaics="
+
+
+@pytest.mark.parametrize(
+    ("text", "option", "keyword"),
+    [
+        ("--side below (foreground={'side': 'below'}).", "--side below.", "foreground={'side': 'b"),
+        ("leave out --set compile= (compile=)", "out --set compile=", "out compile="),
+        ("--values, --by or --masks (foreground={}) x", "--values, --by or --masks x", "foreg"),
+        ("--task and --columns (tasks=, columns=)", "--task and --columns", "tasks=, columns="),
+        (r"--groups '\d+' (groups='\d+') of", r"--groups '\d+' of", r"groups='\d+' of"),
+        ("a file (bands=3) with --out", "a file (bands=3) with --out", "a file (bands=3) with"),
+    ],
+)
+def test_both_names_are_found_in_a_text(text: str, option: str, keyword: str) -> None:
+    with errors.naming_options():
+        assert errors.worded(text).endswith(option)
+    assert errors.worded(text).startswith(keyword) or errors.worded(text).endswith(keyword)
 
 
 def test_a_message_holds_path_problem_both_sides_and_remedy_in_this_order() -> None:
@@ -86,3 +115,15 @@ def test_printable_text_is_one_line_and_stays_unchanged(text: str) -> None:
     assert spelled.isprintable()
     assert errors.printable(spelled) == spelled
     assert not text.isprintable() or spelled == text
+
+
+@pytest.mark.parametrize("package", ["datagen", "modeling"])
+def test_no_keyword_is_in_brackets_that_a_command_would_print(package: str) -> None:
+    """Whatever is in brackets as a keyword stands right behind its option."""
+    for path in (ROOT / package).rglob("*.py"):
+        text = re.sub(r'"\s*\n\s*f?"', "", path.read_text("utf-8"))  # as Python joins texts
+        for line in text.splitlines():
+            if re.search(r"""["' ]--[a-z-]+.*\([a-z_]+=[^()]*\)""", line) and ">>>" not in line:
+                with errors.naming_options():
+                    told = errors.worded(line.replace("{{", "{").replace("}}", "}"))
+                assert not re.search(r"--[a-z].* \([a-z_]+=", told), f"{path}: {line.strip()}"

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import io
 import json
+import re
 import shutil
 import struct
 import sys
@@ -139,7 +140,8 @@ def test_a_png_tree_has_the_images_the_masks_and_a_table(name: str, tmp_path: Pa
                 np.testing.assert_array_equal(np.asarray(picture), sample[mask])
             for column, value in sample.items():
                 if column not in ("image", "mask", "classes"):
-                    names = [key for key in row if key.rstrip("0123456789_") == column]
+                    ends = "x|y|den|r2" if column == "circle" else "[0-9]+"
+                    names = [key for key in row if re.fullmatch(f"{column}(_({ends}))?", key)]
                     found = [int(row[key]) for key in names]
                     assert found == np.asarray(value).reshape(-1).tolist(), column
 

@@ -527,14 +527,29 @@ def test_free_space_is_measured_where_the_folder_will_be(tmp_path: Path) -> None
     with pytest.raises(StorageError, match="not enough space") as caught:
         files.require_space(tmp_path / "a" / "b", free * 2 + (1 << 40))
     assert caught.value.path == tmp_path
-    assert "free some space" in str(caught.value)
+    assert re.search(r"; free [0-9.]+ [GT]B, or choose another place$", str(caught.value))
 
 
 def test_just_enough_space_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 60, 40))
     files.require_space(tmp_path, 40)
-    with pytest.raises(StorageError, match=r"expected 41 bytes free, found 40"):
+    with pytest.raises(StorageError, match=r"expected 41 B free, found 40 B\); free 1 B, or"):
         files.require_space(tmp_path, 41)
+
+
+def test_too_little_space_is_told_in_sizes_that_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil._ntuple_diskusage(10**10, 10**10, 1_200_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    for needed, told in (
+        (4_123_456_789, "expected 4.1 GB free, found 1.2 GB); free 2.9 GB"),
+        (1_200_000_007, "expected 1,200,000,007 bytes free, found 1,200,000,000); free 7 B"),
+    ):
+        with pytest.raises(StorageError) as caught:
+            files.require_space(tmp_path, needed)
+        whole = f"{tmp_path}: not enough space ({told}, or choose another place"
+        assert str(caught.value) == whole
 
 
 def test_a_writable_folder_passes(tmp_path: Path) -> None:

@@ -319,8 +319,9 @@ def test_palettes_are_read_by_their_numbers(tmp_path: Path) -> None:
         mask.save(tmp_path / "masks" / f"{name}.png")
     source = load(tmp_path, reading(masks="classes"))
     np.testing.assert_array_equal(masks_of(source), [MASKS["a"], MASKS["b"]])
-    assert "its mask: in colour or of several bands; --masks classes takes" in refused(
-        tmp_path, reading(masks="binary")
+    assert (
+        "its mask: in colour or of several bands; foreground={'masks': 'classes'} takes"
+        in refused(tmp_path, reading(masks="binary"))
     )
 
 
@@ -406,7 +407,7 @@ def test_masks_that_are_not_asked_for_are_passed_over_with_a_remark(tmp_path: Pa
     assert source.parts["all"].masks is None
     assert list(source.digests) == ["all"]
     assert len(remarks) == 1
-    assert "the masks are passed over; --masks binary, classes or instances" in remarks[0]
+    assert "the masks are passed over; foreground={'masks': ...} takes" in remarks[0]
 
 
 def test_a_folder_without_masks_gives_none(tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ BAD: dict[Callable[[Path], None], str] = {
     empty_class: r"c/: an empty folder",
     stray_file: r"a/notes\.txt: a stray file where only images should be; .*: \.png, .*, \.jpeg",
     stray_folder: r"a/more: a stray folder where only images should be",
-    stray_file_above: r"labels\.csv: a stray file where only .* should be; --labels takes a table",
+    stray_file_above: r"labels\.csv: a stray file where only .* should be; labels= takes a table",
     broken_link: r"a/2\.png: a stray link or device",
     pipe: r"a/2\.png: a stray link or device",
     not_an_image: r"a/2\.bmp: not a whole image file",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +93,7 @@ def test_writers_are_groups_if_the_recipe_says_so(tmp_path: Path) -> None:
         matlab.load(path, how(groups="[79]"))
     told: list[str] = []
     sources.load(f"mat:{path}", warn=told.append)
-    assert told == [f"{path}: writers are not looked at; --groups 'writer\\d+' makes them groups"]
+    assert told == [f"{path}: writers are not looked at; groups='writer\\d+' makes them groups"]
     plain = parts()
     del plain["test"]["writers"]
     with pytest.raises(InputError, match="test: no writers, which groups are made of"):
@@ -142,7 +144,10 @@ def test_other_files_are_refused_by_name(tmp_path: Path, dataset: Any, words: st
 def test_damaged_files_and_those_of_other_versions_are_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "x.mat", parts())
     whole = path.read_bytes()
-    for cut in (b"", whole[:100], whole[:-400], whole[:300] + b"\xff" * 40 + whole[340:]):
+    for cut in (
+        *(b"", whole[:100], whole[:-400], whole[:300] + b"\xff" * 40 + whole[340:]),
+        *(whole[:124] + b"\x40" + whole[125:], b"\0" + whole[1:]),  # which the library would take
+    ):
         path.write_bytes(cut)
         with pytest.raises(InputError, match=r"x\.mat: not a whole MATLAB file of version 5"):
             matlab.load(path)
@@ -154,6 +159,74 @@ def test_damaged_files_and_those_of_other_versions_are_refused(tmp_path: Path) -
         matlab.load(path)
     with pytest.raises(InputError, match="no such file"):
         matlab.load(tmp_path / "absent.mat")
+
+
+def element(kind: int, data: bytes) -> bytes:
+    return struct.pack("<II", kind, len(data)) + data + bytes(-len(data) % 8)
+
+
+def matrix(kind: int, axes: tuple[int, ...], rest: bytes, name: bytes = b"") -> bytes:
+    """Write a matrix of a class by hand, with the elements `rest`."""
+    flags = element(6, struct.pack("<II", kind, 0))
+    sides = element(5, struct.pack(f"<{len(axes)}i", *axes))
+    return element(14, flags + sides + element(1, name) + rest)
+
+
+NUMBERS, DATASET = element(9, struct.pack("<2d", 1, 2)), b"dataset"
+
+
+@pytest.mark.parametrize(
+    ("elements", "words"),
+    [
+        (matrix(6, (1, 2), element(31, b""), DATASET), "of kind 31 and 0 bytes in a matrix"),
+        (matrix(6, (1, 2), struct.pack("<II", 9, 1 << 31), DATASET), "2,147,483,648 bytes in a"),
+        (matrix(6, (1, -2), NUMBERS, DATASET), r"of the shape \(1, -2\)"),
+        (matrix(1, (1 << 30, 1), b"", DATASET), "1,073,741,824 matrices in 0 bytes"),
+        (matrix(1, (1, 1), NUMBERS, DATASET), "kind 9 and 16 bytes in a struct"),
+        (matrix(1, (1, 1), matrix(6, (1, 2), NUMBERS + bytes(8)), DATASET), "8 bytes too many in"),
+        (matrix(2, (1, 1), element(5, bytes(4)) + element(1, b""), DATASET), "of 0 bytes each"),
+        (matrix(16, (1, 1), NUMBERS, DATASET), "a matrix of class 16"),
+        (element(9, b"12345678"), "an element of kind 9 and 8 bytes"),
+        (struct.pack("<II", 14, 99), "an element of kind 14 and 99 bytes"),
+        (b"\x0e\0\0\0", "ends behind the file"),
+    ],
+)
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_elements_that_cannot_be_are_refused_before_a_library_sees_them(
+    tmp_path: Path, elements: bytes, words: str, is_compressed: bool
+) -> None:
+    path = tmp_path / "x.mat"
+    if is_compressed:
+        packed = zlib.compress(elements)
+        elements, words = struct.pack("<II", 15, len(packed)) + packed, ""
+    path.write_bytes(b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM" + elements)
+    with pytest.raises(
+        InputError, match=rf"x\.mat: not a whole MATLAB file of version 5: .*{words}"
+    ):
+        matlab.load(path)
+
+
+def test_other_variables_of_any_class_are_passed_over(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.mat", parts(), do_compression=True)
+    whole = path.read_bytes()
+    other = matrix(6, (1, 2), NUMBERS, b"other") + matrix(6, (1, 1), element(31, b""), b"odd")
+    path.write_bytes(whole[:128] + other + whole[128:])
+    np.testing.assert_array_equal(matlab.load(path).parts["train"].images, TRAIN)
+
+
+def test_a_small_file_that_takes_all_memory_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    path = saved(tmp_path / "x.mat", parts())
+    monkeypatch.setattr(scipy_io, "loadmat", short)
+    with pytest.raises(InputError, match="states more bytes than it can hold"):
+        matlab.load(path)
+    monkeypatch.setattr(matlab, "_SMALL", 1000)
+    with pytest.raises(MemoryError):
+        matlab.load(path)
 
 
 def test_keys_of_the_recipe_that_do_not_suit_are_refused(tmp_path: Path) -> None:

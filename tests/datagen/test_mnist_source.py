@@ -360,7 +360,7 @@ def test_if_every_mirror_fails_each_is_quoted_and_nothing_is_left(
     assert "http://127.0.0.1:9/: train-images-idx3-ubyte.gz: could not be reached" in str(
         caught.value
     )
-    assert "--source-dir (source_dir=)" in str(caught.value)
+    assert "files with source_dir=" in str(caught.value)
     assert everything(tmp_path) == {}
 
 

@@ -68,7 +68,10 @@ def test_a_light_ground_is_reported_once_with_its_share(
     assert [remark.partition(" have a light ground")[0] for remark in warnings] == (
         [share] if share else []
     )
-    assert all("If the objects are dark, give --side below" in remark for remark in warnings)
+    assert all(
+        "If the objects are dark, give foreground={'side': 'below'}" in remark
+        for remark in warnings
+    )
 
 
 def test_one_light_image_in_many_has_a_share_above_zero() -> None:

@@ -17,6 +17,7 @@ from datagen.dataset import Dataset
 from datagen.drawing import UInt8
 from datagen.errors import DamagedError
 from datagen.layout import SPLITS
+from datagen.lookup import choose
 from datagen.preview import sample_picture, write_preview
 from datagen.recipe import Mosaics, Recipe, Storage
 
@@ -94,6 +95,19 @@ def test_a_preview_is_an_overview_and_a_sheet_for_each_task(preview: list[Path])
         assert 300 <= height <= 1800
         assert 900 <= width <= 1800
         assert path.stat().st_size < 400_000
+
+
+def test_an_overview_of_the_foreground_alone_fills_its_width(tmp_path: Path) -> None:
+    source = tmp_path / "source.npy"
+    np.save(source, noise(120, 9, 7))
+    root = tmp_path / "dataset"
+    build(Recipe(f"npz:{source}"), root)
+    overview, sheet = write_preview(root, tmp_path / "preview")
+    assert [overview.name, sheet.name] == ["overview.png", "foreground.png"]
+    picture = decoded(overview.read_bytes())
+    body = (picture[:-100] != drawing.PAGE).any(axis=(0, 2))  # columns above the footer
+    assert np.flatnonzero(body).max() > 0.85 * picture.shape[1]
+    assert len(choose(Dataset(root), "foreground", 20)) == 20  # whole lines
 
 
 def test_the_same_dataset_gives_the_same_bytes(
@@ -192,6 +206,19 @@ def test_class_names_that_cannot_be_drawn_do_not_matter(tmp_path: Path) -> None:
     assert len(write_preview(root, tmp_path / "preview")) == 4
     drawn = [drawing.drawable_name(name, index) for index, name in enumerate(names)]
     assert drawn == ["ete", "class 1", "a name that..", "class 3"]
+
+
+def test_colours_of_16_bits_stay_and_bands_taken_from_more_are_stretched_each() -> None:
+    level = np.linspace(0, 1, 10_000).reshape(100, 100, 1)
+    colours = (level * np.array([60_000, 30_000, 6_000])).astype(np.uint16)
+    shown = drawing.visible(colours).astype(np.float64)
+    share = colours / np.percentile(colours, 99)
+    assert np.abs(shown - 255 * np.clip(share, 0, 1)).max() < 2
+    more = np.concatenate([colours, colours[..., :1]], axis=2)
+    each = drawing.visible(more)
+    assert np.ptp(each, axis=2).max() <= 1  # grey: each band from black to white
+    grey = drawing.visible(colours[..., 0])
+    assert np.array_equal(grey[..., 0], each[..., 0])
 
 
 @pytest.mark.parametrize("classes", [1, 10, 17, 254])

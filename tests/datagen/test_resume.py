@@ -291,6 +291,7 @@ def test_a_build_in_progress_needs_space_only_for_shards_without_files(
     assert builder.build(recipe, root, part=(0, SHARDS)).written == 1
     (root / "foreground/val/image/c/0/0/0").unlink()
     needed = (1 << 20) + 256 * 41  # a chunk
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
     with pytest.raises(StorageError, match="not enough space") as caught:
         builder.build(recipe, root, part=(0, SHARDS))
     assert caught.value.expected == f"{needed:,} bytes free"

@@ -252,7 +252,11 @@ def test_damaged_labels_are_refused(copy: Path) -> None:
             "no such sample in circles/test (expected 0 to 11, found 1,000",
         ),
         (["mosaics", "test", -1], 2, ""),
-        (["mosaics", "tset", 0], 2, "'tset' is not one of"),
+        (
+            ["mosaics", "tset", 0],
+            2,
+            "'tset' is not one of 'train', 'val', 'test'; did you mean test",
+        ),
         (
             ["mosaics", "test", 0, "--png", "."],
             7,

@@ -224,7 +224,7 @@ def test_a_user_without_a_home_names_a_cache(monkeypatch: pytest.MonkeyPatch) ->
     for name in ("HOME", "XDG_CACHE_HOME", "MODELING_CACHE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", nobody)
-    with pytest.raises(InputError, match=r"no home.*--cache .cache=. or MODELING_CACHE"):
+    with pytest.raises(InputError, match=r"no home.*a folder for them: cache= or MODELING_CACHE"):
         modeling.fetch_dataset("s3://bucket/mnist")
 
 
@@ -285,7 +285,7 @@ def test_a_cache_whose_folders_cannot_be_locked_works(
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(StorageError, match=r"no lock.*--cache"):
+    with pytest.raises(StorageError, match=r"no lock.*cache="):
         here(url)
 
 

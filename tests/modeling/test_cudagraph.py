@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_leaves
 from modeling import runs
 from modeling.config import Config, preset
 from modeling.data.dataset import Dataset, open_dataset
-from modeling.errors import TrainingError
+from modeling.errors import TrainingError, naming_options
 from modeling.networks import compute
 from modeling.runs import checkpoint
 from modeling.runs.info import describe
@@ -387,8 +387,9 @@ def test_a_failed_capture_is_reported_with_its_first_cause(
         graph.capture(),
     ):
         raise RuntimeError("somebody asked\nfor a number")
-    assert "--no-replay" in str(caught.value)
-    assert "replay=False" in str(caught.value)
+    assert "resume=True, replay=False" in str(caught.value)
+    with naming_options():
+        assert "go on with --resume --no-replay, which" in str(caught.value)
     with pytest.raises(TrainingError, match="the capture was invalidated"), graph.capture():
         pass
 

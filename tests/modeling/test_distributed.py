@@ -127,7 +127,7 @@ def test_a_killed_rank_ends_the_others_with_a_message_and_training_resumes(
     started[1].kill()
     assert finish(started) == [1, -signal.SIGKILL]
     assert "a rank is gone" in error_file(out, 0).read_text()
-    assert "--resume" in error_file(out, 0).read_text()
+    assert "resume=True" in error_file(out, 0).read_text()
     stopped = checkpoint.load(out / runs.LAST)[1]["step"]
     assert 0 < stopped < 60
     assert finish(start(2, folder, out, **changes)) == [0, 0]

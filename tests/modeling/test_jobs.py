@@ -52,7 +52,7 @@ def test_a_process_that_ends_without_a_message_is_reported(
 ) -> None:
     with pytest.raises(
         TrainingError,
-        match=rf"the process of x is gone \(found exit code {status}\); .*--resume \(resume=True\)",
+        match=rf"the process of x is gone \(found exit code {status}\); .*with resume=True",
     ):
         run_jobs({"x": job}, 1)
     assert ("ZeroDivisionError" in capfd.readouterr().err) == (job is crash)

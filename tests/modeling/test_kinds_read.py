@@ -223,6 +223,17 @@ def test_bands_and_depth_are_shown_in_8_bits() -> None:
     assert abs(int(as_rgb(ramp)[50, 0, 0]) - 128) <= 1
 
 
+def test_colours_of_16_bits_stay_and_bands_taken_from_more_are_stretched_each() -> None:
+    level = np.linspace(0, 1, 10_000).reshape(100, 100, 1)
+    colours = (level * np.array([60_000, 30_000, 6_000])).astype(np.uint16)
+    share = colours / np.percentile(colours, 99)
+    assert np.abs(as_rgb(colours) - 255 * np.clip(share, 0, 1)).max() < 2
+    assert "common" in shown_as(kind_of(colours))
+    more = np.concatenate([colours, colours[..., :1]], axis=2)
+    assert np.ptp(as_rgb(more), axis=2).max() <= 1  # grey: each band from black to white
+    assert "each" in shown_as(kind_of(more))
+
+
 # Predicting files
 
 

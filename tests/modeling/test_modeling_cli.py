@@ -165,9 +165,9 @@ def test_training_with_scoring_gives_the_scores_of_the_score_command(
 ) -> None:
     place = ["--dataset", str(folder), "--out", str(trained), "--device", "cpu"]
     scored = call("score", "all", *place)
-    assert scored.stderr == f"scoring the runs in {trained} on val and test ...\n"
+    assert scored.stderr == f"scoring the runs in {trained} on val and test of {folder} ...\n"
     alone = call("score", str(trained / "circles"), *place[:2], "--split", "val")
-    assert alone.stderr == f"scoring {trained}/circles on val ...\n"
+    assert alone.stderr == f"scoring {trained}/circles on val of {folder} ...\n"
     for option in ("--quiet", "--json"):
         assert call("score", str(trained / "circles"), *place[:2], option).stderr == ""
     files = [
@@ -294,6 +294,28 @@ def test_one_run_is_scored_on_the_requested_split(folder: Path, trained: Path) -
     assert list(record["splits"]) == ["val"]
 
 
+def test_without_a_dataset_that_of_training_is_taken_if_it_is_beside_the_default(
+    folder: Path, trained: Path
+) -> None:
+    default = fakes.tiny(Path.cwd(), name="data/mnist", train=40, val=20, test=20)
+    run = str(trained / "foreground")
+    told = call("score", run, "--split", "val")
+    assert told.exit_code == 0, told.output
+    digest = open_dataset(folder).digest
+    assert told.stderr == (
+        f"the dataset of training, {digest[:12]}, is not in data: taking data/mnist;"
+        f" --dataset names another\nscoring {run} on val of data/mnist ...\n"
+    )
+    assert call("score", run, "--split", "val", "--json").stderr == ""
+    Path("data/other").write_text("a file")
+    Path("data/strokes").symlink_to(folder)
+    for named in (run, "all"):
+        found = call("score", named, "--split", "val", "--out", str(trained))
+        assert found.stderr.endswith(" on val of data/strokes ...\n")
+        assert found.stderr.count("\n") == 1
+    assert open_dataset(default).digest != digest
+
+
 def test_predictions_of_other_programs_are_scored(folder: Path, tmp_path: Path) -> None:
     dataset = open_dataset(folder)
     mask = dataset.split("foreground", "test")["mask"][:]
@@ -319,13 +341,15 @@ def test_predictions_of_other_programs_are_scored(folder: Path, tmp_path: Path) 
         ),
     )
     assert "0.000%" in result.stdout
+    assert result.stderr == f"scoring {tmp_path}/none.npz on test of {folder} ...\n"
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (["train", "squares"], 2, "is not one of"),
-        (["train", "circle"], 2, "'all'. did you mean circles?"),
+        (["train", "circle"], 2, "'all'; did you mean circles?"),
+        (["score", "x", "--split", "tset"], 2, "'test'; did you mean test?"),
         (["score", "--predictions", "x.npz", "--task", "mosaic"], 2, "did you mean mosaics?"),
         (["train", "foreground", "--set", "steps"], 3, "=VALUE is missing (expected steps=VALUE"),
         (["train", "foreground", "--set", "stpes=3"], 3, "found 'stpes=3'); did you mean steps?"),

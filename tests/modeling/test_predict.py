@@ -285,7 +285,7 @@ def test_a_light_ground_is_reported_and_inverted_on_request(
     assert inverted["warnings"] == []
     wrong = predict.predict(runs / "circles", [path], tmp_path / "d", invert=True)
     assert (
-        "if the run was trained on dark ground, predict these without --invert"
+        "if the run was trained on dark ground, predict these without invert="
         in wrong["warnings"][0]
     )
 
@@ -907,7 +907,7 @@ def test_a_run_of_other_classes_is_refused_except_for_the_foreground(
 def test_a_dataset_is_predicted_by_split_and_never_inverted(
     dataset: Dataset, runs: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=r"leave --invert out \(invert=\)"):
+    with pytest.raises(InputError, match=r"leave out invert="):
         predict.predict(runs / "circles", [dataset.path], tmp_path, invert=True)
     result = call(runs / "mosaics", dataset.path, "--split", "val", "--out", tmp_path, "--json")
     assert len(json.loads(result.stdout)["images"]) == 12

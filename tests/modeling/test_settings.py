@@ -181,7 +181,7 @@ def test_a_missing_compiler_is_reported(
 
     monkeypatch.setattr(settings.cpp, "cxx", (str(tmp_path / "none"),))
     config = preset("circles", "cpu").override([*SMALL, "compile=default"])
-    with pytest.raises(InputError, match=r"no C\+\+ compiler.*leave --set compile= out"):
+    with pytest.raises(InputError, match=r"no C\+\+ compiler.*leave out compile="):
         train(dataset, config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -301,7 +301,7 @@ def test_a_finished_run_is_left_unchanged(dataset: Dataset, whole: Path) -> None
 def test_an_existing_run_is_refused_without_resume(dataset: Dataset, whole: Path) -> None:
     before = {path.name: path.read_bytes() for path in whole.iterdir()}
     with pytest.raises(
-        InputError, match=r"already there.*--resume \(resume=True\).*--out \(out=\)"
+        InputError, match=r"already there.*continue it with resume=True, .*with out="
     ):
         run(dataset, whole)
     assert {path.name: path.read_bytes() for path in whole.iterdir()} == before
@@ -362,7 +362,7 @@ def test_a_run_of_a_version_with_other_settings_is_reported_with_its_folder(
     begun = json.loads(path.read_text())
     del begun["config"]["smoothing"]
     path.write_text(json.dumps(begun))
-    with pytest.raises(InputError, match=r"also smoothing.*--out \(out=\)") as raised:
+    with pytest.raises(InputError, match=r"also smoothing.*another folder: out=") as raised:
         run(dataset, tmp_path / "a", resume=True)
     assert raised.value.path == tmp_path / "a"
 

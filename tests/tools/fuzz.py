@@ -25,7 +25,8 @@ from typing import Any
 import click
 
 NAMES = (
-    *("idx", "manifest", "recipe", "table", "npz", "picture", "dicom", "nifti", "labels", "shard"),
+    *("idx", "manifest", "recipe", "table", "npz", "mat", "picture", "dicom", "nifti", "labels"),
+    "shard",
 )
 SECONDS = 5  # that one input may take
 MEMORY = 256 << 20  # bytes that one input may take

@@ -27,6 +27,7 @@ import fuzz_inputs as inputs
 import numpy as np
 from fuzz_checks import FOLDER, Target, taken, written
 from fuzz_inputs import SEPARATOR, SHARD, SPLITS
+from fuzz_matlab import MATLAB
 from fuzz_medical import DICOM, NIFTI
 from helpers import save_source
 
@@ -426,6 +427,7 @@ TARGETS = {
             ),
         ),
     ),
+    "mat": MATLAB,
     "picture": Target(
         check_picture,
         inputs.picture_seeds,
