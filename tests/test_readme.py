@@ -23,7 +23,7 @@ from isolation import ROOT
 import datagen
 import modeling
 from datagen import errors as datagen_errors
-from datagen import recipe
+from datagen import recipe as recipes
 from datagen.cli import cli
 from datagen.dataset import Dataset
 from datagen.sources import strokes
@@ -80,7 +80,7 @@ def few() -> Source:
 
 
 def small_recipes(place: Path) -> Path:
-    """Copy the packaged recipes, strokes with a tenth of val and small shards: they stay as many."""
+    """Copy the packaged recipes; that of strokes gets a small val, and as many, smaller shards."""
     shutil.copytree(ROOT / "datagen/recipes", place, dirs_exist_ok=True)
     text = (place / "strokes.toml").read_text("utf-8")
     for line, small in (("val = 5000", "val = 500"), ("shard_size = 32768", "shard_size = 2048")):
@@ -98,7 +98,7 @@ def folder(few: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert len(ours) > 10
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(strokes, "load", lambda _side: few)
-        patch.setattr(recipe, "_PACKAGED", small_recipes(tmp_path_factory.mktemp("recipes")))
+        patch.setattr(recipes, "_PACKAGED", small_recipes(tmp_path_factory.mktemp("recipes")))
         patch.setattr("datagen.estimate._ENOUGH", 0.01)  # seconds: no rate is looked at
         patch.chdir(place)
         for arguments in ours:
@@ -224,7 +224,7 @@ def test_the_examples_in_docstrings_are_true(
     drawn = few if digits == "few" else strokes.load()
     monkeypatch.setattr(strokes, "load", lambda _side: drawn)
     if digits == "few":
-        monkeypatch.setattr(recipe, "_PACKAGED", small_recipes(tmp_path / "recipes"))
+        monkeypatch.setattr(recipes, "_PACKAGED", small_recipes(tmp_path / "recipes"))
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS if digits == "few" else 0)
     run: set[str] = set()
     report: list[str] = []
