@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import importlib
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -232,6 +233,7 @@ def step_on_meta(
     """Take a step on the meta device, after one to warm up; it has no numbers to ask for."""
     meta, task = torch.device("meta"), task_of(name, describe(dataset))
     config = preset(name, "gpu").override(["augment=1", "clip=1", *changes])
+    importlib.import_module("torch._dynamo")  # an optimiser needs it, and it needs a real Generator
     # this device knows neither
     monkeypatch.setattr(compute, "autocast", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
