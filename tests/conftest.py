@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # No deadline, because a shared machine stalls for longer than any sensible one. The long tests try
 # many examples of every property (tests/test_properties.py).
-settings.register_profile("shared", deadline=None, max_examples=40)
+settings.register_profile("shared", deadline=None, max_examples=24)
 settings.register_profile("many", deadline=None, max_examples=200)
 settings.load_profile("shared")
 configuration.set_hypothesis_home_dir(ROOT / ".hypothesis")  # from wherever the tests are started
@@ -57,17 +57,23 @@ if (
 ):
     os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
 
-# These run in one worker, which loads torch once for all the processes that they start.
-TOGETHER = ("test_modeling_cli", "test_hostile", "test_distributed", "test_train")
+# Files of a group run in one worker: it loads torch once for all the processes that they start,
+# builds each tiny dataset of another kind once, or runs one server of objects.
+GROUPS = (
+    ("test_modeling_cli", "test_hostile", "test_distributed", "test_train"),
+    ("test_image_kinds", "test_cudagraph", "test_kinds_read", "test_export"),
+    ("test_transfer", "test_cache", "test_objects"),
+)
 
 # These files begin first, so that no worker ends with a long one.
 LONGEST = (
-    *(*TOGETHER, "test_export", "test_model_report"),
-    *("test_plants", "test_resume", "test_kills", "test_settings", "test_cli", "test_testing"),
-    *("test_examples", "test_readme", "test_api", "test_verify", "test_order", "test_tasks"),
-    *("test_cudagraph", "test_image_kinds", "test_isolation", "test_views", "test_roofline"),
-    *("test_engine_kills", "test_engines", "test_batch"),
-    *("test_golden", "test_show", "test_report", "test_build", "test_machines", "test_fuzz"),
+    *(name for group in GROUPS for name in group),
+    *("test_examples", "test_resume", "test_testing", "test_engine_kills", "test_model_report"),
+    *("test_kills", "test_cli", "test_verify", "test_plants", "test_build", "test_kinds"),
+    *("test_engines", "test_views", "test_report", "test_api", "test_tasks", "test_places"),
+    *("test_readme", "test_show", "test_exports", "test_order", "test_settings", "test_isolation"),
+    *("test_predict", "test_batch", "test_roofline", "test_fuzz", "test_loader", "test_golden"),
+    *("test_architecture", "test_machines"),
 )
 
 LAST = "test_isolation"  # of the long tests: one of them takes minutes, beyond any limit
@@ -107,13 +113,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def work_of(test: str) -> str:
-    """Name the work, done by one worker, that a test is part of: that of its file, or of several.
+    """Name the work, done by one worker, that a test is part of: that of its file or its group.
 
     >>> work_of("tests/test_docs.py::test_a"), work_of("tests/test_hostile.py::test_b[1]")
-    ('tests/test_docs.py', 'together')
+    ('tests/test_docs.py', 'test_modeling_cli')
     """
     file = test.partition("::")[0]
-    return "together" if Path(file).stem in TOGETHER else file
+    return next((group[0] for group in GROUPS if Path(file).stem in group), file)
 
 
 def go_in_breadth(items: list[pytest.Item]) -> None:

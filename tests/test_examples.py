@@ -13,7 +13,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from helpers import save_recipe, save_source
 from isolation import ROOT
+
+from datagen.sources import strokes
 
 PAGE = (ROOT / "docs/testing.md").read_text("utf-8")
 
@@ -21,7 +24,7 @@ PAGE = (ROOT / "docs/testing.md").read_text("utf-8")
 # The tests of the package try a hundred; these show that what is on the page passes.
 FEW_EXAMPLES = """
 from hypothesis import settings
-settings.register_profile("few", settings.get_profile("ci"), max_examples=8)
+settings.register_profile("few", settings.get_profile("ci"), max_examples=4)
 """
 
 
@@ -82,7 +85,7 @@ def test_every_block_of_the_page_on_python_runs_as_written(tmp_path: Path) -> No
     # fewer digits, each drawn once; all of them are in tests/test_published.py
     fewer = (
         "from functools import cache; from datagen.sources import strokes",
-        "strokes.TRAIN, strokes.TEST, strokes.load = 8000, 1000, cache(strokes.load)",
+        "strokes.TRAIN, strokes.TEST, strokes.load = 6000, 500, cache(strokes.load)",
     )
     code = "\n".join([*fewer, *written, *checks])
     run([sys.executable, "-W", "error", "-c", code], tmp_path)
@@ -90,10 +93,18 @@ def test_every_block_of_the_page_on_python_runs_as_written(tmp_path: Path) -> No
 
 def test_the_example_without_a_store_trains(tmp_path: Path) -> None:
     example = ROOT / "docs/examples/train_without_a_store.py"
-    output = run([sys.executable, "-W", "error", str(example), "strokes", "40"], tmp_path)
+    images, labels = strokes.draw(np.arange(1000, dtype=np.uint64))
+    parts = {"train": slice(800), "val": slice(800, 900), "test": slice(900, None)}
+    source = save_source(
+        tmp_path / "few.npz", {name: (images[some], labels[some]) for name, some in parts.items()}
+    )
+    recipe = save_recipe(tmp_path / "few.toml", source, train=262_144)
+    (tmp_path / "work").mkdir()
+    command = [sys.executable, "-W", "error", str(example), str(recipe), "40"]
+    output = run(command, tmp_path / "work")
     assert "2,560 mosaics of 262,144" in output
     assert float(re.findall(r"([\d.]+)%", output)[0]) > 95  # all ground: 86
-    assert [*tmp_path.iterdir()] == []
+    assert [*(tmp_path / "work").iterdir()] == []
 
 
 def run(command: list[str], folder: Path) -> str:

@@ -8,9 +8,9 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from isolation import ROOT
 import datagen
 import modeling
 from datagen import errors as datagen_errors
+from datagen import recipe as recipes
 from datagen.cli import cli
 from datagen.dataset import Dataset
 from datagen.sources import strokes
@@ -67,32 +68,38 @@ def session() -> list[tuple[str, list[str]]]:
 
 
 @pytest.fixture(scope="module")
-def drawn() -> Source:
-    """Draw the 70,000 digits of strokes once, for every command and example of this file."""
-    return strokes.load()
+def few() -> Source:
+    """Draw a few digits of strokes, for every command and example of this file.
+
+    Of 2,600 in train, 500 become val, and 2,100 are two shards (`small_recipes`).
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strokes, "TRAIN", 2600)
+        patch.setattr(strokes, "TEST", 300)
+        return strokes.load()
 
 
-def first_of(source: Source, count: int) -> Source:
-    """Take the first images of each part."""
-    parts = {
-        name: replace(part, images=part.images[:count], labels=part.labels[:count])
-        for name, part in source.parts.items()
-    }
-    return replace(source, parts=parts)
+def small_recipes(place: Path) -> Path:
+    """Copy the packaged recipes; that of strokes gets a small val, and as many, smaller shards."""
+    shutil.copytree(ROOT / "datagen/recipes", place, dirs_exist_ok=True)
+    text = (place / "strokes.toml").read_text("utf-8")
+    for line, small in (("val = 5000", "val = 500"), ("shard_size = 32768", "shard_size = 2048")):
+        assert text.count(line) == 1
+        text = text.replace(line, small)
+    (place / "strokes.toml").write_text(text)
+    return place
 
 
 @pytest.fixture(scope="module")
-def folder(drawn: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run every `datagen` command of docs/commands.md in one folder, in order.
-
-    Of the digits, half are enough: with 5,000 of them in val, train still has two shards.
-    """
-    half = first_of(drawn, 38_000)
+def folder(few: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run every `datagen` command of docs/commands.md in one folder, in order."""
     place = tmp_path_factory.mktemp("readme")
     ours = [command[1:] for command in commands() if command[:1] == ["datagen"]]
     assert len(ours) > 10
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(strokes, "load", lambda _side: half)
+        patch.setattr(strokes, "load", lambda _side: few)
+        patch.setattr(recipes, "_PACKAGED", small_recipes(tmp_path_factory.mktemp("recipes")))
+        patch.setattr("datagen.estimate._ENOUGH", 0.01)  # seconds: no rate is looked at
         patch.chdir(place)
         for arguments in ours:
             result = CliRunner().invoke(cli, arguments)
@@ -204,24 +211,39 @@ def test_the_python_examples_read_every_column_of_every_task(
         )
 
 
+# What examples state of all of strokes, and what holds of a few digits.
+FACTS = {"70000": "2900", "140,340 samples, digest dd81985546ec": "6,140 samples, digest ..."}
+
+
+@pytest.mark.parametrize("digits", ["few", pytest.param("all", marks=pytest.mark.long)])
 def test_the_examples_in_docstrings_are_true(
-    drawn: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: str, few: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DATAGEN_SOURCE_DIR", raising=False)
+    drawn = few if digits == "few" else strokes.load()
     monkeypatch.setattr(strokes, "load", lambda _side: drawn)
-    runner = doctest.DocTestRunner()
+    if digits == "few":
+        monkeypatch.setattr(recipes, "_PACKAGED", small_recipes(tmp_path / "recipes"))
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS if digits == "few" else 0)
     run: set[str] = set()
     report: list[str] = []
+    stated: set[str] = set()
     with on_one_thread():
         for name in EXAMPLES:
             module = importlib.import_module(name)
             names = {**vars(module), "datagen": datagen, "modeling": modeling}
             for test in doctest.DocTestFinder().find(module, name, globs=names):
+                for example in test.examples if digits == "few" else ():
+                    for fact, of_few in FACTS.items():
+                        if fact in example.want:
+                            example.want = example.want.replace(fact, of_few)
+                            stated.add(fact)
                 if test.examples:
                     run.add(test.name)
                     runner.run(test, out=report.append)
     assert not runner.failures, "".join(report)
+    assert stated == (FACTS.keys() if digits == "few" else set())
     shown = {name for name in run if name.startswith(("datagen.api.", "modeling.api."))}
     assert {f"datagen.api.{name}" for name in ("build", "convert", "sample", "verify")} <= shown
     assert {f"modeling.api.{name}" for name in ("load", "score", "train")} <= shown

@@ -23,6 +23,12 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_recipe(folder / "tiny.toml", tiny_source(folder, tile=(9, 8)))
 
 
+@pytest.fixture(autouse=True)
+def rates_of_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure each rate for a moment: no test is about how exact it is."""
+    monkeypatch.setattr("datagen.estimate._ENOUGH", 0.01)
+
+
 def with_mosaics(recipe: Path, count: int, **changes: Any) -> Recipe:
     return changed(recipe, mosaics=(count, 8, 520), **changes)
 

@@ -48,12 +48,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 Array = npt.NDArray[Any]
 
+OTHERS = (("rgb", "mosaics"), ("bands", "circles"))  # a task and a kind that others have
 TRAINED = [
-    *(("rgb", task) for task in TASKS),
-    *(("bands", task) for task in TASKS),
-    ("classes", "mosaics"),
-    ("classes", "circles"),
-    ("unlabelled", "foreground"),
+    *(("rgb", "foreground"), ("rgb", "circles"), ("bands", "foreground"), ("bands", "mosaics")),
+    *(("classes", "mosaics"), ("classes", "circles"), ("unlabelled", "foreground")),
+    *(pytest.param(*case, marks=pytest.mark.long) for case in OTHERS),
 ]
 
 

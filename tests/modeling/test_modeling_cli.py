@@ -542,11 +542,11 @@ def test_an_interrupted_run_leaves_a_checkpoint_and_says_how_to_resume(
 def test_an_interrupted_run_leaves_a_checkpoint_even_if_its_output_is_closed(
     folder: Path, tmp_path: Path
 ) -> None:
-    program = warm.start("modeling", *long_run(folder, tmp_path), "--set", "evaluate_every=50")
+    program = warm.start("modeling", *long_run(folder, tmp_path), "--set", "evaluate_every=20")
     wait_for(tmp_path / "foreground" / runs.LOG, program)
     assert program.stderr is not None
     program.stderr.close()  # as `2>&1 | tee` does, which Ctrl-C ends too
-    until = last_step(tmp_path) + 120  # evaluations are logged meanwhile
+    until = last_step(tmp_path) + 45  # evaluations are logged meanwhile
     while program.poll() is None and last_step(tmp_path) < until:
         time.sleep(0.02)
     program.send_signal(signal.SIGINT)
@@ -557,7 +557,7 @@ def test_an_interrupted_run_leaves_a_checkpoint_even_if_its_output_is_closed(
     info = json.loads((tmp_path / "foreground" / runs.EVIDENCE).read_text())
     assert not info["finished"]
     assert info["step"] >= until
-    assert info["step"] % 50 or info["step"] == last_step(tmp_path)
+    assert info["step"] % 20 or info["step"] == last_step(tmp_path)
 
 
 def last_step(out: Path) -> int:
@@ -625,6 +625,7 @@ def test_a_second_interruption_ends_at_once() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     not Path("/proc").is_dir(), reason="the system does not show which process is which rank"
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import os
 import shutil
 from functools import cache
 from pathlib import Path
@@ -72,7 +73,7 @@ def _build(
     compression: str,
 ) -> Path:
     """Build such a dataset at the first call; it is removed when the process ends."""
-    place = Path(mkdtemp(prefix="modeling-tiny-"))
+    place = Path(mkdtemp(prefix="modeling-tiny-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")))
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     parts: dict[str, UInt8] = {}
     for number, (split, count) in enumerate(zip(SPLITS, counts, strict=True)):

@@ -7,6 +7,7 @@ what a threshold or a mask marks is known.
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
 from functools import cache
 from pathlib import Path
@@ -81,7 +82,7 @@ def masks_of(name: str, grey: Array) -> Array | None:
 
 @cache
 def _build(name: str) -> Path:
-    place = Path(mkdtemp(prefix="modeling-kinds-"))
+    place = Path(mkdtemp(prefix="modeling-kinds-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")))
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     parts = {}
     for number, (split, count) in enumerate(COUNTS.items()):
