@@ -124,7 +124,8 @@ def measured(kind: str, share: float, place: Path) -> dict[str, Any]:
 )
 def main(kinds: str, share: float, place: Path | None, results: Path) -> None:
     """Measure large sources, and write the results."""
-    found: dict[str, Any] = {"command": " ".join(["python", *sys.argv]), "machine": machine()}
+    command = f"python benchmarks/large_sources.py --kinds {kinds} --share {share}"
+    found: dict[str, Any] = {"command": command, "machine": machine()}
     for kind in kinds.split(","):
         with tempfile.TemporaryDirectory(dir=place) as folder:
             found[kind] = measured(kind, share, Path(folder))

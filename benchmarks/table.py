@@ -167,6 +167,52 @@ def kinds(facts: Mapping[str, Any]) -> str:
     return "\n".join([head, *_table(columns, rows)]) + "\n"
 
 
+def tiles(facts: Mapping[str, Any]) -> str:
+    """Make the table of large tiles, in Markdown, from tiles.json."""
+    found = [facts["rgb"], facts["bands"]]
+    rows: list[Sequence[str]] = [("bytes", *(f"{one['bytes'] / 1e9:.2f} GB" for one in found))]
+    for name, title in {
+        "build / cp -r + sync": "build, over `cp -r` and `sync` of the result",
+        "verify / sha256sum": "verify, over `sha256sum` of the same files",
+        "loader / numpy.take": "loader, over `numpy.take` on the same bytes in memory",
+    }.items():
+        rows.append((title, *(_spread(one[name], "times") for one in found)))
+    for name in ("build", "verify"):
+        rows.append((f"{name}, wall time", *(_spread(one[name]["wall_s"], "s") for one in found)))
+        rows.append(("... processor time", *(_spread(one[name]["cpu_s"], "s") for one in found)))
+        few = [one["memory"][0] for one in found]
+        own = (f"{one[name]['own_mib']:,.0f} MiB" for one in few)
+        rows.append((f"... its own memory, {few[0]['mosaics']:,} mosaics", *own))
+        more = (f"{one['memory_at_ten_times'][name]:.2f} times as much" for one in found)
+        rows.append(("... ten times as many", *more))
+    head = (
+        f"{found[0]['mosaics']:,} mosaics, on {_machine(facts)}: medians, in brackets the least\n"
+        "and the most.\n"
+    )
+    columns = ("measured", "RGB of 8 bits", "four bands of 16 bits")
+    return "\n".join([head, *_table(columns, rows)]) + "\n"
+
+
+def large_sources(facts: Mapping[str, Any]) -> str:
+    """Make the table of sources larger than memory may be, in Markdown."""
+    titles = {
+        "arrays": "an `.npz` of {:g} GB of images of 13 bands of 16 bits",
+        "pictures": "a folder of {:g} GB of TIFF and PNG files of 16 bits",
+        "slide": "one TIFF of {:g} GB, cut into tiles",
+    }
+    rows = []
+    for kind, title in titles.items():
+        shown = (
+            f"{facts[kind][name][part]:,.0f} MiB"
+            for name in ("build", "verify")
+            for part in ("own_mib", "with_mapped_files_mib")
+        )
+        rows.append((title.format(facts[kind]["source_gb"]), *shown))
+    columns = ("source", "build", "with mapped files", "verify", "with mapped files")
+    head = f"On {_machine(facts)}:\n"
+    return "\n".join([head, *_table(columns, rows)]) + "\n"
+
+
 def objects(facts: Mapping[str, Any]) -> str:
     """Make the table of docs/objects.md, in Markdown."""
     push, pull, loader = (facts[name] for name in ("push", "pull", "loader"))
@@ -215,7 +261,10 @@ def _from(name: str, made: Callable[[Any], str]) -> Callable[[], str]:
 # Page -> name in the comments around a table -> the function that makes it.
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"speed": short_table, "scores": short_scores},
-    "docs/speed.md": {"speed": table},
+    "docs/speed.md": {
+        "speed": table,
+        "large-sources": _from("large-sources", large_sources),
+    },
     "docs/models.md": {"scores": scores, "ablation": _from("ablation", ablation.tables)},
     "docs/own-images.md": {"kinds": _from("kinds", kinds)},
     "docs/gpu.md": {"paper": _from("paper", paper.table)},

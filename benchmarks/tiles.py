@@ -139,7 +139,7 @@ def _loader(data: Path, times: int) -> list[float]:
 def main(mosaics: int, times: int, place: Path | None, results: Path) -> None:
     """Measure large tiles of several bands, and write the results."""
     found: dict[str, Any] = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": f"python benchmarks/tiles.py --mosaics {mosaics} --times {times}",
         "machine": machine(),
         "tiles": TILES,
         "side": SIDE,
