@@ -186,8 +186,8 @@ def tiles(facts: Mapping[str, Any]) -> str:
         more = (f"{one['memory_at_ten_times'][name]:.2f} times as much" for one in found)
         rows.append(("... ten times as many", *more))
     head = (
-        f"{found[0]['mosaics']:,} mosaics, on {_machine(facts)}: medians, in brackets the least\n"
-        "and the most.\n"
+        f"{found[0]['mosaics']:,} mosaics, on {_machine(facts)}:\n"
+        "medians, in brackets the least and the most.\n"
     )
     columns = ("measured", "RGB of 8 bits", "four bands of 16 bits")
     return "\n".join([head, *_table(columns, rows)]) + "\n"
@@ -263,6 +263,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"speed": short_table, "scores": short_scores},
     "docs/speed.md": {
         "speed": table,
+        "tiles": _from("tiles", tiles),
         "large-sources": _from("large-sources", large_sources),
     },
     "docs/models.md": {"scores": scores, "ablation": _from("ablation", ablation.tables)},
