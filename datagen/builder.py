@@ -17,8 +17,8 @@ from datagen import files
 from datagen import manifest as manifests
 from datagen.dataset import Dataset, Place, is_whole, require_no_links
 from datagen.engines import Engine, Progress
+from datagen.engines.threads import Threads
 from datagen.errors import DamagedError, FormatError, InputError, RecipeError
-from datagen.jobs import share
 from datagen.layout import GROUPS, MANIFEST
 from datagen.manifest import Manifest
 from datagen.planning import is_pinned, resolve, splits
@@ -27,8 +27,9 @@ from datagen.sources.base import Progress as FetchProgress
 from datagen.sources.base import Warn
 from datagen.split import Split, shard_list
 from datagen.stores import with_paths
+from datagen.target import Built, write_into
 from datagen.tasks import Deriver, TaskFile, files_of, know
-from datagen.writer import Built, DatasetFolder, write_dataset
+from datagen.writer import DatasetFolder
 
 
 def build(
@@ -72,19 +73,15 @@ def build(
     if engine is not None and engine.is_remote:
         tasks = files_of(resolved.recipe.tasks)
         engine.prepare(partial(know, tasks))  # refuses before anything is written
-    return write_dataset(
-        root,
-        resolved.plan,
-        listed,
+    of = None if part is None else _part(part, len(shard_list(listed)))
+    return write_into(
+        DatasetFolder.claim(root, resolved.plan, listed, part=of),
         resolved.deriver,
-        engine=engine,
-        hand_over=lambda names, room: share(
-            root.absolute(), map(resolved.inputs, names), reserve=room
-        ),
+        engine=engine or Threads(workers),
+        hand_over=lambda target, names, room: target.share(map(resolved.inputs, names), room),
         tasks=tasks,
         group_names=lambda: resolved.group_names,
         workers=workers,
-        part=None if part is None else _part(part, len(shard_list(listed))),
         progress=progress,
         started=started,
     )
@@ -180,17 +177,14 @@ def convert(
 
     if engine is not None and engine.is_remote:
         engine.prepare(_nothing)
-    return write_dataset(
-        target,
-        plan,
-        listed,
+    return write_into(
+        DatasetFolder.claim(target, plan, listed, check=check),
         lambda split: _reader(dataset, split),
-        engine=engine,
-        hand_over=lambda _names, _room: StoredSamples(Place.of(dataset)),
+        engine=engine or Threads(workers),
+        hand_over=lambda _target, _names, _room: StoredSamples(Place.of(dataset)),
         group_names=lambda: _group_names(dataset),
         workers=workers,
         expected=dataset.manifest.digest,
-        check=check,
         progress=progress,
         started=started,
     )

@@ -137,6 +137,17 @@ class Remote:
 
         return self._ask(path, read)
 
+    def size(self, path: str) -> int | None:
+        """Return the bytes of a file; None if there is none."""
+
+        def ask() -> int | None:
+            try:
+                return int(self._library.head(self._client, path)["size"])
+            except FileNotFoundError:
+                return None
+
+        return self._ask(path, ask)
+
     def stream(self, path: str) -> Iterator[memoryview]:
         """Read a file piece by piece; a piece may come down damaged, and the end may lack.
 

@@ -116,6 +116,7 @@ def require_sizes(
     listed: Mapping[str, int],
     wanted: Iterable[FileFacts],
     error: type[DatagenError],
+    remedy: str = "push the dataset again: it sends what is missing",
 ) -> None:
     """Raise `error` unless each file is listed with its size."""
     wrong = [one for one in wanted if listed.get(one.path) != one.bytes]
@@ -126,7 +127,7 @@ def require_sizes(
             path=remote.url,
             expected=", ".join(f"{one.path} of {one.bytes:,} bytes" for one in wrong[:LISTED]),
             found=", ".join(str(listed.get(one.path, "none")) for one in wrong[:LISTED]) + more,
-            remedy="push the dataset again: it sends what is missing",
+            remedy=remedy,
         )
 
 

@@ -298,7 +298,7 @@ def _build(
     engine: str,
     part: tuple[int, int] | None,
     silent: bool,
-) -> datagen.writer.Built:
+) -> datagen.target.Built:
     with (
         fetching_line(silent) as fetching,
         progress_bar("building", silent) as progress,

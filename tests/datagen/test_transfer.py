@@ -31,6 +31,7 @@ from object_server import BUCKET, SECRET, Proxy, Request, ask, at, objects
 import datagen
 from datagen import builder, download, upload
 from datagen import manifest as manifests
+from datagen import prefix as prefixes
 from datagen.errors import (
     BusyError,
     DamagedError,
@@ -201,7 +202,7 @@ def test_a_dataset_that_is_being_written_is_not_sent(built: dict[str, Path], url
 def test_a_file_that_is_too_large_is_refused(
     built: dict[str, Path], url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upload, "MAX_OBJECT_BYTES", 900)
+    monkeypatch.setattr(prefixes, "MAX_OBJECT_BYTES", 900)
     with pytest.raises(InputError, match=r"at most 900 bytes.*--shard-size"):
         upload.push(built["small"], url)
     assert proxy.requests == []
@@ -377,20 +378,20 @@ def test_a_push_that_finishes_while_another_reads_its_claim_wins(
 def test_a_push_that_slept_while_another_one_finished_overwrites_nothing(
     change: str, built: dict[str, Path], url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    remote, read = Remote(url), upload._read_whole
+    remote, read = Remote(url), prefixes.read_whole
     if change == "cut":
         upload.push(built["small"], url)
         remote.put("foreground/train/00000.h5", b"cut", create=False)
 
-    def sleep_first(root: Path, one: FileFacts) -> bytes:
+    def sleep_first(root: Path, one: FileFacts, remedy: str) -> bytes:
         with monkeypatch.context() as patch:
-            patch.setattr(upload, "_read_whole", read)
+            patch.setattr(upload, "read_whole", read)
             remote.delete(remote.list())  # the owner empties the prefix meanwhile
             upload.push(built["other"], url)
         monkeypatch.undo()
-        return read(root, one)
+        return read(root, one, remedy)
 
-    monkeypatch.setattr(upload, "_read_whole", sleep_first)
+    monkeypatch.setattr(upload, "read_whole", sleep_first)
     with pytest.raises(FormatError, match="another"):
         upload.push(built["small"], url, jobs=1)
     download.pull(url, "back", expect=digest(built["other"]))
@@ -401,14 +402,14 @@ def test_an_object_is_not_replaced_where_the_claim_is_gone(
     built: dict[str, Path], url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upload.push(built["small"], url)
-    remote, read = Remote(url), upload._read_whole
+    remote, read = Remote(url), prefixes.read_whole
     remote.put("recipe.toml", b"cut", create=False)
 
-    def empty_first(root: Path, one: FileFacts) -> bytes:
+    def empty_first(root: Path, one: FileFacts, remedy: str) -> bytes:
         remote.delete(remote.list())
-        return read(root, one)
+        return read(root, one, remedy)
 
-    monkeypatch.setattr(upload, "_read_whole", empty_first)
+    monkeypatch.setattr(upload, "read_whole", empty_first)
     with pytest.raises(FormatError, match=r"another command changed.*choose another prefix"):
         upload.push(built["small"], url)
     assert there(url, proxy) == {}
