@@ -10,27 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import TypeVar
 
-from datagen import files
 from datagen import manifest as manifests
-from datagen.errors import DamagedError, DatagenError, FormatError, InputError, StorageError
-from datagen.hashing import bytes_digest
+from datagen.errors import DatagenError, FormatError, StorageError
 from datagen.layout import MANIFEST, MAX_MANIFEST_BYTES, PARTIAL_MANIFEST, PROGRESS
 from datagen.manifest import Manifest
-from datagen.objects import MAX_OBJECT_BYTES, PROBE, Remote
+from datagen.objects import PROBE, Remote
 from datagen.split import FileFacts
-from datagen.transfer import LISTED, require_sizes
+from datagen.transfer import LISTED, READS, overtaken, require_sizes
 
 T = TypeVar("T")
 
-READS = 3  # of a small object that comes down damaged
 _CLAIMS = 10  # looks at what is there, while other commands change it
-
-
-class OvertakenError(FormatError):
-    """Another command changed what is there, and this one leaves that alone."""
 
 
 class Prefix:
@@ -186,46 +178,3 @@ class Prefix:
 
 def _names(manifest: Manifest) -> str:
     return f"one of digest {manifest.digest}" if manifest.splits else "a build that was begun"
-
-
-def overtaken(place: str) -> OvertakenError:
-    """Make the error of a command that finds the work of another one, which it leaves alone."""
-    return OvertakenError(
-        "another command changed what is there while this one was sending",
-        path=place,
-        expected="what this command sends, or nothing",
-        remedy="look at who else writes there; then give the same command again, "
-        "or choose another prefix",
-    )
-
-
-def require_sendable(path: str, size: int, remedy: str) -> None:
-    """Raise InputError for a file that is larger than an object that is sent at once."""
-    if size > MAX_OBJECT_BYTES:
-        raise InputError(
-            "larger than an object that is sent at once",
-            path=path,
-            expected=f"at most {MAX_OBJECT_BYTES:,} bytes",
-            found=f"{size:,}",
-            remedy=remedy,
-        )
-
-
-def read_whole(root: Path, facts: FileFacts, remedy: str) -> bytes:
-    """Read a file and compare it with its size and digest. Raises DamagedError."""
-    path = root / facts.path
-    found = "nothing"
-    if files.kind(path) == "a file":
-        with files.storage_errors(path), path.open("rb") as file:
-            data = file.read(facts.bytes + 1)
-        digest = bytes_digest(data)
-        if len(data) == facts.bytes and digest == facts.digest:
-            return data
-        found = digest if len(data) == facts.bytes else "another size"
-    raise DamagedError(
-        "the file is not as it was written",
-        path=path,
-        expected=facts.digest,
-        found=found,
-        remedy=remedy,
-    )

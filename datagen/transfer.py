@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import xxhash
 
+from datagen import files
 from datagen.engines import Progress, threads
-from datagen.errors import DamagedError, DatagenError
-from datagen.hashing import ColumnHasher
+from datagen.errors import DamagedError, DatagenError, FormatError, InputError
+from datagen.hashing import ColumnHasher, bytes_digest
 from datagen.manifest import Manifest
-from datagen.objects import Remote
+from datagen.objects import MAX_OBJECT_BYTES, Remote
 from datagen.split import NO_OFFSET, Column, FileFacts, Split, Table, shard_list
 
 T = TypeVar("T")
@@ -20,6 +22,11 @@ R = TypeVar("R")
 
 JOBS = 4  # files on their way at once
 LISTED = 5  # files that a message names
+READS = 3  # of a small object that comes down damaged
+
+
+class OvertakenError(FormatError):
+    """Another command changed what is there, and this one leaves that alone."""
 
 
 @dataclass(frozen=True)
@@ -154,3 +161,46 @@ def move_files(
         done += one.bytes
         if progress is not None:
             progress(done, total)
+
+
+def overtaken(place: str) -> OvertakenError:
+    """Make the error of a command that finds the work of another one, which it leaves alone."""
+    return OvertakenError(
+        "another command changed what is there while this one was sending",
+        path=place,
+        expected="what this command sends, or nothing",
+        remedy="look at who else writes there; then give the same command again, "
+        "or choose another prefix",
+    )
+
+
+def require_sendable(path: str, size: int, remedy: str) -> None:
+    """Raise InputError for a file that is larger than an object that is sent at once."""
+    if size > MAX_OBJECT_BYTES:
+        raise InputError(
+            "larger than an object that is sent at once",
+            path=path,
+            expected=f"at most {MAX_OBJECT_BYTES:,} bytes",
+            found=f"{size:,}",
+            remedy=remedy,
+        )
+
+
+def read_whole(root: Path, facts: FileFacts, remedy: str) -> bytes:
+    """Read a file and compare it with its size and digest. Raises DamagedError."""
+    path = root / facts.path
+    found = "nothing"
+    if files.kind(path) == "a file":
+        with files.storage_errors(path), path.open("rb") as file:
+            data = file.read(facts.bytes + 1)
+        digest = bytes_digest(data)
+        if len(data) == facts.bytes and digest == facts.digest:
+            return data
+        found = digest if len(data) == facts.bytes else "another size"
+    raise DamagedError(
+        "the file is not as it was written",
+        path=path,
+        expected=facts.digest,
+        found=found,
+        remedy=remedy,
+    )

@@ -12,9 +12,9 @@ from datagen.engines import Progress
 from datagen.errors import DamagedError
 from datagen.layout import MANIFEST
 from datagen.objects import Remote
-from datagen.prefix import Prefix, read_whole, require_sendable
+from datagen.prefix import Prefix
 from datagen.split import FileFacts
-from datagen.transfer import JOBS, Moved, move_files, shard_files
+from datagen.transfer import JOBS, Moved, move_files, read_whole, require_sendable, shard_files
 
 _IN_FLIGHT = 2 << 30  # bytes of files that are sent at once, at most, but for one file
 _SMALLER = "make smaller shards: datagen convert FROM TO --shard-size N"

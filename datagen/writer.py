@@ -46,6 +46,7 @@ def write_dataset(
     deriver: Callable[[Split], Deriver],
     *,
     workers: int,
+    group_names: Callable[[], bytes | None] = lambda: None,
     part: range | None = None,
     expected: str | None = None,
     check: Callable[[], None] = lambda: None,
@@ -61,6 +62,7 @@ def write_dataset(
         deriver,
         workers=workers,
         engine=Threads(workers),
+        group_names=group_names,
         expected=expected,
         progress=progress,
     )

@@ -50,7 +50,7 @@ def manifest_facts(manifest: datagen.manifest.Manifest) -> dict[str, Any]:
     }
 
 
-def built_facts(built: datagen.target.Built, root: Path) -> dict[str, Any]:
+def built_facts(built: datagen.target.Built, root: Path | str) -> dict[str, Any]:
     """Make what `build --json` prints."""
     facts = {} if built.manifest is None else manifest_facts(built.manifest)
     return {
@@ -67,7 +67,7 @@ def built_facts(built: datagen.target.Built, root: Path) -> dict[str, Any]:
 
 def print_built(
     built: datagen.target.Built,
-    root: Path,
+    root: Path | str,
     quiet: bool,
     as_json: bool,
     *,
@@ -88,7 +88,9 @@ def print_built(
                 print_line(f"contact sheets: {sheets[0].parent}")
 
 
-def _print_summary(built: datagen.target.Built, root: Path, committed: str, unchanged: str) -> None:
+def _print_summary(
+    built: datagen.target.Built, root: Path | str, committed: str, unchanged: str
+) -> None:
     if built.manifest is None:
         print_line(
             f"{root}: {built.written} shards written, {built.kept} were there;"

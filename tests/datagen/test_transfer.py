@@ -29,9 +29,8 @@ from killing import Warm
 from object_server import BUCKET, SECRET, Proxy, Request, ask, at, objects
 
 import datagen
-from datagen import builder, download, upload
+from datagen import builder, download, transfer, upload
 from datagen import manifest as manifests
-from datagen import prefix as prefixes
 from datagen.errors import (
     BusyError,
     DamagedError,
@@ -202,7 +201,7 @@ def test_a_dataset_that_is_being_written_is_not_sent(built: dict[str, Path], url
 def test_a_file_that_is_too_large_is_refused(
     built: dict[str, Path], url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prefixes, "MAX_OBJECT_BYTES", 900)
+    monkeypatch.setattr(transfer, "MAX_OBJECT_BYTES", 900)
     with pytest.raises(InputError, match=r"at most 900 bytes.*--shard-size"):
         upload.push(built["small"], url)
     assert proxy.requests == []
@@ -378,7 +377,7 @@ def test_a_push_that_finishes_while_another_reads_its_claim_wins(
 def test_a_push_that_slept_while_another_one_finished_overwrites_nothing(
     change: str, built: dict[str, Path], url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    remote, read = Remote(url), prefixes.read_whole
+    remote, read = Remote(url), transfer.read_whole
     if change == "cut":
         upload.push(built["small"], url)
         remote.put("foreground/train/00000.h5", b"cut", create=False)
@@ -402,7 +401,7 @@ def test_an_object_is_not_replaced_where_the_claim_is_gone(
     built: dict[str, Path], url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upload.push(built["small"], url)
-    remote, read = Remote(url), prefixes.read_whole
+    remote, read = Remote(url), transfer.read_whole
     remote.put("recipe.toml", b"cut", create=False)
 
     def empty_first(root: Path, one: FileFacts, remedy: str) -> bytes:
