@@ -25,7 +25,7 @@ from datagen.sending import (
     AGAIN,
     FetchedInputs,
     SendShards,
-    let_go,
+    end,
     record_bytes,
     record_of,
     send_file,
@@ -132,14 +132,22 @@ class DatasetPrefix(Target):
         self._prefix.sweep(self._listed)
         return True
 
-    def begin(self, missing: Sequence[Shard], group_names: bytes | None = None) -> int:  # noqa: ARG002
-        """Claim the prefix; the bytes of the shards are in scratch one by one, so 0 are needed."""
+    def begin(self, missing: Sequence[Shard], group_names: bytes | None = None) -> int:
+        """Claim the prefix; return 0, because shards are in scratch one by one.
+
+        Raises StorageError where scratch has no space for the largest.
+        """
+        scratch.require_space(max((job.room for job in missing), default=0))
         self._listed = self._prefix.claim(beside=True)
         if group_names is not None and not self.remote.put(GROUPS, group_names):
             raise overtaken(self.remote.place(GROUPS))
         return 0
 
-    def share(self, splits: Iterable[Inputs], room: int) -> Callable[[Split], Deriver]:  # noqa: ARG002
+    def share(
+        self,
+        splits: Iterable[Inputs],
+        room: int,  # noqa: ARG002
+    ) -> Callable[[Split], Deriver]:
         """Send what samples follow from, for other processes."""
         return share_at(self.remote, splits)
 
@@ -175,7 +183,7 @@ class DatasetPrefix(Target):
             return {job.name: self._tables[job.split.folder][:, job.index] for job in missing}
         finally:
             if isinstance(deriver, FetchedInputs):
-                let_go(deriver.token)
+                end(deriver.token)
         return {job.name: rows for job, rows in written.items()}
 
     def _write_here(

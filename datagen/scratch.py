@@ -38,6 +38,11 @@ def folder(prefix: str = PREFIX) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)  # a thread that was told to end may still write
 
 
+def require_space(needed: int) -> None:
+    """Raise StorageError unless there are `needed` bytes free for temporary folders."""
+    files.require_space(Path(tempfile.gettempdir()), needed)
+
+
 def _sweep(prefix: str) -> None:
     """Remove the folders that killed commands of this user left behind: nobody holds their lock."""
     for place in Path(tempfile.gettempdir()).glob(f"{prefix}*"):

@@ -63,7 +63,7 @@ class SendShards:
         if self.is_remote and (rows := self._finished(job)) is not None:
             return rows
         with self._folder(job) as folder:
-            files.require_space(folder, job.room)
+            scratch.require_space(job.room)
             rows = WriteShards(folder, self.format_name, self.deriver)(job, slot)
             for facts in file_facts(job, rows):
                 slot.check()
@@ -153,6 +153,8 @@ class FetchedInputs:
     def __call__(self, split: Split) -> Deriver:
         """Make the deriver of a split, once a process."""
         with _ONE_AT_A_TIME:
+            if self.token in _OVER:
+                raise overtaken(self.remote.url)
             if self.token not in _KEPT:
                 _KEPT[self.token] = _Kept()
                 threading.Thread(target=_watch, args=(self.token,), daemon=True).start()
@@ -210,6 +212,7 @@ class _Kept:
 
 
 _KEPT: dict[str, _Kept] = {}
+_OVER: set[str] = set()  # builds of this process that are over, though jobs may still be running
 _ONE_AT_A_TIME = threading.Lock()  # threads of a worker wait for the first to fetch
 
 
@@ -223,7 +226,14 @@ def _watch(token: str) -> None:
             time.sleep(wait)
 
 
+def end(token: str) -> None:
+    """Let go of the images of a build of this process, whose jobs are over."""
+    _OVER.add(token)
+    let_go(token)
+
+
 def let_go(token: str) -> None:
+    """Let go of the images of a build, until its next job."""
     with _ONE_AT_A_TIME:
         kept = _KEPT.pop(token, None)
     if kept is not None:
