@@ -79,7 +79,7 @@ def build(
     tasks: tuple[TaskFile, ...] = ()
     if engine is not None and engine.is_remote:
         tasks = files_of(resolved.recipe.tasks)
-        engine.prepare(partial(know, tasks))  # refuses before anything is written
+        engine.prepare(partial(_prepare, tasks, place))  # refuses before anything is written
     of = None if part is None else _part(part, len(shard_list(listed)))
     return write_into(
         _claim(place, resolved.plan, listed, part=of),
@@ -171,7 +171,7 @@ def convert(
         for split in manifest.splits.values()
     ]
     if engine is not None and engine.is_remote:
-        engine.prepare(_nothing)
+        engine.prepare(partial(_prepare, (), place))
     with _at_hand(source) as (folder, fetch):
         dataset = cache(lambda: Dataset(folder))  # opened when it is there
 
@@ -330,5 +330,12 @@ class StoredSamples:
         return _reader(self.place.open(), split)
 
 
+def _prepare(tasks: tuple[TaskFile, ...], place: Path | Remote) -> None:
+    """Check on a worker that it knows the tasks, and reaches the object store."""
+    know(tasks)
+    if isinstance(place, Remote):
+        place.size(MANIFEST)
+
+
 def _nothing() -> None:
-    """Do nothing: a worker that can do that has the same code."""
+    """Do nothing, as for a dataset that is in a folder already."""

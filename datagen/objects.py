@@ -43,6 +43,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.=+-]+")
 _STATUS = re.compile(r"status code: (\d{3})(?: ([A-Z][A-Za-z ]*))?")
 _NO_ACCESS = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")  # with a status of 400
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
+_USED_IN: list[int] = []  # the process that used the client first: its threads die in a fork
 _AGAIN = "give the same command again: it goes on where it stopped"
 
 
@@ -153,6 +154,7 @@ class Remote:
 
         Raises StorageError also where there is no such file.
         """
+        self._require_own_process()
         assert self._client is not None
         try:
             found = _interruptibly(lambda: self._library.get(self._client, path))
@@ -247,6 +249,18 @@ class Remote:
             ) from error
         return library
 
+    def _require_own_process(self) -> None:
+        """Raise InputError in a process that was forked from one that used the client: it hangs."""
+        if not _USED_IN:
+            _USED_IN.append(os.getpid())
+        if _USED_IN[0] != os.getpid():
+            raise InputError(
+                "the client of object stores does not survive a fork of its process",
+                path=self.url,
+                remedy="start workers in another way, such as by"
+                ' multiprocessing.get_context("spawn")',
+            )
+
     @cached_property
     def _patience(self) -> Patience:
         return Patience.of_environment()
@@ -285,6 +299,7 @@ class Remote:
 
     def _ask(self, path: str, request: Callable[[], T], *, is_create: bool = False) -> T:
         """Make a request, and make it again where the client would not though it may succeed."""
+        self._require_own_process()
         assert self._client is not None  # made first: its errors are no failures of a request
         tries = self._patience.tries if is_create else min(self._patience.tries, _BEYOND)
 

@@ -142,13 +142,14 @@ def record_of(remote: Remote, claim: bytes, job: Shard) -> Table | None:
 class FetchedInputs:
     """Makes derivers from images that are fetched once a process: plain data, for other processes.
 
-    `shared` says which arrays there are; `token` names the build, whose images are let go of when
-    its jobs are over.
+    `shared` says which arrays there are, in objects of `piece` bytes; `token` names the build,
+    whose images are let go of when its jobs are over.
     """
 
     remote: Remote
     shared: SharedInputs
     token: str
+    piece: int
 
     def __call__(self, split: Split) -> Deriver:
         """Make the deriver of a split, once a process."""
@@ -175,9 +176,9 @@ class FetchedInputs:
             if path.exists() and file_digest(path) == array.digest:
                 return
             with files.storage_errors(path), path.open("wb") as file:
-                for number in range(-(-size // _PIECE)):
+                for number in range(-(-size // self.piece)):
                     name = f"{INPUTS}/{path.name}.{number}"
-                    data = self.remote.read(name, _PIECE)
+                    data = self.remote.read(name, self.piece)
                     if data is None:
                         raise overtaken(self.remote.place(name))
                     file.write(data)
@@ -195,7 +196,7 @@ def share_at(remote: Remote, splits: Iterable[Inputs]) -> FetchedInputs:
                 name = f"{INPUTS}/{path.name}.{number}"
                 if not remote.put(name, piece):
                     raise overtaken(remote.place(name))
-    return FetchedInputs(remote, replace(shared, root=Path()), secrets.token_hex(8))
+    return FetchedInputs(remote, replace(shared, root=Path()), secrets.token_hex(8), _PIECE)
 
 
 class _Kept:

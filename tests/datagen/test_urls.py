@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import multiprocessing
 import os
 import pickle
 import signal
@@ -383,7 +384,9 @@ def test_a_storm_changes_nothing(
     proxy: Proxy,
 ) -> None:
     def storm(request: Request) -> int | str | None:
-        return faults[request.number // 4 % len(faults)] if request.number % 4 == 2 else None
+        fault = faults[request.number // 4 % len(faults)] if request.number % 4 == 2 else None
+        # the server compares no checksum of a list of names to delete, as S3 does
+        return None if fault == "flip up" and request.method == "POST" else fault
 
     proxy.fault = storm
     builder.build(made["small"], url, part=(0, 2))
@@ -410,7 +413,7 @@ def test_a_create_whose_answer_is_lost_is_known_as_its_own(
     assert there(url, proxy) == tree(folders["small"])
 
 
-@pytest.mark.parametrize("number", steps(range(1, 40), (4, 11, 20)))
+@pytest.mark.parametrize("number", steps(range(1, 34), (4, 11, 20)))
 def test_a_build_that_is_stopped_at_any_request_goes_on(
     number: int, made: dict[str, Recipe], folders: dict[str, Path], url: str, proxy: Proxy
 ) -> None:
@@ -422,7 +425,7 @@ def test_a_build_that_is_stopped_at_any_request_goes_on(
         except StorageError:
             pass
         else:
-            assert number >= 35
+            assert number == 33
     found = there(url, proxy)
     if "manifest.json" in found:
         assert {path: found[path] for path in wanted} == wanted
@@ -439,7 +442,7 @@ def test_a_build_that_is_stopped_at_any_request_goes_on(
     [
         (12, True),
         (30, False),
-        *(LONG(number, after) for number in range(1, 40) for after in (False, True)),
+        *(LONG(number, after) for number in range(1, 34) for after in (False, True)),
     ],
 )
 def test_a_process_that_is_killed_at_a_request_goes_on(
@@ -564,14 +567,25 @@ def test_executors_build_at_a_url(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sending, "_PIECE", 300)  # so that arrays are several objects
-    pool = ThreadPoolExecutor(2) if kind == "threads" else ProcessPoolExecutor(2)
-    with pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ThreadPoolExecutor(2) if kind == "threads" else ProcessPoolExecutor(2, spawn) as pool:
         built = builder.build(made["zarr"], url, engine=Futures(pool))
         sent = puts(proxy)
         assert ".build/inputs/train.images.1" in sent
         assert (built.written, sent[-1]) == (12, "manifest.json")
         assert there(url, proxy) == tree(folders["zarr"])
     assert sending._KEPT == {}
+
+
+def test_a_process_that_was_forked_is_refused_instead_of_hanging(
+    made: dict[str, Recipe], url: str, proxy: Proxy
+) -> None:
+    with (
+        ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool,
+        pytest.raises(InputError, match=r"does not survive a fork.*spawn"),
+    ):
+        builder.build(made["small"], url, engine=Futures(pool))
+    assert there(url, proxy) == {}
 
 
 def test_a_recorded_shard_is_not_made_again_for_an_engine(
