@@ -29,7 +29,7 @@ from killing import Warm
 from object_server import BUCKET, SECRET, Proxy, Request, ask, at, objects
 
 import datagen
-from datagen import builder, download, transfer, upload
+from datagen import builder, download, files, transfer, upload
 from datagen import manifest as manifests
 from datagen.errors import (
     BusyError,
@@ -153,6 +153,28 @@ def test_a_finished_folder_is_mended(built: dict[str, Path], url: str) -> None:
     Path("back/recipe.toml").unlink()
     assert download.pull(url, "back").moved == 3
     assert tree(Path("back")) == tree(built["hdf5"])
+
+
+def test_a_manifest_gets_its_name_when_all_files_are_on_the_disk(
+    built: dict[str, Path], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload.push(built["small"], url)
+    sync, synced = files.sync_folder, list[str]()
+
+    def noting(path: Path) -> None:
+        if path.name == "back" and Path("back/manifest.json").exists():
+            synced.append("manifest.json")
+        elif path.is_file():
+            synced.append(str(path.relative_to("back")))
+        sync(path)
+
+    download.pull(url, "back")  # one that was killed leaves its files, maybe in memory alone
+    Path("back/manifest.json").rename("back/.manifest.json")
+    Path("back/foreground/train/00000.h5").unlink()
+    monkeypatch.setattr(files, "sync_folder", noting)
+    download.pull(url, "back")
+    assert synced[-1] == "manifest.json"
+    assert sorted(synced) == sorted(tree(built["small"]))
 
 
 def test_functions_of_the_package_move_datasets(built: dict[str, Path], url: str) -> None:
