@@ -22,6 +22,7 @@ import object_server
 import pytest
 from click.testing import CliRunner
 from helpers import tiny_recipe, tiny_source, tree
+from isolation import ROOT
 from killing import Warm
 from object_server import BUCKET, KEY, SECRET, Proxy, Request, ask, at, objects
 
@@ -714,6 +715,24 @@ def test_commands_build_at_a_url_and_say_what_they_did(
     assert [text for text in told if SECRET in text or KEY in text] == []
     assert there(url, proxy) == tree(folders["small"])
     assert json.loads(ended[6].stdout)["digest"] == manifests.load(folders["small"]).digest
+
+
+def test_the_commands_of_the_page_run_as_written(
+    made: dict[str, Recipe], folders: dict[str, Path], proxy: Proxy, warm: Warm, scratch: Path
+) -> None:
+    page = (ROOT / "docs/objects.md").read_text("utf-8")
+    lines = [line for line in page.split("```")[3].splitlines() if line.startswith("datagen ")]
+    assert len(lines) == 5
+    recipe = Path("recipe.toml").absolute()
+    recipe.write_text(recipes.to_toml(made["small"]))
+    environment = {**object_server.environment(proxy.port), "TMPDIR": str(scratch)}
+    for line in lines:
+        # of five shards instead of eighteen
+        few = line.replace("mnist", str(recipe)).replace("0:9", "0:2").replace("9:18", "2:5")
+        ended = warm.run(*few.split()[1:], env=environment)
+        assert ended.returncode == 0, ended.stderr
+    for name in ("built", "parts", "hdf5"):
+        assert there(f"s3://{BUCKET}/{name}", proxy) == tree(folders["small"])
 
 
 def test_a_fallback_is_built_beside_the_url(
