@@ -31,11 +31,13 @@ from datagen import builder, download, planning, sending, sources, upload
 from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.cli import cli
+from datagen.engines.dask import Dask
 from datagen.engines.remote import Futures
 from datagen.engines.threads import Slot
 from datagen.errors import DamagedError, FormatError, InputError, SourceError, StorageError
 from datagen.objects import Remote
 from datagen.recipe import Recipe
+from datagen.scratch import folder
 from datagen.split import shard_list
 
 MEAN = {"values": "grey", "side": "below", "by": "otsu"}
@@ -576,6 +578,41 @@ def test_executors_build_at_a_url(
         assert (built.written, sent[-1]) == (12, "manifest.json")
         assert there(url, proxy) == tree(folders["zarr"])
     assert sending._KEPT == {}
+
+
+@pytest.mark.long
+def test_a_worker_of_dask_may_die(
+    made: dict[str, Recipe],
+    folders: dict[str, Path],
+    url: str,
+    proxy: Proxy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("distributed")
+    from clusters import Cluster
+
+    place = Path("cluster").absolute()
+    environment = {**object_server.environment(proxy.port), "TMPDIR": str(place / "temporary")}
+    (place / "temporary").mkdir(parents=True)
+    deaths = itertools.count()
+
+    def strike(request: Request) -> None:
+        if request.method == "PUT" and "/c/" in request.path and next(deaths) == 7:
+            cluster.end_worker(0)
+
+    with Cluster(place, env=environment) as cluster, Dask(str(cluster.file)) as engine:
+        proxy.fault = strike
+        built = builder.build(made["zarr"], url, engine=engine)
+        assert (built.written, len(cluster.workers)) == (12, 1)
+        assert there(url, proxy) == tree(folders["zarr"])
+        assert SECRET not in cluster.log.read_text() + cluster.file.read_text()
+    for left in (place / "temporary").iterdir():
+        os.utime(left, (0, 0))  # as if a minute had gone
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(place / "temporary"))
+        with folder():
+            pass
+    assert list((place / "temporary").glob("datagen-*")) == []
 
 
 def test_a_process_that_was_forked_is_refused_instead_of_hanging(
