@@ -16,6 +16,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -37,6 +38,7 @@ SCHEMES = {
 _SECONDS, _TRIES = "DATAGEN_REQUEST_SECONDS", "DATAGEN_REQUEST_TRIES"
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _LIST_PAGE = 1000
+_LOOK = 0.5  # seconds between two looks for a signal
 _BEYOND = 3  # requests other than creates that are made though the client has given up, at most
 _STREAM_BYTES = 1 << 20  # of a piece that comes down, at least: it stays in a cache meanwhile
 _NAME = re.compile(r"[A-Za-z0-9_.=+-]+")
@@ -378,7 +380,11 @@ def _interruptibly(work: Callable[[], T]) -> T:
             done.put((None, error))
 
     threading.Thread(target=run, daemon=True).start()
-    result, error = done.get()
+    while True:
+        # a signal that comes just before the wait begins is noticed at its next look
+        with suppress(queue.Empty):
+            result, error = done.get(timeout=_LOOK)
+            break
     if error is not None:
         raise error
     return result  # type: ignore[return-value]
