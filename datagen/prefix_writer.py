@@ -23,6 +23,7 @@ from datagen.objects import Remote
 from datagen.prefix import Prefix
 from datagen.sending import (
     AGAIN,
+    SMALLER,
     FetchedInputs,
     SendShards,
     end,
@@ -38,7 +39,6 @@ from datagen.transfer import READS, OvertakenError, at_once, overtaken, require_
 
 _RECORDS = 16  # small objects that are read or sent at once
 _MAX_GROUPS = 1 << 30  # bytes of groups.txt
-_SMALLER = "make smaller shards: --shard-size N"
 
 
 class DatasetPrefix(Target):
@@ -84,7 +84,7 @@ class DatasetPrefix(Target):
         prefix = cls(remote, plan, splits, part)
         for job in prefix.jobs:
             for path, room in _rooms(job).items():
-                require_sendable(path, room, _SMALLER)
+                require_sendable(path, room, SMALLER)
         prefix._look()
         check()
         yield prefix
@@ -114,7 +114,8 @@ class DatasetPrefix(Target):
             if not is_published(self.present):
                 return {}
             self._read_tables(self.present)
-        recorded = at_once(self._recorded, self.jobs, jobs=_RECORDS)
+        told = [job for job in self.jobs if self._is_recorded(job)]
+        recorded = at_once(self._facts, told, jobs=_RECORDS)
         return {
             job.name: rows
             for job, rows in recorded
@@ -180,6 +181,8 @@ class DatasetPrefix(Target):
             if not self.finished or self.present is None:
                 raise
             self._read_tables(self.present)
+            if any(job.split.folder not in self._tables for job in missing):
+                raise
             return {job.name: self._tables[job.split.folder][:, job.index] for job in missing}
         finally:
             if isinstance(deriver, FetchedInputs):
@@ -216,7 +219,8 @@ class DatasetPrefix(Target):
         self._prefix.require_claim()
 
         def let_go() -> None:
-            self.remote.delete(name for name in self.remote.list() if name.startswith(PROGRESS))
+            records = [name for name in self.remote.list() if name.startswith(f"{PROGRESS}/")]
+            self.remote.delete(records)
 
         with scratch.folder() as folder:
             if self.plan.recipe.group_names:
@@ -258,17 +262,19 @@ class DatasetPrefix(Target):
             assert split.table is not None
             path = self.remote.place(split.table_path)
             for _ in range(READS):  # a bit may flip on the way
-                data = self.remote.read(split.table_path, split.table.bytes)
                 with suppress(DamagedError):
+                    data = self.remote.read(split.table_path, split.table.bytes)
                     self._tables[split.folder] = checked_table(data or b"", split, path=path)
                     break
 
-    def _recorded(self, job: Shard) -> Table | None:
+    def _is_recorded(self, job: Shard) -> bool:
+        return f"{PROGRESS}/{job.name}" in self._listed or job.split.folder in self._tables
+
+    def _facts(self, job: Shard) -> Table | None:
         """Facts of a shard: from its record if there is one, else from its split's table."""
         if f"{PROGRESS}/{job.name}" in self._listed:
             return record_of(self.remote, self._claim, job)
-        table = self._tables.get(job.split.folder)
-        return None if table is None else table[:, job.index]
+        return self._tables[job.split.folder][:, job.index]
 
     def _record(self, job: Shard, rows: Table) -> None:
         name = f"{PROGRESS}/{job.name}"
@@ -276,12 +282,11 @@ class DatasetPrefix(Target):
             raise overtaken(self.remote.place(name))
 
     def _is_intact(self, facts: FileFacts) -> bool:
-        for _ in range(READS):
-            data = self.remote.read(facts.path, facts.bytes)
-            if data is None:
-                return False
-            if bytes_digest(data) == facts.digest:
-                return True
+        for _ in range(READS):  # a bit may flip on the way
+            with suppress(DamagedError):  # larger than it must be
+                data = self.remote.read(facts.path, facts.bytes)
+                if data is None or bytes_digest(data) == facts.digest:
+                    return data is not None
         return False
 
 
@@ -306,8 +311,10 @@ def _present(remote: Remote) -> Manifest:
 
 
 def _rooms(job: Shard) -> dict[str, int]:
-    """Map the path of each file of a shard to the bytes of its samples, decoded."""
+    """Map the path of each file of a shard to the bytes of its samples, if that is known."""
     rooms: dict[str, int] = {}
+    if job.split.compression != "none":
+        return rooms
     for column, path in zip(job.split.columns, job.paths, strict=True):
         rooms[path] = rooms.get(path, 0) + len(job.samples) * column.sample_bytes
     return rooms

@@ -28,10 +28,11 @@ from datagen.layout import INPUTS, MAX_MANIFEST_BYTES, PARTIAL_MANIFEST, PROGRES
 from datagen.objects import Remote
 from datagen.split import SHARD_FACTS, FileFacts, Shard, Split, Table, file_facts
 from datagen.tasks import Deriver, Inputs, TaskFile, know
-from datagen.transfer import READS, overtaken, read_whole
+from datagen.transfer import READS, overtaken, read_whole, require_sendable
 
 _PIECE = 1 << 28  # bytes of an array that are sent in one object
 _IDLE = 60.0  # seconds after which a process lets go of the images of a build without jobs
+SMALLER = "make smaller shards: --shard-size N"
 AGAIN = "give the same command again: it makes what is missing"
 
 
@@ -107,6 +108,7 @@ def send_file(remote: Remote, claim: bytes, root: Path, facts: FileFacts) -> Non
     Raises OvertakenError where there is one of this size with other bytes: of another program, or
     of another version of a library that the format needs.
     """
+    require_sendable(facts.path, facts.bytes, SMALLER)
     content = read_whole(root, facts, AGAIN)
     if remote.put(facts.path, content):
         return
