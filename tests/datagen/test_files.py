@@ -182,7 +182,22 @@ def test_many_files_are_synced_with_each_folder_once(
             syncer.add(path)
     folders = [tmp_path, tmp_path / "a", tmp_path / "a/b"]
     assert sorted(synced) == sorted([*folders, *(tmp_path / path for path in paths)])
-    assert synced[len(paths) :] == folders
+
+
+def test_many_files_are_synced_where_there_are_no_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    synced = list[Path]()
+    files.write_atomic(tmp_path / "file", b"x")
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none)
+        patch.setattr(files, "sync_folder", synced.append)
+        with files.Syncer(tmp_path) as syncer:
+            syncer.add("file")
+    assert synced == [tmp_path / "file", tmp_path]
 
 
 def test_a_disk_that_fails_many_files_is_reported(
