@@ -33,6 +33,7 @@ from datagen.transfer import (
     Comparison,
     Moved,
     ShardFile,
+    Syncer,
     at_once,
     move_files,
     require_sizes,
@@ -140,7 +141,7 @@ def pull(
         )
         files.require_space(root, size)
         of = {one.facts: one for one in missing}
-        with files.Syncer(root) as syncer:
+        with Syncer(root) as syncer:
             # a pull that was killed may have left files in memory alone
             wanted = [*(one.facts.path for one in incoming.shards), *incoming.small]
             for path in {*wanted} - {one.path for one in of} - {*absent}:
@@ -166,7 +167,7 @@ def pull(
 def fetch(remote: Remote, root: Path, wanted: ShardFile, *, keep: bool = False) -> None:
     """Fetch the file of a shard into its place below `root`, compared before it has its name.
 
-    It is whole then, and durable only after a `files.Syncer` has had it. A file with other bytes
+    It is whole then, and durable only after a `transfer.Syncer` has had it. A file with other bytes
     than its table says is fetched three times. Then this raises DamagedError; with `keep` the file
     is kept as it came.
     """

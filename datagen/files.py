@@ -10,7 +10,6 @@ import errno
 import fcntl
 import mmap
 import os
-import queue
 import secrets
 import shutil
 import stat
@@ -43,7 +42,6 @@ _LOCK = "lock".join(_TEMPORARY)  # stays while temporary files are removed
 _ATTEMPTS, _PAUSE = 20, 0.01  # to get a shared lock, in seconds
 _LONGEST_NAME = 255  # bytes, on nearly every file system
 LINK_REMEDY = "links are not followed: copy the dataset with cp -rL"
-_SYNCERS = 8  # files that are synced at once
 _UNSYNCED = 1 << 27  # bytes of a file that may wait for the disk before it is sent there
 
 # bytes, on x86-64 and most ARM systems; with pages of other sizes files are the same
@@ -198,8 +196,8 @@ class AtomicFile:
     """Write a file under a temporary name; `commit` gives it its own name, `discard` removes it.
 
     `temporary` is the path of the content until `commit`; `descriptor` is open for reading and
-    writing. One that is not `durable` may be lost with the power: `Syncer` sends it to the disk.
-    Not safe for use by two threads at once.
+    writing. One that is not `durable` may be lost with the power until `transfer.Syncer` has sent
+    it to the disk. Not safe for use by two threads at once.
     """
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:
@@ -265,60 +263,6 @@ class AtomicFile:
         if self.descriptor >= 0:
             descriptor, self.descriptor = self.descriptor, -1
             os.close(descriptor)
-
-
-class Syncer:
-    """Send many files below a folder to the disk, in threads of its own; on leaving, all of them.
-
-    Each file, and each folder above it, is synced once, and several at a time: a file system
-    commits those together. Leaving raises StorageError if the disk fails.
-
-    >>> with Syncer(root) as syncer:  # doctest: +SKIP
-    ...     syncer.add("some/file")
-    """
-
-    def __init__(self, root: Path) -> None:
-        self._root, self._folders = root, {root}
-        self._waiting: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
-        self._error: OSError | None = None
-        self._threads: list[threading.Thread] = []
-
-    def __enter__(self) -> Syncer:
-        """Start the threads; where the system gives none, leaving does the work."""
-        with suppress(RuntimeError):
-            for _ in range(_SYNCERS):
-                thread = threading.Thread(target=self._serve, daemon=True)
-                thread.start()
-                self._threads.append(thread)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Wait until all is on the disk; after an error of the body, for nothing."""
-        for folder in self._folders if kind is None else ():
-            self._waiting.put(folder)  # after the last file got its name
-        for waiting in [None] * (len(self._threads) + 1):
-            self._waiting.put(waiting)
-        if kind is not None:
-            return
-        self._serve()
-        for thread in self._threads:
-            thread.join()
-        if self._error is not None:
-            with storage_errors(self._root):
-                raise self._error
-
-    def add(self, path: str) -> None:
-        """Take a file that has its name; safe in several threads."""
-        place = self._root / path
-        self._folders.update(one for one in place.parents if self._root in one.parents)
-        self._waiting.put(place)
-
-    def _serve(self) -> None:
-        while (path := self._waiting.get()) is not None:
-            try:
-                sync_folder(path)  # a file is opened and synced as a folder is
-            except OSError as error:
-                self._error = error
 
 
 class Stream:

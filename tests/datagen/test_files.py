@@ -166,56 +166,6 @@ def test_a_folder_that_cannot_be_synced_is_reported(
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-def test_many_files_are_synced_with_each_folder_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synced, sync, paths = list[Path](), files.sync_folder, ["a/b/1", "a/b/2", "a/3"]
-
-    def noting(path: Path) -> None:
-        synced.append(path)
-        sync(path)
-
-    monkeypatch.setattr(files, "sync_folder", noting)
-    with files.Syncer(tmp_path) as syncer:
-        for path in paths:
-            files.write_atomic(tmp_path / path, b"x", durable=False)
-            syncer.add(path)
-    folders = [tmp_path, tmp_path / "a", tmp_path / "a/b"]
-    assert sorted(synced) == sorted([*folders, *(tmp_path / path for path in paths)])
-
-
-def test_many_files_are_synced_where_there_are_no_threads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def none(_: object) -> None:
-        raise RuntimeError("can't start new thread")
-
-    synced = list[Path]()
-    files.write_atomic(tmp_path / "file", b"x")
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", none)
-        patch.setattr(files, "sync_folder", synced.append)
-        with files.Syncer(tmp_path) as syncer:
-            syncer.add("file")
-    assert synced == [tmp_path / "file", tmp_path]
-
-
-def test_a_disk_that_fails_many_files_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def failing(_: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    files.write_atomic(tmp_path / "file", b"x")
-    with monkeypatch.context() as patch, pytest.raises(StorageError, match="input/output error"):
-        patch.setattr(os, "fsync", failing)
-        with files.Syncer(tmp_path) as syncer:
-            syncer.add("file")
-    with pytest.raises(KeyError), files.Syncer(tmp_path) as syncer:
-        syncer.add("nothing")
-        raise KeyError  # and not what the disk says of it
-
-
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
 def test_permissions_follow_the_umask(tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)

@@ -177,6 +177,56 @@ def test_a_manifest_gets_its_name_when_all_files_are_on_the_disk(
     assert sorted(synced) == sorted(tree(built["small"]))
 
 
+def test_many_files_are_synced_with_each_folder_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, sync, paths = list[Path](), files.sync_folder, ["a/b/1", "a/b/2", "a/3"]
+
+    def noting(path: Path) -> None:
+        synced.append(path)
+        sync(path)
+
+    monkeypatch.setattr(files, "sync_folder", noting)
+    with transfer.Syncer(tmp_path) as syncer:
+        for path in paths:
+            files.write_atomic(tmp_path / path, b"x", durable=False)
+            syncer.add(path)
+    folders = [tmp_path, tmp_path / "a", tmp_path / "a/b"]
+    assert sorted(synced) == sorted([*folders, *(tmp_path / path for path in paths)])
+
+
+def test_many_files_are_synced_where_there_are_no_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    synced = list[Path]()
+    files.write_atomic(tmp_path / "file", b"x")
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none)
+        patch.setattr(files, "sync_folder", synced.append)
+        with transfer.Syncer(tmp_path) as syncer:
+            syncer.add("file")
+    assert synced == [tmp_path / "file", tmp_path]
+
+
+def test_a_disk_that_fails_many_files_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    files.write_atomic(tmp_path / "file", b"x")
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match="input/output error"):
+        patch.setattr(os, "fsync", failing)
+        with transfer.Syncer(tmp_path) as syncer:
+            syncer.add("file")
+    with pytest.raises(KeyError), transfer.Syncer(tmp_path) as syncer:
+        syncer.add("nothing")
+        raise KeyError  # and not what the disk says of it
+
+
 def test_functions_of_the_package_move_datasets(built: dict[str, Path], url: str) -> None:
     assert datagen.push(datagen.open(built["zarr"]), url, jobs=2).moved == len(tree(built["zarr"]))
     opened = datagen.pull(url, "back", expect=digest(built["zarr"]), jobs=2)
