@@ -373,6 +373,23 @@ def test_samples_of_another_program_are_not_replaced(
     assert there(url, proxy) == tree(folders["small"])
 
 
+def test_a_record_of_another_build_is_not_believed(
+    made: dict[str, Recipe], folders: dict[str, Path], url: str, proxy: Proxy
+) -> None:
+    record = ".build/foreground.train.00000"
+    builder.build(made["other"], f"{url}-other", part=(0, 1))
+    builder.build(made["small"], url, part=(1, 2))
+    foreign = Remote(f"{url}-other").read(record, 1 << 20)
+    assert foreign is not None
+    Remote(url).put(record, foreign)
+    with pytest.raises(FormatError, match=rf"{record}: another command changed"):
+        builder.build(made["small"], url)
+    assert "manifest.json" not in there(url, proxy)
+    Remote(url).delete([record])
+    builder.build(made["small"], url)
+    assert there(url, proxy) == tree(folders["small"])
+
+
 def test_a_store_that_ignores_conditions_gets_no_dataset(
     made: dict[str, Recipe], url: str, proxy: Proxy
 ) -> None:
