@@ -42,6 +42,7 @@ _LOCK = "lock".join(_TEMPORARY)  # stays while temporary files are removed
 _ATTEMPTS, _PAUSE = 20, 0.01  # to get a shared lock, in seconds
 _LONGEST_NAME = 255  # bytes, on nearly every file system
 LINK_REMEDY = "links are not followed: copy the dataset with cp -rL"
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # what stat says of no file or folder
 _UNSYNCED = 1 << 27  # bytes of a file that may wait for the disk before it is sent there
 
 # bytes, on x86-64 and most ARM systems; with pages of other sizes files are the same
@@ -184,11 +185,14 @@ def sync_folder(folder: Path) -> None:
 
 def make_folder(folder: Path, *, durable: bool = True) -> None:
     """Create `folder` and its parents, durably by default; leave existing ones as they are."""
-    _nearest_folder(folder)
+    nearest = _nearest_folder(folder)
+    if nearest == folder:
+        return
     with storage_errors(folder):
-        missing = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        for place in missing if durable else ():
+        for place in (folder, *folder.parents) if durable else ():
+            if place == nearest:
+                break
             sync_folder(place.parent)
 
 
@@ -479,11 +483,18 @@ def _nearest_folder(folder: Path) -> Path:
     """
     with storage_errors(folder):
         for place in (folder, *folder.parents):
-            if place.is_symlink() and not place.exists():
-                raise StorageError(
-                    "a link that leads nowhere", path=place, remedy="choose another place"
-                )
-        place = next(place for place in (folder, *folder.parents) if place.exists())
-        if not place.is_dir():
-            raise StorageError("not a folder", path=place, remedy="choose another place")
-    return place
+            try:
+                is_folder = stat.S_ISDIR(place.stat().st_mode)
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    raise
+                if not place.is_symlink():
+                    continue
+                problem = "a link that leads nowhere"
+            else:
+                if is_folder:
+                    return place
+                problem = "not a folder"
+            raise StorageError(problem, path=place, remedy="choose another place")
+    problem = "the working folder is gone"  # of a path that does not begin at the root
+    raise StorageError(problem, path=folder, remedy="choose another place")
