@@ -12,8 +12,8 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shutil import rmtree
 
@@ -27,11 +27,11 @@ from datagen.jobs import SharedArray, SharedInputs, WriteShards, share
 from datagen.layout import INPUTS, MAX_MANIFEST_BYTES, PARTIAL_MANIFEST, PROGRESS
 from datagen.objects import Remote
 from datagen.split import SHARD_FACTS, FileFacts, Shard, Split, Table, file_facts
-from datagen.tasks import Deriver, Inputs, TaskFile, know
+from datagen.tasks import Deriver, Inputs, TaskFile, find, know
 from datagen.transfer import READS, overtaken, read_whole, require_sendable
 
 _PIECE = 1 << 28  # bytes of an array that are sent in one object
-_IDLE = 60.0  # seconds after which a process lets go of the images of a build without jobs
+_IDLE = 300.0  # seconds after which a process lets go of the images of a build without jobs
 SMALLER = "make smaller shards: --shard-size N"
 AGAIN = "give the same command again: it makes what is missing"
 
@@ -162,13 +162,19 @@ class FetchedInputs:
                 _KEPT[self.token] = _Kept()
                 threading.Thread(target=_watch, args=(self.token,), daemon=True).start()
             kept = _KEPT[self.token]
-            kept.used = time.monotonic()
+            if split.name not in kept.inputs:
+                kept.inputs[split.name] = self._inputs(split.name)
             if split not in kept.derivers:
-                for array in dict(self.shared.splits)[split.name]:
-                    self._fetch(kept.folder / INPUTS / f"{split.name}.{array.name}", array)
-                kept.derivers[split] = replace(self.shared, root=kept.folder)(split)
+                kept.derivers[split] = find(split.task).deriver(kept.inputs[split.name])
             kept.used = time.monotonic()
             return kept.derivers[split]
+
+    def _inputs(self, split: str) -> Inputs:
+        """Fetch and map what the samples of a split follow from; what is mapped needs no name."""
+        with scratch.folder() as folder:
+            for array in dict(self.shared.splits)[split]:
+                self._fetch(folder / INPUTS / f"{split}.{array.name}", array)
+            return replace(self.shared, root=folder).inputs(split)
 
     def _fetch(self, path: Path, array: SharedArray) -> None:
         """Fetch an array's file, unless it is there; it is compared when it is mapped."""
@@ -201,17 +207,13 @@ def share_at(remote: Remote, splits: Iterable[Inputs]) -> FetchedInputs:
     return FetchedInputs(remote, replace(shared, root=Path()), secrets.token_hex(8), _PIECE)
 
 
+@dataclass
 class _Kept:
-    """The images of a build in a folder of this process, and the derivers that map them."""
+    """The images of a build that this process has mapped, by split, and their derivers."""
 
-    def __init__(self) -> None:
-        self._open = ExitStack()
-        self.folder = self._open.enter_context(scratch.folder())
-        self.derivers: dict[Split, Deriver] = {}
-        self.used = time.monotonic()
-
-    def close(self) -> None:
-        self._open.close()
+    inputs: dict[str, Inputs] = field(default_factory=dict)
+    derivers: dict[Split, Deriver] = field(default_factory=dict)
+    used: float = field(default_factory=time.monotonic)
 
 
 _KEPT: dict[str, _Kept] = {}
@@ -221,12 +223,16 @@ _ONE_AT_A_TIME = threading.Lock()  # threads of a worker wait for the first to f
 
 def _watch(token: str) -> None:
     """Let go of the images of a build that has had no job for long."""
-    while (kept := _KEPT.get(token)) is not None:
-        wait = kept.used + _IDLE - time.monotonic()
-        if wait <= 0:
-            let_go(token)
-        else:
-            time.sleep(wait)
+    while True:
+        with _ONE_AT_A_TIME:
+            kept = _KEPT.get(token)
+            if kept is None:
+                return
+            wait = kept.used + _IDLE - time.monotonic()
+            if wait <= 0:
+                del _KEPT[token]
+                return
+        time.sleep(wait)
 
 
 def end(token: str) -> None:
@@ -238,9 +244,7 @@ def end(token: str) -> None:
 def let_go(token: str) -> None:
     """Let go of the images of a build, until its next job."""
     with _ONE_AT_A_TIME:
-        kept = _KEPT.pop(token, None)
-    if kept is not None:
-        kept.close()
+        _KEPT.pop(token, None)
 
 
 def _pieces(path: Path) -> Iterator[bytes]:

@@ -305,7 +305,7 @@ def test_a_working_folder_that_is_gone_is_reported(
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    with pytest.raises(StorageError, match="no such file|the working folder is gone"):
+    with pytest.raises(StorageError, match=r"no such file|the working folder is gone"):
         files.make_folder(Path("below"))
 
 
